@@ -1,1 +1,2 @@
-"""Measures perdure against what stands beside it in the same run. `make bench` prints the table; nothing here is a test."""
+"""Measures perdure against what stands beside it in the same run. `make bench` prints the table;
+nothing here is a test."""

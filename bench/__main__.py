@@ -1,4 +1,5 @@
-"""`python -m bench [--quick]`: runs everything, prints the table as Markdown, and says what was missed."""
+"""`python -m bench [--quick]`: runs everything, prints the table as Markdown, and says what was
+missed."""
 
 from __future__ import annotations
 
@@ -16,16 +17,25 @@ from bench.measure import Row, table
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smaller repository and fewer rounds")
+    parser.add_argument(
+        "--quick", action="store_true", help="a smaller repository and fewer rounds"
+    )
     quick = parser.parse_args().quick
-    directory = Path(tempfile.mkdtemp(prefix="perdure-bench-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    directory = Path(
+        tempfile.mkdtemp(
+            prefix="perdure-bench-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None
+        )
+    )
     disk = Path(tempfile.mkdtemp(prefix="perdure-bench-"))
     try:
         rows = list(_rows(directory, disk, quick))
     finally:
         shutil.rmtree(directory, ignore_errors=True)
         shutil.rmtree(disk, ignore_errors=True)
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; workdirs on tmpfs, the store on disk\n")
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; "
+        "workdirs on tmpfs, the store on disk\n"
+    )
     print(table(rows))
     missed = [row for row in rows if not row.met]
     print(f"\n{len(rows) - len(missed)} of {len(rows)} goals met")

@@ -1,4 +1,5 @@
-"""A run on its way: export and import against tar and zstd of the same files and the same conversation."""
+"""A run on its way: export and import against tar and zstd of the same files and the same
+conversation."""
 
 from __future__ import annotations
 
@@ -56,7 +57,17 @@ def _run(engine: Engine, repo: Path, talk: bytes, home: Path) -> TaskRun:
     saved = engine.workspaces.checkpoints.save(place, 1)
     parts = engine.copies.parts(driver, SESSION)
     engine.store.add_checkpoint(
-        Checkpoint(run=run.id, number=1, attempt=0, at=1, why="turn", workdir=saved, session_id=SESSION, conversation=parts, agent="claude")
+        Checkpoint(
+            run=run.id,
+            number=1,
+            attempt=0,
+            at=1,
+            why="turn",
+            workdir=saved,
+            session_id=SESSION,
+            conversation=parts,
+            agent="claude",
+        )
     )
     engine.store.request_cancel(run.id)
     return engine.store.get(run.id)
@@ -78,7 +89,10 @@ def rows(directory: Path, files: int, megabytes: int) -> Iterator[Row]:
         export(one, "task", Wanted(target=capsule))
 
     def other() -> None:
-        packed = f"tar -C {workdir.parent} --exclude=.git -c {workdir.name} -C {talk.parent} {talk.name} | zstd -3 -q -f -o {archive}"
+        packed = (
+            f"tar -C {workdir.parent} --exclude=.git -c {workdir.name} -C {talk.parent} "
+            f"{talk.name} | zstd -3 -q -f -o {archive}"
+        )
         subprocess.run(["bash", "-o", "pipefail", "-c", packed], check=True)
 
     here, there = interleaved(5, ours, other)
@@ -96,7 +110,10 @@ def rows(directory: Path, files: int, megabytes: int) -> Iterator[Row]:
     def unpack() -> None:
         into = top / "out" / str(next(numbers))
         into.mkdir(parents=True)
-        subprocess.run(["bash", "-o", "pipefail", "-c", f"zstd -q -d -c {archive} | tar -C {into} -x"], check=True)
+        subprocess.run(
+            ["bash", "-o", "pipefail", "-c", f"zstd -q -d -c {archive} | tar -C {into} -x"],
+            check=True,
+        )
 
     (top / "in").mkdir()
     here, there = interleaved(5, bring, unpack)
@@ -109,5 +126,7 @@ if __name__ == "__main__":
 
     from bench.measure import table
 
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as scratch:
+    with tempfile.TemporaryDirectory(
+        dir="/dev/shm" if Path("/dev/shm").is_dir() else None
+    ) as scratch:
         print(table(list(rows(Path(scratch), 3_000, 20))))

@@ -1,16 +1,20 @@
-"""`python -m bench.coherence [--agent claude|codex] [--files N]`: do later files use the names that earlier ones really have?
+"""`python -m bench.coherence [--agent claude|codex] [--files N]`: do later files use the names that
+earlier ones really have?
 
-A plan of 12 files, in Python and in TypeScript, is carried out by the real agent CLI five times: each task in a new conversation, the same
-with the project map, by `perdure plan run` in one line (one conversation), and by `perdure plan run` with the branches that the tasks'
-needs make (forks and merges), where a task that merges gets the map, and where it does not.
+A plan of 12 files, in Python and in TypeScript, is carried out by the real agent CLI five times:
+each task in a new conversation, the same with the project map, by `perdure plan run` in one line
+(one conversation), and by `perdure plan run` with the branches that the tasks' needs make (forks
+and merges), where a task that merges gets the map, and where it does not.
 
-The model is the rehearsal's, and a player of our own: it writes each file with a call of the agent's shell tool; what a part is called
-(file, name, parameter) it makes up, one of four plausible words; a part of another file it uses as it finds it in the messages of the
-request, and where it does not stand there, it makes up a word again.
+The model is the rehearsal's, and a player of our own: it writes each file with a call of the
+agent's shell tool; what a part is called (file, name, parameter) it makes up, one of four plausible
+words; a part of another file it uses as it finds it in the messages of the request, and where it
+does not stand there, it makes up a word again.
 
-Then the result is judged by what really happens: each import of each Python file is carried out in a process of its own and the file is
-run; TypeScript is checked by `tsc`. So this measures what context reached the model, and not a model's skill: a real model looks around
-first, and pays for it in turns and tokens.
+Then the result is judged by what really happens: each import of each Python file is carried out in
+a process of its own and the file is run; TypeScript is checked by `tsc`. So this measures what
+context reached the model, and not a model's skill: a real model looks around first, and pays for it
+in turns and tokens.
 """
 
 from __future__ import annotations
@@ -49,7 +53,8 @@ CHECK = Path(__file__).with_name("imports.py")
 
 @dataclass(frozen=True)
 class Part:
-    """One file of the plan, with four words for each thing that can be called in more than one way."""
+    """One file of the plan, with four words for each thing that can be called in more than one
+    way."""
 
     what: str
     files: str
@@ -73,7 +78,8 @@ invoice | an invoice | invoice voucher receipt statement | Invoice Voucher Recei
 report | a report | report summary digest overview | reported summarised digested overlooked | days span period weeks | order stock
 app | the whole shop | app main shop program | run start launch begin | rounds turns times laps | invoice shipment report discount
 """
-"""A part a line: key, what it is, its file, its name (small: a function), its parameter, the parts that it needs."""
+"""A part a line: key, what it is, its file, its name (small: a function), its parameter, the parts
+that it needs."""
 
 
 def _parts() -> Iterator[tuple[str, Part]]:
@@ -103,11 +109,20 @@ class Language:
     folder: str
 
     def written(self, part: Part, own: Called, used: Sequence[tuple[Part, Called]]) -> str:
-        return self._python(part, own, used) if self.name == "Python" else self._typescript(part, own, used)
+        return (
+            self._python(part, own, used)
+            if self.name == "Python"
+            else self._typescript(part, own, used)
+        )
 
     def _python(self, part: Part, own: Called, used: Sequence[tuple[Part, Called]]) -> str:
-        imports = "".join(f"from {self.folder}.{each.file} import {each.name}\n" for _, each in used)
-        values = [f"{each.name}({each.field}=1)" + ("" if need.function else f".{each.field}") for need, each in used]
+        imports = "".join(
+            f"from {self.folder}.{each.file} import {each.name}\n" for _, each in used
+        )
+        values = [
+            f"{each.name}({each.field}=1)" + ("" if need.function else f".{each.field}")
+            for need, each in used
+        ]
         body = (
             f"def {own.name}({own.field}: int) -> int:\n    return {own.field}\n"
             if part.function
@@ -117,9 +132,13 @@ class Language:
 
     def _typescript(self, part: Part, own: Called, used: Sequence[tuple[Part, Called]]) -> str:
         imports = "".join(f'import {{ {each.name} }} from "./{each.file}";\n' for _, each in used)
-        values = [f"{each.name}(1)" if need.function else f"new {each.name}(1).{each.field}" for need, each in used]
+        values = [
+            f"{each.name}(1)" if need.function else f"new {each.name}(1).{each.field}"
+            for need, each in used
+        ]
         body = (
-            f"export function {own.name}({own.field}: number): number {{\n  return {own.field};\n}}\n"
+            f"export function {own.name}({own.field}: number): number {{\n  return "
+            f"{own.field};\n}}\n"
             if part.function
             else f"export class {own.name} {{\n  constructor(readonly {own.field}: number) {{}}\n}}\n"
         )
@@ -129,7 +148,10 @@ class Language:
 PYTHON = Language("Python", "py", "shop")
 TYPESCRIPT_FILES = Language("TypeScript", "ts", "src")
 _FILE = re.compile(r"([\w-]+)\.(?:py|ts)\b")
-_FIELD = re.compile(r"__init__\(self, (\w+)|constructor\((?:readonly )?(\w+)|def (?!__init__)\w+\((\w+)|function \w+\((\w+)")
+_FIELD = re.compile(
+    r"__init__\(self, (\w+)|constructor\((?:readonly )?(\w+)|def (?!__init__)\w+\((\w+)|function "
+    r"\w+\((\w+)"
+)
 
 
 class Coder:
@@ -142,7 +164,9 @@ class Coder:
         """The task, as a plan would have it: it names no file and no name of another."""
         part = self.parts[key]
         needs = " and ".join(self.parts[need].what for need in part.needs)
-        return f"Write the {self.language.name} file that models {part.what}." + (f" Use what was made for {needs}." if needs else "")
+        return f"Write the {self.language.name} file that models {part.what}." + (
+            f" Use what was made for {needs}." if needs else ""
+        )
 
     def next(self, conversation: Conversation) -> Cue:
         asked = [
@@ -157,16 +181,23 @@ class Coder:
         if any(message.role == "tool_call" for message in conversation.messages[place:]):
             return Cue((Say("It is written."),), script=0)
         own = self.made_up(key, key)
-        used = [(self.parts[need], self.known(need, conversation.messages) or self.made_up(need, key)) for need in self.parts[key].needs]
+        used = [
+            (self.parts[need], self.known(need, conversation.messages) or self.made_up(need, key))
+            for need in self.parts[key].needs
+        ]
         path = f"{self.language.folder}/{own.file}.{self.language.ending}"
         content = self.language.written(self.parts[key], own, used)
-        return Cue((Run(f"mkdir -p {self.language.folder} && cat > {path} <<'EOF'\n{content}EOF"),), script=0)
+        return Cue(
+            (Run(f"mkdir -p {self.language.folder} && cat > {path} <<'EOF'\n{content}EOF"),),
+            script=0,
+        )
 
     def summary(self, conversation: Conversation) -> str:
         return ""
 
     def made_up(self, key: str, by: str) -> Called:
-        """What the model would call a part by itself, in the task `by`: always the same there, and another word in another task."""
+        """What the model would call a part by itself, in the task `by`: always the same there, and
+        another word in another task."""
         part = self.parts[key]
 
         def one(words: str, salt: str) -> str:
@@ -176,15 +207,28 @@ class Coder:
         return Called(one(part.files, "file"), one(part.names, "name"), one(part.fields, "field"))
 
     def known(self, key: str, messages: Sequence[Message]) -> Called | None:
-        """The part as it is declared in the messages: the name, behind the last path of a file that was named before it."""
+        """The part as it is declared in the messages: the name, behind the last path of a file that
+        was named before it."""
         part = self.parts[key]
         declared = re.compile(rf"\b(?:class|def|function) ({'|'.join(part.names.split())})\b")
         for message in messages:
             found = declared.search(message.text)
-            files = [file for file in _FILE.findall(message.text[: found.start()]) if file in part.files.split()] if found else []
+            files = (
+                [
+                    file
+                    for file in _FILE.findall(message.text[: found.start()])
+                    if file in part.files.split()
+                ]
+                if found
+                else []
+            )
             if found and files:
                 field = _FIELD.search(message.text, found.start())
-                return Called(files[-1], found[1], next((name for name in field.groups() if name), "") if field else "")
+                return Called(
+                    files[-1],
+                    found[1],
+                    next((name for name in field.groups() if name), "") if field else "",
+                )
         return None
 
 
@@ -207,41 +251,71 @@ class Result:
         return self.missing + self.wrong
 
 
-def played(directory: Path, agent: str, language: Language, arm: int, parts: dict[str, Part]) -> Result:
+def played(
+    directory: Path, agent: str, language: Language, arm: int, parts: dict[str, Part]
+) -> Result:
     """One plan on one arm, carried out and judged."""
     coder = Coder(parts, language)
     with Rehearsal(coder) as rehearsal:
         stage = Stage(directory, agent, rehearsal)
         (stage.repo / "greet.py").unlink()
         with perdure.open(stage.repo, stage.environ) as runner:
-            done = _planned(runner, stage, coder, arm) if arm >= LINE else _one_by_one(runner, stage, coder, arm)
+            done = (
+                _planned(runner, stage, coder, arm)
+                if arm >= LINE
+                else _one_by_one(runner, stage, coder, arm)
+            )
             workdir = Path(done[-1]["workspace"]["path"])
-            tokens = sum((attempt["map"] or {"tokens": 0})["tokens"] for report in done for attempt in report["attempts"])
-            assert all(report["state"] == "succeeded" for report in done), [(report["name"], report["reason"]) for report in done]
+            tokens = sum(
+                (attempt["map"] or {"tokens": 0})["tokens"]
+                for report in done
+                for attempt in report["attempts"]
+            )
+            assert all(report["state"] == "succeeded" for report in done), [
+                (report["name"], report["reason"]) for report in done
+            ]
         files = sorted((workdir / language.folder).glob(f"*.{language.ending}"))
-        errors = dict(python_errors(workdir, files) if language is PYTHON else typescript_errors(workdir, files))
+        errors = dict(
+            python_errors(workdir, files)
+            if language is PYTHON
+            else typescript_errors(workdir, files)
+        )
         stage.close()
     missing = sum(said.count("missing") for said in errors.values())
     wrong = sum(said.count("wrong") for said in errors.values())
     return Result(len(parts), missing, wrong, sum(not errors[file.name] for file in files), tokens)
 
 
-def _one_by_one(runner: perdure.Runner, stage: Stage, coder: Coder, arm: int) -> list[dict[str, Any]]:
+def _one_by_one(
+    runner: perdure.Runner, stage: Stage, coder: Coder, arm: int
+) -> list[dict[str, Any]]:
     """The tasks as runs in one workdir, each with a conversation of its own."""
     done = []
     for key in coder.parts:
-        run = runner.run(coder.prompt(key), agent=stage.agent, branch="plan", scope=f"task-{key}", map="first" if arm == MAPPED else "off")
+        run = runner.run(
+            coder.prompt(key),
+            agent=stage.agent,
+            branch="plan",
+            scope=f"task-{key}",
+            map="first" if arm == MAPPED else "off",
+        )
         done.append(runner.report(run.id))
     return done
 
 
 def _planned(runner: perdure.Runner, stage: Stage, coder: Coder, arm: int) -> list[dict[str, Any]]:
-    """`perdure plan run`: in a line, each task needs the one before it; else it needs what it uses."""
+    """`perdure plan run`: in a line, each task needs the one before it; else it needs what it
+    uses."""
     keys = list(coder.parts)
     lines = ['name = "shop"', *(['map = "off"'] if arm == BARE else []), f'agent = "{stage.agent}"']
     for place, key in enumerate(keys):
         needs = keys[max(0, place - 1) : place] if arm == LINE else [*coder.parts[key].needs]
-        lines += ["[[tasks]]", f'name = "{key}"', f"prompt = {json.dumps(coder.prompt(key))}", f"needs = {json.dumps(needs)}"]
+        lines += [
+            "[[tasks]]",
+            f'name = "{key}"',
+            f"prompt = {json.dumps(coder.prompt(key))}",
+            f"needs = {json.dumps(needs)}",
+        ]
     file = stage.directory / "shop.toml"
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     runner.plan_run(file)
@@ -253,28 +327,59 @@ def python_errors(workdir: Path, files: Sequence[Path]) -> Iterator[tuple[str, l
     """By file: `missing` or `wrong` for each error of its own that really importing it raises."""
     for file in files:
         command = [sys.executable, "-P", str(CHECK), str(file.relative_to(workdir))]
-        said = subprocess.run(command, cwd=workdir, capture_output=True, text=True, check=True, env={"PYTHONDONTWRITEBYTECODE": "1"})
+        said = subprocess.run(
+            command,
+            cwd=workdir,
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"PYTHONDONTWRITEBYTECODE": "1"},
+        )
         yield file.name, json.loads(said.stdout)
 
 
 def typescript_errors(workdir: Path, files: Sequence[Path]) -> Iterator[tuple[str, list[str]]]:
     """By file, as the compiler says: TS2307 is a module that is not there."""
-    flags = ("--noEmit", "--strict", "--target", "es2022", "--module", "esnext", "--moduleResolution", "bundler", "--pretty", "false")
+    flags = (
+        "--noEmit",
+        "--strict",
+        "--target",
+        "es2022",
+        "--module",
+        "esnext",
+        "--moduleResolution",
+        "bundler",
+        "--pretty",
+        "false",
+    )
     words = ["node", str(compiler()), *flags, *(str(file.relative_to(workdir)) for file in files)]
     said = subprocess.run(words, cwd=workdir, capture_output=True, text=True, check=False)
     lines = re.findall(r"^src/([\w.-]+)\(\d+,\d+\): error TS(\d+)", said.stdout, re.MULTILINE)
     assert lines or said.returncode == 0, said.stdout + said.stderr
     for file in files:
-        yield file.name, ["missing" if code == "2307" else "wrong" for name, code in lines if name == file.name]
+        yield (
+            file.name,
+            ["missing" if code == "2307" else "wrong" for name, code in lines if name == file.name],
+        )
 
 
 def compiler() -> Path:
-    """The program of the TypeScript compiler, installed beside the agents where it is not there yet."""
+    """The program of the TypeScript compiler, installed beside the agents where it is not there
+    yet."""
     place = Path(__file__).parents[1] / "agents" / "typescript"
     program = place / "node_modules/typescript/bin/tsc"
     if not program.exists():
         place.mkdir(exist_ok=True)
-        words = ["npm", "install", "--prefix", str(place), "--no-save", "--no-audit", "--no-fund", f"typescript@{TYPESCRIPT}"]
+        words = [
+            "npm",
+            "install",
+            "--prefix",
+            str(place),
+            "--no-save",
+            "--no-audit",
+            "--no-fund",
+            f"typescript@{TYPESCRIPT}",
+        ]
         subprocess.run(words, check=True, capture_output=True)
     return program
 
@@ -285,22 +390,38 @@ def table(results: Sequence[tuple[str, str, int, Result]]) -> str:
         "| agent | language | | missing imports | wrong names | errors | fewer | files right |",
         "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    cold = {(agent, language): result.errors for agent, language, arm, result in results if arm == 0}
+    cold = {
+        (agent, language): result.errors for agent, language, arm, result in results if arm == 0
+    }
     for agent, language, arm, result in results:
         before = cold[agent, language]
-        fewer = "" if arm == 0 else f"{100 * (before - result.errors) / before:.0f} %" if before else "-"
+        fewer = (
+            ""
+            if arm == 0
+            else f"{100 * (before - result.errors) / before:.0f} %"
+            if before
+            else "-"
+        )
         size = f" ({result.tokens // result.files} tokens a prompt)" if result.tokens else ""
         lines.append(
-            f"| {agent} | {language} | {ARMS[arm]}{size} | {result.missing} | {result.wrong} | {result.errors} | {fewer} "
-            f"| {result.right} of {result.files} |"
+            f"| {agent} | {language} | {ARMS[arm]}{size} | {result.missing} | {result.wrong} | "
+            f"{result.errors} | {fewer} | {result.right} of {result.files} |"
         )
     return "\n".join(lines)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="bench.coherence", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--agent", choices=["claude", "codex"], action="append", help="default: both")
-    parser.add_argument("--files", type=int, default=len(PARTS), help="only the first so many files of the plan")
+    parser = argparse.ArgumentParser(
+        prog="bench.coherence",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--agent", choices=["claude", "codex"], action="append", help="default: both"
+    )
+    parser.add_argument(
+        "--files", type=int, default=len(PARTS), help="only the first so many files of the plan"
+    )
     arguments = parser.parse_args()
     parts = dict(list(PARTS.items())[: arguments.files])
     results: list[tuple[str, str, int, Result]] = []
@@ -309,16 +430,24 @@ def main() -> int:
             for arm in range(len(ARMS)):
                 directory = Path(tempfile.mkdtemp(prefix="pc"))
                 try:
-                    results.append((agent, language.name, arm, played(directory, agent, language, arm, parts)))
+                    results.append(
+                        (agent, language.name, arm, played(directory, agent, language, arm, parts))
+                    )
                 finally:
                     shutil.rmtree(directory, ignore_errors=True)
                 print(agent, language.name, ARMS[arm], results[-1][3], file=sys.stderr, flush=True)
-    print(f"{os.uname().machine}, Python {sys.version.split()[0]}, TypeScript {TYPESCRIPT}\n\n{table(results)}")
-    cold = {(agent, language): result.errors for agent, language, arm, result in results if arm == 0}
+    print(
+        f"{os.uname().machine}, Python {sys.version.split()[0]}, TypeScript "
+        f"{TYPESCRIPT}\n\n{table(results)}"
+    )
+    cold = {
+        (agent, language): result.errors for agent, language, arm, result in results if arm == 0
+    }
     missed = [
         arm
         for agent, language, arm, result in results
-        if arm not in (0, BARE) and (result.right < 0.9 * result.files or result.errors > 0.2 * cold[agent, language])
+        if arm not in (0, BARE)
+        and (result.right < 0.9 * result.files or result.errors > 0.2 * cold[agent, language])
     ]
     return 1 if missed else 0
 

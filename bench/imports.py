@@ -1,7 +1,8 @@
-"""A program for `coherence`: carries out every import of one Python file, then the file, and prints its errors as a JSON list.
+"""A program for `coherence`: carries out every import of one Python file, then the file, and prints
+its errors as a JSON list.
 
-`missing`: the module is not there; `wrong`: the name is not in it, or is used with a parameter or attribute that it has not. An error that
-another file raises while it is imported is that file's.
+`missing`: the module is not there; `wrong`: the name is not in it, or is used with a parameter or
+attribute that it has not. An error that another file raises while it is imported is that file's.
 """
 
 from __future__ import annotations

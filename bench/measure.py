@@ -12,7 +12,8 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. `ratio` is ours over the other; `goal` is the most (or with `least`, the least) it should be."""
+    """One line of the table. `ratio` is ours over the other; `goal` is the most (or with `least`,
+    the least) it should be."""
 
     what: str
     ours: str
@@ -29,7 +30,8 @@ class Row:
 
 
 def interleaved(rounds: int, *works: Callable[[], object]) -> list[float]:
-    """Median seconds of each work, done in turn so that a slow moment of the machine meets all of them."""
+    """Median seconds of each work, done in turn so that a slow moment of the machine meets all of
+    them."""
     seconds: list[list[float]] = [[] for _ in works]
     for work in works:
         work()
@@ -43,7 +45,9 @@ def interleaved(rounds: int, *works: Callable[[], object]) -> list[float]:
 
 def command(words: Sequence[str], cwd: Path, environ: dict[str, str]) -> Callable[[], object]:
     """A whole process as a work; it must succeed."""
-    return lambda: subprocess.run(words, cwd=cwd, env=environ, stdin=subprocess.DEVNULL, capture_output=True, check=True)
+    return lambda: subprocess.run(
+        words, cwd=cwd, env=environ, stdin=subprocess.DEVNULL, capture_output=True, check=True
+    )
 
 
 def ms(seconds: float) -> str:
@@ -52,10 +56,16 @@ def ms(seconds: float) -> str:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown."""
-    lines = ["| what | perdure | beside it | | ratio | goal | |", "| --- | ---: | --- | ---: | ---: | ---: | --- |"]
+    lines = [
+        "| what | perdure | beside it | | ratio | goal | |",
+        "| --- | ---: | --- | ---: | ---: | ---: | --- |",
+    ]
     for row in rows:
         sign = ">=" if row.least else "<="
         verdict = "met" if row.met else "missed"
         verdict += f": {row.note}" if row.note else ""
-        lines.append(f"| {row.what} | {row.ours} | {row.beside} | {row.other} | {row.ratio:.2f} | {sign} {row.goal:g} | {verdict} |")
+        lines.append(
+            f"| {row.what} | {row.ours} | {row.beside} | {row.other} | {row.ratio:.2f} | {sign} "
+            f"{row.goal:g} | {verdict} |"
+        )
     return "\n".join(lines)

@@ -1,9 +1,11 @@
-"""Plans: branches at the same time against one after the other, and a line of tasks against the bare CLI called by hand.
+"""Plans: branches at the same time against one after the other, and a line of tasks against the
+bare CLI called by hand.
 
     python -m bench.plans [--reply SECONDS] [--agent claude]
 
-The model is scripted; each reply takes `--reply` seconds (default 10, about what a short turn of a real model takes, tools left out). What
-counts is what perdure and git add, so the shorter the reply, the worse the ratios.
+The model is scripted; each reply takes `--reply` seconds (default 10, about what a short turn of a
+real model takes, tools left out). What counts is what perdure and git add, so the shorter the
+reply, the worse the ratios.
 """
 
 from __future__ import annotations
@@ -35,38 +37,74 @@ def rows(directory: Path, reply_s: float = REPLY_S, agent: str = "claude") -> It
 
 
 def branching(directory: Path, reply_s: float, agent: str) -> Row:
-    """Eight independent tasks after one root, each a file of its own, merged at the end: `--jobs 4` against `--jobs 1`."""
+    """Eight independent tasks after one root, each a file of its own, merged at the end: `--jobs 4`
+    against `--jobs 1`."""
     tasks = [("root", ""), *((f"t{number}", "root") for number in range(BRANCHES))]
-    took = {jobs: _planned(directory / f"jobs{jobs}", reply_s, agent, tasks, jobs) for jobs in (1, JOBS)}
+    took = {
+        jobs: _planned(directory / f"jobs{jobs}", reply_s, agent, tasks, jobs) for jobs in (1, JOBS)
+    }
     what = f"{agent}: plan of {BRANCHES} tasks after a root, replies of {reply_s:g} s"
-    return Row(what, f"--jobs {JOBS}: {ms(took[JOBS])}", "--jobs 1", ms(took[1]), took[1] / took[JOBS], 2.5, least=True)
+    return Row(
+        what,
+        f"--jobs {JOBS}: {ms(took[JOBS])}",
+        "--jobs 1",
+        ms(took[1]),
+        took[1] / took[JOBS],
+        2.5,
+        least=True,
+    )
 
 
 def overhead(directory: Path, reply_s: float, agent: str) -> Iterator[Row]:
-    """Ten tasks of one line, by `plan run` and by hand with the CLI's own resume; wall time of the whole. Once with a process for each
-    task, as by hand, and once as it is by default: one that is kept warm, where the CLI can."""
+    """Ten tasks of one line, by `plan run` and by hand with the CLI's own resume; wall time of the
+    whole. Once with a process for each task, as by hand, and once as it is by default: one that is
+    kept warm, where the CLI can."""
     tasks = [(f"t{number}", f"t{number - 1}" if number else "") for number in range(LINE)]
     other = _by_hand(directory / "by-hand", reply_s, agent)
     for warm, words in (("off", "a process each"), ("plans", "kept warm")):
         ours = _planned(directory / "ours", reply_s, agent, tasks, 1, {"PERDURE_WARM": warm})
         note = f"{(ours - other) / LINE * 1000:.0f} ms a task"
         what = f"{agent}: plan of {LINE} tasks in one line, {words}, replies of {reply_s:g} s"
-        yield Row(what, ms(ours), "the bare CLI with --resume", ms(other), ours / other, 1.05, note=note)
+        yield Row(
+            what, ms(ours), "the bare CLI with --resume", ms(other), ours / other, 1.05, note=note
+        )
 
 
 def _planned(
-    directory: Path, reply_s: float, agent: str, tasks: Sequence[tuple[str, str]], jobs: int, extra: Mapping[str, str] | None = None
+    directory: Path,
+    reply_s: float,
+    agent: str,
+    tasks: Sequence[tuple[str, str]],
+    jobs: int,
+    extra: Mapping[str, str] | None = None,
 ) -> float:
     """Seconds of a whole `perdure plan run`; every task must have gone on or forked."""
     with Rehearsal(_script([name for name, _ in tasks], reply_s)) as rehearsal:
         stage = Stage(directory, agent, rehearsal, dict(extra or {}))
         lines = ['name = "bench"', f'agent = "{agent}"', 'permissions = "full"']
         for name, need in tasks:
-            lines += ["[[tasks]]", f'name = "{name}"', f'prompt = "Write {name}.txt now."', f"needs = {json.dumps(need.split())}"]
+            lines += [
+                "[[tasks]]",
+                f'name = "{name}"',
+                f'prompt = "Write {name}.txt now."',
+                f"needs = {json.dumps(need.split())}",
+            ]
         (directory / "plan.toml").write_text("\n".join(lines))
-        words = [sys.executable, "-m", "perdure", "plan", "run", str(directory / "plan.toml"), "--jobs", str(jobs), "--json"]
+        words = [
+            sys.executable,
+            "-m",
+            "perdure",
+            "plan",
+            "run",
+            str(directory / "plan.toml"),
+            "--jobs",
+            str(jobs),
+            "--json",
+        ]
         begun = time.perf_counter()
-        done = subprocess.run(words, cwd=stage.repo, env=stage.environ, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            words, cwd=stage.repo, env=stage.environ, capture_output=True, text=True, check=False
+        )
         took = time.perf_counter() - begun
         assert done.returncode == 0, done.stderr
         verdicts = {task["verdict"] for task in json.loads(done.stdout)["tasks"]}
@@ -77,7 +115,8 @@ def _planned(
 
 
 def _by_hand(directory: Path, reply_s: float, agent: str) -> float:
-    """Seconds of the same line of prompts, by the CLI's own command, each but the first resumed by id."""
+    """Seconds of the same line of prompts, by the CLI's own command, each but the first resumed by
+    id."""
     names = [f"t{number}" for number in range(LINE)]
     with Rehearsal(_script(names, reply_s)) as rehearsal:
         stage = Stage(directory, agent, rehearsal)
@@ -94,22 +133,46 @@ def _by_hand(directory: Path, reply_s: float, agent: str) -> float:
 def _turn(stage: Stage, prompt: str, session: str) -> str:
     """One turn by hand; returns the id of the conversation."""
     if stage.agent == "claude":
-        words = ["-p", "--output-format", "stream-json", "--verbose", "--permission-mode", "bypassPermissions"]
+        words = [
+            "-p",
+            "--output-format",
+            "stream-json",
+            "--verbose",
+            "--permission-mode",
+            "bypassPermissions",
+        ]
         words += ["--resume", session] if session else []
     else:
-        words = ["exec", "--json", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"]
+        words = [
+            "exec",
+            "--json",
+            "--skip-git-repo-check",
+            "--dangerously-bypass-approvals-and-sandbox",
+        ]
         words += ["resume", session, "-"] if session else ["-"]
     program = [str(native(stage.agent)), *words]
-    done = subprocess.run(program, cwd=stage.repo, env=stage.environ, input=prompt, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        program,
+        cwd=stage.repo,
+        env=stage.environ,
+        input=prompt,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     named = (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
-    return next(str(found) for line in named if (found := line.get("session_id") or line.get("thread_id")))
+    return next(
+        str(found) for line in named if (found := line.get("session_id") or line.get("thread_id"))
+    )
 
 
 def _script(names: Sequence[str], reply_s: float) -> str:
-    """A script for each task, the last first: a tool call that writes its file, then a word, the reply time over both."""
+    """A script for each task, the last first: a tool call that writes its file, then a word, the
+    reply time over both."""
     slow = f"slow {reply_s / 2:g}\n" if reply_s else ""
     parts = [
-        f"match Write {name}.txt now.\nby history\n{slow}run echo {name} > {name}.txt\n---\n{slow}say {name} is written.\n"
+        f"match Write {name}.txt now.\nby history\n{slow}run echo {name} > "
+        f"{name}.txt\n---\n{slow}say {name} is written.\n"
         for name in names
     ]
     return "\n===\n".join(reversed(parts))
@@ -117,7 +180,9 @@ def _script(names: Sequence[str], reply_s: float) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bench.plans", description=__doc__)
-    parser.add_argument("--reply", type=float, default=REPLY_S, help="seconds that the model takes for each task")
+    parser.add_argument(
+        "--reply", type=float, default=REPLY_S, help="seconds that the model takes for each task"
+    )
     parser.add_argument("--agent", choices=["claude", "codex"], default="claude")
     arguments = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="perdure-plans-"))

@@ -1,7 +1,9 @@
-"""perdure's pool against task queues that a Python program would use instead: Huey and DBOS, both on SQLite.
+"""perdure's pool against task queues that a Python program would use instead: Huey and DBOS, both
+on SQLite.
 
-What is compared is not the same work: perdure's task is an attempt with a workdir, a shim, a transcript and a receipt; theirs is
-a function that starts one process. The rows tell what that costs. Needs the extra `bench`.
+What is compared is not the same work: perdure's task is an attempt with a workdir, a shim, a
+transcript and a receipt; theirs is a function that starts one process. The rows tell what that
+costs. Needs the extra `bench`.
 """
 
 from __future__ import annotations
@@ -75,13 +77,25 @@ for line in sys.stdin:
 
 
 def starts(directory: Path) -> Iterator[Row]:
-    """From the submission in one process to the agent's start in another, one by one; and a burst with four at a time."""
+    """From the submission in one process to the agent's start in another, one by one; and a burst
+    with four at a time."""
     ours, ours_burst = _perdure(directory / "perdure")
-    for name, rival, goal, goal_burst in (("Huey, SQLite", _huey, 1 / 6, 1.2), ("DBOS, SQLite", _dbos, 1 / 300, 6.0)):
+    for name, rival, goal, goal_burst in (
+        ("Huey, SQLite", _huey, 1 / 6, 1.2),
+        ("DBOS, SQLite", _dbos, 1 / 300, 6.0),
+    ):
         theirs, burst = rival(directory / name.partition(",")[0])
-        yield Row("submitted -> agent started, p50", ms(ours), name, ms(theirs), ours / theirs, goal)
         yield Row(
-            "a burst of 40, four at a time", f"{ours_burst:.0f}/s", name, f"{burst:.0f}/s", ours_burst / burst, goal_burst, least=True
+            "submitted -> agent started, p50", ms(ours), name, ms(theirs), ours / theirs, goal
+        )
+        yield Row(
+            "a burst of 40, four at a time",
+            f"{ours_burst:.0f}/s",
+            name,
+            f"{burst:.0f}/s",
+            ours_burst / burst,
+            goal_burst,
+            least=True,
         )
 
 
@@ -91,7 +105,12 @@ ONE_BY_ONE, BURST = 15, 40
 def _scene(directory: Path) -> tuple[Path, dict[str, str]]:
     started = directory / "started"
     started.mkdir(parents=True)
-    return started, {"PATH": os.environ["PATH"], "HOME": str(directory), "STARTED": str(started), "LANG": "C.UTF-8"}
+    return started, {
+        "PATH": os.environ["PATH"],
+        "HOME": str(directory),
+        "STARTED": str(started),
+        "LANG": "C.UTF-8",
+    }
 
 
 def _until(path: Path) -> int:
@@ -118,13 +137,25 @@ def _perdure(directory: Path) -> tuple[float, float]:
     agent.write_text(AGENT)
     agent.chmod(0o755)
     environ |= {"PERDURE_CLAUDE": str(agent), "CLAUDE_CONFIG_DIR": str(directory / "claude")}
-    pool = subprocess.Popen([sys.executable, "-m", "perdure", "work", "--jobs", "4"], env=environ, cwd=directory, stderr=subprocess.DEVNULL)
+    pool = subprocess.Popen(
+        [sys.executable, "-m", "perdure", "work", "--jobs", "4"],
+        env=environ,
+        cwd=directory,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         with perdure.open(directory, environ) as runner:
 
             def submit(name: str) -> int:
                 begun = time.time_ns()
-                runner.submit(name, name=name, agent="claude", service="bench", env={"STARTED": str(started)}, attempts=1)
+                runner.submit(
+                    name,
+                    name=name,
+                    agent="claude",
+                    service="bench",
+                    env={"STARTED": str(started)},
+                    attempts=1,
+                )
                 return begun
 
             submit("warm")
@@ -140,9 +171,22 @@ def _huey(directory: Path) -> tuple[float, float]:
     (directory / "tasks.py").write_text(HUEY)
     environ["PYTHONPATH"] = str(directory)
     consumer = subprocess.Popen(
-        [sys.executable, "-m", "huey.bin.huey_consumer", "tasks.queue", "-w", "4", "-k", "thread", "-q"],
-        env=environ, cwd=directory, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "huey.bin.huey_consumer",
+            "tasks.queue",
+            "-w",
+            "4",
+            "-k",
+            "thread",
+            "-q",
+        ],
+        env=environ,
+        cwd=directory,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
     return _by_client(started, [sys.executable, "-c", HUEY_CLIENT], environ, directory, consumer)
 
 
@@ -150,17 +194,34 @@ def _dbos(directory: Path) -> tuple[float, float]:
     started, environ = _scene(directory)
     database = str(directory / "dbos.db")
     worker = subprocess.Popen(
-        [sys.executable, "-c", DBOS_WORKER, database], env=environ, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", DBOS_WORKER, database],
+        env=environ,
+        cwd=directory,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     )
     assert worker.stdout is not None
     worker.stdout.readline()
-    return _by_client(started, [sys.executable, "-c", DBOS_CLIENT, database], environ, directory, worker)
+    return _by_client(
+        started, [sys.executable, "-c", DBOS_CLIENT, database], environ, directory, worker
+    )
 
 
 def _by_client(
-    started: Path, words: list[str], environ: dict[str, str], directory: Path, worker: subprocess.Popen[bytes]
+    started: Path,
+    words: list[str],
+    environ: dict[str, str],
+    directory: Path,
+    worker: subprocess.Popen[bytes],
 ) -> tuple[float, float]:
-    client = subprocess.Popen(words, env=environ, cwd=directory, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    client = subprocess.Popen(
+        words,
+        env=environ,
+        cwd=directory,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
     assert client.stdin is not None
     assert client.stdout is not None
 

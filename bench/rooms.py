@@ -29,7 +29,11 @@ ENVIRON = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "GIT_CONFIG_GLOBAL": "
 def git(cwd: Path, *words: str) -> None:
     own = {**ENVIRON, "HOME": str(cwd)}
     subprocess.run(
-        ["git", "-c", "user.name=b", "-c", "user.email=b@example.invalid", *words], cwd=cwd, env=own, check=True, capture_output=True
+        ["git", "-c", "user.name=b", "-c", "user.email=b@example.invalid", *words],
+        cwd=cwd,
+        env=own,
+        check=True,
+        capture_output=True,
     )
 
 
@@ -50,7 +54,8 @@ def make_repository(directory: Path, files: int) -> Path:
 
 
 def workdirs(directory: Path, files: int = 25_000) -> Iterator[Row]:
-    """First dispatch and re-dispatch of a workdir against clone, worktree add and rev-parse by hand."""
+    """First dispatch and re-dispatch of a workdir against clone, worktree add and rev-parse by
+    hand."""
     repo = make_repository(directory, files)
     spaces = Workspaces(directory / "root", environ={**ENVIRON, "HOME": str(directory)})
     counter = iter(range(1_000_000))
@@ -63,7 +68,9 @@ def workdirs(directory: Path, files: int = 25_000) -> Iterator[Row]:
 
     def by_hand() -> None:
         number = next(counter)
-        git(repo, "worktree", "add", "-q", "-b", f"hand-{number}", str(directory / f"hand-{number}"))
+        git(
+            repo, "worktree", "add", "-q", "-b", f"hand-{number}", str(directory / f"hand-{number}")
+        )
 
     def clone() -> None:
         git(directory, "clone", "-q", f"file://{repo}", str(directory / f"clone-{next(counter)}"))
@@ -73,16 +80,44 @@ def workdirs(directory: Path, files: int = 25_000) -> Iterator[Row]:
     yield Row(what, ms(ours), "git worktree add by hand", ms(hand), ours / hand, 1.1)
     known = planned()
     spaces.prepare(known, "claude")
-    again, parse = interleaved(15, lambda: spaces.prepare(known, "claude"), lambda: git(Path(known.path), "rev-parse", "HEAD"))
-    yield Row("re-dispatch in place, no network", ms(again), "git rev-parse HEAD", ms(parse), again / parse, 6)
-    yield Row("the same", ms(again), "git clone", ms(cloned), cloned / again, 1000, least=True, note="how many times faster")
+    again, parse = interleaved(
+        15,
+        lambda: spaces.prepare(known, "claude"),
+        lambda: git(Path(known.path), "rev-parse", "HEAD"),
+    )
+    yield Row(
+        "re-dispatch in place, no network",
+        ms(again),
+        "git rev-parse HEAD",
+        ms(parse),
+        again / parse,
+        6,
+    )
+    yield Row(
+        "the same",
+        ms(again),
+        "git clone",
+        ms(cloned),
+        cloned / again,
+        1000,
+        least=True,
+        note="how many times faster",
+    )
     tree = _bytes(Path(known.path))
     own = tree + _bytes(repo / ".git" / "worktrees" / Path(known.path).name)
-    yield Row("disk for one more workdir", f"{own >> 20} MiB", "the tree itself", f"{tree >> 20} MiB", own / tree, 1.03)
+    yield Row(
+        "disk for one more workdir",
+        f"{own >> 20} MiB",
+        "the tree itself",
+        f"{tree >> 20} MiB",
+        own / tree,
+        1.03,
+    )
 
 
 def durable(disk: Path, files: int) -> Iterator[Row]:
-    """What it costs that a new workdir survives a power cut: each dispatch with the flush of its file system beside one without."""
+    """What it costs that a new workdir survives a power cut: each dispatch with the flush of its
+    file system beside one without."""
     repo = make_repository(disk, files)
     spaces = Workspaces(disk / "durable-root", environ={**ENVIRON, "HOME": str(disk)})
     counter = iter(range(1_000_000))
@@ -102,11 +137,20 @@ def durable(disk: Path, files: int) -> Iterator[Row]:
         pairs.append((first(), without))
     ours, other = (statistics.median(each) for each in zip(*pairs, strict=True))
     ratio = statistics.median(one / two for one, two in pairs)
-    yield Row(f"first dispatch on a disk, {files:,} files", ms(ours), "the same without its flush", ms(other), ratio, 1.5, note="by pairs")
+    yield Row(
+        f"first dispatch on a disk, {files:,} files",
+        ms(ours),
+        "the same without its flush",
+        ms(other),
+        ratio,
+        1.5,
+        note="by pairs",
+    )
 
 
 def checkpoints(directory: Path, files: int = 30_000) -> Iterator[Row]:
-    """Saving a workdir that has not changed, and one with ten changed files, against git status of the same state."""
+    """Saving a workdir that has not changed, and one with ten changed files, against git status of
+    the same state."""
     repo = make_repository(directory / "saved", files)
     environ = {**ENVIRON, "HOME": str(directory)}
     spaces = Workspaces(directory / "saved-root", environ=environ)
@@ -125,13 +169,21 @@ def checkpoints(directory: Path, files: int = 30_000) -> Iterator[Row]:
         for number in range(10):
             (top / f"d{number:04}" / "f05.txt").write_text(f"{mark} {number}\n" * 20)
 
-    # Two seconds each: until then a file may have changed without a trace in its times, so git and perdure read it again.
+    # Two seconds each: until then a file may have changed without a trace in its times, so git and
+    # perdure read it again.
     for _ in range(2):
         time.sleep(2.1)
         save()
         status()
     ours, other = interleaved(9, save, status)
-    yield Row(f"checkpoint of {files:,} unchanged files", ms(ours), "git status", ms(other), ours / other, 1.3)
+    yield Row(
+        f"checkpoint of {files:,} unchanged files",
+        ms(ours),
+        "git status",
+        ms(other),
+        ours / other,
+        1.3,
+    )
     taken: dict[str, list[float]] = {"save": [], "status": []}
     for _ in range(9):
         for name, work in (("save", save), ("status", status)):
@@ -140,15 +192,22 @@ def checkpoints(directory: Path, files: int = 30_000) -> Iterator[Row]:
             work()
             taken[name].append(time.perf_counter() - begun)
     ours, other = statistics.median(taken["save"]), statistics.median(taken["status"])
-    yield Row("checkpoint of 10 changed files", ms(ours), "git status", ms(other), ours / other, 1.5)
+    yield Row(
+        "checkpoint of 10 changed files", ms(ours), "git status", ms(other), ours / other, 1.5
+    )
 
 
 def _bytes(path: Path) -> int:
-    return int(subprocess.run(["du", "-s", "--block-size=1", str(path)], capture_output=True, check=True).stdout.split()[0])
+    return int(
+        subprocess.run(
+            ["du", "-s", "--block-size=1", str(path)], capture_output=True, check=True
+        ).stdout.split()[0]
+    )
 
 
 def copies(directory: Path) -> Iterator[Row]:
-    """The own copy of a 20 MB transcript that grew by 4 KB: bytes written, and time against reading the transcript once."""
+    """The own copy of a 20 MB transcript that grew by 4 KB: bytes written, and time against reading
+    the transcript once."""
     driver, transcript = drivers.load("claude"), directory / "talk.jsonl"
     line = b'{"type":"assistant","message":{"content":"' + b"x" * 960 + b'"}}\n'
     transcript.write_bytes(line * 20_000)
@@ -160,15 +219,35 @@ def copies(directory: Path) -> Iterator[Row]:
         kept.take(driver, "talk", transcript)
 
     def written() -> int:
-        return int(next(each for each in Path("/proc/self/io").read_text().splitlines() if each.startswith("wchar")).split()[1])
+        return int(
+            next(
+                each
+                for each in Path("/proc/self/io").read_text().splitlines()
+                if each.startswith("wchar")
+            ).split()[1]
+        )
 
     take()
     before, grew = written(), 4 * len(line)
     take()
     own = written() - before - grew
-    yield Row("bytes written for 4 KB more of a 20 MB transcript", f"{own:,}", "the new bytes", f"{grew:,}", own / grew, 1.5)
+    yield Row(
+        "bytes written for 4 KB more of a 20 MB transcript",
+        f"{own:,}",
+        "the new bytes",
+        f"{grew:,}",
+        own / grew,
+        1.5,
+    )
     ours, other = interleaved(7, take, lambda: hashlib.sha256(transcript.read_bytes()))
-    yield Row("the same, in time", ms(ours), "read and hash the transcript once", ms(other), ours / other, 2)
+    yield Row(
+        "the same, in time",
+        ms(ours),
+        "read and hash the transcript once",
+        ms(other),
+        ours / other,
+        2,
+    )
 
 
 def at_once(directory: Path) -> Iterator[Row]:
@@ -194,7 +273,14 @@ def at_once(directory: Path) -> Iterator[Row]:
             failures += sum(pool.map(prepare, [f"p{number}-{n}" for n in range(8)]))
         together.append(time.perf_counter() - begun)
     one, other = statistics.median(together), statistics.median(serial)
-    yield Row(f"8 workdirs at once ({failures} failures in 80)", ms(one), "one after the other", ms(other), one / other, 0.75)
+    yield Row(
+        f"8 workdirs at once ({failures} failures in 80)",
+        ms(one),
+        "one after the other",
+        ms(other),
+        one / other,
+        0.75,
+    )
 
 
 def store(directory: Path) -> Iterator[Row]:
@@ -211,19 +297,41 @@ def store(directory: Path) -> Iterator[Row]:
         os.fdatasync(probe)
 
     text = Said(text="x" * 400)
-    single, batch, floor = interleaved(60, lambda: database.record(claim, [text]), lambda: database.record(claim, [text] * 50), sync)
+    single, batch, floor = interleaved(
+        60,
+        lambda: database.record(claim, [text]),
+        lambda: database.record(claim, [text] * 50),
+        sync,
+    )
     os.close(probe)
     yield Row("one durable event", ms(single), "one fdatasync", ms(floor), single / floor, 2.2)
-    yield Row("a durable event in a batch of 50", ms(batch / 50), "one fdatasync", ms(floor), batch / 50 / floor, 0.1)
+    yield Row(
+        "a durable event in a batch of 50",
+        ms(batch / 50),
+        "one fdatasync",
+        ms(floor),
+        batch / 50 / floor,
+        0.1,
+    )
     for number in range(1, 2001):
-        database.add(TaskSpec(prompt="x"), f"r{number}", f"run-{number}", replace(place, id=f"w{number}"))
+        database.add(
+            TaskSpec(prompt="x"), f"r{number}", f"run-{number}", replace(place, id=f"w{number}")
+        )
     with multiprocessing.get_context("spawn").Pool(8) as pool:
         taken = pool.map(_claims, [str(directory / "bench.db")] * 8)
     waits = sorted(wait for waits, _ in taken for wait in waits)
     names = [name for _, claimed in taken for name in claimed]
     p99 = waits[int(len(waits) * 0.99)]
     what = f"claim by 8 processes, p99 ({len(names)} claims, {len(names) - len(set(names))} twice)"
-    yield Row(what, ms(p99), "one fdatasync", ms(floor), p99 / floor, 5, note="eight processes wait for two cores and one writer")
+    yield Row(
+        what,
+        ms(p99),
+        "one fdatasync",
+        ms(floor),
+        p99 / floor,
+        5,
+        note="eight processes wait for two cores and one writer",
+    )
     database.close()
 
 
@@ -257,7 +365,15 @@ def lines(directory: Path) -> Iterator[Row]:
             pass
 
     ours, other = interleaved(5, follow, floor)
-    yield Row("100 MB of 2 kB lines followed", ms(ours), "os.read of the same bytes", ms(other), other / ours, 0.3, least=True)
+    yield Row(
+        "100 MB of 2 kB lines followed",
+        ms(ours),
+        "os.read of the same bytes",
+        ms(other),
+        other / ours,
+        0.3,
+        least=True,
+    )
 
 
 def spawn(directory: Path) -> Iterator[Row]:
@@ -266,12 +382,20 @@ def spawn(directory: Path) -> Iterator[Row]:
 
     def under_shim() -> None:
         begun = process.start(
-            Command(argv=("/bin/sh", "-c", "echo hello"), stdin=b""), directory=directory / f"a{next(counter)}", cwd=directory,
-            env=ENVIRON, mark=f"bench.{next(counter)}", deadline_s=60,
-        )  # fmt: skip
+            Command(argv=("/bin/sh", "-c", "echo hello"), stdin=b""),
+            directory=directory / f"a{next(counter)}",
+            cwd=directory,
+            env=ENVIRON,
+            mark=f"bench.{next(counter)}",
+            deadline_s=60,
+        )
         begun.wait()
 
-    ours, other = interleaved(15, under_shim, lambda: subprocess.run(["/bin/sh", "-c", "echo hello"], capture_output=True, check=True))
+    ours, other = interleaved(
+        15,
+        under_shim,
+        lambda: subprocess.run(["/bin/sh", "-c", "echo hello"], capture_output=True, check=True),
+    )
     note = "the price of a shim in Python and of durable output, once an attempt"
     yield Row(
         "a trivial program under its shim",

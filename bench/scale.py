@@ -1,4 +1,5 @@
-"""What grows: a store of a million events, many agents at once, one very long line, and a workdir that is taken away."""
+"""What grows: a store of a million events, many agents at once, one very long line, and a workdir
+that is taken away."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from perdure.workspace import Workspaces
 
 
 def restart(directory: Path, events: int = 1_000_000) -> Iterator[Row]:
-    """After a kill: open a store of so many events and know every running attempt, against `import sqlite3`."""
+    """After a kill: open a store of so many events and know every running attempt, against `import
+    sqlite3`."""
     path = directory / "million.db"
     database = stores.open(path)
     place = Workspace(id="w", path="/w", backend=Backend.TASK)
@@ -28,15 +30,26 @@ def restart(directory: Path, events: int = 1_000_000) -> Iterator[Row]:
     for _ in range(events // 5_000):
         database.record(claim, [text] * 5_000)
     database.close()
-    opens = f"from perdure import stores; s = stores.open({str(path)!r}); assert len(s.claims()) == 1; s.close()"
+    opens = (
+        f"from perdure import stores; s = stores.open({str(path)!r}); assert len(s.claims()) == 1; "
+        "s.close()"
+    )
     words = [[sys.executable, "-c", opens], [sys.executable, "-c", "import sqlite3"]]
     ours, bare = interleaved(7, *(command(each, directory, ENVIRON) for each in words))
     path.unlink()
-    yield Row(f"a store of {events:,} events opened, all leases known", ms(ours), "import sqlite3", ms(bare), ours / bare, 10)
+    yield Row(
+        f"a store of {events:,} events opened, all leases known",
+        ms(ours),
+        "import sqlite3",
+        ms(bare),
+        ours / bare,
+        10,
+    )
 
 
 def memory(directory: Path, agents: int = 50) -> Iterator[Row]:
-    """What one more running agent costs in memory: the supervisor's share, and its shim's own pages."""
+    """What one more running agent costs in memory: the supervisor's share, and its shim's own
+    pages."""
 
     def resident(pid: int | str) -> int:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
@@ -57,10 +70,25 @@ def memory(directory: Path, agents: int = 50) -> Iterator[Row]:
     shims = [_private(each.shim.pid) for each in begun if each.shim is not None]
     for each in begun:
         each.kill()
-    yield Row("the supervisor's memory, one more agent", f"{share >> 10} KiB", "the goal", "64 KiB", share / 65536, 1)
+    yield Row(
+        "the supervisor's memory, one more agent",
+        f"{share >> 10} KiB",
+        "the goal",
+        "64 KiB",
+        share / 65536,
+        1,
+    )
     own = sum(shims) // len(shims)
     note = "an interpreter of its own for each agent; one Claude Code takes 210 MB"
-    yield Row("its shim's own memory", f"{own / 2**20:.1f} MiB", "the goal", "64 KiB", own / 65536, 1, note=note)
+    yield Row(
+        "its shim's own memory",
+        f"{own / 2**20:.1f} MiB",
+        "the goal",
+        "64 KiB",
+        own / 65536,
+        1,
+        note=note,
+    )
 
 
 def _private(pid: int) -> int:
@@ -85,7 +113,15 @@ def long_line(directory: Path) -> Iterator[Row]:
         assert len(found[0]) > 20_000_000
 
     ours, other = interleaved(7, follow, floor)
-    yield Row("one line of 20 MB, whole", ms(ours), "os.read of the same bytes", ms(other), other / ours, 0.3, least=True)
+    yield Row(
+        "one line of 20 MB, whole",
+        ms(ours),
+        "os.read of the same bytes",
+        ms(other),
+        other / ours,
+        0.3,
+        least=True,
+    )
 
 
 def taken_away(directory: Path, files: int = 25_000) -> Iterator[Row]:
@@ -111,14 +147,45 @@ def taken_away(directory: Path, files: int = 25_000) -> Iterator[Row]:
         lambda: git(repo, "rev-parse", "HEAD"),
     )
     yield Row("a workdir taken away", ms(ours), "git rev-parse HEAD", ms(parse), ours / parse, 4)
-    yield Row("the same", ms(ours), "git worktree remove", ms(hand), hand / ours, 10, least=True, note="how many times faster")
+    yield Row(
+        "the same",
+        ms(ours),
+        "git worktree remove",
+        ms(hand),
+        hand / ours,
+        10,
+        least=True,
+        note="how many times faster",
+    )
 
     def first_ever() -> None:
-        fresh = Workspaces(directory / f"r{next(counter)}", environ={**ENVIRON, "HOME": str(directory)})
-        fresh.prepare(fresh.plan(TaskSpec(prompt="x", repo=str(repo), backend="isolated"), "first", repo), "claude")
+        fresh = Workspaces(
+            directory / f"r{next(counter)}", environ={**ENVIRON, "HOME": str(directory)}
+        )
+        fresh.prepare(
+            fresh.plan(TaskSpec(prompt="x", repo=str(repo), backend="isolated"), "first", repo),
+            "claude",
+        )
 
     first, shallow = interleaved(
-        3, first_ever, lambda: git(directory, "clone", "-q", "--depth=1", f"file://{repo}", str(directory / f"shallow-{next(counter)}"))
+        3,
+        first_ever,
+        lambda: git(
+            directory,
+            "clone",
+            "-q",
+            "--depth=1",
+            f"file://{repo}",
+            str(directory / f"shallow-{next(counter)}"),
+        ),
     )
     note = "a full cache, which every later workdir shares (decision 0006)"
-    yield Row("first-ever isolated dispatch", ms(first), "git clone --depth=1", ms(shallow), first / shallow, 1.1, note=note)
+    yield Row(
+        "first-ever isolated dispatch",
+        ms(first),
+        "git clone --depth=1",
+        ms(shallow),
+        first / shallow,
+        1.1,
+        note=note,
+    )

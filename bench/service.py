@@ -1,9 +1,11 @@
-"""The service under load: the board with ten thousand runs, two hundred readers of live events beside the pool, a storm of redeliveries.
+"""The service under load: the board with ten thousand runs, two hundred readers of live events
+beside the pool, a storm of redeliveries.
 
     python -m bench.service [RUNS [LINES [TIMES]]]
 
-The pool's part is measured with agents that only speak, a line every 4 ms (a real one says a few a second): what is compared is what the
-pool stores, with nobody and with two hundred readers on the same server, in turn. The readers are a process of their own.
+The pool's part is measured with agents that only speak, a line every 4 ms (a real one says a few a
+second): what is compared is what the pool stores, with nobody and with two hundred readers on the
+same server, in turn. The readers are a process of their own.
 """
 
 from __future__ import annotations
@@ -73,12 +75,30 @@ def rows(disk: Path, runs: int = RUNS, lines: int = LINES, times: int = TIMES) -
 
 def _board(place: Path, runs: int) -> Iterator[Row]:
     _fill(place, runs)
-    with _serving(place, {}, 0) as (port, token), closing(http.client.HTTPConnection("127.0.0.1", port)) as line:
-        pages = {path: _looked(line, path, token) for path in ("/", "/?state=succeeded", "/?q=run-99", "/healthz")}
-    for path, what in (("/", "the board"), ("/?state=succeeded", "one list of it"), ("/?q=run-99", "a search in it")):
+    with (
+        _serving(place, {}, 0) as (port, token),
+        closing(http.client.HTTPConnection("127.0.0.1", port)) as line,
+    ):
+        pages = {
+            path: _looked(line, path, token)
+            for path in ("/", "/?state=succeeded", "/?q=run-99", "/healthz")
+        }
+    for path, what in (
+        ("/", "the board"),
+        ("/?state=succeeded", "one list of it"),
+        ("/?q=run-99", "a search in it"),
+    ):
         took = pages[path]
         note = f"an answer without a page {pages['/healthz'] * 1000:.1f} ms"
-        yield Row(f"{what}, {runs:,} runs", f"{took * 1000:.1f} ms", "the goal", "100 ms", took / BOARD_S, 1.0, note=note)
+        yield Row(
+            f"{what}, {runs:,} runs",
+            f"{took * 1000:.1f} ms",
+            "the goal",
+            "100 ms",
+            took / BOARD_S,
+            1.0,
+            note=note,
+        )
 
 
 def _fill(place: Path, runs: int) -> None:
@@ -90,7 +110,11 @@ def _fill(place: Path, runs: int) -> None:
                 claim = claimed(store, run)
                 store.begin(claim, begun(run))
                 failed = number % 20 < 2
-                kind, state = (OutcomeKind.FAILED, RunState.FAILED) if failed else (OutcomeKind.SUCCEEDED, RunState.SUCCEEDED)
+                kind, state = (
+                    (OutcomeKind.FAILED, RunState.FAILED)
+                    if failed
+                    else (OutcomeKind.SUCCEEDED, RunState.SUCCEEDED)
+                )
                 store.finish(claim, ending(kind, state, reason="it ended with 1" if failed else ""))
 
 
@@ -99,7 +123,9 @@ def _looked(line: http.client.HTTPConnection, path: str, token: str) -> float:
     taken = []
     for _ in range(LOOKS):
         at = time.perf_counter()
-        line.request("GET", path, headers={"authorization": f"Bearer {token}", "accept": "text/html"})
+        line.request(
+            "GET", path, headers={"authorization": f"Bearer {token}", "accept": "text/html"}
+        )
         answer = line.getresponse()
         body = answer.read()
         taken.append(time.perf_counter() - at)
@@ -124,9 +150,15 @@ def _readers(place: Path, lines: int) -> Iterator[Row]:
     rate = JOBS * lines
     note = f"{heard / ROUNDS / READERS:,.0f} events for each reader in a round"
     yield Row(
-        f"events that the pool stores, beside {READERS} readers", f"{rate / beside:,.0f}/s", "with nobody", f"{rate / alone:,.0f}/s",
-        alone / beside, 0.8, least=True, note=note,
-    )  # fmt: skip
+        f"events that the pool stores, beside {READERS} readers",
+        f"{rate / beside:,.0f}/s",
+        "with nobody",
+        f"{rate / alone:,.0f}/s",
+        alone / beside,
+        0.8,
+        least=True,
+        note=note,
+    )
 
 
 def _work(place: Path, port: int, token: str, name: str) -> float:
@@ -134,7 +166,13 @@ def _work(place: Path, port: int, token: str, name: str) -> float:
     begun_at = time.perf_counter()
     names = [f"{name}-{number}" for number in range(JOBS)]
     for each in names:
-        task = {"name": each, "service": "bench", "task": each, "prompt": "Speak.", "agent": "claude"}
+        task = {
+            "name": each,
+            "service": "bench",
+            "task": each,
+            "prompt": "Speak.",
+            "agent": "claude",
+        }
         status, said = _asked(port, "POST", "/api/v1/runs", token, task)
         assert status in (200, 201, 202), said
     with closing(stores.open(_state(place) / "perdure.db", read_only=True)) as store:
@@ -152,7 +190,9 @@ def _reading(port: int, token: str, readers: int) -> Iterator[list[int]]:
         yield counted
         return
     words = [sys.executable, "-m", "bench.service", "read", str(port), str(readers)]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]) as reading:
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]
+    ) as reading:
         assert reading.stdin is not None and reading.stdout is not None
         reading.stdin.write(f"{token}\n".encode())
         reading.stdin.flush()
@@ -169,7 +209,10 @@ async def _read(port: int, token: str, readers: int) -> None:
     async def one(begun: asyncio.Event) -> None:
         nonlocal counted
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(f"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
+        writer.write(
+            "GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer "
+            f"{token}\r\n\r\n".encode()
+        )
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
         begun.set()
         with contextlib.suppress(OSError):
@@ -202,23 +245,44 @@ def _storm(place: Path, times: int, deliveries: int = 500) -> Iterator[Row]:
     note = f"{len(wishes) / took:,.0f} a second, counted {counted:,} times"
     ratio = len(kept) / deliveries if counted == len(wishes) else 0.0
     yield Row(
-        f"{deliveries} deliveries sent {times} times each, out of order", f"{len(kept)}", "sent", f"{deliveries}", ratio, 1.0, note=note
+        f"{deliveries} deliveries sent {times} times each, out of order",
+        f"{len(kept)}",
+        "sent",
+        f"{deliveries}",
+        ratio,
+        1.0,
+        note=note,
     )
 
 
 @contextmanager
 def _serving(place: Path, environ: dict[str, str], jobs: int) -> Iterator[tuple[int, str]]:
     """A real `perdure serve`: its port, and a token for everything."""
-    own = {"PATH": os.environ["PATH"], "HOME": str(place), "PERDURE_DISK_BALLAST": "0", "IS_SANDBOX": "1", **environ}
+    own = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(place),
+        "PERDURE_DISK_BALLAST": "0",
+        "IS_SANDBOX": "1",
+        **environ,
+    }
     program = [sys.executable, "-m", "perdure"]
     token = subprocess.run(
-        [*program, "token", "new", "bench", "--scope", "admin"], env=own, cwd=place, capture_output=True, check=True, text=True
+        [*program, "token", "new", "bench", "--scope", "admin"],
+        env=own,
+        cwd=place,
+        capture_output=True,
+        check=True,
+        text=True,
     )
     with (place / "log").open("wb") as log:
         words = [*program, "serve", "--listen", "127.0.0.1:0", "--jobs", str(jobs)]
-        server = subprocess.Popen(words, env=own, cwd=place, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        server = subprocess.Popen(
+            words, env=own, cwd=place, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
     try:
-        while not (found := re.search(rb"listening on http://[\d.]+:(\d+)", (place / "log").read_bytes())):
+        while not (
+            found := re.search(rb"listening on http://[\d.]+:(\d+)", (place / "log").read_bytes())
+        ):
             assert server.poll() is None, (place / "log").read_text()
             time.sleep(0.02)
         yield int(found[1]), token.stdout.strip()
@@ -229,7 +293,12 @@ def _serving(place: Path, environ: dict[str, str], jobs: int) -> Iterator[tuple[
 
 def _asked(port: int, method: str, path: str, token: str, body: object) -> tuple[int, bytes]:
     with closing(http.client.HTTPConnection("127.0.0.1", port)) as line:
-        line.request(method, path, json.dumps(body), {"authorization": f"Bearer {token}", "content-type": "application/json"})
+        line.request(
+            method,
+            path,
+            json.dumps(body),
+            {"authorization": f"Bearer {token}", "content-type": "application/json"},
+        )
         answer = line.getresponse()
         return answer.status, answer.read()
 

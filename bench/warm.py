@@ -1,5 +1,5 @@
-"""Tasks of one line in one process against a process for each: perdure with and without kept agents, on the real Claude Code and
-Codex.
+"""Tasks of one line in one process against a process for each: perdure with and without kept
+agents, on the real Claude Code and Codex.
 
 `python -m bench.warm [ROUNDS]` prints these rows alone.
 """
@@ -21,29 +21,57 @@ from tests.journeys.stage import Stage
 
 
 def rows(directory: Path, rounds: int) -> Iterator[Row]:
-    """A task whose one turn is a sentence, and one with a command in it; everything recorded, checkpoints and receipts too."""
-    tasks = (("a short task of a plan", "say Done."), ("a task with one command", "run echo one >> one.txt\n---\nsay Done."))
+    """A task whose one turn is a sentence, and one with a command in it; everything recorded,
+    checkpoints and receipts too."""
+    tasks = (
+        ("a short task of a plan", "say Done."),
+        ("a task with one command", "run echo one >> one.txt\n---\nsay Done."),
+    )
     for agent, (what, script) in product(("claude", "codex"), tasks):
         replies = "\n---\n".join([script] * (rounds + 1))
         with ExitStack() as stack:
-            works = [_line(stack, directory / f"{agent}{what[:7]}{policy}", agent, policy, replies) for policy in ("plans", "off")]
+            works = [
+                _line(stack, directory / f"{agent}{what[:7]}{policy}", agent, policy, replies)
+                for policy in ("plans", "off")
+            ]
             warm, cold = interleaved(rounds, *works)
-        yield Row(f"{agent}: {what}, with a kept agent", ms(warm), "spawn and resume", ms(cold), cold / warm, 2, least=True)
+        yield Row(
+            f"{agent}: {what}, with a kept agent",
+            ms(warm),
+            "spawn and resume",
+            ms(cold),
+            cold / warm,
+            2,
+            least=True,
+        )
 
 
-def _line(stack: ExitStack, directory: Path, agent: str, policy: str, script: str) -> Callable[[], object]:
+def _line(
+    stack: ExitStack, directory: Path, agent: str, policy: str, script: str
+) -> Callable[[], object]:
     """The next task of a line, each time it is called."""
-    stage = Stage(directory, agent, stack.enter_context(Rehearsal(script)), extra={"PERDURE_WARM": policy})
+    stage = Stage(
+        directory, agent, stack.enter_context(Rehearsal(script)), extra={"PERDURE_WARM": policy}
+    )
     stack.callback(shutil.rmtree, directory, ignore_errors=True)
     runner = stack.enter_context(perdure.open(cwd=stage.repo, environ=stage.environ))
     numbers = count(1)
 
     def task() -> None:
         number = next(numbers)
-        line = {"agent": agent, "permissions": "full", "scope": "plan:p/main", "branch": "perdure/p-main"}
+        line = {
+            "agent": agent,
+            "permissions": "full",
+            "scope": "plan:p/main",
+            "branch": "perdure/p-main",
+        }
         run = runner.run(f"Task {number}.", name=f"t{number}", **line)
         verdict = runner.report(run.name)["attempts"][-1]["receipt"]["verdict"]
-        assert (run.state, run.attempt, verdict) == ("succeeded", 1, "fresh" if number == 1 else "native"), run
+        assert (run.state, run.attempt, verdict) == (
+            "succeeded",
+            1,
+            "fresh" if number == 1 else "native",
+        ), run
 
     return task
 

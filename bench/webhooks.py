@@ -1,9 +1,10 @@
-"""Webhooks: how soon one is durable and answered at 200 a second, and how many a second beside a bare handler with one durable insert.
+"""Webhooks: how soon one is durable and answered at 200 a second, and how many a second beside a
+bare handler with one durable insert.
 
     python -m bench.webhooks [REQUESTS [SECONDS]]
 
-Both servers are uvicorn with one process, on the same disk, sent the same recorded bodies over connections that stay open, each body
-another one, so that each is one insert.
+Both servers are uvicorn with one process, on the same disk, sent the same recorded bodies over
+connections that stay open, each body another one, so that each is one insert.
 """
 
 from __future__ import annotations
@@ -26,7 +27,14 @@ from pathlib import Path
 from bench.measure import Row, table
 
 SECRET = "a secret of the bench, long enough"
-RECORDED = Path(__file__).parents[1] / "tests" / "forges" / "recorded" / "github" / "issue_comment_created.json"
+RECORDED = (
+    Path(__file__).parents[1]
+    / "tests"
+    / "forges"
+    / "recorded"
+    / "github"
+    / "issue_comment_created.json"
+)
 CONNECTIONS = 16
 RATE = 200
 P99_S = 0.25
@@ -59,7 +67,11 @@ uvicorn.run(Starlette(routes=[Route("/webhooks/hub", take, methods=["POST"])]), 
 
 def rows(disk: Path, requests: int, seconds: int) -> Iterator[Row]:
     """The two rows of the table. Three rounds of each, in turn; medians."""
-    with tempfile.TemporaryDirectory(dir=disk) as place, _perdure(Path(place)) as ours, _bare(Path(place)) as bare:
+    with (
+        tempfile.TemporaryDirectory(dir=disk) as place,
+        _perdure(Path(place)) as ours,
+        _bare(Path(place)) as bare,
+    ):
         made = _requests(requests * 6 + RATE * seconds + 200)
         for port in (ours, bare):
             asyncio.run(_as_fast_as_they_go(port, [next(made) for _ in range(50)]))
@@ -74,18 +86,39 @@ def rows(disk: Path, requests: int, seconds: int) -> Iterator[Row]:
     us, them = statistics.median(rates[ours]), statistics.median(rates[bare])
     p99 = statistics.quantiles(taken, n=100)[98]
     median = f"median {statistics.median(taken) * 1000:.1f} ms"
-    yield Row(f"webhook to durable 2xx, p99 at {RATE}/s", f"{p99 * 1000:.1f} ms", "the goal", "250 ms", p99 / P99_S, 1.0, note=median)
-    yield Row("webhooks a second", f"{us:,.0f}", "bare Starlette, one durable insert each", f"{them:,.0f}", us / them, 0.5, least=True)
+    yield Row(
+        f"webhook to durable 2xx, p99 at {RATE}/s",
+        f"{p99 * 1000:.1f} ms",
+        "the goal",
+        "250 ms",
+        p99 / P99_S,
+        1.0,
+        note=median,
+    )
+    yield Row(
+        "webhooks a second",
+        f"{us:,.0f}",
+        "bare Starlette, one durable insert each",
+        f"{them:,.0f}",
+        us / them,
+        0.5,
+        least=True,
+    )
 
 
 @contextmanager
 def _perdure(place: Path) -> Iterator[int]:
     environ = {
-        "PATH": os.environ["PATH"], "HOME": str(place), "PERDURE_WEBHOOKS": "hub=github:$HUB_SECRET", "HUB_SECRET": SECRET,
+        "PATH": os.environ["PATH"],
+        "HOME": str(place),
+        "PERDURE_WEBHOOKS": "hub=github:$HUB_SECRET",
+        "HUB_SECRET": SECRET,
         "PERDURE_DISK_BALLAST": "0",
-    }  # fmt: skip
+    }
     words = [sys.executable, "-m", "perdure", "serve", "--listen", "127.0.0.1:0", "--jobs", "0"]
-    with subprocess.Popen(words, env=environ, cwd=place, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as server:
+    with subprocess.Popen(
+        words, env=environ, cwd=place, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as server:
         assert server.stderr is not None
         found = re.search(rb":(\d+) ", server.stderr.readline())
         assert found
@@ -96,7 +129,9 @@ def _perdure(place: Path) -> Iterator[int]:
 @contextmanager
 def _bare(place: Path) -> Iterator[int]:
     port = 18_000 + os.getpid() % 10_000
-    with subprocess.Popen([sys.executable, "-c", BARE, str(place / "bare.db"), str(port)], stderr=subprocess.PIPE) as server:
+    with subprocess.Popen(
+        [sys.executable, "-c", BARE, str(place / "bare.db"), str(port)], stderr=subprocess.PIPE
+    ) as server:
         assert server.stderr is not None
         while b"Uvicorn running" not in server.stderr.readline():
             assert server.poll() is None
@@ -112,8 +147,10 @@ def _requests(count: int) -> Iterator[bytes]:
         body = json.dumps(recorded).encode()
         signature = hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
         head = (
-            f"POST /webhooks/hub HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nX-GitHub-Event: issue_comment\r\n"
-            f"X-GitHub-Delivery: {number}-{os.getpid()}\r\nX-Hub-Signature-256: sha256={signature}\r\nContent-Length: {len(body)}\r\n\r\n"
+            "POST /webhooks/hub HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
+            "application/json\r\nX-GitHub-Event: issue_comment\r\nX-GitHub-Delivery: "
+            f"{number}-{os.getpid()}\r\nX-Hub-Signature-256: sha256={signature}\r\nContent-Length: "
+            f"{len(body)}\r\n\r\n"
         )
         yield head.encode() + body
 
@@ -131,7 +168,8 @@ async def _one_after_another(port: int, requests: list[bytes]) -> None:
 
 
 async def _at_a_rate(port: int, requests: list[bytes]) -> list[float]:
-    """Seconds from when each was due to be sent to its answer: a server that falls behind cannot hide it."""
+    """Seconds from when each was due to be sent to its answer: a server that falls behind cannot
+    hide it."""
     idle: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
     for _ in range(64):
         idle.put_nowait(await asyncio.open_connection("127.0.0.1", port))

@@ -1,4 +1,5 @@
-"""Writes `docs/reference/api.md` from the tables of verbs that the API itself is made of. Called by `generate`, never by itself."""
+"""Writes `docs/reference/api.md` from the tables of verbs that the API itself is made of. Called by
+`generate`, never by itself."""
 
 from __future__ import annotations
 
@@ -43,12 +44,27 @@ readers at once are answered 503. When the service ends, so do the streams.
 """
 
 OTHERS = (
-    ("400", "the request does not fit: bad JSON, a field or parameter that is not known, twice, or of another type"),
+    (
+        "400",
+        "the request does not fit: bad JSON, a field or parameter that is not known, twice, or of "
+        "another type",
+    ),
     ("401", "no token, or one that is not good"),
-    ("403", "the token's scope does not reach; a page of another site asks; a signed-in browser without `x-form-secret`"),
-    ("408, 413, 415", "the body took longer than 30 s, is longer than 4 MiB, or is not `application/json`"),
+    (
+        "403",
+        "the token's scope does not reach; a page of another site asks; a signed-in browser "
+        "without `x-form-secret`",
+    ),
+    (
+        "408, 413, 415",
+        "the body took longer than 30 s, is longer than 4 MiB, or is not `application/json`",
+    ),
     ("421", "asked by a host name that is not in the setting `serve_hosts`"),
-    ("429", "twenty tokens that were not good came from that address within a minute; one that was good before is still taken"),
+    (
+        "429",
+        "twenty tokens that were not good came from that address within a minute; one that was "
+        "good before is still taken",
+    ),
 )
 
 
@@ -59,7 +75,12 @@ def page() -> str:
 
 def verbs() -> Iterator[str]:
     for group in dict.fromkeys(verb.path.split("/")[1] for verb in VERBS):
-        yield from (f"## {group}", "", "| Request | Scope | What it does | Fields |", "|---|---|---|---|")
+        yield from (
+            f"## {group}",
+            "",
+            "| Request | Scope | What it does | Fields |",
+            "|---|---|---|---|",
+        )
         for verb in VERBS:
             if verb.path.split("/")[1] == group:
                 path = re.sub(r"{(\w+)}", lambda found: found[1].upper(), verb.path)
@@ -70,16 +91,25 @@ def verbs() -> Iterator[str]:
 def fields(verb: Verb) -> str:
     """The parameters of the query, or the fields of the body."""
     kind = verb.body or verb.query
-    return ", ".join(f"`{each.encode_name}`{'' if each.required else '?'}" for each in msgspec.structs.fields(kind))
+    return ", ".join(
+        f"`{each.encode_name}`{'' if each.required else '?'}"
+        for each in msgspec.structs.fields(kind)
+    )
 
 
 def statuses() -> Iterator[str]:
     yield from (
         "## Statuses",
         "",
-        "What goes wrong is `application/problem+json`: `status`, `title`, `detail` (the sentence that the command line",
+        "What goes wrong is `application/problem+json`: `status`, `title`, `detail` (the sentence "
+        "that the command line",
     )
-    yield from ("prints) and, where there is a next step, `hint`.", "", "| Status | When |", "|---|---|")
+    yield from (
+        "prints) and, where there is a next step, `hint`.",
+        "",
+        "| Status | When |",
+        "|---|---|",
+    )
     for status, says in OTHERS:
         yield f"| {status} | {says} |"
     for status in dict.fromkeys(status for _, status in STATUSES):
@@ -99,7 +129,11 @@ def said(kind: type[PerdureError]) -> str:
 def problem() -> str:
     """One sentence if the page on disk is not the one that the code gives, else empty."""
     there = TARGET.read_text(encoding="utf-8") if TARGET.exists() else ""
-    return "" if there == page() else f"reference/{TARGET.name} is not up to date: run docs/generate.py"
+    return (
+        ""
+        if there == page()
+        else f"reference/{TARGET.name} is not up to date: run docs/generate.py"
+    )
 
 
 def write() -> None:

@@ -1,6 +1,8 @@
-"""Compares the documents with the code and with themselves. Run by `make check`; needs perdure's own environment, nothing else.
+"""Compares the documents with the code and with themselves. Run by `make check`; needs perdure's
+own environment, nothing else.
 
-Every difference is one line, `file:line: what is wrong`; with any the exit code is 1. Each `check_...` is one promise.
+Every difference is one line, `file:line: what is wrong`; with any the exit code is 1. Each
+`check_...` is one promise.
 """
 
 from __future__ import annotations
@@ -27,7 +29,11 @@ from perdure.config.values import READERS
 from perdure.model import ContinuityPolicy, Outcome, OutcomeKind, RunState, Start, Verdict
 
 TOP = generate.DOCS.parent
-STATES, CONTINUITY, REFERENCE = "docs/state_machine.md", "docs/discussions/continuity.md", "docs/reference/cli.md"
+STATES, CONTINUITY, REFERENCE = (
+    "docs/state_machine.md",
+    "docs/discussions/continuity.md",
+    "docs/reference/cli.md",
+)
 ROOMS = "docs/discussions/architecture.md"
 KUBERNETES = "docs/how-to/kubernetes.md"
 README_LINES = 150
@@ -35,13 +41,18 @@ README_LINES = 150
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"#{1,6}\s+(.*?)\s*#*$")
 FENCE = re.compile(r"\s*(```+|~~~+)\s*(\w*)")
-MACHINE = re.compile(r"(?<![\w.~$}/-])/(?:" + "|".join(("root", "work", "home", "Users", "workspace", "workspaces")) + r")/[\w.-]+")
+MACHINE = re.compile(
+    r"(?<![\w.~$}/-])/(?:"
+    + "|".join(("root", "work", "home", "Users", "workspace", "workspaces"))
+    + r")/[\w.-]+"
+)
 ARROW = re.compile(r"(\w+) --> (\w+)\s*:\s*(.+)")
 
 
 @dataclass
 class Page:
-    """One Markdown file, in lines; `blocks` are its fenced blocks: language, number of the first line, text."""
+    """One Markdown file, in lines; `blocks` are its fenced blocks: language, number of the first
+    line, text."""
 
     path: Path
 
@@ -86,7 +97,10 @@ class Page:
             if heading := HEADING.match(line):
                 text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading[1]).replace("`", "").lower()
                 slug = re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
-                repeats = sum(other == slug or re.fullmatch(rf"{re.escape(slug)}-\d+", other) is not None for other in found)
+                repeats = sum(
+                    other == slug or re.fullmatch(rf"{re.escape(slug)}-\d+", other) is not None
+                    for other in found
+                )
                 found.add(f"{slug}-{repeats}" if repeats else slug)
         return found
 
@@ -94,7 +108,11 @@ class Page:
         """The rows of the table with exactly these words at its head, without code marks."""
         inside = False
         for number, line in self.prose:
-            cells = [cell.strip().replace("`", "") for cell in line.strip().strip("|").split("|")] if line.startswith("|") else []
+            cells = (
+                [cell.strip().replace("`", "") for cell in line.strip().strip("|").split("|")]
+                if line.startswith("|")
+                else []
+            )
             if tuple(cells) == head:
                 inside = True
             elif inside and not cells:
@@ -137,7 +155,8 @@ def check_generated(all_pages: dict[str, Page]) -> Iterator[str]:
 
 
 def check_words(all_pages: dict[str, Page]) -> Iterator[str]:
-    """Every state, outcome, verdict, policy, setting and exit code stands in the page that explains it."""
+    """Every state, outcome, verdict, policy, setting and exit code stands in the page that explains
+    it."""
     wanted = [
         *((STATES, word) for word in (*RunState, *OutcomeKind)),
         *((CONTINUITY, word) for word in (*Verdict, *ContinuityPolicy, *Start)),
@@ -157,8 +176,14 @@ HEAD_OF_CODES = ("Code", "Meaning", "perdure's own error", "Last outcome of a ru
 def check_states(all_pages: dict[str, Page]) -> Iterator[str]:
     """The table and the diagram of the states are `lifecycle.MOVES`, no more and no less."""
     page = all_pages[STATES]
-    moves = {(str(state), str(trigger), str(to)) for (state, trigger), to in lifecycle.MOVES.items()}
-    table = {(cells[0], cells[1], cells[2]) for _, cells in page.rows("State", "Trigger", "Next state", "When") if len(cells) == 4}
+    moves = {
+        (str(state), str(trigger), str(to)) for (state, trigger), to in lifecycle.MOVES.items()
+    }
+    table = {
+        (cells[0], cells[1], cells[2])
+        for _, cells in page.rows("State", "Trigger", "Next state", "When")
+        if len(cells) == 4
+    }
     drawn = {
         (arrow[1], trigger.strip(), arrow[2])
         for language, _, text in page.blocks
@@ -174,10 +199,15 @@ def check_states(all_pages: dict[str, Page]) -> Iterator[str]:
 
 
 def check_outcomes(all_pages: dict[str, Page]) -> Iterator[str]:
-    """What the table says of each outcome is what `lifecycle.decide` answers, with attempts left."""
+    """What the table says of each outcome is what `lifecycle.decide` answers, with attempts
+    left."""
     page = all_pages[STATES]
     tally = lifecycle.Tally(counted=1, free=1, allowed=3)
-    rows = list(page.rows("Outcome", "Counts", "disclose, fresh-ok", "strict", "What it means, and what follows"))
+    rows = list(
+        page.rows(
+            "Outcome", "Counts", "disclose, fresh-ok", "strict", "What it means, and what follows"
+        )
+    )
     for kind in sorted({str(kind) for kind in OutcomeKind} - {cells[0] for _, cells in rows}):
         yield f"{page.name}: the table of outcomes lacks {kind}"
     for number, cells in rows:
@@ -197,13 +227,21 @@ def check_rooms(all_pages: dict[str, Page]) -> Iterator[str]:
     """The page on the architecture has every room, and the floors as they are checked."""
     page = all_pages[ROOMS]
     named = {cells[0] for _, cells in page.rows("Room", "What it is for")}
-    there = {path.stem for path in generate.SOURCE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    there = {
+        path.stem
+        for path in generate.SOURCE.iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
     for room in sorted(there - {"__init__", "__main__"} - named):
         yield f"{page.name}: it says nothing of the room {room}"
     for room in sorted(named - there):
         yield f"{page.name}: there is no room {room}"
-    contracts = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
-    floors = "\n".join(next(contract["layers"] for contract in contracts if contract["type"] == "layers"))
+    contracts = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+        "importlinter"
+    ]["contracts"]
+    floors = "\n".join(
+        next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    )
     if floors not in (text for language, _, text in page.blocks if language == "text"):
         yield f"{page.name}: the floors are not those of pyproject.toml"
 
@@ -211,9 +249,18 @@ def check_rooms(all_pages: dict[str, Page]) -> Iterator[str]:
 def check_reasons(all_pages: dict[str, Page]) -> Iterator[str]:
     """The page on Kubernetes says what to do for each reason of a condition."""
     page = all_pages[KUBERNETES]
-    told = {reason for _, cells in page.rows("Condition", "Reason", "What to do") for reason in cells[1].split(", ")}
-    texts = "\n".join(path.read_text(encoding="utf-8") for path in sorted((generate.SOURCE / "kubernetes").glob("*.py")))
-    given = re.findall(r'Held\("([A-Z]\w+)"', texts) + re.findall(r'^    \("[a-z ]+", "([A-Z]\w+)", ', texts, re.MULTILINE)
+    told = {
+        reason
+        for _, cells in page.rows("Condition", "Reason", "What to do")
+        for reason in cells[1].split(", ")
+    }
+    texts = "\n".join(
+        path.read_text(encoding="utf-8")
+        for path in sorted((generate.SOURCE / "kubernetes").glob("*.py"))
+    )
+    given = re.findall(r'Held\("([A-Z]\w+)"', texts) + re.findall(
+        r'^    \("[a-z ]+", "([A-Z]\w+)", ', texts, re.MULTILINE
+    )
     given += re.findall(r'_of_notes\(notes, "([A-Z]\w+)"', texts)
     for reason in sorted(set(given) - told):
         yield f"{page.name}: it does not say what to do for {reason}"
@@ -228,13 +275,22 @@ def check_machine_paths(all_pages: dict[str, Page]) -> Iterator[str]:
 
 
 def check_blocks(all_pages: dict[str, Page]) -> Iterator[str]:
-    """Fenced python, toml and json parse; toml that says it is a settings file holds known settings and good values."""
-    parsers: dict[str, Callable[[str], object]] = {"python": ast.parse, "toml": tomllib.loads, "json": json.loads}
+    """Fenced python, toml and json parse; toml that says it is a settings file holds known settings
+    and good values."""
+    parsers: dict[str, Callable[[str], object]] = {
+        "python": ast.parse,
+        "toml": tomllib.loads,
+        "json": json.loads,
+    }
     for page in all_pages.values():
         for language, first, text in page.blocks:
             try:
                 parsed = parsers[language](text) if language in parsers else None
-                if language == "toml" and isinstance(parsed, dict) and re.match(r"# \S*(perdure|config)\.toml", text):
+                if (
+                    language == "toml"
+                    and isinstance(parsed, dict)
+                    and re.match(r"# \S*(perdure|config)\.toml", text)
+                ):
                     for key, value in flat(parsed):
                         READERS[key](value)
             except KeyError as error:
@@ -285,7 +341,8 @@ def on_a_cluster(words: list[str]) -> Iterator[str]:
 
 
 def commands(first: int, text: str) -> Iterator[tuple[int, list[str]]]:
-    """The words after each `perdure` in a shell text, up to a pipe, a list operator, a redirection or a comment."""
+    """The words after each `perdure` in a shell text, up to a pipe, a list operator, a redirection
+    or a comment."""
     joined, number = "", first
     for at, line in enumerate(text.split("\n"), first):
         joined, number = (joined + line, number) if joined else (line, at)
@@ -304,13 +361,17 @@ def commands(first: int, text: str) -> Iterator[tuple[int, list[str]]]:
                 words = None
             elif words is not None:
                 words.append(token)
-            elif token == "perdure" and before not in ("install", "--namespace"):  # there it is the name of a release, a namespace
+            elif token == "perdure" and before not in (
+                "install",
+                "--namespace",
+            ):  # there it is the name of a release, a namespace
                 words = ["--cluster"] if before == "kubectl" else []
             before = token
 
 
 def check_readme(all_pages: dict[str, Page]) -> Iterator[str]:
-    """The front page stays one: short, with every agent, and the place where the demo's output is shown."""
+    """The front page stays one: short, with every agent, and the place where the demo's output is
+    shown."""
     page = all_pages["README.md"]
     for name in drivers.BUILT_IN:
         if f"`{name}`" not in "\n".join(page.lines):

@@ -1,10 +1,11 @@
-"""Writes `docs/reference/cli.md` from the argparse parsers and the code, so that it cannot rot. Called by people, and by `check`.
+"""Writes `docs/reference/cli.md` from the argparse parsers and the code, so that it cannot rot.
+Called by people, and by `check`.
 
     python docs/generate.py            write it
     python docs/generate.py --check    exit 1 if it is not up to date, and say so
 
-A flag, a setting, an exit code, a field of the JSON or a kind of event that has no words in `words.py` or in its docstring is an error,
-and so are words for something that is gone.
+A flag, a setting, an exit code, a field of the JSON or a kind of event that has no words in
+`words.py` or in its docstring is an error, and so are words for something that is gone.
 """
 
 from __future__ import annotations
@@ -48,11 +49,12 @@ def page() -> str:
         [
             "# Commands, exit codes, settings, JSON",
             "",
-            "<!-- Made by docs/generate.py from the code. Do not edit: change the code, then run it. -->",
+            "<!-- Made by docs/generate.py from the code. Do not edit: change the code, then run "
+            "it. -->",
             "",
-            "[Verbs](#verbs) · [Exit codes](#exit-codes) · [Settings](#settings) · [Variables](#variables) · "
-            "[Agents](#agents) · "
-            "[The run as JSON](#the-run-as-json) · [Other JSON](#other-json) · [Events](#events)",
+            "[Verbs](#verbs) · [Exit codes](#exit-codes) · [Settings](#settings) · "
+            "[Variables](#variables) · [Agents](#agents) · [The run as JSON](#the-run-as-json) · "
+            "[Other JSON](#other-json) · [Events](#events)",
             "",
             *verbs(),
             *exit_codes(),
@@ -68,27 +70,36 @@ def page() -> str:
 def verbs() -> Iterator[str]:
     yield from ("## Verbs", "")
     yield from (
-        "A run is named by its name, its key, its id or a prefix of the id of at least 4 characters. Data goes to standard output, "
-        "progress and errors to standard error. On a Kubernetes cluster it is `perdure --cluster VERB`, which is `kubectl perdure VERB`: "
-        "see [the TaskRun resource](taskrun.md#kubectl-perdure).",
+        "A run is named by its name, its key, its id or a prefix of the id of at least 4 "
+        "characters. Data goes to standard output, progress and errors to standard error. On a "
+        "Kubernetes cluster it is `perdure --cluster VERB`, which is `kubectl perdure VERB`: see "
+        "[the TaskRun resource](taskrun.md#kubectl-perdure).",
         "",
     )
     shown = {verb: text for verb, (_, text) in main.VERBS.items() if text}
-    yield from table(("Verb", "What it does"), ((f"[`{verb}`](#perdure-{verb})", text) for verb, text in shown.items()))
+    yield from table(
+        ("Verb", "What it does"),
+        ((f"[`{verb}`](#perdure-{verb})", text) for verb, text in shown.items()),
+    )
     for verb, text in shown.items():
         parser = main.parser_of(verb)
         named = [action for action in parser._actions if not action.option_strings]
         words = [f"[{place(a)}]" if a.nargs == "?" else place(a) for a in named]
         yield from (f"### perdure {verb}", "", text[0].upper() + text[1:] + ".", "")
         yield from (f"`{' '.join(['perdure', verb, *words, '[options]'])}`", "")
-        yield from table(("Argument", "Meaning"), (row(verb, action) for action in parser._actions if action.dest != "help"))
+        yield from table(
+            ("Argument", "Meaning"),
+            (row(verb, action) for action in parser._actions if action.dest != "help"),
+        )
 
 
 def row(verb: str, action: argparse.Action) -> tuple[str, str]:
     names = ", ".join(f"`{name}`" for name in action.option_strings) or f"`{place(action)}`"
     if action.option_strings and action.nargs != 0:
         names += f" {code(place(action))}"
-    meaning = action.help or next((BARE[name] for name in action.option_strings if name in BARE), "")
+    meaning = action.help or next(
+        (BARE[name] for name in action.option_strings if name in BARE), ""
+    )
     if not meaning:
         raise SystemExit(f"docs/generate.py: {verb} {action.dest} has no help text")
     if action.choices and not action.help:
@@ -105,48 +116,73 @@ def place(action: argparse.Action) -> str:
 def exit_codes() -> Iterator[str]:
     yield from ("## Exit codes", "")
     yield from (
-        "`run`, `retry` and `update` end with the code of the run that they followed; with `--detach` with 0 once it is accepted. The "
-        "other verbs end with 0, or with the code of perdure's own error. `doctor` ends with 1 if a run would fail here, `stop` with 75 "
-        f"if the agent has not ended within {stop.PATIENCE_S:g} s.",
+        "`run`, `retry` and `update` end with the code of the run that they followed; with "
+        "`--detach` with 0 once it is accepted. The other verbs end with 0, or with the code of "
+        "perdure's own error. `doctor` ends with 1 if a run would fail here, `stop` with 75 if "
+        f"the agent has not ended within {stop.PATIENCE_S:g} s.",
         "",
     )
     rows = []
     for number, meaning in service.EXIT_CODES.items():
-        classes = [name for name, kind in vars(errors).items() if inspect.isclass(kind) and getattr(kind, "exit_code", 1) == number]
+        classes = [
+            name
+            for name, kind in vars(errors).items()
+            if inspect.isclass(kind) and getattr(kind, "exit_code", 1) == number
+        ]
         classes = [name for name in classes if number != 1 and name != "PerdureError"]
-        kinds = [str(kind) for kind in model.OutcomeKind if service.exit_code(failed_run(), kind) == number]
+        kinds = [
+            str(kind)
+            for kind in model.OutcomeKind
+            if service.exit_code(failed_run(), kind) == number
+        ]
         by = ", ".join(f"`{kind}`" for kind in kinds) if number != 1 else "all others"
-        rows.append((str(number), meaning, ", ".join(f"`{name}`" for name in classes), by if number else ""))
+        rows.append(
+            (str(number), meaning, ", ".join(f"`{name}`" for name in classes), by if number else "")
+        )
     head = ("Code", "Meaning", "perdure's own error", "Last outcome of a run that has `failed`")
     yield from table(head, rows)
 
 
 def failed_run() -> model.TaskRun:
     spec = model.TaskSpec(prompt="x")
-    return model.TaskRun(id="0", name="x", spec=spec, state=model.RunState.FAILED, created=0, updated=0)
+    return model.TaskRun(
+        id="0", name="x", spec=spec, state=model.RunState.FAILED, created=0, updated=0
+    )
 
 
 def settings() -> Iterator[str]:
     same("settings", SETTINGS, READERS)
     yield from ("## Settings", "")
     yield from (
-        "A flag goes before the environment, the environment before the project's `perdure.toml` (the nearest one from the current "
-        "directory up to the top of the repository), that before your own `$XDG_CONFIG_HOME/perdure/config.toml` "
-        "(`~/.config/perdure/config.toml`), that before the default. All problems are reported at once, each with its file and "
-        "line. `perdure doctor` shows what is in force and where it came from. A duration is a number of seconds, or a number with "
-        "`s`, `m`, `h` or `d`.",
+        "A flag goes before the environment, the environment before the project's `perdure.toml` "
+        "(the nearest one from the current directory up to the top of the repository), that before "
+        "your own `$XDG_CONFIG_HOME/perdure/config.toml` (`~/.config/perdure/config.toml`), that "
+        "before the default. All problems are reported at once, each with its file and line. "
+        "`perdure doctor` shows what is in force and where it came from. A duration is a number of "
+        "seconds, or a number with `s`, `m`, `h` or `d`.",
         "",
     )
     fields = dataclasses.fields(config.Settings)
-    defaults = {each.name: "" if each.default is dataclasses.MISSING else each.default for each in fields}
+    defaults = {
+        each.name: "" if each.default is dataclasses.MISSING else each.default for each in fields
+    }
     rows = []
     for name, meaning in SETTINGS.items():
         default = PLACES.get(name) or (shown(name, defaults[name]) if defaults[name] != "" else "")
-        rows.append((f"`{name}`", f"`PERDURE_{name.upper()}`", default, "no" if name in NOT_FOR_PROJECTS else "yes", meaning))
+        rows.append(
+            (
+                f"`{name}`",
+                f"`PERDURE_{name.upper()}`",
+                default,
+                "no" if name in NOT_FOR_PROJECTS else "yes",
+                meaning,
+            )
+        )
     yield from table(("Setting", "Variable", "Default", "In a project's file", "Meaning"), rows)
     yield from (
-        "A project's file comes with the repository and is not trusted: it cannot widen permissions, weaken the policy, or move perdure's "
-        "own state. Its `verify` is a command of the repository, and is run.",
+        "A project's file comes with the repository and is not trusted: it cannot widen "
+        "permissions, weaken the policy, or move perdure's own state. Its `verify` is a command of "
+        "the repository, and is run.",
         "",
         "```toml",
         "# perdure.toml",
@@ -161,21 +197,33 @@ def settings() -> Iterator[str]:
     )
     described = {**programs(), **VARIABLES}
     same("variables", described, variables_in_use())
-    yield from table(("Variable", "Meaning"), ((f"`{name}`", meaning) for name, meaning in described.items()))
+    yield from table(
+        ("Variable", "Meaning"), ((f"`{name}`", meaning) for name, meaning in described.items())
+    )
 
 
 def programs() -> dict[str, str]:
     """The variables that name the programs of the built-in agents."""
-    packages = [import_module(place.partition(":")[0]).PACKAGE for place in drivers.BUILT_IN.values()]
+    packages = [
+        import_module(place.partition(":")[0]).PACKAGE for place in drivers.BUILT_IN.values()
+    ]
     return {
-        package.variable: f"the program `{package.command}`; default: the first on PATH, followed from a wrapper to the native program"
+        package.variable: (
+            f"the program `{package.command}`; default: the first on PATH, followed from a wrapper "
+            "to the native program"
+        )
         for package in packages
     }
 
 
 def variables_in_use() -> set[str]:
-    """Every PERDURE_ variable in the sources that is no setting; those of drivers only where the driver is built in."""
-    texts = (path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py") if path.parent.name != "drivers")
+    """Every PERDURE_ variable in the sources that is no setting; those of drivers only where the
+    driver is built in."""
+    texts = (
+        path.read_text(encoding="utf-8")
+        for path in SOURCE.rglob("*.py")
+        if path.parent.name != "drivers"
+    )
     found = {name for text in texts for name in re.findall(r"\bPERDURE_[A-Z][A-Z_]*[A-Z]\b", text)}
     return (found | set(programs())) - {f"PERDURE_{name.upper()}" for name in READERS}
 
@@ -184,7 +232,9 @@ def shown(name: str, default: Any) -> str:
     if name in DURATIONS:
         return f"`{written(default)}`"
     if name in BYTES:
-        size, unit = next((size, unit) for size, unit in ((1024**3, "GB"), (1024**2, "MB")) if default % size == 0)
+        size, unit = next(
+            (size, unit) for size, unit in ((1024**3, "GB"), (1024**2, "MB")) if default % size == 0
+        )
         return f"`{default // size}{unit}`"
     if name in PERCENT:
         return f"`{default:g}%`"
@@ -194,48 +244,85 @@ def shown(name: str, default: Any) -> str:
 def agents() -> Iterator[str]:
     yield from ("## Agents", "")
     yield from (
-        "Built in; others come by the entry point `perdure.drivers` ([write a driver](../how-to/write-a-driver.md)). `perdure doctor` "
-        "shows which of them are installed here.",
+        "Built in; others come by the entry point `perdure.drivers` ([write a "
+        "driver](../how-to/write-a-driver.md)). `perdure doctor` shows which of them are installed "
+        "here.",
         "",
     )
     rows = []
     for name, place in drivers.BUILT_IN.items():
         driver = drivers.load(name)
-        version = re.search(r"Written against ([\w.]+\w)", import_module(place.partition(":")[0]).__doc__ or "")
+        version = re.search(
+            r"Written\s+against ([\w.]+\w)", import_module(place.partition(":")[0]).__doc__ or ""
+        )
         if version is None:
-            raise SystemExit(f"docs/generate.py: the driver {name} does not say which version it was written against")
+            raise SystemExit(
+                f"docs/generate.py: the driver {name} does not say which version it was written "
+                "against"
+            )
         home = driver.home({"HOME": "~"}).as_posix()
-        chosen = "by perdure, before the launch" if driver.abilities.choose_id else "by the agent, read from its output"
+        chosen = (
+            "by perdure, before the launch"
+            if driver.abilities.choose_id
+            else "by the agent, read from its output"
+        )
         bound = "yes" if driver.abilities.cwd_bound else "no"
         rows.append((f"`{name}`", version[1], f"`{home}`", chosen, bound))
-    yield from table(("Agent", "Written against", "Conversations in", "The conversation's id is chosen", "Only in its own directory"), rows)
+    yield from table(
+        (
+            "Agent",
+            "Written against",
+            "Conversations in",
+            "The conversation's id is chosen",
+            "Only in its own directory",
+        ),
+        rows,
+    )
 
 
 def run_object() -> Iterator[str]:
     sample = sample_report()
     yield from ("## The run as JSON", "")
     yield from (
-        "`show`, `run`, `retry` and `update` print this object with `--json`. Fields may be added without a new `schema_version`. Times "
-        "are milliseconds since 1970 (UTC), durations seconds, money US dollars.",
+        "`show`, `run`, `retry` and `update` print this object with `--json`. Fields may be added "
+        "without a new `schema_version`. Times are milliseconds since 1970 (UTC), durations "
+        "seconds, money US dollars.",
         "",
         "```json",
         json.dumps(sample, indent=2, ensure_ascii=False),
         "```",
         "",
     )
-    own = set(sample) | {f"workspace.{key}" for key in sample["workspace"]} | {f"attempts[].{key}" for key in sample["attempts"][0]}
+    own = (
+        set(sample)
+        | {f"workspace.{key}" for key in sample["workspace"]}
+        | {f"attempts[].{key}" for key in sample["attempts"][0]}
+    )
     own |= {f"attempts[].effects[].{key}" for key in sample["attempts"][0]["effects"][0]}
     same("fields of the report", REPORT, own)
     rows = [(f"`{name}`", meaning) for name, meaning in REPORT.items()]
-    nouns = {"contexts[]": "Context", "usage": "Usage", "attempts[].outcome": "Outcome", "attempts[].receipt": "Receipt"}
-    nouns |= {"attempts[].receipt.evidence": "Evidence", "….before, .after, .last_known": "Snapshot", "conditions[]": "Condition"}
+    nouns = {
+        "contexts[]": "Context",
+        "usage": "Usage",
+        "attempts[].outcome": "Outcome",
+        "attempts[].receipt": "Receipt",
+    }
+    nouns |= {
+        "attempts[].receipt.evidence": "Evidence",
+        "….before, .after, .last_known": "Snapshot",
+        "conditions[]": "Condition",
+    }
     used = set()
     for where, noun in nouns.items():
         for field, doc in fields_of(noun):
-            words = NOUNS.get(f"{noun}.{field}") or (doc[:1].lower() + doc[1:].rstrip(".")).replace("None where", "null where")
+            words = NOUNS.get(f"{noun}.{field}") or (doc[:1].lower() + doc[1:].rstrip(".")).replace(
+                "None where", "null where"
+            )
             used.add(f"{noun}.{field}")
             if not words:
-                raise SystemExit(f"docs/generate.py: {noun}.{field} has no words, in docs/words.py or the model")
+                raise SystemExit(
+                    f"docs/generate.py: {noun}.{field} has no words, in docs/words.py or the model"
+                )
             rows.append((f"`{where}.{field}`", words))
     same("fields of the nouns", NOUNS, used & set(NOUNS))
     yield from table(("Field", "Meaning"), rows)
@@ -248,63 +335,135 @@ def sample_report() -> dict[str, Any]:
     before = model.Snapshot(transcript, 4096, "9f86d081884c7d65…", 1)
     after = model.Snapshot(transcript, 9216, "60303ae22b998861…", 2)
     evidence = model.Evidence(
-        asked=session, returned=session, before=before, after=after, last_known=before, prefix_kept=True, known_kept=True,
-        prompt_found=True, answered=True, cached_tokens=1800,
-    )  # fmt: skip
+        asked=session,
+        returned=session,
+        before=before,
+        after=after,
+        last_known=before,
+        prefix_kept=True,
+        known_kept=True,
+        prompt_found=True,
+        answered=True,
+        cached_tokens=1800,
+    )
     spec = model.TaskSpec(prompt="Fix the failing test", labels={"team": "billing"})
     attempt = model.Attempt(
-        run="", number=2, context_version=1, worker="", started=at, ended=at + 61_000, directory="/srv/perdure/state/runs/4a1d…/2",
-        continuation=model.Continuation(kind=model.Start.RESUME, session_id=session, reason="its transcript is on disk"),
-        session_id=session, agent_version="2.1.329",
-        flags={"agent": "claude", "model": "", "permissions": "edit", "agent_args": "", "account": "80e030f1"},
+        run="",
+        number=2,
+        context_version=1,
+        worker="",
+        started=at,
+        ended=at + 61_000,
+        directory="/srv/perdure/state/runs/4a1d…/2",
+        continuation=model.Continuation(
+            kind=model.Start.RESUME, session_id=session, reason="its transcript is on disk"
+        ),
+        session_id=session,
+        agent_version="2.1.329",
+        flags={
+            "agent": "claude",
+            "model": "",
+            "permissions": "edit",
+            "agent_args": "",
+            "account": "80e030f1",
+        },
         outcome=model.Outcome(kind=model.OutcomeKind.SUCCEEDED, code=0),
         usage=model.Usage(2100, 350, 1800, 200, 0.0213),
-        receipt=model.Receipt(verdict=model.Verdict.NATIVE, reasons=(f"same id {session}", "…"), evidence=evidence),
-    )  # fmt: skip
-    run = model.TaskRun(
-        id="4a1d7c0be02f4f4c8d6f0d8b2f6f1c33", name="brisk-otter", spec=spec, state=model.RunState.SUCCEEDED,
-        created=at - 90_000, updated=at + 61_000, finished=at + 61_000, attempt=2,
-        workspace=model.Workspace(
-            id="w", path="/srv/perdure/root/.perdure/work/k3v5…", backend=model.Backend.WORKTREE, repo="/srv/shop",
-            branch="perdure/brisk-otter", base="1c9f0e…",
+        receipt=model.Receipt(
+            verdict=model.Verdict.NATIVE, reasons=(f"same id {session}", "…"), evidence=evidence
         ),
-        conditions=(model.Condition(type="collision", message="1 prompt(s) of somebody else came into the conversation …", at=at),),
-    )  # fmt: skip
+    )
+    run = model.TaskRun(
+        id="4a1d7c0be02f4f4c8d6f0d8b2f6f1c33",
+        name="brisk-otter",
+        spec=spec,
+        state=model.RunState.SUCCEEDED,
+        created=at - 90_000,
+        updated=at + 61_000,
+        finished=at + 61_000,
+        attempt=2,
+        workspace=model.Workspace(
+            id="w",
+            path="/srv/perdure/root/.perdure/work/k3v5…",
+            backend=model.Backend.WORKTREE,
+            repo="/srv/shop",
+            branch="perdure/brisk-otter",
+            base="1c9f0e…",
+        ),
+        conditions=(
+            model.Condition(
+                type="collision",
+                message="1 prompt(s) of somebody else came into the conversation …",
+                at=at,
+            ),
+        ),
+    )
     pushed = effects.Effect(2, "push", "git push origin perdure/brisk-otter", True)
-    found = report.run_report(run, [attempt], [model.Context(1, spec.prompt, at - 90_000)], [pushed])
+    found = report.run_report(
+        run, [attempt], [model.Context(1, spec.prompt, at - 90_000)], [pushed]
+    )
     loaded: dict[str, Any] = json.loads(codec.encode(found))
     return loaded
 
 
 def fields_of(noun: str) -> Iterator[tuple[str, str]]:
     """The fields of a noun of the model, each with the docstring below it."""
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted((SOURCE / "model").glob("*.py"))]
-    body = next(node.body for tree in trees for node in tree.body if isinstance(node, ast.ClassDef) and node.name == noun)
+    trees = [
+        ast.parse(path.read_text(encoding="utf-8"))
+        for path in sorted((SOURCE / "model").glob("*.py"))
+    ]
+    body = next(
+        node.body
+        for tree in trees
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and node.name == noun
+    )
     for at, node in enumerate(body):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             after = body[at + 1] if at + 1 < len(body) else None
-            said = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
+            said = (
+                after.value.value
+                if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+                else ""
+            )
             yield node.target.id, " ".join(str(said).split())
 
 
 def other_objects() -> Iterator[str]:
     yield from ("## Other JSON", "")
     printed = said_on_a_scratch_store("ls", "why NAME", "agents", "config show", "doctor")
-    (row,), (attempt,), finding = printed["ls"]["runs"], printed["why NAME"]["attempts"], printed["doctor"]["findings"][0]
+    (row,), (attempt,), finding = (
+        printed["ls"]["runs"],
+        printed["why NAME"]["attempts"],
+        printed["doctor"]["findings"][0],
+    )
     inside = {
         "ls": f"; `runs`: {listed(row)}",
         "why NAME": f"; `attempts`: {listed(attempt)}",
         "agents": f"; `agents`: {listed(printed['agents']['agents'][0])}",
-        "config show": f"; `settings`: by name, each with {listed(next(iter(printed['config show']['settings'].values())))}",
+        "config show": (
+            "; `settings`: by name, each with "
+            f"{listed(next(iter(printed['config show']['settings'].values())))}"
+        ),
         "doctor": f"; `findings`: {listed(finding)}",
     }
-    rows = [(f"`{verb} --json`", f"one object with {listed(found)}{inside[verb]}") for verb, found in printed.items()]
-    rows.append(("`logs NAME --json`", f"one object a line, with {listed(events.Record.__struct_fields__)}; see [events](#events)"))
+    rows = [
+        (f"`{verb} --json`", f"one object with {listed(found)}{inside[verb]}")
+        for verb, found in printed.items()
+    ]
+    rows.append(
+        (
+            "`logs NAME --json`",
+            f"one object a line, with {listed(events.Record.__struct_fields__)}; see "
+            "[events](#events)",
+        )
+    )
     yield from table(("Command", "What it prints"), rows)
 
 
 def said_on_a_scratch_store(*verbs: str) -> dict[str, dict[str, Any]]:
-    """What the verbs print with --json where there is one run, just claimed. Nothing outside a scratch directory is written."""
+    """What the verbs print with --json where there is one run, just claimed. Nothing outside a
+    scratch directory is written."""
     before = dict(os.environ)
     try:
         with tempfile.TemporaryDirectory() as scratch:
@@ -328,15 +487,18 @@ def said_on_a_scratch_store(*verbs: str) -> dict[str, dict[str, Any]]:
 def kinds_of_events() -> Iterator[str]:
     yield from ("## Events", "")
     yield from (
-        "One journal a run, append-only: `perdure logs NAME --json`. `attempt` 0 means the run itself, `seq` grows by one with each record "
-        "of a store. An event has a `kind` and these fields:",
+        "One journal a run, append-only: `perdure logs NAME --json`. `attempt` 0 means the run "
+        "itself, `seq` grows by one with each record of a store. An event has a `kind` and these "
+        "fields:",
         "",
     )
     rows = []
     for kind in (*get_args(events.AgentEvent), *get_args(events.RunEvent)):
         whose = "agent" if kind in get_args(events.AgentEvent) else "perdure"
         words = " ".join((kind.__doc__ or "").split())
-        rows.append((f"`{kind.__struct_config__.tag}`", whose, listed(kind.__struct_fields__), words))
+        rows.append(
+            (f"`{kind.__struct_config__.tag}`", whose, listed(kind.__struct_fields__), words)
+        )
     yield from table(("Kind", "Whose", "Fields", "Meaning"), rows)
 
 
@@ -360,7 +522,9 @@ def same(what: str, described: Mapping[str, str], there: Any) -> None:
     """Ends the program where words and code differ."""
     gone, missing = sorted(set(described) - set(there)), sorted(set(there) - set(described))
     if gone or missing:
-        parts = [f"without words: {', '.join(missing)}"] * bool(missing) + [f"no longer in the code: {', '.join(gone)}"] * bool(gone)
+        parts = [f"without words: {', '.join(missing)}"] * bool(missing) + [
+            f"no longer in the code: {', '.join(gone)}"
+        ] * bool(gone)
         raise SystemExit(f"docs/generate.py: {what}: {'; '.join(parts)}")
 
 

@@ -1,7 +1,9 @@
-"""Writes the manual page `docs/man/perdure.1` from the same parsers as the reference. Called by `generate`, never by itself.
+"""Writes the manual page `docs/man/perdure.1` from the same parsers as the reference. Called by
+`generate`, never by itself.
 
-It goes into the wheel as share/man/man1/perdure.1 (see pyproject.toml), so that `man perdure` finds it beside the command.
-The language is man(7); what stands in it is text from perdure's own help, with the characters escaped that roff takes for its own.
+It goes into the wheel as share/man/man1/perdure.1 (see pyproject.toml), so that `man perdure` finds
+it beside the command. The language is man(7); what stands in it is text from perdure's own help,
+with the characters escaped that roff takes for its own.
 """
 
 from __future__ import annotations
@@ -30,9 +32,13 @@ def head() -> Iterator[str]:
     yield from (".SH SYNOPSIS", ".B perdure", ".I VERB", "[options]")
     yield ".SH DESCRIPTION"
     yield text(
-        "Runs coding agents so that a task's workdir and conversation survive whatever kills them, and proves after every attempt that"
+        "Runs coding agents so that a task's workdir and conversation survive whatever kills them, "
+        "and proves after every attempt that"
     )
-    yield text("the conversation went on. A run is named by its name, its key, its id or a prefix of the id of at least 4 characters.")
+    yield text(
+        "the conversation went on. A run is named by its name, its key, its id or a prefix of the "
+        "id of at least 4 characters."
+    )
     yield text("Data goes to standard output, progress and errors to standard error.")
 
 
@@ -41,7 +47,11 @@ def verbs() -> Iterator[str]:
     for verb, (_, about) in main.VERBS.items():
         if about:
             parser = main.parser_of(verb)
-            places = [f"[{place(a)}]" if a.nargs == "?" else place(a) for a in parser._actions if not a.option_strings]
+            places = [
+                f"[{place(a)}]" if a.nargs == "?" else place(a)
+                for a in parser._actions
+                if not a.option_strings
+            ]
             yield f'.SS "{text(" ".join(["perdure", verb, *places]))}"'
             yield text(about[0].upper() + about[1:] + ".")
             yield from options(parser)
@@ -51,20 +61,36 @@ def options(parser: argparse.ArgumentParser) -> Iterator[str]:
     for action in parser._actions:
         if action.dest == "help":
             continue
-        names = ", ".join(f"\\fB{text(name)}\\fR" for name in action.option_strings) or f"\\fI{text(place(action))}\\fR"
+        names = (
+            ", ".join(f"\\fB{text(name)}\\fR" for name in action.option_strings)
+            or f"\\fI{text(place(action))}\\fR"
+        )
         if action.option_strings and action.nargs != 0:
             names += f" \\fI{text(place(action))}\\fR"
         yield from (".TP", names)
-        yield text(action.help or next((BARE[name] for name in action.option_strings if name in BARE), ""))
+        yield text(
+            action.help or next((BARE[name] for name in action.option_strings if name in BARE), "")
+        )
 
 
 def ends() -> Iterator[str]:
     yield from (".SH EXIT STATUS",)
     for number, meaning in service.EXIT_CODES.items():
         yield from (".TP", f".B {number}", text(meaning))
-    yield from (".SH FILES", ".TP", ".I perdure.toml", text("a project's settings: the nearest one up to the top of the repository"))
+    yield from (
+        ".SH FILES",
+        ".TP",
+        ".I perdure.toml",
+        text("a project's settings: the nearest one up to the top of the repository"),
+    )
     yield from (".TP", ".I $XDG_CONFIG_HOME/perdure/config.toml", text("your own settings"))
-    yield from (".SH SETTINGS", text("Each is also a variable, PERDURE_ and the name in capitals, which goes before both files."))
+    yield from (
+        ".SH SETTINGS",
+        text(
+            "Each is also a variable, PERDURE_ and the name in capitals, which goes before both "
+            "files."
+        ),
+    )
     for name, meaning in SETTINGS.items():
         yield from (".TP", f".B {text(name)}", text(meaning))
     yield ".SH ENVIRONMENT"
@@ -73,11 +99,16 @@ def ends() -> Iterator[str]:
 
 
 def place(action: argparse.Action) -> str:
-    return "|".join(map(str, action.choices)) if action.choices else str(action.metavar or action.dest.upper())
+    return (
+        "|".join(map(str, action.choices))
+        if action.choices
+        else str(action.metavar or action.dest.upper())
+    )
 
 
 def text(words: str) -> str:
-    """One line of roff: hyphens of flags stay hyphens, Markdown's marks go, and no line begins with a request."""
+    """One line of roff: hyphens of flags stay hyphens, Markdown's marks go, and no line begins with
+    a request."""
     plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", " ".join(words.split())).replace("`", "")
     escaped = plain.replace("\\", "\\e").replace("-", "\\-").replace("%%", "%")
     return f"\\&{escaped}" if escaped.startswith((".", "'")) else escaped

@@ -1,5 +1,5 @@
-"""Photographs of the dashboard for the documents: a real `perdure serve`, a real Chromium, the runs of a made-up day. `make pictures` makes
-them anew, below docs/images.
+"""Photographs of the dashboard for the documents: a real `perdure serve`, a real Chromium, the runs
+of a made-up day. `make pictures` makes them anew, below docs/images.
 """
 
 from __future__ import annotations
@@ -27,10 +27,21 @@ SHOTS = (
 """Name, address, colours, width and height."""
 
 
-def shoot(browser: Browser, serving: Serving, token: str, name: str, path: str, colours: str, width: int, height: int) -> None:
+def shoot(
+    browser: Browser,
+    serving: Serving,
+    token: str,
+    name: str,
+    path: str,
+    colours: str,
+    width: int,
+    height: int,
+) -> None:
     """One page as docs/images/dashboard-NAME.png."""
     base = f"http://127.0.0.1:{serving.port}"
-    context = browser.new_context(base_url=base, color_scheme=colours, viewport={"width": width, "height": height})  # type: ignore[arg-type]
+    context = browser.new_context(
+        base_url=base, color_scheme=colours, viewport={"width": width, "height": height}
+    )  # type: ignore[arg-type]
     page = context.new_page()
     page.goto("/sign-in")
     page.fill("#i-token", token)

@@ -1,7 +1,8 @@
-"""Photographs of the terminal for the documents: real commands, a real agent, a real terminal. `make screens` makes them anew.
+"""Photographs of the terminal for the documents: real commands, a real agent, a real terminal.
+`make screens` makes them anew.
 
-Each scene is typed into tmux; what stands there is drawn as an SVG below docs/images. Nothing is staged but the model: the
-agent's is perdure's own scripted server.
+Each scene is typed into tmux; what stands there is drawn as an SVG below docs/images. Nothing is
+staged but the model: the agent's is perdure's own scripted server.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ def draw(stage: Stage, terminal: Terminal, name: str, title: str) -> None:
         .replace(str(stage.repo), "/home/you/shop")
     )
     columns = int(terminal.tmux("display-message", "-p", "#{pane_width}"))
-    console = Console(record=True, width=columns, file=StringIO(), force_terminal=True, color_system="truecolor")
+    console = Console(
+        record=True, width=columns, file=StringIO(), force_terminal=True, color_system="truecolor"
+    )
     console.print(Text.from_ansi(pane), soft_wrap=False)
     IMAGES.mkdir(exist_ok=True)
     svg = console.export_svg(title=title, code_format=WITHOUT_FONTS, unique_id=name)
@@ -64,7 +67,11 @@ def draw(stage: Stage, terminal: Terminal, name: str, title: str) -> None:
 def killed_and_continued(stage: Stage, open_terminal: Callable[[int], Terminal]) -> None:
     """A run whose agent is killed in its tool, what `ls` and `why` say of it."""
     shown = open_terminal(110)
-    shown.type('perdure run --name rounding --permissions full "Prices are rounded wrongly in cart.py. Find out why, and fix it."', "Enter")
+    shown.type(
+        'perdure run --name rounding --permissions full "Prices are rounded wrongly in cart.py. '
+        'Find out why, and fix it."',
+        "Enter",
+    )
     workdirs = stage.home / ".local/share/perdure/.perdure/work"
     stage.until(lambda: list(workdirs.glob("*/at-work.txt")), "the agent is in its tool")
     for path in workdirs.iterdir():
@@ -95,7 +102,10 @@ def watched(stage: Stage, open_terminal: Callable[[int], Terminal]) -> None:
     workdirs = stage.home / ".local/share/perdure/.perdure/work"
     for number, (name, prompt) in enumerate(TASKS.items(), 1):
         shown.type(f'clear; perdure run -d --name {name} --permissions full "{prompt}"', "Enter")
-        stage.until(lambda number=number: len(list(workdirs.glob("*/at-work.txt"))) == number, "the agent is in its tool")
+        stage.until(
+            lambda number=number: len(list(workdirs.glob("*/at-work.txt"))) == number,
+            "the agent is in its tool",
+        )
         if name == "rounding":
             next(iter(workdirs.iterdir()), workdirs).joinpath("go.txt").touch()
         if name != "tests":
@@ -125,10 +135,17 @@ def main() -> int:
             made: list[Terminal] = []
             command = directory / "bin"
             command.mkdir()
-            (command / "perdure").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m perdure "$@"\n')
+            (command / "perdure").write_text(
+                f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m perdure "$@"\n'
+            )
             (command / "perdure").chmod(0o755)
 
-            def open_terminal(columns: int, stage: Stage = stage, command: Path = command, made: list[Terminal] = made) -> Terminal:
+            def open_terminal(
+                columns: int,
+                stage: Stage = stage,
+                command: Path = command,
+                made: list[Terminal] = made,
+            ) -> Terminal:
                 made.append(Terminal(stage, columns, PATH=f"{command}:{stage.environ['PATH']}"))
                 made[-1].shows("ready>")
                 return made[-1]

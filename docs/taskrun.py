@@ -1,4 +1,5 @@
-"""Writes `docs/reference/taskrun.md` from the TaskRun resource and the parsers of `kubectl perdure`. Called by `generate` alone."""
+"""Writes `docs/reference/taskrun.md` from the TaskRun resource and the parsers of `kubectl
+perdure`. Called by `generate` alone."""
 
 from __future__ import annotations
 
@@ -12,7 +13,14 @@ import yaml
 from perdure.cli import cluster
 
 TARGET = Path(__file__).resolve().parent / "reference" / "taskrun.md"
-SOURCE = Path(__file__).resolve().parent.parent / "packaging" / "helm" / "perdure" / "crds" / "taskruns.yaml"
+SOURCE = (
+    Path(__file__).resolve().parent.parent
+    / "packaging"
+    / "helm"
+    / "perdure"
+    / "crds"
+    / "taskruns.yaml"
+)
 
 HEAD = """# The TaskRun resource
 
@@ -27,10 +35,26 @@ hyphens.
 """
 
 ANNOTATIONS = (
-    ("annotation", "perdure.dev/retry", "any new value: one more attempt, once for each value; `kubectl perdure retry` sets it"),
-    ("annotation", "perdure.dev/abandon", '"true": break-glass, the finalizer is taken off although work is saved nowhere else'),
-    ("finalizer", "perdure.dev/unsaved-work", "there while work may be saved nowhere else, or a claim is to be deleted with the TaskRun"),
-    ("label", "kueue.x-k8s.io/queue-name", "passed on to the attempts' Jobs, with `kueue.x-k8s.io/priority-class`"),
+    (
+        "annotation",
+        "perdure.dev/retry",
+        "any new value: one more attempt, once for each value; `kubectl perdure retry` sets it",
+    ),
+    (
+        "annotation",
+        "perdure.dev/abandon",
+        '"true": break-glass, the finalizer is taken off although work is saved nowhere else',
+    ),
+    (
+        "finalizer",
+        "perdure.dev/unsaved-work",
+        "there while work may be saved nowhere else, or a claim is to be deleted with the TaskRun",
+    ),
+    (
+        "label",
+        "kueue.x-k8s.io/queue-name",
+        "passed on to the attempts' Jobs, with `kueue.x-k8s.io/priority-class`",
+    ),
 )
 
 
@@ -39,30 +63,56 @@ def page(table: Callable[..., Iterator[str]]) -> str:
     (version,) = yaml.safe_load(SOURCE.read_text(encoding="utf-8"))["spec"]["versions"]
     schema = version["schema"]["openAPIV3Schema"]["properties"]
     columns = [
-        (column["name"], f"`{column['jsonPath']}`", "with `-o wide`" if column.get("priority") else "")
+        (
+            column["name"],
+            f"`{column['jsonPath']}`",
+            "with `-o wide`" if column.get("priority") else "",
+        )
         for column in version["additionalPrinterColumns"]
     ]
-    selectable = ", ".join(f"`{field['jsonPath'].lstrip('.')}`" for field in version["selectableFields"])
+    selectable = ", ".join(
+        f"`{field['jsonPath'].lstrip('.')}`" for field in version["selectableFields"]
+    )
     return "\n".join(
         [
             *(HEAD, "## spec", ""),
-            *("Numbers, lengths and counts have bounds; a field that is not here is refused or left out by the API server.", ""),
+            *(
+                "Numbers, lengths and counts have bounds; a field that is not here is refused or "
+                "left out by the API server.",
+                "",
+            ),
             *table(("Field", "Type", "Default", "Meaning"), fields(schema["spec"], "", True)),
-            *("## Rules", "", "Beside types and bounds, the API server checks these. A refusal has the sentence.", ""),
+            *(
+                "## Rules",
+                "",
+                "Beside types and bounds, the API server checks these. A refusal has the sentence.",
+                "",
+            ),
             *table(("Where", "Sentence"), rules(schema["spec"], "spec")),
             *("## Labels, annotations, finalizer", ""),
-            *table(("Kind", "Name", "Meaning"), ((kind, f"`{name}`", meaning) for kind, name, meaning in ANNOTATIONS)),
+            *table(
+                ("Kind", "Name", "Meaning"),
+                ((kind, f"`{name}`", meaning) for kind, name, meaning in ANNOTATIONS),
+            ),
             *("## status", "", "Written by the operator alone.", ""),
-            *table(("Field", "Type", "Meaning"), ((name, kind, meaning) for name, kind, _, meaning in fields(schema["status"], "", False))),
+            *table(
+                ("Field", "Type", "Meaning"),
+                (
+                    (name, kind, meaning)
+                    for name, kind, _, meaning in fields(schema["status"], "", False)
+                ),
+            ),
             *("## Columns and field selectors", ""),
             *table(("Column", "From", ""), columns),
             *(f"`--field-selector` takes {selectable}.", ""),
             *("## kubectl perdure", ""),
-            "`kubectl perdure VERB`, or `perdure --cluster VERB`. Every verb takes `-n NS`, `--context NAME` and `--kubeconfig FILE`. "
-            "Exit codes are [those of perdure](cli.md#exit-codes); with `--follow` that of the task.",
+            "`kubectl perdure VERB`, or `perdure --cluster VERB`. Every verb takes `-n NS`, "
+            "`--context NAME` and `--kubeconfig FILE`. Exit codes are [those of "
+            "perdure](cli.md#exit-codes); with `--follow` that of the task.",
             "",
             *table(
-                ("Verb", "What it does", "Arguments"), ((f"`{verb}`", text, arguments(verb)) for verb, (_, text) in cluster.VERBS.items())
+                ("Verb", "What it does", "Arguments"),
+                ((f"`{verb}`", text, arguments(verb)) for verb, (_, text) in cluster.VERBS.items()),
             ),
         ]
     )
@@ -127,14 +177,21 @@ def arguments(verb: str) -> str:
         elif isinstance(action, argparse._StoreTrueAction):
             found.append(f"`{action.option_strings[-1]}`")
         else:
-            found.append(f"`{action.option_strings[-1]} {'/'.join(map(str, action.choices)) if action.choices else place}`")
+            found.append(
+                f"`{action.option_strings[-1]} "
+                f"{'/'.join(map(str, action.choices)) if action.choices else place}`"
+            )
     return " ".join(found)
 
 
 def problem(table: Callable[..., Iterator[str]]) -> str:
     """One sentence if the page on disk is not the one that the code gives, else empty."""
     there = TARGET.read_text(encoding="utf-8") if TARGET.exists() else ""
-    return "" if there == page(table) else f"reference/{TARGET.name} is not up to date: run docs/generate.py"
+    return (
+        ""
+        if there == page(table)
+        else f"reference/{TARGET.name} is not up to date: run docs/generate.py"
+    )
 
 
 def write(table: Callable[..., Iterator[str]]) -> None:

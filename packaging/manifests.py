@@ -1,9 +1,11 @@
-"""Makes packaging/kubernetes/perdure.yaml from the chart, for those who do not use Helm. Run by `make manifests`; needs helm-python-sdk.
+"""Makes packaging/kubernetes/perdure.yaml from the chart, for those who do not use Helm. Run by
+`make manifests`; needs helm-python-sdk.
 
     python packaging/manifests.py
 
-The file's first lines carry a digest of the chart: a test says when the chart has changed since, and needs no Helm for it.
-The resource itself is not in it: it stands in one place, packaging/helm/perdure/crds/taskruns.yaml.
+The file's first lines carry a digest of the chart: a test says when the chart has changed since,
+and needs no Helm for it. The resource itself is not in it: it stands in one place,
+packaging/helm/perdure/crds/taskruns.yaml.
 """
 
 from __future__ import annotations
@@ -29,7 +31,14 @@ metadata:
 def digest() -> str:
     """SHA-256 over all that the manifests are made from."""
     made = hashlib.sha256()
-    for path in sorted([CHART / "Chart.yaml", CHART / "values.yaml", *(CHART / "templates").iterdir(), Path(__file__)]):
+    for path in sorted(
+        [
+            CHART / "Chart.yaml",
+            CHART / "values.yaml",
+            *(CHART / "templates").iterdir(),
+            Path(__file__),
+        ]
+    ):
         made.update(f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return made.hexdigest()
 
@@ -40,10 +49,24 @@ def made() -> str:
 
     with helm_python.Chart.load(str(CHART)) as chart:
         rendered = chart.render({}, name=NAME, namespace=NAME)
-    parts = [text.strip("\n") for name, text in sorted(rendered.items()) if name.endswith(".yaml") and text.strip()]
-    body = re.sub(r" +app\.kubernetes\.io/managed-by: Helm\n", "", "\n---\n".join([NAMESPACE.rstrip("\n"), *parts]))
-    head = f"# Made from packaging/helm/perdure by `make manifests`. Do not edit. Chart: sha256:{digest()}\n"
-    use = "# kubectl apply --server-side -f packaging/helm/perdure/crds/taskruns.yaml -f packaging/kubernetes/perdure.yaml\n"
+    parts = [
+        text.strip("\n")
+        for name, text in sorted(rendered.items())
+        if name.endswith(".yaml") and text.strip()
+    ]
+    body = re.sub(
+        r" +app\.kubernetes\.io/managed-by: Helm\n",
+        "",
+        "\n---\n".join([NAMESPACE.rstrip("\n"), *parts]),
+    )
+    head = (
+        "# Made from packaging/helm/perdure by `make manifests`. Do not edit. Chart: "
+        f"sha256:{digest()}\n"
+    )
+    use = (
+        "# kubectl apply --server-side -f packaging/helm/perdure/crds/taskruns.yaml -f "
+        "packaging/kubernetes/perdure.yaml\n"
+    )
     return f"{head}{use}{body}\n"
 
 

@@ -1,8 +1,10 @@
-"""The ground that all tests stand on: no test may touch the real home, and each has a scratch of its own.
+"""The ground that all tests stand on: no test may touch the real home, and each has a scratch of
+its own.
 
-The guard is on in every test. A file of the real home that perdure or an agent would use (`GUARDED`) may not be opened, listed,
-made or removed by the test's process, and no program may be started with the real home as its HOME. Python itself and the
-programs of pyenv or a venv may lie below the home: nothing else in it is guarded.
+The guard is on in every test. A file of the real home that perdure or an agent would use
+(`GUARDED`) may not be opened, listed, made or removed by the test's process, and no program may be
+started with the real home as its HOME. Python itself and the programs of pyenv or a venv may lie
+below the home: nothing else in it is guarded.
 """
 
 from __future__ import annotations
@@ -31,14 +33,34 @@ if TYPE_CHECKING:
 TOP = Path(__file__).parents[1]
 MODULES = Path(os.environ.get("PERDURE_TEST_AGENTS") or TOP / "agents" / "node_modules")
 # Not the build for musl; Codex has no other one.
-NATIVE = {"claude": "@anthropic-ai/claude-code-linux-*[!l]/claude", "codex": "@openai/codex-linux-*/vendor/*/bin/codex"}
+NATIVE = {
+    "claude": "@anthropic-ai/claude-code-linux-*[!l]/claude",
+    "codex": "@openai/codex-linux-*/vendor/*/bin/codex",
+}
 
 GUARDED = (
-    *(".claude", ".claude.json", ".codex", ".gemini", ".config", ".local/share/perdure", ".local/state/perdure"),
+    *(
+        ".claude",
+        ".claude.json",
+        ".codex",
+        ".gemini",
+        ".config",
+        ".local/share/perdure",
+        ".local/state/perdure",
+    ),
     *(".local/share/opencode", ".local/state/opencode", ".cache/opencode"),
     *(".ssh", ".gitconfig", ".netrc"),
 )
-DROPPED = ("PERDURE_*", "ANTHROPIC_*", "OPENAI_*", "CODEX_*", "CLAUDE*", "GEMINI_*", "OPENCODE_*", "GIT_*")
+DROPPED = (
+    "PERDURE_*",
+    "ANTHROPIC_*",
+    "OPENAI_*",
+    "CODEX_*",
+    "CLAUDE*",
+    "GEMINI_*",
+    "OPENCODE_*",
+    "GIT_*",
+)
 KEPT = "PERDURE_TEST_*"
 
 NO_BALLAST = {"PERDURE_DISK_BALLAST": "0"}
@@ -46,23 +68,42 @@ NO_BALLAST = {"PERDURE_DISK_BALLAST": "0"}
 
 # How long an example takes says nothing on a machine that does other work as well.
 settings.register_profile("perdure", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-if not os.access(TOP, os.W_OK):  # a checkout of somebody else: hypothesis has nowhere to keep its examples
+if not os.access(
+    TOP, os.W_OK
+):  # a checkout of somebody else: hypothesis has nowhere to keep its examples
     settings.register_profile("perdure", settings.get_profile("perdure"), database=None)
 settings.load_profile("perdure")
 
 
-# --- the guard -----------------------------------------------------------------------------------------------------
+# --- the guard
+# -----------------------------------------------------------------------------------------------------
 
 try:
     _account = pwd.getpwuid(os.getuid()).pw_dir
 except KeyError:  # a container's user, which the machine does not know by name
     _account = os.environ.get("HOME", "/")
-HOMES = frozenset(str(place) for home in (os.environ.get("HOME") or _account, _account) for place in (Path(home), Path(home).resolve()))
+HOMES = frozenset(
+    str(place)
+    for home in (os.environ.get("HOME") or _account, _account)
+    for place in (Path(home), Path(home).resolve())
+)
 _TOPS = tuple(f"{home.rstrip('/')}/{name}" for home in HOMES for name in GUARDED)
 _BELOW = tuple(f"{top}/" for top in _TOPS)
 
 _PATHS = {
-    **dict.fromkeys(("open", "os.listdir", "os.scandir", "os.chdir", "os.truncate", "os.utime", "os.chmod", "os.chown"), 1),
+    **dict.fromkeys(
+        (
+            "open",
+            "os.listdir",
+            "os.scandir",
+            "os.chdir",
+            "os.truncate",
+            "os.utime",
+            "os.chmod",
+            "os.chown",
+        ),
+        1,
+    ),
     **dict.fromkeys(("os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "sqlite3.connect"), 1),
     **dict.fromkeys(("os.rename", "os.link", "os.symlink"), 2),
 }
@@ -79,14 +120,18 @@ _touched: list[str] = []
 
 
 def _watch(event: str, arguments: tuple[Any, ...]) -> None:
-    """The audit hook. It sees every event of the process and can never be taken out again, so it is quick to say no."""
+    """The audit hook. It sees every event of the process and can never be taken out again, so it is
+    quick to say no."""
     if event in _PATHS:
         for path in arguments[: _PATHS[event]]:
             if isinstance(path, str | bytes | os.PathLike) and _is_guarded(os.fsdecode(path)):
                 _deny(f"{event} on {os.fsdecode(path)}")
     elif event in _ENVIRONMENTS:
         environ = arguments[_ENVIRONMENTS[event]]
-        if environ is not None and any(os.fsdecode(name) == "HOME" and os.fsdecode(value) in HOMES for name, value in environ.items()):
+        if environ is not None and any(
+            os.fsdecode(name) == "HOME" and os.fsdecode(value) in HOMES
+            for name, value in environ.items()
+        ):
             _deny(f"{event} of {arguments[0]!r} with the real home as HOME")
 
 
@@ -100,14 +145,19 @@ def _deny(what: str) -> None:
     raise RealHomeTouched(f"a test must not touch the real home: {what}")
 
 
-for _name in [name for name in os.environ if any(fnmatchcase(name, each) for each in DROPPED) and not fnmatchcase(name, KEPT)]:
+for _name in [
+    name
+    for name in os.environ
+    if any(fnmatchcase(name, each) for each in DROPPED) and not fnmatchcase(name, KEPT)
+]:
     del os.environ[_name]
 sys.addaudithook(_watch)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _home_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Fixtures that live longer than a test have a scratch home too. In a worker only: what starts workers must know the real one."""
+    """Fixtures that live longer than a test have a scratch home too. In a worker only: what starts
+    workers must know the real one."""
     with pytest.MonkeyPatch.context() as patch:
         _move_into(tmp_path_factory.mktemp("session"), patch)
         yield
@@ -115,8 +165,8 @@ def _home_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 
 @pytest.fixture(autouse=True)
 def touched(_scratch_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The guard of one test: a home of its own, and what was touched of the real one, which must be nothing even if the code
-    under test swallowed the guard's error."""
+    """The guard of one test: a home of its own, and what was touched of the real one, which must be
+    nothing even if the code under test swallowed the guard's error."""
     _touched.clear()
     _move_into(_scratch_directory, monkeypatch)
     yield _touched
@@ -133,10 +183,16 @@ def _places(directory: Path) -> dict[str, str]:
     """The variables that say where a program may leave things, with their directories made."""
     home = directory / "home"
     xdg = {"CONFIG": ".config", "DATA": ".local/share", "STATE": ".local/state", "CACHE": ".cache"}
-    places = {"HOME": home, "TMPDIR": directory / "t", **{f"XDG_{name}_HOME": home / place for name, place in xdg.items()}}
+    places = {
+        "HOME": home,
+        "TMPDIR": directory / "t",
+        **{f"XDG_{name}_HOME": home / place for name, place in xdg.items()},
+    }
     (directory / "t").mkdir(mode=0o700, exist_ok=True)
     home.mkdir(exist_ok=True)
-    return {name: str(place) for name, place in {**places, "XDG_RUNTIME_DIR": directory / "t"}.items()}
+    return {
+        name: str(place) for name, place in {**places, "XDG_RUNTIME_DIR": directory / "t"}.items()
+    }
 
 
 _numbers = count()
@@ -144,13 +200,15 @@ _numbers = count()
 
 @pytest.fixture
 def _scratch_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Beside `tmp_path` and not in it: tests look at what lies there. Its name is short: a unix socket's path has 108 bytes."""
+    """Beside `tmp_path` and not in it: tests look at what lies there. Its name is short: a unix
+    socket's path has 108 bytes."""
     directory = tmp_path_factory.getbasetemp() / f"s{next(_numbers)}"
     directory.mkdir(mode=0o700)
     return directory
 
 
-# --- what tests need -----------------------------------------------------------------------------------------------
+# --- what tests need
+# -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -167,14 +225,23 @@ def scratch(_scratch_directory: Path) -> Scratch:
     """The test's own home and temporary directory, and an environment that names nothing else."""
     places = _places(_scratch_directory)
     # Claude Code takes full permissions as root only inside a sandbox, which a scratch is.
-    environ = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "IS_SANDBOX": "1", **places, **NO_BALLAST}
+    environ = {
+        "PATH": os.environ["PATH"],
+        "LANG": "C.UTF-8",
+        "IS_SANDBOX": "1",
+        **places,
+        **NO_BALLAST,
+    }
     return Scratch(Path(places["HOME"]), Path(places["TMPDIR"]), environ)
 
 
 @pytest.fixture(scope="session")
 def agents() -> dict[str, Path]:
-    """The native programs of the pinned agent CLIs, by name. A test that needs one fails where it is not installed."""
-    found = {name: next(iter(sorted(MODULES.glob(pattern))), None) for name, pattern in NATIVE.items()}
+    """The native programs of the pinned agent CLIs, by name. A test that needs one fails where it
+    is not installed."""
+    found = {
+        name: next(iter(sorted(MODULES.glob(pattern))), None) for name, pattern in NATIVE.items()
+    }
     missing = [name for name, path in found.items() if path is None]
     assert not missing, f"{', '.join(missing)}: not installed below {MODULES}; run `make agents`"
     return {name: path for name, path in found.items() if path is not None}
@@ -182,7 +249,8 @@ def agents() -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Server]:
-    """A fast PostgreSQL for as long as the session lasts. Whoever restarts or kills one makes a `Server` of its own."""
+    """A fast PostgreSQL for as long as the session lasts. Whoever restarts or kills one makes a
+    `Server` of its own."""
     from tests.servers.postgres import running
 
     with running() as server:
@@ -191,7 +259,8 @@ def postgres() -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def gitea() -> Iterator[Gitea]:
-    """A Gitea for as long as the session lasts, for tests marked `forge`. Whoever stops or kills one makes a `Gitea` of its own."""
+    """A Gitea for as long as the session lasts, for tests marked `forge`. Whoever stops or kills
+    one makes a `Gitea` of its own."""
     from tests.servers.gitea.server import running
 
     with running() as server:
@@ -200,7 +269,8 @@ def gitea() -> Iterator[Gitea]:
 
 @pytest.fixture(scope="session")
 def kubernetes() -> Iterator[Cluster]:
-    """A cluster with two nodes for as long as the session lasts, for tests marked `kubernetes`: ask for `cluster`, which is whole."""
+    """A cluster with two nodes for as long as the session lasts, for tests marked `kubernetes`: ask
+    for `cluster`, which is whole."""
     from tests.servers.kubernetes.cluster import running
 
     with running() as found:
@@ -228,8 +298,18 @@ def repository(tmp_path: Path, scratch: Scratch) -> Path:
     (path / "src").mkdir(parents=True)
 
     def git(*words: str) -> None:
-        who = {f"GIT_{role}_{part}": value for role in ("AUTHOR", "COMMITTER") for part, value in IDENTITY.items()}
-        subprocess.run(["git", *words], cwd=path, env={**scratch.environ, **who}, check=True, capture_output=True)
+        who = {
+            f"GIT_{role}_{part}": value
+            for role in ("AUTHOR", "COMMITTER")
+            for part, value in IDENTITY.items()
+        }
+        subprocess.run(
+            ["git", *words],
+            cwd=path,
+            env={**scratch.environ, **who},
+            check=True,
+            capture_output=True,
+        )
 
     git("init", "-q", "-b", "main")
     git("config", "core.hooksPath", os.devnull)
@@ -247,20 +327,29 @@ IDENTITY = {"NAME": "Ada", "EMAIL": "ada@example.invalid", "DATE": "2026-01-02T0
 
 
 SLOW_AGENTS = ("gemini", "opencode", "acp")
-"""CLIs that take seconds to start. Their whole conformance and most of their journeys run in `make test-slow`."""
+"""CLIs that take seconds to start. Their whole conformance and most of their journeys run in `make
+test-slow`."""
 
 ALWAYS = ("test_a_task_succeeds_in_a_worktree_of_its_own", "test_everything_is_killed_at_once")
-"""The journeys that `make test` makes with the slow CLIs too: from a start to its end, and cut off in the middle and gone on with."""
+"""The journeys that `make test` makes with the slow CLIs too: from a start to its end, and cut off
+in the middle and gone on with."""
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """Marks what is slow by the CLI that it runs, so that the suite stays under ten minutes on two cores; then puts it in order."""
+    """Marks what is slow by the CLI that it runs, so that the suite stays under ten minutes on two
+    cores; then puts it in order."""
     for item in items:
         name = getattr(item, "originalname", item.name)
         agent = item.callspec.params.get("agent", "") if hasattr(item, "callspec") else ""
-        conformance = item.path.parent.name == "drivers" and item.path.stem.endswith("_real") and item.path.stem != "test_driver_real"
-        journey = item.path.parent.name == "journeys" and (agent in SLOW_AGENTS or item.path.stem == "test_acp")
+        conformance = (
+            item.path.parent.name == "drivers"
+            and item.path.stem.endswith("_real")
+            and item.path.stem != "test_driver_real"
+        )
+        journey = item.path.parent.name == "journeys" and (
+            agent in SLOW_AGENTS or item.path.stem == "test_acp"
+        )
         if conformance or (journey and not (name in ALWAYS and item.path.stem != "test_acp")):
             item.add_marker(pytest.mark.slow)
     yield
@@ -268,14 +357,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
 
 
 def _longest_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
-    """Each worker begins with its share of the journeys, which take seconds: at the end there are only short tests to wait for.
+    """Each worker begins with its share of the journeys, which take seconds: at the end there are
+    only short tests to wait for.
 
-    xdist gives each worker an equal part of the list, from its front to its end, and lets who is ready steal from others' ends.
+    xdist gives each worker an equal part of the list, from its front to its end, and lets who is
+    ready steal from others' ends.
     """
     long = [item for item in items if item.path.parent.name == "journeys"]
     short = [item for item in items if item.path.parent.name != "journeys"]
     cuts = [len(short) * number // workers for number in range(workers + 1)]
-    return [item for number in range(workers) for item in (*long[number::workers], *short[cuts[number] : cuts[number + 1]])]
+    return [
+        item
+        for number in range(workers)
+        for item in (*long[number::workers], *short[cuts[number] : cuts[number + 1]])
+    ]
 
 
 ELSEWHERE = {"slow": "test-slow", "forge": "test-forge", "kubernetes": "test-kubernetes"}
@@ -287,10 +382,16 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     expression = config.option.markexpr or ""
     for marker, target in ELSEWHERE.items():
         if f"not {marker}" in expression:
-            terminalreporter.write_line(f"not run: what is marked {marker}; `make {target}` runs it", yellow=True)
+            terminalreporter.write_line(
+                f"not run: what is marked {marker}; `make {target}` runs it", yellow=True
+            )
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Says at once what failed: a run that is cut off never comes to its summary."""
     if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
-        print(f"\n{report.nodeid} failed ({report.when}):\n{report.longreprtext[-2000:]}", file=sys.__stderr__, flush=True)
+        print(
+            f"\n{report.nodeid} failed ({report.when}):\n{report.longreprtext[-2000:]}",
+            file=sys.__stderr__,
+            flush=True,
+        )

@@ -3,4 +3,5 @@
 from __future__ import annotations
 
 PATIENCE_S = 300.0
-"""In seconds. OpenCode needs five to start on a quiet machine, and a minute where 25 processes want two cores."""
+"""In seconds. OpenCode needs five to start on a quiet machine, and a minute where 25 processes want
+two cores."""

@@ -1,7 +1,7 @@
 """perdure: coding-agent runs that last.
 
-`perdure.open()` and `perdure.connect()` are the doors for Python programs (see `perdure.library`); `perdure.cli` is the command.
-Nothing is loaded before it is used.
+`perdure.open()` and `perdure.connect()` are the doors for Python programs (see `perdure.library`);
+`perdure.cli` is the command. Nothing is loaded before it is used.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A pool is told at once that something is due, instead of asking the store again and again.
 
-Every pool of a state directory hangs up a bell: a datagram socket below `bells/`. Who submits work that a pool is to do rings
-them all. A bell is only a kick: it carries nothing, may be lost, and a pool looks into the store once a second in any case.
+Every pool of a state directory hangs up a bell: a datagram socket below `bells/`. Who submits work
+that a pool is to do rings them all. A bell is only a kick: it carries nothing, may be lost, and a
+pool looks into the store once a second in any case.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ class Bell:
 
     def wait(self, timeout_s: float) -> None:
         """Until it rings, or the time is over. What rang while nobody waited counts."""
-        ready = select.poll()  # and not select(), which knows no descriptor above 1023: a server for many has them
+        ready = (
+            select.poll()
+        )  # and not select(), which knows no descriptor above 1023: a server for many has them
         for end in (self._socket, self._own_end):
             ready.register(end, select.POLLIN)
         ready.poll(1 + int(timeout_s * 1000))
@@ -51,14 +54,18 @@ class Bell:
 
 
 def ring(state: Path) -> None:
-    """Rings all bells of a state directory: something has become due that nobody works on yet. Never raises."""
+    """Rings all bells of a state directory: something has become due that nobody works on yet.
+    Never raises."""
     directory = _directory(state)
     try:
         names = [path.name for path in directory.iterdir()]
     except OSError:
         return
     for name in names:
-        with _short(directory) as short, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as end:
+        with (
+            _short(directory) as short,
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as end,
+        ):
             try:
                 end.connect(f"{short}/{name}")
                 _kick(end)

@@ -1,15 +1,17 @@
 """How full a conversation is, and what is done before it is too long for its model. Pure.
 
-A conversation's *fill* is what its newest request carried: input, cached parts included. `attempt` reads it from the transcript
-before and after every attempt (`AgentDriver.fill`), `window_of` says what the model can take, and `measure` decides what comes before
-the next attempt. Whoever chooses between ways to go on asks `can_compact`: True means that a continuation RESUME with
+A conversation's *fill* is what its newest request carried: input, cached parts included. `attempt`
+reads it from the transcript before and after every attempt (`AgentDriver.fill`), `window_of` says
+what the model can take, and `measure` decides what comes before the next attempt. Whoever chooses
+between ways to go on asks `can_compact`: True means that a continuation RESUME with
 `compact=True` has the CLI compact the conversation at its start, in the same process and conversation::
 
     if can_compact(driver.abilities.compacts, fill, in_vain=False):
         continuation = replace(continuation, compact=True)
 
-What each CLI does by itself: Claude Code and Codex take the level at which they compact from their launch, and append to the transcript;
-Gemini CLI and OpenCode compact by themselves at a level of their own. How that was found out stands among the decisions.
+What each CLI does by itself: Claude Code and Codex take the level at which they compact from their
+launch, and append to the transcript; Gemini CLI and OpenCode compact by themselves at a level of
+their own. How that was found out stands among the decisions.
 """
 
 from __future__ import annotations
@@ -53,8 +55,11 @@ class Rules:
 
 
 def window_of(model: str, told: int, rules: Rules) -> tuple[int, str]:
-    """What the model can take, in tokens, and who says so: `setting`, `agent`, `table`; 0 and empty where nobody knows."""
-    given = next((size for pattern, size in (rules.windows or {}).items() if fnmatchcase(model, pattern)), 0)
+    """What the model can take, in tokens, and who says so: `setting`, `agent`, `table`; 0 and empty
+    where nobody knows."""
+    given = next(
+        (size for pattern, size in (rules.windows or {}).items() if fnmatchcase(model, pattern)), 0
+    )
     if given:
         return given, "setting"
     if told:
@@ -64,10 +69,13 @@ def window_of(model: str, told: int, rules: Rules) -> tuple[int, str]:
 
 
 def completed(found: Fill, known: Fill | None, model: str, rules: Rules) -> Fill:
-    """What a transcript tells, with what is known of the conversation from before (`known`) or of the model that was asked for."""
+    """What a transcript tells, with what is known of the conversation from before (`known`) or of
+    the model that was asked for."""
     model = found.model or (known.model if known is not None else "") or model
     said_before = known is not None and known.source == "agent" and known.model in ("", model)
-    window, source = window_of(model, found.window or (known.window if known is not None and said_before else 0), rules)
+    window, source = window_of(
+        model, found.window or (known.window if known is not None and said_before else 0), rules
+    )
     return replace(found, model=model, window=window, source=source)
 
 
@@ -77,13 +85,17 @@ def is_full(fill: Fill | None, rules: Rules) -> bool:
 
 
 def can_compact(compacts: bool, fill: Fill | None, *, in_vain: bool) -> bool:
-    """Whether the conversation can be made shorter by its CLI, when perdure wants it. `compacts`: the driver's ability; `in_vain`: the
-    attempt before was to compact it, or had compacted it, and it was too long all the same."""
+    """Whether the conversation can be made shorter by its CLI, when perdure wants it. `compacts`:
+    the driver's ability; `in_vain`: the attempt before was to compact it, or had compacted it, and
+    it was too long all the same."""
     return compacts and not in_vain and fill is not None and fill.tokens > 0
 
 
-def measure(rules: Rules, fill: Fill | None, *, compacts: bool, exhausted: bool, in_vain: bool) -> Measure:
-    """What comes before the conversation goes on. `exhausted`: its newest request was refused as too long."""
+def measure(
+    rules: Rules, fill: Fill | None, *, compacts: bool, exhausted: bool, in_vain: bool
+) -> Measure:
+    """What comes before the conversation goes on. `exhausted`: its newest request was refused as
+    too long."""
     if not exhausted and (rules.policy is WhenFull.CLI or not is_full(fill, rules)):
         return Measure.NONE
     if rules.policy is WhenFull.STOP:
@@ -96,15 +108,23 @@ def measure(rules: Rules, fill: Fill | None, *, compacts: bool, exhausted: bool,
 
 
 def asks_for_person(continuity: ContinuityPolicy, following: Measure) -> bool:
-    """Whether a conversation that is too long has to wait for a person: it may not be compacted, nor give way to a new one."""
-    return following is Measure.STOP or (following is Measure.ROLL_OVER and continuity is ContinuityPolicy.STRICT)
+    """Whether a conversation that is too long has to wait for a person: it may not be compacted,
+    nor give way to a new one."""
+    return following is Measure.STOP or (
+        following is Measure.ROLL_OVER and continuity is ContinuityPolicy.STRICT
+    )
 
 
 def compact_at(rules: Rules, fill: Fill | None, model: str, *, now: bool) -> CompactAt | None:
-    """The level that a launch tells its CLI; None: the CLI's own. `now`: below what the conversation holds, so that it begins with it."""
+    """The level that a launch tells its CLI; None: the CLI's own. `now`: below what the
+    conversation holds, so that it begins with it."""
     if not now and rules.policy is not WhenFull.COMPACT:
         return None
-    window, source = (fill.window, fill.source) if fill is not None and fill.window else window_of(model, 0, rules)
+    window, source = (
+        (fill.window, fill.source)
+        if fill is not None and fill.window
+        else window_of(model, 0, rules)
+    )
     tokens = window * rules.percent // 100
     if now and fill is not None:
         tokens = max(1, fill.tokens - 1 - fill.tokens // 50)
@@ -119,10 +139,12 @@ def told(fill: Fill) -> str:
 
 
 HANDOVER = (
-    "This conversation has become too long and ends here; you will go on with the same work, in the same directory, in a new one that "
-    "knows nothing of this one. Write down now what you will need there. Do not use any tool and do not work on: answer with the summary "
-    "alone. Put in it: the task as it was given, word for word where the words matter; what is done and where it is; what is left to do, "
-    "in order; what you decided and why; names, interfaces and values that later work must use exactly; commands that are needed; what "
-    "failed and must not be tried again."
+    "This conversation has become too long and ends here; you will go on with the same work, in "
+    "the same directory, in a new one that knows nothing of this one. Write down now what you will "
+    "need there. Do not use any tool and do not work on: answer with the summary alone. Put in it: "
+    "the task as it was given, word for word where the words matter; what is done and where it is; "
+    "what is left to do, in order; what you decided and why; names, interfaces and values that "
+    "later work must use exactly; commands that are needed; what failed and must not be tried "
+    "again."
 )
 """The last prompt of a conversation that is rolled over."""

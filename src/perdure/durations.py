@@ -14,7 +14,8 @@ def duration(text: str) -> float:
 
 
 def written(seconds: float) -> str:
-    """A duration as people write it, in the largest unit that divides it: `90s`, `2h`, `14d`. `duration` reads it back."""
+    """A duration as people write it, in the largest unit that divides it: `90s`, `2h`, `14d`.
+    `duration` reads it back."""
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds and seconds % size == 0:
             return f"{int(seconds // size)}{unit}"

@@ -1,8 +1,9 @@
 """What can go wrong with perdure itself.
 
-The failure of an agent's work is an `Outcome`, never an exception. These are the failures of the machine around
-it. Each carries one sentence for a person (what, where) and, in `hint`, what to do next. Every door maps them once:
-the command line to `exit_code`, the HTTP API to a status, the operator to a condition.
+The failure of an agent's work is an `Outcome`, never an exception. These are the failures of the
+machine around it. Each carries one sentence for a person (what, where) and, in `hint`, what to do
+next. Every door maps them once: the command line to `exit_code`, the HTTP API to a status, the
+operator to a condition.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import re
 
 _TRANSIENT = re.compile(
-    r"could not resolve|failed to connect|timed out|connection (?:reset|refused|closed)|early eof|rpc failed|too slow|error: (?:429|5\d\d)|"
-    r"no route to host|is unreachable|empty reply|transfer closed|non-properly terminated|pull function|ssl_error_syscall|unexpected eof",
+    r"could not resolve|failed to connect|timed out|connection (?:reset|refused|closed)|early "
+    r"eof|rpc failed|too slow|error: (?:429|5\d\d)|"
+    r"no route to host|is unreachable|empty reply|transfer closed|non-properly terminated|pull "
+    r"function|ssl_error_syscall|unexpected eof",
     re.IGNORECASE,
 )
 
@@ -26,12 +29,16 @@ class PerdureError(Exception):
         self.hint = hint
 
 
-NO_PROC = ("perdure needs /proc, which is not mounted here: it tells by it which processes live", "Mount it: mount -t proc proc /proc")
+NO_PROC = (
+    "perdure needs /proc, which is not mounted here: it tells by it which processes live",
+    "Mount it: mount -t proc proc /proc",
+)
 """What is wrong on a machine, in a chroot or a container without it, and what to do."""
 
 
 class UsageError(PerdureError):
-    """What was asked cannot be meant: a bad name, an empty prompt, flags that exclude each other."""
+    """What was asked cannot be meant: a bad name, an empty prompt, flags that exclude each
+    other."""
 
     exit_code = 2
 
@@ -73,11 +80,13 @@ class InUse(Conflict):
 
 
 class Diverged(Conflict):
-    """A branch went on elsewhere: what is here and what is there have to be merged, by the agent or a person."""
+    """A branch went on elsewhere: what is here and what is there have to be merged, by the agent or
+    a person."""
 
 
 class LostLease(Conflict):
-    """This worker no longer holds the attempt: another one took it over. Nothing more may be written."""
+    """This worker no longer holds the attempt: another one took it over. Nothing more may be
+    written."""
 
 
 class WorkspaceError(PerdureError):
@@ -89,7 +98,15 @@ class WorkspaceError(PerdureError):
 class GitFailed(WorkspaceError):
     """git ended with an error. `argv`, `code` and `stderr` say which call."""
 
-    def __init__(self, message: str, *, argv: tuple[str, ...] = (), code: int = 0, stderr: str = "", hint: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        argv: tuple[str, ...] = (),
+        code: int = 0,
+        stderr: str = "",
+        hint: str = "",
+    ) -> None:
         super().__init__(message, hint)
         self.argv, self.code, self.stderr = argv, code, stderr
 
@@ -104,9 +121,11 @@ class GitSaidTooMuch(GitFailed):
 
 
 class StoreError(PerdureError):
-    """The state directory or the database cannot be used: read-only, full, corrupt, on a network file system.
+    """The state directory or the database cannot be used: read-only, full, corrupt, on a network
+    file system.
 
-    `transient`: whether time may mend it, as a lock that is held, a server that restarts, a full disk.
+    `transient`: whether time may mend it, as a lock that is held, a server that restarts, a full
+    disk.
     """
 
     exit_code = 7
@@ -133,17 +152,20 @@ class CapsuleError(PerdureError):
 
 
 class StoreAway(CapsuleError):
-    """The checkpoint store does not answer, or does not let perdure in: it is not known what lies there. Time or its owner may mend it."""
+    """The checkpoint store does not answer, or does not let perdure in: it is not known what lies
+    there. Time or its owner may mend it."""
 
 
 class ForgeError(PerdureError):
-    """A forge did not do what its API was asked. The kinds say what follows: wait, a person is needed, or it can never be done."""
+    """A forge did not do what its API was asked. The kinds say what follows: wait, a person is
+    needed, or it can never be done."""
 
     exit_code = 1
 
 
 class ForgeUnavailable(ForgeError):
-    """Not now: no answer, a fault on its side, or too many requests. To be asked again in `retry_s` seconds, and not before."""
+    """Not now: no answer, a fault on its side, or too many requests. To be asked again in `retry_s`
+    seconds, and not before."""
 
     exit_code = 75
 
@@ -153,7 +175,8 @@ class ForgeUnavailable(ForgeError):
 
 
 class ForgeDenied(ForgeError):
-    """The token is not taken, or does not reach so far. A person has to do something; asking again does not help.
+    """The token is not taken, or does not reach so far. A person has to do something; asking again
+    does not help.
 
     `everywhere`: nothing at all can be asked with this token."""
 

@@ -1,8 +1,8 @@
 """Everything that can happen, one struct each, and `Record`: an event with its address.
 
-Two families. `AgentEvent`: what a driver read in an agent's output. `RunEvent`: what perdure did. Both end up as Records
-in the one journal that every surface reads. Names are past participles; all fields are small (`MAX_TEXT`), because the
-raw output is kept whole in the attempt's directory.
+Two families. `AgentEvent`: what a driver read in an agent's output. `RunEvent`: what perdure did.
+Both end up as Records in the one journal that every surface reads. Names are past participles; all
+fields are small (`MAX_TEXT`), because the raw output is kept whole in the attempt's directory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ class Event(msgspec.Struct, frozen=True, tag_field="kind"):
     """The root of all events."""
 
 
-# --- what an agent said or did -------------------------------------------------------------------------------------
+# --- what an agent said or did
+# -------------------------------------------------------------------------------------
 
 
 class SessionSeen(Event, frozen=True, tag="session_seen"):
@@ -31,12 +32,13 @@ class SessionSeen(Event, frozen=True, tag="session_seen"):
     opened: str = ""
     """`new`, `loaded` or `resumed`: the agent's own word, where its transcript cannot be read."""
     replayed: int | None = None
-    """Number of known prompts, answers and tool calls that it replayed, which is all of them; null if it replays nothing."""
+    """Number of known prompts, answers and tool calls that it replayed, which is all of them; null
+    if it replays nothing."""
 
 
 class ItemsMarked(Event, frozen=True, tag="items_marked"):
-    """Marks of what was said in a conversation whose transcript cannot be read: `prompt:`, `said:` or `tool:` and a hash.
-    A later replay has to hold them."""
+    """Marks of what was said in a conversation whose transcript cannot be read: `prompt:`, `said:`
+    or `tool:` and a hash. A later replay has to hold them."""
 
     session_id: str
     marks: tuple[str, ...]
@@ -57,7 +59,8 @@ class Said(Event, frozen=True, tag="said"):
 
 
 class SaidPart(Event, frozen=True, tag="said_part"):
-    """A piece of a text that is still being said. The watcher joins the pieces to one `Said`; the journal never holds one."""
+    """A piece of a text that is still being said. The watcher joins the pieces to one `Said`; the
+    journal never holds one."""
 
     text: str
 
@@ -83,21 +86,24 @@ class ToolEnded(Event, frozen=True, tag="tool_ended"):
 
 
 class UsageSeen(Event, frozen=True, tag="usage_seen"):
-    """Tokens and cost. `cumulative`: counted since the conversation began, not since this launch."""
+    """Tokens and cost. `cumulative`: counted since the conversation began, not since this
+    launch."""
 
     usage: Usage
     cumulative: bool = False
 
 
 class ReplySeen(Event, frozen=True, tag="reply_seen"):
-    """What one answer of the model has used so far, as the agent tells it while it works. The journal never holds one: what they add up
-    to stands in `UsageCounted`, until the agent tells its final figure (`UsageSeen`)."""
+    """What one answer of the model has used so far, as the agent tells it while it works. The
+    journal never holds one: what they add up to stands in `UsageCounted`, until the agent tells its
+    final figure (`UsageSeen`)."""
 
     reply: Reply
 
 
 class ContextSeen(Event, frozen=True, tag="context_seen"):
-    """What a request carried, in tokens (0: only the window is told), and what the model can take (0: not told)."""
+    """What a request carried, in tokens (0: only the window is told), and what the model can take
+    (0: not told)."""
 
     tokens: int = 0
     window: int = 0
@@ -127,7 +133,8 @@ class WritesLost(Event, frozen=True, tag="writes_lost"):
 
 
 class TurnEnded(Event, frozen=True, tag="turn_ended"):
-    """The agent's own word on the turn. `facts` are the fields that the driver's classifier reads, as text."""
+    """The agent's own word on the turn. `facts` are the fields that the driver's classifier reads,
+    as text."""
 
     ok: bool
     text: str = ""
@@ -160,7 +167,8 @@ AgentEvent = (
 )
 
 
-# --- what perdure did ----------------------------------------------------------------------------------------------
+# --- what perdure did
+# ----------------------------------------------------------------------------------------------
 
 
 class RunSubmitted(Event, frozen=True, tag="run_submitted"):
@@ -186,7 +194,8 @@ class AttemptStarted(Event, frozen=True, tag="attempt_started"):
 
 
 class AgentLaunched(Event, frozen=True, tag="agent_launched"):
-    """The agent's process runs. `turn`: from the second on it was kept from an earlier attempt, and had this one as its next turn."""
+    """The agent's process runs. `turn`: from the second on it was kept from an earlier attempt, and
+    had this one as its next turn."""
 
     pid: int
     turn: int = 1
@@ -195,7 +204,8 @@ class AgentLaunched(Event, frozen=True, tag="agent_launched"):
 
 
 class AgentKeptWarm(Event, frozen=True, tag="agent_kept_warm"):
-    """The agent's process was kept after the attempt, for the next one. `memory`: bytes that it and all below it have resident."""
+    """The agent's process was kept after the attempt, for the next one. `memory`: bytes that it and
+    all below it have resident."""
 
     pid: int
     turn: int
@@ -217,7 +227,8 @@ class AttemptAdopted(Event, frozen=True, tag="attempt_adopted"):
 
 
 class UsageCounted(Event, frozen=True, tag="usage_counted"):
-    """What the attempt has used so far, all its answers together; told again whenever it has grown."""
+    """What the attempt has used so far, all its answers together; told again whenever it has
+    grown."""
 
     usage: Usage
 
@@ -242,7 +253,8 @@ class SessionRetired(Event, frozen=True, tag="session_retired"):
 
 
 class Compacted(Event, frozen=True, tag="compacted"):
-    """The agent made its conversation shorter. `before` and `after` are what it held, in tokens; `asked`: perdure had told it to."""
+    """The agent made its conversation shorter. `before` and `after` are what it held, in tokens;
+    `asked`: perdure had told it to."""
 
     session_id: str
     before: int
@@ -259,7 +271,8 @@ class NotCompacted(Event, frozen=True, tag="not_compacted"):
 
 
 class Summarised(Event, frozen=True, tag="summarised"):
-    """The agent was asked, in the last turn of a conversation, what the next one has to know. An empty text: it did not say."""
+    """The agent was asked, in the last turn of a conversation, what the next one has to know. An
+    empty text: it did not say."""
 
     session_id: str
     text: str
@@ -269,7 +282,8 @@ class Summarised(Event, frozen=True, tag="summarised"):
 
 
 class RolledOver(Event, frozen=True, tag="rolled_over"):
-    """A conversation that is too long gave way to a new one; it stays as it is, and can be forked and restored."""
+    """A conversation that is too long gave way to a new one; it stays as it is, and can be forked
+    and restored."""
 
     session_id: str
     tokens: int
@@ -286,13 +300,15 @@ class SessionExpired(Event, frozen=True, tag="session_expired"):
 
 
 class SessionsRebuilt(Event, frozen=True, tag="sessions_rebuilt"):
-    """Records of conversations were missing in the store and were made again from the attempts and the own copies."""
+    """Records of conversations were missing in the store and were made again from the attempts and
+    the own copies."""
 
     sessions: tuple[str, ...]
 
 
 class WorkdirNoted(Event, frozen=True, tag="workdir_noted"):
-    """Something that a person should know of the workdir that was made or taken up again, as a sentence."""
+    """Something that a person should know of the workdir that was made or taken up again, as a
+    sentence."""
 
     note: str
 
@@ -305,8 +321,8 @@ class CopyRestored(Event, frozen=True, tag="copy_restored"):
 
 
 class MapGiven(Event, frozen=True, tag="map_given"):
-    """The prompt holds a project map. `tokens` is an estimate (UTF-8 bytes / 3); `files` are in it, `full` of them with their exports,
-    `left` had no room."""
+    """The prompt holds a project map. `tokens` is an estimate (UTF-8 bytes / 3); `files` are in it,
+    `full` of them with their exports, `left` had no room."""
 
     tokens: int
     files: int
@@ -321,15 +337,16 @@ class MapMissed(Event, frozen=True, tag="map_missed"):
 
 
 class FilesPlanned(Event, frozen=True, tag="files_planned"):
-    """Task files of a version are about to be put into the workdir. With many files several of these come at once, and a kill before
-    `FilesPlaced` leaves them to be completed."""
+    """Task files of a version are about to be put into the workdir. With many files several of
+    these come at once, and a kill before `FilesPlaced` leaves them to be completed."""
 
     version: int
     files: tuple[FileChange, ...]
 
 
 class FilesPlaced(Event, frozen=True, tag="files_placed"):
-    """All that was planned is in the workdir. `left`: names that were changed meanwhile and stay as they are."""
+    """All that was planned is in the workdir. `left`: names that were changed meanwhile and stay as
+    they are."""
 
     version: int
     left: tuple[str, ...] = ()
@@ -365,7 +382,8 @@ class CopyMissed(Event, frozen=True, tag="copy_missed"):
 
 
 class CheckpointRestored(Event, frozen=True, tag="checkpoint_restored"):
-    """A person took workdir and conversation back to a checkpoint, or a run went on from it on another host."""
+    """A person took workdir and conversation back to a checkpoint, or a run went on from it on
+    another host."""
 
     number: int
     attempt: int
@@ -379,11 +397,13 @@ class CheckpointRestored(Event, frozen=True, tag="checkpoint_restored"):
     moved_from: str = ""
     """The host that had the files until then; empty where a person took them back."""
     retired: tuple[int, ...] = ()
-    """Versions of the instructions that do not count any more, because they came after the checkpoint."""
+    """Versions of the instructions that do not count any more, because they came after the
+    checkpoint."""
 
 
 class RunTakenIn(Event, frozen=True, tag="run_taken_in"):
-    """A run came from another machine, with its conversation and its files as a checkpoint had them."""
+    """A run came from another machine, with its conversation and its files as a checkpoint had
+    them."""
 
     origin: str
     """The run's id there."""
@@ -395,14 +415,16 @@ class RunTakenIn(Event, frozen=True, tag="run_taken_in"):
 
 
 class PlaceLost(Event, frozen=True, tag="place_lost"):
-    """Another machine took the run up from the checkpoint store; what is done here is published no more."""
+    """Another machine took the run up from the checkpoint store; what is done here is published no
+    more."""
 
     owner: str
     term: int
 
 
 class DriftSeen(Event, frozen=True, tag="drift_seen"):
-    """The workdir was not as the checkpoint has it when the attempt started: somebody else was at work there."""
+    """The workdir was not as the checkpoint has it when the attempt started: somebody else was at
+    work there."""
 
     number: int
     paths: tuple[str, ...] = ()
@@ -414,7 +436,8 @@ class DriftSeen(Event, frozen=True, tag="drift_seen"):
 
 
 class TranscriptMended(Event, frozen=True, tag="transcript_mended"):
-    """A transcript was mended on a copy, proven, and put in place; what lay there was moved aside."""
+    """A transcript was mended on a copy, proven, and put in place; what lay there was moved
+    aside."""
 
     session_id: str
     path: str
@@ -437,7 +460,8 @@ class OutputCapped(Event, frozen=True, tag="output_capped"):
 
 
 class VerifyStarted(Event, frozen=True, tag="verify_started"):
-    """The agent ended its turn, and its work is checked. One without a `VerifyEnded` was interrupted, and counts for nothing."""
+    """The agent ended its turn, and its work is checked. One without a `VerifyEnded` was
+    interrupted, and counts for nothing."""
 
     command: str
     log: str
@@ -481,7 +505,8 @@ class RunReassigned(Event, frozen=True, tag="run_reassigned"):
 
 
 class SettingsChanged(Event, frozen=True, tag="settings_changed"):
-    """What was asked of a run was changed by a person, beside its prompt: limits, its check, its model."""
+    """What was asked of a run was changed by a person, beside its prompt: limits, its check, its
+    model."""
 
     names: tuple[str, ...]
 
@@ -491,7 +516,8 @@ class CancelRequested(Event, frozen=True, tag="cancel_requested"):
 
 
 class RunReset(Event, frozen=True, tag="run_reset"):
-    """A person had the run begin anew: these conversations were retired, and its workdir went to the trash."""
+    """A person had the run begin anew: these conversations were retired, and its workdir went to
+    the trash."""
 
     sessions: tuple[str, ...]
     cause: str
@@ -514,7 +540,8 @@ class RunOpened(Event, frozen=True, tag="run_opened"):
 
 
 class RunTakenBack(Event, frozen=True, tag="run_taken_back"):
-    """The person gave it back. `turns`: prompts that came in; `others`: conversations that were begun beside it."""
+    """The person gave it back. `turns`: prompts that came in; `others`: conversations that were
+    begun beside it."""
 
     session_id: str
     turns: int = 0
@@ -528,7 +555,8 @@ class ToldForge(Event, frozen=True, tag="told_forge"):
 
 
 class Published(Event, frozen=True, tag="published"):
-    """The run's branch was pushed. `pull` is the pull request for it, 0 where none was asked for."""
+    """The run's branch was pushed. `pull` is the pull request for it, 0 where none was asked
+    for."""
 
     branch: str
     commit: str
@@ -544,7 +572,8 @@ class NotPublished(Event, frozen=True, tag="not_published"):
 
 
 class BaseMoved(Event, frozen=True, tag="base_moved"):
-    """The agent was told that so many commits came to the branch that its work is based on; `commit` is where that stands."""
+    """The agent was told that so many commits came to the branch that its work is based on;
+    `commit` is where that stands."""
 
     branch: str
     commit: str
@@ -552,8 +581,8 @@ class BaseMoved(Event, frozen=True, tag="base_moved"):
 
 
 class ChecksFailed(Event, frozen=True, tag="checks_failed"):
-    """The agent was told that checks of a commit of its branch have failed. `rollup`: all that a suite, a workflow or a pipeline sums
-    up, whatever its checks are called."""
+    """The agent was told that checks of a commit of its branch have failed. `rollup`: all that a
+    suite, a workflow or a pipeline sums up, whatever its checks are called."""
 
     commit: str
     checks: tuple[str, ...] = ()
@@ -567,8 +596,8 @@ class Withdrawn(Event, frozen=True, tag="withdrawn"):
 
 
 class CleanedUp(Event, frozen=True, tag="cleaned_up"):
-    """The run's work is over and its workdir goes to the trash. `checkpoint`: the one that was taken of it; 0 where nothing was there.
-    `needed`: it holds what is in no repository."""
+    """The run's work is over and its workdir goes to the trash. `checkpoint`: the one that was
+    taken of it; 0 where nothing was there. `needed`: it holds what is in no repository."""
 
     why: str
     checkpoint: int = 0
@@ -577,8 +606,8 @@ class CleanedUp(Event, frozen=True, tag="cleaned_up"):
 
 
 class WorkdirSwept(Event, frozen=True, tag="workdir_swept"):
-    """The workdir of a finished run goes to the trash because of its age. `checkpoint`: the one that was taken of it; 0 if there is
-    none. `needed`: it holds what is in no repository."""
+    """The workdir of a finished run goes to the trash because of its age. `checkpoint`: the one
+    that was taken of it; 0 if there is none. `needed`: it holds what is in no repository."""
 
     why: str
     checkpoint: int = 0
@@ -593,8 +622,8 @@ class BroughtBack(Event, frozen=True, tag="brought_back"):
 
 
 class WorkdirLost(Event, frozen=True, tag="workdir_lost"):
-    """The workdir was gone when an attempt began, and nobody had cleaned it up. `checkpoint`: whose files
-    were put back (0: there was none that could be)."""
+    """The workdir was gone when an attempt began, and nobody had cleaned it up. `checkpoint`: whose
+    files were put back (0: there was none that could be)."""
 
     place: str
     checkpoint: int = 0
@@ -673,7 +702,8 @@ AnyEvent = AgentEvent | RunEvent
 
 
 class Record(msgspec.Struct, frozen=True):
-    """One line of the journal. `seq` grows by one with each record of a store; `attempt` 0 means the run itself."""
+    """One line of the journal. `seq` grows by one with each record of a store; `attempt` 0 means
+    the run itself."""
 
     run: str
     seq: int

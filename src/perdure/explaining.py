@@ -1,4 +1,5 @@
-"""Why a run stands as it does, attempt by attempt, from its report: what `perdure why` and the dashboard's timeline show. Pure."""
+"""Why a run stands as it does, attempt by attempt, from its report: what `perdure why` and the
+dashboard's timeline show. Pure."""
 
 from __future__ import annotations
 
@@ -14,33 +15,62 @@ SAID = 12
 
 
 def missed_checkpoint(report: dict[str, Any]) -> str:
-    """Return what a missed checkpoint means for a run, in a clean sentence; empty if its newest state is kept."""
+    """Return what a missed checkpoint means for a run, in a clean sentence; empty if its newest
+    state is kept."""
     if not report["missed_checkpoint"]:
         return ""
     if any(attempt["checkpoints"] for attempt in report["attempts"]):
-        lost = "the newest checkpoint could not be taken: restore, fork and export go back to an older one"
+        lost = (
+            "the newest checkpoint could not be taken: restore, fork and export go back to an "
+            "older one"
+        )
     else:
         lost = "no checkpoint could be taken: restore, fork and export do not work"
     return f"{lost} ({one_line(report['missed_checkpoint'], 300)}). Try: perdure doctor"
 
 
-def explained(attempt: dict[str, Any], previous: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
-    """A label and a clean sentence for all that is known of an attempt, in order; an empty label goes on with the one before.
-    `previous`: the attempt before it, for what has changed since."""
+def explained(
+    attempt: dict[str, Any], previous: dict[str, Any] | None
+) -> Iterator[tuple[str, str]]:
+    """A label and a clean sentence for all that is known of an attempt, in order; an empty label
+    goes on with the one before. `previous`: the attempt before it, for what has changed since."""
     if attempt["continuation"]:
-        yield "start", f"{attempt['continuation']} {clean(attempt['session_id'])}: {clean(attempt['why'])}"
+        yield (
+            "start",
+            f"{attempt['continuation']} {clean(attempt['session_id'])}: {clean(attempt['why'])}",
+        )
     if attempt["expired"]:
-        yield "expired", f"{clock(attempt['expired'])}: the session had not been used for its whole lifetime; the ladder was run"
+        yield (
+            "expired",
+            f"{clock(attempt['expired'])}: the session had not been used for its whole lifetime; "
+            "the ladder was run",
+        )
     if attempt["rebuilt_sessions"]:
-        yield "rebuilt", f"lost records were made again: {', '.join(map(clean, attempt['rebuilt_sessions']))}"
-    kept = f"; turn {attempt['turn']} of its process, which was kept warm" if attempt["turn"] > 1 else ""
-    yield "program", f"{attempt['agent_version'] or 'version unknown'}; {_flags(attempt['flags'])}{kept}"
+        yield (
+            "rebuilt",
+            f"lost records were made again: {', '.join(map(clean, attempt['rebuilt_sessions']))}",
+        )
+    kept = (
+        f"; turn {attempt['turn']} of its process, which was kept warm"
+        if attempt["turn"] > 1
+        else ""
+    )
+    yield (
+        "program",
+        f"{attempt['agent_version'] or 'version unknown'}; {_flags(attempt['flags'])}{kept}",
+    )
     if given := attempt["map"]:
-        about = f"about {tokens(given['tokens'])} tokens, {given['files']} file(s), {given['left']} without room"
+        about = (
+            f"about {tokens(given['tokens'])} tokens, {given['files']} file(s), {given['left']} "
+            "without room"
+        )
         yield "map", one_line(given["missed"], 200) if given["missed"] else about
     for line in _files(attempt["files"]):
         yield "file", line
-    for change in (*(_drift(previous, attempt) if previous else ()), *map(_moved, attempt["drift"])):
+    for change in (
+        *(_drift(previous, attempt) if previous else ()),
+        *map(_moved, attempt["drift"]),
+    ):
         yield "drift", one_line(change, 200)
     if attempt["outcome"]:
         outcome = attempt["outcome"]
@@ -60,7 +90,9 @@ def explained(attempt: dict[str, Any], previous: dict[str, Any] | None) -> Itera
     if receipt is None:
         untouched = "none: the attempt ended before the conversation was touched"
         unseen = "none: nobody was there to look at the conversation"
-        lost = attempt["outcome"] and attempt["outcome"]["kind"] == "lost" and attempt["continuation"]
+        lost = (
+            attempt["outcome"] and attempt["outcome"]["kind"] == "lost" and attempt["continuation"]
+        )
         yield "receipt", "not yet" if not attempt["outcome"] else unseen if lost else untouched
         return
     yield "receipt", str(receipt["verdict"])
@@ -73,15 +105,30 @@ def _size(size: dict[str, Any]) -> str:
     match size["event"]:
         case "compacted":
             whose = "as it was told" if size["asked"] else "by itself"
-            return f"the agent compacted the conversation {whose}: {size['before']:,} tokens became {size['after']:,}"
+            return (
+                f"the agent compacted the conversation {whose}: {size['before']:,} tokens became "
+                f"{size['after']:,}"
+            )
         case "not_compacted":
-            return f"the agent was told to compact the conversation and did not: it holds {size['tokens']:,} tokens"
+            return (
+                "the agent was told to compact the conversation and did not: it holds "
+                f"{size['tokens']:,} tokens"
+            )
         case "summarised" if size["text"]:
-            return f"{size['session_id']} said what the next conversation has to know: {one_line(size['text'], 160)}"
+            return (
+                f"{size['session_id']} said what the next conversation has to know: "
+                f"{one_line(size['text'], 160)}"
+            )
         case "summarised":
-            return f"{size['session_id']} gave no summary ({one_line(size['reason'], 120)}): perdure's own brief takes its place"
+            return (
+                f"{size['session_id']} gave no summary ({one_line(size['reason'], 120)}): "
+                "perdure's own brief takes its place"
+            )
         case _:
-            return f"{size['session_id']} gave way to a new conversation: {one_line(size['cause'], 160)}"
+            return (
+                f"{size['session_id']} gave way to a new conversation: "
+                f"{one_line(size['cause'], 160)}"
+            )
 
 
 def _checks(checks: list[dict[str, Any]]) -> list[str]:
@@ -89,9 +136,19 @@ def _checks(checks: list[dict[str, Any]]) -> list[str]:
     lines = []
     for check in checks:
         how = "passed" if check["code"] == 0 else f"failed with exit code {check['code']}"
-        which = f", round {check['round']} of {check['rounds']}" if 0 < check["round"] <= check["rounds"] else ""
-        lines.append(f"{how}{which}, after {check['seconds']:g} s: {one_line(check['command'], 120)}")
-        said = [line for line in clean(check["output"]).split("\n") if line.strip()] if check["code"] else []
+        which = (
+            f", round {check['round']} of {check['rounds']}"
+            if 0 < check["round"] <= check["rounds"]
+            else ""
+        )
+        lines.append(
+            f"{how}{which}, after {check['seconds']:g} s: {one_line(check['command'], 120)}"
+        )
+        said = (
+            [line for line in clean(check["output"]).split("\n") if line.strip()]
+            if check["code"]
+            else []
+        )
         lines += [f"  | {one_line(line, 160)}" for line in said[:SAID]]
         if len(said) > SAID:
             lines.append(f"  | ... {len(said) - SAID} more line(s)")
@@ -107,16 +164,23 @@ def _files(changes: list[dict[str, Any]]) -> list[str]:
     for change in [each for each in changes if each not in plain]:
         why = f" ({one_line(change['why'], 120)})" if change["why"] else ""
         copy = f"; the agent's version: {clean(change['backup'])}" if change["backup"] else ""
-        lines.append(f"{change['action']}: {one_line(change['name'], 120)}, version {change['version']}{why}{copy}")
+        lines.append(
+            f"{change['action']}: {one_line(change['name'], 120)}, version "
+            f"{change['version']}{why}{copy}"
+        )
     names = ", ".join(one_line(change["name"], 60) for change in plain[:FILES])
     more = f" and {len(plain) - FILES} more" if len(plain) > FILES else ""
     return [*lines, f"as given: {names}{more}"] if plain else lines
 
 
 def _drift(previous: dict[str, Any], attempt: dict[str, Any]) -> list[str]:
-    """What is no part of a conversation and has changed since the attempt before: the CLI's version, account, flags."""
+    """What is no part of a conversation and has changed since the attempt before: the CLI's
+    version, account, flags."""
     changes = []
-    if previous["agent_version"] and attempt["agent_version"] not in ("", previous["agent_version"]):
+    if previous["agent_version"] and attempt["agent_version"] not in (
+        "",
+        previous["agent_version"],
+    ):
         changes.append(f"the agent was version {previous['agent_version']} before")
     for name, value in attempt["flags"].items():
         before = previous["flags"].get(name, value)
@@ -127,19 +191,34 @@ def _drift(previous: dict[str, Any], attempt: dict[str, Any]) -> list[str]:
 
 def _moved(seen: dict[str, Any]) -> str:
     """What somebody else did to the workdir before the attempt."""
-    files = f"{seen['count']} file(s) changed since checkpoint {seen['number']}: {', '.join(seen['paths'])}" if seen["count"] else ""
-    head = f"HEAD moved from {seen['head_before'][:12]} to {seen['head_now'][:12]}" if seen["head_before"] != seen["head_now"] else ""
+    files = (
+        f"{seen['count']} file(s) changed since checkpoint {seen['number']}: "
+        f"{', '.join(seen['paths'])}"
+        if seen["count"]
+        else ""
+    )
+    head = (
+        f"HEAD moved from {seen['head_before'][:12]} to {seen['head_now'][:12]}"
+        if seen["head_before"] != seen["head_now"]
+        else ""
+    )
     return "; ".join(part for part in (files, head) if part)
 
 
 def _saved(attempt: dict[str, Any]) -> list[str]:
     """The newest checkpoint of the attempt, and why one is missing."""
     kept = attempt["checkpoints"]
-    lines = [f"no checkpoint could be taken: {one_line(reason, 160)}" for reason in attempt["missed_checkpoints"][-1:]]
+    lines = [
+        f"no checkpoint could be taken: {one_line(reason, 160)}"
+        for reason in attempt["missed_checkpoints"][-1:]
+    ]
     if kept:
         last = kept[-1]
         more = f" ({len(kept) - 1} more of this attempt)" if len(kept) > 1 else ""
-        lines.append(f"checkpoint {last['number']}, {clock(last['at'])}: {last['changed']} changed, {last['untracked']} new{more}")
+        lines.append(
+            f"checkpoint {last['number']}, {clock(last['at'])}: {last['changed']} changed, "
+            f"{last['untracked']} new{more}"
+        )
     return lines
 
 

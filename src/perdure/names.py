@@ -5,15 +5,18 @@ from __future__ import annotations
 import random
 
 _HOW = (
-    "able amber apt bold brave brief bright brisk calm clear clever cosy crisp deft eager early fair fast fine firm fond free fresh "
-    "gentle glad golden grand green happy hardy jolly keen kind lively lucky merry mild neat noble plain proud quick quiet rapid ready "
-    "rosy round sharp shiny silent silver simple sleek smart snug solid spry steady stout sunny sure swift tidy true vivid warm wise"
+    "able amber apt bold brave brief bright brisk calm clear clever cosy crisp deft eager early "
+    "fair fast fine firm fond free fresh gentle glad golden grand green happy hardy jolly keen "
+    "kind lively lucky merry mild neat noble plain proud quick quiet rapid ready rosy round sharp "
+    "shiny silent silver simple sleek smart snug solid spry steady stout sunny sure swift tidy "
+    "true vivid warm wise"
 ).split()
 _WHO = (
-    "alder ant ash badger bear beaver beech birch bison cedar clover crane crow deer dove eagle elm falcon fern finch fir fox gull hare "
-    "hawk heron holly ibis iris ivy jay kite lark larch lemur lily lynx maple marten mink mole moss moth newt oak olive orchid otter owl "
-    "panda perch pike pine plover poppy quail raven reed robin rook sage seal shrew sloth sparrow stork swan swift tern thrush tiger "
-    "toad trout tulip vole walrus weasel willow wolf wren yew"
+    "alder ant ash badger bear beaver beech birch bison cedar clover crane crow deer dove eagle "
+    "elm falcon fern finch fir fox gull hare hawk heron holly ibis iris ivy jay kite lark larch "
+    "lemur lily lynx maple marten mink mole moss moth newt oak olive orchid otter owl panda perch "
+    "pike pine plover poppy quail raven reed robin rook sage seal shrew sloth sparrow stork swan "
+    "swift tern thrush tiger toad trout tulip vole walrus weasel willow wolf wren yew"
 ).split()
 
 

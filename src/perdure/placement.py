@@ -1,7 +1,9 @@
-"""Which task files belong into the workdir, what is there already by the journal, and what is done with each. Pure.
+"""Which task files belong into the workdir, what is there already by the journal, and what is done
+with each. Pure.
 
-`taskfiles` asks before it writes, `report` and the prompt tell what came of it. A content is known by its mark: the SHA-256, with `+x`
-where the file is executable; empty where there is no file; `?` where something lies that is no ordinary file.
+`taskfiles` asks before it writes, `report` and the prompt tell what came of it. A content is known
+by its mark: the SHA-256, with `+x` where the file is executable; empty where there is no file; `?`
+where something lies that is no ordinary file.
 """
 
 from __future__ import annotations
@@ -10,7 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field, replace
 from types import MappingProxyType
 
-from perdure.events import CheckpointRestored, CheckpointTaken, FilesPlaced, FilesPlanned, Record, RunTakenIn
+from perdure.events import (
+    CheckpointRestored,
+    CheckpointTaken,
+    FilesPlaced,
+    FilesPlanned,
+    Record,
+    RunTakenIn,
+)
 from perdure.lateclass import dataclass
 from perdure.model import Context, FileAction, FileChange, OnEdit, TaskFile
 
@@ -31,7 +40,8 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """What the journal knows of the files in the workdir. `version` is the newest one whose files are all there."""
+    """What the journal knows of the files in the workdir. `version` is the newest one whose files
+    are all there."""
 
     version: int = 0
     marks: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -70,17 +80,24 @@ def wanted(contexts: Sequence[Context]) -> dict[str, Wanted]:
     for context in contexts:
         if context.given.whole:
             found.clear()
-        found |= {file.name: Wanted(file, context.version, context.given.on_edit) for file in context.given.files}
+        found |= {
+            file.name: Wanted(file, context.version, context.given.on_edit)
+            for file in context.given.files
+        }
     return found
 
 
 def newest(contexts: Sequence[Context]) -> int:
     """The newest version that files came with; 0 if none did."""
-    return max((context.version for context in contexts if context.given.files or context.given.whole), default=0)
+    return max(
+        (context.version for context in contexts if context.given.files or context.given.whole),
+        default=0,
+    )
 
 
 def placement_of(records: Sequence[Record]) -> Placement:
-    """Reads the whole journal. A workdir that was taken back to a checkpoint, or came with one, has the files that it had then."""
+    """Reads the whole journal. A workdir that was taken back to a checkpoint, or came with one, has
+    the files that it had then."""
     now, then = Placement(), dict[int, Placement]()
     for record in records:
         match record.event:
@@ -111,18 +128,30 @@ def planned_since(records: Sequence[Record]) -> frozenset[str]:
 
 def changes_of(records: Sequence[Record]) -> Iterator[tuple[int, FileChange]]:
     """What was done with each file, with the attempt that it was planned in, oldest first."""
-    left = {(record.event.version, name) for record in records if isinstance(record.event, FilesPlaced) for name in record.event.left}
+    left = {
+        (record.event.version, name)
+        for record in records
+        if isinstance(record.event, FilesPlaced)
+        for name in record.event.left
+    }
     for record in records:
         if isinstance(record.event, FilesPlanned):
             for change in record.event.files:
                 skipped = (record.event.version, change.name) in left
-                yield record.attempt, replace(change, action=FileAction.CONFLICT, after="", why=CHANGED_MEANWHILE) if skipped else change
+                yield (
+                    record.attempt,
+                    replace(change, action=FileAction.CONFLICT, after="", why=CHANGED_MEANWHILE)
+                    if skipped
+                    else change,
+                )
 
 
 def action(asked: Wanted, base: str, there: str, *, fresh: bool = False) -> FileAction | None:
-    """What is to be done with a file; None: nothing, it is as it was given before. `MERGED` is still to be tried.
+    """What is to be done with a file; None: nothing, it is as it was given before. `MERGED` is
+    still to be tried.
 
-    `base`: its mark as given before; `there`: its mark in the workdir; `fresh`: the workdir was made anew.
+    `base`: its mark as given before; `there`: its mark in the workdir; `fresh`: the workdir was
+    made anew.
     """
     given = mark(asked.file)
     if base == given and not (fresh and not there):

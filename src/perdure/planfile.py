@@ -1,7 +1,8 @@
 """Reads a plan from TOML or YAML. Called by the verbs of `perdure plan`, and by programs.
 
-What the file may hold is said once, in `plan.schema.json`, which editors understand as well; problems are told in perdure's own
-words, all at once, each with its line. What the tasks mean to each other is checked in `plan`. Needs the extra `plans`.
+What the file may hold is said once, in `plan.schema.json`, which editors understand as well;
+problems are told in perdure's own words, all at once, each with its line. What the tasks mean to
+each other is checked in `plan`. Needs the extra `plans`.
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ OBJECT = "plan"
 
 
 def read(path: Path, defaults: Mapping[str, Any]) -> Plan:
-    """The plan in a file. `defaults`: agent, model, permissions, timeout, attempts, continuity where the plan says nothing.
+    """The plan in a file. `defaults`: agent, model, permissions, timeout, attempts, continuity
+    where the plan says nothing.
 
-    Raises NotFound, UsageError for a file that is no TOML or YAML text, PlanError with all of its problems.
+    Raises NotFound, UsageError for a file that is no TOML or YAML text, PlanError with all of its
+    problems.
     """
     _need_libraries()
     text = _text(path)
@@ -43,7 +46,8 @@ def read(path: Path, defaults: Mapping[str, Any]) -> Plan:
 
 
 def read_object(raw: Mapping[str, Any], defaults: Mapping[str, Any]) -> Plan:
-    """Return the plan in an object of JSON, as a file would hold it. Raises as `read` does; problems have no lines."""
+    """Return the plan in an object of JSON, as a file would hold it. Raises as `read` does;
+    problems have no lines."""
     _need_libraries()
 
     def line_of(*path: object) -> int:
@@ -55,7 +59,10 @@ def read_object(raw: Mapping[str, Any], defaults: Mapping[str, Any]) -> Plan:
             raise PlanError(problems, HINT)
         return planned(_in_seconds(raw), line_of, OBJECT, defaults)
     except PlanError as error:
-        raise PlanError([problem.removeprefix(f"{OBJECT}:1: ") for problem in error.problems], "docs: how-to/plans") from None
+        raise PlanError(
+            [problem.removeprefix(f"{OBJECT}:1: ") for problem in error.problems],
+            "docs: how-to/plans",
+        ) from None
     except (RecursionError, UnicodeEncodeError):
         raise UsageError("the plan is no text that can be kept, or nested too deeply") from None
 
@@ -65,7 +72,9 @@ def _need_libraries() -> None:
         import jsonschema  # noqa: F401
         import yaml  # noqa: F401
     except ImportError as error:
-        raise UsageError(f"plans need {error.name}, which is not installed", "pip install 'perdure[plans]'") from None
+        raise UsageError(
+            f"plans need {error.name}, which is not installed", "pip install 'perdure[plans]'"
+        ) from None
 
 
 def _text(path: Path) -> str:
@@ -78,20 +87,28 @@ def _text(path: Path) -> str:
     except (FileNotFoundError, NotADirectoryError):
         raise NotFound(f"there is no file {str(path)!r}", "perdure plan check FILE") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the plan {str(path)!r} cannot be read: {error}", "a UTF-8 file in TOML or YAML is needed") from None
+        raise UsageError(
+            f"the plan {str(path)!r} cannot be read: {error}",
+            "a UTF-8 file in TOML or YAML is needed",
+        ) from None
 
 
 def _toml(text: str, path: Path) -> tuple[Any, LineOf]:
     try:
         raw = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not TOML: {error}", "the ending .yaml says that a plan is in YAML") from None
+        raise UsageError(
+            f"{path} is not TOML: {error}", "the ending .yaml says that a plan is in YAML"
+        ) from None
     return raw, _toml_lines(text)
 
 
 def _toml_lines(text: str) -> LineOf:
-    """Lines by path, found by the headers and keys at the beginning of lines; tomllib does not tell."""
-    plain = re.sub(r'("""|\'\'\').*?\1', lambda found: "\n" * found[0].count("\n"), text, flags=re.DOTALL)
+    """Lines by path, found by the headers and keys at the beginning of lines; tomllib does not
+    tell."""
+    plain = re.sub(
+        r'("""|\'\'\').*?\1', lambda found: "\n" * found[0].count("\n"), text, flags=re.DOTALL
+    )
     places: dict[tuple[object, ...], int] = {}
     table: tuple[object, ...] = ()
     count = -1
@@ -112,12 +129,17 @@ def _yaml(text: str, path: Path) -> tuple[Any, LineOf]:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
-                raise UsageError(f"{path}: aliases (*name) are not read in a plan", "write the value out")
+                raise UsageError(
+                    f"{path}: aliases (*name) are not read in a plan", "write the value out"
+                )
             if isinstance(event, yaml.ScalarEvent):
                 event.value.encode()  # YAML lets half a character through, as an escape
         raw = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}", "the ending .toml says that a plan is in TOML") from None
+        raise UsageError(
+            f"{path} is not YAML: {' '.join(str(error).split())}",
+            "the ending .toml says that a plan is in TOML",
+        ) from None
     except (RecursionError, ValueError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from None
     places: dict[tuple[object, ...], int] = {}
@@ -125,13 +147,19 @@ def _yaml(text: str, path: Path) -> tuple[Any, LineOf]:
     return raw, _nearest(places)
 
 
-def _yaml_lines(node: Node | None, at: tuple[object, ...], places: dict[tuple[object, ...], int]) -> None:
+def _yaml_lines(
+    node: Node | None, at: tuple[object, ...], places: dict[tuple[object, ...], int]
+) -> None:
     from yaml import MappingNode, SequenceNode
 
     if isinstance(node, MappingNode):
         for key, value in node.value:
             if (first := places.get((*at, key.value))) is not None:
-                raise UsageError(f"the plan says {key.value!r} twice, on line {first} and on line {key.start_mark.line + 1}", HINT)
+                raise UsageError(
+                    f"the plan says {key.value!r} twice, on line {first} and on line "
+                    f"{key.start_mark.line + 1}",
+                    HINT,
+                )
             places[(*at, key.value)] = key.start_mark.line + 1
             _yaml_lines(value, (*at, key.value), places)
     elif isinstance(node, SequenceNode):
@@ -154,7 +182,9 @@ def _nearest(places: Mapping[tuple[object, ...], int]) -> LineOf:
 @cache
 def schema() -> dict[str, Any]:
     """The JSON Schema of a plan (draft 2020-12)."""
-    found: dict[str, Any] = json.loads(files("perdure").joinpath("plan.schema.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads(
+        files("perdure").joinpath("plan.schema.json").read_text(encoding="utf-8")
+    )
     return found
 
 
@@ -166,18 +196,33 @@ def _misfits(raw: Any, line_of: LineOf) -> Iterator[tuple[int, str]]:
         if error.validator == "additionalProperties":
             for name in sorted(set(error.instance) - set(error.schema["properties"]), key=str):
                 known = ", ".join(error.schema["properties"])
-                yield line_of(*path, name), f"there is no {str(name)!r} {_within(path)}; known are {known}"
+                yield (
+                    line_of(*path, name),
+                    f"there is no {str(name)!r} {_within(path)}; known are {known}",
+                )
         else:
             yield line_of(*path), _sentence(error, path)
 
 
 def _sentence(error: Any, path: tuple[str | int, ...]) -> str:
-    what = str(path[-1]) if path and isinstance(path[-1], str) else f"{path[-2]}, entry {int(path[-1]) + 1}" if len(path) > 1 else "a plan"
+    what = (
+        str(path[-1])
+        if path and isinstance(path[-1], str)
+        else f"{path[-2]}, entry {int(path[-1]) + 1}"
+        if len(path) > 1
+        else "a plan"
+    )
     if error.validator == "required":
-        missing = next(name for name in error.validator_value if error.message.startswith(repr(name)))
+        missing = next(
+            name for name in error.validator_value if error.message.startswith(repr(name))
+        )
         return f"{missing!r} is missing {_within(path)}"
     wanted = error.schema.get("title") or error.schema.get("description", "")
-    shown = repr(error.instance) if len(repr(error.instance)) <= 60 else f"{repr(error.instance)[:60]}..."
+    shown = (
+        repr(error.instance)
+        if len(repr(error.instance)) <= 60
+        else f"{repr(error.instance)[:60]}..."
+    )
     return f"{what}: {wanted} is needed, not {shown}"
 
 
@@ -189,6 +234,8 @@ def _in_seconds(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Durations such as `90s` as seconds."""
 
     def converted(table: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: duration(str(value)) if key == "timeout" else value for key, value in table.items()}
+        return {
+            key: duration(str(value)) if key == "timeout" else value for key, value in table.items()
+        }
 
     return {**converted(raw), "tasks": [converted(task) for task in raw["tasks"]]}

@@ -1,8 +1,10 @@
-"""Does the installed agent go on from this transcript? Shown, not assumed: in a scratch home, against a rehearsed model.
+"""Does the installed agent go on from this transcript? Shown, not assumed: in a scratch home,
+against a rehearsed model.
 
-Handed to the engine by `wiring` as `Engine.prove`, and called by `perdure sessions mend`. The agent is started as an attempt would
-start it, resumes the mended copy, and what it then tells its model is held against what stands in the copy. Nothing of the user's is
-read but the agent's program, and the transcripts of the conversations that this one was forked from; no network but 127.0.0.1, no
+Handed to the engine by `wiring` as `Engine.prove`, and called by `perdure sessions mend`. The agent
+is started as an attempt would start it, resumes the mended copy, and what it then tells its model
+is held against what stands in the copy. Nothing of the user's is read but the agent's program, and
+the transcripts of the conversations that this one was forked from; no network but 127.0.0.1, no
 token, no cost. The rehearsal is strict: it refuses what the real services refuse.
 """
 
@@ -21,11 +23,16 @@ from perdure.protocols import AgentDriver
 PATIENCE_S = 120.0
 ASKED = "Say that you are here."
 KEPT = ("PATH", "IS_SANDBOX", "LANG", "LD_LIBRARY_PATH", "NODE_PATH")
-COMPACTED = (b'"compact_boundary"', b'"type":"compacted"', b"Got it. Thanks for the additional context!")
+COMPACTED = (
+    b'"compact_boundary"',
+    b'"type":"compacted"',
+    b"Got it. Thanks for the additional context!",
+)
 """Where one of these stands in a transcript, its beginning is told as a summary."""
 
 Prove = Callable[[AgentDriver, str, bytes, str, Path], str]
-"""Driver, conversation, content, the file's name, the agent's own home -> why it is not proven; empty if it is."""
+"""Driver, conversation, content, the file's name, the agent's own home -> why it is not proven;
+empty if it is."""
 
 
 def prover(environ: Mapping[str, str]) -> Prove:
@@ -45,9 +52,22 @@ class _Trial:
     """One resume in a scratch home."""
 
     def __init__(
-        self, driver: AgentDriver, session_id: str, content: bytes, name: str, home: Path, scratch: Path, environ: Mapping[str, str]
+        self,
+        driver: AgentDriver,
+        session_id: str,
+        content: bytes,
+        name: str,
+        home: Path,
+        scratch: Path,
+        environ: Mapping[str, str],
     ) -> None:
-        self.driver, self.session_id, self.content, self.name, self.real_home = driver, session_id, content, name, home
+        self.driver, self.session_id, self.content, self.name, self.real_home = (
+            driver,
+            session_id,
+            content,
+            name,
+            home,
+        )
         self.scratch, self.work = scratch, scratch / "work"
         self.program = driver.locate(environ)
         self.outer = {key: value for key, value in environ.items() if key in KEPT}
@@ -59,7 +79,9 @@ class _Trial:
 
         with Rehearsal("say I am here.", strict=True) as rehearsal:
             places = {"HOME": str(self.scratch / "home"), "TMPDIR": str(self.scratch / "tmp")}
-            own = rehearsal.environ(self.driver.name, home=self.scratch / "home" / self.driver.name, retries=0)
+            own = rehearsal.environ(
+                self.driver.name, home=self.scratch / "home" / self.driver.name, retries=0
+            )
             self.environ = {**self.outer, **places, **own}
             self.home = self.driver.home(self.environ)
             self.put_in_place()
@@ -67,7 +89,9 @@ class _Trial:
             end, said = self.process(command, "resume")
             if end.cause != "exited":
                 return f"the agent did not end within {PATIENCE_S:g} s"
-            events = [event for line in said.split(b"\n") if line for event in self.driver.parse(line)]
+            events = [
+                event for line in said.split(b"\n") if line for event in self.driver.parse(line)
+            ]
             outcome = self.driver.outcome(end, events)
             if not outcome.ok:
                 return f"the agent did not go on from it: {outcome.kind} {outcome.detail}".rstrip()
@@ -88,7 +112,9 @@ class _Trial:
     def put_in_place(self) -> None:
         """The copy, and those that it was forked from, where a resume finds them."""
         if self.driver.archive is not None:
-            self.process(self.driver.archive.restore(self.program, self.session_id, self.content), "restore")
+            self.process(
+                self.driver.archive.restore(self.program, self.session_id, self.content), "restore"
+            )
             return
         self.put(self.session_id, self.content, self.name)
         seen, parent = {self.session_id}, self.driver.parent(self.content)
@@ -126,9 +152,11 @@ class _Trial:
             started.kill()
 
     def missing(self, told: str) -> str:
-        """What of the copy the model was not told, in order; empty if it was told all. Of a compacted one the beginning may be
-        missing."""
-        spoken = [words for each in self.driver.spoken(self.content) if (words := _plain(each.text))]
+        """What of the copy the model was not told, in order; empty if it was told all. Of a
+        compacted one the beginning may be missing."""
+        spoken = [
+            words for each in self.driver.spoken(self.content) if (words := _plain(each.text))
+        ]
         at, begun = 0, not any(mark in self.content for mark in COMPACTED)
         for words in spoken:
             found = told.find(words, at)

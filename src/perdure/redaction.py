@@ -1,8 +1,10 @@
-"""Keeps secrets out of what perdure writes: events, copies of transcripts, logs that are no longer written to.
+"""Keeps secrets out of what perdure writes: events, copies of transcripts, logs that are no longer
+written to.
 
-The secrets are the values of the environment's variables whose names say so. Each is replaced by as many asterisks as it has
-bytes, so that sizes and places stay what they were. Called by `attempt` for every event and file; the agent's own files are not
-touched. What cannot be seen: a secret that the agent changed before it wrote it down.
+The secrets are the values of the environment's variables whose names say so. Each is replaced by as
+many asterisks as it has bytes, so that sizes and places stay what they were. Called by `attempt`
+for every event and file; the agent's own files are not touched. What cannot be seen: a secret that
+the agent changed before it wrote it down.
 """
 
 from __future__ import annotations
@@ -19,9 +21,13 @@ from urllib.parse import quote, quote_plus
 
 from perdure.lateclass import dataclass
 
-TELLING = re.compile(r"KEY(?!_ID$)|TOKEN(?!_(?:HOST|USER)$)|SECRET|PASSW|CREDENTIAL|AUTH(?!OR_)|COOKIE", re.IGNORECASE)
-"""But not who has it (AWS_ACCESS_KEY_ID, PERDURE_GIT_TOKEN_USER) and what for (PERDURE_GIT_TOKEN_HOST, which every message about the forge
-would miss): those may be plain words. And not GIT_AUTHOR_NAME."""
+TELLING = re.compile(
+    r"KEY(?!_ID$)|TOKEN(?!_(?:HOST|USER)$)|SECRET|PASSW|CREDENTIAL|AUTH(?!OR_)|COOKIE",
+    re.IGNORECASE,
+)
+"""But not who has it (AWS_ACCESS_KEY_ID, PERDURE_GIT_TOKEN_USER) and what for
+(PERDURE_GIT_TOKEN_HOST, which every message about the forge would miss): those may be plain words.
+And not GIT_AUTHOR_NAME."""
 SHORTEST = 8
 """A shorter value is not replaced: it could be any word."""
 
@@ -60,7 +66,8 @@ class Redactor:
         return self.bytes(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
 
     def file(self, path: Path) -> int:
-        """Replaces the secrets in a file that nobody writes to any more, in place. Returns how many there were."""
+        """Replaces the secrets in a file that nobody writes to any more, in place. Returns how many
+        there were."""
         if self.pattern is None or not path.is_file() or not path.stat().st_size:
             return 0
         with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as view:
@@ -76,13 +83,15 @@ def _replacing(forms: frozenset[bytes]) -> Redactor:
     if not forms:
         return Redactor()
     # The longest first: one secret may begin as another does.
-    pattern = re.compile(b"|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True)))
+    pattern = re.compile(
+        b"|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True))
+    )
     return Redactor(pattern, max(map(len, forms)), forms)
 
 
 def _forms(value: str) -> Iterator[bytes]:
-    """A secret as it is written down: plain, in JSON, in URLs, and in base64 of either alphabet, also inside of a longer text (a
-    password after its user's name)."""
+    """A secret as it is written down: plain, in JSON, in URLs, and in base64 of either alphabet,
+    also inside of a longer text (a password after its user's name)."""
     raw = value.encode("utf-8", "surrogateescape")
     yield from (raw, json.dumps(value)[1:-1].encode())
     yield from (quote(value, safe=safe, errors="replace").encode() for safe in ("", "/"))

@@ -1,6 +1,7 @@
 """A run as every `--json` shows it: one stable, versioned object. Pure.
 
-Fields are added without a new `schema_version`; a field that is removed or changes its meaning raises it.
+Fields are added without a new `schema_version`; a field that is removed or changes its meaning
+raises it.
 """
 
 from __future__ import annotations
@@ -35,8 +36,30 @@ from perdure.protocols import PostingStore, RunRow, RunStore
 
 SCHEMA_VERSION = 1
 WHY = (
-    *("number", "continuation", "rung", "why", "prices", "session_id", "lost_session_id", "expired", "rebuilt_sessions", "fill", "sizes"),
-    *("agent_version", "flags", "outcome", "receipt", "effects", "turn", "checkpoint", "checkpoints", "missed_checkpoints"),
+    *(
+        "number",
+        "continuation",
+        "rung",
+        "why",
+        "prices",
+        "session_id",
+        "lost_session_id",
+        "expired",
+        "rebuilt_sessions",
+        "fill",
+        "sizes",
+    ),
+    *(
+        "agent_version",
+        "flags",
+        "outcome",
+        "receipt",
+        "effects",
+        "turn",
+        "checkpoint",
+        "checkpoints",
+        "missed_checkpoints",
+    ),
     *("drift", "files", "checks"),
 )
 """What `why` tells of an attempt."""
@@ -47,12 +70,25 @@ class Told(RunStore, PostingStore, Protocol):
     """Runs, and what forges were told of them."""
 
 
-def report_of(store: Told, run: TaskRun, records: Sequence[Record] | None = None, liveness: Liveness | None = None) -> dict[str, Any]:
-    """The report of a run as it stands in the store; `records`: its history, where that is at hand; `liveness`: of a running one."""
+def report_of(
+    store: Told,
+    run: TaskRun,
+    records: Sequence[Record] | None = None,
+    liveness: Liveness | None = None,
+) -> dict[str, Any]:
+    """The report of a run as it stands in the store; `records`: its history, where that is at hand;
+    `liveness`: of a running one."""
     records = store.history(run.id, limit=100_000) if records is None else records
     posting = store.posting(run.id) if "delivery" in run.spec.labels else None
     return run_report(
-        run, store.attempts(run.id), store.contexts(run.id), ledger(records), store.checkpoints(run.id), records, posting, liveness
+        run,
+        store.attempts(run.id),
+        store.contexts(run.id),
+        ledger(records),
+        store.checkpoints(run.id),
+        records,
+        posting,
+        liveness,
     )
 
 
@@ -100,7 +136,9 @@ def run_report(
         "attempts_allowed": run.attempts_allowed,
         "attempts": [_attempt(attempt, effects, checkpoints, records) for attempt in attempts],
         "usage": plain(total),
-        "fill": next((plain(each.fill) for each in reversed(attempts) if each.fill is not None), None),
+        "fill": next(
+            (plain(each.fill) for each in reversed(attempts) if each.fill is not None), None
+        ),
         "when_full": run.spec.when_full,
         "conditions": [plain(condition) for condition in run.conditions],
         "missed_checkpoint": missed_checkpoint(records),
@@ -114,7 +152,10 @@ def run_report(
 
 def why_of(report: dict[str, Any]) -> dict[str, Any]:
     """The part of a run's report that `perdure why --json` prints."""
-    waits = {key: report[key] for key in ("state", "liveness", "reason", "run_after", "conditions", "posting")}
+    waits = {
+        key: report[key]
+        for key in ("state", "liveness", "reason", "run_after", "conditions", "posting")
+    }
     attempts = [{key: attempt[key] for key in WHY} for attempt in report["attempts"]]
     return {"schema_version": SCHEMA_VERSION, "name": report["name"], **waits, "attempts": attempts}
 
@@ -138,7 +179,12 @@ def row_of(row: RunRow, liveness: Liveness | None = None) -> dict[str, Any]:
     }
 
 
-def _attempt(attempt: Attempt, effects: Sequence[Effect], checkpoints: Sequence[Checkpoint], records: Sequence[Record]) -> dict[str, Any]:
+def _attempt(
+    attempt: Attempt,
+    effects: Sequence[Effect],
+    checkpoints: Sequence[Checkpoint],
+    records: Sequence[Record],
+) -> dict[str, Any]:
     asked = attempt.continuation
     return {
         "number": attempt.number,
@@ -150,7 +196,10 @@ def _attempt(attempt: Attempt, effects: Sequence[Effect], checkpoints: Sequence[
         "lost_session_id": asked.lost_session_id if asked else "",
         "expired": asked.expired if asked else 0,
         "rebuilt_sessions": [
-            each for r in records if r.attempt == attempt.number and isinstance(r.event, SessionsRebuilt) for each in r.event.sessions
+            each
+            for r in records
+            if r.attempt == attempt.number and isinstance(r.event, SessionsRebuilt)
+            for each in r.event.sessions
         ],
         "session_id": attempt.session_id,
         "agent_version": attempt.agent_version,
@@ -159,15 +208,46 @@ def _attempt(attempt: Attempt, effects: Sequence[Effect], checkpoints: Sequence[
         "receipt": plain(attempt.receipt) if attempt.receipt else None,
         "usage": plain(attempt.usage),
         "fill": plain(attempt.fill) if attempt.fill else None,
-        "sizes": [_size(r.event) for r in records if r.attempt == attempt.number and isinstance(r.event, SIZES)],
-        "effects": [{"kind": e.kind, "command": e.command, "ok": e.ok} for e in effects if e.attempt == attempt.number],
-        "files": [plain(change) for number, change in changes_of(records) if number == attempt.number],
-        "map": next((_map(r.event) for r in records if r.attempt == attempt.number and isinstance(r.event, MapGiven | MapMissed)), None),
+        "sizes": [
+            _size(r.event)
+            for r in records
+            if r.attempt == attempt.number and isinstance(r.event, SIZES)
+        ],
+        "effects": [
+            {"kind": e.kind, "command": e.command, "ok": e.ok}
+            for e in effects
+            if e.attempt == attempt.number
+        ],
+        "files": [
+            plain(change) for number, change in changes_of(records) if number == attempt.number
+        ],
+        "map": next(
+            (
+                _map(r.event)
+                for r in records
+                if r.attempt == attempt.number and isinstance(r.event, MapGiven | MapMissed)
+            ),
+            None,
+        ),
         "checkpoint": asked.checkpoint if asked else 0,
-        "checkpoints": [_checkpoint(each) for each in checkpoints if each.attempt == attempt.number],
-        "drift": [plain(r.event) for r in records if r.attempt == attempt.number and isinstance(r.event, DriftSeen)],
-        "missed_checkpoints": [r.event.reason for r in records if r.attempt == attempt.number and isinstance(r.event, CheckpointMissed)],
-        "checks": [plain(r.event) for r in records if r.attempt == attempt.number and isinstance(r.event, VerifyEnded)],
+        "checkpoints": [
+            _checkpoint(each) for each in checkpoints if each.attempt == attempt.number
+        ],
+        "drift": [
+            plain(r.event)
+            for r in records
+            if r.attempt == attempt.number and isinstance(r.event, DriftSeen)
+        ],
+        "missed_checkpoints": [
+            r.event.reason
+            for r in records
+            if r.attempt == attempt.number and isinstance(r.event, CheckpointMissed)
+        ],
+        "checks": [
+            plain(r.event)
+            for r in records
+            if r.attempt == attempt.number and isinstance(r.event, VerifyEnded)
+        ],
         "turn": _turn(attempt, records),
         "started": attempt.started,
         "ended": attempt.ended,
@@ -176,7 +256,8 @@ def _attempt(attempt: Attempt, effects: Sequence[Effect], checkpoints: Sequence[
 
 
 def missed_checkpoint(records: Sequence[Record]) -> str:
-    """Return why the newest checkpoint that was due could not be taken; empty if one was taken since, or none was due."""
+    """Return why the newest checkpoint that was due could not be taken; empty if one was taken
+    since, or none was due."""
     reason = ""
     for record in records:
         match record.event:
@@ -193,7 +274,13 @@ def _map(event: MapGiven | MapMissed) -> dict[str, Any]:
     """The project map of an attempt's prompt; `missed` says why there is none."""
     if isinstance(event, MapMissed):
         return {"tokens": 0, "files": 0, "full": 0, "left": 0, "missed": event.reason}
-    return {"tokens": event.tokens, "files": event.files, "full": event.full, "left": event.left, "missed": ""}
+    return {
+        "tokens": event.tokens,
+        "files": event.files,
+        "full": event.full,
+        "left": event.left,
+        "missed": "",
+    }
 
 
 def _size(event: Compacted | NotCompacted | Summarised | RolledOver) -> dict[str, Any]:
@@ -203,7 +290,11 @@ def _size(event: Compacted | NotCompacted | Summarised | RolledOver) -> dict[str
 
 def _turn(attempt: Attempt, records: Sequence[Record]) -> int:
     """Which turn of its process it was; 0 where none was started."""
-    turns = [r.event.turn for r in records if r.attempt == attempt.number and isinstance(r.event, AgentLaunched)]
+    turns = [
+        r.event.turn
+        for r in records
+        if r.attempt == attempt.number and isinstance(r.event, AgentLaunched)
+    ]
     return turns[-1] if turns else 0
 
 

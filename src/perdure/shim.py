@@ -1,26 +1,31 @@
-"""The parent of one agent: it outlives its supervisor, holds the workspace lock, and knows for certain how the agent ended.
+"""The parent of one agent: it outlives its supervisor, holds the workspace lock, and knows for
+certain how the agent ended.
 
-`perdure.process.start` runs this file as `python -I -S shim.py DIRECTORY`, in a session of its own. It stands alone (standard
-library only) so that it starts in milliseconds and stays small. DIRECTORY is the attempt's own; in it lie
+`perdure.process.start` runs this file as `python -I -S shim.py DIRECTORY`, in a session of its own.
+It stands alone (standard library only) so that it starts in milliseconds and stays small. DIRECTORY
+is the attempt's own; in it lie
 
-    launch      read: deadline, grace, output cap, mark, cwd and argv, separated by NUL; locked by this process while it lives
-    stdin       read: what the agent gets as its input
-    lease       read: until when the agent may work without another word of its supervisor, and when it is killed after that (seconds
+    launch      read: deadline, grace, output cap, mark, cwd and argv, separated by NUL; locked by
+    this process while it lives stdin       read: what the agent gets as its input lease       read:
+    until when the agent may work without another word of its supervisor, and when it is killed
+    after that (seconds
                 on the boot clock); there only where several hosts share a database
     cause       read: the word for `exit.json`, where a supervisor wrote one before SIGTERM
-    shim.json   written before the agent starts: who this process is
-    agent.json  written when the agent has started
-    stdout, stderr   the agent's output, appended to by the agent itself: no pipe that could break, fill or stay open
-    exit.json   written last, when nothing of the attempt lives any more
+    shim.json   written before the agent starts: who this process is agent.json  written when the
+    agent has started stdout, stderr   the agent's output, appended to by the agent itself: no pipe
+    that could break, fill or stay open exit.json   written last, when nothing of the attempt lives
+    any more
 
-What it guarantees: "exit.json exists" implies that the agent and everything that it ever started have ended, whatever they did
-to get away (own session, double fork, empty environment, closed files). As a child subreaper this process inherits every
-orphan below it, so the tree is empty exactly when there is no child left to wait for. The lock, an open file description that
-the supervisor has already locked, comes in as descriptor 4, is not passed on, and so lives exactly as long as this process.
+What it guarantees: "exit.json exists" implies that the agent and everything that it ever started
+have ended, whatever they did to get away (own session, double fork, empty environment, closed
+files). As a child subreaper this process inherits every orphan below it, so the tree is empty
+exactly when there is no child left to wait for. The lock, an open file description that the
+supervisor has already locked, comes in as descriptor 4, is not passed on, and so lives exactly as
+long as this process.
 
-SIGTERM means stop: TERM to the agent, the grace, then KILL to all. All other signals that can be blocked are blocked: the
-supervisor may vanish with its terminal. The environment arrives as this process's own and goes to the agent unchanged; it
-is never written down.
+SIGTERM means stop: TERM to the agent, the grace, then KILL to all. All other signals that can be
+blocked are blocked: the supervisor may vanish with its terminal. The environment arrives as this
+process's own and goes to the agent unchanged; it is never written down.
 """
 
 # ruff: noqa: PTH104, PTH110, PTH123, PTH208 (pathlib would double the start-up time)
@@ -33,15 +38,18 @@ import sys
 import time
 
 LAUNCH_FD = 3
-"""The file `launch`, locked by the supervisor: whoever finds it unlocked knows that no shim lives, nor is just starting."""
+"""The file `launch`, locked by the supervisor: whoever finds it unlocked knows that no shim lives,
+nor is just starting."""
 LOCK_FD = 4
 ORPHAN_GRACE_S = 2.0
 """What processes that the agent left behind get between TERM and KILL."""
 FLOOD_RATE = 2 * 1024**3
-"""Bytes per second that no agent writes faster than: it bounds how long one may go without looking at the sizes."""
+"""Bytes per second that no agent writes faster than: it bounds how long one may go without looking
+at the sizes."""
 RLIMIT_LOCKS = 10
-"""A resource limit that Linux has not enforced since 2.4.25, but still hands down to every child (getrlimit(2)). It
-carries the attempt's mark where the environment cannot: no `env -i`, setsid or exec takes it away."""
+"""A resource limit that Linux has not enforced since 2.4.25, but still hands down to every child
+(getrlimit(2)). It carries the attempt's mark where the environment cannot: no `env -i`, setsid or
+exec takes it away."""
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -51,7 +59,8 @@ def boottime() -> float:
 
 
 def write_once(name: str, text: str) -> None:
-    """A file in the current directory, there whole or not at all; it and its name survive a power cut. Raises OSError."""
+    """A file in the current directory, there whole or not at all; it and its name survive a power
+    cut. Raises OSError."""
     fd = os.open(name + ".part", os.O_WRONLY | os.O_CREAT, 0o600)
     try:
         # In place, so that the blocks that were reserved for it serve on a full disk.
@@ -69,7 +78,8 @@ def write_once(name: str, text: str) -> None:
 
 
 def stat(pid: int | str) -> tuple[str, int, int, int] | None:
-    """State, parent, threads and start time (clock ticks since boot) of a process, from /proc/PID/stat; None if gone."""
+    """State, parent, threads and start time (clock ticks since boot) of a process, from
+    /proc/PID/stat; None if gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
@@ -84,7 +94,8 @@ def pids() -> list[int]:
 
 
 def children() -> list[int]:
-    """The direct children of this process, ended ones included. Only this process reaps them: the ids are certain."""
+    """The direct children of this process, ended ones included. Only this process reaps them: the
+    ids are certain."""
     try:
         with open("/proc/thread-self/children", "rb") as file:
             return [int(pid) for pid in file.read().split()]
@@ -93,7 +104,8 @@ def children() -> list[int]:
 
 
 def reap(leader: int) -> tuple[bool, int | None]:
-    """Collects all ended children. Returns (is there any child left, the leader's wait status if it was among them)."""
+    """Collects all ended children. Returns (is there any child left, the leader's wait status if it
+    was among them)."""
     status = None
     while True:
         try:
@@ -106,8 +118,11 @@ def reap(leader: int) -> tuple[bool, int | None]:
             status = ended
 
 
-def watch(leader: int, outputs: tuple[int, int], deadline_s: float, grace_s: float, cap: int) -> tuple[str, int]:
-    """Waits until the leader has ended, and ends it where it must be. Returns the cause and the wait status."""
+def watch(
+    leader: int, outputs: tuple[int, int], deadline_s: float, grace_s: float, cap: int
+) -> tuple[str, int]:
+    """Waits until the leader has ended, and ends it where it must be. Returns the cause and the
+    wait status."""
     cause, kill_at = "exited", float("inf")
     deadline = boottime() + deadline_s if deadline_s > 0 else float("inf")
     stop_asked = False
@@ -134,13 +149,18 @@ def watch(leader: int, outputs: tuple[int, int], deadline_s: float, grace_s: flo
         if now >= kill_at:
             os.kill(leader, signal.SIGKILL)
         look = until if until > now else float("inf")
-        pause = min(max(room / FLOOD_RATE, 0.02), 1.0, *(max(at - now, 0.02) for at in (deadline, kill_at, look)))
+        pause = min(
+            max(room / FLOOD_RATE, 0.02),
+            1.0,
+            *(max(at - now, 0.02) for at in (deadline, kill_at, look)),
+        )
         got = signal.sigtimedwait({signal.SIGTERM, signal.SIGCHLD}, pause)
         stop_asked = stop_asked or (got is not None and got.si_signo == signal.SIGTERM)
 
 
 def lease(now: float) -> tuple[float, float]:
-    """Until when the agent may work, and when it is killed after that; for ever where nobody says so."""
+    """Until when the agent may work, and when it is killed after that; for ever where nobody says
+    so."""
     try:
         with open("lease", "rb") as file:
             until, end_by = map(float, file.read(64).split())
@@ -162,9 +182,11 @@ def stop_word() -> str:
 
 
 def sweep(grace_s: float) -> int:
-    """Ends everything that the leader left behind, until no child remains. Returns how many processes were signalled.
+    """Ends everything that the leader left behind, until no child remains. Returns how many
+    processes were signalled.
 
-    Whoever ends hands its own children up to this process: looking at direct children alone reaches the whole tree.
+    Whoever ends hands its own children up to this process: looking at direct children alone reaches
+    the whole tree.
     """
     kill_at = boottime() + grace_s
     asked: set[int] = set()
@@ -179,7 +201,8 @@ def sweep(grace_s: float) -> int:
 
 
 def send(pid: int, number: int) -> None:
-    """A signal to a child. One that runs as another user cannot be ended: then its own end is waited for."""
+    """A signal to a child. One that runs as another user cannot be ended: then its own end is
+    waited for."""
     try:
         os.kill(pid, number)
     except PermissionError:
@@ -187,13 +210,26 @@ def send(pid: int, number: int) -> None:
 
 
 def spawn(argv: list[bytes], cwd: bytes, outputs: tuple[int, int]) -> int:
-    """Starts the agent in a session of its own, with fresh signals and the environment that came in. Raises OSError."""
+    """Starts the agent in a session of its own, with fresh signals and the environment that came
+    in. Raises OSError."""
     stdin, here = os.open("stdin", os.O_RDONLY), os.open(".", os.O_RDONLY)
     files = [(os.POSIX_SPAWN_DUP2, fd, to) for to, fd in enumerate((stdin, *outputs))]
-    defaults = [number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)]
+    defaults = [
+        number
+        for number in signal.valid_signals()
+        if number not in (signal.SIGKILL, signal.SIGSTOP)
+    ]
     try:
         os.chdir(cwd)
-        return os.posix_spawnp(argv[0], argv, environment(), file_actions=files, setsid=True, setsigmask=(), setsigdef=defaults)
+        return os.posix_spawnp(
+            argv[0],
+            argv,
+            environment(),
+            file_actions=files,
+            setsid=True,
+            setsigmask=(),
+            setsigdef=defaults,
+        )
     finally:
         os.fchdir(here)
         os.close(here)
@@ -201,14 +237,16 @@ def spawn(argv: list[bytes], cwd: bytes, outputs: tuple[int, int]) -> int:
 
 
 def environment() -> dict[bytes, bytes]:
-    """The environment as it came in: Python adds LC_CTYPE to os.environ under the C locale (PEP 538)."""
+    """The environment as it came in: Python adds LC_CTYPE to os.environ under the C locale (PEP
+    538)."""
     with open("/proc/self/environ", "rb") as file:
         pairs = (entry.partition(b"=") for entry in file.read().split(b"\0"))
         return {name: value for name, sign, value in pairs if name and sign}
 
 
 def prepare(mark: bytes, locked: bool) -> None:
-    """Makes this process what its children rely on, and says who it is before anything is started."""
+    """Makes this process what its children rely on, and says who it is before anything is
+    started."""
     import ctypes
 
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
@@ -217,13 +255,18 @@ def prepare(mark: bytes, locked: bool) -> None:
     if hard == resource.RLIM_INFINITY:
         resource.setrlimit(RLIMIT_LOCKS, (soft, hard))
     for name in os.listdir("/proc/self/fd"):
-        if int(name) > (LOCK_FD if locked else LAUNCH_FD) and os.path.exists(f"/proc/self/fd/{name}"):
+        if int(name) > (LOCK_FD if locked else LAUNCH_FD) and os.path.exists(
+            f"/proc/self/fd/{name}"
+        ):
             os.close(int(name))
     known = stat("self")
     with open("/proc/sys/kernel/random/boot_id") as file:
         boot = file.read().strip()
     word = os.environ["PERDURE_ATTEMPT"]
-    text = f'{{"pid": {os.getpid()}, "starttime": {known[3] if known else 0}, "boot_id": "{boot}", "mark": "{word}"}}\n'
+    text = (
+        f'{{"pid": {os.getpid()}, "starttime": {known[3] if known else 0}, "boot_id": "{boot}", '
+        f'"mark": "{word}"}}\n'
+    )
     write_once("shim.json", text)
     for name in ("agent.json.part", "exit.json.part"):
         with open(name, "w", opener=private) as file:
@@ -249,8 +292,17 @@ def main(directory: str) -> None:
         leader = spawn(argv, cwd, outputs)
     except OSError as error:
         at = b"enter " + cwd if error.filename == cwd else b"start " + argv[0]
-        complain(outputs[1], b"perdure: cannot %s: %s\n" % (at, (error.strerror or str(error)).encode()))
-        conclude(outputs, 126 if error.errno != 2 or error.filename == cwd else 127, None, "exited", now_ms(), 0)
+        complain(
+            outputs[1], b"perdure: cannot %s: %s\n" % (at, (error.strerror or str(error)).encode())
+        )
+        conclude(
+            outputs,
+            126 if error.errno != 2 or error.filename == cwd else 127,
+            None,
+            "exited",
+            now_ms(),
+            0,
+        )
         return
     known = stat(leader)
     try:
@@ -258,11 +310,23 @@ def main(directory: str) -> None:
     except OSError as error:
         # An agent that nobody can see is not to run on.
         send(leader, signal.SIGKILL)
-        complain(outputs[1], b"perdure: ended, because its record cannot be written: %s\n" % (error.strerror or str(error)).encode())
+        complain(
+            outputs[1],
+            b"perdure: ended, because its record cannot be written: %s\n"
+            % (error.strerror or str(error)).encode(),
+        )
     cause, status = watch(leader, outputs, float(deadline_s), float(grace_s), int(cap))
     ended, code = now_ms(), os.waitstatus_to_exitcode(status)
-    killed = sweep(0 if cause == "lapsed" else min(ORPHAN_GRACE_S, float(grace_s)) if code != -signal.SIGKILL or cause == "exited" else 0)
-    conclude(outputs, code if code >= 0 else None, -code if code < 0 else None, cause, ended, killed)
+    killed = sweep(
+        0
+        if cause == "lapsed"
+        else min(ORPHAN_GRACE_S, float(grace_s))
+        if code != -signal.SIGKILL or cause == "exited"
+        else 0
+    )
+    conclude(
+        outputs, code if code >= 0 else None, -code if code < 0 else None, cause, ended, killed
+    )
 
 
 def complain(stderr: int, words: bytes) -> None:
@@ -273,12 +337,22 @@ def complain(stderr: int, words: bytes) -> None:
         return
 
 
-def conclude(outputs: tuple[int, int], code: int | None, number: int | None, cause: str, ended: int, killed: int) -> None:
-    """Writes exit.json. The output is made durable first: a recorded end never lacks the words that came before it."""
+def conclude(
+    outputs: tuple[int, int],
+    code: int | None,
+    number: int | None,
+    cause: str,
+    ended: int,
+    killed: int,
+) -> None:
+    """Writes exit.json. The output is made durable first: a recorded end never lacks the words that
+    came before it."""
     for fd in outputs:
         os.fdatasync(fd)
     fields = {"code": code, "signal": number, "leader_ended": ended, "survivors_killed": killed}
-    numbers = ", ".join(f'"{name}": {"null" if value is None else value}' for name, value in fields.items())
+    numbers = ", ".join(
+        f'"{name}": {"null" if value is None else value}' for name, value in fields.items()
+    )
     write_once("exit.json", f'{{{numbers}, "cause": "{cause}"}}\n')
 
 

@@ -1,6 +1,8 @@
-"""Checks a task's specification where it enters: from the library, the API, a plan file, a forge or a TaskRun. Pure.
+"""Checks a task's specification where it enters: from the library, the API, a plan file, a forge or
+a TaskRun. Pure.
 
-Python does not hold a caller to the types of `TaskSpec`, and a value of another type would be found only when the stored run is read.
+Python does not hold a caller to the types of `TaskSpec`, and a value of another type would be found
+only when the stored run is read.
 """
 
 from __future__ import annotations
@@ -37,12 +39,20 @@ _WORDS: Mapping[Any, str] = {
 
 
 def check(spec: TaskSpec) -> TaskSpec:
-    """Return the task with every field as its type says: a path, a list or a word becomes the text, tuple or choice that it means.
+    """Return the task with every field as its type says: a path, a list or a word becomes the text,
+    tuple or choice that it means.
 
-    Raises UsageError, which names the first field that cannot be meant and what it takes. The value is shown where it is no secret.
+    Raises UsageError, which names the first field that cannot be meant and what it takes. The value
+    is shown where it is no secret.
     """
     kinds = get_type_hints(TaskSpec)
-    return replace(spec, **{each.name: _field(each.name, getattr(spec, each.name), kinds[each.name]) for each in fields(TaskSpec)})
+    return replace(
+        spec,
+        **{
+            each.name: _field(each.name, getattr(spec, each.name), kinds[each.name])
+            for each in fields(TaskSpec)
+        },
+    )
 
 
 def _field(name: str, value: Any, kind: Any) -> Any:
@@ -77,13 +87,22 @@ def _texts(value: Any) -> list[str]:
 
 def _check_text(name: str, text: str) -> None:
     if "\x00" in text:
-        raise UsageError(f"the task's field {name} holds a NUL character", "no program takes one in an argument or a name")
+        raise UsageError(
+            f"the task's field {name} holds a NUL character",
+            "no program takes one in an argument or a name",
+        )
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise UsageError(f"the task's field {name} is not valid Unicode text", "give it as UTF-8") from None
+        raise UsageError(
+            f"the task's field {name} is not valid Unicode text", "give it as UTF-8"
+        ) from None
 
 
 def _refusal(name: str, value: Any, expected: str) -> UsageError:
-    shown = repr(value) if isinstance(value, str | int | float | None) and name != "prompt" else f"a {type(value).__name__}"
+    shown = (
+        repr(value)
+        if isinstance(value, str | int | float | None) and name != "prompt"
+        else f"a {type(value).__name__}"
+    )
     return UsageError(f"the task's field {name} cannot be {shown[:80]}", f"expected {expected}")

@@ -1,6 +1,8 @@
-"""Text for a person, on a terminal or a page. What agents, repositories and networks wrote is hostile: it is cleaned before it is shown.
+"""Text for a person, on a terminal or a page. What agents, repositories and networks wrote is
+hostile: it is cleaned before it is shown.
 
-Every surface calls it; it costs `perdure ls` nothing that it does not use. `tell` alone writes: a line for the log, which every room may.
+Every surface calls it; it costs `perdure ls` nothing that it does not use. `tell` alone writes: a
+line for the log, which every room may.
 """
 
 from __future__ import annotations
@@ -15,20 +17,26 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ -/]*[0-~])")
+_ESCAPES = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ "
+    r"-/]*[0-~])"
+)
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
-"""Controls but newline and tab, marks of direction, and what has no width: a text hidden in it would be there and not be seen."""
+"""Controls but newline and tab, marks of direction, and what has no width: a text hidden in it
+would be there and not be seen."""
 
 
 def clean(text: str) -> str:
-    """The text without escape sequences, control characters (but newline and tab) and direction overrides."""
+    """The text without escape sequences, control characters (but newline and tab) and direction
+    overrides."""
     return _HIDDEN.sub("", _ESCAPES.sub("", text)).encode("utf-8", "replace").decode()
 
 
 def visible(text: str) -> str:
-    """The text with every such character to be seen and without effect: `^[` for escape, `<U+202E>` for a direction override."""
+    """The text with every such character to be seen and without effect: `^[` for escape, `<U+202E>`
+    for a direction override."""
     return _HIDDEN.sub(_named, text).encode("utf-8", "replace").decode()
 
 
@@ -46,11 +54,14 @@ def one_line(text: str, width: int = 100) -> str:
 def at_home(path: str) -> str:
     """The path for a person, with `~` for the home directory."""
     home = os.environ.get("HOME", "")
-    return clean(f"~{path[len(home) :]}" if home and (path == home or path.startswith(f"{home}/")) else path)
+    return clean(
+        f"~{path[len(home) :]}" if home and (path == home or path.startswith(f"{home}/")) else path
+    )
 
 
 def tell(line: str) -> None:
-    """A line on standard error. A log that takes none (its disk is full, its reader is gone) ends no thread and fails no attempt."""
+    """A line on standard error. A log that takes none (its disk is full, its reader is gone) ends
+    no thread and fails no attempt."""
     try:
         print(line, file=sys.stderr, flush=True)
     except (OSError, ValueError):  # ValueError: it is closed
@@ -85,7 +96,8 @@ def dollars(usd: float, *, estimated: bool = False) -> str:
 
 
 def consumption(used: Mapping[str, Any]) -> str:
-    """What was used, as one part of a line: `≈12.3k tokens in, 950 out, ≈$0.42`. `used`: as JSON has it."""
+    """What was used, as one part of a line: `≈12.3k tokens in, 950 out, ≈$0.42`. `used`: as JSON
+    has it."""
     mark = "≈" if used["estimated"] else ""
     spent = dollars(used["cost_usd"], estimated=used["estimated"])
     return f"{mark}{tokens(used['input'])} tokens in, {mark}{tokens(used['output'])} out, {spent}"

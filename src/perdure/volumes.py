@@ -1,11 +1,13 @@
-"""Room on the volumes: a warning while there is still some, a refusal of new work before there is none, and a ballast.
+"""Room on the volumes: a warning while there is still some, a refusal of new work before there is
+none, and a ballast.
 
-A full disk is survivable as long as perdure's own database can write: SQLite needs room even to delete. So new work is refused
-early, what is at work may end, reading always goes on; and beside the database lies a ballast, a file of nothing that is given
-up first. Nothing has to be done by hand afterwards: the next look finds the room, and the ballast is made again.
+A full disk is survivable as long as perdure's own database can write: SQLite needs room even to
+delete. So new work is refused early, what is at work may end, reading always goes on; and beside
+the database lies a ballast, a file of nothing that is given up first. Nothing has to be done by
+hand afterwards: the next look finds the room, and the ballast is made again.
 
-`Volumes` is asked by `service` (before a task is accepted) and `worker` (before an attempt is claimed); `Ballast` by the store,
-before a transaction and after one that found no room.
+`Volumes` is asked by `service` (before a task is accepted) and `worker` (before an attempt is
+claimed); `Ballast` by the store, before a transaction and after one that found no room.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from perdure.lateclass import dataclass
 
 NAME = "ballast"
 NEEDED = 8 * 1024**2
-"""With less than this free, a transaction (and the log that it may have to write back) may not fit."""
+"""With less than this free, a transaction (and the log that it may have to write back) may not
+fit."""
 FEW_FILES = 10_000
 WARN_ABOVE = 1.5
 """A warning comes at so many times the bytes at which work is refused."""
@@ -28,7 +31,8 @@ WARN_ABOVE = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What is free of the volume that a path lies on, in bytes and in files that can still be made; 0 of 0 where it has no limit."""
+    """What is free of the volume that a path lies on, in bytes and in files that can still be made;
+    0 of 0 where it has no limit."""
 
     path: Path
     free: int
@@ -42,20 +46,28 @@ class Room:
 
     def is_below(self, percent: float, size: float) -> bool:
         """Whether less than both is free: a tenth of a large disk is a lot."""
-        few_files = bool(self.files) and self.files_free < min(self.files * percent / 100, FEW_FILES)
+        few_files = bool(self.files) and self.files_free < min(
+            self.files * percent / 100, FEW_FILES
+        )
         return bool(self.size) and self.percent < percent and (self.free < size or few_files)
 
     def __str__(self) -> str:
-        return f"{self.free / 1024**2:,.0f} MB ({self.percent:.1f} %) of the volume of {self.path} are free"
+        return (
+            f"{self.free / 1024**2:,.0f} MB ({self.percent:.1f} %) of the volume of {self.path} "
+            "are free"
+        )
 
 
 def room(path: Path) -> Room:
-    """Raises OSError where not even the root can be asked. A path that is not there yet lies where its nearest parent does."""
+    """Raises OSError where not even the root can be asked. A path that is not there yet lies where
+    its nearest parent does."""
     for each in (path, *path.parents):
         with suppress(FileNotFoundError, NotADirectoryError):
             found = os.statvfs(each)
             unit = found.f_frsize
-            return Room(path, found.f_bavail * unit, found.f_blocks * unit, found.f_favail, found.f_files)
+            return Room(
+                path, found.f_bavail * unit, found.f_blocks * unit, found.f_favail, found.f_files
+            )
     raise FileNotFoundError(str(path))
 
 
@@ -78,9 +90,14 @@ class Volumes:
         return ""
 
     def check(self, more: Sequence[Path] = ()) -> None:
-        """Raises DiskFull where no new work may begin. Makes the ballast again where there is room for it."""
+        """Raises DiskFull where no new work may begin. Makes the ballast again where there is room
+        for it."""
         if why := self.crowded(more):
-            raise DiskFull(why, "free some space (perdure du, perdure gc), then try again; what runs goes on, and nothing is lost")
+            raise DiskFull(
+                why,
+                "free some space (perdure du, perdure gc), then try again; what runs goes on, and "
+                "nothing is lost",
+            )
         if self.ballast is not None:
             self.ballast.make(spare=self.refuse_bytes)
 
@@ -96,7 +113,8 @@ class Volumes:
 
 @dataclass(frozen=True, slots=True)
 class Ballast:
-    """A file of `size` bytes that are really taken, in the directory of the database. Size 0: there is none."""
+    """A file of `size` bytes that are really taken, in the directory of the database. Size 0: there
+    is none."""
 
     directory: Path
     size: int
@@ -106,8 +124,9 @@ class Ballast:
         return self.directory / NAME
 
     def make(self, spare: int = 0) -> bool:
-        """Makes it, if it is not there and the volume is roomy: `spare` bytes stay free, or nine tenths of what there is. Returns
-        whether it is there. Never raises: a ballast that cannot be made is none."""
+        """Makes it, if it is not there and the volume is roomy: `spare` bytes stay free, or nine
+        tenths of what there is. Returns whether it is there. Never raises: a ballast that cannot be
+        made is none."""
         try:
             if self.path.stat().st_size >= self.size:
                 return True
@@ -141,7 +160,8 @@ class Ballast:
         try:
             taken = os.fstat(fd).st_blocks > 0
             os.ftruncate(fd, 0)
-            # The space of a file that was cut is free once that is in the file system's own journal.
+            # The space of a file that was cut is free once that is in the file system's own
+            # journal.
             os.fsync(fd)
             return taken
         except OSError:

@@ -1,6 +1,7 @@
 """The composition root: the only place that puts stores, drivers, workspaces and copies together.
 
-Called by the command line (`perdure.cli`) and by `perdure.open`. Everything heavy is imported when it is first needed.
+Called by the command line (`perdure.cli`) and by `perdure.open`. Everything heavy is imported when
+it is first needed.
 """
 
 from __future__ import annotations
@@ -35,11 +36,16 @@ def open_to_read(chosen: Settings) -> SqlStore:
 
 
 def open_engine(
-    chosen: Settings, environ: Mapping[str, str], observers: Sequence[Observer] = (), *, guarded: bool = False,
+    chosen: Settings,
+    environ: Mapping[str, str],
+    observers: Sequence[Observer] = (),
+    *,
+    guarded: bool = False,
     secrets: Sequence[str] = (),
-) -> Engine:  # fmt: skip
-    """Everything wired, for those who act. `environ` is the user's environment; agents get their share of it. `guarded`: repositories
-    may be named by somebody outside. `secrets` are replaced in what perdure writes, as those of the environment."""
+) -> Engine:
+    """Everything wired, for those who act. `environ` is the user's environment; agents get their
+    share of it. `guarded`: repositories may be named by somebody outside. `secrets` are replaced in
+    what perdure writes, as those of the environment."""
     if not Path("/proc/self/stat").exists():
         raise WorkspaceError(*NO_PROC)
     from perdure import drivers, stores, tracing
@@ -59,11 +65,22 @@ def open_engine(
 
     ballast = Ballast(chosen.state, chosen.disk_ballast)
     host = this_host(chosen)
-    passwords = {"DATABASE_PASSWORD": password(chosen.database), "CACHE_PASSWORD": password(chosen.session_cache)}
-    redactor = Redactor.of({**environ, **passwords, **{f"SECRET_{number}": each for number, each in enumerate(secrets)}})
+    passwords = {
+        "DATABASE_PASSWORD": password(chosen.database),
+        "CACHE_PASSWORD": password(chosen.session_cache),
+    }
+    redactor = Redactor.of(
+        {
+            **environ,
+            **passwords,
+            **{f"SECRET_{number}": each for number, each in enumerate(secrets)},
+        }
+    )
     traces = tracing.tracer(environ, _tell)
     seen_by = [*observers, *([traces] if traces is not None else [])]
-    store = stores.open(chosen.database or chosen.state / DATABASE, observers=seen_by, ballast=ballast, host=host)
+    store = stores.open(
+        chosen.database or chosen.state / DATABASE, observers=seen_by, ballast=ballast, host=host
+    )
     if traces is not None:
         traces.store = store
     if chosen.session_cache:
@@ -72,7 +89,13 @@ def open_engine(
         store.cache = sessioncache.open(chosen.session_cache, store.identity(), _tell)
     warm = WarmAgents(
         Places(chosen.root.resolve()).warm,
-        Keep(policy=chosen.warm, idle_s=chosen.warm_idle, turns=chosen.warm_turns, memory=chosen.warm_memory, most=chosen.warm_most),
+        Keep(
+            policy=chosen.warm,
+            idle_s=chosen.warm_idle,
+            turns=chosen.warm_turns,
+            memory=chosen.warm_memory,
+            most=chosen.warm_most,
+        ),
         chosen.grace,
     )
     atexit.register(warm.close)
@@ -84,7 +107,11 @@ def open_engine(
             credentials=forge_token(environ),
             helpers=helper_logins(chosen, environ, guarded),
             ca_file=chosen.ca_file,
-            ssh=Ssh(key=chosen.git_ssh_key, known_hosts=chosen.git_ssh_known_hosts, config=chosen.git_ssh_config),
+            ssh=Ssh(
+                key=chosen.git_ssh_key,
+                known_hosts=chosen.git_ssh_known_hosts,
+                config=chosen.git_ssh_config,
+            ),
             hosts=hosts_of(chosen, guarded),
             empty=warm.end_in,
         ),
@@ -108,7 +135,9 @@ def open_engine(
         map_tokens=chosen.map_tokens,
         account_jobs=chosen.account_jobs,
         rules={rule.name: rule for rule in chosen.agents},
-        context=Rules(policy=chosen.when_full, percent=int(chosen.full_at), windows=sizes(chosen.windows)),
+        context=Rules(
+            policy=chosen.when_full, percent=int(chosen.full_at), windows=sizes(chosen.windows)
+        ),
         cold_cache=chosen.cold_cache,
         volumes=Volumes(
             places=(chosen.state, chosen.root),
@@ -123,20 +152,28 @@ def open_engine(
     from perdure.capsule.publishing import Publishing, Ways
 
     leave, allow = chosen.checkpoint_secrets == "leave-out", chosen.checkpoint_secrets == "allow"
-    return replace(engine, publisher=Publishing(engine, chosen.checkpoint_store, Ways(redact=leave, leave_out=leave, allow=allow)))
+    return replace(
+        engine,
+        publisher=Publishing(
+            engine, chosen.checkpoint_store, Ways(redact=leave, leave_out=leave, allow=allow)
+        ),
+    )
 
 
 def hosts_of(chosen: Settings, guarded: bool) -> Hosts:
-    """Which servers may be fetched from. What a rule's address names is meant, and may be private."""
+    """Which servers may be fetched from. What a rule's address names is meant, and may be
+    private."""
     from perdure.git.reaching import Hosts, host_of
 
     named = {host_of(rule.clone) for rule in chosen.agents if not rule.clone.startswith("/")}
     return Hosts(only=frozenset(chosen.clone_hosts), named=frozenset(named), guarded=guarded)
 
 
-def helper_logins(chosen: Settings, environ: Mapping[str, str], guarded: bool) -> Callable[[str], tuple[str, str] | None]:
-    """Asks the user's own credential helpers. `guarded`: only for servers that the configuration names, because somebody outside may
-    name a repository that the user can read and they cannot."""
+def helper_logins(
+    chosen: Settings, environ: Mapping[str, str], guarded: bool
+) -> Callable[[str], tuple[str, str] | None]:
+    """Asks the user's own credential helpers. `guarded`: only for servers that the configuration
+    names, because somebody outside may name a repository that the user can read and they cannot."""
     hosts = hosts_of(chosen, guarded)
 
     def answer(url: str) -> tuple[str, str] | None:
@@ -148,8 +185,8 @@ def helper_logins(chosen: Settings, environ: Mapping[str, str], guarded: bool) -
 
 
 def this_host(chosen: Settings) -> Host:
-    """Who this is among the hosts that share the database. It leaves runs to the host that has their files for as long as a takeover
-    takes, and for ever where they could not come here."""
+    """Who this is among the hosts that share the database. It leaves runs to the host that has
+    their files for as long as a takeover takes, and for ever where they could not come here."""
     from perdure import process
     from perdure.model import NOWHERE
 
@@ -169,8 +206,8 @@ def _tell(what: str) -> None:
 
 
 def forge_token(environ: Mapping[str, str]) -> Callable[[str], tuple[str, str] | None]:
-    """Who gets the secret for fetching: PERDURE_GIT_TOKEN goes to the one host in PERDURE_GIT_TOKEN_HOST, nowhere else, with the name in
-    PERDURE_GIT_TOKEN_USER."""
+    """Who gets the secret for fetching: PERDURE_GIT_TOKEN goes to the one host in
+    PERDURE_GIT_TOKEN_HOST, nowhere else, with the name in PERDURE_GIT_TOKEN_USER."""
     user = environ.get("PERDURE_GIT_TOKEN_USER", "") or "x-access-token"
     token, host = environ.get("PERDURE_GIT_TOKEN", ""), environ.get("PERDURE_GIT_TOKEN_HOST", "")
 

@@ -1,7 +1,8 @@
-"""Works on one run until it is final or its next try lies in the future: claim, perform, wait, again.
+"""Works on one run until it is final or its next try lies in the future: claim, perform, wait,
+again.
 
-Called by the verbs that follow a run (`run`, `retry`, `update`) and by the detached supervisor. The store's claim decides who
-works; a second perdure on the same task is refused.
+Called by the verbs that follow a run (`run`, `retry`, `update`) and by the detached supervisor. The
+store's claim decides who works; a second perdure on the same task is refused.
 """
 
 from __future__ import annotations
@@ -26,21 +27,25 @@ if TYPE_CHECKING:
 
 NAP_S = 0.2
 FEW, MANY = 50, 1000
-"""So many due runs are looked at; more only where all of the first ones have to wait for their accounts."""
+"""So many due runs are looked at; more only where all of the first ones have to wait for their
+accounts."""
 POOL_NAP_S = 1.0
-"""So often a pool looks, even if nothing rang: for what becomes due by the clock, and for supervisors that died."""
+"""So often a pool looks, even if nothing rang: for what becomes due by the clock, and for
+supervisors that died."""
 TELL_S = 60.0
 MARGIN = 0.25
-"""Of a lease: so much later than at its end an attempt of another host is taken over. Its shim has ended the agent long before."""
+"""Of a lease: so much later than at its end an attempt of another host is taken over. Its shim has
+ended the agent long before."""
 LEFT_ALONE_MS = 5_000
 """A run that was due so long ago has no supervisor that would take it."""
 
 
 def drive(engine: Engine, run_id: str) -> TaskRun:
-    """Performs attempts until the run is final, or until perdure is asked to stop: then a waiting run stays queued.
+    """Performs attempts until the run is final, or until perdure is asked to stop: then a waiting
+    run stays queued.
 
-    Raises Conflict if another supervisor, or another run on the same workdir or conversation, is at work, and DiskFull where there is
-    no room to begin: the run stays queued.
+    Raises Conflict if another supervisor, or another run on the same workdir or conversation, is at
+    work, and DiskFull where there is no room to begin: the run stays queued.
     """
     while True:
         run = engine.store.get(run_id)
@@ -51,7 +56,8 @@ def drive(engine: Engine, run_id: str) -> TaskRun:
             continue
         if why := engine.kept_from(run):
             raise Conflict(
-                f"{run.name} cannot go on here: {why}", f"go on with it on {run.host_name}, or set checkpoint_store on all hosts"
+                f"{run.name} cannot go on here: {why}",
+                f"go on with it on {run.host_name}, or set checkpoint_store on all hosts",
             )
         engine.volumes.check([_home(engine, run)])
         seat = seat_of(engine, run)
@@ -68,9 +74,14 @@ def drive(engine: Engine, run_id: str) -> TaskRun:
 
 
 def _free_seats(engine: Engine, seat: Seat) -> None:
-    """Ends what holds a seat of the account although nobody is at work on it: its supervisor is dead, and so is its agent."""
+    """Ends what holds a seat of the account although nobody is at work on it: its supervisor is
+    dead, and so is its agent."""
     for claim in engine.store.claims():
-        if claim.run.account == seat.account and is_orphaned(engine, claim) and not _agent_lives(engine, claim):
+        if (
+            claim.run.account == seat.account
+            and is_orphaned(engine, claim)
+            and not _agent_lives(engine, claim)
+        ):
             with suppress(LostLease):
                 take_over(engine, claim)
 
@@ -83,7 +94,8 @@ def _agent_lives(engine: Engine, claim: Claim) -> bool:
 
 
 def rescue(engine: Engine, run: TaskRun) -> TaskRun | None:
-    """Takes over the running attempt of a run whose supervisor is gone. None if that supervisor is alive and well."""
+    """Takes over the running attempt of a run whose supervisor is gone. None if that supervisor is
+    alive and well."""
     claim = next((claim for claim in engine.store.claims() if claim.run.id == run.id), None)
     if claim is None:
         return engine.store.get(run.id)
@@ -93,7 +105,8 @@ def rescue(engine: Engine, run: TaskRun) -> TaskRun | None:
 
 
 def follow(engine: Engine, run_id: str, show: Callable[[Record], None]) -> TaskRun:
-    """Follows a run that another supervisor works on, to its end; `show` gets each new record. Takes over if that one dies."""
+    """Follows a run that another supervisor works on, to its end; `show` gets each new record.
+    Takes over if that one dies."""
     seen = engine.store.history(run_id, limit=1_000_000)[-1].seq
     while True:
         run = engine.store.get(run_id)
@@ -102,7 +115,11 @@ def follow(engine: Engine, run_id: str, show: Callable[[Record], None]) -> TaskR
             show(record)
         if run.state in FINAL or engine.stopping():
             return run
-        left_alone = run.state is RunState.QUEUED and not engine.elsewhere(run) and engine.store.now() - run.run_after > LEFT_ALONE_MS
+        left_alone = (
+            run.state is RunState.QUEUED
+            and not engine.elsewhere(run)
+            and engine.store.now() - run.run_after > LEFT_ALONE_MS
+        )
         if left_alone or (run.state is RunState.RUNNING and rescue(engine, run) is not None):
             return drive(engine, run_id)
         time.sleep(NAP_S)
@@ -117,11 +134,13 @@ def work(
     nap_s: float = POOL_NAP_S,
     patient: bool = False,
 ) -> int:
-    """Performs due attempts of all runs, `jobs` at a time, in threads, and takes over those whose supervisor died.
+    """Performs due attempts of all runs, `jobs` at a time, in threads, and takes over those whose
+    supervisor died.
 
-    `once`: returns when nothing is due and nothing at work. `draining`: nothing new is begun, and it returns when what is at work
-    has ended; `engine.stopping` ends that too. `patient`: a database that cannot be used for a while is waited for, as one that is
-    shared always is. Returns how many attempts it has worked on.
+    `once`: returns when nothing is due and nothing at work. `draining`: nothing new is begun, and
+    it returns when what is at work has ended; `engine.stopping` ends that too. `patient`: a
+    database that cannot be used for a while is waited for, as one that is shared always is. Returns
+    how many attempts it has worked on.
     """
     # Neither is of use to those who follow one run.
     from concurrent.futures import ThreadPoolExecutor
@@ -141,7 +160,8 @@ def work(
             while (
                 not closed
                 and len(at_work) < jobs
-                and (job := _looked(engine, set(at_work.values()), told if patient else None)) is not None
+                and (job := _looked(engine, set(at_work.values()), told if patient else None))
+                is not None
             ):
                 claim, step = job
                 begun = threads.submit(step, engine, claim)
@@ -165,8 +185,11 @@ class _Told:
             tell(f"perdure: {words}")
 
 
-def _looked(engine: Engine, mine: set[str], told: _Told | None) -> tuple[Claim, Callable[[Engine, Claim], TaskRun]] | None:
-    """The next job. With somebody to be `told`, a database that time may mend is waited for, as long as it takes."""
+def _looked(
+    engine: Engine, mine: set[str], told: _Told | None
+) -> tuple[Claim, Callable[[Engine, Claim], TaskRun]] | None:
+    """The next job. With somebody to be `told`, a database that time may mend is waited for, as
+    long as it takes."""
     try:
         return _next_job(engine, mine)
     except StoreError as error:
@@ -176,10 +199,14 @@ def _looked(engine: Engine, mine: set[str], told: _Told | None) -> tuple[Claim, 
         return None
 
 
-def _next_job(engine: Engine, mine: set[str]) -> tuple[Claim, Callable[[Engine, Claim], TaskRun]] | None:
+def _next_job(
+    engine: Engine, mine: set[str]
+) -> tuple[Claim, Callable[[Engine, Claim], TaskRun]] | None:
     """An attempt whose supervisor died goes before a new one."""
     for claim in engine.store.claims():
-        if claim.run.id not in mine and (is_orphaned(engine, claim) or claim.worker == engine.worker):
+        if claim.run.id not in mine and (
+            is_orphaned(engine, claim) or claim.worker == engine.worker
+        ):
             return claim, take_over
     if engine.volumes.crowded():
         return None
@@ -194,7 +221,8 @@ def _next_job(engine: Engine, mine: set[str]) -> tuple[Claim, Callable[[Engine, 
 
 
 def _claimed(engine: Engine, run: TaskRun) -> Claim | None:
-    """The claim on a due run, unless its files cannot come here, its agent's home is full or its account has to wait; the others go on."""
+    """The claim on a due run, unless its files cannot come here, its agent's home is full or its
+    account has to wait; the others go on."""
     seat = None
     with suppress(PerdureError):
         if engine.kept_from(run):
@@ -212,7 +240,8 @@ def _home(engine: Engine, run: TaskRun) -> Path:
 
 
 def _ended_well(ended: Future[TaskRun]) -> bool:
-    """Whether an attempt was this pool's to the end. A claim that another one took, or a store that failed, is not its end."""
+    """Whether an attempt was this pool's to the end. A claim that another one took, or a store that
+    failed, is not its end."""
     try:
         ended.result()
     except LostLease:
@@ -224,7 +253,8 @@ def _ended_well(ended: Future[TaskRun]) -> bool:
 
 
 def is_orphaned(engine: Engine, claim: Claim) -> bool:
-    """Whether the supervisor of a running attempt is dead: seen to be so on this host, by its lease on another."""
+    """Whether the supervisor of a running attempt is dead: seen to be so on this host, by its lease
+    on another."""
     alive = process.worker_alive(claim.worker, engine.host)
     if alive is None:
         return claim.run.lease_until + engine.lease_s * 1000 * MARGIN < engine.store.now()
@@ -234,9 +264,13 @@ def is_orphaned(engine: Engine, claim: Claim) -> bool:
 def _in_use(engine: Engine, run_id: str) -> Conflict:
     run = engine.store.get(run_id)
     if run.state is RunState.RUNNING:
-        return Conflict(f"{run.name} is already running (attempt {run.attempt})", f"perdure logs -f {run.name}")
+        return Conflict(
+            f"{run.name} is already running (attempt {run.attempt})", f"perdure logs -f {run.name}"
+        )
     if (other := engine.store.opened_beside(run)) is not None:
-        return Conflict(f"{other.name} is open in the agent's own program", f"perdure take-back {other.name}")
+        return Conflict(
+            f"{other.name} is open in the agent's own program", f"perdure take-back {other.name}"
+        )
     return Conflict(
         f"{run.name} cannot start: another run is at work in the same workdir or conversation",
         f"perdure ls --state running, then perdure retry {run.name}",

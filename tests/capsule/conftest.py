@@ -48,7 +48,12 @@ def machine(tmp_path: Path) -> Machine:
     def make(name: str, **environ: str) -> Engine:
         home = tmp_path / name
         home.mkdir(exist_ok=True)
-        own = {"HOME": str(home), "PATH": os.environ["PATH"], "TMPDIR": os.environ["TMPDIR"], **environ}
+        own = {
+            "HOME": str(home),
+            "PATH": os.environ["PATH"],
+            "TMPDIR": os.environ["TMPDIR"],
+            **environ,
+        }
         return wiring.open_engine(load(own, home), own)
 
     return make
@@ -56,11 +61,19 @@ def machine(tmp_path: Path) -> Machine:
 
 def git(directory: Path, *words: str) -> str:
     who = ["-c", "user.name=Ada", "-c", "user.email=ada@example.invalid"]
-    return subprocess.run(["git", *who, *words], cwd=directory, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        ["git", *who, *words], cwd=directory, capture_output=True, text=True, check=True
+    ).stdout
 
 
 def worked(
-    engine: Engine, repository: Path, home: Path, *, talk: bytes = TALK, change: Callable[[Path], None] | None = None, backend: str = ""
+    engine: Engine,
+    repository: Path,
+    home: Path,
+    *,
+    talk: bytes = TALK,
+    change: Callable[[Path], None] | None = None,
+    backend: str = "",
 ) -> TaskRun:
     """A run that has made its changes, said its words, and ended; with one checkpoint."""
     spec = TaskSpec(
@@ -82,9 +95,17 @@ def worked(
     transcript.write_bytes(talk)
     engine.copies.take(driver, SESSION, transcript)
     session = Session(
-        key=SessionKey("claude", run.scope), id=SESSION, state=SessionState.CONFIRMED, created=1, updated=2, cwd=str(workdir), attempts=1
+        key=SessionKey("claude", run.scope),
+        id=SESSION,
+        state=SessionState.CONFIRMED,
+        created=1,
+        updated=2,
+        cwd=str(workdir),
+        attempts=1,
     )
-    asked = Continuation(kind=Start.FRESH, session_id=SESSION, reason="the first attempt of its scope")
+    asked = Continuation(
+        kind=Start.FRESH, session_id=SESSION, reason="the first attempt of its scope"
+    )
     engine.store.begin(
         claim,
         Begun(
@@ -123,7 +144,10 @@ def _changes(workdir: Path) -> None:
 def prints(directory: Path) -> dict[str, tuple[int, str]]:
     """Every file below by its mode and bytes, or its link; git's own are left out."""
     return {
-        str(path.relative_to(directory)): (path.lstat().st_mode, str(path.readlink()) if path.is_symlink() else path.read_bytes().hex())
+        str(path.relative_to(directory)): (
+            path.lstat().st_mode,
+            str(path.readlink()) if path.is_symlink() else path.read_bytes().hex(),
+        )
         for path in sorted(directory.rglob("*"))
         if ".git" not in path.relative_to(directory).parts and (path.is_symlink() or path.is_file())
     }

@@ -23,7 +23,9 @@ class Given:
         pieces = [content[at : at + size] for at in range(0, len(content), size)]
         for piece in pieces:
             self.known[part_of(piece).sha256] = piece
-        return File(name, len(content), hashlib.sha256(content).hexdigest(), tuple(map(part_of, pieces)))
+        return File(
+            name, len(content), hashlib.sha256(content).hexdigest(), tuple(map(part_of, pieces))
+        )
 
     def parts(self, file: File) -> Iterator[bytes]:
         return (self.known[part.sha256] for part in file.parts)

@@ -1,4 +1,5 @@
-"""The capsule as a file: the same bytes for the same contents, and nothing believed that was not checked."""
+"""The capsule as a file: the same bytes for the same contents, and nothing believed that was not
+checked."""
 
 from __future__ import annotations
 
@@ -36,28 +37,39 @@ def unpack(content: bytes, near: Path) -> dict[str, bytes]:
 
 
 def test_what_went_in_comes_out(tmp_path: Path) -> None:
-    """Every file of a capsule is unpacked byte for byte, and the directory that it came through is gone."""
+    """Every file of a capsule is unpacked byte for byte, and the directory that it came through is
+    gone."""
     files = unpack(WHOLE, tmp_path)
-    assert files["main"] == b'{"type":"user"}\n' * 300 and files["beside/tool-results/a b.txt"] == bytes(range(256)) * 9
+    assert (
+        files["main"] == b'{"type":"user"}\n' * 300
+        and files["beside/tool-results/a b.txt"] == bytes(range(256)) * 9
+    )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_equal_contents_give_equal_bytes() -> None:
-    """Two capsules of the same contents are the same file, so that a cache or a signature can go by its bytes."""
+    """Two capsules of the same contents are the same file, so that a cache or a signature can go by
+    its bytes."""
     assert capsule() == WHOLE
 
 
 def test_it_is_plain_zstd_behind_lengths(tmp_path: Path) -> None:
-    """Without perdure the manifest is to be had with the ordinary zstd program, as the reference says."""
+    """Without perdure the manifest is to be had with the ordinary zstd program, as the reference
+    says."""
     (length,) = struct.unpack(">I", WHOLE[40:44])
-    told = subprocess.run(["zstd", "-d", "-c"], input=WHOLE[44 : 44 + length], capture_output=True, check=True)
+    told = subprocess.run(
+        ["zstd", "-d", "-c"], input=WHOLE[44 : 44 + length], capture_output=True, check=True
+    )
     assert json.loads(told.stdout)["name"] == "task"
 
 
 @settings(max_examples=300)
 @given(st.data())
-def test_a_changed_capsule_is_refused_whole(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    """Bytes flipped, cut, doubled, moved or put in: either exactly the same files come out, or a sentence and nothing on the disk."""
+def test_a_changed_capsule_is_refused_whole(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Bytes flipped, cut, doubled, moved or put in: either exactly the same files come out, or a
+    sentence and nothing on the disk."""
     content = bytearray(WHOLE)
     for _ in range(data.draw(st.integers(1, 3))):
         if not content:
@@ -85,24 +97,50 @@ def test_a_changed_capsule_is_refused_whole(tmp_path_factory: pytest.TempPathFac
     assert list(near.iterdir()) == []
 
 
-NAMES = ["../../x", "/etc/passwd", "a/../b", "", ".", "..", "a\0b", "a\nb", "\ud800", "con\u202e", "x" * 300, "hooks/x", "A" * 64, "0" * 64]
+NAMES = [
+    "../../x",
+    "/etc/passwd",
+    "a/../b",
+    "",
+    ".",
+    "..",
+    "a\0b",
+    "a\nb",
+    "\ud800",
+    "con\u202e",
+    "x" * 300,
+    "hooks/x",
+    "A" * 64,
+    "0" * 64,
+]
 HOSTILE = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.sampled_from(NAMES)),
-    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=9), children, max_size=3),
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.sampled_from(NAMES)
+    ),
+    lambda children: (
+        st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=9), children, max_size=3)
+    ),
     max_leaves=6,
 )
 
 
 def places(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Every place in a JSON value."""
-    inside = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    inside = (
+        node.items()
+        if isinstance(node, dict)
+        else enumerate(node)
+        if isinstance(node, list)
+        else ()
+    )
     return [path, *(each for key, value in inside for each in places(value, (*path, key)))]
 
 
 @settings(max_examples=400)
 @given(st.sampled_from(places(PLAIN)), HOSTILE)
 def test_a_hostile_manifest_is_refused_in_words(place: tuple[Any, ...], value: Any) -> None:
-    """Anything in any place of the manifest: it is read as what it says, or refused with a sentence, and never with another error."""
+    """Anything in any place of the manifest: it is read as what it says, or refused with a
+    sentence, and never with another error."""
     changed = json.loads(json.dumps(PLAIN))
     if not place:
         changed = value
@@ -116,25 +154,57 @@ def test_a_hostile_manifest_is_refused_in_words(place: tuple[Any, ...], value: A
     except CapsuleError:
         return
     for file in found.files():
-        assert not file.name.startswith("/") and ".." not in file.name.split("/") and file.name.isprintable()
+        assert (
+            not file.name.startswith("/")
+            and ".." not in file.name.split("/")
+            and file.name.isprintable()
+        )
 
 
 NO_MANIFESTS = [
-    *(b"", b"nothing", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"a":' * 100_000, b'{"format":1,"format":1}', b'{"format":1}'),
-    *(b'{"format":' + value + b"}" for value in (b"NaN", b"Infinity", b"1e999", b"9" * 5000, b"true", b'"1"', b"2")),
+    *(
+        b"",
+        b"nothing",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b'{"format":1,"format":1}',
+        b'{"format":1}',
+    ),
+    *(
+        b'{"format":' + value + b"}"
+        for value in (b"NaN", b"Infinity", b"1e999", b"9" * 5000, b"true", b'"1"', b"2")
+    ),
     *(b'{"format":1,"name":"\\ud800"}', b" " * (manifests.LONGEST_MANIFEST + 1)),
 ]
 
 
 @pytest.mark.parametrize("content", NO_MANIFESTS, ids=lambda content: repr(content[:24]))
 def test_what_is_no_manifest_is_refused_in_words(content: bytes) -> None:
-    """Depth, doubled names, no numbers, endless numbers, lone surrogates, other formats: each is a sentence, and no traceback."""
+    """Depth, doubled names, no numbers, endless numbers, lone surrogates, other formats: each is a
+    sentence, and no traceback."""
     with pytest.raises(CapsuleError) as caught:
         manifests.read(content)
     assert "\n" not in str(caught.value)
 
 
-LEADING_OUT = ["/x", "../x", "a/../x", "a//b", "", ".", "a/.", "a\0", "a\nb", "a\\b", "x" * 256, "a/" * 20 + "b", "\u202eb"]
+LEADING_OUT = [
+    "/x",
+    "../x",
+    "a/../x",
+    "a//b",
+    "",
+    ".",
+    "a/.",
+    "a\0",
+    "a\nb",
+    "a\\b",
+    "x" * 256,
+    "a/" * 20 + "b",
+    "\u202eb",
+]
 NEVER = [
     "b/.credentials.json",
     "auth.json",
@@ -149,7 +219,8 @@ NEVER = [
 
 @pytest.mark.parametrize("name", [*LEADING_OUT, *NEVER])
 def test_a_name_that_could_lead_out_or_is_never_carried_is_refused(name: str) -> None:
-    """Paths that climb, absolute ones, hidden characters, credentials, settings, hooks and servers are refused in a manifest."""
+    """Paths that climb, absolute ones, hidden characters, credentials, settings, hooks and servers
+    are refused in a manifest."""
     with pytest.raises(CapsuleError):
         manifests.check_path(name)
 
@@ -159,13 +230,16 @@ def _framed(*frames_: bytes, digest: bytes = bytes(32)) -> bytes:
 
 
 def test_a_bomb_is_refused_before_it_unfolds(tmp_path: Path) -> None:
-    """A frame that would unfold to more than a hundred times its size, or to more than a part, is never unfolded."""
+    """A frame that would unfold to more than a hundred times its size, or to more than a part, is
+    never unfolded."""
     bomb = zstandard.ZstdCompressor(level=19).compress(bytes(PART))
     assert len(bomb) * 100 < PART
     digest = frames.part_of(bytes(PART))
     lying = manifest(Given(), journal=File("journal.jsonl", PART, digest.sha256, (digest,)))
     told = manifests.encode(lying)
-    content = _framed(frames.frame(told), frames.frame(b"{}"), bomb, digest=hashlib.sha256(told).digest())
+    content = _framed(
+        frames.frame(told), frames.frame(b"{}"), bomb, digest=hashlib.sha256(told).digest()
+    )
     with pytest.raises(CapsuleError, match="unfold to more"):
         unpack(content, tmp_path)
     manifest_bomb = zstandard.ZstdCompressor().compress(b" " * (12 << 20))
@@ -178,17 +252,21 @@ def test_a_bomb_is_refused_before_it_unfolds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [bytes(PART), b"a" * 5000, os.urandom(PART), b"x"])
 def test_perdure_keeps_to_its_own_limits(content: bytes) -> None:
-    """What perdure writes it can read: zeros are filled up to the ratio, and what cannot be compressed still fits."""
+    """What perdure writes it can read: zeros are filled up to the ratio, and what cannot be
+    compressed still fits."""
     packed = frames.frame(content)
     assert len(packed) * 100 >= len(content)
     assert frames.unframe(packed, frames.part_of(content)) == content
 
 
 def test_more_than_the_disk_holds_is_refused_at_once(tmp_path: Path) -> None:
-    """A capsule that says it is larger than may be, or than fits, is refused before anything is written."""
+    """A capsule that says it is larger than may be, or than fits, is refused before anything is
+    written."""
     part = Part("0" * 64, PART)
     for count in (20_000, 190_000):
-        huge = manifest(Given(), journal=File("journal.jsonl", PART * count, "0" * 64, (part,) * count))
+        huge = manifest(
+            Given(), journal=File("journal.jsonl", PART * count, "0" * 64, (part,) * count)
+        )
         with pytest.raises(CapsuleError, match=r"more than the|free"):
             staging.refuse_too_large(huge, tmp_path)
 

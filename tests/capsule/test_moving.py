@@ -1,4 +1,5 @@
-"""A run from one machine to another, without an agent: what comes, what is not granted, what leaves nothing behind."""
+"""A run from one machine to another, without an agent: what comes, what is not granted, what leaves
+nothing behind."""
 
 from __future__ import annotations
 
@@ -55,13 +56,15 @@ def imported(engine: Engine, path: Path, **wish: Any) -> TakenIn:
 def nothing_is_left(engine: Engine, into: Path) -> None:
     """No run, no directory, no copy, nothing staged; what was made has gone to the trash."""
     assert list(engine.store.find()) == [] and not into.exists()
-    assert [path for path in engine.state.rglob("*") if path.is_file() and path.name.startswith("main")] == []
+    assert [
+        path for path in engine.state.rglob("*") if path.is_file() and path.name.startswith("main")
+    ] == []
     assert [path.name for path in engine.state.glob(".import-*")] == []
 
 
 def test_a_run_comes_whole(machine: Machine, repository: Path, tmp_path: Path) -> None:
-    """Files with their modes, links, stages, branch and commits; conversation, attempts, receipts, instructions and journal: all is
-    there, in another directory, and nothing is due."""
+    """Files with their modes, links, stages, branch and commits; conversation, attempts, receipts,
+    instructions and journal: all is there, in another directory, and nothing is due."""
     one, two = machine("one"), machine("two")
     run = worked(one, repository, tmp_path / "agent")
     workdir = Path(run.workspace.path)
@@ -69,7 +72,12 @@ def test_a_run_comes_whole(machine: Machine, repository: Path, tmp_path: Path) -
     taken = imported(two, path, into=tmp_path / "here", permissions=Permissions.FULL)
     here = tmp_path / "here"
     assert prints(here) == prints(workdir)
-    for words in (("status", "--porcelain"), ("ls-files", "--stage"), ("log", "--format=%H %s"), ("branch", "--show-current")):
+    for words in (
+        ("status", "--porcelain"),
+        ("ls-files", "--stage"),
+        ("log", "--format=%H %s"),
+        ("branch", "--show-current"),
+    ):
         ours, theirs = git(here, *words), git(workdir, *words)
         assert ours == theirs or (words[0] == "log" and theirs.startswith(ours)), words
     assert taken.run.state is RunState.FAILED and taken.run.origin == run.id == taken.run.id
@@ -80,13 +88,19 @@ def test_a_run_comes_whole(machine: Machine, repository: Path, tmp_path: Path) -
     assert [context.text for context in two.store.contexts(run.id)] == ["do it"]
     assert Said("I did it") in [record.event for record in two.store.history(run.id)]
     session = two.store.session(SessionKey("claude", f"run:{run.id}"))
-    assert session is not None and (session.id, session.context_version, session.cwd) == (SESSION, 1, str(workdir))
+    assert session is not None and (session.id, session.context_version, session.cwd) == (
+        SESSION,
+        1,
+        str(workdir),
+    )
     assert two.copies.of("claude", SESSION).read_bytes() == TALK
     beside = two.copies.of("claude", SESSION).parent / "beside" / SESSION
     assert [path.name for path in beside.rglob("*") if path.is_file()] == ["a b.txt"]
 
 
-def test_the_same_checkpoint_gives_the_same_capsule(machine: Machine, repository: Path, tmp_path: Path) -> None:
+def test_the_same_checkpoint_gives_the_same_capsule(
+    machine: Machine, repository: Path, tmp_path: Path
+) -> None:
     """Exported twice, byte for byte the same; an existing file is never overwritten."""
     one = machine("one")
     run = worked(one, repository, tmp_path / "agent")
@@ -96,9 +110,11 @@ def test_the_same_checkpoint_gives_the_same_capsule(machine: Machine, repository
         exported(one, run, tmp_path / "a")
 
 
-def test_into_a_repository_that_has_the_base(machine: Machine, repository: Path, tmp_path: Path) -> None:
-    """With `--repo` the run gets a worktree of it, on its branch, with its commits; a repository without the base is refused, and
-    nothing is left in it."""
+def test_into_a_repository_that_has_the_base(
+    machine: Machine, repository: Path, tmp_path: Path
+) -> None:
+    """With `--repo` the run gets a worktree of it, on its branch, with its commits; a repository
+    without the base is refused, and nothing is left in it."""
     one, two = machine("one"), machine("two")
     run = worked(one, repository, tmp_path / "agent")
     path = exported(one, run, tmp_path / "task.capsule")
@@ -118,24 +134,40 @@ def test_into_a_repository_that_has_the_base(machine: Machine, repository: Path,
     assert git(clone, "status", "--porcelain") == ""
 
 
-def test_nothing_in_a_capsule_widens_what_this_machine_grants(machine: Machine, repository: Path, tmp_path: Path) -> None:
-    """Permissions go down to this machine's, arguments, variables and the check command are dropped and named; with `trusted` they
-    stay. Key and scope are never brought."""
+def test_nothing_in_a_capsule_widens_what_this_machine_grants(
+    machine: Machine, repository: Path, tmp_path: Path
+) -> None:
+    """Permissions go down to this machine's, arguments, variables and the check command are dropped
+    and named; with `trusted` they stay. Key and scope are never brought."""
     one, two = machine("one"), machine("two")
     path = exported(one, worked(one, repository, tmp_path / "agent"), tmp_path / "task.capsule")
     taken = imported(two, path, into=tmp_path / "a")
     spec = taken.run.spec
-    assert (spec.permissions, spec.verify, spec.agent_args, spec.env, spec.pass_env) == (Permissions.EDIT, "", (), {}, ())
+    assert (spec.permissions, spec.verify, spec.agent_args, spec.env, spec.pass_env) == (
+        Permissions.EDIT,
+        "",
+        (),
+        {},
+        (),
+    )
     assert (spec.key, taken.run.scope) == ("", f"run:{taken.run.id}")
     told = "\n".join(taken.dropped)
-    assert all(word in told for word in ("full", "--x", "COLOUR", "LANG", "touch /tmp/verified")) and "red" not in told
+    assert (
+        all(word in told for word in ("full", "--x", "COLOUR", "LANG", "touch /tmp/verified"))
+        and "red" not in told
+    )
     trusted = imported(machine("three"), path, into=tmp_path / "b", trusted=True).run.spec
-    assert (trusted.permissions, trusted.verify, trusted.env) == (Permissions.FULL, "touch /tmp/verified", {"COLOUR": "red"})
+    assert (trusted.permissions, trusted.verify, trusted.env) == (
+        Permissions.FULL,
+        "touch /tmp/verified",
+        {"COLOUR": "red"},
+    )
     assert trusted.key == ""
 
 
 def test_a_second_import_is_another_run(machine: Machine, repository: Path, tmp_path: Path) -> None:
-    """The name must be another one; the id too, as that of the first is taken; both know where they came from."""
+    """The name must be another one; the id too, as that of the first is taken; both know where they
+    came from."""
     one, two = machine("one"), machine("two")
     path = exported(one, worked(one, repository, tmp_path / "agent"), tmp_path / "task.capsule")
     first = imported(two, path, into=tmp_path / "a").run
@@ -148,8 +180,9 @@ def test_a_second_import_is_another_run(machine: Machine, repository: Path, tmp_
 
 
 def test_secrets_stop_an_export(machine: Machine, repository: Path, tmp_path: Path) -> None:
-    """A token in what was said and one in a file: refused with a table that never shows them; redacted with their length and left out on
-    request; one that is committed cannot be left out; and all goes as it is for who insists."""
+    """A token in what was said and one in a file: refused with a table that never shows them;
+    redacted with their length and left out on request; one that is committed cannot be left out;
+    and all goes as it is for who insists."""
 
     def change(workdir: Path) -> None:
         (workdir / ".env").write_text(f"A=1\nTOKEN={TOKEN}\n")
@@ -161,7 +194,11 @@ def test_secrets_stop_an_export(machine: Machine, repository: Path, tmp_path: Pa
     with pytest.raises(SecretsFound) as caught:
         exported(one, run, tmp_path / "no")
     told = str(caught.value) + caught.value.hint
-    assert ".env, line 2: GitHub token" in told and f"conversation {SESSION}, line 3" in told and TOKEN not in told
+    assert (
+        ".env, line 2: GitHub token" in told
+        and f"conversation {SESSION}, line 3" in told
+        and TOKEN not in told
+    )
     assert "--redact" in told and "--leave-out" in told
     for ways in ({"redact": True}, {"leave_out": True}):
         with pytest.raises(SecretsFound):
@@ -178,8 +215,11 @@ def test_secrets_stop_an_export(machine: Machine, repository: Path, tmp_path: Pa
     assert TOKEN in (tmp_path / "there/.env").read_text()
 
 
-def test_a_committed_secret_cannot_be_left_out(machine: Machine, repository: Path, tmp_path: Path) -> None:
-    """What stands in a commit of the run travels with its history: the export says so instead of pretending."""
+def test_a_committed_secret_cannot_be_left_out(
+    machine: Machine, repository: Path, tmp_path: Path
+) -> None:
+    """What stands in a commit of the run travels with its history: the export says so instead of
+    pretending."""
 
     def change(workdir: Path) -> None:
         (workdir / "key.txt").write_text(TOKEN)
@@ -213,11 +253,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, dict[str,
     path = exported(engine, worked(engine, repository, top / "agent"), top / "capsule")
     with path.open("rb") as file:
         capsule = Capsule(file, "it")
-        return capsule.manifest, {file.name: b"".join(capsule.parts(file)) for file in capsule.manifest.files()}
+        return capsule.manifest, {
+            file.name: b"".join(capsule.parts(file)) for file in capsule.manifest.files()
+        }
 
 
 def again(manifest: Manifest, files: dict[str, bytes], **changed: bytes) -> bytes:
-    """A capsule of the same files but for some, with digests that fit: as somebody would make it who means harm."""
+    """A capsule of the same files but for some, with digests that fit: as somebody would make it
+    who means harm."""
     from msgspec.structs import replace as with_
 
     given = Given()
@@ -226,16 +269,26 @@ def again(manifest: Manifest, files: dict[str, bytes], **changed: bytes) -> byte
     def file(old: File) -> File:
         return given.file(old.name, content[old.name], 1 << 20)
 
-    talks = tuple(with_(each, main=file(each.main), beside=tuple(map(file, each.beside))) for each in manifest.conversations)
+    talks = tuple(
+        with_(each, main=file(each.main), beside=tuple(map(file, each.beside)))
+        for each in manifest.conversations
+    )
     workdir = with_(manifest.workdir, packs=tuple(map(file, manifest.workdir.packs)))
     target = io.BytesIO()
-    made = with_(manifest, story=file(manifest.story), journal=file(manifest.journal), conversations=talks, workdir=workdir)
+    made = with_(
+        manifest,
+        story=file(manifest.story),
+        journal=file(manifest.journal),
+        conversations=talks,
+        workdir=workdir,
+    )
     container.write(target, made, given)
     return target.getvalue()
 
 
 def try_in(engine: Engine, content: bytes, into: Path) -> bool:
-    """Whether it was taken in. Any error but perdure's own fails the test, and so does half an import."""
+    """Whether it was taken in. Any error but perdure's own fails the test, and so does half an
+    import."""
     capsule = Capsule(io.BytesIO(content), "it")
     try:
         take_in(engine, capsule.manifest, capsule, Wish(source="it", into=into))
@@ -249,10 +302,13 @@ def try_in(engine: Engine, content: bytes, into: Path) -> bool:
 @settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_a_hostile_story_is_read_or_refused(
-    machine: Machine, whole: tuple[Manifest, dict[str, bytes]], tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+    machine: Machine,
+    whole: tuple[Manifest, dict[str, bytes]],
+    tmp_path_factory: pytest.TempPathFactory,
+    data: st.DataObject,
 ) -> None:
-    """With digests that fit and anything in any place of the run's story or of a record: taken in or refused with a sentence, and
-    nothing is left of what was refused."""
+    """With digests that fit and anything in any place of the run's story or of a record: taken in
+    or refused with a sentence, and nothing is left of what was refused."""
     manifest, files = whole
     top = tmp_path_factory.mktemp("story")
     name = data.draw(st.sampled_from(["run.json", "journal.jsonl"]))
@@ -273,7 +329,10 @@ def test_a_hostile_story_is_read_or_refused(
     into = top / "into"
     if try_in(engine, again(manifest, files, **{name: b"\n".join(lines)}), into):
         (row,) = engine.store.find()
-        assert row.state in (RunState.FAILED, RunState.CANCELLED, RunState.SUCCEEDED) and engine.store.claim("w", 1.0) is None
+        assert (
+            row.state in (RunState.FAILED, RunState.CANCELLED, RunState.SUCCEEDED)
+            and engine.store.claim("w", 1.0) is None
+        )
         assert engine.store.get(row.id).spec.permissions in (Permissions.READ, Permissions.EDIT)
     engine.store.close()
 
@@ -281,9 +340,14 @@ def test_a_hostile_story_is_read_or_refused(
 @settings(max_examples=10, suppress_health_check=list(HealthCheck))
 @given(at=st.floats(0, 0.999), flip=st.integers(1, 255))
 def test_a_hostile_pack_is_refused(
-    machine: Machine, whole: tuple[Manifest, dict[str, bytes]], tmp_path_factory: pytest.TempPathFactory, at: float, flip: int
+    machine: Machine,
+    whole: tuple[Manifest, dict[str, bytes]],
+    tmp_path_factory: pytest.TempPathFactory,
+    at: float,
+    flip: int,
 ) -> None:
-    """A git pack with any byte changed, its digest in the manifest made to fit: git's own checks refuse it, and nothing is left."""
+    """A git pack with any byte changed, its digest in the manifest made to fit: git's own checks
+    refuse it, and nothing is left."""
     manifest, files = whole
     pack = bytearray(files["packs/0.pack"])
     pack[int(at * len(pack))] ^= flip
@@ -294,8 +358,11 @@ def test_a_hostile_pack_is_refused(
 
 
 @pytest.mark.parametrize("name", ["..", ".", ".git", ".GIT", "a/b"])
-def test_a_tree_that_climbs_is_refused(machine: Machine, whole: tuple[Manifest, dict[str, bytes]], tmp_path: Path, name: str) -> None:
-    """A pack whose checkpoint has a name that would lead out of the workdir, or into its git directory, is refused whole."""
+def test_a_tree_that_climbs_is_refused(
+    machine: Machine, whole: tuple[Manifest, dict[str, bytes]], tmp_path: Path, name: str
+) -> None:
+    """A pack whose checkpoint has a name that would lead out of the workdir, or into its git
+    directory, is refused whole."""
     manifest, files = whole
     there = tmp_path / "evil"
     there.mkdir()
@@ -303,7 +370,11 @@ def test_a_tree_that_climbs_is_refused(machine: Machine, whole: tuple[Manifest, 
 
     def put(kind: str, content: bytes) -> str:
         words = ["git", "hash-object", "-t", kind, "-w", "--stdin", "--literally"]
-        return subprocess.run(words, cwd=there, input=content, capture_output=True, check=True).stdout.decode().strip()
+        return (
+            subprocess.run(words, cwd=there, input=content, capture_output=True, check=True)
+            .stdout.decode()
+            .strip()
+        )
 
     def entry(mode: str, called: str, oid: str) -> bytes:
         return f"{mode} {called}\0".encode() + bytes.fromhex(oid)
@@ -311,27 +382,55 @@ def test_a_tree_that_climbs_is_refused(machine: Machine, whole: tuple[Manifest, 
     blob = put("blob", b"gotcha\n")
     inner = put("tree", entry("100644", "hooks" if "git" in name.lower() else "out.txt", blob))
     about = put(
-        "blob", json.dumps({"format": 1, "head": "", "branch": "", "empty": [], "left_out": [], "operation": {}, "index": {}}).encode()
+        "blob",
+        json.dumps(
+            {
+                "format": 1,
+                "head": "",
+                "branch": "",
+                "empty": [],
+                "left_out": [],
+                "operation": {},
+                "index": {},
+            }
+        ).encode(),
     )
-    top = put("tree", entry("100644", "checkpoint.json", about) + entry("40000", "worktree", put("tree", entry("40000", name, inner))))
-    commit = put("commit", f"tree {top}\nauthor a <a@b> 0 +0000\ncommitter a <a@b> 0 +0000\n\nx\n".encode())
+    top = put(
+        "tree",
+        entry("100644", "checkpoint.json", about)
+        + entry("40000", "worktree", put("tree", entry("40000", name, inner))),
+    )
+    commit = put(
+        "commit", f"tree {top}\nauthor a <a@b> 0 +0000\ncommitter a <a@b> 0 +0000\n\nx\n".encode()
+    )
     packed = subprocess.run(
-        ["git", "pack-objects", "--revs", "--stdout", "-q"], cwd=there, input=f"{commit}\n".encode(), capture_output=True, check=True
+        ["git", "pack-objects", "--revs", "--stdout", "-q"],
+        cwd=there,
+        input=f"{commit}\n".encode(),
+        capture_output=True,
+        check=True,
     ).stdout
     from msgspec.structs import replace as with_
 
-    workdir = with_(manifest.workdir, commit=commit, tips=(commit,), head="", base="", shallow=(), branch="")
+    workdir = with_(
+        manifest.workdir, commit=commit, tips=(commit,), head="", base="", shallow=(), branch=""
+    )
     engine = machine("two")
-    assert not try_in(engine, again(with_(manifest, workdir=workdir), files, **{"packs/0.pack": packed}), tmp_path / "into")
+    assert not try_in(
+        engine,
+        again(with_(manifest, workdir=workdir), files, **{"packs/0.pack": packed}),
+        tmp_path / "into",
+    )
     assert not (tmp_path / "out.txt").exists() and not list(tmp_path.rglob("out.txt"))
 
 
-# --- the checkpoint store ------------------------------------------------------------------------------------------
+# --- the checkpoint store
+# ------------------------------------------------------------------------------------------
 
 
 def test_only_what_is_new_travels(machine: Machine, repository: Path, tmp_path: Path) -> None:
-    """A second checkpoint of a run brings its new parts alone: a conversation that grew and one changed file are a few kilobytes,
-    and another machine has all of it from both packs."""
+    """A second checkpoint of a run brings its new parts alone: a conversation that grew and one
+    changed file are a few kilobytes, and another machine has all of it from both packs."""
     one, two = machine("one"), machine("two")
     big = TALK + b'{"type":"system","text":"' + bytes(range(97, 123)) * 40_000 + b'"}\n'
     run = worked(one, repository, tmp_path / "agent", talk=big)
@@ -341,7 +440,9 @@ def test_only_what_is_new_travels(machine: Machine, repository: Path, tmp_path: 
     workdir = Path(run.workspace.path)
     (workdir / "greet.py").write_text("later\n")
     transcript = tmp_path / "agent/projects/x" / f"{SESSION}.jsonl"
-    transcript.write_bytes(big + b'{"type":"user","message":{"role":"user","content":"more"},"uuid":"c"}\n')
+    transcript.write_bytes(
+        big + b'{"type":"user","message":{"role":"user","content":"more"},"uuid":"c"}\n'
+    )
     driver = one.driver("claude")
     one.copies.take(driver, SESSION, transcript)
     checkpoint = replace(
@@ -355,14 +456,17 @@ def test_only_what_is_new_travels(machine: Machine, repository: Path, tmp_path: 
     new = [path for path in (tmp_path / "store/members").iterdir() if path.name not in members]
     assert len(second.workdir.packs) == 2 and second.workdir.packs[0] == first.workdir.packs[0]
     assert sum(path.stat().st_size for path in new) < 40_000
-    moving.take_up(two, "task", store.url, Wish(source=store.url, into=tmp_path / "here"), over=True)
+    moving.take_up(
+        two, "task", store.url, Wish(source=store.url, into=tmp_path / "here"), over=True
+    )
     assert prints(tmp_path / "here") == prints(workdir)
     assert two.copies.of("claude", SESSION).read_bytes() == transcript.read_bytes()
 
 
 def test_several_runs_are_brought_out_by_one_process(machine: Machine) -> None:
-    """Attempts beside each other, of which each settles now and then: nothing of a run is brought out twice at once, which would be two
-    manifests of one number, and one of them refused as if another machine had been quicker."""
+    """Attempts beside each other, of which each settles now and then: nothing of a run is brought
+    out twice at once, which would be two manifests of one number, and one of them refused as if
+    another machine had been quicker."""
 
     class Watched:
         """A store that is asked at the beginning of each bringing out, and lets none go on."""
@@ -397,9 +501,11 @@ def test_several_runs_are_brought_out_by_one_process(machine: Machine) -> None:
     assert store.twice == 0
 
 
-def test_who_lost_its_place_publishes_nothing(machine: Machine, repository: Path, tmp_path: Path) -> None:
-    """After a take-over the first machine's checkpoints are refused, its attempts too, and it says who has the run; it may take the run
-    back as another one would."""
+def test_who_lost_its_place_publishes_nothing(
+    machine: Machine, repository: Path, tmp_path: Path
+) -> None:
+    """After a take-over the first machine's checkpoints are refused, its attempts too, and it says
+    who has the run; it may take the run back as another one would."""
     one, two = machine("one"), machine("two")
     run = worked(one, repository, tmp_path / "agent")
     url = (tmp_path / "store").as_uri()
@@ -416,23 +522,30 @@ def test_who_lost_its_place_publishes_nothing(machine: Machine, repository: Path
         publish(one, store, run, checkpoint, Ways())
     assert "taken up by" in publishing.refused(run) and publishing.settle(run.id)
     assert sorted(path.name for path in (tmp_path / "store").rglob("*.json")) == names
-    back = moving.take_up(one, run.id, url, Wish(source=url, into=tmp_path / "back", name="task-2"), over=True)
+    back = moving.take_up(
+        one, run.id, url, Wish(source=url, into=tmp_path / "back", name="task-2"), over=True
+    )
     assert back.run.origin == run.id and Publishing(two, url, Ways()).refused(two.store.get("task"))
 
 
-def test_who_loses_the_race_leaves_nothing_and_may_try_again(machine: Machine, repository: Path, tmp_path: Path) -> None:
-    """Two machines take one run up at the same moment: the one that was slower is told so, and has neither run nor workdir; insisting, it
-    takes the run over from the quicker one."""
+def test_who_loses_the_race_leaves_nothing_and_may_try_again(
+    machine: Machine, repository: Path, tmp_path: Path
+) -> None:
+    """Two machines take one run up at the same moment: the one that was slower is told so, and has
+    neither run nor workdir; insisting, it takes the run over from the quicker one."""
     one, two, three = machine("one"), machine("two"), machine("three")
     run = worked(one, repository, tmp_path / "agent")
     url, into = (tmp_path / "store").as_uri(), tmp_path / "slow"
     publish(one, moving.open_store(url), run, one.store.checkpoints(run.id)[-1], Ways())
-    # The slower one waits for a lock on its new workdir: then it has seen whose the run is, and not said that it is its own.
+    # The slower one waits for a lock on its new workdir: then it has seen whose the run is, and not
+    # said that it is its own.
     lock = two.workspaces.root / ".perdure/locks" / f"{two.workspaces.plan_new(into).id}.shelf.lock"
     lock.parent.mkdir(parents=True, mode=0o700)
     with lock.open("w") as file, ThreadPoolExecutor(1) as beside:
         fcntl.flock(file, fcntl.LOCK_EX)
-        slower = beside.submit(moving.take_up, two, run.id, url, Wish(source=url, into=into), over=True)
+        slower = beside.submit(
+            moving.take_up, two, run.id, url, Wish(source=url, into=into), over=True
+        )
         while not (into / ".git").exists():
             assert not slower.done(), slower.exception()
             time.sleep(0.01)
@@ -443,12 +556,17 @@ def test_who_loses_the_race_leaves_nothing_and_may_try_again(machine: Machine, r
     assert list(two.store.find()) == [] and not into.exists()
     assert prints(tmp_path / "quick") == prints(Path(run.workspace.path))
     moving.take_up(two, run.id, url, Wish(source=url, into=into), over=True)
-    assert prints(into) == prints(tmp_path / "quick") and Publishing(three, url, Ways()).refused(three.store.get("task"))
+    assert prints(into) == prints(tmp_path / "quick") and Publishing(three, url, Ways()).refused(
+        three.store.get("task")
+    )
 
 
-def test_who_is_taken_over_brings_nothing_out_that_is_not_seen(machine: Machine, repository: Path, tmp_path: Path) -> None:
-    """Between the look at what there is and the run's being here, the machine that had it publishes nothing any more: it is told so, and
-    does not take for saved what nobody goes on with. Where the run cannot be brought here after all, it has its place again."""
+def test_who_is_taken_over_brings_nothing_out_that_is_not_seen(
+    machine: Machine, repository: Path, tmp_path: Path
+) -> None:
+    """Between the look at what there is and the run's being here, the machine that had it publishes
+    nothing any more: it is told so, and does not take for saved what nobody goes on with. Where the
+    run cannot be brought here after all, it has its place again."""
     one, two = machine("one"), machine("two")
     run = worked(one, repository, tmp_path / "agent")
     url, into = (tmp_path / "store").as_uri(), tmp_path / "here"
@@ -464,7 +582,9 @@ def test_who_is_taken_over_brings_nothing_out_that_is_not_seen(machine: Machine,
     lock.parent.mkdir(parents=True, mode=0o700)
     with lock.open("w") as file, ThreadPoolExecutor(1) as beside:
         fcntl.flock(file, fcntl.LOCK_EX)
-        taking = beside.submit(moving.take_up, two, run.id, url, Wish(source=url, into=into), over=True)
+        taking = beside.submit(
+            moving.take_up, two, run.id, url, Wish(source=url, into=into), over=True
+        )
         try:
             while not (into / ".git").exists():
                 assert not taking.done(), taking.exception()
@@ -477,7 +597,9 @@ def test_who_is_taken_over_brings_nothing_out_that_is_not_seen(machine: Machine,
     assert prints(into) == prints(Path(run.workspace.path))
 
 
-def test_a_store_that_cannot_be_reached_stops_nobody(machine: Machine, repository: Path, tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_reached_stops_nobody(
+    machine: Machine, repository: Path, tmp_path: Path
+) -> None:
     """Attempts start, and what could not be brought out is told in a sentence."""
     one = machine("one")
     run = worked(one, repository, tmp_path / "agent")
@@ -488,10 +610,16 @@ def test_a_store_that_cannot_be_reached_stops_nobody(machine: Machine, repositor
     shutil.rmtree(tmp_path / "agent")
 
 
-def test_what_is_no_capsule_is_refused_by_the_command(machine: Machine, repository: Path, tmp_path: Path) -> None:
-    """`perdure import` of another file, of a capsule that is cut off, from a pipe and of nothing: a sentence and a hint, no traceback, and
-    nothing is made."""
-    path = exported(machine("one"), worked(machine("one"), repository, tmp_path / "agent"), tmp_path / "task.capsule")
+def test_what_is_no_capsule_is_refused_by_the_command(
+    machine: Machine, repository: Path, tmp_path: Path
+) -> None:
+    """`perdure import` of another file, of a capsule that is cut off, from a pipe and of nothing: a
+    sentence and a hint, no traceback, and nothing is made."""
+    path = exported(
+        machine("one"),
+        worked(machine("one"), repository, tmp_path / "agent"),
+        tmp_path / "task.capsule",
+    )
     (tmp_path / "text").write_text("not a capsule\n" * 100)
     cut_off = path.read_bytes()[:-100]
     home = tmp_path / "two"
@@ -500,28 +628,40 @@ def test_what_is_no_capsule_is_refused_by_the_command(machine: Machine, reposito
 
     def bring(content: bytes, *words: str) -> subprocess.CompletedProcess[bytes]:
         command = [sys.executable, "-m", "perdure", "import", *words]
-        return subprocess.run(command, cwd=tmp_path, env=environ, input=content, capture_output=True, check=False)
+        return subprocess.run(
+            command, cwd=tmp_path, env=environ, input=content, capture_output=True, check=False
+        )
 
     for word, sent, code in (("text", b"", 7), ("-", cut_off, 7), ("-", b"", 7), ("none", b"", 5)):
         done = bring(sent, word)
         told = done.stderr.decode()
-        assert done.returncode == code and told.startswith("perdure: ") and "Traceback" not in told, told
+        assert (
+            done.returncode == code and told.startswith("perdure: ") and "Traceback" not in told
+        ), told
         assert len(told.splitlines()) == 2
     assert not (tmp_path / "task").exists()
     whole = bring(path.read_bytes(), "-", "--json")
-    assert whole.returncode == 0 and json.loads(whole.stdout)["workdir"] == str(tmp_path / "task"), whole.stderr
+    assert whole.returncode == 0 and json.loads(whole.stdout)["workdir"] == str(
+        tmp_path / "task"
+    ), whole.stderr
 
 
-def test_a_clone_is_cut_where_the_run_began(machine: Machine, repository: Path, tmp_path: Path) -> None:
-    """An agent that commits before its first checkpoint: what travels stands on the commit that the repository has, so that a clone on
-    another machine can take it in. That holds as well when the repository went on meanwhile and the clone is made anew."""
+def test_a_clone_is_cut_where_the_run_began(
+    machine: Machine, repository: Path, tmp_path: Path
+) -> None:
+    """An agent that commits before its first checkpoint: what travels stands on the commit that the
+    repository has, so that a clone on another machine can take it in. That holds as well when the
+    repository went on meanwhile and the clone is made anew."""
     one = machine("one")
     began = git(repository, "rev-parse", "HEAD").strip()
     run = worked(one, repository, tmp_path / "home", backend="isolated")
     url = (tmp_path / "store").as_uri()
     assert run.workspace is not None
     manifest = moving.move_to(one, run.id, url, Ways(allow=True))
-    assert manifest.workdir is not None and (manifest.workdir.base, manifest.workdir.shallow) == (began, (began,))
+    assert manifest.workdir is not None and (manifest.workdir.base, manifest.workdir.shallow) == (
+        began,
+        (began,),
+    )
     (repository / "later.txt").write_text("later")
     git(repository, "add", "later.txt")
     git(repository, "commit", "-q", "-m", "later")
@@ -529,26 +669,41 @@ def test_a_clone_is_cut_where_the_run_began(machine: Machine, repository: Path, 
     wish = Wish(source=url, name="task", spec=replace(run.spec, prompt=""))
     taken = moving.take_up(two, run.id, url, wish).run
     assert (taken.spec, taken.scope, taken.id) == (run.spec, run.scope, run.id)
-    assert taken.workspace is not None and git(Path(taken.workspace.path), "log", "--format=%s").split("\n")[0] == "the agent's"
+    assert (
+        taken.workspace is not None
+        and git(Path(taken.workspace.path), "log", "--format=%s").split("\n")[0] == "the agent's"
+    )
     again = moving.move_to(two, taken.id, url, Ways(allow=True))
     assert again.workdir is not None and again.workdir.base == began
 
 
-def test_only_the_end_of_an_attempt_is_all_of_it(machine: Machine, repository: Path, tmp_path: Path) -> None:
-    """`settled` means that nothing would be lost: not where the attempt's last checkpoint could not be taken, nor where one leaves work
-    out. What can be built again, and pipes, are no work."""
+def test_only_the_end_of_an_attempt_is_all_of_it(
+    machine: Machine, repository: Path, tmp_path: Path
+) -> None:
+    """`settled` means that nothing would be lost: not where the attempt's last checkpoint could not
+    be taken, nor where one leaves work out. What can be built again, and pipes, are no work."""
     one = machine("one")
     run = worked(one, repository, tmp_path / "agent")
     publishing = Publishing(one, (tmp_path / "store").as_uri(), Ways())
     assert run.workspace is not None
     place, number = Path(run.workspace.path), 1
     newest = one.store.checkpoints(run.id)[-1]
-    newest = replace(newest, conversation=tuple(part for part in newest.conversation if "settings" not in part.name))
+    newest = replace(
+        newest,
+        conversation=tuple(part for part in newest.conversation if "settings" not in part.name),
+    )
 
     def settled(why: str) -> bool:
         nonlocal number
         number += 1
-        one.store.add_checkpoint(replace(newest, number=number, why=why, workdir=one.workspaces.checkpoints.save(run.workspace, number)))
+        one.store.add_checkpoint(
+            replace(
+                newest,
+                number=number,
+                why=why,
+                workdir=one.workspaces.checkpoints.save(run.workspace, number),
+            )
+        )
         assert publishing.settle(run.id) == ""
         return publishing.settled(run.id)
 
@@ -565,26 +720,34 @@ def test_only_the_end_of_an_attempt_is_all_of_it(machine: Machine, repository: P
 
 
 class Overtaken(CheckpointStore):
-    """A store in which another machine takes the run up in the very moment of a manifest's writing."""
+    """A store in which another machine takes the run up in the very moment of a manifest's
+    writing."""
 
     def publish(self, run: str, term: int, number: int, manifest: Manifest) -> str:
         self.begin(run, Term(number=term + 1, owner="another", host="another", at=1))
         return CheckpointStore.publish(self, run, term, number, manifest)
 
 
-def test_who_is_overtaken_while_it_publishes_knows_it(machine: Machine, repository: Path, tmp_path: Path) -> None:
-    """The other machine has looked what there is before this manifest was written: nobody is told that it was saved."""
+def test_who_is_overtaken_while_it_publishes_knows_it(
+    machine: Machine, repository: Path, tmp_path: Path
+) -> None:
+    """The other machine has looked what there is before this manifest was written: nobody is told
+    that it was saved."""
     one = machine("one")
     run = worked(one, repository, tmp_path / "agent")
     url = (tmp_path / "store").as_uri()
     store = moving.open_store(url)
     with pytest.raises(TakenUp):
-        publish(one, Overtaken(store.url, store.store), run, one.store.checkpoints(run.id)[-1], Ways())
+        publish(
+            one, Overtaken(store.url, store.store), run, one.store.checkpoints(run.id)[-1], Ways()
+        )
 
 
-def test_what_a_conversation_was_told_its_own_copy_says(machine: Machine, repository: Path, tmp_path: Path) -> None:
-    """A checkpoint that travels late, when the record knows already of newer instructions: they do not stand in its conversation, and
-    are not taken as told."""
+def test_what_a_conversation_was_told_its_own_copy_says(
+    machine: Machine, repository: Path, tmp_path: Path
+) -> None:
+    """A checkpoint that travels late, when the record knows already of newer instructions: they do
+    not stand in its conversation, and are not taken as told."""
     one, two = machine("one"), machine("two")
     run = worked(one, repository, tmp_path / "agent")
     store = moving.open_store((tmp_path / "store").as_uri())
@@ -593,6 +756,8 @@ def test_what_a_conversation_was_told_its_own_copy_says(machine: Machine, reposi
     run = one.store.update(run.id, "do more")
     one.store.put_session(replace(session, context_version=2))
     publish(one, store, run, one.store.checkpoints(run.id)[-1], Ways())
-    taken = moving.take_up(two, run.id, store.url, Wish(source=store.url, into=tmp_path / "here"), over=True).run
+    taken = moving.take_up(
+        two, run.id, store.url, Wish(source=store.url, into=tmp_path / "here"), over=True
+    ).run
     came = two.store.session(SessionKey("claude", taken.scope))
     assert came is not None and (came.context_version, taken.context_version) == (1, 2)

@@ -21,11 +21,17 @@ RUN = "0" * 32
 @pytest.fixture(params=["directory", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[CheckpointStore]:
     """A directory, and obstore's own store in memory, which has the semantics of the clouds."""
-    yield CheckpointStore("store", LocalStore(tmp_path / "store", mkdir=True) if request.param == "directory" else MemoryStore())
+    yield CheckpointStore(
+        "store",
+        LocalStore(tmp_path / "store", mkdir=True)
+        if request.param == "directory"
+        else MemoryStore(),
+    )
 
 
 def test_a_published_checkpoint_comes_back(store: CheckpointStore) -> None:
-    """Parts, then the manifest: it is found as the run's newest, and every file comes back checked."""
+    """Parts, then the manifest: it is found as the run's newest, and every file comes back
+    checked."""
     given = Given()
     made = manifest(given)
     for file in made.files():
@@ -51,7 +57,8 @@ def test_a_part_that_is_not_there_or_was_changed_is_noticed(store: CheckpointSto
 
 
 def test_of_many_machines_one_begins_a_term(store: CheckpointStore) -> None:
-    """Eight machines take a run over at the same moment: one gets the term, all others are told that one was quicker."""
+    """Eight machines take a run over at the same moment: one gets the term, all others are told
+    that one was quicker."""
     store.begin(RUN, Term(number=1, owner="a", at=1))
     won: list[str] = []
     lost: list[Conflict] = []
@@ -73,10 +80,14 @@ def test_of_many_machines_one_begins_a_term(store: CheckpointStore) -> None:
 
 
 def test_a_term_of_an_older_perdure_is_read(tmp_path: Path) -> None:
-    """A store has terms for years: a field that is written no more (`after`) hinders neither who reads it nor who begins the next one."""
+    """A store has terms for years: a field that is written no more (`after`) hinders neither who
+    reads it nor who begins the next one."""
     place = tmp_path / "s" / "runs" / RUN / "terms" / "000001.json"
     place.parent.mkdir(parents=True)
-    place.write_bytes(b'{"format":1,"number":1,"owner":"a","host":"h","at":1,"after":"000001-00000007.json","token":"%s"}' % (b"0" * 32))
+    place.write_bytes(
+        b'{"format":1,"number":1,"owner":"a","host":"h","at":1,"after":"000001-00000007.json","token":"%s"}'
+        % (b"0" * 32)
+    )
     store = open_store((tmp_path / "s").as_uri())
     found = store.term(RUN)
     assert found == Term(number=1, owner="a", host="h", at=1)
@@ -85,7 +96,8 @@ def test_a_term_of_an_older_perdure_is_read(tmp_path: Path) -> None:
 
 
 def test_a_late_manifest_hides_nothing(store: CheckpointStore) -> None:
-    """What a machine that lost its place still publishes is never taken for newer than what the next machine published."""
+    """What a machine that lost its place still publishes is never taken for newer than what the
+    next machine published."""
     ours, late = manifest(Given(), number=1), manifest(Given(), number=900)
     store.publish(RUN, 2, 1, ours)
     store.publish(RUN, 1, 900, late)
@@ -101,9 +113,20 @@ def test_a_run_that_is_not_there_is_not_found(store: CheckpointStore) -> None:
         store.newest(RUN)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"number": "x"}', b"[" * 9000, b"x" * (1 << 20), msgspec.json.encode({"format": 1})])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b'{"number": "x"}',
+        b"[" * 9000,
+        b"x" * (1 << 20),
+        msgspec.json.encode({"format": 1}),
+    ],
+)
 def test_a_strange_object_is_a_sentence(tmp_path: Path, content: bytes) -> None:
-    """Whatever else lies in the store, where a term or a manifest should be, is an error in words."""
+    """Whatever else lies in the store, where a term or a manifest should be, is an error in
+    words."""
     store = open_store((tmp_path / "s").as_uri())
     for name in ("terms/000001.json", "000001-00000001.json"):
         place = tmp_path / "s" / "runs" / RUN / name
@@ -115,10 +138,22 @@ def test_a_strange_object_is_a_sentence(tmp_path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "x", "http://h/x", "file://x", "s3://", "s3://key:secret@bucket/x", "s3://b/x?token=1", "file:///a b\n", "az:"]
+    "url",
+    [
+        "",
+        "x",
+        "http://h/x",
+        "file://x",
+        "s3://",
+        "s3://key:secret@bucket/x",
+        "s3://b/x?token=1",
+        "file:///a b\n",
+        "az:",
+    ],
 )
 def test_what_is_no_store_is_refused(url: str) -> None:
-    """Other schemes, relative directories and credentials in a URL are refused, and no secret is repeated."""
+    """Other schemes, relative directories and credentials in a URL are refused, and no secret is
+    repeated."""
     with pytest.raises(UsageError) as caught:
         open_store(url)
     assert "secret" not in str(caught.value)

@@ -1,4 +1,5 @@
-"""The checkpoint store on the S3 dialect: what stands in a directory's and a memory's place in `test_objects`, over HTTP."""
+"""The checkpoint store on the S3 dialect: what stands in a directory's and a memory's place in
+`test_objects`, over HTTP."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ RUN = "0" * 32
 
 
 def test_a_checkpoint_comes_back_from_s3(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts, manifests and terms go out and come back by HTTP; of two machines one begins a term; what is not there is not found."""
+    """Parts, manifests and terms go out and come back by HTTP; of two machines one begins a term;
+    what is not there is not found."""
     with bucket() as kept:
         for name, value in kept.environ().items():
             monkeypatch.setenv(name, value)
@@ -38,8 +40,11 @@ def test_a_checkpoint_comes_back_from_s3(monkeypatch: pytest.MonkeyPatch) -> Non
         assert all(name.startswith("some/where/") for name in kept.names())
 
 
-def test_a_write_whose_answer_was_lost_is_known_as_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client writes again what had landed, and is told that it is there: nobody else was quicker. Of another's it is still told."""
+def test_a_write_whose_answer_was_lost_is_known_as_ones_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The client writes again what had landed, and is told that it is there: nobody else was
+    quicker. Of another's it is still told."""
     with bucket() as kept:
         for name, value in kept.environ().items():
             monkeypatch.setenv(name, value)

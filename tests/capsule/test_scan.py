@@ -35,12 +35,19 @@ SECRETS = {
     "Terraform token": "a1B2c3D4e5F6g7" + ".atlas" + "v1." + "a1B2c3D4e5" * 6,
     "perdure token": "pr" + "d_" + ("a1B2c3D4e5F-" * 4)[:43],
     "password in a URL": "postgres:" + "//ada:correct-horse@db.example/x",
-    "private key": "-----BEGIN RSA " + "PRIVATE KEY-----\n" + "a1B2c3D4e5F6g7H8\n" * 9 + "-----END RSA " + "PRIVATE KEY-----",
+    "private key": "-----BEGIN RSA "
+    + "PRIVATE KEY-----\n"
+    + "a1B2c3D4e5F6g7H8\n" * 9
+    + "-----END RSA "
+    + "PRIVATE KEY-----",
 }
 ORDINARY = (
-    'sk-learn key-value glance npm_config_registry https://example.com:8080/a@b "://" hf_hub_download_of_a_model AKIA, '
-    "https://user:${PASSWORD}@host git@github.com:owner/name.git sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08 "
-    "-----BEGIN PUBLIC KEY----- AAAA -----END PUBLIC KEY----- 12:34:56:AA toolu_01a1B2c3D4e5F6g7H8i9J0 the-xoxb-of-slack"
+    'sk-learn key-value glance npm_config_registry https://example.com:8080/a@b "://" '
+    "hf_hub_download_of_a_model AKIA, "
+    "https://user:${PASSWORD}@host git@github.com:owner/name.git "
+    "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08 "
+    "-----BEGIN PUBLIC KEY----- AAAA -----END PUBLIC KEY----- 12:34:56:AA "
+    "toolu_01a1B2c3D4e5F6g7H8i9J0 the-xoxb-of-slack"
 )
 
 
@@ -56,14 +63,18 @@ def test_a_known_shape_is_found_whole(kind: str, around: str) -> None:
 
 
 def test_a_private_key_in_json_is_found() -> None:
-    """A key whose lines are joined by backslash-n, as in a transcript or a service account, is found to its end."""
-    text = b'{"private_key": "' + SECRETS["private key"].replace("\n", "\\n").encode() + b'", "x": 1}'
+    """A key whose lines are joined by backslash-n, as in a transcript or a service account, is
+    found to its end."""
+    text = (
+        b'{"private_key": "' + SECRETS["private key"].replace("\n", "\\n").encode() + b'", "x": 1}'
+    )
     ((_, start, end),) = found(text)
     assert text[end : end + 2] == b'",' and text[start:].startswith(b"-----BEGIN")
 
 
 def test_ordinary_text_holds_no_secret() -> None:
-    """Words that begin like tokens, hashes, placeholders, addresses and public keys are left alone."""
+    """Words that begin like tokens, hashes, placeholders, addresses and public keys are left
+    alone."""
     assert list(found(ORDINARY.encode())) == []
 
 
@@ -79,7 +90,8 @@ FORMS = {
 
 @pytest.mark.parametrize("name", ["", "me:", "ada:", "lovelace:"])
 def test_a_password_in_basic_authentication_is_found(name: str) -> None:
-    """In base64 after a user's name of any length, as a header has it, hardly a letter of the secret stays."""
+    """In base64 after a user's name of any length, as a header has it, hardly a letter of the
+    secret stays."""
     scan = Scan(Redactor.of({"DEPLOY_TOKEN": "hunter/2 horse battery"}))
     text = b"Authorization: Basic " + base64.b64encode(f"{name}hunter/2 horse battery".encode())
     clean = b"".join(scan.over("here", io.BytesIO(text)))
@@ -89,17 +101,32 @@ def test_a_password_in_basic_authentication_is_found(name: str) -> None:
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_the_values_of_this_environment_are_found(form) -> None:
-    """A secret variable's exact value is found as it is, URL-encoded and in base64, though it has no known shape."""
+    """A secret variable's exact value is found as it is, URL-encoded and in base64, though it has
+    no known shape."""
     scan = Scan(Redactor.of({"DEPLOY_TOKEN": "hunter/2 horse battery"}))
     text = f"one\ntwo {form('hunter/2 horse battery')} three".encode()
     clean = b"".join(scan.over("here", io.BytesIO(text)))
-    assert [(each.place, each.line, each.kind) for each in scan.findings] == [("here", 2, FROM_HERE)]
-    assert len(clean) == len(text) and b"horse" not in clean and clean.startswith(b"one\ntwo *") and clean.endswith(b"* three")
+    assert [(each.place, each.line, each.kind) for each in scan.findings] == [
+        ("here", 2, FROM_HERE)
+    ]
+    assert (
+        len(clean) == len(text)
+        and b"horse" not in clean
+        and clean.startswith(b"one\ntwo *")
+        and clean.endswith(b"* three")
+    )
 
 
-@given(st.lists(st.one_of(st.sampled_from(sorted(SECRETS.values())), st.text("ab \n", max_size=40)), max_size=12), st.integers(1, 97))
+@given(
+    st.lists(
+        st.one_of(st.sampled_from(sorted(SECRETS.values())), st.text("ab \n", max_size=40)),
+        max_size=12,
+    ),
+    st.integers(1, 97),
+)
 def test_where_a_stream_is_cut_changes_nothing(pieces: list[str], window: int) -> None:
-    """However a text is cut into windows, the same is found and the same comes out, as long as it was."""
+    """However a text is cut into windows, the same is found and the same comes out, as long as it
+    was."""
     text = " ".join(pieces).encode()
     whole = Scan()
     expected = b"".join(whole.over("x", io.BytesIO(text)))

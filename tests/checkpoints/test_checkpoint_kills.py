@@ -1,6 +1,8 @@
-"""Checkpoints under SIGKILL: whatever moment it strikes, every published row has both halves, and they belong together.
+"""Checkpoints under SIGKILL: whatever moment it strikes, every published row has both halves, and
+they belong together.
 
-`python -m tests.checkpoints.test_checkpoint_kills 200` does it that often and prints the counts; a sample runs in the suite.
+`python -m tests.checkpoints.test_checkpoint_kills 200` does it that often and prints the counts; a
+sample runs in the suite.
 """
 
 from __future__ import annotations
@@ -23,7 +25,17 @@ from perdure.attempt import Engine
 from perdure.attempt.checkpointing import prune, take
 from perdure.attempt.opened import Opened
 from perdure.homes.remembered import Remembered
-from perdure.model import Backend, Claim, Continuation, Session, SessionKey, SessionState, Start, TaskSpec, Workspace
+from perdure.model import (
+    Backend,
+    Claim,
+    Continuation,
+    Session,
+    SessionKey,
+    SessionState,
+    Start,
+    TaskSpec,
+    Workspace,
+)
 from perdure.protocols import Begun
 from perdure.transcripts import Copies
 from perdure.workspace import Workspaces
@@ -36,7 +48,8 @@ LINES = 20_000
 
 
 class Bench:
-    """A run with a workdir and a conversation, of which checkpoints can be taken. Made again by each process."""
+    """A run with a workdir and a conversation, of which checkpoints can be taken. Made again by
+    each process."""
 
     def __init__(self, top: Path, workspace: Workspace, environ: dict[str, str]) -> None:
         self.workspace, self.home = workspace, top / "home"
@@ -58,7 +71,13 @@ class Bench:
         """The run's attempt: begun, or taken over from the process that was killed."""
         store, session = (
             self.engine.store,
-            Session(key=SessionKey("claude", "talk"), id=ID, state=SessionState.CONFIRMED, created=1, updated=1),
+            Session(
+                key=SessionKey("claude", "talk"),
+                id=ID,
+                state=SessionState.CONFIRMED,
+                created=1,
+                updated=1,
+            ),
         )
         held = list(store.claims())
         if held:
@@ -86,7 +105,13 @@ class Bench:
             )
         (attempt,) = store.attempts("r1")
         return Opened(
-            claim=claim, attempt=attempt, driver=self.driver, workspace=self.workspace, home=self.home, session=session, process=None
+            claim=claim,
+            attempt=attempt,
+            driver=self.driver,
+            workspace=self.workspace,
+            home=self.home,
+            session=session,
+            process=None,
         )
 
     def work(self) -> None:
@@ -100,7 +125,9 @@ class Bench:
             with self.transcript.open("a") as file:
                 file.write(f"prompt {number}\n" + "answer\n" * LINES)
             (Path(self.workspace.path) / "count.txt").write_text(str(number))
-            saved = take(self.engine, opened, "tool", self.engine.store.next_checkpoint(self.workspace.id))
+            saved = take(
+                self.engine, opened, "tool", self.engine.store.next_checkpoint(self.workspace.id)
+            )
             self.engine.store.add_checkpoint(saved, claim)
             prune(self.engine, claim.run)
             print(number, flush=True)
@@ -112,19 +139,37 @@ class Bench:
             said = self.engine.copies.find("diary", row.conversation[0])
             assert said is not None, f"the conversation of checkpoint {row.number} is lost"
             turns = len(self.driver.prompts(said.read_bytes()[: row.conversation[0].size]))
-            at = [f"--git-dir={row.workdir.git_dir}", "show", f"{row.workdir.ref}:worktree/count.txt"]
+            at = [
+                f"--git-dir={row.workdir.git_dir}",
+                "show",
+                f"{row.workdir.ref}:worktree/count.txt",
+            ]
             shown = subprocess.run(["git", *at], capture_output=True, text=True, check=True).stdout
-            # The conversation is saved first, and nothing was said in between: the numbers are the same.
-            assert int(shown) == turns, f"checkpoint {row.number}: {shown} in the workdir, {turns} in the conversation"
+            # The conversation is saved first, and nothing was said in between: the numbers are the
+            # same.
+            assert int(shown) == turns, (
+                f"checkpoint {row.number}: {shown} in the workdir, {turns} in the conversation"
+            )
         return len(rows)
 
 
 def strike(yard: Yard, top: Path, workspace: Workspace, seconds: float) -> None:
-    """Lets a process work, and kills it and its children at this time after its first checkpoint."""
+    """Lets a process work, and kills it and its children at this time after its first
+    checkpoint."""
     fields = (workspace.id, workspace.path, workspace.repo, workspace.branch, workspace.base)
-    command = [sys.executable, "-m", "tests.checkpoints.test_checkpoint_kills", "work", str(top), workspace.backend, *fields]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.checkpoints.test_checkpoint_kills",
+        "work",
+        str(top),
+        workspace.backend,
+        *fields,
+    ]
     environ = os.environ | yard.environ
-    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, start_new_session=True) as working:
+    with subprocess.Popen(
+        command, env=environ, stdout=subprocess.PIPE, start_new_session=True
+    ) as working:
         assert working.stdout is not None
         assert working.stdout.readline(), "it never took one"
         time.sleep(seconds)
@@ -132,7 +177,8 @@ def strike(yard: Yard, top: Path, workspace: Workspace, seconds: float) -> None:
 
 
 def trial(top: Path, backend: str, random_: random.Random, times: int) -> int:
-    """So many kills of one run; after each everything that is published is whole, and the newest can be put in place."""
+    """So many kills of one run; after each everything that is published is whole, and the newest
+    can be put in place."""
     yard = make_yard(top)
     workspace, place = made(yard, backend)
     rows = 0
@@ -144,7 +190,9 @@ def trial(top: Path, backend: str, random_: random.Random, times: int) -> int:
         fd = bench.engine.workspaces.lock(workspace, "the test")
         bench.engine.workspaces.checkpoints.put_in_place(workspace, newest.workdir.commit)
         os.close(fd)
-        bench.engine.copies.put_back(bench.driver, ID, bench.home, place, newest.conversation, exactly=True)
+        bench.engine.copies.put_back(
+            bench.driver, ID, bench.home, place, newest.conversation, exactly=True
+        )
         turns = len(bench.driver.prompts(bench.transcript.read_bytes()))
         assert int((place / "count.txt").read_text()) == turns
         bench.engine.store.close()
@@ -153,7 +201,8 @@ def trial(top: Path, backend: str, random_: random.Random, times: int) -> int:
 
 @pytest.mark.parametrize("backend", [Backend.WORKTREE, Backend.TASK])
 def test_no_row_without_both_halves(tmp_path: Path, backend: Backend) -> None:
-    """Killed at random moments, published checkpoints have both halves of one moment, and the newest goes back into place."""
+    """Killed at random moments, published checkpoints have both halves of one moment, and the
+    newest goes back into place."""
     assert trial(tmp_path, backend, random.Random(), 3) >= 3
 
 
@@ -162,14 +211,26 @@ def main(count: int) -> None:
     random_, done, rows = random.Random(seed), 0, 0
     while done < count:
         with tempfile.TemporaryDirectory(prefix="pck") as top:
-            rows += trial(Path(top), random_.choice([Backend.WORKTREE, Backend.TASK]), random_, min(10, count - done))
+            rows += trial(
+                Path(top),
+                random_.choice([Backend.WORKTREE, Backend.TASK]),
+                random_,
+                min(10, count - done),
+            )
         done += 10
-        print(f"seed {seed}: {min(done, count)} kills, {rows} rows looked at, none without both halves", flush=True)
+        print(
+            f"seed {seed}: {min(done, count)} kills, {rows} rows looked at, none without both "
+            "halves",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "work":
         top, backend, *rest = sys.argv[2:]
-        its = Workspace(**dict(zip(("id", "path", "repo", "branch", "base"), rest, strict=True)), backend=Backend(backend))
+        its = Workspace(
+            **dict(zip(("id", "path", "repo", "branch", "base"), rest, strict=True)),
+            backend=Backend(backend),
+        )
         Bench(Path(top), its, dict(os.environ)).work()
     main(int(sys.argv[1]))

@@ -1,4 +1,5 @@
-"""Checkpoints of one attempt, taken beside the work: how many are kept, and what one that cannot be taken does."""
+"""Checkpoints of one attempt, taken beside the work: how many are kept, and what one that cannot be
+taken does."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ def test_the_newest_are_kept_and_their_refs(bench: Bench) -> None:
 
 
 def test_what_a_restore_took_away_is_kept(bench: Bench) -> None:
-    """Any number of later checkpoints takes neither the keepsake of a restore, nor, for its sake, the end of the attempt before."""
+    """Any number of later checkpoints takes neither the keepsake of a restore, nor, for its sake,
+    the end of the attempt before."""
     opened = bench.opened()
     bench.transcript.write_text("prompt 1\n")
     for number, why in enumerate(("end", "restore"), 1):
@@ -56,13 +58,17 @@ def test_what_a_restore_took_away_is_kept(bench: Bench) -> None:
         later = replace(take(bench.engine, opened, "tool", number), attempt=2)
         bench.engine.store.add_checkpoint(later, opened.claim)
     prune(bench.engine, opened.claim.run)
-    assert [row.number for row in bench.engine.store.checkpoints("r1")] == [1, 2, *range(5, KEPT + 5)]
+    assert [row.number for row in bench.engine.store.checkpoints("r1")] == [
+        1,
+        2,
+        *range(5, KEPT + 5),
+    ]
     bench.engine.store.close()
 
 
 def test_watching_goes_on_while_one_is_taken(bench: Bench) -> None:
-    """One is taken in the background and published by the next look; one that came due meanwhile is taken afterwards, and the last at
-    the end."""
+    """One is taken in the background and published by the next look; one that came due meanwhile is
+    taken afterwards, and the last at the end."""
     opened = bench.opened()
     bench.transcript.write_text("prompt 1\n")
     checkpoints = Checkpointing(bench.engine, opened)
@@ -73,7 +79,12 @@ def test_watching_goes_on_while_one_is_taken(bench: Bench) -> None:
     until_idle(checkpoints)
     checkpoints.end("end")
     assert [row.why for row in bench.engine.store.checkpoints("r1")] == ["tool", "turn", "end"]
-    assert sum(isinstance(record.event, CheckpointTaken) for record in bench.engine.store.history("r1")) == 3
+    assert (
+        sum(
+            isinstance(record.event, CheckpointTaken) for record in bench.engine.store.history("r1")
+        )
+        == 3
+    )
     bench.engine.store.close()
 
 
@@ -85,13 +96,18 @@ def test_one_that_cannot_be_taken_is_told(bench: Bench) -> None:
     checkpoints = Checkpointing(bench.engine, opened)
     checkpoints.end("end")
     assert bench.engine.store.checkpoints("r1") == []
-    (missed,) = [record.event for record in bench.engine.store.history("r1") if isinstance(record.event, CheckpointMissed)]
+    (missed,) = [
+        record.event
+        for record in bench.engine.store.history("r1")
+        if isinstance(record.event, CheckpointMissed)
+    ]
     assert missed.why == "end" and bench.workspace.path in missed.reason
     bench.engine.store.close()
 
 
 def test_a_late_supervisor_publishes_nothing(bench: Bench) -> None:
-    """A supervisor whose attempt was taken over learns it at its next checkpoint, and adds no row."""
+    """A supervisor whose attempt was taken over learns it at its next checkpoint, and adds no
+    row."""
     opened = bench.opened()
     bench.transcript.write_text("prompt 1\n")
     checkpoints = Checkpointing(bench.engine, opened)

@@ -1,6 +1,8 @@
-"""A restore under SIGKILL: whenever it strikes, what was there is in place or in the keepsake, and the same restore again completes.
+"""A restore under SIGKILL: whenever it strikes, what was there is in place or in the keepsake, and
+the same restore again completes.
 
-`python -m tests.checkpoints.test_restore_kills 200` does it that often and prints the counts; a sample runs in the suite.
+`python -m tests.checkpoints.test_restore_kills 200` does it that often and prints the counts; a
+sample runs in the suite.
 """
 
 from __future__ import annotations
@@ -60,16 +62,23 @@ def files(place: Path, text: str) -> None:
 
 def standing(place: Path, transcript: Path) -> tuple[dict[str, str], str]:
     """Both halves as they are."""
-    found = {str(path.relative_to(place)): path.read_text() for path in place.rglob("*") if path.is_file() and ".git" not in path.parts}
+    found = {
+        str(path.relative_to(place)): path.read_text()
+        for path in place.rglob("*")
+        if path.is_file() and ".git" not in path.parts
+    }
     found.pop(".git", None)
     return found, transcript.read_text() if transcript.exists() else ""
 
 
 def trial(top: Path, random_: random.Random, times: int) -> dict[str, int]:
-    """A run with an earlier checkpoint and later work, both conversations known; the restore killed so often, at random moments."""
+    """A run with an earlier checkpoint and later work, both conversations known; the restore killed
+    so often, at random moments."""
     yard = make_yard(top)
     engine = engine_at(top, yard.environ)
-    spec = TaskSpec(prompt="x", repo=str(yard.repo), backend="worktree", branch="work", scope="talk")
+    spec = TaskSpec(
+        prompt="x", repo=str(yard.repo), backend="worktree", branch="work", scope="talk"
+    )
     workspace = engine.workspaces.plan(spec, "task", yard.repo)
     engine.store.add(spec, "r1", "task", workspace)
     fd = engine.workspaces.lock(workspace)
@@ -86,11 +95,27 @@ def trial(top: Path, random_: random.Random, times: int) -> dict[str, int]:
         saved = engine.workspaces.checkpoints.save(workspace, number)
         parts = engine.copies.parts(driver, ID)
         taken = Checkpoint(
-            run="r1", number=number, attempt=number, at=number, why="end", workdir=saved, session_id=ID, conversation=parts, agent="claude"
+            run="r1",
+            number=number,
+            attempt=number,
+            at=number,
+            why="end",
+            workdir=saved,
+            session_id=ID,
+            conversation=parts,
+            agent="claude",
         )
         engine.store.add_checkpoint(taken)
         states.append(standing(place, transcript))
-    engine.store.put_session(Session(key=SessionKey("claude", "talk"), id=ID, state=SessionState.CONFIRMED, created=1, updated=1))
+    engine.store.put_session(
+        Session(
+            key=SessionKey("claude", "talk"),
+            id=ID,
+            state=SessionState.CONFIRMED,
+            created=1,
+            updated=1,
+        )
+    )
     engine.store.request_cancel("r1")
     counts = {"untouched": 0, "between": 0, "done": 0}
     for _ in range(times):
@@ -98,7 +123,9 @@ def trial(top: Path, random_: random.Random, times: int) -> dict[str, int]:
         before = standing(place, transcript)
         rows = {each.number for each in engine.store.checkpoints("r1")}
         command = [sys.executable, "-m", "tests.checkpoints.test_restore_kills", "work", str(top)]
-        with subprocess.Popen(command, env=os.environ | yard.environ, stdout=subprocess.PIPE, start_new_session=True) as working:
+        with subprocess.Popen(
+            command, env=os.environ | yard.environ, stdout=subprocess.PIPE, start_new_session=True
+        ) as working:
             assert working.stdout is not None and working.stdout.readline()
             time.sleep(random_.uniform(0, 0.6))
             os.killpg(working.pid, signal.SIGKILL)
@@ -118,7 +145,8 @@ def trial(top: Path, random_: random.Random, times: int) -> dict[str, int]:
 
 
 def test_whatever_the_moment_nothing_is_lost(tmp_path: Path) -> None:
-    """Killed at random moments a restore loses neither file nor word, and completes when it is asked for again."""
+    """Killed at random moments a restore loses neither file nor word, and completes when it is
+    asked for again."""
     assert sum(trial(tmp_path, random.Random(), 3).values()) == 3
 
 
@@ -127,7 +155,9 @@ def main(count: int) -> None:
     random_ = random.Random(seed)
     while sum(total.values()) < count:
         with tempfile.TemporaryDirectory(prefix="prk") as top:
-            for name, number in trial(Path(top), random_, min(10, count - sum(total.values()))).items():
+            for name, number in trial(
+                Path(top), random_, min(10, count - sum(total.values()))
+            ).items():
                 total[name] += number
         print(f"seed {seed}: {sum(total.values())} kills ({total}), nothing lost", flush=True)
 

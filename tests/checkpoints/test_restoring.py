@@ -1,4 +1,5 @@
-"""A restore beside others: what is claimed meanwhile waits, what has to be refused is refused before anything is touched."""
+"""A restore beside others: what is claimed meanwhile waits, what has to be refused is refused
+before anything is touched."""
 
 from __future__ import annotations
 
@@ -43,14 +44,17 @@ def queued(ground: Ground) -> tuple[TaskRun, Path]:
 def checkpoint(engine: Engine, run: TaskRun, number: int, **more: object) -> Checkpoint:
     assert run.workspace is not None
     saved = engine.workspaces.checkpoints.save(run.workspace, number)
-    taken = Checkpoint(run=run.id, number=number, attempt=0, at=1, why="end", workdir=saved, agent=run.spec.agent)
+    taken = Checkpoint(
+        run=run.id, number=number, attempt=0, at=1, why="end", workdir=saved, agent=run.spec.agent
+    )
     taken = replace(taken, **more)  # type: ignore[arg-type]
     engine.store.add_checkpoint(taken)
     return taken
 
 
 def test_an_attempt_waits_for_the_workdir(ground: Ground) -> None:
-    """While somebody has the workdir an attempt is put off, by name, and counts for nothing: nobody has to see to it."""
+    """While somebody has the workdir an attempt is put off, by name, and counts for nothing: nobody
+    has to see to it."""
     run, top = queued(ground)
     assert run.workspace is not None
     fd = ground.engine.workspaces.lock(run.workspace, "perdure restore task")
@@ -67,7 +71,8 @@ def test_an_attempt_waits_for_the_workdir(ground: Ground) -> None:
 
 @pytest.mark.parametrize("again", range(5))
 def test_a_pool_claims_the_run_while_it_is_restored(ground: Ground, again: int) -> None:
-    """Whenever a pool claims it, a restore is done whole or refused untouched, and no attempt ends for a person to look at."""
+    """Whenever a pool claims it, a restore is done whole or refused untouched, and no attempt ends
+    for a person to look at."""
     run, top = queued(ground)
     assert run.workspace is not None
     engine, store = ground.engine, ground.engine.store
@@ -93,13 +98,19 @@ def test_a_pool_claims_the_run_while_it_is_restored(ground: Ground, again: int) 
         done = False
     over.set()
     beside.join()
-    told = sum(isinstance(record.event, CheckpointRestored) for record in store.history(run.id, limit=10_000))
-    assert (told, (top / "work.txt").read_text()) == ((1, "at the checkpoint\n") if done else (0, "later\n"))
+    told = sum(
+        isinstance(record.event, CheckpointRestored)
+        for record in store.history(run.id, limit=10_000)
+    )
+    assert (told, (top / "work.txt").read_text()) == (
+        (1, "at the checkpoint\n") if done else (0, "later\n")
+    )
     assert all(not each.conditions for each in claimed)
 
 
 def test_what_cannot_be_restored_is_refused_first(ground: Ground) -> None:
-    """Where the conversation is lost nothing is touched: no keepsake, the same agent, the same files."""
+    """Where the conversation is lost nothing is touched: no keepsake, the same agent, the same
+    files."""
     run, top = queued(ground)
     part = CopyPart("s-1", "main", 18, "ab")
     checkpoint(ground.engine, run, 2, agent="codex", session_id="s-1", conversation=(part,))
@@ -111,7 +122,8 @@ def test_what_cannot_be_restored_is_refused_first(ground: Ground) -> None:
 
 
 def test_a_restore_to_another_agent_is_undone_too(ground: Ground) -> None:
-    """Back at a checkpoint of another agent the run is that agent's; the keepsake is of the one before, and leads back to it."""
+    """Back at a checkpoint of another agent the run is that agent's; the keepsake is of the one
+    before, and leads back to it."""
     run, top = queued(ground)
     checkpoint(ground.engine, run, 2, agent="codex")
     there = restore(ground.engine, "task", 1).undo

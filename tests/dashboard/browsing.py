@@ -40,11 +40,21 @@ NODES = """() => {
 class Looking:
     """A window. `script` False: one without JavaScript."""
 
-    def __init__(self, browser: Browser, serving: Serving, token: str, *, script: bool = True, width: int = 1280) -> None:
+    def __init__(
+        self,
+        browser: Browser,
+        serving: Serving,
+        token: str,
+        *,
+        script: bool = True,
+        width: int = 1280,
+    ) -> None:
         self.base = f"http://127.0.0.1:{serving.port}"
         self.bad: list[str] = []
         self.expected: list[str] = []
-        self.context = browser.new_context(base_url=self.base, java_script_enabled=script, viewport={"width": width, "height": 800})
+        self.context = browser.new_context(
+            base_url=self.base, java_script_enabled=script, viewport={"width": width, "height": 800}
+        )
         self.context.set_default_timeout(PATIENCE_S * 1000)
         self.page = self.context.new_page()
         self._watch(self.page)
@@ -54,9 +64,19 @@ class Looking:
         self.page.wait_for_url(f"{self.base}/")
 
     def _watch(self, page: Page) -> None:
-        page.on("console", lambda message: self.bad.append(f"console: {message.text}") if message.type in ("error", "warning") else None)
+        page.on(
+            "console",
+            lambda message: (
+                self.bad.append(f"console: {message.text}")
+                if message.type in ("error", "warning")
+                else None
+            ),
+        )
         page.on("pageerror", lambda error: self.bad.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: (self.bad.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on(
+            "dialog",
+            lambda dialog: (self.bad.append(f"dialog: {dialog.message}"), dialog.dismiss()),
+        )
         page.on("request", lambda request: self._asked(request.url))
 
     def _asked(self, url: str) -> None:
@@ -79,6 +99,11 @@ class Looking:
         self.context.close()
 
     def harmless(self) -> None:
-        """No error on the console but that of an address that was to fail, no dialog, no request to elsewhere."""
-        left = [each for each in self.bad if not (self.expected and "the server responded with a status of" in each)]
+        """No error on the console but that of an address that was to fail, no dialog, no request to
+        elsewhere."""
+        left = [
+            each
+            for each in self.bad
+            if not (self.expected and "the server responded with a status of" in each)
+        ]
         assert left == []

@@ -1,4 +1,5 @@
-"""A real headless Chromium, and the servers that it looks at: one full of hostile texts, and one whose agents work."""
+"""A real headless Chromium, and the servers that it looks at: one full of hostile texts, and one
+whose agents work."""
 
 from __future__ import annotations
 
@@ -65,7 +66,8 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, str]]:
-    """A server with runs, plans, deliveries and conversations that say what nobody wants to hear, and an admin's token."""
+    """A server with runs, plans, deliveries and conversations that say what nobody wants to hear,
+    and an admin's token."""
     serving = Serving(tmp_path_factory.mktemp("full"))
     fill(serving.state / "perdure.db")
     token = serving.token("admin")
@@ -75,7 +77,8 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, st
 
 @pytest.fixture(scope="module")
 def working() -> Iterator[tuple[Stage, Serving, str]]:
-    """A server with a pool of two, Claude Code on a script, and an admin's token. Short paths: sockets have 108 bytes."""
+    """A server with a pool of two, Claude Code on a script, and an admin's token. Short paths:
+    sockets have 108 bytes."""
     directory = Path(tempfile.mkdtemp(prefix="pd"))
     rehearsal = Rehearsal(SCRIPTS).start()
     stage = Stage(directory, "claude", rehearsal)

@@ -1,4 +1,5 @@
-"""A store in which every field that an agent, a repository or a forge fills says something hostile; and one with very many runs."""
+"""A store in which every field that an agent, a repository or a forge fills says something hostile;
+and one with very many runs."""
 
 from __future__ import annotations
 
@@ -68,8 +69,16 @@ def fill(database: Path) -> None:
         for number in range(0, len(PAYLOADS), 4):
             run(store, number, *_rotated(number))
         everything(store)
-        store.accept([delivery(number, storable(payload)) for number, payload in enumerate(PAYLOADS)])
-        store.park(Parking(what=f"gemini/{PAYLOADS[0]}", until=store.now() + 3_600_000, reason=storable(PAYLOADS[1])))
+        store.accept(
+            [delivery(number, storable(payload)) for number, payload in enumerate(PAYLOADS)]
+        )
+        store.park(
+            Parking(
+                what=f"gemini/{PAYLOADS[0]}",
+                until=store.now() + 3_600_000,
+                reason=storable(PAYLOADS[1]),
+            )
+        )
         plan(store)
 
 
@@ -82,9 +91,21 @@ def run(store: SqlStore, number: int, *words: str) -> None:
     prompt, detail, reason, branch, path, session, flag, version, tool, said, why, ask = words[:12]
     name, state = f"r-{number}", STATES[number % len(STATES)]
     place = Workspace(
-        id=name, path=f"/nowhere/{number}/{path}", backend=Backend.WORKTREE, repo=f"/nowhere/{path}.git", branch=branch, base="main"
+        id=name,
+        path=f"/nowhere/{number}/{path}",
+        backend=Backend.WORKTREE,
+        repo=f"/nowhere/{path}.git",
+        branch=branch,
+        base="main",
     )
-    spec = TaskSpec(prompt=prompt, repo=place.repo, scope=f"{path}#{number}"[:200], model=flag, labels={said: why}, verify=tool)
+    spec = TaskSpec(
+        prompt=prompt,
+        repo=place.repo,
+        scope=f"{path}#{number}"[:200],
+        model=flag,
+        labels={said: why},
+        verify=tool,
+    )
     found = store.add(spec, hashlib.sha256(name.encode()).hexdigest()[:32], name, place)
     claim = store.claim("pool", 600, found.id)
     assert claim is not None
@@ -126,7 +147,14 @@ def run(store: SqlStore, number: int, *words: str) -> None:
             VerifyEnded(code=1, output=said, command=tool, log=path),
         ],
     )
-    saved = Saved(commit="ab" * 20, ref="refs/x", git_dir="/nowhere", head=version, branch=branch, left_out=((path, why),))
+    saved = Saved(
+        commit="ab" * 20,
+        ref="refs/x",
+        git_dir="/nowhere",
+        head=version,
+        branch=branch,
+        left_out=((path, why),),
+    )
     store.add_checkpoint(
         Checkpoint(
             run=found.id,
@@ -140,7 +168,11 @@ def run(store: SqlStore, number: int, *words: str) -> None:
         ),
         claim,
     )
-    condition = Condition(type="needs_person", message=ask, at=1) if state is RunState.FAILED and number % 8 == 1 else None
+    condition = (
+        Condition(type="needs_person", message=ask, at=1)
+        if state is RunState.FAILED and number % 8 == 1
+        else None
+    )
     kind = (
         OutcomeKind.SUCCEEDED
         if state is RunState.SUCCEEDED
@@ -148,7 +180,9 @@ def run(store: SqlStore, number: int, *words: str) -> None:
         if state is RunState.CANCELLED
         else OutcomeKind.FAILED
     )
-    receipt = Receipt(verdict=Verdict.FRESH, reasons=(why, reason), evidence=Evidence(asked=session))
+    receipt = Receipt(
+        verdict=Verdict.FRESH, reasons=(why, reason), evidence=Evidence(asked=session)
+    )
     store.finish(
         claim,
         Ending(
@@ -157,7 +191,10 @@ def run(store: SqlStore, number: int, *words: str) -> None:
             usage=Usage(input=100, output=10, cost_usd=0.01),
             fill=Fill(tokens=10, window=100, model=flag),
             decision=Decision(
-                state=state, reason=reason, run_after=store.now() + 10**8 if state is RunState.QUEUED else 0, condition=condition
+                state=state,
+                reason=reason,
+                run_after=store.now() + 10**8 if state is RunState.QUEUED else 0,
+                condition=condition,
             ),
         ),
     )
@@ -170,7 +207,10 @@ def everything(store: SqlStore) -> None:
     claim = store.claim("pool", 600, found.id)
     assert claim is not None
     store.record(claim, [Said(text=storable(each)) for each in PAYLOADS])
-    store.finish(claim, Ending(outcome=Outcome(kind=OutcomeKind.FAILED), decision=Decision(state=RunState.FAILED)))
+    store.finish(
+        claim,
+        Ending(outcome=Outcome(kind=OutcomeKind.FAILED), decision=Decision(state=RunState.FAILED)),
+    )
 
 
 def delivery(number: int, payload: str) -> Arrived:
@@ -202,7 +242,10 @@ def delivery(number: int, payload: str) -> Arrived:
 
 
 def plan(store: SqlStore) -> None:
-    tasks = (PlanTask(name="one", prompt="x", agent="claude"), PlanTask(name="two", prompt="x", agent=PAYLOADS[0], needs=("one",)))
+    tasks = (
+        PlanTask(name="one", prompt="x", agent="claude"),
+        PlanTask(name="two", prompt="x", agent=PAYLOADS[0], needs=("one",)),
+    )
     made = Plan(name="hostile", tasks=tasks, repo=PAYLOADS[17], verify=PAYLOADS[2])
     strands = weave(made, lambda agent: Forking.ANYWHERE)
     store.add_plan(
@@ -225,4 +268,9 @@ def fill_many(database: Path, many: int) -> None:
         place = Workspace(id="", path="/nowhere", backend=Backend.TASK)
         for number in range(many):
             spec = TaskSpec(prompt=f"task {number}: " + "look into it. " * 50)
-            store.add(spec, f"{number:032x}", f"n-{number}", replace(place, id=str(number), path=f"/nowhere/{number}"))
+            store.add(
+                spec,
+                f"{number:032x}",
+                f"n-{number}",
+                replace(place, id=str(number), path=f"/nowhere/{number}"),
+            )

@@ -1,7 +1,9 @@
-"""What an agent, a repository or a forge might write to get something of its own to run in a person's browser.
+"""What an agent, a repository or a forge might write to get something of its own to run in a
+person's browser.
 
-The forms are those of the well-known lists (OWASP, PortSwigger, html5sec): elements, handlers, addresses, broken out of attributes,
-comments and scripts, encodings, and what htmx or a template engine would act on. Each tells by `alert` or `window.xss` if it ran.
+The forms are those of the well-known lists (OWASP, PortSwigger, html5sec): elements, handlers,
+addresses, broken out of attributes, comments and scripts, encodings, and what htmx or a template
+engine would act on. Each tells by `alert` or `window.xss` if it ran.
 """
 
 from __future__ import annotations

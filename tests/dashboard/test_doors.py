@@ -1,4 +1,5 @@
-"""The doors of the dashboard, asked by a program: who gets in, what a form has to carry, and the headers of every page."""
+"""The doors of the dashboard, asked by a program: who gets in, what a form has to carry, and the
+headers of every page."""
 
 from __future__ import annotations
 
@@ -32,18 +33,30 @@ class Door:
     def __init__(self, serving: Serving, token: str = "") -> None:
         self.port, self.cookie = serving.port, ""
         if token:
-            status, headers, _ = self.ask("POST", "/sign-in", urlencode({"token": token, "next": "/plans"}))
+            status, headers, _ = self.ask(
+                "POST", "/sign-in", urlencode({"token": token, "next": "/plans"})
+            )
             assert (status, headers["location"]) == (303, "/plans")
             self.set = headers["set-cookie"]
             self.cookie = self.set.partition(";")[0]
 
-    def ask(self, method: str, path: str, body: str | bytes = "", **more: str) -> tuple[int, dict[str, str], str]:
-        headers = {"accept": "text/html", "content-type": FORM} | ({"cookie": self.cookie} if self.cookie else {})
+    def ask(
+        self, method: str, path: str, body: str | bytes = "", **more: str
+    ) -> tuple[int, dict[str, str], str]:
+        headers = {"accept": "text/html", "content-type": FORM} | (
+            {"cookie": self.cookie} if self.cookie else {}
+        )
         headers |= {name.replace("_", "-"): value for name, value in more.items()}
-        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)) as connection:
+        with closing(
+            http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+        ) as connection:
             connection.request(method, path, body or None, headers)
             answer = connection.getresponse()
-            return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read().decode()
+            return (
+                answer.status,
+                {name.lower(): value for name, value in answer.getheaders()},
+                answer.read().decode(),
+            )
 
     def csrf(self) -> str:
         found = re.search(r'name="csrf" value="([0-9a-f]{64})"', self.ask("GET", "/plans")[2])
@@ -61,18 +74,25 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, 
 
 
 def test_signing_in_and_out(served: tuple[Serving, str]) -> None:
-    """Without a sign-in each page leads to the door, and back to where one wanted to go; the cookie is no script's; who has signed out is
-    out; a token that is not known is told so."""
+    """Without a sign-in each page leads to the door, and back to where one wanted to go; the cookie
+    is no script's; who has signed out is out; a token that is not known is told so."""
     serving, token = served
     stranger = Door(serving)
     status, headers, _ = stranger.ask("GET", "/failures")
     assert (status, headers["location"]) == (303, "/sign-in?next=/failures")
     assert 'value="/failures"' in stranger.ask("GET", headers["location"])[2]
-    status, _, said = stranger.ask("POST", "/sign-in", urlencode({"token": "prd_wrong", "next": "/disk"}))
+    status, _, said = stranger.ask(
+        "POST", "/sign-in", urlencode({"token": "prd_wrong", "next": "/disk"})
+    )
     assert status == 401 and "not known here" in said and 'value="/disk"' in said
-    status, headers, _ = stranger.ask("GET", "/", hx_request="true", hx_current_url=f"http://x/runs/n-1?q=%22&{'x' * 9}")
+    status, headers, _ = stranger.ask(
+        "GET", "/", hx_request="true", hx_current_url=f"http://x/runs/n-1?q=%22&{'x' * 9}"
+    )
     assert (status, headers["hx-redirect"]) == (401, "/sign-in?next=/runs/n-1")
-    assert stranger.ask("GET", "/", hx_request="true", hx_current_url="http://[")[1]["hx-redirect"] == "/sign-in?next="
+    assert (
+        stranger.ask("GET", "/", hx_request="true", hx_current_url="http://[")[1]["hx-redirect"]
+        == "/sign-in?next="
+    )
     door = Door(serving, token)
     assert {"httponly", "samesite=strict"} <= set(door.set.lower().split("; "))
     assert door.ask("GET", "/")[0] == 200
@@ -82,19 +102,35 @@ def test_signing_in_and_out(served: tuple[Serving, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "next", ["//evil.example", "/\\evil.example", "https://evil.example", "javascript:alert(1)", "/a\nb", "/\t/evil", "evil", ""]
+    "next",
+    [
+        "//evil.example",
+        "/\\evil.example",
+        "https://evil.example",
+        "javascript:alert(1)",
+        "/a\nb",
+        "/\t/evil",
+        "evil",
+        "",
+    ],
 )
 def test_the_door_leads_nowhere_else(served: tuple[Serving, str], next: str) -> None:
     """An address of another site is no place to go on to after signing in."""
     serving, token = served
     assert not LOCAL.fullmatch(next)
-    status, headers, _ = Door(serving).ask("POST", "/sign-in", urlencode({"token": token, "next": next}))
+    status, headers, _ = Door(serving).ask(
+        "POST", "/sign-in", urlencode({"token": token, "next": next})
+    )
     assert (status, headers["location"]) == (303, "/")
-    assert f'value="{next}"' not in Door(serving).ask("GET", f"/sign-in?next={quote(next)}")[2] or not next
+    assert (
+        f'value="{next}"' not in Door(serving).ask("GET", f"/sign-in?next={quote(next)}")[2]
+        or not next
+    )
 
 
 def test_nothing_changes_without_the_secret_of_the_form(served: tuple[Serving, str]) -> None:
-    """An act needs the form's secret, of this very sign-in, from this site, and a POST: everything else leaves the run as it is."""
+    """An act needs the form's secret, of this very sign-in, from this site, and a POST: everything
+    else leaves the run as it is."""
     serving, token = served
     door, other = Door(serving, token), Door(serving, token)
     csrf = door.csrf()
@@ -110,27 +146,50 @@ def test_nothing_changes_without_the_secret_of_the_form(served: tuple[Serving, s
         (urlencode({"csrf": csrf}), {"sec_fetch_site": "same-site"}),
     ):
         assert door.ask("POST", "/runs/n-7/stop", body, **more)[0] == 403
-    assert door.ask("POST", "/runs/n-7/stop", f'{{"csrf": "{csrf}"}}', content_type="application/json")[0] == 415
+    assert (
+        door.ask(
+            "POST", "/runs/n-7/stop", f'{{"csrf": "{csrf}"}}', content_type="application/json"
+        )[0]
+        == 415
+    )
     bearer = {"authorization": f"Bearer {token}"}
     assert Door(serving).ask("POST", "/runs/n-7/stop", "csrf=", **bearer)[0] == 403
     for method in ("GET", "HEAD"):
         assert door.ask(method, f"/runs/n-7/stop?csrf={csrf}")[0] in (200, 405)
         assert door.ask(method, f"/runs/n-7/retry?csrf={csrf}")[0] == 405
     assert "queued" in serving.perdure("show", "n-7").stdout
-    assert door.ask("POST", "/runs/n-7/stop", urlencode({"csrf": csrf}), origin=f"http://127.0.0.1:{serving.port}")[0] == 303
+    assert (
+        door.ask(
+            "POST",
+            "/runs/n-7/stop",
+            urlencode({"csrf": csrf}),
+            origin=f"http://127.0.0.1:{serving.port}",
+        )[0]
+        == 303
+    )
     assert "cancelled" in serving.perdure("show", "n-7").stdout
 
 
-def test_who_may_dispatch_stays_within_what_the_owner_has_set(served: tuple[Serving, str], tmp_path: Path) -> None:
-    """As by the API, a repository that is no https address and a conversation in a directory of its own take an admin; nothing is begun."""
+def test_who_may_dispatch_stays_within_what_the_owner_has_set(
+    served: tuple[Serving, str], tmp_path: Path
+) -> None:
+    """As by the API, a repository that is no https address and a conversation in a directory of its
+    own take an admin; nothing is begun."""
     serving, token = served
     said_by_hand(serving, tmp_path)
     door, admin = Door(serving, serving.token("dispatch")), Door(serving, token)
     csrf = door.csrf()
     for repo in (str(tmp_path), "git@git.example.com:a/b", "http://127.0.0.1/a/b", "ext::sh -c id"):
-        status, _, said = door.ask("POST", "/new", urlencode({"csrf": csrf, "prompt": "x", "repo": repo, "agent": "claude"}))
+        status, _, said = door.ask(
+            "POST",
+            "/new",
+            urlencode({"csrf": csrf, "prompt": "x", "repo": repo, "agent": "claude"}),
+        )
         assert status == 403 and "admin" in said, repo
-    assert "begun by a person" in door.ask("GET", "/sessions")[2] and "/resume" not in door.ask("GET", f"/sessions/{BY_HAND}")[2]
+    assert (
+        "begun by a person" in door.ask("GET", "/sessions")[2]
+        and "/resume" not in door.ask("GET", f"/sessions/{BY_HAND}")[2]
+    )
     for method, body in (("GET", ""), ("POST", urlencode({"csrf": csrf, "prompt": "x"}))):
         status, _, said = door.ask(method, f"/sessions/{BY_HAND}/resume", body)
         assert status == 403 and "admin" in said
@@ -158,14 +217,17 @@ def test_forms_have_bounds(served: tuple[Serving, str]) -> None:
     assert door.ask("POST", "/new", "csrf=" + "x" * 1_100_000)[0] == 413
     assert door.ask("POST", "/new", "&".join(f"f{number}=1" for number in range(40)))[0] == 400
     assert door.ask("POST", "/new", b"csrf=%ff%fe\xff")[0] == 400
-    assert "<option selected>codex</option>" in door.ask("GET", "/new")[2], "the agent of the settings"
+    assert "<option selected>codex</option>" in door.ask("GET", "/new")[2], (
+        "the agent of the settings"
+    )
     empty = urlencode({"csrf": door.csrf(), "prompt": "x", "repo": ""})
     status, _, said = door.ask("POST", "/new", empty)
     assert status == 422 and "no repository is named" in said
 
 
 def test_every_page_has_the_policy(served: tuple[Serving, str]) -> None:
-    """Pages, errors and the door alike forbid everything that is not perdure's own; a log is a file, and never a page."""
+    """Pages, errors and the door alike forbid everything that is not perdure's own; a log is a
+    file, and never a page."""
     serving, token = served
     door = Door(serving, token)
     for path, status in (
@@ -178,16 +240,30 @@ def test_every_page_has_the_policy(served: tuple[Serving, str]) -> None:
     ):
         found, headers, said = door.ask("GET", path)
         assert (found, headers["content-security-policy"]) == (status, CSP), path
-        assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "same-origin")
-        assert "<style" not in said and " style=" not in said and not re.search(r"<script(?! src=\"/static/)", said)
-    assert "no such" in door.ask("GET", "/runs/nosuch")[2].lower() or "There is no run" in door.ask("GET", "/runs/nosuch")[2]
+        assert (headers["x-content-type-options"], headers["referrer-policy"]) == (
+            "nosniff",
+            "same-origin",
+        )
+        assert (
+            "<style" not in said
+            and " style=" not in said
+            and not re.search(r"<script(?! src=\"/static/)", said)
+        )
+    assert (
+        "no such" in door.ask("GET", "/runs/nosuch")[2].lower()
+        or "There is no run" in door.ask("GET", "/runs/nosuch")[2]
+    )
 
 
 def test_what_a_browser_may_keep(served: tuple[Serving, str]) -> None:
-    """Pages are never kept; a script with its version in its name is, and perdure's own are asked after."""
+    """Pages are never kept; a script with its version in its name is, and perdure's own are asked
+    after."""
     serving, token = served
     door = Door(serving, token)
-    kept = {path: door.ask("GET", path)[1]["cache-control"] for path in ("/", "/static/style.css", "/static/htmx-4.0.1.min.js")}
+    kept = {
+        path: door.ask("GET", path)[1]["cache-control"]
+        for path in ("/", "/static/style.css", "/static/htmx-4.0.1.min.js")
+    }
     assert list(kept.values()) == ["no-store", "no-cache", "max-age=31536000, immutable"]
     own = door.ask("GET", "/static/style.css")[1]
     assert door.ask("GET", "/static/style.css", if_none_match=own["etag"])[0] == 304
@@ -203,14 +279,16 @@ def test_a_board_is_paged(served: tuple[Serving, str]) -> None:
         found += re.findall(r'data-words="(n-1\d*)"', said)
         older = re.search(r'<a href="([^"]+)">older', said)
         path = older[1].replace("&amp;", "&") if older else ""
-    assert sorted(found) == sorted(f"n-{number}" for number in range(120) if str(number).startswith("1"))
+    assert sorted(found) == sorted(
+        f"n-{number}" for number in range(120) if str(number).startswith("1")
+    )
     for place in (f"{'9' * 25}.1", f"1.{'9' * 25}", "9" * 400, "\u0669.\u0669", "-1.-1", "x"):
         assert door.ask("GET", f"/?state=queued&before={quote(place)}")[0] == 200, place
 
 
 def test_a_long_log_is_paged(served: tuple[Serving, str]) -> None:
-    """Each line of a log of many pages is on one of them, from its end back to its beginning and on to its end; the live lines go on behind
-    the last one."""
+    """Each line of a log of many pages is on one of them, from its end back to its beginning and on
+    to its end; the live lines go on behind the last one."""
     serving, token = served
     with closing(stores.open(serving.state / "perdure.db")) as store:
         claim = claimed(store, submit(store, name="long"))
@@ -221,18 +299,35 @@ def test_a_long_log_is_paged(served: tuple[Serving, str]) -> None:
         pages = [door.ask("GET", path)[2]]
         while found := re.search(rf'<a href="(\?after=\d+)">{link}<', pages[-1]):
             pages.append(door.ask("GET", "/runs/long/log" + found[1])[2])
-        shown = [int(line) for each in pages for line in re.findall(r"<span>line (\d+)</span>", each)]
+        shown = [
+            int(line) for each in pages for line in re.findall(r"<span>line (\d+)</span>", each)
+        ]
         # The first page is a full one, whichever way one comes to it.
-        assert (sorted(set(shown)) if link == "earlier" else shown) == list(range(2 * tasks.PAGE + 10)) and len(pages) == 3
+        assert (sorted(set(shown)) if link == "earlier" else shown) == list(
+            range(2 * tasks.PAGE + 10)
+        ) and len(pages) == 3
         assert f"/runs/long/live?after={newest}" in pages[0 if link == "earlier" else -1]
     assert f"/runs/long/live?after={newest}" in door.ask("GET", "/runs/long")[2]
 
 
 def test_what_is_vendored_is_what_was_published() -> None:
-    """Every script and style from elsewhere has the digest that stands beside it; there is no other."""
-    listed = dict(re.findall(r"\| `([\w.-]+)` \|.*`([0-9a-f]{64})` \|", (HERE / "static/README.md").read_text()))
+    """Every script and style from elsewhere has the digest that stands beside it; there is no
+    other."""
+    listed = dict(
+        re.findall(
+            r"\| `([\w.-]+)` \|.*`([0-9a-f]{64})` \|", (HERE / "static/README.md").read_text()
+        )
+    )
     assert len(listed) == 4
-    own = {"style.css", "keys.js", "chart.js", "icon.svg", "README.md", "htmx-LICENSE.txt", "uplot-LICENSE.txt"}
+    own = {
+        "style.css",
+        "keys.js",
+        "chart.js",
+        "icon.svg",
+        "README.md",
+        "htmx-LICENSE.txt",
+        "uplot-LICENSE.txt",
+    }
     assert {each.name for each in Path(HERE / "static").iterdir()} == own | set(listed)
     for name, digest in listed.items():
         assert hashlib.sha256((HERE / "static" / name).read_bytes()).hexdigest() == digest

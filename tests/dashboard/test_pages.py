@@ -22,7 +22,8 @@ EACH = ("", "/log", "/checkpoints", "/instructions", "/update")
 
 
 def test_every_page_is_harmless(full: tuple[Serving, str], look: Callable[..., Looking]) -> None:
-    """Each page is shown without an error on the console, a request to elsewhere, or a node or handler that an agent wrote."""
+    """Each page is shown without an error on the console, a request to elsewhere, or a node or
+    handler that an agent wrote."""
     window = look(*full)
     for path in PAGES:
         page = window.open(path)
@@ -30,8 +31,11 @@ def test_every_page_is_harmless(full: tuple[Serving, str], look: Callable[..., L
         assert window.nodes() == [], path
 
 
-def test_each_payload_is_a_text_and_nothing_else(full: tuple[Serving, str], look: Callable[..., Looking]) -> None:
-    """All payloads stand in the log as they were said, without what no eye sees; each is in every field of some run, and nothing acts."""
+def test_each_payload_is_a_text_and_nothing_else(
+    full: tuple[Serving, str], look: Callable[..., Looking]
+) -> None:
+    """All payloads stand in the log as they were said, without what no eye sees; each is in every
+    field of some run, and nothing acts."""
     window = look(*full)
     page = window.open("/runs/everything/log")
     shown = [text.strip() for text in page.locator("#log li.l-said span").all_text_contents()]
@@ -44,8 +48,11 @@ def test_each_payload_is_a_text_and_nothing_else(full: tuple[Serving, str], look
         assert window.nodes() == []
 
 
-def test_a_page_is_read_without_a_script(full: tuple[Serving, str], look: Callable[..., Looking]) -> None:
-    """Without JavaScript a person finds a run, reads its timeline and its log, and is asked before it is removed."""
+def test_a_page_is_read_without_a_script(
+    full: tuple[Serving, str], look: Callable[..., Looking]
+) -> None:
+    """Without JavaScript a person finds a run, reads its timeline and its log, and is asked before
+    it is removed."""
     window = look(*full, script=False)
     page = window.open("/")
     page.fill("[name=q]", "everything")
@@ -60,8 +67,11 @@ def test_a_page_is_read_without_a_script(full: tuple[Serving, str], look: Callab
     expect(page).to_have_url(re.compile("/runs/everything$"))
 
 
-def test_a_sign_in_that_is_over_while_one_looks(full: tuple[Serving, str], look: Callable[..., Looking]) -> None:
-    """The open page goes to the door by itself, and from there back: it neither stands still nor has the door put into it."""
+def test_a_sign_in_that_is_over_while_one_looks(
+    full: tuple[Serving, str], look: Callable[..., Looking]
+) -> None:
+    """The open page goes to the door by itself, and from there back: it neither stands still nor
+    has the door put into it."""
     window = look(*full)
     page = window.open("/plans/hostile")
     page.wait_for_function("document.querySelector('#live')._htmx?.sse")
@@ -75,7 +85,8 @@ def test_a_sign_in_that_is_over_while_one_looks(full: tuple[Serving, str], look:
 
 
 def test_keys(full: tuple[Serving, str], look: Callable[..., Looking]) -> None:
-    """j and k walk through the rows, Enter opens, u goes up, / searches, g and a letter go to a place, ? tells all this."""
+    """j and k walk through the rows, Enter opens, u goes up, / searches, g and a letter go to a
+    place, ? tells all this."""
     window = look(*full)
     page = window.open("/")
     for key in ("j", "j", "k", "j"):
@@ -102,9 +113,22 @@ def test_keys(full: tuple[Serving, str], look: Callable[..., Looking]) -> None:
     assert page.input_value("[data-search]") == "everything j k ?"
 
 
-def test_a_phone_has_nothing_beside_its_edge(full: tuple[Serving, str], look: Callable[..., Looking]) -> None:
+def test_a_phone_has_nothing_beside_its_edge(
+    full: tuple[Serving, str], look: Callable[..., Looking]
+) -> None:
     """At the width of a phone no page has to be pushed sideways."""
     window = look(*full, width=390)
-    for path in ("/", "/runs/everything", "/runs/r-4", "/sessions", "/failures", "/continuity", "/disk", "/inbox", "/checks", "/new"):
+    for path in (
+        "/",
+        "/runs/everything",
+        "/runs/r-4",
+        "/sessions",
+        "/failures",
+        "/continuity",
+        "/disk",
+        "/inbox",
+        "/checks",
+        "/new",
+    ):
         page = window.open(path)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, path

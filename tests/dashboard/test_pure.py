@@ -1,4 +1,5 @@
-"""What is shown, made from nouns: threads, timelines, diffs, fingerprints, and what is measured beside."""
+"""What is shown, made from nouns: threads, timelines, diffs, fingerprints, and what is measured
+beside."""
 
 from __future__ import annotations
 
@@ -9,7 +10,16 @@ from typing import Any
 import pytest
 
 from perdure.events import ContextAdded, Record, RunFinished, RunQueued
-from perdure.model import Attempt, Continuation, Outcome, OutcomeKind, Receipt, RunState, Start, Verdict
+from perdure.model import (
+    Attempt,
+    Continuation,
+    Outcome,
+    OutcomeKind,
+    Receipt,
+    RunState,
+    Start,
+    Verdict,
+)
 from perdure.protocols import FailedAttempt
 from perdure.web.dashboard import diffs, measuring
 from perdure.web.dashboard.fingerprints import grouped, normal
@@ -20,7 +30,13 @@ from perdure.web.dashboard.threads import thread
 from perdure.web.dashboard.timelines import timeline
 
 
-def attempt(number: int, kind: OutcomeKind | None, verdict: Verdict | None, start: Start = Start.RESUME, detail: str = "") -> Attempt:
+def attempt(
+    number: int,
+    kind: OutcomeKind | None,
+    verdict: Verdict | None,
+    start: Start = Start.RESUME,
+    detail: str = "",
+) -> Attempt:
     return Attempt(
         run="r", number=number, context_version=1, worker="w", started=number, continuation=Continuation(kind=start),
         ended=number + 1 if kind else None, outcome=Outcome(kind=kind, detail=detail) if kind else None,
@@ -29,7 +45,8 @@ def attempt(number: int, kind: OutcomeKind | None, verdict: Verdict | None, star
 
 
 def test_a_thread_is_whole_where_the_conversation_went_on() -> None:
-    """Joined by the receipt where there is one, else as it was decided; what was not the agent's fault is a pause."""
+    """Joined by the receipt where there is one, else as it was decided; what was not the agent's
+    fault is a pause."""
     found = thread([
         attempt(1, OutcomeKind.LOST, Verdict.FRESH, Start.FRESH), attempt(2, OutcomeKind.RATE_LIMITED, Verdict.NATIVE),
         attempt(3, OutcomeKind.FAILED, Verdict.BROKEN), attempt(4, OutcomeKind.CANCELLED, Verdict.REBUILT, Start.REBUILD),
@@ -40,7 +57,8 @@ def test_a_thread_is_whole_where_the_conversation_went_on() -> None:
 
 
 def test_a_timeline_has_its_gaps() -> None:
-    """Between two attempts stands how long nobody worked, whether it was backoff, the queue or a person, and what was said then."""
+    """Between two attempts stands how long nobody worked, whether it was backoff, the queue or a
+    person, and what was said then."""
 
     def tried(number: int, started: int, ended: int | None) -> dict[str, Any]:
         empty = {
@@ -54,12 +72,27 @@ def test_a_timeline_has_its_gaps() -> None:
             "sizes": [],
             "checks": [],
         }
-        more = {"effects": [], "missed_checkpoints": [], "checkpoints": [], "receipt": None, "flags": {}, "agent_version": "", "why": ""}
+        more = {
+            "effects": [],
+            "missed_checkpoints": [],
+            "checkpoints": [],
+            "receipt": None,
+            "flags": {},
+            "agent_version": "",
+            "why": "",
+        }
         outcome = {"kind": "failed", "detail": ""} if ended else None
         return (
             empty
             | more
-            | {"number": number, "started": started, "ended": ended, "outcome": outcome, "continuation": "resume", "session_id": "s"}
+            | {
+                "number": number,
+                "started": started,
+                "ended": ended,
+                "outcome": outcome,
+                "continuation": "resume",
+                "session_id": "s",
+            }
         )
 
     report = {"created": 0, "updated": 90_000, "state": "running"}
@@ -72,7 +105,10 @@ def test_a_timeline_has_its_gaps() -> None:
     found = timeline(report, records, 90_000)
     gaps = [(each.gap.kind, each.gap.milliseconds) if each.gap else None for each in found.tries]
     assert gaps == [None, ("backoff", 30_000), ("person", 30_000)]
-    assert found.tries[2].gap is not None and found.tries[2].gap.lines == ("failed: it broke", "new instructions, version 2")
+    assert found.tries[2].gap is not None and found.tries[2].gap.lines == (
+        "failed: it broke",
+        "new instructions, version 2",
+    )
     assert found.after is None
     assert [kind for kind, _, _ in found.strip] == ["bad", "backoff", "bad", "person", "live"]
     assert found.strip[-1][2] == 1000
@@ -100,7 +136,8 @@ rename to is
 
 
 def test_a_patch_is_read() -> None:
-    """Files, how they changed, and lines with their numbers; what has no shape of its own is made visible; too much is counted."""
+    """Files, how they changed, and lines with their numbers; what has no shape of its own is made
+    visible; too much is counted."""
     found = diffs.read(PATCH)
     assert [(each.name, each.how, each.added, each.removed) for each in found.files] == [
         ("a.txt", "changed", 2, 1), ("<b>.bin", "new", 0, 0), ("is", "renamed", 1, 1),
@@ -111,23 +148,45 @@ def test_a_patch_is_read() -> None:
     ]  # fmt: skip
     assert found.files[2].lines[-1][3] == "<U+202E>txt"
     long = diffs.read(b"diff --git a/a b/a\n@@ -1 +1 @@\n" + b"+x\n" * (diffs.LINES + 10))
-    many = diffs.read(b"".join(b"diff --git a/f%d b/f%d\n" % (number, number) for number in range(diffs.FILES + 3)))
-    assert (len(many.files), many.more, many.files[-1].name) == (diffs.FILES, 3, f"f{diffs.FILES - 1}")
+    many = diffs.read(
+        b"".join(
+            b"diff --git a/f%d b/f%d\n" % (number, number) for number in range(diffs.FILES + 3)
+        )
+    )
+    assert (len(many.files), many.more, many.files[-1].name) == (
+        diffs.FILES,
+        3,
+        f"f{diffs.FILES - 1}",
+    )
     assert long.left == 11 and long.added == diffs.LINES + 10
     assert diffs.read(b"") == diffs.read(b"nonsense\n+x\n") == diffs.Patch((), 0)
 
 
 def test_failures_are_one_where_only_numbers_differ() -> None:
-    """Ids, paths, numbers and addresses do not part what is the same failure; agents and outcomes do."""
-    one = normal("API Error 529 at /home/ada/x.py:12, request 4f3a9c1b7d22, see https://example.com/a?b=1")
-    assert one == normal("API Error 500 at /srv/y/z.py:7, request 00ab34cd99ef, see https://example.com/c")
+    """Ids, paths, numbers and addresses do not part what is the same failure; agents and outcomes
+    do."""
+    one = normal(
+        "API Error 529 at /home/ada/x.py:12, request 4f3a9c1b7d22, see https://example.com/a?b=1"
+    )
+    assert one == normal(
+        "API Error 500 at /srv/y/z.py:7, request 00ab34cd99ef, see https://example.com/c"
+    )
     assert one == "API Error <n> at <path>:<n>, request <id>, see <url>"
 
     def failed(
-        name: str, number: int, detail: str, kind: OutcomeKind = OutcomeKind.FAILED, state: RunState = RunState.FAILED
+        name: str,
+        number: int,
+        detail: str,
+        kind: OutcomeKind = OutcomeKind.FAILED,
+        state: RunState = RunState.FAILED,
     ) -> FailedAttempt:
         made = attempt(number, kind, None, detail=detail)
-        return FailedAttempt(name, "claude", state, Attempt(**{each: getattr(made, each) for each in made.__slots__} | {"run": name}))
+        return FailedAttempt(
+            name,
+            "claude",
+            state,
+            Attempt(**{each: getattr(made, each) for each in made.__slots__} | {"run": name}),
+        )
 
     found = grouped([
         failed("c", 9, "exit 3"), failed("a", 7, "exit 1", state=RunState.SUCCEEDED), failed("a", 5, "exit 2", state=RunState.SUCCEEDED),
@@ -141,13 +200,23 @@ def test_failures_are_one_where_only_numbers_differ() -> None:
 
 def test_a_plan_stands_in_columns() -> None:
     """Each task stands right of all that it needs."""
-    tasks = [{"name": "d", "needs": ["b", "c"]}, {"name": "a", "needs": []}, {"name": "b", "needs": ["a"]}, {"name": "c", "needs": []}]
-    assert [[each["name"] for each in column] for column in columns(tasks)] == [["a", "c"], ["b"], ["d"]]
+    tasks = [
+        {"name": "d", "needs": ["b", "c"]},
+        {"name": "a", "needs": []},
+        {"name": "b", "needs": ["a"]},
+        {"name": "c", "needs": []},
+    ]
+    assert [[each["name"] for each in column] for column in columns(tasks)] == [
+        ["a", "c"],
+        ["b"],
+        ["d"],
+    ]
     assert columns([]) == []
 
 
 def test_what_takes_long_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many who ask at the same time begin one measurement; what fails is told, and is measured anew when it was forgotten."""
+    """Many who ask at the same time begin one measurement; what fails is told, and is measured anew
+    when it was forgotten."""
     monkeypatch.setattr(measuring, "FIRST_S", 60.0)
     measured, begun, may_end = Measured(), [], threading.Event()
 
@@ -189,5 +258,15 @@ def test_figures() -> None:
     assert [lasted(each) for each in (-5, 850, 12_000, 185_000, 7_800_000, 273_600_000)] == [
         "0 ms", "850 ms", "12 s", "3 m 05 s", "2 h 10 m", "3 d 4 h",
     ]  # fmt: skip
-    assert [size(each) for each in (0, 999, 12_300, 3_400_000_000)] == ["0 B", "999 B", "12 kB", "3.4 GB"]
-    assert [money(each) for each in (0, 0.0004, 0.42, 12)] == ["$0.00", "$0.0004", "$0.42", "$12.00"]
+    assert [size(each) for each in (0, 999, 12_300, 3_400_000_000)] == [
+        "0 B",
+        "999 B",
+        "12 kB",
+        "3.4 GB",
+    ]
+    assert [money(each) for each in (0, 0.0004, 0.42, 12)] == [
+        "$0.00",
+        "$0.0004",
+        "$0.42",
+        "$12.00",
+    ]

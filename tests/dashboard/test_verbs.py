@@ -1,4 +1,5 @@
-"""What a person does in the browser, with a real agent behind it: begin, watch, instruct, fork, retry, stop, reset, remove, go back."""
+"""What a person does in the browser, with a real agent behind it: begin, watch, instruct, fork,
+retry, stop, reset, remove, go back."""
 
 from __future__ import annotations
 
@@ -38,9 +39,12 @@ def runs(stage: Stage) -> dict[str, dict[str, Any]]:
     return {each["name"]: each for each in json.loads(stage.perdure("ls", "--json").out)["runs"]}
 
 
-def test_begun_watched_instructed_and_forked(working: Working, look: Callable[..., Looking]) -> None:
-    """A task is begun by a form; its log and its end come to the open page by themselves; new instructions go on in the same conversation;
-    the diff has what it made; a fork has both, and its parent is as it was."""
+def test_begun_watched_instructed_and_forked(
+    working: Working, look: Callable[..., Looking]
+) -> None:
+    """A task is begun by a form; its log and its end come to the open page by themselves; new
+    instructions go on in the same conversation; the diff has what it made; a fork has both, and its
+    parent is as it was."""
     stage, serving, token = working
     window = look(serving, token)
     page = begin(window, stage, "first", "Make one.txt")
@@ -69,7 +73,9 @@ def test_begun_watched_instructed_and_forked(working: Working, look: Callable[..
     assert not (parent / "three.txt").exists()
 
 
-def test_a_session_is_found_and_gone_on_with(working: Working, look: Callable[..., Looking]) -> None:
+def test_a_session_is_found_and_gone_on_with(
+    working: Working, look: Callable[..., Looking]
+) -> None:
     """A conversation is found by its words, shows what was said, and goes on from its own page."""
     stage, serving, token = working
     window = look(serving, token)
@@ -89,8 +95,9 @@ def test_a_session_is_found_and_gone_on_with(working: Working, look: Callable[..
 
 
 def test_stopped_reset_and_removed(working: Working, look: Callable[..., Looking]) -> None:
-    """A run is stopped after a question, goes on by a press of Retry in the same conversation, is stopped, reset after it was said what
-    would be where, and taken off the list; its file is in the trash."""
+    """A run is stopped after a question, goes on by a press of Retry in the same conversation, is
+    stopped, reset after it was said what would be where, and taken off the list; its file is in the
+    trash."""
     stage, serving, token = working
     window = look(serving, token)
     page = begin(window, stage, "long", "LASTS for ever")
@@ -107,9 +114,15 @@ def test_stopped_reset_and_removed(working: Working, look: Callable[..., Looking
             page.click("button:has-text('Retry')")
             page.wait_for_url("**/runs/long?done=retried")
             stands(page, "running")
-            stage.until(lambda: stage.show("long")["attempts"][-1]["session_id"], "the second attempt has its conversation")
+            stage.until(
+                lambda: stage.show("long")["attempts"][-1]["session_id"],
+                "the second attempt has its conversation",
+            )
     attempts = stage.show("long")["attempts"]
-    assert attempts[1]["continuation"] == "resume" and attempts[0]["session_id"] == attempts[1]["session_id"]
+    assert (
+        attempts[1]["continuation"] == "resume"
+        and attempts[0]["session_id"] == attempts[1]["session_id"]
+    )
     assert (place / "begun.txt").exists()
     page.click("a:has-text('Reset')")
     expect(page.locator("h1")).to_have_text("Reset long?")
@@ -145,7 +158,8 @@ def test_taken_back_to_a_checkpoint(working: Working, look: Callable[..., Lookin
 
 
 def test_what_an_agent_writes_is_a_text(working: Working, look: Callable[..., Looking]) -> None:
-    """A real agent that says markup, and makes files with markup in their names, gets nothing of it into any page of its run."""
+    """A real agent that says markup, and makes files with markup in their names, gets nothing of it
+    into any page of its run."""
     stage, serving, token = working
     window = look(serving, token)
     page = begin(window, stage, "hostile", "HOSTILE <script>alert(1)</script>")
@@ -154,7 +168,9 @@ def test_what_an_agent_writes_is_a_text(working: Working, look: Callable[..., Lo
     for tab in ("log", "diff", "checkpoints", "instructions"):
         page = window.open(f"/runs/hostile/{tab}")
         assert window.nodes() == []
-    assert "<img src=x onerror=alert(1)>.html" in window.open("/runs/hostile/diff").inner_text(".files")
+    assert "<img src=x onerror=alert(1)>.html" in window.open("/runs/hostile/diff").inner_text(
+        ".files"
+    )
     found = runs(stage)["hostile"]
     session = stage.show(found["name"])["attempts"][0]["session_id"]
     assert "<script>alert(1)</script>" in window.open(f"/sessions/{session}").inner_text(".talk")
@@ -162,7 +178,9 @@ def test_what_an_agent_writes_is_a_text(working: Working, look: Callable[..., Lo
 
 
 @pytest.mark.parametrize(("scope", "verbs"), [("read", set()), ("dispatch", {"Instruct", "Fork"})])
-def test_a_token_has_its_own_verbs(working: Working, look: Callable[..., Looking], scope: str, verbs: set[str]) -> None:
+def test_a_token_has_its_own_verbs(
+    working: Working, look: Callable[..., Looking], scope: str, verbs: set[str]
+) -> None:
     """Who may only read sees no verb, and gets none by its address; to reset needs an admin."""
     stage, serving, token = working
     begun = begin(look(serving, token), stage, f"for-{scope}", "Make one.txt")

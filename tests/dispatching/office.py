@@ -1,5 +1,6 @@
-"""A team's server in miniature, without a network: real repository, real store, the real dispatcher a round at a time. The agents are
-programs that do nothing; attempts are claimed and ended by the test."""
+"""A team's server in miniature, without a network: real repository, real store, the real dispatcher
+a round at a time. The agents are programs that do nothing; attempts are claimed and ended by the
+test."""
 
 from __future__ import annotations
 
@@ -25,7 +26,10 @@ LEASE_S = 60.0
 
 def intent(kind: IntentKind, **more: Any) -> Intent:
     """Of issue 4 of shop/web, by Ada."""
-    return Intent(kind=kind, **({"forge": Forge.GITHUB, "repository": "shop/web", "author": "ada", "number": 4} | more))
+    return Intent(
+        kind=kind,
+        **({"forge": Forge.GITHUB, "repository": "shop/web", "author": "ada", "number": 4} | more),
+    )
 
 
 @dataclass
@@ -57,13 +61,22 @@ class Office:
             )  # fmt: skip
         return [accepted.number for accepted in self.engine.store.accept(made)]
 
-    def deliver(self, forge: Forge, event: str, body: dict[str, Any], source: str = "hub") -> Delivery:
+    def deliver(
+        self, forge: Forge, event: str, body: dict[str, Any], source: str = "hub"
+    ) -> Delivery:
         """What became of a webhook in one round, from its raw body on."""
         self.count += 1
         # No two are the same: a real one has the time.
         raw = json.dumps({**body, "numbered": self.count}).encode()
         headers = payloads.headers(forge, event, raw)
-        arrived = receive(headers, raw, source=source, secrets=(payloads.SECRET,), now_s=time.time(), expected=forge)
+        arrived = receive(
+            headers,
+            raw,
+            source=source,
+            secrets=(payloads.SECRET,),
+            now_s=time.time(),
+            expected=forge,
+        )
         (accepted,) = self.engine.store.accept([arrived])
         self.dispatcher.round()
         return self.delivery(accepted.number)
@@ -95,17 +108,28 @@ class Office:
 
     def stop(self, claim: Claim) -> TaskRun:
         """The attempt ends because somebody asked it to."""
-        ending = Ending(outcome=Outcome(kind=OutcomeKind.CANCELLED), decision=Decision(state=RunState.CANCELLED))
+        ending = Ending(
+            outcome=Outcome(kind=OutcomeKind.CANCELLED), decision=Decision(state=RunState.CANCELLED)
+        )
         return self.engine.store.finish(claim, ending)
 
     def end(self, claim: Claim) -> TaskRun:
         """The attempt ends well."""
-        ending = Ending(outcome=Outcome(kind=OutcomeKind.SUCCEEDED), decision=Decision(state=RunState.SUCCEEDED))
+        ending = Ending(
+            outcome=Outcome(kind=OutcomeKind.SUCCEEDED), decision=Decision(state=RunState.SUCCEEDED)
+        )
         return self.engine.store.finish(claim, ending)
 
 
 def make_office(top: Path, rules: Sequence[Rule] = ()) -> Office:
     ground = make_ground(top)
-    dev = Rule(name="dev", agent="claude", authors=("ada", "ben"), clone=str(ground.yard.repo), login="dev-bot", labels=("agent",))
+    dev = Rule(
+        name="dev",
+        agent="claude",
+        authors=("ada", "ben"),
+        clone=str(ground.yard.repo),
+        login="dev-bot",
+        labels=("agent",),
+    )
     made = [replace(rule, clone=rule.clone or str(ground.yard.repo)) for rule in rules] or [dev]
     return Office(ground, tuple(made))

@@ -22,11 +22,16 @@ def comment(text: str) -> Intent:
 
 @pytest.mark.parametrize("backend", ["worktree", "isolated"])
 def test_told_once(make: Callable[..., Office], backend: str) -> None:
-    """The first update after it tells of the new commits and where the base stands; the next one does not, until more come; and the agent
-    can merge what it was told of."""
+    """The first update after it tells of the new commits and where the base stands; the next one
+    does not, until more come; and the agent can merge what it was told of."""
     office = make()
     yard = office.ground.yard
-    office.dispatcher = Dispatcher(office.engine, office.rules, TaskSpec(prompt="", backend=backend, base="main"), office.said.append)
+    office.dispatcher = Dispatcher(
+        office.engine,
+        office.rules,
+        TaskSpec(prompt="", backend=backend, base="main"),
+        office.said.append,
+    )
     office.told(ASSIGNED)
     claim = office.claim()
     assert claim.run.workspace is not None
@@ -49,9 +54,12 @@ def test_told_once(make: Callable[..., Office], backend: str) -> None:
 
 
 def test_told_with_the_update(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That the base has moved is told and noted in one transaction: killed right after it, the next update does not tell it again."""
+    """That the base has moved is told and noted in one transaction: killed right after it, the next
+    update does not tell it again."""
     yard = office.ground.yard
-    office.dispatcher = Dispatcher(office.engine, office.rules, TaskSpec(prompt="", base="main"), office.said.append)
+    office.dispatcher = Dispatcher(
+        office.engine, office.rules, TaskSpec(prompt="", base="main"), office.said.append
+    )
     office.told(ASSIGNED)
     claim = office.claim()
     assert claim.run.workspace is not None
@@ -75,9 +83,15 @@ def test_told_with_the_update(office: Office, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_base_that_is_gone(office: Office) -> None:
-    """Where the branch is not there any more, or cannot be fetched, the update is given without it."""
+    """Where the branch is not there any more, or cannot be fetched, the update is given without
+    it."""
     office.ground.yard.git("branch", "side")
-    office.dispatcher = Dispatcher(office.engine, office.rules, TaskSpec(prompt="", backend="isolated", base="side"), office.said.append)
+    office.dispatcher = Dispatcher(
+        office.engine,
+        office.rules,
+        TaskSpec(prompt="", backend="isolated", base="side"),
+        office.said.append,
+    )
     office.told(ASSIGNED)
     claim = office.claim()
     assert claim.run.workspace is not None

@@ -1,4 +1,5 @@
-"""Failed checks where the forge can be asked: all of a commit at once, with the end of each log, and only while it is so."""
+"""Failed checks where the forge can be asked: all of a commit at once, with the end of each log,
+and only while it is so."""
 
 from __future__ import annotations
 
@@ -24,7 +25,12 @@ from tests.servers.forge import gitea, github, gitlab
 
 REPOSITORY = "shop/web"
 HANDLED, IGNORED, WAITS = DeliveryState.HANDLED, DeliveryState.IGNORED, DeliveryState.RECEIVED
-DIALECTS: dict[Forge, Any] = {Forge.GITHUB: github, Forge.GITEA: gitea, Forge.FORGEJO: gitea, Forge.GITLAB: gitlab}
+DIALECTS: dict[Forge, Any] = {
+    Forge.GITHUB: github,
+    Forge.GITEA: gitea,
+    Forge.FORGEJO: gitea,
+    Forge.GITLAB: gitlab,
+}
 BRANCH, COMMIT = "perdure/dev-4", "ab" * 20
 GITHUB_LOG = """2026-01-02T03:04:05.1234567Z ##[group]Run make test
 2026-01-02T03:04:05.2234567Z \x1b[36;1mmake test\x1b[0m
@@ -75,19 +81,28 @@ def pushed(office: Office, commit: str) -> None:
 
 
 def red(at: Asking, **more: Any) -> list[Delivery]:
-    return [send(at.office, sent) for sent in minimal.red(at.kind, "dev-bot", **{"commit": COMMIT, **more})]
+    return [
+        send(at.office, sent)
+        for sent in minimal.red(at.kind, "dev-bot", **{"commit": COMMIT, **more})
+    ]
 
 
 def test_all_failed_checks_with_their_logs(at: Asking) -> None:
-    """Two jobs and a status that have failed are one update with the error of each log, without what looks like a secret; what passed,
-    perdure's own status and the rest of the log are not in it."""
+    """Two jobs and a status that have failed are one update with the error of each log, without
+    what looks like a secret; what passed, perdure's own status and the rest of the log are not in
+    it."""
     state = at.small.state
     log = GITLAB_LOG if at.kind is Forge.GITLAB else GITHUB_LOG
     state.job(REPOSITORY, COMMIT, "build", log=log)
     state.job(REPOSITORY, COMMIT, "lint", log="src/total.py:3: error: unused import\n")
     state.job(REPOSITORY, COMMIT, "docs", "success", log="all is well")
     at.forge.set_status(
-        REPOSITORY, COMMIT, CheckState.FAILURE, context="coverage", text="71 % is less than 80 %", url="https://cov.example/7"
+        REPOSITORY,
+        COMMIT,
+        CheckState.FAILURE,
+        context="coverage",
+        text="71 % is less than 80 %",
+        url="https://cov.example/7",
     )
     at.forge.set_status(REPOSITORY, COMMIT, CheckState.FAILURE, context="perdure/dev")
     found = red(at)
@@ -95,14 +110,25 @@ def test_all_failed_checks_with_their_logs(at: Asking) -> None:
     (prompt,) = at.office.prompts()[1:]
     said = unmarked(prompt)
     assert f"Checks of {BRANCH} have failed." in said
-    assert "AssertionError: 10.01 != 10.00" in said and "src/total.py:3: error: unused import" in said
+    assert (
+        "AssertionError: 10.01 != 10.00" in said and "src/total.py:3: error: unused import" in said
+    )
     assert "coverage (https://cov.example/7)\n71 % is less than 80 %" in said
-    for left_out in ("ghp_0123", "all is well", "perdure/dev\n", "2026-01-02", "\x1b", "orphan processes", "section_start"):
+    for left_out in (
+        "ghp_0123",
+        "all is well",
+        "perdure/dev\n",
+        "2026-01-02",
+        "\x1b",
+        "orphan processes",
+        "section_start",
+    ):
         assert left_out not in said, left_out
 
 
 def test_what_is_checked_still_is_waited_for(at: Asking) -> None:
-    """While other jobs of the commit run nothing is told; when they have ended, what has failed is told at once, and once."""
+    """While other jobs of the commit run nothing is told; when they have ended, what has failed is
+    told at once, and once."""
     state = at.small.state
     state.job(REPOSITORY, COMMIT, "build", log="it broke\n")
     slow = state.job(REPOSITORY, COMMIT, "slow", "")
@@ -110,7 +136,9 @@ def test_what_is_checked_still_is_waited_for(at: Asking) -> None:
     waits = red(at)
     assert {each.state for each in waits} == {WAITS}
     name = "CI / slow (push)" if at.kind in (Forge.GITEA, Forge.FORGEJO) else "slow"
-    assert waits[0].reason == f"waits: {name} is still being checked; what has failed is told together"
+    assert (
+        waits[0].reason == f"waits: {name} is still being checked; what has failed is told together"
+    )
     assert len(at.office.prompts()) == 1
     slow.conclusion = "failure"
     more = red(at, name="slow")
@@ -122,14 +150,17 @@ def test_what_is_checked_still_is_waited_for(at: Asking) -> None:
 
 
 def test_another_check_of_the_same_commit(at: Asking) -> None:
-    """A check that fails later, though nothing was pushed, is told, and what was told before is not told with it."""
+    """A check that fails later, though nothing was pushed, is told, and what was told before is not
+    told with it."""
     state = at.small.state
     state.job(REPOSITORY, COMMIT, "build", log="it broke\n")
     red(at)
     at.office.end(at.office.claim())
     state.job(REPOSITORY, COMMIT, "nightly", log="it broke at night\n")
     if at.kind is Forge.GITLAB:
-        assert {each.state for each in red(at, name="nightly")} == {IGNORED}, "GitLab tells of pipelines, not of jobs"
+        assert {each.state for each in red(at, name="nightly")} == {IGNORED}, (
+            "GitLab tells of pipelines, not of jobs"
+        )
         return
     assert red(at, name="nightly")[0].state is HANDLED
     said = at.office.prompts()[2]
@@ -141,11 +172,15 @@ def test_a_commit_that_the_branch_has_left(at: Asking) -> None:
     at.small.state.job(REPOSITORY, COMMIT, "build")
     at.small.state.repositories[REPOSITORY].named[BRANCH] = "cd" * 20
     reasons = {each.reason for each in red(at) if each.intent is not None and each.intent.branch}
-    assert reasons == {f"{BRANCH} does not stand at the commit that has failed"} and len(at.office.prompts()) == 1
+    assert (
+        reasons == {f"{BRANCH} does not stand at the commit that has failed"}
+        and len(at.office.prompts()) == 1
+    )
 
 
 def test_a_log_that_cannot_be_had(at: Asking) -> None:
-    """A log that is gone, or not for this login, is no error: the check is told, with why it has no log."""
+    """A log that is gone, or not for this login, is no error: the check is told, with why it has no
+    log."""
     at.small.state.job(REPOSITORY, COMMIT, "build")
     assert red(at)[0].state is HANDLED
     said = at.office.prompts()[1]
@@ -153,8 +188,8 @@ def test_a_log_that_cannot_be_had(at: Asking) -> None:
 
 
 def test_the_limit_is_said_on_the_forge_and_by_why(make: Callable[..., Office]) -> None:
-    """When the attempts of a pull request are used up, the run asks for a person, which its comment on the forge tells (see
-    tests.posting), and `perdure why`."""
+    """When the attempts of a pull request are used up, the run asks for a person, which its comment
+    on the forge tells (see tests.posting), and `perdure why`."""
     with opened(make, Forge.GITHUB, replace(DEV, ci_attempts=1)) as at:
         state, office = at.small.state, at.office
         state.job(REPOSITORY, COMMIT, "build", log="it broke\n")
@@ -176,7 +211,8 @@ def test_the_limit_is_said_on_the_forge_and_by_why(make: Callable[..., Office]) 
 
 
 def test_the_hunk_of_a_comment_on_gitlab(make: Callable[..., Office]) -> None:
-    """GitLab sends a comment on a line without the diff: it is asked for it, and the end of its hunk is told."""
+    """GitLab sends a comment on a line without the diff: it is asked for it, and the end of its
+    hunk is told."""
     with asked(make, DEV, gitlab, Forge.GITLAB) as at:
         state, office = at.small.state, at.office
         for number in range(1, 5):
@@ -184,12 +220,21 @@ def test_the_hunk_of_a_comment_on_gitlab(make: Callable[..., Office]) -> None:
         for number in range(5, 10):
             state.repositories[REPOSITORY].named[BRANCH] = COMMIT
             state.pull(REPOSITORY, "dev-bot", f"Pull {number}", "", BRANCH, "main")
-        diff = "@@ -1,2 +1,2 @@\n a\n-b\n+c\n@@ -10,3 +10,4 @@ def total\n     a = 1\n-    b = 2\n+    b = 3\n+    c = 4\n+    d = 5\n"
-        state.repositories[REPOSITORY].diffs[9] = [("README.md", "@@ -12 +12 @@\n-x\n+y\n"), ("src/total.py", diff)]
+        diff = (
+            "@@ -1,2 +1,2 @@\n a\n-b\n+c\n@@ -10,3 +10,4 @@ def total\n     a = 1\n-    b = 2\n+   "
+            " b = 3\n+    c = 4\n+    d = 5\n"
+        )
+        state.repositories[REPOSITORY].diffs[9] = [
+            ("README.md", "@@ -12 +12 @@\n-x\n+y\n"),
+            ("src/total.py", diff),
+        ]
         assert send(office, minimal.assigned(Forge.GITLAB)).state is HANDLED
         office.end(office.claim())
         assert send(office, minimal.on_a_line(Forge.GITLAB, "Why 4?", line=12)).state is HANDLED
-        quoted = "> @@ -10,3 +10,4 @@ def total\n>      a = 1\n> -    b = 2\n> +    b = 3\n> +    c = 4\n"
+        quoted = (
+            "> @@ -10,3 +10,4 @@ def total\n>      a = 1\n> -    b = 2\n> +    b = 3\n> +    c = "
+            "4\n"
+        )
         assert unmarked(office.prompts()[1]).endswith(f"src/total.py:12:\n{quoted}Why 4?")
 
 
@@ -206,15 +251,27 @@ def test_the_lines_of_a_review_with_their_hunks(make: Callable[..., Office], for
         assert send(office, minimal.assigned(forge)).state is HANDLED
         office.end(office.claim())
         state.now_is(office.engine.store.now())
-        state.review(REPOSITORY, 9, "ada", "commented", "See below.", [("src/total.py", 12, "Why 3?")])
-        state.repositories[REPOSITORY].items[9].said[-1].hunk = "@@ -12 +12 @@\n-    b = 2\n+    b = 3"
+        state.review(
+            REPOSITORY, 9, "ada", "commented", "See below.", [("src/total.py", 12, "Why 3?")]
+        )
+        state.repositories[REPOSITORY].items[9].said[
+            -1
+        ].hunk = "@@ -12 +12 @@\n-    b = 2\n+    b = 3"
         assert send(office, minimal.on_a_line(forge, "See below.")).state is HANDLED
         quoted = "> @@ -12 +12 @@\n> -    b = 2\n> +    b = 3\n"
-        assert unmarked(office.prompts()[1]).endswith(f"See below.\n\nsrc/total.py:12:\n{quoted}Why 3?")
+        assert unmarked(office.prompts()[1]).endswith(
+            f"See below.\n\nsrc/total.py:12:\n{quoted}Why 3?"
+        )
 
 
 def test_an_excerpt_is_bounded() -> None:
-    """However long a log is, its excerpt has at most the characters that are asked for, and the error."""
-    log = "\n".join(f"line {number}" for number in range(200_000)) + "\nE   AssertionError: no\n" + "x" * 100_000 + "\n##[error]Failed.\n"
+    """However long a log is, its excerpt has at most the characters that are asked for, and the
+    error."""
+    log = (
+        "\n".join(f"line {number}" for number in range(200_000))
+        + "\nE   AssertionError: no\n"
+        + "x" * 100_000
+        + "\n##[error]Failed.\n"
+    )
     found = job_excerpt(log, 2000)
     assert len(found) <= 2000 and "AssertionError: no" in found and "error: Failed." in found

@@ -17,19 +17,25 @@ OPENED = {"pull": True, "number": 9, "branch": "perdure/dev-4"}
 
 
 def test_each_gets_what_is_its_own(make: Callable[..., Office]) -> None:
-    """Dev is assigned the issue, eye is asked for a review of dev's pull request; remarks on that go to dev, whose branch it is, also
-    eye's own, unless they name eye."""
+    """Dev is assigned the issue, eye is asked for a review of dev's pull request; remarks on that
+    go to dev, whose branch it is, also eye's own, unless they name eye."""
     office = make(EYE, DEV)
     office.ground.yard.git("branch", "perdure/dev-4")
     office.told(intent(IntentKind.ASSIGNED, whom=("dev-bot",)))
     office.told(intent(IntentKind.REVIEW_REQUESTED, whom=("eye-bot",), author="dev-bot", **OPENED))
     dev, eye = office.run("dev"), office.run("eye")
     assert (dev.spec.scope, eye.spec.scope) == ("hub:dev:shop/web#4", "hub:eye:shop/web#9")
-    assert eye.spec.base == "perdure/dev-4" and eye.workspace is not None and eye.workspace.branch == "perdure/eye-9"
+    assert (
+        eye.spec.base == "perdure/dev-4"
+        and eye.workspace is not None
+        and eye.workspace.branch == "perdure/eye-9"
+    )
     office.told(intent(IntentKind.COMMENTED, text="plain", **OPENED))
     office.told(intent(IntentKind.CHANGES_REQUESTED, text="by eye", author="eye-bot", **OPENED))
     office.told(intent(IntentKind.COMMENTED, text="for @eye-bot", mentions=("eye-bot",), **OPENED))
-    assert [text for text in office.prompts("dev")[1:] if "plain" in text or "by eye" in text] == office.prompts("dev")[1:]
+    assert [
+        text for text in office.prompts("dev")[1:] if "plain" in text or "by eye" in text
+    ] == office.prompts("dev")[1:]
     assert len(office.prompts("eye")) == 2 and "for @eye-bot" in office.prompts("eye")[1]
 
 
@@ -43,19 +49,23 @@ def test_nobody_hears_himself(make: Callable[..., Office]) -> None:
 
 
 def test_handed_over(make: Callable[..., Office]) -> None:
-    """A run that was handed over to another agent, or whose rule names another one since, is still the issue's: it is told what comes, and
-    no second one begins."""
+    """A run that was handed over to another agent, or whose rule names another one since, is still
+    the issue's: it is told what comes, and no second one begins."""
     office = make()
     office.told(intent(IntentKind.ASSIGNED, whom=("dev-bot",)))
     run = office.end(office.claim())
     office.engine.store.reassign(run.id, replace(run.spec, agent="codex"))
-    said, again = office.told(intent(IntentKind.COMMENTED, text="Round up."), intent(IntentKind.ASSIGNED, whom=("dev-bot",)))
+    said, again = office.told(
+        intent(IntentKind.COMMENTED, text="Round up."),
+        intent(IntentKind.ASSIGNED, whom=("dev-bot",)),
+    )
     assert (said.state, again.state) == (DeliveryState.HANDLED, DeliveryState.HANDLED)
     assert len(office.runs()) == 1 and "Round up." in office.prompts()[1]
 
 
 def test_only_its_sources(make: Callable[..., Office]) -> None:
-    """A repository of the same name on another forge is none of an agent's business that names its sources."""
+    """A repository of the same name on another forge is none of an agent's business that names its
+    sources."""
     office = make(replace(DEV, sources=("hub",)))
     (other,) = office.told(intent(IntentKind.ASSIGNED, whom=("dev-bot",)), source="elsewhere")
     assert other.state is DeliveryState.IGNORED
@@ -64,8 +74,8 @@ def test_only_its_sources(make: Callable[..., Office]) -> None:
 
 
 def test_under_what_conditions(make: Callable[..., Office]) -> None:
-    """Model, permissions, budget, time, attempts and check are the rule's, and so is who the commits are by; what it does not say comes
-    from the settings."""
+    """Model, permissions, budget, time, attempts and check are the rule's, and so is who the
+    commits are by; what it does not say comes from the settings."""
     rule = replace(
         DEV,
         model="haiku",
@@ -78,29 +88,53 @@ def test_under_what_conditions(make: Callable[..., Office]) -> None:
         git_email="dev@x.example",
     )
     office = make(rule, EYE)
-    office.told(intent(IntentKind.ASSIGNED, whom=("dev-bot",)), intent(IntentKind.ASSIGNED, whom=("eye-bot",)))
+    office.told(
+        intent(IntentKind.ASSIGNED, whom=("dev-bot",)),
+        intent(IntentKind.ASSIGNED, whom=("eye-bot",)),
+    )
     spec, usual = office.run("dev").spec, office.run("eye").spec
-    assert (spec.model, spec.permissions, spec.budget_usd, spec.timeout_s) == ("haiku", Permissions.READ, 2.5, 90.0)
+    assert (spec.model, spec.permissions, spec.budget_usd, spec.timeout_s) == (
+        "haiku",
+        Permissions.READ,
+        2.5,
+        90.0,
+    )
     assert (spec.attempts, spec.verify, office.run("dev").attempts_allowed) == (5, "make", 5)
-    assert (usual.model, usual.permissions, usual.timeout_s, usual.verify) == ("", Permissions.EDIT, 3600.0, "")
+    assert (usual.model, usual.permissions, usual.timeout_s, usual.verify) == (
+        "",
+        Permissions.EDIT,
+        3600.0,
+        "",
+    )
     committer = office.engine.committer(office.run("dev"))
     assert office.engine.committer(office.run("eye")) == {}
     office.ground.yard.git("commit", "-q", "--allow-empty", "-m", "by dev", env=committer)
-    assert office.ground.yard.git("log", "-1", "--format=%an %ae %cn %ce") == "Dev dev@x.example Dev dev@x.example"
+    assert (
+        office.ground.yard.git("log", "-1", "--format=%an %ae %cn %ce")
+        == "Dev dev@x.example Dev dev@x.example"
+    )
 
 
 def test_so_many_at_once(make: Callable[..., Office]) -> None:
-    """With a concurrency of one, the second run of the agent waits for the first, and says so; another agent's does not."""
+    """With a concurrency of one, the second run of the agent waits for the first, and says so;
+    another agent's does not."""
     office = make(replace(DEV, concurrency=1), EYE)
-    office.told(*(intent(IntentKind.ASSIGNED, whom=("dev-bot",), number=number) for number in (4, 5)))
+    office.told(
+        *(intent(IntentKind.ASSIGNED, whom=("dev-bot",), number=number) for number in (4, 5))
+    )
     office.told(intent(IntentKind.ASSIGNED, whom=("eye-bot",)))
-    one, two, eye = sorted(office.runs(), key=lambda run: (run.spec.rule != "dev", run.created, run.spec.branch))
+    one, two, eye = sorted(
+        office.runs(), key=lambda run: (run.spec.rule != "dev", run.created, run.spec.branch)
+    )
     seats = [seat_of(office.engine, run) for run in (one, two, eye)]
     claim = office.engine.store.claim("ann", 60.0, one.id, seats[0])
     assert claim is not None
     assert office.engine.store.claim("ann", 60.0, two.id, seats[1]) is None
     assert wait_for(office.engine, two, seats[1]) and not wait_for(office.engine, eye, seats[2])
-    assert office.engine.store.get(two.id).reason == "waits for its turn: 1 of 1 runs of the agent dev are at work"
+    assert (
+        office.engine.store.get(two.id).reason
+        == "waits for its turn: 1 of 1 runs of the agent dev are at work"
+    )
     assert office.engine.store.claim("ann", 60.0, eye.id, seats[2]) is not None
     office.end(claim)
     assert office.engine.store.claim("ann", 60.0, two.id, seats[1]) is not None

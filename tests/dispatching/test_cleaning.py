@@ -1,4 +1,5 @@
-"""What is over is cleaned up, and nothing that is nowhere else goes; what goes on again finds everything where it was."""
+"""What is over is cleaned up, and nothing that is nowhere else goes; what goes on again finds
+everything where it was."""
 
 from __future__ import annotations
 
@@ -46,33 +47,57 @@ def worked(office: Office, *, commit: bool = True) -> Path:
 
 @pytest.mark.parametrize("over", [CLOSED, MERGED, DELETED], ids=["closed", "merged", "branch"])
 def test_over_and_opened_again(office: Office, over: Intent) -> None:
-    """The workdir goes to the trash with a checkpoint of it; opened again it is there as it was, and the run goes on with that alone."""
+    """The workdir goes to the trash with a checkpoint of it; opened again it is there as it was,
+    and the run goes on with that alone."""
     top = worked(office)
     (done,) = office.told(over)
     run = office.run()
     assert done.state is HANDLED and f"{run.name} is cleaned up" in done.reason
-    assert not top.exists() and is_cleaned_up(office.engine, run) and run.state is RunState.SUCCEEDED
-    (event,) = [record.event for record in office.engine.store.history(run.id) if isinstance(record.event, CleanedUp)]
-    assert [entry.about["why"] for entry in sweeper.listed(office.engine)] == [event.why] and event.checkpoint == 1
+    assert (
+        not top.exists() and is_cleaned_up(office.engine, run) and run.state is RunState.SUCCEEDED
+    )
+    (event,) = [
+        record.event
+        for record in office.engine.store.history(run.id)
+        if isinstance(record.event, CleanedUp)
+    ]
+    assert [entry.about["why"] for entry in sweeper.listed(office.engine)] == [
+        event.why
+    ] and event.checkpoint == 1
     assert [each.why for each in office.engine.store.checkpoints(run.id)] == ["clean-up"]
     (again,) = office.told(over)
     assert again.state is HANDLED and "no workdir any more" in again.reason
     (back,) = office.told(REOPENED)
     assert back.state is HANDLED and (top / "made.txt").read_text() == "by the agent\n"
-    assert (office.run().id, office.run().state, office.run().context_version) == (run.id, RunState.QUEUED, 2)
+    assert (office.run().id, office.run().state, office.run().context_version) == (
+        run.id,
+        RunState.QUEUED,
+        2,
+    )
     assert "opened again by ada" in office.prompts()[1] and "Rounding" not in office.prompts()[1]
-    assert any(isinstance(record.event, BroughtBack) for record in office.engine.store.history(run.id))
+    assert any(
+        isinstance(record.event, BroughtBack) for record in office.engine.store.history(run.id)
+    )
     assert office.ground.yard.git("status", "--porcelain", cwd=top) == ""
 
 
 def test_what_is_not_saved_stays(office: Office) -> None:
-    """A workdir with work that no checkpoint takes stays, and its run says what; once that is elsewhere the next end takes it."""
+    """A workdir with work that no checkpoint takes stays, and its run says what; once that is
+    elsewhere the next end takes it."""
     top = worked(office, commit=False)
     (top / "data.log").write_bytes(bytes(11 << 20))
     (kept,) = office.told(CLOSED)
-    assert kept.state is HANDLED and "data.log (it is ignored, and larger" in kept.reason and (top / "data.log").exists()
+    assert (
+        kept.state is HANDLED
+        and "data.log (it is ignored, and larger" in kept.reason
+        and (top / "data.log").exists()
+    )
     (condition,) = office.run().conditions
-    assert condition.type == KEPT and "closed by ada" in condition.message and "data.log" in condition.message
+    assert (
+        condition.type == KEPT
+        and "closed by ada" in condition.message
+        and "data.log" in condition.message
+    )
     assert "made.txt" not in condition.message
     (top / "data.log").unlink()
     office.told(DELETED)
@@ -81,16 +106,29 @@ def test_what_is_not_saved_stays(office: Office) -> None:
 
 @pytest.mark.parametrize("archive", ["checkpoint", "capsule"])
 @pytest.mark.parametrize("backend", ["worktree", "isolated"])
-def test_what_the_last_checkpoint_holds_is_saved(make: Callable[..., Office], backend: str, archive: str) -> None:
-    """An issue closed over a workdir with untracked and ignored files: the workdir goes, a capsule is made where the rule asks for one,
-    and opened again every file is back, from the trash or, when that was emptied, from the checkpoint."""
-    office = make(Rule(name="dev", agent="claude", authors=("ada",), clone="", login="dev-bot", archive=archive))
-    office.dispatcher = Dispatcher(office.engine, office.rules, TaskSpec(prompt="", backend=backend), office.said.append)
+def test_what_the_last_checkpoint_holds_is_saved(
+    make: Callable[..., Office], backend: str, archive: str
+) -> None:
+    """An issue closed over a workdir with untracked and ignored files: the workdir goes, a capsule
+    is made where the rule asks for one, and opened again every file is back, from the trash or,
+    when that was emptied, from the checkpoint."""
+    office = make(
+        Rule(
+            name="dev", agent="claude", authors=("ada",), clone="", login="dev-bot", archive=archive
+        )
+    )
+    office.dispatcher = Dispatcher(
+        office.engine, office.rules, TaskSpec(prompt="", backend=backend), office.said.append
+    )
     top = worked(office, commit=False)
     (top / "build.log").write_text("compiled\n")
     (told,) = office.told(CLOSED)
     assert told.state is HANDLED and not top.exists() and office.run().conditions == ()
-    (event,) = [record.event for record in office.engine.store.history(office.run().id) if isinstance(record.event, CleanedUp)]
+    (event,) = [
+        record.event
+        for record in office.engine.store.history(office.run().id)
+        if isinstance(record.event, CleanedUp)
+    ]
     assert event.needed and (not event.capsule or Path(event.capsule).stat().st_size > 0)
     assert bool(event.capsule) == (archive == "capsule")
     (entry,) = sweeper.listed(office.engine)
@@ -98,11 +136,14 @@ def test_what_the_last_checkpoint_holds_is_saved(make: Callable[..., Office], ba
     if archive == "capsule":
         sweeper.purge(office.engine, entry.id)
     office.told(REOPENED)
-    assert (top / "made.txt").read_text() == "by the agent\n" and (top / "build.log").read_text() == "compiled\n"
+    assert (top / "made.txt").read_text() == "by the agent\n" and (
+        top / "build.log"
+    ).read_text() == "compiled\n"
 
 
 def test_after_a_reset_nothing_is_unsaved_any_more(office: Office) -> None:
-    """The condition `unsaved` says something of the workdir: when a reset moves that away, the condition goes with it."""
+    """The condition `unsaved` says something of the workdir: when a reset moves that away, the
+    condition goes with it."""
     top = worked(office)
     (top / "data.log").write_bytes(bytes(11 << 20))
     office.told(CLOSED)
@@ -118,15 +159,24 @@ def test_back_from_its_checkpoint(office: Office) -> None:
     for entry in sweeper.listed(office.engine):
         sweeper.purge(office.engine, entry.id)
     office.told(REOPENED)
-    assert (top / "made.txt").read_text() == "by the agent\n" and office.run().state is RunState.QUEUED
-    (back,) = [record.event for record in office.engine.store.history(office.run().id) if isinstance(record.event, BroughtBack)]
+    assert (
+        top / "made.txt"
+    ).read_text() == "by the agent\n" and office.run().state is RunState.QUEUED
+    (back,) = [
+        record.event
+        for record in office.engine.store.history(office.run().id)
+        if isinstance(record.event, BroughtBack)
+    ]
     assert back.checkpoint == 1
 
 
 def test_cut_off_while_it_is_brought_back(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed when the workdir is made anew and not filled yet, it is filled before its agent goes on, though its branch is gone."""
+    """Killed when the workdir is made anew and not filled yet, it is filled before its agent goes
+    on, though its branch is gone."""
     yard = office.ground.yard
-    office.dispatcher = Dispatcher(office.engine, office.rules, TaskSpec(prompt="", backend="isolated"), office.said.append)
+    office.dispatcher = Dispatcher(
+        office.engine, office.rules, TaskSpec(prompt="", backend="isolated"), office.said.append
+    )
     top = worked(office)
     yard.git("fetch", "-q", str(top), "perdure/dev-4:perdure/dev-4")
     office.told(CLOSED)
@@ -150,7 +200,8 @@ def test_cut_off_while_it_is_brought_back(office: Office, monkeypatch: pytest.Mo
 
 
 def test_a_remark_afterwards_wakes_nobody(office: Office) -> None:
-    """Thanks under a closed issue begin nothing; who names the agent there has it go on, with its workdir."""
+    """Thanks under a closed issue begin nothing; who names the agent there has it go on, with its
+    workdir."""
     top = worked(office)
     thanks = intent(IntentKind.COMMENTED, text="thanks!")
     assert [each.state for each in office.told(CLOSED, thanks)] == [HANDLED, IGNORED]
@@ -168,27 +219,48 @@ def test_while_nobody_has_begun(office: Office) -> None:
 
 
 def test_out_of_order(office: Office) -> None:
-    """Closed and opened again, told the other way round: the times of the forge decide, and the workdir stays; the same for the reverse."""
+    """Closed and opened again, told the other way round: the times of the forge decide, and the
+    workdir stays; the same for the reverse."""
     top = worked(office)
-    assert [each.state for each in office.told(replace(REOPENED, at=2000), replace(CLOSED, at=1000))] == [HANDLED, IGNORED]
+    assert [
+        each.state for each in office.told(replace(REOPENED, at=2000), replace(CLOSED, at=1000))
+    ] == [HANDLED, IGNORED]
     assert top.exists()
     office.end(office.claim())
     (gone, late) = office.told(replace(CLOSED, at=4000), replace(REOPENED, at=3000))
-    assert (gone.state, late.state) == (HANDLED, IGNORED) and "it was closed since" in late.reason and not top.exists()
+    assert (
+        (gone.state, late.state) == (HANDLED, IGNORED)
+        and "it was closed since" in late.reason
+        and not top.exists()
+    )
 
 
 def test_a_capsule_is_kept(make: Callable[..., Office]) -> None:
     """With `archive = "capsule"` one is written before the workdir goes."""
-    office = make(Rule(name="dev", agent="claude", authors=("ada",), clone="", login="dev-bot", archive="capsule"))
+    office = make(
+        Rule(
+            name="dev",
+            agent="claude",
+            authors=("ada",),
+            clone="",
+            login="dev-bot",
+            archive="capsule",
+        )
+    )
     top = worked(office)
     office.told(CLOSED)
-    (event,) = [record.event for record in office.engine.store.history(office.run().id) if isinstance(record.event, CleanedUp)]
+    (event,) = [
+        record.event
+        for record in office.engine.store.history(office.run().id)
+        if isinstance(record.event, CleanedUp)
+    ]
     assert not top.exists() and Path(event.capsule).stat().st_size > 0
 
 
 @pytest.mark.parametrize("moved", [False, True], ids=["before", "after"])
 def test_cut_off_at_the_move(office: Office, monkeypatch: pytest.MonkeyPatch, moved: bool) -> None:
-    """Killed just before the workdir moves, or just after: the next round finishes it, and opened again everything is there."""
+    """Killed just before the workdir moves, or just after: the next round finishes it, and opened
+    again everything is there."""
     top = worked(office)
     put_away = office.engine.workspaces.put_away
 
@@ -206,7 +278,9 @@ def test_cut_off_at_the_move(office: Office, monkeypatch: pytest.MonkeyPatch, mo
     office.dispatcher.round()
     assert office.delivery(number).state is HANDLED and not top.exists()
     office.told(REOPENED)
-    assert (top / "made.txt").read_text() == "by the agent\n" and office.run().state is RunState.QUEUED
+    assert (
+        top / "made.txt"
+    ).read_text() == "by the agent\n" and office.run().state is RunState.QUEUED
 
 
 def test_somebody_stands_in_it(office: Office) -> None:
@@ -240,7 +314,8 @@ def test_a_stranger_reopens(office: Office) -> None:
 
 
 def test_brought_back_by_another_server(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two servers that bring the same workdir back at once: who comes second waits for the first, and loses nothing of what was said."""
+    """Two servers that bring the same workdir back at once: who comes second waits for the first,
+    and loses nothing of what was said."""
     top, restore = worked(office), sweeper.restore
     office.told(CLOSED)
 
@@ -258,17 +333,22 @@ def test_brought_back_by_another_server(office: Office, monkeypatch: pytest.Monk
 
 
 def test_on_another_host(office: Office) -> None:
-    """Of several hosts on one database, the one that has the workdir cleans it up; another one waits for that, and says for whom."""
+    """Of several hosts on one database, the one that has the workdir cleans it up; another one
+    waits for that, and says for whom."""
     top, engine = worked(office), office.engine
     run = office.run()
     there = Host(id="a" * 32, name="anna")
     get = engine.store.get
     engine.store.get = lambda ref: replace(get(ref), host=there.id, host_name=there.name)  # type: ignore[method-assign]
     office.engine = replace(engine, host=Host(id="b" * 32, name="ben"))
-    office.dispatcher = Dispatcher(office.engine, office.rules, TaskSpec(prompt=""), office.said.append)
+    office.dispatcher = Dispatcher(
+        office.engine, office.rules, TaskSpec(prompt=""), office.said.append
+    )
     (told,) = office.told(CLOSED)
     assert told.state is WAITS and f"{run.name} lies on anna" in told.reason and top.exists()
     office.engine = replace(engine, host=there)
-    office.dispatcher = Dispatcher(office.engine, office.rules, TaskSpec(prompt=""), office.said.append)
+    office.dispatcher = Dispatcher(
+        office.engine, office.rules, TaskSpec(prompt=""), office.said.append
+    )
     office.dispatcher.round()
     assert office.delivery(told.number).state is HANDLED and not top.exists()

@@ -11,10 +11,21 @@ import pytest
 from perdure.errors import WorkspaceError
 from perdure.events import RunTakenBack
 from perdure.forges import DeliveryState, Forge, Intent, IntentKind
-from perdure.model import Condition, RunState, Session, SessionKey, SessionState, TaskRun, TaskSpec, Workspace
+from perdure.model import (
+    Condition,
+    RunState,
+    Session,
+    SessionKey,
+    SessionState,
+    TaskRun,
+    TaskSpec,
+    Workspace,
+)
 from tests.dispatching.office import Office, intent
 
-ASSIGNED = intent(IntentKind.ASSIGNED, whom=("dev-bot",), title="Rounding", description="Off by a cent.")
+ASSIGNED = intent(
+    IntentKind.ASSIGNED, whom=("dev-bot",), title="Rounding", description="Off by a cent."
+)
 HANDLED, IGNORED, WAITS = DeliveryState.HANDLED, DeliveryState.IGNORED, DeliveryState.RECEIVED
 
 
@@ -23,7 +34,8 @@ def comment(text: str, **more: object) -> Intent:
 
 
 def test_events_while_an_agent_is_at_work(office: Office) -> None:
-    """What comes while an attempt runs waits, and says for what; then all of it is one update, in order, each once."""
+    """What comes while an attempt runs waits, and says for what; then all of it is one update, in
+    order, each once."""
     office.told(ASSIGNED)
     claim = office.claim()
     waiting = [office.told(comment(f"remark {number}"))[0] for number in range(3)]
@@ -41,7 +53,12 @@ def test_events_while_an_agent_is_at_work(office: Office) -> None:
 
 def test_events_of_one_round(office: Office) -> None:
     """What waits together before anybody is at work becomes the task and one update."""
-    found = office.told(ASSIGNED, comment("first"), intent(IntentKind.COMMENTED, number=5, text="of another"), comment("second"))
+    found = office.told(
+        ASSIGNED,
+        comment("first"),
+        intent(IntentKind.COMMENTED, number=5, text="of another"),
+        comment("second"),
+    )
     assert [each.state for each in found] == [HANDLED, HANDLED, IGNORED, HANDLED]
     assert office.run().context_version == 2
     assert "first" in office.prompts()[1] and "second" in office.prompts()[1]
@@ -50,7 +67,12 @@ def test_events_of_one_round(office: Office) -> None:
 def test_an_issue_that_is_opened_with_everything(office: Office) -> None:
     """Opened, labelled and assigned come as three events and make one task with nothing to add."""
     opened = intent(
-        IntentKind.OPENED, whom=("dev-bot",), labels=("agent",), title="Rounding", description="Off by a cent.", text="Off by a cent."
+        IntentKind.OPENED,
+        whom=("dev-bot",),
+        labels=("agent",),
+        title="Rounding",
+        description="Off by a cent.",
+        text="Off by a cent.",
     )
     found = office.told(opened, intent(IntentKind.LABELLED, labels=("agent",)), ASSIGNED)
     assert [each.state for each in found] == [HANDLED] * 3
@@ -59,7 +81,8 @@ def test_an_issue_that_is_opened_with_everything(office: Office) -> None:
 
 
 def test_gitea_tells_all_labels_at_each_change(office: Office) -> None:
-    """Another label on an issue that is done begins nothing anew on Gitea; assigned once more on GitHub it goes on."""
+    """Another label on an issue that is done begins nothing anew on Gitea; assigned once more on
+    GitHub it goes on."""
     office.told(ASSIGNED)
     office.end(office.claim())
     (again,) = office.told(intent(IntentKind.LABELLED, labels=("agent", "bug"), forge=Forge.GITEA))
@@ -69,7 +92,8 @@ def test_gitea_tells_all_labels_at_each_change(office: Office) -> None:
 
 
 def test_too_much_for_one_prompt(office: Office) -> None:
-    """What is too long for one update becomes several; what no prompt could hold has failed, with why."""
+    """What is too long for one update becomes several; what no prompt could hold has failed, with
+    why."""
     office.told(ASSIGNED)
     limit = office.engine.driver("claude").abilities.max_prompt_bytes
     long = "x" * 60_000
@@ -87,7 +111,13 @@ def test_while_a_person_has_it_open(office: Office) -> None:
     office.told(ASSIGNED)
     office.end(office.claim())
     run = office.run()
-    session = Session(key=SessionKey("claude", run.scope), id="s", state=SessionState.CONFIRMED, created=1, updated=1)
+    session = Session(
+        key=SessionKey("claude", run.scope),
+        id="s",
+        state=SessionState.CONFIRMED,
+        created=1,
+        updated=1,
+    )
     office.engine.store.open_run(run.id, Condition(type="open", message="", at=1), session)
     (waits,) = office.told(comment("hello"))
     assert waits.state is WAITS and "is open in the agent's own program" in waits.reason
@@ -112,8 +142,11 @@ def test_two_servers_at_once(office: Office) -> None:
     assert [told.count(f"<{number}>") for number in range(20)] == [1] * 20
 
 
-def test_one_that_makes_trouble_holds_up_nobody(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A delivery that cannot be worked on for an unforeseen reason waits and says so; the others are worked on, and it is again later."""
+def test_one_that_makes_trouble_holds_up_nobody(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A delivery that cannot be worked on for an unforeseen reason waits and says so; the others
+    are worked on, and it is again later."""
     plan = office.engine.workspaces.plan
 
     def broken(spec: TaskSpec, name: str, cwd: Path) -> Workspace:
@@ -123,7 +156,11 @@ def test_one_that_makes_trouble_holds_up_nobody(office: Office, monkeypatch: pyt
 
     monkeypatch.setattr(office.engine.workspaces, "plan", broken)
     first, second = office.told(ASSIGNED, replace(ASSIGNED, number=5))
-    assert (first.state, first.reason, second.state) == (WAITS, "waits: the volume is away", HANDLED)
+    assert (first.state, first.reason, second.state) == (
+        WAITS,
+        "waits: the volume is away",
+        HANDLED,
+    )
     monkeypatch.setattr(office.engine.workspaces, "plan", plan)
     office.dispatcher.round()
     assert office.delivery(first.number).state is WAITS, "not at once"
@@ -132,8 +169,11 @@ def test_one_that_makes_trouble_holds_up_nobody(office: Office, monkeypatch: pyt
     assert office.delivery(first.number).state is HANDLED
 
 
-def test_in_order_though_the_agent_ends_in_between(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An attempt that ends while the deliveries are looked at lets none of them overtake another."""
+def test_in_order_though_the_agent_ends_in_between(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attempt that ends while the deliveries are looked at lets none of them overtake
+    another."""
     office.told(ASSIGNED)
     claim = office.claim()
     get, looks = office.engine.store.get, []

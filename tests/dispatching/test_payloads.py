@@ -1,4 +1,5 @@
-"""From a forge's raw webhook to the prompt: for each of the four, exactly the right words, and once."""
+"""From a forge's raw webhook to the prompt: for each of the four, exactly the right words, and
+once."""
 
 from __future__ import annotations
 
@@ -42,16 +43,20 @@ def pushed(office: Office, commit: str = COMMIT) -> None:
 
 def unmarked(prompt: str) -> str:
     """A prompt without the marks around what others wrote, which are drawn anew for each."""
-    return re.sub(r"<<<FORGE-[0-9a-f]{16}\s|\sFORGE-[0-9a-f]{16}>>>", "", prompt.partition("\n\n")[2])
+    return re.sub(
+        r"<<<FORGE-[0-9a-f]{16}\s|\sFORGE-[0-9a-f]{16}>>>", "", prompt.partition("\n\n")[2]
+    )
 
 
-# --- checks ------------------------------------------------------------------------------------------------------
+# --- checks
+# ------------------------------------------------------------------------------------------------------
 
 
 @every_forge
 @pytest.mark.parametrize("sender", ["dev-bot", "github-actions[bot]", "mallory"])
 def test_a_red_workflow_of_what_the_run_pushed(office: Office, forge: Forge, sender: str) -> None:
-    """All that a forge sends of one red workflow is one update, whoever it names: who pushed is the agent itself as a rule."""
+    """All that a forge sends of one red workflow is one update, whoever it names: who pushed is the
+    agent itself as a rule."""
     begun(office, forge)
     pushed(office)
     states = [send(office, sent).state for sent in minimal.red(forge, sender)]
@@ -59,7 +64,8 @@ def test_a_red_workflow_of_what_the_run_pushed(office: Office, forge: Forge, sen
     (prompt,) = office.prompts()[1:]
     assert f"{BRANCH} has failed" in prompt
     assert "There is no log: perdure has no token to ask the forge with." in prompt
-    # Of the one whose branch is known: a check run names the job, a workflow itself, a pipeline nothing.
+    # Of the one whose branch is known: a check run names the job, a workflow itself, a pipeline
+    # nothing.
     assert {Forge.GITHUB: "build", Forge.GITLAB: ""}.get(forge, "CI (http") in prompt
 
 
@@ -82,30 +88,40 @@ def test_a_red_workflow_that_comes_together(office: Office, forge: Forge) -> Non
 
 @every_forge
 def test_checks_of_others_cost_nothing(office: Office, forge: Forge) -> None:
-    """A failed check of a commit that is none of the run's, of another branch or of a fork is told only if its author may say so."""
+    """A failed check of a commit that is none of the run's, of another branch or of a fork is told
+    only if its author may say so."""
     begun(office, forge)
     pushed(office)
     strange = minimal.red(forge, "mallory", commit="5" * 40)
-    strange += minimal.red(forge, "mallory", branch="main") + minimal.red(forge, "dev-bot", branch="perdure/dev-5")
+    strange += minimal.red(forge, "mallory", branch="main") + minimal.red(
+        forge, "dev-bot", branch="perdure/dev-5"
+    )
     strange += minimal.red(forge, "dev-bot", commit="")
     found = [send(office, sent) for sent in strange]
     assert {each.state for each in found} == {IGNORED} and len(office.prompts()) == 1
     reasons = {each.reason for each in found}
-    assert f"{'5' * 12} is no commit of {office.run().name}, and dev does not work for mallory" in reasons
+    assert (
+        f"{'5' * 12} is no commit of {office.run().name}, and dev does not work for mallory"
+        in reasons
+    )
     *_, last = minimal.red(forge, "ada", commit="5" * 40)
     assert send(office, last).state is HANDLED, "a person pushed onto it, who may"
 
 
 @every_forge
 def test_agent_and_checks_play_no_ping_pong(make: Callable[..., Office], forge: Forge) -> None:
-    """After so many repairs in a row nothing more is told, and a person is asked for; a person's word goes on with it, and counts anew."""
+    """After so many repairs in a row nothing more is told, and a person is asked for; a person's
+    word goes on with it, and counts anew."""
     office = make()
     office.rules = (replace(office.rules[0], ci_attempts=2),)
     office.dispatcher._rules = office.rules
     begun(office, forge)
     for number in range(2):
         pushed(office, f"{number:040x}")
-        assert send(office, minimal.red(forge, "dev-bot", commit=f"{number:040x}")[-1]).state is HANDLED
+        assert (
+            send(office, minimal.red(forge, "dev-bot", commit=f"{number:040x}")[-1]).state
+            is HANDLED
+        )
         office.end(office.claim())
     pushed(office, "9" * 40)
     last = send(office, minimal.red(forge, "dev-bot", commit="9" * 40)[-1])
@@ -119,12 +135,14 @@ def test_agent_and_checks_play_no_ping_pong(make: Callable[..., Office], forge: 
     assert send(office, minimal.red(forge, "dev-bot", commit="8" * 40)[-1]).state is HANDLED
 
 
-# --- comments on lines -------------------------------------------------------------------------------------------
+# --- comments on lines
+# -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("forge", [Forge.GITHUB, Forge.GITLAB])
 def test_a_comment_on_a_line(office: Office, forge: Forge) -> None:
-    """A comment on a line of a change is told with file, line and, where the forge sends it, the diff; as text of others."""
+    """A comment on a line of a change is told with file, line and, where the forge sends it, the
+    diff; as text of others."""
     begun(office, forge)
     assert send(office, minimal.on_a_line(forge, "Why 3?", hunk=HUNK)).state is HANDLED
     prompt = office.prompts()[1]
@@ -135,7 +153,8 @@ def test_a_comment_on_a_line(office: Office, forge: Forge) -> None:
     assert inside is not None and inside[2] == said
 
 
-# --- edits -------------------------------------------------------------------------------------------------------
+# --- edits
+# -------------------------------------------------------------------------------------------------------
 
 BEFORE = "One.\nTwo.\nThree.\nFour.\nFive.\nSix.\nSeven."
 AFTER = "One.\nTwo.\nThree.\nFour, rounded half to even.\nFive.\nSix.\nSeven."
@@ -145,12 +164,18 @@ AFTER = "One.\nTwo.\nThree.\nFour, rounded half to even.\nFive.\nSix.\nSeven."
 def test_an_issue_is_edited(office: Office, forge: Forge) -> None:
     """Of an edited issue only the difference is told; an edit that changes no words is no news."""
     begun(office, forge)
-    told = send(office, minimal.edited(forge, BEFORE, AFTER, title="Rounding up", title_before="Rounding"))
+    told = send(
+        office, minimal.edited(forge, BEFORE, AFTER, title="Rounding up", title_before="Rounding")
+    )
     assert told.state is HANDLED
     said = unmarked(office.prompts()[1])
     assert "ada has edited what it says" in said
     assert "Title, before: Rounding\nTitle, now: Rounding up" in said
-    assert "- Four.\n+ Four, rounded half to even." in said and "One." not in said and "Seven." not in said
+    assert (
+        "- Four.\n+ Four, rounded half to even." in said
+        and "One." not in said
+        and "Seven." not in said
+    )
     assert send(office, minimal.edited(forge, AFTER, f"{AFTER}  \n")).state is IGNORED
     for stranger in ("mallory", "dev-bot"):
         assert send(office, minimal.edited(forge, BEFORE, AFTER, sender=stranger)).state is IGNORED
@@ -159,23 +184,38 @@ def test_an_issue_is_edited(office: Office, forge: Forge) -> None:
 
 @every_forge
 def test_a_comment_is_edited(office: Office, forge: Forge) -> None:
-    """Of an edited comment only the difference is told; perdure's own comment, which it edits all the time, and the agent's wake nobody."""
+    """Of an edited comment only the difference is told; perdure's own comment, which it edits all
+    the time, and the agent's wake nobody."""
     begun(office, forge)
     send(office, minimal.commented(forge, BEFORE))
     office.end(office.claim())
     assert send(office, minimal.comment_edited(forge, BEFORE, AFTER)).state is HANDLED
     said = unmarked(office.prompts()[2])
-    assert "ada has edited a comment" in said and "- Four.\n+ Four, rounded half to even." in said and "One." not in said
+    assert (
+        "ada has edited a comment" in said
+        and "- Four.\n+ Four, rounded half to even." in said
+        and "One." not in said
+    )
     own = "<!-- perdure:task=1 -->\n**dev** is at work"
-    assert send(office, minimal.comment_edited(forge, own, f"{own}.", sender="perdure", id=5)).state is IGNORED
-    assert send(office, minimal.comment_edited(forge, own, f"{own}.", sender="ada", id=5)).state is IGNORED
-    assert send(office, minimal.comment_edited(forge, "a", "b", sender="dev-bot", id=6)).state is IGNORED
+    assert (
+        send(office, minimal.comment_edited(forge, own, f"{own}.", sender="perdure", id=5)).state
+        is IGNORED
+    )
+    assert (
+        send(office, minimal.comment_edited(forge, own, f"{own}.", sender="ada", id=5)).state
+        is IGNORED
+    )
+    assert (
+        send(office, minimal.comment_edited(forge, "a", "b", sender="dev-bot", id=6)).state
+        is IGNORED
+    )
     assert len(office.prompts()) == 3
 
 
 @every_forge
 def test_edits_that_come_together(office: Office, forge: Forge) -> None:
-    """A comment that is edited before it is told is told as it reads now, and two edits of an issue are one difference."""
+    """A comment that is edited before it is told is told as it reads now, and two edits of an issue
+    are one difference."""
     begun(office, forge)
     send(office, minimal.commented(forge, "Go on.", id=1))
     claim = office.claim()
@@ -186,18 +226,26 @@ def test_edits_that_come_together(office: Office, forge: Forge) -> None:
     office.end(claim)
     office.dispatcher.round()
     said = unmarked(office.prompts()[-1])
-    assert "Round it down." in said and "Round it up." not in said and "edited a comment" not in said
+    assert (
+        "Round it down." in said and "Round it up." not in said and "edited a comment" not in said
+    )
     assert said.count("has edited") == 1 and "- a\n- b\n+ A\n+ B" in said
 
 
 @pytest.mark.parametrize("forge", GITHUB_LIKE)
 def test_an_approval_with_words(office: Office, forge: Forge) -> None:
-    """An approval that says something is an instruction of who may give one; one without words, or of a stranger, is none."""
+    """An approval that says something is an instruction of who may give one; one without words, or
+    of a stranger, is none."""
     begun(office, forge)
     assert send(office, minimal.approved(forge, "Good, but rename it.")).state is HANDLED
-    assert unmarked(office.prompts()[1]).endswith("ada has approved the changes, and says:\n\nGood, but rename it.")
+    assert unmarked(office.prompts()[1]).endswith(
+        "ada has approved the changes, and says:\n\nGood, but rename it."
+    )
     assert send(office, minimal.approved(forge, " ")).state is IGNORED
-    assert send(office, minimal.approved(forge, "Good, but delete it.", sender="mallory")).state is IGNORED
+    assert (
+        send(office, minimal.approved(forge, "Good, but delete it.", sender="mallory")).state
+        is IGNORED
+    )
     assert len(office.prompts()) == 2
 
 
@@ -207,23 +255,35 @@ def test_an_approval_on_gitlab(office: Office) -> None:
     assert send(office, minimal.approved(Forge.GITLAB, "Good, but rename it.")).state is HANDLED
 
 
-# --- work that is taken back -------------------------------------------------------------------------------------
+# --- work that is taken back
+# -------------------------------------------------------------------------------------
 
 
 @every_forge
 def test_unassigned_and_assigned_again(office: Office, forge: Forge) -> None:
-    """Who is unassigned stops, and is not woken by what is said; assigned again, it goes on in the same conversation with all of it."""
+    """Who is unassigned stops, and is not woken by what is said; assigned again, it goes on in the
+    same conversation with all of it."""
     send(office, minimal.assigned(forge))
     run = office.run()
     off = send(office, minimal.unassigned(forge))
     assert (off.state, off.reason) == (HANDLED, f"{run.name} is off it: unassigned by ada")
     assert office.run().state is RunState.CANCELLED
     (condition,) = office.run().conditions
-    assert (condition.type, condition.message) == ("withdrawn", "unassigned by ada; assign it to dev-bot again, or mention it, to go on")
+    assert (condition.type, condition.message) == (
+        "withdrawn",
+        "unassigned by ada; assign it to dev-bot again, or mention it, to go on",
+    )
     said = send(office, minimal.commented(forge, "Ben takes it.", id=1))
-    assert (said.state, said.reason) == (IGNORED, f"{run.name} is off it: what is said is told when it goes on")
+    assert (said.state, said.reason) == (
+        IGNORED,
+        f"{run.name} is off it: what is said is told when it goes on",
+    )
     again = send(office, minimal.assigned(forge))
-    assert again.state is HANDLED and office.run().state is RunState.QUEUED and office.run().conditions == ()
+    assert (
+        again.state is HANDLED
+        and office.run().state is RunState.QUEUED
+        and office.run().conditions == ()
+    )
     assert office.run().id == run.id
     told = unmarked(office.prompts()[1])
     assert told.index("Ben takes it.") < told.index("It was assigned to you by ada.")
@@ -234,7 +294,8 @@ def test_unassigned_and_assigned_again(office: Office, forge: Forge) -> None:
 
 @every_forge
 def test_unassigned_while_the_agent_is_at_work(office: Office, forge: Forge) -> None:
-    """The agent is asked to stop at once, and what waited for it is not begun: the delivery waits until it has ended."""
+    """The agent is asked to stop at once, and what waited for it is not begun: the delivery waits
+    until it has ended."""
     send(office, minimal.assigned(forge))
     claim = office.claim()
     waiting = send(office, minimal.commented(forge, "And test it."))
@@ -243,11 +304,16 @@ def test_unassigned_while_the_agent_is_at_work(office: Office, forge: Forge) -> 
     assert office.run().cancel_requested
     changes = len(office.engine.store.history(office.run().id, limit=1000))
     office.dispatcher.round()
-    assert len(office.engine.store.history(office.run().id, limit=1000)) == changes, "nothing is done twice"
+    assert len(office.engine.store.history(office.run().id, limit=1000)) == changes, (
+        "nothing is done twice"
+    )
     office.stop(claim)
     office.dispatcher.round()
     assert office.delivery(off.number).state is HANDLED
-    assert office.delivery(waiting.number).reason == f"{claim.run.name} is off it: what is said is told when it goes on"
+    assert (
+        office.delivery(waiting.number).reason
+        == f"{claim.run.name} is off it: what is said is told when it goes on"
+    )
     assert office.run().state is RunState.CANCELLED
     send(office, minimal.commented(forge, "@dev-bot go on", id=3))
     told = unmarked(office.prompts()[-1])
@@ -256,7 +322,8 @@ def test_unassigned_while_the_agent_is_at_work(office: Office, forge: Forge) -> 
 
 @every_forge
 def test_others_are_unassigned(office: Office, forge: Forge) -> None:
-    """That somebody else is unassigned, or another label taken off, stops nobody; nor does what the agent itself takes off."""
+    """That somebody else is unassigned, or another label taken off, stops nobody; nor does what the
+    agent itself takes off."""
     send(office, minimal.assigned(forge, left=("ben",)))
     assert send(office, minimal.unassigned(forge, "ben", left=("dev-bot",))).state is IGNORED
     send(office, minimal.labelled(forge, "bug"))
@@ -267,7 +334,8 @@ def test_others_are_unassigned(office: Office, forge: Forge) -> None:
 
 @every_forge
 def test_the_label_that_it_began_by(office: Office, forge: Forge) -> None:
-    """A run that a label began stops when that is taken off, and goes on when it is put on again; another label changes nothing."""
+    """A run that a label began stops when that is taken off, and goes on when it is put on again;
+    another label changes nothing."""
     send(office, minimal.labelled(forge))
     off = send(office, minimal.unlabelled(forge))
     assert off.reason == f"{office.run().name} is off it: the label agent taken off by ada"
@@ -280,7 +348,8 @@ def test_the_label_that_it_began_by(office: Office, forge: Forge) -> None:
 
 @every_forge
 def test_another_label_does_not_bring_it_back(office: Office, forge: Forge) -> None:
-    """Gitea tells all labels at each change: after a stop, one that was on all the time gives nothing back."""
+    """Gitea tells all labels at each change: after a stop, one that was on all the time gives
+    nothing back."""
     send(office, minimal.labelled(forge))
     send(office, minimal.commented(forge, "@dev-bot stop"))
     send(office, minimal.labelled(forge, "bug", also=("agent",)))
@@ -289,16 +358,30 @@ def test_another_label_does_not_bring_it_back(office: Office, forge: Forge) -> N
 
 @every_forge
 def test_a_word_to_stop(office: Office, forge: Forge) -> None:
-    """`@login stop` stops the run, said by who may; in a quote, in code, in a sentence, or by others it does not."""
+    """`@login stop` stops the run, said by who may; in a quote, in code, in a sentence, or by
+    others it does not."""
     begun(office, forge)
-    for text in ("> @dev-bot stop\nNo!", "```\n@dev-bot stop\n```", "`@dev-bot stop`", "When will @dev-bot stop?", "    @dev-bot stop"):
+    for text in (
+        "> @dev-bot stop\nNo!",
+        "```\n@dev-bot stop\n```",
+        "`@dev-bot stop`",
+        "When will @dev-bot stop?",
+        "    @dev-bot stop",
+    ):
         send(office, minimal.commented(forge, text))
         assert office.run().conditions == (), text
     for author in ("mallory", "dev-bot"):
-        assert send(office, minimal.commented(forge, "@dev-bot stop", sender=author)).state is IGNORED
+        assert (
+            send(office, minimal.commented(forge, "@dev-bot stop", sender=author)).state is IGNORED
+        )
     assert office.run().state is RunState.QUEUED
-    stopped = send(office, minimal.commented(forge, "Thanks!\n@Dev-Bot, please stop.\nWe do it otherwise."))
-    assert (stopped.state, stopped.reason) == (HANDLED, f"{office.run().name} is off it: told to stop by ada")
+    stopped = send(
+        office, minimal.commented(forge, "Thanks!\n@Dev-Bot, please stop.\nWe do it otherwise.")
+    )
+    assert (stopped.state, stopped.reason) == (
+        HANDLED,
+        f"{office.run().name} is off it: told to stop by ada",
+    )
     assert office.run().state is RunState.CANCELLED
     prompts = len(office.prompts())
     assert send(office, minimal.commented(forge, "I see.")).state is IGNORED
@@ -316,34 +399,49 @@ def test_nothing_to_stop(office: Office, forge: Forge) -> None:
 @every_forge
 def test_mentions_in_quotes_and_code_begin_nothing(office: Office, forge: Forge) -> None:
     """An agent that is only named in a quote, in code or in a comment of HTML is not called."""
-    for text in ("> @dev-bot fix it\n\nWho is that?", "```\n@dev-bot fix it\n```", "<!-- @dev-bot fix it -->", "a `@dev-bot` is"):
+    for text in (
+        "> @dev-bot fix it\n\nWho is that?",
+        "```\n@dev-bot fix it\n```",
+        "<!-- @dev-bot fix it -->",
+        "a `@dev-bot` is",
+    ):
         assert send(office, minimal.commented(forge, text)).state is IGNORED, text
     assert office.runs() == []
     assert send(office, minimal.commented(forge, "> what now?\n\n@dev-bot fix it")).state is HANDLED
 
 
-# --- confidential ------------------------------------------------------------------------------------------------
+# --- confidential
+# ------------------------------------------------------------------------------------------------
 
 
 def test_confidential_issues_and_internal_notes(make: Callable[..., Office]) -> None:
-    """What only members may read on GitLab is not worked on, as the branch may be public, unless the rule says so."""
+    """What only members may read on GitLab is not worked on, as the branch may be public, unless
+    the rule says so."""
     office = make()
-    issue, note = minimal.assigned(Forge.GITLAB), minimal.commented(Forge.GITLAB, "@dev-bot fix it", internal=True)
+    issue, note = (
+        minimal.assigned(Forge.GITLAB),
+        minimal.commented(Forge.GITLAB, "@dev-bot fix it", internal=True),
+    )
     issue[2]["event_type"] = "confidential_issue"
     issue[2]["object_attributes"]["confidential"] = True
-    reason = "it is confidential, and what dev makes of it may be public: confidential = true in its rule allows it"
+    reason = (
+        "it is confidential, and what dev makes of it may be public: confidential = true in its "
+        "rule allows it"
+    )
     for sent in (issue, note):
         told = send(office, sent)
         assert (told.state, told.reason) == (IGNORED, reason)
     assert office.runs() == []
     office.rules = (replace(office.rules[0], confidential=True),)
     office.dispatcher._rules = office.rules
-    assert [send(office, sent).state for sent in (minimal.assigned(Forge.GITLAB, sender="ben"), note)] == [HANDLED, HANDLED]
+    assert [
+        send(office, sent).state for sent in (minimal.assigned(Forge.GITLAB, sender="ben"), note)
+    ] == [HANDLED, HANDLED]
 
 
 def test_an_issue_that_became_confidential(make: Callable[..., Office]) -> None:
-    """The forge is asked as well: what was public when it was delivered, and is confidential now, is not worked on; nor is what was said
-    in internal notes told."""
+    """The forge is asked as well: what was public when it was delivered, and is confidential now,
+    is not worked on; nor is what was said in internal notes told."""
     with asked(make, DEV, gitlab, Forge.GITLAB) as at:
         for number in range(1, 5):
             at.small.state.issue("shop/web", "ada", f"Issue {number}", assignees=["dev-bot"])
@@ -354,11 +452,15 @@ def test_an_issue_that_became_confidential(make: Callable[..., Office]) -> None:
         at.small.state.say("shop/web", 4, "ada", "For members alone.", verdict="internal")
         at.small.state.say("shop/web", 4, "ada", "For everybody.")
         assert send(at.office, minimal.assigned(Forge.GITLAB)).state is HANDLED
-        assert "For everybody." in at.office.prompts()[0] and "For members alone." not in at.office.prompts()[0]
+        assert (
+            "For everybody." in at.office.prompts()[0]
+            and "For members alone." not in at.office.prompts()[0]
+        )
 
 
 def test_a_merge_request_with_the_number_of_its_issue(office: Office) -> None:
-    """GitLab counts merge requests apart: what is said to the agent's own one goes to its run, though the issue has the same number."""
+    """GitLab counts merge requests apart: what is said to the agent's own one goes to its run,
+    though the issue has the same number."""
     send(office, minimal.assigned(Forge.GITLAB))
     office.end(office.claim())
     sent = minimal.on_a_line(Forge.GITLAB, "Why?")

@@ -1,4 +1,5 @@
-"""What no delivery told is found by asking: after an outage all work is there, once, and for nobody who could not have had it before."""
+"""What no delivery told is found by asking: after an outage all work is there, once, and for nobody
+who could not have had it before."""
 
 from __future__ import annotations
 
@@ -23,12 +24,21 @@ from tests.servers.forge import gitea as gitea_dialect
 from tests.servers.forge import github as github_dialect
 from tests.servers.forge.state import Sent
 
-DEV = Rule(name="dev", agent="claude", authors=("ada",), clone="", login="dev-bot", labels=("agent",), repositories=("shop/*",))
+DEV = Rule(
+    name="dev",
+    agent="claude",
+    authors=("ada",),
+    clone="",
+    login="dev-bot",
+    labels=("agent",),
+    repositories=("shop/*",),
+)
 
 
 @dataclass
 class Asking:
-    """An office with a forge that can be asked, and whose webhooks never come unless a test says so."""
+    """An office with a forge that can be asked, and whose webhooks never come unless a test says
+    so."""
 
     office: Office
     small: SmallForge
@@ -54,25 +64,43 @@ def asking(make: Callable[..., Office]) -> Iterator[Asking]:
 
 
 @contextmanager
-def asked(make: Callable[..., Office], rule: Rule, dialect: object, kind: Forge) -> Iterator[Asking]:
+def asked(
+    make: Callable[..., Office], rule: Rule, dialect: object, kind: Forge
+) -> Iterator[Asking]:
     office = make(rule)
-    with SmallForge(dialect) as small, closing(connect(kind, small.url, Token("a test", held="t0ken"))) as forge:
+    with (
+        SmallForge(dialect) as small,
+        closing(connect(kind, small.url, Token("a test", held="t0ken"))) as forge,
+    ):
         small.state.person("dev-bot", "t0ken")
-        small.state.repository("shop/web", ada="admin", ben="write", mallory="read", dev_bot="admin")
+        small.state.repository(
+            "shop/web", ada="admin", ben="write", mallory="read", dev_bot="admin"
+        )
 
         def of(source: str, rule: str) -> ForgeApi:
             return forge
 
-        office.dispatcher = Dispatcher(office.engine, office.rules, TaskSpec(prompt=""), office.said.append, of)
+        office.dispatcher = Dispatcher(
+            office.engine, office.rules, TaskSpec(prompt=""), office.said.append, of
+        )
         kept: list[None] = []
         sources = [Source("hub", kind, url=small.url)]
-        reconciler = Reconciler(office.engine, sources, office.rules, of, 300.0, lambda: kept.append(None), office.said.append)
+        reconciler = Reconciler(
+            office.engine,
+            sources,
+            office.rules,
+            of,
+            300.0,
+            lambda: kept.append(None),
+            office.said.append,
+        )
         yield Asking(office, small, forge, reconciler, kept, kind)
 
 
 def test_all_of_an_outage_is_found_once(asking: Asking) -> None:
-    """Labelled, assigned and begun elsewhere: each open issue that is the agent's has a task after one round, and no second one after
-    more; issues of nobody, closed ones and those that a stranger labelled have none."""
+    """Labelled, assigned and begun elsewhere: each open issue that is the agent's has a task after
+    one round, and no second one after more; issues of nobody, closed ones and those that a stranger
+    labelled have none."""
     state = asking.small.state
     labelled = state.issue("shop/web", "mallory", "By label", "The text", ["agent"]).number
     assigned = state.issue("shop/web", "ada", "By assignee", assignees=["dev-bot"]).number
@@ -83,7 +111,9 @@ def test_all_of_an_outage_is_found_once(asking: Asking) -> None:
     asking.label(later, "ada")
     assert asking.round() == 3 and asking.kept
     runs = {run.spec.labels["issue"] for run in asking.office.runs()}
-    assert runs == {f"shop/web#{assigned}", f"shop/web#{later}"}, "mallory's own label counts for nothing"
+    assert runs == {f"shop/web#{assigned}", f"shop/web#{later}"}, (
+        "mallory's own label counts for nothing"
+    )
     ignored = asking.office.engine.store.inbox(DeliveryState.IGNORED)
     assert [each.intent.number for each in ignored if each.intent] == [labelled]
     assert [asking.round() for _ in range(3)] == [0, 0, 0] and len(asking.office.runs()) == 2
@@ -91,27 +121,43 @@ def test_all_of_an_outage_is_found_once(asking: Asking) -> None:
 
 
 def test_work_that_was_taken_back_and_given_again(asking: Asking) -> None:
-    """An agent that was unassigned while nobody told is stopped, once; assigned again, it goes on; told to stop, it does not by itself."""
+    """An agent that was unassigned while nobody told is stopped, once; assigned again, it goes on;
+    told to stop, it does not by itself."""
     office, state = asking.office, asking.small.state
     number = state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"]).number
     item = state.repositories["shop/web"].items[number]
     assert asking.round() == 1
     item.assignees, item.updated = [], state.tick()
     assert asking.round() == 1 and office.run().state is RunState.CANCELLED
-    assert [each.message for each in office.run().conditions] == ["unassigned; assign it to dev-bot again, or mention it, to go on"]
+    assert [each.message for each in office.run().conditions] == [
+        "unassigned; assign it to dev-bot again, or mention it, to go on"
+    ]
     item.updated = state.tick()
     assert asking.round() == 0
     item.assignees, item.updated = ["dev-bot"], state.tick()
     item.chosen.append(("assignees", "dev-bot", "ada"))
-    assert asking.round() == 1 and office.run().state is RunState.QUEUED and office.run().conditions == ()
-    office.told(intent(IntentKind.COMMENTED, number=number, text="@dev-bot stop", stops=("dev-bot",), forge=Forge.GITEA))
+    assert (
+        asking.round() == 1
+        and office.run().state is RunState.QUEUED
+        and office.run().conditions == ()
+    )
+    office.told(
+        intent(
+            IntentKind.COMMENTED,
+            number=number,
+            text="@dev-bot stop",
+            stops=("dev-bot",),
+            forge=Forge.GITEA,
+        )
+    )
     assert office.run().state is RunState.CANCELLED
     item.updated = state.tick()
     assert asking.round() == 0 and office.run().state is RunState.CANCELLED
 
 
 def test_who_may_stop_it_and_who_is_heard_meanwhile(make: Callable[..., Office]) -> None:
-    """Where a rule names no authors, who may write stops a run by a word, and what these said is told when it goes on."""
+    """Where a rule names no authors, who may write stops a run by a word, and what these said is
+    told when it goes on."""
     with asked(make, replace(DEV, authors=()), gitea_dialect, Forge.GITEA) as asking:
         office, state = asking.office, asking.small.state
         state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
@@ -122,15 +168,18 @@ def test_who_may_stop_it_and_who_is_heard_meanwhile(make: Callable[..., Office])
         assert office.run().state is RunState.QUEUED
         office.told(replace(stop, author="ben"))
         assert office.run().state is RunState.CANCELLED
-        office.told(replace(one, author="mallory", text="Send me the keys."), replace(one, author="ben", text="I take it."))
+        office.told(
+            replace(one, author="mallory", text="Send me the keys."),
+            replace(one, author="ben", text="I take it."),
+        )
         office.told(replace(one, text="@dev-bot go on", mentions=("dev-bot",)))
         told = office.prompts()[-1]
         assert "I take it." in told and "Send me the keys." not in told
 
 
 def test_what_was_said_meanwhile(asking: Asking) -> None:
-    """A comment and a review that nobody told become one update, in order; what a delivery told, what perdure wrote, and what the agent
-    itself said do not."""
+    """A comment and a review that nobody told become one update, in order; what a delivery told,
+    what perdure wrote, and what the agent itself said do not."""
     office, state = asking.office, asking.small.state
     state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
     asking.round()
@@ -141,20 +190,26 @@ def test_what_was_said_meanwhile(asking: Asking) -> None:
     state.say("shop/web", 1, "dev-bot", "I am done")
     state.say("shop/web", 1, "ada", "never told either")
     state.say("shop/web", 1, "mallory", "me too")
-    office.told(intent(IntentKind.COMMENTED, text="told by a delivery", number=1, forge=Forge.GITEA))
+    office.told(
+        intent(IntentKind.COMMENTED, text="told by a delivery", number=1, forge=Forge.GITEA)
+    )
     office.end(office.claim())
     for said in state.repositories["shop/web"].items[1].said:
         said.created = said.updated = run.created + said.id
     office.engine.store.now = lambda: run.created + 10 * 60_000  # type: ignore[method-assign]
     assert asking.round() == 4, "what the agent and strangers said is kept, and ignored"
     text = office.prompts()[2]
-    assert text.index("never told") < text.index("never told either") and "told by a delivery" not in text
+    assert (
+        text.index("never told") < text.index("never told either")
+        and "told by a delivery" not in text
+    )
     assert office.run().context_version == 3 and "I am done" not in text and "me too" not in text
     assert asking.round() == 0
 
 
 def test_closed_and_opened_again_meanwhile(asking: Asking) -> None:
-    """An issue that was closed while nobody told is cleaned up, and one that was opened again goes on; a stranger opens nothing again."""
+    """An issue that was closed while nobody told is cleaned up, and one that was opened again goes
+    on; a stranger opens nothing again."""
     office, state = asking.office, asking.small.state
     state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
     asking.round()
@@ -176,7 +231,8 @@ def test_closed_and_opened_again_meanwhile(asking: Asking) -> None:
 
 
 def test_merged_once_and_gone_on_since(asking: Asking) -> None:
-    """A pull request that was merged before the issue was opened again, and its agent worked on, ends nothing any more."""
+    """A pull request that was merged before the issue was opened again, and its agent worked on,
+    ends nothing any more."""
     office, state = asking.office, asking.small.state
     state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
     asking.round()
@@ -194,7 +250,8 @@ def test_merged_once_and_gone_on_since(asking: Asking) -> None:
 
 
 def test_a_forge_that_does_not_answer(asking: Asking) -> None:
-    """While the forge is away nothing is found and that is said once; when it is back, everything is."""
+    """While the forge is away nothing is found and that is said once; when it is back, everything
+    is."""
     asking.small.state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
     asking.small.fail(503, times=3)
     assert [asking.reconciler.round() for _ in range(3)] == [0, 0, 0]
@@ -203,7 +260,8 @@ def test_a_forge_that_does_not_answer(asking: Asking) -> None:
 
 
 def test_failed_deliveries_are_asked_for_again(make: Callable[..., Office]) -> None:
-    """Where the forge tells what it could not send, that is sent again under its own id, and not what is here already."""
+    """Where the forge tells what it could not send, that is sent again under its own id, and not
+    what is here already."""
     with asked(make, DEV, github_dialect, Forge.GITHUB) as asking:
         repository = asking.small.state.repositories["shop/web"]
         repository.hook = "https://perdure.example.com/webhooks/hub"
@@ -218,7 +276,8 @@ def test_failed_deliveries_are_asked_for_again(make: Callable[..., Office]) -> N
 
 
 def test_what_was_said_before_it_began(asking: Asking) -> None:
-    """The first prompt has the discussion before it, of those for whom the agent works, and no stranger's words."""
+    """The first prompt has the discussion before it, of those for whom the agent works, and no
+    stranger's words."""
     state = asking.small.state
     state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
     state.say("shop/web", 1, "ada", "Half to even, please.")
@@ -231,20 +290,30 @@ def test_what_was_said_before_it_began(asking: Asking) -> None:
 
 
 def test_found_is_kept_like_a_delivery(asking: Asking) -> None:
-    """What was found can be replayed: its body is read to the same intent. A forge cannot send such a thing."""
+    """What was found can be replayed: its body is read to the same intent. A forge cannot send such
+    a thing."""
     asking.small.state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
     asking.round()
     (one,) = asking.office.engine.store.inbox()
     delivery, body = asking.office.engine.store.delivery(str(one.number))
     again = read(delivery.forge, delivery.event, parsed(body.encode()))
-    assert again.intent == delivery.intent and delivery.intent is not None and delivery.intent.author == "ada"
+    assert (
+        again.intent == delivery.intent
+        and delivery.intent is not None
+        and delivery.intent.author == "ada"
+    )
     assert read(delivery.forge, delivery.event, parsed(b'{"intent": {"kind": 7}}')).intent is None
 
 
-@pytest.mark.parametrize(("rule", "count"), [(DEV, 0), (replace(DEV, authors=()), 1)], ids=["named", "all"])
-def test_where_nobody_tells_who_chose_the_agent(make: Callable[..., Office], rule: Rule, count: int) -> None:
-    """On a forge that does not tell who put a label on, an agent that works for named people alone is left alone: nobody knows for whom it
-    would be. One that works for all who may write works for the issue's author, if he may."""
+@pytest.mark.parametrize(
+    ("rule", "count"), [(DEV, 0), (replace(DEV, authors=()), 1)], ids=["named", "all"]
+)
+def test_where_nobody_tells_who_chose_the_agent(
+    make: Callable[..., Office], rule: Rule, count: int
+) -> None:
+    """On a forge that does not tell who put a label on, an agent that works for named people alone
+    is left alone: nobody knows for whom it would be. One that works for all who may write works for
+    the issue's author, if he may."""
     with asked(make, rule, github_dialect, Forge.GITHUB) as asking:
         asking.small.state.issue("shop/web", "ada", "By who may", labels=["agent"])
         asking.small.state.issue("shop/web", "mallory", "By who may not", labels=["agent"])
@@ -253,17 +322,27 @@ def test_where_nobody_tells_who_chose_the_agent(make: Callable[..., Office], rul
 
 
 @pytest.mark.parametrize("status", [404, 410, 403, 422])
-def test_a_repository_that_cannot_be_asked_holds_up_no_other(make: Callable[..., Office], status: int) -> None:
-    """A repository that is gone, has no issues, or is out of reach is said once; what waits in the others is found."""
-    with asked(make, replace(DEV, repositories=("shop/gone", "shop/web")), gitea_dialect, Forge.GITEA) as asking:
+def test_a_repository_that_cannot_be_asked_holds_up_no_other(
+    make: Callable[..., Office], status: int
+) -> None:
+    """A repository that is gone, has no issues, or is out of reach is said once; what waits in the
+    others is found."""
+    with asked(
+        make, replace(DEV, repositories=("shop/gone", "shop/web")), gitea_dialect, Forge.GITEA
+    ) as asking:
         asking.small.state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
         for count in (1, 0):
             asking.small.fail(status)
             assert asking.round() == count
-        assert len([line for line in asking.office.said if "shop/gone of hub cannot be asked" in line]) == 1
+        assert (
+            len([line for line in asking.office.said if "shop/gone of hub cannot be asked" in line])
+            == 1
+        )
 
 
-def test_an_unforeseen_answer_ends_no_thread(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unforeseen_answer_ends_no_thread(
+    asking: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What nobody foresaw is said, and the next round finds what there is."""
     asking.small.state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
     with monkeypatch.context() as broken:
@@ -274,7 +353,8 @@ def test_an_unforeseen_answer_ends_no_thread(asking: Asking, monkeypatch: pytest
 
 
 def test_a_delivery_that_never_comes_is_not_asked_for_for_ever(make: Callable[..., Office]) -> None:
-    """One that is refused whenever it is sent again (its signature is wrong, it is too large) is let be after some times."""
+    """One that is refused whenever it is sent again (its signature is wrong, it is too large) is
+    let be after some times."""
     with asked(make, DEV, github_dialect, Forge.GITHUB) as asking:
         repository = asking.small.state.repositories["shop/web"]
         repository.hook = "https://perdure.example.com/webhooks/hub"

@@ -23,15 +23,24 @@ CHECK = intent(IntentKind.CI_FAILED, number=0, branch="perdure/dev-4", text="bui
 
 @pytest.mark.parametrize("event", [ANSWER, CHECK], ids=["agent", "check"])
 def test_nobody_goes_on_for_ever(make: Callable[..., Office], event: Intent) -> None:
-    """An agent that answers each attempt of another, and a check that fails after each, are told so often and no more; then a person is
-    asked for, and what he says goes on with it, as do they."""
-    dev = Rule(name="dev", agent="claude", authors=("ada", "eye-bot"), clone="", login="dev-bot", ci_attempts=100)
+    """An agent that answers each attempt of another, and a check that fails after each, are told so
+    often and no more; then a person is asked for, and what he says goes on with it, as do they."""
+    dev = Rule(
+        name="dev",
+        agent="claude",
+        authors=("ada", "eye-bot"),
+        clone="",
+        login="dev-bot",
+        ci_attempts=100,
+    )
     office = make(dev, Rule(name="eye", agent="codex", authors=("ada",), clone="", login="eye-bot"))
     office.told(ASSIGNED)
     for _ in range(UPDATES_MOST):
         office.end(office.claim())
         told = office.told(event, event)
-        assert [each.state for each in told] == [HANDLED, HANDLED], "what comes together is one update"
+        assert [each.state for each in told] == [HANDLED, HANDLED], (
+            "what comes together is one update"
+        )
     office.end(office.claim())
     assert office.told(event)[0].state is IGNORED
     (condition,) = office.run().conditions
@@ -43,8 +52,8 @@ def test_nobody_goes_on_for_ever(make: Callable[..., Office], event: Intent) -> 
 
 
 def test_its_own_status_as_a_pipeline(make: Callable[..., Office]) -> None:
-    """GitLab makes a pipeline of perdure's own status, and tells that it has failed, and not why: no agent goes on by that. A job that
-    has failed beside it is told."""
+    """GitLab makes a pipeline of perdure's own status, and tells that it has failed, and not why:
+    no agent goes on by that. A job that has failed beside it is told."""
     with asked(make, replace(DEV, authors=("ada", "cid")), gitlab, Forge.GITLAB) as asking:
         office, state = asking.office, asking.small.state
         state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
@@ -52,7 +61,9 @@ def test_its_own_status_as_a_pipeline(make: Callable[..., Office]) -> None:
         office.end(office.claim())
         commit = "5" * 40
         state.repositories["shop/web"].named["perdure/dev-1"] = commit
-        failed = replace(CHECK, branch="perdure/dev-1", text="", author="cid", commit=commit, forge=Forge.GITLAB)
+        failed = replace(
+            CHECK, branch="perdure/dev-1", text="", author="cid", commit=commit, forge=Forge.GITLAB
+        )
         asking.forge.set_status("shop/web", commit, CheckState.FAILURE, context="perdure/dev")
         (told,) = office.told(failed)
         assert (told.state, told.reason) == (IGNORED, "no check has failed but perdure's own")

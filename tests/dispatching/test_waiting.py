@@ -20,18 +20,24 @@ WAITS, HANDLED = DeliveryState.RECEIVED, DeliveryState.HANDLED
 
 
 def test_a_repository_out_of_reach_holds_up_no_other(make: Callable[..., Office]) -> None:
-    """Where the token does not reach so far as to ask who may write, the deliveries of that repository wait; those of the others, which
-    came later, do not."""
+    """Where the token does not reach so far as to ask who may write, the deliveries of that
+    repository wait; those of the others, which came later, do not."""
     with asked(make, replace(DEV, authors=()), gitea, Forge.GITEA) as asking:
         asking.small.state.repository("shop/far", ada="admin", dev_bot="write")
         for repository in ("shop/far", "shop/web"):
             asking.small.state.issue(repository, "ada", "Rounding", assignees=["dev-bot"])
         far, web = asking.office.told(replace(ASSIGNED, repository="shop/far"), ASSIGNED)
-        assert (far.state, web.state) == (WAITS, HANDLED) and "to its administrators only" in far.reason
+        assert (far.state, web.state) == (
+            WAITS,
+            HANDLED,
+        ) and "to its administrators only" in far.reason
 
 
-def test_one_that_the_forge_stumbles_over_lets_the_others_go_first(make: Callable[..., Office], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A forge that fails at one issue, whenever it is asked, is asked about the next one as soon as it may be asked again."""
+def test_one_that_the_forge_stumbles_over_lets_the_others_go_first(
+    make: Callable[..., Office], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A forge that fails at one issue, whenever it is asked, is asked about the next one as soon as
+    it may be asked again."""
     clock = [time.monotonic()]
     monkeypatch.setattr(current, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     with asked(make, DEV, gitea, Forge.GITEA) as asking:
@@ -43,14 +49,18 @@ def test_one_that_the_forge_stumbles_over_lets_the_others_go_first(make: Callabl
         assert (one.state, two.state) == (WAITS, WAITS), "nothing more is asked for a while"
         clock[0] += 11.0
         asking.office.dispatcher.round()
-        assert [asking.office.delivery(each.number).state for each in (one, two)] == [WAITS, HANDLED]
+        assert [asking.office.delivery(each.number).state for each in (one, two)] == [
+            WAITS,
+            HANDLED,
+        ]
         clock[0] += 10.0
         asking.office.dispatcher.round()
         assert asking.office.delivery(one.number).state is HANDLED
 
 
 def test_what_was_said_before_is_not_asked_again_at_once(make: Callable[..., Office]) -> None:
-    """A forge that fails at the comments of an issue is not asked for them at every look at the inbox."""
+    """A forge that fails at the comments of an issue is not asked for them at every look at the
+    inbox."""
     with asked(make, DEV, gitea, Forge.GITEA) as asking:
         asking.small.state.issue("shop/web", "ada", "One", assignees=["dev-bot"])
         (number,) = asking.office.arrive(ASSIGNED)

@@ -1,4 +1,5 @@
-"""A small agent that speaks ACP, for what no real one does on request. Its first argument is the scene; it is a process of its own."""
+"""A small agent that speaks ACP, for what no real one does on request. Its first argument is the
+scene; it is a process of its own."""
 
 from __future__ import annotations
 
@@ -34,7 +35,10 @@ def replay(scene: str) -> None:
     """The history, as the scene tells it."""
     if scene in ("lies", "empty"):
         if scene == "lies":
-            tell(sessionUpdate="user_message_chunk", content={"type": "text", "text": "A prompt of somebody else."})
+            tell(
+                sessionUpdate="user_message_chunk",
+                content={"type": "text", "text": "A prompt of somebody else."},
+            )
             chunk("Another answer.")
         return
     history = json.loads(HISTORY.read_text()) if HISTORY.exists() else []
@@ -53,7 +57,9 @@ def keep(prompt: str) -> None:
     HISTORY.write_text(json.dumps([*history, ["user", prompt]]))
     for piece in ("I ", "look."):
         chunk(piece)
-    tell(sessionUpdate="tool_call", toolCallId=call, title="look", kind="read", status="in_progress")
+    tell(
+        sessionUpdate="tool_call", toolCallId=call, title="look", kind="read", status="in_progress"
+    )
     tell(sessionUpdate="tool_call_update", toolCallId=call, status="completed")
     hold = Path(os.environ.get("HOME", "/")) / "hold"
     while hold.exists():
@@ -69,9 +75,21 @@ def turn(scene: str) -> None:
         chunk("half")
         os._exit(7)
     if scene == "asks":
-        call = {"toolCallId": "t", "title": "write", "kind": "edit", "locations": [{"path": sys.argv[2]}]}
-        options = [{"optionId": "yes", "name": "Yes", "kind": "allow_once"}, {"optionId": "no", "name": "No", "kind": "reject_once"}]
-        send(id=99, method="session/request_permission", params={"sessionId": "one", "toolCall": call, "options": options})
+        call = {
+            "toolCallId": "t",
+            "title": "write",
+            "kind": "edit",
+            "locations": [{"path": sys.argv[2]}],
+        }
+        options = [
+            {"optionId": "yes", "name": "Yes", "kind": "allow_once"},
+            {"optionId": "no", "name": "No", "kind": "reject_once"},
+        ]
+        send(
+            id=99,
+            method="session/request_permission",
+            params={"sessionId": "one", "toolCall": call, "options": options},
+        )
         chunk(json.loads(sys.stdin.readline())["result"]["outcome"]["optionId"])
         return
     tell(sessionUpdate="something_new", unheard="of")
@@ -85,7 +103,10 @@ def main(scene: str) -> None:
         match message["method"]:
             case "initialize":
                 able = ABILITIES.get(scene, {"loadSession": True})
-                answer = {"protocolVersion": 2 if scene == "newer" else 1, "agentCapabilities": able}
+                answer = {
+                    "protocolVersion": 2 if scene == "newer" else 1,
+                    "agentCapabilities": able,
+                }
             case "session/new":
                 answer = {"sessionId": "one"}
             case "session/load" if scene in KEEPING:

@@ -1,7 +1,8 @@
-"""A real agent that speaks ACP, changed in one respect: `acp_proxy.py SCENE COMMAND...`, a process of its own.
+"""A real agent that speaks ACP, changed in one respect: `acp_proxy.py SCENE COMMAND...`, a process
+of its own.
 
-`honest`: nothing is changed. `resumes`: it does not offer to load. `unable`: it offers neither to load nor to resume. `lies`: what it
-replays is another conversation.
+`honest`: nothing is changed. `resumes`: it does not offer to load. `unable`: it offers neither to
+load nor to resume. `lies`: what it replays is another conversation.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ import sys
 import threading
 from typing import Any
 
-OTHER = {"sessionUpdate": "user_message_chunk", "content": {"type": "text", "text": "A prompt of somebody else."}}
+OTHER = {
+    "sessionUpdate": "user_message_chunk",
+    "content": {"type": "text", "text": "A prompt of somebody else."},
+}
 
 
 class Proxy:

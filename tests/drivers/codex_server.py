@@ -1,4 +1,5 @@
-"""A small server that speaks as `codex app-server` does, for what the real one does not do on request. Its first argument is the scene."""
+"""A small server that speaks as `codex app-server` does, for what the real one does not do on
+request. Its first argument is the scene."""
 
 from __future__ import annotations
 
@@ -34,7 +35,11 @@ def turn(scene: str) -> None:
     if scene == "dies":
         os.kill(os.getpid(), signal.SIGKILL)
     if scene == "asks":
-        send(id=7, method="item/commandExecution/requestApproval", params={"threadId": "one", "command": "rm -rf /"})
+        send(
+            id=7,
+            method="item/commandExecution/requestApproval",
+            params={"threadId": "one", "command": "rm -rf /"},
+        )
         say("refused" if "error" in json.loads(sys.stdin.readline()) else "granted")
     if scene == "crowd":
         say("A word of another thread.", "two")
@@ -43,7 +48,10 @@ def turn(scene: str) -> None:
         tell("something/new", thread="one")
     say("x" * 3_000_000 if scene == "long" else "The answer.")
     error = {"message": "the model is gone"} if scene == "fails" else None
-    tell("turn/completed", turn={"id": "t", "status": "failed" if error else "completed", "error": error})
+    tell(
+        "turn/completed",
+        turn={"id": "t", "status": "failed" if error else "completed", "error": error},
+    )
 
 
 def main(scene: str) -> None:
@@ -52,7 +60,10 @@ def main(scene: str) -> None:
         answer: dict[str, Any] = {}
         match message["method"]:
             case "thread/start" | "thread/resume":
-                answer = {"thread": {"id": "two" if scene == "another" else "one"}, **WIDER.get(scene, POLICY)}
+                answer = {
+                    "thread": {"id": "two" if scene == "another" else "one"},
+                    **WIDER.get(scene, POLICY),
+                }
             case "turn/start":
                 send(id=message["id"], result={"turn": {"id": "t"}})
                 turn(scene)
@@ -62,7 +73,15 @@ def main(scene: str) -> None:
                     sys.exit(3)
                 continue
             case "thread/backgroundTerminals/clean":
-                tell("item/completed", item={"type": "commandExecution", "id": "c", "status": "completed", "exitCode": 0})
+                tell(
+                    "item/completed",
+                    item={
+                        "type": "commandExecution",
+                        "id": "c",
+                        "status": "completed",
+                        "exitCode": 0,
+                    },
+                )
         if "id" in message:
             send(id=message["id"], result=answer)
 

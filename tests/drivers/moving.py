@@ -1,4 +1,5 @@
-"""An agent's home that was moved, copied or linked, and a conversation in it that goes on. Shared by fast and slow CLIs."""
+"""An agent's home that was moved, copied or linked, and a conversation in it that goes on. Shared
+by fast and slow CLIs."""
 
 from __future__ import annotations
 
@@ -11,12 +12,18 @@ from perdure.testing.drivers import Bench
 from perdure.testing.drivers.bench import resume
 from tests.drivers.talk import goes_on
 
-VARIABLES = {"claude": "CLAUDE_CONFIG_DIR", "codex": "CODEX_HOME", "gemini": "GEMINI_CLI_HOME", "opencode": "XDG_DATA_HOME"}
+VARIABLES = {
+    "claude": "CLAUDE_CONFIG_DIR",
+    "codex": "CODEX_HOME",
+    "gemini": "GEMINI_CLI_HOME",
+    "opencode": "XDG_DATA_HOME",
+}
 WAYS = ("moved", "copied", "linked")
 
 
 def goes_on_elsewhere(stage: Bench, way: str) -> None:
-    """A conversation of two turns, the home at another path, two more turns: everything reaches the model, in the new place."""
+    """A conversation of two turns, the home at another path, two more turns: everything reaches the
+    model, in the new place."""
     session = stage.run("hello one").session_id
     stage.run("hello two", resume(session))
     old = Path(stage.environ[VARIABLES[stage.driver.name]])

@@ -1,4 +1,5 @@
-"""What a driver says that a resume would load, held against what the next request brought to the model, item by item."""
+"""What a driver says that a resume would load, held against what the next request brought to the
+model, item by item."""
 
 from __future__ import annotations
 
@@ -16,9 +17,12 @@ LENGTH = 40
 
 
 def told(found: Loaded) -> list[tuple[str, str]]:
-    """The driver's items: the kind, and the call's id or the beginning of the words. A summary reaches the model as a prompt. Gemini CLI
-    records a call's id with the tool's name before it, and sends it without."""
-    return [(_kind(each), each.key.rpartition("__")[2] or each.said[:LENGTH]) for each in found.items]
+    """The driver's items: the kind, and the call's id or the beginning of the words. A summary
+    reaches the model as a prompt. Gemini CLI records a call's id with the tool's name before it,
+    and sends it without."""
+    return [
+        (_kind(each), each.key.rpartition("__")[2] or each.said[:LENGTH]) for each in found.items
+    ]
 
 
 def _kind(each: Item) -> str:
@@ -43,11 +47,16 @@ def loads_now(stage: Bench, session_id: str) -> Loaded:
 
 
 def goes_on(stage: Bench, session_id: str, prompt: str, **spec: Any) -> tuple[Loaded, Ran]:
-    """Resumes with a prompt, and holds the driver's word against the first request. Returns both."""
+    """Resumes with a prompt, and holds the driver's word against the first request. Returns
+    both."""
     found = loads_now(stage, session_id)
     before = len(stage.rehearsal.requests)
     ran = stage.run(prompt, resume(session_id), **spec)
-    asked = [request for request in stage.rehearsal.requests[before:] if request.messages and not request.side]
+    asked = [
+        request
+        for request in stage.rehearsal.requests[before:]
+        if request.messages and not request.side
+    ]
     assert shown(asked[0].messages)[:-1] == told(found)
     assert asked[0].messages[-1].text.strip() == prompt
     return found, ran

@@ -1,4 +1,5 @@
-"""The ACP driver and its bridge, with a small agent of our own: what no real one does on request."""
+"""The ACP driver and its bridge, with a small agent of our own: what no real one does on
+request."""
 
 from __future__ import annotations
 
@@ -18,16 +19,49 @@ from perdure import drivers
 from perdure.drivers import acp_events
 from perdure.drivers.acp import BRIDGE
 from perdure.errors import AgentMissing
-from perdure.events import AgentEvent, ItemsMarked, SaidPart, SessionSeen, TurnEnded, TurnStarted, Unrecognised
-from perdure.model import Continuation, Exit, Launch, OutcomeKind, Permissions, Program, Start, TaskSpec
+from perdure.events import (
+    AgentEvent,
+    ItemsMarked,
+    SaidPart,
+    SessionSeen,
+    TurnEnded,
+    TurnStarted,
+    Unrecognised,
+)
+from perdure.model import (
+    Continuation,
+    Exit,
+    Launch,
+    OutcomeKind,
+    Permissions,
+    Program,
+    Start,
+    TaskSpec,
+)
 from tests.patience import PATIENCE_S
 
 AGENT = Path(__file__).with_name("acp_agent.py")
-NEW = {"start": "new", "session": "", "mode": "", "model": "", "hold": "", "home": "", "directories": [], "notices": False, "again": False}
+NEW = {
+    "start": "new",
+    "session": "",
+    "mode": "",
+    "model": "",
+    "hold": "",
+    "home": "",
+    "directories": [],
+    "notices": False,
+    "again": False,
+}
 
 
 def start(tmp_path: Path, *scene: str, **order: Any) -> subprocess.Popen[bytes]:
-    whole = {**NEW, "command": [sys.executable, str(AGENT), *scene], "cwd": str(tmp_path), "allow": "work", **order}
+    whole = {
+        **NEW,
+        "command": [sys.executable, str(AGENT), *scene],
+        "cwd": str(tmp_path),
+        "allow": "work",
+        **order,
+    }
     words = [sys.executable, "-P", str(BRIDGE), json.dumps(whole)]
     environ = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     pipe = subprocess.PIPE
@@ -37,7 +71,9 @@ def start(tmp_path: Path, *scene: str, **order: Any) -> subprocess.Popen[bytes]:
 def finish(started: subprocess.Popen[bytes]) -> tuple[int, Sequence[AgentEvent]]:
     out, err = started.communicate(b"hello", timeout=PATIENCE_S)
     assert b"Traceback" not in err, err.decode()
-    return started.returncode, [event for line in out.split(b"\n") for event in acp_events.parse(line)]
+    return started.returncode, [
+        event for line in out.split(b"\n") for event in acp_events.parse(line)
+    ]
 
 
 def run(tmp_path: Path, *scene: str, **order: Any) -> tuple[int, Sequence[AgentEvent]]:
@@ -54,14 +90,16 @@ def outcome(code: int, events: Sequence[AgentEvent]) -> tuple[OutcomeKind, str]:
 
 
 def test_the_replay_of_a_conversation_is_not_its_next_answer(tmp_path: Path) -> None:
-    """What an agent tells of the past, before and after its answer to the load, is left out of what it said."""
+    """What an agent tells of the past, before and after its answer to the load, is left out of what
+    it said."""
     code, events = run(tmp_path, "plain", start="resume", session="one")
     assert (code, said(events)) == (0, "The answer.")
     assert [event.session_id for event in events if isinstance(event, SessionSeen)] == ["one"]
 
 
 def test_a_message_of_any_length_is_read(tmp_path: Path) -> None:
-    """One of 200,000 characters comes through; asyncio alone would break at 65,536. The event says what it leaves out."""
+    """One of 200,000 characters comes through; asyncio alone would break at 65,536. The event says
+    what it leaves out."""
     code, events = run(tmp_path, "long")
     assert code == 0
     assert said(events).startswith("x" * 16_000)
@@ -82,8 +120,11 @@ def test_an_agent_that_dies_in_its_turn(tmp_path: Path) -> None:
         ("tires", OutcomeKind.MAX_TURNS, "max_turn_requests"),
     ],
 )
-def test_what_the_agent_cannot_do_is_said(tmp_path: Path, scene: str, kind: OutcomeKind, words: str) -> None:
-    """Each is a failed turn with its reason, and no new conversation is begun in place of the old one."""
+def test_what_the_agent_cannot_do_is_said(
+    tmp_path: Path, scene: str, kind: OutcomeKind, words: str
+) -> None:
+    """Each is a failed turn with its reason, and no new conversation is begun in place of the old
+    one."""
     asked = {"start": "resume", "session": "one"} if scene == "forgets" else {}
     code, events = run(tmp_path, scene, **asked)
     found = outcome(code, events)
@@ -103,8 +144,11 @@ def test_what_the_agent_cannot_do_is_said(tmp_path: Path, scene: str, kind: Outc
         ("anything", "/etc/passwd", "yes"),
     ],
 )
-def test_questions_are_answered_by_the_level(tmp_path: Path, allow: str, place: str, answer: str) -> None:
-    """An edit is granted inside the workdir at the level that works there, and outside of it, also behind a link, only at the last."""
+def test_questions_are_answered_by_the_level(
+    tmp_path: Path, allow: str, place: str, answer: str
+) -> None:
+    """An edit is granted inside the workdir at the level that works there, and outside of it, also
+    behind a link, only at the last."""
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "link").symlink_to(tmp_path)
     _, events = run(tmp_path, "asks", place, cwd=str(tmp_path / "work"), allow=allow)
@@ -122,7 +166,11 @@ def test_the_agent_ends_with_the_bridge(tmp_path: Path) -> None:
     """One that does not end when its input is closed is ended after its turn."""
     code, events = run(tmp_path, "stays")
     assert (code, said(events)) == (0, "The answer.")
-    alive = [entry for entry in Path("/proc").iterdir() if entry.name.isdecimal() and _runs_in(entry, tmp_path)]
+    alive = [
+        entry
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdecimal() and _runs_in(entry, tmp_path)
+    ]
     assert alive == []
 
 
@@ -134,11 +182,17 @@ def _runs_in(process: Path, directory: Path) -> bool:
 
 
 def test_a_conversation_that_a_load_would_destroy_is_waited_for(tmp_path: Path) -> None:
-    """While a file of this minute is there, Gemini's conversation is not loaded; the turn comes when it is gone."""
-    held = [tmp_path / time.strftime("held-%H-%M", time.gmtime(time.time() + 60 * minutes)) for minutes in range(3)]
+    """While a file of this minute is there, Gemini's conversation is not loaded; the turn comes
+    when it is gone."""
+    held = [
+        tmp_path / time.strftime("held-%H-%M", time.gmtime(time.time() + 60 * minutes))
+        for minutes in range(3)
+    ]
     for path in held:
         path.touch()
-    started = start(tmp_path, "plain", start="resume", session="one", home=str(tmp_path), hold="held-%H-%M")
+    started = start(
+        tmp_path, "plain", start="resume", session="one", home=str(tmp_path), hold="held-%H-%M"
+    )
     with pytest.raises(subprocess.TimeoutExpired):
         started.communicate(b"hello", timeout=5)
     for path in held:
@@ -148,8 +202,14 @@ def test_a_conversation_that_a_load_would_destroy_is_waited_for(tmp_path: Path) 
 
 
 def test_a_library_that_is_not_installed_is_told(tmp_path: Path) -> None:
-    """Without the extra the bridge starts no agent and says what to install; the outcome is no failure of the agent."""
-    done = subprocess.run([sys.executable, "-S", "-P", str(BRIDGE), "{}"], input=b"", capture_output=True, env={"HOME": str(tmp_path)})
+    """Without the extra the bridge starts no agent and says what to install; the outcome is no
+    failure of the agent."""
+    done = subprocess.run(
+        [sys.executable, "-S", "-P", str(BRIDGE), "{}"],
+        input=b"",
+        capture_output=True,
+        env={"HOME": str(tmp_path)},
+    )
     assert (done.returncode, done.stdout) == (3, b"")
     found = drivers.load("acp-codex").outcome(Exit(code=3, stderr_tail=done.stderr.decode()), [])
     assert found.kind is OutcomeKind.CONFIG_ERROR
@@ -160,20 +220,32 @@ def launch(agent: str, prompt: str = "hello", **spec: Any) -> Launch:
     program = Program(path="/opt/the\\ agent acp")
     asked = Continuation(kind=Start.RESUME, session_id="6f0a1c1e-8b0e-4f0e-9d57-0d4f5f3c2a11")
     task = TaskSpec(prompt=prompt, agent=agent, **spec)
-    return Launch(spec=task, continuation=asked, prompt=prompt, cwd="/w", home="/h", program=program)
+    return Launch(
+        spec=task, continuation=asked, prompt=prompt, cwd="/w", home="/h", program=program
+    )
 
 
 def test_gemini_gets_its_flags_and_the_minute_is_guarded() -> None:
-    """The level's flags of the command line stand behind `--acp`, and the file of the minute is named."""
-    order = json.loads(drivers.load("acp-gemini").command(launch("acp-gemini", permissions=Permissions.FULL, model="m")).argv[-1])
+    """The level's flags of the command line stand behind `--acp`, and the file of the minute is
+    named."""
+    order = json.loads(
+        drivers.load("acp-gemini")
+        .command(launch("acp-gemini", permissions=Permissions.FULL, model="m"))
+        .argv[-1]
+    )
     assert order["command"][:2] == ["/opt/the agent", "acp"]
     assert {"--approval-mode=yolo", "--model=m"} <= set(order["command"])
     assert not any("output-format" in word or "session-id" in word for word in order["command"])
-    assert (order["hold"], order["home"], order["model"]) == ("tmp/*/chats/session-%Y-%m-%dT%H-%M-6f0a1c1e.jsonl", "/h", "")
+    assert (order["hold"], order["home"], order["model"]) == (
+        "tmp/*/chats/session-%Y-%m-%dT%H-%M-6f0a1c1e.jsonl",
+        "/h",
+        "",
+    )
 
 
 def test_a_level_that_nothing_enforces_is_refused() -> None:
-    """Claude Code over ACP has only its questions, so `read` is no promise and is not launched; the others are."""
+    """Claude Code over ACP has only its questions, so `read` is no promise and is not launched; the
+    others are."""
     claude = drivers.load("acp-claude")
     assert "read" in claude.refuse(launch("acp-claude", permissions=Permissions.READ))
     assert claude.refuse(launch("acp-claude", permissions=Permissions.EDIT)) == ""
@@ -187,7 +259,8 @@ def test_a_prompt_that_looks_like_a_command_is_labelled() -> None:
 
 
 def test_an_agent_that_nobody_knows_is_refused(tmp_path: Path) -> None:
-    """It is told how an agent of one's own is named; for what can be no name, the known ones are."""
+    """It is told how an agent of one's own is named; for what can be no name, the known ones
+    are."""
     with pytest.raises(AgentMissing) as error:
         drivers.load("acp-nobody").locate({"PATH": str(tmp_path)})
     assert "PERDURE_ACP_NOBODY" in error.value.hint
@@ -197,7 +270,8 @@ def test_an_agent_that_nobody_knows_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_command_may_be_given(tmp_path: Path) -> None:
-    """The words of PERDURE_ACP_NAME are the agent's command; a program that is not there is told."""
+    """The words of PERDURE_ACP_NAME are the agent's command; a program that is not there is
+    told."""
     driver = drivers.load("acp-opencode")
     given = {"PATH": "/usr/bin:/bin", "PERDURE_ACP_OPENCODE": "env A=b sh -c 'true it'"}
     assert driver.locate(given).path == "env A=b sh -c 'true it'"
@@ -205,22 +279,45 @@ def test_the_command_may_be_given(tmp_path: Path) -> None:
         driver.locate({"PATH": str(tmp_path), "PERDURE_ACP_OPENCODE": "nothing"})
 
 
-@pytest.mark.parametrize("line", [b"{}", b"x", b'{"type":"update","update":[1]}', b'{"type":"end","usage":3}', b'{"type":"tool","call":7}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{}",
+        b"x",
+        b'{"type":"update","update":[1]}',
+        b'{"type":"end","usage":3}',
+        b'{"type":"tool","call":7}',
+    ],
+)
 def test_no_line_is_fatal(line: bytes) -> None:
     """Whatever stands on a line, it is events or nothing."""
-    assert all(isinstance(event, AgentEvent | Unrecognised | TurnEnded) for event in acp_events.parse(line))
+    assert all(
+        isinstance(event, AgentEvent | Unrecognised | TurnEnded) for event in acp_events.parse(line)
+    )
 
 
 @pytest.mark.parametrize(
-    ("command", "own"), [("/opt/opencode acp", ["/opt/opencode"]), ("env A=b opencode acp", ["env", "A=b", "opencode"]), ("mine", ["mine"])]
+    ("command", "own"),
+    [
+        ("/opt/opencode acp", ["/opt/opencode"]),
+        ("env A=b opencode acp", ["env", "A=b", "opencode"]),
+        ("mine", ["mine"]),
+    ],
 )
 def test_a_copy_goes_back_through_the_agents_own_program(command: str, own: list[str]) -> None:
     """The import is run by the agent's command without the words that make it speak ACP."""
     archive = drivers.load("acp-opencode").archive
     assert archive is not None
     session = "ses_e02d74f19ffeNc6A2Emub9haj6"
-    copy = json.dumps({"type": "session", "id": session, "directory": "/w", "created": 1}).encode() + b"\n"
-    assert list(archive.restore(Program(path=command), session, copy).argv) == [*own, "import", "/dev/stdin"]
+    copy = (
+        json.dumps({"type": "session", "id": session, "directory": "/w", "created": 1}).encode()
+        + b"\n"
+    )
+    assert list(archive.restore(Program(path=command), session, copy).argv) == [
+        *own,
+        "import",
+        "/dev/stdin",
+    ]
 
 
 PROMPT = "prompt:" + hashlib.sha256(b"hello").hexdigest()[:16]
@@ -228,7 +325,9 @@ PROMPT = "prompt:" + hashlib.sha256(b"hello").hexdigest()[:16]
 
 def marks(events: Sequence[AgentEvent]) -> tuple[str, ...]:
     """The marks of a turn that came to its end."""
-    return next((event.marks for event in events if isinstance(event, ItemsMarked) and event.ended), ())
+    return next(
+        (event.marks for event in events if isinstance(event, ItemsMarked) and event.ended), ()
+    )
 
 
 def opened(events: Sequence[AgentEvent]) -> tuple[str, str, int | None]:
@@ -236,23 +335,42 @@ def opened(events: Sequence[AgentEvent]) -> tuple[str, str, int | None]:
     return seen.session_id, seen.opened, seen.replayed
 
 
-@pytest.mark.parametrize(("scene", "word", "replayed"), [("keeps", "loaded", 4), ("late", "loaded", 4), ("resumes", "resumed", None)])
-def test_what_is_taken_up_is_told(tmp_path: Path, scene: str, word: str, replayed: int | None) -> None:
-    """A loaded conversation is compared with what is known of it, also where the replay is late; of a resumed one nothing is known."""
+@pytest.mark.parametrize(
+    ("scene", "word", "replayed"),
+    [("keeps", "loaded", 4), ("late", "loaded", 4), ("resumes", "resumed", None)],
+)
+def test_what_is_taken_up_is_told(
+    tmp_path: Path, scene: str, word: str, replayed: int | None
+) -> None:
+    """A loaded conversation is compared with what is known of it, also where the replay is late; of
+    a resumed one nothing is known."""
     _, first = run(tmp_path, scene, known=[])
     assert opened(first) == ("one", "new", None)
     known = marks(first)
-    assert [each.partition(":")[0] for each in known] == ["prompt", "said", "tool", "said"] and known[0] == PROMPT
+    assert [each.partition(":")[0] for each in known] == [
+        "prompt",
+        "said",
+        "tool",
+        "said",
+    ] and known[0] == PROMPT
     code, second = run(tmp_path, scene, known=list(known), start="resume", session="one")
     assert (code, opened(second)) == (0, ("one", word, replayed))
     assert said(second) == "I look.answer 4"
 
 
 @pytest.mark.parametrize(
-    ("scene", "lacks"), [("lies", "1 prompt(s), 2 answer(s), 1 tool call(s)"), ("empty", "1 prompt(s)"), ("forgets the end", "1 answer(s)")]
+    ("scene", "lacks"),
+    [
+        ("lies", "1 prompt(s), 2 answer(s), 1 tool call(s)"),
+        ("empty", "1 prompt(s)"),
+        ("forgets the end", "1 answer(s)"),
+    ],
 )
-def test_a_replay_that_lacks_something_gets_no_prompt(tmp_path: Path, scene: str, lacks: str) -> None:
-    """An agent that says it loaded a conversation, and tells another one, none or a shorter one, is not sent the prompt."""
+def test_a_replay_that_lacks_something_gets_no_prompt(
+    tmp_path: Path, scene: str, lacks: str
+) -> None:
+    """An agent that says it loaded a conversation, and tells another one, none or a shorter one, is
+    not sent the prompt."""
     _, first = run(tmp_path, scene, known=[])
     before = (tmp_path / "acp-history.json").read_bytes()
     code, events = run(tmp_path, scene, known=list(marks(first)), start="resume", session="one")
@@ -264,7 +382,8 @@ def test_a_replay_that_lacks_something_gets_no_prompt(tmp_path: Path, scene: str
 
 
 def test_an_agent_that_keeps_nothing_names_no_conversation(tmp_path: Path) -> None:
-    """Without an offer to load or resume there is no id to go on with, and to go on is a missing conversation."""
+    """Without an offer to load or resume there is no id to go on with, and to go on is a missing
+    conversation."""
     _, first = run(tmp_path, "forgets", known=[])
     assert opened(first) == ("", "new", None) and marks(first) == ()
     code, events = run(tmp_path, "forgets", known=[], start="resume", session="one")
@@ -272,13 +391,17 @@ def test_an_agent_that_keeps_nothing_names_no_conversation(tmp_path: Path) -> No
 
 
 def test_any_other_agent_is_driven_by_its_word(tmp_path: Path) -> None:
-    """Its command comes from a variable of its name; without one, or with a program that is not there, that is told. It says that its
-    transcripts cannot be read, forks no conversation, and is refused what nothing holds it to."""
+    """Its command comes from a variable of its name; without one, or with a program that is not
+    there, that is told. It says that its transcripts cannot be read, forks no conversation, and is
+    refused what nothing holds it to."""
     driver = drivers.load("acp-my-own")
     command = f"{sys.executable} {AGENT} plain"
     program = driver.locate({"PATH": "/usr/bin:/bin", "PERDURE_ACP_MY_OWN": command})
     assert program.path == command
-    for environ, words in (({}, "PERDURE_ACP_MY_OWN=COMMAND"), ({"PERDURE_ACP_MY_OWN": "/no/such/program"}, "")):
+    for environ, words in (
+        ({}, "PERDURE_ACP_MY_OWN=COMMAND"),
+        ({"PERDURE_ACP_MY_OWN": "/no/such/program"}, ""),
+    ):
         with pytest.raises(AgentMissing) as told:
             driver.locate(environ)
         assert words in told.value.hint
@@ -286,19 +409,38 @@ def test_any_other_agent_is_driven_by_its_word(tmp_path: Path) -> None:
         drivers.load("acp-no/name")
     spec = TaskSpec(prompt="hello", agent=driver.name)
     launch = Launch(
-        spec=spec, continuation=Continuation(kind=Start.FRESH), prompt="hello", cwd=str(tmp_path), home=str(tmp_path), program=program
+        spec=spec,
+        continuation=Continuation(kind=Start.FRESH),
+        prompt="hello",
+        cwd=str(tmp_path),
+        home=str(tmp_path),
+        program=program,
     )
     assert driver.abilities.transcripts is False
     assert driver.refuse(launch) == ""
-    assert "only asks" in driver.refuse(replace(launch, spec=replace(spec, permissions=Permissions.READ)))
+    assert "only asks" in driver.refuse(
+        replace(launch, spec=replace(spec, permissions=Permissions.READ))
+    )
     with pytest.raises(ValueError, match="no continuation fork"):
-        driver.command(replace(launch, continuation=Continuation(kind=Start.FORK, session_id="one")))
-    goes_on = replace(launch, continuation=Continuation(kind=Start.RESUME, session_id="one"), marks=("prompt:1",))
+        driver.command(
+            replace(launch, continuation=Continuation(kind=Start.FORK, session_id="one"))
+        )
+    goes_on = replace(
+        launch, continuation=Continuation(kind=Start.RESUME, session_id="one"), marks=("prompt:1",)
+    )
     order = json.loads(driver.command(goes_on).argv[-1])
     assert (order["start"], order["session"], order["known"]) == ("resume", "one", ["prompt:1"])
     asked = driver.command(launch)
     done = subprocess.run(
-        asked.argv, input=asked.stdin, cwd=tmp_path, env={"PATH": "/usr/bin:/bin"}, capture_output=True, timeout=PATIENCE_S
+        asked.argv,
+        input=asked.stdin,
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        timeout=PATIENCE_S,
     )
     events = [event for line in done.stdout.split(b"\n") for event in driver.parse(line)]
-    assert (said(events), driver.outcome(Exit(code=done.returncode), events).kind) == ("The answer.", OutcomeKind.SUCCEEDED)
+    assert (said(events), driver.outcome(Exit(code=done.returncode), events).kind) == (
+        "The answer.",
+        OutcomeKind.SUCCEEDED,
+    )

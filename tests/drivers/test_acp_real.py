@@ -1,4 +1,5 @@
-"""The ACP driver on two real agents, against the rehearsal: the conformance suite, and what is otherwise over ACP."""
+"""The ACP driver on two real agents, against the rehearsal: the conformance suite, and what is
+otherwise over ACP."""
 
 from __future__ import annotations
 
@@ -37,7 +38,12 @@ def benches(agent: str) -> Iterator[Make]:
             "LANG": "C.UTF-8",
         }
         own = rehearsal.environ(agent, scratch / "home" / agent, **options)
-        return Bench(driver=drivers.load(f"acp-{agent}"), environ={**outer, **own}, rehearsal=rehearsal, cwd=scratch / "work")
+        return Bench(
+            driver=drivers.load(f"acp-{agent}"),
+            environ={**outer, **own},
+            rehearsal=rehearsal,
+            cwd=scratch / "work",
+        )
 
     yield make
     for rehearsal in started:
@@ -49,7 +55,8 @@ class OverAcp(DriverConformance):
     """What is the same for every agent over ACP."""
 
     def test_a_second_writer_is_seen(self, bench: Make) -> None:
-        """While the agent behind the bridge has the conversation open it is in the register, and no longer after the bridge ended."""
+        """While the agent behind the bridge has the conversation open it is in the register, and no
+        longer after the bridge ended."""
         stage = bench("say One.\n---\nhang\n---\nsay Three.")
         first = stage.run("hello one")
         writers = lambda: list(stage.driver.writers(stage.home, first.session_id))  # noqa: E731
@@ -62,7 +69,8 @@ class OverAcp(DriverConformance):
         assert writers() == []
 
     def test_the_native_program_goes_on_with_the_conversation(self, bench: Make) -> None:
-        """What was begun over ACP is the agent's own conversation: its command line resumes it, and the other way round."""
+        """What was begun over ACP is the agent's own conversation: its command line resumes it, and
+        the other way round."""
         stage = bench("say The word is plum.\n---\nsay Plum.\n---\nsay Plum, still.")
         by_hand = replace(stage, driver=drivers.load(stage.driver.name.removeprefix("acp-")))
         first = stage.run("tell me a word")
@@ -70,7 +78,11 @@ class OverAcp(DriverConformance):
         third = stage.run("and now?", resume(first.session_id))
         assert [ran.outcome.ok for ran in (first, second, third)] == [True] * 3
         assert first.session_id == second.session_id == third.session_id
-        assert stage.prompts(first.session_id) == ["tell me a word", "which word was it?", "and now?"]
+        assert stage.prompts(first.session_id) == [
+            "tell me a word",
+            "which word was it?",
+            "and now?",
+        ]
         assert "The word is plum." in stage.reached_the_model()
 
     def test_a_model_that_is_not_offered_runs_no_turn(self, bench: Make) -> None:
@@ -92,12 +104,14 @@ class TestCodexOverAcp(OverAcp):
         yield from benches("codex")
 
     def test_a_warning_is_not_the_models_answer(self, bench: Make) -> None:
-        """codex-acp tells of an unknown model as if the model had said it; that is left out of what was said."""
+        """codex-acp tells of an unknown model as if the model had said it; that is left out of what
+        was said."""
         ran = bench("say Plum.").run("hello")
         assert "".join(event.text for event in ran.events if isinstance(event, SaidPart)) == "Plum."
 
     def test_a_failed_turn_is_no_success_whatever_the_stop_reason_says(self, bench: Make) -> None:
-        """After a stream that broke off codex-acp reports `end_turn`; the outcome is the failure."""
+        """After a stream that broke off codex-acp reports `end_turn`; the outcome is the
+        failure."""
         ran = bench("cut clean x99\nsay Never.").run("hello")
         assert ran.outcome.kind is OutcomeKind.OVERLOADED, ran.outcome
         assert [event.ok for event in ran.events if isinstance(event, TurnEnded)] == [False]
@@ -116,7 +130,9 @@ class TestOpenCodeOverAcp(OverAcp):
         yield from benches("opencode")
 
     @pytest.mark.parametrize(("status", "kind"), [(401, OutcomeKind.AUTH_FAILED)])
-    def test_a_failing_service_is_told_apart(self, bench: Make, status: int, kind: OutcomeKind) -> None:
+    def test_a_failing_service_is_told_apart(
+        self, bench: Make, status: int, kind: OutcomeKind
+    ) -> None:
         """A refused key; what OpenCode tries again by itself takes 73 seconds."""
         super().test_a_failing_service_is_told_apart(bench, status, kind)
 
@@ -125,26 +141,31 @@ class TestOpenCodeOverAcp(OverAcp):
         assert bench("limit 2\nsay Later.").run("hello").outcome.ok
 
     def test_a_conversation_that_is_too_long_is_told_apart(self, bench: Make) -> None:
-        """It is not: over ACP nothing tells of the refusal. OpenCode compacts by itself, and each time it asks again is an event."""
+        """It is not: over ACP nothing tells of the refusal. OpenCode compacts by itself, and each
+        time it asks again is an event."""
         ran = bench("full\nsay Later.").run("hello")
         assert ran.outcome.ok
         assert len(ran.seen(RetrySeen)) >= 1
 
     def test_answers_that_break_off_are_counted(self, bench: Make) -> None:
-        """A stream that ended without the model's last word is asked for again at once, and each time is an event."""
+        """A stream that ended without the model's last word is asked for again at once, and each
+        time is an event."""
         ran = bench("say half\ncut clean x3\n---\nsay Whole.").run("hello")
         assert len(ran.seen(RetrySeen)) == 3
         assert ran.outcome.ok
 
 
 def test_gemini_over_acp() -> None:
-    """A turn over ACP is Gemini's own conversation: its transcript is found, and the command line goes on with it at once."""
+    """A turn over ACP is Gemini's own conversation: its transcript is found, and the command line
+    goes on with it at once."""
     for bench in benches("gemini"):
         stage = bench("run echo made > made.txt\n---\nsay The word is plum.\n---\nsay Plum.")
         first = stage.run("tell me a word", permissions=Permissions.FULL)
         assert first.outcome.ok, first.outcome
         assert (stage.cwd / "made.txt").exists()
-        second = replace(stage, driver=drivers.load("gemini")).run("which word was it?", resume(first.session_id))
+        second = replace(stage, driver=drivers.load("gemini")).run(
+            "which word was it?", resume(first.session_id)
+        )
         assert second.outcome.ok, second.outcome
         assert stage.prompts(first.session_id) == ["tell me a word", "which word was it?"]
         assert "The word is plum." in stage.reached_the_model()

@@ -1,4 +1,5 @@
-"""The user's arguments for an agent beside those that perdure relies on: merged, or refused with a sentence."""
+"""The user's arguments for an agent beside those that perdure relies on: merged, or refused with a
+sentence."""
 
 from __future__ import annotations
 
@@ -18,30 +19,46 @@ def launch(agent: str, *arguments: str, cwd: str = "/") -> Launch:
     """A fresh launch with these arguments."""
     spec = TaskSpec(prompt="x", agent=agent, agent_args=arguments)
     begins = Continuation(kind=Start.FRESH, session_id=ID if agent != "codex" else "")
-    return Launch(spec=spec, continuation=begins, prompt="x", cwd=cwd, home="/none", program=Program(path="/bin/true"))
+    return Launch(
+        spec=spec,
+        continuation=begins,
+        prompt="x",
+        cwd=cwd,
+        home="/none",
+        program=Program(path="/bin/true"),
+    )
 
 
-def settings_of(*arguments: str, cwd: str = "/") -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
-    """The settings of the launch, which must be one argument; the other arguments of the user; and the notes."""
+def settings_of(
+    *arguments: str, cwd: str = "/"
+) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
+    """The settings of the launch, which must be one argument; the other arguments of the user; and
+    the notes."""
     command = drivers.load("claude").command(launch("claude", *arguments, cwd=cwd))
     given = [word for word in command.argv if word.startswith("--settings")]
     assert len(given) == 1
     return json.loads(given[0].partition("=")[2]), command.argv[-2:], command.notes
 
 
-@pytest.mark.parametrize("spelled", [("--settings", '{"model":"opus"}'), ('--settings={"model":"opus"}',)])
+@pytest.mark.parametrize(
+    "spelled", [("--settings", '{"model":"opus"}'), ('--settings={"model":"opus"}',)]
+)
 def test_settings_of_the_user_are_merged(spelled: tuple[str, ...]) -> None:
-    """In both spellings: the user's setting holds, and so does the one that keeps the CLI from deleting conversations."""
+    """In both spellings: the user's setting holds, and so does the one that keeps the CLI from
+    deleting conversations."""
     found, _, notes = settings_of(*spelled)
     assert found == {"model": "opus", "cleanupPeriodDays": 3650}
     assert notes == ()
 
 
 def test_a_file_and_a_repeated_flag_are_merged(tmp_path: Path) -> None:
-    """A file lies relative to the agent's directory; objects are merged key by key, and the later value holds."""
+    """A file lies relative to the agent's directory; objects are merged key by key, and the later
+    value holds."""
     (tmp_path / "own.json").write_text('{"permissions": {"allow": ["Bash"]}, "model": "opus"}')
     later = '{"permissions": {"deny": ["Write"]}, "model": "haiku"}'
-    found, rest, _ = settings_of("--settings=own.json", "--add-dir", "/x", "--settings", later, cwd=str(tmp_path))
+    found, rest, _ = settings_of(
+        "--settings=own.json", "--add-dir", "/x", "--settings", later, cwd=str(tmp_path)
+    )
     assert found["permissions"] == {"allow": ["Bash"], "deny": ["Write"]}
     assert (found["model"], found["cleanupPeriodDays"]) == ("haiku", 3650)
     assert rest == ("--add-dir", "/x")
@@ -52,7 +69,9 @@ def test_the_clean_up_cannot_be_switched_on(days: str) -> None:
     """The key that must hold wins, and that is said."""
     found, _, notes = settings_of(f'--settings={{"cleanupPeriodDays":{days}}}')
     assert found == {"cleanupPeriodDays": 3650}
-    assert notes == (f"cleanupPeriodDays {days} in --settings is not used: it would have conversations deleted",)
+    assert notes == (
+        f"cleanupPeriodDays {days} in --settings is not used: it would have conversations deleted",
+    )
 
 
 def test_a_longer_time_of_the_user_holds() -> None:
@@ -62,12 +81,17 @@ def test_a_longer_time_of_the_user_holds() -> None:
 
 
 def test_bad_settings_are_one_sentence_before_the_launch(tmp_path: Path) -> None:
-    """Broken JSON, no object, and a file with variables in it, whose values must not come into a command line."""
+    """Broken JSON, no object, and a file with variables in it, whose values must not come into a
+    command line."""
     claude = drivers.load("claude")
     (tmp_path / "secret.json").write_text('{"env": {"TOKEN": "s3cret"}}')
     (tmp_path / "broken.json").write_text("[")
-    assert claude.refuse(launch("claude", "--settings={broken")).startswith("The JSON of the argument --settings is not valid: ")
-    assert "broken.json is not valid" in claude.refuse(launch("claude", "--settings=broken.json", cwd=str(tmp_path)))
+    assert claude.refuse(launch("claude", "--settings={broken")).startswith(
+        "The JSON of the argument --settings is not valid: "
+    )
+    assert "broken.json is not valid" in claude.refuse(
+        launch("claude", "--settings=broken.json", cwd=str(tmp_path))
+    )
     secret = launch("claude", "--settings=secret.json", cwd=str(tmp_path))
     assert 'it needs "cleanupPeriodDays": 3650 itself' in claude.refuse(secret)
     assert "s3cret" not in str(claude.command(secret).argv)
@@ -84,9 +108,13 @@ def test_a_file_with_variables_that_keeps_conversations_is_passed_as_it_is(tmp_p
 
 
 def test_a_file_that_is_not_there_is_left_to_the_cli() -> None:
-    """It may lie in a directory that is not made yet; the CLI ends with its own sentence where it is missing."""
+    """It may lie in a directory that is not made yet; the CLI ends with its own sentence where it
+    is missing."""
     assert drivers.load("claude").refuse(launch("claude", "--settings=missing.json")) == ""
-    assert "--settings=missing.json" in drivers.load("claude").command(launch("claude", "--settings=missing.json")).argv
+    assert (
+        "--settings=missing.json"
+        in drivers.load("claude").command(launch("claude", "--settings=missing.json")).argv
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,7 +139,10 @@ def test_what_would_take_the_conversation_elsewhere_is_refused(agent: str, argum
     assert "cannot be passed" in drivers.load(agent).refuse(launch(agent, argument))
 
 
-@pytest.mark.parametrize(("agent", "argument"), [("codex", "-cmodel_reasoning_effort=low"), ("claude", "--add-dir"), ("gemini", "-d")])
+@pytest.mark.parametrize(
+    ("agent", "argument"),
+    [("codex", "-cmodel_reasoning_effort=low"), ("claude", "--add-dir"), ("gemini", "-d")],
+)
 def test_other_arguments_pass(agent: str, argument: str) -> None:
     """What perdure does not rely on is the user's own."""
     assert drivers.load(agent).refuse(launch(agent, argument)) == ""

@@ -1,4 +1,5 @@
-"""Codex as a process that is kept: the bridge on the real app server, and on a small one for what that does not do on request."""
+"""Codex as a process that is kept: the bridge on the real app server, and on a small one for what
+that does not do on request."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ SERVER = Path(__file__).with_name("codex_server.py")
 
 
 class Kept(CodexDriver):
-    """Each launch by the app server: the first turn of a process that is then let go. Forks are left to `exec`."""
+    """Each launch by the app server: the first turn of a process that is then let go. Forks are
+    left to `exec`."""
 
     def command(self, launch: Launch) -> Command:
         assert self.warm is not None
@@ -42,7 +44,8 @@ def kept(make: Make, script: str, **options: bool) -> Bench:
 
 
 class TestKept(DriverConformance):
-    """All that is asked of a driver, of Codex as it is kept: threads, ends and errors are the same."""
+    """All that is asked of a driver, of Codex as it is kept: threads, ends and errors are the
+    same."""
 
     @pytest.fixture
     def bench(self) -> Iterator[Make]:
@@ -50,8 +53,8 @@ class TestKept(DriverConformance):
             yield partial(kept, make)
 
     def test_a_second_writer_is_seen(self, bench: Make) -> None:
-        """The process that has the thread open is the server, below the bridge. It is killed with the bridge: nothing in the thread says
-        that a user had interrupted it."""
+        """The process that has the thread open is the server, below the bridge. It is killed with
+        the bridge: nothing in the thread says that a user had interrupted it."""
         stage = bench("say One.\n---\nhang\n---\nsay Three.")
         first = stage.run("hello one")
         assert list(stage.driver.writers(stage.home, first.session_id)) == []
@@ -66,16 +69,22 @@ class TestKept(DriverConformance):
         assert b"turn_aborted" not in rollout.read_bytes()
 
     def test_a_kept_process_has_many_turns(self, bench: Make) -> None:
-        """Prompts that lie there already are turns one after the other, and the process ends after the last: one thread, all of it seen."""
+        """Prompts that lie there already are turns one after the other, and the process ends after
+        the last: one thread, all of it seen."""
         stage = bench("say One.\n---\nsay Two.\n---\nsay Three.")
         command = stage.driver.command(stage.launch("hello one"))
-        more = [stage.driver.command(stage.launch(f"hello {word}\nand {'x' * 100_000}")).stdin for word in ("two", "three")]
+        more = [
+            stage.driver.command(stage.launch(f"hello {word}\nand {'x' * 100_000}")).stdin
+            for word in ("two", "three")
+        ]
         with stage._process(command) as process:
             out, err = process.communicate(command.stdin + b"".join(more), timeout=PATIENCE_S)
         told = [json.loads(line) for line in out.splitlines()]
         assert process.returncode == 0, err
         assert len({line["thread_id"] for line in told if line["type"] == "thread.started"}) == 1
-        assert [line["usage"]["input_tokens"] for line in told if line["type"] == "turn.completed"] == [100, 200, 300]
+        assert [
+            line["usage"]["input_tokens"] for line in told if line["type"] == "turn.completed"
+        ] == [100, 200, 300]
         assert "hello one" in stage.reached_the_model()
         assert "Two." in stage.reached_the_model()
 
@@ -96,18 +105,24 @@ def carry_out(scene: str, *prompts: str, thread: str = "") -> tuple[int, list[di
 
 
 def said(lines: list[dict[str, Any]]) -> list[str]:
-    return [line["item"]["text"] for line in lines if line.get("item", {}).get("type") == "agent_message"]
+    return [
+        line["item"]["text"]
+        for line in lines
+        if line.get("item", {}).get("type") == "agent_message"
+    ]
 
 
 def test_what_the_server_asks_for_is_refused() -> None:
-    """Nobody is there who could allow a command: the server hears an error, as it does from `exec`."""
+    """Nobody is there who could allow a command: the server hears an error, as it does from
+    `exec`."""
     code, lines, _ = carry_out("asks", "hello")
     assert (code, said(lines)) == (0, ["refused", "The answer."])
 
 
 @pytest.mark.parametrize("scene", ["wider", "asking", "strange"])
 def test_no_turn_begins_with_other_permissions(scene: str) -> None:
-    """A server that has another sandbox than ordered, or would ask, is given no prompt, and the attempt fails with what it said."""
+    """A server that has another sandbox than ordered, or would ask, is given no prompt, and the
+    attempt fails with what it said."""
     code, lines, err = carry_out(scene, "hello")
     assert (code, lines) == (1, [])
     assert drivers.load("codex").outcome(Exit(code=1, stderr_tail=err), []).kind == "config_error"
@@ -121,8 +136,9 @@ def test_no_prompt_goes_into_another_thread() -> None:
 
 
 def test_only_its_own_thread_and_turn_count() -> None:
-    """The words and the end of another thread's turn, or of an earlier turn, are not taken for those of this one; news is passed over.
-    What still ran is ended, and told, before the turn is over."""
+    """The words and the end of another thread's turn, or of an earlier turn, are not taken for
+    those of this one; news is passed over. What still ran is ended, and told, before the turn is
+    over."""
     code, lines, _ = carry_out("crowd", "hello")
     assert (code, said(lines)) == (0, ["The answer."])
     assert [line["type"] for line in lines][-2:] == ["item.completed", "turn.completed"]
@@ -135,24 +151,35 @@ def test_a_long_line_arrives_whole() -> None:
 
 
 def test_how_the_server_ends_is_how_the_bridge_ends() -> None:
-    """Killed, it ends by the same signal, and with its code when it leaves; a failed turn is code 1."""
+    """Killed, it ends by the same signal, and with its code when it leaves; a failed turn is code
+    1."""
     assert carry_out("dies", "hello")[0] == -9
     assert carry_out("leaves", "hello", "again")[0] == 3
     code, lines, _ = carry_out("fails", "hello")
-    assert (code, lines[-1]) == (1, {"type": "turn.failed", "error": {"message": "the model is gone"}})
+    assert (code, lines[-1]) == (
+        1,
+        {"type": "turn.failed", "error": {"message": "the model is gone"}},
+    )
 
 
 def test_a_turn_that_nobody_asked_for() -> None:
-    """A server that begins a turn by itself is ended, as it is with `exec`, and is given no other prompt."""
+    """A server that begins a turn by itself is ended, as it is with `exec`, and is given no other
+    prompt."""
     code, lines, _ = carry_out("by itself", "hello", "again")
     assert (code, said(lines)) == (0, ["The answer."])
 
 
 def test_where_a_turn_is_over() -> None:
-    """A turn is over when its end is told, and the end's own words in the rollout are the mark; another one may begin."""
+    """A turn is over when its end is told, and the end's own words in the rollout are the mark;
+    another one may begin."""
     warm = drivers.load("codex").warm
     assert warm is not None
-    lines = (b'{"type":"turn.completed","turn_id":"t"}', b'{"type":"turn.started"}', b'{"type":"turn.failed"}', b'not "turn.completed"')
+    lines = (
+        b'{"type":"turn.completed","turn_id":"t"}',
+        b'{"type":"turn.started"}',
+        b'{"type":"turn.failed"}',
+        b'not "turn.completed"',
+    )
     heard = list(accumulate(lines, lambda so_far, line: warm.hear(line, so_far), initial=Heard()))
     assert [each.over for each in heard] == [False, True, False, True, True]
     assert heard[1].mark == '"turn_id":"t","last_agent_message"'
@@ -160,7 +187,10 @@ def test_where_a_turn_is_over() -> None:
 
 def launch(version: str = "0.169.0", **how: Any) -> Launch:
     """A launch of a Codex of this version."""
-    return replace(test_driver_commands.launch("codex", **how), program=Program(path="/bin/codex", version=version))
+    return replace(
+        test_driver_commands.launch("codex", **how),
+        program=Program(path="/bin/codex", version=version),
+    )
 
 
 def order(how: Launch) -> dict[str, Any]:
@@ -173,17 +203,37 @@ def order(how: Launch) -> dict[str, Any]:
 
 
 def test_what_is_ordered() -> None:
-    """The thread that is resumed, the level, the model, and the settings that `exec` is given too."""
-    fresh = order(launch(permissions=Permissions.FULL, model="m", agent_args=("-c", "a=1", "--enable=b", "-cc=2")))
+    """The thread that is resumed, the level, the model, and the settings that `exec` is given
+    too."""
+    fresh = order(
+        launch(
+            permissions=Permissions.FULL, model="m", agent_args=("-c", "a=1", "--enable=b", "-cc=2")
+        )
+    )
     assert (fresh["thread"], fresh["sandbox"], fresh["model"]) == ("", "danger-full-access", "m")
     assert fresh["command"][1:6] == ["app-server", "-c", "a=1", "--enable=b", "-cc=2"]
     assert order(launch(kind=Start.RESUME, permissions=Permissions.READ))["thread"] == ID
-    assert "sandbox_workspace_write.writable_roots=[]" in order(launch(permissions=Permissions.EDIT))["command"]
+    assert (
+        "sandbox_workspace_write.writable_roots=[]"
+        in order(launch(permissions=Permissions.EDIT))["command"]
+    )
 
 
-@pytest.mark.parametrize("arguments", [("-i", "dot.png"), ("--oss",), ("-p", "mine"), ("-c",), ("--add-dir=/x",), ("x",), ("-C", "/")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-i", "dot.png"),
+        ("--oss",),
+        ("-p", "mine"),
+        ("-c",),
+        ("--add-dir=/x",),
+        ("x",),
+        ("-C", "/"),
+    ],
+)
 def test_what_only_exec_takes_has_a_process_of_its_own(arguments: tuple[str, ...]) -> None:
-    """Arguments that the app server does not know, and a fork, are for `exec`; an id that is none is for nobody."""
+    """Arguments that the app server does not know, and a fork, are for `exec`; an id that is none
+    is for nobody."""
     warm = drivers.load("codex").warm
     assert warm is not None
     assert warm.command(launch(agent_args=arguments)) is None
@@ -192,9 +242,13 @@ def test_what_only_exec_takes_has_a_process_of_its_own(arguments: tuple[str, ...
         warm.command(launch(kind=Start.RESUME, session_id="--last"))
 
 
-@pytest.mark.parametrize(("version", "is_kept"), [("0.169.0", True), ("0.170.1", True), ("1.0.0", True), ("0.98.0", False), ("", False)])
+@pytest.mark.parametrize(
+    ("version", "is_kept"),
+    [("0.169.0", True), ("0.170.1", True), ("1.0.0", True), ("0.98.0", False), ("", False)],
+)
 def test_a_codex_that_nobody_tried_has_a_process_for_each_turn(version: str, is_kept: bool) -> None:
-    """The app server is spoken to where it is known, or newer: an older one, or one without a version, is started as before."""
+    """The app server is spoken to where it is known, or newer: an older one, or one without a
+    version, is started as before."""
     warm = drivers.load("codex").warm
     assert warm is not None
     assert (warm.command(launch(version)) is not None) is is_kept

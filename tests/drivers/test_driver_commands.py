@@ -20,11 +20,22 @@ ID = "3e86833f-e79e-4c46-88a6-cbeec5618e94"
 AGENTS = ("claude", "codex")
 
 
-def launch(agent: str, prompt: str = "hello", kind: Start = Start.FRESH, session_id: str = ID, **spec: object) -> Launch:
+def launch(
+    agent: str,
+    prompt: str = "hello",
+    kind: Start = Start.FRESH,
+    session_id: str = ID,
+    **spec: object,
+) -> Launch:
     task = TaskSpec(prompt=prompt, agent=agent, **spec)  # type: ignore[arg-type]
     asked = Continuation(kind=kind, session_id=session_id)
     return Launch(
-        spec=task, continuation=asked, prompt=prompt, cwd="/nonexistent", home="/nonexistent", program=Program(path=f"/bin/{agent}")
+        spec=task,
+        continuation=asked,
+        prompt=prompt,
+        cwd="/nonexistent",
+        home="/nonexistent",
+        program=Program(path=f"/bin/{agent}"),
     )
 
 
@@ -33,7 +44,8 @@ def argv(agent: str, **how: object) -> list[str]:
 
 
 def test_the_native_program_is_found_behind_the_wrapper() -> None:
-    """The npm command on PATH leads to the platform package's own file, with its version; the wrapper is never started."""
+    """The npm command on PATH leads to the platform package's own file, with its version; the
+    wrapper is never started."""
     environ = {"PATH": str(MODULES / ".bin")}
     for agent, version in (("claude", "2.1.329"), ("codex", "0.169.0")):
         program = drivers.load(agent).locate(environ)
@@ -44,7 +56,8 @@ def test_the_native_program_is_found_behind_the_wrapper() -> None:
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_a_program_of_any_other_kind_is_taken_as_it_is(agent: str, tmp_path: Path) -> None:
-    """A script on PATH, or the one that the variable names, which goes before PATH; a name that is a version is the version."""
+    """A script on PATH, or the one that the variable names, which goes before PATH; a name that is
+    a version is the version."""
     script = tmp_path / agent
     script.write_text("#!/bin/sh\n")
     script.chmod(0o755)
@@ -54,7 +67,9 @@ def test_a_program_of_any_other_kind_is_taken_as_it_is(agent: str, tmp_path: Pat
     other.parent.mkdir()
     other.write_text("#!/bin/sh\n")
     other.chmod(0o755)
-    assert driver.locate({"PATH": str(tmp_path), f"PERDURE_{agent.upper()}": str(other)}) == Program(path=str(other), version="2.1.4")
+    assert driver.locate(
+        {"PATH": str(tmp_path), f"PERDURE_{agent.upper()}": str(other)}
+    ) == Program(path=str(other), version="2.1.4")
     script.unlink()
     script.symlink_to(other)
     assert driver.locate({"PATH": str(tmp_path)}) == Program(path=str(script), version="2.1.4")
@@ -63,7 +78,10 @@ def test_a_program_of_any_other_kind_is_taken_as_it_is(agent: str, tmp_path: Pat
 @pytest.mark.parametrize("agent", AGENTS)
 def test_a_missing_program_names_the_command_that_installs_it(agent: str, tmp_path: Path) -> None:
     """Nothing on PATH, and a variable that names no program."""
-    for environ in ({"PATH": str(tmp_path)}, {"PATH": str(tmp_path), f"PERDURE_{agent.upper()}": str(tmp_path)}):
+    for environ in (
+        {"PATH": str(tmp_path)},
+        {"PATH": str(tmp_path), f"PERDURE_{agent.upper()}": str(tmp_path)},
+    ):
         with pytest.raises(AgentMissing) as error:
             drivers.load(agent).locate(environ)
         assert error.value.hint.startswith("npm install -g @")
@@ -93,7 +111,11 @@ def test_how_claude_is_told_which_conversation() -> None:
     assert f"--resume={ID}" in argv("claude", kind=Start.RESUME)
     assert {f"--resume={ID}", "--fork-session"} <= set(argv("claude", kind=Start.FORK))
     asked = launch("claude", kind=Start.RESUME)
-    by_path = replace(asked, continuation=replace(asked.continuation, rung=Rung.PATH), transcript=f"/somewhere/{ID}.jsonl")
+    by_path = replace(
+        asked,
+        continuation=replace(asked.continuation, rung=Rung.PATH),
+        transcript=f"/somewhere/{ID}.jsonl",
+    )
     assert f"--resume=/somewhere/{ID}.jsonl" in drivers.load("claude").command(by_path).argv
     for wrong in ("", f"somewhere/{ID}.jsonl", "/somewhere/other.jsonl"):
         with pytest.raises(ValueError):
@@ -123,13 +145,17 @@ def test_permissions_are_set_again_on_each_resume(agent: str, level: Permissions
 
     def flags(kind: Start) -> set[str]:
         found = argv(agent, kind=kind, permissions=level)
-        return {flag for flag in found if "permission" in flag or "Tools" in flag or "sandbox" in flag}
+        return {
+            flag for flag in found if "permission" in flag or "Tools" in flag or "sandbox" in flag
+        }
 
     assert flags(Start.FRESH) == flags(Start.RESUME) == flags(Start.FORK) != set()
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-@pytest.mark.parametrize("prompt", ["", " \n\t", "half \ud83d a pair", "x" * (10 * 1024 * 1024 + 1)])
+@pytest.mark.parametrize(
+    "prompt", ["", " \n\t", "half \ud83d a pair", "x" * (10 * 1024 * 1024 + 1)]
+)
 def test_a_prompt_that_cannot_work_is_refused_in_one_sentence(agent: str, prompt: str) -> None:
     """Empty, unwritable and too long prompts are refused before the launch."""
     sentence = drivers.load(agent).refuse(launch(agent, prompt=prompt))
@@ -138,7 +164,8 @@ def test_a_prompt_that_cannot_work_is_refused_in_one_sentence(agent: str, prompt
 
 
 def test_the_limits_are_those_of_the_clis() -> None:
-    """The longest prompt that each CLI takes is let through, one more is not; a character of Codex may have four bytes."""
+    """The longest prompt that each CLI takes is let through, one more is not; a character of Codex
+    may have four bytes."""
     claude, codex = drivers.load("claude"), drivers.load("codex")
     assert not claude.refuse(launch("claude", prompt="x" * (10 << 20)))
     assert claude.refuse(launch("claude", prompt="/" + "x" * ((10 << 20) - 1)))
@@ -159,8 +186,11 @@ def test_the_limits_are_those_of_the_clis() -> None:
         ("codex", ("-",)),
     ],
 )
-def test_arguments_that_would_undo_perdures_own_are_refused(agent: str, arguments: tuple[str, ...]) -> None:
-    """Which conversation goes on, and how the output is written, is not for the user's arguments."""
+def test_arguments_that_would_undo_perdures_own_are_refused(
+    agent: str, arguments: tuple[str, ...]
+) -> None:
+    """Which conversation goes on, and how the output is written, is not for the user's
+    arguments."""
     assert "perdure decides" in drivers.load(agent).refuse(launch(agent, agent_args=arguments))
     assert not drivers.load(agent).refuse(launch(agent, agent_args=("--add-dir", "/x")))
 
@@ -168,7 +198,11 @@ def test_arguments_that_would_undo_perdures_own_are_refused(agent: str, argument
 def test_the_defaults_of_an_unattended_run_give_way_to_the_task() -> None:
     """No update while it runs, few tries of the CLI's own; what the task sets is left alone."""
     env = drivers.load("claude").command(launch("claude")).env
-    assert env == {"DISABLE_AUTOUPDATER": "1", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "CLAUDE_CODE_MAX_RETRIES": "3"}
+    assert env == {
+        "DISABLE_AUTOUPDATER": "1",
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "CLAUDE_CODE_MAX_RETRIES": "3",
+    }
     own = drivers.load("claude").command(launch("claude", env={"CLAUDE_CODE_MAX_RETRIES": "9"})).env
     assert "CLAUDE_CODE_MAX_RETRIES" not in own
 
@@ -200,11 +234,14 @@ KEPT_OUT = {
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_which_variables_are_the_agents_own(agent: str) -> None:
-    """Settings and credentials pass; what a running agent sets for its children, and secrets of others, do not."""
+    """Settings and credentials pass; what a running agent sets for its children, and secrets of
+    others, do not."""
     patterns = drivers.load(agent).variables
 
     def passes(name: str) -> bool:
-        taken_out = any(fnmatchcase(name, pattern[1:]) for pattern in patterns if pattern.startswith("!"))
+        taken_out = any(
+            fnmatchcase(name, pattern[1:]) for pattern in patterns if pattern.startswith("!")
+        )
         return not taken_out and any(fnmatchcase(name, pattern) for pattern in patterns)
 
     assert [name for name in PASSED[agent] if not passes(name)] == []
@@ -219,7 +256,9 @@ def test_an_unknown_agent_is_told_with_the_known_ones() -> None:
     assert "claude, codex" in error.value.hint
 
 
-def install(folder: Path, name: str, module: str, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def install(
+    folder: Path, name: str, module: str, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A distribution with one driver, as pip would leave it."""
     (folder / f"{module}.py").write_text(source)
     meta = folder / f"{module}-1.0.dist-info"
@@ -229,9 +268,15 @@ def install(folder: Path, name: str, module: str, source: str, monkeypatch: pyte
     monkeypatch.syspath_prepend(str(folder))
 
 
-def test_a_driver_from_outside_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An entry point of another distribution is a driver like the built-in ones, and stands in the list of names."""
-    source = "from perdure.drivers.claude import ClaudeDriver\n\nclass Driver(ClaudeDriver):\n    name = 'guest'\n"
+def test_a_driver_from_outside_is_found_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry point of another distribution is a driver like the built-in ones, and stands in the
+    list of names."""
+    source = (
+        "from perdure.drivers.claude import ClaudeDriver\n\nclass Driver(ClaudeDriver):\n    name "
+        "= 'guest'\n"
+    )
     install(tmp_path, "guest", "guest_driver", source, monkeypatch)
     assert drivers.load("guest").name == "guest"
     assert drivers.names() == sorted([*drivers.BUILT_IN, "guest"])
@@ -244,8 +289,11 @@ def test_a_driver_from_outside_is_found_by_its_name(tmp_path: Path, monkeypatch:
         ("torn_driver", "raise RuntimeError('torn')\n", "could not be loaded: torn"),
     ],
 )
-def test_what_is_no_driver_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, source: str, words: str) -> None:
-    """An object without a driver's methods, and a module that cannot be imported, are one clear error."""
+def test_what_is_no_driver_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, source: str, words: str
+) -> None:
+    """An object without a driver's methods, and a module that cannot be imported, are one clear
+    error."""
     install(tmp_path, module, module, source, monkeypatch)
     with pytest.raises(DriverError, match=words):
         drivers.load(module)
@@ -256,8 +304,14 @@ def test_the_list_of_drivers_costs_nothing(tmp_path: Path) -> None:
     """Importing the room loads no driver."""
     import subprocess
 
-    code = "import sys, json, perdure.drivers; print(json.dumps([m for m in sys.modules if m.startswith('perdure.drivers.')]))"
+    code = (
+        "import sys, json, perdure.drivers; print(json.dumps([m for m in sys.modules if "
+        "m.startswith('perdure.drivers.')]))"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, check=True, env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        check=True,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
     )
     assert json.loads(done.stdout) == []

@@ -26,25 +26,43 @@ def texts(driver: object, content: bytes) -> list[str]:
 @pytest.mark.parametrize(
     ("agent", "name", "expected"),
     [
-        ("claude", "claude-background.jsonl", ["hello", "BG RUN<python3 -c 'import time; time.sleep(3)'>"]),
+        (
+            "claude",
+            "claude-background.jsonl",
+            ["hello", "BG RUN<python3 -c 'import time; time.sleep(3)'>"],
+        ),
         ("claude", "claude-interrupted.jsonl", ["SLOW 1", "SLOW 2", "SLOW 2"]),
-        ("codex", "codex-interrupted.jsonl", ["hello one", "RUN<id -u; touch made>", "RUN<echo no >&2; exit 3>", "SLOW 1"]),
+        (
+            "codex",
+            "codex-interrupted.jsonl",
+            ["hello one", "RUN<id -u; touch made>", "RUN<echo no >&2; exit 3>", "SLOW 1"],
+        ),
     ],
 )
 def test_the_clis_own_lines_are_no_prompts(agent: str, name: str, expected: list[str]) -> None:
-    """Of recorded transcripts with interruptions, tool results and background notices only what was sent is a prompt."""
+    """Of recorded transcripts with interruptions, tool results and background notices only what was
+    sent is a prompt."""
     assert texts(drivers.load(agent), (RECORDED / name).read_bytes()) == expected
 
 
-@pytest.mark.parametrize(("agent", "name"), [("claude", "claude-interrupted.jsonl"), ("codex", "codex-interrupted.jsonl")])
+@pytest.mark.parametrize(
+    ("agent", "name"),
+    [("claude", "claude-interrupted.jsonl"), ("codex", "codex-interrupted.jsonl")],
+)
 def test_damage_costs_only_the_damaged_lines(agent: str, name: str) -> None:
-    """Torn tails, NULs, foreign lines and a piece from the middle leave all other prompts readable."""
+    """Torn tails, NULs, foreign lines and a piece from the middle leave all other prompts
+    readable."""
     driver = drivers.load(agent)
     whole = (RECORDED / name).read_bytes()
     lines = whole.splitlines(keepends=True)
-    assert texts(driver, b'garbage\n\0\0\0\n[]\n"user"\n' + whole + b'{"type":"user","mess') == texts(driver, whole)
+    assert texts(
+        driver, b'garbage\n\0\0\0\n[]\n"user"\n' + whole + b'{"type":"user","mess'
+    ) == texts(driver, whole)
     assert texts(driver, whole[: len(whole) - 40]) == texts(driver, b"".join(lines[:-1]))
-    assert texts(driver, b"".join(lines[2:])) == texts(driver, whole)[len(texts(driver, b"".join(lines[:2]))) :]
+    assert (
+        texts(driver, b"".join(lines[2:]))
+        == texts(driver, whole)[len(texts(driver, b"".join(lines[:2]))) :]
+    )
 
 
 @pytest.mark.parametrize("agent", ["claude", "codex"])
@@ -55,7 +73,9 @@ def test_any_bytes_have_prompts(agent: str, content: bytes) -> None:
 
 
 def user_line(content: object, **more: object) -> bytes:
-    return json.dumps({"type": "user", "message": {"role": "user", "content": content}, "uuid": "u", **more}).encode()
+    return json.dumps(
+        {"type": "user", "message": {"role": "user", "content": content}, "uuid": "u", **more}
+    ).encode()
 
 
 @pytest.mark.parametrize(
@@ -63,7 +83,10 @@ def user_line(content: object, **more: object) -> bytes:
     [
         (user_line("plain"), ["plain"]),
         (user_line([{"type": "text", "text": "in a block"}]), ["in a block"]),
-        (user_line("<environment_context> begins a real prompt", promptSource="sdk"), ["<environment_context> begins a real prompt"]),
+        (
+            user_line("<environment_context> begins a real prompt", promptSource="sdk"),
+            ["<environment_context> begins a real prompt"],
+        ),
         (
             user_line("<system-reminder>typed by a person</system-reminder>", promptSource="sdk"),
             ["<system-reminder>typed by a person</system-reminder>"],
@@ -79,12 +102,14 @@ def user_line(content: object, **more: object) -> bytes:
     ],
 )
 def test_prompts_of_claude_with_and_without_their_origin(line: bytes, expected: list[str]) -> None:
-    """Where the line says where it comes from, that decides; in older versions the known beginnings do."""
+    """Where the line says where it comes from, that decides; in older versions the known beginnings
+    do."""
     assert texts(CLAUDE, line) == expected
 
 
 def codex_line(*blocks: tuple[str, str]) -> bytes:
-    """A user message of texts and their origins; an empty origin leaves all origins out, as older versions do."""
+    """A user message of texts and their origins; an empty origin leaves all origins out, as older
+    versions do."""
     payload: dict[str, object] = {
         "type": "message",
         "role": "user",
@@ -101,20 +126,31 @@ def codex_line(*blocks: tuple[str, str]) -> bytes:
     [
         (codex_line(("plain", "user")), ["plain"]),
         (codex_line(("plain", "")), ["plain"]),
-        (codex_line(("<environment_context> begins a real prompt", "user")), ["<environment_context> begins a real prompt"]),
-        (codex_line(("# AGENTS.md instructions for /x", "agents_md"), ("<environment_context>", "harness")), []),
+        (
+            codex_line(("<environment_context> begins a real prompt", "user")),
+            ["<environment_context> begins a real prompt"],
+        ),
+        (
+            codex_line(
+                ("# AGENTS.md instructions for /x", "agents_md"),
+                ("<environment_context>", "harness"),
+            ),
+            [],
+        ),
         (codex_line(("<environment_context>\n<cwd>/x</cwd>", "")), []),
         (codex_line(("<turn_aborted>\nThe user interrupted", "")), []),
     ],
 )
 def test_prompts_of_codex_with_and_without_their_origin(line: bytes, expected: list[str]) -> None:
-    """Where the message says where it comes from, that decides; in older versions the known beginnings do."""
+    """Where the message says where it comes from, that decides; in older versions the known
+    beginnings do."""
     assert texts(CODEX, line) == expected
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip))
 def test_what_is_sent_to_claude_is_what_is_found(prompt: str) -> None:
-    """The space that keeps a slash from being a command is taken away again, whatever the prompt begins with."""
+    """The space that keeps a slash from being a command is taken away again, whatever the prompt
+    begins with."""
     from perdure.drivers.claude_files import sent
 
     assert texts(CLAUDE, user_line(sent(prompt), promptSource="sdk")) == [prompt]
@@ -141,11 +177,17 @@ def test_what_lies_beside_a_conversation_belongs_to_it(tmp_path: Path) -> None:
 
 
 def test_a_rollout_goes_back_to_its_own_day(tmp_path: Path) -> None:
-    """By the name of the copy, or by its first line; over what is left at its place; a copy of another thread is refused."""
+    """By the name of the copy, or by its first line; over what is left at its place; a copy of
+    another thread is refused."""
     name = f"rollout-2026-11-21T07-42-43-{ID}.jsonl"
     place = tmp_path / "sessions/2026/11/21" / name
     copy = tmp_path / "main"
-    copy.write_text(json.dumps({"type": "session_meta", "payload": {"id": ID, "timestamp": "2026-11-21T07:42:43.120Z"}}) + "\n")
+    copy.write_text(
+        json.dumps(
+            {"type": "session_meta", "payload": {"id": ID, "timestamp": "2026-11-21T07:42:43.120Z"}}
+        )
+        + "\n"
+    )
     assert CODEX.place(tmp_path, ID, tmp_path, copy) == place
     assert CODEX.place(tmp_path, ID, tmp_path, tmp_path / name) == place
     with pytest.raises(ValueError):
@@ -164,7 +206,8 @@ def start_of(pid: int) -> str:
 
 
 def test_a_left_over_entry_of_the_register_is_no_writer(tmp_path: Path) -> None:
-    """The register of Claude outlives a SIGKILL: a process that is gone, or another one with its number, does not count."""
+    """The register of Claude outlives a SIGKILL: a process that is gone, or another one with its
+    number, does not count."""
     sessions = tmp_path / "sessions"
     sessions.mkdir()
     with subprocess.Popen(["true"]) as gone:
@@ -194,7 +237,8 @@ def git(*words: str) -> None:
 
 
 def test_only_a_worktree_that_its_repository_knows_opens_the_sandbox(tmp_path: Path) -> None:
-    """The parts that a commit needs are named; a `.git` that an agent could have written names nothing."""
+    """The parts that a commit needs are named; a `.git` that an agent could have written names
+    nothing."""
     repo, linked = tmp_path / "repo", tmp_path / "linked"
     git("init", "-q", str(repo))
     git("-C", str(repo), "commit", "-q", "--allow-empty", "-m", "base")

@@ -1,4 +1,5 @@
-"""How full a conversation is, as each CLI's transcript tells it, and how a launch says when it is to be compacted."""
+"""How full a conversation is, as each CLI's transcript tells it, and how a launch says when it is
+to be compacted."""
 
 from __future__ import annotations
 
@@ -22,19 +23,28 @@ def jsonl(*entries: dict[str, Any]) -> bytes:
 
 def said(tokens: int, cached: int = 0, **more: Any) -> dict[str, Any]:
     """An answer of Claude Code."""
-    used = {"input_tokens": tokens, "cache_read_input_tokens": cached, "cache_creation_input_tokens": 5, "output_tokens": 9}
+    used = {
+        "input_tokens": tokens,
+        "cache_read_input_tokens": cached,
+        "cache_creation_input_tokens": 5,
+        "output_tokens": 9,
+    }
     return {"type": "assistant", "message": {"model": "claude-opus-5", "usage": used}, **more}
 
 
 def counted(tokens: int, total: int = 0) -> dict[str, Any]:
     """A count of Codex."""
-    info = {"last_token_usage": {"input_tokens": tokens, "total_tokens": total or tokens + 9}, "model_context_window": 258_400}
+    info = {
+        "last_token_usage": {"input_tokens": tokens, "total_tokens": total or tokens + 9},
+        "model_context_window": 258_400,
+    }
     return {"type": "event_msg", "payload": {"type": "token_count", "info": info}}
 
 
 @pytest.mark.parametrize("agent", ["claude", "codex", "gemini", "opencode"])
 def test_a_recorded_conversation_tells_its_fill(agent: str) -> None:
-    """Of a conversation recorded on the real CLI: what its last request carried, and the model's name."""
+    """Of a conversation recorded on the real CLI: what its last request carried, and the model's
+    name."""
     fill = drivers.load(agent).fill((RECORDINGS / f"{agent}.jsonl").read_bytes())
     assert fill.tokens == 100
     assert fill.model
@@ -59,28 +69,43 @@ def test_damage_tells_nothing(agent: str) -> None:
 
 
 def test_claude_counts_its_own_answers_alone() -> None:
-    """Subagents and the CLI's own error texts carry nothing of the conversation; after a compaction its estimate counts until the next
-    answer."""
+    """Subagents and the CLI's own error texts carry nothing of the conversation; after a compaction
+    its estimate counts until the next answer."""
     fill = drivers.load("claude").fill
-    whole = [said(100), said(1000, cached=200), said(9, isSidechain=True), said(8, isApiErrorMessage=True)]
+    whole = [
+        said(100),
+        said(1000, cached=200),
+        said(9, isSidechain=True),
+        said(8, isApiErrorMessage=True),
+    ]
     assert fill(jsonl(*whole)) == Fill(tokens=1205, model="claude-opus-5")
-    shrunk = {"type": "system", "subtype": "compact_boundary", "compactMetadata": {"preTokens": 1300, "postTokens": 70}}
-    assert fill(jsonl(*whole, shrunk)) == Fill(tokens=70, model="claude-opus-5", compactions=1, held=1300, left=70)
+    shrunk = {
+        "type": "system",
+        "subtype": "compact_boundary",
+        "compactMetadata": {"preTokens": 1300, "postTokens": 70},
+    }
+    assert fill(jsonl(*whole, shrunk)) == Fill(
+        tokens=70, model="claude-opus-5", compactions=1, held=1300, left=70
+    )
     assert fill(jsonl(*whole, shrunk, said(90))).tokens == 95
 
 
 def test_codex_counts_what_the_summary_carried() -> None:
-    """The count before a compaction is that of the request for the summary; after it stands Codex's estimate of what is left."""
+    """The count before a compaction is that of the request for the summary; after it stands Codex's
+    estimate of what is left."""
     fill = drivers.load("codex").fill
     model = {"type": "turn_context", "payload": {"model": "gpt-6"}}
     shrunk = {"type": "compacted", "payload": {"message": "..."}}
     found = fill(jsonl(model, counted(150_000), counted(100), shrunk, counted(0, 6063)))
-    assert found == Fill(tokens=6063, window=258_400, model="gpt-6", compactions=1, held=150_000, left=6063)
+    assert found == Fill(
+        tokens=6063, window=258_400, model="gpt-6", compactions=1, held=150_000, left=6063
+    )
     assert fill(jsonl(counted(5), counted(0, 108_177))).tokens == 108_177
 
 
 def test_claude_tells_its_fill_while_it_works() -> None:
-    """Each answer says what its request carried; a subagent's says nothing of the conversation; the result says the models' windows."""
+    """Each answer says what its request carried; a subagent's says nothing of the conversation; the
+    result says the models' windows."""
     parse = drivers.load("claude").parse
 
     def sizes(line: bytes) -> list[AgentEvent]:
@@ -88,11 +113,19 @@ def test_claude_tells_its_fill_while_it_works() -> None:
 
     assert sizes(jsonl(said(100, cached=20))) == [ContextSeen(125, model="claude-opus-5")]
     assert sizes(jsonl(said(100, parent_tool_use_id="toolu_1"))) == []
-    result = {"type": "result", "subtype": "success", "is_error": False, "num_turns": 1, "modelUsage": {"m": {"contextWindow": 200_000}}}
+    result = {
+        "type": "result",
+        "subtype": "success",
+        "is_error": False,
+        "num_turns": 1,
+        "modelUsage": {"m": {"contextWindow": 200_000}},
+    }
     assert ContextSeen(window=200_000, model="m") in parse(jsonl(result).strip())
 
 
-def launched(agent: str, level: CompactAt | None, *words: str) -> tuple[tuple[str, ...], dict[str, str]]:
+def launched(
+    agent: str, level: CompactAt | None, *words: str
+) -> tuple[tuple[str, ...], dict[str, str]]:
     launch = Launch(
         spec=TaskSpec(prompt="p", agent=agent, agent_args=words),
         continuation=Continuation(kind=Start.RESUME, session_id=ID),
@@ -107,12 +140,15 @@ def launched(agent: str, level: CompactAt | None, *words: str) -> tuple[tuple[st
 
 
 def test_a_launch_says_when_to_compact() -> None:
-    """Claude Code takes a percentage of what it uses of its window, Codex tokens; without a level both keep their own."""
+    """Claude Code takes a percentage of what it uses of its window, Codex tokens; without a level
+    both keep their own."""
     level = CompactAt(tokens=160_000, window=200_000, percent=80)
     name = "CLAUDE_AUTOCOMPACT_PCT_OVERRIDE"
     assert launched("claude", level)[1][name] == "88"
     assert launched("claude", CompactAt(percent=80))[1][name] == "80"
-    assert launched("claude", CompactAt(tokens=199_999, window=200_000, percent=80))[1][name] == "100"
+    assert (
+        launched("claude", CompactAt(tokens=199_999, window=200_000, percent=80))[1][name] == "100"
+    )
     assert name not in launched("claude", None)[1]
     assert "CLAUDE_CODE_AUTO_COMPACT_WINDOW" not in launched("claude", level)[1]
     given = CompactAt(tokens=160_000, window=200_000, percent=80, given=True)

@@ -1,4 +1,5 @@
-"""The classifiers on what the real CLIs printed (`recorded/`: Claude Code 2.1.329, Codex 0.169.0; paths and ports replaced)."""
+"""The classifiers on what the real CLIs printed (`recorded/`: Claude Code 2.1.329, Codex 0.169.0;
+paths and ports replaced)."""
 
 from __future__ import annotations
 
@@ -14,7 +15,17 @@ from typing import Any
 import pytest
 
 from perdure import drivers
-from perdure.events import LimitSeen, RetrySeen, Said, SessionSeen, ToolEnded, ToolStarted, TurnEnded, Unrecognised, UsageSeen
+from perdure.events import (
+    LimitSeen,
+    RetrySeen,
+    Said,
+    SessionSeen,
+    ToolEnded,
+    ToolStarted,
+    TurnEnded,
+    Unrecognised,
+    UsageSeen,
+)
 from perdure.model import Exit, Outcome, OutcomeKind, Usage
 
 K = OutcomeKind
@@ -30,7 +41,9 @@ def recorded(agent: str) -> dict[str, Any]:
 
 def events(agent: str, name: str) -> list[Any]:
     driver = drivers.load(agent)
-    return list(chain.from_iterable(driver.parse(line.encode()) for line in recorded(agent)[name]["stdout"]))
+    return list(
+        chain.from_iterable(driver.parse(line.encode()) for line in recorded(agent)[name]["stdout"])
+    )
 
 
 def exit_of(agent: str, name: str) -> Exit:
@@ -130,16 +143,26 @@ CODEX = {
     "sigint": (K.FAILED, "without a result"),
 }
 
-CASES = [("claude", name, *found) for name, found in CLAUDE.items()] + [("codex", name, *found) for name, found in CODEX.items()]
+CASES = [("claude", name, *found) for name, found in CLAUDE.items()] + [
+    ("codex", name, *found) for name, found in CODEX.items()
+]
 
 
-@pytest.mark.parametrize(("agent", "name", "kind", "words"), CASES, ids=[f"{agent}-{name}" for agent, name, *_ in CASES])
-def test_each_recorded_end_has_its_outcome(agent: str, name: str, kind: OutcomeKind, words: str) -> None:
-    """What the real CLI printed leads to the kind of outcome that calls for the right answer, and its words are kept."""
+@pytest.mark.parametrize(
+    ("agent", "name", "kind", "words"), CASES, ids=[f"{agent}-{name}" for agent, name, *_ in CASES]
+)
+def test_each_recorded_end_has_its_outcome(
+    agent: str, name: str, kind: OutcomeKind, words: str
+) -> None:
+    """What the real CLI printed leads to the kind of outcome that calls for the right answer, and
+    its words are kept."""
     found = outcome(agent, name)
     assert found.kind is kind, found
     assert words in found.detail
-    assert (found.code, found.signal) == (recorded(agent)[name]["code"], recorded(agent)[name]["signal"])
+    assert (found.code, found.signal) == (
+        recorded(agent)[name]["code"],
+        recorded(agent)[name]["signal"],
+    )
     assert "\n" not in found.detail
 
 
@@ -152,7 +175,12 @@ def test_no_recording_is_left_out(agent: str, table: dict[str, Any]) -> None:
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 def test_no_line_of_the_real_clis_is_unknown(agent: str) -> None:
     """The parsers know every line that the recorded versions printed."""
-    assert not [event for name in recorded(agent) for event in events(agent, name) if isinstance(event, Unrecognised)]
+    assert not [
+        event
+        for name in recorded(agent)
+        for event in events(agent, name)
+        if isinstance(event, Unrecognised)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +195,8 @@ def test_no_line_of_the_real_clis_is_unknown(agent: str) -> None:
     ],
 )
 def test_the_end_of_a_limit_is_known(agent: str, name: str, until: int | None) -> None:
-    """Claude's own event gives the second; Codex's prose gives the minute, of which the end is waited for."""
+    """Claude's own event gives the second; Codex's prose gives the minute, of which the end is
+    waited for."""
     assert outcome(agent, name).until == until
 
 
@@ -181,10 +210,18 @@ def test_claude_prose_names_the_end_of_a_limit_where_no_event_did() -> None:
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 @pytest.mark.parametrize(
     ("cause", "kind"),
-    [("deadline", K.TIMED_OUT), ("stalled", K.STALLED), ("stopped", K.CANCELLED), ("lost", K.LOST), ("flooded", K.FAILED)],
+    [
+        ("deadline", K.TIMED_OUT),
+        ("stalled", K.STALLED),
+        ("stopped", K.CANCELLED),
+        ("lost", K.LOST),
+        ("flooded", K.FAILED),
+    ],
 )
 @pytest.mark.parametrize("name", ["ok", "500", "429", "unknown"])
-def test_who_was_stopped_by_perdure_did_not_fail(agent: str, cause: str, kind: OutcomeKind, name: str) -> None:
+def test_who_was_stopped_by_perdure_did_not_fail(
+    agent: str, cause: str, kind: OutcomeKind, name: str
+) -> None:
     """The supervisor's cause goes before everything that the agent said."""
     stopped = replace(exit_of(agent, name), cause=cause, code=None, signal=15)
     assert drivers.load(agent).outcome(stopped, events(agent, name)).kind is kind
@@ -206,7 +243,8 @@ def test_exit_code_zero_is_no_success_without_a_result(agent: str) -> None:
 
 
 def test_claude_that_dies_in_its_second_turn_did_not_succeed() -> None:
-    """A background task starts another turn after the first result; a kill in that turn is not hidden by the first result."""
+    """A background task starts another turn after the first result; a kill in that turn is not
+    hidden by the first result."""
     claude = drivers.load("claude")
     lines = recorded("claude")["background"]["stdout"]
     second = max(at for at, line in enumerate(lines) if '"subtype":"init"' in line)
@@ -232,7 +270,13 @@ def test_a_prompt_that_was_eaten_as_a_command_is_a_failure() -> None:
 
 def test_a_damaged_index_of_codex_says_what_to_do() -> None:
     """The sentence names the files that heal by being moved away."""
-    end = Exit(code=1, stderr_tail="Error: thread/resume: thread/resume failed: list_turns is not supported yet (code -32601)\n")
+    end = Exit(
+        code=1,
+        stderr_tail=(
+            "Error: thread/resume: thread/resume failed: list_turns is not supported yet (code "
+            "-32601)\n"
+        ),
+    )
     found = drivers.load("codex").outcome(end, [])
     assert found.kind is K.CONFIG_ERROR
     assert "state_5.sqlite" in found.detail
@@ -246,9 +290,12 @@ def test_codex_refuses_a_resume_in_unknown_words() -> None:
 
 
 def test_usage_of_claude_is_what_this_launch_added() -> None:
-    """The second turn of a conversation reports its own tokens and cost, though the CLI's total runs on."""
+    """The second turn of a conversation reports its own tokens and cost, though the CLI's total
+    runs on."""
     (used,) = [event for event in events("claude", "tool") if isinstance(event, UsageSeen)]
-    assert used == UsageSeen(Usage(input=300, output=14, cached=80, cache_write=20, cost_usd=0.001196), cumulative=False)
+    assert used == UsageSeen(
+        Usage(input=300, output=14, cached=80, cache_write=20, cost_usd=0.001196), cumulative=False
+    )
 
 
 def test_several_results_of_claude_add_up() -> None:
@@ -264,11 +311,18 @@ def test_usage_of_codex_counts_over_the_thread() -> None:
     assert used == UsageSeen(Usage(input=300, output=21, cached=120), cumulative=True)
 
 
-@pytest.mark.parametrize(("agent", "command"), [("claude", "id -u; touch made"), ("codex", "/bin/bash -lc 'id -u; touch made'")])
+@pytest.mark.parametrize(
+    ("agent", "command"),
+    [("claude", "id -u; touch made"), ("codex", "/bin/bash -lc 'id -u; touch made'")],
+)
 def test_a_tool_is_seen_with_its_command_and_its_end(agent: str, command: str) -> None:
-    """The events name the conversation, the tool, its command, its output and the answer, in order."""
+    """The events name the conversation, the tool, its command, its output and the answer, in
+    order."""
     found = events(agent, "tool")
-    started, ended = next(e for e in found if isinstance(e, ToolStarted)), next(e for e in found if isinstance(e, ToolEnded))
+    started, ended = (
+        next(e for e in found if isinstance(e, ToolStarted)),
+        next(e for e in found if isinstance(e, ToolEnded)),
+    )
     assert isinstance(found[0], SessionSeen)
     assert started.summary == command
     assert (ended.tool_id, ended.ok, ended.summary.strip()) == (started.tool_id, True, "0")
@@ -293,14 +347,21 @@ def test_an_api_error_is_no_word_of_the_agent() -> None:
             assert not [event for event in events("claude", name) if isinstance(event, Said)], name
 
 
-@pytest.mark.parametrize(("agent", "name", "status"), [("claude", "500", 500), ("claude", "refused", None), ("codex", "401", 401)])
+@pytest.mark.parametrize(
+    ("agent", "name", "status"),
+    [("claude", "500", 500), ("claude", "refused", None), ("codex", "401", 401)],
+)
 def test_retries_of_the_cli_are_seen(agent: str, name: str, status: int | None) -> None:
     """The CLI's own further tries are events, with the status where one was given."""
-    assert [event.status for event in events(agent, name) if isinstance(event, RetrySeen)] == [status]
+    assert [event.status for event in events(agent, name) if isinstance(event, RetrySeen)] == [
+        status
+    ]
 
 
 def test_a_warning_of_a_limit_is_no_limit() -> None:
     """Only a rejected request is a limit that was hit."""
     near = b'{"type":"rate_limit_event","rate_limit_info":{"status":"allowed_warning","resetsAt":1795506513}}'
     assert drivers.load("claude").parse(near) == ()
-    assert [event.until for event in events("claude", "429-oauth") if isinstance(event, LimitSeen)] == [1795250486_000]
+    assert [
+        event.until for event in events("claude", "429-oauth") if isinstance(event, LimitSeen)
+    ] == [1795250486_000]

@@ -17,7 +17,15 @@ AGENTS = ("claude", "codex")
 
 TYPES = (
     *("system", "assistant", "user", "result", "rate_limit_event", "response_item"),
-    *("thread.started", "turn.started", "item.started", "item.completed", "turn.completed", "turn.failed", "error"),
+    *(
+        "thread.started",
+        "turn.started",
+        "item.started",
+        "item.completed",
+        "turn.completed",
+        "turn.failed",
+        "error",
+    ),
 )
 WORDS = (
     *(
@@ -60,12 +68,29 @@ WORDS = (
         "user",
         "message",
     ),
-    *("lost", "error_status", "promptSource", "session_id", "thread_id", "permission_denials", "content_item_metadata", "provenance"),
+    *(
+        "lost",
+        "error_status",
+        "promptSource",
+        "session_id",
+        "thread_id",
+        "permission_denials",
+        "content_item_metadata",
+        "provenance",
+    ),
 )
 words = st.sampled_from(WORDS) | st.text(max_size=20)
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | words
-values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(words, inner, max_size=5), max_leaves=25)
-objects = st.builds(lambda kind, rest: {**rest, "type": kind}, st.sampled_from(TYPES), st.dictionaries(words, values, max_size=6))
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(words, inner, max_size=5),
+    max_leaves=25,
+)
+objects = st.builds(
+    lambda kind, rest: {**rest, "type": kind},
+    st.sampled_from(TYPES),
+    st.dictionaries(words, values, max_size=6),
+)
 
 
 def in_contract(agent: str, line: bytes) -> None:
@@ -122,13 +147,15 @@ def test_any_torn_line_is_events(agent: str, value: Any, cut: int, junk: bytes) 
     ids=["lists", "objects", "digits", "infinity"],
 )
 def test_hostile_nesting_and_numbers_are_events(agent: str, line: bytes) -> None:
-    """Depth and size that break a JSON reader end as an unknown line, or as a number within bounds."""
+    """Depth and size that break a JSON reader end as an unknown line, or as a number within
+    bounds."""
     in_contract(agent, line)
 
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_what_is_not_known_is_kept(agent: str) -> None:
-    """Lines of other programs, and types of newer versions, come back whole as Unrecognised; blank lines are nothing."""
+    """Lines of other programs, and types of newer versions, come back whole as Unrecognised; blank
+    lines are nothing."""
     driver = drivers.load(agent)
     for line in (b"npm warn something", b'{"type":"brand_new","x":1}', b"[1,2]", b'{"type":[]}'):
         assert driver.parse(line) == (Unrecognised(line.decode()),)
@@ -137,7 +164,10 @@ def test_what_is_not_known_is_kept(agent: str) -> None:
 
 def test_long_text_is_cut_and_said_so() -> None:
     """A text over the limit keeps its beginning and says how much is missing."""
-    long = {"type": "assistant", "message": {"content": [{"type": "text", "text": "x" * (MAX_TEXT + 5)}]}}
+    long = {
+        "type": "assistant",
+        "message": {"content": [{"type": "text", "text": "x" * (MAX_TEXT + 5)}]},
+    }
     (event,) = drivers.load("claude").parse(json.dumps(long).encode())
     assert isinstance(event, Said)
     assert len(event.text) <= MAX_TEXT
@@ -145,7 +175,8 @@ def test_long_text_is_cut_and_said_so() -> None:
 
 
 def test_a_result_with_broken_characters_is_still_the_result() -> None:
-    """Half a surrogate pair, or a broken byte, in the agent's last words does not cost the run its result."""
+    """Half a surrogate pair, or a broken byte, in the agent's last words does not cost the run its
+    result."""
     claude = drivers.load("claude")
     line = b'{"type":"result","subtype":"success","is_error":false,"num_turns":1,"session_id":"s","result":"a\\ud83d b\xff c"}'
     seen, used, ended = claude.parse(line)
@@ -164,6 +195,7 @@ def test_the_last_id_counts() -> None:
 
 
 def test_an_id_of_a_run_without_a_turn_is_not_believed() -> None:
-    """For an unknown conversation the CLI prints a result with the id that was asked for: that is no conversation."""
+    """For an unknown conversation the CLI prints a result with the id that was asked for: that is
+    no conversation."""
     line = b'{"type":"result","subtype":"error_during_execution","is_error":true,"num_turns":0,"session_id":"asked","errors":["x"]}'
     assert [type(event) for event in drivers.load("claude").parse(line)] == [TurnEnded]

@@ -1,4 +1,5 @@
-"""The drivers on the real CLIs, against the rehearsal: the conformance suite, and what only one of them has."""
+"""The drivers on the real CLIs, against the rehearsal: the conformance suite, and what only one of
+them has."""
 
 from __future__ import annotations
 
@@ -23,12 +24,15 @@ from perdure.testing.drivers.bench import resume
 from tests.patience import PATIENCE_S
 
 COMMANDS = Path(__file__).parents[2] / "agents" / "node_modules" / ".bin"
-DOT = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
+DOT = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 Make = Callable[..., Bench]
 
 
 def benches(agent: str, parent: str | None = None) -> Iterator[Make]:
-    """Makes benches in a short scratch directory (sockets have 108 bytes), and ends what it made."""
+    """Makes benches in a short scratch directory (sockets have 108 bytes), and ends what it
+    made."""
     scratch = Path(tempfile.mkdtemp(prefix="pd", dir=parent))
     started: list[Rehearsal] = []
 
@@ -44,7 +48,12 @@ def benches(agent: str, parent: str | None = None) -> Iterator[Make]:
             "LANG": "C.UTF-8",
         }
         own = rehearsal.environ(agent, scratch / "home" / agent, **options)
-        return Bench(driver=drivers.load(agent), environ={**outer, "IS_SANDBOX": "1", **own}, rehearsal=rehearsal, cwd=scratch / "work")
+        return Bench(
+            driver=drivers.load(agent),
+            environ={**outer, "IS_SANDBOX": "1", **own},
+            rehearsal=rehearsal,
+            cwd=scratch / "work",
+        )
 
     yield make
     for rehearsal in started:
@@ -60,9 +69,13 @@ class TestClaude(DriverConformance):
         yield from benches("claude")
 
     def test_full_permissions_as_root_need_a_word_of_the_user(self, bench: Make) -> None:
-        """Without IS_SANDBOX=1 the CLI refuses root, and the outcome says what to do; any other user is let through."""
+        """Without IS_SANDBOX=1 the CLI refuses root, and the outcome says what to do; any other
+        user is let through."""
         stage = bench("say One.")
-        bare = replace(stage, environ={name: value for name, value in stage.environ.items() if name != "IS_SANDBOX"})
+        bare = replace(
+            stage,
+            environ={name: value for name, value in stage.environ.items() if name != "IS_SANDBOX"},
+        )
         ran = bare.run("hello", permissions=Permissions.FULL)
         if os.geteuid() == 0:
             assert ran.outcome.kind is OutcomeKind.CONFIG_ERROR
@@ -74,21 +87,27 @@ class TestClaude(DriverConformance):
         """Settings in the repository that allow every command do not make `read` run one."""
         stage = bench("run touch made.txt\n---\nsay Tried.")
         (stage.cwd / ".claude").mkdir()
-        (stage.cwd / ".claude" / "settings.json").write_text('{"permissions":{"allow":["Bash"],"defaultMode":"bypassPermissions"}}')
+        (stage.cwd / ".claude" / "settings.json").write_text(
+            '{"permissions":{"allow":["Bash"],"defaultMode":"bypassPermissions"}}'
+        )
         stage.run("make it", permissions=Permissions.READ)
         assert not (stage.cwd / "made.txt").exists()
 
     @pytest.mark.parametrize("depth", [1, 4])
     def test_a_copy_lies_where_the_cli_itself_would_put_it(self, bench: Make, depth: int) -> None:
-        """The name of the project's folder is the CLI's own, also for long paths and for letters beyond ASCII."""
+        """The name of the project's folder is the CLI's own, also for long paths and for letters
+        beyond ASCII."""
         stage = bench("say One.")
         deep = replace(stage, cwd=stage.cwd.joinpath(*[f"{'a_b.c' * 10}-ü-日本-🙂"] * depth))
         deep.cwd.mkdir(parents=True)
         ran = deep.run("hello")
-        assert deep.driver.transcript(deep.home, ran.session_id) == deep.driver.place(deep.home, ran.session_id, deep.cwd, deep.cwd)
+        assert deep.driver.transcript(deep.home, ran.session_id) == deep.driver.place(
+            deep.home, ran.session_id, deep.cwd, deep.cwd
+        )
 
     def test_no_conversation_is_cleaned_away(self, bench: Make) -> None:
-        """A run that is long enough for the CLI's own clean-up leaves a conversation of forty days ago where it is."""
+        """A run that is long enough for the CLI's own clean-up leaves a conversation of forty days
+        ago where it is."""
         stage = bench("say One.\n---\nslow 6\nsay This one takes its time.")
         old = stage.driver.transcript(stage.home, stage.run("hello").session_id)
         assert old is not None
@@ -97,17 +116,21 @@ class TestClaude(DriverConformance):
         assert old.exists()
 
     def test_settings_of_the_user_do_not_switch_the_clean_up_on(self, bench: Make) -> None:
-        """With settings of the user's own a conversation of forty days ago stays where it is, and the user's setting works."""
+        """With settings of the user's own a conversation of forty days ago stays where it is, and
+        the user's setting works."""
         stage = bench("say One.\n---\nslow 6\nsay This one takes its time.")
         old = stage.driver.transcript(stage.home, stage.run("hello").session_id)
         assert old is not None
         os.utime(old, (time.time() - 40 * 86400,) * 2)
-        assert stage.run("another", agent_args=("--settings", '{"model":"claude-haiku-5-5"}')).outcome.ok
+        assert stage.run(
+            "another", agent_args=("--settings", '{"model":"claude-haiku-5-5"}')
+        ).outcome.ok
         assert old.exists()
         assert stage.rehearsal.last.model == "claude-haiku-5-5"
 
     def test_arguments_of_the_user_stand_where_nothing_is_eaten(self, bench: Make) -> None:
-        """A flag that takes any number of words, as the last one, eats neither the prompt nor a flag of perdure's."""
+        """A flag that takes any number of words, as the last one, eats neither the prompt nor a
+        flag of perdure's."""
         stage = bench("say One.")
         assert stage.run("hello", agent_args=("--add-dir", str(stage.cwd))).outcome.ok
         assert "hello" in stage.reached_the_model()
@@ -125,58 +148,88 @@ class TestCodex(DriverConformance):
         stage = bench("say One.\n---\nsay Two.")
         first = stage.run("hello one")
         (stage.cwd / "dot.png").write_bytes(DOT)
-        second = stage.run("hello two", resume(first.session_id), agent_args=("-c", "model_reasoning_effort=low", "-i", "dot.png"))
+        second = stage.run(
+            "hello two",
+            resume(first.session_id),
+            agent_args=("-c", "model_reasoning_effort=low", "-i", "dot.png"),
+        )
         assert second.outcome.ok, second.outcome
         assert second.session_id == first.session_id
 
     @pytest.mark.parametrize("linked", [True, False])
     def test_a_commit_works_where_editing_is_allowed(self, linked: bool) -> None:
-        """In the sandbox the agent commits to its branch, on resume too; in a linked worktree the hooks stay out of its reach."""
+        """In the sandbox the agent commits to its branch, on resume too; in a linked worktree the
+        hooks stay out of its reach."""
         for bench in benches("codex", parent="/var/tmp"):
-            stage = bench("run git add -A && git commit -q -m agent; touch $(git rev-parse --git-common-dir)/hooks/planted\n---\nsay Done.")
+            stage = bench(
+                "run git add -A && git commit -q -m agent; touch $(git rev-parse "
+                "--git-common-dir)/hooks/planted\n---\nsay Done."
+            )
             repo = stage.cwd.with_name("repo") if linked else stage.cwd
             identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
-            git = {"PATH": stage.environ["PATH"], "HOME": stage.environ["HOME"], "GIT_CONFIG_NOSYSTEM": "1"}
+            git = {
+                "PATH": stage.environ["PATH"],
+                "HOME": stage.environ["HOME"],
+                "GIT_CONFIG_NOSYSTEM": "1",
+            }
             for step in (
                 ("init", "-q", str(repo)),
                 ("-C", str(repo), "config", "user.name", "agent"),
                 ("-C", str(repo), "config", "user.email", "agent@example.org"),
                 ("-C", str(repo), *identity, "commit", "-q", "--allow-empty", "-m", "base"),
-                *([("-C", str(repo), "worktree", "add", "-q", "-f", "-b", "side", str(stage.cwd))] if linked else []),
+                *(
+                    [("-C", str(repo), "worktree", "add", "-q", "-f", "-b", "side", str(stage.cwd))]
+                    if linked
+                    else []
+                ),
             ):
                 subprocess.run(["git", *step], env=git, check=True, capture_output=True)
             (stage.cwd / "new.txt").write_text("new")
             ran = stage.run("commit it", permissions=Permissions.EDIT)
             assert ran.outcome.ok, ran.outcome
             log = subprocess.run(
-                ["git", "-C", str(stage.cwd), "log", "--format=%s", "--name-only"], env=git, check=True, capture_output=True
+                ["git", "-C", str(stage.cwd), "log", "--format=%s", "--name-only"],
+                env=git,
+                check=True,
+                capture_output=True,
             )
             assert log.stdout.split() == [b"agent", b"new.txt", b"base"], ran.events
             assert (repo / ".git/hooks/planted").exists() is not linked
 
 
-# --- the CLI's own clean-up ----------------------------------------------------------------------------------------
+# --- the CLI's own clean-up
+# ----------------------------------------------------------------------------------------
 
 
 def test_an_old_conversation_survives_a_start_under_perdure(tmp_path: Path) -> None:
-    """Claude's clean-up removes what is older than 30 days in any start that lives a few seconds; in perdure's starts it removes none."""
+    """Claude's clean-up removes what is older than 30 days in any start that lives a few seconds;
+    in perdure's starts it removes none."""
     for parent in ("without", "with"):
         (tmp_path / parent).mkdir()
     kept = {}
     for name in ("without", "with"):
         for make in benches("claude", str(tmp_path / name)):
             go = tmp_path / name / "go"
-            # Without perdure the reply waits for the clean-up; with it there is nothing that could be waited for.
+            # Without perdure the reply waits for the clean-up; with it there is nothing that could
+            # be waited for.
             wait = f"hold {go}" if name == "without" else "slow 12"
-            stage = make(f"say One.\n---\n{wait}\nsay A long answer in many words, so that the clean-up has its time.")
+            stage = make(
+                f"say One.\n---\n{wait}\nsay A long answer in many words, so that the clean-up has "
+                "its time."
+            )
             old = stage.run("hello one").session_id
             path = stage.driver.transcript(stage.home, old)
             assert path is not None
             long_ago = time.time() - 40 * 86400
             os.utime(path, (long_ago, long_ago))
             command = stage.driver.command(stage.launch("hello two"))
-            words = tuple(word for word in command.argv if name == "with" or not word.startswith("--settings"))
-            with stage._process(replace(command, argv=words)) as process, ThreadPoolExecutor(1) as pool:
+            words = tuple(
+                word for word in command.argv if name == "with" or not word.startswith("--settings")
+            )
+            with (
+                stage._process(replace(command, argv=words)) as process,
+                ThreadPoolExecutor(1) as pool,
+            ):
                 talk = pool.submit(process.communicate, command.stdin, timeout=PATIENCE_S)
                 while name == "without" and path.exists() and not talk.done():
                     time.sleep(0.05)
@@ -188,7 +241,8 @@ def test_an_old_conversation_survives_a_start_under_perdure(tmp_path: Path) -> N
 
 
 def test_the_users_own_retention_is_read(tmp_path: Path) -> None:
-    """As the settings have it; the default where they say nothing or cannot be read; none where it is switched off, or there is none."""
+    """As the settings have it; the default where they say nothing or cannot be read; none where it
+    is switched off, or there is none."""
     claude, gemini = drivers.load("claude"), drivers.load("gemini")
     for text, days in (
         ("", 30),
@@ -208,4 +262,7 @@ def test_the_users_own_retention_is_read(tmp_path: Path) -> None:
         (tmp_path / "settings.json").write_text(text)
         found = gemini.retention(tmp_path)
         assert (found.days if found else None) == days, text
-    assert drivers.load("codex").retention(tmp_path) is None and drivers.load("opencode").retention(tmp_path) is None
+    assert (
+        drivers.load("codex").retention(tmp_path) is None
+        and drivers.load("opencode").retention(tmp_path) is None
+    )

@@ -23,9 +23,18 @@ def ms(moment: datetime) -> int:
     ("words", "expected"),
     [
         ("You've hit your limit · resets 8:41am (UTC)", datetime(2026, 11, 21, 8, 42, tzinfo=UTC)),
-        ("You've hit your limit · resets 3pm (Europe/Berlin)", datetime(2026, 11, 21, 15, 1, tzinfo=BERLIN)),
-        ("You've hit your limit · resets Nov 24, 8:48am (Europe/Berlin)", datetime(2026, 11, 24, 8, 49, tzinfo=BERLIN)),
-        ("You've hit your limit · resets Jun 9, 2027, 9:48am (Europe/Berlin)", datetime(2027, 6, 9, 9, 49, tzinfo=BERLIN)),
+        (
+            "You've hit your limit · resets 3pm (Europe/Berlin)",
+            datetime(2026, 11, 21, 15, 1, tzinfo=BERLIN),
+        ),
+        (
+            "You've hit your limit · resets Nov 24, 8:48am (Europe/Berlin)",
+            datetime(2026, 11, 24, 8, 49, tzinfo=BERLIN),
+        ),
+        (
+            "You've hit your limit · resets Jun 9, 2027, 9:48am (Europe/Berlin)",
+            datetime(2027, 6, 9, 9, 49, tzinfo=BERLIN),
+        ),
         ("resets Jan 2, 12am (UTC)", datetime(2027, 1, 2, 0, 1, tzinfo=UTC)),
         ("or try again at 5:46 AM.", datetime(2026, 11, 22, 5, 47, tzinfo=UTC)),
         ("or try again at 12:05 PM.", datetime(2026, 11, 21, 12, 6, tzinfo=UTC)),
@@ -39,12 +48,21 @@ def ms(moment: datetime) -> int:
     ],
 )
 def test_sentences_of_the_clis(words: str, expected: datetime) -> None:
-    """Each form that a CLI prints means that moment; a minute is waited for to its end, a passed hour means tomorrow."""
+    """Each form that a CLI prints means that moment; a minute is waited for to its end, a passed
+    hour means tomorrow."""
     assert resets_at(words, ms(NOW), UTC) == ms(expected)
 
 
 @pytest.mark.parametrize(
-    "words", ["", "try again later.", "resets 25:99pm", "resets Feb 31, 3am", "resets 3pm (Nowhere/Land) today", "hit your limit"]
+    "words",
+    [
+        "",
+        "try again later.",
+        "resets 25:99pm",
+        "resets Feb 31, 3am",
+        "resets 3pm (Nowhere/Land) today",
+        "hit your limit",
+    ],
 )
 def test_what_names_no_time_is_none_or_local(words: str) -> None:
     """Without a time there is no guess; an unknown zone falls back to the given one."""
@@ -54,16 +72,26 @@ def test_what_names_no_time_is_none_or_local(words: str) -> None:
 
 def test_local_time_is_that_of_the_zone_handed_in() -> None:
     """Codex prints local time without a zone."""
-    assert resets_at("try again at 10:00 AM.", ms(NOW), BERLIN) == ms(datetime(2026, 11, 21, 10, 1, tzinfo=BERLIN))
+    assert resets_at("try again at 10:00 AM.", ms(NOW), BERLIN) == ms(
+        datetime(2026, 11, 21, 10, 1, tzinfo=BERLIN)
+    )
 
 
-@given(st.text(max_size=80) | st.from_regex(r"(resets|try again) (at|in)? ?[\w ,:.]{0,40}[ap]m"), st.integers(1, 4_000_000_000_000))
+@given(
+    st.text(max_size=80) | st.from_regex(r"(resets|try again) (at|in)? ?[\w ,:.]{0,40}[ap]m"),
+    st.integers(1, 4_000_000_000_000),
+)
 def test_any_words_are_read(words: str, now: int) -> None:
     """Nothing raises."""
     resets_at(words, now, UTC)
 
 
-@given(st.integers(1, 12), st.integers(0, 59), st.sampled_from(["am", "pm"]), st.integers(1_600_000_000_000, 2_000_000_000_000))
+@given(
+    st.integers(1, 12),
+    st.integers(0, 59),
+    st.sampled_from(["am", "pm"]),
+    st.integers(1_600_000_000_000, 2_000_000_000_000),
+)
 def test_a_clock_without_a_day_is_within_a_day(hour: int, minute: int, half: str, now: int) -> None:
     """The next such time is later than now and at most a day and a minute away."""
     found = resets_at(f"resets {hour}:{minute:02}{half}", now, UTC)

@@ -1,4 +1,5 @@
-"""Conversations on disk as the drivers list them: whatever lies in an agent's home, and however much of it."""
+"""Conversations on disk as the drivers list them: whatever lies in an agent's home, and however
+much of it."""
 
 from __future__ import annotations
 
@@ -19,7 +20,13 @@ IDS = [f"{number:08x}-1111-4111-8111-111111111111" for number in range(40)]
 
 
 def claude_line(words: str, cwd: str = "/src/app") -> str:
-    entry = {"type": "user", "cwd": cwd, "uuid": IDS[0], "message": {"role": "user", "content": words}, "promptSource": "user"}
+    entry = {
+        "type": "user",
+        "cwd": cwd,
+        "uuid": IDS[0],
+        "message": {"role": "user", "content": words},
+        "promptSource": "user",
+    }
     return json.dumps(entry) + "\n"
 
 
@@ -28,14 +35,28 @@ def write(driver: AgentDriver, home: Path, number: int, words: str, age_s: int =
     path = {
         "claude": home / "projects" / "-src-app" / f"{IDS[number]}.jsonl",
         "codex": home / "sessions/2026/11/21" / f"rollout-2026-11-21T08-00-00-{IDS[number]}.jsonl",
-        "gemini": home / "tmp/app/chats" / f"session-2026-11-21T08-{number:02}-{IDS[number][:8]}.jsonl",
+        "gemini": home
+        / "tmp/app/chats"
+        / f"session-2026-11-21T08-{number:02}-{IDS[number][:8]}.jsonl",
     }[driver.name]
     content = {
         "claude": claude_line(words),
-        "codex": json.dumps({"type": "session_meta", "payload": {"id": IDS[number], "cwd": "/src/app", "source": "exec"}})
+        "codex": json.dumps(
+            {
+                "type": "session_meta",
+                "payload": {"id": IDS[number], "cwd": "/src/app", "source": "exec"},
+            }
+        )
         + "\n"
         + json.dumps(
-            {"type": "response_item", "payload": {"type": "message", "role": "user", "content": [{"type": "input_text", "text": words}]}}
+            {
+                "type": "response_item",
+                "payload": {
+                    "type": "message",
+                    "role": "user",
+                    "content": [{"type": "input_text", "text": words}],
+                },
+            }
         )
         + "\n",
         "gemini": json.dumps({"sessionId": IDS[number], "startTime": "2026-11-21T08:00:00Z"})
@@ -54,19 +75,24 @@ def driver(request: pytest.FixtureRequest) -> AgentDriver:
     return drivers.load(request.param)
 
 
-def test_the_newest_come_first_and_no_more_than_asked_for(driver: AgentDriver, tmp_path: Path) -> None:
+def test_the_newest_come_first_and_no_more_than_asked_for(
+    driver: AgentDriver, tmp_path: Path
+) -> None:
     """By the time of their last write; the limit holds; an id finds its own alone."""
     for number in range(30):
         write(driver, tmp_path, number, f"task {number}", age_s=(number * 7) % 30)
     found = driver.conversations(tmp_path, 5)
-    assert [each.updated for each in found] == sorted((each.updated for each in found), reverse=True)
+    assert [each.updated for each in found] == sorted(
+        (each.updated for each in found), reverse=True
+    )
     assert found[0].first == "task 0" and len(found) == 5
     assert len(driver.conversations(tmp_path, 100)) == 30
     assert [each.first for each in driver.conversations(tmp_path, 9, IDS[17])] == ["task 17"]
 
 
 def test_what_is_no_conversation_is_passed_over(driver: AgentDriver, tmp_path: Path) -> None:
-    """Empty and damaged files, foreign names, a directory or a dangling link in a file's place, a home that is not there."""
+    """Empty and damaged files, foreign names, a directory or a dangling link in a file's place, a
+    home that is not there."""
     assert not driver.conversations(tmp_path / "nowhere", 9)
     good = write(driver, tmp_path, 1, "the good one")
     write(driver, tmp_path, 2, "x").write_text("")
@@ -103,7 +129,12 @@ def test_a_fork_of_codex_names_its_parent(tmp_path: Path) -> None:
     """Also before a prompt of its own stands in it."""
     driver = drivers.load("codex")
     path = write(driver, tmp_path, 1, "x")
-    head = json.dumps({"type": "session_meta", "payload": {"id": IDS[1], "forked_from_id": IDS[2], "cwd": "/src", "source": "exec"}})
+    head = json.dumps(
+        {
+            "type": "session_meta",
+            "payload": {"id": IDS[1], "forked_from_id": IDS[2], "cwd": "/src", "source": "exec"},
+        }
+    )
     path.write_text(head + "\n")
     (found,) = driver.conversations(tmp_path, 9)
     assert (found.parent, found.turns, driver.parent(path.read_bytes())) == (IDS[2], 0, IDS[2])
@@ -114,16 +145,31 @@ def test_a_fork_of_codex_names_its_parent(tmp_path: Path) -> None:
 def test_nothing_raises_on_any_content(content: bytes, name: str) -> None:
     """Whatever a transcript holds, what is read of it is empty or a fact."""
     driver = drivers.load(name)
-    for piece in (content, b'{"type":"user","message":' + content, b'{"type":"session_meta","payload":{"id":' + content):
+    for piece in (
+        content,
+        b'{"type":"user","message":' + content,
+        b'{"type":"session_meta","payload":{"id":' + content,
+    ):
         assert all(isinstance(each.text, str) for each in driver.spoken(piece))
         assert isinstance(driver.parent(piece), str)
         assert driver.total(piece).input >= 0
 
 
 def test_the_end_of_a_turn_is_its_last_answer() -> None:
-    """The point at which Claude Code forks: the last message of the agent before the next prompt; else a sentence."""
-    answers = [json.dumps({"type": "assistant", "uuid": each, "message": {"content": []}}) + "\n" for each in IDS[1:4]]
-    content = (claude_line("one") + answers[0] + answers[1] + claude_line("two") + answers[2] + claude_line("three")).encode()
+    """The point at which Claude Code forks: the last message of the agent before the next prompt;
+    else a sentence."""
+    answers = [
+        json.dumps({"type": "assistant", "uuid": each, "message": {"content": []}}) + "\n"
+        for each in IDS[1:4]
+    ]
+    content = (
+        claude_line("one")
+        + answers[0]
+        + answers[1]
+        + claude_line("two")
+        + answers[2]
+        + claude_line("three")
+    ).encode()
     assert [claude_files.end_of_turn(content, turn) for turn in (1, 2)] == [IDS[2], IDS[3]]
     for turn in (3, 4):
         with pytest.raises(ValueError, match=f"no answer in turn {turn}"):

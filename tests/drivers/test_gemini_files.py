@@ -1,4 +1,5 @@
-"""What the driver finds in Gemini CLI's own files and command lines, and how it starts it, without starting it."""
+"""What the driver finds in Gemini CLI's own files and command lines, and how it starts it, without
+starting it."""
 
 from __future__ import annotations
 
@@ -20,13 +21,21 @@ from perdure.errors import AgentMissing
 from perdure.model import Continuation, Launch, Permissions, Program, Rung, Start, TaskSpec
 from perdure.transcripts import begins_with, fingerprint, prompts_since, snapshot
 
-MODULES = Path(os.environ.get("PERDURE_TEST_AGENTS") or Path(__file__).parents[2] / "agents" / "node_modules")
+MODULES = Path(
+    os.environ.get("PERDURE_TEST_AGENTS") or Path(__file__).parents[2] / "agents" / "node_modules"
+)
 ID = "3e86833f-e79e-4c46-88a6-cbeec5618e94"
 GEMINI = drivers.load("gemini")
 
 
 def head(session: str = ID, **more: object) -> dict[str, object]:
-    return {"sessionId": session, "projectHash": "x", "startTime": "2026-11-21T08:19:07.493Z", "kind": "main", **more}
+    return {
+        "sessionId": session,
+        "projectHash": "x",
+        "startTime": "2026-11-21T08:19:07.493Z",
+        "kind": "main",
+        **more,
+    }
 
 
 def user(key: str, text: str) -> dict[str, object]:
@@ -53,10 +62,13 @@ def texts(content: bytes) -> list[str]:
 
 
 def test_what_is_still_in_the_conversation_follows_from_the_whole_file() -> None:
-    """A failed turn is rolled back by a new list of messages, a rewind takes away what came after; neither is a prompt any more."""
+    """A failed turn is rolled back by a new list of messages, a rewind takes away what came after;
+    neither is a prompt any more."""
     begun = (head(), replaced(CONTEXT), user("1", "one"), model("a", "One."), user("2", "two"))
     assert texts(written(*begun)) == ["one", "two"]
-    assert texts(written(*begun, replaced(CONTEXT, user("1", "one"), model("a", "One.")))) == ["one"]
+    assert texts(written(*begun, replaced(CONTEXT, user("1", "one"), model("a", "One.")))) == [
+        "one"
+    ]
     assert texts(written(*begun, {"$rewindTo": "2"}, user("3", "three"))) == ["one", "three"]
     assert texts(written(*begun, {"$rewindTo": "unknown"})) == []
 
@@ -66,11 +78,16 @@ def test_a_resume_within_the_same_minute_writes_the_list_twice() -> None:
     begun = (head(), replaced(CONTEXT), user("1", "one"), model("a", "One."), user("2", "two"))
     full = replaced(CONTEXT, user("1", "one"), model("a", "One."), user("2", "two"))
     assert texts(written(*begun, head(), replaced(CONTEXT))) == []
-    assert texts(written(*begun, head(), replaced(CONTEXT), full, user("3", "three"))) == ["one", "two", "three"]
+    assert texts(written(*begun, head(), replaced(CONTEXT), full, user("3", "three"))) == [
+        "one",
+        "two",
+        "three",
+    ]
 
 
 def test_what_was_condensed_stays() -> None:
-    """After a compression the earlier prompts are part of the summary, also when the list is written again by a resume."""
+    """After a compression the earlier prompts are part of the summary, also when the list is
+    written again by a resume."""
     begun = (head(), replaced(CONTEXT), user("1", "one"), model("a", "One."), user("2", "two"))
     short = (
         CONTEXT,
@@ -80,7 +97,12 @@ def test_what_was_condensed_stays() -> None:
     )
     assert texts(written(*begun, replaced(*short))) == ["one", "two"]
     again = written(
-        *begun, replaced(*short), user("3", "three"), replaced(CONTEXT), replaced(*short, user("3", "three")), user("4", "four")
+        *begun,
+        replaced(*short),
+        user("3", "three"),
+        replaced(CONTEXT),
+        replaced(*short, user("3", "three")),
+        user("4", "four"),
     )
     assert texts(again) == ["one", "two", "three", "four"]
 
@@ -93,43 +115,65 @@ def test_what_was_condensed_stays() -> None:
         user("x", "/cost"),
         user("x", " ?what"),
         user("x", " "),
-        {"id": "x", "type": "user", "content": [{"functionResponse": {"id": "1", "name": "n", "response": {"output": "o"}}}]},
+        {
+            "id": "x",
+            "type": "user",
+            "content": [
+                {"functionResponse": {"id": "1", "name": "n", "response": {"output": "o"}}}
+            ],
+        },
         {"id": "x", "type": "info", "content": "Imported session"},
     ],
 )
 def test_what_is_no_prompt(own: dict[str, object]) -> None:
-    """Neither what the CLI puts in itself, nor tool results, nor what it throws away on a resume."""
+    """Neither what the CLI puts in itself, nor tool results, nor what it throws away on a
+    resume."""
     assert texts(written(head(), own, user("1", "one"))) == ["one"]
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip) | st.from_regex(r"(Prompt: ){0,2} ?[/?]x"))
+@given(
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
+    | st.from_regex(r"(Prompt: ){0,2} ?[/?]x")
+)
 def test_what_is_sent_is_what_is_found(prompt: str) -> None:
-    """The label that keeps a prompt from being thrown away is taken off again, whatever the prompt begins with."""
+    """The label that keeps a prompt from being thrown away is taken off again, whatever the prompt
+    begins with."""
     assert texts(written(head(), user("1", gemini_files.sent(prompt)))) == [prompt]
 
 
 @given(content=st.binary(max_size=300))
 def test_any_bytes_have_prompts(content: bytes) -> None:
     """No content raises."""
-    GEMINI.prompts(content + b'\n{"type":"user"}\n{"$set":{"messages":[{"id":[]},3]}}\n{"$rewindTo":"x"}')
+    GEMINI.prompts(
+        content + b'\n{"type":"user"}\n{"$set":{"messages":[{"id":[]},3]}}\n{"$rewindTo":"x"}'
+    )
 
 
 def test_damage_costs_only_the_damaged_lines() -> None:
     """Torn tails, NULs and foreign lines leave all other prompts readable."""
-    whole = written(head(), replaced(CONTEXT), user("1", "one"), model("a", "One."), user("2", "two"))
-    assert texts(b'garbage\n\0\0\0\n[]\n"user"\n' + whole + b'{"type":"user","id":"3","cont') == ["one", "two"]
+    whole = written(
+        head(), replaced(CONTEXT), user("1", "one"), model("a", "One."), user("2", "two")
+    )
+    assert texts(b'garbage\n\0\0\0\n[]\n"user"\n' + whole + b'{"type":"user","id":"3","cont') == [
+        "one",
+        "two",
+    ]
     assert texts(whole[:-20]) == ["one"]
 
 
 def test_bytes_that_are_there_do_not_hide_a_history_that_is_gone(tmp_path: Path) -> None:
-    """A record that takes the history back is appended, so every byte is still there: the snapshot is no beginning all the same."""
+    """A record that takes the history back is appended, so every byte is still there: the snapshot
+    is no beginning all the same."""
     path = tmp_path / "session.jsonl"
     path.write_bytes(written(head(), replaced(CONTEXT), user("1", "one"), model("a", "One.")))
     earlier = snapshot(GEMINI, path)
     assert earlier is not None
     path.write_bytes(path.read_bytes() + written(replaced(CONTEXT), user("2", "two")))
     assert not begins_with(GEMINI, path, earlier)
-    path.write_bytes(path.read_bytes() + written(replaced(CONTEXT, user("1", "one"), model("a", "One."), user("2", "two"))))
+    path.write_bytes(
+        path.read_bytes()
+        + written(replaced(CONTEXT, user("1", "one"), model("a", "One."), user("2", "two")))
+    )
     assert begins_with(GEMINI, path, earlier)
     assert prompts_since(GEMINI, path, earlier) == [fingerprint("two")]
 
@@ -142,7 +186,8 @@ def chat(home: Path, project: str, minute: str, session: str, *records: object) 
 
 
 def test_of_several_files_the_one_with_the_conversation_is_taken(tmp_path: Path) -> None:
-    """A resume leaves a newer, empty file of the same id; another id may share the first eight letters; no file is None."""
+    """A resume leaves a newer, empty file of the same id; another id may share the first eight
+    letters; no file is None."""
     real = chat(tmp_path, "a", "19", ID, user("1", "one"))
     chat(tmp_path, "a", "21", ID, replaced(CONTEXT))
     other = ID[:9] + "0000" + ID[13:]
@@ -156,7 +201,8 @@ def test_of_several_files_the_one_with_the_conversation_is_taken(tmp_path: Path)
 
 
 def test_a_copy_goes_back_to_its_own_project_and_minute(tmp_path: Path) -> None:
-    """By the CLI's register, by the owner's mark, or under the name that the CLI will give; a copy of another is refused."""
+    """By the CLI's register, by the owner's mark, or under the name that the CLI will give; a copy
+    of another is refused."""
     home, copy, cwd = tmp_path / "home", tmp_path / "main", tmp_path / "My_App"
     cwd.mkdir()
     copy.write_bytes(written(head(), user("1", "one")))
@@ -178,7 +224,8 @@ def test_a_copy_goes_back_to_its_own_project_and_minute(tmp_path: Path) -> None:
 
 
 def test_the_sub_agents_belong_to_the_conversation(tmp_path: Path) -> None:
-    """They lie in a directory named by the whole id, beside the file that is named by a part of it."""
+    """They lie in a directory named by the whole id, beside the file that is named by a part of
+    it."""
     path = chat(tmp_path, "a", "19", ID)
     assert list(GEMINI.belongings(path)) == []
     (path.parent / ID).mkdir()
@@ -186,12 +233,18 @@ def test_the_sub_agents_belong_to_the_conversation(tmp_path: Path) -> None:
 
 
 def test_who_was_started_on_a_conversation_is_on_it(tmp_path: Path) -> None:
-    """The CLI has no register: a live process counts by its arguments, with the same home; another home or program does not."""
+    """The CLI has no register: a live process counts by its arguments, with the same home; another
+    home or program does not."""
     script = tmp_path / "gemini.js"
     script.write_text("import time; time.sleep(60)")
 
-    def start(*words: str, home: Path = tmp_path, program: Path = script) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, str(program), *words], env={"PATH": os.environ["PATH"], "GEMINI_CLI_HOME": str(home)})
+    def start(
+        *words: str, home: Path = tmp_path, program: Path = script
+    ) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, str(program), *words],
+            env={"PATH": os.environ["PATH"], "GEMINI_CLI_HOME": str(home)},
+        )
 
     other = tmp_path / "other.py"
     other.write_text(script.read_text())
@@ -207,7 +260,9 @@ def test_who_was_started_on_a_conversation_is_on_it(tmp_path: Path) -> None:
         for each in started:
             while not Path(f"/proc/{each.pid}/cmdline").read_bytes():
                 pass
-        assert list(GEMINI.writers(tmp_path / ".gemini", ID)) == sorted(each.pid for each in started[:3])
+        assert list(GEMINI.writers(tmp_path / ".gemini", ID)) == sorted(
+            each.pid for each in started[:3]
+        )
     finally:
         for each in started:
             each.kill()
@@ -215,17 +270,28 @@ def test_who_was_started_on_a_conversation_is_on_it(tmp_path: Path) -> None:
     assert list(GEMINI.writers(tmp_path / ".gemini", ID)) == []
 
 
-# --- how it is found and started -----------------------------------------------------------------------------------
+# --- how it is found and started
+# -----------------------------------------------------------------------------------
 
 
-def launch(prompt: str = "hello", kind: Start = Start.FRESH, home: str = "/nonexistent", **spec: object) -> Launch:
+def launch(
+    prompt: str = "hello", kind: Start = Start.FRESH, home: str = "/nonexistent", **spec: object
+) -> Launch:
     task = TaskSpec(prompt=prompt, agent="gemini", **spec)  # type: ignore[arg-type]
     asked = Continuation(kind=kind, session_id=ID)
-    return Launch(spec=task, continuation=asked, prompt=prompt, cwd="/nonexistent", home=home, program=Program(path="/bin/gemini"))
+    return Launch(
+        spec=task,
+        continuation=asked,
+        prompt=prompt,
+        cwd="/nonexistent",
+        home=home,
+        program=Program(path="/bin/gemini"),
+    )
 
 
 def test_the_script_is_found_behind_the_command(tmp_path: Path) -> None:
-    """npm's link leads to the bundle, with its version; any other program is taken as it is; none is told with the installation."""
+    """npm's link leads to the bundle, with its version; any other program is taken as it is; none
+    is told with the installation."""
     node = shutil.which("node")
     assert node is not None
     program = GEMINI.locate({"PATH": f"{MODULES / '.bin'}:{Path(node).parent}"})
@@ -248,12 +314,16 @@ def test_where_the_conversations_are_kept() -> None:
 
 
 def test_how_it_is_told_which_conversation(tmp_path: Path) -> None:
-    """Chosen at first, resumed by id, forked from the parent's file; never by `latest`, never by a path, never by nothing."""
+    """Chosen at first, resumed by id, forked from the parent's file; never by `latest`, never by a
+    path, never by nothing."""
     assert f"--session-id={ID}" in GEMINI.command(launch()).argv
     assert f"--session-id={ID}" in GEMINI.command(launch(kind=Start.REBUILD)).argv
     assert f"--resume={ID}" in GEMINI.command(launch(kind=Start.RESUME)).argv
     parent = chat(tmp_path, "a", "19", ID, user("1", "one"))
-    assert f"--session-file={parent}" in GEMINI.command(launch(kind=Start.FORK, home=str(tmp_path))).argv
+    assert (
+        f"--session-file={parent}"
+        in GEMINI.command(launch(kind=Start.FORK, home=str(tmp_path))).argv
+    )
     for kind in (Start.FORK, Start.WAIT, Start.REFUSE):
         with pytest.raises(ValueError):
             GEMINI.command(launch(kind=kind))
@@ -286,7 +356,8 @@ def test_permissions_are_set_again_on_each_resume(level: Permissions) -> None:
 
 
 def test_the_prompt_goes_by_stdin_alone() -> None:
-    """No prompt is an argument, not even in part; one that begins like a command has a word before it."""
+    """No prompt is an argument, not even in part; one that begins like a command has a word before
+    it."""
     command = GEMINI.command(launch(prompt="-secret words"))
     assert command.stdin == b"-secret words"
     assert not any("secret" in word for word in command.argv)
@@ -294,7 +365,8 @@ def test_the_prompt_goes_by_stdin_alone() -> None:
 
 
 def test_what_every_launch_is_given() -> None:
-    """One process, a trusted workdir, and the guard of the conversations beside what the task itself wants loaded."""
+    """One process, a trusted workdir, and the guard of the conversations beside what the task
+    itself wants loaded."""
     env = GEMINI.command(launch()).env
     assert env == {
         "GEMINI_CLI_NO_RELAUNCH": "true",
@@ -305,9 +377,19 @@ def test_what_every_launch_is_given() -> None:
     assert own["NODE_OPTIONS"] == f"--trace-warnings --import={gemini.KEEP.as_uri()}"
 
 
-@pytest.mark.parametrize("prompt", ["", " \n\t", "half \ud83d a pair", "x" * (8 * 1024 * 1024 + 1), "/" + "x" * (8 * 1024 * 1024 - 1)])
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "",
+        " \n\t",
+        "half \ud83d a pair",
+        "x" * (8 * 1024 * 1024 + 1),
+        "/" + "x" * (8 * 1024 * 1024 - 1),
+    ],
+)
 def test_a_prompt_that_cannot_work_is_refused_in_one_sentence(prompt: str) -> None:
-    """Empty, unwritable and too long prompts are refused before the launch: the CLI would cut a long one without a word."""
+    """Empty, unwritable and too long prompts are refused before the launch: the CLI would cut a
+    long one without a word."""
     sentence = GEMINI.refuse(launch(prompt=prompt))
     assert sentence.endswith(".")
     assert "\n" not in sentence
@@ -315,33 +397,77 @@ def test_a_prompt_that_cannot_work_is_refused_in_one_sentence(prompt: str) -> No
 
 
 @pytest.mark.parametrize(
-    "word", ["--resume=latest", "--session-file=x", "-o", "--prompt=x", "--yolo", "--delete-session=1", "--acp", "--worktree"]
+    "word",
+    [
+        "--resume=latest",
+        "--session-file=x",
+        "-o",
+        "--prompt=x",
+        "--yolo",
+        "--delete-session=1",
+        "--acp",
+        "--worktree",
+    ],
 )
 def test_arguments_that_would_undo_perdures_own_are_refused(word: str) -> None:
-    """Which conversation goes on, what is allowed and how the output is written is not for the user's arguments."""
+    """Which conversation goes on, what is allowed and how the output is written is not for the
+    user's arguments."""
     assert "perdure decides" in GEMINI.refuse(launch(agent_args=(word,)))
     assert not GEMINI.refuse(launch(agent_args=("--include-directories", "/x")))
 
 
 def test_which_variables_are_its_own() -> None:
-    """Settings and credentials pass; what a running CLI or the editor around it sets for its children does not."""
+    """Settings and credentials pass; what a running CLI or the editor around it sets for its
+    children does not."""
 
     def passes(name: str) -> bool:
-        taken_out = any(fnmatchcase(name, pattern[1:]) for pattern in GEMINI.variables if pattern.startswith("!"))
+        taken_out = any(
+            fnmatchcase(name, pattern[1:])
+            for pattern in GEMINI.variables
+            if pattern.startswith("!")
+        )
         return not taken_out and any(fnmatchcase(name, pattern) for pattern in GEMINI.variables)
 
-    wanted = ("GEMINI_API_KEY", "GEMINI_CLI_HOME", "GOOGLE_CLOUD_PROJECT", "GOOGLE_GEMINI_BASE_URL", "https_proxy")
+    wanted = (
+        "GEMINI_API_KEY",
+        "GEMINI_CLI_HOME",
+        "GOOGLE_CLOUD_PROJECT",
+        "GOOGLE_GEMINI_BASE_URL",
+        "https_proxy",
+    )
     assert [name for name in wanted if not passes(name)] == []
-    others = ("GEMINI_CLI", "GEMINI_CLI_IDE_AUTH_TOKEN", "GEMINI_PTY_INFO", "GITHUB_TOKEN", "PERDURE_STATE", "NODE_OPTIONS")
+    others = (
+        "GEMINI_CLI",
+        "GEMINI_CLI_IDE_AUTH_TOKEN",
+        "GEMINI_PTY_INFO",
+        "GITHUB_TOKEN",
+        "PERDURE_STATE",
+        "NODE_OPTIONS",
+    )
     assert [name for name in others if passes(name)] == []
 
 
 def test_a_prompt_that_names_a_file_is_the_prompt_as_it_was_given() -> None:
-    """The CLI records the file's content behind the prompt, and the prompt itself beside it; a resume writes both again."""
-    sections = ["look at @f.txt please", "\n--- Content from referenced files ---", "\nContent from @f.txt:\n", "secret plan"]
+    """The CLI records the file's content behind the prompt, and the prompt itself beside it; a
+    resume writes both again."""
+    sections = [
+        "look at @f.txt please",
+        "\n--- Content from referenced files ---",
+        "\nContent from @f.txt:\n",
+        "secret plan",
+    ]
     content = [{"text": each} for each in sections]
-    named = {"id": "a", "type": "user", "content": content, "displayContent": [{"text": "look at @f.txt please"}]}
-    for recorded in (written(head(), named), written(head(), replaced(named)), written(head(), named, replaced(named))):
+    named = {
+        "id": "a",
+        "type": "user",
+        "content": content,
+        "displayContent": [{"text": "look at @f.txt please"}],
+    }
+    for recorded in (
+        written(head(), named),
+        written(head(), replaced(named)),
+        written(head(), named, replaced(named)),
+    ):
         assert texts(recorded) == ["look at @f.txt please"]
         found = GEMINI.loads(recorded)
         assert found is not None
@@ -349,7 +475,8 @@ def test_a_prompt_that_names_a_file_is_the_prompt_as_it_was_given() -> None:
 
 
 def test_what_is_loaded_after_a_rewind() -> None:
-    """A rewind takes the named message and what follows it; one to a message that is not there takes everything."""
+    """A rewind takes the named message and what follows it; one to a message that is not there
+    takes everything."""
     talk = [head(), user("a", "one"), model("b", "One."), user("c", "two"), model("d", "Two.")]
     found = GEMINI.loads(written(*talk, {"$rewindTo": "c"}, user("e", "three")))
     assert found is not None

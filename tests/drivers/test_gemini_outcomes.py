@@ -1,4 +1,5 @@
-"""The parser and the classifier on what the real Gemini CLI printed (`recorded/gemini.json`: 0.61.0; paths and ports replaced)."""
+"""The parser and the classifier on what the real Gemini CLI printed (`recorded/gemini.json`:
+0.61.0; paths and ports replaced)."""
 
 from __future__ import annotations
 
@@ -15,7 +16,17 @@ from hypothesis import strategies as st
 
 from perdure import codec, drivers
 from perdure.attempt.reading import Joiner
-from perdure.events import MAX_TEXT, Said, SaidPart, SessionSeen, ToolEnded, ToolStarted, TurnEnded, Unrecognised, UsageSeen
+from perdure.events import (
+    MAX_TEXT,
+    Said,
+    SaidPart,
+    SessionSeen,
+    ToolEnded,
+    ToolStarted,
+    TurnEnded,
+    Unrecognised,
+    UsageSeen,
+)
 from perdure.model import Exit, OutcomeKind, Usage
 
 K = OutcomeKind
@@ -29,7 +40,9 @@ def recorded() -> dict[str, Any]:
 
 
 def events(name: str) -> list[Any]:
-    return list(chain.from_iterable(GEMINI.parse(line.encode()) for line in recorded()[name]["stdout"]))
+    return list(
+        chain.from_iterable(GEMINI.parse(line.encode()) for line in recorded()[name]["stdout"])
+    )
 
 
 def exit_of(name: str) -> Exit:
@@ -78,9 +91,14 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize(("name", "kind", "words"), [(name, *found) for name, found in EXPECTED.items()], ids=list(EXPECTED))
+@pytest.mark.parametrize(
+    ("name", "kind", "words"),
+    [(name, *found) for name, found in EXPECTED.items()],
+    ids=list(EXPECTED),
+)
 def test_each_recorded_end_has_its_outcome(name: str, kind: OutcomeKind, words: str) -> None:
-    """What the real CLI printed leads to the kind of outcome that calls for the right answer, and its words are kept."""
+    """What the real CLI printed leads to the kind of outcome that calls for the right answer, and
+    its words are kept."""
     found = GEMINI.outcome(exit_of(name), events(name))
     assert found.kind is kind, found
     assert words in found.detail
@@ -92,16 +110,26 @@ def test_each_recorded_end_has_its_outcome(name: str, kind: OutcomeKind, words: 
 def test_no_recording_is_left_out() -> None:
     """Every recording has an expectation, and no line of the real CLI is unknown."""
     assert set(recorded()) == set(EXPECTED)
-    assert not [event for name in recorded() for event in events(name) if isinstance(event, Unrecognised)]
+    assert not [
+        event for name in recorded() for event in events(name) if isinstance(event, Unrecognised)
+    ]
 
 
-@pytest.mark.parametrize(("name", "seconds"), [("429-limit", 120), ("429-limit-long", 7200), ("429-daily", None), ("429", None)])
+@pytest.mark.parametrize(
+    ("name", "seconds"),
+    [("429-limit", 120), ("429-limit-long", 7200), ("429-daily", None), ("429", None)],
+)
 def test_the_end_of_a_limit_is_known(name: str, seconds: int | None) -> None:
     """From the seconds that the sentence names, where it names them."""
-    assert GEMINI.outcome(exit_of(name), events(name)).until == (None if seconds is None else AT + seconds * 1000)
+    assert GEMINI.outcome(exit_of(name), events(name)).until == (
+        None if seconds is None else AT + seconds * 1000
+    )
 
 
-@pytest.mark.parametrize(("cause", "kind"), [("deadline", K.TIMED_OUT), ("stalled", K.STALLED), ("stopped", K.CANCELLED), ("lost", K.LOST)])
+@pytest.mark.parametrize(
+    ("cause", "kind"),
+    [("deadline", K.TIMED_OUT), ("stalled", K.STALLED), ("stopped", K.CANCELLED), ("lost", K.LOST)],
+)
 @pytest.mark.parametrize("name", ["ok", "500", "429", "unknown"])
 def test_who_was_stopped_by_perdure_did_not_fail(cause: str, kind: OutcomeKind, name: str) -> None:
     """The supervisor's cause goes before everything that the agent said."""
@@ -119,20 +147,28 @@ def test_exit_code_zero_is_no_success_without_a_good_result() -> None:
     before = [event for event in events("ok") if not isinstance(event, TurnEnded)]
     assert GEMINI.outcome(Exit(code=0), before).kind is K.FAILED
     assert GEMINI.outcome(Exit(code=0), []).kind is K.FAILED
-    error = GEMINI.parse(b'{"type":"error","severity":"error","message":"Maximum session turns exceeded"}')
+    error = GEMINI.parse(
+        b'{"type":"error","severity":"error","message":"Maximum session turns exceeded"}'
+    )
     assert GEMINI.outcome(Exit(code=0), [*error, *events("ok")]).kind is K.MAX_TURNS
     warning = GEMINI.parse(b'{"type":"error","severity":"warning","message":"Loop detected"}')
     assert GEMINI.outcome(Exit(code=0), [*warning, *events("ok")]).ok
 
 
 def test_a_tool_is_seen_with_its_command_and_its_end() -> None:
-    """The events name the conversation, the tool, its command, its output and the answer; the counts are of this launch."""
+    """The events name the conversation, the tool, its command, its output and the answer; the
+    counts are of this launch."""
     found = events("tool")
-    started, ended = next(e for e in found if isinstance(e, ToolStarted)), next(e for e in found if isinstance(e, ToolEnded))
+    started, ended = (
+        next(e for e in found if isinstance(e, ToolStarted)),
+        next(e for e in found if isinstance(e, ToolEnded)),
+    )
     assert isinstance(found[0], SessionSeen)
     assert started.summary == "id -u; touch made"
     assert (ended.tool_id, ended.ok, ended.summary.strip()) == (started.tool_id, True, "0")
-    assert [event for event in found if isinstance(event, UsageSeen)] == [UsageSeen(Usage(input=200, output=14), cumulative=False)]
+    assert [event for event in found if isinstance(event, UsageSeen)] == [
+        UsageSeen(Usage(input=200, output=14), cumulative=False)
+    ]
     refused = next(event for event in events("denied") if isinstance(event, ToolEnded))
     assert not refused.ok
     assert "not found" in refused.summary
@@ -144,13 +180,16 @@ def joined(found: list[Any]) -> list[Any]:
 
 
 def test_the_pieces_of_an_answer_become_one() -> None:
-    """Each text is whole before the event that follows it; nothing is left of the pieces; what no piece is goes through unchanged."""
+    """Each text is whole before the event that follows it; nothing is left of the pieces; what no
+    piece is goes through unchanged."""
     found = events("tool")
     assert any(isinstance(event, SaidPart) for event in found)
     whole = joined(found)
     assert [event.text for event in whole if isinstance(event, Said)] == ["I look.", "answer 2"]
     assert not any(isinstance(event, SaidPart) for event in whole)
-    assert [event for event in whole if not isinstance(event, Said)] == [event for event in found if not isinstance(event, SaidPart)]
+    assert [event for event in whole if not isinstance(event, Said)] == [
+        event for event in found if not isinstance(event, SaidPart)
+    ]
     assert isinstance(whole[whole.index(Said("I look.")) + 1], ToolStarted)
     assert joined(found[:3]) == [*found[:2], Said(found[2].text)]
 
@@ -163,16 +202,38 @@ def test_no_text_grows_over_the_limit() -> None:
 
 
 words = st.sampled_from(
-    ("init", "message", "tool_use", "tool_result", "error", "result", "role", "user", "content", "stats", "status")
+    (
+        "init",
+        "message",
+        "tool_use",
+        "tool_result",
+        "error",
+        "result",
+        "role",
+        "user",
+        "content",
+        "stats",
+        "status",
+    )
 ) | st.text(max_size=20)
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | words
-values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(words, inner, max_size=5), max_leaves=25)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(words, inner, max_size=5),
+    max_leaves=25,
+)
 
 
 @settings(max_examples=150, deadline=None)
-@given(kind=words, rest=st.dictionaries(words, values, max_size=6), cut=st.integers(0, 400), junk=st.binary(max_size=5))
+@given(
+    kind=words,
+    rest=st.dictionaries(words, values, max_size=6),
+    cut=st.integers(0, 400),
+    junk=st.binary(max_size=5),
+)
 def test_any_line_is_events(kind: str, rest: dict[str, Any], cut: int, junk: bytes) -> None:
-    """No JSON raises, however its fields are typed, whole, torn or with broken bytes in it; what is not known is kept."""
+    """No JSON raises, however its fields are typed, whole, torn or with broken bytes in it; what is
+    not known is kept."""
     line = json.dumps({**rest, "type": kind}).encode("utf-8", "surrogatepass")
     for each in (line, line[:cut] + junk, line[:cut] + junk + line[cut:]):
         found = GEMINI.parse(each)

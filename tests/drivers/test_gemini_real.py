@@ -1,4 +1,5 @@
-"""The driver on the real Gemini CLI, against the rehearsal: the conformance suite, and the traps that only this CLI has."""
+"""The driver on the real Gemini CLI, against the rehearsal: the conformance suite, and the traps
+that only this CLI has."""
 
 from __future__ import annotations
 
@@ -16,20 +17,32 @@ import pytest
 
 from perdure import drivers
 from perdure.continuation import Situation, choose
-from perdure.model import Continuation, ContinuityPolicy, OutcomeKind, Permissions, Session, SessionKey, SessionState, Start
+from perdure.model import (
+    Continuation,
+    ContinuityPolicy,
+    OutcomeKind,
+    Permissions,
+    Session,
+    SessionKey,
+    SessionState,
+    Start,
+)
 from perdure.rehearsal import Rehearsal
 from perdure.testing.drivers import Bench, DriverConformance
 from perdure.testing.drivers.bench import resume
 from perdure.transcripts import begins_with, fingerprint, prompts_since, snapshot
 from tests.patience import PATIENCE_S
 
-MODULES = Path(os.environ.get("PERDURE_TEST_AGENTS") or Path(__file__).parents[2] / "agents" / "node_modules")
+MODULES = Path(
+    os.environ.get("PERDURE_TEST_AGENTS") or Path(__file__).parents[2] / "agents" / "node_modules"
+)
 Make = Callable[..., Bench]
 
 
 @pytest.fixture
 def bench() -> Iterator[Make]:
-    """Makes benches in one scratch directory, without retries of the CLI's own, which take five seconds each."""
+    """Makes benches in one scratch directory, without retries of the CLI's own, which take five
+    seconds each."""
     scratch = Path(tempfile.mkdtemp(prefix="pg"))
     started: list[Rehearsal] = []
 
@@ -45,7 +58,12 @@ def bench() -> Iterator[Make]:
             "LANG": "C.UTF-8",
             **rehearsal.environ("gemini", scratch / "home" / "gemini", retries=retries),
         }
-        return Bench(driver=drivers.load("gemini"), environ=environ, rehearsal=rehearsal, cwd=scratch / "work")
+        return Bench(
+            driver=drivers.load("gemini"),
+            environ=environ,
+            rehearsal=rehearsal,
+            cwd=scratch / "work",
+        )
 
     yield make
     for rehearsal in started:
@@ -61,8 +79,9 @@ class TestGemini(DriverConformance):
         return bench
 
     def test_the_clean_up_keeps_away_from_conversations(self, bench: Make) -> None:
-        """A resume in a later minute leaves an empty file behind, for which any other run deletes the conversation, live or not.
-        Started by perdure it does not; started by hand it does, so this test sees what it guards against."""
+        """A resume in a later minute leaves an empty file behind, for which any other run deletes
+        the conversation, live or not. Started by perdure it does not; started by hand it does, so
+        this test sees what it guards against."""
         stage = bench("say One.")
         first = stage.run("hello one")
         path = stage.driver.transcript(stage.home, first.session_id)
@@ -73,7 +92,13 @@ class TestGemini(DriverConformance):
         assert stage.driver.transcript(stage.home, first.session_id) == path
         command = stage.driver.command(stage.launch("by hand"))
         subprocess.run(
-            command.argv, input=command.stdin, cwd=stage.cwd, env=stage.environ, capture_output=True, check=True, timeout=PATIENCE_S
+            command.argv,
+            input=command.stdin,
+            cwd=stage.cwd,
+            env=stage.environ,
+            capture_output=True,
+            check=True,
+            timeout=PATIENCE_S,
         )
         assert stage.driver.transcript(stage.home, first.session_id) is None
 
@@ -83,47 +108,76 @@ class TestGemini(DriverConformance):
         assert stage.run("look", permissions=Permissions.FULL).outcome.ok
         assert (stage.cwd / "options.txt").read_text() == "[]\n"
         other = bench('run echo "[$NODE_OPTIONS]" > options.txt\n---\nsay Done.')
-        command = other.driver.command(other.launch("look", permissions=Permissions.FULL, env={"NODE_OPTIONS": "--no-warnings"}))
+        command = other.driver.command(
+            other.launch(
+                "look", permissions=Permissions.FULL, env={"NODE_OPTIONS": "--no-warnings"}
+            )
+        )
         env = {**other.environ, **command.env}
-        subprocess.run(command.argv, input=command.stdin, cwd=other.cwd, env=env, capture_output=True, check=True, timeout=PATIENCE_S)
+        subprocess.run(
+            command.argv,
+            input=command.stdin,
+            cwd=other.cwd,
+            env=env,
+            capture_output=True,
+            check=True,
+            timeout=PATIENCE_S,
+        )
         assert (other.cwd / "options.txt").read_text() == "[--no-warnings]\n"
 
     def test_it_is_one_process_that_ends_on_request(self, bench: Make) -> None:
-        """No second process that would outlive a kill; SIGTERM ends it at once, with code 0 and no result, which is no success."""
+        """No second process that would outlive a kill; SIGTERM ends it at once, with code 0 and no
+        result, which is no success."""
         stage = bench("hang\nsay Never.")
         with stage.running("hello") as process:
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-            assert [child for child in children if b"gemini" in Path(f"/proc/{child}/cmdline").read_bytes()] == []
+            assert [
+                child
+                for child in children
+                if b"gemini" in Path(f"/proc/{child}/cmdline").read_bytes()
+            ] == []
             process.terminate()
             out, err = process.communicate(timeout=PATIENCE_S)
         ended = stage.read(process.returncode, out, err)
         assert (ended.exit.code, ended.outcome.kind) == (0, OutcomeKind.FAILED)
 
     def test_a_first_turn_that_failed_leaves_nothing_to_resume(self, bench: Make) -> None:
-        """The CLI rolls it back, and takes the id neither for a resume nor for a new start: the next attempt begins with a new one."""
+        """The CLI rolls it back, and takes the id neither for a resume nor for a new start: the
+        next attempt begins with a new one."""
         stage = bench("fail 503\nsay One.")
         first = stage.run("hello one")
         assert first.outcome.kind is OutcomeKind.OVERLOADED
         assert stage.prompts(first.session_id) == []
-        assert stage.run("go on", resume(first.session_id)).outcome.kind is OutcomeKind.SESSION_MISSING
+        assert (
+            stage.run("go on", resume(first.session_id)).outcome.kind is OutcomeKind.SESSION_MISSING
+        )
         again = Continuation(kind=Start.FRESH, session_id=first.session_id)
         assert stage.run("once more", again).outcome.kind is OutcomeKind.WRITER_CONFLICT
         key = SessionKey("gemini", "run:x")
-        session = Session(key=key, id=first.session_id, state=SessionState.PINNED, created=1, updated=1)
+        session = Session(
+            key=key, id=first.session_id, state=SessionState.PINNED, created=1, updated=1
+        )
         found = snapshot(stage.driver, stage.driver.transcript(stage.home, first.session_id))
         new = str(uuid.uuid4())
-        chosen = choose(Situation(policy=ContinuityPolicy.STRICT, now=1, session=session, transcript=found, new_id=new))
+        chosen = choose(
+            Situation(
+                policy=ContinuityPolicy.STRICT, now=1, session=session, transcript=found, new_id=new
+            )
+        )
         assert (chosen.kind, chosen.session_id) == (Start.FRESH, new)
         assert stage.run("hello one", chosen).outcome.ok
 
     def test_a_later_turn_that_failed_is_taken_back_and_the_rest_goes_on(self, bench: Make) -> None:
-        """The prompt of the failed turn is in the history no more; what was before is, and stands in the file as it did."""
+        """The prompt of the failed turn is in the history no more; what was before is, and stands
+        in the file as it did."""
         stage = bench("say One.\n---\nfail 503\nsay Three.")
         first = stage.run("hello one")
         path = stage.driver.transcript(stage.home, first.session_id)
         before = snapshot(stage.driver, path)
         assert path is not None and before is not None
-        assert stage.run("hello two", resume(first.session_id)).outcome.kind is OutcomeKind.OVERLOADED
+        assert (
+            stage.run("hello two", resume(first.session_id)).outcome.kind is OutcomeKind.OVERLOADED
+        )
         assert begins_with(stage.driver, path, before)
         assert prompts_since(stage.driver, path, before) == []
         assert stage.run("hello three", resume(first.session_id)).outcome.ok
@@ -131,7 +185,8 @@ class TestGemini(DriverConformance):
         assert begins_with(stage.driver, path, before)
 
     def test_a_prompt_like_a_command_stays_in_the_conversation(self, bench: Make) -> None:
-        """A resume throws prompts with a leading slash or question mark out of the history: not those that perdure sent."""
+        """A resume throws prompts with a leading slash or question mark out of the history: not
+        those that perdure sent."""
         stage = bench("say Yes.")
         session = stage.run("/first of all").session_id
         for prompt in ("?second", "third"):
@@ -142,25 +197,33 @@ class TestGemini(DriverConformance):
         assert stage.prompts(session) == ["/first of all", "?second", "third"]
 
     def test_the_workdir_may_not_widen_what_was_allowed(self, bench: Make) -> None:
-        """Settings in the repository that allow every command do not make `read` run one; by themselves they would."""
+        """Settings in the repository that allow every command do not make `read` run one; by
+        themselves they would."""
         stage = bench("run touch made.txt\n---\nsay Tried.")
         (stage.cwd / ".gemini").mkdir()
-        (stage.cwd / ".gemini" / "settings.json").write_text('{"tools":{"allowed":["run_shell_command"]}}')
+        (stage.cwd / ".gemini" / "settings.json").write_text(
+            '{"tools":{"allowed":["run_shell_command"]}}'
+        )
         stage.run("make it", permissions=Permissions.READ)
         assert not (stage.cwd / "made.txt").exists()
 
     def test_from_another_directory_nothing_is_found(self, bench: Make) -> None:
-        """A conversation belongs to its directory: elsewhere it is missing, and nothing starts afresh."""
+        """A conversation belongs to its directory: elsewhere it is missing, and nothing starts
+        afresh."""
         stage = bench("say One.")
         first = stage.run("hello one")
         elsewhere = replace(stage, cwd=stage.cwd.with_name("elsewhere"))
         elsewhere.cwd.mkdir()
         assert stage.driver.abilities.cwd_bound
-        assert elsewhere.run("go on", resume(first.session_id)).outcome.kind is OutcomeKind.SESSION_MISSING
+        assert (
+            elsewhere.run("go on", resume(first.session_id)).outcome.kind
+            is OutcomeKind.SESSION_MISSING
+        )
         assert len(stage.rehearsal.requests) == 1
 
     def test_a_compression_is_no_loss(self, bench: Make) -> None:
-        """The CLI replaces its history by a summary: the conversation goes on, and the earlier prompts count as part of it."""
+        """The CLI replaces its history by a summary: the conversation goes on, and the earlier
+        prompts count as part of it."""
         stage = bench("say One.\n---\nsay Two.\n---\nsay Three.")
         first = stage.run("hello one " + "and more " * 20_000)
         path = stage.driver.transcript(stage.home, first.session_id)
@@ -168,10 +231,17 @@ class TestGemini(DriverConformance):
         assert path is not None and before is not None
         place = stage.home / "settings.json"
         settings = json.loads(place.read_text())
-        place.write_text(json.dumps({**settings, "model": {**settings["model"], "compressionThreshold": 0.000001}}))
+        place.write_text(
+            json.dumps(
+                {**settings, "model": {**settings["model"], "compressionThreshold": 0.000001}}
+            )
+        )
         assert stage.run("hello two", resume(first.session_id)).outcome.ok
         assert "hello one" not in stage.reached_the_model()
         place.write_text(json.dumps(settings))
         assert stage.run("hello three", resume(first.session_id)).outcome.ok
         assert begins_with(stage.driver, path, before)
-        assert prompts_since(stage.driver, path, before) == [fingerprint("hello two"), fingerprint("hello three")]
+        assert prompts_since(stage.driver, path, before) == [
+            fingerprint("hello two"),
+            fingerprint("hello three"),
+        ]

@@ -1,4 +1,5 @@
-"""What a resume loads, as the drivers tell it: each story on the real CLI, held against the model server's record."""
+"""What a resume loads, as the drivers tell it: each story on the real CLI, held against the model
+server's record."""
 
 from __future__ import annotations
 
@@ -27,7 +28,10 @@ from perdure.testing.drivers.bench import PATIENCE_S, resume
 from tests.drivers.talk import goes_on, loads_now, shown, told
 from tests.drivers.test_driver_real import Make, benches
 
-TOOLS = "say Let me see.\nrun echo a\nrun echo b\n---\nsay First done.\n---\nrun echo c\n---\nsay Second done."
+TOOLS = (
+    "say Let me see.\nrun echo a\nrun echo b\n---\nsay First done.\n---\nrun echo c\n---\nsay "
+    "Second done."
+)
 LONG = "python3 -c 'import time; time.sleep(300)'"
 MORE = "".join(f"\n---\nsay Answer {number}." for number in range(10))
 FULL = Permissions.FULL
@@ -59,11 +63,13 @@ def waits(met: Any) -> None:
         time.sleep(0.05)
 
 
-# --- every CLI -----------------------------------------------------------------------------------------------------
+# --- every CLI
+# -----------------------------------------------------------------------------------------------------
 
 
 def test_turns_with_tools(bench: Make) -> None:
-    """Two turns with parallel and single calls: prompts, answers, calls and results in their order, none left out."""
+    """Two turns with parallel and single calls: prompts, answers, calls and results in their order,
+    none left out."""
     stage = bench(TOOLS + MORE)
     session = stage.run("hello one", permissions=FULL).session_id
     goes_on(stage, session, "hello two", permissions=FULL)
@@ -73,7 +79,8 @@ def test_turns_with_tools(bench: Make) -> None:
 
 
 def test_killed_in_a_tool(bench: Make) -> None:
-    """The call has a result that the CLI made up; it is marked, also when a later attempt finds it in the file."""
+    """The call has a result that the CLI made up; it is marked, also when a later attempt finds it
+    in the file."""
     stage = bench(f"say Let me see.\nrun {LONG}" + MORE)
     session = _killed_in_tool(stage)
     before, _ = goes_on(stage, session, "hello two")
@@ -86,11 +93,19 @@ def test_killed_in_a_tool(bench: Make) -> None:
 def _killed_in_tool(stage: Bench) -> str:
     """A first turn whose agent was killed while its command ran. Returns the conversation's id."""
     chosen = str(uuid.uuid4()) if stage.driver.abilities.choose_id else ""
-    launch = stage.launch("hello one", Continuation(kind=Start.FRESH, session_id=chosen), permissions=FULL)
+    launch = stage.launch(
+        "hello one", Continuation(kind=Start.FRESH, session_id=chosen), permissions=FULL
+    )
     command = stage.driver.command(launch)
     pipe = subprocess.PIPE
     with subprocess.Popen(
-        command.argv, stdin=pipe, stdout=pipe, stderr=pipe, cwd=stage.cwd, env={**command.env, **stage.environ}, start_new_session=True
+        command.argv,
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
+        cwd=stage.cwd,
+        env={**command.env, **stage.environ},
+        start_new_session=True,
     ) as process:
         assert process.stdin is not None
         process.stdin.write(command.stdin)
@@ -124,24 +139,51 @@ def _tools(stage: Bench) -> list[int]:
     return found
 
 
-# --- Claude Code ---------------------------------------------------------------------------------------------------
+# --- Claude Code
+# ---------------------------------------------------------------------------------------------------
 
 
 def typed(stage: Bench, words: str, session: str) -> None:
     """Gives the CLI a command of its own, which a driver's prompt never is."""
-    argv = [stage.driver.locate(stage.environ).path, "-p", "--output-format=stream-json", "--verbose", f"--resume={session}"]
-    subprocess.run(argv, input=words.encode(), cwd=stage.cwd, env=dict(stage.environ), capture_output=True, check=False)
+    argv = [
+        stage.driver.locate(stage.environ).path,
+        "-p",
+        "--output-format=stream-json",
+        "--verbose",
+        f"--resume={session}",
+    ]
+    subprocess.run(
+        argv,
+        input=words.encode(),
+        cwd=stage.cwd,
+        env=dict(stage.environ),
+        capture_output=True,
+        check=False,
+    )
 
 
 def test_claude_rewound(claude: Make) -> None:
-    """After a way back to an earlier answer the turns behind it are on a dead branch, whatever the file still has."""
+    """After a way back to an earlier answer the turns behind it are on a dead branch, whatever the
+    file still has."""
     stage = claude(TOOLS + MORE)
     session = stage.run("hello one", permissions=FULL).session_id
     stage.run("hello two", resume(session), permissions=FULL)
     known = loads_now(stage, session)
     at = claude_files.end_of_turn(stage.content(session), 1)
-    argv = [stage.driver.locate(stage.environ).path, "-p", f"--resume={session}", f"--resume-session-at={at}"]
-    subprocess.run(argv, input=b"another way", cwd=stage.cwd, env=dict(stage.environ), capture_output=True, check=True)
+    argv = [
+        stage.driver.locate(stage.environ).path,
+        "-p",
+        f"--resume={session}",
+        f"--resume-session-at={at}",
+    ]
+    subprocess.run(
+        argv,
+        input=b"another way",
+        cwd=stage.cwd,
+        env=dict(stage.environ),
+        capture_output=True,
+        check=True,
+    )
     found, _ = goes_on(stage, session, "hello three")
     seen = compare(known.items, found)
     assert seen.relation is Relation.SHORTENED
@@ -151,7 +193,8 @@ def test_claude_rewound(claude: Make) -> None:
 
 
 def test_claude_compacted(claude: Make) -> None:
-    """A summary stands for what was said before, except for what the boundary keeps; a second compaction counts too."""
+    """A summary stands for what was said before, except for what the boundary keeps; a second
+    compaction counts too."""
     stage = claude(f"summary What happened so far.\n{TOOLS}{MORE}")
     session = stage.run("hello one", permissions=FULL).session_id
     stage.run("hello two", resume(session), permissions=FULL)
@@ -174,11 +217,14 @@ def _same_as_request(stage: Bench, session: str, found: Loaded) -> None:
     """Held against the request without the words of the `/compact` itself, which are no items."""
     stage.run("go on", resume(session))
     asked = shown(stage.rehearsal.last.messages)[:-1]
-    assert [each for each in asked if not each[1].startswith(("<local-command", "<command-name>"))] == told(found)
+    assert [
+        each for each in asked if not each[1].startswith(("<local-command", "<command-name>"))
+    ] == told(found)
 
 
 class Crowd:
-    """A model that answers a prompt with "ours" in it only when the stranger's prompt has come as well."""
+    """A model that answers a prompt with "ours" in it only when the stranger's prompt has come as
+    well."""
 
     def __init__(self) -> None:
         self.stranger_came = threading.Event()
@@ -196,13 +242,19 @@ class Crowd:
 
 
 def test_claude_two_writers(claude: Make) -> None:
-    """Two processes on one conversation write into one file at once: what the next one loads of it is told item by item."""
+    """Two processes on one conversation write into one file at once: what the next one loads of it
+    is told item by item."""
     stage = claude(Crowd())
     session = stage.run("hello one").session_id
     command = stage.driver.command(stage.launch("ours", resume(session)))
     pipe = subprocess.PIPE
     with subprocess.Popen(
-        command.argv, stdin=pipe, stdout=pipe, stderr=pipe, cwd=stage.cwd, env={**command.env, **stage.environ}
+        command.argv,
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
+        cwd=stage.cwd,
+        env={**command.env, **stage.environ},
     ) as process:
         assert process.stdin is not None
         process.stdin.write(command.stdin)
@@ -229,41 +281,103 @@ class Paper:
         return self._ids.setdefault(name, str(uuid.uuid4())) if name else None
 
     def add(self, name: str, parent: str | None, kind: str, **fields: Any) -> Paper:
-        stamp = (datetime(2026, 11, 22, 9) + self.step * len(self.records)).isoformat(timespec="milliseconds") + "Z"
-        head = {"parentUuid": self.id(parent), "isSidechain": False, "type": kind, "uuid": self.id(name), "timestamp": stamp}
-        self.records.append({**head, "sessionId": self.session, "cwd": "/", "version": "2.1.329", **fields})
+        stamp = (datetime(2026, 11, 22, 9) + self.step * len(self.records)).isoformat(
+            timespec="milliseconds"
+        ) + "Z"
+        head = {
+            "parentUuid": self.id(parent),
+            "isSidechain": False,
+            "type": kind,
+            "uuid": self.id(name),
+            "timestamp": stamp,
+        }
+        self.records.append(
+            {**head, "sessionId": self.session, "cwd": "/", "version": "2.1.329", **fields}
+        )
         return self
 
     def user(self, name: str, parent: str | None, content: Any, **fields: Any) -> Paper:
-        return self.add(name, parent, "user", message={"role": "user", "content": content}, **{"promptSource": "sdk", **fields})
+        return self.add(
+            name,
+            parent,
+            "user",
+            message={"role": "user", "content": content},
+            **{"promptSource": "sdk", **fields},
+        )
 
-    def reply(self, name: str, parent: str | None, block: dict[str, Any], reply: str = "", **fields: Any) -> Paper:
-        head = {"id": reply or f"msg_{name}", "type": "message", "role": "assistant", "model": "claude-opus-5-5"}
-        return self.add(name, parent, "assistant", message={**head, "content": [block], "usage": {}}, **fields)
+    def reply(
+        self, name: str, parent: str | None, block: dict[str, Any], reply: str = "", **fields: Any
+    ) -> Paper:
+        head = {
+            "id": reply or f"msg_{name}",
+            "type": "message",
+            "role": "assistant",
+            "model": "claude-opus-5-5",
+        }
+        return self.add(
+            name, parent, "assistant", message={**head, "content": [block], "usage": {}}, **fields
+        )
 
-    def says(self, name: str, parent: str | None, words: str, reply: str = "", **fields: Any) -> Paper:
+    def says(
+        self, name: str, parent: str | None, words: str, reply: str = "", **fields: Any
+    ) -> Paper:
         return self.reply(name, parent, {"type": "text", "text": words}, reply, **fields)
 
     def calls(self, name: str, parent: str | None, key: str, reply: str = "") -> Paper:
-        return self.reply(name, parent, {"type": "tool_use", "id": key, "name": "Bash", "input": {"command": key}}, reply)
+        return self.reply(
+            name,
+            parent,
+            {"type": "tool_use", "id": key, "name": "Bash", "input": {"command": key}},
+            reply,
+        )
 
     def result(self, name: str, parent: str | None, key: str) -> Paper:
-        return self.user(name, parent, [{"type": "tool_result", "tool_use_id": key, "content": f"of {key}"}], promptSource=None)
+        return self.user(
+            name,
+            parent,
+            [{"type": "tool_result", "tool_use_id": key, "content": f"of {key}"}],
+            promptSource=None,
+        )
 
     def last_prompt(self, leaf: str) -> Paper:
-        self.records.append({"type": "last-prompt", "lastPrompt": "x", "leafUuid": self.id(leaf), "sessionId": self.session})
+        self.records.append(
+            {
+                "type": "last-prompt",
+                "lastPrompt": "x",
+                "leafUuid": self.id(leaf),
+                "sessionId": self.session,
+            }
+        )
         return self
 
     def boundary(self, name: str, after: str, *kept: str) -> Paper:
         """A compact boundary that keeps records, and its summary, whose name has an S behind it."""
         uuids = [self.id(each) for each in kept]
-        keeps = {"preservedMessages": {"anchorUuid": self.id(f"{name}S"), "uuids": uuids}} if kept else {}
+        keeps = (
+            {"preservedMessages": {"anchorUuid": self.id(f"{name}S"), "uuids": uuids}}
+            if kept
+            else {}
+        )
         told = {"trigger": "manual", "preTokens": 100, **keeps}
-        self.add(name, None, "system", subtype="compact_boundary", logicalParentUuid=self.id(after), compactMetadata=told)
-        return self.user(f"{name}S", name, "SUMMARY", isCompactSummary=True, isVisibleInTranscriptOnly=True)
+        self.add(
+            name,
+            None,
+            "system",
+            subtype="compact_boundary",
+            logicalParentUuid=self.id(after),
+            compactMetadata=told,
+        )
+        return self.user(
+            f"{name}S", name, "SUMMARY", isCompactSummary=True, isVisibleInTranscriptOnly=True
+        )
 
     def two_turns(self) -> Paper:
-        return self.user("1", None, "p1").says("2", "1", "a1").user("3", "2", "p2").says("4", "3", "a2")
+        return (
+            self.user("1", None, "p1")
+            .says("2", "1", "a1")
+            .user("3", "2", "p2")
+            .says("4", "3", "a2")
+        )
 
 
 def papers() -> dict[str, Paper]:
@@ -274,64 +388,137 @@ def papers() -> dict[str, Paper]:
         return paper.user("5", parent, other["5"]).says("6", "5", other["6"])
 
     def parallel() -> Paper:
-        return Paper().user("1", None, "p1").says("2", "1", "see", "M").calls("3", "2", "A", "M").calls("4", "3", "B", "M")
+        return (
+            Paper()
+            .user("1", None, "p1")
+            .says("2", "1", "see", "M")
+            .calls("3", "2", "A", "M")
+            .calls("4", "3", "B", "M")
+        )
 
     date = {"attachment": {"type": "date", "date": "2026-11-22"}}
     failed = {
         "isApiErrorMessage": True,
-        "message": {"role": "assistant", "model": "<synthetic>", "content": [{"type": "text", "text": "E"}]},
+        "message": {
+            "role": "assistant",
+            "model": "<synthetic>",
+            "content": [{"type": "text", "text": "E"}],
+        },
     }
     tail = Paper().two_turns()
     return {
         "the newest record decides between two branches": branch(Paper().two_turns()),
-        "the named leaf decides if the newest record is not behind it": branch(Paper().two_turns()).last_prompt("4"),
+        "the named leaf decides if the newest record is not behind it": branch(
+            Paper().two_turns()
+        ).last_prompt("4"),
         "the named leaf is gone on from": branch(Paper().two_turns().last_prompt("4"), "4"),
         "a named leaf in the middle of the newest branch": Paper().two_turns().last_prompt("2"),
-        "the newest named leaf decides": branch(Paper().two_turns().last_prompt("4")).last_prompt("6"),
-        "a branch behind the named leaf, and a newer one beside it": branch(Paper().two_turns().last_prompt("4"), "4")
+        "the newest named leaf decides": branch(Paper().two_turns().last_prompt("4")).last_prompt(
+            "6"
+        ),
+        "a branch behind the named leaf, and a newer one beside it": branch(
+            Paper().two_turns().last_prompt("4"), "4"
+        )
         .user("7", "2", "q3")
         .says("8", "7", "b3"),
-        "an attachment on a dead branch is a record too": Paper().two_turns().add("5", "2", "attachment", **date),
+        "an attachment on a dead branch is a record too": Paper()
+        .two_turns()
+        .add("5", "2", "attachment", **date),
         "a progress record is none": Paper().two_turns().add("5", "2", "progress", data={}),
         "a sidechain is none": Paper().two_turns().user("5", "2", "side", isSidechain=True),
-        "a missing parent, and a record just before": Paper(seconds=4).two_turns().user("5", "lost", "p3").says("6", "5", "a3"),
-        "a missing parent, and nothing for a minute before": Paper().two_turns().user("5", "lost", "p3").says("6", "5", "a3"),
-        "a second root": Paper().user("1", None, "p1").says("2", "1", "a1").user("3", None, "p2").says("4", "3", "a2"),
-        "a record told twice is the later one": Paper().two_turns().user("3", "2", "pX").says("4", "3", "aX"),
+        "a missing parent, and a record just before": Paper(seconds=4)
+        .two_turns()
+        .user("5", "lost", "p3")
+        .says("6", "5", "a3"),
+        "a missing parent, and nothing for a minute before": Paper()
+        .two_turns()
+        .user("5", "lost", "p3")
+        .says("6", "5", "a3"),
+        "a second root": Paper()
+        .user("1", None, "p1")
+        .says("2", "1", "a1")
+        .user("3", None, "p2")
+        .says("4", "3", "a2"),
+        "a record told twice is the later one": Paper()
+        .two_turns()
+        .user("3", "2", "pX")
+        .says("4", "3", "aX"),
         "a record told again at the end is the newest": Paper().two_turns().user("1", None, "p1"),
-        "children before their parents": Paper().says("4", "3", "a2").user("3", "2", "p2").says("2", "1", "a1").user("1", None, "p1"),
-        "parallel calls": parallel().result("6", "4", "B").result("7", "3", "A").says("9", "7", "done"),
+        "children before their parents": Paper()
+        .says("4", "3", "a2")
+        .user("3", "2", "p2")
+        .says("2", "1", "a1")
+        .user("1", None, "p1"),
+        "parallel calls": parallel()
+        .result("6", "4", "B")
+        .result("7", "3", "A")
+        .says("9", "7", "done"),
         "parallel calls, the last of them named": parallel()
         .last_prompt("4")
         .result("6", "4", "B")
         .result("7", "3", "A")
         .says("9", "7", "done"),
-        "parallel calls, one without a result": parallel().result("6", "4", "B").says("9", "6", "done"),
+        "parallel calls, one without a result": parallel()
+        .result("6", "4", "B")
+        .says("9", "6", "done"),
         "parallel calls, one open at the end": parallel().result("7", "3", "A"),
         "an open call at the end": Paper().user("1", None, "p1").calls("2", "1", "A"),
-        "an open call and a prompt behind it": Paper().user("1", None, "p1").calls("2", "1", "A").user("3", "2", "p2"),
-        "an open call in the middle": Paper().user("1", None, "p1").calls("2", "1", "A").user("3", "2", "p2").says("4", "3", "a2"),
-        "a result without a call": Paper().user("1", None, "p1").result("2", "1", "A").says("3", "2", "a1"),
+        "an open call and a prompt behind it": Paper()
+        .user("1", None, "p1")
+        .calls("2", "1", "A")
+        .user("3", "2", "p2"),
+        "an open call in the middle": Paper()
+        .user("1", None, "p1")
+        .calls("2", "1", "A")
+        .user("3", "2", "p2")
+        .says("4", "3", "a2"),
+        "a result without a call": Paper()
+        .user("1", None, "p1")
+        .result("2", "1", "A")
+        .says("3", "2", "a1"),
         "a second result": Paper()
         .user("1", None, "p1")
         .calls("2", "1", "A")
         .result("3", "2", "A")
         .result("4", "3", "A")
         .says("5", "4", "a1"),
-        "a result before its call": Paper().user("1", None, "p1").result("2", "1", "A").calls("3", "2", "A").says("4", "3", "a1"),
+        "a result before its call": Paper()
+        .user("1", None, "p1")
+        .result("2", "1", "A")
+        .calls("3", "2", "A")
+        .says("4", "3", "a1"),
         "a prompt at the end": Paper().two_turns().user("5", "4", "p3"),
-        "an API error": Paper().user("1", None, "p1").add("2", "1", "assistant", **failed).user("3", "2", "p2").says("4", "3", "a2"),
-        "an API error at the end": Paper().user("1", None, "p1").add("2", "1", "assistant", **failed),
-        "compacted": Paper().two_turns().boundary("5", "4").user("7", "5S", "p3").says("8", "7", "a3"),
-        "compacted, two records kept": Paper().two_turns().boundary("5", "4", "2", "4").user("7", "5S", "p3").says("8", "7", "a3"),
-        "compacted, a kept record is lost": tail.boundary("5", "4", "lost", "4").user("7", "5S", "p3").says("8", "7", "a3"),
-        "rewound to before a compaction": branch(Paper().two_turns().boundary("7", "4").user("8", "7S", "p3").says("9", "8", "a3")),
+        "an API error": Paper()
+        .user("1", None, "p1")
+        .add("2", "1", "assistant", **failed)
+        .user("3", "2", "p2")
+        .says("4", "3", "a2"),
+        "an API error at the end": Paper()
+        .user("1", None, "p1")
+        .add("2", "1", "assistant", **failed),
+        "compacted": Paper()
+        .two_turns()
+        .boundary("5", "4")
+        .user("7", "5S", "p3")
+        .says("8", "7", "a3"),
+        "compacted, two records kept": Paper()
+        .two_turns()
+        .boundary("5", "4", "2", "4")
+        .user("7", "5S", "p3")
+        .says("8", "7", "a3"),
+        "compacted, a kept record is lost": tail.boundary("5", "4", "lost", "4")
+        .user("7", "5S", "p3")
+        .says("8", "7", "a3"),
+        "rewound to before a compaction": branch(
+            Paper().two_turns().boundary("7", "4").user("8", "7S", "p3").says("9", "8", "a3")
+        ),
     }
 
 
 @pytest.mark.parametrize("part", range(4))
 def test_claude_shapes(claude: Make, part: int) -> None:
-    """Thirty shapes of a transcript, each resumed by the CLI: the driver tells for every one what is loaded."""
+    """Thirty shapes of a transcript, each resumed by the CLI: the driver tells for every one what
+    is loaded."""
     stage = claude("\n---\n".join(["say Answer."] * 20))
     wrong = {}
     for name, paper in list(papers().items())[part::4]:
@@ -341,13 +528,18 @@ def test_claude_shapes(claude: Make, part: int) -> None:
         found = told(loads_now(stage, paper.session))
         before = len(stage.rehearsal.requests)
         stage.run("go on", resume(paper.session))
-        asked = shown(next(each for each in stage.rehearsal.requests[before:] if each.messages).messages)[:-1]
+        asked = shown(
+            next(each for each in stage.rehearsal.requests[before:] if each.messages).messages
+        )[:-1]
         if asked != found:
             wrong[name] = (asked, found)
-    assert wrong == {}, "\n".join(f"{name}:\n  {asked}\n  {ours}" for name, (asked, ours) in wrong.items())
+    assert wrong == {}, "\n".join(
+        f"{name}:\n  {asked}\n  {ours}" for name, (asked, ours) in wrong.items()
+    )
 
 
-# --- Codex ---------------------------------------------------------------------------------------------------------
+# --- Codex
+# ---------------------------------------------------------------------------------------------------------
 
 
 class Server:
@@ -356,12 +548,21 @@ class Server:
     def __init__(self, stage: Bench, thread: str) -> None:
         argv = [stage.driver.locate(stage.environ).path, "app-server", "--disable=plugins"]
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, cwd=stage.cwd, env=dict(stage.environ))
+        self.process = subprocess.Popen(
+            argv,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=subprocess.DEVNULL,
+            cwd=stage.cwd,
+            env=dict(stage.environ),
+        )
         self.thread, self.asked = thread, 0
         about = {"name": "test", "title": "test", "version": "1"}
         self.call("initialize", clientInfo=about, capabilities={"experimentalApi": True})
         self._write({"method": "initialized"})
-        self.turns = [turn["id"] for turn in self.call("thread/resume", threadId=thread)["thread"]["turns"]]
+        self.turns = [
+            turn["id"] for turn in self.call("thread/resume", threadId=thread)["thread"]["turns"]
+        ]
 
     def _write(self, message: dict[str, Any]) -> None:
         assert self.process.stdin is not None
@@ -375,7 +576,9 @@ class Server:
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         self.asked += 1
         self._write({"id": self.asked, "method": method, "params": params})
-        answer = self._read(lambda message: message.get("id") == self.asked and "method" not in message)
+        answer = self._read(
+            lambda message: message.get("id") == self.asked and "method" not in message
+        )
         assert "error" not in answer, answer
         return answer["result"] or {}
 
@@ -395,7 +598,8 @@ def go_back(stage: Bench, thread: str, turns: int) -> None:
 
 
 def test_codex_went_back(codex: Make) -> None:
-    """Going back begins a new file for the same thread; what it leaves of the earlier one is loaded, and named where it does not."""
+    """Going back begins a new file for the same thread; what it leaves of the earlier one is
+    loaded, and named where it does not."""
     stage = codex(TOOLS + MORE)
     thread = stage.run("hello one").session_id
     stage.run("hello two", resume(thread))
@@ -423,7 +627,11 @@ def test_codex_compacted(codex: Make) -> None:
     found, _ = goes_on(stage, thread, "hello three")
     seen = compare(known.items, found)
     assert (found.compactions, seen.relation, seen.missing) == (1, Relation.COMPACTED, ())
-    assert [each.kind for each in found.items] == [ItemKind.PROMPT, ItemKind.PROMPT, ItemKind.SUMMARY]
+    assert [each.kind for each in found.items] == [
+        ItemKind.PROMPT,
+        ItemKind.PROMPT,
+        ItemKind.SUMMARY,
+    ]
     fork = stage.run("a fork", Continuation(kind=Start.FORK, session_id=thread)).session_id
     goes_on(stage, fork, "in the fork")
     go_back(stage, thread, 1)
@@ -431,28 +639,64 @@ def test_codex_compacted(codex: Make) -> None:
 
 
 def test_codex_forked(codex: Make) -> None:
-    """A fork's file does not repeat its parent: what is loaded from that ends where the fork began, whatever the parent did since."""
+    """A fork's file does not repeat its parent: what is loaded from that ends where the fork began,
+    whatever the parent did since."""
     stage = codex(TOOLS + MORE)
     thread = stage.run("hello one").session_id
     fork = stage.run("a fork", Continuation(kind=Start.FORK, session_id=thread)).session_id
     stage.run("the parent goes on", resume(thread))
     found, _ = goes_on(stage, fork, "in the fork")
     assert found.dropped == ()
-    second = stage.run("a fork of the fork", Continuation(kind=Start.FORK, session_id=fork)).session_id
+    second = stage.run(
+        "a fork of the fork", Continuation(kind=Start.FORK, session_id=fork)
+    ).session_id
     goes_on(stage, second, "in the second fork")
 
 
-# --- any transcript ------------------------------------------------------------------------------------------------
+# --- any transcript
+# ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("agent", ["claude", "codex", "gemini", "opencode"])
 def test_nothing_that_stands_in_a_file_raises(agent: str) -> None:
-    """Records with other types than expected, cycles, and what is no record: hostile files are read as far as they can be."""
+    """Records with other types than expected, cycles, and what is no record: hostile files are read
+    as far as they can be."""
     odd: list[Any] = [None, 1, [], {}, "x", [1], {"a": 1}, [{"type": []}]]
-    keys = ("type", "uuid", "parentUuid", "message", "payload", "$set", "$rewindTo", "id", "data", "compactMetadata", "leafUuid", "content")
-    kinds = ("user", "assistant", "system", "last-prompt", "response_item", "compacted", "message", "part", "revert", "gemini")
-    lines = [json.dumps({"type": kind, "uuid": "a", "id": "a", key: value}) for kind in kinds for key in keys for value in odd]
+    keys = (
+        "type",
+        "uuid",
+        "parentUuid",
+        "message",
+        "payload",
+        "$set",
+        "$rewindTo",
+        "id",
+        "data",
+        "compactMetadata",
+        "leafUuid",
+        "content",
+    )
+    kinds = (
+        "user",
+        "assistant",
+        "system",
+        "last-prompt",
+        "response_item",
+        "compacted",
+        "message",
+        "part",
+        "revert",
+        "gemini",
+    )
+    lines = [
+        json.dumps({"type": kind, "uuid": "a", "id": "a", key: value})
+        for kind in kinds
+        for key in keys
+        for value in odd
+    ]
     shapes = [json.dumps({"type": "assistant", "uuid": "b", "message": value}) for value in odd]
-    content = "\n".join([*lines, *shapes, "\x00", "{", "[]", '{"type":"user","parentUuid":"a","uuid":"a"}']).encode()
+    content = "\n".join(
+        [*lines, *shapes, "\x00", "{", "[]", '{"type":"user","parentUuid":"a","uuid":"a"}']
+    ).encode()
     assert drivers.load(agent).loads(content) is not None
     assert drivers.load(agent).loads(b"") == Loaded()

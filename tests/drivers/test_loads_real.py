@@ -1,4 +1,5 @@
-"""What a resume loads, and a home at another path, on the CLIs that take seconds to start: held against the model server's record."""
+"""What a resume loads, and a home at another path, on the CLIs that take seconds to start: held
+against the model server's record."""
 
 from __future__ import annotations
 
@@ -52,7 +53,8 @@ def test_gemini_turns_with_tools_and_a_rewind(gemini: Make) -> None:
 
 
 def test_gemini_prompts_that_name_files(gemini: Make) -> None:
-    """A prompt with `@file` is the one that was given, after a resume too; the model gets the file's content behind it."""
+    """A prompt with `@file` is the one that was given, after a resume too; the model gets the
+    file's content behind it."""
     stage = gemini("\n---\n".join(f"say Answer {number}." for number in range(6)))
     (stage.cwd / "f.txt").write_text("secret plan")
     prompt = "look at @f.txt please"
@@ -67,7 +69,8 @@ def test_gemini_prompts_that_name_files(gemini: Make) -> None:
 
 
 def test_opencode_turns_with_tools_and_a_revert(opencode: Make) -> None:
-    """What stands behind the place to which a session was reverted is not loaded, and named as long as it is there."""
+    """What stands behind the place to which a session was reverted is not loaded, and named as long
+    as it is there."""
     stage = opencode(TOOLS + MORE)
     session = stage.run("hello one", permissions=FULL).session_id
     goes_on(stage, session, "hello two", permissions=FULL)
@@ -84,14 +87,20 @@ def _revert(stage: Bench, session: str) -> None:
     """Takes the last prompt back, as the CLI's own `/undo` records it."""
     with closing(sqlite3.connect(stage.home)) as database, database:
         question = (
-            "select id from message where session_id = ? and json_extract(data, '$.role') = 'user' order by time_created desc limit 1"
+            "select id from message where session_id = ? and json_extract(data, '$.role') = 'user' "
+            "order by time_created desc limit 1"
         )
         (message,) = database.execute(question, (session,)).fetchone()
-        database.execute("update session set revert = ? where id = ?", (json.dumps({"messageID": message}), session))
+        database.execute(
+            "update session set revert = ? where id = ?",
+            (json.dumps({"messageID": message}), session),
+        )
 
 
 @pytest.mark.parametrize("agent", ["gemini", "opencode"])
 def test_a_conversation_goes_on_at_another_path(agent: str) -> None:
     """A home that was moved is no other home."""
     for make in benches(agent):
-        goes_on_elsewhere(make("\n---\n".join(f"say Answer {number}." for number in range(6))), "moved")
+        goes_on_elsewhere(
+            make("\n---\n".join(f"say Answer {number}." for number in range(6))), "moved"
+        )

@@ -1,4 +1,5 @@
-"""Whether the real CLIs are logged in, as `doctor` finds out with a scratch home, without a key and without a network."""
+"""Whether the real CLIs are logged in, as `doctor` finds out with a scratch home, without a key and
+without a network."""
 
 from __future__ import annotations
 
@@ -25,12 +26,25 @@ class Desk:
         self.home.mkdir()
         (top / "tmp").mkdir()
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        self.environ = {"PATH": path, "HOME": str(self.home), "TMPDIR": str(top / "tmp"), "LANG": "C.UTF-8", **NO_BALLAST}
+        self.environ = {
+            "PATH": path,
+            "HOME": str(self.home),
+            "TMPDIR": str(top / "tmp"),
+            "LANG": "C.UTF-8",
+            **NO_BALLAST,
+        }
         self.environ |= {f"PERDURE_{agent.upper()}": str(native(agent)) for agent in AGENTS}
 
     def doctor(self, *words: str, **more: str) -> tuple[int, list[dict[str, Any]]]:
         command = [sys.executable, "-m", "perdure", "doctor", "--json", *words]
-        done = subprocess.run(command, cwd=self.home, env=self.environ | more, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command,
+            cwd=self.home,
+            env=self.environ | more,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert "Traceback" not in done.stderr, done.stderr
         return done.returncode, json.loads(done.stdout)["findings"]
 
@@ -47,7 +61,8 @@ def desk(tmp_path: Path) -> Desk:
 
 
 def test_claude(desk: Desk) -> None:
-    """Not logged in: not ok, exit code 1 and the command that logs in, and no home is made by asking; a key counts as a login."""
+    """Not logged in: not ok, exit code 1 and the command that logs in, and no home is made by
+    asking; a key counts as a login."""
     code, lacks = desk.said("claude")
     assert code == 1 and "not logged in" in lacks and "claude auth login" in lacks
     assert list(desk.home.iterdir()) == []
@@ -58,27 +73,36 @@ def test_claude(desk: Desk) -> None:
 
 
 def test_codex(desk: Desk) -> None:
-    """A login or CODEX_API_KEY counts, OPENAI_API_KEY does not; a provider of one's own counts with the variable that it names."""
+    """A login or CODEX_API_KEY counts, OPENAI_API_KEY does not; a provider of one's own counts with
+    the variable that it names."""
     code, lacks = desk.said("codex", OPENAI_API_KEY="x")
-    assert code == 1 and "not logged in" in lacks and "codex login" in lacks and "does not read OPENAI_API_KEY" in lacks
+    assert (
+        code == 1
+        and "not logged in" in lacks
+        and "codex login" in lacks
+        and "does not read OPENAI_API_KEY" in lacks
+    )
     assert desk.said("codex", CODEX_API_KEY="x") == (0, "")
     (desk.home / ".codex").mkdir()
     (desk.home / ".codex/auth.json").write_text('{"OPENAI_API_KEY": "sk-x"}')
     assert desk.said("codex") == (0, "")
     (desk.home / ".codex/auth.json").unlink()
     (desk.home / ".codex/config.toml").write_text(
-        'model_provider = "own"\n[model_providers.own]\nname = "own"\nbase_url = "http://127.0.0.1:9"\nenv_key = "OWN_KEY"\n'
+        'model_provider = "own"\n[model_providers.own]\nname = "own"\nbase_url = '
+        '"http://127.0.0.1:9"\nenv_key = "OWN_KEY"\n'
     )
     code, lacks = desk.said("codex")
     assert code == 1 and "OWN_KEY" in lacks
     (desk.home / ".codex/config.toml").write_text(
-        'model_provider = "own"\n[model_providers.own]\nname = "own"\nbase_url = "http://127.0.0.1:9"\n'
+        'model_provider = "own"\n[model_providers.own]\nname = "own"\nbase_url = '
+        '"http://127.0.0.1:9"\n'
     )
     assert desk.said("codex") == (0, "")
 
 
 def test_gemini(desk: Desk) -> None:
-    """Without a chosen method and a key it could not work; a key in the environment or in its .env, or a login, is enough."""
+    """Without a chosen method and a key it could not work; a key in the environment or in its .env,
+    or a login, is enough."""
     code, lacks = desk.said("gemini")
     assert code == 1 and "GEMINI_API_KEY" in lacks
     assert desk.said("gemini", GEMINI_API_KEY="x") == (0, "")
@@ -95,7 +119,8 @@ def test_gemini(desk: Desk) -> None:
 
 
 def test_opencode(desk: Desk) -> None:
-    """It has models that need no login: that no provider is logged in is a warning, and a key or a login ends it."""
+    """It has models that need no login: that no provider is logged in is a warning, and a key or a
+    login ends it."""
     _, findings = desk.doctor("--agent", "opencode")
     assert [f["state"] for f in findings if "opencode auth login" in f["message"]] == ["warn"]
     _, findings = desk.doctor("--agent", "opencode", ANTHROPIC_API_KEY="x")
@@ -103,10 +128,14 @@ def test_opencode(desk: Desk) -> None:
 
 
 def test_an_agent_that_nobody_uses_is_a_warning(desk: Desk) -> None:
-    """A run goes to the usual agent: that another one is not logged in is told, and does not make doctor end with 1."""
+    """A run goes to the usual agent: that another one is not logged in is told, and does not make
+    doctor end with 1."""
     code, findings = desk.doctor(ANTHROPIC_API_KEY="sk-x")
     assert code == 0
-    assert {f["topic"] for f in findings if f["state"] == "warn" and ("log" in f["message"])} >= {"codex", "gemini"}
+    assert {f["topic"] for f in findings if f["state"] == "warn" and ("log" in f["message"])} >= {
+        "codex",
+        "gemini",
+    }
 
 
 def test_a_cli_that_does_not_answer(desk: Desk, tmp_path: Path) -> None:

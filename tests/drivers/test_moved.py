@@ -1,4 +1,5 @@
-"""An agent's home at another path: a new mount point, a move, a copy, a link. Nothing is harmed, so the conversation goes on."""
+"""An agent's home at another path: a new mount point, a move, a copy, a link. Nothing is harmed, so
+the conversation goes on."""
 
 from __future__ import annotations
 
@@ -30,28 +31,41 @@ def codex() -> Iterator[Make]:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_conversation_goes_on_at_another_path(bench: Make, way: str) -> None:
-    """By its id, in the new place, with all that was said; a copy does not write into the old place."""
+    """By its id, in the new place, with all that was said; a copy does not write into the old
+    place."""
     goes_on_elsewhere(bench(SCRIPT), way)
 
 
 def test_a_home_where_it_was_keeps_its_index(codex: Make) -> None:
-    """No index of the thread's own where the home's own is right, and none where there is no index at all."""
+    """No index of the thread's own where the home's own is right, and none where there is no index
+    at all."""
     stage = codex(SCRIPT)
     session = stage.run("hello one").session_id
     assert codex_index.own_index(stage.home, session) is None
-    assert not any(codex_index.SETTING in word for word in stage.driver.command(stage.launch("x", resume(session))).argv)
+    assert not any(
+        codex_index.SETTING in word
+        for word in stage.driver.command(stage.launch("x", resume(session))).argv
+    )
     for path in stage.home.glob("state_*.sqlite*"):
         path.unlink()
     assert codex_index.own_index(stage.home, session) is None
 
 
 def test_a_moved_home_can_be_gone_on_in_by_hand_and_forked(codex: Make) -> None:
-    """What a person types has the index too; a fork of a thread in a moved home has the whole history."""
+    """What a person types has the index too; a fork of a thread in a moved home has the whole
+    history."""
     stage = codex(SCRIPT)
     session = stage.run("hello one").session_id
     new = stage.home.rename(stage.home.with_name("elsewhere"))
-    moved = type(stage)(driver=stage.driver, environ={**stage.environ, "CODEX_HOME": str(new)}, rehearsal=stage.rehearsal, cwd=stage.cwd)
-    assert stage.driver.by_hand(moved.launch("x", resume(session))).env["CODEX_SQLITE_HOME"] == str(Path(new, "perdure-index"))
+    moved = type(stage)(
+        driver=stage.driver,
+        environ={**stage.environ, "CODEX_HOME": str(new)},
+        rehearsal=stage.rehearsal,
+        cwd=stage.cwd,
+    )
+    assert stage.driver.by_hand(moved.launch("x", resume(session))).env["CODEX_SQLITE_HOME"] == str(
+        Path(new, "perdure-index")
+    )
     forked = moved.run("another way", Continuation(kind=Start.FORK, session_id=session))
     assert forked.outcome.ok, forked.outcome
     assert "Answer 0." in moved.reached_the_model()

@@ -1,4 +1,5 @@
-"""OpenCode's driver without the CLI: what is started, what its output and its rows mean. `recorded/opencode.json`: 1.18.33."""
+"""OpenCode's driver without the CLI: what is started, what its output and its rows mean.
+`recorded/opencode.json`: 1.18.33."""
 
 from __future__ import annotations
 
@@ -19,8 +20,30 @@ from hypothesis import strategies as st
 
 from perdure import codec, drivers
 from perdure.drivers.opencode_archive import ARCHIVE
-from perdure.events import ReplySeen, RetrySeen, Said, SessionSeen, ToolEnded, ToolStarted, TurnEnded, Unrecognised, UsageSeen
-from perdure.model import Continuation, Exit, Launch, Outcome, OutcomeKind, Permissions, Program, Rung, Start, TaskSpec, Usage
+from perdure.events import (
+    ReplySeen,
+    RetrySeen,
+    Said,
+    SessionSeen,
+    ToolEnded,
+    ToolStarted,
+    TurnEnded,
+    Unrecognised,
+    UsageSeen,
+)
+from perdure.model import (
+    Continuation,
+    Exit,
+    Launch,
+    Outcome,
+    OutcomeKind,
+    Permissions,
+    Program,
+    Rung,
+    Start,
+    TaskSpec,
+    Usage,
+)
 
 K = OutcomeKind
 ID = "ses_e02d74f19ffeNc6A2Emub9haj6"
@@ -35,10 +58,17 @@ create table part (id text primary key, message_id text not null, session_id tex
 """Of 1.18.33, the columns that are read."""
 
 
-# --- what is started ------------------------------------------------------------------------------------------------
+# --- what is started
+# ------------------------------------------------------------------------------------------------
 
 
-def launch(kind: Start = Start.FRESH, session_id: str = ID, prompt: str = "hello", home: str = "/nonexistent", **spec: Any) -> Launch:
+def launch(
+    kind: Start = Start.FRESH,
+    session_id: str = ID,
+    prompt: str = "hello",
+    home: str = "/nonexistent",
+    **spec: Any,
+) -> Launch:
     return Launch(
         spec=TaskSpec(prompt=prompt, agent="opencode", **spec),
         continuation=Continuation(kind=kind, session_id=session_id),
@@ -55,20 +85,32 @@ def argv(kind: Start = Start.FRESH, **how: Any) -> list[str]:
 
 
 def test_how_opencode_is_told_which_conversation() -> None:
-    """A new one gets the attempt's mark as its title, others are named by their exact id; the directory is always said."""
+    """A new one gets the attempt's mark as its title, others are named by their exact id; the
+    directory is always said."""
     assert "--title=perdure run-1.1" in argv()
     assert "--title=perdure run-1.1" in argv(Start.REBUILD)
     assert not any("session" in word for word in argv())
     assert f"--session={ID}" in argv(Start.RESUME)
     assert {f"--session={ID}", "--fork"} <= set(argv(Start.FORK))
-    assert all("--dir=/nonexistent" in argv(kind) for kind in (Start.FRESH, Start.RESUME, Start.FORK))
+    assert all(
+        "--dir=/nonexistent" in argv(kind) for kind in (Start.FRESH, Start.RESUME, Start.FORK)
+    )
     by_path = launch(Start.RESUME)
     with pytest.raises(ValueError):
         DRIVER.command(replace(by_path, continuation=replace(by_path.continuation, rung=Rung.PATH)))
 
 
 @pytest.mark.parametrize(
-    "bad", ["", "latest", "ses_", "ses_../../etc/passwd", f"{ID}\n", f"--continue {ID}", "3e86833f-e79e-4c46-88a6-cbeec5618e94"]
+    "bad",
+    [
+        "",
+        "latest",
+        "ses_",
+        "ses_../../etc/passwd",
+        f"{ID}\n",
+        f"--continue {ID}",
+        "3e86833f-e79e-4c46-88a6-cbeec5618e94",
+    ],
 )
 def test_only_an_id_of_opencodes_own_is_one(bad: str, tmp_path: Path) -> None:
     """Anything else is refused before the launch; an empty id would silently start anew."""
@@ -89,9 +131,13 @@ def test_the_prompt_goes_by_stdin_alone() -> None:
 
 
 def test_permissions_are_set_again_on_each_resume() -> None:
-    """The same word for a first launch, a resume and a fork, in the variable that stands over every configuration."""
+    """The same word for a first launch, a resume and a fork, in the variable that stands over every
+    configuration."""
     told = {
-        level: {json.dumps(DRIVER.command(launch(kind, permissions=level)).env) for kind in (Start.FRESH, Start.RESUME, Start.FORK)}
+        level: {
+            json.dumps(DRIVER.command(launch(kind, permissions=level)).env)
+            for kind in (Start.FRESH, Start.RESUME, Start.FORK)
+        }
         for level in Permissions
     }
     assert [len(words) for words in told.values()] == [1, 1, 1]
@@ -99,7 +145,16 @@ def test_permissions_are_set_again_on_each_resume() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--continue",), ("-s", "x"), ("--session=x",), ("--fork",), ("--dir=/x",), ("--auto",), ("--title", "x")]
+    "arguments",
+    [
+        ("--continue",),
+        ("-s", "x"),
+        ("--session=x",),
+        ("--fork",),
+        ("--dir=/x",),
+        ("--auto",),
+        ("--title", "x"),
+    ],
 )
 def test_arguments_that_would_undo_perdures_own_are_refused(arguments: tuple[str, ...]) -> None:
     """Which conversation goes on, where, and what is allowed, is not for the user's arguments."""
@@ -111,7 +166,9 @@ def test_where_the_conversations_are_kept() -> None:
     """One file: by the CLI's own variables, else in the user's home."""
     assert DRIVER.home({"HOME": "/h"}) == Path("/h/.local/share/opencode/opencode.db")
     assert DRIVER.home({"HOME": "/h", "XDG_DATA_HOME": "/d"}) == Path("/d/opencode/opencode.db")
-    assert DRIVER.home({"HOME": "/h", "OPENCODE_DB": "mine.db"}) == Path("/h/.local/share/opencode/mine.db")
+    assert DRIVER.home({"HOME": "/h", "OPENCODE_DB": "mine.db"}) == Path(
+        "/h/.local/share/opencode/mine.db"
+    )
     assert DRIVER.home({"HOME": "/h", "OPENCODE_DB": "/x/mine.db"}) == Path("/x/mine.db")
 
 
@@ -124,7 +181,8 @@ def test_the_native_program_is_found_behind_the_wrapper() -> None:
     assert program.version == "1.18.33"
 
 
-# --- what its output means ------------------------------------------------------------------------------------------
+# --- what its output means
+# ------------------------------------------------------------------------------------------
 
 
 @cache
@@ -133,12 +191,16 @@ def recorded() -> dict[str, Any]:
 
 
 def events(name: str) -> list[Any]:
-    return list(chain.from_iterable(DRIVER.parse(line.encode()) for line in recorded()[name]["stdout"]))
+    return list(
+        chain.from_iterable(DRIVER.parse(line.encode()) for line in recorded()[name]["stdout"])
+    )
 
 
 def outcome(name: str) -> Outcome:
     run = recorded()[name]
-    return DRIVER.outcome(Exit(code=run["code"], signal=run["signal"], stderr_tail=run["stderr"], at=AT), events(name))
+    return DRIVER.outcome(
+        Exit(code=run["code"], signal=run["signal"], stderr_tail=run["stderr"], at=AT), events(name)
+    )
 
 
 OUTCOMES = {
@@ -183,19 +245,29 @@ def test_every_recorded_line_is_known(name: str) -> None:
 
 
 def test_what_a_turn_says() -> None:
-    """Session, each reply, tool with its command and its end, text, tokens of each step, the end of the turn."""
+    """Session, each reply, tool with its command and its end, text, tokens of each step, the end of
+    the turn."""
     kinds = [type(event) for event in events("tool")]
     first = [SessionSeen, ReplySeen, ToolStarted, ToolEnded, UsageSeen]
     assert kinds == [*first, SessionSeen, ReplySeen, Said, UsageSeen, TurnEnded]
     started = next(event for event in events("tool") if isinstance(event, ToolStarted))
     ended = next(event for event in events("tool") if isinstance(event, ToolEnded))
-    assert (started.name, started.summary, ended.tool_id, ended.ok) == ("bash", "echo hi; exit 3", started.tool_id, False)
-    assert [event.usage for event in events("ok") if isinstance(event, UsageSeen)] == [Usage(input=100, output=7)]
+    assert (started.name, started.summary, ended.tool_id, ended.ok) == (
+        "bash",
+        "echo hi; exit 3",
+        started.tool_id,
+        False,
+    )
+    assert [event.usage for event in events("ok") if isinstance(event, UsageSeen)] == [
+        Usage(input=100, output=7)
+    ]
 
 
 def test_an_answer_that_broke_off_is_a_retry_and_no_end() -> None:
     """Three times `unknown`, then the whole answer."""
-    assert [type(event) for event in events("cut-clean") if isinstance(event, RetrySeen | TurnEnded)] == [RetrySeen] * 3 + [TurnEnded]
+    assert [
+        type(event) for event in events("cut-clean") if isinstance(event, RetrySeen | TurnEnded)
+    ] == [RetrySeen] * 3 + [TurnEnded]
 
 
 def test_an_agent_that_retried_without_end_was_overloaded() -> None:
@@ -206,24 +278,58 @@ def test_an_agent_that_retried_without_end_was_overloaded() -> None:
 
 def test_a_step_counts_its_cached_input() -> None:
     """OpenCode takes the cached part out of the input; perdure's input holds it."""
-    part = {"reason": "stop", "cost": 0.5, "tokens": {"input": 60, "output": 5, "reasoning": 2, "cache": {"read": 40, "write": 3}}}
+    part = {
+        "reason": "stop",
+        "cost": 0.5,
+        "tokens": {"input": 60, "output": 5, "reasoning": 2, "cache": {"read": 40, "write": 3}},
+    }
     used, ended = DRIVER.parse(json.dumps({"type": "step_finish", "part": part}).encode())
     assert used == UsageSeen(Usage(input=103, output=7, cached=40, cache_write=3, cost_usd=0.5))
     assert ended == TurnEnded(ok=True, turns=1)
 
 
 words = st.sampled_from(
-    ("type", "part", "text", "state", "input", "status", "reason", "tokens", "cache", "error", "data", "metadata")
+    (
+        "type",
+        "part",
+        "text",
+        "state",
+        "input",
+        "status",
+        "reason",
+        "tokens",
+        "cache",
+        "error",
+        "data",
+        "metadata",
+    )
 ) | st.text(max_size=9)
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | words
-values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=4), max_leaves=20)
-types = st.sampled_from(("step_start", "text", "tool_use", "step_finish", "error", "reasoning", "session", "message", "part"))
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=4),
+    max_leaves=20,
+)
+types = st.sampled_from(
+    (
+        "step_start",
+        "text",
+        "tool_use",
+        "step_finish",
+        "error",
+        "reasoning",
+        "session",
+        "message",
+        "part",
+    )
+)
 
 
 @settings(max_examples=200, deadline=None)
 @given(kind=types, rest=st.dictionaries(words, values, max_size=5), cut=st.integers(0, 200))
 def test_any_line_is_events(kind: str, rest: dict[str, Any], cut: int) -> None:
-    """However its fields are typed, whole or torn, a line raises nothing, and its events can be kept."""
+    """However its fields are typed, whole or torn, a line raises nothing, and its events can be
+    kept."""
     line = json.dumps({**rest, "type": kind}).encode("utf-8", "surrogatepass")
     for piece in (line, line[:cut], line[:cut] + b"\xff" + line[cut:]):
         found = DRIVER.parse(piece)
@@ -232,7 +338,8 @@ def test_any_line_is_events(kind: str, rest: dict[str, Any], cut: int) -> None:
         DRIVER.prompts(piece)
 
 
-# --- what its rows mean ---------------------------------------------------------------------------------------------
+# --- what its rows mean
+# ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -248,14 +355,20 @@ def database(tmp_path: Path) -> Path:
     return path
 
 
-def say(path: Path, message: str, role: str, parts: list[dict[str, Any]], session: str = ID) -> None:
+def say(
+    path: Path, message: str, role: str, parts: list[dict[str, Any]], session: str = ID
+) -> None:
     with closing(sqlite3.connect(path)) as found, found:
         at = int(message.rpartition("_")[2])
         found.execute(
-            "insert into message values (?, ?, ?, ?)", (message, session, at, json.dumps({"role": role, "time": {"created": at}}))
+            "insert into message values (?, ?, ?, ?)",
+            (message, session, at, json.dumps({"role": role, "time": {"created": at}})),
         )
         for number, part in enumerate(parts):
-            found.execute("insert into part values (?, ?, ?, ?)", (f"prt_{message}_{number}", message, session, json.dumps(part)))
+            found.execute(
+                "insert into part values (?, ?, ?, ?)",
+                (f"prt_{message}_{number}", message, session, json.dumps(part)),
+            )
 
 
 def change(path: Path, statement: str, *values: str) -> None:
@@ -270,7 +383,8 @@ def read(path: Path) -> bytes:
 
 
 def test_a_conversation_that_goes_on_begins_with_what_it_was(database: Path) -> None:
-    """What came later stands behind it, from the beginning of a line; other sessions are not in it."""
+    """What came later stands behind it, from the beginning of a line; other sessions are not in
+    it."""
     before = read(database)
     say(database, "msg_3", "user", [{"type": "text", "text": "hello two"}])
     say(database, "msg_4", "user", [{"type": "text", "text": "a stranger's"}], session=OTHER)
@@ -281,12 +395,32 @@ def test_a_conversation_that_goes_on_begins_with_what_it_was(database: Path) -> 
 
 
 def test_what_the_cli_notes_afterwards_changes_nothing(database: Path) -> None:
-    """A prompt's summary of changes, the mark of a pruned output, and the order of keys are not part of the conversation."""
-    say(database, "msg_3", "assistant", [{"type": "tool", "state": {"status": "completed", "output": "x", "time": {"start": 1, "end": 2}}}])
+    """A prompt's summary of changes, the mark of a pruned output, and the order of keys are not
+    part of the conversation."""
+    say(
+        database,
+        "msg_3",
+        "assistant",
+        [
+            {
+                "type": "tool",
+                "state": {"status": "completed", "output": "x", "time": {"start": 1, "end": 2}},
+            }
+        ],
+    )
     before = read(database)
     summed = json.dumps({"time": {"created": 1}, "summary": {"diffs": []}, "role": "user"})
     change(database, "update message set data = ? where id = 'msg_1'", summed)
-    pruned = json.dumps({"type": "tool", "state": {"status": "completed", "output": "x", "time": {"start": 1, "end": 2, "compacted": 3}}})
+    pruned = json.dumps(
+        {
+            "type": "tool",
+            "state": {
+                "status": "completed",
+                "output": "x",
+                "time": {"start": 1, "end": 2, "compacted": 3},
+            },
+        }
+    )
     change(database, "update part set data = ? where message_id = 'msg_3'", pruned)
     assert read(database) == before
 
@@ -301,7 +435,9 @@ def test_what_the_cli_notes_afterwards_changes_nothing(database: Path) -> None:
         "update part set data = 'broken' where message_id = 'msg_1'",
     ],
 )
-def test_a_history_that_was_changed_does_not_begin_with_what_it_was(database: Path, statement: str) -> None:
+def test_a_history_that_was_changed_does_not_begin_with_what_it_was(
+    database: Path, statement: str
+) -> None:
     """Rows that are gone, other words, another speaker, broken content: each is seen."""
     before = read(database)
     change(database, statement)
@@ -329,7 +465,9 @@ def test_a_conversation_is_found_by_the_mark_of_its_launch(database: Path) -> No
 
 
 @pytest.mark.parametrize("content", [None, b"", b"garbage" * 2000])
-def test_a_database_that_cannot_be_read_holds_nothing(tmp_path: Path, content: bytes | None) -> None:
+def test_a_database_that_cannot_be_read_holds_nothing(
+    tmp_path: Path, content: bytes | None
+) -> None:
     """Missing, empty, garbage: no conversation, no error, and no file is made."""
     path = tmp_path / "opencode.db"
     if content is not None:
@@ -337,11 +475,14 @@ def test_a_database_that_cannot_be_read_holds_nothing(tmp_path: Path, content: b
     assert ARCHIVE.read(path, ID) is None
     assert ARCHIVE.find(path, "run-1.1") == ""
     assert DRIVER.refuse(launch(Start.RESUME, home=str(path))) == ""
-    assert [each.name for each in tmp_path.iterdir()] == ([] if content is None else ["opencode.db"])
+    assert [each.name for each in tmp_path.iterdir()] == (
+        [] if content is None else ["opencode.db"]
+    )
 
 
 def test_reading_does_not_disturb_a_writer(database: Path) -> None:
-    """While somebody holds a write open, what was committed is read at once, and the write goes through."""
+    """While somebody holds a write open, what was committed is read at once, and the write goes
+    through."""
     with closing(sqlite3.connect(database, isolation_level=None)) as writer:
         writer.execute("begin immediate")
         writer.execute("insert into part values ('prt_9', 'msg_2', ?, '{}')", (ID,))
@@ -351,13 +492,18 @@ def test_reading_does_not_disturb_a_writer(database: Path) -> None:
 
 
 def test_a_copy_goes_back_as_the_export_that_it_came_from(database: Path) -> None:
-    """Every message and part, with its own id, in the form that `opencode import` takes; a copy of something else is refused."""
+    """Every message and part, with its own id, in the form that `opencode import` takes; a copy of
+    something else is refused."""
     say(database, "msg_3", "user", [])
     command = ARCHIVE.restore(Program(path="/bin/opencode", version="1.18.33"), ID, read(database))
     assert command.argv == ("/bin/opencode", "import", "/dev/stdin")
     export = json.loads(command.stdin)
     assert (export["info"]["id"], export["info"]["directory"]) == (ID, "/work/dir")
-    assert [(message["info"]["id"], len(message["parts"])) for message in export["messages"]] == [("msg_1", 1), ("msg_2", 1), ("msg_3", 0)]
+    assert [(message["info"]["id"], len(message["parts"])) for message in export["messages"]] == [
+        ("msg_1", 1),
+        ("msg_2", 1),
+        ("msg_3", 0),
+    ]
     assert export["messages"][0]["parts"][0] == {
         "type": "text",
         "text": "hello one",
@@ -370,28 +516,44 @@ def test_a_copy_goes_back_as_the_export_that_it_came_from(database: Path) -> Non
 
 
 def test_a_tool_that_never_ended_is_told_from_its_row(database: Path) -> None:
-    """What was running or about to run at a kill, with its command; what ended is told by the output."""
+    """What was running or about to run at a kill, with its command; what ended is told by the
+    output."""
     before = read(database)
-    states = [{"status": status, "input": {"command": f"{status} it"}} for status in ("completed", "error", "pending", "running")]
+    states = [
+        {"status": status, "input": {"command": f"{status} it"}}
+        for status in ("completed", "error", "pending", "running")
+    ]
     say(
         database,
         "msg_3",
         "assistant",
-        [{"type": "tool", "tool": "bash", "callID": f"call_{n}", "state": state} for n, state in enumerate(states)],
+        [
+            {"type": "tool", "tool": "bash", "callID": f"call_{n}", "state": state}
+            for n, state in enumerate(states)
+        ],
     )
     told = ARCHIVE.unheard(read(database)[len(before) :])
-    assert told == (ToolStarted("call_2", "bash", "pending it"), ToolStarted("call_3", "bash", "running it"))
+    assert told == (
+        ToolStarted("call_2", "bash", "pending it"),
+        ToolStarted("call_3", "bash", "running it"),
+    )
     assert ARCHIVE.unheard(before) == ()
 
 
 def test_a_writer_is_known_by_its_command_line_and_its_open_file(database: Path) -> None:
-    """A process that names the session and has this database open; not one that forks from it, nor one of another database."""
+    """A process that names the session and has this database open; not one that forks from it, nor
+    one of another database."""
     code = (
-        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('select 1 from session'); print(1, flush=True); sys.stdin.read()"
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('select 1 from "
+        "session'); print(1, flush=True); sys.stdin.read()"
     )
 
     def start(*arguments: str, path: Path = database) -> subprocess.Popen[bytes]:
-        started = subprocess.Popen([sys.executable, "-c", code, str(path), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        started = subprocess.Popen(
+            [sys.executable, "-c", code, str(path), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
         assert started.stdout is not None
         started.stdout.readline()
         return started

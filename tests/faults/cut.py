@@ -1,10 +1,12 @@
-"""Power cuts: the machine's disk is an ext4 file system in a file; at some moment of a task everything stops, the file is copied, and
-what the copy holds is what a machine finds that lost its power then.
+"""Power cuts: the machine's disk is an ext4 file system in a file; at some moment of a task
+everything stops, the file is copied, and what the copy holds is what a machine finds that lost its
+power then.
 
-The moments are drawn around what is acknowledged (the accepted task, the conversation's id, a checkpoint, the outcome) and over the
-whole run; a cut counts only if a supervisor lived. What was acknowledged must be in the copy: every record that another process had
-read from the journal, and every checkpoint that was published, with all its objects and its part of the conversation. On the copy a
-plain `retry` must do, and the checkpoint must be restorable. Needs root.
+The moments are drawn around what is acknowledged (the accepted task, the conversation's id, a
+checkpoint, the outcome) and over the whole run; a cut counts only if a supervisor lived. What was
+acknowledged must be in the copy: every record that another process had read from the journal, and
+every checkpoint that was published, with all its objects and its part of the conversation. On the
+copy a plain `retry` must do, and the checkpoint must be restorable. Needs root.
 """
 
 from __future__ import annotations
@@ -41,7 +43,10 @@ def trial(number: int, count: int) -> Trial:
     kind = AROUND[number % len(AROUND)]
     for draw in range(DRAWS):
         found = play(
-            number + draw * 10_000, f"cut at {kind or 'any record'}", lambda stage, dice, found: _cut(stage, dice, found, kind), _disk
+            number + draw * 10_000,
+            f"cut at {kind or 'any record'}",
+            lambda stage, dice, found: _cut(stage, dice, found, kind),
+            _disk,
         )
         if found.struck or found.wrong:
             break
@@ -67,7 +72,15 @@ def _cut(stage: Stage, dice: random.Random, found: Trial, kind: str) -> None:
     try:
         subprocess.run(["sync", "-f", str(stage.directory)], check=True)
         supervisor = stage.start(*RUN)
-        _watch(stage, lambda acks: len(acks) >= which if not kind else any(_kind(event) == kind for event in acks.values()), supervisor)
+        _watch(
+            stage,
+            lambda acks: (
+                len(acks) >= which
+                if not kind
+                else any(_kind(event) == kind for event in acks.values())
+            ),
+            supervisor,
+        )
         time.sleep(late)
         for pid in [supervisor.pid, *stage.marked()]:
             with suppress(ProcessLookupError):
@@ -82,7 +95,10 @@ def _cut(stage: Stage, dice: random.Random, found: Trial, kind: str) -> None:
         stage.running.clear()
         found.met.update({_kind(event) for event in acks.values()} & {*AROUND})
         saved = _acknowledged(stage, found, acks, published)
-        told = any(_kind(event) == "attempt_ended" and event["outcome"]["kind"] == "succeeded" for event in acks.values())
+        told = any(
+            _kind(event) == "attempt_ended" and event["outcome"]["kind"] == "succeeded"
+            for event in acks.values()
+        )
         goes_on(stage, found, file=told)
         if saved and not found.wrong:
             _restorable(stage, found, saved)
@@ -98,30 +114,45 @@ def _kind(event: Any) -> str:
 
 
 def _watch(stage: Stage, met: Callable[[Acks], bool], supervisor: subprocess.Popen[str]) -> None:
-    """Another process that reads the journal as it is written, until something stands in it or the command has ended."""
+    """Another process that reads the journal as it is written, until something stands in it or the
+    command has ended."""
     end = time.monotonic() + PATIENCE_S
     while supervisor.poll() is None and time.monotonic() < end and not met(_read(stage)[0]):
         time.sleep(0.001)
 
 
 def _read(stage: Stage) -> tuple[Acks, list[Any]]:
-    """The journal by its numbers, and the checkpoints; nothing where the database is not made yet."""
+    """The journal by its numbers, and the checkpoints; nothing where the database is not made
+    yet."""
     if not (stage.state / DATABASE).exists():
         return {}, []
     try:
-        with closing(sqlite3.connect(f"{(stage.state / DATABASE).as_uri()}?mode=ro", uri=True, timeout=PATIENCE_S)) as database:
-            records = {row[0]: json.loads(row[1]) for row in database.execute("SELECT seq, event FROM records")}
-            return records, [json.loads(row[0]) for row in database.execute("SELECT body FROM checkpoints")]
+        with closing(
+            sqlite3.connect(
+                f"{(stage.state / DATABASE).as_uri()}?mode=ro", uri=True, timeout=PATIENCE_S
+            )
+        ) as database:
+            records = {
+                row[0]: json.loads(row[1])
+                for row in database.execute("SELECT seq, event FROM records")
+            }
+            return records, [
+                json.loads(row[0]) for row in database.execute("SELECT body FROM checkpoints")
+            ]
     except sqlite3.OperationalError:
         return {}, []
 
 
 def _acknowledged(stage: Stage, found: Trial, acks: Acks, published: list[Any]) -> Any:
-    """Everything that could be read before the cut stands there after it. Returns the newest checkpoint that holds the agent's file."""
+    """Everything that could be read before the cut stands there after it. Returns the newest
+    checkpoint that holds the agent's file."""
     stored, checkpoints = _read(stage)
     lost = [event for seq, event in acks.items() if stored.get(seq) != event]
     if lost:
-        found.wrong.append(f"{len(lost)} of {len(acks)} acknowledged records are gone, the first: {json.dumps(lost[0])[:200]}")
+        found.wrong.append(
+            f"{len(lost)} of {len(acks)} acknowledged records are gone, the first: "
+            f"{json.dumps(lost[0])[:200]}"
+        )
     gone = {each["number"] for each in published} - {each["number"] for each in checkpoints}
     if gone:
         found.wrong.append(f"the published checkpoints {sorted(gone)} are gone")
@@ -130,14 +161,24 @@ def _acknowledged(stage: Stage, found: Trial, acks: Acks, published: list[Any]) 
         saved = each["workdir"]
         git = ["git", "--git-dir", saved["git_dir"]]
         done = subprocess.run(
-            [*git, "rev-list", "--objects", "--quiet", saved["commit"]], env=stage.environ, capture_output=True, text=True
+            [*git, "rev-list", "--objects", "--quiet", saved["commit"]],
+            env=stage.environ,
+            capture_output=True,
+            text=True,
         )
-        named = subprocess.run([*git, "rev-parse", saved["ref"]], env=stage.environ, capture_output=True, text=True).stdout.strip()
+        named = subprocess.run(
+            [*git, "rev-parse", saved["ref"]], env=stage.environ, capture_output=True, text=True
+        ).stdout.strip()
         if done.returncode or named != saved["commit"]:
-            found.wrong.append(f"checkpoint {each['number']} cannot be read: {named} {done.stderr[:200]}")
+            found.wrong.append(
+                f"checkpoint {each['number']} cannot be read: {named} {done.stderr[:200]}"
+            )
         for part in each.get("conversation", []):
             if not _is_there(stage, part):
-                found.wrong.append(f"checkpoint {each['number']}: its part of the conversation ({part['name']}) is gone")
+                found.wrong.append(
+                    f"checkpoint {each['number']}: its part of the conversation ({part['name']}) "
+                    "is gone"
+                )
         words = [*git, "cat-file", "blob", f"{saved['commit']}:worktree/one.txt"]
         if subprocess.run(words, env=stage.environ, capture_output=True).stdout == b"precious\n":
             holds = each
@@ -146,7 +187,10 @@ def _acknowledged(stage: Stage, found: Trial, acks: Acks, published: list[Any]) 
 
 def _is_there(stage: Stage, part: dict[str, Any]) -> bool:
     copies = (path for path in stage.state.glob(f"transcripts/*/*/{part['name']}*"))
-    return any(hashlib.sha256(path.read_bytes()[: part["size"]]).hexdigest() == part["sha256"] for path in copies)
+    return any(
+        hashlib.sha256(path.read_bytes()[: part["size"]]).hexdigest() == part["sha256"]
+        for path in copies
+    )
 
 
 def _restorable(stage: Stage, found: Trial, saved: Any) -> None:
@@ -155,5 +199,7 @@ def _restorable(stage: Stage, found: Trial, saved: Any) -> None:
     path.unlink(missing_ok=True)
     done = stage.perdure("restore", "task", "--at", str(saved["number"]))
     if done.code or not path.exists() or path.read_text() != "precious\n":
-        found.wrong.append(f"checkpoint {saved['number']} is not restored ({done.code}): {done.err[-300:]}")
+        found.wrong.append(
+            f"checkpoint {saved['number']} is not restored ({done.code}): {done.err[-300:]}"
+        )
     found.met["restored"] += 1

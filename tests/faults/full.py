@@ -1,8 +1,10 @@
-"""Full disks: a task whose database, workdirs, repository or agent's home lie on a volume that has no room at some moment.
+"""Full disks: a task whose database, workdirs, repository or agent's home lie on a volume that has
+no room at some moment.
 
-Run in a mount namespace of its own (`python -m tests.faults full N` starts itself in one): each trial mounts a small tmpfs, with room
-for a share of what the task writes there (`full`), or lets one kind of program find no room from some call on (`calls`, see `wall`).
-Then there is room again, and a plain `retry` must do. A trial counts only if a call was really answered with ENOSPC.
+Run in a mount namespace of its own (`python -m tests.faults full N` starts itself in one): each
+trial mounts a small tmpfs, with room for a share of what the task writes there (`full`), or lets
+one kind of program find no room from some call on (`calls`, see `wall`). Then there is room again,
+and a plain `retry` must do. A trial counts only if a call was really answered with ENOSPC.
 """
 
 from __future__ import annotations
@@ -27,17 +29,29 @@ INSIDE = "PERDURE_TEST_INSIDE"
 
 
 def in_a_namespace(words: list[str], *, as_root: bool = False) -> int:
-    """Runs this package's command in a namespace where mounts are its own; `as_root`: with root's own rights, for loop mounts."""
-    command = ["unshare", *([] if as_root else ["--map-root-user"]), "--mount", sys.executable, "-m", "tests.faults", *words]
+    """Runs this package's command in a namespace where mounts are its own; `as_root`: with root's
+    own rights, for loop mounts."""
+    command = [
+        "unshare",
+        *([] if as_root else ["--map-root-user"]),
+        "--mount",
+        sys.executable,
+        "-m",
+        "tests.faults",
+        *words,
+    ]
     return subprocess.run(command, env={**os.environ, INSIDE: "1"}).returncode
 
 
 def trial(number: int, count: int) -> Trial:
-    """Trial `number` of `count`: the places in turn, each swept from nearly nothing to nearly enough."""
+    """Trial `number` of `count`: the places in turn, each swept from nearly nothing to nearly
+    enough."""
     place = PLACES[number % len(PLACES)]
     step, steps = number // len(PLACES), max((count - 1) // len(PLACES), 1)
     size = int(NEEDED[place] * (LEAST + (MOST - LEAST) * step / steps))
-    return play(number, f"{place} full", lambda stage, dice, found: _by_size(stage, found, place, size))
+    return play(
+        number, f"{place} full", lambda stage, dice, found: _by_size(stage, found, place, size)
+    )
 
 
 def by_call(number: int, count: int) -> Trial:
@@ -45,7 +59,11 @@ def by_call(number: int, count: int) -> Trial:
     program = PROGRAMS[number % len(PROGRAMS)]
     for draw in range(DRAWS):
         seed = number + draw * 10_000
-        found = play(seed, f"no room for {program}", lambda stage, dice, found: _by_call(stage, dice, found, program))
+        found = play(
+            seed,
+            f"no room for {program}",
+            lambda stage, dice, found: _by_call(stage, dice, found, program),
+        )
         if found.struck or found.wrong:
             break
     return found
@@ -53,7 +71,9 @@ def by_call(number: int, count: int) -> Trial:
 
 def mount(place: Path, size_kb: int) -> None:
     place.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_kb}k,mode=755", "none", str(place)], check=True)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size_kb}k,mode=755", "none", str(place)], check=True
+    )
 
 
 def _by_size(stage: Stage, found: Trial, place: str, size: int) -> None:
@@ -62,7 +82,9 @@ def _by_size(stage: Stage, found: Trial, place: str, size: int) -> None:
         "all": stage.home,
     }[place]  # fmt: skip
     _more_files(stage)
-    kept = {path.relative_to(where): path.read_bytes() for path in where.rglob("*") if path.is_file()}
+    kept = {
+        path.relative_to(where): path.read_bytes() for path in where.rglob("*") if path.is_file()
+    }
     mount(where, 1 << 20)
     log = stage.directory / "seen"
     try:
@@ -111,7 +133,14 @@ def _by_call(stage: Stage, dice: random.Random, found: Trial, program: str) -> N
 
 
 def _run(stage: Stage, words: list[str]) -> Done:
-    done = subprocess.run([*words, *RUN], cwd=stage.repo, env=stage.environ, capture_output=True, text=True, timeout=PATIENCE_S)
+    done = subprocess.run(
+        [*words, *RUN],
+        cwd=stage.repo,
+        env=stage.environ,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
     return Done(done.returncode, done.stdout, done.stderr)
 
 

@@ -1,4 +1,5 @@
-"""What both kinds of faults share: one task on a real agent CLI, and what must hold afterwards whatever happened to its disk."""
+"""What both kinds of faults share: one task on a real agent CLI, and what must hold afterwards
+whatever happened to its disk."""
 
 from __future__ import annotations
 
@@ -49,17 +50,23 @@ class Trial:
     what: str
     wrong: list[str] = field(default_factory=list)
     struck: bool = False
-    """The fault fired: a call was answered with ENOSPC, the power went while a supervisor lived. Only such a trial counts."""
+    """The fault fired: a call was answered with ENOSPC, the power went while a supervisor lived.
+    Only such a trial counts."""
     ended: bool = False
     """The command ended with an error by it."""
     met: Counter[str] = field(default_factory=Counter)
-    """What was met: how many calls of which program found no room; which acknowledgements a cut came after."""
+    """What was met: how many calls of which program found no room; which acknowledgements a cut
+    came after."""
 
 
 def play(
-    seed: int, what: str, act: Callable[[Stage, random.Random, Trial], None], prepare: Callable[[Path], None] = lambda place: None
+    seed: int,
+    what: str,
+    act: Callable[[Stage, random.Random, Trial], None],
+    prepare: Callable[[Path], None] = lambda place: None,
 ) -> Trial:
-    """Makes one trial in a scratch directory of its own. `prepare` may mount something on it first."""
+    """Makes one trial in a scratch directory of its own. `prepare` may mount something on it
+    first."""
     trial = Trial(seed, what)
     directory = Path(tempfile.mkdtemp(prefix="pf"))
     prepare(directory)
@@ -81,7 +88,8 @@ def one_sentence(done: Done) -> bool:
 
 
 def goes_on(stage: Stage, trial: Trial, *, file: bool = True) -> None:
-    """With the disk as it should be, nothing has to be done by hand: the task comes to its end, and what is stored is whole.
+    """With the disk as it should be, nothing has to be done by hand: the task comes to its end, and
+    what is stored is whole.
 
     `file`: what the agent wrote must be there as well.
     """
@@ -93,11 +101,19 @@ def goes_on(stage: Stage, trial: Trial, *, file: bool = True) -> None:
         tries += 1
     shown = stage.show()
     if shown["state"] != "succeeded":
-        trial.wrong.append(f"after {tries} tries it is {shown['state']}: {shown['reason']} {done.err[-300:]}")
+        trial.wrong.append(
+            f"after {tries} tries it is {shown['state']}: {shown['reason']} {done.err[-300:]}"
+        )
         return
-    if file and not tool_failed(stage) and (Path(shown["workspace"]["path"]) / "one.txt").read_text() != "precious\n":
+    if (
+        file
+        and not tool_failed(stage)
+        and (Path(shown["workspace"]["path"]) / "one.txt").read_text() != "precious\n"
+    ):
         trial.wrong.append("the agent's file is not there")
-    receipts = [attempt["receipt"]["verdict"] for attempt in shown["attempts"] if attempt["receipt"]]
+    receipts = [
+        attempt["receipt"]["verdict"] for attempt in shown["attempts"] if attempt["receipt"]
+    ]
     if not receipts or receipts[-1] == "broken":
         trial.wrong.append(f"the receipts are {receipts}")
     trial.wrong += whole(stage)
@@ -105,10 +121,13 @@ def goes_on(stage: Stage, trial: Trial, *, file: bool = True) -> None:
 
 
 def tool_failed(stage: Stage) -> bool:
-    """Whether every command of the agent's was told to have failed: then there may be no file, and the journal says why. The scripted
-    model goes on regardless."""
+    """Whether every command of the agent's was told to have failed: then there may be no file, and
+    the journal says why. The scripted model goes on regardless."""
     with closing(sqlite3.connect(stage.state / DATABASE)) as database:
-        kinds = [json.loads(row[0]) for row in database.execute("SELECT event FROM records WHERE kind = 'tool_ended'")]
+        kinds = [
+            json.loads(row[0])
+            for row in database.execute("SELECT event FROM records WHERE kind = 'tool_ended'")
+        ]
     return bool(kinds) and all(event.get("ok") is False for event in kinds)
 
 
@@ -118,7 +137,9 @@ def whole(stage: Stage) -> list[str]:
     with closing(sqlite3.connect(stage.state / DATABASE)) as database:
         if (said := database.execute("PRAGMA integrity_check").fetchone()[0]) != "ok":
             wrong.append(f"the database: {said}")
-        open_attempts = database.execute("SELECT count(*) FROM attempts WHERE ended IS NULL").fetchone()[0]
+        open_attempts = database.execute(
+            "SELECT count(*) FROM attempts WHERE ended IS NULL"
+        ).fetchone()[0]
         if open_attempts:
             wrong.append(f"{open_attempts} attempts have no end")
     for path in stage.state.glob("runs/*/*/*.json"):
@@ -129,7 +150,13 @@ def whole(stage: Stage) -> list[str]:
     for copy in stage.copies():
         if copy.name == "main" and copy.read_bytes()[-1:] not in (b"\n", b""):
             wrong.append("a copy ends in the middle of a line")
-    fsck = subprocess.run(["git", "fsck", "--no-dangling"], cwd=stage.repo, env=stage.environ, capture_output=True, text=True)
+    fsck = subprocess.run(
+        ["git", "fsck", "--no-dangling"],
+        cwd=stage.repo,
+        env=stage.environ,
+        capture_output=True,
+        text=True,
+    )
     if fsck.returncode:
         wrong.append(f"git fsck: {fsck.stderr[:200]}")
     return wrong
@@ -143,13 +170,25 @@ def summary(trials: list[Trial]) -> int:
     for what in dict.fromkeys(trial.what for trial in trials):
         here = [trial for trial in trials if trial.what == what]
         counted = [trial for trial in here if trial.struck]
-        ended, wrong = sum(trial.ended for trial in counted), sum(bool(trial.wrong) for trial in here)
-        print(f"{what:26} {len(here):4} trials {len(counted):4} counted {ended:4} ended the command {wrong:4} wrong")
+        ended, wrong = (
+            sum(trial.ended for trial in counted),
+            sum(bool(trial.wrong) for trial in here),
+        )
+        print(
+            f"{what:26} {len(here):4} trials {len(counted):4} counted {ended:4} ended the command "
+            f"{wrong:4} wrong"
+        )
     who: Counter[str] = Counter()
     for trial in trials:
         who.update(trial.met.keys())
     if who:
-        print("in so many trials: " + ", ".join(f"{name} {number}" for name, number in who.most_common()))
-    counted_all, bad = sum(trial.struck for trial in trials), sum(bool(trial.wrong) for trial in trials)
+        print(
+            "in so many trials: "
+            + ", ".join(f"{name} {number}" for name, number in who.most_common())
+        )
+    counted_all, bad = (
+        sum(trial.struck for trial in trials),
+        sum(bool(trial.wrong) for trial in trials),
+    )
     print(f"{len(trials)} trials, {counted_all} counted, {bad} wrong")
     return 1 if bad else 0

@@ -1,4 +1,5 @@
-"""A disk that gets full: refused early, written to the last, read always, and well again without a hand."""
+"""A disk that gets full: refused early, written to the last, read always, and well again without a
+hand."""
 
 from __future__ import annotations
 
@@ -58,7 +59,19 @@ def on_a_small_disk(place: Path, size: str, *words: str) -> dict[str, object]:
     """Runs Python code on a tmpfs of this size, in a mount namespace of its own."""
     place.mkdir()
     inside = 'mount -t tmpfs -o size="$1" none "$2" && shift 2 && exec "$@"'
-    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", inside, "sh", size, str(place), sys.executable, *words]
+    command = [
+        "unshare",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-c",
+        inside,
+        "sh",
+        size,
+        str(place),
+        sys.executable,
+        *words,
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found: dict[str, object] = json.loads(done.stdout)
@@ -66,14 +79,27 @@ def on_a_small_disk(place: Path, size: str, *words: str) -> dict[str, object]:
 
 
 def test_the_ballast_lets_the_database_write_on_a_full_disk(tmp_path: Path) -> None:
-    """On a volume filled to the last block, sixty runs are still accepted; reads go on; with room again the ballast is back."""
-    found = on_a_small_disk(tmp_path / "state", "40m", "-c", TO_THE_WALL, str(tmp_path / "state"), "16")
-    assert found == {"made": True, "written": 60, "failed": "", "read": 61, "after": True, "problems": []}
+    """On a volume filled to the last block, sixty runs are still accepted; reads go on; with room
+    again the ballast is back."""
+    found = on_a_small_disk(
+        tmp_path / "state", "40m", "-c", TO_THE_WALL, str(tmp_path / "state"), "16"
+    )
+    assert found == {
+        "made": True,
+        "written": 60,
+        "failed": "",
+        "read": 61,
+        "after": True,
+        "problems": [],
+    }
 
 
 def test_without_a_ballast_the_wall_is_one_sentence(tmp_path: Path) -> None:
-    """Nothing is stored then, what was there is read, and the database is whole; with room again it goes on."""
-    found = on_a_small_disk(tmp_path / "state", "10m", "-c", TO_THE_WALL, str(tmp_path / "state"), "0")
+    """Nothing is stored then, what was there is read, and the database is whole; with room again it
+    goes on."""
+    found = on_a_small_disk(
+        tmp_path / "state", "10m", "-c", TO_THE_WALL, str(tmp_path / "state"), "0"
+    )
     assert "is full; nothing was stored" in str(found["failed"])
     assert found["read"] == int(str(found["written"])) + 1 and found["problems"] == []
 
@@ -108,24 +134,41 @@ print(json.dumps({"log": (state / "perdure.db-wal").exists(), "read": len(stores
 
 @pytest.mark.parametrize("how", ["shut", "killed"])
 def test_a_list_is_read_on_a_volume_without_a_free_block(tmp_path: Path, how: str) -> None:
-    """Where not even SQLite's shared memory finds room: after a clean end, and with the log that a kill left."""
-    found = on_a_small_disk(tmp_path / "state", "4m", "-c", FULL_AND_SHUT, str(tmp_path / "state"), how)
+    """Where not even SQLite's shared memory finds room: after a clean end, and with the log that a
+    kill left."""
+    found = on_a_small_disk(
+        tmp_path / "state", "4m", "-c", FULL_AND_SHUT, str(tmp_path / "state"), how
+    )
     assert found == {"log": how == "killed", "read": 1}
 
 
 def test_new_work_is_refused_below_both_marks(tmp_path: Path) -> None:
-    """Little in percent and little in bytes: only then. A tenth of a large disk is a lot, and so is all of a small one."""
-    large = Room(tmp_path, free=90 * 1024 * MB, size=1000 * 1024 * MB, files_free=10**6, files=10**7)
+    """Little in percent and little in bytes: only then. A tenth of a large disk is a lot, and so is
+    all of a small one."""
+    large = Room(
+        tmp_path, free=90 * 1024 * MB, size=1000 * 1024 * MB, files_free=10**6, files=10**7
+    )
     small = Room(tmp_path, free=900 * MB, size=1000 * MB, files_free=10**6, files=10**6)
     tight = Room(tmp_path, free=90 * MB, size=1000 * MB, files_free=10**6, files=10**6)
-    no_names = Room(tmp_path, free=90 * 1024 * MB, size=1000 * 1024 * MB, files_free=10, files=10**7)
-    assert [each.is_below(10.0, 2048 * MB) for each in (large, small, tight, no_names)] == [False, False, True, True]
+    no_names = Room(
+        tmp_path, free=90 * 1024 * MB, size=1000 * 1024 * MB, files_free=10, files=10**7
+    )
+    assert [each.is_below(10.0, 2048 * MB) for each in (large, small, tight, no_names)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
 
 
 def test_the_refusal_says_where_and_what_next(tmp_path: Path) -> None:
-    """One sentence with the place and the numbers, exit code 7, and the commands that help; a mark of 0 refuses nothing."""
+    """One sentence with the place and the numbers, exit code 7, and the commands that help; a mark
+    of 0 refuses nothing."""
     there = room(tmp_path / "not" / "yet")
-    never, always = Volumes(places=(tmp_path,), refuse=0.0), Volumes(places=(tmp_path,), refuse=100.1, refuse_bytes=there.size + 1)
+    never, always = (
+        Volumes(places=(tmp_path,), refuse=0.0),
+        Volumes(places=(tmp_path,), refuse=100.1, refuse_bytes=there.size + 1),
+    )
     never.check()
     with pytest.raises(DiskFull, match=str(tmp_path)) as refused:
         always.check()
@@ -133,7 +176,8 @@ def test_the_refusal_says_where_and_what_next(tmp_path: Path) -> None:
 
 
 def test_a_ballast_takes_real_space_and_never_the_last(tmp_path: Path) -> None:
-    """Its blocks are taken, it is made once, given up at once, and not made where it would leave too little."""
+    """Its blocks are taken, it is made once, given up at once, and not made where it would leave
+    too little."""
     ballast = Ballast(tmp_path, 4 * MB)
     assert ballast.make() and ballast.path.stat().st_blocks * 512 >= 4 * MB
     assert ballast.give_up() and ballast.path.stat().st_blocks == 0
@@ -154,15 +198,40 @@ perdure run --detach --name late Do; echo "code $?"
 """
 
 
-def test_a_full_disk_refuses_at_the_door_and_opens_again(tmp_path: Path, repository: Path, agents: dict[str, Path]) -> None:
-    """`perdure run` on a full volume ends with 7 and one sentence and leaves nothing behind; lists go on; with room it is taken."""
+def test_a_full_disk_refuses_at_the_door_and_opens_again(
+    tmp_path: Path, repository: Path, agents: dict[str, Path]
+) -> None:
+    """`perdure run` on a full volume ends with 7 and one sentence and leaves nothing behind; lists
+    go on; with room it is taken."""
     state = tmp_path / "state"
     state.mkdir()
-    environ = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path / "home"), "PERDURE_STATE": str(state)}
-    environ |= {"PERDURE_CLAUDE": str(agents["claude"]), "PERDURE_DISK_BALLAST": "0", "LANG": "C.UTF-8", "PERDURE_STALL": "1"}
-    inside = f'mount -t tmpfs -o size=8m none "$PERDURE_STATE" && head -c 7900000 /dev/zero > "$PERDURE_STATE/filler"\n{REFUSED}'
+    environ = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HOME": str(tmp_path / "home"),
+        "PERDURE_STATE": str(state),
+    }
+    environ |= {
+        "PERDURE_CLAUDE": str(agents["claude"]),
+        "PERDURE_DISK_BALLAST": "0",
+        "LANG": "C.UTF-8",
+        "PERDURE_STALL": "1",
+    }
+    inside = (
+        'mount -t tmpfs -o size=8m none "$PERDURE_STATE" && head -c 7900000 /dev/zero > '
+        f'"$PERDURE_STATE/filler"\n{REFUSED}'
+    )
     # A pid namespace: the detached supervisor ends with it.
-    command = ["unshare", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "bash", "-c", inside]
+    command = [
+        "unshare",
+        "--map-root-user",
+        "--mount",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "bash",
+        "-c",
+        inside,
+    ]
     done = subprocess.run(command, cwd=repository, env=environ, capture_output=True, text=True)
     codes = [line for line in done.stdout.splitlines() if line.startswith("code")]
     assert codes == ["code 7", "code 0", "code 0"], (done.stdout, done.stderr)
@@ -172,7 +241,8 @@ def test_a_full_disk_refuses_at_the_door_and_opens_again(tmp_path: Path, reposit
 
 @pytest.mark.journey
 def test_a_sample_of_full_disks() -> None:
-    """Nine of the trials of `make faults`: a real agent meets the wall, and a plain retry does when there is room."""
+    """Nine of the trials of `make faults`: a real agent meets the wall, and a plain retry does when
+    there is room."""
     assert full.in_a_namespace(["full", "5"]) == 0 and full.in_a_namespace(["calls", "4"]) == 0
 
 
@@ -180,13 +250,23 @@ COUNTED = re.compile(r"^\| ([^|]+) \| (\d+) \| (\d+) \|(?: \d+ \|)? (\d+) \|$", 
 
 
 def test_the_page_tells_of_the_trials_that_are_made() -> None:
-    """Each volume, program and acknowledgement of the harness has its line in the reference, at the size of a pull request at least, with
-    nothing wrong; and what the counts mean is said with the right numbers."""
+    """Each volume, program and acknowledgement of the harness has its line in the reference, at the
+    size of a pull request at least, with nothing wrong; and what the counts mean is said with the
+    right numbers."""
     page = (TOP / "docs/reference/faults.md").read_text().partition("\n## A lost Redis\n")[0]
-    lines = [(what.split("`")[1] if "`" in what else "", *map(int, counts)) for what, *counts in COUNTED.findall(page)]
+    lines = [
+        (what.split("`")[1] if "`" in what else "", *map(int, counts))
+        for what, *counts in COUNTED.findall(page)
+    ]
     assert [what for what, *_ in lines] == [*full.PLACES, *PROGRAMS, *cut.AROUND]
     disks, cuts = lines[: -len(cut.AROUND)], lines[-len(cut.AROUND) :]
-    assert sum(trials for _, trials, *_ in disks[: len(full.PLACES)]) >= 40 and sum(counted for _, _, counted, _ in cuts) >= 10
+    assert (
+        sum(trials for _, trials, *_ in disks[: len(full.PLACES)]) >= 40
+        and sum(counted for _, _, counted, _ in cuts) >= 10
+    )
     for part in (disks, cuts):
-        assert all(counted <= trials and wrong == 0 and counted >= trials * 3 // 4 for _, trials, counted, wrong in part)
+        assert all(
+            counted <= trials and wrong == 0 and counted >= trials * 3 // 4
+            for _, trials, counted, wrong in part
+        )
         assert f"{300 / sum(counted for _, _, counted, _ in part):.0f} % of" in page

@@ -1,9 +1,11 @@
-"""ENOSPC, seen and made by strace: who met a full disk, and a full disk for one kind of program only.
+"""ENOSPC, seen and made by strace: who met a full disk, and a full disk for one kind of program
+only.
 
-`seen` is put before a command: every call of it and of all its descendants that found no room is written down. `Injected` gives
-one of `PROGRAMS` no room any more from some call on: the supervisor with all its threads, each git, the shim, or the agent with what it
-starts. The others are reached by standing in their place: a script that runs the real program under strace, which detaches itself, so
-that pids, descriptors and parents stay as they are.
+`seen` is put before a command: every call of it and of all its descendants that found no room is
+written down. `Injected` gives one of `PROGRAMS` no room any more from some call on: the supervisor
+with all its threads, each git, the shim, or the agent with what it starts. The others are reached
+by standing in their place: a script that runs the real program under strace, which detaches itself,
+so that pids, descriptors and parents stay as they are.
 """
 
 from __future__ import annotations
@@ -25,10 +27,12 @@ CALLS = (
     "pwrite64,fsync,fdatasync,syncfs,mkdir,mkdirat,rename,renameat,renameat2,link,linkat,symlink,symlinkat,ftruncate,fallocate,"
     "copy_file_range"
 )
-"""What may find no room, and is never a word to another process. git and the shim write nothing but files and a pipe: `write` as well."""
+"""What may find no room, and is never a word to another process. git and the shim write nothing but
+files and a pipe: `write` as well."""
 SEEN = f"{CALLS},write,writev,pwritev,openat,open,creat,setxattr,sendfile"
 DEEP = {"supervisor": 40, "git": 6, "shim": 8, "agent": 12}
-"""So many calls of one kind a program makes at least in some trials: from one of them on there is no room."""
+"""So many calls of one kind a program makes at least in some trials: from one of them on there is
+no room."""
 GITS = 25
 """About so many gits run before and after an agent's turn."""
 STAND_IN = """#!/bin/sh
@@ -39,18 +43,34 @@ exec strace -D -f -qq -o {log}.$$ -e trace={calls} -e inject={calls}:error=ENOSP
 
 def seen(log: Path) -> list[str]:
     """The words before a command. It and its threads and children are followed to their end."""
-    return ["strace", "-f", "--seccomp-bpf", "-qq", "-Y", "-Z", "-o", str(log), "-e", f"trace={SEEN}"]
+    return [
+        "strace",
+        "-f",
+        "--seccomp-bpf",
+        "-qq",
+        "-Y",
+        "-Z",
+        "-o",
+        str(log),
+        "-e",
+        f"trace={SEEN}",
+    ]
 
 
 def met(log: Path) -> Counter[str]:
     """How often which program found no room. Threads count by their own names."""
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    return Counter(found[1] for line in lines if " ENOSPC " in line and (found := re.match(r"\d+<([^>]*)>", line)))
+    return Counter(
+        found[1]
+        for line in lines
+        if " ENOSPC " in line and (found := re.match(r"\d+<([^>]*)>", line))
+    )
 
 
 @dataclass(frozen=True)
 class Injected:
-    """A program that finds no room from its `first` call of a kind on; for git: of the `gits`th git and all later ones."""
+    """A program that finds no room from its `first` call of a kind on; for git: of the `gits`th git
+    and all later ones."""
 
     program: str
     first: int
@@ -66,31 +86,68 @@ class Injected:
         perdure = ["-m", "perdure"]
         if self.program == "supervisor":
             # `-b execve`: what the supervisor starts is let go; its threads are followed.
-            trace = ["strace", "-f", "-b", "execve", "-qq", "-o", f"{self.log}.0", "-e", f"trace={CALLS}"]
-            return [*trace, "-e", f"inject={CALLS}:error=ENOSPC:when={self.first}+", sys.executable, *perdure]
+            trace = [
+                "strace",
+                "-f",
+                "-b",
+                "execve",
+                "-qq",
+                "-o",
+                f"{self.log}.0",
+                "-e",
+                f"trace={CALLS}",
+            ]
+            return [
+                *trace,
+                "-e",
+                f"inject={CALLS}:error=ENOSPC:when={self.first}+",
+                sys.executable,
+                *perdure,
+            ]
         if self.program == "agent":
-            stage.environ[f"PERDURE_{stage.agent.upper()}"] = str(self._stand_in(stage, "codex", str(native(stage.agent)), CALLS))
+            stage.environ[f"PERDURE_{stage.agent.upper()}"] = str(
+                self._stand_in(stage, "codex", str(native(stage.agent)), CALLS)
+            )
             return [sys.executable, *perdure]
         if self.program == "git":
-            real, count = shutil.which("git", path=stage.environ["PATH"]), shlex.quote(f"{self.log}.count")
+            real, count = (
+                shutil.which("git", path=stage.environ["PATH"]),
+                shlex.quote(f"{self.log}.count"),
+            )
             when = f'echo >> {count}\n[ "$(wc -l < {count})" -ge {self.gits} ] || exec {real} "$@"'
             place = self._stand_in(stage, "git", str(real), f"{CALLS},write", when)
             stage.environ["PATH"] = f"{place.parent}:{stage.environ['PATH']}"
             return [sys.executable, *perdure]
         place = self._stand_in(
-            stage, "python", sys.executable, f"{CALLS},write", f'case "$*" in *shim.py*) ;; *) exec {sys.executable} "$@";; esac'
+            stage,
+            "python",
+            sys.executable,
+            f"{CALLS},write",
+            f'case "$*" in *shim.py*) ;; *) exec {sys.executable} "$@";; esac',
         )
-        start = f"import sys; sys.executable = {str(place)!r}; from perdure.cli.main import main; sys.exit(main())"
+        start = (
+            f"import sys; sys.executable = {str(place)!r}; from perdure.cli.main import main; "
+            "sys.exit(main())"
+        )
         return [sys.executable, "-c", start]
 
     def fired(self) -> int:
         """How many calls were answered so."""
-        return sum(log.read_text(errors="replace").count("(INJECTED)") for log in self.log.parent.glob(f"{self.log.name}.*"))
+        return sum(
+            log.read_text(errors="replace").count("(INJECTED)")
+            for log in self.log.parent.glob(f"{self.log.name}.*")
+        )
 
     def _stand_in(self, stage: Stage, name: str, program: str, calls: str, when: str = "") -> Path:
         place = stage.directory / "stand-in" / name
         place.parent.mkdir(exist_ok=True)
-        values = {"log": shlex.quote(str(self.log)), "calls": calls, "first": self.first, "program": shlex.quote(program), "when": when}
+        values = {
+            "log": shlex.quote(str(self.log)),
+            "calls": calls,
+            "first": self.first,
+            "program": shlex.quote(program),
+            "when": when,
+        }
         place.write_text(STAND_IN.format(**values))
         os.chmod(place, 0o755)  # noqa: PTH101
         return place

@@ -49,7 +49,14 @@ class SmallPlace:
     def _item(self, ref: IssueRef) -> Item:
         return self.repo.items[ref.number]
 
-    def issue(self, author: str, title: str, text: str = "", labels: Sequence[str] = (), assignees: Sequence[str] = ()) -> int:
+    def issue(
+        self,
+        author: str,
+        title: str,
+        text: str = "",
+        labels: Sequence[str] = (),
+        assignees: Sequence[str] = (),
+    ) -> int:
         return self.small.state.issue(REPOSITORY, author, title, text, labels, assignees).number
 
     def pull(self, author: str, title: str, head: str, base: str = "main") -> int:
@@ -64,7 +71,14 @@ class SmallPlace:
     def say(self, ref: IssueRef, author: str, text: str) -> None:
         self.small.state.say(REPOSITORY, ref.number, author, text)
 
-    def review(self, number: int, author: str, verdict: str, text: str, lines: Sequence[tuple[str, int, str]] = ()) -> None:
+    def review(
+        self,
+        number: int,
+        author: str,
+        verdict: str,
+        text: str,
+        lines: Sequence[tuple[str, int, str]] = (),
+    ) -> None:
         self.small.state.review(REPOSITORY, number, author, verdict, text, lines)
 
     def end(self, ref: IssueRef, *, merged: bool = False) -> None:

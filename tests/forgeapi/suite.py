@@ -11,11 +11,14 @@ from perdure.errors import ForgeDenied, ForgeRefused, NotFound
 from perdure.forges.standing import Access, CheckState, CommentKind, IssueRef, Reaction, Verdict
 from perdure.protocols import ForgeApi
 
-HOSTILE = '<script>alert(1)</script> \u202e @everyone `<!--` \U0001f600 "quoted" \\ \n\n```\n| a | b |'
+HOSTILE = (
+    '<script>alert(1)</script> \u202e @everyone `<!--` \U0001f600 "quoted" \\ \n\n```\n| a | b |'
+)
 
 
 class Place(Protocol):
-    """A forge with a repository `shop/prices`: `ada` administers it, `ben` may write, `cid` only read, and `dev-bot` is perdure's login.
+    """A forge with a repository `shop/prices`: `ada` administers it, `ben` may write, `cid` only
+    read, and `dev-bot` is perdure's login.
 
     What people do happens as if on the web pages.
     """
@@ -30,7 +33,14 @@ class Place(Protocol):
 
     def with_token(self, token: str) -> ForgeApi: ...
 
-    def issue(self, author: str, title: str, text: str = "", labels: Sequence[str] = (), assignees: Sequence[str] = ()) -> int: ...
+    def issue(
+        self,
+        author: str,
+        title: str,
+        text: str = "",
+        labels: Sequence[str] = (),
+        assignees: Sequence[str] = (),
+    ) -> int: ...
 
     def pull(self, author: str, title: str, head: str, base: str = "main") -> int:
         """From a branch with a commit of its own."""
@@ -42,7 +52,14 @@ class Place(Protocol):
 
     def say(self, ref: IssueRef, author: str, text: str) -> None: ...
 
-    def review(self, number: int, author: str, verdict: str, text: str, lines: Sequence[tuple[str, int, str]] = ()) -> None:
+    def review(
+        self,
+        number: int,
+        author: str,
+        verdict: str,
+        text: str,
+        lines: Sequence[tuple[str, int, str]] = (),
+    ) -> None:
         """`verdict`: approved, changes_requested or commented."""
         ...
 
@@ -73,10 +90,16 @@ class ForgeSuite:
         assert place.forge.address.startswith("http") and not place.forge.address.endswith("/")
 
     def test_an_issue_is_told_as_it_stands(self, place: Place) -> None:
-        """Title, text, author, labels, assignees and state are those of now, whatever hostile text they are made of."""
+        """Title, text, author, labels, assignees and state are those of now, whatever hostile text
+        they are made of."""
         number = place.issue("cid", "Rounding 'is' off", HOSTILE, ["agent", "bug"], ["dev-bot"])
         found = place.forge.issue(IssueRef(place.repository, number))
-        assert (found.title, found.author, found.open, found.ref.pull) == ("Rounding 'is' off", "cid", True, False)
+        assert (found.title, found.author, found.open, found.ref.pull) == (
+            "Rounding 'is' off",
+            "cid",
+            True,
+            False,
+        )
         assert found.text.replace("\r\n", "\n").strip() == HOSTILE.strip()
         assert (set(found.labels), found.assignees) == ({"agent", "bug"}, ("dev-bot",))
         assert found.created and found.updated >= found.created and str(number) in found.url
@@ -87,7 +110,16 @@ class ForgeSuite:
 
     def test_what_is_not_there_is_not_found(self, place: Place) -> None:
         """A repository that is not there, or is no name of one, raises NotFound."""
-        for repository in ("shop/none", "none/none", "../user", "shop/prices/../..", "shop", "", "a/b?c=d", "shop/prices#1"):
+        for repository in (
+            "shop/none",
+            "none/none",
+            "../user",
+            "shop/prices/../..",
+            "shop",
+            "",
+            "a/b?c=d",
+            "shop/prices#1",
+        ):
             with pytest.raises(NotFound):
                 place.forge.issue(IssueRef(repository, 1))
             with pytest.raises(NotFound):
@@ -107,8 +139,12 @@ class ForgeSuite:
         assert place.forge.branch(place.repository, "../main") is None
 
     def test_permissions(self, place: Place) -> None:
-        """What each login may do is told; who is not known may do nothing; capital letters make nobody another."""
-        may = {login: place.forge.permission(place.repository, login) for login in ("ada", "BEN", "cid", "nobody-such")}
+        """What each login may do is told; who is not known may do nothing; capital letters make
+        nobody another."""
+        may = {
+            login: place.forge.permission(place.repository, login)
+            for login in ("ada", "BEN", "cid", "nobody-such")
+        }
         assert may["ada"] is Access.ADMIN and may["BEN"] is Access.WRITE
         assert not may["cid"].reaches(Access.WRITE) and may["nobody-such"] is Access.NONE
         for name in ("..", ""):
@@ -116,7 +152,8 @@ class ForgeSuite:
                 place.forge.permission(place.repository, name)
 
     def test_one_comment_is_found_again_and_edited(self, place: Place) -> None:
-        """A comment is found by its marker, among others and only if it is one's own, and editing it adds none."""
+        """A comment is found by its marker, among others and only if it is one's own, and editing
+        it adds none."""
         ref = IssueRef(place.repository, place.issue("ben", "Sticky"))
         marker = "<!-- perdure:task=tr-1 -->"
         place.say(ref, "cid", f"{marker} not yours")
@@ -154,25 +191,39 @@ class ForgeSuite:
         place.forge.react(ref, Reaction.ROCKET, place.forge.comment(ref, "on me"))
 
     def test_a_pull_request_is_opened_once(self, place: Place) -> None:
-        """A second call returns the open one; after it is closed it is still found, and the next call opens another."""
+        """A second call returns the open one; after it is closed it is still found, and the next
+        call opens another."""
         head = "perdure/dev-1"
         commit = place.branch(head)
         assert place.forge.find_pull(place.repository, head) is None
-        first = place.forge.open_pull(place.repository, head=head, base="main", title="Round up", text=f"For #1\n{HOSTILE}")
-        second = place.forge.open_pull(place.repository, head=head, base="main", title="Another", text="")
+        first = place.forge.open_pull(
+            place.repository, head=head, base="main", title="Round up", text=f"For #1\n{HOSTILE}"
+        )
+        second = place.forge.open_pull(
+            place.repository, head=head, base="main", title="Another", text=""
+        )
         assert second.ref == first.ref and first.open and not first.merged and first.ref.pull
-        assert (first.head, first.head_commit, first.base, first.head_repository) == (head, commit, "main", place.repository)
+        assert (first.head, first.head_commit, first.base, first.head_repository) == (
+            head,
+            commit,
+            "main",
+            place.repository,
+        )
         assert place.forge.pull(place.repository, first.ref.number).title == "Round up"
         place.end(first.ref)
         closed = place.forge.find_pull(place.repository, head)
         assert closed is not None and not closed.open and not closed.merged
-        third = place.forge.open_pull(place.repository, head=head, base="main", title="Again", text="", draft=True)
+        third = place.forge.open_pull(
+            place.repository, head=head, base="main", title="Again", text="", draft=True
+        )
         assert third.ref != first.ref and third.open and third.draft
 
     def test_a_pull_request_of_nothing_is_refused(self, place: Place) -> None:
         """Without such a branch, nothing is opened, and it is said."""
         with pytest.raises((ForgeRefused, NotFound)):
-            place.forge.open_pull(place.repository, head="no/such", base="main", title="Nothing", text="")
+            place.forge.open_pull(
+                place.repository, head="no/such", base="main", title="Nothing", text=""
+            )
 
     def test_merged_is_not_closed(self, place: Place) -> None:
         """A merged pull request says so."""
@@ -182,7 +233,8 @@ class ForgeSuite:
         assert found.merged and not found.open
 
     def test_reviews_and_their_lines(self, place: Place) -> None:
-        """A review is among the comments of a pull request with its verdict, its lines with their places."""
+        """A review is among the comments of a pull request with its verdict, its lines with their
+        places."""
         number = place.pull("dev-bot", "Review me", "perdure/dev-2")
         ref = IssueRef(place.repository, number, True)
         place.say(ref, "cid", "looks fine")
@@ -190,13 +242,16 @@ class ForgeSuite:
         said = place.forge.comments(ref)
         assert [each.text for each in said if each.author == "cid"] == ["looks fine"]
         if self.verdicts:
-            assert [(each.text, each.verdict) for each in said if each.verdict] == [("Not yet", Verdict.CHANGES_REQUESTED)]
+            assert [(each.text, each.verdict) for each in said if each.verdict] == [
+                ("Not yet", Verdict.CHANGES_REQUESTED)
+            ]
         (line,) = [each for each in said if each.kind is CommentKind.LINE]
         assert (line.text, line.path, line.line, line.author) == ("say why", "README.md", 1, "ben")
         assert line.review in ("", *(each.id for each in said if each.kind is CommentKind.REVIEW))
 
     def test_a_pull_request_by_its_commit(self, place: Place) -> None:
-        """The open pull request of a commit is found; a closed one, and a commit without any, are not."""
+        """The open pull request of a commit is found; a closed one, and a commit without any, are
+        not."""
         number = place.pull("dev-bot", "By its commit", "perdure/dev-3")
         commit = place.forge.pull(place.repository, number).head_commit
         found = place.forge.pull_at(place.repository, commit)
@@ -205,16 +260,30 @@ class ForgeSuite:
         assert place.forge.pull_at(place.repository, commit) is None
 
     def test_a_commit_is_judged(self, place: Place) -> None:
-        """A status is stored under its name, and the newest of a name is what the commit stands judged by."""
+        """A status is stored under its name, and the newest of a name is what the commit stands
+        judged by."""
         commit = place.branch("judged")
-        place.forge.set_status(place.repository, commit, CheckState.PENDING, context="perdure/dev", text="at work")
         place.forge.set_status(
-            place.repository, commit, CheckState.SUCCESS, context="perdure/dev", text="x" * 300, url="https://perdure.example.com/1"
+            place.repository, commit, CheckState.PENDING, context="perdure/dev", text="at work"
+        )
+        place.forge.set_status(
+            place.repository,
+            commit,
+            CheckState.SUCCESS,
+            context="perdure/dev",
+            text="x" * 300,
+            url="https://perdure.example.com/1",
         )
         place.forge.set_status(place.repository, commit, CheckState.FAILURE, context="ci/test")
         found = {each.name: each for each in place.forge.checks(place.repository, commit)}
-        assert found["perdure/dev"].state is CheckState.SUCCESS and found["ci/test"].state is CheckState.FAILURE
-        assert found["perdure/dev"].url == "https://perdure.example.com/1" and len(found["perdure/dev"].text) == 140
+        assert (
+            found["perdure/dev"].state is CheckState.SUCCESS
+            and found["ci/test"].state is CheckState.FAILURE
+        )
+        assert (
+            found["perdure/dev"].url == "https://perdure.example.com/1"
+            and len(found["perdure/dev"].text) == 140
+        )
 
     def test_a_branch_has_its_commit(self, place: Place) -> None:
         """A branch is told with its commit, also where its name has slashes and signs."""
@@ -224,17 +293,25 @@ class ForgeSuite:
             assert found is not None and (found.name, found.commit) == (name, commit)
 
     def test_open_issues_by_label_and_by_assignee(self, place: Place) -> None:
-        """What is open and has the label, or the assignee, is found, and nothing where no issue has ever had the label."""
+        """What is open and has the label, or the assignee, is found, and nothing where no issue has
+        ever had the label."""
         one = place.issue("ben", "By label", labels=["sweep"])
         two = place.issue("ben", "By assignee", assignees=["dev-bot"])
         closed = place.issue("ben", "Closed", labels=["sweep"], assignees=["dev-bot"])
         place.end(IssueRef(place.repository, closed))
-        by_label = {each.ref.number for each in place.forge.open_issues(place.repository, label="sweep")}
-        by_assignee = {each.ref.number for each in place.forge.open_issues(place.repository, assignee="dev-bot")}
+        by_label = {
+            each.ref.number for each in place.forge.open_issues(place.repository, label="sweep")
+        }
+        by_assignee = {
+            each.ref.number
+            for each in place.forge.open_issues(place.repository, assignee="dev-bot")
+        }
         assert by_label == {one} and two in by_assignee and not {one, closed} & by_assignee
         assert place.forge.open_issues(place.repository, label="nowhere-such") == []
         newest = place.forge.issue(IssueRef(place.repository, two)).updated
-        assert place.forge.open_issues(place.repository, label="sweep", since=newest + 3_600_000) == []
+        assert (
+            place.forge.open_issues(place.repository, label="sweep", since=newest + 3_600_000) == []
+        )
 
     def test_repositories_by_pattern(self, place: Place) -> None:
         """Patterns find what the login works in; a plain name is taken as it is."""
@@ -243,10 +320,13 @@ class ForgeSuite:
         assert place.forge.repositories(["far/away"]) == ["far/away"]
 
     def test_a_token_that_is_not_taken(self, place: Place) -> None:
-        """A wrong token is a person's matter, and the message says where it lies and not what it is."""
+        """A wrong token is a person's matter, and the message says where it lies and not what it
+        is."""
         with pytest.raises(ForgeDenied) as denied:
             place.with_token("b4d" * 14).whoami()
-        assert "variable" in str(denied.value) and "b4d" not in str(denied.value) + denied.value.hint
+        assert (
+            "variable" in str(denied.value) and "b4d" not in str(denied.value) + denied.value.hint
+        )
 
     def test_what_is_not_allowed(self, place: Place) -> None:
         """Who may not is told so: a reader can set no status."""

@@ -1,4 +1,5 @@
-"""What can go wrong with a request, on a forge that fails as it is told: every kind of failure is one typed error, and nothing loops."""
+"""What can go wrong with a request, on a forge that fails as it is told: every kind of failure is
+one typed error, and nothing loops."""
 
 from __future__ import annotations
 
@@ -12,7 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from perdure.errors import ConfigError, Conflict, ForgeDenied, ForgeRefused, ForgeUnavailable, NotFound, PerdureError
+from perdure.errors import (
+    ConfigError,
+    Conflict,
+    ForgeDenied,
+    ForgeRefused,
+    ForgeUnavailable,
+    NotFound,
+    PerdureError,
+)
 from perdure.forgeapi import asking
 from perdure.forgeapi.connecting import connect, forges
 from perdure.forgeapi.github import api_of
@@ -50,9 +59,15 @@ def error_of(place: SmallPlace) -> PerdureError:
         (408, ForgeUnavailable, 75),
     ],
 )  # fmt: skip
-def test_every_status_is_one_kind_of_error(place: SmallPlace, status: int, kind: type[PerdureError], exit_code: int) -> None:
-    """Each status that is no success is one error, which says what the forge said, on one line and without the token."""
-    said = {"message": f"no,\n\x1b[2J {TOKENS['dev-bot']} is not it", "errors": [{"message": "see there"}]}
+def test_every_status_is_one_kind_of_error(
+    place: SmallPlace, status: int, kind: type[PerdureError], exit_code: int
+) -> None:
+    """Each status that is no success is one error, which says what the forge said, on one line and
+    without the token."""
+    said = {
+        "message": f"no,\n\x1b[2J {TOKENS['dev-bot']} is not it",
+        "errors": [{"message": "see there"}],
+    }
     place.small.fail(status, body=json.dumps(said).encode())
     found = error_of(place)
     assert type(found) is kind and found.exit_code == exit_code and str(found).isprintable()
@@ -66,8 +81,16 @@ def test_every_status_is_one_kind_of_error(place: SmallPlace, status: int, kind:
     [
         (429, {"retry_after": "120"}, 120.0),
         (429, {"retry_after": formatdate(time.time() + 3000, usegmt=True)}, 3000.0),
-        (429, {"ratelimit_remaining": "0", "ratelimit_reset": str(int(time.time() + 3000))}, 3000.0),
-        (403, {"x_ratelimit_remaining": "0", "x_ratelimit_reset": str(int(time.time() + 3000))}, 3000.0),
+        (
+            429,
+            {"ratelimit_remaining": "0", "ratelimit_reset": str(int(time.time() + 3000))},
+            3000.0,
+        ),
+        (
+            403,
+            {"x_ratelimit_remaining": "0", "x_ratelimit_reset": str(int(time.time() + 3000))},
+            3000.0,
+        ),
         (403, {"retry_after": "7"}, 7.0),
         (429, {}, asking.LIMITED_S),
         (429, {"retry_after": "999999999"}, asking.LONGEST_WAIT_S),
@@ -76,8 +99,11 @@ def test_every_status_is_one_kind_of_error(place: SmallPlace, status: int, kind:
         (429, {"x_ratelimit_remaining": "0", "x_ratelimit_reset": "1"}, 1.0),
     ],
 )
-def test_too_many_requests(place: SmallPlace, status: int, headers: dict[str, str], wait: float) -> None:
-    """The forge says until when it takes none, in one of its ways; until then it is not asked again, by no call of this client."""
+def test_too_many_requests(
+    place: SmallPlace, status: int, headers: dict[str, str], wait: float
+) -> None:
+    """The forge says until when it takes none, in one of its ways; until then it is not asked
+    again, by no call of this client."""
     place.small.fail(status, **headers)
     found = error_of(place)
     assert isinstance(found, ForgeUnavailable) and wait - 2900 < found.retry_s <= wait
@@ -88,8 +114,11 @@ def test_too_many_requests(place: SmallPlace, status: int, headers: dict[str, st
 
 
 def test_a_secondary_limit_by_its_words(place: SmallPlace) -> None:
-    """GitHub's secondary limit may have no header: its words are enough, and other 403s are no limit."""
-    place.small.fail(403, body=b'{"message": "You have exceeded a secondary rate limit. Please wait"}')
+    """GitHub's secondary limit may have no header: its words are enough, and other 403s are no
+    limit."""
+    place.small.fail(
+        403, body=b'{"message": "You have exceeded a secondary rate limit. Please wait"}'
+    )
     assert isinstance(error_of(place), ForgeUnavailable)
 
 
@@ -101,16 +130,28 @@ def test_a_secondary_limit_by_its_words(place: SmallPlace) -> None:
     ],
 )  # fmt: skip
 def test_an_answer_that_is_none(place: SmallPlace, body: bytes) -> None:
-    """What is not the object that was asked for is no answer, whatever it is, and asked again later."""
+    """What is not the object that was asked for is no answer, whatever it is, and asked again
+    later."""
     place.small.fail(200, body=body)
     assert isinstance(error_of(place), ForgeUnavailable)
 
 
 def test_an_object_of_nonsense(place: SmallPlace) -> None:
     """An object whose every field has another type is read without an error."""
-    place.small.fail(200, body=json.dumps({"number": "1", "title": [], "user": 5, "labels": {"a": 1}, "created_at": 7, "id": -1}).encode())
+    place.small.fail(
+        200,
+        body=json.dumps(
+            {"number": "1", "title": [], "user": 5, "labels": {"a": 1}, "created_at": 7, "id": -1}
+        ).encode(),
+    )
     found = place.forge.issue(REF)
-    assert (found.title, found.author, found.labels, found.created, found.open) == ("", "", (), 0, False)
+    assert (found.title, found.author, found.labels, found.created, found.open) == (
+        "",
+        "",
+        (),
+        0,
+        False,
+    )
 
 
 def test_a_list_of_nonsense(place: SmallPlace) -> None:
@@ -135,12 +176,17 @@ def test_a_compressed_answer_is_refused(place: SmallPlace) -> None:
 def test_endless_pages_end(place: SmallPlace, monkeypatch: pytest.MonkeyPatch) -> None:
     """A forge that always names a next page is asked for no more than the bound."""
     monkeypatch.setattr(asking, "PAGES_MOST", 3)
-    place.small.fail(200, times=10, body=b"[{}]", link='<https://elsewhere.invalid/?page=2>; rel="next"')
+    place.small.fail(
+        200, times=10, body=b"[{}]", link='<https://elsewhere.invalid/?page=2>; rel="next"'
+    )
     assert len(place.forge.open_issues(REPOSITORY, label="")) == 0
     assert len(place.small.faults) == 7
 
 
-@pytest.mark.parametrize("location", ["http://127.0.0.2:1/x", "https://{host}/x", "//evil.example/x", "file:///etc/passwd", ""])
+@pytest.mark.parametrize(
+    "location",
+    ["http://127.0.0.2:1/x", "https://{host}/x", "//evil.example/x", "file:///etc/passwd", ""],
+)
 def test_no_other_host_is_followed(place: SmallPlace, location: str) -> None:
     """A redirect to another host, port or scheme is not followed, and the token not sent there."""
     place.small.fail(302, location=location.format(host=f"127.0.0.1:{place.small.port}"))
@@ -149,7 +195,8 @@ def test_no_other_host_is_followed(place: SmallPlace, location: str) -> None:
 
 
 def test_a_redirect_within_the_host(place: SmallPlace) -> None:
-    """A read is followed within the host (a repository that was renamed), a write is not, and nothing is followed round and round."""
+    """A read is followed within the host (a repository that was renamed), a write is not, and
+    nothing is followed round and round."""
     place.small.fail(301, location=f"/api/v1/repos/{REPOSITORY}/issues/1")
     assert place.forge.issue(REF).title == "One"
     place.small.fail(307, location=f"/api/v1/repos/{REPOSITORY}/issues/1/comments")
@@ -160,10 +207,13 @@ def test_a_redirect_within_the_host(place: SmallPlace) -> None:
 
 
 def test_nobody_listens() -> None:
-    """A forge that is down is unavailable, however often it is asked, and it is said when to ask again."""
+    """A forge that is down is unavailable, however often it is asked, and it is said when to ask
+    again."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        down = connect(Forge.GITEA, f"http://127.0.0.1:{taken.getsockname()[1]}", Token("x", held="t0ken"))
+        down = connect(
+            Forge.GITEA, f"http://127.0.0.1:{taken.getsockname()[1]}", Token("x", held="t0ken")
+        )
         for _ in range(3):
             with pytest.raises(ForgeUnavailable, match="does not answer") as raised:
                 down.whoami()
@@ -172,7 +222,8 @@ def test_nobody_listens() -> None:
 
 
 def test_a_connection_that_breaks(place: SmallPlace) -> None:
-    """A connection that is closed without an answer is unavailable; whether it was done, the forge is asked: a pull request is found."""
+    """A connection that is closed without an answer is unavailable; whether it was done, the forge
+    is asked: a pull request is found."""
     place.branch("perdure/dev-3")
     place.small.fail(break_off=True)
     assert isinstance(error_of(place), ForgeUnavailable)
@@ -204,7 +255,9 @@ def test_a_forge_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
         thread = threading.Thread(target=slowly)
         thread.start()
-        slow = connect(Forge.GITEA, f"http://127.0.0.1:{server.getsockname()[1]}", Token("x", held="t0ken"))
+        slow = connect(
+            Forge.GITEA, f"http://127.0.0.1:{server.getsockname()[1]}", Token("x", held="t0ken")
+        )
         try:
             with pytest.raises(ForgeUnavailable, match="takes longer"):
                 slow.whoami()
@@ -213,14 +266,17 @@ def test_a_forge_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
             thread.join()
             slow.close()
         monkeypatch.setattr(asking, "SILENT_S", 0.2)
-        silent = connect(Forge.GITEA, f"http://127.0.0.1:{server.getsockname()[1]}", Token("x", held="t0ken"))
+        silent = connect(
+            Forge.GITEA, f"http://127.0.0.1:{server.getsockname()[1]}", Token("x", held="t0ken")
+        )
         with pytest.raises(ForgeUnavailable, match="does not answer"):
             silent.whoami()
         silent.close()
 
 
 def test_headers_that_never_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A forge that sends a header now and then, for ever, is cut off; nothing else ends this test."""
+    """A forge that sends a header now and then, for ever, is cut off; nothing else ends this
+    test."""
     monkeypatch.setattr(asking, "CALL_S", 0.5)
     cut = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -243,7 +299,9 @@ def test_headers_that_never_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
         thread = threading.Thread(target=slowly)
         thread.start()
-        slow = connect(Forge.GITEA, f"http://127.0.0.1:{server.getsockname()[1]}", Token("x", held="t0ken"))
+        slow = connect(
+            Forge.GITEA, f"http://127.0.0.1:{server.getsockname()[1]}", Token("x", held="t0ken")
+        )
         with pytest.raises(ForgeUnavailable, match="takes longer"):
             slow.whoami()
         thread.join()
@@ -251,7 +309,8 @@ def test_headers_that_never_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_token_is_read_anew(place: SmallPlace, tmp_path: Path) -> None:
-    """A token in a file that is exchanged counts from the next request on; one that is gone, empty or no token says where it should be."""
+    """A token in a file that is exchanged counts from the next request on; one that is gone, empty
+    or no token says where it should be."""
     file = tmp_path / "token"
     client = connect(Forge.GITEA, place.small.url, Token(f"the file {file}", file))
     for wrong in (None, b"", b"\n", b"two words", "tökèn".encode(), b"x" * 5000, b"a\nb"):
@@ -269,13 +328,22 @@ def test_a_token_is_read_anew(place: SmallPlace, tmp_path: Path) -> None:
 
 def test_https_is_checked(place: SmallPlace) -> None:
     """What does not speak TLS is not spoken to over https."""
-    client = connect(Forge.GITEA, place.small.url.replace("http:", "https:"), Token("x", held="t0ken"))
+    client = connect(
+        Forge.GITEA, place.small.url.replace("http:", "https:"), Token("x", held="t0ken")
+    )
     with pytest.raises(ForgeUnavailable, match="does not answer"):
         client.whoami()
     client.close()
 
 
-TABLE = {"tea": {"forge": "gitea", "secret_file": "/s", "url": "https://git.example.com/tea/", "token_env": "TEA"}}
+TABLE = {
+    "tea": {
+        "forge": "gitea",
+        "secret_file": "/s",
+        "url": "https://git.example.com/tea/",
+        "token_env": "TEA",
+    }
+}
 RULE = {"dev": {"agent": "claude", "clone": "/srv/{repository}"}}
 
 
@@ -286,7 +354,16 @@ def test_the_configuration_of_a_forge() -> None:
     (hub,) = sources({"hub": {"forge": "github", "secret_file": "/s", "token_file": "/t"}})
     assert hub.url == "https://github.com" and api_of(hub.url) == "https://api.github.com"
     assert api_of("https://hub.example.com") == "https://hub.example.com/api/v3"
-    assert sources({"local": {"forge": "gitea", "secret_file": "/s", "url": "http://127.0.0.1:3000", "token_file": "/t"}})
+    assert sources(
+        {
+            "local": {
+                "forge": "gitea",
+                "secret_file": "/s",
+                "url": "http://127.0.0.1:3000",
+                "token_file": "/t",
+            }
+        }
+    )
 
 
 def test_a_forge_without_its_address() -> None:
@@ -305,8 +382,13 @@ def test_a_forge_without_its_address() -> None:
     ],
 )  # fmt: skip
 def test_a_wrong_configuration_of_a_forge(wrong: dict[str, object]) -> None:
-    """What is no https address, not exactly one token, or no forge, is an error of the configuration."""
-    table = {key: value for key, value in {**TABLE["tea"], "token_env": "", **wrong}.items() if value is not None}
+    """What is no https address, not exactly one token, or no forge, is an error of the
+    configuration."""
+    table = {
+        key: value
+        for key, value in {**TABLE["tea"], "token_env": "", **wrong}.items()
+        if value is not None
+    }
     if wrong != {"url": ""}:
         table = {key: value for key, value in table.items() if value != ""}
         if not {"token_file", "token_env"} & set(wrong):
@@ -318,35 +400,54 @@ def test_a_wrong_configuration_of_a_forge(wrong: dict[str, object]) -> None:
 
 
 def test_clients_of_a_configuration(place: SmallPlace, tmp_path: Path) -> None:
-    """An agent speaks with its own token, else with its source's; the variables are gone afterwards; without a token nobody speaks."""
+    """An agent speaks with its own token, else with its source's; the variables are gone
+    afterwards; without a token nobody speaks."""
     (tmp_path / "own").write_text(TOKENS["cid"])
     tables = {
         "tea": {"forge": "gitea", "secret_file": "/s", "url": place.small.url, "token_env": "TEA"},
         "deaf": {"forge": "gitea", "secret_file": "/s", "url": place.small.url},
     }
-    known = rules({"dev": {**RULE["dev"], "authors": ["ada"]}, "own": {**RULE["dev"], "sources": ["tea"], "token_file": f"{tmp_path}/own"}})
+    known = rules(
+        {
+            "dev": {**RULE["dev"], "authors": ["ada"]},
+            "own": {**RULE["dev"], "sources": ["tea"], "token_file": f"{tmp_path}/own"},
+        }
+    )
     environ = {"TEA": TOKENS["dev-bot"], "KEPT": "x"}
     with forges(sources(tables), known, environ) as found:
-        logins = {rule: api.whoami() for rule in ("", "dev", "own") if (api := found.of("tea", rule))}
+        logins = {
+            rule: api.whoami() for rule in ("", "dev", "own") if (api := found.of("tea", rule))
+        }
         assert logins == {"": "dev-bot", "dev": "dev-bot", "own": "cid"}
         assert found.of("deaf", "dev") is None and found.of("none") is None
     assert environ == {"KEPT": "x"}
 
 
 def test_clients_that_cannot_be(tmp_path: Path) -> None:
-    """A token that is not there, and a rule for everybody who may write without a token to ask with, are errors before anything starts."""
+    """A token that is not there, and a rule for everybody who may write without a token to ask
+    with, are errors before anything starts."""
     (tea,) = sources(TABLE)
     with pytest.raises(ConfigError, match=r"webhooks.tea: .*the variable TEA is empty") as raised:
         forges([tea], rules(RULE), {})
     assert len(raised.value.problems) == 1, "what follows from it is not told as well"
     (deaf,) = sources({"deaf": {"forge": "gitea", "secret_file": "/s"}})
-    with pytest.raises(ConfigError, match=r"agents.dev: it works for whoever may write, and webhooks.deaf has no token"):
+    with pytest.raises(
+        ConfigError,
+        match=r"agents.dev: it works for whoever may write, and webhooks.deaf has no token",
+    ):
         forges([deaf], rules(RULE), {})
-    two = sources({**TABLE, "hub": {"forge": "github", "secret_file": "/s"} | {"url": "https://github.com"}})
+    two = sources(
+        {**TABLE, "hub": {"forge": "github", "secret_file": "/s"} | {"url": "https://github.com"}}
+    )
     own = {**RULE["dev"], "token_env": "OWN", "authors": ["ada"]}
-    with pytest.raises(ConfigError, match=r"agents.dev: its token would go to https://git.example.com/tea and https://github.com"):
+    with pytest.raises(
+        ConfigError,
+        match=r"agents.dev: its token would go to https://git.example.com/tea and https://github.com",
+    ):
         forges(two, rules({"dev": own}), {"TEA": "t0ken", "OWN": "t0ken"})
-    with forges(two, rules({"dev": {**own, "sources": ["tea"]}}), {"TEA": "t0ken", "OWN": "t0ken"}) as found:
+    with forges(
+        two, rules({"dev": {**own, "sources": ["tea"]}}), {"TEA": "t0ken", "OWN": "t0ken"}
+    ) as found:
         assert found.of("tea", "dev") is not found.of("tea") and found.of("hub", "dev") is None
     for ca_file in (tmp_path / "none", tmp_path):
         with pytest.raises(ConfigError, match=r"ca_file: .* holds no certificates"):
@@ -356,7 +457,8 @@ def test_clients_that_cannot_be(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("address", ["http://[::1", "https://[x]/", f"/x?{'a=b&' * 60}"])
 def test_an_address_that_is_none(place: SmallPlace, address: str) -> None:
-    """A next page or a redirect to what is no address is one of the errors that everybody counts with."""
+    """A next page or a redirect to what is no address is one of the errors that everybody counts
+    with."""
     place.small.fail(200, body=b"[{}]", link=f'<{address}>; rel="next"')
     with pytest.raises(PerdureError):
         place.forge.comments(REF)

@@ -1,4 +1,5 @@
-"""Gitea and Forgejo, on the small forge. The same suite on a real Gitea is a part of `make test-forge`."""
+"""Gitea and Forgejo, on the small forge. The same suite on a real Gitea is a part of `make
+test-forge`."""
 
 from __future__ import annotations
 
@@ -21,9 +22,13 @@ class TestGitea(ForgeSuite):
             yield found
 
     def test_only_administrators_are_told_permissions(self, place: SmallPlace) -> None:
-        """A login that is no administrator is told what to do about it; of itself it may always ask."""
+        """A login that is no administrator is told what to do about it; of itself it may always
+        ask."""
         place.repo.access["cid"] = "write"
-        with pytest.raises(ForgeDenied, match=r"tells the permissions in shop/prices to its administrators only, and cid is") as denied:
+        with pytest.raises(
+            ForgeDenied,
+            match=r"tells the permissions in shop/prices to its administrators only, and cid is",
+        ) as denied:
             place.with_token(TOKENS["cid"]).permission(REPOSITORY, "ben")
         assert "administrator" in denied.value.hint
         assert place.with_token(TOKENS["cid"]).permission(REPOSITORY, "cid") is Access.WRITE

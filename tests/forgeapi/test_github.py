@@ -1,4 +1,5 @@
-"""GitHub, on a small forge that is held to GitHub's published description of its API, as is every request. The real one was not asked."""
+"""GitHub, on a small forge that is held to GitHub's published description of its API, as is every
+request. The real one was not asked."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ class TestGitHub(ForgeSuite):
             yield found
 
     def test_failed_deliveries(self, place: SmallPlace) -> None:
-        """What no attempt brought is told, by its newest attempt, and can be asked for again; what was brought later is not."""
+        """What no attempt brought is told, by its newest attempt, and can be asked for again; what
+        was brought later is not."""
         place.repo.hook = "https://perdure.example.com/webhooks/shop?x=1"
         at = place.small.state.tick()
         place.repo.sent = [
@@ -29,17 +31,23 @@ class TestGitHub(ForgeSuite):
             Sent(4, "c-3", "issues", 500, at), Sent(5, "c-3", "issues", 202, at), Sent(0, "d-4", "push", 500, at - 10**6),
         ]  # fmt: skip
         found = place.forge.failed_deliveries(REPOSITORY, "/webhooks/shop", since=at)
-        assert found is not None and [(each.delivery, each.id, each.event) for each in found] == [("a-1", "3", "issues")]
+        assert found is not None and [(each.delivery, each.id, each.event) for each in found] == [
+            ("a-1", "3", "issues")
+        ]
         place.forge.redeliver(REPOSITORY, found[0])
         assert place.repo.again == [3]
 
     def test_failed_deliveries_are_not_everybodys(self, place: SmallPlace) -> None:
-        """None for who does not administer the webhooks, and where no webhook leads to the receiver."""
+        """None for who does not administer the webhooks, and where no webhook leads to the
+        receiver."""
         assert place.forge.failed_deliveries(REPOSITORY, "/webhooks/shop", since=0) is None
         place.repo.hook = "https://perdure.example.com/webhooks/shop"
         assert place.forge.failed_deliveries(REPOSITORY, "/webhooks/shop", since=0) == []
         assert place.forge.failed_deliveries(REPOSITORY, "/webhooks/other", since=0) is None
-        assert place.with_token(TOKENS["cid"]).failed_deliveries(REPOSITORY, "/webhooks/shop", since=0) is None
+        assert (
+            place.with_token(TOKENS["cid"]).failed_deliveries(REPOSITORY, "/webhooks/shop", since=0)
+            is None
+        )
 
     def test_a_reaction_to_a_line(self, place: SmallPlace) -> None:
         """Comments on lines have addresses of their own."""

@@ -26,9 +26,13 @@ class TestGitLab(ForgeSuite):
     def test_what_events_say_of_themselves_is_left_out(self, place: SmallPlace) -> None:
         """A system note is no comment."""
         number = place.issue("ben", "Notes")
-        place.small.state.say(REPOSITORY, number, "ben", "changed the description", verdict="system")
+        place.small.state.say(
+            REPOSITORY, number, "ben", "changed the description", verdict="system"
+        )
         place.say(IssueRef(REPOSITORY, number), "ben", "hello")
-        assert [each.text for each in place.forge.comments(IssueRef(REPOSITORY, number))] == ["hello"]
+        assert [each.text for each in place.forge.comments(IssueRef(REPOSITORY, number))] == [
+            "hello"
+        ]
 
     def test_issues_and_merge_requests_are_counted_apart(self, place: SmallPlace) -> None:
         """An issue is none under a merge request's address."""
@@ -43,11 +47,14 @@ class TestGitLab(ForgeSuite):
         assert place.forge.issue(IssueRef("shop/back/end", number)).title == "Deep"
 
     def test_a_status_twice(self, place: SmallPlace) -> None:
-        """GitLab refuses the state that a status is in; here that is no error, and an emoji that does not exist still is one."""
+        """GitLab refuses the state that a status is in; here that is no error, and an emoji that
+        does not exist still is one."""
         commit = place.branch("twice")
         for _ in range(2):
             place.forge.set_status(REPOSITORY, commit, CheckState.PENDING, context="perdure")
-        assert [each.state for each in place.forge.checks(REPOSITORY, commit)] == [CheckState.PENDING]
+        assert [each.state for each in place.forge.checks(REPOSITORY, commit)] == [
+            CheckState.PENDING
+        ]
         gone = IssueRef(REPOSITORY, 999)
         with pytest.raises(NotFound):
             place.forge.react(gone, Reaction.EYES)
@@ -58,12 +65,19 @@ class TestGitLab(ForgeSuite):
         assert place.forge.permission(REPOSITORY, "ada") is Access.NONE
 
     def test_failed_deliveries(self, place: SmallPlace) -> None:
-        """What no attempt brought is told, and can be resent; a GitLab that does not answer for it is told as None."""
+        """What no attempt brought is told, and can be resent; a GitLab that does not answer for it
+        is told as None."""
         assert place.forge.failed_deliveries(REPOSITORY, "/webhooks/lab", since=0) is None
         place.repo.hook = "https://perdure.example.com/webhooks/lab"
-        place.repo.sent = [Sent(1, "k-1", "Issue Hook", 0, 0), Sent(2, "k-2", "Note Hook", 500, 0), Sent(3, "k-2", "Note Hook", 202, 0)]
+        place.repo.sent = [
+            Sent(1, "k-1", "Issue Hook", 0, 0),
+            Sent(2, "k-2", "Note Hook", 500, 0),
+            Sent(3, "k-2", "Note Hook", 202, 0),
+        ]
         found = place.forge.failed_deliveries(REPOSITORY, "/webhooks/lab", since=0)
-        assert found is not None and [(each.delivery, each.id, each.event) for each in found] == [("k-1", "1", "Issue Hook")]
+        assert found is not None and [(each.delivery, each.id, each.event) for each in found] == [
+            ("k-1", "1", "Issue Hook")
+        ]
         place.forge.redeliver(REPOSITORY, found[0])
         assert place.repo.again == [1]
 

@@ -20,7 +20,12 @@ from perdure.forges import Forge
 from tests.servers.forge import SmallForge, gitea, github, gitlab
 
 REPOSITORY, COMMIT, TOKEN = "shop/web", "ab" * 20, "t0ken"
-DIALECTS: list[tuple[Forge, Any]] = [(Forge.GITHUB, github), (Forge.GITEA, gitea), (Forge.FORGEJO, gitea), (Forge.GITLAB, gitlab)]
+DIALECTS: list[tuple[Forge, Any]] = [
+    (Forge.GITHUB, github),
+    (Forge.GITEA, gitea),
+    (Forge.FORGEJO, gitea),
+    (Forge.GITLAB, gitlab),
+]
 
 
 @pytest.fixture(params=DIALECTS, ids=lambda value: value[0].value)
@@ -39,7 +44,8 @@ def token() -> Token:
 
 
 def test_the_log_of_each_failed_job(small: SmallForge) -> None:
-    """What has failed is told with its log and its address; what passed is not, and of a job that was run again only the newest."""
+    """What has failed is told with its log and its address; what passed is not, and of a job that
+    was run again only the newest."""
     state = small.state
     state.job(REPOSITORY, COMMIT, "build", log="an old failure")
     state.job(REPOSITORY, COMMIT, "build", log="the newest failure")
@@ -51,7 +57,9 @@ def test_the_log_of_each_failed_job(small: SmallForge) -> None:
         failed = forge.failed_checks(REPOSITORY, COMMIT)
         found = {each.name.removeprefix("CI / ").removesuffix(" (push)"): each for each in failed}
     assert set(found) == {"build", "gone"}
-    assert (found["build"].log, found["build"].note) == ("the newest failure", "") and found["build"].url.startswith("http")
+    assert (found["build"].log, found["build"].note) == ("the newest failure", "") and found[
+        "build"
+    ].url.startswith("http")
     assert found["gone"].log == "" and found["gone"].note.startswith("There is no log: ")
 
 
@@ -81,7 +89,9 @@ def storage(body: bytes) -> Iterator[tuple[str, list[dict[str, str]]]]:
             self.wfile.write(body)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), One)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    )
     thread.start()
     try:
         yield f"127.0.0.1:{server.server_address[1]}", asked
@@ -93,7 +103,8 @@ def storage(body: bytes) -> Iterator[tuple[str, list[dict[str, str]]]]:
 
 @pytest.mark.parametrize("known", [True, False])
 def test_a_log_on_another_host(known: bool) -> None:
-    """GitHub redirects to where it keeps a log: that host is asked without the token, and only if it is one of GitHub's."""
+    """GitHub redirects to where it keeps a log: that host is asked without the token, and only if
+    it is one of GitHub's."""
     with SmallForge(github) as small, storage(b"it broke") as (host, asked):
         small.state.person("dev-bot", TOKEN)
         small.state.repository(REPOSITORY, dev_bot="write").logs = f"http://{host}/"
@@ -105,14 +116,18 @@ def test_a_log_on_another_host(known: bool) -> None:
         assert (found.log, found.note) == ("it broke", "")
         assert len(asked) == 1 and "authorization" not in asked[0]
     else:
-        assert found.log == "" and "keeps its logs at http://127.0.0.1, where perdure does not follow" in found.note
+        assert (
+            found.log == ""
+            and "keeps its logs at http://127.0.0.1, where perdure does not follow" in found.note
+        )
         assert asked == []
 
 
 @pytest.mark.parametrize("target", ["https://evil.example/x", "https://x.blob.core.windows.net.evil.example/x", "http://x.blob.core.windows.net/x",
                                     "//evil.example", "file:///etc/passwd", "http://["])  # fmt: skip
 def test_a_redirect_to_nobody_knows_where(target: str) -> None:
-    """Anywhere else, over http, or to no address at all: nothing is asked there, and the check is told without a log."""
+    """Anywhere else, over http, or to no address at all: nothing is asked there, and the check is
+    told without a log."""
     with SmallForge(github) as small:
         small.state.person("dev-bot", TOKEN)
         small.state.repository(REPOSITORY, dev_bot="write")
@@ -127,7 +142,10 @@ def test_a_redirect_to_nobody_knows_where(target: str) -> None:
 def test_only_the_end_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a long log only the end is kept in memory; one that is far too long is given up."""
     long = b"begin" + b"x" * 3_000_000 + b"end"
-    with storage(long) as (host, _), closing(Asking(f"http://{host}", token(), "token", JSON, None)) as client:
+    with (
+        storage(long) as (host, _),
+        closing(Asking(f"http://{host}", token(), "token", JSON, None)) as client,
+    ):
         found = client.tail("log")
         assert len(found) == asking.LOG_KEPT and found.endswith("xend")
         monkeypatch.setattr(asking, "LOG_MOST", 2_000_000)

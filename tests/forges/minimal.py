@@ -1,6 +1,8 @@
-"""Webhooks of the four forges cut down to the fields that are read, under their true names, for what no
-recorded body has: as in docs.github.com (webhook events and payloads), modules/structs/hook.go of Gitea
-1.26 and docs.gitlab.com (webhook events). Each is of issue 4 of shop/web, or of the pull request 9 for it.
+"""Webhooks of the four forges cut down to the fields that are read, under their true names, for
+what no recorded body has: as in docs.github.com (webhook events and payloads),
+modules/structs/hook.go of Gitea
+1.26 and docs.gitlab.com (webhook events). Each is of issue 4 of shop/web, or of the pull request 9
+for it.
 """
 
 from __future__ import annotations
@@ -23,24 +25,55 @@ def _like(forge: Forge, action: str, sender: str, **more: Any) -> dict[str, Any]
 
 
 def _lab(kind: str, user: str, **more: Any) -> dict[str, Any]:
-    project = {"path_with_namespace": REPOSITORY, "git_http_url": f"https://gitlab.example/{REPOSITORY}.git"}
-    return {"object_kind": kind, "event_type": kind, "user": {"username": user}, "project": project, **more}
+    project = {
+        "path_with_namespace": REPOSITORY,
+        "git_http_url": f"https://gitlab.example/{REPOSITORY}.git",
+    }
+    return {
+        "object_kind": kind,
+        "event_type": kind,
+        "user": {"username": user},
+        "project": project,
+        **more,
+    }
 
 
 def _issue(**more: Any) -> dict[str, Any]:
     url = f"https://forge.example/{REPOSITORY}/issues/4"
-    return {"number": 4, "title": "Rounding", "body": "Off by a cent.", "state": "open", "html_url": url, **more}
+    return {
+        "number": 4,
+        "title": "Rounding",
+        "body": "Off by a cent.",
+        "state": "open",
+        "html_url": url,
+        **more,
+    }
 
 
 def _lab_issue(action: str, **more: Any) -> dict[str, Any]:
     url = f"https://forge.example/{REPOSITORY}/issues/4"
-    return {"iid": 4, "title": "Rounding", "description": "Off by a cent.", "action": action, "url": url, **more}
+    return {
+        "iid": 4,
+        "title": "Rounding",
+        "description": "Off by a cent.",
+        "action": action,
+        "url": url,
+        **more,
+    }
 
 
 def _pull(**more: Any) -> dict[str, Any]:
     head = {"ref": BRANCH, "sha": COMMIT, "repo": {"full_name": REPOSITORY}}
     url = f"https://forge.example/{REPOSITORY}/pull/9"
-    return {"number": 9, "title": "Rounding (#4)", "body": "Closes #4", "state": "open", "head": head, "html_url": url, **more}
+    return {
+        "number": 9,
+        "title": "Rounding (#4)",
+        "body": "Closes #4",
+        "state": "open",
+        "head": head,
+        "html_url": url,
+        **more,
+    }
 
 
 def _lab_pull(**more: Any) -> dict[str, Any]:
@@ -50,128 +83,298 @@ def _lab_pull(**more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def assigned(forge: Forge, login: str = "dev-bot", sender: str = "ada", left: tuple[str, ...] = ()) -> Sent:
+def assigned(
+    forge: Forge, login: str = "dev-bot", sender: str = "ada", left: tuple[str, ...] = ()
+) -> Sent:
     if forge is Forge.GITLAB:
         others = [{"username": each} for each in left]
         changes = {"assignees": {"previous": others, "current": [{"username": login}, *others]}}
-        return forge, "Issue Hook", _lab("issue", sender, object_attributes=_lab_issue("update"), changes=changes)
+        return (
+            forge,
+            "Issue Hook",
+            _lab("issue", sender, object_attributes=_lab_issue("update"), changes=changes),
+        )
     issue = _issue(assignees=[{"login": each} for each in (login, *left)])
     event = "issues" if forge is Forge.GITHUB else "issue_assign"
     return forge, event, _like(forge, "assigned", sender, issue=issue, assignee={"login": login})
 
 
-def unassigned(forge: Forge, login: str = "dev-bot", sender: str = "ada", left: tuple[str, ...] = ()) -> Sent:
+def unassigned(
+    forge: Forge, login: str = "dev-bot", sender: str = "ada", left: tuple[str, ...] = ()
+) -> Sent:
     if forge is Forge.GITLAB:
         others = [{"username": each} for each in left]
         changes = {"assignees": {"previous": [{"username": login}, *others], "current": others}}
-        return forge, "Issue Hook", _lab("issue", sender, object_attributes=_lab_issue("update"), changes=changes)
+        return (
+            forge,
+            "Issue Hook",
+            _lab("issue", sender, object_attributes=_lab_issue("update"), changes=changes),
+        )
     issue = _issue(assignees=[{"login": each} for each in left] or None)
     if forge is Forge.GITHUB:
-        return forge, "issues", _like(forge, "unassigned", sender, issue=issue, assignee={"login": login})
+        return (
+            forge,
+            "issues",
+            _like(forge, "unassigned", sender, issue=issue, assignee={"login": login}),
+        )
     # Gitea and Forgejo do not say whom.
     return forge, "issue_assign", _like(forge, "unassigned", sender, issue=issue)
 
 
-def labelled(forge: Forge, label: str = "agent", sender: str = "ada", also: tuple[str, ...] = ()) -> Sent:
+def labelled(
+    forge: Forge, label: str = "agent", sender: str = "ada", also: tuple[str, ...] = ()
+) -> Sent:
     names = (label, *also)
     if forge is Forge.GITLAB:
-        changes = {"labels": {"previous": [{"title": each} for each in also], "current": [{"title": each} for each in names]}}
-        return forge, "Issue Hook", _lab("issue", sender, object_attributes=_lab_issue("update"), changes=changes)
+        changes = {
+            "labels": {
+                "previous": [{"title": each} for each in also],
+                "current": [{"title": each} for each in names],
+            }
+        }
+        return (
+            forge,
+            "Issue Hook",
+            _lab("issue", sender, object_attributes=_lab_issue("update"), changes=changes),
+        )
     issue = _issue(labels=[{"name": each} for each in names])
     if forge is Forge.GITHUB:
         return forge, "issues", _like(forge, "labeled", sender, issue=issue, label={"name": label})
     return forge, "issue_label", _like(forge, "label_updated", sender, issue=issue)
 
 
-def unlabelled(forge: Forge, label: str = "agent", sender: str = "ada", left: tuple[str, ...] = ("bug",)) -> Sent:
+def unlabelled(
+    forge: Forge, label: str = "agent", sender: str = "ada", left: tuple[str, ...] = ("bug",)
+) -> Sent:
     if forge is Forge.GITLAB:
         now = [{"title": each} for each in left]
         changes = {"labels": {"previous": [{"title": label}, *now], "current": now}}
-        return forge, "Issue Hook", _lab("issue", sender, object_attributes=_lab_issue("update"), changes=changes)
+        return (
+            forge,
+            "Issue Hook",
+            _lab("issue", sender, object_attributes=_lab_issue("update"), changes=changes),
+        )
     issue = _issue(labels=[{"name": each} for each in left])
     if forge is Forge.GITHUB:
-        return forge, "issues", _like(forge, "unlabeled", sender, issue=issue, label={"name": label})
-    return forge, "issue_label", _like(forge, "label_updated" if left else "label_cleared", sender, issue=issue)
+        return (
+            forge,
+            "issues",
+            _like(forge, "unlabeled", sender, issue=issue, label={"name": label}),
+        )
+    return (
+        forge,
+        "issue_label",
+        _like(forge, "label_updated" if left else "label_cleared", sender, issue=issue),
+    )
 
 
 def commented(forge: Forge, text: str, sender: str = "ada", id: int = 71, **more: Any) -> Sent:
     if forge is Forge.GITLAB:
-        note = {"id": id, "note": text, "noteable_type": "Issue", "action": "create", "system": False, **more}
-        return forge, "Note Hook", _lab("note", sender, object_attributes=note, issue=_lab_issue(""))
-    comment = {"id": id, "body": text, "user": {"login": sender}, "html_url": "https://forge.example/c/71"}
+        note = {
+            "id": id,
+            "note": text,
+            "noteable_type": "Issue",
+            "action": "create",
+            "system": False,
+            **more,
+        }
+        return (
+            forge,
+            "Note Hook",
+            _lab("note", sender, object_attributes=note, issue=_lab_issue("")),
+        )
+    comment = {
+        "id": id,
+        "body": text,
+        "user": {"login": sender},
+        "html_url": "https://forge.example/c/71",
+    }
     return forge, "issue_comment", _like(forge, "created", sender, issue=_issue(), comment=comment)
 
 
 def comment_edited(forge: Forge, before: str, text: str, sender: str = "ada", id: int = 71) -> Sent:
     if forge is Forge.GITLAB:
         # What it said before is not sent.
-        note = {"id": id, "note": text, "noteable_type": "Issue", "action": "update", "system": False}
-        return forge, "Note Hook", _lab("note", sender, object_attributes=note, issue=_lab_issue(""))
-    comment = {"id": id, "body": text, "user": {"login": sender}, "html_url": "https://forge.example/c/71"}
+        note = {
+            "id": id,
+            "note": text,
+            "noteable_type": "Issue",
+            "action": "update",
+            "system": False,
+        }
+        return (
+            forge,
+            "Note Hook",
+            _lab("note", sender, object_attributes=note, issue=_lab_issue("")),
+        )
+    comment = {
+        "id": id,
+        "body": text,
+        "user": {"login": sender},
+        "html_url": "https://forge.example/c/71",
+    }
     changes = {"body": {"from": before}}
-    return forge, "issue_comment", _like(forge, "edited", sender, issue=_issue(), comment=comment, changes=changes)
+    return (
+        forge,
+        "issue_comment",
+        _like(forge, "edited", sender, issue=_issue(), comment=comment, changes=changes),
+    )
 
 
-def edited(forge: Forge, before: str, text: str, sender: str = "ada", title: str = "Rounding", title_before: str = "") -> Sent:
+def edited(
+    forge: Forge,
+    before: str,
+    text: str,
+    sender: str = "ada",
+    title: str = "Rounding",
+    title_before: str = "",
+) -> Sent:
     if forge is Forge.GITLAB:
         changes: dict[str, Any] = {"description": {"previous": before, "current": text}}
         if title_before:
             changes["title"] = {"previous": title_before, "current": title}
         found = _lab_issue("update", description=text, title=title)
         return forge, "Issue Hook", _lab("issue", sender, object_attributes=found, changes=changes)
-    changes = {"body": {"from": before}} | ({"title": {"from": title_before}} if title_before else {})
-    return forge, "issues", _like(forge, "edited", sender, issue=_issue(body=text, title=title), changes=changes)
+    changes = {"body": {"from": before}} | (
+        {"title": {"from": title_before}} if title_before else {}
+    )
+    return (
+        forge,
+        "issues",
+        _like(forge, "edited", sender, issue=_issue(body=text, title=title), changes=changes),
+    )
 
 
-def on_a_line(forge: Forge, text: str, sender: str = "ada", path: str = "src/total.py", line: int = 12, hunk: str = "") -> Sent:
+def on_a_line(
+    forge: Forge,
+    text: str,
+    sender: str = "ada",
+    path: str = "src/total.py",
+    line: int = 12,
+    hunk: str = "",
+) -> Sent:
     if forge is Forge.GITLAB:
-        position = {"new_path": path, "new_line": line, "old_path": path, "old_line": None, "position_type": "text"}
-        note = {"id": 72, "note": text, "noteable_type": "MergeRequest", "type": "DiffNote", "action": "create", "position": position}
-        return forge, "Note Hook", _lab("note", sender, object_attributes=note, merge_request=_lab_pull())
+        position = {
+            "new_path": path,
+            "new_line": line,
+            "old_path": path,
+            "old_line": None,
+            "position_type": "text",
+        }
+        note = {
+            "id": 72,
+            "note": text,
+            "noteable_type": "MergeRequest",
+            "type": "DiffNote",
+            "action": "create",
+            "position": position,
+        }
+        return (
+            forge,
+            "Note Hook",
+            _lab("note", sender, object_attributes=note, merge_request=_lab_pull()),
+        )
     if forge is Forge.GITHUB:
         comment = {
             "id": 72, "body": text, "path": path, "line": line, "side": "RIGHT", "diff_hunk": hunk, "user": {"login": sender},
             "html_url": "https://forge.example/c/72",
         }  # fmt: skip
-        return forge, "pull_request_review_comment", _like(forge, "created", sender, pull_request=_pull(), comment=comment)
+        return (
+            forge,
+            "pull_request_review_comment",
+            _like(forge, "created", sender, pull_request=_pull(), comment=comment),
+        )
     # What was said of its lines is not in it: modules/structs/hook.go, ReviewPayload.
     review = {"type": "pull_request_review_comment", "content": text}
-    return forge, "pull_request_review_comment", _like(forge, "reviewed", sender, pull_request=_pull(), review=review)
+    return (
+        forge,
+        "pull_request_review_comment",
+        _like(forge, "reviewed", sender, pull_request=_pull(), review=review),
+    )
 
 
 def approved(forge: Forge, text: str, sender: str = "ada") -> Sent:
     if forge is Forge.GITLAB:
         # An approval has no words on GitLab: those that come with it are a note.
-        note = {"id": 73, "note": text, "noteable_type": "MergeRequest", "action": "create", "system": False}
-        return forge, "Note Hook", _lab("note", sender, object_attributes=note, merge_request=_lab_pull())
+        note = {
+            "id": 73,
+            "note": text,
+            "noteable_type": "MergeRequest",
+            "action": "create",
+            "system": False,
+        }
+        return (
+            forge,
+            "Note Hook",
+            _lab("note", sender, object_attributes=note, merge_request=_lab_pull()),
+        )
     if forge is Forge.GITHUB:
-        review = {"id": 73, "state": "approved", "body": text, "user": {"login": sender}, "html_url": "https://forge.example/r/73"}
-        return forge, "pull_request_review", _like(forge, "submitted", sender, pull_request=_pull(), review=review)
+        review = {
+            "id": 73,
+            "state": "approved",
+            "body": text,
+            "user": {"login": sender},
+            "html_url": "https://forge.example/r/73",
+        }
+        return (
+            forge,
+            "pull_request_review",
+            _like(forge, "submitted", sender, pull_request=_pull(), review=review),
+        )
     review = {"type": "pull_request_review_approved", "content": text}
-    return forge, "pull_request_review_approved", _like(forge, "reviewed", sender, pull_request=_pull(), review=review)
+    return (
+        forge,
+        "pull_request_review_approved",
+        _like(forge, "reviewed", sender, pull_request=_pull(), review=review),
+    )
 
 
-def red(forge: Forge, sender: str, commit: str = COMMIT, branch: str = BRANCH, name: str = "build") -> list[Sent]:
+def red(
+    forge: Forge, sender: str, commit: str = COMMIT, branch: str = BRANCH, name: str = "build"
+) -> list[Sent]:
     """All that a forge sends of one red workflow with one failed job, in its order."""
     url = f"https://forge.example/{REPOSITORY}/actions/runs/1"
     if forge is Forge.GITLAB:
         run = {"id": 31, "ref": branch, "sha": commit, "status": "failed", "url": url}
         return [(forge, "Pipeline Hook", _lab("pipeline", sender, object_attributes=run))]
     if forge is Forge.GITHUB:
-        about = {"head_branch": branch, "head_sha": commit, "conclusion": "failure", "status": "completed", "pull_requests": []}
+        about = {
+            "head_branch": branch,
+            "head_sha": commit,
+            "conclusion": "failure",
+            "status": "completed",
+            "pull_requests": [],
+        }
         suite = about | {"id": 1, "app": {"slug": "github-actions"}}
         run = about | {"id": 2, "name": name, "html_url": f"{url}/job/2", "check_suite": suite}
-        workflow = about | {"id": 3, "name": "CI", "html_url": url, "head_repository": {"full_name": REPOSITORY}}
+        workflow = about | {
+            "id": 3,
+            "name": "CI",
+            "html_url": url,
+            "head_repository": {"full_name": REPOSITORY},
+        }
         return [
             (forge, "check_run", _like(forge, "completed", sender, check_run=run)),
             (forge, "check_suite", _like(forge, "completed", sender, check_suite=suite)),
             (forge, "workflow_run", _like(forge, "completed", sender, workflow_run=workflow)),
         ]
     # Gitea names no branch with a status: modules/structs/hook.go has that as a thing to do.
-    status = {"state": "failure", "context": f"CI / {name} (push)", "sha": commit, "target_url": url}
+    status = {
+        "state": "failure",
+        "context": f"CI / {name} (push)",
+        "sha": commit,
+        "target_url": url,
+    }
     sent: list[Sent] = [(forge, "status", _like(forge, "", sender, **status))]
     if forge is Forge.GITEA:
-        run = {"id": 3, "conclusion": "failure", "head_branch": branch, "head_sha": commit, "display_title": "CI", "html_url": url}
+        run = {
+            "id": 3,
+            "conclusion": "failure",
+            "head_branch": branch,
+            "head_sha": commit,
+            "display_title": "CI",
+            "html_url": url,
+        }
         sent.append((forge, "workflow_run", _like(forge, "completed", sender, workflow_run=run)))
     else:
         run = {"id": 3, "title": "CI", "prettyref": branch, "commit_sha": commit, "html_url": url}

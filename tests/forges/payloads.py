@@ -1,4 +1,5 @@
-"""Webhooks as the forges send them: recorded bodies, those that are derived from one, and the headers with their signatures."""
+"""Webhooks as the forges send them: recorded bodies, those that are derived from one, and the
+headers with their signatures."""
 
 from __future__ import annotations
 
@@ -35,28 +36,54 @@ def derived(forge: str, name: str, change: Callable[[Any], Any]) -> bytes:
     return json.dumps({**body, "derived_by_perdure": True}).encode()
 
 
-def headers(forge: Forge, event: str, body: bytes, secret: str = SECRET, id: str = "") -> dict[str, str]:
+def headers(
+    forge: Forge, event: str, body: bytes, secret: str = SECRET, id: str = ""
+) -> dict[str, str]:
     """What the forge sends with it, names in lower case."""
     delivery = id or str(uuid.uuid4())
     digest = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
     found = {"content-type": "application/json"}
-    github = {"x-github-event": event, "x-github-delivery": delivery, "x-hub-signature-256": f"sha256={digest}"}
-    gitea = {"x-gitea-event": event, "x-gitea-event-type": event, "x-gitea-delivery": delivery, "x-gitea-signature": digest} | github
+    github = {
+        "x-github-event": event,
+        "x-github-delivery": delivery,
+        "x-hub-signature-256": f"sha256={digest}",
+    }
+    gitea = {
+        "x-gitea-event": event,
+        "x-gitea-event-type": event,
+        "x-gitea-delivery": delivery,
+        "x-gitea-signature": digest,
+    } | github
     if forge is Forge.GITHUB:
         return found | github
     if forge is Forge.GITEA:
         return found | gitea
     if forge is Forge.FORGEJO:
-        own = {"x-forgejo-event": event, "x-forgejo-event-type": event, "x-forgejo-delivery": delivery, "x-forgejo-signature": digest}
+        own = {
+            "x-forgejo-event": event,
+            "x-forgejo-event-type": event,
+            "x-forgejo-delivery": delivery,
+            "x-forgejo-signature": digest,
+        }
         return found | own | gitea
     if secret.startswith("whsec_"):
         at = str(int(time.time()))
         key = base64.b64decode(secret.removeprefix("whsec_"))
-        signed = base64.b64encode(hmac.new(key, f"{delivery}.{at}.".encode() + body, hashlib.sha256).digest()).decode()
-        found |= {"webhook-id": delivery, "webhook-timestamp": at, "webhook-signature": f"v1,{signed}"}
+        signed = base64.b64encode(
+            hmac.new(key, f"{delivery}.{at}.".encode() + body, hashlib.sha256).digest()
+        ).decode()
+        found |= {
+            "webhook-id": delivery,
+            "webhook-timestamp": at,
+            "webhook-signature": f"v1,{signed}",
+        }
     else:
         found |= {"x-gitlab-token": secret}
-    return found | {"x-gitlab-event": event, "x-gitlab-event-uuid": delivery, "idempotency-key": delivery}
+    return found | {
+        "x-gitlab-event": event,
+        "x-gitlab-event-uuid": delivery,
+        "idempotency-key": delivery,
+    }
 
 
 def merged(body: Any) -> None:
@@ -64,8 +91,12 @@ def merged(body: Any) -> None:
 
 
 def on_a_pull(body: Any) -> None:
-    body["issue"]["pull_request"] = {"url": "https://api.github.com/repos/Codertocat/Hello-World/pulls/1"}
-    body["comment"]["body"] = "@octo-bot please look, and @Other too; not me@example.com, nor `@this`"
+    body["issue"]["pull_request"] = {
+        "url": "https://api.github.com/repos/Codertocat/Hello-World/pulls/1"
+    }
+    body["comment"]["body"] = (
+        "@octo-bot please look, and @Other too; not me@example.com, nor `@this`"
+    )
 
 
 def wants_changes(body: Any) -> None:
@@ -88,24 +119,54 @@ def gitea_rejected(body: Any) -> None:
 
 
 def gitea_status(body: Any) -> None:
-    body |= {"state": "failure", "context": "ci/test", "sha": "c0ffee", "branches": [{"name": "fix"}], "target_url": "https://ci.example/7"}
+    body |= {
+        "state": "failure",
+        "context": "ci/test",
+        "sha": "c0ffee",
+        "branches": [{"name": "fix"}],
+        "target_url": "https://ci.example/7",
+    }
 
 
 def gitea_workflow(body: Any) -> None:
-    body |= {"action": "completed", "workflow_run": {"conclusion": "failure", "head_branch": "fix", "head_sha": "c0ffee", "name": "test"}}
+    body |= {
+        "action": "completed",
+        "workflow_run": {
+            "conclusion": "failure",
+            "head_branch": "fix",
+            "head_sha": "c0ffee",
+            "name": "test",
+        },
+    }
 
 
 def forgejo_run(body: Any) -> None:
-    body |= {"action": "failure", "run": {"title": "test", "prettyref": "fix", "commit_sha": "c0ffee", "html_url": "https://f.example/r/1"}}
+    body |= {
+        "action": "failure",
+        "run": {
+            "title": "test",
+            "prettyref": "fix",
+            "commit_sha": "c0ffee",
+            "html_url": "https://f.example/r/1",
+        },
+    }
 
 
 def gitlab_assigned(body: Any) -> None:
-    body["changes"] = {"assignees": {"previous": [{"username": "ann"}], "current": [{"username": "ann"}, {"username": "dev"}]}}
+    body["changes"] = {
+        "assignees": {
+            "previous": [{"username": "ann"}],
+            "current": [{"username": "ann"}, {"username": "dev"}],
+        }
+    }
 
 
 def gitlab_nothing_new(body: Any) -> None:
     same = [{"username": "ann"}]
-    body["changes"] = {"assignees": {"previous": same, "current": same}, "labels": {"previous": [], "current": []}}
+    body["changes"] = {
+        "assignees": {"previous": same, "current": same},
+        "labels": {"previous": [], "current": []},
+    }
 
 
 def gitlab_reviewer(body: Any) -> None:
@@ -115,7 +176,12 @@ def gitlab_reviewer(body: Any) -> None:
 
 def gitlab_pipeline(body: Any) -> None:
     body |= {"object_kind": "pipeline", "merge_request": {"iid": 4, "source_branch": "fix"}}
-    body["object_attributes"] = {"status": "failed", "ref": "refs/merge-requests/4/head", "sha": "c0ffee", "url": "https://gitlab.com/p/1"}
+    body["object_attributes"] = {
+        "status": "failed",
+        "ref": "refs/merge-requests/4/head",
+        "sha": "c0ffee",
+        "url": "https://gitlab.com/p/1",
+    }
 
 
 def gitlab_system(body: Any) -> None:

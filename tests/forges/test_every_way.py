@@ -1,4 +1,5 @@
-"""Every recorded webhook, sent every way: again, in any order, under another id, changed, cut, packed, as a form; into a real store."""
+"""Every recorded webhook, sent every way: again, in any order, under another id, changed, cut,
+packed, as a form; into a real store."""
 
 from __future__ import annotations
 
@@ -45,20 +46,34 @@ def store(tmp_path: Path) -> Iterator[SqlStore]:
 def take(forge: Forge, secret: str, body: bytes, *, id: str = "", **change: str) -> Arrived:
     """As the server takes it, of one source a forge."""
     headers = payloads.headers(forge, "push", body, secret, id=id) | change
-    return receive(headers, body, source=f"{forge}-{secret[:5].strip()}", secrets=(SECRET, SIGNING), now_s=time.time(), expected=forge)
+    return receive(
+        headers,
+        body,
+        source=f"{forge}-{secret[:5].strip()}",
+        secrets=(SECRET, SIGNING),
+        now_s=time.time(),
+        expected=forge,
+    )
 
 
 def test_sent_again_in_any_order(store: SqlStore) -> None:
-    """Each of them three times, out of order, some together and some under new ids: each stands there once, all of them are counted,
-    and every answer for one names the same number. A year later it is known still, though its body is gone."""
+    """Each of them three times, out of order, some together and some under new ids: each stands
+    there once, all of them are counted, and every answer for one names the same number. A year
+    later it is known still, though its body is gone."""
     chance = random.Random(11)
-    sends = [(at, f"id-{at}" if again % 2 else f"id-{at}-{again}") for at in range(len(WAYS)) for again in range(3)]
+    sends = [
+        (at, f"id-{at}" if again % 2 else f"id-{at}-{again}")
+        for at in range(len(WAYS))
+        for again in range(3)
+    ]
     chance.shuffle(sends)
     numbers: dict[int, set[int]] = {}
     new: Counter[int] = Counter()
     while sends:
         together = [sends.pop() for _ in range(min(len(sends), chance.randint(1, 40)))]
-        arrived = [take(*WAYS[at][:2], WAYS[at][2].read_bytes(), id=named) for at, named in together]
+        arrived = [
+            take(*WAYS[at][:2], WAYS[at][2].read_bytes(), id=named) for at, named in together
+        ]
         for (at, _), accepted in zip(together, store.accept(arrived), strict=True):
             numbers.setdefault(at, set()).add(accepted.number)
             new[at] += accepted.new
@@ -69,43 +84,88 @@ def test_sent_again_in_any_order(store: SqlStore) -> None:
         if each.state is DeliveryState.RECEIVED:
             store.settle_delivery(each.number, DeliveryState.HANDLED, "done")
     store.thin_inbox(store.now() + 1, store.now() - YEAR_MS)
-    late = store.accept([take(forge, secret, path.read_bytes(), id="a new one") for forge, secret, path in WAYS[:1]])
+    late = store.accept(
+        [take(forge, secret, path.read_bytes(), id="a new one") for forge, secret, path in WAYS[:1]]
+    )
     assert not any(accepted.new for accepted in late)
 
 
-@pytest.mark.parametrize(("forge", "secret", "path"), WAYS, ids=lambda value: value.stem if isinstance(value, Path) else str(value)[:6])
+@pytest.mark.parametrize(
+    ("forge", "secret", "path"),
+    WAYS,
+    ids=lambda value: value.stem if isinstance(value, Path) else str(value)[:6],
+)
 def test_changed_on_the_way(forge: Forge, secret: str, path: Path) -> None:
-    """A flipped bit, a piece cut off, a byte more, another secret: 401. Packed, as a form, or as text: 415. Nothing else is raised, and
-    nothing of the secret or the body is told."""
+    """A flipped bit, a piece cut off, a byte more, another secret: 401. Packed, as a form, or as
+    text: 415. Nothing else is raised, and nothing of the secret or the body is told."""
     body = path.read_bytes()
     headers = payloads.headers(forge, "push", body, secret)
     at = random.Random(path.stem).randrange(len(body))
     signed = not (forge is Forge.GITLAB and secret == SECRET)
-    changed = [body[:at] + bytes([body[at] ^ 4]) + body[at + 1 :], body[:-1], body[: len(body) // 2], body + b"\n", b""]
+    changed = [
+        body[:at] + bytes([body[at] ^ 4]) + body[at + 1 :],
+        body[:-1],
+        body[: len(body) // 2],
+        body + b"\n",
+        b"",
+    ]
     cases = [(each, headers, 401) for each in changed if signed]
     cases += [
         (body, payloads.headers(forge, "push", body, OTHER[secret]), 401),
         (gzip.compress(body), headers | {"content-encoding": "gzip"}, 415),
-        (urlencode({"payload": body.decode()}).encode(), headers | {"content-type": "application/x-www-form-urlencoded"}, 415),
+        (
+            urlencode({"payload": body.decode()}).encode(),
+            headers | {"content-type": "application/x-www-form-urlencoded"},
+            415,
+        ),
         (body, headers | {"content-type": "text/plain"}, 415),
     ]
     for sent, with_headers, status in cases:
         with pytest.raises(Refused) as refused:
-            receive(with_headers, sent, source="shop", secrets=(SECRET, SIGNING), now_s=time.time(), expected=forge)
-        assert (refused.value.status, SECRET in str(refused.value), SIGNING in str(refused.value)) == (status, False, False)
+            receive(
+                with_headers,
+                sent,
+                source="shop",
+                secrets=(SECRET, SIGNING),
+                now_s=time.time(),
+                expected=forge,
+            )
+        assert (
+            refused.value.status,
+            SECRET in str(refused.value),
+            SIGNING in str(refused.value),
+        ) == (status, False, False)
 
 
 @pytest.mark.parametrize(
-    "text", ["\ud800", "a\udfff\ud800b", "\x00", "\u202e\u2066", "\x1b]0;x\x07", "'; DROP TABLE inbox; --", "\U0010ffff"]
+    "text",
+    [
+        "\ud800",
+        "a\udfff\ud800b",
+        "\x00",
+        "\u202e\u2066",
+        "\x1b]0;x\x07",
+        "'; DROP TABLE inbox; --",
+        "\U0010ffff",
+    ],
 )
 def test_texts_that_break_stores(store: SqlStore, text: str) -> None:
-    """Half characters, NUL, directions, escapes and quotes in every text of a delivery: it is kept, read and given back."""
-    for directory, name in (("github", "issue_comment_created"), ("gitlab", "issue_comment_create"), ("gitea", "issue_comment_created")):
+    """Half characters, NUL, directions, escapes and quotes in every text of a delivery: it is kept,
+    read and given back."""
+    for directory, name in (
+        ("github", "issue_comment_created"),
+        ("gitlab", "issue_comment_create"),
+        ("gitea", "issue_comment_created"),
+    ):
         forge = FORGES[directory][0]
         body = json.dumps(_with(text, payloads.recorded(directory, name))).encode()
         (accepted,) = store.accept([take(forge, SECRET, body, id=f"it-{directory}")])
         found, kept = store.delivery(str(accepted.number))
-        assert accepted.new and kept.encode() == body and (found.forge, found.id) == (forge, f"it-{directory}")
+        assert (
+            accepted.new
+            and kept.encode() == body
+            and (found.forge, found.id) == (forge, f"it-{directory}")
+        )
 
 
 def _with(text: str, value: object) -> object:

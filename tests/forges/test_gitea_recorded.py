@@ -1,4 +1,5 @@
-"""What a real Gitea 1.26.4 sends, all of one issue and its pull request (`tests/servers/gitea/story.py`), and what it comes to."""
+"""What a real Gitea 1.26.4 sends, all of one issue and its pull request
+(`tests/servers/gitea/story.py`), and what it comes to."""
 
 from __future__ import annotations
 
@@ -15,24 +16,39 @@ PULL: dict[str, Any] = {"number": 2, "pull": True, "branch": BRANCH}
 ISSUE: dict[str, Any] = {"number": 1, "pull": False, "author": "ada"}
 
 SAID: dict[str, tuple[str, dict[str, Any]]] = {
-    "issues.opened": ("opened", ISSUE | {"title": "Rounding", "text": "The total is off by a cent."}),
+    "issues.opened": (
+        "opened",
+        ISSUE | {"title": "Rounding", "text": "The total is off by a cent."},
+    ),
     "issue_assign.assigned": ("assigned", ISSUE | {"whom": ("dev-bot",)}),
     # Nobody is named: `unassigned` is found by what was told before.
     "issue_assign.unassigned": ("unassigned", ISSUE | {"whom": ()}),
     "issue_label.label_updated": ("labelled", ISSUE | {"labels": ("agent",)}),
     "issue_label.label_updated-2": ("labelled", ISSUE | {"labels": ()}),
-    "issue_comment.created": ("commented", ISSUE | {"text": "@dev-bot please look", "mentions": ("dev-bot",)}),
+    "issue_comment.created": (
+        "commented",
+        ISSUE | {"text": "@dev-bot please look", "mentions": ("dev-bot",)},
+    ),
     "push": ("", {}),
     "pull_request.opened": ("opened", PULL | {"author": "dev-bot", "text": "Closes #1"}),
-    "pull_request_review_request.review_requested": ("review_requested", PULL | {"whom": ("ada",), "author": "dev-bot"}),
+    "pull_request_review_request.review_requested": (
+        "review_requested",
+        PULL | {"whom": ("ada",), "author": "dev-bot"},
+    ),
     "pull_request_comment.created": ("commented", PULL | {"text": "Nearly.", "author": "ada"}),
     # What was said of single lines is not in it.
     "pull_request_review_comment.reviewed": ("line_commented", PULL | {"text": "A question."}),
-    "pull_request_review_rejected.reviewed": ("changes_requested", PULL | {"text": "Round half to even."}),
+    "pull_request_review_rejected.reviewed": (
+        "changes_requested",
+        PULL | {"text": "Round half to even."},
+    ),
     "pull_request_review_approved.reviewed": ("approved", PULL | {"text": "Good."}),
     "pull_request_sync.synchronized": ("", {}),
     # It names no branch: modules/structs/hook.go has that as a thing to do.
-    "status": ("ci_failed", {"number": 0, "branch": "", "text": "ci/test", "url": "https://ci.example.com/7"}),
+    "status": (
+        "ci_failed",
+        {"number": 0, "branch": "", "text": "ci/test", "url": "https://ci.example.com/7"},
+    ),
     "pull_request.closed": ("closed", PULL),
     "pull_request.reopened": ("reopened", PULL),
     "issues.closed": ("closed", ISSUE),

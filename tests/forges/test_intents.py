@@ -80,7 +80,11 @@ DULL = [
     (GITHUB, "workflow_run", p.raw("github", "workflow_run_completed")),
     (GITHUB, "no such event", p.raw("github", "push")),
     (GITEA, "push", p.raw("gitea", "push")),
-    (GITEA, "pull_request_review_approved", p.derived("gitea", "pull_request_opened", lambda b: b.update(review={"content": " "}))),
+    (
+        GITEA,
+        "pull_request_review_approved",
+        p.derived("gitea", "pull_request_opened", lambda b: b.update(review={"content": " "})),
+    ),
     (GITLAB, "Push Hook", p.raw("gitlab", "push")),
     (GITLAB, "Issue Hook", p.derived("gitlab", "issue_labeled", p.gitlab_nothing_new)),
     (GITLAB, "Note Hook", p.derived("gitlab", "issue_comment_create", p.gitlab_system)),
@@ -89,9 +93,16 @@ DULL = [
 ]
 
 
-@pytest.mark.parametrize(("forge", "event", "body", "kind", "fields"), WANTED, ids=lambda value: value if isinstance(value, str) else "")
-def test_what_a_webhook_comes_to(forge: Forge, event: str, body: bytes, kind: str, fields: dict[str, Any]) -> None:
-    """Each payload that is of interest becomes an intent with its repository, who did it, where it is, and what else it says."""
+@pytest.mark.parametrize(
+    ("forge", "event", "body", "kind", "fields"),
+    WANTED,
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_a_webhook_comes_to(
+    forge: Forge, event: str, body: bytes, kind: str, fields: dict[str, Any]
+) -> None:
+    """Each payload that is of interest becomes an intent with its repository, who did it, where it
+    is, and what else it says."""
     reading = read(forge, event, parsed(body))
     assert reading.intent is not None, reading.reason
     found = reading.intent
@@ -102,7 +113,9 @@ def test_what_a_webhook_comes_to(forge: Forge, event: str, body: bytes, kind: st
     assert {name: getattr(found, name) for name in fields} == fields
 
 
-@pytest.mark.parametrize(("forge", "event", "body"), DULL, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("forge", "event", "body"), DULL, ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_what_is_of_no_interest(forge: Forge, event: str, body: bytes) -> None:
     """Everything else says in a few words why nothing follows from it."""
     reading = read(forge, event, parsed(body))
@@ -114,7 +127,11 @@ def from_a_fork(body: Any) -> None:
     for thing in (body.get("pull_request", {}), body.get("workflow_run", {})):
         if "head" in thing:
             thing["head"] |= {"ref": "perdure/dev-1", "repo": {"full_name": "mallory/fork"}}
-        thing |= {"head_branch": "perdure/dev-1", "head_repository": {"full_name": "mallory/fork"}, "conclusion": "failure"}
+        thing |= {
+            "head_branch": "perdure/dev-1",
+            "head_repository": {"full_name": "mallory/fork"},
+            "conclusion": "failure",
+        }
     for thing in (body.get("object_attributes", {}), body.get("merge_request", {})):
         thing |= {"source_branch": "perdure/dev-1", "source_project_id": 2, "target_project_id": 1}
 
@@ -137,7 +154,7 @@ def from_a_fork_that_is_gone(body: Any) -> None:
     ],
 )  # fmt: skip
 def test_a_fork_has_no_branch_of_ours(forge: Forge, event: str, body: bytes) -> None:
-    """What happens to a fork's pull request is not taken for the agent's own, whatever its branch is called: anybody can make one and
-    close it, or let its checks fail."""
+    """What happens to a fork's pull request is not taken for the agent's own, whatever its branch
+    is called: anybody can make one and close it, or let its checks fail."""
     found = read(forge, event, parsed(body)).intent
     assert found is not None and found.branch == "" and "perdure/dev-1" in body.decode()

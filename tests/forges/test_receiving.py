@@ -1,4 +1,5 @@
-"""Which forge, is it authentic, and nothing but a refusal for anything that is wrong with a delivery."""
+"""Which forge, is it authentic, and nothing but a refusal for anything that is wrong with a
+delivery."""
 
 from __future__ import annotations
 
@@ -10,7 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.forges import Arrived, Forge, IntentKind, Refused, detect, parsed, read, receive, verify
+from perdure.forges import (
+    Arrived,
+    Forge,
+    IntentKind,
+    Refused,
+    detect,
+    parsed,
+    read,
+    receive,
+    verify,
+)
 from tests.forges import payloads as p
 from tests.forges.payloads import SECRET, SIGNING
 
@@ -21,7 +32,9 @@ EVENTS = {
     Forge.GITLAB: ("Note Hook", "gitlab", "issue_comment_create"),
 }
 WAYS = [(forge, SECRET) for forge in Forge] + [(Forge.GITLAB, SIGNING)]
-way = pytest.mark.parametrize(("forge", "secret"), WAYS, ids=lambda value: value if isinstance(value, Forge) else value[:5])
+way = pytest.mark.parametrize(
+    ("forge", "secret"), WAYS, ids=lambda value: value if isinstance(value, Forge) else value[:5]
+)
 
 
 def sent(forge: Forge, secret: str) -> tuple[dict[str, str], bytes]:
@@ -31,44 +44,65 @@ def sent(forge: Forge, secret: str) -> tuple[dict[str, str], bytes]:
 
 
 def take(headers: dict[str, str], body: bytes, *secrets: str, **more: Any) -> Arrived:
-    return receive(headers, body, source="shop", secrets=secrets or (SECRET,), now_s=time.time(), **more)
+    return receive(
+        headers, body, source="shop", secrets=secrets or (SECRET,), now_s=time.time(), **more
+    )
 
 
 def status(headers: dict[str, str], body: bytes, *secrets: str, **more: Any) -> int:
     with pytest.raises(Refused) as refused:
         take(headers, body, *secrets, **more)
-    assert "\n" not in str(refused.value) and not any(secret in str(refused.value) for secret in (SECRET, SIGNING))
+    assert "\n" not in str(refused.value) and not any(
+        secret in str(refused.value) for secret in (SECRET, SIGNING)
+    )
     return refused.value.status
 
 
 @way
 def test_an_authentic_delivery(forge: Forge, secret: str) -> None:
-    """Each forge is known by its headers, its delivery by the forge's id, and what it says is read; a second active secret counts too."""
+    """Each forge is known by its headers, its delivery by the forge's id, and what it says is read;
+    a second active secret counts too."""
     headers, body = sent(forge, secret)
     assert detect(headers) is forge
     found = take(headers, body, "another secret, the old one", secret, expected=forge)
-    assert (found.forge, found.id, found.source, found.body) == (forge, "delivery-1", "shop", body.decode())
+    assert (found.forge, found.id, found.source, found.body) == (
+        forge,
+        "delivery-1",
+        "shop",
+        body.decode(),
+    )
     assert found.reading.intent is not None and found.reading.intent.kind is IntentKind.COMMENTED
 
 
 @way
 def test_a_flipped_bit(forge: Forge, secret: str) -> None:
-    """A body with any bit flipped, a piece cut off, or another signature is refused; a plain token covers no body, so there only it is."""
+    """A body with any bit flipped, a piece cut off, or another signature is refused; a plain token
+    covers no body, so there only it is."""
     headers, body = sent(forge, secret)
     signed = not (forge is Forge.GITLAB and secret == SECRET)
     for at in range(0, len(body), 97) if signed else ():
-        assert not verify(forge, headers, body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :], [secret], time.time())
+        assert not verify(
+            forge,
+            headers,
+            body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :],
+            [secret],
+            time.time(),
+        )
     if signed:
         assert status(headers, body[:-1], secret) == status(headers, body + b" ", secret) == 401
     names = [name for name in headers if "signature" in name or "token" in name]
-    assert status({name: value for name, value in headers.items() if name not in names}, body, secret) == 401
+    assert (
+        status({name: value for name, value in headers.items() if name not in names}, body, secret)
+        == 401
+    )
     for wrong in ("", "sha256=", "v1,", "\u00ff\u20ac", "0" * 64, "sha1=" + "0" * 40):
         assert status(headers | dict.fromkeys(names, wrong), body, secret) == 401
 
 
 @way
 def test_no_secret_no_trust(forge: Forge, secret: str) -> None:
-    """Without a secret, or with an empty one, nothing is authentic, also not what was signed with the empty one."""
+    """Without a secret, or with an empty one, nothing is authentic, also not what was signed with
+    the empty one."""
     event, directory, name = EVENTS[forge]
     body = p.raw(directory, name)
     empty = p.headers(forge, event, body, "")
@@ -77,21 +111,26 @@ def test_no_secret_no_trust(forge: Forge, secret: str) -> None:
 
 
 def test_the_order_of_detection() -> None:
-    """Forgejo sends Gitea's and GitHub's headers as well, Gitea sends GitHub's: the most own one decides, and so does its signature."""
+    """Forgejo sends Gitea's and GitHub's headers as well, Gitea sends GitHub's: the most own one
+    decides, and so does its signature."""
     headers, body = sent(Forge.FORGEJO, SECRET)
     assert detect(headers) is Forge.FORGEJO
     assert status(headers | {"x-forgejo-signature": ""}, body) == 401
     without = {name: value for name, value in headers.items() if "forgejo" not in name}
     assert detect(without) is Forge.GITEA
     assert status(without | {"x-gitea-signature": ""}, body) == 401
-    assert detect({name: value for name, value in without.items() if "gitea" not in name}) is Forge.GITHUB
+    assert (
+        detect({name: value for name, value in without.items() if "gitea" not in name})
+        is Forge.GITHUB
+    )
     assert detect({"content-type": "application/json"}) is None
     assert status({"content-type": "application/json"}, body) == 400
     assert status(headers, body, expected=Forge.GITHUB) == 400
 
 
 def test_standard_webhooks() -> None:
-    """The signature is that of the specification's own example; five minutes off, another id or an unknown version is refused."""
+    """The signature is that of the specification's own example; five minutes off, another id or an
+    unknown version is refused."""
     body = b'{"test": 2432232314}'
     headers = {
         "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek", "webhook-timestamp": "1614265330",
@@ -102,10 +141,20 @@ def test_standard_webhooks() -> None:
     assert not verify(Forge.GITLAB, headers, body, [SIGNING], at + 301)
     assert not verify(Forge.GITLAB, headers, body, [SIGNING], at - 301)
     assert not verify(Forge.GITLAB, headers | {"webhook-id": "msg_2"}, body, [SIGNING], at)
-    assert not verify(Forge.GITLAB, headers | {"webhook-timestamp": "\u0661" * 10}, body, [SIGNING], at)
-    assert not verify(Forge.GITLAB, headers | {"webhook-signature": "g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="}, body, [SIGNING], at)
+    assert not verify(
+        Forge.GITLAB, headers | {"webhook-timestamp": "\u0661" * 10}, body, [SIGNING], at
+    )
+    assert not verify(
+        Forge.GITLAB,
+        headers | {"webhook-signature": "g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="},
+        body,
+        [SIGNING],
+        at,
+    )
     assert not verify(Forge.GITLAB, headers, body, ["whsec_not base64"], at)
-    assert not verify(Forge.GITLAB, {"x-gitlab-token": SIGNING}, body, [SIGNING], at), "the signing secret is no token"
+    assert not verify(Forge.GITLAB, {"x-gitlab-token": SIGNING}, body, [SIGNING], at), (
+        "the signing secret is no token"
+    )
 
 
 @pytest.mark.parametrize(
@@ -118,10 +167,13 @@ def test_standard_webhooks() -> None:
     ],
 )
 def test_only_plain_json(change: dict[str, str], expected: int) -> None:
-    """A form is refused with the setting to change, and so is anything that is not JSON as it stands."""
+    """A form is refused with the setting to change, and so is anything that is not JSON as it
+    stands."""
     headers, body = sent(Forge.GITEA, SECRET)
     assert status(headers | change, body) == expected
-    assert take(headers | {"content-type": "Application/JSON; charset=utf-8"}, body).id == "delivery-1"
+    assert (
+        take(headers | {"content-type": "Application/JSON; charset=utf-8"}, body).id == "delivery-1"
+    )
 
 
 @pytest.mark.parametrize(
@@ -139,10 +191,19 @@ def test_authentic_nonsense(body: bytes) -> None:
 
 @pytest.mark.parametrize("forge", list(Forge))
 def test_a_key_that_is_there_twice(forge: Forge) -> None:
-    """A delivery that names a key twice is taken, and its last value counts: GitLab has sent such bodies, and switches a hook off that
-    refuses four."""
-    body = b'{"object_kind": "note", "project": {"id": 1}, "object_kind": "push", "ref": "refs/heads/main"}'
-    found = receive(p.headers(forge, "Push Hook", body), body, source="shop", secrets=(p.SECRET,), now_s=time.time())
+    """A delivery that names a key twice is taken, and its last value counts: GitLab has sent such
+    bodies, and switches a hook off that refuses four."""
+    body = (
+        b'{"object_kind": "note", "project": {"id": 1}, "object_kind": "push", "ref": '
+        b'"refs/heads/main"}'
+    )
+    found = receive(
+        p.headers(forge, "Push Hook", body),
+        body,
+        source="shop",
+        secrets=(p.SECRET,),
+        now_s=time.time(),
+    )
     assert found.reading.intent is None and found.body == body.decode()
     assert parsed(body).name("object_kind") == "push"
 
@@ -154,9 +215,14 @@ def test_too_large() -> None:
 
 
 def test_a_delivery_without_an_id() -> None:
-    """Where the forge names no id, or one that nobody would, the digest of the body stands for it."""
+    """Where the forge names no id, or one that nobody would, the digest of the body stands for
+    it."""
     headers, body = sent(Forge.GITLAB, SECRET)
-    bare = {name: value for name, value in headers.items() if name not in ("idempotency-key", "x-gitlab-event-uuid")}
+    bare = {
+        name: value
+        for name, value in headers.items()
+        if name not in ("idempotency-key", "x-gitlab-event-uuid")
+    }
     for each in (
         bare,
         bare | {"idempotency-key": "two words"},
@@ -168,7 +234,8 @@ def test_a_delivery_without_an_id() -> None:
 
 
 def test_hostile_fields() -> None:
-    """What somebody wrote is bounded and valid; an address with a password, a path that climbs, a number that is none are not taken."""
+    """What somebody wrote is bounded and valid; an address with a password, a path that climbs, a
+    number that is none are not taken."""
     body = p.recorded("github", "issue_comment_created")
     body["comment"] |= {"body": "x\x00\ud800" + "y" * 100_000, "html_url": "javascript:alert(1)"}
     body["issue"] |= {"title": "a\nb\x1b[31m" + "c" * 1000, "number": 1}
@@ -178,7 +245,11 @@ def test_hostile_fields() -> None:
     assert intent is not None
     assert intent.text.startswith("x\ufffd?y") and len(intent.text) < 60_100
     assert intent.text.endswith("y\n[cut here: 40003 more characters]")
-    assert (intent.url, intent.clone_url, intent.author) == (p.recorded("github", "issue_comment_created")["issue"]["html_url"], "", "")
+    assert (intent.url, intent.clone_url, intent.author) == (
+        p.recorded("github", "issue_comment_created")["issue"]["html_url"],
+        "",
+        "",
+    )
     assert intent.title.startswith("a b [31mc") and len(intent.title) <= 255
     for name in ("../..", "a/../b", "a", "a b/c", "/a/b", "a/b\x00", "", 7, None):
         body["repository"]["full_name"] = name
@@ -189,14 +260,32 @@ def test_hostile_fields() -> None:
         assert read(Forge.GITHUB, "issue_comment", parsed(json.dumps(body).encode())).intent is None
 
 
-scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20)
-values = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4), max_leaves=12
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=20)
 )
-BODIES = [(forge, event, body) for forge, (event, directory, name) in EVENTS.items() for body in [p.raw(directory, name)]]
+values = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+BODIES = [
+    (forge, event, body)
+    for forge, (event, directory, name) in EVENTS.items()
+    for body in [p.raw(directory, name)]
+]
 BODIES += [
     (Forge.GITHUB, "check_run", p.raw("github", "check_run_completed")),
-    (Forge.GITEA, "pull_request_review_rejected", p.derived("gitea", "pull_request_opened", p.gitea_rejected)),
+    (
+        Forge.GITEA,
+        "pull_request_review_rejected",
+        p.derived("gitea", "pull_request_opened", p.gitea_rejected),
+    ),
     (Forge.GITLAB, "Issue Hook", p.derived("gitlab", "issue_labeled", p.gitlab_assigned)),
 ]
 
@@ -221,8 +310,20 @@ def test_no_payload_raises(data: st.DataObject) -> None:
             break
     intent = read(forge, event, parsed(json.dumps(payload).encode())).intent
     if intent is not None:
-        assert len(intent.text) <= 60_000 and len(intent.title) <= 255 and 0 <= intent.number < 2**53 and "/" in intent.repository
-        for text in (intent.text, intent.title, intent.author, intent.branch, *intent.labels, *intent.whom):
+        assert (
+            len(intent.text) <= 60_000
+            and len(intent.title) <= 255
+            and 0 <= intent.number < 2**53
+            and "/" in intent.repository
+        )
+        for text in (
+            intent.text,
+            intent.title,
+            intent.author,
+            intent.branch,
+            *intent.labels,
+            *intent.whom,
+        ):
             text.encode()
 
 
@@ -236,5 +337,6 @@ def test_no_payload_raises(data: st.DataObject) -> None:
     st.binary(max_size=60),
 )  # fmt: skip
 def test_nobody_gets_in_without_the_secret(headers: dict[str, str], body: bytes) -> None:
-    """Whatever headers and body come, who does not know the secret is refused, and nothing else is raised."""
+    """Whatever headers and body come, who does not know the secret is refused, and nothing else is
+    raised."""
     assert status(headers | {"content-type": "application/json"}, body) in (400, 401)

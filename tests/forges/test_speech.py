@@ -1,4 +1,5 @@
-"""What somebody says with their own words, in the Markdown of the forges, at a cost that no text can drive up."""
+"""What somebody says with their own words, in the Markdown of the forges, at a cost that no text
+can drive up."""
 
 from __future__ import annotations
 
@@ -75,14 +76,18 @@ def test_who_is_told_to_stop(text: str, logins: tuple[str, ...]) -> None:
 
 @given(st.text(alphabet="`~>@-* \n\tabc<!", max_size=300))
 def test_what_is_left_is_said(text: str) -> None:
-    """Whatever stands in a text: nothing is made up, and nothing is called that the text does not name."""
+    """Whatever stands in a text: nothing is made up, and nothing is called that the text does not
+    name."""
     assert set(spoken(text)) <= set(text) | {" ", "\n"}
     assert all(login in text for login in mentioned(text))
 
 
-@pytest.mark.parametrize("piece", ["`", "``` ", "<!--", "> ", "@", "~~~\n", "` `` ", "* ", "a\n\n", "@a-", "`a``b```c"])
+@pytest.mark.parametrize(
+    "piece", ["`", "``` ", "<!--", "> ", "@", "~~~\n", "` `` ", "* ", "a\n\n", "@a-", "`a``b```c"]
+)
 def test_texts_at_the_bound(piece: str) -> None:
-    """The longest text that is taken is read to its end, whatever it is made of: what it says last counts."""
+    """The longest text that is taken is read to its end, whatever it is made of: what it says last
+    counts."""
     text = f"{piece * (60_000 // len(piece))}\n\n"
     assert stopped(f"@dev-bot stop\n\n{text}") == ("dev-bot",)
     assert set(spoken(text)) <= set(text) | {" "}
@@ -96,7 +101,11 @@ def test_texts_at_the_bound(piece: str) -> None:
         ("", "a", "+ a"),
         ("a  \r\nb", "a\nb\n", ""),
         ("\n".join("abcdefgh"), "\n".join("abcdXfgh"), "  c\n  d\n- e\n+ X\n  f\n  g"),
-        ("a\n1\n2\n3\n4\n5\n6\nz", "b\n1\n2\n3\n4\n5\n6\ny", "- a\n+ b\n  1\n  2\n  [2 unchanged lines]\n  5\n  6\n- z\n+ y"),
+        (
+            "a\n1\n2\n3\n4\n5\n6\nz",
+            "b\n1\n2\n3\n4\n5\n6\ny",
+            "- a\n+ b\n  1\n  2\n  [2 unchanged lines]\n  5\n  6\n- z\n+ y",
+        ),
     ],
 )
 def test_a_difference(before: str, now: str, shown: str) -> None:
@@ -108,12 +117,18 @@ def test_a_difference(before: str, now: str, shown: str) -> None:
 def test_every_difference(before: list[str], now: list[str]) -> None:
     """Exactly the lines that are in one text alone are marked so, and equal texts have none."""
     shown = difference("\n".join(before), "\n".join(now)).splitlines()
-    gone, come = [line[2:] for line in shown if line[0] == "-"], [line[2:] for line in shown if line[0] == "+"]
+    gone, come = (
+        [line[2:] for line in shown if line[0] == "-"],
+        [line[2:] for line in shown if line[0] == "+"],
+    )
     assert bool(shown) == (before != now)
     assert sorted([*before, *come]) == sorted([*now, *gone])
 
 
-DIFF = "@@ -1,3 +1,3 @@\n a\n-b\n+B\n c\n@@ -20,2 +20,3 @@ def f\n x\n+y\n z\n\\ No newline at end of file\n"
+DIFF = (
+    "@@ -1,3 +1,3 @@\n a\n-b\n+B\n c\n@@ -20,2 +20,3 @@ def f\n x\n+y\n z\n\\ No newline at end of "
+    "file\n"
+)
 
 
 @pytest.mark.parametrize(
@@ -134,6 +149,8 @@ def test_the_hunk_of_a_line(line: int, removed: bool, shown: str) -> None:
 
 def test_a_long_hunk() -> None:
     """Of a long hunk the head and the last lines are shown, and long lines are cut with a mark."""
-    shown = end_of("\n".join(["@@ -1 +1 @@", *(f"+{number}" for number in range(100)), "+" + "x" * 1000])).splitlines()
+    shown = end_of(
+        "\n".join(["@@ -1 +1 @@", *(f"+{number}" for number in range(100)), "+" + "x" * 1000])
+    ).splitlines()
     assert shown[:3] == ["@@ -1 +1 @@", "[...]", "+89"] and len(shown) == 14
     assert shown[-1].endswith("x [...]") and len(shown[-1]) < 320

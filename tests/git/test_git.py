@@ -25,7 +25,8 @@ def git(yard: Yard) -> Git:
 
 
 def test_nothing_of_gits_environment_is_inherited(yard: Yard) -> None:
-    """A leaked GIT_DIR, GIT_INDEX_FILE or GIT_CONFIG_* of the caller does not change where git works or what it reads."""
+    """A leaked GIT_DIR, GIT_INDEX_FILE or GIT_CONFIG_* of the caller does not change where git
+    works or what it reads."""
     leaked = {
         "GIT_DIR": "/nowhere",
         "GIT_WORK_TREE": "/",
@@ -40,14 +41,24 @@ def test_nothing_of_gits_environment_is_inherited(yard: Yard) -> None:
 
 
 def test_the_users_and_the_systems_configuration_are_not_read(yard: Yard, git: Git) -> None:
-    """What stands in ~/.gitconfig is seen by plain git and not by perdure's, but for the user's name."""
+    """What stands in ~/.gitconfig is seen by plain git and not by perdure's, but for the user's
+    name."""
     assert yard.git("config", "init.defaultBranch") == "main"
     assert git.run("config", "init.defaultBranch", good=(1,)).stdout == b""
     assert git.user() == {"user.name": "Una User", "user.email": "una@example.org"}
 
 
 @pytest.mark.parametrize(
-    "key", ["core.hooksPath", "core.fsmonitor", "core.gitProxy", "core.sshCommand", "diff.external", "credential.helper", "core.askPass"]
+    "key",
+    [
+        "core.hooksPath",
+        "core.fsmonitor",
+        "core.gitProxy",
+        "core.sshCommand",
+        "diff.external",
+        "credential.helper",
+        "core.askPass",
+    ],
 )
 def test_a_repository_cannot_overrule_a_setting(yard: Yard, git: Git, key: str) -> None:
     """Environment configuration beats what an agent wrote into the repository."""
@@ -56,9 +67,22 @@ def test_a_repository_cannot_overrule_a_setting(yard: Yard, git: Git, key: str) 
     assert git.run("config", key).text != "evil"
 
 
-@pytest.mark.parametrize("url", ["ext::touch x", "file:///", "ssh://h/o", "https://h/o", "http://h/o", "git://h/o", "fd::7", "/"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ext::touch x",
+        "file:///",
+        "ssh://h/o",
+        "https://h/o",
+        "http://h/o",
+        "git://h/o",
+        "fd::7",
+        "/",
+    ],
+)
 def test_no_transport_is_allowed_unless_asked_for(yard: Yard, git: Git, url: str) -> None:
-    """Every transport is refused by default, also after the repository's configuration has allowed all."""
+    """Every transport is refused by default, also after the repository's configuration has allowed
+    all."""
     yard.git("config", "protocol.allow", "always")
     yard.git("config", "protocol.ext.allow", "always")
     with pytest.raises(GitFailed, match="not allowed"):
@@ -75,7 +99,12 @@ def test_one_transport_can_be_asked_for(yard: Yard, git: Git) -> None:
 def test_a_call_over_its_deadline_is_ended_with_its_children(yard: Yard, git: Git) -> None:
     """git and what it started are gone, and the error says after how long."""
     note = yard.top / "pid"
-    for seconds in (0.3, 2, 10, 60):  # on a busy machine the command may not have begun when the shortest is over
+    for seconds in (
+        0.3,
+        2,
+        10,
+        60,
+    ):  # on a busy machine the command may not have begun when the shortest is over
         with pytest.raises(GitFailed, match=rf"did not end within {seconds} s"):
             git.run("-c", f"alias.hang=!echo $$ >{note}; sleep 1000", "hang", timeout_s=seconds)
         if note.exists() and note.read_text():
@@ -101,25 +130,38 @@ def test_output_has_a_cap(git: Git) -> None:
 
 
 def test_a_failure_is_a_sentence_with_its_evidence(yard: Yard, git: Git) -> None:
-    """The message names the command, the place and git's own reason; argv, code and stderr are kept."""
-    with pytest.raises(GitFailed, match=f"git show failed in {yard.repo}: bad revision 'nothing'") as caught:
+    """The message names the command, the place and git's own reason; argv, code and stderr are
+    kept."""
+    with pytest.raises(
+        GitFailed, match=f"git show failed in {yard.repo}: bad revision 'nothing'"
+    ) as caught:
         git.run("show", "nothing", "--")
-    assert caught.value.code == 128 and "show" in caught.value.argv and "nothing" in caught.value.stderr
+    assert (
+        caught.value.code == 128
+        and "show" in caught.value.argv
+        and "nothing" in caught.value.stderr
+    )
 
 
 def test_stdin_is_what_was_given_or_nothing(yard: Yard, git: Git) -> None:
     """git never waits for a terminal; bytes and files can be fed to it."""
     assert git.run("hash-object", "--stdin").text == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
-    assert git.run("hash-object", "--stdin", stdin=b"second\n").text == yard.git("rev-parse", "HEAD:README")
+    assert git.run("hash-object", "--stdin", stdin=b"second\n").text == yard.git(
+        "rev-parse", "HEAD:README"
+    )
     with (yard.repo / "README").open("rb") as file:
-        assert git.run("hash-object", "--stdin", stdin=file).text == yard.git("rev-parse", "HEAD:README")
+        assert git.run("hash-object", "--stdin", stdin=file).text == yard.git(
+            "rev-parse", "HEAD:README"
+        )
 
 
 def test_a_descriptor_outlives_the_caller_in_gits_children(yard: Yard) -> None:
     """A lock given in `keep` is inherited by git and by what git starts."""
     with (yard.top / "lock").open("w") as lock:
         git = Git(cwd=yard.repo, environ=yard.environ, keep=(lock.fileno(),))
-        assert git.run("-c", "alias.fds=!readlink /proc/self/fd/" + str(lock.fileno()), "fds").text == str(yard.top / "lock")
+        assert git.run(
+            "-c", "alias.fds=!readlink /proc/self/fd/" + str(lock.fileno()), "fds"
+        ).text == str(yard.top / "lock")
 
 
 @pytest.mark.parametrize("name", ["nothing", "HEAD:README", "--all", "HEAD~9", ""])
@@ -146,7 +188,8 @@ def test_a_new_ref_is_not_written_over_an_old_one(yard: Yard, git: Git) -> None:
 
 
 def test_a_status_survives_every_name(yard: Yard, git: Git) -> None:
-    """Newlines, quotes, arrows and bytes that are no text come through; a rename is a deletion and a new file."""
+    """Newlines, quotes, arrows and bytes that are no text come through; a rename is a deletion and
+    a new file."""
     names = ["a\nb", "a -> b", '"q"', " x ", "\udcff", "? y"]
     for name in names:
         (yard.repo / name).write_text("x")
@@ -160,23 +203,39 @@ def test_a_status_survives_every_name(yard: Yard, git: Git) -> None:
 
 def test_unmerged_and_unborn_are_told_by_a_status() -> None:
     """A conflict is a change; before the first commit there is no head."""
-    text = b"# branch.oid (initial)\0# branch.head main\0u UU N... 100644 100644 100644 100644 1 2 3 a b\0? c\0"
+    text = (
+        b"# branch.oid (initial)\0# branch.head main\0u UU N... 100644 100644 100644 100644 1 2 3 "
+        b"a b\0? c\0"
+    )
     status = parse_status(text)
-    assert (status.head, status.branch, status.changed, status.untracked) == ("", "main", ("a b",), ("c",))
+    assert (status.head, status.branch, status.changed, status.untracked) == (
+        "",
+        "main",
+        ("a b",),
+        ("c",),
+    )
 
 
 def test_a_newline_in_a_path_forges_no_worktree(yard: Yard, git: Git) -> None:
-    """The list of worktrees is split by NUL, so a directory's name cannot pretend to be another entry."""
+    """The list of worktrees is split by NUL, so a directory's name cannot pretend to be another
+    entry."""
     forged = yard.top / "x\nworktree " / "y\nbranch refs" / "heads" / "z"
     forged.parent.mkdir(parents=True)
     yard.git("worktree", "add", "-q", "-b", "odd", str(forged))
-    assert [(tree.path, tree.branch) for tree in git.worktrees()] == [(yard.repo, "refs/heads/main"), (forged, "refs/heads/odd")]
+    assert [(tree.path, tree.branch) for tree in git.worktrees()] == [
+        (yard.repo, "refs/heads/main"),
+        (forged, "refs/heads/odd"),
+    ]
     assert list(parse_worktrees(b"worktree /bare\0bare\0\0")) != []
 
 
 def test_a_git_that_cannot_be_hardened_is_refused(yard: Yard) -> None:
     """Without git, or with one that would ignore the settings, nothing is run."""
-    for version, why in (("git version 2.30.2", "too old"), ("nonsense", "too old"), (None, "not installed")):
+    for version, why in (
+        ("git version 2.30.2", "too old"),
+        ("nonsense", "too old"),
+        (None, "not installed"),
+    ):
         place = yard.top / f"bin-{version}"
         place.mkdir()
         if version:
@@ -195,8 +254,11 @@ def test_a_git_that_cannot_be_hardened_is_refused(yard: Yard) -> None:
         ("worktree", "add", "--detach", "--", "-D", "HEAD"),
     ],
 )
-def test_an_operand_that_looks_like_an_option_is_an_operand(yard: Yard, git: Git, args: tuple[str, ...]) -> None:
-    """After `--` or --end-of-options nothing is taken for an option; `worktree add -b -D` really deletes a branch."""
+def test_an_operand_that_looks_like_an_option_is_an_operand(
+    yard: Yard, git: Git, args: tuple[str, ...]
+) -> None:
+    """After `--` or --end-of-options nothing is taken for an option; `worktree add -b -D` really
+    deletes a branch."""
     yard.git("branch", "victim")
     git.run(*args, allow=("file",), good=range(256))
     assert "victim" in yard.git("branch") and not (yard.repo / "fired").exists()
@@ -212,7 +274,8 @@ def test_a_status_on_a_broken_repository_is_never_empty(yard: Yard, git: Git) ->
 
 
 def test_a_silent_server_is_given_up(yard: Yard, git: Git) -> None:
-    """A server that takes the connection and says nothing ends as an error with a hint; a repository cannot lift the limit."""
+    """A server that takes the connection and says nothing ends as an error with a hint; a
+    repository cannot lift the limit."""
     yard.git("config", "http.lowSpeedTime", "0")
     assert git.run("config", "http.lowSpeedTime").text == "30"
     with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(GitFailed) as caught:
@@ -221,16 +284,25 @@ def test_a_silent_server_is_given_up(yard: Yard, git: Git) -> None:
     assert unreachable(caught.value) and "network" in caught.value.hint
 
 
-HALF = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-advertisement\r\nContent-Length: 900\r\n\r\n001e# service=git"
+HALF = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: "
+    b"application/x-git-upload-pack-advertisement\r\nContent-Length: 900\r\n\r\n001e# service=git"
+)
 
 
 @pytest.mark.parametrize(
     ("scheme", "answer", "reached"),
-    [("https", b"", False), ("http", b"", False), ("http", HALF, False), ("http", b"HTTP/1.1 429 x\r\nContent-Length: 0\r\n\r\n", True)],
+    [
+        ("https", b"", False),
+        ("http", b"", False),
+        ("http", HALF, False),
+        ("http", b"HTTP/1.1 429 x\r\nContent-Length: 0\r\n\r\n", True),
+    ],
     ids=["handshake", "question", "answer", "too many"],
 )
 def test_a_server_that_goes_away(git: Git, scheme: str, answer: bytes, reached: bool) -> None:
-    """A server that is killed in the handshake, before its answer or in it may be there again soon, as one that has too much to do."""
+    """A server that is killed in the handshake, before its answer or in it may be there again soon,
+    as one that has too much to do."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -246,7 +318,12 @@ def test_a_server_that_goes_away(git: Git, scheme: str, answer: bytes, reached: 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         with pytest.raises(GitFailed) as caught:
-            git.run("ls-remote", "--", f"{scheme}://127.0.0.1:{server.getsockname()[1]}/o/r", allow=(scheme,))
+            git.run(
+                "ls-remote",
+                "--",
+                f"{scheme}://127.0.0.1:{server.getsockname()[1]}/o/r",
+                allow=(scheme,),
+            )
         server.shutdown(socket.SHUT_RDWR)
         thread.join()
     assert caught.value.transient and unreachable(caught.value) is not reached

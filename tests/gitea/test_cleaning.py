@@ -1,4 +1,5 @@
-"""The end of the work on a real Gitea: nothing goes that is nowhere else, and what the forge keeps counts as saved."""
+"""The end of the work on a real Gitea: nothing goes that is nowhere else, and what the forge keeps
+counts as saved."""
 
 from __future__ import annotations
 
@@ -13,10 +14,14 @@ pytestmark = pytest.mark.forge
 
 
 def test_squashed_and_its_branch_deleted(gitea: Gitea) -> None:
-    """After a squash no branch has the agent's commits any more; Gitea keeps them with the pull request, so the workdir may go, and comes
-    back with its commits when the issue is opened again."""
+    """After a squash no branch has the agent's commits any more; Gitea keeps them with the pull
+    request, so the workdir may go, and comes back with its commits when the issue is opened
+    again."""
     with world(
-        gitea, "run echo up > rounding.txt && git add . && git commit -qm up\n---\nsay Done.\n---\nsay Again.\n", 'publish = "pull"'
+        gitea,
+        "run echo up > rounding.txt && git add . && git commit -qm up\n---\nsay Done.\n---\nsay "
+        "Again.\n",
+        'publish = "pull"',
     ) as one:
         one.start()
         one.issue("Rounding", "Off by a cent.")

@@ -28,9 +28,16 @@ class TestRealGitea(ForgeSuite):
         return real
 
     def test_who_chose_the_agent(self, real: GiteaPlace) -> None:
-        """The timeline tells who put a label on last, who assigned and who opened again, also of an issue that was opened with both."""
-        ref = IssueRef(real.repository, real.issue("ben", "By ben", labels=["choosing"], assignees=["dev-bot"]))
-        assert real.forge.chosen_by(ref, label="choosing") == real.forge.chosen_by(ref, assignee="Dev-Bot") == "ada"
+        """The timeline tells who put a label on last, who assigned and who opened again, also of an
+        issue that was opened with both."""
+        ref = IssueRef(
+            real.repository, real.issue("ben", "By ben", labels=["choosing"], assignees=["dev-bot"])
+        )
+        assert (
+            real.forge.chosen_by(ref, label="choosing")
+            == real.forge.chosen_by(ref, assignee="Dev-Bot")
+            == "ada"
+        )
         assert (
             real.forge.chosen_by(ref, label="another")
             == real.forge.chosen_by(ref, assignee="cid")
@@ -46,12 +53,18 @@ class TestRealGitea(ForgeSuite):
         assert real.forge.chosen_by(ref, reopened=True) == "ada"
         whole = {"title": "At once", "labels": [label], "assignees": ["dev-bot"]}
         ref = IssueRef(real.repository, real._do("POST", "/issues", whole, "ben")["number"])
-        assert real.forge.chosen_by(ref, label="choosing") == real.forge.chosen_by(ref, assignee="dev-bot") == "ben"
+        assert (
+            real.forge.chosen_by(ref, label="choosing")
+            == real.forge.chosen_by(ref, assignee="dev-bot")
+            == "ben"
+        )
 
     def test_only_administrators_are_told_permissions(self, real: GiteaPlace) -> None:
         """A login that may only write is told what to do about it; of itself it may always ask."""
         writer = real.with_token(real.gitea.tokens["ben"])
-        with pytest.raises(ForgeDenied, match=r"to its administrators only, and ben is none") as denied:
+        with pytest.raises(
+            ForgeDenied, match=r"to its administrators only, and ben is none"
+        ) as denied:
             writer.permission(real.repository, "ada")
         assert "administrator" in denied.value.hint
         assert writer.permission(real.repository, "ben") is Access.WRITE

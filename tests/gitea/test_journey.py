@@ -1,4 +1,5 @@
-"""The journey of an issue on a real Gitea, with the real Claude Code: what reached the model, and what stands on the forge."""
+"""The journey of an issue on a real Gitea, with the real Claude Code: what reached the model, and
+what stands on the forge."""
 
 from __future__ import annotations
 
@@ -27,8 +28,9 @@ ISSUE = "The quercus total is off by a cent."
 
 
 def test_from_an_issue_to_its_end_and_back(gitea: Gitea) -> None:
-    """An assigned issue becomes a branch, a pull request and one comment; a review goes on in the same conversation with only what is new;
-    what was merged is cleaned up; and when the issue is reopened, work and conversation are there again."""
+    """An assigned issue becomes a branch, a pull request and one comment; a review goes on in the
+    same conversation with only what is new; what was merged is cleaned up; and when the issue is
+    reopened, work and conversation are there again."""
     with world(gitea, SCRIPT, 'publish = "pull"') as one:
         one.start()
         assert one.issue("Rounding", ISSUE) == 1
@@ -44,12 +46,22 @@ def _first(one: World) -> None:
     run = one.settled(1)
     assert run["attempts"][0]["outcome"]["kind"] == "succeeded"
     pull = one.until(one.pulls, "the pull request is there")[0]
-    assert (pull["number"], pull["head"]["ref"], pull["base"]["ref"]) == (2, "perdure/dev-1", "main")
+    assert (pull["number"], pull["head"]["ref"], pull["base"]["ref"]) == (
+        2,
+        "perdure/dev-1",
+        "main",
+    )
     assert "Closes #1" in pull["body"] and pull["user"]["login"] == "dev-bot"
     assert one.file("perdure/dev-1", "rounding.txt") == "up\n"
-    one.until(lambda: "is done" in one.comment() and "pull request" in one.comment(), "the comment says so")
+    one.until(
+        lambda: "is done" in one.comment() and "pull request" in one.comment(),
+        "the comment says so",
+    )
     one.until(lambda: {"eyes", "rocket"} <= one.reactions(1), "both reactions are there")
-    one.until(lambda: one.statuses(pull["head"]["sha"]) == {"perdure/dev": "success"}, "the commit has its status")
+    one.until(
+        lambda: one.statuses(pull["head"]["sha"]) == {"perdure/dev": "success"},
+        "the commit has its status",
+    )
     (prompt,) = one.prompts()
     assert ISSUE in prompt and f"#1 of {one.repository}" in prompt
 
@@ -57,7 +69,11 @@ def _first(one: World) -> None:
 def _reviewed(one: World) -> None:
     before = one.do("GET", "/pulls/2")["head"]["sha"]
     line = {"path": "rounding.txt", "new_position": 1, "body": "Bankers do otherwise."}
-    one.do("POST", "/pulls/2/reviews", {"event": "REQUEST_CHANGES", "body": "Round half to even.", "comments": [line]})
+    one.do(
+        "POST",
+        "/pulls/2/reviews",
+        {"event": "REQUEST_CHANGES", "body": "Round half to even.", "comments": [line]},
+    )
     run = one.settled(2)
     first, second = run["attempts"]
     assert second["receipt"]["verdict"] == "native" and second["session_id"] == first["session_id"]
@@ -68,7 +84,10 @@ def _reviewed(one: World) -> None:
         and "\nBankers do otherwise." in delta
         and "quercus" not in delta
     )
-    one.until(lambda: one.do("GET", "/pulls/2")["head"]["sha"] != before, "the branch has the second commit")
+    one.until(
+        lambda: one.do("GET", "/pulls/2")["head"]["sha"] != before,
+        "the branch has the second commit",
+    )
     assert one.file("perdure/dev-1", "rounding.txt") == "even\n"
     one.until(lambda: "| 2 |" in one.comment(), "the same comment has both attempts")
     assert len(one.pulls()) == 1
@@ -87,9 +106,18 @@ def _reopened(one: World) -> None:
     session = one.run()["attempts"][0]["session_id"]
     one.do("PATCH", "/issues/1", {"state": "open"})
     one.say(1, "Negative numbers too, please.")
-    one.until(lambda: "Negative numbers too, please." in one.prompts()[-1], "the comment reached the model")
+    one.until(
+        lambda: "Negative numbers too, please." in one.prompts()[-1],
+        "the comment reached the model",
+    )
     # One that found the workdir in use, while its branch was pushed, has begun nothing.
-    later = [each for each in one.settled(3)["attempts"][2:] if each["outcome"]["kind"] != "writer_conflict"]
-    assert {(each["receipt"]["verdict"], each["session_id"]) for each in later} == {("native", session)}
+    later = [
+        each
+        for each in one.settled(3)["attempts"][2:]
+        if each["outcome"]["kind"] != "writer_conflict"
+    ]
+    assert {(each["receipt"]["verdict"], each["session_id"]) for each in later} == {
+        ("native", session)
+    }
     assert not any("quercus" in prompt for prompt in one.prompts()[1:])
     assert (Path(one.run()["workspace"]["path"]) / "seen.txt").read_text() == "even\n"

@@ -32,7 +32,8 @@ def delivery(intent: Intent, received: int) -> Delivery:
 
 
 def test_the_lines_of_a_review(place: GiteaPlace) -> None:
-    """Each review comes with its own lines: by who said it, what, and of several that read the same, by when it came."""
+    """Each review comes with its own lines: by who said it, what, and of several that read the
+    same, by when it came."""
     number = place.pull("dev-bot", "Lines", "perdure/dev-4")
     ref = IssueRef(place.repository, number, True)
 
@@ -52,17 +53,33 @@ def test_the_lines_of_a_review(place: GiteaPlace) -> None:
         said = with_lines(place.forge, delivery(intent, received), intent).text
         assert said.startswith("See below.\n\nREADME.md:1:\n> @@ ") and said.endswith(f"\n{line}")
         assert said.count("README.md:1:") == 1
-    others = ({"author": "cid"}, {"text": "else"}, {"kind": IntentKind.COMMENTED}, {"forge": Forge.GITHUB})
+    others = (
+        {"author": "cid"},
+        {"text": "else"},
+        {"kind": IntentKind.COMMENTED},
+        {"forge": Forge.GITHUB},
+    )
     for other in (replace(intent, **change) for change in others):
         assert with_lines(place.forge, delivery(other, first), other) == other
 
 
 def test_the_branch_of_a_failed_check(place: GiteaPlace) -> None:
-    """A check that names only its commit belongs to the open pull request that stands there, and to none where there is none."""
+    """A check that names only its commit belongs to the open pull request that stands there, and to
+    none where there is none."""
     number = place.pull("dev-bot", "Checked", "perdure/dev-5")
     commit = place.forge.pull(place.repository, number).head_commit
-    intent = Intent(kind=IntentKind.CI_FAILED, forge=Forge.GITEA, repository=place.repository, author="ci", commit=commit)
+    intent = Intent(
+        kind=IntentKind.CI_FAILED,
+        forge=Forge.GITEA,
+        repository=place.repository,
+        author="ci",
+        commit=commit,
+    )
     found = with_branch(place.forge, intent)
     assert (found.number, found.pull, found.branch) == (number, True, "perdure/dev-5")
-    for other in (replace(intent, commit="0" * 40), replace(intent, branch="main"), replace(intent, kind=IntentKind.COMMENTED)):
+    for other in (
+        replace(intent, commit="0" * 40),
+        replace(intent, branch="main"),
+        replace(intent, kind=IntentKind.COMMENTED),
+    ):
         assert with_branch(place.forge, other) == other

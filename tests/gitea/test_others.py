@@ -18,25 +18,42 @@ say The check is mended.
 
 
 def reasons(one: World, kind: str, author: str) -> list[str]:
-    return [each.reason for each in one.serving.inbox() if each.intent and (each.intent.kind, each.intent.author) == (kind, author)]
+    return [
+        each.reason
+        for each in one.serving.inbox()
+        if each.intent and (each.intent.kind, each.intent.author) == (kind, author)
+    ]
 
 
 def test_who_may_write_and_a_check_that_failed(gitea: Gitea) -> None:
-    """Gitea is asked who may write: a reader's mention is told why it is ignored, an owner's assignment is work. A check that fails goes
-    back into the same conversation if it judges what the branch stands at, though Gitea names no branch; another commit's does not."""
+    """Gitea is asked who may write: a reader's mention is told why it is ignored, an owner's
+    assignment is work. A check that fails goes back into the same conversation if it judges what
+    the branch stands at, though Gitea names no branch; another commit's does not."""
     with world(gitea, SCRIPT, 'publish = "pull"', 'access = "write"') as one:
         one.start()
         number = one.issue("Rounding", "The quercus total is off by a cent.", assigned=False)
         one.say(number, "@dev-bot write me a poem", by="mallory")
-        why = one.until(lambda: [each for each in reasons(one, "commented", "mallory") if each], "the mention is settled")
+        why = one.until(
+            lambda: [each for each in reasons(one, "commented", "mallory") if each],
+            "the mention is settled",
+        )
         assert why == [f"mallory may not write in {one.repository}"] and one.runs() == []
         one.do("PATCH", f"/issues/{number}", {"assignees": ["dev-bot"]})
         one.settled(1)
         pull = one.until(one.pulls, "the pull request is there")[0]
         main = one.do("GET", "/branches/main")["commit"]["id"]
-        for commit, url in ((main, "https://ci.example.com/6"), (pull["head"]["sha"], "https://ci.example.com/7")):
-            one.do("POST", f"/statuses/{commit}", {"state": "failure", "context": "ci/test", "target_url": url})
+        for commit, url in (
+            (main, "https://ci.example.com/6"),
+            (pull["head"]["sha"], "https://ci.example.com/7"),
+        ):
+            one.do(
+                "POST",
+                f"/statuses/{commit}",
+                {"state": "failure", "context": "ci/test", "target_url": url},
+            )
         run = one.settled(2)
         assert [each["receipt"]["verdict"] for each in run["attempts"]] == ["fresh", "native"]
-        assert "https://ci.example.com/7" in one.prompts()[-1] and "perdure/dev-1" in one.prompts()[-1]
+        assert (
+            "https://ci.example.com/7" in one.prompts()[-1] and "perdure/dev-1" in one.prompts()[-1]
+        )
         assert not any("ci.example.com/6" in prompt or "poem" in prompt for prompt in one.prompts())

@@ -27,7 +27,8 @@ def own() -> Iterator[Gitea]:
 
 
 def test_it_is_down_when_the_work_begins(own: Gitea) -> None:
-    """The issue was received, and then Gitea is killed: the attempt waits for it, says for what, and is made when it is there again."""
+    """The issue was received, and then Gitea is killed: the attempt waits for it, says for what,
+    and is made when it is there again."""
     with world(own, "say One.\n") as one:
         one.start("--jobs", "0")
         one.issue("Rounding", "The total is off by a cent.")
@@ -35,7 +36,10 @@ def test_it_is_down_when_the_work_begins(own: Gitea) -> None:
         one.serving.kill()
         own.kill()
         one.serving.start("--jobs", "1")
-        waits = one.until(lambda: next((each for each in one.runs() if each["reason"]), None), "it says why it waits")
+        waits = one.until(
+            lambda: next((each for each in one.runs() if each["reason"]), None),
+            "it says why it waits",
+        )
         assert waits["state"] == "queued" and own.url in waits["reason"]
         own.start()
         done = one.settled(2)
@@ -45,8 +49,8 @@ def test_it_is_down_when_the_work_begins(own: Gitea) -> None:
 
 
 def test_it_goes_away_while_the_agent_is_at_work(own: Gitea, tmp_path: Path) -> None:
-    """The run succeeds without it; what is to be told waits, and says so. After both were killed and are there again, the branch, one pull
-    request, one comment and the status stand there."""
+    """The run succeeds without it; what is to be told waits, and says so. After both were killed
+    and are there again, the branch, one pull request, one comment and the status stand there."""
     with world(own, SCRIPT.format(go=tmp_path / "go"), 'publish = "pull"') as one:
         one.start("--jobs", "1")
         one.issue("Rounding", "The total is off by a cent.")
@@ -54,25 +58,34 @@ def test_it_goes_away_while_the_agent_is_at_work(own: Gitea, tmp_path: Path) -> 
         own.kill()
         (tmp_path / "go").touch()
         name = one.settled(1)["name"]
-        one.until(lambda: f"not told all of {name}: not pushed" in one.serving.said(), "it is told that the forge does not answer")
+        one.until(
+            lambda: f"not told all of {name}: not pushed" in one.serving.said(),
+            "it is told that the forge does not answer",
+        )
         one.serving.kill()
         one.serving.start("--jobs", "1")
         own.start()
         pull = one.until(one.pulls, "the pull request is there")[0]
         one.until(lambda: "pull request 2" in one.comment(), "the comment is there")
-        one.until(lambda: one.statuses(pull["head"]["sha"]) == {"perdure/dev": "success"}, "the status is there")
+        one.until(
+            lambda: one.statuses(pull["head"]["sha"]) == {"perdure/dev": "success"},
+            "the status is there",
+        )
         assert len(one.pulls()) == 1 and len(one.prompts()) == 1
 
 
 def test_a_token_that_is_taken_no_more(own: Gitea) -> None:
-    """Nothing is begun that the forge was not asked about; it is told where the token lies and not what it is; a new one in the same file
-    is enough, without a restart."""
+    """Nothing is begun that the forge was not asked about; it is told where the token lies and not
+    what it is; a new one in the same file is enough, without a restart."""
     with world(own, "say One.\n") as one:
         one.start("--jobs", "1")
         old = own.tokens["dev-bot"]
         own.revoke("dev-bot")
         one.issue("Rounding", "The total is off by a cent.")
-        waits = one.until(lambda: [each.reason for each in one.serving.inbox() if "token" in each.reason], "it waits")
+        waits = one.until(
+            lambda: [each.reason for each in one.serving.inbox() if "token" in each.reason],
+            "it waits",
+        )
         assert str(one.token) in waits[0] and one.runs() == []
         assert old not in one.serving.said() + one.stage.perdure("inbox", "--json").out
         one.token.write_text(own.tokens["dev-bot"])
@@ -81,8 +94,9 @@ def test_a_token_that_is_taken_no_more(own: Gitea) -> None:
 
 
 def test_what_happens_while_perdure_is_down(gitea: Gitea) -> None:
-    """Gitea sends nothing twice: perdure asks when it is there again. An issue that was assigned meanwhile is work for who assigned it, and
-    one that a stranger could only open is not; what was merged meanwhile is cleaned up; each once, however often it is started."""
+    """Gitea sends nothing twice: perdure asks when it is there again. An issue that was assigned
+    meanwhile is work for who assigned it, and one that a stranger could only open is not; what was
+    merged meanwhile is cleaned up; each once, however often it is started."""
     with world(gitea, SCRIPT.format(go="/"), 'publish = "pull"', 'access = "write"') as one:
         one.start("--jobs", "1")
         one.serving.kill()

@@ -1,4 +1,5 @@
-"""A real Gitea's webhooks: what it sends is what was recorded, and reaches a real `perdure serve`."""
+"""A real Gitea's webhooks: what it sends is what was recorded, and reaches a real `perdure
+serve`."""
 
 from __future__ import annotations
 
@@ -24,18 +25,22 @@ secret_file = "{home}/secret"
 
 
 def test_what_it_sends_is_what_was_recorded() -> None:
-    """Each delivery of a whole story is authentic by its real headers, and comes to what the recorded one comes to; none is missing."""
+    """Each delivery of a whole story is authentic by its real headers, and comes to what the
+    recorded one comes to; none is missing."""
     with running() as own, listening() as listener:
         told = named(Story(own, listener).tell())
     for name, call in told.items():
-        arrived = receive(call.headers, call.body, source="tea", secrets=[SECRET], now_s=0, expected=Forge.GITEA)
+        arrived = receive(
+            call.headers, call.body, source="tea", secrets=[SECRET], now_s=0, expected=Forge.GITEA
+        )
         comes_to(Forge.GITEA, arrived.event, call.body, name)
     assert set(told) == set(SAID)
 
 
 def test_it_reaches_perdure(gitea: Gitea, serves: Callable[..., Serving]) -> None:
-    """An issue stands in the inbox under the id that Gitea gave it; one that is signed with another secret does not; one that came while
-    perdure was down does not either, and Gitea does not send it again: its next one comes alone."""
+    """An issue stands in the inbox under the id that Gitea gave it; one that is signed with another
+    secret does not; one that came while perdure was down does not either, and Gitea does not send
+    it again: its next one comes alone."""
     serving = serves(CONFIG).start()
     gitea.user("ann")
     repository = gitea.repository("ann", "inbox")
@@ -53,7 +58,10 @@ def test_it_reaches_perdure(gitea: Gitea, serves: Callable[..., Serving]) -> Non
     opened("One")
     serving.until(titles, "the issue is there")
     (first,) = [each for each in serving.inbox() if each.intent]
-    assert first.intent is not None and (first.intent.repository, first.intent.author) == (repository, "ann")
+    assert first.intent is not None and (first.intent.repository, first.intent.author) == (
+        repository,
+        "ann",
+    )
     assert len(first.id) == 36 and first.forge is Forge.GITEA
     hooked("another secret of sixteen")
     opened("Two")

@@ -1,4 +1,5 @@
-"""A team in miniature: a real Gitea with a repository and its people, Claude Code on a script, and a real `perdure serve` between them.
+"""A team in miniature: a real Gitea with a repository and its people, Claude Code on a script, and
+a real `perdure serve` between them.
 
 `ada` owns the repository and asks, `mallory` may only read it, `dev-bot` is perdure's login.
 """
@@ -46,23 +47,32 @@ _numbers = count(1)
 
 
 class World:
-    """One repository and one perdure. `issue`, `say` and the like are what people do; `run` is what perdure shows."""
+    """One repository and one perdure. `issue`, `say` and the like are what people do; `run` is what
+    perdure shows."""
 
-    def __init__(self, gitea: Gitea, directory: Path, rehearsal: Rehearsal, more: str, whom: str) -> None:
+    def __init__(
+        self, gitea: Gitea, directory: Path, rehearsal: Rehearsal, more: str, whom: str
+    ) -> None:
         self.gitea, self.rehearsal = gitea, rehearsal
         for name in ("ada", "mallory", "dev-bot"):
             gitea.user(name)
-        self.repository = gitea.repository("ada", f"web{next(_numbers)}", dev_bot="admin", mallory="read")
+        self.repository = gitea.repository(
+            "ada", f"web{next(_numbers)}", dev_bot="admin", mallory="read"
+        )
         self.token = directory / "token"
         self.token.write_text(gitea.tokens["dev-bot"])
         self.stage = Stage(directory, "claude", rehearsal)
-        config = CONFIG.format(gitea=gitea, token=self.token, more=more, whom=whom, repository=self.repository)
+        config = CONFIG.format(
+            gitea=gitea, token=self.token, more=more, whom=whom, repository=self.repository
+        )
         self.serving = Serving(self.stage.home, config, **self.stage.environ)
 
     def start(self, *words: str) -> World:
         """perdure serves, and Gitea calls it."""
         self.serving.start(*(words or ("--jobs", "2")))
-        self.gitea.webhook(self.repository, f"http://127.0.0.1:{self.serving.port}/webhooks/tea", SECRET)
+        self.gitea.webhook(
+            self.repository, f"http://127.0.0.1:{self.serving.port}/webhooks/tea", SECRET
+        )
         return self
 
     def until(self, met: Callable[[], Any], what: str) -> Any:
@@ -94,7 +104,11 @@ class World:
 
     def comment(self, number: int = 1) -> str:
         """The only comment that dev-bot made there, or nothing."""
-        found = [each["body"] for each in self.do("GET", f"/issues/{number}/comments") if each["user"]["login"] == "dev-bot"]
+        found = [
+            each["body"]
+            for each in self.do("GET", f"/issues/{number}/comments")
+            if each["user"]["login"] == "dev-bot"
+        ]
         assert len(found) < 2, found
         return "".join(found)
 
@@ -103,7 +117,10 @@ class World:
 
     def statuses(self, commit: str) -> dict[str, str]:
         """Names and states."""
-        return {each["context"]: each["status"] for each in self.do("GET", f"/commits/{commit}/status")["statuses"] or []}
+        return {
+            each["context"]: each["status"]
+            for each in self.do("GET", f"/commits/{commit}/status")["statuses"] or []
+        }
 
     def runs(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads(self.stage.perdure("ls", "--json").out)["runs"]
@@ -119,7 +136,11 @@ class World:
 
         def met() -> dict[str, Any] | None:
             found = self.run() if self.runs() else {"state": ""}
-            return found if found["state"] in ("succeeded", "failed") and len(found["attempts"]) >= attempts else None
+            return (
+                found
+                if found["state"] in ("succeeded", "failed") and len(found["attempts"]) >= attempts
+                else None
+            )
 
         found: dict[str, Any] = self.until(met, f"attempt {attempts} is over")
         return found
@@ -135,8 +156,11 @@ class World:
 
 
 @contextmanager
-def world(gitea: Gitea, script: str, more: str = "", whom: str = 'authors = ["ada"]') -> Iterator[World]:
-    """A world for a while. `more` goes on with `[agents.dev]`, `whom` says for whom it works. Short paths: sockets have 108 bytes."""
+def world(
+    gitea: Gitea, script: str, more: str = "", whom: str = 'authors = ["ada"]'
+) -> Iterator[World]:
+    """A world for a while. `more` goes on with `[agents.dev]`, `whom` says for whom it works. Short
+    paths: sockets have 108 bytes."""
     directory = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))
     found = World(gitea, directory, Rehearsal(script).start(), more, whom)
     try:

@@ -1,8 +1,10 @@
-"""Kills the moving of a home at each of its steps, and looks at what is left and what the next call makes of it.
+"""Kills the moving of a home at each of its steps, and looks at what is left and what the next call
+makes of it.
 
-`make home-kills` does it at every named step and before every single change of the file system, in all situations, and
-prints the counts; a sample of it runs in the suite. A kill is a SIGKILL of the process by itself: at the n-th step that `tell` hears
-of, or before the n-th call that changes something, as Python's audit events name them. Each is counted only if it fired.
+`make home-kills` does it at every named step and before every single change of the file system, in
+all situations, and prints the counts; a sample of it runs in the suite. A kill is a SIGKILL of the
+process by itself: at the n-th step that `tell` hears of, or before the n-th call that changes
+something, as Python's audit events name them. Each is counted only if it fired.
 """
 
 from __future__ import annotations
@@ -27,7 +29,17 @@ from perdure.homes.remembered import Remembered
 from perdure.homes.unlinking import unlink
 from perdure.homes.volume import volume_at
 
-CHANGES = ("os.rename", "os.link", "os.symlink", "os.mkdir", "os.rmdir", "os.remove", "os.chmod", "os.utime", "ctypes.call_function")
+CHANGES = (
+    "os.rename",
+    "os.link",
+    "os.symlink",
+    "os.mkdir",
+    "os.rmdir",
+    "os.remove",
+    "os.chmod",
+    "os.utime",
+    "ctypes.call_function",
+)
 BEGINNING = '{"turn": "oth'
 """Of a transcript that goes on on the volume: nothing of it is missing there."""
 ENDED, REFUSED = 0, 7
@@ -54,7 +66,13 @@ class World:
 
     def link(self, tell: Callable[[str], None] = lambda step: None) -> None:
         volume = volume_at(self.volume, make=True, new=True)
-        call = Linking(volume=volume, state=self.top / "state", environ=self.environ, symlink=self.way == "symlink", tell=tell)
+        call = Linking(
+            volume=volume,
+            state=self.top / "state",
+            environ=self.environ,
+            symlink=self.way == "symlink",
+            tell=tell,
+        )
         call.link("claude", HOMES["claude"])
 
     def unlink(self, tell: Callable[[str], None] = lambda step: None) -> None:
@@ -66,7 +84,11 @@ class World:
         for directory, _, names in os.walk(below or self.top):
             for name in names:
                 path = Path(directory, name)
-                if path.is_file() and not path.is_symlink() and not {"state", ".perdure"} & set(path.relative_to(self.top).parts):
+                if (
+                    path.is_file()
+                    and not path.is_symlink()
+                    and not {"state", ".perdure"} & set(path.relative_to(self.top).parts)
+                ):
                     found.add(hashlib.sha256(path.read_bytes()).hexdigest())
         return found
 
@@ -79,7 +101,9 @@ def write(path: Path, text: str) -> None:
 def database(path: Path, *words: str) -> None:
     """A database with its last rows in the WAL, as a killed agent leaves it."""
     with closing(sqlite3.connect(path)) as made:
-        made.executescript("pragma journal_mode=wal; pragma wal_autocheckpoint=0; create table said (words text);")
+        made.executescript(
+            "pragma journal_mode=wal; pragma wal_autocheckpoint=0; create table said (words text);"
+        )
         made.executemany("insert into said values (?)", [(word,) for word in words])
         made.commit()
         shutil.copy(path, f"{path}.c")
@@ -116,7 +140,8 @@ def full(world: World) -> None:
 
 
 def conflict(world: World) -> None:
-    """Both sides have the same names: a shorter and a longer transcript each way, and files that differ."""
+    """Both sides have the same names: a shorter and a longer transcript each way, and files that
+    differ."""
     full(world)
     there = world.volume / "homes/claude"
     write(there / "projects/-w/one.jsonl", '{"turn": 1}\n')
@@ -142,7 +167,13 @@ def link_to_link(world: World) -> None:
     (world.home / ".claude").symlink_to("again")
 
 
-SITUATIONS = {"empty": empty, "full": full, "conflict": conflict, "dangling": dangling, "link-to-link": link_to_link}
+SITUATIONS = {
+    "empty": empty,
+    "full": full,
+    "conflict": conflict,
+    "dangling": dangling,
+    "link-to-link": link_to_link,
+}
 
 
 def made(top: Path, situation: str, way: str) -> World:
@@ -153,8 +184,11 @@ def made(top: Path, situation: str, way: str) -> World:
     return world
 
 
-def died_at(act: Callable[[Callable[[str], None]], None], number: int, *, changes: bool) -> int | None:
-    """Does it in a child that kills itself at the n-th step or change. Returns its exit code, or None if the kill fired."""
+def died_at(
+    act: Callable[[Callable[[str], None]], None], number: int, *, changes: bool
+) -> int | None:
+    """Does it in a child that kills itself at the n-th step or change. Returns its exit code, or
+    None if the kill fired."""
     pid = os.fork()
     if pid == 0:
         left = [number]
@@ -181,8 +215,11 @@ def died_at(act: Callable[[Callable[[str], None]], None], number: int, *, change
     return os.waitstatus_to_exitcode(status)
 
 
-def sweep(top: Path, situation: str, way: str, verb: str, *, changes: bool, stride: int = 1) -> Iterator[tuple[int, list[str]]]:
-    """One kill after the other until the act comes to its end. Yields each kill that fired, with what was wrong after it."""
+def sweep(
+    top: Path, situation: str, way: str, verb: str, *, changes: bool, stride: int = 1
+) -> Iterator[tuple[int, list[str]]]:
+    """One kill after the other until the act comes to its end. Yields each kill that fired, with
+    what was wrong after it."""
     number = 1
     while True:
         world = made(top / f"{situation}-{way}-{verb}-{changes:d}-{number}", situation, way)
@@ -193,7 +230,11 @@ def sweep(top: Path, situation: str, way: str, verb: str, *, changes: bool, stri
             world.link()
         act = world.link if verb == "link" else world.unlink
         code = died_at(act, number, changes=changes)
-        wrong = [f"after the kill: {len(lost)} file(s) lost" for lost in [before - world.hashes()] if lost]
+        wrong = [
+            f"after the kill: {len(lost)} file(s) lost"
+            for lost in [before - world.hashes()]
+            if lost
+        ]
         again = died_at(act, 0, changes=False) if code is None else code
         if again != ENDED:
             wrong.append(f"the next call ended with {again}")
@@ -229,14 +270,22 @@ def wrong_with(world: World, before: set[str], verb: str) -> Iterator[str]:
             yield "the home is not back"
         if missing := before - world.hashes(world.home):
             yield f"{len(missing)} file(s) did not come back"
-    for left in (*world.volume.glob(".perdure/taking-*"), *world.volume.glob(".perdure/stage/*"), *world.home.glob("*.perdure-stage")):
+    for left in (
+        *world.volume.glob(".perdure/taking-*"),
+        *world.volume.glob(".perdure/stage/*"),
+        *world.home.glob("*.perdure-stage"),
+    ):
         yield f"{left.name} was left over"
 
 
 def wrong_with_databases(world: World, situation: str, verb: str) -> Iterator[str]:
     """The database has its rows, those in the WAL too; where there were two, each has its own."""
     place = world.volume / "homes/claude" if verb == "link" else world.home / ".claude"
-    wanted = {"full": [["one", "two"]], "conflict": [["one", "two"], ["three"]], "link-to-link": [["one", "two"]]}.get(situation, [])
+    wanted = {
+        "full": [["one", "two"]],
+        "conflict": [["one", "two"], ["three"]],
+        "link-to-link": [["one", "two"]],
+    }.get(situation, [])
     there = [path for path in place.glob("store.db*") if not path.name.endswith(("-wal", "-shm"))]
     found = sorted(words_in(path) for path in there)
     if found != sorted(wanted):
@@ -244,14 +293,17 @@ def wrong_with_databases(world: World, situation: str, verb: str) -> Iterator[st
 
 
 def main(top: Path, chosen: list[str], changes_stride: int, steps_stride: int) -> int:
-    """On a file system in memory, so that making things durable costs nothing. The strides: 1 for every one, 3 for every third."""
+    """On a file system in memory, so that making things durable costs nothing. The strides: 1 for
+    every one, 3 for every third."""
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", top], check=True)
     fired = bad = 0
     for situation in chosen or SITUATIONS:
         for way in ("variable", "symlink"):
             for verb in ("link", "unlink"):
                 for changes, stride in ((False, steps_stride), (True, changes_stride)):
-                    for number, wrong in sweep(top, situation, way, verb, changes=changes, stride=stride):
+                    for number, wrong in sweep(
+                        top, situation, way, verb, changes=changes, stride=stride
+                    ):
                         fired += 1
                         bad += bool(wrong)
                         if wrong:
@@ -261,8 +313,19 @@ def main(top: Path, chosen: list[str], changes_stride: int, steps_stride: int) -
 
 
 def command(program: str, top: Path, *words: str) -> list[str]:
-    """This program, or its neighbour, in a user and mount namespace of its own, which needs no rights."""
-    return ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-m", f"tests.homes.{program}", str(top), *words]
+    """This program, or its neighbour, in a user and mount namespace of its own, which needs no
+    rights."""
+    return [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--mount",
+        sys.executable,
+        "-m",
+        f"tests.homes.{program}",
+        str(top),
+        *words,
+    ]
 
 
 if __name__ == "__main__":

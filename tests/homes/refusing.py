@@ -1,7 +1,8 @@
-"""A volume that cannot take a home: read-only, too small, or full in the middle. Run in a namespace of its own, where it may mount.
+"""A volume that cannot take a home: read-only, too small, or full in the middle. Run in a namespace
+of its own, where it may mount.
 
-At each step the call is killed as well. Whatever happens, the home stays where it was, whole; with the volume mended, the next
-call does all.
+At each step the call is killed as well. Whatever happens, the home stays where it was, whole; with
+the volume mended, the next call does all.
 """
 
 from __future__ import annotations
@@ -13,7 +14,15 @@ from pathlib import Path
 
 from perdure.homes.remembered import Remembered
 from perdure.homes.volume import volume_at
-from tests.homes.killing import ENDED, REFUSED, World, died_at, full, wrong_with, wrong_with_databases
+from tests.homes.killing import (
+    ENDED,
+    REFUSED,
+    World,
+    died_at,
+    full,
+    wrong_with,
+    wrong_with_databases,
+)
 
 SMALL = ("size=1m",)
 FEW = ("nr_inodes=14",)
@@ -44,7 +53,8 @@ def made(top: Path, kind: str, way: str) -> World:
 
 
 def play(top: Path, kind: str, way: str) -> tuple[int, int, list[str]]:
-    """Kills at every step until the call is refused by itself. Returns the kills, the exit codes met, and what was wrong."""
+    """Kills at every step until the call is refused by itself. Returns the kills, the exit codes
+    met, and what was wrong."""
     wrong: list[str] = []
     number = 1
     while True:
@@ -56,14 +66,22 @@ def play(top: Path, kind: str, way: str) -> tuple[int, int, list[str]]:
             wrong.append(f"{kind}, {number}: the call ended with {again} and was not refused")
         if before - world.hashes(world.home) - world.hashes(world.volume):
             wrong.append(f"{kind}, {number}: lost")
-        if (world.home / ".claude").is_symlink() or not (world.home / ".claude").is_dir() or Remembered(world.top / "state").all():
+        if (
+            (world.home / ".claude").is_symlink()
+            or not (world.home / ".claude").is_dir()
+            or Remembered(world.top / "state").all()
+        ):
             wrong.append(f"{kind}, {number}: the home is not where it was")
         remount(world.volume, "rw", *LARGE)
         mended = died_at(world.link, 0, changes=False)
         if mended != ENDED:
             wrong.append(f"{kind}, {number}: with room again it ended with {mended}")
         wrong += [
-            f"{kind}, {number}: {each}" for each in (*wrong_with(world, before, "link"), *wrong_with_databases(world, "full", "link"))
+            f"{kind}, {number}: {each}"
+            for each in (
+                *wrong_with(world, before, "link"),
+                *wrong_with_databases(world, "full", "link"),
+            )
         ]
         subprocess.run(["umount", world.volume], check=True)
         if code is not None:
@@ -73,7 +91,11 @@ def play(top: Path, kind: str, way: str) -> tuple[int, int, list[str]]:
 
 def main(top: Path) -> int:
     mount(top, "size=256m")
-    told = [(kind, way, *play(top, kind, way)) for kind in ("read-only", "small", "few") for way in ("variable", "symlink")]
+    told = [
+        (kind, way, *play(top, kind, way))
+        for kind in ("read-only", "small", "few")
+        for way in ("variable", "symlink")
+    ]
     print(json.dumps(told))
     return 0
 

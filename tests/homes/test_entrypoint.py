@@ -1,6 +1,8 @@
-"""`perdure entrypoint` as PID 1 of a container: the volume is checked, signals arrive, nobody is left, the exit code is the command's.
+"""`perdure entrypoint` as PID 1 of a container: the volume is checked, signals arrive, nobody is
+left, the exit code is the command's.
 
-A container here is a user, mount and process namespace of its own with a file system for the volume: what an engine makes, without one.
+A container here is a user, mount and process namespace of its own with a file system for the
+volume: what an engine makes, without one.
 """
 
 from __future__ import annotations
@@ -22,12 +24,24 @@ import pytest
 from tests.patience import PATIENCE_S
 
 TOP = Path(__file__).parents[2]
-CONTAINER = ["unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"]
+CONTAINER = [
+    "unshare",
+    "--user",
+    "--map-root-user",
+    "--mount",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+    "sh",
+    "-c",
+]
 ENTRYPOINT = f"exec {sys.executable} -m perdure entrypoint"
 
 
 def script(top: Path, entrypoint: str, *, before: str = "") -> str:
-    """What the container runs: a volume is mounted, the home is new, and the entrypoint takes the place of the shell."""
+    """What the container runs: a volume is mounted, the home is new, and the entrypoint takes the
+    place of the shell."""
     volume = shlex.quote(str(top / "volume"))
     return f"{before or f'mount --bind {volume} {volume}'}; {entrypoint}"
 
@@ -40,23 +54,43 @@ def top(tmp_path: Path) -> Path:
 
 
 def environ(top: Path) -> dict[str, str]:
-    return {"PATH": os.environ["PATH"], "HOME": str(top / "home"), "LANG": "C.UTF-8", "PYTHONPATH": str(TOP / "src")}
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(top / "home"),
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": str(TOP / "src"),
+    }
 
 
 def run(top: Path, command: str, *words: str, before: str = "", code: int = 0) -> str:
     """The container to its end; its output."""
-    entrypoint = f"{ENTRYPOINT} --volume {top}/volume {' '.join(words)} -- sh -c {shlex.quote(command)}"
-    done = subprocess.run([*CONTAINER, script(top, entrypoint, before=before)], env=environ(top), capture_output=True, text=True)
+    entrypoint = (
+        f"{ENTRYPOINT} --volume {top}/volume {' '.join(words)} -- sh -c {shlex.quote(command)}"
+    )
+    done = subprocess.run(
+        [*CONTAINER, script(top, entrypoint, before=before)],
+        env=environ(top),
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
 @contextmanager
 def running(top: Path, command: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """The container at work, and the pid of its first process as it is seen from here. The command prints a line when it is ready."""
-    entrypoint = f"{ENTRYPOINT} --volume {top}/volume --agent claude --grace 20 -- sh -c {shlex.quote(command)}"
+    """The container at work, and the pid of its first process as it is seen from here. The command
+    prints a line when it is ready."""
+    entrypoint = (
+        f"{ENTRYPOINT} --volume {top}/volume --agent claude --grace 20 -- sh -c "
+        f"{shlex.quote(command)}"
+    )
     with subprocess.Popen(
-        [*CONTAINER, script(top, entrypoint)], env=environ(top), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*CONTAINER, script(top, entrypoint)],
+        env=environ(top),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     ) as container:
         assert container.stdout is not None
         assert container.stdout.readline() == "ready\n"
@@ -64,63 +98,102 @@ def running(top: Path, command: str) -> Iterator[tuple[subprocess.Popen[str], in
         yield container, int(child)
 
 
-def test_the_command_runs_with_the_homes_on_the_volume_and_its_exit_code_is_given(top: Path) -> None:
-    """It is not PID 1 itself, finds the variables of the homes and perdure's own places, and ends with its own code."""
-    said = run(top, 'echo "$$ $CLAUDE_CONFIG_DIR $CODEX_HOME $GEMINI_CLI_HOME $PERDURE_STATE"; ls -l "$HOME/.local/share"; exit 7', code=7)
+def test_the_command_runs_with_the_homes_on_the_volume_and_its_exit_code_is_given(
+    top: Path,
+) -> None:
+    """It is not PID 1 itself, finds the variables of the homes and perdure's own places, and ends
+    with its own code."""
+    said = run(
+        top,
+        'echo "$$ $CLAUDE_CONFIG_DIR $CODEX_HOME $GEMINI_CLI_HOME $PERDURE_STATE"; ls -l '
+        '"$HOME/.local/share"; exit 7',
+        code=7,
+    )
     pid, *places = said.split("\n")[0].split()
     assert int(pid) > 1
-    assert places == [f"{top}/volume/{name}" for name in ("homes/claude", "homes/codex", "homes/gemini", "perdure/state")]
+    assert places == [
+        f"{top}/volume/{name}"
+        for name in ("homes/claude", "homes/codex", "homes/gemini", "perdure/state")
+    ]
     assert f"opencode -> {top}/volume/homes/opencode/data/opencode" in said
 
 
 def test_what_one_container_left_the_next_one_has(top: Path) -> None:
-    """With a new home, and the same volume: files of the agents' homes and the note of them are there again."""
-    run(top, 'echo kept > "$CLAUDE_CONFIG_DIR/kept"; echo own > "$HOME/.local/share/opencode/own"', code=0)
+    """With a new home, and the same volume: files of the agents' homes and the note of them are
+    there again."""
+    run(
+        top,
+        'echo kept > "$CLAUDE_CONFIG_DIR/kept"; echo own > "$HOME/.local/share/opencode/own"',
+        code=0,
+    )
     (top / "home").rename(top / "gone")
     (top / "home").mkdir()
-    assert run(top, 'cat "$CLAUDE_CONFIG_DIR/kept" "$HOME/.local/share/opencode/own"') == "kept\nown\n"
+    assert (
+        run(top, 'cat "$CLAUDE_CONFIG_DIR/kept" "$HOME/.local/share/opencode/own"') == "kept\nown\n"
+    )
 
 
 def test_a_signal_reaches_the_command_and_its_death_by_one_is_told(top: Path) -> None:
-    """SIGTERM to PID 1 is the command's to answer; one that dies of SIGKILL gives 137; one that is not there gives 127."""
-    with running(top, "trap 'echo stopping; exit 5' TERM; echo ready; while :; do sleep 0.05; done") as (container, first):
+    """SIGTERM to PID 1 is the command's to answer; one that dies of SIGKILL gives 137; one that is
+    not there gives 127."""
+    with running(
+        top, "trap 'echo stopping; exit 5' TERM; echo ready; while :; do sleep 0.05; done"
+    ) as (container, first):
         os.kill(first, signal.SIGTERM)
         assert container.communicate(timeout=PATIENCE_S)[0] == "stopping\n"
     assert container.returncode == 5
     run(top, "kill -9 $$", code=137)
     entrypoint = f"{ENTRYPOINT} --volume {top}/volume --agent claude -- no-such-program"
-    done = subprocess.run([*CONTAINER, script(top, entrypoint)], env=environ(top), capture_output=True, text=True)
+    done = subprocess.run(
+        [*CONTAINER, script(top, entrypoint)], env=environ(top), capture_output=True, text=True
+    )
     assert (done.returncode, "cannot start no-such-program" in done.stderr) == (127, True)
 
 
 def test_orphans_are_collected_while_the_command_lives(top: Path) -> None:
     """A process whose parent ended is PID 1's, and no zombie stays of it."""
     (top / "orphan").write_text("#!/bin/sh\necho $$ > pid.new; mv pid.new pid; sleep 0.2\n")
-    waited = f"cd {top}; sh -c 'sh orphan &'; until test -e pid; do sleep 0.05; done; while test -e /proc/$(cat pid); do sleep 0.05; done"
+    waited = (
+        f"cd {top}; sh -c 'sh orphan &'; until test -e pid; do sleep 0.05; done; while test -e "
+        "/proc/$(cat pid); do sleep 0.05; done"
+    )
     assert run(top, f"{waited}; echo collected", "--agent", "claude").strip() == "collected"
 
 
 def test_what_the_command_leaves_behind_ends_in_good_order(top: Path) -> None:
-    """Its processes get SIGTERM and time to write what they have, before the container ends; their number is said."""
+    """Its processes get SIGTERM and time to write what they have, before the container ends; their
+    number is said."""
     left = f"""trap 'echo in order > {top}/order; exit' TERM; echo up > {top}/up; while :; do sleep 0.05; done"""
-    said = run(top, f"setsid sh -c {shlex.quote(left)} & until test -e {top}/up; do sleep 0.05; done", "--agent", "claude")
+    said = run(
+        top,
+        f"setsid sh -c {shlex.quote(left)} & until test -e {top}/up; do sleep 0.05; done",
+        "--agent",
+        "claude",
+    )
     assert (top / "order").read_text() == "in order\n"
     assert "had left behind" in said
 
 
 def test_nothing_starts_without_the_volume(top: Path) -> None:
-    """A directory where nothing is mounted, and another volume than the expected one, end the container with 7 and a reason."""
+    """A directory where nothing is mounted, and another volume than the expected one, end the
+    container with 7 and a reason."""
     assert "no mount point" in run(top, "touch started", before=f"cd {top}", code=7)
     run(top, "true", "--agent", "claude")
-    assert "another volume" in run(top, "touch started", "--volume-id", "0000", before=f"cd {top}", code=7)
+    assert "another volume" in run(
+        top, "touch started", "--volume-id", "0000", before=f"cd {top}", code=7
+    )
     assert not (top / "started").exists()
 
 
 def test_a_volume_that_comes_late_is_waited_for(top: Path) -> None:
     """With `--wait`, the command starts as soon as the volume is mounted."""
-    late = f"(until test -e {top}/go; do sleep 0.05; done; mount --bind {top}/volume {top}/volume) & "
+    late = (
+        f"(until test -e {top}/go; do sleep 0.05; done; mount --bind {top}/volume {top}/volume) & "
+    )
     entrypoint = f"{ENTRYPOINT} --volume {top}/volume --agent claude --wait 60 -- echo started"
-    with subprocess.Popen([*CONTAINER, late + entrypoint], env=environ(top), stdout=subprocess.PIPE, text=True) as container:
+    with subprocess.Popen(
+        [*CONTAINER, late + entrypoint], env=environ(top), stdout=subprocess.PIPE, text=True
+    ) as container:
         until = time.monotonic() + PATIENCE_S
         while b"entrypoint" not in b"".join(_commands(container.pid)):
             assert time.monotonic() < until
@@ -136,14 +209,33 @@ def _commands(pid: int) -> Iterator[bytes]:
 
 
 def test_the_line_in_the_containerfile_works_for_an_ordinary_user(top: Path) -> None:
-    """The image's own entrypoint, as uid 10001 without rights, on a volume that belongs to that user."""
+    """The image's own entrypoint, as uid 10001 without rights, on a volume that belongs to that
+    user."""
     lines = (TOP / "Containerfile").read_text().replace("\\\n", " ").split("\n")
-    told = {match[1]: match[2] for line in lines if (match := re.match(r"(ENTRYPOINT|CMD|USER|VOLUME|STOPSIGNAL) (.*)", line))}
+    told = {
+        match[1]: match[2]
+        for line in lines
+        if (match := re.match(r"(ENTRYPOINT|CMD|USER|VOLUME|STOPSIGNAL) (.*)", line))
+    }
     assert (told["USER"], told["STOPSIGNAL"], "VOLUME" in told) == ("10001:10001", "SIGTERM", False)
     assert json.loads(told["CMD"]) == ["perdure", "work"]
     words = [word.replace("/data", f"{top}/volume") for word in json.loads(told["ENTRYPOINT"])]
     assert words[0] == "perdure"
     user = "exec unshare --user --map-user=10001 --map-group=10001"
-    entrypoint = shlex.join([sys.executable, "-m", *words, "sh", "-c", "id -u; perdure_volume=$CLAUDE_CONFIG_DIR; test -w $perdure_volume"])
-    done = subprocess.run([*CONTAINER, script(top, f"{user} {entrypoint}")], env=environ(top), capture_output=True, text=True)
+    entrypoint = shlex.join(
+        [
+            sys.executable,
+            "-m",
+            *words,
+            "sh",
+            "-c",
+            "id -u; perdure_volume=$CLAUDE_CONFIG_DIR; test -w $perdure_volume",
+        ]
+    )
+    done = subprocess.run(
+        [*CONTAINER, script(top, f"{user} {entrypoint}")],
+        env=environ(top),
+        capture_output=True,
+        text=True,
+    )
     assert (done.returncode, done.stdout) == (0, "10001\n"), done.stderr

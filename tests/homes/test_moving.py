@@ -1,4 +1,5 @@
-"""Homes move to a volume and back: killed at any step nothing is lost, and what cannot be done is refused before it is begun."""
+"""Homes move to a volume and back: killed at any step nothing is lost, and what cannot be done is
+refused before it is begun."""
 
 from __future__ import annotations
 
@@ -27,21 +28,32 @@ WAYS = ("variable", "symlink")
 
 @pytest.mark.parametrize("situation", SITUATIONS)
 def test_killed_at_any_step_the_next_call_completes_it(tmp_path: Path, situation: str) -> None:
-    """At every named step of `link` and `unlink` (every fourth, but where both sides conflict, which has them all), and before every 61st
-    change of the file system: no file's bytes are ever gone. `make home-kills` does them all."""
+    """At every named step of `link` and `unlink` (every fourth, but where both sides conflict,
+    which has them all), and before every 61st change of the file system: no file's bytes are ever
+    gone. `make home-kills` does them all."""
     steps = 1 if situation == "conflict" else 4
-    done = subprocess.run(command("killing", tmp_path, "61", str(steps), situation), cwd=TOP, capture_output=True, text=True)
+    done = subprocess.run(
+        command("killing", tmp_path, "61", str(steps), situation),
+        cwd=TOP,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert int(done.stdout.split()[0]) >= {"conflict": 90, "empty": 10, "dangling": 12}.get(situation, 25)
+    assert int(done.stdout.split()[0]) >= {"conflict": 90, "empty": 10, "dangling": 12}.get(
+        situation, 25
+    )
 
 
 def test_a_volume_that_cannot_take_the_home_leaves_it_where_it_was(tmp_path: Path) -> None:
-    """Read-only, too small, or full in the middle, and killed at every step before: refused, nothing lost, and done once it is mended."""
+    """Read-only, too small, or full in the middle, and killed at every step before: refused,
+    nothing lost, and done once it is mended."""
     done = subprocess.run(command("refusing", tmp_path), cwd=TOP, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert [(code, wrong) for _, _, _, code, wrong in told] == [(7, [])] * 6
-    assert all(kills > 0 for kind, _, kills, _, _ in told if kind != "read-only")  # that one is refused before the first step
+    assert all(
+        kills > 0 for kind, _, kills, _, _ in told if kind != "read-only"
+    )  # that one is refused before the first step
 
 
 @pytest.fixture(params=WAYS)
@@ -54,33 +66,49 @@ def target(world: World) -> Path:
 
 
 def test_linked_twice_is_linked_once(world: World) -> None:
-    """The second call finds everything done: no file is written, and nothing more is moved aside."""
+    """The second call finds everything done: no file is written, and nothing more is moved
+    aside."""
     world.link()
     before = {path: path.lstat().st_mtime_ns for path in world.top.rglob("*") if path.is_file()}
     kept = kept_beside(*Remembered(world.top / "state").all())
     world.link()
     assert kept_beside(*Remembered(world.top / "state").all()) == kept
     after = {path: path.lstat().st_mtime_ns for path in world.top.rglob("*") if path.is_file()}
-    assert {path for path in before if after.get(path) != before[path]} == {world.top / "state/homes.json"}
+    assert {path for path in before if after.get(path) != before[path]} == {
+        world.top / "state/homes.json"
+    }
 
 
-def test_of_two_versions_both_are_kept_and_a_transcript_that_goes_on_keeps_its_name(tmp_path: Path) -> None:
-    """The volume's settings keep their name beside the home's; of two states of one transcript the longer one has it."""
+def test_of_two_versions_both_are_kept_and_a_transcript_that_goes_on_keeps_its_name(
+    tmp_path: Path,
+) -> None:
+    """The volume's settings keep their name beside the home's; of two states of one transcript the
+    longer one has it."""
     world = made(tmp_path / "world", "conflict", "variable")
     world.link()
     assert (target(world) / "settings.json").read_text() == '{"theirs": true}'
-    assert [path.read_text() for path in target(world).glob(f"settings.json{CONFLICT}*")] == ['{"mine": true}']
+    assert [path.read_text() for path in target(world).glob(f"settings.json{CONFLICT}*")] == [
+        '{"mine": true}'
+    ]
     assert (target(world) / "projects/-w/one.jsonl").read_text() == '{"turn": 1}\n{"turn": 2}\n'
     assert (target(world) / "projects/-x/two.jsonl").read_text() == '{"turn": "other"}\n'
     assert (target(world) / f"commands{CONFLICT}directory/a/deep.md").read_text() == "deep\n"
     assert words_in(target(world) / "store.db") == ["three"]
-    assert any("two versions" in finding.message for finding in verify(Remembered(world.top / "state").all()[0], world.environ))
+    assert any(
+        "two versions" in finding.message
+        for finding in verify(Remembered(world.top / "state").all()[0], world.environ)
+    )
 
 
 def test_what_was_written_between_a_kill_and_the_next_call_has_the_name(world: World) -> None:
-    """A home that its owner went on with after a killed call is the truth; what the killed call had brought over is kept beside it."""
+    """A home that its owner went on with after a killed call is the truth; what the killed call had
+    brought over is kept beside it."""
     steps: list[str] = []
-    died_at(lambda tell: world.link(lambda step: tell(step) if step == "durable" else None), 2, changes=False)
+    died_at(
+        lambda tell: world.link(lambda step: tell(step) if step == "durable" else None),
+        2,
+        changes=False,
+    )
     assert (target(world) / "settings.json").exists()
     (world.home / ".claude/store.db-wal").unlink()
     (world.home / ".claude/store.db").unlink()
@@ -88,14 +116,21 @@ def test_what_was_written_between_a_kill_and_the_next_call_has_the_name(world: W
     write(world.home / ".claude/settings.json", '{"newer": true}')
     world.link(steps.append)
     assert (target(world) / "settings.json").read_text() == '{"newer": true}'
-    assert [path.read_text() for path in target(world).glob(f"settings.json{CONFLICT}*")] == ['{"mine": true}']
+    assert [path.read_text() for path in target(world).glob(f"settings.json{CONFLICT}*")] == [
+        '{"mine": true}'
+    ]
     assert words_in(target(world) / "store.db") == ["one", "two", "three"]
-    (older,) = [path for path in target(world).glob(f"store.db{CONFLICT}*") if path.suffix[-4:] not in ("-wal", "-shm")]
+    (older,) = [
+        path
+        for path in target(world).glob(f"store.db{CONFLICT}*")
+        if path.suffix[-4:] not in ("-wal", "-shm")
+    ]
     assert words_in(older) == ["one", "two"]
 
 
 def test_everything_comes_back_with_what_was_written_meanwhile(world: World) -> None:
-    """After `unlink` the home has its files, those made on the volume too, with rights and times; the file beside it is beside it again."""
+    """After `unlink` the home has its files, those made on the volume too, with rights and times;
+    the file beside it is beside it again."""
     old = world.home / ".claude/projects/-w/one.jsonl"
     old.chmod(0o600)
     os.utime(old, ns=(10**18, 10**18))
@@ -114,12 +149,16 @@ def test_everything_comes_back_with_what_was_written_meanwhile(world: World) -> 
 
 
 def test_a_home_that_somebody_made_at_the_old_place_is_taken_in(tmp_path: Path) -> None:
-    """A program that did not follow the variable began a home anew: its files come to the volume, which keeps its own versions."""
+    """A program that did not follow the variable began a home anew: its files come to the volume,
+    which keeps its own versions."""
     world = made(tmp_path / "world", "full", "variable")
     world.link()
     write(world.home / ".claude/projects/-y/stray.jsonl", "stray\n")
     write(world.home / ".claude/settings.json", "{}")
-    assert any("another home" in finding.message for finding in verify(Remembered(world.top / "state").all()[0], world.environ))
+    assert any(
+        "another home" in finding.message
+        for finding in verify(Remembered(world.top / "state").all()[0], world.environ)
+    )
     world.link()
     assert (target(world) / "projects/-y/stray.jsonl").read_text() == "stray\n"
     assert (target(world) / "settings.json").read_text() == '{"mine": true}'
@@ -127,7 +166,8 @@ def test_a_home_that_somebody_made_at_the_old_place_is_taken_in(tmp_path: Path) 
 
 
 def test_links_lead_where_they_led(world: World) -> None:
-    """A link within the home leads to the copy; one that leads out of it leads there from the volume too; pipes stay and are named."""
+    """A link within the home leads to the copy; one that leads out of it leads there from the
+    volume too; pipes stay and are named."""
     (world.home / "dotfiles").mkdir()
     write(world.home / "dotfiles/CLAUDE.md", "mine\n")
     (world.home / ".claude/CLAUDE.md").symlink_to("../dotfiles/CLAUDE.md")
@@ -157,8 +197,12 @@ def test_a_hostile_volume_leads_nowhere(world: World) -> None:
 
 @pytest.mark.parametrize("where", ["home", "volume"])
 def test_nothing_moves_while_somebody_has_a_file_of_it_open(world: World, where: str) -> None:
-    """A process with an open file, in the old place or on the volume, is named with its id, and everything stays."""
-    opened = {"home": world.home / ".claude/settings.json", "volume": target(world) / "projects/-x/two.jsonl"}[where]
+    """A process with an open file, in the old place or on the volume, is named with its id, and
+    everything stays."""
+    opened = {
+        "home": world.home / ".claude/settings.json",
+        "volume": target(world) / "projects/-x/two.jsonl",
+    }[where]
     with opened.open("rb") as file, subprocess.Popen(["sleep", "60"], stdin=file) as sleeper:
         with pytest.raises(Conflict, match=f"process {sleeper.pid} has {opened} open"):
             world.link()
@@ -169,11 +213,18 @@ def test_nothing_moves_while_somebody_has_a_file_of_it_open(world: World, where:
 
 
 def test_nothing_moves_while_an_agent_lives_in_it(world: World) -> None:
-    """A process of the agent with this home in its environment is seen though it has nothing open; one of another home is not meant."""
+    """A process of the agent with this home in its environment is seen though it has nothing open;
+    one of another home is not meant."""
     program = world.top / "claude"
     program.symlink_to(shutil.which("sleep") or "/bin/sleep")
-    here, elsewhere = {"HOME": str(world.home)}, {"HOME": str(world.home), "CLAUDE_CONFIG_DIR": str(world.top / "other")}
-    with subprocess.Popen([program, "60"], env=elsewhere) as other, subprocess.Popen([program, "60"], env=here) as agent:
+    here, elsewhere = (
+        {"HOME": str(world.home)},
+        {"HOME": str(world.home), "CLAUDE_CONFIG_DIR": str(world.top / "other")},
+    )
+    with (
+        subprocess.Popen([program, "60"], env=elsewhere) as other,
+        subprocess.Popen([program, "60"], env=here) as agent,
+    ):
         with pytest.raises(Conflict, match=f"process {agent.pid} is claude"):
             world.link()
         agent.kill()
@@ -191,7 +242,8 @@ def test_nothing_moves_while_an_attempt_starts(world: World) -> None:
 
 
 def test_a_link_that_is_gone_is_found_out_before_an_attempt(world: World) -> None:
-    """With the home wiped and not linked again, a home by symlink is refused; one by variable needs no link."""
+    """With the home wiped and not linked again, a home by symlink is refused; one by variable needs
+    no link."""
     world.link()
     shutil.rmtree(world.home)
     world.home.mkdir()
@@ -206,7 +258,8 @@ def test_a_link_that_is_gone_is_found_out_before_an_attempt(world: World) -> Non
 
 
 def test_a_volume_must_be_the_one_and_be_there(world: World) -> None:
-    """Unmounted, exchanged, read-only or never begun: each is refused with what is wrong, also when an attempt is to start."""
+    """Unmounted, exchanged, read-only or never begun: each is refused with what is wrong, also when
+    an attempt is to start."""
     with pytest.raises(WorkspaceError, match="no mount point"):
         volume_at(world.volume, make=True)
     world.link()
@@ -228,11 +281,14 @@ def test_a_volume_must_be_the_one_and_be_there(world: World) -> None:
 
 
 def test_the_environment_follows_the_note_and_the_user_goes_before_it(tmp_path: Path) -> None:
-    """What a driver is asked with changes as soon as a home was linked; a variable that the user set to another place stands."""
+    """What a driver is asked with changes as soon as a home was linked; a variable that the user
+    set to another place stands."""
     world = made(tmp_path / "world", "full", "variable")
     seen = environment(world.top / "state", world.environ)
     own = environment(world.top / "state", {**world.environ, "CLAUDE_CONFIG_DIR": "/elsewhere"})
-    former = environment(world.top / "state", {**world.environ, "CLAUDE_CONFIG_DIR": f"{world.home}/.claude/"})
+    former = environment(
+        world.top / "state", {**world.environ, "CLAUDE_CONFIG_DIR": f"{world.home}/.claude/"}
+    )
     assert "CLAUDE_CONFIG_DIR" not in seen
     world.link()
     assert seen["CLAUDE_CONFIG_DIR"] == former["CLAUDE_CONFIG_DIR"] == str(target(world))
@@ -242,17 +298,23 @@ def test_the_environment_follows_the_note_and_the_user_goes_before_it(tmp_path: 
 
 
 def test_places_that_lie_in_one_another_are_refused(tmp_path: Path) -> None:
-    """A volume within the home, and a home that leads to the volume's own directory by another path, are not moved into themselves."""
+    """A volume within the home, and a home that leads to the volume's own directory by another
+    path, are not moved into themselves."""
     world = made(tmp_path / "world", "full", "variable")
     inside = world.home / ".claude/volume"
     inside.mkdir()
-    call = Linking(volume=volume_at(inside, make=True, new=True), state=world.top / "state", environ=world.environ)
+    call = Linking(
+        volume=volume_at(inside, make=True, new=True),
+        state=world.top / "state",
+        environ=world.environ,
+    )
     with pytest.raises(Conflict, match="lie in one another"):
         call.link("claude", HOMES["claude"])
 
 
 def test_an_index_that_names_another_place_is_set_aside(tmp_path: Path) -> None:
-    """Codex's index stays behind at every move, and is set aside where the volume is found under another path."""
+    """Codex's index stays behind at every move, and is set aside where the volume is found under
+    another path."""
     home, state = tmp_path / "home", tmp_path / "state"
     write(home / ".codex/sessions/2026/01/01/rollout-x.jsonl", "{}\n")
     write(home / ".codex/state_5.sqlite", "old paths")
@@ -260,7 +322,9 @@ def test_an_index_that_names_another_place_is_set_aside(tmp_path: Path) -> None:
     volume.mkdir()
 
     def link() -> None:
-        call = Linking(volume=volume_at(volume, make=True, new=True), state=state, environ={"HOME": str(home)})
+        call = Linking(
+            volume=volume_at(volume, make=True, new=True), state=state, environ={"HOME": str(home)}
+        )
         call.link("codex", HOMES["codex"])
 
     link()
@@ -271,7 +335,9 @@ def test_an_index_that_names_another_place_is_set_aside(tmp_path: Path) -> None:
     volume.rename(tmp_path / "elsewhere")
     volume, state = tmp_path / "elsewhere", tmp_path / "another-state"
     link()
-    assert [path.read_text() for path in (volume / "homes/codex").glob("state_5*")] == ["these paths"]
+    assert [path.read_text() for path in (volume / "homes/codex").glob("state_5*")] == [
+        "these paths"
+    ]
     assert not (volume / "homes/codex/state_5.sqlite").exists()
 
 
@@ -279,7 +345,10 @@ def test_a_dry_run_changes_nothing(world: World) -> None:
     """It says what would be copied, and no file, directory or note is made."""
     before = sorted(world.top.rglob("*"))
     call = Linking(
-        volume=volume_at(world.volume, make=True, new=True, dry_run=True), state=world.top / "state", environ=world.environ, dry_run=True
+        volume=volume_at(world.volume, make=True, new=True, dry_run=True),
+        state=world.top / "state",
+        environ=world.environ,
+        dry_run=True,
     )
     (moved,) = call.link("claude", HOMES["claude"])
     assert moved.taken.files == 7
@@ -287,11 +356,14 @@ def test_a_dry_run_changes_nothing(world: World) -> None:
 
 
 def test_the_command_refuses_what_it_cannot_do(tmp_path: Path) -> None:
-    """Without a volume 2, an agent that nobody knows 5, a directory that is no volume 7; and verify says 7 when the volume is gone."""
+    """Without a volume 2, an agent that nobody knows 5, a directory that is no volume 7; and verify
+    says 7 when the volume is gone."""
     environ = {**os.environ, "HOME": str(tmp_path / "home"), "PYTHONPATH": str(TOP / "src")}
 
     def perdure(*words: str) -> int:
-        return subprocess.run([sys.executable, "-m", "perdure", "home", *words], env=environ, capture_output=True).returncode
+        return subprocess.run(
+            [sys.executable, "-m", "perdure", "home", *words], env=environ, capture_output=True
+        ).returncode
 
     (tmp_path / "home").mkdir()
     volume = tmp_path / "volume"
@@ -307,13 +379,17 @@ def test_the_command_refuses_what_it_cannot_do(tmp_path: Path) -> None:
 
 
 def test_an_environment_that_is_copied_while_a_home_is_unlinked(tmp_path: Path) -> None:
-    """Whoever copies the environment in the moment of a link or an unlink has it with the home's variable or without; a pool that looked
-    just then ended with a KeyError."""
+    """Whoever copies the environment in the moment of a link or an unlink has it with the home's
+    variable or without; a pool that looked just then ended with a KeyError."""
     home = Linked(
         agent="claude", name="claude", volume="/v", volume_id="i", target="/v/claude", place="/h/.claude", way="variable",
         variable="CLAUDE_CONFIG_DIR", value="/v/claude", was="/h/.claude",
     )  # fmt: skip
-    note, environ, over = Remembered(tmp_path), environment(tmp_path, {"HOME": "/h", "PATH": "/bin"}), threading.Event()
+    note, environ, over = (
+        Remembered(tmp_path),
+        environment(tmp_path, {"HOME": "/h", "PATH": "/bin"}),
+        threading.Event(),
+    )
 
     def move() -> None:
         for _ in range(200):
@@ -327,5 +403,7 @@ def test_an_environment_that_is_copied_while_a_home_is_unlinked(tmp_path: Path) 
     while not over.is_set():
         found.add(json.dumps({**environ}, sort_keys=True))
     moving.join()
-    assert {each.replace('"CLAUDE_CONFIG_DIR": "/v/claude", ', "") for each in found} == {'{"HOME": "/h", "PATH": "/bin"}'}
+    assert {each.replace('"CLAUDE_CONFIG_DIR": "/v/claude", ', "") for each in found} == {
+        '{"HOME": "/h", "PATH": "/bin"}'
+    }
     assert "CLAUDE_CONFIG_DIR" not in environ

@@ -1,4 +1,5 @@
-"""`python -m tests.hosts database|holders|all N`: so many trials of a kind; prints the counts, exit code 1 if a promise did not hold.
+"""`python -m tests.hosts database|holders|all N`: so many trials of a kind; prints the counts, exit
+code 1 if a promise did not hold.
 
 `all N`: N/2 troubles of the database (F8), N of those who hold a lease (F10).
 """
@@ -22,12 +23,23 @@ def main(words: list[str]) -> int:
         return max(main(["database", str(max(count // 2, 1))]), main(["holders", str(count)]))
     if kind == "database":
         with running(**database.SERVER) as server:
-            return _summary("F8", [_one(database.trial, server, database.KINDS, seed) for seed in range(count)])
+            return _summary(
+                "F8", [_one(database.trial, server, database.KINDS, seed) for seed in range(count)]
+            )
     with running(max_connections="200") as server, ThreadPoolExecutor(AT_ONCE) as pool:
-        return _summary("F10", list(pool.map(lambda seed: _one(holders.trial, server, holders.KINDS, seed), range(count))))
+        return _summary(
+            "F10",
+            list(
+                pool.map(
+                    lambda seed: _one(holders.trial, server, holders.KINDS, seed), range(count)
+                )
+            ),
+        )
 
 
-def _one(trial: Callable[[Server, str, int], list[str]], server: Server, kinds: Sequence[str], seed: int) -> tuple[str, bool]:
+def _one(
+    trial: Callable[[Server, str, int], list[str]], server: Server, kinds: Sequence[str], seed: int
+) -> tuple[str, bool]:
     kind = kinds[seed % len(kinds)]
     wrong = trial(server, kind, seed)
     for sentence in wrong:
@@ -36,7 +48,10 @@ def _one(trial: Callable[[Server, str, int], list[str]], server: Server, kinds: 
 
 
 def _summary(name: str, results: list[tuple[str, bool]]) -> int:
-    made, bad = Counter(kind for kind, _ in results), Counter(kind for kind, wrong in results if wrong)
+    made, bad = (
+        Counter(kind for kind, _ in results),
+        Counter(kind for kind, wrong in results if wrong),
+    )
     for kind in made:
         print(f"{name}  {kind:34} {made[kind]:5} trials  {bad[kind]:3} violations")
     print(f"{name}  {'all':34} {made.total():5} trials  {bad.total():3} violations")

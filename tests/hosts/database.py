@@ -1,7 +1,9 @@
-"""F8: a server that restarts, is killed, loses connections in the middle of a COMMIT, has none left, or reports serialization failures.
+"""F8: a server that restarts, is killed, loses connections in the middle of a COMMIT, has none
+left, or reports serialization failures.
 
-Four writers of one trial do to runs of their own, each known by its key, what a host does in an attempt. Every call must come back as if
-nothing had happened, and at the end each key has exactly one run, one attempt, one outcome, and each event stands there once.
+Four writers of one trial do to runs of their own, each known by its key, what a host does in an
+attempt. Every call must come back as if nothing had happened, and at the end each key has exactly
+one run, one attempt, one outcome, and each event stands there once.
 """
 
 from __future__ import annotations
@@ -38,11 +40,20 @@ MOST = 24
 SERVER = {**DURABLE, "max_connections": str(MOST), "superuser_reserved_connections": "2"}
 FAILED = "(xact_rollback > 0 OR sessions_killed > 0)"
 """By pg_stat_database: a trial that met no trouble shows nothing."""
-KINDS = ("cut before COMMIT", "cut after COMMIT", "restart", "kill -9", "sessions ended", "no connection left", "serializable")
+KINDS = (
+    "cut before COMMIT",
+    "cut after COMMIT",
+    "restart",
+    "kill -9",
+    "sessions ended",
+    "no connection left",
+    "serializable",
+)
 
 
 def trial(server: Server, kind: str, seed: int) -> list[str]:
-    """One database, one kind of trouble at a random moment. Returns what was promised and did not hold."""
+    """One database, one kind of trouble at a random moment. Returns what was promised and did not
+    hold."""
     dice = random.Random(seed)
     url, proxy = server.database(), Proxy(server.port)
     name = url.rpartition("/")[2]
@@ -55,7 +66,11 @@ def trial(server: Server, kind: str, seed: int) -> list[str]:
         begun.wait()
         time.sleep(dice.uniform(0, 0.15))
         _trouble(server, proxy, kind, dice)
-        wrong = [f"a call failed: {error}" for writer in writers if (error := writer.exception()) is not None]
+        wrong = [
+            f"a call failed: {error}"
+            for writer in writers
+            if (error := writer.exception()) is not None
+        ]
     if kind.startswith("cut") and not proxy.cuts:
         wrong.append("no connection was cut")
     if kind in ("sessions ended", "serializable") and not server.ask(
@@ -79,7 +94,10 @@ def _trouble(server: Server, proxy: Proxy, kind: str, dice: random.Random) -> No
             server.start()
         case "sessions ended":
             for _ in range(8):
-                server.ask("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'perdure' AND random() < 0.3")
+                server.ask(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name "
+                    "= 'perdure' AND random() < 0.3"
+                )
                 time.sleep(dice.uniform(0.02, 0.1))
         case "no connection left":
             taken = []
@@ -88,7 +106,11 @@ def _trouble(server: Server, proxy: Proxy, kind: str, dice: random.Random) -> No
                     taken.append(psycopg.connect(server.url()))
                 except psycopg.OperationalError:
                     break
-            server.ask("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'perdure'", by=taken[0])
+            server.ask(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = "
+                "'perdure'",
+                by=taken[0],
+            )
             time.sleep(dice.uniform(0.1, 0.5))
             for connection in taken:
                 connection.close()
@@ -109,14 +131,17 @@ def _write(url: str, writer: str, begun: threading.Barrier) -> None:
         for line in range(4):
             _told(store.record, claim, [Said(text=f"{line}")])
             _told(store.renew, claim, 60.0)
-        ending = Ending(outcome=Outcome(kind=OutcomeKind.SUCCEEDED), decision=Decision(state=RunState.SUCCEEDED))
+        ending = Ending(
+            outcome=Outcome(kind=OutcomeKind.SUCCEEDED), decision=Decision(state=RunState.SUCCEEDED)
+        )
         assert _told(store.finish, claim, ending).state is RunState.SUCCEEDED
     store.close()
 
 
 def _told(call: Callable[..., T], *words: Any) -> T:
-    """What a call gives. One that gave up because no server was there, for longer than it is patient, is made again: it said that nothing
-    was stored, and if that was wrong, it is there twice now."""
+    """What a call gives. One that gave up because no server was there, for longer than it is
+    patient, is made again: it said that nothing was stored, and if that was wrong, it is there
+    twice now."""
     for _ in range(20):
         try:
             return call(*words)
@@ -129,12 +154,22 @@ def _told(call: Callable[..., T], *words: Any) -> T:
 def _looked(store: SqlStore) -> list[str]:
     wrong = store.problems()
     rows = store.find(limit=1000)
-    if Counter(row.name for row in rows) != Counter(f"run-{writer}-{number}" for writer in range(WRITERS) for number in range(KEYS)):
+    if Counter(row.name for row in rows) != Counter(
+        f"run-{writer}-{number}" for writer in range(WRITERS) for number in range(KEYS)
+    ):
         wrong.append(f"not one run for each key: {sorted(row.name for row in rows)}")
     for row in rows:
         events = [record.event for record in store.history(row.id)]
         said = [event.text for event in events if isinstance(event, Said)]
         ends = sum(isinstance(event, AttemptEnded) for event in events)
-        if row.state is not RunState.SUCCEEDED or said != ["0", "1", "2", "3"] or ends != 1 or len(store.attempts(row.id)) != 1:
-            wrong.append(f"{row.name}: {row.state}, said {said}, {ends} ends, {len(store.attempts(row.id))} attempts")
+        if (
+            row.state is not RunState.SUCCEEDED
+            or said != ["0", "1", "2", "3"]
+            or ends != 1
+            or len(store.attempts(row.id)) != 1
+        ):
+            wrong.append(
+                f"{row.name}: {row.state}, said {said}, {ends} ends, {len(store.attempts(row.id))} "
+                "attempts"
+            )
     return wrong

@@ -1,7 +1,8 @@
-"""A host that holds an attempt, for F10: it starts an agent under its shim, keeps the lease, and writes events as fast as it is let.
+"""A host that holds an attempt, for F10: it starts an agent under its shim, keeps the lease, and
+writes events as fast as it is let.
 
-argv: URL, state directory, lease. Prints `held ATTEMPT MARK` when the agent runs, `said N` after each event that was acknowledged,
-`refused` when the fence refused one, and ends.
+argv: URL, state directory, lease. Prints `held ATTEMPT MARK` when the agent runs, `said N` after
+each event that was acknowledged, `refused` when the fence refused one, and ends.
 """
 
 from __future__ import annotations
@@ -19,13 +20,25 @@ from perdure.events import Said
 from perdure.model import Command
 from perdure.wiring import open_engine
 
-AGENT = "trap 'echo asked; exit 0' TERM; (trap '' TERM; while :; do sleep 0.05; done) & while :; do echo at work; sleep 0.05; done"
+AGENT = (
+    "trap 'echo asked; exit 0' TERM; (trap '' TERM; while :; do sleep 0.05; done) & while :; do "
+    "echo at work; sleep 0.05; done"
+)
 """A program that ends when it is asked to, and leaves one behind that does not."""
 
 
 def main(url: str, state: str, lease: str) -> None:
-    environ = {"PERDURE_DATABASE": url, "PERDURE_STATE": state, "PERDURE_LEASE": lease, "HOME": state, "PATH": os.environ["PATH"]}
-    engine = open_engine(load({**environ, "PERDURE_DISK_BALLAST": "0", "PERDURE_ROOT": f"{state}/root"}, Path("/")), environ)
+    environ = {
+        "PERDURE_DATABASE": url,
+        "PERDURE_STATE": state,
+        "PERDURE_LEASE": lease,
+        "HOME": state,
+        "PATH": os.environ["PATH"],
+    }
+    engine = open_engine(
+        load({**environ, "PERDURE_DISK_BALLAST": "0", "PERDURE_ROOT": f"{state}/root"}, Path("/")),
+        environ,
+    )
     claim = engine.store.claim(engine.worker, engine.lease_s)
     assert claim is not None
     directory, mark = engine.attempt_directory(claim), f"{claim.run.id}.{claim.attempt}"
@@ -33,7 +46,15 @@ def main(url: str, state: str, lease: str) -> None:
         with beating(engine, claim):
             beat(engine, claim)
             command = Command(argv=("sh", "-c", AGENT), stdin=b"")
-            process.start(command, directory=directory, cwd=Path("/"), env=environ, mark=mark, deadline_s=0, grace_s=engine.grace_s)
+            process.start(
+                command,
+                directory=directory,
+                cwd=Path("/"),
+                env=environ,
+                mark=mark,
+                deadline_s=0,
+                grace_s=engine.grace_s,
+            )
             tell(f"held {claim.attempt} {mark}")
             number = 0
             while True:

@@ -1,8 +1,9 @@
-"""F10: two hosts, and the one that holds the lease is stopped, killed, cut off from the database, or stopped together with its shim.
+"""F10: two hosts, and the one that holds the lease is stopped, killed, cut off from the database,
+or stopped together with its shim.
 
-The other host takes the attempt over when the lease has run out by the database's clock. By then nothing of the first one's agent may live,
-and whatever the first host writes from then on must be refused. Where the shim is stopped too, nobody ends the agent: then the fence alone
-must hold.
+The other host takes the attempt over when the lease has run out by the database's clock. By then
+nothing of the first one's agent may live, and whatever the first host writes from then on must be
+refused. Where the shim is stopped too, nobody ends the agent: then the fence alone must hold.
 """
 
 from __future__ import annotations
@@ -33,7 +34,13 @@ from tests.patience import PATIENCE_S
 from tests.servers.postgres import Server
 from tests.servers.proxy import Proxy
 
-KINDS = ("supervisor stopped", "supervisor killed", "cut off", "supervisor and shim stopped", "shim killed, supervisor stopped")
+KINDS = (
+    "supervisor stopped",
+    "supervisor killed",
+    "cut off",
+    "supervisor and shim stopped",
+    "shim killed, supervisor stopped",
+)
 FENCE_ONLY = ("supervisor and shim stopped", "shim killed, supervisor stopped")
 """Here nobody is left on the host who could end the agent."""
 LEASE_S = 4
@@ -45,7 +52,10 @@ def trial(server: Server, kind: str, seed: int) -> list[str]:
     dice = random.Random(seed)
     url, proxy = server.database(migrated=True), Proxy(server.port)
     through = server.url(url.rpartition("/")[2], port=proxy.port) if kind == "cut off" else url
-    with tempfile.TemporaryDirectory(prefix="ph", ignore_cleanup_errors=True) as top, closing(proxy):
+    with (
+        tempfile.TemporaryDirectory(prefix="ph", ignore_cleanup_errors=True) as top,
+        closing(proxy),
+    ):
         run_id = uuid.uuid4().hex  # by which its processes are known, among those of other trials
         with closing(stores.open(url)) as store:
             store.add(TaskSpec(prompt="x"), run_id, "the-run", place("p"))
@@ -73,7 +83,9 @@ def trial(server: Server, kind: str, seed: int) -> list[str]:
         return wrong
 
 
-def _trouble(kind: str, holder: subprocess.Popen[str], shim: process.Process | None, proxy: Proxy) -> None:
+def _trouble(
+    kind: str, holder: subprocess.Popen[str], shim: process.Process | None, proxy: Proxy
+) -> None:
     assert shim is not None and shim.shim is not None
     if kind == "cut off":
         proxy.stall()
@@ -85,8 +97,18 @@ def _trouble(kind: str, holder: subprocess.Popen[str], shim: process.Process | N
 
 def _overtaken(url: str, state: Path, kind: str, mark: str, directory: Path) -> list[str]:
     """What the other host finds when it may take over, and what it makes of it."""
-    environ = {"PERDURE_DATABASE": url, "PERDURE_STATE": str(state), "PERDURE_LEASE": f"{LEASE_S}s", "HOME": str(state)}
-    own = {**environ, "PATH": os.environ["PATH"], "PERDURE_ROOT": f"{state}/root", "PERDURE_DISK_BALLAST": "0"}
+    environ = {
+        "PERDURE_DATABASE": url,
+        "PERDURE_STATE": str(state),
+        "PERDURE_LEASE": f"{LEASE_S}s",
+        "HOME": str(state),
+    }
+    own = {
+        **environ,
+        "PATH": os.environ["PATH"],
+        "PERDURE_ROOT": f"{state}/root",
+        "PERDURE_DISK_BALLAST": "0",
+    }
     engine = open_engine(load(own, Path("/")), own)
     wrong = []
     with closing(engine.store):
@@ -111,7 +133,8 @@ def _overtaken(url: str, state: Path, kind: str, mark: str, directory: Path) -> 
 
 
 def _refused(url: str, kind: str, holder: subprocess.Popen[str]) -> list[str]:
-    """The late host awakes: all that it wrote before is there, and nothing that it wants to write now."""
+    """The late host awakes: all that it wrote before is there, and nothing that it wants to write
+    now."""
     if holder.poll() is None and kind not in ("supervisor killed", "cut off"):
         holder.send_signal(signal.SIGCONT)
         out, err = holder.communicate(timeout=PATIENCE_S)
@@ -124,7 +147,9 @@ def _refused(url: str, kind: str, holder: subprocess.Popen[str]) -> list[str]:
     with closing(stores.open(url)) as store:
         records = store.history(store.get("the-run").id, limit=100_000)
     adopted = next(record.seq for record in records if isinstance(record.event, AttemptAdopted))
-    if late := [record for record in records if record.seq > adopted and isinstance(record.event, Said)]:
+    if late := [
+        record for record in records if record.seq > adopted and isinstance(record.event, Said)
+    ]:
         wrong.append(f"{len(late)} events of the late host were stored after the takeover")
     said = {record.event.text for record in records if isinstance(record.event, Said)}
     if lost := {line.split()[1] for line in out.splitlines() if line.startswith("said")} - said:

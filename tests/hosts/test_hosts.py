@@ -20,12 +20,14 @@ def server() -> Iterator[Server]:
 
 @pytest.mark.parametrize("kind", database.KINDS)
 def test_a_server_in_trouble_loses_and_doubles_nothing(server: Server, kind: str) -> None:
-    """Four writers through a restart, a kill, a cut COMMIT, no connections, failed transactions: one outcome for each key (F8)."""
+    """Four writers through a restart, a kill, a cut COMMIT, no connections, failed transactions:
+    one outcome for each key (F8)."""
     assert database.trial(server, kind, seed=7) == []
 
 
 def test_who_lost_the_lease_is_ended_and_refused(postgres: Server) -> None:
-    """Stopped, killed, or cut off: the agent is gone before the takeover, and no later write is stored; the fence alone does that (F10)."""
+    """Stopped, killed, or cut off: the agent is gone before the takeover, and no later write is
+    stored; the fence alone does that (F10)."""
     with ThreadPoolExecutor(len(holders.KINDS)) as pool:
         wrong = list(pool.map(lambda kind: holders.trial(postgres, kind, seed=7), holders.KINDS))
     assert wrong == [[] for _ in holders.KINDS]

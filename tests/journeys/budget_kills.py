@@ -1,15 +1,17 @@
-"""Whether a budget holds while everything is killed: random kills over Claude Code and Codex, judged by the model server's own record.
-`make budget-kills N=200`.
+"""Whether a budget holds while everything is killed: random kills over Claude Code and Codex,
+judged by the model server's own record. `make budget-kills N=200`.
 
-One trial: a task of many replies, each at a price, under a budget that is spent before they are all given. After a
-random request something is killed with SIGKILL: the agent, its shim, the supervisor, supervisor and agent, or everything; then `perdure
-retry`, and the next kill. The last attempt runs undisturbed. What the server has reported as used, priced by the list, is compared with
-what perdure says: over all trials they may differ by 5 %, and no run may spend more than its budget and one reply, as far as perdure
-can know of it. What it cannot: a reply that the server has begun when its reader is killed, before it was written down anywhere; and what
-an agent does while nobody supervises it (Claude Code keeps its own limit then). Both are counted, and shown.
+One trial: a task of many replies, each at a price, under a budget that is spent before they are all
+given. After a random request something is killed with SIGKILL: the agent, its shim, the supervisor,
+supervisor and agent, or everything; then `perdure retry`, and the next kill. The last attempt runs
+undisturbed. What the server has reported as used, priced by the list, is compared with what perdure
+says: over all trials they may differ by 5 %, and no run may spend more than its budget and one
+reply, as far as perdure can know of it. What it cannot: a reply that the server has begun when its
+reader is killed, before it was written down anywhere; and what an agent does while nobody
+supervises it (Claude Code keeps its own limit then). Both are counted, and shown.
 
-A server reports the input of a reply when the reply begins (Anthropic) or all of it when it ends (OpenAI); a reply that is cut off
-before has no figure in its record either.
+A server reports the input of a reply when the reply begins (Anthropic) or all of it when it ends
+(OpenAI); a reply that is cut off before has no figure in its record either.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ REPLIES = 16
 KILLS = 6
 """At most, in one trial."""
 REQUESTS, LATEST_S = 3, 1.0
-"""A kill comes after so many more requests at most, and up to so many seconds later: a busy machine kills in the same places."""
+"""A kill comes after so many more requests at most, and up to so many seconds later: a busy machine
+kills in the same places."""
 CLOSE = 0.05
 """The part by which perdure's figure may differ from the server's."""
 
@@ -54,7 +57,8 @@ class Spent:
 
 
 def spent(rehearsal: Rehearsal) -> Spent:
-    """Return what the server's record says, priced by the list. Anthropic tells the cached part of the input beside it."""
+    """Return what the server's record says, priced by the list. Anthropic tells the cached part of
+    the input beside it."""
     total, prices = Usage(), [0.0]
     models = {request.number: (request.dialect, request.model) for request in rehearsal.everything}
     for number, tokens in rehearsal.reported.items():
@@ -95,8 +99,15 @@ def script(dice: random.Random) -> str:
     """A task whose replies all call a tool, with texts that take their time."""
     replies = []
     for number in range(REPLIES):
-        counts = f"usage in={dice.randrange(20_000, 90_000)} out={dice.randrange(300, 4000)} cached={dice.randrange(0, 20_000)}"
-        act = f"run echo {number} >> work.txt; sleep {dice.choice(('0.1', '0.4'))}" if number < REPLIES - 1 else "say All of it is done."
+        counts = (
+            f"usage in={dice.randrange(20_000, 90_000)} out={dice.randrange(300, 4000)} "
+            f"cached={dice.randrange(0, 20_000)}"
+        )
+        act = (
+            f"run echo {number} >> work.txt; sleep {dice.choice(('0.1', '0.4'))}"
+            if number < REPLIES - 1
+            else "say All of it is done."
+        )
         replies.append(f"{counts}\nslow {dice.choice(('0.1', '0.5'))}\nsay Step {number}.\n{act}")
     return "by history\n" + "\n---\n".join(replies) + "\n"
 
@@ -118,23 +129,56 @@ def trial(seed: int, agent: str) -> Trial:
     result.by_server, result.dearest = reported.usd, reported.dearest
     allowed = result.budget + result.dearest * (1 + result.unattended)
     if result.by_perdure > allowed:
-        sums = f"${result.by_perdure:.2f} of ${result.budget:.2f}, ${result.by_server:.2f} by the server"
-        result.wrong.append(f"overspent: {sums}; the dearest reply cost ${result.dearest:.2f}, {result.unattended} came unattended")
+        sums = (
+            f"${result.by_perdure:.2f} of ${result.budget:.2f}, ${result.by_server:.2f} by the "
+            "server"
+        )
+        result.wrong.append(
+            f"overspent: {sums}; the dearest reply cost ${result.dearest:.2f}, {result.unattended} "
+            "came unattended"
+        )
     shutil.rmtree(directory, ignore_errors=True)
     return result
 
 
 def _play(stage: Stage, result: Trial, dice: random.Random) -> None:
-    words = ("--json", "--attempts", "1", "--budget-usd", str(result.budget), "--model", MODELS[stage.agent])
-    begin = ("run", "--name", "task", "--permissions", "full", "--agent", stage.agent, *words, "Do all of it.")
+    words = (
+        "--json",
+        "--attempts",
+        "1",
+        "--budget-usd",
+        str(result.budget),
+        "--model",
+        MODELS[stage.agent],
+    )
+    begin = (
+        "run",
+        "--name",
+        "task",
+        "--permissions",
+        "full",
+        "--agent",
+        stage.agent,
+        *words,
+        "Do all of it.",
+    )
     killed: list[int] = []
     for number in range(KILLS + 1):
         accepted = stage.perdure("show", "task", "--json").code == 0
         started = stage.start(*(("retry", "task", "--json") if accepted else begin))
         if number < KILLS:
-            victim, requests, after_s = dice.choice(VICTIMS), dice.randint(0, REQUESTS), dice.uniform(0.0, LATEST_S)
+            victim, requests, after_s = (
+                dice.choice(VICTIMS),
+                dice.randint(0, REQUESTS),
+                dice.uniform(0.0, LATEST_S),
+            )
             wanted = len(stage.rehearsal.requests) + requests
-            stage.until(lambda: started.poll() is not None or len(stage.rehearsal.requests) >= wanted, "the moment of the kill")  # noqa: B023
+            stage.until(
+                lambda started=started, wanted=wanted: (
+                    started.poll() is not None or len(stage.rehearsal.requests) >= wanted
+                ),
+                "the moment of the kill",
+            )
             time.sleep(after_s)
             if started.poll() is None:
                 strike(stage, victim, started)
@@ -148,13 +192,19 @@ def _play(stage: Stage, result: Trial, dice: random.Random) -> None:
 
 
 def _unattended(stage: Stage, killed: list[int]) -> int:
-    """How many requests came between a kill and the moment when somebody followed the agent again."""
+    """How many requests came between a kill and the moment when somebody followed the agent
+    again."""
     if stage.agent == "claude":
         return 0
-    records = [json.loads(line) for line in stage.perdure("logs", "task", "--json").out.splitlines()]
+    records = [
+        json.loads(line) for line in stage.perdure("logs", "task", "--json").out.splitlines()
+    ]
     adopted = [record["at"] for record in records if record["event"]["kind"] == "attempt_adopted"]
     gaps = [(at, next((each for each in adopted if each > at), at)) for at in killed]
-    return sum(any(begin < request.time < end for begin, end in gaps) for request in stage.rehearsal.requests)
+    return sum(
+        any(begin < request.time < end for begin, end in gaps)
+        for request in stage.rehearsal.requests
+    )
 
 
 def _is_over(stage: Stage, result: Trial) -> bool:
@@ -173,7 +223,8 @@ def _last(done: Done) -> str:
 
 
 def campaign(number: int, agents: tuple[str, ...], seed: int, jobs: int) -> list[Trial]:
-    """So many kills, shared out among the agents, or as many as there were until Ctrl-C; progress on standard error."""
+    """So many kills, shared out among the agents, or as many as there were until Ctrl-C; progress
+    on standard error."""
     done: list[Trial] = []
     with suppress(KeyboardInterrupt), ThreadPoolExecutor(jobs) as pool:
         while sum(len(t.kills) for t in done) < number:
@@ -188,7 +239,10 @@ def campaign(number: int, agents: tuple[str, ...], seed: int, jobs: int) -> list
 
 def told(t: Trial) -> str:
     """Which trial it was, so that it can be made again."""
-    return f"seed {t.seed} ({t.agent}, ${t.budget:.2f}, {len(t.kills)} kills: {', '.join(t.kills) or 'none'})"
+    return (
+        f"seed {t.seed} ({t.agent}, ${t.budget:.2f}, {len(t.kills)} kills: "
+        f"{', '.join(t.kills) or 'none'})"
+    )
 
 
 def difference(trials: list[Trial]) -> float:
@@ -207,8 +261,13 @@ def table(trials: list[Trial]) -> str:
         sums = f"{sum(t.by_server for t in mine):>11.2f}{sum(t.by_perdure for t in mine):>11.2f}{difference(mine):>9.2%}"
         most = max((t.over / t.dearest for t in mine if t.dearest), default=0.0)
         last = f"{sum(t.unattended for t in mine):>12}{sum(bool(t.wrong) for t in mine):>7}"
-        lines.append(f"{agent:8}{len(mine):>6}{kills:>7}{attempts:>10}{sums}{f'{most:.2f} replies':>16}{last}")
-    lines.append(f"{sum(len(t.kills) for t in trials)} kills; perdure and the server differ by {difference(trials):.2%}")
+        lines.append(
+            f"{agent:8}{len(mine):>6}{kills:>7}{attempts:>10}{sums}{f'{most:.2f} replies':>16}{last}"
+        )
+    lines.append(
+        f"{sum(len(t.kills) for t in trials)} kills; perdure and the server differ by "
+        f"{difference(trials):.2%}"
+    )
     for t in trials:
         lines += [f"{told(t)}: {wrong}" for wrong in t.wrong]
     return "\n".join(lines)
@@ -221,7 +280,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=20_261_122)
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
-    trials = campaign(arguments.number, tuple(arguments.agent or MODELS), arguments.seed, arguments.jobs)
+    trials = campaign(
+        arguments.number, tuple(arguments.agent or MODELS), arguments.seed, arguments.jobs
+    )
     print(table(trials))
     return 1 if any(t.wrong for t in trials) or difference(trials) > CLOSE else 0
 

@@ -1,7 +1,8 @@
-"""What may happen to a conversation between two attempts, and an oracle that judges receipts item by item.
+"""What may happen to a conversation between two attempts, and an oracle that judges receipts item
+by item.
 
-Used by `kills`. The oracle reads the model server's record alone: what was in a request has been shown
-to the model. It knows nothing of transcripts and shares no code with the drivers.
+Used by `kills`. The oracle reads the model server's record alone: what was in a request has been
+shown to the model. It knows nothing of transcripts and shares no code with the drivers.
 """
 
 from __future__ import annotations
@@ -16,7 +17,16 @@ from typing import Any
 
 from tests.journeys.stage import Stage, native
 
-FILES = ("truncated", "flipped", "foreign", "transcript lost", "home lost", "workdir lost", "stranger", "two retries")
+FILES = (
+    "truncated",
+    "flipped",
+    "foreign",
+    "transcript lost",
+    "home lost",
+    "workdir lost",
+    "stranger",
+    "two retries",
+)
 HARMS: dict[str, tuple[str, ...]] = {
     "claude": (*FILES, "compacted"),
     "codex": FILES,
@@ -29,8 +39,8 @@ STRANGE = "This is another matter. The other word is robinia."
 
 
 def apply(stage: Stage, harm: str, dice: random.Random) -> tuple[str, bool]:
-    """Do harm. Return what was really done (empty: there was nothing to harm yet), and whether perdure
-    had a copy of the conversation by then."""
+    """Do harm. Return what was really done (empty: there was nothing to harm yet), and whether
+    perdure had a copy of the conversation by then."""
     copied = any(b"quercus" in path.read_bytes() for path in stage.copies())
     transcripts = [path for path in stage.transcripts() if path.is_file() and path.stat().st_size]
     done = _apply(stage, harm, dice, transcripts)
@@ -39,7 +49,10 @@ def apply(stage: Stage, harm: str, dice: random.Random) -> tuple[str, bool]:
 
 def _apply(stage: Stage, harm: str, dice: random.Random, transcripts: Sequence[Path]) -> bool:
     if harm == "two retries":
-        first, second = stage.start("retry", "task", "--json"), stage.start("retry", "task", "--json")
+        first, second = (
+            stage.start("retry", "task", "--json"),
+            stage.start("retry", "task", "--json"),
+        )
         stage.finish(first)
         stage.finish(second)
         return True
@@ -80,7 +93,11 @@ def _apply(stage: Stage, harm: str, dice: random.Random, transcripts: Sequence[P
 def _foreign(stage: Stage, transcript: Path) -> bool:
     """Another conversation under the id of the task's own."""
     shown = stage.perdure("show", "task", "--json")
-    ours = shown.json["attempts"][0]["session_id"] if shown.code == 0 and shown.json["attempts"] else ""
+    ours = (
+        shown.json["attempts"][0]["session_id"]
+        if shown.code == 0 and shown.json["attempts"]
+        else ""
+    )
     if not ours:
         return False
     elsewhere = stage.directory / "elsewhere"
@@ -91,7 +108,15 @@ def _foreign(stage: Stage, transcript: Path) -> bool:
     }[stage.agent]
     before = set(stage.transcripts())
     program = [str(native(stage.agent)), *words]
-    subprocess.run(program, cwd=elsewhere, env=stage.environ, input=STRANGE, text=True, capture_output=True, timeout=90)
+    subprocess.run(
+        program,
+        cwd=elsewhere,
+        env=stage.environ,
+        input=STRANGE,
+        text=True,
+        capture_output=True,
+        timeout=90,
+    )
     new = set(stage.transcripts()) - before
     if len(new) != 1:
         return False
@@ -111,8 +136,21 @@ def _by_hand(stage: Stage, harm: str) -> bool:
     if not session or not workdir.is_dir():
         return False
     if harm == "compacted":
-        words = [str(native("claude")), "-p", "--output-format=stream-json", "--verbose", f"--resume={session}"]
-        done = subprocess.run(words, cwd=workdir, env=stage.environ, input=b"/compact", capture_output=True, timeout=90)
+        words = [
+            str(native("claude")),
+            "-p",
+            "--output-format=stream-json",
+            "--verbose",
+            f"--resume={session}",
+        ]
+        done = subprocess.run(
+            words,
+            cwd=workdir,
+            env=stage.environ,
+            input=b"/compact",
+            capture_output=True,
+            timeout=90,
+        )
         return done.returncode == 0
     # The script goes on for whoever asks: a stranger may do the task's work, so it must be able to.
     return stage.resume_by_hand(session, STRANGE, workdir, full=True).returncode == 0
@@ -122,8 +160,8 @@ Item = tuple[str, str, str]
 
 
 def items_of(messages: Sequence[Any]) -> list[Item]:
-    """What a request showed: the task's prompts, calls, results and answers. What a CLI adds by itself
-    (reminders, its environment) is left out."""
+    """What a request showed: the task's prompts, calls, results and answers. What a CLI adds by
+    itself (reminders, its environment) is left out."""
     found: list[Item] = []
     for message in messages:
         text = " ".join(message.text.split())
@@ -139,31 +177,56 @@ def items_of(messages: Sequence[Any]) -> list[Item]:
 
 
 CLAIMS = ("native", "forked")
-SAID = ("in no transcript that is left", "newest part is missing", "mended the transcript", "does not load", "do not load", "a summary")
+SAID = (
+    "in no transcript that is left",
+    "newest part is missing",
+    "mended the transcript",
+    "does not load",
+    "do not load",
+    "a summary",
+)
 
 
-def judge_items(stage: Stage, report: dict[str, Any], harm: str, times: tuple[int, int]) -> list[str]:
-    """Return what receipts say that the record disproves. `times`: when the harm was done; no attempt asked then."""
+def judge_items(
+    stage: Stage, report: dict[str, Any], harm: str, times: tuple[int, int]
+) -> list[str]:
+    """Return what receipts say that the record disproves. `times`: when the harm was done; no
+    attempt asked then."""
     wrong: list[str] = []
     requests = stage.rehearsal.requests
     for attempt in report["attempts"]:
         receipt = attempt["receipt"] or {}
         verdict, reasons = receipt.get("verdict", ""), "; ".join(receipt.get("reasons", ()))
-        mine = [each for each in requests if attempt["started"] <= each.time <= (attempt["ended"] or 1 << 62)]
+        mine = [
+            each
+            for each in requests
+            if attempt["started"] <= each.time <= (attempt["ended"] or 1 << 62)
+        ]
         mine = [each for each in mine if not times[0] <= each.time <= times[1]]
         earlier = [each for each in requests if each.time < attempt["started"]]
         wrong += [f"untrue: attempt {attempt['number']}: {each}" for each in _untrue(reasons, harm)]
         if not mine or not earlier or verdict not in (*CLAIMS, "repaired"):
             continue
-        known = {each for request in earlier for each in items_of(request.messages) if not _strange(request.messages)}
+        known = {
+            each
+            for request in earlier
+            for each in items_of(request.messages)
+            if not _strange(request.messages)
+        }
         shown = set(items_of(mine[0].messages))
         told = " ".join(mine[0].messages[-1].text.split()) if mine[0].messages else ""
         missing = [each for each in known - shown if not (each[2] and each[2] in told)]
         missing = [each for each in missing if not _made_up(each)]
         if missing and verdict in CLAIMS:
-            wrong.append(f"false native: attempt {attempt['number']} was not shown {sorted(missing)[:3]}: {reasons}")
+            wrong.append(
+                f"false native: attempt {attempt['number']} was not shown {sorted(missing)[:3]}: "
+                f"{reasons}"
+            )
         if missing and verdict == "repaired" and not any(each in reasons for each in SAID):
-            wrong.append(f"false repaired: attempt {attempt['number']} does not say that {sorted(missing)[:3]} is missing: {reasons}")
+            wrong.append(
+                f"false repaired: attempt {attempt['number']} does not say that "
+                f"{sorted(missing)[:3]} is missing: {reasons}"
+            )
     return wrong
 
 
@@ -174,7 +237,9 @@ def _strange(messages: Sequence[Any]) -> bool:
 
 def _made_up(item: Item) -> bool:
     """A result that the CLI wrote in place of one that never came: nothing is lost with it."""
-    return item[0] == "result" and ("interrupted" in item[2] or "aborted" in item[2] or "outcome is unknown" in item[2])
+    return item[0] == "result" and (
+        "interrupted" in item[2] or "aborted" in item[2] or "outcome is unknown" in item[2]
+    )
 
 
 def _untrue(reasons: str, harm: str) -> list[str]:
@@ -184,11 +249,18 @@ def _untrue(reasons: str, harm: str) -> list[str]:
         found.append("the transcript was there")
     if "no turn of it reached the agent" in reasons:
         found.append("nobody knows whether the model was asked")
-    if harm == "foreign" and "was not what perdure had seen of it" in reasons and "another conversation" not in reasons:
+    if (
+        harm == "foreign"
+        and "was not what perdure had seen of it" in reasons
+        and "another conversation" not in reasons
+    ):
         found.append("it was another conversation")
     return found
 
 
 def record(stage: Stage) -> str:
     """The model server's record as lines of JSON, to look at a trial that failed."""
-    return "\n".join(json.dumps([message.role + ": " + message.text for message in each.messages]) for each in stage.rehearsal.requests)
+    return "\n".join(
+        json.dumps([message.role + ": " + message.text for message in each.messages])
+        for each in stage.rehearsal.requests
+    )

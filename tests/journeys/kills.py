@@ -1,15 +1,19 @@
-"""Kills at random points of a two-turn task on the real CLIs, and what came of each: `make kills N=200`.
+"""Kills at random points of a two-turn task on the real CLIs, and what came of each: `make kills
+N=200`.
 
-One trial: a task of two turns (the second one by `update`). At a random moment of a random turn something is killed with
-SIGKILL: the agent, its shim, the supervisor, supervisor and agent, or everything. Then `perdure retry` until it succeeds. What
-must never be seen: a `native` receipt although the model was not shown the conversation; a fresh start although a transcript
-with the task in it was there; a process left alive; a file gone or changed. A failed trial is repeated by its seed.
+One trial: a task of two turns (the second one by `update`). At a random moment of a random turn
+something is killed with SIGKILL: the agent, its shim, the supervisor, supervisor and agent, or
+everything. Then `perdure retry` until it succeeds. What must never be seen: a `native` receipt
+although the model was not shown the conversation; a fresh start although a transcript with the task
+in it was there; a process left alive; a file gone or changed. A failed trial is repeated by its
+seed.
 
-In about half of the trials the conversation is harmed as well (`tests.journeys.harm`), and the receipts are judged item by item:
-what the model server's record says was shown before must be shown again, or the receipt must say that it is not.
+In about half of the trials the conversation is harmed as well (`tests.journeys.harm`), and the
+receipts are judged item by item: what the model server's record says was shown before must be shown
+again, or the receipt must say that it is not.
 
-With `--warm` (Claude Code, Codex) both turns are made by one program, whose agent is kept between them; the kill comes at any moment
-of both.
+With `--warm` (Claude Code, Codex) both turns are made by one program, whose agent is kept between
+them; the kill comes at any moment of both.
 """
 
 from __future__ import annotations
@@ -51,7 +55,8 @@ say The second file is written.
 """
 VICTIMS = ("agent", "shim", "supervisor", "supervisor and agent", "everything")
 LATEST_S = {"claude": 2.0, "codex": 1.6, "gemini": 3.0, "opencode": 6.0}
-"""A kill comes at a moment from the start up to here: about the usual end of a turn. One that comes too late is not counted."""
+"""A kill comes at a moment from the start up to here: about the usual end of a turn. One that comes
+too late is not counted."""
 TRIES = 6
 HARMED = 0.55
 """Share of the trials in which the conversation comes to harm."""
@@ -97,7 +102,14 @@ class Trial:
 def trial(seed: int, agent: str, *, warm: bool = False) -> Trial:
     """Makes one trial in a scratch directory of its own."""
     dice = random.Random(seed)
-    result = Trial(seed, agent, dice.choice(VICTIMS), dice.choice((1, 2)), dice.uniform(0.0, LATEST_S[agent]), warm)
+    result = Trial(
+        seed,
+        agent,
+        dice.choice(VICTIMS),
+        dice.choice((1, 2)),
+        dice.uniform(0.0, LATEST_S[agent]),
+        warm,
+    )
     if warm:
         result.turn, result.after_s = 0, dice.uniform(0.0, WARM_LATEST_S[agent])
     elif dice.random() < HARMED:
@@ -132,8 +144,13 @@ def _play(stage: Stage, result: Trial) -> None:
     if result.wrong:
         return
     report = stage.show()
-    records = [json.loads(line)["event"] for line in stage.perdure("logs", "task", "--json").out.splitlines()]
-    result.kept = sum(event["kind"] == "agent_launched" and event.get("turn", 1) > 1 for event in records)
+    records = [
+        json.loads(line)["event"]
+        for line in stage.perdure("logs", "task", "--json").out.splitlines()
+    ]
+    result.kept = sum(
+        event["kind"] == "agent_launched" and event.get("turn", 1) > 1 for event in records
+    )
     _judge(stage, result, report)
     workdir = Path(report["workspace"]["path"])
     for name, text in (("one.txt", "one\n"), ("two.txt", "two\n")):
@@ -148,7 +165,9 @@ def _kept_turns(stage: Stage, result: Trial) -> int:
     """Both turns by one program, with the kill. Returns how many of them perdure has accepted."""
     words = [sys.executable, "-c", TWO_TURNS, FIRST, SECOND, stage.agent]
     pipe = subprocess.PIPE
-    started = subprocess.Popen(words, cwd=stage.repo, env=stage.environ, text=True, stdout=pipe, stderr=pipe)
+    started = subprocess.Popen(
+        words, cwd=stage.repo, env=stage.environ, text=True, stdout=pipe, stderr=pipe
+    )
     stage.running.append(started)
     time.sleep(result.after_s)
     result.struck = started.poll() is None
@@ -171,7 +190,9 @@ def _turn(stage: Stage, result: Trial, turn: int, words: tuple[str, ...]) -> Non
         attempts = _attempts(stage)
         began = time.time_ns() // 1_000_000
         result.harm, result.copied = apply(stage, result.harm, random.Random(result.seed))
-        result.harm_times = (began, time.time_ns() // 1_000_000) if result.harm != "two retries" else (0, 0)
+        result.harm_times = (
+            (began, time.time_ns() // 1_000_000) if result.harm != "two retries" else (0, 0)
+        )
         harmed = bool(result.harm)
     for _ in range(TRIES):
         if _succeeded(stage, turn):
@@ -187,11 +208,14 @@ def _turn(stage: Stage, result: Trial, turn: int, words: tuple[str, ...]) -> Non
         done = _again(stage, words)
         _compare(result, files, _files(stage))
         _expect_native(stage, result, there, attempts)
-    result.wrong.append(f"turn {turn} was not done after {TRIES} retries: exit {done.code}: {done.err[-300:]}")
+    result.wrong.append(
+        f"turn {turn} was not done after {TRIES} retries: exit {done.code}: {done.err[-300:]}"
+    )
 
 
 def _again(stage: Stage, words: tuple[str, ...]) -> Done:
-    """What a person would do: retry; or give the command again where perdure had not yet accepted it."""
+    """What a person would do: retry; or give the command again where perdure had not yet accepted
+    it."""
     done = stage.perdure("retry", "task", "--json")
     accepted = done.code != 5 and "nothing to retry" not in done.err
     return done if accepted else stage.perdure(*words)
@@ -199,7 +223,11 @@ def _again(stage: Stage, words: tuple[str, ...]) -> Done:
 
 def _succeeded(stage: Stage, turn: int) -> bool:
     shown = stage.perdure("show", "task", "--json")
-    return shown.code == 0 and shown.json["state"] == "succeeded" and shown.json["context_version"] == turn
+    return (
+        shown.code == 0
+        and shown.json["state"] == "succeeded"
+        and shown.json["context_version"] == turn
+    )
 
 
 def _attempts(stage: Stage) -> int:
@@ -254,7 +282,11 @@ def _transcript_has(stage: Stage, word: str) -> bool:
     from perdure import drivers
 
     driver = drivers.load(stage.agent)
-    return any(word in prompt.text for content in stage.conversations().values() for prompt in driver.prompts(content))
+    return any(
+        word in prompt.text
+        for content in stage.conversations().values()
+        for prompt in driver.prompts(content)
+    )
 
 
 def _expect_native(stage: Stage, result: Trial, there: bool, attempts_before: int) -> None:
@@ -268,7 +300,10 @@ def _expect_native(stage: Stage, result: Trial, there: bool, attempts_before: in
             verdict = (attempt["receipt"] or {}).get("verdict")
             result.native_of_those += verdict == "native"
             if attempt["continuation"] in ("fresh", "rebuild"):
-                result.wrong.append(f"silent fresh start: attempt {attempt['number']} although the transcript was there: {attempt['why']}")
+                result.wrong.append(
+                    f"silent fresh start: attempt {attempt['number']} although the transcript was "
+                    f"there: {attempt['why']}"
+                )
 
 
 KEPT_ON = ("native", "repaired", "shortened", "compacted")
@@ -287,39 +322,76 @@ def _went_on(stage: Stage, result: Trial, attempts_before: int) -> None:
 
 def _judge(stage: Stage, result: Trial, report: dict[str, Any]) -> None:
     """Holds every receipt against what the model was really shown while the attempt ran."""
-    requests = [r for r in stage.rehearsal.requests if not result.harm_times[0] <= r.time <= result.harm_times[1]]
+    requests = [
+        r
+        for r in stage.rehearsal.requests
+        if not result.harm_times[0] <= r.time <= result.harm_times[1]
+    ]
     result.wrong += judge_items(stage, report, result.harm, result.harm_times)
     for attempt in report["attempts"]:
         verdict = (attempt["receipt"] or {}).get("verdict", "none")
         result.verdicts.append(verdict)
         if verdict not in ("native", "fresh", "none"):
-            result.remarkable.append(f"attempt {attempt['number']} {verdict}: {attempt['receipt']['reasons']}")
-        shown = [r for r in requests if attempt["started"] <= r.time <= (attempt["ended"] or 1 << 62)]
+            result.remarkable.append(
+                f"attempt {attempt['number']} {verdict}: {attempt['receipt']['reasons']}"
+            )
+        shown = [
+            r for r in requests if attempt["started"] <= r.time <= (attempt["ended"] or 1 << 62)
+        ]
         for request in shown:
             text = said(request.messages)
             # What a summary or a way back leaves out, the receipt says.
             if "quercus" not in text and verdict not in ("compacted", "shortened"):
-                result.wrong.append(f"silent fresh start: attempt {attempt['number']} ({verdict}) asked the model without the task")
-            if verdict == "native" and not result.harm and attempt["context_version"] == 2 and "The first file is written." not in text:
-                result.wrong.append(f"false native: attempt {attempt['number']} was not shown the first turn's answer")
+                result.wrong.append(
+                    f"silent fresh start: attempt {attempt['number']} ({verdict}) asked the model "
+                    "without the task"
+                )
+            if (
+                verdict == "native"
+                and not result.harm
+                and attempt["context_version"] == 2
+                and "The first file is written." not in text
+            ):
+                result.wrong.append(
+                    f"false native: attempt {attempt['number']} was not shown the first turn's "
+                    "answer"
+                )
         if verdict == "native" and not shown and UNANSWERED not in attempt["receipt"]["reasons"]:
-            result.wrong.append(f"false native: attempt {attempt['number']} never reached the model")
-    sessions = {attempt["session_id"] for attempt in report["attempts"] if (attempt["receipt"] or {}).get("verdict") == "native"}
-    known = {request.session for request in requests} - {""}  # Gemini CLI names no conversation in its requests
+            result.wrong.append(
+                f"false native: attempt {attempt['number']} never reached the model"
+            )
+    sessions = {
+        attempt["session_id"]
+        for attempt in report["attempts"]
+        if (attempt["receipt"] or {}).get("verdict") == "native"
+    }
+    known = {request.session for request in requests} - {
+        ""
+    }  # Gemini CLI names no conversation in its requests
     if known and not sessions <= known:
         result.wrong.append("false native: a conversation that the model never saw")
 
 
-def campaign(number: int, agents: tuple[str, ...], seed: int, jobs: int, *, warm: bool = False) -> list[Trial]:
-    """So many kills that struck a live task, shared out among the agents; progress on standard error."""
+def campaign(
+    number: int, agents: tuple[str, ...], seed: int, jobs: int, *, warm: bool = False
+) -> list[Trial]:
+    """So many kills that struck a live task, shared out among the agents; progress on standard
+    error."""
     done: list[Trial] = []
     with ThreadPoolExecutor(jobs) as pool:
         while (left := number - sum(t.struck for t in done)) > 0:
             numbers = range(len(done), len(done) + max(left, jobs))
-            for result in pool.map(lambda n: trial(seed + n, agents[n % len(agents)], warm=warm), numbers):
+            for result in pool.map(
+                lambda n: trial(seed + n, agents[n % len(agents)], warm=warm), numbers
+            ):
                 done.append(result)
                 mark = "F" if result.wrong else "." if result.struck else "-"
-                print(mark, end="" if len(done) % 50 else f" {len(done)}\n", file=sys.stderr, flush=True)
+                print(
+                    mark,
+                    end="" if len(done) % 50 else f" {len(done)}\n",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 for wrong in result.wrong:
                     print(f"\n{told(result)}: {wrong}", file=sys.stderr, flush=True)
     return done
@@ -335,28 +407,47 @@ def told(t: Trial) -> str:
 def table(trials: list[Trial]) -> str:
     """The counts, and every failed trial with its seed."""
     kinds = ("false native", "false repaired", "untrue", "silent fresh", "orphans", "lost file")
-    lines = [f"{'':22}{'trials':>7}{'kills':>8}" + "".join(f"{kind:>14}" for kind in kinds) + f"{'other':>8}"]
+    lines = [
+        f"{'':22}{'trials':>7}{'kills':>8}"
+        + "".join(f"{kind:>14}" for kind in kinds)
+        + f"{'other':>8}"
+    ]
     for agent in sorted({t.agent for t in trials}):
         for victim in VICTIMS:
             mine = [t for t in trials if (t.agent, t.victim) == (agent, victim)]
             wrong = [w for t in mine for w in t.wrong]
             counts = [sum(w.startswith(kind) for w in wrong) for kind in kinds]
             line = f"{agent + ': ' + victim:22}{len(mine):>7}{sum(t.struck for t in mine):>8}"
-            lines.append(line + "".join(f"{count:>14}" for count in counts) + f"{len(wrong) - sum(counts):>8}")
-    there, native = sum(t.transcript_was_there for t in trials), sum(t.native_of_those for t in trials)
+            lines.append(
+                line
+                + "".join(f"{count:>14}" for count in counts)
+                + f"{len(wrong) - sum(counts):>8}"
+            )
+    there, native = (
+        sum(t.transcript_was_there for t in trials),
+        sum(t.native_of_those for t in trials),
+    )
     if any(t.warm for t in trials):
-        lines.append(f"attempts that were a later turn of a kept agent: {sum(t.kept for t in trials)}")
+        lines.append(
+            f"attempts that were a later turn of a kept agent: {sum(t.kept for t in trials)}"
+        )
     lines += _harm_table(trials)
     verdicts = collections.Counter(verdict for t in trials for verdict in t.verdicts)
-    lines.append(f"\n{sum(t.struck for t in trials)} kills; attempts with a transcript to go on from: {there}, of them native: {native}")
-    lines.append("receipts: " + ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()))
+    lines.append(
+        f"\n{sum(t.struck for t in trials)} kills; attempts with a transcript to go on from: "
+        f"{there}, of them native: {native}"
+    )
+    lines.append(
+        "receipts: " + ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
+    )
     for t in trials:
         lines += [f"{told(t)}: {note}" for note in (*t.remarkable, *t.wrong)]
     return "\n".join(lines)
 
 
 def _harm_table(trials: list[Trial]) -> list[str]:
-    """The harms that struck, and whether the conversation went on where perdure had a copy of it."""
+    """The harms that struck, and whether the conversation went on where perdure had a copy of
+    it."""
     harmed = [t for t in trials if t.struck and t.harm]
     if not harmed:
         return []
@@ -364,9 +455,13 @@ def _harm_table(trials: list[Trial]) -> list[str]:
     for harm in sorted({t.harm for t in harmed}):
         mine = [t for t in harmed if t.harm == harm]
         judged = [t for t in mine if t.copied and t.kept_on is not None]
-        lines.append(f"{harm:22}{len(mine):>7}{len(judged):>13}{sum(bool(t.kept_on) for t in judged):>9}")
+        lines.append(
+            f"{harm:22}{len(mine):>7}{len(judged):>13}{sum(bool(t.kept_on) for t in judged):>9}"
+        )
     judged = [t for t in harmed if t.copied and t.kept_on is not None]
-    lines.append(f"{'all':22}{len(harmed):>7}{len(judged):>13}{sum(bool(t.kept_on) for t in judged):>9}")
+    lines.append(
+        f"{'all':22}{len(harmed):>7}{len(judged):>13}{sum(bool(t.kept_on) for t in judged):>9}"
+    )
     return lines
 
 
@@ -376,7 +471,9 @@ def main() -> int:
     parser.add_argument("--agent", action="append", choices=[*LATEST_S])
     parser.add_argument("--seed", type=int, default=20_261_121)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--warm", action="store_true", help="Claude Code and Codex, kept between the turns")
+    parser.add_argument(
+        "--warm", action="store_true", help="Claude Code and Codex, kept between the turns"
+    )
     arguments = parser.parse_args()
     agents = tuple(arguments.agent or (KEPT if arguments.warm else LATEST_S))
     trials = campaign(arguments.number, agents, arguments.seed, arguments.jobs, warm=arguments.warm)

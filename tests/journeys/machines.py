@@ -1,8 +1,10 @@
-"""Two machines that share nothing but a directory: each a user, network, mount, process, IPC and host name space of its own.
+"""Two machines that share nothing but a directory: each a user, network, mount, process, IPC and
+host name space of its own.
 
-`test_capsules` opens a `machine` with a scene. The machine's disk is a file system in memory that only it sees and that goes with it; its
-network is a loopback of its own, with a rehearsal of its own; its user has a uid of its own. Works as root, and for an ordinary user
-where those may make user namespaces. Run as a program (`-m tests.journeys.machines`), this module is what plays inside.
+`test_capsules` opens a `machine` with a scene. The machine's disk is a file system in memory that
+only it sees and that goes with it; its network is a loopback of its own, with a rehearsal of its
+own; its user has a uid of its own. Works as root, and for an ordinary user where those may make
+user namespaces. Run as a program (`-m tests.journeys.machines`), this module is what plays inside.
 """
 
 from __future__ import annotations
@@ -33,12 +35,24 @@ say It is done.
 ---
 say It is done again.
 """
-_SPACES = ["--user", "--map-root-user", "--net", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc"]
+_SPACES = [
+    "--user",
+    "--map-root-user",
+    "--net",
+    "--mount",
+    "--pid",
+    "--ipc",
+    "--uts",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+]
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 """linux/sockios.h and linux/if.h"""
 
 
-# --- what stories do on a machine ----------------------------------------------------------------------------------
+# --- what stories do on a machine
+# ----------------------------------------------------------------------------------
 
 
 def begin(one: Stage, *words: str) -> subprocess.Popen[str]:
@@ -47,22 +61,32 @@ def begin(one: Stage, *words: str) -> subprocess.Popen[str]:
 
 def in_second_tool(one: Stage) -> Path:
     """Waits until the first tool is checkpointed and the second runs; returns the workdir."""
-    found: Path = one.until(lambda: next(iter(one.home.rglob("begun.txt")), None), "the second tool runs")
-    one.until(lambda: "checkpoint_taken" in one.perdure("logs", "task", "--json").out, "a checkpoint is published")
+    found: Path = one.until(
+        lambda: next(iter(one.home.rglob("begun.txt")), None), "the second tool runs"
+    )
+    one.until(
+        lambda: "checkpoint_taken" in one.perdure("logs", "task", "--json").out,
+        "a checkpoint is published",
+    )
     return found.parent
 
 
 def prints(directory: Path) -> dict[str, list[object]]:
     """Every file below by its mode and bytes, or its link; git's own are left out."""
     return {
-        str(path.relative_to(directory)): [path.lstat().st_mode, str(path.readlink()) if path.is_symlink() else path.read_bytes().hex()]
+        str(path.relative_to(directory)): [
+            path.lstat().st_mode,
+            str(path.readlink()) if path.is_symlink() else path.read_bytes().hex(),
+        ]
         for path in sorted(directory.rglob("*"))
         if ".git" not in path.relative_to(directory).parts and (path.is_symlink() or path.is_file())
     }
 
 
 def git(directory: Path, one: Stage, *words: str) -> str:
-    return subprocess.run(["git", *words], cwd=directory, env=one.environ, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        ["git", *words], cwd=directory, env=one.environ, capture_output=True, text=True, check=True
+    ).stdout
 
 
 def manifests(one: Stage) -> list[Path]:
@@ -71,14 +95,26 @@ def manifests(one: Stage) -> list[Path]:
     return sorted(place.glob("runs/*/*.json"))
 
 
-# --- outside -------------------------------------------------------------------------------------------------------
+# --- outside
+# -------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def machine(scene: str, directory: Path, agent: str, store: Path, *, uid: int) -> Iterator[subprocess.Popen[str]]:
-    """A machine on which the scene plays. `directory` is where its disk is mounted: empty for everybody else."""
+def machine(
+    scene: str, directory: Path, agent: str, store: Path, *, uid: int
+) -> Iterator[subprocess.Popen[str]]:
+    """A machine on which the scene plays. `directory` is where its disk is mounted: empty for
+    everybody else."""
     words = [scene, str(directory), agent, store.as_uri(), str(uid)]
-    command = ["unshare", *_SPACES, sys.executable, "-m", "tests.journeys.machines", "enter", *words]
+    command = [
+        "unshare",
+        *_SPACES,
+        sys.executable,
+        "-m",
+        "tests.journeys.machines",
+        "enter",
+        *words,
+    ]
     with subprocess.Popen(command, cwd=TOP, text=True, stdout=subprocess.PIPE) as opened:
         try:
             yield opened
@@ -97,13 +133,15 @@ def told(opened: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def power_cut(opened: subprocess.Popen[str]) -> None:
-    """Kills the machine's first process, and with it the kernel kills everything in it at once; its disk goes as well."""
+    """Kills the machine's first process, and with it the kernel kills everything in it at once; its
+    disk goes as well."""
     for first in Path(f"/proc/{opened.pid}/task/{opened.pid}/children").read_text().split():
         os.kill(int(first), signal.SIGKILL)
     opened.wait()
 
 
-# --- inside --------------------------------------------------------------------------------------------------------
+# --- inside
+# --------------------------------------------------------------------------------------------------------
 
 
 def enter(scene: str, directory: str, agent: str, store: str, uid: str) -> None:
@@ -112,18 +150,28 @@ def enter(scene: str, directory: str, agent: str, store: str, uid: str) -> None:
     socket.sethostname({"at_work": "a-machine"}.get(scene, "b-machine"))
     with socket.socket() as asked:
         flags = fcntl.ioctl(asked, _SIOCGIFFLAGS, struct.pack("16sH14x", b"lo", 0))
-        fcntl.ioctl(asked, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", struct.unpack("16sH14x", flags)[1] | _IFF_UP))
+        fcntl.ioctl(
+            asked,
+            _SIOCSIFFLAGS,
+            struct.pack("16sH14x", b"lo", struct.unpack("16sH14x", flags)[1] | _IFF_UP),
+        )
     again = [sys.executable, "-m", "tests.journeys.machines", scene, directory, agent, store, uid]
     os.execvp("unshare", ["unshare", "--user", f"--map-user={uid}", f"--map-group={uid}", *again])
 
 
 def at_work(one: Stage) -> None:
-    """A task in its second tool, with a checkpoint in the store: says what there is, and waits for the end."""
+    """A task in its second tool, with a checkpoint in the store: says what there is, and waits for
+    the end."""
     begin(one)
     workdir = in_second_tool(one)
     one.until(lambda: manifests(one), "the checkpoint is in the store")
     session = one.show()["attempts"][0]["session_id"]
-    tell(uid=os.getuid(), session=session, files=prints(workdir), staged=git(workdir, one, "ls-files", "--stage"))
+    tell(
+        uid=os.getuid(),
+        session=session,
+        files=prints(workdir),
+        staged=git(workdir, one, "ls-files", "--stage"),
+    )
     signal.pause()
 
 
@@ -155,7 +203,11 @@ SCENES: dict[str, Callable[[Stage], None]] = {"at_work": at_work, "takes_over": 
 
 
 def main(scene: str, directory: str, agent: str, store: str, uid: str) -> None:
-    extra = {"PERDURE_PERMISSIONS": "full", "PERDURE_CHECKPOINT_EVERY": "0.01s", "PERDURE_CHECKPOINT_STORE": store}
+    extra = {
+        "PERDURE_PERMISSIONS": "full",
+        "PERDURE_CHECKPOINT_EVERY": "0.01s",
+        "PERDURE_CHECKPOINT_STORE": store,
+    }
     # Paths differ from machine to machine, also below the home.
     place = Path(directory) / scene.replace("_", "/")
     place.mkdir(parents=True)

@@ -1,13 +1,16 @@
-"""Re-dispatches of the same tasks with everything going wrong around them: `make redispatches N=1000`.
+"""Re-dispatches of the same tasks with everything going wrong around them: `make redispatches
+N=1000`.
 
-A line is one run of a real agent on one machine: a first dispatch and then updates, all in one conversation. Before or during each
-update something may be struck: the agent, its shim, the supervisor or everything killed at a random moment; PostgreSQL or Redis killed
-and started again; Redis emptied or stalled; the session's rows deleted; the agent's transcript lost or torn; transcript and own copy
-lost. In some lines every session has expired when it is used again. Every receipt is held against the messages that reached the model.
+A line is one run of a real agent on one machine: a first dispatch and then updates, all in one
+conversation. Before or during each update something may be struck: the agent, its shim, the
+supervisor or everything killed at a random moment; PostgreSQL or Redis killed and started again;
+Redis emptied or stalled; the session's rows deleted; the agent's transcript lost or torn;
+transcript and own copy lost. In some lines every session has expired when it is used again. Every
+receipt is held against the messages that reached the model.
 
-Counted by re-dispatch: where the transcript (or perdure's own copy) was there, it has to end `native` or `repaired`; where it was not, the
-new conversation has to say which one it stands in for, and to bring a brief. What must never be seen is in `WRONG`. A line is repeated by
-its seed.
+Counted by re-dispatch: where the transcript (or perdure's own copy) was there, it has to end
+`native` or `repaired`; where it was not, the new conversation has to say which one it stands in
+for, and to bring a brief. What must never be seen is in `WRONG`. A line is repeated by its seed.
 """
 
 from __future__ import annotations
@@ -43,7 +46,13 @@ DATABASES = ("sqlite", "postgresql")
 LENGTH = 10
 """Re-dispatches in a line."""
 FIRST = "Keep a log in log.txt. The magic word is quercus."
-SCRIPT = "by history\n" + "\n---\n".join(f"run echo {n} >> log.txt\n---\nsay Turn {n} is done." for n in range(1, 40 * LENGTH)) + "\n"
+SCRIPT = (
+    "by history\n"
+    + "\n---\n".join(
+        f"run echo {n} >> log.txt\n---\nsay Turn {n} is done." for n in range(1, 40 * LENGTH)
+    )
+    + "\n"
+)
 FAULTS = {
     "kill": 36,
     "redis": 12,
@@ -56,7 +65,8 @@ FAULTS = {
 }
 """How often each is chosen; on SQLite, `postgresql` is a kill."""
 LAUNCHED = 0.75
-"""The part of what is struck in flight that is struck after the agent's launch, and not while perdure prepares it."""
+"""The part of what is struck in flight that is struck after the agent's launch, and not while
+perdure prepares it."""
 EXPIRED = (2, 5)
 """Of so many lines, in so many every session has expired."""
 LEFT = 0.1
@@ -96,7 +106,8 @@ class Line:
 
 @dataclass
 class Ground:
-    """The servers that all lines share. Whoever restarts one does it in a thread that lives as long as they."""
+    """The servers that all lines share. Whoever restarts one does it in a thread that lives as long
+    as they."""
 
     postgresql: postgres.Server | None
     redis: redis.RedisServer
@@ -131,12 +142,18 @@ class Ground:
         return self.faults.submit(act)
 
 
-def line(seed: int, agent: str, database: str, length: int, ground: Ground, faults: Sequence[str] = ()) -> Line:
-    """Makes one line in a scratch directory of its own. `faults`: these, one after the other, instead of chosen ones."""
+def line(
+    seed: int, agent: str, database: str, length: int, ground: Ground, faults: Sequence[str] = ()
+) -> Line:
+    """Makes one line in a scratch directory of its own. `faults`: these, one after the other,
+    instead of chosen ones."""
     dice = random.Random(seed)
     told = Line(seed, agent, database, seed % EXPIRED[1] < EXPIRED[0])
     directory = Path(tempfile.mkdtemp(prefix="pd"))
-    extra = {"PERDURE_SESSION_CACHE": ground.redis.url, "PERDURE_SESSION_LIFETIME": "0.001s" if told.expired else "1h"}
+    extra = {
+        "PERDURE_SESSION_CACHE": ground.redis.url,
+        "PERDURE_SESSION_LIFETIME": "0.001s" if told.expired else "1h",
+    }
     if database == "postgresql":
         assert ground.postgresql is not None
         extra["PERDURE_DATABASE"] = ground.faults.submit(ground.postgresql.database).result()
@@ -166,7 +183,19 @@ class _Play:
     """What a conversation that went on has to hold: the prompts since it began."""
 
     def play(self) -> None:
-        words = ("run", "--name", "task", "--permissions", "full", "--agent", self.stage.agent, "--attempts", "2", "--json", FIRST)
+        words = (
+            "run",
+            "--name",
+            "task",
+            "--permissions",
+            "full",
+            "--agent",
+            self.stage.agent,
+            "--attempts",
+            "2",
+            "--json",
+            FIRST,
+        )
         done = self.stage.perdure(*words)
         assert done.code == 0, done.err
         self.said = ["quercus"]
@@ -181,7 +210,11 @@ class _Play:
 
     def _dispatch(self, prompt: str, number: int) -> None:
         """One update, with its fault, and retries until it is done."""
-        fault = self.faults[number - 1] if self.faults else self.dice.choices([*FAULTS], [*FAULTS.values()])[0]
+        fault = (
+            self.faults[number - 1]
+            if self.faults
+            else self.dice.choices([*FAULTS], [*FAULTS.values()])[0]
+        )
         if fault == "postgresql" and self.told.database == "sqlite":
             fault = "kill"
         self._before(fault)
@@ -205,7 +238,10 @@ class _Play:
             done = self.stage.perdure(*(("retry", "task", "--json") if accepted else words))
             report = self._report()
         else:
-            self.told.wrong.append(f"not done: step {number} after {TRIES} retries, exit {done.code}: {done.err[-300:]}")
+            self.told.wrong.append(
+                f"not done: step {number} after {TRIES} retries, exit {done.code}: "
+                f"{done.err[-300:]}"
+            )
             return
         self._judge(report["attempts"][known:], now, number)
 
@@ -223,7 +259,9 @@ class _Play:
         if fault == "all lost":
             shutil.rmtree(self.stage.state / "transcripts")
 
-    def _during(self, fault: str, started: subprocess.Popen[str], now: Dispatch) -> Future[None] | None:
+    def _during(
+        self, fault: str, started: subprocess.Popen[str], now: Dispatch
+    ) -> Future[None] | None:
         if fault not in ("kill", "redis", "postgresql"):
             return None
         if self.dice.random() < LAUNCHED:
@@ -233,12 +271,19 @@ class _Play:
         if fault == "kill":
             strike(self.stage, self.dice.choice(VICTIMS), started)
             return None
-        return self.ground.strike_redis(self.dice) if fault == "redis" else self.ground.strike_postgresql()
+        return (
+            self.ground.strike_redis(self.dice)
+            if fault == "redis"
+            else self.ground.strike_postgresql()
+        )
 
     def _until_launched(self, started: subprocess.Popen[str]) -> None:
-        """Waits for the update's agent. On a busy machine that takes longer than any moment that could be chosen."""
+        """Waits for the update's agent. On a busy machine that takes longer than any moment that
+        could be chosen."""
         before = self._launches()
-        self.stage.until(lambda: self._launches() > before or started.poll() is not None, "the agent is launched")
+        self.stage.until(
+            lambda: self._launches() > before or started.poll() is not None, "the agent is launched"
+        )
 
     def _launches(self) -> int:
         return len(list(self.stage.state.glob("runs/*/*/agent.json")))
@@ -251,14 +296,21 @@ class _Play:
             return
         import sqlite3
 
-        with closing(sqlite3.connect(self.stage.state / "perdure.db", isolation_level=None, timeout=60)) as database:
+        with closing(
+            sqlite3.connect(self.stage.state / "perdure.db", isolation_level=None, timeout=60)
+        ) as database:
             database.execute("DELETE FROM sessions")
 
     def _is_there(self) -> bool:
         """Whether the task's first prompt stands in a transcript, or in a copy of one."""
         driver = drivers.load(self.stage.agent)
-        found = [*self.stage.conversations().values(), *(path.read_bytes() for path in self.stage.copies())]
-        return any("quercus" in prompt.text for content in found for prompt in driver.prompts(content))
+        found = [
+            *self.stage.conversations().values(),
+            *(path.read_bytes() for path in self.stage.copies()),
+        ]
+        return any(
+            "quercus" in prompt.text for content in found for prompt in driver.prompts(content)
+        )
 
     def _report(self) -> dict[str, Any]:
         for _ in range(TRIES):
@@ -275,18 +327,28 @@ class _Play:
         now.expired = any(attempt["expired"] for attempt in attempts)
         for attempt in attempts:
             verdict = (attempt["receipt"] or {}).get("verdict", "none")
-            name = f"step {number} ({now.fault}), attempt {attempt['number']} ({verdict}, {attempt['rung']})"
+            name = (
+                f"step {number} ({now.fault}), attempt {attempt['number']} ({verdict}, "
+                f"{attempt['rung']})"
+            )
             began_anew = attempt["continuation"] in ("fresh", "rebuild")
             if began_anew and not attempt["lost_session_id"]:
                 self.told.wrong.append(f"silent fresh: {name}: {attempt['why']}")
             if began_anew:
                 self.said = ["quercus"]
-            # A conversation whose prompt never reached the agent is not held against what it was to hear.
-            shown = [r for r in self.stage.rehearsal.requests if attempt["started"] <= r.time <= (attempt["ended"] or 1 << 62)]
+            # A conversation whose prompt never reached the agent is not held against what it was to
+            # hear.
+            shown = [
+                r
+                for r in self.stage.rehearsal.requests
+                if attempt["started"] <= r.time <= (attempt["ended"] or 1 << 62)
+            ]
             texts = [said(request.messages) for request in shown]
             texts = [text for text in texts if f"w{number:03}q" in text or "quercus" in text]
             if shown and not texts:
-                self.told.wrong.append(f"silent fresh: {name}: the model was asked without the task")
+                self.told.wrong.append(
+                    f"silent fresh: {name}: the model was asked without the task"
+                )
             if began_anew and texts and "This is what is known of it" not in texts[0]:
                 self.told.wrong.append(f"not disclosed: {name}: no brief")
             if verdict in ("native", "repaired"):
@@ -294,27 +356,48 @@ class _Play:
                     self.told.wrong.append(f"false receipt: {name}: it never reached the model")
                 missing = [word for word in self.said if texts and word not in texts[-1]]
                 if missing:
-                    self.told.wrong.append(f"false receipt: {name}: the model was not shown {missing}")
+                    self.told.wrong.append(
+                        f"false receipt: {name}: the model was not shown {missing}"
+                    )
         self.said.append(f"w{number:03}q")
-        if self.told.expired and not now.expired and not any(a["rung"] == "fresh" for a in attempts):
-            self.told.wrong.append(f"not disclosed: step {number} ({now.fault}): the session had expired, and nothing says so")
+        if (
+            self.told.expired
+            and not now.expired
+            and not any(a["rung"] == "fresh" for a in attempts)
+        ):
+            self.told.wrong.append(
+                f"not disclosed: step {number} ({now.fault}): the session had expired, and nothing "
+                "says so"
+            )
         if now.there and not now.left and now.verdict not in ("native", "repaired"):
-            self.told.wrong.append(f"not gone on: step {number} ({now.fault}) is {now.verdict}: {last['why']}")
-        if (not now.there or now.left) and not any(attempt["lost_session_id"] for attempt in attempts):
-            self.told.wrong.append(f"not disclosed: step {number} ({now.fault}) is {now.verdict}: {last['why']}")
+            self.told.wrong.append(
+                f"not gone on: step {number} ({now.fault}) is {now.verdict}: {last['why']}"
+            )
+        if (not now.there or now.left) and not any(
+            attempt["lost_session_id"] for attempt in attempts
+        ):
+            self.told.wrong.append(
+                f"not disclosed: step {number} ({now.fault}) is {now.verdict}: {last['why']}"
+            )
 
     def _look_up(self, runner: perdure.Runner) -> None:
-        """Through the cache, against the database: never nothing, never a retired one; late for a moment at most."""
+        """Through the cache, against the database: never nothing, never a retired one; late for a
+        moment at most."""
         (key,) = {session.key for session in runner._engine.store.sessions()}
         truth, found = runner._engine.store.session(key), runner.sessions.get(key.agent, key.scope)
         self.told.lookups += 1
         if (truth is None) != (found is None):
-            self.told.wrong.append(f"forgotten: a lookup of {key.scope} gave {found and found.id} for {truth and truth.id}")
+            self.told.wrong.append(
+                f"forgotten: a lookup of {key.scope} gave {found and found.id} for "
+                f"{truth and truth.id}"
+            )
         elif truth is not None and found is not None:
             self.told.late += found.revision != truth.revision
             ids = {session.id for session in runner.sessions.lineage(key.agent, key.scope)}
             if found.state is SessionState.RETIRED or found.id not in ids:
-                self.told.wrong.append(f"forgotten: a lookup of {key.scope} gave {found.id} ({found.state})")
+                self.told.wrong.append(
+                    f"forgotten: a lookup of {key.scope} gave {found.id} ({found.state})"
+                )
 
 
 @contextmanager
@@ -333,12 +416,25 @@ def grounds(databases: tuple[str, ...]) -> Iterator[Ground]:
         yield Ground(server, cache, faults)
 
 
-def campaign(number: int, seed: int, jobs: int, agents: tuple[str, ...], databases: tuple[str, ...], length: int = LENGTH) -> list[Line]:
+def campaign(
+    number: int,
+    seed: int,
+    jobs: int,
+    agents: tuple[str, ...],
+    databases: tuple[str, ...],
+    length: int = LENGTH,
+) -> list[Line]:
     """At least so many re-dispatches, in lines; progress on standard error."""
     turn, done = threading.Lock(), [0]
 
     def one(n: int) -> Line:
-        found = line(seed + n, agents[n % len(agents)], databases[n // len(agents) % len(databases)], length, ground)
+        found = line(
+            seed + n,
+            agents[n % len(agents)],
+            databases[n // len(agents) % len(databases)],
+            length,
+            ground,
+        )
         with turn:
             done[0] += len(found.dispatches)
             print(f"{'F' if found.wrong else '.'} {done[0]}", end=" ", file=sys.stderr, flush=True)
@@ -361,23 +457,43 @@ def table(lines: list[Line]) -> str:
     there = [d for d in every if d.there and not d.left]
     rest = [d for d in every if not d.there or d.left]
     went_on = sum(d.verdict in ("native", "repaired") for d in there)
-    disclosed = len(rest) - sum(wrong.startswith("not disclosed") for each in lines for wrong in each.wrong)
-    out = [f"{'fault':18}{'dispatches':>11}{'struck':>8}{'attempts':>10}{'native':>8}{'repaired':>10}{'rebuilt':>9}{'other':>7}"]
+    disclosed = len(rest) - sum(
+        wrong.startswith("not disclosed") for each in lines for wrong in each.wrong
+    )
+    out = [
+        f"{'fault':18}{'dispatches':>11}{'struck':>8}{'attempts':>10}{'native':>8}{'repaired':>10}{'rebuilt':>9}{'other':>7}"
+    ]
     for fault in FAULTS:
         mine = [d for d in every if d.fault == fault]
         kinds = Counter(d.verdict for d in mine)
         known = [kinds[name] for name in ("native", "repaired", "rebuilt")]
         counts = f"{known[0]:>8}{known[1]:>10}{known[2]:>9}{len(mine) - sum(known):>7}"
-        out.append(f"{fault:18}{len(mine):>11}{sum(d.struck for d in mine):>8}{sum(d.attempts for d in mine):>10}{counts}")
+        out.append(
+            f"{fault:18}{len(mine):>11}{sum(d.struck for d in mine):>8}{sum(d.attempts for d in mine):>10}{counts}"
+        )
     rate = f"{went_on / len(there):.2%}" if there else "-"
     out.append(
-        f"\n{len(every)} re-dispatches in {len(lines)} lines, {sum(d.expired for d in every)} of them after their session had expired"
+        f"\n{len(every)} re-dispatches in {len(lines)} lines, {sum(d.expired for d in every)} of "
+        "them after their session had expired"
     )
-    out.append(f"where the transcript was there: {len(there)}, native or repaired: {went_on} ({rate})")
-    out.append(f"the rest: {len(rest)} ({sum(d.left for d in rest)} asked to begin anew), disclosed: {disclosed}")
-    out.append(f"lookups through Redis: {sum(e.lookups for e in lines)}, late: {sum(e.late for e in lines)}")
+    out.append(
+        f"where the transcript was there: {len(there)}, native or repaired: {went_on} ({rate})"
+    )
+    out.append(
+        f"the rest: {len(rest)} ({sum(d.left for d in rest)} asked to begin anew), disclosed: "
+        f"{disclosed}"
+    )
+    out.append(
+        f"lookups through Redis: {sum(e.lookups for e in lines)}, late: "
+        f"{sum(e.late for e in lines)}"
+    )
     wrongs = [(each, wrong) for each in lines for wrong in each.wrong]
-    out.append(", ".join(f"{kind}: {sum(wrong.startswith(kind) for _, wrong in wrongs)}" for kind in ("not gone on", *WRONG)))
+    out.append(
+        ", ".join(
+            f"{kind}: {sum(wrong.startswith(kind) for _, wrong in wrongs)}"
+            for kind in ("not gone on", *WRONG)
+        )
+    )
     out += [f"{name_of(each)}: {wrong}" for each, wrong in wrongs]
     return "\n".join(out)
 
@@ -391,7 +507,14 @@ def main() -> int:
     parser.add_argument("--database", action="append", choices=DATABASES)
     parser.add_argument("--length", type=int, default=LENGTH, help="re-dispatches in a line")
     given = parser.parse_args()
-    lines = campaign(given.number, given.seed, given.jobs, tuple(given.agent or AGENTS), tuple(given.database or DATABASES), given.length)
+    lines = campaign(
+        given.number,
+        given.seed,
+        given.jobs,
+        tuple(given.agent or AGENTS),
+        tuple(given.database or DATABASES),
+        given.length,
+    )
     print(table(lines))
     return 1 if any(each.wrong for each in lines) else 0
 

@@ -1,4 +1,5 @@
-"""A user's machine in miniature: a scratch home, a repository, the real agent CLI on the rehearsal, and the real `perdure` command.
+"""A user's machine in miniature: a scratch home, a repository, the real agent CLI on the rehearsal,
+and the real `perdure` command.
 
 Used by the journeys and by `kills`. Nothing outside the stage's own directory is read or written.
 """
@@ -28,15 +29,20 @@ TOP = Path(__file__).parents[2]
 
 
 def native(agent: str, modules: Path | None = None) -> Path:
-    """The pinned native program of an agent, or that below other modules; an error says how to install it."""
-    modules = modules or Path(os.environ.get("PERDURE_TEST_AGENTS") or TOP / "agents" / "node_modules")
+    """The pinned native program of an agent, or that below other modules; an error says how to
+    install it."""
+    modules = modules or Path(
+        os.environ.get("PERDURE_TEST_AGENTS") or TOP / "agents" / "node_modules"
+    )
     pattern = {
         "claude": "@anthropic-ai/claude-code-linux-*/claude",
         "codex": "@openai/codex-linux-*/vendor/*/bin/codex",
         "gemini": "@google/gemini-cli/bundle/gemini.js",
         "opencode": "opencode-linux-*64/bin/opencode",
     }[agent]
-    found = [path for path in modules.glob(pattern) if "musl" not in path.parts[-2] or agent == "codex"]
+    found = [
+        path for path in modules.glob(pattern) if "musl" not in path.parts[-2] or agent == "codex"
+    ]
     assert found, f"{agent} is not installed below {modules}: run `make agents`"
     return found[0]
 
@@ -53,13 +59,20 @@ class Stage:
     running: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.home, self.tmp, self.repo = self.directory / "home", self.directory / "t", self.directory / "repo"
+        self.home, self.tmp, self.repo = (
+            self.directory / "home",
+            self.directory / "t",
+            self.directory / "repo",
+        )
         for path in (self.home, self.tmp, self.repo):
             path.mkdir(parents=True, exist_ok=True)
         apart(self.home, self.home / ".local/share", self.home / ".local/state")
         self.state = self.home / ".local/state/perdure"
-        # OpenCode is moved by XDG_DATA_HOME, and perdure with it: the usual place keeps both where the stage looks.
-        self.agent_home = self.home / (".local/share" if self.agent == "opencode" else f".{self.agent}")
+        # OpenCode is moved by XDG_DATA_HOME, and perdure with it: the usual place keeps both where
+        # the stage looks.
+        self.agent_home = self.home / (
+            ".local/share" if self.agent == "opencode" else f".{self.agent}"
+        )
         self.environ = {
             "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
             "HOME": str(self.home),
@@ -67,11 +80,15 @@ class Stage:
             "LANG": "C.UTF-8",
             "PERDURE_GRACE": "2s",
             "PERDURE_DISK_BALLAST": "0",
-            "IS_SANDBOX": "1",  # Claude Code takes full permissions as root only inside a sandbox, which a stage is
+            # Claude Code takes full permissions as root only inside a sandbox, which a stage is
+            "IS_SANDBOX": "1",
             f"PERDURE_{self.agent.upper()}": str(native(self.agent)),
             # With a try of its own left, Gemini CLI waits for the end of a short limit by itself.
             **self.rehearsal.environ(
-                self.agent, home=self.agent_home, retries=0 if self.agent == "gemini" else 1, subscription=self.subscription
+                self.agent,
+                home=self.agent_home,
+                retries=0 if self.agent == "gemini" else 1,
+                subscription=self.subscription,
             ),
             **self.extra,
         }
@@ -82,16 +99,27 @@ class Stage:
         """A small real repository with one commit."""
         (self.repo / "greet.py").write_text("def greet(name):\n    return 'Hello ' + name\n")
         identity = ["-c", "user.name=Ada", "-c", "user.email=ada@example.invalid"]
-        for words in (["init", "-q", "-b", "main"], ["add", "."], [*identity, "commit", "-q", "-m", "first"]):
+        for words in (
+            ["init", "-q", "-b", "main"],
+            ["add", "."],
+            [*identity, "commit", "-q", "-m", "first"],
+        ):
             subprocess.run(["git", *words], cwd=self.repo, env=self.environ, check=True)
 
-    # --- perdure -------------------------------------------------------------------------------------------------
+    # --- perdure
+    # -------------------------------------------------------------------------------------------------
 
     def start(self, *words: str, prompt: str | None = None) -> subprocess.Popen[str]:
         """Starts the perdure command in the background."""
         command = [sys.executable, "-m", "perdure", *words]
         started = subprocess.Popen(
-            command, cwd=self.repo, env=self.environ, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            command,
+            cwd=self.repo,
+            env=self.environ,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         assert started.stdin is not None
         # It may have ended by now without a look at it, as when its words are refused.
@@ -127,15 +155,20 @@ class Stage:
                 value = met()
                 if value:
                     return value
-            # Whoever asks by a command of perdure leaves the processor to what is waited for, most of the time.
+            # Whoever asks by a command of perdure leaves the processor to what is waited for, most
+            # of the time.
             time.sleep(max(0.02, 2 * (time.monotonic() - began)))
         raise AssertionError(f"not within {PATIENCE_S:g} s: {what}")
 
-    # --- processes -----------------------------------------------------------------------------------------------
+    # --- processes
+    # -----------------------------------------------------------------------------------------------
 
     def attempt_directory(self, number: int) -> Path:
         """Where attempt `number` of the only run keeps its marks."""
-        return self.until(lambda: next(iter(self.state.glob(f"runs/*/{number}/agent.json")), None), f"attempt {number} is launched").parent
+        return self.until(
+            lambda: next(iter(self.state.glob(f"runs/*/{number}/agent.json")), None),
+            f"attempt {number} is launched",
+        ).parent
 
     def agent_pid(self, number: int = 1) -> int:
         pid: int = json.loads((self.attempt_directory(number) / "agent.json").read_text())["pid"]
@@ -150,16 +183,22 @@ class Stage:
         return pid
 
     def marked(self) -> list[int]:
-        """Live processes that an attempt of this stage started: by the mark or by the scratch home in their environment."""
+        """Live processes that an attempt of this stage started: by the mark or by the scratch home
+        in their environment."""
         own = {os.getpid(), *(process.pid for process in self.running)}
         return [pid for pid in _live() if pid not in own and self._ours(pid)]
 
     def at_home(self) -> list[int]:
-        """Everything that lives with this stage's home: agents, and what an agent's own program leaves running behind it."""
+        """Everything that lives with this stage's home: agents, and what an agent's own program
+        leaves running behind it."""
         found = []
         for pid in _live():
             with contextlib.suppress(OSError):
-                if pid != os.getpid() and b"HOME=" + os.fsencode(self.home) + b"\0" in Path(f"/proc/{pid}/environ").read_bytes():
+                if (
+                    pid != os.getpid()
+                    and b"HOME=" + os.fsencode(self.home) + b"\0"
+                    in Path(f"/proc/{pid}/environ").read_bytes()
+                ):
                     found.append(pid)
         return found
 
@@ -171,7 +210,8 @@ class Stage:
         return b"PERDURE_ATTEMPT=" in environ and os.fsencode(self.home) in environ
 
     def lose_machine(self, supervisor: subprocess.Popen[str]) -> None:
-        """Kills everything at once, as a power cut would: the supervisor first, then all that lives, until nothing does."""
+        """Kills everything at once, as a power cut would: the supervisor first, then all that
+        lives, until nothing does."""
         supervisor.kill()
         while pids := self.marked():
             for pid in pids:
@@ -184,7 +224,8 @@ class Stage:
         left = {pid: command for pid, command in left.items() if _is_live(pid)}
         assert not left, left
 
-    # --- conversations -------------------------------------------------------------------------------------------
+    # --- conversations
+    # -------------------------------------------------------------------------------------------
 
     def transcripts(self) -> list[Path]:
         """The agent's own transcripts: files, or the whole database with what belongs to it."""
@@ -199,16 +240,27 @@ class Stage:
     def conversations(self) -> dict[str, bytes]:
         """The agent's conversations by their ids, as they lie on disk."""
         if self.agent == "gemini":  # the name of the file holds eight letters of the id
-            ids = {json.loads(path.read_bytes().split(b"\n", 1)[0])["sessionId"] for path in self.transcripts() if path.stat().st_size}
-            found = {each: drivers.load("gemini").transcript(self.agent_home / ".gemini", each) for each in ids}
+            ids = {
+                json.loads(path.read_bytes().split(b"\n", 1)[0])["sessionId"]
+                for path in self.transcripts()
+                if path.stat().st_size
+            }
+            found = {
+                each: drivers.load("gemini").transcript(self.agent_home / ".gemini", each)
+                for each in ids
+            }
             return {each: path.read_bytes() for each, path in found.items() if path is not None}
         if self.agent != "opencode":
             return {path.stem[-36:]: path.read_bytes() for path in self.transcripts()}
         database = self.agent_home / "opencode/opencode.db"
         if not database.exists():
             return {}
-        with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=PATIENCE_S)) as found:
-            known = found.execute("select name from sqlite_master where name = 'session'").fetchone()
+        with closing(
+            sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=PATIENCE_S)
+        ) as found:
+            known = found.execute(
+                "select name from sqlite_master where name = 'session'"
+            ).fetchone()
             ids = [str(row[0]) for row in found.execute("select id from session")] if known else []
         return {each: drivers.load(self.agent).archive.read(database, each) or b"" for each in ids}
 
@@ -216,8 +268,11 @@ class Stage:
         """perdure's own copies."""
         return sorted(self.state.glob("transcripts/*/*/main*"))
 
-    def resume_by_hand(self, session: str, prompt: str, cwd: Path, *, full: bool = False) -> subprocess.CompletedProcess[str]:
-        """Somebody else goes on with a conversation, with the agent's own program. `full`: it may run every command."""
+    def resume_by_hand(
+        self, session: str, prompt: str, cwd: Path, *, full: bool = False
+    ) -> subprocess.CompletedProcess[str]:
+        """Somebody else goes on with a conversation, with the agent's own program. `full`: it may
+        run every command."""
         everything = {
             "claude": ["--permission-mode", "bypassPermissions"],
             "gemini": ["--yolo"],
@@ -225,14 +280,29 @@ class Stage:
         }
         may = everything.get(self.agent, []) if full else []
         words = {
-            "claude": ["-p", *may, "--output-format", "stream-json", "--verbose", "--resume", session],
+            "claude": [
+                "-p",
+                *may,
+                "--output-format",
+                "stream-json",
+                "--verbose",
+                "--resume",
+                session,
+            ],
             "gemini": [*may, "--output-format", "stream-json", "--resume", session],
             "opencode": ["run", "--format", "json", "--dir", str(cwd), "--session", session],
             "codex": ["exec", *may, "--json", "--skip-git-repo-check", "resume", session, "-"],
         }[self.agent]
         program, pipe = str(native(self.agent)), subprocess.PIPE
         return subprocess.run(
-            [program, *words], cwd=cwd, env=self.environ, input=prompt, text=True, stdout=pipe, stderr=pipe, timeout=PATIENCE_S
+            [program, *words],
+            cwd=cwd,
+            env=self.environ,
+            input=prompt,
+            text=True,
+            stdout=pipe,
+            stderr=pipe,
+            timeout=PATIENCE_S,
         )
 
     def close(self) -> None:
@@ -282,7 +352,10 @@ def _live() -> Iterator[int]:
 
 def _is_live(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in (
+            b"Z",
+            b"X",
+        )
     except OSError:
         return False
 

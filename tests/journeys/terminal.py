@@ -1,4 +1,5 @@
-"""A real terminal for a command: a pty of a given size and everything that was written to it, or a screen with keys, in tmux."""
+"""A real terminal for a command: a pty of a given size and everything that was written to it, or a
+screen with keys, in tmux."""
 
 from __future__ import annotations
 
@@ -14,12 +15,21 @@ from tests.journeys.stage import PATIENCE_S, Stage
 
 
 def on_terminal(stage: Stage, *words: str, columns: int = 80, **environ: str) -> tuple[int, str]:
-    """Runs perdure on a terminal of that width: its exit code, and what stood on the screen, raw."""
+    """Runs perdure on a terminal of that width: its exit code, and what stood on the screen,
+    raw."""
     master, slave = os.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     env = {**stage.environ, "TERM": "xterm-256color", **environ}
     command = [sys.executable, "-m", "perdure", *words]
-    with subprocess.Popen(command, cwd=stage.repo, env=env, stdin=slave, stdout=slave, stderr=slave, start_new_session=True) as started:
+    with subprocess.Popen(
+        command,
+        cwd=stage.repo,
+        env=env,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+    ) as started:
         os.close(slave)
         seen = bytearray()
         try:
@@ -41,11 +51,29 @@ class Terminal:
         self.environ = {**one.environ, "TERM": "xterm-256color", **environ}
         start = one.directory / "bashrc"
         start.write_text("PS1='ready> '\n")
-        self.tmux("-f", "/dev/null", "new-session", "-d", "-x", str(columns), "-y", "24", "-c", str(one.repo), f"bash --rcfile {start}")
+        self.tmux(
+            "-f",
+            "/dev/null",
+            "new-session",
+            "-d",
+            "-x",
+            str(columns),
+            "-y",
+            "24",
+            "-c",
+            str(one.repo),
+            f"bash --rcfile {start}",
+        )
         self.shows("ready>")  # from here on the terminal is in the modes in which the shell waits
 
     def tmux(self, *words: str) -> str:
-        done = subprocess.run(["tmux", "-S", self.socket, *words], env=self.environ, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["tmux", "-S", self.socket, *words],
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         return done.stdout
 
     def screen(self) -> list[str]:
@@ -67,4 +95,9 @@ class Terminal:
         """The terminal's settings, and whether its full screen and hidden cursor are in use."""
         flags = self.tmux("display-message", "-p", "#{alternate_on} #{cursor_flag}")
         tty = self.tmux("display-message", "-p", "#{pane_tty}").strip()
-        return flags + subprocess.run(["stty", "-F", tty, "-a"], capture_output=True, text=True, check=True).stdout
+        return (
+            flags
+            + subprocess.run(
+                ["stty", "-F", tty, "-a"], capture_output=True, text=True, check=True
+            ).stdout
+        )

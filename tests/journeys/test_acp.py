@@ -1,4 +1,5 @@
-"""The main stories of one task on agents that are driven over ACP: the agent's process is a bridge, and behind it the agent.
+"""The main stories of one task on agents that are driven over ACP: the agent's process is a bridge,
+and behind it the agent.
 
 The stories are those of `test_one_task`, word for word; only the name of the agent is another one.
 """
@@ -28,7 +29,10 @@ class AcpStage(Stage):
     """A stage on which perdure is told to drive the same agent over ACP."""
 
     def start(self, *words: str, prompt: str | None = None) -> subprocess.Popen[str]:
-        named = [f"acp-{word}" if before == "--agent" else word for before, word in pairwise(("", *words))]
+        named = [
+            f"acp-{word}" if before == "--agent" else word
+            for before, word in pairwise(("", *words))
+        ]
         return super().start(*named, prompt=prompt)
 
 
@@ -60,19 +64,27 @@ def stage(request: pytest.FixtureRequest) -> Iterator[MakeStage]:
         pytest.param(stories.test_killed_in_a_tool, id="killed-in-a-tool"),
         pytest.param(stories.test_the_supervisor_is_killed_and_the_agent_adopted, id="adopted"),
         pytest.param(stories.test_everything_is_killed_at_once, id="machine-lost"),
-        pytest.param(partial(stories.test_the_session_file_is_deleted, policy="disclose"), id="conversation-lost-copy-there"),
+        pytest.param(
+            partial(stories.test_the_session_file_is_deleted, policy="disclose"),
+            id="conversation-lost-copy-there",
+        ),
         pytest.param(stories.test_the_conversation_is_lost_and_disclosed, id="conversation-lost"),
-        pytest.param(partial(stories.test_killed_before_its_first_word, agent=""), id="killed-before-its-first-word"),
+        pytest.param(
+            partial(stories.test_killed_before_its_first_word, agent=""),
+            id="killed-before-its-first-word",
+        ),
     ],
 )
 def test_a_story(stage: MakeStage, tmp_path: Path, story: Callable[..., None]) -> None:
-    """It goes on natively, or is told why not; nothing survives, neither the agent behind the bridge nor its tools."""
+    """It goes on natively, or is told why not; nothing survives, neither the agent behind the
+    bridge nor its tools."""
     given = {"tmp_path": tmp_path} if "tmp_path" in signature(story).parameters else {}
     story(stage=stage, **given)
 
 
 def test_an_update_carries_only_what_is_new(stage: MakeStage) -> None:
-    """New instructions resume the same conversation, and the new prompt holds them and nothing that was said before."""
+    """New instructions resume the same conversation, and the new prompt holds them and nothing that
+    was said before."""
     one = stage(stories.TWO_TURNS + "---\nrun echo three > three.txt\n---\nsay Three.\n")
     assert one.perdure(*stories.run_to(one), stories.PROMPT).code == 0
     done = one.perdure("update", "task", "Now write three.txt.", "--json")
@@ -82,11 +94,15 @@ def test_an_update_carries_only_what_is_new(stage: MakeStage) -> None:
     assert first == stories.PROMPT
     assert "Now write three.txt." in second
     assert "quercus" not in second
-    assert [attempt["usage"]["input"] for attempt in done.json["attempts"]] == ([300, 200] if one.agent == "codex" else [100, 100])
+    assert [attempt["usage"]["input"] for attempt in done.json["attempts"]] == (
+        [300, 200] if one.agent == "codex" else [100, 100]
+    )
     one.nothing_survives()
 
 
-def test_a_command_that_is_not_there_is_told_before_anything_starts(stage: MakeStage, tmp_path: Path) -> None:
+def test_a_command_that_is_not_there_is_told_before_anything_starts(
+    stage: MakeStage, tmp_path: Path
+) -> None:
     """An agent's command that is not there is one clear sentence, exit code 5, and no attempt."""
     one = stage("say Never.")
     one.environ[f"PERDURE_ACP_{one.agent.upper()}"] = str(tmp_path / "nothing")

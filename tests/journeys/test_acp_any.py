@@ -1,4 +1,5 @@
-"""Real agents as `acp-mine`, of which perdure knows only that they speak ACP: what a receipt says of their conversations."""
+"""Real agents as `acp-mine`, of which perdure knows only that they speak ACP: what a receipt says
+of their conversations."""
 
 from __future__ import annotations
 
@@ -19,7 +20,10 @@ from tests.journeys.stage import Stage, native, said
 MakeStage = Callable[..., Stage]
 pytestmark = pytest.mark.journey
 
-TALK = "by history\nrun echo one > one.txt\n---\nsay The word is plum.\n---\nsay Plum it is.\n---\nsay Plum, still.\n"
+TALK = (
+    "by history\nrun echo one > one.txt\n---\nsay The word is plum.\n---\nsay Plum it "
+    "is.\n---\nsay Plum, still.\n"
+)
 FIRST = "Write one.txt. The magic word is quercus."
 PREFIXES = {"codex": ("CODEX_", "OPENAI_"), "opencode": ("OPENCODE_", "XDG_")}
 """Of the variables that lead the agent to the rehearsal."""
@@ -33,7 +37,8 @@ def agent(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def stage(agent: str) -> Iterator[MakeStage]:
-    """Makes a stage on which the agent is `acp-mine`, as it is or changed by the proxy; everything is ended and removed afterwards."""
+    """Makes a stage on which the agent is `acp-mine`, as it is or changed by the proxy; everything
+    is ended and removed afterwards."""
     made: list[Stage] = []
     directory = Path(tempfile.mkdtemp(prefix="pjm"))
 
@@ -43,7 +48,9 @@ def stage(agent: str) -> Iterator[MakeStage]:
             "opencode": f"{native('opencode')} acp",
         }
         mine = f"{sys.executable} {acp_proxy.__file__} {scene} {commands[agent]}"
-        made.append(Stage(directory, agent, Rehearsal(script).start(), extra={"PERDURE_ACP_MINE": mine}))
+        made.append(
+            Stage(directory, agent, Rehearsal(script).start(), extra={"PERDURE_ACP_MINE": mine})
+        )
         return made[-1]
 
     yield make
@@ -60,19 +67,39 @@ def adapter() -> Path:
 def words(one: Stage, *more: str) -> list[str]:
     names = [name for name in one.environ if name.startswith(PREFIXES[one.agent])]
     environ = [word for name in names for word in ("--env", name)]
-    return ["run", "--name", "task", "--agent", "acp-mine", "--permissions", "full", "--json", *environ, *more]
+    return [
+        "run",
+        "--name",
+        "task",
+        "--agent",
+        "acp-mine",
+        "--permissions",
+        "full",
+        "--json",
+        *environ,
+        *more,
+    ]
 
 
-@pytest.mark.parametrize(("scene", "verdict", "held"), [("honest", "replayed", 3), ("resumes", "claimed", None)])
-def test_a_conversation_goes_on(stage: MakeStage, scene: str, verdict: str, held: int | None) -> None:
-    """What is loaded is compared with the journal, what is only resumed is claimed; the model is shown the whole conversation."""
+@pytest.mark.parametrize(
+    ("scene", "verdict", "held"), [("honest", "replayed", 3), ("resumes", "claimed", None)]
+)
+def test_a_conversation_goes_on(
+    stage: MakeStage, scene: str, verdict: str, held: int | None
+) -> None:
+    """What is loaded is compared with the journal, what is only resumed is claimed; the model is
+    shown the whole conversation."""
     one = stage(TALK, scene)
     first = one.perdure(*words(one), FIRST)
     assert first.code == 0, first.err
     done = one.perdure("update", "task", "Which word was it?", "--json")
     assert done.code == 0, done.err
     before, last = done.json["attempts"]
-    assert (before["receipt"]["verdict"], last["continuation"], last["receipt"]["verdict"]) == ("fresh", "resume", verdict)
+    assert (before["receipt"]["verdict"], last["continuation"], last["receipt"]["verdict"]) == (
+        "fresh",
+        "resume",
+        verdict,
+    )
     assert last["session_id"] == before["session_id"] != ""
     assert last["receipt"]["evidence"]["replayed"] == held
     shown = said(one.rehearsal.last.messages)
@@ -83,11 +110,15 @@ def test_a_conversation_goes_on(stage: MakeStage, scene: str, verdict: str, held
 
 
 def test_killed_in_a_reply(stage: MakeStage, tmp_path: Path) -> None:
-    """After a SIGKILL the next attempt loads the conversation, and the interrupted turn is no known part of it."""
+    """After a SIGKILL the next attempt loads the conversation, and the interrupted turn is no known
+    part of it."""
     one = stage(TALK.replace("say The word", f"hold {tmp_path / 'go'}\nsay The word"))
     started = one.start(*words(one, "--attempts", "1"), FIRST)
     one.rehearsal.wait_for(2)
-    one.until(lambda: b"one.txt" in (one.attempt_directory(1) / "stdout").read_bytes(), "the command is told")
+    one.until(
+        lambda: b"one.txt" in (one.attempt_directory(1) / "stdout").read_bytes(),
+        "the command is told",
+    )
     os.kill(one.agent_pid(), signal.SIGKILL)
     assert one.finish(started).code == 1
     (tmp_path / "go").touch()
@@ -99,9 +130,12 @@ def test_killed_in_a_reply(stage: MakeStage, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("agent", ["codex"], indirect=True)
-@pytest.mark.parametrize(("policy", "code", "kind"), [("disclose", 0, "rebuilt"), ("strict", 3, "")])
+@pytest.mark.parametrize(
+    ("policy", "code", "kind"), [("disclose", 0, "rebuilt"), ("strict", 3, "")]
+)
 def test_an_agent_that_lies(stage: MakeStage, policy: str, code: int, kind: str) -> None:
-    """An agent that says it loaded the conversation and replays another one is sent no prompt in it; what follows is the policy's."""
+    """An agent that says it loaded the conversation and replays another one is sent no prompt in
+    it; what follows is the policy's."""
     one = stage(TALK, "lies")
     assert one.perdure(*words(one, "--continuity", policy), FIRST).code == 0
     asked = len(one.rehearsal.requests)
@@ -109,25 +143,37 @@ def test_an_agent_that_lies(stage: MakeStage, policy: str, code: int, kind: str)
     assert done.code == code, done.err
     lied = done.json["attempts"][1]
     assert (lied["outcome"]["kind"], lied["receipt"]) == ("session_broken", None)
-    assert "its replay lacks 1 prompt(s), 1 answer(s), 1 tool call(s) of it" in lied["outcome"]["detail"]
+    assert (
+        "its replay lacks 1 prompt(s), 1 answer(s), 1 tool call(s) of it"
+        in lied["outcome"]["detail"]
+    )
     if policy == "strict":
         assert len(one.rehearsal.requests) == asked
         return
     last = done.json["attempts"][2]
-    assert (last["continuation"], last["receipt"]["verdict"], last["lost_session_id"]) == ("rebuild", kind, lied["session_id"])
+    assert (last["continuation"], last["receipt"]["verdict"], last["lost_session_id"]) == (
+        "rebuild",
+        kind,
+        lied["session_id"],
+    )
     assert "quercus" in one.rehearsal.prompts()[-1]
     one.nothing_survives()
 
 
 @pytest.mark.parametrize("agent", ["codex"], indirect=True)
 def test_a_conversation_that_is_gone(stage: MakeStage) -> None:
-    """codex-acp 2.6.0 says that it loaded a conversation whose file is gone: the empty replay tells, and a new one begins with a brief."""
+    """codex-acp 2.6.0 says that it loaded a conversation whose file is gone: the empty replay
+    tells, and a new one begins with a brief."""
     one = stage(TALK)
     assert one.perdure(*words(one), FIRST).code == 0
     for path in one.transcripts():
         path.unlink()
     done = one.perdure("update", "task", "Which word was it?", "--json")
     assert done.code == 0, done.err
-    assert [attempt["outcome"]["kind"] for attempt in done.json["attempts"]] == ["succeeded", "session_broken", "succeeded"]
+    assert [attempt["outcome"]["kind"] for attempt in done.json["attempts"]] == [
+        "succeeded",
+        "session_broken",
+        "succeeded",
+    ]
     assert done.json["attempts"][2]["receipt"]["verdict"] == "rebuilt"
     one.nothing_survives()

@@ -1,4 +1,5 @@
-"""Bad input at the command line: one clear sentence, the right exit code, nothing lost, nothing half-made left behind."""
+"""Bad input at the command line: one clear sentence, the right exit code, nothing lost, nothing
+half-made left behind."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ def stage() -> Iterator[Stage]:
 
 
 def refused(done: Done, code: int, *words: str) -> None:
-    """One sentence on stderr with these words, no traceback, the exit code, and nothing on stdout."""
+    """One sentence on stderr with these words, no traceback, the exit code, and nothing on
+    stdout."""
     assert done.code == code, done.err
     assert "Traceback" not in done.err
     assert done.out == ""
@@ -44,7 +46,10 @@ def nothing_made(stage: Stage) -> None:
     """No run, no branch, no workdir, and nothing reached the model."""
     assert stage.perdure("ls", "--json").json["runs"] == []
     branches = subprocess.run(
-        ["git", "branch", "--list", "--format=%(refname:short)"], cwd=stage.repo, env=stage.environ, capture_output=True
+        ["git", "branch", "--list", "--format=%(refname:short)"],
+        cwd=stage.repo,
+        env=stage.environ,
+        capture_output=True,
     )
     assert branches.stdout.split() in ([b"main"], [])
     assert list(stage.home.glob(".local/share/perdure/.perdure/work/*")) == []
@@ -77,7 +82,9 @@ def test_unborn_branch(stage: Stage) -> None:
     refused(stage.perdure(*RUN, "Do it."), 7, "no commit")
 
 
-@pytest.mark.parametrize("branch", ["-D", "../x", "a..b", "x.lock", "a b", "refs@{0}", "a;id", "$(id)", "a\nb", "é"])
+@pytest.mark.parametrize(
+    "branch", ["-D", "../x", "a..b", "x.lock", "a b", "refs@{0}", "a;id", "$(id)", "a\nb", "é"]
+)
 def test_hostile_branch(stage: Stage, branch: str) -> None:
     """A branch name that git or a shell could misread never gets near git."""
     refused(stage.perdure(*RUN, f"--branch={branch}", "Do it."), 2, "branch")
@@ -109,27 +116,51 @@ def test_words_that_a_verb_does_not_take(stage: Stage, words: tuple[str, ...]) -
     assert len(done.err.splitlines()) == 2, done.err
 
 
-@pytest.mark.parametrize("words", [("--help",), ("--version",), ("ls", "--help"), ("ls", "--json"), ("doctor",), ("completion", "bash")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--help",),
+        ("--version",),
+        ("ls", "--help"),
+        ("ls", "--json"),
+        ("doctor",),
+        ("completion", "bash"),
+    ],
+)
 def test_a_reader_that_went_away(stage: Stage, words: tuple[str, ...]) -> None:
-    """`perdure ... | true`: nothing is complained of, and the exit code is that of all being well, in whichever way Python buffers."""
+    """`perdure ... | true`: nothing is complained of, and the exit code is that of all being well,
+    in whichever way Python buffers."""
     for environ in (stage.environ, stage.environ | {"PYTHONUNBUFFERED": "1"}):
         read, write = os.pipe()
         os.close(read)
         with os.fdopen(write, "w") as pipe:
             command = [sys.executable, "-m", "perdure", *words]
-            done = subprocess.run(command, cwd=stage.repo, env=environ, stdout=pipe, stderr=subprocess.PIPE, text=True)
+            done = subprocess.run(
+                command, cwd=stage.repo, env=environ, stdout=pipe, stderr=subprocess.PIPE, text=True
+            )
         assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_nowhere_to_write(stage: Stage) -> None:
-    """Without a standard output a verb does what it does; on a full one it says so and ends with 7."""
+    """Without a standard output a verb does what it does; on a full one it says so and ends with
+    7."""
     shell = f"{sys.executable} -m perdure"
     for words in ("--help", "ls --json", "doctor", "show nosuch"):
-        done = subprocess.run(["sh", "-c", f"{shell} {words} >&-"], cwd=stage.repo, env=stage.environ, capture_output=True, text=True)
+        done = subprocess.run(
+            ["sh", "-c", f"{shell} {words} >&-"],
+            cwd=stage.repo,
+            env=stage.environ,
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == (5 if "nosuch" in words else 0), done.stderr
         assert "Traceback" not in done.stderr
         full = subprocess.run(
-            ["sh", "-c", f"{shell} {words} >/dev/full"], cwd=stage.repo, env=stage.environ, capture_output=True, text=True
+            ["sh", "-c", f"{shell} {words} >/dev/full"],
+            cwd=stage.repo,
+            env=stage.environ,
+            capture_output=True,
+            text=True,
         )
         assert full.returncode == (5 if "nosuch" in words else 7), full.stderr
         assert len(full.stderr.splitlines()) == 2, full.stderr
@@ -157,10 +188,19 @@ def test_prompt_over_the_limit(stage: Stage) -> None:
 
 
 def test_task_files_that_cannot_be_given(stage: Stage) -> None:
-    """A file that is not there, a place outside the workdir, a directory as a file: refused before anything is made."""
+    """A file that is not there, a place outside the workdir, a directory as a file: refused before
+    anything is made."""
     refused(stage.perdure(*RUN, "--file", "none.md", "Do it."), 5, "none.md")
-    refused(stage.perdure(*RUN, "--file", "greet.py=../greet.py", "Do it."), 2, "no place in the workdir")
-    refused(stage.perdure(*RUN, "--file", "greet.py=.git/hooks/pre-commit", "Do it."), 2, ".git belongs to git")
+    refused(
+        stage.perdure(*RUN, "--file", "greet.py=../greet.py", "Do it."),
+        2,
+        "no place in the workdir",
+    )
+    refused(
+        stage.perdure(*RUN, "--file", "greet.py=.git/hooks/pre-commit", "Do it."),
+        2,
+        ".git belongs to git",
+    )
     refused(stage.perdure(*RUN, "--file", ".", "Do it."), 2, "--context")
     nothing_made(stage)
 
@@ -178,20 +218,32 @@ def test_a_key_means_its_files_too(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize(
-    "prompt", ["- item one\n- item two", "--help me", "/cost is what I want to know", "/compact", "@greet.py what is it?"]
+    "prompt",
+    [
+        "- item one\n- item two",
+        "--help me",
+        "/cost is what I want to know",
+        "/compact",
+        "@greet.py what is it?",
+    ],
 )
 def test_a_prompt_of_any_shape_reaches_the_model(stage: Stage, prompt: str) -> None:
-    """A prompt that begins like a flag or a command of the CLI is still a prompt, and is found in the transcript."""
+    """A prompt that begins like a flag or a command of the CLI is still a prompt, and is found in
+    the transcript."""
     done = stage.perdure(*RUN, "--json", "-", prompt=prompt)
     assert done.code == 0, done.err
-    assert any(prompt.strip() in said for said in stage.rehearsal.prompts()), stage.rehearsal.prompts()
+    assert any(prompt.strip() in said for said in stage.rehearsal.prompts()), (
+        stage.rehearsal.prompts()
+    )
     assert done.json["attempts"][0]["receipt"]["evidence"]["prompt_found"] is True
     assert done.json["attempts"][0]["receipt"]["evidence"]["foreign_turns"] == 0
 
 
 def test_invalid_configuration(stage: Stage) -> None:
     """All problems of all sources are told at once, each with its file and line."""
-    (stage.repo / "perdure.toml").write_text('agent = "claude"\n\nattempts = "many"\npermissions = "full"\ncolour = 1\n')
+    (stage.repo / "perdure.toml").write_text(
+        'agent = "claude"\n\nattempts = "many"\npermissions = "full"\ncolour = 1\n'
+    )
     stage.environ["PERDURE_STALL"] = "soon"
     done = stage.perdure(*RUN, "Do it.")
     assert done.code == 2
@@ -219,11 +271,19 @@ def test_corrupt_database(stage: Stage) -> None:
 
 
 def test_disk_full(stage: Stage) -> None:
-    """With no space for the state the run is refused in a sentence; the same command works when there is space again."""
+    """With no space for the state the run is refused in a sentence; the same command works when
+    there is space again."""
     stage.state.mkdir(parents=True)
-    inside = f"mount -t tmpfs -o size=64k none {stage.state} && exec {sys.executable} -m perdure {' '.join(RUN)} Do"
+    inside = (
+        f"mount -t tmpfs -o size=64k none {stage.state} && exec {sys.executable} -m perdure "
+        f"{' '.join(RUN)} Do"
+    )
     full = subprocess.run(
-        ["unshare", "--map-root-user", "--mount", "sh", "-c", inside], cwd=stage.repo, env=stage.environ, capture_output=True, text=True
+        ["unshare", "--map-root-user", "--mount", "sh", "-c", inside],
+        cwd=stage.repo,
+        env=stage.environ,
+        capture_output=True,
+        text=True,
     )
     refused(Done(full.returncode, full.stdout, full.stderr), 7, "full")
     assert stage.rehearsal.requests == []
@@ -231,7 +291,8 @@ def test_disk_full(stage: Stage) -> None:
 
 
 def test_corrupt_transcript(stage: Stage) -> None:
-    """A transcript that became garbage is moved aside, never overwritten; perdure's own copy goes on natively."""
+    """A transcript that became garbage is moved aside, never overwritten; perdure's own copy goes
+    on natively."""
     first = stage.perdure(*RUN, "--name", "task", "--json", "Do it.").json
     (transcript,) = stage.transcripts()
     transcript.write_bytes(b"\0garbage\n" * 50)
@@ -273,8 +334,13 @@ def test_unknown_run(stage: Stage) -> None:
 
 
 def test_secrets_stay_out(stage: Stage) -> None:
-    """perdure's and the forge's secrets never reach the agent; the agent's key is in no file that perdure writes."""
-    stage.environ |= {"PERDURE_GIT_TOKEN": "canary-git-token", "GITHUB_TOKEN": "canary-forge", "ANTHROPIC_API_KEY": "canary-model-key"}
+    """perdure's and the forge's secrets never reach the agent; the agent's key is in no file that
+    perdure writes."""
+    stage.environ |= {
+        "PERDURE_GIT_TOKEN": "canary-git-token",
+        "GITHUB_TOKEN": "canary-forge",
+        "ANTHROPIC_API_KEY": "canary-model-key",
+    }
     with Rehearsal("run env > env.txt\n---\nsay Done.") as rehearsal:
         stage.environ["ANTHROPIC_BASE_URL"] = rehearsal.url
         done = stage.perdure(*RUN, "--name", "task", "--json", "Do it.")

@@ -1,8 +1,10 @@
-"""Two machines: a task is killed on one and finished on the other, by a capsule or a checkpoint store, on the real CLIs.
+"""Two machines: a task is killed on one and finished on the other, by a capsule or a checkpoint
+store, on the real CLIs.
 
-The machines share nothing but the capsule, or the store's directory: homes, roots, states, repositories and paths differ, and machine A
-is taken away before B begins. In one story each is in name spaces of its own as well (`machines`). What the model knows is asserted on
-the messages that reached it, files on their bytes and modes.
+The machines share nothing but the capsule, or the store's directory: homes, roots, states,
+repositories and paths differ, and machine A is taken away before B begins. In one story each is in
+name spaces of its own as well (`machines`). What the model knows is asserted on the messages that
+reached it, files on their bytes and modes.
 """
 
 from __future__ import annotations
@@ -16,7 +18,17 @@ from typing import Any
 import pytest
 
 from perdure.rehearsal import Rehearsal
-from tests.journeys.machines import TWO_TOOLS, begin, git, in_second_tool, machine, manifests, power_cut, prints, told
+from tests.journeys.machines import (
+    TWO_TOOLS,
+    begin,
+    git,
+    in_second_tool,
+    machine,
+    manifests,
+    power_cut,
+    prints,
+    told,
+)
 from tests.journeys.stage import Stage, said
 
 TALK = """by history
@@ -36,7 +48,8 @@ pytestmark = pytest.mark.journey
 
 @pytest.fixture
 def machines(agent: str) -> Iterator[Machines]:
-    """Two machines in directories of their own, on one rehearsal: the model's service is the same for both."""
+    """Two machines in directories of their own, on one rehearsal: the model's service is the same
+    for both."""
     *directories, shared = [Path(tempfile.mkdtemp(prefix=f"p{name}")) for name in "abs"]
     made: list[Stage] = []
     rehearsals: list[Rehearsal] = []
@@ -46,7 +59,11 @@ def machines(agent: str) -> Iterator[Machines]:
             extra["PERDURE_CHECKPOINT_STORE"] = shared.as_uri()
         rehearsals.append(Rehearsal(script).start())
         for directory in directories:
-            made.append(Stage(directory, agent, rehearsals[0], extra={"PERDURE_PERMISSIONS": "full", **extra}))
+            made.append(
+                Stage(
+                    directory, agent, rehearsals[0], extra={"PERDURE_PERMISSIONS": "full", **extra}
+                )
+            )
         return made[0], made[1]
 
     yield make
@@ -65,7 +82,8 @@ def gone(one: Stage) -> None:
 
 
 def went_on(two: Stage, attempts: list[dict[str, Any]]) -> None:
-    """The last attempt went on natively in the first one's conversation, and the model knows all of it."""
+    """The last attempt went on natively in the first one's conversation, and the model knows all of
+    it."""
     proven_native(attempts[0], attempts[-1], said(two.rehearsal.requests[-1].messages))
 
 
@@ -76,8 +94,9 @@ def proven_native(first: dict[str, Any], last: dict[str, Any], messages: str) ->
 
 
 def test_a_capsule_goes_on_on_another_machine(machines: Machines) -> None:
-    """Killed in a tool, exported, the machine taken away: imported elsewhere the files are exactly those of the checkpoint, and a retry
-    goes on natively; `why` still tells what happened before."""
+    """Killed in a tool, exported, the machine taken away: imported elsewhere the files are exactly
+    those of the checkpoint, and a retry goes on natively; `why` still tells what happened
+    before."""
     one, two = machines(TWO_TOOLS, PERDURE_CHECKPOINT_EVERY="0.01s")
     supervisor = begin(one)
     workdir = in_second_tool(one)
@@ -106,8 +125,9 @@ def test_a_capsule_goes_on_on_another_machine(machines: Machines) -> None:
 
 
 def test_a_checkpoint_store_carries_a_task_from_machine_to_machine(agent: str) -> None:
-    """Machine A dies at once in a tool, with its disk: machine B, another user with other paths and a network of its own, takes the task
-    up with exactly the files of the last checkpoint and finishes it natively. They share the store's directory alone."""
+    """Machine A dies at once in a tool, with its disk: machine B, another user with other paths and
+    a network of its own, takes the task up with exactly the files of the last checkpoint and
+    finishes it natively. They share the store's directory alone."""
     *directories, shared = [Path(tempfile.mkdtemp(prefix=f"p{name}")) for name in "abs"]
     try:
         with machine("at_work", directories[0], agent, shared, uid=1001) as one:
@@ -134,13 +154,16 @@ def test_a_checkpoint_store_carries_a_task_from_machine_to_machine(agent: str) -
 
 
 def test_the_machine_that_lost_its_place_stops(machines: Machines) -> None:
-    """Taken over while it is at work: the first machine notices with its next checkpoint, ends its agent, publishes nothing more and
-    starts no further attempt; it says so, and the second one's work is what the store has."""
+    """Taken over while it is at work: the first machine notices with its next checkpoint, ends its
+    agent, publishes nothing more and starts no further attempt; it says so, and the second one's
+    work is what the store has."""
     one, two = machines(TWO_TOOLS, store=True, PERDURE_CHECKPOINT_EVERY="0.01s")
     supervisor = begin(one)
     workdir = in_second_tool(one)
     one.until(lambda: manifests(one), "the checkpoint is in the store")
-    done = two.perdure("move", "task", "--from", "--into", str(two.home / "work"), "--take-over", "--json")
+    done = two.perdure(
+        "move", "task", "--from", "--into", str(two.home / "work"), "--take-over", "--json"
+    )
     assert done.code == 0, done.err
     before = manifests(one)
     (workdir / "go.txt").write_text("")
@@ -159,7 +182,8 @@ def test_the_machine_that_lost_its_place_stops(machines: Machines) -> None:
 
 
 def test_a_task_that_is_let_go_is_taken_up_and_brought_back(machines: Machines) -> None:
-    """Moved to a store when it has succeeded, it is free there: another machine takes it up and goes on natively with new instructions."""
+    """Moved to a store when it has succeeded, it is free there: another machine takes it up and
+    goes on natively with new instructions."""
     one, two = machines(TALK)
     url = (two.directory / "store").as_uri()
     assert begin(one).wait() == 0

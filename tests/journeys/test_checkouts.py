@@ -1,4 +1,5 @@
-"""The user's own checkout before and after a run: uncommitted changes, what is told of them, and how a result is taken over."""
+"""The user's own checkout before and after a run: uncommitted changes, what is told of them, and
+how a result is taken over."""
 
 from __future__ import annotations
 
@@ -34,11 +35,23 @@ def agent(request: pytest.FixtureRequest) -> str:
 
 
 def git(one: Stage, *words: str) -> str:
-    return subprocess.run(["git", *words], cwd=one.repo, env=one.environ, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        ["git", *words], cwd=one.repo, env=one.environ, capture_output=True, text=True, check=True
+    ).stdout
 
 
 def begin(one: Stage, *words: str) -> tuple[str, ...]:
-    return ("run", "--name", "task", "--permissions", "full", "--agent", one.agent, *words, "Write one.txt.")
+    return (
+        "run",
+        "--name",
+        "task",
+        "--permissions",
+        "full",
+        "--agent",
+        one.agent,
+        *words,
+        "Write one.txt.",
+    )
 
 
 def dirty(one: Stage) -> str:
@@ -52,13 +65,16 @@ def dirty(one: Stage) -> str:
 
 
 def test_uncommitted_changes_are_told_of(stage: MakeStage) -> None:
-    """A run from a checkout with uncommitted changes says that the agent does not have them, and how it would; the agent has none; and
-    without a commit on the branch no merge is suggested."""
+    """A run from a checkout with uncommitted changes says that the agent does not have them, and
+    how it would; the agent has none; and without a commit on the branch no merge is suggested."""
     one = stage(TALK)
     status = dirty(one)
     done = one.perdure(*begin(one))
     assert done.code == 0, done.err
-    assert f"perdure: 3 uncommitted changes of {one.repo} will not be in the workdir; --include-changes copies them" in done.err
+    assert (
+        f"perdure: 3 uncommitted changes of {one.repo} will not be in the workdir; "
+        "--include-changes copies them" in done.err
+    )
     workdir = Path(one.show()["workspace"]["path"])
     assert "Hello" in (workdir / "seen.txt").read_text() and not (workdir / "new.txt").exists()
     assert "take it over: perdure apply task" in done.err and "git merge" not in done.err
@@ -66,21 +82,37 @@ def test_uncommitted_changes_are_told_of(stage: MakeStage) -> None:
 
 
 def test_uncommitted_changes_are_included(stage: MakeStage) -> None:
-    """With --include-changes the workdir begins with the staged, unstaged and new files of the checkout, which stays as it was; ignored
-    files are left out; a second run on that branch, and a base of its own, are refused with a way out."""
+    """With --include-changes the workdir begins with the staged, unstaged and new files of the
+    checkout, which stays as it was; ignored files are left out; a second run on that branch, and a
+    base of its own, are refused with a way out."""
     one = stage(TALK)
     status = dirty(one)
     done = one.perdure(*begin(one, "--include-changes", "--branch", "feature"))
     assert done.code == 0 and "will not be in the workdir" not in done.err, done.err
     workdir = Path(one.show()["workspace"]["path"])
-    assert (workdir / "seen.txt").read_text() == "changed = True\nnew\n" and not (workdir / "noise.log").exists()
-    assert git(one, "-C", str(workdir), "status", "--porcelain").split() == [*status.split(), "??", "one.txt", "??", "seen.txt"]
-    assert git(one, "status", "--porcelain") == status and git(one, "for-each-ref", "refs/perdure/fork") == ""
+    assert (workdir / "seen.txt").read_text() == "changed = True\nnew\n" and not (
+        workdir / "noise.log"
+    ).exists()
+    assert git(one, "-C", str(workdir), "status", "--porcelain").split() == [
+        *status.split(),
+        "??",
+        "one.txt",
+        "??",
+        "seen.txt",
+    ]
+    assert (
+        git(one, "status", "--porcelain") == status
+        and git(one, "for-each-ref", "refs/perdure/fork") == ""
+    )
     words = ("run", "--agent", one.agent, "--include-changes")
     refused = one.perdure(*words, "--branch", "feature", "Again.")
-    assert refused.code == 6 and "There is a workdir for the branch feature already" in refused.err, refused.err
+    assert (
+        refused.code == 6 and "There is a workdir for the branch feature already" in refused.err
+    ), refused.err
     refused = one.perdure(*words, "--base", "main", "Again.")
-    assert refused.code == 2 and "--include-changes begins where the checkout stands" in refused.err, refused.err
+    assert (
+        refused.code == 2 and "--include-changes begins where the checkout stands" in refused.err
+    ), refused.err
 
 
 def test_a_merge_is_suggested_where_there_is_one(stage: MakeStage) -> None:

@@ -1,6 +1,8 @@
-"""Checkpoints on the real CLIs: taken while the agent works, restored when everything is lost, and what the model is told of it.
+"""Checkpoints on the real CLIs: taken while the agent works, restored when everything is lost, and
+what the model is told of it.
 
-What the model knows is asserted on the messages that reached it; that files are as they were, on their bytes, modes and stages.
+What the model knows is asserted on the messages that reached it; that files are as they were, on
+their bytes, modes and stages.
 """
 
 from __future__ import annotations
@@ -44,12 +46,24 @@ pytestmark = pytest.mark.journey
 
 @pytest.fixture(params=["claude", "codex"])
 def agent(request: pytest.FixtureRequest) -> str:
-    """The CLIs whose conversations are files; what differs elsewhere is in the drivers' own tests."""
+    """The CLIs whose conversations are files; what differs elsewhere is in the drivers' own
+    tests."""
     return str(request.param)
 
 
 def begin(one: Stage, *words: str) -> subprocess.Popen[str]:
-    return one.start("run", "--name", "task", "--permissions", "full", "--json", "--agent", one.agent, *words, PROMPT)
+    return one.start(
+        "run",
+        "--name",
+        "task",
+        "--permissions",
+        "full",
+        "--json",
+        "--agent",
+        one.agent,
+        *words,
+        PROMPT,
+    )
 
 
 def checkpoints(one: Stage) -> list[dict[str, Any]]:
@@ -62,27 +76,38 @@ def checkpoints(one: Stage) -> list[dict[str, Any]]:
 
 def in_second_tool(one: Stage) -> Path:
     """Waits until the first tool is checkpointed and the second runs; returns the workdir."""
-    found: Path = one.until(lambda: next(iter(one.home.rglob("begun.txt")), None), "the second tool runs")
-    one.until(lambda: "checkpoint_taken" in one.perdure("logs", "task", "--json").out, "a checkpoint is published")
+    found: Path = one.until(
+        lambda: next(iter(one.home.rglob("begun.txt")), None), "the second tool runs"
+    )
+    one.until(
+        lambda: "checkpoint_taken" in one.perdure("logs", "task", "--json").out,
+        "a checkpoint is published",
+    )
     return found.parent
 
 
 def prints(directory: Path) -> dict[str, tuple[int, str]]:
     """Every file below by its mode and bytes, or its link; git's own are left out."""
     return {
-        str(path.relative_to(directory)): (path.lstat().st_mode, str(path.readlink()) if path.is_symlink() else path.read_bytes().hex())
+        str(path.relative_to(directory)): (
+            path.lstat().st_mode,
+            str(path.readlink()) if path.is_symlink() else path.read_bytes().hex(),
+        )
         for path in sorted(directory.rglob("*"))
         if ".git" not in path.relative_to(directory).parts and (path.is_symlink() or path.is_file())
     }
 
 
 def git(directory: Path, one: Stage, *words: str) -> str:
-    return subprocess.run(["git", *words], cwd=directory, env=one.environ, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        ["git", *words], cwd=directory, env=one.environ, capture_output=True, text=True, check=True
+    ).stdout
 
 
 def test_everything_lost_comes_back(stage: MakeStage) -> None:
-    """The machine dies in a tool, workdir and transcript are wiped: after `restore` the files are there, staged and not, and a retry goes
-    on natively in the conversation, which knows what was done."""
+    """The machine dies in a tool, workdir and transcript are wiped: after `restore` the files are
+    there, staged and not, and a retry goes on natively in the conversation, which knows what was
+    done."""
     one = stage(TWO_TOOLS, extra={"PERDURE_CHECKPOINT_EVERY": "0.01s"})
     supervisor = begin(one)
     workdir = in_second_tool(one)
@@ -104,28 +129,37 @@ def test_everything_lost_comes_back(stage: MakeStage) -> None:
     assert (last["continuation"], last["session_id"]) == ("resume", first["session_id"])
     assert last["receipt"]["verdict"] == "native", last["receipt"]
     assert "quercus" in said(one.rehearsal.requests[-1].messages)
-    assert "A person took the working directory and this conversation back" in one.rehearsal.prompts()[-1]
+    assert (
+        "A person took the working directory and this conversation back"
+        in one.rehearsal.prompts()[-1]
+    )
     one.nothing_survives()
 
 
 def test_a_sigterm_saves_both_halves(stage: MakeStage) -> None:
-    """A supervisor that is told to end saves at once, and again when the agent has ended; both name the conversation and the files."""
+    """A supervisor that is told to end saves at once, and again when the agent has ended; both name
+    the conversation and the files."""
     one = stage(TWO_TOOLS)
     supervisor = begin(one)
-    workdir = one.until(lambda: next(iter(one.home.rglob("begun.txt")), None), "the second tool runs").parent
+    workdir = one.until(
+        lambda: next(iter(one.home.rglob("begun.txt")), None), "the second tool runs"
+    ).parent
     one.until(one.transcripts, "the conversation is on disk")
     os.kill(supervisor.pid, signal.SIGTERM)
     one.finish(supervisor)
     found = checkpoints(one)
     assert found[0]["why"] == "end"
     assert found[0]["session_id"] and found[0]["conversation"][0]["size"] > 0
-    listed = git(workdir, one, "ls-tree", "--name-only", f"{found[0]['workdir']['commit']}:worktree").split()
+    listed = git(
+        workdir, one, "ls-tree", "--name-only", f"{found[0]['workdir']['commit']}:worktree"
+    ).split()
     assert {"begun.txt", "link", "new.bin", "one.txt", "greet.py"} <= set(listed)
     one.nothing_survives()
 
 
 def test_drift_is_told(stage: MakeStage) -> None:
-    """Files that a person changed between two attempts, and a HEAD that moved, are named to the model and in `why`."""
+    """Files that a person changed between two attempts, and a HEAD that moved, are named to the
+    model and in `why`."""
     one = stage(TALK)
     done = one.finish(begin(one))
     assert done.code == 0, done.err
@@ -134,7 +168,18 @@ def test_drift_is_told(stage: MakeStage) -> None:
     assert "Since then" not in one.rehearsal.prompts()[-1]
     assert quiet.json["attempts"][-1]["drift"] == []
     (workdir / "greet.py").write_text("def greet(name):\n    return 'Ahoy ' + name\n")
-    git(workdir, one, "-c", "user.name=Eve", "-c", "user.email=eve@example.invalid", "commit", "-q", "-am", "mine")
+    git(
+        workdir,
+        one,
+        "-c",
+        "user.name=Eve",
+        "-c",
+        "user.email=eve@example.invalid",
+        "commit",
+        "-q",
+        "-am",
+        "mine",
+    )
     told = one.perdure("update", "task", "And further.", "--json")
     assert told.code == 0, told.err
     prompt = one.rehearsal.prompts()[-1]
@@ -147,8 +192,8 @@ def test_drift_is_told(stage: MakeStage) -> None:
 
 
 def test_back_and_forth(stage: MakeStage) -> None:
-    """A restore to an earlier turn is undone by a restore to what it saved; each time the model knows what the checkpoint knows, and
-    is given no instruction that came after it."""
+    """A restore to an earlier turn is undone by a restore to what it saved; each time the model
+    knows what the checkpoint knows, and is given no instruction that came after it."""
     one = stage(TALK)
     done = one.finish(begin(one))
     workdir, session = Path(done.json["workspace"]["path"]), done.json["attempts"][0]["session_id"]
@@ -161,26 +206,38 @@ def test_back_and_forth(stage: MakeStage) -> None:
     back = one.perdure("restore", "task", "--at", str(earlier))
     assert back.code == 0, back.err
     assert prints(workdir) == at_first
-    assert "quercus" in one.conversations()[session].decode() and "betula" not in one.conversations()[session].decode()
+    assert (
+        "quercus" in one.conversations()[session].decode()
+        and "betula" not in one.conversations()[session].decode()
+    )
     undo = checkpoints(one)[0]
     assert undo["why"] == "restore" and f"--at {undo['number']}" in back.out
     again = one.perdure("update", "task", "Go on otherwise.", "--json")
     assert again.code == 0, again.err
-    assert again.json["attempts"][-1]["receipt"]["verdict"] == "native", again.json["attempts"][-1]["receipt"]
+    assert again.json["attempts"][-1]["receipt"]["verdict"] == "native", again.json["attempts"][-1][
+        "receipt"
+    ]
     prompt = one.rehearsal.prompts()[-1]
     assert "A person took" in prompt
     assert "betula" not in prompt and prompt.endswith("Go on otherwise.")
     assert "retired: instructions 2" in back.out and "betula" in back.out
-    assert "retired instructions: 2" in one.perdure("logs", "task").out and one.show()["retired_contexts"] == [2]
+    assert "retired instructions: 2" in one.perdure("logs", "task").out and one.show()[
+        "retired_contexts"
+    ] == [2]
     forth = one.perdure("restore", "task", "--at", str(undo["number"]))
-    assert forth.code == 0 and "valid again: instructions 2" in forth.out and "retired: instructions 3" in forth.out, forth.out
+    assert (
+        forth.code == 0
+        and "valid again: instructions 2" in forth.out
+        and "retired: instructions 3" in forth.out
+    ), forth.out
     assert prints(workdir) == at_last and one.show()["retired_contexts"] == [3]
     assert "betula" in one.conversations()[session].decode()
     one.nothing_survives()
 
 
 def test_a_run_at_work_is_not_taken_back(stage: MakeStage) -> None:
-    """While the agent works a restore is a conflict with exit code 6, and so is one that nobody took with 5; nothing is changed."""
+    """While the agent works a restore is a conflict with exit code 6, and so is one that nobody
+    took with 5; nothing is changed."""
     one = stage(TWO_TOOLS, extra={"PERDURE_CHECKPOINT_EVERY": "0.01s"})
     supervisor = begin(one)
     workdir = in_second_tool(one)
@@ -196,15 +253,22 @@ def test_a_run_at_work_is_not_taken_back(stage: MakeStage) -> None:
 
 
 def test_a_fork_begins_at_a_checkpoint(stage: MakeStage) -> None:
-    """A fork of a checkpoint has its files, staged and not, on a branch of its own, and its conversation; the parent is untouched. Where
-    the conversation went on since, Claude Code forks at the end of that turn, and for Codex that is refused with the way out."""
-    one = stage(TALK.replace("> one.txt", "> one.txt; git add one.txt; echo more >> one.txt; echo x > new.txt"))
+    """A fork of a checkpoint has its files, staged and not, on a branch of its own, and its
+    conversation; the parent is untouched. Where the conversation went on since, Claude Code forks
+    at the end of that turn, and for Codex that is refused with the way out."""
+    one = stage(
+        TALK.replace(
+            "> one.txt", "> one.txt; git add one.txt; echo more >> one.txt; echo x > new.txt"
+        )
+    )
     done = one.finish(begin(one))
     workdir = Path(done.json["workspace"]["path"])
     earlier = checkpoints(one)[0]["number"]
     at_first, staged = prints(workdir), git(workdir, one, "diff", "--cached")
     (workdir / "later.txt").write_text("later")
-    fork = one.perdure("fork", "task", "Another way.", "--checkpoint", str(earlier), "--as", "other", "--json")
+    fork = one.perdure(
+        "fork", "task", "Another way.", "--checkpoint", str(earlier), "--as", "other", "--json"
+    )
     assert fork.code == 0, fork.err
     there = Path(fork.json["workspace"]["path"])
     assert prints(there) == at_first
@@ -212,7 +276,9 @@ def test_a_fork_begins_at_a_checkpoint(stage: MakeStage) -> None:
     assert fork.json["attempts"][0]["receipt"]["verdict"] == "forked"
     assert one.perdure("update", "task", "The second word is betula.", "--json").code == 0
     parent, kept = prints(workdir), one.conversations()[done.json["attempts"][0]["session_id"]]
-    late = one.perdure("fork", "task", "A third way.", "--checkpoint", str(earlier), "--as", "third", "--json")
+    late = one.perdure(
+        "fork", "task", "A third way.", "--checkpoint", str(earlier), "--as", "third", "--json"
+    )
     if one.agent == "claude":
         assert late.code == 0, late.err
         assert prints(Path(late.json["workspace"]["path"])) == at_first
@@ -226,8 +292,9 @@ def test_a_fork_begins_at_a_checkpoint(stage: MakeStage) -> None:
 
 
 def test_an_older_conversation_goes_back_when_the_newest_is_of_no_use(stage: MakeStage) -> None:
-    """With the transcript and perdure's newest copy both ruined, the last checkpoint's conversation goes on: the files stay, the agent
-    is told, the receipt says repaired and names the checkpoint."""
+    """With the transcript and perdure's newest copy both ruined, the last checkpoint's conversation
+    goes on: the files stay, the agent is told, the receipt says repaired and names the
+    checkpoint."""
     one = stage(TALK)
     done = one.finish(begin(one))
     workdir, session = Path(done.json["workspace"]["path"]), done.json["attempts"][0]["session_id"]
@@ -241,9 +308,18 @@ def test_an_older_conversation_goes_back_when_the_newest_is_of_no_use(stage: Mak
     assert again.code == 0, again.err
     last = again.json["attempts"][-1]
     assert (last["rung"], last["checkpoint"], last["session_id"]) == ("checkpoint", number, session)
-    assert last["receipt"]["verdict"] == "repaired" and f"checkpoint {number}" in last["receipt"]["reasons"][0]
+    assert (
+        last["receipt"]["verdict"] == "repaired"
+        and f"checkpoint {number}" in last["receipt"]["reasons"][0]
+    )
     shown = said(one.rehearsal.requests[-1].messages)
-    assert "quercus" in shown and "The first file is written." in shown and "taken back to where it stood" in shown
+    assert (
+        "quercus" in shown
+        and "The first file is written." in shown
+        and "taken back to where it stood" in shown
+    )
     assert (workdir / "one.txt").read_text() == "one\n"
-    assert "ruined\n" in [each.read_text() for each in path.parent.iterdir() if "perdure-unusable" in each.name]
+    assert "ruined\n" in [
+        each.read_text() for each in path.parent.iterdir() if "perdure-unusable" in each.name
+    ]
     one.nothing_survives()

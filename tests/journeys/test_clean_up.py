@@ -1,4 +1,5 @@
-"""Clean-up on the real CLIs: what a finished run left goes to the trash, and is there again when its work goes on."""
+"""Clean-up on the real CLIs: what a finished run left goes to the trash, and is there again when
+its work goes on."""
 
 from __future__ import annotations
 
@@ -33,19 +34,28 @@ pytestmark = pytest.mark.journey
 
 @pytest.fixture(params=["claude", "codex"])
 def agent(request: pytest.FixtureRequest) -> str:
-    """The CLIs whose conversations are files; what differs elsewhere is in the drivers' own tests."""
+    """The CLIs whose conversations are files; what differs elsewhere is in the drivers' own
+    tests."""
     return str(request.param)
 
 
 def test_swept_and_gone_on_with(stage: MakeStage) -> None:
-    """`perdure gc` takes the workdir that an agent left full of build output; `update` goes on in it natively, from the trash with every
-    file, and after that was emptied from the checkpoint with every file but what a build makes again."""
+    """`perdure gc` takes the workdir that an agent left full of build output; `update` goes on in
+    it natively, from the trash with every file, and after that was emptied from the checkpoint with
+    every file but what a build makes again."""
     one = stage(BUILDING, extra=SOON)
     done = one.finish(begin(one))
     assert done.code == 0, done.err
     workdir = Path(done.json["workspace"]["path"])
     left = prints(workdir)
-    assert {"build.log", "dist/a.whl", ".coverage", "pkg.egg-info/PKG-INFO", "node_modules/a.js", "new.txt"} <= set(left)
+    assert {
+        "build.log",
+        "dist/a.whl",
+        ".coverage",
+        "pkg.egg-info/PKG-INFO",
+        "node_modules/a.js",
+        "new.txt",
+    } <= set(left)
     swept = one.perdure("gc")
     assert "1 taken" in swept.out and not workdir.exists(), swept.out
     again = one.perdure("update", "task", "Go on.", "--json")
@@ -60,8 +70,15 @@ def test_swept_and_gone_on_with(stage: MakeStage) -> None:
     assert one.perdure("gc").code == 0 and not workdir.exists()
     last = one.perdure("update", "task", "And on.", "--json")
     assert last.code == 0, last.err
-    assert prints(workdir) == {name: content for name, content in left.items() if name != "node_modules/a.js"}
-    assert last.json["attempts"][-1]["receipt"]["verdict"] == "native" and "quercus" in said(one.rehearsal.requests[-1].messages)
+    assert prints(workdir) == {
+        name: content for name, content in left.items() if name != "node_modules/a.js"
+    }
+    assert last.json["attempts"][-1]["receipt"]["verdict"] == "native" and "quercus" in said(
+        one.rehearsal.requests[-1].messages
+    )
     shutil.rmtree(workdir)
-    assert one.perdure("restore", "task").code == 0 and (workdir / "dist/a.whl").read_text() == "wheel\n"
+    assert (
+        one.perdure("restore", "task").code == 0
+        and (workdir / "dist/a.whl").read_text() == "wheel\n"
+    )
     one.nothing_survives()

@@ -1,6 +1,8 @@
-"""Conversations that become too long, on the real CLIs: shown, compacted, rolled over, and never sent again as they are.
+"""Conversations that become too long, on the real CLIs: shown, compacted, rolled over, and never
+sent again as they are.
 
-The rehearsal reports large counts and refuses requests as the services do; what went on is asserted on the messages that reached it.
+The rehearsal reports large counts and refuses requests as the services do; what went on is asserted
+on the messages that reached it.
 """
 
 from __future__ import annotations
@@ -44,12 +46,24 @@ def agent(request: pytest.FixtureRequest) -> str:
 
 
 def carried(one: Stage) -> int:
-    """What the provider's counts of the full request add up to: OpenAI's input has its cached part in it, Anthropic's has not."""
+    """What the provider's counts of the full request add up to: OpenAI's input has its cached part
+    in it, Anthropic's has not."""
     return 170_000 if one.agent == "claude" else 150_000
 
 
 def begun(one: Stage, *words: str, code: int = 0) -> dict:
-    done = one.perdure("run", "--name", "task", "--permissions", "full", "--json", "--agent", one.agent, *words, PROMPT)
+    done = one.perdure(
+        "run",
+        "--name",
+        "task",
+        "--permissions",
+        "full",
+        "--json",
+        "--agent",
+        one.agent,
+        *words,
+        PROMPT,
+    )
     assert done.code == code, (done.out, done.err)
     return done.json
 
@@ -60,8 +74,13 @@ def goes_on(one: Stage, words: str = "Go further.", code: int = 0) -> dict:
     return done.json
 
 
-def stage_at(stage: MakeStage, script: str, at: str = "70", policy: str = "compact", windows: str = WINDOW) -> Stage:
-    return stage(script, extra={"PERDURE_FULL_AT": at, "PERDURE_WHEN_FULL": policy, "PERDURE_WINDOWS": windows})
+def stage_at(
+    stage: MakeStage, script: str, at: str = "70", policy: str = "compact", windows: str = WINDOW
+) -> Stage:
+    return stage(
+        script,
+        extra={"PERDURE_FULL_AT": at, "PERDURE_WHEN_FULL": policy, "PERDURE_WINDOWS": windows},
+    )
 
 
 def sizes(attempt: dict) -> list[str]:
@@ -69,12 +88,16 @@ def sizes(attempt: dict) -> list[str]:
 
 
 def test_how_full_it_is_is_shown(stage: MakeStage) -> None:
-    """`show`, `why` and --json say what the newest request carried, and of how much, as the agent itself has it."""
+    """`show`, `why` and --json say what the newest request carried, and of how much, as the agent
+    itself has it."""
     one = stage_at(stage, WORK + "say Two.", policy="cli", windows="")
     report = begun(one)
     fill = report["fill"]
     assert fill["tokens"] == carried(one)
-    assert (fill["window"], fill["source"]) == ((1_000_000 if one.agent == "claude" else 258_400), "agent")
+    assert (fill["window"], fill["source"]) == (
+        (1_000_000 if one.agent == "claude" else 258_400),
+        "agent",
+    )
     assert report["attempts"][0]["fill"] == fill
     (listed,) = one.perdure("ls", "--json").json["runs"]
     assert (listed["fill_tokens"], listed["fill_window"]) == (fill["tokens"], fill["window"])
@@ -83,8 +106,8 @@ def test_how_full_it_is_is_shown(stage: MakeStage) -> None:
 
 
 def test_it_is_compacted_before_the_wall(stage: MakeStage) -> None:
-    """Over the limit the same conversation goes on, made shorter by the agent itself: the receipt is native, the fill lower, and
-    what reached the model is the summary and the new prompt."""
+    """Over the limit the same conversation goes on, made shorter by the agent itself: the receipt
+    is native, the fill lower, and what reached the model is the summary and the new prompt."""
     one = stage_at(stage, WORK + "say Two.\n---\nsay Three.")
     first = begun(one)["attempts"][0]
     session = first["session_id"]
@@ -102,12 +125,17 @@ def test_it_is_compacted_before_the_wall(stage: MakeStage) -> None:
     assert "echo more" not in told
     assert "Go further." in told
     third = goes_on(one, "And further.")["attempts"][2]
-    assert (third["continuation"], third["receipt"]["verdict"], sizes(third)) == ("resume", "native", [])
+    assert (third["continuation"], third["receipt"]["verdict"], sizes(third)) == (
+        "resume",
+        "native",
+        [],
+    )
     one.nothing_survives()
 
 
 def test_it_rolls_over(stage: MakeStage) -> None:
-    """By that policy the old conversation says what the next one has to know, and a new one begins with it; the old one stays."""
+    """By that policy the old conversation says what the next one has to know, and a new one begins
+    with it; the old one stays."""
     one = stage_at(stage, WORK + f"say {SUMMARY}\n---\nsay Two.", policy="roll-over")
     first = begun(one)["attempts"][0]
     old = first["session_id"]
@@ -116,7 +144,9 @@ def test_it_rolls_over(stage: MakeStage) -> None:
     assert attempt["continuation"] == "rebuild"
     assert attempt["lost_session_id"] == old != attempt["session_id"]
     assert attempt["receipt"]["verdict"] == "rebuilt"
-    assert attempt["receipt"]["reasons"][0].startswith(f"rolled over at {carried(one):,} tokens of 200,000")
+    assert attempt["receipt"]["reasons"][0].startswith(
+        f"rolled over at {carried(one):,} tokens of 200,000"
+    )
     assert sizes(attempt) == ["summarised", "rolled_over"]
     asked, answered = one.rehearsal.requests[-2:]
     assert "This conversation has become too long" in asked.prompts[-1]
@@ -130,8 +160,9 @@ def test_it_rolls_over(stage: MakeStage) -> None:
 
 
 def test_a_refused_conversation_is_compacted(stage: MakeStage) -> None:
-    """The service says that it is too long: Claude Code makes it shorter by itself in the same attempt, Codex is told to in the next. It
-    stays the same conversation, and none of it is called broken."""
+    """The service says that it is too long: Claude Code makes it shorter by itself in the same
+    attempt, Codex is told to in the next. It stays the same conversation, and none of it is called
+    broken."""
     one = stage_at(stage, WORK + "full\nsay Two.", windows="")
     old = begun(one, "--continuity", "strict")["attempts"][0]["session_id"]
     attempts = goes_on(one)["attempts"][1:]
@@ -147,14 +178,19 @@ def test_a_refused_conversation_is_compacted(stage: MakeStage) -> None:
 
 
 def test_a_conversation_that_stays_too_long_rolls_over(stage: MakeStage, agent: str) -> None:
-    """Compacted and refused again, it is not sent a third time: a new conversation goes on, with a brief of what was done."""
+    """Compacted and refused again, it is not sent a third time: a new conversation goes on, with a
+    brief of what was done."""
     one = stage_at(stage, WORK + f"full x{REFUSALS[agent]}\nsay Two.", windows="")
     old = begun(one)["attempts"][0]["session_id"]
     attempts = goes_on(one)["attempts"][1:]
     assert {attempt["outcome"]["kind"] for attempt in attempts[:-1]} == {"context_exhausted"}
     assert "compacted" in [event for attempt in attempts[:-1] for event in sizes(attempt)]
     last = attempts[-1]
-    assert (last["continuation"], last["lost_session_id"], last["receipt"]["verdict"]) == ("rebuild", old, "rebuilt")
+    assert (last["continuation"], last["lost_session_id"], last["receipt"]["verdict"]) == (
+        "rebuild",
+        old,
+        "rebuilt",
+    )
     assert "rolled over at" in last["receipt"]["reasons"][0]
     assert "rolled_over" in sizes(attempts[-2])
     told = said(one.rehearsal.last.messages)
@@ -167,7 +203,8 @@ def test_a_conversation_that_stays_too_long_rolls_over(stage: MakeStage, agent: 
 
 @pytest.mark.parametrize("agent", ["codex"])
 def test_a_strict_policy_refuses_and_says_so(stage: MakeStage) -> None:
-    """With a strict policy no new conversation takes its place: nothing is launched, and a person is told what can be done."""
+    """With a strict policy no new conversation takes its place: nothing is launched, and a person
+    is told what can be done."""
     one = stage_at(stage, WORK + "say Two.", policy="roll-over")
     old = begun(one, "--continuity", "strict")["attempts"][0]["session_id"]
     requests = len(one.rehearsal.everything)
@@ -185,7 +222,8 @@ def test_a_strict_policy_refuses_and_says_so(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["claude"])
 def test_a_kill_while_it_is_asked_leaves_nothing_behind(stage: MakeStage) -> None:
-    """perdure dies while the old conversation is asked for its summary: who comes next ends that turn, asks again, and goes on."""
+    """perdure dies while the old conversation is asked for its summary: who comes next ends that
+    turn, asks again, and goes on."""
     one = stage_at(stage, WORK + f"hang\n---\nsay {SUMMARY}\n---\nsay Two.", policy="roll-over")
     old = begun(one)["attempts"][0]["session_id"]
     supervisor = one.start("update", "task", "Go further.", "--json")
@@ -196,19 +234,29 @@ def test_a_kill_while_it_is_asked_leaves_nothing_behind(stage: MakeStage) -> Non
     assert done.code == 0, done.err
     *_, lost, last = done.json["attempts"]
     assert (lost["outcome"]["kind"], lost["continuation"]) == ("lost", None)
-    assert (last["continuation"], last["lost_session_id"], sizes(last)) == ("rebuild", old, ["summarised", "rolled_over"])
+    assert (last["continuation"], last["lost_session_id"], sizes(last)) == (
+        "rebuild",
+        old,
+        ["summarised", "rolled_over"],
+    )
     assert SUMMARY in said(one.rehearsal.last.messages)
     one.nothing_survives()
 
 
 @pytest.mark.parametrize("agent", ["claude"])
 def test_who_loses_the_run_while_it_is_asked_leaves_no_agent(stage: MakeStage) -> None:
-    """Another supervisor has the run by the next beat: the turn that asks for the summary is ended, and nothing works on unseen."""
+    """Another supervisor has the run by the next beat: the turn that asks for the summary is ended,
+    and nothing works on unseen."""
     one = stage_at(stage, WORK + "hang", policy="roll-over")
     begun(one)
-    with perdure.open(cwd=one.repo, environ={**one.environ, "PERDURE_LEASE": "4"}) as runner, ThreadPoolExecutor(1) as thread:
+    with (
+        perdure.open(cwd=one.repo, environ={**one.environ, "PERDURE_LEASE": "4"}) as runner,
+        ThreadPoolExecutor(1) as thread,
+    ):
         store = runner._engine.store
-        work = thread.submit(drive, runner._engine, store.update(runner.get("task").id, "Go further.").id)
+        work = thread.submit(
+            drive, runner._engine, store.update(runner.get("task").id, "Go further.").id
+        )
         one.rehearsal.wait_for(4)
         (claim,) = store.claims()
         store.adopt(claim, "elsewhere:00000000:1:1", 60.0)
@@ -227,7 +275,10 @@ def test_what_a_summary_cost_is_counted(stage: MakeStage) -> None:
         run = store.update(runner.get("task").id, "Go further.")
         claim = store.claim("here", 60.0, ref=run.id)
         assert claim is not None
-        store.record(claim, [Summarised(session_id="s", text=SUMMARY, usage=Usage(input=150_000, cost_usd=0.5))])
+        store.record(
+            claim,
+            [Summarised(session_id="s", text=SUMMARY, usage=Usage(input=150_000, cost_usd=0.5))],
+        )
         close_unopened(runner._engine, claim, Outcome(kind=OutcomeKind.OVERLOADED))
         assert store.attempts(run.id)[-1].usage.cost_usd == 0.5
 
@@ -243,9 +294,15 @@ def test_instructions_that_are_too_long_need_a_person(stage: MakeStage) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("agent", ["gemini", "opencode"])
-def test_it_rolls_over_with_an_agent_that_compacts_only_by_itself(stage: MakeStage, agent: str) -> None:
-    """The fill is known and a roll-over works as with the others; the policy `compact` leaves the conversation to the agent."""
-    script = f"say The first file is written.\nusage in=90000\n---\nsay {SUMMARY}\n---\nsay Two.\nusage in=90000\n---\nsay Three."
+def test_it_rolls_over_with_an_agent_that_compacts_only_by_itself(
+    stage: MakeStage, agent: str
+) -> None:
+    """The fill is known and a roll-over works as with the others; the policy `compact` leaves the
+    conversation to the agent."""
+    script = (
+        f"say The first file is written.\nusage in=90000\n---\nsay {SUMMARY}\n---\nsay Two.\nusage "
+        "in=90000\n---\nsay Three."
+    )
     one = stage_at(stage, script, policy="roll-over", windows="*=100000", at="85")
     first = begun(one)["attempts"][0]
     assert (first["fill"]["tokens"], first["fill"]["window"]) == (90_000, 100_000)
@@ -255,5 +312,9 @@ def test_it_rolls_over_with_an_agent_that_compacts_only_by_itself(stage: MakeSta
     assert SUMMARY in said(one.rehearsal.last.messages)
     one.environ["PERDURE_WHEN_FULL"] = "compact"
     left = goes_on(one, "And further.")["attempts"][2]
-    assert (left["continuation"], left["session_id"], left["receipt"]["verdict"]) == ("resume", rolled["session_id"], "native")
+    assert (left["continuation"], left["session_id"], left["receipt"]["verdict"]) == (
+        "resume",
+        rolled["session_id"],
+        "native",
+    )
     one.nothing_survives()

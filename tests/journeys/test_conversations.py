@@ -1,6 +1,7 @@
 """Conversations on the real CLIs: gone on with, forked, lent to a person and taken back.
 
-What was said is asserted on the messages that reached the model; that a parent stays as it was, on its bytes.
+What was said is asserted on the messages that reached the model; that a parent stays as it was, on
+its bytes.
 """
 
 from __future__ import annotations
@@ -45,15 +46,33 @@ pytestmark = pytest.mark.journey
 
 @pytest.fixture(params=["claude", "codex"])
 def agent(request: pytest.FixtureRequest) -> str:
-    """The CLIs with transcripts in files that fork into any directory; what the others refuse is in their drivers' tests."""
+    """The CLIs with transcripts in files that fork into any directory; what the others refuse is in
+    their drivers' tests."""
     return str(request.param)
 
 
-def by_hand(one: Stage, prompt: str, *words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def by_hand(
+    one: Stage, prompt: str, *words: str, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """A person uses the agent's own program."""
     given = {
-        "claude": ["-p", "--output-format", "stream-json", "--verbose", "--permission-mode", "bypassPermissions", *words],
-        "codex": ["exec", "--json", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox", *words, "-"],
+        "claude": [
+            "-p",
+            "--output-format",
+            "stream-json",
+            "--verbose",
+            "--permission-mode",
+            "bypassPermissions",
+            *words,
+        ],
+        "codex": [
+            "exec",
+            "--json",
+            "--skip-git-repo-check",
+            "--dangerously-bypass-approvals-and-sandbox",
+            *words,
+            "-",
+        ],
     }[one.agent]
     done = subprocess.run(
         [str(native(one.agent)), *given],
@@ -87,7 +106,18 @@ def fork_by_hand(one: Stage, session: str, prompt: str, cwd: Path) -> str:
 
 
 def run(one: Stage, *words: str) -> dict:
-    done = one.perdure("run", "--name", "task", "--permissions", "full", "--json", "--agent", one.agent, *words, PROMPT)
+    done = one.perdure(
+        "run",
+        "--name",
+        "task",
+        "--permissions",
+        "full",
+        "--json",
+        "--agent",
+        one.agent,
+        *words,
+        PROMPT,
+    )
     assert done.code == 0, done.err
     return done.json
 
@@ -95,14 +125,18 @@ def run(one: Stage, *words: str) -> dict:
 def prints(directory: Path) -> dict[str, str]:
     """Every file below, by its bytes or its link."""
     return {
-        str(path.relative_to(directory)): str(path.readlink()) if path.is_symlink() else hashlib.sha256(path.read_bytes()).hexdigest()
+        str(path.relative_to(directory)): str(path.readlink())
+        if path.is_symlink()
+        else hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(directory.rglob("*"))
         if path.is_symlink() or path.is_file()
     }
 
 
 def git(directory: Path, one: Stage, *words: str) -> str:
-    return subprocess.run(["git", *words], cwd=directory, env=one.environ, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        ["git", *words], cwd=directory, env=one.environ, capture_output=True, text=True, check=True
+    ).stdout
 
 
 def went_on(attempt: dict, session: str) -> None:
@@ -110,11 +144,13 @@ def went_on(attempt: dict, session: str) -> None:
     assert attempt["receipt"]["verdict"] == "native", attempt["receipt"]
 
 
-# --- resume --------------------------------------------------------------------------------------------------------
+# --- resume
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_a_conversation_that_was_begun_by_hand_goes_on(stage: MakeStage) -> None:
-    """It becomes a run in its own directory, natively: the model sees all of it, gets the new prompt alone, and only that is paid."""
+    """It becomes a run in its own directory, natively: the model sees all of it, gets the new
+    prompt alone, and only that is paid."""
     one = stage(TALK)
     session = begun_by_hand(one)
     done = one.perdure("resume", session[:13], "Go further.", "--name", "task", "--json")
@@ -122,7 +158,10 @@ def test_a_conversation_that_was_begun_by_hand_goes_on(stage: MakeStage) -> None
     (attempt,) = done.json["attempts"]
     went_on(attempt, session)
     assert attempt["usage"]["input"] == 100
-    assert (done.json["workspace"]["path"], done.json["workspace"]["backend"]) == (str(one.repo), "here")
+    assert (done.json["workspace"]["path"], done.json["workspace"]["backend"]) == (
+        str(one.repo),
+        "here",
+    )
     assert one.rehearsal.prompts() == [PROMPT, "Go further."]
     again = one.perdure("resume", session, "And further.", "--json")
     assert again.code == 0, again.err
@@ -134,14 +173,21 @@ def test_a_conversation_that_was_begun_by_hand_goes_on(stage: MakeStage) -> None
 
 
 def test_it_goes_on_in_a_worktree_of_its_own(stage: MakeStage) -> None:
-    """With --branch it works in a new worktree, and is told that the paths in its history lead to somebody else's place."""
+    """With --branch it works in a new worktree, and is told that the paths in its history lead to
+    somebody else's place."""
     one = stage(TALK)
     session = begun_by_hand(one)
-    done = one.perdure("resume", session, "Go further.", "--name", "task", "--branch", "elsewhere", "--json")
+    done = one.perdure(
+        "resume", session, "Go further.", "--name", "task", "--branch", "elsewhere", "--json"
+    )
     assert done.code == 0, done.err
     went_on(done.json["attempts"][0], session)
     place = done.json["workspace"]
-    assert (place["repo"], place["branch"], place["backend"]) == (str(one.repo), "elsewhere", "worktree")
+    assert (place["repo"], place["branch"], place["backend"]) == (
+        str(one.repo),
+        "elsewhere",
+        "worktree",
+    )
     last = one.rehearsal.prompts()[-1]
     assert last.endswith("Go further.")
     assert f"you work in {place['path']}" in last and f"not change anything in {one.repo}" in last
@@ -149,9 +195,21 @@ def test_it_goes_on_in_a_worktree_of_its_own(stage: MakeStage) -> None:
 
 
 def test_resume_of_a_run_goes_on_with_its_task(stage: MakeStage) -> None:
-    """A run that was killed goes on without a word from a person; with a prompt it gets new instructions."""
+    """A run that was killed goes on without a word from a person; with a prompt it gets new
+    instructions."""
     one = stage(TALK.replace("say The first", "hang\nsay The first"))
-    started = one.start("run", "--name", "task", "--permissions", "full", "--attempts", "1", "--agent", one.agent, PROMPT)
+    started = one.start(
+        "run",
+        "--name",
+        "task",
+        "--permissions",
+        "full",
+        "--attempts",
+        "1",
+        "--agent",
+        one.agent,
+        PROMPT,
+    )
     one.rehearsal.wait_for(2)
     os.kill(one.agent_pid(), signal.SIGKILL)
     assert one.finish(started).code == 1
@@ -173,10 +231,18 @@ def test_resume_without_a_terminal(stage: MakeStage) -> None:
     for words in ((), ("--json",)):
         done = one.perdure("resume", *words)
         assert done.code == 2
-        assert done.err.splitlines()[0] == "perdure: which conversation? there is no terminal to choose on"
+        assert (
+            done.err.splitlines()[0]
+            == "perdure: which conversation? there is no terminal to choose on"
+        )
         if words:
             (entry,) = done.json["sessions"]
-            assert (entry["id"], entry["agent"], entry["state"], entry["turns"]) == (session, one.agent, "by hand", 1)
+            assert (entry["id"], entry["agent"], entry["state"], entry["turns"]) == (
+                session,
+                one.agent,
+                "by hand",
+                1,
+            )
             assert (entry["first"], entry["cwd"], entry["run"]) == (PROMPT, str(one.repo), None)
         else:
             head, row = done.out.splitlines()
@@ -192,9 +258,20 @@ def test_a_conversation_that_is_gone_or_away_is_refused(stage: MakeStage) -> Non
     """Its directory is gone, or somebody else has it: a sentence, and no run is left behind."""
     one = stage(HANGS)
     session = begun_by_hand(one)
-    words = ["-p", "--resume", session] if one.agent == "claude" else ["exec", "--skip-git-repo-check", "resume", session, "-"]
+    words = (
+        ["-p", "--resume", session]
+        if one.agent == "claude"
+        else ["exec", "--skip-git-repo-check", "resume", session, "-"]
+    )
     program = [str(native(one.agent)), *words]
-    with subprocess.Popen(program, cwd=one.repo, env=one.environ, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as busy:
+    with subprocess.Popen(
+        program,
+        cwd=one.repo,
+        env=one.environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    ) as busy:
         assert busy.stdin is not None
         busy.stdin.write("A person asks.")
         busy.stdin.close()
@@ -210,11 +287,13 @@ def test_a_conversation_that_is_gone_or_away_is_refused(stage: MakeStage) -> Non
     assert one.perdure("ls", "--json").json["runs"] == []
 
 
-# --- fork ----------------------------------------------------------------------------------------------------------
+# --- fork
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_fork_begins_where_its_parent_stands(stage: MakeStage) -> None:
-    """The model is shown the parent's history; the files are the parent's, small ignored ones too; and the parent has nothing of it."""
+    """The model is shown the parent's history; the files are the parent's, small ignored ones too;
+    and the parent has nothing of it."""
     one = stage(TALK)
     parent = run(one)
     session, workdir = parent["attempts"][0]["session_id"], Path(parent["workspace"]["path"])
@@ -226,10 +305,17 @@ def test_a_fork_begins_where_its_parent_stands(stage: MakeStage) -> None:
     (attempt,) = done.json["attempts"]
     assert (attempt["continuation"], attempt["receipt"]["verdict"]) == ("fork", "forked"), attempt
     assert attempt["receipt"]["evidence"]["asked"] == session != attempt["session_id"]
-    assert (attempt["receipt"]["evidence"]["prefix_kept"], attempt["receipt"]["evidence"]["parent_kept"]) == (True, True)
+    assert (
+        attempt["receipt"]["evidence"]["prefix_kept"],
+        attempt["receipt"]["evidence"]["parent_kept"],
+    ) == (True, True)
     assert attempt["usage"]["input"] == 100
     place = Path(done.json["workspace"]["path"])
-    assert done.json["workspace"]["branch"] == "perdure/branched" == git(place, one, "branch", "--show-current").strip()
+    assert (
+        done.json["workspace"]["branch"]
+        == "perdure/branched"
+        == git(place, one, "branch", "--show-current").strip()
+    )
     assert git(place, one, "rev-parse", "HEAD") == git(workdir, one, "rev-parse", "HEAD")
     own = {name: mark for name, mark in prints(place).items() if name != ".git"}
     assert own == {name: mark for name, mark in before[0].items() if name != ".git"}
@@ -244,7 +330,8 @@ def test_a_fork_begins_where_its_parent_stands(stage: MakeStage) -> None:
 
 
 def awkward(workdir: Path) -> None:
-    """Uncommitted work of every kind: changed, staged, new, below new directories, gone, a link in a file's place, a mode, ignored."""
+    """Uncommitted work of every kind: changed, staged, new, below new directories, gone, a link in
+    a file's place, a mode, ignored."""
     (workdir / ".gitignore").write_text("*.log\n")
     (workdir / "ignored.log").write_text("not carried")
     (workdir / "new dir/deep").mkdir(parents=True)
@@ -262,9 +349,15 @@ def parent_file(one: Stage, session: str) -> Path:
 
 
 def both_go_on(one: Stage, parent: str, fork: str) -> None:
-    """After a fork each goes on natively in its own conversation, and knows nothing of what the other was told since."""
-    for name, session, other in (("task", parent, "In the fork."), ("branched", fork, "In the parent.")):
-        done = one.perdure("update", name, f"In the {'parent' if name == 'task' else 'branch'}.", "--json")
+    """After a fork each goes on natively in its own conversation, and knows nothing of what the
+    other was told since."""
+    for name, session, other in (
+        ("task", parent, "In the fork."),
+        ("branched", fork, "In the parent."),
+    ):
+        done = one.perdure(
+            "update", name, f"In the {'parent' if name == 'task' else 'branch'}.", "--json"
+        )
         assert done.code == 0, done.err
         went_on(done.json["attempts"][-1], session)
         assert done.json["attempts"][-1]["usage"]["input"] == 100
@@ -273,13 +366,17 @@ def both_go_on(one: Stage, parent: str, fork: str) -> None:
 
 
 def test_a_fork_that_is_killed_goes_on(stage: MakeStage) -> None:
-    """SIGKILL while the model answers in the fork: the retry goes on in the fork, and the parent is still as it was."""
+    """SIGKILL while the model answers in the fork: the retry goes on in the fork, and the parent is
+    still as it was."""
     one = stage(HANGS)
     session = run(one)["attempts"][0]["session_id"]
     before = parent_file(one, session).read_bytes()
     started = one.start("fork", "task", "In the fork.", "--as", "branched", "--json")
     one.rehearsal.wait_for(3)
-    one.until(lambda: any(b"In the fork." in path.read_bytes() for path in one.transcripts()), "the prompt is on disk")
+    one.until(
+        lambda: any(b"In the fork." in path.read_bytes() for path in one.transcripts()),
+        "the prompt is on disk",
+    )
     os.kill(fork_pid(one), signal.SIGKILL)
     done = one.finish(started)
     assert done.code == 0, done.err
@@ -304,8 +401,11 @@ def fork_pid(one: Stage) -> int:
 
 
 @pytest.mark.parametrize("after_s", [0.0, 0.3, 0.6])
-def test_a_fork_that_is_killed_early_is_forked_again(stage: MakeStage, tmp_path: Path, after_s: float) -> None:
-    """SIGKILL at the start, perhaps while the parent's history is copied: what is left of it is never taken for the fork."""
+def test_a_fork_that_is_killed_early_is_forked_again(
+    stage: MakeStage, tmp_path: Path, after_s: float
+) -> None:
+    """SIGKILL at the start, perhaps while the parent's history is copied: what is left of it is
+    never taken for the fork."""
     one = stage(TALK.replace("say Two.", f"hold {tmp_path / 'go'}\nsay Two."))
     session = run(one)["attempts"][0]["session_id"]
     before = parent_file(one, session).read_bytes()
@@ -317,8 +417,14 @@ def test_a_fork_that_is_killed_early_is_forked_again(stage: MakeStage, tmp_path:
     done = one.finish(started)
     assert done.code == 0, done.err
     last = done.json["attempts"][-1]
-    assert (last["continuation"], last["receipt"]["verdict"]) in (("fork", "forked"), ("resume", "native")), last
-    assert all(attempt["receipt"] is None or attempt["receipt"]["verdict"] != "broken" for attempt in done.json["attempts"])
+    assert (last["continuation"], last["receipt"]["verdict"]) in (
+        ("fork", "forked"),
+        ("resume", "native"),
+    ), last
+    assert all(
+        attempt["receipt"] is None or attempt["receipt"]["verdict"] != "broken"
+        for attempt in done.json["attempts"]
+    )
     shown = said(one.rehearsal.last.messages)
     assert "quercus" in shown and "The first file is written." in shown and "In the fork." in shown
     assert parent_file(one, session).read_bytes() == before
@@ -326,7 +432,8 @@ def test_a_fork_that_is_killed_early_is_forked_again(stage: MakeStage, tmp_path:
 
 
 def test_a_fork_whose_files_are_lost_comes_back_whole(stage: MakeStage) -> None:
-    """The fork's transcript and its parent's are both gone: perdure's own copies go back, and the fork goes on natively."""
+    """The fork's transcript and its parent's are both gone: perdure's own copies go back, and the
+    fork goes on natively."""
     one = stage(TALK)
     run(one)
     assert one.perdure("fork", "task", "In the fork.", "--as", "branched").code == 0
@@ -341,7 +448,8 @@ def test_a_fork_whose_files_are_lost_comes_back_whole(stage: MakeStage) -> None:
 
 
 def test_a_fork_at_an_earlier_turn(stage: MakeStage) -> None:
-    """Claude Code leaves out what came after the turn; Codex cannot, and says so, and nothing is made."""
+    """Claude Code leaves out what came after the turn; Codex cannot, and says so, and nothing is
+    made."""
     one = stage(TALK)
     session = run(one)["attempts"][0]["session_id"]
     assert one.perdure("update", "task", "This is to be forgotten.").code == 0
@@ -354,7 +462,9 @@ def test_a_fork_at_an_earlier_turn(stage: MakeStage) -> None:
         assert "branched" not in git(one.repo, one, "branch", "--list")
         return
     assert done.code == 0, done.err
-    assert done.json["attempts"][0]["receipt"]["verdict"] == "forked", done.json["attempts"][0]["receipt"]
+    assert done.json["attempts"][0]["receipt"]["verdict"] == "forked", done.json["attempts"][0][
+        "receipt"
+    ]
     shown = said(one.rehearsal.last.messages)
     assert "quercus" in shown and "The first file is written." in shown
     assert "to be forgotten" not in shown
@@ -373,7 +483,12 @@ def test_what_cannot_be_forked_is_refused_and_leaves_nothing(stage: MakeStage) -
     one = stage(HANGS)
     run(one)
     workdirs = sorted((one.home / ".local/share/perdure/.perdure/work").iterdir())
-    for words, code in ((("--as", "task"), 6), (("--as", "No Name"), 2), (("--branch", "perdure/task"), 6), (("--branch", "main"), 7)):
+    for words, code in (
+        (("--as", "task"), 6),
+        (("--as", "No Name"), 2),
+        (("--branch", "perdure/task"), 6),
+        (("--branch", "main"), 7),
+    ):
         refused = one.perdure("fork", "task", "x", *words)
         assert refused.code == code, refused.err
     started = one.start("update", "task", "Go further.")
@@ -386,20 +501,32 @@ def test_what_cannot_be_forked_is_refused_and_leaves_nothing(stage: MakeStage) -
     assert sorted((one.home / ".local/share/perdure/.perdure/work").iterdir()) == workdirs
 
 
-# --- open and take-back --------------------------------------------------------------------------------------------
+# --- open and take-back
+# --------------------------------------------------------------------------------------------
 
 
 def test_a_person_goes_on_by_hand_and_gives_it_back(stage: MakeStage) -> None:
-    """While it is open nothing starts. Afterwards the turns that came are part of the conversation, and no collision."""
+    """While it is open nothing starts. Afterwards the turns that came are part of the conversation,
+    and no collision."""
     one = stage(TALK)
     report = run(one)
     session, workdir = report["attempts"][0]["session_id"], report["workspace"]["path"]
     opened = one.perdure("open", "task")
     assert opened.code == 0, opened.err
     command = opened.out.splitlines()[1]
-    assert command.startswith(f"cd {workdir} && ") and session in shlex.split(command) and str(native(one.agent)) in shlex.split(command)
+    assert (
+        command.startswith(f"cd {workdir} && ")
+        and session in shlex.split(command)
+        and str(native(one.agent)) in shlex.split(command)
+    )
     assert [condition["type"] for condition in one.show()["conditions"]] == ["open"]
-    for words in (("update", "task", "Now."), ("retry", "task"), ("fork", "task", "x"), ("resume", "task", "x"), ("rm", "task")):
+    for words in (
+        ("update", "task", "Now."),
+        ("retry", "task"),
+        ("fork", "task", "x"),
+        ("resume", "task", "x"),
+        ("rm", "task"),
+    ):
         refused = one.perdure(*words)
         assert (refused.code, "perdure take-back task" in refused.err) == (6, True), refused.err
     again = one.perdure("open", "task", "--json").json
@@ -407,7 +534,12 @@ def test_a_person_goes_on_by_hand_and_gives_it_back(stage: MakeStage) -> None:
     assert one.resume_by_hand(session, "A person asks.", Path(workdir)).returncode == 0
     back = one.perdure("take-back", "task", "--json")
     assert back.code == 0, back.err
-    assert (back.json["session_id"], back.json["turns"], back.json["history_kept"], back.json["others"]) == (session, 1, True, [])
+    assert (
+        back.json["session_id"],
+        back.json["turns"],
+        back.json["history_kept"],
+        back.json["others"],
+    ) == (session, 1, True, [])
     done = one.perdure("update", "task", "Go further.", "--json")
     assert done.code == 0, done.err
     went_on(done.json["attempts"][1], session)
@@ -432,7 +564,8 @@ def test_nothing_happened_while_it_was_open(stage: MakeStage) -> None:
 
 
 def test_a_fork_that_was_made_by_hand_is_told_and_adopted_on_request(stage: MakeStage) -> None:
-    """It stands in the lineage and is not chosen by itself; adopted, the run goes on in it, and the old one is retired."""
+    """It stands in the lineage and is not chosen by itself; adopted, the run goes on in it, and the
+    old one is retired."""
     one = stage(TALK)
     report = run(one)
     session, workdir = report["attempts"][0]["session_id"], Path(report["workspace"]["path"])
@@ -463,10 +596,19 @@ def test_a_run_that_is_open_in_the_program_is_not_taken_back(stage: MakeStage) -
     report = run(one)
     session = report["attempts"][0]["session_id"]
     assert one.perdure("open", "task").code == 0
-    words = ["-p", "--resume", session] if one.agent == "claude" else ["exec", "--skip-git-repo-check", "resume", session, "-"]
+    words = (
+        ["-p", "--resume", session]
+        if one.agent == "claude"
+        else ["exec", "--skip-git-repo-check", "resume", session, "-"]
+    )
     place = report["workspace"]["path"]
     with subprocess.Popen(
-        [str(native(one.agent)), *words], cwd=place, env=one.environ, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        [str(native(one.agent)), *words],
+        cwd=place,
+        env=one.environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
     ) as busy:
         assert busy.stdin is not None
         busy.stdin.write("A person asks.")
@@ -474,16 +616,20 @@ def test_a_run_that_is_open_in_the_program_is_not_taken_back(stage: MakeStage) -
         one.rehearsal.wait_for(3)
         refused = one.perdure("take-back", "task")
         busy.kill()
-    assert (refused.code, f"still open in process {busy.pid}" in refused.err) == (6, True), refused.err
+    assert (refused.code, f"still open in process {busy.pid}" in refused.err) == (6, True), (
+        refused.err
+    )
     assert one.perdure("take-back", "task").code == 0
 
 
-# --- the other agents ----------------------------------------------------------------------------------------------
+# --- the other agents
+# ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("agent", ["gemini", "opencode"])
 def test_the_agents_that_are_bound_to_a_directory(stage: MakeStage, agent: str) -> None:
-    """Gemini CLI forks all the same, by a copy; OpenCode cannot and says so, and nothing is made. Both go by hand and come back."""
+    """Gemini CLI forks all the same, by a copy; OpenCode cannot and says so, and nothing is made.
+    Both go by hand and come back."""
     one = stage(TALK)
     report = run(one)
     session, workdir = report["attempts"][0]["session_id"], Path(report["workspace"]["path"])
@@ -494,7 +640,9 @@ def test_the_agents_that_are_bound_to_a_directory(stage: MakeStage, agent: str) 
     else:
         assert forked.code == 0, forked.err
         (attempt,) = forked.json["attempts"]
-        assert (attempt["receipt"]["verdict"], attempt["usage"]["input"]) == ("forked", 100), attempt
+        assert (attempt["receipt"]["verdict"], attempt["usage"]["input"]) == ("forked", 100), (
+            attempt
+        )
         assert (Path(forked.json["workspace"]["path"]) / "one.txt").read_text() == "one\n"
         assert "quercus" in said(one.rehearsal.last.messages)
     assert one.perdure("open", "task").code == 0
@@ -511,15 +659,19 @@ def test_the_agents_that_are_bound_to_a_directory(stage: MakeStage, agent: str) 
     assert (refused.code, "perdure fork task" in refused.err) == (2, True), refused.err
 
 
-# --- sessions ------------------------------------------------------------------------------------------------------
+# --- sessions
+# ------------------------------------------------------------------------------------------------------
 
 
 def test_all_conversations_are_listed_with_where_they_came_from(stage: MakeStage) -> None:
-    """Those of runs, forks and people, of this directory or of all; one of them with its lineage and its last words."""
+    """Those of runs, forks and people, of this directory or of all; one of them with its lineage
+    and its last words."""
     one = stage(TALK)
     alone = begun_by_hand(one, "A person begins.")
     parent = run(one)["attempts"][0]["session_id"]
-    fork = one.perdure("fork", "task", "In the fork.", "--as", "branched", "--json").json["attempts"][0]["session_id"]
+    fork = one.perdure("fork", "task", "In the fork.", "--as", "branched", "--json").json[
+        "attempts"
+    ][0]["session_id"]
     (one.home / "far").mkdir()
     by_hand(one, "Far away.", cwd=one.home / "far")
     far = newest(one)
@@ -532,7 +684,10 @@ def test_all_conversations_are_listed_with_where_they_came_from(stage: MakeStage
     ]
     everywhere = one.perdure("sessions", "ls", "--all", "--json").json["sessions"]
     assert [entry["id"] for entry in everywhere] == [far, fork, parent, alone]
-    assert one.perdure("sessions", "--agent", one.agent, "-n", "1").out.splitlines()[1].split()[5] == "branched"
+    assert (
+        one.perdure("sessions", "--agent", one.agent, "-n", "1").out.splitlines()[1].split()[5]
+        == "branched"
+    )
     shown = one.perdure("sessions", "show", fork, "--json").json
     assert [entry["id"] for entry in shown["lineage"]] == [parent]
     text = one.perdure("sessions", "show", fork).out
@@ -541,7 +696,8 @@ def test_all_conversations_are_listed_with_where_they_came_from(stage: MakeStage
     assert one.perdure("sessions", "show", "ffffffff").code == 5
 
 
-# --- the picker, on a real terminal --------------------------------------------------------------------------------
+# --- the picker, on a real terminal
+# --------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -561,8 +717,11 @@ def terminal(stage: MakeStage) -> Iterator[Callable[..., Terminal]]:
 RESUME = f"{shlex.quote(sys.executable)} -m perdure resume"
 
 
-def test_a_person_goes_on_in_the_real_program(stage: MakeStage, terminal: Callable[..., Terminal]) -> None:
-    """`open --exec` shows the conversation in the agent's own screen; what is typed there is taken back as a turn of it."""
+def test_a_person_goes_on_in_the_real_program(
+    stage: MakeStage, terminal: Callable[..., Terminal]
+) -> None:
+    """`open --exec` shows the conversation in the agent's own screen; what is typed there is taken
+    back as a turn of it."""
     one = stage(TALK)
     report = run(one)
     session, workdir = report["attempts"][0]["session_id"], report["workspace"]["path"]
@@ -578,7 +737,10 @@ def test_a_person_goes_on_in_the_real_program(stage: MakeStage, terminal: Callab
     one.until(lambda: _asked(one, shown), "the question reached the model")
     shown.shows("Two.")
     shown.tmux("kill-server")
-    back = one.until(lambda: (done := one.perdure("take-back", "task", "--json")).code == 0 and done.json, "it is taken back")
+    back = one.until(
+        lambda: (done := one.perdure("take-back", "task", "--json")).code == 0 and done.json,
+        "it is taken back",
+    )
     assert (back["session_id"], back["turns"], back["others"]) == (session, 1, [])
     done = one.perdure("update", "task", "Go further.", "--json")
     assert done.code == 0, done.err
@@ -593,8 +755,15 @@ def is_settled(one: Stage, workdir: str) -> None:
         return
     path = one.agent_home / ".claude.json"
     known = json.loads(path.read_text())
-    known |= {"hasCompletedOnboarding": True, "theme": "dark", "bypassPermissionsModeAccepted": True}
-    known["customApiKeyResponses"] = {"approved": [one.environ["ANTHROPIC_API_KEY"][-20:]], "rejected": []}
+    known |= {
+        "hasCompletedOnboarding": True,
+        "theme": "dark",
+        "bypassPermissionsModeAccepted": True,
+    }
+    known["customApiKeyResponses"] = {
+        "approved": [one.environ["ANTHROPIC_API_KEY"][-20:]],
+        "rejected": [],
+    }
     known.setdefault("projects", {})[workdir] = {"hasTrustDialogAccepted": True}
     path.write_text(json.dumps(known))
 
@@ -620,9 +789,14 @@ def _asked(one: Stage, shown: Terminal) -> bool:
     return False
 
 
-@pytest.mark.parametrize(("columns", "plain"), [(80, ""), (200, "1")], ids=["80", "200 without colour"])
-def test_a_conversation_is_chosen_on_a_terminal(stage: MakeStage, terminal: Callable[..., Terminal], columns: int, plain: str) -> None:
-    """List, search, preview and state of the workdir fit into any width; what is chosen goes on with the prompt that is asked for."""
+@pytest.mark.parametrize(
+    ("columns", "plain"), [(80, ""), (200, "1")], ids=["80", "200 without colour"]
+)
+def test_a_conversation_is_chosen_on_a_terminal(
+    stage: MakeStage, terminal: Callable[..., Terminal], columns: int, plain: str
+) -> None:
+    """List, search, preview and state of the workdir fit into any width; what is chosen goes on
+    with the prompt that is asked for."""
     one = stage(TALK.replace("by history\n", "by history\nsay A greeting in 日本語.\n---\n", 1))
     session = begun_by_hand(one, "Explain the greeting. " + "It is a long story. " * 20)
     by_hand(one, "Something else entirely.")
@@ -651,8 +825,11 @@ def test_a_conversation_is_chosen_on_a_terminal(stage: MakeStage, terminal: Call
     assert "Explain the greeting." in said(one.rehearsal.last.messages)
 
 
-def test_the_terminal_is_as_it_was_however_the_picker_ends(stage: MakeStage, terminal: Callable[..., Terminal]) -> None:
-    """Escape, Ctrl-C, a signal: nothing was started, the screen and its modes are back, and the shell can be used."""
+def test_the_terminal_is_as_it_was_however_the_picker_ends(
+    stage: MakeStage, terminal: Callable[..., Terminal]
+) -> None:
+    """Escape, Ctrl-C, a signal: nothing was started, the screen and its modes are back, and the
+    shell can be used."""
     one = stage(TALK)
     begun_by_hand(one)
     shown = terminal(one, 80)

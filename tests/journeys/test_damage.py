@@ -1,8 +1,8 @@
 """Conversations that came to harm between two attempts, on the real CLIs.
 
 Power cuts, mounts that come back older, people and other programs change what an agent's transcript
-holds. A receipt must never say `native` unless the model was shown all that it had been shown before;
-each journey asks the model server's record for that.
+holds. A receipt must never say `native` unless the model was shown all that it had been shown
+before; each journey asks the model server's record for that.
 """
 
 from __future__ import annotations
@@ -96,8 +96,13 @@ def retried(one: Stage, *more: str) -> tuple[list[dict[str, Any]], str]:
 
 
 def first_of(one: Stage, attempt: dict[str, Any]) -> Any:
-    """The first request of an attempt. An agent that is being killed may still send one of its own before."""
-    asked = [each for each in one.rehearsal.everything if each.time >= attempt["started"] and each.answer not in ("side", "other")]
+    """The first request of an attempt. An agent that is being killed may still send one of its own
+    before."""
+    asked = [
+        each
+        for each in one.rehearsal.everything
+        if each.time >= attempt["started"] and each.answer not in ("side", "other")
+    ]
     assert asked, [(each.time, each.answer) for each in one.rehearsal.everything]
     return asked[0]
 
@@ -120,7 +125,9 @@ def flip(path: Path) -> None:
 @FILES
 @pytest.mark.parametrize("harm", [cut_short, flip])
 @pytest.mark.parametrize("policy", ["disclose", "strict"])
-def test_a_transcript_that_comes_back_shorter_or_changed(stage: MakeStage, harm: Callable[[Path], None], policy: str) -> None:
+def test_a_transcript_that_comes_back_shorter_or_changed(
+    stage: MakeStage, harm: Callable[[Path], None], policy: str
+) -> None:
     """perdure's own copy, which is longer and whole, goes back; all that was known is shown."""
     one = stage(HANGS_IN_THE_THIRD_TOOL, extra=OFTEN)
     lost_in_the_third_tool(one, "--continuity", policy)
@@ -150,7 +157,8 @@ def test_another_conversation_under_the_id(stage: MakeStage, policy: str) -> Non
 
 @FILES
 def test_another_conversation_and_no_copy_is_refused(stage: MakeStage) -> None:
-    """Without a copy a strict policy refuses, however often it is asked; the agent is not started."""
+    """Without a copy a strict policy refuses, however often it is asked; the agent is not
+    started."""
     one = stage(HANGS_IN_THE_THIRD_TOOL, extra=OFTEN)
     lost_in_the_third_tool(one, "--continuity", "strict")
     put_another_in_its_place(one)
@@ -160,7 +168,9 @@ def test_another_conversation_and_no_copy_is_refused(stage: MakeStage) -> None:
         done = one.perdure("retry", "task", "--json")
         assert done.code == 3, done.err
     assert len(one.rehearsal.requests) == since
-    assert "another conversation was found in place of the agent's transcript" in done.err + done.out
+    assert (
+        "another conversation was found in place of the agent's transcript" in done.err + done.out
+    )
 
 
 def put_another_in_its_place(one: Stage) -> None:
@@ -178,9 +188,21 @@ def put_another_in_its_place(one: Stage) -> None:
     before = set(one.transcripts())
     text = "This is another matter. The other word is fagus."
     program = str(native(one.agent))
-    subprocess.run([program, *words], cwd=elsewhere, env=one.environ, input=text, text=True, capture_output=True, timeout=90)
+    subprocess.run(
+        [program, *words],
+        cwd=elsewhere,
+        env=one.environ,
+        input=text,
+        text=True,
+        capture_output=True,
+        timeout=90,
+    )
     (other,) = set(one.transcripts()) - before
-    theirs = other.stem[-36:] if one.agent != "gemini" else json.loads(other.read_bytes().split(b"\n", 1)[0])["sessionId"]
+    theirs = (
+        other.stem[-36:]
+        if one.agent != "gemini"
+        else json.loads(other.read_bytes().split(b"\n", 1)[0])["sessionId"]
+    )
     content = other.read_bytes().replace(theirs.encode(), ours.encode())
     other.unlink()
     transcript.write_bytes(content)
@@ -188,12 +210,23 @@ def put_another_in_its_place(one: Stage) -> None:
 
 @FILES
 def test_a_home_lost_with_the_machine(stage: MakeStage) -> None:
-    """The own copy is older than what happened: `repaired`, and the agent is told what the journal has."""
-    one = stage(TWO_TURNS.replace("say The second turn is over.", "run echo cherry > third.txt; test -e go.txt || sleep 98"))
+    """The own copy is older than what happened: `repaired`, and the agent is told what the journal
+    has."""
+    one = stage(
+        TWO_TURNS.replace(
+            "say The second turn is over.",
+            "run echo cherry > third.txt; test -e go.txt || sleep 98",
+        )
+    )
     assert one.perdure(*RUN, one.agent, "--attempts", "1", PROMPT).code == 0
     started = one.start("update", "task", "Now the second one.", "--json")
-    one.until(lambda: next(iter(one.home.rglob("third.txt")), None), "the tool of the second turn runs")
-    one.until(lambda: b"third.txt" in (one.attempt_directory(2) / "stdout").read_bytes(), "it is announced")
+    one.until(
+        lambda: next(iter(one.home.rglob("third.txt")), None), "the tool of the second turn runs"
+    )
+    one.until(
+        lambda: b"third.txt" in (one.attempt_directory(2) / "stdout").read_bytes(),
+        "it is announced",
+    )
     one.until(lambda: "birch" in one.perdure("logs", "task", "--json").out, "the journal has it")
     lose(one, started)
     for path in one.transcripts():
@@ -203,8 +236,12 @@ def test_a_home_lost_with_the_machine(stage: MakeStage) -> None:
     assert (last["rung"], last["receipt"]["verdict"]) == ("copy", "repaired"), reasons(last)
     assert "was missing" in reasons(last) and "in no transcript that is left" in reasons(last)
     assert "birch" in reasons(last)
-    assert all(word in first_request for word in ("quercus", "alder", "The first turn is over.")), first_request
-    assert "birch" in first_request.rpartition("user: ")[2], "the prompt tells the result that is missing"
+    assert all(word in first_request for word in ("quercus", "alder", "The first turn is over.")), (
+        first_request
+    )
+    assert "birch" in first_request.rpartition("user: ")[2], (
+        "the prompt tells the result that is missing"
+    )
     assert "Now the second one." in first_request
 
 
@@ -223,7 +260,13 @@ def test_a_person_took_the_conversation_back(stage: MakeStage, opened: bool) -> 
     words = ["-p", f"--resume={session}", f"--resume-session-at={at}"]
     workdir = Path(report["workspace"]["path"])
     subprocess.run(
-        [str(native("claude")), *words], cwd=workdir, env=one.environ, input=b"another way", check=True, capture_output=True, timeout=90
+        [str(native("claude")), *words],
+        cwd=workdir,
+        env=one.environ,
+        input=b"another way",
+        check=True,
+        capture_output=True,
+        timeout=90,
     )
     if opened:
         assert one.perdure("take-back", "task", "--json").code == 0
@@ -249,7 +292,14 @@ def test_compacted_by_hand(stage: MakeStage, opened: bool) -> None:
     if opened:
         assert one.perdure("open", "task", "--json").code == 0
     words = ["-p", "--output-format=stream-json", "--verbose", f"--resume={session}"]
-    subprocess.run([str(native("claude")), *words], cwd=workdir, env=one.environ, input=b"/compact", capture_output=True, timeout=90)
+    subprocess.run(
+        [str(native("claude")), *words],
+        cwd=workdir,
+        env=one.environ,
+        input=b"/compact",
+        capture_output=True,
+        timeout=90,
+    )
     if opened:
         assert one.perdure("take-back", "task", "--json").code == 0
     done = one.perdure("update", "task", "Now the second one.", "--json")
@@ -279,11 +329,19 @@ def test_a_fork_of_a_parent_that_was_replaced(stage: MakeStage) -> None:
 @pytest.mark.parametrize("agent", ["claude", "codex"], indirect=True)
 @pytest.mark.parametrize("policy", ["disclose", "strict"])
 def test_harm_to_a_turn_that_was_judged(stage: MakeStage, policy: str) -> None:
-    """The machine is lost in turn 2 and the transcript cut within turn 1: the own copy goes on, at the first retry."""
-    one = stage(TWO_TURNS.replace("say The second turn is over.", "run echo cherry > third.txt; test -e go.txt || sleep 98"))
+    """The machine is lost in turn 2 and the transcript cut within turn 1: the own copy goes on, at
+    the first retry."""
+    one = stage(
+        TWO_TURNS.replace(
+            "say The second turn is over.",
+            "run echo cherry > third.txt; test -e go.txt || sleep 98",
+        )
+    )
     assert one.perdure(*RUN, one.agent, "--continuity", policy, PROMPT).code == 0
     started = one.start("update", "task", "Now the second one.", "--json")
-    one.until(lambda: next(iter(one.home.rglob("third.txt")), None), "the tool of the second turn runs")
+    one.until(
+        lambda: next(iter(one.home.rglob("third.txt")), None), "the tool of the second turn runs"
+    )
     lose(one, started)
     (transcript,) = one.transcripts()
     cut_short(transcript)
@@ -295,11 +353,14 @@ def test_harm_to_a_turn_that_was_judged(stage: MakeStage, policy: str) -> None:
 
 @pytest.mark.parametrize("agent", ["claude", "codex"], indirect=True)
 def test_asked_and_then_all_is_lost(stage: MakeStage) -> None:
-    """The model was asked when machine and transcript were lost: a strict policy refuses, and says what is known."""
+    """The model was asked when machine and transcript were lost: a strict policy refuses, and says
+    what is known."""
     one = stage("by history\nhang\nsay One.\n---\nsay Two.\n")
     started = one.start(*RUN, one.agent, "--attempts", "1", "--continuity", "strict", PROMPT)
     one.rehearsal.wait_for(1)
-    one.until(lambda: "session_seen" in one.perdure("logs", "task", "--json").out, "the agent is heard")
+    one.until(
+        lambda: "session_seen" in one.perdure("logs", "task", "--json").out, "the agent is heard"
+    )
     one.lose_machine(started)
     for path in one.transcripts():
         path.unlink()
@@ -348,7 +409,8 @@ say The third answer.
 
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_a_stranger_joins_while_the_last_answer_streams(stage: MakeStage) -> None:
-    """The stranger ends later, so Claude loads its branch: no receipt is native without our own answer."""
+    """The stranger ends later, so Claude loads its branch: no receipt is native without our own
+    answer."""
     one = stage(STRANGER_JOINS)
     started = one.start(*RUN, one.agent, PROMPT)
     one.rehearsal.wait_for(2)
@@ -376,7 +438,10 @@ def test_a_workdir_lost_with_the_machine(stage: MakeStage) -> None:
     one = stage(HANGS_IN_THE_THIRD_TOOL, extra=OFTEN)
     started = one.start(*RUN, one.agent, "--attempts", "1", PROMPT)
     one.until(lambda: next(iter(one.home.rglob("third.txt")), None), "the third tool runs")
-    one.until(lambda: '"number"' in one.perdure("checkpoints", "task", "--json").out, "a checkpoint is there")
+    one.until(
+        lambda: '"number"' in one.perdure("checkpoints", "task", "--json").out,
+        "a checkpoint is there",
+    )
     one.lose_machine(started)
     workdir = Path(one.show()["workspace"]["path"])
     shutil.rmtree(workdir)
@@ -404,7 +469,8 @@ say Another answer.
 @pytest.mark.parametrize("agent", ["claude", "codex"], indirect=True)
 @pytest.mark.parametrize("trial", range(2))
 def test_killed_right_after_the_model_was_shown_a_result(stage: MakeStage, trial: int) -> None:
-    """The agent may not have written the result down yet: it is shown again, or the prompt tells it."""
+    """The agent may not have written the result down yet: it is shown again, or the prompt tells
+    it."""
     one = stage(ASKED_WITH_A_RESULT)
     started = one.start(*RUN, one.agent, "--attempts", "1", PROMPT)
     one.rehearsal.wait_for(2)
@@ -412,9 +478,13 @@ def test_killed_right_after_the_model_was_shown_a_result(stage: MakeStage, trial
     (_, second), first_request = retried(one)
     messages = first_of(one, second).messages
     recorded = any("alder" in each.text for each in messages if each.role == "tool_result")
-    told = '"tool_ended"' in one.perdure("logs", "task", "--json").out.partition('"attempt_ended"')[0]
+    told = (
+        '"tool_ended"' in one.perdure("logs", "task", "--json").out.partition('"attempt_ended"')[0]
+    )
     if second["receipt"]["verdict"] == "native":
-        assert recorded or not told or "the prompt told the agent" in reasons(second), reasons(second)
+        assert recorded or not told or "the prompt told the agent" in reasons(second), reasons(
+            second
+        )
     else:
         assert second["receipt"]["verdict"] == "repaired", reasons(second)
         assert "in no transcript that is left" in reasons(second)
@@ -438,7 +508,9 @@ def test_a_home_at_another_path(stage: MakeStage, policy: str) -> None:
     assert done.code == 0, done.err
     last = done.json["attempts"][-1]
     assert last["receipt"]["verdict"] == "native", reasons(last)
-    assert all(word in shown(one, since) for word in ("quercus", "alder", "The first turn is over."))
+    assert all(
+        word in shown(one, since) for word in ("quercus", "alder", "The first turn is over.")
+    )
     assert not list(moved.rglob("*perdure-unusable*"))
 
 

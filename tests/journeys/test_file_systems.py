@@ -1,4 +1,5 @@
-"""Root and repository on different file systems, and a repository in which no checkpoint can be taken: both as a user sees them."""
+"""Root and repository on different file systems, and a repository in which no checkpoint can be
+taken: both as a user sees them."""
 
 from __future__ import annotations
 
@@ -46,8 +47,8 @@ def begin(one: Stage, *words: str) -> tuple[str, ...]:
 
 
 def test_a_run_is_kept_across_file_systems(stage: MakeStage, elsewhere: Path) -> None:
-    """With perdure's root on another file system than the repository, a run has its checkpoints, and restore, export and fork go on
-    from them."""
+    """With perdure's root on another file system than the repository, a run has its checkpoints,
+    and restore, export and fork go on from them."""
     one = stage(TALK, extra={"PERDURE_ROOT": str(elsewhere / "root")})
     done = one.perdure(*begin(one))
     assert done.code == 0 and "WARNING" not in done.err, done.err
@@ -62,25 +63,36 @@ def test_a_run_is_kept_across_file_systems(stage: MakeStage, elsewhere: Path) ->
     fork = one.perdure("fork", "task", "Another way.", "--as", "other", "--json")
     assert fork.code == 0 and fork.json["attempts"][0]["receipt"]["verdict"] == "forked", fork.err
     checked = one.perdure("doctor", "--agent", one.agent)
-    assert f"ok    checkpoints  tried between {elsewhere / 'root'} and {one.repo}/.git" in checked.out, checked.out
+    assert (
+        f"ok    checkpoints  tried between {elsewhere / 'root'} and {one.repo}/.git" in checked.out
+    ), checked.out
 
 
 def test_a_run_without_checkpoints_says_so(stage: MakeStage) -> None:
-    """Where no checkpoint can be taken, `doctor` has tried it and says so, the run warns at its end however quiet it is, and `show`, `why`,
-    `restore` and `export` give the reason."""
+    """Where no checkpoint can be taken, `doctor` has tried it and says so, the run warns at its end
+    however quiet it is, and `show`, `why`, `restore` and `export` give the reason."""
     one = stage(TALK)
     packs = one.repo / ".git/objects/pack"
     packs.rmdir()
     packs.write_text("no directory")
     checked = one.perdure("doctor", "--agent", one.agent)
-    assert checked.code == 1 and "bad   checkpoints  none could be taken of this repository" in checked.out, checked.out
+    assert (
+        checked.code == 1
+        and "bad   checkpoints  none could be taken of this repository" in checked.out
+    ), checked.out
     done = one.perdure(*begin(one, "--quiet"))
     assert done.code == 0, done.err
-    assert "WARNING: task: no checkpoint could be taken: restore, fork and export do not work" in done.err, done.err
+    assert (
+        "WARNING: task: no checkpoint could be taken: restore, fork and export do not work"
+        in done.err
+    ), done.err
     assert one.show()["missed_checkpoint"]
     for verb in ("show", "why"):
         told = one.perdure(verb, "task").out
         assert "WARNING" in told and "no checkpoint could be taken" in told, told
     for words in (("restore", "task"), ("export", "task", "-o", str(one.tmp / "task.perdure"))):
         refused = one.perdure(*words)
-        assert refused.code == 5 and "task has no checkpoint, because none could be taken" in refused.err, refused.err
+        assert (
+            refused.code == 5
+            and "task has no checkpoint, because none could be taken" in refused.err
+        ), refused.err

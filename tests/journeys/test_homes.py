@@ -1,6 +1,8 @@
-"""An agent's home goes to a volume, is found there by a new machine, and comes back: one conversation all the way, on the real CLIs.
+"""An agent's home goes to a volume, is found there by a new machine, and comes back: one
+conversation all the way, on the real CLIs.
 
-After each move the messages that reached the model hold what was said before it, and the receipt says `native`.
+After each move the messages that reached the model hold what was said before it, and the receipt
+says `native`.
 """
 
 from __future__ import annotations
@@ -25,7 +27,14 @@ pytestmark = pytest.mark.journey
 
 def at_home(stage: Stage) -> None:
     """The agents' homes are found by HOME alone, as on a user's machine."""
-    for name in ("CLAUDE_CONFIG_DIR", "CODEX_HOME", "GEMINI_CLI_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+    for name in (
+        "CLAUDE_CONFIG_DIR",
+        "CODEX_HOME",
+        "GEMINI_CLI_HOME",
+        "XDG_DATA_HOME",
+        "XDG_CONFIG_HOME",
+        "XDG_CACHE_HOME",
+    ):
         stage.environ.pop(name, None)
     if stage.agent == "gemini":  # the rehearsal wrote its settings where the variable had led to
         (stage.agent_home / ".gemini").rename(stage.home / ".gemini-settings")
@@ -34,9 +43,13 @@ def at_home(stage: Stage) -> None:
 
 
 def begun(stage: Stage) -> str:
-    """A conversation with one turn; returns its id. perdure's own files stay when the home is wiped."""
+    """A conversation with one turn; returns its id. perdure's own files stay when the home is
+    wiped."""
     at_home(stage)
-    stage.environ |= {"PERDURE_STATE": str(stage.directory / "kept/state"), "PERDURE_ROOT": str(stage.directory / "kept/root")}
+    stage.environ |= {
+        "PERDURE_STATE": str(stage.directory / "kept/state"),
+        "PERDURE_ROOT": str(stage.directory / "kept/root"),
+    }
     stage.state = stage.directory / "kept/state"
     done = stage.perdure(*RUN, stage.agent, "The magic word is quercus.")
     assert done.code == 0, done.err
@@ -49,7 +62,11 @@ def goes_on(stage: Stage, session: str, prompt: str) -> None:
     done = stage.perdure("update", "task", prompt, "--json")
     assert done.code == 0, done.err
     last = done.json["attempts"][-1]
-    assert (last["session_id"], last["rung"], last["receipt"]["verdict"]) == (session, "native", "native"), last
+    assert (last["session_id"], last["rung"], last["receipt"]["verdict"]) == (
+        session,
+        "native",
+        "native",
+    ), last
     shown = said(stage.rehearsal.last.messages)
     assert "quercus" in shown
     assert prompt in shown
@@ -63,7 +80,8 @@ def home(stage: Stage, *words: str) -> Done:
 
 
 def container_restart(stage: Stage) -> None:
-    """The user's home is gone, with everything in it; the volume and perdure's own files are there again."""
+    """The user's home is gone, with everything in it; the volume and perdure's own files are there
+    again."""
     gone = stage.directory / f"gone-{len(list(stage.directory.glob('gone-*')))}"
     stage.home.rename(gone)
     stage.home.mkdir()
@@ -71,7 +89,8 @@ def container_restart(stage: Stage) -> None:
 
 @pytest.mark.parametrize("way", ["variable", "symlink"])
 def test_a_conversation_outlives_link_a_wiped_home_and_unlink(stage: MakeStage, way: str) -> None:
-    """Begun before `home link`, it goes on natively after it, after the container's home was wiped, and after `unlink`."""
+    """Begun before `home link`, it goes on natively after it, after the container's home was wiped,
+    and after `unlink`."""
     one = stage(SCRIPT)
     session = begun(one)
     volume = one.directory / "volume"
@@ -92,21 +111,53 @@ def test_a_conversation_outlives_link_a_wiped_home_and_unlink(stage: MakeStage, 
 
 
 def contained(stage: Stage, *words: str) -> subprocess.Popen[str]:
-    """perdure in a container of its own, by the entrypoint: a new home, and the volume of the container before."""
+    """perdure in a container of its own, by the entrypoint: a new home, and the volume of the
+    container before."""
     volume = stage.directory / "volume"
     volume.mkdir(exist_ok=True)
     perdure = [sys.executable, "-m", "perdure"]
-    entrypoint = [*perdure, "entrypoint", "--volume", str(volume), "--agent", stage.agent, "--", *perdure, *words]
+    entrypoint = [
+        *perdure,
+        "entrypoint",
+        "--volume",
+        str(volume),
+        "--agent",
+        stage.agent,
+        "--",
+        *perdure,
+        *words,
+    ]
     script = f"mount --bind {volume} {volume}; exec {shlex.join(entrypoint)}"
-    unshared = ["unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script]
+    unshared = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+        "sh",
+        "-c",
+        script,
+    ]
     pipe = subprocess.PIPE
-    started = subprocess.Popen(unshared, cwd=stage.repo, env=stage.environ, text=True, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)
+    started = subprocess.Popen(
+        unshared,
+        cwd=stage.repo,
+        env=stage.environ,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=pipe,
+        stderr=pipe,
+    )
     stage.running.append(started)
     return started
 
 
 def test_a_container_that_was_killed_is_gone_on_from_by_the_next_one(stage: MakeStage) -> None:
-    """SIGKILL to the whole container while the model answers; the next one has a new home, the same volume, and the conversation."""
+    """SIGKILL to the whole container while the model answers; the next one has a new home, the same
+    volume, and the conversation."""
     one = stage(HANGS_IN_A_REPLY)
     at_home(one)
     first = contained(one, *RUN, one.agent, "--attempts", "1", "The magic word is quercus.")
@@ -123,7 +174,8 @@ def test_a_container_that_was_killed_is_gone_on_from_by_the_next_one(stage: Make
 
 
 def test_without_its_volume_no_attempt_is_begun_and_nothing_is_lost(stage: MakeStage) -> None:
-    """With the volume not mounted the agent is not started (it would begin anew without a word); with it the conversation goes on."""
+    """With the volume not mounted the agent is not started (it would begin anew without a word);
+    with it the conversation goes on."""
     one = stage(SCRIPT)
     session = begun(one)
     volume = one.directory / "volume"

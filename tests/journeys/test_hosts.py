@@ -1,4 +1,5 @@
-"""Two hosts, one PostgreSQL: a run whose host is gone goes on at the other one, in the same conversation, or waits for its host."""
+"""Two hosts, one PostgreSQL: a run whose host is gone goes on at the other one, in the same
+conversation, or waits for its host."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ def agent() -> str:
 
 @pytest.fixture
 def hosts(agent: str, postgres: Server) -> Iterator[Pair]:
-    """Two stages with homes, roots and state directories of their own, one database, and a directory that both reach."""
+    """Two stages with homes, roots and state directories of their own, one database, and a
+    directory that both reach."""
     top = Path(tempfile.mkdtemp(prefix="ph"))
     made: list[Stage] = []
     with ExitStack() as stack:
@@ -50,7 +52,9 @@ def hosts(agent: str, postgres: Server) -> Iterator[Pair]:
                 "PERDURE_CHECKPOINT_EVERY": "0.01s",
                 **extra,
             }
-            made.extend(Stage(top / name, agent, rehearsal, dict(shared)) for name in ("one", "two"))
+            made.extend(
+                Stage(top / name, agent, rehearsal, dict(shared)) for name in ("one", "two")
+            )
             return made[0], made[1], top / "shared"
 
         yield make
@@ -60,8 +64,9 @@ def hosts(agent: str, postgres: Server) -> Iterator[Pair]:
 
 
 def test_a_run_goes_on_at_another_host(hosts: Pair, tmp_path: Path) -> None:
-    """Its host vanishes in the middle of a tool: the agent there is ended, another host's pool takes over, brings workdir and conversation
-    from the checkpoint store, and the agent goes on natively; the receipt, both hosts' lists and `why` tell it."""
+    """Its host vanishes in the middle of a tool: the agent there is ended, another host's pool
+    takes over, brings workdir and conversation from the checkpoint store, and the agent goes on
+    natively; the receipt, both hosts' lists and `why` tell it."""
     store = (tmp_path / "store").as_uri()
     (tmp_path / "store").mkdir()
     one, two, _ = hosts(PERDURE_CHECKPOINT_STORE=store)
@@ -72,29 +77,44 @@ def test_a_run_goes_on_at_another_host(hosts: Pair, tmp_path: Path) -> None:
     os.kill(begun.pid, signal.SIGKILL)
     pool = two.start("work")
     two.until(lambda: two.show()["attempts"][0]["outcome"], "the other host takes over")
-    assert two.show()["attempts"][0]["outcome"]["kind"] == "lost" and not Path(f"/proc/{agent}/cmdline").exists()
-    two.until(lambda: Path(two.show()["workspace"]["path"]).is_relative_to(two.directory), "the workdir is brought there")
+    assert (
+        two.show()["attempts"][0]["outcome"]["kind"] == "lost"
+        and not Path(f"/proc/{agent}/cmdline").exists()
+    )
+    two.until(
+        lambda: Path(two.show()["workspace"]["path"]).is_relative_to(two.directory),
+        "the workdir is brought there",
+    )
     place = Path(two.show()["workspace"]["path"])
     two.until(lambda: (place / "one.txt").exists(), "the workdir is here")
     (place / "go.txt").write_text("")
     two.until(lambda: two.show()["state"] == "succeeded", "it succeeds")
     last = two.show()["attempts"][-1]
-    assert (last["receipt"]["verdict"], last["session_id"]) == ("native", two.show()["attempts"][0]["session_id"])
+    assert (last["receipt"]["verdict"], last["session_id"]) == (
+        "native",
+        two.show()["attempts"][0]["session_id"],
+    )
     assert one.show() == two.show() and "brought here from" in two.perdure("logs", "task").out
     pool.send_signal(signal.SIGTERM)
     assert two.finish(pool).code == 0
 
 
 def test_a_run_waits_for_its_host(hosts: Pair) -> None:
-    """Without a checkpoint store no other host begins it anew: its pool leaves it, `why` and `retry` say for whom it waits, and there it
-    goes on in the same conversation."""
+    """Without a checkpoint store no other host begins it anew: its pool leaves it, `why` and
+    `retry` say for whom it waits, and there it goes on in the same conversation."""
     one, two, _ = hosts()
     begun = begin(one)
     place = in_second_tool(one)
     os.kill(begun.pid, signal.SIGKILL)
-    two.until(lambda: two.perdure("work", "--once").code == 0 and two.show()["state"] == "queued", "the other host records the loss")
+    two.until(
+        lambda: two.perdure("work", "--once").code == 0 and two.show()["state"] == "queued",
+        "the other host records the loss",
+    )
     assert two.perdure("work", "--once").code == 0 and len(two.show()["attempts"]) == 1
-    assert "it waits for" in two.perdure("why", "task").out and "no checkpoint_store" in two.perdure("why", "task").out
+    assert (
+        "it waits for" in two.perdure("why", "task").out
+        and "no checkpoint_store" in two.perdure("why", "task").out
+    )
     refused = two.perdure("retry", "task")
     assert refused.code == 6 and "its workdir and conversation lie on" in refused.err
     (place / "go.txt").write_text("")
@@ -103,12 +123,18 @@ def test_a_run_waits_for_its_host(hosts: Pair) -> None:
 
 
 def test_a_plan_goes_on_where_its_branches_lie(hosts: Pair) -> None:
-    """Another host is told where a plan's workdirs are, and leaves everything as it was; on its own host the plan goes on."""
+    """Another host is told where a plan's workdirs are, and leaves everything as it was; on its own
+    host the plan goes on."""
     one, two, shared = hosts("by history\nsay It is done.\n")
     plan = shared / "shop.toml"
     head = f'name = "shop"\nagent = "claude"\npermissions = "full"\nrepo = "{one.repo}"\n'
-    tasks = [f'[[tasks]]\nname = "{name}"\nprompt = "Do {name}."\nneeds = {needs}\n' for name, needs in (("a", []), ("b", ["a"]))]
-    plan.write_text(head + tasks[0] + tasks[1] + f'verify = "test -e {shared}/right"\nattempts = 1\n')
+    tasks = [
+        f'[[tasks]]\nname = "{name}"\nprompt = "Do {name}."\nneeds = {needs}\n'
+        for name, needs in (("a", []), ("b", ["a"]))
+    ]
+    plan.write_text(
+        head + tasks[0] + tasks[1] + f'verify = "test -e {shared}/right"\nattempts = 1\n'
+    )
     assert one.perdure("plan", "run", str(plan)).code == 1
     before = two.perdure("plan", "show", "shop", "--json").json
     refused = two.perdure("plan", "retry", "shop")

@@ -1,4 +1,5 @@
-"""What is said of a run whose supervisor is gone, with its agent or without: on the real agents, everywhere where one looks."""
+"""What is said of a run whose supervisor is gone, with its agent or without: on the real agents,
+everywhere where one looks."""
 
 from __future__ import annotations
 
@@ -30,7 +31,10 @@ def in_its_tool(stage: MakeStage) -> tuple[Stage, Any]:
     started = one.start("run", "--name", "task", *words, "Write one.txt.")
     one.rehearsal.wait_for(1)
     stdout = one.attempt_directory(1) / "stdout"
-    one.until(lambda: any(mark in stdout.read_bytes() for mark in (b'"tool_use"', b"item.started")), "the agent is in its tool")
+    one.until(
+        lambda: any(mark in stdout.read_bytes() for mark in (b'"tool_use"', b"item.started")),
+        "the agent is in its tool",
+    )
     return one, started
 
 
@@ -57,7 +61,8 @@ def go_on(one: Stage) -> None:
 
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 def test_a_run_is_interrupted_when_everything_is_dead(stage: MakeStage, agent: str) -> None:
-    """As after a power cut: every surface says it, with the next command, and nothing that follows the run hangs."""
+    """As after a power cut: every surface says it, with the next command, and nothing that follows
+    the run hangs."""
     one, started = in_its_tool(stage)
     assert liveness(one) == {"attended"}
     one.lose_machine(started)
@@ -70,22 +75,31 @@ def test_a_run_is_interrupted_when_everything_is_dead(stage: MakeStage, agent: s
         assert "interrupted" in shown and "perdure retry task" in shown and "running" not in shown
     for words in (("logs", "-f", "task"), ("logs", "-f", "--raw", "task")):
         followed = one.perdure(*words)
-        assert (followed.code, followed.err.strip()) == (75, "task was interrupted: perdure retry task goes on where it stopped")
+        assert (followed.code, followed.err.strip()) == (
+            75,
+            "task was interrupted: perdure retry task goes on where it stopped",
+        )
     assert one.perdure("attach", "task").code == 75
     go_on(one)
 
 
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 @pytest.mark.parametrize("victims", ["supervisor", "supervisor and shim"])
-def test_a_run_is_unattended_when_its_agent_works_on(stage: MakeStage, agent: str, victims: str) -> None:
-    """perdure alone was killed, or with the agent's parent: the agent works, and that nobody follows it is said."""
+def test_a_run_is_unattended_when_its_agent_works_on(
+    stage: MakeStage, agent: str, victims: str
+) -> None:
+    """perdure alone was killed, or with the agent's parent: the agent works, and that nobody
+    follows it is said."""
     one, started = in_its_tool(stage)
     started.kill()
     if "shim" in victims:
         os.kill(one.shim_pid(), signal.SIGKILL)
     one.finish(started)
     assert liveness(one) == {"unattended"}
-    assert one.perdure("ls").err.strip() == "1 run has no supervisor, but its agent works on: perdure retry task"
+    assert (
+        one.perdure("ls").err.strip()
+        == "1 run has no supervisor, but its agent works on: perdure retry task"
+    )
     followed = one.perdure("logs", "-f", "task")
     assert followed.code == 75 and "its agent works on" in followed.err
     if victims == "supervisor":
@@ -94,9 +108,20 @@ def test_a_run_is_unattended_when_its_agent_works_on(stage: MakeStage, agent: st
 
 @pytest.mark.parametrize("agent", ["claude"])
 def test_a_stopped_supervisor_is_no_dead_one(stage: MakeStage, agent: str) -> None:
-    """Its lease runs out while it is stopped, and the run is shown as running: it goes on as soon as it may."""
+    """Its lease runs out while it is stopped, and the run is shown as running: it goes on as soon
+    as it may."""
     one = stage(WAITS, extra={"PERDURE_LEASE": "3s"})
-    started = one.start("run", "--name", "task", "--json", "--agent", one.agent, "--permissions", "full", "Write one.txt.")
+    started = one.start(
+        "run",
+        "--name",
+        "task",
+        "--json",
+        "--agent",
+        one.agent,
+        "--permissions",
+        "full",
+        "Write one.txt.",
+    )
     one.rehearsal.wait_for(1)
     started.send_signal(signal.SIGSTOP)
     with perdure.open(cwd=one.repo, environ=one.environ) as runner:

@@ -1,4 +1,5 @@
-"""Repositories by URL, whose workdirs are isolated clones: forks of them, and plans whose branches meet again, on the real CLIs."""
+"""Repositories by URL, whose workdirs are isolated clones: forks of them, and plans whose branches
+meet again, on the real CLIs."""
 
 from __future__ import annotations
 
@@ -33,20 +34,31 @@ def forge(tmp_path: Path) -> Iterator[GitHttp]:
 
 def git(one: Stage, cwd: Path | str, *words: str) -> str:
     who = ["-c", "user.name=Ada", "-c", "user.email=ada@example.invalid"]
-    return subprocess.run(["git", *who, *words], cwd=cwd, env=one.environ, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        ["git", *who, *words], cwd=cwd, env=one.environ, capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def files(workdir: Path) -> dict[str, object]:
     """Every file of a clone but git's own."""
-    return {name: mark for name, mark in prints(workdir).items() if name.partition("/")[0] != ".git"}
+    return {
+        name: mark for name, mark in prints(workdir).items() if name.partition("/")[0] != ".git"
+    }
 
 
 def test_a_fork_of_a_clone_begins_where_its_parent_stands(stage: MakeStage, forge: GitHttp) -> None:
-    """The fork has a clone of its own with the parent's commits, staged and uncommitted files, and the parent's conversation; the parent is
-    untouched, and so is the repository."""
+    """The fork has a clone of its own with the parent's commits, staged and uncommitted files, and
+    the parent's conversation; the parent is untouched, and so is the repository."""
     one = stage(TALK)
     forge.make("shop", one.repo)
-    words = ("--permissions", "full", "--agent", one.agent, "--json", "Write one.txt. The magic word is quercus.")
+    words = (
+        "--permissions",
+        "full",
+        "--agent",
+        one.agent,
+        "--json",
+        "Write one.txt. The magic word is quercus.",
+    )
     parent = one.perdure("run", "--name", "task", "--repo", forge.url("shop"), *words)
     assert parent.code == 0, parent.err
     workdir = Path(parent.json["workspace"]["path"])
@@ -59,20 +71,26 @@ def test_a_fork_of_a_clone_begins_where_its_parent_stands(stage: MakeStage, forg
     (attempt,) = done.json["attempts"]
     assert (attempt["continuation"], attempt["receipt"]["verdict"]) == ("fork", "forked"), attempt
     place = Path(done.json["workspace"]["path"])
-    assert (done.json["workspace"]["backend"], done.json["workspace"]["repo"]) == ("isolated", forge.url("shop"))
+    assert (done.json["workspace"]["backend"], done.json["workspace"]["repo"]) == (
+        "isolated",
+        forge.url("shop"),
+    )
     assert git(one, place, "branch", "--show-current") == "perdure/branched"
     assert git(one, place, "rev-parse", "HEAD") == git(one, workdir, "rev-parse", "HEAD")
     assert git(one, place, "diff", "--cached", "--name-only") == "staged.txt"
     assert files(place) == before == files(workdir)
     shown = said(one.rehearsal.last.messages)
     assert "quercus" in shown and "In the fork." in shown
-    assert "the agent's own commit" not in git(one, forge.root / "shop.git", "log", "--all", "--format=%s")
+    assert "the agent's own commit" not in git(
+        one, forge.root / "shop.git", "log", "--all", "--format=%s"
+    )
     git(one, place, "fsck", "--no-dangling", "--no-progress")
     one.nothing_survives()
 
 
 def test_a_fork_takes_no_branch_that_is_there(stage: MakeStage, forge: GitHttp) -> None:
-    """A fork onto a branch that the repository has already is refused, and leaves no workdir behind."""
+    """A fork onto a branch that the repository has already is refused, and leaves no workdir
+    behind."""
     one = stage(TALK)
     bare = forge.make("shop", one.repo)
     words = ("--permissions", "full", "--agent", one.agent, "--json", "Write one.txt.")
@@ -85,11 +103,15 @@ def test_a_fork_takes_no_branch_that_is_there(stage: MakeStage, forge: GitHttp) 
 
 
 def test_branches_of_clones_meet(stage: MakeStage, forge: GitHttp, tmp_path: Path) -> None:
-    """A plan with two branches on a repository by URL: both are at work at the same time in clones of their own that begin at one commit,
-    though the remote's branch moves on meanwhile; the last task has the files of both."""
+    """A plan with two branches on a repository by URL: both are at work at the same time in clones
+    of their own that begin at one commit, though the remote's branch moves on meanwhile; the last
+    task has the files of both."""
     one = stage(
         script(
-            Do_the_root="run echo a > a.txt; echo small > .env; echo .env > .gitignore\n---\nsay The root is done.",
+            Do_the_root=(
+                "run echo a > a.txt; echo small > .env; echo .env > .gitignore\n---\nsay The root "
+                "is done."
+            ),
             Do_branch_B=f"{meets('b', 'c', str(tmp_path))}\n---\nsay B is done.",
             Do_branch_C=f"{meets('c', 'b', str(tmp_path))}\n---\nsay C is done.",
             Do_the_rest="run cat a.txt b.txt c.txt > d.txt\n---\nsay All is done.",
@@ -98,7 +120,9 @@ def test_branches_of_clones_meet(stage: MakeStage, forge: GitHttp, tmp_path: Pat
     bare = forge.make("shop", one.repo)
     began = git(one, bare, "rev-parse", "main")
     plan = write(one, *DIAMOND)
-    plan.write_text(plan.read_text().replace(f'repo = "{one.repo}"', f'repo = "{forge.url("shop")}"'))
+    plan.write_text(
+        plan.read_text().replace(f'repo = "{one.repo}"', f'repo = "{forge.url("shop")}"')
+    )
 
     def moves_on(what: str) -> None:
         forge.done = lambda what: None
@@ -110,9 +134,15 @@ def test_branches_of_clones_meet(stage: MakeStage, forge: GitHttp, tmp_path: Pat
     done = one.perdure("plan", "run", str(plan), "--jobs", "2", "--json")
     assert done.code == 0, done.err
     tasks = tasks_of(done)
-    assert [tasks[name]["verdict"] for name in "abcd"] == ["fresh", "native", "forked", "native"], done.err
+    assert [tasks[name]["verdict"] for name in "abcd"] == ["fresh", "native", "forked", "native"], (
+        done.err
+    )
     assert tasks["c"]["path"] != tasks["b"]["path"] == tasks["d"]["path"]
-    assert (tasks["d"]["merged"], tasks["d"]["conflicts"], tasks["d"]["changed"]) == (["c"], [], ["d.txt"])
+    assert (tasks["d"]["merged"], tasks["d"]["conflicts"], tasks["d"]["changed"]) == (
+        ["c"],
+        [],
+        ["d.txt"],
+    )
     assert (tasks["c"]["changed"], tasks["b"]["changed"]) == (["c.txt"], ["b.txt"])
     result = Path(done.json["result"]["path"])
     assert (result / "d.txt").read_text() == "a\nb\nc\n"
@@ -127,7 +157,8 @@ def test_branches_of_clones_meet(stage: MakeStage, forge: GitHttp, tmp_path: Pat
 
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_a_conflict_of_clones_goes_to_the_last_task(stage: MakeStage, forge: GitHttp) -> None:
-    """Both branches changed the same line: the last task is told, and can look at each side in its own clone."""
+    """Both branches changed the same line: the last task is told, and can look at each side in its
+    own clone."""
     one = stage(
         script(
             Do_the_root="run echo a > a.txt\n---\nsay The root is done.",
@@ -138,7 +169,9 @@ def test_a_conflict_of_clones_goes_to_the_last_task(stage: MakeStage, forge: Git
     )
     forge.make("shop", one.repo)
     plan = write(one, *DIAMOND)
-    plan.write_text(plan.read_text().replace(f'repo = "{one.repo}"', f'repo = "{forge.url("shop")}"'))
+    plan.write_text(
+        plan.read_text().replace(f'repo = "{one.repo}"', f'repo = "{forge.url("shop")}"')
+    )
     done = one.perdure("plan", "run", str(plan), "--jobs", "2", "--json")
     assert done.code == 0, done.err
     task = tasks_of(done)["d"]

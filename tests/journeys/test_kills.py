@@ -11,7 +11,8 @@ pytestmark = pytest.mark.journey
 
 @pytest.mark.parametrize("seed", range(5))
 def test_killed_at_a_random_point(agent: str, seed: int) -> None:
-    """Whatever is killed whenever: no false `native`, no silent fresh start, no orphan, no lost file."""
+    """Whatever is killed whenever: no false `native`, no silent fresh start, no orphan, no lost
+    file."""
     result = trial(1_000 + seed, agent)
     assert not result.wrong, table([result])
 
@@ -19,6 +20,7 @@ def test_killed_at_a_random_point(agent: str, seed: int) -> None:
 @pytest.mark.parametrize("agent", KEPT)
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_while_an_agent_is_kept(agent: str, seed: int) -> None:
-    """The same, for an agent that one program keeps between two turns: killed in one of them, between them, or while it waits."""
+    """The same, for an agent that one program keeps between two turns: killed in one of them,
+    between them, or while it waits."""
     result = trial(2_000 + seed, agent, warm=True)
     assert not result.wrong, table([result])

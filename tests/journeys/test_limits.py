@@ -1,4 +1,5 @@
-"""Limits of accounts and agents that do not start, with real programs: who is not launched, who waits for whom, and what a person sees."""
+"""Limits of accounts and agents that do not start, with real programs: who is not launched, who
+waits for whom, and what a person sees."""
 
 from __future__ import annotations
 
@@ -29,18 +30,40 @@ def waiting(stage: Stage, name: str, what: str) -> dict:
 
     def row() -> dict | None:
         rows = stage.perdure("ls", "--json").json["runs"]
-        return next((row for row in rows if row["name"] == name and row["state"] == "queued" and what in row["reason"]), None)
+        return next(
+            (
+                row
+                for row in rows
+                if row["name"] == name and row["state"] == "queued" and what in row["reason"]
+            ),
+            None,
+        )
 
     found: dict = stage.until(row, f"{name} waits: {what}")
     return found
 
 
 def words(stage: Stage, name: str, *more: str) -> list[str]:
-    return ["run", "--name", name, "--permissions", "full", "--json", "--agent", stage.agent, "--service", "s", "--task", name, *more]
+    return [
+        "run",
+        "--name",
+        name,
+        "--permissions",
+        "full",
+        "--json",
+        "--agent",
+        stage.agent,
+        "--service",
+        "s",
+        "--task",
+        name,
+        *more,
+    ]
 
 
 def test_a_limited_account_launches_nothing(stage: MakeStage) -> None:
-    """One run meets the limit: the next of the account is not launched, survives its supervisor, and a person's retry tries at once."""
+    """One run meets the limit: the next of the account is not launched, survives its supervisor,
+    and a person's retry tries at once."""
     one = stage("match alpha\nlimit 3000\nsay A.\n===\nmatch beta\nsay B.\n", subscription=True)
     alpha = one.start(*words(one, "alpha"), "Do alpha.")
     limited = waiting(one, "alpha", "rate_limited")
@@ -52,7 +75,10 @@ def test_a_limited_account_launches_nothing(stage: MakeStage) -> None:
         one.finish(supervisor)
     assert "until 20" in one.perdure("ls").out
     assert "parked: account claude/" in one.perdure("why", "beta").out
-    assert any(finding["topic"] == "parked" for finding in one.perdure("doctor", "--json", "--agent", "claude").json["findings"])
+    assert any(
+        finding["topic"] == "parked"
+        for finding in one.perdure("doctor", "--json", "--agent", "claude").json["findings"]
+    )
     assert one.rehearsal.prompts() == ["Do alpha."]
     done = one.perdure("retry", "beta", "--json")
     assert done.code == 0, done.err
@@ -62,8 +88,12 @@ def test_a_limited_account_launches_nothing(stage: MakeStage) -> None:
 
 
 def test_an_account_has_so_many_runs_at_work(stage: MakeStage) -> None:
-    """Two perdures, one seat: the second run says for what it waits, and begins when the first has ended."""
-    script = "match Do it now\nrun until test -e ~/go; do sleep 0.1; done\n---\nsay Done.\n===\nmatch Do it too\nsay Done too.\n"
+    """Two perdures, one seat: the second run says for what it waits, and begins when the first has
+    ended."""
+    script = (
+        "match Do it now\nrun until test -e ~/go; do sleep 0.1; done\n---\nsay Done.\n===\nmatch "
+        "Do it too\nsay Done too.\n"
+    )
     one = stage(script, extra={"PERDURE_ACCOUNT_JOBS": "claude=1"})
     first = one.start(*words(one, "first"), "Do it now.")
     one.rehearsal.wait_for(1)
@@ -77,13 +107,20 @@ def test_an_account_has_so_many_runs_at_work(stage: MakeStage) -> None:
 
 
 def test_a_seat_whose_supervisor_died_is_free_again(stage: MakeStage) -> None:
-    """The supervisor of the only seat is killed and its agent ends: whoever waits for the seat records how, and begins. And a run that
-    is at work is not waited for by a second supervisor of it: that is a conflict."""
-    script = "match Do it now\nrun until test -e ~/go; do sleep 0.1; done\n---\nsay Done.\n===\nmatch Do it too\nsay Done too.\n"
+    """The supervisor of the only seat is killed and its agent ends: whoever waits for the seat
+    records how, and begins. And a run that is at work is not waited for by a second supervisor of
+    it: that is a conflict."""
+    script = (
+        "match Do it now\nrun until test -e ~/go; do sleep 0.1; done\n---\nsay Done.\n===\nmatch "
+        "Do it too\nsay Done too.\n"
+    )
     one = stage(script, extra={"PERDURE_ACCOUNT_JOBS": "claude=1"})
     first = one.start(*words(one, "first"), "Do it now.")
     one.rehearsal.wait_for(1)
-    with perdure.open(cwd=one.repo, environ=one.environ) as runner, pytest.raises(Conflict, match="already running"):
+    with (
+        perdure.open(cwd=one.repo, environ=one.environ) as runner,
+        pytest.raises(Conflict, match="already running"),
+    ):
         drive(runner._engine, runner.get("first").id)
     second = one.start(*words(one, "second"), "Do it too.")
     waiting(one, "second", "1 of 1 runs of account claude/")
@@ -97,17 +134,23 @@ def test_a_seat_whose_supervisor_died_is_free_again(stage: MakeStage) -> None:
 
 
 def test_an_agent_that_does_not_start_is_left_alone(stage: MakeStage) -> None:
-    """A broken upgrade: a run ends early and asks a person, and after a few starts of others the agent is launched no more for a while."""
+    """A broken upgrade: a run ends early and asks a person, and after a few starts of others the
+    agent is launched no more for a while."""
     one = stage("say Done.")
     broken = one.tmp / "claude"
-    broken.write_text("#!/bin/sh\necho launched >> ~/launches\necho 'SyntaxError: Unexpected token' >&2\nexit 1\n")
+    broken.write_text(
+        "#!/bin/sh\necho launched >> ~/launches\necho 'SyntaxError: Unexpected token' >&2\nexit 1\n"
+    )
     broken.chmod(0o755)
     one.environ["PERDURE_CLAUDE"] = str(broken)
     first = one.perdure(*words(one, "first", "--attempts", "9"), "Do it.")
     assert first.code == 3, first.err
     assert len(first.json["attempts"]) == 3
     (condition,) = first.json["conditions"]
-    assert "within seconds of its start 3 times in a row" in condition["message"] and "SyntaxError" in condition["message"]
+    assert (
+        "within seconds of its start 3 times in a row" in condition["message"]
+        and "SyntaxError" in condition["message"]
+    )
     assert one.perdure(*words(one, "second", "--attempts", "2"), "Do it.").code == 1
     third = one.start(*words(one, "third"), "Do it.")
     row = waiting(one, "third", "parked: claude does not start")
@@ -120,9 +163,20 @@ def test_an_agent_that_does_not_start_is_left_alone(stage: MakeStage) -> None:
 
 
 def test_a_budget_holds_over_attempts_and_within_one(stage: MakeStage) -> None:
-    """Claude Code stops by itself when what is left of the budget is spent; then nothing is launched until a person says so."""
-    one = stage("by history\nusage in=90000 out=10\nrun echo one > one.txt\n---\nusage in=90000 out=10\nsay Done.\n---\nsay Again.\n")
-    more = ("--model", "claude-opus-5", "--budget-usd", "0.2", "--verify", "test -e two.txt || exit 3")
+    """Claude Code stops by itself when what is left of the budget is spent; then nothing is
+    launched until a person says so."""
+    one = stage(
+        "by history\nusage in=90000 out=10\nrun echo one > one.txt\n---\nusage in=90000 "
+        "out=10\nsay Done.\n---\nsay Again.\n"
+    )
+    more = (
+        "--model",
+        "claude-opus-5",
+        "--budget-usd",
+        "0.2",
+        "--verify",
+        "test -e two.txt || exit 3",
+    )
     spent = one.perdure(*words(one, "task", *more), "Write one.txt.")
     assert spent.code == 3, spent.err
     assert spent.json["attempts"][-1]["outcome"]["kind"] == "budget_spent"
@@ -131,7 +185,10 @@ def test_a_budget_holds_over_attempts_and_within_one(stage: MakeStage) -> None:
     assert "budget" in spent.json["conditions"][0]["message"]
 
 
-OLD = "by history\nusage in=400000 out=10\nsay I know it all.\n---\nusage in=400000 out=10\nsay I went on.\n---\nsay I went on again.\n"
+OLD = (
+    "by history\nusage in=400000 out=10\nsay I know it all.\n---\nusage in=400000 out=10\nsay I "
+    "went on.\n---\nsay I went on again.\n"
+)
 
 
 def left_alone(stage: Stage, hours: int) -> None:
@@ -142,7 +199,8 @@ def left_alone(stage: Stage, hours: int) -> None:
 
 
 def test_a_person_is_asked_before_the_dearest_request(stage: MakeStage) -> None:
-    """A long conversation that lay for hours: with `ask` nothing reaches the model before a person's retry; then it goes on natively."""
+    """A long conversation that lay for hours: with `ask` nothing reaches the model before a
+    person's retry; then it goes on natively."""
     one = stage(OLD, extra={"PERDURE_COLD_CACHE": "ask"})
     assert one.perdure(*words(one, "task", "--model", "claude-opus-5"), "Learn it.").code == 0
     left_alone(one, 3)
@@ -159,7 +217,8 @@ def test_a_person_is_asked_before_the_dearest_request(stage: MakeStage) -> None:
 
 
 def test_the_cheapest_way_is_a_persons_choice(stage: MakeStage) -> None:
-    """By default the cold conversation goes on; with `cheapest` a new one with a brief takes its place, and the receipt says so."""
+    """By default the cold conversation goes on; with `cheapest` a new one with a brief takes its
+    place, and the receipt says so."""
     one = stage(OLD.replace("by history\n", ""))
     assert one.perdure(*words(one, "task", "--model", "claude-opus-5"), "Learn it.").code == 0
     left_alone(one, 3)
@@ -170,13 +229,21 @@ def test_the_cheapest_way_is_a_persons_choice(stage: MakeStage) -> None:
     done = one.perdure("update", "task", "Go on once more.", "--json")
     assert done.code == 0, done.err
     last = done.json["attempts"][-1]
-    assert (last["continuation"], last["receipt"]["verdict"], last["lost_session_id"]) == ("rebuild", "rebuilt", first["session_id"])
+    assert (last["continuation"], last["receipt"]["verdict"], last["lost_session_id"]) == (
+        "rebuild",
+        "rebuilt",
+        first["session_id"],
+    )
     assert "costs less than to go on" in last["why"]
-    assert "I know it all." in one.rehearsal.prompts()[-1] and "Go on once more." in one.rehearsal.prompts()[-1]
+    assert (
+        "I know it all." in one.rehearsal.prompts()[-1]
+        and "Go on once more." in one.rehearsal.prompts()[-1]
+    )
 
 
 def test_a_cold_conversation_is_compacted_first(stage: MakeStage) -> None:
-    """With `compact` the CLI makes the conversation shorter at the start of the attempt, where that costs less; it goes on natively."""
+    """With `compact` the CLI makes the conversation shorter at the start of the attempt, where that
+    costs less; it goes on natively."""
     one = stage(OLD, extra={"PERDURE_COLD_CACHE": "compact"})
     assert one.perdure(*words(one, "task", "--model", "claude-opus-5"), "Learn it.").code == 0
     left_alone(one, 3)

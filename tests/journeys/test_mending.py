@@ -1,4 +1,5 @@
-"""A conversation that its own agent refuses goes on as `repaired`, on the real CLIs: mended on a copy, proven, put in place."""
+"""A conversation that its own agent refuses goes on as `repaired`, on the real CLIs: mended on a
+copy, proven, put in place."""
 
 from __future__ import annotations
 
@@ -28,21 +29,26 @@ say I still know the word.
 
 
 def poisoned(agent: str, content: bytes) -> bytes:
-    """The transcript as the agent refuses it: Claude for an image over the service's limit, Codex and Gemini for their first line."""
+    """The transcript as the agent refuses it: Claude for an image over the service's limit, Codex
+    and Gemini for their first line."""
     first, _, rest = content.partition(b"\n")
     if agent != "claude":
         return first[:60] + b"\n" + rest
     lines = content.split(b"\n")
     at = next(n for n, line in enumerate(lines) if b'"tool_result"' in line)
     entry = json.loads(lines[at])
-    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "A" * 6_000_000}}
+    image = {
+        "type": "image",
+        "source": {"type": "base64", "media_type": "image/png", "data": "A" * 6_000_000},
+    }
     entry["message"]["content"][0]["content"] = [{"type": "text", "text": "made"}, image]
     lines[at] = json.dumps(entry, separators=(",", ":")).encode()
     return b"\n".join(lines)
 
 
 def poison(one: Stage) -> dict[Path, bytes]:
-    """Breaks the agent's transcript and perdure's copy of it. Returns what stands in the agent's files then."""
+    """Breaks the agent's transcript and perdure's copy of it. Returns what stands in the agent's
+    files then."""
     for path in [*one.transcripts(), *one.copies()]:
         path.write_bytes(poisoned(one.agent, path.read_bytes()))
     return {path: path.read_bytes() for path in one.transcripts()}
@@ -50,30 +56,44 @@ def poison(one: Stage) -> dict[Path, bytes]:
 
 @pytest.mark.parametrize("agent", ["claude", "codex", "gemini"], indirect=True)
 def test_a_refused_conversation_goes_on_repaired(stage: MakeStage) -> None:
-    """The rungs above fail, the mended copy is proven and used; the model sees the history, the receipt has the edit log, and the
-    broken transcript lies aside, byte for byte."""
+    """The rungs above fail, the mended copy is proven and used; the model sees the history, the
+    receipt has the edit log, and the broken transcript lies aside, byte for byte."""
     one = stage(SCRIPT)
     assert one.perdure(*RUN, one.agent, "--attempts", "9", PROMPT).code == 0
     broken = poison(one)
     done = one.perdure("update", "task", "Which word was it?", "--json")
     assert done.code == 0, (done.err, done.out[-3000:])
     last = done.json["attempts"][-1]
-    assert (last["rung"], last["receipt"]["verdict"], last["outcome"]["kind"]) == ("repaired", "repaired", "succeeded"), last
-    assert any("perdure mended the transcript first: line" in reason for reason in last["receipt"]["reasons"])
+    assert (last["rung"], last["receipt"]["verdict"], last["outcome"]["kind"]) == (
+        "repaired",
+        "repaired",
+        "succeeded",
+    ), last
+    assert any(
+        "perdure mended the transcript first: line" in reason
+        for reason in last["receipt"]["reasons"]
+    )
     history = said(one.rehearsal.last.messages)
-    assert "The magic word is quercus." in history and "The file is written." in history and "Which word was it?" in history
+    assert (
+        "The magic word is quercus." in history
+        and "The file is written." in history
+        and "Which word was it?" in history
+    )
     assert "a mended copy was put in place" in one.perdure("logs", "task").out
     aside = [path.read_bytes() for path in one.agent_home.rglob("*perdure-unusable*")]
     assert all(any(each.startswith(content) for each in aside) for content in broken.values())
     again = one.perdure("update", "task", "And again?", "--json")
-    assert (again.json["attempts"][-1]["rung"], again.json["attempts"][-1]["receipt"]["verdict"]) == ("native", "native"), again.out[-2000:]
+    assert (
+        again.json["attempts"][-1]["rung"],
+        again.json["attempts"][-1]["receipt"]["verdict"],
+    ) == ("native", "native"), again.out[-2000:]
     one.nothing_survives()
 
 
 @pytest.mark.parametrize("agent", ["codex", "claude"], indirect=True)
 def test_a_person_checks_and_mends(stage: MakeStage) -> None:
-    """`check` names what is wrong and ends with 1; `mend` only shows; with --write the copy is proven and put in place, the original
-    lies aside, and the run goes on natively."""
+    """`check` names what is wrong and ends with 1; `mend` only shows; with --write the copy is
+    proven and put in place, the original lies aside, and the run goes on natively."""
     one = stage(SCRIPT)
     assert one.perdure(*RUN, one.agent, PROMPT).code == 0
     assert one.perdure("sessions", "check", "--all").code == 0
@@ -81,35 +101,53 @@ def test_a_person_checks_and_mends(stage: MakeStage) -> None:
     ((path, content),) = broken.items()
     session = one.show()["attempts"][0]["session_id"]
     checked = one.perdure("sessions", "check", session)
-    assert checked.code == 1 and "refused" in checked.out and "line " in checked.out, checked.out + checked.err
+    assert checked.code == 1 and "refused" in checked.out and "line " in checked.out, (
+        checked.out + checked.err
+    )
     shown = one.perdure("sessions", "mend", session)
-    assert shown.code == 0 and "nothing was written" in shown.out and path.read_bytes() == content, shown.out + shown.err
+    assert (
+        shown.code == 0 and "nothing was written" in shown.out and path.read_bytes() == content
+    ), shown.out + shown.err
     report = one.perdure("sessions", "mend", session, "--json").json
-    assert (report["schema_version"], report["mendable"], report["written"]) == (1, True, False) and report["edits"]
+    assert (report["schema_version"], report["mendable"], report["written"]) == (
+        1,
+        True,
+        False,
+    ) and report["edits"]
     before = len(one.rehearsal.requests)
     done = one.perdure("sessions", "mend", session, "--write", "--json")
     assert done.code == 0, done.err
     assert [Path(each).read_bytes() for each in done.json["moved"]] == [content]
     assert len(one.rehearsal.requests) == before, "the proof has a model of its own"
     assert one.perdure("sessions", "check", session).code == 0
-    assert one.perdure("sessions", "mend", session).out.splitlines()[-1] == "nothing is to be mended"
+    assert (
+        one.perdure("sessions", "mend", session).out.splitlines()[-1] == "nothing is to be mended"
+    )
     went_on = one.perdure("update", "task", "Which word was it?", "--json")
     assert went_on.code == 0, went_on.err
-    assert (went_on.json["attempts"][-1]["rung"], went_on.json["attempts"][-1]["receipt"]["verdict"]) == ("native", "native")
+    assert (
+        went_on.json["attempts"][-1]["rung"],
+        went_on.json["attempts"][-1]["receipt"]["verdict"],
+    ) == ("native", "native")
     assert "The magic word is quercus." in said(one.rehearsal.last.messages)
 
 
 @pytest.mark.parametrize("agent", ["codex"], indirect=True)
 def test_what_cannot_be_mended_is_left_alone(stage: MakeStage) -> None:
-    """An empty transcript, and two files of one conversation that went on differently: the reason is said, and nothing is written. A
-    file that is only the beginning of the other one is moved aside."""
+    """An empty transcript, and two files of one conversation that went on differently: the reason
+    is said, and nothing is written. A file that is only the beginning of the other one is moved
+    aside."""
     one = stage(SCRIPT)
     assert one.perdure(*RUN, one.agent, PROMPT).code == 0
     (path,) = one.transcripts()
     session, content = one.show()["attempts"][0]["session_id"], path.read_bytes()
     path.write_bytes(b"")
     refused = one.perdure("sessions", "mend", session, "--write")
-    assert refused.code == 1 and "cannot be mended: nothing of the thread is left" in refused.out and path.read_bytes() == b""
+    assert (
+        refused.code == 1
+        and "cannot be mended: nothing of the thread is left" in refused.out
+        and path.read_bytes() == b""
+    )
     path.write_bytes(content)
     second = path.with_name(path.name.replace("rollout-2", "rollout-1"))
     second.write_bytes(content[:-200] + b'"other"}\n')
@@ -135,14 +173,17 @@ def test_a_conversation_is_read_without_its_tricks(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_a_mended_copy_that_is_not_proven_is_not_used(stage: MakeStage) -> None:
-    """The agent goes on from the mended copy, but tells its model only a part: nothing is put in place, and the policy decides."""
+    """The agent goes on from the mended copy, but tells its model only a part: nothing is put in
+    place, and the policy decides."""
     one = stage(SCRIPT)
     assert one.perdure(*RUN, one.agent, "--attempts", "9", PROMPT).code == 0
     for path in [*one.transcripts(), *one.copies()]:
         lines = poisoned("claude", path.read_bytes()).split(b"\n")
         call = next(n for n, line in enumerate(lines) if b'"tool_use","id"' in line)
         entry = json.loads(lines[call])
-        lines[call] = json.dumps({**entry, "parentUuid": None, "entrypoint": "cli"}, separators=(",", ":")).encode()
+        lines[call] = json.dumps(
+            {**entry, "parentUuid": None, "entrypoint": "cli"}, separators=(",", ":")
+        ).encode()
         path.write_bytes(b"\n".join(lines))
     session = one.show()["attempts"][0]["session_id"]
     refused = one.perdure("sessions", "mend", session, "--write")
@@ -160,7 +201,10 @@ def test_nobody_else_may_be_on_it(stage: MakeStage) -> None:
     one = stage("hang\nsay Never.")
     started = one.start(*RUN, one.agent, PROMPT)
     one.rehearsal.wait_for(1)
-    (path,) = one.until(lambda: [each for each in one.transcripts() if b"quercus" in each.read_bytes()], "the prompt is written")
+    (path,) = one.until(
+        lambda: [each for each in one.transcripts() if b"quercus" in each.read_bytes()],
+        "the prompt is written",
+    )
     session, content = path.stem[-36:], path.read_bytes()
     path.write_bytes(poisoned("codex", content))
     refused = one.perdure("sessions", "mend", session, "--write")
@@ -171,12 +215,16 @@ def test_nobody_else_may_be_on_it(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_one_id_in_two_places(stage: MakeStage) -> None:
-    """From a third directory Claude finds no conversation at all; after the older file was moved aside it goes on."""
+    """From a third directory Claude finds no conversation at all; after the older file was moved
+    aside it goes on."""
     one = stage(SCRIPT)
     assert one.perdure(*RUN, one.agent, PROMPT).code == 0
     (path,) = one.transcripts()
     session, content = path.stem, path.read_bytes()
-    for name, kept in (("-one", content), ("-two", content[: content.index(b"The file is written.")].rpartition(b"\n")[0] + b"\n")):
+    for name, kept in (
+        ("-one", content),
+        ("-two", content[: content.index(b"The file is written.")].rpartition(b"\n")[0] + b"\n"),
+    ):
         path.parent.with_name(name).mkdir()
         path.parent.with_name(name).joinpath(path.name).write_bytes(kept)
     path.unlink()
@@ -185,7 +233,9 @@ def test_one_id_in_two_places(stage: MakeStage) -> None:
     elsewhere.mkdir()
     assert "No conversation found" in one.resume_by_hand(session, "hello?", elsewhere).stderr
     mended = one.perdure("sessions", "mend", session, "--write", "--json")
-    assert mended.code == 0 and [each["trouble"] for each in mended.json["findings"]] == ["one id in two places"], mended.err
+    assert mended.code == 0 and [each["trouble"] for each in mended.json["findings"]] == [
+        "one id in two places"
+    ], mended.err
     assert one.resume_by_hand(session, "hello?", elsewhere).returncode == 0
     assert "The magic word is quercus." in said(one.rehearsal.last.messages)
 
@@ -198,7 +248,10 @@ def test_a_broken_row_is_told_and_left_alone(stage: MakeStage) -> None:
     session = one.show()["attempts"][0]["session_id"]
     database = one.agent_home / "opencode/opencode.db"
     with closing(sqlite3.connect(database)) as opened:
-        opened.execute("update part set data = '{broken' where json_extract(data, '$.text') = 'The file is written.'")
+        opened.execute(
+            "update part set data = '{broken' where json_extract(data, '$.text') = 'The file is "
+            "written.'"
+        )
         opened.commit()
     checked = one.perdure("sessions", "check", session)
     assert checked.code == 1 and "refused" in checked.out, checked.out + checked.err

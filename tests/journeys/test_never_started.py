@@ -1,4 +1,5 @@
-"""An attempt that is lost although its agent was never started says nothing of the task, and uses up none of its attempts."""
+"""An attempt that is lost although its agent was never started says nothing of the task, and uses
+up none of its attempts."""
 
 from __future__ import annotations
 
@@ -23,18 +24,25 @@ def engine(scratch: Scratch, tmp_path: Path) -> Engine:
     program = tmp_path / "claude"
     program.write_text("#!/bin/sh\nexec sleep 98\n")
     program.chmod(0o755)
-    environ = {**scratch.environ, "PERDURE_CLAUDE": str(program), "PERDURE_STATE": str(tmp_path / "state")}
+    environ = {
+        **scratch.environ,
+        "PERDURE_CLAUDE": str(program),
+        "PERDURE_STATE": str(tmp_path / "state"),
+    }
     return wiring.open_engine(load(environ, tmp_path), environ)
 
 
 def killed(engine: Engine, *, recorded: bool) -> Path:
-    """A run's only attempt, with its shim and its agent killed; and what of its record is there: as after the agent's start, or before."""
+    """A run's only attempt, with its shim and its agent killed; and what of its record is there: as
+    after the agent's start, or before."""
     spec = TaskSpec(prompt="Do it.", service="api", task="t", attempts=1)
     run = engine.store.add(spec, "0" * 32, "task", engine.workspaces.plan(spec, "task", Path("/")))
     claim = engine.store.claim("gone:00000000:1:1", 60.0, ref=run.id)
     assert claim is not None
     opened = open_attempt(engine, claim)
-    assert opened.process is not None and opened.process.shim is not None and opened.process.agent_pid
+    assert (
+        opened.process is not None and opened.process.shim is not None and opened.process.agent_pid
+    )
     agent = opened.process.agent_pid
     opened.process.shim.send(signal.SIGKILL)
     os.kill(agent, signal.SIGKILL)
@@ -48,7 +56,8 @@ def killed(engine: Engine, *, recorded: bool) -> Path:
 
 @pytest.mark.parametrize("recorded", [False, True])
 def test_only_an_attempt_whose_agent_was_started_counts(engine: Engine, recorded: bool) -> None:
-    """With the shim's record of the agent the only attempt is used up; where that is missing, and nothing was said, it comes again."""
+    """With the shim's record of the agent the only attempt is used up; where that is missing, and
+    nothing was said, it comes again."""
     killed(engine, recorded=recorded)
     (claim,) = engine.store.claims()
     run = take_over(engine, claim)

@@ -1,6 +1,7 @@
 """One task on the real CLIs: killed in every way, it goes on, and what reached the model proves it.
 
-Every journey asserts on the messages that reached the model, on the receipts, on what is left alive, and on the files.
+Every journey asserts on the messages that reached the model, on the receipts, on what is left
+alive, and on the files.
 """
 
 from __future__ import annotations
@@ -51,18 +52,27 @@ def run_to(stage: Stage, *more: str) -> list[str]:
 
 
 def begun_in_tool(stage: Stage) -> Path:
-    """Waits until the tool runs and the agent has said so, or noted it where it says nothing of a tool before its end; returns the
-    workdir."""
-    found: Path = stage.until(lambda: next(iter(stage.home.rglob("begun.txt")), None), "the tool runs")
+    """Waits until the tool runs and the agent has said so, or noted it where it says nothing of a
+    tool before its end; returns the workdir."""
+    found: Path = stage.until(
+        lambda: next(iter(stage.home.rglob("begun.txt")), None), "the tool runs"
+    )
     if stage.agent == "opencode":
-        stage.until(lambda: any(b"sleep 98" in content for content in stage.conversations().values()), "the tool is noted")
+        stage.until(
+            lambda: any(b"sleep 98" in content for content in stage.conversations().values()),
+            "the tool is noted",
+        )
         return found.parent
-    stage.until(lambda: b"sleep 98" in (stage.attempt_directory(1) / "stdout").read_bytes(), "the agent announces the tool")
+    stage.until(
+        lambda: b"sleep 98" in (stage.attempt_directory(1) / "stdout").read_bytes(),
+        "the agent announces the tool",
+    )
     return found.parent
 
 
 def went_on_natively(stage: Stage, report: dict, attempt: int = 2) -> None:
-    """The attempt resumed the first conversation, the receipt says so, and the model was shown what came before."""
+    """The attempt resumed the first conversation, the receipt says so, and the model was shown what
+    came before."""
     first, later = report["attempts"][0], report["attempts"][attempt - 1]
     assert later["continuation"] == "resume"
     assert later["session_id"] == first["session_id"]
@@ -75,14 +85,19 @@ def went_on_natively(stage: Stage, report: dict, attempt: int = 2) -> None:
 
 
 def test_a_task_succeeds_in_a_worktree_of_its_own(stage: MakeStage) -> None:
-    """A first attempt is fresh, its files lie in its own worktree on its own branch, and the repository is as it was."""
+    """A first attempt is fresh, its files lie in its own worktree on its own branch, and the
+    repository is as it was."""
     one = stage(TWO_TURNS)
     done = one.perdure(*run_to(one), PROMPT)
     assert done.code == 0, done.err
     report = done.json
     assert (report["schema_version"], report["state"]) == (1, "succeeded")
     (attempt,) = report["attempts"]
-    assert (attempt["continuation"], attempt["outcome"]["kind"], attempt["receipt"]["verdict"]) == ("fresh", "succeeded", "fresh")
+    assert (attempt["continuation"], attempt["outcome"]["kind"], attempt["receipt"]["verdict"]) == (
+        "fresh",
+        "succeeded",
+        "fresh",
+    )
     workdir = Path(report["workspace"]["path"])
     assert (workdir / "one.txt").read_text() == "one\n"
     assert (workdir / "two.txt").read_text() == "two\n"
@@ -113,7 +128,8 @@ def test_killed_in_a_reply(stage: MakeStage) -> None:
 
 
 def test_killed_in_a_tool(stage: MakeStage) -> None:
-    """SIGKILL of the agent while its command runs: the command is ended too, and the next attempt is told what ran."""
+    """SIGKILL of the agent while its command runs: the command is ended too, and the next attempt
+    is told what ran."""
     one = stage(HANGS_IN_A_TOOL)
     started = one.start(*run_to(one, "--attempts", "1"), PROMPT)
     workdir = begun_in_tool(one)
@@ -144,7 +160,8 @@ def test_a_killed_agent_is_tried_again_without_a_person(stage: MakeStage) -> Non
 
 
 def test_the_supervisor_is_killed_and_the_agent_adopted(stage: MakeStage, tmp_path: Path) -> None:
-    """SIGKILL of perdure alone: the agent works on, and the retry follows the very same attempt to its success."""
+    """SIGKILL of perdure alone: the agent works on, and the retry follows the very same attempt to
+    its success."""
     one = stage(held(tmp_path / "go"))
     started = one.start(*run_to(one), PROMPT)
     one.rehearsal.wait_for(2)
@@ -153,7 +170,9 @@ def test_the_supervisor_is_killed_and_the_agent_adopted(stage: MakeStage, tmp_pa
     one.finish(started)
     assert agent in one.marked()
     retried = one.start("retry", "task", "--json")
-    one.until(lambda: "attempt_adopted" in one.perdure("logs", "task", "--json").out, "it is adopted")
+    one.until(
+        lambda: "attempt_adopted" in one.perdure("logs", "task", "--json").out, "it is adopted"
+    )
     (tmp_path / "go").touch()
     done = one.finish(retried)
     assert done.code == 0, done.err
@@ -165,7 +184,8 @@ def test_the_supervisor_is_killed_and_the_agent_adopted(stage: MakeStage, tmp_pa
 
 
 def test_the_agent_ends_while_nobody_watches(stage: MakeStage, tmp_path: Path) -> None:
-    """SIGKILL of perdure, then the agent finishes alone: the retry records the success and starts nothing."""
+    """SIGKILL of perdure, then the agent finishes alone: the retry records the success and starts
+    nothing."""
     one = stage(held(tmp_path / "go"))
     started = one.start(*run_to(one), PROMPT)
     one.rehearsal.wait_for(2)
@@ -183,7 +203,8 @@ def test_the_agent_ends_while_nobody_watches(stage: MakeStage, tmp_path: Path) -
 
 
 def test_everything_is_killed_at_once(stage: MakeStage) -> None:
-    """The machine is lost in the middle of a command: the attempt is recorded as lost, the next one goes on natively."""
+    """The machine is lost in the middle of a command: the attempt is recorded as lost, the next one
+    goes on natively."""
     one = stage(HANGS_IN_A_TOOL)
     started = one.start(*run_to(one), PROMPT)
     workdir = begun_in_tool(one)
@@ -191,14 +212,18 @@ def test_everything_is_killed_at_once(stage: MakeStage) -> None:
     (workdir / "go.txt").touch()
     done = one.perdure("retry", "task", "--json")
     assert done.code == 0, done.err
-    assert [attempt["outcome"]["kind"] for attempt in done.json["attempts"]] == ["lost", "succeeded"]
+    assert [attempt["outcome"]["kind"] for attempt in done.json["attempts"]] == [
+        "lost",
+        "succeeded",
+    ]
     went_on_natively(one, done.json)
     assert (workdir / "begun.txt").exists()
     one.nothing_survives()
 
 
 def test_an_update_carries_only_what_is_new(stage: MakeStage) -> None:
-    """New instructions resume the same conversation, and the new prompt holds them and nothing that was said before."""
+    """New instructions resume the same conversation, and the new prompt holds them and nothing that
+    was said before."""
     one = stage(TWO_TURNS + "---\nrun echo three > three.txt\n---\nsay Three.\n")
     assert one.perdure(*run_to(one), PROMPT).code == 0
     done = one.perdure("update", "task", "Now write three.txt.", "--json")
@@ -217,7 +242,10 @@ def test_an_update_carries_only_what_is_new(stage: MakeStage) -> None:
 
 def test_two_tasks_of_one_service_at_once(stage: MakeStage) -> None:
     """Two tasks of one service run side by side in directories and conversations of their own."""
-    one = stage("match alpha\nrun echo alpha > a.txt\n---\nslow 1\nsay A.\n===\nmatch beta\nrun echo beta > b.txt\n---\nslow 1\nsay B.\n")
+    one = stage(
+        "match alpha\nrun echo alpha > a.txt\n---\nslow 1\nsay A.\n===\nmatch beta\nrun echo beta "
+        "> b.txt\n---\nslow 1\nsay B.\n"
+    )
     words = ["run", "--permissions", "full", "--json", "--agent", one.agent, "--service", "billing"]
     started = [one.start(*words, "--task", task, f"Do {task}.") for task in ("alpha", "beta")]
     alpha, beta = (one.finish(each) for each in started)
@@ -235,9 +263,22 @@ def test_two_tasks_of_one_service_at_once(stage: MakeStage) -> None:
 
 
 def test_the_same_task_twice_at_once(stage: MakeStage, tmp_path: Path) -> None:
-    """A second perdure on a task that runs is refused with exit code 6, and the first is not disturbed."""
+    """A second perdure on a task that runs is refused with exit code 6, and the first is not
+    disturbed."""
     one = stage(f"run echo one > one.txt\n---\nhold {tmp_path / 'go'}\nsay Done.\n")
-    words = ["run", "--permissions", "full", "--json", "--agent", one.agent, "--service", "billing", "--task", "42", "Do it."]
+    words = [
+        "run",
+        "--permissions",
+        "full",
+        "--json",
+        "--agent",
+        one.agent,
+        "--service",
+        "billing",
+        "--task",
+        "42",
+        "Do it.",
+    ]
     started = one.start(*words)
     one.rehearsal.wait_for(2)
     second = one.perdure(*words)
@@ -271,7 +312,8 @@ def test_the_session_file_is_deleted(stage: MakeStage, policy: str) -> None:
 
 
 def test_the_conversation_is_lost_and_the_policy_strict(stage: MakeStage) -> None:
-    """With the copies gone too, strict stops with exit code 3, says why, and nothing reaches the model."""
+    """With the copies gone too, strict stops with exit code 3, says why, and nothing reaches the
+    model."""
     one = stage(TWO_TURNS + "---\nsay Three.\n")
     assert one.perdure(*run_to(one, "--continuity", "strict"), PROMPT).code == 0
     lose_conversation(one, copies=True)
@@ -288,12 +330,16 @@ def test_the_conversation_is_lost_and_the_policy_strict(stage: MakeStage) -> Non
     assert again.code == 3 and "perdure retry task --continuity disclose" in again.err
     done = one.perdure("retry", "task", "--continuity", "disclose", "--json")
     assert done.code == 0, done.err
-    assert (done.json["policy"], done.json["attempts"][-1]["receipt"]["verdict"]) == ("disclose", "rebuilt")
+    assert (done.json["policy"], done.json["attempts"][-1]["receipt"]["verdict"]) == (
+        "disclose",
+        "rebuilt",
+    )
     assert "changed by a person: continuity" in one.perdure("logs", "task").out
 
 
 def test_the_conversation_is_lost_and_disclosed(stage: MakeStage) -> None:
-    """disclose opens a new conversation with a brief of what was done; the receipt says `rebuilt`."""
+    """disclose opens a new conversation with a brief of what was done; the receipt says
+    `rebuilt`."""
     one = stage(TWO_TURNS.replace("by history\n", "") + "---\nsay Three.\n")
     assert one.perdure(*run_to(one, "--continuity", "disclose"), PROMPT).code == 0
     lose_conversation(one, copies=True)
@@ -303,7 +349,13 @@ def test_the_conversation_is_lost_and_disclosed(stage: MakeStage) -> None:
     assert (last["continuation"], last["receipt"]["verdict"]) == ("rebuild", "rebuilt")
     assert last["lost_session_id"] == done.json["attempts"][0]["session_id"] != last["session_id"]
     (brief,) = one.rehearsal.prompts()
-    for piece in (PROMPT, "Go further.", "your own earlier work", "echo two > two.txt", "Both files are written."):
+    for piece in (
+        PROMPT,
+        "Go further.",
+        "your own earlier work",
+        "echo two > two.txt",
+        "Both files are written.",
+    ):
         assert piece in brief
     one.nothing_survives()
 
@@ -317,16 +369,23 @@ def test_the_conversation_is_lost_and_fresh_is_ok(stage: MakeStage) -> None:
     assert done.code == 0, done.err
     last = done.json["attempts"][1]
     lost = done.json["attempts"][0]["session_id"]
-    assert (last["continuation"], last["receipt"]["verdict"], last["lost_session_id"]) == ("fresh", "fresh", lost)
+    assert (last["continuation"], last["receipt"]["verdict"], last["lost_session_id"]) == (
+        "fresh",
+        "fresh",
+        lost,
+    )
     assert lost in " ".join(last["receipt"]["reasons"])
     assert "your own earlier work" in one.rehearsal.prompts()[-1]
 
 
 def test_a_stranger_spoke_between_the_attempts(stage: MakeStage) -> None:
-    """Somebody went on with the conversation by hand: it is seen, told to the agent, and stands as a condition."""
+    """Somebody went on with the conversation by hand: it is seen, told to the agent, and stands as
+    a condition."""
     one = stage(TWO_TURNS + "---\nsay To a stranger.\n---\nsay Three.\n")
     first = one.perdure(*run_to(one), PROMPT).json
-    by_hand = one.resume_by_hand(first["attempts"][0]["session_id"], "A stranger asks.", Path(first["workspace"]["path"]))
+    by_hand = one.resume_by_hand(
+        first["attempts"][0]["session_id"], "A stranger asks.", Path(first["workspace"]["path"])
+    )
     assert by_hand.returncode == 0, by_hand.stderr
     done = one.perdure("update", "task", "Go further.", "--json")
     assert done.code == 0, done.err
@@ -337,10 +396,14 @@ def test_a_stranger_spoke_between_the_attempts(stage: MakeStage) -> None:
     assert "COLLISION" in one.perdure("logs", "task").out
 
 
-def test_a_stranger_is_on_the_conversation_at_the_same_time(stage: MakeStage, tmp_path: Path) -> None:
-    """A foreign process on the same conversation while the agent works is never a native success unseen.
+def test_a_stranger_is_on_the_conversation_at_the_same_time(
+    stage: MakeStage, tmp_path: Path
+) -> None:
+    """A foreign process on the same conversation while the agent works is never a native success
+    unseen.
 
-    Claude Code, Gemini CLI and OpenCode let it in, so the attempt is broken and not a success; Codex refuses the second writer by itself.
+    Claude Code, Gemini CLI and OpenCode let it in, so the attempt is broken and not a success;
+    Codex refuses the second writer by itself.
     """
     # The stranger has a script of its own: it is answered while the reply to the agent is held.
     one = stage(f"match A stranger asks.\nsay To a stranger.\n===\n{held(tmp_path / 'go')}")
@@ -366,7 +429,8 @@ def test_a_stranger_is_on_the_conversation_at_the_same_time(stage: MakeStage, tm
 
 
 def test_a_usage_limit_waits_until_its_time(stage: MakeStage) -> None:
-    """After a usage limit the run is queued until the time that the service named, then goes on in the same conversation.
+    """After a usage limit the run is queued until the time that the service named, then goes on in
+    the same conversation.
 
     OpenCode waits by itself, without a word.
     """
@@ -374,13 +438,23 @@ def test_a_usage_limit_waits_until_its_time(stage: MakeStage) -> None:
     started = one.start(*run_to(one, "--attempts", "1"), PROMPT)
     if one.agent == "opencode":
         done = one.finish(started)
-        assert (done.code, [attempt["outcome"]["kind"] for attempt in done.json["attempts"]]) == (0, ["succeeded"]), done.err
-        assert [request.answer for request in one.rehearsal.requests] == ["reply", "limit", "reply", "reply"]
+        assert (done.code, [attempt["outcome"]["kind"] for attempt in done.json["attempts"]]) == (
+            0,
+            ["succeeded"],
+        ), done.err
+        assert [request.answer for request in one.rehearsal.requests] == [
+            "reply",
+            "limit",
+            "reply",
+            "reply",
+        ]
         return
     done = one.finish(started)
     assert done.code == 0, done.err
     # The journal, and not `ls`: on a slow machine the wait is over before that has begun.
-    events = [json.loads(line)["event"] for line in one.perdure("logs", "task", "--json").out.splitlines()]
+    events = [
+        json.loads(line)["event"] for line in one.perdure("logs", "task", "--json").out.splitlines()
+    ]
     (waits,) = [event for event in events if event["kind"] == "run_queued"]
     assert waits["reason"].startswith("rate_limited")
     first, second = done.json["attempts"]
@@ -417,9 +491,12 @@ def test_interrupt_at_the_terminal(stage: MakeStage) -> None:
 
 
 def test_detached(stage: MakeStage, tmp_path: Path) -> None:
-    """`--detach` returns with the name while the agent works; the run succeeds in the background and `logs -f` follows it to its end."""
+    """`--detach` returns with the name while the agent works; the run succeeds in the background
+    and `logs -f` follows it to its end."""
     one = stage(held(tmp_path / "go"))
-    done = one.perdure("run", "--name", "task", "--permissions", "full", "--detach", "--agent", one.agent, PROMPT)
+    done = one.perdure(
+        "run", "--name", "task", "--permissions", "full", "--detach", "--agent", one.agent, PROMPT
+    )
     assert (done.code, done.out.strip()) == (0, "task"), done.err
     (tmp_path / "go").touch()
     logs = one.perdure("logs", "-f", "task")
@@ -428,16 +505,23 @@ def test_detached(stage: MakeStage, tmp_path: Path) -> None:
 
 
 def test_verify_goes_back_into_the_conversation(stage: MakeStage) -> None:
-    """A failing check is a failed attempt whose output is told to the next one in the same conversation."""
-    one = stage("by history\nrun echo one > one.txt\n---\nsay I am done.\n---\nrun echo two > two.txt\n---\nsay Now I am.\n")
-    done = one.perdure(*run_to(one, "--verify", "test -e two.txt || { echo two is missing; exit 3; }"), PROMPT)
+    """A failing check is a failed attempt whose output is told to the next one in the same
+    conversation."""
+    one = stage(
+        "by history\nrun echo one > one.txt\n---\nsay I am done.\n---\nrun echo two > "
+        "two.txt\n---\nsay Now I am.\n"
+    )
+    done = one.perdure(
+        *run_to(one, "--verify", "test -e two.txt || { echo two is missing; exit 3; }"), PROMPT
+    )
     assert done.code == 0, done.err
     assert "two is missing" in one.rehearsal.prompts()[-1]
     went_on_natively(one, done.json)
 
 
 def test_the_supervisor_is_killed_in_the_check(stage: MakeStage) -> None:
-    """SIGKILL of perdure while the verify command runs: the retry ends that command, checks again, and records the success."""
+    """SIGKILL of perdure while the verify command runs: the retry ends that command, checks again,
+    and records the success."""
     one = stage(TWO_TURNS)
     check = "echo checked >> ../checks.txt; test -e again.txt || { touch again.txt; sleep 97; }"
     started = one.start(*run_to(one, "--verify", check), PROMPT)
@@ -453,21 +537,31 @@ def test_the_supervisor_is_killed_in_the_check(stage: MakeStage) -> None:
 
 
 def test_handed_over_to_another_agent(stage: MakeStage) -> None:
-    """`retry --agent` goes on with another CLI in the same workdir: a new conversation with a brief, receipt `rebuilt`."""
+    """`retry --agent` goes on with another CLI in the same workdir: a new conversation with a
+    brief, receipt `rebuilt`."""
     one = stage(HANGS_IN_A_REPLY)
     other = "codex" if one.agent == "claude" else "claude"
-    one.environ |= {f"PERDURE_{other.upper()}": str(native(other)), **one.rehearsal.environ(other, home=one.home / f".{other}")}
+    one.environ |= {
+        f"PERDURE_{other.upper()}": str(native(other)),
+        **one.rehearsal.environ(other, home=one.home / f".{other}"),
+    }
     started = one.start(*run_to(one, "--attempts", "1"), PROMPT)
     one.rehearsal.wait_for(2)
     # An agent may ask for its next reply before it has told of its command.
-    one.until(lambda: b"one.txt" in (one.attempt_directory(1) / "stdout").read_bytes(), "the command is told")
+    one.until(
+        lambda: b"one.txt" in (one.attempt_directory(1) / "stdout").read_bytes(),
+        "the command is told",
+    )
     os.kill(one.agent_pid(), signal.SIGKILL)
     first = one.finish(started).json
     done = one.perdure("retry", "task", "--agent", other, "--json")
     assert done.code == 0, done.err
     report = done.json
     assert (report["agent"], report["workspace"]) == (other, first["workspace"])
-    assert (report["attempts"][1]["continuation"], report["attempts"][1]["receipt"]["verdict"]) == ("rebuild", "rebuilt")
+    assert (report["attempts"][1]["continuation"], report["attempts"][1]["receipt"]["verdict"]) == (
+        "rebuild",
+        "rebuilt",
+    )
     brief = one.rehearsal.prompts()[0]
     for piece in (PROMPT, "echo one > one.txt", "your own earlier work"):
         assert piece in brief
@@ -475,8 +569,13 @@ def test_handed_over_to_another_agent(stage: MakeStage) -> None:
 
 
 def test_effects_are_told_to_the_next_attempt(stage: MakeStage) -> None:
-    """A push of an attempt that was killed afterwards is in the ledger, and the next attempt is told to verify it."""
-    one = stage(HANGS_IN_A_TOOL.replace("echo one > one.txt;", "echo one > one.txt; git push ../nowhere main;"))
+    """A push of an attempt that was killed afterwards is in the ledger, and the next attempt is
+    told to verify it."""
+    one = stage(
+        HANGS_IN_A_TOOL.replace(
+            "echo one > one.txt;", "echo one > one.txt; git push ../nowhere main;"
+        )
+    )
     started = one.start(*run_to(one, "--attempts", "1"), PROMPT)
     workdir = begun_in_tool(one)
     os.kill(one.agent_pid(), signal.SIGKILL)
@@ -491,7 +590,8 @@ def test_effects_are_told_to_the_next_attempt(stage: MakeStage) -> None:
 
 
 def test_an_update_while_the_agent_works(stage: MakeStage, tmp_path: Path) -> None:
-    """New instructions for a running task wait for the end of its attempt, then go into the same conversation by themselves."""
+    """New instructions for a running task wait for the end of its attempt, then go into the same
+    conversation by themselves."""
     one = stage(held(tmp_path / "go") + "---\nsay Three.\n")
     started = one.start(*run_to(one), PROMPT)
     one.rehearsal.wait_for(2)
@@ -509,10 +609,16 @@ def test_an_update_while_the_agent_works(stage: MakeStage, tmp_path: Path) -> No
 
 
 def test_drift_is_shown(stage: MakeStage) -> None:
-    """Another account between two attempts is shown by `why`, without a word of the credentials; permissions stay as they were."""
+    """Another account between two attempts is shown by `why`, without a word of the credentials;
+    permissions stay as they were."""
     one = stage(TWO_TURNS + "---\nsay Three.\n")
     assert one.perdure(*run_to(one), PROMPT).code == 0
-    key = {"claude": "ANTHROPIC_API_KEY", "codex": "OPENAI_API_KEY", "gemini": "GEMINI_API_KEY", "opencode": "OPENAI_API_KEY"}[one.agent]
+    key = {
+        "claude": "ANTHROPIC_API_KEY",
+        "codex": "OPENAI_API_KEY",
+        "gemini": "GEMINI_API_KEY",
+        "opencode": "OPENAI_API_KEY",
+    }[one.agent]
     one.environ[key] = "another-dummy-key"
     assert one.perdure("update", "task", "Go further.").code == 0
     why = one.perdure("why", "task").out
@@ -523,12 +629,16 @@ def test_drift_is_shown(stage: MakeStage) -> None:
 
 
 def test_an_agent_that_asks_again_without_end_is_ended(agent: str, stage: MakeStage) -> None:
-    """Answers that break off: OpenCode asks again at once, for ever. It is ended after a few, and the run waits for better times."""
+    """Answers that break off: OpenCode asks again at once, for ever. It is ended after a few, and
+    the run waits for better times."""
     if agent != "opencode":
         return
     one = stage(TWO_TURNS.replace("say The first", "cut clean x400\nsay The first"))
     started = one.start(*run_to(one), PROMPT)
-    one.until(lambda: [row for row in one.perdure("ls", "--json").json["runs"] if row["reason"]], "the run waits")
+    one.until(
+        lambda: [row for row in one.perdure("ls", "--json").json["runs"] if row["reason"]],
+        "the run waits",
+    )
     (first,) = one.show()["attempts"]
     assert first["outcome"]["kind"] == "overloaded", first["outcome"]
     assert "again and again" in first["outcome"]["detail"]
@@ -538,14 +648,19 @@ def test_an_agent_that_asks_again_without_end_is_ended(agent: str, stage: MakeSt
 
 
 def test_killed_before_its_first_word(agent: str, stage: MakeStage) -> None:
-    """The machine is lost before the model said anything: the conversation is there, and the retry goes on in it.
+    """The machine is lost before the model said anything: the conversation is there, and the retry
+    goes on in it.
 
-    OpenCode has printed nothing by then, not even an id; it is found by the title that perdure gave it.
+    OpenCode has printed nothing by then, not even an id; it is found by the title that perdure gave
+    it.
     """
     one = stage("hang\nrun echo one > one.txt\n---\nsay Done.\n")
     started = one.start(*run_to(one, "--attempts", "1"), PROMPT)
     one.rehearsal.wait_for(1)
-    one.until(lambda: any(b"quercus" in content for content in one.conversations().values()), "the prompt is kept")
+    one.until(
+        lambda: any(b"quercus" in content for content in one.conversations().values()),
+        "the prompt is kept",
+    )
     one.lose_machine(started)
     done = one.perdure("retry", "task", "--json")
     assert done.code == 0, done.err
@@ -562,7 +677,9 @@ def test_a_transcript_that_was_changed_between_the_attempts(stage: MakeStage) ->
     assert one.perdure(*run_to(one), PROMPT).code == 0
     (transcript,) = one.transcripts()
     lines = transcript.read_bytes().splitlines(keepends=True)
-    transcript.write_bytes(b"".join(line for line in lines if b"Both files are written." not in line))
+    transcript.write_bytes(
+        b"".join(line for line in lines if b"Both files are written." not in line)
+    )
     done = one.perdure("update", "task", "Go further.", "--json")
     (mended,) = done.json["attempts"][1:]
     assert (mended["rung"], mended["receipt"]["verdict"]) == ("copy", "native"), mended["receipt"]

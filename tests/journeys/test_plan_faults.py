@@ -1,4 +1,5 @@
-"""What a person may do to a plan by mistake, or beside it: names that meet, files that change, and a way out of every failure."""
+"""What a person may do to a plan by mistake, or beside it: names that meet, files that change, and
+a way out of every failure."""
 
 from __future__ import annotations
 
@@ -37,23 +38,35 @@ def agent() -> str:
 def write(one: Stage, name: str, *tasks: str, head: str = "") -> Path:
     """A plan beside the repository; each task is its lines of TOML."""
     path = one.directory / f"{name}.toml"
-    body = [f'name = "{name}"\nagent = "claude"\npermissions = "full"\n{head}', *(f"\n[[tasks]]\n{task}" for task in tasks)]
+    body = [
+        f'name = "{name}"\nagent = "claude"\npermissions = "full"\n{head}',
+        *(f"\n[[tasks]]\n{task}" for task in tasks),
+    ]
     path.write_text("\n".join(body))
     return path
 
 
 def test_plans_do_not_meet_by_their_names(stage: MakeStage) -> None:
-    """A plan of a name that was begun in another repository is refused and told where that is; two plans whose names and tasks give the
-    same words when they are joined, and a run called so, have a branch and a workdir each."""
+    """A plan of a name that was begun in another repository is refused and told where that is; two
+    plans whose names and tasks give the same words when they are joined, and a run called so, have
+    a branch and a workdir each."""
     one = stage(SCRIPT)
-    begun = one.perdure("plan", "run", str(write(one, "a", 'name = "b-c"\nprompt = "Do it."')), "--json")
+    begun = one.perdure(
+        "plan", "run", str(write(one, "a", 'name = "b-c"\nprompt = "Do it."')), "--json"
+    )
     assert begun.code == 0, begun.err
-    beside = one.perdure("plan", "run", str(write(one, "a-b", 'name = "c"\nprompt = "Do it."')), "--json")
+    beside = one.perdure(
+        "plan", "run", str(write(one, "a-b", 'name = "c"\nprompt = "Do it."')), "--json"
+    )
     assert beside.code == 0, beside.err
     assert one.perdure("run", "--agent", "claude", "--name", "x-y", "Do it.").code == 0
-    third = one.perdure("plan", "run", str(write(one, "x", 'name = "y"\nprompt = "Do it."')), "--json")
+    third = one.perdure(
+        "plan", "run", str(write(one, "x", 'name = "y"\nprompt = "Do it."')), "--json"
+    )
     assert third.code == 0, third.err
-    places = {done.json["result"]["path"] for done in (begun, beside, third)} | {one.show("x-y")["workspace"]["path"]}
+    places = {done.json["result"]["path"] for done in (begun, beside, third)} | {
+        one.show("x-y")["workspace"]["path"]
+    }
     assert len(places) == 4
     one.repo = one.directory / "other"
     one.repo.mkdir()
@@ -70,42 +83,66 @@ def test_plans_do_not_meet_by_their_names(stage: MakeStage) -> None:
     other.write_text((one.directory / "a.toml").read_text())
     refused = one.perdure("plan", "run", str(other))
     assert (refused.code, len(one.rehearsal.requests), refused.out) == (6, requests, "")
-    assert f"was begun in {one.directory / 'repo'}" in refused.err and f"cd {one.directory / 'repo'}" in refused.err
+    assert (
+        f"was begun in {one.directory / 'repo'}" in refused.err
+        and f"cd {one.directory / 'repo'}" in refused.err
+    )
     one.nothing_survives()
 
 
 def test_tasks_with_upper_case(stage: MakeStage) -> None:
-    """A task may be called as its people call it; two names that differ in case alone are refused."""
+    """A task may be called as its people call it; two names that differ in case alone are
+    refused."""
     one = stage(SCRIPT)
-    plan = write(one, "shop", 'name = "Models"\nprompt = "Begin."', 'name = "API-2"\nneeds = ["Models"]\nprompt = "Go on."')
+    plan = write(
+        one,
+        "shop",
+        'name = "Models"\nprompt = "Begin."',
+        'name = "API-2"\nneeds = ["Models"]\nprompt = "Go on."',
+    )
     done = one.perdure("plan", "run", str(plan), "--json")
     assert done.code == 0, done.err
-    assert {task["name"]: task["run"] for task in done.json["tasks"]} == {"Models": "shop-models", "API-2": "shop-api-2"}
-    twice = write(one, "twice", 'name = "Models"\nprompt = "Begin."', 'name = "models"\nprompt = "Go on."')
+    assert {task["name"]: task["run"] for task in done.json["tasks"]} == {
+        "Models": "shop-models",
+        "API-2": "shop-api-2",
+    }
+    twice = write(
+        one, "twice", 'name = "Models"\nprompt = "Begin."', 'name = "models"\nprompt = "Go on."'
+    )
     refused = one.perdure("plan", "check", str(twice))
     assert refused.code == 2 and "there is a task 'Models' already" in refused.err
     one.nothing_survives()
 
 
 def test_a_plan_does_not_begin_on_old_work(stage: MakeStage) -> None:
-    """Where the repository has branches of a plan that this database does not know, nothing is begun, and the branch is named."""
+    """Where the repository has branches of a plan that this database does not know, nothing is
+    begun, and the branch is named."""
     one = stage(SCRIPT)
     plan = write(one, "shop", 'name = "one"\nprompt = "Begin."')
     subprocess.run(["git", "branch", "perdure/shop_one"], cwd=one.repo, check=True)
     refused = one.perdure("plan", "run", str(plan))
-    assert (refused.code, len(one.rehearsal.requests)) == (6, 0) and "a branch perdure/shop_one already" in refused.err
+    assert (refused.code, len(one.rehearsal.requests)) == (
+        6,
+        0,
+    ) and "a branch perdure/shop_one already" in refused.err
     subprocess.run(["git", "branch", "-m", "perdure/shop_one", "old"], cwd=one.repo, check=True)
     assert one.perdure("plan", "run", str(plan)).code == 0
 
 
 def test_a_wrong_check_is_mended_in_the_file(stage: MakeStage) -> None:
-    """A task that failed for a wrong `verify` goes on with the right one, in its conversation, once the file says it; limits for all
-    tasks may be raised when some are done."""
+    """A task that failed for a wrong `verify` goes on with the right one, in its conversation, once
+    the file says it; limits for all tasks may be raised when some are done."""
     one = stage(SCRIPT)
     two = 'name = "two"\nneeds = ["one"]\nprompt = "Go on."\nattempts = 1\nverify = "{}"'
     plan = write(one, "shop", 'name = "one"\nprompt = "Begin."', two.format("false"))
     assert one.perdure("plan", "run", str(plan)).code == 1
-    write(one, "shop", 'name = "one"\nprompt = "Begin."', two.format("test -e one.txt"), head='timeout = "2h"')
+    write(
+        one,
+        "shop",
+        'name = "one"\nprompt = "Begin."',
+        two.format("test -e one.txt"),
+        head='timeout = "2h"',
+    )
     done = one.perdure("plan", "retry", str(plan), "--json")
     assert done.code == 0, done.err
     assert [task["state"] for task in done.json["tasks"]] == ["succeeded", "succeeded"]
@@ -123,25 +160,44 @@ def test_a_plan_that_has_not_begun_may_move(stage: MakeStage) -> None:
     one.repo = one.directory / "other"
     one.repo.mkdir()
     one.make_repository()
-    another = ["-c", "user.name=Ada", "-c", "user.email=ada@example.invalid", "commit", "-q", "--amend", "-m", "another beginning"]
+    another = [
+        "-c",
+        "user.name=Ada",
+        "-c",
+        "user.email=ada@example.invalid",
+        "commit",
+        "-q",
+        "--amend",
+        "-m",
+        "another beginning",
+    ]
     subprocess.run(["git", *another], cwd=first, check=True)
     one.repo, other = first, one.repo
     plan = write(one, "shop", 'name = "one"\nprompt = "Begin."', head=f'repo = "{first}"')
-    with perdure.open(first, one.environ) as runner:  # as it is when the process ends before the first task
-        begin(runner._engine, read_plan(plan, runner._settings), seed_of(runner._settings, first), plan)
+    with perdure.open(
+        first, one.environ
+    ) as runner:  # as it is when the process ends before the first task
+        begin(
+            runner._engine,
+            read_plan(plan, runner._settings),
+            seed_of(runner._settings, first),
+            plan,
+        )
     write(one, "shop", 'name = "one"\nprompt = "Begin."', head=f'repo = "{other}"')
     done = one.perdure("plan", "run", str(plan), "--json")
     assert done.code == 0, done.err
     assert done.json["repo"] == str(other)
     branch = done.json["result"]["branch"]
-    shown = subprocess.run(["git", "show", f"{branch}:one.txt"], cwd=other, capture_output=True, text=True, check=True)
+    shown = subprocess.run(
+        ["git", "show", f"{branch}:one.txt"], cwd=other, capture_output=True, text=True, check=True
+    )
     assert shown.stdout == "one\n"
     one.nothing_survives()
 
 
 def test_a_plan_keeps_to_its_budget(stage: MakeStage) -> None:
-    """Once the tasks together have spent it, no further task begins and a person is asked; a higher budget in the file lets the plan go
-    on. A run gets what is left."""
+    """Once the tasks together have spent it, no further task begins and a person is asked; a higher
+    budget in the file lets the plan go on. A run gets what is left."""
     one = stage(SCRIPT)
     tasks = [f'name = "{name}"\nprompt = "Do {name}."' for name in ("one", "two", "three")]
     plan = write(one, "shop", *tasks, head="budget_usd = 0.0015")  # each of them costs 0.00108
@@ -160,7 +216,8 @@ def test_a_plan_keeps_to_its_budget(stage: MakeStage) -> None:
 
 
 def fails_at(runner: perdure.Runner, what: str) -> sqlite3.Connection:
-    """The next such change of the plan finds a database that does not take it, as it is for a process that is killed just before."""
+    """The next such change of the plan finds a database that does not take it, as it is for a
+    process that is killed just before."""
     connection: sqlite3.Connection = runner._engine.store._database.connection  # type: ignore[attr-defined]
     connection.create_function("cut_off", 0, lambda: 1 // 0)
     connection.execute(f"CREATE TEMP TRIGGER trouble BEFORE {what} BEGIN SELECT cut_off(); END")
@@ -169,14 +226,21 @@ def fails_at(runner: perdure.Runner, what: str) -> sqlite3.Connection:
 
 def drive(runner: perdure.Runner, plan: Path) -> PlanRun:
     settings = runner._settings
-    return driving.retry(runner._engine, "shop", changed=(read_plan(plan, settings), seed_of(settings, plan.parent / "repo"), plan))
+    return driving.retry(
+        runner._engine,
+        "shop",
+        changed=(read_plan(plan, settings), seed_of(settings, plan.parent / "repo"), plan),
+    )
 
 
 def test_changed_instructions_are_given_once_however_often_it_is_cut_off(stage: MakeStage) -> None:
-    """The file has new prompts for two tasks that failed; the database fails as the plan takes them in: none of them is given yet, and
-    run again each is given once."""
+    """The file has new prompts for two tasks that failed; the database fails as the plan takes them
+    in: none of them is given yet, and run again each is given once."""
     one = stage(SCRIPT)
-    tasks = 'name = "one"\nprompt = "{}"\nfiles = ["x"]\nattempts = 1', 'name = "two"\nprompt = "{}"\nfiles = ["y"]\nattempts = 1'
+    tasks = (
+        'name = "one"\nprompt = "{}"\nfiles = ["x"]\nattempts = 1',
+        'name = "two"\nprompt = "{}"\nfiles = ["y"]\nattempts = 1',
+    )
     plan = write(one, "shop", *(task.format("Begin.") for task in tasks))
     assert one.perdure("plan", "run", str(plan)).code == 1
     write(one, "shop", *(task.format("Now do it right.") for task in tasks))
@@ -184,25 +248,29 @@ def test_changed_instructions_are_given_once_however_often_it_is_cut_off(stage: 
         connection = fails_at(runner, "UPDATE OF body ON main.plans")
         with pytest.raises(StoreError):
             drive(runner, plan)
-        runs = [each.run for each in runner._engine.store.planned(runner._engine.store.plan("shop").id)]
+        runs = [
+            each.run for each in runner._engine.store.planned(runner._engine.store.plan("shop").id)
+        ]
         assert [len(runner._engine.store.contexts(run)) for run in runs] == [1] * len(runs)
         connection.execute("DROP TRIGGER trouble")
         drive(runner, plan)
-        assert [[context.text for context in runner._engine.store.contexts(run)] for run in runs] == [["Begin.", "Now do it right."]] * len(
-            runs
-        )
+        assert [
+            [context.text for context in runner._engine.store.contexts(run)] for run in runs
+        ] == [["Begin.", "Now do it right."]] * len(runs)
     one.nothing_survives()
 
 
 def test_a_failed_check_is_told_once_however_often_it_is_cut_off(stage: MakeStage) -> None:
-    """The plan's own check failed, and the database fails as that is noted: the agent is not told yet. Run again it is told once, and
-    that counts as one correction."""
+    """The plan's own check failed, and the database fails as that is noted: the agent is not told
+    yet. Run again it is told once, and that counts as one correction."""
     one = stage("by history\nsay It is done.\n---\nrun echo one > one.txt\n---\nsay It is right.\n")
     plan = write(one, "shop", 'name = "one"\nprompt = "Begin."', head='verify = "test -e one.txt"')
     with perdure.open(one.repo, one.environ) as runner:
         settings, store = runner._settings, runner._engine.store
         begin(runner._engine, read_plan(plan, settings), seed_of(settings, one.repo), plan)
-        connection = fails_at(runner, "UPDATE ON main.planned_runs WHEN json_extract(NEW.body, '$.checks') = 1")
+        connection = fails_at(
+            runner, "UPDATE ON main.planned_runs WHEN json_extract(NEW.body, '$.checks') = 1"
+        )
         with pytest.raises(StoreError):
             drive(runner, plan)
         (planned,) = store.planned(store.plan("shop").id)

@@ -1,4 +1,5 @@
-"""Plans at work on the real CLIs: one conversation, branches that fork and meet again, and nothing done twice whatever is killed.
+"""Plans at work on the real CLIs: one conversation, branches that fork and meet again, and nothing
+done twice whatever is killed.
 
 What was said is asserted on the messages that reached the model.
 """
@@ -49,19 +50,40 @@ on_codex = pytest.mark.parametrize("agent", ["codex"], indirect=True)
 
 
 def write(one: Stage, *tasks: str, head: str = "") -> Path:
-    """A plan file beside the repository; each task is `name: needs: prompt`, with more lines of TOML behind a newline."""
-    lines = ['name = "shop"', f'agent = "{one.agent}"', 'permissions = "full"', f'repo = "{one.repo}"', head]
+    """A plan file beside the repository; each task is `name: needs: prompt`, with more lines of
+    TOML behind a newline."""
+    lines = [
+        'name = "shop"',
+        f'agent = "{one.agent}"',
+        'permissions = "full"',
+        f'repo = "{one.repo}"',
+        head,
+    ]
     for text in tasks:
         first, _, more = text.partition("\n")
         name, needs, prompt = (part.strip() for part in first.split(":", 2))
-        lines += ["", "[[tasks]]", f'name = "{name}"', f"prompt = {json.dumps(prompt)}", f"needs = {json.dumps(needs.split())}", more]
+        lines += [
+            "",
+            "[[tasks]]",
+            f'name = "{name}"',
+            f"prompt = {json.dumps(prompt)}",
+            f"needs = {json.dumps(needs.split())}",
+            more,
+        ]
     path = one.directory / "plan.toml"
     path.write_text("\n".join(lines))
     return path
 
 
 def git(one: Stage, *words: str, cwd: Path | str | None = None) -> str:
-    return subprocess.run(["git", *words], cwd=cwd or one.repo, env=one.environ, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        ["git", *words],
+        cwd=cwd or one.repo,
+        env=one.environ,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
 
 
 def tasks_of(done: Done) -> dict[str, dict[str, Any]]:
@@ -69,12 +91,17 @@ def tasks_of(done: Done) -> dict[str, dict[str, Any]]:
     return {task["name"]: task for task in done.json["tasks"]}
 
 
-THREE = ("a:: Write the first file. The magic word is quercus.", "b:a: Write the second file.", "c:b: Write the third file.")
+THREE = (
+    "a:: Write the first file. The magic word is quercus.",
+    "b:a: Write the second file.",
+    "c:b: Write the third file.",
+)
 
 
 @on_all
 def test_a_line_is_one_conversation(stage: MakeStage) -> None:
-    """Three tasks: one session, one workdir, each prompt as it was written, and the model is shown all that was said before."""
+    """Three tasks: one session, one workdir, each prompt as it was written, and the model is shown
+    all that was said before."""
     one = stage(LINE)
     plan = write(one, *THREE)
     done = one.perdure("plan", "run", str(plan), "--json")
@@ -89,39 +116,69 @@ def test_a_line_is_one_conversation(stage: MakeStage) -> None:
         "Write the third file.",
     ]
     shown = said(one.rehearsal.last.messages)
-    assert "quercus" in shown and "The first file is written." in shown and "The second file is written." in shown
+    assert (
+        "quercus" in shown
+        and "The first file is written." in shown
+        and "The second file is written." in shown
+    )
     result = done.json["result"]
-    assert git(one, "ls-tree", "--name-only", result["branch"]).split() == ["greet.py", "one.txt", "three.txt", "two.txt"]
+    assert git(one, "ls-tree", "--name-only", result["branch"]).split() == [
+        "greet.py",
+        "one.txt",
+        "three.txt",
+        "two.txt",
+    ]
     assert git(one, "status", "--porcelain", cwd=result["path"]) == ""
     assert git(one, "log", "-1", "--format=%an", result["branch"]) == f"{one.agent} (perdure)"
     assert [tasks[name]["changed"] for name in "abc"] == [["one.txt"], ["two.txt"], ["three.txt"]]
     requests = len(one.rehearsal.requests)
     again = one.perdure("plan", "run", str(plan), "--json")
-    assert (again.code, again.json["state"], len(one.rehearsal.requests)) == (0, "succeeded", requests)
+    assert (again.code, again.json["state"], len(one.rehearsal.requests)) == (
+        0,
+        "succeeded",
+        requests,
+    )
     assert one.perdure("plan", "show", "shop").code == 0
     one.nothing_survives()
 
 
-DIAMOND = ("a:: Do the root. The magic word is quercus.", "b:a: Do branch B.", "c:a: Do branch C.", "d:b c: Do the rest.")
+DIAMOND = (
+    "a:: Do the root. The magic word is quercus.",
+    "b:a: Do branch B.",
+    "c:a: Do branch C.",
+    "d:b c: Do the rest.",
+)
 
 
 def script(**parts: str) -> str:
-    """A script for each prompt, the last task first: a conversation has the prompts of those before it, too."""
-    return "\n===\n".join(f"match {prompt.replace('_', ' ')}\nby history\n{replies}" for prompt, replies in reversed(parts.items()))
+    """A script for each prompt, the last task first: a conversation has the prompts of those before
+    it, too."""
+    return "\n===\n".join(
+        f"match {prompt.replace('_', ' ')}\nby history\n{replies}"
+        for prompt, replies in reversed(parts.items())
+    )
 
 
 def meets(one_side: str, other: str, directory: str) -> str:
-    """A reply whose command ends when the other branch has come as far: both are at work at the same time, or neither ever ends."""
-    return f"run echo {one_side} > {one_side}.txt; touch {directory}/{one_side}; until [ -e {directory}/{other} ]; do sleep 0.05; done"
+    """A reply whose command ends when the other branch has come as far: both are at work at the
+    same time, or neither ever ends."""
+    return (
+        f"run echo {one_side} > {one_side}.txt; touch {directory}/{one_side}; until [ -e "
+        f"{directory}/{other} ]; do sleep 0.05; done"
+    )
 
 
 @on_all
 def test_branches_run_at_the_same_time_and_meet(stage: MakeStage, tmp_path: Path) -> None:
-    """The branch is a fork with a workdir of its own, at work beside the strand that goes on; each knows what was said before the
-    fork, and nothing of the other; the last task has the files of both."""
+    """The branch is a fork with a workdir of its own, at work beside the strand that goes on; each
+    knows what was said before the fork, and nothing of the other; the last task has the files of
+    both."""
     one = stage(
         script(
-            Do_the_root="run echo a > a.txt; echo small > .env; echo .env > .gitignore\n---\nsay The root is done.",
+            Do_the_root=(
+                "run echo a > a.txt; echo small > .env; echo .env > .gitignore\n---\nsay The root "
+                "is done."
+            ),
             Do_branch_B=f"{meets('b', 'c', str(tmp_path))}\n---\nsay B is done.",
             Do_branch_C=f"{meets('c', 'b', str(tmp_path))}\n---\nsay C is done.",
             Do_the_rest="run cat a.txt b.txt c.txt > d.txt\n---\nsay All is done.",
@@ -130,10 +187,21 @@ def test_branches_run_at_the_same_time_and_meet(stage: MakeStage, tmp_path: Path
     done = one.perdure("plan", "run", str(write(one, *DIAMOND)), "--jobs", "2", "--json")
     assert done.code == 0, done.err
     tasks = tasks_of(done)
-    assert [tasks[name]["verdict"] for name in "abcd"] == ["fresh", "native", "forked", "native"], done.err
-    assert tasks["a"]["session_id"] == tasks["b"]["session_id"] == tasks["d"]["session_id"] != tasks["c"]["session_id"]
+    assert [tasks[name]["verdict"] for name in "abcd"] == ["fresh", "native", "forked", "native"], (
+        done.err
+    )
+    assert (
+        tasks["a"]["session_id"]
+        == tasks["b"]["session_id"]
+        == tasks["d"]["session_id"]
+        != tasks["c"]["session_id"]
+    )
     assert tasks["c"]["path"] != tasks["b"]["path"] == tasks["d"]["path"]
-    assert (tasks["d"]["merged"], tasks["d"]["conflicts"], tasks["d"]["changed"]) == (["c"], [], ["d.txt"])
+    assert (tasks["d"]["merged"], tasks["d"]["conflicts"], tasks["d"]["changed"]) == (
+        ["c"],
+        [],
+        ["d.txt"],
+    )
     assert (Path(done.json["result"]["path"]) / "d.txt").read_text() == "a\nb\nc\n"
     assert (Path(tasks["c"]["path"]) / ".env").read_text() == "small\n"
     shown = {
@@ -143,7 +211,9 @@ def test_branches_run_at_the_same_time_and_meet(stage: MakeStage, tmp_path: Path
         if prompt in said(request.messages)
     }
     assert "quercus" in shown["Do branch C."] and "The root is done." in shown["Do branch C."]
-    assert "Do branch B." not in shown["Do branch C."] and "Do branch C." not in shown["Do the rest."]
+    assert (
+        "Do branch B." not in shown["Do branch C."] and "Do branch C." not in shown["Do the rest."]
+    )
     one.nothing_survives()
 
 
@@ -151,14 +221,17 @@ DIAMOND_PROMPTS = [text.split(": ", 1)[1] for text in DIAMOND[2:]]
 
 
 def test_a_conflict_goes_to_the_agent_that_comes_last(stage: MakeStage) -> None:
-    """Both branches changed the same line: the marks stand in the file, the last task is told of them, and is not done before they
-    are gone; `plan show` names the file."""
+    """Both branches changed the same line: the marks stand in the file, the last task is told of
+    them, and is not done before they are gone; `plan show` names the file."""
     one = stage(
         script(
             Do_the_root="run echo a > a.txt\n---\nsay The root is done.",
             Do_branch_B="run echo 'b = 1' > greet.py\n---\nsay B is done.",
             Do_branch_C="run echo 'c = 1' > greet.py\n---\nsay C is done.",
-            Do_the_rest="say I looked away.\n---\nrun printf 'b = 1\\nc = 1\\n' > greet.py\n---\nsay Resolved.",
+            Do_the_rest=(
+                "say I looked away.\n---\nrun printf 'b = 1\\nc = 1\\n' > greet.py\n---\nsay "
+                "Resolved."
+            ),
         )
     )
     done = one.perdure("plan", "run", str(write(one, *DIAMOND)), "--jobs", "2", "--json")
@@ -170,11 +243,15 @@ def test_a_conflict_goes_to_the_agent_that_comes_last(stage: MakeStage) -> None:
     assert first.startswith("Do the rest.") and "git show HEAD^2:FILE" in first
     assert "conflict marks of a merge are still in 'greet.py'" in second
     assert (Path(task["path"]) / "greet.py").read_text() == "b = 1\nc = 1\n"
-    assert "conflict      greet.py: both changed the same lines" in one.perdure("plan", "show", "shop").out
+    assert (
+        "conflict      greet.py: both changed the same lines"
+        in one.perdure("plan", "show", "shop").out
+    )
     one.nothing_survives()
 
 
-# --- killed, stopped, failed ---------------------------------------------------------------------------------------
+# --- killed, stopped, failed
+# ---------------------------------------------------------------------------------------
 
 
 def begun(one: Stage, prompt: str) -> int:
@@ -186,7 +263,8 @@ HANGS = LINE.replace("say The second file is written.", "hang\nsay The second fi
 
 
 def test_a_plan_whose_machine_was_lost_goes_on(stage: MakeStage) -> None:
-    """Everything is killed while the second task is at work: run again, it goes on in its conversation, and nothing is done twice."""
+    """Everything is killed while the second task is at work: run again, it goes on in its
+    conversation, and nothing is done twice."""
     one = stage(HANGS)
     plan = write(one, *THREE)
     started = one.start("plan", "run", str(plan))
@@ -195,17 +273,31 @@ def test_a_plan_whose_machine_was_lost_goes_on(stage: MakeStage) -> None:
     done = one.perdure("plan", "run", str(plan), "--json")
     assert done.code == 0, done.err
     tasks = tasks_of(done)
-    assert [(tasks[name]["attempts"], tasks[name]["verdict"]) for name in "abc"] == [(1, "fresh"), (2, "native"), (1, "native")]
+    assert [(tasks[name]["attempts"], tasks[name]["verdict"]) for name in "abc"] == [
+        (1, "fresh"),
+        (2, "native"),
+        (1, "native"),
+    ]
     assert [begun(one, text.split(": ", 1)[1]) for text in THREE] == [1, 1, 1]
     workdir = Path(done.json["result"]["path"])
-    assert [(workdir / f"{name}.txt").read_text() for name in ("one", "two", "three")] == ["one\n", "two\n", "three\n"]
+    assert [(workdir / f"{name}.txt").read_text() for name in ("one", "two", "three")] == [
+        "one\n",
+        "two\n",
+        "three\n",
+    ]
     one.nothing_survives()
 
 
 @on_claude
 def test_a_plan_whose_process_was_killed_finds_its_agent(stage: MakeStage, tmp_path: Path) -> None:
-    """SIGKILL of `plan run` alone: who runs the plan again follows the agent that still works, in the same attempt."""
-    one = stage(LINE.replace("say The second file is written.", f"hold {tmp_path / 'go'}\nsay The second file is written."))
+    """SIGKILL of `plan run` alone: who runs the plan again follows the agent that still works, in
+    the same attempt."""
+    one = stage(
+        LINE.replace(
+            "say The second file is written.",
+            f"hold {tmp_path / 'go'}\nsay The second file is written.",
+        )
+    )
     plan = write(one, *THREE)
     started = one.start("plan", "run", str(plan))
     one.rehearsal.wait_for(4)
@@ -220,30 +312,43 @@ def test_a_plan_whose_process_was_killed_finds_its_agent(stage: MakeStage, tmp_p
 
 @on_claude
 def test_ctrl_c_stops_in_good_order_and_a_second_process_is_refused(stage: MakeStage) -> None:
-    """While a plan is run, another `plan run` says who is on it (exit 6); SIGINT stops the agent (130), and run again it
-    goes on; a terminal has a line for each task."""
+    """While a plan is run, another `plan run` says who is on it (exit 6); SIGINT stops the agent
+    (130), and run again it goes on; a terminal has a line for each task."""
     one = stage(HANGS)
     plan = write(one, *THREE)
     started = one.start("plan", "run", str(plan))
     one.rehearsal.wait_for(4)
     second = one.perdure("plan", "run", str(plan))
-    assert (second.code, f"is being run by process {started.pid}" in second.err) == (6, True), second.err
+    assert (second.code, f"is being run by process {started.pid}" in second.err) == (6, True), (
+        second.err
+    )
     started.send_signal(signal.SIGINT)
     stopped = one.finish(started)
     assert (stopped.code, "goes on" in stopped.err) == (130, True), stopped.err
     one.nothing_survives()
     shown = one.perdure("plan", "show", "shop", "--json").json
-    assert (shown["state"], [task["state"] for task in shown["tasks"]]) == ("stopped", ["succeeded", "cancelled", "waits"])
+    assert (shown["state"], [task["state"] for task in shown["tasks"]]) == (
+        "stopped",
+        ["succeeded", "cancelled", "waits"],
+    )
     code, screen = on_terminal(one, "plan", "run", str(plan), columns=100)
     assert (code, "shop: succeeded, 3 of 3 task(s) done" in clean(screen)) == (0, True), screen
-    last = [line.split()[:4] for line in clean(screen).split("\n") if line.startswith(("a ", "b ", "c "))][-3:]
-    assert last == [["a", "succeeded", "1", "fresh"], ["b", "succeeded", "2", "native"], ["c", "succeeded", "1", "native"]]
+    last = [
+        line.split()[:4]
+        for line in clean(screen).split("\n")
+        if line.startswith(("a ", "b ", "c "))
+    ][-3:]
+    assert last == [
+        ["a", "succeeded", "1", "fresh"],
+        ["b", "succeeded", "2", "native"],
+        ["c", "succeeded", "1", "native"],
+    ]
 
 
 @on_codex
 def test_what_failed_stops_what_needs_it_and_nothing_else(stage: MakeStage) -> None:
-    """A task that did not make its file has failed; its sibling is done all the same; `plan run` leaves it, `plan retry` goes on in
-    its conversation."""
+    """A task that did not make its file has failed; its sibling is done all the same; `plan run`
+    leaves it, `plan retry` goes on in its conversation."""
     one = stage(
         script(
             Do_the_root="say The root is done.",
@@ -257,7 +362,12 @@ def test_what_failed_stops_what_needs_it_and_nothing_else(stage: MakeStage) -> N
     done = one.perdure("plan", "run", str(plan), "--json")
     assert done.code == 1
     tasks = tasks_of(done)
-    assert {name: task["state"] for name, task in tasks.items()} == {"a": "succeeded", "b": "failed", "c": "succeeded", "d": "blocked"}
+    assert {name: task["state"] for name, task in tasks.items()} == {
+        "a": "succeeded",
+        "b": "failed",
+        "c": "succeeded",
+        "d": "blocked",
+    }
     assert "there is no such file" in tasks["b"]["reason"] and tasks["d"]["reason"] == "b failed"
     requests = len(one.rehearsal.requests)
     again = one.perdure("plan", "run", str(plan))
@@ -266,15 +376,19 @@ def test_what_failed_stops_what_needs_it_and_nothing_else(stage: MakeStage) -> N
     retried = one.perdure("plan", "retry", "shop", "b", "--json")
     assert retried.code == 0, retried.err
     tasks = tasks_of(retried)
-    assert (tasks["b"]["attempts"], tasks["b"]["verdict"], tasks["d"]["state"]) == (2, "native", "succeeded")
+    assert (tasks["b"]["attempts"], tasks["b"]["verdict"], tasks["d"]["state"]) == (
+        2,
+        "native",
+        "succeeded",
+    )
     assert begun(one, "the task was to make 'b.txt', and there is no such file") == 1
     one.nothing_survives()
 
 
 @on_claude
 def test_loose_branches_meet_at_the_end_and_the_result_is_checked(stage: MakeStage) -> None:
-    """Branches that no task brings together are merged into the last task's workdir; their conflict, and then the plan's check, go
-    to its conversation."""
+    """Branches that no task brings together are merged into the last task's workdir; their
+    conflict, and then the plan's check, go to its conversation."""
     one = stage(
         script(
             Do_the_root="run echo a > a.txt\n---\nsay The root is done.",
@@ -283,25 +397,34 @@ def test_loose_branches_meet_at_the_end_and_the_result_is_checked(stage: MakeSta
             "run touch checked\n---\nsay Right now.",
         )
     )
-    plan = write(one, *DIAMOND[:3], head="verify = \"test -e checked || { printf 'the mark \\\\033[1mis missing'; exit 3; }\"")
+    plan = write(
+        one,
+        *DIAMOND[:3],
+        head="verify = \"test -e checked || { printf 'the mark \\\\033[1mis missing'; exit 3; }\"",
+    )
     done = one.perdure("plan", "run", str(plan), "--jobs", "2", "--json")
     assert done.code == 0, done.err
     assert (done.json["result"]["task"], done.json["verified"]) == ("c", True)
     task = tasks_of(done)["c"]
     assert (task["merged"], task["attempts"], task["verdict"]) == (["b"], 3, "native")
     last = one.rehearsal.prompts()[-1]
-    assert "fails with exit code 3" in last and "not instructions to you" in last and "\nthe mark is missing\n--- end of output" in last
+    assert (
+        "fails with exit code 3" in last
+        and "not instructions to you" in last
+        and "\nthe mark is missing\n--- end of output" in last
+    )
     assert git(one, "show", f"{done.json['result']['branch']}:greet.py") == "c = 2"
     one.nothing_survives()
 
 
-# --- files that change, agents that cannot -------------------------------------------------------------------------
+# --- files that change, agents that cannot
+# -------------------------------------------------------------------------
 
 
 @on_codex
 def test_a_changed_file_is_taken_in_or_refused(stage: MakeStage) -> None:
-    """What has not begun may change; a done task's prompt may not, and the sentence says what to do instead; everything wrong is told
-    at once, and nothing is changed."""
+    """What has not begun may change; a done task's prompt may not, and the sentence says what to do
+    instead; everything wrong is told at once, and nothing is changed."""
     one = stage(LINE)
     plan = write(one, *THREE[:2])
     assert one.perdure("plan", "run", str(plan)).code == 0
@@ -318,8 +441,9 @@ def test_a_changed_file_is_taken_in_or_refused(stage: MakeStage) -> None:
 
 
 def test_a_fork_that_cannot_be_made_begins_with_a_brief(stage: MakeStage) -> None:
-    """A branch that waits for its own strand cannot be forked by Codex any more: by the plan's word it begins with a brief of what
-    was said up to there, and the receipt says so; Claude Code forks at the turn, and needs none."""
+    """A branch that waits for its own strand cannot be forked by Codex any more: by the plan's word
+    it begins with a brief of what was said up to there, and the receipt says so; Claude Code forks
+    at the turn, and needs none."""
     one = stage(
         script(
             Do_the_root="run echo a > a.txt\n---\nsay The root is quercus.",
@@ -328,12 +452,25 @@ def test_a_fork_that_cannot_be_made_begins_with_a_brief(stage: MakeStage) -> Non
             Do_the_late="run cat a.txt b.txt > d.txt\n---\nsay All is done.",
         )
     )
-    plan = write(one, "a:: Do the root.", "b:a: Do the second.", "c:b: Do the third.", "d:a b: Do the late.", head='unforkable = "brief"')
+    plan = write(
+        one,
+        "a:: Do the root.",
+        "b:a: Do the second.",
+        "c:b: Do the third.",
+        "d:a b: Do the late.",
+        head='unforkable = "brief"',
+    )
     done = one.perdure("plan", "run", str(plan), "--jobs", "2", "--json")
     assert done.code == 0, done.err
     task = tasks_of(done)["d"]
-    assert (task["verdict"], task["instead"]) == (("forked", "") if one.agent == "claude" else ("rebuilt", "brief"))
+    assert (task["verdict"], task["instead"]) == (
+        ("forked", "") if one.agent == "claude" else ("rebuilt", "brief")
+    )
     assert (Path(task["path"]) / "d.txt").read_text() == "a\nb\n"
-    shown = next(said(request.messages) for request in one.rehearsal.requests if "Do the late." in said(request.messages))
+    shown = next(
+        said(request.messages)
+        for request in one.rehearsal.requests
+        if "Do the late." in said(request.messages)
+    )
     assert "quercus" in shown and "fagus" not in shown and "tilia" not in shown
     one.nothing_survives()

@@ -1,4 +1,5 @@
-"""Plans on the command line: what is wrong is told before anything runs; who talks on with whom can be seen."""
+"""Plans on the command line: what is wrong is told before anything runs; who talks on with whom can
+be seen."""
 
 from __future__ import annotations
 
@@ -36,7 +37,12 @@ needs = ["views", "admin"]
 def perdure(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environ = {"HOME": str(directory), "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
     return subprocess.run(
-        [sys.executable, "-m", "perdure", *words], cwd=directory, env=environ, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "perdure", *words],
+        cwd=directory,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -48,8 +54,12 @@ def plan(tmp_path: Path) -> Path:
 
 
 def test_a_plan_is_checked(plan: Path) -> None:
-    """What is right is one line; what is wrong is one line for each problem, with its place, and exit code 2; nothing is made."""
-    assert perdure(plan.parent, "plan", "check", "plan.toml").stdout == "shop: 4 task(s) in 3 conversation(s), nothing wrong\n"
+    """What is right is one line; what is wrong is one line for each problem, with its place, and
+    exit code 2; nothing is made."""
+    assert (
+        perdure(plan.parent, "plan", "check", "plan.toml").stdout
+        == "shop: 4 task(s) in 3 conversation(s), nothing wrong\n"
+    )
     plan.write_text(PLAN.replace('needs = ["models"]', 'needs = ["docs", "gone"]', 1))
     done = perdure(plan.parent, "plan", "check", "plan.toml")
     assert done.returncode == 2
@@ -62,8 +72,12 @@ def test_a_plan_is_checked(plan: Path) -> None:
 
 
 def test_a_plan_is_drawn(plan: Path) -> None:
-    """The tree for a terminal, the drawing for a document, and JSON for a program say the same of who goes on, forks and merges."""
-    lines = [line.split(maxsplit=2) for line in perdure(plan.parent, "plan", "graph", "plan.toml").stdout.splitlines()]
+    """The tree for a terminal, the drawing for a document, and JSON for a program say the same of
+    who goes on, forks and merges."""
+    lines = [
+        line.split(maxsplit=2)
+        for line in perdure(plan.parent, "plan", "graph", "plan.toml").stdout.splitlines()
+    ]
     assert lines == [
         ["models", "claude", "begins a conversation"],
         ["views", "claude", "goes on after models"],
@@ -71,7 +85,9 @@ def test_a_plan_is_drawn(plan: Path) -> None:
         ["docs", "codex", "begins a conversation with the files of views, merges admin"],
     ]
     drawn = perdure(plan.parent, "plan", "graph", "plan.toml", "--format", "mermaid").stdout
-    assert all(line in drawn for line in ("flowchart TD", "t0 ==> t1", "t0 -. fork .-> t2", "t1 --> t3"))
+    assert all(
+        line in drawn for line in ("flowchart TD", "t0 ==> t1", "t0 -. fork .-> t2", "t1 --> t3")
+    )
     told = json.loads(perdure(plan.parent, "plan", "graph", "plan.toml", "--json").stdout)
     assert [(task["name"], task["conversation"]) for task in told["tasks"]] == [
         ("models", "models"),
@@ -90,18 +106,33 @@ def test_the_plan_in_the_documents_is_a_plan(tmp_path: Path) -> None:
 
 
 def test_what_is_asked_wrongly_is_told(tmp_path: Path) -> None:
-    """A missing file, one name too many, a plan that nobody began: one sentence each, with the code of its kind."""
-    for words, code in ((("run",), 2), (("show", "shop", "more"), 2), (("ls", "shop"), 2), (("show", "shop"), 5), (("retry", "shop"), 5)):
+    """A missing file, one name too many, a plan that nobody began: one sentence each, with the code
+    of its kind."""
+    for words, code in (
+        (("run",), 2),
+        (("show", "shop", "more"), 2),
+        (("ls", "shop"), 2),
+        (("show", "shop"), 5),
+        (("retry", "shop"), 5),
+    ):
         done = perdure(tmp_path, "plan", *words)
         assert (done.returncode, done.stderr.count("\n") <= 2) == (code, True), done.stderr
-    assert perdure(tmp_path, "plan", "ls").stdout == ""  # a sentence only on a terminal, as `perdure ls`
+    assert (
+        perdure(tmp_path, "plan", "ls").stdout == ""
+    )  # a sentence only on a terminal, as `perdure ls`
 
 
 def test_agents_that_cannot_fork_are_one_line(plan: Path) -> None:
-    """Where the agent's program cannot fork into another directory, the branches go on in one conversation, or begin with a brief."""
-    text = PLAN.replace('agent = "codex"\n', "").replace('name = "shop"', 'name = "shop"\nagent = "opencode"')
+    """Where the agent's program cannot fork into another directory, the branches go on in one
+    conversation, or begin with a brief."""
+    text = PLAN.replace('agent = "codex"\n', "").replace(
+        'name = "shop"', 'name = "shop"\nagent = "opencode"'
+    )
     plan.write_text(text)
-    drawn = [line.split(maxsplit=2)[2] for line in perdure(plan.parent, "plan", "graph", "plan.toml").stdout.splitlines()]
+    drawn = [
+        line.split(maxsplit=2)[2]
+        for line in perdure(plan.parent, "plan", "graph", "plan.toml").stdout.splitlines()
+    ]
     assert drawn == [
         "begins a conversation",
         "goes on after models",
@@ -109,4 +140,7 @@ def test_agents_that_cannot_fork_are_one_line(plan: Path) -> None:
         "goes on after admin",
     ]
     plan.write_text(text.replace('agent = "opencode"', 'agent = "opencode"\nunforkable = "brief"'))
-    assert "begins with a brief of models, in the place of a fork" in perdure(plan.parent, "plan", "graph", "plan.toml").stdout
+    assert (
+        "begins with a brief of models, in the place of a fork"
+        in perdure(plan.parent, "plan", "graph", "plan.toml").stdout
+    )

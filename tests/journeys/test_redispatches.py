@@ -11,12 +11,19 @@ pytestmark = pytest.mark.journey
 
 @pytest.mark.parametrize(
     ("agent", "database", "faults"),
-    [("claude", "sqlite", ("transcript torn", "all lost")), ("codex", "postgresql", ("rows lost", "postgresql", "redis"))],
+    [
+        ("claude", "sqlite", ("transcript torn", "all lost")),
+        ("codex", "postgresql", ("rows lost", "postgresql", "redis")),
+    ],
 )
 def test_a_line_goes_on_or_says_why_not(agent: str, database: str, faults: tuple[str, ...]) -> None:
-    """Where the transcript was there, the conversation goes on; where nothing was left, that is told, with a brief; no lookup forgets."""
+    """Where the transcript was there, the conversation goes on; where nothing was left, that is
+    told, with a brief; no lookup forgets."""
     with grounds((database,) if database in DATABASES else ()) as ground:
         found = line(7, agent, database, len(faults), ground, faults)
     assert not found.wrong
     verdicts = [dispatch.verdict for dispatch in found.dispatches]
-    assert all(verdict in ("native", "repaired") or fault == "all lost" for verdict, fault in zip(verdicts, faults, strict=True)), verdicts
+    assert all(
+        verdict in ("native", "repaired") or fault == "all lost"
+        for verdict, fault in zip(verdicts, faults, strict=True)
+    ), verdicts

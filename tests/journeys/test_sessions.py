@@ -1,4 +1,5 @@
-"""Session records on the real CLIs: expired, lost, created for runs to come; what reached the model proves what went on."""
+"""Session records on the real CLIs: expired, lost, created for runs to come; what reached the model
+proves what went on."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ from tests.servers.redis import server
 
 MakeStage = Callable[..., Stage]
 
-TALK = "by history\nrun echo one > one.txt\n---\nsay The first file is written.\n" + "".join(f"---\nsay Answer {n}.\n" for n in range(2, 7))
+TALK = "by history\nrun echo one > one.txt\n---\nsay The first file is written.\n" + "".join(
+    f"---\nsay Answer {n}.\n" for n in range(2, 7)
+)
 PROMPT = "Write one.txt. The magic word is quercus."
 RUN = ("run", "--name", "task", "--permissions", "full", "--json")
 
@@ -55,12 +58,19 @@ def verdict(attempt: dict[str, Any]) -> tuple[str, str]:
 
 def records(one: Stage) -> list[Session]:
     with closing(sqlite3.connect(one.state / "perdure.db")) as database:
-        return [decode(row[0], Session) for row in database.execute("SELECT body FROM sessions ORDER BY ordinal")]
+        return [
+            decode(row[0], Session)
+            for row in database.execute("SELECT body FROM sessions ORDER BY ordinal")
+        ]
 
 
 def told(session: Session) -> dict[str, Any]:
     """What a record says, but for when it was written."""
-    return {name: value for name, value in plain(session).items() if name not in ("created", "updated", "revision")}
+    return {
+        name: value
+        for name, value in plain(session).items()
+        if name not in ("created", "updated", "revision")
+    }
 
 
 def lose_records(one: Stage) -> None:
@@ -69,12 +79,16 @@ def lose_records(one: Stage) -> None:
 
 
 def test_a_lifetime_that_has_passed_is_told_and_the_ladder_runs(stage: MakeStage) -> None:
-    """An expired session goes on from its transcript, or from the own copy where that is lost; each time it is told. Where a new one is
-    asked for, it begins with a brief."""
+    """An expired session goes on from its transcript, or from the own copy where that is lost; each
+    time it is told. Where a new one is asked for, it begins with a brief."""
     one = stage(TALK, extra={"PERDURE_SESSION_LIFETIME": "0.001s"})
     begun(one)
     attempt, shown = updated(one, "Go on.")
-    assert verdict(attempt) == ("native", "native") and attempt["expired"] and "lifetime" in attempt["why"]
+    assert (
+        verdict(attempt) == ("native", "native")
+        and attempt["expired"]
+        and "lifetime" in attempt["why"]
+    )
     assert "quercus" in shown and "The first file is written." in shown
 
     for path in one.transcripts():
@@ -85,8 +99,16 @@ def test_a_lifetime_that_has_passed_is_told_and_the_ladder_runs(stage: MakeStage
 
     one.environ["PERDURE_SESSION_EXPIRY"] = "rebuild"
     attempt, shown = updated(one, "Now anew.")
-    assert verdict(attempt) == ("rebuilt", "rebuilt") and attempt["lost_session_id"] and attempt["expired"]
-    assert "is left" in attempt["why"] and "This is what is known of it" in shown and "quercus" in shown
+    assert (
+        verdict(attempt) == ("rebuilt", "rebuilt")
+        and attempt["lost_session_id"]
+        and attempt["expired"]
+    )
+    assert (
+        "is left" in attempt["why"]
+        and "This is what is known of it" in shown
+        and "quercus" in shown
+    )
     assert "assistant: The first file is written." not in shown
 
     journal = one.perdure("logs", "task", "--json").out
@@ -95,12 +117,15 @@ def test_a_lifetime_that_has_passed_is_told_and_the_ladder_runs(stage: MakeStage
     assert why.count("  expired   ") == 3
     found = one.perdure("sessions", "stats", "--json").json
     assert (found["begun"], found["to_go_on"], found["went_on"], found["expired"]) == (1, 3, 2, 3)
-    assert found["fallbacks"] == {"transcript gone, own copy put back": 1, "lifetime passed, new conversation": 1}
+    assert found["fallbacks"] == {
+        "transcript gone, own copy put back": 1,
+        "lifetime passed, new conversation": 1,
+    }
 
 
 def test_lost_records_are_made_again(stage: MakeStage) -> None:
-    """With every session row deleted, the next attempt makes the record again and goes on natively, and says so; so does
-    `sessions rebuild`, and the record is what it was."""
+    """With every session row deleted, the next attempt makes the record again and goes on natively,
+    and says so; so does `sessions rebuild`, and the record is what it was."""
     one = stage(TALK)
     begun(one)
     lose_records(one)
@@ -116,18 +141,31 @@ def test_lost_records_are_made_again(stage: MakeStage) -> None:
     assert [told(each) for each in records(one)] == [told(each) for each in before]
     assert one.perdure("sessions", "rebuild").out == "no record is missing\n"
     attempt, shown = updated(one, "And on.")
-    assert verdict(attempt) == ("native", "native") and "Answer 2." in shown and not attempt["rebuilt_sessions"]
+    assert (
+        verdict(attempt) == ("native", "native")
+        and "Answer 2." in shown
+        and not attempt["rebuilt_sessions"]
+    )
 
 
 def test_the_documented_program(stage: MakeStage) -> None:
-    """The program of docs/how-to/sessions.md: a session is created before anything runs, its runs share one conversation and are counted;
-    once it is closed, the next run begins anew and is told."""
+    """The program of docs/how-to/sessions.md: a session is created before anything runs, its runs
+    share one conversation and are counted; once it is closed, the next run begins anew and is
+    told."""
     one = stage(TALK)
     page = (TOP / "docs/how-to/sessions.md").read_text()
     program = re.search(r"```python\n(.*?)```", page, re.DOTALL)
     assert program is not None
     words = [sys.executable, "-c", program[1].replace('"claude"', repr(one.agent))]
-    done = subprocess.run(words, cwd=one.repo, env=one.environ, text=True, capture_output=True, timeout=PATIENCE_S, check=False)
+    done = subprocess.run(
+        words,
+        cwd=one.repo,
+        env=one.environ,
+        text=True,
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     told, rate = done.stdout.splitlines()
     shown = said(one.rehearsal.requests[-1].messages)
@@ -137,15 +175,18 @@ def test_the_documented_program(stage: MakeStage) -> None:
         session = runner.sessions.lineage(one.agent, scope)[-1]
         assert (told, rate) == (f"{session.id} 2", "1.0")
         assert (session.cause, session.tasks, session.attempts) == ("the plan is done", 2, 2)
-        assert (session.lifetime_s, len(runner.sessions.lineage(one.agent, scope))) == (28_800, 1 if one.agent == "claude" else 2)
+        assert (session.lifetime_s, len(runner.sessions.lineage(one.agent, scope))) == (
+            28_800,
+            1 if one.agent == "claude" else 2,
+        )
         last = runner.run("Task 3.", agent=one.agent, scope=scope, branch="shop")
         assert "the plan is done" in runner.report(last.name)["attempts"][0]["why"]
 
 
 @pytest.mark.parametrize("agent", ["claude"])
 def test_an_attempt_never_asks_the_cache(stage: MakeStage) -> None:
-    """With a record in Redis that names another conversation, newer than all and signed as by the store, the attempt goes on with the
-    one in the database."""
+    """With a record in Redis that names another conversation, newer than all and signed as by the
+    store, the attempt goes on with the one in the database."""
     with server() as redis:
         one = stage(TALK, extra={"PERDURE_SESSION_CACHE": redis.url})
         begun(one)

@@ -1,5 +1,5 @@
-"""What an attempt costs that does not come to its end, and whether a budget holds all the same: on the real agents, by the model
-server's own record."""
+"""What an attempt costs that does not come to its end, and whether a budget holds all the same: on
+the real agents, by the model server's own record."""
 
 from __future__ import annotations
 
@@ -35,7 +35,19 @@ COUNTS = ("input", "output", "cached")
 
 def words(one: Stage, *more: str) -> tuple[str, ...]:
     model = ("--model", MODELS[one.agent]) if MODELS[one.agent] else ()
-    return ("run", "--json", "--name", "task", "--agent", one.agent, "--permissions", "full", *model, *more, "Do it.")
+    return (
+        "run",
+        "--json",
+        "--name",
+        "task",
+        "--agent",
+        one.agent,
+        "--permissions",
+        "full",
+        *model,
+        *more,
+        "Do it.",
+    )
 
 
 def stop_waiting(one: Stage) -> None:
@@ -45,22 +57,30 @@ def stop_waiting(one: Stage) -> None:
 
 
 def waits_in_its_tool(one: Stage, number: int = 1, output: int = 5000) -> dict[str, Any]:
-    """The run, when its agent waits in the second tool and what the replies before it used is known."""
+    """The run, when its agent waits in the second tool and what the replies before it used is
+    known."""
 
     one.attempt_directory(number)
 
     def known() -> dict[str, Any] | None:
         report = one.show()
-        used = report["attempts"][number - 1]["usage"] if len(report["attempts"]) >= number else None
+        used = (
+            report["attempts"][number - 1]["usage"] if len(report["attempts"]) >= number else None
+        )
         # OpenCode says what a step used when its tools have ended.
-        return report if used is not None and used["output"] >= (2000 if one.agent == "opencode" else output) else None
+        return (
+            report
+            if used is not None and used["output"] >= (2000 if one.agent == "opencode" else output)
+            else None
+        )
 
     found: dict[str, Any] = one.until(known, "both replies are counted while the agent works")
     return found
 
 
 def test_what_a_live_attempt_has_used_is_shown(stage: MakeStage) -> None:
-    """While the agent works, its usage stands in the run, marked as an estimate; its final figure takes the place at the end."""
+    """While the agent works, its usage stands in the run, marked as an estimate; its final figure
+    takes the place at the end."""
     one = stage(WORK)
     started = one.start(*words(one))
     live = waits_in_its_tool(one)
@@ -75,8 +95,8 @@ def test_what_a_live_attempt_has_used_is_shown(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("victim", ["agent", "everything", "a person"])
 def test_a_killed_attempt_has_used_what_its_model_reported(stage: MakeStage, victim: str) -> None:
-    """The agent alone is killed, perdure with it, or a person stops it: what the killed attempt and the next one have used is what the
-    model server reported, and no reply is counted twice."""
+    """The agent alone is killed, perdure with it, or a person stops it: what the killed attempt and
+    the next one have used is what the model server reported, and no reply is counted twice."""
     one = stage(WORK)
     started = one.start(*words(one, "--attempts", "1"))
     waits_in_its_tool(one)
@@ -104,7 +124,8 @@ def test_a_killed_attempt_has_used_what_its_model_reported(stage: MakeStage, vic
 
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 def test_a_budget_holds_over_killed_attempts(stage: MakeStage, agent: str) -> None:
-    """The next attempt gets what is left, and the run ends when the budget is spent, though no attempt came to its end."""
+    """The next attempt gets what is left, and the run ends when the budget is spent, though no
+    attempt came to its end."""
     one = stage(WORK)
     started = one.start(*words(one, "--attempts", "9", "--budget-usd", "1.5"))
     for number in (1, 2):
@@ -119,7 +140,8 @@ def test_a_budget_holds_over_killed_attempts(stage: MakeStage, agent: str) -> No
 
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 def test_a_budget_ends_an_agent_that_works_on(stage: MakeStage, agent: str) -> None:
-    """An agent that goes on after the reply that spent the budget is ended before it gets another one."""
+    """An agent that goes on after the reply that spent the budget is ended before it gets another
+    one."""
     one = stage(WORK)
     done = one.perdure(*words(one, "--budget-usd", "0.5"))
     assert done.code == 3, done.err
@@ -130,9 +152,11 @@ def test_a_budget_ends_an_agent_that_works_on(stage: MakeStage, agent: str) -> N
 
 @pytest.mark.parametrize("agent", ["codex"])
 def test_a_retry_finds_that_the_budget_was_spent_meanwhile(stage: MakeStage, agent: str) -> None:
-    """perdure was killed, and its agent spent the budget unattended: the retry closes that attempt and launches nothing; another one, given
-    in the knowledge of it, does."""
-    one = stage(WORK.replace("run echo one > one.txt", "run until test -e first; do sleep 0.1; done"))
+    """perdure was killed, and its agent spent the budget unattended: the retry closes that attempt
+    and launches nothing; another one, given in the knowledge of it, does."""
+    one = stage(
+        WORK.replace("run echo one > one.txt", "run until test -e first; do sleep 0.1; done")
+    )
     started = one.start(*words(one, "--attempts", "1", "--budget-usd", "0.5"))
     one.rehearsal.wait_for(1)
     one.until(lambda: one.show()["usage"]["output"] >= 2000, "the first reply is counted")
@@ -141,7 +165,9 @@ def test_a_retry_finds_that_the_budget_was_spent_meanwhile(stage: MakeStage, age
     Path(one.show()["workspace"]["path"], "first").touch()
     one.rehearsal.wait_for(2)
     (transcript,) = one.transcripts()
-    one.until(lambda: transcript.read_text().count("token_usage_record") == 2, "the second reply has come")
+    one.until(
+        lambda: transcript.read_text().count("token_usage_record") == 2, "the second reply has come"
+    )
     one.lose_machine(started)
     closed = one.perdure("retry", "task", "--json")
     assert closed.code == 3 and "budget" in closed.json["conditions"][0]["message"], closed.err
@@ -154,6 +180,7 @@ def test_a_retry_finds_that_the_budget_was_spent_meanwhile(stage: MakeStage, age
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 @pytest.mark.parametrize("seed", range(2))
 def test_a_budget_holds_under_random_kills(agent: str, seed: int) -> None:
-    """Whatever is killed whenever: no run spends more than its budget and one reply, and what it says is what the server reported."""
+    """Whatever is killed whenever: no run spends more than its budget and one reply, and what it
+    says is what the server reported."""
     result = trial(3_000 + seed, agent)
     assert not result.wrong and difference([result]) <= CLOSE, table([result])

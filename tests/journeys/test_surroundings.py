@@ -1,4 +1,5 @@
-"""Surroundings that are not as usual: no home, no /proc, a terminal that is not UTF-8, a server that is away, a program that is missing."""
+"""Surroundings that are not as usual: no home, no /proc, a terminal that is not UTF-8, a server
+that is away, a program that is missing."""
 
 from __future__ import annotations
 
@@ -66,7 +67,9 @@ def machines(agent: str) -> Iterator[Callable[..., Stage]]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def through(stage: Stage, before: tuple[str, ...], *words: str, environ: dict[str, str] | None = None) -> Done:
+def through(
+    stage: Stage, before: tuple[str, ...], *words: str, environ: dict[str, str] | None = None
+) -> Done:
     """perdure, started by another program that changes its surroundings."""
     command = [*before, sys.executable, "-m", "perdure", *words]
     done = subprocess.run(
@@ -77,11 +80,18 @@ def through(stage: Stage, before: tuple[str, ...], *words: str, environ: dict[st
 
 
 def as_stranger() -> tuple[str, ...]:
-    """Runs a program as a user whom the system does not know. Where the tests are root's it may still read, as the interpreter may lie in
-    a home."""
+    """Runs a program as a user whom the system does not know. Where the tests are root's it may
+    still read, as the interpreter may lie in a home."""
     if os.getuid() == 0:
         may = "+dac_read_search"
-        return ("setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups", f"--inh-caps={may}", f"--ambient-caps={may}")
+        return (
+            "setpriv",
+            f"--reuid={STRANGER}",
+            f"--regid={STRANGER}",
+            "--clear-groups",
+            f"--inh-caps={may}",
+            f"--ambient-caps={may}",
+        )
     return ("unshare", "--user", f"--map-user={STRANGER}")
 
 
@@ -90,29 +100,43 @@ def without_proc() -> tuple[str, ...]:
     return ("unshare", "--mount", *more, "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh")
 
 
-def every_verb(stage: Stage, before: tuple[str, ...], but: tuple[str, ...], environ: dict[str, str] | None = None) -> dict[str, Done]:
+def every_verb(
+    stage: Stage,
+    before: tuple[str, ...],
+    but: tuple[str, ...],
+    environ: dict[str, str] | None = None,
+) -> dict[str, Done]:
     """Each verb once; what takes something away comes last. None may end in a traceback."""
-    verbs = sorted((verb for verb in VERBS if verb not in ("top", "operator", *but)), key=lambda verb: verb in ("rm", "reset"))
-    ended = {verb: through(stage, before, verb, *WORDS.get(verb, ()), environ=environ) for verb in verbs}
+    verbs = sorted(
+        (verb for verb in VERBS if verb not in ("top", "operator", *but)),
+        key=lambda verb: verb in ("rm", "reset"),
+    )
+    ended = {
+        verb: through(stage, before, verb, *WORDS.get(verb, ()), environ=environ) for verb in verbs
+    }
     assert {verb: done.err for verb, done in ended.items() if "Traceback" in done.err} == {}
     return ended
 
 
 def test_a_stream_that_is_not_utf8(one: Stage) -> None:
-    """What latin-1 does not have is written as JSON escapes it, so that no verb ends in a traceback."""
+    """What latin-1 does not have is written as JSON escapes it, so that no verb ends in a
+    traceback."""
     ended = every_verb(one, (), ("prove",), one.environ | {"PYTHONIOENCODING": "latin-1"})
     assert "\\u2026" in ended["logs"].out and ended["logs"].code == 0
 
 
 def test_json_in_latin1_is_still_json(one: Stage) -> None:
     """The output of --json says the same in every encoding."""
-    odd = through(one, (), "show", "task", "--json", environ=one.environ | {"PYTHONIOENCODING": "latin-1"})
+    odd = through(
+        one, (), "show", "task", "--json", environ=one.environ | {"PYTHONIOENCODING": "latin-1"}
+    )
     assert odd.code == 0 and odd.json == one.show("task")
     assert "\\ud83c\\udf89" in odd.out and odd.json["contexts"][0]["text"] == "Grüße … 🎉"
 
 
 def test_without_proc(one: Stage) -> None:
-    """Where /proc is not mounted a verb works without it, or says so in a sentence; nothing is taken for dead."""
+    """Where /proc is not mounted a verb works without it, or says so in a sentence; nothing is
+    taken for dead."""
     ended = every_verb(one, without_proc(), ())
     for verb in ("run", "update", "retry", "gc", "work", "prove"):
         assert ended[verb].code == 7 and "/proc" in ended[verb].err, (verb, ended[verb])
@@ -122,18 +146,24 @@ def test_without_proc(one: Stage) -> None:
 
 @pytest.mark.parametrize("home", [(), ("HOME=/",)])
 def test_without_a_home(one: Stage, home: tuple[str, ...]) -> None:
-    """A user without an account and without HOME: a verb that needs no home works, the others end with a sentence."""
-    environ = {name: value for name, value in one.environ.items() if name != "HOME" and not name.startswith("CLAUDE")}
+    """A user without an account and without HOME: a verb that needs no home works, the others end
+    with a sentence."""
+    environ = {
+        name: value
+        for name, value in one.environ.items()
+        if name != "HOME" and not name.startswith("CLAUDE")
+    }
     ended = every_verb(one, (*as_stranger(), "env", *home), ("prove",), environ)
     assert ended["doctor"].code == 1 and "could not keep its conversation" in ended["doctor"].out
-    assert {verb: ended[verb].code for verb in ("ls", "agents", "sessions", "config", "map")} == dict.fromkeys(
-        ("ls", "agents", "sessions", "config"), 0
-    ) | {"map": 7}
+    assert {
+        verb: ended[verb].code for verb in ("ls", "agents", "sessions", "config", "map")
+    } == dict.fromkeys(("ls", "agents", "sessions", "config"), 0) | {"map": 7}
     assert ended["run"].code == 7
 
 
 def test_a_home_that_cannot_be_written(stage: Callable[..., Stage]) -> None:
-    """A task whose conversation could not be saved is refused before anything is made, with one sentence; with a home it runs."""
+    """A task whose conversation could not be saved is refused before anything is made, with one
+    sentence; with a home it runs."""
     one = stage("say Done.")
     other = one.directory / "other"
     (other / "root").mkdir(parents=True)
@@ -141,12 +171,34 @@ def test_a_home_that_cannot_be_written(stage: Callable[..., Stage]) -> None:
     for path in (other, other / "root", other / "home", one.repo):
         path.chmod(0o777)
     subprocess.run(["chmod", "-R", "a+rwX", str(one.repo)], check=True)
-    words = ("run", "--agent", one.agent, "--name", "task", "--permissions", "read", "--here", "Do it.")
-    kept = {name: value for name, value in one.environ.items() if name not in ("CLAUDE_CONFIG_DIR", "CODEX_HOME")}
-    environ = kept | {"PERDURE_ROOT": str(other / "root"), "PERDURE_STATE": str(other / "root"), "HOME": "/"}
+    words = (
+        "run",
+        "--agent",
+        one.agent,
+        "--name",
+        "task",
+        "--permissions",
+        "read",
+        "--here",
+        "Do it.",
+    )
+    kept = {
+        name: value
+        for name, value in one.environ.items()
+        if name not in ("CLAUDE_CONFIG_DIR", "CODEX_HOME")
+    }
+    environ = kept | {
+        "PERDURE_ROOT": str(other / "root"),
+        "PERDURE_STATE": str(other / "root"),
+        "HOME": "/",
+    }
     refused = through(one, as_stranger(), *words, environ=environ)
     assert (refused.code, refused.out) == (7, ""), refused.err
-    assert "could not keep its conversation" in refused.err and "HOME" in refused.err and "Traceback" not in refused.err
+    assert (
+        "could not keep its conversation" in refused.err
+        and "HOME" in refused.err
+        and "Traceback" not in refused.err
+    )
     assert one.rehearsal.requests == []
     locked = other / "home" / f".{one.agent}"
     locked.mkdir(mode=0o555)
@@ -157,16 +209,22 @@ def test_a_home_that_cannot_be_written(stage: Callable[..., Stage]) -> None:
 
 
 def test_an_unreachable_server_is_told_at_once(one: Stage) -> None:
-    """Somebody who waits for a run by URL is told that its server is away; nothing is stored, tried again or left behind."""
+    """Somebody who waits for a run by URL is told that its server is away; nothing is stored, tried
+    again or left behind."""
     before = one.perdure("ls", "--json").json["runs"]
-    done = one.perdure("run", "--repo", "http://127.0.0.1:9/shop/web.git", "--name", "far", "Do it.")
-    assert done.code == 7 and "http://127.0.0.1:9/shop/web.git cannot be reached" in done.err, done.err
+    done = one.perdure(
+        "run", "--repo", "http://127.0.0.1:9/shop/web.git", "--name", "far", "Do it."
+    )
+    assert done.code == 7 and "http://127.0.0.1:9/shop/web.git cannot be reached" in done.err, (
+        done.err
+    )
     assert "Check the network" in done.err and "attempt" not in done.err
     assert one.perdure("ls", "--json").json["runs"] == before
 
 
 def test_a_missing_interpreter_is_no_reason_to_try_again(one: Stage) -> None:
-    """A program that needs node, where there is none, is refused by name; found out only by its start, it asks for a person at once."""
+    """A program that needs node, where there is none, is refused by name; found out only by its
+    start, it asks for a person at once."""
     (one.directory / "bin").mkdir()
     for tool in ("git", "sh", "env"):
         (one.directory / "bin" / tool).symlink_to(str(shutil.which(tool)))
@@ -177,7 +235,18 @@ def test_a_missing_interpreter_is_no_reason_to_try_again(one: Stage) -> None:
     done = through(one, (), "run", "Do it.", environ=poor)
     assert done.code == 5 and "needs node" in done.err and "Traceback" not in done.err, done.err
     script.write_text("#!/bin/sh\nexec node agent.js\n")
-    done = through(one, (), "run", "--name", "second", "--permissions", "full", "--json", "Do it.", environ=poor)
+    done = through(
+        one,
+        (),
+        "run",
+        "--name",
+        "second",
+        "--permissions",
+        "full",
+        "--json",
+        "Do it.",
+        environ=poor,
+    )
     assert done.code != 0
     (attempt,) = done.json["attempts"]
     assert (attempt["outcome"]["kind"], attempt["outcome"]["code"]) == ("config_error", 127)
@@ -185,9 +254,12 @@ def test_a_missing_interpreter_is_no_reason_to_try_again(one: Stage) -> None:
 
 
 def test_new_instructions_for_a_run_at_work(stage: Callable[..., Stage]) -> None:
-    """An update says that its instructions wait for the attempt that runs, and whoever leaves is told that the run goes on."""
+    """An update says that its instructions wait for the attempt that runs, and whoever leaves is
+    told that the run goes on."""
     one = stage("hang\n---\nsay Done.")
-    begun = one.start("run", "--agent", one.agent, "--name", "task", "--permissions", "full", "Begin.")
+    begun = one.start(
+        "run", "--agent", one.agent, "--name", "task", "--permissions", "full", "Begin."
+    )
     one.until(lambda: one.rehearsal.requests, "the model is asked")
     more = one.start("update", "task", "Then this.")
     one.until(lambda: len(one.show("task")["contexts"]) == 2, "the instructions are stored")
@@ -198,6 +270,10 @@ def test_new_instructions_for_a_run_at_work(stage: Callable[..., Stage]) -> None
     assert "attempt 1 is running" in said
     more.terminate()
     last = one.finish(more)
-    assert "still running" in last.err and "perdure attach task" in last.err and "retry" not in last.err, last.err
+    assert (
+        "still running" in last.err
+        and "perdure attach task" in last.err
+        and "retry" not in last.err
+    ), last.err
     assert one.perdure("stop", "task").code == 0
     one.finish(begun)

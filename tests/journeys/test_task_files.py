@@ -1,4 +1,5 @@
-"""Task files on the real CLIs: given, edited by the agent, given anew; what the model is told, and what lies in the workdir."""
+"""Task files on the real CLIs: given, edited by the agent, given anew; what the model is told, and
+what lies in the workdir."""
 
 from __future__ import annotations
 
@@ -54,8 +55,11 @@ def begun(stage: Stage) -> Path:
 
 
 def updated(stage: Stage, text: str, *more: str) -> dict[str, Any]:
-    """An update with a new version of the file: the same conversation went on. Returns what was done with it."""
-    done = stage.perdure("update", "task", "There is a new version.", "--file", given(stage, text), "--json", *more)
+    """An update with a new version of the file: the same conversation went on. Returns what was
+    done with it."""
+    done = stage.perdure(
+        "update", "task", "There is a new version.", "--file", given(stage, text), "--json", *more
+    )
     assert done.code == 0, done.err
     attempt = done.json["attempts"][-1]
     assert (attempt["continuation"], attempt["receipt"]["verdict"]) == ("resume", "native"), attempt
@@ -65,7 +69,8 @@ def updated(stage: Stage, text: str, *more: str) -> dict[str, Any]:
 
 
 def test_an_update_is_merged_into_what_the_agent_made(stage: MakeStage) -> None:
-    """Changes of both sides in different lines: both are there, a backup too, and the model is told."""
+    """Changes of both sides in different lines: both are there, a backup too, and the model is
+    told."""
     one = stage(EDITS)
     workdir = begun(one)
     file = updated(one, FIRST.replace("one", "ONE"))
@@ -80,19 +85,24 @@ def test_an_update_is_merged_into_what_the_agent_made(stage: MakeStage) -> None:
 
 
 def test_a_conflict_is_marked_and_told(stage: MakeStage) -> None:
-    """Changes of both sides in the same line: the file holds marks, the model is told where the copy is."""
+    """Changes of both sides in the same line: the file holds marks, the model is told where the
+    copy is."""
     one = stage(EDITS)
     workdir = begun(one)
     file = updated(one, FIRST.replace("five", "fünf"))
     assert (file["action"], file["why"]) == ("conflict", "1 marked")
     text = (workdir / "spec.md").read_text()
-    assert "<<<<<<< as it was in the workdir\nFIVE\n" in text and "fünf\n>>>>>>> as given with version 2" in text
+    assert (
+        "<<<<<<< as it was in the workdir\nFIVE\n" in text
+        and "fünf\n>>>>>>> as given with version 2" in text
+    )
     assert Path(file["backup"]).read_text() == FIRST.replace("five", "FIVE")
     assert "CONFLICT: `spec.md`" in told(one) and file["backup"] in told(one)
 
 
 def test_keep_and_replace(stage: MakeStage) -> None:
-    """Kept: the agent's file stays, and the model is told what changed between the versions. Replaced: the agent's is in a backup."""
+    """Kept: the agent's file stays, and the model is told what changed between the versions.
+    Replaced: the agent's is in a backup."""
     one = stage(EDITS)
     workdir = begun(one)
     file = updated(one, FIRST.replace("one", "ONE"), "--on-edit", "keep")
@@ -106,23 +116,35 @@ def test_keep_and_replace(stage: MakeStage) -> None:
 
 
 def test_files_for_a_run_at_work_wait_for_its_next_attempt(stage: MakeStage) -> None:
-    """An update while the agent works touches nothing; the attempt after it has the file and is told; a kill in between tells it again."""
+    """An update while the agent works touches nothing; the attempt after it has the file and is
+    told; a kill in between tells it again."""
     one = stage(EDITS.replace("say I have edited", "hang\nsay I have edited"))
     started = one.start(*RUN, one.agent, "--file", given(one, FIRST), "Do what spec.md says.")
     one.rehearsal.wait_for(2)
     workdir = next(one.home.rglob("work/**/spec.md")).parent
-    one.perdure("update", "task", "There is a new version.", "--file", given(one, FIRST.replace("one", "ONE")), "-d")
+    one.perdure(
+        "update",
+        "task",
+        "There is a new version.",
+        "--file",
+        given(one, FIRST.replace("one", "ONE")),
+        "-d",
+    )
     assert (workdir / "spec.md").read_text() == FIRST.replace("five", "FIVE")
     os.kill(one.agent_pid(), signal.SIGKILL)
     done = one.finish(started)
     assert (workdir / "spec.md").read_text() == "ONE\ntwo\nthree\nfour\nFIVE\n", done.err
     attempts = one.show()["attempts"]
-    assert [[file["action"] for file in attempt["files"]] for attempt in attempts] == [["written"], ["merged"]]
+    assert [[file["action"] for file in attempt["files"]] for attempt in attempts] == [
+        ["written"],
+        ["merged"],
+    ]
     assert "There is a new version." in told(one) and "Merged" in told(one)
 
 
 def test_killed_while_the_files_are_put_in_place(stage: MakeStage) -> None:
-    """SIGKILL of everything between the first file and the last: the retry completes it, merges once, and tells the model of all."""
+    """SIGKILL of everything between the first file and the last: the retry completes it, merges
+    once, and tells the model of all."""
     one = stage(EDITS)
     workdir = begun(one)
     context = one.directory / "context"
@@ -130,33 +152,47 @@ def test_killed_while_the_files_are_put_in_place(stage: MakeStage) -> None:
     for number in range(400):
         (context / f"part-{number:03}.txt").write_text(f"{number}\n")
     (context / "spec.md").write_text(FIRST.replace("one", "ONE"))
-    started = one.start("update", "task", "There is a new version.", "--context", str(context), "--json")
+    started = one.start(
+        "update", "task", "There is a new version.", "--context", str(context), "--json"
+    )
     one.until(lambda: next(workdir.glob("part-*.txt"), None), "the first file is there")
     one.lose_machine(started)
     assert len(list(workdir.glob("part-*.txt"))) < 400, "the kill came too late to show anything"
     done = one.perdure("retry", "task", "--json")
     assert done.code == 0, done.err
-    assert {path.read_text() for path in workdir.glob("part-*.txt")} == {f"{number}\n" for number in range(400)}
+    assert {path.read_text() for path in workdir.glob("part-*.txt")} == {
+        f"{number}\n" for number in range(400)
+    }
     assert (workdir / "spec.md").read_text() == "ONE\ntwo\nthree\nfour\nFIVE\n"
     assert list(workdir.glob(".perdure-*")) == []
     planned = [file for attempt in done.json["attempts"][1:] for file in attempt["files"]]
     assert [file["action"] for file in planned if file["name"] == "spec.md"] == ["merged"]
-    assert "and 390 more" in told(one) and "Merged" in told(one) and "There is a new version." in told(one)
+    assert (
+        "and 390 more" in told(one)
+        and "Merged" in told(one)
+        and "There is a new version." in told(one)
+    )
     assert done.json["attempts"][-1]["receipt"]["verdict"] == "native"
 
 
 def test_versions_travel_in_a_capsule(stage: MakeStage) -> None:
-    """On another machine an update is merged against the version that was given on the first one."""
+    """On another machine an update is merged against the version that was given on the first
+    one."""
     one = stage(EDITS)
     begun(one)
     capsule = str(one.directory / "task.capsule")
     done = one.perdure("export", "task", "-o", capsule)
     assert done.code == 0, done.err
-    other = Stage(one.directory / "b", one.agent, one.rehearsal, extra={"PERDURE_PERMISSIONS": "full"})
+    other = Stage(
+        one.directory / "b", one.agent, one.rehearsal, extra={"PERDURE_PERMISSIONS": "full"}
+    )
     try:
         done = other.perdure("import", capsule, "--into", str(other.home / "work"))
         assert done.code == 0, done.err
         file = updated(other, FIRST.replace("one", "ONE"))
-        assert (file["action"], (other.home / "work/spec.md").read_text()) == ("merged", "ONE\ntwo\nthree\nfour\nFIVE\n")
+        assert (file["action"], (other.home / "work/spec.md").read_text()) == (
+            "merged",
+            "ONE\ntwo\nthree\nfour\nFIVE\n",
+        )
     finally:
         other.close()

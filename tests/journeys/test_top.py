@@ -1,4 +1,5 @@
-"""`perdure top` on a real terminal, over a real agent: seen at work, looked into, stopped, and sent on."""
+"""`perdure top` on a real terminal, over a real agent: seen at work, looked into, stopped, and sent
+on."""
 
 from __future__ import annotations
 
@@ -37,14 +38,23 @@ def one() -> Iterator[Stage]:
 
 
 def test_a_run_is_stopped_and_sent_on_from_the_board(one: Stage) -> None:
-    """The board shows the agent's command while it runs; Enter shows the log; `s` and `y` stop it; `r` has it go on, natively, to its end;
-    the terminal is left as it was."""
+    """The board shows the agent's command while it runs; Enter shows the log; `s` and `y` stop it;
+    `r` has it go on, natively, to its end; the terminal is left as it was."""
     shown = Terminal(one, 110)
     try:
         shown.shows("ready>")
         shown.type(TOP, "Enter")
         shown.shows("no runs yet")
-        supervisor = one.start("run", "--agent", "claude", "--permissions", "full", "--name", "task", prompt="Write it down")
+        supervisor = one.start(
+            "run",
+            "--agent",
+            "claude",
+            "--permissions",
+            "full",
+            "--name",
+            "task",
+            prompt="Write it down",
+        )
         shown.shows("working  1")
         shown.shows("echo one > one.txt")
         shown.type("Enter")
@@ -62,13 +72,19 @@ def test_a_run_is_stopped_and_sent_on_from_the_board(one: Stage) -> None:
         shown.type("r")
         shown.shows("task goes on")
         one.until(lambda: one.show()["state"] == "succeeded", "the run has succeeded")
-        assert [attempt["receipt"]["verdict"] for attempt in one.show()["attempts"]] == ["fresh", "native"]
+        assert [attempt["receipt"]["verdict"] for attempt in one.show()["attempts"]] == [
+            "fresh",
+            "native",
+        ]
         shown.type("Space")
         shown.shows("receipt native")
         shown.type("q")
         shown.shows("ready>")
         flags = "#{alternate_on} #{cursor_flag} #{mouse_any_flag}"
-        one.until(lambda: shown.tmux("display-message", "-p", flags).split() == ["0", "1", "0"], "the terminal is as it was")
+        one.until(
+            lambda: shown.tmux("display-message", "-p", flags).split() == ["0", "1", "0"],
+            "the terminal is as it was",
+        )
         shown.type("echo $((6*7))", "Enter")
         shown.shows("42")
     finally:
@@ -81,10 +97,16 @@ def test_where_there_is_no_board(one: Stage) -> None:
     assert done.code == 2 and "needs a terminal" in done.err and "perdure ls" in done.err
     code, said = on_terminal(one, "top", TERM="dumb")
     assert code == 2 and "needs a terminal" in said
-    gone = "import sys; sys.modules['textual'] = None; from perdure.cli.main import main; sys.exit(main(['top']))"
+    gone = (
+        "import sys; sys.modules['textual'] = None; from perdure.cli.main import main; "
+        "sys.exit(main(['top']))"
+    )
     started = subprocess.run(
         ["script", "-qec", f"{shlex.quote(sys.executable)} -c {shlex.quote(gone)}", "/dev/null"], env={**one.environ, "TERM": "xterm"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert started.returncode == 2
-    assert "perdure top needs textual, which is not installed" in started.stdout and "pip install 'perdure[top]'" in started.stdout
+    assert (
+        "perdure top needs textual, which is not installed" in started.stdout
+        and "pip install 'perdure[top]'" in started.stdout
+    )

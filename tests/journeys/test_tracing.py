@@ -24,10 +24,16 @@ say All of it is there.
 
 
 def test_two_processes_tell_of_one_run() -> None:
-    """A run and its update are two linked spans of one conversation with tokens and checkpoints; no word that was spoken was sent."""
+    """A run and its update are two linked spans of one conversation with tokens and checkpoints; no
+    word that was spoken was sent."""
     directory = Path(tempfile.mkdtemp(prefix="px"))
     with Collector() as collector:
-        one = Stage(directory, "claude", Rehearsal(TALK).start(), {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.address})
+        one = Stage(
+            directory,
+            "claude",
+            Rehearsal(TALK).start(),
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.address},
+        )
         try:
             words = ("--agent", "claude", "--permissions", "full", "--name", "task")
             assert one.perdure("run", *words, prompt="Write quicksilver down").code == 0
@@ -43,8 +49,18 @@ def test_two_processes_tell_of_one_run() -> None:
         told = values(span.attributes)
         assert told["gen_ai.conversation.id"] == attempt["session_id"]
         assert told["gen_ai.usage.output_tokens"] == attempt["usage"]["output"] > 0
-        assert told["perdure.receipt"] == attempt["receipt"]["verdict"] and told["gen_ai.agent.version"] == attempt["agent_version"]
+        assert (
+            told["perdure.receipt"] == attempt["receipt"]["verdict"]
+            and told["gen_ai.agent.version"] == attempt["agent_version"]
+        )
         names = [event.name for event in span.events]
-        assert names[0] == "perdure.agent_launched" and names[-1] == "perdure.receipt" and "perdure.checkpoint_taken" in names
-    assert [values(span.attributes)["perdure.receipt"] for span in (first, second)] == ["fresh", "native"]
+        assert (
+            names[0] == "perdure.agent_launched"
+            and names[-1] == "perdure.receipt"
+            and "perdure.checkpoint_taken" in names
+        )
+    assert [values(span.attributes)["perdure.receipt"] for span in (first, second)] == [
+        "fresh",
+        "native",
+    ]
     assert b"quicksilver" not in collector.raw

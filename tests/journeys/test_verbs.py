@@ -1,4 +1,5 @@
-"""The verbs for what comes beside and after a run: look at it, take it over, clean up, follow it, leave it to the pool."""
+"""The verbs for what comes beside and after a run: look at it, take it over, clean up, follow it,
+leave it to the pool."""
 
 from __future__ import annotations
 
@@ -68,7 +69,12 @@ def ran(stage: Stage, name: str = "task") -> Path:
 def written(stage: Stage, count: int = 1) -> Path:
     """Waits until so many agents wait in their tool: the workdir of the first."""
     work = stage.home / ".local/share/perdure/.perdure/work"
-    return Path(stage.until(lambda: (found := list(work.glob("*/one.txt"))) and len(found) == count and found[0], "the tool runs")).parent
+    return Path(
+        stage.until(
+            lambda: (found := list(work.glob("*/one.txt"))) and len(found) == count and found[0],
+            "the tool runs",
+        )
+    ).parent
 
 
 def detached(stage: Stage, name: str = "task") -> Path:
@@ -81,17 +87,27 @@ def refused(done: Done, code: int, *words: str) -> None:
     """One sentence on stderr with these words, nothing on stdout."""
     assert done.code == code, done.err
     assert done.out == "" and "Traceback" not in done.err
-    assert len([line for line in done.err.splitlines() if line.startswith("perdure")]) == 1, done.err
+    assert len([line for line in done.err.splitlines() if line.startswith("perdure")]) == 1, (
+        done.err
+    )
     for word in words:
         assert word in done.err, done.err
 
 
 def git(stage: Stage, *words: str) -> str:
     who = ("-c", "user.name=Ada", "-c", "user.email=ada@example.invalid")
-    return subprocess.run(["git", *who, *words], cwd=stage.repo, env=stage.environ, check=True, capture_output=True, text=True).stdout
+    return subprocess.run(
+        ["git", *who, *words],
+        cwd=stage.repo,
+        env=stage.environ,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
 
 
-# --- look ----------------------------------------------------------------------------------------------------------
+# --- look
+# ----------------------------------------------------------------------------------------------------------
 
 HOSTILE = {
     "title.txt": b"\x1b]0;owned\x07\x1b[2J\x1b[31mred\n",
@@ -107,8 +123,8 @@ HOSTILE = {
 
 
 def test_a_hostile_diff_is_shown_without_its_effects(stage: MakeStage) -> None:
-    """Escapes, carriage returns and direction overrides in files and names are made visible, piped and on a terminal; `--raw`
-    is the patch byte for byte, and git takes it."""
+    """Escapes, carriage returns and direction overrides in files and names are made visible, piped
+    and on a terminal; `--raw` is the patch byte for byte, and git takes it."""
     one = stage(WRITES)
     top = ran(one)
     for name, content in HOSTILE.items():
@@ -128,16 +144,24 @@ def test_a_hostile_diff_is_shown_without_its_effects(stage: MakeStage) -> None:
     assert not HIDDEN.search(one.perdure("diff", "task", "--stat").out)
     code, screen = on_terminal(one, "diff", "task", PAGER="cat")
     assert code == 0
-    assert set(re.findall(r"\x1b[^m]*m", screen)) == {f"\x1b[{code}m" for code in ("", "1", "31", "32", "36")}
+    assert set(re.findall(r"\x1b[^m]*m", screen)) == {
+        f"\x1b[{code}m" for code in ("", "1", "31", "32", "36")
+    }
     assert not HIDDEN.search(re.sub(r"\x1b\[\d*m", "", screen))
     assert "\x1b" not in on_terminal(one, "diff", "task", PAGER="cat", NO_COLOR="1")[1]
-    raw = subprocess.run([sys.executable, "-m", "perdure", "diff", "task", "--raw"], cwd=one.repo, env=one.environ, capture_output=True)
+    raw = subprocess.run(
+        [sys.executable, "-m", "perdure", "diff", "task", "--raw"],
+        cwd=one.repo,
+        env=one.environ,
+        capture_output=True,
+    )
     subprocess.run(["git", "apply"], cwd=one.repo, env=one.environ, input=raw.stdout, check=True)
     assert all((one.repo / name).read_bytes() == content for name, content in HOSTILE.items())
 
 
 def test_the_pager_is_the_users_own(stage: MakeStage) -> None:
-    """On a terminal the diff goes through PAGER; one that is not there, or that ends early, is no trouble; a pipe has none."""
+    """On a terminal the diff goes through PAGER; one that is not there, or that ends early, is no
+    trouble; a pipe has none."""
     one = stage(WRITES)
     ran(one)
     code, screen = on_terminal(one, "diff", "task", PAGER="sed s/^/paged:/")
@@ -149,7 +173,8 @@ def test_the_pager_is_the_users_own(stage: MakeStage) -> None:
 
 
 def test_a_list_keeps_to_the_terminal(stage: MakeStage) -> None:
-    """No line of `ls` is wider than the terminal, with long names, reasons and wide characters; a pipe gets all of it."""
+    """No line of `ls` is wider than the terminal, with long names, reasons and wide characters; a
+    pipe gets all of it."""
     one = stage("say Done.")
     long = "a-name-of-sixty-characters-that-is-longer-than-most-of-them-are"
     for name in (long, "short"):
@@ -169,17 +194,27 @@ def test_a_list_keeps_to_the_terminal(stage: MakeStage) -> None:
         code, screen = on_terminal(one, "ls", columns=columns)
         lines = screen.splitlines()
         assert code == 0 and len(lines) == 3, screen
-        assert all(sum(1 + (unicodedata.east_asian_width(each) in "WF") for each in line) <= columns for line in lines)
+        assert all(
+            sum(1 + (unicodedata.east_asian_width(each) in "WF") for each in line) <= columns
+            for line in lines
+        )
         assert all("failed" in line for line in lines[1:] if columns > 40)
-        assert lines[1].startswith("short ") and lines[2].startswith(long[:15]), "a name is what the next command needs"
+        assert lines[1].startswith("short ") and lines[2].startswith(long[:15]), (
+            "a name is what the next command needs"
+        )
     assert long in one.perdure("ls").out
 
 
 def test_what_is_empty_is_told_on_a_terminal(stage: MakeStage) -> None:
-    """Where there is nothing to list, a person is told so in a sentence; into a pipe nothing is written. An update without
-    instructions is told how to give them."""
+    """Where there is nothing to list, a person is told so in a sentence; into a pipe nothing is
+    written. An update without instructions is told how to give them."""
     one = stage("say Done.")
-    words = {"ls": "no runs yet", "trash": "nothing is in the trash", "inbox": "no deliveries here", "plan ls": "no plans yet"}
+    words = {
+        "ls": "no runs yet",
+        "trash": "nothing is in the trash",
+        "inbox": "no deliveries here",
+        "plan ls": "no plans yet",
+    }
     for verb, sentence in words.items():
         code, screen = on_terminal(one, *verb.split())
         assert code == 0 and screen.startswith(sentence) and len(screen.splitlines()) == 1, screen
@@ -189,7 +224,8 @@ def test_what_is_empty_is_told_on_a_terminal(stage: MakeStage) -> None:
 
 
 def test_raw_logs_are_the_agents_own_output(stage: MakeStage) -> None:
-    """Into a pipe byte for byte; on a terminal without escapes; `--attempt` picks one; with -f to the end of the run."""
+    """Into a pipe byte for byte; on a terminal without escapes; `--attempt` picks one; with -f to
+    the end of the run."""
     one = stage(SLOW)
     top = detached(one)
     following = one.start("logs", "task", "--raw", "-f")
@@ -205,17 +241,21 @@ def test_raw_logs_are_the_agents_own_output(stage: MakeStage) -> None:
     assert one.perdure("logs", "task", "--raw", "--json").code == 2
 
 
-# --- take over -----------------------------------------------------------------------------------------------------
+# --- take over
+# -----------------------------------------------------------------------------------------------------
 
 
 def test_changes_come_home(stage: MakeStage) -> None:
-    """`apply` leaves the run's files uncommitted in the checkout; what is in the way is named, and nothing is touched then."""
+    """`apply` leaves the run's files uncommitted in the checkout; what is in the way is named, and
+    nothing is touched then."""
     one = stage(WRITES)
     ran(one)
     (one.repo / "one.txt").write_text("mine\n")
     done = one.perdure("apply", "task")
     refused(done, 6, "one.txt", "nothing was changed")
-    assert (one.repo / "one.txt").read_text() == "mine\n" and "Hello" in (one.repo / "greet.py").read_text()
+    assert (one.repo / "one.txt").read_text() == "mine\n" and "Hello" in (
+        one.repo / "greet.py"
+    ).read_text()
     (one.repo / "one.txt").unlink()
     done = one.perdure("apply", "task")
     assert (done.code, done.out.split()) == (0, ["greet.py", "one.txt"]), done.err
@@ -225,7 +265,8 @@ def test_changes_come_home(stage: MakeStage) -> None:
 
 
 def test_changes_come_home_as_a_commit_and_the_rest_goes(stage: MakeStage) -> None:
-    """`apply --commit` in another checkout of the repository; after it nothing of the workdir is unsaved, and `rm` takes it away."""
+    """`apply --commit` in another checkout of the repository; after it nothing of the workdir is
+    unsaved, and `rm` takes it away."""
     one = stage(WRITES)
     top = ran(one)
     git(one, "branch", "feature")
@@ -233,7 +274,10 @@ def test_changes_come_home_as_a_commit_and_the_rest_goes(stage: MakeStage) -> No
     refused(one.perdure("rm", "task"), 7, "one.txt", "greet.py", "--force")
     done = one.perdure("apply", "task", "--commit", "--to", "../feature")
     assert done.code == 0, done.err
-    assert git(one, "log", "-1", "--format=%an|%cn|%s", "feature") == "claude (perdure)|claude (perdure)|Write the files.\n"
+    assert (
+        git(one, "log", "-1", "--format=%an|%cn|%s", "feature")
+        == "claude (perdure)|claude (perdure)|Write the files.\n"
+    )
     assert git(one, "-C", "../feature", "status", "--porcelain") == ""
     removed = one.perdure("rm", "task")
     assert removed.code == 0, removed.err
@@ -241,7 +285,8 @@ def test_changes_come_home_as_a_commit_and_the_rest_goes(stage: MakeStage) -> No
 
 
 def test_nothing_to_take_over(stage: MakeStage) -> None:
-    """Where a run worked in the checkout itself, or without a repository, or where one stands is none: one sentence each."""
+    """Where a run worked in the checkout itself, or without a repository, or where one stands is
+    none: one sentence each."""
     one = stage("run echo one > one.txt\n---\nsay Done.\n===\nmatch elsewhere\nsay Done.")
     assert one.perdure(*RUN, "here", "--here", "Do it.").code == 0
     assert one.perdure(*RUN, "plain", "--service", "billing", "Do it.").code == 0
@@ -253,16 +298,20 @@ def test_nothing_to_take_over(stage: MakeStage) -> None:
     refused(one.perdure("apply", "task", "--to", str(one.tmp)), 5, "not in a git repository")
 
 
-# --- clean up ------------------------------------------------------------------------------------------------------
+# --- clean up
+# ------------------------------------------------------------------------------------------------------
 
 
 def test_rm_keeps_everything(stage: MakeStage) -> None:
-    """With --force the workdir is in the trash, whole; branch, journal and copies stay; name and key can be used again."""
+    """With --force the workdir is in the trash, whole; branch, journal and copies stay; name and
+    key can be used again."""
     one = stage(WRITES)
     top = ran(one)
     run = one.show()
     rows = one.perdure("gc", "--dry-run", "--all", "--json").json["rows"]
-    assert [row["name"] for row in rows if row["class"] == "unknown"] == [], "what perdure makes itself is known to it"
+    assert [row["name"] for row in rows if row["class"] == "unknown"] == [], (
+        "what perdure makes itself is known to it"
+    )
     copies = [path.read_bytes() for path in one.copies()]
     done = one.perdure("rm", "--force", "task")
     assert done.code == 0, done.err
@@ -278,7 +327,8 @@ def test_rm_keeps_everything(stage: MakeStage) -> None:
 
 
 def test_rm_leaves_what_is_in_use(stage: MakeStage) -> None:
-    """A run at work is not removed; a workdir that another run has too stays; so does a directory of one's own."""
+    """A run at work is not removed; a workdir that another run has too stays; so does a directory
+    of one's own."""
     one = stage(SLOW)
     top = detached(one)
     refused(one.perdure("rm", "--force", "task"), 6, "running")
@@ -297,11 +347,13 @@ def test_rm_leaves_what_is_in_use(stage: MakeStage) -> None:
     assert (one.repo / "one.txt").exists()
 
 
-# --- follow --------------------------------------------------------------------------------------------------------
+# --- follow
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_attach_leaves_without_stopping(stage: MakeStage) -> None:
-    """Ctrl-C leaves, and the agent works on; the second one that attaches sees the end, with the run's own exit code."""
+    """Ctrl-C leaves, and the agent works on; the second one that attaches sees the end, with the
+    run's own exit code."""
     one = stage(SLOW)
     top = detached(one)
     first = one.start("attach", "task")
@@ -331,7 +383,8 @@ def test_attach_says_when_nobody_works(stage: MakeStage) -> None:
     assert done.code == 75 and "perdure retry task" in done.err
 
 
-# --- the pool ------------------------------------------------------------------------------------------------------
+# --- the pool
+# ------------------------------------------------------------------------------------------------------
 
 
 def submit(stage: Stage, *names: str, **fields: Any) -> None:
@@ -339,7 +392,12 @@ def submit(stage: Stage, *names: str, **fields: Any) -> None:
     with perdure.open(stage.repo, stage.environ) as runner:
         for name in names:
             runner.submit(
-                f"Write the files of {name}.", name=name, repo=str(stage.repo), agent="claude", permissions=Permissions.FULL, **fields
+                f"Write the files of {name}.",
+                name=name,
+                repo=str(stage.repo),
+                agent="claude",
+                permissions=Permissions.FULL,
+                **fields,
             )
 
 
@@ -348,7 +406,8 @@ def states(stage: Stage) -> dict[str, str]:
 
 
 def test_the_pool_does_what_is_due(stage: MakeStage) -> None:
-    """`work --once` performs all queued runs, two at a time, one attempt each, and ends; there is nothing left to do then."""
+    """`work --once` performs all queued runs, two at a time, one attempt each, and ends; there is
+    nothing left to do then."""
     one = stage(WRITES)
     submit(one, "a", "b", "c", "d", "e")
     done = one.perdure("work", "--once", "--jobs", "2")
@@ -375,12 +434,16 @@ def test_the_pool_drains(stage: MakeStage) -> None:
 
 
 def test_the_pool_stops_in_good_order(stage: MakeStage) -> None:
-    """The second SIGTERM ends the agents: each run is recorded, nothing survives, and a retry goes on natively."""
+    """The second SIGTERM ends the agents: each run is recorded, nothing survives, and a retry goes
+    on natively."""
     one = stage(SLOW)
     submit(one, "first", "second")
     pool = one.start("work", "--jobs", "2")
     written(one, 2)
-    one.until(lambda: all(one.show(name)["attempts"][0]["session_id"] for name in ("first", "second")), "both are pinned")
+    one.until(
+        lambda: all(one.show(name)["attempts"][0]["session_id"] for name in ("first", "second")),
+        "both are pinned",
+    )
     pool.send_signal(signal.SIGTERM)
     pool.send_signal(signal.SIGINT)
     done = one.finish(pool)
@@ -393,7 +456,8 @@ def test_the_pool_stops_in_good_order(stage: MakeStage) -> None:
 
 
 def test_the_pool_takes_over_from_the_dead(stage: MakeStage) -> None:
-    """A supervisor and then a pool are killed while the agent works: the next pool adopts the same attempt and ends it."""
+    """A supervisor and then a pool are killed while the agent works: the next pool adopts the same
+    attempt and ends it."""
     one = stage(SLOW)
     started = one.start(*RUN, "task", "Write the files.")
     top = written(one)
@@ -415,10 +479,13 @@ def test_the_pool_takes_over_from_the_dead(stage: MakeStage) -> None:
 
 
 def test_a_run_beside_a_pool(stage: MakeStage) -> None:
-    """Whether the pool or the command itself is quicker, the command follows its run to the end, and each has one attempt."""
+    """Whether the pool or the command itself is quicker, the command follows its run to the end,
+    and each has one attempt."""
     one = stage(WRITES)
     pool = one.start("work", "--jobs", "2")
-    started = [one.start(*RUN, f"task-{number}", "--quiet", "Write the files.") for number in range(4)]
+    started = [
+        one.start(*RUN, f"task-{number}", "--quiet", "Write the files.") for number in range(4)
+    ]
     for each in started:
         done = one.finish(each)
         assert done.code == 0, done.err
@@ -427,18 +494,26 @@ def test_a_run_beside_a_pool(stage: MakeStage) -> None:
     assert [len(one.show(f"task-{number}")["attempts"]) for number in range(4)] == [1, 1, 1, 1]
 
 
-# --- what there is -------------------------------------------------------------------------------------------------
+# --- what there is
+# -------------------------------------------------------------------------------------------------
 
 
 def test_agents_are_listed(stage: MakeStage) -> None:
-    """Every agent that perdure knows, installed or not, with how to install it; and how many are at work now."""
+    """Every agent that perdure knows, installed or not, with how to install it; and how many are at
+    work now."""
     one = stage(SLOW)
     top = detached(one)
     found = {agent["name"]: agent for agent in one.perdure("agents", "--json").json["agents"]}
     assert {"claude", "codex", "gemini", "opencode"} <= found.keys()
     claude = found["claude"]
-    assert claude["installed"] and claude["running"] == 1 and claude["abilities"]["choose_id"] is True
-    assert claude["program"] == one.environ["PERDURE_CLAUDE"] and claude["version"] and claude["home"] == str(one.agent_home)
+    assert (
+        claude["installed"] and claude["running"] == 1 and claude["abilities"]["choose_id"] is True
+    )
+    assert (
+        claude["program"] == one.environ["PERDURE_CLAUDE"]
+        and claude["version"]
+        and claude["home"] == str(one.agent_home)
+    )
     assert not found["codex"]["installed"] and "npm install" in found["codex"]["problem"]
     text = one.perdure("agents").out
     assert "at work" in text and "not installed" in text
@@ -447,12 +522,16 @@ def test_agents_are_listed(stage: MakeStage) -> None:
 
 
 def test_settings_are_shown_with_their_origin(stage: MakeStage) -> None:
-    """Each setting has its value and its place: a file with the line, a variable, or the default; bad ones are told."""
+    """Each setting has its value and its place: a file with the line, a variable, or the default;
+    bad ones are told."""
     one = stage("say Done.")
     (one.repo / "perdure.toml").write_text('\nattempts = 5\nverify = "make \\u001b[31mtest"\n')
     shown = one.perdure("config", "show", "--origin", "--json").json["settings"]
     assert shown["attempts"] == {"value": 5, "origin": f"{one.repo}/perdure.toml:2"}
-    assert shown["grace"]["origin"] == "PERDURE_GRACE" and shown["timeout"] == {"value": 3600.0, "origin": "default"}
+    assert shown["grace"]["origin"] == "PERDURE_GRACE" and shown["timeout"] == {
+        "value": 3600.0,
+        "origin": "default",
+    }
     text = one.perdure("config", "show", "--origin").out
     assert "perdure.toml:2)" in text and "\x1b" not in text
     assert "perdure.toml" not in one.perdure("config", "show").out
@@ -461,22 +540,28 @@ def test_settings_are_shown_with_their_origin(stage: MakeStage) -> None:
 
 
 def test_settings_are_shown_as_they_may_be_written(stage: MakeStage) -> None:
-    """`config` alone shows them; durations stand there and in `doctor` as in a file, rules and sources as a person reads them; and
-    `doctor` names a usual agent that there is not."""
+    """`config` alone shows them; durations stand there and in `doctor` as in a file, rules and
+    sources as a person reads them; and `doctor` names a usual agent that there is not."""
     one = stage("say Done.")
     config = one.home / ".config/perdure/config.toml"
     config.parent.mkdir(parents=True)
-    config.write_text('agent = "clod"\ntimeout = "2h"\n[webhooks.shop]\nforge = "gitea"\nsecret_env = "SHOP"\n')
+    config.write_text(
+        'agent = "clod"\ntimeout = "2h"\n[webhooks.shop]\nforge = "gitea"\nsecret_env = "SHOP"\n'
+    )
     said = one.perdure("config").out
     rows = [line.split(None, 1) for line in said.splitlines()]
     assert ["timeout", "2h"] in rows and ["gc_workdirs", "14d"] in rows and "shop (gitea, " in said
     found = one.perdure("doctor")
-    assert found.code == 1 and "bad   agents       the setting agent: There is no agent named 'clod'" in found.out
+    assert (
+        found.code == 1
+        and "bad   agents       the setting agent: There is no agent named 'clod'" in found.out
+    )
     assert f"timeout = 2h  ({config}:2)" in found.out and "webhooks = shop (gitea, " in found.out
 
 
 def test_the_shell_completes(stage: MakeStage) -> None:
-    """bash completes verbs, flags, choices and the names of runs; the scripts for all shells are made without an error."""
+    """bash completes verbs, flags, choices and the names of runs; the scripts for all shells are
+    made without an error."""
     one = stage("say Done.")
     assert one.perdure(*RUN, "brisk-otter", "Do it.").code == 0
     script = one.perdure("completion", "bash").out
@@ -487,8 +572,18 @@ def test_the_shell_completes(stage: MakeStage) -> None:
 
     def completed(*typed: str) -> set[str]:
         words = " ".join(f"'{word}'" for word in typed)
-        ask = f'COMP_WORDS=({words}); COMP_CWORD={len(typed) - 1}; _perdure; printf "%s\\n" "${{COMPREPLY[@]}}"'
-        done = subprocess.run(["bash", "-c", f"{script}\n{ask}"], cwd=one.repo, env=environ, capture_output=True, text=True, check=True)
+        ask = (
+            f'COMP_WORDS=({words}); COMP_CWORD={len(typed) - 1}; _perdure; printf "%s\\n" '
+            f'"${{COMPREPLY[@]}}"'
+        )
+        done = subprocess.run(
+            ["bash", "-c", f"{script}\n{ask}"],
+            cwd=one.repo,
+            env=environ,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         assert done.stderr == ""
         return set(done.stdout.split())
 
@@ -500,12 +595,14 @@ def test_the_shell_completes(stage: MakeStage) -> None:
     assert "claude" in completed("perdure", "run", "--agent", "")
     assert completed("perdure", "completion", "") == {"bash", "zsh", "fish"}
     for shell in ("zsh", "fish"):
-        assert "brisk-otter" not in (made := one.perdure("completion", shell).out) and "--permissions" in made.replace("-l ", "--")
+        assert "brisk-otter" not in (
+            made := one.perdure("completion", shell).out
+        ) and "--permissions" in made.replace("-l ", "--")
 
 
 def test_the_short_way_and_the_long_way_agree(stage: MakeStage) -> None:
-    """`ls` reads the database itself where nothing is unusual; where the configuration moves it, or it is damaged, the list and
-    the errors are those of every other verb."""
+    """`ls` reads the database itself where nothing is unusual; where the configuration moves it, or
+    it is damaged, the list and the errors are those of every other verb."""
     assert tuple(RunState) == STATES
     one = stage("say Done.")
     assert one.perdure("ls", "--json").json["runs"] == []
@@ -513,9 +610,19 @@ def test_the_short_way_and_the_long_way_agree(stage: MakeStage) -> None:
         ran(one, name)
     assert one.perdure("rm", "two").code == 0
     submit(one, "four")
-    asked = (("--json",), ("--json", "--state", "succeeded"), ("--json", "--state", "queued", "--state", "failed"), ("--json", "-n", "2"))
+    asked = (
+        ("--json",),
+        ("--json", "--state", "succeeded"),
+        ("--json", "--state", "queued", "--state", "failed"),
+        ("--json", "-n", "2"),
+    )
     short = [one.perdure("ls", *words).json["runs"] for words in asked]
-    assert [[run["name"] for run in runs] for runs in short] == [["four", "three", "one"], ["three", "one"], ["four"], ["four", "three"]]
+    assert [[run["name"] for run in runs] for runs in short] == [
+        ["four", "three", "one"],
+        ["three", "one"],
+        ["four"],
+        ["four", "three"],
+    ]
     config = one.home / ".config/perdure/config.toml"
     config.parent.mkdir(parents=True)
     config.write_text(f'state = "{one.state}"\n')
@@ -532,37 +639,98 @@ def test_the_short_way_and_the_long_way_agree(stage: MakeStage) -> None:
 
 
 HEAVY = {
-    *("asyncio", "msgspec", "rich", "subprocess", "socket", "http", "urllib.parse", "selectors", "logging", "concurrent.futures"),
-    *("typing", "dataclasses", "inspect", "pathlib", "shutil", "tomllib", "json", "contextlib", "perdure.model"),
+    *(
+        "asyncio",
+        "msgspec",
+        "rich",
+        "subprocess",
+        "socket",
+        "http",
+        "urllib.parse",
+        "selectors",
+        "logging",
+        "concurrent.futures",
+    ),
+    *(
+        "typing",
+        "dataclasses",
+        "inspect",
+        "pathlib",
+        "shutil",
+        "tomllib",
+        "json",
+        "contextlib",
+        "perdure.model",
+    ),
 }
-"""What `perdure ls` and `--help` can do without. (Python itself loads some of it to run `-m`, so this starts it as its script does.)"""
+"""What `perdure ls` and `--help` can do without. (Python itself loads some of it to run `-m`, so
+this starts it as its script does.)"""
 
 
 NOT_BEFORE_THE_AGENT = {
-    *("http.server", "ssl", "email", "concurrent.futures", "logging", "importlib.metadata", "zoneinfo", "difflib", "asyncio", "yaml"),
-    *("perdure.rehearsal", "perdure.homes.linking", "perdure.capsule", "perdure.planfile", "perdure.sweeper"),
+    *(
+        "http.server",
+        "ssl",
+        "email",
+        "concurrent.futures",
+        "logging",
+        "importlib.metadata",
+        "zoneinfo",
+        "difflib",
+        "asyncio",
+        "yaml",
+    ),
+    *(
+        "perdure.rehearsal",
+        "perdure.homes.linking",
+        "perdure.capsule",
+        "perdure.planfile",
+        "perdure.sweeper",
+    ),
 }
 """What a start of an agent can do without: servers, pools, and the rooms of other verbs."""
 
 
 def test_a_start_loads_nothing_of_other_verbs(stage: MakeStage) -> None:
-    """Everything that acts is wired, and a driver loaded, without the rehearsal's server, the movers of homes and the like."""
+    """Everything that acts is wired, and a driver loaded, without the rehearsal's server, the
+    movers of homes and the like."""
     one = stage("say Done.")
-    wired = "from perdure.cli import compose, run; from perdure import drivers, service, worker; compose.open_engine(compose.settings())"
+    wired = (
+        "from perdure.cli import compose, run; from perdure import drivers, service, worker; "
+        "compose.open_engine(compose.settings())"
+    )
     words = f"import sys; {wired}; drivers.load('claude'); print(*sorted(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", words], cwd=one.repo, env=one.environ, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", words],
+        cwd=one.repo,
+        env=one.environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert not NOT_BEFORE_THE_AGENT & set(done.stdout.split())
 
 
-@pytest.mark.parametrize("words", [["ls"], ["ls", "--state", "failed", "-n", "5"], ["--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "words", [["ls"], ["ls", "--state", "failed", "-n", "5"], ["--help"], ["--version"]]
+)
 def test_the_cheapest_verbs_import_nothing_heavy(stage: MakeStage, words: list[str]) -> None:
     """`perdure ls` and `--help` do not pay for what another verb needs."""
     one = stage("say Done.")
     ran(one)
     begin = "import sys; before = set(sys.modules); from perdure.cli.main import main"
-    end = "code = main(sys.argv[1:]); print(*sorted(set(sys.modules) - before), file=sys.stderr); sys.exit(code)"
-    done = subprocess.run([sys.executable, "-c", f"{begin}; {end}", *words], cwd=one.repo, env=one.environ, capture_output=True, text=True)
+    end = (
+        "code = main(sys.argv[1:]); print(*sorted(set(sys.modules) - before), file=sys.stderr); "
+        "sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"{begin}; {end}", *words],
+        cwd=one.repo,
+        env=one.environ,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert "perdure.cli.main" in done.stderr.split()
     assert not HEAVY & set(done.stderr.split())

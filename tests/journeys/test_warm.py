@@ -1,4 +1,5 @@
-"""Agents that are kept between attempts, on the real Claude Code and Codex: one process, many tasks, and every guarantee of an attempt."""
+"""Agents that are kept between attempts, on the real Claude Code and Codex: one process, many
+tasks, and every guarantee of an attempt."""
 
 from __future__ import annotations
 
@@ -17,7 +18,10 @@ import perdure
 from perdure.events import AgentKeptWarm, AgentLaunched, AgentLetGo, AnyEvent
 from tests.journeys.stage import Stage, said
 
-SCRIPT = "by history\nrun echo one > one.txt\n---\nsay One.\n---\nrun echo two > two.txt\n---\nsay Two.\n---\nsay Three.\n---\nsay Four.\n"
+SCRIPT = (
+    "by history\nrun echo one > one.txt\n---\nsay One.\n---\nrun echo two > two.txt\n---\nsay "
+    "Two.\n---\nsay Three.\n---\nsay Four.\n"
+)
 LINE: dict[str, Any] = {"permissions": "full", "scope": "plan:p/main", "branch": "perdure/p-main"}
 MakeStage = Callable[..., Stage]
 
@@ -33,7 +37,9 @@ def agent(request: pytest.FixtureRequest) -> str:
 
 def opened(stage: Stage, **settings: str) -> perdure.Runner:
     """perdure in this process, as a plan would have it."""
-    return perdure.open(cwd=stage.repo, environ={**stage.environ, "PERDURE_AGENT": stage.agent, **settings})
+    return perdure.open(
+        cwd=stage.repo, environ={**stage.environ, "PERDURE_AGENT": stage.agent, **settings}
+    )
 
 
 def told(runner: perdure.Runner, name: str, kind: type[AnyEvent]) -> list[Any]:
@@ -54,13 +60,17 @@ def parent(pid: int) -> int:
 
 def lives(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in (
+            b"Z",
+            b"X",
+        )
     except OSError:
         return False
 
 
 def goes_on(runner: perdure.Runner, name: str, **fields: Any) -> int:
-    """One more task of the line, which must go on natively. Returns which turn of its process it was."""
+    """One more task of the line, which must go on natively. Returns which turn of its process it
+    was."""
     assert runner.run(f"Task {name}.", name=name, **{**LINE, **fields}).state == "succeeded"
     attempts = runner.report(name)["attempts"]
     assert (attempts[-1]["receipt"] or {}).get("verdict") == "native", attempts
@@ -69,8 +79,8 @@ def goes_on(runner: perdure.Runner, name: str, **fields: Any) -> int:
 
 
 def test_one_process_serves_three_tasks(stage: MakeStage) -> None:
-    """Three tasks of a line are three turns of one process: each has its own output, usage and native receipt, the model sees all that
-    was said, and nothing is left when the program ends."""
+    """Three tasks of a line are three turns of one process: each has its own output, usage and
+    native receipt, the model sees all that was said, and nothing is left when the program ends."""
     one = stage(SCRIPT)
     with opened(one) as runner:
         reports = []
@@ -94,7 +104,8 @@ def test_one_process_serves_three_tasks(stage: MakeStage) -> None:
 
 
 def test_an_idle_agent_that_is_killed_costs_a_start(stage: MakeStage) -> None:
-    """The agent, or its keeper, is killed while it waits: the next task starts a process and goes on natively."""
+    """The agent, or its keeper, is killed while it waits: the next task starts a process and goes
+    on natively."""
     one = stage(SCRIPT)
     with opened(one) as runner:
         runner.run("Task one.", name="one", **LINE)
@@ -109,7 +120,8 @@ def test_an_idle_agent_that_is_killed_costs_a_start(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["codex"], indirect=True)
 def test_the_server_below_an_idle_agent_is_killed(stage: MakeStage) -> None:
-    """What Codex keeps is a server below a bridge: when that is killed while it waits, the bridge ends, and the next task starts anew."""
+    """What Codex keeps is a server below a bridge: when that is killed while it waits, the bridge
+    ends, and the next task starts anew."""
     one = stage(SCRIPT)
     with opened(one) as runner:
         runner.run("Task one.", name="one", **LINE)
@@ -119,17 +131,32 @@ def test_the_server_below_an_idle_agent_is_killed(stage: MakeStage) -> None:
         assert goes_on(runner, "two") == 1
 
 
-ALIKE = ("cwd", "approval_policy", "approvals_reviewer", "permission_profile", "sandbox_policy", "file_system_sandbox_policy", "model")
+ALIKE = (
+    "cwd",
+    "approval_policy",
+    "approvals_reviewer",
+    "permission_profile",
+    "sandbox_policy",
+    "file_system_sandbox_policy",
+    "model",
+)
 
 
 @pytest.mark.parametrize("permissions", ["read", "edit", "full"])
 @pytest.mark.parametrize("agent", ["codex"], indirect=True)
 def test_codex_alone_and_kept_is_held_alike(stage: MakeStage, permissions: str) -> None:
-    """A thread goes from `codex exec` to the app server and back: each goes on natively, under the same sandbox, approvals and model,
-    whatever the user's own settings would allow; and no directory becomes one that the user trusts."""
-    one = stage("by history\nrun touch one.txt || true\n---\nsay One.\n---\nrun touch two.txt || true\n---\nsay Two.\n---\nsay Three.\n")
+    """A thread goes from `codex exec` to the app server and back: each goes on natively, under the
+    same sandbox, approvals and model, whatever the user's own settings would allow; and no
+    directory becomes one that the user trusts."""
+    one = stage(
+        "by history\nrun touch one.txt || true\n---\nsay One.\n---\nrun touch two.txt || "
+        "true\n---\nsay Two.\n---\nsay Three.\n"
+    )
     settings = one.agent_home / "config.toml"
-    own = 'sandbox_mode = "danger-full-access"\napproval_policy = "on-request"\nmodel_reasoning_effort = "low"\n'
+    own = (
+        'sandbox_mode = "danger-full-access"\napproval_policy = '
+        '"on-request"\nmodel_reasoning_effort = "low"\n'
+    )
     settings.write_text(own + settings.read_text())
     before = settings.read_text()
     for name, policy in (("one", "off"), ("two", "plans"), ("three", "off")):
@@ -140,9 +167,15 @@ def test_codex_alone_and_kept_is_held_alike(stage: MakeStage, permissions: str) 
             assert attempt["receipt"]["verdict"] == ("fresh" if name == "one" else "native")
             assert len(told(runner, name, AgentKeptWarm)) == (policy == "plans")
     assert run.workspace is not None
-    assert sorted(path.name for path in Path(run.workspace.path).glob("*.txt")) == ([] if permissions == "read" else ["one.txt", "two.txt"])
+    assert sorted(path.name for path in Path(run.workspace.path).glob("*.txt")) == (
+        [] if permissions == "read" else ["one.txt", "two.txt"]
+    )
     (rollout,) = one.transcripts()
-    turns = [json.loads(line)["payload"] for line in rollout.read_text().splitlines() if '"type":"turn_context"' in line]
+    turns = [
+        json.loads(line)["payload"]
+        for line in rollout.read_text().splitlines()
+        if '"type":"turn_context"' in line
+    ]
     first, second, third = ({name: turn.get(name) for name in (*ALIKE, "effort")} for turn in turns)
     assert first == second == third
     assert (first["approval_policy"], first["effort"]) == ("never", "low")
@@ -166,8 +199,9 @@ for line in sys.stdin:
 
 @pytest.mark.parametrize("agent", ["codex"], indirect=True)
 def test_the_users_own_tool_servers_belong_to_the_agent(stage: MakeStage) -> None:
-    """Codex with an MCP server of the user's that starts something of its own, and one that cannot be started: the first is not taken
-    for something that a turn left behind, and serves the next turn as well."""
+    """Codex with an MCP server of the user's that starts something of its own, and one that cannot
+    be started: the first is not taken for something that a turn left behind, and serves the next
+    turn as well."""
     one = stage(SCRIPT)
     tools = one.directory / "tools.py"
     tools.write_text(TOOLS)
@@ -176,7 +210,11 @@ def test_the_users_own_tool_servers_belong_to_the_agent(stage: MakeStage) -> Non
         settings.write('[mcp_servers.none]\ncommand = "/nonexistent"\n')
     with opened(one) as runner:
         runner.run("Task one.", name="one", **LINE)
-        servers = [pid for pid in one.at_home() if str(tools).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        servers = [
+            pid
+            for pid in one.at_home()
+            if str(tools).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
         assert not told(runner, "one", AgentLetGo)
         assert goes_on(runner, "two") == 2
         assert servers
@@ -184,9 +222,12 @@ def test_the_users_own_tool_servers_belong_to_the_agent(stage: MakeStage) -> Non
 
 
 def test_an_agent_that_is_killed_in_its_second_turn(stage: MakeStage) -> None:
-    """The kept agent is killed in the middle of its next turn: that attempt fails as any would, and the one after it resumes the same
-    conversation, in which nothing is missing."""
-    one = stage("by history\nsay One.\n---\nrun test -e killed || { touch killed; kill -9 $PPID; }\n---\nsay Two.\n")
+    """The kept agent is killed in the middle of its next turn: that attempt fails as any would, and
+    the one after it resumes the same conversation, in which nothing is missing."""
+    one = stage(
+        "by history\nsay One.\n---\nrun test -e killed || { touch killed; kill -9 $PPID; "
+        "}\n---\nsay Two.\n"
+    )
     with opened(one) as runner:
         runner.run("Task one.", name="one", **LINE)
         done = runner.run("Task two.", name="two", **LINE)
@@ -200,7 +241,8 @@ def test_an_agent_that_is_killed_in_its_second_turn(stage: MakeStage) -> None:
 
 
 def test_the_limits(stage: MakeStage) -> None:
-    """An agent is let go after its turns, for its memory, and when it has waited too long; each time the next task goes on natively."""
+    """An agent is let go after its turns, for its memory, and when it has waited too long; each
+    time the next task goes on natively."""
     one = stage(SCRIPT)
     with opened(one, PERDURE_WARM_TURNS="1") as runner:
         runner.run("Task one.", name="one", **LINE)
@@ -215,8 +257,9 @@ def test_the_limits(stage: MakeStage) -> None:
 
 
 def test_other_flags_are_another_process(stage: MakeStage) -> None:
-    """A task with another model, or with a stranger's prompt in the conversation since, is not given to the process that is there.
-    Codex lets no stranger in as long as it has the thread open."""
+    """A task with another model, or with a stranger's prompt in the conversation since, is not
+    given to the process that is there. Codex lets no stranger in as long as it has the thread
+    open."""
     one = stage(SCRIPT)
     with opened(one) as runner:
         first = runner.run("Task one.", name="one", **LINE)
@@ -235,8 +278,8 @@ def test_other_flags_are_another_process(stage: MakeStage) -> None:
 
 
 def test_two_programs_take_turns_on_one_line(stage: MakeStage) -> None:
-    """An agent that one program keeps is ended by the other's next task, and never again has a turn: what it has not seen is in the
-    conversation by then."""
+    """An agent that one program keeps is ended by the other's next task, and never again has a
+    turn: what it has not seen is in the conversation by then."""
     one = stage("by history\nsay One.\n---\nsay Two.\n---\nsay Three.\n---\nsay Four.\n")
     with opened(one) as here, opened(one) as there:
         here.run("Task one.", name="one", **LINE)
@@ -254,8 +297,12 @@ def test_two_programs_take_turns_on_one_line(stage: MakeStage) -> None:
 
 
 def test_what_a_turn_leaves_behind(stage: MakeStage) -> None:
-    """A shell's background process is ended with the attempt, as ever, and the agent is kept: nothing of a turn runs on."""
-    one = stage("by history\nrun true; sleep 600 > /dev/null 2>&1 & echo $! > pid\n---\nsay One.\n---\nsay Two.\n")
+    """A shell's background process is ended with the attempt, as ever, and the agent is kept:
+    nothing of a turn runs on."""
+    one = stage(
+        "by history\nrun true; sleep 600 > /dev/null 2>&1 & echo $! > pid\n---\nsay One.\n---\nsay "
+        "Two.\n"
+    )
     with opened(one) as runner:
         run = runner.run("Task one.", name="one", **LINE)
         assert run.workspace is not None
@@ -264,7 +311,8 @@ def test_what_a_turn_leaves_behind(stage: MakeStage) -> None:
 
 
 def test_other_verbs_while_one_waits(stage: MakeStage) -> None:
-    """`open`, `fork`, `restore` and `rm` by another perdure find the workdir free: the agent that waits in it is ended first."""
+    """`open`, `fork`, `restore` and `rm` by another perdure find the workdir free: the agent that
+    waits in it is ended first."""
     one = stage(SCRIPT)
     with opened(one) as runner:
         runner.run("Task one.", name="one", **LINE)
@@ -281,7 +329,11 @@ def test_other_verbs_while_one_waits(stage: MakeStage) -> None:
             if words[0] == "open":
                 assert one.perdure("take-back", "one").code == 0
             assert goes_on(runner, name) == 1
-        runner.run("Task alone.", name="alone", **{**LINE, "scope": "plan:p/alone", "branch": "perdure/p-alone"})
+        runner.run(
+            "Task alone.",
+            name="alone",
+            **{**LINE, "scope": "plan:p/alone", "branch": "perdure/p-alone"},
+        )
         alone = kept(runner, "alone")
         assert one.perdure("rm", "alone", "--force").code == 0
         assert not lives(alone)
@@ -314,7 +366,8 @@ def program(stage: Stage) -> Any:
 
 
 def test_a_supervisor_that_is_killed_while_its_agent_waits(stage: MakeStage) -> None:
-    """Nothing is left of an idle agent when the perdure that kept it is killed, and another one goes on natively."""
+    """Nothing is left of an idle agent when the perdure that kept it is killed, and another one
+    goes on natively."""
     one = stage(SCRIPT)
     started = program(one)
     assert [started.stdout.readline() for _ in range(2)] == ["succeeded\n", "succeeded\n"]
@@ -327,29 +380,49 @@ def test_a_supervisor_that_is_killed_while_its_agent_waits(stage: MakeStage) -> 
 
 
 def test_a_supervisor_that_is_killed_in_the_second_turn(stage: MakeStage) -> None:
-    """The agent goes on with its turn when its perdure is killed, ends after it, and another perdure takes the attempt over: the same
-    attempt, a success, native."""
-    one = stage("by history\nsay One.\n---\nrun while ! test -e go; do sleep 0.05; done\n---\nsay Two.\n")
+    """The agent goes on with its turn when its perdure is killed, ends after it, and another
+    perdure takes the attempt over: the same attempt, a success, native."""
+    one = stage(
+        "by history\nsay One.\n---\nrun while ! test -e go; do sleep 0.05; done\n---\nsay Two.\n"
+    )
     started = program(one)
     assert started.stdout.readline() == "succeeded\n"
-    one.until(lambda: one.rehearsal.requests[-1:] and "Task 1." in said(one.rehearsal.requests[-1].messages), "the second turn")
+    one.until(
+        lambda: (
+            one.rehearsal.requests[-1:] and "Task 1." in said(one.rehearsal.requests[-1].messages)
+        ),
+        "the second turn",
+    )
     started.kill()
     started.wait()
-    (workdir,) = one.until(lambda: list(one.home.glob(".local/share/perdure/.perdure/work/*/greet.py")), "the workdir")
+    (workdir,) = one.until(
+        lambda: list(one.home.glob(".local/share/perdure/.perdure/work/*/greet.py")), "the workdir"
+    )
     (workdir.parent / "go").touch()
     done = one.perdure("retry", "t1", "--json")
     assert done.code == 0, done.err
     (attempt,) = done.json["attempts"]
-    assert (attempt["outcome"]["kind"], attempt["outcome"]["code"], attempt["receipt"]["verdict"]) == ("succeeded", 0, "native")
+    assert (
+        attempt["outcome"]["kind"],
+        attempt["outcome"]["code"],
+        attempt["receipt"]["verdict"],
+    ) == ("succeeded", 0, "native")
     one.nothing_survives()
 
 
 def test_a_stop_in_the_second_turn(stage: MakeStage) -> None:
     """`stop` ends a kept agent at work for certain, and the attempt says so."""
-    one = stage("by history\nsay One.\n---\nrun while ! test -e go; do sleep 0.05; done\n---\nsay Two.\n")
+    one = stage(
+        "by history\nsay One.\n---\nrun while ! test -e go; do sleep 0.05; done\n---\nsay Two.\n"
+    )
     started = program(one)
     assert started.stdout.readline() == "succeeded\n"
-    one.until(lambda: one.rehearsal.requests[-1:] and "Task 1." in said(one.rehearsal.requests[-1].messages), "the second turn")
+    one.until(
+        lambda: (
+            one.rehearsal.requests[-1:] and "Task 1." in said(one.rehearsal.requests[-1].messages)
+        ),
+        "the second turn",
+    )
     assert one.perdure("stop", "t1").code == 0
     assert started.stdout.readline() == "cancelled\n"
     one.nothing_survives()
@@ -357,7 +430,8 @@ def test_a_stop_in_the_second_turn(stage: MakeStage) -> None:
 
 
 def test_the_setting_is_off(stage: MakeStage) -> None:
-    """With `off`, and for runs of no plan by default, each attempt has a process that ends with it."""
+    """With `off`, and for runs of no plan by default, each attempt has a process that ends with
+    it."""
     one = stage(SCRIPT)
     with opened(one, PERDURE_WARM="off") as runner:
         runner.run("Task one.", name="one", **LINE)

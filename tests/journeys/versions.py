@@ -1,7 +1,9 @@
-"""A capsule from one version of a CLI on another: `make versions`. Prints a table, and ends with 1 if a conversation did not go on.
+"""A capsule from one version of a CLI on another: `make versions`. Prints a table, and ends with 1
+if a conversation did not go on.
 
-`python -m tests.journeys.versions OLDER_MODULES`: the pinned programs against those below another `node_modules`, both ways. A task is
-killed in its second tool on one machine, exported, and finished on the other by the other version.
+`python -m tests.journeys.versions OLDER_MODULES`: the pinned programs against those below another
+`node_modules`, both ways. A task is killed in its second tool on one machine, exported, and
+finished on the other by the other version.
 """
 
 from __future__ import annotations
@@ -25,12 +27,15 @@ def version(program: Path) -> str:
 
 
 def carry(agent: str, before: Path, after: Path) -> tuple[str, bool]:
-    """Returns the receipt's verdict, and whether the model had the whole conversation under the same id."""
+    """Returns the receipt's verdict, and whether the model had the whole conversation under the
+    same id."""
     top = Path(tempfile.mkdtemp(prefix="pv"))
     rehearsal = Rehearsal(TWO_TOOLS).start()
     extra = {"PERDURE_PERMISSIONS": "full", "PERDURE_CHECKPOINT_EVERY": "0.01s"}
     one, two = (
-        Stage(top / name, agent, rehearsal, extra={**extra, f"PERDURE_{agent.upper()}": str(program)})
+        Stage(
+            top / name, agent, rehearsal, extra={**extra, f"PERDURE_{agent.upper()}": str(program)}
+        )
         for name, program in (("a", before), ("b", after))
     )
     try:
@@ -39,14 +44,20 @@ def carry(agent: str, before: Path, after: Path) -> tuple[str, bool]:
         one.lose_machine(supervisor)
         done = one.perdure("export", "task", "-o", str(two.tmp / "task.capsule"))
         assert done.code == 0, done.err
-        done = two.perdure("import", str(two.tmp / "task.capsule"), "--into", str(two.home / "work"))
+        done = two.perdure(
+            "import", str(two.tmp / "task.capsule"), "--into", str(two.home / "work")
+        )
         assert done.code == 0, done.err
         (two.home / "work/go.txt").write_text("")
         done = two.perdure("retry", "task", "--json")
         assert done.code == 0, done.err
         first, last = done.json["attempts"]
         messages = said(rehearsal.requests[-1].messages)
-        whole = "quercus" in messages and "The attempt before this one ended early" in messages and "echo one" in messages
+        whole = (
+            "quercus" in messages
+            and "The attempt before this one ended early" in messages
+            and "echo one" in messages
+        )
         return last["receipt"]["verdict"], whole and last["session_id"] == first["session_id"]
     finally:
         one.close()
@@ -56,14 +67,21 @@ def carry(agent: str, before: Path, after: Path) -> tuple[str, bool]:
 
 
 def main(older: Path) -> int:
-    print("| agent | killed on | went on with | receipt | same id, whole history |\n|---|---|---|---|---|")
+    print(
+        "| agent | killed on | went on with | receipt | same id, whole history "
+        "|\n|---|---|---|---|---|"
+    )
     good = True
     for agent in AGENTS:
         programs = [native(agent), native(agent, older)]
         for before, after in (programs, programs[::-1]):
             verdict, whole = carry(agent, before, after)
             good = good and whole and verdict == "native"
-            print(f"| {agent} | {version(before)} | {version(after)} | {verdict} | {'yes' if whole else 'no'} |", flush=True)
+            print(
+                f"| {agent} | {version(before)} | {version(after)} | {verdict} | "
+                f"{'yes' if whole else 'no'} |",
+                flush=True,
+            )
     return 0 if good else 1
 
 

@@ -1,8 +1,10 @@
-"""The few calls of an API server that the operator makes, in this process and its event loop: what kmock (0.8) has not is here what
-counts, resource versions, 409 on a stale or second write, a status of its own, finalizers, bookmarks, a history that a watch goes on from.
+"""The few calls of an API server that the operator makes, in this process and its event loop: what
+kmock (0.8) has not is here what counts, resource versions, 409 on a stale or second write, a status
+of its own, finalizers, bookmarks, a history that a watch goes on from.
 
-Beside it the least of a Job controller, a garbage collector and a kubelet: a Job gets a pod, a pod ends as `script` says. The real ones are
-in the tests marked `kubernetes`; this is for what happens between two requests.
+Beside it the least of a Job controller, a garbage collector and a kubelet: a Job gets a pod, a pod
+ends as `script` says. The real ones are in the tests marked `kubernetes`; this is for what happens
+between two requests.
 """
 
 from __future__ import annotations
@@ -36,12 +38,15 @@ VERSIONS = {"": "v1", "batch": "v1", "perdure.dev": "v1alpha1"}
 
 
 class Server:
-    """`script` says how the pod of an attempt ends (a container's state), or None for not yet. `before` and `after` are called with method
-    and path of each write; what they raise is the answer."""
+    """`script` says how the pod of an attempt ends (a container's state), or None for not yet.
+    `before` and `after` are called with method and path of each write; what they raise is the
+    answer."""
 
     def __init__(self, script: Callable[[int], Body | None]) -> None:
         self.script = script
-        self.objects: dict[str, dict[tuple[str, str], Body]] = {kind: {} for kinds in KINDS.values() for kind in kinds}
+        self.objects: dict[str, dict[tuple[str, str], Body]] = {
+            kind: {} for kinds in KINDS.values() for kind in kinds
+        }
         self.history: dict[str, list[tuple[int, str, Body]]] = {kind: [] for kind in self.objects}
         self.version, self.oldest = 100, 100
         self.changed = asyncio.Event()
@@ -63,7 +68,8 @@ class Server:
         self.port = int(runner.addresses[0][1])
         return runner
 
-    # --- what is kept ----------------------------------------------------------------------------------------------
+    # --- what is kept
+    # ----------------------------------------------------------------------------------------------
 
     def put(self, kind: str, body: Body, event: str = "MODIFIED") -> Body:
         self.version += 1
@@ -87,7 +93,9 @@ class Server:
         meta = body["metadata"]
         meta.setdefault("namespace", "default")
         meta["uid"], meta["generation"] = str(uuid.uuid4()), 1
-        meta["creationTimestamp"] = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        meta["creationTimestamp"] = (
+            datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        )
         body = self.put(kind, body, "ADDED")
         if kind == "jobs":
             self.jobs_made[meta["name"]] += 1
@@ -101,7 +109,9 @@ class Server:
 
     def remove(self, kind: str, body: Body) -> None:
         if body["metadata"].get("finalizers"):
-            body["metadata"]["deletionTimestamp"] = body["metadata"].get("deletionTimestamp", "2026-11-21T10:00:00Z")
+            body["metadata"]["deletionTimestamp"] = body["metadata"].get(
+                "deletionTimestamp", "2026-11-21T10:00:00Z"
+            )
             self.put(kind, body)
         else:
             self.put(kind, body, "DELETED")
@@ -114,31 +124,58 @@ class Server:
 
     def turn(self) -> None:
         """Kubelet and Job controller: pods begin and end, Jobs after them."""
-        for pod in [each for each in self.objects["pods"].values() if each["metadata"].get("ownerReferences")]:
+        for pod in [
+            each
+            for each in self.objects["pods"].values()
+            if each["metadata"].get("ownerReferences")
+        ]:
             attempt = int(pod["metadata"]["labels"]["perdure.dev/attempt"])
             if pod["status"]["phase"] == "Pending":
                 self.began.append(attempt)
                 state: Body | None = {"running": {}}
-                pod["status"] = {"phase": "Running", "containerStatuses": [{"name": "perdure", "state": state}]}
+                pod["status"] = {
+                    "phase": "Running",
+                    "containerStatuses": [{"name": "perdure", "state": state}],
+                }
                 pod = self.put("pods", pod)
             if pod["status"]["phase"] == "Running" and (state := self.script(attempt)):
                 well = state["terminated"]["exitCode"] == 0
-                pod["status"] = {"phase": "Succeeded" if well else "Failed", "containerStatuses": [{"name": "perdure", "state": state}]}
+                pod["status"] = {
+                    "phase": "Succeeded" if well else "Failed",
+                    "containerStatuses": [{"name": "perdure", "state": state}],
+                }
                 self.put("pods", pod)
                 owner = pod["metadata"]["ownerReferences"][0]["uid"]
-                for job in [each for each in self.objects["jobs"].values() if each["metadata"]["uid"] == owner]:
-                    reason = {"type": "Complete" if well else "Failed", "status": "True", "reason": "BackoffLimitExceeded"}
+                for job in [
+                    each
+                    for each in self.objects["jobs"].values()
+                    if each["metadata"]["uid"] == owner
+                ]:
+                    reason = {
+                        "type": "Complete" if well else "Failed",
+                        "status": "True",
+                        "reason": "BackoffLimitExceeded",
+                    }
                     self.put("jobs", job | {"status": {"conditions": [reason]}})
 
-    # --- what is answered ------------------------------------------------------------------------------------------
+    # --- what is answered
+    # ------------------------------------------------------------------------------------------
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         parts = request.path.strip("/").split("/")
-        group, rest = ("", parts[2:]) if parts[0] == "api" else (parts[1] if len(parts) > 1 else "", parts[3:])
+        group, rest = (
+            ("", parts[2:])
+            if parts[0] == "api"
+            else (parts[1] if len(parts) > 1 else "", parts[3:])
+        )
         if not rest:
             return self._discover(parts, group)
         namespace, rest = (rest[1], rest[2:]) if rest[0] == "namespaces" else ("", rest)
-        kind, name, part = rest[0], rest[1] if len(rest) > 1 else "", rest[2] if len(rest) > 2 else ""
+        kind, name, part = (
+            rest[0],
+            rest[1] if len(rest) > 1 else "",
+            rest[2] if len(rest) > 2 else "",
+        )
         if kind not in KINDS.get(group, {}):
             return _status(404, f"no {kind}")
         if request.query.get("watch"):
@@ -151,11 +188,19 @@ class Server:
             self.after(request.method, request.path)
         return answer
 
-    async def _do(self, request: web.Request, kind: str, namespace: str, name: str, part: str) -> web.Response:
+    async def _do(
+        self, request: web.Request, kind: str, namespace: str, name: str, part: str
+    ) -> web.Response:
         key, there = (namespace, name), self.objects[kind].get((namespace, name))
         if request.method == "GET" and not name:
-            items = [each for each in self.objects[kind].values() if _chosen(each, namespace, request.query.get("labelSelector", ""))]
-            return web.json_response({"kind": "List", "metadata": {"resourceVersion": str(self.version)}, "items": items})
+            items = [
+                each
+                for each in self.objects[kind].values()
+                if _chosen(each, namespace, request.query.get("labelSelector", ""))
+            ]
+            return web.json_response(
+                {"kind": "List", "metadata": {"resourceVersion": str(self.version)}, "items": items}
+            )
         if request.method == "POST":
             body = await request.json()
             if (namespace, body["metadata"]["name"]) in self.objects[kind]:
@@ -167,7 +212,10 @@ class Server:
             return web.json_response(there)
         if request.method == "DELETE":
             meta = there["metadata"]
-            if any(request.query.get(name, meta[name]) != meta[name] for name in ("uid", "resourceVersion")):
+            if any(
+                request.query.get(name, meta[name]) != meta[name]
+                for name in ("uid", "resourceVersion")
+            ):
                 return _status(409, "the precondition failed")
             self.remove(kind, there)
             return web.json_response({"kind": "Status", "status": "Success"})
@@ -175,7 +223,11 @@ class Server:
         version = patch.get("metadata", {}).pop("resourceVersion", None)
         if version not in (None, there["metadata"]["resourceVersion"]):
             return _status(409, "the object has been modified")
-        fields = {"status": patch.get("status", {})} if part == "status" else {k: v for k, v in patch.items() if k != "status"}
+        fields = (
+            {"status": patch.get("status", {})}
+            if part == "status"
+            else {k: v for k, v in patch.items() if k != "status"}
+        )
         merged = _merge(there, fields)
         return web.json_response(there if merged == there else self.put(kind, merged))
 
@@ -184,12 +236,19 @@ class Server:
         await answer.prepare(request)
         since, cut = int(request.query.get("resourceVersion") or 0), self.cut
         if since < self.oldest:
-            await answer.write(json.dumps({"type": "ERROR", "object": json.loads(_status(410, "too old").body)}).encode() + b"\n")  # type: ignore[arg-type]
+            await answer.write(
+                json.dumps(
+                    {"type": "ERROR", "object": json.loads(_status(410, "too old").body)}
+                ).encode()
+                + b"\n"
+            )  # type: ignore[arg-type]
             return answer
         while self.cut == cut:
             changed = self.changed
             for version, event, body in self.history[kind]:
-                if version > since and _chosen(body, namespace, request.query.get("labelSelector", "")):
+                if version > since and _chosen(
+                    body, namespace, request.query.get("labelSelector", "")
+                ):
                     await answer.write(json.dumps({"type": event, "object": body}).encode() + b"\n")
             since = self.version
             bookmark = {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": str(since)}}}
@@ -200,9 +259,16 @@ class Server:
     def _discover(self, parts: list[str], group: str) -> web.Response:
         if parts in (["api"], ["version"]):
             return web.json_response({"versions": ["v1"]})
-        versions = {name: [{"groupVersion": f"{name}/{version}", "version": version}] for name, version in VERSIONS.items() if name}
+        versions = {
+            name: [{"groupVersion": f"{name}/{version}", "version": version}]
+            for name, version in VERSIONS.items()
+            if name
+        }
         if parts == ["apis"]:
-            groups = [{"name": name, "versions": found, "preferredVersion": found[0]} for name, found in versions.items()]
+            groups = [
+                {"name": name, "versions": found, "preferredVersion": found[0]}
+                for name, found in versions.items()
+            ]
             return web.json_response({"groups": groups})
         if group not in KINDS:
             return _status(404, "no such group")
@@ -232,14 +298,18 @@ def fails(times: int) -> Callable[[int], Body]:
     """Pods that fail so often, and then succeed."""
     from perdure.model import OutcomeKind
 
-    return lambda attempt: told(attempt, OutcomeKind.FAILED if attempt <= times else OutcomeKind.SUCCEEDED)
+    return lambda attempt: told(
+        attempt, OutcomeKind.FAILED if attempt <= times else OutcomeKind.SUCCEEDED
+    )
 
 
 def _chosen(body: Body, namespace: str, selector: str) -> bool:
     meta = body["metadata"]
     labels = meta.get("labels") or {}
     wanted = [part.split("=") for part in selector.split(",") if part]
-    fits = all(labels.get(part[0]) == part[1] if len(part) > 1 else part[0] in labels for part in wanted)
+    fits = all(
+        labels.get(part[0]) == part[1] if len(part) > 1 else part[0] in labels for part in wanted
+    )
     return fits and namespace in ("", meta.get("namespace"))
 
 
@@ -257,7 +327,10 @@ def _merge(there: Any, patch: Any) -> Any:
 
 
 def _status(code: int, message: str) -> web.Response:
-    return web.json_response({"kind": "Status", "code": code, "reason": "", "message": message, "status": "Failure"}, status=code)
+    return web.json_response(
+        {"kind": "Status", "code": code, "reason": "", "message": message, "status": "Failure"},
+        status=code,
+    )
 
 
 class Fault(web.HTTPException):
@@ -266,5 +339,8 @@ class Fault(web.HTTPException):
     def __init__(self, code: int) -> None:
         self.status_code = code
         super().__init__(
-            text=json.dumps({"kind": "Status", "code": code, "message": "a fault", "status": "Failure"}), content_type="application/json"
+            text=json.dumps(
+                {"kind": "Status", "code": code, "message": "a fault", "status": "Failure"}
+            ),
+            content_type="application/json",
         )

@@ -1,4 +1,5 @@
-"""One cluster and one object store for all tests on Kubernetes, and a namespace with an operator of its own for each."""
+"""One cluster and one object store for all tests on Kubernetes, and a namespace with an operator of
+its own for each."""
 
 from __future__ import annotations
 

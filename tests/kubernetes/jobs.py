@@ -9,24 +9,67 @@ from tests.servers.kubernetes.cluster import Cluster
 from tests.servers.kubernetes.images import SHELL
 
 LASTING = [
-    {"key": f"node.kubernetes.io/{trouble}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 1}
+    {
+        "key": f"node.kubernetes.io/{trouble}",
+        "operator": "Exists",
+        "effect": "NoExecute",
+        "tolerationSeconds": 1,
+    }
     for trouble in ("not-ready", "unreachable")
 ]
 """A pod leaves a lost node after a second."""
 
 
-def job(cluster: Cluster, namespace: str, name: str, script: str, *, job: Object | None = None, **pod: Any) -> None:
+def job(
+    cluster: Cluster,
+    namespace: str,
+    name: str,
+    script: str,
+    *,
+    job: Object | None = None,
+    **pod: Any,
+) -> None:
     """A Job of one attempt. `container` among the pod's fields adds to its container."""
-    container = {"name": "c", "image": SHELL, "command": ["sh", "-c", script], **pod.pop("container", {})}
-    spec = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 5, "containers": [container], **pod}
-    body = {"backoffLimit": 0, "podReplacementPolicy": "Failed", **(job or {}), "template": {"spec": spec}}
-    cluster.api.create(f"/apis/batch/v1/namespaces/{namespace}/jobs", {"metadata": {"name": name}, "spec": body})
+    container = {
+        "name": "c",
+        "image": SHELL,
+        "command": ["sh", "-c", script],
+        **pod.pop("container", {}),
+    }
+    spec = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": 5,
+        "containers": [container],
+        **pod,
+    }
+    body = {
+        "backoffLimit": 0,
+        "podReplacementPolicy": "Failed",
+        **(job or {}),
+        "template": {"spec": spec},
+    }
+    cluster.api.create(
+        f"/apis/batch/v1/namespaces/{namespace}/jobs", {"metadata": {"name": name}, "spec": body}
+    )
 
 
-def claim(cluster: Cluster, namespace: str, name: str, mode: str = "ReadWriteOncePod", kind: str = "network") -> None:
+def claim(
+    cluster: Cluster,
+    namespace: str,
+    name: str,
+    mode: str = "ReadWriteOncePod",
+    kind: str = "network",
+) -> None:
     """A volume for pods: `volumes=[mounted(name)]`."""
-    spec = {"accessModes": [mode], "storageClassName": kind, "resources": {"requests": {"storage": "1Gi"}}}
-    cluster.api.create(f"/api/v1/namespaces/{namespace}/persistentvolumeclaims", {"metadata": {"name": name}, "spec": spec})
+    spec = {
+        "accessModes": [mode],
+        "storageClassName": kind,
+        "resources": {"requests": {"storage": "1Gi"}},
+    }
+    cluster.api.create(
+        f"/api/v1/namespaces/{namespace}/persistentvolumeclaims",
+        {"metadata": {"name": name}, "spec": spec},
+    )
 
 
 def mounted(name: str) -> Object:
@@ -38,14 +81,20 @@ AT_WORK = {"volumeMounts": [{"name": "work", "mountPath": "/shelf"}]}
 
 def pods(cluster: Cluster, namespace: str, name: str) -> list[Object]:
     """Those of a Job."""
-    return cluster.api.items(f"/api/v1/namespaces/{namespace}/pods", labelSelector=f"batch.kubernetes.io/job-name={name}")
+    return cluster.api.items(
+        f"/api/v1/namespaces/{namespace}/pods", labelSelector=f"batch.kubernetes.io/job-name={name}"
+    )
 
 
 def ended(cluster: Cluster, namespace: str, name: str) -> dict[str, str]:
     """Waits for a Job's end: its last conditions, with their reasons."""
 
     def conditions() -> dict[str, str]:
-        found = cluster.api.get(f"/apis/batch/v1/namespaces/{namespace}/jobs/{name}").get("status", {}).get("conditions", [])
+        found = (
+            cluster.api.get(f"/apis/batch/v1/namespaces/{namespace}/jobs/{name}")
+            .get("status", {})
+            .get("conditions", [])
+        )
         true = {each["type"]: each.get("reason", "") for each in found if each["status"] == "True"}
         return true if {"Complete", "Failed"} & set(true) else {}
 
@@ -57,7 +106,9 @@ def running(cluster: Cluster, namespace: str, name: str, word: str = "") -> Obje
 
     def found() -> Object | None:
         for each in pods(cluster, namespace, name):
-            said = word and cluster.api.text(f"/api/v1/namespaces/{namespace}/pods/{each['metadata']['name']}/log")
+            said = word and cluster.api.text(
+                f"/api/v1/namespaces/{namespace}/pods/{each['metadata']['name']}/log"
+            )
             if each["status"]["phase"] == "Running" and (not word or word in said):
                 return each
         return None

@@ -1,12 +1,16 @@
-"""The operator killed at random moments of many runs, and what came of each run: `make operator-kills N=100`.
+"""The operator killed at random moments of many runs, and what came of each run: `make
+operator-kills N=100`.
 
-Runs whose pods are scripted (`scripted/attempt.py`: what is asked here is the operator's, and an agent would only make it slow) are
-played two at a time: attempts that fail and are made again, one that is killed, new instructions in the middle, a stop and on again.
-Meanwhile the operator is killed with SIGKILL again and again, each time at a random one of its requests to the API server, before the
-request arrives or after it was carried out, or at a random moment between; then it is started anew.
+Runs whose pods are scripted (`scripted/attempt.py`: what is asked here is the operator's, and an
+agent would only make it slow) are played two at a time: attempts that fail and are made again, one
+that is killed, new instructions in the middle, a stop and on again. Meanwhile the operator is
+killed with SIGKILL again and again, each time at a random one of its requests to the API server,
+before the request arrives or after it was carried out, or at a random moment between; then it is
+started anew.
 
-What must hold of every run: each attempt has one Job, one pod and one outcome; no attempt began twice, no two worked at the same time; the
-conversation is one; and the run ends as its pods were told to end.
+What must hold of every run: each attempt has one Job, one pod and one outcome; no attempt began
+twice, no two worked at the same time; the conversation is one; and the run ends as its pods were
+told to end.
 """
 
 from __future__ import annotations
@@ -45,12 +49,16 @@ class Campaign:
 
 
 def play(cluster: Cluster, number: int, seed: int, runs: int = RUNS) -> Campaign:
-    """So many kills, over so many runs or as many more as it takes. A campaign is repeated by its seed, its moments are not."""
+    """So many kills, over so many runs or as many more as it takes. A campaign is repeated by its
+    seed, its moments are not."""
     done = Campaign()
     dice = random.Random(seed)
     with bucket() as store, Proxy(cluster) as proxy, place(cluster, store, via=proxy.url) as here:
         over = threading.Event()
-        players = [threading.Thread(target=_player, args=(here, done, over, runs, at, seed), daemon=True) for at in range(AT_ONCE)]
+        players = [
+            threading.Thread(target=_player, args=(here, done, over, runs, at, seed), daemon=True)
+            for at in range(AT_ONCE)
+        ]
         for each in players:
             each.start()
         while done.kills < number and not done.wrong:
@@ -99,10 +107,21 @@ def _kind(path: str) -> str:
     return "/".join(each for each in parts if each in KINDS) or "others"
 
 
-KINDS = ("taskruns", "status", "jobs", "pods", "configmaps", "persistentvolumeclaims", "events", "secrets")
+KINDS = (
+    "taskruns",
+    "status",
+    "jobs",
+    "pods",
+    "configmaps",
+    "persistentvolumeclaims",
+    "events",
+    "secrets",
+)
 
 
-def _player(here: Place, done: Campaign, over: threading.Event, runs: int, at: int, seed: int) -> None:
+def _player(
+    here: Place, done: Campaign, over: threading.Event, runs: int, at: int, seed: int
+) -> None:
     number = 0
     while not over.is_set() or number * AT_ONCE + at < runs:
         dice = random.Random(seed * 1000 + number * AT_ONCE + at)
@@ -120,7 +139,11 @@ def _player(here: Place, done: Campaign, over: threading.Event, runs: int, at: i
 def _one(here: Place, name: str, dice: random.Random, wrong: list[str]) -> int:
     """One run, with what a person does to it. Returns how many attempts it had."""
     fails = dice.randint(0, 2)
-    run = here.scripted(name, f"{dice.choice(('fails', 'eats'))} {fails} {dice.uniform(0.1, 1.0):.1f}", policy={"attempts": 3})
+    run = here.scripted(
+        name,
+        f"{dice.choice(('fails', 'eats'))} {fails} {dice.uniform(0.1, 1.0):.1f}",
+        policy={"attempts": 3},
+    )
     if dice.random() < 0.3:
         time.sleep(dice.uniform(0.0, 2.0))
         run.patch(spec={"suspend": True})
@@ -128,7 +151,8 @@ def _one(here: Place, name: str, dice: random.Random, wrong: list[str]) -> int:
         run.patch(spec={"suspend": False})
     elif dice.random() < 0.4:
         time.sleep(dice.uniform(0.0, 3.0))
-        # New instructions are one more attempt at least, so they must not fail where the first ones have used up theirs.
+        # New instructions are one more attempt at least, so they must not fail where the first ones
+        # have used up theirs.
         run.update("works 0.3")
     run.settled()
     wrong += [f"{name}: {each}" for each in (*run.wrong(), *book(here, run))]
@@ -138,7 +162,9 @@ def _one(here: Place, name: str, dice: random.Random, wrong: list[str]) -> int:
 def book(here: Place, run: Run) -> list[str]:
     """What the conversation on a run's claim says that should not be so."""
     lines = conversation(here, run)
-    found = [f"attempt {line['attempt']} worked beside another" for line in lines if not line["alone"]]
+    found = [
+        f"attempt {line['attempt']} worked beside another" for line in lines if not line["alone"]
+    ]
     found += [f"attempt {line['attempt']} began twice" for line in lines if line["again"]]
     if len({line["session"] for line in lines}) > 1:
         found.append("there are two conversations")
@@ -163,7 +189,10 @@ def conversation(here: Place, run: Run) -> list[dict[str, object]]:
 
 
 def table(done: Campaign) -> str:
-    lines = [f"{done.kills} kills of the operator over {done.runs} runs with {done.attempts} attempts; wrong: {len(done.wrong)}"]
+    lines = [
+        f"{done.kills} kills of the operator over {done.runs} runs with {done.attempts} attempts; "
+        f"wrong: {len(done.wrong)}"
+    ]
     lines += [f"{count:>5}  {point}" for point, count in done.points.most_common()]
     return "\n".join([*lines, *done.wrong])
 

@@ -23,12 +23,32 @@ def taskrun(name: str = "fix", *, uid: str = UID, **spec: Any) -> dict[str, Any]
     return {
         "apiVersion": "perdure.dev/v1alpha1",
         "kind": "TaskRun",
-        "metadata": {"name": name, "namespace": "default", "uid": uid, "resourceVersion": "1", "generation": 1},
-        "spec": {"service": "shop", "task": name, "agent": "claude", "prompt": "Mend the test.", "contextVersion": 1, **spec},
+        "metadata": {
+            "name": name,
+            "namespace": "default",
+            "uid": uid,
+            "resourceVersion": "1",
+            "generation": 1,
+        },
+        "spec": {
+            "service": "shop",
+            "task": name,
+            "agent": "claude",
+            "prompt": "Mend the test.",
+            "contextVersion": 1,
+            **spec,
+        },
     }
 
 
-def job(run: dict[str, Any], attempt: int, *, uid: str = "", conditions: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
+def job(
+    run: dict[str, Any],
+    attempt: int,
+    *,
+    uid: str = "",
+    conditions: dict[str, str] | None = None,
+    **spec: Any,
+) -> dict[str, Any]:
     """The Job of an attempt; `conditions`: those that are true, with their reasons."""
     meta = run["metadata"]
     return {
@@ -43,9 +63,16 @@ def job(run: dict[str, Any], attempt: int, *, uid: str = "", conditions: dict[st
 
 
 def pod(
-    run: dict[str, Any], attempt: int, *, phase: str = "Running", state: dict[str, Any] | None = None, job: str = "", **status: Any
+    run: dict[str, Any],
+    attempt: int,
+    *,
+    phase: str = "Running",
+    state: dict[str, Any] | None = None,
+    job: str = "",
+    **status: Any,
 ) -> dict[str, Any]:
-    """A pod of an attempt; `state` is its container's, `job` its Job's uid; `metadata` in `status` is added to the metadata."""
+    """A pod of an attempt; `state` is its container's, `job` its Job's uid; `metadata` in `status`
+    is added to the metadata."""
     meta = status.pop("metadata", {})
     return {
         "metadata": {
@@ -60,7 +87,13 @@ def pod(
 
 def ended(code: int, message: str = "", reason: str = "") -> dict[str, Any]:
     """The state of a container that has ended."""
-    return {"terminated": {"exitCode": code, "reason": reason or ("Completed" if code == 0 else "Error"), "message": message}}
+    return {
+        "terminated": {
+            "exitCode": code,
+            "reason": reason or ("Completed" if code == 0 else "Error"),
+            "message": message,
+        }
+    }
 
 
 def told(attempt: int, kind: OutcomeKind, detail: str = "", **more: Any) -> dict[str, Any]:

@@ -30,16 +30,37 @@ class Operator:
     def __enter__(self) -> Operator:
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self.process is not None and self.process.poll() is None:
             self.kill()
 
     def start(self) -> Operator:
-        command = [sys.executable, "-m", "perdure", "operator", "--port", "0", "--image", self.image, *self.arguments]
-        environ = {"PATH": os.environ["PATH"], "HOME": str(self.log.parent), "KUBECONFIG": str(self.kubeconfig)}
+        command = [
+            sys.executable,
+            "-m",
+            "perdure",
+            "operator",
+            "--port",
+            "0",
+            "--image",
+            self.image,
+            *self.arguments,
+        ]
+        environ = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.log.parent),
+            "KUBECONFIG": str(self.kubeconfig),
+        }
         before = len(self.said)
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ)
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ
+            )
         while not (found := re.search(r"on port (\d+)", self.said[before:])):
             assert self.process.poll() is None, self.said[before:]
             time.sleep(0.05)
@@ -55,7 +76,9 @@ class Operator:
 
     def ask(self, path: str) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=20) as answer:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{self.port}{path}", timeout=20
+            ) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -103,13 +126,20 @@ class Runs:
 
     def phase(self, name: str, *phases: str) -> dict[str, Any]:
         """Its status, once it is in one of these phases."""
-        return self.cluster.until(lambda: (now := self.status(name)).get("phase") in phases and now, f"{name} is {' or '.join(phases)}")
+        return self.cluster.until(
+            lambda: (now := self.status(name)).get("phase") in phases and now,
+            f"{name} is {' or '.join(phases)}",
+        )
 
     def patch(self, name: str, **body: Any) -> dict[str, Any]:
         return self.cluster.api.patch(f"{self.at}/{name}", body)
 
     def condition(self, name: str, kind: str) -> dict[str, Any] | None:
-        found = [each for each in self.status(name).get("conditions", []) if each["type"] == kind and each["status"] == "True"]
+        found = [
+            each
+            for each in self.status(name).get("conditions", [])
+            if each["type"] == kind and each["status"] == "True"
+        ]
         return found[0] if found else None
 
     def jobs(self, name: str) -> list[dict[str, Any]]:

@@ -1,7 +1,9 @@
-"""The operator as a process of the test's, as the manifests would have it: under the scoped account that they make, with their arguments.
+"""The operator as a process of the test's, as the manifests would have it: under the scoped account
+that they make, with their arguments.
 
-Which rights it has is read from `packaging/kubernetes/perdure.yaml` and written for the test's namespace: what is missing there is missing
-here. It can be killed and started again at any moment, and run twice.
+Which rights it has is read from `packaging/kubernetes/perdure.yaml` and written for the test's
+namespace: what is missing there is missing here. It can be killed and started again at any moment,
+and run twice.
 """
 
 from __future__ import annotations
@@ -27,7 +29,11 @@ TOP = Path(__file__).parents[2]
 SOURCE, PACKAGING = TOP / "src", TOP / "packaging"
 MANIFESTS = PACKAGING / "kubernetes" / "perdure.yaml"
 RESOURCE = PACKAGING / "helm" / "perdure" / "crds" / "taskruns.yaml"
-GROUPS = {"ServiceAccount": ("/api/v1", "serviceaccounts"), "Role": ("", "roles"), "RoleBinding": ("", "rolebindings")}
+GROUPS = {
+    "ServiceAccount": ("/api/v1", "serviceaccounts"),
+    "Role": ("", "roles"),
+    "RoleBinding": ("", "rolebindings"),
+}
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 NAME = "perdure"
 
@@ -50,7 +56,9 @@ def install(cluster: Cluster) -> None:
     place = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
     if cluster.api.find(f"{place}/{body['metadata']['name']}") is None:
         cluster.api.create(place, body)
-    cluster.until(lambda: cluster.api.find("/apis/perdure.dev/v1alpha1/taskruns"), "TaskRuns are served")
+    cluster.until(
+        lambda: cluster.api.find("/apis/perdure.dev/v1alpha1/taskruns"), "TaskRuns are served"
+    )
 
 
 def grant(cluster: Cluster, namespace: str) -> None:
@@ -67,9 +75,18 @@ def grant(cluster: Cluster, namespace: str) -> None:
 
 
 class Operator:
-    """`perdure operator` for one namespace. `via` is another way to the API server (a proxy with faults)."""
+    """`perdure operator` for one namespace. `via` is another way to the API server (a proxy with
+    faults)."""
 
-    def __init__(self, cluster: Cluster, namespace: str, *, via: str = "", name: str = "operator", more: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        namespace: str,
+        *,
+        via: str = "",
+        name: str = "operator",
+        more: tuple[str, ...] = (),
+    ) -> None:
         self.cluster, self.namespace, self.more = cluster, namespace, more
         self.log = cluster.top / f"{name}-{namespace}.log"
         grant(cluster, namespace)
@@ -84,7 +101,11 @@ class Operator:
     def start(self) -> Operator:
         self.port = free_port()
         own = [f"--namespace={self.namespace}", f"--port={self.port}", f"--image={PERDURE}"]
-        theirs = [each for each in arguments() if not each.startswith(("--namespace", "--port", "--image"))]
+        theirs = [
+            each
+            for each in arguments()
+            if not each.startswith(("--namespace", "--port", "--image"))
+        ]
         home = self.cluster.top / "operator-home"
         home.mkdir(exist_ok=True)
         environ = {
@@ -96,8 +117,20 @@ class Operator:
             "PYTHONPATH": str(SOURCE),
         }
         with self.log.open("ab") as log:
-            command = ["setpriv", "--pdeathsig=KILL", sys.executable, "-m", "perdure", "operator", *own, *theirs, *self.more]
-            self.process = subprocess.Popen(command, cwd=home, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            command = [
+                "setpriv",
+                "--pdeathsig=KILL",
+                sys.executable,
+                "-m",
+                "perdure",
+                "operator",
+                *own,
+                *theirs,
+                *self.more,
+            ]
+            self.process = subprocess.Popen(
+                command, cwd=home, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
         return self
 
     def kill(self) -> None:
@@ -122,7 +155,10 @@ class Operator:
 
     def ready(self) -> None:
         """Returns when it answers that it watches."""
-        self.cluster.until(lambda: httpx2.get(f"http://127.0.0.1:{self.port}/readyz", trust_env=False).is_success, "the operator is ready")
+        self.cluster.until(
+            lambda: httpx2.get(f"http://127.0.0.1:{self.port}/readyz", trust_env=False).is_success,
+            "the operator is ready",
+        )
 
     def memory_mb(self) -> float:
         """What it holds in memory."""
@@ -143,5 +179,10 @@ class Operator:
     def __enter__(self) -> Operator:
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.kill()

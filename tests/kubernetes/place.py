@@ -1,4 +1,5 @@
-"""A namespace with an operator of its own, and what tests do to the cluster around it: nodes, volumes, evictions, quotas."""
+"""A namespace with an operator of its own, and what tests do to the cluster around it: nodes,
+volumes, evictions, quotas."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ LOST = {"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown", "ef
 
 @dataclass
 class Place:
-    """`bucket` is the object store, whose keys are in the Secret `store`. What is entered into `stack` ends with the place."""
+    """`bucket` is the object store, whose keys are in the Secret `store`. What is entered into
+    `stack` ends with the place."""
 
     cluster: Cluster
     namespace: str
@@ -56,16 +58,25 @@ class Place:
         """What `kubectl perdure` prints."""
         return self.cluster.kubectl("perdure", *words, "--namespace", self.namespace)
 
-    # --- what is made in it ------------------------------------------------------------------------------------------
+    # --- what is made in it
+    # ------------------------------------------------------------------------------------------
 
     def make(self, name: str, spec: Object, **metadata: Any) -> Object:
         """A TaskRun."""
-        return self.api.create(self.runs(), {**KIND, "metadata": {"name": name, **metadata}, "spec": spec})
+        return self.api.create(
+            self.runs(), {**KIND, "metadata": {"name": name, **metadata}, "spec": spec}
+        )
 
     def scripted(self, name: str, does: str = "works 0.2", mode: str = "Claim", **spec: Any) -> Run:
         """A TaskRun whose pods have no agent: see `scripted/attempt.py`."""
         pod = {"image": SCRIPTED, "terminationGracePeriodSeconds": 15, **spec.pop("pod", {})}
-        whole = {"service": "shop", "task": name, "prompt": does, "workspace": self.workspace(mode), "pod": pod}
+        whole = {
+            "service": "shop",
+            "task": name,
+            "prompt": does,
+            "workspace": self.workspace(mode),
+            "pod": pod,
+        }
         return Run(self, name, self.make(name, {**whole, **spec}))
 
     def workspace(self, mode: str) -> Object:
@@ -83,15 +94,25 @@ class Place:
 
     def share(self) -> None:
         """A claim that many may mount, for mode Shared."""
-        spec = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}, "storageClassName": "network"}
-        self.api.create(self.of("v1", "persistentvolumeclaims"), {"metadata": {"name": "shared"}, "spec": spec})
+        spec = {
+            "accessModes": ["ReadWriteMany"],
+            "resources": {"requests": {"storage": "1Gi"}},
+            "storageClassName": "network",
+        }
+        self.api.create(
+            self.of("v1", "persistentvolumeclaims"), {"metadata": {"name": "shared"}, "spec": spec}
+        )
 
     def volume(self, storage_class: str) -> None:
         """A volume for a claim of a class for which nobody makes any."""
         name = f"{self.namespace}-{storage_class}"
         path = self.cluster.top / "volumes" / name
         path.mkdir()
-        of = {"capacity": {"storage": "100Gi"}, "accessModes": ["ReadWriteOncePod"], "persistentVolumeReclaimPolicy": "Retain"}
+        of = {
+            "capacity": {"storage": "100Gi"},
+            "accessModes": ["ReadWriteOncePod"],
+            "persistentVolumeReclaimPolicy": "Retain",
+        }
         spec = {**of, "storageClassName": storage_class, "hostPath": {"path": str(path)}}
         self.api.create("/api/v1/persistentvolumes", {"metadata": {"name": name}, "spec": spec})
 
@@ -102,24 +123,38 @@ class Place:
 
     def store(self) -> CheckpointStore:
         """The checkpoint store, as a test reads it."""
-        given = {name.lower(): value for name, value in self.bucket.environ().items() if name != "AWS_ALLOW_HTTP"}
-        return CheckpointStore(self.bucket.url, from_url(self.bucket.url, config=given, client_options={"allow_http": True}))
+        given = {
+            name.lower(): value
+            for name, value in self.bucket.environ().items()
+            if name != "AWS_ALLOW_HTTP"
+        }
+        return CheckpointStore(
+            self.bucket.url,
+            from_url(self.bucket.url, config=given, client_options={"allow_http": True}),
+        )
 
     def another_operator(self) -> Operator:
         """One more for the same namespace, as long as it is entered."""
         return Operator(self.cluster, self.namespace, name="another")
 
-    # --- what happens around it --------------------------------------------------------------------------------------
+    # --- what happens around it
+    # --------------------------------------------------------------------------------------
 
     def kill_pod(self, pod: Object) -> None:
         """SIGKILL of its container's first process, and so of all in it."""
         machine, uid = self.cluster.machines[pod["spec"]["nodeName"]], pod["metadata"]["uid"]
-        processes = self.cluster.until(lambda: machine.processes(uid), f"{pod['metadata']['name']} is at work")
+        processes = self.cluster.until(
+            lambda: machine.processes(uid), f"{pod['metadata']['name']} is at work"
+        )
         processes[0].kill()
 
     def evict(self, pod: Object) -> None:
         name = pod["metadata"]["name"]
-        body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": self.namespace}}
+        body = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": name, "namespace": self.namespace},
+        }
         self.api.create(f"{self.of('v1', 'pods', name)}/eviction", body)
 
     @contextmanager
@@ -163,11 +198,16 @@ class Place:
 
 @contextmanager
 def place(cluster: Cluster, bucket: Bucket, **options: Any) -> Iterator[Place]:
-    """A namespace with an operator, and a Secret for the checkpoint store. Everything of it ends with it."""
+    """A namespace with an operator, and a Secret for the checkpoint store. Everything of it ends
+    with it."""
     install(cluster)
     namespace = cluster.namespace()
     with ExitStack() as stack:
-        stack.callback(lambda: cluster.until(lambda: cluster.forget(namespace) is None, f"{namespace} is forgotten"))
+        stack.callback(
+            lambda: cluster.until(
+                lambda: cluster.forget(namespace) is None, f"{namespace} is forgotten"
+            )
+        )
         operator = stack.enter_context(Operator(cluster, namespace, **options))
         made = Place(cluster, namespace, bucket, operator, stack)
         made.secret("store", bucket.environ())

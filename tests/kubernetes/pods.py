@@ -1,8 +1,10 @@
-"""Pods without a cluster: each a user, mount, process and host-name space of its own, with `perdure entrypoint` as its first process.
+"""Pods without a cluster: each a user, mount, process and host-name space of its own, with `perdure
+entrypoint` as its first process.
 
-What outlives a pod is what Kubernetes would keep: the directory that is mounted at the volume's place (a claim), or nothing of it (an
-emptyDir is a new directory at the same place), the checkpoint store, and the termination message. Each pod has a new home. The agents are
-the real CLIs, on a rehearsal; its dummy key comes as a Secret's file.
+What outlives a pod is what Kubernetes would keep: the directory that is mounted at the volume's
+place (a claim), or nothing of it (an emptyDir is a new directory at the same place), the checkpoint
+store, and the termination message. Each pod has a new home. The agents are the real CLIs, on a
+rehearsal; its dummy key comes as a Secret's file.
 """
 
 from __future__ import annotations
@@ -31,7 +33,16 @@ TOP = Path(__file__).parents[2]
 UID = "3f0c8a52-7a4e-4f5e-9a44-0c1de2b7f001"
 PROMPT = "Write one.txt. The magic word is quercus."
 PATIENCE_S = 180.0
-SPACES = ["--user", "--map-root-user", "--mount", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc"]
+SPACES = [
+    "--user",
+    "--map-root-user",
+    "--mount",
+    "--pid",
+    "--uts",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+]
 KEYS = {"claude": "ANTHROPIC_API_KEY", "codex": "OPENAI_API_KEY"}
 
 
@@ -63,7 +74,11 @@ class Pod:
         """The pid of its PID 1, from outside."""
 
         def look() -> int:
-            found = Path(f"/proc/{self.started.pid}/task/{self.started.pid}/children").read_text().split()
+            found = (
+                Path(f"/proc/{self.started.pid}/task/{self.started.pid}/children")
+                .read_text()
+                .split()
+            )
             return int(found[0]) if found else 0
 
         return int(until(look, "the pod has a first process"))
@@ -85,7 +100,9 @@ class Pod:
         """Waits for its end."""
         code = self.started.wait(timeout=PATIENCE_S)
         message = self.directory / "message"
-        return Ended(code if code >= 0 else 128 - code, message.read_bytes(), self.heard(), self.attempt)
+        return Ended(
+            code if code >= 0 else 128 - code, message.read_bytes(), self.heard(), self.attempt
+        )
 
 
 @dataclass
@@ -113,10 +130,19 @@ class Cluster:
         """Where every pod sees its volume."""
         return self.directory / "data"
 
-    def order(self, attempt: int, texts: dict[int, str] | None = None, **changes: Any) -> tuple[Order, dict[int, str]]:
+    def order(
+        self, attempt: int, texts: dict[int, str] | None = None, **changes: Any
+    ) -> tuple[Order, dict[int, str]]:
         texts = texts or {1: PROMPT}
         args = tuple(self.rehearsal.codex_args()) if self.agent == "codex" else ()
-        spec = {"agent": self.agent, "service": "api", "task": "t-1", "permissions": Permissions.FULL, "agent_args": args, **self.spec}
+        spec = {
+            "agent": self.agent,
+            "service": "api",
+            "task": "t-1",
+            "permissions": Permissions.FULL,
+            "agent_args": args,
+            **self.spec,
+        }
         plain: dict[str, Any] = {
             "run": UID, "name": "t-1", "attempt": attempt, "attempts_allowed": 5, "spec": TaskSpec(prompt="", **spec),
             "contexts": tuple(texts),
@@ -136,25 +162,61 @@ class Cluster:
     ) -> Pod:
         """Makes the pod of an attempt. `files`: takes the place of the order's."""
         place = self.directory / f"pod-{len(self.pods)}"
-        for name in ("home", "t", "secrets/credentials", "secrets/checkpoints", "secrets/repository", "data"):
+        for name in (
+            "home",
+            "t",
+            "secrets/credentials",
+            "secrets/checkpoints",
+            "secrets/repository",
+            "data",
+        ):
             (place / name).mkdir(parents=True)
         self.volume.mkdir(exist_ok=True)
         order, texts = self.order(attempt, texts, **changes)
-        files = files or {"order.json": written(order), **{f"contexts/{version}": text.encode() for version, text in texts.items()}}
+        files = files or {
+            "order.json": written(order),
+            **{f"contexts/{version}": text.encode() for version, text in texts.items()},
+        }
         for name, content in files.items():
             file = place / "order" / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
         environ = self.rehearsal.environ(self.agent)
-        (place / "secrets/credentials" / KEYS[self.agent]).write_text(environ.pop(KEYS[self.agent]) + "\n")
+        (place / "secrets/credentials" / KEYS[self.agent]).write_text(
+            environ.pop(KEYS[self.agent]) + "\n"
+        )
         for kind, secrets in (("checkpoints", self.store_secrets), ("repository", self.repository)):
             for name, value in secrets.items():
                 (place / "secrets" / kind / name).write_text(value)
         (place / "message").touch()
-        work = ["work", "--run", "--order", str(place / "order"), "--result", str(place / "message"), "--grace", str(grace)]
-        entry = [sys.executable, "-m", "perdure", "entrypoint", "--volume", str(self.volume), "--agent", self.agent, "--", "perdure", *work]
+        work = [
+            "work",
+            "--run",
+            "--order",
+            str(place / "order"),
+            "--result",
+            str(place / "message"),
+            "--grace",
+            str(grace),
+        ]
+        entry = [
+            sys.executable,
+            "-m",
+            "perdure",
+            "entrypoint",
+            "--volume",
+            str(self.volume),
+            "--agent",
+            self.agent,
+            "--",
+            "perdure",
+            *work,
+        ]
         data = self.claimed if self.claim else place / "data"
-        script = f"hostname pod-{len(self.pods)}; mount --bind {data} {self.volume} && exec {shlex.join(entry)}"
+        script = (
+            f"hostname pod-{len(self.pods)}; mount --bind {data} {self.volume} && exec "
+            f"{shlex.join(entry)}"
+        )
         log = (place / "log").open("w")
         started = subprocess.Popen(
             ["unshare", *SPACES, "sh", "-c", script], cwd="/", text=True,
@@ -182,7 +244,8 @@ class Cluster:
         return self.start(attempt, texts, **changes).end()
 
     def file(self, name: str) -> Path:
-        """A file of the task's workdir, as soon as it is there: in the claim, or in the newest pod's own directory."""
+        """A file of the task's workdir, as soon as it is there: in the claim, or in the newest
+        pod's own directory."""
         pod = self.pods[-1]
         data = self.claimed if self.claim else pod.directory / "data"
 
@@ -205,7 +268,8 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster(directory: Path, agent: str, script: str, **settings: Any) -> Iterator[Cluster]:
-    """A cluster as long as the block lasts; everything in it ends with it. `GO` in the script is a file outside of all pods."""
+    """A cluster as long as the block lasts; everything in it ends with it. `GO` in the script is a
+    file outside of all pods."""
     with Rehearsal(script.replace("GO", str(directory / "go"))) as rehearsal:
         made = Cluster(directory, agent, rehearsal, **settings)
         try:

@@ -1,4 +1,5 @@
-"""What the API server refuses of a TaskRun, and what it takes: a table, used on the real API server and checked for gaps without one."""
+"""What the API server refuses of a TaskRun, and what it takes: a table, used on the real API server
+and checked for gaps without one."""
 
 from __future__ import annotations
 
@@ -8,47 +9,89 @@ BASE: dict[str, Any] = {"service": "shop", "task": "118", "prompt": "Fix the rou
 LONG = "x" * 131_073
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "no instructions": ({"prompt": None}, "spec.prompt: Invalid value: give the instructions in either spec.prompt or spec.promptFrom"),
+    "no instructions": (
+        {"prompt": None},
+        "spec.prompt: Invalid value: give the instructions in either spec.prompt or "
+        "spec.promptFrom",
+    ),
     "instructions twice": (
         {"promptFrom": {"configMapKeyRef": {"name": "a", "key": "b"}}},
-        "spec.prompt: Invalid value: give the instructions in either spec.prompt or spec.promptFrom",
+        "spec.prompt: Invalid value: give the instructions in either spec.prompt or "
+        "spec.promptFrom",
     ),
     "a blank prompt": ({"prompt": " \n\t"}, "spec.prompt: Invalid value"),
     "a prompt with NUL": ({"prompt": "a\x00b"}, "spec.prompt: Invalid value"),
     "a prompt too long": ({"prompt": LONG}, "spec.prompt: Too long: may not be more than 131072"),
     "two references": (
-        {"prompt": None, "promptFrom": {"configMapKeyRef": {"name": "a", "key": "b"}, "secretKeyRef": {"name": "a", "key": "b"}}},
-        "spec.promptFrom: Invalid value: spec.promptFrom needs either configMapKeyRef or secretKeyRef",
+        {
+            "prompt": None,
+            "promptFrom": {
+                "configMapKeyRef": {"name": "a", "key": "b"},
+                "secretKeyRef": {"name": "a", "key": "b"},
+            },
+        },
+        "spec.promptFrom: Invalid value: spec.promptFrom needs either configMapKeyRef or "
+        "secretKeyRef",
     ),
-    "no reference": ({"prompt": None, "promptFrom": {}}, "spec.promptFrom: Invalid value: spec.promptFrom needs either"),
+    "no reference": (
+        {"prompt": None, "promptFrom": {}},
+        "spec.promptFrom: Invalid value: spec.promptFrom needs either",
+    ),
     "a reference without key": (
         {"prompt": None, "promptFrom": {"configMapKeyRef": {"name": "a"}}},
         "spec.promptFrom.configMapKeyRef.key: Required",
     ),
     "a task of nobody": (
         {"service": None, "repository": {"url": "https://git.example.com/a/b"}},
-        "spec.task: Invalid value: spec.task is the id of a task within its service: give spec.service too",
+        "spec.task: Invalid value: spec.task is the id of a task within its service: give "
+        "spec.service too",
     ),
     "nothing to work on": (
         {"service": None, "task": None},
-        "spec.repository: Invalid value: give spec.repository, or spec.service for a task without a repository",
+        "spec.repository: Invalid value: give spec.repository, or spec.service for a task without "
+        "a repository",
     ),
     "a service with a path": ({"service": "../shop"}, "spec.service: Invalid value"),
     "a service with a capital end": ({"service": "shop-"}, "spec.service: Invalid value"),
     "a task too long": ({"task": "x" * 64}, "spec.task: Too long"),
     "an agent with an option": ({"agent": "--help"}, "spec.agent: Invalid value"),
     "version nought": ({"contextVersion": 0}, "spec.contextVersion: Invalid value: 0"),
-    "version too great": ({"contextVersion": 1_000_001}, "spec.contextVersion: Invalid value: 1000001"),
-    "credentials in an address": ({"repository": {"url": "https://me:secret@host/a"}}, "spec.repository.url: Invalid value"),
-    "another transport": ({"repository": {"url": "ext::sh -c id"}}, "spec.repository.url: Invalid value"),
+    "version too great": (
+        {"contextVersion": 1_000_001},
+        "spec.contextVersion: Invalid value: 1000001",
+    ),
+    "credentials in an address": (
+        {"repository": {"url": "https://me:secret@host/a"}},
+        "spec.repository.url: Invalid value",
+    ),
+    "another transport": (
+        {"repository": {"url": "ext::sh -c id"}},
+        "spec.repository.url: Invalid value",
+    ),
     "no address": ({"repository": {"base": "main"}}, "spec.repository.url: Required value"),
-    "an option as base": ({"repository": {"url": "https://host/a", "base": "--upload-pack=id"}}, "spec.repository.base: Invalid value"),
+    "an option as base": (
+        {"repository": {"url": "https://host/a", "base": "--upload-pack=id"}},
+        "spec.repository.base: Invalid value",
+    ),
     **{
         f"the branch {branch}": (
             {"repository": {"url": "https://host/a", "branch": branch}},
-            "spec.repository.branch: Invalid value" if branch.startswith("-") else "spec.repository.branch is no branch name",
+            "spec.repository.branch: Invalid value"
+            if branch.startswith("-")
+            else "spec.repository.branch is no branch name",
         )
-        for branch in ("-b", "a..b", "a//b", "a/.b", "a/-b", "a/", "a.", "a.lock", "a.lock/b", "refs/heads/a")
+        for branch in (
+            "-b",
+            "a..b",
+            "a//b",
+            "a/.b",
+            "a/-b",
+            "a/",
+            "a.",
+            "a.lock",
+            "a.lock/b",
+            "refs/heads/a",
+        )
     },
     "a secret's name": (
         {"repository": {"url": "https://host/a", "credentialsSecretName": "A"}},
@@ -59,15 +102,28 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"permissions": "root"},
         'spec.permissions: Unsupported value: "root": supported values: "read", "edit", "full"',
     ),
-    "too many arguments": ({"agentArgs": ["x"] * 65}, "spec.agentArgs: Too many: 65: must have at most 64 items"),
+    "too many arguments": (
+        {"agentArgs": ["x"] * 65},
+        "spec.agentArgs: Too many: 65: must have at most 64 items",
+    ),
     "a variable of perdure's": (
         {"env": [{"name": "PERDURE_STATE", "value": "x"}]},
-        'spec.env[0].name: Invalid value: "PERDURE_STATE": spec.env: names that begin with PERDURE_ are perdure\'s own',
+        'spec.env[0].name: Invalid value: "PERDURE_STATE": spec.env: names that begin with '
+        "PERDURE_ are perdure's own",
     ),
-    "a variable with =": ({"env": [{"name": "A=B", "value": "x"}]}, "spec.env[0].name: Invalid value"),
+    "a variable with =": (
+        {"env": [{"name": "A=B", "value": "x"}]},
+        "spec.env[0].name: Invalid value",
+    ),
     "a variable without a value": ({"env": [{"name": "A"}]}, "spec.env[0].value: Required value"),
-    "a variable twice": ({"env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]}, "spec.env[1]: Duplicate value"),
-    "no session to go on with": ({"resume": {"mode": "Session"}}, "spec.resume.sessionId: Invalid value: spec.resume.sessionId is missing"),
+    "a variable twice": (
+        {"env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]},
+        "spec.env[1]: Duplicate value",
+    ),
+    "no session to go on with": (
+        {"resume": {"mode": "Session"}},
+        "spec.resume.sessionId: Invalid value: spec.resume.sessionId is missing",
+    ),
     "a session and Auto": (
         {"resume": {"sessionId": "s1"}},
         "spec.resume.sessionId: Invalid value: spec.resume.sessionId goes with mode Session only",
@@ -76,30 +132,66 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"resume": {"mode": "Fresh", "from": "a"}},
         "spec.resume.from: Invalid value: spec.resume.from goes with mode Session only",
     ),
-    "a session with an option": ({"resume": {"mode": "Session", "sessionId": "--last"}}, "spec.resume.sessionId: Invalid value"),
+    "a session with an option": (
+        {"resume": {"mode": "Session", "sessionId": "--last"}},
+        "spec.resume.sessionId: Invalid value",
+    ),
     "no attempts": ({"policy": {"attempts": 0}}, "spec.policy.attempts: Invalid value: 0"),
-    "too many attempts": ({"policy": {"attempts": 1001}}, "spec.policy.attempts: Invalid value: 1001"),
-    "a negative deadline": ({"policy": {"timeoutSeconds": -1}}, "spec.policy.timeoutSeconds: Invalid value: -1"),
-    "a negative silence": ({"policy": {"stallSeconds": -1}}, "spec.policy.stallSeconds: Invalid value: -1"),
-    "a negative budget": ({"policy": {"budgetUSD": -0.5}}, "spec.policy.budgetUSD: Invalid value: -0.5"),
-    "a policy of nobody": ({"policy": {"continuity": "lax"}}, 'spec.policy.continuity: Unsupported value: "lax"'),
-    "a fullness of nobody": ({"policy": {"whenFull": "ignore"}}, 'spec.policy.whenFull: Unsupported value: "ignore"'),
-    "too many rounds": ({"policy": {"verifyRounds": 101}}, "spec.policy.verifyRounds: Invalid value: 101"),
+    "too many attempts": (
+        {"policy": {"attempts": 1001}},
+        "spec.policy.attempts: Invalid value: 1001",
+    ),
+    "a negative deadline": (
+        {"policy": {"timeoutSeconds": -1}},
+        "spec.policy.timeoutSeconds: Invalid value: -1",
+    ),
+    "a negative silence": (
+        {"policy": {"stallSeconds": -1}},
+        "spec.policy.stallSeconds: Invalid value: -1",
+    ),
+    "a negative budget": (
+        {"policy": {"budgetUSD": -0.5}},
+        "spec.policy.budgetUSD: Invalid value: -0.5",
+    ),
+    "a policy of nobody": (
+        {"policy": {"continuity": "lax"}},
+        'spec.policy.continuity: Unsupported value: "lax"',
+    ),
+    "a fullness of nobody": (
+        {"policy": {"whenFull": "ignore"}},
+        'spec.policy.whenFull: Unsupported value: "ignore"',
+    ),
+    "too many rounds": (
+        {"policy": {"verifyRounds": 101}},
+        "spec.policy.verifyRounds: Invalid value: 101",
+    ),
     "a blank check": ({"policy": {"verify": " "}}, "spec.policy.verify: Invalid value"),
     "a file out of the workdir": (
         {"policy": {"files": ["a/../../b"]}},
-        'spec.policy.files[0]: Invalid value: "a/../../b": spec.policy.files: a path within the workdir is needed',
+        'spec.policy.files[0]: Invalid value: "a/../../b": spec.policy.files: a path within the '
+        "workdir is needed",
     ),
-    "an absolute file": ({"policy": {"files": ["/etc/passwd"]}}, "spec.policy.files[0]: Invalid value"),
-    "a mode of nobody": ({"workspace": {"mode": "Local"}}, 'spec.workspace.mode: Unsupported value: "Local"'),
+    "an absolute file": (
+        {"policy": {"files": ["/etc/passwd"]}},
+        "spec.policy.files[0]: Invalid value",
+    ),
+    "a mode of nobody": (
+        {"workspace": {"mode": "Local"}},
+        'spec.workspace.mode: Unsupported value: "Local"',
+    ),
     "Shared without a claim": (
         {"workspace": {"mode": "Shared"}},
-        "spec.workspace.claimName: Invalid value: spec.workspace.claimName names the claim of mode Shared",
+        "spec.workspace.claimName: Invalid value: spec.workspace.claimName names the claim of mode "
+        "Shared",
     ),
-    "a claim and no Shared": ({"workspace": {"claimName": "a"}}, "spec.workspace.claimName names the claim of mode Shared"),
+    "a claim and no Shared": (
+        {"workspace": {"claimName": "a"}},
+        "spec.workspace.claimName names the claim of mode Shared",
+    ),
     "Shared without a task": (
         {"task": None, "workspace": {"mode": "Shared", "claimName": "a"}},
-        "spec.task: Invalid value: spec.service and spec.task name the task's directory on a shared claim",
+        "spec.task: Invalid value: spec.service and spec.task name the task's directory on a "
+        "shared claim",
     ),
     "Checkpoints without a store": (
         {"workspace": {"mode": "Checkpoints"}},
@@ -107,58 +199,101 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a store of its own and Shared": (
         {"workspace": {"mode": "Shared", "claimName": "a", "checkpoints": "s3://b/c"}},
-        "spec.workspace.checkpoints: Invalid value: spec.workspace.checkpoints does not go with mode Shared",
+        "spec.workspace.checkpoints: Invalid value: spec.workspace.checkpoints does not go with "
+        "mode Shared",
     ),
-    "a store of another scheme": ({"workspace": {"checkpoints": "http://host/x"}}, "spec.workspace.checkpoints: Invalid value"),
-    "a store with a password": ({"workspace": {"checkpoints": "s3://key:secret@bucket"}}, "spec.workspace.checkpoints: Invalid value"),
+    "a store of another scheme": (
+        {"workspace": {"checkpoints": "http://host/x"}},
+        "spec.workspace.checkpoints: Invalid value",
+    ),
+    "a store with a password": (
+        {"workspace": {"checkpoints": "s3://key:secret@bucket"}},
+        "spec.workspace.checkpoints: Invalid value",
+    ),
     "a size without a claim": (
         {"workspace": {"mode": "Checkpoints", "checkpoints": "s3://b/c", "size": "1Gi"}},
-        "spec.workspace.size: Invalid value: spec.workspace.size and storageClassName describe the claim",
+        "spec.workspace.size: Invalid value: spec.workspace.size and storageClassName describe the "
+        "claim",
     ),
     "a store's Secret without a store": (
         {"workspace": {"checkpointsSecretName": "s3"}},
-        "spec.workspace.checkpointsSecretName: Invalid value: spec.workspace.checkpointsSecretName is for the store",
+        "spec.workspace.checkpointsSecretName: Invalid value: spec.workspace.checkpointsSecretName "
+        "is for the store",
     ),
     "a size of nothing": ({"workspace": {"size": "0Gi"}}, "spec.workspace.size: Invalid value"),
-    "a reclaim of nobody": ({"workspace": {"reclaim": "Recycle"}}, 'spec.workspace.reclaim: Unsupported value: "Recycle"'),
+    "a reclaim of nobody": (
+        {"workspace": {"reclaim": "Recycle"}},
+        'spec.workspace.reclaim: Unsupported value: "Recycle"',
+    ),
     "a label of two lines": ({"labels": {"a": "b\nc"}}, "spec.labels.a: Invalid value"),
-    "too many labels": ({"labels": {f"l{n}": "x" for n in range(33)}}, "spec.labels: Too many: 33: must have at most 32"),
+    "too many labels": (
+        {"labels": {f"l{n}": "x" for n in range(33)}},
+        "spec.labels: Too many: 33: must have at most 32",
+    ),
     "a directory of the node": (
         {"pod": {"volumes": [{"name": "host", "hostPath": {"path": "/"}}]}},
         "spec.pod.volumes[0]: Invalid value: spec.pod.volumes: hostPath, a directory of the node",
     ),
     "a volume of perdure's": (
         {"pod": {"volumes": [{"name": "perdure-data", "emptyDir": {}}]}},
-        'spec.pod.volumes[0].name: Invalid value: "perdure-data": spec.pod.volumes: names that begin with perdure- are perdure\'s own',
+        'spec.pod.volumes[0].name: Invalid value: "perdure-data": spec.pod.volumes: names that '
+        "begin with perdure- are perdure's own",
     ),
     "a mount of perdure's": (
         {"pod": {"volumeMounts": [{"name": "perdure-data", "mountPath": "/x"}]}},
-        "spec.pod.volumeMounts: Invalid value: spec.pod.volumeMounts: volumes whose names begin with perdure- are perdure's own",
+        "spec.pod.volumeMounts: Invalid value: spec.pod.volumeMounts: volumes whose names begin "
+        "with perdure- are perdure's own",
     ),
     **{
         f"a mount at {path}": (
             {"pod": {"volumeMounts": [{"name": "mine", "mountPath": path}]}},
-            "spec.pod.volumeMounts: /data, /perdure, /tmp, /dev and the home directory are perdure's own",
+            "spec.pod.volumeMounts: /data, /perdure, /tmp, /dev and the home directory are "
+            "perdure's own",
         )
-        for path in ("/", "//data", "/data", "/data/x", "/perdure/order", "/tmp", "/dev/shm", "/home/perdure/.claude", "/srv/../data")
+        for path in (
+            "/",
+            "//data",
+            "/data",
+            "/data/x",
+            "/perdure/order",
+            "/tmp",
+            "/dev/shm",
+            "/home/perdure/.claude",
+            "/srv/../data",
+        )
     },
     "a label of the operator's": (
         {"pod": {"labels": {"perdure.dev/taskrun": "x"}}},
-        "spec.pod.labels: Invalid value: spec.pod.labels: labels of perdure.dev and kubernetes.io are set by",
+        "spec.pod.labels: Invalid value: spec.pod.labels: labels of perdure.dev and kubernetes.io "
+        "are set by",
     ),
-    "a label of the cluster's": ({"pod": {"labels": {"batch.kubernetes.io/job-name": "x"}}}, "spec.pod.labels: Invalid value"),
+    "a label of the cluster's": (
+        {"pod": {"labels": {"batch.kubernetes.io/job-name": "x"}}},
+        "spec.pod.labels: Invalid value",
+    ),
     "an annotation of the operator's": (
         {"pod": {"annotations": {"perdure.dev/x": "x"}}},
-        "spec.pod.annotations: Invalid value: spec.pod.annotations: annotations of perdure.dev are set by perdure",
+        "spec.pod.annotations: Invalid value: spec.pod.annotations: annotations of perdure.dev are "
+        "set by perdure",
     ),
-    "a resource of words": ({"pod": {"resources": {"limits": {"memory": "much"}}}}, "spec.pod.resources.limits.memory: Invalid value"),
+    "a resource of words": (
+        {"pod": {"resources": {"limits": {"memory": "much"}}}},
+        "spec.pod.resources.limits.memory: Invalid value",
+    ),
     "an image with a space": ({"pod": {"image": "a b"}}, "spec.pod.image: Invalid value"),
-    "no grace": ({"pod": {"terminationGracePeriodSeconds": 1}}, "spec.pod.terminationGracePeriodSeconds: Invalid value: 1"),
+    "no grace": (
+        {"pod": {"terminationGracePeriodSeconds": 1}},
+        "spec.pod.terminationGracePeriodSeconds: Invalid value: 1",
+    ),
     "a field that is not there": ({"promt": "x"}, 'unknown field "spec.promt"'),
-    "a field of a pod that is not there": ({"pod": {"hostNetwork": True}}, 'unknown field "spec.pod.hostNetwork"'),
+    "a field of a pod that is not there": (
+        {"pod": {"hostNetwork": True}},
+        'unknown field "spec.pod.hostNetwork"',
+    ),
     "a number as text": ({"contextVersion": "2"}, 'spec.contextVersion: Invalid value: "string"'),
 }
-"""By what is wrong with it: what is laid over BASE (None takes away), and what the API server answers."""
+"""By what is wrong with it: what is laid over BASE (None takes away), and what the API server
+answers."""
 
 TAKEN: dict[str, dict[str, Any]] = {
     "the least": {},
@@ -211,27 +346,59 @@ TAKEN: dict[str, dict[str, Any]] = {
 """By what is particular about it: what is laid over BASE."""
 
 CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
-    "another service": ({}, {"service": "bank"}, "spec.service is the task's identity and cannot be changed"),
+    "another service": (
+        {},
+        {"service": "bank"},
+        "spec.service is the task's identity and cannot be changed",
+    ),
     "no service any more": (
         {"task": None, "repository": {"url": "https://host/a"}},
         {"service": None},
         "spec.service is the task's identity and cannot be changed",
     ),
     "another task": ({}, {"task": "119"}, "spec.task is the task's identity and cannot be changed"),
-    "a task later": ({"task": None}, {"task": "118"}, "spec.task is the task's identity and cannot be changed"),
+    "a task later": (
+        {"task": None},
+        {"task": "118"},
+        "spec.task is the task's identity and cannot be changed",
+    ),
     "another agent": ({}, {"agent": "codex"}, "spec.agent cannot be changed"),
     "another repository": (
         {"repository": {"url": "https://host/a"}},
         {"repository": {"url": "https://host/b"}},
         "spec.repository cannot be changed",
     ),
-    "another branch": ({"repository": {"url": "https://host/a"}}, {"repository": {"branch": "b"}}, "spec.repository cannot be changed"),
-    "a repository later": ({}, {"repository": {"url": "https://host/a"}}, "spec.repository cannot be changed"),
-    "another beginning": ({}, {"resume": {"mode": "Fresh"}}, "spec.resume says how the first attempt began and cannot be changed"),
+    "another branch": (
+        {"repository": {"url": "https://host/a"}},
+        {"repository": {"branch": "b"}},
+        "spec.repository cannot be changed",
+    ),
+    "a repository later": (
+        {},
+        {"repository": {"url": "https://host/a"}},
+        "spec.repository cannot be changed",
+    ),
+    "another beginning": (
+        {},
+        {"resume": {"mode": "Fresh"}},
+        "spec.resume says how the first attempt began and cannot be changed",
+    ),
     "another workspace": ({}, {"workspace": {"size": "20Gi"}}, "spec.workspace cannot be changed"),
-    "another way to reclaim": ({}, {"workspace": {"reclaim": "Delete"}}, "spec.workspace cannot be changed"),
-    "a smaller version": ({"contextVersion": 3}, {"contextVersion": 2}, "spec.contextVersion only grows"),
-    "new instructions without a version": ({}, {"prompt": "More"}, "spec.prompt changes only together with a greater spec.contextVersion"),
+    "another way to reclaim": (
+        {},
+        {"workspace": {"reclaim": "Delete"}},
+        "spec.workspace cannot be changed",
+    ),
+    "a smaller version": (
+        {"contextVersion": 3},
+        {"contextVersion": 2},
+        "spec.contextVersion only grows",
+    ),
+    "new instructions without a version": (
+        {},
+        {"prompt": "More"},
+        "spec.prompt changes only together with a greater spec.contextVersion",
+    ),
     "another reference without a version": (
         {"prompt": None, "promptFrom": {"configMapKeyRef": {"name": "a", "key": "b"}}},
         {"promptFrom": {"configMapKeyRef": {"key": "c"}}},
@@ -242,14 +409,23 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "the same again, as a new version": ({}, {"contextVersion": 2}, ""),
     "from a text to a reference": (
         {},
-        {"prompt": None, "promptFrom": {"configMapKeyRef": {"name": "a", "key": "b"}}, "contextVersion": 2},
+        {
+            "prompt": None,
+            "promptFrom": {"configMapKeyRef": {"name": "a", "key": "b"}},
+            "contextVersion": 2,
+        },
         "",
     ),
     "a stop": ({}, {"suspend": True}, ""),
     "more attempts": ({}, {"policy": {"attempts": 5}}, ""),
-    "another model, more room": ({}, {"model": "opus", "pod": {"resources": {"limits": {"memory": "8Gi"}}}}, ""),
+    "another model, more room": (
+        {},
+        {"model": "opus", "pod": {"resources": {"limits": {"memory": "8Gi"}}}},
+        "",
+    ),
 }
-"""By what is changed: the TaskRun before (laid over BASE), what is patched, and the refusal; empty where it is taken."""
+"""By what is changed: the TaskRun before (laid over BASE), what is patched, and the refusal; empty
+where it is taken."""
 
 
 def laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -259,5 +435,7 @@ def laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         if value is None:
             merged.pop(key, None)
         else:
-            merged[key] = laid_over(merged.get(key, {}), value) if isinstance(value, dict) else value
+            merged[key] = (
+                laid_over(merged.get(key, {}), value) if isinstance(value, dict) else value
+            )
     return merged

@@ -1,4 +1,5 @@
-"""The TaskRun resource as it is written down, for the tests: the whole file, its schema, and every place in the schema."""
+"""The TaskRun resource as it is written down, for the tests: the whole file, its schema, and every
+place in the schema."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ def place(namespace: str) -> str:
 
 
 def installed(cluster: Any) -> None:
-    """Puts the resource into a cluster (`tests.servers.kubernetes.cluster.Cluster`); returns when TaskRuns can be made."""
+    """Puts the resource into a cluster (`tests.servers.kubernetes.cluster.Cluster`); returns when
+    TaskRuns can be made."""
     if cluster.api.find("/apis/perdure.dev/v1alpha1") is None:
         cluster.kubectl("apply", "--server-side", "-f", str(FILE))
     cluster.until(lambda: cluster.api.find(place("default")), "the API server has TaskRuns")

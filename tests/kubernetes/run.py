@@ -1,4 +1,5 @@
-"""One TaskRun on a cluster, as a test sees it: its object, its Jobs and pods, what a person does to it, what is promised of it."""
+"""One TaskRun on a cluster, as a test sees it: its object, its Jobs and pods, what a person does to
+it, what is promised of it."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ class Run:
         self.path = place.runs(name)
         self.mode: str = body["spec"]["workspace"]["mode"]
 
-    # --- what the cluster says ---------------------------------------------------------------------------------------
+    # --- what the cluster says
+    # ---------------------------------------------------------------------------------------
 
     def body(self) -> Object:
         return dict(self.place.api.get(self.path))
@@ -38,7 +40,14 @@ class Run:
 
     def condition(self, kind: str) -> Object | None:
         """A condition that is true."""
-        return next((each for each in self.status().get("conditions") or () if each["type"] == kind and each["status"] == "True"), None)
+        return next(
+            (
+                each
+                for each in self.status().get("conditions") or ()
+                if each["type"] == kind and each["status"] == "True"
+            ),
+            None,
+        )
 
     def waits_for(self, reason: str) -> Object:
         """The condition Waiting, as soon as it has a reason."""
@@ -50,17 +59,28 @@ class Run:
         return dict(self.until(told, f"it waits: {reason}"))
 
     def jobs(self) -> list[Object]:
-        return list(self.place.api.items(self.place.of("batch/v1", "jobs"), labelSelector=f"perdure.dev/taskrun-uid={self.uid}"))
+        return list(
+            self.place.api.items(
+                self.place.of("batch/v1", "jobs"),
+                labelSelector=f"perdure.dev/taskrun-uid={self.uid}",
+            )
+        )
 
     def pods(self) -> list[Object]:
-        return list(self.place.api.items(self.place.of("v1", "pods"), labelSelector=f"perdure.dev/taskrun-uid={self.uid}"))
+        return list(
+            self.place.api.items(
+                self.place.of("v1", "pods"), labelSelector=f"perdure.dev/taskrun-uid={self.uid}"
+            )
+        )
 
     def pod(self) -> Object:
         """The pod that runs, as soon as one does."""
 
         def running() -> Object | None:
             live = [each for each in self.pods() if "deletionTimestamp" not in each["metadata"]]
-            return next((each for each in live if each.get("status", {}).get("phase") == "Running"), None)
+            return next(
+                (each for each in live if each.get("status", {}).get("phase") == "Running"), None
+            )
 
         return dict(self.until(running, "a pod runs"))
 
@@ -68,7 +88,12 @@ class Run:
         """Whatever lives in its pods, the first process of each container first."""
         machines = self.place.cluster.machines
         placed = [(pod["spec"].get("nodeName", ""), pod["metadata"]["uid"]) for pod in self.pods()]
-        return [each for node, uid in placed if node in machines for each in machines[node].processes(uid)]
+        return [
+            each
+            for node, uid in placed
+            if node in machines
+            for each in machines[node].processes(uid)
+        ]
 
     def until(self, met: Callable[[], Any], what: str) -> Any:
         """See `Cluster.until`; says where the run stood when patience was over."""
@@ -83,7 +108,8 @@ class Run:
             raise AssertionError(f"{error}\n{self.told()}") from error
 
     def settled(self, phase: str = "Succeeded") -> Object:
-        """The status, as soon as the run is in a phase, and has seen the newest version of its instructions."""
+        """The status, as soon as the run is in a phase, and has seen the newest version of its
+        instructions."""
 
         def there() -> Object | None:
             body = self.body()
@@ -101,7 +127,8 @@ class Run:
         """A person has asked for something that the status does not know of yet."""
         retry = body["metadata"].get("annotations", {}).get("perdure.dev/retry", "")
         return bool(
-            retry != body["status"].get("retried", "") or body["metadata"]["generation"] > body["status"].get("observedGeneration", 0)
+            retry != body["status"].get("retried", "")
+            or body["metadata"]["generation"] > body["status"].get("observedGeneration", 0)
         )
 
     def told(self) -> str:
@@ -110,18 +137,24 @@ class Run:
         lines = [json.dumps(body.get("status", {}), indent=1), self.place.operator.said()]
         for pod in self.pods():
             name = pod["metadata"]["name"]
-            lines.append(f"--- {name} on {pod['spec'].get('nodeName')}: {json.dumps(pod.get('status', {}))[:1500]}")
+            lines.append(
+                f"--- {name} on {pod['spec'].get('nodeName')}: "
+                f"{json.dumps(pod.get('status', {}))[:1500]}"
+            )
             lines.append(self.place.said(name))
         return "\n".join(lines)
 
-    # --- what a person does ------------------------------------------------------------------------------------------
+    # --- what a person does
+    # ------------------------------------------------------------------------------------------
 
     def patch(self, **body: Any) -> None:
         self.place.api.patch(self.path, body)
 
     def update(self, prompt: str) -> None:
         """The next version of the instructions."""
-        self.patch(spec={"prompt": prompt, "contextVersion": self.body()["spec"]["contextVersion"] + 1})
+        self.patch(
+            spec={"prompt": prompt, "contextVersion": self.body()["spec"]["contextVersion"] + 1}
+        )
 
     def annotate(self, name: str, value: str) -> None:
         self.patch(metadata={"annotations": {f"perdure.dev/{name}": value}})
@@ -132,21 +165,37 @@ class Run:
     def gone(self) -> None:
         self.until(lambda: self.place.api.find(self.path) is None, "it is gone")
 
-    # --- what is promised --------------------------------------------------------------------------------------------
+    # --- what is promised
+    # --------------------------------------------------------------------------------------------
 
     def wrong(self) -> list[str]:
-        """What is not as it is promised of every run that has ended: one Job, one pod and one outcome for each attempt."""
+        """What is not as it is promised of every run that has ended: one Job, one pod and one
+        outcome for each attempt."""
         attempts = self.attempts()
         numbers = [each["number"] for each in attempts]
         found = []
         if numbers != list(range(1, len(numbers) + 1)):
             found.append(f"attempts are numbered {numbers}")
-        found += [f"attempt {each['number']} has no outcome" for each in attempts if not each.get("outcome")]
+        found += [
+            f"attempt {each['number']} has no outcome"
+            for each in attempts
+            if not each.get("outcome")
+        ]
         jobs = [int(job["metadata"]["labels"]["perdure.dev/attempt"]) for job in self.jobs()]
-        found += [f"attempt {each} has {jobs.count(each)} Jobs" for each in sorted(set(jobs)) if jobs.count(each) > 1]
-        found += [f"the Job of attempt {each} belongs to none" for each in jobs if each not in numbers]
+        found += [
+            f"attempt {each} has {jobs.count(each)} Jobs"
+            for each in sorted(set(jobs))
+            if jobs.count(each) > 1
+        ]
+        found += [
+            f"the Job of attempt {each} belongs to none" for each in jobs if each not in numbers
+        ]
         pods = [int(pod["metadata"]["labels"]["perdure.dev/attempt"]) for pod in self.pods()]
-        return found + [f"attempt {each} has {pods.count(each)} pods" for each in sorted(set(pods)) if pods.count(each) > 1]
+        return found + [
+            f"attempt {each} has {pods.count(each)} pods"
+            for each in sorted(set(pods))
+            if pods.count(each) > 1
+        ]
 
     def one_of_each(self) -> None:
         assert not self.wrong(), f"{self.wrong()}\n{self.told()}"

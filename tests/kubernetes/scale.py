@@ -1,8 +1,10 @@
-"""1,000 TaskRuns, 100 of them at once, on a real control plane whose pods are played by kwok: `make kubernetes-scale`.
+"""1,000 TaskRuns, 100 of them at once, on a real control plane whose pods are played by kwok: `make
+kubernetes-scale`.
 
-No agent runs: what is measured is the operator. Counted is at the API server (its audit log: every request of the operator's account) and
-on the operator's process. What must hold: each TaskRun ends as its pods were told to end, with exactly the attempts that takes; no
-attempt has two Jobs or none; the operator's memory stays flat and under 200 MB; an attempt takes less than 25 requests; from the
+No agent runs: what is measured is the operator. Counted is at the API server (its audit log: every
+request of the operator's account) and on the operator's process. What must hold: each TaskRun ends
+as its pods were told to end, with exactly the attempts that takes; no attempt has two Jobs or none;
+the operator's memory stays flat and under 200 MB; an attempt takes less than 25 requests; from the
 TaskRun's acceptance to the request that makes its Job it takes less than 250 ms at the median.
 """
 
@@ -31,7 +33,12 @@ from tests.servers.kubernetes.build import program
 from tests.servers.kubernetes.cluster import Cluster
 
 STAGES = Path(__file__).parent / "stages.yaml"
-ENDS = {"works": ("Succeeded", 1), "again": ("Succeeded", 2), "never": ("Failed", 2), "lost": ("Succeeded", 2)}
+ENDS = {
+    "works": ("Succeeded", 1),
+    "again": ("Succeeded", 2),
+    "never": ("Failed", 2),
+    "lost": ("Succeeded", 2),
+}
 """How a TaskRun with two attempts ends, and after how many."""
 SHARE = ("works",) * 6 + ("again",) * 2 + ("never", "lost")
 MOST_MB, MOST_REQUESTS, MOST_SHARE_MS, FLAT = 200.0, 25.0, 250.0, 0.10
@@ -60,7 +67,9 @@ class Measured:
     load: float = 0.0
 
     def settled_memory(self) -> list[float]:
-        return [mb for ended, mb in self.memory if ended >= self.number * WARM_UP] or [mb for _, mb in self.memory]
+        return [mb for ended, mb in self.memory if ended >= self.number * WARM_UP] or [
+            mb for _, mb in self.memory
+        ]
 
     def rows(self) -> list[tuple[str, str, str, bool]]:
         """What, how much, the goal, whether it is met."""
@@ -70,15 +79,45 @@ class Measured:
         each = sum(self.requests.values()) / max(self.attempts, 1)
         share, alone = statistics.median(self.shares), statistics.median(self.alone)
         return [
-            (f"TaskRuns, {self.at_once} at once", f"{self.number} ({self.attempts} attempts) in {self.seconds:.0f} s", "", True),
+            (
+                f"TaskRuns, {self.at_once} at once",
+                f"{self.number} ({self.attempts} attempts) in {self.seconds:.0f} s",
+                "",
+                True,
+            ),
             ("missed or doubled attempts", str(len(self.wrong)), "0", not self.wrong),
-            ("API requests an attempt", f"{each:.1f}", f"< {MOST_REQUESTS:.0f}", each < MOST_REQUESTS),
-            ("the operator's memory, most", f"{max(memory):.0f} MB", f"< {MOST_MB:.0f} MB", max(memory) < MOST_MB),
+            (
+                "API requests an attempt",
+                f"{each:.1f}",
+                f"< {MOST_REQUESTS:.0f}",
+                each < MOST_REQUESTS,
+            ),
+            (
+                "the operator's memory, most",
+                f"{max(memory):.0f} MB",
+                f"< {MOST_MB:.0f} MB",
+                max(memory) < MOST_MB,
+            ),
             ("the same, most off its median", f"{drift:.1%}", f"<= {FLAT:.0%}", drift <= FLAT),
-            ("TaskRun to Job, median, one after the other", f"{alone:.0f} ms", f"< {MOST_SHARE_MS:.0f} ms", alone < MOST_SHARE_MS),
-            ("the operator's own CPU time an attempt", f"{1000 * self.cpu_s / max(self.attempts, 1):.0f} ms", "", True),
+            (
+                "TaskRun to Job, median, one after the other",
+                f"{alone:.0f} ms",
+                f"< {MOST_SHARE_MS:.0f} ms",
+                alone < MOST_SHARE_MS,
+            ),
+            (
+                "the operator's own CPU time an attempt",
+                f"{1000 * self.cpu_s / max(self.attempts, 1):.0f} ms",
+                "",
+                True,
+            ),
             (f"TaskRun to Job, median, {self.at_once} at once", f"{share:.0f} ms", "", True),
-            ("the same, 95 of 100", f"{statistics.quantiles(self.shares, n=20)[-1]:.0f} ms", "", True),
+            (
+                "the same, 95 of 100",
+                f"{statistics.quantiles(self.shares, n=20)[-1]:.0f} ms",
+                "",
+                True,
+            ),
         ]
 
 
@@ -113,7 +152,9 @@ class Scene:
     def begun(self, name: str, patience_s: float = 600.0) -> None:
         """Until its Job is told in its status."""
         with self.changed:
-            assert self.changed.wait_for(lambda: self.phases.get(name) not in (None, "", "Pending"), patience_s), self.operator.said()
+            assert self.changed.wait_for(
+                lambda: self.phases.get(name) not in (None, "", "Pending"), patience_s
+            ), self.operator.said()
 
     def make(self, name: str, trial: str) -> None:
         spec: Object = {
@@ -168,16 +209,26 @@ def _memory(operator: Operator, scene: Scene, seen: Measured) -> None:
 
 def _judge(scene: Scene, seen: Measured) -> None:
     jobs = collections.Counter(
-        (job["metadata"]["ownerReferences"][0]["name"], int(job["metadata"]["labels"]["perdure.dev/attempt"]))
+        (
+            job["metadata"]["ownerReferences"][0]["name"],
+            int(job["metadata"]["labels"]["perdure.dev/attempt"]),
+        )
         for job in scene.cluster.api.items(f"/apis/batch/v1/namespaces/{scene.namespace}/jobs")
     )
     for body in scene.cluster.api.items(scene.path):
         name, status = body["metadata"]["name"], body["status"]
-        phase, expected = ENDS["works" if name.startswith("alone") else SHARE[int(name.removeprefix("run-")) % len(SHARE)]]
+        phase, expected = ENDS[
+            "works"
+            if name.startswith("alone")
+            else SHARE[int(name.removeprefix("run-")) % len(SHARE)]
+        ]
         numbers = [each["number"] for each in status["attempts"] if each.get("outcome")]
         seen.attempts += len(numbers)
         if status["phase"] != phase or numbers != list(range(1, expected + 1)):
-            seen.wrong.append(f"{name} is {status['phase']} after {numbers}, and should be {phase} after {expected}")
+            seen.wrong.append(
+                f"{name} is {status['phase']} after {numbers}, and should be {phase} after "
+                f"{expected}"
+            )
         made = {attempt: count for (owner, attempt), count in jobs.items() if owner == name}
         if made != dict.fromkeys(numbers, 1):
             seen.wrong.append(f"{name} has Jobs {made} for attempts {numbers}")
@@ -194,13 +245,30 @@ def _count(scene: Scene, seen: Measured) -> None:
             continue
         done.add(event["auditID"])
         kind = event.get("objectRef", {})
-        what = "/".join(filter(None, (kind.get("resource", event["requestURI"].partition("?")[0]), kind.get("subresource"))))
+        what = "/".join(
+            filter(
+                None,
+                (
+                    kind.get("resource", event["requestURI"].partition("?")[0]),
+                    kind.get("subresource"),
+                ),
+            )
+        )
         seen.requests[f"{event['verb']} {what}"] += 1
-        if event["verb"] == "create" and kind.get("resource") == "jobs" and kind.get("name", "").endswith("-1"):
-            asked.setdefault(_owner(kind["name"]), datetime.fromisoformat(event["requestReceivedTimestamp"]).timestamp())
+        if (
+            event["verb"] == "create"
+            and kind.get("resource") == "jobs"
+            and kind.get("name", "").endswith("-1")
+        ):
+            asked.setdefault(
+                _owner(kind["name"]),
+                datetime.fromisoformat(event["requestReceivedTimestamp"]).timestamp(),
+            )
     for name, at in scene.accepted.items():
         if name in asked:
-            (seen.alone if name.startswith("alone") else seen.shares).append(1000 * (asked[name] - at))
+            (seen.alone if name.startswith("alone") else seen.shares).append(
+                1000 * (asked[name] - at)
+            )
 
 
 def _owner(job: str) -> str:
@@ -216,13 +284,34 @@ def _cluster() -> Iterator[Cluster]:
         cluster.start(())
         install(cluster)
         with (cluster.top / "kwok.log").open("ab") as log:
-            kubeconfig = cluster.plan.access("node-kwok").kubeconfig(cluster.top / "kwok.kubeconfig")
-            words = ["--manage-all-nodes=true", "--node-lease-duration-seconds=12", "--node-port=0", "--cidr=10.0.0.1/16"]
-            command = [str(program("kwok")), f"--kubeconfig={kubeconfig}", f"--config={STAGES}", *words]
+            kubeconfig = cluster.plan.access("node-kwok").kubeconfig(
+                cluster.top / "kwok.kubeconfig"
+            )
+            words = [
+                "--manage-all-nodes=true",
+                "--node-lease-duration-seconds=12",
+                "--node-port=0",
+                "--cidr=10.0.0.1/16",
+            ]
+            command = [
+                str(program("kwok")),
+                f"--kubeconfig={kubeconfig}",
+                f"--config={STAGES}",
+                *words,
+            ]
             environ: dict[str, Any] = {"HOME": str(cluster.top), "PATH": os.environ["PATH"]}
-            kwok = subprocess.Popen(["setpriv", "--pdeathsig=KILL", *command], env=environ, stdout=log, stderr=log, cwd=cluster.top)
+            kwok = subprocess.Popen(
+                ["setpriv", "--pdeathsig=KILL", *command],
+                env=environ,
+                stdout=log,
+                stderr=log,
+                cwd=cluster.top,
+            )
         for name in ("one", "two"):
-            cluster.api.create("/api/v1/nodes", {"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}}})
+            cluster.api.create(
+                "/api/v1/nodes",
+                {"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}}},
+            )
         yield cluster
     finally:
         if kwok is not None:
@@ -233,10 +322,17 @@ def _cluster() -> Iterator[Cluster]:
 
 def table(seen: Measured) -> str:
     rows = seen.rows()
-    lines = [f"{what:<48} {much:<34} {goal:<10} {'' if met else 'MISSED'}".rstrip() for what, much, goal, met in rows]
+    lines = [
+        f"{what:<48} {much:<34} {goal:<10} {'' if met else 'MISSED'}".rstrip()
+        for what, much, goal, met in rows
+    ]
     lines.append(f"\nload of the machine at the end: {seen.load:.1f} on {os.cpu_count()} cores")
     lines.append(
-        "requests an attempt: " + ", ".join(f"{what} {count / max(seen.attempts, 1):.2f}" for what, count in seen.requests.most_common())
+        "requests an attempt: "
+        + ", ".join(
+            f"{what} {count / max(seen.attempts, 1):.2f}"
+            for what, count in seen.requests.most_common()
+        )
     )
     return "\n".join([*lines, *seen.wrong])
 

@@ -27,7 +27,9 @@ class Stage:
 
     def config(self) -> SingleConfig:
         cluster = Cluster(server=f"http://127.0.0.1:{self.server.port}")
-        found = KubeConfig.from_one(cluster=cluster, user=User(token="x"), context_name="test", namespace="default")
+        found = KubeConfig.from_one(
+            cluster=cluster, user=User(token="x"), context_name="test", namespace="default"
+        )
         single = found.get()
         assert single is not None
         return single
@@ -54,7 +56,11 @@ class Stage:
 
     def condition(self, kind: str, name: str = "fix") -> dict[str, Any]:
         """The condition of a type, where it is true; else empty."""
-        true = (each for each in self.status(name).get("conditions", []) if each["type"] == kind and each["status"] == "True")
+        true = (
+            each
+            for each in self.status(name).get("conditions", [])
+            if each["type"] == kind and each["status"] == "True"
+        )
         return next(true, {})
 
     def delete(self, name: str) -> None:
@@ -64,12 +70,16 @@ class Stage:
     def touch(self, name: str = "fix", **annotations: str) -> None:
         """It is looked at again, and not later."""
         run = self.server.objects["taskruns"]["default", name]
-        run["metadata"].setdefault("annotations", {}).update(annotations or {"touched": str(self.server.version)})
+        run["metadata"].setdefault("annotations", {}).update(
+            annotations or {"touched": str(self.server.version)}
+        )
         self.server.put("taskruns", run)
 
     async def rest(self) -> None:
         """No operator has anything to do now."""
-        await self.until(lambda: not any(each.queue.slowest_s or len(each.queue) for each in self.operators))
+        await self.until(
+            lambda: not any(each.queue.slowest_s or len(each.queue) for each in self.operators)
+        )
 
     async def gone(self, name: str) -> None:
         await self.until(lambda: ("default", name) not in self.server.objects["taskruns"])
@@ -83,7 +93,9 @@ class Stage:
         return found
 
     async def done(self, name: str = "fix") -> dict[str, Any]:
-        found: dict[str, Any] = await self.until(lambda: self.status(name).get("phase") in ("Succeeded", "Failed") and self.status(name))
+        found: dict[str, Any] = await self.until(
+            lambda: self.status(name).get("phase") in ("Succeeded", "Failed") and self.status(name)
+        )
         return found
 
 

@@ -1,7 +1,9 @@
-"""Stories on the real control plane: TaskRuns whose agents are the real CLIs, and whose model is the rehearsal.
+"""Stories on the real control plane: TaskRuns whose agents are the real CLIs, and whose model is
+the rehearsal.
 
-Pods share the network of the host, so the agent in a pod speaks to the rehearsal on 127.0.0.1, by the Secret that its TaskRun names. What
-reached the model is asserted on the rehearsal's record; what perdure says of it, on the TaskRun and on `kubectl perdure why`.
+Pods share the network of the host, so the agent in a pod speaks to the rehearsal on 127.0.0.1, by
+the Secret that its TaskRun names. What reached the model is asserted on the rehearsal's record;
+what perdure says of it, on the TaskRun and on `kubectl perdure why`.
 """
 
 from __future__ import annotations
@@ -28,16 +30,23 @@ run echo one > one.txt
 hang
 say It is done.
 """
-"""The first attempt writes a file and then waits for the model, for ever; who goes on with the conversation is answered."""
+"""The first attempt writes a file and then waits for the model, for ever; who goes on with the
+conversation is answered."""
 
 
 class Story(Run):
     """A TaskRun with an agent, and a rehearsal of its own."""
 
-    def __init__(self, place: Place, name: str, agent: str, mode: str, script: str, spec: Object) -> None:
+    def __init__(
+        self, place: Place, name: str, agent: str, mode: str, script: str, spec: Object
+    ) -> None:
         self.agent = agent
         self.rehearsal = place.stack.enter_context(Rehearsal(script))
-        values = {key: value for key, value in self.rehearsal.environ(agent).items() if key != "CODEX_HOME"}
+        values = {
+            key: value
+            for key, value in self.rehearsal.environ(agent).items()
+            if key != "CODEX_HOME"
+        }
         whole: Object = {
             "service": "shop",
             "task": name,
@@ -57,11 +66,15 @@ class Story(Run):
         return self.rehearsal.requests
 
     def told(self) -> str:
-        heard = [f"model: {each.answer} {each.session} {said(each.messages)[-300:]}" for each in self.rehearsal.everything[-6:]]
+        heard = [
+            f"model: {each.answer} {each.session} {said(each.messages)[-300:]}"
+            for each in self.rehearsal.everything[-6:]
+        ]
         return "\n".join([super().told(), *heard])
 
     def hangs(self) -> None:
-        """Waits until the file is written, its checkpoint is where the next attempt will look for it, and the model is silent."""
+        """Waits until the file is written, its checkpoint is where the next attempt will look for
+        it, and the model is silent."""
 
         def asks() -> bool:
             phase = self.status().get("phase")
@@ -84,7 +97,9 @@ class Story(Run):
         if self.mode == "Checkpoints":
             return self.place.store()
         volume = self.place.volume_of("shared")
-        terms = next(volume.glob(f"shop/.task/{self.name}/**/runs/{self.uid.replace('-', '')}"), None)
+        terms = next(
+            volume.glob(f"shop/.task/{self.name}/**/runs/{self.uid.replace('-', '')}"), None
+        )
         if terms is None:
             raise LookupError(self.name)
         return open_store(terms.parents[1].as_uri())
@@ -104,7 +119,8 @@ class Story(Run):
         return agent
 
     def went_on(self) -> tuple[Object, Object]:
-        """The newest attempt went on natively in the conversation of the first one, and the model was shown what came before.
+        """The newest attempt went on natively in the conversation of the first one, and the model
+        was shown what came before.
 
         Returns both attempts."""
         status = self.settled()
@@ -115,7 +131,9 @@ class Story(Run):
         assert last["sessionId"] == first["sessionId"] == status["sessionId"], told
         words = said(self.rehearsal.last.messages)
         assert WORD in words and "one.txt" in words, words
-        assert all(WORD in said(each.messages) for each in self.asked), "the model was asked without the task"
+        assert all(WORD in said(each.messages) for each in self.asked), (
+            "the model was asked without the task"
+        )
         assert {each.session for each in self.asked} == {first["sessionId"]}, told
         self.one_of_each()
         why = self.place.perdure("why", self.name)
@@ -123,6 +141,13 @@ class Story(Run):
         return first, last
 
 
-def tell(place: Place, name: str, agent: str = "claude", mode: str = "Claim", script: str = SCRIPT, **spec: Any) -> Story:
+def tell(
+    place: Place,
+    name: str,
+    agent: str = "claude",
+    mode: str = "Claim",
+    script: str = SCRIPT,
+    **spec: Any,
+) -> Story:
     """A TaskRun; what is given of its spec goes over what every story has."""
     return Story(place, name, agent, mode, script, spec)

@@ -1,4 +1,5 @@
-"""The Helm chart and the manifests made from it, as far as that needs neither Helm nor a cluster."""
+"""The Helm chart and the manifests made from it, as far as that needs neither Helm nor a
+cluster."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ MANIFESTS = TOP / "packaging" / "kubernetes" / "perdure.yaml"
 def test_the_manifests_are_those_of_the_chart() -> None:
     """Who changes the chart and forgets `make manifests` is told."""
     digest = runpy.run_path(str(TOP / "packaging" / "manifests.py"))["digest"]()
-    assert f"sha256:{digest}" in MANIFESTS.read_text(encoding="utf-8").partition("\n")[0], "run make manifests"
+    assert f"sha256:{digest}" in MANIFESTS.read_text(encoding="utf-8").partition("\n")[0], (
+        "run make manifests"
+    )
 
 
 def test_the_chart_has_perdures_version() -> None:
@@ -39,22 +42,41 @@ def test_every_value_has_its_place_in_the_schema() -> None:
 
 
 def test_nothing_in_the_manifests_is_privileged() -> None:
-    """No Secret is read or written, no pod is made or entered by the operator, and no rule has a wildcard."""
+    """No Secret is read or written, no pod is made or entered by the operator, and no rule has a
+    wildcard."""
     documents = [each for each in yaml.safe_load_all(MANIFESTS.read_text(encoding="utf-8")) if each]
-    rules = [rule for each in documents if each["kind"] in ("Role", "ClusterRole") for rule in each["rules"]]
+    rules = [
+        rule
+        for each in documents
+        if each["kind"] in ("Role", "ClusterRole")
+        for rule in each["rules"]
+    ]
     granted = {
-        (group, resource, verb) for rule in rules for group in rule["apiGroups"] for resource in rule["resources"] for verb in rule["verbs"]
+        (group, resource, verb)
+        for rule in rules
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
     }
     assert not [each for each in granted if "*" in each]
     assert not [each for each in granted if each[1] == "secrets"]
-    assert {verb for _, resource, verb in granted if resource == "pods"} <= {"get", "list", "watch", "delete"}
+    assert {verb for _, resource, verb in granted if resource == "pods"} <= {
+        "get",
+        "list",
+        "watch",
+        "delete",
+    }
     assert not [each for each in granted if re.match("pods/|nodes|serviceaccounts|roles", each[1])]
 
 
 def _leaves(values: dict[str, Any], at: str = "") -> list[str]:
     found = []
     for name, value in values.items():
-        found += _leaves(value, f"{at}{name}.") if isinstance(value, dict) and value and name not in FREE else [f"{at}{name}"]
+        found += (
+            _leaves(value, f"{at}{name}.")
+            if isinstance(value, dict) and value and name not in FREE
+            else [f"{at}{name}"]
+        )
     return found
 
 
@@ -66,5 +88,13 @@ def _allowed(schema: dict[str, Any], at: str = "") -> list[str]:
     return found
 
 
-FREE = {"resources", "nodeSelector", "affinity", "podLabels", "podAnnotations", "annotations", "labels"}
+FREE = {
+    "resources",
+    "nodeSelector",
+    "affinity",
+    "podLabels",
+    "podAnnotations",
+    "annotations",
+    "labels",
+}
 """Values that are passed on as they are."""

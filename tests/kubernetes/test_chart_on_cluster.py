@@ -1,4 +1,5 @@
-"""The chart as Helm renders it, against Kubernetes' own schemas and a real API server; the operator's account and its rights."""
+"""The chart as Helm renders it, against Kubernetes' own schemas and a real API server; the
+operator's account and its rights."""
 
 from __future__ import annotations
 
@@ -56,7 +57,9 @@ def helm() -> Any:
 def rendered(values: dict[str, Any], namespace: str = "perdure") -> str:
     with helm().Chart.load(str(CHART)) as chart:
         found = chart.render(values, name="perdure", namespace=namespace)
-    return "\n---\n".join(text for name, text in found.items() if name.endswith(".yaml") and text.strip())
+    return "\n---\n".join(
+        text for name, text in found.items() if name.endswith(".yaml") and text.strip()
+    )
 
 
 def objects(text: str) -> Iterator[dict[str, Any]]:
@@ -66,18 +69,24 @@ def objects(text: str) -> Iterator[dict[str, Any]]:
 def test_helm_has_no_complaint() -> None:
     """`helm lint` finds no error and no warning."""
     found = helm().lint(str(CHART))
-    assert found["errors"] == [] and [each for each in found["messages"] if each["severity"] > 1] == []
+    assert (
+        found["errors"] == [] and [each for each in found["messages"] if each["severity"] > 1] == []
+    )
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_each_variant_is_what_kubernetes_takes(cluster: Cluster, namespace: str, variant: str) -> None:
+def test_each_variant_is_what_kubernetes_takes(
+    cluster: Cluster, namespace: str, variant: str
+) -> None:
     """Strictly by the published schemas, and by a dry run of the API server itself."""
     import kubernetes_validate
 
     text = rendered(VARIANTS[variant], namespace)
     for each in objects(text):
         kubernetes_validate.validate(each, RELEASE, strict=True)
-    said = cluster.kubectl("apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-", stdin=text)
+    said = cluster.kubectl(
+        "apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-", stdin=text
+    )
     assert len(said.splitlines()) == len(list(objects(text)))
 
 
@@ -98,15 +107,23 @@ def test_a_wrong_value_is_refused_by_its_name(values: dict[str, Any], field: str
 
 def test_the_pod_monitor_selects_the_operator() -> None:
     """The optional PodMonitor points at the port and the labels that the Deployment has."""
-    found = {each["kind"]: each for each in objects(rendered({"metrics": {"podMonitor": {"enabled": True}}}))}
+    found = {
+        each["kind"]: each
+        for each in objects(rendered({"metrics": {"podMonitor": {"enabled": True}}}))
+    }
     monitor, pod = found["PodMonitor"]["spec"], found["Deployment"]["spec"]["template"]
     assert monitor["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
-    assert monitor["podMetricsEndpoints"][0]["port"] in [port["name"] for port in pod["spec"]["containers"][0]["ports"]]
+    assert monitor["podMetricsEndpoints"][0]["port"] in [
+        port["name"] for port in pod["spec"]["containers"][0]["ports"]
+    ]
 
 
 def test_the_manifests_are_what_the_chart_gives(cluster: Cluster) -> None:
-    """`make manifests` makes this very file, and the API server takes it, in a namespace with the restricted standard."""
-    assert runpy.run_path(str(TOP / "packaging" / "manifests.py"))["made"]() == MANIFESTS.read_text(encoding="utf-8")
+    """`make manifests` makes this very file, and the API server takes it, in a namespace with the
+    restricted standard."""
+    assert runpy.run_path(str(TOP / "packaging" / "manifests.py"))["made"]() == MANIFESTS.read_text(
+        encoding="utf-8"
+    )
     try:
         said = cluster.kubectl("apply", "--server-side", "--validate=strict", "-f", str(MANIFESTS))
         assert "deployment.apps/perdure serverside-applied" in said and "would violate" not in said
@@ -114,15 +131,27 @@ def test_the_manifests_are_what_the_chart_gives(cluster: Cluster) -> None:
         cluster.kubectl("delete", "--ignore-not-found", "--wait=false", "-f", str(MANIFESTS))
 
 
-def may(cluster: Cluster, kubeconfig: Path, namespace: str, verb: str, group: str, resource: str) -> bool:
+def may(
+    cluster: Cluster, kubeconfig: Path, namespace: str, verb: str, group: str, resource: str
+) -> bool:
     """Whether an account may do something, as the API server answers it."""
     token = json.loads(kubeconfig.read_text())["users"][0]["user"]["token"]
     api = Api(Access(cluster.access.server, cluster.access.ca_file, token))
     name, _, below = resource.partition("/")
-    what = {"namespace": namespace, "verb": verb, "group": group, "resource": name, "subresource": below}
+    what = {
+        "namespace": namespace,
+        "verb": verb,
+        "group": group,
+        "resource": name,
+        "subresource": below,
+    }
     asked = {"spec": {"resourceAttributes": what}}
     try:
-        return bool(api.create("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", asked)["status"]["allowed"])
+        return bool(
+            api.create("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", asked)["status"][
+                "allowed"
+            ]
+        )
     finally:
         api.close()
 
@@ -136,20 +165,43 @@ FORBIDDEN = [
         ("get", "", "pods/exec"),
         ("create", "", "pods/exec"),
     ),
-    *(("create", "perdure.dev", "taskruns"), ("delete", "perdure.dev", "taskruns"), ("create", "", "serviceaccounts/token")),
-    *(("get", "", "nodes"), ("list", "", "namespaces"), ("delete", "", "configmaps"), ("create", "apps", "deployments")),
-    *(("create", "rbac.authorization.k8s.io", "roles"), ("patch", "rbac.authorization.k8s.io", "rolebindings")),
+    *(
+        ("create", "perdure.dev", "taskruns"),
+        ("delete", "perdure.dev", "taskruns"),
+        ("create", "", "serviceaccounts/token"),
+    ),
+    *(
+        ("get", "", "nodes"),
+        ("list", "", "namespaces"),
+        ("delete", "", "configmaps"),
+        ("create", "apps", "deployments"),
+    ),
+    *(
+        ("create", "rbac.authorization.k8s.io", "roles"),
+        ("patch", "rbac.authorization.k8s.io", "rolebindings"),
+    ),
 ]
 
 
-def test_the_operators_account_may_what_its_role_says_and_no_more(cluster: Cluster, namespace: str) -> None:
-    """In its namespace every right of the role, outside it none, and nothing that would lead further; the attempts' account may nothing."""
+def test_the_operators_account_may_what_its_role_says_and_no_more(
+    cluster: Cluster, namespace: str
+) -> None:
+    """In its namespace every right of the role, outside it none, and nothing that would lead
+    further; the attempts' account may nothing."""
     installed(cluster)
     text = rendered({"rbac": {"aggregate": False}}, namespace)
     cluster.kubectl("apply", "--server-side", "-f", "-", stdin=text)
-    operator, attempt = cluster.account(namespace, "perdure"), cluster.account(namespace, "perdure-attempt")
+    operator, attempt = (
+        cluster.account(namespace, "perdure"),
+        cluster.account(namespace, "perdure-attempt"),
+    )
     (role,) = (each for each in objects(text) if each["kind"] == "Role")
-    rules = [(group, resource, rule["verbs"]) for rule in role["rules"] for group in rule["apiGroups"] for resource in rule["resources"]]
+    rules = [
+        (group, resource, rule["verbs"])
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    ]
     granted = [(verb, group, resource) for group, resource, verbs in rules for verb in verbs]
     assert [each for each in granted if not may(cluster, operator, namespace, *each)] == []
     assert [each for each in granted if may(cluster, operator, "default", *each)] == []
@@ -166,13 +218,24 @@ def test_people_get_their_rights_with_the_usual_roles(cluster: Cluster, namespac
     for role in ("view", "edit"):
         person = cluster.account(namespace, f"a-{role}")
         cluster.kubectl(
-            "create", "rolebinding", f"a-{role}", "-n", namespace, f"--clusterrole={role}", f"--serviceaccount={namespace}:a-{role}"
+            "create",
+            "rolebinding",
+            f"a-{role}",
+            "-n",
+            namespace,
+            f"--clusterrole={role}",
+            f"--serviceaccount={namespace}:a-{role}",
         )
         cluster.until(
-            lambda person=person: may(cluster, person, namespace, "get", "perdure.dev", "taskruns"), "the roles are brought together"
+            lambda person=person: may(cluster, person, namespace, "get", "perdure.dev", "taskruns"),
+            "the roles are brought together",
         )
         rights[role] = [
-            verb for verb in ("list", "create", "patch", "delete") if may(cluster, person, namespace, verb, "perdure.dev", "taskruns")
+            verb
+            for verb in ("list", "create", "patch", "delete")
+            if may(cluster, person, namespace, verb, "perdure.dev", "taskruns")
         ]
     assert rights == {"view": ["list"], "edit": ["list", "create", "patch", "delete"]}
-    cluster.kubectl("delete", "clusterrole", f"perdure-{namespace}-view", f"perdure-{namespace}-edit")
+    cluster.kubectl(
+        "delete", "clusterrole", f"perdure-{namespace}-view", f"perdure-{namespace}-edit"
+    )

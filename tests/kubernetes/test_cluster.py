@@ -1,10 +1,21 @@
-"""The cluster that the tests stand on: a Job is a real process, and what happens to it is told as a kubelet tells it."""
+"""The cluster that the tests stand on: a Job is a real process, and what happens to it is told as a
+kubelet tells it."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.kubernetes.jobs import AT_WORK, LASTING, claim, ended, job, mounted, pods, running, terminated
+from tests.kubernetes.jobs import (
+    AT_WORK,
+    LASTING,
+    claim,
+    ended,
+    job,
+    mounted,
+    pods,
+    running,
+    terminated,
+)
 from tests.servers.kubernetes import faults
 from tests.servers.kubernetes.cluster import Cluster
 
@@ -12,10 +23,14 @@ pytestmark = pytest.mark.kubernetes
 
 
 def test_a_job_on_two_nodes_with_one_volume(cluster: Cluster, namespace: str) -> None:
-    """What a pod wrote on a claimed volume is there for the next one on the other machine, and nothing else of the first is."""
+    """What a pod wrote on a claimed volume is there for the next one on the other machine, and
+    nothing else of the first is."""
     claim(cluster, namespace, "work")
     for number, node in enumerate(("one", "two")):
-        script = "cat /shelf/said; echo $NODE >> /shelf/said; ls /tmp; touch /tmp/left; cat /proc/1/comm; id -u"
+        script = (
+            "cat /shelf/said; echo $NODE >> /shelf/said; ls /tmp; touch /tmp/left; cat "
+            "/proc/1/comm; id -u"
+        )
         named = {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
         job(
             cluster, namespace, f"try-{number}", script, container={**AT_WORK, "env": [named]}, volumes=[mounted("work")],
@@ -24,16 +39,30 @@ def test_a_job_on_two_nodes_with_one_volume(cluster: Cluster, namespace: str) ->
         assert "Complete" in ended(cluster, namespace, f"try-{number}")
     last = pods(cluster, namespace, "try-1")[0]
     assert last["spec"]["nodeName"] == "two"
-    assert cluster.kubectl("logs", "-n", namespace, last["metadata"]["name"]).split() == ["one", "sh", "10001"]
+    assert cluster.kubectl("logs", "-n", namespace, last["metadata"]["name"]).split() == [
+        "one",
+        "sh",
+        "10001",
+    ]
 
 
 def test_a_volume_of_one_machine(cluster: Cluster, namespace: str) -> None:
-    """A volume of the class `local` lies on the machine where its first pod came to run; the next pod runs there too."""
+    """A volume of the class `local` lies on the machine where its first pod came to run; the next
+    pod runs there too."""
     claim(cluster, namespace, "work", mode="ReadWriteOnce", kind="local")
     for number in range(3):
-        job(cluster, namespace, f"try-{number}", "echo x >> /shelf/x; cat /shelf/x", container=AT_WORK, volumes=[mounted("work")])
+        job(
+            cluster,
+            namespace,
+            f"try-{number}",
+            "echo x >> /shelf/x; cat /shelf/x",
+            container=AT_WORK,
+            volumes=[mounted("work")],
+        )
         assert "Complete" in ended(cluster, namespace, f"try-{number}")
-    nodes = {pods(cluster, namespace, f"try-{number}")[0]["spec"]["nodeName"] for number in range(3)}
+    nodes = {
+        pods(cluster, namespace, f"try-{number}")[0]["spec"]["nodeName"] for number in range(3)
+    }
     assert len(nodes) == 1
     last = pods(cluster, namespace, "try-2")[0]["metadata"]["name"]
     assert cluster.api.text(f"/api/v1/namespaces/{namespace}/pods/{last}/log") == "x\nx\nx\n"
@@ -42,22 +71,36 @@ def test_a_volume_of_one_machine(cluster: Cluster, namespace: str) -> None:
 
 
 def test_exit_code_and_message(cluster: Cluster, namespace: str) -> None:
-    """A failed attempt's exit code and the first 4096 bytes of its termination message are in the pod's status."""
-    job(cluster, namespace, "fails", "head -c 5000 /dev/zero | tr '\\0' x > /dev/termination-log; exit 75")
+    """A failed attempt's exit code and the first 4096 bytes of its termination message are in the
+    pod's status."""
+    job(
+        cluster,
+        namespace,
+        "fails",
+        "head -c 5000 /dev/zero | tr '\\0' x > /dev/termination-log; exit 75",
+    )
     assert ended(cluster, namespace, "fails")["Failed"] == "BackoffLimitExceeded"
     end = terminated(pods(cluster, namespace, "fails")[0])
     assert (end["exitCode"], end["reason"], end["message"]) == (75, "Error", "x" * 4096)
 
 
 def test_the_log_in_place_of_a_message(cluster: Cluster, namespace: str) -> None:
-    """With FallbackToLogsOnError the end of the log stands for the message of a container that failed without one."""
-    job(cluster, namespace, "fails", "echo so it ended; exit 1", container={"terminationMessagePolicy": "FallbackToLogsOnError"})
+    """With FallbackToLogsOnError the end of the log stands for the message of a container that
+    failed without one."""
+    job(
+        cluster,
+        namespace,
+        "fails",
+        "echo so it ended; exit 1",
+        container={"terminationMessagePolicy": "FallbackToLogsOnError"},
+    )
     ended(cluster, namespace, "fails")
     assert terminated(pods(cluster, namespace, "fails")[0])["message"] == "so it ended\n"
 
 
 def test_deadline(cluster: Cluster, namespace: str) -> None:
-    """A pod's deadline sends TERM and keeps the exit code and the message, with the reason DeadlineExceeded."""
+    """A pod's deadline sends TERM and keeps the exit code and the message, with the reason
+    DeadlineExceeded."""
     script = "trap 'echo saved > /dev/termination-log; exit 75' TERM; while :; do sleep 0.1; done"
     job(cluster, namespace, "slow", script, activeDeadlineSeconds=1)
     assert "Failed" in ended(cluster, namespace, "slow")
@@ -68,7 +111,13 @@ def test_deadline(cluster: Cluster, namespace: str) -> None:
 
 def test_grace_and_then_kill(cluster: Cluster, namespace: str) -> None:
     """A deleted pod that does not listen to TERM is killed after its grace, and leaves."""
-    job(cluster, namespace, "deaf", "trap '' TERM; echo there; while :; do sleep 0.1; done", terminationGracePeriodSeconds=1)
+    job(
+        cluster,
+        namespace,
+        "deaf",
+        "trap '' TERM; echo there; while :; do sleep 0.1; done",
+        terminationGracePeriodSeconds=1,
+    )
     pod = running(cluster, namespace, "deaf", "there")
     inside = faults.processes(cluster, pod)
     cluster.api.delete(f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}")
@@ -78,16 +127,24 @@ def test_grace_and_then_kill(cluster: Cluster, namespace: str) -> None:
 
 FAILS = {
     "podFailurePolicy": {
-        "rules": [{"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}],
+        "rules": [
+            {
+                "action": "FailJob",
+                "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+            }
+        ],
     }
 }
 
 
 def test_eviction(cluster: Cluster, namespace: str) -> None:
-    """An evicted pod has TERM and its grace; the Job fails with PodFailurePolicy where that says so, and makes no second pod."""
+    """An evicted pod has TERM and its grace; the Job fails with PodFailurePolicy where that says
+    so, and makes no second pod."""
     claim(cluster, namespace, "work")
     script = "trap 'echo saved > /shelf/end; exit 75' TERM; echo there; while :; do sleep 0.1; done"
-    job(cluster, namespace, "moved", script, job=FAILS, container=AT_WORK, volumes=[mounted("work")])
+    job(
+        cluster, namespace, "moved", script, job=FAILS, container=AT_WORK, volumes=[mounted("work")]
+    )
     pod = running(cluster, namespace, "moved", "there")
     faults.evict(cluster, namespace, pod["metadata"]["name"])
     assert ended(cluster, namespace, "moved")["Failed"] == "PodFailurePolicy"
@@ -97,27 +154,46 @@ def test_eviction(cluster: Cluster, namespace: str) -> None:
 
 
 def test_lost_node(cluster: Cluster, namespace: str) -> None:
-    """A machine that dies takes its processes along; its pod hangs in Terminating until the node is said to be out of service, and then the
-    Job fails by its policy for disruptions."""
+    """A machine that dies takes its processes along; its pod hangs in Terminating until the node is
+    said to be out of service, and then the Job fails by its policy for disruptions."""
     job(cluster, namespace, "lost", "echo there; sleep infinity", job=FAILS, tolerations=LASTING)
     pod = running(cluster, namespace, "lost", "there")
     machine = cluster.machines[pod["spec"]["nodeName"]]
     machine.kill()
     path = f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}"
-    cluster.until(lambda: "deletionTimestamp" in cluster.api.get(path)["metadata"], "the pod is told to go")
+    cluster.until(
+        lambda: "deletionTimestamp" in cluster.api.get(path)["metadata"], "the pod is told to go"
+    )
     conditions = cluster.api.get(path)["status"]["conditions"]
-    assert [each["reason"] for each in conditions if each["type"] == "DisruptionTarget"] == ["DeletionByTaintManager"]
+    assert [each["reason"] for each in conditions if each["type"] == "DisruptionTarget"] == [
+        "DeletionByTaintManager"
+    ]
     faults.out_of_service(cluster, machine.name)
     assert ended(cluster, namespace, "lost")["Failed"] == "PodFailurePolicy"
 
 
 def test_one_pod_per_volume(cluster: Cluster, namespace: str) -> None:
-    """ReadWriteOncePod is enforced by the scheduler: a second pod waits, on any node, until the first has ended."""
+    """ReadWriteOncePod is enforced by the scheduler: a second pod waits, on any node, until the
+    first has ended."""
     claim(cluster, namespace, "work")
     until_told = "echo there; until [ -e /shelf/go ]; do sleep 0.1; done"
-    job(cluster, namespace, "first", f"{until_told}; echo 1 >> /shelf/order", container=AT_WORK, volumes=[mounted("work")])
+    job(
+        cluster,
+        namespace,
+        "first",
+        f"{until_told}; echo 1 >> /shelf/order",
+        container=AT_WORK,
+        volumes=[mounted("work")],
+    )
     first = running(cluster, namespace, "first", "there")
-    job(cluster, namespace, "second", "echo 2 >> /shelf/order; cat /shelf/order", container=AT_WORK, volumes=[mounted("work")])
+    job(
+        cluster,
+        namespace,
+        "second",
+        "echo 2 >> /shelf/order; cat /shelf/order",
+        container=AT_WORK,
+        volumes=[mounted("work")],
+    )
 
     def refused() -> bool:
         return any(

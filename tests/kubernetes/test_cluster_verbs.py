@@ -1,4 +1,5 @@
-"""`kubectl perdure` on a real API server: every verb, what it writes, what it refuses, and what it says when something is missing."""
+"""`kubectl perdure` on a real API server: every verb, what it writes, what it refuses, and what it
+says when something is missing."""
 
 from __future__ import annotations
 
@@ -28,20 +29,36 @@ pytestmark = pytest.mark.kubernetes
 class Terminal:
     """Runs the verbs in a namespace, and plays the operator's part of writing a status."""
 
-    def __init__(self, cluster: Cluster, namespace: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def __init__(
+        self, cluster: Cluster, namespace: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         self.cluster, self.namespace, self._capsys = cluster, namespace, capsys
         self.at = place(namespace)
 
     def __call__(self, *words: str, kubeconfig: Path | None = None, code: int = 0) -> str:
         """Standard output, or standard error of what ends with another code than 0."""
         self._capsys.readouterr()
-        ended = main.main(["--cluster", "-n", self.namespace, "--kubeconfig", str(kubeconfig or self.cluster.kubeconfig), *words])
+        ended = main.main(
+            [
+                "--cluster",
+                "-n",
+                self.namespace,
+                "--kubeconfig",
+                str(kubeconfig or self.cluster.kubeconfig),
+                *words,
+            ]
+        )
         said = self._capsys.readouterr()
         assert ended == code, said.out + said.err
         return said.err if code else said.out
 
     def make(self, name: str = "fix-cents", **spec: object) -> Object:
-        body = {"apiVersion": "perdure.dev/v1alpha1", "kind": "TaskRun", "metadata": {"name": name}, "spec": {**BASE, **spec}}
+        body = {
+            "apiVersion": "perdure.dev/v1alpha1",
+            "kind": "TaskRun",
+            "metadata": {"name": name},
+            "spec": {**BASE, **spec},
+        }
         return self.cluster.api.create(self.at, body)
 
     def status(self, name: str = "fix-cents", **status: object) -> None:
@@ -67,12 +84,21 @@ def test_ls_shows_all_and_some(terminal: Terminal) -> None:
     """Namespaces, phases and JSON; what a status says is cleaned of escapes."""
     terminal.make("one")
     terminal.make("two", task="119")
-    terminal.status("one", phase="Running", attempt=2, receipt="native", reason="\x1b[31mred\u202e and\nlong")
+    terminal.status(
+        "one", phase="Running", attempt=2, receipt="native", reason="\x1b[31mred\u202e and\nlong"
+    )
     table = [line.split() for line in terminal("ls").splitlines()]
     assert table[0] == ["NAME", "TASK", "AGENT", "PHASE", "TRY", "RECEIPT", "AGE", "REASON"]
     row = next(line for line in table if line[0] == "one")
-    assert row[:6] == ["one", "shop/118", "claude", "Running", "2", "native"] and row[7:] == ["red", "and", "long"]
-    assert [line.split()[0] for line in terminal("ls", "--phase", "Pending").splitlines()] == ["NAME", "two"]
+    assert row[:6] == ["one", "shop/118", "claude", "Running", "2", "native"] and row[7:] == [
+        "red",
+        "and",
+        "long",
+    ]
+    assert [line.split()[0] for line in terminal("ls", "--phase", "Pending").splitlines()] == [
+        "NAME",
+        "two",
+    ]
     found = json.loads(terminal("ls", "--json"))
     assert found["schema_version"] == 1 and {run["name"] for run in found["runs"]} == {"one", "two"}
     everywhere = [line.split()[:2] for line in terminal("ls", "-A", "--limit", "1000").splitlines()]
@@ -80,7 +106,8 @@ def test_ls_shows_all_and_some(terminal: Terminal) -> None:
 
 
 def test_run_makes_what_was_asked(terminal: Terminal) -> None:
-    """The flags are the spec, a name is made up, Kueue's queue is a label; a refusal is the API server's sentence."""
+    """The flags are the spec, a name is made up, Kueue's queue is a label; a refusal is the API
+    server's sentence."""
     name = (
         terminal("run", "--service", "shop", "--task", "118", "--queue", "agents", BASE["prompt"])
         .split()[0]
@@ -91,22 +118,34 @@ def test_run_makes_what_was_asked(terminal: Terminal) -> None:
     assert made["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "agents"}
     report = json.loads(terminal("run", "--name", "mine", "--service", "shop", "--json", "x"))
     assert (report["name"], report["phase"], report["attempts_allowed"]) == ("mine", "Pending", 3)
-    assert "has its name already: mine" in terminal("run", "--name", "mine", "--service", "shop", "x", code=6)
-    assert "spec.workspace.checkpoints is missing" in terminal("run", "--service", "shop", "--workspace", "Checkpoints", "x", code=2)
+    assert "has its name already: mine" in terminal(
+        "run", "--name", "mine", "--service", "shop", "x", code=6
+    )
+    assert "spec.workspace.checkpoints is missing" in terminal(
+        "run", "--service", "shop", "--workspace", "Checkpoints", "x", code=2
+    )
     assert "spec.repository: " in terminal("run", "x", code=2)
 
 
-def test_an_update_takes_no_other_ones_place(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
-    """New instructions wait until the operator has read those before; if it does not, nothing is overwritten and the code is 75."""
+def test_an_update_takes_no_other_ones_place(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New instructions wait until the operator has read those before; if it does not, nothing is
+    overwritten and the code is 75."""
     terminal.make()
     with monkeypatch.context() as at_once:
         at_once.setattr(cluster_asking, "PATIENCE_S", 0.0)
-        assert "version 1 of fix-cents's instructions is not recorded yet" in terminal("update", "fix-cents", "More", code=75)
+        assert "version 1 of fix-cents's instructions is not recorded yet" in terminal(
+            "update", "fix-cents", "More", code=75
+        )
     assert terminal.get()["spec"]["prompt"] == BASE["prompt"]
     recorder = meanwhile(lambda: terminal.status(contextVersion=1))
     assert "has version 2 of its instructions" in terminal("update", "fix-cents", "More")
     recorder.join()
-    assert (terminal.get()["spec"]["prompt"], terminal.get()["spec"]["contextVersion"]) == ("More", 2)
+    assert (terminal.get()["spec"]["prompt"], terminal.get()["spec"]["contextVersion"]) == (
+        "More",
+        2,
+    )
 
 
 def test_two_updates_at_once_are_both_recorded(terminal: Terminal) -> None:
@@ -123,7 +162,15 @@ def test_two_updates_at_once_are_both_recorded(terminal: Terminal) -> None:
             terminal.status(contextVersion=spec["contextVersion"])
 
     def update(text: str) -> None:
-        words = ("update", "fix-cents", text, "-n", terminal.namespace, "--kubeconfig", str(terminal.cluster.kubeconfig))
+        words = (
+            "update",
+            "fix-cents",
+            text,
+            "-n",
+            terminal.namespace,
+            "--kubeconfig",
+            str(terminal.cluster.kubeconfig),
+        )
         assert main.main(["--cluster", *words]) == 0
 
     recorder = meanwhile(record)
@@ -137,7 +184,8 @@ def test_two_updates_at_once_are_both_recorded(terminal: Terminal) -> None:
 
 
 def test_retry_stop_and_resume(terminal: Terminal) -> None:
-    """A retry is a new value of the annotation, a stop is spec.suspend; what makes no sense is a conflict with the next step."""
+    """A retry is a new value of the annotation, a stop is spec.suspend; what makes no sense is a
+    conflict with the next step."""
     terminal.make()
     terminal.status(phase="Failed", attempt=3, contextVersion=1, observedGeneration=1)
     terminal("retry", "fix-cents")
@@ -145,15 +193,22 @@ def test_retry_stop_and_resume(terminal: Terminal) -> None:
     terminal("retry", "fix-cents")
     assert terminal.get()["metadata"]["annotations"]["perdure.dev/retry"] not in ("", first)
     terminal.status(phase="Running", attempt=4)
-    assert "already running (attempt 4)\n  kubectl perdure logs -f fix-cents" in terminal("retry", "fix-cents", code=6)
+    assert "already running (attempt 4)\n  kubectl perdure logs -f fix-cents" in terminal(
+        "retry", "fix-cents", code=6
+    )
     assert "fix-cents is not stopped" in terminal("resume", "fix-cents", code=6)
     terminal("stop", "fix-cents")
     assert terminal.get()["spec"]["suspend"] is True
-    assert "fix-cents is stopped\n  kubectl perdure resume fix-cents" in terminal("retry", "fix-cents", code=6)
+    assert "fix-cents is stopped\n  kubectl perdure resume fix-cents" in terminal(
+        "retry", "fix-cents", code=6
+    )
     terminal("resume", "fix-cents")
     assert terminal.get()["spec"]["suspend"] is False
     terminal.status(phase="Succeeded", observedGeneration=9)
-    assert 'there is nothing to retry\n  kubectl perdure update fix-cents "new instructions"' in terminal("retry", "fix-cents", code=6)
+    assert (
+        'there is nothing to retry\n  kubectl perdure update fix-cents "new instructions"'
+        in terminal("retry", "fix-cents", code=6)
+    )
     assert "it has succeeded" in terminal("stop", "fix-cents", code=6)
 
 
@@ -165,7 +220,8 @@ ATTEMPT = {
 
 
 def test_show_and_why_tell_attempts_conditions_and_receipts(terminal: Terminal) -> None:
-    """What a person asks of a TaskRun that waits: where it stands, what is missing, how each attempt ended."""
+    """What a person asks of a TaskRun that waits: where it stands, what is missing, how each
+    attempt ended."""
     terminal.make()
     waiting = {
         "type": "Waiting",
@@ -189,25 +245,42 @@ def test_show_and_why_tell_attempts_conditions_and_receipts(terminal: Terminal) 
         assert said in shown
     assert "attempt 1  lost (its pod was evicted) on one  receipt native  (counts not)" in shown
     why = terminal("why", "fix-cents")
-    for said in ("SecretMissing, since", "kubectl create secret", "p on one", "lost: its pod was evicted", "- same id 5f0c1c52"):
+    for said in (
+        "SecretMissing, since",
+        "kubectl create secret",
+        "p on one",
+        "lost: its pod was evicted",
+        "- same id 5f0c1c52",
+    ):
         assert said in why
     report = json.loads(terminal("show", "fix-cents", "--json"))
-    assert (report["workspace"]["claim"], report["attempts"][0]["reasons"]) == ("shop-118-0a", ["same id 5f0c1c52"])
+    assert (report["workspace"]["claim"], report["attempts"][0]["reasons"]) == (
+        "shop-118-0a",
+        ["same id 5f0c1c52"],
+    )
     assert set(json.loads(terminal("why", "fix-cents", "--json"))) < set(report)
 
 
 def test_logs_follow_attempt_by_attempt(terminal: Terminal) -> None:
-    """The log of a pod at work is followed to the TaskRun's end, cleaned; that of a pod that is gone is said to be."""
+    """The log of a pod at work is followed to the TaskRun's end, cleaned; that of a pod that is
+    gone is said to be."""
     cluster, namespace = terminal.cluster, terminal.namespace
-    script = "trap 'echo last; exit 0' TERM; printf 'first \\033[31mred\\n'; while :; do sleep 0.1; done"
+    script = (
+        "trap 'echo last; exit 0' TERM; printf 'first \\033[31mred\\n'; while :; do sleep 0.1; done"
+    )
     job(cluster, namespace, "attempt-2", script, container={"name": "perdure"})
     pod = running(cluster, namespace, "attempt-2", "first")["metadata"]["name"]
     terminal.make()
     gone, at_work = {"number": 1, "pod": "gone", "outcome": "lost"}, {"number": 2, "pod": pod}
-    terminal.status(phase="Running", attempt=2, contextVersion=1, observedGeneration=1, attempts=[gone, at_work])
+    terminal.status(
+        phase="Running", attempt=2, contextVersion=1, observedGeneration=1, attempts=[gone, at_work]
+    )
     assert terminal("logs", "fix-cents").splitlines()[:1] == ["first red"]
     over = meanwhile(lambda: _end(terminal, pod))
-    assert terminal("logs", "-f", "--attempt", "2", "fix-cents").splitlines() == ["first red", "last"]
+    assert terminal("logs", "-f", "--attempt", "2", "fix-cents").splitlines() == [
+        "first red",
+        "last",
+    ]
     over.join()
     assert "has no attempt 7" in terminal("logs", "fix-cents", "--attempt", "7", code=5)
 
@@ -217,9 +290,14 @@ def _end(terminal: Terminal, pod: str, name: str = "fix-cents") -> None:
     found = terminal.cluster.api.get(f"/api/v1/namespaces/{terminal.namespace}/pods/{pod}")
     faults.processes(terminal.cluster, found)[0].kill(signal.SIGTERM)
     path = f"/api/v1/namespaces/{terminal.namespace}/pods/{pod}"
-    terminal.cluster.until(lambda: terminal.cluster.api.get(path)["status"]["phase"] == "Succeeded", "the pod has ended")
+    terminal.cluster.until(
+        lambda: terminal.cluster.api.get(path)["status"]["phase"] == "Succeeded",
+        "the pod has ended",
+    )
     number = terminal.get(name)["status"]["attempt"]
-    terminal.status(name, phase="Succeeded", attempts=[{"number": number, "pod": pod, "outcome": "succeeded"}])
+    terminal.status(
+        name, phase="Succeeded", attempts=[{"number": number, "pod": pod, "outcome": "succeeded"}]
+    )
 
 
 ENDS = [
@@ -233,9 +311,17 @@ ENDS = [
 
 
 @pytest.mark.parametrize(("phase", "outcome", "asks", "code"), ENDS)
-def test_following_ends_with_the_runs_own_code(terminal: Terminal, phase: str, outcome: str, asks: bool, code: int) -> None:
+def test_following_ends_with_the_runs_own_code(
+    terminal: Terminal, phase: str, outcome: str, asks: bool, code: int
+) -> None:
     """`run --follow` is as good in a script as `perdure run`: its exit code is that of the task."""
-    needs = {"type": "NeedsPerson", "status": str(asks), "reason": "Asks", "message": "m", "lastTransitionTime": "2026-11-21T20:00:00Z"}
+    needs = {
+        "type": "NeedsPerson",
+        "status": str(asks),
+        "reason": "Asks",
+        "message": "m",
+        "lastTransitionTime": "2026-11-21T20:00:00Z",
+    }
     ended = {
         "phase": phase,
         "observedGeneration": 1,
@@ -246,22 +332,36 @@ def test_following_ends_with_the_runs_own_code(terminal: Terminal, phase: str, o
     }
     path = f"{terminal.at}/followed"
     operator = meanwhile(
-        lambda: terminal.cluster.until(lambda: terminal.cluster.api.find(path), "it is made") and terminal.status("followed", **ended)
+        lambda: (
+            terminal.cluster.until(lambda: terminal.cluster.api.find(path), "it is made")
+            and terminal.status("followed", **ended)
+        )
     )
     terminal("run", "--name", "followed", "--service", "shop", "--follow", "x", code=code)
     operator.join()
 
 
 def test_a_retry_is_followed_from_its_own_attempt(terminal: Terminal) -> None:
-    """The end that is there when a retry is asked for is not taken for the end of the retry, and its log is not told again."""
+    """The end that is there when a retry is asked for is not taken for the end of the retry, and
+    its log is not told again."""
     terminal.make()
     terminal.status(
-        phase="Failed", attempt=1, contextVersion=1, observedGeneration=1, attempts=[{"number": 1, "pod": "p", "outcome": "failed"}]
+        phase="Failed",
+        attempt=1,
+        contextVersion=1,
+        observedGeneration=1,
+        attempts=[{"number": 1, "pod": "p", "outcome": "failed"}],
     )
 
     def operator() -> None:
-        wish = terminal.cluster.until(lambda: terminal.get()["metadata"].get("annotations", {}).get("perdure.dev/retry"), "it is asked for")
-        attempts = [{"number": 1, "pod": "p", "outcome": "failed"}, {"number": 2, "outcome": "succeeded"}]
+        wish = terminal.cluster.until(
+            lambda: terminal.get()["metadata"].get("annotations", {}).get("perdure.dev/retry"),
+            "it is asked for",
+        )
+        attempts = [
+            {"number": 1, "pod": "p", "outcome": "failed"},
+            {"number": 2, "outcome": "succeeded"},
+        ]
         terminal.status(phase="Succeeded", attempt=2, retried=wish, attempts=attempts)
 
     other = meanwhile(operator)
@@ -269,25 +369,47 @@ def test_a_retry_is_followed_from_its_own_attempt(terminal: Terminal) -> None:
     other.join()
 
 
-def test_following_outlives_the_api_server(terminal: Terminal, capsys: pytest.CaptureFixture[str]) -> None:
-    """An API server that is killed and started again breaks the stream and not the following: each line once, and the run's own code."""
+def test_following_outlives_the_api_server(
+    terminal: Terminal, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An API server that is killed and started again breaks the stream and not the following: each
+    line once, and the run's own code."""
     cluster, namespace = terminal.cluster, terminal.namespace
     script = "trap 'echo last; exit 0' TERM; echo first; while :; do sleep 0.1; done"
     job(cluster, namespace, "attempt-1", script, container={"name": "perdure"})
     pod = running(cluster, namespace, "attempt-1", "first")["metadata"]["name"]
     path = f"{terminal.at}/followed"
 
-    words = ("run", "--name", "followed", "--service", "shop", "--follow", "x", "--kubeconfig", str(cluster.kubeconfig))
+    words = (
+        "run",
+        "--name",
+        "followed",
+        "--service",
+        "shop",
+        "--follow",
+        "x",
+        "--kubeconfig",
+        str(cluster.kubeconfig),
+    )
     codes: list[int] = []
     follower = meanwhile(lambda: codes.append(main.main(["--cluster", "-n", namespace, *words])))
     cluster.until(lambda: cluster.api.find(path), "it is made")
     at_work = [{"number": 1, "pod": pod}]
-    terminal.status("followed", phase="Running", observedGeneration=1, contextVersion=1, attempt=1, attempts=at_work)
+    terminal.status(
+        "followed",
+        phase="Running",
+        observedGeneration=1,
+        contextVersion=1,
+        attempt=1,
+        attempts=at_work,
+    )
     cluster.restart()  # by this thread: what it starts ends with its thread
     _end(terminal, pod, "followed")
     follower.join()
     assert codes == [0]
-    said = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("perdure: ")]
+    said = [
+        line for line in capsys.readouterr().err.splitlines() if not line.startswith("perdure: ")
+    ]
     assert said == ["first", "last"]
 
 
@@ -303,7 +425,11 @@ def test_a_login_program_gives_the_token(terminal: Terminal, tmp_path: Path) -> 
     program.write_text(LOGIN)
     program.chmod(0o755)
     config = json.loads(terminal.cluster.kubeconfig.read_text())
-    login = {"apiVersion": "client.authentication.k8s.io/v1", "command": str(program), "args": [terminal.cluster.access.token]}
+    login = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "command": str(program),
+        "args": [terminal.cluster.access.token],
+    }
     config["users"][0]["user"] = {"exec": login}
     path = tmp_path / "kubeconfig"
     path.write_text(json.dumps(config))
@@ -311,11 +437,15 @@ def test_a_login_program_gives_the_token(terminal: Terminal, tmp_path: Path) -> 
     assert "fix-cents" in terminal("ls", kubeconfig=path)
 
 
-def test_what_is_missing_is_one_sentence(terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No such TaskRun, no right, no valid token, no such resource: each its sentence, code and next command."""
+def test_what_is_missing_is_one_sentence(
+    terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No such TaskRun, no right, no valid token, no such resource: each its sentence, code and next
+    command."""
     cluster, namespace = terminal.cluster, terminal.namespace
-    assert f"there is no TaskRun 'nope' in the namespace {namespace}\n  kubectl perdure ls -n {namespace}" in terminal(
-        "show", "nope", code=5
+    assert (
+        f"there is no TaskRun 'nope' in the namespace {namespace}\n  kubectl perdure ls -n "
+        f"{namespace}" in terminal("show", "nope", code=5)
     )
     nobody = cluster.account(namespace, "nobody")
     assert "you may not do that" in terminal("ls", kubeconfig=nobody, code=7)
@@ -329,7 +459,18 @@ def test_what_is_missing_is_one_sentence(terminal: Terminal, tmp_path: Path, mon
 def test_kubectl_finds_the_plugin(terminal: Terminal) -> None:
     """`kubectl perdure` is the same program, with kubectl's own flags."""
     terminal.make()
-    environ = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(terminal.cluster.top)}
-    words = ("kubectl", "perdure", "ls", "-n", terminal.namespace, "--kubeconfig", str(terminal.cluster.kubeconfig))
+    environ = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HOME": str(terminal.cluster.top),
+    }
+    words = (
+        "kubectl",
+        "perdure",
+        "ls",
+        "-n",
+        terminal.namespace,
+        "--kubeconfig",
+        str(terminal.cluster.kubeconfig),
+    )
     ran = subprocess.run(words, env=environ, capture_output=True, text=True, check=True)
     assert ran.stdout.splitlines()[1].split()[0] == "fix-cents"

@@ -1,4 +1,5 @@
-"""`perdure --cluster` as far as it needs no cluster: what is made of flags and of TaskRuns, and what is said where there is no cluster."""
+"""`perdure --cluster` as far as it needs no cluster: what is made of flags and of TaskRuns, and
+what is said where there is no cluster."""
 
 from __future__ import annotations
 
@@ -23,11 +24,61 @@ def test_flags_become_a_spec() -> None:
     """Each flag has its field, and what is not given is left to the API server."""
     assert words("--service", "shop", "--task", "118", BASE["prompt"]) == BASE
     whole = words(
-        *("--agent", "codex", "--model", "m", "--permissions", "read", "--agent-arg=-v", "--env", "A=b=c", "--credentials", "c", "x"),
-        *("--session", "s", "--session-of", "o", "--image", "i", "--label", "team=billing", "--service", "a", "--task", "t"),
+        *(
+            "--agent",
+            "codex",
+            "--model",
+            "m",
+            "--permissions",
+            "read",
+            "--agent-arg=-v",
+            "--env",
+            "A=b=c",
+            "--credentials",
+            "c",
+            "x",
+        ),
+        *(
+            "--session",
+            "s",
+            "--session-of",
+            "o",
+            "--image",
+            "i",
+            "--label",
+            "team=billing",
+            "--service",
+            "a",
+            "--task",
+            "t",
+        ),
         *("--repo", "https://h/r", "--base", "main", "--branch", "b", "--repo-credentials", "g"),
-        *("--workspace", "Shared", "--claim", "l", "--checkpoints", "s3://b", "--checkpoints-credentials", "k", "--size", "1Gi"),
-        *("--attempts", "5", "--timeout", "2h", "--stall", "0", "--budget-usd", "2.5", "--continuity", "strict", "--when-full", "stop"),
+        *(
+            "--workspace",
+            "Shared",
+            "--claim",
+            "l",
+            "--checkpoints",
+            "s3://b",
+            "--checkpoints-credentials",
+            "k",
+            "--size",
+            "1Gi",
+        ),
+        *(
+            "--attempts",
+            "5",
+            "--timeout",
+            "2h",
+            "--stall",
+            "0",
+            "--budget-usd",
+            "2.5",
+            "--continuity",
+            "strict",
+            "--when-full",
+            "stop",
+        ),
         *("--verify", "make", "--verify-rounds", "0", "--verify-timeout", "90s"),
     )
     assert whole == {
@@ -49,11 +100,19 @@ def test_flags_become_a_spec() -> None:
 def _leaves(found: dict[str, Any], at: str = "") -> list[str]:
     leaves = []
     for name, value in found.items():
-        leaves += _leaves(value, f"{at}{name}.") if isinstance(value, dict) and name != "labels" else [f"{at}{name}"]
+        leaves += (
+            _leaves(value, f"{at}{name}.")
+            if isinstance(value, dict) and name != "labels"
+            else [f"{at}{name}"]
+        )
     return leaves
 
 
-HOSTILE: list[Any] = [{}, {"metadata": 1, "spec": [], "status": "x"}, {"status": {"attempts": [1, {}], "conditions": [None], "usage": []}}]
+HOSTILE: list[Any] = [
+    {},
+    {"metadata": 1, "spec": [], "status": "x"},
+    {"status": {"attempts": [1, {}], "conditions": [None], "usage": []}},
+]
 
 
 @pytest.mark.parametrize("body", HOSTILE)
@@ -65,7 +124,8 @@ def test_a_taskrun_of_any_shape_is_shown(body: Any) -> None:
 
 
 def test_over_is_said_of_the_spec_as_it_is() -> None:
-    """A phase that was written before the newest change, or before new instructions were read, is no end."""
+    """A phase that was written before the newest change, or before new instructions were read, is
+    no end."""
     body = {
         "metadata": {"generation": 3},
         "spec": {"contextVersion": 2},
@@ -86,14 +146,18 @@ def test_over_is_said_of_the_spec_as_it_is() -> None:
         ("root:x:0:0:root", "cannot be read"),
         (json.dumps({"clusters": [], "contexts": [], "users": []}), "no cluster is named"),
         (
-            '{"clusters": [{"name": "c", "cluster": {"server": "x"}}], "contexts": [{"name": "c", "context": {"cluster": "c"}}],'
+            '{"clusters": [{"name": "c", "cluster": {"server": "x"}}], "contexts": [{"name": "c", '
+            '"context": {"cluster": "c"}}],'
             '"current-context": "c"}',
             "names no user",
         ),
     ],
 )
-def test_without_a_cluster_one_sentence_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, said: str) -> None:
-    """A kubeconfig that is missing, of another kind, or that names nobody is exit code 2 with a next step."""
+def test_without_a_cluster_one_sentence_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, said: str
+) -> None:
+    """A kubeconfig that is missing, of another kind, or that names nobody is exit code 2 with a
+    next step."""
     path = tmp_path / "config"
     if text is not None:
         path.write_text(text)
@@ -120,7 +184,8 @@ def test_a_server_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_verbs_and_their_words(capsys: pytest.CaptureFixture[str]) -> None:
-    """The overview lists every verb, each verb has its help, and one that is not there is said to be none."""
+    """The overview lists every verb, each verb has its help, and one that is not there is said to
+    be none."""
     assert main.main(["--cluster", "--help"]) == 0
     out = capsys.readouterr().out
     for verb in cluster.VERBS:
@@ -132,5 +197,7 @@ def test_verbs_and_their_words(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_variable_without_a_value_is_refused() -> None:
     """`--env NAME` passes a value of one's own on; a pod has none of them."""
-    with pytest.raises(UsageError, match="--env HOME has no value, and a pod has none of your variables"):
+    with pytest.raises(
+        UsageError, match="--env HOME has no value, and a pod has none of your variables"
+    ):
         words("--service", "a", "--env", "HOME", "x")

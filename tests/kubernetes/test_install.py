@@ -1,7 +1,8 @@
-"""The chart, installed by Helm: the operator as a Deployment, with the chart's own account and rights, brings a task to its end.
+"""The chart, installed by Helm: the operator as a Deployment, with the chart's own account and
+rights, brings a task to its end.
 
-What the operator asks of the API server is compared with what its role allows: it needs no right that it does not have, and has none that
-it does not need.
+What the operator asks of the API server is compared with what its role allows: it needs no right
+that it does not have, and has none that it does not need.
 """
 
 from __future__ import annotations
@@ -31,32 +32,85 @@ def operated(cluster: Cluster, namespace: str) -> Iterator[str]:
     installed(cluster)
     with helm().Config(kubeconfig_path=str(cluster.kubeconfig), namespace=namespace) as config:
         config.install(str(FILE.parents[1]), "perdure", VALUES)
-        available = ("get", "deployment", "perdure", "-n", namespace, "-o", "jsonpath={.status.availableReplicas}")
+        available = (
+            "get",
+            "deployment",
+            "perdure",
+            "-n",
+            namespace,
+            "-o",
+            "jsonpath={.status.availableReplicas}",
+        )
         cluster.until(lambda: cluster.kubectl(*available) == "1", "the operator is ready")
         yield namespace
         config.uninstall("perdure")
 
 
-def test_helm_installs_an_operator_that_works(cluster: Cluster, operated: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """From `helm install` to a finished task, an update in the same conversation and its deletion, on the account that the chart makes."""
+def test_helm_installs_an_operator_that_works(
+    cluster: Cluster, operated: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From `helm install` to a finished task, an update in the same conversation and its deletion,
+    on the account that the chart makes."""
     with Rehearsal(SCRIPT) as rehearsal:
-        keys = [f"--from-literal={name}={value}" for name, value in rehearsal.environ("claude").items()]
+        keys = [
+            f"--from-literal={name}={value}" for name, value in rehearsal.environ("claude").items()
+        ]
         cluster.kubectl("create", "secret", "generic", "claude", "-n", operated, *keys)
         words = ("-n", operated, "--kubeconfig", str(cluster.kubeconfig))
-        run = ("run", "--name", "fix-cents", "--service", "shop", "--task", "118", "--credentials", "claude", "--follow")
-        assert main.main(["--cluster", *run, *words, "--permissions", "full", "Fix the rounding of cents"]) == 0, capsys.readouterr()
-        assert main.main(["--cluster", "update", "fix-cents", "Also translate them", "--follow", *words]) == 0, capsys.readouterr()
+        run = (
+            "run",
+            "--name",
+            "fix-cents",
+            "--service",
+            "shop",
+            "--task",
+            "118",
+            "--credentials",
+            "claude",
+            "--follow",
+        )
+        assert (
+            main.main(
+                ["--cluster", *run, *words, "--permissions", "full", "Fix the rounding of cents"]
+            )
+            == 0
+        ), capsys.readouterr()
+        assert (
+            main.main(
+                ["--cluster", "update", "fix-cents", "Also translate them", "--follow", *words]
+            )
+            == 0
+        ), capsys.readouterr()
         sessions = {request.session for request in rehearsal.requests}
     body = cluster.api.get(f"{place(operated)}/fix-cents")
     status = body["status"]
-    assert (status["phase"], status["contextVersion"], status["attempt"], status["receipt"]) == ("Succeeded", 2, 2, "native")
-    assert len(sessions) == 1 and [attempt["outcome"] for attempt in status["attempts"]] == ["succeeded", "succeeded"]
-    pods = cluster.api.items(f"/api/v1/namespaces/{operated}/pods", labelSelector="app.kubernetes.io/managed-by=perdure")
+    assert (status["phase"], status["contextVersion"], status["attempt"], status["receipt"]) == (
+        "Succeeded",
+        2,
+        2,
+        "native",
+    )
+    assert len(sessions) == 1 and [attempt["outcome"] for attempt in status["attempts"]] == [
+        "succeeded",
+        "succeeded",
+    ]
+    pods = cluster.api.items(
+        f"/api/v1/namespaces/{operated}/pods", labelSelector="app.kubernetes.io/managed-by=perdure"
+    )
     assert {pod["spec"]["serviceAccountName"] for pod in pods} == {"perdure-attempt"}
     cluster.kubectl("delete", "ptr", "fix-cents", "-n", operated, "--timeout=60s")
     used = asked(cluster, operated)
-    (role,) = (each for each in yaml.safe_load_all(rendered(VALUES, operated)) if each and each["kind"] == "Role")
-    granted = {(verb, resource) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
+    (role,) = (
+        each
+        for each in yaml.safe_load_all(rendered(VALUES, operated))
+        if each and each["kind"] == "Role"
+    )
+    granted = {
+        (verb, resource)
+        for rule in role["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
     assert used - granted == set()
     assert granted - used <= SELDOM
 
@@ -78,7 +132,8 @@ SELDOM = {
         ("update", "taskruns/finalizers"),
     ),
 }
-"""Needed in trouble, for a stop, for instructions of a ConfigMap, to share or reclaim a volume, or by a plugin of the API server."""
+"""Needed in trouble, for a stop, for instructions of a ConfigMap, to share or reclaim a volume, or
+by a plugin of the API server."""
 
 
 def asked(cluster: Cluster, namespace: str) -> set[tuple[str, str]]:
@@ -86,7 +141,17 @@ def asked(cluster: Cluster, namespace: str) -> set[tuple[str, str]]:
     found = set()
     for line in cluster.plan.audit.read_text().splitlines():
         event: dict[str, Any] = json.loads(line)
-        if event.get("user", {}).get("username") == f"system:serviceaccount:{namespace}:perdure" and "objectRef" in event:
+        if (
+            event.get("user", {}).get("username") == f"system:serviceaccount:{namespace}:perdure"
+            and "objectRef" in event
+        ):
             thing = event["objectRef"]
-            found.add((event["verb"], "/".join(each for each in (thing["resource"], thing.get("subresource", "")) if each)))
+            found.add(
+                (
+                    event["verb"],
+                    "/".join(
+                        each for each in (thing["resource"], thing.get("subresource", "")) if each
+                    ),
+                )
+            )
     return found

@@ -1,9 +1,11 @@
-"""An attempt is ended in every way that a cluster knows, and the next one goes on in the same conversation: on the real control plane
-with two nodes, the operator under its scoped account, the real Claude Code and the real Codex.
+"""An attempt is ended in every way that a cluster knows, and the next one goes on in the same
+conversation: on the real control plane with two nodes, the operator under its scoped account, the
+real Claude Code and the real Codex.
 
-Asserted on what reached the model, on the receipt and the session in the TaskRun, and on `kubectl perdure why`. Claude Code is ended in
-each of the ways with a claim and with the object store alone, Codex with one of them each; the next attempt is at the other node. Once
-there is a claim that many share.
+Asserted on what reached the model, on the receipt and the session in the TaskRun, and on `kubectl
+perdure why`. Claude Code is ended in each of the ways with a claim and with the object store alone,
+Codex with one of them each; the next attempt is at the other node. Once there is a claim that many
+share.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ pytestmark = [pytest.mark.kubernetes, pytest.mark.journey, pytest.mark.timeout(9
 
 
 def three(place: Place, cause: str, codex: str, **spec: object) -> list[Story]:
-    """Claude Code with a claim and with the object store alone, and Codex with one of them: all at work on the same node, and their model
-    silent."""
+    """Claude Code with a claim and with the object store alone, and Codex with one of them: all at
+    work on the same node, and their model silent."""
     with place.cordoned("two"):
         made = [
             tell(place, f"{cause}-claim", **spec),
@@ -50,7 +52,8 @@ def test_the_agent_is_killed(place: Place) -> None:
 
 
 def test_the_pod_is_killed(place: Place) -> None:
-    """SIGKILL of the pod's first process, and so of everything in the pod: nobody is left to tell anything."""
+    """SIGKILL of the pod's first process, and so of everything in the pod: nobody is left to tell
+    anything."""
     stories = three(place, "pod", "Claim")
     with place.cordoned("one"):
         for story in stories:
@@ -61,15 +64,18 @@ def test_the_pod_is_killed(place: Place) -> None:
 
 
 def test_the_operator_is_killed(place: Place) -> None:
-    """SIGKILL of the operator while attempts run, whose pods end while nobody looks: the next operator finds what became of them and goes
-    on."""
+    """SIGKILL of the operator while attempts run, whose pods end while nobody looks: the next
+    operator finds what became of them and goes on."""
     stories = three(place, "operator", "Checkpoints")
     place.operator.kill()
     with place.cordoned("one"):
         for story in stories:
             place.kill_pod(story.pod())
         for story in stories:
-            story.until(lambda story=story: story.pods()[0]["status"]["phase"] == "Failed", "the pod has ended")
+            story.until(
+                lambda story=story: story.pods()[0]["status"]["phase"] == "Failed",
+                "the pod has ended",
+            )
         place.operator.start()
         for story in stories:
             moved(story)
@@ -85,7 +91,8 @@ def test_the_deadline_passes(place: Place) -> None:
 
 
 def test_the_pod_is_evicted(place: Place) -> None:
-    """Evicted from a node that is drained, an attempt saves everything within its grace, and the next one goes on at the other node."""
+    """Evicted from a node that is drained, an attempt saves everything within its grace, and the
+    next one goes on at the other node."""
     stories = three(place, "evicted", "Checkpoints")
     with place.cordoned("one"):
         for story in stories:
@@ -96,8 +103,8 @@ def test_the_pod_is_evicted(place: Place) -> None:
 
 
 def test_the_node_is_lost(place: Place) -> None:
-    """The power of a node is cut. With the object store alone the next attempt goes on at the other node by itself; a claim is held until
-    the node is declared lost, and a condition says so."""
+    """The power of a node is cut. With the object store alone the next attempt goes on at the other
+    node by itself; a claim is held until the node is declared lost, and a condition says so."""
     claim, *free = three(place, "node", "Checkpoints")
     with place.lost("one"):
         for story in free:
@@ -111,11 +118,17 @@ def test_the_node_is_lost(place: Place) -> None:
 
 
 def test_two_tasks_of_one_service_on_one_claim(place: Place) -> None:
-    """On a claim that many may mount each task has its own directory: pods are killed at the same time, each goes on in its own
-    conversation, and neither model is told anything of the other's."""
+    """On a claim that many may mount each task has its own directory: pods are killed at the same
+    time, each goes on in its own conversation, and neither model is told anything of the
+    other's."""
     place.share()
     one = tell(place, "one", mode="Shared")
-    two = tell(place, "two", mode="Shared", prompt=f"Write two.txt after one.txt. The words are {WORD} and fagus.")
+    two = tell(
+        place,
+        "two",
+        mode="Shared",
+        prompt=f"Write two.txt after one.txt. The words are {WORD} and fagus.",
+    )
     for story in (one, two):
         story.hangs()
     for story in (one, two):
@@ -126,7 +139,8 @@ def test_two_tasks_of_one_service_on_one_claim(place: Place) -> None:
 
 
 def test_two_operators_at_once(place: Place) -> None:
-    """Two operators for one namespace: each attempt has one Job, and what one begins the other may end."""
+    """Two operators for one namespace: each attempt has one Job, and what one begins the other may
+    end."""
     with place.another_operator():
         stories = [tell(place, "double"), tell(place, "double-store", mode="Checkpoints")]
         for story in stories:

@@ -1,4 +1,5 @@
-"""Machines of the tests' cluster: what dies with what, and what a node agent finds when it comes back."""
+"""Machines of the tests' cluster: what dies with what, and what a node agent finds when it comes
+back."""
 
 from __future__ import annotations
 
@@ -6,7 +7,17 @@ import signal
 
 import pytest
 
-from tests.kubernetes.jobs import AT_WORK, LASTING, claim, ended, job, mounted, pods, running, terminated
+from tests.kubernetes.jobs import (
+    AT_WORK,
+    LASTING,
+    claim,
+    ended,
+    job,
+    mounted,
+    pods,
+    running,
+    terminated,
+)
 from tests.servers.kubernetes import faults
 from tests.servers.kubernetes.cluster import Cluster
 
@@ -14,9 +25,13 @@ pytestmark = pytest.mark.kubernetes
 
 
 def test_an_agent_that_comes_back(cluster: Cluster, namespace: str) -> None:
-    """A container outlives its node agent; the next agent tells of an end that came meanwhile, with its message."""
+    """A container outlives its node agent; the next agent tells of an end that came meanwhile, with
+    its message."""
     claim(cluster, namespace, "work")
-    script = "echo there; until [ -e /shelf/go ]; do sleep 0.1; done; echo done > /dev/termination-log; touch /shelf/gone; exit 3"
+    script = (
+        "echo there; until [ -e /shelf/go ]; do sleep 0.1; done; echo done > /dev/termination-log; "
+        "touch /shelf/gone; exit 3"
+    )
     job(cluster, namespace, "lasts", script, container=AT_WORK, volumes=[mounted("work")])
     pod = running(cluster, namespace, "lasts", "there")
     machine = cluster.machines[pod["spec"]["nodeName"]]
@@ -33,26 +48,44 @@ def test_an_agent_that_comes_back(cluster: Cluster, namespace: str) -> None:
 
 
 def test_a_cut_off_machine(cluster: Cluster, namespace: str) -> None:
-    """While a machine's agent is silent its pod works on although it is to be deleted; TERM comes when the agent is back."""
+    """While a machine's agent is silent its pod works on although it is to be deleted; TERM comes
+    when the agent is back."""
     claim(cluster, namespace, "work")
-    script = "trap 'echo told >> /shelf/said; exit 0' TERM; echo there; while :; do echo still > /shelf/alive; sleep 0.1; done"
-    job(cluster, namespace, "cut", script, container=AT_WORK, volumes=[mounted("work")], tolerations=LASTING)
+    script = (
+        "trap 'echo told >> /shelf/said; exit 0' TERM; echo there; while :; do echo still > "
+        "/shelf/alive; sleep 0.1; done"
+    )
+    job(
+        cluster,
+        namespace,
+        "cut",
+        script,
+        container=AT_WORK,
+        volumes=[mounted("work")],
+        tolerations=LASTING,
+    )
     pod = running(cluster, namespace, "cut", "there")
     machine = cluster.machines[pod["spec"]["nodeName"]]
     machine.freeze()
     path = f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}"
-    cluster.until(lambda: "deletionTimestamp" in cluster.api.get(path)["metadata"], "the pod is told to go")
+    cluster.until(
+        lambda: "deletionTimestamp" in cluster.api.get(path)["metadata"], "the pod is told to go"
+    )
     work = cluster.volume(namespace, "work")
     (work / "alive").unlink(missing_ok=True)
     cluster.until((work / "alive").exists, "the pod works on")
     assert not (work / "said").exists()
     machine.thaw()
     cluster.until((work / "said").exists, "the pod hears of it")
-    cluster.until(lambda: not cluster.api.find(path) or cluster.api.get(path)["status"]["phase"] != "Running", "the pod has ended")
+    cluster.until(
+        lambda: not cluster.api.find(path) or cluster.api.get(path)["status"]["phase"] != "Running",
+        "the pod has ended",
+    )
 
 
 def test_a_machine_that_is_switched_on_again(cluster: Cluster, namespace: str) -> None:
-    """After a power cut no process of the pod is left, and the node says that it does not know how the container ended."""
+    """After a power cut no process of the pod is left, and the node says that it does not know how
+    the container ended."""
     job(cluster, namespace, "cut", "echo there; sleep infinity")
     pod = running(cluster, namespace, "cut", "there")
     machine = cluster.machines[pod["spec"]["nodeName"]]
@@ -79,23 +112,33 @@ def test_the_first_process_is_killed(cluster: Cluster, namespace: str) -> None:
 
 
 def test_a_process_inside_is_killed(cluster: Cluster, namespace: str) -> None:
-    """One process of a pod can be killed alone, as an agent CLI may be: the others see how it ended."""
+    """One process of a pod can be killed alone, as an agent CLI may be: the others see how it
+    ended."""
     job(cluster, namespace, "hurt", "sleep infinity & echo there; wait $!; exit $?")
     pod = running(cluster, namespace, "hurt", "there")
-    next(each for each in faults.processes(cluster, pod) if each.command == "sleep infinity").kill(signal.SIGKILL)
+    next(each for each in faults.processes(cluster, pod) if each.command == "sleep infinity").kill(
+        signal.SIGKILL
+    )
     ended(cluster, namespace, "hurt")
     assert terminated(pods(cluster, namespace, "hurt")[0])["exitCode"] == 137
 
 
 def test_no_memory_left_on_the_node(cluster: Cluster, namespace: str) -> None:
-    """A node that is short of memory ends a pod itself: Failed, Evicted, with the condition DisruptionTarget."""
+    """A node that is short of memory ends a pod itself: Failed, Evicted, with the condition
+    DisruptionTarget."""
     job(cluster, namespace, "pressed", "echo there; sleep infinity")
     pod = running(cluster, namespace, "pressed", "there")
     faults.press(cluster, namespace, pod["metadata"]["name"])
     ended(cluster, namespace, "pressed")
     status = pods(cluster, namespace, "pressed")[0]["status"]
-    disruption = [each["reason"] for each in status["conditions"] if each["type"] == "DisruptionTarget"]
-    assert (status["phase"], status["reason"], disruption) == ("Failed", "Evicted", ["TerminationByKubelet"])
+    disruption = [
+        each["reason"] for each in status["conditions"] if each["type"] == "DisruptionTarget"
+    ]
+    assert (status["phase"], status["reason"], disruption) == (
+        "Failed",
+        "Evicted",
+        ["TerminationByKubelet"],
+    )
 
 
 def test_the_api_server_is_away(cluster: Cluster, namespace: str) -> None:

@@ -1,4 +1,5 @@
-"""The objects of an attempt: what is always so, what a TaskRun may add, and what it may not take away."""
+"""The objects of an attempt: what is always so, what a TaskRun may add, and what it may not take
+away."""
 
 from __future__ import annotations
 
@@ -30,22 +31,38 @@ def pod_of(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_one_job_one_pod_once():
-    """No retry by the Job, none after a disruption, deadlines in their order, an owner, names within their bounds."""
+    """No retry by the Job, none after a disruption, deadlines in their order, an owner, names
+    within their bounds."""
     body = making.taskrun("a" * 63)
     run = wanted(body)
     job = manifests.job(run, begun(Status(), 12345, run, 0).attempts[-1], (1,), run.claim, TOLD)
     spec = job["spec"]
-    assert (spec["backoffLimit"], spec["podReplacementPolicy"], pod_of(job)["restartPolicy"]) == (0, "Failed", "Never")
+    assert (spec["backoffLimit"], spec["podReplacementPolicy"], pod_of(job)["restartPolicy"]) == (
+        0,
+        "Failed",
+        "Never",
+    )
     assert [rule["action"] for rule in spec["podFailurePolicy"]["rules"]] == ["FailJob"]
-    assert run.spec.policy.timeout_seconds < pod_of(job)["activeDeadlineSeconds"] < spec["activeDeadlineSeconds"]
+    assert (
+        run.spec.policy.timeout_seconds
+        < pod_of(job)["activeDeadlineSeconds"]
+        < spec["activeDeadlineSeconds"]
+    )
     assert len(job["metadata"]["name"]) <= 57 and job["metadata"]["name"].endswith("-12345")
-    assert job["metadata"]["ownerReferences"][0]["uid"] == run.uid and job["metadata"]["ownerReferences"][0]["controller"]
+    assert (
+        job["metadata"]["ownerReferences"][0]["uid"] == run.uid
+        and job["metadata"]["ownerReferences"][0]["controller"]
+    )
     for labels in (job["metadata"]["labels"], spec["template"]["metadata"]["labels"]):
-        assert labels["perdure.dev/taskrun-uid"] == run.uid and labels["perdure.dev/attempt"] == "12345"
+        assert (
+            labels["perdure.dev/taskrun-uid"] == run.uid
+            and labels["perdure.dev/attempt"] == "12345"
+        )
 
 
 def test_what_a_taskrun_may_add_and_not_take_away():
-    """Own volumes, labels, resources and places come in; perdure's mounts, labels and the limits of rights stay."""
+    """Own volumes, labels, resources and places come in; perdure's mounts, labels and the limits of
+    rights stay."""
     mine = {"name": "cache", "emptyDir": {}}
     job = made(
         pod={
@@ -63,18 +80,28 @@ def test_what_a_taskrun_may_add_and_not_take_away():
     pod, template = pod_of(job), job["spec"]["template"]["metadata"]
     container = pod["containers"][0]
     assert (
-        container["image"] == "mine:2" and container["resources"]["limits"] == {"memory": "2Gi"} and pod["nodeSelector"] == {"disk": "fast"}
+        container["image"] == "mine:2"
+        and container["resources"]["limits"] == {"memory": "2Gi"}
+        and pod["nodeSelector"] == {"disk": "fast"}
     )
     assert template["labels"]["team"] == "a" and template["labels"]["perdure.dev/attempt"] == "3"
-    assert "batch.kubernetes.io/job-name" not in template["labels"] and template["annotations"] == {"note": "b"}
+    assert "batch.kubernetes.io/job-name" not in template["labels"] and template["annotations"] == {
+        "note": "b"
+    }
     paths = [mount["mountPath"] for mount in container["volumeMounts"]]
     assert {"/perdure/order", "/tmp", "/data"} < set(paths) and len(paths) == len(set(paths))
     assert [path for path in paths if "cache" in path or path.startswith("/data/")] == ["/cache"]
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
-    assert volumes["cache"] == mine and "root" not in volumes and len(volumes) == len(pod["volumes"])
+    assert (
+        volumes["cache"] == mine and "root" not in volumes and len(volumes) == len(pod["volumes"])
+    )
     assert volumes["perdure-data"]["persistentVolumeClaim"]
     rights = {**pod["securityContext"], **container["securityContext"]}
-    assert rights["runAsNonRoot"] and rights["readOnlyRootFilesystem"] and not rights["allowPrivilegeEscalation"]
+    assert (
+        rights["runAsNonRoot"]
+        and rights["readOnlyRootFilesystem"]
+        and not rights["allowPrivilegeEscalation"]
+    )
     assert rights["capabilities"] == {"drop": ["ALL"]} and not pod["automountServiceAccountToken"]
     assert {each["key"]: each["tolerationSeconds"] for each in pod["tolerations"]} == {
         "node.kubernetes.io/unreachable": 5, "node.kubernetes.io/not-ready": 30,
@@ -91,40 +118,78 @@ def test_what_a_taskrun_may_add_and_not_take_away():
     ],
 )
 def test_where_the_state_lies(workspace: dict[str, str], state: str, checkpoints: str):
-    """Each mode's order says where the state is, a pod takes it, and /data is a claim in mode Claim alone."""
+    """Each mode's order says where the state is, a pod takes it, and /data is a claim in mode Claim
+    alone."""
     run = wanted(making.taskrun(workspace=workspace))
     record = begun(Status(context_version=1), 1, run, 0).attempts[-1]
     found = order.decode(manifests.order(run, record, (1,)))
     assert (found.state, found.checkpoints, found.attempt) == (state, checkpoints, 1)
-    volumes = {each["name"]: each for each in pod_of(manifests.job(run, record, (1,), run.claim, TOLD))["volumes"]}
+    volumes = {
+        each["name"]: each
+        for each in pod_of(manifests.job(run, record, (1,), run.claim, TOLD))["volumes"]
+    }
     assert ("persistentVolumeClaim" in volumes["perdure-data"]) == (workspace["mode"] == "Claim")
     assert ("perdure-shared" in volumes) == (workspace["mode"] == "Shared")
 
 
 def test_secrets_are_files_and_the_queue_is_passed_on():
     """No secret stands in the pod's environment; Kueue's label comes to the Job."""
-    body = making.taskrun(credentialsSecretName="keys", repository={"url": "https://x/y", "credentialsSecretName": "git"})
+    body = making.taskrun(
+        credentialsSecretName="keys",
+        repository={"url": "https://x/y", "credentialsSecretName": "git"},
+    )
     body["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "team", "other": "x"}
     run = wanted(body)
     job = manifests.job(run, begun(Status(), 1, run, 0).attempts[-1], (1,), run.claim, TOLD)
     container = pod_of(job)["containers"][0]
     assert "env" not in container and "envFrom" not in container
-    assert {mount["mountPath"] for mount in container["volumeMounts"]} >= {"/perdure/secrets/credentials", "/perdure/secrets/repository"}
-    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team" and "other" not in job["metadata"]["labels"]
+    assert {mount["mountPath"] for mount in container["volumeMounts"]} >= {
+        "/perdure/secrets/credentials",
+        "/perdure/secrets/repository",
+    }
+    assert (
+        job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
+        and "other" not in job["metadata"]["labels"]
+    )
 
 
 def test_instructions_of_a_secret_come_into_the_pod_from_the_secret():
     """The pod reads them there: the newest it must have, an older one it may know already."""
-    body = making.taskrun(prompt="", promptFrom={"secretKeyRef": {"name": "newest", "key": "text"}}, contextVersion=3)
-    body["status"] = {"contextVersion": 3, "instructionsFrom": [{"version": 1, "name": "oldest", "key": "task.md"}]}
+    body = making.taskrun(
+        prompt="", promptFrom={"secretKeyRef": {"name": "newest", "key": "text"}}, contextVersion=3
+    )
+    body["status"] = {
+        "contextVersion": 3,
+        "instructionsFrom": [{"version": 1, "name": "oldest", "key": "task.md"}],
+    }
     run = wanted(body)
     assert not run.invalid
     job = manifests.job(run, begun(run.status, 4, run, 0).attempts[-1], (1, 2, 3), run.claim, TOLD)
     (order,) = (each for each in pod_of(job)["volumes"] if each["name"] == "perdure-order")
     assert order["projected"]["sources"] == [
-        {"configMap": {"name": run.named, "items": [{"key": "order-4", "path": "order.json"}, {"key": "context-2", "path": "contexts/2"}]}},
-        {"secret": {"name": "oldest", "items": [{"key": "task.md", "path": "contexts/1"}], "optional": True}},
-        {"secret": {"name": "newest", "items": [{"key": "text", "path": "contexts/3"}], "optional": False}},
+        {
+            "configMap": {
+                "name": run.named,
+                "items": [
+                    {"key": "order-4", "path": "order.json"},
+                    {"key": "context-2", "path": "contexts/2"},
+                ],
+            }
+        },
+        {
+            "secret": {
+                "name": "oldest",
+                "items": [{"key": "task.md", "path": "contexts/1"}],
+                "optional": True,
+            }
+        },
+        {
+            "secret": {
+                "name": "newest",
+                "items": [{"key": "text", "path": "contexts/3"}],
+                "optional": False,
+            }
+        },
     ]
     assert order["projected"]["defaultMode"] == 0o440
 
@@ -143,12 +208,19 @@ def test_instructions_of_a_secret_come_into_the_pod_from_the_secret():
     ],
 )
 def test_a_spec_that_cannot_be_used(spec: dict[str, Any], words: str):
-    """What another version of the schema let through is refused with the field's name, and nothing is raised."""
+    """What another version of the schema let through is refused with the field's name, and nothing
+    is raised."""
     assert words in wanted(making.taskrun(**spec)).invalid
 
 
 @pytest.mark.parametrize(
-    "status", [{"attempts": "x"}, {"phase": 7, "attempt": 3}, {"conditions": [{"type": 1}]}, {"attempts": [{"number": "1"}]}]
+    "status",
+    [
+        {"attempts": "x"},
+        {"phase": 7, "attempt": 3},
+        {"conditions": [{"type": 1}]},
+        {"attempts": [{"number": "1"}]},
+    ],
 )
 def test_a_status_that_somebody_else_wrote(status: dict[str, Any]):
     """What does not fit is left out, the rest is read."""
@@ -157,14 +229,25 @@ def test_a_status_that_somebody_else_wrote(status: dict[str, Any]):
 
 
 def test_a_long_history_is_cut_and_nothing_is_forgotten():
-    """The newest 50 attempts are kept; what the others used up is, too. A status that is as it was is no write."""
+    """The newest 50 attempts are kept; what the others used up is, too. A status that is as it was
+    is no write."""
     run = wanted(making.taskrun())
     status = Status(context_version=1)
     for number in range(1, 71):
         status = begun(status, number, run, 0)
-        last = msgspec.structs.replace(status.attempts[-1], outcome="failed" if number % 2 else "lost", infrastructure=not number % 2)
+        last = msgspec.structs.replace(
+            status.attempts[-1],
+            outcome="failed" if number % 2 else "lost",
+            infrastructure=not number % 2,
+        )
         status = msgspec.structs.replace(status, attempts=(*status.attempts[:-1], last))
-    assert len(status.attempts) == MOST_RECORDS and status.used_before == 10 and status.attempts[0].number == 21
+    assert (
+        len(status.attempts) == MOST_RECORDS
+        and status.used_before == 10
+        and status.attempts[0].number == 21
+    )
     stored = msgspec.json.decode(msgspec.json.encode(status))
     assert patch(stored, status) == {}
-    assert patch(stored, msgspec.structs.replace(status, phase="Failed", run_after="")) == {"phase": "Failed"}
+    assert patch(stored, msgspec.structs.replace(status, phase="Failed", run_after="")) == {
+        "phase": "Failed"
+    }

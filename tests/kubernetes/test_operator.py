@@ -1,4 +1,5 @@
-"""The whole operator against a small API server in this process: what happens between two of its requests."""
+"""The whole operator against a small API server in this process: what happens between two of its
+requests."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from tests.kubernetes.staging import Stage, play, whole
 
 
 def test_a_life_with_few_requests():
-    """A failure and a success; one order, one claim, all versions of the instructions kept, fewer than 25 requests an attempt."""
+    """A failure and a success; one order, one claim, all versions of the instructions kept, fewer
+    than 25 requests an attempt."""
 
     async def story(stage: Stage) -> None:
         stage.begin()
@@ -39,15 +41,25 @@ def test_a_life_with_few_requests():
 
 
 def test_instructions_of_a_secret_stay_in_it():
-    """The operator never asks for the Secret: versions from a Secret, then from the TaskRun, then from a Secret again are all had."""
+    """The operator never asks for the Secret: versions from a Secret, then from the TaskRun, then
+    from a Secret again are all had."""
 
     async def story(stage: Stage) -> None:
         stage.begin()
         stage.make(prompt="", promptFrom={"secretKeyRef": {"name": "words", "key": "one"}})
         await stage.done()
-        for version, text in ((2, {"prompt": "And the docs."}), (3, {"promptFrom": {"secretKeyRef": {"name": "words", "key": "two"}}})):
+        for version, text in (
+            (2, {"prompt": "And the docs."}),
+            (3, {"promptFrom": {"secretKeyRef": {"name": "words", "key": "two"}}}),
+        ):
             run = stage.server.objects["taskruns"]["default", "fix"]
-            run["spec"] = {**run["spec"], "prompt": "", "promptFrom": None, "contextVersion": version, **text}
+            run["spec"] = {
+                **run["spec"],
+                "prompt": "",
+                "promptFrom": None,
+                "contextVersion": version,
+                **text,
+            }
             run["metadata"]["generation"] += 1
             stage.server.put("taskruns", run)
             await stage.until(lambda version=version: stage.status().get("attempt") == version)
@@ -55,8 +67,14 @@ def test_instructions_of_a_secret_stay_in_it():
         whole(stage, ["succeeded"] * 3)
         assert not [each for each in stage.server.counted if "secrets" in each]
         (kept,) = stage.server.objects["configmaps"].values()
-        assert kept["data"].keys() == {"context-2", "order-3"} and json.loads(kept["data"]["order-3"])["contexts"] == [1, 2, 3]
-        jobs = [body for body in stage.server.objects["jobs"].values() if body["metadata"]["name"].endswith("-3")]
+        assert kept["data"].keys() == {"context-2", "order-3"} and json.loads(
+            kept["data"]["order-3"]
+        )["contexts"] == [1, 2, 3]
+        jobs = [
+            body
+            for body in stage.server.objects["jobs"].values()
+            if body["metadata"]["name"].endswith("-3")
+        ]
         sources = jobs[0]["spec"]["template"]["spec"]["volumes"][0]["projected"]["sources"]
         assert [each["secret"]["items"][0] for each in sources[1:]] == [
             {"key": "one", "path": "contexts/1"}, {"key": "two", "path": "contexts/3"},
@@ -66,7 +84,8 @@ def test_instructions_of_a_secret_stay_in_it():
 
 
 def test_the_configmap_is_deleted_between_two_versions():
-    """The order of what comes after says that two versions are gone: new instructions are never taken for known ones."""
+    """The order of what comes after says that two versions are gone: new instructions are never
+    taken for known ones."""
 
     async def story(stage: Stage) -> None:
         stage.begin()
@@ -91,7 +110,8 @@ def test_the_configmap_is_deleted_between_two_versions():
 
 
 def test_killed_between_any_two_writes():
-    """At writes all over a life of two attempts the operator dies, before it is made or after; the next one goes on, nothing is doubled."""
+    """At writes all over a life of two attempts the operator dies, before it is made or after; the
+    next one goes on, nothing is doubled."""
     writes: list[str] = []
 
     async def life(stage: Stage) -> None:
@@ -118,11 +138,15 @@ def test_killed_between_any_two_writes():
                     raise ConnectionResetError
 
             quiet: Callable[[str, str], None] = lambda method, path: None  # noqa: E731
-            stage.server.before, stage.server.after = (strike, quiet) if at % 2 == 0 else (quiet, strike)
+            stage.server.before, stage.server.after = (
+                (strike, quiet) if at % 2 == 0 else (quiet, strike)
+            )
             stage.begin()
             stage.make(name)
             ended = asyncio.create_task(stage.done(name))
-            await asyncio.wait([ended, asyncio.create_task(died.wait())], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                [ended, asyncio.create_task(died.wait())], return_when=asyncio.FIRST_COMPLETED
+            )
             ended.cancel()
             await stage.kill()
             stage.server.before = stage.server.after = quiet
@@ -136,7 +160,8 @@ def test_killed_between_any_two_writes():
 
 @pytest.mark.parametrize("code", [409, 429, 500, 503])
 def test_each_write_is_answered_badly_once(code: int):
-    """Every write is refused once, or its answer is lost once: it is made again, or derived again, and nothing is doubled."""
+    """Every write is refused once, or its answer is lost once: it is made again, or derived again,
+    and nothing is doubled."""
 
     async def story(stage: Stage) -> None:
         for answered_first in (True, False):
@@ -150,7 +175,9 @@ def test_each_write_is_answered_badly_once(code: int):
             stage.server.jobs_made.clear()
             stage.server.began.clear()
             stage.server.before = fault if answered_first else lambda method, path: None
-            stage.server.after = fault if not answered_first and code != 409 else lambda method, path: None
+            stage.server.after = (
+                fault if not answered_first and code != 409 else lambda method, path: None
+            )
             stage.begin()
             stage.make(f"fix-{answered_first}")
             await stage.done(f"fix-{answered_first}")
@@ -161,7 +188,8 @@ def test_each_write_is_answered_badly_once(code: int):
 
 
 def test_watches_that_end_and_expire_and_two_operators():
-    """Watches are cut and expire while two operators work on five TaskRuns: each attempt has one Job and one outcome."""
+    """Watches are cut and expire while two operators work on five TaskRuns: each attempt has one
+    Job and one outcome."""
 
     async def story(stage: Stage) -> None:
         stage.begin(), stage.begin()
@@ -171,7 +199,10 @@ def test_watches_that_end_and_expire_and_two_operators():
             stage.server.end_watches(expired=number % 2 == 0)
         for name in names:
             await stage.done(name)
-            assert [each["outcome"] for each in stage.status(name)["attempts"]] == ["failed", "succeeded"]
+            assert [each["outcome"] for each in stage.status(name)["attempts"]] == [
+                "failed",
+                "succeeded",
+            ]
         assert set(stage.server.jobs_made.values()) == {1} and len(stage.server.jobs_made) == 10
 
     play(fails(1), story)
@@ -179,14 +210,17 @@ def test_watches_that_end_and_expire_and_two_operators():
 
 @pytest.mark.parametrize("shared", [False, True], ids=["alone", "another-goes-on-from-it"])
 def test_a_claim_goes_only_where_nobody_else_works_on_it(shared: bool):
-    """With `reclaim: Delete` and the glass broken, the claim goes with its TaskRun; where another one goes on from it, it stays."""
+    """With `reclaim: Delete` and the glass broken, the claim goes with its TaskRun; where another
+    one goes on from it, it stays."""
 
     async def story(stage: Stage) -> None:
         stage.begin()
         stage.make(workspace={"mode": "Claim", "reclaim": "Delete"})
         await stage.done()
         if shared:
-            stage.make("second", suspend=True, resume={"mode": "Session", "sessionId": "s", "from": "fix"})
+            stage.make(
+                "second", suspend=True, resume={"mode": "Session", "sessionId": "s", "from": "fix"}
+            )
             await stage.until(lambda: stage.status("second").get("phase") == "Suspended")
         run = stage.server.objects["taskruns"]["default", "fix"]
         run["metadata"]["annotations"] = {"perdure.dev/abandon": "true"}
@@ -198,7 +232,8 @@ def test_a_claim_goes_only_where_nobody_else_works_on_it(shared: bool):
 
 
 def test_health_tells_of_a_deaf_watch():
-    """Healthy while its watches are heard; after a silence that is too long, ill, with a reason; metrics say how long it is."""
+    """Healthy while its watches are heard; after a silence that is too long, ill, with a reason;
+    metrics say how long it is."""
 
     async def story(stage: Stage) -> None:
         operator = stage.begin()

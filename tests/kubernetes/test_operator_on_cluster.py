@@ -1,4 +1,5 @@
-"""The operator on a real control plane, with real Jobs and pods (scripted ones): lives of TaskRuns, trouble on the way, kills."""
+"""The operator on a real control plane, with real Jobs and pods (scripted ones): lives of TaskRuns,
+trouble on the way, kills."""
 
 from __future__ import annotations
 
@@ -43,22 +44,36 @@ def operator(cluster: Cluster, runs: Runs, tmp_path: Path) -> Iterator[Operator]
 def began(runs: Runs, name: str) -> list[dict[str, Any]]:
     """What the pods wrote into their conversation, read by a pod of the test's own claim."""
     claim = runs.status(name)["workspace"]["claimName"]
-    volume = runs.cluster.api.get(f"/api/v1/namespaces/{runs.namespace}/persistentvolumeclaims/{claim}")["spec"]["volumeName"]
-    return [json.loads(line) for line in (runs.cluster.top / "volumes" / volume / "conversation").read_text().splitlines()]
+    volume = runs.cluster.api.get(
+        f"/api/v1/namespaces/{runs.namespace}/persistentvolumeclaims/{claim}"
+    )["spec"]["volumeName"]
+    return [
+        json.loads(line)
+        for line in (runs.cluster.top / "volumes" / volume / "conversation")
+        .read_text()
+        .splitlines()
+    ]
 
 
 def requests(operator: Operator) -> int:
-    found = re.findall(r"^perdure_operator_api_requests_total{.*} (\d+)", operator.ask("/metrics")[1], re.MULTILINE)
+    found = re.findall(
+        r"^perdure_operator_api_requests_total{.*} (\d+)", operator.ask("/metrics")[1], re.MULTILINE
+    )
     return sum(map(int, found))
 
 
 def test_the_life_of_a_taskrun(runs: Runs, operator: Operator):
-    """Two failures and a success: three Jobs, one conversation, fewer than 25 requests an attempt; then an update, a retry, a deletion."""
+    """Two failures and a success: three Jobs, one conversation, fewer than 25 requests an attempt;
+    then an update, a retry, a deletion."""
     before = requests(operator)
     runs.make("fix", "fails 2 0")
     status = runs.phase("fix", "Succeeded", "Failed")
     assert [each["outcome"] for each in status["attempts"]] == ["failed", "failed", "succeeded"]
-    assert status["phase"] == "Succeeded" and status["receipt"] == "native" and status["usage"]["inputTokens"] == 300
+    assert (
+        status["phase"] == "Succeeded"
+        and status["receipt"] == "native"
+        and status["usage"]["inputTokens"] == 300
+    )
     assert len({each["sessionId"] for each in status["attempts"]}) == 1
     assert (requests(operator) - before) / 3 < 25
     assert len(runs.jobs("fix")) == 3
@@ -67,21 +82,35 @@ def test_the_life_of_a_taskrun(runs: Runs, operator: Operator):
     status = runs.phase("fix", "Succeeded", "Failed")
     assert status["contextVersion"] == 2 and status["attempts"][-1]["contextVersion"] == 2
     runs.patch("fix", metadata={"annotations": {"perdure.dev/retry": "once"}})
-    runs.cluster.until(lambda: runs.status("fix")["attempt"] == 5 and runs.status("fix")["phase"] == "Succeeded", "one more")
+    runs.cluster.until(
+        lambda: runs.status("fix")["attempt"] == 5 and runs.status("fix")["phase"] == "Succeeded",
+        "one more",
+    )
     assert runs.status("fix")["retried"] == "once"
     lines = began(runs, "fix")
-    assert [line["attempt"] for line in lines] == [1, 2, 3, 4, 5] and all(line["alone"] and not line["again"] for line in lines)
+    assert [line["attempt"] for line in lines] == [1, 2, 3, 4, 5] and all(
+        line["alone"] and not line["again"] for line in lines
+    )
     claim = runs.status("fix")["workspace"]["claimName"]
     runs.cluster.api.delete(f"{runs.at}/fix")
     runs.cluster.until(lambda: runs.cluster.api.find(f"{runs.at}/fix") is None, "it is gone")
-    assert runs.cluster.api.find(f"/api/v1/namespaces/{runs.namespace}/persistentvolumeclaims/{claim}") is not None
+    assert (
+        runs.cluster.api.find(f"/api/v1/namespaces/{runs.namespace}/persistentvolumeclaims/{claim}")
+        is not None
+    )
 
 
 def test_a_stop_and_what_keeps_a_taskrun(runs: Runs, operator: Operator):
-    """Suspended, its pod ends in good order and no attempt is used up; a deletion waits where work is not saved, until it is abandoned."""
+    """Suspended, its pod ends in good order and no attempt is used up; a deletion waits where work
+    is not saved, until it is abandoned."""
     runs.make("fix", "hangs 1 0", workspace={"mode": "Claim", "size": "1Gi", "reclaim": "Delete"})
-    pod = runs.cluster.until(lambda: runs.status("fix").get("attempts", [{}])[-1].get("pod"), "it has a pod")
-    runs.cluster.until(lambda: "conversation" in str(list((runs.cluster.top / "volumes").rglob("conversation"))), f"{pod} is at work")
+    pod = runs.cluster.until(
+        lambda: runs.status("fix").get("attempts", [{}])[-1].get("pod"), "it has a pod"
+    )
+    runs.cluster.until(
+        lambda: "conversation" in str(list((runs.cluster.top / "volumes").rglob("conversation"))),
+        f"{pod} is at work",
+    )
     runs.patch("fix", spec={"suspend": True})
     status = runs.phase("fix", "Suspended")
     assert status["attempts"][0]["outcome"] == "cancelled"
@@ -95,26 +124,42 @@ def test_a_stop_and_what_keeps_a_taskrun(runs: Runs, operator: Operator):
 
 
 def test_a_claim_goes_and_a_copied_pod_stays(runs: Runs, operator: Operator):
-    """The API server deletes a claim only in the version that was looked at, and with it goes a TaskRun whose work is saved; a copy of its
-    pod, with all labels, is told by name and left alone."""
+    """The API server deletes a claim only in the version that was looked at, and with it goes a
+    TaskRun whose work is saved; a copy of its pod, with all labels, is told by name and left
+    alone."""
     cluster, at = runs.cluster, f"/api/v1/namespaces/{runs.namespace}"
-    runs.make("fix", "works saved 0", workspace={"mode": "Claim", "size": "1Gi", "reclaim": "Delete"})
+    runs.make(
+        "fix", "works saved 0", workspace={"mode": "Claim", "size": "1Gi", "reclaim": "Delete"}
+    )
     status = runs.phase("fix", "Succeeded", "Failed")
     claim = status["workspace"]["claimName"]
     pod = cluster.api.get(f"{at}/pods/{status['attempts'][0]['pod']}")
-    labels = {name: word for name, word in pod["metadata"]["labels"].items() if "perdure.dev" in name}
-    container = {"name": "perdure", "image": pod["spec"]["containers"][0]["image"], "command": ["/nothing"]}
+    labels = {
+        name: word for name, word in pod["metadata"]["labels"].items() if "perdure.dev" in name
+    }
+    container = {
+        "name": "perdure",
+        "image": pod["spec"]["containers"][0]["image"],
+        "command": ["/nothing"],
+    }
     spec = {"containers": [container], "schedulerName": "nobody"}
     cluster.api.create(f"{at}/pods", {"metadata": {"name": "copy", "labels": labels}, "spec": spec})
-    assert "copy" in cluster.until(lambda: runs.condition("fix", "Foreign"), "the copy is told")["message"]
+    assert (
+        "copy"
+        in cluster.until(lambda: runs.condition("fix", "Foreign"), "the copy is told")["message"]
+    )
     cluster.api.delete(f"{runs.at}/fix")
     cluster.until(lambda: cluster.api.find(f"{runs.at}/fix") is None, "it is gone")
-    cluster.until(lambda: cluster.api.find(f"{at}/persistentvolumeclaims/{claim}") is None, "and its claim with it")
+    cluster.until(
+        lambda: cluster.api.find(f"{at}/persistentvolumeclaims/{claim}") is None,
+        "and its claim with it",
+    )
     assert cluster.api.find(f"{at}/pods/copy") is not None
 
 
 def test_only_what_was_looked_at_is_deleted(cluster: Cluster, namespace: str):
-    """The API server refuses the deletion of an object that has another uid or version by now, as the operator asks it to."""
+    """The API server refuses the deletion of an object that has another uid or version by now, as
+    the operator asks it to."""
     at = f"/api/v1/namespaces/{namespace}/configmaps"
     meta = cluster.api.create(at, {"metadata": {"name": "one"}})["metadata"]
     config = KubeConfig.from_file(cluster.kubeconfig).get()
@@ -127,7 +172,9 @@ def test_only_what_was_looked_at_is_deleted(cluster: Cluster, namespace: str):
                 await api.delete(kinds.MAP, namespace, "one", uid=uid, version=version)
             assert refused.value.code == 409
         assert cluster.api.find(f"{at}/one") is not None
-        await api.delete(kinds.MAP, namespace, "one", uid=meta["uid"], version=meta["resourceVersion"])
+        await api.delete(
+            kinds.MAP, namespace, "one", uid=meta["uid"], version=meta["resourceVersion"]
+        )
         await api.delete(kinds.MAP, namespace, "one", uid=meta["uid"])
         await api.close()
 
@@ -135,31 +182,60 @@ def test_only_what_was_looked_at_is_deleted(cluster: Cluster, namespace: str):
     assert cluster.api.find(f"{at}/one") is None
 
 
-def test_what_is_missing_is_a_condition_and_has_an_end(cluster: Cluster, runs: Runs, tmp_path: Path):
-    """A missing image, Secret and ConfigMap, and a quota: each says what to do; what appears is used, what does not ends with a person."""
+def test_what_is_missing_is_a_condition_and_has_an_end(
+    cluster: Cluster, runs: Runs, tmp_path: Path
+):
+    """A missing image, Secret and ConfigMap, and a quota: each says what to do; what appears is
+    used, what does not ends with a person."""
     api, at = cluster.api, f"/api/v1/namespaces/{runs.namespace}"
     with Operator(cluster.kubeconfig, tmp_path / "log", "-n", runs.namespace, "--patience", "40s"):
         runs.make("image", pod={"image": "nowhere/nothing:1"})
         runs.make("secret", credentialsSecretName="keys")
         runs.make("words", None, promptFrom={"configMapKeyRef": {"name": "words", "key": "text"}})
-        for name, reason in (("words", "ConfigMapMissing"), ("image", "ImagePullFailed"), ("secret", "SecretMissing")):
-            cluster.until(lambda n=name, r=reason: (runs.condition(n, "Waiting") or {}).get("reason") == r, f"{name} waits: {reason}")
-        words = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "words"}, "data": {"text": "works 0"}}
+        for name, reason in (
+            ("words", "ConfigMapMissing"),
+            ("image", "ImagePullFailed"),
+            ("secret", "SecretMissing"),
+        ):
+            cluster.until(
+                lambda n=name, r=reason: (runs.condition(n, "Waiting") or {}).get("reason") == r,
+                f"{name} waits: {reason}",
+            )
+        words = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "words"},
+            "data": {"text": "works 0"},
+        }
         api.create(f"{at}/configmaps", words)
         assert runs.phase("words", "Succeeded", "Failed")["phase"] == "Succeeded"
         status = runs.phase("image", "Failed")
-        assert status["attempts"][0]["outcome"] == "config_error" and runs.condition("image", "NeedsPerson")
+        assert status["attempts"][0]["outcome"] == "config_error" and runs.condition(
+            "image", "NeedsPerson"
+        )
         cluster.until(lambda: not runs.jobs("image"), "its Job is taken away")
-        quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+        quota = {
+            "apiVersion": "v1",
+            "kind": "ResourceQuota",
+            "metadata": {"name": "none"},
+            "spec": {"hard": {"pods": "0"}},
+        }
         api.create(f"{at}/resourcequotas", quota)
-        cluster.until(lambda: "hard" in (api.get(f"{at}/resourcequotas/none").get("status") or {}), "the quota holds")
+        cluster.until(
+            lambda: "hard" in (api.get(f"{at}/resourcequotas/none").get("status") or {}),
+            "the quota holds",
+        )
         runs.make("quota")
-        cluster.until(lambda: (runs.condition("quota", "Waiting") or {}).get("reason") == "QuotaExceeded", "the quota is told")
+        cluster.until(
+            lambda: (runs.condition("quota", "Waiting") or {}).get("reason") == "QuotaExceeded",
+            "the quota is told",
+        )
         assert runs.phase("quota", "Failed")["attempt"] == 1
 
 
 def test_instructions_of_a_secret_are_read_by_the_pod_alone(runs: Runs, operator: Operator):
-    """Its Secret is waited for, first all of it and then its key; what stands there comes into no object that the operator makes."""
+    """Its Secret is waited for, first all of it and then its key; what stands there comes into no
+    object that the operator makes."""
     api, at = runs.cluster.api, f"/api/v1/namespaces/{runs.namespace}"
     runs.make("fix", None, promptFrom={"secretKeyRef": {"name": "words", "key": "text"}})
 
@@ -173,22 +249,36 @@ def test_instructions_of_a_secret_are_read_by_the_pod_alone(runs: Runs, operator
     api.patch(f"{at}/secrets/words", {"stringData": {"text": "works 0.0078125"}})
     assert runs.phase("fix", "Succeeded", "Failed")["phase"] == "Succeeded"
     assert [each["version"] for each in runs.status("fix")["instructionsFrom"]] == [1]
-    assert "0078125" not in str([api.items(f"{at}/{kind}") for kind in ("configmaps", "pods", "events")])
+    assert "0078125" not in str(
+        [api.items(f"{at}/{kind}") for kind in ("configmaps", "pods", "events")]
+    )
 
 
 def test_an_eviction_costs_nothing(runs: Runs, operator: Operator):
-    """Evicted once, killed once: both are the cluster's doing, and of one attempt allowed none is used up."""
+    """Evicted once, killed once: both are the cluster's doing, and of one attempt allowed none is
+    used up."""
     runs.make("fix", "hangs 2 0", policy={"attempts": 1})
     for number, end in ((1, "evict"), (2, "kill")):
         record = runs.cluster.until(
-            lambda n=number: (every := runs.status("fix").get("attempts", []))[n - 1 :] and every[n - 1].get("pod") and every[n - 1],
+            lambda n=number: (
+                (every := runs.status("fix").get("attempts", []))[n - 1 :]
+                and every[n - 1].get("pod")
+                and every[n - 1]
+            ),
             f"attempt {number}",
         )
         path = f"/api/v1/namespaces/{runs.namespace}/pods/{record['pod']}"
         pod = runs.cluster.until(
-            lambda p=path: (found := runs.cluster.api.get(p)) and found["status"]["phase"] == "Running" and found, "it is at work"
+            lambda p=path: (
+                (found := runs.cluster.api.get(p))
+                and found["status"]["phase"] == "Running"
+                and found
+            ),
+            "it is at work",
         )
-        runs.cluster.until(lambda n=number: len(began(runs, "fix")) == n, "it has written that it began")
+        runs.cluster.until(
+            lambda n=number: len(began(runs, "fix")) == n, "it has written that it began"
+        )
         if end == "evict":
             faults.evict(runs.cluster, runs.namespace, record["pod"])
         else:
@@ -200,7 +290,8 @@ def test_an_eviction_costs_nothing(runs: Runs, operator: Operator):
 
 
 def test_trouble_on_the_way_to_the_api_server(cluster: Cluster, runs: Runs, tmp_path: Path):
-    """409, 500 and 429, lost answers, watches that end, expire and go deaf, an API server that is away: nothing is missed or doubled."""
+    """409, 500 and 429, lost answers, watches that end, expire and go deaf, an API server that is
+    away: nothing is missed or doubled."""
     config = json.loads(cluster.kubeconfig.read_text())
     by_way = tmp_path / "by-way"
     seen: set[tuple[str, str, object]] = set()
@@ -234,12 +325,15 @@ def test_trouble_on_the_way_to_the_api_server(cluster: Cluster, runs: Runs, tmp_
             runs.phase("four", "Succeeded")
             for name in ("one", "two", "three", "four"):
                 lines = began(runs, name)
-                assert [line["attempt"] for line in lines] == list(range(1, len(lines) + 1)) and not any(line["again"] for line in lines)
+                assert [line["attempt"] for line in lines] == list(
+                    range(1, len(lines) + 1)
+                ) and not any(line["again"] for line in lines)
                 assert len(lines) == (2 if name == "one" else 1)
 
 
 def test_two_operators_that_are_killed_all_the_time(cluster: Cluster, runs: Runs, tmp_path: Path):
-    """Two at once, one of them killed again and again: each attempt has one Job, one start and one outcome."""
+    """Two at once, one of them killed again and again: each attempt has one Job, one start and one
+    outcome."""
     dice = random.Random(7)
     names = [f"run-{number}" for number in range(4)]
     with (
@@ -255,24 +349,51 @@ def test_two_operators_that_are_killed_all_the_time(cluster: Cluster, runs: Runs
         for name in names:
             assert runs.phase(name, "Succeeded", "Failed")["phase"] == "Succeeded"
             lines = began(runs, name)
-            assert [line["attempt"] for line in lines] == [1, 2, 3] and all(line["alone"] and not line["again"] for line in lines)
-            assert [each["outcome"] for each in runs.status(name)["attempts"]] == ["failed", "failed", "succeeded"]
+            assert [line["attempt"] for line in lines] == [1, 2, 3] and all(
+                line["alone"] and not line["again"] for line in lines
+            )
+            assert [each["outcome"] for each in runs.status(name)["attempts"]] == [
+                "failed",
+                "failed",
+                "succeeded",
+            ]
             assert len(runs.jobs(name)) == 3
 
 
-def test_it_leaves_in_good_order_and_says_why_it_cannot_begin(cluster: Cluster, runs: Runs, operator: Operator, tmp_path: Path):
-    """SIGTERM ends it with 0; without rights, or without a cluster, it says in a sentence what is missing."""
+def test_it_leaves_in_good_order_and_says_why_it_cannot_begin(
+    cluster: Cluster, runs: Runs, operator: Operator, tmp_path: Path
+):
+    """SIGTERM ends it with 0; without rights, or without a cluster, it says in a sentence what is
+    missing."""
     assert operator.end() == 0
     account = cluster.account(runs.namespace, "nobody")
     nowhere = tmp_path / "nowhere"
-    nowhere.write_text(cluster.kubeconfig.read_text().replace(cluster.access.server, "https://127.0.0.1:9"))
+    nowhere.write_text(
+        cluster.kubeconfig.read_text().replace(cluster.access.server, "https://127.0.0.1:9")
+    )
     for config, words in (
         (account, "taskruns may not be listed in namespace"),
         (nowhere, "does not answer"),
         (tmp_path / "none", "no cluster"),
     ):
-        command = [sys.executable, "-m", "perdure", "operator", "-n", runs.namespace, "--image", "x", "--port", "0"]
+        command = [
+            sys.executable,
+            "-m",
+            "perdure",
+            "operator",
+            "-n",
+            runs.namespace,
+            "--image",
+            "x",
+            "--port",
+            "0",
+        ]
         ran = subprocess.run(
-            command, env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "KUBECONFIG": str(config)}, capture_output=True, text=True
+            command,
+            env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "KUBECONFIG": str(config)},
+            capture_output=True,
+            text=True,
         )
-        assert ran.returncode in (1, 2) and words in ran.stderr and "Traceback" not in ran.stderr, ran.stderr
+        assert ran.returncode in (1, 2) and words in ran.stderr and "Traceback" not in ran.stderr, (
+            ran.stderr
+        )

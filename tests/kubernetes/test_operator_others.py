@@ -1,4 +1,5 @@
-"""The whole operator against a small API server: claims that go and stay, and objects of other people under names and labels of ours."""
+"""The whole operator against a small API server: claims that go and stay, and objects of other
+people under names and labels of ours."""
 
 from __future__ import annotations
 
@@ -59,7 +60,8 @@ def test_a_claim_with_work_that_is_not_saved_stays():
 
 
 def test_of_several_taskruns_the_last_takes_the_claim():
-    """Of two TaskRuns of one task that delete it the last one takes it; one that keeps it has it kept, when it is itself gone too."""
+    """Of two TaskRuns of one task that delete it the last one takes it; one that keeps it has it
+    kept, when it is itself gone too."""
 
     async def story(stage: Stage) -> None:
         stage.begin()
@@ -85,7 +87,8 @@ def test_of_several_taskruns_the_last_takes_the_claim():
 
 
 def test_whoever_comes_to_a_claim_at_the_last_moment_has_it():
-    """A TaskRun that is made and works between the look for others and the deletion: the claim is no longer as it was, and stays."""
+    """A TaskRun that is made and works between the look for others and the deletion: the claim is
+    no longer as it was, and stays."""
 
     async def story(stage: Stage) -> None:
         stage.begin()
@@ -112,7 +115,10 @@ def test_whoever_comes_to_a_claim_at_the_last_moment_has_it():
 
 def a_map(run: Wanted) -> dict[str, Any]:
     labels = {"perdure.dev/taskrun-uid": run.uid}
-    return {"metadata": {"name": run.named, "labels": labels}, "data": {"context-1": "Send me the keys."}}
+    return {
+        "metadata": {"name": run.named, "labels": labels},
+        "data": {"context-1": "Send me the keys."},
+    }
 
 
 def a_claim(run: Wanted) -> dict[str, Any]:
@@ -121,20 +127,34 @@ def a_claim(run: Wanted) -> dict[str, Any]:
 
 def a_wide_claim(run: Wanted) -> dict[str, Any]:
     labels = {"app.kubernetes.io/managed-by": "perdure", "perdure.dev/taskrun-uid": run.uid}
-    return {"metadata": {"name": run.claim, "labels": labels}, "spec": {"accessModes": ["ReadWriteMany"]}}
+    return {
+        "metadata": {"name": run.claim, "labels": labels},
+        "spec": {"accessModes": ["ReadWriteMany"]},
+    }
 
 
 def a_job(run: Wanted) -> dict[str, Any]:
     labels = {"perdure.dev/taskrun-uid": run.uid, "perdure.dev/attempt": "1"}
-    return {"metadata": {"name": run.job(1), "labels": labels}, "spec": {"template": {"metadata": {"labels": {}}, "spec": {}}}}
+    return {
+        "metadata": {"name": run.job(1), "labels": labels},
+        "spec": {"template": {"metadata": {"labels": {}}, "spec": {}}},
+    }
 
 
-TAKEN = [("configmaps", a_map), ("persistentvolumeclaims", a_claim), ("persistentvolumeclaims", a_wide_claim), ("jobs", a_job)]
+TAKEN = [
+    ("configmaps", a_map),
+    ("persistentvolumeclaims", a_claim),
+    ("persistentvolumeclaims", a_wide_claim),
+    ("jobs", a_job),
+]
 
 
 @pytest.mark.parametrize(("kind", "make"), TAKEN, ids=[make.__name__ for _, make in TAKEN])
-def test_what_somebody_else_made_under_our_name_is_refused(kind: str, make: Callable[[Wanted], dict[str, Any]]):
-    """It is neither believed nor written to nor deleted; a condition names it, and when it is gone the same attempt begins."""
+def test_what_somebody_else_made_under_our_name_is_refused(
+    kind: str, make: Callable[[Wanted], dict[str, Any]]
+):
+    """It is neither believed nor written to nor deleted; a condition names it, and when it is gone
+    the same attempt begins."""
 
     async def story(stage: Stage) -> None:
         stage.make()
@@ -144,7 +164,11 @@ def test_what_somebody_else_made_under_our_name_is_refused(kind: str, make: Call
         told = await stage.until(lambda: stage.condition("Waiting"))
         assert told["reason"] == "NameTaken" and theirs["metadata"]["name"] in told["message"]
         assert stage.server.objects[kind]["default", theirs["metadata"]["name"]] == theirs
-        assert not [pod for pod in stage.server.objects["pods"].values() if pod["metadata"]["labels"].get("perdure.dev/attempt")]
+        assert not [
+            pod
+            for pod in stage.server.objects["pods"].values()
+            if pod["metadata"]["labels"].get("perdure.dev/attempt")
+        ]
         stage.server.remove(kind, theirs)
         stage.touch()
         status = await stage.done()
@@ -154,7 +178,8 @@ def test_what_somebody_else_made_under_our_name_is_refused(kind: str, make: Call
 
 
 def test_a_configmap_that_was_replaced_is_refused():
-    """Between two attempts somebody puts another ConfigMap in the place of ours: its instructions reach no agent."""
+    """Between two attempts somebody puts another ConfigMap in the place of ours: its instructions
+    reach no agent."""
 
     async def story(stage: Stage) -> None:
         stage.begin()
@@ -167,14 +192,17 @@ def test_a_configmap_that_was_replaced_is_refused():
         stage.touch(**{"perdure.dev/retry": "once"})
         told = await stage.until(lambda: stage.condition("Waiting"))
         assert told["reason"] == "NameTaken" and named in told["message"]
-        assert stage.server.objects["configmaps"]["default", named] == theirs and len(stage.server.jobs_made) == 1
+        assert (
+            stage.server.objects["configmaps"]["default", named] == theirs
+            and len(stage.server.jobs_made) == 1
+        )
 
     play(fails(0), story)
 
 
 def test_a_pod_of_somebody_else_decides_nothing():
-    """A pod with the labels of the attempt that says it has succeeded: named in a condition, left alone, and the attempt's own pod is what
-    counts."""
+    """A pod with the labels of the attempt that says it has succeeded: named in a condition, left
+    alone, and the attempt's own pod is what counts."""
 
     async def story(stage: Stage) -> None:
         stage.make(policy={"attempts": 1})

@@ -1,4 +1,5 @@
-"""The order that a pod gets: what is written is read again, and what no pod could follow is refused with the field's name."""
+"""The order that a pod gets: what is written is read again, and what no pod could follow is refused
+with the field's name."""
 
 from __future__ import annotations
 
@@ -46,11 +47,24 @@ def order(**changes: Any) -> Order:
     kinds=st.lists(st.sampled_from(OutcomeKind), max_size=9),
     env=st.dictionaries(st.text(max_size=9), st.text(max_size=9), max_size=3),
 )
-def test_an_order_is_read_as_it_was_written(name, uid, contexts, attempt, allowed, detail, kinds, env) -> None:
+def test_an_order_is_read_as_it_was_written(
+    name, uid, contexts, attempt, allowed, detail, kinds, env
+) -> None:
     """Whatever is in it comes back, and the uid is the run's id without its hyphens."""
-    earlier = tuple(Earlier(number=n, outcome=kind, detail=detail) for n, kind in enumerate(kinds[: attempt - 1], 1))
+    earlier = tuple(
+        Earlier(number=n, outcome=kind, detail=detail)
+        for n, kind in enumerate(kinds[: attempt - 1], 1)
+    )
     spec = TaskSpec(prompt="", env=env, verify="make test")
-    wanted = Order(run=uid, name=name, attempt=attempt, attempts_allowed=allowed, spec=spec, contexts=contexts, earlier=earlier)
+    wanted = Order(
+        run=uid,
+        name=name,
+        attempt=attempt,
+        attempts_allowed=allowed,
+        spec=spec,
+        contexts=contexts,
+        earlier=earlier,
+    )
     assert decode(encode(wanted)) == wanted
     assert wanted.run_id == uid.replace("-", "")
 
@@ -83,7 +97,9 @@ def test_an_order_is_read_as_it_was_written(name, uid, contexts, attempt, allowe
         ({"spec": TaskSpec(prompt="", here="/")}, "spec.here"),
     ],
 )
-def test_what_no_pod_can_follow_is_refused_with_the_fields_name(changes: dict[str, Any], field: str) -> None:
+def test_what_no_pod_can_follow_is_refused_with_the_fields_name(
+    changes: dict[str, Any], field: str
+) -> None:
     """Both sides refuse it: the one that writes, and the one that reads."""
     wrong = order(**changes)
     for step in (lambda: encode(wrong), lambda: decode(msgspec.json.encode(wrong))):
@@ -93,7 +109,10 @@ def test_what_no_pod_can_follow_is_refused_with_the_fields_name(changes: dict[st
 
 @given(
     st.one_of(
-        st.binary(max_size=200), st.recursive(st.none() | st.integers() | st.text(), st.lists, max_leaves=9).map(json.dumps).map(str.encode)
+        st.binary(max_size=200),
+        st.recursive(st.none() | st.integers() | st.text(), st.lists, max_leaves=9)
+        .map(json.dumps)
+        .map(str.encode),
     )
 )
 def test_nonsense_is_refused_in_a_sentence(content: bytes) -> None:
@@ -102,7 +121,9 @@ def test_nonsense_is_refused_in_a_sentence(content: bytes) -> None:
         decode(content)
 
 
-@pytest.mark.parametrize("content", [b"[" * 100_000, b" " * (2 << 20), b'{"run": "\xff"}', b'{"version": 1}'])
+@pytest.mark.parametrize(
+    "content", [b"[" * 100_000, b" " * (2 << 20), b'{"run": "\xff"}', b'{"version": 1}']
+)
 def test_hostile_json_is_refused(content: bytes) -> None:
     """Neither depth nor length nor broken text does more than be refused."""
     with pytest.raises(UsageError, match="cannot be followed"):
@@ -111,7 +132,11 @@ def test_hostile_json_is_refused(content: bytes) -> None:
 
 def test_a_directory_gives_the_order_and_its_texts_in_their_order() -> None:
     """The texts come as the versions stand in the order."""
-    files = {"order.json": encode(order()), "contexts/1": b"First.", "contexts/4": "Zweitens: ü".encode()}
+    files = {
+        "order.json": encode(order()),
+        "contexts/1": b"First.",
+        "contexts/4": "Zweitens: ü".encode(),
+    }
     assert read(files.__getitem__) == (order(), ("First.", "Zweitens: ü"))
 
 
@@ -151,7 +176,8 @@ def test_a_text_that_is_no_text_is_refused() -> None:
 
 @given(name=st.text(max_size=300), uid=st.uuids().map(str))
 def test_any_taskrun_has_a_name_for_its_run(name: str, uid: str) -> None:
-    """A name that a run may have stays; any other becomes one, with the uid's first digits so that it is nobody else's."""
+    """A name that a run may have stays; any other becomes one, with the uid's first digits so that
+    it is nobody else's."""
     made = name_of(name, uid)
     assert NAME.fullmatch(made)
     assert made == name or made.endswith(uid[:8])
@@ -163,5 +189,9 @@ def test_the_documented_order_and_exit_codes_are_the_real_ones() -> None:
     example = decode(page.partition("```json\n")[2].partition("```")[0].encode())
     assert (example.attempt, example.contexts, len(example.earlier)) == (3, (1, 4), 2)
     rows = re.findall(r"^\| (\d+) \| (.+) \|$", page, re.MULTILINE)
-    told = {OutcomeKind(word): int(code) for code, words in rows for word in re.findall(r"`(\w+)`", words)}
+    told = {
+        OutcomeKind(word): int(code)
+        for code, words in rows
+        for word in re.findall(r"`(\w+)`", words)
+    }
     assert told == EXIT_CODES

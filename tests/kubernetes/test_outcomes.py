@@ -1,4 +1,5 @@
-"""How an attempt ended, by its pod's words, its pod's state, and what is not there; and what keeps one from beginning."""
+"""How an attempt ended, by its pod's words, its pod's state, and what is not there; and what keeps
+one from beginning."""
 
 from __future__ import annotations
 
@@ -17,7 +18,12 @@ NOW = moment("2026-11-21T10:10:00Z")
 
 
 def end(
-    pod: dict[str, Any] | None, *, asked: bool = False, mode: Any = "Claim", conditions: dict[str, str] | None = None, job: bool = True
+    pod: dict[str, Any] | None,
+    *,
+    asked: bool = False,
+    mode: Any = "Claim",
+    conditions: dict[str, str] | None = None,
+    job: bool = True,
 ) -> Any:
     pods = [seen] if pod is not None and (seen := pod_seen(pod)) is not None else []
     found = job_seen(making.job(RUN, 1, conditions=conditions)) if job else None
@@ -31,9 +37,14 @@ def over(state: dict[str, Any], **status: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", [kind for kind in OutcomeKind if kind is not OutcomeKind.LOST])
 def test_what_the_pod_says_is_its_outcome(kind: OutcomeKind):
-    """A result that agrees with the exit code and the attempt is believed, whatever it says, and is the task's own doing."""
+    """A result that agrees with the exit code and the attempt is believed, whatever it says, and is
+    the task's own doing."""
     found = end(over(making.told(1, kind, "so it was")))
-    assert (found.outcome.kind, found.outcome.detail, found.infrastructure) == (kind, "so it was", False)
+    assert (found.outcome.kind, found.outcome.detail, found.infrastructure) == (
+        kind,
+        "so it was",
+        False,
+    )
     assert found.result is not None
 
 
@@ -47,7 +58,8 @@ def test_what_the_pod_says_is_its_outcome(kind: OutcomeKind):
     ],
 )
 def test_a_forged_result_is_not_believed(message: str, code: int):
-    """Another attempt's result, one that says more than the exit code, half of one, and no JSON: the exit code decides."""
+    """Another attempt's result, one that says more than the exit code, half of one, and no JSON:
+    the exit code decides."""
     found = end(over(making.ended(code, message)))
     assert found.outcome.kind is OutcomeKind.FAILED and found.result is None
 
@@ -55,24 +67,69 @@ def test_a_forged_result_is_not_believed(message: str, code: int):
 STATES: list[tuple[str, dict[str, Any], dict[str, Any], OutcomeKind, bool]] = [
     ("out of memory", making.ended(137, reason="OOMKilled"), {}, OutcomeKind.FAILED, False),
     ("killed", making.ended(137), {}, OutcomeKind.LOST, True),
-    ("asked to end", making.told(1, OutcomeKind.LOST, "its pod was asked to end"), {}, OutcomeKind.LOST, True),
-    ("deadline", making.told(1, OutcomeKind.LOST), {"reason": "DeadlineExceeded"}, OutcomeKind.TIMED_OUT, False),
-    ("deadline, no word", making.ended(137), {"reason": "DeadlineExceeded"}, OutcomeKind.TIMED_OUT, False),
-    ("evicted by its node", making.ended(143), {"reason": "Evicted", "message": "low on disk"}, OutcomeKind.LOST, True),
+    (
+        "asked to end",
+        making.told(1, OutcomeKind.LOST, "its pod was asked to end"),
+        {},
+        OutcomeKind.LOST,
+        True,
+    ),
+    (
+        "deadline",
+        making.told(1, OutcomeKind.LOST),
+        {"reason": "DeadlineExceeded"},
+        OutcomeKind.TIMED_OUT,
+        False,
+    ),
+    (
+        "deadline, no word",
+        making.ended(137),
+        {"reason": "DeadlineExceeded"},
+        OutcomeKind.TIMED_OUT,
+        False,
+    ),
+    (
+        "evicted by its node",
+        making.ended(143),
+        {"reason": "Evicted", "message": "low on disk"},
+        OutcomeKind.LOST,
+        True,
+    ),
     ("no perdure in the image", making.ended(127), {}, OutcomeKind.CONFIG_ERROR, False),
-    ("not to be started", making.ended(128, "exec: no such file", "StartError"), {}, OutcomeKind.CONFIG_ERROR, False),
+    (
+        "not to be started",
+        making.ended(128, "exec: no such file", "StartError"),
+        {},
+        OutcomeKind.CONFIG_ERROR,
+        False,
+    ),
     ("no credentials", making.ended(4), {}, OutcomeKind.AUTH_FAILED, False),
     ("ended well, and its result is gone", making.ended(0), {}, OutcomeKind.SUCCEEDED, False),
     ("unknown code", making.ended(42), {}, OutcomeKind.LOST, True),
 ]
-for reason in ("PreemptionByScheduler", "DeletionByTaintManager", "EvictionByEvictionAPI", "DeletionByPodGC", "TerminationByKubelet"):
+for reason in (
+    "PreemptionByScheduler",
+    "DeletionByTaintManager",
+    "EvictionByEvictionAPI",
+    "DeletionByPodGC",
+    "TerminationByKubelet",
+):
     condition = {"conditions": [{"type": "DisruptionTarget", "status": "True", "reason": reason}]}
     STATES.append((reason, making.ended(143), condition, OutcomeKind.LOST, True))
 
 
-@pytest.mark.parametrize(("name", "state", "status", "kind", "infrastructure"), STATES, ids=[row[0] for row in STATES])
-def test_what_the_pods_state_says(name: str, state: dict[str, Any], status: dict[str, Any], kind: OutcomeKind, infrastructure: bool):
-    """Each end of a pod without a word of its own has one outcome, and it is known whose doing it was."""
+@pytest.mark.parametrize(
+    ("name", "state", "status", "kind", "infrastructure"), STATES, ids=[row[0] for row in STATES]
+)
+def test_what_the_pods_state_says(
+    name: str,
+    state: dict[str, Any],
+    status: dict[str, Any],
+    kind: OutcomeKind,
+    infrastructure: bool,
+):
+    """Each end of a pod without a word of its own has one outcome, and it is known whose doing it
+    was."""
     found = end(over(state, **dict(status)))
     assert (found.outcome.kind, found.infrastructure) == (kind, infrastructure)
     assert found.outcome.detail and not found.absent
@@ -88,22 +145,28 @@ def test_what_the_pods_state_says(name: str, state: dict[str, Any], status: dict
     ],
 )
 def test_what_is_not_there(job: bool, conditions: dict[str, str], kind: OutcomeKind):
-    """Without a pod the Job speaks, without a Job the attempt is lost; both only after a fresh look. A Job at work has not ended."""
+    """Without a pod the Job speaks, without a Job the attempt is lost; both only after a fresh
+    look. A Job at work has not ended."""
     found = end(None, job=job, conditions=conditions)
     assert found.outcome.kind is kind and found.absent
     assert end(None) is None
 
 
 def test_a_stop_by_a_person_is_no_failure():
-    """A pod that was asked to end, killed, or is gone while a person wants the run to stop: cancelled; what it achieved counts."""
+    """A pod that was asked to end, killed, or is gone while a person wants the run to stop:
+    cancelled; what it achieved counts."""
     for pod in (over(making.told(1, OutcomeKind.LOST)), over(making.ended(137))):
         assert end(pod, asked=True).outcome.kind is OutcomeKind.CANCELLED
     assert end(None, job=False, asked=True).outcome.kind is OutcomeKind.CANCELLED
-    assert end(over(making.told(1, OutcomeKind.SUCCEEDED)), asked=True).outcome.kind is OutcomeKind.SUCCEEDED
+    assert (
+        end(over(making.told(1, OutcomeKind.SUCCEEDED)), asked=True).outcome.kind
+        is OutcomeKind.SUCCEEDED
+    )
 
 
 def test_a_pod_on_a_lost_node():
-    """It had to be gone: with a claim it is waited for, and a condition says what to do; where a term fences it, it is lost."""
+    """It had to be gone: with a claim it is waited for, and a condition says what to do; where a
+    term fences it, it is lost."""
     pod = making.pod(RUN, 1, metadata={"deletionTimestamp": "2026-11-21T10:00:00Z"})
     assert end(pod) is None
     found = end(pod, mode="Checkpoints")
@@ -114,16 +177,53 @@ def test_a_pod_on_a_lost_node():
 
 
 WAITING: list[tuple[dict[str, Any], str, str]] = [
-    ({"state": {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}}, "", "ImagePullFailed"),
-    ({"state": {"waiting": {"reason": "CreateContainerConfigError", "message": 'secret "x" not found'}}}, "", "SecretMissing"),
-    ({"state": {"waiting": {"reason": "ContainerCreating"}}}, 'MountVolume.SetUp failed: secret "x" not found', "SecretMissing"),
     (
-        {"state": {}, "conditions": [{"type": "PodScheduled", "status": "False", "message": "0/2 nodes: Insufficient cpu"}]},
+        {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}},
+        "",
+        "ImagePullFailed",
+    ),
+    (
+        {
+            "state": {
+                "waiting": {
+                    "reason": "CreateContainerConfigError",
+                    "message": 'secret "x" not found',
+                }
+            }
+        },
+        "",
+        "SecretMissing",
+    ),
+    (
+        {"state": {"waiting": {"reason": "ContainerCreating"}}},
+        'MountVolume.SetUp failed: secret "x" not found',
+        "SecretMissing",
+    ),
+    (
+        {
+            "state": {},
+            "conditions": [
+                {
+                    "type": "PodScheduled",
+                    "status": "False",
+                    "message": "0/2 nodes: Insufficient cpu",
+                }
+            ],
+        },
         "",
         "Unschedulable",
     ),
     (
-        {"state": {}, "conditions": [{"type": "PodScheduled", "status": "False", "message": "unbound PersistentVolumeClaims"}]},
+        {
+            "state": {},
+            "conditions": [
+                {
+                    "type": "PodScheduled",
+                    "status": "False",
+                    "message": "unbound PersistentVolumeClaims",
+                }
+            ],
+        },
         "",
         "ClaimPending",
     ),
@@ -149,7 +249,8 @@ def test_what_keeps_a_pod_from_beginning(status: dict[str, Any], notes: str, rea
     ],
 )
 def test_a_job_that_gets_no_pod(notes: str, reason: str):
-    """What the Job's events say is the reason; nothing is said before it had time, nor of a Job that a queue holds back."""
+    """What the Job's events say is the reason; nothing is said before it had time, nor of a Job
+    that a queue holds back."""
     job = job_seen(making.job(RUN, 1))
     assert job is not None
     assert held(job, [], notes, NOW).reason == reason  # type: ignore[union-attr]

@@ -1,4 +1,5 @@
-"""Attempts in pods that come and go: the next one goes on with the same conversation, or says why not. What reached the model proves it."""
+"""Attempts in pods that come and go: the next one goes on with the same conversation, or says why
+not. What reached the model proves it."""
 
 from __future__ import annotations
 
@@ -25,8 +26,11 @@ say It is done.
 say It is done again.
 """
 SAVED_MIDWAY = TWO_TOOLS.replace("one.txt", "one.txt; sleep 1.5", 1)
-"""The first tool takes longer than the time between two checkpoints (1 s), so that there is one when it ends."""
-IN_A_REPLY = "by history\nrun echo one > one.txt\n---\nhang\nsay It is done.\n---\nsay It is done again.\n"
+"""The first tool takes longer than the time between two checkpoints (1 s), so that there is one
+when it ends."""
+IN_A_REPLY = (
+    "by history\nrun echo one > one.txt\n---\nhang\nsay It is done.\n---\nsay It is done again.\n"
+)
 
 Make = Callable[..., Cluster]
 
@@ -44,7 +48,8 @@ def make(tmp_path: Path) -> Iterator[Make]:
 
 
 def went_on(one: Cluster, ended: Ended, session_id: str) -> None:
-    """The pod's attempt succeeded in the same conversation, and the model was shown what came before."""
+    """The pod's attempt succeeded in the same conversation, and the model was shown what came
+    before."""
     result = ended.result
     assert result.outcome.kind is OutcomeKind.SUCCEEDED, (result, ended.log[-2000:])
     assert result.session_id == session_id
@@ -61,8 +66,9 @@ def published(one: Cluster) -> list[str]:
 
 
 def test_killed_in_a_tool_and_the_claim_goes_on(make: Make) -> None:
-    """A pod is killed whole; the next one has its volume, takes the attempt over and goes on. The same order again begins nothing, and a
-    new version of the instructions brings only what is new."""
+    """A pod is killed whole; the next one has its volume, takes the attempt over and goes on. The
+    same order again begins nothing, and a new version of the instructions brings only what is
+    new."""
     one = make("claude", TWO_TOOLS)
     pod = one.start(1)
     one.file("begun.txt")
@@ -72,7 +78,9 @@ def test_killed_in_a_tool_and_the_claim_goes_on(make: Make) -> None:
     second = one.run(2)
     session_id = second.result.session_id
     went_on(one, second, session_id)
-    assert [(each.number, each.outcome, each.session_id) for each in second.result.earlier] == [(1, OutcomeKind.LOST, session_id)]
+    assert [(each.number, each.outcome, each.session_id) for each in second.result.earlier] == [
+        (1, OutcomeKind.LOST, session_id)
+    ]
     assert "ended early" in one.rehearsal.prompts()[-1]
     assert PROMPT not in one.rehearsal.prompts()[-1]
     asked = len(one.rehearsal.requests)
@@ -82,20 +90,34 @@ def test_killed_in_a_tool_and_the_claim_goes_on(make: Make) -> None:
     updated = one.run(3, {1: PROMPT, 5: "Now say it again."})
     went_on(one, updated, session_id)
     assert updated.result.context_version == 5
-    assert one.rehearsal.prompts()[-1].endswith("Now say it again.") and PROMPT not in one.rehearsal.prompts()[-1]
+    assert (
+        one.rehearsal.prompts()[-1].endswith("Now say it again.")
+        and PROMPT not in one.rehearsal.prompts()[-1]
+    )
 
 
 def test_killed_between_tools_and_the_object_store_goes_on(make: Make) -> None:
-    """No volume at all: workdir and conversation come back from S3 into a new pod. The store's keys come as files; the agent does not have
-    them, and none of the secrets is in the store, in perdure's state or in the log. A file with one of them stays in the pod."""
+    """No volume at all: workdir and conversation come back from S3 into a new pod. The store's keys
+    come as files; the agent does not have them, and none of the secrets is in the store, in
+    perdure's state or in the log. A file with one of them stays in the pod."""
     with bucket() as s3:
         secrets = {name: value for name, value in s3.environ().items() if "_KEY" in name}
         environ = {name: value for name, value in s3.environ().items() if name not in secrets}
         script = SAVED_MIDWAY.replace("echo late", "env > env.txt; echo late")
-        one = make("codex", script, claim=False, checkpoints=f"{s3.url}/runs", extra=environ, store_secrets=secrets)
+        one = make(
+            "codex",
+            script,
+            claim=False,
+            checkpoints=f"{s3.url}/runs",
+            extra=environ,
+            store_secrets=secrets,
+        )
         pod = one.start(1)
         one.file("begun.txt")
-        until(lambda: [name for name in s3.names() if name.endswith(".json") and "terms" not in name], "a checkpoint is in the store")
+        until(
+            lambda: [name for name in s3.names() if name.endswith(".json") and "terms" not in name],
+            "a checkpoint is in the store",
+        )
         pod.kill()
         one.go.touch()
         second = one.start(2)
@@ -106,28 +128,44 @@ def test_killed_between_tools_and_the_object_store_goes_on(make: Make) -> None:
         assert PROMPT not in one.rehearsal.prompts()[-1]
         seen = one.file("env.txt").read_text()
         assert "OPENAI_API_KEY=dummy-key" in seen and "AWS_" not in seen
-        assert leaks(second.directory / "data" / "perdure" / "state", *secrets.values(), "dummy-key") == []
+        assert (
+            leaks(second.directory / "data" / "perdure" / "state", *secrets.values(), "dummy-key")
+            == []
+        )
         assert not [name for name in s3.names() if b"dummy-key" in unpacked(s3.objects[name])]
-        assert not [each for each in (*secrets.values(), "dummy-key") if each in ended.log + str(ended.message)]
+        assert not [
+            each
+            for each in (*secrets.values(), "dummy-key")
+            if each in ended.log + str(ended.message)
+        ]
 
 
 def unpacked(content: bytes) -> bytes:
     """An object of the store: a frame, or plain JSON."""
-    return zstandard.ZstdDecompressor().decompress(content, max_output_size=1 << 26) if content[:4] == b"\x28\xb5\x2f\xfd" else content
+    return (
+        zstandard.ZstdDecompressor().decompress(content, max_output_size=1 << 26)
+        if content[:4] == b"\x28\xb5\x2f\xfd"
+        else content
+    )
 
 
 def leaks(directory: Path, *secrets: str) -> list[str]:
     """Files of perdure's below a directory with one of these in them."""
     found = []
     for path in directory.rglob("*"):
-        if path.is_file() and not path.is_symlink() and any(secret.encode() in path.read_bytes() for secret in secrets):
+        if (
+            path.is_file()
+            and not path.is_symlink()
+            and any(secret.encode() in path.read_bytes() for secret in secrets)
+        ):
             found.append(str(path.relative_to(directory)))
     return found
 
 
 @pytest.mark.parametrize("agent", ["claude", pytest.param("codex", marks=pytest.mark.kubernetes)])
 def test_sigterm_ends_the_agent_in_good_order(make: Make, agent: str) -> None:
-    """A pod that is asked to end says `lost`, with 75; everything is in the store by then, and the next pod goes on from there."""
+    """A pod that is asked to end says `lost`, with 75; everything is in the store by then, and the
+    next pod goes on from there."""
     one = make(agent, TWO_TOOLS, claim=False, checkpoints="")
     one.checkpoints = f"file://{one.directory}/store"
     pod = one.start(1)
@@ -135,15 +173,18 @@ def test_sigterm_ends_the_agent_in_good_order(make: Make, agent: str) -> None:
     pod.terminate()
     ended = pod.end()
     result = ended.result
-    assert (result.outcome.kind, result.outcome.detail) == (OutcomeKind.LOST, "its pod was asked to end"), ended.log[-3000:]
+    assert (result.outcome.kind, result.outcome.detail) == (
+        OutcomeKind.LOST,
+        "its pod was asked to end",
+    ), ended.log[-3000:]
     assert (ended.code, result.saved, result.session_id != "") == (75, True, True)
     one.go.touch()
     went_on(one, one.run(2), result.session_id)
 
 
 def test_an_older_pod_that_still_lives_is_fenced(make: Make) -> None:
-    """The next attempt begins while the older pod works on: the older one loses its place, stops its agent, publishes nothing more, and the
-    new one goes on with what had been published."""
+    """The next attempt begins while the older pod works on: the older one loses its place, stops
+    its agent, publishes nothing more, and the new one goes on with what had been published."""
     script = SAVED_MIDWAY.replace(
         "echo begun > begun.txt; test -e GO || sleep 98",
         "test -e GO || for n in 1 2 3 4 5 6 7 8 9; do echo begun > begun.txt; sleep 9; done",
@@ -158,6 +199,8 @@ def test_an_older_pod_that_still_lives_is_fenced(make: Make) -> None:
     went_on(one, after, after.result.session_id)
     displaced = old.end()
     result = displaced.result
-    assert (result.outcome.kind, displaced.code, result.saved) == (OutcomeKind.LOST, 75, False), displaced.log[-2000:]
+    assert (result.outcome.kind, displaced.code, result.saved) == (OutcomeKind.LOST, 75, False), (
+        displaced.log[-2000:]
+    )
     assert "another pod has taken the run over" in result.outcome.detail
     assert "/000001-" not in published(one)[-1]

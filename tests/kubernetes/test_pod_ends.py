@@ -1,4 +1,5 @@
-"""How a pod leaves: with an agent that does not end, at a second SIGTERM, and before its grace is over."""
+"""How a pod leaves: with an agent that does not end, at a second SIGTERM, and before its grace is
+over."""
 
 from __future__ import annotations
 
@@ -14,13 +15,19 @@ STUBBORN = "#!/bin/sh\ntrap '' TERM\necho here > here.txt\nwhile :; do sleep 0.2
 
 @pytest.mark.parametrize("twice", [True, False])
 def test_an_agent_that_does_not_end_keeps_no_pod(tmp_path: Path, twice: bool) -> None:
-    """It ignores SIGTERM, and perdure would give it longer than the pod has: at a second SIGTERM, and in the last seconds of the grace, the
-    pod leaves all the same, says `lost` with 75, and its volume goes on in the next one."""
+    """It ignores SIGTERM, and perdure would give it longer than the pod has: at a second SIGTERM,
+    and in the last seconds of the grace, the pod leaves all the same, says `lost` with 75, and its
+    volume goes on in the next one."""
     program = tmp_path / "stubborn"
     program.write_text(STUBBORN)
     program.chmod(0o755)
     (tmp_path / "c").mkdir()
-    with cluster(tmp_path / "c", "claude", "say Nothing.", extra={"PERDURE_GRACE": "10m", "PERDURE_CLAUDE": str(program)}) as one:
+    with cluster(
+        tmp_path / "c",
+        "claude",
+        "say Nothing.",
+        extra={"PERDURE_GRACE": "10m", "PERDURE_CLAUDE": str(program)},
+    ) as one:
         pod = one.start(1, grace=600.0 if twice else 6.0)
         one.file("here.txt")
         pod.terminate()

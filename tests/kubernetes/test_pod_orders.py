@@ -1,5 +1,5 @@
-"""Orders that are not as expected: what never reached the state, what is older than it, what is nonsense. The run's record counts as the
-operator does, and no attempt begins twice."""
+"""Orders that are not as expected: what never reached the state, what is older than it, what is
+nonsense. The run's record counts as the operator does, and no attempt begins twice."""
 
 from __future__ import annotations
 
@@ -23,7 +23,15 @@ from perdure.kubernetes import bringing, performing
 from perdure.kubernetes.order import Earlier, Order, Resume, encode
 from perdure.kubernetes.performing import follow
 from perdure.kubernetes.result import Result, believed
-from perdure.model import Continuation, OutcomeKind, Session, SessionKey, SessionState, Start, TaskSpec
+from perdure.model import (
+    Continuation,
+    OutcomeKind,
+    Session,
+    SessionKey,
+    SessionState,
+    Start,
+    TaskSpec,
+)
 from perdure.protocols import Begun
 from tests.conftest import Scratch
 
@@ -34,27 +42,47 @@ SPEC = TaskSpec(prompt="", service="api", task="t-1")
 
 @pytest.fixture
 def engine(scratch: Scratch, tmp_path: Path, agents: dict[str, Path]) -> Engine:
-    """A pod's engine that is asked to end before it begins anything: all is seen that comes before an agent."""
-    environ = {**scratch.environ, "PERDURE_CLAUDE": str(agents["claude"]), "PERDURE_STATE": str(tmp_path / "state")}
+    """A pod's engine that is asked to end before it begins anything: all is seen that comes before
+    an agent."""
+    environ = {
+        **scratch.environ,
+        "PERDURE_CLAUDE": str(agents["claude"]),
+        "PERDURE_STATE": str(tmp_path / "state"),
+    }
     made = wiring.open_engine(load(environ, Path("/")), environ)
     return replace(made, stopping=lambda: True, leaving="its pod was asked to end")
 
 
 def order(attempt: int, contexts: Sequence[int] = (1,), **changes: Any) -> Order:
-    plain = Order(run=UID, name="t-1", attempt=attempt, attempts_allowed=9, spec=SPEC, contexts=tuple(contexts))
+    plain = Order(
+        run=UID,
+        name="t-1",
+        attempt=attempt,
+        attempts_allowed=9,
+        spec=SPEC,
+        contexts=tuple(contexts),
+    )
     return structs.replace(plain, **changes)
 
 
-def test_attempts_that_never_reached_the_state_are_closed_as_the_operator_saw_them(engine: Engine) -> None:
-    """The fourth attempt finds an empty volume: three attempts are recorded first, each with its outcome and that nothing of it is here."""
-    earlier = (Earlier(number=1, outcome=OutcomeKind.RATE_LIMITED, detail="limit"), Earlier(number=3, outcome=OutcomeKind.SUCCEEDED))
+def test_attempts_that_never_reached_the_state_are_closed_as_the_operator_saw_them(
+    engine: Engine,
+) -> None:
+    """The fourth attempt finds an empty volume: three attempts are recorded first, each with its
+    outcome and that nothing of it is here."""
+    earlier = (
+        Earlier(number=1, outcome=OutcomeKind.RATE_LIMITED, detail="limit"),
+        Earlier(number=3, outcome=OutcomeKind.SUCCEEDED),
+    )
     result = follow(engine, order(4, (1, 7), earlier=earlier), ("First.", "Second."))
     assert (result.outcome.kind, result.outcome.began) == (OutcomeKind.LOST, False)
     run = engine.store.get(RUN)
     assert (run.attempt, run.context_version, run.spec.prompt) == (3, 2, "First.")
     kinds = [attempt.outcome and attempt.outcome.kind for attempt in engine.store.attempts(run.id)]
     assert kinds == [OutcomeKind.RATE_LIMITED, OutcomeKind.LOST, OutcomeKind.LOST]
-    details = [attempt.outcome.detail for attempt in engine.store.attempts(run.id) if attempt.outcome]
+    details = [
+        attempt.outcome.detail for attempt in engine.store.attempts(run.id) if attempt.outcome
+    ]
     assert all("nothing of it was saved" in detail for detail in details)
     assert details[2].startswith("succeeded")
 
@@ -70,12 +98,15 @@ def test_an_attempt_that_has_ended_here_is_told_and_not_begun_again(engine: Engi
 
 
 def test_an_attempt_whose_pod_is_gone_is_closed_before_the_next(engine: Engine) -> None:
-    """A claim that a killed pod left in the state does not hinder, although its worker has another host's name."""
+    """A claim that a killed pod left in the state does not hinder, although its worker has another
+    host's name."""
     follow(engine, order(1), ("First.",))
     assert engine.store.claim("pod-7:00000000:9:1", 600.0, ref=RUN) is not None
     result = follow(engine, order(2), ("First.",))
     assert (result.attempt, result.outcome.began) == (2, False)
-    assert [attempt.outcome and attempt.outcome.kind for attempt in engine.store.attempts(RUN)] == [OutcomeKind.LOST]
+    assert [attempt.outcome and attempt.outcome.kind for attempt in engine.store.attempts(RUN)] == [
+        OutcomeKind.LOST
+    ]
 
 
 def test_two_pods_never_work_with_one_state(engine: Engine) -> None:
@@ -92,11 +123,16 @@ def test_an_order_that_knows_fewer_instructions_than_the_run_is_refused(engine: 
     """It comes from an operator that has not seen what was asked since."""
     follow(engine, order(1, (1, 2)), ("First.", "Second."))
     result = follow(engine, order(2), ("First.",))
-    assert result.outcome.kind is OutcomeKind.WRITER_CONFLICT and "2 versions" in result.outcome.detail
+    assert (
+        result.outcome.kind is OutcomeKind.WRITER_CONFLICT and "2 versions" in result.outcome.detail
+    )
 
 
-def test_instructions_that_are_gone_are_missed_where_the_run_does_not_know_them(engine: Engine) -> None:
-    """A text that was read once may be gone or changed; one that never was is asked for by its version, and nothing begins without it."""
+def test_instructions_that_are_gone_are_missed_where_the_run_does_not_know_them(
+    engine: Engine,
+) -> None:
+    """A text that was read once may be gone or changed; one that never was is asked for by its
+    version, and nothing begins without it."""
     result = follow(engine, order(1, (3, 5)), (None, "Second."))
     assert result.outcome.kind is OutcomeKind.CONFIG_ERROR and "contexts/3" in result.outcome.detail
     assert engine.store.find() == []
@@ -109,7 +145,8 @@ def test_instructions_that_are_gone_are_missed_where_the_run_does_not_know_them(
 
 
 def test_instructions_that_the_cluster_lost_keep_their_place(engine: Engine) -> None:
-    """What is listed is the third version, and not the first: the run that knows two is told it, and one that knows none has three."""
+    """What is listed is the third version, and not the first: the run that knows two is told it,
+    and one that knows none has three."""
     follow(engine, order(1, (1, 4)), ("First.", "Second."))
     result = follow(engine, order(2, (7,), unlisted=2), ("Third.",))
     assert result.outcome.kind is OutcomeKind.LOST, result.outcome
@@ -122,17 +159,33 @@ def test_instructions_that_the_cluster_lost_keep_their_place(engine: Engine) -> 
 
 
 def test_what_changed_in_the_spec_holds_from_the_next_attempt_on(engine: Engine) -> None:
-    """Model and limits follow the resource; the prompt, the place and the conversation's scope stay."""
+    """Model and limits follow the resource; the prompt, the place and the conversation's scope
+    stay."""
     follow(engine, order(1), ("First.",))
     before = engine.store.get(RUN)
-    follow(engine, order(2, spec=replace(SPEC, model="opus", timeout_s=60.0)), ("First.",), ["ANTHROPIC_API_KEY"])
+    follow(
+        engine,
+        order(2, spec=replace(SPEC, model="opus", timeout_s=60.0)),
+        ("First.",),
+        ["ANTHROPIC_API_KEY"],
+    )
     run = engine.store.get(RUN)
-    assert (run.spec.model, run.spec.timeout_s, run.spec.prompt, run.spec.pass_env) == ("opus", 60.0, "First.", ("ANTHROPIC_API_KEY",))
-    assert (run.workspace, run.scope) == (before.workspace, before.scope) == (before.workspace, "task:api/t-1")
+    assert (run.spec.model, run.spec.timeout_s, run.spec.prompt, run.spec.pass_env) == (
+        "opus",
+        60.0,
+        "First.",
+        ("ANTHROPIC_API_KEY",),
+    )
+    assert (
+        (run.workspace, run.scope)
+        == (before.workspace, before.scope)
+        == (before.workspace, "task:api/t-1")
+    )
 
 
 def test_a_volume_that_outlived_a_taskrun_takes_its_successor(engine: Engine) -> None:
-    """A TaskRun that was made again under its old name is another run, in the same workdir and conversation."""
+    """A TaskRun that was made again under its old name is another run, in the same workdir and
+    conversation."""
     follow(engine, order(2), ("First.",))
     follow(engine, order(2, run=UID.replace("f001", "f002")), ("Second.",))
     first, second = engine.store.get(RUN), engine.store.get(RUN.replace("f001", "f002"))
@@ -141,12 +194,22 @@ def test_a_volume_that_outlived_a_taskrun_takes_its_successor(engine: Engine) ->
 
 
 def talked(engine: Engine, session_id: str) -> None:
-    """A conversation of the task, as an earlier TaskRun left it: its pod was killed, and the attempt's files are lost."""
+    """A conversation of the task, as an earlier TaskRun left it: its pod was killed, and the
+    attempt's files are lost."""
     spec = replace(SPEC, prompt="Before.")
-    run = engine.store.add(spec, "0" * 32, "earlier", engine.workspaces.plan(spec, "earlier", Path("/")))
+    run = engine.store.add(
+        spec, "0" * 32, "earlier", engine.workspaces.plan(spec, "earlier", Path("/"))
+    )
     claim = engine.store.claim("w", 1.0, ref=run.id)
     assert claim is not None and run.workspace is not None
-    session = Session(key=SessionKey("claude", run.scope), id=session_id, state=SessionState.CONFIRMED, created=1, updated=1, attempts=1)
+    session = Session(
+        key=SessionKey("claude", run.scope),
+        id=session_id,
+        state=SessionState.CONFIRMED,
+        created=1,
+        updated=1,
+        attempts=1,
+    )
     asked = Continuation(kind=Start.FRESH, session_id=session_id)
     engine.store.begin(
         claim,
@@ -158,37 +221,85 @@ def talked(engine: Engine, session_id: str) -> None:
 
 
 def test_how_a_run_begins_is_as_the_order_says(engine: Engine) -> None:
-    """Auto finds the task's conversation; Fresh retires it, once, for the whole task; Session takes exactly the one that is named."""
+    """Auto finds the task's conversation; Fresh retires it, once, for the whole task; Session takes
+    exactly the one that is named."""
     talked(engine, "talk-1")
     key = SessionKey("claude", "task:api/t-1")
-    assert [s.id for s in engine.store.lineage(key) if s.state is not SessionState.RETIRED] == ["talk-1"]
-    named = order(1, run=UID.replace("f001", "f003"), spec=replace(SPEC, task="t-2"), resume=Resume(mode="Session", session_id="talk-1"))
+    assert [s.id for s in engine.store.lineage(key) if s.state is not SessionState.RETIRED] == [
+        "talk-1"
+    ]
+    named = order(
+        1,
+        run=UID.replace("f001", "f003"),
+        spec=replace(SPEC, task="t-2"),
+        resume=Resume(mode="Session", session_id="talk-1"),
+    )
     follow(engine, named, ("Go on.",))
     assert engine.store.get(RUN.replace("f001", "f003")).scope == "task:api/t-1"
     follow(engine, order(1, resume=Resume(mode="Fresh")), ("Anew.",))
     assert [s.state for s in engine.store.lineage(key)] == [SessionState.RETIRED]
-    unknown = order(1, run=UID.replace("f001", "f004"), spec=replace(SPEC, task="t-3"), resume=Resume(mode="Session", session_id="talk-9"))
+    unknown = order(
+        1,
+        run=UID.replace("f001", "f004"),
+        spec=replace(SPEC, task="t-3"),
+        resume=Resume(mode="Session", session_id="talk-9"),
+    )
     result = follow(engine, unknown, ("Go on.",))
-    assert result.outcome.kind is OutcomeKind.CONFIG_ERROR and "no conversation talk-9" in result.outcome.detail
+    assert (
+        result.outcome.kind is OutcomeKind.CONFIG_ERROR
+        and "no conversation talk-9" in result.outcome.detail
+    )
     retired = structs.replace(unknown, resume=Resume(mode="Session", session_id="talk-1"))
     assert "is retired" in follow(engine, retired, ("Go on.",)).outcome.detail
 
 
-def test_a_checkpoint_store_that_does_not_answer_begins_nothing(engine: Engine, tmp_path: Path) -> None:
-    """It is not known whether the run has a conversation there: the attempt is free and comes again, and no run is made."""
+def test_a_checkpoint_store_that_does_not_answer_begins_nothing(
+    engine: Engine, tmp_path: Path
+) -> None:
+    """It is not known whether the run has a conversation there: the attempt is free and comes
+    again, and no run is made."""
     (tmp_path / "file").touch()
-    result = follow(engine, order(2, checkpoints=f"file://{tmp_path}/file/store", state="checkpoints"), ("First.",))
+    result = follow(
+        engine,
+        order(2, checkpoints=f"file://{tmp_path}/file/store", state="checkpoints"),
+        ("First.",),
+    )
     assert (result.outcome.kind, result.outcome.began) == (OutcomeKind.OVERLOADED, False)
     assert bringing.known(engine, RUN) is None
 
 
-def run_pod(scratch: Scratch, tmp_path: Path, files: dict[str, bytes], *, secrets: dict[str, bytes] | None = None) -> tuple[int, Result]:
+def run_pod(
+    scratch: Scratch,
+    tmp_path: Path,
+    files: dict[str, bytes],
+    *,
+    secrets: dict[str, bytes] | None = None,
+) -> tuple[int, Result]:
     """`perdure work --run` with these files as its order, believed as the operator would."""
-    for name, content in {**{f"order/{name}": content for name, content in files.items()}, **(secrets or {})}.items():
+    for name, content in {
+        **{f"order/{name}": content for name, content in files.items()},
+        **(secrets or {}),
+    }.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
-    words = [sys.executable, "-m", "perdure", "work", "--run", "--order", str(tmp_path / "order"), "--result", str(tmp_path / "message")]
-    done = subprocess.run(words, cwd="/", env={**scratch.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True, text=True)
+    words = [
+        sys.executable,
+        "-m",
+        "perdure",
+        "work",
+        "--run",
+        "--order",
+        str(tmp_path / "order"),
+        "--result",
+        str(tmp_path / "message"),
+    ]
+    done = subprocess.run(
+        words,
+        cwd="/",
+        env={**scratch.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+    )
     result = believed((tmp_path / "message").read_bytes(), 5, done.returncode)
     assert result is not None, (done.returncode, done.stderr)
     assert "hush-hush" not in done.stderr + done.stdout + str(result)
@@ -216,7 +327,8 @@ GOOD = {"order.json": encode(order(5, (3,))), "contexts/3": b"Do it."}
 def test_nonsense_ends_with_a_sentence(
     scratch: Scratch, tmp_path: Path, files: dict[str, bytes], secrets: dict[str, bytes], words: str
 ) -> None:
-    """The pod ends with 7 and says what is wrong, in its result; nothing is begun, and no value of a Secret is repeated."""
+    """The pod ends with 7 and says what is wrong, in its result; nothing is begun, and no value of
+    a Secret is repeated."""
     (tmp_path / "order").mkdir()
     code, result = run_pod(scratch, tmp_path, files, secrets=secrets)
     assert (code, result.outcome.kind, result.outcome.began) == (7, OutcomeKind.CONFIG_ERROR, False)
@@ -224,11 +336,17 @@ def test_nonsense_ends_with_a_sentence(
 
 
 def test_the_image_has_what_a_pod_needs_and_the_pod_loads_no_client_of_kubernetes() -> None:
-    """The Containerfile installs what checkpoint stores and the operator need; what a pod runs imports neither kopf nor lightkube."""
+    """The Containerfile installs what checkpoint stores and the operator need; what a pod runs
+    imports neither kopf nor lightkube."""
     top = Path(__file__).parents[2]
     installed = re.search(r"\.whl\)\[([a-z,]+)\]", (top / "Containerfile").read_text())
     known = tomllib.loads((top / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert installed is not None and {"acp", "capsule", "kubernetes"} == set(installed[1].split(",")) <= set(known)
-    look = "import sys, perdure.cli.pod, perdure.kubernetes.performing; print({'kopf', 'lightkube'} & set(sys.modules))"
+    assert installed is not None and {"acp", "capsule", "kubernetes"} == set(
+        installed[1].split(",")
+    ) <= set(known)
+    look = (
+        "import sys, perdure.cli.pod, perdure.kubernetes.performing; print({'kopf', 'lightkube'} & "
+        "set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

@@ -1,4 +1,5 @@
-"""More of what happens to pods, each on real agents: what was not saved, replies that were cut off, repositories, chosen conversations."""
+"""More of what happens to pods, each on real agents: what was not saved, replies that were cut off,
+repositories, chosen conversations."""
 
 from __future__ import annotations
 
@@ -15,8 +16,13 @@ from tests.servers.githttp import serving
 
 pytestmark = pytest.mark.kubernetes
 
-IN_THE_FIRST_TOOL = "by history\nrun echo begun > begun.txt; test -e GO || sleep 98; echo late > late.txt\n---\nsay It is done.\n"
-IN_A_REPLY = "by history\nrun echo one > one.txt\n---\nhang\nsay It is done.\n---\nsay It is done again.\n"
+IN_THE_FIRST_TOOL = (
+    "by history\nrun echo begun > begun.txt; test -e GO || sleep 98; echo late > "
+    "late.txt\n---\nsay It is done.\n"
+)
+IN_A_REPLY = (
+    "by history\nrun echo one > one.txt\n---\nhang\nsay It is done.\n---\nsay It is done again.\n"
+)
 
 
 @pytest.fixture(params=["claude", "codex"])
@@ -35,22 +41,31 @@ def succeeded(ended: Ended) -> Ended:
 
 
 def test_nothing_saved_begins_anew_and_says_so(agent: str, tmp_path: Path) -> None:
-    """A pod is killed before its first checkpoint: the next one takes its empty place in the store, begins a conversation with the whole
-    prompt, and result, receipt and record say that nothing of the first attempt was saved."""
-    with cluster(tmp_path / "c", agent, IN_THE_FIRST_TOOL, claim=False, checkpoints=stored(tmp_path)) as one:
+    """A pod is killed before its first checkpoint: the next one takes its empty place in the store,
+    begins a conversation with the whole prompt, and result, receipt and record say that nothing of
+    the first attempt was saved."""
+    with cluster(
+        tmp_path / "c", agent, IN_THE_FIRST_TOOL, claim=False, checkpoints=stored(tmp_path)
+    ) as one:
         pod = one.start(1)
         one.file("begun.txt")
         pod.kill()
         one.go.touch()
         ended = succeeded(one.run(2))
         assert ended.result.receipt is not None and ended.result.receipt.verdict is Verdict.FRESH
-        assert [(each.number, each.outcome, each.verdict) for each in ended.result.earlier] == [(1, OutcomeKind.LOST, None)]
+        assert [(each.number, each.outcome, each.verdict) for each in ended.result.earlier] == [
+            (1, OutcomeKind.LOST, None)
+        ]
         assert one.rehearsal.prompts()[-1].endswith(PROMPT)
-        assert "nothing of it was saved where its next attempt could find it" in ended.log + one.rehearsal.prompts()[-1]
+        assert (
+            "nothing of it was saved where its next attempt could find it"
+            in ended.log + one.rehearsal.prompts()[-1]
+        )
 
 
 def test_killed_in_a_reply_and_the_claim_goes_on(agent: str, tmp_path: Path) -> None:
-    """The model is answering when the pod is killed: the next one goes on in the same conversation."""
+    """The model is answering when the pod is killed: the next one goes on in the same
+    conversation."""
     (tmp_path / "c").mkdir()
     with cluster(tmp_path / "c", agent, IN_A_REPLY) as one:
         pod = one.start(1)
@@ -62,34 +77,46 @@ def test_killed_in_a_reply_and_the_claim_goes_on(agent: str, tmp_path: Path) -> 
         assert "echo one > one.txt" in said(one.rehearsal.last.messages)
 
 
-def test_a_repository_is_fetched_with_a_secret_that_nobody_sees(agent: str, tmp_path: Path, repository: Path) -> None:
-    """A clone over HTTP that wants a password: git gets it from a file of the pod; the agent, its commits' place and the result do not have
-    it. The attempt after it, in a new pod, has the agent's commit from the checkpoint store."""
+def test_a_repository_is_fetched_with_a_secret_that_nobody_sees(
+    agent: str, tmp_path: Path, repository: Path
+) -> None:
+    """A clone over HTTP that wants a password: git gets it from a file of the pod; the agent, its
+    commits' place and the result do not have it. The attempt after it, in a new pod, has the
+    agent's commit from the checkpoint store."""
     script = (
-        "by history\nrun env > ../env.txt; echo new > new.txt; git add new.txt; git commit -q -m new\n---\nsay Done.\n---\n"
-        "run git log --format=%s > ../log.txt; git status --short >> ../log.txt\n---\nsay More.\n"
+        "by history\nrun env > ../env.txt; echo new > new.txt; git add new.txt; git commit -q -m "
+        "new\n---\nsay Done.\n---\nrun git log --format=%s > ../log.txt; git status --short >> "
+        "../log.txt\n---\nsay More.\n"
     )
     with serving(tmp_path / "served", "a-password-of-git") as server:
         server.make("r", repository)
         spec = {"service": "", "task": "", "repo": server.url("r"), "backend": Backend.ISOLATED}
-        with cluster(tmp_path / "c", agent, script, claim=False, checkpoints=stored(tmp_path), spec=spec) as one:
+        with cluster(
+            tmp_path / "c", agent, script, claim=False, checkpoints=stored(tmp_path), spec=spec
+        ) as one:
             one.repository = {"username": "ada", "password": "a-password-of-git"}
             first = succeeded(one.run(1))
             assert first.result.saved and first.result.workspace.branch == "perdure/t-1"
             place = one.pods[-1].directory / "data"
             (env,) = place.rglob("env.txt")
             assert "a-password-of-git" not in env.read_text()
-            told = subprocess.run(["grep", "-rl", "a-password-of-git", str(place)], capture_output=True, text=True)
+            told = subprocess.run(
+                ["grep", "-rl", "a-password-of-git", str(place)], capture_output=True, text=True
+            )
             assert told.stdout == "", told.stdout
             second = succeeded(one.run(2, {1: PROMPT, 2: "Now more."}))
-            assert second.result.receipt is not None and second.result.receipt.verdict is Verdict.NATIVE
+            assert (
+                second.result.receipt is not None
+                and second.result.receipt.verdict is Verdict.NATIVE
+            )
             (log,) = (one.pods[-1].directory / "data").rglob("log.txt")
             assert log.read_text().split() == ["new", "second", "first"]
             assert second.result.workspace.commit
 
 
 def test_another_run_s_conversation_goes_on_in_a_new_one(agent: str, tmp_path: Path) -> None:
-    """Session with `from`: the conversation comes from what the other run has in the checkpoint store, into another task's workdir."""
+    """Session with `from`: the conversation comes from what the other run has in the checkpoint
+    store, into another task's workdir."""
     script = "by history\nrun echo one > one.txt\n---\nsay Written.\n---\nsay I remember quercus.\n"
     with cluster(tmp_path / "c", agent, script, claim=False, checkpoints=stored(tmp_path)) as one:
         first = succeeded(one.run(1))
@@ -97,9 +124,14 @@ def test_another_run_s_conversation_goes_on_in_a_new_one(agent: str, tmp_path: P
         one.spec = {"task": "t-2"}
         resume = Resume(mode="Session", session_id=session, from_="t-1")
         uid = "3f0c8a52-7a4e-4f5e-9a44-0c1de2b7f009"
-        second = succeeded(one.run(1, {1: "What was the magic word?"}, run=uid, name="t-2", resume=resume))
+        second = succeeded(
+            one.run(1, {1: "What was the magic word?"}, run=uid, name="t-2", resume=resume)
+        )
         assert second.result.session_id == session
-        assert second.result.receipt is not None and (second.result.receipt.verdict, second.result.receipt.rung) == (
+        assert second.result.receipt is not None and (
+            second.result.receipt.verdict,
+            second.result.receipt.rung,
+        ) == (
             Verdict.NATIVE,
             Rung.COPY,
         )

@@ -1,4 +1,5 @@
-"""A pod in trouble: a checkpoint store that is silent, a result that cannot be written, an end that is asked for too early."""
+"""A pod in trouble: a checkpoint store that is silent, a result that cannot be written, an end that
+is asked for too early."""
 
 from __future__ import annotations
 
@@ -32,18 +33,35 @@ ORDER = Order(
 )  # fmt: skip
 
 
-def pod(scratch: Scratch, tmp_path: Path, order: Order, result: Path, **environ: str) -> subprocess.Popen[str]:
+def pod(
+    scratch: Scratch, tmp_path: Path, order: Order, result: Path, **environ: str
+) -> subprocess.Popen[str]:
     """`perdure work --run` with this order."""
     (tmp_path / "order/contexts").mkdir(parents=True)
     (tmp_path / "order/order.json").write_bytes(encode(order))
     (tmp_path / "order/contexts/1").write_text("Do it.")
-    words = [sys.executable, "-m", "perdure", "work", "--run", "--order", str(tmp_path / "order"), "--result", str(result), "--grace", "4"]
+    words = [
+        sys.executable,
+        "-m",
+        "perdure",
+        "work",
+        "--run",
+        "--order",
+        str(tmp_path / "order"),
+        "--result",
+        str(result),
+        "--grace",
+        "4",
+    ]
     env = {**scratch.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environ}
     return subprocess.Popen(words, cwd="/", env=env, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_store_that_is_silent_keeps_no_pod_beyond_its_grace(scratch: Scratch, tmp_path: Path) -> None:
-    """The main thread waits in the store's client, where it hears no signal: SIGTERM ends the pod in time all the same, with a result."""
+def test_a_store_that_is_silent_keeps_no_pod_beyond_its_grace(
+    scratch: Scratch, tmp_path: Path
+) -> None:
+    """The main thread waits in the store's client, where it hears no signal: SIGTERM ends the pod
+    in time all the same, with a result."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         environ = {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{silent.getsockname()[1]}", "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1",
@@ -61,8 +79,11 @@ def test_a_store_that_is_silent_keeps_no_pod_beyond_its_grace(scratch: Scratch, 
     assert "not ended in good order" in result.outcome.detail and not result.saved
 
 
-def test_a_result_that_cannot_be_written_leaves_the_exit_code(scratch: Scratch, tmp_path: Path) -> None:
-    """Where the termination message cannot be written, the exit code alone says how the attempt ended, and the log why it is alone."""
+def test_a_result_that_cannot_be_written_leaves_the_exit_code(
+    scratch: Scratch, tmp_path: Path
+) -> None:
+    """Where the termination message cannot be written, the exit code alone says how the attempt
+    ended, and the log why it is alone."""
     (tmp_path / "file").touch()
     order = changed(ORDER, checkpoints=f"file://{tmp_path}/file/store")
     with pod(scratch, tmp_path, order, tmp_path / "file/message") as started:
@@ -82,30 +103,68 @@ class Driver(ClaudeDriver):
 
 
 def test_what_nobody_foresaw_leaves_a_result(scratch: Scratch, tmp_path: Path) -> None:
-    """A driver from outside fails in a way of its own: the result says what and where, the log how it came to it, neither with a secret."""
+    """A driver from outside fails in a way of its own: the result says what and where, the log how
+    it came to it, neither with a secret."""
     site, secret = tmp_path / "site", "hunter-two-of-all"
     (site / "broken-1.0.dist-info").mkdir(parents=True)
-    (site / "broken-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
-    (site / "broken-1.0.dist-info/entry_points.txt").write_text("[perdure.drivers]\nbroken = broken_driver:Driver\n")
+    (site / "broken-1.0.dist-info/METADATA").write_text(
+        "Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n"
+    )
+    (site / "broken-1.0.dist-info/entry_points.txt").write_text(
+        "[perdure.drivers]\nbroken = broken_driver:Driver\n"
+    )
     (site / "broken_driver.py").write_text(BROKEN)
     (tmp_path / "secrets/credentials").mkdir(parents=True)
     (tmp_path / "secrets/credentials/DEPLOY_TOKEN").write_text(secret)
     order = changed(ORDER, spec=replace(ORDER.spec, agent="broken"), checkpoints="", state="volume")
-    with pod(scratch, tmp_path, order, tmp_path / "message", PYTHONPATH=os.pathsep.join([str(site), *sys.path])) as started:
+    with pod(
+        scratch,
+        tmp_path,
+        order,
+        tmp_path / "message",
+        PYTHONPATH=os.pathsep.join([str(site), *sys.path]),
+    ) as started:
         _, log = started.communicate(timeout=180)
     result = believed((tmp_path / "message").read_bytes(), 1, started.returncode)
-    assert result is not None and (result.outcome.kind, started.returncode) == (OutcomeKind.FAILED, 1), log
-    assert result.outcome.detail == "perdure itself failed: KeyError in broken_driver.py, line 8; the pod's log has more"
+    assert result is not None and (result.outcome.kind, started.returncode) == (
+        OutcomeKind.FAILED,
+        1,
+    ), log
+    assert (
+        result.outcome.detail
+        == "perdure itself failed: KeyError in broken_driver.py, line 8; the pod's log has more"
+    )
     assert "Traceback" in log and "in _follow" in log
     assert secret not in log and secret not in (tmp_path / "message").read_text()
 
 
 def test_a_volume_that_cannot_be_used_leaves_a_result(scratch: Scratch, tmp_path: Path) -> None:
-    """The container's entrypoint fails on a file where perdure's directory has to be: the result says so, and nothing is begun."""
+    """The container's entrypoint fails on a file where perdure's directory has to be: the result
+    says so, and nothing is begun."""
     (tmp_path / "volume").mkdir()
     (tmp_path / "volume/perdure").write_text("somebody else's")
-    work = ["perdure", "work", "--run", "--order", str(tmp_path), "--result", str(tmp_path / "message")]
-    words = [sys.executable, "-m", "perdure", "entrypoint", "--volume", str(tmp_path / "volume"), "--new", "--agent", "claude", "--", *work]
+    work = [
+        "perdure",
+        "work",
+        "--run",
+        "--order",
+        str(tmp_path),
+        "--result",
+        str(tmp_path / "message"),
+    ]
+    words = [
+        sys.executable,
+        "-m",
+        "perdure",
+        "entrypoint",
+        "--volume",
+        str(tmp_path / "volume"),
+        "--new",
+        "--agent",
+        "claude",
+        "--",
+        *work,
+    ]
     env = {**scratch.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     for name in ("PERDURE_STATE", "PERDURE_ROOT"):
         env.pop(name, None)
@@ -116,19 +175,46 @@ def test_a_volume_that_cannot_be_used_leaves_a_result(scratch: Scratch, tmp_path
 
 
 def test_an_end_that_is_asked_for_before_the_command_is_there(tmp_path: Path) -> None:
-    """The first process of a container waits for its volume when SIGTERM comes: the command that begins after that is told of it."""
+    """The first process of a container waits for its volume when SIGTERM comes: the command that
+    begins after that is told of it."""
     volume = tmp_path / "volume"
-    entry = [sys.executable, "-m", "perdure", "entrypoint", "--volume", str(volume), "--new", "--wait", "180"]
+    entry = [
+        sys.executable,
+        "-m",
+        "perdure",
+        "entrypoint",
+        "--volume",
+        str(volume),
+        "--new",
+        "--wait",
+        "180",
+    ]
     words = ["unshare", *SPACES, *entry, "--", "sh", "-c", "while :; do sleep 0.1; done"]
-    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": os.environ["TMPDIR"], "PYTHONPATH": os.pathsep.join(sys.path)}
+    env = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "TMPDIR": os.environ["TMPDIR"],
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
     with subprocess.Popen(words, cwd="/", env=env) as started:
-        first = int(until(lambda: Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()[:1], "it began")[0])
+        first = int(
+            until(
+                lambda: (
+                    Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()[:1]
+                ),
+                "it began",
+            )[0]
+        )
 
         def keeps_back() -> bool:
             # `unshare` too keeps it back for a moment, before it becomes perdure.
             if Path(f"/proc/{first}/cmdline").read_bytes().startswith(b"unshare"):
                 return False
-            line = next(line for line in Path(f"/proc/{first}/status").read_text().splitlines() if line.startswith("SigBlk"))
+            line = next(
+                line
+                for line in Path(f"/proc/{first}/status").read_text().splitlines()
+                if line.startswith("SigBlk")
+            )
             return bool(int(line.split()[1], 16) & 1 << (signal.SIGTERM - 1))
 
         try:
@@ -140,10 +226,16 @@ def test_an_end_that_is_asked_for_before_the_command_is_there(tmp_path: Path) ->
             started.kill()
 
 
-def test_an_older_pod_that_has_published_nothing_yet_is_fenced(scratch: Scratch, tmp_path: Path, agents: dict[str, Path]) -> None:
-    """The next attempt's pod takes the run's place before it looks what is there, also where nothing is: the older one, which begins to
-    publish after that, is refused."""
-    environ = {**scratch.environ, "PERDURE_CLAUDE": str(agents["claude"]), "PERDURE_STATE": str(tmp_path / "new")}
+def test_an_older_pod_that_has_published_nothing_yet_is_fenced(
+    scratch: Scratch, tmp_path: Path, agents: dict[str, Path]
+) -> None:
+    """The next attempt's pod takes the run's place before it looks what is there, also where
+    nothing is: the older one, which begins to publish after that, is refused."""
+    environ = {
+        **scratch.environ,
+        "PERDURE_CLAUDE": str(agents["claude"]),
+        "PERDURE_STATE": str(tmp_path / "new"),
+    }
     new = wiring.open_engine(load(environ, Path("/")), environ)
     environ["PERDURE_STATE"] = str(tmp_path / "old")
     old = wiring.open_engine(load(environ, Path("/")), environ)
@@ -165,8 +257,15 @@ def test_a_password_in_an_address_is_a_secret(value: str) -> None:
 
 
 def test_who_has_a_key_is_no_secret_in_a_pod() -> None:
-    """The store's key id may be a word, as may what stands beside a key: the agent says such words. What looks like a key is kept out."""
-    store = {"AWS_ACCESS_KEY_ID": "checkpoints", "AWS_SECRET_ACCESS_KEY": "swordfish", "AWS_BUCKET": "checkpoints-of-all-the-teams"}
+    """The store's key id may be a word, as may what stands beside a key: the agent says such words.
+    What looks like a key is kept out."""
+    store = {
+        "AWS_ACCESS_KEY_ID": "checkpoints",
+        "AWS_SECRET_ACCESS_KEY": "swordfish",
+        "AWS_BUCKET": "checkpoints-of-all-the-teams",
+    }
     git = {"PERDURE_GIT_TOKEN": "swordfish-2", "PERDURE_GIT_TOKEN_USER": "gitlab-ci-token"}
     assert sorted(Secrets(store=store, git=git).values()) == ["swordfish", "swordfish-2"]
-    assert Secrets(store={"AWS_ACCESS_KEY_ID": "AKIAQ7W2N5T8V1X4B6KD"}).values() == ["AKIAQ7W2N5T8V1X4B6KD"]
+    assert Secrets(store={"AWS_ACCESS_KEY_ID": "AKIAQ7W2N5T8V1X4B6KD"}).values() == [
+        "AKIAQ7W2N5T8V1X4B6KD"
+    ]

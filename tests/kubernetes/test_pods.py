@@ -1,4 +1,5 @@
-"""Pods of the tests' cluster: what a container is given, what it is refused, and what the pod's status says of it."""
+"""Pods of the tests' cluster: what a container is given, what it is refused, and what the pod's
+status says of it."""
 
 from __future__ import annotations
 
@@ -35,24 +36,40 @@ def waits(cluster: Cluster, namespace: str, name: str, reason: str) -> Object:
 
 
 def test_perdure_and_its_agents(cluster: Cluster, namespace: str) -> None:
-    """In the image of perdure are perdure and the agent CLIs, for a user who is not root, who sees nothing else of the host."""
-    script = "set -e; perdure --version; claude --version; codex --version; git --version; id -un; ls /; test ! -e /opt/perdure/tests"
+    """In the image of perdure are perdure and the agent CLIs, for a user who is not root, who sees
+    nothing else of the host."""
+    script = (
+        "set -e; perdure --version; claude --version; codex --version; git --version; id -un; ls "
+        "/; test ! -e /opt/perdure/tests"
+    )
     job(cluster, namespace, "whole", script, container={"image": PERDURE})
     assert "Complete" in ended(cluster, namespace, "whole"), log(cluster, namespace, "whole")
     said = log(cluster, namespace, "whole")
-    assert [word in said for word in ("perdure 0.", "(Claude Code)", "codex-cli", "git version", "perdure\n")] == [True] * 5
+    assert [
+        word in said
+        for word in ("perdure 0.", "(Claude Code)", "codex-cli", "git version", "perdure\n")
+    ] == [True] * 5
     assert "work\n" not in said and "srv\n" not in said
 
 
 def test_what_a_container_is_given(cluster: Cluster, namespace: str) -> None:
-    """Secrets and ConfigMaps as files and variables, sub-paths, an emptyDir shared with the initial container, a root that is read-only."""
+    """Secrets and ConfigMaps as files and variables, sub-paths, an emptyDir shared with the initial
+    container, a root that is read-only."""
     core = f"/api/v1/namespaces/{namespace}"
-    cluster.api.create(f"{core}/secrets", {"metadata": {"name": "keys"}, "stringData": {"token": "s3", "other": "x"}})
-    cluster.api.create(f"{core}/configmaps", {"metadata": {"name": "said"}, "data": {"a.txt": "hello"}})
+    cluster.api.create(
+        f"{core}/secrets",
+        {"metadata": {"name": "keys"}, "stringData": {"token": "s3", "other": "x"}},
+    )
+    cluster.api.create(
+        f"{core}/configmaps", {"metadata": {"name": "said"}, "data": {"a.txt": "hello"}}
+    )
     claim(cluster, namespace, "work")
     env: list[Any] = [
         {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "token"}}},
-        {"name": "NONE", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "none", "optional": True}}},
+        {
+            "name": "NONE",
+            "valueFrom": {"secretKeyRef": {"name": "keys", "key": "none", "optional": True}},
+        },
         {"name": "TASK", "value": "t1"},
         {"name": "BOTH", "value": "$(TASK)-$(KEY)-$$(KEY)-$(MISSING)"},
     ]
@@ -63,31 +80,55 @@ def test_what_a_container_is_given(cluster: Cluster, namespace: str) -> None:
         {"name": "shared", "mountPath": "/tmp"},
     ]
     volumes: list[Any] = [
-        {"name": "keys", "secret": {"secretName": "keys", "defaultMode": 0o400, "items": [{"key": "token", "path": "in/token"}]}},
+        {
+            "name": "keys",
+            "secret": {
+                "secretName": "keys",
+                "defaultMode": 0o400,
+                "items": [{"key": "token", "path": "in/token"}],
+            },
+        },
         {"name": "said", "configMap": {"name": "said"}},
         {"name": "shared", "emptyDir": {}},
         mounted("work"),
     ]
-    first = {"name": "i", "image": "shell:test", "command": ["sh", "-c", "echo from init > /tmp/first"], "volumeMounts": mounts[3:]}
+    first = {
+        "name": "i",
+        "image": "shell:test",
+        "command": ["sh", "-c", "echo from init > /tmp/first"],
+        "volumeMounts": mounts[3:],
+    }
     script = """
     echo "$BOTH" ${NONE-unset}; cat /keys/in/token /said.txt /tmp/first; ls /keys; stat -c %a:%g /keys/in/token /shelf
     echo mine > /shelf/mine; touch /x 2>/dev/null || echo read-only; cat /proc/self/status | grep NoNewPrivs
     """
-    security = {"readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    security = {
+        "readOnlyRootFilesystem": True,
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+    }
     job(
         cluster, namespace, "given", script, container={"env": env, "volumeMounts": mounts, "securityContext": security},
         initContainers=[first], volumes=volumes, securityContext={"runAsUser": 10001, "runAsNonRoot": True, "fsGroup": 10001},
     )  # fmt: skip
     assert "Complete" in ended(cluster, namespace, "given"), log(cluster, namespace, "given")
     assert log(cluster, namespace, "given").replace("\t", " ").split("\n")[:-1] == [
-        *("t1-s3-$(KEY)-$(MISSING) unset", "s3hellofrom init", "in", "440:10001", "2775:10001", "read-only", "NoNewPrivs: 1"),
+        *(
+            "t1-s3-$(KEY)-$(MISSING) unset",
+            "s3hellofrom init",
+            "in",
+            "440:10001",
+            "2775:10001",
+            "read-only",
+            "NoNewPrivs: 1",
+        ),
     ]
     assert (cluster.volume(namespace, "work") / "service/t1/mine").read_text() == "mine\n"
 
 
 def test_what_is_missing(cluster: Cluster, namespace: str) -> None:
-    """An image that is not there, a secret that is not there, and root where it is forbidden, each with the kubelet's reason; what is
-    made later is found."""
+    """An image that is not there, a secret that is not there, and root where it is forbidden, each
+    with the kubelet's reason; what is made later is found."""
     job(cluster, namespace, "pull", "true", container={"image": "registry.example/none:1"})
     key = {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "later", "key": "token"}}}
     job(cluster, namespace, "key", "echo $KEY", container={"env": [key]})
@@ -102,12 +143,23 @@ def test_what_is_missing(cluster: Cluster, namespace: str) -> None:
         volumes=[volume],
     )
     assert "not found" in waits(cluster, namespace, "pull", "ImagePullBackOff")["message"]
-    assert waits(cluster, namespace, "key", "CreateContainerConfigError")["message"] == 'secret "later" not found'
-    assert "run as root" in waits(cluster, namespace, "root", "CreateContainerConfigError")["message"]
+    assert (
+        waits(cluster, namespace, "key", "CreateContainerConfigError")["message"]
+        == 'secret "later" not found'
+    )
+    assert (
+        "run as root" in waits(cluster, namespace, "root", "CreateContainerConfigError")["message"]
+    )
     waits(cluster, namespace, "file", "ContainerCreating")
     events = f"/api/v1/namespaces/{namespace}/events"
-    cluster.until(lambda: any(each["reason"] == "FailedMount" for each in cluster.api.items(events)), "an event says what is missing")
-    cluster.api.create(f"/api/v1/namespaces/{namespace}/secrets", {"metadata": {"name": "later"}, "stringData": {"token": "now"}})
+    cluster.until(
+        lambda: any(each["reason"] == "FailedMount" for each in cluster.api.items(events)),
+        "an event says what is missing",
+    )
+    cluster.api.create(
+        f"/api/v1/namespaces/{namespace}/secrets",
+        {"metadata": {"name": "later"}, "stringData": {"token": "now"}},
+    )
     for name in ("key", "file"):
         assert "Complete" in ended(cluster, namespace, name)
         assert log(cluster, namespace, name).strip() == "now"
@@ -132,15 +184,25 @@ def test_too_much_memory(cluster: Cluster, namespace: str) -> None:
 
 
 def test_an_account_in_a_pod_and_outside(cluster: Cluster, namespace: str) -> None:
-    """A service account may what its roles say and nothing else, with the token of its pod as with a kubeconfig."""
+    """A service account may what its roles say and nothing else, with the token of its pod as with
+    a kubeconfig."""
     account = cluster.account(namespace, "reader")
     rbac = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}"
     rules = [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]}]
     cluster.api.create(f"{rbac}/roles", {"metadata": {"name": "reader"}, "rules": rules})
     subject = {"kind": "ServiceAccount", "name": "reader", "namespace": namespace}
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "reader"}
-    cluster.api.create(f"{rbac}/rolebindings", {"metadata": {"name": "reader"}, "subjects": [subject], "roleRef": role})
-    cluster.until(lambda: "kube-root" in cluster.kubectl("get", "configmap", "kube-root-ca.crt", kubeconfig=account), "the role counts")
+    cluster.api.create(
+        f"{rbac}/rolebindings",
+        {"metadata": {"name": "reader"}, "subjects": [subject], "roleRef": role},
+    )
+    cluster.until(
+        lambda: (
+            "kube-root"
+            in cluster.kubectl("get", "configmap", "kube-root-ca.crt", kubeconfig=account)
+        ),
+        "the role counts",
+    )
     with pytest.raises(AssertionError, match="forbidden"):
         cluster.kubectl("get", "secrets", kubeconfig=account)
     script = """python - <<'X'
@@ -153,24 +215,47 @@ try:
 except lightkube.ApiError as error:
     print(error.status.code)
 X"""
-    job(cluster, namespace, "asks", script, container={"image": PERDURE}, serviceAccountName="reader")
+    job(
+        cluster,
+        namespace,
+        "asks",
+        script,
+        container={"image": PERDURE},
+        serviceAccountName="reader",
+    )
     ended(cluster, namespace, "asks")
     assert log(cluster, namespace, "asks").split() == ["kube-root-ca.crt", "403"]
 
 
 def test_a_deployment_that_becomes_ready(cluster: Cluster, namespace: str) -> None:
-    """A Deployment's pod is ready when its probe is answered, and is started again when it ends; its log can be followed."""
+    """A Deployment's pod is ready when its probe is answered, and is started again when it ends;
+    its log can be followed."""
     port = free_port()
     server = f"echo here; exec python3 -m http.server --bind 127.0.0.1 {port}"
     probe = {"httpGet": {"path": "/", "port": port}, "periodSeconds": 1}
-    container = {"name": "c", "image": "shell:test", "command": ["sh", "-c", server], "readinessProbe": probe}
-    template = {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [container], "terminationGracePeriodSeconds": 1}}
+    container = {
+        "name": "c",
+        "image": "shell:test",
+        "command": ["sh", "-c", server],
+        "readinessProbe": probe,
+    }
+    template = {
+        "metadata": {"labels": {"app": "web"}},
+        "spec": {"containers": [container], "terminationGracePeriodSeconds": 1},
+    }
     spec = {"selector": {"matchLabels": {"app": "web"}}, "template": template}
     path = f"/apis/apps/v1/namespaces/{namespace}/deployments"
     cluster.api.create(path, {"metadata": {"name": "web"}, "spec": spec})
-    cluster.until(lambda: cluster.api.get(f"{path}/web").get("status", {}).get("readyReplicas") == 1, "the deployment is ready")
+    cluster.until(
+        lambda: cluster.api.get(f"{path}/web").get("status", {}).get("readyReplicas") == 1,
+        "the deployment is ready",
+    )
     (pod,) = cluster.api.items(f"/api/v1/namespaces/{namespace}/pods")
-    environ = {"KUBECONFIG": str(cluster.kubeconfig), "HOME": str(cluster.top), "PATH": "/usr/bin:/bin"}
+    environ = {
+        "KUBECONFIG": str(cluster.kubeconfig),
+        "HOME": str(cluster.top),
+        "PATH": "/usr/bin:/bin",
+    }
     words = [KUBECTL, "logs", "-f", "-n", namespace, pod["metadata"]["name"]]
     with subprocess.Popen(words, env=environ, stdout=subprocess.PIPE) as follows:
         assert follows.stdout is not None
@@ -179,4 +264,7 @@ def test_a_deployment_that_becomes_ready(cluster: Cluster, namespace: str) -> No
         first.kill()
         follows.wait()
     own = f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}"
-    cluster.until(lambda: cluster.api.get(own)["status"]["containerStatuses"][0]["restartCount"] == 1, "it is started again")
+    cluster.until(
+        lambda: cluster.api.get(own)["status"]["containerStatuses"][0]["restartCount"] == 1,
+        "it is started again",
+    )

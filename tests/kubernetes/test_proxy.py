@@ -30,7 +30,8 @@ def api(proxy: Proxy, cluster: Cluster) -> Iterator[Api]:
 
 
 def test_requests_are_passed_on_refused_and_lost(proxy: Proxy, api: Api, namespace: str) -> None:
-    """What is refused or cut is not carried out; what loses its answer is; everything else goes through, and all is counted."""
+    """What is refused or cut is not carried out; what loses its answer is; everything else goes
+    through, and all is counted."""
     place = f"/api/v1/namespaces/{namespace}/configmaps"
     heard: list[tuple[str, str]] = []
     proxy.on_request = lambda method, path, when: heard.append((method, when))
@@ -45,11 +46,18 @@ def test_requests_are_passed_on_refused_and_lost(proxy: Proxy, api: Api, namespa
         with pytest.raises(httpx2.HTTPError):
             api.create(place, {"metadata": {"name": what}})
     assert proxy.faults == 3
-    assert {each["metadata"]["name"] for each in api.items(place)} == {"a", "lose", "kube-root-ca.crt"}
+    assert {each["metadata"]["name"] for each in api.items(place)} == {
+        "a",
+        "lose",
+        "kube-root-ca.crt",
+    }
 
 
-def test_a_watch_is_cut_and_falls_silent(proxy: Proxy, api: Api, cluster: Cluster, namespace: str) -> None:
-    """A watch that is cut begins again; one that has fallen silent hears nothing more, while new connections do."""
+def test_a_watch_is_cut_and_falls_silent(
+    proxy: Proxy, api: Api, cluster: Cluster, namespace: str
+) -> None:
+    """A watch that is cut begins again; one that has fallen silent hears nothing more, while new
+    connections do."""
     place = f"/api/v1/namespaces/{namespace}/configmaps"
     ended, seen = threading.Event(), []
 
@@ -71,8 +79,11 @@ def test_a_watch_is_cut_and_falls_silent(proxy: Proxy, api: Api, cluster: Cluste
     ended.set()
 
 
-def test_a_watch_is_told_that_it_is_too_old(proxy: Proxy, api: Api, cluster: Cluster, namespace: str) -> None:
-    """A watch that expires, and whose new list is refused for a while, tells in the end what came and what went meanwhile."""
+def test_a_watch_is_told_that_it_is_too_old(
+    proxy: Proxy, api: Api, cluster: Cluster, namespace: str
+) -> None:
+    """A watch that expires, and whose new list is refused for a while, tells in the end what came
+    and what went meanwhile."""
     place = f"/api/v1/namespaces/{namespace}/configmaps"
     cluster.api.create(place, {"metadata": {"name": "goes"}})
     ended, seen = threading.Event(), []

@@ -13,7 +13,8 @@ from perdure.kubernetes.queue import LONGEST_S, Queue
 
 
 def waits(tries: int, moves: Callable[[int], bool], monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How long the queue would wait after each of so many failures in a row; `moves`: something was achieved before the failure."""
+    """How long the queue would wait after each of so many failures in a row; `moves`: something was
+    achieved before the failure."""
 
     async def main() -> list[float]:
         loop, found, over = asyncio.get_running_loop(), list[float](), asyncio.Event()

@@ -1,4 +1,5 @@
-"""The result in the termination message: it always fits, is always JSON, and is believed only with its exit code."""
+"""The result in the termination message: it always fits, is always JSON, and is believed only with
+its exit code."""
 
 from __future__ import annotations
 
@@ -6,7 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.kubernetes.result import EXIT_CODES, LONGEST, Before, Place, Result, Told, believed, decode, encode, exit_code
+from perdure.kubernetes.result import (
+    EXIT_CODES,
+    LONGEST,
+    Before,
+    Place,
+    Result,
+    Told,
+    believed,
+    decode,
+    encode,
+    exit_code,
+)
 from perdure.model import Outcome, OutcomeKind, Rung, Usage, Verdict
 
 LONG = st.text(max_size=6000)
@@ -26,7 +38,8 @@ RECEIPTS = st.none() | st.builds(
 )  # fmt: skip
 EARLIER = st.integers(0, 400).map(
     lambda count: tuple(
-        Before(number=n, outcome=OutcomeKind.LOST, verdict=Verdict.NATIVE, session_id="a" * 36) for n in range(1, count + 1)
+        Before(number=n, outcome=OutcomeKind.LOST, verdict=Verdict.NATIVE, session_id="a" * 36)
+        for n in range(1, count + 1)
     )
 )
 RESULTS = st.builds(
@@ -41,7 +54,8 @@ RESULTS = st.builds(
 
 @given(RESULTS)
 def test_a_result_always_fits_and_keeps_what_decides(result: Result) -> None:
-    """However long its parts are, the message is whole JSON of at most 4096 bytes with the same attempt, kind, verdict and usage."""
+    """However long its parts are, the message is whole JSON of at most 4096 bytes with the same
+    attempt, kind, verdict and usage."""
     content = encode(result)
     assert len(content) <= LONGEST
     back = decode(content)
@@ -68,7 +82,12 @@ def test_reasons_go_before_the_sentence_and_the_oldest_attempts_before_the_newes
     """What is cut is cut in that order."""
     earlier = tuple(Before(number=n, session_id="s" * 36) for n in range(1, 101))
     told = Told(verdict=Verdict.BROKEN, reasons=("r" * 3000,) * 3)
-    result = Result(attempt=101, outcome=Outcome(kind=OutcomeKind.FAILED, detail="d" * 300), receipt=told, earlier=earlier)
+    result = Result(
+        attempt=101,
+        outcome=Outcome(kind=OutcomeKind.FAILED, detail="d" * 300),
+        receipt=told,
+        earlier=earlier,
+    )
     back = decode(encode(result))
     assert back is not None and back.receipt is not None
     assert back.outcome.detail == "d" * 300
@@ -94,7 +113,9 @@ def test_every_outcome_has_an_exit_code_and_only_success_is_0() -> None:
 
 def test_a_pod_that_could_not_read_its_order_is_believed_for_its_own_attempt() -> None:
     """It cannot know the number, which the operator does."""
-    content = encode(Result(attempt=0, outcome=Outcome(kind=OutcomeKind.CONFIG_ERROR, detail="no order")))
+    content = encode(
+        Result(attempt=0, outcome=Outcome(kind=OutcomeKind.CONFIG_ERROR, detail="no order"))
+    )
     found = believed(content, 7, 7)
     assert found is not None and found.attempt == 7
 

@@ -1,5 +1,5 @@
-"""Two operators with caches of any age, killed between any two writes, in a cluster where anything happens: a model of the API server, a
-Job controller and a kubelet around the real `next_step`."""
+"""Two operators with caches of any age, killed between any two writes, in a cluster where anything
+happens: a model of the API server, a Job controller and a kubelet around the real `next_step`."""
 
 from __future__ import annotations
 
@@ -80,7 +80,11 @@ class Operator:
         elif what == "jobs":
             self.jobs = {n: seen for n, body in there.jobs.items() if (seen := job_seen(body))}
         else:
-            self.pods = {seen.name: seen for body in (*there.pods.values(), *there.copies) if (seen := pod_seen(body))}
+            self.pods = {
+                seen.name: seen
+                for body in (*there.pods.values(), *there.copies)
+                if (seen := pod_seen(body))
+            }
 
     def work(self, writes: int) -> bool:
         """Steps until there is rest, or until it dies after so many writes. True: it rests."""
@@ -115,7 +119,9 @@ class Operator:
         elif isinstance(step, steps.Launch):
             if step.record.number not in there.jobs and there.run is not None:
                 there.jobs[step.record.number] = making.job(
-                    there.run, step.record.number, uid=str(uuid.UUID(int=there.version << 32 | len(there.made)))
+                    there.run,
+                    step.record.number,
+                    uid=str(uuid.UUID(int=there.version << 32 | len(there.made))),
                 )
                 there.made.append(step.record.number)
             self.hear("jobs")
@@ -124,20 +130,33 @@ class Operator:
             assert body is None or body["metadata"]["uid"] == step.job.uid
             records = ((there.run or {}).get("status") or {}).get("attempts", [])
             open_now = [each["number"] for each in records if not each.get("outcome")]
-            ends = there.run is None or there.run["spec"].get("suspend") or there.run["metadata"].get("deletionTimestamp") or there.asked
-            assert ends or step.job.attempt not in open_now, "the Job of an attempt at work is stopped, and nobody asked for it"
+            ends = (
+                there.run is None
+                or there.run["spec"].get("suspend")
+                or there.run["metadata"].get("deletionTimestamp")
+                or there.asked
+            )
+            assert ends or step.job.attempt not in open_now, (
+                "the Job of an attempt at work is stopped, and nobody asked for it"
+            )
             there.removed.add(step.job.attempt)
             for pod in there.pods.values():
                 if pod["metadata"]["labels"]["perdure.dev/attempt"] == str(step.job.attempt):
                     pod["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:00Z"
             self.hear("jobs")
-        elif there.run is None or self.run is None or self.run["metadata"]["resourceVersion"] != there.run["metadata"]["resourceVersion"]:
+        elif (
+            there.run is None
+            or self.run is None
+            or self.run["metadata"]["resourceVersion"] != there.run["metadata"]["resourceVersion"]
+        ):
             self.hear("run")  # 409, or 404: read again, derive again
         elif isinstance(step, steps.Tell):
             patch = standing.patch(there.run.get("status") or {}, step.status)
             assert patch, "nothing is written that changes nothing"
             self.check(there.run.get("status") or {}, step)
-            there.run["status"] = {k: v for k, v in ((there.run.get("status") or {}) | patch).items() if v is not None}
+            there.run["status"] = {
+                k: v for k, v in ((there.run.get("status") or {}) | patch).items() if v is not None
+            }
             there.touch(there.run)
             self.hear("run")
         elif isinstance(step, steps.Hold):
@@ -148,7 +167,9 @@ class Operator:
             there.run["metadata"]["finalizers"] = []
             there.touch(there.run)
             if there.run["metadata"].get("deletionTimestamp"):
-                assert not [1 for pod in there.pods.values() if pod["status"]["phase"] == "Running"], "a pod was at work"
+                assert not [
+                    1 for pod in there.pods.values() if pod["status"]["phase"] == "Running"
+                ], "a pod was at work"
                 there.run = None
             self.hear("run")
         return None
@@ -160,10 +181,17 @@ class Operator:
         assert numbers == sorted(set(numbers))
         for record in step.status.attempts:
             if record.outcome:
-                if record.number not in there.outcomes and record.outcome != OutcomeKind.CONFIG_ERROR:
+                if (
+                    record.number not in there.outcomes
+                    and record.outcome != OutcomeKind.CONFIG_ERROR
+                ):
                     pod = there.pods.get(f"pod-{record.number}", {"status": {"phase": ""}})
-                    assert pod["status"]["phase"] != "Running", f"it is at work, and is said to be {record.outcome}: {record.detail}"
-                assert there.outcomes.setdefault(record.number, record.outcome) == record.outcome, "an attempt has one outcome"
+                    assert pod["status"]["phase"] != "Running", (
+                        f"it is at work, and is said to be {record.outcome}: {record.detail}"
+                    )
+                assert there.outcomes.setdefault(record.number, record.outcome) == record.outcome, (
+                    "an attempt has one outcome"
+                )
         assert sum(not record.outcome for record in step.status.attempts) <= 1
         if was.get("phase") in FINAL and step.status.phase not in FINAL:
             assert there.asked, f"{was['phase']} was left by itself"
@@ -192,7 +220,10 @@ class Chaos(RuleBasedStateMachine):
         if dies or not rested:
             self.operators[which].forget()
 
-    @rule(data=st.data(), what=st.sampled_from(["made", "begins", "begins", "ends", "ends", "ends", "goes", "job"]))
+    @rule(
+        data=st.data(),
+        what=st.sampled_from(["made", "begins", "begins", "ends", "ends", "ends", "goes", "job"]),
+    )
     def the_cluster_moves(self, data: st.DataObject, what: str) -> None:
         if what in ("made", "begins", "ends"):
             self.a_pod_is_made(data)
@@ -206,14 +237,20 @@ class Chaos(RuleBasedStateMachine):
         elif what == "job":
             self.a_job_ends_or_goes(data, data.draw(st.booleans()))
 
-    @rule(attempt=st.integers(1, 4), phase=st.sampled_from(["Running", "Succeeded", "Failed"]), comes=st.booleans())
+    @rule(
+        attempt=st.integers(1, 4),
+        phase=st.sampled_from(["Running", "Succeeded", "Failed"]),
+        comes=st.booleans(),
+    )
     def somebody_copies_a_pod(self, attempt: int, phase: str, comes: bool) -> None:
         """Labels and last words are an attempt's, and it is nobody's pod; or it goes."""
         self.there.copies.clear()
         if comes and self.there.run is not None:
             kind = OutcomeKind.SUCCEEDED if phase == "Succeeded" else OutcomeKind.AUTH_FAILED
             word, meta = making.told(attempt, kind), {"name": "copy", "ownerReferences": []}
-            self.there.copies.append(making.pod(self.there.run, attempt, phase=phase, state=word, metadata=meta))
+            self.there.copies.append(
+                making.pod(self.there.run, attempt, phase=phase, state=word, metadata=meta)
+            )
 
     @rule(seconds=st.sampled_from([1, 20, 400, 4000]))
     def time_passes(self, seconds: int) -> None:
@@ -223,16 +260,24 @@ class Chaos(RuleBasedStateMachine):
         if not self.there.jobs:
             return
         attempt = data.draw(st.sampled_from(sorted(self.there.jobs)))
-        if f"pod-{attempt}" not in self.there.pods and not self.there.jobs[attempt]["status"]["conditions"] and self.there.run is not None:
+        if (
+            f"pod-{attempt}" not in self.there.pods
+            and not self.there.jobs[attempt]["status"]["conditions"]
+            and self.there.run is not None
+        ):
             self.there.pods[f"pod-{attempt}"] = self.a_pod(attempt, phase="Pending")
 
     def a_pod(self, attempt: int, **more: Any) -> dict[str, Any]:
         """Of the attempt's Job."""
         assert self.there.run is not None
-        return making.pod(self.there.run, attempt, job=self.there.jobs[attempt]["metadata"]["uid"], **more)
+        return making.pod(
+            self.there.run, attempt, job=self.there.jobs[attempt]["metadata"]["uid"], **more
+        )
 
     def _pod(self, data: st.DataObject, *phases: str) -> tuple[str, dict[str, Any], int] | None:
-        names = sorted(name for name, pod in self.there.pods.items() if pod["status"]["phase"] in phases)
+        names = sorted(
+            name for name, pod in self.there.pods.items() if pod["status"]["phase"] in phases
+        )
         if not names:
             return None
         name = data.draw(st.sampled_from(names))
@@ -254,7 +299,10 @@ class Chaos(RuleBasedStateMachine):
                 or self.there.run is None
                 or attempt in self.there.removed
                 or (self.there.outcomes[attempt] == OutcomeKind.CONFIG_ERROR)
-            ), "no agent begins for an attempt that has ended, but one that was given up at this moment"
+            ), (
+                "no agent begins for an attempt that has ended, but one that was given up at this "
+                "moment"
+            )
             self.there.began.append(attempt)
         pod["status"]["phase"] = "Failed" if "terminated" in state else "Running"
         pod["status"]["containerStatuses"][0]["state"] = state
@@ -286,7 +334,9 @@ class Chaos(RuleBasedStateMachine):
         phase = pod["status"]["phase"] if pod else ""
         if finish and phase in ("Succeeded", "Failed"):
             kind = "Complete" if phase == "Succeeded" else "Failed"
-            self.there.jobs[attempt]["status"]["conditions"] = [{"type": kind, "status": "True", "reason": "BackoffLimitExceeded"}]
+            self.there.jobs[attempt]["status"]["conditions"] = [
+                {"type": kind, "status": "True", "reason": "BackoffLimitExceeded"}
+            ]
         elif not finish and phase != "Running":
             del self.there.jobs[attempt]
             self.there.removed.add(attempt)
@@ -298,7 +348,9 @@ class Chaos(RuleBasedStateMachine):
         run = self.there.run
         assert run is not None
         if what == "retry":
-            run["metadata"].setdefault("annotations", {})["perdure.dev/retry"] = str(self.there.version)
+            run["metadata"].setdefault("annotations", {})["perdure.dev/retry"] = str(
+                self.there.version
+            )
         elif what == "update":
             run["spec"]["contextVersion"] += 1
             run["metadata"]["generation"] += 1
@@ -322,13 +374,15 @@ class Chaos(RuleBasedStateMachine):
 
     @invariant()
     def one_job_and_one_agent_for_each_attempt(self) -> None:
-        """Unless somebody deleted the Job, an attempt had one; and its agent was started once, in the order of the numbers."""
+        """Unless somebody deleted the Job, an attempt had one; and its agent was started once, in
+        the order of the numbers."""
         for attempt in set(self.there.made) - self.there.removed:
             assert self.there.made.count(attempt) == 1
         assert self.there.began == sorted(set(self.there.began))
 
     def teardown(self) -> None:
-        """Left to itself, with an agent that always fails in one way or another, it comes to an end."""
+        """Left to itself, with an agent that always fails in one way or another, it comes to an
+        end."""
         there, operator = self.there, self.operators[0]
         if there.run is None:
             return
@@ -346,31 +400,53 @@ class Chaos(RuleBasedStateMachine):
                 return
             status = there.run.get("status") or {}
             over = {
-                n for n in there.jobs if there.pods.get(f"pod-{n}", {"status": {"phase": ""}})["status"]["phase"] in ("Succeeded", "Failed")
+                n
+                for n in there.jobs
+                if there.pods.get(f"pod-{n}", {"status": {"phase": ""}})["status"]["phase"]
+                in ("Succeeded", "Failed")
             }
             over |= {each["number"] for each in status.get("attempts", []) if "exitCode" in each}
-            at_work = [n for n, body in there.jobs.items() if not body["status"]["conditions"] and n not in over]
-            assert set(at_work) <= {each["number"] for each in status.get("attempts", []) if "outcome" not in each}, "a Job is left over"
+            at_work = [
+                n
+                for n, body in there.jobs.items()
+                if not body["status"]["conditions"] and n not in over
+            ]
+            assert set(at_work) <= {
+                each["number"] for each in status.get("attempts", []) if "outcome" not in each
+            }, "a Job is left over"
             if status.get("phase") in FINAL:
                 return
             there.now += 1_000_000
             for attempt in sorted(there.jobs):
-                state = making.told(attempt, OutcomeKind.FAILED) if dice.random() < always / 2 else making.ended(137)
+                state = (
+                    making.told(attempt, OutcomeKind.FAILED)
+                    if dice.random() < always / 2
+                    else making.ended(137)
+                )
                 there.pods[f"pod-{attempt}"] = self.a_pod(attempt, phase="Failed", state=state)
-                there.jobs[attempt]["status"]["conditions"] = [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}]
-            for name in [name for name in there.pods if int(name.removeprefix("pod-")) not in there.jobs]:
+                there.jobs[attempt]["status"]["conditions"] = [
+                    {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}
+                ]
+            for name in [
+                name for name in there.pods if int(name.removeprefix("pod-")) not in there.jobs
+            ]:
                 del there.pods[name]
         raise AssertionError(f"it has no end: {there.run['status']}")
 
 
 Chaos.TestCase.settings = settings(
-    max_examples=100, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+    max_examples=100,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 
 
 class TestAnyOrder(Chaos.TestCase):
-    """Whatever happens in whatever order, each attempt has one Job, one agent and one outcome, and there is an end."""
+    """Whatever happens in whatever order, each attempt has one Job, one agent and one outcome, and
+    there is an end."""
 
     def runTest(self) -> None:
-        """One Job, one agent and one outcome for each attempt; numbers grow; final is final; there is an end."""
+        """One Job, one agent and one outcome for each attempt; numbers grow; final is final; there
+        is an end."""
         super().runTest()

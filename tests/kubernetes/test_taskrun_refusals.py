@@ -1,4 +1,5 @@
-"""The TaskRun resource on a real API server: what is refused, with which sentence; what is taken; what may change; what kubectl shows."""
+"""The TaskRun resource on a real API server: what is refused, with which sentence; what is taken;
+what may change; what kubectl shows."""
 
 from __future__ import annotations
 
@@ -28,7 +29,12 @@ def there(cluster: Cluster, namespace: str) -> str:
 
 
 def asked(cluster: Cluster, namespace: str, name: str, spec: Object) -> Object:
-    body = {"apiVersion": "perdure.dev/v1alpha1", "kind": "TaskRun", "metadata": {"name": name}, "spec": spec}
+    body = {
+        "apiVersion": "perdure.dev/v1alpha1",
+        "kind": "TaskRun",
+        "metadata": {"name": name},
+        "spec": spec,
+    }
     return cluster.api.create(place(namespace), body)
 
 
@@ -41,22 +47,30 @@ def refusal(cluster: Cluster, namespace: str, name: str, spec: Object) -> str:
 
 
 def test_what_is_wrong_is_refused_with_the_fields_name(cluster: Cluster, there: str) -> None:
-    """Each rule and each bound refuses with a sentence that names the field; nothing of it is stored."""
-    said = {what: refusal(cluster, there, "wrong", laid_over(BASE, change)) for what, (change, _) in REFUSED.items()}
-    assert {what: message for what, message in said.items() if REFUSED[what][1] not in message} == {}
+    """Each rule and each bound refuses with a sentence that names the field; nothing of it is
+    stored."""
+    said = {
+        what: refusal(cluster, there, "wrong", laid_over(BASE, change))
+        for what, (change, _) in REFUSED.items()
+    }
+    assert {
+        what: message for what, message in said.items() if REFUSED[what][1] not in message
+    } == {}
     assert cluster.api.items(place(there)) == []
 
 
 def test_what_is_right_is_taken(cluster: Cluster, there: str) -> None:
     """Every use that the fields are there for passes."""
     said = {
-        what: refusal(cluster, there, f"right-{number}", laid_over(BASE, change)) for number, (what, change) in enumerate(TAKEN.items())
+        what: refusal(cluster, there, f"right-{number}", laid_over(BASE, change))
+        for number, (what, change) in enumerate(TAKEN.items())
     }
     assert {what: message for what, message in said.items() if message} == {}
 
 
 def test_what_may_change_and_what_may_not(cluster: Cluster, there: str) -> None:
-    """A task's identity stays, instructions change with their version, and what is about the next attempt is free."""
+    """A task's identity stays, instructions change with their version, and what is about the next
+    attempt is free."""
     wrong = {}
     for number, (what, (before, change, refused)) in enumerate(CHANGES.items()):
         asked(cluster, there, f"change-{number}", laid_over(BASE, before))
@@ -73,50 +87,87 @@ def test_what_may_change_and_what_may_not(cluster: Cluster, there: str) -> None:
 @pytest.mark.parametrize("name", ["a.b", "x" * 64])
 def test_a_name_that_no_run_could_have_is_refused(cluster: Cluster, there: str, name: str) -> None:
     """Names become labels and a run's name: what cannot is refused at once."""
-    assert "metadata.name: at most 63 lower-case letters, digits and hyphens" in refusal(cluster, there, name, BASE)
+    assert "metadata.name: at most 63 lower-case letters, digits and hyphens" in refusal(
+        cluster, there, name, BASE
+    )
 
 
 def test_defaults_are_written_down(cluster: Cluster, there: str) -> None:
     """Who reads a TaskRun back sees what `perdure run` would go by."""
     spec = asked(cluster, there, "least", BASE)["spec"]
     task, policy = TaskSpec(prompt=BASE["prompt"]), spec["policy"]
-    assert (spec["agent"], spec["permissions"], policy["continuity"]) == (task.agent, task.permissions, task.continuity)
-    limits = (policy["attempts"], policy["timeoutSeconds"], policy["stallSeconds"], policy["budgetUSD"], policy["verifyRounds"])
-    assert limits == (task.attempts, task.timeout_s, task.stall_s, task.budget_usd, task.verify_rounds)
+    assert (spec["agent"], spec["permissions"], policy["continuity"]) == (
+        task.agent,
+        task.permissions,
+        task.continuity,
+    )
+    limits = (
+        policy["attempts"],
+        policy["timeoutSeconds"],
+        policy["stallSeconds"],
+        policy["budgetUSD"],
+        policy["verifyRounds"],
+    )
+    assert limits == (
+        task.attempts,
+        task.timeout_s,
+        task.stall_s,
+        task.budget_usd,
+        task.verify_rounds,
+    )
     assert spec["contextVersion"] == 1 and spec["suspend"] is False
     assert spec["workspace"] == {"mode": "Claim", "reclaim": "Keep"}
     assert spec["resume"] == {"mode": "Auto"}
 
 
 def test_kubectl_shows_columns_and_selects_by_field(cluster: Cluster, there: str) -> None:
-    """`kubectl get ptr` tells task, agent, phase, attempt and receipt; `-o wide` also session and reason; fields select."""
+    """`kubectl get ptr` tells task, agent, phase, attempt and receipt; `-o wide` also session and
+    reason; fields select."""
     for number in (1, 2):
         asked(cluster, there, f"run-{number}", {**BASE, "task": f"11{number}"})
-    status = {"phase": "Running", "attempt": 2, "receipt": "native", "sessionId": "5f0c1c52", "reason": "attempt 2 works"}
+    status = {
+        "phase": "Running",
+        "attempt": 2,
+        "receipt": "native",
+        "sessionId": "5f0c1c52",
+        "reason": "attempt 2 works",
+    }
     cluster.api.patch(f"{place(there)}/run-1/status", {"status": status})
-    head, first, _ = (line.split() for line in cluster.kubectl("get", "ptr", "-n", there).splitlines())
+    head, first, _ = (
+        line.split() for line in cluster.kubectl("get", "ptr", "-n", there).splitlines()
+    )
     assert head == ["NAME", "TASK", "AGENT", "PHASE", "ATTEMPT", "RECEIPT", "AGE"]
     assert first[:6] == ["run-1", "111", "claude", "Running", "2", "native"]
     wide = cluster.kubectl("get", "perdure", "-n", there, "-o", "wide").splitlines()
-    assert wide[0].split()[7:] == ["SESSION", "REASON"] and wide[1].endswith("5f0c1c52   attempt 2 works")
+    assert wide[0].split()[7:] == ["SESSION", "REASON"] and wide[1].endswith(
+        "5f0c1c52   attempt 2 works"
+    )
     for field, names in {
         "status.phase=Running": ["run-1"],
         "spec.task=112": ["run-2"],
         "spec.service=shop,spec.agent=claude": ["run-1", "run-2"],
     }.items():
-        found = cluster.kubectl("get", "taskruns.perdure.dev", "-n", there, "--field-selector", field, "-o", "name").split()
+        found = cluster.kubectl(
+            "get", "taskruns.perdure.dev", "-n", there, "--field-selector", field, "-o", "name"
+        ).split()
         assert found == [f"taskrun.perdure.dev/{name}" for name in names], field
 
 
 def test_status_has_its_own_door(cluster: Cluster, there: str) -> None:
-    """Who writes the status changes no spec, who writes the spec no status; the status has a schema too."""
+    """Who writes the status changes no spec, who writes the spec no status; the status has a schema
+    too."""
     made = asked(cluster, there, "two-doors", BASE)
     at = f"{place(there)}/two-doors"
-    written = cluster.api.patch(f"{at}/status", {"spec": {"suspend": True}, "status": {"phase": "Running"}})
+    written = cluster.api.patch(
+        f"{at}/status", {"spec": {"suspend": True}, "status": {"phase": "Running"}}
+    )
     assert (written["spec"]["suspend"], written["status"]["phase"]) == (False, "Running")
     assert written["metadata"]["generation"] == made["metadata"]["generation"]
     assert cluster.api.patch(at, {"status": {"phase": "Failed"}})["status"]["phase"] == "Running"
-    for wrong, field in (({"phase": "Odd"}, "status.phase"), ({"attempts": [{"number": 0}]}, "status.attempts[0].number")):
+    for wrong, field in (
+        ({"phase": "Odd"}, "status.phase"),
+        ({"attempts": [{"number": 0}]}, "status.attempts[0].number"),
+    ):
         with pytest.raises(Refused, match=field.replace("[", r"\[")):
             cluster.api.patch(f"{at}/status", {"status": wrong})
 
@@ -139,35 +190,58 @@ def test_what_the_operator_writes_fits_the_schema(cluster: Cluster, there: str) 
     )  # fmt: skip
     asked(cluster, there, "whole", BASE)
     status: Any = msgspec.json.decode(msgspec.json.encode(whole))
-    assert _without_defaults(whole) and _without_defaults(record), "a field that this test leaves at its default proves nothing"
+    assert _without_defaults(whole) and _without_defaults(record), (
+        "a field that this test leaves at its default proves nothing"
+    )
     assert cluster.api.patch(f"{place(there)}/whole/status", {"status": status})["status"] == status
 
 
 def _without_defaults(struct: Any) -> bool:
     fields = msgspec.structs.fields(type(struct))
-    return all(getattr(struct, field.name) != field.default for field in fields if field.default is not msgspec.NODEFAULT)
+    return all(
+        getattr(struct, field.name) != field.default
+        for field in fields
+        if field.default is not msgspec.NODEFAULT
+    )
 
 
 def test_the_examples_are_taken(cluster: Cluster, there: str) -> None:
     """Whoever copies an example gets no refusal."""
     for path in sorted((TOP / "packaging" / "kubernetes" / "examples").glob("*.yaml")):
-        said = cluster.kubectl("apply", "-n", there, "--server-side", "--dry-run=server", "--validate=strict", "-f", str(path))
+        said = cluster.kubectl(
+            "apply",
+            "-n",
+            there,
+            "--server-side",
+            "--dry-run=server",
+            "--validate=strict",
+            "-f",
+            str(path),
+        )
         assert "serverside-applied" in said, path.name
 
 
 def test_the_step_of_argo_makes_a_taskrun(cluster: Cluster, there: str) -> None:
-    """What the example's workflow would make is taken, and ends with a phase that its conditions name."""
+    """What the example's workflow would make is taken, and ends with a phase that its conditions
+    name."""
     path = TOP / "packaging" / "kubernetes" / "examples" / "argo" / "workflow.yaml"
     step = yaml.safe_load(path.read_text(encoding="utf-8"))["spec"]["templates"][0]["resource"]
     manifest = step["manifest"].replace("{{workflow.parameters.issue}}", "118")
-    assert "taskrun.perdure.dev/shop-118-" in cluster.kubectl("create", "-n", there, "--validate=strict", "-f", "-", stdin=manifest)
+    assert "taskrun.perdure.dev/shop-118-" in cluster.kubectl(
+        "create", "-n", there, "--validate=strict", "-f", "-", stdin=manifest
+    )
     phases = schema()["properties"]["status"]["properties"]["phase"]["enum"]
-    named = [phase for phase in phases if phase in f"{step['successCondition']} {step['failureCondition']}"]
+    named = [
+        phase
+        for phase in phases
+        if phase in f"{step['successCondition']} {step['failureCondition']}"
+    ]
     assert named == ["Succeeded", "Failed", "Cancelled"]
 
 
 def test_the_schema_is_structural(cluster: Cluster, there: str) -> None:
-    """The API server has no complaint about the resource itself, and knows it by its short name and category."""
+    """The API server has no complaint about the resource itself, and knows it by its short name and
+    category."""
     found = json.loads(cluster.kubectl("get", "crd", "taskruns.perdure.dev", "-o", "json"))
     conditions = {each["type"]: each["status"] for each in found["status"]["conditions"]}
     assert conditions == {"NamesAccepted": "True", "Established": "True"}

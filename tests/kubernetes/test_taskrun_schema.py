@@ -1,4 +1,5 @@
-"""The TaskRun resource against the task that it stands for, without a cluster: fields, defaults, limits, bounds, sentences."""
+"""The TaskRun resource against the task that it stands for, without a cluster: fields, defaults,
+limits, bounds, sentences."""
 
 from __future__ import annotations
 
@@ -60,7 +61,8 @@ BY_PATH = dict(places(schema()))
 
 
 def test_every_field_of_a_task_has_its_place_or_is_left_out_by_name() -> None:
-    """A field that is added to TaskSpec and forgotten here, and one that is here and gone there, are told."""
+    """A field that is added to TaskSpec and forgotten here, and one that is here and gone there,
+    are told."""
     assert set(FIELDS) | set(LEFT_OUT) == {field.name for field in dataclasses.fields(TaskSpec)}
     assert not set(FIELDS) & set(LEFT_OUT)
     assert [place for place in FIELDS.values() if place not in BY_PATH] == []
@@ -69,7 +71,9 @@ def test_every_field_of_a_task_has_its_place_or_is_left_out_by_name() -> None:
 def test_defaults_are_those_of_a_task() -> None:
     """A TaskRun that says nothing gets what `perdure run` gets."""
     unset = {
-        field.name: field.default for field in dataclasses.fields(TaskSpec) if not isinstance(field.default, dataclasses._MISSING_TYPE)
+        field.name: field.default
+        for field in dataclasses.fields(TaskSpec)
+        if not isinstance(field.default, dataclasses._MISSING_TYPE)
     }
     for name, place in FIELDS.items():
         default = BY_PATH[place].get("default", unset.get(name))
@@ -77,13 +81,16 @@ def test_defaults_are_those_of_a_task() -> None:
 
 
 def test_names_and_limits_are_perdures_own() -> None:
-    """What the API server takes, perdure takes: the same enums, and names no wider than in the workspace and the service."""
+    """What the API server takes, perdure takes: the same enums, and names no wider than in the
+    workspace and the service."""
     assert BY_PATH["spec.permissions"]["enum"] == [str(each) for each in Permissions]
     assert BY_PATH["spec.policy.continuity"]["enum"] == [str(each) for each in ContinuityPolicy]
     assert BY_PATH["spec.policy.whenFull"]["enum"] == [str(each) for each in WhenFull]
     for place in ("spec.service", "spec.task", "spec.agent"):
         for name in ("a", "A.b_c-9", "x" * 63):
-            assert re.search(BY_PATH[place]["pattern"], name) and identity.check_name("service", name)
+            assert re.search(BY_PATH[place]["pattern"], name) and identity.check_name(
+                "service", name
+            )
         for name in ("", ".a", "-a", "a/b", "a\n", "x" * 64, "é", "a..", "a-"):
             assert not re.search(BY_PATH[place]["pattern"].replace("$", r"\Z"), name)
     (rule,) = schema()["x-kubernetes-validations"]
@@ -108,15 +115,23 @@ def test_names_and_limits_are_perdures_own() -> None:
         ("--upload-pack=id", False),
     ],
 )
-def test_repositories_that_no_pod_would_fetch_are_refused_at_the_door(url: str, taken: bool) -> None:
-    """An address with credentials, or of a transport that perdure does not use, does not become a resource."""
+def test_repositories_that_no_pod_would_fetch_are_refused_at_the_door(
+    url: str, taken: bool
+) -> None:
+    """An address with credentials, or of a transport that perdure does not use, does not become a
+    resource."""
     assert bool(re.search(BY_PATH["spec.repository.url"]["pattern"], url)) is taken
 
 
 def test_everything_in_it_has_a_bound() -> None:
-    """No text, list or map of the resource can grow without end: the API server's costs and etcd stay bounded."""
+    """No text, list or map of the resource can grow without end: the API server's costs and etcd
+    stay bounded."""
     for place, node in BY_PATH.items():
-        if node.get("x-kubernetes-preserve-unknown-fields") or place in ("apiVersion", "kind", "metadata"):
+        if node.get("x-kubernetes-preserve-unknown-fields") or place in (
+            "apiVersion",
+            "kind",
+            "metadata",
+        ):
             continue
         match node.get("type"):
             case "string":
@@ -125,7 +140,9 @@ def test_everything_in_it_has_a_bound() -> None:
                 assert "maxItems" in node, place
             case "object" if "additionalProperties" in node:
                 assert "maxProperties" in node, place
-            case "integer" | "number" if place.startswith("spec.") and node.get("format") != "int64":
+            case "integer" | "number" if (
+                place.startswith("spec.") and node.get("format") != "int64"
+            ):
                 assert {"minimum", "maximum"} <= set(node), place
 
 
@@ -143,8 +160,16 @@ def test_every_rule_is_tried_on_the_api_server() -> None:
     """The table of refusals, which the tests on a cluster use, has a case for each rule."""
     said = [wanted for _, wanted in REFUSED.values()] + [wanted for *_, wanted in CHANGES.values()]
     tails = {wanted[at:] for wanted in said for at in range(len(wanted) - 15)}
-    rules = [rule["message"] for node in BY_PATH.values() for rule in node.get("x-kubernetes-validations", [])]
-    assert [each for each in rules if not any(each.startswith(tail) for tail in tails) and not each.startswith("metadata.name")] == []
+    rules = [
+        rule["message"]
+        for node in BY_PATH.values()
+        for rule in node.get("x-kubernetes-validations", [])
+    ]
+    assert [
+        each
+        for each in rules
+        if not any(each.startswith(tail) for tail in tails) and not each.startswith("metadata.name")
+    ] == []
 
 
 def test_patterns_mean_the_same_to_both_engines() -> None:
@@ -156,21 +181,28 @@ def test_patterns_mean_the_same_to_both_engines() -> None:
 
 
 def test_the_operator_reads_every_field() -> None:
-    """What the resource has, the operator's structs have, with the same defaults; and nothing more."""
+    """What the resource has, the operator's structs have, with the same defaults; and nothing
+    more."""
     spec = {place.removeprefix("spec.") for place in BY_PATH if place.startswith("spec.")}
     told = {place for place in spec if not re.match(r"pod\.(\w+)[\[{.]|.*[]}]$", place)}
     assert set(_fields(Spec)) == told
     for place, default in _fields(Spec).items():
-        if "default" in BY_PATH[f"spec.{place}"] and not isinstance(BY_PATH[f"spec.{place}"]["default"], dict):
+        if "default" in BY_PATH[f"spec.{place}"] and not isinstance(
+            BY_PATH[f"spec.{place}"]["default"], dict
+        ):
             assert BY_PATH[f"spec.{place}"]["default"] == default, place
 
 
 def _fields(struct: Any, at: str = "") -> dict[str, Any]:
-    """The names of a struct as they are written, with those of the structs below it; each with its default."""
+    """The names of a struct as they are written, with those of the structs below it; each with its
+    default."""
     found: dict[str, Any] = {}
     for field in msgspec.structs.fields(struct):
         name, kinds = f"{at}{field.encode_name}", [field.type, *get_args(field.type)]
-        below = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, msgspec.Struct)), None)
+        below = next(
+            (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, msgspec.Struct)),
+            None,
+        )
         found[name] = field.default
         if below is not None:
             found |= _fields(below, f"{name}[]." if get_origin(field.type) is tuple else f"{name}.")
@@ -178,15 +210,21 @@ def _fields(struct: Any, at: str = "") -> dict[str, Any]:
 
 
 def test_columns_and_selectable_fields_are_there() -> None:
-    """A column or a field selector of something that the schema does not have would stay empty for ever."""
+    """A column or a field selector of something that the schema does not have would stay empty for
+    ever."""
     for column in (*version()["additionalPrinterColumns"], *version()["selectableFields"]):
         path = column["jsonPath"].lstrip(".")
         assert path in BY_PATH or path == "metadata.creationTimestamp", path
 
 
 def test_lists_with_keys_are_merged_by_them() -> None:
-    """Two writers of conditions, attempts, variables or volumes do not replace each other's entries."""
-    keyed = {place: node["x-kubernetes-list-map-keys"] for place, node in BY_PATH.items() if node.get("x-kubernetes-list-type") == "map"}
+    """Two writers of conditions, attempts, variables or volumes do not replace each other's
+    entries."""
+    keyed = {
+        place: node["x-kubernetes-list-map-keys"]
+        for place, node in BY_PATH.items()
+        if node.get("x-kubernetes-list-type") == "map"
+    }
     assert keyed == {
         "spec.env": ["name"],
         "spec.pod.imagePullSecrets": ["name"],

@@ -1,7 +1,8 @@
-"""What keeps an attempt from its beginning: each is a condition with a reason and what to do, uses up nothing, and is over when its cause
-is.
+"""What keeps an attempt from its beginning: each is a condition with a reason and what to do, uses
+up nothing, and is over when its cause is.
 
-The pods are scripted (`scripted/attempt.py`): what is shown here is the operator's and the cluster's.
+The pods are scripted (`scripted/attempt.py`): what is shown here is the operator's and the
+cluster's.
 """
 
 from __future__ import annotations
@@ -15,18 +16,25 @@ pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
 
 
 def test_what_is_missing_is_told_and_waited_for(place: Place) -> None:
-    """A Secret, an image, a volume, a service account, a node that fits, some quota: told with what to do, and once it is there the same
-    attempt begins."""
+    """A Secret, an image, a volume, a service account, a node that fits, some quota: told with what
+    to do, and once it is there the same attempt begins."""
     secret = place.scripted("secret", credentialsSecretName="none")
     account = place.scripted("account", pod={"serviceAccountName": "none"})
     node = place.scripted("node", pod={"nodeSelector": {"disk": "fast"}})
     claim = place.scripted("claim", workspace={"mode": "Claim", "storageClassName": "none"})
-    wanted = {secret: "SecretMissing", account: "Forbidden", node: "Unschedulable", claim: "ClaimPending"}
+    wanted = {
+        secret: "SecretMissing",
+        account: "Forbidden",
+        node: "Unschedulable",
+        claim: "ClaimPending",
+    }
     for story, reason in wanted.items():
         told = story.waits_for(reason)
         assert len(told["message"]) > 40, told
         assert story.attempts()[0].get("outcome") is None and len(story.attempts()) == 1
-        assert reason in place.perdure("why", story.name) or told["message"][:30] in place.perdure("why", story.name)
+        assert reason in place.perdure("why", story.name) or told["message"][:30] in place.perdure(
+            "why", story.name
+        )
     place.secret("none", {"ANTHROPIC_API_KEY": "a"})
     place.api.create(place.of("v1", "serviceaccounts"), {"metadata": {"name": "none"}})
     place.volume("none")
@@ -39,7 +47,8 @@ def test_what_is_missing_is_told_and_waited_for(place: Place) -> None:
 
 
 def test_an_image_that_is_not_there(place: Place) -> None:
-    """The pod waits for its image: told, and nothing else is tried in its place; taken back by a person it ends."""
+    """The pod waits for its image: told, and nothing else is tried in its place; taken back by a
+    person it ends."""
     story = place.scripted("image", pod={"image": "nowhere.invalid/none:1"})
     assert "spec.pod.image" in story.waits_for("ImagePullFailed")["message"]
     assert len(story.jobs()) == 1
@@ -49,9 +58,15 @@ def test_an_image_that_is_not_there(place: Place) -> None:
 
 def test_a_quota_that_is_used_up(place: Place) -> None:
     """No pod may be made: told as the quota's doing, and over with it."""
-    place.api.create(place.of("v1", "resourcequotas"), {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}})
+    place.api.create(
+        place.of("v1", "resourcequotas"),
+        {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}},
+    )
     place.cluster.until(
-        lambda: place.api.get(place.of("v1", "resourcequotas", "none")).get("status", {}).get("hard"), "the quota is in force"
+        lambda: (
+            place.api.get(place.of("v1", "resourcequotas", "none")).get("status", {}).get("hard")
+        ),
+        "the quota is in force",
     )
     story = place.scripted("quota")
     assert "quota" in story.waits_for("QuotaExceeded")["message"]
@@ -61,7 +76,8 @@ def test_a_quota_that_is_used_up(place: Place) -> None:
 
 
 def test_an_unknown_agent_needs_a_person(place: Place) -> None:
-    """perdure in the pod knows no such agent: one attempt, a person is asked, and nothing is retried."""
+    """perdure in the pod knows no such agent: one attempt, a person is asked, and nothing is
+    retried."""
     story = place.scripted("unknown", agent="hal", pod={"image": PERDURE})
     status = story.settled("Failed")
     assert len(status["attempts"]) == 1

@@ -1,5 +1,6 @@
-"""What a person does to a TaskRun while it runs and afterwards, on the real control plane with the real Claude Code: new instructions,
-one more attempt, a stop, a deletion. Asserted on what reached the model."""
+"""What a person does to a TaskRun while it runs and afterwards, on the real control plane with the
+real Claude Code: new instructions, one more attempt, a stop, a deletion. Asserted on what reached
+the model."""
 
 from __future__ import annotations
 
@@ -26,8 +27,9 @@ say The third thing is said.
 
 
 def test_new_instructions_during_a_run_and_after_it(place: Place) -> None:
-    """Raised while an attempt is at work, a version is given when it has ended; raised afterwards, it opens the run again. Each time in the
-    same conversation, and the agent is told only what is new."""
+    """Raised while an attempt is at work, a version is given when it has ended; raised afterwards,
+    it opens the run again. Each time in the same conversation, and the agent is told only what is
+    new."""
     story = tell(place, "updated", script=TURNS)
     story.until(lambda: len(story.asked) >= 2, "the first turn is at its second step")
     story.update("Now write two.txt. The second word is fagus.")
@@ -39,10 +41,21 @@ def test_new_instructions_during_a_run_and_after_it(place: Place) -> None:
     delta = _turn(story, "betula")
     assert WORD not in delta and "fagus" not in delta
     whole = said(story.rehearsal.last.messages)
-    assert all(word in whole for word in (WORD, "fagus", "betula", "The first file is written.", "The second file is written."))
+    assert all(
+        word in whole
+        for word in (
+            WORD,
+            "fagus",
+            "betula",
+            "The first file is written.",
+            "The second file is written.",
+        )
+    )
     last = story.status()
     assert {each["sessionId"] for each in last["attempts"]} == {first["sessionId"]}
-    assert [each["receipt"]["verdict"] for each in last["attempts"][1:]] == ["native"] * (len(last["attempts"]) - 1)
+    assert [each["receipt"]["verdict"] for each in last["attempts"][1:]] == ["native"] * (
+        len(last["attempts"]) - 1
+    )
     assert last["contextVersion"] == 3
     story.one_of_each()
 
@@ -53,15 +66,25 @@ def _turn(story: Story, word: str) -> str:
 
 
 def test_one_more_attempt_by_annotation_and_by_verb(place: Place) -> None:
-    """Where the attempts are used up, each new value of the annotation is one more attempt, once; `kubectl perdure retry` is the same."""
-    story = tell(place, "again", script="by history\nrun echo one > one.txt\n---\nhang x2\nsay It is done.\n", policy={"attempts": 1})
+    """Where the attempts are used up, each new value of the annotation is one more attempt, once;
+    `kubectl perdure retry` is the same."""
+    story = tell(
+        place,
+        "again",
+        script="by history\nrun echo one > one.txt\n---\nhang x2\nsay It is done.\n",
+        policy={"attempts": 1},
+    )
     story.hangs()
     story.agent_process().kill()
     failed = story.settled("Failed")
     assert len(failed["attempts"]) == 1 and "1 of 1 attempts used" in failed["reason"]
     story.annotate("retry", "a")
-    # Whether the killed agent had written down what its tool said is luck: then it asks once more before it waits.
-    story.until(lambda: sum(each.reply == 1 for each in story.asked) >= 2, "the second attempt waits for the model")
+    # Whether the killed agent had written down what its tool said is luck: then it asks once more
+    # before it waits.
+    story.until(
+        lambda: sum(each.reply == 1 for each in story.asked) >= 2,
+        "the second attempt waits for the model",
+    )
     story.agent_process().kill()
     story.settled("Failed")
     story.annotate("retry", "a")
@@ -71,14 +94,17 @@ def test_one_more_attempt_by_annotation_and_by_verb(place: Place) -> None:
 
 
 def test_a_stop_and_on_again(place: Place) -> None:
-    """Suspended, the attempt ends in good order and none follows; when it is let go again, it goes on in the same conversation."""
+    """Suspended, the attempt ends in good order and none follows; when it is let go again, it goes
+    on in the same conversation."""
     claim, store = tell(place, "stopped"), tell(place, "stopped-store", mode="Checkpoints")
     for story in (claim, store):
         story.hangs()
         story.patch(spec={"suspend": True})
     for story in (claim, store):
         status = story.settled("Suspended")
-        assert [each["outcome"] for each in status["attempts"]] == ["cancelled"] and not story.processes()
+        assert [each["outcome"] for each in status["attempts"]] == [
+            "cancelled"
+        ] and not story.processes()
         story.patch(spec={"suspend": False})
     for story in (claim, store):
         _, last = story.went_on()
@@ -86,8 +112,9 @@ def test_a_stop_and_on_again(place: Place) -> None:
 
 
 def test_a_task_that_was_deleted_goes_on_as_another(place: Place) -> None:
-    """With a claim that is kept, a TaskRun may be deleted in the middle of its work: its pod ends in good order, the claim stays, and the
-    next TaskRun for the same task goes on in the same conversation."""
+    """With a claim that is kept, a TaskRun may be deleted in the middle of its work: its pod ends
+    in good order, the claim stays, and the next TaskRun for the same task goes on in the same
+    conversation."""
     story = tell(place, "first", task="cart")
     story.hangs()
     session = story.until(lambda: story.rehearsal.requests[0].session, "the conversation has an id")
@@ -101,10 +128,13 @@ def test_a_task_that_was_deleted_goes_on_as_another(place: Place) -> None:
 
 
 def test_unsaved_work_holds_a_deletion(place: Place) -> None:
-    """Where the claim would go with the TaskRun and holds work that is nowhere else, the deletion waits and says what to do; with the
-    annotation that says so it is let go, and the claim with it. Where all is in the checkpoint store, nothing holds it."""
+    """Where the claim would go with the TaskRun and holds work that is nowhere else, the deletion
+    waits and says what to do; with the annotation that says so it is let go, and the claim with it.
+    Where all is in the checkpoint store, nothing holds it."""
     script = "by history\nrun echo one > one.txt\n---\nsay It is done.\n"
-    held = tell(place, "held", script=script, workspace={**place.workspace("Claim"), "reclaim": "Delete"})
+    held = tell(
+        place, "held", script=script, workspace={**place.workspace("Claim"), "reclaim": "Delete"}
+    )
     free = tell(place, "free", script=script, mode="Checkpoints")
     for story in (held, free):
         story.settled()
@@ -115,4 +145,6 @@ def test_unsaved_work_holds_a_deletion(place: Place) -> None:
     assert held.body()["metadata"]["finalizers"]
     held.annotate("abandon", "true")
     held.gone()
-    held.until(lambda: not place.api.items(place.of("v1", "persistentvolumeclaims")), "the claim is gone")
+    held.until(
+        lambda: not place.api.items(place.of("v1", "persistentvolumeclaims")), "the claim is gone"
+    )

@@ -1,12 +1,14 @@
 """F18: what may happen to an operator, counted by kind: `make kubernetes-faults N=100`.
 
-Trials of one kind share a namespace and its operator, and go on at the same time. The faults are the operator's, the API server's and the
-cluster's, so pods are scripted (`scripted/attempt.py`): they keep a conversation on their claim, and write down who worked beside whom.
-What the real agents and their models make of the same ends is shown by `test_journeys`.
+Trials of one kind share a namespace and its operator, and go on at the same time. The faults are
+the operator's, the API server's and the cluster's, so pods are scripted (`scripted/attempt.py`):
+they keep a conversation on their claim, and write down who worked beside whom. What the real agents
+and their models make of the same ends is shown by `test_journeys`.
 
-What must hold: every run ends as its pods were told to end; one Job, one pod and one outcome for each attempt; nothing is tried for ever;
-no attempt works beside another or begins twice; each later attempt goes on in the same conversation; work that is nowhere else holds a
-deletion. A trial counts only if its fault was there.
+What must hold: every run ends as its pods were told to end; one Job, one pod and one outcome for
+each attempt; nothing is tried for ever; no attempt works beside another or begins twice; each later
+attempt goes on in the same conversation; work that is nowhere else holds a deletion. A trial counts
+only if its fault was there.
 """
 
 from __future__ import annotations
@@ -61,11 +63,13 @@ class Scene:
     proxy: Proxy
 
 
-# --- faults of the way to the API server -------------------------------------------------------------------------------
+# --- faults of the way to the API server
+# -------------------------------------------------------------------------------
 
 
 def answered(*what: int | str, writes: bool = True, share: float = 0.3) -> Strike:
-    """A share of the operator's requests is answered so, until the run has had its second attempt or a while has passed."""
+    """A share of the operator's requests is answered so, until the run has had its second attempt
+    or a while has passed."""
 
     def strike(scene: Scene, run: Run, dice: random.Random) -> bool:
         before = scene.proxy.faults
@@ -112,7 +116,8 @@ def restarted(scene: Scene, run: Run, dice: random.Random) -> bool:
     return True
 
 
-# --- faults of the operator ------------------------------------------------------------------------------------------------
+# --- faults of the operator
+# ------------------------------------------------------------------------------------------------
 
 
 def touched(scene: Scene, run: Run, dice: random.Random) -> bool:
@@ -140,11 +145,13 @@ def killed(scene: Scene, run: Run, dice: random.Random) -> bool:
     return True
 
 
-# --- faults of pods and nodes ----------------------------------------------------------------------------------------------
+# --- faults of pods and nodes
+# ----------------------------------------------------------------------------------------------
 
 
 def at_work(scene: Scene, run: Run) -> Object:
-    """The pod that runs, when it has written down that it began: one that never began would do as its first attempt was told, once more."""
+    """The pod that runs, when it has written down that it began: one that never began would do as
+    its first attempt was told, once more."""
     pod = run.pod()
     run.until(lambda: conversation(scene.place, run), "it has begun its work")
     return pod
@@ -160,7 +167,9 @@ def pod_deleted(scene: Scene, run: Run, dice: random.Random) -> bool:
 def pod_deleted_at_once(scene: Scene, run: Run, dice: random.Random) -> bool:
     pod = at_work(scene, run)
     time.sleep(dice.uniform(0.0, 1.0))
-    scene.place.api.delete(scene.place.of("v1", "pods", pod["metadata"]["name"]), gracePeriodSeconds=0)
+    scene.place.api.delete(
+        scene.place.of("v1", "pods", pod["metadata"]["name"]), gracePeriodSeconds=0
+    )
     return True
 
 
@@ -188,12 +197,16 @@ def job_deleted(scene: Scene, run: Run, dice: random.Random) -> bool:
 
 
 def memory_eaten(scene: Scene, run: Run, dice: random.Random) -> bool:
-    first = run.until(lambda: next((each for each in run.attempts() if each.get("outcome")), None), "its first attempt has ended")
+    first = run.until(
+        lambda: next((each for each in run.attempts() if each.get("outcome")), None),
+        "its first attempt has ended",
+    )
     return "memory" in str(first.get("detail", ""))
 
 
 def node_lost(scene: Scene, run: Run, dice: random.Random) -> bool:
-    """The power of its node is cut, and somebody says so; both at once for all trials of this kind."""
+    """The power of its node is cut, and somebody says so; both at once for all trials of this
+    kind."""
     at_work(scene, run)
     return True
 
@@ -205,7 +218,8 @@ def claim_pending(scene: Scene, run: Run, dice: random.Random) -> bool:
 
 
 def deleted(scene: Scene, run: Run, dice: random.Random) -> bool:
-    """Deleted in the middle of its work, which lies nowhere else: held, until somebody gives it up."""
+    """Deleted in the middle of its work, which lies nowhere else: held, until somebody gives it
+    up."""
     at_work(scene, run)
     run.delete()
     told = run.until(lambda: run.condition("UnsavedWork"), "it says that there is unsaved work")
@@ -230,7 +244,8 @@ SMALL = {"pod": {"resources": {"limits": {"memory": "96Mi"}}}}
 
 @dataclass(frozen=True)
 class Kind:
-    """`does` is what the pods are told, `share` how many trials in a hundred are made, `gone` whether the TaskRun is deleted in it."""
+    """`does` is what the pods are told, `share` how many trials in a hundred are made, `gone`
+    whether the TaskRun is deleted in it."""
 
     strike: Strike
     does: str
@@ -239,7 +254,8 @@ class Kind:
     gone: bool = False
     own_class: bool = False
     alone: bool = False
-    """One trial after the other, as what happens to one happens to all; by this thread, with which ends what it has started."""
+    """One trial after the other, as what happens to one happens to all; by this thread, with which
+    ends what it has started."""
 
 
 AGAIN, HELD = "fails 1 1.0", "hangs 1 0.3"
@@ -267,7 +283,9 @@ KINDS: dict[str, Kind] = {
     LOST: Kind(node_lost, HELD, 4),
     "claim is pending": Kind(claim_pending, "works 0.3", 4, own_class=True),
     "TaskRun is deleted, unsaved": Kind(deleted, "hangs 9 0.3", 4, DELETING, gone=True),
-    "TaskRun is deleted, saved": Kind(deleted_and_saved, "hangs 9 0.3 saved", 3, DELETING, gone=True),
+    "TaskRun is deleted, saved": Kind(
+        deleted_and_saved, "hangs 9 0.3 saved", 3, DELETING, gone=True
+    ),
 }
 
 
@@ -275,15 +293,25 @@ def trials(cluster: Cluster, store: Bucket, kind: str, number: int, seed: int) -
     """So many trials of one kind, at the same time."""
     made = [Trial(kind, seed + at) for at in range(number)]
     whole = KINDS[kind]
-    with Proxy(cluster) as proxy, place(cluster, store, via=proxy.url) as here, ThreadPoolExecutor(number) as pool:
+    with (
+        Proxy(cluster) as proxy,
+        place(cluster, store, via=proxy.url) as here,
+        ThreadPoolExecutor(number) as pool,
+    ):
         here.operator.ready()
         scene = Scene(cluster, here, proxy)
-        runs = [_run(here, whole, at) for at in range(number)] if kind != LOST else _on_one_node(scene, whole, number)
+        runs = (
+            [_run(here, whole, at) for at in range(number)]
+            if kind != LOST
+            else _on_one_node(scene, whole, number)
+        )
         with here.lost("one") if kind == LOST else nullcontext():
             if kind == LOST:
                 _told_of(scene, runs)
             several = map if whole.alone else pool.map
-            for trial, outcome in zip(made, several(_tried, [scene] * number, runs, made, [whole] * number), strict=True):
+            for trial, outcome in zip(
+                made, several(_tried, [scene] * number, runs, made, [whole] * number), strict=True
+            ):
                 trial.wrong += outcome
     return made
 
@@ -327,13 +355,21 @@ def _told_of(scene: Scene, runs: list[Run]) -> None:
     scene.place.declare_lost("one")
 
 
-def campaign(cluster: Cluster, number: int, seed: int, kinds: tuple[str, ...] = tuple(KINDS)) -> list[Trial]:
+def campaign(
+    cluster: Cluster, number: int, seed: int, kinds: tuple[str, ...] = tuple(KINDS)
+) -> list[Trial]:
     """About so many trials, shared out among the kinds; one of each at least."""
     whole = sum(KINDS[kind].share for kind in kinds)
     done: list[Trial] = []
     with bucket() as store:
         for kind in kinds:
-            made = trials(cluster, store, kind, max(1, round(number * KINDS[kind].share / whole)), seed + 1000 * len(done))
+            made = trials(
+                cluster,
+                store,
+                kind,
+                max(1, round(number * KINDS[kind].share / whole)),
+                seed + 1000 * len(done),
+            )
             done += made
             marks = "".join("F" if each.wrong else "." if each.fired else "-" for each in made)
             print(f"{kind:<32}{marks}", file=sys.stderr, flush=True)
@@ -345,10 +381,22 @@ def table(done: list[Trial]) -> str:
     lines = [f"{'':<32}{'trials':>7}{'fired':>7}{'attempts':>10}{'wrong':>7}"]
     for kind in dict.fromkeys(each.kind for each in done):
         mine = [each for each in done if each.kind == kind]
-        counts = len(mine), sum(each.fired for each in mine), sum(each.attempts for each in mine), sum(bool(each.wrong) for each in mine)
+        counts = (
+            len(mine),
+            sum(each.fired for each in mine),
+            sum(each.attempts for each in mine),
+            sum(bool(each.wrong) for each in mine),
+        )
         lines.append(f"{kind:<32}{counts[0]:>7}{counts[1]:>7}{counts[2]:>10}{counts[3]:>7}")
-    lines.append(f"{'all':<32}{len(done):>7}{sum(each.fired for each in done):>7}{'':>10}{sum(bool(each.wrong) for each in done):>7}")
-    return "\n".join([*lines, *(f"{each.kind}, seed {each.seed}: {wrong}" for each in done for wrong in each.wrong)])
+    lines.append(
+        f"{'all':<32}{len(done):>7}{sum(each.fired for each in done):>7}{'':>10}{sum(bool(each.wrong) for each in done):>7}"
+    )
+    return "\n".join(
+        [
+            *lines,
+            *(f"{each.kind}, seed {each.seed}: {wrong}" for each in done for wrong in each.wrong),
+        ]
+    )
 
 
 def main() -> int:

@@ -15,7 +15,8 @@ LONG_S = 3600.0
 
 
 def test_a_bell_wakes_who_waits(tmp_path: Path) -> None:
-    """A pool that would sleep for an hour is woken by whoever rings at its state directory, and by itself."""
+    """A pool that would sleep for an hour is woken by whoever rings at its state directory, and by
+    itself."""
     with closing(Bell(tmp_path)) as bell:
         for kick in (lambda: ring(tmp_path), bell.ring):
             waiting = threading.Thread(target=bell.wait, args=(LONG_S,))
@@ -33,9 +34,13 @@ def test_a_ring_before_the_wait_counts(tmp_path: Path) -> None:
 
 
 def test_nobody_has_to_be_there(tmp_path: Path) -> None:
-    """Without a pool nothing happens; the bell that a killed pool left is taken down, and another one still rings."""
+    """Without a pool nothing happens; the bell that a killed pool left is taken down, and another
+    one still rings."""
     ring(tmp_path / "nothing")
-    killed = "import os, pathlib, sys, perdure.bell as b; b.Bell(pathlib.Path(sys.argv[1])); os.kill(os.getpid(), 9)"
+    killed = (
+        "import os, pathlib, sys, perdure.bell as b; b.Bell(pathlib.Path(sys.argv[1])); "
+        "os.kill(os.getpid(), 9)"
+    )
     subprocess.run([sys.executable, "-c", killed, str(tmp_path)], check=False)
     assert len(list((tmp_path / "bells").iterdir())) == 1
     with closing(Bell(tmp_path)) as bell:

@@ -1,4 +1,5 @@
-"""perdure as a library, on the real Claude Code: the same verbs, typed, for ordinary programs and for event loops."""
+"""perdure as a library, on the real Claude Code: the same verbs, typed, for ordinary programs and
+for event loops."""
 
 from __future__ import annotations
 
@@ -23,7 +24,10 @@ from perdure.events import AttemptEnded, Said
 from perdure.rehearsal import Rehearsal
 from tests.journeys.stage import Stage
 
-SCRIPT = "by history\nrun echo one > one.txt\n---\nsay The first file is written.\n---\nsay More is done.\n"
+SCRIPT = (
+    "by history\nrun echo one > one.txt\n---\nsay The first file is written.\n---\nsay More is "
+    "done.\n"
+)
 
 
 @pytest.fixture
@@ -44,35 +48,54 @@ def stage() -> Iterator[Callable[[str], Stage]]:
 
 
 def test_both_doors_have_the_same_verbs() -> None:
-    """What an ordinary program can do, one on an event loop can, too, by the same names and arguments; `async with` closes it."""
+    """What an ordinary program can do, one on an event loop can, too, by the same names and
+    arguments; `async with` closes it."""
     verbs = {name for name in vars(perdure.Runner) if not name.startswith("_")} - {"close"}
     assert verbs <= {name for name in vars(perdure.AsyncRunner) if not name.startswith("_")}
     for name in ("plan_run", "plan_retry", "plan_report", "runs", "restore", "history", "retry"):
-        one, other = (inspect.signature(getattr(door, name)) for door in (perdure.Runner, perdure.AsyncRunner))
+        one, other = (
+            inspect.signature(getattr(door, name)) for door in (perdure.Runner, perdure.AsyncRunner)
+        )
         assert one == other, name
 
 
 def test_files_from_a_program(stage: Callable[[str], Stage]) -> None:
-    """`files`, `context` and `on_edit` do what the command's flags do; a strategy that nobody knows is refused."""
+    """`files`, `context` and `on_edit` do what the command's flags do; a strategy that nobody knows
+    is refused."""
     one = stage("by history\nrun echo more >> notes/a.md\n---\nsay Done.\n---\nsay Again.\n")
     notes = one.directory / "notes"
     notes.mkdir()
     (notes / "a.md").write_text("first\n")
     with perdure.open(cwd=one.repo, environ=one.environ) as runner:
-        run = runner.run("Read it.", agent="claude", permissions="full", name="task", files=[f"{notes}/a.md=notes/a.md"])
+        run = runner.run(
+            "Read it.",
+            agent="claude",
+            permissions="full",
+            name="task",
+            files=[f"{notes}/a.md=notes/a.md"],
+        )
         assert run.workspace is not None
         assert (Path(run.workspace.path) / "notes/a.md").read_text() == "first\nmore\n"
         (notes / "a.md").write_text("second\n")
         with pytest.raises(perdure.PerdureError, match="on_edit"):
             runner.update("task", "Again.", files=[notes / "a.md"], on_edit="overwrite")
-        runner.update("task", "Again.", context=notes.parent / "notes", files=[f"{notes}/a.md=notes/a.md"], on_edit="replace")
+        runner.update(
+            "task",
+            "Again.",
+            context=notes.parent / "notes",
+            files=[f"{notes}/a.md=notes/a.md"],
+            on_edit="replace",
+        )
         assert (Path(run.workspace.path) / "notes/a.md").read_text() == "second\n"
-        done = {file["name"]: file["action"] for file in runner.report("task")["attempts"][1]["files"]}
+        done = {
+            file["name"]: file["action"] for file in runner.report("task")["attempts"][1]["files"]
+        }
         assert done == {"a.md": "written", "notes/a.md": "replaced"}
 
 
 def test_the_sync_door(stage: Callable[[str], Stage]) -> None:
-    """run, update, report and history do what the command does, and the command sees the same run."""
+    """run, update, report and history do what the command does, and the command sees the same
+    run."""
     one = stage(SCRIPT)
     with perdure.open(cwd=one.repo, environ=one.environ) as runner:
         run = runner.run("Write one.txt.", agent="claude", permissions="full", name="task")
@@ -86,7 +109,10 @@ def test_the_sync_door(stage: Callable[[str], Stage]) -> None:
         first, second = attempts
         assert first.receipt is not None
         assert second.receipt is not None
-        assert (first.receipt.verdict, second.receipt.verdict) == (perdure.Verdict.FRESH, perdure.Verdict.NATIVE)
+        assert (first.receipt.verdict, second.receipt.verdict) == (
+            perdure.Verdict.FRESH,
+            perdure.Verdict.NATIVE,
+        )
         assert any(isinstance(record.event, AttemptEnded) for record in runner.history("task"))
         assert runner.report("task") == one.show()
         with pytest.raises(perdure.PerdureError, match="nothing to retry"):
@@ -99,13 +125,19 @@ def test_the_sync_door(stage: Callable[[str], Stage]) -> None:
 
 
 def test_a_pool_hears_of_what_is_submitted(stage: Callable[[str], Stage]) -> None:
-    """`submit` rings at the pools of the state directory; who follows a run that a pool has begun waits for that pool."""
+    """`submit` rings at the pools of the state directory; who follows a run that a pool has begun
+    waits for that pool."""
     one = stage(SCRIPT)
-    with closing(Bell(one.state)) as bell, perdure.open(cwd=one.repo, environ=one.environ) as runner:
+    with (
+        closing(Bell(one.state)) as bell,
+        perdure.open(cwd=one.repo, environ=one.environ) as runner,
+    ):
         run = runner.submit("Write one.txt.", agent="claude", permissions="full")
         bell.wait(3600)
         pool = one.start("work", "--once")
-        one.until(lambda: runner.get(run.id).state is perdure.RunState.RUNNING, "the pool has begun it")
+        one.until(
+            lambda: runner.get(run.id).state is perdure.RunState.RUNNING, "the pool has begun it"
+        )
         assert runner.follow(run.id).state is perdure.RunState.SUCCEEDED
         assert one.finish(pool).code == 0
 
@@ -116,9 +148,15 @@ def test_the_async_door(stage: Callable[[str], Stage]) -> None:
 
     async def program() -> tuple[perdure.TaskRun, list[str]]:
         async with perdure.connect(cwd=one.repo, environ=one.environ) as runner:
-            run = await runner.submit("Write one.txt.", agent="claude", repo=str(one.repo), permissions="full")
+            run = await runner.submit(
+                "Write one.txt.", agent="claude", repo=str(one.repo), permissions="full"
+            )
             working = asyncio.create_task(runner.follow(run.id))
-            said = [record.event.text async for record in runner.events(run.id) if isinstance(record.event, Said)]
+            said = [
+                record.event.text
+                async for record in runner.events(run.id)
+                if isinstance(record.event, Said)
+            ]
             return await working, said
 
     run, said = asyncio.run(program())
@@ -133,7 +171,9 @@ def test_cancelling_stops_the_agent(stage: Callable[[str], Stage]) -> None:
 
     async def program() -> str:
         async with perdure.connect(cwd=one.repo, environ=one.environ) as runner:
-            run = await runner.submit("Say hello.", agent="claude", repo=str(one.repo), permissions="full")
+            run = await runner.submit(
+                "Say hello.", agent="claude", repo=str(one.repo), permissions="full"
+            )
             working = asyncio.create_task(runner.follow(run.id))
             await asyncio.to_thread(one.rehearsal.wait_for, 1)
             working.cancel()
@@ -148,7 +188,8 @@ def test_cancelling_stops_the_agent(stage: Callable[[str], Stage]) -> None:
 
 
 def test_many_that_work_hold_up_nothing() -> None:
-    """More runs than an event loop has threads: what is asked meanwhile is answered, and all are stopped when they are cancelled."""
+    """More runs than an event loop has threads: what is asked meanwhile is answered, and all are
+    stopped when they are cancelled."""
 
     class Working:
         """A door behind which each run works until it is stopped."""
@@ -180,12 +221,16 @@ def test_many_that_work_hold_up_nothing() -> None:
             each.cancel()
         return list(await asyncio.gather(*following, return_exceptions=True))
 
-    assert [type(each) for each in asyncio.run(asyncio.wait_for(program(), 90))] == [asyncio.CancelledError] * 40
+    assert [type(each) for each in asyncio.run(asyncio.wait_for(program(), 90))] == [
+        asyncio.CancelledError
+    ] * 40
 
 
 def test_importing_costs_nothing() -> None:
     """`import perdure` loads no room."""
-    words = "import sys, perdure; print([name for name in sys.modules if name.startswith('perdure.')])"
+    words = (
+        "import sys, perdure; print([name for name in sys.modules if name.startswith('perdure.')])"
+    )
     done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -208,8 +253,8 @@ needs = ["models"]
 
 
 def test_a_plan_from_a_program(stage: Callable[[str], Stage]) -> None:
-    """A plan that is cancelled on an event loop is stopped in good order; run again by the ordinary door it goes on, and its report is
-    that of the command."""
+    """A plan that is cancelled on an event loop is stopped in good order; run again by the ordinary
+    door it goes on, and its report is that of the command."""
     one = stage(SCRIPT.replace("say More", "hang\nsay More"))
     (one.directory / "plan.toml").write_text(PLAN)
 
@@ -220,7 +265,10 @@ def test_a_plan_from_a_program(stage: Callable[[str], Stage]) -> None:
             planning.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await planning
-            assert [task["state"] for task in (await runner.plan_report("shop"))["tasks"]] == ["succeeded", "cancelled"]
+            assert [task["state"] for task in (await runner.plan_report("shop"))["tasks"]] == [
+                "succeeded",
+                "cancelled",
+            ]
 
     asyncio.run(cancelled())
     one.nothing_survives()
@@ -228,7 +276,10 @@ def test_a_plan_from_a_program(stage: Callable[[str], Stage]) -> None:
         plan = runner.plan_run("../plan.toml")
         assert plan.state is perdure.PlanState.SUCCEEDED
         report = runner.plan_report("shop")
-        assert [(task["verdict"], task["attempts"]) for task in report["tasks"]] == [("fresh", 1), ("native", 2)]
+        assert [(task["verdict"], task["attempts"]) for task in report["tasks"]] == [
+            ("fresh", 1),
+            ("native", 2),
+        ]
         with pytest.raises(perdure.PerdureError, match="is done"):
             runner.plan_retry("shop", "views")
     shown = one.perdure("plan", "show", "shop", "--json")

@@ -1,9 +1,11 @@
-"""The corpus of broken transcripts: recordings of the real CLIs (made by them against the rehearsal, without their own prompts, with
-invented paths), and what breaks each. The answer to each is the promise of docs/reference/mending.md.
+"""The corpus of broken transcripts: recordings of the real CLIs (made by them against the
+rehearsal, without their own prompts, with invented paths), and what breaks each. The answer to each
+is the promise of docs/reference/mending.md.
 
-`answer`: `taken` (the agent takes it as it is, nothing is changed), `mended`, `told` (something is lost, and cannot be brought back:
-it is said, nothing is changed), `refused` (nothing can be mended, with the reason). `real`: shown on the installed CLI as well, before
-and after. `missing`: what the model is not told after mending, because it is gone.
+`answer`: `taken` (the agent takes it as it is, nothing is changed), `mended`, `told` (something is
+lost, and cannot be brought back: it is said, nothing is changed), `refused` (nothing can be mended,
+with the reason). `real`: shown on the installed CLI as well, before and after. `missing`: what the
+model is not told after mending, because it is gone.
 """
 
 from __future__ import annotations
@@ -17,7 +19,16 @@ from typing import Any
 from perdure.mending import Trouble
 
 RECORDINGS = Path(__file__).with_name("recordings")
-TOLD = ("tell me a word", "The word is plum.", "run the tool", "echo tool-one", "tool-one", "Ran it.", "third prompt", "Four.")
+TOLD = (
+    "tell me a word",
+    "The word is plum.",
+    "run the tool",
+    "echo tool-one",
+    "tool-one",
+    "Ran it.",
+    "third prompt",
+    "Four.",
+)
 """What every recording tells the model, in order."""
 IDS = {
     "claude": "1fd20e2d-c225-46dd-a6c1-c09824bbdaa7",
@@ -50,7 +61,12 @@ MARKS = {
         "result": b'"user","content":[{"functionResponse"',
         "prompt": b'"run the tool"',
     },
-    "opencode": {"answer": b'"The word is plum."', "call": b'"callID"', "result": b'"callID"', "prompt": b'"run the tool"'},
+    "opencode": {
+        "answer": b'"The word is plum."',
+        "call": b'"callID"',
+        "result": b'"callID"',
+        "prompt": b'"run the tool"',
+    },
 }
 Lines = list[bytes]
 
@@ -138,7 +154,9 @@ def _image(size: int) -> Callable[[Recording], bytes]:
     source = {"type": "base64", "media_type": "image/png", "data": "A" * size}
     return lambda r: r.edited(
         "result",
-        lambda e: e["message"]["content"][0].update(content=[{"type": "text", "text": "tool-one"}, {"type": "image", "source": source}]),
+        lambda e: e["message"]["content"][0].update(
+            content=[{"type": "text", "text": "tool-one"}, {"type": "image", "source": source}]
+        ),
     )
 
 
@@ -148,16 +166,24 @@ def _thought(signature: str) -> Callable[[Recording], bytes]:
 
 
 def _alone(r: Recording) -> bytes:
-    """A thought without a signature on a line of its own, as the CLI writes it: the answer follows it."""
+    """A thought without a signature on a line of its own, as the CLI writes it: the answer follows
+    it."""
     at, answer = r.at("answer"), r.record("answer")
     key = "00000000-0000-4000-8000-00000000000a"
     thought = {
         **answer,
         "uuid": key,
-        "message": {**answer["message"], "content": [{"type": "thinking", "thinking": "hm", "signature": ""}]},
+        "message": {
+            **answer["message"],
+            "content": [{"type": "thinking", "thinking": "hm", "signature": ""}],
+        },
     }
     after = {**answer, "parentUuid": key}
-    return r.instead(at, json.dumps(thought, separators=(",", ":")).encode(), json.dumps(after, separators=(",", ":")).encode())
+    return r.instead(
+        at,
+        json.dumps(thought, separators=(",", ":")).encode(),
+        json.dumps(after, separators=(",", ":")).encode(),
+    )
 
 
 def _at_home(r: Recording) -> bytes:
@@ -166,7 +192,11 @@ def _at_home(r: Recording) -> bytes:
 
 
 def _unreadable(what: str, kind: str) -> Callable[[Recording], bytes]:
-    return lambda r: r.edited(what, lambda e: e.update(data={"unreadable": "{broken"})) if kind == "part" else _message_broken(r)
+    return lambda r: (
+        r.edited(what, lambda e: e.update(data={"unreadable": "{broken"}))
+        if kind == "part"
+        else _message_broken(r)
+    )
 
 
 def _message_broken(r: Recording) -> bytes:
@@ -188,7 +218,13 @@ CASES = (
     Case("claude", "torn tail", lambda r: r.content[:-40], "taken", _T.TORN, real=True),
     Case("claude", "zero bytes at the end", lambda r: r.content + b"\0" * 4096, "taken", _T.TORN),
     Case("claude", "no line end at the end", lambda r: r.content[:-1], "taken", None),
-    Case("claude", "garbage in place of an answer", lambda r: r.instead("answer", b"{{garbage"), "told", _T.UNREADABLE),
+    Case(
+        "claude",
+        "garbage in place of an answer",
+        lambda r: r.instead("answer", b"{{garbage"),
+        "told",
+        _T.UNREADABLE,
+    ),
     Case(
         "claude",
         "zero bytes before an answer",
@@ -200,10 +236,29 @@ CASES = (
     Case("claude", "two records on one line", _glued, "mended", _T.GLUED, real=True),
     Case("claude", "a record behind a torn one", _behind_a_fragment, "mended", _T.GLUED),
     Case("claude", "line ends lost", lambda r: b" ".join(r.lines), "mended", _T.GLUED),
-    Case("claude", "line ends of another kind", lambda r: r.content.replace(b"\n", b"\r"), "mended", _T.GLUED, real=True),
-    Case("claude", "stored as UTF-16", lambda r: r.content.decode().encode("utf-16"), "mended", _T.ENCODING),
+    Case(
+        "claude",
+        "line ends of another kind",
+        lambda r: r.content.replace(b"\n", b"\r"),
+        "mended",
+        _T.GLUED,
+        real=True,
+    ),
+    Case(
+        "claude",
+        "stored as UTF-16",
+        lambda r: r.content.decode().encode("utf-16"),
+        "mended",
+        _T.ENCODING,
+    ),
     Case("claude", "byte order mark", lambda r: b"\xef\xbb\xbf" + r.content, "taken", _T.ENCODING),
-    Case("claude", "tool call at the end without a result", lambda r: r.until("result"), "taken", _T.DANGLING),
+    Case(
+        "claude",
+        "tool call at the end without a result",
+        lambda r: r.until("result"),
+        "taken",
+        _T.DANGLING,
+    ),
     Case(
         "claude",
         "tool call in the middle without a result",
@@ -240,7 +295,9 @@ CASES = (
     Case(
         "claude",
         "parent that is not there",
-        lambda r: r.edited("answer", lambda e: e.update(parentUuid="99999999-9999-4999-8999-999999999999")),
+        lambda r: r.edited(
+            "answer", lambda e: e.update(parentUuid="99999999-9999-4999-8999-999999999999")
+        ),
         "taken",
         None,
         real=True,
@@ -259,7 +316,13 @@ CASES = (
     # Codex
     Case("codex", "torn tail", lambda r: r.content[:-40], "taken", _T.TORN, real=True),
     Case("codex", "zero bytes at the end", lambda r: r.content + b"\0" * 4096, "taken", _T.TORN),
-    Case("codex", "garbage in place of an answer", lambda r: r.instead("answer", b"{{garbage"), "told", _T.UNREADABLE),
+    Case(
+        "codex",
+        "garbage in place of an answer",
+        lambda r: r.instead("answer", b"{{garbage"),
+        "told",
+        _T.UNREADABLE,
+    ),
     Case("codex", "two records on one line", _glued, "mended", _T.GLUED, real=True),
     Case("codex", "a record behind a torn one", _behind_a_fragment, "mended", _T.GLUED),
     Case(
@@ -270,7 +333,14 @@ CASES = (
         _T.UNREADABLE,
         real=True,
     ),
-    Case("codex", "first record torn", lambda r: r.instead(0, r.lines[0][:50]), "mended", _T.HEAD, real=True),
+    Case(
+        "codex",
+        "first record torn",
+        lambda r: r.instead(0, r.lines[0][:50]),
+        "mended",
+        _T.HEAD,
+        real=True,
+    ),
     Case("codex", "first record gone", lambda r: whole(r.lines[1:]), "mended", _T.HEAD, real=True),
     Case(
         "codex",
@@ -280,10 +350,35 @@ CASES = (
         _T.HEAD,
         real=True,
     ),
-    Case("codex", "byte order mark", lambda r: b"\xef\xbb\xbf" + r.content, "mended", _T.ENCODING, real=True),
-    Case("codex", "stored as UTF-16", lambda r: r.content.decode().encode("utf-16"), "mended", _T.ENCODING),
-    Case("codex", "tool call at the end without a result", lambda r: r.until("result"), "taken", _T.DANGLING),
-    Case("codex", "tool call in the middle without a result", lambda r: r.without("result"), "taken", _T.DANGLING),
+    Case(
+        "codex",
+        "byte order mark",
+        lambda r: b"\xef\xbb\xbf" + r.content,
+        "mended",
+        _T.ENCODING,
+        real=True,
+    ),
+    Case(
+        "codex",
+        "stored as UTF-16",
+        lambda r: r.content.decode().encode("utf-16"),
+        "mended",
+        _T.ENCODING,
+    ),
+    Case(
+        "codex",
+        "tool call at the end without a result",
+        lambda r: r.until("result"),
+        "taken",
+        _T.DANGLING,
+    ),
+    Case(
+        "codex",
+        "tool call in the middle without a result",
+        lambda r: r.without("result"),
+        "taken",
+        _T.DANGLING,
+    ),
     Case("codex", "tool result without its call", lambda r: r.without("call"), "told", _T.ORPHAN),
     Case("codex", "doubled tool result", _doubled, "mended", _T.DOUBLED, real=True),
     Case("codex", "tool result before its call", _swapped, "mended", _T.ORDER, real=True),
@@ -293,9 +388,22 @@ CASES = (
     # Gemini CLI
     Case("gemini", "torn tail", lambda r: r.content[:-20], "mended", _T.TORN),
     Case("gemini", "no line end at the end", lambda r: r.content[:-1], "mended", _T.TORN),
-    Case("gemini", "garbage in place of an answer", lambda r: r.instead("answer", b"{{garbage"), "told", _T.UNREADABLE),
+    Case(
+        "gemini",
+        "garbage in place of an answer",
+        lambda r: r.instead("answer", b"{{garbage"),
+        "told",
+        _T.UNREADABLE,
+    ),
     Case("gemini", "two records on one line", _glued, "mended", _T.GLUED, real=True),
-    Case("gemini", "first line torn", lambda r: r.instead(0, r.lines[0][:50]), "mended", _T.HEAD, real=True),
+    Case(
+        "gemini",
+        "first line torn",
+        lambda r: r.instead(0, r.lines[0][:50]),
+        "mended",
+        _T.HEAD,
+        real=True,
+    ),
     Case("gemini", "first line gone", lambda r: whole(r.lines[1:]), "mended", _T.HEAD),
     Case(
         "gemini",
@@ -306,8 +414,21 @@ CASES = (
         real=True,
     ),
     Case("gemini", "byte order mark", lambda r: b"\xef\xbb\xbf" + r.content, "mended", _T.ENCODING),
-    Case("gemini", "emptied by the last record", lambda r: r.content + b'{"$set":{"messages":[]}}\n', "mended", _T.WIPED, real=True),
-    Case("gemini", "taken back to nowhere", lambda r: r.content + b'{"$rewindTo":"nothing"}\n', "mended", _T.WIPED),
+    Case(
+        "gemini",
+        "emptied by the last record",
+        lambda r: r.content + b'{"$set":{"messages":[]}}\n',
+        "mended",
+        _T.WIPED,
+        real=True,
+    ),
+    Case(
+        "gemini",
+        "taken back to nowhere",
+        lambda r: r.content + b'{"$rewindTo":"nothing"}\n',
+        "mended",
+        _T.WIPED,
+    ),
     Case(
         "gemini",
         "answer of an unknown form",

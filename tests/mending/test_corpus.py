@@ -1,4 +1,5 @@
-"""Every broken transcript of the corpus gets the answer that the reference promises, and the original is not touched."""
+"""Every broken transcript of the corpus gets the answer that the reference promises, and the
+original is not touched."""
 
 from __future__ import annotations
 
@@ -30,11 +31,14 @@ def answer(mended: Mended) -> str:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_each_gets_its_answer(case: Case) -> None:
-    """Taken, mended, told or refused, for the trouble that it has; a mended one names each change, and needs no second mending."""
+    """Taken, mended, told or refused, for the trouble that it has; a mended one names each change,
+    and needs no second mending."""
     content = case.content()
     mended = mend(case.agent, content)
     assert answer(mended) == case.answer, mended
-    assert case.trouble is None or case.trouble in {finding.trouble for finding in mended.findings}, mended.findings
+    assert case.trouble is None or case.trouble in {
+        finding.trouble for finding in mended.findings
+    }, mended.findings
     assert (mended.content is None) == (not mended.edits)
     if mended.content is not None:
         again = mend(case.agent, mended.content)
@@ -44,13 +48,19 @@ def test_each_gets_its_answer(case: Case) -> None:
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.answer == "mended"], ids=str)
 def test_what_was_said_stands_in_the_mended_copy(case: Case) -> None:
-    """The prompts and the answers that a reader finds are those of the recording, but for what is gone; no other word was put in."""
+    """The prompts and the answers that a reader finds are those of the recording, but for what is
+    gone; no other word was put in."""
     driver = drivers.load(case.agent)
     mended = mend(case.agent, case.content()).content or b""
     spoken = [each.text.strip().rstrip("\ufffd") for each in driver.spoken(mended)]
     wanted = [words for words in TOLD if "tool-one" not in words and words not in case.missing]
-    assert [words for words in spoken if not words.startswith("[perdure:")] == (wanted if "torn tail" not in case.name else spoken)
-    assert [prompt.text for prompt in driver.prompts(mended)][:2] == ["tell me a word", "run the tool"]
+    assert [words for words in spoken if not words.startswith("[perdure:")] == (
+        wanted if "torn tail" not in case.name else spoken
+    )
+    assert [prompt.text for prompt in driver.prompts(mended)][:2] == [
+        "tell me a word",
+        "run the tool",
+    ]
 
 
 def test_every_recording_is_taken_as_it_is() -> None:
@@ -71,55 +81,97 @@ def test_there_are_at_least_thirty() -> None:
 
 def test_the_reference_has_the_table() -> None:
     """A row for each, with its answer; and no row besides."""
-    rows = [line for line in REFERENCE.read_text().splitlines() if line.startswith("| ") and line.count("|") == 5 and "---" not in line]
-    told = {tuple(cell.strip() for cell in row.strip("|").split("|"))[:3] for row in rows if not row.startswith("| agent")}
+    rows = [
+        line
+        for line in REFERENCE.read_text().splitlines()
+        if line.startswith("| ") and line.count("|") == 5 and "---" not in line
+    ]
+    told = {
+        tuple(cell.strip() for cell in row.strip("|").split("|"))[:3]
+        for row in rows
+        if not row.startswith("| agent")
+    }
     assert told == {(case.agent, case.name, case.answer) for case in CASES}
 
 
 def test_a_compacted_transcript_is_cut_where_it_was_compacted() -> None:
-    """Over the limit of memory, all that is not told any more goes, and what is told on stays, also from before the compaction."""
+    """Over the limit of memory, all that is not told any more goes, and what is told on stays, also
+    from before the compaction."""
     content = Recording("claude", "claude-compacted").content
     mended = claude.mend(content, IDS["claude"], memory=1000)
     assert mended.content is not None and len(mended.content) < len(content)
-    assert b"The word is plum." not in mended.content and b'"Four."' in mended.content and b"after compaction" in mended.content
+    assert (
+        b"The word is plum." not in mended.content
+        and b'"Four."' in mended.content
+        and b"after compaction" in mended.content
+    )
     assert [finding.trouble for finding in mended.findings] == [Trouble.OVERSIZE]
 
 
 def test_what_the_service_said_decides_where_it_is_not_plain() -> None:
-    """A thought with a signature, and a result beside its call, are only taken out where the service refused them."""
+    """A thought with a signature, and a result beside its call, are only taken out where the
+    service refused them."""
     block = {"type": "thinking", "thinking": "", "signature": "once good"}
-    thoughtful = Recording("claude").edited("answer", lambda e: e["message"]["content"].insert(0, block))
+    thoughtful = Recording("claude").edited(
+        "answer", lambda e: e["message"]["content"].insert(0, block)
+    )
     assert mend("claude", thoughtful).content is None
-    cleaned = mend("claude", thoughtful, "messages.1.content.0: Invalid `signature` in `thinking` block").content
+    cleaned = mend(
+        "claude", thoughtful, "messages.1.content.0: Invalid `signature` in `thinking` block"
+    ).content
     assert cleaned is not None and b"once good" not in cleaned and b"The word is plum." in cleaned
     alone = next(case for case in CASES if "thought on a line of its own" in case.name).content()
-    cleaned = mend("claude", alone, "messages.1.content.0: Invalid `signature` in `thinking` block").content
-    assert cleaned is not None and b'"thinking"' not in cleaned and mend("claude", cleaned).content is None
-    answer_line = next(json.loads(line) for line in cleaned.splitlines() if b'"The word is plum."' in line)
-    assert answer_line["parentUuid"] == Recording("claude").record("answer")["parentUuid"], "it follows what the thought followed"
+    cleaned = mend(
+        "claude", alone, "messages.1.content.0: Invalid `signature` in `thinking` block"
+    ).content
+    assert (
+        cleaned is not None
+        and b'"thinking"' not in cleaned
+        and mend("claude", cleaned).content is None
+    )
+    answer_line = next(
+        json.loads(line) for line in cleaned.splitlines() if b'"The word is plum."' in line
+    )
+    assert answer_line["parentUuid"] == Recording("claude").record("answer")["parentUuid"], (
+        "it follows what the thought followed"
+    )
     content = Recording("gemini").content
-    refused = "Please ensure that the number of function response parts is equal to the number of function call parts"
+    refused = (
+        "Please ensure that the number of function response parts is equal to the number of "
+        "function call parts"
+    )
     once = gemini.mend(content, IDS["gemini"], refused).content
-    assert once is not None and content.count(b"functionResponse") == 2 * once.count(b"functionResponse")
+    assert once is not None and content.count(b"functionResponse") == 2 * once.count(
+        b"functionResponse"
+    )
 
 
 def test_a_fork_keeps_the_name_of_its_parent() -> None:
-    """A torn first record of a Codex fork may still name the parent, in which the earlier history lies."""
+    """A torn first record of a Codex fork may still name the parent, in which the earlier history
+    lies."""
     recording, parent = Recording("codex"), "01a1fda2-0049-78c1-af2c-2b1e63308200"
-    head = recording.lines[0].replace(b'"payload":{', b'"payload":{"forked_from_id":"' + parent.encode() + b'",', 1)
+    head = recording.lines[0].replace(
+        b'"payload":{', b'"payload":{"forked_from_id":"' + parent.encode() + b'",', 1
+    )
     mended = mend("codex", recording.instead(0, head[:220]))
     assert mended.content is not None and drivers.load("codex").parent(mended.content) == parent
 
 
 @given(st.data())
 def test_no_bytes_break_it(data: st.DataObject) -> None:
-    """Any piece cut out, doubled or overwritten anywhere gives an answer, never an exception; and the mended copy is stable."""
+    """Any piece cut out, doubled or overwritten anywhere gives an answer, never an exception; and
+    the mended copy is stable."""
     agent = data.draw(st.sampled_from(sorted(IDS)))
     content = Recording(agent).content
     at = data.draw(st.integers(0, len(content)))
     to = min(len(content), at + data.draw(st.integers(0, 3000)))
     piece = data.draw(
-        st.one_of(st.binary(max_size=60), st.just(content[at:to] * 2), st.just(b""), st.just(b'{"type":[]}\n{"message":5,"type":"user"}'))
+        st.one_of(
+            st.binary(max_size=60),
+            st.just(content[at:to] * 2),
+            st.just(b""),
+            st.just(b'{"type":[]}\n{"message":5,"type":"user"}'),
+        )
     )
     mended = mend(agent, content[:at] + piece + content[to:])
     if mended.content is not None:
@@ -127,8 +179,13 @@ def test_no_bytes_break_it(data: st.DataObject) -> None:
 
 
 def test_a_hostile_line_takes_no_time() -> None:
-    """A line made of a million beginnings of records, and one of nested brackets, are given up soon."""
-    for content in (b'{"type":"user","x":' * 100_000, b"[" * 1_000_000, b'{"type":' + b"[" * 500_000):
+    """A line made of a million beginnings of records, and one of nested brackets, are given up
+    soon."""
+    for content in (
+        b'{"type":"user","x":' * 100_000,
+        b"[" * 1_000_000,
+        b'{"type":' + b"[" * 500_000,
+    ):
         for agent in IDS:
             assert answer(mend(agent, content + b"\n")) == "refused"
 
@@ -143,8 +200,8 @@ def test_the_findings_tell_nothing_hostile() -> None:
 
 
 def test_many_troubles_take_no_more_than_their_size() -> None:
-    """Thousands of calls without results, and of thoughts to be left out, are mended in seconds: nothing is looked for again and
-    again from the beginning."""
+    """Thousands of calls without results, and of thoughts to be left out, are mended in seconds:
+    nothing is looked for again and again from the beginning."""
     recording = Recording("claude")
     call, answer = recording.record("call"), recording.record("answer")
     lines, parent = [recording.lines[0]], None
@@ -156,11 +213,21 @@ def test_many_troubles_take_no_more_than_their_size() -> None:
             if name == "c":
                 entry["message"]["content"][0]["id"] = f"toolu_{number}"
             if name == "t":
-                entry["message"]["content"] = [{"type": "thinking", "thinking": "", "signature": "s"}]
+                entry["message"]["content"] = [
+                    {"type": "thinking", "thinking": "", "signature": "s"}
+                ]
             parent = entry["uuid"]
             lines.append(json.dumps(entry).encode())
     mended = mend("claude", b"\n".join(lines) + b"\n", "Invalid `signature` in `thinking` block")
     assert mended.content is not None and len(mended.edits) == 8000
-    records = {record["uuid"]: record for line in mended.content.splitlines() if (record := json.loads(line)).get("uuid")}
-    assert all(record["parentUuid"] in records for record in records.values() if record["parentUuid"] is not None)
+    records = {
+        record["uuid"]: record
+        for line in mended.content.splitlines()
+        if (record := json.loads(line)).get("uuid")
+    }
+    assert all(
+        record["parentUuid"] in records
+        for record in records.values()
+        if record["parentUuid"] is not None
+    )
     assert b'"thinking"' not in mended.content

@@ -1,4 +1,5 @@
-"""What the table promises, on the installed CLIs: before mending they refuse or forget, after it the whole history reaches the model.
+"""What the table promises, on the installed CLIs: before mending they refuse or forget, after it
+the whole history reaches the model.
 
 The rehearsal is strict here: it refuses what the real services refuse.
 """
@@ -23,10 +24,16 @@ from perdure.testing.drivers.bench import Ran, resume
 from tests.mending.corpus import CASES, IDS, NAMES, TOLD, Case, Recording
 from tests.mending.test_corpus import mend
 
-MODULES = Path(os.environ.get("PERDURE_TEST_AGENTS") or Path(__file__).parents[2] / "agents" / "node_modules")
+MODULES = Path(
+    os.environ.get("PERDURE_TEST_AGENTS") or Path(__file__).parents[2] / "agents" / "node_modules"
+)
 Make = Callable[[str], Bench]
 SLOW = ("gemini", "opencode")
-REAL = [pytest.param(case, id=str(case), marks=[pytest.mark.slow] if case.agent in SLOW else []) for case in CASES if case.real]
+REAL = [
+    pytest.param(case, id=str(case), marks=[pytest.mark.slow] if case.agent in SLOW else [])
+    for case in CASES
+    if case.real
+]
 COMMAND = "tool-one"
 
 
@@ -40,9 +47,18 @@ def bench() -> Iterator[Make]:
         home = scratch / str(len(started))
         for name in ("home", "tmp", "work"):
             (home / name).mkdir(parents=True)
-        outer = {"PATH": f"{MODULES / '.bin'}:{os.environ['PATH']}", "HOME": str(home / "home"), "TMPDIR": str(home / "tmp")}
+        outer = {
+            "PATH": f"{MODULES / '.bin'}:{os.environ['PATH']}",
+            "HOME": str(home / "home"),
+            "TMPDIR": str(home / "tmp"),
+        }
         own = rehearsal.environ(agent, home / "home" / agent, retries=0)
-        return Bench(driver=drivers.load(agent), environ={**outer, "IS_SANDBOX": "1", **own}, rehearsal=rehearsal, cwd=home / "work")
+        return Bench(
+            driver=drivers.load(agent),
+            environ={**outer, "IS_SANDBOX": "1", **own},
+            rehearsal=rehearsal,
+            cwd=home / "work",
+        )
 
     yield make
     for rehearsal in started:
@@ -71,13 +87,17 @@ def missing(stage: Bench, ran: Ran, case: Case) -> list[str]:
     if not ran.outcome.ok or not stage.rehearsal.requests:
         return list(TOLD)
     said = [message.text for message in stage.rehearsal.last.messages]
-    return [words for words in TOLD if words not in case.missing and not any(words in each for each in said)]
+    return [
+        words
+        for words in TOLD
+        if words not in case.missing and not any(words in each for each in said)
+    ]
 
 
 @pytest.mark.parametrize("case", REAL)
 def test_before_and_after(case: Case, bench: Make) -> None:
-    """What needs mending is refused or forgotten by the CLI itself, and what is mended goes on from everything that is left; what is
-    taken needs nothing; what is refused does not go on."""
+    """What needs mending is refused or forgotten by the CLI itself, and what is mended goes on from
+    everything that is left; what is taken needs nothing; what is refused does not go on."""
     content = case.content()
     before = bench(case.agent)
     put(before, content)
@@ -94,7 +114,10 @@ def test_before_and_after(case: Case, bench: Make) -> None:
     after = bench(case.agent)
     place = put(after, mended)
     ran = after.run("are you here?", resume(IDS[case.agent]))
-    assert not missing(after, ran, case), (ran.outcome, [message.text[:60] for message in after.rehearsal.last.messages])
+    assert not missing(after, ran, case), (
+        ran.outcome,
+        [message.text[:60] for message in after.rehearsal.last.messages],
+    )
     assert ran.session_id == IDS[case.agent]
     if case.agent != "opencode":
         assert place.read_bytes().startswith(mended)
@@ -105,8 +128,8 @@ AGENTS = [pytest.param(agent, marks=[pytest.mark.slow] if agent in SLOW else [])
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_a_proof_is_a_real_resume(agent: str, bench: Make, tmp_path: Path) -> None:
-    """A whole conversation is proven; one that the CLI refuses, and one of which it tells the model only a part, are not. Nothing is
-    written into the real home."""
+    """A whole conversation is proven; one that the CLI refuses, and one of which it tells the model
+    only a part, are not. Nothing is written into the real home."""
     stage = bench(agent)
     prove = prover(stage.environ)
     content, driver = Recording(agent).content, stage.driver
@@ -117,26 +140,46 @@ def test_a_proof_is_a_real_resume(agent: str, bench: Make, tmp_path: Path) -> No
     if agent == "claude":
         hidden = Recording(agent).edited("prompt", lambda e: e.update(parentUuid=None))
         assert "not told 'tell me a word'" in prove(driver, IDS[agent], hidden, NAMES[agent], home)
-        poisoned = Recording(agent).edited("call", lambda e: e["message"]["content"][0].pop("input"))
+        poisoned = Recording(agent).edited(
+            "call", lambda e: e["message"]["content"][0].pop("input")
+        )
         assert "session_broken" in prove(driver, IDS[agent], poisoned, NAMES[agent], home)
     assert fingerprint(home) == before
 
 
 def fingerprint(home: Path) -> dict[str, str]:
     """Every file of a home, by its content."""
-    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in home.rglob("*") if path.is_file()} if home.is_dir() else {}
+    return (
+        {
+            str(path): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in home.rglob("*")
+            if path.is_file()
+        }
+        if home.is_dir()
+        else {}
+    )
 
 
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 def test_what_a_kill_leaves_is_the_clis_own_affair(agent: str, bench: Make) -> None:
-    """A call that was at work at a kill needs no mending: not as it lies there, and not when the CLI went on from it, twice."""
+    """A call that was at work at a kill needs no mending: not as it lies there, and not when the
+    CLI went on from it, twice."""
     stage = bench(agent)
     place = put(stage, Recording(agent).until("result"))
     for prompt in ("are you here?", "and now?"):
-        assert mend(agent, place.read_bytes()).content is None and mend(agent, place.read_bytes()).harm is Harm.NONE
+        assert (
+            mend(agent, place.read_bytes()).content is None
+            and mend(agent, place.read_bytes()).harm is Harm.NONE
+        )
         assert stage.run(prompt, resume(IDS[agent])).outcome.ok
-    assert mend(agent, place.read_bytes()).content is None and mend(agent, place.read_bytes()).harm is Harm.NONE
-    assert any(message.role == "tool_call" and COMMAND in message.text for message in stage.rehearsal.last.messages)
+    assert (
+        mend(agent, place.read_bytes()).content is None
+        and mend(agent, place.read_bytes()).harm is Harm.NONE
+    )
+    assert any(
+        message.role == "tool_call" and COMMAND in message.text
+        for message in stage.rehearsal.last.messages
+    )
 
 
 def test_a_cut_conversation_goes_on_from_its_summary(bench: Make) -> None:

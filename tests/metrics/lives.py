@@ -7,7 +7,18 @@ from dataclasses import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from perdure.metrics.exposing import Meter
-from perdure.model import Continuation, Decision, Outcome, OutcomeKind, Receipt, RunState, Start, TaskSpec, Usage, Verdict
+from perdure.model import (
+    Continuation,
+    Decision,
+    Outcome,
+    OutcomeKind,
+    Receipt,
+    RunState,
+    Start,
+    TaskSpec,
+    Usage,
+    Verdict,
+)
 from perdure.protocols import Ending
 from perdure.testing.stores.making import Store, begun, claimed, session_of, submit
 
@@ -20,25 +31,46 @@ NOTHING = Usage()
 Samples = dict[tuple[str, ...], float]
 
 
-def attempt(store: Store, run_id: str, how: Continuation, verdict: Verdict | None, outcome: OutcomeKind, usage: Usage = NOTHING) -> None:
+def attempt(
+    store: Store,
+    run_id: str,
+    how: Continuation,
+    verdict: Verdict | None,
+    outcome: OutcomeKind,
+    usage: Usage = NOTHING,
+) -> None:
     """One attempt of a run, from claim to end; after it the run is due again."""
     claim = claimed(store, store.get(run_id))
     store.begin(claim, replace(begun(claim.run, session_of(claim.run, "s")), continuation=how))
     receipt = Receipt(verdict=verdict) if verdict is not None else None
-    store.finish(claim, Ending(outcome=Outcome(kind=outcome), decision=Decision(state=RunState.QUEUED), receipt=receipt, usage=usage))
+    store.finish(
+        claim,
+        Ending(
+            outcome=Outcome(kind=outcome),
+            decision=Decision(state=RunState.QUEUED),
+            receipt=receipt,
+            usage=usage,
+        ),
+    )
 
 
 def a_life(store: Store, agent: str = "claude") -> str:
-    """Three attempts: a cold start, a resume, and one whose conversation was lost. Returns the run's id."""
+    """Three attempts: a cold start, a resume, and one whose conversation was lost. Returns the
+    run's id."""
     run = submit(store, TaskSpec(prompt="do it", agent=agent))
     attempt(store, run.id, FRESH, Verdict.FRESH, OutcomeKind.SUCCEEDED, Usage(1000, 100, 0, 0, 0.5))
-    attempt(store, run.id, RESUME, Verdict.NATIVE, OutcomeKind.SUCCEEDED, Usage(1200, 50, 1100, 0, 0.25))
-    attempt(store, run.id, REBUILD, Verdict.REBUILT, OutcomeKind.TIMED_OUT, Usage(900, 10, 0, 0, 0.1))
+    attempt(
+        store, run.id, RESUME, Verdict.NATIVE, OutcomeKind.SUCCEEDED, Usage(1200, 50, 1100, 0, 0.25)
+    )
+    attempt(
+        store, run.id, REBUILD, Verdict.REBUILT, OutcomeKind.TIMED_OUT, Usage(900, 10, 0, 0, 0.1)
+    )
     return run.id
 
 
 def samples(text: str) -> Samples:
-    """All numbers of a scrape: by the name, and the label values in the order of the labels' names."""
+    """All numbers of a scrape: by the name, and the label values in the order of the labels'
+    names."""
     found: Samples = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:

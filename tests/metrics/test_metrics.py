@@ -1,4 +1,5 @@
-"""What `/metrics` says of a store that has seen something: every number of it, twice, after a restart and for hostile names."""
+"""What `/metrics` says of a store that has seen something: every number of it, twice, after a
+restart and for hostile names."""
 
 from __future__ import annotations
 
@@ -24,18 +25,32 @@ def meter(engine: Engine) -> Meter:
 
 
 def test_what_attempts_add_up_to(engine: Engine, meter: Meter) -> None:
-    """Outcomes, receipts, resumes, fallbacks, tokens, cost and what was saved stand there as the attempts had them."""
+    """Outcomes, receipts, resumes, fallbacks, tokens, cost and what was saved stand there as the
+    attempts had them."""
     a_life(engine.store)
     found = scraped(meter)
     assert found["perdure_attempts_total", "claude", "succeeded"] == 2
     assert found["perdure_attempts_total", "claude", "timed_out"] == 1
     assert found["perdure_attempts_total", "claude", "stalled"] == 0
-    assert [found["perdure_receipts_total", "claude", verdict] for verdict in ("fresh", "native", "rebuilt")] == [1, 1, 1]
-    assert [found["perdure_resumes_total", "claude", verdict] for verdict in ("native", "rebuilt")] == [1, 1]
+    assert [
+        found["perdure_receipts_total", "claude", verdict]
+        for verdict in ("fresh", "native", "rebuilt")
+    ] == [1, 1, 1]
+    assert [
+        found["perdure_resumes_total", "claude", verdict] for verdict in ("native", "rebuilt")
+    ] == [1, 1]
     assert found["perdure_fallbacks_total", "claude", "lost, new conversation with a brief"] == 1
-    assert found["perdure_fallbacks_total", "claude", "refused by the agent"] == found["perdure_resumes_total", "claude", "broken"] == 0
-    assert sum(value for (name, *_), value in found.items() if name == "perdure_fallbacks_total") == 1
-    assert [found["perdure_tokens_total", "claude", kind] for kind in ("fresh", "cached", "output")] == [2000, 1100, 160]
+    assert (
+        found["perdure_fallbacks_total", "claude", "refused by the agent"]
+        == found["perdure_resumes_total", "claude", "broken"]
+        == 0
+    )
+    assert (
+        sum(value for (name, *_), value in found.items() if name == "perdure_fallbacks_total") == 1
+    )
+    assert [
+        found["perdure_tokens_total", "claude", kind] for kind in ("fresh", "cached", "output")
+    ] == [2000, 1100, 160]
     assert found["perdure_cost_dollars_total", "claude"] == pytest.approx(0.85)
     assert found["perdure_tokens_saved", "claude"] == 1100 - 150
     assert found["perdure_attempt_duration_seconds_count", "claude"] == 3
@@ -44,38 +59,60 @@ def test_what_attempts_add_up_to(engine: Engine, meter: Meter) -> None:
 
 
 def test_how_things_stand(engine: Engine, meter: Meter) -> None:
-    """Runs by state, who waits and how long, whose lease lapsed, who needs a person, who collided: each has its number."""
+    """Runs by state, who waits and how long, whose lease lapsed, who needs a person, who collided:
+    each has its number."""
     store = engine.store
     submit(store, TaskSpec(prompt="do it", agent="codex"))
     asks = submit(store)
     condition = Condition(type="needs_person", message="?", at=1)
-    store.finish(claimed(store, asks), ending(OutcomeKind.NEEDS_INPUT, RunState.FAILED, condition=condition))
+    store.finish(
+        claimed(store, asks), ending(OutcomeKind.NEEDS_INPUT, RunState.FAILED, condition=condition)
+    )
     claim = claimed(store, submit(store), lease_s=LAPSED_S)
     store.begin(claim, begun(claim.run))
     store.record(claim, [CollisionSeen(session_id="s", detail="d")])
     found = scraped(meter)
-    assert found["perdure_runs", "codex", "queued"] == found["perdure_runs", "claude", "running"] == 1
+    assert (
+        found["perdure_runs", "codex", "queued"] == found["perdure_runs", "claude", "running"] == 1
+    )
     assert found["perdure_runs", "claude", "queued"] == 0
     assert found["perdure_runs_due",] == 1 and found["perdure_queue_age_seconds",] >= 0
     assert found["perdure_attempts_running", "claude", ""] == found["perdure_runs_lapsed",] == 1
     assert found["perdure_oldest_lapsed_seconds",] >= 0
-    assert found["perdure_runs_need_person", "claude"] == 1 and found["perdure_runs_need_person", "codex"] == 0
+    assert (
+        found["perdure_runs_need_person", "claude"] == 1
+        and found["perdure_runs_need_person", "codex"] == 0
+    )
     assert found["perdure_collisions_total", "claude"] == 1
-    assert found["perdure_disk_free_bytes", "state"] > 0 and found["perdure_disk_crowded",] in (0, 1)
+    assert found["perdure_disk_free_bytes", "state"] > 0 and found["perdure_disk_crowded",] in (
+        0,
+        1,
+    )
 
 
 def test_a_new_process_tells_the_same(engine: Engine, meter: Meter) -> None:
-    """Counters come from the store: whoever begins to count later says what the one says that counted all along."""
+    """Counters come from the store: whoever begins to count later says what the one says that
+    counted all along."""
     for agent in ("claude", "codex", "claude"):
         a_life(engine.store, agent)
         scraped(meter)
     old, new = scraped(meter), scraped(Meter(engine, "1.2.3"))
-    totals = {address: value for address, value in old.items() if address[0].endswith("_total") or "duration" in address[0]}
-    assert totals == {address: new[address] for address in totals} and totals["perdure_attempts_total", "claude", "succeeded"] == 4
+    totals = {
+        address: value
+        for address, value in old.items()
+        if address[0].endswith("_total") or "duration" in address[0]
+    }
+    assert (
+        totals == {address: new[address] for address in totals}
+        and totals["perdure_attempts_total", "claude", "succeeded"] == 4
+    )
 
 
-def test_the_past_is_read_in_parts_and_shown_whole(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the past is still being read no total is shown that would jump later; page by page nothing is lost or counted twice."""
+def test_the_past_is_read_in_parts_and_shown_whole(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the past is still being read no total is shown that would jump later; page by page
+    nothing is lost or counted twice."""
     monkeypatch.setattr("perdure.metrics.following.PAGE", 2)
     monkeypatch.setattr("perdure.metrics.following.OVERLAP_MS", 0)
     for _ in range(3):
@@ -90,13 +127,18 @@ def test_the_past_is_read_in_parts_and_shown_whole(engine: Engine, monkeypatch: 
     assert sum(following.tallies["claude"].outcomes.values()) == 9
 
 
-def test_many_that_ended_in_one_moment_are_read_in_parts(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More ends within one millisecond than a call reads: each call goes on where the one before left off, and it comes to an end."""
+def test_many_that_ended_in_one_moment_are_read_in_parts(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More ends within one millisecond than a call reads: each call goes on where the one before
+    left off, and it comes to an end."""
     monkeypatch.setattr("perdure.metrics.following.PAGE", 2)
     for _ in range(3):
         a_life(engine.store)
     with engine.store._database.writing() as (cursor, now):  # type: ignore[attr-defined]
-        cursor.execute("UPDATE attempts SET ended = ?, body = json_set(body, '$.ended', ?)", (now, now))
+        cursor.execute(
+            "UPDATE attempts SET ended = ?, body = json_set(body, '$.ended', ?)", (now, now)
+        )
     following = Following(engine.store)
     for _ in range(5):
         following.catch_up(read_s=0)
@@ -106,23 +148,30 @@ def test_many_that_ended_in_one_moment_are_read_in_parts(engine: Engine, monkeyp
 
 
 def test_what_is_seen_late_is_counted(engine: Engine) -> None:
-    """An attempt whose end was stored after that of a later one is counted, and a clock that was years ahead hides nothing."""
+    """An attempt whose end was stored after that of a later one is counted, and a clock that was
+    years ahead hides nothing."""
     late, early = (engine.store.get(a_life(engine.store)).id for _ in range(2))
     following = Following(engine.store)
     database = engine.store._database  # type: ignore[attr-defined]
     with database.writing() as (cursor, now):
-        # Not there yet when the first look is taken, as in a transaction that is still open; the other one ends in ten years.
-        cursor.execute("UPDATE attempts SET ended = NULL, outcome = NULL WHERE run = ? AND number = 3", (late,))
+        # Not there yet when the first look is taken, as in a transaction that is still open; the
+        # other one ends in ten years.
+        cursor.execute(
+            "UPDATE attempts SET ended = NULL, outcome = NULL WHERE run = ? AND number = 3", (late,)
+        )
         ahead = now + 10 * 365 * 86_400_000
         cursor.execute(
-            "UPDATE attempts SET ended = ?, body = json_set(body, '$.ended', ?) WHERE run = ? AND number = 3", (ahead, ahead, early)
+            "UPDATE attempts SET ended = ?, body = json_set(body, '$.ended', ?) WHERE run = ? AND "
+            "number = 3",
+            (ahead, ahead, early),
         )
     following.catch_up()
     assert sum(following.tallies["claude"].outcomes.values()) == 5
     with database.writing() as (cursor, now):
         ended = now - OVERLAP_MS // 2
         cursor.execute(
-            "UPDATE attempts SET ended = ?, outcome = 'timed_out', body = json_set(body, '$.ended', ?) WHERE run = ? AND number = 3",
+            "UPDATE attempts SET ended = ?, outcome = 'timed_out', body = json_set(body, "
+            "'$.ended', ?) WHERE run = ? AND number = 3",
             (ended, ended, late),
         )
     for _ in range(2):
@@ -131,27 +180,36 @@ def test_what_is_seen_late_is_counted(engine: Engine) -> None:
 
 
 def test_hostile_names_are_no_labels(engine: Engine, meter: Meter) -> None:
-    """A run that came from elsewhere may name any agent: such names are one label, and no line of the scrape is theirs."""
+    """A run that came from elsewhere may name any agent: such names are one label, and no line of
+    the scrape is theirs."""
     for agent in ('x"} 1\nperdure_runs{agent="y', "x" * 4000, "\u202e\x1b[31m", "acp-own"):
         a_life(engine.store, agent)
     found = scraped(meter)
-    assert {address[1] for address in found if address[0] == "perdure_attempts_total"} == {"other", "acp-own"}
+    assert {address[1] for address in found if address[0] == "perdure_attempts_total"} == {
+        "other",
+        "acp-own",
+    }
     assert found["perdure_runs", "other", "queued"] == 3
     assert found["perdure_attempts_total", "other", "succeeded"] == 6
 
 
 def test_the_disk_is_measured_beside(engine: Engine, meter: Meter) -> None:
-    """A scrape never waits for the walk over the disk: its numbers are there as soon as it has ended."""
+    """A scrape never waits for the walk over the disk: its numbers are there as soon as it has
+    ended."""
     (engine.state / "other").mkdir()
     (engine.state / "other" / "file").write_bytes(b"x" * 100_000)
     while ("perdure_disk_bytes", "other") not in (found := scraped(meter)):
         pass
-    assert found["perdure_disk_bytes", "other"] >= 100_000 and found["perdure_disk_bytes", "database"] > 0
+    assert (
+        found["perdure_disk_bytes", "other"] >= 100_000
+        and found["perdure_disk_bytes", "database"] > 0
+    )
     assert found["perdure_disk_measured_timestamp_seconds",] > 0
 
 
 def test_many_scrapes_cost_one(engine: Engine) -> None:
-    """Who asks again at once gets what was there; a store that is gone is said to be so, by an error and not by zeros."""
+    """Who asks again at once gets what was there; a store that is gone is said to be so, by an
+    error and not by zeros."""
     meter = Meter(engine, "1.2.3", fresh_s=3600)
     first = scraped(meter)
     a_life(engine.store)
@@ -163,10 +221,22 @@ def test_many_scrapes_cost_one(engine: Engine) -> None:
 
 
 def test_openmetrics_for_who_asks_for_it(meter: Meter) -> None:
-    """Prometheus asks for OpenMetrics, and gets it; whoever asks for nonsense gets an answer all the same."""
+    """Prometheus asks for OpenMetrics, and gets it; whoever asks for nonsense gets an answer all
+    the same."""
     usual = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
-    for accept in (usual, "application/openmetrics-text;version=1.x", "application/openmetrics-text;version==;escaping=\0"):
+    for accept in (
+        usual,
+        "application/openmetrics-text;version=1.x",
+        "application/openmetrics-text;version==;escaping=\0",
+    ):
         text, content_type = meter.exposition(accept)
-        assert content_type == "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores"
+        assert (
+            content_type
+            == "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores"
+        )
         assert text.endswith(b"# EOF\n")
-    assert meter.exposition("text/plain;version=x")[1] == meter.exposition("\0" * 9999)[1] == "text/plain; version=0.0.4; charset=utf-8"
+    assert (
+        meter.exposition("text/plain;version=x")[1]
+        == meter.exposition("\0" * 9999)[1]
+        == "text/plain; version=0.0.4; charset=utf-8"
+    )

@@ -1,4 +1,5 @@
-"""What comes with the numbers: the address of `perdure serve`, a Grafana dashboard and alert rules that name what is really there."""
+"""What comes with the numbers: the address of `perdure serve`, a Grafana dashboard and alert rules
+that name what is really there."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ MADE_BY_GRAFANA = {"$__rate_interval": "5m", "$__range": "1d", "$agent": ".*"}
 
 @pytest.fixture
 def offered(engine: Engine) -> dict[str, set[str]]:
-    """Every number of a store in which everything has happened: the names of its labels by its own name."""
+    """Every number of a store in which everything has happened: the names of its labels by its own
+    name."""
     a_life(engine.store)
     claimed(engine.store, submit(engine.store))
     engine.store.accept([arrived()])
@@ -42,7 +44,8 @@ def offered(engine: Engine) -> dict[str, set[str]]:
 
 
 def selectors(expression: str) -> Iterator[tuple[str, set[str]]]:
-    """The numbers that a query reads, each with the labels that it is chosen by. Fails where it is no PromQL."""
+    """The numbers that a query reads, each with the labels that it is chosen by. Fails where it is
+    no PromQL."""
     found: list[Any] = []
     promql_parser.walk(promql_parser.parse(expression), lambda node: found.append(node) or True)
     for node in found:
@@ -52,11 +55,16 @@ def selectors(expression: str) -> Iterator[tuple[str, set[str]]]:
 
 def grouped_by(expression: str) -> set[str]:
     """The labels that are left or taken away by a grouping."""
-    return {name for group in re.findall(r"\bby \(([^)]*)\)", expression) for name in re.split(r",\s*", group)} - {"le"}
+    return {
+        name
+        for group in re.findall(r"\bby \(([^)]*)\)", expression)
+        for name in re.split(r",\s*", group)
+    } - {"le"}
 
 
 def test_the_dashboard_asks_for_what_is_there(offered: dict[str, set[str]]) -> None:
-    """Each query of the Grafana dashboard is PromQL, and reads numbers and labels that a scrape has; no panel lies on another."""
+    """Each query of the Grafana dashboard is PromQL, and reads numbers and labels that a scrape
+    has; no panel lies on another."""
     dashboard = json.loads((PACKAGING / "grafana.json").read_text())
     taken: set[tuple[int, int]] = set()
     for panel in dashboard["panels"]:
@@ -71,7 +79,11 @@ def test_the_dashboard_asks_for_what_is_there(offered: dict[str, set[str]]) -> N
                 assert name in offered, panel["title"]
                 assert labels | grouped_by(expression) | legend <= offered[name], panel["title"]
         place = panel["gridPos"]
-        cells = {(x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])}
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
         assert not cells & taken and place["x"] + place["w"] <= 24, panel["title"]
         taken |= cells
     ids = [panel["id"] for panel in dashboard["panels"]]
@@ -82,7 +94,11 @@ def test_each_number_is_used_or_told_of(offered: dict[str, set[str]]) -> None:
     """The page on metrics names every number, and no other one."""
     page = (PACKAGING.parent / "docs/reference/metrics.md").read_text()
     told = set(re.findall(r"`(perdure_\w+)`", page))
-    names = {re.sub(r"_(bucket|count|sum)$", "", name) for name in offered if not name.endswith("_created")}
+    names = {
+        re.sub(r"_(bucket|count|sum)$", "", name)
+        for name in offered
+        if not name.endswith("_created")
+    }
     assert told == names
 
 
@@ -92,7 +108,11 @@ def test_the_alerts_ask_for_what_is_there(offered: dict[str, set[str]]) -> None:
     rules = [rule for group in groups for rule in group["rules"]]
     assert len({rule["alert"] for rule in rules}) == len(rules) > 5
     for rule in rules:
-        assert rule["annotations"]["summary"] and rule["annotations"]["hint"] and rule["labels"]["severity"]
+        assert (
+            rule["annotations"]["summary"]
+            and rule["annotations"]["hint"]
+            and rule["labels"]["severity"]
+        )
         names = dict(selectors(rule["expr"]))
         assert names
         for name, labels in names.items():
@@ -100,7 +120,8 @@ def test_the_alerts_ask_for_what_is_there(offered: dict[str, set[str]]) -> None:
 
 
 def test_serve_answers_a_scrape(tmp_path: Path) -> None:
-    """`GET /metrics` wants a token of any scope, tells the numbers as text, and nothing is changed by asking."""
+    """`GET /metrics` wants a token of any scope, tells the numbers as text, and nothing is changed
+    by asking."""
     serving = Serving(tmp_path).start()
     try:
         assert _scrape(serving)[0] == 401
@@ -109,7 +130,9 @@ def test_serve_answers_a_scrape(tmp_path: Path) -> None:
         status, content_type, text = _scrape(serving, token)
         assert (status, content_type.partition(";")[0]) == (200, "text/plain")
         found = samples(text)
-        assert found["perdure_deliveries", "hub", "received"] == 1 and found["perdure_runs_due",] == 0
+        assert (
+            found["perdure_deliveries", "hub", "received"] == 1 and found["perdure_runs_due",] == 0
+        )
         assert found["perdure_disk_free_bytes", "state"] > 0
         assert "python_info" not in text
     finally:
@@ -118,7 +141,9 @@ def test_serve_answers_a_scrape(tmp_path: Path) -> None:
 
 def _scrape(serving: Serving, token: str = "") -> tuple[int, str, str]:
     headers = {"authorization": f"Bearer {token}"} if token else {}
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", serving.port, timeout=PATIENCE_S)) as connection:
+    with contextlib.closing(
+        http.client.HTTPConnection("127.0.0.1", serving.port, timeout=PATIENCE_S)
+    ) as connection:
         connection.request("GET", "/metrics", headers=headers)
         answer = connection.getresponse()
         return answer.status, answer.headers["content-type"], answer.read().decode()

@@ -1,4 +1,5 @@
-"""A run that a delivery began, a small forge with its issue, and git over HTTP with its repository: all on 127.0.0.1, without an agent."""
+"""A run that a delivery began, a small forge with its issue, and git over HTTP with its repository:
+all on 127.0.0.1, without an agent."""
 
 from __future__ import annotations
 
@@ -64,7 +65,11 @@ class Bench:
         return [each for each in self.shop.items.values() if each.head]
 
     def git(self, *args: str, cwd: Path | None = None) -> str:
-        who = {f"GIT_{role}_{part}": "a@b" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL")}
+        who = {
+            f"GIT_{role}_{part}": "a@b"
+            for role in ("AUTHOR", "COMMITTER")
+            for part in ("NAME", "EMAIL")
+        }
         return self.yard.git(*args, cwd=cwd or self.bare, env=who)
 
     def answering(self, **rule: Any) -> Answering:
@@ -81,14 +86,23 @@ class Bench:
     def dispatched(self, number: int = 1) -> TaskRun:
         """A run for the issue, as a dispatch makes it."""
         (accepted,) = self.engine.store.accept([arrived()])
-        labels = labels_of(accepted.number, Origin(source="tea", rule="dev", repository=SHOP, number=number))
-        spec = TaskSpec(
-            prompt="do it", repo=self.http.url(SHOP), branch=f"perdure/dev-{number}", scope=f"tea:dev:{SHOP}#{number}", labels=labels
+        labels = labels_of(
+            accepted.number, Origin(source="tea", rule="dev", repository=SHOP, number=number)
         )
-        return self._told(service.submit(self.engine, spec, Path("/"), deliveries=[accepted.number]))
+        spec = TaskSpec(
+            prompt="do it",
+            repo=self.http.url(SHOP),
+            branch=f"perdure/dev-{number}",
+            scope=f"tea:dev:{SHOP}#{number}",
+            labels=labels,
+        )
+        return self._told(
+            service.submit(self.engine, spec, Path("/"), deliveries=[accepted.number])
+        )
 
     def _told(self, run: TaskRun) -> TaskRun:
-        """Returns in a later millisecond than the run's last change: what is read in the same one is looked at once more."""
+        """Returns in a later millisecond than the run's last change: what is read in the same one
+        is looked at once more."""
         while self.engine.store.now() <= run.updated:
             time.sleep(0.0005)
         return run
@@ -101,7 +115,11 @@ class Bench:
         return self._told(self.engine.store.get(run.id))
 
     def end(
-        self, run: TaskRun, kind: OutcomeKind = OutcomeKind.SUCCEEDED, state: RunState = RunState.SUCCEEDED, says: str = "Done."
+        self,
+        run: TaskRun,
+        kind: OutcomeKind = OutcomeKind.SUCCEEDED,
+        state: RunState = RunState.SUCCEEDED,
+        says: str = "Done.",
     ) -> TaskRun:
         """The attempt at work ends."""
         (claim,) = [each for each in self.engine.store.claims() if each.run.id == run.id]
@@ -112,7 +130,15 @@ class Bench:
         )  # fmt: skip
         return self._told(self.engine.store.finish(claim, done))
 
-    def worked(self, run: TaskRun, name: str = "work.txt", text: str = "x\n", *, commit: bool = True, says: str = "Done.") -> TaskRun:
+    def worked(
+        self,
+        run: TaskRun,
+        name: str = "work.txt",
+        text: str = "x\n",
+        *,
+        commit: bool = True,
+        says: str = "Done.",
+    ) -> TaskRun:
         """A whole attempt, which leaves a file."""
         run = self.begin(run)
         assert run.workspace is not None
@@ -151,7 +177,9 @@ def open_engine(top: Path) -> Engine:
 
 
 @contextmanager
-def make_bench(top: Path, check: Callable[[Request], None] | None = None, kind: Forge = Forge.GITEA) -> Iterator[Bench]:
+def make_bench(
+    top: Path, check: Callable[[Request], None] | None = None, kind: Forge = Forge.GITEA
+) -> Iterator[Bench]:
     """`check` sees each request to the forge when it was carried out, before it is answered."""
     yard = make_yard(top)
     with ExitStack() as stack:

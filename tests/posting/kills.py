@@ -1,4 +1,5 @@
-"""Kills who tells a forge at each of his requests, right after the forge did what it was asked, and looks what stands there in the end.
+"""Kills who tells a forge at each of his requests, right after the forge did what it was asked, and
+looks what stands there in the end.
 
 `make posting-kills` does it for every request of a whole story; the suite for a few.
 """
@@ -22,7 +23,8 @@ TOP = Path(__file__).parents[2]
 
 @dataclass
 class Killer:
-    """Sees every request to the forge and to git; ends its process at the one with this number, counted from 0."""
+    """Sees every request to the forge and to git; ends its process at the one with this number,
+    counted from 0."""
 
     at: int
     seen: int = 0
@@ -46,9 +48,19 @@ class Killer:
 
 def answer(top: Path, bench: Bench, run_id: str, killer: Killer) -> None:
     """One process that answers, until it ends or is ended."""
-    words = ["-m", "tests.posting.answering_once", str(top), bench.small.url, bench.http.url("{repository}"), run_id]
+    words = [
+        "-m",
+        "tests.posting.answering_once",
+        str(top),
+        bench.small.url,
+        bench.http.url("{repository}"),
+        run_id,
+    ]
     killer.process = subprocess.Popen(
-        [sys.executable, *words], cwd=TOP, env={**environment(top), "PYTHONPATH": str(TOP)}, stderr=subprocess.PIPE
+        [sys.executable, *words],
+        cwd=TOP,
+        env={**environment(top), "PYTHONPATH": str(TOP)},
+        stderr=subprocess.PIPE,
     )
     _, said = killer.process.communicate()
     code, killer.process = killer.process.returncode, None
@@ -56,8 +68,9 @@ def answer(top: Path, bench: Bench, run_id: str, killer: Killer) -> None:
 
 
 def story(top: Path, at: int) -> str:
-    """A run is accepted, works and is published; who tells of it is killed at one request, and started again. Returns which one it was,
-    or nothing where there are fewer. Raises AssertionError for anything that stands there twice, or not."""
+    """A run is accepted, works and is published; who tells of it is killed at one request, and
+    started again. Returns which one it was, or nothing where there are fewer. Raises AssertionError
+    for anything that stands there twice, or not."""
     killer = Killer(at)
     with make_bench(top, killer.forge) as bench:
         bench.http.done = killer.one
@@ -77,7 +90,10 @@ def story(top: Path, at: int) -> str:
         assert bench.shop.statuses[bench.branch()][-1].state == "success"
         found = bench.posting(run)
         assert (found.tries, found.commit, found.pull) == (0, bench.branch(), bench.pulls[0].number)
-        assert f"[pull request {found.pull}]" in bench.comments[0] and bench.engine.store.postings_due() == []
+        assert (
+            f"[pull request {found.pull}]" in bench.comments[0]
+            and bench.engine.store.postings_due() == []
+        )
         assert bench.small.state.repositories[SHOP].items.keys() == {1, 2}
     return killer.fired
 
@@ -91,7 +107,10 @@ def main(numbers: Sequence[str]) -> None:
             break
         killed.append(fired)
         print(f"killed at request {len(killed)}: {fired}", flush=True)
-    print(f"{len(killed)} kills, one at each request: one comment, one branch and one pull request each time")
+    print(
+        f"{len(killed)} kills, one at each request: one comment, one branch and one pull request "
+        "each time"
+    )
 
 
 if __name__ == "__main__":

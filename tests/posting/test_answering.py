@@ -1,4 +1,5 @@
-"""What stands on the forge of a run, step by step; each test acts as people and an agent would, and looks at the forge."""
+"""What stands on the forge of a run, step by step; each test acts as people and an agent would, and
+looks at the forge."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ from tests.posting.bench import PASSWORD, TOKEN, Bench, make_bench
 
 
 def test_one_comment_from_acceptance_to_the_end(bench: Bench) -> None:
-    """One comment is made and then only edited, through two conversations' worth of attempts; reactions say seen and done."""
+    """One comment is made and then only edited, through two conversations' worth of attempts;
+    reactions say seen and done."""
     answering = bench.answering()
     run = bench.dispatched()
     answering.answer(run.id)
@@ -32,19 +34,27 @@ def test_one_comment_from_acceptance_to_the_end(bench: Bench) -> None:
     assert "is at work (attempt 1)" in bench.comments[0]
     answering.answer(bench.end(run).id)
     assert "is done." in bench.comments[0] and "| 1 | succeeded | fresh | " in bench.comments[0]
-    assert "| 12.3k / 1.2k | $0.12 |" in bench.comments[0] and f"perdure open {run.name}" in bench.comments[0]
+    assert (
+        "| 12.3k / 1.2k | $0.12 |" in bench.comments[0]
+        and f"perdure open {run.name}" in bench.comments[0]
+    )
     assert f"https://perdure.example.com/runs/{run.name}" in bench.comments[0]
     assert bench.issue.reactions == {("dev-bot", "eyes"), ("dev-bot", "rocket")}
     bench.again(run)
     bench.worked(run)
     answering.answer(run.id)
-    assert len(bench.comments) == 1 and "| 2 | succeeded |" in bench.comments[0] and "| all | " in bench.comments[0]
+    assert (
+        len(bench.comments) == 1
+        and "| 2 | succeeded |" in bench.comments[0]
+        and "| all | " in bench.comments[0]
+    )
     assert bench.engine.store.postings_due() == [] and bench.posting(run).reason == ""
     assert bench.small.asked("DELETE", ".") == []
 
 
 def test_nothing_is_said_twice(bench: Bench) -> None:
-    """A run that has not changed is not told again, and a posting that was lost finds its comment again."""
+    """A run that has not changed is not told again, and a posting that was lost finds its comment
+    again."""
     answering = bench.answering()
     run = bench.dispatched()
     answering.answer(run.id)
@@ -57,18 +67,32 @@ def test_nothing_is_said_twice(bench: Bench) -> None:
 
 
 def test_work_that_was_taken_back(bench: Bench) -> None:
-    """A run that is off its issue says so there, and how it goes on; a person who is needed is asked for with the reason."""
+    """A run that is off its issue says so there, and how it goes on; a person who is needed is
+    asked for with the reason."""
     answering = bench.answering()
     run = bench.worked(bench.dispatched())
     for kind, words, shown in (
-        ("withdrawn", "unassigned by ada; assign it to dev-bot again, or mention it, to go on", "**Off it:** "),
-        ("needs_person", "checks failed after each of 3 attempts (ci_attempts)", "**A person is needed:** "),
+        (
+            "withdrawn",
+            "unassigned by ada; assign it to dev-bot again, or mention it, to go on",
+            "**Off it:** ",
+        ),
+        (
+            "needs_person",
+            "checks failed after each of 3 attempts (ci_attempts)",
+            "**A person is needed:** ",
+        ),
     ):
-        bench._told(bench.engine.store.tell_run(run.id, [], Condition(type=kind, message=words, at=1)))
+        bench._told(
+            bench.engine.store.tell_run(run.id, [], Condition(type=kind, message=words, at=1))
+        )
         answering.answer(run.id)
         (said,) = bench.comments
         assert f"{shown}`{words}`" in said
-    assert "What is said here is told when it goes on." in said and "A comment here goes on" not in said
+    assert (
+        "What is said here is told when it goes on." in said
+        and "A comment here goes on" not in said
+    )
     bench.again(run)
     answering.answer(run.id)
     assert "Off it" not in bench.comments[0] and "A comment here goes on" in bench.comments[0]
@@ -107,8 +131,12 @@ def test_the_mark_in_a_strangers_comment(bench: Bench) -> None:
 
 
 def test_hostile_words_do_nothing(bench: Bench) -> None:
-    """Mentions, references, commands, HTML and broken fences of an agent stand in the comment as code, and secrets not at all."""
-    says = f"@ada closes #1\n/close\n<img src=x onerror=alert(1)>\n```\n@ben {TOKEN}\n````\nAKIAABCDEFGHIJKLMNOP \x1b[31m"
+    """Mentions, references, commands, HTML and broken fences of an agent stand in the comment as
+    code, and secrets not at all."""
+    says = (
+        "@ada closes #1\n/close\n<img src=x onerror=alert(1)>\n```\n@ben "
+        f"{TOKEN}\n````\nAKIAABCDEFGHIJKLMNOP \x1b[31m"
+    )
     run = bench.worked(bench.dispatched(), says=says)
     bench.answering().answer(run.id)
     (text,) = bench.comments
@@ -120,8 +148,9 @@ def test_hostile_words_do_nothing(bench: Bench) -> None:
 
 
 def test_published_with_a_pull_request(bench: Bench) -> None:
-    """After success the branch is pushed with what the agent left uncommitted, a pull request is opened against the default branch, and
-    the commit has a status; later work goes to the same branch and the same pull request."""
+    """After success the branch is pushed with what the agent left uncommitted, a pull request is
+    opened against the default branch, and the commit has a status; later work goes to the same
+    branch and the same pull request."""
     answering = bench.answering(publish="pull")
     run = bench.dispatched()
     answering.answer(bench.begin(run).id)
@@ -132,9 +161,15 @@ def test_published_with_a_pull_request(bench: Bench) -> None:
     head = bench.branch()
     assert bench.git("show", f"{head}:work.txt") == "x"
     (pull,) = bench.pulls
-    assert (pull.head, pull.base, pull.text.split("\n")[0]) == ("perdure/dev-1", "main", "Closes #1.")
+    assert (pull.head, pull.base, pull.text.split("\n")[0]) == (
+        "perdure/dev-1",
+        "main",
+        "Closes #1.",
+    )
     assert "<" not in pull.title and pull.title.endswith("(#1)")
-    assert [(each.name, each.state) for each in bench.shop.statuses[head]] == [("perdure/dev", "success")]
+    assert [(each.name, each.state) for each in bench.shop.statuses[head]] == [
+        ("perdure/dev", "success")
+    ]
     assert f"at `{head[:12]}`, [pull request {pull.number}]" in bench.comments[0]
     assert PASSWORD not in bench.comments[0] + pull.text
     bench.again(run)
@@ -144,14 +179,19 @@ def test_published_with_a_pull_request(bench: Bench) -> None:
     answering.answer(bench.end(run).id)
     assert bench.branch() != head and len(bench.pulls) == 1 and len(bench.comments) == 1
     assert [each.state for each in bench.shop.statuses[bench.branch()]] == ["success"]
-    kinds = [str(record.event.__struct_config__.tag) for record in bench.engine.store.history(run.id)]
+    kinds = [
+        str(record.event.__struct_config__.tag) for record in bench.engine.store.history(run.id)
+    ]
     assert kinds.count("published") == 2 and kinds.count("told_forge") == 1
     saved = bench.engine.store.checkpoints(run.id)
-    assert [each.why for each in saved] == ["publish", "publish"] and saved[-1].workdir.head == bench.branch()
+    assert [each.why for each in saved] == ["publish", "publish"] and saved[
+        -1
+    ].workdir.head == bench.branch()
 
 
 def test_pushed_without_a_pull_request(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the forge will not open a pull request for the branch that is there, it is said so, and not that nothing was pushed."""
+    """Where the forge will not open a pull request for the branch that is there, it is said so, and
+    not that nothing was pushed."""
 
     def refuse(*_: object, **__: object) -> None:
         raise ForgeRefused("no base")
@@ -168,20 +208,29 @@ def test_nothing_new_is_nothing_to_review(bench: Bench) -> None:
     run = bench.begin(bench.dispatched())
     bench.end(run)
     bench.answering(publish="pull").answer(run.id)
-    assert bench.branch() == "" and bench.pulls == [] and "is done" in bench.comments[0] and "Branch" not in bench.comments[0]
+    assert (
+        bench.branch() == ""
+        and bench.pulls == []
+        and "is done" in bench.comments[0]
+        and "Branch" not in bench.comments[0]
+    )
     assert bench.posting(run).tries == 0
 
 
-@pytest.mark.parametrize("where", ["a file", "a file that was taken out again", "a message", "a name"])
+@pytest.mark.parametrize(
+    "where", ["a file", "a file that was taken out again", "a message", "a name"]
+)
 def test_a_secret_is_not_pushed(bench: Bench, where: str) -> None:
-    """A secret anywhere in what would be pushed holds the branch back, a person is told where it stands and not what it is; without it,
-    the branch goes out and nobody is needed any more."""
+    """A secret anywhere in what would be pushed holds the branch back, a person is told where it
+    stands and not what it is; without it, the branch goes out and nobody is needed any more."""
     secret = "AKIA" + "ABCDEFGHIJKLMNOP"
     run = bench.begin(bench.dispatched())
     assert run.workspace is not None
     place = Path(run.workspace.path)
     base = bench.git("rev-parse", "HEAD", cwd=place)
-    (place / (secret if where == "a name" else "key.txt")).write_text(f"one\n{secret if where.startswith('a file') else ''}\n")
+    (place / (secret if where == "a name" else "key.txt")).write_text(
+        f"one\n{secret if where.startswith('a file') else ''}\n"
+    )
     bench.git("add", "-A", cwd=place)
     bench.git("commit", "-qm", secret if where == "a message" else "a commit", cwd=place)
     if where == "a file that was taken out again":
@@ -192,11 +241,17 @@ def test_a_secret_is_not_pushed(bench: Bench, where: str) -> None:
     answering.answer(run.id)
     assert bench.branch() == ""
     (needs,) = bench.engine.store.get(run.id).conditions
-    assert needs.type == "needs_person" and "AWS access key" in needs.message and secret not in needs.message
+    assert (
+        needs.type == "needs_person"
+        and "AWS access key" in needs.message
+        and secret not in needs.message
+    )
     assert "**A person is needed:**" in bench.comments[0] and secret not in bench.comments[0]
     assert bench.posting(run).tries == 1 and bench.posting(run).due > bench.engine.store.now()
     answering.answer(run.id)
-    kinds = [str(record.event.__struct_config__.tag) for record in bench.engine.store.history(run.id)]
+    kinds = [
+        str(record.event.__struct_config__.tag) for record in bench.engine.store.history(run.id)
+    ]
     assert kinds.count("not_published") == 1, "a person is told once"
     bench.git("reset", "-q", "--soft", base, cwd=place)
     bench.git("commit", "-q", "--allow-empty", "-m", "clean", cwd=place)
@@ -206,12 +261,17 @@ def test_a_secret_is_not_pushed(bench: Bench, where: str) -> None:
         bench.git("add", "-A", cwd=place)
         bench.git("commit", "-q", "--amend", "--allow-empty", "-m", "clean", cwd=place)
     answering.answer(run.id)
-    assert bench.branch() and bench.engine.store.get(run.id).conditions == () and "needed" not in bench.comments[0]
+    assert (
+        bench.branch()
+        and bench.engine.store.get(run.id).conditions == ()
+        and "needed" not in bench.comments[0]
+    )
     assert bench.posting(run).tries == 0
 
 
 def test_a_branch_that_somebody_moved(bench: Bench, tmp_path: Path) -> None:
-    """Commits of somebody else on the branch are not overwritten: a person is told, and after a merge it is pushed."""
+    """Commits of somebody else on the branch are not overwritten: a person is told, and after a
+    merge it is pushed."""
     answering = bench.answering(publish="branch")
     run = bench.worked(bench.dispatched())
     answering.answer(run.id)
@@ -225,7 +285,10 @@ def test_a_branch_that_somebody_moved(bench: Bench, tmp_path: Path) -> None:
     bench.again(run)
     bench.worked(run, "mine.txt")
     answering.answer(run.id)
-    assert bench.branch() == theirs and "does not have" in bench.engine.store.get(run.id).conditions[0].message
+    assert (
+        bench.branch() == theirs
+        and "does not have" in bench.engine.store.get(run.id).conditions[0].message
+    )
     bench.again(run)
     run = bench.begin(run)
     assert run.workspace is not None
@@ -242,20 +305,28 @@ def test_a_failure_is_told_and_not_pushed(bench: Bench) -> None:
     Path(run.workspace.path, "half.txt").write_text("x")
     bench.end(run, OutcomeKind.FAILED, RunState.FAILED)
     bench.answering(publish="pull").answer(run.id)
-    assert "has failed: `it broke`" in bench.comments[0] and f"perdure retry {run.name}" in bench.comments[0]
+    assert (
+        "has failed: `it broke`" in bench.comments[0]
+        and f"perdure retry {run.name}" in bench.comments[0]
+    )
     assert bench.branch() == "" and ("dev-bot", "confused") in bench.issue.reactions
 
 
 def test_a_forge_that_is_down(bench: Bench) -> None:
-    """What cannot be told waits as long as the forge says, is asked nothing more meanwhile, and is told when it is there again."""
+    """What cannot be told waits as long as the forge says, is asked nothing more meanwhile, and is
+    told when it is there again."""
     answering = bench.answering()
     run = bench.dispatched()
     bench.small.fail(429, retry_after="120")
     answering.answer(run.id)
     assert bench.comments == [] and bench.issue.reactions == set() and not bench.small.faults
     posting = bench.posting(run)
-    assert posting.tries == 1 and posting.due >= bench.engine.store.now() + 100_000 and posting.reason
-    assert bench.engine.store.postings_due() == [] and [each.run for each in bench.engine.store.postings_waiting()] == [run.id]
+    assert (
+        posting.tries == 1 and posting.due >= bench.engine.store.now() + 100_000 and posting.reason
+    )
+    assert bench.engine.store.postings_due() == [] and [
+        each.run for each in bench.engine.store.postings_waiting()
+    ] == [run.id]
     with bench.another_client():
         answering.answer(run.id)
     assert len(bench.comments) == 1 and bench.posting(run).tries == 0
@@ -263,7 +334,8 @@ def test_a_forge_that_is_down(bench: Bench) -> None:
 
 @pytest.mark.parametrize("done", [True, False])
 def test_an_answer_that_was_lost(bench: Bench, done: bool) -> None:
-    """A connection that breaks off, before or after the forge did what it was asked, leaves one comment."""
+    """A connection that breaks off, before or after the forge did what it was asked, leaves one
+    comment."""
     answering = bench.answering()
     run = bench.dispatched()
     for number in range(6):
@@ -277,12 +349,15 @@ def test_an_answer_that_was_lost(bench: Bench, done: bool) -> None:
 
 
 def test_git_that_is_down(bench: Bench) -> None:
-    """A push that finds nobody waits; the comment is there all the same, and says so; nobody is called for it."""
+    """A push that finds nobody waits; the comment is there all the same, and says so; nobody is
+    called for it."""
     answering = bench.answering(publish="branch")
     run = bench.worked(bench.dispatched())
     bench.http.down = True
     answering.answer(run.id)
-    assert "**Not pushed:**" in bench.comments[0] and bench.engine.store.get(run.id).conditions == ()
+    assert (
+        "**Not pushed:**" in bench.comments[0] and bench.engine.store.get(run.id).conditions == ()
+    )
     assert str(bench.engine.workspaces.root) not in bench.comments[0]
     bench.http.down = False
     answering.answer(run.id)
@@ -294,21 +369,31 @@ def test_a_token_without_rights(bench: Bench) -> None:
     bench.shop.access["dev-bot"] = "none"
     run = bench.dispatched()
     bench.answering().answer(run.id)
-    assert bench.comments == [] and "no comment" in bench.posting(run).reason and bench.posting(run).tries == 1
+    assert (
+        bench.comments == []
+        and "no comment" in bench.posting(run).reason
+        and bench.posting(run).tries == 1
+    )
 
 
 def test_who_does_not_want_it(bench: Bench) -> None:
-    """`report = false` and `publish = "no"` leave the forge as it is; a task that was begun anew is told of by its newest run alone."""
+    """`report = false` and `publish = "no"` leave the forge as it is; a task that was begun anew is
+    told of by its newest run alone."""
     run = bench.worked(bench.dispatched())
     bench.answering(report=False).answer(run.id)
-    assert bench.small.requests == [] and bench.posting(run).tries == 0 and bench.engine.store.postings_due() == []
+    assert (
+        bench.small.requests == []
+        and bench.posting(run).tries == 0
+        and bench.engine.store.postings_due() == []
+    )
     bench.engine.store.remove(run.id)
     bench.answering().answer(bench.dispatched().id)
     assert "about to begin" in bench.comments[0] and bench.engine.store.postings_due() == []
 
 
 def test_an_attempt_waits_for_who_only_commits(bench: Bench) -> None:
-    """An attempt that begins while its workdir is held for a moment waits, and is no conflict; held for longer, it is one."""
+    """An attempt that begins while its workdir is held for a moment waits, and is no conflict; held
+    for longer, it is one."""
     run = bench.worked(bench.dispatched())
     assert run.workspace is not None
     held = bench.engine.workspaces.lock(run.workspace, "perdure publish", at_work=True, brief=True)
@@ -324,7 +409,8 @@ def test_an_attempt_waits_for_who_only_commits(bench: Bench) -> None:
 
 @pytest.mark.parametrize("kind", [Forge.GITHUB, Forge.GITLAB])
 def test_on_the_other_forges(tmp_path: Path, kind: Forge) -> None:
-    """The same stands on GitHub and on GitLab: one comment, reactions, the branch with its pull request, a status."""
+    """The same stands on GitHub and on GitLab: one comment, reactions, the branch with its pull
+    request, a status."""
     with make_bench(tmp_path, kind=kind) as bench:
         answering = bench.answering(publish="pull")
         run = bench.dispatched()
@@ -336,13 +422,20 @@ def test_on_the_other_forges(tmp_path: Path, kind: Forge) -> None:
             answering.answer(run.id)
             assert bench.posting(run).reason == ""
         (pull,) = bench.pulls
-        assert (pull.head, pull.base) == ("perdure/dev-1", "main") and pull.text.startswith("Closes #1.")
-        assert len(bench.comments) == 1 and "is done" in bench.comments[0] and "[pull request " in bench.comments[0]
+        assert (pull.head, pull.base) == ("perdure/dev-1", "main") and pull.text.startswith(
+            "Closes #1."
+        )
+        assert (
+            len(bench.comments) == 1
+            and "is done" in bench.comments[0]
+            and "[pull request " in bench.comments[0]
+        )
         assert len(bench.issue.reactions) == 2 and len(bench.shop.statuses[bench.branch()]) >= 1
 
 
 def test_what_nobody_foresaw_ends_no_thread(bench: Bench) -> None:
-    """A run of which the forge cannot be told for an unforeseen reason is left alone for a while, and said; then it is told."""
+    """A run of which the forge cannot be told for an unforeseen reason is left alone for a while,
+    and said; then it is told."""
     well, said, tried = threading.Event(), list[str](), list[str]()
 
     def page(name: str) -> str:

@@ -1,4 +1,5 @@
-"""Whatever an agent or a stranger writes, a forge shows it as code: held against a Markdown parser, the one that comes with rich."""
+"""Whatever an agent or a stranger writes, a forge shows it as code: held against a Markdown parser,
+the one that comes with rich."""
 
 from __future__ import annotations
 
@@ -11,16 +12,77 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from perdure.model import Attempt, Condition, Continuation, Outcome, OutcomeKind, RunState, Start, TaskRun, TaskSpec, Usage
+from perdure.model import (
+    Attempt,
+    Condition,
+    Continuation,
+    Outcome,
+    OutcomeKind,
+    RunState,
+    Start,
+    TaskRun,
+    TaskSpec,
+    Usage,
+)
 from perdure.posting.harmless import block, code, title
 from perdure.posting.saying import MOST, Account, comment
 
 MARK = "<!-- perdure:task=0123 -->"
 EVIL = (
-    *("@ada", "#1", "!2", "owner/name#3", "closes #4", "/close", "/assign @ben", "<script>x</script>", "<img src=x onerror=y>", "<!--"),
-    *("-->", "</details>", "<details open>", "`", "``", "```", "````\n", "~~~", "|", "||", "\\", "\\`", "\n", "\r\n", "\n\n", "    "),
-    *("\t", "[x](javascript:y)", "![x](https://tracker.invalid/x.png)", "https://forge.invalid/a/b/issues/1", "www.example.com"),
-    *("&#64;ada", "&lt;b&gt;", "\x1b[31m", "\u202e", "\x00", "* ", "> ", "# ", "---", "$x$", ":tada:", "0" * 40, "[[x]]", "\u2028", "word"),
+    *(
+        "@ada",
+        "#1",
+        "!2",
+        "owner/name#3",
+        "closes #4",
+        "/close",
+        "/assign @ben",
+        "<script>x</script>",
+        "<img src=x onerror=y>",
+        "<!--",
+    ),
+    *(
+        "-->",
+        "</details>",
+        "<details open>",
+        "`",
+        "``",
+        "```",
+        "````\n",
+        "~~~",
+        "|",
+        "||",
+        "\\",
+        "\\`",
+        "\n",
+        "\r\n",
+        "\n\n",
+        "    ",
+    ),
+    *(
+        "\t",
+        "[x](javascript:y)",
+        "![x](https://tracker.invalid/x.png)",
+        "https://forge.invalid/a/b/issues/1",
+        "www.example.com",
+    ),
+    *(
+        "&#64;ada",
+        "&lt;b&gt;",
+        "\x1b[31m",
+        "\u202e",
+        "\x00",
+        "* ",
+        "> ",
+        "# ",
+        "---",
+        "$x$",
+        ":tada:",
+        "0" * 40,
+        "[[x]]",
+        "\u2028",
+        "word",
+    ),
 )
 WORDS = st.lists(st.sampled_from(EVIL) | st.text(max_size=12), max_size=12).map("".join)
 
@@ -43,7 +105,13 @@ def account(words: str, *, name: str = "brave-otter") -> Account:
         outcome=Outcome(kind=OutcomeKind.FAILED, detail=words), usage=Usage(1500, 20, 0, 0, 0.5),
     )  # fmt: skip
     return Account(
-        rule="dev", run=run, attempts=[ended, replace(ended, number=2)], words=words, held_back=words, commit="c" * 40, branch="b"
+        rule="dev",
+        run=run,
+        attempts=[ended, replace(ended, number=2)],
+        words=words,
+        held_back=words,
+        commit="c" * 40,
+        branch="b",
     )
 
 
@@ -52,14 +120,31 @@ def account(words: str, *, name: str = "brave-otter") -> Account:
 @example(words="```\n@ada closes #4\n<b>")
 @example(words="`` @ada | closes #4 <b> ``")
 def test_only_ever_code(words: str) -> None:
-    """In the whole comment there is no HTML, link, image or table cell but perdure's own, whatever the words of others are."""
+    """In the whole comment there is no HTML, link, image or table cell but perdure's own, whatever
+    the words of others are."""
     text = comment(account(words), MARK)
     plain = comment(account("word"), MARK)
-    html = [each.content.strip() for each in parsed(text) if each.type in ("html_block", "html_inline")]
+    html = [
+        each.content.strip() for each in parsed(text) if each.type in ("html_block", "html_inline")
+    ]
     # Where nothing is left of the words, there is nothing to unfold.
-    assert html in ([each.content.strip() for each in parsed(plain) if each.type in ("html_block", "html_inline")], [MARK])
+    assert html in (
+        [
+            each.content.strip()
+            for each in parsed(plain)
+            if each.type in ("html_block", "html_inline")
+        ],
+        [MARK],
+    )
     kinds = [each.type for each in parsed(text)]
-    assert not {"link_open", "image", "heading_open", "bullet_list_open", "blockquote_open", "hr"} & set(kinds)
+    assert not {
+        "link_open",
+        "image",
+        "heading_open",
+        "bullet_list_open",
+        "blockquote_open",
+        "hr",
+    } & set(kinds)
     assert kinds.count("td_open") == 3 * 6 and kinds.count("table_open") == 1
     said = "".join(each.content for each in parsed(text) if each.type == "text")
     assert "ada" not in said and "closes" not in said and "http" not in said
@@ -70,18 +155,34 @@ def test_only_ever_code(words: str) -> None:
 def test_a_title_refers_to_nobody(words: str) -> None:
     """A title is one line without a mention, a reference or an address."""
     made = title(words)
-    assert "\n" not in made and "@a" not in made and "#1" not in made and "://" not in made and "<" not in made
+    assert (
+        "\n" not in made
+        and "@a" not in made
+        and "#1" not in made
+        and "://" not in made
+        and "<" not in made
+    )
 
 
 def test_a_long_story_is_cut() -> None:
-    """The agent's words and the table of attempts are cut, with marks, far below what forges take."""
+    """The agent's words and the table of attempts are cut, with marks, far below what forges
+    take."""
     one = account("x" * 100_000)
-    many = replace(one, attempts=[replace(one.attempts[0], number=number) for number in range(1, 500)])
+    many = replace(
+        one, attempts=[replace(one.attempts[0], number=number) for number in range(1, 500)]
+    )
     text = comment(many, MARK)
-    assert len(text) < 20_000 and "| 1 to 479 | ... |" in text and "more characters]" in text and "perdure retry brave-otter" in text
+    assert (
+        len(text) < 20_000
+        and "| 1 to 479 | ... |" in text
+        and "more characters]" in text
+        and "perdure retry brave-otter" in text
+    )
 
 
-@pytest.mark.parametrize(("text", "made"), [("", ""), ("a`b|c", "`a'b\u00a6c`"), ("a\n b", "`a b`")])
+@pytest.mark.parametrize(
+    ("text", "made"), [("", ""), ("a`b|c", "`a'b\u00a6c`"), ("a\n b", "`a b`")]
+)
 def test_code(text: str, made: str) -> None:
     """A word for a table's cell."""
     assert code(text) == made and block(text, 100).count(text.strip()) >= bool(text)

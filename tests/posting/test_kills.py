@@ -1,4 +1,5 @@
-"""Killed while it tells a forge, perdure tells it once. A sample: `make posting-kills` does it at every request."""
+"""Killed while it tells a forge, perdure tells it once. A sample: `make posting-kills` does it at
+every request."""
 
 from __future__ import annotations
 
@@ -11,5 +12,6 @@ from tests.posting.kills import story
 
 @pytest.mark.parametrize("at", [3, 16])
 def test_killed_at_a_request(tmp_path: Path, at: int) -> None:
-    """A kill right after the forge did what it was asked leaves one comment, one branch and one pull request."""
+    """A kill right after the forge did what it was asked leaves one comment, one branch and one
+    pull request."""
     assert story(tmp_path, at)

@@ -74,7 +74,9 @@ class Desk:
             payloads.gitea_labels(body)
 
         body = payloads.derived("gitea", "issues_opened", labelled)
-        return self.serving.send("/webhooks/tea", body, payloads.headers(Forge.GITEA, "issue_label", body, id=id))[0]
+        return self.serving.send(
+            "/webhooks/tea", body, payloads.headers(Forge.GITEA, "issue_label", body, id=id)
+        )[0]
 
     def waiting(self) -> Sequence[Posting]:
         with closing(stores.open(self.serving.state / "perdure.db", read_only=True)) as store:
@@ -97,8 +99,9 @@ def until(desk: Desk, met: Callable[[], Any], what: str) -> Any:
 
 
 def test_told_once_by_whoever_serves(desk: Desk) -> None:
-    """What cannot be told while the forge is down stands in `inbox` and `why`, and is told when it is back, by whoever serves then: one
-    server killed, a second one that waited beside it; nothing is said twice, and the token stands in no file and no word."""
+    """What cannot be told while the forge is down stands in `inbox` and `why`, and is told when it
+    is back, by whoever serves then: one server killed, a second one that waited beside it; nothing
+    is said twice, and the token stands in no file and no word."""
     desk.serving.start("--jobs", "0")
     assert desk.label("one") == 202
     until(desk, lambda: len(desk.issue.said) == 1, "the issue became a task, and was told")

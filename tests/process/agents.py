@@ -1,4 +1,5 @@
-"""What the tests of processes share: waiting, looking, and a tool that does all it can to get away."""
+"""What the tests of processes share: waiting, looking, and a tool that does all it can to get
+away."""
 
 from __future__ import annotations
 
@@ -26,8 +27,8 @@ _AWAY = (
 
 
 def daemon(pid_file: Path, *, bare: bool = True) -> str:
-    """Shell words that start a daemon: new session, double fork, no open files, deaf to TERM, and no environment where
-    `bare`. They end when its pid stands in the file."""
+    """Shell words that start a daemon: new session, double fork, no open files, deaf to TERM, and
+    no environment where `bare`. They end when its pid stands in the file."""
     return f"""{"env -i " if bare else ""}{sys.executable} -I -S -c "{_AWAY}" {pid_file}; while ! [ -s {pid_file} ]; do sleep 0.02; done"""
 
 

@@ -1,4 +1,5 @@
-"""Real agents for the tests of processes: small sh and Python programs. Whatever a test does, nothing may survive it."""
+"""Real agents for the tests of processes: small sh and Python programs. Whatever a test does,
+nothing may survive it."""
 
 from __future__ import annotations
 
@@ -35,13 +36,26 @@ def directory(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def launch(tmp_path: Path, directory: Path, env: dict[str, str], mark: str) -> Iterator[Launcher]:
-    """Starts an agent: a shell script, or an argv. At the end of the test nothing with its mark may live."""
+    """Starts an agent: a shell script, or an argv. At the end of the test nothing with its mark may
+    live."""
     workdir = tmp_path / "work"
     workdir.mkdir()
 
-    def launcher(agent: str | tuple[str, ...], stdin: bytes = b"", extra: dict[str, str] | None = None, **options: Any) -> Process:
+    def launcher(
+        agent: str | tuple[str, ...],
+        stdin: bytes = b"",
+        extra: dict[str, str] | None = None,
+        **options: Any,
+    ) -> Process:
         argv = ("/bin/sh", "-c", agent) if isinstance(agent, str) else agent
-        given = {"directory": directory, "cwd": workdir, "env": env, "mark": mark, "deadline_s": 60.0, "grace_s": 5.0} | options
+        given = {
+            "directory": directory,
+            "cwd": workdir,
+            "env": env,
+            "mark": mark,
+            "deadline_s": 60.0,
+            "grace_s": 5.0,
+        } | options
         return start(Command(argv=argv, stdin=stdin, env=extra or {}), **given)
 
     yield launcher

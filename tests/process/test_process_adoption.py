@@ -1,4 +1,5 @@
-"""Supervisor, shim and agent are killed in every combination: the agent goes on or nothing of it is left, and the lock tells."""
+"""Supervisor, shim and agent are killed in every combination: the agent goes on or nothing of it is
+left, and the lock tells."""
 
 from __future__ import annotations
 
@@ -17,7 +18,15 @@ import pytest
 
 import perdure
 from perdure.errors import Conflict
-from perdure.process import Identity, Process, end_all, find, survivors, worker_alive, worker_identity
+from perdure.process import (
+    Identity,
+    Process,
+    end_all,
+    find,
+    survivors,
+    worker_alive,
+    worker_identity,
+)
 from tests.process.agents import Launcher, content, daemon, gone, until
 
 SUPERVISOR = """
@@ -44,7 +53,8 @@ def lock(tmp_path: Path) -> Path:
 
 @contextmanager
 def supervised(script: str, directory: Path, cwd: Path, mark: str, lock: Path) -> Iterator[int]:
-    """A supervisor in a process of its own that has started the agent `script`; yields its pid, for the test to kill."""
+    """A supervisor in a process of its own that has started the agent `script`; yields its pid, for
+    the test to kill."""
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(perdure.__file__).parent.parent)}
     argv = [sys.executable, "-c", SUPERVISOR, str(directory), str(cwd), mark, script, str(lock)]
     with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE) as supervisor:
@@ -68,10 +78,16 @@ def is_free(lock: Path) -> bool:
     return True
 
 
-def test_an_agent_outlives_its_supervisor(directory: Path, tmp_path: Path, mark: str, lock: Path) -> None:
-    """SIGKILL of the supervisor: the agent works on under the lock; another process finds it, waits for it, gets its Exit."""
+def test_an_agent_outlives_its_supervisor(
+    directory: Path, tmp_path: Path, mark: str, lock: Path
+) -> None:
+    """SIGKILL of the supervisor: the agent works on under the lock; another process finds it, waits
+    for it, gets its Exit."""
     go_on = tmp_path / "go-on"
-    script = f"read word; echo begun $word; while ! [ -e {go_on} ]; do sleep 0.02; done; echo done; exit 5"
+    script = (
+        f"read word; echo begun $word; while ! [ -e {go_on} ]; do sleep 0.02; done; echo done; "
+        "exit 5"
+    )
     with supervised(script, directory, tmp_path, mark, lock) as supervisor:
         until(lambda: content(directory / "stdout"))
         os.kill(supervisor, signal.SIGKILL)
@@ -89,7 +105,9 @@ def test_an_agent_outlives_its_supervisor(directory: Path, tmp_path: Path, mark:
     assert survivors(mark) == []
 
 
-def test_an_adopted_agent_can_be_stopped(directory: Path, tmp_path: Path, mark: str, lock: Path) -> None:
+def test_an_adopted_agent_can_be_stopped(
+    directory: Path, tmp_path: Path, mark: str, lock: Path
+) -> None:
     """Who adopts an agent has the same power over it as who started it."""
     with supervised("exec sleep 600", directory, tmp_path, mark, lock) as supervisor:
         os.kill(supervisor, signal.SIGKILL)
@@ -115,8 +133,11 @@ def test_an_end_while_nobody_looked(directory: Path, tmp_path: Path, mark: str, 
     assert (end.code, end.cause) == (6, "exited")
 
 
-def test_the_supervisor_dies_in_the_moment_of_the_start(tmp_path: Path, mark: str, lock: Path) -> None:
-    """A shim that has only just been started is found, or was never there: no second agent can start beside it."""
+def test_the_supervisor_dies_in_the_moment_of_the_start(
+    tmp_path: Path, mark: str, lock: Path
+) -> None:
+    """A shim that has only just been started is found, or was never there: no second agent can
+    start beside it."""
     for number in range(5):
         directory = tmp_path / f"attempt-{number}"
         with supervised("exec sleep 600", directory, tmp_path, mark, lock) as supervisor:
@@ -131,9 +152,12 @@ def test_the_supervisor_dies_in_the_moment_of_the_start(tmp_path: Path, mark: st
 
 @pytest.mark.parametrize("bare", [True, False])
 def test_the_shim_is_killed(launch: Launcher, tmp_path: Path, mark: str, bare: bool) -> None:
-    """SIGKILL of the shim: nobody saw the end, so it is `lost`; agent and daemons are found by what they inherited."""
+    """SIGKILL of the shim: nobody saw the end, so it is `lost`; agent and daemons are found by what
+    they inherited."""
     pid_file = tmp_path / "pid"
-    process = launch(f"{daemon(pid_file, bare=bare)}; echo words >&2; trap '' TERM; while :; do sleep 0.05; done")
+    process = launch(
+        f"{daemon(pid_file, bare=bare)}; echo words >&2; trap '' TERM; while :; do sleep 0.05; done"
+    )
     until(lambda: content(process.stderr))
     agent = process.agent_pid
     assert agent is not None
@@ -149,7 +173,8 @@ def test_the_shim_is_killed(launch: Launcher, tmp_path: Path, mark: str, bare: b
 
 
 def test_everything_is_killed(directory: Path, tmp_path: Path, mark: str, lock: Path) -> None:
-    """SIGKILL of supervisor, shim and agent, as when a machine is lost: `lost`, the lock is free, the output is kept."""
+    """SIGKILL of supervisor, shim and agent, as when a machine is lost: `lost`, the lock is free,
+    the output is kept."""
     with supervised("echo words; sleep 600", directory, tmp_path, mark, lock) as supervisor:
         until(lambda: content(directory / "stdout"))
         for pid in (supervisor, *survivors(mark)):
@@ -173,7 +198,8 @@ def test_nothing_was_started(directory: Path) -> None:
 
 
 def test_the_lock_is_the_shims_alone(launch: Launcher, tmp_path: Path, lock: Path) -> None:
-    """The agent and its background children do not inherit the lock; it is free as soon as wait has returned."""
+    """The agent and its background children do not inherit the lock; it is free as soon as wait has
+    returned."""
     lock_fd = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock_fd, fcntl.LOCK_EX)
     pid_file = tmp_path / "pid"
@@ -197,7 +223,8 @@ def holds(pid: int, file: Path) -> bool:
 
 
 def test_the_agent_has_no_files_but_its_three(launch: Launcher) -> None:
-    """No descriptor of the supervisor or the shim reaches the agent, not even one that is marked inheritable."""
+    """No descriptor of the supervisor or the shim reaches the agent, not even one that is marked
+    inheritable."""
     leaking = os.open("/dev/null", os.O_RDONLY)
     os.set_inheritable(leaking, True)
     process = launch("ls -1 /proc/$$/fd | sort -n | tr '\\n' ' '; :")
@@ -208,14 +235,17 @@ def test_the_agent_has_no_files_but_its_three(launch: Launcher) -> None:
 
 
 def test_a_recycled_pid_is_left_alone(launch: Launcher, directory: Path, tmp_path: Path) -> None:
-    """A process that has the shim's old pid but another start time is neither waited for, nor stopped, nor killed."""
+    """A process that has the shim's old pid but another start time is neither waited for, nor
+    stopped, nor killed."""
     assert launch("exit 0").wait() is not None
     with subprocess.Popen(["sleep", "600"]) as stranger:
         identity = Identity.of(stranger.pid)
         assert identity is not None
         written = json.loads((directory / "shim.json").read_text())
         (directory / "exit.json").unlink()
-        (directory / "shim.json").write_text(json.dumps({**written, "pid": stranger.pid, "starttime": identity.starttime - 1}))
+        (directory / "shim.json").write_text(
+            json.dumps({**written, "pid": stranger.pid, "starttime": identity.starttime - 1})
+        )
         process = find(directory)
         assert process is not None
         assert not process.alive()
@@ -224,7 +254,9 @@ def test_a_recycled_pid_is_left_alone(launch: Launcher, directory: Path, tmp_pat
         end = process.wait()
         assert end is not None
         assert end.cause == "lost"
-        assert not Identity(identity.boot, identity.pid, identity.starttime + 1).send(signal.SIGKILL)
+        assert not Identity(identity.boot, identity.pid, identity.starttime + 1).send(
+            signal.SIGKILL
+        )
         assert not Identity("another boot", identity.pid, identity.starttime).send(signal.SIGKILL)
         assert stranger.poll() is None
         assert identity.send(signal.SIGKILL)
@@ -232,7 +264,8 @@ def test_a_recycled_pid_is_left_alone(launch: Launcher, directory: Path, tmp_pat
 
 
 def test_strangers_carry_no_mark(launch: Launcher, mark: str, env: dict[str, str]) -> None:
-    """Only the mark itself counts: another attempt, a longer mark, the same word elsewhere in an environment are let be."""
+    """Only the mark itself counts: another attempt, a longer mark, the same word elsewhere in an
+    environment are let be."""
     process = launch("exec sleep 600")
     others = [{"PERDURE_ATTEMPT": mark + "0"}, {"OTHER": mark}, {"X": f"PERDURE_ATTEMPT={mark}"}]
     strangers = [subprocess.Popen(["sleep", "600"], env={**env, **other}) for other in others]
@@ -249,9 +282,12 @@ def test_strangers_carry_no_mark(launch: Launcher, mark: str, env: dict[str, str
 
 
 def test_children_of_the_marked_are_found(mark: str, env: dict[str, str]) -> None:
-    """A process that carries no mark itself but descends from one that does is a survivor too, and is ended."""
+    """A process that carries no mark itself but descends from one that does is a survivor too, and
+    is ended."""
     argv = ["sh", "-c", "env -i sleep 600 & echo; wait"]
-    with subprocess.Popen(argv, env={**env, "PERDURE_ATTEMPT": mark}, stdout=subprocess.PIPE) as marked:
+    with subprocess.Popen(
+        argv, env={**env, "PERDURE_ATTEMPT": mark}, stdout=subprocess.PIPE
+    ) as marked:
         assert marked.stdout is not None
         marked.stdout.readline()
         until(lambda: len(survivors(mark)) == 2)
@@ -261,19 +297,31 @@ def test_children_of_the_marked_are_found(mark: str, env: dict[str, str]) -> Non
 
 def test_nobody_ends_himself(mark: str) -> None:
     """A process that carries the mark and ends all that do is spared."""
-    program = "import sys; from perdure.process import *; print(survivors(sys.argv[1]), end_all(sys.argv[1], 0))"
-    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(perdure.__file__).parent.parent), "PERDURE_ATTEMPT": mark}
-    done = subprocess.run([sys.executable, "-c", program, mark], env=env, capture_output=True, check=True)
+    program = (
+        "import sys; from perdure.process import *; print(survivors(sys.argv[1]), "
+        "end_all(sys.argv[1], 0))"
+    )
+    env = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(Path(perdure.__file__).parent.parent),
+        "PERDURE_ATTEMPT": mark,
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program, mark], env=env, capture_output=True, check=True
+    )
     assert done.stdout == b"[] 0\n"
 
 
 def test_a_worker_knows_another() -> None:
-    """A worker's name tells whether it lives: itself, one that has ended, a recycled pid, another boot, another host."""
+    """A worker's name tells whether it lives: itself, one that has ended, a recycled pid, another
+    boot, another host."""
     mine = worker_identity()
     host, boot, pid, starttime = mine.rsplit(":", 3)
     assert worker_alive(mine) is True
     with subprocess.Popen(
-        [sys.executable, "-c", "from perdure.process import *; print(worker_identity())"], stdout=-1, env=_env()
+        [sys.executable, "-c", "from perdure.process import *; print(worker_identity())"],
+        stdout=-1,
+        env=_env(),
     ) as other:
         assert other.stdout is not None
         theirs = other.stdout.read().decode().strip()
@@ -317,8 +365,9 @@ def test_two_start_at_once(launch: Launcher, tmp_path: Path, directory: Path) ->
 
 
 def test_a_look_that_lasts_a_moment_more(launch: Launcher, directory: Path) -> None:
-    """Who looks for an agent has its lock for a moment; a child that another thread was just starting has it until it is its program. An
-    agent that is started meanwhile is started all the same."""
+    """Who looks for an agent has its lock for a moment; a child that another thread was just
+    starting has it until it is its program. An agent that is started meanwhile is started all the
+    same."""
     directory.mkdir()
     looks = os.open(directory / "launch", os.O_RDWR | os.O_CREAT)
     fcntl.flock(looks, fcntl.LOCK_SH)

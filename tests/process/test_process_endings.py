@@ -1,4 +1,5 @@
-"""How an agent starts and ends: its exit, its input, its limits, and that the recorded end means that nothing is left."""
+"""How an agent starts and ends: its exit, its input, its limits, and that the recorded end means
+that nothing is left."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ def test_an_end_by_a_signal(launch: Launcher) -> None:
 
 
 def test_an_agent_without_a_record_does_not_live(launch: Launcher, directory: Path) -> None:
-    """Where the agent's record cannot be put in its place, agent and children are ended, and the recorded end says why."""
+    """Where the agent's record cannot be put in its place, agent and children are ended, and the
+    recorded end says why."""
     (directory / "agent.json" / "in the way").mkdir(parents=True)
     process = launch("sleep 600 & sleep 600")
     end = process.wait()
@@ -45,7 +47,8 @@ def test_an_agent_without_a_record_does_not_live(launch: Launcher, directory: Pa
 
 
 def test_input_and_place(launch: Launcher, tmp_path: Path) -> None:
-    """The agent gets its whole stdin and then its end, its own cwd, and is the leader of a session of its own."""
+    """The agent gets its whole stdin and then its end, its own cwd, and is the leader of a session
+    of its own."""
     prompt = b"first\n" + b"x" * 300_000 + b"\xff\x00"
     process = launch("cat; pwd >&2; ps -o sid= -p $$ | tr -d ' ' >&2; echo $$ >&2", prompt)
     end = process.wait()
@@ -56,11 +59,16 @@ def test_input_and_place(launch: Launcher, tmp_path: Path) -> None:
     assert process.agent_pid == int(pid)
 
 
-def test_the_agent_has_exactly_the_environment_given(launch: Launcher, env: dict[str, str], mark: str) -> None:
-    """Nothing of the supervisor's environment leaks, nothing is added but the mark; the command's own wins."""
+def test_the_agent_has_exactly_the_environment_given(
+    launch: Launcher, env: dict[str, str], mark: str
+) -> None:
+    """Nothing of the supervisor's environment leaks, nothing is added but the mark; the command's
+    own wins."""
     process = launch(("env", "-0"), extra={"EXTRA": "é\n=1", "TMPDIR": "/elsewhere"})
     assert process.wait() is not None
-    seen = dict(entry.split("=", 1) for entry in process.stdout.read_bytes().decode().split("\0") if entry)
+    seen = dict(
+        entry.split("=", 1) for entry in process.stdout.read_bytes().decode().split("\0") if entry
+    )
     assert seen == {**env, "EXTRA": "é\n=1", "TMPDIR": "/elsewhere", "PERDURE_ATTEMPT": mark}
 
 
@@ -74,7 +82,8 @@ def test_signals_are_fresh(launch: Launcher) -> None:
 
 
 def test_a_polite_stop(launch: Launcher) -> None:
-    """A stop reaches the agent as TERM: it may say its last words, and its own code is kept beside the cause."""
+    """A stop reaches the agent as TERM: it may say its last words, and its own code is kept beside
+    the cause."""
     process = launch("trap 'echo bye; exit 7' TERM; echo ready; while :; do sleep 0.05; done")
     until(lambda: content(process.stdout))
     process.stop()
@@ -94,7 +103,8 @@ def test_a_stop_in_the_first_moment(launch: Launcher) -> None:
 
 
 def test_a_stop_just_before_the_end(launch: Launcher) -> None:
-    """A stop and the agent's end that the shim sees at the same moment are a stop: the word is not lost."""
+    """A stop and the agent's end that the shim sees at the same moment are a stop: the word is not
+    lost."""
     process = launch("exec sleep 600")
     agent = process.agent_pid
     assert agent is not None
@@ -121,7 +131,9 @@ def test_the_supervisors_word_is_the_cause(launch: Launcher, cause: str) -> None
 
 def test_an_agent_deaf_to_term(launch: Launcher) -> None:
     """After the grace comes KILL, for the agent and its tools alike."""
-    process = launch("trap '' TERM; sleep 600 & echo ready; while :; do sleep 0.05; done", grace_s=0.2)
+    process = launch(
+        "trap '' TERM; sleep 600 & echo ready; while :; do sleep 0.05; done", grace_s=0.2
+    )
     until(lambda: content(process.stdout))
     process.stop()
     end = process.wait()
@@ -153,7 +165,8 @@ def test_wait_gives_up_in_time(launch: Launcher) -> None:
 
 @pytest.mark.parametrize("bare", [True, False])
 def test_a_daemon_that_gets_away_is_ended(launch: Launcher, tmp_path: Path, bare: bool) -> None:
-    """New session, double fork, closed files, no environment, deaf to TERM: it ends before exit.json is there."""
+    """New session, double fork, closed files, no environment, deaf to TERM: it ends before
+    exit.json is there."""
     pid_file = tmp_path / "pid"
     process = launch(f"{daemon(pid_file, bare=bare)}; exit 0", grace_s=0.2)
     end = process.wait()
@@ -186,9 +199,12 @@ def test_a_storm_of_daemons(launch: Launcher) -> None:
 
 
 def test_kill_ends_all_at_once(launch: Launcher, tmp_path: Path, mark: str) -> None:
-    """The last resort: the whole tree is gone when it returns, a deaf agent's daemons included, and the end is recorded."""
+    """The last resort: the whole tree is gone when it returns, a deaf agent's daemons included, and
+    the end is recorded."""
     pid_file = tmp_path / "pid"
-    process = launch(f"trap '' TERM; {daemon(pid_file)}; while :; do sleep 0.05; done", grace_s=600.0)
+    process = launch(
+        f"trap '' TERM; {daemon(pid_file)}; while :; do sleep 0.05; done", grace_s=600.0
+    )
     until(lambda: content(pid_file))
     process.kill()
     assert survivors(mark) == []
@@ -219,7 +235,9 @@ def test_a_frozen_shim_is_no_shelter(launch: Launcher, mark: str) -> None:
         (("/bin/echo", "x" * 200_000), 126, "cannot start /bin/echo: Argument list too long"),
     ],
 )
-def test_a_program_that_cannot_start(launch: Launcher, argv: tuple[str, ...], code: int, words: str) -> None:
+def test_a_program_that_cannot_start(
+    launch: Launcher, argv: tuple[str, ...], code: int, words: str
+) -> None:
     """Not there, not executable, too long: an Exit like any other, with a sentence."""
     process = launch(argv)
     end = process.wait()
@@ -232,14 +250,22 @@ def test_a_missing_directory(launch: Launcher, tmp_path: Path) -> None:
     """A workdir that is not there is said to be the reason."""
     end = launch("true", cwd=tmp_path / "not").wait()
     assert end is not None
-    assert (end.code, end.stderr_tail) == (126, f"perdure: cannot enter {tmp_path}/not: No such file or directory\n")
+    assert (end.code, end.stderr_tail) == (
+        126,
+        f"perdure: cannot enter {tmp_path}/not: No such file or directory\n",
+    )
 
 
-def test_an_environment_too_large_for_any_program(launch: Launcher, env: dict[str, str], directory: Path) -> None:
+def test_an_environment_too_large_for_any_program(
+    launch: Launcher, env: dict[str, str], directory: Path
+) -> None:
     """Where not even the shim can be started, the end is recorded all the same."""
     end = launch("true", env={**env, "BIG": "x" * 200_000}).wait()
     assert end is not None
-    assert (end.code, end.stderr_tail) == (126, "perdure: cannot start /bin/sh: Argument list too long\n")
+    assert (end.code, end.stderr_tail) == (
+        126,
+        "perdure: cannot start /bin/sh: Argument list too long\n",
+    )
     found = find(directory)
     assert found is not None
     assert found.wait(0) == end
@@ -247,12 +273,28 @@ def test_an_environment_too_large_for_any_program(launch: Launcher, env: dict[st
 
 @pytest.mark.parametrize(
     ("argv", "env"),
-    [((), {}), (("a\0b",), {}), (("a\ud800",), {}), (("true",), {"A=B": "1"}), (("true",), {"A": "1\0"}), (("true",), {"": "1"})],
+    [
+        ((), {}),
+        (("a\0b",), {}),
+        (("a\ud800",), {}),
+        (("true",), {"A=B": "1"}),
+        (("true",), {"A": "1\0"}),
+        (("true",), {"": "1"}),
+    ],
 )
-def test_what_no_program_can_be_given(argv: tuple[str, ...], env: dict[str, str], tmp_path: Path, directory: Path, mark: str) -> None:
+def test_what_no_program_can_be_given(
+    argv: tuple[str, ...], env: dict[str, str], tmp_path: Path, directory: Path, mark: str
+) -> None:
     """Such a command is refused before anything is made."""
     with pytest.raises(UsageError):
-        start(Command(argv=argv, stdin=b""), directory=directory, cwd=tmp_path, env=env, mark=mark, deadline_s=1)
+        start(
+            Command(argv=argv, stdin=b""),
+            directory=directory,
+            cwd=tmp_path,
+            env=env,
+            mark=mark,
+            deadline_s=1,
+        )
     assert not directory.exists()
 
 
@@ -268,7 +310,8 @@ def test_a_directory_is_for_one_attempt(launch: Launcher) -> None:
 
 
 def test_secrets_are_nowhere(launch: Launcher, env: dict[str, str], tmp_path: Path) -> None:
-    """An environment's values are in no file of the attempt and in no argv; the files are the owner's alone."""
+    """An environment's values are in no file of the attempt and in no argv; the files are the
+    owner's alone."""
     process = launch("exec sleep 600", b"prompt", env={**env, "API_KEY": "s3cr3t-canary"})
     pid = until(lambda: process.agent_pid)
     assert process.shim is not None
@@ -278,7 +321,16 @@ def test_secrets_are_nowhere(launch: Launcher, env: dict[str, str], tmp_path: Pa
     process.stop()
     assert process.wait() is not None
     files = list(process.directory.iterdir())
-    assert {"stdin", "launch", "shim.json", "agent.json", "stdout", "stderr", "cause", "exit.json"} <= {file.name for file in files}
+    assert {
+        "stdin",
+        "launch",
+        "shim.json",
+        "agent.json",
+        "stdout",
+        "stderr",
+        "cause",
+        "exit.json",
+    } <= {file.name for file in files}
     for file in files:
         assert b"s3cr3t-canary" not in file.read_bytes(), file.name
         assert file.stat().st_mode & 0o077 == 0, file.name
@@ -305,16 +357,40 @@ def test_the_agents_files_get_the_users_umask(launch: Launcher, tmp_path: Path) 
         ("sleep 600 & echo done", 0, "done\n"),
     ],
 )
-def test_quick_commands(command: str, code: int, output: str, directory: Path, tmp_path: Path, env: dict[str, str], mark: str) -> None:
+def test_quick_commands(
+    command: str,
+    code: int,
+    output: str,
+    directory: Path,
+    tmp_path: Path,
+    env: dict[str, str],
+    mark: str,
+) -> None:
     """A verify command gives its code and its output in one piece, and leaves nothing behind."""
-    assert run_quick(command, directory=directory, cwd=tmp_path, env=env, mark=mark, timeout_s=30) == (code, output)
+    assert run_quick(
+        command, directory=directory, cwd=tmp_path, env=env, mark=mark, timeout_s=30
+    ) == (code, output)
     assert survivors(mark) == []
 
 
-def test_a_quick_command_that_hangs(directory: Path, tmp_path: Path, env: dict[str, str], mark: str) -> None:
+def test_a_quick_command_that_hangs(
+    directory: Path, tmp_path: Path, env: dict[str, str], mark: str
+) -> None:
     """It is ended at its timeout with code 124, and what it said before is kept."""
-    for seconds in (0.3, 2, 10, 60):  # on a busy machine the command may not have begun when the shortest is over
-        code, output = run_quick("echo begun; sleep 600", directory=directory, cwd=tmp_path, env=env, mark=mark, timeout_s=seconds)
+    for seconds in (
+        0.3,
+        2,
+        10,
+        60,
+    ):  # on a busy machine the command may not have begun when the shortest is over
+        code, output = run_quick(
+            "echo begun; sleep 600",
+            directory=directory,
+            cwd=tmp_path,
+            env=env,
+            mark=mark,
+            timeout_s=seconds,
+        )
         assert code == 124 and output.endswith(f"[deadline after {seconds} s]")
         if output.startswith("begun"):
             break

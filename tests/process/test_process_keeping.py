@@ -1,4 +1,5 @@
-"""A kept agent and its keeper, with an agent of a few lines: it answers each line of its input, and does what the line says."""
+"""A kept agent and its keeper, with an agent of a few lines: it answers each line of its input, and
+does what the line says."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ class Ground:
         self.work.mkdir()
         given = {"grace_s": 3.0, "idle_s": 600.0, "memory": 0} | options
         command = Command(argv=("/bin/sh", "-c", AGENT), stdin=b"")
-        self.kept: Kept = keep(command, directory=directory / "kept", cwd=self.work, env=env, mark=mark, **given)
+        self.kept: Kept = keep(
+            command, directory=directory / "kept", cwd=self.work, env=env, mark=mark, **given
+        )
         self.attempts = 0
 
     def turn(self, line: str, deadline_s: float = 60.0) -> Process | None:
@@ -40,7 +43,9 @@ class Ground:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             place = self.directory / f"attempt-{self.attempts}"
-            return self.kept.turn(place, stdin=f"{line}\n".encode(), deadline_s=deadline_s, lock_fd=fd)
+            return self.kept.turn(
+                place, stdin=f"{line}\n".encode(), deadline_s=deadline_s, lock_fd=fd
+            )
         finally:
             os.close(fd)
 
@@ -93,18 +98,32 @@ def ground(tmp_path: Path, env: dict[str, str], mark: str) -> Iterator[Callable[
 
 
 def test_the_registry_is_private(tmp_path: Path, env: dict[str, str], mark: str) -> None:
-    """The directory that all keepers share is its owner's alone, like each keeper's own, whatever the umask."""
+    """The directory that all keepers share is its owner's alone, like each keeper's own, whatever
+    the umask."""
     registry = tmp_path / "warm"
     command = Command(argv=("/bin/sh", "-c", AGENT), stdin=b"")
-    kept = keep(command, directory=registry / "one", cwd=tmp_path, env=env, mark=mark, grace_s=3.0, idle_s=600.0, memory=0)
+    kept = keep(
+        command,
+        directory=registry / "one",
+        cwd=tmp_path,
+        env=env,
+        mark=mark,
+        grace_s=3.0,
+        idle_s=600.0,
+        memory=0,
+    )
     try:
-        assert (registry.stat().st_mode & 0o777, (registry / "one").stat().st_mode & 0o777) == (0o700, 0o700)
+        assert (registry.stat().st_mode & 0o777, (registry / "one").stat().st_mode & 0o777) == (
+            0o700,
+            0o700,
+        )
     finally:
         kept.end()
 
 
 def test_each_turn_is_an_attempt_of_its_own(ground: Callable[..., Ground]) -> None:
-    """One agent serves two attempts: each directory has its own output and end, and between them no lock is held."""
+    """One agent serves two attempts: each directory has its own output and end, and between them no
+    lock is held."""
     one = ground()
     assert one.rested("echo first").cause == "turn"
     assert one.kept.rested()
@@ -140,7 +159,8 @@ def test_it_ends_by_itself_when_it_is_let_go(ground: Callable[..., Ground]) -> N
 
 
 def test_what_a_turn_leaves_behind_is_ended(ground: Callable[..., Ground]) -> None:
-    """A daemon that got away is ended with the attempt and the agent is kept; a child of the agent's own that runs on ends both."""
+    """A daemon that got away is ended with the attempt and the agent is kept; a child of the
+    agent's own that runs on ends both."""
     one = ground()
     pid_file = one.work / "pid"
     assert one.rested("true").cause == "turn"
@@ -183,13 +203,21 @@ def test_limits_end_it(ground: Callable[..., Ground], limit: dict[str, Any]) -> 
     assert not (one.directory / "attempt-2/shim.json").exists()
 
 
-@pytest.mark.parametrize(("how", "cause"), [("stop", "stalled"), ("deadline", "deadline"), ("kill", "lost"), ("agent", "exited")])
-def test_a_second_turn_is_ended_for_certain(ground: Callable[..., Ground], how: str, cause: str) -> None:
-    """Stop, deadline, a killed keeper or agent in a later turn: the attempt has its one end, and nothing of it lives."""
+@pytest.mark.parametrize(
+    ("how", "cause"),
+    [("stop", "stalled"), ("deadline", "deadline"), ("kill", "lost"), ("agent", "exited")],
+)
+def test_a_second_turn_is_ended_for_certain(
+    ground: Callable[..., Ground], how: str, cause: str
+) -> None:
+    """Stop, deadline, a killed keeper or agent in a later turn: the attempt has its one end, and
+    nothing of it lives."""
     one = ground()
     assert one.rested("true").cause == "turn"
     assert one.kept.rested()
-    process = one.turn("trap '' TERM; echo begun; while :; do sleep 600; done", 0.5 if how == "deadline" else 60.0)
+    process = one.turn(
+        "trap '' TERM; echo begun; while :; do sleep 600; done", 0.5 if how == "deadline" else 60.0
+    )
     assert process is not None
     # The deadline may be over before the agent has begun to speak.
     until(lambda: b"begun" in process.stdout.read_bytes() or process.wait(0) is not None)
@@ -227,9 +255,15 @@ sys.stdin.read()
 
 @pytest.mark.parametrize("line", ["true", "while ! [ -e go ]; do sleep 0.01; done"])
 def test_its_owner_is_killed(tmp_path: Path, env: dict[str, str], mark: str, line: str) -> None:
-    """An idle agent ends with its owner; one at work finishes its turn, is found by its directory, and leaves with an ordinary exit."""
+    """An idle agent ends with its owner; one at work finishes its turn, is found by its directory,
+    and leaves with an ordinary exit."""
     words = [sys.executable, "-c", OWNER, str(tmp_path), mark, AGENT, line]
-    owner = subprocess.Popen(words, env={**env, "PYTHONPATH": ":".join(sys.path)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    owner = subprocess.Popen(
+        words,
+        env={**env, "PYTHONPATH": ":".join(sys.path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     assert owner.stdout is not None
     assert owner.stdin is not None
     assert owner.stdout.readline() == b"ready\n"
@@ -248,7 +282,8 @@ def test_its_owner_is_killed(tmp_path: Path, env: dict[str, str], mark: str, lin
 
 
 def test_anybody_ends_it_by_its_directory(ground: Callable[..., Ground]) -> None:
-    """Whoever holds the workdir's lock ends what is kept, by its directory alone, also where the keeper was killed."""
+    """Whoever holds the workdir's lock ends what is kept, by its directory alone, also where the
+    keeper was killed."""
     one = ground()
     assert one.rested("true").cause == "turn"
     end_kept(one.directory / "kept", 3.0)

@@ -1,4 +1,5 @@
-"""Output of any shape and amount: nothing is lost below the caps, nothing is a crash, nothing takes more memory than promised."""
+"""Output of any shape and amount: nothing is lost below the caps, nothing is a crash, nothing takes
+more memory than promised."""
 
 from __future__ import annotations
 
@@ -26,8 +27,12 @@ def drain(lines: Lines) -> list[bytes]:
 
 
 def test_a_flood_of_100_mb(launch: Launcher) -> None:
-    """Every line of a hundred megabytes on stdout, and as much on stderr, arrives, whoever is reading in the meantime."""
-    process = launch("yes 'a line of output, forty characters long' | head -c 100000000 | tee /dev/fd/2", deadline_s=120.0)
+    """Every line of a hundred megabytes on stdout, and as much on stderr, arrives, whoever is
+    reading in the meantime."""
+    process = launch(
+        "yes 'a line of output, forty characters long' | head -c 100000000 | tee /dev/fd/2",
+        deadline_s=120.0,
+    )
     lines, count = Lines(process.stdout), 0
     while process.wait(0.01) is None:
         count += len(lines.read())
@@ -35,12 +40,16 @@ def test_a_flood_of_100_mb(launch: Launcher) -> None:
     end = process.wait()
     assert end is not None
     assert end.code == 0
-    assert (process.stdout.stat().st_size, process.stderr.stat().st_size) == (100_000_000, 100_000_000)
+    assert (process.stdout.stat().st_size, process.stderr.stat().st_size) == (
+        100_000_000,
+        100_000_000,
+    )
     assert (count, lines.capped) == (100_000_000 // 40, 0)
 
 
 def test_a_flood_without_end(launch: Launcher) -> None:
-    """An agent that would fill the disk is ended at the cap, stdout and stderr alike, and the Exit says so."""
+    """An agent that would fill the disk is ended at the cap, stdout and stderr alike, and the Exit
+    says so."""
     end = launch("exec yes >&2", output_cap=1_000_000, grace_s=600.0).wait()
     assert end is not None
     assert (end.signal, end.cause) == (9, "flooded")
@@ -49,7 +58,11 @@ def test_a_flood_without_end(launch: Launcher) -> None:
 
 def test_a_flood_in_the_grace(launch: Launcher) -> None:
     """A stop gives no leave to fill the disk."""
-    process = launch("trap 'exec yes' TERM; echo; while :; do sleep 0.02; done", output_cap=1_000_000, grace_s=600.0)
+    process = launch(
+        "trap 'exec yes' TERM; echo; while :; do sleep 0.02; done",
+        output_cap=1_000_000,
+        grace_s=600.0,
+    )
     until(lambda: content(process.stdout))
     process.stop()
     end = process.wait()
@@ -68,14 +81,16 @@ def test_a_line_of_20_mb(launch: Launcher) -> None:
 
 
 def test_any_bytes_pass_through(launch: Launcher) -> None:
-    """NUL, invalid UTF-8 and everything that only splitlines takes for a line's end are part of the line."""
+    """NUL, invalid UTF-8 and everything that only splitlines takes for a line's end are part of the
+    line."""
     process = launch(("printf", r"a\000b\377\n\302\205\342\200\250\r\034c\n\n"))
     assert process.wait() is not None
     assert drain(Lines(process.stdout)) == [b"a\x00b\xff", "\x85\u2028\r\x1cc".encode(), b""]
 
 
 def test_a_growing_file(tmp_path: Path) -> None:
-    """A line is given once it is complete, exactly once; before the file is there, there is nothing."""
+    """A line is given once it is complete, exactly once; before the file is there, there is
+    nothing."""
     lines = Lines(tmp_path / "log")
     assert lines.read() == []
     with (tmp_path / "log").open("ab", buffering=0) as log:
@@ -97,7 +112,8 @@ def test_a_line_over_the_cap(tmp_path: Path) -> None:
 
 
 def test_a_file_that_became_shorter(tmp_path: Path) -> None:
-    """What a tool wrote by truncating the log (`> /dev/stdout`) is read from the start of the file."""
+    """What a tool wrote by truncating the log (`> /dev/stdout`) is read from the start of the
+    file."""
     log = tmp_path / "log"
     log.write_bytes(b"a long first line\ntorn")
     lines = Lines(log)
@@ -108,12 +124,17 @@ def test_a_file_that_became_shorter(tmp_path: Path) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(
-    pieces=st.lists(st.binary(max_size=12) | st.sampled_from([b"\n", b"\r\n", b"x" * 30]), max_size=20),
+    pieces=st.lists(
+        st.binary(max_size=12) | st.sampled_from([b"\n", b"\r\n", b"x" * 30]), max_size=20
+    ),
     cap=st.integers(1, 40),
     stop_at=st.integers(0, 20),
 )
-def test_lines_are_what_split_says(tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes], cap: int, stop_at: int) -> None:
-    """However a file grows and wherever a reader begins anew: the lines of split, each cut to the cap, and the counts add up."""
+def test_lines_are_what_split_says(
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes], cap: int, stop_at: int
+) -> None:
+    """However a file grows and wherever a reader begins anew: the lines of split, each cut to the
+    cap, and the counts add up."""
     path = tmp_path_factory.getbasetemp() / "growing"
     path.write_bytes(b"")
     lines, found, dropped = Lines(path, cap=cap), [], 0
@@ -149,7 +170,10 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     )
     source = str(Path(__file__).parents[2] / "src")
     done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "log")], env={"PYTHONPATH": source}, capture_output=True, check=True
+        [sys.executable, "-c", program, str(tmp_path / "log")],
+        env={"PYTHONPATH": source},
+        capture_output=True,
+        check=True,
     )
     sizes, rest = done.stdout.decode().split("]")
     capped, dropped, kilobytes = (int(word) for word in rest.split())
@@ -172,7 +196,8 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_person_sees(output: bytes, shown: str) -> None:
-    """Agents' words are safe to print: no escapes, no controls, no bidirectional tricks, invalid bytes in figures."""
+    """Agents' words are safe to print: no escapes, no controls, no bidirectional tricks, invalid
+    bytes in figures."""
     assert plain(output) == shown
 
 

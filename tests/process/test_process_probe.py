@@ -32,7 +32,9 @@ def a_run(worker: str, lease_until: int = LATER, host: str = "") -> RunRow:
     )  # fmt: skip
 
 
-def seen(state: Path, run: RunRow, now: int = NOW, host: Host | None = None, again: RunRow | None = None) -> Liveness | None:
+def seen(
+    state: Path, run: RunRow, now: int = NOW, host: Host | None = None, again: RunRow | None = None
+) -> Liveness | None:
     return Probe(state, host or process.probe.NOWHERE).liveness(run, now, lambda: again or run)
 
 
@@ -56,7 +58,9 @@ def an_agent(state: Path) -> process.Process:
 def a_dead_worker() -> str:
     """The name of a supervisor that has ended."""
     code = "from perdure.process import worker_identity; print(worker_identity())"
-    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def test_a_live_supervisor_is_believed_whatever_its_lease_says(tmp_path: Path) -> None:
@@ -74,7 +78,8 @@ def test_a_live_supervisor_is_believed_whatever_its_lease_says(tmp_path: Path) -
 
 
 def test_nothing_lives_of_a_dead_supervisor_without_an_agent(tmp_path: Path) -> None:
-    """It was killed before its agent began, or with it; its lease, which still runs, does not matter."""
+    """It was killed before its agent began, or with it; its lease, which still runs, does not
+    matter."""
     worker = a_dead_worker()
     assert seen(tmp_path, a_run(worker)) is Liveness.INTERRUPTED
     agent = an_agent(tmp_path)
@@ -99,9 +104,14 @@ def test_an_agent_lives_without_its_shim(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", ["pid was given again", "machine was started again"])
 def test_a_supervisor_of_another_time_is_dead(tmp_path: Path, change: str) -> None:
-    """A process with its pid that began at another time is another one; after a reboot none is the same."""
+    """A process with its pid that began at another time is another one; after a reboot none is the
+    same."""
     host, boot, pid, starttime = process.worker_identity().rsplit(":", 3)
-    name = f"{host}:{boot}:{pid}:{int(starttime) + 1}" if "pid" in change else f"{host}:00000000.{namespace()}:{pid}:{starttime}"
+    name = (
+        f"{host}:{boot}:{pid}:{int(starttime) + 1}"
+        if "pid" in change
+        else f"{host}:00000000.{namespace()}:{pid}:{starttime}"
+    )
     assert seen(tmp_path, a_run(name)) is Liveness.INTERRUPTED
 
 
@@ -113,17 +123,30 @@ def test_another_host_is_known_by_its_lease_alone(tmp_path: Path) -> None:
 
 
 def test_another_container_is_known_by_its_lease_and_its_lock(tmp_path: Path) -> None:
-    """A supervisor in a pid namespace of its own has pids that are others' here: it is believed as long as its lease lasts, and its agent
-    is known by the lock that its shim holds."""
+    """A supervisor in a pid namespace of its own has pids that are others' here: it is believed as
+    long as its lease lasts, and its agent is known by the lock that its shim holds."""
     program = (
-        "import os, sys; from pathlib import Path; from perdure import process; from perdure.model import Command\n"
-        "state = Path(sys.argv[1])\n"
-        "process.start(Command(argv=('/bin/sleep', '600'), stdin=b''), directory=state / 'runs/r/1', cwd=state, env=dict(os.environ),\n"
-        "              mark='r.1', deadline_s=0, grace_s=1).agent_pid\n"
-        "print(process.worker_identity(), flush=True); input()\n"
+        "import os, sys; from pathlib import Path; from perdure import process; from perdure.model "
+        "import Command\nstate = Path(sys.argv[1])\nprocess.start(Command(argv=('/bin/sleep', "
+        "'600'), stdin=b''), directory=state / 'runs/r/1', cwd=state, env=dict(os.environ),\n      "
+        "        mark='r.1', deadline_s=0, grace_s=1).agent_pid\nprint(process.worker_identity(), "
+        "flush=True); input()\n"
     )
-    inside = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-c", program]
-    container = subprocess.Popen([*inside, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    inside = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+        sys.executable,
+        "-c",
+        program,
+    ]
+    container = subprocess.Popen(
+        [*inside, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     with container:
         assert container.stdout is not None
         run = a_run(container.stdout.readline().strip())
@@ -138,5 +161,8 @@ def test_a_supervisor_that_ended_with_its_run_is_no_dead_one(tmp_path: Path) -> 
     """The run came to its end between the first look and the second."""
     run = a_run(a_dead_worker())
     assert seen(tmp_path, run, again=replace(run, state=RunState.SUCCEEDED)) is None
-    assert seen(tmp_path, run, again=replace(run, worker=process.worker_identity())) is Liveness.ATTENDED
+    assert (
+        seen(tmp_path, run, again=replace(run, worker=process.worker_identity()))
+        is Liveness.ATTENDED
+    )
     assert seen(tmp_path, replace(run, state=RunState.QUEUED)) is None

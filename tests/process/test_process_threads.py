@@ -32,7 +32,8 @@ def at_once(count: int, go: Callable[[], object]) -> list[object]:
 
 
 def test_a_lease_that_two_threads_renew(tmp_path: Path) -> None:
-    """The heart and whoever follows a program renew one lease at the same moment: neither fails, and the shim never finds half of it."""
+    """The heart and whoever follows a program renew one lease at the same moment: neither fails,
+    and the shim never finds half of it."""
     torn: list[bytes] = []
 
     def renew() -> None:
@@ -47,7 +48,8 @@ def test_a_lease_that_two_threads_renew(tmp_path: Path) -> None:
 
 
 def test_a_machine_that_several_ask_for_its_id_first(tmp_path: Path) -> None:
-    """All get the same id, also those who come while it is being made, or after one who was killed before it had written it."""
+    """All get the same id, also those who come while it is being made, or after one who was killed
+    before it had written it."""
     for number in range(100):
         state = tmp_path / f"{number}" / "state"
         if number % 2:
@@ -76,7 +78,9 @@ print("all heard")
 
 
 def test_a_process_with_more_descriptors_than_select_knows(tmp_path: Path) -> None:
-    """A server with a thousand connections and agents has descriptors above 1023: a pool's bell, a kept agent and a child that answers
-    questions are heard by them all the same."""
-    done = subprocess.run([sys.executable, "-c", MANY, str(tmp_path)], capture_output=True, text=True, check=False)
+    """A server with a thousand connections and agents has descriptors above 1023: a pool's bell, a
+    kept agent and a child that answers questions are heard by them all the same."""
+    done = subprocess.run(
+        [sys.executable, "-c", MANY, str(tmp_path)], capture_output=True, text=True, check=False
+    )
     assert done.stdout == "all heard\n", done.stderr

@@ -1,4 +1,5 @@
-"""The coherence bench on three files: what it measures is there, and its judges see errors where there are some."""
+"""The coherence bench on three files: what it measures is there, and its judges see errors where
+there are some."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ FEW = {key: PARTS[key] for key in ("money", "product", "cart")}
 
 @pytest.mark.journey
 def test_later_files_know_earlier_ones_by_the_map_and_by_the_conversation() -> None:
-    """Three files by the real Codex: each in a conversation of its own they do not fit together, with the map and in one
-    conversation they do."""
+    """Three files by the real Codex: each in a conversation of its own they do not fit together,
+    with the map and in one conversation they do."""
     results = []
     for arm in range(LINE + 1):
         directory = Path(tempfile.mkdtemp(prefix="pjc"))
@@ -32,11 +33,19 @@ def test_later_files_know_earlier_ones_by_the_map_and_by_the_conversation() -> N
 
 
 def test_the_model_uses_only_what_it_was_shown() -> None:
-    """A part that stands in the messages is used as it is called there, file, name and parameter; one that does not is made up."""
+    """A part that stands in the messages is used as it is called there, file, name and parameter;
+    one that does not is made up."""
     coder = Coder(PARTS, PYTHON)
-    call = Message("tool_call", "cat > shop/cash.py <<'EOF'\nclass Amount:\n    def __init__(self, pence: int) -> None: ...\nEOF")
+    call = Message(
+        "tool_call",
+        "cat > shop/cash.py <<'EOF'\nclass Amount:\n    def __init__(self, pence: int) -> None: "
+        "...\nEOF",
+    )
     assert coder.known("money", [call]) == Called("cash", "Amount", "pence")
-    shown = "shop/cash.py:\n  class Amount\n    def __init__(self, pence: int) -> None\nshop/app.py:\n  def run(laps: int) -> int"
+    shown = (
+        "shop/cash.py:\n  class Amount\n    def __init__(self, pence: int) -> None\nshop/app.py:\n "
+        " def run(laps: int) -> int"
+    )
     assert coder.known("money", [Message("user", shown)]) == Called("cash", "Amount", "pence")
     assert coder.known("app", [Message("user", shown)]) == Called("app", "run", "laps")
     assert coder.known("product", [call]) is None
@@ -45,10 +54,13 @@ def test_the_model_uses_only_what_it_was_shown() -> None:
 
 
 def test_errors_are_counted_where_they_are_made(tmp_path: Path) -> None:
-    """A module that is not there and a name that is not in it are told apart, a parameter that is not there is seen, and a file that
-    imports a broken one has no error of its own."""
+    """A module that is not there and a name that is not in it are told apart, a parameter that is
+    not there is seen, and a file that imports a broken one has no error of its own."""
     files = {
-        "good.py": "class Money:\n    def __init__(self, cents: int) -> None:\n        self.cents = cents\n",
+        "good.py": (
+            "class Money:\n    def __init__(self, cents: int) -> None:\n        self.cents = "
+            "cents\n"
+        ),
         "two.py": "from shop.gone import X\nfrom shop.good import Cash\n",
         "call.py": "from shop.good import Money\nM = Money(pence=1)\n",
         "above.py": "from shop.call import M\n",
@@ -58,5 +70,11 @@ def test_errors_are_counted_where_they_are_made(tmp_path: Path) -> None:
     for name, text in files.items():
         (tmp_path / "shop" / name).write_text(text)
     found = dict(python_errors(tmp_path, sorted((tmp_path / "shop").glob("*.py"))))
-    assert found == {"good.py": [], "two.py": ["missing", "wrong"], "call.py": ["wrong"], "above.py": [], "fine.py": []}
+    assert found == {
+        "good.py": [],
+        "two.py": ["missing", "wrong"],
+        "call.py": ["wrong"],
+        "above.py": [],
+        "fine.py": [],
+    }
     assert Result(files=5, missing=1, wrong=2, right=3).errors == 3

@@ -7,7 +7,10 @@ import pytest
 from perdure.attempt.mapping import is_due
 from perdure.model import Continuation, MapWhen, Start
 
-FRESH, RESUME, REBUILD, FORK = (Continuation(kind=kind, session_id="a") for kind in (Start.FRESH, Start.RESUME, Start.REBUILD, Start.FORK))
+FRESH, RESUME, REBUILD, FORK = (
+    Continuation(kind=kind, session_id="a")
+    for kind in (Start.FRESH, Start.RESUME, Start.REBUILD, Start.FORK)
+)
 AFTER_LOSS = Continuation(kind=Start.FRESH, lost_session_id="gone")
 
 
@@ -24,5 +27,15 @@ AFTER_LOSS = Continuation(kind=Start.FRESH, lost_session_id="gone")
 )
 def test_who_is_given_the_map(when: MapWhen, sessions: bool, due: tuple[Continuation, ...]) -> None:
     """The whole table; an attempt that does not start gets none."""
-    assert tuple(each for each in (FRESH, RESUME, REBUILD, FORK, AFTER_LOSS) if is_due(when, each, sessions=sessions)) == due
-    assert not any(is_due(when, Continuation(kind=kind), sessions=sessions) for kind in (Start.WAIT, Start.REFUSE))
+    assert (
+        tuple(
+            each
+            for each in (FRESH, RESUME, REBUILD, FORK, AFTER_LOSS)
+            if is_due(when, each, sessions=sessions)
+        )
+        == due
+    )
+    assert not any(
+        is_due(when, Continuation(kind=kind), sessions=sessions)
+        for kind in (Start.WAIT, Start.REFUSE)
+    )

@@ -14,23 +14,44 @@ from tests.projectmap.making import SHOP, WEB, made, mapped, project
 
 
 def test_a_python_project(tmp_path: Path) -> None:
-    """Public classes, functions and constants with their signatures, and imports as files of the project; nothing private, no body."""
+    """Public classes, functions and constants with their signatures, and imports as files of the
+    project; nothing private, no body."""
     text = mapped(made(tmp_path, SHOP)).text
-    assert "shop/orders.py:\n  class Order\n    id: str\n    total: Money\n    def paid(self, by: str = 'card') -> bool\n" in text
-    assert "  def load(path: str, *, strict: bool = False) -> list[Order]\n  imports shop/money.py, json\n" in text
-    assert "shop/money.py:\n  class Money\n    cents: int\n    def __init__(self, cents: int) -> None\n  ZERO\n" in text
+    assert (
+        "shop/orders.py:\n  class Order\n    id: str\n    total: Money\n    def paid(self, by: str "
+        "= 'card') -> bool\n" in text
+    )
+    assert (
+        "  def load(path: str, *, strict: bool = False) -> list[Order]\n  imports shop/money.py, "
+        "json\n" in text
+    )
+    assert (
+        "shop/money.py:\n  class Money\n    cents: int\n    def __init__(self, cents: int) -> "
+        "None\n  ZERO\n" in text
+    )
     assert "  imports shop/orders.py\n" in text
     assert "_private" not in text and "_round" not in text and "return" not in text
     assert "README.md\n" in text
 
 
 def test_a_typescript_project(tmp_path: Path) -> None:
-    """What modules export and import, ES modules and CommonJS, `.js` that means a `.ts`, re-exports, no private member."""
+    """What modules export and import, ES modules and CommonJS, `.js` that means a `.ts`,
+    re-exports, no private member."""
     text = mapped(made(tmp_path, WEB)).text
-    assert "  interface Order\n    id: string\n    total: Money\n  type Id = string | number\n" in text
-    assert "  const load = async (path: string): Promise<Order[]> =>\n  imports src/money.ts, node:fs\n" in text
-    assert "  class Money\n    constructor(readonly cents: number)\n    plus(other: Money): Money\n" in text
-    assert "  default function main(): void\n  Amount\n  imports src/orders.ts, src/money.ts\n" in text
+    assert (
+        "  interface Order\n    id: string\n    total: Money\n  type Id = string | number\n" in text
+    )
+    assert (
+        "  const load = async (path: string): Promise<Order[]> =>\n  imports src/money.ts, "
+        "node:fs\n" in text
+    )
+    assert (
+        "  class Money\n    constructor(readonly cents: number)\n    plus(other: Money): Money\n"
+        in text
+    )
+    assert (
+        "  default function main(): void\n  Amount\n  imports src/orders.ts, src/money.ts\n" in text
+    )
     assert "lib/old.js:\n  function run(x, y = 1)\n  imports src/orders.ts\n" in text
     assert "hidden" not in text and "private" not in text
 
@@ -38,16 +59,31 @@ def test_a_typescript_project(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("language", "source", "exports"),
     [
-        ("go", "package p\nfunc New(id string) *T { return nil }\nfunc no() {}\ntype T struct { ID string; x int }\n", ["New", "T"]),
+        (
+            "go",
+            "package p\nfunc New(id string) *T { return nil }\nfunc no() {}\ntype T struct { ID "
+            "string; x int }\n",
+            ["New", "T"],
+        ),
         (
             "rust",
-            "pub fn load(p: &Path) -> T { }\nfn no() {}\npub struct T { pub id: String }\nimpl T { pub fn new() -> T {} }\n",
+            "pub fn load(p: &Path) -> T { }\nfn no() {}\npub struct T { pub id: String }\nimpl T { "
+            "pub fn new() -> T {} }\n",
             ["load", "T"],
         ),
-        ("java", "package a.b;\npublic class T { private int x; public int go(String s) { return 1; } }\n", ["T"]),
+        (
+            "java",
+            "package a.b;\npublic class T { private int x; public int go(String s) { return 1; } "
+            "}\n",
+            ["T"],
+        ),
         ("javascript", "export function* each(a) {}\nexport { each as all }\n", ["each", "all"]),
         ("python", "__all__ = ['_a']\ndef _a(): ...\ndef b(): ...\n", ["_a"]),
-        ("python", "if True:\n    try:\n        def deep(): ...\n    except ImportError:\n        pass\n", ["deep"]),
+        (
+            "python",
+            "if True:\n    try:\n        def deep(): ...\n    except ImportError:\n        pass\n",
+            ["deep"],
+        ),
         ("tsx", "export const View = (props: Props) => <a/>;\n", ["View"]),
     ],
 )
@@ -76,7 +112,8 @@ def test_go_and_java_and_rust_know_whom_they_import(tmp_path: Path) -> None:
 
 
 def test_what_the_prompt_mentions_comes_first_and_then_what_is_near(tmp_path: Path) -> None:
-    """A file of which the prompt names an export is first, its neighbours in the graph of imports follow, strangers are last."""
+    """A file of which the prompt names an export is first, its neighbours in the graph of imports
+    follow, strangers are last."""
     shown = mapped(made(tmp_path, SHOP), "Let `load` take a Path").shown
     assert shown[0] == "shop/orders.py"
     assert set(shown[1:4]) == {"shop/money.py", "shop/report.py", "shop/__init__.py"}
@@ -92,8 +129,12 @@ def test_what_earlier_tasks_made_comes_before_the_rest_and_says_so(tmp_path: Pat
 
 @pytest.mark.parametrize("tokens", [1, 200, 300, 500, 1000])
 def test_the_bound_holds(tmp_path: Path, tokens: int) -> None:
-    """However many files there are, the map is no longer than asked for (200 tokens at least), and counts what it left out."""
-    made(tmp_path, {f"part{number}/module{number}.py": SHOP["shop/orders.py"] for number in range(80)})
+    """However many files there are, the map is no longer than asked for (200 tokens at least), and
+    counts what it left out."""
+    made(
+        tmp_path,
+        {f"part{number}/module{number}.py": SHOP["shop/orders.py"] for number in range(80)},
+    )
     drawn = mapped(tmp_path, "module7", tokens)
     assert drawn.tokens == estimate(drawn.text) <= max(tokens, 200)
     assert drawn.shown[0] == "part7/module7.py"
@@ -101,8 +142,8 @@ def test_the_bound_holds(tmp_path: Path, tokens: int) -> None:
 
 
 def test_a_look_again_parses_what_changed_and_nothing_else(tmp_path: Path) -> None:
-    """The cache answers for files that are as they were, is told of a change even where size and time of writing stay, and forgets
-    what is gone."""
+    """The cache answers for files that are as they were, is told of a change even where size and
+    time of writing stay, and forgets what is gone."""
     made(tmp_path / "shop", SHOP)
     parsed: list[bytes] = []
 

@@ -1,4 +1,5 @@
-"""A bad agent: it takes every flag, and on a resume it silently begins a new conversation with Claude Code under another id."""
+"""A bad agent: it takes every flag, and on a resume it silently begins a new conversation with
+Claude Code under another id."""
 
 import os
 import sys

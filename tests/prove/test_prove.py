@@ -1,4 +1,5 @@
-"""`perdure prove`, the real command on the real agents: what holds, what a bad agent breaks, and what differs from what is known."""
+"""`perdure prove`, the real command on the real agents: what holds, what a bad agent breaks, and
+what differs from what is known."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ def scratch() -> Iterator[Path]:
 
 
 def environ(scratch: Path) -> dict[str, str]:
-    """A user's environment: a home with a key in it that no agent may read, and the pinned agents."""
+    """A user's environment: a home with a key in it that no agent may read, and the pinned
+    agents."""
     for name in ("home", "tmp"):
         (scratch / name).mkdir(exist_ok=True)
     return {
@@ -54,13 +56,18 @@ def environ(scratch: Path) -> dict[str, str]:
 def command(scratch: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """`perdure prove`, to its end."""
     argv = [sys.executable, "-m", "perdure", "prove", *words]
-    return subprocess.run(argv, env=environ(scratch), cwd=scratch, text=True, capture_output=True, timeout=PATIENCE_S)
+    return subprocess.run(
+        argv, env=environ(scratch), cwd=scratch, text=True, capture_output=True, timeout=PATIENCE_S
+    )
 
 
 def bad(scratch: Path) -> Path:
     """An agent that says it is Claude Code, and begins anew on every resume."""
     program = scratch / "claude-bad"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).with_name("fresh.py")} {native("claude")} "$@"\n')
+    program.write_text(
+        f"#!/bin/sh\nexec {sys.executable} {Path(__file__).with_name('fresh.py')} "
+        f'{native("claude")} "$@"\n'
+    )
     program.chmod(0o755)
     return program
 
@@ -78,13 +85,21 @@ def by_id(proof: dict[str, Any]) -> dict[str, dict[str, Any]]:
         ("unable", 1, "offers neither to load nor to resume"),
     ],
 )
-def test_an_agent_known_by_its_protocol_alone(scratch: Path, scene: str, code: int, seen: str) -> None:
-    """codex-acp, taken for a stranger: what it offers, and whether its word is true, is told in the row `resume`."""
+def test_an_agent_known_by_its_protocol_alone(
+    scratch: Path, scene: str, code: int, seen: str
+) -> None:
+    """codex-acp, taken for a stranger: what it offers, and whether its word is true, is told in the
+    row `resume`."""
     adapter = native("codex").parents[5] / "@agentclientprotocol/codex-acp/dist/index.js"
-    mine = f"{sys.executable} {acp_proxy.__file__} {scene} env CODEX_PATH={native('codex')} node {adapter}"
+    mine = (
+        f"{sys.executable} {acp_proxy.__file__} {scene} env CODEX_PATH={native('codex')} node "
+        f"{adapter}"
+    )
     argv = [sys.executable, "-m", "perdure", "prove", "acp-mine", "--json"]
     env = {**environ(scratch), "PERDURE_ACP_MINE": mine}
-    done = subprocess.run(argv, env=env, cwd=scratch, text=True, capture_output=True, timeout=PATIENCE_S)
+    done = subprocess.run(
+        argv, env=env, cwd=scratch, text=True, capture_output=True, timeout=PATIENCE_S
+    )
     assert done.returncode == code, done.stdout + done.stderr
     checks = by_id(json.loads(done.stdout)["agents"][0])
     assert list(checks) == ["start", "resume", "unknown-session"]
@@ -93,7 +108,8 @@ def test_an_agent_known_by_its_protocol_alone(scratch: Path, scene: str, code: i
 
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 def test_all_that_perdure_relies_on_holds(scratch: Path, agent: str) -> None:
-    """Every row is answered for the pinned version, as it is known; the user's home stays empty and nothing is left behind."""
+    """Every row is answered for the pinned version, as it is known; the user's home stays empty and
+    nothing is left behind."""
     done = command(scratch, agent, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(done.stdout)
@@ -101,28 +117,45 @@ def test_all_that_perdure_relies_on_holds(scratch: Path, agent: str) -> None:
     [proof] = told["agents"]
     checks = by_id(proof)
     assert list(checks) == list(ROWS)
-    assert [check["id"] for check in proof["checks"] if check["relied"] and check["result"] != "holds"] == []
+    assert [
+        check["id"] for check in proof["checks"] if check["relied"] and check["result"] != "holds"
+    ] == []
     assert [check["id"] for check in proof["checks"] if check["changed"]] == []
     assert list((scratch / "home").iterdir()) == []
     assert [path.name for path in (scratch / "tmp").iterdir() if path.name.startswith("pp")] == []
 
 
 def test_an_agent_that_starts_afresh_is_found_out(scratch: Path) -> None:
-    """Its rows are broken, by what reached the model and not by what it says; the others hold, and the exit code is 1."""
+    """Its rows are broken, by what reached the model and not by what it says; the others hold, and
+    the exit code is 1."""
     only = ("resume", "unknown-session", "kill-in-reply", "fork")
-    done = command(scratch, "--program", f"claude={bad(scratch)}", "--json", *(word for row in only for word in ("--only", row)))
+    done = command(
+        scratch,
+        "--program",
+        f"claude={bad(scratch)}",
+        "--json",
+        *(word for row in only for word in ("--only", row)),
+    )
     assert done.returncode == 1, done.stdout + done.stderr
     [proof] = json.loads(done.stdout)["agents"]
     checks = by_id(proof)
-    assert {row for row, check in checks.items() if check["result"] == "broken"} == {*only, "transcript-grows"}
+    assert {row for row, check in checks.items() if check["result"] == "broken"} == {
+        *only,
+        "transcript-grows",
+    }
     assert checks["resume"]["seen"] == "succeeds, history missing"
     assert checks["unknown-session"]["seen"] == "starts afresh"
     assert checks["start"]["result"] == checks["usage"]["result"] == "holds"
-    assert checks["resume"]["known"] == {"version": proof["version"], "result": "holds", "seen": "same id, whole history"}
+    assert checks["resume"]["known"] == {
+        "version": proof["version"],
+        "result": "holds",
+        "seen": "same id, whole history",
+    }
 
 
 def test_quick_answers_the_most_important_ones(scratch: Path) -> None:
-    """`--quick` prints a table with resume and kills, and without the slow rows; the last line is the verdict."""
+    """`--quick` prints a table with resume and kills, and without the slow rows; the last line is
+    the verdict."""
     done = command(scratch, "codex", "--quick")
     assert done.returncode == 0, done.stdout + done.stderr
     rows = {line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")}
@@ -133,7 +166,8 @@ def test_quick_answers_the_most_important_ones(scratch: Path) -> None:
 
 
 def test_what_cannot_be_meant_is_refused(scratch: Path) -> None:
-    """An unknown agent, a program that is not there, an unknown check, half an option: one sentence each, and nothing is run."""
+    """An unknown agent, a program that is not there, an unknown check, half an option: one sentence
+    each, and nothing is run."""
     for words, code in (
         (("nobody",), 5),
         (("--program", f"claude={scratch}/none"), 5),
@@ -149,7 +183,9 @@ def test_what_cannot_be_meant_is_refused(scratch: Path) -> None:
 def test_an_interrupt_ends_everything(scratch: Path) -> None:
     """SIGTERM in the midst of it ends the agents too, and takes the scratch directories away."""
     argv = [sys.executable, "-m", "perdure", "prove", "codex"]
-    with subprocess.Popen(argv, env=environ(scratch), cwd=scratch, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+    with subprocess.Popen(
+        argv, env=environ(scratch), cwd=scratch, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as running:
         until(lambda: agents_of(scratch))
         running.send_signal(signal.SIGTERM)
         running.communicate(timeout=PATIENCE_S)
@@ -179,20 +215,37 @@ def until(met: Any) -> None:
 
 
 def proof(checks: Sequence[Check] = (), known_of: str = "1.0.0") -> Proof:
-    return Proof(agent="claude", version="1.1.0", program="/opt/claude", known=known_of, checks=tuple(checks))
+    return Proof(
+        agent="claude", version="1.1.0", program="/opt/claude", known=known_of, checks=tuple(checks)
+    )
 
 
-RESUME = Check(id="resume", asks="A resume goes on.", relied=True, result="holds", seen="same id", detail="", seconds=1.0)
+RESUME = Check(
+    id="resume",
+    asks="A resume goes on.",
+    relied=True,
+    result="holds",
+    seen="same id",
+    detail="",
+    seconds=1.0,
+)
 
 
 def test_what_is_known_is_compared(scratch: Path) -> None:
-    """A version is compared with itself where it is known, else with the newest; a change is pointed out, the same answer is not."""
+    """A version is compared with itself where it is known, else with the newest; a change is
+    pointed out, the same answer is not."""
     file, report = scratch / "known.json", scratch / "report.json"
     for version, seen in (("1.9.0", "nine"), ("1.10.0", "ten")):
         checks = [{"id": "resume", "result": "holds", "seen": seen}]
-        report.write_text(json.dumps({"agents": [{"agent": "claude", "version": version, "checks": checks}]}))
+        report.write_text(
+            json.dumps({"agents": [{"agent": "claude", "version": version, "checks": checks}]})
+        )
         take_over(report, file)
-    for version, nearest, seen in (("1.9.0", "1.9.0", "nine"), ("1.11.0", "1.10.0", "ten"), ("1.8.0", "1.10.0", "ten")):
+    for version, nearest, seen in (
+        ("1.9.0", "1.9.0", "nine"),
+        ("1.11.0", "1.10.0", "ten"),
+        ("1.8.0", "1.10.0", "ten"),
+    ):
         before = known("claude", version, file)
         assert before is not None
         assert before.version == nearest
@@ -202,25 +255,48 @@ def test_what_is_known_is_compared(scratch: Path) -> None:
     assert known("codex", "1.0", file) is None
     changed = replace(RESUME, result="broken", seen="another id", known=("holds", "same id"))
     shown = table(proof([changed]), 0)
-    assert "differs from what is known of claude 1.0.0: holds (same id), now broken (another id)" in shown
-    assert verdict([proof([changed])]) == ("perdure cannot rely on claude 1.1.0: resume. 1 answer differs from what is known.")
-    assert verdict([proof([RESUME])]) == "All 1 checks that perdure relies on hold for claude 1.1.0."
+    assert (
+        "differs from what is known of claude 1.0.0: holds (same id), now broken (another id)"
+        in shown
+    )
+    assert verdict([proof([changed])]) == (
+        "perdure cannot rely on claude 1.1.0: resume. 1 answer differs from what is known."
+    )
+    assert (
+        verdict([proof([RESUME])]) == "All 1 checks that perdure relies on hold for claude 1.1.0."
+    )
 
 
 def test_a_change_in_the_real_thing_is_pointed_out(scratch: Path) -> None:
-    """With another answer in the known file, the very same program differs from what is known of it."""
+    """With another answer in the known file, the very same program differs from what is known of
+    it."""
     file = scratch / "known.json"
     [codex], _ = candidates(["codex"], [], environ(scratch))
     version = codex.program.version
-    file.write_text(json.dumps({"schema_version": 1, "agents": {"codex": {version: {"fork": ["broken", "cannot fork"]}}}}))
+    file.write_text(
+        json.dumps(
+            {
+                "schema_version": 1,
+                "agents": {"codex": {version: {"fork": ["broken", "cannot fork"]}}},
+            }
+        )
+    )
     [found] = prove([codex], only=["fork"], environ=environ(scratch), known_file=file)
-    assert [(check.id, check.known) for check in found.changed] == [("fork", ("broken", "cannot fork"))]
+    assert [(check.id, check.known) for check in found.changed] == [
+        ("fork", ("broken", "cannot fork"))
+    ]
 
 
 @pytest.mark.parametrize("width", [80, 200])
 def test_the_table_fits_the_terminal(width: int) -> None:
     """No line is wider than the terminal, and no word is lost."""
-    long = replace(RESUME, result="broken", seen="word " * 60, detail="\x1b[31mred " * 30, known=("holds", "same id"))
+    long = replace(
+        RESUME,
+        result="broken",
+        seen="word " * 60,
+        detail="\x1b[31mred " * 30,
+        known=("holds", "same id"),
+    )
     lines = table(replace(proof([long, RESUME]), program="/opt/claude"), width).splitlines()
     assert max(map(len, lines)) <= width
     assert "\x1b" not in "".join(lines)
@@ -228,7 +304,8 @@ def test_the_table_fits_the_terminal(width: int) -> None:
 
 
 def test_the_rows_are_complete() -> None:
-    """Each row is answered by one scene, explained in the documents, and known of two versions of each agent, as the page prints it."""
+    """Each row is answered by one scene, explained in the documents, and known of two versions of
+    each agent, as the page prints it."""
     answered = [row for scene in SCENES for row in scene.rows]
     assert sorted(answered) == sorted(ROWS)
     page = (TOP / "docs" / "reference" / "prove.md").read_text()
@@ -240,4 +317,7 @@ def test_the_rows_are_complete() -> None:
             assert list(answers) == list(ROWS), (agent, version)
             shown = page.partition(f"{agent} {version}\n")[2].partition("```")[0].splitlines()
             told = [line.split(maxsplit=3) for line in shown if line.strip()][1:]
-            assert told == [[row, result, told[at][2], seen] for at, (row, (result, seen)) in enumerate(answers.items())], (agent, version)
+            assert told == [
+                [row, result, told[at][2], seen]
+                for at, (row, (result, seen)) in enumerate(answers.items())
+            ], (agent, version)

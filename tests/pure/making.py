@@ -27,7 +27,13 @@ words = st.text(st.characters(codec="utf-8"), max_size=20)
 policies = st.sampled_from(ContinuityPolicy)
 kinds = st.sampled_from(OutcomeKind)
 outcomes = st.builds(Outcome, kind=kinds, detail=words, until=st.none() | times)
-snapshots = st.builds(Snapshot, path=st.just("/t.jsonl"), size=st.integers(0, 999), sha256=st.just("0" * 64), turns=st.integers(0, 3))
+snapshots = st.builds(
+    Snapshot,
+    path=st.just("/t.jsonl"),
+    size=st.integers(0, 999),
+    sha256=st.just("0" * 64),
+    turns=st.integers(0, 3),
+)
 
 
 def sessions(*states: SessionState) -> st.SearchStrategy[Session]:
@@ -46,9 +52,9 @@ def sessions(*states: SessionState) -> st.SearchStrategy[Session]:
     )
 
 
-contexts = st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=30), min_size=1, max_size=4).map(
-    lambda texts: tuple(Context(number, text, 0) for number, text in enumerate(texts, 1))
-)
+contexts = st.lists(
+    st.text(st.characters(codec="utf-8"), min_size=1, max_size=30), min_size=1, max_size=4
+).map(lambda texts: tuple(Context(number, text, 0) for number, text in enumerate(texts, 1)))
 
 evidences = st.builds(
     Evidence,

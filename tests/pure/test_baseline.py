@@ -31,7 +31,14 @@ SUMMARY = item(ItemKind.SUMMARY, "What happened.")
 
 def told(*items: Item) -> list[Journaled]:
     """As the journal has them: of calls and results it knows the ids, and not the text."""
-    return [Journaled(item=Item(each.kind, each.key, "" if each.key else each.digest), attempt=0, words="echo one") for each in items]
+    return [
+        Journaled(
+            item=Item(each.kind, each.key, "" if each.key else each.digest),
+            attempt=0,
+            words="echo one",
+        )
+        for each in items
+    ]
 
 
 EVERYTHING = told(P, CALL, RESULT, SAID)
@@ -44,8 +51,22 @@ EVERYTHING = told(P, CALL, RESULT, SAID)
         (None, Loaded(items=(P, CALL, MADE_UP, SAID)), Relation.GAPS, 1, 0, 0),
         (None, Loaded(items=(P,)), Relation.GAPS, 3, 0, 0),
         (None, Loaded(items=(P, CALL, RESULT), dropped=(SAID,)), Relation.SHORTENED, 0, 1, 0),
-        (None, Loaded(items=(SUMMARY,), condensed=(P, CALL, RESULT, SAID)), Relation.COMPACTED, 0, 0, 4),
-        (Loaded(items=(P, CALL, RESULT, SAID)), Loaded(items=(P, CALL, RESULT, SAID, Q)), Relation.WHOLE, 0, 0, 0),
+        (
+            None,
+            Loaded(items=(SUMMARY,), condensed=(P, CALL, RESULT, SAID)),
+            Relation.COMPACTED,
+            0,
+            0,
+            4,
+        ),
+        (
+            Loaded(items=(P, CALL, RESULT, SAID)),
+            Loaded(items=(P, CALL, RESULT, SAID, Q)),
+            Relation.WHOLE,
+            0,
+            0,
+            0,
+        ),
         (
             Loaded(items=(P, CALL, RESULT, SAID)),
             Loaded(items=(P, Q), dropped=(CALL, RESULT, SAID)),
@@ -55,9 +76,24 @@ EVERYTHING = told(P, CALL, RESULT, SAID)
             0,
         ),
     ],
-    ids=["whole", "a result made up", "most is gone", "rewound", "compacted", "grown", "rewound since"],
+    ids=[
+        "whole",
+        "a result made up",
+        "most is gone",
+        "rewound",
+        "compacted",
+        "grown",
+        "rewound since",
+    ],
 )
-def test_what_is_shown(base: Loaded | None, now: Loaded, relation: Relation, unrecorded: int, off_branch: int, condensed: int) -> None:
+def test_what_is_shown(
+    base: Loaded | None,
+    now: Loaded,
+    relation: Relation,
+    unrecorded: int,
+    off_branch: int,
+    condensed: int,
+) -> None:
     """Each way to lose a known item is told from the others, and counted."""
     found = shown_of(base, now, EVERYTHING)
     assert (found.relation, found.unrecorded, found.off_branch, found.condensed) == (
@@ -77,7 +113,8 @@ def test_the_journal_tells_what_no_transcript_has() -> None:
 
 
 def test_what_the_prompt_tells_in_full() -> None:
-    """A result or an answer that was cut in the journal or is cut in the prompt is not told in full."""
+    """A result or an answer that was cut in the journal or is cut in the prompt is not told in
+    full."""
     result, answer = Item(ItemKind.RESULT, "c1"), Item(ItemKind.ANSWER, "", "x")
     assert told_in_full(Journaled(item=result, attempt=0, words="x", output="o" * 400))
     assert not told_in_full(Journaled(item=result, attempt=0, words="x", output="o" * 500))
@@ -86,11 +123,15 @@ def test_what_the_prompt_tells_in_full() -> None:
 
 
 def _codex(words: str, key: str, *, attempt: int = 0) -> list[Journaled]:
-    return [Journaled(item=Item(kind, key), attempt=attempt, words=words) for kind in (ItemKind.CALL, ItemKind.RESULT)]
+    return [
+        Journaled(item=Item(kind, key), attempt=attempt, words=words)
+        for kind in (ItemKind.CALL, ItemKind.RESULT)
+    ]
 
 
 def test_ids_of_an_agent_that_counts_its_calls() -> None:
-    """Calls are matched by their commands, else by their order; one without a partner is missing."""
+    """Calls are matched by their commands, else by their order; one without a partner is
+    missing."""
     rows = Loaded(
         items=(
             item(ItemKind.PROMPT, "Before."),
@@ -114,14 +155,23 @@ def test_ids_of_an_agent_that_counts_its_calls() -> None:
 
 
 def test_nothing_is_matched_before_the_first_known_prompt() -> None:
-    """A transcript without the prompt of the journal has none of its calls, whatever else it holds."""
+    """A transcript without the prompt of the journal has none of its calls, whatever else it
+    holds."""
     rows = Loaded(items=(Q, call("c1", "shell", {}, "echo one")))
     found = with_ids_of(rows, [*told(P), *_codex("echo one", "item_1")])
     assert len(unrecorded(rows, found)) == 3
 
 
 BEFORE, AFTER = Snapshot("/t", 100, "a" * 64, 1), Snapshot("/t", 180, "b" * 64, 2)
-WENT_ON = Evidence(asked="aaaa-1", returned="aaaa-1", before=BEFORE, after=AFTER, prefix_kept=True, prompt_found=True, answered=True)
+WENT_ON = Evidence(
+    asked="aaaa-1",
+    returned="aaaa-1",
+    before=BEFORE,
+    after=AFTER,
+    prefix_kept=True,
+    prompt_found=True,
+    answered=True,
+)
 
 
 @pytest.mark.parametrize(
@@ -131,13 +181,22 @@ WENT_ON = Evidence(asked="aaaa-1", returned="aaaa-1", before=BEFORE, after=AFTER
         (Shown(known=5, shown=5), Rung.NATIVE, Verdict.NATIVE, "same id"),
         (Shown(known=5, shown=5), Rung.COPY, Verdict.NATIVE, "it has all that perdure knows"),
         (
-            Shown(relation=Relation.GAPS, known=5, shown=4, unrecorded=1, missing=("result of `x`",)),
+            Shown(
+                relation=Relation.GAPS, known=5, shown=4, unrecorded=1, missing=("result of `x`",)
+            ),
             Rung.NATIVE,
             Verdict.REPAIRED,
             "1 are in no transcript that is left",
         ),
         (
-            Shown(relation=Relation.GAPS, known=5, shown=4, unrecorded=1, told=1, missing=("result of `x`",)),
+            Shown(
+                relation=Relation.GAPS,
+                known=5,
+                shown=4,
+                unrecorded=1,
+                told=1,
+                missing=("result of `x`",),
+            ),
             Rung.NATIVE,
             Verdict.NATIVE,
             "the prompt told the agent",
@@ -148,7 +207,12 @@ WENT_ON = Evidence(asked="aaaa-1", returned="aaaa-1", before=BEFORE, after=AFTER
             Verdict.REPAIRED,
             "1 are in no transcript that is left",
         ),
-        (Shown(relation=Relation.GAPS, known=5, shown=2, unrecorded=3), Rung.COPY, Verdict.REPAIRED, "2 of the 5"),
+        (
+            Shown(relation=Relation.GAPS, known=5, shown=2, unrecorded=3),
+            Rung.COPY,
+            Verdict.REPAIRED,
+            "2 of the 5",
+        ),
         (
             Shown(relation=Relation.SHORTENED, known=5, shown=2, off_branch=3),
             Rung.NATIVE,
@@ -163,9 +227,14 @@ WENT_ON = Evidence(asked="aaaa-1", returned="aaaa-1", before=BEFORE, after=AFTER
         ),
     ],
 )
-def test_the_verdict_by_what_was_shown(shown: Shown | None, rung: Rung, verdict: Verdict, words: str) -> None:
-    """Nothing is called native unless all that is known was shown, and the reasons say what was not."""
-    asked = Continuation(kind=Start.RESUME, session_id="aaaa-1", rung=rung, shown=shown, standing=Standing.CHANGED)
+def test_the_verdict_by_what_was_shown(
+    shown: Shown | None, rung: Rung, verdict: Verdict, words: str
+) -> None:
+    """Nothing is called native unless all that is known was shown, and the reasons say what was
+    not."""
+    asked = Continuation(
+        kind=Start.RESUME, session_id="aaaa-1", rung=rung, shown=shown, standing=Standing.CHANGED
+    )
     receipt = judge(asked, WENT_ON)
     assert receipt is not None
     assert receipt.verdict is verdict, receipt.reasons

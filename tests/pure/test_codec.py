@@ -23,18 +23,32 @@ from perdure.report import SCHEMA_VERSION, run_report
 from perdure.testing.stores.making import submit
 
 EVENTS = get_args(AnyEvent)
-NOUNS = [kind for kind in vars(model).values() if isinstance(kind, type) and hasattr(kind, "__dataclass_fields__")]
-WRITTEN = {str: st.text(st.characters(codec="utf-8"), max_size=9), int: st.integers(-(2**63), 2**64 - 1), float: st.floats(-1e9, 1e9)}
+NOUNS = [
+    kind
+    for kind in vars(model).values()
+    if isinstance(kind, type) and hasattr(kind, "__dataclass_fields__")
+]
+WRITTEN = {
+    str: st.text(st.characters(codec="utf-8"), max_size=9),
+    int: st.integers(-(2**63), 2**64 - 1),
+    float: st.floats(-1e9, 1e9),
+}
 for _type, _strategy in WRITTEN.items():
     st.register_type_strategy(_type, _strategy)
-st.register_type_strategy(TurnEnded, st.builds(TurnEnded, ok=st.booleans(), facts=st.dictionaries(WRITTEN[str], WRITTEN[str], max_size=3)))
+st.register_type_strategy(
+    TurnEnded,
+    st.builds(
+        TurnEnded, ok=st.booleans(), facts=st.dictionaries(WRITTEN[str], WRITTEN[str], max_size=3)
+    ),
+)
 
 
 @pytest.mark.parametrize("kind", EVENTS, ids=lambda kind: kind.__name__)
 @settings(max_examples=15)
 @given(data=st.data())
 def test_every_event_comes_back_as_it_was(kind: type[Event], data: st.DataObject) -> None:
-    """Written and read again an event is equal, alone and in its record, and its kind stands in the JSON."""
+    """Written and read again an event is equal, alone and in its record, and its kind stands in the
+    JSON."""
     event = data.draw(st.from_type(kind))
     text = encode(event)
     assert decode_event(text) == event
@@ -56,61 +70,115 @@ def test_every_noun_comes_back_as_it_was(kind: type[Any], data: st.DataObject) -
 
 def test_all_events_are_readable() -> None:
     """Each event belongs to one of the two families, under a tag of its own."""
-    assert {*get_args(AgentEvent), *get_args(RunEvent)} == set(EVENTS) == set(Event.__subclasses__())
+    assert (
+        {*get_args(AgentEvent), *get_args(RunEvent)} == set(EVENTS) == set(Event.__subclasses__())
+    )
     assert len({kind.__struct_config__.tag for kind in EVENTS}) == len(EVENTS)
 
 
 def test_an_older_perdure_reads_what_a_newer_one_wrote() -> None:
-    """Unknown fields are passed over; an unknown kind, a missing field and a wrong type are errors."""
+    """Unknown fields are passed over; an unknown kind, a missing field and a wrong type are
+    errors."""
     assert decode_event('{"kind":"said","text":"hi","colour":"red"}') == Said("hi")
     assert decode('{"version":1,"text":"t","at":2,"new":[]}', Context) == Context(1, "t", 2)
-    for text in ('{"kind":"sung","text":"la"}', '{"kind":"said"}', '{"kind":"said","text":5}', "[]", ""):
+    for text in (
+        '{"kind":"sung","text":"la"}',
+        '{"kind":"said"}',
+        '{"kind":"said","text":5}',
+        "[]",
+        "",
+    ):
         with pytest.raises(msgspec.DecodeError):
             decode_event(text)
 
 
-# --- the report ----------------------------------------------------------------------------------------------------
+# --- the report
+# ----------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=25)
-@given(st.from_type(TaskRun), st.lists(st.from_type(Attempt), max_size=3), st.lists(st.from_type(Context), max_size=2))
-def test_a_report_has_the_published_fields(run: TaskRun, attempts: list[Attempt], contexts: list[Context]) -> None:
-    """Whatever the run is like, its report can be written as JSON and has the fields that scripts rely on."""
+@given(
+    st.from_type(TaskRun),
+    st.lists(st.from_type(Attempt), max_size=3),
+    st.lists(st.from_type(Context), max_size=2),
+)
+def test_a_report_has_the_published_fields(
+    run: TaskRun, attempts: list[Attempt], contexts: list[Context]
+) -> None:
+    """Whatever the run is like, its report can be written as JSON and has the fields that scripts
+    rely on."""
     report = json.loads(json.dumps(run_report(run, attempts, contexts)))
     assert report["schema_version"] == SCHEMA_VERSION
-    assert {"id", "name", "state", "agent", "context_version", "workspace", "attempts", "usage", "conditions"} <= set(report)
+    assert {
+        "id",
+        "name",
+        "state",
+        "agent",
+        "context_version",
+        "workspace",
+        "attempts",
+        "usage",
+        "conditions",
+    } <= set(report)
     assert set(report["workspace"]) >= {"path", "branch", "backend"}
     assert report["state"] in [str(state) for state in RunState]
     for shown, attempt in zip(report["attempts"], attempts, strict=True):
         assert {"number", "continuation", "session_id", "outcome", "receipt", "usage"} <= set(shown)
         assert shown["number"] == attempt.number
         assert shown["outcome"] is None or {"kind", "detail"} <= set(shown["outcome"])
-        assert shown["receipt"] is None or {"verdict", "reasons", "evidence"} <= set(shown["receipt"])
+        assert shown["receipt"] is None or {"verdict", "reasons", "evidence"} <= set(
+            shown["receipt"]
+        )
 
 
 def test_a_report_sums_what_the_attempts_used() -> None:
     """Tokens and money of all attempts together."""
-    run = TaskRun(id="1", name="n", spec=TaskSpec(prompt="p"), state=RunState.RUNNING, created=1, updated=2)
-    one = Attempt(run="1", number=1, context_version=1, worker="w", started=1, usage=Usage(10, 1, 5, 2, 0.25))
+    run = TaskRun(
+        id="1", name="n", spec=TaskSpec(prompt="p"), state=RunState.RUNNING, created=1, updated=2
+    )
+    one = Attempt(
+        run="1", number=1, context_version=1, worker="w", started=1, usage=Usage(10, 1, 5, 2, 0.25)
+    )
     attempts = [one, replace(one, number=2, outcome=Outcome(kind=OutcomeKind.LOST))]
     assert run_report(run, attempts, [])["usage"] == plain(Usage(20, 2, 10, 4, 0.5))
-    assert [each["outcome"]["kind"] for each in run_report(run, attempts, [])["attempts"] if each["outcome"]] == ["lost"]
+    assert [
+        each["outcome"]["kind"]
+        for each in run_report(run, attempts, [])["attempts"]
+        if each["outcome"]
+    ] == ["lost"]
     assert {field.name for field in fields(Usage)} == set(run_report(run, [], [])["usage"])
 
 
-# --- names ---------------------------------------------------------------------------------------------------------
+# --- names
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_names_can_be_said_and_typed() -> None:
     """Two plain words; after a few that were taken a number makes it certain that one is found."""
-    assert all(re.fullmatch(r"[a-z]+-[a-z]+", names.suggest(tries)) for tries in range(5) for _ in range(50))
+    assert all(
+        re.fullmatch(r"[a-z]+-[a-z]+", names.suggest(tries))
+        for tries in range(5)
+        for _ in range(50)
+    )
     assert all(re.fullmatch(r"[a-z]+-[a-z]+-\d+", names.suggest(5)) for _ in range(50))
     assert len({names.suggest(9) for _ in range(500)}) > 490
 
 
-# --- imports -------------------------------------------------------------------------------------------------------
+# --- imports
+# -------------------------------------------------------------------------------------------------------
 
-HEAVY = ("msgspec", "asyncio", "rich", "subprocess", "http", "email", "ssl", "socket", "concurrent", "multiprocessing")
+HEAVY = (
+    "msgspec",
+    "asyncio",
+    "rich",
+    "subprocess",
+    "http",
+    "email",
+    "ssl",
+    "socket",
+    "concurrent",
+    "multiprocessing",
+)
 LS = """
 import sys
 import perdure.cli.main, perdure.cli.compose, perdure.stores
@@ -120,15 +188,24 @@ print("loaded:", *sys.modules)
 
 
 def ls(scratch: Any, cwd: Path) -> tuple[str, list[str]]:
-    """What `perdure ls` prints in a fresh interpreter, and the modules that are loaded afterwards."""
-    done = subprocess.run([sys.executable, "-c", LS], env=scratch.environ, cwd=cwd, capture_output=True, text=True, check=True)
+    """What `perdure ls` prints in a fresh interpreter, and the modules that are loaded
+    afterwards."""
+    done = subprocess.run(
+        [sys.executable, "-c", LS],
+        env=scratch.environ,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stderr == ""
     shown, _, loaded = done.stdout.rpartition("loaded:")
     return shown, loaded.split()
 
 
 def test_ls_pays_for_nothing_that_it_does_not_need(tmp_path: Path, scratch: Any) -> None:
-    """Neither the import of the verb nor the whole verb loads a heavy library, with nothing to list and with a run; it makes nothing."""
+    """Neither the import of the verb nor the whole verb loads a heavy library, with nothing to list
+    and with a run; it makes nothing."""
     shown, loaded = ls(scratch, tmp_path)
     assert [heavy for heavy in HEAVY if heavy in loaded] == []
     assert [path for path in scratch.home.rglob("*") if path.is_file()] == []

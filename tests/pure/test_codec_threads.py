@@ -11,7 +11,10 @@ import pytest
 
 import perdure
 
-READERS = {"dataclass": "@dataclasses.dataclass(frozen=True)\nclass {}:", "struct": "class {}(msgspec.Struct):"}
+READERS = {
+    "dataclass": "@dataclasses.dataclass(frozen=True)\nclass {}:",
+    "struct": "class {}(msgspec.Struct):",
+}
 RACE = """
 import sys, threading, types
 from perdure.codec import decode
@@ -44,19 +47,28 @@ print("all read")
 
 @pytest.mark.parametrize("kind", READERS)
 def test_a_type_that_several_threads_read_first(kind: str) -> None:
-    """Eight threads that read a type nobody has read before, three hundred times: each gets it whole. (With msgspec alone the process ends
-    with SIGSEGV within the first few.)"""
-    ended = subprocess.run([sys.executable, "-c", RACE, READERS[kind]], capture_output=True, text=True, timeout=300)
+    """Eight threads that read a type nobody has read before, three hundred times: each gets it
+    whole. (With msgspec alone the process ends with SIGSEGV within the first few.)"""
+    ended = subprocess.run(
+        [sys.executable, "-c", RACE, READERS[kind]], capture_output=True, text=True, timeout=300
+    )
     assert (ended.returncode, ended.stdout) == (0, "all read\n"), ended.stderr
 
 
 def test_no_room_reads_a_type_another_way() -> None:
-    """Wherever perdure has msgspec read a type, the type is `resolved` first: what is read without a type needs nothing."""
+    """Wherever perdure has msgspec read a type, the type is `resolved` first: what is read without
+    a type needs nothing."""
     found = []
     for path in Path(perdure.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_bytes())):
             if isinstance(node, ast.Call) and (kind := _read_as(node)) is not None:
-                found.append((path.name, node.lineno, ast.unparse(kind).startswith("resolved(") or path.name == "codec.py"))
+                found.append(
+                    (
+                        path.name,
+                        node.lineno,
+                        ast.unparse(kind).startswith("resolved(") or path.name == "codec.py",
+                    )
+                )
     assert len(found) >= 12
     assert [(name, line) for name, line, good in found if not good] == []
 

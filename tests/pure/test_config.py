@@ -43,25 +43,46 @@ def place(tmp_path: Path) -> Place:
 
 
 def test_defaults_lie_in_the_xdg_directories(place: Place) -> None:
-    """Without any source the documented defaults hold, below the home, and nothing claims an origin."""
+    """Without any source the documented defaults hold, below the home, and nothing claims an
+    origin."""
     settings = place.load()
-    assert settings == Settings(root=place.home / ".local/share/perdure", state=place.home / ".local/state/perdure")
-    assert (settings.permissions, settings.continuity, settings.attempts) == (Permissions.EDIT, ContinuityPolicy.DISCLOSE, 3)
+    assert settings == Settings(
+        root=place.home / ".local/share/perdure", state=place.home / ".local/state/perdure"
+    )
+    assert (settings.permissions, settings.continuity, settings.attempts) == (
+        Permissions.EDIT,
+        ContinuityPolicy.DISCLOSE,
+        3,
+    )
     assert settings.origin == {}
 
 
 def test_the_environment_beats_the_project_beats_the_user(place: Place) -> None:
-    """Each source overrides the weaker ones, setting by setting, and the origin says which one won, with the line."""
+    """Each source overrides the weaker ones, setting by setting, and the origin says which one won,
+    with the line."""
     place.user_file.write_text("agent = 'one'\nmodel = 'one'\nbase = 'one'\n")
     place.project_file.write_text("# ours\nagent = 'two'\nmodel = 'two'\n")
     settings = place.load(PERDURE_AGENT="three", PERDURE_BASE="")
     assert (settings.agent, settings.model, settings.base) == ("three", "two", "one")
-    assert settings.origin == {"agent": "PERDURE_AGENT", "model": f"{place.project_file}:3", "base": f"{place.user_file}:3"}
+    assert settings.origin == {
+        "agent": "PERDURE_AGENT",
+        "model": f"{place.project_file}:3",
+        "base": f"{place.user_file}:3",
+    }
 
 
 def test_every_setting_can_come_from_each_source(place: Place) -> None:
-    """All settings are read from the environment and from the user's file, with the same meaning."""
-    values = {"root": "/r", "state": "/s", "agent": "codex", "model": "m", "permissions": "full", "continuity": "strict", "attempts": "7"}
+    """All settings are read from the environment and from the user's file, with the same
+    meaning."""
+    values = {
+        "root": "/r",
+        "state": "/s",
+        "agent": "codex",
+        "model": "m",
+        "permissions": "full",
+        "continuity": "strict",
+        "attempts": "7",
+    }
     values |= {
         "timeout": "2h",
         "stall": "15m",
@@ -80,15 +101,34 @@ def test_every_setting_can_come_from_each_source(place: Place) -> None:
         "verify_timeout": "5m",
     }
     values |= {"database": "postgresql://me@db/tasks", "lease": "30s"}
-    values |= {"git_ssh_key": "/key", "git_ssh_known_hosts": "/known", "git_ssh_config": "/ssh_config"}
+    values |= {
+        "git_ssh_key": "/key",
+        "git_ssh_known_hosts": "/known",
+        "git_ssh_config": "/ssh_config",
+    }
     values |= {"ca_file": "/ca.pem", "session_lifetime": "8h", "session_expiry": "rebuild"}
     values |= {"map": "first", "map_tokens": "1500"}
     values |= {"session_cache": "redis://:word@cache:6379/0"}
     ages = ("workdirs", "copies", "logs", "orphans", "checkpoints", "caches", "scratch", "trash")
     values |= {f"gc_{name}": "5d" for name in ages} | {"gc_most": "30"}
-    values |= {"disk_warn": "20%", "disk_refuse": "5", "disk_refuse_bytes": "500MB", "disk_ballast": "1.5 GB"}
-    values |= {"when_full": "roll-over", "full_at": "70%", "windows": "my-model*=32000, other=200000"}
-    values |= {"warm": "on", "warm_idle": "90s", "warm_turns": "9", "warm_memory": "1GB", "warm_most": "2"}
+    values |= {
+        "disk_warn": "20%",
+        "disk_refuse": "5",
+        "disk_refuse_bytes": "500MB",
+        "disk_ballast": "1.5 GB",
+    }
+    values |= {
+        "when_full": "roll-over",
+        "full_at": "70%",
+        "windows": "my-model*=32000, other=200000",
+    }
+    values |= {
+        "warm": "on",
+        "warm_idle": "90s",
+        "warm_turns": "9",
+        "warm_memory": "1GB",
+        "warm_most": "2",
+    }
     values |= {
         "gc_inbox": "5d",
         "serve_listen": "[::1]:80",
@@ -97,32 +137,53 @@ def test_every_setting_can_come_from_each_source(place: Place) -> None:
         "serve_proxies": "127.0.0.1 10.0.0.0/8",
         "serve_hosts": "a.example b.example",
         "clone_hosts": "git.example.com 10.0.0.5:3000",
-        "agents": '{"dev": {"agent": "codex", "authors": ["ada"], "clone": "/srv/{repository}", "labels": ["agent"]}}',
+        "agents": (
+            '{"dev": {"agent": "codex", "authors": ["ada"], "clone": "/srv/{repository}", '
+            '"labels": ["agent"]}}'
+        ),
         "webhooks": "shop=gitea:/s,$OLD lab=$LAB",
     }
     assert set(values) == set(READERS)
-    by_environment = place.load(**{f"PERDURE_{name.upper()}": value for name, value in values.items()})
+    by_environment = place.load(
+        **{f"PERDURE_{name.upper()}": value for name, value in values.items()}
+    )
     place.user_file.write_text("".join(f"{name} = {value!r}\n" for name, value in values.items()))
     by_file = place.load()
     for name in READERS:
         assert getattr(by_environment, name) == getattr(by_file, name)
-    assert (by_file.timeout, by_file.stall, by_file.attempts, by_file.budget_usd) == (7200.0, 900.0, 7, 2.5)
+    assert (by_file.timeout, by_file.stall, by_file.attempts, by_file.budget_usd) == (
+        7200.0,
+        900.0,
+        7,
+        2.5,
+    )
     assert by_file.permissions is Permissions.FULL
-    assert (by_file.gc_trash, by_file.disk_warn, by_file.disk_refuse_bytes) == (432_000.0, 20.0, 500 * 1024**2)
+    assert (by_file.gc_trash, by_file.disk_warn, by_file.disk_refuse_bytes) == (
+        432_000.0,
+        20.0,
+        500 * 1024**2,
+    )
 
 
 def test_sources_in_a_table_and_in_words(place: Place) -> None:
-    """`[webhooks.NAME]` in a file and the words of the variable say the same; what cannot be a source is refused with what is wrong."""
-    tables = '[webhooks.shop]\nforge = "gitea"\nsecret_file = "/s"\nsecret_env = "OLD"\n[webhooks.lab]\nsecret_env = ["LAB"]\n'
+    """`[webhooks.NAME]` in a file and the words of the variable say the same; what cannot be a
+    source is refused with what is wrong."""
+    tables = (
+        '[webhooks.shop]\nforge = "gitea"\nsecret_file = "/s"\nsecret_env = '
+        '"OLD"\n[webhooks.lab]\nsecret_env = ["LAB"]\n'
+    )
     place.user_file.write_text(tables)
-    assert place.load().webhooks == place.load(PERDURE_WEBHOOKS="shop=gitea:/s,$OLD lab=$LAB").webhooks
+    assert (
+        place.load().webhooks == place.load(PERDURE_WEBHOOKS="shop=gitea:/s,$OLD lab=$LAB").webhooks
+    )
     for wrong in ("shop", "shop=secret", "shop=cvs:/s", "A=/s", "a=$B-C", "a=/s,/t,/u", "a=$"):
         with pytest.raises(ConfigError):
             place.load(PERDURE_WEBHOOKS=wrong)
 
 
 def test_a_table_is_a_prefix(place: Place) -> None:
-    """`[gc]` with `trash` is `gc_trash`; its problems name the line in the table, and a project may set none of it."""
+    """`[gc]` with `trash` is `gc_trash`; its problems name the line in the table, and a project may
+    set none of it."""
     place.user_file.write_text("agent = 'codex'\n[gc]\ntrash = '3d'\n[disk]\nwarn = '25%'\n")
     settings = place.load()
     assert (settings.gc_trash, settings.disk_warn) == (259_200.0, 25.0)
@@ -139,52 +200,82 @@ def test_a_table_is_a_prefix(place: Place) -> None:
 
 
 def test_all_problems_are_told_at_once_with_their_lines(place: Place) -> None:
-    """Wrong values and unknown names of every source are listed together, each with file and line or with its variable."""
+    """Wrong values and unknown names of every source are listed together, each with file and line
+    or with its variable."""
     place.user_file.write_text("agent = 5\n\ntimeout = 'soon'\n[colour]\nattempts = 1\n")
     place.project_file.write_text("permissions = 'full'\nbackend = 'cloud'\n")
     problems = place.problems(PERDURE_ATTEMPTS="many", PERDURE_BUDGET_USD="-1")
     user, project = str(place.user_file), str(place.project_file)
     assert len(problems) == 7
-    starts = [f"{user}:1: agent", f"{user}:3: timeout", f"{user}:4: there is no setting 'colour'", f"{project}:1: 'permissions'"]
-    starts += [f"{project}:2: backend: one of worktree, isolated", "PERDURE_ATTEMPTS: a whole number", "PERDURE_BUDGET_USD: an amount"]
+    starts = [
+        f"{user}:1: agent",
+        f"{user}:3: timeout",
+        f"{user}:4: there is no setting 'colour'",
+        f"{project}:1: 'permissions'",
+    ]
+    starts += [
+        f"{project}:2: backend: one of worktree, isolated",
+        "PERDURE_ATTEMPTS: a whole number",
+        "PERDURE_BUDGET_USD: an amount",
+    ]
     for problem, start in zip(problems, starts, strict=True):
         assert problem.startswith(start)
 
 
 def test_a_misspelt_setting_is_told_the_nearest(place: Place) -> None:
-    """A name that is nearly one of ours gets that one named, and every unknown one the command that lists them, not the list itself."""
+    """A name that is nearly one of ours gets that one named, and every unknown one the command that
+    lists them, not the list itself."""
     place.user_file.write_text("agnet = 'claude'\n[serv]\nlisten = 'x'\n")
     near, table = place.problems()
-    assert near.endswith("there is no setting 'agnet', but there is 'agent'; perdure config show lists them")
+    assert near.endswith(
+        "there is no setting 'agnet', but there is 'agent'; perdure config show lists them"
+    )
     assert "but there is 'serve'" in table
 
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.0, "0s"), (0.25, "0.25s"), (90.0, "90s"), (600.0, "10m"), (7200.0, "2h"), (1209600.0, "14d"), (1234567.5, "1234567.5s")],
+    [
+        (0.0, "0s"),
+        (0.25, "0.25s"),
+        (90.0, "90s"),
+        (600.0, "10m"),
+        (7200.0, "2h"),
+        (1209600.0, "14d"),
+        (1234567.5, "1234567.5s"),
+    ],
 )
 def test_a_duration_is_shown_as_it_may_be_written(seconds: float, words: str) -> None:
-    """What `config show` and `doctor` print of a duration can be copied into a file, and means the same."""
+    """What `config show` and `doctor` print of a duration can be copied into a file, and means the
+    same."""
     assert written(seconds) == words and duration(words) == seconds
 
 
 @pytest.mark.parametrize("name", sorted(NOT_FOR_PROJECTS))
 def test_a_project_may_not_widen_anything(place: Place, name: str) -> None:
-    """What comes with a repository neither widens permissions nor moves perdure's state, whatever value it gives."""
+    """What comes with a repository neither widens permissions nor moves perdure's state, whatever
+    value it gives."""
     place.project_file.write_text(f"{name} = 'read'\n")
-    assert place.problems() == [f"{place.project_file}:1: {name!r} may not be set by a project; put it into your own configuration"]
+    assert place.problems() == [
+        f"{place.project_file}:1: {name!r} may not be set by a project; put it into your own "
+        "configuration"
+    ]
     assert {"root", "state", "permissions", "continuity"} <= NOT_FOR_PROJECTS
 
 
 @pytest.mark.parametrize("name", sorted(LIMITS))
 def test_a_project_may_lower_a_limit_and_not_raise_it(place: Place, name: str) -> None:
-    """What the user has set as a limit holds for every project; where the user has set none, a project may choose."""
+    """What the user has set as a limit holds for every project; where the user has set none, a
+    project may choose."""
     place.project_file.write_text(f"{name} = 5\n")
     assert getattr(place.load(), name) == 5
     place.user_file.write_text(f"{name} = 9\n")
     assert getattr(place.load(), name) == 5
     place.user_file.write_text(f"{name} = 4\n")
-    wrong = f"{place.project_file}:1: {name!r} may not be raised by a project above your own, 4 ({place.user_file}:1)"
+    wrong = (
+        f"{place.project_file}:1: {name!r} may not be raised by a project above your own, 4 "
+        f"({place.user_file}:1)"
+    )
     assert place.problems() == [wrong]
     if name != "attempts":
         place.project_file.write_text(f"{name} = 0\n")
@@ -223,7 +314,8 @@ def test_a_bad_file_is_a_problem_and_not_a_crash(place: Place, content: bytes) -
 
 
 def test_a_file_that_cannot_be_read_is_named(place: Place) -> None:
-    """A directory in the file's place is a problem, and so is a name too long for any file; a file that is not there is none."""
+    """A directory in the file's place is a problem, and so is a name too long for any file; a file
+    that is not there is none."""
     place.user_file.mkdir()
     (problem,) = place.problems()
     assert str(place.user_file) in problem
@@ -234,7 +326,14 @@ def test_a_file_that_cannot_be_read_is_named(place: Place) -> None:
 
 
 @given(
-    st.sampled_from(sorted(READERS)), st.text() | st.integers() | st.floats() | st.booleans() | st.none() | st.lists(st.text()) | st.dates()
+    st.sampled_from(sorted(READERS)),
+    st.text()
+    | st.integers()
+    | st.floats()
+    | st.booleans()
+    | st.none()
+    | st.lists(st.text())
+    | st.dates(),
 )
 def test_any_value_is_read_or_refused(name: str, value: Any) -> None:
     """A reader gives a value or a ValueError in words, never another error."""
@@ -253,14 +352,25 @@ def test_yes_is_no_amount(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("90", 90), ("90s", 90), ("1.5h", 5400), ("15m", 900), ("2h", 7200), ("1d", 86400), (" 3 m ", 180), ("0", 0)],
+    [
+        ("90", 90),
+        ("90s", 90),
+        ("1.5h", 5400),
+        ("15m", 900),
+        ("2h", 7200),
+        ("1d", 86400),
+        (" 3 m ", 180),
+        ("0", 0),
+    ],
 )
 def test_durations(text: str, seconds: float) -> None:
     """Seconds, minutes, hours, days; seconds where no unit is given."""
     assert duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "m", "-5", "1h30m", "1e3", "inf", "nan", "5 parsecs", "9" * 400])
+@pytest.mark.parametrize(
+    "text", ["", "m", "-5", "1h30m", "1e3", "inf", "nan", "5 parsecs", "9" * 400]
+)
 def test_what_is_no_duration(text: str) -> None:
     """All else is refused, a number beyond all measure too."""
     with pytest.raises(ValueError, match="such as 90s"):
@@ -290,11 +400,15 @@ def test_a_place_is_absolute(place: Place, name: str) -> None:
     ],
 )
 def test_a_password_is_never_shown(place: Place, address: str) -> None:
-    """The address of a database is shown without its password, which is known for redaction; a bad address is not repeated at all."""
+    """The address of a database is shown without its password, which is known for redaction; a bad
+    address is not repeated at all."""
     settings = place.load(PERDURE_DATABASE=address)
     assert settings.database == address and "hunter" not in shown("database", address)
     assert password(address) == "hunter 2"
-    assert shown("database", "postgresql://me@db/tasks") == "postgresql://me@db/tasks" and password("postgresql://me@db/tasks") == ""
+    assert (
+        shown("database", "postgresql://me@db/tasks") == "postgresql://me@db/tasks"
+        and password("postgresql://me@db/tasks") == ""
+    )
     place.user_file.write_text(f"database = 'mysql://{address}'\n")
     problems = place.problems(PERDURE_DATABASE=f"mysql://{address}")
     assert len(problems) == 2 and "hunter" not in str(problems)
@@ -302,16 +416,24 @@ def test_a_password_is_never_shown(place: Place, address: str) -> None:
 
 @pytest.mark.parametrize(
     ("said", "found"),
-    [("3", {"*": 3}), ("claude=2, codex=1", {"claude": 2, "codex": 1}), ("*=4,claude=1", {"*": 4, "claude": 1})],
+    [
+        ("3", {"*": 3}),
+        ("claude=2, codex=1", {"claude": 2, "codex": 1}),
+        ("*=4,claude=1", {"*": 4, "claude": 1}),
+    ],
 )
 def test_runs_at_work_by_account(place: Place, said: str, found: dict[str, int]) -> None:
     """One number for all agents, or a number for each; in a file also as a table."""
     assert place.load(PERDURE_ACCOUNT_JOBS=said).account_jobs == found
-    place.user_file.write_text("[account_jobs]\n" + "".join(f'"{name}" = {jobs}\n' for name, jobs in found.items()))
+    place.user_file.write_text(
+        "[account_jobs]\n" + "".join(f'"{name}" = {jobs}\n' for name, jobs in found.items())
+    )
     assert place.load().account_jobs == found
 
 
-@pytest.mark.parametrize("said", ["0", "claude=0", "claude", "claude=2,codex", "=2", "claude=x", ""])
+@pytest.mark.parametrize(
+    "said", ["0", "claude=0", "claude", "claude=2,codex", "=2", "claude=x", ""]
+)
 def test_no_number_of_runs(place: Place, said: str) -> None:
     """What is no number is told; an empty text is no setting."""
     if not said:

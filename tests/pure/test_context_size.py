@@ -9,14 +9,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure import context_size
-from perdure.context_size import Rules, can_compact, compact_at, completed, is_full, measure, window_of
+from perdure.context_size import (
+    Rules,
+    can_compact,
+    compact_at,
+    completed,
+    is_full,
+    measure,
+    window_of,
+)
 from perdure.continuation import Situation, choose
-from perdure.model import ContinuityPolicy, Fill, Measure, Session, SessionKey, SessionState, Snapshot, Start, WhenFull
+from perdure.model import (
+    ContinuityPolicy,
+    Fill,
+    Measure,
+    Session,
+    SessionKey,
+    SessionState,
+    Snapshot,
+    Start,
+    WhenFull,
+)
 
 FULL = Fill(tokens=170_000, window=200_000)
 ROOMY = Fill(tokens=100_000, window=200_000)
 
-fills = st.builds(Fill, tokens=st.integers(0, 2_000_000), window=st.sampled_from([0, 200_000, 1_000_000]))
+fills = st.builds(
+    Fill, tokens=st.integers(0, 2_000_000), window=st.sampled_from([0, 200_000, 1_000_000])
+)
 rules = st.builds(Rules, policy=st.sampled_from(WhenFull), percent=st.integers(10, 100))
 
 
@@ -31,10 +51,19 @@ rules = st.builds(Rules, policy=st.sampled_from(WhenFull), percent=st.integers(1
         (WhenFull.STOP, True, False, Measure.STOP),
     ],
 )
-def test_what_comes_before_the_wall(policy: WhenFull, compacts: bool, in_vain: bool, expected: Measure) -> None:
-    """A conversation over the limit is treated as its policy says; a CLI that cannot be told to compact does it by itself."""
-    assert measure(Rules(policy=policy), FULL, compacts=compacts, exhausted=False, in_vain=in_vain) is expected
-    assert measure(Rules(policy=policy), ROOMY, compacts=compacts, exhausted=False, in_vain=in_vain) is Measure.NONE
+def test_what_comes_before_the_wall(
+    policy: WhenFull, compacts: bool, in_vain: bool, expected: Measure
+) -> None:
+    """A conversation over the limit is treated as its policy says; a CLI that cannot be told to
+    compact does it by itself."""
+    assert (
+        measure(Rules(policy=policy), FULL, compacts=compacts, exhausted=False, in_vain=in_vain)
+        is expected
+    )
+    assert (
+        measure(Rules(policy=policy), ROOMY, compacts=compacts, exhausted=False, in_vain=in_vain)
+        is Measure.NONE
+    )
 
 
 @pytest.mark.parametrize(
@@ -48,13 +77,21 @@ def test_what_comes_before_the_wall(policy: WhenFull, compacts: bool, in_vain: b
         (WhenFull.STOP, True, False, Measure.STOP),
     ],
 )
-def test_what_comes_after_it(policy: WhenFull, compacts: bool, in_vain: bool, expected: Measure) -> None:
-    """A request that was refused as too long leads to a compaction or to a new conversation, whatever the counts say."""
-    assert measure(Rules(policy=policy), ROOMY, compacts=compacts, exhausted=True, in_vain=in_vain) is expected
+def test_what_comes_after_it(
+    policy: WhenFull, compacts: bool, in_vain: bool, expected: Measure
+) -> None:
+    """A request that was refused as too long leads to a compaction or to a new conversation,
+    whatever the counts say."""
+    assert (
+        measure(Rules(policy=policy), ROOMY, compacts=compacts, exhausted=True, in_vain=in_vain)
+        is expected
+    )
 
 
 @given(rules, st.none() | fills, st.booleans(), st.booleans())
-def test_an_exhausted_conversation_never_goes_on_as_it_is(rules: Rules, fill: Fill | None, compacts: bool, in_vain: bool) -> None:
+def test_an_exhausted_conversation_never_goes_on_as_it_is(
+    rules: Rules, fill: Fill | None, compacts: bool, in_vain: bool
+) -> None:
     """No combination leads to the same resume again; and what was in vain is not tried twice."""
     found = measure(rules, fill, compacts=compacts, exhausted=True, in_vain=in_vain)
     assert found is not Measure.NONE
@@ -62,24 +99,31 @@ def test_an_exhausted_conversation_never_goes_on_as_it_is(rules: Rules, fill: Fi
 
 
 @given(rules, fills, st.booleans(), st.booleans())
-def test_what_is_not_known_is_left_alone(rules: Rules, fill: Fill, compacts: bool, in_vain: bool) -> None:
+def test_what_is_not_known_is_left_alone(
+    rules: Rules, fill: Fill, compacts: bool, in_vain: bool
+) -> None:
     """Without a window nothing is done; and nothing is done below the limit."""
     if not is_full(fill, rules):
-        assert measure(rules, fill, compacts=compacts, exhausted=False, in_vain=in_vain) is Measure.NONE
+        assert (
+            measure(rules, fill, compacts=compacts, exhausted=False, in_vain=in_vain)
+            is Measure.NONE
+        )
     assert not is_full(replace(fill, window=0), rules)
     assert not is_full(None, rules)
 
 
 @given(fills.filter(lambda fill: fill.tokens > 100), st.sampled_from(WhenFull))
 def test_a_compaction_at_once_begins_below_what_is_there(fill: Fill, policy: WhenFull) -> None:
-    """Told to compact now, a CLI gets a level below what the conversation holds, and far above what a summary leaves."""
+    """Told to compact now, a CLI gets a level below what the conversation holds, and far above what
+    a summary leaves."""
     level = compact_at(Rules(policy=policy), fill, "", now=True)
     assert level is not None
     assert fill.tokens // 2 < level.tokens < fill.tokens
 
 
 def test_the_level_of_a_launch_is_the_policys() -> None:
-    """Only where perdure is to compact does a launch change the CLI's own level; without a window it is a percentage alone."""
+    """Only where perdure is to compact does a launch change the CLI's own level; without a window
+    it is a percentage alone."""
     level = compact_at(Rules(percent=70), None, "claude-sonnet-4-5", now=False)
     assert level is not None
     assert (level.tokens, level.window, level.percent) == (140_000, 200_000, 70)
@@ -110,7 +154,9 @@ def test_what_the_agent_once_said_is_remembered_for_that_model() -> None:
     """A transcript does not repeat the window; of another model it says nothing."""
     known = Fill(tokens=5, window=1_234, model="a", source="agent")
     assert completed(Fill(tokens=9, model="a"), known, "", Rules()).window == 1_234
-    assert completed(Fill(tokens=9), known, "", Rules()) == Fill(tokens=9, window=1_234, model="a", source="agent")
+    assert completed(Fill(tokens=9), known, "", Rules()) == Fill(
+        tokens=9, window=1_234, model="a", source="agent"
+    )
     assert completed(Fill(tokens=9, model="b"), known, "", Rules()).window == 0
     assert completed(Fill(tokens=9), None, "claude-opus-5", Rules()).source == "table"
 
@@ -119,7 +165,9 @@ def test_what_the_agent_once_said_is_remembered_for_that_model() -> None:
 @pytest.mark.parametrize("continuity", list(ContinuityPolicy))
 def test_when_a_person_is_asked(following: Measure, continuity: ContinuityPolicy) -> None:
     """A strict policy forbids a new conversation and allows a compaction; `stop` always asks."""
-    expected = following is Measure.STOP or (following is Measure.ROLL_OVER and continuity is ContinuityPolicy.STRICT)
+    expected = following is Measure.STOP or (
+        following is Measure.ROLL_OVER and continuity is ContinuityPolicy.STRICT
+    )
     assert context_size.asks_for_person(continuity, following) is expected
 
 
@@ -134,16 +182,31 @@ def test_a_planner_can_ask() -> None:
 @pytest.mark.parametrize("policy", list(ContinuityPolicy))
 @pytest.mark.parametrize("needed", list(Measure))
 def test_how_a_conversation_of_that_size_goes_on(policy: ContinuityPolicy, needed: Measure) -> None:
-    """Compacted in place, given way to a new one that names it, or refused; a strict policy never leads to a new one."""
+    """Compacted in place, given way to a new one that names it, or refused; a strict policy never
+    leads to a new one."""
     key = SessionKey("claude", "run:r")
-    live = Session(key=key, id="old", state=SessionState.CONFIRMED, created=1, updated=2, attempts=1)
+    live = Session(
+        key=key, id="old", state=SessionState.CONFIRMED, created=1, updated=2, attempts=1
+    )
     there = Snapshot(path="/t", size=9, sha256="x", turns=2)
-    chosen = choose(Situation(policy=policy, now=3, session=live, transcript=there, new_id="new", measure=needed, size="9 tokens of 10"))
+    chosen = choose(
+        Situation(
+            policy=policy,
+            now=3,
+            session=live,
+            transcript=there,
+            new_id="new",
+            measure=needed,
+            size="9 tokens of 10",
+        )
+    )
     may_begin = policy is not ContinuityPolicy.STRICT
     expected = {
         Measure.NONE: (Start.RESUME, "old", False, False),
         Measure.COMPACT: (Start.RESUME, "old", True, False),
-        Measure.ROLL_OVER: (Start.REBUILD, "new", False, True) if may_begin else (Start.REFUSE, "old", False, False),
+        Measure.ROLL_OVER: (Start.REBUILD, "new", False, True)
+        if may_begin
+        else (Start.REFUSE, "old", False, False),
         Measure.STOP: (Start.REFUSE, "old", False, False),
     }[needed]
     assert (chosen.kind, chosen.session_id, chosen.compact, chosen.rolls_over) == expected

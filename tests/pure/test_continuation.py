@@ -59,7 +59,14 @@ situations = st.builds(
 """All of them: a retired conversation counts only where there is no live one."""
 
 TRANSCRIPT = Snapshot("/t.jsonl", 9, "0" * 64, 1)
-SESSION = Session(key=SessionKey("claude", "run:1"), id="aaaa-1", state=SessionState.CONFIRMED, created=0, updated=0, attempts=1)
+SESSION = Session(
+    key=SessionKey("claude", "run:1"),
+    id="aaaa-1",
+    state=SessionState.CONFIRMED,
+    created=0,
+    updated=0,
+    attempts=1,
+)
 
 
 def usable(snapshot: Snapshot | None) -> bool:
@@ -100,17 +107,24 @@ def known_lost(at: Situation) -> str:
         return at.lost.id if at.lost else ""
     if rungs_left(at):
         return ""
-    never_began = at.session.state is SessionState.PINNED and at.session.attempts == 0 and not usable(at.transcript) and not usable(at.copy)
+    never_began = (
+        at.session.state is SessionState.PINNED
+        and at.session.attempts == 0
+        and not usable(at.transcript)
+        and not usable(at.copy)
+    )
     return at.session.parent if never_began else at.session.id
 
 
-# --- choose --------------------------------------------------------------------------------------------------------
+# --- choose
+# --------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=200)
 @given(situations)
 def test_what_holds_in_every_situation(at: Situation) -> None:
-    """A conversation that can go on goes on, on the best rung not yet tried; one that is lost is never passed over in silence."""
+    """A conversation that can go on goes on, on the best rung not yet tried; one that is lost is
+    never passed over in silence."""
     chosen = choose(at)
     event(chosen.kind)
     assert chosen.reason
@@ -119,25 +133,36 @@ def test_what_holds_in_every_situation(at: Situation) -> None:
         assert all(str(pid) in chosen.reason for pid in at.writers)
         return
     if to_fork(at) and can_fork(at):
-        assert (chosen.kind, chosen.session_id, chosen.fork_at) == (Start.FORK, at.forks, at.fork_at)
+        assert (chosen.kind, chosen.session_id, chosen.fork_at) == (
+            Start.FORK,
+            at.forks,
+            at.fork_at,
+        )
         assert chosen.rung is (Rung.NATIVE if usable(at.parent) else Rung.COPY)
         assert chosen.fork_id in ("", "fork-9", at.session.id if at.session else "")
         return
     assert chosen.kind is not Start.WAIT
     if not to_fork(at) and at.session is not None and (left := rungs_left(at)):
-        assert (chosen.kind, chosen.rung, chosen.session_id) == (Start.RESUME, left[0], at.session.id)
+        assert (chosen.kind, chosen.rung, chosen.session_id) == (
+            Start.RESUME,
+            left[0],
+            at.session.id,
+        )
         return
     assert chosen.kind not in RESUMES
     assert chosen.lost_session_id == known_lost(at)
     if chosen.lost_session_id:
-        expected = {"strict": Start.REFUSE, "disclose": Start.REBUILD, "fresh-ok": Start.FRESH}[at.policy]
+        expected = {"strict": Start.REFUSE, "disclose": Start.REBUILD, "fresh-ok": Start.FRESH}[
+            at.policy
+        ]
         assert chosen.kind is expected
         assert chosen.lost_session_id in chosen.reason
 
 
 @given(situations)
 def test_a_tried_rung_is_not_chosen_again(at: Situation) -> None:
-    """No resume is tried a second time on a rung that failed since the conversation last went on."""
+    """No resume is tried a second time on a rung that failed since the conversation last went
+    on."""
     chosen = choose(at)
     if chosen.kind is Start.RESUME:
         assert chosen.rung not in at.tried
@@ -161,47 +186,77 @@ def test_a_new_conversation_never_takes_an_id_that_was_used(at: Situation) -> No
     chosen = choose(at)
     if chosen.kind in NEW:
         again = at.session is not None and chosen.session_id == at.session.id
-        assert chosen.session_id == at.new_id or (again and at.session is not None and at.session.attempts == 0 and at.transcript is None)
+        assert chosen.session_id == at.new_id or (
+            again and at.session is not None and at.session.attempts == 0 and at.transcript is None
+        )
         assert chosen.session_id != chosen.lost_session_id or not chosen.session_id
 
 
 def test_the_ladder_is_walked_from_the_top_and_once() -> None:
-    """By id, by path, by perdure's own copy, by a mended one, by an older checkpoint's; then the policy decides."""
-    there = Situation(policy=ContinuityPolicy.DISCLOSE, now=0, session=SESSION, transcript=TRANSCRIPT, copy=TRANSCRIPT)
+    """By id, by path, by perdure's own copy, by a mended one, by an older checkpoint's; then the
+    policy decides."""
+    there = Situation(
+        policy=ContinuityPolicy.DISCLOSE,
+        now=0,
+        session=SESSION,
+        transcript=TRANSCRIPT,
+        copy=TRANSCRIPT,
+    )
     at = replace(there, resume_by_path=True, edits=EDITS, checkpoint=4)
     walked = []
     while (chosen := choose(at)).kind is Start.RESUME:
         walked.append(chosen.rung)
         at = replace(at, tried=at.tried | {chosen.rung})
     assert walked == LADDER
-    assert (chosen.kind, chosen.rung, chosen.lost_session_id) == (Start.REBUILD, Rung.REBUILT, SESSION.id)
+    assert (chosen.kind, chosen.rung, chosen.lost_session_id) == (
+        Start.REBUILD,
+        Rung.REBUILT,
+        SESSION.id,
+    )
 
 
 @given(situations, LIVE, st.sampled_from(OnExpiry), st.integers(1, 2**42))
-def test_the_end_of_a_lifetime_changes_nothing_in_silence(at: Situation, live: Session, then: OnExpiry, expires: int) -> None:
-    """An expired session goes on as any other does, and it is told; or, where that is asked for and not strict, a new conversation with a
-    brief stands in for it. One that has not expired, or never does, is not told of."""
+def test_the_end_of_a_lifetime_changes_nothing_in_silence(
+    at: Situation, live: Session, then: OnExpiry, expires: int
+) -> None:
+    """An expired session goes on as any other does, and it is told; or, where that is asked for and
+    not strict, a new conversation with a brief stands in for it. One that has not expired, or never
+    does, is not told of."""
     at = replace(at, session=live, lost=None, writers=(), forks="")
-    expired = choose(replace(at, session=replace(live, expires=expires), on_expiry=then, now=expires))
+    expired = choose(
+        replace(at, session=replace(live, expires=expires), on_expiry=then, now=expires)
+    )
     usual = choose(at)
     if then is OnExpiry.REBUILD and at.policy is not ContinuityPolicy.STRICT and live.attempts:
-        assert (expired.kind, expired.rung, expired.lost_session_id) == (Start.REBUILD, Rung.REBUILT, live.id)
+        assert (expired.kind, expired.rung, expired.lost_session_id) == (
+            Start.REBUILD,
+            Rung.REBUILT,
+            live.id,
+        )
     else:
-        assert replace(expired, reason="", expired=0) == replace(usual, reason="") and expired.reason.startswith(usual.reason)
+        assert replace(expired, reason="", expired=0) == replace(
+            usual, reason=""
+        ) and expired.reason.startswith(usual.reason)
     assert expired.expired == expires and "lifetime" in expired.reason
     later = replace(at, session=replace(live, expires=expires + 1), on_expiry=then, now=expires)
     assert choose(later) == choose(replace(at, now=expires)) and not usual.expired
 
 
 def test_the_first_attempt_of_a_scope_is_fresh_under_every_policy() -> None:
-    """Where nothing was lost, a new conversation is no loss; it gets the id that the caller chose."""
+    """Where nothing was lost, a new conversation is no loss; it gets the id that the caller
+    chose."""
     for policy in ContinuityPolicy:
         chosen = choose(Situation(policy=policy, now=0, new_id="new-9"))
-        assert (chosen.kind, chosen.session_id, chosen.lost_session_id) == (Start.FRESH, "new-9", "")
+        assert (chosen.kind, chosen.session_id, chosen.lost_session_id) == (
+            Start.FRESH,
+            "new-9",
+            "",
+        )
 
 
 def test_an_id_that_was_announced_and_never_began_is_used_again() -> None:
-    """A start-up failure says nothing about the conversation: the id that perdure chose is kept, until a fresh start on it failed."""
+    """A start-up failure says nothing about the conversation: the id that perdure chose is kept,
+    until a fresh start on it failed."""
     pinned = replace(SESSION, state=SessionState.PINNED, attempts=0)
     at = Situation(policy=ContinuityPolicy.STRICT, now=0, session=pinned, new_id="new-9")
     assert (choose(at).kind, choose(at).session_id) == (Start.FRESH, pinned.id)
@@ -209,27 +264,48 @@ def test_an_id_that_was_announced_and_never_began_is_used_again() -> None:
     assert choose(replace(at, new_id="")).session_id == ""
 
 
-@pytest.mark.parametrize(("policy", "kind"), [("disclose", Start.REBUILD), ("fresh-ok", Start.FRESH), ("strict", Start.REFUSE)])
+@pytest.mark.parametrize(
+    ("policy", "kind"),
+    [("disclose", Start.REBUILD), ("fresh-ok", Start.FRESH), ("strict", Start.REFUSE)],
+)
 def test_a_stand_in_that_never_began_is_still_a_stand_in(policy: str, kind: Start) -> None:
-    """The conversation that takes a lost one's place and dies at the start does not turn into a first one: the loss is told again."""
+    """The conversation that takes a lost one's place and dies at the start does not turn into a
+    first one: the loss is told again."""
     stand_in = replace(SESSION, id="bbbb-2", state=SessionState.PINNED, attempts=0, parent="aaaa-1")
-    chosen = choose(Situation(policy=ContinuityPolicy(policy), now=0, session=stand_in, new_id="new-9"))
+    chosen = choose(
+        Situation(policy=ContinuityPolicy(policy), now=0, session=stand_in, new_id="new-9")
+    )
     assert (chosen.kind, chosen.lost_session_id) == (kind, "aaaa-1")
 
 
 def test_a_turn_on_disk_is_a_beginning() -> None:
-    """A conversation of which a turn is on disk has begun, even if nothing was heard of it: if no rung is left it is lost."""
+    """A conversation of which a turn is on disk has begun, even if nothing was heard of it: if no
+    rung is left it is lost."""
     pinned = replace(SESSION, state=SessionState.PINNED, attempts=0)
     for there in ({"transcript": TRANSCRIPT}, {"copy": TRANSCRIPT}):
-        at = Situation(policy=ContinuityPolicy.STRICT, now=0, session=pinned, tried=frozenset(LADDER), **there)  # type: ignore[arg-type]
+        at = Situation(
+            policy=ContinuityPolicy.STRICT, now=0, session=pinned, tried=frozenset(LADDER), **there
+        )  # type: ignore[arg-type]
         assert (choose(at).kind, choose(at).lost_session_id) == (Start.REFUSE, pinned.id)
 
 
 def test_a_fork_that_never_began_is_forked_again() -> None:
-    """What a kill left of a fork is not gone on with, not even where a part of the parent's history stands in it already."""
+    """What a kill left of a fork is not gone on with, not even where a part of the parent's history
+    stands in it already."""
     pinned = replace(SESSION, id="fork-1", state=SessionState.PINNED, attempts=0, parent="parent-0")
-    at = Situation(policy=ContinuityPolicy.STRICT, now=0, session=pinned, forks="parent-0", fork_id="fork-9", parent=TRANSCRIPT)
-    assert (choose(at).kind, choose(at).session_id, choose(at).fork_id) == (Start.FORK, "parent-0", "fork-1")
+    at = Situation(
+        policy=ContinuityPolicy.STRICT,
+        now=0,
+        session=pinned,
+        forks="parent-0",
+        fork_id="fork-9",
+        parent=TRANSCRIPT,
+    )
+    assert (choose(at).kind, choose(at).session_id, choose(at).fork_id) == (
+        Start.FORK,
+        "parent-0",
+        "fork-1",
+    )
     begun = replace(at, transcript=TRANSCRIPT)
     assert (choose(begun).kind, choose(begun).fork_id) == (Start.FORK, "fork-9")
     confirmed = replace(begun, session=replace(pinned, state=SessionState.CONFIRMED))
@@ -238,19 +314,31 @@ def test_a_fork_that_never_began_is_forked_again() -> None:
 
 def test_a_hand_over_is_told_and_is_no_loss() -> None:
     """Another agent starts with a brief, even under a strict policy: a person asked for it."""
-    chosen = choose(Situation(policy=ContinuityPolicy.STRICT, now=0, handed_over="codex", new_id="new-9"))
+    chosen = choose(
+        Situation(policy=ContinuityPolicy.STRICT, now=0, handed_over="codex", new_id="new-9")
+    )
     assert (chosen.kind, chosen.session_id, chosen.lost_session_id) == (Start.REBUILD, "new-9", "")
     assert "codex" in chosen.reason
 
 
 def test_a_hand_over_that_never_began_is_told_again() -> None:
-    """If the first attempt of the new agent dies before its conversation begins, the next one has the brief as well."""
+    """If the first attempt of the new agent dies before its conversation begins, the next one has
+    the brief as well."""
     session = Session(key=SESSION.key, id="aaaa-1", state=SessionState.PINNED, created=0, updated=0)
-    chosen = choose(Situation(policy=ContinuityPolicy.STRICT, now=0, session=session, handed_over="codex", new_id="new-9"))
+    chosen = choose(
+        Situation(
+            policy=ContinuityPolicy.STRICT,
+            now=0,
+            session=session,
+            handed_over="codex",
+            new_id="new-9",
+        )
+    )
     assert (chosen.kind, chosen.session_id) == (Start.REBUILD, "aaaa-1")
 
 
-# --- prompt --------------------------------------------------------------------------------------------------------
+# --- prompt
+# --------------------------------------------------------------------------------------------------------
 
 FRESH = Continuation(kind=Start.FRESH, rung=Rung.FRESH)
 RESUME = Continuation(kind=Start.RESUME, session_id="aaaa-1")
@@ -260,7 +348,8 @@ FIRST = Context(1, "Fix the failing test.", 0)
 
 
 def test_a_conversation_that_moved_is_told_where_it_is() -> None:
-    """Until it stands in the conversation: the paths in its history lead to a place where others may be at work."""
+    """Until it stands in the conversation: the paths in its history lead to a place where others
+    may be at work."""
     story = Story(contexts=(FIRST,), left="/old/place", cwd="/new/place")
     for asked in (FORK, RESUME):
         text = prompt(asked, story)
@@ -287,22 +376,32 @@ stories = st.builds(
     effects=st.lists(words).map(tuple),
 )
 asked = st.builds(
-    Continuation, kind=st.sampled_from([*RESUMES, *NEW]), session_id=st.just("aaaa-1"), lost_session_id=st.just("") | st.just("b")
+    Continuation,
+    kind=st.sampled_from([*RESUMES, *NEW]),
+    session_id=st.just("aaaa-1"),
+    lost_session_id=st.just("") | st.just("b"),
 )
 
 
 @given(st.text(min_size=1), st.sampled_from([FRESH, RESUME]))
 def test_a_first_prompt_goes_unchanged(text: str, how: Continuation) -> None:
-    """The first prompt of a run reaches the agent byte for byte, in a new conversation and in a shared one."""
+    """The first prompt of a run reaches the agent byte for byte, in a new conversation and in a
+    shared one."""
     assert prompt(how, Story(contexts=(Context(1, text, 0),))) == text
 
 
 @given(contexts, st.data())
-def test_an_update_after_a_clean_turn_holds_only_what_is_new(versions: tuple[Context, ...], data: st.DataObject) -> None:
-    """Each new version once, with its number, and nothing of what the conversation already holds."""
+def test_an_update_after_a_clean_turn_holds_only_what_is_new(
+    versions: tuple[Context, ...], data: st.DataObject
+) -> None:
+    """Each new version once, with its number, and nothing of what the conversation already
+    holds."""
     given = data.draw(st.integers(1, len(versions)))
     assume(given < len(versions))
-    marked = tuple(replace(context, text=f"<{context.version}> {context.text} </{context.version}>") for context in versions)
+    marked = tuple(
+        replace(context, text=f"<{context.version}> {context.text} </{context.version}>")
+        for context in versions
+    )
     text = prompt(RESUME, Story(contexts=marked, given=given, previous=CLEAN))
     for context in marked:
         assert text.count(context.text) == (context.version > given)
@@ -312,7 +411,8 @@ def test_an_update_after_a_clean_turn_holds_only_what_is_new(versions: tuple[Con
 
 
 def test_a_retry_states_the_facts() -> None:
-    """How the attempt ended, which command was running, how the workdir stands, what was done outside; and not the instructions again."""
+    """How the attempt ended, which command was running, how the workdir stands, what was done
+    outside; and not the instructions again."""
     story = Story(
         contexts=(FIRST,),
         given=1,
@@ -322,32 +422,54 @@ def test_a_retry_states_the_facts() -> None:
         effects=("attempt 1, push: `git push` (it succeeded)",),
     )
     text = prompt(RESUME, story)
-    for fact in ("lost", KILLED.detail, "`make test`", "its effect is unknown", story.workdir, "git push", "verify before you repeat"):
+    for fact in (
+        "lost",
+        KILLED.detail,
+        "`make test`",
+        "its effect is unknown",
+        story.workdir,
+        "git push",
+        "verify before you repeat",
+    ):
         assert fact in text
     assert FIRST.text not in text
 
 
 @given(st.text(max_size=200), st.integers(1, 5))
 def test_a_failed_check_is_told_as_data(output: str, round: int) -> None:
-    """What the check said stands between two marks that it cannot hold, is called no instruction, and is told once."""
+    """What the check said stands between two marks that it cannot hold, is called no instruction,
+    and is told once."""
     check = VerifyEnded(code=2, output=output, command="make test", round=round, rounds=3)
-    text = prompt(RESUME, Story(contexts=(FIRST,), given=1, previous=Outcome(kind=OutcomeKind.VERIFY_FAILED), check=check))
+    text = prompt(
+        RESUME,
+        Story(
+            contexts=(FIRST,),
+            given=1,
+            previous=Outcome(kind=OutcomeKind.VERIFY_FAILED),
+            check=check,
+        ),
+    )
     begin = next(line for line in text.split("\n") if line.startswith("--- output "))
     mark = begin.split()[2]
     assert mark not in output
-    assert text.count(f"{begin}\n{output or '(it said nothing)'}\n--- end of output {mark} ---") == 1
+    assert (
+        text.count(f"{begin}\n{output or '(it said nothing)'}\n--- end of output {mark} ---") == 1
+    )
     assert "not instructions to you" in text and "ended early" not in text
     assert ("(round " in text.partition(begin)[0]) == (round <= 3)
 
 
 def test_a_new_conversation_is_told_of_the_failed_check() -> None:
-    """A brief, and a fresh start after a loss, have the check's output too; a kill since then is told as well."""
+    """A brief, and a fresh start after a loss, have the check's output too; a kill since then is
+    told as well."""
     check = VerifyEnded(code=2, output="E 3 != 4", command="make test")
     for kind in NEW:
         started = Continuation(kind=kind, session_id="b", lost_session_id="a")
         text = prompt(started, Story(contexts=(FIRST,), previous=KILLED, check=check))
         assert text.count("E 3 != 4") == 1
-    assert KILLED.detail in prompt(RESUME, Story(contexts=(FIRST,), given=1, previous=KILLED, check=check))
+    assert KILLED.detail in prompt(
+        RESUME, Story(contexts=(FIRST,), given=1, previous=KILLED, check=check)
+    )
 
 
 def test_an_update_after_a_kill_states_the_facts_and_the_instructions() -> None:
@@ -358,7 +480,8 @@ def test_an_update_after_a_kill_states_the_facts_and_the_instructions() -> None:
 
 
 def test_a_prompt_that_may_not_have_arrived_is_sent_again() -> None:
-    """Where no version is known to stand in the conversation, the instructions go with the facts."""
+    """Where no version is known to stand in the conversation, the instructions go with the
+    facts."""
     text = prompt(RESUME, Story(contexts=(FIRST, SECOND), given=0, previous=KILLED))
     assert KILLED.detail in text
     assert FIRST.text in text
@@ -384,7 +507,8 @@ def test_no_prompt_is_bare(how: Continuation, story: Story) -> None:
 
 @given(asked, stories)
 def test_every_loss_is_told(how: Continuation, story: Story) -> None:
-    """A conversation that stands in for another one, or was handed over, begins with all instructions and the loud line."""
+    """A conversation that stands in for another one, or was handed over, begins with all
+    instructions and the loud line."""
     text = prompt(how, story)
     loud = how.kind in NEW and bool(how.lost_session_id or how.kind is Start.REBUILD)
     assume(not any(OWN_FILES in context.text for context in story.contexts))
@@ -395,12 +519,24 @@ def test_every_loss_is_told(how: Continuation, story: Story) -> None:
 
 
 def test_a_brief_tells_what_is_known() -> None:
-    """The brief lists what was done, how it ended and how the workdir stands; with nothing recorded it says so."""
+    """The brief lists what was done, how it ended and how the workdir stands; with nothing recorded
+    it says so."""
     story = Story(
-        contexts=(FIRST,), done=("you ran `ls`", "you ended your turn"), previous=KILLED, workdir="2 changed", effects=("a push",)
+        contexts=(FIRST,),
+        done=("you ran `ls`", "you ended your turn"),
+        previous=KILLED,
+        workdir="2 changed",
+        effects=("a push",),
     )
     text = prompt(REBUILD, story)
-    for fact in ("IMPORTANT", "- you ran `ls`", "- you ended your turn", KILLED.detail, "2 changed", "a push"):
+    for fact in (
+        "IMPORTANT",
+        "- you ran `ls`",
+        "- you ended your turn",
+        KILLED.detail,
+        "2 changed",
+        "a push",
+    ):
         assert fact in text
     assert "nothing was recorded" in prompt(REBUILD, Story(contexts=(FIRST,)))
     assert "2 changed" in prompt(REBUILD, replace(story, previous=CLEAN))
@@ -416,11 +552,20 @@ def test_an_older_checkpoint_is_named() -> None:
 
 @pytest.mark.parametrize("ended", [OutcomeKind.SUCCEEDED, OutcomeKind.LOST])
 def test_drift_and_a_restore_are_told(ended: OutcomeKind) -> None:
-    """Whether the last attempt was cut off or not, the agent is told what was taken back, and then what others changed."""
-    story = Story(contexts=(Context(1, "Do it.", 0),), given=1, previous=Outcome(kind=ended), restored="TAKEN BACK.", drift="OTHERS CAME.")
+    """Whether the last attempt was cut off or not, the agent is told what was taken back, and then
+    what others changed."""
+    story = Story(
+        contexts=(Context(1, "Do it.", 0),),
+        given=1,
+        previous=Outcome(kind=ended),
+        restored="TAKEN BACK.",
+        drift="OTHERS CAME.",
+    )
     told = prompt(Continuation(kind=Start.RESUME, session_id="a"), story)
     assert told.index("TAKEN BACK.") < told.index("OTHERS CAME.")
-    rebuilt = prompt(Continuation(kind=Start.REBUILD, lost_session_id="a"), replace(story, restored=""))
+    rebuilt = prompt(
+        Continuation(kind=Start.REBUILD, lost_session_id="a"), replace(story, restored="")
+    )
     assert "OTHERS CAME." in rebuilt
 
 
@@ -435,16 +580,29 @@ def test_drift_and_a_restore_are_told(ended: OutcomeKind) -> None:
     ],
 )
 @pytest.mark.parametrize("session", [None, SESSION])
-def test_an_agent_without_sessions_never_goes_on(heard: bool, policy: ContinuityPolicy, kind: Start, session: Session | None) -> None:
-    """Each task begins a conversation, whoever had one in its scope; what this run said before is told as after a loss, by policy."""
-    chosen = choose(Situation(policy=policy, now=1, session=session, transcript=TRANSCRIPT, sessions=False, heard=heard))
+def test_an_agent_without_sessions_never_goes_on(
+    heard: bool, policy: ContinuityPolicy, kind: Start, session: Session | None
+) -> None:
+    """Each task begins a conversation, whoever had one in its scope; what this run said before is
+    told as after a loss, by policy."""
+    chosen = choose(
+        Situation(
+            policy=policy,
+            now=1,
+            session=session,
+            transcript=TRANSCRIPT,
+            sessions=False,
+            heard=heard,
+        )
+    )
     assert (chosen.kind, bool(chosen.lost_session_id)) == (kind, heard and session is not None)
     assert "goes on with n" in chosen.reason
 
 
 @given(situations, st.booleans())
 def test_without_sessions_no_conversation_is_asked_for(at: Situation, heard: bool) -> None:
-    """Whatever lies on disk, it is neither resumed nor forked, and nobody else's writing is waited for."""
+    """Whatever lies on disk, it is neither resumed nor forked, and nobody else's writing is waited
+    for."""
     assert choose(replace(at, sessions=False, heard=heard)).kind in (*NEW, Start.REFUSE)
 
 
@@ -452,16 +610,34 @@ def test_without_sessions_no_conversation_is_asked_for(at: Situation, heard: boo
     ("session", "changed", "kind", "reason"),
     [
         (None, {}, Start.FRESH, "the first attempt of its scope"),
-        (None, {"heard": True}, Start.REBUILD, "the conversation before cannot go on: the agent neither loads nor resumes one"),
+        (
+            None,
+            {"heard": True},
+            Start.REBUILD,
+            "the conversation before cannot go on: the agent neither loads nor resumes one",
+        ),
         (SESSION, {}, Start.RESUME, "offers to load or resume"),
         (replace(SESSION, attempts=0), {}, Start.FRESH, "never began"),
-        (SESSION, {"tried": frozenset({Rung.NATIVE})}, Start.REBUILD, "did not take it up as it was"),
-        (SESSION, {"tried": frozenset({Rung.NATIVE}), "policy": ContinuityPolicy.STRICT}, Start.REFUSE, "the policy is strict"),
+        (
+            SESSION,
+            {"tried": frozenset({Rung.NATIVE})},
+            Start.REBUILD,
+            "did not take it up as it was",
+        ),
+        (
+            SESSION,
+            {"tried": frozenset({Rung.NATIVE}), "policy": ContinuityPolicy.STRICT},
+            Start.REFUSE,
+            "the policy is strict",
+        ),
         (SESSION, {"forks": "parent-1"}, Start.REBUILD, "goes on with none"),
     ],
 )
-def test_an_agent_whose_transcripts_cannot_be_read(session: Session | None, changed: dict[str, Any], kind: Start, reason: str) -> None:
-    """It is asked to go on where it has named a conversation and answered in it; what it did not take up is lost."""
+def test_an_agent_whose_transcripts_cannot_be_read(
+    session: Session | None, changed: dict[str, Any], kind: Start, reason: str
+) -> None:
+    """It is asked to go on where it has named a conversation and answered in it; what it did not
+    take up is lost."""
     at = Situation(policy=ContinuityPolicy.DISCLOSE, now=1, session=session, transcripts=False)
     chosen = choose(replace(at, **changed))
     assert (chosen.kind, reason in chosen.reason) == (kind, True), chosen
@@ -470,7 +646,8 @@ def test_an_agent_whose_transcripts_cannot_be_read(session: Session | None, chan
 
 @pytest.mark.parametrize("kind", [*NEW, Start.RESUME])
 def test_the_map_stands_last_in_the_prompt(kind: Start) -> None:
-    """Behind the instructions, the brief and the files, in a new conversation and in one that goes on."""
+    """Behind the instructions, the brief and the files, in a new conversation and in one that goes
+    on."""
     story = Story(contexts=(Context(1, "Do it.", 0),), files="Files came.", map="<project-map>...")
     text = prompt(Continuation(kind=kind, session_id="a"), story)
     assert text.endswith("Files came.\n\n<project-map>...")

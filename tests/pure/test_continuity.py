@@ -19,11 +19,21 @@ OTHER = "bbbb-2"
 
 RESUME = Continuation(kind=Start.RESUME, session_id="aaaa-1")
 FORK = Continuation(kind=Start.FORK, session_id="aaaa-1")
-FRESH = Continuation(kind=Start.FRESH, session_id="aaaa-1", rung=Rung.FRESH, reason="the first attempt of its scope")
-REBUILD = Continuation(kind=Start.REBUILD, session_id="aaaa-1", rung=Rung.REBUILT, lost_session_id="old-0", reason="old-0 was lost")
+FRESH = Continuation(
+    kind=Start.FRESH, session_id="aaaa-1", rung=Rung.FRESH, reason="the first attempt of its scope"
+)
+REBUILD = Continuation(
+    kind=Start.REBUILD,
+    session_id="aaaa-1",
+    rung=Rung.REBUILT,
+    lost_session_id="old-0",
+    reason="old-0 was lost",
+)
 COPY = replace(RESUME, rung=Rung.COPY)
 PATH = replace(RESUME, rung=Rung.PATH)
-MENDED = replace(RESUME, rung=Rung.REPAIRED, edits=tuple(f"line {n}: left out (torn)" for n in range(1, 31)))
+MENDED = replace(
+    RESUME, rung=Rung.REPAIRED, edits=tuple(f"line {n}: left out (torn)" for n in range(1, 31))
+)
 
 WENT_ON = Evidence(
     asked="aaaa-1",
@@ -49,82 +59,305 @@ def but(evidence: Evidence, **changed: object) -> Evidence:
 
 TABLE: dict[str, tuple[Continuation, Evidence, Verdict | None, str]] = {
     # a conversation that went on
-    "it went on": (RESUME, WENT_ON, V.NATIVE, "the first 100 bytes of the transcript are unchanged, it grew to 180"),
-    "killed before it repeated its id": (RESUME, but(WENT_ON, returned=""), V.NATIVE, "not repeated by the agent"),
-    "killed before it answered": (RESUME, but(WENT_ON, answered=False), V.NATIVE, "whether it had asked the model yet is not known"),
-    "killed before it said a word": (RESUME, but(WENT_ON, answered=False), V.NATIVE, "this attempt's prompt stands in the new part"),
-    "nothing was known of it before": (RESUME, but(WENT_ON, last_known=None, known_kept=None), V.NATIVE, "same id aaaa-1"),
+    "it went on": (
+        RESUME,
+        WENT_ON,
+        V.NATIVE,
+        "the first 100 bytes of the transcript are unchanged, it grew to 180",
+    ),
+    "killed before it repeated its id": (
+        RESUME,
+        but(WENT_ON, returned=""),
+        V.NATIVE,
+        "not repeated by the agent",
+    ),
+    "killed before it answered": (
+        RESUME,
+        but(WENT_ON, answered=False),
+        V.NATIVE,
+        "whether it had asked the model yet is not known",
+    ),
+    "killed before it said a word": (
+        RESUME,
+        but(WENT_ON, answered=False),
+        V.NATIVE,
+        "this attempt's prompt stands in the new part",
+    ),
+    "nothing was known of it before": (
+        RESUME,
+        but(WENT_ON, last_known=None, known_kept=None),
+        V.NATIVE,
+        "same id aaaa-1",
+    ),
     "by its path": (PATH, WENT_ON, V.NATIVE, "resumed by the path"),
     "from the whole copy": (COPY, WENT_ON, V.NATIVE, "perdure's own copy was put back"),
-    "a stranger came before": (RESUME, but(WENT_ON, turns_between=2), V.NATIVE, "2 prompt(s) of somebody else were added between"),
-    "from the cache": (RESUME, but(WENT_ON, cached_tokens=9000), V.NATIVE, "9000 tokens came from the prompt cache"),
+    "a stranger came before": (
+        RESUME,
+        but(WENT_ON, turns_between=2),
+        V.NATIVE,
+        "2 prompt(s) of somebody else were added between",
+    ),
+    "from the cache": (
+        RESUME,
+        but(WENT_ON, cached_tokens=9000),
+        V.NATIVE,
+        "9000 tokens came from the prompt cache",
+    ),
     # a conversation that did not
-    "another id": (RESUME, but(WENT_ON, returned=OTHER), V.BROKEN, "asked for aaaa-1, the agent opened bbbb-2"),
-    "another id, and not a word": (RESUME, but(UNTOUCHED, returned=OTHER), V.BROKEN, "the agent opened bbbb-2"),
-    "no transcript": (RESUME, but(WENT_ON, after=None, prefix_kept=None), V.BROKEN, "no transcript of it on disk"),
-    "history gone": (RESUME, but(WENT_ON, prefix_kept=False), V.BROKEN, "not the beginning of the transcript as it is now"),
-    "history gone before a word": (RESUME, but(UNTOUCHED, prefix_kept=False), V.BROKEN, "not the beginning of the transcript"),
-    "nothing to compare with": (RESUME, but(WENT_ON, before=None, prefix_kept=None), V.BROKEN, "not the beginning"),
+    "another id": (
+        RESUME,
+        but(WENT_ON, returned=OTHER),
+        V.BROKEN,
+        "asked for aaaa-1, the agent opened bbbb-2",
+    ),
+    "another id, and not a word": (
+        RESUME,
+        but(UNTOUCHED, returned=OTHER),
+        V.BROKEN,
+        "the agent opened bbbb-2",
+    ),
+    "no transcript": (
+        RESUME,
+        but(WENT_ON, after=None, prefix_kept=None),
+        V.BROKEN,
+        "no transcript of it on disk",
+    ),
+    "history gone": (
+        RESUME,
+        but(WENT_ON, prefix_kept=False),
+        V.BROKEN,
+        "not the beginning of the transcript as it is now",
+    ),
+    "history gone before a word": (
+        RESUME,
+        but(UNTOUCHED, prefix_kept=False),
+        V.BROKEN,
+        "not the beginning of the transcript",
+    ),
+    "nothing to compare with": (
+        RESUME,
+        but(WENT_ON, before=None, prefix_kept=None),
+        V.BROKEN,
+        "not the beginning",
+    ),
     "the prompt is not in it": (
         RESUME,
         but(WENT_ON, prompt_found=False),
         V.BROKEN,
         "this attempt's prompt does not stand in the transcript",
     ),
-    "nobody looked for the prompt": (RESUME, but(WENT_ON, prompt_found=None), V.BROKEN, "prompt does not stand in the transcript"),
-    "not saved": (RESUME, but(WENT_ON, writes_lost="disk full"), V.BROKEN, "the agent could not save it: disk full"),
+    "nobody looked for the prompt": (
+        RESUME,
+        but(WENT_ON, prompt_found=None),
+        V.BROKEN,
+        "prompt does not stand in the transcript",
+    ),
+    "not saved": (
+        RESUME,
+        but(WENT_ON, writes_lost="disk full"),
+        V.BROKEN,
+        "the agent could not save it: disk full",
+    ),
     "a stranger at the same time": (
         RESUME,
         but(WENT_ON, foreign_turns=1),
         V.BROKEN,
         "1 prompt(s) of somebody else came into",
     ),
-    "a stranger, and not a word": (RESUME, but(UNTOUCHED, foreign_turns=1), V.BROKEN, "somebody else"),
-    "changed between": (RESUME, but(WENT_ON, known_kept=False), V.BROKEN, "changed between the attempts"),
-    "changed between, by its path": (PATH, but(WENT_ON, known_kept=False), V.BROKEN, "changed between the attempts"),
+    "a stranger, and not a word": (
+        RESUME,
+        but(UNTOUCHED, foreign_turns=1),
+        V.BROKEN,
+        "somebody else",
+    ),
+    "changed between": (
+        RESUME,
+        but(WENT_ON, known_kept=False),
+        V.BROKEN,
+        "changed between the attempts",
+    ),
+    "changed between, by its path": (
+        PATH,
+        but(WENT_ON, known_kept=False),
+        V.BROKEN,
+        "changed between the attempts",
+    ),
     # by the agent's word
-    "loaded, and all replayed": (RESUME, LOADED, V.REPLAYED, "holds all 4 prompts, answers and tool calls that perdure knows"),
-    "loaded, and nothing was known": (RESUME, but(LOADED, replayed=0), V.CLAIMED, "nothing else is known"),
-    "resumed": (RESUME, but(LOADED, opened="resumed", replayed=None), V.CLAIMED, "the agent says that it resumed conversation aaaa-1"),
-    "resumed, and no word": (RESUME, but(LOADED, answered=False), V.REPLAYED, "whether it had asked the model yet is not known"),
-    "loaded another": (RESUME, but(LOADED, returned=OTHER), V.BROKEN, "asked for aaaa-1, the agent opened bbbb-2"),
-    "a new one that cannot be read": (FRESH, but(LOADED, opened="new", replayed=None), V.FRESH, "the first attempt of its scope"),
+    "loaded, and all replayed": (
+        RESUME,
+        LOADED,
+        V.REPLAYED,
+        "holds all 4 prompts, answers and tool calls that perdure knows",
+    ),
+    "loaded, and nothing was known": (
+        RESUME,
+        but(LOADED, replayed=0),
+        V.CLAIMED,
+        "nothing else is known",
+    ),
+    "resumed": (
+        RESUME,
+        but(LOADED, opened="resumed", replayed=None),
+        V.CLAIMED,
+        "the agent says that it resumed conversation aaaa-1",
+    ),
+    "resumed, and no word": (
+        RESUME,
+        but(LOADED, answered=False),
+        V.REPLAYED,
+        "whether it had asked the model yet is not known",
+    ),
+    "loaded another": (
+        RESUME,
+        but(LOADED, returned=OTHER),
+        V.BROKEN,
+        "asked for aaaa-1, the agent opened bbbb-2",
+    ),
+    "a new one that cannot be read": (
+        FRESH,
+        but(LOADED, opened="new", replayed=None),
+        V.FRESH,
+        "the first attempt of its scope",
+    ),
     # repaired, forked, new
-    "from an older copy": (COPY, but(WENT_ON, known_kept=False), V.REPAIRED, "own copy was put back first, and its newest part is missing"),
-    "from a mended copy": (MENDED, but(WENT_ON, known_kept=False), V.REPAIRED, "mended the transcript first: line 1: left out (torn)"),
-    "from a much mended copy": (MENDED, WENT_ON, V.REPAIRED, "and 10 more change(s), all in the journal"),
-    "from a mended copy, and not in it": (MENDED, but(WENT_ON, prefix_kept=False), V.BROKEN, "not the beginning of the transcript"),
+    "from an older copy": (
+        COPY,
+        but(WENT_ON, known_kept=False),
+        V.REPAIRED,
+        "own copy was put back first, and its newest part is missing",
+    ),
+    "from a mended copy": (
+        MENDED,
+        but(WENT_ON, known_kept=False),
+        V.REPAIRED,
+        "mended the transcript first: line 1: left out (torn)",
+    ),
+    "from a much mended copy": (
+        MENDED,
+        WENT_ON,
+        V.REPAIRED,
+        "and 10 more change(s), all in the journal",
+    ),
+    "from a mended copy, and not in it": (
+        MENDED,
+        but(WENT_ON, prefix_kept=False),
+        V.BROKEN,
+        "not the beginning of the transcript",
+    ),
     "a fork": (FORK, FORKED, V.FORKED, "begins with the first 1 turn(s) of aaaa-1"),
-    "a fork at a turn": (replace(FORK, fork_at=3), FORKED, V.FORKED, "begins with the first 3 turn(s) of aaaa-1"),
+    "a fork at a turn": (
+        replace(FORK, fork_at=3),
+        FORKED,
+        V.FORKED,
+        "begins with the first 3 turn(s) of aaaa-1",
+    ),
     "a fork with the id asked for": (NAMED, FORKED, V.FORKED, "the new conversation bbbb-2 begins"),
-    "a fork killed before it repeated its id": (NAMED, but(FORKED, returned=""), V.FORKED, "the new conversation bbbb-2 begins"),
-    "a fork with another id than asked for": (NAMED, but(FORKED, returned="cccc-3"), V.BROKEN, "the agent opened cccc-3"),
-    "a fork that changed its parent": (FORK, but(FORKED, parent_kept=False), V.BROKEN, "the parent aaaa-1 is not what it was"),
-    "a fork whose parent was not looked at": (FORK, but(FORKED, parent_kept=None), V.BROKEN, "the parent aaaa-1 is not what it was"),
-    "a fork into its parent": (FORK, but(FORKED, returned="aaaa-1"), V.BROKEN, "the agent wrote into its parent aaaa-1"),
-    "a fork without a name": (FORK, but(FORKED, returned=""), V.BROKEN, "named no new conversation"),
-    "a fork without its parent": (FORK, but(FORKED, prefix_kept=False), V.BROKEN, "not the beginning"),
+    "a fork killed before it repeated its id": (
+        NAMED,
+        but(FORKED, returned=""),
+        V.FORKED,
+        "the new conversation bbbb-2 begins",
+    ),
+    "a fork with another id than asked for": (
+        NAMED,
+        but(FORKED, returned="cccc-3"),
+        V.BROKEN,
+        "the agent opened cccc-3",
+    ),
+    "a fork that changed its parent": (
+        FORK,
+        but(FORKED, parent_kept=False),
+        V.BROKEN,
+        "the parent aaaa-1 is not what it was",
+    ),
+    "a fork whose parent was not looked at": (
+        FORK,
+        but(FORKED, parent_kept=None),
+        V.BROKEN,
+        "the parent aaaa-1 is not what it was",
+    ),
+    "a fork into its parent": (
+        FORK,
+        but(FORKED, returned="aaaa-1"),
+        V.BROKEN,
+        "the agent wrote into its parent aaaa-1",
+    ),
+    "a fork without a name": (
+        FORK,
+        but(FORKED, returned=""),
+        V.BROKEN,
+        "named no new conversation",
+    ),
+    "a fork without its parent": (
+        FORK,
+        but(FORKED, prefix_kept=False),
+        V.BROKEN,
+        "not the beginning",
+    ),
     "a new one": (FRESH, BEGAN, V.FRESH, "the first attempt of its scope"),
-    "a new one with an id of its own": (replace(FRESH, session_id=""), but(BEGAN, asked="", returned=OTHER), V.FRESH, "first attempt"),
-    "a new one, other than asked": (FRESH, but(BEGAN, returned=OTHER), V.BROKEN, "asked for aaaa-1, the agent opened bbbb-2"),
-    "a new one with a stranger": (FRESH, but(BEGAN, foreign_turns=3), V.BROKEN, "3 prompt(s) of somebody else"),
-    "a new one, not saved": (FRESH, but(BEGAN, after=None), V.FRESH, "not saved by the agent (no transcript on disk)"),
-    "a new one, writes lost": (FRESH, but(BEGAN, writes_lost="disk full"), V.FRESH, "not saved by the agent (disk full)"),
+    "a new one with an id of its own": (
+        replace(FRESH, session_id=""),
+        but(BEGAN, asked="", returned=OTHER),
+        V.FRESH,
+        "first attempt",
+    ),
+    "a new one, other than asked": (
+        FRESH,
+        but(BEGAN, returned=OTHER),
+        V.BROKEN,
+        "asked for aaaa-1, the agent opened bbbb-2",
+    ),
+    "a new one with a stranger": (
+        FRESH,
+        but(BEGAN, foreign_turns=3),
+        V.BROKEN,
+        "3 prompt(s) of somebody else",
+    ),
+    "a new one, not saved": (
+        FRESH,
+        but(BEGAN, after=None),
+        V.FRESH,
+        "not saved by the agent (no transcript on disk)",
+    ),
+    "a new one, writes lost": (
+        FRESH,
+        but(BEGAN, writes_lost="disk full"),
+        V.FRESH,
+        "not saved by the agent (disk full)",
+    ),
     "a stand-in": (REBUILD, BEGAN, V.REBUILT, "old-0 was lost"),
     # nothing to judge
     "never touched": (RESUME, UNTOUCHED, None, ""),
     "never touched, a fork": (FORK, but(UNTOUCHED, returned="", parent_kept=True), None, ""),
-    "killed before the fork was there": (NAMED, but(UNTOUCHED, returned=OTHER, after=None, prefix_kept=None, parent_kept=True), None, ""),
-    "killed in the middle of copying": (NAMED, but(UNTOUCHED, returned=OTHER, prefix_kept=False, parent_kept=True), None, ""),
-    "gone before the agent looked": (RESUME, but(UNTOUCHED, after=None, prefix_kept=None), None, ""),
+    "killed before the fork was there": (
+        NAMED,
+        but(UNTOUCHED, returned=OTHER, after=None, prefix_kept=None, parent_kept=True),
+        None,
+        "",
+    ),
+    "killed in the middle of copying": (
+        NAMED,
+        but(UNTOUCHED, returned=OTHER, prefix_kept=False, parent_kept=True),
+        None,
+        "",
+    ),
+    "gone before the agent looked": (
+        RESUME,
+        but(UNTOUCHED, after=None, prefix_kept=None),
+        None,
+        "",
+    ),
     "waited": (Continuation(kind=Start.WAIT, session_id="aaaa-1"), UNTOUCHED, None, ""),
     "refused": (Continuation(kind=Start.REFUSE, session_id="aaaa-1"), UNTOUCHED, None, ""),
 }
 
 
 @pytest.mark.parametrize(("asked", "evidence", "verdict", "words"), TABLE.values(), ids=TABLE)
-def test_the_verdict_on_evidence(asked: Continuation, evidence: Evidence, verdict: Verdict | None, words: str) -> None:
-    """Each kind of evidence gets its verdict, with the reason in words, the rung, and the evidence itself."""
+def test_the_verdict_on_evidence(
+    asked: Continuation, evidence: Evidence, verdict: Verdict | None, words: str
+) -> None:
+    """Each kind of evidence gets its verdict, with the reason in words, the rung, and the evidence
+    itself."""
     receipt = judge(asked, evidence)
     if verdict is None:
         assert receipt is None
@@ -137,7 +370,15 @@ def test_the_verdict_on_evidence(asked: Continuation, evidence: Evidence, verdic
 
 def test_all_contradictions_are_named() -> None:
     """Not only the first: everything that speaks against the claim stands in the receipt."""
-    everything = but(WENT_ON, returned=OTHER, prefix_kept=False, prompt_found=False, writes_lost="full", foreign_turns=1, known_kept=False)
+    everything = but(
+        WENT_ON,
+        returned=OTHER,
+        prefix_kept=False,
+        prompt_found=False,
+        writes_lost="full",
+        foreign_turns=1,
+        known_kept=False,
+    )
     receipt = judge(RESUME, everything)
     assert receipt is not None
     assert len(receipt.reasons) == 6
@@ -145,8 +386,11 @@ def test_all_contradictions_are_named() -> None:
 
 @settings(max_examples=400)
 @given(continuations, evidences)
-def test_native_is_never_given_on_less_than_everything(asked: Continuation, evidence: Evidence) -> None:
-    """Native means: resumed, the same id or none, the prefix kept, the prompt found, nobody else's turns, nothing unsaved, on disk."""
+def test_native_is_never_given_on_less_than_everything(
+    asked: Continuation, evidence: Evidence
+) -> None:
+    """Native means: resumed, the same id or none, the prefix kept, the prompt found, nobody else's
+    turns, nothing unsaved, on disk."""
     receipt = judge(asked, evidence)
     event(receipt.verdict if receipt else "none")
     if receipt is None or receipt.verdict is not V.NATIVE:
@@ -181,7 +425,8 @@ FLAWS = st.sampled_from(
 
 @given(FLAWS, st.sampled_from([RESUME, PATH, COPY, MENDED, FORK]))
 def test_one_flaw_is_enough(flaw: dict[str, object], asked: Continuation) -> None:
-    """Otherwise perfect evidence with any one flaw is never `native`, and never `forked` but for what a fork does not have."""
+    """Otherwise perfect evidence with any one flaw is never `native`, and never `forked` but for
+    what a fork does not have."""
     receipt = judge(asked, but(replace(WENT_ON, parent_kept=asked is FORK or None), **flaw))
     assert receipt is not None
     if asked is FORK:
@@ -195,7 +440,8 @@ def test_one_flaw_is_enough(flaw: dict[str, object], asked: Continuation) -> Non
 @settings(max_examples=200)
 @given(continuations, evidences)
 def test_silence_only_where_nothing_was_touched(asked: Continuation, evidence: Evidence) -> None:
-    """No receipt means that nothing of this attempt entered a conversation, and that the one asked for is still whole."""
+    """No receipt means that nothing of this attempt entered a conversation, and that the one asked
+    for is still whole."""
     assume(asked.kind not in (Start.WAIT, Start.REFUSE))
     if judge(asked, evidence) is None:
         assert asked.kind in (Start.RESUME, Start.FORK)
@@ -211,7 +457,8 @@ def test_silence_only_where_nothing_was_touched(asked: Continuation, evidence: E
 @settings(max_examples=200)
 @given(continuations, evidences)
 def test_a_verdict_fits_how_the_attempt_started(asked: Continuation, evidence: Evidence) -> None:
-    """A new conversation is never called native, an old one never fresh, and each receipt gives a reason or its decision."""
+    """A new conversation is never called native, an old one never fresh, and each receipt gives a
+    reason or its decision."""
     receipt = judge(asked, evidence)
     if receipt is None:
         return
@@ -230,7 +477,8 @@ def test_a_verdict_fits_how_the_attempt_started(asked: Continuation, evidence: E
 
 
 def test_an_older_checkpoints_conversation_is_repaired_and_never_native() -> None:
-    """A conversation that went on from a checkpoint's part has lost its newest turns: the receipt says repaired, and names the number."""
+    """A conversation that went on from a checkpoint's part has lost its newest turns: the receipt
+    says repaired, and names the number."""
     asked = replace(RESUME, rung=Rung.CHECKPOINT, checkpoint=3)
     for known_kept in (True, False):
         receipt = judge(asked, replace(WENT_ON, known_kept=known_kept))

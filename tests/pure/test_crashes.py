@@ -7,8 +7,29 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.crashes import AT_ONCE_MS, CRASHES, IN_A_ROW, LONG_AGO_MS, LONGEST_PAUSE_MS, PAUSE_MS, STARTS, fingerprint, loop, pause_ms
-from perdure.model import Attempt, Continuation, Evidence, Outcome, OutcomeKind, Receipt, Start, Usage, Verdict
+from perdure.crashes import (
+    AT_ONCE_MS,
+    CRASHES,
+    IN_A_ROW,
+    LONG_AGO_MS,
+    LONGEST_PAUSE_MS,
+    PAUSE_MS,
+    STARTS,
+    fingerprint,
+    loop,
+    pause_ms,
+)
+from perdure.model import (
+    Attempt,
+    Continuation,
+    Evidence,
+    Outcome,
+    OutcomeKind,
+    Receipt,
+    Start,
+    Usage,
+    Verdict,
+)
 from tests.pure.making import kinds
 
 NOW = 1_700_000_000_000
@@ -17,7 +38,12 @@ TOLD = Receipt(verdict=Verdict.NATIVE, evidence=Evidence(answered=True, prompt_f
 HEARD = Receipt(verdict=Verdict.NATIVE, evidence=Evidence(prompt_found=True))
 
 
-def crash(detail: str = "it ended without a result (exit code 1)", lived_ms: int = 400, run: str = "r1", **more: object) -> Attempt:
+def crash(
+    detail: str = "it ended without a result (exit code 1)",
+    lived_ms: int = 400,
+    run: str = "r1",
+    **more: object,
+) -> Attempt:
     attempt = Attempt(
         run=run, number=1, context_version=1, worker="w", started=NOW - lived_ms, ended=NOW, continuation=Continuation(kind=Start.FRESH),
         outcome=Outcome(kind=OutcomeKind.FAILED, detail=detail), receipt=SILENT,
@@ -33,16 +59,25 @@ def test_crashes_at_the_start_are_a_loop() -> None:
 
 
 def test_crashes_of_one_cause_are_a_loop() -> None:
-    """The same end again and again without a word is a loop however long it took; different ends are none."""
-    slow = [crash(f"segfault at 0x7f{n:06x}aaaa in /tmp/x{n}/y", 90_000 + n, receipt=HEARD) for n in range(3)]
+    """The same end again and again without a word is a loop however long it took; different ends
+    are none."""
+    slow = [
+        crash(f"segfault at 0x7f{n:06x}aaaa in /tmp/x{n}/y", 90_000 + n, receipt=HEARD)
+        for n in range(3)
+    ]
     assert len({fingerprint(attempt) for attempt in slow}) == 1
     assert "ended in the same way" in loop(slow)
     assert loop([*slow[:2], crash("something else", 90_000)]) == ""
 
 
-@given(st.lists(kinds, min_size=IN_A_ROW, max_size=IN_A_ROW), st.integers(0, IN_A_ROW - 1), st.sampled_from(["said", "paid", "other"]))
+@given(
+    st.lists(kinds, min_size=IN_A_ROW, max_size=IN_A_ROW),
+    st.integers(0, IN_A_ROW - 1),
+    st.sampled_from(["said", "paid", "other"]),
+)
 def test_progress_is_no_loop(row: list[OutcomeKind], at: int, how: str) -> None:
-    """One attempt among the newest that said something, was answered, or ended for another reason than a crash, breaks the row."""
+    """One attempt among the newest that said something, was answered, or ended for another reason
+    than a crash, breaks the row."""
     attempts = [crash(outcome=Outcome(kind=kind, detail="x")) for kind in row]
     assert bool(loop(attempts)) == all(kind in CRASHES for kind in row)
     changed = {
@@ -54,7 +89,8 @@ def test_progress_is_no_loop(row: list[OutcomeKind], at: int, how: str) -> None:
 
 
 def test_an_agent_that_does_not_start_is_parked() -> None:
-    """After so many failed starts in a row, of two runs at least; ever longer, within bounds; one start that works ends it."""
+    """After so many failed starts in a row, of two runs at least; ever longer, within bounds; one
+    start that works ends it."""
     row = [crash(run=f"r{n % 2}") for n in range(30)]
     assert pause_ms(row[: STARTS - 1], NOW) == 0
     assert pause_ms([crash(run="r1")] * 30, NOW) == 0

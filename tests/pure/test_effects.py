@@ -32,7 +32,8 @@ from perdure.events import Record, ToolEnded, ToolStarted
     ],
 )
 def test_effects_are_recognised(command: str, kinds: list[str]) -> None:
-    """A push, a pull request, a comment, a publish are seen, however the shell wraps them; talking about one is not."""
+    """A push, a pull request, a comment, a publish are seen, however the shell wraps them; talking
+    about one is not."""
     assert [kind for kind, _ in effects_of(command)] == kinds
 
 
@@ -50,4 +51,7 @@ def test_the_ledger_knows_how_each_ended() -> None:
         (2, ToolStarted(tool_id="a", name="Bash", summary="npm publish")),
     ]
     records = [Record("r", seq, attempt, 0, event) for seq, (attempt, event) in enumerate(events)]
-    assert ledger(records) == [Effect(1, "push", "git push", True), Effect(2, "publish", "npm publish", None)]
+    assert ledger(records) == [
+        Effect(1, "push", "git push", True),
+        Effect(2, "publish", "npm publish", None),
+    ]

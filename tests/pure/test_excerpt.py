@@ -16,33 +16,51 @@ NOISE = "\n".join(f"tests/test_{n}.py::test_case_{n} PASSED [ {n % 100}%]" for n
 
 @given(st.text(max_size=20_000), st.integers(500, MOST))
 def test_an_excerpt_is_bounded(text: str, most: int) -> None:
-    """Whatever a command prints, the excerpt is no longer than asked for, and the line for a list is one line."""
+    """Whatever a command prints, the excerpt is no longer than asked for, and the line for a list
+    is one line."""
     assert len(excerpt(text, most)) <= most
     assert "\n" not in telling_line(text) and len(telling_line(text)) <= 200
 
 
-@given(st.lists(st.sampled_from(["", "ok", "Error: x", TRACE, "FAILED a::b", "50%", "x" * 900]), max_size=400))
+@given(
+    st.lists(
+        st.sampled_from(["", "ok", "Error: x", TRACE, "FAILED a::b", "50%", "x" * 900]),
+        max_size=400,
+    )
+)
 def test_an_excerpt_of_any_lines_has_its_first_failure(pieces: list[str]) -> None:
     """Where a line names a failure, the excerpt has it."""
     shown = excerpt("\n".join(pieces))
     for telling in ("Error: x", "AssertionError: 3 != 4", "FAILED a::b"):
-        if any(telling in piece for piece in pieces[:50]) and not any("Error" in piece or "FAILED" in piece for piece in pieces[50:]):
+        if any(telling in piece for piece in pieces[:50]) and not any(
+            "Error" in piece or "FAILED" in piece for piece in pieces[50:]
+        ):
             assert telling in shown or len(shown) > MOST // 2
 
 
 def test_what_fits_is_given_as_it_is() -> None:
     """A short output keeps its order and its words."""
-    assert excerpt("collected 1 item\n\n" + TRACE + "\n1 failed\n") == "collected 1 item\n\n" + TRACE + "\n1 failed"
+    assert (
+        excerpt("collected 1 item\n\n" + TRACE + "\n1 failed\n")
+        == "collected 1 item\n\n" + TRACE + "\n1 failed"
+    )
 
 
 def test_errors_come_before_noise() -> None:
-    """In the middle of thousands of lines that passed: the names of the failures, the traceback, the last lines, in this order."""
+    """In the middle of thousands of lines that passed: the names of the failures, the traceback,
+    the last lines, in this order."""
     shown = excerpt(
-        f"{NOISE}\n{TRACE}\n{NOISE}\nFAILED tests/test_sum.py::test_sum - AssertionError: 3 != 4\n== 1 failed, 6000 passed in 9 s =="
+        f"{NOISE}\n{TRACE}\n{NOISE}\nFAILED tests/test_sum.py::test_sum - AssertionError: 3 != "
+        "4\n== 1 failed, 6000 passed in 9 s =="
     )
     places = [
         shown.index(each)
-        for each in ("FAILED tests/test_sum.py::test_sum", "Traceback (most recent", "AssertionError: 3 != 4", "The last lines:")
+        for each in (
+            "FAILED tests/test_sum.py::test_sum",
+            "Traceback (most recent",
+            "AssertionError: 3 != 4",
+            "The last lines:",
+        )
     ]
     assert places[0] < places[1] < places[3]
     assert "test_case_1 PASSED" not in shown
@@ -52,7 +70,10 @@ def test_errors_come_before_noise() -> None:
 def test_errors_of_compilers_are_found() -> None:
     """A compiler's error with its place, and a linker's, stand out of a long build."""
     build = "\n".join(f"   Compiling crate-{n} v1.0" for n in range(500))
-    rust = "error[E0308]: mismatched types\n --> src/lib.rs:4:5\n  |\n4 |     'a'\n  |     ^^^ expected `u8`"
+    rust = (
+        "error[E0308]: mismatched types\n --> src/lib.rs:4:5\n  |\n4 |     'a'\n  |     ^^^ "
+        "expected `u8`"
+    )
     link = "main.o: undefined reference to `start'"
     shown = excerpt(f"{build}\n{rust}\n{build}\n{link}\n{build}")
     assert "mismatched types" in shown and "src/lib.rs:4:5" in shown and link in shown
@@ -60,13 +81,23 @@ def test_errors_of_compilers_are_found() -> None:
 
 
 def test_repetition_and_overdrawn_lines_are_shown_once() -> None:
-    """A line that is drawn over itself has its last state; one that comes again and again is counted."""
-    assert lines_of("\r10%\r50%\rdone\nsame\nsame\nsame\nend") == ["done", "same", "[the line above 3 times]", "end"]
+    """A line that is drawn over itself has its last state; one that comes again and again is
+    counted."""
+    assert lines_of("\r10%\r50%\rdone\nsame\nsame\nsame\nend") == [
+        "done",
+        "same",
+        "[the line above 3 times]",
+        "end",
+    ]
 
 
 def test_the_telling_line() -> None:
-    """For a list: the exception's own words before the summary, an error before the last line, and the last line for want of both."""
+    """For a list: the exception's own words before the summary, an error before the last line, and
+    the last line for want of both."""
     assert telling_line(f"{TRACE}\n1 failed in 0.1 s") == "AssertionError: 3 != 4"
-    assert telling_line("step 1\nmain.c:3:1: error: expected ';'\nmake: *** [all] Error 1") == "main.c:3:1: error: expected ';'"
+    assert (
+        telling_line("step 1\nmain.c:3:1: error: expected ';'\nmake: *** [all] Error 1")
+        == "main.c:3:1: error: expected ';'"
+    )
     assert telling_line("two is missing\n") == "two is missing"
     assert telling_line("") == ""

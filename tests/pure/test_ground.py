@@ -1,6 +1,7 @@
 # The plain calls of the operating system are what the guard has to see.
 # ruff: noqa: PTH104, PTH106, PTH107, PTH123, PTH208, PTH211, SIM115
-"""The ground that the tests stand on: the guard of the real home fires, and the scratch is what it says."""
+"""The ground that the tests stand on: the guard of the real home fires, and the scratch is what it
+says."""
 
 from __future__ import annotations
 
@@ -44,8 +45,11 @@ def _raise(error: OSError) -> None:
 
 
 @pytest.mark.parametrize("reach", REACHES.values(), ids=REACHES)
-def test_what_reaches_into_the_real_home_is_an_error(reach: Callable[[], Any], touched: list[str]) -> None:
-    """Each way to open, list, make, move or remove one of the guarded names raises before anything happened."""
+def test_what_reaches_into_the_real_home_is_an_error(
+    reach: Callable[[], Any], touched: list[str]
+) -> None:
+    """Each way to open, list, make, move or remove one of the guarded names raises before anything
+    happened."""
     with pytest.raises(AssertionError, match="must not touch the real home"):
         reach()
     assert len(touched) == 1
@@ -62,13 +66,17 @@ def test_the_error_counts_even_if_it_is_swallowed(touched: list[str]) -> None:
 
 STARTS: dict[str, Callable[[dict[str, str]], Any]] = {
     "run": lambda env: subprocess.run(["true"], env=env, check=True),
-    "run, bytes": lambda env: subprocess.run(["true"], env={os.fsencode(k): os.fsencode(v) for k, v in env.items()}, check=True),
+    "run, bytes": lambda env: subprocess.run(
+        ["true"], env={os.fsencode(k): os.fsencode(v) for k, v in env.items()}, check=True
+    ),
     "posix_spawn": lambda env: os.waitpid(os.posix_spawn("/bin/true", ["true"], env), 0),
 }
 
 
 @pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
-def test_a_program_with_the_real_home_is_an_error(start: Callable[[dict[str, str]], Any], touched: list[str]) -> None:
+def test_a_program_with_the_real_home_is_an_error(
+    start: Callable[[dict[str, str]], Any], touched: list[str]
+) -> None:
     """No program is started with the real home as HOME; with another one it is."""
     with pytest.raises(AssertionError, match="with the real home as HOME"):
         start({"PATH": os.environ["PATH"], "HOME": str(REAL)})
@@ -77,19 +85,29 @@ def test_a_program_with_the_real_home_is_an_error(start: Callable[[dict[str, str
 
 
 def test_what_else_lies_in_the_home_is_free() -> None:
-    """Python itself may be installed below the real home: programs start, modules are imported, the home can be listed."""
+    """Python itself may be installed below the real home: programs start, modules are imported, the
+    home can be listed."""
     assert os.listdir(REAL) is not None
     assert not (REAL / ".claudette").exists()
     subprocess.run([sys.executable, "-c", "import perdure, msgspec"], check=True)
 
 
 def test_a_test_sees_a_scratch_world() -> None:
-    """HOME, the XDG directories and TMPDIR lie in the scratch, and nothing of the user's agents, git or perdure is in the environment."""
+    """HOME, the XDG directories and TMPDIR lie in the scratch, and nothing of the user's agents,
+    git or perdure is in the environment."""
     assert Path.home() != REAL
     for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"):
         assert Path(os.environ[name]).is_relative_to(Path.home())
-    left = [n for n in os.environ if n.startswith(("PERDURE_", "ANTHROPIC_", "OPENAI_", "CODEX_", "CLAUDE", "GEMINI_", "GIT_"))]
-    assert [name for name in left if not name.startswith(("PERDURE_TEST_", "PERDURE_DISK_BALLAST"))] == []
+    left = [
+        n
+        for n in os.environ
+        if n.startswith(
+            ("PERDURE_", "ANTHROPIC_", "OPENAI_", "CODEX_", "CLAUDE", "GEMINI_", "GIT_")
+        )
+    ]
+    assert [
+        name for name in left if not name.startswith(("PERDURE_TEST_", "PERDURE_DISK_BALLAST"))
+    ] == []
     assert len(f"{os.environ['TMPDIR']}/some-agent-0/socket-with-a-long-name-0123456789.sock") < 108
     assert Path(tempfile.gettempdir()).is_dir()
 
@@ -97,7 +115,9 @@ def test_a_test_sees_a_scratch_world() -> None:
 def test_a_scratch_is_enough_for_a_real_cli(agents: dict[str, Path], scratch: Any) -> None:
     """Both pinned CLIs run in the scratch's environment and say their version."""
     for name, program in agents.items():
-        done = subprocess.run([program, "--version"], env=scratch.environ, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [program, "--version"], env=scratch.environ, capture_output=True, text=True, check=True
+        )
         assert done.stdout[0].isdigit() or name in done.stdout
     assert scratch.environ["HOME"] == str(scratch.home)
     assert scratch.tmp.is_dir()
@@ -107,7 +127,14 @@ def test_the_repository_has_two_commits_and_no_hooks(repository: Path, scratch: 
     """The repository of the fixture is a real one, with a clean worktree."""
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=repository, env=scratch.environ, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            ["git", *words],
+            cwd=repository,
+            env=scratch.environ,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
 
     assert git("log", "--format=%an %s").splitlines() == ["Ada second", "Ada first"]
     assert git("status", "--porcelain") == ""

@@ -8,7 +8,10 @@ from perdure.model import Checkpoint, Context, Saved
 
 
 def journal(*events: AnyEvent) -> list[Record]:
-    return [Record(run="r", seq=number, attempt=0, at=number, event=event) for number, event in enumerate(events, 1)]
+    return [
+        Record(run="r", seq=number, attempt=0, at=number, event=event)
+        for number, event in enumerate(events, 1)
+    ]
 
 
 def taken(number: int) -> CheckpointTaken:
@@ -16,27 +19,52 @@ def taken(number: int) -> CheckpointTaken:
 
 
 def checkpoint(number: int, at: int = 0) -> Checkpoint:
-    return Checkpoint(run="r", number=number, attempt=1, at=at, why="end", workdir=Saved(commit="c", ref="x", git_dir=""))
+    return Checkpoint(
+        run="r",
+        number=number,
+        attempt=1,
+        at=at,
+        why="end",
+        workdir=Saved(commit="c", ref="x", git_dir=""),
+    )
 
 
 def contexts(count: int) -> list[Context]:
     return [Context(version, f"text {version}", version) for version in range(1, count + 1)]
 
 
-def restored(number: int, *versions: int, files_only: bool = False, moved_from: str = "") -> CheckpointRestored:
-    return CheckpointRestored(number=number, attempt=1, attempts=1, retired=versions, files_only=files_only, moved_from=moved_from)
+def restored(
+    number: int, *versions: int, files_only: bool = False, moved_from: str = ""
+) -> CheckpointRestored:
+    return CheckpointRestored(
+        number=number,
+        attempt=1,
+        attempts=1,
+        retired=versions,
+        files_only=files_only,
+        moved_from=moved_from,
+    )
 
 
 def test_what_came_after_the_checkpoint_is_retired() -> None:
-    """An instruction given after the checkpoint stops counting; one that was given before, heard or not, goes on counting."""
+    """An instruction given after the checkpoint stops counting; one that was given before, heard or
+    not, goes on counting."""
     records = journal(ContextAdded(version=2), taken(1), ContextAdded(version=3), taken(2))
     assert retired_by(contexts(3), records, checkpoint(1), asked=True) == {3}
     assert retired_by(contexts(3), records, checkpoint(2), asked=True) == set()
 
 
 def test_a_later_checkpoint_brings_it_back() -> None:
-    """Each checkpoint stands for the instructions of its moment: what was retired then, or came later, does not count."""
-    records = journal(taken(1), ContextAdded(version=2), taken(2), restored(1, 2), ContextAdded(version=3), taken(3))
+    """Each checkpoint stands for the instructions of its moment: what was retired then, or came
+    later, does not count."""
+    records = journal(
+        taken(1),
+        ContextAdded(version=2),
+        taken(2),
+        restored(1, 2),
+        ContextAdded(version=3),
+        taken(3),
+    )
     assert retired(records) == {2}
     assert [each.version for each in counting(contexts(3), records)] == [1, 3]
     assert retired_by(contexts(3), records, checkpoint(2), asked=True) == {3}
@@ -45,7 +73,8 @@ def test_a_later_checkpoint_brings_it_back() -> None:
 
 
 def test_a_repair_retires_nothing() -> None:
-    """A restore to the newest checkpoint, named by nobody, keeps instructions that wait, and brings back those that counted there."""
+    """A restore to the newest checkpoint, named by nobody, keeps instructions that wait, and brings
+    back those that counted there."""
     records = journal(taken(1), ContextAdded(version=2), taken(2), ContextAdded(version=3))
     assert retired_by(contexts(3), records, checkpoint(2), asked=False) == set()
     back = [*records, *journal(restored(1, 2, 3))]
@@ -53,11 +82,19 @@ def test_a_repair_retires_nothing() -> None:
 
 
 def test_files_alone_and_another_host_change_nothing() -> None:
-    """What was asked of a run stays as it was where only its files went back, or it went on elsewhere."""
-    records = journal(taken(1), ContextAdded(version=2), restored(1, 2), restored(1, files_only=True), restored(1, moved_from="anna"))
+    """What was asked of a run stays as it was where only its files went back, or it went on
+    elsewhere."""
+    records = journal(
+        taken(1),
+        ContextAdded(version=2),
+        restored(1, 2),
+        restored(1, files_only=True),
+        restored(1, moved_from="anna"),
+    )
     assert retired(records) == {2}
 
 
 def test_a_journal_without_the_checkpoint_goes_by_time() -> None:
-    """Where the journal came from another machine, the times of instructions and checkpoint decide."""
+    """Where the journal came from another machine, the times of instructions and checkpoint
+    decide."""
     assert retired_by(contexts(3), [], checkpoint(9, at=2), asked=True) == {3}

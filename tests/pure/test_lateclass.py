@@ -1,4 +1,5 @@
-"""Dataclasses whose methods are made late are those of the standard library in all that can be seen of them."""
+"""Dataclasses whose methods are made late are those of the standard library in all that can be seen
+of them."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ Decorator = Callable[..., Any]
 
 
 def family(dataclass: Decorator) -> dict[str, Any]:
-    """The same classes by either decorator: positional, by name, inherited, mutable, with defaults of every kind."""
+    """The same classes by either decorator: positional, by name, inherited, mutable, with defaults
+    of every kind."""
 
     @dataclass(frozen=True, slots=True)
     class Point:
@@ -77,8 +79,19 @@ def family(dataclass: Decorator) -> dict[str, Any]:
 
 
 CALLS = (
-    *(("Point", (1,), {}), ("Point", (1, 3, ["m"]), {}), ("Point", (), {"x": 1}), ("Point", (), {}), ("Point", (1, 2, [], 4), {})),
-    *(("Named", (), {"name": "n"}), ("Named", (), {"name": "n", "size": 1}), ("Named", ("n",), {}), ("Named", (), {"nome": "n"})),
+    *(
+        ("Point", (1,), {}),
+        ("Point", (1, 3, ["m"]), {}),
+        ("Point", (), {"x": 1}),
+        ("Point", (), {}),
+        ("Point", (1, 2, [], 4), {}),
+    ),
+    *(
+        ("Named", (), {"name": "n"}),
+        ("Named", (), {"name": "n", "size": 1}),
+        ("Named", ("n",), {}),
+        ("Named", (), {"nome": "n"}),
+    ),
     *(
         ("Child", (1, 2, [], 9), {"z": 3}),
         ("Child", (1,), {}),
@@ -86,7 +99,14 @@ CALLS = (
         ("Mutable", (1, 5), {}),
         ("Mutable", (1,), {"made": []}),
     ),
-    *(("Same", (), {}), ("Same", (2,), {}), ("Own", (3,), {}), ("Own", (4,), {}), ("Empty", (), {}), ("Empty", (1,), {})),
+    *(
+        ("Same", (), {}),
+        ("Same", (2,), {}),
+        ("Own", (3,), {}),
+        ("Own", (4,), {}),
+        ("Empty", (), {}),
+        ("Empty", (1,), {}),
+    ),
 )
 FAMILIES = (family(ordinary), family(late))
 
@@ -110,7 +130,13 @@ def told(classes: dict[str, Any], name: str, values: tuple[Any, ...], named: dic
         "repr": repr(one),
         "values": dataclasses.asdict(one),
         "json": seen(lambda: msgspec.json.encode(one)),
-        "hash": seen(lambda: hash(one) == hash(one) if type(one).__hash__ is not object.__hash__ else "by identity"),
+        "hash": seen(
+            lambda: (
+                hash(one) == hash(one)
+                if type(one).__hash__ is not object.__hash__
+                else "by identity"
+            )
+        ),
         "set": seen(lambda: setattr(copy.copy(one), first, 9)),
         "unknown": seen(lambda: setattr(copy.copy(one), "unknown", 9)) is None,
         "delete": seen(lambda: delattr(copy.copy(one), first)),
@@ -122,14 +148,19 @@ def told(classes: dict[str, Any], name: str, values: tuple[Any, ...], named: dic
 
 
 @pytest.mark.parametrize(("name", "values", "named"), CALLS)
-def test_an_instance_is_what_it_would_be(name: str, values: tuple[Any, ...], named: dict[str, Any]) -> None:
-    """Made by position or by name, or refused in the same words; shown, compared, frozen, copied, replaced and written alike."""
+def test_an_instance_is_what_it_would_be(
+    name: str, values: tuple[Any, ...], named: dict[str, Any]
+) -> None:
+    """Made by position or by name, or refused in the same words; shown, compared, frozen, copied,
+    replaced and written alike."""
     one, other = (told(classes, name, values, named) for classes in FAMILIES)
     assert one == other
 
 
 @pytest.mark.parametrize(("name", "values", "named"), CALLS)
-def test_two_are_equal_where_they_would_be(name: str, values: tuple[Any, ...], named: dict[str, Any]) -> None:
+def test_two_are_equal_where_they_would_be(
+    name: str, values: tuple[Any, ...], named: dict[str, Any]
+) -> None:
     """Each instance is held against all others of the family."""
 
     def row(classes: dict[str, Any]) -> Any:
@@ -153,13 +184,16 @@ def test_a_class_of_the_standard_library_may_inherit() -> None:
 
 
 def test_a_plain_child_is_made_by_its_parent() -> None:
-    """A child without a decorator is made whole, also when it is the first that is made, and its parent after it."""
+    """A child without a decorator is made whole, also when it is the first that is made, and its
+    parent after it."""
     classes = family(late)
 
     class Plain(classes["Point"]):  # type: ignore[misc]
         pass
 
-    assert Plain(1).x == 1 and type(Plain(1)) is Plain and Plain(1) == Plain(1) != classes["Point"](1)
+    assert (
+        Plain(1).x == 1 and type(Plain(1)) is Plain and Plain(1) == Plain(1) != classes["Point"](1)
+    )
     assert classes["Point"](3).x == 3
 
 
@@ -178,7 +212,8 @@ def test_it_is_read_back() -> None:
 
 
 def test_nothing_is_compiled_before_the_first_instance() -> None:
-    """A class that nobody has made has no `__init__` of its own yet; the first instance leaves it one that knows its fields."""
+    """A class that nobody has made has no `__init__` of its own yet; the first instance leaves it
+    one that knows its fields."""
     point = family(late)["Point"]
     assert not callable(vars(point)["__init__"])
     point(1)
@@ -194,5 +229,7 @@ def test_the_signature_is_what_it_would_be(name: str) -> None:
         return [(each.name, each.kind, repr(each.default), each.annotation) for each in found]
 
     assert parameters(family(ordinary)) == parameters(family(late))
-    hints = [typing.get_type_hints(family(decorator)[name].__init__) for decorator in (ordinary, late)]
+    hints = [
+        typing.get_type_hints(family(decorator)[name].__init__) for decorator in (ordinary, late)
+    ]
     assert hints[0] == hints[1]

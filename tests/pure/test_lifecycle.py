@@ -31,7 +31,8 @@ S, T, K = RunState, Trigger, OutcomeKind
 NOW = 1_700_000_000_000
 ROUNDS = 2
 
-# The published table, written out once more: a move is added to or taken out of the machine on purpose only.
+# The published table, written out once more: a move is added to or taken out of the machine on
+# purpose only.
 PUBLISHED = {
     S.PENDING: {T.READY: S.QUEUED, T.CANCEL: S.CANCELLED},
     S.QUEUED: {T.CLAIM: S.RUNNING, T.CANCEL: S.CANCELLED},
@@ -54,7 +55,8 @@ tallies = st.builds(
 jitters = st.floats(0, 1, exclude_max=True)
 
 
-# --- the machine ---------------------------------------------------------------------------------------------------
+# --- the machine
+# ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("trigger", T)
@@ -102,15 +104,21 @@ class AnyLife(RuleBasedStateMachine):
 
 
 TestAnyLife = AnyLife.TestCase
-TestAnyLife.__doc__ = "No sequence of triggers leaves the six states, and a final one is left by `reopen` alone."
+TestAnyLife.__doc__ = (
+    "No sequence of triggers leaves the six states, and a final one is left by `reopen` alone."
+)
 
 
-# --- the decision --------------------------------------------------------------------------------------------------
+# --- the decision
+# --------------------------------------------------------------------------------------------------
 
 
 @given(outcomes, tallies, policies, times, jitters)
-def test_every_outcome_has_a_decision(outcome: Outcome, tally: Tally, policy: ContinuityPolicy, now: int, jitter: float) -> None:
-    """Whatever happened, the run succeeds, fails, is cancelled, or is queued for a time that is not past, with a reason."""
+def test_every_outcome_has_a_decision(
+    outcome: Outcome, tally: Tally, policy: ContinuityPolicy, now: int, jitter: float
+) -> None:
+    """Whatever happened, the run succeeds, fails, is cancelled, or is queued for a time that is not
+    past, with a reason."""
     decision = decide(outcome, tally, policy, now, jitter)
     assert decision.state in {S.SUCCEEDED, S.FAILED, S.CANCELLED, S.QUEUED}
     assert (decision.state is S.SUCCEEDED) == outcome.ok
@@ -124,8 +132,11 @@ def test_every_outcome_has_a_decision(outcome: Outcome, tally: Tally, policy: Co
         assert (decision.condition.type, decision.condition.at) == ("needs_person", now)
 
 
-def follow(outcome: Outcome, allowed: int, policy: ContinuityPolicy = ContinuityPolicy.DISCLOSE) -> list[Decision]:
-    """The decisions of a run whose attempts all end the same way, each due when the one before said."""
+def follow(
+    outcome: Outcome, allowed: int, policy: ContinuityPolicy = ContinuityPolicy.DISCLOSE
+) -> list[Decision]:
+    """The decisions of a run whose attempts all end the same way, each due when the one before
+    said."""
     decisions: list[Decision] = []
     now = NOW
     while not decisions or decisions[-1].state is S.QUEUED:
@@ -134,7 +145,13 @@ def follow(outcome: Outcome, allowed: int, policy: ContinuityPolicy = Continuity
         free = outcome.kind in FREE
         checked = ended if outcome.kind is K.VERIFY_FAILED else 0
         counted = 0 if outcome.kind in UNCOUNTED else ended
-        tally = Tally(counted=counted, free=ended if free else 0, allowed=allowed, rounds=checked, rounds_allowed=ROUNDS)
+        tally = Tally(
+            counted=counted,
+            free=ended if free else 0,
+            allowed=allowed,
+            rounds=checked,
+            rounds_allowed=ROUNDS,
+        )
         decisions.append(decide(outcome, tally, policy, now))
         now = max(now, decisions[-1].run_after)
     return decisions
@@ -143,7 +160,8 @@ def follow(outcome: Outcome, allowed: int, policy: ContinuityPolicy = Continuity
 @pytest.mark.parametrize("policy", ContinuityPolicy)
 @pytest.mark.parametrize("kind", K)
 def test_no_outcome_goes_on_for_ever(kind: OutcomeKind, policy: ContinuityPolicy) -> None:
-    """A run whose attempts all end alike is over: after the attempts or failed checks that were asked for, or the limit of free ones."""
+    """A run whose attempts all end alike is over: after the attempts or failed checks that were
+    asked for, or the limit of free ones."""
     decisions = follow(Outcome(kind=kind, detail="the same again"), allowed=3, policy=policy)
     assert decisions[-1].state in FINAL
     strict_loss = policy is ContinuityPolicy.STRICT and kind in LOST_CONVERSATION
@@ -154,7 +172,8 @@ def test_no_outcome_goes_on_for_ever(kind: OutcomeKind, policy: ContinuityPolicy
 
 @given(st.lists(kinds, min_size=1), st.integers(1, 5))
 def test_no_mixture_goes_on_for_ever(cycle: list[OutcomeKind], allowed: int) -> None:
-    """However outcomes alternate, a run ends: free attempts are limited in a row, the others in number."""
+    """However outcomes alternate, a run ends: free attempts are limited in a row, the others in
+    number."""
     past: list[OutcomeKind] = []
     state = S.QUEUED
     while state is S.QUEUED:
@@ -162,13 +181,22 @@ def test_no_mixture_goes_on_for_ever(cycle: list[OutcomeKind], allowed: int) -> 
         assert len(past) <= (allowed + ROUNDS + 2) * FREE_LIMIT
         free = next((at for at, kind in enumerate(reversed(past)) if kind not in FREE), len(past))
         rounds = past.count(K.VERIFY_FAILED)
-        tally = Tally(counted=sum(kind not in UNCOUNTED for kind in past), free=free, allowed=allowed, rounds=rounds, rounds_allowed=ROUNDS)
+        tally = Tally(
+            counted=sum(kind not in UNCOUNTED for kind in past),
+            free=free,
+            allowed=allowed,
+            rounds=rounds,
+            rounds_allowed=ROUNDS,
+        )
         state = decide(Outcome(kind=past[-1]), tally, ContinuityPolicy.FRESH_OK, NOW).state
 
 
 @given(st.integers(1, FREE_LIMIT - 1), st.integers(1, 5), policies, jitters)
-def test_what_was_lost_before_its_start_does_not_count(free: int, allowed: int, policy: ContinuityPolicy, jitter: float) -> None:
-    """A server that is restarted while an attempt opens takes none of the attempts away; but it does not go on for ever."""
+def test_what_was_lost_before_its_start_does_not_count(
+    free: int, allowed: int, policy: ContinuityPolicy, jitter: float
+) -> None:
+    """A server that is restarted while an attempt opens takes none of the attempts away; but it
+    does not go on for ever."""
     lost = Outcome(kind=K.LOST, detail="before its agent")
     tally = Tally(counted=allowed, free=free, allowed=allowed, unbegun=True, loop="it crashes")
     decision = decide(lost, tally, policy, NOW, jitter)
@@ -178,23 +206,31 @@ def test_what_was_lost_before_its_start_does_not_count(free: int, allowed: int, 
 
 
 @given(st.integers(1, 10**9), st.integers(1, FREE_LIMIT - 1), policies, jitters)
-def test_a_usage_limit_waits_until_its_time(ahead: int, free: int, policy: ContinuityPolicy, jitter: float) -> None:
-    """Where the agent said when the limit ends, the run is due then, to the millisecond, however often it was tried."""
+def test_a_usage_limit_waits_until_its_time(
+    ahead: int, free: int, policy: ContinuityPolicy, jitter: float
+) -> None:
+    """Where the agent said when the limit ends, the run is due then, to the millisecond, however
+    often it was tried."""
     outcome = Outcome(kind=K.RATE_LIMITED, until=NOW + ahead)
     decision = decide(outcome, Tally(counted=0, free=free, allowed=3), policy, NOW, jitter)
     assert (decision.state, decision.run_after) == (S.QUEUED, NOW + ahead)
 
 
 def test_a_limit_without_end_is_not_believed() -> None:
-    """A time in another century (a wrong clock, a number that was misread) is waited for as if none had been named."""
+    """A time in another century (a wrong clock, a number that was misread) is waited for as if none
+    had been named."""
     far = Outcome(kind=K.RATE_LIMITED, until=NOW + FURTHEST_MS + 1)
     decision = decide(far, Tally(counted=0, free=1, allowed=3), ContinuityPolicy.DISCLOSE, NOW)
     assert (decision.state, decision.run_after) == (S.QUEUED, NOW + 900_000)
 
 
 def test_a_limit_that_should_be_over_is_tried_ever_more_slowly() -> None:
-    """A time that is past (a wrong clock, a stale message) is tried again soon, but not twenty times at once."""
-    waits = [decision.run_after for decision in follow(Outcome(kind=K.RATE_LIMITED, until=NOW - 1), allowed=3)[:-1]]
+    """A time that is past (a wrong clock, a stale message) is tried again soon, but not twenty
+    times at once."""
+    waits = [
+        decision.run_after
+        for decision in follow(Outcome(kind=K.RATE_LIMITED, until=NOW - 1), allowed=3)[:-1]
+    ]
     delays = [due - before for before, due in zip([NOW, *waits], waits, strict=False)]
     assert 0 < delays[0] <= 2000
     assert delays == sorted(delays)
@@ -215,32 +251,51 @@ def test_a_strict_run_that_lost_its_conversation_asks_a_person(kind: OutcomeKind
 
 @pytest.mark.parametrize("kind", sorted(NEEDS_PERSON))
 @pytest.mark.parametrize("policy", ContinuityPolicy)
-def test_what_only_a_person_can_mend_is_asked_at_once(kind: OutcomeKind, policy: ContinuityPolicy) -> None:
-    """No login, a wrong setting, an open question or a spent budget are not tried again; the condition says what to do."""
-    decision = decide(Outcome(kind=kind, detail="why"), Tally(counted=1, free=0, allowed=9), policy, NOW)
+def test_what_only_a_person_can_mend_is_asked_at_once(
+    kind: OutcomeKind, policy: ContinuityPolicy
+) -> None:
+    """No login, a wrong setting, an open question or a spent budget are not tried again; the
+    condition says what to do."""
+    decision = decide(
+        Outcome(kind=kind, detail="why"), Tally(counted=1, free=0, allowed=9), policy, NOW
+    )
     assert (decision.state, decision.reason) == (S.FAILED, f"{kind}: why")
     assert decision.condition is not None
     assert "perdure" in decision.condition.message
 
 
 @given(outcomes, tallies, policies, st.floats(0.01, 100), st.floats(0, 100))
-def test_a_spent_budget_buys_nothing_more(outcome: Outcome, tally: Tally, policy: ContinuityPolicy, budget: float, over: float) -> None:
+def test_a_spent_budget_buys_nothing_more(
+    outcome: Outcome, tally: Tally, policy: ContinuityPolicy, budget: float, over: float
+) -> None:
     """Once the budget is spent nothing is queued any more; what succeeded has succeeded."""
     spent = replace(tally, budget_usd=budget, spent_usd=budget + over)
     assert decide(outcome, spent, policy, NOW).state is not S.QUEUED
 
 
 @given(
-    st.sampled_from(sorted(set(K) - set(NEEDS_PERSON) - {K.SUCCEEDED, K.CANCELLED, K.VERIFY_FAILED})),
+    st.sampled_from(
+        sorted(set(K) - set(NEEDS_PERSON) - {K.SUCCEEDED, K.CANCELLED, K.VERIFY_FAILED})
+    ),
     st.integers(1, FREE_LIMIT - 2),
     jitters,
 )
 def test_delays_grow_within_bounds(kind: OutcomeKind, tries: int, jitter: float) -> None:
-    """A delay is spread by a fifth to either side of its middle, never longer than 18 minutes, never shrinking with the tries."""
+    """A delay is spread by a fifth to either side of its middle, never longer than 18 minutes,
+    never shrinking with the tries."""
     outcome = Outcome(kind=kind)
 
     def wait(tries: int, jitter: float) -> int:
-        return decide(outcome, Tally(counted=tries, free=tries, allowed=99), ContinuityPolicy.DISCLOSE, NOW, jitter).run_after - NOW
+        return (
+            decide(
+                outcome,
+                Tally(counted=tries, free=tries, allowed=99),
+                ContinuityPolicy.DISCLOSE,
+                NOW,
+                jitter,
+            ).run_after
+            - NOW
+        )
 
     middle = wait(tries, 0.5)
     assert 0.8 * middle - 1 <= wait(tries, jitter) <= 1.2 * middle + 1
@@ -250,9 +305,14 @@ def test_delays_grow_within_bounds(kind: OutcomeKind, tries: int, jitter: float)
 
 
 @given(st.integers(0, 9), st.integers(0, 9), st.integers(0, 30), policies)
-def test_a_failed_check_goes_back_as_often_as_was_asked(rounds: int, allowed: int, counted: int, policy: ContinuityPolicy) -> None:
-    """It goes back at once, whatever attempts were used up by crashes; the one after the last round fails the run with its evidence."""
-    outcome = Outcome(kind=K.VERIFY_FAILED, detail="`make test` failed with exit code 2: AssertionError: 3 != 4")
+def test_a_failed_check_goes_back_as_often_as_was_asked(
+    rounds: int, allowed: int, counted: int, policy: ContinuityPolicy
+) -> None:
+    """It goes back at once, whatever attempts were used up by crashes; the one after the last round
+    fails the run with its evidence."""
+    outcome = Outcome(
+        kind=K.VERIFY_FAILED, detail="`make test` failed with exit code 2: AssertionError: 3 != 4"
+    )
     tally = Tally(counted=counted, free=0, allowed=3, rounds=rounds + 1, rounds_allowed=allowed)
     decision = decide(outcome, tally, policy, NOW)
     if rounds < allowed:

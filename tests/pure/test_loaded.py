@@ -16,7 +16,11 @@ CALL, RESULT, SUMMARY = ItemKind.CALL, ItemKind.RESULT, ItemKind.SUMMARY
 def turn(number: int) -> list[Item]:
     """A prompt, a call with its result, and an answer that every turn repeats."""
     key = f"call-{number}"
-    words = [item(PROMPT, f"do {number}"), item(CALL, f"make {number}", key), item(RESULT, f"made {number}", key)]
+    words = [
+        item(PROMPT, f"do {number}"),
+        item(CALL, f"make {number}", key),
+        item(RESULT, f"made {number}", key),
+    ]
     return [*words, item(ANSWER, "Done.")]
 
 
@@ -43,13 +47,15 @@ def test_a_rewind_is_named_with_what_it_took() -> None:
     assert found.missing == (*TWO, *THREE)
     assert found.off_branch == 8
     assert describe(found) == (
-        'the model is shown 4 of 12 known items, 8 at its end are missing, the first of them the prompt "do 2"; '
+        "the model is shown 4 of 12 known items, 8 at its end are missing, the first of them the "
+        'prompt "do 2"; '
         "8 of them are in the transcript, on a branch that is not loaded"
     )
 
 
 def test_a_rewind_that_went_on_differently_is_shortened_too() -> None:
-    """A prompt of somebody else in place of the last turns is an addition, not the same conversation."""
+    """A prompt of somebody else in place of the last turns is an addition, not the same
+    conversation."""
     other = turn(9)
     found = compare(TALK, loaded([*ONE, *other], dropped=(*TWO, *THREE)))
     assert found.relation is Relation.SHORTENED
@@ -68,20 +74,30 @@ def test_a_summary_stands_for_what_was_compacted() -> None:
     """The items behind the summary are there; those before it are neither shown nor missing."""
     summary = item(SUMMARY, "what happened")
     found = compare(TALK, loaded([summary, *THREE], condensed=(*ONE, *TWO)))
-    assert (found.relation, found.shown, found.condensed, found.missing) == (Relation.COMPACTED, 4, 8, ())
+    assert (found.relation, found.shown, found.condensed, found.missing) == (
+        Relation.COMPACTED,
+        4,
+        8,
+        (),
+    )
     assert found.inserted == (summary,)
 
 
 def test_another_conversation_that_was_compacted_is_not_ours() -> None:
     """A summary stands for what its own transcript has, not for whatever is missing."""
-    found = compare(TALK, loaded([item(SUMMARY, "other"), *turn(9)], condensed=(*turn(7), *turn(8))))
+    found = compare(
+        TALK, loaded([item(SUMMARY, "other"), *turn(9)], condensed=(*turn(7), *turn(8)))
+    )
     assert found.relation is not Relation.COMPACTED
     assert found.missing
 
 
 def test_another_conversation_is_foreign() -> None:
     """Nothing in common, however many items it has."""
-    found = compare([item(PROMPT, "ours"), item(ANSWER, "yes")], loaded([item(PROMPT, "theirs"), item(ANSWER, "no")]))
+    found = compare(
+        [item(PROMPT, "ours"), item(ANSWER, "yes")],
+        loaded([item(PROMPT, "theirs"), item(ANSWER, "no")]),
+    )
     assert found.relation is Relation.FOREIGN
     assert "another conversation" in describe(found)
 
@@ -144,7 +160,9 @@ ITEMS = st.lists(
 
 
 @given(ITEMS, ITEMS, ITEMS)
-def test_a_conversation_that_only_grew_is_always_whole(known: list[Item], more: list[Item], dropped: list[Item]) -> None:
+def test_a_conversation_that_only_grew_is_always_whole(
+    known: list[Item], more: list[Item], dropped: list[Item]
+) -> None:
     """Whatever stands behind it or off the branch: a beginning is a beginning."""
     assert compare(known, loaded([*known, *more], dropped=tuple(dropped))).whole
 
@@ -159,6 +177,10 @@ def test_every_known_item_is_accounted_for_once(known: list[Item], there: list[I
 
 
 def test_a_word_that_is_always_said_proves_nothing() -> None:
-    """Two conversations that have only a repeated word in common are two; and ten thousand of them are no work."""
+    """Two conversations that have only a repeated word in common are two; and ten thousand of them
+    are no work."""
     same = [item(ANSWER, "OK.") for _ in range(20_000)]
-    assert compare([item(PROMPT, "a"), *same], loaded([item(PROMPT, "b"), *same])).relation is Relation.FOREIGN
+    assert (
+        compare([item(PROMPT, "a"), *same], loaded([item(PROMPT, "b"), *same])).relation
+        is Relation.FOREIGN
+    )

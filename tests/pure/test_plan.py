@@ -1,4 +1,5 @@
-"""Plans: what is wrong with one is told at once and with its line; which tasks share a conversation."""
+"""Plans: what is wrong with one is told at once and with its line; which tasks share a
+conversation."""
 
 from __future__ import annotations
 
@@ -24,8 +25,14 @@ def line_of(*path: object) -> int:
 
 
 def plan(**needs: str) -> Plan:
-    """A plan of tasks by name, each with its needs; `name@agent` is not possible in a keyword, so `codex_x` is of Codex."""
-    return planned({"name": "p", "tasks": [task(name, text) for name, text in needs.items()]}, line_of, "p.toml", DEFAULTS)
+    """A plan of tasks by name, each with its needs; `name@agent` is not possible in a keyword, so
+    `codex_x` is of Codex."""
+    return planned(
+        {"name": "p", "tasks": [task(name, text) for name, text in needs.items()]},
+        line_of,
+        "p.toml",
+        DEFAULTS,
+    )
 
 
 def task(name: str, needs: str) -> dict[str, Any]:
@@ -35,7 +42,9 @@ def task(name: str, needs: str) -> dict[str, Any]:
 
 def problems(*tasks: tuple[str, str]) -> list[str]:
     with pytest.raises(PlanError) as caught:
-        planned({"name": "p", "tasks": [task(*each) for each in tasks]}, line_of, "p.toml", DEFAULTS)
+        planned(
+            {"name": "p", "tasks": [task(*each) for each in tasks]}, line_of, "p.toml", DEFAULTS
+        )
     return caught.value.problems
 
 
@@ -67,7 +76,8 @@ def test_one_line_is_one_conversation() -> None:
 
 
 def test_branches_are_forks_and_are_merged() -> None:
-    """The first who needs a task goes on in its conversation, the others fork it at its end; who needs several merges the rest."""
+    """The first who needs a task goes on in its conversation, the others fork it at its end; who
+    needs several merges the rest."""
     assert weave(plan(a="", b="a", c="a", d="b c", e="d a")) == {
         "a": Strand(name="a"),
         "b": Strand(name="a", goes_on="a"),
@@ -78,7 +88,8 @@ def test_branches_are_forks_and_are_merged() -> None:
 
 
 def test_another_agent_begins_its_own_conversation() -> None:
-    """Agents never share a conversation: the other one gets the files, and its own followers go on with it."""
+    """Agents never share a conversation: the other one gets the files, and its own followers go on
+    with it."""
     assert weave(plan(a="", codex_b="a", codex_c="codex_b", d="codex_c a")) == {
         "a": Strand(name="a"),
         "codex_b": Strand(name="codex_b", files_of="a"),
@@ -91,7 +102,10 @@ def test_another_agent_begins_its_own_conversation() -> None:
 def plans(draw: st.DrawFn) -> Plan:
     count = draw(st.integers(1, 9))
     needs = {
-        f"t{n}": " ".join(f"t{m}" for m in sorted(draw(st.sets(st.integers(0, n - 1), max_size=3)))) if n else "" for n in range(count)
+        f"t{n}": " ".join(f"t{m}" for m in sorted(draw(st.sets(st.integers(0, n - 1), max_size=3))))
+        if n
+        else ""
+        for n in range(count)
     }
     names = draw(st.permutations(list(needs)))
     return plan(**{name: needs[name] for name in names})
@@ -99,7 +113,8 @@ def plans(draw: st.DrawFn) -> Plan:
 
 @given(plans())
 def test_every_task_has_its_turn(made: Plan) -> None:
-    """In order, each task comes once and behind all that it needs; no conversation is gone on with by two tasks."""
+    """In order, each task comes once and behind all that it needs; no conversation is gone on with
+    by two tasks."""
     done: list[str] = []
     for each in order(made):
         assert set(each.needs) <= set(done)
@@ -111,7 +126,8 @@ def test_every_task_has_its_turn(made: Plan) -> None:
 
 @given(plans())
 def test_whoever_needs_a_task_has_its_files(made: Plan) -> None:
-    """Through its conversation, through the workdir that it begins with, or merged: every need is there, and merged once at most."""
+    """Through its conversation, through the workdir that it begins with, or merged: every need is
+    there, and merged once at most."""
     strands = weave(made)
     has: dict[str, set[str]] = {}
     for each in order(made):
@@ -128,8 +144,8 @@ CAN = {"claude": Forking.ANYWHERE, "codex": Forking.AT_END}.__getitem__
 
 
 def test_a_fork_at_the_end_is_made_before_the_conversation_goes_on() -> None:
-    """Where a conversation can be forked only as it stands now, who goes on in it lets the forks be made first; a fork that itself
-    waits for him cannot be made."""
+    """Where a conversation can be forked only as it stands now, who goes on in it lets the forks be
+    made first; a fork that itself waits for him cannot be made."""
     made = plan(codex_a="", codex_b="codex_a", codex_c="codex_a", codex_d="codex_a codex_b")
     assert weave(made, CAN) == {
         "codex_a": Strand(name="codex_a"),
@@ -137,14 +153,23 @@ def test_a_fork_at_the_end_is_made_before_the_conversation_goes_on() -> None:
         "codex_c": Strand(name="codex_c", forks="codex_a", files_of="codex_a"),
         "codex_d": Strand(name="codex_a", goes_on="codex_b"),
     }
-    crossed = plan(codex_a="", codex_b="codex_a", codex_c="codex_b", codex_d="codex_c", codex_e="codex_a codex_d")
+    crossed = plan(
+        codex_a="",
+        codex_b="codex_a",
+        codex_c="codex_b",
+        codex_d="codex_c",
+        codex_e="codex_a codex_d",
+    )
     assert weave(crossed, CAN)["codex_e"] == Strand(name="codex_a", goes_on="codex_d")
     late = plan(codex_a="", codex_b="codex_a", x="codex_b", codex_c="codex_b", codex_e="codex_a x")
-    assert weave(late, CAN)["codex_e"] == Strand(name="codex_a", goes_on="codex_c", merges=("x",), instead="serial")
+    assert weave(late, CAN)["codex_e"] == Strand(
+        name="codex_a", goes_on="codex_c", merges=("x",), instead="serial"
+    )
 
 
 def test_what_cannot_be_forked_waits_or_gets_a_brief() -> None:
-    """By the plan's word: at the end of the strand, in the same conversation, or in a new one at the same time."""
+    """By the plan's word: at the end of the strand, in the same conversation, or in a new one at
+    the same time."""
     made = plan(a="", b="a", c="a", d="a")
     assert weave(made, lambda agent: Forking.NEVER) == {
         "a": Strand(name="a"),
@@ -158,14 +183,17 @@ def test_what_cannot_be_forked_waits_or_gets_a_brief() -> None:
 
 @given(plans(), st.sampled_from(list(Forking)), st.sampled_from(list(Unforkable)))
 def test_a_plan_never_waits_for_itself(made: Plan, can: Forking, unforkable: Unforkable) -> None:
-    """Whatever the agents' programs can do, there is always a task that may begin until all are done, and each strand is one line."""
+    """Whatever the agents' programs can do, there is always a task that may begin until all are
+    done, and each strand is one line."""
     strands = weave(replace(made, unforkable=unforkable), lambda agent: can)
     done: set[str] = set()
     while len(done) < len(strands):
         begins = [
             each.name
             for each in made.tasks
-            if each.name not in done and {*each.needs, *strands[each.name].lets} <= done and strands[each.name].goes_on in {*done, ""}
+            if each.name not in done
+            and {*each.needs, *strands[each.name].lets} <= done
+            and strands[each.name].goes_on in {*done, ""}
         ]
         assert begins
         done.add(begins[0])
@@ -179,5 +207,10 @@ def test_a_plan_never_waits_for_itself(made: Plan, can: Forking, unforkable: Unf
 def test_strict_and_a_brief_are_at_odds() -> None:
     """A plan that forbids lost conversations cannot ask for a brief in their place."""
     with pytest.raises(PlanError) as caught:
-        planned({"name": "p", "continuity": "strict", "unforkable": "brief", "tasks": [task("a", "")]}, lambda *path: 7, "p.toml", DEFAULTS)
+        planned(
+            {"name": "p", "continuity": "strict", "unforkable": "brief", "tasks": [task("a", "")]},
+            lambda *path: 7,
+            "p.toml",
+            DEFAULTS,
+        )
     assert caught.value.problems[0].startswith("p.toml:7: unforkable: ")

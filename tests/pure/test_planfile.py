@@ -1,4 +1,5 @@
-"""Plan files: TOML and YAML say the same, and everything that is wrong with one is told at once, with its line."""
+"""Plan files: TOML and YAML say the same, and everything that is wrong with one is told at once,
+with its line."""
 
 from __future__ import annotations
 
@@ -64,11 +65,20 @@ def problems(path: Path) -> list[str]:
 
 
 def test_toml_and_yaml_say_the_same(tmp_path: Path) -> None:
-    """One plan in two languages is one plan; what a task does not say, the plan says, and then the settings."""
-    first, second = read(written(tmp_path, TOML), DEFAULTS), read(written(tmp_path, YAML, "plan.yaml"), DEFAULTS)
+    """One plan in two languages is one plan; what a task does not say, the plan says, and then the
+    settings."""
+    first, second = (
+        read(written(tmp_path, TOML), DEFAULTS),
+        read(written(tmp_path, YAML, "plan.yaml"), DEFAULTS),
+    )
     assert first == second
     models, views = first.tasks
-    assert (models.agent, models.timeout_s, models.attempts, models.files) == ("codex", 900.0, 3, ("shop/models.py",))
+    assert (models.agent, models.timeout_s, models.attempts, models.files) == (
+        "codex",
+        900.0,
+        3,
+        ("shop/models.py",),
+    )
     assert (views.agent, views.needs) == ("claude", ("models",))
 
 
@@ -104,22 +114,30 @@ tasks:
 
 @pytest.mark.parametrize(
     ("text", "name", "lines"),
-    [(BAD_TOML, "plan.toml", (1, 2, 3, 5, 10, 11, 12, 13)), (BAD_YAML, "plan.yml", (1, 2, 3, 5, 8, 9, 12, 13))],
+    [
+        (BAD_TOML, "plan.toml", (1, 2, 3, 5, 10, 11, 12, 13)),
+        (BAD_YAML, "plan.yml", (1, 2, 3, 5, 8, 9, 12, 13)),
+    ],
 )
-def test_all_problems_are_told_at_once(tmp_path: Path, text: str, name: str, lines: tuple[int, ...]) -> None:
-    """Each wrong value, unknown key and missing key has one sentence in plain words, with its line, in order."""
+def test_all_problems_are_told_at_once(
+    tmp_path: Path, text: str, name: str, lines: tuple[int, ...]
+) -> None:
+    """Each wrong value, unknown key and missing key has one sentence in plain words, with its line,
+    in order."""
     sentences = (
         "name: a name of up to 40 lower-case letters, digits and hyphens is needed, not 'Shop!'",
         "jobs: a whole number from 1 to 64 is needed, not 0",
-        "there is no 'colour' in a plan; known are name, agent, model, permissions, timeout, attempts, continuity, repo, base, verify, "
-        "map, unforkable, budget_usd, jobs, tasks",
+        "there is no 'colour' in a plan; known are name, agent, model, permissions, timeout, "
+        "attempts, continuity, repo, base, verify, map, unforkable, budget_usd, jobs, tasks",
         "'name' is missing in a task",
         "prompt: a text is needed, not ' '",
         "timeout: a duration such as 90s, 15m or 2h is needed, not 'soon'",
         "files, entry 2: a relative path within the workdir is needed, not '../up.py'",
         "needs: a list of names of tasks is needed, not 'a'",
     )
-    assert problems(written(tmp_path, text, name)) == [f"{line}: {text}" for line, text in zip(lines, sentences, strict=True)]
+    assert problems(written(tmp_path, text, name)) == [
+        f"{line}: {text}" for line, text in zip(lines, sentences, strict=True)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +152,8 @@ def test_all_problems_are_told_at_once(tmp_path: Path, text: str, name: str, lin
     ],
 )
 def test_what_is_no_plan_is_one_sentence(tmp_path: Path, text: str, name: str, what: str) -> None:
-    """A file in no language, one that would run code, one that would not end: refused, each in a sentence with its name."""
+    """A file in no language, one that would run code, one that would not end: refused, each in a
+    sentence with its name."""
     with pytest.raises(UsageError, match=what):
         read(written(tmp_path, text, name), DEFAULTS)
 
@@ -146,33 +165,63 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_names_and_commands_are_whole(tmp_path: Path) -> None:
-    """A name that ends with a line's end, and a command with a NUL, are told with their lines; so is each key that is missing, once."""
-    path = written(tmp_path, 'name = "a\\n"\nverify = "x\\u0000"\n[[tasks]]\nname = "b\\n"\nprompt = "x"\nfiles = ["c\\n"]\n')
+    """A name that ends with a line's end, and a command with a NUL, are told with their lines; so
+    is each key that is missing, once."""
+    path = written(
+        tmp_path,
+        'name = "a\\n"\nverify = "x\\u0000"\n[[tasks]]\nname = "b\\n"\nprompt = "x"\nfiles = '
+        '["c\\n"]\n',
+    )
     assert [text.split(":")[0] for text in problems(path)] == ["1", "2", "4", "6"]
     missing = problems(written(tmp_path, 'agent = "claude"\n'))
-    assert [text.partition(": ")[2] for text in missing] == ["'name' is missing in a plan", "'tasks' is missing in a plan"]
+    assert [text.partition(": ")[2] for text in missing] == [
+        "'name' is missing in a plan",
+        "'tasks' is missing in a plan",
+    ]
 
 
 @pytest.mark.parametrize("line", ["prompt: y", 'verify: "\\ud800"'])
 def test_what_yaml_lets_through_is_refused(tmp_path: Path, line: str) -> None:
     """A key that stands twice, of which the last would count, and half a character."""
     with pytest.raises(UsageError):
-        read(written(tmp_path, f"name: shop\ntasks:\n- name: a\n  prompt: x\n  {line}\n", "plan.yaml"), DEFAULTS)
+        read(
+            written(
+                tmp_path, f"name: shop\ntasks:\n- name: a\n  prompt: x\n  {line}\n", "plan.yaml"
+            ),
+            DEFAULTS,
+        )
 
 
-@pytest.mark.parametrize("text", ["[]", "5", "~", "tasks: {}", "name: x\ntasks: [5, {name: [1], prompt: {}}]"])
+@pytest.mark.parametrize(
+    "text", ["[]", "5", "~", "tasks: {}", "name: x\ntasks: [5, {name: [1], prompt: {}}]"]
+)
 def test_any_shape_is_a_problem_and_no_crash(tmp_path: Path, text: str) -> None:
     """Lists for tables, numbers for texts, nothing at all: problems with lines."""
     assert problems(written(tmp_path, text, "plan.yaml"))
 
 
-values = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=8), lambda inner: st.lists(inner, max_size=3))
-tasks = st.dictionaries(st.sampled_from(["name", "prompt", "needs", "files", "agent", "timeout", "x"]), values | st.just("ok"), max_size=5)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3),
+)
+tasks = st.dictionaries(
+    st.sampled_from(["name", "prompt", "needs", "files", "agent", "timeout", "x"]),
+    values | st.just("ok"),
+    max_size=5,
+)
 
 
 @settings(max_examples=60)
-@given(st.dictionaries(st.sampled_from(["name", "tasks", "jobs", "agent", "y"]), values | st.lists(tasks, max_size=3), max_size=4))
-def test_whatever_is_written_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, raw: dict[str, Any]) -> None:
+@given(
+    st.dictionaries(
+        st.sampled_from(["name", "tasks", "jobs", "agent", "y"]),
+        values | st.lists(tasks, max_size=3),
+        max_size=4,
+    )
+)
+def test_whatever_is_written_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, raw: dict[str, Any]
+) -> None:
     """No content of a file ends in anything but a plan or a sentence."""
     path = tmp_path_factory.mktemp("p") / "plan.yaml"
     path.write_text(json.dumps(raw))

@@ -10,13 +10,27 @@ from hypothesis import strategies as st
 
 from perdure.attempt.spending import spent
 from perdure.model import Attempt, ColdCache, Fill, Usage
-from perdure.pricing import PRICES, WORTH, Cache, Price, Way, choose, cost, lifetime_s, price_of, ways
+from perdure.pricing import (
+    PRICES,
+    WORTH,
+    Cache,
+    Price,
+    Way,
+    choose,
+    cost,
+    lifetime_s,
+    price_of,
+    ways,
+)
 
 OPUS = price_of("claude-opus-5")
 assert OPUS is not None
 
 caches = st.builds(
-    Cache, tokens=st.integers(1, 1_000_000), idle_s=st.floats(0, 100_000), lifetime_s=st.sampled_from([300.0, 600.0, 3600.0])
+    Cache,
+    tokens=st.integers(1, 1_000_000),
+    idle_s=st.floats(0, 100_000),
+    lifetime_s=st.sampled_from([300.0, 600.0, 3600.0]),
 )
 prices = st.sampled_from([price for _, price in PRICES])
 policies = st.sampled_from(ColdCache)
@@ -27,7 +41,9 @@ def cold(tokens: int) -> Cache:
 
 
 @given(caches, prices, st.booleans(), st.booleans())
-def test_by_default_a_conversation_goes_on(cache: Cache, price: Price, can_compact: bool, anew: bool) -> None:
+def test_by_default_a_conversation_goes_on(
+    cache: Cache, price: Price, can_compact: bool, anew: bool
+) -> None:
     """Whatever it costs, and whatever else would be possible."""
     chosen = choose(cache, price, ColdCache.RESUME, can_compact=can_compact, may_begin_anew=anew)
     assert chosen.way is Way.RESUME
@@ -38,7 +54,8 @@ def test_by_default_a_conversation_goes_on(cache: Cache, price: Price, can_compa
 def test_nothing_is_chosen_that_is_not_allowed_or_not_cheaper(
     cache: Cache, price: Price, policy: ColdCache, can_compact: bool, anew: bool
 ) -> None:
-    """A warm conversation goes on; another way is possible, allowed by the policy, and clearly cheaper by the figures that are shown."""
+    """A warm conversation goes on; another way is possible, allowed by the policy, and clearly
+    cheaper by the figures that are shown."""
     chosen = choose(cache, price, policy, can_compact=can_compact, may_begin_anew=anew)
     shown = dict(chosen.usd)
     assert ("compact" in shown, "fresh" in shown) == (can_compact, anew)
@@ -55,22 +72,41 @@ def test_nothing_is_chosen_that_is_not_allowed_or_not_cheaper(
 
 @given(st.integers(1_000, 900_000), st.integers(1, 100_000), prices)
 def test_longer_is_dearer_and_cold_is_dearer(tokens: int, more: int, price: Price) -> None:
-    """Of two conversations the longer costs more to go on with, and the cold one more than the warm one."""
+    """Of two conversations the longer costs more to go on with, and the cold one more than the warm
+    one."""
     warm = Cache(tokens=tokens, idle_s=0, lifetime_s=3600)
-    assert ways(warm, price)[Way.RESUME] <= ways(cold(tokens), price)[Way.RESUME] <= ways(cold(tokens + more), price)[Way.RESUME]
+    assert (
+        ways(warm, price)[Way.RESUME]
+        <= ways(cold(tokens), price)[Way.RESUME]
+        <= ways(cold(tokens + more), price)[Way.RESUME]
+    )
 
 
 def test_the_first_request_after_an_hour_is_the_dearest() -> None:
-    """400,000 tokens of Opus: warm, going on costs 2 dollars; cold, 3.80 more, all for the first request; a brief costs less than half."""
+    """400,000 tokens of Opus: warm, going on costs 2 dollars; cold, 3.80 more, all for the first
+    request; a brief costs less than half."""
     warm = Cache(tokens=400_000, idle_s=60, lifetime_s=3600)
     assert ways(warm, OPUS)[Way.RESUME] == 2.0
     assert ways(cold(400_000), OPUS)[Way.RESUME] == pytest.approx(5.8)
     assert ways(cold(400_000), OPUS)[Way.FRESH] < 5.8 / 2
     chosen = choose(cold(400_000), OPUS, ColdCache.CHEAPEST, can_compact=True, may_begin_anew=True)
-    assert chosen.way is Way.FRESH and "2 h 0 min idle" in chosen.reason and "resume $5.80" in chosen.reason
-    assert choose(cold(400_000), OPUS, ColdCache.ASK, can_compact=False, may_begin_anew=True).way is Way.ASK
-    assert choose(cold(400_000), OPUS, ColdCache.COMPACT, can_compact=True, may_begin_anew=True).way is Way.COMPACT
-    assert choose(cold(10_000), OPUS, ColdCache.CHEAPEST, can_compact=True, may_begin_anew=True).way is Way.RESUME
+    assert (
+        chosen.way is Way.FRESH
+        and "2 h 0 min idle" in chosen.reason
+        and "resume $5.80" in chosen.reason
+    )
+    assert (
+        choose(cold(400_000), OPUS, ColdCache.ASK, can_compact=False, may_begin_anew=True).way
+        is Way.ASK
+    )
+    assert (
+        choose(cold(400_000), OPUS, ColdCache.COMPACT, can_compact=True, may_begin_anew=True).way
+        is Way.COMPACT
+    )
+    assert (
+        choose(cold(10_000), OPUS, ColdCache.CHEAPEST, can_compact=True, may_begin_anew=True).way
+        is Way.RESUME
+    )
 
 
 @pytest.mark.parametrize("policy", ColdCache)
@@ -84,15 +120,28 @@ def test_without_a_price_nothing_is_chosen_by_it(policy: ColdCache) -> None:
 
 
 def test_tokens_in_dollars() -> None:
-    """Cached parts, parts that are written into the cache and the rest each have their price; lifetimes are the services' own."""
-    assert cost(Usage(input=1_000_000, cached=600_000, cache_write=100_000, output=10_000), OPUS) == pytest.approx(1.5 + 0.3 + 0.625 + 0.25)
-    assert [lifetime_s("claude", hour=True), lifetime_s("claude", hour=False), lifetime_s("codex", hour=True)] == [3600, 300, 600]
-    assert price_of("us.anthropic.claude-opus-4-6-v1:0") == OPUS and price_of("claude-opus-4-1") != OPUS
+    """Cached parts, parts that are written into the cache and the rest each have their price;
+    lifetimes are the services' own."""
+    assert cost(
+        Usage(input=1_000_000, cached=600_000, cache_write=100_000, output=10_000), OPUS
+    ) == pytest.approx(1.5 + 0.3 + 0.625 + 0.25)
+    assert [
+        lifetime_s("claude", hour=True),
+        lifetime_s("claude", hour=False),
+        lifetime_s("codex", hour=True),
+    ] == [3600, 300, 600]
+    assert (
+        price_of("us.anthropic.claude-opus-4-6-v1:0") == OPUS
+        and price_of("claude-opus-4-1") != OPUS
+    )
 
 
 def test_a_budget_goes_by_the_model_that_was_at_work() -> None:
-    """Where no model was asked for, the tokens of an agent that tells no dollars are reckoned by the model that its transcript names."""
-    attempt = Attempt(run="r", number=1, context_version=1, worker="w", started=0, usage=Usage(input=1_000_000))
+    """Where no model was asked for, the tokens of an agent that tells no dollars are reckoned by
+    the model that its transcript names."""
+    attempt = Attempt(
+        run="r", number=1, context_version=1, worker="w", started=0, usage=Usage(input=1_000_000)
+    )
     assert spent([attempt], "") == 0
     assert spent([replace(attempt, fill=Fill(model="gpt-5.5"))], "") == 5
     assert spent([replace(attempt, flags={"model": "gpt-5.4"})], "") == 2.5

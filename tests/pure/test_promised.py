@@ -14,13 +14,17 @@ MARKED = "a\n<<<<<<< 0a1b\nours\n=======\ntheirs\n>>>>>>> 2c3d\n"
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
-    """A file, a directory and a link to something are there; what is missing and a link to nothing are named."""
+    """A file, a directory and a link to something are there; what is missing and a link to nothing
+    are named."""
     (tmp_path / "dir").mkdir()
     (tmp_path / "dir/file").write_text("x")
     (tmp_path / "good").symlink_to("dir/file")
     (tmp_path / "bad").symlink_to("nowhere")
     spec = TaskSpec(prompt="", files=("dir/file", "dir", "good", "bad", "gone", "dir/file/below"))
-    assert lacking(spec, tmp_path) == "the task was to make 'bad', 'gone', 'dir/file/below', and there is no such file"
+    assert (
+        lacking(spec, tmp_path)
+        == "the task was to make 'bad', 'gone', 'dir/file/below', and there is no such file"
+    )
     assert lacking(TaskSpec(prompt="", files=("dir/file",)), tmp_path) == ""
 
 
@@ -35,7 +39,8 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     ],
 )
 def test_marks_are_found(tmp_path: Path, text: str, marked: bool) -> None:
-    """Both ends of a conflict and its middle are a conflict; an underlined heading, or one end, is text."""
+    """Both ends of a conflict and its middle are a conflict; an underlined heading, or one end, is
+    text."""
     (tmp_path / "file").write_bytes(text.encode())
     assert lacking(TaskSpec(prompt="", conflicts=("file",)), tmp_path) == (
         "conflict marks of a merge are still in 'file'" if marked else ""
@@ -43,7 +48,8 @@ def test_marks_are_found(tmp_path: Path, text: str, marked: bool) -> None:
 
 
 def test_odd_things_are_never_waited_for(tmp_path: Path) -> None:
-    """A pipe, a directory or a link in the place of a conflicted file holds no marks, and nobody waits for it."""
+    """A pipe, a directory or a link in the place of a conflicted file holds no marks, and nobody
+    waits for it."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "dir").mkdir()
     (tmp_path / "real").write_text(MARKED)

@@ -38,7 +38,12 @@ events = st.one_of(
     st.builds(ToolStarted, st.sampled_from("12"), st.just("Bash"), st.sampled_from(["", "ls"])),
     st.builds(ToolEnded, st.sampled_from("12"), st.booleans()),
     st.builds(UsageSeen, usages, st.booleans()),
-    st.builds(ReplySeen, st.builds(lambda key, usage: Reply(id=key, usage=usage), st.sampled_from(["", "a", "b"]), usages)),
+    st.builds(
+        ReplySeen,
+        st.builds(
+            lambda key, usage: Reply(id=key, usage=usage), st.sampled_from(["", "a", "b"]), usages
+        ),
+    ),
     st.builds(RetrySeen, st.none() | st.just(529)),
     st.builds(LimitSeen, st.just("five_hour")),
     st.builds(WritesLost, st.just("disk full")),
@@ -56,25 +61,37 @@ def read(*seen: AgentEvent) -> Reading:
 
 @given(st.lists(events, max_size=40))
 def test_any_events_in_any_order(seen: list[AgentEvent]) -> None:
-    """The last id that was named counts, an answer is an answer, open tools are those not ended, and nothing that matters is dropped."""
+    """The last id that was named counts, an answer is an answer, open tools are those not ended,
+    and nothing that matters is dropped."""
     reading = read(*seen)
-    assert reading.session_id == next((e.session_id for e in reversed(seen) if isinstance(e, SessionSeen) and e.session_id), "")
+    assert reading.session_id == next(
+        (e.session_id for e in reversed(seen) if isinstance(e, SessionSeen) and e.session_id), ""
+    )
     assert reading.answered == any(isinstance(event, Said | ToolStarted) for event in seen)
-    assert reading.writes_lost == ("disk full" if any(isinstance(event, WritesLost) for event in seen) else "")
+    assert reading.writes_lost == (
+        "disk full" if any(isinstance(event, WritesLost) for event in seen) else ""
+    )
     last = {event.tool_id: event for event in seen if isinstance(event, ToolStarted | ToolEnded)}
-    assert set(reading.open_tools) == {tool for tool, event in last.items() if isinstance(event, ToolStarted)}
+    assert set(reading.open_tools) == {
+        tool for tool, event in last.items() if isinstance(event, ToolStarted)
+    }
     retries = [event for event in seen if isinstance(event, RetrySeen)]
-    assert reading.for_classifier() == [*retries[-RETRIES_KEPT:], *(event for event in seen if isinstance(event, KEPT))]
+    assert reading.for_classifier() == [
+        *retries[-RETRIES_KEPT:],
+        *(event for event in seen if isinstance(event, KEPT)),
+    ]
 
 
 def test_the_last_id_that_was_named_counts() -> None:
-    """An agent may change its conversation's id in mid-run; an event without one changes nothing."""
+    """An agent may change its conversation's id in mid-run; an event without one changes
+    nothing."""
     reading = read(SessionSeen("a", "1.0"), SessionSeen("b"), SessionSeen(""))
     assert (reading.session_id, reading.version) == ("b", "1.0")
 
 
 def test_every_turn_has_its_end() -> None:
-    """After the end of a turn whatever the agent begins is a turn again, so that the next end is seen as one."""
+    """After the end of a turn whatever the agent begins is a turn again, so that the next end is
+    seen as one."""
     for again in (TurnStarted(), Said("more"), ToolStarted("1", "Bash")):
         reading = read(TurnEnded(ok=True))
         assert reading.turn_over
@@ -85,7 +102,8 @@ def test_every_turn_has_its_end() -> None:
 
 
 def test_retries_in_a_row_are_counted_since_the_last_answer() -> None:
-    """A whole answer, known by its usage, begins the count anew; old ones are forgotten, the count is not."""
+    """A whole answer, known by its usage, begins the count anew; old ones are forgotten, the count
+    is not."""
     reading = read(*[RetrySeen(status=529)] * 50)
     assert (reading.retries_in_a_row, len(reading.retries)) == (50, RETRIES_KEPT)
     reading.absorb(UsageSeen(Usage(1, 1)))
@@ -95,12 +113,16 @@ def test_retries_in_a_row_are_counted_since_the_last_answer() -> None:
 
 def test_a_tool_is_named_by_what_it_does() -> None:
     """Its command where it has one, else its name."""
-    assert read(ToolStarted("1", "Bash", "make"), ToolStarted("2", "Read")).open_tools == {"1": "make", "2": "Read"}
+    assert read(ToolStarted("1", "Bash", "make"), ToolStarted("2", "Read")).open_tools == {
+        "1": "make",
+        "2": "Read",
+    }
 
 
 @given(st.lists(usages, max_size=5), usages)
 def test_what_is_counted_for_the_launch_is_summed(reported: list[Usage], before: Usage) -> None:
-    """What the conversation had cost before does not matter to an agent that counts each launch by itself."""
+    """What the conversation had cost before does not matter to an agent that counts each launch by
+    itself."""
     total = Usage()
     for usage in reported:
         total = total + usage
@@ -113,7 +135,9 @@ def test_what_is_counted_for_the_conversation_is_divided(steps: list[Usage]) -> 
     totals = [Usage()]
     for step in steps:
         totals.append(totals[-1] + step)
-    shares = [read(UsageSeen(after, cumulative=True)).usage(before) for before, after in pairwise(totals)]
+    shares = [
+        read(UsageSeen(after, cumulative=True)).usage(before) for before, after in pairwise(totals)
+    ]
     assert shares == steps
 
 
@@ -126,12 +150,16 @@ def test_a_long_text_is_told_in_several_events() -> None:
     """Pieces that together are more than one event may hold become two."""
     joiner = Joiner()
     piece = SaidPart("x" * (MAX_TEXT // 2 + 1))
-    assert [*joiner.add(piece), *joiner.add(piece), *joiner.rest()] == [Said(piece.text), Said(piece.text)]
+    assert [*joiner.add(piece), *joiner.add(piece), *joiner.rest()] == [
+        Said(piece.text),
+        Said(piece.text),
+    ]
 
 
 @given(st.lists(st.builds(SaidPart, st.text(max_size=8)) | events, max_size=20))
 def test_pieces_of_a_text_are_joined_and_nothing_is_lost(seen: list[AgentEvent]) -> None:
-    """Every piece stands in one text, in its place among the other events, and no text is longer than an event may be."""
+    """Every piece stands in one text, in its place among the other events, and no text is longer
+    than an event may be."""
     joiner = Joiner()
     whole = [event for each in seen for event in joiner.add(each)] + joiner.rest()
     assert not any(isinstance(event, SaidPart) for event in whole)
@@ -156,16 +184,22 @@ def reply(key: str, *, output: int = 0, model: str = "claude-opus-4-8", **counts
 
 
 REPLY = st.sampled_from(["a", "b", "c"])
-replies = st.builds(lambda key, usage: ReplySeen(Reply(id=key, usage=replace(usage, cost_usd=0.0))), REPLY, usages)
+replies = st.builds(
+    lambda key, usage: ReplySeen(Reply(id=key, usage=replace(usage, cost_usd=0.0))), REPLY, usages
+)
 
 
 @given(st.lists(replies, max_size=12), st.randoms())
 def test_a_reply_that_is_told_again_counts_once(seen: list[ReplySeen], dice: Random) -> None:
-    """However often and in whatever order replies are told, each counts once, with the most that was said of it, as an estimate."""
+    """However often and in whatever order replies are told, each counts once, with the most that
+    was said of it, as an estimate."""
     expected = Usage()
     for key in sorted({each.reply.id for each in seen}):
         most = [each.reply.usage for each in seen if each.reply.id == key]
-        counted = (max(getattr(usage, name) for usage in most) for name in ("input", "output", "cached", "cache_write"))
+        counted = (
+            max(getattr(usage, name) for usage in most)
+            for name in ("input", "output", "cached", "cache_write")
+        )
         expected = expected + Usage(*counted)
     told = [*seen, *seen]
     dice.shuffle(told)
@@ -173,7 +207,8 @@ def test_a_reply_that_is_told_again_counts_once(seen: list[ReplySeen], dice: Ran
 
 
 def test_the_final_figure_takes_the_place_of_the_sum() -> None:
-    """Replies are priced by the list until the agent says what they cost; what it repeats afterwards is not counted again."""
+    """Replies are priced by the list until the agent says what they cost; what it repeats
+    afterwards is not counted again."""
     first = reply("a", input=1_000_000), reply("a", output=1_000_000)
     reading = read(SessionSeen("s"), TurnStarted(), *first)
     assert reading.usage(Usage()) == Usage(1_000_000, 1_000_000, cost_usd=30.0, estimated=True)
@@ -189,15 +224,23 @@ def test_the_final_figure_takes_the_place_of_the_sum() -> None:
 
 
 def test_the_final_figure_of_a_conversation_takes_the_place_of_its_replies() -> None:
-    """An agent that counts over the whole conversation: the replies that it was killed in are counted once, in the attempt of their own."""
+    """An agent that counts over the whole conversation: the replies that it was killed in are
+    counted once, in the attempt of their own."""
     killed = read(SessionSeen("s"), TurnStarted(), reply("a", input=1000), reply("b", input=2000))
     assert killed.usage(Usage()).input == 3000
-    resumed = read(SessionSeen("s"), TurnStarted(), reply("c", input=3000), UsageSeen(Usage(4000), cumulative=True), TurnEnded(ok=True))
+    resumed = read(
+        SessionSeen("s"),
+        TurnStarted(),
+        reply("c", input=3000),
+        UsageSeen(Usage(4000), cumulative=True),
+        TurnEnded(ok=True),
+    )
     assert resumed.usage(Usage(1000)) == Usage(3000)
 
 
 def test_counts_without_names_are_void_beside_named_replies() -> None:
-    """Codex tells a reply by its id and then again in the conversation's count; older versions tell the count alone."""
+    """Codex tells a reply by its id and then again in the conversation's count; older versions tell
+    the count alone."""
     count = Reply(id="5 in, 1 out", usage=Usage(5, 1), unnamed=True)
     for named, expected in ((True, 7), (False, 5)):
         reading = read(SessionSeen("s"), TurnStarted())
@@ -208,7 +251,14 @@ def test_counts_without_names_are_void_beside_named_replies() -> None:
 
 
 def test_a_request_that_was_only_begun_is_taken_for_the_next_one() -> None:
-    """OpenCode tells what a step used when its tools have ended: one that is killed in a tool carried what the step before left."""
+    """OpenCode tells what a step used when its tools have ended: one that is killed in a tool
+    carried what the step before left."""
     begun = ReplySeen(Reply(id="two", usage=Usage()))
-    reading = read(SessionSeen("s"), TurnStarted(), ReplySeen(Reply(id="one", usage=Usage())), UsageSeen(Usage(1000, 50)), begun)
+    reading = read(
+        SessionSeen("s"),
+        TurnStarted(),
+        ReplySeen(Reply(id="one", usage=Usage())),
+        UsageSeen(Usage(1000, 50)),
+        begun,
+    )
     assert reading.usage(Usage()) == Usage(2050, 50, 1000, estimated=True)

@@ -14,16 +14,24 @@ from hypothesis import strategies as st
 from perdure.redaction import NO_SECRETS, Redactor
 
 SECRET = 'sk-"quoted"/and+plus='
-REDACTOR = Redactor.of({"SOME_API_KEY": SECRET, "HOME": "/home/ada", "SHORT_TOKEN": "abc", "PATH": "/usr/bin"})
+REDACTOR = Redactor.of(
+    {"SOME_API_KEY": SECRET, "HOME": "/home/ada", "SHORT_TOKEN": "abc", "PATH": "/usr/bin"}
+)
 
 
 @pytest.mark.parametrize(
     "form",
-    [SECRET, json.dumps(SECRET)[1:-1], quote(SECRET, safe=""), base64.b64encode(SECRET.encode()).decode()],
+    [
+        SECRET,
+        json.dumps(SECRET)[1:-1],
+        quote(SECRET, safe=""),
+        base64.b64encode(SECRET.encode()).decode(),
+    ],
     ids=["plain", "json", "url", "base64"],
 )
 def test_each_way_to_write_a_secret_is_replaced(form: str) -> None:
-    """A secret goes as itself and as JSON, URLs and base64 write it, and leaves as many asterisks."""
+    """A secret goes as itself and as JSON, URLs and base64 write it, and leaves as many
+    asterisks."""
     clean = REDACTOR.text(f"before {form} after")
     assert clean == f"before {'*' * len(form)} after"
 
@@ -35,15 +43,31 @@ def test_what_is_no_secret_stays() -> None:
 
 
 def test_names_that_only_look_like_secrets() -> None:
-    """The forge's host and the author of commits are told, whatever their variables are called; what authorizes is not."""
-    environ = {"PERDURE_GIT_TOKEN_HOST": "git.example.com", "GIT_AUTHOR_NAME": "Ada Lovelace", "PROXY_AUTHORIZATION": "Basic YWRhOng="}
-    assert Redactor.of(environ).text("git.example.com Ada Lovelace Basic YWRhOng=") == f"git.example.com Ada Lovelace {'*' * 14}"
+    """The forge's host and the author of commits are told, whatever their variables are called;
+    what authorizes is not."""
+    environ = {
+        "PERDURE_GIT_TOKEN_HOST": "git.example.com",
+        "GIT_AUTHOR_NAME": "Ada Lovelace",
+        "PROXY_AUTHORIZATION": "Basic YWRhOng=",
+    }
+    assert (
+        Redactor.of(environ).text("git.example.com Ada Lovelace Basic YWRhOng=")
+        == f"git.example.com Ada Lovelace {'*' * 14}"
+    )
 
 
 def test_who_has_a_key_is_no_secret() -> None:
-    """The id of a key and the name that goes with a token are words like any other; the key is not."""
-    words = {"AWS_ACCESS_KEY_ID": "checkpoints", "PERDURE_GIT_TOKEN_USER": "gitlab-ci-token", "AWS_SECRET_ACCESS_KEY": "swordfish"}
-    assert Redactor.of(words).text("checkpoints of gitlab-ci-token: swordfish") == f"checkpoints of gitlab-ci-token: {'*' * 9}"
+    """The id of a key and the name that goes with a token are words like any other; the key is
+    not."""
+    words = {
+        "AWS_ACCESS_KEY_ID": "checkpoints",
+        "PERDURE_GIT_TOKEN_USER": "gitlab-ci-token",
+        "AWS_SECRET_ACCESS_KEY": "swordfish",
+    }
+    assert (
+        Redactor.of(words).text("checkpoints of gitlab-ci-token: swordfish")
+        == f"checkpoints of gitlab-ci-token: {'*' * 9}"
+    )
 
 
 @given(st.binary(max_size=300), st.binary(max_size=300))
@@ -69,19 +93,31 @@ def test_a_file_is_redacted_in_place(tmp_path: Path) -> None:
 
 
 def test_more_secrets_besides() -> None:
-    """Further variables add to what is replaced: also a secret that goes on where a known one ends, and one with a bar in it."""
+    """Further variables add to what is replaced: also a secret that goes on where a known one ends,
+    and one with a bar in it."""
     both = REDACTOR.also({"OTHER_TOKEN": f"{SECRET}-and-more", "A_KEY": "one|two|three"})
     assert (
         both.text(f"{SECRET}-and-more {SECRET} one|two|three one two")
         == f"{'*' * len(SECRET + '-and-more')} {'*' * len(SECRET)} {'*' * 13} one two"
     )
-    assert REDACTOR.also({}).text(SECRET) == "*" * len(SECRET) == NO_SECRETS.also({"A_KEY": SECRET}).text(SECRET)
+    assert (
+        REDACTOR.also({}).text(SECRET)
+        == "*" * len(SECRET)
+        == NO_SECRETS.also({"A_KEY": SECRET}).text(SECRET)
+    )
 
 
 @pytest.mark.parametrize(
-    "secret", ["k" * 300, '{"type": "service_account", "private_key": "' + "M" * 2000 + '"}', "/proc/1/fd/" + "k" * 40, "a\0bcdefgh"]
+    "secret",
+    [
+        "k" * 300,
+        '{"type": "service_account", "private_key": "' + "M" * 2000 + '"}',
+        "/proc/1/fd/" + "k" * 40,
+        "a\0bcdefgh",
+    ],
 )
 def test_a_secret_that_no_file_could_be_called(secret: str) -> None:
-    """A value that is longer than a file's name may be, or lies where nobody may look, is a secret as any other."""
+    """A value that is longer than a file's name may be, or lies where nobody may look, is a secret
+    as any other."""
     redactor = Redactor.of({"GOOGLE_SERVICE_ACCOUNT_KEY": secret})
     assert redactor.text(f"it is {secret}.") == f"it is {'*' * len(secret)}."

@@ -16,7 +16,11 @@ from perdure.specification import check
 WRONG: dict[str, Any] = {
     **{each.name: 3 for each in fields(TaskSpec) if each.type == "str"},
     **{each.name: "five" for each in fields(TaskSpec) if each.type in ("int", "float")},
-    **{each.name: "everything" for each in fields(TaskSpec) if each.type in ("Permissions", "ContinuityPolicy")},
+    **{
+        each.name: "everything"
+        for each in fields(TaskSpec)
+        if each.type in ("Permissions", "ContinuityPolicy")
+    },
     **{each.name: (1, 2) for each in fields(TaskSpec) if each.type == "tuple[str, ...]"},
     **{each.name: {"A": 1} for each in fields(TaskSpec) if each.type == "dict[str, str]"},
 }
@@ -46,7 +50,8 @@ def test_a_value_of_another_type_is_refused_by_name(name: str) -> None:
     ],
 )  # fmt: skip
 def test_a_value_out_of_range_is_refused_by_name(name: str, value: object) -> None:
-    """Numbers without an end, words that are no choice, and texts that no program could be given."""
+    """Numbers without an end, words that are no choice, and texts that no program could be
+    given."""
     with pytest.raises(UsageError, match=f"field {name} "):
         check(TaskSpec(**({"prompt": "p"} | {name: value})))
 
@@ -59,8 +64,15 @@ def test_a_secret_is_not_shown() -> None:
 
 
 def test_what_is_meant_is_taken() -> None:
-    """A path, a list, a word and a whole number become what the field holds; a task that is right stays the same."""
-    loose: dict[str, Any] = {"repo": Path("/srv/a"), "files": ["a", "b"], "permissions": "read", "continuity": "strict", "timeout_s": 30}
+    """A path, a list, a word and a whole number become what the field holds; a task that is right
+    stays the same."""
+    loose: dict[str, Any] = {
+        "repo": Path("/srv/a"),
+        "files": ["a", "b"],
+        "permissions": "read",
+        "continuity": "strict",
+        "timeout_s": 30,
+    }
     meant = check(TaskSpec(prompt="p", **loose))
     assert (meant.repo, meant.files, meant.timeout_s) == ("/srv/a", ("a", "b"), 30.0)
     assert meant.permissions is Permissions.READ and meant.continuity is ContinuityPolicy.STRICT

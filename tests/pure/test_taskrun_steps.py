@@ -1,4 +1,5 @@
-"""The next step for a TaskRun, one rule at a time: each test goes red where its rule is taken out."""
+"""The next step for a TaskRun, one rule at a time: each test goes red where its rule is taken
+out."""
 
 from __future__ import annotations
 
@@ -21,7 +22,11 @@ STORE = {"workspace": {"mode": "Checkpoints", "checkpoints": "s3://bucket"}}
 
 
 def body(
-    *attempts: dict[str, Any], phase: str = "", spec: dict[str, Any] | None = None, meta: dict[str, Any] | None = None, **more: Any
+    *attempts: dict[str, Any],
+    phase: str = "",
+    spec: dict[str, Any] | None = None,
+    meta: dict[str, Any] | None = None,
+    **more: Any,
 ) -> Any:
     """A TaskRun that the operator holds, with these attempts."""
     found = making.taskrun(**(spec or {}))
@@ -34,7 +39,9 @@ def body(
     return found
 
 
-def step(run: dict[str, Any], *, jobs: Any = (), pods: Any = (), now: int = NOW, **more: Any) -> steps.Step:
+def step(
+    run: dict[str, Any], *, jobs: Any = (), pods: Any = (), now: int = NOW, **more: Any
+) -> steps.Step:
     seen = steps.Seen(
         run=wanted(run), recorded=frozenset({1}), jobs=[found for each in jobs if (found := job_seen(each))],
         pods=[found for each in pods if (found := pod_seen(each))], **more,
@@ -58,7 +65,8 @@ def condition(status: Status, kind: str) -> Told:
 
 
 def test_a_job_beyond_the_status_is_looked_at_first():
-    """A Job of an attempt that the status does not know yet: the status is old, so that all is read anew before the Job is stopped."""
+    """A Job of an attempt that the status does not know yet: the status is old, so that all is read
+    anew before the Job is stopped."""
     run = body(over(1), phase="Queued", runAfter="2020-01-01T00:00:00Z")
     ahead = making.job(run, 2)
     assert step(run, jobs=[ahead]) == steps.Look()
@@ -66,11 +74,15 @@ def test_a_job_beyond_the_status_is_looked_at_first():
 
 
 def test_a_job_that_is_left_over_is_stopped():
-    """The Job of an attempt that was given up is at work no longer; one that has finished is left, with its log."""
+    """The Job of an attempt that was given up is at work no longer; one that has finished is left,
+    with its log."""
     run = body(over(1, OutcomeKind.CONFIG_ERROR), phase="Failed")
     found = step(run, jobs=[making.job(run, 1)])
     assert isinstance(found, steps.Stop) and found.job.attempt == 1
-    assert not isinstance(step(run, jobs=[making.job(run, 1, conditions={"Failed": "BackoffLimitExceeded"})]), steps.Stop)
+    assert not isinstance(
+        step(run, jobs=[making.job(run, 1, conditions={"Failed": "BackoffLimitExceeded"})]),
+        steps.Stop,
+    )
 
 
 def test_the_finalizer_comes_before_an_attempt():
@@ -82,9 +94,15 @@ def test_the_finalizer_comes_before_an_attempt():
 
 
 def test_an_attempts_number_is_beyond_every_jobs():
-    """Where the status was lost, numbers go on from the Jobs that there are: none of them is taken for the new attempt's."""
+    """Where the status was lost, numbers go on from the Jobs that there are: none of them is taken
+    for the new attempt's."""
     run = body(phase="Pending")
-    assert status_of(step(run, jobs=[making.job(run, 4, conditions={"Complete": ""})], fresh=True)).attempt == 5
+    assert (
+        status_of(
+            step(run, jobs=[making.job(run, 4, conditions={"Complete": ""})], fresh=True)
+        ).attempt
+        == 5
+    )
 
 
 def test_a_pod_that_is_still_there_is_waited_for():
@@ -99,27 +117,48 @@ def test_a_pod_that_is_still_there_is_waited_for():
 @pytest.mark.parametrize("spec", [DELETE, STORE], ids=["a claim that goes", "no claim"])
 def test_saved_work_lets_a_taskrun_go(spec: dict[str, Any]):
     """What is saved elsewhere holds up no deletion, and what is not does."""
-    run = body(over(1), phase="Failed", spec=spec, meta={"deletionTimestamp": "2026-11-21T10:00:00Z"})
+    run = body(
+        over(1), phase="Failed", spec=spec, meta={"deletionTimestamp": "2026-11-21T10:00:00Z"}
+    )
     assert condition(status_of(step(run)), "UnsavedWork").reason == "NotSaved"
     run["status"]["workspace"] = {"saved": True}
     assert isinstance(step(run), steps.Release)
 
 
 def test_a_lost_node_has_no_patience():
-    """What keeps an attempt from its beginning is its outcome after a while; a lost node is waited for as long as it takes."""
+    """What keeps an attempt from its beginning is its outcome after a while; a lost node is waited
+    for as long as it takes."""
     run = body({"number": 1, "jobUID": making.job_uid(1)})
     run["status"]["conditions"] = [
-        {"type": "Waiting", "status": "True", "reason": "X", "message": "", "lastTransitionTime": "2020-01-01T00:00:00Z"}
+        {
+            "type": "Waiting",
+            "status": "True",
+            "reason": "X",
+            "message": "",
+            "lastTransitionTime": "2020-01-01T00:00:00Z",
+        }
     ]
     job = making.job(run, 1)
     on_lost = making.pod(run, 1, metadata={"deletionTimestamp": "2020-01-01T00:00:00Z"})
-    no_image = making.pod(run, 1, phase="Pending", state={"waiting": {"reason": "ErrImagePull", "message": "none"}})
-    assert condition(status_of(step(run, jobs=[job], pods=[on_lost])), "Waiting").reason == "NodeLost"
+    no_image = making.pod(
+        run, 1, phase="Pending", state={"waiting": {"reason": "ErrImagePull", "message": "none"}}
+    )
+    assert (
+        condition(status_of(step(run, jobs=[job], pods=[on_lost])), "Waiting").reason == "NodeLost"
+    )
     assert status_of(step(run, jobs=[job], pods=[no_image])).phase == "Failed"
 
 
 def _status(*records: Record, **more: Any) -> Status:
-    return Status(**{"context_version": 1, "attempt": records[-1].number, "attempts_allowed": 3, "attempts": records, **more})
+    return Status(
+        **{
+            "context_version": 1,
+            "attempt": records[-1].number,
+            "attempts_allowed": 3,
+            "attempts": records,
+            **more,
+        }
+    )
 
 
 def _failed(number: int) -> Record:
@@ -132,7 +171,9 @@ def _run(**spec: Any) -> Wanted:
 
 def test_what_is_no_longer_told_is_still_counted():
     """Records that the status has no room for keep what they used up."""
-    used = _status(*(_failed(number) for number in range(1, MOST_RECORDS + 1)), attempts_allowed=1000)
+    used = _status(
+        *(_failed(number) for number in range(1, MOST_RECORDS + 1)), attempts_allowed=1000
+    )
     more = standing.begun(used, MOST_RECORDS + 1, _run(), NOW)
     assert (len(more.attempts), more.used_before) == (MOST_RECORDS, 1)
     closed = standing.closed(more, End(outcome=Outcome(kind=OutcomeKind.FAILED)), _run(), NOW, 0.5)
@@ -143,7 +184,12 @@ def test_a_retry_allows_one_attempt_more():
     """What had used up its attempts may try once more; what had some left keeps them."""
     assert standing.allowed_more(_status(_failed(1), attempts_allowed=1)).attempts_allowed == 2
     assert standing.allowed_more(_status(_failed(1), attempts_allowed=3)).attempts_allowed == 3
-    run = body(over(1), phase="Failed", attemptsAllowed=1, meta={"annotations": {"perdure.dev/retry": "once"}})
+    run = body(
+        over(1),
+        phase="Failed",
+        attemptsAllowed=1,
+        meta={"annotations": {"perdure.dev/retry": "once"}},
+    )
     found = status_of(step(run))
     assert (found.phase, found.attempts_allowed, found.retried) == ("Queued", 2, "once")
 
@@ -157,13 +203,22 @@ def test_trouble_before_an_attempt_is_waited_for():
 
 
 def test_an_attempt_of_which_nothing_is_known_may_have_worked():
-    """Its Job may have come and gone while no operator looked: what was saved before it says nothing of what it did."""
+    """Its Job may have come and gone while no operator looked: what was saved before it says
+    nothing of what it did."""
     deleted = {"deletionTimestamp": "2026-11-21T10:00:00Z"}
-    run = body(over(1, OutcomeKind.SUCCEEDED), {"number": 2}, spec=DELETE, meta=deleted, workspace={"saved": True})
+    run = body(
+        over(1, OutcomeKind.SUCCEEDED),
+        {"number": 2},
+        spec=DELETE,
+        meta=deleted,
+        workspace={"saved": True},
+    )
     assert step(run) == steps.Look()
     closed = status_of(step(run, fresh=True))
     assert closed.attempts[-1].outcome == OutcomeKind.CANCELLED and not closed.workspace.saved
-    never_told = body({"number": 1, "outcome": "cancelled"}, phase="Suspended", spec=STORE, meta=deleted)
+    never_told = body(
+        {"number": 1, "outcome": "cancelled"}, phase="Suspended", spec=STORE, meta=deleted
+    )
     assert "attempt 1" in condition(status_of(step(never_told)), "UnsavedWork").message
     assert isinstance(step(body(spec=DELETE, meta=deleted)), steps.Release)
 
@@ -174,7 +229,10 @@ def test_a_jobs_uid_is_told_before_it_is_stopped():
     job = making.job(run, 1)
     found = status_of(step(run, jobs=[job]))
     assert found.attempts[0].job_uid == job["metadata"]["uid"] and found.open is not None
-    assert isinstance(step(body({"number": 1, "jobUID": making.job_uid(1)}, spec={"suspend": True}), jobs=[job]), steps.Stop)
+    assert isinstance(
+        step(body({"number": 1, "jobUID": making.job_uid(1)}, spec={"suspend": True}), jobs=[job]),
+        steps.Stop,
+    )
 
 
 def _updated(*attempts: dict[str, Any], phase: str, **more: Any) -> Status:
@@ -186,48 +244,77 @@ def _updated(*attempts: dict[str, Any], phase: str, **more: Any) -> Status:
 
 @pytest.mark.parametrize("phase", ["Succeeded", "Failed", "Queued", "Suspended"])
 def test_an_update_has_all_its_attempts(phase: str):
-    """New instructions are tried as often as the policy says, whatever those before had used up, and no oftener."""
+    """New instructions are tried as often as the policy says, whatever those before had used up,
+    and no oftener."""
     lost = {"number": 3, "outcome": "lost", "infrastructure": True}
     assert _updated(over(1), over(2), lost, phase=phase).attempts_allowed == 4
     assert _updated(lost, phase=phase).attempts_allowed == 2
 
 
 def test_an_update_of_an_attempt_at_work_counts_from_its_end():
-    """The attempt at work is of the instructions before; those that came while it ran have all their attempts after it."""
+    """The attempt at work is of the instructions before; those that came while it ran have all
+    their attempts after it."""
     during = _updated(over(1), {"number": 2}, phase="Running")
     run = _run(contextVersion=2, policy={"attempts": 2})
     for kind, allowed in ((OutcomeKind.FAILED, 4), (OutcomeKind.RATE_LIMITED, 3)):
         closed = standing.closed(during, End(outcome=Outcome(kind=kind)), run, NOW, 0.5)
         assert (closed.phase, closed.attempts_allowed) == ("Queued", allowed)
-    unrecorded = body(over(1), {"number": 2}, spec={"contextVersion": 2, "policy": {"attempts": 2}}, attemptsAllowed=2)
-    closed = standing.closed(wanted(unrecorded).status, End(outcome=Outcome(kind=OutcomeKind.FAILED)), run, NOW, 0.5)
+    unrecorded = body(
+        over(1),
+        {"number": 2},
+        spec={"contextVersion": 2, "policy": {"attempts": 2}},
+        attemptsAllowed=2,
+    )
+    closed = standing.closed(
+        wanted(unrecorded).status, End(outcome=Outcome(kind=OutcomeKind.FAILED)), run, NOW, 0.5
+    )
     assert (closed.phase, closed.attempts_allowed) == ("Queued", 4)
 
 
 def test_attempts_that_did_not_count_are_no_credit_for_a_retry():
     """After three losses and a failure one more attempt is one more, and not four."""
     lost = tuple(Record(number=number, outcome="lost", infrastructure=True) for number in (1, 2, 3))
-    assert standing.allowed_more(_status(*lost, _failed(4), attempts_allowed=1)).attempts_allowed == 2
+    assert (
+        standing.allowed_more(_status(*lost, _failed(4), attempts_allowed=1)).attempts_allowed == 2
+    )
     at_work = standing.allowed_more(_status(*lost, Record(number=4), attempts_allowed=1))
     assert at_work.attempts_allowed == 2
 
 
 def test_a_claim_that_is_being_made_is_no_trouble():
-    """A volume takes some seconds to be made: that is told only when it took longer; a lack of room is told at once."""
-    message = {"conditions": [{"type": "PodScheduled", "status": "False", "message": "pod has unbound immediate PersistentVolumeClaims"}]}
+    """A volume takes some seconds to be made: that is told only when it took longer; a lack of room
+    is told at once."""
+    message = {
+        "conditions": [
+            {
+                "type": "PodScheduled",
+                "status": "False",
+                "message": "pod has unbound immediate PersistentVolumeClaims",
+            }
+        ]
+    }
     run = body({"number": 1, "jobUID": making.job_uid(1)})
     job, pod = making.job(run, 1), making.pod(run, 1, phase="Pending", **message)
     made = moment("2026-11-21T10:00:00Z")
     early = step(run, jobs=[job], pods=[pod], now=made + 5_000)
-    assert isinstance(early, steps.Rest | steps.Tell) and (isinstance(early, steps.Rest) or early.status.condition("Waiting") is None)
-    assert condition(status_of(step(run, jobs=[job], pods=[pod], now=made + 15_001)), "Waiting").reason == "ClaimPending"
+    assert isinstance(early, steps.Rest | steps.Tell) and (
+        isinstance(early, steps.Rest) or early.status.condition("Waiting") is None
+    )
+    assert (
+        condition(status_of(step(run, jobs=[job], pods=[pod], now=made + 15_001)), "Waiting").reason
+        == "ClaimPending"
+    )
     message["conditions"][0]["message"] = "0/2 nodes: Insufficient cpu"
     full = making.pod(run, 1, phase="Pending", **message)
-    assert condition(status_of(step(run, jobs=[job], pods=[full], now=made + 5_000)), "Waiting").reason == "Unschedulable"
+    assert (
+        condition(status_of(step(run, jobs=[job], pods=[full], now=made + 5_000)), "Waiting").reason
+        == "Unschedulable"
+    )
 
 
 def test_a_claim_that_goes_with_its_taskrun_is_held_until_then():
-    """At the end of a run the finalizer goes, but not where the claim is to be deleted with the TaskRun, saved or not."""
+    """At the end of a run the finalizer goes, but not where the claim is to be deleted with the
+    TaskRun, saved or not."""
     ended = over(1, OutcomeKind.SUCCEEDED)
     kept = body(ended, phase="Succeeded", workspace={"saved": True})
     assert step(kept) == steps.Release()
@@ -238,26 +325,52 @@ def test_a_claim_that_goes_with_its_taskrun_is_held_until_then():
 
 
 def test_a_pod_that_only_looks_like_ours_is_passed_over():
-    """A pod with the labels of an attempt and the word of success, of no Job or of another's: told by name, after a fresh look, and not
-    believed; when it is gone, that is over."""
+    """A pod with the labels of an attempt and the word of success, of no Job or of another's: told
+    by name, after a fresh look, and not believed; when it is gone, that is over."""
     run = body({"number": 1, "jobUID": making.job_uid(1)})
     job, word = making.job(run, 1), making.told(1, OutcomeKind.SUCCEEDED)
-    for owners in ([], [{"kind": "Job", "uid": making.job_uid(9), "controller": True}], [{"kind": "Job", "uid": making.job_uid(1)}]):
-        copy = making.pod(run, 1, phase="Succeeded", state=word, metadata={"name": "copy", "ownerReferences": owners})
+    for owners in (
+        [],
+        [{"kind": "Job", "uid": making.job_uid(9), "controller": True}],
+        [{"kind": "Job", "uid": making.job_uid(1)}],
+    ):
+        copy = making.pod(
+            run,
+            1,
+            phase="Succeeded",
+            state=word,
+            metadata={"name": "copy", "ownerReferences": owners},
+        )
         assert step(run, jobs=[job], pods=[copy]) == steps.Look()
         found = status_of(step(run, jobs=[job], pods=[copy], fresh=True))
-        assert condition(found, "Foreign").reason == "NotOwned" and "copy" in condition(found, "Foreign").message
+        assert (
+            condition(found, "Foreign").reason == "NotOwned"
+            and "copy" in condition(found, "Foreign").message
+        )
         told = body({"number": 1, "jobUID": making.job_uid(1)})
         told["status"] |= standing.patch(told["status"], found)
         after = step(told, jobs=[job], pods=[copy])
-        assert isinstance(after, steps.Rest) or (isinstance(after, steps.Tell) and after.status.open is not None)
+        assert isinstance(after, steps.Rest) or (
+            isinstance(after, steps.Tell) and after.status.open is not None
+        )
         assert status_of(step(told, jobs=[job])).condition("Foreign") is None
-    assert status_of(step(run, jobs=[job], pods=[making.pod(run, 1, phase="Succeeded", state=word)])).phase == "Succeeded"
+    assert (
+        status_of(
+            step(run, jobs=[job], pods=[making.pod(run, 1, phase="Succeeded", state=word)])
+        ).phase
+        == "Succeeded"
+    )
 
 
 def test_no_attempt_begins_beside_a_pod_that_looks_like_ours():
-    """It may write to the volume: neither the next attempt nor the open one's Job is made while it is there."""
-    told = {"type": "Foreign", "status": "True", "reason": "NotOwned", "lastTransitionTime": "2026-11-21T10:00:00Z"}
+    """It may write to the volume: neither the next attempt nor the open one's Job is made while it
+    is there."""
+    told = {
+        "type": "Foreign",
+        "status": "True",
+        "reason": "NotOwned",
+        "lastTransitionTime": "2026-11-21T10:00:00Z",
+    }
     for run in (body(over(1), phase="Queued"), body({"number": 1})):
         copy = making.pod(run, 1, metadata={"name": "copy", "ownerReferences": []})
         found = status_of(step(run, pods=[copy], fresh=True))

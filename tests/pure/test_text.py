@@ -46,7 +46,10 @@ HOSTILE = {
     "lone surrogate": ("a\ud800b", "a?b"),
     "kept": ("tab\tline\nüß漢🎉é", "tab\tline\nüß漢🎉é"),
 }
-pieces = st.sampled_from([hostile for hostile, _ in HOSTILE.values()] + ["\x1b", "\x1b[", "\x1b]", "[2J", "\x9b", "\\", "m", "\x07"])
+pieces = st.sampled_from(
+    [hostile for hostile, _ in HOSTILE.values()]
+    + ["\x1b", "\x1b[", "\x1b]", "[2J", "\x9b", "\\", "m", "\x07"]
+)
 any_text = st.lists(pieces | st.text(st.characters()), max_size=8).map("".join)
 
 
@@ -58,12 +61,23 @@ def test_the_corpus(text: str, shown: str) -> None:
 
 @given(any_text)
 def test_nothing_that_a_terminal_obeys_is_left(text: str) -> None:
-    """However the pieces are put together: no control but newline and tab, nothing that turns direction, and it can be printed."""
+    """However the pieces are put together: no control but newline and tab, nothing that turns
+    direction, and it can be printed."""
     for shown in (clean(text), one_line(text), visible(text), cut(clean(text), 7)):
         shown.encode()
         for character in shown:
             assert character in "\n\t" or unicodedata.category(character) != "Cc"
-            assert unicodedata.bidirectional(character) not in {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+            assert unicodedata.bidirectional(character) not in {
+                "LRE",
+                "RLE",
+                "LRO",
+                "RLO",
+                "PDF",
+                "LRI",
+                "RLI",
+                "FSI",
+                "PDI",
+            }
             assert character not in "\u200e\u200f\u061c"
     assert clean(clean(text)) == clean(text)
 
@@ -81,7 +95,8 @@ def test_what_is_hidden_can_be_shown() -> None:
 
 @given(any_text, st.integers(2, 40))
 def test_one_line_is_one_line(text: str, width: int) -> None:
-    """No line break is left, and the line is as long as allowed at most, with a mark where it was cut."""
+    """No line break is left, and the line is as long as allowed at most, with a mark where it was
+    cut."""
     line = one_line(text, width)
     assert len(line.splitlines()) <= 1
     assert len(line) <= width
@@ -89,12 +104,16 @@ def test_one_line_is_one_line(text: str, width: int) -> None:
 
 
 def columns_of(line: str) -> int:
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in line)
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in line
+    )
 
 
 @given(st.text(st.sampled_from("ab漢🎉e\u0301 "), max_size=20), st.integers(1, 24))
 def test_a_cut_line_fits_its_columns(line: str, width: int) -> None:
-    """Wide characters and marks counted, a line never takes more columns than there are, and is cut only if it must be."""
+    """Wide characters and marks counted, a line never takes more columns than there are, and is cut
+    only if it must be."""
     shown = cut(line, width)
     assert columns_of(shown) <= width
     assert (shown == line) == (columns_of(line) <= width)
@@ -103,7 +122,17 @@ def test_a_cut_line_fits_its_columns(line: str, width: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(-5, "0s"), (0, "0s"), (59, "59s"), (60, "1m"), (3599, "59m"), (3600, "1h"), (86_399, "23h"), (864_000, "10d")]
+    ("seconds", "words"),
+    [
+        (-5, "0s"),
+        (0, "0s"),
+        (59, "59s"),
+        (60, "1m"),
+        (3599, "59m"),
+        (3600, "1h"),
+        (86_399, "23h"),
+        (864_000, "10d"),
+    ],
 )
 def test_ages(seconds: int, words: str) -> None:
     """One unit, rounded down; a clock that went back shows no negative age."""
@@ -112,7 +141,15 @@ def test_ages(seconds: int, words: str) -> None:
 
 @pytest.mark.parametrize(
     ("count", "words"),
-    [(0, "0"), (999, "999"), (1000, "1.0k"), (12_345, "12.3k"), (999_949, "999.9k"), (999_999, "1.0M"), (1_234_567, "1.2M")],
+    [
+        (0, "0"),
+        (999, "999"),
+        (1000, "1.0k"),
+        (12_345, "12.3k"),
+        (999_949, "999.9k"),
+        (999_999, "1.0M"),
+        (1_234_567, "1.2M"),
+    ],
 )
 def test_token_counts(count: int, words: str) -> None:
     """Short, and never a thousand thousands."""
@@ -120,10 +157,14 @@ def test_token_counts(count: int, words: str) -> None:
 
 
 def test_why_a_run_has_failed_is_said_once() -> None:
-    """A run that failed because an attempt failed: one word for both, as the run's own line and as why it has failed."""
+    """A run that failed because an attempt failed: one word for both, as the run's own line and as
+    why it has failed."""
     ended = RunFinished(state="failed", reason="failed: killed by SIGKILL; 1 of 1 attempts used")
     assert line_of(Record("r", 1, 0, 0, ended)) == "failed: killed by SIGKILL; 1 of 1 attempts used"
-    assert line_of(Record("r", 1, 0, 0, RunFinished(state="failed", reason="lost: no word"))) == "failed: lost: no word"
+    assert (
+        line_of(Record("r", 1, 0, 0, RunFinished(state="failed", reason="lost: no word")))
+        == "failed: lost: no word"
+    )
     assert line_of(Record("r", 1, 0, 0, RunFinished(state="succeeded"))) == "succeeded"
 
 
@@ -135,7 +176,8 @@ def test_a_moment_is_local_time() -> None:
 
 @pytest.mark.parametrize("log", ["full", "gone", "closed"])
 def test_a_log_that_takes_nothing_ends_nothing(log: str) -> None:
-    """A log on a full disk, one whose reader has gone, and none at all: what is told is lost, and the thread that told it goes on."""
+    """A log on a full disk, one whose reader has gone, and none at all: what is told is lost, and
+    the thread that told it goes on."""
     code = "from perdure.cli.pool import say\nfor n in range(3): say(f'line {n}')\nprint('goes on')"
     if log == "closed":
         code = f"import os, sys\nsys.stderr.close()\n{code}"
@@ -144,19 +186,25 @@ def test_a_log_that_takes_nothing_ends_nothing(log: str) -> None:
         os.close(reader)
     else:
         taken = os.open("/dev/full", os.O_WRONLY)
-    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=taken, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=taken, text=True, check=False
+    )
     os.close(taken)
     assert done.stdout == "goes on\n"
 
 
 def test_what_runs_in_threads_tells_by_tell() -> None:
-    """Outside the command line and the programs that perdure starts, nobody prints to standard error in another way."""
+    """Outside the command line and the programs that perdure starts, nobody prints to standard
+    error in another way."""
     top = Path(perdure.__file__).parent
     found = [
         f"{path.relative_to(top)}:{node.lineno}"
         for path in top.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_bytes()))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
-        if path.relative_to(top).parts[0] not in ("cli", "rehearsal", "text.py") and path.name != "init.py"
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "print"
+        if path.relative_to(top).parts[0] not in ("cli", "rehearsal", "text.py")
+        and path.name != "init.py"
     ]
     assert found == []

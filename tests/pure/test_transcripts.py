@@ -24,10 +24,18 @@ ID = "aaaa-1"
 
 
 class Diary:
-    """An agent that writes `prompt ...` and `answer ...` lines into `{home}/diaries/{id}.txt`; beside it a directory `{id}`."""
+    """An agent that writes `prompt ...` and `answer ...` lines into `{home}/diaries/{id}.txt`;
+    beside it a directory `{id}`."""
 
     name = "diary"
-    abilities = Abilities(choose_id=True, fork=False, resume_by_path=False, cwd_bound=False, cumulative_usage=False, max_prompt_bytes=0)
+    abilities = Abilities(
+        choose_id=True,
+        fork=False,
+        resume_by_path=False,
+        cwd_bound=False,
+        cumulative_usage=False,
+        max_prompt_bytes=0,
+    )
     variables = ()
     archive = None
 
@@ -46,7 +54,11 @@ class Diary:
         return [beside] if beside.is_dir() else []
 
     def prompts(self, transcript: bytes) -> list[Prompt]:
-        return [Prompt(line[7:].decode("utf-8", "replace")) for line in transcript.split(b"\n") if line.startswith(b"prompt ")]
+        return [
+            Prompt(line[7:].decode("utf-8", "replace"))
+            for line in transcript.split(b"\n")
+            if line.startswith(b"prompt ")
+        ]
 
 
 class Desk:
@@ -57,7 +69,11 @@ class Desk:
         self.home, self.state = top / "home", top / "state"
         self.transcript = self.home / "diaries" / f"{ID}.txt"
         self.transcript.parent.mkdir(parents=True)
-        self.copies = Copies(self.state / "transcripts", redactor) if redactor else Copies(self.state / "transcripts")
+        self.copies = (
+            Copies(self.state / "transcripts", redactor)
+            if redactor
+            else Copies(self.state / "transcripts")
+        )
         self.copy = self.copies.of("diary", ID)
 
     def write(self, text: str) -> None:
@@ -101,14 +117,20 @@ def open_umask() -> Iterator[None]:
 def contents(top: Path) -> set[str]:
     """The content of every regular file below, but for what perdure notes for itself."""
     own = ("lock", "known.json")
-    return {path.read_text() for path in top.rglob("*") if path.is_file() and not path.is_symlink() and path.name not in own}
+    return {
+        path.read_text()
+        for path in top.rglob("*")
+        if path.is_file() and not path.is_symlink() and path.name not in own
+    }
 
 
-# --- take ----------------------------------------------------------------------------------------------------------
+# --- take
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_only_the_tail_is_written(desk: Desk) -> None:
-    """A transcript that grew is appended to the same file: what was copied before is not written again."""
+    """A transcript that grew is appended to the same file: what was copied before is not written
+    again."""
     desk.write("prompt a\nanswer a\n")
     desk.take()
     inode = desk.copy.stat().st_ino
@@ -121,7 +143,8 @@ def test_only_the_tail_is_written(desk: Desk) -> None:
 
 
 def test_nothing_new_writes_nothing(desk: Desk) -> None:
-    """A second look at the same transcript leaves the copy as it is, to the time of its last change."""
+    """A second look at the same transcript leaves the copy as it is, to the time of its last
+    change."""
     desk.write("prompt a\n")
     desk.take()
     os.utime(desk.copy, (1, 1))
@@ -130,10 +153,13 @@ def test_nothing_new_writes_nothing(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(
-    "now", ["prompt a\n", "", "prompt a\nanswer X\nprompt b\n", "something else\n"], ids=["shrunk", "emptied", "changed", "new"]
+    "now",
+    ["prompt a\n", "", "prompt a\nanswer X\nprompt b\n", "something else\n"],
+    ids=["shrunk", "emptied", "changed", "new"],
 )
 def test_a_transcript_that_changed_moves_the_copy_aside(desk: Desk, now: str) -> None:
-    """A copy that a deliberate change replaces is kept under a number, however often that happens."""
+    """A copy that a deliberate change replaces is kept under a number, however often that
+    happens."""
     first = "prompt a\nanswer a\n"
     desk.write(first)
     desk.take()
@@ -152,7 +178,9 @@ def test_a_transcript_that_changed_moves_the_copy_aside(desk: Desk, now: str) ->
     ids=["shrunk", "emptied", "changed", "new"],
 )
 @pytest.mark.parametrize("notes", [True, False])
-def test_a_transcript_that_lost_something_leaves_the_copy(desk: Desk, now: str, notes: bool) -> None:
+def test_a_transcript_that_lost_something_leaves_the_copy(
+    desk: Desk, now: str, notes: bool
+) -> None:
     """A transcript that no longer begins with the copy is not taken, with and without notes."""
     first = "prompt a\nanswer a\n"
     desk.write(first)
@@ -196,7 +224,8 @@ def test_a_torn_line_waits_until_it_is_whole(desk: Desk) -> None:
 
 
 def test_a_copy_torn_by_a_kill_is_completed(desk: Desk) -> None:
-    """A copy that ends in the middle of a line, because perdure died while writing, is completed and not moved aside."""
+    """A copy that ends in the middle of a line, because perdure died while writing, is completed
+    and not moved aside."""
     desk.write("prompt a\nanswer a\n")
     desk.take()
     os.truncate(desk.copy, 12)
@@ -217,7 +246,8 @@ def test_a_missing_transcript_leaves_the_copy(desk: Desk) -> None:
 
 
 def test_what_cannot_be_written_is_a_sentence(desk: Desk) -> None:
-    """A place that is no directory is a WorkspaceError that names the conversation; the transcript is untouched."""
+    """A place that is no directory is a WorkspaceError that names the conversation; the transcript
+    is untouched."""
     desk.write("prompt a\n")
     desk.state.write_text("in the way")
     with pytest.raises(WorkspaceError, match=f"{ID} could not be copied"):
@@ -238,7 +268,8 @@ def test_copies_are_private_whatever_the_umask(desk: Desk) -> None:
 
 
 def test_secrets_stay_out_and_places_stay_right(tmp_path: Path) -> None:
-    """A secret is replaced at its own length, in the transcript and in what lies beside it, and the next tail still fits."""
+    """A secret is replaced at its own length, in the transcript and in what lies beside it, and the
+    next tail still fits."""
     desk = Desk(tmp_path, Redactor.of({"API_KEY": "sk-very-secret"}))
     desk.write("prompt sk-very-secret\n")
     desk.belonging("spilled.txt", "key=sk-very-secret")
@@ -258,11 +289,13 @@ def test_ids_never_become_paths(desk: Desk) -> None:
         assert path.parent.parent == desk.copies.directory / "diary"
 
 
-# --- belongings ----------------------------------------------------------------------------------------------------
+# --- belongings
+# ----------------------------------------------------------------------------------------------------
 
 
 def test_belongings_follow(desk: Desk) -> None:
-    """What lies beside the transcript is copied, grows with it, and stays when the agent deletes it."""
+    """What lies beside the transcript is copied, grows with it, and stays when the agent deletes
+    it."""
     desk.write("prompt a\n")
     spilled = desk.belonging("tools/1.txt", "one")
     desk.take()
@@ -275,7 +308,8 @@ def test_belongings_follow(desk: Desk) -> None:
 
 
 def test_links_in_belongings_are_not_followed(desk: Desk, tmp_path: Path) -> None:
-    """Neither a linked file, nor a linked directory, nor a linked whole, nor a pipe brings anything else into the copies."""
+    """Neither a linked file, nor a linked directory, nor a linked whole, nor a pipe brings anything
+    else into the copies."""
     secret = tmp_path / "ssh"
     secret.mkdir()
     (secret / "id").write_text("a private key")
@@ -294,7 +328,8 @@ def test_links_in_belongings_are_not_followed(desk: Desk, tmp_path: Path) -> Non
 
 
 def test_a_belonging_that_changed_at_its_size_is_copied(desk: Desk) -> None:
-    """A file beside the transcript that was written over at the same length is copied as it is now; what it was stays, aside."""
+    """A file beside the transcript that was written over at the same length is copied as it is now;
+    what it was stays, aside."""
     desk.write("prompt a\n")
     spilled = desk.belonging("tools/1.json", "state one")
     desk.take()
@@ -305,7 +340,8 @@ def test_a_belonging_that_changed_at_its_size_is_copied(desk: Desk) -> None:
 
 
 def test_half_a_secret_in_a_belonging_is_not_kept(tmp_path: Path) -> None:
-    """A file that was copied while a secret was being written into it has the whole secret replaced as soon as it is whole."""
+    """A file that was copied while a secret was being written into it has the whole secret replaced
+    as soon as it is whole."""
     desk = Desk(tmp_path, Redactor.of({"API_KEY": "sk-very-secret"}))
     desk.write("prompt a\n")
     spilled = desk.belonging("1.txt", "key=sk-very")
@@ -316,7 +352,8 @@ def test_half_a_secret_in_a_belonging_is_not_kept(tmp_path: Path) -> None:
     assert desk.beside("1.txt").read_text() == f"key={'*' * 14} and more"
 
 
-# --- incremental ---------------------------------------------------------------------------------------------------
+# --- incremental
+# ---------------------------------------------------------------------------------------------------
 
 
 class Counting(Redactor):
@@ -331,11 +368,18 @@ class Counting(Redactor):
 
 def written() -> int:
     """Bytes that this process has written."""
-    return int(next(line for line in Path("/proc/self/io").read_text().splitlines() if line.startswith("wchar")).split()[1])
+    return int(
+        next(
+            line
+            for line in Path("/proc/self/io").read_text().splitlines()
+            if line.startswith("wchar")
+        ).split()[1]
+    )
 
 
 def test_a_long_transcript_that_grew_costs_what_is_new(tmp_path: Path) -> None:
-    """Of 4 MB that grew by 4 KB, little more than 4 KB is written and redacted; a first secret in it changes nothing of that."""
+    """Of 4 MB that grew by 4 KB, little more than 4 KB is written and redacted; a first secret in
+    it changes nothing of that."""
     secrets = Redactor.of({"API_KEY": "sk-very-secret"})
     desk = Desk(tmp_path, Counting(secrets.pattern, secrets.reach))
     desk.write("prompt sk-very-secret\n" + "answer with some words in it\n" * 150_000)
@@ -351,7 +395,8 @@ def test_a_long_transcript_that_grew_costs_what_is_new(tmp_path: Path) -> None:
 
 
 def test_a_change_far_before_the_end_is_noticed(desk: Desk) -> None:
-    """A transcript of which one early byte was changed while it grew is not taken; the copy stays."""
+    """A transcript of which one early byte was changed while it grew is not taken; the copy
+    stays."""
     text = "prompt a\n" + "answer with some words in it\n" * 1000
     desk.write(text)
     desk.take()
@@ -365,7 +410,8 @@ def test_a_change_far_before_the_end_is_noticed(desk: Desk) -> None:
 
 @pytest.mark.parametrize("damage", ["changed", "noted wrong", "notes gone"])
 def test_what_is_known_is_only_a_shortcut(desk: Desk, damage: str) -> None:
-    """A copy that somebody changed at its size, and notes that are wrong or gone, lead to a whole look: the copy is right again."""
+    """A copy that somebody changed at its size, and notes that are wrong or gone, lead to a whole
+    look: the copy is right again."""
     desk.write("prompt a\nanswer a\n")
     desk.take()
     notes = desk.copy.parent / "known.json"
@@ -380,16 +426,21 @@ def test_what_is_known_is_only_a_shortcut(desk: Desk, damage: str) -> None:
     assert desk.copy.read_text() == "prompt a\nanswer a\nprompt b\n"
 
 
-# --- parts ---------------------------------------------------------------------------------------------------------
+# --- parts
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_part_is_found_whatever_came_after_it(desk: Desk) -> None:
-    """What a checkpoint named of a conversation goes back exactly: after growth, after the copy was moved aside, after changes."""
+    """What a checkpoint named of a conversation goes back exactly: after growth, after the copy was
+    moved aside, after changes."""
     desk.write("prompt a\nanswer a\n")
     spilled = desk.belonging("tools/1.json", "one")
     desk.take()
     named = desk.copies.parts(desk.driver, ID)
-    assert [(part.name, part.size) for part in named] == [("main", 18), (f"beside/{ID}/tools/1.json", 3)]
+    assert [(part.name, part.size) for part in named] == [
+        ("main", 18),
+        (f"beside/{ID}/tools/1.json", 3),
+    ]
     desk.append("prompt b\n")
     spilled.write_text("two")
     desk.take()
@@ -402,7 +453,8 @@ def test_a_part_is_found_whatever_came_after_it(desk: Desk) -> None:
 
 
 def test_a_part_that_is_lost_is_said_to_be(desk: Desk) -> None:
-    """Where no copy begins with it any more nothing is put back, and nothing in the agent's home is touched."""
+    """Where no copy begins with it any more nothing is put back, and nothing in the agent's home is
+    touched."""
     desk.write("prompt a\n")
     desk.take()
     named = desk.copies.parts(desk.driver, ID)
@@ -414,11 +466,13 @@ def test_a_part_that_is_lost_is_said_to_be(desk: Desk) -> None:
     assert desk.copies.parts(desk.driver, "another") == ()
 
 
-# --- put back ------------------------------------------------------------------------------------------------------
+# --- put back
+# ------------------------------------------------------------------------------------------------------
 
 
 def test_a_copy_goes_back_where_the_file_is_gone(desk: Desk) -> None:
-    """The conversation and what belongs to it are there again, byte for byte, private; the copy stays."""
+    """The conversation and what belongs to it are there again, byte for byte, private; the copy
+    stays."""
     desk.write("prompt a\nanswer a\n")
     spilled = desk.belonging("tools/1.txt", "one")
     desk.take()
@@ -428,13 +482,17 @@ def test_a_copy_goes_back_where_the_file_is_gone(desk: Desk) -> None:
         assert desk.put_back() == desk.transcript
     assert desk.transcript.read_text() == "prompt a\nanswer a\n"
     assert spilled.read_text() == "one"
-    assert [stat.S_IMODE(path.stat().st_mode) for path in (desk.transcript, spilled)] == [0o600, 0o600]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (desk.transcript, spilled)] == [
+        0o600,
+        0o600,
+    ]
     assert desk.copy.read_text() == "prompt a\nanswer a\n"
     assert sorted(path.name for path in desk.transcript.parent.iterdir()) == [ID, f"{ID}.txt"]
 
 
 def test_what_lies_there_is_moved_aside(desk: Desk) -> None:
-    """The unusable transcript is kept under a number each time, and nothing of it is overwritten."""
+    """The unusable transcript is kept under a number each time, and nothing of it is
+    overwritten."""
     desk.write("prompt a\n")
     desk.take()
     desk.write("broken one")
@@ -446,7 +504,8 @@ def test_what_lies_there_is_moved_aside(desk: Desk) -> None:
 
 
 def test_belongings_of_the_agent_are_not_overwritten(desk: Desk) -> None:
-    """A file beside the transcript that differs from the copy is moved aside; one that is the same or has grown stays in place."""
+    """A file beside the transcript that differs from the copy is moved aside; one that is the same
+    or has grown stays in place."""
     desk.write("prompt a\n")
     for name in ("shrunk", "grown", "same"):
         desk.belonging(name, "from before")
@@ -462,7 +521,8 @@ def test_belongings_of_the_agent_are_not_overwritten(desk: Desk) -> None:
 
 
 def test_a_link_in_the_way_is_not_written_through(desk: Desk, tmp_path: Path) -> None:
-    """A link where the transcript, its stage or a belonging goes is set aside: what it leads to keeps its content."""
+    """A link where the transcript, its stage or a belonging goes is set aside: what it leads to
+    keeps its content."""
     precious = tmp_path / "precious"
     precious.write_text("mine, and longer than what is copied")
     desk.write("prompt a\n")
@@ -475,7 +535,10 @@ def test_a_link_in_the_way_is_not_written_through(desk: Desk, tmp_path: Path) ->
     stage.symlink_to(precious)
     desk.put_back()
     assert precious.read_text() == "mine, and longer than what is copied"
-    assert (desk.transcript.read_text(), spilled.read_text()) == ("prompt a\n", "long enough to be copied")
+    assert (desk.transcript.read_text(), spilled.read_text()) == (
+        "prompt a\n",
+        "long enough to be copied",
+    )
     assert not desk.transcript.is_symlink()
     assert not stage.is_symlink()
 
@@ -488,11 +551,14 @@ def test_a_dangling_link_is_kept_too(desk: Desk) -> None:
     desk.transcript.symlink_to("/nonexistent")
     desk.put_back()
     assert desk.transcript.read_text() == "prompt a\n"
-    assert [path.readlink() for path in desk.transcript.parent.iterdir() if path.is_symlink()] == [Path("/nonexistent")]
+    assert [path.readlink() for path in desk.transcript.parent.iterdir() if path.is_symlink()] == [
+        Path("/nonexistent")
+    ]
 
 
 def test_without_a_copy_the_agents_file_stays(desk: Desk) -> None:
-    """If the copy cannot be read, that is a sentence, and what lies in the agent's home is left where it is."""
+    """If the copy cannot be read, that is a sentence, and what lies in the agent's home is left
+    where it is."""
     desk.write("broken one")
     with pytest.raises(WorkspaceError, match=f"{ID} could not be put back"):
         desk.put_back()
@@ -514,9 +580,20 @@ def test_half_a_restore_leaves_no_stage(desk: Desk) -> None:
     assert not [path for path in desk.transcript.parent.iterdir() if path.name.startswith(".")]
 
 
-@given(st.lists(st.tuples(st.sampled_from(["append", "write", "delete", "take", "put back"]), st.text("ab\n", max_size=8)), max_size=12))
-def test_no_whole_line_that_was_copied_is_ever_lost(tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str]]) -> None:
-    """Whatever agent and perdure do in turn, each copy once taken is the beginning of some file in the store or in the home."""
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["append", "write", "delete", "take", "put back"]),
+            st.text("ab\n", max_size=8),
+        ),
+        max_size=12,
+    )
+)
+def test_no_whole_line_that_was_copied_is_ever_lost(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str]]
+) -> None:
+    """Whatever agent and perdure do in turn, each copy once taken is the beginning of some file in
+    the store or in the home."""
     desk = Desk(tmp_path_factory.mktemp("d", numbered=True))
     taken: list[str] = []
     for step, text in steps:
@@ -536,7 +613,8 @@ def test_no_whole_line_that_was_copied_is_ever_lost(tmp_path_factory: pytest.Tem
         assert all(any(each.startswith(earlier) for each in kept) for earlier in taken)
 
 
-# --- what is observed ----------------------------------------------------------------------------------------------
+# --- what is observed
+# ----------------------------------------------------------------------------------------------
 
 
 def test_a_snapshot_tells_growth_from_change(desk: Desk) -> None:
@@ -583,7 +661,8 @@ class Ledger(Diary):
 
 
 def test_a_conversation_in_an_archive_becomes_a_private_file(tmp_path: Path) -> None:
-    """It is written out as it stands now, in place of what was written before; one that is not there is none."""
+    """It is written out as it stands now, in place of what was written before; one that is not
+    there is none."""
     rows = {ID: b"prompt a\n"}
     driver: Any = Ledger(rows)
     directory = tmp_path / "attempt"

@@ -33,7 +33,11 @@ class Ended:
 
     @property
     def session(self) -> str:
-        return next(line.get("session_id") or line.get("thread_id") for line in self.lines if "session_id" in line or "thread_id" in line)
+        return next(
+            line.get("session_id") or line.get("thread_id")
+            for line in self.lines
+            if "session_id" in line or "thread_id" in line
+        )
 
     @property
     def result(self) -> dict[str, Any]:
@@ -50,13 +54,30 @@ class Agent:
     def argv(self, resume: str = "") -> list[str]:
         if self.name == "claude":
             own = ["--dangerously-skip-permissions", *(["--resume", resume] if resume else [])]
-            return [str(PROGRAMS["claude"]), "-p", "--output-format", "stream-json", "--verbose", *own]
+            return [
+                str(PROGRAMS["claude"]),
+                "-p",
+                "--output-format",
+                "stream-json",
+                "--verbose",
+                *own,
+            ]
         own = ["resume", "--json", resume] if resume else ["--json"]
-        return [str(PROGRAMS["codex"]), "exec", "--dangerously-bypass-approvals-and-sandbox", *own, "-"]
+        return [
+            str(PROGRAMS["codex"]),
+            "exec",
+            "--dangerously-bypass-approvals-and-sandbox",
+            *own,
+            "-",
+        ]
 
     def environ(self, rehearsal: Rehearsal, **options: Any) -> dict[str, str]:
         own = rehearsal.environ(self.name, self.scratch / "home" / self.name, **options)
-        outer = {"PATH": os.environ["PATH"], "HOME": str(self.scratch / "home"), "TMPDIR": str(self.scratch / "tmp")}
+        outer = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.scratch / "home"),
+            "TMPDIR": str(self.scratch / "tmp"),
+        }
         return {**outer, "LANG": "C.UTF-8", "IS_SANDBOX": "1", **own}
 
     @property
@@ -65,8 +86,19 @@ class Agent:
 
     def run(self, rehearsal: Rehearsal, prompt: str, resume: str = "", **options: Any) -> Ended:
         env = self.environ(rehearsal, **options)
-        done = subprocess.run(self.argv(resume), input=prompt.encode(), env=env, cwd=self.cwd, capture_output=True, timeout=PATIENCE_S)
-        return Ended(done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr.decode())
+        done = subprocess.run(
+            self.argv(resume),
+            input=prompt.encode(),
+            env=env,
+            cwd=self.cwd,
+            capture_output=True,
+            timeout=PATIENCE_S,
+        )
+        return Ended(
+            done.returncode,
+            [json.loads(line) for line in done.stdout.splitlines()],
+            done.stderr.decode(),
+        )
 
     def start(self, rehearsal: Rehearsal, prompt: str) -> subprocess.Popen[bytes]:
         """The same, left running, with its output thrown away."""
@@ -108,24 +140,42 @@ class Answer:
     @property
     def events(self) -> list[dict[str, Any]]:
         """The payloads of the server-sent events."""
-        return [json.loads(line.removeprefix("data: ")) for line in self.text.splitlines() if line.startswith("data: ")]
+        return [
+            json.loads(line.removeprefix("data: "))
+            for line in self.text.splitlines()
+            if line.startswith("data: ")
+        ]
 
 
-def ask(rehearsal: Rehearsal, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Answer:
+def ask(
+    rehearsal: Rehearsal,
+    method: str,
+    path: str,
+    body: Any = None,
+    headers: dict[str, str] | None = None,
+) -> Answer:
     """One raw request. Raises http.client.IncompleteRead when the answer is cut."""
     connection = http.client.HTTPConnection("127.0.0.1", rehearsal.port, timeout=30)
     try:
-        payload = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
+        payload = (
+            body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
+        )
         connection.request(method, path, payload, headers or {})
         response = connection.getresponse()
-        return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read().decode())
+        return Answer(
+            response.status,
+            {k.lower(): v for k, v in response.getheaders()},
+            response.read().decode(),
+        )
     finally:
         connection.close()
 
 
 def claude_body(*turns: str, stream: bool = True, **more: Any) -> dict[str, Any]:
     """A request of the Messages API in which user and assistant take turns."""
-    messages = [{"role": ("user", "assistant")[at % 2], "content": turn} for at, turn in enumerate(turns)]
+    messages = [
+        {"role": ("user", "assistant")[at % 2], "content": turn} for at, turn in enumerate(turns)
+    ]
     return {"model": "m", "max_tokens": 100, "stream": stream, "messages": messages, **more}
 
 

@@ -24,15 +24,21 @@ def wait_until(met: Callable[[], bool]) -> None:
 
 
 def test_two_turns_with_a_tool_call_and_a_resume(name: str, an_agent: Make):
-    """The CLI runs the scripted command for real, and after a resume the whole history reaches the model."""
+    """The CLI runs the scripted command for real, and after a resume the whole history reaches the
+    model."""
     agent = an_agent(name)
-    with Rehearsal("say I look.\nrun echo proof > made.txt; echo out\n---\nsay first answer\n---\nsay second answer") as rehearsal:
+    with Rehearsal(
+        "say I look.\nrun echo proof > made.txt; echo out\n---\nsay first answer\n---\nsay second "
+        "answer"
+    ) as rehearsal:
         first = agent.run(rehearsal, "hello one")
         assert (first.code, (agent.cwd / "made.txt").read_text()) == (0, "proof\n")
         second = agent.run(rehearsal, "hello two", resume=first.session)
         assert (second.code, second.session) == (0, first.session)
         assert rehearsal.prompts() == ["hello one", "hello two"]
-        *said, result, answer, prompt = [(message.role, message.text.strip()) for message in rehearsal.last.messages]
+        *said, result, answer, prompt = [
+            (message.role, message.text.strip()) for message in rehearsal.last.messages
+        ]
         assert said == [
             ("user", "hello one"),
             ("assistant", "I look."),
@@ -54,7 +60,8 @@ def test_usage_arrives_as_scripted(name: str, an_agent: Make):
 
 
 def test_a_failing_service_is_asked_again(name: str, an_agent: Make):
-    """The CLI takes the error for its own service's, tries again by itself and gets the rest of the reply."""
+    """The CLI takes the error for its own service's, tries again by itself and gets the rest of the
+    reply."""
     agent = an_agent(name)
     with Rehearsal(f"fail {529 if name == 'claude' else 500}\nsay recovered") as rehearsal:
         ended = agent.run(rehearsal, "hello", retries=1)
@@ -63,14 +70,19 @@ def test_a_failing_service_is_asked_again(name: str, an_agent: Make):
 
 
 def test_a_usage_limit_ends_the_run(name: str, an_agent: Make):
-    """The CLI takes the limit for its own service's: it fails after one request and names the limit."""
+    """The CLI takes the limit for its own service's: it fails after one request and names the
+    limit."""
     agent = an_agent(name)
     with Rehearsal("limit 3600\nsay after the limit") as rehearsal:
         now = time.time()
-        ended = agent.run(rehearsal, "hello", **({"subscription": True} if name == "claude" else {}))
+        ended = agent.run(
+            rehearsal, "hello", **({"subscription": True} if name == "claude" else {})
+        )
         assert (ended.code, len(rehearsal.requests)) == (1, 1)
     if name == "claude":
-        (told,) = [line["rate_limit_info"] for line in ended.lines if line["type"] == "rate_limit_event"]
+        (told,) = [
+            line["rate_limit_info"] for line in ended.lines if line["type"] == "rate_limit_event"
+        ]
         assert (ended.result["api_error_status"], ended.result["is_error"]) == (429, True)
         assert told["resetsAt"] == pytest.approx(now + 3600, abs=60)
     else:
@@ -85,10 +97,16 @@ def test_a_cut_stream_is_seen_as_such(name: str, an_agent: Make):
         assert [request.reply for request in rehearsal.requests] == [0, 1]
 
 
-def test_killed_in_a_tool_the_script_goes_on_where_the_conversation_stands(name: str, an_agent: Make):
-    """By history: after SIGKILL in the command and a resume the same reply comes again, then the next."""
+def test_killed_in_a_tool_the_script_goes_on_where_the_conversation_stands(
+    name: str, an_agent: Make
+):
+    """By history: after SIGKILL in the command and a resume the same reply comes again, then the
+    next."""
     agent = an_agent(name)
-    script = "by history\nrun touch begun; while [ ! -e go ]; do sleep 0.05; done; echo over\n---\nsay all done"
+    script = (
+        "by history\nrun touch begun; while [ ! -e go ]; do sleep 0.05; done; echo over\n---\nsay "
+        "all done"
+    )
     with Rehearsal(script) as rehearsal:
         process = agent.start(rehearsal, "hello")
         wait_until((agent.cwd / "begun").exists)
@@ -104,7 +122,8 @@ def test_killed_in_a_tool_the_script_goes_on_where_the_conversation_stands(name:
 
 
 def test_killed_in_a_reply_the_reply_is_given_again(name: str, an_agent: Make):
-    """A hang holds the CLI in mid-reply; after the kill and a resume the reply is played through."""
+    """A hang holds the CLI in mid-reply; after the kill and a resume the reply is played
+    through."""
     agent = an_agent(name)
     with Rehearsal("by history\nsay part one\nhang\nsay part two") as rehearsal:
         process = agent.start(rehearsal, "hello")
@@ -120,4 +139,6 @@ def test_killed_in_a_reply_the_reply_is_given_again(name: str, an_agent: Make):
 
 def kept(agent: Agent) -> str:
     """All conversations that the agent has on disk."""
-    return "".join(path.read_text() for path in Path(agent.scratch / "home" / agent.name).rglob("*.jsonl"))
+    return "".join(
+        path.read_text() for path in Path(agent.scratch / "home" / agent.name).rglob("*.jsonl")
+    )

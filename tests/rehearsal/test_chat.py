@@ -19,8 +19,15 @@ BASH = [{"type": "function", "function": {"name": "bash"}}]
 
 def body(*turns: str, stream: bool = True, **more: Any) -> dict[str, Any]:
     """A request in which user and assistant take turns."""
-    messages = [{"role": ("user", "assistant")[at % 2], "content": turn} for at, turn in enumerate(turns)]
-    return {"model": "m", "stream": stream, "messages": [{"role": "system", "content": "You are."}, *messages], **more}
+    messages = [
+        {"role": ("user", "assistant")[at % 2], "content": turn} for at, turn in enumerate(turns)
+    ]
+    return {
+        "model": "m",
+        "stream": stream,
+        "messages": [{"role": "system", "content": "You are."}, *messages],
+        **more,
+    }
 
 
 def chunks(text: str) -> list[dict[str, Any]]:
@@ -30,16 +37,26 @@ def chunks(text: str) -> list[dict[str, Any]]:
 
 
 def test_text_and_tool_are_streamed() -> None:
-    """A reply becomes chunks, with the shell tool that the request offered, the reason of its end and the usage asked for."""
+    """A reply becomes chunks, with the shell tool that the request offered, the reason of its end
+    and the usage asked for."""
     with Rehearsal("say I look.\nsay Closely.\nrun ls -l\nusage in=11 out=3 cached=5") as rehearsal:
         found = chunks(ask(rehearsal, "POST", CHAT, body("hello", tools=BASH)).text)
     deltas = [chunk["choices"][0]["delta"] for chunk in found if chunk["choices"]]
     assert "".join(delta.get("content", "") for delta in deltas) == "I look.\nClosely."
     (call,) = [call for delta in deltas for call in delta.get("tool_calls", ())]
-    assert (call["function"]["name"], json.loads(call["function"]["arguments"])["command"]) == ("bash", "ls -l")
-    assert [chunk["choices"][0]["finish_reason"] for chunk in found if chunk["choices"]][-1] == "tool_calls"
+    assert (call["function"]["name"], json.loads(call["function"]["arguments"])["command"]) == (
+        "bash",
+        "ls -l",
+    )
+    assert [chunk["choices"][0]["finish_reason"] for chunk in found if chunk["choices"]][
+        -1
+    ] == "tool_calls"
     used = found[-1]["usage"]
-    assert (used["prompt_tokens"], used["completion_tokens"], used["prompt_tokens_details"]) == (11, 3, {"cached_tokens": 5})
+    assert (used["prompt_tokens"], used["completion_tokens"], used["prompt_tokens_details"]) == (
+        11,
+        3,
+        {"cached_tokens": 5},
+    )
 
 
 def test_an_answer_as_one_body_when_not_streamed() -> None:
@@ -51,8 +68,13 @@ def test_an_answer_as_one_body_when_not_streamed() -> None:
 
 
 def test_what_reached_the_model_is_recorded() -> None:
-    """Texts, also in parts, calls and results, with the id that joins them; the system's words are left out."""
-    call = {"id": "c1", "type": "function", "function": {"name": "bash", "arguments": '{"command":"ls"}'}}
+    """Texts, also in parts, calls and results, with the id that joins them; the system's words are
+    left out."""
+    call = {
+        "id": "c1",
+        "type": "function",
+        "function": {"name": "bash", "arguments": '{"command":"ls"}'},
+    }
     said = [
         {"role": "user", "content": [{"type": "text", "text": "hello"}]},
         {"role": "assistant", "content": "", "tool_calls": [call]},
@@ -67,7 +89,11 @@ def test_what_reached_the_model_is_recorded() -> None:
 
 def test_after_a_kill_in_a_tool_the_reply_is_given_again() -> None:
     """By history: OpenCode's words for a broken-off tool count as no result."""
-    call = {"id": "c1", "type": "function", "function": {"name": "bash", "arguments": '{"command":"ls"}'}}
+    call = {
+        "id": "c1",
+        "type": "function",
+        "function": {"name": "bash", "arguments": '{"command":"ls"}'},
+    }
     said = [
         {"role": "user", "content": "hello"},
         {"role": "assistant", "content": None, "tool_calls": [call]},
@@ -80,7 +106,8 @@ def test_after_a_kill_in_a_tool_the_reply_is_given_again() -> None:
 
 
 def test_a_title_is_a_side_request() -> None:
-    """OpenCode asks for a title or a summary without tools: no script is used up. Any other client may ask without tools."""
+    """OpenCode asks for a title or a summary without tools: no script is used up. Any other client
+    may ask without tools."""
     with Rehearsal("say one\n---\nsay two") as rehearsal:
         ask(rehearsal, "POST", CHAT, body("hello"), OPENCODE)
         ask(rehearsal, "POST", CHAT, body("hello", tools=BASH), OPENCODE)
@@ -106,7 +133,8 @@ def test_a_limit_says_how_long_to_wait() -> None:
 
 
 def test_a_cut_breaks_the_stream_and_a_clean_one_only_the_answer() -> None:
-    """Cut: a broken connection. Clean: the stream ends in good order, without a reason and without the last line."""
+    """Cut: a broken connection. Clean: the stream ends in good order, without a reason and without
+    the last line."""
     with Rehearsal("say half of it\ncut\n---\nsay half of it\ncut clean") as rehearsal:
         with pytest.raises(http.client.IncompleteRead) as caught:
             ask(rehearsal, "POST", CHAT, body("hello"))

@@ -19,7 +19,11 @@ def said(cues: Cues, conversation: Conversation = NOW) -> str:
     if cue.failure:
         return type(cue.failure).__name__.lower()
     return " ".join(
-        action.text if isinstance(action, Say) else action.command if isinstance(action, Run) else type(action).__name__.lower()
+        action.text
+        if isinstance(action, Say)
+        else action.command
+        if isinstance(action, Run)
+        else type(action).__name__.lower()
         for action in cue.actions
     )
 
@@ -69,7 +73,10 @@ def test_by_history_an_interrupted_command_is_called_again():
     """A tool call without a result, or with one that tells of a kill, counts as not done."""
     cues = Cues(parse("by history\nsay a\nrun b\n---\nsay c"))
     assert said(cues, history("user 1", "say a", "dangling b", "user 2")) == "a b"
-    assert said(cues, history("user 1", "say a", "killed b", "say No response requested.", "user 2")) == "a b"
+    assert (
+        said(cues, history("user 1", "say a", "killed b", "say No response requested.", "user 2"))
+        == "a b"
+    )
     assert said(cues, history("user 1", "say a", "killed b", "user 2", "say a", "run b")) == "c"
 
 
@@ -81,28 +88,45 @@ def test_by_history_a_lost_history_starts_over():
 
 
 def test_by_history_a_hole_in_the_history_is_passed_over():
-    """The reply after the last one that stands there is given, although an earlier one is missing."""
-    assert said(Cues(parse("by history\nsay a\n---\nsay b\n---\nsay c")), history("user 1", "say b")) == "c"
+    """The reply after the last one that stands there is given, although an earlier one is
+    missing."""
+    assert (
+        said(Cues(parse("by history\nsay a\n---\nsay b\n---\nsay c")), history("user 1", "say b"))
+        == "c"
+    )
 
 
 def test_by_history_a_text_cut_short_does_not_count():
-    """Half a text (the CLI kept it at an interrupt) is not the reply, nor a later reply that reads the same."""
+    """Half a text (the CLI kept it at an interrupt) is not the reply, nor a later reply that reads
+    the same."""
     cues = Cues(parse("by history\nsay a long text\n---\nsay a"))
     assert said(cues, history("user 1", "say a", "user 2")) == "a long text"
 
 
 def test_the_first_script_that_matches_answers():
-    """A match looks at what the user said, anywhere in the conversation; each script counts for itself."""
+    """A match looks at what the user said, anywhere in the conversation; each script counts for
+    itself."""
     cues = Cues(parse("match red\nsay r1\n---\nsay r2\n===\nmatch blue\nsay b1"))
-    red, blue = history("user the red one", "say x", "user go on"), history("user the blue one", "say red")
-    assert [said(cues, red), said(cues, blue), said(cues, red), said(cues, NOW)] == ["r1", "b1", "r2", ""]
+    red, blue = (
+        history("user the red one", "say x", "user go on"),
+        history("user the blue one", "say red"),
+    )
+    assert [said(cues, red), said(cues, blue), said(cues, red), said(cues, NOW)] == [
+        "r1",
+        "b1",
+        "r2",
+        "",
+    ]
     assert cues.next(NOW).script is None
 
 
 def test_the_indices_say_what_answered():
     """Script and reply are counted from 0; after the last reply there is none."""
     cues = Cues(parse("match x\nsay a\n===\nsay b"))
-    assert [(cue.script, cue.reply) for cue in (cues.next(NOW), cues.next(NOW))] == [(1, 0), (1, None)]
+    assert [(cue.script, cue.reply) for cue in (cues.next(NOW), cues.next(NOW))] == [
+        (1, 0),
+        (1, None),
+    ]
 
 
 marks = st.sampled_from([("say", "a"), ("say", "b"), ("run", "a"), ("run", "b")])
@@ -112,13 +136,18 @@ def as_reply(given: list[Mark]) -> Reply:
     return Reply(tuple(Say(text) if kind == "say" else Run(text) for kind, text in given))
 
 
-replies = st.lists(st.lists(marks, min_size=1, max_size=4).map(as_reply).filter(lambda reply: reply.marks), min_size=1, max_size=6)
+replies = st.lists(
+    st.lists(marks, min_size=1, max_size=4).map(as_reply).filter(lambda reply: reply.marks),
+    min_size=1,
+    max_size=6,
+)
 
 
 @given(replies, st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=8))
 def test_by_history_survives_any_kills(script: list[Reply], kills: list[tuple[int, bool]]):
-    """However often a reply is broken off (so many of its marks kept, the last command finished or not), the next one given is
-    always the first that the history does not hold in full, also where replies are alike."""
+    """However often a reply is broken off (so many of its marks kept, the last command finished or
+    not), the next one given is always the first that the history does not hold in full, also where
+    replies are alike."""
     found: list[tuple[Mark, bool]] = [(("user", ""), False)]
     waiting = list(kills)
     for index, reply in enumerate(script):
@@ -127,7 +156,10 @@ def test_by_history_survives_any_kills(script: list[Reply], kills: list[tuple[in
             kept, finished = waiting.pop()
             part = reply.marks[: min(kept, len(reply.marks))]
             whole = len(part) == len(reply.marks) and (finished or part[-1][0] == "say")
-            found += [(mark, mark[0] == "say" or finished or at < len(part) - 1) for at, mark in enumerate(part)]
+            found += [
+                (mark, mark[0] == "say" or finished or at < len(part) - 1)
+                for at, mark in enumerate(part)
+            ]
             found.append((("user", ""), False))
             if whole:
                 break

@@ -24,21 +24,39 @@ def test_the_program_serves_until_it_is_told_to_end(tmp_path: Path):
     """It writes its port, plays the script, records the requests, and ends with 0 on SIGTERM."""
     script, record = tmp_path / "script", tmp_path / "record.jsonl"
     script.write_text("say from a file")
-    argv = [*PROGRAM, "--script", str(script), "--port-file", str(tmp_path / "port"), "--record", str(record)]
+    argv = [
+        *PROGRAM,
+        "--script",
+        str(script),
+        "--port-file",
+        str(tmp_path / "port"),
+        "--record",
+        str(record),
+    ]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         address = process.stdout.readline().strip()
         port = int((tmp_path / "port").read_text())
         assert address == f"http://127.0.0.1:{port}"
         there = type("There", (), {"port": port})()
-        assert ask(there, "POST", "/v1/messages", claude_body("hello", stream=False)).json["content"][0]["text"] == "from a file"
+        assert (
+            ask(there, "POST", "/v1/messages", claude_body("hello", stream=False)).json["content"][
+                0
+            ]["text"]
+            == "from a file"
+        )
         process.send_signal(signal.SIGTERM)
         assert process.wait() == 0
     assert json.loads(record.read_text())["messages"] == [{"role": "user", "text": "hello"}]
 
 
-@pytest.mark.parametrize(("text", "code", "complaint"), [("shout", 2, "line 1: unknown action"), (None, 1, "No such file")])
-def test_a_script_that_cannot_be_read_ends_the_program(tmp_path: Path, text: str | None, code: int, complaint: str):
+@pytest.mark.parametrize(
+    ("text", "code", "complaint"),
+    [("shout", 2, "line 1: unknown action"), (None, 1, "No such file")],
+)
+def test_a_script_that_cannot_be_read_ends_the_program(
+    tmp_path: Path, text: str | None, code: int, complaint: str
+):
     """One sentence on stderr, nothing on stdout, an exit code that says whose fault it is."""
     script = tmp_path / "script"
     if text is not None:
@@ -49,7 +67,8 @@ def test_a_script_that_cannot_be_read_ends_the_program(tmp_path: Path, text: str
 
 
 def test_codex_can_be_configured_by_arguments_alone(an_agent):
-    """`codex_args` is the same configuration as the file, for a Codex home that must not be touched."""
+    """`codex_args` is the same configuration as the file, for a Codex home that must not be
+    touched."""
     agent: Agent = an_agent("codex")
     home = agent.scratch / "plain"
     home.mkdir()
@@ -57,14 +76,17 @@ def test_codex_can_be_configured_by_arguments_alone(an_agent):
         argv = agent.argv()
         argv[2:2] = rehearsal.codex_args()
         env = {**agent.environ(rehearsal), **rehearsal.environ("codex"), "CODEX_HOME": str(home)}
-        done = subprocess.run(argv, input=b"hello", env=env, cwd=agent.cwd, capture_output=True, timeout=PATIENCE_S)
+        done = subprocess.run(
+            argv, input=b"hello", env=env, cwd=agent.cwd, capture_output=True, timeout=PATIENCE_S
+        )
         assert done.returncode == 0
         assert rehearsal.prompts() == ["hello"]
         assert not (home / "config.toml").exists()
 
 
 def test_the_codex_home_is_valid_toml(tmp_path: Path):
-    """The file names the rehearsal as the only provider and switches off what would look for another network."""
+    """The file names the rehearsal as the only provider and switches off what would look for
+    another network."""
     with Rehearsal() as rehearsal:
         rehearsal.write_codex_home(tmp_path / "home")
         settings = tomllib.loads((tmp_path / "home" / "config.toml").read_text())

@@ -10,10 +10,19 @@ from perdure.rehearsal import Rehearsal
 from perdure.rehearsal.rules import refusal
 from tests.rehearsal.conftest import ask
 
-CALL = {"role": "assistant", "content": [{"type": "tool_use", "id": "c1", "name": "Bash", "input": {}}]}
-RESULT = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1", "content": "one"}]}
+CALL = {
+    "role": "assistant",
+    "content": [{"type": "tool_use", "id": "c1", "name": "Bash", "input": {}}],
+}
+RESULT = {
+    "role": "user",
+    "content": [{"type": "tool_result", "tool_use_id": "c1", "content": "one"}],
+}
 ASK = {"role": "user", "content": [{"type": "text", "text": "hello"}]}
-FUNCTION, OUTPUT = {"type": "function_call", "call_id": "c1"}, {"type": "function_call_output", "call_id": "c1", "output": "one"}
+FUNCTION, OUTPUT = (
+    {"type": "function_call", "call_id": "c1"},
+    {"type": "function_call_output", "call_id": "c1", "output": "one"},
+)
 TOOL_CALLS = {"role": "assistant", "tool_calls": [{"id": "c1"}]}
 
 
@@ -23,27 +32,46 @@ def said(*blocks: dict[str, Any]) -> dict[str, Any]:
 
 def image(data: str) -> dict[str, Any]:
     shown = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}}
-    return {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1", "content": [shown]}]}
+    return {
+        "role": "user",
+        "content": [{"type": "tool_result", "tool_use_id": "c1", "content": [shown]}],
+    }
 
 
 @pytest.mark.parametrize(
     ("messages", "words"),
     [
         ([ASK, CALL, RESULT, ASK], ""),
-        ([{"role": "user", "content": "hello"}, said({"type": "thinking", "thinking": "hm", "signature": "s"})], ""),
+        (
+            [
+                {"role": "user", "content": "hello"},
+                said({"type": "thinking", "thinking": "hm", "signature": "s"}),
+            ],
+            "",
+        ),
         ([ASK, CALL, ASK], "without `tool_result` blocks immediately after: c1"),
         ([ASK, CALL], "without `tool_result` blocks immediately after"),
         ([ASK, RESULT], "unexpected `tool_use_id` found in `tool_result` blocks: c1"),
-        ([ASK, CALL, {"role": "user", "content": [*RESULT["content"], *RESULT["content"]]}], "unexpected `tool_use_id`"),
+        (
+            [ASK, CALL, {"role": "user", "content": [*RESULT["content"], *RESULT["content"]]}],
+            "unexpected `tool_use_id`",
+        ),
         ([ASK, said({"type": "text", "text": " "})], "text content blocks must be non-empty"),
-        ([ASK, said({"type": "tool_use", "id": "c1", "name": "Bash"})], "tool_use.input: Field required"),
-        ([ASK, said({"type": "thinking", "thinking": "hm", "signature": ""})], "Invalid `signature` in `thinking` block"),
+        (
+            [ASK, said({"type": "tool_use", "id": "c1", "name": "Bash"})],
+            "tool_use.input: Field required",
+        ),
+        (
+            [ASK, said({"type": "thinking", "thinking": "hm", "signature": ""})],
+            "Invalid `signature` in `thinking` block",
+        ),
         ([ASK, CALL, image("A" * 6_000_000)], "image exceeds 5 MB maximum"),
         ([ASK, CALL, image("")], "image cannot be empty"),
     ],
 )
 def test_what_anthropic_refuses(messages: list[dict[str, Any]], words: str) -> None:
-    """Calls and results in pairs, one after the other; no empty text, no thought without a signature, no image over the limit."""
+    """Calls and results in pairs, one after the other; no empty text, no thought without a
+    signature, no image over the limit."""
     found = refusal("anthropic", {"messages": messages})
     assert words in found and bool(words) == bool(found)
 
@@ -53,11 +81,23 @@ def test_what_anthropic_refuses(messages: list[dict[str, Any]], words: str) -> N
     [
         ("openai", {"input": [FUNCTION, OUTPUT]}, ""),
         ("openai", {"input": [FUNCTION]}, "No tool output found for function call c1"),
-        ("openai", {"input": [OUTPUT, FUNCTION]}, "No tool call found for function call output with call_id c1"),
+        (
+            "openai",
+            {"input": [OUTPUT, FUNCTION]},
+            "No tool call found for function call output with call_id c1",
+        ),
         ("openai", {"input": [FUNCTION, OUTPUT, OUTPUT]}, "Duplicate item found"),
-        ("chat", {"messages": [TOOL_CALLS, {"role": "tool", "tool_call_id": "c1"}, {"role": "user"}]}, ""),
+        (
+            "chat",
+            {"messages": [TOOL_CALLS, {"role": "tool", "tool_call_id": "c1"}, {"role": "user"}]},
+            "",
+        ),
         ("chat", {"messages": [TOOL_CALLS, {"role": "user"}]}, "must be followed by tool messages"),
-        ("chat", {"messages": [{"role": "tool", "tool_call_id": "c1"}]}, "must be a response to a preceding message"),
+        (
+            "chat",
+            {"messages": [{"role": "tool", "tool_call_id": "c1"}]},
+            "must be a response to a preceding message",
+        ),
         ("gemini", {"contents": []}, ""),
         ("anthropic", {"messages": "nonsense"}, ""),
     ],

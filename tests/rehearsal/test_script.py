@@ -62,7 +62,8 @@ def test_a_script_may_be_empty():
 
 
 def test_the_marks_of_a_reply_are_what_it_leaves_in_a_history():
-    """Lines of one text are joined, commands stand for themselves, everything else leaves no mark."""
+    """Lines of one text are joined, commands stand for themselves, everything else leaves no
+    mark."""
     (script,) = parse("say a\nslow 1\nsay b\nrun c\nsay d\nusage in=1")
     assert script.replies[0].marks == (("say", "a\nb"), ("run", "c"), ("say", "d"))
 

@@ -22,7 +22,8 @@ SHELL = [{"type": "function", "name": "exec_command"}]
 
 
 def test_anthropic_streams_text_and_tool():
-    """A reply becomes the events of the Messages API, in their order, with the usage that was asked for."""
+    """A reply becomes the events of the Messages API, in their order, with the usage that was asked
+    for."""
     with Rehearsal("say I look.\nsay Closely.\nrun ls -l\nusage in=11 out=3 cached=5") as rehearsal:
         events = ask(rehearsal, "POST", MESSAGES, claude_body("hello")).events
     assert [event["type"] for event in events if event["type"] != "content_block_delta"] == [
@@ -39,20 +40,29 @@ def test_anthropic_streams_text_and_tool():
     assert events[0]["message"]["usage"]["cache_read_input_tokens"] == 5
     deltas = [event["delta"] for event in events if event["type"] == "content_block_delta"]
     assert "".join(delta.get("text", "") for delta in deltas) == "I look.\nClosely."
-    assert json.loads("".join(delta.get("partial_json", "") for delta in deltas))["command"] == "ls -l"
+    assert (
+        json.loads("".join(delta.get("partial_json", "") for delta in deltas))["command"] == "ls -l"
+    )
     assert events[-2]["delta"]["stop_reason"] == "tool_use"
     assert events[-2]["usage"]["output_tokens"] == 3
 
 
 @pytest.mark.parametrize(
-    ("place", "body", "of_a_cut"), [(MESSAGES, claude_body("hello"), {1: Tokens(22, 1, 0)}), (RESPONSES, codex_body("hello"), {})]
+    ("place", "body", "of_a_cut"),
+    [(MESSAGES, claude_body("hello"), {1: Tokens(22, 1, 0)}), (RESPONSES, codex_body("hello"), {})],
 )
-def test_what_was_reported_is_in_the_record(place: str, body: dict[str, Any], of_a_cut: dict[int, Tokens]):
-    """The record has what each answer told of its usage: of one that is cut off, what its service tells when it begins."""
+def test_what_was_reported_is_in_the_record(
+    place: str, body: dict[str, Any], of_a_cut: dict[int, Tokens]
+):
+    """The record has what each answer told of its usage: of one that is cut off, what its service
+    tells when it begins."""
     with Rehearsal("say a\nusage in=11 out=3 cached=5") as rehearsal:
         ask(rehearsal, "POST", place, body)
     assert rehearsal.reported == {1: Tokens(11, 3, 5)}
-    with Rehearsal("usage in=22 out=4\nsay b\ncut") as rehearsal, pytest.raises(http.client.IncompleteRead):
+    with (
+        Rehearsal("usage in=22 out=4\nsay b\ncut") as rehearsal,
+        pytest.raises(http.client.IncompleteRead),
+    ):
         ask(rehearsal, "POST", place, body)
     assert rehearsal.reported == of_a_cut
 
@@ -61,12 +71,16 @@ def test_anthropic_answers_as_one_body_when_not_streamed():
     """Without `stream` the same reply comes as plain JSON."""
     with Rehearsal("say a\nrun b") as rehearsal:
         message = ask(rehearsal, "POST", MESSAGES, claude_body("hello", stream=False)).json
-    assert [block.get("text") or block["input"]["command"] for block in message["content"]] == ["a", "b"]
+    assert [block.get("text") or block["input"]["command"] for block in message["content"]] == [
+        "a",
+        "b",
+    ]
     assert message["stop_reason"] == "tool_use"
 
 
 def test_openai_streams_text_and_tool():
-    """A reply becomes the events of the Responses API, with the shell tool that the request offered."""
+    """A reply becomes the events of the Responses API, with the shell tool that the request
+    offered."""
     with Rehearsal("say I look.\nrun ls -l\nusage in=11 out=3 cached=5") as rehearsal:
         events = ask(rehearsal, "POST", RESPONSES, codex_body("hello", tools=SHELL)).events
     done = [event["item"] for event in events if event["type"] == "response.output_item.done"]
@@ -97,9 +111,19 @@ def test_openai_uses_the_shell_tool_that_is_offered(tool: str, arguments: dict[s
 
 
 def test_openai_waits_on_for_a_command_that_still_runs():
-    """A shell tool that lost patience is asked to wait on; the script does not advance, and the wait is a side request."""
-    call = {"type": "function_call", "name": "exec_command", "call_id": "c1", "arguments": '{"cmd":"make"}'}
-    running = {"type": "function_call_output", "call_id": "c1", "output": "Wall time: 30\nProcess running with session ID 7\nOutput:\n"}
+    """A shell tool that lost patience is asked to wait on; the script does not advance, and the
+    wait is a side request."""
+    call = {
+        "type": "function_call",
+        "name": "exec_command",
+        "call_id": "c1",
+        "arguments": '{"cmd":"make"}',
+    }
+    running = {
+        "type": "function_call_output",
+        "call_id": "c1",
+        "output": "Wall time: 30\nProcess running with session ID 7\nOutput:\n",
+    }
     with Rehearsal("by history\nrun make\n---\nsay built") as rehearsal:
         body = codex_body("hello", stream=False, tools=SHELL)
         body["input"] += [call, running]
@@ -107,7 +131,11 @@ def test_openai_waits_on_for_a_command_that_still_runs():
         given = json.loads(wait["arguments"])
         body["input"] += [
             wait,
-            {"type": "function_call_output", "call_id": wait["call_id"], "output": "Process exited with code 0\nOutput:\n"},
+            {
+                "type": "function_call_output",
+                "call_id": wait["call_id"],
+                "output": "Process exited with code 0\nOutput:\n",
+            },
         ]
         (built,) = ask(rehearsal, "POST", RESPONSES, body).json["output"]
         assert (wait["name"], given["session_id"]) == ("write_stdin", 7)
@@ -117,30 +145,71 @@ def test_openai_waits_on_for_a_command_that_still_runs():
 
 
 def test_what_a_cli_adds_by_itself_is_not_in_the_record():
-    """The record holds what was said and done; reminders, environment notes and instructions are stripped."""
+    """The record holds what was said and done; reminders, environment notes and instructions are
+    stripped."""
     claude = claude_body()
     claude["messages"] = [
         {
             "role": "user",
-            "content": [{"type": "text", "text": "<system-reminder>\nx\n</system-reminder>\n"}, {"type": "text", "text": "first"}],
+            "content": [
+                {"type": "text", "text": "<system-reminder>\nx\n</system-reminder>\n"},
+                {"type": "text", "text": "first"},
+            ],
         },
         {"role": "system", "content": "# Environment"},
         {
             "role": "assistant",
-            "content": [{"type": "text", "text": "yes"}, {"type": "tool_use", "id": "t", "name": "Bash", "input": {"command": "ls"}}],
+            "content": [
+                {"type": "text", "text": "yes"},
+                {"type": "tool_use", "id": "t", "name": "Bash", "input": {"command": "ls"}},
+            ],
         },
-        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "file"}]}]},
+        {
+            "role": "user",
+            "content": [
+                {
+                    "type": "tool_result",
+                    "tool_use_id": "t",
+                    "content": [{"type": "text", "text": "file"}],
+                }
+            ],
+        },
         {"role": "user", "content": "<system-reminder> is a word that I like"},
     ]
-    codex = codex_body("<environment_context>\n<cwd>/x</cwd>", "skipped?", "# AGENTS.md instructions for /x", "yes")
+    codex = codex_body(
+        "<environment_context>\n<cwd>/x</cwd>", "skipped?", "# AGENTS.md instructions for /x", "yes"
+    )
     codex["input"] = [
-        {"type": "message", "role": "developer", "content": [{"type": "input_text", "text": "rules"}]},
-        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "<environment_context>\n</environment_context>"}]},
-        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "# AGENTS.md instructions for /x"}]},
+        {
+            "type": "message",
+            "role": "developer",
+            "content": [{"type": "input_text", "text": "rules"}],
+        },
+        {
+            "type": "message",
+            "role": "user",
+            "content": [
+                {"type": "input_text", "text": "<environment_context>\n</environment_context>"}
+            ],
+        },
+        {
+            "type": "message",
+            "role": "user",
+            "content": [{"type": "input_text", "text": "# AGENTS.md instructions for /x"}],
+        },
         {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "first"}]},
         {"type": "reasoning", "summary": []},
-        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "yes"}]},
-        {"type": "function_call", "name": "exec_command", "call_id": "c", "arguments": '{"cmd":"ls"}'},
+        {
+            "type": "message",
+            "role": "assistant",
+            "content": [{"type": "output_text", "text": "yes"}],
+        },
+        {
+            "type": "function_call",
+            "name": "exec_command",
+            "call_id": "c",
+            "arguments": '{"cmd":"ls"}',
+        },
         {"type": "function_call_output", "call_id": "c", "output": "file"},
     ]
     said = [("user", "first"), ("assistant", "yes"), ("tool_call", "ls"), ("tool_result", "file")]
@@ -148,15 +217,27 @@ def test_what_a_cli_adds_by_itself_is_not_in_the_record():
         ask(rehearsal, "POST", MESSAGES, claude, {"x-claude-code-session-id": "S1"})
         ask(rehearsal, "POST", RESPONSES, codex, {"thread-id": "T1"})
         first, second = rehearsal.requests
-    assert [(m.role, m.text) for m in first.messages] == [*said, ("user", "<system-reminder> is a word that I like")]
+    assert [(m.role, m.text) for m in first.messages] == [
+        *said,
+        ("user", "<system-reminder> is a word that I like"),
+    ]
     assert [(m.role, m.text) for m in second.messages] == said
-    assert [(r.dialect, r.session) for r in (first, second)] == [("anthropic", "S1"), ("openai", "T1")]
+    assert [(r.dialect, r.session) for r in (first, second)] == [
+        ("anthropic", "S1"),
+        ("openai", "T1"),
+    ]
 
 
 def test_side_requests_do_not_advance_the_script():
-    """A title, a summary or a sub-agent gets a harmless text, and stays out of the list of steps."""
+    """A title, a summary or a sub-agent gets a harmless text, and stays out of the list of
+    steps."""
     title = claude_body("Write a title", tools=[])
-    summary = claude_body("hello", "yes", "Your task is to create a detailed summary of the conversation", tools=[{"name": "Bash"}])
+    summary = claude_body(
+        "hello",
+        "yes",
+        "Your task is to create a detailed summary of the conversation",
+        tools=[{"name": "Bash"}],
+    )
     with Rehearsal("say step") as rehearsal:
         for path, body, headers in (
             (MESSAGES, title, {"user-agent": "claude-cli/2.1.329 (external, sdk-cli)"}),
@@ -170,7 +251,8 @@ def test_side_requests_do_not_advance_the_script():
 
 
 def test_errors_have_the_providers_own_bodies():
-    """fail sends the status K times, with the body that the provider's clients expect, then the reply."""
+    """fail sends the status K times, with the body that the provider's clients expect, then the
+    reply."""
     with Rehearsal("fail 529 x2\nsay a") as rehearsal:
         answers = [ask(rehearsal, "POST", MESSAGES, claude_body("hello")) for _ in range(3)]
     assert [answer.status for answer in answers] == [529, 529, 200]
@@ -187,20 +269,29 @@ def test_a_usage_limit_names_its_end():
         claude = ask(rehearsal, "POST", MESSAGES, claude_body("hello"))
         codex = ask(rehearsal, "POST", RESPONSES, codex_body("hello"))
     assert (claude.status, codex.status) == (429, 429)
-    assert int(claude.headers["anthropic-ratelimit-unified-reset"]) == pytest.approx(now + 3600, abs=60)
+    assert int(claude.headers["anthropic-ratelimit-unified-reset"]) == pytest.approx(
+        now + 3600, abs=60
+    )
     assert codex.json["error"]["type"] == "usage_limit_reached"
     assert codex.json["error"]["resets_at"] == pytest.approx(now + 3600, abs=60)
 
 
-@pytest.mark.parametrize(("path", "body"), [(MESSAGES, claude_body("hello")), (RESPONSES, codex_body("hello"))])
+@pytest.mark.parametrize(
+    ("path", "body"), [(MESSAGES, claude_body("hello")), (RESPONSES, codex_body("hello"))]
+)
 def test_a_cut_breaks_the_stream(path: str, body: dict[str, Any]):
     """The client sees the text and then a broken connection, not an end."""
-    with Rehearsal("say half of it\ncut") as rehearsal, pytest.raises(http.client.IncompleteRead) as caught:
+    with (
+        Rehearsal("say half of it\ncut") as rehearsal,
+        pytest.raises(http.client.IncompleteRead) as caught,
+    ):
         ask(rehearsal, "POST", path, body)
     assert b"half" in caught.value.partial
 
 
-@pytest.mark.parametrize(("path", "body"), [(MESSAGES, claude_body("hello")), (RESPONSES, codex_body("hello"))])
+@pytest.mark.parametrize(
+    ("path", "body"), [(MESSAGES, claude_body("hello")), (RESPONSES, codex_body("hello"))]
+)
 def test_stop_ends_a_hanging_answer(path: str, body: dict[str, Any]):
     """A client that waits in the silence is let go when the rehearsal stops, and stop returns."""
     rehearsal = Rehearsal("say begun\nhang").start()
@@ -234,7 +325,8 @@ def test_stop_closes_idle_connections():
 
 
 def test_the_beginning_is_sent_before_the_pause():
-    """While a slow or hanging reply pauses, headers, first event and first words have already arrived."""
+    """While a slow or hanging reply pauses, headers, first event and first words have already
+    arrived."""
     with Rehearsal("say one two\nhang") as rehearsal:
         connection = http.client.HTTPConnection("127.0.0.1", rehearsal.port, timeout=30)
         connection.request("POST", MESSAGES, json.dumps(claude_body("hello")))
@@ -261,7 +353,8 @@ CHAT, GEMINI = "/v1/chat/completions", "/v1beta/models/m:streamGenerateContent?a
     ],
 )
 def test_a_reply_is_held(tmp_path: Path, path: str, body: dict[str, Any]):
-    """What stands behind `hold` is sent when the file is there, and not before; a file that is there holds nothing."""
+    """What stands behind `hold` is sent when the file is there, and not before; a file that is
+    there holds nothing."""
     with Rehearsal(f"say before\nhold {tmp_path / 'go'}\nsay after") as rehearsal:
         connection = http.client.HTTPConnection("127.0.0.1", rehearsal.port, timeout=30)
         connection.request("POST", path, json.dumps(body))
@@ -278,7 +371,8 @@ def test_a_reply_is_held(tmp_path: Path, path: str, body: dict[str, Any]):
 
 
 def test_clients_that_vanish_harm_nobody(capfd: pytest.CaptureFixture[str]):
-    """Connections dropped in a request, in a slow and in a hanging answer leave no noise and no waiting thread."""
+    """Connections dropped in a request, in a slow and in a hanging answer leave no noise and no
+    waiting thread."""
     with Rehearsal("say a\nhang\n---\nslow 60\nsay many words here\n---\nsay c") as rehearsal:
         for number in (1, 2):
             connection = http.client.HTTPConnection("127.0.0.1", rehearsal.port, timeout=30)
@@ -294,13 +388,18 @@ def test_clients_that_vanish_harm_nobody(capfd: pytest.CaptureFixture[str]):
 
 
 def test_many_clients_at_once():
-    """Each of forty concurrent requests gets a reply of its own, and the record has them all, numbered in order."""
+    """Each of forty concurrent requests gets a reply of its own, and the record has them all,
+    numbered in order."""
     script = "\n---\n".join(f"say reply {number}" for number in range(40))
     with Rehearsal(script) as rehearsal:
         texts: list[str] = []
 
         def client() -> None:
-            texts.append(ask(rehearsal, "POST", MESSAGES, claude_body("hello", stream=False)).json["content"][0]["text"])
+            texts.append(
+                ask(rehearsal, "POST", MESSAGES, claude_body("hello", stream=False)).json[
+                    "content"
+                ][0]["text"]
+            )
 
         threads = [threading.Thread(target=client) for _ in range(40)]
         for thread in threads:
@@ -319,8 +418,17 @@ def test_the_record_is_written_before_the_answer(tmp_path: Path):
         ask(rehearsal, "POST", RESPONSES, codex_body("hello", "yes", "go on"), {"session-id": "S"})
         ask(rehearsal, "HEAD", "/")
         first, second = (json.loads(line) for line in record.read_text().splitlines())
-    assert first["messages"] == [{"role": r, "text": t} for r, t in (("user", "hello"), ("assistant", "yes"), ("user", "go on"))]
-    assert (first["number"], first["dialect"], first["session"], first["reply"], first["side"]) == (1, "openai", "S", 0, False)
+    assert first["messages"] == [
+        {"role": r, "text": t}
+        for r, t in (("user", "hello"), ("assistant", "yes"), ("user", "go on"))
+    ]
+    assert (first["number"], first["dialect"], first["session"], first["reply"], first["side"]) == (
+        1,
+        "openai",
+        "S",
+        0,
+        False,
+    )
     assert (second["path"], second["side"]) == ("HEAD /", True)
 
 
@@ -329,16 +437,27 @@ def test_the_small_requests_are_answered():
     with Rehearsal() as rehearsal:
         assert ask(rehearsal, "HEAD", "/api/hello").status == 200
         assert ask(rehearsal, "GET", "/v1/models").json["data"][0]["id"] == "rehearsal"
-        assert ask(rehearsal, "POST", "/v1/messages/count_tokens", claude_body("hello")).json["input_tokens"] > 0
+        assert (
+            ask(rehearsal, "POST", "/v1/messages/count_tokens", claude_body("hello")).json[
+                "input_tokens"
+            ]
+            > 0
+        )
         assert rehearsal.requests == []
 
 
 @pytest.mark.parametrize(
     ("path", "body", "status"),
-    [(MESSAGES, b"not json", 400), (MESSAGES, b"[]", 400), ("/v1/unknown", {"a": 1}, 404), (MESSAGES, {"messages": 5}, 200)],
+    [
+        (MESSAGES, b"not json", 400),
+        (MESSAGES, b"[]", 400),
+        ("/v1/unknown", {"a": 1}, 404),
+        (MESSAGES, {"messages": 5}, 200),
+    ],
 )
 def test_strange_requests_are_answered(path: str, body: Any, status: int):
-    """Bodies that are no JSON object, unknown paths and missing parts never bring the server down."""
+    """Bodies that are no JSON object, unknown paths and missing parts never bring the server
+    down."""
     with Rehearsal() as rehearsal:
         assert ask(rehearsal, "POST", path, body).status == status
 

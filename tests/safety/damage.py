@@ -1,7 +1,9 @@
-"""What an agent can do to others through a git directory that it shares with them, without running anything in their name.
+"""What an agent can do to others through a git directory that it shares with them, without running
+anything in their name.
 
-Each attack is done by mallory in her own workdir, with plain git and her ordinary rights; bob has a workdir of the same
-repository. `succeeded` looks at bob's side, or at what perdure makes for the next agent.
+Each attack is done by mallory in her own workdir, with plain git and her ordinary rights; bob has a
+workdir of the same repository. `succeeded` looks at bob's side, or at what perdure makes for the
+next agent.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from tests.workspace.yard import Yard
 
 @dataclass(frozen=True)
 class Scene:
-    """`hers`: mallory's workdir. `his`: bob's, with a commit of his own (`tip`), one on no branch (`loose`), and a stash."""
+    """`hers`: mallory's workdir. `his`: bob's, with a commit of his own (`tip`), one on no branch
+    (`loose`), and a stash."""
 
     yard: Yard
     backend: str
@@ -45,10 +48,20 @@ class Scene:
         blob = self.mallory("hash-object", "-w", "README")
         self.mallory("read-tree", "--empty")
         self.mallory("update-index", "--add", "--cacheinfo", f"100644,{blob},README")
-        return self.mallory("-c", "user.name=m", "-c", "user.email=m@m", "commit-tree", self.mallory("write-tree"), "-m", "evil")
+        return self.mallory(
+            "-c",
+            "user.name=m",
+            "-c",
+            "user.email=m@m",
+            "commit-tree",
+            self.mallory("write-tree"),
+            "-m",
+            "evil",
+        )
 
     def next_one(self, base: str = "") -> str:
-        """The README that the next agent finds in the workdir that perdure makes for it; empty if perdure cannot."""
+        """The README that the next agent finds in the workdir that perdure makes for it; empty if
+        perdure cannot."""
         try:
             other = self.yard.plan(self.backend, agent="carol", branch="carol", base=base)
             self.yard.workspaces.prepare(other, "carol")
@@ -67,8 +80,12 @@ def scene(yard: Yard, backend: str) -> Scene:
     loose = yard.git("commit-tree", "HEAD^{tree}", "-m", "loose", cwd=his)
     (Path(his) / "README").write_text("stashed\n")
     yard.git("stash", cwd=his)
-    common = Path(yard.git("rev-parse", "--path-format=absolute", "--git-common-dir", cwd=plans[0].path))
-    return Scene(yard, backend, plans[0], plans[1], common, yard.git("rev-parse", "HEAD", cwd=his), loose)
+    common = Path(
+        yard.git("rev-parse", "--path-format=absolute", "--git-common-dir", cwd=plans[0].path)
+    )
+    return Scene(
+        yard, backend, plans[0], plans[1], common, yard.git("rev-parse", "HEAD", cwd=his), loose
+    )
 
 
 def _delete_objects(scene: Scene) -> None:
@@ -77,7 +94,11 @@ def _delete_objects(scene: Scene) -> None:
 
 
 def _replace(scene: Scene) -> None:
-    scene.mallory("replace", scene.mallory("rev-parse", "HEAD:README"), scene.mallory("rev-parse", f"{scene.evil()}:README"))
+    scene.mallory(
+        "replace",
+        scene.mallory("rev-parse", "HEAD:README"),
+        scene.mallory("rev-parse", f"{scene.evil()}:README"),
+    )
 
 
 def _is_dead(scene: Scene) -> bool:
@@ -98,7 +119,11 @@ class Attack:
 
 ATTACKS = (
     Attack("delete-branch", lambda s: s.mallory("update-ref", "-d", "refs/heads/bob"), _is_dead),
-    Attack("move-branch", lambda s: s.mallory("update-ref", "refs/heads/bob", s.evil()), lambda s: s.bob("rev-parse", "HEAD") != s.tip),
+    Attack(
+        "move-branch",
+        lambda s: s.mallory("update-ref", "refs/heads/bob", s.evil()),
+        lambda s: s.bob("rev-parse", "HEAD") != s.tip,
+    ),
     Attack("stash-pop", lambda s: s.mallory("stash", "pop"), lambda s: not s.bob("stash", "list")),
     Attack(
         "worktree-remove",
@@ -106,7 +131,9 @@ ATTACKS = (
         lambda s: not Path(s.his.path).exists(),
     ),
     Attack(
-        "worktree-remove-once", lambda s: s.mallory("worktree", "remove", "--force", s.his.path), lambda s: not Path(s.his.path).exists()
+        "worktree-remove-once",
+        lambda s: s.mallory("worktree", "remove", "--force", s.his.path),
+        lambda s: not Path(s.his.path).exists(),
     ),
     Attack("worktree-prune", lambda s: s.mallory("worktree", "prune", "--expire=now"), _is_dead),
     Attack("replace-theirs", _replace, lambda s: _checked_out(s) == "EVIL"),
@@ -116,12 +143,26 @@ ATTACKS = (
         lambda s: s.mallory("update-ref", "refs/remotes/origin/main", s.evil()),
         lambda s: s.next_one("origin/main") == "EVIL\n",
     ),
-    Attack("format-99", lambda s: s.mallory("config", "core.repositoryFormatVersion", "99"), _is_dead),
-    Attack("worktree-config", lambda s: _worktree_config(s), lambda s: "must be run in a work tree" in s.bob_fails("status")),
+    Attack(
+        "format-99", lambda s: s.mallory("config", "core.repositoryFormatVersion", "99"), _is_dead
+    ),
+    Attack(
+        "worktree-config",
+        lambda s: _worktree_config(s),
+        lambda s: "must be run in a work tree" in s.bob_fails("status"),
+    ),
     Attack("gc-by-perdure", lambda s: _gc_settings(s), lambda s: not _outlives_perdure(s)),
-    Attack("gc-by-agent", lambda s: s.mallory("gc", "-q", "--prune=now"), lambda s: not s.bob("cat-file", "-t", s.loose)),
+    Attack(
+        "gc-by-agent",
+        lambda s: s.mallory("gc", "-q", "--prune=now"),
+        lambda s: not s.bob("cat-file", "-t", s.loose),
+    ),
     Attack("delete-objects", _delete_objects, _is_dead),
-    Attack("block-names", lambda s: s.mallory("update-ref", "refs/heads/carol/x", "HEAD"), lambda s: not s.next_one()),
+    Attack(
+        "block-names",
+        lambda s: s.mallory("update-ref", "refs/heads/carol/x", "HEAD"),
+        lambda s: not s.next_one(),
+    ),
 )
 
 
@@ -132,12 +173,18 @@ def _worktree_config(scene: Scene) -> None:
 
 
 def _gc_settings(scene: Scene) -> None:
-    for key, value in (("gc.pruneExpire", "now"), ("gc.auto", "1"), ("maintenance.auto", "true"), ("gc.autoDetach", "false")):
+    for key, value in (
+        ("gc.pruneExpire", "now"),
+        ("gc.auto", "1"),
+        ("maintenance.auto", "true"),
+        ("gc.autoDetach", "false"),
+    ):
         scene.mallory("config", key, value)
 
 
 def _outlives_perdure(scene: Scene) -> bool:
-    """Whether a commit on no branch is there after all that perdure does: for his workdir, hers, and the next one."""
+    """Whether a commit on no branch is there after all that perdure does: for his workdir, hers,
+    and the next one."""
     for workspace in (scene.his, scene.hers):
         scene.yard.workspaces.prepare(workspace, "x")
         scene.yard.workspaces.state(workspace)

@@ -1,4 +1,5 @@
-"""A real git server on loopback: git-http-backend behind basic authentication, over http or https."""
+"""A real git server on loopback: git-http-backend behind basic authentication, over http or
+https."""
 
 from __future__ import annotations
 
@@ -16,19 +17,35 @@ from pathlib import Path
 from tests.workspace.yard import Yard, make_yard
 
 USER, SECRET = "robot@example", "s3cret-kanarienvogel/+"
-BACKEND = Path(subprocess.run(["git", "--exec-path"], capture_output=True, text=True, check=True).stdout.strip()) / "git-http-backend"
+BACKEND = (
+    Path(
+        subprocess.run(
+            ["git", "--exec-path"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    )
+    / "git-http-backend"
+)
 
 
 class Forge(http.server.ThreadingHTTPServer):
-    """git-http-backend behind basic authentication; records every Authorization header, and each fetch that it lets in.
+    """git-http-backend behind basic authentication; records every Authorization header, and each
+    fetch that it lets in.
 
     `redirect`: where to send callers; `tls`: a file with key and certificate; `anybody` may fetch.
     """
 
     daemon_threads = True
 
-    def __init__(self, yard: Yard, redirect: str = "", tls: Path | None = None, anybody: bool = False) -> None:
-        self.yard, self.redirect, self.seen, self.fetches, self.anybody = yard, redirect, list[str](), 0, anybody
+    def __init__(
+        self, yard: Yard, redirect: str = "", tls: Path | None = None, anybody: bool = False
+    ) -> None:
+        self.yard, self.redirect, self.seen, self.fetches, self.anybody = (
+            yard,
+            redirect,
+            list[str](),
+            0,
+            anybody,
+        )
         super().__init__(("127.0.0.1", 0), Turn)
         if tls is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -46,7 +63,10 @@ class Turn(http.server.BaseHTTPRequestHandler):
         path, _, query = self.path.partition("?")
         if self.server.redirect:
             return self.answer(302, {"Location": self.server.redirect + self.path})
-        if not self.server.anybody and authorization != "Basic " + base64.b64encode(f"{USER}:{SECRET}".encode()).decode():
+        if (
+            not self.server.anybody
+            and authorization != "Basic " + base64.b64encode(f"{USER}:{SECRET}".encode()).decode()
+        ):
             return self.answer(401, {"WWW-Authenticate": 'Basic realm="forge"'})
         self.server.fetches += path.endswith("/info/refs")
         env = {
@@ -57,7 +77,9 @@ class Turn(http.server.BaseHTTPRequestHandler):
         }  # fmt: skip
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         time.sleep(0.05)
-        head, _, content = subprocess.run([BACKEND], env=env, input=body, capture_output=True).stdout.partition(b"\r\n\r\n")
+        head, _, content = subprocess.run(
+            [BACKEND], env=env, input=body, capture_output=True
+        ).stdout.partition(b"\r\n\r\n")
         fields = dict(line.split(": ", 1) for line in head.decode().splitlines())
         return self.answer(int(fields.pop("Status", "200").split()[0]), fields, content)
 
@@ -75,7 +97,9 @@ class Turn(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serving(yard: Yard, redirect: str = "", tls: Path | None = None, anybody: bool = False) -> Iterator[Forge]:
+def serving(
+    yard: Yard, redirect: str = "", tls: Path | None = None, anybody: bool = False
+) -> Iterator[Forge]:
     with Forge(yard, redirect, tls, anybody) as forge:
         thread = threading.Thread(target=forge.serve_forever, args=(0.02,))
         thread.start()

@@ -1,4 +1,5 @@
-"""Which git commands perdure runs at all: the options that execute belong to commands that are not among them."""
+"""Which git commands perdure runs at all: the options that execute belong to commands that are not
+among them."""
 
 from __future__ import annotations
 
@@ -19,14 +20,21 @@ DANGEROUS = {
     "submodule", "switch", "add", "maintenance", "filter-branch", "bisect", "branch",
 }  # fmt: skip
 _CALL = r"(?:\.run\(|run_as_user\(|\.call\([^\")]*)\s*\"([a-z][a-z-]+)\""
-OWN = {("helpers.py", "credential"), ("saved.py", "gc"), ("staging.py", "add"), ("transport.py", "ls-remote")}
-"""Only with a git directory of perdure's own, which no configuration of others reaches, and whose attributes turn every filter off; the
-credential helpers are the user's, and are asked where there is no repository; a server is asked from a scratch directory of perdure's, with
-the program on its side named."""
+OWN = {
+    ("helpers.py", "credential"),
+    ("saved.py", "gc"),
+    ("staging.py", "add"),
+    ("transport.py", "ls-remote"),
+}
+"""Only with a git directory of perdure's own, which no configuration of others reaches, and whose
+attributes turn every filter off; the credential helpers are the user's, and are asked where there
+is no repository; a server is asked from a scratch directory of perdure's, with the program on its
+side named."""
 
 
 def test_no_command_that_runs_what_a_repository_says_is_called() -> None:
-    """No push, clone, archive, log, stash, gc, submodule ... stands in the sources: their options and drivers cannot be reached."""
+    """No push, clone, archive, log, stash, gc, submodule ... stands in the sources: their options
+    and drivers cannot be reached."""
     called = {(file.name, name) for file in SOURCES for name in re.findall(_CALL, file.read_text())}
     assert {"fetch", "worktree", "read-tree", "rev-parse"} <= {name for _, name in called}
     assert {(file, name) for file, name in called if name in DANGEROUS} == OWN
@@ -34,13 +42,19 @@ def test_no_command_that_runs_what_a_repository_says_is_called() -> None:
 
 @pytest.mark.parametrize("backend", ["worktree", "isolated"])
 def test_every_operand_stands_behind_its_guard(tmp_path: Path, backend: str) -> None:
-    """In all calls of a workdir's life, paths, addresses and names from outside come after `--` or --end-of-options."""
+    """In all calls of a workdir's life, paths, addresses and names from outside come after `--` or
+    --end-of-options."""
     yard = make_yard(tmp_path)
     real, place, log = shutil.which("git"), tmp_path / "bin", tmp_path / "calls"
     place.mkdir()
-    (place / "git").write_text(f'#!/bin/sh\nfor a in "$@"; do printf "%s\\037" "$a" >> {log}; done; echo >> {log}; exec {real} "$@"\n')
+    (place / "git").write_text(
+        f'#!/bin/sh\nfor a in "$@"; do printf "%s\\037" "$a" >> {log}; done; echo >> {log}; exec '
+        f'{real} "$@"\n'
+    )
     (place / "git").chmod(0o755)
-    workspaces = Workspaces(yard.root, environ=yard.environ | {"PATH": f"{place}:{os.environ['PATH']}"})
+    workspaces = Workspaces(
+        yard.root, environ=yard.environ | {"PATH": f"{place}:{os.environ['PATH']}"}
+    )
     workspace = workspaces.plan(yard.spec(backend, base="main"), "brave-otter", yard.repo)
     workspaces.prepare(workspace, "claude")
     workspaces.state(workspace)
@@ -48,7 +62,10 @@ def test_every_operand_stands_behind_its_guard(tmp_path: Path, backend: str) -> 
     calls = [[arg for arg in line.split("\037") if arg] for line in log.read_text().splitlines()]
     outside = ("main", "work", str(yard.repo), str(yard.repo / ".git"), workspace.path)
     for call in calls:
-        guard = min((call.index(word) for word in ("--", "--end-of-options") if word in call), default=len(call))
+        guard = min(
+            (call.index(word) for word in ("--", "--end-of-options") if word in call),
+            default=len(call),
+        )
         assert not [arg for arg in call[:guard] if arg in outside], call
         assert not call[0].startswith("-c"), call
     assert any("fetch" in call for call in calls) == (backend == "isolated")

@@ -1,4 +1,5 @@
-"""A clone whose agent is hostile is forked, and merged into another one: nothing of its git directory runs or goes along."""
+"""A clone whose agent is hostile is forked, and merged into another one: nothing of its git
+directory runs or goes along."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ def yard(tmp_path: Path) -> Yard:
 
 
 def test_objects_of_somebody_else_are_not_taken_along(yard: Yard) -> None:
-    """An agent that points its alternates at another tenant's objects, or links there, has none of them forked or merged elsewhere."""
+    """An agent that points its alternates at another tenant's objects, or links there, has none of
+    them forked or merged elsewhere."""
     source, top, target, place = clones(yard)
     tenant = make_yard(yard.top / "tenant")
     (tenant.repo / "secret").write_text("TOPSECRET\n")
@@ -32,22 +34,38 @@ def test_objects_of_somebody_else_are_not_taken_along(yard: Yard) -> None:
         yard.workspaces.checkpoints.carry(source, target)
     with pytest.raises(WorkspaceError, match="Not all objects"):
         yard.workspaces.checkpoints.bring(source, target, secret)
-    assert "fatal" in yard.complaint("cat-file", "-p", secret, cwd=place) and not (place / "secret").exists()
+    assert (
+        "fatal" in yard.complaint("cat-file", "-p", secret, cwd=place)
+        and not (place / "secret").exists()
+    )
 
 
 def test_nothing_of_an_agents_git_directory_goes_along(yard: Yard) -> None:
-    """Hooks, filters, drivers and other programs that an agent planted in one clone run neither there nor in the other one, and are not in
-    the other one's git directory."""
+    """Hooks, filters, drivers and other programs that an agent planted in one clone run neither
+    there nor in the other one, and are not in the other one's git directory."""
     source, top, target, place = clones(yard)
     fired = yard.top / "fired"
     evil = f"touch {fired}; cat"
     (top / ".gitattributes").write_text("* filter=evil merge=evil diff=evil\n")
     (top / ".git/info").mkdir(exist_ok=True)
     (top / ".git/info/attributes").write_text("* filter=evil merge=evil diff=evil\n")
-    for key in ("filter.evil.clean", "filter.evil.smudge", "merge.evil.driver", "diff.evil.textconv", "diff.external", "core.fsmonitor"):
+    for key in (
+        "filter.evil.clean",
+        "filter.evil.smudge",
+        "merge.evil.driver",
+        "diff.evil.textconv",
+        "diff.external",
+        "core.fsmonitor",
+    ):
         yard.git("config", key, evil, cwd=top)
     yard.git("config", "core.alternateRefsCommand", evil, cwd=top)
-    for hook in ("post-checkout", "reference-transaction", "post-index-change", "pre-commit", "post-merge"):
+    for hook in (
+        "post-checkout",
+        "reference-transaction",
+        "post-index-change",
+        "pre-commit",
+        "post-merge",
+    ):
         script = top / ".git/hooks" / hook
         script.parent.mkdir(exist_ok=True)
         script.write_text(f"#!/bin/sh\ntouch {fired}\n")
@@ -62,4 +80,7 @@ def test_nothing_of_an_agents_git_directory_goes_along(yard: Yard) -> None:
     assert not fired.exists()
     for git_directory in (place / ".git", there / ".git"):
         assert "evil" not in (git_directory / "config").read_text()
-        assert not (git_directory / "hooks").exists() and not (git_directory / "info/attributes").exists()
+        assert (
+            not (git_directory / "hooks").exists()
+            and not (git_directory / "info/attributes").exists()
+        )

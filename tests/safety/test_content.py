@@ -1,4 +1,5 @@
-"""What a server may send: faulty paths are refused before they are in the cache, faults of honest old history are let in."""
+"""What a server may send: faulty paths are refused before they are in the cache, faults of honest
+old history are let in."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ def yard(tmp_path: Path) -> Yard:
 
 
 def serve(yard: Yard, entries: list[tuple[str, str, str]]) -> None:
-    """Puts a commit with a tree of these (mode, name, content) on main, as no honest git would make it."""
+    """Puts a commit with a tree of these (mode, name, content) on main, as no honest git would make
+    it."""
     tree = b""
     for mode, name, content in entries:
         oid = (
@@ -33,7 +35,13 @@ def serve(yard: Yard, entries: list[tuple[str, str, str]]) -> None:
 
 def write(yard: Yard, kind: str, content: bytes) -> str:
     command = ["git", "hash-object", "-w", "--literally", "-t", kind, "--stdin"]
-    return subprocess.run(command, input=content, cwd=yard.repo, env=yard.environ, capture_output=True, check=True).stdout.decode().strip()
+    return (
+        subprocess.run(
+            command, input=content, cwd=yard.repo, env=yard.environ, capture_output=True, check=True
+        )
+        .stdout.decode()
+        .strip()
+    )
 
 
 HOSTILE = {
@@ -45,15 +53,24 @@ HOSTILE = {
     "fullPathname": [("100644", "a/b", "x")],
     "gitmodulesUrl": [("100644", ".gitmodules", '[submodule "x"]\n\tpath = x\n\turl = -u./evil\n')],
     "gitmodulesPath": [("100644", ".gitmodules", '[submodule "x"]\n\tpath = -x\n\turl = ./x\n')],
-    "gitmodulesName": [("100644", ".gitmodules", '[submodule "../../x"]\n\tpath = x\n\turl = ./x\n')],
-    "gitmodulesUpdate": [("100644", ".gitmodules", '[submodule "x"]\n\tpath = x\n\turl = ./x\n\tupdate = !touch fired\n')],
+    "gitmodulesName": [
+        ("100644", ".gitmodules", '[submodule "../../x"]\n\tpath = x\n\turl = ./x\n')
+    ],
+    "gitmodulesUpdate": [
+        (
+            "100644",
+            ".gitmodules",
+            '[submodule "x"]\n\tpath = x\n\turl = ./x\n\tupdate = !touch fired\n',
+        )
+    ],
     "gitmodulesSymlink": [("120000", ".gitmodules", "elsewhere")],
 }
 
 
 @pytest.mark.parametrize("entries", HOSTILE.values(), ids=HOSTILE.keys())
 def test_a_tree_that_attacks_is_refused(yard: Yard, entries: list[tuple[str, str, str]]) -> None:
-    """The fetch fails, no workdir is made, and when the server is honest again the same call works."""
+    """The fetch fails, no workdir is made, and when the server is honest again the same call
+    works."""
     honest = yard.git("rev-parse", "main")
     serve(yard, entries)
     bad = yard.git("rev-parse", "main")
@@ -73,14 +90,19 @@ def test_a_padded_mode_of_old_history_is_let_in(yard: Yard) -> None:
     assert (
         "zeroPaddedFilemode"
         in yard.git("fsck", check=False)
-        + subprocess.run(["git", "fsck"], cwd=yard.repo, env=yard.environ, capture_output=True, text=True).stderr
+        + subprocess.run(
+            ["git", "fsck"], cwd=yard.repo, env=yard.environ, capture_output=True, text=True
+        ).stderr
     )
     assert yard.workspaces.prepare(yard.plan("isolated"), "claude").created
 
 
 def test_submodules_are_left_alone(yard: Yard) -> None:
-    """A repository with submodules gets its workdir; nothing of the submodules is fetched or run."""
-    (yard.repo / ".gitmodules").write_text('[submodule "sub"]\n\tpath = sub\n\turl = https://forge.invalid/sub\n')
+    """A repository with submodules gets its workdir; nothing of the submodules is fetched or
+    run."""
+    (yard.repo / ".gitmodules").write_text(
+        '[submodule "sub"]\n\tpath = sub\n\turl = https://forge.invalid/sub\n'
+    )
     yard.git("add", ".gitmodules")
     yard.git("update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},sub")
     yard.git("commit", "-qm", "with a submodule")
@@ -97,7 +119,9 @@ def test_a_renamed_branch_of_the_origin_does_not_stop_the_cache(yard: Yard) -> N
     yard.workspaces.prepare(yard.plan("isolated", base="foo"), "claude")
     yard.git("branch", "-D", "foo")
     yard.git("branch", "foo/bar")
-    assert yard.workspaces.prepare(yard.plan("isolated", branch="next", base="foo/bar"), "claude").created
+    assert yard.workspaces.prepare(
+        yard.plan("isolated", branch="next", base="foo/bar"), "claude"
+    ).created
 
 
 @pytest.mark.parametrize(
@@ -113,23 +137,30 @@ def test_a_renamed_branch_of_the_origin_does_not_stop_the_cache(yard: Yard) -> N
     ],
 )
 def test_faults_of_dates_and_authors_are_let_in(yard: Yard, who: str) -> None:
-    """Commits that old tools made badly are what honest repositories have; git's check names them, and the workdir is made."""
+    """Commits that old tools made badly are what honest repositories have; git's check names them,
+    and the workdir is made."""
     parent, tree = yard.git("rev-parse", "HEAD"), yard.git("rev-parse", "HEAD^{tree}")
     text = f"tree {tree}\nparent {parent}\nauthor {who}\ncommitter C <c@d> 1 +0000\n\nold\n"
     yard.git("update-ref", "refs/heads/main", write(yard, "commit", text.encode()))
-    assert "author/committer" in yard.complaint("fsck", "--strict") or "bad" in yard.complaint("fsck", "--strict").lower()
+    assert (
+        "author/committer" in yard.complaint("fsck", "--strict")
+        or "bad" in yard.complaint("fsck", "--strict").lower()
+    )
     assert yard.workspaces.prepare(yard.plan("isolated"), "claude").created
 
 
 def test_a_submodule_path_with_a_carriage_return_writes_nothing(yard: Yard) -> None:
-    """CVE-2025-48384: a path that ends in CR, a link of the name without it, a hook in the submodule. No submodule is entered."""
+    """CVE-2025-48384: a path that ends in CR, a link of the name without it, a hook in the
+    submodule. No submodule is entered."""
     hook = yard.top / "CANARY"
     sub = make_yard(yard.top / "sub")
     (sub.repo / "post-checkout").write_text(f"#!/bin/sh\n: > {hook}\n")
     (sub.repo / "post-checkout").chmod(0o755)
     sub.git("add", ".")
     sub.git("commit", "-qm", "hook")
-    (yard.repo / ".gitmodules").write_bytes(f'[submodule "x"]\n\tpath = "sub\r"\n\turl = {sub.repo}\n'.encode())
+    (yard.repo / ".gitmodules").write_bytes(
+        f'[submodule "x"]\n\tpath = "sub\r"\n\turl = {sub.repo}\n'.encode()
+    )
     (yard.repo / "sub").symlink_to(".git/modules/x/hooks")
     yard.git("add", ".gitmodules", "sub")
     yard.git("update-index", "--add", "--cacheinfo", f"160000,{sub.git('rev-parse', 'HEAD')},sub\r")
@@ -144,7 +175,8 @@ def test_a_submodule_path_with_a_carriage_return_writes_nothing(yard: Yard) -> N
 
 
 def test_an_origin_with_an_unborn_head_is_no_empty_repository(yard: Yard) -> None:
-    """A HEAD that names a branch which nobody has pushed: a start from a named base works, one without is told what to do."""
+    """A HEAD that names a branch which nobody has pushed: a start from a named base works, one
+    without is told what to do."""
     yard.git("symbolic-ref", "HEAD", "refs/heads/trunk")
     assert yard.workspaces.prepare(yard.plan("isolated", base="main"), "claude").created
     workspace = yard.plan("isolated", branch="other", base="main")
@@ -157,7 +189,8 @@ def test_an_origin_with_an_unborn_head_is_no_empty_repository(yard: Yard) -> Non
 
 
 def test_strange_names_of_an_origins_branches_are_only_names(yard: Yard) -> None:
-    """`-D`, `$(id)`, line separators, bytes that are no text, Foo beside foo: the workdir is made, and its git knows them all."""
+    """`-D`, `$(id)`, line separators, bytes that are no text, Foo beside foo: the workdir is made,
+    and its git knows them all."""
     oid = yard.git("rev-parse", "main")
     strange = [
         "-D",
@@ -179,7 +212,9 @@ def test_strange_names_of_an_origins_branches_are_only_names(yard: Yard) -> None
         workspace = yard.plan(backend, branch=f"with-{backend}", base=oid)
         assert yard.workspaces.prepare(workspace, "claude").created
         prefix = "refs/heads" if backend == "worktree" else "refs/remotes/origin"
-        assert all(yard.git("rev-parse", f"{prefix}/{name}", cwd=workspace.path) == oid for name in strange)
+        assert all(
+            yard.git("rev-parse", f"{prefix}/{name}", cwd=workspace.path) == oid for name in strange
+        )
         yard.workspaces.state(workspace)
     assert not list(yard.top.rglob("fired"))
 

@@ -1,4 +1,5 @@
-"""Secrets: given to the one git call that needs them, on a real git server with basic authentication, and to nobody else."""
+"""Secrets: given to the one git call that needs them, on a real git server with basic
+authentication, and to nobody else."""
 
 from __future__ import annotations
 
@@ -26,16 +27,24 @@ def yard(tmp_path: Path) -> Yard:
     return make_served_yard(tmp_path)
 
 
-def workspaces(yard: Yard, asked: list[str], login: tuple[str, str] | None = (USER, SECRET)) -> Workspaces:
+def workspaces(
+    yard: Yard, asked: list[str], login: tuple[str, str] | None = (USER, SECRET)
+) -> Workspaces:
     def credentials(url: str) -> tuple[str, str] | None:
         asked.append(url)
         return login
 
-    return Workspaces(yard.root, environ=yard.environ, transports=frozenset({"http", "https"}), credentials=credentials)
+    return Workspaces(
+        yard.root,
+        environ=yard.environ,
+        transports=frozenset({"http", "https"}),
+        credentials=credentials,
+    )
 
 
 def test_a_private_repository_is_fetched_and_the_secret_is_nowhere(yard: Yard) -> None:
-    """The workdir is made; the secret is in no command line, environment or file of the agent, before, during or after."""
+    """The workdir is made; the secret is in no command line, environment or file of the agent,
+    before, during or after."""
     asked: list[str] = []
     with serving(yard) as forge, watching() as seen:
         mine = workspaces(yard, asked)
@@ -44,17 +53,24 @@ def test_a_private_repository_is_fetched_and_the_secret_is_nowhere(yard: Yard) -
         url = forge.url
     assert prepared.created and (Path(workspace.path) / "README").read_text() == "second\n"
     assert asked == [url]
-    encodings = [SECRET, base64.b64encode(f"{USER}:{SECRET}".encode()).decode(), "s3cret-kanarienvogel"]
+    encodings = [
+        SECRET,
+        base64.b64encode(f"{USER}:{SECRET}".encode()).decode(),
+        "s3cret-kanarienvogel",
+    ]
     assert any("fetch" in line for line in seen)
     everything = [*seen, *prepared.env.values(), *prepared.notes, repr(workspace)]
-    everything += [path.read_text(errors="replace") for path in yard.root.rglob("*") if path.is_file()]
+    everything += [
+        path.read_text(errors="replace") for path in yard.root.rglob("*") if path.is_file()
+    ]
     assert not [text for text in everything for canary in encodings if canary in text]
     assert list((yard.root / ".perdure/tmp").iterdir()) == []
 
 
 @contextlib.contextmanager
 def watching() -> Iterator[set[str]]:
-    """All command lines and environments of the processes of this machine that could be read meanwhile."""
+    """All command lines and environments of the processes of this machine that could be read
+    meanwhile."""
     seen, over = set[str](), threading.Event()
     own = str(os.getpid())
 
@@ -76,21 +92,31 @@ def watching() -> Iterator[set[str]]:
 
 
 @pytest.mark.parametrize("login", [None, (USER, "wrong")])
-def test_without_the_right_secret_the_refusal_is_one_sentence(yard: Yard, login: tuple[str, str] | None) -> None:
-    """No credentials, or refused ones: said so, with a hint, and the next attempt with the right ones works."""
+def test_without_the_right_secret_the_refusal_is_one_sentence(
+    yard: Yard, login: tuple[str, str] | None
+) -> None:
+    """No credentials, or refused ones: said so, with a hint, and the next attempt with the right
+    ones works."""
     with serving(yard) as forge:
         spec = yard.spec("isolated", repo=forge.url)
         poor = workspaces(yard, [], login)
         workspace = poor.plan(spec, "brave-otter", yard.top)
         with pytest.raises(GitFailed) as caught:
             poor.prepare(workspace, "claude")
-        assert "credentials" in caught.value.hint and "wrong" not in str(caught.value) + caught.value.stderr
+        assert (
+            "credentials" in caught.value.hint
+            and "wrong" not in str(caught.value) + caught.value.stderr
+        )
         assert workspaces(yard, []).prepare(workspace, "claude").created
 
 
 def test_a_redirect_to_another_host_gets_nothing(yard: Yard) -> None:
-    """A server that sends git elsewhere is not followed; even a git that follows is not given the secret for there."""
-    with serving(yard) as thief, serving(yard, redirect=thief.url.removesuffix("/owner/repo")) as forge:
+    """A server that sends git elsewhere is not followed; even a git that follows is not given the
+    secret for there."""
+    with (
+        serving(yard) as thief,
+        serving(yard, redirect=thief.url.removesuffix("/owner/repo")) as forge,
+    ):
         mine = workspaces(yard, [])
         workspace = mine.plan(yard.spec("isolated", repo=forge.url), "brave-otter", yard.top)
         with pytest.raises(PerdureError):
@@ -98,12 +124,20 @@ def test_a_redirect_to_another_host_gets_nothing(yard: Yard) -> None:
         assert thief.seen == []
         git = Git(cwd=yard.repo, environ=yard.environ)
         with broker(forge.url, (USER, SECRET), yard.top) as asking, pytest.raises(GitFailed):
-            git.run("fetch", "--", forge.url, env=asking, allow=("http",), settings=[("http.followRedirects", "true")])
+            git.run(
+                "fetch",
+                "--",
+                forge.url,
+                env=asking,
+                allow=("http",),
+                settings=[("http.followRedirects", "true")],
+            )
         assert thief.seen and not any(thief.seen)
 
 
 def test_an_address_that_configuration_rewrites_gets_nothing(yard: Yard) -> None:
-    """`url.insteadOf` sends git to another host; the prompt names that host, and is not answered."""
+    """`url.insteadOf` sends git to another host; the prompt names that host, and is not
+    answered."""
     with serving(yard) as thief, serving(yard) as forge:
         git = Git(cwd=yard.repo, environ=yard.environ)
         yard.git("config", f"url.{thief.url}.insteadOf", forge.url)
@@ -125,7 +159,13 @@ def test_each_prompt_is_answered_once_and_no_other(tmp_path: Path) -> None:
 
     with broker(url, ("u", "p"), tmp_path) as asking:
         program = asking["GIT_ASKPASS"]
-        for wrong in ("", "x", url, f"Username for '{url}2': ", "Password for 'http://u@127.0.0.1:8080/owner/other': "):
+        for wrong in (
+            "",
+            "x",
+            url,
+            f"Username for '{url}2': ",
+            "Password for 'http://u@127.0.0.1:8080/owner/other': ",
+        ):
             assert ask(program, wrong) == (1, "")
         assert ask(program, f"Username for '{url}': ") == (0, "u")
         assert ask(program, f"Username for '{url}': ") == (1, "")
@@ -135,21 +175,32 @@ def test_each_prompt_is_answered_once_and_no_other(tmp_path: Path) -> None:
 
 
 def test_an_agent_that_has_read_the_program_gets_nothing(tmp_path: Path) -> None:
-    """A child of a shim, such as an agent of the same user, is not answered though it runs the very program that git would run."""
+    """A child of a shim, such as an agent of the same user, is not answered though it runs the very
+    program that git would run."""
     url = "http://127.0.0.1:8080/owner/repo"
     with broker(url, ("u", "p"), tmp_path) as asking:
         code, said = run_quick(
-            [asking["GIT_ASKPASS"], f"Username for '{url}': "], directory=tmp_path / "quick", cwd=tmp_path, env={}, timeout_s=60
+            [asking["GIT_ASKPASS"], f"Username for '{url}': "],
+            directory=tmp_path / "quick",
+            cwd=tmp_path,
+            env={},
+            timeout_s=60,
         )
         assert (code, said.strip()) == (1, "")
-        code = subprocess.run([asking["GIT_ASKPASS"], f"Username for '{url}': "], stdout=subprocess.DEVNULL).returncode
+        code = subprocess.run(
+            [asking["GIT_ASKPASS"], f"Username for '{url}': "], stdout=subprocess.DEVNULL
+        ).returncode
         assert code == 0, "its own child is answered after that"
 
 
 def test_both_spellings_of_a_user_are_known() -> None:
     """Older gits show the user as it is in the prompt, newer ones percent-encoded."""
     prompts = expected("https://h/o/r", "a@b", "p")
-    assert prompts["Password for 'https://a@b@h/o/r': "] == prompts["Password for 'https://a%40b@h/o/r': "] == "p"
+    assert (
+        prompts["Password for 'https://a@b@h/o/r': "]
+        == prompts["Password for 'https://a%40b@h/o/r': "]
+        == "p"
+    )
 
 
 def test_the_users_netrc_is_not_used(yard: Yard) -> None:
@@ -161,5 +212,7 @@ def test_the_users_netrc_is_not_used(yard: Yard) -> None:
         forge.seen.clear()
         mine = workspaces(yard, [], None)
         with pytest.raises(GitFailed):
-            mine.prepare(mine.plan(yard.spec("isolated", repo=forge.url), "brave-otter", yard.top), "claude")
+            mine.prepare(
+                mine.plan(yard.spec("isolated", repo=forge.url), "brave-otter", yard.top), "claude"
+            )
         assert not any(forge.seen)

@@ -1,4 +1,5 @@
-"""A shared git directory: what an agent can do to others in it is exactly what is documented, and nothing in the isolated backend."""
+"""A shared git directory: what an agent can do to others in it is exactly what is documented, and
+nothing in the isolated backend."""
 
 from __future__ import annotations
 
@@ -22,8 +23,11 @@ def yard(tmp_path: Path) -> Yard:
 
 @by_name
 @pytest.mark.parametrize("backend", ["worktree", "isolated"])
-def test_an_attack_on_a_neighbour_succeeds_only_where_it_is_documented(yard: Yard, backend: str, attack: Attack) -> None:
-    """Branches, stash, worktrees, replaced objects, settings, gc: the table's verdict is the truth, in both directions."""
+def test_an_attack_on_a_neighbour_succeeds_only_where_it_is_documented(
+    yard: Yard, backend: str, attack: Attack
+) -> None:
+    """Branches, stash, worktrees, replaced objects, settings, gc: the table's verdict is the truth,
+    in both directions."""
     place = scene(yard, backend)
     attack.do(place)
     assert attack.succeeded(place) == (attack.name in documented(backend))
@@ -37,25 +41,42 @@ def test_an_attack_is_not_over_before_it_began(yard: Yard, attack: Attack) -> No
 
 
 def test_a_worktree_is_locked_against_one_force(yard: Yard) -> None:
-    """`git worktree remove --force` of another's workdir is refused, and its files stay; git asks for a second --force."""
+    """`git worktree remove --force` of another's workdir is refused, and its files stay; git asks
+    for a second --force."""
     place = scene(yard, "worktree")
-    assert "locked" in yard.complaint("worktree", "remove", "--force", place.his.path, cwd=place.hers.path)
+    assert "locked" in yard.complaint(
+        "worktree", "remove", "--force", place.his.path, cwd=place.hers.path
+    )
     assert (Path(place.his.path) / "README").exists()
 
 
 def test_the_table_and_the_tests_name_the_same_things() -> None:
-    """Every vector and attack has its row, every row its test, and every test that a row names is there."""
+    """Every vector and attack has its row, every row its test, and every test that a row names is
+    there."""
     table = rows()
     here = Path(__file__).parents[1]
-    functions = {name for file in here.rglob("test_*.py") for name in re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE)}
+    functions = {
+        name
+        for file in here.rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE)
+    }
     assert {name for row in table.values() for name in row.tests} <= functions
     assert not [row.name for row in table.values() if not row.tests]
-    by_list = {row.name for row in table.values() if "test_nothing_fires_in_the_isolated_backend" in row.tests}
+    by_list = {
+        row.name
+        for row in table.values()
+        if "test_nothing_fires_in_the_isolated_backend" in row.tests
+    }
     assert by_list == {vector.name for vector in VECTORS}
-    by_attack = {row.name for row in table.values() if "test_an_attack_on_a_neighbour_succeeds_only_where_it_is_documented" in row.tests}
+    by_attack = {
+        row.name
+        for row in table.values()
+        if "test_an_attack_on_a_neighbour_succeeds_only_where_it_is_documented" in row.tests
+    }
     assert by_attack == {attack.name for attack in ATTACKS}
 
 
 def test_nothing_is_documented_to_succeed_in_the_isolated_backend_but_what_git_cannot_see() -> None:
-    """0 vectors in the isolated backend; files that a .gitignore hides are told as a limit, and run nothing."""
+    """0 vectors in the isolated backend; files that a .gitignore hides are told as a limit, and run
+    nothing."""
     assert documented("isolated") <= {"hide-by-gitignore"}

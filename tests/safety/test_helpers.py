@@ -1,4 +1,5 @@
-"""The user's own credential helpers: asked for https where nothing else has a login, and never those of a repository."""
+"""The user's own credential helpers: asked for https where nothing else has a login, and never
+those of a repository."""
 
 from __future__ import annotations
 
@@ -33,11 +34,12 @@ def http(yard: Yard) -> Iterator[GitHttp]:
 
 
 def teach(yard: Yard, http: GitHttp, user: str = "una", password: str = PASSWORD) -> Path:
-    """A program that gives a login, in the user's global configuration as `gh auth setup-git` writes it; returns its record."""
+    """A program that gives a login, in the user's global configuration as `gh auth setup-git`
+    writes it; returns its record."""
     asked, program = yard.top / "asked", yard.top / "helper"
     program.write_text(
-        f"#!/bin/sh\necho \"$1\" >> {asked}\ncat >> {asked}\nenv | grep -q ^GIT_ASKPASS=. && exit 1\n"
-        f"[ \"$1\" = get ] && printf 'username={user}\\npassword={password}\\n'\n"
+        f"#!/bin/sh\necho \"$1\" >> {asked}\ncat >> {asked}\nenv | grep -q ^GIT_ASKPASS=. && exit "
+        f"1\n[ \"$1\" = get ] && printf 'username={user}\\npassword={password}\\n'\n"
     )  # fmt: skip
     program.chmod(0o755)
     address = f"http://127.0.0.1:{http.port}"
@@ -46,7 +48,9 @@ def teach(yard: Yard, http: GitHttp, user: str = "una", password: str = PASSWORD
     return asked
 
 
-def workspaces(yard: Yard, environ: dict[str, str] | None = None, login: tuple[str, str] | None = None) -> Workspaces:
+def workspaces(
+    yard: Yard, environ: dict[str, str] | None = None, login: tuple[str, str] | None = None
+) -> Workspaces:
     environ = yard.environ | (environ or {})
     return Workspaces(
         yard.root, environ=environ, credentials=lambda url: login,
@@ -55,31 +59,49 @@ def workspaces(yard: Yard, environ: dict[str, str] | None = None, login: tuple[s
 
 
 def test_a_helper_of_the_user_logs_in(yard: Yard, http: GitHttp) -> None:
-    """A private repository is fetched and pushed with what the user's helper gives, and the secret is in no file of perdure's."""
+    """A private repository is fetched and pushed with what the user's helper gives, and the secret
+    is in no file of perdure's."""
     asked = teach(yard, http)
     mine = workspaces(yard)
     workspace = mine.plan(yard.spec("isolated", repo=http.url("shop/web")), "brave-otter", yard.top)
     assert mine.prepare(workspace, "claude").created
     assert http.users == {"una"}
     assert asked.read_text().split("\n")[0] == "get" and "path=" not in asked.read_text()
-    who = {f"GIT_{role}_{part}": "a@b" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL")}
+    who = {
+        f"GIT_{role}_{part}": "a@b"
+        for role in ("AUTHOR", "COMMITTER")
+        for part in ("NAME", "EMAIL")
+    }
     yard.git("commit", "-qm", "more", "--allow-empty", cwd=workspace.path, env=who)
     with mine.outgoing(workspace, nullcontext()) as found:
         found.push()
-    assert yard.git("rev-parse", "work", cwd=yard.top / "forge/shop/web.git") == yard.git("rev-parse", "HEAD", cwd=workspace.path)
+    assert yard.git("rev-parse", "work", cwd=yard.top / "forge/shop/web.git") == yard.git(
+        "rev-parse", "HEAD", cwd=workspace.path
+    )
     for file in yard.root.rglob("*"):
         assert not file.is_file() or PASSWORD.encode() not in file.read_bytes(), file
     assert not {"store", "erase"} & set(asked.read_text().split("\n"))
 
 
-def test_a_helper_of_a_repository_is_never_asked(yard: Yard, http: GitHttp, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What stands in a repository's configuration does not run, even where perdure is started in that repository."""
+def test_a_helper_of_a_repository_is_never_asked(
+    yard: Yard, http: GitHttp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands in a repository's configuration does not run, even where perdure is started in
+    that repository."""
     fired = yard.top / "fired"
     yard.git("config", "credential.helper", f"!touch {fired}")
     yard.git("config", f"credential.http://127.0.0.1:{http.port}.helper", f"!touch {fired}")
     monkeypatch.chdir(yard.repo)
-    mine = workspaces(yard, {"GIT_DIR": str(yard.repo / ".git"), "GIT_CONFIG_PARAMETERS": f"'credential.helper=!touch {fired}'"})
-    workspace = mine.plan(yard.spec("isolated", repo=http.url("shop/web")), "brave-otter", yard.repo)
+    mine = workspaces(
+        yard,
+        {
+            "GIT_DIR": str(yard.repo / ".git"),
+            "GIT_CONFIG_PARAMETERS": f"'credential.helper=!touch {fired}'",
+        },
+    )
+    workspace = mine.plan(
+        yard.spec("isolated", repo=http.url("shop/web")), "brave-otter", yard.repo
+    )
     with pytest.raises(GitFailed, match="could not read Username") as caught:
         mine.prepare(workspace, "claude")
     assert "PERDURE_GIT_TOKEN" in caught.value.hint and "gh auth setup-git" in caught.value.hint
@@ -87,7 +109,8 @@ def test_a_helper_of_a_repository_is_never_asked(yard: Yard, http: GitHttp, monk
 
 
 def test_the_settings_go_before_the_helpers(yard: Yard, http: GitHttp) -> None:
-    """Where the settings have a login no helper is asked; a repository that wants none asks nobody."""
+    """Where the settings have a login no helper is asked; a repository that wants none asks
+    nobody."""
     asked = teach(yard, http, password="wrong")
     mine = workspaces(yard, login=("dev-bot", PASSWORD))
     workspace = mine.plan(yard.spec("isolated", repo=http.url("shop/web")), "brave-otter", yard.top)
@@ -96,7 +119,8 @@ def test_the_settings_go_before_the_helpers(yard: Yard, http: GitHttp) -> None:
 
 
 def test_a_helper_with_a_wrong_or_no_answer(yard: Yard, http: GitHttp) -> None:
-    """A refused login is one sentence without the secret; a helper that fails, or answers for another server, is no login."""
+    """A refused login is one sentence without the secret; a helper that fails, or answers for
+    another server, is no login."""
     teach(yard, http, password="wrong-kanarienvogel")
     mine = workspaces(yard)
     workspace = mine.plan(yard.spec("isolated", repo=http.url("shop/web")), "brave-otter", yard.top)
@@ -104,14 +128,17 @@ def test_a_helper_with_a_wrong_or_no_answer(yard: Yard, http: GitHttp) -> None:
         mine.prepare(workspace, "claude")
     assert "wrong-kanarienvogel" not in f"{caught.value} {caught.value.stderr} {caught.value.argv}"
     assert helpers.login("https://elsewhere.example/o/r", yard.environ) is None
-    (yard.top / "helper").write_text("#!/bin/sh\necho host=elsewhere.example\necho username=una\necho password=x\n")
+    (yard.top / "helper").write_text(
+        "#!/bin/sh\necho host=elsewhere.example\necho username=una\necho password=x\n"
+    )
     assert helpers.login(http.url("shop/web"), yard.environ) is None
     (yard.top / "helper").write_text("#!/bin/sh\nexit 3\n")
     assert helpers.login(http.url("shop/web"), yard.environ) is None
 
 
 def test_what_somebody_outside_names_gets_no_login_of_the_owner(yard: Yard, http: GitHttp) -> None:
-    """A pool that works for others asks the owner's helpers only for servers that the configuration names."""
+    """A pool that works for others asks the owner's helpers only for servers that the configuration
+    names."""
     asked = teach(yard, http)
     url = http.url("shop/web")
     poor = Settings(root=yard.root, state=yard.root)

@@ -1,4 +1,5 @@
-"""Which servers are fetched from when somebody outside names the repository: real git, real servers on loopback.
+"""Which servers are fetched from when somebody outside names the repository: real git, real servers
+on loopback.
 
 Names that lead to chosen addresses stand in an /etc/hosts of the test's own, in a mount namespace.
 """
@@ -34,13 +35,14 @@ GUARDED = Hosts(guarded=True)
 PRIVATE = """127.0.0.1 127.1.2.3 10.0.0.1 172.16.5.4 192.168.1.1 100.64.0.1 198.18.0.1 192.0.2.1 ::1 fd00:ec2::254 ::ffff:10.0.0.1
 ::ffff:127.0.0.1 2002:7f00:1:: 64:ff9b::10.0.0.1 2001:db8::1"""
 NEVER = (
-    "169.254.169.254 ::ffff:169.254.169.254 64:ff9b::a9fe:a9fe fe80::1 fe80::1%lo 0.0.0.0 :: 224.0.0.1 ff02::1 240.0.0.1 255.255.255.255"
+    "169.254.169.254 ::ffff:169.254.169.254 64:ff9b::a9fe:a9fe fe80::1 fe80::1%lo 0.0.0.0 :: "
+    "224.0.0.1 ff02::1 240.0.0.1 255.255.255.255"
 )
 
 
 def test_addresses_by_their_kind() -> None:
-    """Private ones are fit for servers that the configuration names, the metadata services of clouds for none; IPv4 in IPv6 is judged by
-    what it stands for."""
+    """Private ones are fit for servers that the configuration names, the metadata services of
+    clouds for none; IPv4 in IPv6 is judged by what it stands for."""
     for address in PRIVATE.split():
         assert unfit(address, private=False) and not unfit(address, private=True), address
     for address in NEVER.split():
@@ -57,17 +59,23 @@ def test_addresses_by_their_kind() -> None:
     ],
 )  # fmt: skip
 def test_what_is_refused_by_its_name(yard: Yard, url: str) -> None:
-    """Addresses that are not public and ports of their own are refused when the task is accepted, before anybody is asked for anything."""
+    """Addresses that are not public and ports of their own are refused when the task is accepted,
+    before anybody is asked for anything."""
     spec = yard.spec("isolated", repo=url)
     with pytest.raises(UsageError) as refused:
-        Workspaces(yard.root, environ=yard.environ, hosts=GUARDED).plan(spec, "brave-otter", yard.top)
+        Workspaces(yard.root, environ=yard.environ, hosts=GUARDED).plan(
+            spec, "brave-otter", yard.top
+        )
     assert "clone_hosts" in refused.value.hint
-    assert Workspaces(yard.root, environ=yard.environ).plan(spec, "brave-otter", yard.top).repo == url
+    assert (
+        Workspaces(yard.root, environ=yard.environ).plan(spec, "brave-otter", yard.top).repo == url
+    )
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.1", "2130706433", "0x7f.1", "0177.0.0.1"])
 def test_what_is_refused_by_its_address(yard: Yard, host: str) -> None:
-    """Other spellings of this machine's address, and names that lead to it, are refused before a connection is made."""
+    """Other spellings of this machine's address, and names that lead to it, are refused before a
+    connection is made."""
     url = f"https://{host}/owner/repo"
     with pytest.raises(UsageError, match="this machine's own"):
         GUARDED.settings(url, yard.environ)
@@ -75,8 +83,11 @@ def test_what_is_refused_by_its_address(yard: Yard, host: str) -> None:
 
 
 def test_a_list_of_servers(yard: Yard) -> None:
-    """With `clone_hosts` nobody else is fetched from, by host and port; what a rule names is meant as well."""
-    hosts = Hosts(only=frozenset({"git.example.com", "10.0.0.5:3000"}), named=frozenset({"forge.example.com"}))
+    """With `clone_hosts` nobody else is fetched from, by host and port; what a rule names is meant
+    as well."""
+    hosts = Hosts(
+        only=frozenset({"git.example.com", "10.0.0.5:3000"}), named=frozenset({"forge.example.com"})
+    )
     for url in (
         "https://git.example.com/o/r",
         "https://git.example.com:443/o/r",
@@ -84,17 +95,26 @@ def test_a_list_of_servers(yard: Yard) -> None:
         "https://forge.example.com/o/r",
     ):
         hosts.check(url)
-    for url in ("https://git.example.com:444/o/r", "https://10.0.0.5/o/r", "https://git.example.com.evil.example/o/r", "ssh://git@h/o/r"):
+    for url in (
+        "https://git.example.com:444/o/r",
+        "https://10.0.0.5/o/r",
+        "https://git.example.com.evil.example/o/r",
+        "ssh://git@h/o/r",
+    ):
         with pytest.raises(UsageError, match="not fetched from"):
             hosts.check(url)
 
 
 def test_a_server_that_is_named_is_fetched_from(yard: Yard) -> None:
-    """A forge of one's own at a private address works once the configuration names it; the fetch goes to the address that was looked at."""
+    """A forge of one's own at a private address works once the configuration names it; the fetch
+    goes to the address that was looked at."""
     with serving(yard) as forge:
         place = forge.url.split("/")[2]
         asked = Workspaces(
-            yard.root, environ=yard.environ, credentials=lambda url: (USER, SECRET), hosts=Hosts(guarded=True, named=frozenset({place}))
+            yard.root,
+            environ=yard.environ,
+            credentials=lambda url: (USER, SECRET),
+            hosts=Hosts(guarded=True, named=frozenset({place})),
         )
         workspace = asked.plan(yard.spec("isolated", repo=forge.url), "brave-otter", yard.top)
         assert asked.prepare(workspace, "claude").created and forge.fetches == 1
@@ -141,16 +161,40 @@ print(json.dumps(found))
 
 
 def test_a_name_that_leads_elsewhere_a_moment_later(yard: Yard, tmp_path: Path) -> None:
-    """The address that was looked at is the one that git speaks to, whatever the name leads to by then (DNS rebinding); a public name
-    that leads into the private network is refused, and so is one of whose addresses only one does."""
+    """The address that was looked at is the one that git speaks to, whatever the name leads to by
+    then (DNS rebinding); a public name that leads into the private network is refused, and so is
+    one of whose addresses only one does."""
     hosts = tmp_path / "hosts"
     hosts.write_text("")
     with serving(yard, anybody=True) as forge:
         url = forge.url.replace("127.0.0.1", "forge.example")
-        words = [sys.executable, "-c", REBIND, url, "127.0.0.2", str(yard.top), json.dumps(yard.environ)]
+        words = [
+            sys.executable,
+            "-c",
+            REBIND,
+            url,
+            "127.0.0.2",
+            str(yard.top),
+            json.dumps(yard.environ),
+        ]
         inside = 'mount --bind "$1" /etc/hosts && shift && exec "$@"'
-        command = ["unshare", "--map-root-user", "--mount", "sh", "-c", inside, "sh", str(hosts), *words]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(TOP / "src")})
+        command = [
+            "unshare",
+            "--map-root-user",
+            "--mount",
+            "sh",
+            "-c",
+            inside,
+            "sh",
+            str(hosts),
+            *words,
+        ]
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(TOP / "src")},
+        )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["before"], found["pinned"]) == ("HEAD", "HEAD"), found
@@ -161,7 +205,8 @@ def test_a_name_that_leads_elsewhere_a_moment_later(yard: Yard, tmp_path: Path) 
 
 
 def test_what_a_repository_says_of_its_servers_does_not_count(yard: Yard) -> None:
-    """A configuration that sends one address through a thief's proxy, follows redirects, or pins it elsewhere is overruled."""
+    """A configuration that sends one address through a thief's proxy, follows redirects, or pins it
+    elsewhere is overruled."""
     with serving(yard, anybody=True) as forge, serving(yard, anybody=True) as thief:
         port = forge.url.split(":")[2].split("/")[0]
         evil = {
@@ -170,7 +215,9 @@ def test_what_a_repository_says_of_its_servers_does_not_count(yard: Yard) -> Non
             "followRedirects": "true",
         }
         git = Git(cwd=yard.repo, environ=yard.environ)
-        settings = Hosts(guarded=True, named=frozenset({f"127.0.0.1:{port}"})).settings(forge.url, yard.environ)
+        settings = Hosts(guarded=True, named=frozenset({f"127.0.0.1:{port}"})).settings(
+            forge.url, yard.environ
+        )
         for name, value in evil.items():
             yard.git("config", f"http.{forge.url}.{name}", value)
         with_its_own = git.run("ls-remote", "--", forge.url, allow=("http",), good=range(256))
@@ -183,7 +230,10 @@ def test_what_a_repository_says_of_its_servers_does_not_count(yard: Yard) -> Non
 
 def test_a_redirect_by_a_server_is_not_followed(yard: Yard) -> None:
     """Also where the repository's own configuration allows it for just this address."""
-    with serving(yard, anybody=True) as thief, serving(yard, redirect=thief.url.removesuffix("/owner/repo")) as forge:
+    with (
+        serving(yard, anybody=True) as thief,
+        serving(yard, redirect=thief.url.removesuffix("/owner/repo")) as forge,
+    ):
         yard.git("config", f"http.{forge.url}.followRedirects", "true")
         git = Git(cwd=yard.repo, environ=yard.environ)
         settings = Hosts().settings(forge.url, yard.environ)
@@ -194,28 +244,46 @@ def test_a_redirect_by_a_server_is_not_followed(yard: Yard) -> None:
 
 
 def test_a_certificate_of_nobodys_is_not_taken(yard: Yard) -> None:
-    """A repository whose configuration says not to look at certificates for just this address is overruled too."""
+    """A repository whose configuration says not to look at certificates for just this address is
+    overruled too."""
     tls, _ = certificate(yard.top)
     with serving(yard, tls=tls, anybody=True) as forge:
         yard.git("config", f"http.{forge.url}.sslVerify", "false")
         git = Git(cwd=yard.repo, environ=yard.environ)
         with pytest.raises(GitFailed):
-            git.run("ls-remote", "--", forge.url, allow=("https",), settings=Hosts().settings(forge.url, yard.environ))
+            git.run(
+                "ls-remote",
+                "--",
+                forge.url,
+                allow=("https",),
+                settings=Hosts().settings(forge.url, yard.environ),
+            )
         assert forge.seen == []
 
 
 def test_proxies() -> None:
-    """As curl reads them: the scheme's own before the general one, HTTP_PROXY not at all, and none for hosts that no_proxy names."""
-    named = {"https_proxy": "http://p:1", "ALL_PROXY": "http://all:1", "HTTP_PROXY": "http://evil:1", "no_proxy": ".corp, git.example.com"}
+    """As curl reads them: the scheme's own before the general one, HTTP_PROXY not at all, and none
+    for hosts that no_proxy names."""
+    named = {
+        "https_proxy": "http://p:1",
+        "ALL_PROXY": "http://all:1",
+        "HTTP_PROXY": "http://evil:1",
+        "no_proxy": ".corp, git.example.com",
+    }
     assert proxy_of("https", "h", named) == "http://p:1"
     assert proxy_of("http", "h", named) == "http://all:1"
     assert proxy_of("https", "git.example.com", named) == proxy_of("https", "a.corp", named) == ""
     assert proxy_of("https", "agit.example.com", named) == "http://p:1"
-    assert proxy_of("https", "h", {}) == "" == proxy_of("https", "h", {"https_proxy": "http://p:1", "NO_PROXY": "*"})
+    assert (
+        proxy_of("https", "h", {})
+        == ""
+        == proxy_of("https", "h", {"https_proxy": "http://p:1", "NO_PROXY": "*"})
+    )
 
 
 def test_a_rule_never_lets_a_payload_name_the_server() -> None:
-    """`{repository}` stands behind the server's name; credentials and other schemes are refused when the configuration is read."""
+    """`{repository}` stands behind the server's name; credentials and other schemes are refused
+    when the configuration is read."""
 
     def rule(clone: str) -> str:
         return rules({"dev": {"agent": "claude", "authors": ["ada"], "clone": clone}})[0].clone

@@ -1,4 +1,5 @@
-"""Hostile repositories, photographed and put back: nothing that was planted runs, in any backend, filters included."""
+"""Hostile repositories, photographed and put back: nothing that was planted runs, in any backend,
+filters included."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ def yard(tmp_path: Path) -> Yard:
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.name)
 def test_nothing_fires(yard: Yard, vector: Vector) -> None:
-    """A checkpoint, another after a change, the drift and the way back run no program of the repository; plain git does."""
+    """A checkpoint, another after a change, the drift and the way back run no program of the
+    repository; plain git does."""
     place, workspace = ground(yard, "worktree")
     vector.plant(place)
     place.canary.unlink(missing_ok=True)
@@ -39,7 +41,8 @@ def test_nothing_fires(yard: Yard, vector: Vector) -> None:
 
 
 def test_nothing_fires_with_all_of_them_at_once(yard: Yard) -> None:
-    """The same for an isolated workdir in which everything is planted that leaves its git directory readable."""
+    """The same for an isolated workdir in which everything is planted that leaves its git directory
+    readable."""
     place, workspace = ground(yard, "isolated")
     for vector in VECTORS:
         if "commondir" not in vector.name and vector.name != "promisor":
@@ -53,7 +56,8 @@ def test_nothing_fires_with_all_of_them_at_once(yard: Yard) -> None:
 
 
 def nest(yard: Yard, top: Path, canary: Path) -> None:
-    """Repositories inside a workdir: one in which every git command runs something, one that git finds elsewhere, an honest clone."""
+    """Repositories inside a workdir: one in which every git command runs something, one that git
+    finds elsewhere, an honest clone."""
     yard.git("clone", "-q", str(yard.repo), str(top / "honest"))
     yard.git("-C", str(top / "honest"), "config", "user.name", "An Agent")
     for name in ("armed", "elsewhere"):
@@ -74,13 +78,20 @@ def touched(yard: Yard, place: Path, canary: Path) -> bool:
     canary.unlink(missing_ok=True)
     for name in ("honest", "armed", "elsewhere"):
         for words in (("status",), ("checkout", "-q", "-b", "another"), ("add", "."), ("st",)):
-            subprocess.run(["git", *words], cwd=place / name, env=yard.environ, capture_output=True, stdin=subprocess.DEVNULL)
+            subprocess.run(
+                ["git", *words],
+                cwd=place / name,
+                env=yard.environ,
+                capture_output=True,
+                stdin=subprocess.DEVNULL,
+            )
     return canary.exists()
 
 
 def test_repositories_from_elsewhere_are_disarmed(yard: Yard, tmp_path: Path) -> None:
-    """Unpacked on another machine, no repository inside runs anything when its new user runs git there; what was changed is named, nothing
-    is lost of it, an honest clone is what it was, and the checkpoint is put back as carefully the next time."""
+    """Unpacked on another machine, no repository inside runs anything when its new user runs git
+    there; what was changed is named, nothing is lost of it, an honest clone is what it was, and the
+    checkpoint is put back as carefully the next time."""
     source, canary = yard.plan("isolated"), tmp_path / "canary"
     yard.workspaces.prepare(source, "claude")
     nest(yard, Path(source.path), canary)

@@ -1,4 +1,5 @@
-"""Files of git that are not what they should be: links, loops, pipes, nonsense; and changes that an agent hides."""
+"""Files of git that are not what they should be: links, loops, pipes, nonsense; and changes that an
+agent hides."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ def yard(tmp_path: Path) -> Yard:
 
 
 def _replaced(place: Path, kind: str, victim: Path) -> None:
-    shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink(missing_ok=True)
+    shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink(
+        missing_ok=True
+    )
     match kind:
         case "link to another":
             place.symlink_to(victim)
@@ -39,10 +42,16 @@ def _replaced(place: Path, kind: str, victim: Path) -> None:
             place.mkdir()
 
 
-@pytest.mark.parametrize("kind", ["link to another", "loop of links", "loop of files", "pipe", "nonsense", "empty directory"])
+@pytest.mark.parametrize(
+    "kind",
+    ["link to another", "loop of links", "loop of files", "pipe", "nonsense", "empty directory"],
+)
 @pytest.mark.parametrize("backend", ["worktree", "isolated"])
-def test_a_git_directory_that_is_something_else_is_refused(yard: Yard, backend: str, kind: str) -> None:
-    """`.git` replaced by anything: every verb ends with an error, the files stay, and the other repository is as it was."""
+def test_a_git_directory_that_is_something_else_is_refused(
+    yard: Yard, backend: str, kind: str
+) -> None:
+    """`.git` replaced by anything: every verb ends with an error, the files stay, and the other
+    repository is as it was."""
     victim = make_yard(yard.top / "victim")
     before = sorted((path, path.lstat().st_mtime_ns) for path in (victim.repo / ".git").rglob("*"))
     place, workspace = ground(yard, backend)
@@ -55,13 +64,19 @@ def test_a_git_directory_that_is_something_else_is_refused(yard: Yard, backend: 
         with pytest.raises(PerdureError):
             verb()
     assert (place.top / "README").read_text() == "second\n"
-    assert sorted((path, path.lstat().st_mtime_ns) for path in (victim.repo / ".git").rglob("*")) == before
+    assert (
+        sorted((path, path.lstat().st_mtime_ns) for path in (victim.repo / ".git").rglob("*"))
+        == before
+    )
 
 
 @pytest.mark.parametrize("name", ["index", "HEAD", "refs", "objects", "packed-refs"])
 @pytest.mark.parametrize("kind", ["link to another", "loop of links", "nonsense"])
-def test_a_part_of_a_git_directory_that_is_something_else_harms_nobody(yard: Yard, name: str, kind: str) -> None:
-    """One file or directory in an isolated workdir's .git replaced: an answer or an error, and nothing written through a link."""
+def test_a_part_of_a_git_directory_that_is_something_else_harms_nobody(
+    yard: Yard, name: str, kind: str
+) -> None:
+    """One file or directory in an isolated workdir's .git replaced: an answer or an error, and
+    nothing written through a link."""
     victim = make_yard(yard.top / "victim")
     victim.git("pack-refs", "--all")
     before = sorted((path, path.lstat().st_mtime_ns) for path in (victim.repo / ".git").rglob("*"))
@@ -76,7 +91,10 @@ def test_a_part_of_a_git_directory_that_is_something_else_harms_nobody(yard: Yar
             verb()
         except PerdureError as error:
             assert str(error)
-    assert sorted((path, path.lstat().st_mtime_ns) for path in (victim.repo / ".git").rglob("*")) == before
+    assert (
+        sorted((path, path.lstat().st_mtime_ns) for path in (victim.repo / ".git").rglob("*"))
+        == before
+    )
     assert yard.workspaces.prepare(yard.plan("isolated", agent="bob", branch="bob"), "bob").created
 
 
@@ -91,8 +109,11 @@ def test_a_pipe_in_place_of_a_git_file_is_not_read(yard: Yard) -> None:
 
 
 @pytest.mark.parametrize("backend", ["worktree", "isolated"])
-def test_a_pipe_stalls_a_neighbours_git_only_where_it_is_documented(yard: Yard, backend: str) -> None:
-    """git waits on a pipe in a shared admin directory until its deadline; an isolated neighbour never opens it."""
+def test_a_pipe_stalls_a_neighbours_git_only_where_it_is_documented(
+    yard: Yard, backend: str
+) -> None:
+    """git waits on a pipe in a shared admin directory until its deadline; an isolated neighbour
+    never opens it."""
     place, _ = ground(yard, backend)
     (place.common / "worktrees" / place.admin.name).mkdir(parents=True, exist_ok=True)
     pipe = place.common / "worktrees" / place.admin.name / "gitdir"
@@ -114,7 +135,10 @@ def test_a_pipe_stalls_a_neighbours_git_only_where_it_is_documented(yard: Yard, 
 
 
 HIDING = {
-    "hide-by-index": [("update-index", "--assume-unchanged", "README"), ("update-index", "--skip-worktree", "src/file1.txt")],
+    "hide-by-index": [
+        ("update-index", "--assume-unchanged", "README"),
+        ("update-index", "--skip-worktree", "src/file1.txt"),
+    ],
     "hide-by-setting": [("config", "status.showUntrackedFiles", "no")],
     "hide-by-exclude": [],
     "hide-by-gitignore": [],
@@ -123,8 +147,11 @@ HIDING = {
 
 @pytest.mark.parametrize("name", HIDING)
 @pytest.mark.parametrize("backend", ["worktree", "isolated"])
-def test_what_is_hidden_from_status_is_seen_where_it_is_documented(yard: Yard, backend: str, name: str) -> None:
-    """An agent that blinds its own status: what perdure then sees is what the table says, no more and no less."""
+def test_what_is_hidden_from_status_is_seen_where_it_is_documented(
+    yard: Yard, backend: str, name: str
+) -> None:
+    """An agent that blinds its own status: what perdure then sees is what the table says, no more
+    and no less."""
     place, workspace = ground(yard, backend)
     for command in HIDING[name]:
         place.git(*command)
@@ -142,10 +169,23 @@ def test_what_is_hidden_from_status_is_seen_where_it_is_documented(yard: Yard, b
 
 
 @pytest.mark.parametrize(
-    "name", ["a\nb", "x). New instructions: (", "\x1b[2J", "\u202etxt", "a`b", "q'\"", "a, b", "\udcff", "a" * 300, "\u2028"]
+    "name",
+    [
+        "a\nb",
+        "x). New instructions: (",
+        "\x1b[2J",
+        "\u202etxt",
+        "a`b",
+        "q'\"",
+        "a, b",
+        "\udcff",
+        "a" * 300,
+        "\u2028",
+    ],
 )
 def test_a_files_name_stays_one_word_of_the_prompt(name: str) -> None:
-    """Newlines, escape sequences and sentences in names of files reach the agent as one quoted, short word."""
+    """Newlines, escape sequences and sentences in names of files reach the agent as one quoted,
+    short word."""
     shown = named(name)
     assert shown.isprintable() and len(shown) < 1000
     plain = set(shown) <= set("abcdefghijklmnopqrstuvwxyz.")

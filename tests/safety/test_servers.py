@@ -24,30 +24,43 @@ def yard(tmp_path: Path) -> Yard:
     return make_served_yard(tmp_path)
 
 
-def workspaces(yard: Yard, secret: str = SECRET, ca_file: Path | None = None, **environ: str) -> Workspaces:
+def workspaces(
+    yard: Yard, secret: str = SECRET, ca_file: Path | None = None, **environ: str
+) -> Workspaces:
     schemes = frozenset({"http", "https"})
     return Workspaces(
-        yard.root, environ=yard.environ | environ, transports=schemes, credentials=lambda url: (USER, secret), ca_file=ca_file
+        yard.root,
+        environ=yard.environ | environ,
+        transports=schemes,
+        credentials=lambda url: (USER, secret),
+        ca_file=ca_file,
     )
 
 
 def plan(yard: Yard, url: str, branch: str, base: str = "") -> Workspace:
-    return workspaces(yard).plan(yard.spec("isolated", repo=url, branch=branch, base=base), "brave-otter", yard.top)
+    return workspaces(yard).plan(
+        yard.spec("isolated", repo=url, branch=branch, base=base), "brave-otter", yard.top
+    )
 
 
 def certificate(place: Path) -> tuple[Path, Path]:
-    """A throwaway key and certificate for 127.0.0.1, as (both in one file, the certificate alone)."""
+    """A throwaway key and certificate for 127.0.0.1, as (both in one file, the certificate
+    alone)."""
     key, crt, both = place / "key.pem", place / "crt.pem", place / "both.pem"
     kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
     names = ["-subj", "/CN=perdure test", "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run(["openssl", "req", "-x509", *kind, *names, "-keyout", key, "-out", crt], check=True, capture_output=True)
+    subprocess.run(
+        ["openssl", "req", "-x509", *kind, *names, "-keyout", key, "-out", crt],
+        check=True,
+        capture_output=True,
+    )
     both.write_bytes(key.read_bytes() + crt.read_bytes())
     return both, crt
 
 
 def test_https_with_certificates_of_ones_own(yard: Yard) -> None:
-    """Unknown certificates are refused with a hint, whatever the caller's environment says, and before a secret is sent;
-    with `ca_file` the repository is fetched."""
+    """Unknown certificates are refused with a hint, whatever the caller's environment says, and
+    before a secret is sent; with `ca_file` the repository is fetched."""
     tls, crt = certificate(yard.top)
     with serving(yard, tls=tls) as forge:
         workspace = plan(yard, forge.url, "work")
@@ -61,19 +74,25 @@ def test_https_with_certificates_of_ones_own(yard: Yard) -> None:
 
 
 def test_eight_who_wait_together_make_one_fetch(yard: Yard) -> None:
-    """All came before the fetch began, so its result is new enough for each of them; and who comes after it fetches anew."""
+    """All came before the fetch began, so its result is new enough for each of them; and who comes
+    after it fetches anew."""
     with serving(yard) as forge:
         lock = Places(yard.root).lock(identify("cache", forge.url))
         plans = [plan(yard, forge.url, f"b{number}") for number in range(8)]
         got: list[Prepared] = []
         threads = [
-            threading.Thread(target=lambda workspace=workspace: got.append(workspaces(yard).prepare(workspace, "claude")))
+            threading.Thread(
+                target=lambda workspace=workspace: got.append(
+                    workspaces(yard).prepare(workspace, "claude")
+                )
+            )
             for workspace in plans
         ]
         with held(lock):
             for thread in threads:
                 thread.start()
-            while sum(os.path.realpath(f"/proc/self/fd/{fd}") == str(lock) for fd in os.listdir("/proc/self/fd")) < 9:  # noqa: PTH208
+            opened = Path("/proc/self/fd")
+            while sum(os.path.realpath(fd) == str(lock) for fd in opened.iterdir()) < 9:
                 time.sleep(0.01)
         for thread in threads:
             thread.join()
@@ -84,7 +103,8 @@ def test_eight_who_wait_together_make_one_fetch(yard: Yard) -> None:
 
 
 def test_a_server_out_of_reach_does_not_stop_a_start_from_the_cache(yard: Yard) -> None:
-    """What was fetched before is started from, and that is told; what was not is the network's error, not `no such branch`."""
+    """What was fetched before is started from, and that is told; what was not is the network's
+    error, not `no such branch`."""
     with serving(yard) as forge:
         workspaces(yard).prepare(plan(yard, forge.url, "first"), "claude")
     for branch, base in (("second", "main"), ("third", "")):
@@ -96,7 +116,8 @@ def test_a_server_out_of_reach_does_not_stop_a_start_from_the_cache(yard: Yard) 
 
 
 def test_a_cold_cache_needs_its_server(yard: Yard) -> None:
-    """Nothing was fetched before: the error is the network's, and nothing half-made is left in the workdir's place."""
+    """Nothing was fetched before: the error is the network's, and nothing half-made is left in the
+    workdir's place."""
     with serving(yard) as forge:
         pass
     workspace = plan(yard, forge.url, "first")
@@ -106,7 +127,8 @@ def test_a_cold_cache_needs_its_server(yard: Yard) -> None:
 
 
 def test_a_server_that_refuses_is_not_out_of_reach(yard: Yard) -> None:
-    """A token that was withdrawn, or a repository that was taken away, is not made good by what the cache still has."""
+    """A token that was withdrawn, or a repository that was taken away, is not made good by what the
+    cache still has."""
     with serving(yard) as forge:
         workspaces(yard).prepare(plan(yard, forge.url, "first"), "claude")
         with pytest.raises(GitFailed):

@@ -1,4 +1,5 @@
-"""Repositories by ssh: a real sshd with scratch keys, the user's own agent or a key from the settings, and no side door."""
+"""Repositories by ssh: a real sshd with scratch keys, the user's own agent or a key from the
+settings, and no side door."""
 
 from __future__ import annotations
 
@@ -34,11 +35,20 @@ class Far:
     def bare(self) -> Path:
         return self.sshd.top / "shop/web.git"
 
-    def workspaces(self, ssh: Ssh, environ: dict[str, str] | None = None, hosts: Hosts | None = None) -> Workspaces:
-        return Workspaces(self.yard.root, environ=self.yard.environ | (environ or {}), ssh=ssh, hosts=hosts or Hosts())
+    def workspaces(
+        self, ssh: Ssh, environ: dict[str, str] | None = None, hosts: Hosts | None = None
+    ) -> Workspaces:
+        return Workspaces(
+            self.yard.root,
+            environ=self.yard.environ | (environ or {}),
+            ssh=ssh,
+            hosts=hosts or Hosts(),
+        )
 
     def ssh(self, *, key: Path | None = None, known_hosts: Path | None = None) -> Ssh:
-        return Ssh(key=key, known_hosts=known_hosts or self.sshd.known_hosts, config=self.sshd.config)
+        return Ssh(
+            key=key, known_hosts=known_hosts or self.sshd.known_hosts, config=self.sshd.config
+        )
 
     def prepared(self, repo: str, ssh: Ssh, environ: dict[str, str] | None = None) -> Workspace:
         mine = self.workspaces(ssh, environ)
@@ -52,38 +62,56 @@ class Far:
 def far(tmp_path: Path) -> Iterator[Far]:
     yard = make_yard(tmp_path)
     with serving(tmp_path / "sshd") as sshd:
-        subprocess.run(["git", "clone", "-q", "--bare", str(yard.repo), str(sshd.top / "shop/web.git")], check=True, env=yard.environ)
+        subprocess.run(
+            ["git", "clone", "-q", "--bare", str(yard.repo), str(sshd.top / "shop/web.git")],
+            check=True,
+            env=yard.environ,
+        )
         yield Far(yard, sshd)
 
 
 def test_a_key_of_the_settings_fetches_and_pushes(far: Far) -> None:
-    """A deploy key makes the workdir and brings its branch back; neither the key nor its place is in the workdir or the agent's hands."""
+    """A deploy key makes the workdir and brings its branch back; neither the key nor its place is
+    in the workdir or the agent's hands."""
     ssh = far.ssh(key=far.sshd.key)
     workspace = far.prepared(f"{far.sshd.user}@forge:shop/web.git", ssh)
     path = Path(workspace.path)
-    who = {f"GIT_{role}_{part}": "a@b" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL")}
+    who = {
+        f"GIT_{role}_{part}": "a@b"
+        for role in ("AUTHOR", "COMMITTER")
+        for part in ("NAME", "EMAIL")
+    }
     far.yard.git("commit", "-qm", "more", "--allow-empty", cwd=path, env=who)
     with far.workspaces(ssh).outgoing(workspace, nullcontext()) as found:
         assert found.commits == 1
         found.push()
         assert found.default_branch() == "main"
-    assert far.yard.git("rev-parse", "work", cwd=far.bare) == far.yard.git("rev-parse", "HEAD", cwd=path)
+    assert far.yard.git("rev-parse", "work", cwd=far.bare) == far.yard.git(
+        "rev-parse", "HEAD", cwd=path
+    )
     texts = [file.read_text(errors="replace") for file in path.rglob("*") if file.is_file()]
     assert not [text for text in texts if str(far.sshd.key) in text or "sshCommand" in text]
 
 
 @pytest.mark.parametrize(
-    "spelling", ["ssh://{user}@127.0.0.1:{port}{top}/shop/web.git", "{user}@forge:{top}/shop/web.git", "forge:shop/web"]
+    "spelling",
+    [
+        "ssh://{user}@127.0.0.1:{port}{top}/shop/web.git",
+        "{user}@forge:{top}/shop/web.git",
+        "forge:shop/web",
+    ],
 )
 def test_every_spelling_of_an_address_leads_there(far: Far, spelling: str) -> None:
-    """`ssh://` with a port, `user@host:` with a path from the top, and a name of the user's own ssh configuration."""
+    """`ssh://` with a port, `user@host:` with a path from the top, and a name of the user's own ssh
+    configuration."""
     far.sshd.configure(f"User {far.sshd.user}")
     repo = spelling.format(user=far.sshd.user, port=far.sshd.port, top=far.sshd.top)
     far.prepared(repo, far.ssh(key=far.sshd.key))
 
 
 def test_the_users_own_agent_is_asked(far: Far) -> None:
-    """Without a key in the settings the user's ssh agent is used; its socket reaches neither the server nor any coding agent."""
+    """Without a key in the settings the user's ssh agent is used; its socket reaches neither the
+    server nor any coding agent."""
     far.sshd.configure("ForwardAgent yes", "RemoteForward 0 127.0.0.1:1")
     with agent(far.sshd.key) as socket:
         far.prepared("forge:shop/web.git", far.ssh(), {"SSH_AUTH_SOCK": socket})
@@ -93,7 +121,8 @@ def test_the_users_own_agent_is_asked(far: Far) -> None:
 
 
 def test_an_unknown_server_is_refused(far: Far, tmp_path: Path) -> None:
-    """A server whose key nobody confirmed gets no login and is not remembered, whatever the user's configuration says of it."""
+    """A server whose key nobody confirmed gets no login and is not remembered, whatever the user's
+    configuration says of it."""
     far.sshd.configure("StrictHostKeyChecking no")
     empty = tmp_path / "nobody"
     empty.write_text("")
@@ -112,7 +141,8 @@ def test_a_key_that_the_server_does_not_know(far: Far) -> None:
 
 
 def test_what_is_not_there(far: Far, tmp_path: Path) -> None:
-    """A repository that the server does not have, a file that the settings name in vain, a server that is away: each has its sentence."""
+    """A repository that the server does not have, a file that the settings name in vain, a server
+    that is away: each has its sentence."""
     with pytest.raises(NotFound, match="no repository at"):
         far.prepared("forge:shop/nothing", far.ssh(key=far.sshd.key))
     with pytest.raises(UsageError, match=r"git_ssh_key names .*cannot be read"):
@@ -126,14 +156,18 @@ def test_what_is_not_there(far: Far, tmp_path: Path) -> None:
 
 
 def test_a_repository_chooses_no_ssh(far: Far) -> None:
-    """`core.sshCommand`, `ssh.variant` and a rewritten address in a repository's own configuration take no part in a call."""
+    """`core.sshCommand`, `ssh.variant` and a rewritten address in a repository's own configuration
+    take no part in a call."""
     fired = far.yard.top / "fired"
     for key, value in (("core.sshCommand", f"touch {fired}; false"), ("ssh.variant", "plink")):
         far.yard.git("config", key, value)
     url = far.sshd.url(far.yard.top / "link")
     (far.yard.top / "link").symlink_to(far.bare)
     source = Source(key=url, url=url, scheme="ssh", ssh=far.ssh(key=far.sshd.key))
-    git = Git(cwd=far.yard.repo, environ=far.yard.environ | {"GIT_SSH_COMMAND": f"touch {fired}", "GIT_SSH": "false"})
+    git = Git(
+        cwd=far.yard.repo,
+        environ=far.yard.environ | {"GIT_SSH_COMMAND": f"touch {fired}", "GIT_SSH": "false"},
+    )
     said = source.call(git, far.yard.top, "ls-remote", "--", url, timeout_s=60.0)
     assert "refs/heads/main" in said.text and not fired.exists()
 
@@ -146,15 +180,20 @@ def test_a_repository_chooses_no_ssh(far: Far) -> None:
     ],
 )  # fmt: skip
 def test_no_part_of_an_address_is_an_option(far: Far, repo: str) -> None:
-    """A user, host or path that ssh or a server could take for an option, climbs or names a command is refused before anything runs."""
+    """A user, host or path that ssh or a server could take for an option, climbs or names a command
+    is refused before anything runs."""
     with pytest.raises((UsageError, NotFound)):
         far.prepared(repo, far.ssh(key=far.sshd.key))
     assert not far.yard.root.exists() and "Accepted" not in far.sshd.said
 
 
 def test_what_somebody_outside_names_needs_the_owners_word(far: Far) -> None:
-    """A pool that works for others fetches by ssh only from servers that the configuration names: the key is the owner's."""
-    ssh, spec = far.ssh(key=far.sshd.key), far.yard.spec("isolated", repo=f"{far.sshd.user}@forge:shop/web")
+    """A pool that works for others fetches by ssh only from servers that the configuration names:
+    the key is the owner's."""
+    ssh, spec = (
+        far.ssh(key=far.sshd.key),
+        far.yard.spec("isolated", repo=f"{far.sshd.user}@forge:shop/web"),
+    )
     with pytest.raises(UsageError, match="not fetched by ssh from forge") as caught:
         far.workspaces(ssh, hosts=Hosts(guarded=True)).plan(spec, "brave-otter", far.yard.top)
     assert "clone_hosts" in caught.value.hint
@@ -165,7 +204,9 @@ def test_what_somebody_outside_names_needs_the_owners_word(far: Far) -> None:
 def test_ssh_finds_what_a_server_says(far: Far) -> None:
     """The words of a server cannot steer a terminal, by ssh either."""
     (far.sshd.top / "authorized").write_text(
-        (far.sshd.top / "authorized").read_text().replace("env >", "printf '\\033[2Jgone\\n' >&2; exit 1; env >")
+        (far.sshd.top / "authorized")
+        .read_text()
+        .replace("env >", "printf '\\033[2Jgone\\n' >&2; exit 1; env >")
     )
     with pytest.raises(GitFailed) as caught:
         far.prepared("forge:shop/web", far.ssh(key=far.sshd.key))

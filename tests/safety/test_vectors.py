@@ -26,13 +26,15 @@ def ground(yard: Yard, backend: str) -> tuple[Ground, Workspace]:
     workspace = yard.plan(backend, agent="mallory")
     yard.workspaces.prepare(workspace, "mallory")
     admin, common = (
-        Path(yard.git("rev-parse", "--path-format=absolute", what, cwd=workspace.path)) for what in ("--git-dir", "--git-common-dir")
+        Path(yard.git("rev-parse", "--path-format=absolute", what, cwd=workspace.path))
+        for what in ("--git-dir", "--git-common-dir")
     )
     return Ground(yard, Path(workspace.path), common, admin), workspace
 
 
 def everything(yard: Yard, mine: Workspace, *others: str) -> None:
-    """All that perdure does with the poisoned workdir, and with those of other agents on the same repository."""
+    """All that perdure does with the poisoned workdir, and with those of other agents on the same
+    repository."""
     steps = [
         lambda: yard.workspaces.prepare(mine, "mallory"),
         lambda: yard.workspaces.state(mine),
@@ -40,7 +42,10 @@ def everything(yard: Yard, mine: Workspace, *others: str) -> None:
     ]
     for backend in others:
         other = yard.plan(backend, agent=f"bob-{backend}", branch=f"bob-{backend}")
-        steps += [lambda other=other: yard.workspaces.prepare(other, "bob"), lambda other=other: yard.workspaces.state(other)]
+        steps += [
+            lambda other=other: yard.workspaces.prepare(other, "bob"),
+            lambda other=other: yard.workspaces.state(other),
+        ]
         steps += [lambda other=other: yard.workspaces.rescue(other, "x")]
     for step in steps:
         with contextlib.suppress(PerdureError):
@@ -49,7 +54,8 @@ def everything(yard: Yard, mine: Workspace, *others: str) -> None:
 
 @by_name
 def test_nothing_fires_in_the_isolated_backend(yard: Yard, vector: Vector) -> None:
-    """perdure reuses, looks at and rescues a poisoned workdir, and serves its neighbours, without running anything; plain git fires."""
+    """perdure reuses, looks at and rescues a poisoned workdir, and serves its neighbours, without
+    running anything; plain git fires."""
     place, workspace = ground(yard, "isolated")
     vector.plant(place)
     place.canary.unlink(missing_ok=True)
@@ -61,7 +67,8 @@ def test_nothing_fires_in_the_isolated_backend(yard: Yard, vector: Vector) -> No
 
 @by_name
 def test_only_the_documented_ones_fire_in_the_worktree_backend(yard: Yard, vector: Vector) -> None:
-    """In a shared repository filters are left open, and nothing else; the list is exact in both directions."""
+    """In a shared repository filters are left open, and nothing else; the list is exact in both
+    directions."""
     place, workspace = ground(yard, "worktree")
     vector.plant(place)
     place.canary.unlink(missing_ok=True)
@@ -85,13 +92,19 @@ def test_a_poisoned_repository_is_fetched_from_without_harm(yard: Yard, vector: 
 
 
 def test_a_bare_repository_inside_a_checkout_is_not_believed(yard: Yard) -> None:
-    """Standing in a directory that looks like a bare repository, plain git runs its fsmonitor; perdure does not."""
+    """Standing in a directory that looks like a bare repository, plain git runs its fsmonitor;
+    perdure does not."""
     trap = yard.repo / "src"
     yard.git("clone", "-q", "--bare", str(yard.repo), str(trap / "x"))
     for entry in list((trap / "x").iterdir()):
         entry.rename(trap / entry.name)
     place = Ground(yard, trap, trap, trap)
-    place.config(("core.bare", "false"), ("core.worktree", "."), ("core.fsmonitor", place.program), file=trap / "config")
+    place.config(
+        ("core.bare", "false"),
+        ("core.worktree", "."),
+        ("core.fsmonitor", place.program),
+        file=trap / "config",
+    )
     yard.git("config", "--file", str(trap / "config"), "--replace-all", "core.bare", "false")
     place.git("status")
     assert place.canary.exists()
@@ -103,7 +116,8 @@ def test_a_bare_repository_inside_a_checkout_is_not_believed(yard: Yard) -> None
 
 
 def test_replaced_objects_do_not_reach_the_next_workdir(yard: Yard) -> None:
-    """`git replace` in the shared repository makes plain git check out other content; the next workdir has the true one."""
+    """`git replace` in the shared repository makes plain git check out other content; the next
+    workdir has the true one."""
     place, _ = ground(yard, "worktree")
     (place.top / "evil").write_text("EVIL\n")
     evil = yard.git("hash-object", "-w", "evil", cwd=place.top)
@@ -116,7 +130,8 @@ def test_replaced_objects_do_not_reach_the_next_workdir(yard: Yard) -> None:
 
 
 def test_what_an_isolated_agent_does_to_its_repository_reaches_nobody(yard: Yard) -> None:
-    """Deleted refs, replaced objects, gc --prune=now and a dead repository format leave neighbours and cache whole."""
+    """Deleted refs, replaced objects, gc --prune=now and a dead repository format leave neighbours
+    and cache whole."""
     place, _ = ground(yard, "isolated")
     other = yard.plan("isolated", agent="bob", branch="bob")
     yard.workspaces.prepare(other, "bob")
@@ -138,7 +153,8 @@ def test_what_an_isolated_agent_does_to_its_repository_reaches_nobody(yard: Yard
 
 
 def test_the_cache_is_never_pruned(yard: Yard) -> None:
-    """Its start is pinned; and even without the pin, gc, prune and repack -d leave a commit that its origin forgot."""
+    """Its start is pinned; and even without the pin, gc, prune and repack -d leave a commit that
+    its origin forgot."""
     tip = yard.git("commit-tree", "HEAD^{tree}", "-p", "HEAD", "-m", "soon forgotten")
     yard.git("branch", "short-lived", tip)
     workspace = yard.plan("isolated", base="short-lived")
@@ -161,7 +177,8 @@ def test_the_cache_is_never_pruned(yard: Yard) -> None:
 
 
 def test_a_borrowed_secret_does_not_reach_the_cache(yard: Yard) -> None:
-    """An agent that points its alternates at another tenant's objects cannot make perdure carry them off (confused deputy)."""
+    """An agent that points its alternates at another tenant's objects cannot make perdure carry
+    them off (confused deputy)."""
     tenant = make_yard(yard.top / "tenant")
     (tenant.repo / "secret").write_text("TOPSECRET\n")
     tenant.git("add", ".")
@@ -178,7 +195,8 @@ def test_a_borrowed_secret_does_not_reach_the_cache(yard: Yard) -> None:
 
 
 def test_a_linked_object_directory_is_not_written_through(yard: Yard) -> None:
-    """An agent that makes its objects a link to somebody else's gets a refusal, not a rescue written there."""
+    """An agent that makes its objects a link to somebody else's gets a refusal, not a rescue
+    written there."""
     place, workspace = ground(yard, "isolated")
     tenant = make_yard(yard.top / "tenant")
     before = sorted((tenant.repo / ".git/objects").rglob("*"))
@@ -190,7 +208,8 @@ def test_a_linked_object_directory_is_not_written_through(yard: Yard) -> None:
 
 
 def test_a_workdir_without_its_git_directory_is_not_taken_for_its_parents(yard: Yard) -> None:
-    """Where .git is missing, plain git climbs to the repository above and runs its fsmonitor; perdure refuses."""
+    """Where .git is missing, plain git climbs to the repository above and runs its fsmonitor;
+    perdure refuses."""
     yard.git("init", "-q", str(yard.root))
     place, workspace = ground(yard, "isolated")
     above = Ground(yard, yard.root, yard.root / ".git", yard.root / ".git")

@@ -1,4 +1,5 @@
-"""The table in docs/reference/trust.md, read: what is said to succeed there is what the tests must find, no more and no less."""
+"""The table in docs/reference/trust.md, read: what is said to succeed there is what the tests must
+find, no more and no less."""
 
 from __future__ import annotations
 

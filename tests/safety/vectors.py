@@ -1,6 +1,8 @@
-"""Ways in which an agent, with the ordinary rights of one, gets a program run by somebody else's git.
+"""Ways in which an agent, with the ordinary rights of one, gets a program run by somebody else's
+git.
 
-Each vector plants itself in a git directory and a working directory, and knows a plain git command that springs it.
+Each vector plants itself in a git directory and a working directory, and knows a plain git command
+that springs it.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from tests.workspace.yard import Yard
 
 @dataclass(frozen=True)
 class Ground:
-    """Where a vector is planted. `common` is the git directory with the configuration, `admin` that of the workdir."""
+    """Where a vector is planted. `common` is the git directory with the configuration, `admin` that
+    of the workdir."""
 
     yard: Yard
     top: Path
@@ -36,7 +39,9 @@ class Ground:
 
     def config(self, *pairs: tuple[str, str], file: Path | None = None) -> None:
         for key, value in pairs:
-            self.yard.git("config", "--file", str(file or self.common / "config"), "--add", key, value)
+            self.yard.git(
+                "config", "--file", str(file or self.common / "config"), "--add", key, value
+            )
 
     def hook(self, name: str, directory: Path | None = None) -> None:
         directory = directory or self.common / "hooks"
@@ -106,13 +111,21 @@ def _evil_commondir(ground: Ground, *pairs: tuple[str, str]) -> None:
 
 
 def _alternate_refs(ground: Ground) -> None:
-    ground.yard.git("clone", "-q", "--bare", str(ground.yard.repo), str(ground.yard.top / "alternate"))
+    ground.yard.git(
+        "clone", "-q", "--bare", str(ground.yard.repo), str(ground.yard.top / "alternate")
+    )
     with (ground.common / "objects/info/alternates").open("a") as file:
         file.write(f"{ground.yard.top / 'alternate' / 'objects'}\n")
     ground.config(("core.alternateRefsCommand", ground.program))
     ground.yard.git("clone", "-q", "--bare", str(ground.yard.repo), str(ground.yard.top / "far"))
     tree = ground.yard.git("rev-parse", "HEAD^{tree}")
-    ground.yard.git("update-ref", "HEAD", ground.yard.git("commit-tree", tree, "-m", "new"), cwd=ground.yard.top / "far", check=False)
+    ground.yard.git(
+        "update-ref",
+        "HEAD",
+        ground.yard.git("commit-tree", tree, "-m", "new"),
+        cwd=ground.yard.top / "far",
+        check=False,
+    )
 
 
 def _attributes(line: str, *, in_tree: bool = False) -> Step:
@@ -138,13 +151,17 @@ def _nested(ground: Ground) -> None:
     ground.yard.git("commit", "--allow-empty", "-qm", "x", cwd=nested)
     ground.git("add", "nested")
     ground.config(("core.fsmonitor", ground.program), file=nested / ".git/config")
-    (ground.top / ".gitmodules").write_text('[submodule "nested"]\n\tpath = nested\n\turl = ./x\n\tignore = none\n')
+    (ground.top / ".gitmodules").write_text(
+        '[submodule "nested"]\n\tpath = nested\n\turl = ./x\n\tignore = none\n'
+    )
 
 
 def _serve_by_users_setting(ground: Ground) -> None:
     """git believes this one in the user's configuration alone."""
     ground.yard.git("config", "--global", "uploadpack.packObjectsHook", ground.program)
-    ground.git("clone", "-q", "--no-local", str(ground.top), str(ground.yard.top / "served-by-hook"))
+    ground.git(
+        "clone", "-q", "--no-local", str(ground.top), str(ground.yard.top / "served-by-hook")
+    )
 
 
 _FILTER = (("filter.evil.clean", "{filter}"), ("filter.evil.smudge", "{filter}"))

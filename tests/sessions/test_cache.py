@@ -1,4 +1,5 @@
-"""Sessions looked up through a real Redis: what others write is seen, what is lost or hostile is not believed, nobody waits."""
+"""Sessions looked up through a real Redis: what others write is seen, what is lost or hostile is
+not believed, nobody waits."""
 
 from __future__ import annotations
 
@@ -21,21 +22,30 @@ from perdure.testing.stores import StoreConformance
 from tests.servers.redis import PATIENCE_S, RedisServer, server
 
 KEY = SessionKey("claude", "plan:shop/main")
-SESSION = Session(key=KEY, id="s-1", state=SessionState.CONFIRMED, created=1, updated=1, prompts=("00ff",))
+SESSION = Session(
+    key=KEY, id="s-1", state=SessionState.CONFIRMED, created=1, updated=1, prompts=("00ff",)
+)
 
 
 @contextmanager
-def cached(path: Path, redis: RedisServer, told: list[str] | None = None, **settings: float) -> Iterator[SqlStore]:
+def cached(
+    path: Path, redis: RedisServer, told: list[str] | None = None, **settings: float
+) -> Iterator[SqlStore]:
     """A store as one process has it."""
     with closing(stores.open(path)) as store:
-        store.cache = sessioncache.open(redis.url, store.identity(), (told if told is not None else []).append, **settings)
+        store.cache = sessioncache.open(
+            redis.url, store.identity(), (told if told is not None else []).append, **settings
+        )
         yield store
 
 
 @pytest.fixture
 def two(tmp_path: Path, shared_redis: RedisServer) -> Iterator[tuple[SqlStore, SqlStore]]:
     """Two processes' stores on one database and one Redis."""
-    with cached(tmp_path / "perdure.db", shared_redis) as one, cached(tmp_path / "perdure.db", shared_redis) as other:
+    with (
+        cached(tmp_path / "perdure.db", shared_redis) as one,
+        cached(tmp_path / "perdure.db", shared_redis) as other,
+    ):
         yield one, other
 
 
@@ -94,8 +104,8 @@ def long_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("long_memory")
 def test_what_one_writes_another_sees(two: tuple[SqlStore, SqlStore]) -> None:
-    """A record that one process stores is answered to another from the cache, with what it says now; also from that one's memory, which is
-    told when a third word comes."""
+    """A record that one process stores is answered to another from the cache, with what it says
+    now; also from that one's memory, which is told when a third word comes."""
     one, other = two
     assert other.look_up(KEY) is None
     one.put_session(SESSION)
@@ -111,8 +121,11 @@ def test_what_one_writes_another_sees(two: tuple[SqlStore, SqlStore]) -> None:
 
 
 @pytest.mark.usefixtures("long_memory")
-def test_memory_answers_while_it_is_kept_in_step(two: tuple[SqlStore, SqlStore], shared_redis: RedisServer) -> None:
-    """Once a process listens, its second lookups are answered although the record in Redis is gone; what is written there is forgotten."""
+def test_memory_answers_while_it_is_kept_in_step(
+    two: tuple[SqlStore, SqlStore], shared_redis: RedisServer
+) -> None:
+    """Once a process listens, its second lookups are answered although the record in Redis is gone;
+    what is written there is forgotten."""
     one, other = two
     one.put_session(SESSION)
 
@@ -127,8 +140,11 @@ def test_memory_answers_while_it_is_kept_in_step(two: tuple[SqlStore, SqlStore],
     until(lambda: (other.look_up(KEY) or SESSION).tasks == 3)
 
 
-def test_an_older_record_never_wins(two: tuple[SqlStore, SqlStore], shared_redis: RedisServer) -> None:
-    """Records that reach Redis in the wrong order leave the newest; of two with one revision that differ, neither stays."""
+def test_an_older_record_never_wins(
+    two: tuple[SqlStore, SqlStore], shared_redis: RedisServer
+) -> None:
+    """Records that reach Redis in the wrong order leave the newest; of two with one revision that
+    differ, neither stays."""
     one, _ = two
     one.put_session(SESSION)
     one.put_session(replace(SESSION, tasks=2))
@@ -140,9 +156,11 @@ def test_an_older_record_never_wins(two: tuple[SqlStore, SqlStore], shared_redis
 
 
 @pytest.mark.parametrize("lost", [True, False])
-def test_a_lookup_never_fills_in_what_is_old(lost: bool, two: tuple[SqlStore, SqlStore], shared_redis: RedisServer) -> None:
-    """A record is written, and perhaps lost from Redis again, while a lookup has read the one before it from the store: that one is not
-    filled in."""
+def test_a_lookup_never_fills_in_what_is_old(
+    lost: bool, two: tuple[SqlStore, SqlStore], shared_redis: RedisServer
+) -> None:
+    """A record is written, and perhaps lost from Redis again, while a lookup has read the one
+    before it from the store: that one is not filled in."""
     one, other = two
     one.put_session(SESSION)
     with shared_redis.client() as client:
@@ -162,9 +180,14 @@ def test_a_lookup_never_fills_in_what_is_old(lost: bool, two: tuple[SqlStore, Sq
     assert (other.look_up(KEY) or SESSION).tasks == 8
 
 
-def test_the_time_to_live_begins_anew_with_each_use(tmp_path: Path, shared_redis: RedisServer) -> None:
+def test_the_time_to_live_begins_anew_with_each_use(
+    tmp_path: Path, shared_redis: RedisServer
+) -> None:
     """A record that is asked for stays, one that nobody asks for goes: and the store is asked."""
-    with cached(tmp_path / "perdure.db", shared_redis, ttl_s=100.0) as store, shared_redis.client() as client:
+    with (
+        cached(tmp_path / "perdure.db", shared_redis, ttl_s=100.0) as store,
+        shared_redis.client() as client,
+    ):
         store.put_session(SESSION)
         (name,) = client.keys(f"perdure:{store.identity()[0]}:*")
         client.pexpire(name, 20_000)
@@ -178,14 +201,25 @@ def test_the_time_to_live_begins_anew_with_each_use(tmp_path: Path, shared_redis
 def test_what_others_put_into_redis_is_not_believed(what: str, tmp_path: Path) -> None:
     """Anything that this store did not sign is removed, told once, and the store is asked."""
     told: list[str] = []
-    with server() as redis, cached(tmp_path / "perdure.db", redis, told) as store, redis.client() as client:
+    with (
+        server() as redis,
+        cached(tmp_path / "perdure.db", redis, told) as store,
+        redis.client() as client,
+    ):
         store.put_session(SESSION)
         (name,) = records(redis)
         good = bytes(client.get(name) or b"")
         forged = Records(store.identity()[0], b"x" * 32)
         stranger = replace(SESSION, id="s-evil", revision=2**52)
-        elsewhere = Records(*store.identity()).write(replace(stranger, key=SessionKey("codex", "x")), 2**52)
-        content = {"text": b"nonsense", "forged": forged.write(stranger, 2**52), "moved": elsewhere, "huge": b"9" * (LARGEST + 1)}
+        elsewhere = Records(*store.identity()).write(
+            replace(stranger, key=SessionKey("codex", "x")), 2**52
+        )
+        content = {
+            "text": b"nonsense",
+            "forged": forged.write(stranger, 2**52),
+            "moved": elsewhere,
+            "huge": b"9" * (LARGEST + 1),
+        }
         client.delete(name)
         if what == "list":
             client.rpush(name, "a", "b")
@@ -200,7 +234,8 @@ def test_what_others_put_into_redis_is_not_believed(what: str, tmp_path: Path) -
 
 
 def test_a_record_is_sure_for_a_while_only() -> None:
-    """What was read from the store too long ago, or in the future, is not believed, however it is signed."""
+    """What was read from the store too long ago, or in the future, is not believed, however it is
+    signed."""
     signed = Records("x", b"k" * 32)
     record = signed.write(SESSION, 10**12)
     assert signed.read(KEY, record, 10**12 + 1000) == SESSION
@@ -210,8 +245,11 @@ def test_a_record_is_sure_for_a_while_only() -> None:
         signed.read(KEY, record.replace(b"1000000000000", b"1000000000001"), 10**12)
 
 
-def test_what_is_too_old_is_read_anew(two: tuple[SqlStore, SqlStore], shared_redis: RedisServer) -> None:
-    """A record that was used all the time, and never read from the store again, gives way to what the store holds."""
+def test_what_is_too_old_is_read_anew(
+    two: tuple[SqlStore, SqlStore], shared_redis: RedisServer
+) -> None:
+    """A record that was used all the time, and never read from the store again, gives way to what
+    the store holds."""
     one, _ = two
     one.put_session(SESSION)
     signed = Records(*one.identity())
@@ -224,12 +262,14 @@ def test_what_is_too_old_is_read_anew(two: tuple[SqlStore, SqlStore], shared_red
 
 @pytest.mark.parametrize("fault", ["stalled", "dead"])
 def test_nobody_waits_for_a_redis_that_does_not_answer(fault: str, tmp_path: Path) -> None:
-    """Lookups and writes go on from the database while Redis does not answer, and what was written meanwhile is in Redis afterwards; the
-    trouble is told once, without the password."""
+    """Lookups and writes go on from the database while Redis does not answer, and what was written
+    meanwhile is in Redis afterwards; the trouble is told once, without the password."""
     told: list[str] = []
     with ExitStack() as stack:
         redis = stack.enter_context(server(requirepass="open-sesame"))
-        one, other = (stack.enter_context(cached(tmp_path / "perdure.db", redis, told)) for _ in range(2))
+        one, other = (
+            stack.enter_context(cached(tmp_path / "perdure.db", redis, told)) for _ in range(2)
+        )
         one.put_session(SESSION)
         assert answers(one)
         redis.stall() if fault == "stalled" else redis.kill()
@@ -239,14 +279,22 @@ def test_nobody_waits_for_a_redis_that_does_not_answer(fault: str, tmp_path: Pat
             assert other.session(KEY) == one.session(KEY)
         assert len(told) == 1 and "does not answer" in told[0] and "sesame" not in told[0], told
         redis.wake() if fault == "stalled" else redis.start()
-        until(lambda: (one.look_up(KEY) or SESSION).tasks == 39 and (other.look_up(KEY) or SESSION).tasks == 39)
+        until(
+            lambda: (
+                (one.look_up(KEY) or SESSION).tasks == 39
+                and (other.look_up(KEY) or SESSION).tasks == 39
+            )
+        )
         until(lambda: answers(one))
         until(lambda: answers(other))
 
 
 def test_two_stores_share_one_redis(tmp_path: Path, shared_redis: RedisServer) -> None:
     """The same scope of another database is another conversation."""
-    with cached(tmp_path / "a.db", shared_redis) as one, cached(tmp_path / "b.db", shared_redis) as other:
+    with (
+        cached(tmp_path / "a.db", shared_redis) as one,
+        cached(tmp_path / "b.db", shared_redis) as other,
+    ):
         one.put_session(SESSION)
         other.put_session(replace(SESSION, id="s-9"))
         assert (one.look_up(KEY), other.look_up(KEY)) == (SESSION, replace(SESSION, id="s-9"))

@@ -26,8 +26,8 @@ def runner(scratch: Scratch, repository: Path, agents: dict[str, Path]) -> Itera
 
 
 def test_one_session_from_its_beginning_to_its_end(runner: Runner) -> None:
-    """Created with a lifetime, named by the agent's first reply, used, extended, closed: each verb returns the record as it is stored, and
-    the lineage keeps what it was."""
+    """Created with a lifetime, named by the agent's first reply, used, extended, closed: each verb
+    returns the record as it is stored, and the lineage keeps what it was."""
     made = runner.sessions.create("codex", perdure.plan_scope("shop"))
     assert made.key.scope == SCOPE and made.state is SessionState.PINNED
     assert runner.sessions.get("codex", SCOPE) == made and made.expires == made.updated + 3_600_000
@@ -48,7 +48,8 @@ def test_one_session_from_its_beginning_to_its_end(runner: Runner) -> None:
 
 
 def test_what_is_refused(runner: Runner) -> None:
-    """A second live session, an unknown agent, no scope, a lifetime that is none, a session that is not there."""
+    """A second live session, an unknown agent, no scope, a lifetime that is none, a session that is
+    not there."""
     runner.sessions.create("claude", SCOPE)
     with pytest.raises(Conflict):
         runner.sessions.create("claude", SCOPE)

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from perdure.model import Attempt, Continuation, Outcome, OutcomeKind, Receipt, Rung, SessionKey, Start, Usage, Verdict
+from perdure.model import (
+    Attempt,
+    Continuation,
+    Outcome,
+    OutcomeKind,
+    Receipt,
+    Rung,
+    SessionKey,
+    Start,
+    Usage,
+    Verdict,
+)
 from perdure.sessions import Statistics, statistics
 
 KEY = SessionKey("claude", "run:1")
@@ -18,7 +29,11 @@ def attempt(
     outcome: OutcomeKind = OutcomeKind.SUCCEEDED,
     usage: Usage = Usage(),  # noqa: B008
 ) -> Attempt:
-    asked = Continuation(kind=kind, session_id="s", rung=rung, lost_session_id=lost, expired=expired) if kind else None
+    asked = (
+        Continuation(kind=kind, session_id="s", rung=rung, lost_session_id=lost, expired=expired)
+        if kind
+        else None
+    )
     receipt = Receipt(verdict=verdict, rung=rung) if verdict else None
     return Attempt(
         run="r", number=1, context_version=1, worker="w", started=1, continuation=asked, outcome=Outcome(kind=outcome), receipt=receipt,
@@ -33,12 +48,19 @@ def of(*attempts: Attempt, agent: str = "claude") -> Statistics:
 def test_nothing_is_no_success() -> None:
     """Where nothing was to go on, there is no rate, and nothing was saved."""
     found = of(attempt(Start.FRESH, Verdict.FRESH))
-    assert (found.attempts, found.begun, found.to_go_on, found.success_rate, found.saved) == (1, 1, 0, None, None)
+    assert (found.attempts, found.begun, found.to_go_on, found.success_rate, found.saved) == (
+        1,
+        1,
+        0,
+        None,
+        None,
+    )
     assert of().success_rate is None
 
 
 def test_every_fallback_has_its_cause() -> None:
-    """Native and forked need none; each rung below, each new conversation, each refusal is counted under its own words."""
+    """Native and forked need none; each rung below, each new conversation, each refusal is counted
+    under its own words."""
     found = of(
         attempt(Start.FRESH, Verdict.FRESH),
         attempt(Start.RESUME, Verdict.NATIVE),
@@ -53,7 +75,13 @@ def test_every_fallback_has_its_cause() -> None:
         attempt(None, None, outcome=OutcomeKind.CONTINUITY_LOST),
         attempt(None, None, outcome=OutcomeKind.AUTH_FAILED),
     )
-    assert (found.attempts, found.begun, found.to_go_on, found.went_on, found.expired) == (11, 1, 10, 4, 2)
+    assert (found.attempts, found.begun, found.to_go_on, found.went_on, found.expired) == (
+        11,
+        1,
+        10,
+        4,
+        2,
+    )
     assert found.success_rate == 0.4
     assert sorted(found.fallbacks) == sorted(
         [
@@ -71,11 +99,13 @@ def test_every_fallback_has_its_cause() -> None:
 
 
 def test_tokens_saved_are_against_cold_starts_of_the_same_agent() -> None:
-    """Bought is what did not come from the cache; what went on is held against the mean cold start of its agent, and a dearer
-    conversation counts below zero."""
+    """Bought is what did not come from the cache; what went on is held against the mean cold start
+    of its agent, and a dearer conversation counts below zero."""
     cold = attempt(Start.FRESH, Verdict.FRESH, usage=Usage(1000, 100, 0))
     warm = attempt(Start.RESUME, Verdict.NATIVE, usage=Usage(1500, 50, 1400))
-    failed = attempt(Start.RESUME, Verdict.NATIVE, outcome=OutcomeKind.FAILED, usage=Usage(10, 0, 0))
+    failed = attempt(
+        Start.RESUME, Verdict.NATIVE, outcome=OutcomeKind.FAILED, usage=Usage(10, 0, 0)
+    )
     found = of(cold, warm, failed)
     assert (found.bought, found.cached, found.saved) == (1100 + 150 + 10, 1400, 950)
     assert of(warm, failed).saved is None

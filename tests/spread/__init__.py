@@ -1,8 +1,10 @@
-"""Repository, root, state and agents' homes on file systems of their own, as with containers, volumes and a separate /home.
+"""Repository, root, state and agents' homes on file systems of their own, as with containers,
+volumes and a separate /home.
 
-Where `SWITCH` is set, fixtures call `apart` for the directories that are to be file systems: each becomes a small tmpfs, while the
-repositories stay where pytest keeps its files. No path changes, so every test can run that way. It needs a mount namespace of its own:
-`python -m tests.spread` makes one, and what is mounted in it is gone with its last process.
+Where `SWITCH` is set, fixtures call `apart` for the directories that are to be file systems: each
+becomes a small tmpfs, while the repositories stay where pytest keeps its files. No path changes, so
+every test can run that way. It needs a mount namespace of its own: `python -m tests.spread` makes
+one, and what is mounted in it is gone with its last process.
 """
 
 from __future__ import annotations
@@ -22,18 +24,23 @@ def is_on() -> bool:
 
 
 def apart(*directories: Path) -> None:
-    """Make each directory a file system of its own, if the switch is on. One inside of another comes after it."""
+    """Make each directory a file system of its own, if the switch is on. One inside of another
+    comes after it."""
     if not is_on():
         return
     for directory in directories:
         directory.mkdir(parents=True, exist_ok=True)
         if directory not in _mounted:
-            subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0755,size=2g", "perdure-test", str(directory)], check=True)
+            subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", "mode=0755,size=2g", "perdure-test", str(directory)],
+                check=True,
+            )
             _mounted.append(directory)
 
 
 def together() -> None:
-    """Unmount what this process mounted, and remove the empty directories that are left of a fixture which is gone."""
+    """Unmount what this process mounted, and remove the empty directories that are left of a
+    fixture which is gone."""
     while _mounted:
         directory = _mounted.pop()
         subprocess.run(["umount", "--lazy", str(directory)], check=True)

@@ -1,8 +1,10 @@
-"""Runs a part of the suite with repository, root, state and homes on different file systems: `python -m tests.spread [OPTION...]`.
+"""Runs a part of the suite with repository, root, state and homes on different file systems:
+`python -m tests.spread [OPTION...]`.
 
 Options are those of `tests.suite`.
 
-Without a path among the arguments the part is `PARTS`: workdirs, checkpoints, capsules, clean-up, and the main journeys with real agents.
+Without a path among the arguments the part is `PARTS`: workdirs, checkpoints, capsules, clean-up,
+and the main journeys with real agents.
 """
 
 from __future__ import annotations

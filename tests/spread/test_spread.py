@@ -1,4 +1,5 @@
-"""The ground of the spread suite: with the switch on, what is to be apart is on different file systems."""
+"""The ground of the spread suite: with the switch on, what is to be apart is on different file
+systems."""
 
 from __future__ import annotations
 
@@ -11,11 +12,14 @@ from tests.sweeper.ground import make_ground
 
 
 def test_the_ground_is_apart(tmp_path: Path) -> None:
-    """Repository, root and state of a ground, and those and the home of a stage, are four file systems with the switch, and one without."""
+    """Repository, root and state of a ground, and those and the home of a stage, are four file
+    systems with the switch, and one without."""
     ground = make_ground(tmp_path / "ground")
     places = [ground.yard.repo, ground.yard.root, ground.state]
     assert len({path.stat().st_dev for path in places if path.exists()}) == (3 if is_on() else 1)
     with Rehearsal("say x") as rehearsal:
         stage = Stage(tmp_path / "stage", "claude", rehearsal)
         spread = [stage.repo, stage.home, stage.home / ".local/share", stage.home / ".local/state"]
-        assert len({path.stat().st_dev for path in spread if path.exists()}) == (4 if is_on() else 1)
+        assert len({path.stat().st_dev for path in spread if path.exists()}) == (
+            4 if is_on() else 1
+        )

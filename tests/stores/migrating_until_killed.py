@@ -1,8 +1,10 @@
-"""Upgrades copies of a database and dies in the middle, at one point after the other; run by test_store_migrations.py.
+"""Upgrades copies of a database and dies in the middle, at one point after the other; run by
+test_store_migrations.py.
 
-argv: the old database, the scripts, a scratch directory. Each try is a fork that is killed either after N instructions of
-SQLite's machine, or by the system when a file of it grows beyond N bytes (in the middle of a write). The parent then looks
-at what is there. Prints JSON: how the tries ended, and which schema versions were found with exactly that version's schema.
+argv: the old database, the scripts, a scratch directory. Each try is a fork that is killed either
+after N instructions of SQLite's machine, or by the system when a file of it grows beyond N bytes
+(in the middle of a write). The parent then looks at what is there. Prints JSON: how the tries
+ended, and which schema versions were found with exactly that version's schema.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ from perdure.stores.migrate import migrate, newest
 
 def main(old: Path, scripts: Path, scratch: Path) -> None:
     last = newest(scripts)
-    whole = {version: _reference(old, scripts, scratch / f"whole-{version}", version) for version in range(last - 2, last + 1)}
+    whole = {
+        version: _reference(old, scripts, scratch / f"whole-{version}", version)
+        for version in range(last - 2, last + 1)
+    }
     assert len({json.dumps(schema) for schema in whole.values()}) == 3
     ends: Counter[str] = Counter()
     found: Counter[str] = Counter()
@@ -33,7 +38,10 @@ def main(old: Path, scripts: Path, scratch: Path) -> None:
         if pid == 0:
             _die_at(database, scripts, method, point)
         _, status = os.waitpid(pid, 0)
-        ends[f"{method}: {signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else 'finished'}"] += 1
+        ends[
+            f"{method}: "
+            f"{signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else 'finished'}"
+        ] += 1
         version, schema = _look(database)
         found[str(version) if schema == whole[version] else f"between, near {version}"] += 1
         with_rest = sqlite3.connect(database, isolation_level=None)
@@ -113,7 +121,12 @@ def _look(database: Path) -> tuple[int, list[str]]:
     """The version, the schema, and the rows that the upgrade makes."""
     connection = sqlite3.connect(database)
     version = connection.execute("PRAGMA user_version").fetchone()[0]
-    seen = [str(row) for row in connection.execute("SELECT type, name, sql FROM sqlite_master ORDER BY type, name")]
+    seen = [
+        str(row)
+        for row in connection.execute(
+            "SELECT type, name, sql FROM sqlite_master ORDER BY type, name"
+        )
+    ]
     if any("'notes'" in line for line in seen):
         seen += [str(row) for row in connection.execute("SELECT * FROM notes ORDER BY run")]
     seen += [str(row) for row in connection.execute("PRAGMA integrity_check")]

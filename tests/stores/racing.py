@@ -1,7 +1,8 @@
-"""One of several processes that claim and finish runs as fast as they can; run by test_store_races.py.
+"""One of several processes that claim and finish runs as fast as they can; run by
+test_store_races.py.
 
-argv: database, worker name, seed. Prints a line `run attempt` for each claim; an assertion of its own fails if another
-running run holds the same workspace or conversation.
+argv: database, worker name, seed. Prints a line `run attempt` for each claim; an assertion of its
+own fails if another running run holds the same workspace or conversation.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ def main(database: str, worker: str, seed: int) -> None:
         if held and (claim is None or len(held) > 3 or dice.random() < 0.5):
             done = held.pop(dice.randrange(len(held)))
             state = RunState.SUCCEEDED if done.attempt == 2 else RunState.QUEUED
-            store.finish(done, Ending(outcome=Outcome(kind=OutcomeKind.SUCCEEDED), decision=Decision(state=state)))
+            store.finish(
+                done,
+                Ending(outcome=Outcome(kind=OutcomeKind.SUCCEEDED), decision=Decision(state=state)),
+            )
     store.close()
     print("\n".join(told))
 
@@ -42,7 +46,10 @@ def main(database: str, worker: str, seed: int) -> None:
 def look(store: SqlStore) -> None:
     """No two running runs hold the same workspace or conversation."""
     running = store.claims()
-    for holders in ([c.run.workspace and c.run.workspace.id for c in running], [c.run.scope for c in running]):
+    for holders in (
+        [c.run.workspace and c.run.workspace.id for c in running],
+        [c.run.scope for c in running],
+    ):
         assert len(holders) == len(set(holders)), holders
 
 

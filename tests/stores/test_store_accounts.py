@@ -1,4 +1,5 @@
-"""The seats of an account under real concurrency: many connections, and never one run too many at work."""
+"""The seats of an account under real concurrency: many connections, and never one run too many at
+work."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[
 
 
 def test_six_workers_share_two_seats(opened: Callable[[], SqlStore]) -> None:
-    """Six workers with connections of their own take and finish 36 runs of one account: never more than two at once, and all are done."""
+    """Six workers with connections of their own take and finish 36 runs of one account: never more
+    than two at once, and all are done."""
     store = opened()
     runs = [submit(store) for _ in range(36)]
     most: list[int] = []
@@ -46,7 +48,11 @@ def test_six_workers_share_two_seats(opened: Callable[[], SqlStore]) -> None:
         try:
             while mine.find([RunState.QUEUED], limit=1):
                 # Greedy, so that without the seats there would be many at once.
-                claims = [claim for _ in range(3) if (claim := mine.claim(name, LEASE_S, seat=SEAT)) is not None]
+                claims = [
+                    claim
+                    for _ in range(3)
+                    if (claim := mine.claim(name, LEASE_S, seat=SEAT)) is not None
+                ]
                 most.append(len(mine.claims()))
                 for claim in claims:
                     mine.finish(claim, SUCCESS)
@@ -76,13 +82,17 @@ def test_what_is_parked_stays_so(opened: Callable[[], SqlStore]) -> None:
 
 
 def test_what_is_over_does_not_stay(tmp_path: Path) -> None:
-    """Parkings whose time has come are deleted by the next write about parking, and one that holds is not."""
+    """Parkings whose time has come are deleted by the next write about parking, and one that holds
+    is not."""
     with closing(stores.open(tmp_path / "perdure.db")) as store:
         run = submit(store)
         for number in range(3):
             store.park(Parking(what=f"claude/{number}", until=store.now(), reason="limited"))
         store.park(Parking(what="codex/1", until=store.now() + 3_600_000, reason="limited"))
-        for again in (lambda: store.unpark("gemini/1"), lambda: store.defer(run.id, store.now() + 1000, "limited")):
+        for again in (
+            lambda: store.unpark("gemini/1"),
+            lambda: store.defer(run.id, store.now() + 1000, "limited"),
+        ):
             again()
             with closing(sqlite3.connect(tmp_path / "perdure.db")) as other:
                 assert other.execute("SELECT what FROM parked").fetchall() == [("codex/1",)]

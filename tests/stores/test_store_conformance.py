@@ -1,4 +1,5 @@
-"""Both stores keep every promise of their protocols: the one public suite, on SQLite and on PostgreSQL."""
+"""Both stores keep every promise of their protocols: the one public suite, on SQLite and on
+PostgreSQL."""
 
 from __future__ import annotations
 

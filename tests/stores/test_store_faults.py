@@ -1,4 +1,5 @@
-"""Whatever is wrong with the disk, the file or the input: one sentence, nothing half done, nothing lost."""
+"""Whatever is wrong with the disk, the file or the input: one sentence, nothing half done, nothing
+lost."""
 
 from __future__ import annotations
 
@@ -54,7 +55,8 @@ def unprivileged(database: Path, wish: str) -> str:
 
 
 def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
-    """No new database can be made there; an existing one can be read and not written; a parent cannot be made."""
+    """No new database can be made there; an existing one can be read and not written; a parent
+    cannot be made."""
     locked = tmp_path / "locked"
     store = stores.open(locked / "perdure.db")
     submit(store)
@@ -64,7 +66,11 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
     try:
         for database in (locked / "new.db", locked / "below" / "new.db", locked / "perdure.db"):
             said = unprivileged(database, "write")
-            assert said.startswith("StoreError: The ") and str(locked) in said and "choose another state directory" in said
+            assert (
+                said.startswith("StoreError: The ")
+                and str(locked) in said
+                and "choose another state directory" in said
+            )
         assert unprivileged(locked / "perdure.db", "read") == "ok 1"
         assert sorted(path.name for path in locked.iterdir()) == before
     finally:
@@ -93,10 +99,16 @@ def test_a_place_that_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"not a database, but long enough to be read as one" * 50, b"x", b"SQLite format 3\x00" + b"\xff" * 4096]
+    "content",
+    [
+        b"not a database, but long enough to be read as one" * 50,
+        b"x",
+        b"SQLite format 3\x00" + b"\xff" * 4096,
+    ],
 )
 def test_a_file_that_is_no_database(tmp_path: Path, content: bytes) -> None:
-    """Something else under that name is refused as damaged, for reading and writing, and kept as it is."""
+    """Something else under that name is refused as damaged, for reading and writing, and kept as it
+    is."""
     (tmp_path / "perdure.db").write_bytes(content)
     for read_only in (False, True):
         with pytest.raises(StoreError, match="damaged") as refused:
@@ -106,7 +118,8 @@ def test_a_file_that_is_no_database(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_damaged_database(tmp_path: Path) -> None:
-    """Pages overwritten with rubbish: the check tells it, and reading raises a StoreError instead of wrong rows."""
+    """Pages overwritten with rubbish: the check tells it, and reading raises a StoreError instead
+    of wrong rows."""
     database = tmp_path / "perdure.db"
     store = stores.open(database)
     for _ in range(200):
@@ -126,7 +139,8 @@ def test_a_damaged_database(tmp_path: Path) -> None:
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
-    """At SQLITE_FULL a write fails whole, everything stored is readable, and with space again the same claim goes on."""
+    """At SQLITE_FULL a write fails whole, everything stored is readable, and with space again the
+    same claim goes on."""
     store = stores.open(tmp_path / "perdure.db")
     run = submit(store)
     claim = claimed(store, run)
@@ -174,8 +188,11 @@ def test_a_database_that_another_process_holds(tmp_path: Path) -> None:
         ("/mnt/both/state", "tmpfs", False),
     ],
 )
-def test_network_file_systems_are_refused(tmp_path: Path, directory: str, kind: str, refused: bool) -> None:
-    """The mount that a directory lies on decides: NFS, SMB, 9p and unknown FUSE are refused by name, local ones are not."""
+def test_network_file_systems_are_refused(
+    tmp_path: Path, directory: str, kind: str, refused: bool
+) -> None:
+    """The mount that a directory lies on decides: NFS, SMB, 9p and unknown FUSE are refused by
+    name, local ones are not."""
     mounts = tmp_path / "mountinfo"
     mounts.write_text(MOUNTS)
     assert file_system(Path(directory), mounts) == kind
@@ -188,14 +205,16 @@ def test_network_file_systems_are_refused(tmp_path: Path, directory: str, kind: 
 
 
 def test_the_mounts_of_this_machine_are_read() -> None:
-    """On the real /proc the kind of a directory is found; where the system tells nothing, nothing is refused."""
+    """On the real /proc the kind of a directory is found; where the system tells nothing, nothing
+    is refused."""
     assert file_system(Path("/proc/self")) == "proc"
     assert file_system(Path("/proc/self"), Path("/nonexistent")) == ""
     refuse_network(Path("/proc/self"), Path("/nonexistent"))
 
 
 def test_reading_changes_nothing(tmp_path: Path) -> None:
-    """A reader of nothing makes nothing; a reader of a database leaves its bytes; neither can write."""
+    """A reader of nothing makes nothing; a reader of a database leaves its bytes; neither can
+    write."""
     missing = stores.open(tmp_path / "none" / "perdure.db", read_only=True)
     assert missing.find() == []
     with pytest.raises(NotFound):
@@ -229,12 +248,15 @@ def test_a_reader_sees_what_was_just_written(tmp_path: Path) -> None:
 
 
 def test_texts_and_numbers_that_do_not_fit(tmp_path: Path) -> None:
-    """A lone surrogate is a usage error that stores nothing; NUL and every other character come back; times are capped."""
+    """A lone surrogate is a usage error that stores nothing; NUL and every other character come
+    back; times are capped."""
     store = stores.open(tmp_path / "perdure.db")
     with pytest.raises(UsageError, match="UTF-8"):
         submit(store, TaskSpec(prompt="bad \udcff"))
     assert store.find() == []
-    run = submit(store, TaskSpec(prompt="a\x00b \U0001f9ea'; DROP TABLE runs; --", env={"A": "\x01"}))
+    run = submit(
+        store, TaskSpec(prompt="a\x00b \U0001f9ea'; DROP TABLE runs; --", env={"A": "\x01"})
+    )
     with pytest.raises(UsageError, match="UTF-8"):
         store.update(run.id, "bad \udcff")
     assert store.get(run.id) == run and len(store.contexts(run.id)) == 1
@@ -248,7 +270,10 @@ def test_events_of_a_newer_perdure_are_shown(tmp_path: Path) -> None:
     store = stores.open(tmp_path / "perdure.db")
     run = submit(store)
     with closing(sqlite3.connect(tmp_path / "perdure.db")) as connection, connection:
-        connection.execute("INSERT INTO records (run, attempt, at, kind, event) VALUES (?, 0, 1, 'sung', ?)", (run.id, '{"kind":"sung"}'))
+        connection.execute(
+            "INSERT INTO records (run, attempt, at, kind, event) VALUES (?, 0, 1, 'sung', ?)",
+            (run.id, '{"kind":"sung"}'),
+        )
     assert store.history(run.id)[-1].event == Unrecognised(text='{"kind":"sung"}')
     store.close()
 
@@ -273,17 +298,24 @@ def test_an_old_sqlite_is_told() -> None:
 
 
 def test_the_settings_that_durability_rests_on(tmp_path: Path) -> None:
-    """An open store is in WAL with synchronous=FULL, waits 30 s for other writers, and checks its references."""
+    """An open store is in WAL with synchronous=FULL, waits 30 s for other writers, and checks its
+    references."""
     store = stores.open(tmp_path / "perdure.db")
     read = {
-        name: store._database.connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous", "foreign_keys")
+        name: store._database.connection.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("journal_mode", "synchronous", "foreign_keys")
     }
     assert read == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
     assert store._database.connection.execute("PRAGMA busy_timeout").fetchone()[0] == 30_000
     plan = store._database.connection.execute(
-        "EXPLAIN QUERY PLAN " + SQL["claim_next"], {"worker": "", "now": 0, "lease_until": 0, "host": "", "left_alone": 0}
+        "EXPLAIN QUERY PLAN " + SQL["claim_next"],
+        {"worker": "", "now": 0, "lease_until": 0, "host": "", "left_alone": 0},
     ).fetchall()
-    assert not [row["detail"] for row in plan if "TEMP B-TREE" in row["detail"] or row["detail"].startswith("SCAN")]
+    assert not [
+        row["detail"]
+        for row in plan
+        if "TEMP B-TREE" in row["detail"] or row["detail"].startswith("SCAN")
+    ]
     store.close()
 
 
@@ -293,18 +325,28 @@ def test_the_settings_that_durability_rests_on(tmp_path: Path) -> None:
         ("import perdure.stores", {"msgspec", "asyncio", "subprocess", "sqlite3"}),
         ("import perdure.stores.sql", {"msgspec", "asyncio", "subprocess"}),
         (
-            "from perdure import stores; s = stores.open({path!r}, read_only=True); assert len(s.find()) == 1; s.close()",
+            "from perdure import stores; s = stores.open({path!r}, read_only=True); assert "
+            "len(s.find()) == 1; s.close()",
             {"asyncio", "subprocess", "perdure.codec"},
         ),
     ],
 )
 def test_a_list_of_runs_is_cheap(tmp_path: Path, code: str, forbidden: set[str]) -> None:
-    """What `perdure ls` needs of the store imports no JSON library, no event loop and no subprocess."""
+    """What `perdure ls` needs of the store imports no JSON library, no event loop and no
+    subprocess."""
     store = stores.open(tmp_path / "perdure.db")
     submit(store)
     store.close()
-    program = code.format(path=str(tmp_path / "perdure.db")) + "; import sys; print(' '.join(sys.modules))"
+    program = (
+        code.format(path=str(tmp_path / "perdure.db"))
+        + "; import sys; print(' '.join(sys.modules))"
+    )
     ran = subprocess.run(
-        [sys.executable, "-c", program], env={"PYTHONPATH": str(SOURCE)}, capture_output=True, text=True, check=True, timeout=PATIENCE_S
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": str(SOURCE)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE_S,
     )
     assert not forbidden & set(ran.stdout.split())

@@ -1,4 +1,5 @@
-"""Whatever is done to a store in whatever order: six states, one holder, one end an attempt, and no move but the published."""
+"""Whatever is done to a store in whatever order: six states, one holder, one end an attempt, and no
+move but the published."""
 
 from __future__ import annotations
 
@@ -18,14 +19,24 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from perdure import stores
 from perdure.errors import Conflict, LostLease
 from perdure.lifecycle import FINAL, MOVES
-from perdure.model import Claim, Continuation, Decision, Outcome, OutcomeKind, RunState, Start, TaskSpec
+from perdure.model import (
+    Claim,
+    Continuation,
+    Decision,
+    Outcome,
+    OutcomeKind,
+    RunState,
+    Start,
+    TaskSpec,
+)
 from perdure.protocols import Begun, Ending
 from perdure.testing.stores.making import place, session_of
 
 EDGES = {(before, after) for (before, _), after in MOVES.items()}
 DECISIONS = [state for (before, _), state in MOVES.items() if before is RunState.RUNNING]
 
-# Several moves in one step of the test: the end of an attempt that newer instructions reopen is still one move for a reader.
+# Several moves in one step of the test: the end of an attempt that newer instructions reopen is
+# still one move for a reader.
 picks = st.integers(min_value=0, max_value=50)
 
 
@@ -55,7 +66,9 @@ class StoreMachine(RuleBasedStateMachine):
     def add(self, scope: str, where: str) -> None:
         number = len(self.ids)
         with Refused(Conflict):
-            self.store.add(TaskSpec(prompt="x", scope=scope), f"{number:08d}", f"run-{number}", place(where))
+            self.store.add(
+                TaskSpec(prompt="x", scope=scope), f"{number:08d}", f"run-{number}", place(where)
+            )
             self.ids.append(f"{number:08d}")
 
     @rule(worker=st.sampled_from(["ann", "bob"]), lease=st.sampled_from([0.0, 60.0]))
@@ -94,7 +107,10 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(pick=picks, state=st.sampled_from(DECISIONS), kind=st.sampled_from(list(OutcomeKind)))
     def finish(self, pick: int, state: RunState, kind: OutcomeKind) -> None:
         with Refused(LostLease):
-            self.store.finish(self.claims[pick % len(self.claims)], Ending(outcome=Outcome(kind=kind), decision=Decision(state=state)))
+            self.store.finish(
+                self.claims[pick % len(self.claims)],
+                Ending(outcome=Outcome(kind=kind), decision=Decision(state=state)),
+            )
 
     @precondition(lambda self: self.ids)
     @rule(pick=picks, verb=st.sampled_from(["update", "requeue", "request_cancel"]))
@@ -115,22 +131,40 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def running_means_held(self) -> None:
-        running = [row for row in self.rows("SELECT * FROM runs") if row["state"] == RunState.RUNNING]
+        running = [
+            row for row in self.rows("SELECT * FROM runs") if row["state"] == RunState.RUNNING
+        ]
         for row in self.rows("SELECT * FROM runs"):
             assert (row in running) == bool(row["worker"]) == bool(row["lease_until"])
             assert (row["finished"] is not None) == (RunState(row["state"]) in FINAL)
         for held in ("workspace_id", "agent || ' ' || scope"):
-            assert not self.rows(f"SELECT 1 FROM runs WHERE state = 'running' GROUP BY {held} HAVING count(*) > 1")
-        still_open = {row["run"] for row in self.rows("SELECT run FROM attempts WHERE ended IS NULL")}
+            assert not self.rows(
+                f"SELECT 1 FROM runs WHERE state = 'running' GROUP BY {held} HAVING count(*) > 1"
+            )
+        still_open = {
+            row["run"] for row in self.rows("SELECT run FROM attempts WHERE ended IS NULL")
+        }
         assert still_open == {row["id"] for row in running}
 
     @invariant()
     def each_attempt_ends_once(self) -> None:
-        ended = {(row["run"], row["number"]) for row in self.rows("SELECT run, number FROM attempts WHERE ended IS NOT NULL")}
-        said = Counter((row["run"], row["attempt"]) for row in self.rows("SELECT run, attempt FROM records WHERE kind = 'attempt_ended'"))
+        ended = {
+            (row["run"], row["number"])
+            for row in self.rows("SELECT run, number FROM attempts WHERE ended IS NOT NULL")
+        }
+        said = Counter(
+            (row["run"], row["attempt"])
+            for row in self.rows("SELECT run, attempt FROM records WHERE kind = 'attempt_ended'")
+        )
         assert said == Counter(ended)
-        counted = {row["id"]: row["attempt"] for row in self.rows("SELECT id, attempt FROM runs WHERE attempt > 0")}
-        assert counted == {row["run"]: row["n"] for row in self.rows("SELECT run, max(number) AS n FROM attempts GROUP BY run")}
+        counted = {
+            row["id"]: row["attempt"]
+            for row in self.rows("SELECT id, attempt FROM runs WHERE attempt > 0")
+        }
+        assert counted == {
+            row["run"]: row["n"]
+            for row in self.rows("SELECT run, max(number) AS n FROM attempts GROUP BY run")
+        }
 
 
 class Refused:
@@ -141,7 +175,12 @@ class Refused:
 
     def __enter__(self) -> None: ...
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
         return isinstance(error, self.kind)
 
 
@@ -156,7 +195,8 @@ class TestStoreMachine(StoreMachine.TestCase):  # type: ignore[misc]
 
 @pytest.mark.parametrize("before", list(RunState))
 def test_the_schema_knows_the_same_moves(tmp_path: Path, before: RunState) -> None:
-    """By hand in SQL, a run can be moved exactly along `lifecycle.MOVES`: everything else the database itself refuses."""
+    """By hand in SQL, a run can be moved exactly along `lifecycle.MOVES`: everything else the
+    database itself refuses."""
     stores.open(tmp_path / "perdure.db").close()
     with closing(sqlite3.connect(tmp_path / "perdure.db", isolation_level=None)) as connection:
         connection.execute("DROP TRIGGER runs_begin_waiting")
@@ -185,7 +225,8 @@ def test_the_schema_knows_the_same_moves(tmp_path: Path, before: RunState) -> No
     ],
 )
 def test_the_schema_refuses_what_no_program_may_do(tmp_path: Path, change: str) -> None:
-    """A state that is none of the six, a running run without a holder or a counted attempt, an end without a time."""
+    """A state that is none of the six, a running run without a holder or a counted attempt, an end
+    without a time."""
     stores.open(tmp_path / "perdure.db").close()
     with closing(sqlite3.connect(tmp_path / "perdure.db", isolation_level=None)) as connection:
         _insert(connection, "one", RunState.QUEUED)
@@ -194,7 +235,8 @@ def test_the_schema_refuses_what_no_program_may_do(tmp_path: Path, change: str) 
 
 
 def test_the_schema_refuses_a_second_writer(tmp_path: Path) -> None:
-    """Two running runs in one workspace, or in one conversation, cannot be stored, whatever the program does."""
+    """Two running runs in one workspace, or in one conversation, cannot be stored, whatever the
+    program does."""
     stores.open(tmp_path / "perdure.db").close()
     with closing(sqlite3.connect(tmp_path / "perdure.db", isolation_level=None)) as connection:
         for number, (scope, where) in enumerate([("a", "p"), ("b", "p"), ("a", "q")]):
@@ -205,12 +247,24 @@ def test_the_schema_refuses_a_second_writer(tmp_path: Path) -> None:
                 _move(connection, other, RunState.QUEUED, RunState.RUNNING)
 
 
-def _insert(connection: sqlite3.Connection, id: str, state: RunState, scope: str = "", where: str = "") -> None:
+def _insert(
+    connection: sqlite3.Connection, id: str, state: RunState, scope: str = "", where: str = ""
+) -> None:
     held, finished = state is RunState.RUNNING, state in FINAL
     connection.execute(
-        "INSERT INTO runs (id, name, state, agent, scope, workspace_id, place, attempts_allowed, worker, lease_until, created, updated,"
-        " finished, spec, workspace) VALUES (?, ?, ?, 'claude', ?, ?, '/', 3, ?, ?, 1, 1, ?, '{}', '{}')",
-        (id, f"run-{id}", state, scope or id, where or id, "ann" if held else "", 5 if held else 0, 1 if finished else None),
+        "INSERT INTO runs (id, name, state, agent, scope, workspace_id, place, attempts_allowed, "
+        "worker, lease_until, created, updated, finished, spec, workspace) VALUES (?, ?, ?, "
+        "'claude', ?, ?, '/', 3, ?, ?, 1, 1, ?, '{}', '{}')",
+        (
+            id,
+            f"run-{id}",
+            state,
+            scope or id,
+            where or id,
+            "ann" if held else "",
+            5 if held else 0,
+            1 if finished else None,
+        ),
     )
 
 
@@ -218,6 +272,7 @@ def _move(connection: sqlite3.Connection, id: str, before: RunState, after: RunS
     held, finished = after is RunState.RUNNING, after in FINAL
     counted = before is RunState.QUEUED and held
     connection.execute(
-        "UPDATE runs SET state = ?, worker = ?, lease_until = ?, finished = ?, attempt = attempt + ? WHERE id = ?",
+        "UPDATE runs SET state = ?, worker = ?, lease_until = ?, finished = ?, attempt = attempt + "
+        "? WHERE id = ?",
         (after, "ann" if held else "", 5 if held else 0, 1 if finished else None, int(counted), id),
     )

@@ -27,15 +27,18 @@ SOURCE = Path(stores.__file__).parents[2]
 
 @pytest.fixture
 def scripts(tmp_path: Path) -> Path:
-    """All migrations and two that are yet to come: one with a table, a trigger and rows, one with a column."""
+    """All migrations and two that are yet to come: one with a table, a trigger and rows, one with a
+    column."""
     scripts = tmp_path / "scripts"
     shutil.copytree(SCRIPTS, scripts)
     (scripts / f"{NOTES:04}_notes.sql").write_text(
-        "-- A note; with a semicolon in a comment.\nCREATE TABLE notes (run TEXT PRIMARY KEY, text TEXT NOT NULL);\n"
-        "CREATE TRIGGER notes_stay BEFORE DELETE ON notes\nBEGIN\n    SELECT RAISE(ABORT, 'no;');\nEND;\n"
-        "INSERT INTO notes SELECT id, name || spec FROM runs;\n"
+        "-- A note; with a semicolon in a comment.\nCREATE TABLE notes (run TEXT PRIMARY KEY, text "
+        "TEXT NOT NULL);\nCREATE TRIGGER notes_stay BEFORE DELETE ON notes\nBEGIN\n    SELECT "
+        "RAISE(ABORT, 'no;');\nEND;\nINSERT INTO notes SELECT id, name || spec FROM runs;\n"
     )
-    (scripts / f"{MARKS:04}_marks.sql").write_text("ALTER TABLE notes ADD COLUMN mark TEXT;\nUPDATE notes SET mark = run;\n")
+    (scripts / f"{MARKS:04}_marks.sql").write_text(
+        "ALTER TABLE notes ADD COLUMN mark TEXT;\nUPDATE notes SET mark = run;\n"
+    )
     return scripts
 
 
@@ -50,7 +53,8 @@ def old(tmp_path: Path) -> Path:
 
 
 def test_a_kill_in_an_upgrade_leaves_old_or_new(tmp_path: Path, old: Path, scripts: Path) -> None:
-    """Over 150 kills spread over an upgrade, in statements and in the middle of writes: always a whole schema, and it goes on."""
+    """Over 150 kills spread over an upgrade, in statements and in the middle of writes: always a
+    whole schema, and it goes on."""
     (tmp_path / "scratch").mkdir()
     ran = subprocess.run(
         [sys.executable, str(HERE / "migrating_until_killed.py"), str(old), str(scripts), str(tmp_path / "scratch")],
@@ -68,17 +72,24 @@ def test_an_upgrade_runs_each_script_once(old: Path, scripts: Path) -> None:
         with closing(sqlite3.connect(old, isolation_level=None)) as connection:
             migrate(connection, str(old), scripts)
             assert connection.execute("PRAGMA user_version").fetchone()[0] == MARKS
-            assert connection.execute("SELECT count(*), count(mark) FROM notes").fetchone() == (50, 50)
+            assert connection.execute("SELECT count(*), count(mark) FROM notes").fetchone() == (
+                50,
+                50,
+            )
 
 
 def test_a_failing_script_changes_nothing(old: Path, scripts: Path) -> None:
     """An error in the last statement of the last script takes the whole upgrade back."""
-    (scripts / f"{MARKS:04}_marks.sql").write_text("CREATE TABLE marks (x TEXT);\nINSERT INTO nowhere VALUES (1);\n")
+    (scripts / f"{MARKS:04}_marks.sql").write_text(
+        "CREATE TABLE marks (x TEXT);\nINSERT INTO nowhere VALUES (1);\n"
+    )
     with closing(sqlite3.connect(old, isolation_level=None)) as connection:
         with pytest.raises(sqlite3.OperationalError, match="nowhere"):
             migrate(connection, str(old), scripts)
         assert connection.execute("PRAGMA user_version").fetchone()[0] == NOW
-        assert not connection.execute("SELECT 1 FROM sqlite_master WHERE name IN ('notes', 'marks')").fetchone()
+        assert not connection.execute(
+            "SELECT 1 FROM sqlite_master WHERE name IN ('notes', 'marks')"
+        ).fetchone()
 
 
 def test_a_newer_schema_is_refused(old: Path) -> None:
@@ -100,11 +111,14 @@ def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
     for read_only in (False, True):
         with pytest.raises(StoreError, match="another program"):
             stores.open(strange, read_only=read_only)
-    assert strange.read_bytes() == before and [path.name for path in tmp_path.iterdir()] == ["photos.db"]
+    assert strange.read_bytes() == before and [path.name for path in tmp_path.iterdir()] == [
+        "photos.db"
+    ]
 
 
 def test_an_empty_file_becomes_a_database(tmp_path: Path) -> None:
-    """What a kill between making the file and making the schema leaves behind is simply gone on with."""
+    """What a kill between making the file and making the schema leaves behind is simply gone on
+    with."""
     (tmp_path / "perdure.db").touch()
     reader = stores.open(tmp_path / "perdure.db", read_only=True)
     assert reader.find() == []

@@ -1,4 +1,5 @@
-"""What is PostgreSQL's own: the schema's last line of defence, upgrades that are cut, several processes, and errors in words."""
+"""What is PostgreSQL's own: the schema's last line of defence, upgrades that are cut, several
+processes, and errors in words."""
 
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ def hand(postgres: Server) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
 
 
 def test_the_schema_knows_the_same_moves(hand: psycopg.Connection[tuple[object, ...]]) -> None:
-    """By hand in SQL, a run can be moved exactly along `lifecycle.MOVES`: everything else the database itself refuses."""
+    """By hand in SQL, a run can be moved exactly along `lifecycle.MOVES`: everything else the
+    database itself refuses."""
     hand.execute("DROP FUNCTION runs_begin_waiting() CASCADE")
     for before in RunState:
         for after in (state for state in RunState if state is not before):
@@ -67,28 +69,37 @@ def test_the_schema_knows_the_same_moves(hand: psycopg.Connection[tuple[object, 
     ["state = 'sleeping'", "state = 'running', attempt = 1", "state = 'running', worker = 'ann', lease_until = 5", "attempt = attempt + 1",
      "state = 'succeeded', finished = 1", "worker = 'ann'", "cancel_requested = 2", "finished = 5", "opened = 1, removed = 5"],
 )  # fmt: skip
-def test_the_schema_refuses_what_no_program_may_do(hand: psycopg.Connection[tuple[object, ...]], change: str) -> None:
-    """A state that is none of the six, a running run without a holder or a counted attempt, an end without a time."""
+def test_the_schema_refuses_what_no_program_may_do(
+    hand: psycopg.Connection[tuple[object, ...]], change: str
+) -> None:
+    """A state that is none of the six, a running run without a holder or a counted attempt, an end
+    without a time."""
     _insert(hand, "one", RunState.QUEUED)
     with pytest.raises(psycopg.errors.CheckViolation):
         hand.execute(f"UPDATE runs SET {change}".encode())
 
 
-def test_the_schema_refuses_a_second_writer_and_a_changed_journal(hand: psycopg.Connection[tuple[object, ...]]) -> None:
-    """Two running runs in one workspace or conversation cannot be stored; nor can a record be changed."""
+def test_the_schema_refuses_a_second_writer_and_a_changed_journal(
+    hand: psycopg.Connection[tuple[object, ...]],
+) -> None:
+    """Two running runs in one workspace or conversation cannot be stored; nor can a record be
+    changed."""
     for number, (scope, where) in enumerate([("a", "p"), ("b", "p"), ("a", "q")]):
         _insert(hand, str(number), RunState.QUEUED, scope, where)
     _move(hand, "0", RunState.QUEUED, RunState.RUNNING)
     for other in ("1", "2"):
         with pytest.raises(psycopg.errors.UniqueViolation):
             _move(hand, other, RunState.QUEUED, RunState.RUNNING)
-    hand.execute("INSERT INTO records (run, attempt, at, kind, event) VALUES ('0', 0, 1, 'said', '{}')")
+    hand.execute(
+        "INSERT INTO records (run, attempt, at, kind, event) VALUES ('0', 0, 1, 'said', '{}')"
+    )
     with pytest.raises(psycopg.errors.CheckViolation, match="append-only"):
         hand.execute("UPDATE records SET at = 2")
 
 
 def test_an_upgrade_that_is_cut_leaves_old_or_new(postgres: Server) -> None:
-    """The connection is lost at one message of an upgrade after the other: the schema is none or whole, and the next try makes it."""
+    """The connection is lost at one message of an upgrade after the other: the schema is none or
+    whole, and the next try makes it."""
     whole = postgres.ask(SCHEMA, postgres.database(migrated=True))
     assert len(whole) > 100
     number, cuts = 3, 1
@@ -110,14 +121,28 @@ def test_a_trigger_that_does_more_than_refuse_is_no_migration() -> None:
 
 
 def test_workers_of_several_processes_never_share(postgres: Server) -> None:
-    """120 claims by two processes: each (run, attempt) goes to one of them, with one writer per workdir and conversation."""
+    """120 claims by two processes: each (run, attempt) goes to one of them, with one writer per
+    workdir and conversation."""
     url = postgres.database(migrated=True)
     with closing(stores.open(url)) as store:
-        runs = [store.add(TaskSpec(prompt="x", scope=f"scope-{n % 40}"), f"{n:08d}", f"run-{n}", place(f"{n % 50}")) for n in range(60)]
+        runs = [
+            store.add(
+                TaskSpec(prompt="x", scope=f"scope-{n % 40}"),
+                f"{n:08d}",
+                f"run-{n}",
+                place(f"{n % 50}"),
+            )
+            for n in range(60)
+        ]
         environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(stores.__file__).parents[2])}
         command = [sys.executable, str(HERE / "racing.py"), url]
         pipe = subprocess.PIPE
-        workers = [subprocess.Popen([*command, f"worker-{n}", str(n)], env=environ, stdout=pipe, stderr=pipe) for n in range(2)]
+        workers = [
+            subprocess.Popen(
+                [*command, f"worker-{n}", str(n)], env=environ, stdout=pipe, stderr=pipe
+            )
+            for n in range(2)
+        ]
         claims: Counter[str] = Counter()
         for worker in workers:
             out, err = worker.communicate(timeout=PATIENCE_S)
@@ -128,7 +153,8 @@ def test_workers_of_several_processes_never_share(postgres: Server) -> None:
 
 
 def test_a_database_that_cannot_be_used_is_told_in_a_sentence(postgres: Server) -> None:
-    """No such database, no such user, another program's tables, a newer schema, a bad address: what and where, and never the password."""
+    """No such database, no such user, another program's tables, a newer schema, a bad address: what
+    and where, and never the password."""
     newer, strange = postgres.database(migrated=True), postgres.database()
     postgres.ask(f"UPDATE perdure_schema SET version = {newest() + 1}", newer)
     postgres.ask("CREATE TABLE photos (name TEXT)", strange)
@@ -144,15 +170,23 @@ def test_a_database_that_cannot_be_used_is_told_in_a_sentence(postgres: Server) 
         with pytest.raises(StoreError, match=words) as refused:
             stores.open(url)
         assert refused.value.hint and "hunter2" not in f"{refused.value} {refused.value.hint}"
-    assert postgres.ask("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'", strange) == [(1,)]
+    assert postgres.ask("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'", strange) == [
+        (1,)
+    ]
 
 
 def test_characters_and_numbers_that_do_not_fit(postgres: Server) -> None:
-    """NUL, of which PostgreSQL has none in a text, becomes its symbol where an agent said it; a reader cannot write."""
+    """NUL, of which PostgreSQL has none in a text, becomes its symbol where an agent said it; a
+    reader cannot write."""
     url = postgres.database(migrated=True)
     with closing(stores.open(url)) as store:
-        run = submit(store, TaskSpec(prompt="a\x00b \U0001f9ea'; DROP TABLE runs; -- 100% :name %(name)s"))
-        assert store.contexts(run.id)[0].text == "a\u2400b \U0001f9ea'; DROP TABLE runs; -- 100% :name %(name)s"
+        run = submit(
+            store, TaskSpec(prompt="a\x00b \U0001f9ea'; DROP TABLE runs; -- 100% :name %(name)s")
+        )
+        assert (
+            store.contexts(run.id)[0].text
+            == "a\u2400b \U0001f9ea'; DROP TABLE runs; -- 100% :name %(name)s"
+        )
         assert store.get(run.id).spec.prompt.startswith("a\x00b")
         claimed(store, run)
     with closing(stores.open(url, read_only=True)) as reader:
@@ -162,7 +196,8 @@ def test_characters_and_numbers_that_do_not_fit(postgres: Server) -> None:
 
 
 def test_the_verbs_work_on_it_and_show_no_password(postgres: Server, scratch: Scratch) -> None:
-    """`ls`, `config show` and `doctor` on a database whose address has a password: they work, and none of them prints it."""
+    """`ls`, `config show` and `doctor` on a database whose address has a password: they work, and
+    none of them prints it."""
     url = postgres.database(migrated=True).replace("perdure@", "perdure:hunter2@")
     with closing(stores.open(url)) as store:
         run = submit(store)
@@ -170,7 +205,12 @@ def test_the_verbs_work_on_it_and_show_no_password(postgres: Server, scratch: Sc
 
     def said(*words: str) -> str:
         ran = subprocess.run(
-            [sys.executable, "-m", "perdure", *words], env=environ, capture_output=True, text=True, check=False, timeout=PATIENCE_S
+            [sys.executable, "-m", "perdure", *words],
+            env=environ,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_S,
         )
         assert "hunter2" not in ran.stdout + ran.stderr
         return ran.stdout
@@ -180,24 +220,54 @@ def test_the_verbs_work_on_it_and_show_no_password(postgres: Server, scratch: Sc
         "value": url.replace("hunter2", "***"),
         "origin": "PERDURE_DATABASE",
     }
-    findings = [each for each in json.loads(said("doctor", "--json"))["findings"] if each["topic"] == "store"]
+    findings = [
+        each
+        for each in json.loads(said("doctor", "--json"))["findings"]
+        if each["topic"] == "store"
+    ]
     assert findings[0]["state"] == "ok" and "PostgreSQL" in findings[0]["message"]
     assert any("fsync" in each["message"] and each["state"] == "warn" for each in findings)
 
 
-def _insert(hand: psycopg.Connection[tuple[object, ...]], id: str, state: RunState, scope: str = "", where: str = "") -> None:
+def _insert(
+    hand: psycopg.Connection[tuple[object, ...]],
+    id: str,
+    state: RunState,
+    scope: str = "",
+    where: str = "",
+) -> None:
     held = state is RunState.RUNNING
     hand.execute(
-        "INSERT INTO runs (id, name, state, agent, scope, workspace_id, place, attempts_allowed, worker, lease_until, created, updated,"
-        " finished, spec, workspace) VALUES (%s, %s, %s, 'claude', %s, %s, '/', 3, %s, %s, 1, 1, %s, '{}', '{}')",
-        (id, f"run-{id}", state, scope or id, where or id, "ann" if held else "", 5 if held else 0, 1 if state in FINAL else None),
+        "INSERT INTO runs (id, name, state, agent, scope, workspace_id, place, attempts_allowed, "
+        "worker, lease_until, created, updated, finished, spec, workspace) VALUES (%s, %s, %s, "
+        "'claude', %s, %s, '/', 3, %s, %s, 1, 1, %s, '{}', '{}')",
+        (
+            id,
+            f"run-{id}",
+            state,
+            scope or id,
+            where or id,
+            "ann" if held else "",
+            5 if held else 0,
+            1 if state in FINAL else None,
+        ),
     )
 
 
-def _move(hand: psycopg.Connection[tuple[object, ...]], id: str, before: RunState, after: RunState) -> None:
+def _move(
+    hand: psycopg.Connection[tuple[object, ...]], id: str, before: RunState, after: RunState
+) -> None:
     held = after is RunState.RUNNING
     counted = before is RunState.QUEUED and held
     hand.execute(
-        "UPDATE runs SET state = %s, worker = %s, lease_until = %s, finished = %s, attempt = attempt + %s WHERE id = %s",
-        (after, "ann" if held else "", 5 if held else 0, 1 if after in FINAL else None, int(counted), id),
+        "UPDATE runs SET state = %s, worker = %s, lease_until = %s, finished = %s, attempt = "
+        "attempt + %s WHERE id = %s",
+        (
+            after,
+            "ann" if held else "",
+            5 if held else 0,
+            1 if after in FINAL else None,
+            int(counted),
+            id,
+        ),
     )

@@ -1,4 +1,5 @@
-"""Several processes at once, and processes that are killed: nobody gets what another holds, and what was said is kept."""
+"""Several processes at once, and processes that are killed: nobody gets what another holds, and
+what was said is kept."""
 
 from __future__ import annotations
 
@@ -28,11 +29,17 @@ def start(script: str, *arguments: object) -> subprocess.Popen[bytes]:
 
 
 def test_four_workers_never_share(tmp_path: Path) -> None:
-    """2,000 claims by four processes: each (run, attempt) goes to one of them, with one writer per workdir and conversation."""
+    """2,000 claims by four processes: each (run, attempt) goes to one of them, with one writer per
+    workdir and conversation."""
     store = stores.open(tmp_path / "perdure.db")
     dice = random.Random(4)
     runs = [
-        store.add(TaskSpec(prompt="x", scope=f"scope-{dice.randrange(300)}"), f"{n:08d}", f"run-{n}", place(f"{dice.randrange(300)}"))
+        store.add(
+            TaskSpec(prompt="x", scope=f"scope-{dice.randrange(300)}"),
+            f"{n:08d}",
+            f"run-{n}",
+            place(f"{dice.randrange(300)}"),
+        )
         for n in range(1000)
     ]
     workers = [start("racing.py", tmp_path / "perdure.db", f"worker-{n}", n) for n in range(4)]
@@ -51,7 +58,8 @@ def test_four_workers_never_share(tmp_path: Path) -> None:
 
 
 def test_a_killed_writer_loses_nothing_it_acknowledged(tmp_path: Path) -> None:
-    """20 writers are killed with SIGKILL at random moments: every acknowledged write is there, and nothing is half there."""
+    """20 writers are killed with SIGKILL at random moments: every acknowledged write is there, and
+    nothing is half there."""
     database = tmp_path / "perdure.db"
     stores.open(database).close()
     dice = random.Random()
@@ -74,11 +82,15 @@ def test_a_killed_writer_loses_nothing_it_acknowledged(tmp_path: Path) -> None:
         events = [record.event for record in store.history(run_id)]
         match what:
             case "added":
-                assert run_id in runs and [context.text for context in store.contexts(run_id)] == ["x" * 200]
+                assert run_id in runs and [context.text for context in store.contexts(run_id)] == [
+                    "x" * 200
+                ]
             case "claimed":
                 assert runs[run_id].attempt == 1 and len(store.attempts(run_id)) == 1
             case "recorded":
-                assert [event for event in events if isinstance(event, Said)] == [Said(text=f"{line}") for line in range(20)]
+                assert [event for event in events if isinstance(event, Said)] == [
+                    Said(text=f"{line}") for line in range(20)
+                ]
                 assert store.session(SessionKey("claude", f"run:{run_id}")) is not None
             case "finished":
                 assert runs[run_id].state is RunState.SUCCEEDED
@@ -90,17 +102,22 @@ def test_a_killed_writer_loses_nothing_it_acknowledged(tmp_path: Path) -> None:
 
 
 def test_many_processes_make_one_database(tmp_path: Path) -> None:
-    """Eight processes that open the same fresh path at once all succeed, and each one's run is there."""
+    """Eight processes that open the same fresh path at once all succeed, and each one's run is
+    there."""
     database = tmp_path / "new" / "state" / "perdure.db"
     script = (
-        "import sys; from perdure import stores; from perdure.model import TaskSpec; from perdure.testing.stores.making import place\n"
-        "sys.stdin.readline(); s = stores.open(sys.argv[1]); n = sys.argv[2]\n"
-        "s.add(TaskSpec(prompt='x'), 'id-' + n, 'run-' + n, place(n)); s.close()"
+        "import sys; from perdure import stores; from perdure.model import TaskSpec; from "
+        "perdure.testing.stores.making import place\nsys.stdin.readline(); s = "
+        "stores.open(sys.argv[1]); n = sys.argv[2]\ns.add(TaskSpec(prompt='x'), 'id-' + n, 'run-' "
+        "+ n, place(n)); s.close()"
     )
     environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(SOURCE)}
     command = [sys.executable, "-c", script, str(database)]
     pipe = subprocess.PIPE
-    children = [subprocess.Popen([*command, str(n)], env=environ, stdin=pipe, stdout=pipe, stderr=pipe) for n in range(8)]
+    children = [
+        subprocess.Popen([*command, str(n)], env=environ, stdin=pipe, stdout=pipe, stderr=pipe)
+        for n in range(8)
+    ]
     for child in children:
         assert child.stdin is not None
         child.stdin.write(b"go\n")
@@ -115,7 +132,8 @@ def test_many_processes_make_one_database(tmp_path: Path) -> None:
 
 
 def test_threads_share_one_store(tmp_path: Path) -> None:
-    """A heartbeat, a recorder and a reader on one store object: nothing is refused, nothing is lost, order is kept."""
+    """A heartbeat, a recorder and a reader on one store object: nothing is refused, nothing is
+    lost, order is kept."""
     seen: list[Record] = []
 
     def observe(record: Record) -> None:
@@ -147,6 +165,8 @@ def test_threads_share_one_store(tmp_path: Path) -> None:
         thread.join()
     assert failures == []
     kept = store.history(run.id)
-    assert [record.event.text for record in kept if isinstance(record.event, Said)] == [str(n) for n in range(100)]
+    assert [record.event.text for record in kept if isinstance(record.event, Said)] == [
+        str(n) for n in range(100)
+    ]
     assert seen == list(kept)
     store.close()

@@ -16,7 +16,8 @@ CAPABILITY_VERSION_3 = 0x20080522
 
 
 def drop_capabilities() -> None:
-    """Without CAP_DAC_OVERRIDE root is bound by a file's mode like everybody else (capabilities(7))."""
+    """Without CAP_DAC_OVERRIDE root is bound by a file's mode like everybody else
+    (capabilities(7))."""
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
     none = (ctypes.c_uint32 * 6)()
     if ctypes.CDLL(None, use_errno=True).capset(header, none):

@@ -1,7 +1,7 @@
 """A writer that is killed at a random moment; run by test_store_races.py.
 
-argv: database. Adds, claims, records and finishes runs for ever, and prints a line for each write only after it has returned:
-whatever was printed was acknowledged.
+argv: database. Adds, claims, records and finishes runs for ever, and prints a line for each write
+only after it has returned: whatever was printed was acknowledged.
 """
 
 from __future__ import annotations
@@ -11,7 +11,16 @@ import sys
 
 from perdure import stores
 from perdure.events import Said
-from perdure.model import Decision, Outcome, OutcomeKind, RunState, Session, SessionKey, SessionState, TaskSpec
+from perdure.model import (
+    Decision,
+    Outcome,
+    OutcomeKind,
+    RunState,
+    Session,
+    SessionKey,
+    SessionState,
+    TaskSpec,
+)
 from perdure.protocols import Ending
 from perdure.testing.stores.making import place
 
@@ -22,16 +31,31 @@ def main(database: str) -> None:
     while True:
         number += 1
         run = store.add(
-            TaskSpec(prompt="x" * 200), f"{os.getpid()}-{number}", f"run-{os.getpid()}-{number}", place(f"{os.getpid()}-{number}")
+            TaskSpec(prompt="x" * 200),
+            f"{os.getpid()}-{number}",
+            f"run-{os.getpid()}-{number}",
+            place(f"{os.getpid()}-{number}"),
         )
         tell("added", run.id)
         claim = store.claim("writer", 60.0, run.id)
         assert claim is not None
         tell("claimed", run.id)
-        session = Session(key=SessionKey("claude", run.scope), id=run.id, state=SessionState.PINNED, created=1, updated=1)
+        session = Session(
+            key=SessionKey("claude", run.scope),
+            id=run.id,
+            state=SessionState.PINNED,
+            created=1,
+            updated=1,
+        )
         store.record(claim, [Said(text=f"{line}") for line in range(20)], session)
         tell("recorded", run.id)
-        store.finish(claim, Ending(outcome=Outcome(kind=OutcomeKind.SUCCEEDED), decision=Decision(state=RunState.SUCCEEDED)))
+        store.finish(
+            claim,
+            Ending(
+                outcome=Outcome(kind=OutcomeKind.SUCCEEDED),
+                decision=Decision(state=RunState.SUCCEEDED),
+            ),
+        )
         tell("finished", run.id)
 
 

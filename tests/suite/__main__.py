@@ -3,9 +3,10 @@
     python -m tests.suite [--reruns N] [--rerun-s SECONDS] PYTEST-OPTION...
 
 A test that passes alone is unstable: it is listed with both outputs, and the exit code is 0.
-Nothing is rerun, and the exit code is not 0, after more than N failures, a crashed worker, a session
-timeout, a collection error, or anything else that kept tests from running. Whenever something went
-wrong, the last line is `N passed, N failed`, as the reruns left it; otherwise it is pytest's own.
+Nothing is rerun, and the exit code is not 0, after more than N failures, a crashed worker, a
+session timeout, a collection error, or anything else that kept tests from running. Whenever
+something went wrong, the last line is `N passed, N failed`, as the reruns left it; otherwise it is
+pytest's own.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ ENDING_S = 30.0
 
 @dataclass
 class Recorder:
-    """A pytest plugin that records what the reruns depend on. With xdist it runs in the controller."""
+    """A pytest plugin that records what the reruns depend on. With xdist it runs in the
+    controller."""
 
     passed: set[str] = field(default_factory=set)
     failures: dict[str, list[str]] = field(default_factory=dict)
@@ -143,7 +145,8 @@ def main(words: Sequence[str]) -> int:
 
 
 def print_outputs(heading: str, outputs: dict[str, str], recorder: Recorder) -> None:
-    """Print both outputs of each test, indented, so that no line of them looks like a closing line."""
+    """Print both outputs of each test, indented, so that no line of them looks like a closing
+    line."""
     if not outputs:
         return
     print(f"\n===== {heading} ({len(outputs)}) =====")

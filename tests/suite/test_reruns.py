@@ -1,4 +1,5 @@
-"""`python -m tests.suite` on a small project with tests that fail, crash, hang or cannot be collected."""
+"""`python -m tests.suite` on a small project with tests that fail, crash, hang or cannot be
+collected."""
 
 from __future__ import annotations
 
@@ -55,7 +56,10 @@ class Project:
 def project(tmp_path: Path, scratch: Scratch) -> Project:
     (tmp_path / "pytest.ini").touch()
     # The plugins of the suite that have no part in this take a second of each start.
-    plugins = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "xdist.plugin,pytest_timeout"}
+    plugins = {
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "PYTEST_PLUGINS": "xdist.plugin,pytest_timeout",
+    }
     return Project(tmp_path, {**scratch.environ, **plugins, "PYTHONPATH": str(TOP)})
 
 
@@ -63,7 +67,9 @@ def last(output: str) -> str:
     return output.rstrip().rpartition("\n")[2]
 
 
-WORKERS = pytest.mark.parametrize("options", [(), ("-n", "2", "--dist", "worksteal")], ids=["alone", "xdist"])
+WORKERS = pytest.mark.parametrize(
+    "options", [(), ("-n", "2", "--dist", "worksteal")], ids=["alone", "xdist"]
+)
 
 
 @WORKERS
@@ -89,7 +95,8 @@ def test_unstable(project: Project, options: tuple[str, ...]) -> None:
 
 @WORKERS
 def test_failed_again(project: Project, options: tuple[str, ...]) -> None:
-    """A test that fails alone too fails the suite, with both outputs, also beside an unstable one."""
+    """A test that fails alone too fails the suite, with both outputs, also beside an unstable
+    one."""
     project.add(passing=PASSING, flaky=FLAKY, broken=BROKEN)
     code, output = project.run(*options)
     assert (code, last(output)) == (1, "2 passed, 1 failed")
@@ -99,7 +106,9 @@ def test_failed_again(project: Project, options: tuple[str, ...]) -> None:
 
 def test_an_error_of_a_fixture(project: Project) -> None:
     """A test that passes and whose fixture then fails is rerun, and counted once."""
-    fixture = FLAKY.replace("def test_flaky():", "import pytest\n@pytest.fixture\ndef f():\n    yield")
+    fixture = FLAKY.replace(
+        "def test_flaky():", "import pytest\n@pytest.fixture\ndef f():\n    yield"
+    )
     project.add(passing=PASSING, late=fixture + "\ndef test_late(f):\n    pass\n")
     code, output = project.run()
     assert (code, last(output)) == (0, "2 passed, 0 failed")
@@ -153,7 +162,10 @@ def test_no_reruns(project: Project) -> None:
 
 def test_a_rerun_that_takes_too_long(project: Project) -> None:
     """A rerun that does not end in time counts as failed, and so do those after it."""
-    hanging = FLAKY.replace("if not mark.exists():", "if mark.exists():\n        import time; time.sleep(3600)\n    else:")
+    hanging = FLAKY.replace(
+        "if not mark.exists():",
+        "if mark.exists():\n        import time; time.sleep(3600)\n    else:",
+    )
     project.add(aaa=hanging, flaky=FLAKY.replace('"mark"', '"other"'))
     code, output = project.run("--rerun-s", "3")
     assert (code, last(output)) == (1, "0 passed, 2 failed")
@@ -162,7 +174,10 @@ def test_a_rerun_that_takes_too_long(project: Project) -> None:
 
 def test_a_skipped_rerun(project: Project) -> None:
     """A test that is skipped when it is alone did not pass."""
-    skipped = FLAKY.replace("if not mark.exists():", "if mark.exists():\n        import pytest; pytest.skip()\n    else:")
+    skipped = FLAKY.replace(
+        "if not mark.exists():",
+        "if mark.exists():\n        import pytest; pytest.skip()\n    else:",
+    )
     project.add(flaky=skipped)
     assert project.run()[0] == 1
 
@@ -170,6 +185,9 @@ def test_a_skipped_rerun(project: Project) -> None:
 def test_options_reach_the_rerun(project: Project) -> None:
     """A rerun gets the options of the suite, so that a marked test is still selected."""
     (project.path / "pytest.ini").write_text("[pytest]\nmarkers = odd\n")
-    project.add(flaky="import pytest\n" + FLAKY.replace("def test_flaky", "@pytest.mark.odd\ndef test_flaky"))
+    project.add(
+        flaky="import pytest\n"
+        + FLAKY.replace("def test_flaky", "@pytest.mark.odd\ndef test_flaky")
+    )
     code, output = project.run("-m", "odd and not slow", "-n", "2")
     assert (code, last(output)) == (0, "1 passed, 0 failed")

@@ -1,4 +1,5 @@
-"""A machine for the sweeper: a repository, a root, a state directory, and runs that have ended; time passes when a test says so."""
+"""A machine for the sweeper: a repository, a root, a state directory, and runs that have ended;
+time passes when a test says so."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ class Ground:
     def trash(self) -> Path:
         return self.yard.root / ".perdure/trash"
 
-    def run(self, backend: str = "worktree", name: str = "task", **more: str) -> tuple[TaskRun, Path]:
+    def run(
+        self, backend: str = "worktree", name: str = "task", **more: str
+    ) -> tuple[TaskRun, Path]:
         """A run that was cancelled, with its workdir as an attempt leaves it."""
         spec = self.yard.spec(backend, **more)
         workspace = self.engine.workspaces.plan(spec, name, self.yard.repo)
@@ -55,12 +58,18 @@ class Ground:
     @property
     def now(self) -> Moment:
         real = here_and_now()
-        return replace(real, wall=real.wall + int(self.passed * DAY_MS), boot=real.boot + self.passed * 86_400)
+        return replace(
+            real, wall=real.wall + int(self.passed * DAY_MS), boot=real.boot + self.passed * 86_400
+        )
 
-    def sweep(self, *, days: float = 0.0, dry: bool = False, many: bool = False, accept: bool = False) -> Sweep:
+    def sweep(
+        self, *, days: float = 0.0, dry: bool = False, many: bool = False, accept: bool = False
+    ) -> Sweep:
         """So many days later, a sweep."""
         self.passed += days
-        return sweep(self.engine, rules_of(self.settings, many=many), now=self.now, dry=dry, accept=accept)
+        return sweep(
+            self.engine, rules_of(self.settings, many=many), now=self.now, dry=dry, accept=accept
+        )
 
     def row(self, swept: Sweep, path: Path) -> Row:
         """The row of one thing."""
@@ -77,12 +86,20 @@ def make_ground(top: Path) -> Ground:
 
 def hashes(*tops: Path) -> set[tuple[str, str]]:
     """Every file's name and content below, git's own bookkeeping apart."""
-    return {(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for top in tops for path in _files(top)}
+    return {
+        (path.name, hashlib.sha256(path.read_bytes()).hexdigest())
+        for top in tops
+        for path in _files(top)
+    }
 
 
 def _files(top: Path) -> Iterator[Path]:
     for directory, folders, names in os.walk(top):
-        folders[:] = [folder for folder in folders if not (folder == ".git" and Path(directory, folder, "index").exists())]
+        folders[:] = [
+            folder
+            for folder in folders
+            if not (folder == ".git" and Path(directory, folder, "index").exists())
+        ]
         for name in names:
             path = Path(directory, name)
             if path.is_file() and not path.is_symlink() and name != ".git":

@@ -1,7 +1,8 @@
-"""The states of a workdir in which clean-up tools lose work: the table of docs/reference/deletion.md, a row each.
+"""The states of a workdir in which clean-up tools lose work: the table of
+docs/reference/deletion.md, a row each.
 
-`make` brings a workdir into the state; it may return what must be undone before the test can end. `word` is in the reason that is
-given. `backend`: where the state can exist.
+`make` brings a workdir into the state; it may return what must be undone before the test can end.
+`word` is in the reason that is given. `backend`: where the state can exist.
 """
 
 from __future__ import annotations
@@ -56,7 +57,11 @@ COMMIT = _all(_write("README", "of the agent\n"), _git(("commit", "-qam", "work"
 
 
 def _exclude(ground: Ground, top: Path) -> None:
-    path = Path(ground.yard.git("rev-parse", "--path-format=absolute", "--git-path", "info/exclude", cwd=top))
+    path = Path(
+        ground.yard.git(
+            "rev-parse", "--path-format=absolute", "--git-path", "info/exclude", cwd=top
+        )
+    )
     path.parent.mkdir(exist_ok=True)
     path.write_text("hidden\n")
     (top / "hidden").write_text("precious\n")
@@ -86,7 +91,9 @@ def _merge(ground: Ground, top: Path) -> None:
 
 def _rebase(ground: Ground, top: Path) -> None:
     COMMIT(ground, top)
-    ground.yard.git("rebase", "-q", "-i", "HEAD~1", cwd=top, env={"GIT_SEQUENCE_EDITOR": "sed -i s/^pick/edit/"})
+    ground.yard.git(
+        "rebase", "-q", "-i", "HEAD~1", cwd=top, env={"GIT_SEQUENCE_EDITOR": "sed -i s/^pick/edit/"}
+    )
 
 
 def _sleeper(ground: Ground, top: Path) -> Undo:
@@ -117,7 +124,8 @@ def _repository_gone(ground: Ground, top: Path) -> Undo:
 
 
 def _status_fails(ground: Ground, top: Path) -> Undo:
-    """What a full disk does to git: exit 128 and nothing on standard output, here by an index that cannot be read."""
+    """What a full disk does to git: exit 128 and nothing on standard output, here by an index that
+    cannot be read."""
     broken = ground.yard.repo / ".git/objects"
     hidden = ground.yard.top / "objects"
     broken.rename(hidden)
@@ -177,7 +185,8 @@ def _stash(ground: Ground, top: Path) -> None:
 
 
 def _server_down(ground: Ground, top: Path) -> Undo:
-    """The repository that the commits were pushed to does not answer, so nobody can say whether they are there."""
+    """The repository that the commits were pushed to does not answer, so nobody can say whether
+    they are there."""
     COMMIT(ground, top)
     ground.yard.git("fetch", "-q", str(top), "work:refs/heads/pushed")
     return _repository_gone(ground, top)
@@ -194,21 +203,42 @@ STATES: dict[str, State] = {
     "untracked": State(_write("new"), "untracked files: new"),
     "ignored": State(_write("secret.log"), "ignored files: secret.log"),
     "ignored by info/exclude": State(_exclude, "hidden"),
-    "assume-unchanged": State(_all(_git(("update-index", "--assume-unchanged", "README")), _write("README")), "README"),
-    "skip-worktree": State(_all(_git(("update-index", "--skip-worktree", "README")), _write("README")), "README"),
-    "showUntrackedFiles=no": State(_all(_git(("config", "status.showUntrackedFiles", "no")), _write("new")), "new"),
+    "assume-unchanged": State(
+        _all(_git(("update-index", "--assume-unchanged", "README")), _write("README")), "README"
+    ),
+    "skip-worktree": State(
+        _all(_git(("update-index", "--skip-worktree", "README")), _write("README")), "README"
+    ),
+    "showUntrackedFiles=no": State(
+        _all(_git(("config", "status.showUntrackedFiles", "no")), _write("new")), "new"
+    ),
     "nested repository": State(_nested("inner"), "inner"),
     "nested repository in a build directory": State(
-        _all(_write(".gitignore", "node_modules/\n"), _git(("commit", "-qam", "x")), _nested("node_modules/inner")), "node_modules"
+        _all(
+            _write(".gitignore", "node_modules/\n"),
+            _git(("commit", "-qam", "x")),
+            _nested("node_modules/inner"),
+        ),
+        "node_modules",
     ),
     "bare repository in a build directory": State(
-        _all(_write(".gitignore", "node_modules/\n"), _git(("commit", "-qam", "x")), _nested("node_modules/inner", bare=True)),
+        _all(
+            _write(".gitignore", "node_modules/\n"),
+            _git(("commit", "-qam", "x")),
+            _nested("node_modules/inner", bare=True),
+        ),
         "node_modules",
     ),
     "locked by somebody": State(_locked, "locked"),
-    "commits on a detached HEAD": State(_all(_git(("checkout", "-q", "--detach")), COMMIT), "detached HEAD"),
+    "commits on a detached HEAD": State(
+        _all(_git(("checkout", "-q", "--detach")), COMMIT), "detached HEAD"
+    ),
     "commits on a ref of the worktree's own": State(
-        _all(COMMIT, _git(("update-ref", "refs/worktree/mine", "HEAD"), ("reset", "-q", "--hard", "HEAD~1"))), "refs/worktree/mine"
+        _all(
+            COMMIT,
+            _git(("update-ref", "refs/worktree/mine", "HEAD"), ("reset", "-q", "--hard", "HEAD~1")),
+        ),
+        "refs/worktree/mine",
     ),
     "merge in progress, resolved": State(_merge, "merge is in progress"),
     "rebase stopped": State(_rebase, "rebase is in progress"),

@@ -1,4 +1,5 @@
-"""Ordinary finished workdirs: what their last checkpoint holds may go, and comes back byte for byte; what it does not hold stays."""
+"""Ordinary finished workdirs: what their last checkpoint holds may go, and comes back byte for
+byte; what it does not hold stays."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ def write(path: Path, content: str | bytes) -> None:
 
 
 def finished(ground: Ground, number: int, backend: str) -> tuple[TaskRun, Path]:
-    """A run that has ended, with the workdir that an agent leaves: work, logs, and what builds and tests make."""
+    """A run that has ended, with the workdir that an agent leaves: work, logs, and what builds and
+    tests make."""
     more = {"task": f"t{number}"} if backend == "task" else {"branch": f"work{number}"}
     run, top = ground.run(backend, f"task{number}", **more)
     write(top / ".gitignore", IGNORED)
@@ -95,12 +97,16 @@ def empty_trash(ground: Ground) -> None:
 
 
 def without_built(found: dict[str, tuple[int, bytes]]) -> dict[str, tuple[int, bytes]]:
-    return {name: content for name, content in found.items() if not any(part in BUILT for part in Path(name).parts)}
+    return {
+        name: content
+        for name, content in found.items()
+        if not any(part in BUILT for part in Path(name).parts)
+    }
 
 
 def test_twenty_five_finished_workdirs(ground: Ground) -> None:
-    """Of 25 ordinary finished workdirs (some uncommitted, isolated, or without a repository) each goes into the trash, and comes back as
-    it was, file by file, when its work goes on."""
+    """Of 25 ordinary finished workdirs (some uncommitted, isolated, or without a repository) each
+    goes into the trash, and comes back as it was, file by file, when its work goes on."""
     backends = ("worktree", "isolated", "worktree", "task", "worktree")
     made = [finished(ground, number, backends[number % 5]) for number in range(25)]
     before = {top: tree(top) for _, top in made}
@@ -116,16 +122,20 @@ def test_twenty_five_finished_workdirs(ground: Ground) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_back_from_its_checkpoint(ground: Ground, backend: str) -> None:
-    """When the trash was emptied meanwhile, the checkpoint brings back every byte but what a build makes again, on its branch; the
-    checkpoint outlives every age."""
+    """When the trash was emptied meanwhile, the checkpoint brings back every byte but what a build
+    makes again, on its branch; the checkpoint outlives every age."""
     run, top = finished(ground, 4, backend)
     before = tree(top)
-    status = ground.yard.git("status", "--porcelain", "--branch", cwd=top) if backend != "task" else ""
+    status = (
+        ground.yard.git("status", "--porcelain", "--branch", cwd=top) if backend != "task" else ""
+    )
     ground.sweep(days=15)
     empty_trash(ground)
     ground.sweep(days=400, many=True)
     assert bring_back(ground, run) and tree(top) == without_built(before)
-    assert backend == "task" or ground.yard.git("status", "--porcelain", "--branch", cwd=top) == status
+    assert (
+        backend == "task" or ground.yard.git("status", "--porcelain", "--branch", cwd=top) == status
+    )
     told = [record.event for record in ground.engine.store.history(run.id)]
     (gone,) = [event for event in told if isinstance(event, WorkdirSwept)]
     (back,) = [event for event in told if isinstance(event, BroughtBack)]
@@ -134,7 +144,8 @@ def test_back_from_its_checkpoint(ground: Ground, backend: str) -> None:
 
 
 def test_a_restore_brings_back_what_is_in_the_trash_first(ground: Ground) -> None:
-    """`perdure restore` of a run whose workdir was swept gives back all of it, what no checkpoint takes included."""
+    """`perdure restore` of a run whose workdir was swept gives back all of it, what no checkpoint
+    takes included."""
     run, top = finished(ground, 1, "worktree")
     before = tree(top)
     ground.sweep(days=15)
@@ -153,7 +164,8 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_came_after_the_checkpoint_stays(ground: Ground, backend: str, change: str) -> None:
-    """A file that is not in the newest checkpoint as it is now keeps the workdir, and is named; a checkpoint of it lets it go."""
+    """A file that is not in the newest checkpoint as it is now keeps the workdir, and is named; a
+    checkpoint of it lets it go."""
     run, top = finished(ground, 5, backend)
     name, content = CHANGES[change]
     write(top / name, content)
@@ -164,15 +176,20 @@ def test_what_came_after_the_checkpoint_stays(ground: Ground, backend: str, chan
 
 
 def test_a_large_ignored_file_keeps_the_workdir(ground: Ground) -> None:
-    """What git ignores and no checkpoint takes, because it is over the limit, is named and stays."""
+    """What git ignores and no checkpoint takes, because it is over the limit, is named and
+    stays."""
     _, top = finished(ground, 2, "worktree")
     write(top / "data.db", bytes(LARGE))
     row = ground.row(ground.sweep(days=400), top)
-    assert row.verdict is Verdict.PERSON and "data.db (it is ignored, and larger than 10 MiB)" in row.why
+    assert (
+        row.verdict is Verdict.PERSON
+        and "data.db (it is ignored, and larger than 10 MiB)" in row.why
+    )
 
 
 def test_large_build_output_waits_in_the_trash(ground: Ground) -> None:
-    """Build output over the limit goes to the trash with its workdir, is never deleted from it by itself, and comes back."""
+    """Build output over the limit goes to the trash with its workdir, is never deleted from it by
+    itself, and comes back."""
     run, top = finished(ground, 2, "worktree")
     write(top / "dist/large.whl", os.urandom(LARGE))
     before = tree(top)
@@ -185,7 +202,8 @@ def test_large_build_output_waits_in_the_trash(ground: Ground) -> None:
 
 
 def test_build_output_without_a_checkpoint_waits_in_the_trash(ground: Ground) -> None:
-    """Where no checkpoint was ever taken, ignored build output goes to the trash and stays there; an ignored log keeps the workdir."""
+    """Where no checkpoint was ever taken, ignored build output goes to the trash and stays there;
+    an ignored log keeps the workdir."""
     _, top = ground.run()
     write(top / ".gitignore", IGNORED)
     ground.yard.git("commit", "-qam", "ignore", cwd=top)
@@ -208,9 +226,12 @@ GO = {
 
 
 # Such commits are kept beside the checkpoint when the workdir goes: see below.
-@pytest.mark.parametrize("name", [name for name in STATES if name != "commits that only the reflog knows"])
+@pytest.mark.parametrize(
+    "name", [name for name in STATES if name != "commits that only the reflog knows"]
+)
 def test_a_checkpoint_before_a_state_saves_nothing_of_it(ground: Ground, name: str) -> None:
-    """A checkpoint that was taken before a workdir came into this state proves nothing of it: the workdir stays."""
+    """A checkpoint that was taken before a workdir came into this state proves nothing of it: the
+    workdir stays."""
     state = STATES[name]
     run, top = ground.run(state.backend)
     checkpoint(ground, run)
@@ -224,10 +245,14 @@ def test_a_checkpoint_before_a_state_saves_nothing_of_it(ground: Ground, name: s
                 undo()
 
 
-@pytest.mark.parametrize("name", [name for name in STATES if STATES[name].movable and name != "same workdir under another run"])
+@pytest.mark.parametrize(
+    "name",
+    [name for name in STATES if STATES[name].movable and name != "same workdir under another run"],
+)
 def test_a_checkpoint_after_a_state(ground: Ground, name: str) -> None:
-    """Where the checkpoint holds all of a state, the workdir goes, and comes back with every file, from the trash as well as from the
-    checkpoint; where it does not, or cannot be taken, the workdir stays."""
+    """Where the checkpoint holds all of a state, the workdir goes, and comes back with every file,
+    from the trash as well as from the checkpoint; where it does not, or cannot be taken, the
+    workdir stays."""
     state = STATES[name]
     run, top = ground.run(state.backend)
     ground.sweep(dry=True)
@@ -245,7 +270,9 @@ def test_a_checkpoint_after_a_state(ground: Ground, name: str) -> None:
             undo()
         ground.sweep(days=15)
         empty_trash(ground)
-        assert bring_back(ground, run) and hashes(top) >= {each for each in before if each[0] not in ("HEAD", "logs")}
+        assert bring_back(ground, run) and hashes(top) >= {
+            each for each in before if each[0] not in ("HEAD", "logs")
+        }
     finally:
         if undo is not None:
             with suppress(PerdureError, OSError):
@@ -253,7 +280,8 @@ def test_a_checkpoint_after_a_state(ground: Ground, name: str) -> None:
 
 
 def test_commits_of_the_reflog_are_kept_beside_the_checkpoint(ground: Ground) -> None:
-    """What an agent amended away in a repository of its own stays reachable when its workdir goes, and when the trash is emptied."""
+    """What an agent amended away in a repository of its own stays reachable when its workdir goes,
+    and when the trash is emptied."""
     state = STATES["commits that only the reflog knows"]
     run, top = ground.run(state.backend)
     state.make(ground, top)
@@ -268,7 +296,8 @@ def test_commits_of_the_reflog_are_kept_beside_the_checkpoint(ground: Ground) ->
 
 @pytest.mark.parametrize("how", ["its ref", "its objects", "its row"])
 def test_a_checkpoint_that_is_lost_proves_nothing(ground: Ground, how: str) -> None:
-    """Without its ref, its objects or its row a checkpoint is none: the workdir stays, and in the trash it is not deleted."""
+    """Without its ref, its objects or its row a checkpoint is none: the workdir stays, and in the
+    trash it is not deleted."""
     run, top = finished(ground, 3, "task")
     (kept,) = ground.engine.store.checkpoints(run.id)
     entry = Path(ground.row(ground.sweep(days=15), top).trash)
@@ -295,14 +324,18 @@ def _lose(ground: Ground, run: TaskRun, how: str, number: int, ref: str) -> None
 
 
 def test_a_run_off_the_list_keeps_no_checkpoint(ground: Ground) -> None:
-    """`rm` refuses a run whose checkpoint is the only copy, and says what to do; forced, its workdir is not deleted from the trash."""
+    """`rm` refuses a run whose checkpoint is the only copy, and says what to do; forced, its
+    workdir is not deleted from the trash."""
     run, top = finished(ground, 1, "worktree")
     entry = Path(ground.row(ground.sweep(days=15), top).trash)
     with pytest.raises(WorkspaceError, match="only copy") as refused:
         service.remove(ground.engine, run.id)
     assert f"perdure rm --force {run.name}" in refused.value.hint
     service.remove(ground.engine, run.id, force=True)
-    assert ground.row(ground.sweep(days=400), entry).verdict is Verdict.KEEP and (entry / "workdir/notes.md").exists()
+    assert (
+        ground.row(ground.sweep(days=400), entry).verdict is Verdict.KEEP
+        and (entry / "workdir/notes.md").exists()
+    )
 
 
 def test_what_was_pushed_needs_no_checkpoint(ground: Ground) -> None:
@@ -320,14 +353,21 @@ def test_only_the_kept_checkpoint_outlives_its_age(ground: Ground) -> None:
     run, _ = finished(ground, 1, "worktree")
     checkpoint(ground, run)
     swept = ground.sweep(days=60)
-    (number,) = [event.checkpoint for record in ground.engine.store.history(run.id) if isinstance(event := record.event, WorkdirSwept)]
+    (number,) = [
+        event.checkpoint
+        for record in ground.engine.store.history(run.id)
+        if isinstance(event := record.event, WorkdirSwept)
+    ]
     ground.sweep()
     assert [each.number for each in ground.engine.store.checkpoints(run.id)] == [number]
-    assert [row.verdict for row in swept.rows if row.cls is Class.CHECKPOINTS].count(Verdict.TAKE) == 1
+    assert [row.verdict for row in swept.rows if row.cls is Class.CHECKPOINTS].count(
+        Verdict.TAKE
+    ) == 1
 
 
 def test_killed_while_it_is_brought_back(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed when the workdir is made and not filled yet, it is filled before an agent starts in it."""
+    """Killed when the workdir is made and not filled yet, it is filled before an agent starts in
+    it."""
     run, top = finished(ground, 1, "worktree")
     before = tree(top)
     ground.sweep(days=15)
@@ -349,7 +389,8 @@ def test_killed_while_it_is_brought_back(ground: Ground, monkeypatch: pytest.Mon
 
 
 def test_after_a_reset_nothing_comes_back(ground: Ground) -> None:
-    """A run that was reset by a person begins in a fresh workdir: a clean-up from before is not undone."""
+    """A run that was reset by a person begins in a fresh workdir: a clean-up from before is not
+    undone."""
     run, top = finished(ground, 1, "worktree")
     ground.sweep(days=15)
     reset(ground.engine, Target(run=run.name), ground.yard.repo)
@@ -361,4 +402,7 @@ def test_a_dry_run_takes_no_checkpoint(ground: Ground) -> None:
     run, top = finished(ground, 1, "worktree")
     row = ground.row(ground.sweep(days=15, dry=True), top)
     assert row.verdict is Verdict.TAKE and "checkpoint 1" in row.why
-    assert len(ground.engine.store.checkpoints(run.id)) == 1 and ground.engine.store.get(run.id).state is RunState.CANCELLED
+    assert (
+        len(ground.engine.store.checkpoints(run.id)) == 1
+        and ground.engine.store.get(run.id).state is RunState.CANCELLED
+    )

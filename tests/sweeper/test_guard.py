@@ -1,4 +1,5 @@
-"""The deletion guard: whatever state a workdir is in, nothing that an agent made is lost, and unknown means kept."""
+"""The deletion guard: whatever state a workdir is in, nothing that an agent made is lost, and
+unknown means kept."""
 
 from __future__ import annotations
 
@@ -21,14 +22,21 @@ REACHABLE = ("not finished", "same workdir under another run")
 
 @pytest.mark.parametrize("name", STATES)
 def test_nothing_is_lost(ground: Ground, name: str) -> None:
-    """In this state the sweeper and `rm` leave the workdir where it is and say why; `reset` moves all of it into the trash, where it
-    outlives every grace, and brings it back; or refuses too."""
+    """In this state the sweeper and `rm` leave the workdir where it is and say why; `reset` moves
+    all of it into the trash, where it outlives every grace, and brings it back; or refuses too."""
     state = STATES[name]
     _, top = ground.run(state.backend)
     ground.sweep(dry=True)
     undo = state.make(ground, top)
     try:
-        before = hashes(*(place for place in ground.yard.top.iterdir() if place not in (ground.yard.root, ground.state)), top)
+        before = hashes(
+            *(
+                place
+                for place in ground.yard.top.iterdir()
+                if place not in (ground.yard.root, ground.state)
+            ),
+            top,
+        )
         swept = ground.sweep(days=400)
         said = " ".join(row.why for row in swept.rows if row.path == str(top)) or "mounted"
         assert state.word in said and str(top) not in [row.path for row in swept.taken], said
@@ -67,7 +75,8 @@ def _reset(ground: Ground, name: str, before: set[tuple[str, str]]) -> None:
 
 @pytest.mark.parametrize("backend", ["worktree", "isolated", "task"])
 def test_what_is_saved_goes_after_its_time(ground: Ground, backend: str) -> None:
-    """A workdir without anything of its own stays for its age, goes to the trash, and is deleted after the grace."""
+    """A workdir without anything of its own stays for its age, goes to the trash, and is deleted
+    after the grace."""
     _, top = ground.run(backend)
     assert not ground.sweep(days=13).taken
     row = ground.row(ground.sweep(days=2), top)
@@ -84,7 +93,11 @@ def test_a_dry_run_changes_nothing(ground: Ground) -> None:
     there = hashes(ground.yard.root / ".perdure/work", ground.yard.repo)
     swept = ground.sweep(days=400, dry=True)
     assert ground.row(swept, top).verdict is Verdict.TAKE and swept.dry
-    assert top.is_dir() and there == hashes(ground.yard.root / ".perdure/work", ground.yard.repo) and not ground.trash.exists()
+    assert (
+        top.is_dir()
+        and there == hashes(ground.yard.root / ".perdure/work", ground.yard.repo)
+        and not ground.trash.exists()
+    )
 
 
 def test_a_directory_of_the_users_own_is_not_even_looked_at(ground: Ground) -> None:
@@ -98,7 +111,8 @@ def test_a_directory_of_the_users_own_is_not_even_looked_at(ground: Ground) -> N
 
 
 def test_a_second_close_of_the_same_run_finds_nothing(ground: Ground) -> None:
-    """An event that comes twice, or for a name that is used again, cannot reach the new run's work."""
+    """An event that comes twice, or for a name that is used again, cannot reach the new run's
+    work."""
     run, top = ground.run()
     service.remove(ground.engine, run.id)
     _, place = ground.run()
@@ -110,8 +124,8 @@ def test_a_second_close_of_the_same_run_finds_nothing(ground: Ground) -> None:
 
 
 def test_a_kill_between_list_and_trash_is_finished_by_the_sweeper(ground: Ground) -> None:
-    """`rm` takes the run off the list and then moves its workdir. Killed in between, the workdir is an orphan: the sweeper knows whose
-    it was, and moves it if all of it is saved, else it stays."""
+    """`rm` takes the run off the list and then moves its workdir. Killed in between, the workdir is
+    an orphan: the sweeper knows whose it was, and moves it if all of it is saved, else it stays."""
     run, top = ground.run()
     ground.engine.store.remove(run.id)
     row = ground.row(ground.sweep(days=1), top)
@@ -124,6 +138,10 @@ def test_a_kill_between_list_and_trash_is_finished_by_the_sweeper(ground: Ground
 
 def test_the_page_has_every_state(ground: Ground) -> None:
     """docs/reference/deletion.md names the states that are tested, no more and no less."""
-    rows = re.findall(r"^\| ([^|]+?) \| `(worktree|isolated|task)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    rows = re.findall(
+        r"^\| ([^|]+?) \| `(worktree|isolated|task)` \|",
+        PAGE.read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
     assert rows == [(name, state.backend) for name, state in STATES.items()]
     assert len(rows) >= 24

@@ -1,4 +1,5 @@
-"""What goes on beside a pool: the daily sweep, the ballast, a word about the disk; and clocks of a machine that slept or was moved."""
+"""What goes on beside a pool: the daily sweep, the ballast, a word about the disk; and clocks of a
+machine that slept or was moved."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ from tests.sweeper.ground import Ground
 
 
 def test_a_pool_sweeps_once_a_day(ground: Ground) -> None:
-    """Beside `perdure work` the sweep is made when it is due, and told when something was taken or somebody is needed."""
+    """Beside `perdure work` the sweep is made when it is due, and told when something was taken or
+    somebody is needed."""
     _, top = ground.run()
     (top / "new").write_text("x")
     said: list[str] = []
@@ -46,7 +48,11 @@ def test_the_word_work_sweeps(ground: Ground) -> None:
         "PERDURE_DISK_BALLAST": "1MB",
     }
     done = subprocess.run(
-        [sys.executable, "-m", "perdure", "work", "--once"], env=environ, cwd=ground.yard.repo, capture_output=True, text=True
+        [sys.executable, "-m", "perdure", "work", "--once"],
+        env=environ,
+        cwd=ground.yard.repo,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert json.loads((ground.state / "sweep.json").read_text())["format"] == 1
@@ -54,7 +60,8 @@ def test_the_word_work_sweeps(ground: Ground) -> None:
 
 
 def test_a_crowded_disk_is_told_once_and_once_when_it_is_well(ground: Ground) -> None:
-    """One line when new work must wait, one when it need not; the ballast is made when there is room, and not before."""
+    """One line when new work must wait, one when it need not; the ballast is made when there is
+    room, and not before."""
     ballast = Ballast(ground.state, 1024**2)
     tight = Volumes(places=(ground.state,), refuse=100.1, refuse_bytes=2**62, ballast=ballast)
     said: list[str] = []
@@ -85,27 +92,49 @@ def test_nothing_ends_the_housekeeping(ground: Ground) -> None:
                 again.set()
             return ""
 
-    with Housekeeping(replace(ground.engine, volumes=cast(Any, Odd())), ground.settings, said.append, every_s=0.01):
+    with Housekeeping(
+        replace(ground.engine, volumes=cast(Any, Odd())), ground.settings, said.append, every_s=0.01
+    ):
         assert again.wait(PATIENCE_S)
-    assert [line for line in said if "nobody foresaw" in line] == ["how much room there is cannot be looked at: what nobody foresaw"]
+    assert [line for line in said if "nobody foresaw" in line] == [
+        "how much room there is cannot be looked at: what nobody foresaw"
+    ]
 
 
 def test_a_sweep_leaves_nothing_locked(ground: Ground) -> None:
-    """Another sweep may follow at once, even while a child that another thread is starting has all descriptors of this one yet."""
+    """Another sweep may follow at once, even while a child that another thread is starting has all
+    descriptors of this one yet."""
     with sweeping._alone(ground.engine):
-        lock = next(fd for fd in Path("/proc/self/fd").iterdir() if os.path.realpath(fd).endswith("/sweep.lock"))
-        child = subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[int(lock.name)])
-    with sweeping._alone(ground.engine), pytest.raises(Conflict, match="Another sweep"), sweeping._alone(ground.engine):
+        lock = next(
+            fd
+            for fd in Path("/proc/self/fd").iterdir()
+            if os.path.realpath(fd).endswith("/sweep.lock")
+        )
+        child = subprocess.Popen(
+            [sys.executable, "-S", "-c", "input()"],
+            stdin=subprocess.PIPE,
+            pass_fds=[int(lock.name)],
+        )
+    with (
+        sweeping._alone(ground.engine),
+        pytest.raises(Conflict, match="Another sweep"),
+        sweeping._alone(ground.engine),
+    ):
         raise AssertionError("two at once")
     child.communicate(b"\n")
 
 
-def test_a_pool_begins_nothing_for_an_agent_whose_home_is_full(ground: Ground, tmp_path: Path) -> None:
-    """The run stays queued, unclaimed, while the volume of its own agent's home has no room; then it is taken."""
+def test_a_pool_begins_nothing_for_an_agent_whose_home_is_full(
+    ground: Ground, tmp_path: Path
+) -> None:
+    """The run stays queued, unclaimed, while the volume of its own agent's home has no room; then
+    it is taken."""
     yard = ground.yard
     home = tmp_path / "claude"
     spec = replace(yard.spec("worktree"), env={"CLAUDE_CONFIG_DIR": str(home)})
-    run = ground.engine.store.add(spec, "r" * 32, "queued", ground.engine.workspaces.plan(spec, "queued", yard.repo))
+    run = ground.engine.store.add(
+        spec, "r" * 32, "queued", ground.engine.workspaces.plan(spec, "queued", yard.repo)
+    )
     # No other place is watched: the home alone holds it up.
     full = replace(ground.engine, volumes=Volumes(places=(), refuse=100.1, refuse_bytes=2**62))
     assert work(full, 1, once=True) == 0
@@ -114,20 +143,37 @@ def test_a_pool_begins_nothing_for_an_agent_whose_home_is_full(ground: Ground, t
 
 
 def test_a_machine_whose_own_clock_differs_takes_nothing(ground: Ground) -> None:
-    """In a time namespace the machine's clock runs a year ahead while the wall clock stays: the real command stops with 3."""
+    """In a time namespace the machine's clock runs a year ahead while the wall clock stays: the
+    real command stops with 3."""
     _, top = ground.run()
-    environ = {**ground.yard.environ, "PERDURE_ROOT": str(ground.yard.root), "PERDURE_STATE": str(ground.state), "PERDURE_GC_WORKDIRS": "0"}
+    environ = {
+        **ground.yard.environ,
+        "PERDURE_ROOT": str(ground.yard.root),
+        "PERDURE_STATE": str(ground.state),
+        "PERDURE_GC_WORKDIRS": "0",
+    }
     environ["PERDURE_DISK_BALLAST"] = "0"
     ground.sweep()
-    words = ["unshare", "--map-root-user", "--time", "--boottime", str(365 * 86_400), "--fork", sys.executable, "-m", "perdure", "gc"]
+    words = [
+        "unshare",
+        "--map-root-user",
+        "--time",
+        "--boottime",
+        str(365 * 86_400),
+        "--fork",
+        sys.executable,
+        "-m",
+        "perdure",
+        "gc",
+    ]
     done = subprocess.run(words, env=environ, cwd=ground.yard.repo, capture_output=True, text=True)
     assert done.returncode == 3 and "the clock was moved back" in done.stderr, done.stderr
     assert top.is_dir()
 
 
 def test_checkpoints_go_but_the_newest_stays(ground: Ground) -> None:
-    """A month after the run has ended only its newest checkpoint is left, row and ref, which is that of its swept workdir; with the run
-    off the list that goes too."""
+    """A month after the run has ended only its newest checkpoint is left, row and ref, which is
+    that of its swept workdir; with the run off the list that goes too."""
     from perdure.model import Checkpoint
     from perdure.sweeper import Class, Verdict
 
@@ -136,11 +182,19 @@ def test_checkpoints_go_but_the_newest_stays(ground: Ground) -> None:
     for number in (1, 2, 3):
         (top / "new").write_text(f"{number}\n")
         saved = ground.engine.workspaces.checkpoints.save(run.workspace, number)
-        ground.engine.store.add_checkpoint(Checkpoint(run=run.id, number=number, attempt=1, at=run.updated, why="turn", workdir=saved))
+        ground.engine.store.add_checkpoint(
+            Checkpoint(
+                run=run.id, number=number, attempt=1, at=run.updated, why="turn", workdir=saved
+            )
+        )
     assert not [row for row in ground.sweep(days=20).taken if row.cls is Class.CHECKPOINTS]
     swept = ground.sweep(days=20)
-    assert [row.verdict for row in swept.rows if row.cls is Class.CHECKPOINTS] == [Verdict.TAKE] * 3 + [Verdict.KEEP]
+    assert [row.verdict for row in swept.rows if row.cls is Class.CHECKPOINTS] == [
+        Verdict.TAKE
+    ] * 3 + [Verdict.KEEP]
     assert [each.number for each in ground.engine.store.checkpoints(run.id)] == [4]
-    refs = ground.yard.git("for-each-ref", "--format=%(refname)", "refs/perdure/checkpoints").split()
+    refs = ground.yard.git(
+        "for-each-ref", "--format=%(refname)", "refs/perdure/checkpoints"
+    ).split()
     assert [name.rpartition("/")[2] for name in refs] == ["4"]
     assert ground.yard.git("show", f"{refs[0]}:worktree/new") == "3"

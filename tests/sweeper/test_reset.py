@@ -17,14 +17,22 @@ from tests.sweeper.ground import Ground
 
 def talk(ground: Ground, run: TaskRun, name: str = "s1") -> Session:
     """A conversation that the run had."""
-    session = Session(key=SessionKey(run.spec.agent, run.scope), id=name, state=SessionState.PINNED, created=1, updated=1, attempts=1)
+    session = Session(
+        key=SessionKey(run.spec.agent, run.scope),
+        id=name,
+        state=SessionState.PINNED,
+        created=1,
+        updated=1,
+        attempts=1,
+    )
     ground.engine.store.put_session(session)
     return session
 
 
 def test_it_clears_and_can_be_undone(ground: Ground) -> None:
-    """The workdir is in the trash with every file, the conversation retired, the waiting run cancelled; `restore` brings all back, with
-    the rebase that was in progress, and what was staged."""
+    """The workdir is in the trash with every file, the conversation retired, the waiting run
+    cancelled; `restore` brings all back, with the rebase that was in progress, and what was
+    staged."""
     run, top = ground.run()
     session = talk(ground, run)
     ground.engine.store.requeue(run.id, "a test")
@@ -46,7 +54,8 @@ def test_it_clears_and_can_be_undone(ground: Ground) -> None:
 
 
 def test_afterwards_it_begins_anew(ground: Ground) -> None:
-    """A new attempt finds a fresh workdir and no conversation; the old one stays in the trash, and cannot come back over it."""
+    """A new attempt finds a fresh workdir and no conversation; the old one stays in the trash, and
+    cannot come back over it."""
     run, top = ground.run()
     talk(ground, run)
     (top / "new").write_text("of before\n")
@@ -61,7 +70,8 @@ def test_afterwards_it_begins_anew(ground: Ground) -> None:
 
 
 def test_a_conversation_that_took_its_place_stays(ground: Ground) -> None:
-    """Undone after a new conversation began, the reset gives the files back and leaves the new conversation live."""
+    """Undone after a new conversation began, the reset gives the files back and leaves the new
+    conversation live."""
     run, top = ground.run()
     session = talk(ground, run)
     cleared = reset(ground.engine, Target(run="task"), ground.yard.repo)
@@ -96,22 +106,37 @@ def test_whose_work_is_meant(ground: Ground, what: str) -> None:
     assert len(cleared.trash) == len(meant)
 
 
-@pytest.mark.parametrize("repo", ["https://git.example.com/shop/web", "https://git.example.com/shop/web.git/"])
+@pytest.mark.parametrize(
+    "repo", ["https://git.example.com/shop/web", "https://git.example.com/shop/web.git/"]
+)
 def test_an_issue_of_a_forge_is_found_by_its_repositorys_address(ground: Ground, repo: str) -> None:
-    """With `.git` at its end or without, as a rule's `clone` may have it; another repository's issue of that number is not meant."""
+    """With `.git` at its end or without, as a rule's `clone` may have it; another repository's
+    issue of that number is not meant."""
     spec = ground.yard.spec("isolated", scope="src:dev:shop/web#12")
     planned = ground.engine.workspaces.plan(spec, "web", ground.yard.repo)
-    run = ground.engine.store.add(spec, "a" * 32, "web", replace(planned, repo="https://git.example.com/shop/web.git"))
+    run = ground.engine.store.add(
+        spec, "a" * 32, "web", replace(planned, repo="https://git.example.com/shop/web.git")
+    )
     ground.engine.store.request_cancel(run.id)
-    assert [found.name for found in clear(ground.engine, Target(issue="12", repo=repo), ground.yard.top)] == ["web"]
+    assert [
+        found.name for found in clear(ground.engine, Target(issue="12", repo=repo), ground.yard.top)
+    ] == ["web"]
     with pytest.raises(NotFound):
-        clear(ground.engine, Target(issue="12", repo="https://git.example.com/bank/web"), ground.yard.top)
+        clear(
+            ground.engine,
+            Target(issue="12", repo="https://git.example.com/bank/web"),
+            ground.yard.top,
+        )
 
 
 def test_nothing_is_meant(ground: Ground) -> None:
-    """Another repository, an unknown branch: not found; nothing said: a usage error. Nothing moves."""
+    """Another repository, an unknown branch: not found; nothing said: a usage error. Nothing
+    moves."""
     _, top = ground.run()
-    for target in (Target(branch="none"), Target(branch="work", repo=str(ground.yard.top / "home"))):
+    for target in (
+        Target(branch="none"),
+        Target(branch="work", repo=str(ground.yard.top / "home")),
+    ):
         with pytest.raises(NotFound):
             reset(ground.engine, target, ground.yard.repo)
     with pytest.raises(UsageError):
@@ -120,7 +145,8 @@ def test_nothing_is_meant(ground: Ground) -> None:
 
 
 def test_it_refuses_while_somebody_is_at_it(ground: Ground) -> None:
-    """Running, or open in the agent's own program: refused, also for a run that shares the conversation, and nothing is cleared."""
+    """Running, or open in the agent's own program: refused, also for a run that shares the
+    conversation, and nothing is cleared."""
     run, top = ground.run(scope="shared")
     other, _ = ground.run(name="other", branch="other", scope="shared")
     session = talk(ground, run)
@@ -143,12 +169,15 @@ def test_a_dry_run_only_tells(ground: Ground) -> None:
     session = talk(ground, run)
     (top / "new").write_text("x")
     cleared = reset(ground.engine, Target(run="task"), ground.yard.repo, dry=True)
-    assert [each.name for each in cleared.runs] == ["task"] and "untracked files: new" in cleared.unsaved[0]
+    assert [each.name for each in cleared.runs] == [
+        "task"
+    ] and "untracked files: new" in cleared.unsaved[0]
     assert top.is_dir() and ground.engine.store.session(session.key) == session
 
 
 def test_a_removed_run_is_on_the_list_again(ground: Ground) -> None:
-    """`trash restore` undoes `rm`: name and key as they were; where the name is taken by now, under its id."""
+    """`trash restore` undoes `rm`: name and key as they were; where the name is taken by now, under
+    its id."""
     run, top = ground.run(key="k1")
     removed = service.remove(ground.engine, "task")
     assert removed.trash is not None
@@ -160,7 +189,8 @@ def test_a_removed_run_is_on_the_list_again(ground: Ground) -> None:
 
 
 def test_an_admin_directory_that_was_taken_gets_another_name(ground: Ground) -> None:
-    """git named another worktree like it meanwhile: the restored one gets a name of its own, and git knows both."""
+    """git named another worktree like it meanwhile: the restored one gets a name of its own, and
+    git knows both."""
     run, top = ground.run()
     removed = service.remove(ground.engine, "task")
     taken = ground.yard.repo / ".git/worktrees" / top.name
@@ -168,5 +198,8 @@ def test_an_admin_directory_that_was_taken_gets_another_name(ground: Ground) -> 
     (taken / "gitdir").write_text("/nowhere/.git\n")
     assert removed.trash is not None
     restore(ground.engine, removed.trash.name)
-    assert ground.yard.git("status", "--porcelain", cwd=top) == "" and Path(taken / "gitdir").read_text() == "/nowhere/.git\n"
+    assert (
+        ground.yard.git("status", "--porcelain", cwd=top) == ""
+        and Path(taken / "gitdir").read_text() == "/nowhere/.git\n"
+    )
     assert run.name == "task"

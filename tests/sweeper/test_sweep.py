@@ -1,4 +1,5 @@
-"""A sweep: what goes by its age, what is not recognised, too much at once, a clock that was moved, a volume that is not there."""
+"""A sweep: what goes by its age, what is not recognised, too much at once, a clock that was moved,
+a volume that is not there."""
 
 from __future__ import annotations
 
@@ -36,11 +37,16 @@ def by_class(swept: Sweep, cls: Class) -> list[str]:
 
 
 def test_logs_and_copies_have_ages_of_their_own(ground: Ground) -> None:
-    """Logs of a finished run go after 90 days, the copy of its conversation after 180; before that both stay."""
+    """Logs of a finished run go after 90 days, the copy of its conversation after 180; before that
+    both stay."""
     run, _ = ground.run()
     logs = logs_of(ground, run.id)
     key = SessionKey("claude", run.scope)
-    ground.engine.store.put_session(Session(key=key, id="s1", state=SessionState.CONFIRMED, created=run.created, updated=run.updated))
+    ground.engine.store.put_session(
+        Session(
+            key=key, id="s1", state=SessionState.CONFIRMED, created=run.created, updated=run.updated
+        )
+    )
     copy = ground.engine.copies.of("claude", "s1")
     copy.parent.mkdir(parents=True)
     copy.write_text("{}\n")
@@ -56,10 +62,17 @@ def test_logs_and_copies_have_ages_of_their_own(ground: Ground) -> None:
 
 @pytest.mark.parametrize("state", ["queued", "open"])
 def test_what_a_run_needs_stays(ground: Ground, state: str) -> None:
-    """While a run waits, or a person has it open, its logs, its copy and its workdir stay, whatever their age."""
+    """While a run waits, or a person has it open, its logs, its copy and its workdir stay, whatever
+    their age."""
     run, top = ground.run()
     logs = logs_of(ground, run.id)
-    session = Session(key=SessionKey("claude", run.scope), id="s1", state=SessionState.CONFIRMED, created=1, updated=1)
+    session = Session(
+        key=SessionKey("claude", run.scope),
+        id="s1",
+        state=SessionState.CONFIRMED,
+        created=1,
+        updated=1,
+    )
     ground.engine.store.put_session(session)
     copy = ground.engine.copies.of("claude", "s1").parent
     copy.mkdir(parents=True)
@@ -77,11 +90,18 @@ def test_what_a_run_needs_stays(ground: Ground, state: str) -> None:
 
 
 def test_what_an_unfinished_plan_needs_stays(ground: Ground) -> None:
-    """Workdir, logs and every checkpoint of a done task stay while its plan is not at its end, whatever their age, and go when it is;
-    what the plan's check said is recognised."""
+    """Workdir, logs and every checkpoint of a done task stay while its plan is not at its end,
+    whatever their age, and go when it is; what the plan's check said is recognised."""
     seed = TaskSpec(prompt="", repo=str(ground.yard.repo))
     task = PlanTask(name="a", prompt="Do a.", agent="claude")
-    plan = PlanRun(id="5" * 32, name="shop", plan=Plan(name="shop", tasks=(task,)), seed=seed, file="", strands={})
+    plan = PlanRun(
+        id="5" * 32,
+        name="shop",
+        plan=Plan(name="shop", tasks=(task,)),
+        seed=seed,
+        file="",
+        strands={},
+    )
     store = ground.engine.store
     held = store.claim_plan(store.add_plan(plan), "ann", 60)
     assert held is not None
@@ -90,12 +110,21 @@ def test_what_an_unfinished_plan_needs_stays(ground: Ground) -> None:
     checked = ground.state / "plans" / plan.id / "verify-1"
     checked.mkdir(parents=True)
     for _ in range(2):
-        keep(ground.engine, run, ground.engine.workspaces.plan(run.spec, run.name, ground.yard.repo), "end")
+        keep(
+            ground.engine,
+            run,
+            ground.engine.workspaces.plan(run.spec, run.name, ground.yard.repo),
+            "end",
+        )
     for state in (PlanState.OPEN, PlanState.FAILED):
         held = store.put_plan(replace(held, state=state))
         swept = ground.sweep(days=1000)
-        kept = [ground.row(swept, path) for path in (top, logs)] + [row for row in swept.rows if row.cls is Class.CHECKPOINTS]
-        assert {(row.verdict, row.why) for row in kept} == {(Verdict.KEEP, "the plan shop is not finished")} and len(kept) == 4
+        kept = [ground.row(swept, path) for path in (top, logs)] + [
+            row for row in swept.rows if row.cls is Class.CHECKPOINTS
+        ]
+        assert {(row.verdict, row.why) for row in kept} == {
+            (Verdict.KEEP, "the plan shop is not finished")
+        } and len(kept) == 4
     assert by_class(swept, Class.UNKNOWN) == []
     store.put_plan(replace(held, state=PlanState.SUCCEEDED))
     swept = ground.sweep(days=1000)
@@ -104,7 +133,8 @@ def test_what_an_unfinished_plan_needs_stays(ground: Ground) -> None:
 
 
 def test_what_is_not_recognised_is_listed_and_kept(ground: Ground) -> None:
-    """A file, a directory or a link where perdure's own things lie, a workdir of another store: `unknown`, for ever."""
+    """A file, a directory or a link where perdure's own things lie, a workdir of another store:
+    `unknown`, for ever."""
     own = ground.yard.root / ".perdure"
     ground.run()
     strangers = [
@@ -115,30 +145,41 @@ def test_what_is_not_recognised_is_listed_and_kept(ground: Ground) -> None:
         own / "extra",
         ground.state / "mine",
     ]
-    strangers += [ground.state / "runs/notes", ground.state / "transcripts/claude/other", ground.yard.root / "web/.task/t9"]
+    strangers += [
+        ground.state / "runs/notes",
+        ground.state / "transcripts/claude/other",
+        ground.yard.root / "web/.task/t9",
+    ]
     for path in strangers:
         path.mkdir(parents=True)
         (path / "file").write_text("x")
     swept = ground.sweep(days=1000)
-    assert {row.path: row.verdict for row in swept.rows if row.cls is Class.UNKNOWN} == dict.fromkeys(map(str, strangers), Verdict.KEEP)
+    assert {
+        row.path: row.verdict for row in swept.rows if row.cls is Class.UNKNOWN
+    } == dict.fromkeys(map(str, strangers), Verdict.KEEP)
     assert all((path / "file").exists() for path in strangers)
 
 
 def test_the_registry_of_warm_agents_is_known(ground: Ground) -> None:
-    """Where agents that are kept warm are registered is perdure's own: no clean-up lists it as unknown, or takes it."""
+    """Where agents that are kept warm are registered is perdure's own: no clean-up lists it as
+    unknown, or takes it."""
     ground.run()
     registered = ground.yard.root / ".perdure/warm" / ("q" * 26)
     registered.mkdir(parents=True)
     swept = ground.sweep(days=1000)
-    assert [row.path for row in swept.rows if "/.perdure/warm" in row.path] == [] and registered.is_dir()
+    assert [
+        row.path for row in swept.rows if "/.perdure/warm" in row.path
+    ] == [] and registered.is_dir()
 
 
 def test_logs_of_no_run_go_only_where_the_store_is_older(ground: Ground) -> None:
-    """Directories that no run belongs to are orphans; in a store that was put in place after them they stay."""
+    """Directories that no run belongs to are orphans; in a store that was put in place after them
+    they stay."""
     orphan = logs_of(ground, "0" * 32)
     assert ground.row(ground.sweep(days=30), orphan).verdict is Verdict.KEEP
     ground.run()
-    # A second later: the file system's clock may stand some milliseconds before the one of the store.
+    # A second later: the file system's clock may stand some milliseconds before the one of the
+    # store.
     os.utime(orphan / "1/stdout", ns=(time.time_ns() + 10**9,) * 2)
     row = ground.row(ground.sweep(), orphan)
     assert (row.cls, row.verdict) == (Class.ORPHANS, Verdict.TAKE)
@@ -146,7 +187,8 @@ def test_logs_of_no_run_go_only_where_the_store_is_older(ground: Ground) -> None
 
 
 def test_a_cache_goes_when_nothing_borrows_from_it(ground: Ground) -> None:
-    """An isolated workdir, and one in the trash, keep the cache; without any it goes after its time, and comes back whole."""
+    """An isolated workdir, and one in the trash, keep the cache; without any it goes after its
+    time, and comes back whole."""
     _, top = ground.run("isolated")
     (cache,) = (ground.yard.root / ".perdure/repos").glob("*.git")
     (top / "new").write_text("x")
@@ -174,8 +216,12 @@ def test_scratch_goes_into_the_trash(ground: Ground) -> None:
 
 
 def test_too_much_at_once_is_stopped(ground: Ground) -> None:
-    """Eleven of twelve logs would go: none does, and a person is asked; the person's word lets them go."""
-    runs = [ground.engine.store.add(spec, f"{n:032x}", f"r{n}", ground.yard.plan("here")) for n, spec in _specs(ground, 12)]
+    """Eleven of twelve logs would go: none does, and a person is asked; the person's word lets them
+    go."""
+    runs = [
+        ground.engine.store.add(spec, f"{n:032x}", f"r{n}", ground.yard.plan("here"))
+        for n, spec in _specs(ground, 12)
+    ]
     for run in runs:
         logs_of(ground, run.id)
     for run in runs[:11]:
@@ -210,7 +256,8 @@ JUMPS = {
 
 @pytest.mark.parametrize("jump", JUMPS)
 def test_a_clock_that_was_moved_stops_everything(ground: Ground, jump: str) -> None:
-    """The wall clock moved and the machine's own did not: nothing goes, sweep after sweep, until the clock is right again."""
+    """The wall clock moved and the machine's own did not: nothing goes, sweep after sweep, until
+    the clock is right again."""
     _, top = ground.run()
     ground.sweep(days=20, dry=True)
     ground.passed = 0
@@ -219,7 +266,9 @@ def test_a_clock_that_was_moved_stops_everything(ground: Ground, jump: str) -> N
     moved = replace(ground.now, wall=ground.now.wall + int(hours * 3_600_000))
     for _ in range(2):
         swept = sweep(
-            ground.engine, rules_of(ground.settings), now=replace(moved, boot=moved.boot + 20 * 86_400, wall=moved.wall + 20 * DAY_MS)
+            ground.engine,
+            rules_of(ground.settings),
+            now=replace(moved, boot=moved.boot + 20 * 86_400, wall=moved.wall + 20 * DAY_MS),
         )
         assert swept.trouble and not swept.taken and swept.for_a_person and top.is_dir()
     assert ground.row(ground.sweep(days=20), top).verdict is Verdict.TAKE
@@ -233,7 +282,8 @@ def test_a_suspended_machine_has_its_time(ground: Ground) -> None:
 
 
 def test_after_a_restart_a_long_absence_is_believed_an_hour_later(ground: Ground) -> None:
-    """A machine that was off may come back with any date: the first sweep only looks, one an hour later goes by the clock."""
+    """A machine that was off may come back with any date: the first sweep only looks, one an hour
+    later goes by the clock."""
     _, top = ground.run()
     ground.sweep()
     woken = replace(ground.now, wall=ground.now.wall + 40 * DAY_MS, boot=60.0, boot_id="another")
@@ -246,14 +296,19 @@ def test_after_a_restart_a_long_absence_is_believed_an_hour_later(ground: Ground
 
 
 def test_a_person_may_accept_the_clock(ground: Ground) -> None:
-    """`--accept` takes clock and volume as they are now, and the next sweep needs no word any more."""
+    """`--accept` takes clock and volume as they are now, and the next sweep needs no word any
+    more."""
     _, top = ground.run()
     ground.sweep()
     moved = replace(ground.now, wall=ground.now.wall + 30 * DAY_MS)
     assert sweep(ground.engine, rules_of(ground.settings), now=moved).trouble
     swept = sweep(ground.engine, rules_of(ground.settings), now=moved, accept=True)
     assert not swept.trouble and not top.exists()
-    assert not sweep(ground.engine, rules_of(ground.settings), now=replace(moved, wall=moved.wall + 1000, boot=moved.boot + 1)).trouble
+    assert not sweep(
+        ground.engine,
+        rules_of(ground.settings),
+        now=replace(moved, wall=moved.wall + 1000, boot=moved.boot + 1),
+    ).trouble
 
 
 def test_times_in_the_future_are_for_a_person(ground: Ground) -> None:
@@ -265,7 +320,8 @@ def test_times_in_the_future_are_for_a_person(ground: Ground) -> None:
 
 
 def test_another_volume_at_the_root_stops_everything(ground: Ground) -> None:
-    """With the root's volume not mounted there is nothing, or something else, below it: nothing goes, also of what lies in the state."""
+    """With the root's volume not mounted there is nothing, or something else, below it: nothing
+    goes, also of what lies in the state."""
     run, top = ground.run()
     logs = logs_of(ground, run.id)
     ground.sweep()
@@ -292,7 +348,9 @@ def test_it_is_due_once_a_day(ground: Ground) -> None:
     sweep(ground.engine, rules_of(ground.settings))
     assert not due(ground.engine)
     record = json.loads((ground.state / "sweep.json").read_text())
-    (ground.state / "sweep.json").write_text(json.dumps({**record, "wall": record["wall"] - DAY_MS - 1000}))
+    (ground.state / "sweep.json").write_text(
+        json.dumps({**record, "wall": record["wall"] - DAY_MS - 1000})
+    )
     assert due(ground.engine)
 
 
@@ -301,20 +359,27 @@ def test_an_entry_that_somebody_uses_is_not_purged(ground: Ground, how: str) -> 
     """A program that still works in what was moved away keeps it from being deleted."""
     _, top = ground.run("task")
     entry = Path(ground.row(ground.sweep(days=20), top).trash)
-    with subprocess.Popen(["sleep", "600"], cwd=entry / "workdir" if how == "process inside" else "/") as sleeper:
+    with subprocess.Popen(
+        ["sleep", "600"], cwd=entry / "workdir" if how == "process inside" else "/"
+    ) as sleeper:
         if how == "written since":
             # The sweep was "20 days later": for the entry, the write must come after that.
             about = json.loads((entry / "about.json").read_text())
-            (entry / "about.json").write_text(json.dumps({**about, "at": about["at"] - 21 * DAY_MS}))
+            (entry / "about.json").write_text(
+                json.dumps({**about, "at": about["at"] - 21 * DAY_MS})
+            )
             (entry / "workdir/late.txt").write_text("precious\n")
         row = ground.row(ground.sweep(days=20), entry)
         sleeper.kill()
-    assert row.verdict is Verdict.KEEP and ("was written after" in row.why or "works in it" in row.why)
+    assert row.verdict is Verdict.KEEP and (
+        "was written after" in row.why or "works in it" in row.why
+    )
     assert entry.is_dir()
 
 
 def test_a_purge_follows_no_link(ground: Ground) -> None:
-    """Links in the trash lead anywhere: they are deleted, and what they lead to is not; a directory without rights goes too."""
+    """Links in the trash lead anywhere: they are deleted, and what they lead to is not; a directory
+    without rights goes too."""
     outside = ground.yard.top / "outside"
     outside.mkdir()
     (outside / "file").write_text("of the user\n")
@@ -329,7 +394,8 @@ def test_a_purge_follows_no_link(ground: Ground) -> None:
 
 
 def test_a_deletion_that_was_killed_is_finished(ground: Ground) -> None:
-    """What was half deleted when a kill came is no entry any more; the next sweep that may delete does away with it, and no dry one."""
+    """What was half deleted when a kill came is no entry any more; the next sweep that may delete
+    does away with it, and no dry one."""
     _, top = ground.run("task")
     entry = Path(ground.row(ground.sweep(days=20), top).trash)
     doomed = entry.with_name(f".doomed-{entry.name}")
@@ -342,7 +408,8 @@ def test_a_deletion_that_was_killed_is_finished(ground: Ground) -> None:
 
 
 def test_a_restore_overwrites_nothing(ground: Ground) -> None:
-    """Where a new workdir stands by now, the old one stays in the trash; once that is away it comes back, git's state with it."""
+    """Where a new workdir stands by now, the old one stays in the trash; once that is away it comes
+    back, git's state with it."""
     from perdure.sweeper import restore
 
     run, top = ground.run()
@@ -364,23 +431,38 @@ def test_a_restore_overwrites_nothing(ground: Ground) -> None:
 
 
 def test_the_daily_command_shows_rows_and_asks_for_a_person(ground: Ground) -> None:
-    """`perdure gc --json` gives a row for each thing with its reason, and exit code 3 where somebody is needed."""
+    """`perdure gc --json` gives a row for each thing with its reason, and exit code 3 where
+    somebody is needed."""
     _, top = ground.run()
     (top / "new").write_text("x")
     old = here_and_now().wall / 1000 - 400 * 86_400
     os.utime(top, (old, old))
-    environ = {**ground.yard.environ, "PERDURE_ROOT": str(ground.yard.root), "PERDURE_STATE": str(ground.state), "PERDURE_GC_WORKDIRS": "0"}
+    environ = {
+        **ground.yard.environ,
+        "PERDURE_ROOT": str(ground.yard.root),
+        "PERDURE_STATE": str(ground.state),
+        "PERDURE_GC_WORKDIRS": "0",
+    }
     done = subprocess.run(
-        [sys.executable, "-m", "perdure", "gc", "--json"], env=environ, cwd=ground.yard.repo, capture_output=True, text=True
+        [sys.executable, "-m", "perdure", "gc", "--json"],
+        env=environ,
+        cwd=ground.yard.repo,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 3, done.stderr
     (row,) = [row for row in json.loads(done.stdout)["rows"] if row["class"] == "workdirs"]
-    assert row["verdict"] == "person" and "untracked files: new" in row["why"] and row["path"] == str(top)
+    assert (
+        row["verdict"] == "person"
+        and "untracked files: new" in row["why"]
+        and row["path"] == str(top)
+    )
     assert hashlib.sha256((top / "new").read_bytes()).hexdigest()
 
 
 def test_usage_counts_each_file_once(ground: Ground) -> None:
-    """By class, agent and repository; a file with two names counts once, and nothing below a link."""
+    """By class, agent and repository; a file with two names counts once, and nothing below a
+    link."""
     from perdure.sweeper import usage
 
     _, top = ground.run()
@@ -391,4 +473,7 @@ def test_usage_counts_each_file_once(ground: Ground) -> None:
     found = usage(ground.engine)
     assert 1_000_000 <= found.total - before < 1_100_000
     assert dict(found.by(0))["workdirs"] >= 1_000_000
-    assert dict(found.by(1))["claude"] >= 1_000_000 and dict(found.by(2))[str(ground.yard.repo)] >= 1_000_000
+    assert (
+        dict(found.by(1))["claude"] >= 1_000_000
+        and dict(found.by(2))[str(ground.yard.repo)] >= 1_000_000
+    )

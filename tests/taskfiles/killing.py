@@ -1,7 +1,9 @@
-"""Places task files in a child that is killed, and again in another that is not: run by `test_kills`, prints what it found as JSON.
+"""Places task files in a child that is killed, and again in another that is not: run by
+`test_kills`, prints what it found as JSON.
 
-At each step: the child kills itself at its n-th touch of the file system, for every n until it gets through. At random: its parent kills
-it at any moment. The journal is a file, one line a transaction.
+At each step: the child kills itself at its n-th touch of the file system, for every n until it gets
+through. At random: its parent kills it at any moment. The journal is a file, one line a
+transaction.
 """
 
 from __future__ import annotations
@@ -22,7 +24,12 @@ from perdure.placement import placement_of
 from tests.taskfiles.scene import Scene
 
 TOUCHES = {"open", "os.rename", "os.link", "os.mkdir", "os.remove", "os.chmod", "tempfile.mkdtemp"}
-BASE, OURS, THEIRS, BOTH = b"1\n2\n3\n4\n5\n", b"1\n2\n3\n4\nfive\n", b"one\n2\n3\n4\n5\n", b"one\n2\n3\n4\nfive\n"
+BASE, OURS, THEIRS, BOTH = (
+    b"1\n2\n3\n4\n5\n",
+    b"1\n2\n3\n4\nfive\n",
+    b"one\n2\n3\n4\n5\n",
+    b"one\n2\n3\n4\nfive\n",
+)
 NAMES = ("merged", "d/merged", "replaced", "written", "new/deep/file")
 
 
@@ -54,7 +61,8 @@ def ready(directory: Path) -> Kept:
 
 
 def killed(scene: Kept, at: int = 0, after_s: float = 0.0) -> bool:
-    """Places in a child. `at`: it dies at that touch; else after some time. Returns whether it died."""
+    """Places in a child. `at`: it dies at that touch; else after some time. Returns whether it
+    died."""
     child = os.fork()
     if not child:
         if at:
@@ -79,7 +87,8 @@ def killed(scene: Kept, at: int = 0, after_s: float = 0.0) -> bool:
 
 
 def wrong(scene: Kept, *, meddled: str = "") -> list[str]:
-    """What is not as it must be: first as the kill left it, then after the next attempt has completed it."""
+    """What is not as it must be: first as the kill left it, then after the next attempt has
+    completed it."""
     found = []
     for name in NAMES[:3]:
         if OURS not in [scene.read(name), *scene.backups()]:
@@ -89,14 +98,24 @@ def wrong(scene: Kept, *, meddled: str = "") -> list[str]:
         planned = {change.name: change for change in placement_of(scene.journal).unfinished}
         scene.write(meddled, b"somebody else\n")
     scene.place()
-    expected = {"merged": BOTH, "d/merged": BOTH, "replaced": THEIRS, "written": THEIRS, "new/deep/file": THEIRS}
+    expected = {
+        "merged": BOTH,
+        "d/merged": BOTH,
+        "replaced": THEIRS,
+        "written": THEIRS,
+        "new/deep/file": THEIRS,
+    }
     if meddled and planned:
         expected[meddled] = b"somebody else\n"
         if scene.left() != (meddled,):
             found.append(f"{meddled}: nothing is said of it, but of {scene.left()}")
     elif meddled:
         del expected[meddled]
-    found += [f"{name}: {scene.read(name)!r}" for name, content in expected.items() if scene.read(name) != content]
+    found += [
+        f"{name}: {scene.read(name)!r}"
+        for name, content in expected.items()
+        if scene.read(name) != content
+    ]
     if meddled and b"somebody else\n" not in [scene.read(meddled), *scene.backups()]:
         found.append(f"{meddled}: what somebody else wrote is lost")
     found += [f"left behind: {name}" for name in scene.strays()]
@@ -112,10 +131,15 @@ def main(way: str, seed: int, count: int, stride: int = 1) -> None:
         trials += 1
         with tempfile.TemporaryDirectory() as directory:
             scene = ready(Path(directory))
-            after_s, at = (dice.uniform(0, 0.05), 0) if way == "random" else (0, 1 + (trials - 1) * stride)
+            after_s, at = (
+                (dice.uniform(0, 0.05), 0) if way == "random" else (0, 1 + (trials - 1) * stride)
+            )
             died = killed(scene, at, after_s)
             struck += died
-            found += [f"{way} {trials}: {each}" for each in wrong(scene, meddled="d/merged" if way == "meddled" else "")]
+            found += [
+                f"{way} {trials}: {each}"
+                for each in wrong(scene, meddled="d/merged" if way == "meddled" else "")
+            ]
             if way != "random" and not died:
                 break
     print(json.dumps({"trials": trials, "struck": struck, "wrong": found}))

@@ -14,7 +14,8 @@ from perdure.taskfiles import Contents, Place, place
 
 @dataclass
 class Scene:
-    """`give` appends a version of the instructions, `place` does what an attempt does before its agent starts."""
+    """`give` appends a version of the instructions, `place` does what an attempt does before its
+    agent starts."""
 
     directory: Path
     contexts: list[Context] = field(default_factory=list)
@@ -26,14 +27,31 @@ class Scene:
             each.mkdir(exist_ok=True)
         self.contents = Contents(self.state)
 
-    def give(self, files: dict[str, bytes], on_edit: OnEdit = OnEdit.MERGE, *, whole: bool = False, executable: Sequence[str] = ()) -> None:
-        kept = tuple(TaskFile(name, self.contents.put(text), len(text), name in executable) for name, text in sorted(files.items()))
-        self.contexts.append(Context(len(self.contexts) + 1, "do it", 0, Given(kept, whole=whole, on_edit=on_edit)))
+    def give(
+        self,
+        files: dict[str, bytes],
+        on_edit: OnEdit = OnEdit.MERGE,
+        *,
+        whole: bool = False,
+        executable: Sequence[str] = (),
+    ) -> None:
+        kept = tuple(
+            TaskFile(name, self.contents.put(text), len(text), name in executable)
+            for name, text in sorted(files.items())
+        )
+        self.contexts.append(
+            Context(len(self.contexts) + 1, "do it", 0, Given(kept, whole=whole, on_edit=on_edit))
+        )
 
     def record(self, events: list[AnyEvent]) -> None:
-        self.journal += [Record("r", len(self.journal) + number, 1, 0, event) for number, event in enumerate(events, 1)]
+        self.journal += [
+            Record("r", len(self.journal) + number, 1, 0, event)
+            for number, event in enumerate(events, 1)
+        ]
 
-    def place(self, *, fresh: bool = False, after: Callable[[], None] = lambda: None) -> dict[str, FileChange]:
+    def place(
+        self, *, fresh: bool = False, after: Callable[[], None] = lambda: None
+    ) -> dict[str, FileChange]:
         """What was planned this time, by name. `after` is called after each record."""
 
         def record(events: list[AnyEvent]) -> None:
@@ -41,13 +59,29 @@ class Scene:
             after()
 
         seen = len(self.journal)
-        at = Place(workdir=self.work, backups=self.state / "backups", contents=self.contents, environ=os.environ, token="run", fresh=fresh)
+        at = Place(
+            workdir=self.work,
+            backups=self.state / "backups",
+            contents=self.contents,
+            environ=os.environ,
+            token="run",
+            fresh=fresh,
+        )
         place(at, self.contexts, list(self.journal), record)
         new = [record.event for record in self.journal[seen:]]
-        return {change.name: change for event in new if isinstance(event, FilesPlanned) for change in event.files}
+        return {
+            change.name: change
+            for event in new
+            if isinstance(event, FilesPlanned)
+            for change in event.files
+        }
 
     def left(self) -> tuple[str, ...]:
-        return next(record.event.left for record in reversed(self.journal) if isinstance(record.event, FilesPlaced))
+        return next(
+            record.event.left
+            for record in reversed(self.journal)
+            if isinstance(record.event, FilesPlaced)
+        )
 
     def write(self, name: str, content: bytes) -> None:
         path = self.work / name

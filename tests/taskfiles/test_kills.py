@@ -1,4 +1,5 @@
-"""perdure is killed while it puts files in place: the next attempt completes it, and nothing is lost or merged twice."""
+"""perdure is killed while it puts files in place: the next attempt completes it, and nothing is
+lost or merged twice."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ def test_killed_at_each_step() -> None:
 
 
 def test_killed_at_each_step_and_changed_by_somebody() -> None:
-    """The same at each third, and before the next attempt somebody changes one of the files: their bytes stay, or are in a backup."""
+    """The same at each third, and before the next attempt somebody changes one of the files: their
+    bytes stay, or are in a backup."""
     found = trials("meddled", 1000, stride=3)
     assert found["struck"] == found["trials"] - 1 > 20
 

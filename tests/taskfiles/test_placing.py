@@ -1,4 +1,5 @@
-"""Task files come into the workdir by their rules, and whatever the contents, no version is lost."""
+"""Task files come into the workdir by their rules, and whatever the contents, no version is
+lost."""
 
 from __future__ import annotations
 
@@ -16,7 +17,12 @@ from perdure.events import CheckpointRestored, CheckpointTaken
 from perdure.model import FileAction, OnEdit
 from tests.taskfiles.scene import Scene
 
-BASE, OURS, THEIRS, BOTH = b"1\n2\n3\n4\n5\n", b"1\n2\n3\n4\nfive\n", b"one\n2\n3\n4\n5\n", b"one\n2\n3\n4\nfive\n"
+BASE, OURS, THEIRS, BOTH = (
+    b"1\n2\n3\n4\n5\n",
+    b"1\n2\n3\n4\nfive\n",
+    b"one\n2\n3\n4\n5\n",
+    b"one\n2\n3\n4\nfive\n",
+)
 CLASH = b"eins\n2\n3\n4\n5\n"
 KEEP, REPLACE, MERGE = OnEdit.KEEP, OnEdit.REPLACE, OnEdit.MERGE
 
@@ -27,7 +33,8 @@ def scene(tmp_path: Path) -> Scene:
 
 
 ROWS = [
-    # base, in the workdir, given: by keep, replace, merge (what was done, what lies there, whether a backup was made)
+    # base, in the workdir, given: by keep, replace, merge (what was done, what lies there, whether
+    # a backup was made)
     (None, None, THEIRS, ("written", THEIRS, 0), ("written", THEIRS, 0), ("written", THEIRS, 0)),
     (None, THEIRS, THEIRS, ("same", THEIRS, 0), ("same", THEIRS, 0), ("same", THEIRS, 0)),
     (None, OURS, THEIRS, ("kept", OURS, 0), ("replaced", THEIRS, 1), ("conflict", "marks", 1)),
@@ -38,8 +45,22 @@ ROWS = [
     (BASE, None, THEIRS, ("kept", None, 0), ("written", THEIRS, 0), ("conflict", THEIRS, 0)),
     (BASE, OURS, BASE, (None, OURS, 0), (None, OURS, 0), (None, OURS, 0)),
     (BASE, None, BASE, (None, None, 0), (None, None, 0), (None, None, 0)),
-    (BASE, b"\0ours", THEIRS, ("kept", b"\0ours", 0), ("replaced", THEIRS, 1), ("conflict", b"\0ours", 1)),
-    (BASE, OURS, b"\0theirs", ("kept", OURS, 0), ("replaced", b"\0theirs", 1), ("conflict", OURS, 1)),
+    (
+        BASE,
+        b"\0ours",
+        THEIRS,
+        ("kept", b"\0ours", 0),
+        ("replaced", THEIRS, 1),
+        ("conflict", b"\0ours", 1),
+    ),
+    (
+        BASE,
+        OURS,
+        b"\0theirs",
+        ("kept", OURS, 0),
+        ("replaced", b"\0theirs", 1),
+        ("conflict", OURS, 1),
+    ),
 ]
 
 
@@ -62,7 +83,9 @@ def test_every_combination(scene: Scene, row: tuple, strategy: OnEdit) -> None:
     now = scene.read("docs/a.md")
     if content == "marks":
         assert now is not None and there is not None
-        assert b"<<<<<<< as it was in the workdir\n" in now and b">>>>>>> as given with version" in now
+        assert (
+            b"<<<<<<< as it was in the workdir\n" in now and b">>>>>>> as given with version" in now
+        )
     else:
         assert now == content
     assert len(scene.backups()) == backups
@@ -72,13 +95,25 @@ def test_every_combination(scene: Scene, row: tuple, strategy: OnEdit) -> None:
     assert scene.read("docs/a.md") == now
 
 
-contents = st.one_of(st.none(), st.binary(max_size=40), st.lists(st.sampled_from([b"a\n", b"b\n", b"c\n", b"d"]), max_size=6).map(b"".join))
+contents = st.one_of(
+    st.none(),
+    st.binary(max_size=40),
+    st.lists(st.sampled_from([b"a\n", b"b\n", b"c\n", b"d"]), max_size=6).map(b"".join),
+)
 
 
 @settings(max_examples=60)
-@given(base=contents, there=contents, new=st.binary(max_size=40) | st.just(b"a\nb\n"), strategy=st.sampled_from(OnEdit))
-def test_no_version_is_lost(base: bytes | None, there: bytes | None, new: bytes, strategy: OnEdit) -> None:
-    """Whatever the three contents: what lay in the workdir is there, or in a backup, and what was given is kept."""
+@given(
+    base=contents,
+    there=contents,
+    new=st.binary(max_size=40) | st.just(b"a\nb\n"),
+    strategy=st.sampled_from(OnEdit),
+)
+def test_no_version_is_lost(
+    base: bytes | None, there: bytes | None, new: bytes, strategy: OnEdit
+) -> None:
+    """Whatever the three contents: what lay in the workdir is there, or in a backup, and what was
+    given is kept."""
     with tempfile.TemporaryDirectory() as directory:
         scene = Scene(Path(directory))
         if base is not None:
@@ -96,13 +131,20 @@ def test_no_version_is_lost(base: bytes | None, there: bytes | None, new: bytes,
 
 
 def test_versions_add_up(scene: Scene) -> None:
-    """Single files add to what was given; a directory is all of it, and a name that is missing there stays and is told."""
+    """Single files add to what was given; a directory is all of it, and a name that is missing
+    there stays and is told."""
     scene.give({"a": b"1", "b": b"1"}, whole=True)
     scene.give({"c": b"1"})
-    assert {name: change.action for name, change in scene.place().items()} == dict.fromkeys("abc", FileAction.WRITTEN)
+    assert {name: change.action for name, change in scene.place().items()} == dict.fromkeys(
+        "abc", FileAction.WRITTEN
+    )
     scene.give({"a": b"2"}, whole=True)
     done = scene.place()
-    assert {name: str(change.action) for name, change in done.items()} == {"a": "written", "b": "dropped", "c": "dropped"}
+    assert {name: str(change.action) for name, change in done.items()} == {
+        "a": "written",
+        "b": "dropped",
+        "c": "dropped",
+    }
     assert [scene.read(name) for name in "abc"] == [b"2", b"1", b"1"]
     scene.give({"b": b"3"})
     assert str(scene.place()["b"].action) == "conflict", "what is given anew has no base"
@@ -131,7 +173,8 @@ def test_each_file_has_the_strategy_that_it_came_with(scene: Scene) -> None:
 
 
 def test_the_executable_bit_is_part_of_a_file(scene: Scene) -> None:
-    """It is given, changed by a new version, and merged by the same rule as the lines; other rights stay."""
+    """It is given, changed by a new version, and merged by the same rule as the lines; other rights
+    stay."""
     scene.give({"run": BASE}, executable=["run"])
     scene.place()
     assert (scene.work / "run").stat().st_mode & 0o100
@@ -146,7 +189,8 @@ def test_the_executable_bit_is_part_of_a_file(scene: Scene) -> None:
 
 
 def test_a_workdir_that_was_made_anew_gets_its_files_again(scene: Scene) -> None:
-    """What was put there once and is gone with the workdir is put there again; what is there stays."""
+    """What was put there once and is gone with the workdir is put there again; what is there
+    stays."""
     scene.give({"a": BASE, "b": BASE})
     scene.place()
     (scene.work / "a").unlink()
@@ -158,7 +202,8 @@ def test_a_workdir_that_was_made_anew_gets_its_files_again(scene: Scene) -> None
 
 
 def test_a_checkpoint_has_the_versions_of_its_time(scene: Scene) -> None:
-    """After a restore the files count as they were given then, so the newest version comes again, with the right base."""
+    """After a restore the files count as they were given then, so the newest version comes again,
+    with the right base."""
     scene.give({"a": BASE})
     scene.place()
     scene.record([CheckpointTaken(number=7, why="end", commit="0" * 40)])
@@ -174,12 +219,15 @@ def test_many_files_are_planned_in_many_records(scene: Scene) -> None:
     """No record of the journal grows with the number of files."""
     scene.give({f"d/{number}": b"%d" % number for number in range(120)})
     assert len(scene.place()) == 120
-    assert [len(record.event.files) for record in scene.journal if hasattr(record.event, "files")] == [50, 50, 20]
+    assert [
+        len(record.event.files) for record in scene.journal if hasattr(record.event, "files")
+    ] == [50, 50, 20]
     assert scene.place() == {}
 
 
 def test_a_content_that_is_not_here_is_a_conflict(scene: Scene) -> None:
-    """A version whose bytes are on another machine, or damaged here, is told and nothing is touched."""
+    """A version whose bytes are on another machine, or damaged here, is told and nothing is
+    touched."""
     scene.give({"a": BASE})
     scene.place()
     scene.give({"a": THEIRS})
@@ -190,20 +238,30 @@ def test_a_content_that_is_not_here_is_a_conflict(scene: Scene) -> None:
 
 
 def test_backups_never_overwrite_one_another(scene: Scene) -> None:
-    """Two versions of the agent's for one name and one version of the instructions have two places."""
+    """Two versions of the agent's for one name and one version of the instructions have two
+    places."""
     scene.give({"a": THEIRS}, REPLACE)
     for mine in (OURS, CLASH):
         scene.write("a", mine)
         scene.journal.clear()
         scene.place()
     assert sorted(scene.backups()) == sorted([OURS, CLASH])
-    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in scene.state.rglob("*") if path.is_file())
+    assert all(
+        stat.S_IMODE(path.stat().st_mode) == 0o600
+        for path in scene.state.rglob("*")
+        if path.is_file()
+    )
 
 
-@pytest.mark.parametrize("plant", ["link", "dangling", "directory", "fifo", "parent link", "parent file", "huge"])
+@pytest.mark.parametrize(
+    "plant", ["link", "dangling", "directory", "fifo", "parent link", "parent file", "huge"]
+)
 @pytest.mark.parametrize("strategy", [KEEP, REPLACE, MERGE])
-def test_what_an_agent_plants_stays_and_leads_nowhere(scene: Scene, plant: str, strategy: OnEdit) -> None:
-    """A link, a pipe, a directory or a giant in the place of a file, or a link above it: nothing is followed, written or removed."""
+def test_what_an_agent_plants_stays_and_leads_nowhere(
+    scene: Scene, plant: str, strategy: OnEdit
+) -> None:
+    """A link, a pipe, a directory or a giant in the place of a file, or a link above it: nothing is
+    followed, written or removed."""
     outside = scene.directory / "outside"
     outside.mkdir()
     (outside / "a.md").write_bytes(b"not yours")
@@ -232,9 +290,17 @@ def test_what_an_agent_plants_stays_and_leads_nowhere(scene: Scene, plant: str, 
     seen = place.lstat() if "parent" not in plant else place.parent.lstat()
     scene.give({"docs/a.md": THEIRS}, strategy)
     done = scene.place()["docs/a.md"]
-    assert (str(done.action), done.before, done.after) == ("kept" if strategy is KEEP else "conflict", "?", "?")
+    assert (str(done.action), done.before, done.after) == (
+        "kept" if strategy is KEEP else "conflict",
+        "?",
+        "?",
+    )
     now = place.lstat() if "parent" not in plant else place.parent.lstat()
-    assert (now.st_ino, now.st_mode, now.st_mtime_ns) == (seen.st_ino, seen.st_mode, seen.st_mtime_ns)
+    assert (now.st_ino, now.st_mode, now.st_mtime_ns) == (
+        seen.st_ino,
+        seen.st_mode,
+        seen.st_mtime_ns,
+    )
     assert {path.name: path.read_bytes() for path in outside.iterdir()} == {"a.md": b"not yours"}
 
 
@@ -251,7 +317,8 @@ def test_a_workdir_that_became_a_link_is_refused(scene: Scene) -> None:
 
 
 def test_an_unfinished_plan_is_completed_before_the_next(scene: Scene) -> None:
-    """The second version ends with its plan; the third comes after it, merged with what the second one makes."""
+    """The second version ends with its plan; the third comes after it, merged with what the second
+    one makes."""
     scene.give({"a": BASE})
     scene.place()
     scene.write("a", OURS)
@@ -283,9 +350,12 @@ def test_a_hard_link_outside_keeps_its_bytes(scene: Scene) -> None:
     assert (scene.read("a"), outside.read_bytes()) == (THEIRS, OURS)
 
 
-@pytest.mark.parametrize("name", ["a\nb", "-x", "--zdiff3", " ", "…", "\u202eabc", "a" * 255, "d/" * 100 + "f"])
+@pytest.mark.parametrize(
+    "name", ["a\nb", "-x", "--zdiff3", " ", "…", "\u202eabc", "a" * 255, "d/" * 100 + "f"]
+)
 def test_odd_names_are_only_names(scene: Scene, name: str) -> None:
-    """A name that a shell, git or a terminal could misread is placed, merged and backed up like any other."""
+    """A name that a shell, git or a terminal could misread is placed, merged and backed up like any
+    other."""
     scene.give({name: BASE})
     scene.place()
     scene.write(name, OURS)

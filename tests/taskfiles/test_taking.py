@@ -1,4 +1,5 @@
-"""The files that a person gives: all are checked before one is kept, and a refusal says what to do."""
+"""The files that a person gives: all are checked before one is kept, and a refusal says what to
+do."""
 
 from __future__ import annotations
 
@@ -29,12 +30,22 @@ def names(given: Given) -> list[str]:
 
 
 def test_files_and_where_they_go(contents: Contents, user: Path) -> None:
-    """PATH keeps its name, PATH=DEST gets another, DEST/ is a directory; an existing name with = in it is only a name."""
+    """PATH keeps its name, PATH=DEST gets another, DEST/ is a directory; an existing name with = in
+    it is only a name."""
     for name in ("a.md", "b=c.md", "run.sh"):
         (user / name).write_text(name)
     (user / "run.sh").chmod(0o755)
     (user / "link.md").symlink_to("a.md")
-    asked = Asked(cwd=user, files=("a.md=docs/x.md", "b=c.md", "run.sh=bin/", str(user / "a.md"), "./link.md=./l//m.md"))
+    asked = Asked(
+        cwd=user,
+        files=(
+            "a.md=docs/x.md",
+            "b=c.md",
+            "run.sh=bin/",
+            str(user / "a.md"),
+            "./link.md=./l//m.md",
+        ),
+    )
     given = take(contents, asked)
     assert names(given) == ["a.md", "b=c.md", "bin/run.sh", "docs/x.md", "l/m.md"]
     assert [file.executable for file in given.files] == [False, False, True, False, False]
@@ -43,7 +54,8 @@ def test_files_and_where_they_go(contents: Contents, user: Path) -> None:
 
 
 def test_a_directory_is_all_of_the_files(contents: Contents, user: Path) -> None:
-    """Everything ordinary below it, by the same names; links, pipes and git are left out and told; --file goes before."""
+    """Everything ordinary below it, by the same names; links, pipes and git are left out and told;
+    --file goes before."""
     context = user / "ctx"
     (context / "d/e").mkdir(parents=True)
     (context / ".git").mkdir()
@@ -55,29 +67,54 @@ def test_a_directory_is_all_of_the_files(contents: Contents, user: Path) -> None
     os.mkfifo(context / "pipe")
     (user / "other").write_text("other")
     said: list[str] = []
-    given = take(contents, Asked(cwd=user, context="ctx", files=("other=d/e/f.txt",), on_edit=OnEdit.KEEP, tell=said.append))
+    given = take(
+        contents,
+        Asked(
+            cwd=user,
+            context="ctx",
+            files=("other=d/e/f.txt",),
+            on_edit=OnEdit.KEEP,
+            tell=said.append,
+        ),
+    )
     assert names(given) == ["a b\n.txt", "d/e/f.txt"]
     assert contents.get(given.files[1].sha256) == b"other"
     assert (given.whole, given.on_edit) == (True, OnEdit.KEEP)
     assert len(said) == 1 and all(
-        word in said[0] for word in (".git (git)", "link (a link)", "dirlink (a link)", "pipe (no ordinary file)")
+        word in said[0]
+        for word in (".git (git)", "link (a link)", "dirlink (a link)", "pipe (no ordinary file)")
     )
 
 
 @pytest.mark.parametrize(
     "dest",
-    ["../x", "/etc/passwd", "a/../../x", ".git/config", "a/.GIT/hooks/x", ".perdure-1234", "..", "x" * 256, "d/" * 600 + "x", "a\0b"],
+    [
+        "../x",
+        "/etc/passwd",
+        "a/../../x",
+        ".git/config",
+        "a/.GIT/hooks/x",
+        ".perdure-1234",
+        "..",
+        "x" * 256,
+        "d/" * 600 + "x",
+        "a\0b",
+    ],
 )
 def test_places_that_no_file_may_have(contents: Contents, user: Path, dest: str) -> None:
-    """A place outside the workdir, in git's directory, or too long is refused, and nothing is kept."""
+    """A place outside the workdir, in git's directory, or too long is refused, and nothing is
+    kept."""
     (user / "a").write_text("a")
     with pytest.raises(UsageError):
         take(contents, Asked(cwd=user, files=(f"a={dest}",)))
     assert not contents.directory.exists()
 
 
-def test_what_cannot_be_taken(contents: Contents, user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is missing, a directory, a pipe, too large, twice, or a file and a directory at once: one sentence, and nothing is kept."""
+def test_what_cannot_be_taken(
+    contents: Contents, user: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is missing, a directory, a pipe, too large, twice, or a file and a directory at once:
+    one sentence, and nothing is kept."""
     (user / "a").write_text("a")
     (user / "d").mkdir()
     os.mkfifo(user / "pipe")
@@ -113,7 +150,8 @@ def test_what_cannot_be_taken(contents: Contents, user: Path, monkeypatch: pytes
 
 
 def test_contents_are_private_whole_and_never_trusted(contents: Contents) -> None:
-    """Readable by the owner alone; a damaged one counts as missing and is written anew; a digest from elsewhere leads nowhere."""
+    """Readable by the owner alone; a damaged one counts as missing and is written anew; a digest
+    from elsewhere leads nowhere."""
     digest = contents.put(b"text")
     path = contents.path(digest)
     assert path.stat().st_mode & 0o777 == 0o600 and path.parent.stat().st_mode & 0o777 == 0o700

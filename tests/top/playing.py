@@ -1,4 +1,5 @@
-"""A board that is played on by Textual's pilot: real keys, a real store, and what stands on the screen."""
+"""A board that is played on by Textual's pilot: real keys, a real store, and what stands on the
+screen."""
 
 from __future__ import annotations
 
@@ -32,7 +33,9 @@ class Play:
         """The lines on the screen, as a person reads them."""
         size = self.app.size
         strips = self.app.screen._compositor.render_strips()
-        return ["".join(segment.text for segment in strip).rstrip() for strip in strips][: size.height]
+        return ["".join(segment.text for segment in strip).rstrip() for strip in strips][
+            : size.height
+        ]
 
     async def press(self, *keys: str) -> None:
         await self.pilot.press(*keys)
@@ -50,7 +53,9 @@ class Play:
             await self.until(lambda text=text: any(text in line for line in self.screen()), text)
 
     async def hides(self, text: str) -> None:
-        await self.until(lambda: not any(text in line for line in self.screen()), f"(no more) {text}")
+        await self.until(
+            lambda: not any(text in line for line in self.screen()), f"(no more) {text}"
+        )
 
     async def chooses(self, run_id: str) -> None:
         """Moves the cursor down to a run."""

@@ -1,4 +1,5 @@
-"""The board in a terminal: what stands where, what changes under the eyes, what the keys do, and what no text can do."""
+"""The board in a terminal: what stands where, what changes under the eyes, what the keys do, and
+what no text can do."""
 
 from __future__ import annotations
 
@@ -16,23 +17,32 @@ from perdure.wiring import open_engine
 from tests.metrics.lives import a_life
 from tests.top.playing import Play, play
 
-HOSTILE = "\x1b]0;pwned\x07\x1b[2J[bold red on white]x[/] [link=http://evil.invalid]y[/link] [@click=app.quit]z[/] \u202egnp.exe \r\b"
+HOSTILE = (
+    "\x1b]0;pwned\x07\x1b[2J[bold red on white]x[/] [link=http://evil.invalid]y[/link] "
+    "[@click=app.quit]z[/] \u202egnp.exe \r\b"
+)
 
 
 def asks(store: SqlStore, name: str, message: str = "answer it with perdure update") -> str:
     """A run that needs a person."""
     run = submit(store, TaskSpec(prompt=f"do {name}"), name=name)
     condition = Condition(type="needs_person", message=message, at=1)
-    store.finish(claimed(store, run), ending(OutcomeKind.NEEDS_INPUT, RunState.FAILED, condition=condition))
+    store.finish(
+        claimed(store, run), ending(OutcomeKind.NEEDS_INPUT, RunState.FAILED, condition=condition)
+    )
     return run.id
 
 
 def test_each_run_stands_where_a_person_looks_for_it(store: SqlStore) -> None:
-    """Who needs input comes first, then who works with its latest word, who waits, what is done; each heading has its count."""
+    """Who needs input comes first, then who works with its latest word, who waits, what is done;
+    each heading has its count."""
     asks(store, "asker")
     working = claimed(store, submit(store, name="worker"))
     store.begin(working, begun(working.run))
-    store.record(working, [Said(text="half done"), ToolStarted(tool_id="1", name="Bash", summary="pytest -x")])
+    store.record(
+        working,
+        [Said(text="half done"), ToolStarted(tool_id="1", name="Bash", summary="pytest -x")],
+    )
     submit(store, TaskSpec(prompt="sit there", agent="codex"), name="waiter")
     for name, how in (("winner", SUCCESS), ("loser", FAILURE)):
         store.finish(claimed(store, submit(store, name=name)), how)
@@ -43,7 +53,9 @@ def test_each_run_stands_where_a_person_looks_for_it(store: SqlStore) -> None:
         order = [next(i for i, line in enumerate(lines) if word in line and i) for word in (
             "needs input", "asker", "working", "worker", "waiting", "waiter", "done", "loser")]  # fmt: skip
         assert order == sorted(order) and len(set(order)) == len(order)
-        assert re.search(r"asker +claude +asks +1/3 +\d+s +answer it with perdure update", lines[order[1]])
+        assert re.search(
+            r"asker +claude +asks +1/3 +\d+s +answer it with perdure update", lines[order[1]]
+        )
         assert "Bash: pytest -x" in lines[order[3]] and "running" in lines[order[3]]
         assert re.search(r"waiter +codex +queued +0/3 +\d+s +sit there", lines[order[5]])
         assert re.search(r"loser +claude +failed +1/3 +\d+s +it broke", lines[order[7]])
@@ -52,7 +64,8 @@ def test_each_run_stands_where_a_person_looks_for_it(store: SqlStore) -> None:
 
 
 def test_it_changes_under_the_eyes_and_the_cursor_stays(store: SqlStore) -> None:
-    """A run that begins, asks or ends moves to its place at once, and the cursor goes with its run."""
+    """A run that begins, asks or ends moves to its place at once, and the cursor goes with its
+    run."""
     first = submit(store, name="first")
 
     async def story(at: Play) -> None:
@@ -76,14 +89,22 @@ def test_it_changes_under_the_eyes_and_the_cursor_stays(store: SqlStore) -> None
 
 
 def test_peek(store: SqlStore) -> None:
-    """Space shows the chosen run's attempts with their receipts and its last words, live; again, or Escape, closes it."""
+    """Space shows the chosen run's attempts with their receipts and its last words, live; again, or
+    Escape, closes it."""
     run_id = a_life(store)
     other = asks(store, "asker")
 
     async def story(at: Play) -> None:
         await at.chooses(run_id)
         await at.press("space")
-        await at.shows("attempt 1  fresh", "receipt fresh", "attempt 2  resume", "receipt native", "attempt 3  rebuild", "$0.25")
+        await at.shows(
+            "attempt 1  fresh",
+            "receipt fresh",
+            "attempt 2  resume",
+            "receipt native",
+            "attempt 3  rebuild",
+            "$0.25",
+        )
         claim = claimed(store, store.get(run_id))
         store.record(claim, [Said(text="new words")])
         await at.shows("  new words")
@@ -101,7 +122,8 @@ def test_peek(store: SqlStore) -> None:
 
 
 def test_attach_to_the_log(store: SqlStore) -> None:
-    """Enter shows the log from its last two thousand records and follows it, each once; Left comes back and nothing was stopped."""
+    """Enter shows the log from its last two thousand records and follows it, each once; Left comes
+    back and nothing was stopped."""
     run = submit(store, name="task")
     claim = claimed(store, run)
     store.record(claim, [Said(text=f"word {number}.") for number in range(30)])
@@ -130,7 +152,8 @@ def test_attach_to_the_log(store: SqlStore) -> None:
 
 
 def test_filter(store: SqlStore) -> None:
-    """Slash and words: only the runs that have them are shown and counted, also the words of no name; Escape shows all again."""
+    """Slash and words: only the runs that have them are shown and counted, also the words of no
+    name; Escape shows all again."""
     for name, prompt in (("one", "mend the flux"), ("two", "paint the door"), ("three", "50% [b]")):
         submit(store, TaskSpec(prompt=prompt), name=name)
 
@@ -152,7 +175,8 @@ def test_filter(store: SqlStore) -> None:
 
 
 def test_stop_asks_first(store: SqlStore) -> None:
-    """Only `y` stops, as the verb does; what cannot be done is said in its sentence, with what to do next."""
+    """Only `y` stops, as the verb does; what cannot be done is said in its sentence, with what to
+    do next."""
     waiting = submit(store, name="waiter")
 
     async def story(at: Play) -> None:
@@ -184,10 +208,13 @@ def test_stop_asks_first(store: SqlStore) -> None:
 
 
 def test_the_keys_are_told(store: SqlStore) -> None:
-    """An empty board says how to begin; the question mark tells the keys, and any of the usual ones closes that."""
+    """An empty board says how to begin; the question mark tells the keys, and any of the usual ones
+    closes that."""
 
     async def story(at: Play) -> None:
-        await at.shows("no runs yet; begin with: perdure run", "0 needs input, 0 working, 0 waiting, 0 done")
+        await at.shows(
+            "no runs yet; begin with: perdure run", "0 needs input, 0 working, 0 waiting, 0 done"
+        )
         await at.press("enter", "space", "r", "s", "j", "k")
         await at.press("question_mark")
         await at.shows("it goes on where it stopped", "leave; nothing is stopped by that")
@@ -198,14 +225,21 @@ def test_the_keys_are_told(store: SqlStore) -> None:
 
 
 def test_hostile_texts_are_texts(store: SqlStore) -> None:
-    """What an agent, a prompt or a workdir's name says is shown without its controls: no style, no link, no action comes of it."""
+    """What an agent, a prompt or a workdir's name says is shown without its controls: no style, no
+    link, no action comes of it."""
     run_id = asks(store, "asker", HOSTILE)
-    hostile = submit(store, TaskSpec(prompt=HOSTILE, agent="[red]x"), name="worker", where=f"w{HOSTILE}")
+    hostile = submit(
+        store, TaskSpec(prompt=HOSTILE, agent="[red]x"), name="worker", where=f"w{HOSTILE}"
+    )
     claim = claimed(store, hostile)
-    store.record(claim, [Said(text=HOSTILE), ToolStarted(tool_id="1", name=HOSTILE, summary=HOSTILE)])
+    store.record(
+        claim, [Said(text=HOSTILE), ToolStarted(tool_id="1", name=HOSTILE, summary=HOSTILE)]
+    )
 
     async def story(at: Play) -> None:
-        await at.shows("[bold red on white]x[/] [link=http://evil.invalid]y[/link] [@click=app.quit]z[/]")
+        await at.shows(
+            "[bold red on white]x[/] [link=http://evil.invalid]y[/link] [@click=app.quit]z[/]"
+        )
         for chosen in (run_id, hostile.id):
             await at.chooses(chosen)
             await at.press("space")
@@ -227,8 +261,12 @@ def _harmless(at: Play) -> None:
         for segment in strip:
             assert segment.text.isprintable() and "\u202e" not in segment.text, segment
             if segment.style:
-                assert not segment.style.link and "quit" not in str(segment.style.meta.get("@click")), segment
-                assert segment.style.bgcolor is None or segment.style.bgcolor.name != "white", segment
+                assert not segment.style.link and "quit" not in str(
+                    segment.style.meta.get("@click")
+                ), segment
+                assert segment.style.bgcolor is None or segment.style.bgcolor.name != "white", (
+                    segment
+                )
 
 
 def test_ten_thousand_runs(store: SqlStore) -> None:
@@ -236,11 +274,18 @@ def test_ten_thousand_runs(store: SqlStore) -> None:
     run = submit(store, name="first")
     with store._database.writing() as (cursor, _):
         columns = [row[1] for row in cursor.execute("PRAGMA table_info(runs)").fetchall()]
-        same = ", ".join(name for name in columns if name not in ("ordinal", "id", "name", "workspace_id"))
+        same = ", ".join(
+            name for name in columns if name not in ("ordinal", "id", "name", "workspace_id")
+        )
         numbers = "WITH RECURSIVE n(i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < 10000)"
         new = f"SELECT 'id-' || i, 'run-' || i, 'w-' || i, {same} FROM runs, n WHERE id = ?"
-        cursor.execute(f"{numbers} INSERT INTO runs (id, name, workspace_id, {same}) {new}", (run.id,))
-        cursor.execute("INSERT INTO contexts (run, version, at, text) SELECT id, 1, 1, 'do it' FROM runs WHERE id LIKE 'id-%'")
+        cursor.execute(
+            f"{numbers} INSERT INTO runs (id, name, workspace_id, {same}) {new}", (run.id,)
+        )
+        cursor.execute(
+            "INSERT INTO contexts (run, version, at, text) SELECT id, 1, 1, 'do it' FROM runs "
+            "WHERE id LIKE 'id-%'"
+        )
 
     async def story(at: Play) -> None:
         await at.shows("waiting  10000 (the newest 100 are shown)")

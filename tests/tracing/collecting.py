@@ -1,4 +1,5 @@
-"""A collector on loopback that takes OTLP over HTTP, as OpenTelemetry's own would, and keeps what it got."""
+"""A collector on loopback that takes OTLP over HTTP, as OpenTelemetry's own would, and keeps what
+it got."""
 
 from __future__ import annotations
 
@@ -24,7 +25,10 @@ class Collector:
         class Answer(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
-                wanted = self.path == "/v1/traces" and self.headers["content-type"] == "application/x-protobuf"
+                wanted = (
+                    self.path == "/v1/traces"
+                    and self.headers["content-type"] == "application/x-protobuf"
+                )
                 refused = collector.refused < refuse
                 collector.refused += refused
                 if wanted and not refused:

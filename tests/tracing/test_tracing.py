@@ -1,4 +1,5 @@
-"""Spans, as a real collector on loopback gets them: what is in them, what is not, and what happens where none takes them."""
+"""Spans, as a real collector on loopback gets them: what is in them, what is not, and what happens
+where none takes them."""
 
 from __future__ import annotations
 
@@ -10,7 +11,11 @@ from pathlib import Path
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
-from opentelemetry.semconv._incubating.attributes import error_attributes, gen_ai_attributes, service_attributes
+from opentelemetry.semconv._incubating.attributes import (
+    error_attributes,
+    gen_ai_attributes,
+    service_attributes,
+)
 
 from perdure.attempt import Engine
 from perdure.config.reading import load
@@ -59,34 +64,63 @@ def traced(tmp_path: Path) -> Iterator[MakeEngine]:
 
 
 def test_a_span_for_each_attempt(traced: MakeEngine) -> None:
-    """Three attempts are three spans, each linked to the one before, with outcome, receipt, tokens, cost and conversation."""
+    """Three attempts are three spans, each linked to the one before, with outcome, receipt, tokens,
+    cost and conversation."""
     with Collector() as collector:
         engine, found = traced(collector.address)
         run_id = a_life(engine.store)
         found.close()
-    first, second, third = sorted(collector.spans, key=lambda span: values(span.attributes)["perdure.attempt.number"])
+    first, second, third = sorted(
+        collector.spans, key=lambda span: values(span.attributes)["perdure.attempt.number"]
+    )
     assert {span.name for span in collector.spans} == {"invoke_agent claude"}
     assert len({span.trace_id for span in collector.spans}) == 3
     assert [len(span.links) for span in (first, second, third)] == [0, 1, 1]
     assert (second.links[0].trace_id, second.links[0].span_id) == (first.trace_id, first.span_id)
     assert third.links[0].span_id == second.span_id
     told = values(second.attributes)
-    assert told["gen_ai.operation.name"] == "invoke_agent" and told["gen_ai.provider.name"] == "anthropic"
-    assert (told["gen_ai.agent.name"], told["gen_ai.conversation.id"], told["perdure.run.id"]) == ("claude", "s", run_id)
+    assert (
+        told["gen_ai.operation.name"] == "invoke_agent"
+        and told["gen_ai.provider.name"] == "anthropic"
+    )
+    assert (told["gen_ai.agent.name"], told["gen_ai.conversation.id"], told["perdure.run.id"]) == (
+        "claude",
+        "s",
+        run_id,
+    )
     assert (told["gen_ai.usage.input_tokens"], told["gen_ai.usage.output_tokens"]) == (1200, 50)
     assert (told["gen_ai.usage.cache_read.input_tokens"], told["perdure.cost_usd"]) == (1100, 0.25)
-    assert (told["perdure.continuation"], told["perdure.receipt"], told["perdure.outcome"]) == ("resume", "native", "succeeded")
-    assert first.status.code == Status.STATUS_CODE_UNSET and "error.type" not in values(first.attributes)
-    assert third.status.code == Status.STATUS_CODE_ERROR and values(third.attributes)["error.type"] == "timed_out"
+    assert (told["perdure.continuation"], told["perdure.receipt"], told["perdure.outcome"]) == (
+        "resume",
+        "native",
+        "succeeded",
+    )
+    assert first.status.code == Status.STATUS_CODE_UNSET and "error.type" not in values(
+        first.attributes
+    )
+    assert (
+        third.status.code == Status.STATUS_CODE_ERROR
+        and values(third.attributes)["error.type"] == "timed_out"
+    )
     attempt = engine.store.attempts(run_id)[1]
-    assert (second.start_time_unix_nano, second.end_time_unix_nano) == (attempt.started * 10**6, (attempt.ended or 0) * 10**6)
+    assert (second.start_time_unix_nano, second.end_time_unix_nano) == (
+        attempt.started * 10**6,
+        (attempt.ended or 0) * 10**6,
+    )
     (receipt,) = second.events
-    assert (receipt.name, values(receipt.attributes)) == ("perdure.receipt", {"verdict": "native", "rung": "native"})
-    assert all(each["service.name"] == "perdure" and each["service.version"] for each in collector.resources)
+    assert (receipt.name, values(receipt.attributes)) == (
+        "perdure.receipt",
+        {"verdict": "native", "rung": "native"},
+    )
+    assert all(
+        each["service.name"] == "perdure" and each["service.version"]
+        for each in collector.resources
+    )
 
 
 def test_names_are_those_of_the_conventions(traced: MakeEngine) -> None:
-    """Every attribute is one of OpenTelemetry's generative-AI conventions, or begins with perdure's own name."""
+    """Every attribute is one of OpenTelemetry's generative-AI conventions, or begins with perdure's
+    own name."""
     with Collector() as collector:
         engine, found = traced(collector.address)
         a_life(engine.store, "codex")
@@ -97,7 +131,8 @@ def test_names_are_those_of_the_conventions(traced: MakeEngine) -> None:
 
 
 def test_no_word_of_prompt_and_output(traced: MakeEngine) -> None:
-    """Launch, drift and checks are events, in order; what was asked, said, run or went wrong in words is nowhere in what was sent."""
+    """Launch, drift and checks are events, in order; what was asked, said, run or went wrong in
+    words is nowhere in what was sent."""
     with Collector() as collector:
         engine, found = traced(collector.address)
         store = engine.store
@@ -105,9 +140,13 @@ def test_no_word_of_prompt_and_output(traced: MakeEngine) -> None:
         claim = claimed(store, run)
         store.begin(claim, begun(run))
         store.record(claim, [AgentLaunched(pid=7, turn=2)])
-        store.record(claim, [Said(text=SECRET), ToolStarted(tool_id="1", name=SECRET, summary=SECRET)])
+        store.record(
+            claim, [Said(text=SECRET), ToolStarted(tool_id="1", name=SECRET, summary=SECRET)]
+        )
         store.record(claim, [DriftSeen(number=7, paths=(SECRET,), count=2)])
-        store.record(claim, [VerifyEnded(code=1, output=SECRET, command=SECRET, round=1, seconds=2.5)])
+        store.record(
+            claim, [VerifyEnded(code=1, output=SECRET, command=SECRET, round=1, seconds=2.5)]
+        )
         outcome = Outcome(kind=OutcomeKind.VERIFY_FAILED, detail=SECRET)
         store.finish(claim, Ending(outcome=outcome, decision=SUCCESS.decision))
         found.close()
@@ -132,14 +171,18 @@ def test_a_collector_that_is_busy_is_asked_again(traced: MakeEngine) -> None:
 
 
 def test_where_no_collector_is(traced: MakeEngine, capfd: pytest.CaptureFixture[str]) -> None:
-    """Without a collector everything goes its way and is stored; one sentence says that traces are lost, without the address's password."""
+    """Without a collector everything goes its way and is stored; one sentence says that traces are
+    lost, without the address's password."""
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
     engine, found = traced(f"http://me:hunter2@127.0.0.1:{port}")
     run_id = a_life(engine.store)
     found.close()
     found.close()
-    assert engine.store.get(run_id).state is RunState.QUEUED and len(engine.store.attempts(run_id)) == 3
+    assert (
+        engine.store.get(run_id).state is RunState.QUEUED
+        and len(engine.store.attempts(run_id)) == 3
+    )
     found._thread.join()
     said = capfd.readouterr().err
     assert said.count("\n") == 1 and "traces are lost" in said and "hunter2" not in said
@@ -151,18 +194,26 @@ def test_where_no_collector_is(traced: MakeEngine, capfd: pytest.CaptureFixture[
         ({}, ""),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_SDK_DISABLED": "TRUE"}, ""),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_TRACES_EXPORTER": "none"}, ""),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "'grpc' is not spoken"),
+        (
+            {
+                "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1",
+                "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+            },
+            "'grpc' is not spoken",
+        ),
     ],
 )
 def test_who_does_not_ask_gets_none(environ: dict[str, str], said: str) -> None:
-    """Without an address, or where it is switched off, nothing is sent; a protocol that is not spoken is told."""
+    """Without an address, or where it is switched off, nothing is sent; a protocol that is not
+    spoken is told."""
     told: list[str] = []
     assert tracer(environ, told.append) is None
     assert said in "".join(told) and bool(told) == bool(said)
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where OpenTelemetry is not installed a sentence says how to get it, and nothing else changes."""
+    """Where OpenTelemetry is not installed a sentence says how to get it, and nothing else
+    changes."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "opentelemetry"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "path", [])

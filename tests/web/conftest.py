@@ -1,4 +1,5 @@
-"""One running `perdure serve` for the tests that only send to it, and new homes for those that end it."""
+"""One running `perdure serve` for the tests that only send to it, and new homes for those that end
+it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
-"""`python -m tests.web.kills N [DIRECTORY]`: `perdure serve` is killed N times by SIGKILL at random moments while webhooks come in.
+"""`python -m tests.web.kills N [DIRECTORY]`: `perdure serve` is killed N times by SIGKILL at random
+moments while webhooks come in.
 
-Senders send numbered deliveries, each again until it is acknowledged, as a person does who presses "redeliver". After each kill the server
-is started again on what the last one left. At the end every acknowledged delivery must stand in the inbox, exactly once, with the number
-that it was acknowledged under.
+Senders send numbered deliveries, each again until it is acknowledged, as a person does who presses
+"redeliver". After each kill the server is started again on what the last one left. At the end every
+acknowledged delivery must stand in the inbox, exactly once, with the number that it was
+acknowledged under.
 """
 
 from __future__ import annotations
@@ -55,7 +57,11 @@ def campaign(serving: Serving, kills: int, seed: int) -> Found:
                 with turn:
                     found.sent += 1
                 try:
-                    status, said = serving.deliver(source, number=number, id=f"kill-{number}" if number % 3 else f"kill-{number}-{tries}")
+                    status, said = serving.deliver(
+                        source,
+                        number=number,
+                        id=f"kill-{number}" if number % 3 else f"kill-{number}-{tries}",
+                    )
                 except (OSError, http.client.HTTPException, ValueError):
                     with turn:
                         found.unknown += 1
@@ -76,7 +82,9 @@ def campaign(serving: Serving, kills: int, seed: int) -> Found:
         # Not before something came through, and then at any moment.
         with turn:
             before = len(acknowledged)
-        serving.until(lambda before=before: len(acknowledged) > before, "a delivery is acknowledged")
+        serving.until(
+            lambda before=before: len(acknowledged) > before, "a delivery is acknowledged"
+        )
         time.sleep(chance.random() * 0.3)
         serving.kill()
         serving.start()
@@ -88,13 +96,18 @@ def campaign(serving: Serving, kills: int, seed: int) -> Found:
     kept = {each.number: each for each in serving.inbox()}
     named = Counter(int(each.id.split("-")[1]) for each in kept.values())
     found.acknowledged = len(acknowledged)
-    found.lost = [number for number, at in acknowledged.items() if at not in kept or int(kept[at].id.split("-")[1]) != number]
+    found.lost = [
+        number
+        for number, at in acknowledged.items()
+        if at not in kept or int(kept[at].id.split("-")[1]) != number
+    ]
     found.twice = [number for number, count in named.items() if count > 1]
     return found
 
 
 def storm(serving: Serving, deliveries: int, times: int, seed: int) -> tuple[int, int]:
-    """Sends each of so many deliveries so often, out of order, by several senders: how many there are then, and how often they came."""
+    """Sends each of so many deliveries so often, out of order, by several senders: how many there
+    are then, and how often they came."""
     serving.start()
     wishes = [number for number in range(1, deliveries + 1) for _ in range(times)]
     random.Random(seed).shuffle(wishes)
@@ -102,7 +115,9 @@ def storm(serving: Serving, deliveries: int, times: int, seed: int) -> tuple[int
 
     def send(share: list[int]) -> None:
         for at, number in enumerate(share):
-            status, _ = serving.deliver("hub", number=number, id=f"storm-{number}" if at % 3 else "")
+            status, _ = serving.deliver(
+                "hub", number=number, id=f"storm-{number}" if at % 3 else ""
+            )
             assert status == 202
 
     senders = [threading.Thread(target=send, args=(share,)) for share in shares]
@@ -117,7 +132,11 @@ def storm(serving: Serving, deliveries: int, times: int, seed: int) -> tuple[int
 
 def main() -> int:
     count, seed = int(sys.argv[1]), int(time.time())
-    directory = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(tempfile.mkdtemp(prefix="perdure-webhooks-"))
+    directory = (
+        Path(sys.argv[2])
+        if len(sys.argv) > 2
+        else Path(tempfile.mkdtemp(prefix="perdure-webhooks-"))
+    )
     print(f"seed {seed}, in {directory}", flush=True)
     with contextlib.ExitStack() as stack:
         for name in ("kills", "storm"):
@@ -129,7 +148,9 @@ def main() -> int:
         stormed = Serving(directory / "storm")
         stack.callback(stormed.kill)
         made, came = storm(stormed, 500, 20, seed)
-        print(f"a storm of 500 deliveries, 20 times each: {made} in the inbox, counted {came} times")
+        print(
+            f"a storm of 500 deliveries, 20 times each: {made} in the inbox, counted {came} times"
+        )
     return 1 if found.lost or found.twice or found.moved or (made, came) != (500, 10_000) else 0
 
 

@@ -12,9 +12,12 @@ from tests.web.serving import PATIENCE_S, Serving
 
 
 class Stream:
-    """An open stream. `next` gives (id, record); it ends with StopIteration when the server ends it."""
+    """An open stream. `next` gives (id, record); it ends with StopIteration when the server ends
+    it."""
 
-    def __init__(self, connection: http.client.HTTPConnection, answer: http.client.HTTPResponse) -> None:
+    def __init__(
+        self, connection: http.client.HTTPConnection, answer: http.client.HTTPResponse
+    ) -> None:
         self.connection, self.answer = connection, answer
         self.status, self.headers = answer.status, dict(answer.getheaders())
         self._events = self._read()
@@ -44,8 +47,12 @@ class Stream:
 @contextlib.contextmanager
 def stream(serving: Serving, path: str, token: str, after: int | None = None) -> Iterator[Stream]:
     """Listens, from `with` to its end."""
-    headers = {"authorization": f"Bearer {token}"} | ({} if after is None else {"last-event-id": str(after)})
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", serving.port, timeout=PATIENCE_S)) as connection:
+    headers = {"authorization": f"Bearer {token}"} | (
+        {} if after is None else {"last-event-id": str(after)}
+    )
+    with contextlib.closing(
+        http.client.HTTPConnection("127.0.0.1", serving.port, timeout=PATIENCE_S)
+    ) as connection:
         connection.request("GET", path, headers=headers)
         with contextlib.closing(connection.getresponse()) as answer:
             yield Stream(connection, answer)

@@ -79,7 +79,10 @@ class Serving:
                 [*self.inside, sys.executable, "-m", "perdure", "serve", "--listen", "127.0.0.1:0", *(words or ("--jobs", "0"))],
                 cwd=self.home, env=self.environ, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
             )  # fmt: skip
-        found = self.until(lambda: re.search(rb"listening on http://[\d.]+:(\d+)", log.read_bytes()[seen:]), "it listens")
+        found = self.until(
+            lambda: re.search(rb"listening on http://[\d.]+:(\d+)", log.read_bytes()[seen:]),
+            "it listens",
+        )
         self.port = int(found[1])
         return self
 
@@ -122,28 +125,48 @@ class Serving:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def ask(self, method: str, path: str, token: str = "", body: object = None, **headers: str) -> tuple[int, dict[str, Any]]:
+    def ask(
+        self, method: str, path: str, token: str = "", body: object = None, **headers: str
+    ) -> tuple[int, dict[str, Any]]:
         """One request to the API: status and JSON."""
         sent = b"" if body is None else json.dumps(body).encode()
         given = {} if body is None else {"content-type": "application/json"}
         given |= {"authorization": f"Bearer {token}"} if token else {}
-        return self.send(path, sent, given | {name.replace("_", "-"): value for name, value in headers.items()}, method)
+        return self.send(
+            path,
+            sent,
+            given | {name.replace("_", "-"): value for name, value in headers.items()},
+            method,
+        )
 
-    # --- senders -------------------------------------------------------------------------------------------------
+    # --- senders
+    # -------------------------------------------------------------------------------------------------
 
-    def send(self, path: str, body: bytes, headers: dict[str, str], method: str = "POST") -> tuple[int, dict[str, Any]]:
+    def send(
+        self, path: str, body: bytes, headers: dict[str, str], method: str = "POST"
+    ) -> tuple[int, dict[str, Any]]:
         """One request on a connection of its own: status and JSON."""
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)) as connection:
+        with contextlib.closing(
+            http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+        ) as connection:
             connection.request(method, path, body, headers)
             answer = connection.getresponse()
             return answer.status, json.loads(answer.read() or b"{}")
 
-    def deliver(self, source: str, *, id: str = "", number: int = 0, **change: str) -> tuple[int, dict[str, Any]]:
+    def deliver(
+        self, source: str, *, id: str = "", number: int = 0, **change: str
+    ) -> tuple[int, dict[str, Any]]:
         """A recorded comment, as its forge sends it; a `number` makes it another one."""
         forge, event, name, secret = EVENTS[source]
         directory = "gitea" if forge is Forge.FORGEJO else forge.value
-        body = payloads.derived(directory, name, lambda found: found.update(numbered=number)) if number else payloads.raw(directory, name)
-        return self.send(f"/webhooks/{source}", body, payloads.headers(forge, event, body, secret, id) | change)
+        body = (
+            payloads.derived(directory, name, lambda found: found.update(numbered=number))
+            if number
+            else payloads.raw(directory, name)
+        )
+        return self.send(
+            f"/webhooks/{source}", body, payloads.headers(forge, event, body, secret, id) | change
+        )
 
     @contextlib.contextmanager
     def raw(self) -> Iterator[socket.socket]:
@@ -158,7 +181,8 @@ class Serving:
 
 
 def answered(connection: socket.socket) -> bytes:
-    """All that comes until the other side has closed. A reset ends it too: what was sent and never read is thrown away so."""
+    """All that comes until the other side has closed. A reset ends it too: what was sent and never
+    read is thrown away so."""
     found = b""
     with contextlib.suppress(ConnectionResetError):
         while data := connection.recv(65536):

@@ -1,8 +1,9 @@
-"""A program that an agent runs in the tests: looks in the other processes of this machine, and in files, for words that begin as given.
+"""A program that an agent runs in the tests: looks in the other processes of this machine, and in
+files, for words that begin as given.
 
-`python3 spy.py REPORT SPARED WORD [FILE ...]` writes what it found to REPORT as JSON, a line for each place. SPARED: ids of processes that
-hold the words for the test's own sake, separated by commas. WORD comes in two halves with a `+` between, so that no copy of the command
-line holds it.
+`python3 spy.py REPORT SPARED WORD [FILE ...]` writes what it found to REPORT as JSON, a line for
+each place. SPARED: ids of processes that hold the words for the test's own sake, separated by
+commas. WORD comes in two halves with a `+` between, so that no copy of the command line holds it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ def places(process: Path) -> Iterator[tuple[str, bytes]]:
     try:
         maps = (process / "maps").read_text()
         with (process / "mem").open("rb", buffering=0) as memory:
-            for line in re.finditer(r"^([0-9a-f]+)-([0-9a-f]+) rw.. \S+ \S+ \S+(.*)$", maps, re.MULTILINE):
+            for line in re.finditer(
+                r"^([0-9a-f]+)-([0-9a-f]+) rw.. \S+ \S+ \S+(.*)$", maps, re.MULTILINE
+            ):
                 yield from pieces(memory, int(line[1], 16), int(line[2], 16), line[3].strip())
     except OSError:
         return
@@ -72,11 +75,18 @@ def main() -> None:
         if int(process.name) not in skipped:
             command = read(process / "cmdline").replace(b"\0", b" ").decode(errors="replace")[:60]
             for place, content in places(process):
-                found |= {(process.name, command, place, each.decode()) for each in wanted.findall(content)}
+                found |= {
+                    (process.name, command, place, each.decode())
+                    for each in wanted.findall(content)
+                }
     for file in files:
         found |= {("", "", file, each.decode()) for each in wanted.findall(read(Path(file)))}
     readable = [file for file in files if os.access(file, os.R_OK) or os.access(file, os.W_OK)]
-    Path(report).write_text(json.dumps({"found": sorted(found), "open": readable, "uid": os.getuid(), "groups": os.getgroups()}))
+    Path(report).write_text(
+        json.dumps(
+            {"found": sorted(found), "open": readable, "uid": os.getuid(), "groups": os.getgroups()}
+        )
+    )
 
 
 if __name__ == "__main__":

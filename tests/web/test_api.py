@@ -1,4 +1,5 @@
-"""The API: every verb and list on a real agent, the same JSON as the command line, and what each token may do."""
+"""The API: every verb and list on a real agent, the same JSON as the command line, and what each
+token may do."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ SHAPES = {verb.id: verb.answer for verb in VERBS}
 
 @pytest.fixture
 def machine() -> Iterator[Callable[[str], Machine]]:
-    """A stage with Claude Code on a script, and a server on it. Short paths: sockets have 108 bytes."""
+    """A stage with Claude Code on a script, and a server on it. Short paths: sockets have 108
+    bytes."""
     directory = Path(tempfile.mkdtemp(prefix="pa"))
     made: list[Machine] = []
 
@@ -46,10 +48,16 @@ def machine() -> Iterator[Callable[[str], Machine]]:
 
 
 def fetched(serving: Serving, path: str, token: str) -> tuple[int, dict[str, str], bytes]:
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", serving.port, timeout=PATIENCE_S)) as connection:
+    with contextlib.closing(
+        http.client.HTTPConnection("127.0.0.1", serving.port, timeout=PATIENCE_S)
+    ) as connection:
         connection.request("GET", f"/api/v1{path}", headers={"authorization": f"Bearer {token}"})
         answer = connection.getresponse()
-        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+        return (
+            answer.status,
+            {name.lower(): value for name, value in answer.getheaders()},
+            answer.read(),
+        )
 
 
 def fits(answer: dict[str, Any], shape: str) -> dict[str, Any]:
@@ -59,13 +67,18 @@ def fits(answer: dict[str, Any], shape: str) -> dict[str, Any]:
 
 
 def test_a_task_from_its_submission_to_its_end(machine: Callable[[str], Machine]) -> None:
-    """Submitted, followed, updated, forked, taken back, reset, brought back and removed by the API alone, on the real agent; every answer
-    fits the document and is what the command line prints."""
-    one, serving = machine("run echo one > one.txt\n---\nsay One.\n---\nrun echo two > two.txt\n---\nsay Two.\n---\nsay Forked.\n")
+    """Submitted, followed, updated, forked, taken back, reset, brought back and removed by the API
+    alone, on the real agent; every answer fits the document and is what the command line prints."""
+    one, serving = machine(
+        "run echo one > one.txt\n---\nsay One.\n---\nrun echo two > two.txt\n---\nsay "
+        "Two.\n---\nsay Forked.\n"
+    )
     serving.start("--jobs", "1")
     token = serving.token("admin")
 
-    def ask(method: str, path: str, shape: str, body: object = None, status: int = 200) -> dict[str, Any]:
+    def ask(
+        method: str, path: str, shape: str, body: object = None, status: int = 200
+    ) -> dict[str, Any]:
         got, answer = serving.ask(method, f"/api/v1{path}", token, body)
         assert got == status, answer
         return fits(answer, shape)
@@ -73,11 +86,21 @@ def test_a_task_from_its_submission_to_its_end(machine: Callable[[str], Machine]
     def finished(name: str, attempts: int) -> dict[str, Any]:
         def over() -> dict[str, Any] | None:
             found = ask("GET", f"/runs/{name}", "Run")
-            return found if found["state"] == "succeeded" and len(found["attempts"]) == attempts else None
+            return (
+                found
+                if found["state"] == "succeeded" and len(found["attempts"]) == attempts
+                else None
+            )
 
         return serving.until(over, f"{name} is done")
 
-    task = {"prompt": "Make one.txt", "repo": str(one.repo), "name": "task", "key": "a-key", "labels": {"team": "a"}}
+    task = {
+        "prompt": "Make one.txt",
+        "repo": str(one.repo),
+        "name": "task",
+        "key": "a-key",
+        "labels": {"team": "a"},
+    }
     run = ask("POST", "/runs", "Run", task, 201)
     assert ask("POST", "/runs", "Run", task, 201)["id"] == run["id"], "the same key is the same run"
     with stream(serving, "/api/v1/runs/task/events", token) as events:
@@ -90,16 +113,28 @@ def test_a_task_from_its_submission_to_its_end(machine: Callable[[str], Machine]
     listed = ask("GET", "/runs", "Runs")
     assert listed["runs"] == one.perdure("ls", "--json").json["runs"] and listed["next"] is None
     records = ask("GET", "/runs/task/logs?limit=5000", "Records")["records"]
-    assert records == [json.loads(line) for line in one.perdure("logs", "task", "--json").out.splitlines()]
+    assert records == [
+        json.loads(line) for line in one.perdure("logs", "task", "--json").out.splitlines()
+    ]
     assert [record for _, record in told] == records[: len(told)]
-    assert ask("GET", "/runs/task/checkpoints", "Checkpoints") == one.perdure("checkpoints", "task", "--all", "--json").json
+    assert (
+        ask("GET", "/runs/task/checkpoints", "Checkpoints")
+        == one.perdure("checkpoints", "task", "--all", "--json").json
+    )
     assert ask("GET", "/agents", "Agents") == one.perdure("agents", "--json").json
     session = found["attempts"][0]["session_id"]
     shown = ask("GET", f"/sessions/{session}", "Session")
     assert shown == one.perdure("sessions", "show", session, "--json").json
-    assert [each["id"] for each in ask("GET", "/sessions?agent=claude", "Sessions")["sessions"]] == [session]
-    assert [each["by_agent"] for each in ask("GET", f"/sessions/{session}/spoken", "Spoken")["spoken"]][:1] == [False]
-    assert ask("GET", "/sessions/stats?since=1h", "Statistics") == one.perdure("sessions", "stats", "--json", "--since", "1h").json
+    assert [
+        each["id"] for each in ask("GET", "/sessions?agent=claude", "Sessions")["sessions"]
+    ] == [session]
+    assert [
+        each["by_agent"] for each in ask("GET", f"/sessions/{session}/spoken", "Spoken")["spoken"]
+    ][:1] == [False]
+    assert (
+        ask("GET", "/sessions/stats?since=1h", "Statistics")
+        == one.perdure("sessions", "stats", "--json", "--since", "1h").json
+    )
     for path, shape in (
         ("/plans", "Plans"),
         ("/inbox", "Deliveries"),
@@ -110,31 +145,47 @@ def test_a_task_from_its_submission_to_its_end(machine: Callable[[str], Machine]
         ask("GET", path, shape)
 
     status, headers, patch = fetched(serving, "/runs/task/diff", token)
-    assert (status, headers["content-type"], headers["x-content-type-options"]) == (200, "text/plain; charset=utf-8", "nosniff")
-    assert b"+one" in patch and headers["content-disposition"] == 'attachment; filename="task.patch"'
+    assert (status, headers["content-type"], headers["x-content-type-options"]) == (
+        200,
+        "text/plain; charset=utf-8",
+        "nosniff",
+    )
+    assert (
+        b"+one" in patch and headers["content-disposition"] == 'attachment; filename="task.patch"'
+    )
     assert b"one.txt" in fetched(serving, "/runs/task/diff?stat=true", token)[2]
     raw = fetched(serving, "/runs/task/raw?attempt=1", token)[2]
     assert raw == Path(found["attempts"][0]["directory"], "stdout").read_bytes() and raw
 
     ask("POST", "/runs/task/update", "Run", {"prompt": "Now two.txt"})
     assert finished("task", 2)["attempts"][1]["receipt"]["verdict"] == "native"
-    assert "Now two.txt" in one.rehearsal.prompts()[-1] and "Make one.txt" not in one.rehearsal.prompts()[-1]
+    assert (
+        "Now two.txt" in one.rehearsal.prompts()[-1]
+        and "Make one.txt" not in one.rehearsal.prompts()[-1]
+    )
     fork = ask("POST", "/runs/task/fork", "Run", {"prompt": "Go another way", "name": "other"}, 201)
     assert fork["name"] == "other" and finished("other", 1)["attempts"][0]["continuation"] == "fork"
     page = ask("GET", "/runs?limit=1", "Runs")
     assert [each["name"] for each in page["runs"]] == ["other"]
-    assert [each["name"] for each in ask("GET", f"/runs?limit=1&cursor={page['next']}&state=succeeded&agent=claude", "Runs")["runs"]] == [
-        "task"
-    ]
+    assert [
+        each["name"]
+        for each in ask(
+            "GET", f"/runs?limit=1&cursor={page['next']}&state=succeeded&agent=claude", "Runs"
+        )["runs"]
+    ] == ["task"]
     assert ask("GET", "/runs?state=running&state=queued", "Runs")["runs"] == []
 
     restored = ask("POST", "/runs/task/restore", "Restored", {"checkpoint": 1, "files_only": True})
     workdir = Path(found["workspace"]["path"])
-    assert restored["checkpoint"]["number"] == 1 and restored["undo"] and not (workdir / "two.txt").exists()
+    assert (
+        restored["checkpoint"]["number"] == 1
+        and restored["undo"]
+        and not (workdir / "two.txt").exists()
+    )
     target = {"agent": "claude", "repository": str(one.repo), "branch": "perdure/task"}
-    assert ask("POST", "/admin/reset", "Cleared", target) | {"unsaved": []} == ask("POST", "/admin/reset", "Cleared", target) | {
-        "unsaved": []
-    }
+    assert ask("POST", "/admin/reset", "Cleared", target) | {"unsaved": []} == ask(
+        "POST", "/admin/reset", "Cleared", target
+    ) | {"unsaved": []}
     assert workdir.exists(), "without `dry_run: false` nothing is cleared"
     cleared = ask("POST", "/admin/reset", "Cleared", target | {"dry_run": False})
     assert cleared["runs"] == ["task"] and not workdir.exists()
@@ -144,7 +195,9 @@ def test_a_task_from_its_submission_to_its_end(machine: Callable[[str], Machine]
     assert status == 409 and "nowhere else" in said["detail"] and "--force" in said["hint"]
     gone = ask("DELETE", "/runs/task?force=true", "Removed")
     assert gone["run"] == "task" and serving.ask("GET", "/api/v1/runs/task", token)[0] == 404
-    assert serving.ask("DELETE", f"/api/v1/trash/{gone['trash'][:-1]}", token)[0] == 404, "what is for ever is named in full"
+    assert serving.ask("DELETE", f"/api/v1/trash/{gone['trash'][:-1]}", token)[0] == 404, (
+        "what is for ever is named in full"
+    )
     assert ask("DELETE", f"/trash/{gone['trash']}", "Purged")["id"] == gone["trash"]
     ask("POST", "/admin/sweep", "Swept", {})
     assert serving.stop() == 0
@@ -152,14 +205,23 @@ def test_a_task_from_its_submission_to_its_end(machine: Callable[[str], Machine]
 
 
 def test_a_retry_changes_the_run(machine: Callable[[str], Machine]) -> None:
-    """A retry sets policy, limits and further attempts, which hold from then on and are in the journal; limits above those of the service
-    take an admin, and what cannot be meant is refused."""
+    """A retry sets policy, limits and further attempts, which hold from then on and are in the
+    journal; limits above those of the service take an admin, and what cannot be meant is
+    refused."""
     one, serving = machine("slow 600\nsay Never.\n---\nsay Done.\n")
     serving.start("--jobs", "1")
     token = serving.token("admin")
     path = "/api/v1/runs/task/retry"
     with stream(serving, "/api/v1/events", token) as events:
-        assert serving.ask("POST", "/api/v1/runs", token, {"prompt": "Go", "repo": str(one.repo), "name": "task"})[0] == 201
+        assert (
+            serving.ask(
+                "POST",
+                "/api/v1/runs",
+                token,
+                {"prompt": "Go", "repo": str(one.repo), "name": "task"},
+            )[0]
+            == 201
+        )
         events.until("agent_launched")
         serving.until(lambda: one.rehearsal.requests, "the agent has asked")
         assert serving.ask("POST", "/api/v1/runs/task/stop", token)[0] == 200
@@ -172,19 +234,32 @@ def test_a_retry_changes_the_run(machine: Callable[[str], Machine]) -> None:
         events.until("run_finished")
     assert serving.ask("GET", "/api/v1/runs/task", token)[1]["state"] == "succeeded"
     records = serving.ask("GET", "/api/v1/runs/task/logs?limit=5000", token)[1]["records"]
-    changed = [record["event"]["names"] for record in records if record["event"]["kind"] == "settings_changed"]
+    changed = [
+        record["event"]["names"]
+        for record in records
+        if record["event"]["kind"] == "settings_changed"
+    ]
     assert [sorted(names) for names in changed] == [["budget_usd", "continuity", "timeout_s"]]
     assert serving.stop() == 0
     one.nothing_survives()
 
 
 def test_a_run_at_work_is_stopped_and_goes_on(machine: Callable[[str], Machine]) -> None:
-    """A stop ends the agent in good order, a retry goes on in the same conversation; what cannot be meant is a conflict with a hint."""
+    """A stop ends the agent in good order, a retry goes on in the same conversation; what cannot be
+    meant is a conflict with a hint."""
     one, serving = machine("slow 600\nsay Never.\n---\nsay Done.\n")
     serving.start("--jobs", "1")
     token = serving.token("admin")
     with stream(serving, "/api/v1/events", token) as events:
-        assert serving.ask("POST", "/api/v1/runs", token, {"prompt": "Go", "repo": str(one.repo), "name": "task"})[0] == 201
+        assert (
+            serving.ask(
+                "POST",
+                "/api/v1/runs",
+                token,
+                {"prompt": "Go", "repo": str(one.repo), "name": "task"},
+            )[0]
+            == 201
+        )
         events.until("agent_launched")
         serving.until(lambda: one.rehearsal.requests, "the agent has asked")
         assert serving.ask("POST", "/api/v1/runs/task/retry", token, {})[0] == 409
@@ -192,7 +267,9 @@ def test_a_run_at_work_is_stopped_and_goes_on(machine: Callable[[str], Machine])
         status, said = serving.ask("POST", "/api/v1/runs/task/stop", token)
         assert status == 200, said
         events.until("run_finished")
-        assert fits(serving.ask("GET", "/api/v1/runs/task", token)[1], "Run")["state"] == "cancelled"
+        assert (
+            fits(serving.ask("GET", "/api/v1/runs/task", token)[1], "Run")["state"] == "cancelled"
+        )
         assert serving.ask("POST", "/api/v1/runs/task/stop", token)[0] == 409
         assert serving.ask("POST", "/api/v1/runs/task/resume", token, {})[0] == 200
         events.until("run_finished")
@@ -203,7 +280,8 @@ def test_a_run_at_work_is_stopped_and_goes_on(machine: Callable[[str], Machine])
 
 
 def test_each_verb_needs_its_scope(serving: Serving) -> None:
-    """Without a token each is refused; so is a token that does not reach, before anything is looked at, and one that does is not."""
+    """Without a token each is refused; so is a token that does not reach, before anything is looked
+    at, and one that does is not."""
     tokens = {scope: serving.token(scope.value) for scope in TokenScope}
     order = list(TokenScope)
     for verb in VERBS:
@@ -211,7 +289,11 @@ def test_each_verb_needs_its_scope(serving: Serving) -> None:
         assert serving.ask(verb.method, path, "", {} if verb.body else None)[0] == 401
         for scope, token in tokens.items():
             status = serving.ask(verb.method, path, token, {} if verb.body else None)[0]
-            assert (status == 403) == (order.index(scope) < order.index(verb.scope)), (verb.id, scope, status)
+            assert (status == 403) == (order.index(scope) < order.index(verb.scope)), (
+                verb.id,
+                scope,
+                status,
+            )
 
 
 BEYOND = [
@@ -234,8 +316,11 @@ BEYOND = [
 
 
 @pytest.mark.parametrize("beyond", BEYOND, ids=[json.dumps(each) for each in BEYOND])
-def test_who_may_dispatch_stays_within_what_the_owner_has_set(serving: Serving, beyond: dict[str, Any]) -> None:
-    """What runs commands of the caller's choosing, reads the service's own variables or disk, or raises a limit takes an admin."""
+def test_who_may_dispatch_stays_within_what_the_owner_has_set(
+    serving: Serving, beyond: dict[str, Any]
+) -> None:
+    """What runs commands of the caller's choosing, reads the service's own variables or disk, or
+    raises a limit takes an admin."""
     token = serving.token("dispatch") if not hasattr(serving, "dispatcher") else serving.dispatcher
     serving.dispatcher = token  # type: ignore[attr-defined]
     task = {"prompt": "x", "repo": "https://git.example.com/a/b"} | beyond
@@ -262,16 +347,25 @@ BAD = [
     (b'{"prompt": "x", "unknown": 1}', 400, "unknown"),
     (b'{"prompt": "x", "forks": "a"}', 400, "forks"),
     (b'{"prompt": "x", "rule": "dev"}', 400, "rule"),
-    (b'{"prompt": "x", "service": "a", "task": "b", "labels": {"delivery": "1", "source": "hub"}}', 422, "delivery, source"),
+    (
+        b'{"prompt": "x", "service": "a", "task": "b", "labels": {"delivery": "1", "source": '
+        b'"hub"}}',
+        422,
+        "delivery, source",
+    ),
     (b'{"prompt": "x", "permissions": "all"}', 400, "$.permissions"),
     (b'{"prompt": "  ", "service": "a", "task": "b"}', 422, ""),
 ]
 
 
-@pytest.mark.parametrize(("body", "status", "says"), BAD, ids=[str(number) for number in range(len(BAD))])
+@pytest.mark.parametrize(
+    ("body", "status", "says"), BAD, ids=[str(number) for number in range(len(BAD))]
+)
 def test_bad_bodies(serving: Serving, body: bytes, status: int, says: str) -> None:
     """What does not fit is refused with its place, and nothing is made of it."""
-    token = serving.token("admin") if not hasattr(serving, "administrator") else serving.administrator
+    token = (
+        serving.token("admin") if not hasattr(serving, "administrator") else serving.administrator
+    )
     serving.administrator = token  # type: ignore[attr-defined]
     headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
     got, said = serving.send("/api/v1/runs", body, headers)
@@ -281,7 +375,8 @@ def test_bad_bodies(serving: Serving, body: bytes, status: int, says: str) -> No
 
 
 def test_a_body_that_is_too_large(serving: Serving) -> None:
-    """By its length it is refused before it is sent, and without a length as soon as it is longer than 4 MiB."""
+    """By its length it is refused before it is sent, and without a length as soon as it is longer
+    than 4 MiB."""
     head = f"POST /api/v1/runs HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {serving.token('admin')}\r\n".encode()
     head += b"Content-Type: application/json\r\n"
     with serving.raw() as connection:
@@ -297,11 +392,14 @@ def test_a_body_that_is_too_large(serving: Serving) -> None:
 
 
 def test_nothing_changes_by_a_get(serving: Serving) -> None:
-    """Every address that changes something takes no GET, and every verb that is a GET needs no more than `read`."""
+    """Every address that changes something takes no GET, and every verb that is a GET needs no more
+    than `read`."""
     token = serving.token("admin")
     reading = {verb.path for verb in VERBS if verb.method == "GET"}
     for verb in VERBS:
         if verb.method == "GET":
             assert verb.scope is TokenScope.READ and verb.body is None
         elif verb.path not in reading and "{entry}" not in verb.path:
-            assert serving.ask("GET", "/api/v1" + verb.path.replace("{", "").replace("}", ""), token)[0] in (404, 405), verb.path
+            assert serving.ask(
+                "GET", "/api/v1" + verb.path.replace("{", "").replace("}", ""), token
+            )[0] in (404, 405), verb.path

@@ -1,4 +1,5 @@
-"""A real `perdure serve` under requests that no forge, browser or program would send: refused in words or hung up on, never a fault."""
+"""A real `perdure serve` under requests that no forge, browser or program would send: refused in
+words or hung up on, never a fault."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ def status(answer: bytes) -> int:
 
 @pytest.mark.parametrize("attack", CRAFTED)
 def test_crafted_requests(serving: Serving, attack: str) -> None:
-    """Each is refused or hung up on: nothing is kept, nothing of the disk or of another request is told, and the server goes on."""
+    """Each is refused or hung up on: nothing is kept, nothing of the disk or of another request is
+    told, and the server goes on."""
     before = len(serving.inbox())
     raw = CRAFTED[attack]
     with serving.raw() as connection:
@@ -65,7 +67,8 @@ def test_crafted_requests(serving: Serving, attack: str) -> None:
 
 
 def test_requests_of_any_shape(serving: Serving) -> None:
-    """Methods, addresses, headers and bodies by chance, most of them nearly right: none is answered with a fault of the server."""
+    """Methods, addresses, headers and bodies by chance, most of them nearly right: none is answered
+    with a fault of the server."""
     chance = random.Random(17)
     body = payloads.raw("github", "push")
     good = payloads.headers(Forge.GITHUB, "push", body)
@@ -80,17 +83,44 @@ def test_requests_of_any_shape(serving: Serving) -> None:
         "/runs/%ff",
         "/?before=1.x&state=\u00e9",
     ]
-    texts = ["", "\u20ac", "x" * 9000, "%00", "' OR 1=1 --", "<script>", "../..", "-1", "9" * 400, "\t"]
+    texts = [
+        "",
+        "\u20ac",
+        "x" * 9000,
+        "%00",
+        "' OR 1=1 --",
+        "<script>",
+        "../..",
+        "-1",
+        "9" * 400,
+        "\t",
+    ]
     for _ in range(150):
         headers = {name: value for name, value in good.items() if chance.random() < 0.8}
         for _ in range(chance.randrange(4)):
             name = chance.choice(
-                [*good, "authorization", "cookie", "origin", "sec-fetch-site", "last-event-id", "accept", "range", "expect"]
+                [
+                    *good,
+                    "authorization",
+                    "cookie",
+                    "origin",
+                    "sec-fetch-site",
+                    "last-event-id",
+                    "accept",
+                    "range",
+                    "expect",
+                ]
             )
             headers[name] = chance.choice(texts)
-        path = chance.choice(paths) + chance.choice(["", "", "/", "?q=" + chance.choice(texts), "/" + chance.choice(texts)])
+        path = chance.choice(paths) + chance.choice(
+            ["", "", "/", "?q=" + chance.choice(texts), "/" + chance.choice(texts)]
+        )
         cut = chance.choice([body, body[: chance.randrange(len(body))], b"", b"\xff" * 10])
-        lines = [f"{chance.choice(['GET', 'POST', 'PUT', 'DELETE', 'HEAD', 'PATCH', 'OPTIONS', 'get'])} {path} HTTP/1.1", "Host: localhost"]
+        lines = [
+            f"{chance.choice(['GET', 'POST', 'PUT', 'DELETE', 'HEAD', 'PATCH', 'OPTIONS', 'get'])} "
+            f"{path} HTTP/1.1",
+            "Host: localhost",
+        ]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         lines += [f"Content-Length: {len(cut)}", "Connection: close", "", ""]
         with serving.raw() as connection:
@@ -112,13 +142,20 @@ PRIVATE = {
 }
 
 
-def test_tasks_in_the_private_network(serves: Callable[..., Serving], agents: dict[str, Path]) -> None:
-    """A task whose repository lies where the configuration names no server is refused before it is stored, an admin's too."""
+def test_tasks_in_the_private_network(
+    serves: Callable[..., Serving], agents: dict[str, Path]
+) -> None:
+    """A task whose repository lies where the configuration names no server is refused before it is
+    stored, an admin's too."""
     serving = serves(PERDURE_CLAUDE=str(agents["claude"])).start()
     for token in (serving.token("dispatch"), serving.token("admin")):
         for repo, says in PRIVATE.items():
-            got, said = serving.ask("POST", "/api/v1/runs", token, {"prompt": "x", "agent": "claude", "repo": repo})
-            assert 400 <= got < 500 and says in said["detail"] and "word" not in said["detail"], said
+            got, said = serving.ask(
+                "POST", "/api/v1/runs", token, {"prompt": "x", "agent": "claude", "repo": repo}
+            )
+            assert 400 <= got < 500 and says in said["detail"] and "word" not in said["detail"], (
+                said
+            )
         assert serving.ask("GET", "/api/v1/runs", token)[1]["runs"] == []
     good = {"prompt": "x", "agent": "claude", "repo": "https://git.example.com/a/b"}
     assert serving.ask("POST", "/api/v1/runs", token, good)[0] == 201

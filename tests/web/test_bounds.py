@@ -1,4 +1,5 @@
-"""What is bounded in the server itself: slow senders, what is held at once, a store that fails, and one bad delivery among many."""
+"""What is bounded in the server itself: slow senders, what is held at once, a store that fails, and
+one bad delivery among many."""
 
 from __future__ import annotations
 
@@ -67,11 +68,18 @@ def start(store: SqlStore) -> Iterator[Start]:
         ) -> int:
             sockets = list(sockets) or bound("127.0.0.1", 0)
             writer = stack.enter_context(Writer(accept))
-            desk = Desk({"hub": (Source("hub", Forge.GITHUB), (SECRET,))}, writer, lines.append, body_s)
+            desk = Desk(
+                {"hub": (Source("hub", Forge.GITHUB), (SECRET,))}, writer, lines.append, body_s
+            )
             principals = Principals(store, store)
             hosts = ["perdure.example.com"]
             served = application(
-                desk, lambda: problems, hosts, principals, [*routes, *signing.routes(principals, public_url)], Proxies(proxies)
+                desk,
+                lambda: problems,
+                hosts,
+                principals,
+                [*routes, *signing.routes(principals, public_url)],
+                Proxies(proxies),
             )
             stack.enter_context(Listening(served, sockets, Proxies(proxies), head_s))
             return int(sockets[0].getsockname()[1])
@@ -83,7 +91,9 @@ def start(store: SqlStore) -> Iterator[Start]:
 def post(port: int, number: int = 0) -> tuple[int, dict[str, object]]:
     body = payloads.derived("github", "push", lambda found: found.update(numbered=number))
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=90)) as connection:
-        connection.request("POST", "/webhooks/hub", body, payloads.headers(Forge.GITHUB, "push", body))
+        connection.request(
+            "POST", "/webhooks/hub", body, payloads.headers(Forge.GITHUB, "push", body)
+        )
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())
 
@@ -97,7 +107,8 @@ def test_a_slow_head(start: Start, first: bytes) -> None:
 
 
 def test_a_slow_head_after_a_request(start: Start) -> None:
-    """Also who was answered before, and then does not come to the end of the next head, is hung up on."""
+    """Also who was answered before, and then does not come to the end of the next head, is hung up
+    on."""
     sockets = bound("127.0.0.1", 0)
     for each in sockets:
         each.listen()
@@ -111,21 +122,25 @@ def test_a_slow_head_after_a_request(start: Start) -> None:
 
 
 def test_a_slow_body(start: Start) -> None:
-    """A body that does not come to its end is answered with 408 and hung up on, and nothing is held of it."""
+    """A body that does not come to its end is answered with 408 and hung up on, and nothing is held
+    of it."""
     port = start(body_s=0.2)
     with socket.create_connection(("127.0.0.1", port), timeout=90) as connection:
         connection.sendall(
-            b"POST /webhooks/hub HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+            b"POST /webhooks/hub HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
+            b"application/json\r\nContent-Length: 9\r\n\r\n{"
         )
         assert answered(connection).startswith(b"HTTP/1.1 408")
 
 
 def test_a_slow_form(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who need not be known to send a form cannot hold a connection with one that does not come to its end."""
+    """Who need not be known to send a form cannot hold a connection with one that does not come to
+    its end."""
     monkeypatch.setattr(verbs, "BODY_S", 0.2)
     with socket.create_connection(("127.0.0.1", start()), timeout=90) as connection:
         connection.sendall(
-            b"POST /sign-in HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 9\r\n\r\nt"
+            b"POST /sign-in HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
+            b"application/x-www-form-urlencoded\r\nContent-Length: 9\r\n\r\nt"
         )
         assert answered(connection).startswith(b"HTTP/1.1 408")
 
@@ -138,11 +153,15 @@ async def endless(request: Request) -> Response:
     return StreamingResponse(said())
 
 
-def listeners(stack: ExitStack, port: int, count: int, source: str = "127.0.0.1") -> list[socket.socket]:
+def listeners(
+    stack: ExitStack, port: int, count: int, source: str = "127.0.0.1"
+) -> list[socket.socket]:
     """Connections from an address that are being answered without end."""
     found = []
     for _ in range(count):
-        each = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=90, source_address=(source, 0)))
+        each = stack.enter_context(
+            socket.create_connection(("127.0.0.1", port), timeout=90, source_address=(source, 0))
+        )
         each.sendall(b"GET /static/endless HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert each.recv(12) == b"HTTP/1.1 200"
         found.append(each)
@@ -150,8 +169,8 @@ def listeners(stack: ExitStack, port: int, count: int, source: str = "127.0.0.1"
 
 
 def test_more_connections_than_that(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the bound new connections are closed at once where all others are being answered, and those go on; one that waits for its
-    next request makes room."""
+    """Beyond the bound new connections are closed at once where all others are being answered, and
+    those go on; one that waits for its next request makes room."""
     monkeypatch.setattr(listening, "CONNECTIONS_MOST", 2)
     port = start(routes=[Route("/static/endless", endless)])
     with ExitStack() as stack:
@@ -166,8 +185,11 @@ def test_more_connections_than_that(start: Start, monkeypatch: pytest.MonkeyPatc
         assert all(b"one" in each.recv(65536) for each in (first, second))
 
 
-def test_one_address_does_not_take_every_place(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An address behind which one sender stands has a bound of its own; another one finds a place."""
+def test_one_address_does_not_take_every_place(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An address behind which one sender stands has a bound of its own; another one finds a
+    place."""
     monkeypatch.setattr(listening, "PER_ADDRESS_MOST", 2)
     monkeypatch.setattr(Proxies, "is_near", lambda self, address: False)
     port = start(routes=[Route("/static/endless", endless)])
@@ -181,7 +203,9 @@ def test_one_address_does_not_take_every_place(start: Start, monkeypatch: pytest
 def sign_in(port: int, token: str, **headers: str) -> tuple[int, str]:
     """The status, and the cookie that a browser is given."""
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=90)) as connection:
-        said = {"content-type": "application/x-www-form-urlencoded"} | {name.replace("_", "-"): each for name, each in headers.items()}
+        said = {"content-type": "application/x-www-form-urlencoded"} | {
+            name.replace("_", "-"): each for name, each in headers.items()
+        }
         connection.request("POST", "/sign-in", f"token={token}", said)
         answer = connection.getresponse()
         answer.read()
@@ -189,26 +213,38 @@ def sign_in(port: int, token: str, **headers: str) -> tuple[int, str]:
 
 
 def test_the_cookie_behind_a_proxy_with_tls(start: Start, store: SqlStore) -> None:
-    """A browser that came over https gets a cookie that goes over https only: by the word of a trusted proxy, or by the public address."""
+    """A browser that came over https gets a cookie that goes over https only: by the word of a
+    trusted proxy, or by the public address."""
     secret, sha256 = new_token()
     store.add_token(Token(name="me", scope=TokenScope.READ, created=0), sha256)
     plain, public = start(), start(public_url="https://perdure.example.com")
     behind = start(proxies=["127.0.0.0/8"])
     assert "secure" in sign_in(public, secret, host="perdure.example.com")[1].lower()
     assert "secure" in sign_in(behind, secret, x_forwarded_proto="https")[1].lower()
-    for port, headers in ((plain, {"x_forwarded_proto": "https"}), (public, {"host": "localhost"}), (behind, {})):
+    for port, headers in (
+        (plain, {"x_forwarded_proto": "https"}),
+        (public, {"host": "localhost"}),
+        (behind, {}),
+    ):
         status, cookie = sign_in(port, secret, **headers)
         assert status == 303 and cookie and "secure" not in cookie.lower()
 
 
 def test_people_behind_one_proxy_are_told_apart(start: Start, store: SqlStore) -> None:
-    """Wrong tokens are counted by the address that a trusted proxy names, and not by the proxy's own."""
+    """Wrong tokens are counted by the address that a trusted proxy names, and not by the proxy's
+    own."""
     port = start(proxies=["127.0.0.1"])
-    codes = [sign_in(port, f"wrong-{number}", x_forwarded_for="198.51.100.7, 203.0.113.9")[0] for number in range(21)]
+    codes = [
+        sign_in(port, f"wrong-{number}", x_forwarded_for="198.51.100.7, 203.0.113.9")[0]
+        for number in range(21)
+    ]
     assert codes == [401] * 20 + [429]
     assert sign_in(port, "wrong-a", x_forwarded_for="203.0.113.9, 198.51.100.7")[0] == 401
     spoofed = start()
-    codes = [sign_in(spoofed, f"wrong-{number}", x_forwarded_for=f"203.0.113.{number}")[0] for number in range(21)]
+    codes = [
+        sign_in(spoofed, f"wrong-{number}", x_forwarded_for=f"203.0.113.{number}")[0]
+        for number in range(21)
+    ]
     assert codes == [401] * 20 + [429], "nobody's headers are believed without the setting"
 
 
@@ -225,12 +261,14 @@ def test_people_behind_one_proxy_are_told_apart(start: Start, store: SqlStore) -
     ],
 )
 def test_the_address_behind_proxies(peer: str, forwarded: str, client: str) -> None:
-    """The nearest address that is no trusted proxy is the sender's; what stands before it is anybody's word."""
+    """The nearest address that is no trusted proxy is the sender's; what stands before it is
+    anybody's word."""
     assert Proxies(["10.0.0.0/24"]).client(peer, forwarded) == client
 
 
 def test_too_much_at_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More bytes of bodies than the bound are not held: the sender is asked to come again, and then there is room again."""
+    """More bytes of bodies than the bound are not held: the sender is asked to come again, and then
+    there is room again."""
     monkeypatch.setattr(webhooks, "HELD_MOST", 10)
     port = start()
     status, said = post(port)
@@ -257,12 +295,16 @@ def test_a_store_that_fails(start: Start, store: SqlStore) -> None:
 
 
 def test_not_ready(start: Start) -> None:
-    """/readyz is 503 with why, /healthz 200 as long as the process answers, and deliveries are kept all the same."""
+    """/readyz is 503 with why, /healthz 200 as long as the process answers, and deliveries are kept
+    all the same."""
     port = start(problems=["The disk is nearly full"])
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=90)) as connection:
         connection.request("GET", "/readyz")
         answer = connection.getresponse()
-        assert (answer.status, json.loads(answer.read())) == (503, {"ready": False, "problems": ["The disk is nearly full"]})
+        assert (answer.status, json.loads(answer.read())) == (
+            503,
+            {"ready": False, "problems": ["The disk is nearly full"]},
+        )
         connection.request("GET", "/healthz")
         assert connection.getresponse().status == 200
     assert post(port)[0] == 202
@@ -299,7 +341,8 @@ def test_health_beside_slow_requests(start: Start) -> None:
 
 
 def test_one_bad_among_many(store: SqlStore) -> None:
-    """One delivery that cannot be kept does not take the others of its transaction with it; what waited together was written together."""
+    """One delivery that cannot be kept does not take the others of its transaction with it; what
+    waited together was written together."""
     batches: list[int] = []
 
     def accept(arrived: Sequence[Arrived]) -> Sequence[Accepted]:
@@ -308,7 +351,9 @@ def test_one_bad_among_many(store: SqlStore) -> None:
 
     async def keep(writer: Writer) -> list[Accepted | BaseException]:
         bodies = [f'{{"number": {number}}}' for number in range(6)] + ["\ud800"]
-        return await asyncio.gather(*(writer.keep(_arrived(body)) for body in bodies), return_exceptions=True)
+        return await asyncio.gather(
+            *(writer.keep(_arrived(body)) for body in bodies), return_exceptions=True
+        )
 
     # What is handed in before the thread begins lies together.
     writer = Writer(accept)
@@ -328,19 +373,34 @@ def test_one_bad_among_many(store: SqlStore) -> None:
 
 def _arrived(body: str) -> Arrived:
     digest = hashlib.sha256(body.encode("utf-8", "replace")).hexdigest()
-    return Arrived(source="hub", id=digest, forge=Forge.GITHUB, event="push", sha256=digest, body=body, reading=Reading(None, "nothing"))
+    return Arrived(
+        source="hub",
+        id=digest,
+        forge=Forge.GITHUB,
+        event="push",
+        sha256=digest,
+        body=body,
+        reading=Reading(None, "nothing"),
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "found"),
-    [("127.0.0.1:0", ("127.0.0.1", 0)), ("[::1]:8420", ("::1", 8420)), ("localhost:80", ("localhost", 80)), ("0.0.0.0:1", ("0.0.0.0", 1))],
+    [
+        ("127.0.0.1:0", ("127.0.0.1", 0)),
+        ("[::1]:8420", ("::1", 8420)),
+        ("localhost:80", ("localhost", 80)),
+        ("0.0.0.0:1", ("0.0.0.0", 1)),
+    ],
 )
 def test_addresses(text: str, found: tuple[str, int]) -> None:
     """HOST:PORT, with brackets around IPv6."""
     assert address(text) == found
 
 
-@pytest.mark.parametrize("text", ["", "8420", ":8420", "a:", "a:b", "::1:80", "a:70000", "a b:1", "[x"])
+@pytest.mark.parametrize(
+    "text", ["", "8420", ":8420", "a:", "a:b", "::1:80", "a:70000", "a b:1", "[x"]
+)
 def test_no_addresses(text: str) -> None:
     """Anything else is refused."""
     with pytest.raises(ValueError, match="HOST:PORT"):

@@ -1,4 +1,5 @@
-"""Before a delivery becomes work, the forge is asked how things stand, and whether its author may have an agent at work there."""
+"""Before a delivery becomes work, the forge is asked how things stand, and whether its author may
+have an agent at work there."""
 
 from __future__ import annotations
 
@@ -46,10 +47,15 @@ def forge() -> Iterator[SmallForge]:
 
 
 @pytest.fixture
-def serving(forge: SmallForge, serves: Callable[..., Serving], agents: dict[str, Path], tmp_path: Path) -> Serving:
+def serving(
+    forge: SmallForge, serves: Callable[..., Serving], agents: dict[str, Path], tmp_path: Path
+) -> Serving:
     repo = tmp_path / "repo"
     identity = ["-c", "user.name=Ada", "-c", "user.email=ada@example.invalid"]
-    for words in (["init", "-q", "-b", "main", "."], [*identity, "commit", "-q", "--allow-empty", "-m", "first"]):
+    for words in (
+        ["init", "-q", "-b", "main", "."],
+        [*identity, "commit", "-q", "--allow-empty", "-m", "first"],
+    ):
         repo.mkdir(exist_ok=True)
         subprocess.run(["git", *words], cwd=repo, check=True)
     found = serves(CONFIG.format(url=forge.url, repo=repo), PERDURE_CLAUDE=str(agents["claude"]))
@@ -57,7 +63,13 @@ def serving(forge: SmallForge, serves: Callable[..., Serving], agents: dict[str,
     return found
 
 
-def event(forge: SmallForge, author: str, number: int, name: str, change: Callable[[Any], None] = lambda body: None) -> bytes:
+def event(
+    forge: SmallForge,
+    author: str,
+    number: int,
+    name: str,
+    change: Callable[[Any], None] = lambda body: None,
+) -> bytes:
     """A webhook of a real Gitea, about an issue of the small one as it stands when it is sent."""
 
     def changed(body: Any) -> None:
@@ -65,14 +77,21 @@ def event(forge: SmallForge, author: str, number: int, name: str, change: Callab
         body["sender"] = {"login": author}
         item = forge.state.repositories[NAME].items.get(number)
         if item is not None:
-            body["issue"] |= {"number": number, "title": item.title, "labels": [{"name": label} for label in item.labels]}
+            body["issue"] |= {
+                "number": number,
+                "title": item.title,
+                "labels": [{"name": label} for label in item.labels],
+            }
         change(body)
 
     return payloads.derived("gitea-1.26", name, changed)
 
 
 def send(serving: Serving, event: str, body: bytes, id: str) -> None:
-    assert serving.send("/webhooks/tea", body, payloads.headers(Forge.GITEA, event, body, id=id))[0] == 202
+    assert (
+        serving.send("/webhooks/tea", body, payloads.headers(Forge.GITEA, event, body, id=id))[0]
+        == 202
+    )
 
 
 def told(serving: Serving) -> dict[str, tuple[DeliveryState, str]]:
@@ -88,8 +107,9 @@ def runs(serving: Serving) -> dict[str, str]:
 
 
 def test_who_may_have_an_agent_at_work(forge: SmallForge, serving: Serving) -> None:
-    """A rule without authors works for whoever may write there by the forge's word, one with access for whoever has that; for nobody else,
-    and not for what is not so any more: a label that was taken off, an issue that was closed, or one that is gone."""
+    """A rule without authors works for whoever may write there by the forge's word, one with access
+    for whoever has that; for nobody else, and not for what is not so any more: a label that was
+    taken off, an issue that was closed, or one that is gone."""
     state = forge.state
     for title, labels in (
         ("by a writer", ["agent"]), ("by a reader", ["agent"]), ("by a stranger", ["agent"]), ("no label any more", ["agent"]),
@@ -97,18 +117,29 @@ def test_who_may_have_an_agent_at_work(forge: SmallForge, serving: Serving) -> N
     ):  # fmt: skip
         state.issue(NAME, "cid", title, "Please", labels)
     authors = {1: "ben", 2: "cid", 3: "mallory", 4: "ben", 5: "ben", 6: "ada", 7: "ben"}
-    bodies = {number: event(forge, author, number, "issue_label.label_updated") for number, author in authors.items()}
-    bodies[8] = event(forge, "ben", 1, "issue_label.label_updated", lambda body: body["issue"].update(number=8))
+    bodies = {
+        number: event(forge, author, number, "issue_label.label_updated")
+        for number, author in authors.items()
+    }
+    bodies[8] = event(
+        forge, "ben", 1, "issue_label.label_updated", lambda body: body["issue"].update(number=8)
+    )
     state.repositories[NAME].items[4].labels = []
     state.end(NAME, 5)
     state.repositories[NAME].items[1].title = "edited since"
     serving.start("--jobs", "0")
     for number, body in bodies.items():
         send(serving, "issue_label", body, f"d-{number}")
-    serving.until(lambda: all(state is not DeliveryState.RECEIVED for state, _ in told(serving).values()), "all are settled")
+    serving.until(
+        lambda: all(state is not DeliveryState.RECEIVED for state, _ in told(serving).values()),
+        "all are settled",
+    )
     found = told(serving)
     begun = runs(serving)
-    assert sorted(begun) == ["shop/prices#1", "shop/prices#6"] and "edited since" in begun["shop/prices#1"]
+    assert (
+        sorted(begun) == ["shop/prices#1", "shop/prices#6"]
+        and "edited since" in begun["shop/prices#1"]
+    )
     assert {one: why for one, (how, why) in found.items() if how is DeliveryState.IGNORED} == {
         "d-2": "cid may not write in shop/prices",
         "d-3": "mallory may not write in shop/prices",
@@ -120,7 +151,8 @@ def test_who_may_have_an_agent_at_work(forge: SmallForge, serving: Serving) -> N
 
 
 def test_what_a_forge_that_fails_costs(forge: SmallForge, serving: Serving) -> None:
-    """While the forge does not answer, or does not take the token, deliveries wait and say why; a new token in the file is enough."""
+    """While the forge does not answer, or does not take the token, deliveries wait and say why; a
+    new token in the file is enough."""
     forge.state.issue(NAME, "cid", "Later", "", ["agent"])
     (serving.home / "token").write_text("expired")
     serving.start("--jobs", "0")

@@ -1,4 +1,5 @@
-"""Deliveries become work: on the real agent CLI for one story, and without an agent for what is not to become work."""
+"""Deliveries become work: on the real agent CLI for one story, and without an agent for what is not
+to become work."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ clone = "{repo}"
 
 @pytest.fixture
 def machine() -> Iterator[Callable[[str], tuple[Stage, Serving]]]:
-    """A stage with Claude Code on a script, and a server on it. Short paths: sockets have 108 bytes."""
+    """A stage with Claude Code on a script, and a server on it. Short paths: sockets have 108
+    bytes."""
     directory = Path(tempfile.mkdtemp(prefix="pw"))
     made: list[tuple[Stage, Serving]] = []
 
@@ -62,7 +64,10 @@ def rejected(body: Any) -> None:
     body["repository"]["full_name"] = "gogits/hello-world"
     body["sender"]["login"] = "unknwon"
     body["pull_request"] |= {"number": 7}
-    body["pull_request"]["head"] |= {"ref": "perdure/dev-1", "repo": {"full_name": "gogits/hello-world"}}
+    body["pull_request"]["head"] |= {
+        "ref": "perdure/dev-1",
+        "repo": {"full_name": "gogits/hello-world"},
+    }
 
 
 def stranger(body: Any) -> None:
@@ -78,24 +83,38 @@ def settled(serving: Serving) -> list[tuple[str, DeliveryState]]:
     return [(each.id, each.state) for each in serving.inbox()]
 
 
-def test_from_a_label_to_a_review_in_one_conversation(machine: Callable[[str], tuple[Stage, Serving]], tmp_path: Path) -> None:
-    """A label begins a task in a branch of its own; the review of its pull request goes on in the same conversation with only what is new,
-    though the server was killed while the agent was at it, and though each webhook came twice."""
+def test_from_a_label_to_a_review_in_one_conversation(
+    machine: Callable[[str], tuple[Stage, Serving]], tmp_path: Path
+) -> None:
+    """A label begins a task in a branch of its own; the review of its pull request goes on in the
+    same conversation with only what is new, though the server was killed while the agent was at it,
+    and though each webhook came twice."""
     last = f"hold {tmp_path / 'go'}\nsay Two."
-    one, serving = machine(f"run echo one > one.txt\n---\nsay One.\n---\nrun echo two > two.txt\n---\n{last}\n")
+    one, serving = machine(
+        f"run echo one > one.txt\n---\nsay One.\n---\nrun echo two > two.txt\n---\n{last}\n"
+    )
     serving.start("--jobs", "1")
     label = payloads.derived("gitea", "issues_opened", labelled)
-    assert [send(serving, "issue_label", label, each) for each in ("one", "one-again")] == [202, 202]
+    assert [send(serving, "issue_label", label, each) for each in ("one", "one-again")] == [
+        202,
+        202,
+    ]
 
     def run() -> dict[str, Any]:
         (found,) = json.loads(one.perdure("ls", "--json").out)["runs"]
         return one.show(found["name"])
 
-    serving.until(lambda: [state for _, state in settled(serving)] == [DeliveryState.HANDLED], "the label became a task")
+    serving.until(
+        lambda: [state for _, state in settled(serving)] == [DeliveryState.HANDLED],
+        "the label became a task",
+    )
     serving.until(lambda: run()["state"] == "succeeded", "the first turn is done")
     review = payloads.derived("gitea", "pull_request_opened", rejected)
     assert send(serving, "pull_request_review_rejected", review, "two") == 202
-    serving.until(lambda: (Path(run()["workspace"]["path"]) / "two.txt").exists(), "the agent is in its second turn")
+    serving.until(
+        lambda: (Path(run()["workspace"]["path"]) / "two.txt").exists(),
+        "the agent is in its second turn",
+    )
     serving.kill()
     (tmp_path / "go").touch()
     serving.start("--jobs", "1")
@@ -114,11 +133,17 @@ def test_from_a_label_to_a_review_in_one_conversation(machine: Callable[[str], t
 
 
 def test_what_does_not_become_work(machine: Callable[[str], tuple[Stage, Serving]]) -> None:
-    """A stranger's label, a review of what nobody began, and a closed issue are settled as ignored, and no task is made."""
+    """A stranger's label, a review of what nobody began, and a closed issue are settled as ignored,
+    and no task is made."""
     one, serving = machine("say Never.")
     serving.start("--jobs", "0")
     send(serving, "issue_label", payloads.derived("gitea", "issues_opened", stranger), "stranger")
-    send(serving, "pull_request_review_rejected", payloads.derived("gitea", "pull_request_opened", rejected), "review")
+    send(
+        serving,
+        "pull_request_review_rejected",
+        payloads.derived("gitea", "pull_request_opened", rejected),
+        "review",
+    )
     send(serving, "issues", payloads.raw("gitea", "issues_closed"), "closed")
     ignored = [(each, DeliveryState.IGNORED) for each in ("stranger", "review", "closed")]
     serving.until(lambda: settled(serving) == ignored, "all are settled")
@@ -127,11 +152,20 @@ def test_what_does_not_become_work(machine: Callable[[str], tuple[Stage, Serving
     assert reasons == ["no agent wants it", "dev has no run to go on with", "no agent is at it"]
 
 
-RULE = Rule(name="dev", agent="claude", authors=("Ada",), clone="/srv/{repository}", login="dev-bot", labels=("agent",))
+RULE = Rule(
+    name="dev",
+    agent="claude",
+    authors=("Ada",),
+    clone="/srv/{repository}",
+    login="dev-bot",
+    labels=("agent",),
+)
 
 
 def intent(kind: IntentKind, **more: Any) -> Intent:
-    return Intent(kind=kind, forge=Forge.GITHUB, repository="shop/web", author="ada", **({"number": 4} | more))
+    return Intent(
+        kind=kind, forge=Forge.GITHUB, repository="shop/web", author="ada", **({"number": 4} | more)
+    )
 
 
 @pytest.mark.parametrize(
@@ -150,7 +184,8 @@ def intent(kind: IntentKind, **more: Any) -> Intent:
     ],
 )
 def test_what_an_agent_wants(asked: Intent, trigger: str) -> None:
-    """An agent wants what names it, wears its label or goes on with its work, from the authors of its rule alone, never its own events."""
+    """An agent wants what names it, wears its label or goes on with its work, from the authors of
+    its rule alone, never its own events."""
     assert wants(RULE, asked) == trigger
     for author in ("mallory", "dev-bot", ""):
         assert wants(RULE, replace(asked, author=author)) == ""
@@ -158,7 +193,10 @@ def test_what_an_agent_wants(asked: Intent, trigger: str) -> None:
 
 def test_a_pull_request_of_its_own_branch() -> None:
     """The agent's own branch leads back to its issue; a branch that only looks like it does not."""
-    assert issue_of(RULE, intent(IntentKind.COMMENTED, pull=True, number=9, branch=branch_of(RULE, 4))) == 4
+    assert (
+        issue_of(RULE, intent(IntentKind.COMMENTED, pull=True, number=9, branch=branch_of(RULE, 4)))
+        == 4
+    )
     for branch in ("perdure/dev-04", "perdure/dev2-4", "x/perdure/dev-4", "perdure/dev-4x", ""):
         assert issue_of(RULE, intent(IntentKind.COMMENTED, pull=True, number=9, branch=branch)) == 9
 
@@ -176,7 +214,8 @@ GOOD = {"agent": "claude", "authors": ["ada"], "clone": "https://git.example.com
     ],
 )  # fmt: skip
 def test_rules_that_are_refused(wrong: dict[str, Any]) -> None:
-    """Everybody as author, an address that is not https or has credentials, an unknown trigger: each is refused in words."""
+    """Everybody as author, an address that is not https or has credentials, an unknown trigger:
+    each is refused in words."""
     assert rules({"dev": GOOD})[0].authors == ("ada",)
     with pytest.raises(ValueError, match="dev"):
         rules({"dev": GOOD | wrong})

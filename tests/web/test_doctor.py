@@ -28,11 +28,16 @@ listen = "0.0.0.0:8420"
 
 def _serve(found: Serving) -> list[tuple[str, str]]:
     said = found.perdure("doctor", "--json")
-    return [(each["state"], each["message"]) for each in json.loads(said.stdout)["findings"] if each["topic"] == "serve"]
+    return [
+        (each["state"], each["message"])
+        for each in json.loads(said.stdout)["findings"]
+        if each["topic"] == "serve"
+    ]
 
 
 def test_what_serve_needs(serves: Callable[..., Serving]) -> None:
-    """Each secret, template and program that is not there is named with where it is asked for; a good machine says what it has."""
+    """Each secret, template and program that is not there is named with where it is asked for; a
+    good machine says what it has."""
     wrong = serves(WRONG, SHORT="short")
     (Path(wrong.home) / "no-templates").write_text("a file")
     bad = " ".join(message for state, message in _serve(wrong) if state == "bad")
@@ -44,7 +49,9 @@ def test_what_serve_needs(serves: Callable[..., Serving]) -> None:
     good.token("read")
     found = _serve(good)
     assert {state for state, _ in found} == {"ok"}
-    assert any("hub, tea, jo" in message for _, message in found) and any("1 token(s)" in message for _, message in found)
+    assert any("hub, tea, jo" in message for _, message in found) and any(
+        "1 token(s)" in message for _, message in found
+    )
 
 
 def test_where_nothing_is_served(serves: Callable[..., Serving]) -> None:

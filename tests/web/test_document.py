@@ -1,4 +1,5 @@
-"""The API is what its document says: schemathesis asks a real `perdure serve` for everything that the document allows and forbids."""
+"""The API is what its document says: schemathesis asks a real `perdure serve` for everything that
+the document allows and forbids."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ NOT_ASKED = [positive_data_acceptance]
 """What fits may be refused all the same: there is no such run, or it is at work."""
 EXAMPLES = 6
 SCHEMA = schemathesis.openapi.from_dict({**json.loads(document(VERBS)), "security": []})
-"""Without what it says of tokens: each request here carries one, and that none does without is shown in `test_api`."""
+"""Without what it says of tokens: each request here carries one, and that none does without is
+shown in `test_api`."""
 OPERATIONS = {
     f"{each.ok().method.upper()} {each.ok().path}": each.ok()
     for each in SCHEMA.get_all_operations()
@@ -32,7 +34,9 @@ OPERATIONS = {
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, str]]:
     """A server with an agent that nothing starts, some runs, and an admin's token."""
-    serving = Serving(tmp_path_factory.mktemp("document"), "", PERDURE_CLAUDE=str(native("claude"))).start()
+    serving = Serving(
+        tmp_path_factory.mktemp("document"), "", PERDURE_CLAUDE=str(native("claude"))
+    ).start()
     token = serving.token("admin")
     for number in range(3):
         task = {"prompt": "x", "service": "a", "task": str(number), "name": f"r{number}"}
@@ -45,31 +49,54 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving,
 
 POSITIVE, NEGATIVE = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
 CASES = [(name, POSITIVE) for name in OPERATIONS]
-CASES += [(name, NEGATIVE) for name, each in OPERATIONS.items() if each.path_parameters or each.query or each.body]
+CASES += [
+    (name, NEGATIVE)
+    for name, each in OPERATIONS.items()
+    if each.path_parameters or each.query or each.body
+]
 
 
 def test_every_reference_leads_somewhere() -> None:
-    """Nothing in the document names a shape that is not there, and every operation has a name of its own."""
+    """Nothing in the document names a shape that is not there, and every operation has a name of
+    its own."""
     found = json.loads(document(VERBS))
-    names = {f"#/components/{kind}/{name}" for kind, each in found["components"].items() for name in each}
+    names = {
+        f"#/components/{kind}/{name}" for kind, each in found["components"].items() for name in each
+    }
     assert set(re.findall(r'"\$ref": "([^"]+)"', json.dumps(found))) <= names
-    ids = [operation["operationId"] for path in found["paths"].values() for operation in path.values()]
+    ids = [
+        operation["operationId"] for path in found["paths"].values() for operation in path.values()
+    ]
     assert len(ids) == len(set(ids)) == len(VERBS) + 3
 
 
-@pytest.mark.parametrize(("name", "mode"), CASES, ids=[f"{mode.value} {name}" for name, mode in CASES])
-def test_an_operation_does_what_the_document_says(machine: tuple[Serving, str], name: str, mode: Any) -> None:
-    """Whatever is sent, fitting or not, is answered with a status and a shape that the document has, and never with an error of its own."""
+@pytest.mark.parametrize(
+    ("name", "mode"), CASES, ids=[f"{mode.value} {name}" for name, mode in CASES]
+)
+def test_an_operation_does_what_the_document_says(
+    machine: tuple[Serving, str], name: str, mode: Any
+) -> None:
+    """Whatever is sent, fitting or not, is answered with a status and a shape that the document
+    has, and never with an error of its own."""
     serving, token = machine
     # In a query a single value is a list of one: what schemathesis takes for a wrong type fits.
     lists = any(each.definition["schema"].get("type") == "array" for each in OPERATIONS[name].query)
     not_asked = [*NOT_ASKED, negative_data_rejection] if lists else NOT_ASKED
 
-    @settings(max_examples=EXAMPLES, derandomize=True, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=EXAMPLES,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
     @given(case=OPERATIONS[name].as_strategy(generation_mode=mode))
     def every(case: Any) -> None:
         case.call_and_validate(
-            base_url=f"http://127.0.0.1:{serving.port}", headers={"authorization": f"Bearer {token}"}, excluded_checks=not_asked, timeout=90
+            base_url=f"http://127.0.0.1:{serving.port}",
+            headers={"authorization": f"Bearer {token}"},
+            excluded_checks=not_asked,
+            timeout=90,
         )
 
     every()

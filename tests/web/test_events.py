@@ -1,4 +1,5 @@
-"""The stream of events: each record once and in order, whoever goes and comes back, from one reader of the journal for all."""
+"""The stream of events: each record once and in order, whoever goes and comes back, from one reader
+of the journal for all."""
 
 from __future__ import annotations
 
@@ -112,15 +113,17 @@ def take(listened: Stream, count: int) -> list[tuple[int, dict[str, Any]]]:
 
 
 def test_who_comes_back_misses_nothing(serving: Serving) -> None:
-    """With the id that was seen last all that came since is told, once and in order: of all runs, and of one; the record is what
-    `perdure logs --json` prints."""
+    """With the id that was seen last all that came since is told, once and in order: of all runs,
+    and of one; the record is what `perdure logs --json` prints."""
     token = serving.token("read")
     with closing(_store(serving)) as store:
         first, second = submit(store, name="first"), submit(store, name="second")
         claim = claimed(store, first)
         store.record(claim, [Said(text=f"line\n{number}") for number in range(5)])
         with stream(serving, "/api/v1/events", token, after=0) as listened:
-            assert listened.status == 200 and listened.headers["content-type"].startswith("text/event-stream")
+            assert listened.status == 200 and listened.headers["content-type"].startswith(
+                "text/event-stream"
+            )
             begin = take(listened, 4)
         store.record(claim, [Said(text="while nobody listened")])
         with stream(serving, "/api/v1/events", token, after=begin[-1][0]) as listened:
@@ -130,12 +133,20 @@ def test_who_comes_back_misses_nothing(serving: Serving) -> None:
         assert numbers(begin + rest) == sorted(record.seq for record in everything)
         with stream(serving, "/api/v1/runs/first/events", token) as listened:
             of_one = take(listened, len(store.history(first.id)))
-        assert [record["event"]["text"] for _, record in of_one if record["event"]["kind"] == "said"][-1] == "while one listens"
-        lines = [json.loads(line) for line in serving.perdure("logs", "first", "--json").stdout.splitlines()]
+        assert [
+            record["event"]["text"] for _, record in of_one if record["event"]["kind"] == "said"
+        ][-1] == "while one listens"
+        lines = [
+            json.loads(line)
+            for line in serving.perdure("logs", "first", "--json").stdout.splitlines()
+        ]
         assert [record for _, record in of_one] == lines
         with stream(serving, "/api/v1/runs/second/events", token, after=10**12) as listened:
             store.request_cancel(second.id)
-            assert [record["run"] for _, record in listened.until("run_finished")] == [second.id, second.id]
+            assert [record["run"] for _, record in listened.until("run_finished")] == [
+                second.id,
+                second.id,
+            ]
         store.request_cancel(first.id)
 
 
@@ -146,7 +157,8 @@ def _store(serving: Serving) -> Any:
 
 
 def test_one_reader_for_all(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forty listeners are each told everything, and the journal is read no more often than for one."""
+    """Forty listeners are each told everything, and the journal is read no more often than for
+    one."""
     with ExitStack() as stack:
         monkeypatch.setattr(journals, "LOOK_S", 3600.0)
         ears = [stack.enter_context(_listen(hall)) for _ in range(40)]
@@ -158,7 +170,9 @@ def test_one_reader_for_all(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None
         before = hall.reading.reads
         hall.journal._wake.set()
         told = [take(each, 22) for each in ears]
-        assert all(each == told[0] for each in told) and len({number for number, _ in told[0]}) == 22
+        assert (
+            all(each == told[0] for each in told) and len({number for number, _ in told[0]}) == 22
+        )
         assert hall.reading.reads - before <= 3
     hall.until(lambda: hall.listeners() == 0, "who went away is forgotten")
 
@@ -168,12 +182,21 @@ def _listen(hall: Hall, after: int | None = None) -> Any:
     return stream(found, "/api/v1/events", hall.token, after)
 
 
-def test_a_reader_that_does_not_keep_up_is_let_go(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is hung up on, the others are told everything meanwhile, and when it comes back it goes on behind what it had read."""
+def test_a_reader_that_does_not_keep_up_is_let_go(
+    hall: Hall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is hung up on, the others are told everything meanwhile, and when it comes back it goes on
+    behind what it had read."""
     monkeypatch.setattr(journals, "BEHIND_MOST", 20)
     monkeypatch.setattr(listening, "STUCK_S", 3.0)
-    request = f"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {hall.token}\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", hall.port), timeout=PATIENCE_S) as slow, _listen(hall) as quick:
+    request = (
+        "GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer "
+        f"{hall.token}\r\n\r\n"
+    )
+    with (
+        socket.create_connection(("127.0.0.1", hall.port), timeout=PATIENCE_S) as slow,
+        _listen(hall) as quick,
+    ):
         slow.sendall(request.encode())
         hall.until(lambda: hall.listeners() == 2, "both listen")
         claim = claimed(hall.store, submit(hall.store))
@@ -188,13 +211,19 @@ def test_a_reader_that_does_not_keep_up_is_let_go(hall: Hall, monkeypatch: pytes
                 got += data
         except ConnectionResetError:
             pass
-        last = max((int(number) for number in re.findall(rb"id: (\d+)\ndata: [^\n]*\n\n", got)), default=0)
+        last = max(
+            (int(number) for number in re.findall(rb"id: (\d+)\ndata: [^\n]*\n\n", got)), default=0
+        )
         assert last < seen[-1][0]
     with _listen(hall, last) as again:
-        assert numbers(take(again, len([each for each in seen if each[0] > last]))) == [number for number, _ in seen if number > last]
+        assert numbers(take(again, len([each for each in seen if each[0] > last]))) == [
+            number for number, _ in seen if number > last
+        ]
 
 
-def test_a_token_that_is_taken_away_ends_its_stream(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_that_is_taken_away_ends_its_stream(
+    hall: Hall, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the next sign of life the stream is over; until then there are signs of life."""
     monkeypatch.setattr(events, "HEARTBEAT_S", 0.05)
     with _listen(hall) as listened:
@@ -225,7 +254,8 @@ def test_who_is_told_much_is_asked_for_the_token_too() -> None:
 
 
 def test_what_nobody_thought_of_does_not_end_the_telling(hall: Hall) -> None:
-    """An error in the reader's thread is said once, and the reader goes on: later all that there was is told."""
+    """An error in the reader's thread is said once, and the reader goes on: later all that there
+    was is told."""
     said: list[str] = []
     hall.journal._say = said.append
     with _listen(hall) as listened:
@@ -239,8 +269,11 @@ def test_what_nobody_thought_of_does_not_end_the_telling(hall: Hall) -> None:
     assert len(said) == 1 and "nobody thought of it" in said[0]
 
 
-def test_who_waits_for_the_disk_holds_up_nobody_else(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More requests that look through the disk than verbs are done at once: the other verbs are answered, and so are they in the end."""
+def test_who_waits_for_the_disk_holds_up_nobody_else(
+    hall: Hall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More requests that look through the disk than verbs are done at once: the other verbs are
+    answered, and so are they in the end."""
     gate, walks = threading.Event(), list[int]()
 
     def usage(engine: Engine) -> Any:
@@ -252,8 +285,12 @@ def test_who_waits_for_the_disk_holds_up_nobody_else(hall: Hall, monkeypatch: py
     monkeypatch.setattr(sweeper, "usage", usage)
 
     def ask(path: str) -> int:
-        with closing(http.client.HTTPConnection("127.0.0.1", hall.port, timeout=PATIENCE_S)) as connection:
-            connection.request("GET", f"/api/v1/{path}", headers={"authorization": f"Bearer {hall.token}"})
+        with closing(
+            http.client.HTTPConnection("127.0.0.1", hall.port, timeout=PATIENCE_S)
+        ) as connection:
+            connection.request(
+                "GET", f"/api/v1/{path}", headers={"authorization": f"Bearer {hall.token}"}
+            )
             return connection.getresponse().status
 
     with ThreadPoolExecutor(AT_ONCE + 8) as pool:
@@ -267,24 +304,36 @@ def test_who_waits_for_the_disk_holds_up_nobody_else(hall: Hall, monkeypatch: py
 
 
 def test_too_many_listeners_and_bad_ids(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who is one too many is asked to come again, who only asks for the head takes no place, and an id that is none is refused."""
+    """Who is one too many is asked to come again, who only asks for the head takes no place, and an
+    id that is none is refused."""
     monkeypatch.setattr(journals, "LISTENERS_MOST", 1)
-    with closing(http.client.HTTPConnection("127.0.0.1", hall.port, timeout=PATIENCE_S)) as connection:
-        connection.request("HEAD", "/api/v1/events", headers={"authorization": f"Bearer {hall.token}"})
+    with closing(
+        http.client.HTTPConnection("127.0.0.1", hall.port, timeout=PATIENCE_S)
+    ) as connection:
+        connection.request(
+            "HEAD", "/api/v1/events", headers={"authorization": f"Bearer {hall.token}"}
+        )
         assert connection.getresponse().status == 200 and hall.listeners() == 0
     with _listen(hall) as listened:
         assert listened.status == 200
         with _listen(hall) as other:
             assert other.status == 503 and other.headers["retry-after"]
     for bad in ("x", "-2", "1.5", "9" * 30, "\u00b2"):
-        with closing(http.client.HTTPConnection("127.0.0.1", hall.port, timeout=PATIENCE_S)) as connection:
+        with closing(
+            http.client.HTTPConnection("127.0.0.1", hall.port, timeout=PATIENCE_S)
+        ) as connection:
             sent = {"authorization": f"Bearer {hall.token}", "last-event-id": bad}
-            connection.request("GET", "/api/v1/events", headers={name: value.encode("utf-8") for name, value in sent.items()})
+            connection.request(
+                "GET",
+                "/api/v1/events",
+                headers={name: value.encode("utf-8") for name, value in sent.items()},
+            )
             assert connection.getresponse().status == 400, bad
 
 
 def test_the_end_of_the_service_ends_the_streams(serves: Callable[..., Serving]) -> None:
-    """A stream comes to its end in good order when the service is told to end, and the service does not wait for who listens."""
+    """A stream comes to its end in good order when the service is told to end, and the service does
+    not wait for who listens."""
     serving = serves().start()
     token = serving.token("read")
     with stream(serving, "/api/v1/events", token) as listened:
@@ -295,7 +344,8 @@ def test_the_end_of_the_service_ends_the_streams(serves: Callable[..., Serving])
 
 
 def test_a_service_that_was_restarted(serves: Callable[..., Serving]) -> None:
-    """Who listened before comes back as soon as it listens, and is told all that was written meanwhile, once and in order."""
+    """Who listened before comes back as soon as it listens, and is told all that was written
+    meanwhile, once and in order."""
     serving = serves().start()
     token = serving.token("read")
     serving.kill()
@@ -310,9 +360,12 @@ def test_a_service_that_was_restarted(serves: Callable[..., Serving]) -> None:
 
 
 def test_a_database_that_is_away_for_a_while(hall: Hall) -> None:
-    """Listeners wait, and are told what came meanwhile as soon as it is there again; who wants what was before is let go in good order."""
+    """Listeners wait, and are told what came meanwhile as soon as it is there again; who wants what
+    was before is let go in good order."""
     submit(hall.store)
-    hall.until(lambda: hall.journal.newest == hall.store.newest_record(), "what was before is known")
+    hall.until(
+        lambda: hall.journal.newest == hall.store.newest_record(), "what was before is known"
+    )
     with _listen(hall) as listened:
         hall.until(lambda: hall.listeners() == 1, "it listens")
         hall.reading.broken = StoreError("The database is away")
@@ -330,7 +383,8 @@ def record(seq: int) -> Record:
 
 
 def test_a_gap_is_waited_at(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a number is missing, what comes after it waits until it is there, or until it is sure that it never will be."""
+    """Where a number is missing, what comes after it waits until it is there, or until it is sure
+    that it never will be."""
     found = Journal(hall.store)
     assert [each.seq for each in found._whole(4, [record(5), record(6)])] == [5, 6]
     assert [each.seq for each in found._whole(4, [record(5), record(7), record(8)])] == [5]
@@ -342,7 +396,8 @@ def test_a_gap_is_waited_at(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_who_begins_to_listen_is_told_nothing_twice(hall: Hall) -> None:
-    """Of records that were on their way when it began, a listener is told those that are newer than what it reads for itself."""
+    """Of records that were on their way when it began, a listener is told those that are newer than
+    what it reads for itself."""
 
     async def heard() -> list[int]:
         found = Journal(hall.store)

@@ -1,4 +1,5 @@
-"""What a service is told to do over the network that only a person at a terminal could before: plans, session records, a reset by name."""
+"""What a service is told to do over the network that only a person at a terminal could before:
+plans, session records, a reset by name."""
 
 from __future__ import annotations
 
@@ -54,33 +55,59 @@ def machine() -> Iterator[Make]:
 
 
 def test_a_reset_by_the_names_of_the_forge(machine: Make) -> None:
-    """A repository is named as its forge names it, an issue by its number, an agent by its rule: over the network and in the terminal."""
+    """A repository is named as its forge names it, an issue by its number, an agent by its rule:
+    over the network and in the terminal."""
     one, serving = machine("say Done.")
     serving.start("--jobs", "1")
     token = serving.token("admin")
     body = payloads.derived("gitea", "issues_opened", payloads.gitea_labels)
-    assert serving.send("/webhooks/tea", body, payloads.headers(Forge.GITEA, "issue_label", body))[0] == 202
-    serving.until(lambda: [each.state for each in serving.inbox()] == [DeliveryState.HANDLED], "the label became a task")
-    serving.until(lambda: json.loads(one.perdure("ls", "--json").out)["runs"][0]["state"] == "succeeded", "it is done")
+    assert (
+        serving.send("/webhooks/tea", body, payloads.headers(Forge.GITEA, "issue_label", body))[0]
+        == 202
+    )
+    serving.until(
+        lambda: [each.state for each in serving.inbox()] == [DeliveryState.HANDLED],
+        "the label became a task",
+    )
+    serving.until(
+        lambda: json.loads(one.perdure("ls", "--json").out)["runs"][0]["state"] == "succeeded",
+        "it is done",
+    )
     (run,) = json.loads(one.perdure("ls", "--json").out)["runs"]
     for said in ({"agent": "dev"}, {"agent": "claude"}, {}):
-        status, found = serving.ask("POST", "/api/v1/admin/reset", token, {"repository": NAME, "issue": 1, **said})
+        status, found = serving.ask(
+            "POST", "/api/v1/admin/reset", token, {"repository": NAME, "issue": 1, **said}
+        )
         assert (status, found.get("runs")) == (200, [run["name"]]), found
-    for wrong in ({"issue": 2}, {"issue": 1, "agent": "qa"}, {"issue": 1, "repository": "other/hello-world"}):
-        assert serving.ask("POST", "/api/v1/admin/reset", token, {"repository": NAME, **wrong})[0] == 404
-    done = one.perdure("reset", "--repo", NAME, "--issue", "1", "--agent", "dev", "--dry-run", "--json")
+    for wrong in (
+        {"issue": 2},
+        {"issue": 1, "agent": "qa"},
+        {"issue": 1, "repository": "other/hello-world"},
+    ):
+        assert (
+            serving.ask("POST", "/api/v1/admin/reset", token, {"repository": NAME, **wrong})[0]
+            == 404
+        )
+    done = one.perdure(
+        "reset", "--repo", NAME, "--issue", "1", "--agent", "dev", "--dry-run", "--json"
+    )
     assert (done.code, done.json["runs"]) == (0, [run["name"]]), done.err
 
 
 def test_session_records_over_the_network(machine: Make) -> None:
-    """A record is made, its lifetime begun again, and it is closed, by who may dispatch; what cannot be is refused in a sentence."""
+    """A record is made, its lifetime begun again, and it is closed, by who may dispatch; what
+    cannot be is refused in a sentence."""
     _, serving = machine("say Done.")
     serving.start("--jobs", "0")
     token, reader = serving.token("dispatch"), serving.token("read")
     asked = {"agent": "claude", "scope": "docs/weekly", "lifetime": "2h"}
     assert serving.ask("POST", "/api/v1/sessions", reader, asked)[0] == 403
     status, made = serving.ask("POST", "/api/v1/sessions", token, asked)
-    assert status == 201 and made["scope"] == "docs/weekly" and made["expires"] - made["updated"] == 7_200_000
+    assert (
+        status == 201
+        and made["scope"] == "docs/weekly"
+        and made["expires"] - made["updated"] == 7_200_000
+    )
     assert serving.ask("POST", "/api/v1/sessions", token, asked)[0] == 409
     assert serving.ask("POST", "/api/v1/sessions", token, {**asked, "agent": "nobody"})[0] == 422
     path = f"/api/v1/sessions/{made['id']}"
@@ -96,9 +123,12 @@ def test_session_records_over_the_network(machine: Make) -> None:
 
 
 def test_session_records_in_a_terminal(machine: Make) -> None:
-    """`sessions create` makes the record that the first run of its scope begins; `extend` and `close` take the scope, the id or the run."""
+    """`sessions create` makes the record that the first run of its scope begins; `extend` and
+    `close` take the scope, the id or the run."""
     one, _ = machine("say Done.\n---\nsay Again.")
-    made = one.perdure("sessions", "create", "weekly", "--agent", "claude", "--lifetime", "7d", "--json")
+    made = one.perdure(
+        "sessions", "create", "weekly", "--agent", "claude", "--lifetime", "7d", "--json"
+    )
     assert made.code == 0, made.err
     assert one.perdure("sessions", "create", "weekly", "--agent", "claude").code == 6
     done = one.perdure("run", "--agent", "claude", "--scope", "weekly", "--name", "task", "Say it.")
@@ -106,7 +136,10 @@ def test_session_records_in_a_terminal(machine: Make) -> None:
     (attempt,) = one.show()["attempts"]
     assert attempt["session_id"] == made.json["id"]
     for ref in ("weekly", made.json["id"], "task"):
-        assert one.perdure("sessions", "extend", ref, "--lifetime", "1h", "--json").json["lifetime_s"] == 3600
+        assert (
+            one.perdure("sessions", "extend", ref, "--lifetime", "1h", "--json").json["lifetime_s"]
+            == 3600
+        )
     closed = one.perdure("sessions", "close", "weekly", "--cause", "enough")
     assert closed.code == 0 and "retired; enough" in closed.out, closed.err
     refused = one.perdure("sessions", "extend", made.json["id"])
@@ -117,25 +150,41 @@ def test_session_records_in_a_terminal(machine: Make) -> None:
 def plan(one: Stage, **change: Any) -> dict[str, Any]:
     tasks = [
         {"name": "first", "agent": "claude", "prompt": "Write one.txt.", "permissions": "full"},
-        {"name": "second", "agent": "claude", "prompt": "Write two.txt.", "needs": ["first"], "permissions": "full"},
+        {
+            "name": "second",
+            "agent": "claude",
+            "prompt": "Write two.txt.",
+            "needs": ["first"],
+            "permissions": "full",
+        },
     ]
     return {"plan": {"name": "pair", "tasks": tasks} | change, "repo": str(one.repo)}
 
 
 def test_a_plan_over_the_network(machine: Make) -> None:
-    """A plan that was given over the network is checked, begun once however often it is sent, and performed by the pool to its end, though
-    the server is killed in the middle of it."""
-    one, serving = machine("run echo one > one.txt\n---\nsay One.\n---\nrun echo two > two.txt; sleep 4\n---\nsay Two.\n")
+    """A plan that was given over the network is checked, begun once however often it is sent, and
+    performed by the pool to its end, though the server is killed in the middle of it."""
+    one, serving = machine(
+        "run echo one > one.txt\n---\nsay One.\n---\nrun echo two > two.txt; sleep 4\n---\nsay "
+        "Two.\n"
+    )
     serving.start("--jobs", "1")
     token, lesser = serving.token("admin"), serving.token("dispatch")
     assert serving.ask("POST", "/api/v1/plans", serving.token("read"), plan(one))[0] == 403
     status, said = serving.ask("POST", "/api/v1/plans", lesser, plan(one))
     assert status == 403 and "repo, unless it is an https address" in said["detail"]
-    status, said = serving.ask("POST", "/api/v1/plans", token, plan(one, tasks=[{"name": "a", "prompt": "x", "needs": ["b"]}], speed=9))
+    status, said = serving.ask(
+        "POST",
+        "/api/v1/plans",
+        token,
+        plan(one, tasks=[{"name": "a", "prompt": "x", "needs": ["b"]}], speed=9),
+    )
     assert status == 422 and any("speed" in problem for problem in said["problems"]), said
     assert serving.ask("GET", "/api/v1/plans", token)[1]["plans"] == []
     made = [serving.ask("POST", "/api/v1/plans", token, plan(one)) for _ in range(2)]
-    assert [status for status, _ in made] == [201, 201] and len({said["name"] for _, said in made}) == 1
+    assert [status for status, _ in made] == [201, 201] and len(
+        {said["name"] for _, said in made}
+    ) == 1
     status, said = serving.ask("POST", "/api/v1/plans", token, plan(one, verify="true"))
     assert status == 409 and "Another plan has the name pair" in said["detail"]
 
@@ -146,7 +195,10 @@ def test_a_plan_over_the_network(machine: Make) -> None:
     serving.until(lambda: next(iter(one.home.rglob("two.txt")), None), "the second task is at work")
     serving.kill()
     serving.start("--jobs", "1")
-    serving.until(lambda: serving.ask("GET", "/api/v1/plans/pair", token)[1]["state"] == "succeeded", "the plan is done")
+    serving.until(
+        lambda: serving.ask("GET", "/api/v1/plans/pair", token)[1]["state"] == "succeeded",
+        "the plan is done",
+    )
     first, second = tasks()
     assert first["session_id"] == second["session_id"] and second["verdict"] == "native"
     assert len(json.loads(one.perdure("ls", "--json").out)["runs"]) == 2

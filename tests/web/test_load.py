@@ -1,4 +1,5 @@
-"""A real `perdure serve` under what one sender may do to it: hundreds of slow connections, and large deliveries that nobody wants."""
+"""A real `perdure serve` under what one sender may do to it: hundreds of slow connections, and
+large deliveries that nobody wants."""
 
 from __future__ import annotations
 
@@ -19,11 +20,14 @@ SLOW = 450
 
 
 def test_slow_connections_starve_nobody(serving: Serving) -> None:
-    """While one sender holds hundreds of connections that never send a whole request, every health probe and webhook is answered."""
+    """While one sender holds hundreds of connections that never send a whole request, every health
+    probe and webhook is answered."""
     with ExitStack() as stack:
         for number in range(SLOW):
             with contextlib.suppress(OSError):
-                each = stack.enter_context(socket.create_connection(("127.0.0.1", serving.port), timeout=PATIENCE_S))
+                each = stack.enter_context(
+                    socket.create_connection(("127.0.0.1", serving.port), timeout=PATIENCE_S)
+                )
                 head = b"POST /webhooks/hub HTTP/1.1\r\nHost: localhost\r\n"
                 body = b"Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
                 each.sendall(head + (body if number % 2 else b""))
@@ -34,7 +38,11 @@ def test_slow_connections_starve_nobody(serving: Serving) -> None:
 def test_every_method_of_an_address_is_named(serving: Serving) -> None:
     """405 has all methods that the address takes in `Allow`, not only those of the first route."""
     token = serving.token()
-    for path, methods in (("/api/v1/runs", "GET, HEAD, POST"), ("/api/v1/trash/x", "DELETE"), ("/webhooks/hub", "POST")):
+    for path, methods in (
+        ("/api/v1/runs", "GET, HEAD, POST"),
+        ("/api/v1/trash/x", "DELETE"),
+        ("/webhooks/hub", "POST"),
+    ):
         connection = http.client.HTTPConnection("127.0.0.1", serving.port, timeout=PATIENCE_S)
         with contextlib.closing(connection):
             connection.request("PUT", path, headers={"authorization": f"Bearer {token}"})
@@ -50,18 +58,29 @@ def memory(serving: Serving) -> int:
 
 
 def test_large_deliveries_leave_nothing_behind(serves: Callable[..., Serving]) -> None:
-    """After large deliveries that nobody wants, their memory goes back to the system, and the database has their digests alone."""
+    """After large deliveries that nobody wants, their memory goes back to the system, and the
+    database has their digests alone."""
     serving = serves().start()
     before, sent = memory(serving), list[int]()
 
     def deliver(number: int) -> None:
         def enlarge(body: Any) -> None:
             body["numbered"] = number
-            body["commits"] = [{"id": f"{number}-{each}", "message": "x" * 400, "added": ["a"] * 8} for each in range(35_000)]
+            body["commits"] = [
+                {"id": f"{number}-{each}", "message": "x" * 400, "added": ["a"] * 8}
+                for each in range(35_000)
+            ]
 
         body = payloads.derived("github", "push", enlarge)
         sent.append(len(body))
-        assert serving.send("/webhooks/hub", body, payloads.headers(Forge.GITHUB, "push", body, id=f"large-{number}"))[0] == 202
+        assert (
+            serving.send(
+                "/webhooks/hub",
+                body,
+                payloads.headers(Forge.GITHUB, "push", body, id=f"large-{number}"),
+            )[0]
+            == 202
+        )
 
     threads = [threading.Thread(target=deliver, args=(number,)) for number in range(6)]
     for thread in threads:

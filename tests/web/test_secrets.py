@@ -1,4 +1,5 @@
-"""What an agent of `perdure serve` can read of the service's secrets: a real agent looks for them everywhere that it can reach."""
+"""What an agent of `perdure serve` can read of the service's secrets: a real agent looks for them
+everywhere that it can reach."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ VARIABLES = 'secret_env = "THE_SECRET"\ntoken_env = "THE_TOKEN"'
 
 
 class Den:
-    """A forge, a service with secrets that begin with `canary-`, and an agent that looks for them."""
+    """A forge, a service with secrets that begin with `canary-`, and an agent that looks for
+    them."""
 
     def __init__(self, directory: Path, stack: ExitStack) -> None:
         self.directory = directory
@@ -54,10 +56,16 @@ class Den:
         self.small.state.issue(NAME, "unknwon", "Rounding", "The total is off.", labels=["agent"])
         self.stack = stack
 
-    def serve(self, places: str, files: str = "", config: str = CONFIG, **environ: str) -> tuple[Stage, Serving]:
-        """A server that is not started yet; its agent runs the spy over all processes, and the files."""
+    def serve(
+        self, places: str, files: str = "", config: str = CONFIG, **environ: str
+    ) -> tuple[Stage, Serving]:
+        """A server that is not started yet; its agent runs the spy over all processes, and the
+        files."""
         spare = f"{os.getpid()}"
-        script = f"run {sys.executable} -I {TOP}/tests/web/spy.py found.json {spare} can+ary- {files}\n---\nsay Done.\n"
+        script = (
+            f"run {sys.executable} -I {TOP}/tests/web/spy.py found.json {spare} can+ary- "
+            f"{files}\n---\nsay Done.\n"
+        )
         one = Stage(self.directory, "claude", self.stack.enter_context(Rehearsal(script)))
         self.stack.callback(one.close)
         text = config.format(url=self.small.url, repo=one.repo, places=places)
@@ -68,11 +76,17 @@ class Den:
     def looked(self, one: Stage, serving: Serving) -> dict[str, Any]:
         """What the agent found, after a delivery made it begin."""
         body = payloads.derived("gitea", "issues_opened", payloads.gitea_labels)
-        sent = serving.send("/webhooks/tea", body, payloads.headers(Forge.GITEA, "issue_label", body, SECRET, "one"))
+        sent = serving.send(
+            "/webhooks/tea", body, payloads.headers(Forge.GITEA, "issue_label", body, SECRET, "one")
+        )
         assert sent[0] == 202, sent
         place = one.home / ".local/share/perdure"
-        report = serving.until(lambda: next(iter(place.rglob("found.json")), None), "the agent has looked")
-        return serving.until(lambda: json.loads(report.read_text() or "null"), "its report is written")
+        report = serving.until(
+            lambda: next(iter(place.rglob("found.json")), None), "the agent has looked"
+        )
+        return serving.until(
+            lambda: json.loads(report.read_text() or "null"), "its report is written"
+        )
 
 
 @pytest.fixture
@@ -84,12 +98,14 @@ def den() -> Iterator[Den]:
 
 
 def as_ordinary_user() -> list[str]:
-    """What starts a program as an ordinary user, with the same files: nothing is hidden from root."""
+    """What starts a program as an ordinary user, with the same files: nothing is hidden from
+    root."""
     return ["unshare", "--user", "--map-user=1000", "--map-group=1000"] if os.geteuid() == 0 else []
 
 
 def test_an_agent_of_the_same_user_finds_no_secret_in_a_process(den: Den) -> None:
-    """Secrets that came by variables are in nothing that an agent of the same user can read of any process: environment, memory, files."""
+    """Secrets that came by variables are in nothing that an agent of the same user can read of any
+    process: environment, memory, files."""
     one, serving = den.serve(VARIABLES, THE_SECRET=SECRET, THE_TOKEN=TOKEN)
     serving.inside = as_ordinary_user()
     serving.start("--jobs", "1")
@@ -98,11 +114,28 @@ def test_an_agent_of_the_same_user_finds_no_secret_in_a_process(den: Den) -> Non
 
 
 def test_an_agent_of_a_run_finds_no_secret_in_its_supervisor(den: Den) -> None:
-    """What `perdure run` was given for itself is in nothing that its agent can read: neither in its supervisor nor in the shim."""
+    """What `perdure run` was given for itself is in nothing that its agent can read: neither in its
+    supervisor nor in the shim."""
     one, _ = den.serve(VARIABLES)
-    command = [*as_ordinary_user(), sys.executable, "-m", "perdure", "run", "--agent", "claude", "--permissions", "full", "Look around."]
-    environ = one.environ | {"PERDURE_GIT_TOKEN": TOKEN, "PERDURE_GIT_TOKEN_HOST": "git.example.com"}
-    done = subprocess.run(command, cwd=one.repo, env=environ, capture_output=True, text=True, check=False)
+    command = [
+        *as_ordinary_user(),
+        sys.executable,
+        "-m",
+        "perdure",
+        "run",
+        "--agent",
+        "claude",
+        "--permissions",
+        "full",
+        "Look around.",
+    ]
+    environ = one.environ | {
+        "PERDURE_GIT_TOKEN": TOKEN,
+        "PERDURE_GIT_TOKEN_HOST": "git.example.com",
+    }
+    done = subprocess.run(
+        command, cwd=one.repo, env=environ, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     (report,) = one.home.rglob("found.json")
     found = json.loads(report.read_text())
@@ -110,7 +143,8 @@ def test_an_agent_of_a_run_finds_no_secret_in_its_supervisor(den: Den) -> None:
 
 
 def test_credentials_of_systemd(den: Den) -> None:
-    """Secret and token may be credentials of systemd; where there are none, the start is refused with what the unit lacks."""
+    """Secret and token may be credentials of systemd; where there are none, the start is refused
+    with what the unit lacks."""
     _, serving = den.serve('secret_credential = "hook"\ntoken_credential = "forge"')
     refused = serving.perdure("serve")
     assert refused.returncode == 2 and "LoadCredential=hook:/path" in refused.stderr, refused.stderr
@@ -124,23 +158,35 @@ def test_credentials_of_systemd(den: Den) -> None:
     (directory / "forge").write_text(f"{TOKEN}\n")
     serving.start()
     body = payloads.derived("gitea", "issues_opened", payloads.gitea_labels)
-    assert serving.send("/webhooks/tea", body, payloads.headers(Forge.GITEA, "issue_label", body, SECRET, "one"))[0] == 202
+    assert (
+        serving.send(
+            "/webhooks/tea", body, payloads.headers(Forge.GITEA, "issue_label", body, SECRET, "one")
+        )[0]
+        == 202
+    )
 
 
 def test_what_agents_can_reach_is_said(den: Den) -> None:
-    """`serve` and `doctor` say what an agent could read here, and which process exposes a secret of the service; never the secret."""
+    """`serve` and `doctor` say what an agent could read here, and which process exposes a secret of
+    the service; never the secret."""
     _, serving = den.serve(VARIABLES, THE_SECRET=SECRET, THE_TOKEN=TOKEN)
-    with subprocess.Popen(["sleep", "600"], env={"LEFT_OVER": SECRET}, stdout=subprocess.DEVNULL) as careless:
+    with subprocess.Popen(
+        ["sleep", "600"], env={"LEFT_OVER": SECRET}, stdout=subprocess.DEVNULL
+    ) as careless:
         try:
             serving.start()
-            serving.until(lambda: "in the environment of process" in serving.said(), "it names the process")
+            serving.until(
+                lambda: "in the environment of process" in serving.said(), "it names the process"
+            )
             assert f"process {careless.pid} (sleep 600)" in serving.said()
             serving.stop()
         finally:
             careless.kill()
     serving.inside = as_ordinary_user()
     serving.start()
-    said = serving.until(lambda: "agents run as" in serving.said() and serving.said(), "it says who agents are")
+    said = serving.until(
+        lambda: "agents run as" in serving.said() and serving.said(), "it says who agents are"
+    )
     assert f"the database in {serving.state}" in said and "They cannot read memory" in said
     examined = json.loads(serving.perdure("doctor", "--json").stdout)["findings"]
     (finding,) = [each["message"] for each in examined if each["topic"] == "exposure"]

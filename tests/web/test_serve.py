@@ -1,4 +1,5 @@
-"""`perdure serve` as a process: it starts or says why not, tells systemd, drains, and is killed without losing what it acknowledged."""
+"""`perdure serve` as a process: it starts or says why not, tells systemd, drains, and is killed
+without losing what it acknowledged."""
 
 from __future__ import annotations
 
@@ -23,21 +24,40 @@ REFUSED = [
     ("", ["--listen", "192.0.2.1:8420"], {}, "cannot be listened on"),
     ('[webhooks.a]\nsecret_env = "MISSING"\n', [], {}, "is empty"),
     ('[webhooks.a]\nsecret_env = "SHORT"\n', [], {"SHORT": "secret"}, "fewer than 16"),
-    ('[webhooks.a]\nsecret_env = "WRONG"\n', [], {"WRONG": "whsec_this is not base64"}, "signing secret"),
+    (
+        '[webhooks.a]\nsecret_env = "WRONG"\n',
+        [],
+        {"WRONG": "whsec_this is not base64"},
+        "signing secret",
+    ),
     ('[webhooks.a]\nsecret_file = "/nowhere/secret"\n', [], {}, "cannot be read"),
     ('[webhooks.a]\nforge = "github"\n', [], {}, "needs a secret"),
     ('[webhooks.a]\nsecret_file = "relative"\n', [], {}, "absolute path"),
     ('[webhooks.a]\nsecret = "written down here"\n', [], {}, "no setting 'secret'"),
-    ('[webhooks.a]\nforge = "cvs"\nsecret_env = "X"\n', [], {}, "one of github, gitea, forgejo, gitlab"),
+    (
+        '[webhooks.a]\nforge = "cvs"\nsecret_env = "X"\n',
+        [],
+        {},
+        "one of github, gitea, forgejo, gitlab",
+    ),
     ('[webhooks."A/B"]\nsecret_env = "X"\n', [], {}, "part of an address"),
     ("webhooks = 7\n", [], {}, "[webhooks.NAME]"),
     ('[serve]\nhosts = ["a:1"]\n', [], {}, "without port"),
 ]
 
 
-@pytest.mark.parametrize(("config", "words", "environ", "says"), REFUSED, ids=[case[3] for case in REFUSED])
-def test_a_start_that_is_refused(serves: Callable[..., Serving], config: str, words: list[str], environ: dict[str, str], says: str) -> None:
-    """What is not safe, or not right, does not start: exit code 2, one sentence, and nothing was made."""
+@pytest.mark.parametrize(
+    ("config", "words", "environ", "says"), REFUSED, ids=[case[3] for case in REFUSED]
+)
+def test_a_start_that_is_refused(
+    serves: Callable[..., Serving],
+    config: str,
+    words: list[str],
+    environ: dict[str, str],
+    says: str,
+) -> None:
+    """What is not safe, or not right, does not start: exit code 2, one sentence, and nothing was
+    made."""
     serving = serves(config, **environ)
     done = serving.perdure("serve", *words)
     assert done.returncode == 2 and says in done.stderr, done.stderr
@@ -47,7 +67,9 @@ def test_a_start_that_is_refused(serves: Callable[..., Serving], config: str, wo
 def test_a_project_cannot_open_the_door(serves: Callable[..., Serving]) -> None:
     """The repository's own file can neither name sources nor move the server."""
     serving = serves("")
-    (serving.home / "perdure.toml").write_text('[webhooks.a]\nsecret_env = "HOME"\n[serve]\nlisten = "0.0.0.0:1"\n')
+    (serving.home / "perdure.toml").write_text(
+        '[webhooks.a]\nsecret_env = "HOME"\n[serve]\nlisten = "0.0.0.0:1"\n'
+    )
     done = serving.perdure("serve")
     assert done.returncode == 2 and done.stderr.count("may not be set by a project") == 2
 
@@ -65,11 +87,19 @@ def test_systemd_is_told(serves: Callable[..., Serving], tmp_path: Path) -> None
 
 
 def test_a_drain_answers_what_is_under_way(serves: Callable[..., Serving]) -> None:
-    """A delivery whose body is half sent when SIGTERM comes is kept and answered, and then the server is gone."""
+    """A delivery whose body is half sent when SIGTERM comes is kept and answered, and then the
+    server is gone."""
     serving = serves().start("--jobs", "1")
     body = payloads.raw("github", "push")
-    headers = payloads.headers(payloads.Forge.GITHUB, "push", body) | {"host": "localhost", "content-length": str(len(body))}
-    head = "POST /webhooks/hub HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers.items()) + "\r\n"
+    headers = payloads.headers(payloads.Forge.GITHUB, "push", body) | {
+        "host": "localhost",
+        "content-length": str(len(body)),
+    }
+    head = (
+        "POST /webhooks/hub HTTP/1.1\r\n"
+        + "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        + "\r\n"
+    )
     assert serving.process is not None
     with serving.raw() as connection:
         connection.sendall(head.encode() + body[:-1])
@@ -90,26 +120,51 @@ def test_a_fault_in_a_library_is_told(serves: Callable[..., Serving]) -> None:
 
 
 def test_killed_under_load(serves: Callable[..., Serving]) -> None:
-    """Killed three times while senders send: all that was acknowledged is there, once, and the rest is taken when it is sent again."""
+    """Killed three times while senders send: all that was acknowledged is there, once, and the rest
+    is taken when it is sent again."""
     found = kills.campaign(serves(), kills=3, seed=1)
     assert found.acknowledged >= 3 and not found.lost and not found.twice, found
 
 
 def test_the_inbox_verb(serves: Callable[..., Serving]) -> None:
-    """`ls`, `show` and `replay`, for a person and as JSON; what somebody wrote on the forge does nothing to the terminal."""
+    """`ls`, `show` and `replay`, for a person and as JSON; what somebody wrote on the forge does
+    nothing to the terminal."""
     serving = serves().start()
     serving.deliver("tea", id="one")
-    body = payloads.derived("gitea", "issue_comment_created", lambda found: found["issue"].update(title="x\x1b]0;owned\x07\u202ey"))
-    serving.send("/webhooks/tea", body, payloads.headers(payloads.Forge.GITEA, "issue_comment", body, id="two-of-two"))
+    body = payloads.derived(
+        "gitea",
+        "issue_comment_created",
+        lambda found: found["issue"].update(title="x\x1b]0;owned\x07\u202ey"),
+    )
+    serving.send(
+        "/webhooks/tea",
+        body,
+        payloads.headers(payloads.Forge.GITEA, "issue_comment", body, id="two-of-two"),
+    )
     ping = payloads.raw("github", "ping")
-    serving.send("/webhooks/hub", ping, payloads.headers(payloads.Forge.GITHUB, "ping", ping, id="three"))
+    serving.send(
+        "/webhooks/hub", ping, payloads.headers(payloads.Forge.GITHUB, "ping", ping, id="three")
+    )
     listed = serving.perdure("inbox")
-    assert listed.returncode == 0 and "commented gogits/hello-world#1" in listed.stdout and "nothing follows from ping" in listed.stdout
-    rows = json.loads(serving.perdure("inbox", "--state", "received", "--source", "tea", "--json").stdout)
-    assert rows["schema_version"] == 1 and [row["id"] for row in rows["deliveries"]] == ["two-of-two", "one"]
+    assert (
+        listed.returncode == 0
+        and "commented gogits/hello-world#1" in listed.stdout
+        and "nothing follows from ping" in listed.stdout
+    )
+    rows = json.loads(
+        serving.perdure("inbox", "--state", "received", "--source", "tea", "--json").stdout
+    )
+    assert rows["schema_version"] == 1 and [row["id"] for row in rows["deliveries"]] == [
+        "two-of-two",
+        "one",
+    ]
     assert rows["deliveries"][1]["intent"]["text"] == "Got it"
     shown = serving.perdure("inbox", "show", "two-")
-    assert shown.returncode == 0 and "\x1b" not in shown.stdout + listed.stdout and "\u202e" not in shown.stdout + listed.stdout
+    assert (
+        shown.returncode == 0
+        and "\x1b" not in shown.stdout + listed.stdout
+        and "\u202e" not in shown.stdout + listed.stdout
+    )
     number = str(rows["deliveries"][0]["number"])
     replayed = serving.perdure("inbox", "replay", number)
     assert replayed.returncode == 0 and f"{number} is received again" in replayed.stdout

@@ -1,4 +1,5 @@
-"""Who gets in: tokens and sign-ins, made and taken away while `perdure serve` runs; and what no token opens."""
+"""Who gets in: tokens and sign-ins, made and taken away while `perdure serve` runs; and what no
+token opens."""
 
 from __future__ import annotations
 
@@ -42,17 +43,30 @@ def refused(call: Callable[[], object]) -> int:
 
 
 def test_the_verb(serving: Serving) -> None:
-    """A token is shown once, is kept as a digest and nowhere as itself, is listed, and ends at once when it is taken away."""
-    made = serving.perdure("token", "new", "ci", "--scope", "dispatch", "--expires", "30d", "--json")
+    """A token is shown once, is kept as a digest and nowhere as itself, is listed, and ends at once
+    when it is taken away."""
+    made = serving.perdure(
+        "token", "new", "ci", "--scope", "dispatch", "--expires", "30d", "--json"
+    )
     found = json.loads(made.stdout)
     secret = found["token"]
-    assert made.returncode == 0 and (found["name"], found["scope"]) == ("ci", "dispatch") and len(secret) >= 43
+    assert (
+        made.returncode == 0
+        and (found["name"], found["scope"]) == ("ci", "dispatch")
+        and len(secret) >= 43
+    )
     assert 29 * 86_400_000 < found["expires"] - found["created"] <= 30 * 86_400_000
     kept = b"".join(path.read_bytes() for path in serving.state.glob("perdure.db*"))
     assert sha256(secret.encode()).hexdigest().encode() in kept and secret.encode() not in kept
-    assert all(stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 for path in serving.state.glob("perdure.db*"))
+    assert all(
+        stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 for path in serving.state.glob("perdure.db*")
+    )
     listed = serving.perdure("token")
-    assert "ci" in listed.stdout and "dispatch" in listed.stdout and secret not in listed.stdout + serving.said()
+    assert (
+        "ci" in listed.stdout
+        and "dispatch" in listed.stdout
+        and secret not in listed.stdout + serving.said()
+    )
     assert serving.perdure("token", "new", "ci").returncode == 6
     assert serving.perdure("token", "new", "a b").returncode == 2
     assert serving.perdure("token", "new", "x", "--expires", "soon").returncode == 2
@@ -63,13 +77,31 @@ def test_the_verb(serving: Serving) -> None:
 
 
 def test_every_address_is_closed(serving: Serving) -> None:
-    """Without a token nothing is told, not even whether there is such an address; health and the webhooks are open."""
-    for path in ("/", "/api/v1/runs", "/api/v1/openapi.json", "/metrics", "/runs", "/nothing", "//healthz", "/webhooks", "/api/../healthz"):
+    """Without a token nothing is told, not even whether there is such an address; health and the
+    webhooks are open."""
+    for path in (
+        "/",
+        "/api/v1/runs",
+        "/api/v1/openapi.json",
+        "/metrics",
+        "/runs",
+        "/nothing",
+        "//healthz",
+        "/webhooks",
+        "/api/../healthz",
+    ):
         status, said = serving.ask("GET", path)
         assert (status, said["status"], said["hint"]) == (401, 401, "perdure token new NAME"), path
     assert serving.ask("GET", "/healthz")[0] == 200
     token = serving.token("read")
-    for wrong in (token[:-1], token + "x", token.upper(), token.removeprefix("prd_"), "x" * 4000, "\u00e9"):
+    for wrong in (
+        token[:-1],
+        token + "x",
+        token.upper(),
+        token.removeprefix("prd_"),
+        "x" * 4000,
+        "\u00e9",
+    ):
         assert serving.ask("GET", "/api/v1/nothing", wrong)[0] == 401
     assert serving.ask("GET", f"/api/v1/nothing?token={token}")[0] == 401
     assert serving.ask("GET", "/api/v1/nothing", authorization=f"Basic {token}")[0] == 401
@@ -77,13 +109,15 @@ def test_every_address_is_closed(serving: Serving) -> None:
 
 
 def test_a_browser_is_sent_to_the_sign_in_page(serving: Serving) -> None:
-    """A page that is asked for by a browser is there after a sign-in; where it leads to is an address of perdure's own."""
+    """A page that is asked for by a browser is there after a sign-in; where it leads to is an
+    address of perdure's own."""
     status, _ = serving.ask("GET", "/runs/x?y=1", accept="text/html,*/*")
     assert status == 303
 
 
 def test_other_sites_change_nothing(serving: Serving) -> None:
-    """A write that a page of another site had a browser send is refused, with a token too; programs and own pages pass."""
+    """A write that a page of another site had a browser send is refused, with a token too; programs
+    and own pages pass."""
     token = serving.token("admin")
     here = f"127.0.0.1:{serving.port}"
     for headers in (
@@ -95,12 +129,17 @@ def test_other_sites_change_nothing(serving: Serving) -> None:
         {"sec_fetch_site": "same-site"},
     ):
         assert serving.ask("POST", "/api/v1/nothing", token, {}, **headers)[0] == 403, headers
-    for headers in ({}, {"origin": f"http://{here}"}, {"origin": f"https://{here}", "sec_fetch_site": "same-origin"}):
+    for headers in (
+        {},
+        {"origin": f"http://{here}"},
+        {"origin": f"https://{here}", "sec_fetch_site": "same-origin"},
+    ):
         assert serving.ask("POST", "/api/v1/nothing", token, {}, **headers)[0] == 404, headers
 
 
 def test_scopes_are_one_above_the_other(store: SqlStore) -> None:
-    """Who may dispatch may read, an admin may do both, and who does not reach is told what it takes."""
+    """Who may dispatch may read, an admin may do both, and who does not reach is told what it
+    takes."""
     found = Principals(store, store)
     may = {scope: found.bearer(add(store, scope.value, scope), "here") for scope in TokenScope}
     order = list(TokenScope)
@@ -110,52 +149,92 @@ def test_scopes_are_one_above_the_other(store: SqlStore) -> None:
             if order.index(wanted) <= order.index(scope):
                 assert authenticated(request, wanted) == who
             else:
-                assert refused(lambda wanted=wanted, request=request: authenticated(request, wanted)) == 403
+                assert (
+                    refused(lambda wanted=wanted, request=request: authenticated(request, wanted))
+                    == 403
+                )
     assert refused(lambda: authenticated(Request({"type": "http", "headers": []}))) == 401
-    assert refused(lambda: authenticated(Request({"type": "http", "headers": [], "state": {"principal": SimpleNamespace()}}))) == 401
+    assert (
+        refused(
+            lambda: authenticated(
+                Request({"type": "http", "headers": [], "state": {"principal": SimpleNamespace()}})
+            )
+        )
+        == 401
+    )
 
 
-def test_guesses_are_not_looked_up_without_end(store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After twenty wrong tokens from an address further wrong ones get 429 there for a while; a good one gets in, also for the first time:
-    many people may stand behind that address. Other addresses are not touched, and a token is not looked up again once it was wrong."""
+def test_guesses_are_not_looked_up_without_end(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After twenty wrong tokens from an address further wrong ones get 429 there for a while; a
+    good one gets in, also for the first time: many people may stand behind that address. Other
+    addresses are not touched, and a token is not looked up again once it was wrong."""
     lines: list[str] = []
     found = Principals(store, store, lines.append)
     known, fresh = add(store, "known"), add(store, "fresh")
     found.bearer(known, "there")
-    assert [refused(lambda: found.bearer("prd_wrong", "there")) for _ in range(FAILURES_MOST)] == [401] * FAILURES_MOST
-    assert refused(lambda: found.bearer("prd_wrong", "there")) == 429 and refused(lambda: found.bearer("prd_other", "there")) == 429
-    assert found.bearer(fresh, "there").name == "fresh" and found.sign_in(fresh, "there")[0].name == "fresh"
-    assert found.bearer(known, "there").name == "known" and refused(lambda: found.bearer("prd_other", "elsewhere")) == 401
-    assert refused(lambda: found.bearer("prd_wrong", "elsewhere")) == 429, "the same token from many addresses is counted, too"
+    assert [refused(lambda: found.bearer("prd_wrong", "there")) for _ in range(FAILURES_MOST)] == [
+        401
+    ] * FAILURES_MOST
+    assert (
+        refused(lambda: found.bearer("prd_wrong", "there")) == 429
+        and refused(lambda: found.bearer("prd_other", "there")) == 429
+    )
+    assert (
+        found.bearer(fresh, "there").name == "fresh"
+        and found.sign_in(fresh, "there")[0].name == "fresh"
+    )
+    assert (
+        found.bearer(known, "there").name == "known"
+        and refused(lambda: found.bearer("prd_other", "elsewhere")) == 401
+    )
+    assert refused(lambda: found.bearer("prd_wrong", "elsewhere")) == 429, (
+        "the same token from many addresses is counted, too"
+    )
     assert len(lines) == 1 and "there" in lines[0]
     monkeypatch.setattr(principal, "WINDOW_S", 0.0)
-    assert found.bearer(add(store, "new"), "there").name == "new" and refused(lambda: found.bearer("prd_wrong", "there")) == 401
+    assert (
+        found.bearer(add(store, "new"), "there").name == "new"
+        and refused(lambda: found.bearer("prd_wrong", "there")) == 401
+    )
 
 
 def test_a_sign_in(store: SqlStore) -> None:
-    """A browser gets a secret of its own for a token; it is gone with the sign-out, and with the token. Its forms carry what only
-    perdure's own pages know."""
+    """A browser gets a secret of its own for a token; it is gone with the sign-out, and with the
+    token. Its forms carry what only perdure's own pages know."""
     found = Principals(store, store)
     token = add(store, "me", TokenScope.ADMIN)
     who, cookie = found.sign_in(f" {token}\n", "here")
     assert found.cookie(cookie) == who and who.may(TokenScope.ADMIN) and cookie not in repr(who)
     other, second = found.sign_in(token, "here")
-    assert who.sent_form(who.form_secret) and not who.sent_form(other.form_secret) and not who.sent_form("") and not who.sent_form("\u00e9")
+    assert (
+        who.sent_form(who.form_secret)
+        and not who.sent_form(other.form_secret)
+        and not who.sent_form("")
+        and not who.sent_form("\u00e9")
+    )
     assert not Principal("me", who.scopes).sent_form("")
     found.sign_out(who)
     assert refused(lambda: found.cookie(cookie)) == 401 and found.cookie(second) == other
-    assert refused(lambda: found.cookie(token)) == 401 and refused(lambda: found.bearer(second, "here")) == 401
+    assert (
+        refused(lambda: found.cookie(token)) == 401
+        and refused(lambda: found.bearer(second, "here")) == 401
+    )
     store.remove_token("me")
     assert refused(lambda: found.cookie(second)) == 401
     assert refused(lambda: found.sign_in(token, "here")) == 401
     late, digest = new_cookie()
     store.sign_in("me", digest, 3600.0)
     add(store, "me", TokenScope.ADMIN)
-    assert refused(lambda: found.cookie(late)) == 401, "a token knows no sign-in of an earlier one of its name"
+    assert refused(lambda: found.cookie(late)) == 401, (
+        "a token knows no sign-in of an earlier one of its name"
+    )
 
 
 def test_a_cookie_alone_changes_nothing(serving: Serving) -> None:
-    """A signed-in browser may look at the API, and write only with what perdure's own pages know."""
+    """A signed-in browser may look at the API, and write only with what perdure's own pages
+    know."""
     token = serving.token("admin")
     with closing(stores.open(serving.state / "perdure.db")) as store:
         who, cookie = Principals(store, store).sign_in(token, "here")
@@ -163,15 +242,21 @@ def test_a_cookie_alone_changes_nothing(serving: Serving) -> None:
     assert serving.ask("GET", "/api/v1/nothing", **sent)[0] == 404
     assert serving.ask("POST", "/api/v1/nothing", body={}, **sent)[0] == 403
     assert serving.ask("POST", "/api/v1/nothing", body={}, x_form_secret="0" * 64, **sent)[0] == 403
-    assert serving.ask("POST", "/api/v1/nothing", body={}, x_form_secret=who.form_secret, **sent)[0] == 404
+    assert (
+        serving.ask("POST", "/api/v1/nothing", body={}, x_form_secret=who.form_secret, **sent)[0]
+        == 404
+    )
     assert serving.ask("GET", "/api/v1/nothing", cookie=f"{principal.COOKIE}=x")[0] == 401
 
 
 def test_a_public_address_needs_a_token(serves: Callable[..., Serving]) -> None:
-    """An address that others can reach is not listened on without a token or a webhook's secret; a token that has expired is none."""
+    """An address that others can reach is not listened on without a token or a webhook's secret; a
+    token that has expired is none."""
     serving = serves("")
     assert serving.perdure("token", "new", "old", "--expires", "0s").returncode == 0
-    assert "neither a token nor a webhook" in serving.perdure("serve", "--listen", "0.0.0.0:0").stderr
+    assert (
+        "neither a token nor a webhook" in serving.perdure("serve", "--listen", "0.0.0.0:0").stderr
+    )
     serving.token("read")
     serving.start("--jobs", "0", "--listen", "0.0.0.0:0")
     assert serving.stop() == 0

@@ -1,4 +1,5 @@
-"""Webhooks over the wire, to a real `perdure serve`: kept once and for certain, or refused with a sentence."""
+"""Webhooks over the wire, to a real `perdure serve`: kept once and for certain, or refused with a
+sentence."""
 
 from __future__ import annotations
 
@@ -15,20 +16,32 @@ from tests.web.serving import EVENTS, Serving, answered, command_line
 
 @pytest.mark.parametrize("source", EVENTS)
 def test_a_delivery_of_each_forge(serving: Serving, source: str) -> None:
-    """What is answered with 202 stands in the database, read; again, also under another id, it is known and not kept twice."""
+    """What is answered with 202 stands in the database, read; again, also under another id, it is
+    known and not kept twice."""
     forge = EVENTS[source][0]
     status, said = serving.deliver(source, id=f"first-{source}")
     assert (status, said["new"], said["of_interest"]) == (202, True, True)
     (kept,) = [each for each in serving.inbox() if each.id == f"first-{source}"]
-    assert (kept.number, kept.source, kept.forge, kept.state) == (said["delivery"], source, forge, DeliveryState.RECEIVED)
+    assert (kept.number, kept.source, kept.forge, kept.state) == (
+        said["delivery"],
+        source,
+        forge,
+        DeliveryState.RECEIVED,
+    )
     assert kept.intent is not None and kept.intent.kind is IntentKind.COMMENTED
     for again in (f"first-{source}", f"second-{source}"):
-        assert serving.deliver(source, id=again) == (202, {"delivery": kept.number, "new": False, "of_interest": True})
-    assert [(each.number, each.times) for each in serving.inbox() if each.source == source] == [(kept.number, 3)]
+        assert serving.deliver(source, id=again) == (
+            202,
+            {"delivery": kept.number, "new": False, "of_interest": True},
+        )
+    assert [(each.number, each.times) for each in serving.inbox() if each.source == source] == [
+        (kept.number, 3)
+    ]
 
 
 def test_what_is_of_no_interest(serving: Serving) -> None:
-    """An authentic event that nothing follows from is answered like any other, and stands in the inbox with why."""
+    """An authentic event that nothing follows from is answered like any other, and stands in the
+    inbox with why."""
     body = payloads.raw("github", "ping")
     status, said = serving.send("/webhooks/hub", body, payloads.headers(Forge.GITHUB, "ping", body))
     assert (status, said["of_interest"]) == (202, False)
@@ -37,7 +50,8 @@ def test_what_is_of_no_interest(serving: Serving) -> None:
 
 
 def test_what_is_refused(serving: Serving) -> None:
-    """Not authentic, not JSON, not there, not this method, not this host: each is refused with one sentence, and nothing is kept."""
+    """Not authentic, not JSON, not there, not this method, not this host: each is refused with one
+    sentence, and nothing is kept."""
     before = len(serving.inbox())
     body = payloads.raw("github", "push")
     good = payloads.headers(Forge.GITHUB, "push", body)
@@ -46,9 +60,27 @@ def test_what_is_refused(serving: Serving) -> None:
     cases = [
         (401, "/webhooks/hub", body[:-2], good, "POST"),
         (401, "/webhooks/hub", bytes([body[0] ^ 4]) + body[1:], good, "POST"),
-        (401, "/webhooks/hub", body, payloads.headers(Forge.GITHUB, "push", body, SECRET + "x"), "POST"),
-        (401, "/webhooks/hub", body, {key: good[key] for key in good if "signature" not in key}, "POST"),
-        (401, "/webhooks/tea", body, payloads.headers(Forge.GITEA, "push", body) | {"x-gitea-signature": ""}, "POST"),
+        (
+            401,
+            "/webhooks/hub",
+            body,
+            payloads.headers(Forge.GITHUB, "push", body, SECRET + "x"),
+            "POST",
+        ),
+        (
+            401,
+            "/webhooks/hub",
+            body,
+            {key: good[key] for key in good if "signature" not in key},
+            "POST",
+        ),
+        (
+            401,
+            "/webhooks/tea",
+            body,
+            payloads.headers(Forge.GITEA, "push", body) | {"x-gitea-signature": ""},
+            "POST",
+        ),
         (400, "/webhooks/tea", body, good, "POST"),
         (400, "/webhooks/hub", nonsense, payloads.headers(Forge.GITHUB, "push", nonsense), "POST"),
         (415, "/webhooks/hub", body, form, "POST"),
@@ -71,20 +103,28 @@ def test_what_is_refused(serving: Serving) -> None:
 
 def test_names_that_are_allowed(serving: Serving) -> None:
     """The names of loopback and those of the setting are taken, with any port and in any case."""
-    for host in ("localhost", "LOCALHOST:1234", "[::1]:80", "hooks.example.com", "hooks.example.com:443"):
+    for host in (
+        "localhost",
+        "LOCALHOST:1234",
+        "[::1]:80",
+        "hooks.example.com",
+        "hooks.example.com:443",
+    ):
         assert serving.send("/healthz", b"", {"host": host}, "GET") == (200, {"ok": True})
     assert serving.send("/readyz", b"", {}, "GET") == (200, {"ready": True, "problems": []})
 
 
 def test_two_host_headers(serving: Serving) -> None:
-    """A request that names two hosts is refused: who stands before perdure may have looked at the other one."""
+    """A request that names two hosts is refused: who stands before perdure may have looked at the
+    other one."""
     with serving.raw() as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: evil\r\n\r\n")
         assert answered(connection).startswith((b"HTTP/1.1 421", b"HTTP/1.1 400"))
 
 
 def test_a_body_that_is_too_large(serving: Serving) -> None:
-    """By its length it is refused before it is sent, and without a length as soon as it is longer than 25 MiB; the server goes on."""
+    """By its length it is refused before it is sent, and without a length as soon as it is longer
+    than 25 MiB; the server goes on."""
     before = len(serving.inbox())
     head = b"POST /webhooks/hub HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with serving.raw() as connection:
@@ -106,7 +146,8 @@ def test_a_sender_that_goes_away(serving: Serving) -> None:
     before = [each.number for each in serving.inbox()]
     with serving.raw() as connection:
         connection.sendall(
-            b"POST /webhooks/hub HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+            b"POST /webhooks/hub HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
+            b"application/json\r\nContent-Length: 99\r\n\r\n{"
         )
     with serving.raw() as connection:
         connection.sendall(b"\x16\x03\x01 no http at all\r\n\r\n")
@@ -116,14 +157,22 @@ def test_a_sender_that_goes_away(serving: Serving) -> None:
 
 
 def test_a_storm_of_redeliveries(serving: Serving) -> None:
-    """Sixty deliveries, each sent four times by six senders in any order, a third of the time under a new id, make exactly sixty."""
+    """Sixty deliveries, each sent four times by six senders in any order, a third of the time under
+    a new id, make exactly sixty."""
     before = len(serving.inbox())
     sends = [number for number in range(1, 61) for _ in range(4)]
     random.Random(6).shuffle(sends)
     ids = random.Random(7)
-    wishes = [(number, f"storm-{number}" if ids.random() < 0.7 else f"other-{at}") for at, number in enumerate(sends)]
+    wishes = [
+        (number, f"storm-{number}" if ids.random() < 0.7 else f"other-{at}")
+        for at, number in enumerate(sends)
+    ]
     with ThreadPoolExecutor(6) as senders:
-        answers = list(senders.map(lambda wish: serving.deliver("tea", number=1000 + wish[0], id=wish[1]), wishes))
+        answers = list(
+            senders.map(
+                lambda wish: serving.deliver("tea", number=1000 + wish[0], id=wish[1]), wishes
+            )
+        )
     assert {status for status, _ in answers} == {202}
     assert sum(said["new"] for _, said in answers) == 60
     kept = serving.inbox()[before:]
@@ -136,4 +185,8 @@ def test_secrets_stay_secret(serving: Serving) -> None:
     serving.deliver("signed", id="for the secrets")
     places = [serving.home / "log", *(path for path in serving.state.rglob("*") if path.is_file())]
     for found in [*(path.read_bytes() for path in places), command_line(serving.process.pid)]:
-        assert SECRET.encode() not in found and SIGNING.encode() not in found and SIGNING[6:].encode() not in found
+        assert (
+            SECRET.encode() not in found
+            and SIGNING.encode() not in found
+            and SIGNING[6:].encode() not in found
+        )

@@ -1,4 +1,5 @@
-"""A server that is killed while agents are at work on what webhooks asked for: a small sample of `make webhook-kills`."""
+"""A server that is killed while agents are at work on what webhooks asked for: a small sample of
+`make webhook-kills`."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ def directory() -> Iterator[Path]:
 
 
 def test_killed_while_agents_are_at_work(directory: Path) -> None:
-    """Killed twice, once while an agent works for certain: what was acknowledged reached its agent once, nothing was done twice, and
-    each live agent was adopted or ended."""
+    """Killed twice, once while an agent works for certain: what was acknowledged reached its agent
+    once, nothing was done twice, and each live agent was adopted or ended."""
     found: list[Found] = []
     play(directory, 2, 2, 7, found.append)
     assert (found[0].wrong, found[0].kills) == ([], 2), found

@@ -1,9 +1,11 @@
-"""`python -m tests.web.working N [DIRECTORY]`: `perdure serve` is killed N times while agents are at work on what webhooks asked for.
+"""`python -m tests.web.working N [DIRECTORY]`: `perdure serve` is killed N times while agents are
+at work on what webhooks asked for.
 
-Real agents (Claude Code on the rehearsal) by a rule. Each sender opens an issue with the agent's label, then comments on it, each delivery
-again until it is acknowledged; after a few comments it opens the next issue. At the end: every acknowledged delivery stands in the inbox
-once and was given to its run; each issue has one run; what was said stands in that run's instructions once and reached the model once; no
-turn was made twice; and nothing lives on.
+Real agents (Claude Code on the rehearsal) by a rule. Each sender opens an issue with the agent's
+label, then comments on it, each delivery again until it is acknowledged; after a few comments it
+opens the next issue. At the end: every acknowledged delivery stands in the inbox once and was given
+to its run; each issue has one run; what was said stands in that run's instructions once and reached
+the model once; no turn was made twice; and nothing lives on.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ from tests.web.serving import Serving
 COMMENTS = 6
 """So many on one issue, then comes the next."""
 JOBS = 2
-SCRIPT = "by history\n" + "\n---\n".join(f"run echo {n} >> log.txt\n---\nslow 0.7\nsay Turn {n} is done." for n in range(1, 4 * COMMENTS))
+SCRIPT = "by history\n" + "\n---\n".join(
+    f"run echo {n} >> log.txt\n---\nslow 0.7\nsay Turn {n} is done." for n in range(1, 4 * COMMENTS)
+)
 CONFIG = """
 permissions = "full"
 [webhooks.tea]
@@ -106,7 +110,9 @@ class _Sender:
         body = payloads.derived("gitea", name, change)
         for tries in range(10**6):
             self.sent += 1
-            headers = payloads.headers(Forge.GITEA, event, body, id=f"{mark}{tries if number % 3 == 2 else ''}")
+            headers = payloads.headers(
+                Forge.GITEA, event, body, id=f"{mark}{tries if number % 3 == 2 else ''}"
+            )
             try:
                 status, said = self.serving.send("/webhooks/tea", body, headers)
             except (OSError, http.client.HTTPException, ValueError):
@@ -125,7 +131,9 @@ def campaign(one: Stage, serving: Serving, kills: int, senders: int, seed: int) 
     """Kills and counts. The server is stopped in good order at the end, when all work is done."""
     chance, found, over = random.Random(seed), Found(kills), threading.Event()
     numbers = iter(range(1, 10**9))
-    people = [_Sender(serving, numbers, over, random.Random(seed + number)) for number in range(senders)]
+    people = [
+        _Sender(serving, numbers, over, random.Random(seed + number)) for number in range(senders)
+    ]
     threads = [threading.Thread(target=each.go, daemon=True) for each in people]
     serving.start("--jobs", str(JOBS))
     for thread in threads:
@@ -133,7 +141,9 @@ def campaign(one: Stage, serving: Serving, kills: int, senders: int, seed: int) 
     for number in range(kills):
         time.sleep(chance.random() * 2)
         # Each other time while an agent is at work for certain, else at any moment.
-        found.at_work += bool(serving.until(one.marked, "an agent is at work") if number % 2 == 0 else one.marked())
+        found.at_work += bool(
+            serving.until(one.marked, "an agent is at work") if number % 2 == 0 else one.marked()
+        )
         serving.kill()
         serving.start("--jobs", str(JOBS))
     over.set()
@@ -158,12 +168,16 @@ def _until_done(serving: Serving, store: SqlStore) -> None:
     """However slow the machine is: as long as something goes on."""
     while not _is_done(store):
         seen = store.newest_record()
-        serving.until(lambda seen=seen: store.newest_record() > seen or _is_done(store), "something goes on")
+        serving.until(
+            lambda seen=seen: store.newest_record() > seen or _is_done(store), "something goes on"
+        )
 
 
 def _is_done(store: SqlStore) -> bool:
     waits = store.waiting_deliveries(1)
-    return not waits and not store.find([RunState.PENDING, RunState.QUEUED, RunState.RUNNING], limit=1)
+    return not waits and not store.find(
+        [RunState.PENDING, RunState.QUEUED, RunState.RUNNING], limit=1
+    )
 
 
 def _look(one: Stage, store: SqlStore, acknowledged: dict[str, int], found: Found) -> None:
@@ -174,17 +188,35 @@ def _look(one: Stage, store: SqlStore, acknowledged: dict[str, int], found: Foun
             wrong.append(f"{mark} was acknowledged as {number} and is not there")
         elif kept[number].state is not DeliveryState.HANDLED:
             wrong.append(f"{mark} is {kept[number].state}: {kept[number].reason}")
-    twice = [mark for mark, count in Counter(MARK.match(each.id)[0] for each in kept.values()).items() if count > 1]  # type: ignore[index]
+    twice = [
+        mark
+        for mark, count in Counter(MARK.match(each.id)[0] for each in kept.values()).items()
+        if count > 1
+    ]  # type: ignore[index]
     wrong += [f"{mark} stands in the inbox twice" for mark in twice]
     runs = [store.get(row.id) for row in store.find(limit=100_000)]
     issues = Counter(str(run.spec.branch) for run in runs)
     found.issues = len(issues)
     wrong += [f"{branch} has {count} runs" for branch, count in issues.items() if count > 1]
-    told = Counter(mark for run in runs for context in store.contexts(run.id) for mark in set(MARK.findall(context.text)))
+    told = Counter(
+        mark
+        for run in runs
+        for context in store.contexts(run.id)
+        for mark in set(MARK.findall(context.text))
+    )
     last = {request.session: request for request in one.rehearsal.requests}
-    heard = Counter(mark for request in last.values() for prompt in request.prompts for mark in set(MARK.findall(prompt)))
+    heard = Counter(
+        mark
+        for request in last.values()
+        for prompt in request.prompts
+        for mark in set(MARK.findall(prompt))
+    )
     for what, counts in (("the instructions", told), ("what reached the model", heard)):
-        wrong += [f"{mark} stands {counts[mark]} times in {what}" for mark in acknowledged if counts[mark] != 1]
+        wrong += [
+            f"{mark} stands {counts[mark]} times in {what}"
+            for mark in acknowledged
+            if counts[mark] != 1
+        ]
     for run in runs:
         _look_at(store, run, found)
 
@@ -192,15 +224,25 @@ def _look(one: Stage, store: SqlStore, acknowledged: dict[str, int], found: Foun
 def _look_at(store: SqlStore, run: TaskRun, found: Found) -> None:
     attempts = store.attempts(run.id)
     found.attempts += len(attempts)
-    found.adopted += sum(isinstance(record.event, AttemptAdopted) for record in store.history(run.id, limit=100_000))
-    ended = [attempt for attempt in attempts if attempt.outcome is not None and attempt.outcome.kind is OutcomeKind.LOST]
+    found.adopted += sum(
+        isinstance(record.event, AttemptAdopted) for record in store.history(run.id, limit=100_000)
+    )
+    ended = [
+        attempt
+        for attempt in attempts
+        if attempt.outcome is not None and attempt.outcome.kind is OutcomeKind.LOST
+    ]
     found.ended += len(ended)
     if run.state is not RunState.SUCCEEDED:
         found.wrong.append(f"{run.name} has {run.state}: {run.reason}")
     if open_ones := [attempt.number for attempt in attempts if attempt.outcome is None]:
         found.wrong.append(f"{run.name}: attempts {open_ones} have no end")
     done = [attempt for attempt in attempts if attempt not in ended]
-    if verdicts := [each.receipt.verdict.value for each in done[1:] if each.receipt is not None and each.receipt.verdict != "native"]:
+    if verdicts := [
+        each.receipt.verdict.value
+        for each in done[1:]
+        if each.receipt is not None and each.receipt.verdict != "native"
+    ]:
         found.wrong.append(f"{run.name}: receipts {verdicts}")
     assert run.workspace is not None
     turns = (Path(run.workspace.path) / "log.txt").read_text().split()
@@ -208,7 +250,9 @@ def _look_at(store: SqlStore, run: TaskRun, found: Found) -> None:
         found.wrong.append(f"{run.name}: {len(done)} attempts made the turns {' '.join(turns)}")
 
 
-def play(directory: Path, kills: int, senders: int, seed: int, look: Callable[[Found], None] = print) -> Found:
+def play(
+    directory: Path, kills: int, senders: int, seed: int, look: Callable[[Found], None] = print
+) -> Found:
     """One campaign in a directory. Its path is short: sockets have 108 bytes."""
     with Rehearsal(SCRIPT) as rehearsal:
         one = Stage(directory, "claude", rehearsal)

@@ -1,6 +1,8 @@
-"""Saves and restores on a full disk, and by somebody who may not read everything: each a process of its own, see test_hardship.
+"""Saves and restores on a full disk, and by somebody who may not read everything: each a process of
+its own, see test_hardship.
 
-`full` mounts a small tmpfs in a mount namespace; `unreadable` is run without the right to read what its owner forbade.
+`full` mounts a small tmpfs in a mount namespace; `unreadable` is run without the right to read what
+its owner forbade.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ STEP = 96
 
 
 def full(top: Path, backend: str) -> None:
-    """Makes the disk larger step by step, until a save and then a restore fit: what fails before says so, and leaves nothing half."""
+    """Makes the disk larger step by step, until a save and then a restore fit: what fails before
+    says so, and leaves nothing half."""
     top.mkdir()
     _mount(top, "size=512m")
     yard = make_yard(top / "yard")
@@ -92,7 +95,8 @@ def _used_kb(place: Path) -> int:
 
 
 def unreadable(top: Path, backend: str) -> None:
-    """Files and directories that the agent closed to itself are left where they are, and named; opened again, they are saved."""
+    """Files and directories that the agent closed to itself are left where they are, and named;
+    opened again, they are saved."""
     yard = make_yard(top)
     workspace, path = made(yard, backend)
     (path / "known.txt").write_text("known\n")
@@ -130,5 +134,8 @@ if __name__ == "__main__":
         for right in (DAC_OVERRIDE, DAC_READ_SEARCH):
             assert ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, right, 0, 0, 0) == 0
         if "--stripped" not in sys.argv:
-            os.execv(sys.executable, [sys.executable, "-m", "tests.workspace.hardship", *sys.argv[1:], "--stripped"])
+            os.execv(
+                sys.executable,
+                [sys.executable, "-m", "tests.workspace.hardship", *sys.argv[1:], "--stripped"],
+            )
     {"full": full, "unreadable": unreadable}[sys.argv[1]](Path(sys.argv[2]), sys.argv[3])

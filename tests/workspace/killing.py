@@ -1,6 +1,8 @@
-"""Kills the making of a workdir at a chosen system call, or at a random time, and looks at what a plain retry makes of it.
+"""Kills the making of a workdir at a chosen system call, or at a random time, and looks at what a
+plain retry makes of it.
 
-`python -m tests.workspace.killing 300` does it that often and prints the counts; a sample of it runs in the suite.
+`python -m tests.workspace.killing 300` does it that often and prints the counts; a sample of it
+runs in the suite.
 """
 
 from __future__ import annotations
@@ -41,18 +43,27 @@ def command(yard: Yard, workspace: Workspace) -> list[str]:
 
 
 def kill_at(yard: Yard, workspace: Workspace, number: int) -> bool:
-    """SIGKILL to the first process that reaches its `number`th call of CALLS. Returns whether one was killed."""
+    """SIGKILL to the first process that reaches its `number`th call of CALLS. Returns whether one
+    was killed."""
     log = yard.top / "strace"
     trace = ["strace", "-f", "-o", str(log), "-e", f"trace={CALLS}"]
     inject = ["-e", f"inject={CALLS}:signal=SIGKILL:when={number}"]
-    subprocess.run([*trace, *inject, *command(yard, workspace)], env=os.environ | yard.environ, capture_output=True)
+    subprocess.run(
+        [*trace, *inject, *command(yard, workspace)],
+        env=os.environ | yard.environ,
+        capture_output=True,
+    )
     return "killed by SIGKILL" in log.read_text()
 
 
 def kill_after(yard: Yard, workspace: Workspace, seconds: float, *, all_of_it: bool) -> bool:
-    """SIGKILL after a time: to the supervisor alone (its git goes on), or to all of its processes (machine loss)."""
+    """SIGKILL after a time: to the supervisor alone (its git goes on), or to all of its processes
+    (machine loss)."""
     process = subprocess.Popen(
-        command(yard, workspace), env=os.environ | yard.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(yard, workspace),
+        env=os.environ | yard.environ,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     with process:
         time.sleep(seconds)
@@ -105,11 +116,21 @@ def check(yard: Yard, workspace: Workspace) -> list[str]:
         "fsck of workdir": bool(yard.git("fsck", "--no-dangling", cwd=top)),
         "fsck of repository": bool(yard.git("fsck", "--no-dangling")),
         "the user's checkout": yard.git("status", "--porcelain") != "?? precious",
-        "locks": bool([*yard.repo.glob(".git/**/*.lock"), *yard.root.glob(".perdure/repos/**/*.lock"), *Path(top).glob(".git/**/*.lock")]),
+        "locks": bool(
+            [
+                *yard.repo.glob(".git/**/*.lock"),
+                *yard.root.glob(".perdure/repos/**/*.lock"),
+                *Path(top).glob(".git/**/*.lock"),
+            ]
+        ),
         "marks": bool(list(yard.root.glob(".perdure/locks/*.making"))),
         "stages": bool(list(yard.root.glob(".perdure/**/*stage*"))),
-        "worktrees": len(yard.git("worktree", "list").splitlines()) != (2 if workspace.backend == "worktree" else 1),
-        "commit": yard.git("commit", "--allow-empty", "-qm", "x", cwd=top, check=False, env=prepared.env) != "",
+        "worktrees": len(yard.git("worktree", "list").splitlines())
+        != (2 if workspace.backend == "worktree" else 1),
+        "commit": yard.git(
+            "commit", "--allow-empty", "-qm", "x", cwd=top, check=False, env=prepared.env
+        )
+        != "",
     }
     return [name for name, bad in wrong.items() if bad]
 
@@ -137,9 +158,15 @@ def main(rounds: int) -> None:
             killed = False
             for _ in range(times):
                 if how == "call":
-                    killed |= kill_at(yard, workspace, random.choice([random.randint(1, 12), random.randint(1, 200)]))
+                    killed |= kill_at(
+                        yard,
+                        workspace,
+                        random.choice([random.randint(1, 12), random.randint(1, 200)]),
+                    )
                 else:
-                    killed |= kill_after(yard, workspace, random.uniform(0.05, 0.35), all_of_it=how == "machine")
+                    killed |= kill_after(
+                        yard, workspace, random.uniform(0.05, 0.35), all_of_it=how == "machine"
+                    )
             try:
                 wrong = check(yard, workspace)
             except Exception as error:

@@ -1,4 +1,5 @@
-"""What an agent does not have in a new workdir, and a person has in a checkout: submodules and contents of Git LFS are named."""
+"""What an agent does not have in a new workdir, and a person has in a checkout: submodules and
+contents of Git LFS are named."""
 
 from __future__ import annotations
 
@@ -13,20 +14,26 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 12345
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_submodules_and_pointers_are_named(yard: Yard, backend: str, tmp_path: Path) -> None:
-    """A new workdir's notes name empty submodules and files of Git LFS that are pointers; a workdir that is there has none."""
+    """A new workdir's notes name empty submodules and files of Git LFS that are pointers; a workdir
+    that is there has none."""
     other = make_yard(tmp_path / "other")
-    yard.git("-c", "protocol.file.allow=always", "submodule", "add", "-q", str(other.repo), "lib/other")
+    yard.git(
+        "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(other.repo), "lib/other"
+    )
     (yard.repo / "art").mkdir()
     (yard.repo / "art/.gitattributes").write_text("*.png filter=lfs diff=lfs merge=lfs -text\n")
     for name in "abcde":
         (yard.repo / f"art/{name}.png").write_text(POINTER.format(name * 64))
-    (yard.repo / "art/story.txt").write_text("It begins: version https://git-lfs.github.com/spec/v1\n")
+    (yard.repo / "art/story.txt").write_text(
+        "It begins: version https://git-lfs.github.com/spec/v1\n"
+    )
     yard.git("add", ".")
     yard.git("commit", "-qm", "a submodule and pictures")
     workspace = yard.plan(backend)
     assert yard.workspaces.prepare(workspace, "claude").notes == (
         "Submodules are empty directories here: 'lib/other'.",
-        "Files of Git LFS are pointers here, without their contents: 'art/a.png', 'art/b.png', 'art/c.png' and 2 more.",
+        "Files of Git LFS are pointers here, without their contents: 'art/a.png', 'art/b.png', "
+        "'art/c.png' and 2 more.",
     )
     assert list((Path(workspace.path) / "lib/other").iterdir()) == []
     assert yard.workspaces.prepare(workspace, "claude").notes == ()

@@ -21,7 +21,10 @@ def test_a_workdir_is_made_once_and_then_found_again(yard: Yard, backend: str) -
     """Planning twice names one place; preparing twice makes it once."""
     workspace = yard.plan(backend)
     assert yard.plan(backend) == workspace
-    first, second = yard.workspaces.prepare(workspace, "claude"), yard.workspaces.prepare(workspace, "claude")
+    first, second = (
+        yard.workspaces.prepare(workspace, "claude"),
+        yard.workspaces.prepare(workspace, "claude"),
+    )
     assert (first.created, second.created) == (backend != "here", False)
     assert Path(workspace.path).is_dir()
     if backend in REPOSITORIES:
@@ -53,7 +56,8 @@ def test_reuse_keeps_what_is_not_committed(yard: Yard, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_agents_and_branches_have_places_of_their_own(yard: Yard, backend: str) -> None:
-    """Two agents on one repository, and two branches of one agent, do not see each other's files."""
+    """Two agents on one repository, and two branches of one agent, do not see each other's
+    files."""
     plans = [
         yard.plan(backend, agent="claude", branch="one"),
         yard.plan(backend, agent="codex", branch="two"),
@@ -78,7 +82,8 @@ def test_the_path_depends_on_repository_agent_and_branch_alone(yard: Yard, backe
 
 
 def test_a_workdir_of_the_other_backend_is_not_taken_for_ones_own(yard: Yard) -> None:
-    """The same place asked for as another backend is refused, in both directions, and its files stay."""
+    """The same place asked for as another backend is refused, in both directions, and its files
+    stay."""
     for made, asked in (REPOSITORIES, REPOSITORIES[::-1]):
         branch = f"as-{made}"
         yard.workspaces.prepare(yard.plan(made, branch=branch), "claude")
@@ -107,7 +112,8 @@ def test_the_base_is_where_a_branch_starts(yard: Yard, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_an_agent_that_commits_is_named(yard: Yard, backend: str) -> None:
-    """Commits are authored by the agent and committed by the user; no configuration of the repository is changed."""
+    """Commits are authored by the agent and committed by the user; no configuration of the
+    repository is changed."""
     before = (yard.repo / ".git/config").read_bytes()
     workspace = yard.plan(backend)
     prepared = yard.workspaces.prepare(workspace, "codex")
@@ -115,7 +121,9 @@ def test_an_agent_that_commits_is_named(yard: Yard, backend: str) -> None:
     said = yard.git("log", "-1", "--format=%an <%ae> %cn <%ce>", cwd=workspace.path)
     assert said == "codex (perdure) <codex@perdure.invalid> Una User <una@example.org>"
     assert (yard.repo / ".git/config").read_bytes() == before
-    assert yard.workspaces.prepare(workspace, "codex").head == yard.git("rev-parse", "HEAD", cwd=workspace.path)
+    assert yard.workspaces.prepare(workspace, "codex").head == yard.git(
+        "rev-parse", "HEAD", cwd=workspace.path
+    )
 
 
 def test_an_agent_commits_without_a_user(yard: Yard) -> None:
@@ -129,10 +137,13 @@ def test_an_agent_commits_without_a_user(yard: Yard) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_second_one_is_told_who_is_at_work(yard: Yard, backend: str) -> None:
-    """The lock is exclusive, names its holder, and is free again when the last descriptor is closed."""
+    """The lock is exclusive, names its holder, and is free again when the last descriptor is
+    closed."""
     workspace = yard.plan(backend)
     fd = yard.workspaces.lock(workspace, "brave-otter")
-    child = subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[fd])
+    child = subprocess.Popen(
+        [sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[fd]
+    )
     os.close(fd)
     with pytest.raises(Conflict, match=f"brave-otter \\(process {os.getpid()}"):
         yard.workspaces.lock(workspace)
@@ -141,7 +152,8 @@ def test_a_second_one_is_told_who_is_at_work(yard: Yard, backend: str) -> None:
 
 
 def test_a_lock_that_somebody_has_for_a_moment_more(yard: Yard) -> None:
-    """A child that another thread was just starting has all descriptors until it becomes its program: nobody is at work by that."""
+    """A child that another thread was just starting has all descriptors until it becomes its
+    program: nobody is at work by that."""
     workspace = yard.plan("worktree")
     fd = yard.workspaces.lock(workspace, "brave-otter")
     with subprocess.Popen(["sleep", "0.2"], pass_fds=[fd]):
@@ -154,7 +166,10 @@ def test_many_prepare_one_workdir_at_once(yard: Yard, backend: str) -> None:
     """Of six that come at the same moment one makes it, and all get it whole."""
     workspace = yard.plan(backend)
     got: list[Prepared] = []
-    threads = [threading.Thread(target=lambda: got.append(yard.workspaces.prepare(workspace, "claude"))) for _ in range(6)]
+    threads = [
+        threading.Thread(target=lambda: got.append(yard.workspaces.prepare(workspace, "claude")))
+        for _ in range(6)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -165,11 +180,19 @@ def test_many_prepare_one_workdir_at_once(yard: Yard, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_many_workdirs_of_one_repository_at_once(yard: Yard, backend: str) -> None:
-    """Six agents that are dispatched together all get their own, and none fails on a lock of git."""
-    plans = [yard.plan(backend, agent=f"agent{number}", branch=f"b/{number}") for number in range(6)]
+    """Six agents that are dispatched together all get their own, and none fails on a lock of
+    git."""
+    plans = [
+        yard.plan(backend, agent=f"agent{number}", branch=f"b/{number}") for number in range(6)
+    ]
     got: list[Prepared] = []
     threads = [
-        threading.Thread(target=lambda workspace=workspace: got.append(yard.workspaces.prepare(workspace, "claude"))) for workspace in plans
+        threading.Thread(
+            target=lambda workspace=workspace: got.append(
+                yard.workspaces.prepare(workspace, "claude")
+            )
+        )
+        for workspace in plans
     ]
     for thread in threads:
         thread.start()
@@ -185,7 +208,12 @@ def test_what_a_killed_git_of_the_agent_locked_is_free_again(yard: Yard, backend
     yard.workspaces.prepare(workspace, "claude")
     lock = Path(yard.git("rev-parse", "--absolute-git-dir", cwd=workspace.path)) / "index.lock"
     lock.touch()
-    with subprocess.Popen(["git", "hash-object", "--stdin"], cwd=workspace.path, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as alive:
+    with subprocess.Popen(
+        ["git", "hash-object", "--stdin"],
+        cwd=workspace.path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    ) as alive:
         while Path(f"/proc/{alive.pid}/comm").read_text() != "git\n":
             pass
         yard.workspaces.prepare(workspace, "claude")
@@ -197,7 +225,8 @@ def test_what_a_killed_git_of_the_agent_locked_is_free_again(yard: Yard, backend
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_files_that_have_lost_their_repository_are_never_touched(yard: Yard, backend: str) -> None:
-    """A workdir whose .git is gone holds work all the same: it is refused with a way out, and kept."""
+    """A workdir whose .git is gone holds work all the same: it is refused with a way out, and
+    kept."""
     workspace = yard.plan(backend)
     yard.workspaces.prepare(workspace, "claude")
     top = Path(workspace.path)
@@ -212,7 +241,8 @@ def test_files_that_have_lost_their_repository_are_never_touched(yard: Yard, bac
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_a_workdir_that_was_deleted_is_made_again_on_its_branch(yard: Yard, backend: str) -> None:
-    """Commits on the branch of a worktree come back; the isolated one starts from what its origin has."""
+    """Commits on the branch of a worktree come back; the isolated one starts from what its origin
+    has."""
     workspace = yard.plan(backend)
     env = yard.workspaces.prepare(workspace, "claude").env
     yard.git("commit", "--allow-empty", "-qm", "kept", cwd=workspace.path, env=env)
@@ -224,7 +254,8 @@ def test_a_workdir_that_was_deleted_is_made_again_on_its_branch(yard: Yard, back
 
 
 def test_commits_on_no_branch_outlive_their_worktree(yard: Yard) -> None:
-    """When a worktree's directory is gone and its HEAD was detached, its commits are kept under a rescue ref first."""
+    """When a worktree's directory is gone and its HEAD was detached, its commits are kept under a
+    rescue ref first."""
     workspace = yard.plan("worktree")
     env = yard.workspaces.prepare(workspace, "claude").env
     yard.git("checkout", "-q", "--detach", cwd=workspace.path)
@@ -236,7 +267,8 @@ def test_commits_on_no_branch_outlive_their_worktree(yard: Yard) -> None:
 
 
 def test_a_worktree_survives_prune_while_its_volume_is_away(yard: Yard) -> None:
-    """`git worktree prune` in the user's repository does not forget a workdir that is not mounted just now."""
+    """`git worktree prune` in the user's repository does not forget a workdir that is not mounted
+    just now."""
     workspace = yard.plan("worktree")
     yard.workspaces.prepare(workspace, "claude")
     (Path(workspace.path) / "work.txt").write_text("hours\n")
@@ -283,7 +315,8 @@ def test_a_bare_repository_has_worktrees_too(yard: Yard) -> None:
 
 
 def test_a_worktree_that_git_forgot_is_linked_again(yard: Yard) -> None:
-    """Its admin directory lost (a restored repository, an agent's rm): the files stay, the branch is the same, git works again."""
+    """Its admin directory lost (a restored repository, an agent's rm): the files stay, the branch
+    is the same, git works again."""
     workspace = yard.plan("worktree")
     env = yard.workspaces.prepare(workspace, "claude").env
     top = Path(workspace.path)
@@ -302,9 +335,12 @@ def test_a_worktree_that_git_forgot_is_linked_again(yard: Yard) -> None:
     assert not yard.workspaces.prepare(workspace, "claude").notes
 
 
-@pytest.mark.parametrize("how", ["branch gone", "branch taken", "points elsewhere", "is a link", "has another owner"])
+@pytest.mark.parametrize(
+    "how", ["branch gone", "branch taken", "points elsewhere", "is a link", "has another owner"]
+)
 def test_a_forgotten_worktree_is_not_linked_where_that_is_a_guess(yard: Yard, how: str) -> None:
-    """Without its branch, with the branch at work elsewhere, or with a `.git` that was changed: refused, nothing touched."""
+    """Without its branch, with the branch at work elsewhere, or with a `.git` that was changed:
+    refused, nothing touched."""
     workspace = yard.plan("worktree")
     yard.workspaces.prepare(workspace, "claude")
     top, admins = Path(workspace.path), yard.repo / ".git/worktrees"
@@ -327,4 +363,6 @@ def test_a_forgotten_worktree_is_not_linked_where_that_is_a_guess(yard: Yard, ho
     with pytest.raises(WorkspaceError, match="Nothing was touched"):
         yard.workspaces.prepare(workspace, "claude")
     assert (top / "work.txt").read_text() == "hours\n"
-    assert [path.name for path in admins.glob("*")] == ([admin.name] if how == "has another owner" else [])
+    assert [path.name for path in admins.glob("*")] == (
+        [admin.name] if how == "has another owner" else []
+    )

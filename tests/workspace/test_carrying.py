@@ -1,4 +1,5 @@
-"""Uncommitted work that is carried into another workdir: all of it, as it is, and the source untouched."""
+"""Uncommitted work that is carried into another workdir: all of it, as it is, and the source
+untouched."""
 
 from __future__ import annotations
 
@@ -21,7 +22,13 @@ def marks(top: Path) -> dict[str, tuple[int, str]]:
         name = str(path.relative_to(top))
         if name.split("/")[0] == ".git" or (path.is_dir() and not path.is_symlink()):
             continue
-        content = os.fsencode(path.readlink()) if path.is_symlink() else path.read_bytes() if path.is_file() else b""
+        content = (
+            os.fsencode(path.readlink())
+            if path.is_symlink()
+            else path.read_bytes()
+            if path.is_file()
+            else b""
+        )
         found[name] = (path.lstat().st_mode, hashlib.sha256(content).hexdigest())
     return found
 
@@ -40,7 +47,8 @@ def two(yard: Yard) -> tuple[Workspace, Workspace]:
 
 
 def test_every_kind_of_change_is_carried(yard: Yard) -> None:
-    """Changed, new, staged and deleted files, odd names and bytes, modes and links, small ignored files; the source is as it was."""
+    """Changed, new, staged and deleted files, odd names and bytes, modes and links, small ignored
+    files; the source is as it was."""
     source, target = two(yard)
     top = Path(source.path)
     (top / "README").write_bytes(b"\x00\xff\r\n")
@@ -92,18 +100,23 @@ def test_a_repository_inside_is_carried_whole(yard: Yard) -> None:
     os.mkfifo(top / "pipe")
     yard.workspaces.checkpoints.carry(source, target)
     assert (to / "inner/own.txt").read_text() == "own"
-    assert (to / "inner/.git/HEAD").read_text() == (top / "inner/.git/HEAD").read_text() and not os.path.lexists(to / "pipe")
+    assert (to / "inner/.git/HEAD").read_text() == (
+        top / "inner/.git/HEAD"
+    ).read_text() and not os.path.lexists(to / "pipe")
 
 
 @pytest.mark.parametrize("filtered", ["smudge", "eol"])
 def test_no_filter_of_the_repository_takes_part(yard: Yard, filtered: str) -> None:
-    """The bytes are copied: neither a filter nor the end of lines that the repository asks for changes them."""
+    """The bytes are copied: neither a filter nor the end of lines that the repository asks for
+    changes them."""
     source, target = two(yard)
     top, to = Path(source.path), Path(target.path)
     mark = yard.top / "a filter ran"
     yard.git("config", "filter.evil.smudge", f"touch '{mark}'; cat")
     yard.git("config", "filter.evil.clean", f"touch '{mark}'; cat")
-    (top / ".gitattributes").write_text("* filter=evil\n" if filtered == "smudge" else "* text eol=crlf\n")
+    (top / ".gitattributes").write_text(
+        "* filter=evil\n" if filtered == "smudge" else "* text eol=crlf\n"
+    )
     (top / "README").write_bytes(b"one\ntwo\r\nthree\n")
     mark.unlink(missing_ok=True)
     yard.workspaces.checkpoints.carry(source, target)
@@ -126,8 +139,11 @@ def test_a_task_without_git_is_carried_whole(yard: Yard) -> None:
 
 
 def test_a_directory_of_the_users_own_can_be_the_source(yard: Yard) -> None:
-    """A run that worked `here` in a checkout: its fork is a worktree, and the checkout stays as it is."""
-    source = yard.workspaces.plan(yard.spec("here").__class__(prompt="p", here=str(yard.repo)), "brave-otter", yard.repo)
+    """A run that worked `here` in a checkout: its fork is a worktree, and the checkout stays as it
+    is."""
+    source = yard.workspaces.plan(
+        yard.spec("here").__class__(prompt="p", here=str(yard.repo)), "brave-otter", yard.repo
+    )
     (yard.repo / "new.txt").write_text("x")
     index = (yard.repo / ".git/index").read_bytes()
     target = yard.plan("worktree", branch="fork", base=yard.git("rev-parse", "HEAD"))
@@ -135,4 +151,9 @@ def test_a_directory_of_the_users_own_can_be_the_source(yard: Yard) -> None:
     yard.workspaces.checkpoints.carry(source, target)
     assert marks(Path(target.path)) == marks(yard.repo)
     assert (yard.repo / ".git/index").read_bytes() == index
-    assert subprocess.run(["git", "status", "--short"], cwd=yard.repo, capture_output=True, text=True, check=True).stdout == "?? new.txt\n"
+    assert (
+        subprocess.run(
+            ["git", "status", "--short"], cwd=yard.repo, capture_output=True, text=True, check=True
+        ).stdout
+        == "?? new.txt\n"
+    )

@@ -18,12 +18,17 @@ def contents(top: Path) -> dict[str, str]:
         if ".git" in path.relative_to(top).parts or (path.is_dir() and not path.is_symlink()):
             continue
         name = str(path.relative_to(top))
-        found[name] = f"-> {path.readlink()}" if path.is_symlink() else f"{path.stat().st_mode & 0o111:o} {path.read_bytes()!r}"
+        found[name] = (
+            f"-> {path.readlink()}"
+            if path.is_symlink()
+            else f"{path.stat().st_mode & 0o111:o} {path.read_bytes()!r}"
+        )
     return found
 
 
 def worked(yard: Yard, backend: str) -> Workspace:
-    """A workdir in which an agent committed some, and left some: changed, new, gone, moved, executable, linked, binary."""
+    """A workdir in which an agent committed some, and left some: changed, new, gone, moved,
+    executable, linked, binary."""
     workspace = yard.plan(backend)
     env = yard.workspaces.prepare(workspace, "claude").env
     top = Path(workspace.path)
@@ -44,7 +49,8 @@ def worked(yard: Yard, backend: str) -> Workspace:
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_the_patch_is_the_whole_change(yard: Yard, backend: str) -> None:
-    """Applied by git to the base, the patch gives what lies in the workdir, ignored files aside; looking changes nothing."""
+    """Applied by git to the base, the patch gives what lies in the workdir, ignored files aside;
+    looking changes nothing."""
     workspace = worked(yard, backend)
     top = Path(workspace.path)
     before, refs = yard.git("status", "--porcelain", "-uall", cwd=top), yard.git("for-each-ref")
@@ -54,7 +60,10 @@ def test_the_patch_is_the_whole_change(yard: Yard, backend: str) -> None:
     there = contents(top)
     assert there.pop("build.log")
     assert contents(yard.repo) == there
-    assert (yard.git("status", "--porcelain", "-uall", cwd=top), yard.git("for-each-ref")) == (before, refs)
+    assert (yard.git("status", "--porcelain", "-uall", cwd=top), yard.git("for-each-ref")) == (
+        before,
+        refs,
+    )
     assert list((yard.root / ".perdure/tmp").iterdir()) == []
 
 
@@ -68,7 +77,8 @@ def test_the_summary_fits_the_width(yard: Yard, backend: str) -> None:
 
 
 def test_more_than_there_is_room_for_is_not_taken(yard: Yard) -> None:
-    """A patch of more bytes than the caller has room for is refused with how much that is; one that just fits is given."""
+    """A patch of more bytes than the caller has room for is refused with how much that is; one that
+    just fits is given."""
     workspace = worked(yard, "isolated")
     size = len(yard.workspaces.diff(workspace))
     assert len(yard.workspaces.diff(workspace, most=size)) == size
@@ -77,7 +87,8 @@ def test_more_than_there_is_room_for_is_not_taken(yard: Yard) -> None:
 
 
 def test_a_directory_of_the_users_own_is_compared_with_its_last_commit(yard: Yard) -> None:
-    """With `here` nothing tells where the run began: what is not committed is shown. Without git there is nothing to compare."""
+    """With `here` nothing tells where the run began: what is not committed is shown. Without git
+    there is nothing to compare."""
     (yard.repo / "README").write_text("third\n")
     here = Workspace(id="here", path=str(yard.repo), backend="here")  # type: ignore[arg-type]
     assert b"+third" in yard.workspaces.diff(here)
@@ -90,7 +101,8 @@ def test_a_directory_of_the_users_own_is_compared_with_its_last_commit(yard: Yar
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_apply_brings_everything_as_uncommitted_changes(yard: Yard, backend: str) -> None:
-    """The checkout ends up with the run's files, unstaged, on the same commit; a second apply finds all of it there."""
+    """The checkout ends up with the run's files, unstaged, on the same commit; a second apply finds
+    all of it there."""
     workspace = worked(yard, backend)
     head = yard.git("rev-parse", "HEAD")
     (yard.repo / "src").chmod(0o755)
@@ -102,14 +114,17 @@ def test_apply_brings_everything_as_uncommitted_changes(yard: Yard, backend: str
     assert set(applied.files) == {"README", "bin", "deep/er/né w.txt", "link", "run.sh"} | {
         f"src/{name}.txt" for name in ("file1", "moved", "file2", "file3")
     }
-    assert yard.git("rev-parse", "HEAD") == head and yard.git("diff", "--cached", "--name-only") == ""
+    assert (
+        yard.git("rev-parse", "HEAD") == head and yard.git("diff", "--cached", "--name-only") == ""
+    )
     again = yard.workspaces.apply(workspace, yard.repo, "claude")
     assert (again.files, set(again.already), again.refused) == ((), set(applied.files), ())
 
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_what_was_committed_since_is_merged(yard: Yard, backend: str) -> None:
-    """The user's later commits stay: lines of both in one file, and a file that the user moved gets the run's change."""
+    """The user's later commits stay: lines of both in one file, and a file that the user moved gets
+    the run's change."""
     workspace = worked(yard, backend)
     (yard.repo / "src/file2.txt").write_text("2\n" * 20 + "end\n")
     yard.git("mv", "src/file0.txt", "zero.txt")
@@ -118,22 +133,35 @@ def test_what_was_committed_since_is_merged(yard: Yard, backend: str) -> None:
     applied = yard.workspaces.apply(workspace, yard.repo, "claude")
     assert applied.refused == ()
     assert (yard.repo / "src/file2.txt").read_text() == "0\n" + "2\n" * 20 + "end\n"
-    assert (yard.repo / "zero.txt").read_text().endswith("run\n") and not (yard.repo / "src/file0.txt").exists()
+    assert (yard.repo / "zero.txt").read_text().endswith("run\n") and not (
+        yard.repo / "src/file0.txt"
+    ).exists()
 
 
 def refused(yard: Yard, workspace: Workspace, message: str = "") -> dict[str, str]:
     """Applies, which must be refused and change nothing at all: the reasons by path."""
-    before = contents(yard.repo), yard.git("status", "--porcelain", "-uall"), yard.git("rev-parse", "HEAD"), yard.git("ls-files", "--stage")
+    before = (
+        contents(yard.repo),
+        yard.git("status", "--porcelain", "-uall"),
+        yard.git("rev-parse", "HEAD"),
+        yard.git("ls-files", "--stage"),
+    )
     applied = yard.workspaces.apply(workspace, yard.repo, "claude", message)
     assert applied.refused and not applied.files and not applied.commit
-    after = contents(yard.repo), yard.git("status", "--porcelain", "-uall"), yard.git("rev-parse", "HEAD"), yard.git("ls-files", "--stage")
+    after = (
+        contents(yard.repo),
+        yard.git("status", "--porcelain", "-uall"),
+        yard.git("rev-parse", "HEAD"),
+        yard.git("ls-files", "--stage"),
+    )
     assert before == after
     return dict(applied.refused)
 
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_a_conflict_is_named_and_nothing_is_applied(yard: Yard, backend: str) -> None:
-    """The same lines changed on both sides, a file deleted on one, a binary on both: each is named with its reason."""
+    """The same lines changed on both sides, a file deleted on one, a binary on both: each is named
+    with its reason."""
     workspace = worked(yard, backend)
     (yard.repo / "README").write_text("mine\n")
     (yard.repo / "src/file3.txt").write_text("mine\n")
@@ -146,7 +174,8 @@ def test_a_conflict_is_named_and_nothing_is_applied(yard: Yard, backend: str) ->
 
 
 def test_uncommitted_work_is_never_touched(yard: Yard) -> None:
-    """A changed, deleted, untracked or ignored file that the run changes too is refused, and so is a link in the way."""
+    """A changed, deleted, untracked or ignored file that the run changes too is refused, and so is
+    a link in the way."""
     workspace = worked(yard, "worktree")
     Path(workspace.path, "kept.log").write_text("forced\n")
     yard.git("add", "-f", "kept.log", cwd=workspace.path)
@@ -165,7 +194,8 @@ def test_uncommitted_work_is_never_touched(yard: Yard) -> None:
 
 
 def test_other_uncommitted_work_stays_beside(yard: Yard) -> None:
-    """Changes in files that the run did not change, staged ones too, are no reason to refuse, and are as they were."""
+    """Changes in files that the run did not change, staged ones too, are no reason to refuse, and
+    are as they were."""
     workspace = worked(yard, "worktree")
     (yard.repo / "src/file9.txt").write_text("mine\n")
     (yard.repo / "src/file8.txt").write_text("staged\n")
@@ -173,8 +203,15 @@ def test_other_uncommitted_work_stays_beside(yard: Yard) -> None:
     (yard.repo / "own.txt").write_text("mine\n")
     applied = yard.workspaces.apply(workspace, yard.repo, "claude", "What the run did\n")
     assert applied.refused == ()
-    assert yard.git("log", "-1", "--format=%H %an %cn %s") == f"{applied.commit} claude (perdure) Una User What the run did"
-    assert yard.git("status", "--porcelain", "-uall").splitlines() == ["M  src/file8.txt", " M src/file9.txt", "?? own.txt"]
+    assert (
+        yard.git("log", "-1", "--format=%H %an %cn %s")
+        == f"{applied.commit} claude (perdure) Una User What the run did"
+    )
+    assert yard.git("status", "--porcelain", "-uall").splitlines() == [
+        "M  src/file8.txt",
+        " M src/file9.txt",
+        "?? own.txt",
+    ]
     assert yard.git("fsck", "--strict") == ""
 
 
@@ -192,7 +229,8 @@ def test_a_commit_leaves_what_is_staged_alone(yard: Yard) -> None:
 
 
 def test_another_repository_is_refused(yard: Yard) -> None:
-    """A checkout that lacks the commit the run began at, and a directory without git, take nothing."""
+    """A checkout that lacks the commit the run began at, and a directory without git, take
+    nothing."""
     workspace = worked(yard, "worktree")
     other = yard.top / "other"
     other.mkdir()
@@ -222,13 +260,24 @@ def test_files_and_directories_change_places(yard: Yard) -> None:
 
 
 def test_trouble_in_the_middle_puts_everything_back(yard: Yard) -> None:
-    """A branch that cannot be moved (somebody holds its lock) when all files are in place already: everything is as it was."""
+    """A branch that cannot be moved (somebody holds its lock) when all files are in place already:
+    everything is as it was."""
     workspace = worked(yard, "worktree")
-    before = contents(yard.repo), yard.git("status", "--porcelain", "-uall"), yard.git("ls-files", "--stage"), yard.git("rev-parse", "HEAD")
+    before = (
+        contents(yard.repo),
+        yard.git("status", "--porcelain", "-uall"),
+        yard.git("ls-files", "--stage"),
+        yard.git("rev-parse", "HEAD"),
+    )
     (yard.repo / ".git/refs/heads/main.lock").touch()
     with pytest.raises(GitFailed, match="update-ref"):
         yard.workspaces.apply(workspace, yard.repo, "claude", "message")
-    after = contents(yard.repo), yard.git("status", "--porcelain", "-uall"), yard.git("ls-files", "--stage"), yard.git("rev-parse", "HEAD")
+    after = (
+        contents(yard.repo),
+        yard.git("status", "--porcelain", "-uall"),
+        yard.git("ls-files", "--stage"),
+        yard.git("rev-parse", "HEAD"),
+    )
     assert before == after
     (yard.repo / ".git/refs/heads/main.lock").unlink()
     assert yard.workspaces.apply(workspace, yard.repo, "claude", "message").refused == ()
@@ -237,7 +286,8 @@ def test_trouble_in_the_middle_puts_everything_back(yard: Yard) -> None:
 @pytest.mark.parametrize("planted", ["filter", "textconv", "external", "attributes"])
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_nothing_that_an_agent_planted_runs(yard: Yard, backend: str, planted: str) -> None:
-    """Looking at and applying a poisoned run starts no filter, textconv, external diff or merge driver; plain git does."""
+    """Looking at and applying a poisoned run starts no filter, textconv, external diff or merge
+    driver; plain git does."""
     workspace = worked(yard, backend)
     top = Path(workspace.path)
     common = Path(yard.git("rev-parse", "--path-format=absolute", "--git-common-dir", cwd=top))

@@ -1,4 +1,5 @@
-"""Isolated clones of one repository: files and commits go from one to another. What must not go along: tests/safety/test_clones.py."""
+"""Isolated clones of one repository: files and commits go from one to another. What must not go
+along: tests/safety/test_clones.py."""
 
 from __future__ import annotations
 
@@ -23,17 +24,23 @@ def clones(yard: Yard) -> tuple[Workspace, Path, Workspace, Path]:
 
 
 def test_a_clone_is_carried_into_another(yard: Yard) -> None:
-    """Commits, staged and uncommitted files of one clone are in the other, on its own branch; the source is as it was, and the user's
-    repository and the cache have nothing of it."""
+    """Commits, staged and uncommitted files of one clone are in the other, on its own branch; the
+    source is as it was, and the user's repository and the cache have nothing of it."""
     source, top, target, place = clones(yard)
     (top / "README").write_text("changed\n")
     (top / "staged").write_text("staged\n")
     yard.git("add", "staged", cwd=top)
-    head, status = yard.git("rev-parse", "HEAD", cwd=top), yard.git("status", "--porcelain", cwd=top)
+    head, status = (
+        yard.git("rev-parse", "HEAD", cwd=top),
+        yard.git("status", "--porcelain", cwd=top),
+    )
     restored = yard.workspaces.checkpoints.carry(source, target)
     assert restored.differs == ()
     for here in (top, place):
-        assert (yard.git("rev-parse", "HEAD", cwd=here), yard.git("status", "--porcelain", cwd=here)) == (head, status)
+        assert (
+            yard.git("rev-parse", "HEAD", cwd=here),
+            yard.git("status", "--porcelain", cwd=here),
+        ) == (head, status)
         yard.git("fsck", "--no-dangling", "--no-progress", cwd=here)
     assert yard.git("branch", "--show-current", cwd=place) == "two"
     (cache,) = (yard.root / ".perdure/repos").iterdir()
@@ -42,7 +49,8 @@ def test_a_clone_is_carried_into_another(yard: Yard) -> None:
 
 
 def test_commits_of_clones_are_merged(yard: Yard) -> None:
-    """A commit of one clone is brought into another and merged there, as often as it is asked; both histories are whole."""
+    """A commit of one clone is brought into another and merged there, as often as it is asked; both
+    histories are whole."""
     source, _, target, place = clones(yard)
     (place / "ours").write_text("ours\n")
     theirs = yard.workspaces.commit(source, "claude", "Theirs")
@@ -59,7 +67,8 @@ def test_commits_of_clones_are_merged(yard: Yard) -> None:
 
 
 def test_a_branch_of_the_repository_is_known(yard: Yard) -> None:
-    """Which branches the repository of a clone has is known from what was fetched; before any fetch, none is."""
+    """Which branches the repository of a clone has is known from what was fetched; before any
+    fetch, none is."""
     assert yard.workspaces.taken(yard.plan("isolated", branch="one"), ["main"]) == []
     source, *_ = clones(yard)
     assert yard.workspaces.taken(source, ["main", "one", "nothing"]) == ["main"]

@@ -1,4 +1,5 @@
-"""Root and repository on different file systems: everything that works on one file system works there."""
+"""Root and repository on different file systems: everything that works on one file system works
+there."""
 
 from __future__ import annotations
 
@@ -22,8 +23,9 @@ def made(yard: Yard, workspaces: Workspaces, backend: str, **more: str) -> tuple
 
 @pytest.mark.parametrize("backend", ["worktree", "isolated", "here", "task"])
 def test_a_checkpoint_is_saved_and_restored(yard: Yard, elsewhere: Path, backend: str) -> None:
-    """With the root on another file system than the repository, two checkpoints are saved, the second one is restored byte-true, and the
-    repository passes its own check without anything left in it."""
+    """With the root on another file system than the repository, two checkpoints are saved, the
+    second one is restored byte-true, and the repository passes its own check without anything left
+    in it."""
     workspaces = Workspaces(elsewhere / "root", environ=yard.environ)
     workspace, top = made(yard, workspaces, backend)
     (top / "README").write_text("before\n")
@@ -35,14 +37,22 @@ def test_a_checkpoint_is_saved_and_restored(yard: Yard, elsewhere: Path, backend
     (top / "new.txt").unlink()
     restored = workspaces.checkpoints.put_in_place(workspace, second.commit)
     assert marks(top) == wanted and restored.differs == ()
-    assert first.commit != second.commit and workspaces.checkpoints.list_saved(workspace) == {1: first.commit, 2: second.commit}
+    assert first.commit != second.commit and workspaces.checkpoints.list_saved(workspace) == {
+        1: first.commit,
+        2: second.commit,
+    }
     yard.git("fsck", "--no-dangling", "--no-progress")
     objects = yard.repo / ".git/objects"
-    assert not [*objects.glob("incoming-*"), *objects.glob("pack/*.keep"), *objects.glob("pack/tmp_*")]
+    assert not [
+        *objects.glob("incoming-*"),
+        *objects.glob("pack/*.keep"),
+        *objects.glob("pack/tmp_*"),
+    ]
 
 
 def test_a_lost_worktree_is_made_again(yard: Yard, elsewhere: Path) -> None:
-    """What git still knows of a worktree that is gone is kept in the root's trash, on another file system, with a pipe and a link in it."""
+    """What git still knows of a worktree that is gone is kept in the root's trash, on another file
+    system, with a pipe and a link in it."""
     workspaces = Workspaces(elsewhere / "root", environ=yard.environ)
     workspace, top = made(yard, workspaces, "worktree")
     (admin,) = (yard.repo / ".git/worktrees").iterdir()
@@ -50,13 +60,20 @@ def test_a_lost_worktree_is_made_again(yard: Yard, elsewhere: Path) -> None:
     (admin / "link").symlink_to("nowhere")
     shutil.rmtree(top)
     workspaces.prepare(workspace, "claude")
-    assert (top / "README").read_text() == "second\n" and yard.git("status", "--porcelain", cwd=top) == ""
-    assert len(list(workspaces.trash.glob("*/admin/pipe"))) == len(list(workspaces.trash.glob("*/admin/HEAD"))) == 1
+    assert (top / "README").read_text() == "second\n" and yard.git(
+        "status", "--porcelain", cwd=top
+    ) == ""
+    assert (
+        len(list(workspaces.trash.glob("*/admin/pipe")))
+        == len(list(workspaces.trash.glob("*/admin/HEAD")))
+        == 1
+    )
 
 
 @pytest.mark.parametrize("backend", ["worktree", "isolated"])
 def test_a_workdir_grows_from_a_checkpoint(yard: Yard, elsewhere: Path, backend: str) -> None:
-    """A second workdir grows from a checkpoint of the first one, and a checkpoint travels as a pack, across file systems."""
+    """A second workdir grows from a checkpoint of the first one, and a checkpoint travels as a
+    pack, across file systems."""
     workspaces = Workspaces(elsewhere / "root", environ=yard.environ)
     workspace, top = made(yard, workspaces, backend)
     (top / "README").write_text("theirs\n")

@@ -1,4 +1,5 @@
-"""Checkpoints on a full disk, of files that nobody may read, and of files that shrink while they are read."""
+"""Checkpoints on a full disk, of files that nobody may read, and of files that shrink while they
+are read."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from tests.workspace.yard import BACKENDS, REPOSITORIES, Yard
 
 @pytest.mark.parametrize("backend", [*REPOSITORIES, "task"])
 def test_a_full_disk(tmp_path: Path, backend: str) -> None:
-    """Wherever the disk is full in a save or a restore: one sentence, nothing half-published, no file lost; with room it goes on."""
+    """Wherever the disk is full in a save or a restore: one sentence, nothing half-published, no
+    file lost; with room it goes on."""
     words = [
         "unshare",
         "--map-root-user",
@@ -33,14 +35,23 @@ def test_a_full_disk(tmp_path: Path, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_nobody_may_read(tmp_path: Path, backend: str) -> None:
-    """What the agent closed to itself is left out by name and never touched; the rest is saved, and it is, too, once it is open again."""
-    words = [sys.executable, "-m", "tests.workspace.hardship", "unreadable", str(tmp_path / "yard"), backend]
+    """What the agent closed to itself is left out by name and never touched; the rest is saved, and
+    it is, too, once it is open again."""
+    words = [
+        sys.executable,
+        "-m",
+        "tests.workspace.hardship",
+        "unreadable",
+        str(tmp_path / "yard"),
+        backend,
+    ]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_a_file_that_shrinks(yard: Yard) -> None:
-    """A large file that is cut and filled again all the time costs neither the checkpoint nor the others in it; afterwards it is saved."""
+    """A large file that is cut and filled again all the time costs neither the checkpoint nor the
+    others in it; afterwards it is saved."""
     workspace, top = made(yard, "worktree")
     busy, over = top / "busy", threading.Event()
 
@@ -61,5 +72,8 @@ def test_a_file_that_shrinks(yard: Yard) -> None:
         over.set()
         writer.join()
     busy.write_text("at rest\n")
-    assert yard.git("show", f"{yard.workspaces.checkpoints.save(workspace, 9).commit}:worktree/busy") == "at rest"
+    assert (
+        yard.git("show", f"{yard.workspaces.checkpoints.save(workspace, 9).commit}:worktree/busy")
+        == "at rest"
+    )
     yard.git("fsck", "--no-dangling")

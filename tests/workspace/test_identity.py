@@ -1,4 +1,5 @@
-"""Names: what is refused with a sentence, and that what is accepted can neither escape nor collide."""
+"""Names: what is refused with a sentence, and that what is accepted can neither escape nor
+collide."""
 
 from __future__ import annotations
 
@@ -34,8 +35,11 @@ ROOT = Path("/srv/root")
 
 @settings(max_examples=400, deadline=None)
 @given(st.lists(st.tuples(names, names, names), min_size=2, max_size=6, unique=True))
-def test_every_planned_path_stays_below_the_root_and_means_one_identity(triples: list[tuple[str, str, str]]) -> None:
-    """For hostile services, tasks, agents and branches: refused, or a path of its own below the root."""
+def test_every_planned_path_stays_below_the_root_and_means_one_identity(
+    triples: list[tuple[str, str, str]],
+) -> None:
+    """For hostile services, tasks, agents and branches: refused, or a path of its own below the
+    root."""
     workspaces, seen = Workspaces(ROOT, environ={}), dict[str, object]()
     for agent, one, two in triples:
         for spec in (
@@ -47,7 +51,12 @@ def test_every_planned_path_stays_below_the_root_and_means_one_identity(triples:
             except (UsageError, NotFound):
                 continue
             path = Path(workspace.path)
-            assert path == Path(*path.parts) and ".." not in path.parts and path.is_relative_to(ROOT) and path != ROOT
+            assert (
+                path == Path(*path.parts)
+                and ".." not in path.parts
+                and path.is_relative_to(ROOT)
+                and path != ROOT
+            )
             identity = (
                 workspace.backend,
                 workspace.repo,
@@ -68,13 +77,16 @@ def test_gits_own_grammar_takes_every_branch_that_is_accepted(name: str) -> None
         check_branch(name)
     except UsageError:
         return
-    said = subprocess.run(["git", "check-ref-format", "--branch", name], capture_output=True, text=True, cwd="/")
+    said = subprocess.run(
+        ["git", "check-ref-format", "--branch", name], capture_output=True, text=True, cwd="/"
+    )
     assert (said.returncode, said.stdout) == (0, f"{name}\n")
 
 
 @given(st.lists(st.text(), max_size=4), st.lists(st.text(), max_size=4))
 def test_ids_are_the_same_only_for_the_same_parts(one: list[str], two: list[str]) -> None:
-    """Moving text from one part to the next makes another id; the alphabet is safe in any file system."""
+    """Moving text from one part to the next makes another id; the alphabet is safe in any file
+    system."""
     try:
         ids = identify(*one), identify(*two)
     except UnicodeEncodeError:
@@ -92,9 +104,12 @@ def test_a_file_url_is_a_path(tmp_path: Path, form: str) -> None:
     assert by_url == by_path and by_url.backend == "worktree"
 
 
-@pytest.mark.parametrize("url", ["file://server/srv/repo.git", "file:relative", "file:///repo?x=1", "file:///repo%00x"])
+@pytest.mark.parametrize(
+    "url", ["file://server/srv/repo.git", "file:relative", "file:///repo?x=1", "file:///repo%00x"]
+)
 def test_a_file_url_of_elsewhere_is_refused(tmp_path: Path, url: str) -> None:
-    """What names no directory of this machine is refused with how to write one, and not with a word on https."""
+    """What names no directory of this machine is refused with how to write one, and not with a word
+    on https."""
     with pytest.raises(UsageError, match="names no directory on this machine") as refused:
         make_yard(tmp_path).plan("worktree", repo=url)
     assert "https" not in refused.value.hint
@@ -109,10 +124,20 @@ def test_hostile_branches_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [*[name for name in HOSTILE if name not in ("a.", "x.lock", "HEAD", "head", "refs", "a..b", "0" * 40)], ".task", ".perdure", "a" * 65],
+    [
+        *[
+            name
+            for name in HOSTILE
+            if name not in ("a.", "x.lock", "HEAD", "head", "refs", "a..b", "0" * 40)
+        ],
+        ".task",
+        ".perdure",
+        "a" * 65,
+    ],
 )
 def test_hostile_service_and_task_names_are_refused(name: str) -> None:
-    """A name that becomes a directory has no slash, no leading dot or dash, and at most 64 plain characters."""
+    """A name that becomes a directory has no slash, no leading dot or dash, and at most 64 plain
+    characters."""
     with pytest.raises(UsageError):
         check_name("task", name)
 
@@ -139,7 +164,8 @@ def test_hostile_service_and_task_names_are_refused(name: str) -> None:
     ],
 )
 def test_hostile_addresses_are_refused_without_telling_a_secret(repo: str, why: str) -> None:
-    """Credentials in an address, transports that run commands, paths that climb: one sentence each."""
+    """Credentials in an address, transports that run commands, paths that climb: one sentence
+    each."""
     with pytest.raises(UsageError, match=why) as caught:
         Workspaces(ROOT, environ={}).plan(TaskSpec(prompt="p", repo=repo), "run", Path("/"))
     assert "s3cret" not in str(caught.value) + caught.value.hint
@@ -149,13 +175,30 @@ def test_hostile_addresses_are_refused_without_telling_a_secret(repo: str, why: 
 def test_spellings_of_one_address_are_one_repository() -> None:
     """Case of scheme and host, the default port, a final slash and .git make no second cache."""
     allowed = frozenset({"https", "ssh"})
-    spellings = ("https://Forge.example/o/r", "HTTPS://forge.example:443/o/r.git", "https://forge.example/o/r/")
+    spellings = (
+        "https://Forge.example/o/r",
+        "HTTPS://forge.example:443/o/r.git",
+        "https://forge.example/o/r/",
+    )
     assert len({parse_remote(url, allowed).key for url in spellings}) == 1
-    assert parse_remote("https://forge.example/O/r", allowed).key != parse_remote("https://forge.example/o/r", allowed).key
-    assert parse_remote("git@forge.example:o/r.git", allowed).key == parse_remote("git@Forge.example:o/r/", allowed).key
-    assert parse_remote("git@forge.example:/o/r", allowed).key == parse_remote("ssh://git@forge.example:22/o/r", allowed).key
-    # A path without a slash begins at the user's home on the server: the two are one repository on forges only.
-    assert parse_remote("git@forge.example:o/r", allowed).key != parse_remote("git@forge.example:/o/r", allowed).key
+    assert (
+        parse_remote("https://forge.example/O/r", allowed).key
+        != parse_remote("https://forge.example/o/r", allowed).key
+    )
+    assert (
+        parse_remote("git@forge.example:o/r.git", allowed).key
+        == parse_remote("git@Forge.example:o/r/", allowed).key
+    )
+    assert (
+        parse_remote("git@forge.example:/o/r", allowed).key
+        == parse_remote("ssh://git@forge.example:22/o/r", allowed).key
+    )
+    # A path without a slash begins at the user's home on the server: the two are one repository on
+    # forges only.
+    assert (
+        parse_remote("git@forge.example:o/r", allowed).key
+        != parse_remote("git@forge.example:/o/r", allowed).key
+    )
 
 
 def test_task_directories_lie_where_they_are_documented(yard: Yard) -> None:
@@ -166,7 +209,8 @@ def test_task_directories_lie_where_they_are_documented(yard: Yard) -> None:
 
 
 def test_look_alikes_of_services_and_tasks_are_refused(yard: Yard) -> None:
-    """`Shop` beside `shop` is refused while `shop` exists, and so are tasks that differ in case only."""
+    """`Shop` beside `shop` is refused while `shop` exists, and so are tasks that differ in case
+    only."""
     yard.workspaces.prepare(yard.plan("task"), "claude")
     with pytest.raises(UsageError, match="looks like 'shop'"):
         yard.plan("task", service="Shop")
@@ -189,7 +233,11 @@ def test_look_alikes_of_services_and_tasks_are_refused(yard: Yard) -> None:
         ({"branch": "taken"}, UsageError, "cannot stand beside 'taken/up'"),
         ({"backend": "magic"}, UsageError, "no backend 'magic'"),
         ({"backend": "task"}, UsageError, "no backend 'task'"),
-        ({"repo": "https://forge.example/o/r", "backend": "worktree"}, UsageError, "on this machine"),
+        (
+            {"repo": "https://forge.example/o/r", "backend": "worktree"},
+            UsageError,
+            "on this machine",
+        ),
         ({"here": ".", "branch": "x"}, UsageError, "--here works"),
         ({"here": ".", "service": "x"}, UsageError, "--here works"),
         ({"here": "missing"}, NotFound, "There is no directory"),
@@ -199,7 +247,9 @@ def test_look_alikes_of_services_and_tasks_are_refused(yard: Yard) -> None:
         ({"agent": "../x"}, UsageError, "agent name"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_with_a_way_out(yard: Yard, spec: dict[str, str], kind: type[PerdureError], why: str) -> None:
+def test_what_cannot_be_meant_is_refused_with_a_way_out(
+    yard: Yard, spec: dict[str, str], kind: type[PerdureError], why: str
+) -> None:
     """Each refusal is one sentence with a hint, of the right kind, and nothing is made."""
     yard.git("branch", "taken/up")
     with pytest.raises(kind, match=why) as caught:
@@ -217,24 +267,39 @@ def test_a_repository_without_a_commit_is_refused(yard: Yard) -> None:
 
 
 def test_the_default_branch_and_backend_follow_from_the_run(yard: Yard) -> None:
-    """A run without --branch gets perdure/<run name>; a local repository gets a worktree, an address its own clone."""
+    """A run without --branch gets perdure/<run name>; a local repository gets a worktree, an
+    address its own clone."""
     local = yard.workspaces.plan(TaskSpec(prompt="p"), "brave-otter", yard.repo)
-    far = yard.workspaces.plan(TaskSpec(prompt="p", repo="https://forge.example/o/r"), "brave-otter", yard.repo)
-    assert (local.branch, local.backend, local.repo) == ("perdure/brave-otter", "worktree", str(yard.repo))
+    far = yard.workspaces.plan(
+        TaskSpec(prompt="p", repo="https://forge.example/o/r"), "brave-otter", yard.repo
+    )
+    assert (local.branch, local.backend, local.repo) == (
+        "perdure/brave-otter",
+        "worktree",
+        str(yard.repo),
+    )
     assert (far.branch, far.backend, far.base) == ("perdure/brave-otter", "isolated", "")
 
 
 @pytest.mark.parametrize(
-    "repo", ["ssh://-oProxyCommand=touch/o/r", "ssh://-oProxyCommand=touch@forge.example/o/r", "git@-oProxyCommand=x:o/r", "-oX@forge:o/r"]
+    "repo",
+    [
+        "ssh://-oProxyCommand=touch/o/r",
+        "ssh://-oProxyCommand=touch@forge.example/o/r",
+        "git@-oProxyCommand=x:o/r",
+        "-oX@forge:o/r",
+    ],
 )
 def test_no_part_of_an_ssh_address_is_an_option(repo: str) -> None:
-    """Where ssh is allowed, a host or user that begins with a dash is refused before ssh or git sees it."""
+    """Where ssh is allowed, a host or user that begins with a dash is refused before ssh or git
+    sees it."""
     with pytest.raises(UsageError):
         parse_remote(repo, frozenset({"https", "ssh"}))
 
 
 def test_branches_that_look_alike_have_paths_that_do_not(yard: Yard) -> None:
-    """`Foo` and `foo`, `a-b` and `a_b` and `a/b`: all have their own workdir, also on a file system that folds case."""
+    """`Foo` and `foo`, `a-b` and `a_b` and `a/b`: all have their own workdir, also on a file system
+    that folds case."""
     names = ["Foo", "foo", "a-b", "a_b", "a.b"]
     plans = [yard.plan(backend, branch=name) for name in names for backend in ("worktree",)]
     for workspace in plans:
@@ -243,20 +308,25 @@ def test_branches_that_look_alike_have_paths_that_do_not(yard: Yard) -> None:
 
 
 def test_two_roots_do_not_share_a_branch(yard: Yard) -> None:
-    """The same agent and branch below another root has the same name on disk there; it is told where the branch is at work."""
+    """The same agent and branch below another root has the same name on disk there; it is told
+    where the branch is at work."""
     first = yard.plan("worktree")
     yard.workspaces.prepare(first, "claude")
     second = Workspaces(yard.top / "root2", environ=yard.environ)
     with pytest.raises(WorkspaceError, match="is checked out in"):
         second.plan(yard.spec("worktree"), "brave-otter", yard.repo)
     other = second.plan(yard.spec("worktree", branch="other"), "brave-otter", yard.repo)
-    assert second.prepare(other, "claude").created and not yard.workspaces.prepare(first, "claude").created
+    assert (
+        second.prepare(other, "claude").created
+        and not yard.workspaces.prepare(first, "claude").created
+    )
 
 
 @pytest.mark.parametrize("name", ["a\nb", 'q"\\', "\udcff", "a\u2028b", "-D", "#x", " x "])
 @pytest.mark.parametrize("backend", ["worktree", "isolated"])
 def test_a_root_with_an_odd_name_works(yard: Yard, backend: str, name: str) -> None:
-    """A newline or a quote in the root does not split git's files of paths: made, looked at, reused, rescued."""
+    """A newline or a quote in the root does not split git's files of paths: made, looked at,
+    reused, rescued."""
     workspaces = Workspaces(yard.top / name, environ=yard.environ)
     workspace = workspaces.plan(yard.spec(backend), "brave-otter", yard.repo)
     assert workspaces.prepare(workspace, "claude").created

@@ -1,4 +1,5 @@
-"""Commits of what an agent left, and merges of workdirs: on real repositories, with everything in them that could run a program."""
+"""Commits of what an agent left, and merges of workdirs: on real repositories, with everything in
+them that could run a program."""
 
 from __future__ import annotations
 
@@ -28,8 +29,9 @@ def status(yard: Yard, top: Path) -> str:
 
 
 def test_everything_that_was_left_is_committed(yard: Yard) -> None:
-    """Changed, new, deleted and staged files, modes and links are in one commit by the agent; git sees a clean workdir; ignored files
-    are left out; and where there is nothing, there is no commit."""
+    """Changed, new, deleted and staged files, modes and links are in one commit by the agent; git
+    sees a clean workdir; ignored files are left out; and where there is nothing, there is no
+    commit."""
     place, top = placed(yard, "work", README="changed\n", new="new\n", staged="staged\n")
     (top / "noise.log").write_text("ignored")
     (top / "src/file1.txt").unlink()
@@ -40,17 +42,33 @@ def test_everything_that_was_left_is_committed(yard: Yard) -> None:
     before = yard.git("rev-parse", "HEAD", cwd=top)
     head = yard.workspaces.commit(place, "claude", "What was left")
     assert head == yard.git("rev-parse", "work") != before
-    assert yard.git("log", "-1", "--format=%an|%cn|%s|%P", cwd=top) == f"claude (perdure)|Una User|What was left|{before}"
+    assert (
+        yard.git("log", "-1", "--format=%an|%cn|%s|%P", cwd=top)
+        == f"claude (perdure)|Una User|What was left|{before}"
+    )
     changed = yard.git("diff", "--name-status", before, head).split()
-    assert changed == ["M", "README", "A", "link", "A", "new", "D", "src/file1.txt", "M", "src/file2.txt"]
+    assert changed == [
+        "M",
+        "README",
+        "A",
+        "link",
+        "A",
+        "new",
+        "D",
+        "src/file1.txt",
+        "M",
+        "src/file2.txt",
+    ]
     assert status(yard, top) == ""
     assert yard.workspaces.commit(place, "claude", "Nothing") == head
 
 
-@pytest.mark.parametrize("left", ["checkout -q -b feature", "checkout -q --detach", "branch -q -m feature"])
+@pytest.mark.parametrize(
+    "left", ["checkout -q -b feature", "checkout -q --detach", "branch -q -m feature"]
+)
 def test_the_workdirs_branch_follows_the_agent(yard: Yard, left: str) -> None:
-    """Whatever branch the agent works on by now, the workdir's own branch has all of it after a commit; where the agent began elsewhere
-    in the history, no branch is moved."""
+    """Whatever branch the agent works on by now, the workdir's own branch has all of it after a
+    commit; where the agent began elsewhere in the history, no branch is moved."""
     place, top = placed(yard, "work", README="changed\n")
     yard.git(*left.split(), cwd=top)
     (top / "new").write_text("new\n")
@@ -58,25 +76,34 @@ def test_the_workdirs_branch_follows_the_agent(yard: Yard, left: str) -> None:
     assert yard.git("rev-parse", "work") == head == yard.git("rev-parse", "HEAD", cwd=top)
     yard.git("checkout", "-q", "-b", "elsewhere", "main", cwd=top)
     (top / "other").write_text("other\n")
-    assert yard.workspaces.commit(place, "claude", "Elsewhere") != head == yard.git("rev-parse", "work")
+    assert (
+        yard.workspaces.commit(place, "claude", "Elsewhere")
+        != head
+        == yard.git("rev-parse", "work")
+    )
 
 
 def test_branches_meet(yard: Yard) -> None:
-    """A merge without conflicts brings the other side's files, keeps both histories, and is made once."""
+    """A merge without conflicts brings the other side's files, keeps both histories, and is made
+    once."""
     other, _ = placed(yard, "other", README="theirs\n", theirs="theirs\n")
     theirs = yard.workspaces.commit(other, "claude", "Theirs")
     place, top = placed(yard, "work", ours="ours\n")
     joined = yard.workspaces.merge(place, "claude", theirs, "Merge other")
     assert joined.conflicts == ()
-    assert (top / "README").read_text() == "theirs\n" and (top / "theirs").exists() and (top / "ours").exists()
+    assert (
+        (top / "README").read_text() == "theirs\n"
+        and (top / "theirs").exists()
+        and (top / "ours").exists()
+    )
     assert yard.git("log", "-1", "--format=%s %P", cwd=top).split()[-1] == theirs
     assert status(yard, top) == ""
     assert yard.workspaces.merge(place, "claude", theirs, "Merge other") == joined
 
 
 def test_conflicts_are_marked_and_named(yard: Yard) -> None:
-    """Where both sides changed the same, marks stand in the file, the reason is told, both sides are whole in the merge's parents,
-    and who asks again hears the same."""
+    """Where both sides changed the same, marks stand in the file, the reason is told, both sides
+    are whole in the merge's parents, and who asks again hears the same."""
     other, their_top = placed(yard, "other", README="theirs\n")
     (their_top / "src/file3.txt").unlink()
     theirs = yard.workspaces.commit(other, "claude", "Theirs")
@@ -89,31 +116,57 @@ def test_conflicts_are_marked_and_named(yard: Yard) -> None:
     }
     marked = (top / "README").read_text()
     assert marked.startswith("<<<<<<< ") and "ours\n=======\ntheirs\n" in marked
-    assert yard.git("show", "HEAD^1:README", cwd=top) == "ours" and yard.git("show", "HEAD^2:README", cwd=top) == "theirs"
+    assert (
+        yard.git("show", "HEAD^1:README", cwd=top) == "ours"
+        and yard.git("show", "HEAD^2:README", cwd=top) == "theirs"
+    )
     assert status(yard, top) == ""
     assert yard.workspaces.merge(place, "claude", theirs, "Merge other") == joined
 
 
 def test_nothing_of_the_repository_runs(yard: Yard) -> None:
-    """Hooks, filters, merge drivers, fsmonitor and signing programs that an agent planted take no part in commit and merge."""
-    other, _ = placed(yard, "other", README="theirs\n", **{".gitattributes": "* filter=evil merge=evil\n"})
+    """Hooks, filters, merge drivers, fsmonitor and signing programs that an agent planted take no
+    part in commit and merge."""
+    other, _ = placed(
+        yard, "other", README="theirs\n", **{".gitattributes": "* filter=evil merge=evil\n"}
+    )
     theirs = yard.workspaces.commit(other, "claude", "Theirs")
-    place, _ = placed(yard, "work", README="ours\n", **{".gitattributes": "* filter=evil merge=evil\n"})
+    place, _ = placed(
+        yard, "work", README="ours\n", **{".gitattributes": "* filter=evil merge=evil\n"}
+    )
     fired = yard.top / "fired"
     evil = f"touch {fired}; cat"
-    for key in ("filter.evil.clean", "filter.evil.smudge", "merge.evil.driver", "core.fsmonitor", "gpg.program", "core.sshCommand"):
+    for key in (
+        "filter.evil.clean",
+        "filter.evil.smudge",
+        "merge.evil.driver",
+        "core.fsmonitor",
+        "gpg.program",
+        "core.sshCommand",
+    ):
         yard.git("config", key, evil)
     yard.git("config", "commit.gpgSign", "true")
-    for hook in ("pre-commit", "commit-msg", "post-commit", "post-merge", "pre-merge-commit", "reference-transaction", "post-index-change"):
+    for hook in (
+        "pre-commit",
+        "commit-msg",
+        "post-commit",
+        "post-merge",
+        "pre-merge-commit",
+        "reference-transaction",
+        "post-index-change",
+    ):
         script = yard.repo / ".git/hooks" / hook
         script.write_text(f"#!/bin/sh\ntouch {fired}\n")
         script.chmod(0o755)
-    assert dict(yard.workspaces.merge(place, "claude", theirs, "Merge").conflicts) == {"README": "both changed the same lines"}
+    assert dict(yard.workspaces.merge(place, "claude", theirs, "Merge").conflicts) == {
+        "README": "both changed the same lines"
+    }
     assert not fired.exists()
 
 
 def test_what_is_in_the_way_is_told(yard: Yard) -> None:
-    """An ignored file where the merge has one is never overwritten, and a rebase that the agent is in the middle of is his to end."""
+    """An ignored file where the merge has one is never overwritten, and a rebase that the agent is
+    in the middle of is his to end."""
     other, _ = placed(yard, "other", kept="theirs\n")
     theirs = yard.workspaces.commit(other, "claude", "Theirs")
     place, top = placed(yard, "work", **{".gitignore": "kept\n", "kept": "precious\n"})
@@ -128,7 +181,8 @@ def test_what_is_in_the_way_is_told(yard: Yard) -> None:
 
 @pytest.mark.parametrize("after", range(1, 76, 5))
 def test_a_merge_that_is_killed_is_done_again(yard: Yard, after: int) -> None:
-    """SIGKILL at any of its gits: the next one ends with the same files and conflicts, one merge, and nothing beside them."""
+    """SIGKILL at any of its gits: the next one ends with the same files and conflicts, one merge,
+    and nothing beside them."""
     other, _ = placed(yard, "other", README="theirs\n", theirs="theirs\n", more="more\n")
     theirs = yard.workspaces.commit(other, "claude", "Theirs")
     place, top = placed(yard, "work", README="ours\n", left="left\n")
@@ -138,14 +192,23 @@ def test_a_merge_that_is_killed_is_done_again(yard: Yard, after: int) -> None:
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     joined = yard.workspaces.merge(place, "claude", theirs, "Merge")
     assert dict(joined.conflicts) == {"README": "both changed the same lines"}
-    assert {path.name for path in top.iterdir()} == {".git", ".gitignore", "README", "src", "left", "more", "theirs"}
+    assert {path.name for path in top.iterdir()} == {
+        ".git",
+        ".gitignore",
+        "README",
+        "src",
+        "left",
+        "more",
+        "theirs",
+    }
     assert (top / "README").read_text().count("<<<<<<<") == 1
     assert yard.git("rev-list", "--count", "--merges", "HEAD", cwd=top) == "1"
     assert status(yard, top) == ""
 
 
 def killed_at(yard: Yard, place: Workspace, theirs: str, after: int) -> None:
-    """Merges in this process, which ends itself at one of the renames, links and gits on the way."""
+    """Merges in this process, which ends itself at one of the renames, links and gits on the
+    way."""
     import sys
 
     left = after

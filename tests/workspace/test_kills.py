@@ -1,4 +1,5 @@
-"""A workdir whose making was killed at any point is there, whole, after a plain retry. A sample; `killing.py` does more."""
+"""A workdir whose making was killed at any point is there, whole, after a plain retry. A sample;
+`killing.py` does more."""
 
 from __future__ import annotations
 
@@ -22,8 +23,11 @@ def yard(tmp_path: Path) -> Yard:
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 6, 9, 14, 40])
-def test_a_kill_at_a_system_call_is_made_good_by_a_retry(yard: Yard, backend: str, number: int) -> None:
-    """Whichever of perdure and its gits reaches that call first is killed; the retry needs no hands and loses nothing."""
+def test_a_kill_at_a_system_call_is_made_good_by_a_retry(
+    yard: Yard, backend: str, number: int
+) -> None:
+    """Whichever of perdure and its gits reaches that call first is killed; the retry needs no hands
+    and loses nothing."""
     workspace = yard.plan(backend)
     assert kill_at(yard, workspace, number)
     assert check(yard, workspace) == []
@@ -31,8 +35,11 @@ def test_a_kill_at_a_system_call_is_made_good_by_a_retry(yard: Yard, backend: st
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 @pytest.mark.parametrize("all_of_it", [False, True], ids=["supervisor", "machine"])
-def test_kills_at_any_time_are_made_good_by_a_retry(yard: Yard, backend: str, all_of_it: bool) -> None:
-    """Three kills in a row, of the supervisor alone (its git goes on and holds the lock) or of everything at once."""
+def test_kills_at_any_time_are_made_good_by_a_retry(
+    yard: Yard, backend: str, all_of_it: bool
+) -> None:
+    """Three kills in a row, of the supervisor alone (its git goes on and holds the lock) or of
+    everything at once."""
     workspace = yard.plan(backend)
     for seconds in (0.12, 0.2, 0.15):
         kill_after(yard, workspace, seconds, all_of_it=all_of_it)
@@ -51,10 +58,19 @@ def test_files_in_a_half_made_worktree_are_moved_and_not_deleted(yard: Yard) -> 
 
 
 def test_what_a_killed_fetch_left_in_the_cache_is_cleared_away(yard: Yard) -> None:
-    """Locks and half-written packs of a fetch that was cut off do not stop the next one, which has the origin's new commits."""
+    """Locks and half-written packs of a fetch that was cut off do not stop the next one, which has
+    the origin's new commits."""
     yard.workspaces.prepare(yard.plan("isolated", branch="before"), "claude")
     cache = next((yard.root / ".perdure/repos").iterdir())
-    leftovers = [cache / name for name in ("packed-refs.lock", "refs/remotes/origin/main.lock", "objects/pack/tmp_pack_1", "shallow.lock")]
+    leftovers = [
+        cache / name
+        for name in (
+            "packed-refs.lock",
+            "refs/remotes/origin/main.lock",
+            "objects/pack/tmp_pack_1",
+            "shallow.lock",
+        )
+    ]
     for leftover in leftovers:
         leftover.touch()
     (yard.root / f".perdure/locks/{cache.stem}.making").touch()
@@ -64,30 +80,49 @@ def test_what_a_killed_fetch_left_in_the_cache_is_cleared_away(yard: Yard) -> No
 
 
 def test_a_ref_of_the_cache_is_written_after_the_git_that_wrote_it_was_killed(yard: Yard) -> None:
-    """git is killed with its lock on the workdir's pin, between fetch and checkout, and perdure with it; the retry is not in its way."""
+    """git is killed with its lock on the workdir's pin, between fetch and checkout, and perdure
+    with it; the retry is not in its way."""
     workspace, real, place = yard.plan("isolated"), shutil.which("git"), yard.top / "bin"
     place.mkdir()
     lock = f'"${{1#--git-dir=}}/refs/perdure/pin/{workspace.id}.lock"'
     dies = f'mkdir -p "${{1#--git-dir=}}/refs/perdure/pin"; : > {lock}; kill -9 $PPID; kill -9 $$'
-    (place / "git").write_text(f'#!/bin/sh\ncase "$*" in *refs/perdure/pin/*) {dies};; esac\nexec {real} "$@"\n')
+    (place / "git").write_text(
+        f'#!/bin/sh\ncase "$*" in *refs/perdure/pin/*) {dies};; esac\nexec {real} "$@"\n'
+    )
     (place / "git").chmod(0o755)
     environ = os.environ | yard.environ | {"PATH": f"{place}:{os.environ['PATH']}"}
-    assert subprocess.run(command(yard, workspace), env=environ, stdout=subprocess.DEVNULL).returncode == -signal.SIGKILL
+    assert (
+        subprocess.run(command(yard, workspace), env=environ, stdout=subprocess.DEVNULL).returncode
+        == -signal.SIGKILL
+    )
     assert list(yard.root.glob(f".perdure/repos/*/refs/perdure/pin/{workspace.id}.lock"))
     assert check(yard, workspace) == []
 
 
-@pytest.mark.parametrize(("backend", "slow"), [("worktree", "worktree add"), ("worktree", "read-tree"), ("isolated", "fetch")])
-def test_the_retry_waits_for_the_git_of_a_killed_supervisor(yard: Yard, backend: str, slow: str) -> None:
-    """git lives on when perdure is killed; it holds the repository's lock, so nobody clears up under its hands."""
+@pytest.mark.parametrize(
+    ("backend", "slow"),
+    [("worktree", "worktree add"), ("worktree", "read-tree"), ("isolated", "fetch")],
+)
+def test_the_retry_waits_for_the_git_of_a_killed_supervisor(
+    yard: Yard, backend: str, slow: str
+) -> None:
+    """git lives on when perdure is killed; it holds the repository's lock, so nobody clears up
+    under its hands."""
     real, place = shutil.which("git"), yard.top / "bin"
     place.mkdir()
-    slowly = f'touch {yard.top}/begun; until test -e {yard.top}/go; do sleep 0.02; done; sleep 0.4; {real} "$@"; touch {yard.top}/over'
-    (place / "git").write_text(f'#!/bin/sh\ncase "$*" in *" {slow} "*) {slowly};; *) exec {real} "$@";; esac\n')
+    slowly = (
+        f"touch {yard.top}/begun; until test -e {yard.top}/go; do sleep 0.02; done; sleep 0.4; "
+        f'{real} "$@"; touch {yard.top}/over'
+    )
+    (place / "git").write_text(
+        f'#!/bin/sh\ncase "$*" in *" {slow} "*) {slowly};; *) exec {real} "$@";; esac\n'
+    )
     (place / "git").chmod(0o755)
     workspace = yard.plan(backend)
     environ = os.environ | yard.environ | {"PATH": f"{place}:{os.environ['PATH']}"}
-    with subprocess.Popen(command(yard, workspace), env=environ, stdout=subprocess.DEVNULL) as supervisor:
+    with subprocess.Popen(
+        command(yard, workspace), env=environ, stdout=subprocess.DEVNULL
+    ) as supervisor:
         while not (yard.top / "begun").exists():
             time.sleep(0.005)
         supervisor.kill()

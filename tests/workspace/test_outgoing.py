@@ -1,4 +1,5 @@
-"""A branch leaves the machine: by the real git over HTTP with a password, never by force, and not by the agent's own settings."""
+"""A branch leaves the machine: by the real git over HTTP with a password, never by force, and not
+by the agent's own settings."""
 
 from __future__ import annotations
 
@@ -39,15 +40,23 @@ class Far:
         place = cwd or self.path
         (place / name).write_text(text)
         self.yard.git("add", "-A", cwd=place)
-        who = {f"GIT_{role}_{part}": "a@b" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL")}
+        who = {
+            f"GIT_{role}_{part}": "a@b"
+            for role in ("AUTHOR", "COMMITTER")
+            for part in ("NAME", "EMAIL")
+        }
         self.yard.git("commit", "-qm", name, cwd=place, env=who)
         return self.yard.git("rev-parse", "HEAD", cwd=place)
 
     def there(self) -> str:
-        return self.yard.git("rev-parse", "--verify", "-q", "refs/heads/perdure/dev-7", cwd=self.bare, check=False)
+        return self.yard.git(
+            "rev-parse", "--verify", "-q", "refs/heads/perdure/dev-7", cwd=self.bare, check=False
+        )
 
     def push(self) -> str:
-        with self.yard.workspaces.outgoing(self.workspace, nullcontext(), self.credentials) as found:
+        with self.yard.workspaces.outgoing(
+            self.workspace, nullcontext(), self.credentials
+        ) as found:
             found.push()
             return found.commit
 
@@ -65,10 +74,16 @@ def far(yard: Yard) -> Iterator[Far]:
 
 
 def test_pushed_with_its_own_password(far: Far) -> None:
-    """What is new is counted, told and pushed as it is; done again there is nothing left to push; the password stands in no file."""
+    """What is new is counted, told and pushed as it is; done again there is nothing left to push;
+    the password stands in no file."""
     head = far.commit("one.txt")
     with far.yard.workspaces.outgoing(far.workspace, nullcontext(), far.credentials) as found:
-        assert (found.branch, found.commit, found.tip, found.commits) == ("perdure/dev-7", head, "", 1)
+        assert (found.branch, found.commit, found.tip, found.commits) == (
+            "perdure/dev-7",
+            head,
+            "",
+            1,
+        )
         assert b"one.txt" in found.told() and b"second" not in found.told()
         found.push()
     assert far.there() == head and far.http.users == {"dev-bot"}
@@ -81,7 +96,8 @@ def test_pushed_with_its_own_password(far: Far) -> None:
 
 
 def test_never_by_force(far: Far, tmp_path: Path) -> None:
-    """A branch that went on over there is not touched, and what came to it is where the agent can merge it; merged, it is pushed."""
+    """A branch that went on over there is not touched, and what came to it is where the agent can
+    merge it; merged, it is pushed."""
     far.commit("one.txt")
     far.push()
     other = tmp_path / "other"
@@ -92,7 +108,11 @@ def test_never_by_force(far: Far, tmp_path: Path) -> None:
     with pytest.raises(Diverged, match="does not have"):
         far.push()
     assert far.there() == theirs
-    who = {f"GIT_{role}_{part}": "a@b" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL")}
+    who = {
+        f"GIT_{role}_{part}": "a@b"
+        for role in ("AUTHOR", "COMMITTER")
+        for part in ("NAME", "EMAIL")
+    }
     far.yard.git("merge", "-q", "--no-edit", "origin/perdure/dev-7", cwd=far.path, env=who)
     assert far.push() == far.there() != theirs
 
@@ -112,7 +132,8 @@ def test_moved_at_the_last_moment(far: Far, tmp_path: Path) -> None:
 
 
 def test_by_none_of_the_agents_settings(far: Far) -> None:
-    """Neither another address nor a proxy, hook or helper in the agent's own repository takes part in a push."""
+    """Neither another address nor a proxy, hook or helper in the agent's own repository takes part
+    in a push."""
     trap = far.yard.top / "trap"
     hook = far.path / ".git/hooks/pre-push"
     hook.parent.mkdir(exist_ok=True)
@@ -162,7 +183,8 @@ def test_where_the_agent_left_its_branch(far: Far) -> None:
 
 
 def test_what_the_other_side_says(far: Far) -> None:
-    """A hook that declines is told in its words; a server that is down is told apart from one that refuses; so is a wrong password."""
+    """A hook that declines is told in its words; a server that is down is told apart from one that
+    refuses; so is a wrong password."""
     hook = far.bare / "hooks/pre-receive"
     hook.write_text("#!/bin/sh\necho 'this branch is protected'\nexit 1\n")
     hook.chmod(0o755)
@@ -187,6 +209,9 @@ def test_a_worktree_has_nothing_to_push(yard: Yard) -> None:
     """The branch of a worktree is in the user's repository already."""
     workspace = yard.plan("worktree")
     yard.workspaces.prepare(workspace, "claude")
-    with pytest.raises(UsageError, match="already"), yard.workspaces.outgoing(workspace, nullcontext()):
+    with (
+        pytest.raises(UsageError, match="already"),
+        yard.workspaces.outgoing(workspace, nullcontext()),
+    ):
         pass
     assert os.path.lexists(workspace.path)

@@ -20,7 +20,8 @@ Marks = dict[str, tuple[str, bytes]]
 
 
 def marks(top: Path, *, nested_git: bool = True) -> Marks:
-    """Kind, exec bit and bytes of every file, link and empty directory but the workdir's own git directory."""
+    """Kind, exec bit and bytes of every file, link and empty directory but the workdir's own git
+    directory."""
     found: Marks = {}
     for directory, folders, names in os.walk(top):
         here = Path(directory)
@@ -33,7 +34,10 @@ def marks(top: Path, *, nested_git: bool = True) -> Marks:
             if stat.S_ISLNK(mode):
                 found[str(path.relative_to(top))] = ("link", os.fsencode(path.readlink()))
             elif stat.S_ISREG(mode):
-                found[str(path.relative_to(top))] = ("program" if mode & 0o100 else "file", path.read_bytes())
+                found[str(path.relative_to(top))] = (
+                    "program" if mode & 0o100 else "file",
+                    path.read_bytes(),
+                )
         if not folders and not names:
             found[f"{here.relative_to(top)}/"] = ("empty", b"")
     return found
@@ -74,7 +78,9 @@ def fill(yard: Yard, top: Path) -> None:
     yard.git("commit", "-qm", "nested", cwd=top / "nested")
     (top / "half/.git").mkdir(parents=True)
     (top / "half/.git/junk").write_text("no repository")
-    (top / ".gitattributes").write_text("* text eol=crlf ident filter=evil working-tree-encoding=UTF-16\n")
+    (top / ".gitattributes").write_text(
+        "* text eol=crlf ident filter=evil working-tree-encoding=UTF-16\n"
+    )
     (top / "id.txt").write_text("$Id$\nplain\n")
 
 
@@ -106,7 +112,8 @@ def show(yard: Yard, saved: Saved, *args: str) -> str:
 
 
 def test_every_byte_comes_back(filled: tuple[Yard, Workspace, Path]) -> None:
-    """Files, modes, links, awkward names, empty directories and nested repositories are what they were, after everything was changed."""
+    """Files, modes, links, awkward names, empty directories and nested repositories are what they
+    were, after everything was changed."""
     yard, workspace, top = filled
     before = marks(top)
     saved = yard.workspaces.checkpoints.save(workspace, 1)
@@ -123,13 +130,16 @@ def test_every_byte_comes_back(filled: tuple[Yard, Workspace, Path]) -> None:
 
 
 def test_the_repository_that_holds_it_is_sound(filled: tuple[Yard, Workspace, Path]) -> None:
-    """git's own check finds nothing wrong with a checkpoint, and a gc that prunes at once takes nothing of it."""
+    """git's own check finds nothing wrong with a checkpoint, and a gc that prunes at once takes
+    nothing of it."""
     yard, workspace, top = filled
     before = marks(top)
     saved = yard.workspaces.checkpoints.save(workspace, 1)
     show(yard, saved, "gc", "--quiet", "--prune=now")
     assert (
-        show(yard, saved, "fsck", "--full", "--strict", "--no-dangling").replace("notice: HEAD points to an unborn branch (master)", "")
+        show(yard, saved, "fsck", "--full", "--strict", "--no-dangling").replace(
+            "notice: HEAD points to an unborn branch (master)", ""
+        )
         == ""
     )
     wreck(top)
@@ -138,7 +148,8 @@ def test_the_repository_that_holds_it_is_sound(filled: tuple[Yard, Workspace, Pa
 
 
 def test_an_unchanged_workdir_keeps_its_commit(filled: tuple[Yard, Workspace, Path]) -> None:
-    """A second checkpoint of the same state is the same commit under another number; a third, after a change, is not."""
+    """A second checkpoint of the same state is the same commit under another number; a third, after
+    a change, is not."""
     yard, workspace, top = filled
     first = yard.workspaces.checkpoints.save(workspace, 1)
     while int(show(yard, first, "show", "-s", "--format=%ct", first.commit)) == int(time.time()):
@@ -147,7 +158,11 @@ def test_an_unchanged_workdir_keeps_its_commit(filled: tuple[Yard, Workspace, Pa
     (top / "README").write_text("changed again\n")
     third = yard.workspaces.checkpoints.save(workspace, 3)
     assert first.commit == second.commit != third.commit
-    assert yard.workspaces.checkpoints.list_saved(workspace) == {1: first.commit, 2: first.commit, 3: third.commit}
+    assert yard.workspaces.checkpoints.list_saved(workspace) == {
+        1: first.commit,
+        2: first.commit,
+        3: third.commit,
+    }
     assert yard.workspaces.checkpoints.drift(workspace, first.commit) == ("README",)
     assert yard.workspaces.checkpoints.drift(workspace, third.commit) == ()
     yard.workspaces.checkpoints.forget(workspace, 1, 2)
@@ -155,7 +170,8 @@ def test_an_unchanged_workdir_keeps_its_commit(filled: tuple[Yard, Workspace, Pa
 
 
 def test_special_files_are_named_and_left(filled: tuple[Yard, Workspace, Path]) -> None:
-    """A pipe and a socket are neither read nor saved; the checkpoint says so, also when one takes a file's place."""
+    """A pipe and a socket are neither read nor saved; the checkpoint says so, also when one takes a
+    file's place."""
     yard, workspace, top = filled
     yard.workspaces.checkpoints.save(workspace, 1)
     os.mkfifo(top / "pipe")
@@ -169,13 +185,18 @@ def test_special_files_are_named_and_left(filled: tuple[Yard, Workspace, Path]) 
         finally:
             os.chdir(here)
         saved = yard.workspaces.checkpoints.save(workspace, 2)
-    assert sorted(saved.left_out) == [("new.txt", "it is a pipe"), ("pipe", "it is a pipe"), ("socket", "it is a socket")]
+    assert sorted(saved.left_out) == [
+        ("new.txt", "it is a pipe"),
+        ("pipe", "it is a pipe"),
+        ("socket", "it is a socket"),
+    ]
     assert "worktree/new.txt" not in show(yard, saved, "ls-tree", "-r", "--name-only", saved.commit)
 
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_staged_and_unstaged_stay_apart(yard: Yard, backend: str) -> None:
-    """Index, HEAD and branch come back; what was staged is staged, with other bytes in the file, an announced one is announced."""
+    """Index, HEAD and branch come back; what was staged is staged, with other bytes in the file, an
+    announced one is announced."""
     workspace, top = made(yard, backend)
     (top / "README").write_text("staged\n")
     yard.git("add", "README", cwd=top)
@@ -188,7 +209,12 @@ def test_staged_and_unstaged_stay_apart(yard: Yard, backend: str) -> None:
     (top / "src/file2.txt").write_text("hidden change\n")
 
     def standing() -> tuple[str, ...]:
-        asked = (("status", "--porcelain=v2", "--branch"), ("ls-files", "--stage"), ("ls-files", "-v"), ("rev-parse", "HEAD"))
+        asked = (
+            ("status", "--porcelain=v2", "--branch"),
+            ("ls-files", "--stage"),
+            ("ls-files", "-v"),
+            ("rev-parse", "HEAD"),
+        )
         return tuple(yard.git(*words, cwd=top) for words in asked)
 
     before, files = standing(), marks(top)
@@ -207,8 +233,11 @@ def test_staged_and_unstaged_stay_apart(yard: Yard, backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
-def test_a_pack_makes_a_shallow_repository_elsewhere(yard: Yard, backend: str, tmp_path: Path) -> None:
-    """A checkpoint unpacked under another root, in an empty directory, is the same workdir with the run's own commits, cut at its start."""
+def test_a_pack_makes_a_shallow_repository_elsewhere(
+    yard: Yard, backend: str, tmp_path: Path
+) -> None:
+    """A checkpoint unpacked under another root, in an empty directory, is the same workdir with the
+    run's own commits, cut at its start."""
     workspace, top = made(yard, backend)
     (top / "mine").write_text("committed\n")
     yard.git("add", "mine", cwd=top)
@@ -227,16 +256,21 @@ def test_a_pack_makes_a_shallow_repository_elsewhere(yard: Yard, backend: str, t
         assert packed.kept == ()
         restored = other.checkpoints.put_in_place(there, packed.facts.commit)
     assert restored.differs == ()
-    assert marks(Path(there.path)) == {name: mark for name, mark in files.items() if name != "secret.env"}
+    assert marks(Path(there.path)) == {
+        name: mark for name, mark in files.items() if name != "secret.env"
+    }
     assert yard.git("log", "--format=%s", cwd=there.path).split("\n") == ["the run's own", "second"]
-    assert yard.git("status", "--porcelain", cwd=there.path) == status.replace("?? secret.env\n", "")
+    assert yard.git("status", "--porcelain", cwd=there.path) == status.replace(
+        "?? secret.env\n", ""
+    )
     assert yard.git("symbolic-ref", "HEAD", cwd=there.path) == "refs/heads/work"
     assert yard.git("fsck", "--no-dangling", cwd=there.path) == ""
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_fork_grows_from_a_checkpoint(yard: Yard, backend: str) -> None:
-    """Another workdir becomes what this one was, staged and unstaged apart, on its own branch; this one is only read."""
+    """Another workdir becomes what this one was, staged and unstaged apart, on its own branch; this
+    one is only read."""
     source, top = made(yard, backend)
     if backend in REPOSITORIES:
         (top / "src/file1.txt").write_text("staged\n")
@@ -246,7 +280,11 @@ def test_a_fork_grows_from_a_checkpoint(yard: Yard, backend: str) -> None:
     saved, then = yard.workspaces.checkpoints.save(source, 1), marks(top)
     wreck(top)
     now = marks(top)
-    target, to = made(yard, backend, branch="fork") if backend in REPOSITORIES else made(yard, "task", task="t2")
+    target, to = (
+        made(yard, backend, branch="fork")
+        if backend in REPOSITORIES
+        else made(yard, "task", task="t2")
+    )
     yard.workspaces.checkpoints.grow(source, saved.commit, target)
     assert (marks(to), marks(top)) == (then, now)
     if backend in REPOSITORIES:
@@ -258,7 +296,8 @@ def test_a_fork_grows_from_a_checkpoint(yard: Yard, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_locks_of_gits_that_were_killed_stop_nothing(yard: Yard, backend: str) -> None:
-    """A git that is killed leaves its lock beside the ref or the index; the next save, restore and forget go on all the same."""
+    """A git that is killed leaves its lock beside the ref or the index; the next save, restore and
+    forget go on all the same."""
     workspace, top = made(yard, backend)
     checkpoints = yard.workspaces.checkpoints
     (top / "new.txt").write_text("then\n")

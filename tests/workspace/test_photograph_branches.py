@@ -1,4 +1,5 @@
-"""What else an agent's own repository holds, and workdirs whose git directory no git can use any more."""
+"""What else an agent's own repository holds, and workdirs whose git directory no git can use any
+more."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from tests.workspace.yard import Yard
 
 
 def branch_out(yard: Yard, top: Path) -> str:
-    """A second branch with a commit, a tag on a third commit that nothing else names, two stashes. Returns what git says of them."""
+    """A second branch with a commit, a tag on a third commit that nothing else names, two stashes.
+    Returns what git says of them."""
     yard.git("checkout", "-q", "-b", "side/idea", cwd=top)
     (top / "idea").write_text("an idea\n")
     yard.git("add", "idea", cwd=top)
@@ -33,7 +35,9 @@ def said(yard: Yard, top: Path) -> str:
     """Branches and stashes, and what the tag names."""
     branches = yard.git("for-each-ref", "--format=%(objectname) %(refname)", "refs/heads", cwd=top)
     stashes = yard.git("stash", "list", "--format=%H %gs", cwd=top, check=False)
-    return "\n".join([branches, stashes, yard.git("rev-parse", "marked^{commit}", cwd=top, check=False)])
+    return "\n".join(
+        [branches, stashes, yard.git("rev-parse", "marked^{commit}", cwd=top, check=False)]
+    )
 
 
 def forget(yard: Yard, top: Path) -> None:
@@ -46,7 +50,8 @@ def forget(yard: Yard, top: Path) -> None:
 
 
 def test_branches_and_stashes_of_an_isolated_workdir(yard: Yard) -> None:
-    """They come back with their commits after they were deleted and pruned; a second save of the same state is the same commit."""
+    """They come back with their commits after they were deleted and pruned; a second save of the
+    same state is the same commit."""
     workspace, top = made(yard, "isolated")
     first = yard.workspaces.checkpoints.save(workspace, 1)
     before = branch_out(yard, top)
@@ -76,7 +81,8 @@ def test_a_restore_goes_on_after_the_git_of_another_one_was_killed(yard: Yard) -
 
 
 def test_a_branch_that_is_there_is_never_moved(yard: Yard) -> None:
-    """A branch that went another way, and stashes beside others, are left alone; what the checkpoint had is under rescue refs."""
+    """A branch that went another way, and stashes beside others, are left alone; what the
+    checkpoint had is under rescue refs."""
     workspace, top = made(yard, "isolated")
     branch_out(yard, top)
     was = yard.git("rev-parse", "side/idea", "stash@{0}", cwd=top).split()
@@ -90,11 +96,14 @@ def test_a_branch_that_is_there_is_never_moved(yard: Yard) -> None:
     assert yard.git("rev-parse", "side/idea", cwd=top) == yard.git("rev-parse", "work", cwd=top)
     assert len(yard.git("stash", "list", cwd=top).split("\n")) == 1
     for oid in was:
-        assert oid in yard.git("for-each-ref", "--format=%(objectname)", "refs/perdure/rescue", cwd=top)
+        assert oid in yard.git(
+            "for-each-ref", "--format=%(objectname)", "refs/perdure/rescue", cwd=top
+        )
 
 
 def test_branches_travel(yard: Yard, tmp_path: Path) -> None:
-    """Unpacked in an empty directory elsewhere, the repository has the same branches and stashes."""
+    """Unpacked in an empty directory elsewhere, the repository has the same branches and
+    stashes."""
     workspace, top = made(yard, "isolated")
     before = branch_out(yard, top)
     saved = yard.workspaces.checkpoints.save(workspace, 1)
@@ -111,7 +120,8 @@ def test_branches_travel(yard: Yard, tmp_path: Path) -> None:
 @pytest.mark.parametrize("backend", ["worktree", "isolated"])
 @pytest.mark.parametrize("damage", ["gone", "HEAD", "a file", "index", "objects"])
 def test_files_are_saved_without_a_git_directory(yard: Yard, backend: str, damage: str) -> None:
-    """With a git directory that is gone or broken the bare files are saved, and put back; the checkpoint says what it lacks."""
+    """With a git directory that is gone or broken the bare files are saved, and put back; the
+    checkpoint says what it lacks."""
     workspace, top = made(yard, backend)
     yard.git("commit", "-q", "--allow-empty", "-m", "the agent's", cwd=top)
     (top / "README").write_text("precious\n")
@@ -132,11 +142,16 @@ def test_files_are_saved_without_a_git_directory(yard: Yard, backend: str, damag
             (admin / "index").write_bytes(b"DIRC nonsense")
         case "objects":
             head = yard.git("rev-parse", "HEAD", cwd=top)
-            common = Path(yard.git("rev-parse", "--path-format=absolute", "--git-common-dir", cwd=top))
+            common = Path(
+                yard.git("rev-parse", "--path-format=absolute", "--git-common-dir", cwd=top)
+            )
             (common / "objects" / head[:2] / head[2:]).unlink()
     (top / "later").write_text("later\n")
     saved = yard.workspaces.checkpoints.save(workspace, 2)
-    if (backend, damage) != ("isolated", "objects"):  # There the shelf has the commit: nothing is missing.
+    if (backend, damage) != (
+        "isolated",
+        "objects",
+    ):  # There the shelf has the commit: nothing is missing.
         assert [name for name, _ in saved.left_out] == [".git"]
     (top / "README").unlink()
     (top / "new").write_text("other\n")

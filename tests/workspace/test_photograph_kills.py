@@ -1,4 +1,5 @@
-"""A restore that was killed at any point is completed by the next one, and nothing of what was there is lost. A sample.
+"""A restore that was killed at any point is completed by the next one, and nothing of what was
+there is lost. A sample.
 
 `python -m tests.workspace.test_photograph_kills 200` does it that often and prints the counts.
 """
@@ -66,9 +67,19 @@ class Case:
         return self.yard.git("--git-dir", self.second.git_dir, "rev-parse", f"{commit}:worktree")
 
     def kill_at(self, what: str, number: int) -> bool:
-        """SIGKILL to the first process that reaches its `number`th call. Returns whether one was killed."""
+        """SIGKILL to the first process that reaches its `number`th call. Returns whether one was
+        killed."""
         log = self.yard.top / "strace"
-        trace = ["strace", "-f", "-o", str(log), "-e", f"trace={CALLS}", "-e", f"inject={CALLS}:signal=SIGKILL:when={number}"]
+        trace = [
+            "strace",
+            "-f",
+            "-o",
+            str(log),
+            "-e",
+            f"trace={CALLS}",
+            "-e",
+            f"inject={CALLS}:signal=SIGKILL:when={number}",
+        ]
         words = [*trace, *command(self.yard, self.workspace, what, self.first.commit)]
         subprocess.run(words, env=os.environ | self.yard.environ, capture_output=True)
         return "killed by SIGKILL" in log.read_text()
@@ -77,7 +88,9 @@ class Case:
         """SIGKILL to all of its processes, so long after it began its work."""
         words = command(self.yard, self.workspace, what, self.first.commit)
         environ = os.environ | self.yard.environ
-        with subprocess.Popen(words, env=environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        with subprocess.Popen(
+            words, env=environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as process:
             assert process.stdout is not None and process.stdout.readline() == b"begun\n"
             time.sleep(seconds)
             victims = [process.pid, *descendants(process.pid)]
@@ -90,30 +103,49 @@ class Case:
     def check(self) -> list[str]:
         """Restores plainly, and returns what is wrong then: nothing, if all is well."""
         restored = self.yard.workspaces.checkpoints.put_in_place(self.workspace, self.first.commit)
-        kept = self.yard.git("--git-dir", self.second.git_dir, "for-each-ref", "--format=%(objectname)", "refs/perdure/rescue").split()
-        staged = self.yard.git("diff", "--cached", "--name-only", cwd=self.top) if self.workspace.repo else "src/file1.txt"
+        kept = self.yard.git(
+            "--git-dir",
+            self.second.git_dir,
+            "for-each-ref",
+            "--format=%(objectname)",
+            "refs/perdure/rescue",
+        ).split()
+        staged = (
+            self.yard.git("diff", "--cached", "--name-only", cwd=self.top)
+            if self.workspace.repo
+            else "src/file1.txt"
+        )
         wrong = {
             "files": marks(self.top) != self.then,
             "index": staged != "src/file1.txt",
             "said to differ": restored.differs != (),
             "what was there is not kept": self.tree(self.second.commit) not in map(self.tree, kept),
-            "checkpoints": not {1, 2} <= self.yard.workspaces.checkpoints.list_saved(self.workspace).keys(),
-            "not sound": "error" in self.yard.git("--git-dir", self.second.git_dir, "fsck", "--no-dangling"),
+            "checkpoints": not {1, 2}
+            <= self.yard.workspaces.checkpoints.list_saved(self.workspace).keys(),
+            "not sound": "error"
+            in self.yard.git("--git-dir", self.second.git_dir, "fsck", "--no-dangling"),
             "leftovers": bool(list(self.top.rglob(".perdure-*"))),
         }
         return [name for name, bad in wrong.items() if bad]
 
 
-@pytest.mark.parametrize(("backend", "number"), [("worktree", 40), ("task", 90), ("worktree", 330), ("task", 420)])
-def test_a_restore_that_is_killed_at_a_call_is_completed(tmp_path: Path, backend: str, number: int) -> None:
-    """Whichever of perdure and its gits comes to that call first is killed; the next restore completes, and what was there is kept."""
+@pytest.mark.parametrize(
+    ("backend", "number"), [("worktree", 40), ("task", 90), ("worktree", 330), ("task", 420)]
+)
+def test_a_restore_that_is_killed_at_a_call_is_completed(
+    tmp_path: Path, backend: str, number: int
+) -> None:
+    """Whichever of perdure and its gits comes to that call first is killed; the next restore
+    completes, and what was there is kept."""
     case = Case(tmp_path, backend)
     assert case.kill_at("restore", number)
     assert case.check() == []
 
 
 @pytest.mark.parametrize("backend", ["worktree", "isolated"])
-def test_saves_and_restores_that_are_killed_at_any_time_lose_nothing(tmp_path: Path, backend: str) -> None:
+def test_saves_and_restores_that_are_killed_at_any_time_lose_nothing(
+    tmp_path: Path, backend: str
+) -> None:
     """Machine loss in the middle of saves and restores, several in a row."""
     case = Case(tmp_path, backend)
     for what, seconds in (("save", 0.03), ("restore", 0.1), ("restore", 0.25)):
@@ -130,7 +162,9 @@ def main(rounds: int) -> None:
             for _ in range(random.choice([1, 1, 2])):
                 what = random.choice(["save", "restore", "restore"])
                 if how == "call":
-                    counts["killed" if case.kill_at(what, random.randint(1, 700)) else "missed"] += 1
+                    counts[
+                        "killed" if case.kill_at(what, random.randint(1, 700)) else "missed"
+                    ] += 1
                 else:
                     case.kill_after(what, random.uniform(0, 0.8))
                     counts["killed"] += 1

@@ -17,7 +17,12 @@ from perdure.workspace import Workspaces
 from tests.workspace.test_photograph import made
 from tests.workspace.yard import BACKENDS, Yard
 
-USER = {"GIT_AUTHOR_NAME": "u", "GIT_AUTHOR_EMAIL": "u@e", "GIT_COMMITTER_NAME": "u", "GIT_COMMITTER_EMAIL": "u@e"}
+USER = {
+    "GIT_AUTHOR_NAME": "u",
+    "GIT_AUTHOR_EMAIL": "u@e",
+    "GIT_COMMITTER_NAME": "u",
+    "GIT_COMMITTER_EMAIL": "u@e",
+}
 KEPT = {
     "secret.env": 0o600,
     "tool": 0o700,
@@ -51,7 +56,8 @@ def restrict(top: Path) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_secret_stays_one(yard: Yard, backend: str) -> None:
-    """Files and directories that only their owner may read come back so, whether they were deleted or only opened to others; and back."""
+    """Files and directories that only their owner may read come back so, whether they were deleted
+    or only opened to others; and back."""
     workspace, top = made(yard, backend)
     (top / "README").write_text("here too\n")
     yard.workspaces.checkpoints.save(workspace, 1)
@@ -61,7 +67,12 @@ def test_a_secret_stays_one(yard: Yard, backend: str) -> None:
     (top / "tool").chmod(0o755)
     (top / "vault/deep").chmod(0o755)
     (top / "vault/deep/key").unlink()
-    assert set(yard.workspaces.checkpoints.drift(workspace, saved.commit)) >= {"secret.env", "tool", "vault/deep/", "vault/deep/key"}
+    assert set(yard.workspaces.checkpoints.drift(workspace, saved.commit)) >= {
+        "secret.env",
+        "tool",
+        "vault/deep/",
+        "vault/deep/key",
+    }
     restored = yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
     assert (modes(top), restored.differs, restored.notes) == (KEPT, (), ())
     assert restored.rescue is not None
@@ -71,7 +82,8 @@ def test_a_secret_stays_one(yard: Yard, backend: str) -> None:
 
 
 def test_only_a_mode_makes_a_new_checkpoint(yard: Yard) -> None:
-    """A change of nothing but a mode is seen, saved, told as drift and put back; bits that nobody needs are not."""
+    """A change of nothing but a mode is seen, saved, told as drift and put back; bits that nobody
+    needs are not."""
     workspace, top = made(yard, "worktree")
     first = yard.workspaces.checkpoints.save(workspace, 1)
     (top / "src/file1.txt").chmod(0o600)
@@ -99,28 +111,49 @@ def test_modes_travel(yard: Yard, tmp_path: Path) -> None:
     assert modes(Path(there.path)) == KEPT | {"README": 0o640}
 
 
-@pytest.mark.parametrize("said", [{"4755": ["README"]}, {"999": ["README"]}, {"777": ["README", "src/", "../../outside"]}])
+@pytest.mark.parametrize(
+    "said",
+    [{"4755": ["README"]}, {"999": ["README"]}, {"777": ["README", "src/", "../../outside"]}],
+)
 def test_a_checkpoint_gives_no_rights(yard: Yard, said: dict[str, list[str]]) -> None:
-    """A forged checkpoint that asks for setuid is refused; one that asks for every right gives none that the umask does not."""
+    """A forged checkpoint that asks for setuid is refused; one that asks for every right gives none
+    that the umask does not."""
     workspace, top = made(yard, "isolated")
     outside = top.parent.parent / "outside"
     outside.write_text("not yours\n")
     outside.chmod(0o600)
     saved = yard.workspaces.checkpoints.save(workspace, 1)
-    about = json.loads(yard.git("--git-dir", saved.git_dir, "show", f"{saved.commit}:checkpoint.json")) | {"modes": said, "umask": "000"}
+    about = json.loads(
+        yard.git("--git-dir", saved.git_dir, "show", f"{saved.commit}:checkpoint.json")
+    ) | {"modes": said, "umask": "000"}
 
     def run(*words: str, stdin: str) -> str:
-        done = subprocess.run(["git", "--git-dir", saved.git_dir, *words], input=stdin, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["git", "--git-dir", saved.git_dir, *words],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         return done.stdout.strip()
 
     blob = run("hash-object", "-w", "--stdin", stdin=json.dumps(about))
     entries = yard.git("--git-dir", saved.git_dir, "ls-tree", saved.commit).split("\n")
-    tree = run("mktree", stdin="\n".join(f"100644 blob {blob}\tcheckpoint.json" if "checkpoint.json" in e else e for e in entries) + "\n")
+    tree = run(
+        "mktree",
+        stdin="\n".join(
+            f"100644 blob {blob}\tcheckpoint.json" if "checkpoint.json" in e else e for e in entries
+        )
+        + "\n",
+    )
     forged = yard.git("--git-dir", saved.git_dir, "commit-tree", "-m", "x", tree, env=USER)
     if "777" in said:
         (top / "README").unlink()
         yard.workspaces.checkpoints.put_in_place(workspace, forged)
-        assert [stat.S_IMODE((top / name).stat().st_mode) for name in ("README", "src")] == [0o644, 0o755]
+        assert [stat.S_IMODE((top / name).stat().st_mode) for name in ("README", "src")] == [
+            0o644,
+            0o755,
+        ]
     else:
         with pytest.raises(WorkspaceError, match="damaged"):
             yard.workspaces.checkpoints.put_in_place(workspace, forged)

@@ -1,4 +1,5 @@
-"""Workdirs in every state that git knows, and some that it should not: saved without a touch, and put back as they were."""
+"""Workdirs in every state that git knows, and some that it should not: saved without a touch, and
+put back as they were."""
 
 from __future__ import annotations
 
@@ -16,12 +17,23 @@ from perdure.workspace import Workspaces, listing
 from tests.workspace.test_photograph import made, marks, show
 from tests.workspace.yard import Yard
 
-USER = {"GIT_AUTHOR_NAME": "u", "GIT_AUTHOR_EMAIL": "u@e", "GIT_COMMITTER_NAME": "u", "GIT_COMMITTER_EMAIL": "u@e"}
+USER = {
+    "GIT_AUTHOR_NAME": "u",
+    "GIT_AUTHOR_EMAIL": "u@e",
+    "GIT_COMMITTER_NAME": "u",
+    "GIT_COMMITTER_EMAIL": "u@e",
+}
 
 
 def standing(yard: Yard, top: Path) -> tuple[str, ...]:
     """Everything that git says of a workdir."""
-    asked = ("status --porcelain=v2 --branch", "status", "ls-files --stage", "ls-files -v", "for-each-ref refs/heads")
+    asked = (
+        "status --porcelain=v2 --branch",
+        "status",
+        "ls-files --stage",
+        "ls-files -v",
+        "for-each-ref refs/heads",
+    )
     return tuple(yard.git(*words.split(), cwd=top) for words in asked)
 
 
@@ -44,7 +56,8 @@ def here(yard: Yard, path: Path) -> Workspace:
 @pytest.mark.parametrize("backend", ["worktree", "isolated"])
 @pytest.mark.parametrize("what", ["merge", "rebase", "cherry-pick"])
 def test_an_operation_in_progress_goes_on(yard: Yard, backend: str, what: str) -> None:
-    """A merge, rebase or cherry-pick with a conflict is the same again after it was given up, and can be brought to its end."""
+    """A merge, rebase or cherry-pick with a conflict is the same again after it was given up, and
+    can be brought to its end."""
     workspace, top = made(yard, backend)
     clash(yard, top)
     yard.git(what, "side", cwd=top, check=False)
@@ -67,7 +80,8 @@ def test_an_operation_in_progress_goes_on(yard: Yard, backend: str, what: str) -
 
 
 def test_before_the_first_commit(yard: Yard) -> None:
-    """A repository without a commit: files and index come back, and so does the branch that is not born yet."""
+    """A repository without a commit: files and index come back, and so does the branch that is not
+    born yet."""
     top = yard.top / "new"
     top.mkdir()
     yard.git("init", "-q", "-b", "trunk", cwd=top)
@@ -80,12 +94,15 @@ def test_before_the_first_commit(yard: Yard) -> None:
     yard.git("commit", "-qam", "first", cwd=top)
     yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
     assert standing(yard, top) == before
-    assert show(yard, saved, "log", "--format=%s", "--glob=refs/perdure/rescue/*").split("\n") == ["perdure: checkpoint", "first"]
+    assert show(yard, saved, "log", "--format=%s", "--glob=refs/perdure/rescue/*").split("\n") == [
+        "perdure: checkpoint",
+        "first",
+    ]
 
 
 def test_only_nothing_at_all_is_not_saved_first(yard: Yard) -> None:
-    """Where there is no commit and no file, what is staged is still saved before a restore, and a lone file too; where there is nothing
-    at all, nothing is."""
+    """Where there is no commit and no file, what is staged is still saved before a restore, and a
+    lone file too; where there is nothing at all, nothing is."""
     top = yard.top / "new"
     top.mkdir()
     yard.git("init", "-q", "-b", "trunk", cwd=top)
@@ -110,37 +127,56 @@ def test_only_nothing_at_all_is_not_saved_first(yard: Yard) -> None:
     assert empty(index=True, file=False) == 1
     assert empty(index=False, file=True) == 2
     assert empty(index=False, file=False) == 2
-    rescued = show(yard, saved, "for-each-ref", "--format=%(objectname)", "refs/perdure/rescue").split("\n")
+    rescued = show(
+        yard, saved, "for-each-ref", "--format=%(objectname)", "refs/perdure/rescue"
+    ).split("\n")
     assert "staged alone" in show(yard, saved, "cat-file", "blob", f"{rescued[0]}:index/a")
     assert "a file alone" in show(yard, saved, "cat-file", "blob", f"{rescued[1]}:worktree/b")
 
 
 @pytest.mark.parametrize("backend", ["worktree", "isolated"])
 def test_a_detached_head(yard: Yard, backend: str) -> None:
-    """Commits on a detached HEAD are kept by the checkpoint alone, and HEAD is detached there again."""
+    """Commits on a detached HEAD are kept by the checkpoint alone, and HEAD is detached there
+    again."""
     workspace, top = made(yard, backend)
     yard.git("checkout", "-q", "--detach", cwd=top)
     yard.git("commit", "-q", "--allow-empty", "-m", "adrift", cwd=top)
-    before = yard.git("status", "--porcelain=v2", "--branch", cwd=top), yard.git("for-each-ref", "refs/heads", cwd=top)
+    before = (
+        yard.git("status", "--porcelain=v2", "--branch", cwd=top),
+        yard.git("for-each-ref", "refs/heads", cwd=top),
+    )
     saved = yard.workspaces.checkpoints.save(workspace, 1)
     assert saved.branch == ""
     yard.git("checkout", "-q", "work", cwd=top)
     yard.git("reflog", "expire", "--expire=now", "--all", cwd=top)
     yard.git("gc", "--quiet", "--prune=now", cwd=top)
     yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
-    assert (yard.git("status", "--porcelain=v2", "--branch", cwd=top), yard.git("for-each-ref", "refs/heads", cwd=top)) == before
+    assert (
+        yard.git("status", "--porcelain=v2", "--branch", cwd=top),
+        yard.git("for-each-ref", "refs/heads", cwd=top),
+    ) == before
     assert yard.git("log", "-1", "--format=%s", cwd=top) == "adrift"
 
 
 def test_a_submodule_with_files(yard: Yard) -> None:
-    """A submodule's files and its link to its repository come back; the index still names its commit."""
+    """A submodule's files and its link to its repository come back; the index still names its
+    commit."""
     library = yard.top / "library"
     yard.git("init", "-q", str(library))
     (library / "lib.c").write_text("int x;\n")
     yard.git("add", ".", cwd=library)
     yard.git("commit", "-qm", "library", cwd=library)
     workspace, top = made(yard, "worktree")
-    yard.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(library), "lib", cwd=top)
+    yard.git(
+        "-c",
+        "protocol.file.allow=always",
+        "submodule",
+        "--quiet",
+        "add",
+        str(library),
+        "lib",
+        cwd=top,
+    )
     yard.git("commit", "-qm", "with a submodule", cwd=top)
     (top / "lib/lib.c").write_text("int y;\n")
     (top / "lib/new").write_text("untracked\n")
@@ -153,10 +189,18 @@ def test_a_submodule_with_files(yard: Yard) -> None:
 
 
 def test_small_ignored_files_come_along(yard: Yard) -> None:
-    """By default small ignored files are saved, large ones and what a build makes again are named; both can be chosen otherwise."""
+    """By default small ignored files are saved, large ones and what a build makes again are named;
+    both can be chosen otherwise."""
     workspace, top = made(yard, "worktree")
     (top / ".gitignore").write_text("*.log\n.env\nnode_modules/\nbuilt/\n*.bin\n")
-    for name in (".env", "a.log", "node_modules/m.js", "built/CACHEDIR.TAG", "built/x", "tracked.bin"):
+    for name in (
+        ".env",
+        "a.log",
+        "node_modules/m.js",
+        "built/CACHEDIR.TAG",
+        "built/x",
+        "tracked.bin",
+    ):
         (top / name).parent.mkdir(exist_ok=True)
         (top / name).write_text(name)
     (top / "built/CACHEDIR.TAG").write_text("Signature: 8a477f597d28d172789f06886806bc55\n")
@@ -166,17 +210,31 @@ def test_small_ignored_files_come_along(yard: Yard) -> None:
 
     def saved_with(ignored: str, number: int) -> tuple[set[str], set[str]]:
         saved = yard.workspaces.checkpoints.save(workspace, number, ignored=ignored)
-        there = set(show(yard, saved, "ls-tree", "-r", "--name-only", f"{saved.commit}:worktree").split("\n"))
+        there = set(
+            show(yard, saved, "ls-tree", "-r", "--name-only", f"{saved.commit}:worktree").split(
+                "\n"
+            )
+        )
         every = {".env", "a.log", "node_modules/m.js", "built/x", "large.bin", "tracked.bin"}
         return there & every, {name for name, _ in saved.left_out}
 
-    assert saved_with("small", 1) == ({".env", "a.log", "tracked.bin"}, {"node_modules/", "built/", "large.bin"})
-    assert saved_with("small", 2) == ({".env", "a.log", "tracked.bin"}, {"node_modules/", "built/", "large.bin"})
-    assert saved_with("all", 3) == ({".env", "a.log", "tracked.bin", "node_modules/m.js", "built/x", "large.bin"}, set())
+    assert saved_with("small", 1) == (
+        {".env", "a.log", "tracked.bin"},
+        {"node_modules/", "built/", "large.bin"},
+    )
+    assert saved_with("small", 2) == (
+        {".env", "a.log", "tracked.bin"},
+        {"node_modules/", "built/", "large.bin"},
+    )
+    assert saved_with("all", 3) == (
+        {".env", "a.log", "tracked.bin", "node_modules/m.js", "built/x", "large.bin"},
+        set(),
+    )
 
 
 def test_left_out_files_stay_and_make_way_into_the_trash(yard: Yard) -> None:
-    """What a checkpoint left out is not touched by a restore; where a saved file has to stand, it is moved to the trash."""
+    """What a checkpoint left out is not touched by a restore; where a saved file has to stand, it
+    is moved to the trash."""
     workspace, top = made(yard, "worktree")
     (top / ".gitignore").write_text("node_modules/\n")
     (top / "place").write_text("a file\n")
@@ -189,12 +247,16 @@ def test_left_out_files_stay_and_make_way_into_the_trash(yard: Yard) -> None:
     restored = yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
     assert (top / "place").read_text() == "a file\n"
     assert (top / "node_modules/m.js").read_text() == "left\n"
-    assert [path.read_text() for path in yard.root.glob(".perdure/trash/*/in-the-way/node_modules/deep.js")] == ["moved\n"]
+    assert [
+        path.read_text()
+        for path in yard.root.glob(".perdure/trash/*/in-the-way/node_modules/deep.js")
+    ] == ["moved\n"]
     assert len(restored.notes) == 1
 
 
 def test_files_that_are_written_all_the_time(yard: Yard) -> None:
-    """A file that grows, is cut and is replaced while it is being saved stops nothing: some reading of it is kept, and it is named."""
+    """A file that grows, is cut and is replaced while it is being saved stops nothing: some reading
+    of it is kept, and it is named."""
     workspace, top = made(yard, "worktree")
     stop = threading.Event()
 
@@ -214,24 +276,30 @@ def test_files_that_are_written_all_the_time(yard: Yard) -> None:
         stop.set()
         writer.join()
     for saved in saves:
-        assert {"worktree/busy"} <= set(show(yard, saved, "ls-tree", "-r", "--name-only", saved.commit).split("\n")) | {
-            f"worktree/{name}" for name, _ in saved.left_out
-        }
+        assert {"worktree/busy"} <= set(
+            show(yard, saved, "ls-tree", "-r", "--name-only", saved.commit).split("\n")
+        ) | {f"worktree/{name}" for name, _ in saved.left_out}
     assert show(yard, saves[-1], "fsck", "--no-dangling") == ""
     last = yard.workspaces.checkpoints.save(workspace, 9)
     assert (last.unsteady, yard.workspaces.checkpoints.drift(workspace, last.commit)) == ((), ())
 
 
-@pytest.mark.parametrize("command", ["write-tree", "update-index", "diff-files", "ls-files", "status"])
-def test_a_file_that_is_cut_while_git_reads_it(yard: Yard, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
-    """git is ended by SIGBUS with its lock held where a file is cut at the wrong moment, several times over: the checkpoint is made, says
-    what one made in quiet says, and so does the diff."""
+@pytest.mark.parametrize(
+    "command", ["write-tree", "update-index", "diff-files", "ls-files", "status"]
+)
+def test_a_file_that_is_cut_while_git_reads_it(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """git is ended by SIGBUS with its lock held where a file is cut at the wrong moment, several
+    times over: the checkpoint is made, says what one made in quiet says, and so does the diff."""
     workspace, top = made(yard, "worktree")
     (top / "README").write_text("changed\n")
     (top / "new").write_text("new\n")
     real, place, toll = shutil.which("git"), yard.top / "bin", yard.top / "toll"
     place.mkdir()
-    dies = f'[ -z "$GIT_INDEX_FILE" ] || : > "$GIT_INDEX_FILE.lock"; echo cut >> {toll}; kill -BUS $$'
+    dies = (
+        f'[ -z "$GIT_INDEX_FILE" ] || : > "$GIT_INDEX_FILE.lock"; echo cut >> {toll}; kill -BUS $$'
+    )
     one = f'case " $* " in *" {command} "*) [ $(wc -l < {toll}) -ge 4 ] || {{ {dies}; }};; esac'
     (place / "git").write_text(f'#!/bin/sh\n{one}\nexec {real} "$@"\n')
     (place / "git").chmod(0o755)
@@ -241,7 +309,12 @@ def test_a_file_that_is_cut_while_git_reads_it(yard: Yard, monkeypatch: pytest.M
     patch = yard.workspaces.diff(workspace)
     assert toll.read_text().count("cut") == 4
     assert (saved.changed, saved.untracked, saved.unsteady, saved.left_out) == (1, 1, (), ())
-    assert [line for line in patch.decode().split("\n") if line.startswith("+")] == ["+++ b/README", "+changed", "+++ b/new", "+new"]
+    assert [line for line in patch.decode().split("\n") if line.startswith("+")] == [
+        "+++ b/README",
+        "+changed",
+        "+++ b/new",
+        "+new",
+    ]
     assert show(yard, saved, "show", f"{saved.commit}:worktree/README") == "changed"
 
 
@@ -256,7 +329,8 @@ def test_nothing_happens_while_a_process_works_there(yard: Yard) -> None:
 
 
 def test_a_ref_that_is_gone_means_that_all_is_read_again(yard: Yard) -> None:
-    """An agent that deletes perdure's refs and prunes cannot make the next checkpoint stand on objects that are not there."""
+    """An agent that deletes perdure's refs and prunes cannot make the next checkpoint stand on
+    objects that are not there."""
     workspace, top = made(yard, "worktree")
     (top / "new").write_text("only here\n")
     yard.workspaces.checkpoints.save(workspace, 1)
@@ -269,39 +343,82 @@ def test_a_ref_that_is_gone_means_that_all_is_read_again(yard: Yard) -> None:
 
 
 def test_a_hostile_history_is_saved_all_the_same(yard: Yard) -> None:
-    """A HEAD whose tree has `.git`, a link called .gitmodules and a submodule's entry without one does not stop a checkpoint."""
+    """A HEAD whose tree has `.git`, a link called .gitmodules and a submodule's entry without one
+    does not stop a checkpoint."""
     workspace, top = made(yard, "worktree")
     blob = yard.git("hash-object", "-w", "README")
     inner = subprocess.run(
-        ["git", "mktree"], cwd=yard.repo, input=f"100644 blob {blob}\tconfig\n", capture_output=True, text=True, check=True
+        ["git", "mktree"],
+        cwd=yard.repo,
+        input=f"100644 blob {blob}\tconfig\n",
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.strip()
-    lines = f"040000 tree {inner}\t.git\n100644 blob {blob}\tREADME\n120000 blob {blob}\t.gitmodules\n160000 commit {'1' * 40}\tsub\n"
+    lines = (
+        f"040000 tree {inner}\t.git\n100644 blob {blob}\tREADME\n120000 blob "
+        f"{blob}\t.gitmodules\n160000 commit {'1' * 40}\tsub\n"
+    )
     tree = subprocess.run(
-        ["git", "mktree", "--missing"], cwd=yard.repo, input=lines, capture_output=True, text=True, check=True
+        ["git", "mktree", "--missing"],
+        cwd=yard.repo,
+        input=lines,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.strip()
-    yard.git("update-ref", "refs/heads/work", yard.git("commit-tree", "-m", "hostile", tree, env=USER))
+    yard.git(
+        "update-ref", "refs/heads/work", yard.git("commit-tree", "-m", "hostile", tree, env=USER)
+    )
     saved = yard.workspaces.checkpoints.save(workspace, 1)
     assert (top / ".git").is_file()
-    assert show(yard, saved, "ls-tree", "--name-only", f"{saved.commit}:worktree").split("\n") == [".gitignore", "README", "src"]
+    assert show(yard, saved, "ls-tree", "--name-only", f"{saved.commit}:worktree").split("\n") == [
+        ".gitignore",
+        "README",
+        "src",
+    ]
 
 
 def test_a_checkpoint_cannot_write_outside(yard: Yard) -> None:
-    """A forged checkpoint with names that lead out, or into the workdir's git directory, places nothing there, and says so."""
+    """A forged checkpoint with names that lead out, or into the workdir's git directory, places
+    nothing there, and says so."""
     workspace, _ = made(yard, "isolated")
     saved = yard.workspaces.checkpoints.save(workspace, 1)
     shelf = saved.git_dir
     blob = yard.git("--git-dir", shelf, "hash-object", "-w", "README")
 
     def tree(*entries: tuple[str, str, str]) -> str:
-        raw = b"".join(f"{mode} {name}\0".encode() + bytes.fromhex(oid) for mode, name, oid in entries)
-        words = ["git", "--git-dir", shelf, "hash-object", "-w", "-t", "tree", "--literally", "--stdin"]
-        return subprocess.run(words, input=raw, capture_output=True, check=True).stdout.decode().strip()
+        raw = b"".join(
+            f"{mode} {name}\0".encode() + bytes.fromhex(oid) for mode, name, oid in entries
+        )
+        words = [
+            "git",
+            "--git-dir",
+            shelf,
+            "hash-object",
+            "-w",
+            "-t",
+            "tree",
+            "--literally",
+            "--stdin",
+        ]
+        return (
+            subprocess.run(words, input=raw, capture_output=True, check=True)
+            .stdout.decode()
+            .strip()
+        )
 
     below = tree(("100644", "escaped", blob))
     worktree = tree(("40000", "..", below), ("40000", ".git%", below), ("100644", "README", blob))
     about = yard.git("--git-dir", shelf, "rev-parse", f"{saved.commit}:checkpoint.json")
     forged = yard.git(
-        "--git-dir", shelf, "commit-tree", "-m", "x", tree(("100644", "checkpoint.json", about), ("40000", "worktree", worktree)), env=USER
+        "--git-dir",
+        shelf,
+        "commit-tree",
+        "-m",
+        "x",
+        tree(("100644", "checkpoint.json", about), ("40000", "worktree", worktree)),
+        env=USER,
     )
     restored = yard.workspaces.checkpoints.put_in_place(workspace, forged)
     assert not list(yard.top.rglob("escaped"))
@@ -309,7 +426,8 @@ def test_a_checkpoint_cannot_write_outside(yard: Yard) -> None:
 
 
 def test_a_directory_without_git_has_a_limit(yard: Yard) -> None:
-    """Without git a directory with too many files is refused with a sentence, and nothing is published."""
+    """Without git a directory with too many files is refused with a sentence, and nothing is
+    published."""
     workspaces = Workspaces(yard.root, environ=yard.environ, most_files=10)
     workspace, top = made(yard, "task")
     for number in range(12):
@@ -320,7 +438,8 @@ def test_a_directory_without_git_has_a_limit(yard: Yard) -> None:
 
 
 def test_a_split_index_and_other_ids(yard: Yard) -> None:
-    """A repository with SHA-256 ids and an index in two files is saved and put back like any other."""
+    """A repository with SHA-256 ids and an index in two files is saved and put back like any
+    other."""
     top = yard.top / "other"
     yard.git("init", "-q", "--object-format=sha256", str(top))
     (top / "a").write_text("one\n")

@@ -1,4 +1,5 @@
-"""A workdir goes to the trash only when all that it holds is saved elsewhere; nothing of it is ever deleted."""
+"""A workdir goes to the trash only when all that it holds is saved elsewhere; nothing of it is ever
+deleted."""
 
 from __future__ import annotations
 
@@ -37,23 +38,43 @@ Work = Callable[[Yard, Path], object]
 LOSSES: dict[str, tuple[Work, str]] = {
     "a change": (lambda yard, top: (top / "README").write_text("x"), "README"),
     "a deletion": (lambda yard, top: (top / "README").unlink(), "README"),
-    "a staged file": (lambda yard, top: ((top / "new").write_text("x"), yard.git("add", "new", cwd=top)), "new"),
+    "a staged file": (
+        lambda yard, top: ((top / "new").write_text("x"), yard.git("add", "new", cwd=top)),
+        "new",
+    ),
     "an untracked file": (lambda yard, top: (top / "new").write_text("x"), "untracked files: new"),
-    "an ignored file": (lambda yard, top: (top / "secret.log").write_text("x"), "ignored files: secret.log"),
+    "an ignored file": (
+        lambda yard, top: (top / "secret.log").write_text("x"),
+        "ignored files: secret.log",
+    ),
     "a locally excluded file": (
         lambda yard, top: (
             (top / "hidden").write_text("x"),
-            Path(yard.git("rev-parse", "--path-format=absolute", "--git-path", "info/exclude", cwd=top)).parent.mkdir(exist_ok=True),
-            Path(yard.git("rev-parse", "--path-format=absolute", "--git-path", "info/exclude", cwd=top)).write_text("hidden\n"),
+            Path(
+                yard.git(
+                    "rev-parse", "--path-format=absolute", "--git-path", "info/exclude", cwd=top
+                )
+            ).parent.mkdir(exist_ok=True),
+            Path(
+                yard.git(
+                    "rev-parse", "--path-format=absolute", "--git-path", "info/exclude", cwd=top
+                )
+            ).write_text("hidden\n"),
         ),
         "hidden",
     ),
     "a hidden change": (
-        lambda yard, top: (yard.git("update-index", "--assume-unchanged", "README", cwd=top), (top / "README").write_text("x")),
+        lambda yard, top: (
+            yard.git("update-index", "--assume-unchanged", "README", cwd=top),
+            (top / "README").write_text("x"),
+        ),
         "README",
     ),
     "a hidden new file": (
-        lambda yard, top: (yard.git("config", "status.showUntrackedFiles", "no", cwd=top), (top / "new").write_text("x")),
+        lambda yard, top: (
+            yard.git("config", "status.showUntrackedFiles", "no", cwd=top),
+            (top / "new").write_text("x"),
+        ),
         "new",
     ),
     "a nested repository": (lambda yard, top: nested(yard, top, "inner"), "inner"),
@@ -66,9 +87,9 @@ LOSSES: dict[str, tuple[Work, str]] = {
         "node_modules",
     ),
     "a merge in progress": (
-        lambda yard, top: Path(yard.git("rev-parse", "--path-format=absolute", "--git-path", "MERGE_HEAD", cwd=top)).write_text(
-            yard.git("rev-parse", "HEAD", cwd=top)
-        ),
+        lambda yard, top: Path(
+            yard.git("rev-parse", "--path-format=absolute", "--git-path", "MERGE_HEAD", cwd=top)
+        ).write_text(yard.git("rev-parse", "HEAD", cwd=top)),
         "a merge is in progress",
     ),
     "a commit on a detached HEAD": (
@@ -91,7 +112,8 @@ def test_what_would_be_lost_is_said(yard: Yard, backend: str, loss: str) -> None
 
 
 def test_commits_on_the_branch_of_a_worktree_are_saved(yard: Yard) -> None:
-    """The branch stays in the repository, so a clean worktree with commits may go; what a build makes again does not count."""
+    """The branch stays in the repository, so a clean worktree with commits may go; what a build
+    makes again does not count."""
     workspace, top = made(yard, "worktree")
     (top / ".gitignore").write_text("node_modules/\n__pycache__/\ntarget/\n")
     oid = commit(yard, top)
@@ -106,7 +128,8 @@ def test_commits_on_the_branch_of_a_worktree_are_saved(yard: Yard) -> None:
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_what_stands_in_a_commit_of_the_repository_is_saved(yard: Yard, backend: str) -> None:
-    """Changes that were applied and committed elsewhere are saved, file by file; with one byte more they are not."""
+    """Changes that were applied and committed elsewhere are saved, file by file; with one byte more
+    they are not."""
     workspace, top = made(yard, backend)
     (top / "README").write_text("agent\n")
     (top / "new").write_text("new\n")
@@ -122,7 +145,8 @@ def test_what_stands_in_a_commit_of_the_repository_is_saved(yard: Yard, backend:
 
 @pytest.mark.parametrize("what", ["branch", "other branch", "tag", "stash", "older stash"])
 def test_commits_of_an_isolated_workdir_must_be_in_the_repository(yard: Yard, what: str) -> None:
-    """Every ref and every stash counts; once the repository has the commits on a branch they are saved."""
+    """Every ref and every stash counts; once the repository has the commits on a branch they are
+    saved."""
     workspace, top = made(yard, "isolated")
     base = yard.git("rev-parse", "HEAD", cwd=top)
     if what.endswith("stash"):
@@ -140,7 +164,10 @@ def test_commits_of_an_isolated_workdir_must_be_in_the_repository(yard: Yard, wh
             yard.git("tag" if what == "tag" else "branch", "aside", oid, cwd=top)
             yard.git("reset", "-q", "--hard", base, cwd=top)
     (sentence,) = yard.workspaces.unsaved(workspace)
-    assert "nowhere else" in sentence and {"branch": "work", "other branch": "aside"}.get(what, what.split()[-1]) in sentence
+    assert (
+        "nowhere else" in sentence
+        and {"branch": "work", "other branch": "aside"}.get(what, what.split()[-1]) in sentence
+    )
     if not what.endswith("stash"):
         yard.git("fetch", "-q", str(top), f"{oid}:refs/heads/saved")
         assert yard.workspaces.unsaved(workspace) == []
@@ -181,15 +208,17 @@ def test_files_of_a_task_without_a_repository_are_unsaved(yard: Yard) -> None:
 
 @pytest.mark.parametrize("backend", ["worktree", "isolated", "task"])
 def test_everything_is_in_the_trash_afterwards(yard: Yard, backend: str) -> None:
-    """The directory is moved with every file; git knows no worktree of it, the branch can be checked out, and the task can
-    begin again."""
+    """The directory is moved with every file; git knows no worktree of it, the branch can be
+    checked out, and the task can begin again."""
     workspace, top = made(yard, backend)
     (top / "work.txt").write_text("precious\n")
     (top / "secret.log").write_text("ignored\n")
     trash = yard.workspaces.put_away(workspace, {"run": "brave-otter"})
     assert trash is not None and trash.parent == yard.root / ".perdure/trash"
     assert not top.exists()
-    assert (trash / "workdir/work.txt").read_text() == "precious\n" and (trash / "workdir/secret.log").read_text() == "ignored\n"
+    assert (trash / "workdir/work.txt").read_text() == "precious\n" and (
+        trash / "workdir/secret.log"
+    ).read_text() == "ignored\n"
     assert '"run": "brave-otter"' in (trash / "about.json").read_text()
     assert yard.git("worktree", "list").count("\n") == 0
     if backend == "worktree":
@@ -201,7 +230,8 @@ def test_everything_is_in_the_trash_afterwards(yard: Yard, backend: str) -> None
 
 
 def test_commits_that_only_the_reflog_knows_get_a_ref(yard: Yard) -> None:
-    """What was amended or reset away, or stands on a detached HEAD, survives git's clean-up after the worktree has gone."""
+    """What was amended or reset away, or stands on a detached HEAD, survives git's clean-up after
+    the worktree has gone."""
     workspace, top = made(yard, "worktree")
     amended = commit(yard, top, "one\n")
     (top / "README").write_text("two\n")

@@ -15,7 +15,8 @@ from tests.workspace.yard import REPOSITORIES, Yard
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_the_state_counts_and_names_what_differs(yard: Yard, backend: str) -> None:
-    """Changed, staged, deleted and untracked files are counted by kind, the first twenty named; ignored ones are not."""
+    """Changed, staged, deleted and untracked files are counted by kind, the first twenty named;
+    ignored ones are not."""
     workspace = yard.plan(backend)
     yard.workspaces.prepare(workspace, "claude")
     top = Path(workspace.path)
@@ -29,12 +30,17 @@ def test_the_state_counts_and_names_what_differs(yard: Yard, backend: str) -> No
     state = yard.workspaces.state(workspace)
     assert (state.changed, state.untracked, state.branch) == (2, 33, "work")
     assert state.head == yard.git("rev-parse", "HEAD", cwd=top)
-    assert state.paths[:2] == ("README", "src/file1.txt") and len(state.paths) == 20 and "a\nb" in state.paths
+    assert (
+        state.paths[:2] == ("README", "src/file1.txt")
+        and len(state.paths) == 20
+        and "a\nb" in state.paths
+    )
 
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_the_state_follows_head(yard: Yard, backend: str) -> None:
-    """After the agent's commit, its switch to another branch and its detached HEAD, the state is of what is now."""
+    """After the agent's commit, its switch to another branch and its detached HEAD, the state is of
+    what is now."""
     workspace = yard.plan(backend)
     env = yard.workspaces.prepare(workspace, "claude").env
     (Path(workspace.path) / "README").write_text("x")
@@ -70,7 +76,8 @@ def test_the_state_says_what_is_in_progress(yard: Yard, backend: str, what: str)
 
 
 def test_an_agent_cannot_hide_its_changes_in_an_isolated_workdir(yard: Yard) -> None:
-    """assume-unchanged, info/exclude and showUntrackedFiles=no blind the agent's own status, not perdure's."""
+    """assume-unchanged, info/exclude and showUntrackedFiles=no blind the agent's own status, not
+    perdure's."""
     workspace = yard.plan("isolated")
     yard.workspaces.prepare(workspace, "claude")
     top = Path(workspace.path)
@@ -99,7 +106,8 @@ def test_a_broken_view_is_made_again(yard: Yard) -> None:
 
 @pytest.mark.parametrize("backend", ["task", "here"])
 def test_a_directory_without_git_has_only_files(yard: Yard, backend: str) -> None:
-    """Without a repository every file counts as untracked, and a rescue is refused with a sentence."""
+    """Without a repository every file counts as untracked, and a rescue is refused with a
+    sentence."""
     workspace = yard.plan(backend)
     yard.workspaces.prepare(workspace, "claude")
     (Path(workspace.path) / "sub").mkdir(exist_ok=True)
@@ -111,7 +119,8 @@ def test_a_directory_without_git_has_only_files(yard: Yard, backend: str) -> Non
 
 
 def test_here_in_a_repository_is_told_as_one(yard: Yard) -> None:
-    """A directory inside the user's checkout has that checkout's branch and changes, and can be rescued."""
+    """A directory inside the user's checkout has that checkout's branch and changes, and can be
+    rescued."""
     workspace = yard.workspaces.plan(TaskSpec(prompt="p", here="src"), "brave-otter", yard.repo)
     (yard.repo / "README").write_text("x")
     state = yard.workspaces.state(workspace)
@@ -121,12 +130,19 @@ def test_here_in_a_repository_is_told_as_one(yard: Yard) -> None:
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_a_rescue_holds_every_byte_and_changes_nothing(yard: Yard, backend: str) -> None:
-    """Changed, untracked, oddly named, executable, linked and nested files come back byte for byte; deletions are deletions."""
+    """Changed, untracked, oddly named, executable, linked and nested files come back byte for byte;
+    deletions are deletions."""
     workspace = yard.plan(backend)
     yard.workspaces.prepare(workspace, "claude")
     top = Path(workspace.path)
     (top / ".gitattributes").write_text("* text=auto eol=crlf ident\n")
-    files = {"README": b"$Id$\r\nx\n", "a\nb": b"\0\xff", 'q"\\': b"", "é/\udcff": b"deep", "nested/inner": b"in a repository of its own"}
+    files = {
+        "README": b"$Id$\r\nx\n",
+        "a\nb": b"\0\xff",
+        'q"\\': b"",
+        "é/\udcff": b"deep",
+        "nested/inner": b"in a repository of its own",
+    }
     for name, content in files.items():
         (top / name).parent.mkdir(exist_ok=True)
         (top / name).write_bytes(content)
@@ -140,7 +156,10 @@ def test_a_rescue_holds_every_byte_and_changes_nothing(yard: Yard, backend: str)
     ref = yard.workspaces.rescue(workspace, "before a reset")
 
     assert ref.startswith(f"refs/perdure/rescue/{workspace.id}/")
-    assert (yard.git("status", "--porcelain", cwd=top), yard.git("rev-parse", "HEAD", cwd=top)) == before
+    assert (
+        yard.git("status", "--porcelain", cwd=top),
+        yard.git("rev-parse", "HEAD", cwd=top),
+    ) == before
     assert yard.git("rev-parse", f"{ref}^", cwd=top) == before[1]
     out = yard.top / "out"
     yard.git("clone", "-q", "--no-checkout", str(top), str(out))
@@ -160,7 +179,14 @@ def test_two_rescues_are_both_kept(yard: Yard, backend: str) -> None:
     workspace = yard.plan(backend)
     yard.workspaces.prepare(workspace, "claude")
     refs = {yard.workspaces.rescue(workspace, "one"), yard.workspaces.rescue(workspace, "two")}
-    assert set(yard.git("for-each-ref", "--format=%(refname)", "refs/perdure", cwd=workspace.path).splitlines()) == refs
+    assert (
+        set(
+            yard.git(
+                "for-each-ref", "--format=%(refname)", "refs/perdure", cwd=workspace.path
+            ).splitlines()
+        )
+        == refs
+    )
 
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
@@ -168,7 +194,9 @@ def test_a_state_that_cannot_be_known_is_an_error(yard: Yard, backend: str) -> N
     """A missing directory or a damaged repository is never told as a clean workdir."""
     workspace = yard.plan(backend)
     yard.workspaces.prepare(workspace, "claude")
-    (Path(yard.git("rev-parse", "--absolute-git-dir", cwd=workspace.path)) / "HEAD").write_text("rubbish\n")
+    (Path(yard.git("rev-parse", "--absolute-git-dir", cwd=workspace.path)) / "HEAD").write_text(
+        "rubbish\n"
+    )
     with pytest.raises(WorkspaceError):
         yard.workspaces.state(workspace)
     shutil.rmtree(workspace.path)

@@ -1,4 +1,5 @@
-"""The trash: what lies in it is never deleted by the way back, and comes in whole from another file system."""
+"""The trash: what lies in it is never deleted by the way back, and comes in whole from another file
+system."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from tests.workspace.yard import Yard
 
 
 def test_what_was_in_the_way_comes_back(yard: Yard) -> None:
-    """What a restore had to move out of the way stays in the trash while the restored file stands in its place, and then comes back."""
+    """What a restore had to move out of the way stays in the trash while the restored file stands
+    in its place, and then comes back."""
     workspace, top = made(yard, "worktree")
     (top / ".gitignore").write_text("node_modules/\n")
     (top / "deep").mkdir()
@@ -37,7 +39,8 @@ def test_what_was_in_the_way_comes_back(yard: Yard) -> None:
 
 
 def test_an_entry_of_unknown_origin_stays(yard: Yard) -> None:
-    """Where nothing tells where an entry belongs, the way back is refused, and the entry stays as it is; so does what is no part of it."""
+    """Where nothing tells where an entry belongs, the way back is refused, and the entry stays as
+    it is; so does what is no part of it."""
     entry = yard.workspaces.trash / "leftover-1"
     entry.mkdir(parents=True)
     (entry / "half").write_text("nowhere else\n")
@@ -53,30 +56,42 @@ def test_an_entry_of_unknown_origin_stays(yard: Yard) -> None:
 
 
 def test_a_restore_of_a_workdir_on_another_file_system(yard: Yard, elsewhere: Path) -> None:
-    """What is in the way in a directory of the user's own goes into the trash of the root, whatever file system that is on."""
-    workspace = yard.workspaces.plan(TaskSpec(prompt="p", here=str(elsewhere)), "brave-otter", yard.repo)
+    """What is in the way in a directory of the user's own goes into the trash of the root, whatever
+    file system that is on."""
+    workspace = yard.workspaces.plan(
+        TaskSpec(prompt="p", here=str(elsewhere)), "brave-otter", yard.repo
+    )
     (elsewhere / "place").write_text("a file\n")
     saved = yard.workspaces.checkpoints.save(workspace, 1)
     (elsewhere / "place").unlink()
     (elsewhere / "place").mkdir()
-    subprocess.run(["git", "init", "-q", "--bare", "place/bare.git"], cwd=elsewhere, env=yard.environ, check=True)
+    subprocess.run(
+        ["git", "init", "-q", "--bare", "place/bare.git"],
+        cwd=elsewhere,
+        env=yard.environ,
+        check=True,
+    )
     os.mkfifo(elsewhere / "place/pipe")
     restored = yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
     assert (elsewhere / "place").read_text() == "a file\n" and restored.differs == ()
     assert len(list(yard.workspaces.trash.glob("*/in-the-way/pipe"))) == 1
-    yard.workspaces.checkpoints.put_in_place(workspace, restored.rescue.commit if restored.rescue else "")
+    yard.workspaces.checkpoints.put_in_place(
+        workspace, restored.rescue.commit if restored.rescue else ""
+    )
     assert (elsewhere / "place/bare.git/HEAD").is_file()
 
 
 def test_what_is_written_while_it_is_copied_stays(yard: Yard, elsewhere: Path) -> None:
-    """A directory that somebody writes to while it is copied to another file system is not taken away; at rest it is, whole."""
+    """A directory that somebody writes to while it is copied to another file system is not taken
+    away; at rest it is, whole."""
     top = elsewhere / "top"
     top.mkdir()
     (top / "growing").write_text("line\n")
     at_work = True
 
     def write(event: str, about: tuple[object, ...]) -> None:
-        """Whenever a file of the directory is opened, somebody writes: no scheduler decides when."""
+        """Whenever a file of the directory is opened, somebody writes: no scheduler decides
+        when."""
         nonlocal at_work
         if at_work and event == "open" and str(about[0]).startswith(str(top)):
             at_work = False

@@ -1,4 +1,5 @@
-"""A scratch world for workdirs: a home, a repository with two commits, a root, and git as its user runs it."""
+"""A scratch world for workdirs: a home, a repository with two commits, a root, and git as its user
+runs it."""
 
 from __future__ import annotations
 
@@ -29,16 +30,31 @@ class Yard:
 
     @property
     def environ(self) -> dict[str, str]:
-        return {"PATH": os.environ["PATH"], "HOME": str(self.top / "home"), "TMPDIR": str(self.top / "tmp")}
+        return {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.top / "home"),
+            "TMPDIR": str(self.top / "tmp"),
+        }
 
     @property
     def workspaces(self) -> Workspaces:
         return Workspaces(self.root, environ=self.environ)
 
-    def git(self, *args: str, cwd: Path | str | None = None, check: bool = True, env: dict[str, str] | None = None) -> str:
+    def git(
+        self,
+        *args: str,
+        cwd: Path | str | None = None,
+        check: bool = True,
+        env: dict[str, str] | None = None,
+    ) -> str:
         """git as the user or an agent runs it: nothing hardened."""
         done = subprocess.run(
-            ["git", *args], cwd=cwd or self.repo, env=self.environ | (env or {}), capture_output=True, text=True, stdin=subprocess.DEVNULL
+            ["git", *args],
+            cwd=cwd or self.repo,
+            env=self.environ | (env or {}),
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
         )
         assert not check or done.returncode == 0, done.stderr
         return done.stdout.strip()
@@ -46,7 +62,12 @@ class Yard:
     def complaint(self, *args: str, cwd: Path | str | None = None) -> str:
         """What git says where it fails; empty where it succeeds."""
         done = subprocess.run(
-            ["git", *args], cwd=cwd or self.repo, env=self.environ, capture_output=True, text=True, stdin=subprocess.DEVNULL
+            ["git", *args],
+            cwd=cwd or self.repo,
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
         )
         return done.stderr.strip() if done.returncode else ""
 
@@ -55,8 +76,14 @@ class Yard:
         if backend == "task":
             return TaskSpec(prompt="p", **({"service": "shop", "task": "t1"} | more))
         if backend == "here":
-            return TaskSpec(prompt="p", here=str(self.top / "plain"), **{k: v for k, v in more.items() if k == "agent"})
-        return TaskSpec(prompt="p", **({"repo": str(self.repo), "backend": backend, "branch": "work"} | more))
+            return TaskSpec(
+                prompt="p",
+                here=str(self.top / "plain"),
+                **{k: v for k, v in more.items() if k == "agent"},
+            )
+        return TaskSpec(
+            prompt="p", **({"repo": str(self.repo), "backend": backend, "branch": "work"} | more)
+        )
 
     def plan(self, backend: str, **more: str) -> Workspace:
         return self.workspaces.plan(self.spec(backend, **more), "brave-otter", self.repo)
@@ -67,7 +94,9 @@ def make_yard(top: Path) -> Yard:
     for name in ("home", "repo", "plain", "tmp"):
         (top / name).mkdir(parents=True)
     apart(top / "home", yard.root)
-    (top / "home/.gitconfig").write_text("[user]\n\tname = Una User\n\temail = una@example.org\n[init]\n\tdefaultBranch = main\n")
+    (top / "home/.gitconfig").write_text(
+        "[user]\n\tname = Una User\n\temail = una@example.org\n[init]\n\tdefaultBranch = main\n"
+    )
     yard.git("init", "-q")
     (yard.repo / "src").mkdir()
     for number in range(12):

@@ -1,10 +1,13 @@
-"""One attempt, from workspace to record. Called by `worker` (and, on another machine, by a Job that claims one run).
+"""One attempt, from workspace to record. Called by `worker` (and, on another machine, by a Job that
+claims one run).
 
-`perform` does a claimed attempt; `take_over` goes on with one whose supervisor died, whether its agent still lives or not.
-Both end in one `finish`: exactly one outcome, one receipt, one decision. The story in its rooms: `opening` (how it starts; `deciding`
-gathers what the choice depends on, `beginning` stores it before anything is launched), `beating` (the lease), `watching` (lines to
-events, deadlines, collisions), `reading` (what the events add up to), `checkpointing` (workdir and conversation saved together),
-`verifying` (the task's own check), `closing` (evidence, receipt, decision).
+`perform` does a claimed attempt; `take_over` goes on with one whose supervisor died, whether its
+agent still lives or not. Both end in one `finish`: exactly one outcome, one receipt, one decision.
+The story in its rooms: `opening` (how it starts; `deciding` gathers what the choice depends on,
+`beginning` stores it before anything is launched), `beating` (the lease), `watching` (lines to
+events, deadlines, collisions), `reading` (what the events add up to), `checkpointing` (workdir and
+conversation saved together), `verifying` (the task's own check), `closing` (evidence, receipt,
+decision).
 """
 
 from __future__ import annotations
@@ -24,7 +27,15 @@ from perdure.errors import Conflict, GitFailed, LostLease, PerdureError, StoreEr
 from perdure.model import Claim, Outcome, OutcomeKind, TaskRun
 from perdure.text import tell
 
-__all__ = ["Engine", "forget_checkpoints", "perform", "seat_of", "take_over", "wait_for", "what_may_be_parked"]
+__all__ = [
+    "Engine",
+    "forget_checkpoints",
+    "perform",
+    "seat_of",
+    "take_over",
+    "wait_for",
+    "what_may_be_parked",
+]
 
 forget_checkpoints = forget
 
@@ -32,7 +43,8 @@ forget_checkpoints = forget
 def perform(engine: Engine, claim: Claim) -> TaskRun:
     """Does the attempt that was claimed, and returns the run as it is afterwards.
 
-    Trouble of perdure's own (a full disk, a workdir that cannot be made) becomes the attempt's outcome, with its sentence.
+    Trouble of perdure's own (a full disk, a workdir that cannot be made) becomes the attempt's
+    outcome, with its sentence.
     """
     with beating(engine, claim):
         return _perform(engine, claim)
@@ -46,18 +58,24 @@ def _perform(engine: Engine, claim: Claim) -> TaskRun:
     except NotStarted as stop:
         return close_unopened(engine, claim, stop.outcome)
     except Conflict as busy:
-        # A restore, a fork, a reset or a person's git has the workdir for a moment: nothing was begun, and it counts for nothing.
-        return close_unopened(engine, claim, Outcome(kind=OutcomeKind.WRITER_CONFLICT, detail=str(busy)))
+        # A restore, a fork, a reset or a person's git has the workdir for a moment: nothing was
+        # begun, and it counts for nothing.
+        return close_unopened(
+            engine, claim, Outcome(kind=OutcomeKind.WRITER_CONFLICT, detail=str(busy))
+        )
     except (GitFailed, StoreError) as error:
         kind = OutcomeKind.OVERLOADED if error.transient else OutcomeKind.CONFIG_ERROR
         return close_unopened(engine, claim, Outcome(kind=kind, detail=str(error)))
     except (PerdureError, OSError) as error:
-        return close_unopened(engine, claim, Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=str(error)))
+        return close_unopened(
+            engine, claim, Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=str(error))
+        )
     return _follow(engine, opened)
 
 
 def take_over(engine: Engine, claim: Claim) -> TaskRun:
-    """Goes on with an attempt whose supervisor died: follows its agent if it lives, else records how it ended.
+    """Goes on with an attempt whose supervisor died: follows its agent if it lives, else records
+    how it ended.
 
     Raises LostLease if another supervisor was quicker.
     """
@@ -83,5 +101,8 @@ def _follow(engine: Engine, opened: Opened) -> TaskRun:
         checkpoints = Checkpointing(engine, opened)
         run = close(engine, opened, watch(engine, opened, checkpoints), checkpoints)
     if engine.publisher is not None and (trouble := engine.publisher.settle(run.id)):
-        tell(f"perdure: {run.name} was not brought to the checkpoint store: {engine.redactor.text(trouble)}")
+        tell(
+            f"perdure: {run.name} was not brought to the checkpoint store: "
+            f"{engine.redactor.text(trouble)}"
+        )
     return run

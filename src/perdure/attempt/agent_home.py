@@ -1,6 +1,8 @@
-"""Whether an agent can keep its conversation: where it cannot, it works, says nothing of it, and cannot go on later.
+"""Whether an agent can keep its conversation: where it cannot, it works, says nothing of it, and
+cannot go on later.
 
-Seen with Claude Code 2.1.329 and Codex 0.169.0 in a home that is read-only or belongs to another user.
+Seen with Claude Code 2.1.329 and Codex 0.169.0 in a home that is read-only or belongs to another
+user.
 """
 
 from __future__ import annotations
@@ -12,12 +14,13 @@ from perdure.errors import WorkspaceError
 from perdure.protocols import AgentDriver
 
 _FOLDERS = ("projects", "sessions", "tmp")
-"""Where Claude Code, Codex and Gemini CLI keep their conversations, below their homes. One `sudo claude` leaves one to root."""
+"""Where Claude Code, Codex and Gemini CLI keep their conversations, below their homes. One `sudo
+claude` leaves one to root."""
 
 
 def check_home(driver: AgentDriver, home: Path) -> None:
-    """Raises WorkspaceError where a conversation could not be written. An agent whose conversations lie in an unknown place is not
-    checked."""
+    """Raises WorkspaceError where a conversation could not be written. An agent whose conversations
+    lie in an unknown place is not checked."""
     if not driver.abilities.sessions:
         return
     for place in (home, *(home / name for name in _FOLDERS)):
@@ -43,4 +46,8 @@ def unwritable(place: Path) -> str:
         return f"{there} is no directory"
     if os.access(there, os.W_OK | os.X_OK):
         return ""
-    return f"{there} cannot be written" if there == place else f"{place} cannot be made, because {there} cannot be written"
+    return (
+        f"{there} cannot be written"
+        if there == place
+        else f"{place} cannot be made, because {there} cannot be written"
+    )

@@ -1,9 +1,9 @@
 """One baseline: what perdure knows of a conversation, held against what the agent would load.
 
 Known is what perdure itself has seen and kept: the session's snapshot, the transcript as it was at
-the newest launch, perdure's own copy, and the journal (calls and results of tools, answers, prompts).
-A transcript that lacks any of it is never taken for the truth. Called by `deciding`, before anything
-is launched.
+the newest launch, perdure's own copy, and the journal (calls and results of tools, answers,
+prompts). A transcript that lacks any of it is never taken for the truth. Called by `deciding`,
+before anything is launched.
 """
 
 from __future__ import annotations
@@ -116,7 +116,9 @@ class _Window:
             case ToolEnded(tool_id=key, aside=False) as result if (attempt, key) in self.calls:
                 words = self.calls[attempt, key]
                 item = Item(ItemKind.RESULT, key, "", f"of {_title(words)}")
-                found = Journaled(item=item, attempt=attempt, words=words, ok=result.ok, output=result.summary)
+                found = Journaled(
+                    item=item, attempt=attempt, words=words, ok=result.ok, output=result.summary
+                )
                 self.items.append(found)
             case _:
                 pass
@@ -210,7 +212,9 @@ def _mark(attempt: Attempt) -> str:
         return ""
 
 
-def standing(engine: Engine, driver: AgentDriver, session_id: str, path: Path | None, known: Baseline) -> Standing:
+def standing(
+    engine: Engine, driver: AgentDriver, session_id: str, path: Path | None, known: Baseline
+) -> Standing:
     """Return how a transcript compares with what perdure has seen. Raises WorkspaceError."""
     try:
         content = path.read_bytes() if path is not None else None
@@ -300,7 +304,8 @@ def told_in_full(each: Journaled) -> bool:
 
 
 def with_ids_of(now: Loaded, journal: Sequence[Journaled]) -> tuple[Journaled, ...]:
-    """Return the journal with the transcript's ids of tool calls, for an agent that tells others. Pure.
+    """Return the journal with the transcript's ids of tool calls, for an agent that tells others.
+    Pure.
 
     Calls are matched behind the first prompt of the journal, by their commands where these fit and
     else in their order. A call without a partner keeps its own id, so it counts as missing.
@@ -321,11 +326,18 @@ def with_ids_of(now: Loaded, journal: Sequence[Journaled]) -> tuple[Journaled, .
     for each in calls:
         if (each.attempt, each.item.key) not in found and free:
             found[each.attempt, each.item.key] = free.pop(0).key
-    return tuple(replace(each, item=replace(each.item, key=found.get((each.attempt, each.item.key), each.item.key))) for each in journal)
+    return tuple(
+        replace(
+            each,
+            item=replace(each.item, key=found.get((each.attempt, each.item.key), each.item.key)),
+        )
+        for each in journal
+    )
 
 
 def _same_command(words: str, said: str) -> bool:
-    """Whether a command as the agent told it is the one that its transcript quotes behind the tool's name."""
+    """Whether a command as the agent told it is the one that its transcript quotes behind the
+    tool's name."""
     command = said.partition(" ")[2]
     return bool(command) and command in " ".join(words.split())
 

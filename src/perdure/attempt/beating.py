@@ -1,9 +1,10 @@
 """The heartbeat of an attempt: who is silent for the length of a lease has lost it.
 
-Where several hosts share a database, it beats from the claim to the end, also while a repository is fetched or a check runs, and each
-beat lets the shim keep the agent for a while longer (`process.hold`). A host that is cut off or stopped cannot renew: its shim ends the
-agent after two thirds of a lease, kills it after five sixths, and another host takes the attempt over at five quarters. What the late
-host still wants to write is refused by the fence (LostLease).
+Where several hosts share a database, it beats from the claim to the end, also while a repository is
+fetched or a check runs, and each beat lets the shim keep the agent for a while longer
+(`process.hold`). A host that is cut off or stopped cannot renew: its shim ends the agent after two
+thirds of a lease, kills it after five sixths, and another host takes the attempt over at five
+quarters. What the late host still wants to write is refused by the fence (LostLease).
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ def beat(engine: Engine, claim: Claim) -> TaskRun:
 
 
 def followed(engine: Engine, claim: Claim, running: process.Process) -> tuple[Exit, bool]:
-    """Waits for the end of a program of the attempt's that is not its agent's turn, keeps the lease meanwhile, and hears a stop. Returns
-    how it ended, and whether it was asked to. Whatever is raised here (LostLease, StoreError), the program has ended then."""
+    """Waits for the end of a program of the attempt's that is not its agent's turn, keeps the lease
+    meanwhile, and hears a stop. Returns how it ended, and whether it was asked to. Whatever is
+    raised here (LostLease, StoreError), the program has ended then."""
     last, stopped = process.boottime(), False
     try:
         while (end := running.wait(TICK_S)) is None:
@@ -57,12 +59,15 @@ def followed(engine: Engine, claim: Claim, running: process.Process) -> tuple[Ex
 
 @contextmanager
 def beating(engine: Engine, claim: Claim) -> Iterator[None]:
-    """Keeps the lease while the block runs, in a thread of its own. Where it is lost, nothing of the attempt lives on here."""
+    """Keeps the lease while the block runs, in a thread of its own. Where it is lost, nothing of
+    the attempt lives on here."""
     if not engine.host.id:
         yield
         return
     over = threading.Event()
-    heart = threading.Thread(target=_beat_on, args=(engine, claim, over), name=f"heart-{claim.run.name}", daemon=True)
+    heart = threading.Thread(
+        target=_beat_on, args=(engine, claim, over), name=f"heart-{claim.run.name}", daemon=True
+    )
     heart.start()
     try:
         yield
@@ -78,7 +83,11 @@ def end_here(engine: Engine, claim: Claim) -> None:
     """Ends what lives of a lost attempt, unless another supervisor of this host has it now."""
     try:
         run = engine.store.get(claim.run.id)
-        if run.state is RunState.RUNNING and run.attempt == claim.attempt and process.worker_alive(run.worker, engine.host) is not None:
+        if (
+            run.state is RunState.RUNNING
+            and run.attempt == claim.attempt
+            and process.worker_alive(run.worker, engine.host) is not None
+        ):
             return
     except PerdureError:
         pass
@@ -98,5 +107,6 @@ def _beat_on(engine: Engine, claim: Claim, over: threading.Event) -> None:
                 end_here(engine, claim)
             return
         except (PerdureError, OSError):
-            # The database is away: the next beat may find it, and without one the shim knows what to do.
+            # The database is away: the next beat may find it, and without one the shim knows what
+            # to do.
             continue

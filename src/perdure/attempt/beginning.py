@@ -1,7 +1,8 @@
-"""From the decision to the launch: what has to lie in place is put there, the agent's prompt is written, and the start is stored.
+"""From the decision to the launch: what has to lie in place is put there, the agent's prompt is
+written, and the start is stored.
 
-`opening` calls `begin` under the workdir's lock. It starts no process. Everything before `store.begin` can be done again at any time;
-after it the attempt's start is known for ever.
+`opening` calls `begin` under the workdir's lock. It starts no process. Everything before
+`store.begin` can be done again at any time; after it the attempt's start is known for ever.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ def begin(
     *,
     fresh: bool,
 ) -> Opened:
-    """Everything up to the launch. `lifetime_s`: of the scope's sessions, where it has one of its own; `fresh`: the workdir was made
-    anew."""
+    """Everything up to the launch. `lifetime_s`: of the scope's sessions, where it has one of its
+    own; `fresh`: the workdir was made anew."""
     run, asked = claim.run, decided.continuation
     assert run.workspace is not None
     now = engine.store.now()
@@ -68,7 +69,9 @@ def begin(
     if live is not None:
         live = _staying(engine, claim, driver, asked, live, own_id, now)
     goes_on = asked.kind in (Start.RESUME, Start.FORK)
-    before = snapshot(driver, locate(driver, home, asked.session_id, directory)) if goes_on else None
+    before = (
+        snapshot(driver, locate(driver, home, asked.session_id, directory)) if goes_on else None
+    )
     if asked.kind is Start.FORK:
         engine.copies.take_line(driver, home, asked.session_id, directory)
     seen = drift(engine, run, ground, planned_since(records))
@@ -98,7 +101,9 @@ def begin(
         total = total_of(driver, before) if asked.kind is Start.FORK else Usage()
         session = _announced(claim, home, asked, own_id, now, total, lifetime_s)
     if session is not None:
-        session = replace(session, prompts=(*session.prompts, fingerprint(text))).used(now, engine.session_lifetime_s)
+        session = replace(session, prompts=(*session.prompts, fingerprint(text))).used(
+            now, engine.session_lifetime_s
+        )
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     (directory / "prompt.md").write_text(text, encoding="utf-8", errors="surrogatepass")
     attempt = engine.store.begin(
@@ -127,18 +132,36 @@ def begin(
 
 
 def _put_in_place(
-    engine: Engine, claim: Claim, driver: AgentDriver, program: Program, home: Path, asked: Continuation, ground: Ground
+    engine: Engine,
+    claim: Claim,
+    driver: AgentDriver,
+    program: Program,
+    home: Path,
+    asked: Continuation,
+    ground: Ground,
 ) -> None:
-    """Puts perdure's own copy, or the mended one, where the agent looks, if that is what the conversation goes on from."""
+    """Puts perdure's own copy, or the mended one, where the agent looks, if that is what the
+    conversation goes on from."""
     if asked.rung in (Rung.COPY, Rung.CHECKPOINT):
-        back = ground.checkpoint.conversation if ground.back and ground.checkpoint is not None else ()
+        back = (
+            ground.checkpoint.conversation if ground.back and ground.checkpoint is not None else ()
+        )
         restoring = engine.attempt_directory(claim) / "restore"
-        put = put_back(engine, claim.run, driver, program, home, asked.session_id, restoring, parts=back)
+        put = put_back(
+            engine, claim.run, driver, program, home, asked.session_id, restoring, parts=back
+        )
         engine.store.record(claim, [CopyRestored(session_id=asked.session_id, path=str(put))])
     if asked.rung is Rung.REPAIRED:
         put, aside = _put_mended(engine, claim, driver, program, home, asked.session_id)
         edits = [engine.redactor.text(edit) for edit in asked.edits]
-        engine.store.record(claim, [TranscriptMended(session_id=asked.session_id, path=str(put), aside=aside, edits=edits)])
+        engine.store.record(
+            claim,
+            [
+                TranscriptMended(
+                    session_id=asked.session_id, path=str(put), aside=aside, edits=edits
+                )
+            ],
+        )
     if asked.rung in (Rung.CHECKPOINT, Rung.REPAIRED):
         # The conversation goes on from what perdure has just put there, so that is what it knows.
         path = locate(driver, home, asked.session_id, engine.attempt_directory(claim))
@@ -147,20 +170,38 @@ def _put_in_place(
 
 
 def _staying(
-    engine: Engine, claim: Claim, driver: AgentDriver, asked: Continuation, live: Session, own_id: str, now: int
+    engine: Engine,
+    claim: Claim,
+    driver: AgentDriver,
+    asked: Continuation,
+    live: Session,
+    own_id: str,
+    now: int,
 ) -> Session | None:
     """The scope's conversation, if it stays that; else it is retired, with the cause."""
     if asked.expired:
-        expired = SessionExpired(session_id=live.id, expired=asked.expired, continuation=str(asked.kind))
+        expired = SessionExpired(
+            session_id=live.id, expired=asked.expired, continuation=str(asked.kind)
+        )
         engine.store.record(claim, [expired])
     if asked.kind is Start.RESUME or live.id == own_id:
         return live
     gone = rolled_over(engine, driver, claim.run, live, asked.reason) if asked.rolls_over else []
-    engine.store.record(claim, gone, replace(live, state=SessionState.RETIRED, cause=asked.reason, updated=now))
+    engine.store.record(
+        claim, gone, replace(live, state=SessionState.RETIRED, cause=asked.reason, updated=now)
+    )
     return None
 
 
-def _announced(claim: Claim, home: Path, asked: Continuation, own_id: str, now: int, total: Usage, lifetime_s: float) -> Session:
+def _announced(
+    claim: Claim,
+    home: Path,
+    asked: Continuation,
+    own_id: str,
+    now: int,
+    total: Usage,
+    lifetime_s: float,
+) -> Session:
     """The scope's new conversation, under the id that the agent is told to give it."""
     run = claim.run
     assert run.workspace is not None
@@ -182,11 +223,17 @@ def _place_files(engine: Engine, claim: Claim, *, fresh: bool) -> None:
     """Brings the task's files into the workdir, if there are any. `fresh`: it was made anew."""
     run = claim.run
     assert run.workspace is not None
-    contexts = [context for context in engine.store.contexts(run.id) if context.version <= run.context_version]
+    contexts = [
+        context
+        for context in engine.store.contexts(run.id)
+        if context.version <= run.context_version
+    ]
     if all(context.given == NOTHING_GIVEN for context in contexts):
         return
     records: list[Record] = []
-    while page := engine.store.history(run.id, after=records[-1].seq if records else 0, limit=10_000):
+    while page := engine.store.history(
+        run.id, after=records[-1].seq if records else 0, limit=10_000
+    ):
         records += page
     contexts = counting(contexts, records)
     at = Place(
@@ -206,15 +253,19 @@ def parent_of(asked: Continuation) -> str:
 
 
 def total_of(driver: AgentDriver, before: Snapshot | None) -> Usage:
-    """The CLI's running total as it was before the launch: what a fork begins with, where its count goes on from its parent's."""
+    """The CLI's running total as it was before the launch: what a fork begins with, where its count
+    goes on from its parent's."""
     if before is None or not driver.abilities.cumulative_usage:
         return Usage()
     with Path(before.path).open("rb") as file:
         return driver.total(file.read(before.size))
 
 
-def _heard(driver: AgentDriver, asked: Continuation, before: Snapshot | None) -> frozenset[str] | None:
-    """The marks of the prompts in a transcript that was put in place of the agent's own; None where the own one goes on."""
+def _heard(
+    driver: AgentDriver, asked: Continuation, before: Snapshot | None
+) -> frozenset[str] | None:
+    """The marks of the prompts in a transcript that was put in place of the agent's own; None where
+    the own one goes on."""
     if before is None or asked.rung not in PUT_BACK:
         return None
     return frozenset(prompts_since(driver, Path(before.path), None))
@@ -227,23 +278,35 @@ def _came_from(driver: AgentDriver, home: Path, asked: Continuation, live: Sessi
     return live.cwd if live is not None and asked.kind is Start.RESUME else ""
 
 
-def _put_mended(engine: Engine, claim: Claim, driver: AgentDriver, program: Program, home: Path, session_id: str) -> tuple[Path, list[str]]:
-    """Puts the mended copy where the agent looks. Returns the place, and where what lay there is now."""
+def _put_mended(
+    engine: Engine, claim: Claim, driver: AgentDriver, program: Program, home: Path, session_id: str
+) -> tuple[Path, list[str]]:
+    """Puts the mended copy where the agent looks. Returns the place, and where what lay there is
+    now."""
     assert claim.run.workspace is not None
     directory = engine.attempt_directory(claim)
     mended = directory / MENDED
     content = mended.read_bytes()
     if driver.archive is None:
-        put = engine.copies.put_mended(driver, session_id, home, Path(claim.run.workspace.path), content)
+        put = engine.copies.put_mended(
+            driver, session_id, home, Path(claim.run.workspace.path), content
+        )
     else:
-        take_in(engine, claim.run, driver, driver.archive.restore(program, session_id, content), directory / "restore")
+        take_in(
+            engine,
+            claim.run,
+            driver,
+            driver.archive.restore(program, session_id, content),
+            directory / "restore",
+        )
         put = home, []
     mended.unlink()
     return put
 
 
 def _turns_since_lost(engine: Engine, claim: Claim, live: Session | None) -> int:
-    """Prompts of somebody else that were found when the attempt before was closed, whose end nobody saw."""
+    """Prompts of somebody else that were found when the attempt before was closed, whose end nobody
+    saw."""
     ended = [each for each in engine.store.attempts(claim.run.id) if each.number < claim.attempt]
     if live is None or not ended or ended[-1].session_id != live.id or ended[-1].receipt is None:
         return 0
@@ -252,6 +315,13 @@ def _turns_since_lost(engine: Engine, claim: Claim, live: Session | None) -> int
 
 def _turns_between(driver: AgentDriver, live: Session | None, before: Snapshot | None) -> int:
     """Prompts that somebody else put into the conversation since perdure last saw it."""
-    if live is None or before is None or live.snapshot is None or not begins_with(driver, Path(before.path), live.snapshot):
+    if (
+        live is None
+        or before is None
+        or live.snapshot is None
+        or not begins_with(driver, Path(before.path), live.snapshot)
+    ):
         return 0
-    return sum(mark not in live.prompts for mark in prompts_since(driver, Path(before.path), live.snapshot))
+    return sum(
+        mark not in live.prompts for mark in prompts_since(driver, Path(before.path), live.snapshot)
+    )

@@ -1,8 +1,10 @@
-"""Takes the checkpoints of an attempt: workdir and conversation together, published when both halves are durable.
+"""Takes the checkpoints of an attempt: workdir and conversation together, published when both
+halves are durable.
 
-While the agent works they are taken in a thread of their own, so that its lines go on being read; what the store gets is written by the
-watching thread alone. The conversation is saved first: the files are then at least as new as what was said of them. A checkpoint
-that cannot be taken (a full disk, a workdir that is gone) is told in the journal and never fails the attempt.
+While the agent works they are taken in a thread of their own, so that its lines go on being read;
+what the store gets is written by the watching thread alone. The conversation is saved first: the
+files are then at least as new as what was said of them. A checkpoint that cannot be taken (a full
+disk, a workdir that is gone) is told in the journal and never fails the attempt.
 """
 
 from __future__ import annotations
@@ -19,19 +21,32 @@ from perdure.attempt.opened import Opened
 from perdure.errors import LostLease, PerdureError, StoreError
 from perdure.events import CheckpointMissed, PlaceLost
 from perdure.lateclass import dataclass
-from perdure.model import CLEAN_UP, KEEPSAKES, PUT_BACK, Checkpoint, Session, Snapshot, Start, TaskRun, Workspace
+from perdure.model import (
+    CLEAN_UP,
+    KEEPSAKES,
+    PUT_BACK,
+    Checkpoint,
+    Session,
+    Snapshot,
+    Start,
+    TaskRun,
+    Workspace,
+)
 from perdure.transcripts import begins_with, fingerprint, prompts_since
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
 SETTLES_S = 0.3
-"""Wait before a checkpoint, in seconds. An agent writes its transcript somewhat later than it tells of
-what happened, and most leave as soon as their turn is over: then the checkpoint at the end is enough."""
+"""Wait before a checkpoint, in seconds. An agent writes its transcript somewhat later than it tells
+of what happened, and most leave as soon as their turn is over: then the checkpoint at the end is
+enough."""
 SHARE = 10
-"""Of the time that an agent works, at most one part in so many goes into checkpoints: a large workdir is saved more seldom."""
+"""Of the time that an agent works, at most one part in so many goes into checkpoints: a large
+workdir is saved more seldom."""
 KEPT = 10
-"""So many of a run's newest checkpoints are kept, besides the last of each attempt, and what a restore took away."""
+"""So many of a run's newest checkpoints are kept, besides the last of each attempt, and what a
+restore took away."""
 
 
 @dataclass(slots=True)
@@ -53,8 +68,8 @@ class Checkpointing:
     _not_before: float = 0.0
 
     def tool_ended(self) -> None:
-        """One is due if the last is long enough ago. Where it is brought elsewhere, else as soon as it is: there may be no other moment
-        before this machine is gone."""
+        """One is due if the last is long enough ago. Where it is brought elsewhere, else as soon as
+        it is: there may be no other moment before this machine is gone."""
         every = self.engine.checkpoint_every_s
         due_in = self.begun + max(every, SHARE * self.took) - process.boottime()
         if every and not self._wanted and (due_in <= 0 or self.engine.publisher is not None):
@@ -98,7 +113,9 @@ class Checkpointing:
             prune(self.engine, self.opened.claim.run)
 
     def _begin(self, why: str) -> None:
-        from concurrent.futures import ThreadPoolExecutor  # when an agent is at work, and not before its start
+        from concurrent.futures import (
+            ThreadPoolExecutor,
+        )  # when an agent is at work, and not before its start
 
         self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.begun, self._why = process.boottime(), why
@@ -118,16 +135,27 @@ class Checkpointing:
         except Exception as error:
             reason = self.engine.redactor.text(str(error) or type(error).__name__)
             with suppress(StoreError):
-                self.engine.store.record(self.opened.claim, [CheckpointMissed(why=self._why, reason=reason)])
+                self.engine.store.record(
+                    self.opened.claim, [CheckpointMissed(why=self._why, reason=reason)]
+                )
 
 
-def take(engine: Engine, opened: Opened, why: str, number: int, *, copied: bool = False) -> Checkpoint:
-    """Saves both halves and says what they are; nothing is published. `copied`: the own copy is as new as it is to be.
+def take(
+    engine: Engine, opened: Opened, why: str, number: int, *, copied: bool = False
+) -> Checkpoint:
+    """Saves both halves and says what they are; nothing is published. `copied`: the own copy is as
+    new as it is to be.
 
     Raises PerdureError and OSError.
     """
     session, attempt = opened.session, opened.attempt
-    transcript = copy_conversation(engine, opened) if not copied else opened.transcript(session.id) if session is not None else None
+    transcript = (
+        copy_conversation(engine, opened)
+        if not copied
+        else opened.transcript(session.id)
+        if session is not None
+        else None
+    )
     parts = engine.copies.parts(opened.driver, session.id) if session is not None else ()
     at = engine.store.now()
     return Checkpoint(
@@ -136,7 +164,9 @@ def take(engine: Engine, opened: Opened, why: str, number: int, *, copied: bool 
         attempt=attempt.number,
         at=at,
         why=why,
-        workdir=engine.workspaces.checkpoints.save(opened.workspace, number, ignored=engine.checkpoint_ignored),
+        workdir=engine.workspaces.checkpoints.save(
+            opened.workspace, number, ignored=engine.checkpoint_ignored
+        ),
         session_id=session.id if session is not None and parts else "",
         conversation=parts,
         context_version=_given(opened, session, transcript),
@@ -147,8 +177,8 @@ def take(engine: Engine, opened: Opened, why: str, number: int, *, copied: bool 
 
 
 def copy_conversation(engine: Engine, opened: Opened) -> Path | None:
-    """Brings perdure's own copy up to the agent's transcript, and returns that. None where there is none, and where it lost what was
-    known of it: then the copy that still has it stays."""
+    """Brings perdure's own copy up to the agent's transcript, and returns that. None where there is
+    none, and where it lost what was known of it: then the copy that still has it stays."""
     session = opened.session
     transcript = opened.transcript(session.id) if session is not None else None
     if session is None or transcript is None:
@@ -160,14 +190,17 @@ def copy_conversation(engine: Engine, opened: Opened) -> Path | None:
 
 
 def known_before(opened: Opened, session: Session) -> Snapshot | None:
-    """What the transcript must begin with: what was put back for this attempt, or else what perdure last saw of it."""
+    """What the transcript must begin with: what was put back for this attempt, or else what perdure
+    last saw of it."""
     put_back = opened.asked.kind is Start.RESUME and opened.asked.rung in PUT_BACK
     return opened.attempt.before if put_back else session.snapshot
 
 
 def sent(opened: Opened) -> str:
     """The mark of this attempt's own prompt."""
-    return fingerprint((opened.directory / "prompt.md").read_text(encoding="utf-8", errors="surrogatepass"))
+    return fingerprint(
+        (opened.directory / "prompt.md").read_text(encoding="utf-8", errors="surrogatepass")
+    )
 
 
 def _given(opened: Opened, session: Session | None, transcript: Path | None) -> int:
@@ -180,15 +213,21 @@ def _given(opened: Opened, session: Session | None, transcript: Path | None) -> 
 
 
 def last_of(engine: Engine, workspace: Workspace) -> Checkpoint | None:
-    """The newest checkpoint of a workdir, of the runs that are on the list: those of others go by their age."""
-    runs = [run.id for run in engine.store.placed() if run.removed is None and run.workspace.id == workspace.id]
+    """The newest checkpoint of a workdir, of the runs that are on the list: those of others go by
+    their age."""
+    runs = [
+        run.id
+        for run in engine.store.placed()
+        if run.removed is None and run.workspace.id == workspace.id
+    ]
     found = [each for run_id in runs for each in engine.store.checkpoints(run_id)]
     return max(found, key=lambda each: each.number, default=None)
 
 
 def keep_again(engine: Engine, workspace: Workspace, last: Checkpoint) -> Checkpoint:
-    """The workdir as it is now as a checkpoint of its own that stays, with the conversation of the last one. The caller holds the
-    workdir's lock. Raises PerdureError and OSError; then nothing is published."""
+    """The workdir as it is now as a checkpoint of its own that stays, with the conversation of the
+    last one. The caller holds the workdir's lock. Raises PerdureError and OSError; then nothing is
+    published."""
     number = engine.store.next_checkpoint(workspace.id)
     saved = engine.workspaces.checkpoints.save(workspace, number, ignored=engine.checkpoint_ignored)
     kept = replace(last, number=number, at=engine.store.now(), why=CLEAN_UP, workdir=saved)
@@ -197,19 +236,33 @@ def keep_again(engine: Engine, workspace: Workspace, last: Checkpoint) -> Checkp
 
 
 def prune(engine: Engine, run: TaskRun) -> None:
-    """Forgets what the run need not keep: all but the newest, the last of each attempt, and the keepsakes of restores and clean-ups, which
-    hold what is nowhere else; those go by their age. Raises PerdureError."""
+    """Forgets what the run need not keep: all but the newest, the last of each attempt, and the
+    keepsakes of restores and clean-ups, which hold what is nowhere else; those go by their age.
+    Raises PerdureError."""
     checkpoints = engine.store.checkpoints(run.id)
     keepsakes = [each for each in checkpoints if each.why in KEEPSAKES]
     taken = [each for each in checkpoints if each.why not in KEEPSAKES]
-    kept = {each.number for each in (*keepsakes, *taken[-KEPT:], *{each.attempt: each for each in taken}.values())}
+    kept = {
+        each.number
+        for each in (*keepsakes, *taken[-KEPT:], *{each.attempt: each for each in taken}.values())
+    }
     assert run.workspace is not None
-    forget(engine, run.id, run.workspace, [checkpoint for checkpoint in checkpoints if checkpoint.number not in kept])
+    forget(
+        engine,
+        run.id,
+        run.workspace,
+        [checkpoint for checkpoint in checkpoints if checkpoint.number not in kept],
+    )
 
 
-def forget(engine: Engine, run_id: str, workspace: Workspace, checkpoints: Sequence[Checkpoint]) -> None:
-    """Takes checkpoints of a run away, which may be off the list: the rows first, so that none is ever without its halves. What their
-    conversations name stays in the own copies. Raises PerdureError."""
+def forget(
+    engine: Engine, run_id: str, workspace: Workspace, checkpoints: Sequence[Checkpoint]
+) -> None:
+    """Takes checkpoints of a run away, which may be off the list: the rows first, so that none is
+    ever without its halves. What their conversations name stays in the own copies. Raises
+    PerdureError."""
     engine.store.forget_checkpoints(run_id, [checkpoint.number for checkpoint in checkpoints])
     if checkpoints:
-        engine.workspaces.checkpoints.forget(workspace, *(checkpoint.number for checkpoint in checkpoints))
+        engine.workspaces.checkpoints.forget(
+            workspace, *(checkpoint.number for checkpoint in checkpoints)
+        )

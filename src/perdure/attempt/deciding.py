@@ -1,4 +1,5 @@
-"""What is known when an attempt is to start, gathered for `continuation.choose`: transcripts, copies, lineage, other writers."""
+"""What is known when an attempt is to start, gathered for `continuation.choose`: transcripts,
+copies, lineage, other writers."""
 
 from __future__ import annotations
 
@@ -61,7 +62,8 @@ class NotStarted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """How the attempt starts, and what the journal knows of the conversation that its transcript lacks."""
+    """How the attempt starts, and what the journal knows of the conversation that its transcript
+    lacks."""
 
     continuation: Continuation
     untold: tuple[Journaled, ...] = ()
@@ -76,12 +78,17 @@ def decide(
     lineage: Sequence[Session],
     idle: Idle | None = None,
 ) -> Decided:
-    """How the attempt starts. `idle`: perdure's own agent, which waits for it and is no other writer.
+    """How the attempt starts. `idle`: perdure's own agent, which waits for it and is no other
+    writer.
 
     Raises NotStarted where it has to wait, or is refused.
     """
     run = claim.run
-    retired = [session for session in lineage if session.state is SessionState.RETIRED and session.attempts and session.cause != RESET]
+    retired = [
+        session
+        for session in lineage
+        if session.state is SessionState.RETIRED and session.attempts and session.cause != RESET
+    ]
     path = locate(driver, home, live.id, engine.attempt_directory(claim)) if live else None
     transcript = snapshot(driver, path)
     known = baseline_of(engine, live) if live else NOTHING_KNOWN
@@ -129,12 +136,16 @@ def decide(
     if live and lost and Rung.REPAIRED not in situation.tried:
         foreign = situation.standing is Standing.FOREIGN
         mended = repairing.mend(engine, claim, driver, home, live.id, own=not foreign)
-        continuation = choose(replace(situation, edits=mended.log)) if mended is not None else continuation
+        continuation = (
+            choose(replace(situation, edits=mended.log)) if mended is not None else continuation
+        )
     if live and lost and continuation.kind is not Start.RESUME and Rung.CHECKPOINT not in tried:
         older = _older(engine, run.id, driver, live)
         continuation = choose(replace(situation, checkpoint=older)) if older else continuation
     if live and size.fill is not None and weighing.goes_on(continuation):
-        continuation = weighing.weigh(engine, claim, driver, live, size.fill, continuation, situation.new_id)
+        continuation = weighing.weigh(
+            engine, claim, driver, live, size.fill, continuation, situation.new_id
+        )
         if continuation.kind is Start.REFUSE:
             raise NotStarted(Outcome(kind=OutcomeKind.NEEDS_INPUT, detail=continuation.reason))
     if continuation.kind is Start.WAIT:
@@ -150,7 +161,9 @@ def decide(
         return _held_against(engine, claim, driver, home, continuation, live, known)
     if continuation.kind is Start.FORK and forking.session is not None:
         continuation = replace(continuation, standing=forking.standing)
-        return _held_against(engine, claim, driver, home, continuation, forking.session, forking.known)
+        return _held_against(
+            engine, claim, driver, home, continuation, forking.session, forking.known
+        )
     return Decided(continuation)
 
 
@@ -184,7 +197,9 @@ def _held_against(
     return Decided(replace(asked, shown=shown), tuple(untold))
 
 
-def _content(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, asked: Continuation) -> bytes:
+def _content(
+    engine: Engine, claim: Claim, driver: AgentDriver, home: Path, asked: Continuation
+) -> bytes:
     """The transcript that the agent goes on from, before it is put in its place."""
     directory = engine.attempt_directory(claim)
     if asked.rung is Rung.REPAIRED:
@@ -217,7 +232,9 @@ def _loaded_before(
     return load(engine, driver, home, content[: seen.size])
 
 
-def _writers(engine: Engine, driver: AgentDriver, home: Path, live: Session, idle: Idle | None) -> tuple[int, ...]:
+def _writers(
+    engine: Engine, driver: AgentDriver, home: Path, live: Session, idle: Idle | None
+) -> tuple[int, ...]:
     there = engine.writers(driver, home, live.id, but=idle.workspace.id if idle is not None else "")
     own = process.survivors(idle.kept.mark) if idle is not None and there else []
     return tuple(pid for pid in there if pid not in own)
@@ -225,8 +242,9 @@ def _writers(engine: Engine, driver: AgentDriver, home: Path, live: Session, idl
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Forking:
-    """The conversation that is to be forked, and whether that can be done. `at` is 0 for a CLI that forks a conversation only as it
-    stands, where it stands at that turn; for others it stays, because the parent may go on before the CLI has read it."""
+    """The conversation that is to be forked, and whether that can be done. `at` is 0 for a CLI that
+    forks a conversation only as it stands, where it stands at that turn; for others it stays,
+    because the parent may go on before the CLI has read it."""
 
     at: int = 0
     parent: Snapshot | None = None
@@ -250,9 +268,17 @@ def _forking(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> _
     known = baseline_of(engine, session) if session is not None else NOTHING_KNOWN
     found = standing(engine, driver, spec.forks, path, known)
     stands = copy if found in UNFIT else parent or copy
-    at = 0 if not driver.abilities.fork_at and stands is not None and stands.turns == spec.fork_at else spec.fork_at
+    at = (
+        0
+        if not driver.abilities.fork_at and stands is not None and stands.turns == spec.fork_at
+        else spec.fork_at
+    )
     # A CLI that forks a conversation only as it is would take what was said since then for its own.
-    unable = not driver.abilities.fork or driver.abilities.fork_bound or bool(at and not driver.abilities.fork_at)
+    unable = (
+        not driver.abilities.fork
+        or driver.abilities.fork_bound
+        or bool(at and not driver.abilities.fork_at)
+    )
     tried = _rungs_tried(
         engine.store.attempts(claim.run.id),
         spec.forks,
@@ -271,7 +297,9 @@ def _forking(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> _
     )
 
 
-def _copy(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, session_id: str) -> Snapshot | None:
+def _copy(
+    engine: Engine, claim: Claim, driver: AgentDriver, home: Path, session_id: str
+) -> Snapshot | None:
     """perdure's own copy; None where it is too damaged to say where it belongs."""
     copy = engine.copies.of(driver.name, session_id)
     try:
@@ -283,14 +311,23 @@ def _copy(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, session
 
 
 def _since_restore(engine: Engine, run_id: str) -> Sequence[Attempt]:
-    """The attempts that say something of the conversation as it is: a restore made it another one."""
+    """The attempts that say something of the conversation as it is: a restore made it another
+    one."""
     events = [record.event for record in engine.store.history(run_id, limit=HISTORY)]
-    last = max((event.attempts for event in events if isinstance(event, CheckpointRestored) and not event.files_only), default=0)
+    last = max(
+        (
+            event.attempts
+            for event in events
+            if isinstance(event, CheckpointRestored) and not event.files_only
+        ),
+        default=0,
+    )
     return [attempt for attempt in engine.store.attempts(run_id) if attempt.number > last]
 
 
 def _older(engine: Engine, run_id: str, driver: AgentDriver, live: Session) -> int:
-    """The newest checkpoint that has another state of the conversation than the newest copy, with something said in it."""
+    """The newest checkpoint that has another state of the conversation than the newest copy, with
+    something said in it."""
     newest = engine.copies.parts(driver, live.id)[:1]
     for checkpoint in reversed(engine.store.checkpoints(run_id)):
         main = checkpoint.conversation[:1]
@@ -303,10 +340,13 @@ def _older(engine: Engine, run_id: str, driver: AgentDriver, live: Session) -> i
 
 
 def _other_agent(attempts: Sequence[Attempt], agent: str) -> str:
-    """The agent that worked here last, if it is another one. An attempt whose prompt was never heard is not work."""
+    """The agent that worked here last, if it is another one. An attempt whose prompt was never
+    heard is not work."""
     for attempt in reversed(attempts):
         before = attempt.flags.get("agent", "")
-        heard = attempt.receipt is not None and (attempt.receipt.evidence.prompt_found or attempt.receipt.evidence.answered)
+        heard = attempt.receipt is not None and (
+            attempt.receipt.evidence.prompt_found or attempt.receipt.evidence.answered
+        )
         if before == agent and heard:
             return ""
         if before and before != agent:
@@ -324,9 +364,9 @@ def _rungs_tried(
 ) -> frozenset[Rung]:
     """The rungs that failed for this conversation since it last went on, and would fail again.
 
-    `now`: the agent's transcript; `copy`: perdure's own; `archived`: the transcript was read out of a
-    database into the attempt's directory. A failure with another transcript does not count, nor does
-    one before a refusal: after that, a person asked for another try.
+    `now`: the agent's transcript; `copy`: perdure's own; `archived`: the transcript was read out of
+    a database into the attempt's directory. A failure with another transcript does not count, nor
+    does one before a refusal: after that, a person asked for another try.
     """
     rungs: set[Rung] = set()
     for attempt in reversed([a for a in attempts if a.outcome is not None]):
@@ -342,7 +382,11 @@ def _rungs_tried(
             and bool(receipt.evidence.returned)
             and receipt.evidence.returned != receipt.evidence.asked
         )
-        changed = receipt is not None and receipt.verdict is Verdict.BROKEN and receipt.evidence.known_kept is False
+        changed = (
+            receipt is not None
+            and receipt.verdict is Verdict.BROKEN
+            and receipt.evidence.known_kept is False
+        )
         if not (unusable or strayed or changed):
             break
         before = attempt.before
@@ -355,7 +399,8 @@ def _rungs_tried(
         failed = {asked.rung}
         if same:
             failed.add(Rung.NATIVE)
-            # A file that is not found by its id may be found by its path; a broken one stays broken.
+            # A file that is not found by its id may be found by its path; a broken one stays
+            # broken.
             failed |= {Rung.PATH} if outcome.kind is OutcomeKind.SESSION_BROKEN else set()
         else:
             failed -= {Rung.NATIVE, Rung.PATH}

@@ -1,7 +1,9 @@
-"""What somebody else did to the workdir while the agent was away, and what a restore took away from under it.
+"""What somebody else did to the workdir while the agent was away, and what a restore took away from
+under it.
 
-Called when an attempt opens. The files are held against the checkpoint that says how the agent last left them, or that a person restored
-since. The agent is told, because it goes on from what it remembers.
+Called when an attempt opens. The files are held against the checkpoint that says how the agent last
+left them, or that a person restored since. The agent is told, because it goes on from what it
+remembers.
 """
 
 from __future__ import annotations
@@ -20,21 +22,26 @@ SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What an attempt begins on: the checkpoint to compare with, and the restore since the attempt before, if there was one."""
+    """What an attempt begins on: the checkpoint to compare with, and the restore since the attempt
+    before, if there was one."""
 
     checkpoint: Checkpoint | None = None
     restored: CheckpointRestored | None = None
     back: bool = False
     """Only the conversation is taken back to the checkpoint."""
     by_itself: bool = False
-    """The agent may have gone on after the checkpoint: not everything that differs is somebody else's."""
+    """The agent may have gone on after the checkpoint: not everything that differs is somebody
+    else's."""
 
 
 NO_GROUND = Ground()
 
 
-def ground_of(engine: Engine, run: TaskRun, asked: Continuation, records: Sequence[Record]) -> Ground:
-    """The newest checkpoint of the run's work, unless one was restored since, or the conversation is taken back to an older one."""
+def ground_of(
+    engine: Engine, run: TaskRun, asked: Continuation, records: Sequence[Record]
+) -> Ground:
+    """The newest checkpoint of the run's work, unless one was restored since, or the conversation
+    is taken back to an older one."""
     by_number = {checkpoint.number: checkpoint for checkpoint in engine.store.checkpoints(run.id)}
     number, restored = 0, None
     for record in records:
@@ -53,13 +60,18 @@ def ground_of(engine: Engine, run: TaskRun, asked: Continuation, records: Sequen
     return Ground(checkpoint, restored, back, by_itself)
 
 
-def drift(engine: Engine, run: TaskRun, ground: Ground, placed: Container[str] = ()) -> DriftSeen | None:
-    """What differs from the checkpoint; None if nothing does, or if that cannot be told. `placed`: names that perdure wrote."""
+def drift(
+    engine: Engine, run: TaskRun, ground: Ground, placed: Container[str] = ()
+) -> DriftSeen | None:
+    """What differs from the checkpoint; None if nothing does, or if that cannot be told. `placed`:
+    names that perdure wrote."""
     if ground.checkpoint is None or run.workspace is None:
         return None
     saved = ground.checkpoint.workdir
     with suppress(PerdureError):
-        differing = engine.workspaces.checkpoints.drift(run.workspace, saved.commit, ignored=engine.checkpoint_ignored)
+        differing = engine.workspaces.checkpoints.drift(
+            run.workspace, saved.commit, ignored=engine.checkpoint_ignored
+        )
         names = [name for name in differing if name not in placed]
         head = engine.workspaces.state(run.workspace).head
         moved = bool(saved.head or head) and saved.head != head
@@ -75,7 +87,8 @@ def drift(engine: Engine, run: TaskRun, ground: Ground, placed: Container[str] =
 
 
 def standing(records: Sequence[Record]) -> list[Record]:
-    """The journal without what a restore took back: the attempts after the one whose checkpoint was restored."""
+    """The journal without what a restore took back: the attempts after the one whose checkpoint was
+    restored."""
     left: list[Record] = []
     for record in records:
         if isinstance(record.event, CheckpointRestored) and not record.event.files_only:

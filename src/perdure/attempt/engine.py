@@ -36,11 +36,43 @@ if TYPE_CHECKING:
     from perdure.forges.rules import Rule
 
 ORDINARY = (
-    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "LC_*", "TZ", "TERM", "COLORTERM", "TMPDIR", "XDG_*_HOME"),
-    *("VIRTUAL_ENV", "PYENV_*", "CONDA_*", "JAVA_HOME", "GOPATH", "GOROOT", "CARGO_HOME", "RUSTUP_HOME", "NVM_DIR", "NODE_PATH"),
-    *("SSL_CERT_FILE", "SSL_CERT_DIR", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"),
+    *(
+        "PATH",
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "SHELL",
+        "LANG",
+        "LANGUAGE",
+        "LC_*",
+        "TZ",
+        "TERM",
+        "COLORTERM",
+        "TMPDIR",
+        "XDG_*_HOME",
+    ),
+    *(
+        "VIRTUAL_ENV",
+        "PYENV_*",
+        "CONDA_*",
+        "JAVA_HOME",
+        "GOPATH",
+        "GOROOT",
+        "CARGO_HOME",
+        "RUSTUP_HOME",
+        "NVM_DIR",
+        "NODE_PATH",
+    ),
+    *(
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "CURL_CA_BUNDLE",
+        "REQUESTS_CA_BUNDLE",
+        "NODE_EXTRA_CA_CERTS",
+    ),
 )
-"""What any program needs of the user's environment; the agent's own variables come from its driver."""
+"""What any program needs of the user's environment; the agent's own variables come from its
+driver."""
 
 HISTORY = 100_000
 """So many records of a run are looked through."""
@@ -50,7 +82,17 @@ AS_USUAL = Rules()
 EventT = TypeVar("EventT", bound=AnyEvent)
 
 
-class Store(RunStore, SessionStore, PlanStore, InboxStore, PostingStore, TokenStore, CountingStore, BoardStore, Protocol):
+class Store(
+    RunStore,
+    SessionStore,
+    PlanStore,
+    InboxStore,
+    PostingStore,
+    TokenStore,
+    CountingStore,
+    BoardStore,
+    Protocol,
+):
     """Runs, sessions, plans, the inbox, what is answered and the tokens, and counts of them."""
 
 
@@ -68,11 +110,13 @@ class Engine:
     copies: Copies
     state: Path
     environ: Mapping[str, str]
-    """The user's, with where homes are that were linked to a volume; it may change while a supervisor lives."""
+    """The user's, with where homes are that were linked to a volume; it may change while a
+    supervisor lives."""
     worker: str
     homes: Remembered
     prove: Callable[[AgentDriver, str, bytes, str, Path], str] | None = None
-    """Whether the agent goes on from a mended transcript (see `perdure.proving`); None: no transcript is mended."""
+    """Whether the agent goes on from a mended transcript (see `perdure.proving`); None: no
+    transcript is mended."""
     redactor: Redactor = NO_SECRETS
     volumes: Volumes = NO_LIMITS
     host: Host = NOWHERE
@@ -80,7 +124,8 @@ class Engine:
     lease_s: float = 60.0
     grace_s: float = 10.0
     checkpoint_every_s: float = 20.0
-    """At least so long between two checkpoints while an agent works; 0: only at the ends of turns and attempts."""
+    """At least so long between two checkpoints while an agent works; 0: only at the ends of turns
+    and attempts."""
     checkpoint_ignored: str = "small"
     """Which ignored files a checkpoint has: `small`, `all` or `none`."""
     session_lifetime_s: float = 0.0
@@ -93,7 +138,8 @@ class Engine:
     account_jobs: Mapping[str, int] = field(default_factory=dict)
     """How many runs may be at work on one account, by agent; `*` for those that are not named."""
     rules: Mapping[str, Rule] = field(default_factory=dict)
-    """What is configured for the agents of a team, by the name that it gives them (`TaskSpec.rule`)."""
+    """What is configured for the agents of a team, by the name that it gives them
+    (`TaskSpec.rule`)."""
     context: Rules = AS_USUAL
     """What happens before a conversation is too long for its model."""
     warm: WarmAgents | None = None
@@ -103,7 +149,8 @@ class Engine:
     stopping: Callable[[], bool] = _keep_on
     """True as soon as the supervisor was asked to end: the attempt is stopped in good order."""
     leaving: str = ""
-    """Why an attempt is `lost` that was stopped because its supervisor was asked to end; empty: it is `cancelled`, as by a person."""
+    """Why an attempt is `lost` that was stopped because its supervisor was asked to end; empty: it
+    is `cancelled`, as by a person."""
 
     def attempt_directory(self, claim: Claim) -> Path:
         """Where the attempt's logs and the marks of its process lie."""
@@ -123,8 +170,11 @@ class Engine:
         why = self.publisher.available(run)
         return f"{there}, and cannot be brought here: {why}" if why else ""
 
-    def writers(self, driver: AgentDriver, home: Path, session_id: str, *, but: str = "") -> Sequence[int]:
-        """Live processes of others on a conversation. An agent that is only kept on it is ended first, save in the workdir `but`."""
+    def writers(
+        self, driver: AgentDriver, home: Path, session_id: str, *, but: str = ""
+    ) -> Sequence[int]:
+        """Live processes of others on a conversation. An agent that is only kept on it is ended
+        first, save in the workdir `but`."""
         if self.warm is not None:
             self.warm.end_on(session_id, self.workspaces.lock, but)
         return driver.writers(home, session_id)
@@ -134,15 +184,25 @@ class Engine:
         rule = self.rules.get(run.spec.rule)
         if rule is None or not rule.git_name:
             return {}
-        return {f"GIT_{role}_{part}": text for role in ("AUTHOR", "COMMITTER") for part, text in rule.git_identity.items()}
+        return {
+            f"GIT_{role}_{part}": text
+            for role in ("AUTHOR", "COMMITTER")
+            for part, text in rule.git_identity.items()
+        }
 
     def moved_to(self, run_id: str) -> Path:
-        """A file that says to which checkpoint store a run was let go; there is none for a run that is here."""
+        """A file that says to which checkpoint store a run was let go; there is none for a run that
+        is here."""
         return self.state / "moved" / run_id
 
     def agent_environment(self, driver: AgentDriver, run: TaskRun) -> dict[str, str]:
-        """What reaches the agent: the ordinary variables, its own documented ones, and those that the task names."""
-        passed = {name: value for name, value in self.environ.items() if is_passed(name, (*ORDINARY, *driver.variables))}
+        """What reaches the agent: the ordinary variables, its own documented ones, and those that
+        the task names."""
+        passed = {
+            name: value
+            for name, value in self.environ.items()
+            if is_passed(name, (*ORDINARY, *driver.variables))
+        }
         named = {name: self.environ[name] for name in run.spec.pass_env if name in self.environ}
         return {**passed, **named, **run.spec.env}
 
@@ -155,7 +215,8 @@ def redacted(event: EventT, redactor: Redactor) -> EventT:
 
 
 def is_passed(name: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a variable matches; a pattern with `!` before it takes names out again. perdure's own never pass."""
+    """Whether a variable matches; a pattern with `!` before it takes names out again. perdure's own
+    never pass."""
     if name.startswith("PERDURE_"):
         return False
     if any(fnmatchcase(name, pattern[1:]) for pattern in patterns if pattern.startswith("!")):

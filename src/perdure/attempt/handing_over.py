@@ -1,8 +1,10 @@
-"""The last turn of a conversation that gives way to a new one: it is asked what the next one has to know.
+"""The last turn of a conversation that gives way to a new one: it is asked what the next one has to
+know.
 
-Called by `opening` for a continuation that rolls over, before anything of the new conversation begins. The agent may only look in that
-turn. What it says stands in the journal, and an attempt that is tried again after a kill does not ask twice. A conversation that
-has no room left for the question, or gives no answer, is told by perdure's own brief instead.
+Called by `opening` for a continuation that rolls over, before anything of the new conversation
+begins. The agent may only look in that turn. What it says stands in the journal, and an attempt
+that is tried again after a kill does not ask twice. A conversation that has no room left for the
+question, or gives no answer, is told by perdure's own brief instead.
 """
 
 from __future__ import annotations
@@ -19,7 +21,18 @@ from perdure.attempt.reading import Joiner, Reading
 from perdure.attempt.spending import left
 from perdure.context_size import HANDOVER
 from perdure.events import AttemptStarted, Record, Said, Summarised
-from perdure.model import Claim, Continuation, Launch, Outcome, OutcomeKind, Permissions, Program, Session, Start, Usage
+from perdure.model import (
+    Claim,
+    Continuation,
+    Launch,
+    Outcome,
+    OutcomeKind,
+    Permissions,
+    Program,
+    Session,
+    Start,
+    Usage,
+)
 from perdure.protocols import AgentDriver
 from perdure.transcripts import fingerprint, locate, snapshot
 
@@ -31,17 +44,26 @@ LENGTH = 12_000
 
 
 def ask(
-    engine: Engine, claim: Claim, driver: AgentDriver, program: Program, home: Path, live: Session, own: Mapping[str, str], lock_fd: int
+    engine: Engine,
+    claim: Claim,
+    driver: AgentDriver,
+    program: Program,
+    home: Path,
+    live: Session,
+    own: Mapping[str, str],
+    lock_fd: int,
 ) -> Session:
-    """Asks, stores the answer, and returns the session as it is then. Raises NotStarted where a person's stop or the supervisor's end
-    came between."""
+    """Asks, stores the answer, and returns the session as it is then. Raises NotStarted where a
+    person's stop or the supervisor's end came between."""
     launch = _launch(engine, claim, program, home, live)
     if why_not := driver.refuse(launch):
         engine.store.record(claim, [Summarised(session_id=live.id, text="", reason=why_not)])
         return live
     command = driver.command(launch)
     started = process.start(
-        replace(command, env={name: value for name, value in command.env.items() if name not in own}),
+        replace(
+            command, env={name: value for name, value in command.env.items() if name not in own}
+        ),
         directory=engine.attempt_directory(claim) / TURN,
         cwd=Path(launch.cwd),
         env=own,
@@ -62,7 +84,12 @@ def ask(
     engine.store.put_session(live)
     engine.store.record(claim, [told])
     if stopped:
-        raise NotStarted(Outcome(kind=OutcomeKind.CANCELLED, detail="it was stopped on request, before its new conversation began"))
+        raise NotStarted(
+            Outcome(
+                kind=OutcomeKind.CANCELLED,
+                detail="it was stopped on request, before its new conversation began",
+            )
+        )
     return live
 
 
@@ -84,7 +111,13 @@ def _heard(driver: AgentDriver, started: process.Process) -> tuple[str, Reading]
     """What was said, and what it cost."""
     reading, joiner, said = Reading(), Joiner(), list[str]()
     output = started.stdout.read_bytes() if started.stdout.exists() else b""
-    events = [whole for line in output.split(b"\n") if line for event in driver.parse(line) for whole in joiner.add(event)]
+    events = [
+        whole
+        for line in output.split(b"\n")
+        if line
+        for event in driver.parse(line)
+        for whole in joiner.add(event)
+    ]
     for event in [*events, *joiner.rest()]:
         reading.absorb(event)
         if isinstance(event, Said):
@@ -92,21 +125,32 @@ def _heard(driver: AgentDriver, started: process.Process) -> tuple[str, Reading]
     return "\n\n".join(said).strip(), reading
 
 
-def _as_it_is(engine: Engine, claim: Claim, driver: AgentDriver, home: Path, live: Session, total: Usage) -> Session:
+def _as_it_is(
+    engine: Engine, claim: Claim, driver: AgentDriver, home: Path, live: Session, total: Usage
+) -> Session:
     """The session with its last turn, which is in perdure's own copy as well."""
     transcript = locate(driver, home, live.id, engine.attempt_directory(claim))
     if transcript is not None:
         engine.copies.take(driver, live.id, transcript)
     prompts = (*live.prompts, fingerprint(HANDOVER))
-    return replace(live, prompts=prompts, total=total, snapshot=snapshot(driver, transcript) or live.snapshot, updated=engine.store.now())
+    return replace(
+        live,
+        prompts=prompts,
+        total=total,
+        snapshot=snapshot(driver, transcript) or live.snapshot,
+        updated=engine.store.now(),
+    )
 
 
 def told_before(records: Sequence[Record], session_id: str) -> Summarised | None:
-    """What a conversation said in its last turn; None where it was not asked, or went on after that."""
+    """What a conversation said in its last turn; None where it was not asked, or went on after
+    that."""
     for record in reversed(records):
         if isinstance(record.event, Summarised) and record.event.session_id == session_id:
             return record.event
-        if isinstance(record.event, AttemptStarted) and _goes_on(record.event.continuation, session_id):
+        if isinstance(record.event, AttemptStarted) and _goes_on(
+            record.event.continuation, session_id
+        ):
             return None
     return None
 
@@ -116,7 +160,8 @@ def _goes_on(asked: Continuation, session_id: str) -> bool:
 
 
 def end_unheard(engine: Engine, claim: Claim) -> Usage:
-    """End the turn of a supervisor that died while it waited for the answer. Return what it had used by then, as far as it was printed."""
+    """End the turn of a supervisor that died while it waited for the answer. Return what it had
+    used by then, as far as it was printed."""
     found = process.find(engine.attempt_directory(claim) / TURN)
     if found is None:
         return Usage()

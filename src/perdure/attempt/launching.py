@@ -1,4 +1,5 @@
-"""The launch itself: a process of the attempt's own, or a turn of one that is kept. Called by `opening`, once the start is stored."""
+"""The launch itself: a process of the attempt's own, or a turn of one that is kept. Called by
+`opening`, once the start is stored."""
 
 from __future__ import annotations
 
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
     from perdure.attempt.opened import Opened
 
 
-def start(engine: Engine, opened: Opened, program: Program, identity: dict[str, str], idle: Idle | None) -> None:
-    """Starts the agent, or gives the idle one its turn. `idle` is used, or ended. Raises NotStarted, PerdureError."""
+def start(
+    engine: Engine, opened: Opened, program: Program, identity: dict[str, str], idle: Idle | None
+) -> None:
+    """Starts the agent, or gives the idle one its turn. `idle` is used, or ended. Raises
+    NotStarted, PerdureError."""
     try:
         launch = _launch(engine, opened, program)
         own = {**engine.agent_environment(opened.driver, opened.claim.run), **identity}
@@ -35,7 +39,9 @@ def start(engine: Engine, opened: Opened, program: Program, identity: dict[str, 
             beat(engine, opened.claim)
         opened.launch, opened.env = launch, own
         opened.process = (
-            (_next_turn(engine, opened, idle) if idle is not None else None) or _first_turn(engine, opened) or _alone(engine, opened)
+            (_next_turn(engine, opened, idle) if idle is not None else None)
+            or _first_turn(engine, opened)
+            or _alone(engine, opened)
         )
     except BaseException:
         for each in (idle, opened.idle):
@@ -75,7 +81,11 @@ def _compact_at(engine: Engine, opened: Opened) -> CompactAt | None:
     run, rules = opened.claim.run, rules_of(engine, opened.claim.run)
     known = opened.session.fill if opened.session is not None else None
     fill = fill_of(engine, opened.driver, run, opened.attempt.before, known)
-    return compact_at(rules, fill, run.spec.model, now=opened.asked.compact) if opened.driver.abilities.compacts else None
+    return (
+        compact_at(rules, fill, run.spec.model, now=opened.asked.compact)
+        if opened.driver.abilities.compacts
+        else None
+    )
 
 
 def _next_turn(engine: Engine, opened: Opened, idle: Idle) -> process.Process | None:
@@ -83,12 +93,24 @@ def _next_turn(engine: Engine, opened: Opened, idle: Idle) -> process.Process | 
     assert opened.launch is not None
     assert opened.lock_fd is not None
     asked = opened.asked
-    same = asked.kind is Start.RESUME and asked.rung is Rung.NATIVE and asked.session_id == idle.session_id and not asked.compact
-    if same and engine.warm is not None and engine.warm.wanted(opened.driver, opened.claim.run) and _has_seen_all(opened, idle):
+    same = (
+        asked.kind is Start.RESUME
+        and asked.rung is Rung.NATIVE
+        and asked.session_id == idle.session_id
+        and not asked.compact
+    )
+    if (
+        same
+        and engine.warm is not None
+        and engine.warm.wanted(opened.driver, opened.claim.run)
+        and _has_seen_all(opened, idle)
+    ):
         like, command = likeness(opened.driver, opened.launch, opened.env, idle.session_id)
         if command is not None and like == idle.like:
             timeout_s = opened.claim.run.spec.timeout_s
-            served = idle.kept.turn(opened.directory, stdin=command.stdin, deadline_s=timeout_s, lock_fd=opened.lock_fd)
+            served = idle.kept.turn(
+                opened.directory, stdin=command.stdin, deadline_s=timeout_s, lock_fd=opened.lock_fd
+            )
             opened.idle = idle if served is not None else None
             return served
     idle.kept.end()
@@ -98,14 +120,19 @@ def _next_turn(engine: Engine, opened: Opened, idle: Idle) -> process.Process | 
 def _has_seen_all(opened: Opened, idle: Idle) -> bool:
     """Nothing came into the conversation since its process came to rest, whoever put it there."""
     before = opened.attempt.before
-    if idle.seen is None or before is None or not begins_with(opened.driver, Path(before.path), idle.seen):
+    if (
+        idle.seen is None
+        or before is None
+        or not begins_with(opened.driver, Path(before.path), idle.seen)
+    ):
         return False
     # The prompt of this attempt is not in it yet.
     return not prompts_since(opened.driver, Path(before.path), idle.seen)
 
 
 def _first_turn(engine: Engine, opened: Opened) -> process.Process | None:
-    """The first turn of an agent that is to be kept. None where none is wanted, or this launch needs a process for itself."""
+    """The first turn of an agent that is to be kept. None where none is wanted, or this launch
+    needs a process for itself."""
     run, driver = opened.claim.run, opened.driver
     assert opened.launch is not None
     assert opened.lock_fd is not None
@@ -117,7 +144,9 @@ def _first_turn(engine: Engine, opened: Opened) -> process.Process | None:
     opened.notes = command.notes
     idle = engine.warm.start(_over(command, opened.env), opened.workspace, opened.env)
     opened.idle = idle
-    first = idle.kept.turn(opened.directory, stdin=command.stdin, deadline_s=run.spec.timeout_s, lock_fd=opened.lock_fd)
+    first = idle.kept.turn(
+        opened.directory, stdin=command.stdin, deadline_s=run.spec.timeout_s, lock_fd=opened.lock_fd
+    )
     opened.idle = idle if first is not None else None
     return first
 
@@ -140,13 +169,17 @@ def _alone(engine: Engine, opened: Opened) -> process.Process:
 
 def _over(command: Command, own: dict[str, str]) -> Command:
     """The driver's variables are defaults: what the user has set stands."""
-    return replace(command, env={name: value for name, value in command.env.items() if name not in own})
+    return replace(
+        command, env={name: value for name, value in command.env.items() if name not in own}
+    )
 
 
 def _told(engine: Engine, opened: Opened) -> None:
     assert opened.process is not None
     turn = opened.idle.kept.turns if opened.idle is not None else 1
-    events: list[AgentLaunched | SessionPinned] = [AgentLaunched(pid=opened.process.agent_pid or 0, turn=turn, notes=opened.notes)]
+    events: list[AgentLaunched | SessionPinned] = [
+        AgentLaunched(pid=opened.process.agent_pid or 0, turn=turn, notes=opened.notes)
+    ]
     if opened.session is not None and opened.asked.kind is not Start.RESUME:
         events.append(SessionPinned(session_id=opened.session.id))
     try:

@@ -1,4 +1,5 @@
-"""What perdure knows of a conversation that it cannot read: marks of prompts, answers and tool calls.
+"""What perdure knows of a conversation that it cannot read: marks of prompts, answers and tool
+calls.
 
 Called by `launching`; the agent's replay is held against them before the next prompt is sent.
 """
@@ -16,7 +17,8 @@ MOST = 2000
 def known_marks(engine: Engine, session: Session) -> tuple[str, ...]:
     """Return the newest marks that a replay of the conversation has to hold, oldest first.
 
-    Of a turn that was cut off only the prompt counts, and only if the agent answered: whether it saved the rest is not known.
+    Of a turn that was cut off only the prompt counts, and only if the agent answered: whether it
+    saved the rest is not known.
     """
     found: list[str] = []
     for run in engine.store.runs_of(session.key):

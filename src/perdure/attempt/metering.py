@@ -1,9 +1,12 @@
-"""Counts what an attempt spends while it works, from its agent's output and from the transcript. Used by `watching`.
+"""Counts what an attempt spends while it works, from its agent's output and from the transcript.
+Used by `watching`.
 
-An agent tells its final figure at the end of a turn, if it lives so long. Until then every reply of the model is counted by itself:
-Claude Code prints what a reply uses when it begins and when it ends, Codex and Gemini CLI write it into their transcripts alone. A reply
-is known by its id and told several times, so reading the same again changes nothing; a supervisor that takes over counts the same. What
-stood in the transcript before the attempt, or was copied into it by a fork, belongs to other attempts.
+An agent tells its final figure at the end of a turn, if it lives so long. Until then every reply of
+the model is counted by itself: Claude Code prints what a reply uses when it begins and when it
+ends, Codex and Gemini CLI write it into their transcripts alone. A reply is known by its id and
+told several times, so reading the same again changes nothing; a supervisor that takes over counts
+the same. What stood in the transcript before the attempt, or was copied into it by a fork, belongs
+to other attempts.
 """
 
 from __future__ import annotations
@@ -45,18 +48,22 @@ class Meter:
         """Reads what was there before the attempt."""
         opened = self.opened
         session, before, driver = opened.session, opened.attempt.before, opened.driver
-        self.model = (session.fill.model if session is not None and session.fill is not None else "") or opened.claim.run.spec.model
+        self.model = (
+            session.fill.model if session is not None and session.fill is not None else ""
+        ) or opened.claim.run.spec.model
         try:
             self.before = total_of(driver, before)
             if before is not None and opened.asked.kind is Start.FORK:
                 with Path(before.path).open("rb") as file:
                     self.earlier = {reply.id for reply in driver.replies(file.read(before.size))}
         except OSError:
-            # The transcript was moved or lost since: what the session's record says is the next best.
+            # The transcript was moved or lost since: what the session's record says is the next
+            # best.
             self.before = session.total if session is not None else Usage()
 
     def look(self, reading: Reading, *, last: bool = False) -> None:
-        """Counts what the transcript tells that is new. `last`: the agent has ended, and its subagents' transcripts are read as well."""
+        """Counts what the transcript tells that is new. `last`: the agent has ended, and its
+        subagents' transcripts are read as well."""
         path = self._transcript(last=last)
         if path is None:
             return
@@ -65,7 +72,8 @@ class Meter:
             if last:
                 self._read_subagents(path, reading)
         except OSError:
-            # It may be moved at any moment, by whoever moves the agent's home. What was counted stays.
+            # It may be moved at any moment, by whoever moves the agent's home. What was counted
+            # stays.
             self.path = None
 
     def usage(self, reading: Reading) -> Usage:
@@ -77,7 +85,9 @@ class Meter:
         session, opened = self.opened.session, self.opened
         if session is None or opened.driver.archive is not None:
             return None
-        if session.id != self.session_id or (self.path is None and (last or boottime() - self.sought >= SEEK_S)):
+        if session.id != self.session_id or (
+            self.path is None and (last or boottime() - self.sought >= SEEK_S)
+        ):
             self.session_id, self.sought = session.id, boottime()
             self.path = opened.driver.transcript(opened.home, session.id)
             before = opened.attempt.before

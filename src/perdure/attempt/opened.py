@@ -1,4 +1,5 @@
-"""An attempt on its way, as `opening` hands it on: what watching, verifying and closing need of it, and what is let go at its end."""
+"""An attempt on its way, as `opening` hands it on: what watching, verifying and closing need of it,
+and what is let go at its end."""
 
 from __future__ import annotations
 
@@ -47,7 +48,12 @@ class Opened:
     def __enter__(self) -> Opened:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self.lock_fd is not None:
             os.close(self.lock_fd)
             self.lock_fd = None

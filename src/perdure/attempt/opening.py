@@ -1,6 +1,8 @@
-"""How an attempt starts: its host, its workdir, its conversation, the decision; then `beginning` stores it, and it is launched.
+"""How an attempt starts: its host, its workdir, its conversation, the decision; then `beginning`
+stores it, and it is launched.
 
-Only when the attempt's start is stored is a process started. `reopen_attempt` finds an attempt again that another supervisor had started.
+Only when the attempt's start is stored is a process started. `reopen_attempt` finds an attempt
+again that another supervisor had started.
 """
 
 from __future__ import annotations
@@ -39,13 +41,15 @@ BRIEFLY_S = 30.0
 
 
 def open_attempt(engine: Engine, claim: Claim) -> Opened:
-    """Prepares, decides, stores and launches. Raises NotStarted, or a PerdureError of the workspace or the driver."""
+    """Prepares, decides, stores and launches. Raises NotStarted, or a PerdureError of the workspace
+    or the driver."""
     with engine.homes.still():
         return _open(engine, claim)
 
 
 def _locked(engine: Engine, place: Workspace) -> int:
-    """The workdir's lock. Who has it for a moment, to commit or to look, is waited for: that is no conflict. Raises InUse."""
+    """The workdir's lock. Who has it for a moment, to commit or to look, is waited for: that is no
+    conflict. Raises InUse."""
     end = time.monotonic() + BRIEFLY_S
     while True:
         try:
@@ -70,7 +74,10 @@ def _open(engine: Engine, claim: Claim) -> Opened:
         raise NotStarted(
             Outcome(
                 kind=OutcomeKind.CONFIG_ERROR,
-                detail=f"{run.name} was moved to {url}; perdure move {run.origin or run.id} --from {url} --name NEW takes it up here again",
+                detail=(
+                    f"{run.name} was moved to {url}; perdure move {run.origin or run.id} --from "
+                    f"{url} --name NEW takes it up here again"
+                ),
             )
         )
     if engine.publisher is not None and (refused := engine.publisher.refused(run)):
@@ -79,12 +86,20 @@ def _open(engine: Engine, claim: Claim) -> Opened:
     idle: Idle | None = None
     try:
         lineage = _lineage(engine, claim, driver, home)
-        live = next((session for session in lineage if session.state is not SessionState.RETIRED), None)
-        idle = engine.warm.borrow(run.workspace, live.id if live is not None else "") if engine.warm is not None else None
+        live = next(
+            (session for session in lineage if session.state is not SessionState.RETIRED), None
+        )
+        idle = (
+            engine.warm.borrow(run.workspace, live.id if live is not None else "")
+            if engine.warm is not None
+            else None
+        )
         bring_back(engine, run)
         prepared = engine.workspaces.prepare(run.workspace, run.spec.agent)
         if prepared.notes:
-            engine.store.record(claim, [WorkdirNoted(note=engine.redactor.text(note)) for note in prepared.notes])
+            engine.store.record(
+                claim, [WorkdirNoted(note=engine.redactor.text(note)) for note in prepared.notes]
+            )
         prepared = replace(prepared, env=prepared.env | engine.committer(run))
         decided = decide(engine, claim, driver, home, live, lineage, idle)
         continuation = decided.continuation
@@ -92,10 +107,16 @@ def _open(engine: Engine, claim: Claim) -> Opened:
         if idle is not None and continuation.rolls_over:
             idle.kept.end()
             idle = None
-        if continuation.rolls_over and live is not None and told_before(engine.store.history(run.id, limit=HISTORY), live.id) is None:
+        if (
+            continuation.rolls_over
+            and live is not None
+            and told_before(engine.store.history(run.id, limit=HISTORY), live.id) is None
+        ):
             own = {**engine.agent_environment(driver, run), **prepared.env}
             live = ask(engine, claim, driver, program, home, live, own, lock_fd)
-        opened = begin(engine, claim, driver, program, home, decided, live, lifetime_s, fresh=prepared.created)
+        opened = begin(
+            engine, claim, driver, program, home, decided, live, lifetime_s, fresh=prepared.created
+        )
         opened.lock_fd = lock_fd
         lent, idle = idle, None
         launching.start(engine, opened, program, prepared.env, lent)
@@ -108,7 +129,8 @@ def _open(engine: Engine, claim: Claim) -> Opened:
 
 
 def _lineage(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> Sequence[Session]:
-    """The conversations of the run's scope; from the store itself, never from a cache. Records that were lost are made again."""
+    """The conversations of the run's scope; from the store itself, never from a cache. Records that
+    were lost are made again."""
     key = SessionKey(claim.run.spec.agent, claim.run.scope)
     lineage = engine.store.lineage(key)
     if any(session.state is not SessionState.RETIRED for session in lineage):
@@ -123,7 +145,8 @@ def _lineage(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> S
 
 
 def _brought_here(engine: Engine, claim: Claim) -> Claim:
-    """The claim, with the run's files on this host. A run that never began works where this host would have put it."""
+    """The claim, with the run's files on this host. A run that never began works where this host
+    would have put it."""
     run = claim.run
     if why := engine.kept_from(run):
         raise NotStarted(Outcome(kind=OutcomeKind.WRITER_CONFLICT, detail=why))
@@ -134,7 +157,10 @@ def _brought_here(engine: Engine, claim: Claim) -> Claim:
         except LostLease:
             raise
         except (PerdureError, OSError) as error:
-            detail = f"its workdir and conversation could not be brought here from {run.host_name}: {error}"
+            detail = (
+                f"its workdir and conversation could not be brought here from {run.host_name}: "
+                f"{error}"
+            )
             raise NotStarted(Outcome(kind=OutcomeKind.WRITER_CONFLICT, detail=detail)) from error
     if engine.host.id and not run.host and run.workspace is not None:
         place = engine.workspaces.plan(run.spec, run.name, Path("/"))
@@ -143,7 +169,8 @@ def _brought_here(engine: Engine, claim: Claim) -> Claim:
 
 
 def reopen_attempt(engine: Engine, claim: Claim) -> Opened | None:
-    """The attempt of a dead supervisor, with its process if one was started; None if it never began."""
+    """The attempt of a dead supervisor, with its process if one was started; None if it never
+    began."""
     attempt = next(a for a in engine.store.attempts(claim.run.id) if a.number == claim.attempt)
     if attempt.continuation is None or not attempt.directory:
         return None

@@ -1,8 +1,9 @@
 """Puts perdure's own copy of a conversation back where the agent looks for it.
 
-Called when an attempt opens on a rung that needs it, and by a restore. Where the conversations of an agent are files, files are put in
-place; where they lie in a database, the agent's own program takes the copy in. Whether it is what the agent goes on with is for the
-caller to look at afterwards.
+Called when an attempt opens on a rung that needs it, and by a restore. Where the conversations of
+an agent are files, files are put in place; where they lie in a database, the agent's own program
+takes the copy in. Whether it is what the agent goes on with is for the caller to look at
+afterwards.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def put_back(
     parts: Sequence[CopyPart] = (),
     exactly: bool = False,
 ) -> Path:
-    """The newest copy, or the parts that a checkpoint names; returns where it went. `directory` is for the process's marks, and
-    new. Raises WorkspaceError, ValueError."""
+    """The newest copy, or the parts that a checkpoint names; returns where it went. `directory` is
+    for the process's marks, and new. Raises WorkspaceError, ValueError."""
     assert run.workspace is not None
     cwd = Path(run.workspace.path)
     if driver.archive is None:
@@ -41,7 +42,9 @@ def put_back(
     return home
 
 
-def take_in(engine: Engine, run: TaskRun, driver: AgentDriver, command: Command, directory: Path) -> None:
+def take_in(
+    engine: Engine, run: TaskRun, driver: AgentDriver, command: Command, directory: Path
+) -> None:
     """Runs what brings a conversation back into an archive, to its end."""
     assert run.workspace is not None
     restoring = process.start(

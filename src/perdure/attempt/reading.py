@@ -1,4 +1,5 @@
-"""What an agent's events add up to while they come in. Pure; used by `watching`, read by `closing`."""
+"""What an agent's events add up to while they come in. Pure; used by `watching`, read by
+`closing`."""
 
 from __future__ import annotations
 
@@ -32,8 +33,8 @@ TOO_LONG = 413
 
 @dataclass(slots=True)
 class Joiner:
-    """Joins the pieces of a text to one event, and drops a count that is told again with each part of an answer. It goes by the events
-    alone and not by time, so a second look gives the same."""
+    """Joins the pieces of a text to one event, and drops a count that is told again with each part
+    of an answer. It goes by the events alone and not by time, so a second look gives the same."""
 
     pieces: list[str] = field(default_factory=list)
     length: int = 0
@@ -75,7 +76,8 @@ class Reading:
     retries_in_a_row: int = 0
     """Since the agent last got a whole answer."""
     refused: int = 0
-    """Requests that were refused as too long, whatever answers came between: a summary is one too."""
+    """Requests that were refused as too long, whatever answers came between: a summary is one
+    too."""
     counted: Usage = field(default_factory=Usage)
     """The sum of what was reported for this launch alone."""
     windows: dict[str, int] = field(default_factory=dict)
@@ -152,7 +154,8 @@ class Reading:
         self.final = True
 
     def count(self, reply: Reply) -> None:
-        """Takes in what a reply has used so far, wherever that was read. After a final figure it is known already."""
+        """Takes in what a reply has used so far, wherever that was read. After a final figure it is
+        known already."""
         key = reply.id or self.last_reply
         if self.final or not key or key in self.settled or (reply.unnamed and self.named):
             return
@@ -167,9 +170,11 @@ class Reading:
         return [*self.retries, *self.kept]
 
     def usage(self, before: Usage, model: str = "") -> Usage:
-        """Return what this attempt used: what the agent told, and an estimate of what it had not told yet.
+        """Return what this attempt used: what the agent told, and an estimate of what it had not
+        told yet.
 
-        `before`: the conversation's total at its start, where the agent counts over all of it. `model`: the one to price what names none.
+        `before`: the conversation's total at its start, where the agent counts over all of it.
+        `model`: the one to price what names none.
         """
         used = priced(self.counted, model)
         if self.total is not None:
@@ -183,6 +188,12 @@ class Reading:
         return replace(used, estimated=True) if untold else used
 
     def _like_the_last(self) -> Usage:
-        """Return an estimate for a request of which only its beginning is known: it carries what the one before left."""
+        """Return an estimate for a request of which only its beginning is known: it carries what
+        the one before left."""
         last = self.newest
-        return Usage(input=last.input + last.output, cached=last.input, cost_usd=last.cost_usd, estimated=True)
+        return Usage(
+            input=last.input + last.output,
+            cached=last.input,
+            cost_usd=last.cost_usd,
+            estimated=True,
+        )

@@ -1,8 +1,10 @@
-"""The rung `repaired`: the best transcript that is left of a conversation is mended on a copy, and proven, before an attempt uses it.
+"""The rung `repaired`: the best transcript that is left of a conversation is mended on a copy, and
+proven, before an attempt uses it.
 
-Called by `deciding` only when no rung above it is left, because a proof starts the agent once. The agent's own files come first, then
-perdure's copies; of those that can be mended, the one with the most prompts is tried first. Nothing in the agent's home is touched
-here: `opening` puts the mended copy in place, and moves aside what lies there.
+Called by `deciding` only when no rung above it is left, because a proof starts the agent once. The
+agent's own files come first, then perdure's copies; of those that can be mended, the one with the
+most prompts is tried first. Nothing in the agent's home is touched here: `opening` puts the mended
+copy in place, and moves aside what lies there.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ from perdure.protocols import AgentDriver
 from perdure.transcripts.growing import versions
 
 MENDED = "conversation-mended.jsonl"
-"""The proven copy, in the attempt's directory until it is put in place. It may hold secrets, as the agent's own file does."""
+"""The proven copy, in the attempt's directory until it is put in place. It may hold secrets, as the
+agent's own file does."""
 PROOF_S = 300.0
-"""How long the lease holds while a copy is tried: at most twice the patience of `proving`, and some more."""
+"""How long the lease holds while a copy is tried: at most twice the patience of `proving`, and some
+more."""
 UNPROVEN = 3
 """So many copies are tried in one attempt."""
 
@@ -42,8 +46,9 @@ def mend(
     *,
     own: bool = True,
 ) -> Mended | None:
-    """How the best transcript was mended, whose proven copy lies in the attempt's directory; None where nothing could be mended and
-    proven. `own`: False where another conversation lies in the place of the agent's transcript."""
+    """How the best transcript was mended, whose proven copy lies in the attempt's directory; None
+    where nothing could be mended and proven. `own`: False where another conversation lies in the
+    place of the agent's transcript."""
     if engine.prove is None:
         return None
     complaint = _complaint(engine.store.attempts(claim.run.id), session_id)
@@ -68,9 +73,11 @@ def mend(
     return None
 
 
-def _candidates(engine: Engine, driver: AgentDriver, home: Path, session_id: str, *, own: bool) -> Iterator[Candidate]:
-    """What lies in the agent's home; then perdure's newest copy and those that were moved aside. A conversation that an archive still
-    holds cannot be replaced in it."""
+def _candidates(
+    engine: Engine, driver: AgentDriver, home: Path, session_id: str, *, own: bool
+) -> Iterator[Candidate]:
+    """What lies in the agent's home; then perdure's newest copy and those that were moved aside. A
+    conversation that an archive still holds cannot be replaced in it."""
     if driver.archive is not None and driver.archive.read(home, session_id) is not None:
         return
     remains = driver.remains(home, session_id) if own else ()
@@ -86,6 +93,8 @@ def _complaint(attempts: Sequence[Attempt], session_id: str) -> str:
     said = (
         attempt.outcome.detail
         for attempt in reversed(attempts)
-        if attempt.outcome is not None and attempt.continuation is not None and attempt.continuation.session_id == session_id
+        if attempt.outcome is not None
+        and attempt.continuation is not None
+        and attempt.continuation.session_id == session_id
     )
     return next(said, "")

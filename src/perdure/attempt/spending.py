@@ -1,7 +1,9 @@
-"""What a run has spent, and what is left of its budget: over all attempts, rounds of checks included, and while one is at work.
+"""What a run has spent, and what is left of its budget: over all attempts, rounds of checks
+included, and while one is at work.
 
-An agent that tells dollars is believed. One that tells tokens alone is reckoned by the list prices of `pricing`, where its model is known:
-such a sum is good for a budget, and is shown beside one only.
+An agent that tells dollars is believed. One that tells tokens alone is reckoned by the list prices
+of `pricing`, where its model is known: such a sum is good for a budget, and is shown beside one
+only.
 """
 
 from __future__ import annotations
@@ -30,13 +32,19 @@ def spent(attempts: Sequence[Attempt], model: str) -> float:
 
 def model_of(attempt: Attempt, model: str) -> str:
     """The model that was at work, by its transcript; else the one that was asked for."""
-    return (attempt.fill.model if attempt.fill is not None else "") or attempt.flags.get("model") or model
+    return (
+        (attempt.fill.model if attempt.fill is not None else "")
+        or attempt.flags.get("model")
+        or model
+    )
 
 
 def left(engine: Engine, run: TaskRun, number: int = 0) -> float:
-    """Return what attempt `number`, or the next one, may cost; 0: no limit. After a person allowed one more, it has the budget once again.
+    """Return what attempt `number`, or the next one, may cost; 0: no limit. After a person allowed
+    one more, it has the budget once again.
 
-    Of the attempt itself only a summary that was asked for is taken off: one that was adopted has spent some already.
+    Of the attempt itself only a summary that was asked for is taken off: one that was adopted has
+    spent some already.
     """
     budget = run.spec.budget_usd
     if not budget:
@@ -51,5 +59,9 @@ def left(engine: Engine, run: TaskRun, number: int = 0) -> float:
 def spent_on_summary(engine: Engine, run: TaskRun, number: int) -> Usage:
     """Return what the last turn of the conversation before cost, in this attempt."""
     records = engine.store.history(run.id, limit=HISTORY)
-    spent = (record.event.usage for record in records if record.attempt == number and isinstance(record.event, Summarised))
+    spent = (
+        record.event.usage
+        for record in records
+        if record.attempt == number and isinstance(record.event, Summarised)
+    )
     return sum(spent, Usage())

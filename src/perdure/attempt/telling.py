@@ -1,4 +1,5 @@
-"""What the agent has to be told of earlier attempts: the run's journal and workdir as a `Story` for the prompt."""
+"""What the agent has to be told of earlier attempts: the run's journal and workdir as a `Story` for
+the prompt."""
 
 from __future__ import annotations
 
@@ -14,8 +15,28 @@ from perdure.attempt.handing_over import told_before
 from perdure.continuation.instructions import counting, retired
 from perdure.continuation.prompting import Story, Unrecorded
 from perdure.effects import Effect, ledger
-from perdure.events import AttemptEnded, DriftSeen, Record, Said, ToolEnded, ToolStarted, TurnEnded, VerifyEnded, WorkdirLost
-from perdure.model import Attempt, Claim, Continuation, ItemKind, OutcomeKind, Rung, Session, Start, TaskRun
+from perdure.events import (
+    AttemptEnded,
+    DriftSeen,
+    Record,
+    Said,
+    ToolEnded,
+    ToolStarted,
+    TurnEnded,
+    VerifyEnded,
+    WorkdirLost,
+)
+from perdure.model import (
+    Attempt,
+    Claim,
+    Continuation,
+    ItemKind,
+    OutcomeKind,
+    Rung,
+    Session,
+    Start,
+    TaskRun,
+)
 from perdure.placement import changes_of
 from perdure.taskfiles import Contents, told
 from perdure.transcripts import fingerprint
@@ -43,20 +64,31 @@ def story_of(
     untold: Sequence[Journaled] = (),
 ) -> Story:
     """The facts as they stand now. `untold`: what the journal has of the conversation, and its
-    transcript has not. `live` is the conversation that goes on, if one does; `came_from` where it was before; `heard` the
-    marks of the prompts in a transcript that was put in its place."""
+    transcript has not. `live` is the conversation that goes on, if one does; `came_from` where it
+    was before; `heard` the marks of the prompts in a transcript that was put in its place."""
     run = claim.run
     assert run.workspace is not None
     left = standing(records)
     there = {record.attempt for record in left if isinstance(record.event, AttemptEnded)}
-    # What a restore took back is no part of the story: its attempts are not in the conversation any more.
-    ended = [attempt for attempt in engine.store.attempts(run.id) if attempt.number in there and attempt.number < claim.attempt]
+    # What a restore took back is no part of the story: its attempts are not in the conversation any
+    # more.
+    ended = [
+        attempt
+        for attempt in engine.store.attempts(run.id)
+        if attempt.number in there and attempt.number < claim.attempt
+    ]
     done, open_tools = _told(left)
     # To look at a large workdir takes its time, and nobody is told of it who was not interrupted.
-    looks = asked.kind is Start.REBUILD or bool(ended and ended[-1].outcome and not ended[-1].outcome.ok)
+    looks = asked.kind is Start.REBUILD or bool(
+        ended and ended[-1].outcome and not ended[-1].outcome.ok
+    )
     given = _given(run, ended, live, heard, copied=asked.rung is Rung.COPY)
     return Story(
-        contexts=tuple(each for each in counting(engine.store.contexts(run.id), records) if each.version <= run.context_version),
+        contexts=tuple(
+            each
+            for each in counting(engine.store.contexts(run.id), records)
+            if each.version <= run.context_version
+        ),
         given=given,
         previous=ended[-1].outcome if ended else None,
         open_tools=open_tools,
@@ -66,7 +98,9 @@ def story_of(
         left=came_from if came_from != run.workspace.path else "",
         cwd=run.workspace.path,
         effects=tuple(_effect(effect) for effect in ledger(records)),
-        summary=summary.text if (summary := told_before(records, asked.lost_session_id)) is not None else "",
+        summary=summary.text
+        if (summary := told_before(records, asked.lost_session_id)) is not None
+        else "",
         earlier=_earlier(engine, run, ended, asked),
         restored=_restored(ground) or _lost_workdir(records),
         drift=_drift(drift, ground) if drift is not None else "",
@@ -109,9 +143,11 @@ def _taken_back(asked: Continuation) -> int:
     return shown.off_branch if shown is not None and asked.rung is Rung.NATIVE else 0
 
 
-def _earlier(engine: Engine, run: TaskRun, ended: Sequence[Attempt], asked: Continuation) -> tuple[str, ...]:
-    """What was said in a shared conversation before this run came into it, or up to the turn at which it was to be forked: this run's
-    journal knows nothing of that."""
+def _earlier(
+    engine: Engine, run: TaskRun, ended: Sequence[Attempt], asked: Continuation
+) -> tuple[str, ...]:
+    """What was said in a shared conversation before this run came into it, or up to the turn at
+    which it was to be forked: this run's journal knows nothing of that."""
     if asked.kind is not Start.REBUILD or not asked.lost_session_id:
         return ()
     driver = engine.driver(run.spec.agent)
@@ -143,13 +179,13 @@ def _lost_workdir(records: Sequence[Record]) -> str:
         return ""
     if not lost.checkpoint:
         return (
-            "The working directory was gone when this attempt began, and nothing had been saved of it. It "
-            "was made again from its branch: what was not committed is lost."
+            "The working directory was gone when this attempt began, and nothing had been saved of "
+            "it. It was made again from its branch: what was not committed is lost."
         )
     when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(lost.taken / 1000))
     return (
-        "The working directory was gone when this attempt began. The runner put its files back as they "
-        f"were saved at {when}; what you changed there after that is lost."
+        "The working directory was gone when this attempt began. The runner put its files back as "
+        f"they were saved at {when}; what you changed there after that is lost."
     )
 
 
@@ -161,81 +197,150 @@ def _restored(ground: Ground) -> str:
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(checkpoint.at / 1000))
     if ground.back:
         return (
-            f"This conversation was taken back to where it stood at {when}, because its newest part cannot be used. What you said and "
-            "did after that is not in it any more, but the files still have it."
+            f"This conversation was taken back to where it stood at {when}, because its newest "
+            "part cannot be used. What you said and did after that is not in it any more, but the "
+            "files still have it."
         )
     if ground.restored is not None and ground.restored.moved_from:
         return (
-            f"This task was moved to another machine. Its working directory and this conversation are as they were at {when}; "
-            "what you did after that is not here."
+            "This task was moved to another machine. Its working directory and this conversation "
+            f"are as they were at {when}; what you did after that is not here."
         )
     if ground.restored is not None and ground.restored.files_only:
-        return f"A person took the working directory back to where it stood at {when}. What you did there after that is undone."
-    return f"A person took the working directory and this conversation back to where they stood at {when}."
+        return (
+            f"A person took the working directory back to where it stood at {when}. What you did "
+            "there after that is undone."
+        )
+    return (
+        "A person took the working directory and this conversation back to where they stood at "
+        f"{when}."
+    )
 
 
 def _drift(seen: DriftSeen, ground: Ground) -> str:
     """What is not as the agent knows it, in a sentence or two."""
-    who = "these files were changed, by you or by somebody else" if ground.by_itself else "somebody else changed these files"
+    who = (
+        "these files were changed, by you or by somebody else"
+        if ground.by_itself
+        else "somebody else changed these files"
+    )
     more = f" and {seen.count - NAMES} more" if seen.count > NAMES else ""
     said = [f"{who}: {', '.join(map(named, seen.paths[:NAMES]))}{more}"] if seen.count else []
     if seen.head_before != seen.head_now:
-        said.append(f"HEAD moved from {seen.head_before[:12] or 'nothing'} to {seen.head_now[:12] or 'nothing'}")
-    return f"Since then {'; '.join(said)}. Look at them before you rely on what you remember of them."
+        said.append(
+            f"HEAD moved from {seen.head_before[:12] or 'nothing'} to "
+            f"{seen.head_now[:12] or 'nothing'}"
+        )
+    return (
+        f"Since then {'; '.join(said)}. Look at them before you rely on what you remember of them."
+    )
 
 
 def _files(engine: Engine, claim: Claim, given: int, records: Sequence[Record]) -> str:
-    """What was done with task files in this attempt, or with versions that do not stand in the conversation; of each name the last."""
+    """What was done with task files in this attempt, or with versions that do not stand in the
+    conversation; of each name the last."""
     gone = retired(records)
-    made = [(number, change) for number, change in changes_of(records) if change.version not in gone]
-    news = {change.name: change for number, change in made if number == claim.attempt or change.version > given}
+    made = [
+        (number, change) for number, change in changes_of(records) if change.version not in gone
+    ]
+    news = {
+        change.name: change
+        for number, change in made
+        if number == claim.attempt or change.version > given
+    }
     return told(tuple(news.values()), Contents(engine.state))
 
 
-def _check(records: Sequence[Record], ended: Sequence[Attempt], live: Session | None) -> VerifyEnded | None:
+def _check(
+    records: Sequence[Record], ended: Sequence[Attempt], live: Session | None
+) -> VerifyEnded | None:
     """The newest check, if it failed and the conversation that goes on was not told of it."""
-    last = next((record for record in reversed(records) if isinstance(record.event, VerifyEnded)), None)
+    last = next(
+        (record for record in reversed(records) if isinstance(record.event, VerifyEnded)), None
+    )
     if last is None or not isinstance(last.event, VerifyEnded):
         return None
-    outcomes = {attempt.number: attempt.outcome.kind for attempt in ended if attempt.outcome is not None}
-    later = [attempt for attempt in ended if attempt.number > last.attempt and live is not None and attempt.session_id == live.id]
-    told = any(attempt.receipt is not None and attempt.receipt.evidence.prompt_found for attempt in later)
-    return last.event if outcomes.get(last.attempt) is OutcomeKind.VERIFY_FAILED and not told else None
+    outcomes = {
+        attempt.number: attempt.outcome.kind for attempt in ended if attempt.outcome is not None
+    }
+    later = [
+        attempt
+        for attempt in ended
+        if attempt.number > last.attempt and live is not None and attempt.session_id == live.id
+    ]
+    told = any(
+        attempt.receipt is not None and attempt.receipt.evidence.prompt_found for attempt in later
+    )
+    return (
+        last.event if outcomes.get(last.attempt) is OutcomeKind.VERIFY_FAILED and not told else None
+    )
 
 
 def _workdir(state: WorkdirState) -> str:
     """The state of the workdir in a sentence, with the first few names."""
-    where = f"{f'branch {named(state.branch)}' if state.branch else 'detached'} at {state.head[:12]}, " if state.head else ""
-    names = f" ({', '.join(map(named, state.paths[:NAMES]))}{', ...' if len(state.paths) > NAMES else ''})" if state.paths else ""
+    where = (
+        f"{f'branch {named(state.branch)}' if state.branch else 'detached'} at {state.head[:12]}, "
+        if state.head
+        else ""
+    )
+    names = (
+        f" ({', '.join(map(named, state.paths[:NAMES]))}{', ...' if len(state.paths) > NAMES else ''})"
+        if state.paths
+        else ""
+    )
     open_ended = f"; a {state.in_progress} is in progress" if state.in_progress else ""
-    return f"{where}{state.changed} changed and {state.untracked} untracked file(s){names}{open_ended}."
+    return (
+        f"{where}{state.changed} changed and {state.untracked} untracked "
+        f"file(s){names}{open_ended}."
+    )
 
 
 def named(path: str) -> str:
-    """A name as one word of a sentence. Who names a file may be hostile: a newline, quote or space cannot end the word."""
+    """A name as one word of a sentence. Who names a file may be hostile: a newline, quote or space
+    cannot end the word."""
     short = path if len(path) <= NAME_WIDTH else f"{path[:NAME_WIDTH]}..."
     return short if re.fullmatch(r"[\w./+@-]+", short) else repr(short)
 
 
-def _given(run: TaskRun, ended: list[Attempt], live: Session | None, heard: frozenset[str] | None, *, copied: bool) -> int:
-    """The newest version of this run's instructions that is known to stand in the conversation. Where another transcript took the
-    place of the one that was judged, its own prompts (`heard`) say what stands in it. `copied`: it is the newest own copy."""
+def _given(
+    run: TaskRun,
+    ended: list[Attempt],
+    live: Session | None,
+    heard: frozenset[str] | None,
+    *,
+    copied: bool,
+) -> int:
+    """The newest version of this run's instructions that is known to stand in the conversation.
+    Where another transcript took the place of the one that was judged, its own prompts (`heard`)
+    say what stands in it. `copied`: it is the newest own copy."""
     if live is None:
         return 0
     if heard is not None:
-        # The prompts of another machine's attempts are not here: what stands in the copy that came with them, their checkpoint told.
-        came = copied and any(attempt.session_id == live.id and not attempt.directory for attempt in ended)
+        # The prompts of another machine's attempts are not here: what stands in the copy that came
+        # with them, their checkpoint told.
+        came = copied and any(
+            attempt.session_id == live.id and not attempt.directory for attempt in ended
+        )
         known = [attempt.context_version for attempt in ended if _prompt(attempt) in heard]
         return max([*known, live.context_version if came else 0])
-    told = [a.context_version for a in ended if a.session_id == live.id and a.receipt and a.receipt.evidence.prompt_found]
-    # A conversation that no other run shares may have come from a person's hands, with what it was told before.
+    told = [
+        a.context_version
+        for a in ended
+        if a.session_id == live.id and a.receipt and a.receipt.evidence.prompt_found
+    ]
+    # A conversation that no other run shares may have come from a person's hands, with what it was
+    # told before.
     return max([*told, live.context_version if live.key.scope == f"run:{run.id}" else 0])
 
 
 def _prompt(attempt: Attempt) -> str:
     """The mark of an attempt's own prompt."""
     try:
-        return fingerprint((Path(attempt.directory) / "prompt.md").read_text(encoding="utf-8", errors="surrogatepass"))
+        return fingerprint(
+            (Path(attempt.directory) / "prompt.md").read_text(
+                encoding="utf-8", errors="surrogatepass"
+            )
+        )
     except OSError:
         return ""
 
@@ -246,7 +351,8 @@ def _effect(effect: Effect) -> str:
 
 
 def _told(records: Sequence[Record]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What was said and done, newest lines kept; and the tools that ran when the last attempt ended."""
+    """What was said and done, newest lines kept; and the tools that ran when the last attempt
+    ended."""
     lines: list[str] = []
     running: dict[str, str] = {}
     left: tuple[str, ...] = ()
@@ -264,9 +370,13 @@ def _told(records: Sequence[Record]) -> tuple[tuple[str, ...], tuple[str, ...]]:
             case TurnEnded(ok=True):
                 lines.append("you ended your turn")
             case VerifyEnded(code=code, output=output) if code:
-                lines.append(f"the check of your work failed with exit code {code}: {_short(output)}")
+                lines.append(
+                    f"the check of your work failed with exit code {code}: {_short(output)}"
+                )
             case AttemptEnded(outcome=outcome):
-                lines.append(f"attempt {record.attempt} ended: {outcome.kind} {_short(outcome.detail)}".rstrip())
+                lines.append(
+                    f"attempt {record.attempt} ended: {outcome.kind} {_short(outcome.detail)}".rstrip()
+                )
                 left, running = tuple(running.values()), {}
             case _:
                 pass

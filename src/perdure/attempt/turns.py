@@ -1,8 +1,10 @@
-"""The end of one turn of an agent that is to be kept: is it over, and does all of it stand in the transcript? Used by `watching`.
+"""The end of one turn of an agent that is to be kept: is it over, and does all of it stand in the
+transcript? Used by `watching`.
 
-A process that ends has written everything. One that goes on has not, when it says that its turn is over: so the transcript is looked
-at, and the attempt is over when the agent's last words stand in it. Where they do not come, or where anything goes on in the
-background, the agent is let go: then the attempt ends as every other does, when the process does.
+A process that ends has written everything. One that goes on has not, when it says that its turn is
+over: so the transcript is looked at, and the attempt is over when the agent's last words stand in
+it. Where they do not come, or where anything goes on in the background, the agent is let go: then
+the attempt ends as every other does, when the process does.
 """
 
 from __future__ import annotations
@@ -62,7 +64,9 @@ class Turn:
             self._let_go("its last words do not stand in the transcript")
 
     def _against(self, reading: Reading) -> str:
-        last = next((event for event in reversed(reading.kept) if isinstance(event, TurnEnded)), None)
+        last = next(
+            (event for event in reversed(reading.kept) if isinstance(event, TurnEnded)), None
+        )
         if last is None or not last.ok or reading.writes_lost:
             return "its turn did not end well"
         if self.heard.busy or reading.open_tools:
@@ -77,14 +81,23 @@ class Turn:
         self.idle.kept.let_go()
 
     def _saved(self) -> bool:
-        """Whether the turn stands in the transcript: this attempt's prompt, and the agent's last words."""
+        """Whether the turn stands in the transcript: this attempt's prompt, and the agent's last
+        words."""
         session = self.opened.session
         path = self.opened.transcript(session.id) if session is not None else None
         if path is None:
             return False
-        prompt = fingerprint((self.opened.directory / "prompt.md").read_text(encoding="utf-8", errors="surrogatepass"))
+        prompt = fingerprint(
+            (self.opened.directory / "prompt.md").read_text(
+                encoding="utf-8", errors="surrogatepass"
+            )
+        )
         mark = self.heard.mark.encode()
-        return bool(mark) and mark in _tail(path) and prompt in prompts_since(self.opened.driver, path, self.opened.attempt.before)
+        return (
+            bool(mark)
+            and mark in _tail(path)
+            and prompt in prompts_since(self.opened.driver, path, self.opened.attempt.before)
+        )
 
     def ended(self, end: Exit) -> AgentKeptWarm | AgentLetGo:
         """The attempt is over: the agent waits for its next turn, or is gone."""
@@ -93,13 +106,24 @@ class Turn:
         pid = self.opened.process.agent_pid if self.opened.process is not None else None
         # What was told to rest has answered, or is gone.
         resting = self.decided and not self.why and kept.rested()
-        if end.cause == "turn" and resting and session is not None and self.engine.warm is not None and self.opened.launch:
-            self.idle.session_id, self.idle.seen = session.id, snapshot(driver, self.opened.transcript(session.id))
+        if (
+            end.cause == "turn"
+            and resting
+            and session is not None
+            and self.engine.warm is not None
+            and self.opened.launch
+        ):
+            self.idle.session_id, self.idle.seen = (
+                session.id,
+                snapshot(driver, self.opened.transcript(session.id)),
+            )
             self.idle.like, _ = likeness(driver, self.opened.launch, self.opened.env, session.id)
             self.engine.warm.give_back(self.idle, self.engine.workspaces.lock)
             return AgentKeptWarm(pid=pid or 0, turn=kept.turns, memory=kept.memory)
         kept.end()
-        return AgentLetGo(pid=pid or 0, turn=kept.turns, reason=self.why or kept.why or "it has ended")
+        return AgentLetGo(
+            pid=pid or 0, turn=kept.turns, reason=self.why or kept.why or "it has ended"
+        )
 
 
 def _tail(path: Path) -> bytes:

@@ -1,9 +1,11 @@
-"""The task's own check: a shell command, run in the workdir when the agent says that it is done. Called by `closing`.
+"""The task's own check: a shell command, run in the workdir when the agent says that it is done.
+Called by `closing`.
 
-It runs as an agent does: under a shim, with a directory, a log and a mark of its own, so that nothing of it survives its end, a stop or
-the death of its supervisor. A check that was interrupted is run again from its beginning, and counts for nothing. It gets the agent's
-environment without the agent's own credentials. What it says is bounded, without secrets, and goes back to the agent as its most
-telling part.
+It runs as an agent does: under a shim, with a directory, a log and a mark of its own, so that
+nothing of it survives its end, a stop or the death of its supervisor. A check that was interrupted
+is run again from its beginning, and counts for nothing. It gets the agent's environment without the
+agent's own credentials. What it says is bounded, without secrets, and goes back to the agent as its
+most telling part.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from perdure.redaction import TELLING
 LOG_CAP = 64 * 1024**2
 """Bytes of output at which a check is ended: it has failed."""
 LOOKED_AT = 2 * 1024**2
-"""Bytes of a long log that are looked through: its beginning, and three times as much of its end."""
+"""Bytes of a long log that are looked through: its beginning, and three times as much of its
+end."""
 TRIES = 3
 """Of a check whose shim was killed, so that nobody saw its end."""
 GRACE_S = 5.0
@@ -50,9 +53,11 @@ class _Checked:
 
 
 def verify(engine: Engine, opened: Opened) -> tuple[Outcome, list[AnyEvent]]:
-    """Runs the check to its end. Returns the attempt's outcome, and what is to stand in the journal.
+    """Runs the check to its end. Returns the attempt's outcome, and what is to stand in the
+    journal.
 
-    A stop (a person's, or perdure's own end) ends the check: then the attempt is cancelled and the check says nothing. Raises LostLease.
+    A stop (a person's, or perdure's own end) ends the check: then the attempt is cancelled and the
+    check says nothing. Raises LostLease.
     """
     run = opened.claim.run
     command = engine.redactor.text(run.spec.verify)
@@ -64,19 +69,33 @@ def verify(engine: Engine, opened: Opened) -> tuple[Outcome, list[AnyEvent]]:
             checked = _run(engine, opened, directory)
         except (OSError, PerdureError) as error:
             if not (directory / "shim.json").exists():
-                return Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=f"the check cannot be started: {error}"), []
+                return Outcome(
+                    kind=OutcomeKind.CONFIG_ERROR, detail=f"the check cannot be started: {error}"
+                ), []
             raise
         if checked.end.cause != "lost":
             break
     else:
-        return Outcome(kind=OutcomeKind.LOST, detail=f"nobody saw how the check ended, {TRIES} times"), []
+        return Outcome(
+            kind=OutcomeKind.LOST, detail=f"nobody saw how the check ended, {TRIES} times"
+        ), []
     if checked.end.cause == "stopped":
-        return Outcome(kind=OutcomeKind.CANCELLED, detail="it was stopped on request while its work was checked"), []
+        return Outcome(
+            kind=OutcomeKind.CANCELLED,
+            detail="it was stopped on request while its work was checked",
+        ), []
     if checked.end.cause == "lapsed":
-        return Outcome(kind=OutcomeKind.LOST, detail="its host had lost the shared database for too long while its work was checked"), []
+        return Outcome(
+            kind=OutcomeKind.LOST,
+            detail="its host had lost the shared database for too long while its work was checked",
+        ), []
     outcome = _judged(run.spec.verify, checked)
     failed = outcome.kind is OutcomeKind.VERIFY_FAILED
-    earlier = [attempt for attempt in engine.store.attempts(run.id) if attempt.number < opened.claim.attempt]
+    earlier = [
+        attempt
+        for attempt in engine.store.attempts(run.id)
+        if attempt.number < opened.claim.attempt
+    ]
     ended = VerifyEnded(
         code=checked.code,
         output=excerpt(checked.said),
@@ -91,7 +110,11 @@ def verify(engine: Engine, opened: Opened) -> tuple[Outcome, list[AnyEvent]]:
 
 def failed_checks(attempts: Sequence[Attempt], context_version: int) -> int:
     """How many checks of these instructions have failed."""
-    kinds = [attempt.outcome.kind for attempt in attempts if attempt.outcome is not None and attempt.context_version == context_version]
+    kinds = [
+        attempt.outcome.kind
+        for attempt in attempts
+        if attempt.outcome is not None and attempt.context_version == context_version
+    ]
     return kinds.count(OutcomeKind.VERIFY_FAILED)
 
 
@@ -111,14 +134,18 @@ def _judged(command: str, checked: _Checked) -> Outcome:
         how = f"wrote more than {LOG_CAP >> 20} MiB and was ended"
     else:
         how = f"failed with exit code {checked.code}"
-    return Outcome(kind=OutcomeKind.VERIFY_FAILED, detail=f"`{short}` {how}{words}", code=checked.code)
+    return Outcome(
+        kind=OutcomeKind.VERIFY_FAILED, detail=f"`{short}` {how}{words}", code=checked.code
+    )
 
 
 def _run(engine: Engine, opened: Opened, directory: Path) -> _Checked:
     spec = opened.claim.run.spec
     began = process.boottime()
     running = process.start(
-        Command(argv=("/bin/sh", "-c", 'exec 2>&1; exec /bin/sh -c "$1"', "sh", spec.verify), stdin=b""),
+        Command(
+            argv=("/bin/sh", "-c", 'exec 2>&1; exec /bin/sh -c "$1"', "sh", spec.verify), stdin=b""
+        ),
         directory=directory,
         cwd=Path(opened.workspace.path),
         env=check_environment(engine, opened.claim.run),
@@ -133,18 +160,21 @@ def _run(engine: Engine, opened: Opened, directory: Path) -> _Checked:
 
 
 def check_environment(engine: Engine, run: TaskRun) -> dict[str, str]:
-    """The agent's environment without the credentials that are the agent's own. What the task itself names (--env) stays: a person gave
-    it to the task's programs."""
+    """The agent's environment without the credentials that are the agent's own. What the task
+    itself names (--env) stays: a person gave it to the task's programs."""
     driver = engine.driver(run.spec.agent)
     whole = engine.agent_environment(driver, run)
     named = {*run.spec.pass_env, *run.spec.env}
     return {
-        name: value for name, value in whole.items() if name in named or not (is_passed(name, driver.variables) and TELLING.search(name))
+        name: value
+        for name, value in whole.items()
+        if name in named or not (is_passed(name, driver.variables) and TELLING.search(name))
     }
 
 
 def _directory(opened: Opened) -> Path:
-    """A directory of its own for each check; one that a dead supervisor had begun is ended first."""
+    """A directory of its own for each check; one that a dead supervisor had begun is ended
+    first."""
     number = 1
     while (directory := opened.directory / f"verify-{number}").exists():
         begun = process.find(directory)
@@ -155,7 +185,8 @@ def _directory(opened: Opened) -> Path:
 
 
 def said_in(engine: Engine, directory: Path, end: Exit) -> str:
-    """What a command that has ended said, safe to show. An escape in the middle of a secret hides it in the file, and not in the text."""
+    """What a command that has ended said, safe to show. An escape in the middle of a secret hides
+    it in the file, and not in the text."""
     for name in ("stdout", "stderr"):
         engine.redactor.file(directory / name)
     return engine.redactor.text(_read(directory / "stdout") or end.stderr_tail)
@@ -179,5 +210,8 @@ def _read(log: Path) -> str:
 
 def _plain(output: bytes) -> str:
     """Without escapes and controls; a line that is drawn over itself has its last state."""
-    drawn = (next((piece for piece in reversed(line.split(b"\r")) if piece.strip()), b"") for line in output.split(b"\n"))
+    drawn = (
+        next((piece for piece in reversed(line.split(b"\r")) if piece.strip()), b"")
+        for line in output.split(b"\n")
+    )
     return process.plain(b"\n".join(drawn))

@@ -1,7 +1,7 @@
 """Follows a live agent: its lines become events in the journal, and its limits are kept.
 
-The agent writes into files, so nothing here can block it, and a supervisor that comes later reads them from the start: the
-events that already stand in the journal are counted and not written twice.
+The agent writes into files, so nothing here can block it, and a supervisor that comes later reads
+them from the start: the events that already stand in the journal are counted and not written twice.
 """
 
 from __future__ import annotations
@@ -36,7 +36,16 @@ from perdure.events import (
     UsageCounted,
 )
 from perdure.lateclass import dataclass
-from perdure.model import NO_USAGE, ContinuityPolicy, Exit, Session, SessionKey, SessionState, Start, Usage
+from perdure.model import (
+    NO_USAGE,
+    ContinuityPolicy,
+    Exit,
+    Session,
+    SessionKey,
+    SessionState,
+    Start,
+    Usage,
+)
 from perdure.protocols import Archive
 from perdure.transcripts import prompts_since
 
@@ -46,7 +55,8 @@ RECKONED_S = 0.1
 METERED_S = 1.0
 """What an attempt has used is stored at most so often."""
 LAST_WORD_S = 1.0
-"""What an agent gets to end by itself, after the reply that spent the budget, if it calls no tool."""
+"""What an agent gets to end by itself, after the reply that spent the budget, if it calls no
+tool."""
 COLLISION_CHECK_S = 1.0
 TOOL_PATIENCE = 5
 """Silence inside a tool may last so many times longer than outside."""
@@ -98,7 +108,8 @@ class _Watch:
     """Where the agent is to be kept."""
 
     def take_lines(self) -> None:
-        """Reads what is new, pins the conversation at first sight, saves it at the end of a turn."""
+        """Reads what is new, pins the conversation at first sight, saves it at the end of a
+        turn."""
         lines = self.lines.read()
         if lines:
             self.heard = process.boottime()
@@ -130,7 +141,8 @@ class _Watch:
             self.checkpoints.want("turn", in_s=SETTLES_S)
 
     def pin(self, session_id: str) -> None:
-        """Stores a newly seen id at once. An id that is not the one to be resumed ends the attempt."""
+        """Stores a newly seen id at once. An id that is not the one to be resumed ends the
+        attempt."""
         session, asked = self.opened.session, self.opened.asked
         if not session_id or (session is not None and session.id == session_id):
             return
@@ -141,7 +153,9 @@ class _Watch:
         claim = self.opened.claim
         prompts = session.prompts if session is not None else (sent(self.opened),)
         if session is not None:
-            gone = replace(session, state=SessionState.RETIRED, cause=f"the agent opened {session_id} instead")
+            gone = replace(
+                session, state=SessionState.RETIRED, cause=f"the agent opened {session_id} instead"
+            )
             self.engine.store.record(claim, [], gone)
         self.opened.session = Session(
             key=SessionKey(claim.run.spec.agent, claim.run.scope),
@@ -153,25 +167,38 @@ class _Watch:
             home=str(self.opened.home),
             parent=parent_of(asked) or (session.id if session is not None else ""),
             prompts=prompts,
-            total=total_of(self.opened.driver, self.opened.attempt.before) if asked.kind is Start.FORK else Usage(),
+            total=total_of(self.opened.driver, self.opened.attempt.before)
+            if asked.kind is Start.FORK
+            else Usage(),
             lifetime_s=self.opened.lifetime_s,
         ).used(now, self.engine.session_lifetime_s)
         self.pending.append(SessionPinned(session_id=session_id))
         self.flush(self.opened.session)
 
     def save_turn(self) -> None:
-        """perdure's own copy, as soon as a turn is over; the conversation is confirmed if the prompt stands in it."""
+        """perdure's own copy, as soon as a turn is over; the conversation is confirmed if the
+        prompt stands in it."""
         session = self.opened.session
         try:
             transcript = copy_conversation(self.engine, self.opened)
         except PerdureError as error:
-            # A full disk is no reason to stop an agent that can go on: the end of the attempt tries again.
-            self.pending.append(CopyMissed(session_id=session.id if session else "", reason=self.engine.redactor.text(str(error))))
+            # A full disk is no reason to stop an agent that can go on: the end of the attempt tries
+            # again.
+            self.pending.append(
+                CopyMissed(
+                    session_id=session.id if session else "",
+                    reason=self.engine.redactor.text(str(error)),
+                )
+            )
             return
         if session is None or transcript is None:
             return
-        if session.state is SessionState.PINNED and sent(self.opened) in prompts_since(self.opened.driver, transcript, None):
-            self.opened.session = replace(session, state=SessionState.CONFIRMED, updated=self.engine.store.now())
+        if session.state is SessionState.PINNED and sent(self.opened) in prompts_since(
+            self.opened.driver, transcript, None
+        ):
+            self.opened.session = replace(
+                session, state=SessionState.CONFIRMED, updated=self.engine.store.now()
+            )
             self.pending.append(SessionConfirmed(session_id=session.id))
             self.flush(self.opened.session)
 
@@ -220,7 +247,9 @@ class _Watch:
             self.beat = now
             if beat(self.engine, self.opened.claim).cancel_requested:
                 self.stop("stopped")
-        patience = self.opened.claim.run.spec.stall_s * (TOOL_PATIENCE if self.reading.open_tools else 1)
+        patience = self.opened.claim.run.spec.stall_s * (
+            TOOL_PATIENCE if self.reading.open_tools else 1
+        )
         if patience and now - self.heard > patience:
             self.stop("stalled")
         enough = self.opened.driver.abilities.retries_in_a_row
@@ -241,12 +270,14 @@ class _Watch:
         return there - {agent.agent_pid, *process.survivors(agent.mark)} if there else there
 
     def look_for_others(self) -> None:
-        """Another live program on the same conversation is a collision: told once each, and by a strict policy the end."""
+        """Another live program on the same conversation is a collision: told once each, and by a
+        strict policy the end."""
         session, agent = self.opened.session, self.opened.process
         if session is None or agent is None:
             return
         new = self.strangers(session, agent) - self.others
-        # A child of the agent's looks like the agent until it has become another program: who is a stranger is one twice.
+        # A child of the agent's looks like the agent until it has become another program: who is a
+        # stranger is one twice.
         new &= self.strangers(session, agent) if new else new
         for pid in sorted(new):
             detail = f"process {pid} is on conversation {session.id} at the same time"
@@ -263,7 +294,17 @@ def watch(engine: Engine, opened: Opened, checkpoints: Checkpointing) -> Watched
     stdout = Path(opened.attempt.directory) / "stdout"
     lines, meter = process.Lines(stdout), Meter(opened)
     meter.begin()
-    run = _Watch(engine, opened, lines, _already_written(engine, opened), checkpoints, meter, beat=now, heard=now, metered=now)
+    run = _Watch(
+        engine,
+        opened,
+        lines,
+        _already_written(engine, opened),
+        checkpoints,
+        meter,
+        beat=now,
+        heard=now,
+        metered=now,
+    )
     run.budget = left(engine, opened.claim.run, opened.attempt.number)
     run.turn = Turn(engine, opened, opened.idle) if opened.idle is not None else None
     if opened.adopted:
@@ -283,7 +324,12 @@ def watch(engine: Engine, opened: Opened, checkpoints: Checkpointing) -> Watched
         run.pending.append(run.turn.ended(end))
     _read_to_the_end(run)
     return Watched(
-        exit=end, reading=run.reading, session=opened.session, other_writers=tuple(sorted(run.others)), meter=meter, collided=run.collided
+        exit=end,
+        reading=run.reading,
+        session=opened.session,
+        other_writers=tuple(sorted(run.others)),
+        meter=meter,
+        collided=run.collided,
     )
 
 
@@ -307,10 +353,15 @@ def _read_to_the_end(run: _Watch) -> None:
 
 
 def _ask_the_archive(run: _Watch, archive: Archive) -> None:
-    """What an agent that was killed had not told yet: its conversation's id, and the tools that it had begun."""
+    """What an agent that was killed had not told yet: its conversation's id, and the tools that it
+    had begun."""
     opened = run.opened
     resumed = opened.asked.kind is Start.RESUME
-    found = "" if resumed or run.reading.session_id else archive.find(opened.home, mark_of(opened.attempt))
+    found = (
+        ""
+        if resumed or run.reading.session_id
+        else archive.find(opened.home, mark_of(opened.attempt))
+    )
     if found:
         run.absorb(SessionSeen(session_id=found))
     if opened.session is None or opened.asked.kind is Start.FORK:
@@ -326,7 +377,9 @@ def _already_written(engine: Engine, opened: Opened) -> int:
     if not opened.adopted:
         return 0
     records = engine.store.history(opened.claim.run.id, limit=1_000_000)
-    return sum(record.attempt == opened.claim.attempt and is_agents(record.event) for record in records)
+    return sum(
+        record.attempt == opened.claim.attempt and is_agents(record.event) for record in records
+    )
 
 
 def is_agents(event: AnyEvent) -> bool:

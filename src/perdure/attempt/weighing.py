@@ -1,7 +1,9 @@
-"""Whether a conversation that was left alone simply goes on, by what that costs. Called by `deciding` for a conversation that could go on.
+"""Whether a conversation that was left alone simply goes on, by what that costs. Called by
+`deciding` for a conversation that could go on.
 
-By default it does, and the figures stand in `perdure why`. Where the user allows it (`cold_cache`), it is compacted first, or a new one
-with a brief takes its place, or a person is asked; a person's retry after that is the answer, and it goes on.
+By default it does, and the figures stand in `perdure why`. Where the user allows it (`cold_cache`),
+it is compacted first, or a new one with a brief takes its place, or a person is asked; a person's
+retry after that is the answer, and it goes on.
 """
 
 from __future__ import annotations
@@ -10,24 +12,62 @@ from dataclasses import replace
 
 from perdure.attempt.engine import Engine
 from perdure.context_size import can_compact
-from perdure.model import PUT_BACK, Attempt, Claim, Continuation, ContinuityPolicy, Fill, OutcomeKind, Rung, Session, Start
+from perdure.model import (
+    PUT_BACK,
+    Attempt,
+    Claim,
+    Continuation,
+    ContinuityPolicy,
+    Fill,
+    OutcomeKind,
+    Rung,
+    Session,
+    Start,
+)
 from perdure.pricing import Cache, Choice, Way, choose, lifetime_s, price_of
 from perdure.protocols import AgentDriver
 
 ASKED = "going on costs more than another way"
 
 
-def weigh(engine: Engine, claim: Claim, driver: AgentDriver, live: Session, fill: Fill, asked: Continuation, new_id: str) -> Continuation:
-    """The continuation, with what each way was reckoned to cost; another one where that is allowed and costs less; `refuse` to ask."""
+def weigh(
+    engine: Engine,
+    claim: Claim,
+    driver: AgentDriver,
+    live: Session,
+    fill: Fill,
+    asked: Continuation,
+    new_id: str,
+) -> Continuation:
+    """The continuation, with what each way was reckoned to cost; another one where that is allowed
+    and costs less; `refuse` to ask."""
     choice = _choice(engine, claim, driver, live, fill)
-    weighed = replace(asked, prices=choice.usd, reason=f"{asked.reason}; {choice.reason}" if choice.reason else asked.reason)
+    weighed = replace(
+        asked,
+        prices=choice.usd,
+        reason=f"{asked.reason}; {choice.reason}" if choice.reason else asked.reason,
+    )
     if choice.way is Way.COMPACT:
         return replace(weighed, compact=True)
     if choice.way is Way.FRESH:
-        reason = f"a new conversation with a brief costs less than to go on with {live.id}: {choice.reason}"
-        return replace(weighed, kind=Start.REBUILD, session_id=new_id, rung=Rung.REBUILT, lost_session_id=live.id, reason=reason)
+        reason = (
+            f"a new conversation with a brief costs less than to go on with {live.id}: "
+            f"{choice.reason}"
+        )
+        return replace(
+            weighed,
+            kind=Start.REBUILD,
+            session_id=new_id,
+            rung=Rung.REBUILT,
+            lost_session_id=live.id,
+            reason=reason,
+        )
     if choice.way is Way.ASK and not _answered(engine, claim):
-        return replace(weighed, kind=Start.REFUSE, reason=f"{ASKED}: {choice.reason}; perdure retry goes on all the same")
+        return replace(
+            weighed,
+            kind=Start.REFUSE,
+            reason=f"{ASKED}: {choice.reason}; perdure retry goes on all the same",
+        )
     return weighed
 
 
@@ -50,8 +90,15 @@ def _choice(engine: Engine, claim: Claim, driver: AgentDriver, live: Session, fi
 
 def _answered(engine: Engine, claim: Claim) -> bool:
     """Whether the attempt before was the question: then a person said that it goes on."""
-    last = next((a for a in reversed(engine.store.attempts(claim.run.id)) if a.number < claim.attempt), None)
-    return last is not None and last.outcome is not None and last.outcome.kind is OutcomeKind.NEEDS_INPUT and _is_question(last)
+    last = next(
+        (a for a in reversed(engine.store.attempts(claim.run.id)) if a.number < claim.attempt), None
+    )
+    return (
+        last is not None
+        and last.outcome is not None
+        and last.outcome.kind is OutcomeKind.NEEDS_INPUT
+        and _is_question(last)
+    )
 
 
 def _is_question(attempt: Attempt) -> bool:

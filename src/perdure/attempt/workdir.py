@@ -1,8 +1,10 @@
-"""Brings back the workdir of a run whose work goes on after a clean-up took it, or after it was lost.
+"""Brings back the workdir of a run whose work goes on after a clean-up took it, or after it was
+lost.
 
-`opening` calls `bring_back` before each attempt, `checkpoints` before a restore; forks and `perdure open` call `reopen` before they look.
-The journal says whether a clean-up took the workdir. It comes back from the trash as it was, or from the checkpoint that was taken of it
-when the trash was emptied meanwhile. A workdir that was lost with its machine is filled from the newest checkpoint.
+`opening` calls `bring_back` before each attempt, `checkpoints` before a restore; forks and `perdure
+open` call `reopen` before they look. The journal says whether a clean-up took the workdir. It comes
+back from the trash as it was, or from the checkpoint that was taken of it when the trash was
+emptied meanwhile. A workdir that was lost with its machine is filled from the newest checkpoint.
 """
 
 from __future__ import annotations
@@ -37,9 +39,11 @@ def cleaned_up(engine: Engine, run: TaskRun) -> CleanedUp | WorkdirSwept | None:
 
 
 def bring_back(engine: Engine, run: TaskRun) -> bool:
-    """Bring the workdir back if a clean-up took it or it was lost, and return whether it did. The caller holds its lock.
+    """Bring the workdir back if a clean-up took it or it was lost, and return whether it did. The
+    caller holds its lock.
 
-    Killed in between, the next call completes it. Raises WorkspaceError, GitFailed, and Conflict while a process works in it.
+    Killed in between, the next call completes it. Raises WorkspaceError, GitFailed, and Conflict
+    while a process works in it.
     """
     place, mark = run.workspace, _mark(engine, run)
     if place is None or (os.path.lexists(place.path) and not mark.exists()):
@@ -62,7 +66,9 @@ def bring_back(engine: Engine, run: TaskRun) -> bool:
     write(mark, f"{checkpoint.number}\n")
     engine.workspaces.prepare(place, run.spec.agent)
     try:
-        engine.workspaces.checkpoints.put_in_place(place, checkpoint.workdir.commit, ignored=engine.checkpoint_ignored)
+        engine.workspaces.checkpoints.put_in_place(
+            place, checkpoint.workdir.commit, ignored=engine.checkpoint_ignored
+        )
     except NotFound:
         # The checkpoint was deleted by hand: the workdir begins at its branch again.
         mark.unlink(missing_ok=True)
@@ -78,7 +84,8 @@ def bring_back(engine: Engine, run: TaskRun) -> bool:
 
 
 def reopen(engine: Engine, run: TaskRun, holder: str) -> None:
-    """Do the same under the workdir's lock, for a verb that needs the workdir and starts no attempt. Raises InUse besides."""
+    """Do the same under the workdir's lock, for a verb that needs the workdir and starts no
+    attempt. Raises InUse besides."""
     if run.workspace is None or os.path.lexists(run.workspace.path):
         return
     fd = engine.workspaces.lock(run.workspace, holder)
@@ -89,7 +96,8 @@ def reopen(engine: Engine, run: TaskRun, holder: str) -> None:
 
 
 def take_back(engine: Engine, run: TaskRun) -> bool:
-    """Bring the workdir back from the trash alone, if a clean-up moved it there. The caller holds its lock. Raises WorkspaceError."""
+    """Bring the workdir back from the trash alone, if a clean-up moved it there. The caller holds
+    its lock. Raises WorkspaceError."""
     place = run.workspace
     if place is None or os.path.lexists(place.path) or cleaned_up(engine, run) is None:
         return False
@@ -105,10 +113,14 @@ def _taken_back(engine: Engine, run: TaskRun, place: Workspace) -> bool:
 
 
 def _checkpoint(engine: Engine, run: TaskRun, place: Workspace, number: int) -> Checkpoint | None:
-    """The checkpoint of the workdir by its number; another run in the same workdir may have taken it."""
+    """The checkpoint of the workdir by its number; another run in the same workdir may have taken
+    it."""
     own = [each for each in engine.store.checkpoints(run.id) if each.number == number]
     found = own or [each for each in engine.store.checkpoints() if each.number == number]
-    return next((each for each in found if each.workdir.ref.rpartition("/")[0].endswith(f"/{place.id}")), None)
+    return next(
+        (each for each in found if each.workdir.ref.rpartition("/")[0].endswith(f"/{place.id}")),
+        None,
+    )
 
 
 def _worked_here(engine: Engine, run: TaskRun, place: Workspace) -> bool:
@@ -125,7 +137,11 @@ def _worked_here(engine: Engine, run: TaskRun, place: Workspace) -> bool:
 
 def _newest(engine: Engine, run: TaskRun, place: Workspace) -> Checkpoint | None:
     """The run's newest checkpoint of this workdir, the restored one where a restore came last."""
-    mine = [each for each in engine.store.checkpoints(run.id) if each.workdir.ref.rpartition("/")[0].endswith(f"/{place.id}")]
+    mine = [
+        each
+        for each in engine.store.checkpoints(run.id)
+        if each.workdir.ref.rpartition("/")[0].endswith(f"/{place.id}")
+    ]
     for record in reversed(engine.store.history(run.id, limit=HISTORY)):
         match record.event:
             case CheckpointRestored(number=number):

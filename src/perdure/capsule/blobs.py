@@ -1,7 +1,9 @@
-"""The files of a checkpoint's commit, as far as they came since the run began, searched for secrets.
+"""The files of a checkpoint's commit, as far as they came since the run began, searched for
+secrets.
 
-Files that are the same as where the run began are not searched: whoever has the repository has them. Everything else is, also what
-is only staged, and what stands in a commit in between. Called by `exporting` and `publishing`.
+Files that are the same as where the run began are not searched: whoever has the repository has
+them. Everything else is, also what is only staged, and what stands in a commit in between. Called
+by `exporting` and `publishing`.
 """
 
 from __future__ import annotations
@@ -21,12 +23,18 @@ LARGEST = 64 << 20
 def shown(name: str) -> str:
     """A name in the tree, for a person."""
     top, _, rest = name.partition("/")
-    return {"worktree": rest, "index": f"{rest} (staged)"}.get(top, f"{name} (in a commit of the run)") if rest else name
+    return (
+        {"worktree": rest, "index": f"{rest} (staged)"}.get(top, f"{name} (in a commit of the run)")
+        if rest
+        else name
+    )
 
 
-def search(git: Git, commit: str, have: Sequence[str], scan: Scan, called: Callable[[str], str] = shown) -> list[str]:
-    """Searches what is new since the commits `have`. Returns the files that were too large to be searched. `called`: how a file is
-    called, by its name in the tree."""
+def search(
+    git: Git, commit: str, have: Sequence[str], scan: Scan, called: Callable[[str], str] = shown
+) -> list[str]:
+    """Searches what is new since the commits `have`. Returns the files that were too large to be
+    searched. `called`: how a file is called, by its name in the tree."""
     large = []
     held: list[tuple[str, str]] = []
     size = 0
@@ -46,21 +54,35 @@ def search(git: Git, commit: str, have: Sequence[str], scan: Scan, called: Calla
 def _new(git: Git, commit: str, have: Sequence[str]) -> Iterator[tuple[str, str, int]]:
     """(id, name, size) of every blob that came since."""
     since = "".join(f"{line}\n" for line in [commit, *(f"^{each}" for each in have)]).encode()
-    said = git.run("rev-list", "--objects", "--stdin", stdin=since, cap=1 << 30, timeout_s=1800.0).stdout
-    names = {oid.decode(): os.fsdecode(name) for oid, _, name in (line.partition(b" ") for line in said.split(b"\n")) if name}
+    said = git.run(
+        "rev-list", "--objects", "--stdin", stdin=since, cap=1 << 30, timeout_s=1800.0
+    ).stdout
+    names = {
+        oid.decode(): os.fsdecode(name)
+        for oid, _, name in (line.partition(b" ") for line in said.split(b"\n"))
+        if name
+    }
     asked = "".join(f"{oid}\n" for oid in names).encode()
-    told = git.run("cat-file", "--batch-check", stdin=asked, cap=1 << 30, timeout_s=1800.0).stdout.decode()
+    told = git.run(
+        "cat-file", "--batch-check", stdin=asked, cap=1 << 30, timeout_s=1800.0
+    ).stdout.decode()
     for line in told.splitlines():
         oid, kind, *length = line.split(" ")
         if kind == "blob":
             yield oid, names[oid], int(length[0])
 
 
-def _search(git: Git, held: Sequence[tuple[str, str]], scan: Scan, called: Callable[[str], str]) -> None:
+def _search(
+    git: Git, held: Sequence[tuple[str, str]], scan: Scan, called: Callable[[str], str]
+) -> None:
     if not held:
         return
     asked = "".join(f"{oid}\n" for oid, _ in held).encode()
-    said = memoryview(git.run("cat-file", "--batch", stdin=asked, cap=BATCH + 2 * LARGEST, timeout_s=1800.0).stdout)
+    said = memoryview(
+        git.run(
+            "cat-file", "--batch", stdin=asked, cap=BATCH + 2 * LARGEST, timeout_s=1800.0
+        ).stdout
+    )
     at = 0
     for _, name in held:
         end = bytes(said[at : at + 200]).index(b"\n") + at
@@ -70,6 +92,7 @@ def _search(git: Git, held: Sequence[tuple[str, str]], scan: Scan, called: Calla
 
 
 def on_disk(name: str) -> str:
-    """A file's name in the workdir, by its name in the tree; empty for one that stands in the history alone."""
+    """A file's name in the workdir, by its name in the tree; empty for one that stands in the
+    history alone."""
     top, _, rest = name.partition("/")
     return unescape(rest) if top in ("worktree", "index") else ""

@@ -1,8 +1,10 @@
-"""The capsule as one file: a mark, the manifest's SHA-256, the manifest, then the parts of all files, in the manifest's order.
+"""The capsule as one file: a mark, the manifest's SHA-256, the manifest, then the parts of all
+files, in the manifest's order.
 
-Each is a zstd frame with its length before it (four bytes, big-endian). There are no names, links, modes or times outside of the
-manifest, so there is nothing that an unpacker could be led astray by. Written and read in one pass, so a pipe will do; equal
-contents give equal bytes. No tar and no zip: docs/decisions says why.
+Each is a zstd frame with its length before it (four bytes, big-endian). There are no names, links,
+modes or times outside of the manifest, so there is nothing that an unpacker could be led astray by.
+Written and read in one pass, so a pipe will do; equal contents give equal bytes. No tar and no zip:
+docs/decisions says why.
 """
 
 from __future__ import annotations
@@ -56,27 +58,36 @@ def _put(target: IO[bytes], packed: bytes) -> None:
 
 
 class Capsule:
-    """A capsule that is read in its order, once. `manifest` is checked; each part is, before it is given."""
+    """A capsule that is read in its order, once. `manifest` is checked; each part is, before it is
+    given."""
 
     def __init__(self, source: IO[bytes], name: str) -> None:
         self._source, self._name = source, name
         if self._exactly(len(MAGIC)) != MAGIC:
-            raise CapsuleError(f"{name} is no capsule", "capsules are made by perdure export NAME -o FILE")
+            raise CapsuleError(
+                f"{name} is no capsule", "capsules are made by perdure export NAME -o FILE"
+            )
         digest = self._exactly(hashlib.sha256().digest_size)
-        content = unfold(self._frame(LONGEST_MANIFEST // RATIO * 40), LONGEST_MANIFEST, f"the manifest of {name}")
+        content = unfold(
+            self._frame(LONGEST_MANIFEST // RATIO * 40), LONGEST_MANIFEST, f"the manifest of {name}"
+        )
         if hashlib.sha256(content).digest() != digest:
             raise CapsuleError(f"the manifest of {name} is damaged", "get the capsule again")
         self.manifest = manifests.read(content)
 
     def parts(self, file: File) -> Iterator[bytes]:
-        """The contents of a file's parts. The files must be asked for in the manifest's order, each to its end."""
+        """The contents of a file's parts. The files must be asked for in the manifest's order, each
+        to its end."""
         for part in file.parts:
             yield self._part(part, file)
 
     def end(self) -> None:
         """Raises CapsuleError if there is more in the file than the manifest says."""
         if self._source.read(1):
-            raise CapsuleError(f"{self._name} goes on after its end", "nothing was imported; do not trust where it came from")
+            raise CapsuleError(
+                f"{self._name} goes on after its end",
+                "nothing was imported; do not trust where it came from",
+            )
 
     def _part(self, part: Part, file: File) -> bytes:
         return unframe(self._frame(LONGEST_FRAME), part, f"{file.name} in {self._name}")
@@ -84,7 +95,10 @@ class Capsule:
     def _frame(self, longest: int) -> bytes:
         (length,) = _LENGTH.unpack(self._exactly(_LENGTH.size))
         if not 0 < length <= longest:
-            raise CapsuleError(f"{self._name} is damaged: it holds a frame of {length} bytes", "get the capsule again")
+            raise CapsuleError(
+                f"{self._name} is damaged: it holds a frame of {length} bytes",
+                "get the capsule again",
+            )
         return self._exactly(length)
 
     def _exactly(self, length: int) -> bytes:
@@ -103,4 +117,6 @@ def opened(name: str, source: IO[bytes]) -> Iterator[Capsule]:
     try:
         yield Capsule(source, name)
     except OSError as error:
-        raise CapsuleError(f"{name} cannot be read: {error.strerror or error}", "is it all there?") from error
+        raise CapsuleError(
+            f"{name} cannot be read: {error.strerror or error}", "is it all there?"
+        ) from error

@@ -1,7 +1,9 @@
-"""`perdure export`: one checkpoint of a run as a capsule. Nothing of the run is touched, and it may be at work meanwhile.
+"""`perdure export`: one checkpoint of a run as a capsule. Nothing of the run is touched, and it may
+be at work meanwhile.
 
-With a secret in it nothing is written, unless a person has said what is to be done: `redact` (in what was said and recorded),
-`leave_out` (files of the workdir), or `allow` (all of it goes as it is).
+With a secret in it nothing is written, unless a person has said what is to be done: `redact` (in
+what was said and recorded), `leave_out` (files of the workdir), or `allow` (all of it goes as it
+is).
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """A capsule that is written. `unsearched`: files that were too large to be searched for secrets."""
+    """A capsule that is written. `unsearched`: files that were too large to be searched for
+    secrets."""
 
     path: Path
     size: int
@@ -49,15 +52,20 @@ class Exported:
 
 
 def export(engine: Engine, ref: str, wanted: Wanted) -> Exported:
-    """Writes the capsule. Raises NotFound, Conflict for a file that is there, SecretsFound, CapsuleError."""
+    """Writes the capsule. Raises NotFound, Conflict for a file that is there, SecretsFound,
+    CapsuleError."""
     run = engine.store.get(ref)
     checkpoint = chosen(engine, run, wanted.at)
     if os.path.lexists(wanted.target):
-        raise Conflict(f"there is a file {wanted.target} already", "choose another -o, or move it away")
+        raise Conflict(
+            f"there is a file {wanted.target} already", "choose another -o, or move it away"
+        )
     engine.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=engine.state) as directory:
         packing = Packing(engine, run, checkpoint, leave_out=wanted.leave_out)
-        gathering = Gathering(Path(directory), Scan(redactor_of(engine, run), keep=not wanted.redact))
+        gathering = Gathering(
+            Path(directory), Scan(redactor_of(engine, run), keep=not wanted.redact)
+        )
         manifest = gather(engine, run, checkpoint, gathering, packing)
         findings = gathering.scan.findings
         if not wanted.allow:
@@ -65,9 +73,15 @@ def export(engine: Engine, ref: str, wanted: Wanted) -> Exported:
         try:
             _write(wanted.target, manifest, gathering)
         except OSError as error:
-            raise CapsuleError(f"{wanted.target} cannot be written: {error.strerror or error}", "choose another -o") from error
+            raise CapsuleError(
+                f"{wanted.target} cannot be written: {error.strerror or error}", "choose another -o"
+            ) from error
     return Exported(
-        path=wanted.target, size=wanted.target.stat().st_size, manifest=manifest, findings=tuple(findings), unsearched=packing.unsearched
+        path=wanted.target,
+        size=wanted.target.stat().st_size,
+        manifest=manifest,
+        findings=tuple(findings),
+        unsearched=packing.unsearched,
     )
 
 
@@ -96,11 +110,20 @@ def chosen(engine: Engine, run: TaskRun, at: int) -> Checkpoint:
     if not found:
         missed = missed_checkpoint(engine.store.history(run.id, limit=100_000))
         if missed:
-            raise NotFound(f"{run.name} has no checkpoint, because none could be taken: {missed}", "perdure doctor")
-        raise NotFound(f"{run.name} has no checkpoint yet: none is taken before its first turn ends", f"perdure show {run.name}")
+            raise NotFound(
+                f"{run.name} has no checkpoint, because none could be taken: {missed}",
+                "perdure doctor",
+            )
+        raise NotFound(
+            f"{run.name} has no checkpoint yet: none is taken before its first turn ends",
+            f"perdure show {run.name}",
+        )
     numbers = {checkpoint.number: checkpoint for checkpoint in found}
     if at and at not in numbers:
-        raise NotFound(f"{run.name} has no checkpoint {at}; there are {', '.join(map(str, numbers))}", f"perdure checkpoints {run.name}")
+        raise NotFound(
+            f"{run.name} has no checkpoint {at}; there are {', '.join(map(str, numbers))}",
+            f"perdure checkpoints {run.name}",
+        )
     return numbers[at] if at else found[-1]
 
 
@@ -126,20 +149,32 @@ class Packing:
         scan = Scan(gathering.scan.redactor)
         self.unsearched = tuple(blobs.search(git, saved.commit, [base] if base else [], scan))
         found = self.findings = scan.findings
-        without = tuple(dict.fromkeys(blobs.on_disk(finding.file) for finding in found)) if self.leave_out else ()
+        without = (
+            tuple(dict.fromkeys(blobs.on_disk(finding.file) for finding in found))
+            if self.leave_out
+            else ()
+        )
         if "" in without:
             raise SecretsFound(
                 [finding for finding in found if not blobs.on_disk(finding.file)],
-                "what is committed cannot be left out: rewrite that commit, or --allow-secrets takes everything as it is",
+                "what is committed cannot be left out: rewrite that commit, or --allow-secrets "
+                "takes everything as it is",
             )
         same = self.earlier is not None and self.earlier.base == base
-        earlier = self.earlier if same and self.earlier is not None and self.earlier.commit != saved.commit else None
+        earlier = (
+            self.earlier
+            if same and self.earlier is not None and self.earlier.commit != saved.commit
+            else None
+        )
         have = earlier.tips if earlier is not None else ()
-        with self.engine.workspaces.checkpoints.pack(place, saved.commit, without, began=base, have=have) as packed:
+        with self.engine.workspaces.checkpoints.pack(
+            place, saved.commit, without, began=base, have=have
+        ) as packed:
             facts = packed.facts
             if packed.kept:
                 raise CapsuleError(
-                    f"{packed.kept[0]} cannot be left out: it is committed, and stands in the history that the workdir is at",
+                    f"{packed.kept[0]} cannot be left out: it is committed, and stands in the "
+                    "history that the workdir is at",
                     "rewrite that commit first; or --allow-secrets takes everything as it is",
                 )
             pack = gathering.add(f"packs/{len(have)}.pack", packed.file, size=PART)
@@ -155,11 +190,14 @@ class Packing:
         )
 
     def _base(self, git: Git, place: Workspace) -> str:
-        """Where the run began: what lies before is not carried. Of a clone that was made anew since, its beginning may be a later commit
-        of the repository: then the run began where its own history leaves that."""
+        """Where the run began: what lies before is not carried. Of a clone that was made anew
+        since, its beginning may be a later commit of the repository: then the run began where its
+        own history leaves that."""
         began = self.engine.workspaces.began(place)
         if began and git.commit(began) and self.checkpoint.workdir.head:
-            common = git.run("merge-base", began, self.checkpoint.workdir.head, good=(0, 1, 128)).text.partition("\n")[0]
+            common = git.run(
+                "merge-base", began, self.checkpoint.workdir.head, good=(0, 1, 128)
+            ).text.partition("\n")[0]
             if common and git.commit(common):
                 return common
         if place.base and (oid := git.commit(place.base)):

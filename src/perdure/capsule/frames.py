@@ -1,8 +1,9 @@
 """Parts as zstd frames: how a part of a file is written down in a capsule and in an object store.
 
-One part, one frame, at most 4 MiB, so memory is bounded on both sides. No frame may unfold to more than a hundred times its size,
-and a writer keeps to that as well: what would be smaller is filled up with a skippable frame, which every zstd passes over.
-zstandard is imported late: it comes with the extra `perdure[capsule]`.
+One part, one frame, at most 4 MiB, so memory is bounded on both sides. No frame may unfold to more
+than a hundred times its size, and a writer keeps to that as well: what would be smaller is filled
+up with a skippable frame, which every zstd passes over. zstandard is imported late: it comes with
+the extra `perdure[capsule]`.
 """
 
 from __future__ import annotations
@@ -39,10 +40,14 @@ def frame(content: bytes) -> bytes:
 
 
 def unframe(packed: bytes, part: Part, what: str = "a part") -> bytes:
-    """The content of a frame, if it is exactly this part. Raises CapsuleError before more than the part's size is unfolded."""
+    """The content of a frame, if it is exactly this part. Raises CapsuleError before more than the
+    part's size is unfolded."""
     content = unfold(packed, part.size, what)
     if len(content) != part.size or hashlib.sha256(content).hexdigest() != part.sha256:
-        raise CapsuleError(f"{what} is not what the manifest says: it was changed or damaged", "get the capsule again")
+        raise CapsuleError(
+            f"{what} is not what the manifest says: it was changed or damaged",
+            "get the capsule again",
+        )
     return content
 
 
@@ -52,7 +57,10 @@ def unfold(packed: bytes, most: int, what: str) -> bytes:
     try:
         size = library.frame_content_size(packed)
         if not 0 <= size <= most or size > RATIO * len(packed):
-            raise CapsuleError(f"{what} would unfold to more than it may", "nothing was imported; do not trust where it came from")
+            raise CapsuleError(
+                f"{what} would unfold to more than it may",
+                "nothing was imported; do not trust where it came from",
+            )
         content: bytes = _tools()[1].decompress(packed, max_output_size=most, allow_extra_data=True)
     except library.ZstdError as error:
         raise CapsuleError(f"{what} is damaged: {error}", "get the capsule again") from error
@@ -64,7 +72,10 @@ def zstd() -> Any:
     try:
         import zstandard
     except ImportError:
-        raise CapsuleError("capsules need the library zstandard, which is not installed", "pip install 'perdure[capsule]'") from None
+        raise CapsuleError(
+            "capsules need the library zstandard, which is not installed",
+            "pip install 'perdure[capsule]'",
+        ) from None
     return zstandard
 
 
@@ -73,7 +84,9 @@ def _tools() -> tuple[zstandard.ZstdCompressor, zstandard.ZstdDecompressor]:
     if not hasattr(_local, "tools"):
         library = zstd()
         # A window larger than a part is never needed, and costs a reader its memory.
-        compressor = library.ZstdCompressor(level=LEVEL, write_checksum=False, write_content_size=True)
+        compressor = library.ZstdCompressor(
+            level=LEVEL, write_checksum=False, write_content_size=True
+        )
         _local.tools = compressor, library.ZstdDecompressor(max_window_size=8 << 20)
     tools: tuple[zstandard.ZstdCompressor, zstandard.ZstdDecompressor] = _local.tools
     return tools

@@ -1,8 +1,10 @@
-"""Puts together what a checkpoint of a run is made of: the manifest, and the frames of its files, in a directory of its own.
+"""Puts together what a checkpoint of a run is made of: the manifest, and the frames of its files,
+in a directory of its own.
 
-Called by `exporting` for a file and by `publishing` for a checkpoint store. Every stream goes through the search for secrets on its
-way. Conversations come from perdure's own copies, as far as the checkpoint names them; the workdir comes as a git pack from where
-the run began. Of an agent's home nothing else is looked at, so no credentials, settings, hooks or servers can be in it.
+Called by `exporting` for a file and by `publishing` for a checkpoint store. Every stream goes
+through the search for secrets on its way. Conversations come from perdure's own copies, as far as
+the checkpoint names them; the workdir comes as a git pack from where the run began. Of an agent's
+home nothing else is looked at, so no credentials, settings, hooks or servers can be in it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,16 @@ from typing import Protocol
 from perdure.attempt import Engine
 from perdure.capsule import story as stories
 from perdure.capsule.frames import frame, part_of
-from perdure.capsule.manifest import FORMAT, PART, Carried, File, Manifest, Part, Workdir, check_path
+from perdure.capsule.manifest import (
+    FORMAT,
+    PART,
+    Carried,
+    File,
+    Manifest,
+    Part,
+    Workdir,
+    check_path,
+)
 from perdure.capsule.scan import Finding, Readable, Scan
 from perdure.errors import CapsuleError
 from perdure.lateclass import dataclass
@@ -31,7 +42,8 @@ from perdure.placement import digest_of, placement_of, wanted
 from perdure.taskfiles import Contents
 
 GROWING = 256 << 10
-"""Bytes of a part of what grows (conversations, the journal): with each checkpoint the last part alone is new."""
+"""Bytes of a part of what grows (conversations, the journal): with each checkpoint the last part
+alone is new."""
 AHEAD = 4
 _LENGTH = struct.Struct(">I")
 
@@ -49,7 +61,8 @@ class Packs(Protocol):
 
 @dataclass(slots=True)
 class Gathering:
-    """Files in the making. `known`: digests of parts that need not be framed, because they are there already."""
+    """Files in the making. `known`: digests of parts that need not be framed, because they are
+    there already."""
 
     directory: Path
     scan: Scan
@@ -58,7 +71,8 @@ class Gathering:
     _numbers: Iterator[int] = field(default_factory=count)
 
     def add(self, name: str, source: Readable, *, place: str = "", size: int = GROWING) -> File:
-        """Takes a stream in, without its secrets where `place` says what it is called in the table of findings."""
+        """Takes a stream in, without its secrets where `place` says what it is called in the table
+        of findings."""
         pieces = self.scan.over(place, source) if place else iter(lambda: source.read(PART), b"")
         target = self.directory / str(next(self._numbers))
         whole, length = hashlib.sha256(), 0
@@ -119,22 +133,39 @@ def _cut(pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
         yield bytes(held)
 
 
-def gather(engine: Engine, run: TaskRun, checkpoint: Checkpoint, gathering: Gathering, packs: Packs) -> Manifest:
-    """The manifest of one checkpoint; its files are in the gathering. Raises CapsuleError where a half is lost."""
+def gather(
+    engine: Engine, run: TaskRun, checkpoint: Checkpoint, gathering: Gathering, packs: Packs
+) -> Manifest:
+    """The manifest of one checkpoint; its files are in the gathering. Raises CapsuleError where a
+    half is lost."""
     with ThreadPoolExecutor(1, thread_name_prefix="pack") as beside:
         # git packs the workdir while the conversation is searched.
         packing = beside.submit(packs, gathering)
         return _gather(engine, run, checkpoint, gathering, packs, packing)
 
 
-def _gather(engine: Engine, run: TaskRun, checkpoint: Checkpoint, gathering: Gathering, packs: Packs, packing: Future[Workdir]) -> Manifest:
+def _gather(
+    engine: Engine,
+    run: TaskRun,
+    checkpoint: Checkpoint,
+    gathering: Gathering,
+    packs: Packs,
+    packing: Future[Workdir],
+) -> Manifest:
     name = checkpoint.agent or run.spec.agent
     sessions = tuple(engine.store.lineage(SessionKey(run.spec.agent, run.scope)))
     story = stories.Story(
-        run=run, contexts=tuple(engine.store.contexts(run.id)), attempts=tuple(engine.store.attempts(run.id)), sessions=sessions
+        run=run,
+        contexts=tuple(engine.store.contexts(run.id)),
+        attempts=tuple(engine.store.attempts(run.id)),
+        sessions=sessions,
     )
-    story_file = gathering.add("run.json", io.BytesIO(stories.told(story)), place="the run's story (run.json)")
-    with stories.journal(engine.store.history(run.id, limit=stories.MOST_RECORDS), str(gathering.directory)) as lines:
+    story_file = gathering.add(
+        "run.json", io.BytesIO(stories.told(story)), place="the run's story (run.json)"
+    )
+    with stories.journal(
+        engine.store.history(run.id, limit=stories.MOST_RECORDS), str(gathering.directory)
+    ) as lines:
         journal_file = gathering.add("journal.jsonl", lines, place="the run's journal")
     odd: list[str] = []
     conversations = tuple(_conversations(engine, name, checkpoint.conversation, gathering, odd))
@@ -157,18 +188,27 @@ def _gather(engine: Engine, run: TaskRun, checkpoint: Checkpoint, gathering: Gat
         conversations=conversations,
         given=given,
         workdir=workdir,
-        redacted=0 if gathering.scan.keep else sum(not finding.file for finding in gathering.scan.findings),
+        redacted=0
+        if gathering.scan.keep
+        else sum(not finding.file for finding in gathering.scan.findings),
         left_out=(*odd, *packs.left_out),
     )
 
 
-def _given(engine: Engine, run: TaskRun, story: stories.Story, gathering: Gathering) -> Iterator[File]:
-    """The task files that a further attempt or update needs. One in which a secret was replaced is not what its name says: the
-    receiver does without it."""
+def _given(
+    engine: Engine, run: TaskRun, story: stories.Story, gathering: Gathering
+) -> Iterator[File]:
+    """The task files that a further attempt or update needs. One in which a secret was replaced is
+    not what its name says: the receiver does without it."""
     contents = Contents(engine.state)
     newest = [each.file.sha256 for each in wanted(story.contexts).values()]
     placed = (
-        [digest_of(mark) for mark in placement_of(engine.store.history(run.id, limit=stories.MOST_RECORDS)).marks.values()]
+        [
+            digest_of(mark)
+            for mark in placement_of(
+                engine.store.history(run.id, limit=stories.MOST_RECORDS)
+            ).marks.values()
+        ]
         if newest
         else []
     )
@@ -177,15 +217,21 @@ def _given(engine: Engine, run: TaskRun, story: stories.Story, gathering: Gather
             yield gathering.add(digest, io.BytesIO(content), place=f"task file {digest[:12]}")
 
 
-def _conversations(engine: Engine, agent: str, parts: Sequence[CopyPart], gathering: Gathering, odd: list[str]) -> Iterator[Carried]:
-    """`odd` gets the names that no receiver would take: an agent may name a file beside its conversation as it likes."""
+def _conversations(
+    engine: Engine, agent: str, parts: Sequence[CopyPart], gathering: Gathering, odd: list[str]
+) -> Iterator[Carried]:
+    """`odd` gets the names that no receiver would take: an agent may name a file beside its
+    conversation as it likes."""
     by_session: dict[str, list[CopyPart]] = {}
     for part in parts:
         by_session.setdefault(part.session_id, []).append(part)
     for session_id, own in by_session.items():
         main = next((part for part in own if part.name == "main"), None)
         if main is None:
-            raise CapsuleError(f"the checkpoint has files of conversation {session_id}, and not the conversation", "choose another --at")
+            raise CapsuleError(
+                f"the checkpoint has files of conversation {session_id}, and not the conversation",
+                "choose another --at",
+            )
         beside = [part for part in own if part is not main and is_path(part.name)]
         odd += [part.name for part in own if part is not main and not is_path(part.name)]
         yield Carried(
@@ -197,7 +243,8 @@ def _conversations(engine: Engine, agent: str, parts: Sequence[CopyPart], gather
 
 
 def is_path(name: str) -> bool:
-    """Whether a receiver would take a file of this name: no credentials, settings or hooks, and nothing that leads out."""
+    """Whether a receiver would take a file of this name: no credentials, settings or hooks, and
+    nothing that leads out."""
     try:
         check_path(name)
     except CapsuleError:
@@ -208,10 +255,15 @@ def is_path(name: str) -> bool:
 def _copy(engine: Engine, agent: str, part: CopyPart, gathering: Gathering) -> File:
     path = engine.copies.find(agent, part)
     if path is None:
-        raise CapsuleError(f"the copy of conversation {part.session_id} does not hold what the checkpoint names", "choose another --at")
+        raise CapsuleError(
+            f"the copy of conversation {part.session_id} does not hold what the checkpoint names",
+            "choose another --at",
+        )
     what = "conversation" if part.name == "main" else part.name
     with path.open("rb") as source:
-        return gathering.add(part.name, Beginning(source, part.size), place=f"{what} {part.session_id}")
+        return gathering.add(
+            part.name, Beginning(source, part.size), place=f"{what} {part.session_id}"
+        )
 
 
 @dataclass(slots=True)

@@ -1,9 +1,10 @@
 """`perdure import`: a run from a capsule or a checkpoint store goes on here, when a person says so.
 
-Nothing is used before all of it is verified (`staging`, `story`). Then the workdir is made, the conversations become own copies, and
-last of all the run is stored, in a final state: nothing dispatches it, `perdure retry` goes on with it. An import that fails leaves
-nothing: a workdir that it made goes to the trash. What the agents' homes hold is not touched; the ladder puts a copy back when the
-next attempt needs it, into the home and for the directory that the run has here.
+Nothing is used before all of it is verified (`staging`, `story`). Then the workdir is made, the
+conversations become own copies, and last of all the run is stored, in a final state: nothing
+dispatches it, `perdure retry` goes on with it. An import that fails leaves nothing: a workdir that
+it made goes to the trash. What the agents' homes hold is not touched; the ladder puts a copy back
+when the next attempt needs it, into the home and for the directory that the run has here.
 """
 
 from __future__ import annotations
@@ -25,7 +26,19 @@ from perdure.errors import CapsuleError, Conflict, NotFound, PerdureError, Works
 from perdure.events import RunTakenIn
 from perdure.lateclass import dataclass
 from perdure.lifecycle import FINAL
-from perdure.model import Backend, Checkpoint, CopyPart, Permissions, RunState, Saved, Session, SessionState, TaskRun, TaskSpec, Workspace
+from perdure.model import (
+    Backend,
+    Checkpoint,
+    CopyPart,
+    Permissions,
+    RunState,
+    Saved,
+    Session,
+    SessionState,
+    TaskRun,
+    TaskSpec,
+    Workspace,
+)
 from perdure.protocols import Arrival
 from perdure.service import NAME
 from perdure.taskfiles import LARGEST
@@ -38,7 +51,8 @@ WHY = "import"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """How a person wants a run to be taken in. `into`: a new directory; `repo`: a repository that has the run's base already."""
+    """How a person wants a run to be taken in. `into`: a new directory; `repo`: a repository that
+    has the run's base already."""
 
     source: str
     into: Path | None = None
@@ -48,8 +62,9 @@ class Wish:
     permissions: Permissions = Permissions.EDIT
     """What this machine grants at most."""
     spec: TaskSpec | None = None
-    """The run's spec here, where whoever asks owns the run on all machines: it works where that says, as it would have begun here, and
-    keeps its prompt and its scope. None: a stranger's spec is not believed (`trust`)."""
+    """The run's spec here, where whoever asks owns the run on all machines: it works where that
+    says, as it would have begun here, and keeps its prompt and its scope. None: a stranger's spec
+    is not believed (`trust`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +77,8 @@ class TakenIn:
 
 
 def take_in(engine: Engine, manifest: Manifest, contents: Contents, wish: Wish) -> TakenIn:
-    """Brings the run here. Raises CapsuleError, Conflict for names and places that are taken, NotFound, WorkspaceError."""
+    """Brings the run here. Raises CapsuleError, Conflict for names and places that are taken,
+    NotFound, WorkspaceError."""
     name = _name(engine, wish.name or manifest.name)
     engine.driver(manifest.agent)
     engine.state.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -87,7 +103,9 @@ def take_in(engine: Engine, manifest: Manifest, contents: Contents, wish: Wish) 
         try:
             number, saved, notes = make_workdir(engine, manifest, files, place, spec.agent)
             parts = tuple(
-                part for carried in manifest.conversations for part in copies_of(engine, carried, files, Path(place.path), brought)
+                part
+                for carried in manifest.conversations
+                for part in copies_of(engine, carried, files, Path(place.path), brought)
             )
             run = _run(story.run, run_id, name, spec, place, manifest.run)
             checkpoint = checkpoint_of(engine, manifest, run, parts, number, saved)
@@ -98,7 +116,9 @@ def take_in(engine: Engine, manifest: Manifest, contents: Contents, wish: Wish) 
                 sessions=tuple(_known(engine, session, manifest, parts) for session in sessions),
                 records=records,
                 checkpoint=checkpoint,
-                event=RunTakenIn(origin=manifest.run, number=manifest.number, source=wish.source, dropped=dropped),
+                event=RunTakenIn(
+                    origin=manifest.run, number=manifest.number, source=wish.source, dropped=dropped
+                ),
             )
             keep_given(engine, manifest, files)
             return TakenIn(run=engine.store.take_in(arrival), dropped=dropped, notes=notes)
@@ -114,7 +134,10 @@ def take_in(engine: Engine, manifest: Manifest, contents: Contents, wish: Wish) 
 
 def _name(engine: Engine, name: str) -> str:
     if not NAME.fullmatch(name):
-        raise CapsuleError(f"{name[:60]!r} cannot be a run's name", "use up to 63 lower-case letters, digits and hyphens")
+        raise CapsuleError(
+            f"{name[:60]!r} cannot be a run's name",
+            "use up to 63 lower-case letters, digits and hyphens",
+        )
     if any(row.name == name for row in engine.store.find(limit=100_000)):
         raise Conflict(f"the name {name!r} is taken by another run", "choose another --name")
     return name
@@ -130,17 +153,28 @@ def _is_free(engine: Engine, run_id: str) -> bool:
         return True
 
 
-def _planned(engine: Engine, manifest: Manifest, spec: TaskSpec, name: str, wish: Wish) -> tuple[TaskSpec, Workspace]:
-    """Where the run works here, and the spec that says so. Raises Conflict, NotFound, CapsuleError."""
+def _planned(
+    engine: Engine, manifest: Manifest, spec: TaskSpec, name: str, wish: Wish
+) -> tuple[TaskSpec, Workspace]:
+    """Where the run works here, and the spec that says so. Raises Conflict, NotFound,
+    CapsuleError."""
     workdir = _workdir(manifest)
     if wish.repo is not None:
         if not workdir.base:
-            raise CapsuleError(f"{manifest.name} did not work in a repository", "leave --repo out, and use --into DIR")
+            raise CapsuleError(
+                f"{manifest.name} did not work in a repository",
+                "leave --repo out, and use --into DIR",
+            )
         branch = workdir.branch or f"perdure/{name}"
-        spec = replace(spec, repo=str(wish.repo), base=workdir.base, branch=branch, backend=Backend.WORKTREE)
+        spec = replace(
+            spec, repo=str(wish.repo), base=workdir.base, branch=branch, backend=Backend.WORKTREE
+        )
         place = engine.workspaces.plan(spec, name, wish.repo)
         if os.path.lexists(place.path):
-            raise Conflict(f"there is a workdir for the branch {branch} already: {place.path}", "import it with --into DIR instead")
+            raise Conflict(
+                f"there is a workdir for the branch {branch} already: {place.path}",
+                "import it with --into DIR instead",
+            )
         return spec, place
     path = (wish.into or Path.cwd() / name).absolute()
     if os.path.lexists(path):
@@ -152,13 +186,14 @@ def _planned(engine: Engine, manifest: Manifest, spec: TaskSpec, name: str, wish
 
 
 def planned_anew(engine: Engine, run: TaskRun) -> Workspace:
-    """Where a run works here that began elsewhere: where it would have begun here, else (its repository is another host's) in a
-    directory of its own."""
+    """Where a run works here that began elsewhere: where it would have begun here, else (its
+    repository is another host's) in a directory of its own."""
     base = run.workspace.base if run.workspace is not None else ""
     try:
         return replace(engine.workspaces.plan(run.spec, run.name, Path("/")), base=base)
     except (NotFound, WorkspaceError):
-        # The second where both hosts see one repository, and the branch is checked out at the first.
+        # The second where both hosts see one repository, and the branch is checked out at the
+        # first.
         place = engine.state / "workdirs" / run.id
         place.parent.mkdir(mode=0o700, exist_ok=True)
         return engine.workspaces.plan_new(place)
@@ -170,8 +205,11 @@ def _workdir(manifest: Manifest) -> Workdir:
     return manifest.workdir
 
 
-def make_workdir(engine: Engine, manifest: Manifest, files: Staged, place: Workspace, agent: str) -> tuple[int, Saved, tuple[str, ...]]:
-    """Makes the workdir exactly what it was. Returns the checkpoint's number here, its workdir half, and notes. Raises CapsuleError."""
+def make_workdir(
+    engine: Engine, manifest: Manifest, files: Staged, place: Workspace, agent: str
+) -> tuple[int, Saved, tuple[str, ...]]:
+    """Makes the workdir exactly what it was. Returns the checkpoint's number here, its workdir
+    half, and notes. Raises CapsuleError."""
     workdir = _workdir(manifest)
     if place.backend is not Backend.HERE:
         engine.workspaces.prepare(place, agent)
@@ -179,17 +217,25 @@ def make_workdir(engine: Engine, manifest: Manifest, files: Staged, place: Works
     number = engine.store.next_checkpoint(place.id)
     saved = Saved(commit="", ref="", git_dir="")
     for pack, tip in zip(workdir.packs, workdir.tips, strict=True):
-        facts = PackedFacts(commit=tip, shallow=workdir.shallow, head=workdir.head, branch=workdir.branch, form=form)
+        facts = PackedFacts(
+            commit=tip, shallow=workdir.shallow, head=workdir.head, branch=workdir.branch, form=form
+        )
         with files.path(pack).open("rb") as stream:
             saved = engine.workspaces.checkpoints.unpack(place, stream, facts, number)
     restored = engine.workspaces.checkpoints.put_in_place(place, workdir.commit)
     if restored.differs:
-        raise CapsuleError(f"{restored.differs[0]!r} could not be made what it was", "is somebody at work in the directory?")
+        raise CapsuleError(
+            f"{restored.differs[0]!r} could not be made what it was",
+            "is somebody at work in the directory?",
+        )
     return number, saved, restored.notes
 
 
-def copies_of(engine: Engine, carried: Carried, files: Staged, cwd: Path, brought: list[Path]) -> list[CopyPart]:
-    """The conversation among perdure's own copies. One that is there already, with more in it, is moved aside and stays."""
+def copies_of(
+    engine: Engine, carried: Carried, files: Staged, cwd: Path, brought: list[Path]
+) -> list[CopyPart]:
+    """The conversation among perdure's own copies. One that is there already, with more in it, is
+    moved aside and stays."""
     archive = engine.driver(carried.agent).archive
     found = []
     for file in (carried.main, *carried.beside):
@@ -212,28 +258,55 @@ def keep_given(engine: Engine, manifest: Manifest, files: Staged) -> None:
             kept.put(files.path(file).read_bytes())
 
 
-def _known(engine: Engine, session: Session, manifest: Manifest, parts: tuple[CopyPart, ...]) -> Session:
+def _known(
+    engine: Engine, session: Session, manifest: Manifest, parts: tuple[CopyPart, ...]
+) -> Session:
     """The session with what perdure knows of its conversation here: its own copy."""
-    main = next((part for part in parts if part.session_id == session.id and part.name == "main"), None)
+    main = next(
+        (part for part in parts if part.session_id == session.id and part.name == "main"), None
+    )
     path = engine.copies.find(session.key.agent, main) if main is not None else None
     if session.state is SessionState.RETIRED or path is None:
         return session
     seen = snapshot(engine.driver(session.key.agent), path)
-    # The story was told when the checkpoint travelled, and may be newer than it: what stands in the copy, the checkpoint says.
+    # The story was told when the checkpoint travelled, and may be newer than it: what stands in the
+    # copy, the checkpoint says.
     return replace(session, snapshot=seen, context_version=manifest.context_version)
 
 
-def _run(was: TaskRun, run_id: str, name: str, spec: TaskSpec, place: Workspace, origin: str) -> TaskRun:
-    """The run in a final state: what was not at its end there goes on here when a person says so."""
+def _run(
+    was: TaskRun, run_id: str, name: str, spec: TaskSpec, place: Workspace, origin: str
+) -> TaskRun:
+    """The run in a final state: what was not at its end there goes on here when a person says
+    so."""
     over = was.state in FINAL
     return replace(
-        was, id=run_id, name=name, spec=spec, workspace=place, origin=origin, conditions=(), worker="", lease_until=0, run_after=0,
-        cancel_requested=False, state=was.state if over else RunState.CANCELLED,
-        reason=was.reason if over else "brought here from another machine; perdure retry goes on with it",
-    )  # fmt: skip
+        was,
+        id=run_id,
+        name=name,
+        spec=spec,
+        workspace=place,
+        origin=origin,
+        conditions=(),
+        worker="",
+        lease_until=0,
+        run_after=0,
+        cancel_requested=False,
+        state=was.state if over else RunState.CANCELLED,
+        reason=was.reason
+        if over
+        else "brought here from another machine; perdure retry goes on with it",
+    )
 
 
-def checkpoint_of(engine: Engine, manifest: Manifest, run: TaskRun, parts: tuple[CopyPart, ...], number: int, saved: Saved) -> Checkpoint:
+def checkpoint_of(
+    engine: Engine,
+    manifest: Manifest,
+    run: TaskRun,
+    parts: tuple[CopyPart, ...],
+    number: int,
+    saved: Saved,
+) -> Checkpoint:
     """The first checkpoint of the run on this machine: what came."""
     return Checkpoint(
         run=run.id,

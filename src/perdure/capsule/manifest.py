@@ -1,8 +1,10 @@
-"""What a capsule says of itself: which run, which checkpoint, which files, each in parts with their digests.
+"""What a capsule says of itself: which run, which checkpoint, which files, each in parts with their
+digests.
 
-`gathering` makes a manifest, `container` and `objects` carry it, `staging` goes by it. A manifest comes from anywhere and is hostile:
-`read` refuses what is too large, too deep, doubled, not finite, or named in a way that could lead out of a directory, before
-anything else is looked at. docs/reference/capsule.md describes the format for others.
+`gathering` makes a manifest, `container` and `objects` carry it, `staging` goes by it. A manifest
+comes from anywhere and is hostile: `read` refuses what is too large, too deep, doubled, not finite,
+or named in a way that could lead out of a directory, before anything else is looked at.
+docs/reference/capsule.md describes the format for others.
 """
 
 from __future__ import annotations
@@ -39,14 +41,16 @@ _BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
 
 
 class Part(msgspec.Struct, frozen=True):
-    """A piece of a file, by its content. In a capsule it follows in its place, in an object store it is `members/{sha256}`."""
+    """A piece of a file, by its content. In a capsule it follows in its place, in an object store
+    it is `members/{sha256}`."""
 
     sha256: str
     size: int
 
 
 class File(msgspec.Struct, frozen=True):
-    """A file in its parts. `name` is where it belongs, relative, below the one place that is meant for it."""
+    """A file in its parts. `name` is where it belongs, relative, below the one place that is meant
+    for it."""
 
     name: str
     size: int
@@ -64,7 +68,8 @@ class Carried(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Workdir(msgspec.Struct, frozen=True, kw_only=True):
-    """The checkpoint's commit, and the git packs in which it comes; `base` is where the run began, and what lies before is not in it."""
+    """The checkpoint's commit, and the git packs in which it comes; `base` is where the run began,
+    and what lies before is not in it."""
 
     commit: str
     base: str = ""
@@ -103,12 +108,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     conversations: tuple[Carried, ...] = ()
     """The run's own first, then those that it goes on from."""
     given: tuple[File, ...] = ()
-    """Contents of task files, named by their digests: the newest versions, and those that an update is merged against."""
+    """Contents of task files, named by their digests: the newest versions, and those that an update
+    is merged against."""
     workdir: Workdir | None = None
     redacted: int = 0
     """How many secrets were replaced by asterisks."""
     left_out: tuple[str, ...] = ()
-    """Files that were left out: on request, because a secret stood in them, or because of their names."""
+    """Files that were left out: on request, because a secret stood in them, or because of their
+    names."""
 
     def files(self) -> Iterator[File]:
         """All files, in the order in which their parts follow in a capsule."""
@@ -129,11 +136,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 def encode(manifest: Manifest) -> bytes:
     """The manifest as it is written: the same for the same manifest, always."""
-    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1) + b"\n"
+    return (
+        msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1) + b"\n"
+    )
 
 
 def read(content: bytes) -> Manifest:
-    """A manifest out of bytes from anywhere. Raises CapsuleError for everything that is not one, or could not be meant."""
+    """A manifest out of bytes from anywhere. Raises CapsuleError for everything that is not one, or
+    could not be meant."""
     if len(content) > LONGEST_MANIFEST:
         _refuse("it is too long")
     plain = strict_json(content)
@@ -141,7 +151,10 @@ def read(content: bytes) -> Manifest:
         _refuse("it is no object")
     if type(plain.get("format")) is not int or plain["format"] != FORMAT:
         shown = plain.get("format") if type(plain.get("format")) is int else "none"
-        raise CapsuleError(f"the capsule has format {shown}, and this perdure reads format {FORMAT}", "use a newer perdure")
+        raise CapsuleError(
+            f"the capsule has format {shown}, and this perdure reads format {FORMAT}",
+            "use a newer perdure",
+        )
     try:
         manifest = msgspec.convert(plain, resolved(Manifest), strict=True)
     except msgspec.ValidationError as error:
@@ -151,7 +164,8 @@ def read(content: bytes) -> Manifest:
 
 
 def strict_json(content: bytes) -> Any:
-    """JSON without the liberties that parsers take: no doubled names, no NaN, no number without end, no depth without end.
+    """JSON without the liberties that parsers take: no doubled names, no NaN, no number without
+    end, no depth without end.
 
     Raises CapsuleError.
     """
@@ -162,7 +176,12 @@ def strict_json(content: bytes) -> Any:
             _refuse("it is nested too deeply")
     try:
         # Lone surrogates would break the database and the terminal much later.
-        found = json.loads(content.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant, parse_int=_whole)
+        found = json.loads(
+            content.decode("utf-8"),
+            object_pairs_hook=_once,
+            parse_constant=_no_constant,
+            parse_int=_whole,
+        )
         json.dumps(found, ensure_ascii=False).encode("utf-8")
     except CapsuleError:
         raise
@@ -193,7 +212,16 @@ def _check(manifest: Manifest) -> None:
     _match(_RUN, manifest.run, "run")
     _match(_NAME, manifest.name, "name")
     _match(_WORD, manifest.agent, "agent")
-    if min(manifest.number, manifest.attempt, manifest.at, manifest.context_version, manifest.redacted) < 0:
+    if (
+        min(
+            manifest.number,
+            manifest.attempt,
+            manifest.at,
+            manifest.context_version,
+            manifest.redacted,
+        )
+        < 0
+    ):
         _refuse("a number in it is negative")
     for carried in manifest.conversations:
         _match(_WORD, carried.agent, "agent")
@@ -208,7 +236,11 @@ def _check(manifest: Manifest) -> None:
             _refuse("it lists too many files")
         if workdir.branch:
             check_branch(workdir.branch)
-        if not workdir.packs or len(workdir.tips) != len(workdir.packs) or workdir.tips[-1] != workdir.commit:
+        if (
+            not workdir.packs
+            or len(workdir.tips) != len(workdir.packs)
+            or workdir.tips[-1] != workdir.commit
+        ):
             _refuse("the workdir's packs are not complete")
     files = parts = 0
     for file in manifest.files():
@@ -228,16 +260,27 @@ def _check(manifest: Manifest) -> None:
 def check_branch(branch: str) -> None:
     """Raises CapsuleError for what is no plain branch name."""
     parts = branch.split("/")
-    odd = ".." in branch or any(not part or part[0] in ".-" or part[-1] == "." or part.lower().endswith(".lock") for part in parts)
+    odd = ".." in branch or any(
+        not part or part[0] in ".-" or part[-1] == "." or part.lower().endswith(".lock")
+        for part in parts
+    )
     if odd or not _BRANCH.fullmatch(branch):
         _refuse(f"{branch[:60]!r} is no branch name")
 
 
 def check_path(name: str) -> None:
-    """Raises CapsuleError for a name that is not a plain relative path, or is one that perdure never carries."""
+    """Raises CapsuleError for a name that is not a plain relative path, or is one that perdure
+    never carries."""
     parts = name.split("/")
-    plain = name.isprintable() and len(name.encode("utf-8", "replace")) <= 1024 and len(parts) <= 16 and "\\" not in name
-    if not plain or any(part in ("", ".", "..") or len(part.encode("utf-8", "replace")) > 255 for part in parts):
+    plain = (
+        name.isprintable()
+        and len(name.encode("utf-8", "replace")) <= 1024
+        and len(parts) <= 16
+        and "\\" not in name
+    )
+    if not plain or any(
+        part in ("", ".", "..") or len(part.encode("utf-8", "replace")) > 255 for part in parts
+    ):
         _refuse(f"{name[:60]!r} is no name for a file")
     if not is_carried(name):
         _refuse(f"{name[:60]!r} is never carried")
@@ -248,7 +291,8 @@ NEVER = re.compile(
     r"|\.mcp\.json|\.claude\.json|config\.toml|hooks(?:\.json)?|opencode\.jsonc?)(?:/|$)",
     re.IGNORECASE,
 )
-"""Credentials, settings, hooks and servers of the agents' own: facts/faults 4.6. They lie beside conversations in their homes."""
+"""Credentials, settings, hooks and servers of the agents' own: facts/faults 4.6. They lie beside
+conversations in their homes."""
 
 
 def is_carried(name: str) -> bool:
@@ -267,4 +311,7 @@ def _refuse_doubles(names: list[str]) -> None:
 
 
 def _refuse(why: str) -> NoReturn:
-    raise CapsuleError(f"the capsule's manifest cannot be used: {why}", "nothing was imported; ask for the capsule again")
+    raise CapsuleError(
+        f"the capsule's manifest cannot be used: {why}",
+        "nothing was imported; ask for the capsule again",
+    )

@@ -1,14 +1,16 @@
-"""The checkpoint store: capsules' parts as objects, in a directory, S3, Google Cloud or Azure, by obstore.
+"""The checkpoint store: capsules' parts as objects, in a directory, S3, Google Cloud or Azure, by
+obstore.
 
     members/{sha256}                       a part of a file, as a zstd frame
     runs/{run}/{term}-{number}.json        a manifest, written last: what it names is all there
     runs/{run}/terms/{term}.json           who may publish from then on
 
-Nothing is ever changed or deleted here. Who publishes holds the newest *term*: taking a run over is one object that did not exist
-before, so of two machines one wins, on any store with conditional writes. A client that got no answer writes again, and finds its own
-object there: so a term has a word that only its writer knows, and what is there already is compared. Manifests bear their term in their
-names, so a late one of a machine that lost its place never hides what the next one did. Credentials come from the environment alone,
-never from the URL.
+Nothing is ever changed or deleted here. Who publishes holds the newest *term*: taking a run over is
+one object that did not exist before, so of two machines one wins, on any store with conditional
+writes. A client that got no answer writes again, and finds its own object there: so a term has a
+word that only its writer knows, and what is there already is compared. Manifests bear their term in
+their names, so a late one of a machine that lost its place never hides what the next one did.
+Credentials come from the environment alone, never from the URL.
 """
 
 from __future__ import annotations
@@ -75,17 +77,25 @@ class CheckpointStore:
 
     def term(self, run: str) -> Term | None:
         """The newest term of a run."""
-        numbers = [int(found[1]) for name in self._names(f"runs/{run}/terms") if (found := _TERM.fullmatch(name))]
+        numbers = [
+            int(found[1])
+            for name in self._names(f"runs/{run}/terms")
+            if (found := _TERM.fullmatch(name))
+        ]
         if not numbers:
             return None
         content = self._get(_term_key(run, max(numbers)), _LONGEST_TERM)
         try:
             return msgspec.convert(manifests.strict_json(content), resolved(Term))
         except msgspec.ValidationError as error:
-            raise CapsuleError(f"the checkpoint store {self.url} holds a term that is none: {error}", "who else writes there?") from error
+            raise CapsuleError(
+                f"the checkpoint store {self.url} holds a term that is none: {error}",
+                "who else writes there?",
+            ) from error
 
     def begin(self, run: str, term: Term) -> None:
-        """Begins a term, which must be the next one. Raises Conflict if another machine was quicker."""
+        """Begins a term, which must be the next one. Raises Conflict if another machine was
+        quicker."""
         begun = _Begun(**msgspec.structs.asdict(term), token=secrets.token_hex(16))
         self._create(_term_key(run, term.number), msgspec.json.encode(begun))
 
@@ -93,18 +103,25 @@ class CheckpointStore:
         """The newest manifest and its name. Raises NotFound."""
         names = [name for name in self._names(f"runs/{run}") if _KEY.fullmatch(name)]
         if not names:
-            raise NotFound(f"the checkpoint store {self.url} has no checkpoint of the run {run}", f"perdure move --from {self.url}")
+            raise NotFound(
+                f"the checkpoint store {self.url} has no checkpoint of the run {run}",
+                f"perdure move --from {self.url}",
+            )
         return max(names), self.manifest(run, max(names))
 
     def manifest(self, run: str, name: str) -> Manifest:
         """A manifest by its name, checked."""
         manifest = manifests.read(self._get(f"runs/{run}/{name}", manifests.LONGEST_MANIFEST))
         if manifest.run != run:
-            raise CapsuleError(f"the checkpoint store {self.url} has another run's manifest at {run}", "who else writes there?")
+            raise CapsuleError(
+                f"the checkpoint store {self.url} has another run's manifest at {run}",
+                "who else writes there?",
+            )
         return manifest
 
     def publish(self, run: str, term: int, number: int, manifest: Manifest) -> str:
-        """Writes a manifest, whose parts are all there. Returns its name. Raises Conflict if that one exists."""
+        """Writes a manifest, whose parts are all there. Returns its name. Raises Conflict if that
+        one exists."""
         name = f"{term:06}-{number:08}.json"
         self._create(f"runs/{run}/{name}", manifests.encode(manifest))
         return name
@@ -130,7 +147,11 @@ class CheckpointStore:
     def parts(self, file: File) -> Iterator[bytes]:
         """The contents of a file's parts, each checked: see `container.Contents`."""
         for part in file.parts:
-            yield unframe(self._get(f"members/{part.sha256}", LONGEST_FRAME), part, f"{file.name} in {self.url}")
+            yield unframe(
+                self._get(f"members/{part.sha256}", LONGEST_FRAME),
+                part,
+                f"{file.name} in {self.url}",
+            )
 
     def _names(self, prefix: str) -> list[str]:
         with _in_words(self.url):
@@ -146,13 +167,18 @@ class CheckpointStore:
             try:
                 found = obstore.get(self.store, key)
                 if found.meta["size"] > most:
-                    raise CapsuleError(f"{key} in {self.url} is larger than it may be", "who else writes there?")
+                    raise CapsuleError(
+                        f"{key} in {self.url} is larger than it may be", "who else writes there?"
+                    )
                 return bytes(found.bytes())
             except FileNotFoundError as error:
-                raise CapsuleError(f"{key} is missing in {self.url}", "was something deleted there?") from error
+                raise CapsuleError(
+                    f"{key} is missing in {self.url}", "was something deleted there?"
+                ) from error
 
     def _create(self, key: str, content: bytes) -> None:
-        """Writes an object that is not there. Raises Conflict where one is that is not exactly this one."""
+        """Writes an object that is not there. Raises Conflict where one is that is not exactly this
+        one."""
         with _in_words(self.url):
             import obstore
             from obstore.exceptions import AlreadyExistsError, NotSupportedError, PreconditionError
@@ -162,18 +188,27 @@ class CheckpointStore:
             except (AlreadyExistsError, PreconditionError) as error:
                 # obstore repeats what was answered with 5xx, also where it had been done.
                 if self._get(key, manifests.LONGEST_MANIFEST) != content:
-                    raise Conflict(f"another machine was quicker: {key} is there already", "perdure why says what became of it") from error
+                    raise Conflict(
+                        f"another machine was quicker: {key} is there already",
+                        "perdure why says what became of it",
+                    ) from error
             except (NotSupportedError, NotImplementedError):
-                # Without conditional writes a race of milliseconds is left open: docs/reference/capsule.md.
+                # Without conditional writes a race of milliseconds is left open:
+                # docs/reference/capsule.md.
                 if key.rpartition("/")[2] in self._names(key.rpartition("/")[0]):
-                    raise Conflict(f"another machine was quicker: {key} is there already", "perdure why says what became of it") from None
+                    raise Conflict(
+                        f"another machine was quicker: {key} is there already",
+                        "perdure why says what became of it",
+                    ) from None
                 obstore.put(self.store, key, content)
 
 
 def open_store(url: str) -> CheckpointStore:
-    """The store at a URL: file:///directory, s3://bucket/prefix, gs://bucket/prefix, az://container/prefix.
+    """The store at a URL: file:///directory, s3://bucket/prefix, gs://bucket/prefix,
+    az://container/prefix.
 
-    Raises UsageError for what is no such URL, or has a secret in it; CapsuleError without the library, or where it cannot be had.
+    Raises UsageError for what is no such URL, or has a secret in it; CapsuleError without the
+    library, or where it cannot be had.
     """
     scheme, _, rest = url.partition("://")
     if (
@@ -182,14 +217,22 @@ def open_store(url: str) -> CheckpointStore:
         or any(character.isspace() or not character.isprintable() for character in url)
     ):
         raise UsageError(
-            f"{url!r} is no checkpoint store", "use file:///directory, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
+            f"{url!r} is no checkpoint store",
+            "use file:///directory, s3://bucket/prefix, gs://bucket/prefix or "
+            "az://container/prefix",
         )
     if "@" in rest.partition("/")[0] or "?" in rest:
-        raise UsageError("the checkpoint store's URL holds credentials", "leave them out, and set the variables of your cloud instead")
+        raise UsageError(
+            "the checkpoint store's URL holds credentials",
+            "leave them out, and set the variables of your cloud instead",
+        )
     try:
         from obstore.store import LocalStore, from_url
     except ImportError:
-        raise CapsuleError("checkpoint stores need the library obstore, which is not installed", "pip install 'perdure[capsule]'") from None
+        raise CapsuleError(
+            "checkpoint stores need the library obstore, which is not installed",
+            "pip install 'perdure[capsule]'",
+        ) from None
     with _in_words(url):
         if scheme == "file":
             if not rest.startswith("/"):
@@ -212,10 +255,14 @@ def _in_words(url: str) -> Iterator[None]:
     except (UsageError, CapsuleError, Conflict, NotFound):
         raise
     except OSError as error:
-        raise StoreAway(f"the checkpoint store {url} cannot be used: {_first(error)}", _AGAIN) from error
+        raise StoreAway(
+            f"the checkpoint store {url} cannot be used: {_first(error)}", _AGAIN
+        ) from error
     except Exception as error:
         if type(error).__module__.startswith("obstore"):
-            raise StoreAway(f"the checkpoint store {url} cannot be used: {_first(error)}", _AGAIN) from error
+            raise StoreAway(
+                f"the checkpoint store {url} cannot be used: {_first(error)}", _AGAIN
+            ) from error
         raise
 
 

@@ -1,8 +1,10 @@
-"""Brings published checkpoints into the checkpoint store while the agent works, and notices when the run is another machine's.
+"""Brings published checkpoints into the checkpoint store while the agent works, and notices when
+the run is another machine's.
 
-The attempt tells `Publishing` of each checkpoint (`published`); a thread of its own brings the newest one out, with only those parts
-that are not there yet, and the manifest last. A machine that lost its place says so once (`lost`), publishes nothing more, and its
-attempt is stopped: two agents never work on for long. A store that cannot be reached stops nobody; what was missed is told.
+The attempt tells `Publishing` of each checkpoint (`published`); a thread of its own brings the
+newest one out, with only those parts that are not there yet, and the manifest last. A machine that
+lost its place says so once (`lost`), publishes nothing more, and its attempt is stopped: two agents
+never work on for long. A store that cannot be reached stops nobody; what was missed is told.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ MOST_PACKS = 24
 
 @dataclass(frozen=True, slots=True)
 class Ways:
-    """What is done with secrets: replaced, left out, or taken as they are. What is not said is refused."""
+    """What is done with secrets: replaced, left out, or taken as they are. What is not said is
+    refused."""
 
     redact: bool = False
     leave_out: bool = False
@@ -50,7 +53,11 @@ class TakenUp(Conflict):
     """The run is another machine's by now."""
 
     def __init__(self, term: Term, name: str) -> None:
-        who = f"taken up by {term.host or 'another machine'}" if term.owner else "let go of, for another machine"
+        who = (
+            f"taken up by {term.host or 'another machine'}"
+            if term.owner
+            else "let go of, for another machine"
+        )
         super().__init__(f"{name} was {who}", f"perdure move {name} --from URL brings it back")
         self.term = term
 
@@ -72,8 +79,11 @@ def place_of(engine: Engine, store: CheckpointStore, run: TaskRun) -> Term:
     return term
 
 
-def publish(engine: Engine, store: CheckpointStore, run: TaskRun, checkpoint: Checkpoint, ways: Ways) -> Manifest:
-    """Brings one checkpoint out: the parts that are new, then its manifest. Raises TakenUp, SecretsFound, CapsuleError."""
+def publish(
+    engine: Engine, store: CheckpointStore, run: TaskRun, checkpoint: Checkpoint, ways: Ways
+) -> Manifest:
+    """Brings one checkpoint out: the parts that are new, then its manifest. Raises TakenUp,
+    SecretsFound, CapsuleError."""
     key = run.origin or run.id
     term = place_of(engine, store, run)
     earlier: Manifest | None = None
@@ -81,27 +91,42 @@ def publish(engine: Engine, store: CheckpointStore, run: TaskRun, checkpoint: Ch
     with suppress(NotFound):
         name, earlier = store.newest(key)
         number = int(name[7:15]) + 1 if int(name[:6]) == term.number else 1
-    known = {part.sha256 for file in earlier.files() for part in file.parts} if earlier is not None else set[str]()
+    known = (
+        {part.sha256 for file in earlier.files() for part in file.parts}
+        if earlier is not None
+        else set[str]()
+    )
     engine.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(prefix=".publish-", dir=engine.state) as directory:
-        before = earlier.workdir if earlier is not None and earlier.workdir and len(earlier.workdir.packs) < MOST_PACKS else None
+        before = (
+            earlier.workdir
+            if earlier is not None and earlier.workdir and len(earlier.workdir.packs) < MOST_PACKS
+            else None
+        )
         packing = Packing(engine, run, checkpoint, leave_out=ways.leave_out, earlier=before)
-        gathering = Gathering(Path(directory), Scan(redactor_of(engine, run), keep=not ways.redact), known)
+        gathering = Gathering(
+            Path(directory), Scan(redactor_of(engine, run), keep=not ways.redact), known
+        )
         manifest = gather(engine, run, checkpoint, gathering, packing)
         if not ways.allow:
             refuse_secrets(gathering.scan.findings, redacts=ways.redact, leaves_out=ways.leave_out)
         with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="upload") as threads:
-            for put in [threads.submit(store.put, part, packed) for part, packed in gathering.fresh(manifest)]:
+            for put in [
+                threads.submit(store.put, part, packed)
+                for part, packed in gathering.fresh(manifest)
+            ]:
                 put.result()
     place_of(engine, store, run)
     store.publish(key, term.number, number, manifest)
-    # Who took the run up in this moment may not have seen the manifest: it counts only if the place is still this machine's.
+    # Who took the run up in this moment may not have seen the manifest: it counts only if the place
+    # is still this machine's.
     place_of(engine, store, run)
     return manifest
 
 
 def is_all(run: TaskRun, checkpoint: Checkpoint) -> bool:
-    """Whether a checkpoint has all that the run's newest attempt left: it was taken at its end, and left no work out."""
+    """Whether a checkpoint has all that the run's newest attempt left: it was taken at its end, and
+    left no work out."""
     return (checkpoint.attempt, checkpoint.why) == (run.attempt, "end") and checkpoint.workdir.whole
 
 
@@ -123,7 +148,8 @@ class Publishing:
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
     def refused(self, run: TaskRun) -> str:
-        """Why no attempt may start here, in a sentence; empty if one may. A store that does not answer refuses nobody."""
+        """Why no attempt may start here, in a sentence; empty if one may. A store that does not
+        answer refuses nobody."""
         try:
             if self.engine.host.id:
                 self._take_place(run)
@@ -147,7 +173,8 @@ class Publishing:
         return asked[1]
 
     def fetch(self, claim: Claim) -> TaskRun:
-        """Takes the run's place in the store, so that the other host publishes no more of it, then brings its files here."""
+        """Takes the run's place in the store, so that the other host publishes no more of it, then
+        brings its files here."""
         from perdure.capsule.fetching import fetch
 
         store = self._opened()
@@ -161,11 +188,22 @@ class Publishing:
         if term is None or term.owner == mine:
             return
         with suppress(NotFound):
-            store.newest(key)  # The place of a run of which nothing is there is left to whoever has it.
-            store.begin(key, Term(number=term.number + 1, owner=mine, host=socket.gethostname(), at=self.engine.store.now()))
+            store.newest(
+                key
+            )  # The place of a run of which nothing is there is left to whoever has it.
+            store.begin(
+                key,
+                Term(
+                    number=term.number + 1,
+                    owner=mine,
+                    host=socket.gethostname(),
+                    at=self.engine.store.now(),
+                ),
+            )
 
     def published(self, checkpoint: Checkpoint) -> None:
-        """A checkpoint is there: it is brought out as soon as the one before it is. Returns at once."""
+        """A checkpoint is there: it is brought out as soon as the one before it is. Returns at
+        once."""
         with self._turn:
             waiting = checkpoint.run in self._newest
             self._newest[checkpoint.run] = checkpoint
@@ -174,7 +212,8 @@ class Publishing:
                 self._pool.submit(self._bring, checkpoint.run)
 
     def told(self, run_id: str) -> tuple[AnyEvent, ...]:
-        """What is to be told of the run since this was last asked: `PlaceLost`, after which the attempt must end, or what failed."""
+        """What is to be told of the run since this was last asked: `PlaceLost`, after which the
+        attempt must end, or what failed."""
         now = time.monotonic()
         with self._turn:
             if self._pool is not None and now - self._looked.setdefault(run_id, now) >= LOOK_S:
@@ -183,11 +222,13 @@ class Publishing:
             return tuple(self._told.pop(run_id, ()))
 
     def settle(self, run_id: str) -> str:
-        """Brings out how the run stands at an attempt's end, and waits for it. Returns what went wrong, in a sentence, or nothing."""
+        """Brings out how the run stands at an attempt's end, and waits for it. Returns what went
+        wrong, in a sentence, or nothing."""
         with self._turn:
             self._newest.pop(run_id, None)
             self._settled.discard(run_id)
-            # Other runs go on with the same thread: when this is its turn, what it had begun of this run is done.
+            # Other runs go on with the same thread: when this is its turn, what it had begun of
+            # this run is done.
             ahead = self._pool.submit(lambda: None) if self._pool is not None else None
         if ahead is not None:
             ahead.result()
@@ -204,7 +245,8 @@ class Publishing:
         return ""
 
     def settled(self, run_id: str) -> bool:
-        """Whether all of the run was brought out when it was settled last, with no file left out."""
+        """Whether all of the run was brought out when it was settled last, with no file left
+        out."""
         return run_id in self._settled
 
     def _opened(self) -> CheckpointStore:
@@ -221,7 +263,9 @@ class Publishing:
             checkpoint = self._newest.pop(run_id, None)
         if checkpoint is None or run_id in self._lost:
             return
-        self._try(run_id, lambda run: publish(self.engine, self._opened(), run, checkpoint, self.ways))
+        self._try(
+            run_id, lambda run: publish(self.engine, self._opened(), run, checkpoint, self.ways)
+        )
 
     def _try(self, run_id: str, step: Callable[[TaskRun], object]) -> None:
         event: AnyEvent | None = None
@@ -230,7 +274,9 @@ class Publishing:
         except TakenUp as taken:
             event = self._lost[run_id] = PlaceLost(owner=taken.term.host, term=taken.term.number)
         except Exception as error:
-            event = CheckpointMissed(why=PUBLISH, reason=self.engine.redactor.text(str(error) or type(error).__name__))
+            event = CheckpointMissed(
+                why=PUBLISH, reason=self.engine.redactor.text(str(error) or type(error).__name__)
+            )
         if event is not None:
             with self._turn:
                 self._told.setdefault(run_id, []).append(event)

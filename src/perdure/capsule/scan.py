@@ -1,8 +1,10 @@
-"""Looks for secrets in what is to leave the machine: known shapes of tokens, and the exact values in this environment.
+"""Looks for secrets in what is to leave the machine: known shapes of tokens, and the exact values
+in this environment.
 
-`gathering` lets it read every stream once: what is found is told by place, line and kind, never by value. A stream that is to be
-redacted comes out with as many asterisks as the secret had bytes, so sizes and places stay what they were. What cannot be seen:
-a secret that was changed, cut in two or packed before it was written down.
+`gathering` lets it read every stream once: what is found is told by place, line and kind, never by
+value. A stream that is to be redacted comes out with as many asterisks as the secret had bytes, so
+sizes and places stay what they were. What cannot be seen: a secret that was changed, cut in two or
+packed before it was written down.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ class Finding:
     line: int
     kind: str
     file: str = ""
-    """Its name in a checkpoint's tree, where it stands in a file of the workdir: those are never changed, only left out."""
+    """Its name in a checkpoint's tree, where it stands in a file of the workdir: those are never
+    changed, only left out."""
 
 
 @dataclass(slots=True)
@@ -81,7 +84,9 @@ class Scan:
         """Where secrets stand, in order, without overlaps."""
         spans = [(start, end, kind) for kind, start, end in found(content)]
         if self.redactor.pattern is not None:
-            spans += [(*match.span(), FROM_HERE) for match in self.redactor.pattern.finditer(content)]
+            spans += [
+                (*match.span(), FROM_HERE) for match in self.redactor.pattern.finditer(content)
+            ]
         joined: list[tuple[int, int, str]] = []
         for start, end, kind in sorted(spans):
             if joined and start < joined[-1][1]:
@@ -94,15 +99,20 @@ class Scan:
 def table(findings: list[Finding]) -> str:
     """Where the secrets stand, a line each, for a person."""
     lines = [f"  {each.place}, line {each.line}: {each.kind}" for each in findings[:SHOWN]]
-    return "\n".join([*lines, *([f"  and {len(findings) - SHOWN} more"] if len(findings) > SHOWN else [])])
+    return "\n".join(
+        [*lines, *([f"  and {len(findings) - SHOWN} more"] if len(findings) > SHOWN else [])]
+    )
 
 
 class SecretsFound(CapsuleError):
-    """Nothing was written, because secrets would have gone with it. `findings` says where they stand."""
+    """Nothing was written, because secrets would have gone with it. `findings` says where they
+    stand."""
 
     exit_code = 3
 
     def __init__(self, findings: list[Finding], hint: str) -> None:
         count = f"{len(findings)} secret(s)" if len(findings) > 1 else "a secret"
-        super().__init__(f"{count} would leave this machine; nothing was written\n{table(findings)}", hint)
+        super().__init__(
+            f"{count} would leave this machine; nothing was written\n{table(findings)}", hint
+        )
         self.findings = findings

@@ -1,7 +1,9 @@
-"""What a capsule tells of a run besides its files: spec, instructions, attempts with their receipts, conversations, journal.
+"""What a capsule tells of a run besides its files: spec, instructions, attempts with their
+receipts, conversations, journal.
 
-`told` and `journal` write it, `read` and `records` take it from anywhere: every value is checked, every id agrees with the manifest,
-and what names places or processes of the other machine is left behind. What becomes of the spec is `trust`'s to say.
+`told` and `journal` write it, `read` and `records` take it from anywhere: every value is checked,
+every id agrees with the manifest, and what names places or processes of the other machine is left
+behind. What becomes of the spec is `trust`'s to say.
 """
 
 from __future__ import annotations
@@ -17,7 +19,16 @@ from perdure.capsule.manifest import Manifest, strict_json
 from perdure.codec import encode, resolved
 from perdure.errors import CapsuleError, UsageError
 from perdure.events import AnyEvent, AttemptEnded, Record, Unrecognised
-from perdure.model import Attempt, Context, Outcome, OutcomeKind, Session, SessionKey, SessionState, TaskRun
+from perdure.model import (
+    Attempt,
+    Context,
+    Outcome,
+    OutcomeKind,
+    Session,
+    SessionKey,
+    SessionState,
+    TaskRun,
+)
 
 MOST_RECORDS = 1_000_000
 LONGEST_LINE = 4 << 20
@@ -48,7 +59,10 @@ def journal(records: Sequence[Record], near: str | None = None) -> IO[bytes]:
     """The records as lines, open at their beginning."""
     file: IO[bytes] = tempfile.SpooledTemporaryFile(HELD, dir=near)  # noqa: SIM115 - the caller closes it
     for record in records:
-        file.write(encode({"attempt": record.attempt, "at": record.at, "event": record.event}).encode() + b"\n")
+        file.write(
+            encode({"attempt": record.attempt, "at": record.at, "event": record.event}).encode()
+            + b"\n"
+        )
     file.seek(0)
     return file
 
@@ -69,10 +83,18 @@ def read(content: bytes, manifest: Manifest) -> Story:
     if (run.name, run.spec.agent) != (manifest.name, manifest.agent):
         _refuse("the story is of another run")
     versions = [context.version for context in story.contexts]
-    if not versions or versions != list(range(1, len(versions) + 1)) or run.context_version != versions[-1]:
+    if (
+        not versions
+        or versions != list(range(1, len(versions) + 1))
+        or run.context_version != versions[-1]
+    ):
         _refuse("the run's instructions are not complete")
     numbers = [attempt.number for attempt in story.attempts]
-    if numbers != list(range(1, len(numbers) + 1)) or run.attempt != len(numbers) or len(numbers) > MOST_ATTEMPTS:
+    if (
+        numbers != list(range(1, len(numbers) + 1))
+        or run.attempt != len(numbers)
+        or len(numbers) > MOST_ATTEMPTS
+    ):
         _refuse("the run's attempts are not complete")
     if not 1 <= run.attempts_allowed <= MOST_ATTEMPTS + 1000:
         _refuse("the run's attempts are not complete")
@@ -101,18 +123,27 @@ def _check_texts(contexts: Sequence[Context]) -> None:
             _refuse(str(error))
 
 
-def arrived(story: Story, run_id: str, now: int, scope: str) -> tuple[tuple[Attempt, ...], tuple[Session, ...]]:
-    """Attempts and conversations as this machine stores them: all ended, in this scope, without places of the other one."""
+def arrived(
+    story: Story, run_id: str, now: int, scope: str
+) -> tuple[tuple[Attempt, ...], tuple[Session, ...]]:
+    """Attempts and conversations as this machine stores them: all ended, in this scope, without
+    places of the other one."""
     lost = Outcome(kind=OutcomeKind.LOST, detail="the machine that it ran on is no longer at it")
     attempts = tuple(
         replace(
-            attempt, run=run_id, directory="", before=None,
-            ended=now if attempt.ended is None or attempt.outcome is None else attempt.ended, outcome=attempt.outcome or lost,
+            attempt,
+            run=run_id,
+            directory="",
+            before=None,
+            ended=now if attempt.ended is None or attempt.outcome is None else attempt.ended,
+            outcome=attempt.outcome or lost,
         )
         for attempt in story.attempts
-    )  # fmt: skip
+    )
     key = SessionKey(story.run.spec.agent, scope)
-    return attempts, tuple(replace(session, key=key, home="", snapshot=None) for session in story.sessions)
+    return attempts, tuple(
+        replace(session, key=key, home="", snapshot=None) for session in story.sessions
+    )
 
 
 def records(source: IO[bytes], attempts: Sequence[Attempt]) -> tuple[Record, ...]:
@@ -133,12 +164,24 @@ def records(source: IO[bytes], attempts: Sequence[Attempt]) -> tuple[Record, ...
         found.append(Record("", 0, number, at, event))
     for number, attempt in known.items():
         if number not in ended and attempt.outcome is not None:
-            found.append(Record("", 0, number, attempt.ended or 0, AttemptEnded(outcome=attempt.outcome, receipt=attempt.receipt)))
+            found.append(
+                Record(
+                    "",
+                    0,
+                    number,
+                    attempt.ended or 0,
+                    AttemptEnded(outcome=attempt.outcome, receipt=attempt.receipt),
+                )
+            )
     return tuple(found)
 
 
 def _record(line: Any) -> tuple[int, int, AnyEvent]:
-    if not isinstance(line, dict) or type(line.get("attempt")) is not int or type(line.get("at")) is not int:
+    if (
+        not isinstance(line, dict)
+        or type(line.get("attempt")) is not int
+        or type(line.get("at")) is not int
+    ):
         _refuse("the run's journal is none")
     try:
         event: AnyEvent = msgspec.convert(line.get("event"), resolved(AnyEvent))
@@ -148,4 +191,6 @@ def _record(line: Any) -> tuple[int, int, AnyEvent]:
 
 
 def _refuse(why: str) -> NoReturn:
-    raise CapsuleError(f"the capsule cannot be used: {why}", "nothing was imported; ask for the capsule again")
+    raise CapsuleError(
+        f"the capsule cannot be used: {why}", "nothing was imported; ask for the capsule again"
+    )

@@ -1,11 +1,12 @@
 """The shapes of known secrets: what a token of a service looks like, wherever it stands.
 
-Used by `scan`. The shapes are facts that the services document; which of them are worth looking for follows the default rules of
-gitleaks (github.com/gitleaks/gitleaks, config/gitleaks.toml, MIT), without those that go by a variable's name or by entropy: an
-export that cries wolf is soon forced.
+Used by `scan`. The shapes are facts that the services document; which of them are worth looking for
+follows the default rules of gitleaks (github.com/gitleaks/gitleaks, config/gitleaks.toml, MIT),
+without those that go by a variable's name or by entropy: an export that cries wolf is soon forced.
 
-Each shape has letters in it that hardly stand in ordinary text (its anchors). Most secrets are long words, so the anchors are looked
-for in the long words of the text first; one expression for all shapes would take hundreds of times as long.
+Each shape has letters in it that hardly stand in ordinary text (its anchors). Most secrets are long
+words, so the anchors are looked for in the long words of the text first; one expression for all
+shapes would take hundreds of times as long.
 """
 
 from __future__ import annotations
@@ -31,10 +32,15 @@ class Shape:
 
 
 def _shape(name: str, anchors: str, pattern: bytes, back: int = 0, *, word: bool = True) -> Shape:
-    return Shape(name, tuple(anchor.encode() for anchor in anchors.split()), re.compile(pattern), back, word)
+    return Shape(
+        name, tuple(anchor.encode() for anchor in anchors.split()), re.compile(pattern), back, word
+    )
 
 
-_WORDS = bytes(byte if (chr(byte).isalnum() and byte < 128) or byte in b"_-.~:/+=" else 32 for byte in range(256))
+_WORDS = bytes(
+    byte if (chr(byte).isalnum() and byte < 128) or byte in b"_-.~:/+=" else 32
+    for byte in range(256)
+)
 _LONG = re.compile(rb" [^ ]{20,}")
 
 
@@ -44,30 +50,54 @@ SHAPES: tuple[Shape, ...] = (
     # docs.anthropic.com: API, admin and OAuth keys
     _shape("Anthropic key", "sk-ant-", rb"sk-ant-(?:api|admin|oat|ort|sid)\d\d-[A-Za-z0-9_-]{20,}"),
     # platform.openai.com: project, service-account and older keys
-    _shape("OpenAI key", "sk-proj- sk-svcacct- sk-admin- sk-None-", rb"sk-[A-Za-z]+-[A-Za-z0-9_-]{20,}"),
+    _shape(
+        "OpenAI key", "sk-proj- sk-svcacct- sk-admin- sk-None-", rb"sk-[A-Za-z]+-[A-Za-z0-9_-]{20,}"
+    ),
     _shape("OpenAI key", "T3BlbkFJ", rb"sk-[A-Za-z0-9]{20}T3BlbkFJ[A-Za-z0-9]{20}", 23),
     _shape("OpenRouter key", "sk-or-v1-", rb"sk-or-v1-[0-9a-f]{64}"),
     # cloud.google.com/docs/authentication: API keys, OAuth access tokens and client secrets
     _shape("Google API key", "AIza", rb"AIza[A-Za-z0-9_-]{35}" + _END),
-    _shape("Google OAuth token", "ya29. GOCSPX-", rb"ya29\.[A-Za-z0-9_-]{30,}|GOCSPX-[A-Za-z0-9_-]{28}" + _END),
+    _shape(
+        "Google OAuth token",
+        "ya29. GOCSPX-",
+        rb"ya29\.[A-Za-z0-9_-]{30,}|GOCSPX-[A-Za-z0-9_-]{28}" + _END,
+    ),
     # github.blog/2021-04-05: prefixes and lengths; fine-grained tokens have 82 characters
     _shape("GitHub token", "ghp_ gho_ ghu_ ghs_ ghr_", rb"gh[pousr]_[A-Za-z0-9]{36,251}" + _END),
     _shape("GitHub token", "github_pat_", rb"github_pat_[A-Za-z0-9_]{82}" + _END),
     # docs.gitlab.com/security/tokens: prefixes
-    _shape("GitLab token", "glpat- gldt- glrt- glcbt- glptt- glft- glsoat- glagent- gloas- glfeed-", rb"gl[a-z]+-[A-Za-z0-9_-]{20,}"),
+    _shape(
+        "GitLab token",
+        "glpat- gldt- glrt- glcbt- glptt- glft- glsoat- glagent- gloas- glfeed-",
+        rb"gl[a-z]+-[A-Za-z0-9_-]{20,}",
+    ),
     # docs.aws.amazon.com/IAM: unique id prefixes
-    _shape("AWS access key", "AKIA ASIA ABIA ACCA", rb"(?<![A-Za-z0-9])A[A-Z]{3}[A-Z2-7]{16}" + _END),
+    _shape(
+        "AWS access key", "AKIA ASIA ABIA ACCA", rb"(?<![A-Za-z0-9])A[A-Z]{3}[A-Z2-7]{16}" + _END
+    ),
     _shape("Azure storage key", "AccountKey=", rb"AccountKey=[A-Za-z0-9+/]{86}=="),
     _shape("Azure client secret", "Q~", rb"(?<![\w~.-])[\w~.]{3}\dQ~[\w~.-]{31,34}(?![\w~.-])", 4),
     _shape("DigitalOcean token", "dop_v1_ doo_v1_ dor_v1_", rb"do[opr]_v1_[0-9a-f]{64}" + _END),
     # api.slack.com/authentication/token-types
-    _shape("Slack token", "xoxa- xoxb- xoxe- xoxo- xoxp- xoxr- xoxs- xoxe.", rb"xox[abeoprs][.-][A-Za-z0-9.-]{20,}"),
+    _shape(
+        "Slack token",
+        "xoxa- xoxb- xoxe- xoxo- xoxp- xoxr- xoxs- xoxe.",
+        rb"xox[abeoprs][.-][A-Za-z0-9.-]{20,}",
+    ),
     _shape("Slack token", "xapp-", rb"xapp-\d-[A-Z0-9]+-\d+-[a-z0-9]{20,}"),
-    _shape("Slack webhook", "hooks.slack.com/", rb"hooks\.slack\.com/(?:services|workflows)/[A-Za-z0-9+/]{40,}"),
+    _shape(
+        "Slack webhook",
+        "hooks.slack.com/",
+        rb"hooks\.slack\.com/(?:services|workflows)/[A-Za-z0-9+/]{40,}",
+    ),
     _shape("Discord webhook", "/api/webhooks/", rb"/api/webhooks/\d{15,}/[A-Za-z0-9_-]{60,}"),
     _shape("Telegram bot token", ":AA", rb"(?<!\d)\d{8,10}:AA[A-Za-z0-9_-]{33}" + _END, 10),
     # docs.stripe.com/keys
-    _shape("Stripe key", "sk_live_ sk_test_ rk_live_ rk_test_", rb"[sr]k_(?:live|test)_[A-Za-z0-9]{16,}"),
+    _shape(
+        "Stripe key",
+        "sk_live_ sk_test_ rk_live_ rk_test_",
+        rb"[sr]k_(?:live|test)_[A-Za-z0-9]{16,}",
+    ),
     _shape("Stripe key", "whsec_", rb"whsec_[A-Za-z0-9]{32,}"),
     _shape("SendGrid key", "SG.", rb"SG\.[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}" + _END),
     _shape("Mailgun key", "key-", rb"(?<![A-Za-z0-9])key-[0-9a-f]{32}" + _END),
@@ -76,7 +106,9 @@ SHAPES: tuple[Shape, ...] = (
     _shape("PyPI token", "pypi-AgE", rb"pypi-AgE[A-Za-z0-9_-]{50,}"),
     _shape("Docker token", "dckr_pat_ dckr_oat_", rb"dckr_[op]at_[A-Za-z0-9_-]{27,}"),
     _shape("RubyGems key", "rubygems_", rb"rubygems_[0-9a-f]{48}" + _END),
-    _shape("Hugging Face token", "hf_ api_org_", rb"(?<![A-Za-z0-9])(?:hf|api_org)_[A-Za-z]{34}" + _END),
+    _shape(
+        "Hugging Face token", "hf_ api_org_", rb"(?<![A-Za-z0-9])(?:hf|api_org)_[A-Za-z]{34}" + _END
+    ),
     _shape("Groq key", "gsk_", rb"gsk_[A-Za-z0-9]{52}" + _END),
     _shape("xAI key", "xai-", rb"xai-[A-Za-z0-9]{70,}"),
     _shape("Replicate token", "r8_", rb"(?<![A-Za-z0-9])r8_[A-Za-z0-9]{37}" + _END),
@@ -90,19 +122,36 @@ SHAPES: tuple[Shape, ...] = (
     _shape("Sentry token", "sntrys_ sntryu_", rb"sntry[su]_[A-Za-z0-9+/=_-]{40,}"),
     _shape("Grafana token", "glsa_ glc_", rb"gl(?:sa|c)_[A-Za-z0-9+/=_]{32,}"),
     _shape("New Relic key", "NRAK-", rb"NRAK-[A-Z0-9]{27}" + _END),
-    _shape("Shopify token", "shpat_ shpca_ shppa_ shpss_", rb"shp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}" + _END),
-    _shape("Supabase key", "sbp_ sb_secret_", rb"sbp_[0-9a-f]{40}" + _END + rb"|sb_secret_[A-Za-z0-9_-]{22,}"),
-    _shape("age key", "AGE-SECRET-KEY-1", rb"AGE-SECRET-KEY-1[QPZRY9X8GF2TVDW0S3JN54KHCE6MUA7L]{58}"),
-    # RFC 7468: the key's own lines are matched too, so that all of it is replaced. In JSON a newline is `\n`.
+    _shape(
+        "Shopify token",
+        "shpat_ shpca_ shppa_ shpss_",
+        rb"shp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}" + _END,
+    ),
+    _shape(
+        "Supabase key",
+        "sbp_ sb_secret_",
+        rb"sbp_[0-9a-f]{40}" + _END + rb"|sb_secret_[A-Za-z0-9_-]{22,}",
+    ),
+    _shape(
+        "age key", "AGE-SECRET-KEY-1", rb"AGE-SECRET-KEY-1[QPZRY9X8GF2TVDW0S3JN54KHCE6MUA7L]{58}"
+    ),
+    # RFC 7468: the key's own lines are matched too, so that all of it is replaced. In JSON a
+    # newline is `\n`.
     _shape(
         "private key",
         "-----BEGIN",
-        rb"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----(?:[A-Za-z0-9+/=:,. \t\r\n-]|\\+[rn]){40,16384}?"
+        rb"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----(?:[A-Za-z0-9+/=:,. "
+        rb"\t\r\n-]|\\+[rn]){40,16384}?"
         rb"-----END (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----",
         word=False,
     ),
     # RFC 3986, 3.2.1
-    _shape("password in a URL", "://", rb"://[^\s/:@\"'<>\\${}*()]{1,64}:[^\s/:@\"'<>\\${}*()]{6,128}@(?=[A-Za-z0-9\[])", word=False),
+    _shape(
+        "password in a URL",
+        "://",
+        rb"://[^\s/:@\"'<>\\${}*()]{1,64}:[^\s/:@\"'<>\\${}*()]{6,128}@(?=[A-Za-z0-9\[])",
+        word=False,
+    ),
 )
 
 LONGEST = 17_000
@@ -119,6 +168,9 @@ def found(content: bytes) -> Iterator[tuple[str, int, int]]:
             at = content.find(anchor)
             while at >= 0:
                 starts = range(max(0, at - shape.back), at + 1)
-                if match := next((match for start in starts if (match := shape.pattern.match(content, start))), None):
+                if match := next(
+                    (match for start in starts if (match := shape.pattern.match(content, start))),
+                    None,
+                ):
                     yield shape.name, *match.span()
                 at = content.find(anchor, at + 1)

@@ -1,8 +1,10 @@
-"""What of an imported spec holds on this machine. A capsule is a stranger's file until a person says otherwise.
+"""What of an imported spec holds on this machine. A capsule is a stranger's file until a person
+says otherwise.
 
-Without `--trust`, nothing in it may widen what an agent or perdure itself does here: permissions go down to this machine's own
-setting and never up; arguments for the agent, variables for it and the check command (which perdure would run in a shell) are
-dropped. Each change is told, and stands in the journal. What a run shares with others elsewhere (key, scope) it does not share here.
+Without `--trust`, nothing in it may widen what an agent or perdure itself does here: permissions go
+down to this machine's own setting and never up; arguments for the agent, variables for it and the
+check command (which perdure would run in a shell) are dropped. Each change is told, and stands in
+the journal. What a run shares with others elsewhere (key, scope) it does not share here.
 """
 
 from __future__ import annotations
@@ -15,11 +17,26 @@ _WIDTH = list(Permissions)
 MOST_S = 86_400.0
 
 
-def granted(spec: TaskSpec, name: str, ours: Permissions, *, trusted: bool) -> tuple[TaskSpec, tuple[str, ...]]:
-    """The spec as it holds here, and a sentence for each thing that it asked for and does not get."""
+def granted(
+    spec: TaskSpec, name: str, ours: Permissions, *, trusted: bool
+) -> tuple[TaskSpec, tuple[str, ...]]:
+    """The spec as it holds here, and a sentence for each thing that it asked for and does not
+    get."""
     spec = replace(
-        spec, name=name, key="", scope="", forks="", fork_at=0, repo="", base="", branch="", here="", service="", task="", backend="",
-    )  # fmt: skip
+        spec,
+        name=name,
+        key="",
+        scope="",
+        forks="",
+        fork_at=0,
+        repo="",
+        base="",
+        branch="",
+        here="",
+        service="",
+        task="",
+        backend="",
+    )
     if trusted:
         return spec, ()
     dropped: list[str] = []
@@ -34,9 +51,22 @@ def granted(spec: TaskSpec, name: str, ours: Permissions, *, trusted: bool) -> t
     ):
         if value:
             dropped.append(f"{what}: {_shown(value)}")
-    policy = spec.continuity if spec.continuity is not ContinuityPolicy.FRESH_OK else ContinuityPolicy.DISCLOSE
+    policy = (
+        spec.continuity
+        if spec.continuity is not ContinuityPolicy.FRESH_OK
+        else ContinuityPolicy.DISCLOSE
+    )
     timeout_s, stall_s = _limit(spec.timeout_s), _limit(spec.stall_s)
-    spec = replace(spec, agent_args=(), env={}, pass_env=(), verify="", continuity=policy, timeout_s=timeout_s, stall_s=stall_s)
+    spec = replace(
+        spec,
+        agent_args=(),
+        env={},
+        pass_env=(),
+        verify="",
+        continuity=policy,
+        timeout_s=timeout_s,
+        stall_s=stall_s,
+    )
     return spec, tuple(dropped)
 
 

@@ -1,4 +1,5 @@
-"""`attach`: follows a run at work as if one had started it here. Looks only: Ctrl-C leaves, and the run goes on."""
+"""`attach`: follows a run at work as if one had started it here. Looks only: Ctrl-C leaves, and the
+run goes on."""
 
 from __future__ import annotations
 
@@ -38,20 +39,27 @@ def attach_verb(arguments: argparse.Namespace) -> int:
     with Stopper() as stopper, Progress() as progress:
         run = _follow(store, run, progress, stopper)
         if stopper.asked:
-            progress.part(f"left; {run.name} goes on: perdure attach {run.name}, perdure stop {run.name}")
+            progress.part(
+                f"left; {run.name} goes on: perdure attach {run.name}, perdure stop {run.name}"
+            )
             return 0
         if run.state not in FINAL:
-            progress.part(f"nobody works on {run.name}: perdure retry {run.name} goes on where it stopped")
+            progress.part(
+                f"nobody works on {run.name}: perdure retry {run.name} goes on where it stopped"
+            )
             return UNATTENDED
         report = report_of(store, run)
     progress.conclude(report)
     warn(report)
-    ended = [attempt.outcome.kind for attempt in store.attempts(run.id) if attempt.outcome is not None]
+    ended = [
+        attempt.outcome.kind for attempt in store.attempts(run.id) if attempt.outcome is not None
+    ]
     return service.exit_code(run, ended[-1] if ended else None)
 
 
 def _follow(store: RunStore, run: TaskRun, progress: Progress, stopper: Stopper) -> TaskRun:
-    """Shows what was and what comes, until the run is over, nobody works on it, or one is asked to leave. Returns it as it is then."""
+    """Shows what was and what comes, until the run is over, nobody works on it, or one is asked to
+    leave. Returns it as it is then."""
     from perdure.lifecycle import FINAL
 
     progress.introduce(run)
@@ -64,13 +72,18 @@ def _follow(store: RunStore, run: TaskRun, progress: Progress, stopper: Stopper)
         for record in store.history(run.id, after=seen):
             seen = record.seq
             progress(record)
-        if stopper.asked or run.state in FINAL or _is_left_alone(run, store.now(), partial(store.get, run.id)):
+        if (
+            stopper.asked
+            or run.state in FINAL
+            or _is_left_alone(run, store.now(), partial(store.get, run.id))
+        ):
             return run
         time.sleep(NAP_S)
 
 
 def _is_left_alone(run: TaskRun, now: int, again: Callable[[], TaskRun]) -> bool:
-    """Whether nobody works on the run, nor is going to: its supervisor died, or it is due and none takes it."""
+    """Whether nobody works on the run, nor is going to: its supervisor died, or it is due and none
+    takes it."""
     from perdure.cli.compose import probe, settings
     from perdure.worker import LEFT_ALONE_MS
 

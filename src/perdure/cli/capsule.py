@@ -1,4 +1,5 @@
-"""`export`, `import` and `move`: a run with its conversation and its files, on its way to another machine."""
+"""`export`, `import` and `move`: a run with its conversation and its files, on its way to another
+machine."""
 
 from __future__ import annotations
 
@@ -22,18 +23,30 @@ if TYPE_CHECKING:
 def export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="the run's name, id or key")
     parser.add_argument(
-        "-o", "--output", required=True, metavar="FILE", help="the capsule to write; a file that is there is not overwritten"
+        "-o",
+        "--output",
+        required=True,
+        metavar="FILE",
+        help="the capsule to write; a file that is there is not overwritten",
     )
-    parser.add_argument("--at", type=int, default=0, metavar="N", help="checkpoint N (default: the newest)")
+    parser.add_argument(
+        "--at", type=int, default=0, metavar="N", help="checkpoint N (default: the newest)"
+    )
     _about_secrets(parser)
     parser.add_argument("--json", action="store_true")
 
 
 def _about_secrets(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--redact", action="store_true", help="replace secrets in what was said and recorded by asterisks, as many as bytes"
+        "--redact",
+        action="store_true",
+        help="replace secrets in what was said and recorded by asterisks, as many as bytes",
     )
-    parser.add_argument("--leave-out", action="store_true", help="leave out files of the workdir with a secret in them, and list them")
+    parser.add_argument(
+        "--leave-out",
+        action="store_true",
+        help="leave out files of the workdir with a secret in them, and list them",
+    )
     parser.add_argument("--allow-secrets", action="store_true", help="take everything as it is")
 
 
@@ -54,11 +67,22 @@ def export_verb(arguments: argparse.Namespace) -> int:
     )
     manifest = done.manifest
     if arguments.json:
-        told = {**_report(manifest), "path": str(done.path), "bytes": done.size, "unsearched": list(done.unsearched)}
+        told = {
+            **_report(manifest),
+            "path": str(done.path),
+            "bytes": done.size,
+            "unsearched": list(done.unsearched),
+        }
         print(json.dumps({"schema_version": 1, **told}, indent=2, ensure_ascii=False))
         return 0
-    print(f"{clean(str(done.path))}: {manifest.name}, checkpoint {manifest.number} of attempt {manifest.attempt}, {_size(done.size)}")
-    print("  searched for secrets: the conversation, the journal, the run, and every file that came since the run began")
+    print(
+        f"{clean(str(done.path))}: {manifest.name}, checkpoint {manifest.number} of attempt "
+        f"{manifest.attempt}, {_size(done.size)}"
+    )
+    print(
+        "  searched for secrets: the conversation, the journal, the run, and every file that came "
+        "since the run began"
+    )
     _told("larger than what is searched", done.unsearched)
     if manifest.redacted:
         print(f"  {manifest.redacted} secret(s) replaced by asterisks")
@@ -74,10 +98,20 @@ def import_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _where(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--into", metavar="DIR", help="make this directory for it (default: ./NAME)")
-    parser.add_argument("--repo", metavar="PATH", help="in a worktree of this repository, which has the run's base already")
+    parser.add_argument(
+        "--into", metavar="DIR", help="make this directory for it (default: ./NAME)"
+    )
+    parser.add_argument(
+        "--repo",
+        metavar="PATH",
+        help="in a worktree of this repository, which has the run's base already",
+    )
     parser.add_argument("--name", default="", help="the run's name here (default: the one it has)")
-    parser.add_argument("--trust", action="store_true", help="keep its permissions, arguments, variables and check command as they are")
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="keep its permissions, arguments, variables and check command as they are",
+    )
 
 
 def import_verb(arguments: argparse.Namespace) -> int:
@@ -94,7 +128,10 @@ def import_verb(arguments: argparse.Namespace) -> int:
     try:
         file = path.open("rb")
     except FileNotFoundError:
-        raise NotFound(f"there is no file {arguments.file!r}", "capsules are made by perdure export NAME -o FILE") from None
+        raise NotFound(
+            f"there is no file {arguments.file!r}",
+            "capsules are made by perdure export NAME -o FILE",
+        ) from None
     except OSError as error:
         raise UsageError(f"{arguments.file!r} cannot be read: {error.strerror}") from error
     with file, opened(arguments.file, file) as capsule:
@@ -105,7 +142,10 @@ def _wish(arguments: argparse.Namespace, chosen: Settings, source: str) -> Wish:
     from perdure.capsule.importing import Wish
 
     if arguments.into and arguments.repo:
-        raise UsageError("--into makes a directory and --repo a worktree: a run has one workdir", "leave one of them out")
+        raise UsageError(
+            "--into makes a directory and --repo a worktree: a run has one workdir",
+            "leave one of them out",
+        )
     return Wish(
         source=source,
         into=Path.cwd() / Path(arguments.into).expanduser() if arguments.into else None,
@@ -120,10 +160,23 @@ def _taken(taken: TakenIn, as_json: bool) -> int:
     run = taken.run
     place = run.workspace.path if run.workspace else ""
     if as_json:
-        told = {"name": run.name, "id": run.id, "origin": run.origin, "state": str(run.state), "workdir": place}
+        told = {
+            "name": run.name,
+            "id": run.id,
+            "origin": run.origin,
+            "state": str(run.state),
+            "workdir": place,
+        }
         print(
             json.dumps(
-                {"schema_version": 1, **told, "dropped": list(taken.dropped), "notes": list(taken.notes)}, indent=2, ensure_ascii=False
+                {
+                    "schema_version": 1,
+                    **told,
+                    "dropped": list(taken.dropped),
+                    "notes": list(taken.notes),
+                },
+                indent=2,
+                ensure_ascii=False,
             )
         )
         return 0
@@ -134,18 +187,38 @@ def _taken(taken: TakenIn, as_json: bool) -> int:
         print(f"  not granted: {clean(dropped)}")
     if taken.dropped:
         print("  (--trust keeps what it asked for)")
-    verb = f'perdure update {run.name} "what is to be done now"' if run.state == "succeeded" else f"perdure retry {run.name}"
+    verb = (
+        f'perdure update {run.name} "what is to be done now"'
+        if run.state == "succeeded"
+        else f"perdure retry {run.name}"
+    )
     print(f"  nothing runs before you say so:  {verb}")
     return 0
 
 
 def move_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", nargs="?", default="", help="the run's name or id; without one, --from lists what is there")
-    parser.add_argument("--to", metavar="URL", help="publish its newest checkpoint there and let go of it")
     parser.add_argument(
-        "--from", dest="source", metavar="URL", nargs="?", const="", help="take it up from there (default: checkpoint_store)"
+        "name",
+        nargs="?",
+        default="",
+        help="the run's name or id; without one, --from lists what is there",
     )
-    parser.add_argument("--take-over", action="store_true", help="also from a machine that seems to be at work on it; that one stops")
+    parser.add_argument(
+        "--to", metavar="URL", help="publish its newest checkpoint there and let go of it"
+    )
+    parser.add_argument(
+        "--from",
+        dest="source",
+        metavar="URL",
+        nargs="?",
+        const="",
+        help="take it up from there (default: checkpoint_store)",
+    )
+    parser.add_argument(
+        "--take-over",
+        action="store_true",
+        help="also from a machine that seems to be at work on it; that one stops",
+    )
     _where(parser)
     _about_secrets(parser)
     parser.add_argument("--json", action="store_true")
@@ -156,25 +229,47 @@ def move_verb(arguments: argparse.Namespace) -> int:
 
     chosen = settings()
     if (arguments.to is None) == (arguments.source is None):
-        raise UsageError("move a run --to a checkpoint store, or take it up --from one", "perdure move NAME --to URL")
+        raise UsageError(
+            "move a run --to a checkpoint store, or take it up --from one",
+            "perdure move NAME --to URL",
+        )
     url = arguments.to or arguments.source or chosen.checkpoint_store
     if not url:
-        raise UsageError("which checkpoint store? there is no URL, and no setting checkpoint_store", "perdure move NAME --from URL")
+        raise UsageError(
+            "which checkpoint store? there is no URL, and no setting checkpoint_store",
+            "perdure move NAME --from URL",
+        )
     engine = open_engine(chosen)
     if arguments.to is not None:
         if not arguments.name:
             raise UsageError("which run is to be moved?", f"perdure move NAME --to {url}")
-        ways = moving.Ways(redact=arguments.redact, leave_out=arguments.leave_out, allow=arguments.allow_secrets)
+        ways = moving.Ways(
+            redact=arguments.redact, leave_out=arguments.leave_out, allow=arguments.allow_secrets
+        )
         manifest = moving.move_to(engine, arguments.name, url, ways)
         if arguments.json:
-            print(json.dumps({"schema_version": 1, **_report(manifest), "url": url}, indent=2, ensure_ascii=False))
+            print(
+                json.dumps(
+                    {"schema_version": 1, **_report(manifest), "url": url},
+                    indent=2,
+                    ensure_ascii=False,
+                )
+            )
         else:
-            print(f"{manifest.name} is in {clean(url)}, as checkpoint {manifest.number} has it; this machine has let go of it")
+            print(
+                f"{manifest.name} is in {clean(url)}, as checkpoint {manifest.number} has it; this "
+                "machine has let go of it"
+            )
             print(f"  on the other machine:  perdure move {manifest.name} --from {clean(url)}")
         return 0
     if not arguments.name:
         return _list(engine, url, arguments.json)
-    return _taken(moving.take_up(engine, arguments.name, url, _wish(arguments, chosen, url), over=arguments.take_over), arguments.json)
+    return _taken(
+        moving.take_up(
+            engine, arguments.name, url, _wish(arguments, chosen, url), over=arguments.take_over
+        ),
+        arguments.json,
+    )
 
 
 def _list(engine: Engine, url: str, as_json: bool) -> int:
@@ -182,12 +277,17 @@ def _list(engine: Engine, url: str, as_json: bool) -> int:
 
     found = moving.there(url)
     if as_json:
-        rows = [{**_report(each.manifest), "host": each.host, "free": not each.owner} for each in found]
+        rows = [
+            {**_report(each.manifest), "host": each.host, "free": not each.owner} for each in found
+        ]
         print(json.dumps({"schema_version": 1, "runs": rows}, indent=2, ensure_ascii=False))
         return 0
     for each in found:
         who = f"on {clean(each.host)}" if each.owner else "free"
-        print(f"{each.manifest.name}  {each.manifest.agent}  checkpoint of {clock(each.manifest.at)}  {who}")
+        print(
+            f"{each.manifest.name}  {each.manifest.agent}  checkpoint of {clock(each.manifest.at)} "
+            f" {who}"
+        )
     return 0
 
 

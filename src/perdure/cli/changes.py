@@ -1,4 +1,5 @@
-"""`diff`, `apply`, `rm`: what a run changed, into one's own checkout with it, and away with what is no longer needed."""
+"""`diff`, `apply`, `rm`: what a run changed, into one's own checkout with it, and away with what is
+no longer needed."""
 
 from __future__ import annotations
 
@@ -12,13 +13,29 @@ from perdure.cli.text import clean, columns, visible
 from perdure.errors import Conflict
 
 COLOURS = {"+": "32", "-": "31", "@": "36"}
-HEADS = ("diff ", "index ", "--- ", "+++ ", "new file", "deleted file", "old mode", "new mode", "similarity", "rename ", "Binary ")
+HEADS = (
+    "diff ",
+    "index ",
+    "--- ",
+    "+++ ",
+    "new file",
+    "deleted file",
+    "old mode",
+    "new mode",
+    "similarity",
+    "rename ",
+    "Binary ",
+)
 
 
 def diff_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="the run's name, id or key")
     parser.add_argument("--stat", action="store_true", help="only which files, and how much")
-    parser.add_argument("--raw", action="store_true", help="the patch byte for byte, binary files too, for git apply; not cleaned")
+    parser.add_argument(
+        "--raw",
+        action="store_true",
+        help="the patch byte for byte, binary files too, for git apply; not cleaned",
+    )
 
 
 def diff_verb(arguments: argparse.Namespace) -> int:
@@ -26,7 +43,9 @@ def diff_verb(arguments: argparse.Namespace) -> int:
 
     engine = open_engine(settings())
     width = columns(sys.stdout) or 80
-    patch = service.diff(engine, arguments.name, stat=width if arguments.stat else 0, binary=arguments.raw)
+    patch = service.diff(
+        engine, arguments.name, stat=width if arguments.stat else 0, binary=arguments.raw
+    )
     if arguments.raw:
         sys.stdout.buffer.write(patch)
         return 0
@@ -56,8 +75,16 @@ def _coloured(line: str) -> str:
 
 def apply_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="the run's name, id or key")
-    parser.add_argument("--to", metavar="DIR", help="the checkout that takes the changes (default: the one you stand in)")
-    parser.add_argument("--commit", action="store_true", help="as a commit on its branch, by the agent; default: left uncommitted")
+    parser.add_argument(
+        "--to",
+        metavar="DIR",
+        help="the checkout that takes the changes (default: the one you stand in)",
+    )
+    parser.add_argument(
+        "--commit",
+        action="store_true",
+        help="as a commit on its branch, by the agent; default: left uncommitted",
+    )
 
 
 def apply_verb(arguments: argparse.Namespace) -> int:
@@ -70,22 +97,36 @@ def apply_verb(arguments: argparse.Namespace) -> int:
         for name, reason in applied.refused:
             print(f"  {clean(name)}: {reason}", file=sys.stderr)
         raise Conflict(
-            f"{len(applied.refused)} file(s) cannot be taken over, so nothing was changed in {applied.top}",
-            f"commit, stash or remove what is in the way and try again, or: perdure diff {arguments.name}",
+            f"{len(applied.refused)} file(s) cannot be taken over, so nothing was changed in "
+            f"{applied.top}",
+            "commit, stash or remove what is in the way and try again, or: perdure diff "
+            f"{arguments.name}",
         )
     for name in applied.files:
         print(clean(name))
     if not applied.files and not applied.commit:
-        print(f"{applied.top} has all of it already" if applied.already else f"{arguments.name} has changed nothing", file=sys.stderr)
+        print(
+            f"{applied.top} has all of it already"
+            if applied.already
+            else f"{arguments.name} has changed nothing",
+            file=sys.stderr,
+        )
     else:
         where = f"in commit {applied.commit[:12]}" if applied.commit else "not committed"
-        print(f"{len(applied.files)} file(s) changed in {clean(applied.top)}, {where}", file=sys.stderr)
+        print(
+            f"{len(applied.files)} file(s) changed in {clean(applied.top)}, {where}",
+            file=sys.stderr,
+        )
     return 0
 
 
 def rm_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="the run's name, id or key")
-    parser.add_argument("--force", action="store_true", help="also if its workdir holds what is nowhere else; the trash keeps it")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="also if its workdir holds what is nowhere else; the trash keeps it",
+    )
 
 
 def rm_verb(arguments: argparse.Namespace) -> int:
@@ -96,7 +137,10 @@ def rm_verb(arguments: argparse.Namespace) -> int:
     print(f"{removed.run.name} is off the list; its journal stays")
     place = removed.run.workspace
     if removed.trash is not None:
-        print(f"  its workdir is in {clean(str(removed.trash))}; back with: perdure trash restore {removed.trash.name}")
+        print(
+            f"  its workdir is in {clean(str(removed.trash))}; back with: perdure trash restore "
+            f"{removed.trash.name}"
+        )
         if removed.unsaved:
             print("  it holds what is nowhere else, so it stays there until you purge it")
     elif removed.kept:
@@ -104,6 +148,10 @@ def rm_verb(arguments: argparse.Namespace) -> int:
     if place is not None and place.branch:
         print(
             f"  the branch {clean(place.branch)} stays"
-            + (" in its repository" if not removed.trash or place.backend == "worktree" else " in the trash")
+            + (
+                " in its repository"
+                if not removed.trash or place.backend == "worktree"
+                else " in the trash"
+            )
         )
     return 0

@@ -20,10 +20,20 @@ NEEDS_A_PERSON = 3
 
 
 def gc_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dry-run", action="store_true", help="decide and show, and change nothing")
-    parser.add_argument("--many", action="store_true", help="also where a great part of a class would go at once")
-    parser.add_argument("--accept", action="store_true", help="the clock and the volume of the root are right as they are now")
-    parser.add_argument("-a", "--all", action="store_true", help="show everything that is kept too, each with why")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="decide and show, and change nothing"
+    )
+    parser.add_argument(
+        "--many", action="store_true", help="also where a great part of a class would go at once"
+    )
+    parser.add_argument(
+        "--accept",
+        action="store_true",
+        help="the clock and the volume of the root are right as they are now",
+    )
+    parser.add_argument(
+        "-a", "--all", action="store_true", help="show everything that is kept too, each with why"
+    )
     parser.add_argument("--json", action="store_true")
 
 
@@ -31,7 +41,12 @@ def gc_verb(arguments: argparse.Namespace) -> int:
     from perdure.sweeper import rules_of, sweep
 
     chosen = settings()
-    swept = sweep(open_engine(chosen), rules_of(chosen, many=arguments.many), dry=arguments.dry_run, accept=arguments.accept)
+    swept = sweep(
+        open_engine(chosen),
+        rules_of(chosen, many=arguments.many),
+        dry=arguments.dry_run,
+        accept=arguments.accept,
+    )
     if arguments.json:
         print(json.dumps(swept.report(), indent=2, ensure_ascii=False))
     else:
@@ -43,16 +58,29 @@ def _show(swept: Sweep, *, all_rows: bool) -> None:
     shown = [row for row in swept.rows if all_rows or row.verdict != "keep"]
     table(("VERDICT", "CLASS", "NAME", "SIZE", "WHY"), [_line(row, swept.dry) for row in shown])
     if swept.trouble:
-        print(f"perdure: {clean(swept.trouble)}; nothing was taken. If that is right: perdure gc --accept", file=sys.stderr)
+        print(
+            f"perdure: {clean(swept.trouble)}; nothing was taken. If that is right: perdure gc "
+            "--accept",
+            file=sys.stderr,
+        )
     freed = size(sum(row.bytes for row in swept.taken))
     kept = sum(row.verdict == "keep" for row in swept.rows)
     persons = sum(row.verdict == "person" for row in swept.rows)
-    print(f"{len(swept.taken)} {'would be taken' if swept.dry else 'taken'} ({freed}), {kept} kept, {persons} for you to look at")
+    print(
+        f"{len(swept.taken)} {'would be taken' if swept.dry else 'taken'} ({freed}), {kept} kept, "
+        f"{persons} for you to look at"
+    )
 
 
 def _line(row: Row, dry: bool) -> tuple[str, ...]:
     verdict = {"take": "would go" if dry else "gone", "person": "look"}.get(row.verdict, "kept")
-    return (verdict, str(row.cls), one_line(row.name, 40), size(row.bytes) if row.bytes else "", one_line(row.why, 300))
+    return (
+        verdict,
+        str(row.cls),
+        one_line(row.name, 40),
+        size(row.bytes) if row.bytes else "",
+        one_line(row.why, 300),
+    )
 
 
 def size(count: int) -> str:
@@ -67,7 +95,11 @@ def size(count: int) -> str:
 
 def trash_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "what", nargs="?", choices=["ls", "restore", "purge"], default="ls", help="ls (the default), restore ID, or purge ID ..."
+        "what",
+        nargs="?",
+        choices=["ls", "restore", "purge"],
+        default="ls",
+        help="ls (the default), restore ID, or purge ID ...",
     )
     parser.add_argument("id", nargs="*", help="an entry's id, or the beginning of it")
     parser.add_argument("--json", action="store_true")
@@ -77,7 +109,9 @@ def trash_verb(arguments: argparse.Namespace) -> int:
     from perdure import sweeper
 
     if (arguments.what == "ls") == bool(arguments.id):
-        raise UsageError("restore and purge need the id of an entry, and ls takes none", "perdure trash")
+        raise UsageError(
+            "restore and purge need the id of an entry, and ls takes none", "perdure trash"
+        )
     engine = open_engine(settings())
     if arguments.what == "purge":
         for name in arguments.id:
@@ -105,32 +139,58 @@ def _list_trash(entries: Any, *, as_json: bool) -> None:
     lines = []
     for row in rows:
         unknown, unsaved = row["unsaved"] is None, row["unsaved"]
-        stays = "until you purge it: " + ("nothing proves it is saved" if unknown else unsaved[0]) if unknown or unsaved else "the grace"
-        lines.append((row["id"], row["kind"], one_line(row["run"], 30), clock(row["at"]) if row["at"] else "", one_line(stays, 100)))
+        stays = (
+            "until you purge it: " + ("nothing proves it is saved" if unknown else unsaved[0])
+            if unknown or unsaved
+            else "the grace"
+        )
+        lines.append(
+            (
+                row["id"],
+                row["kind"],
+                one_line(row["run"], 30),
+                clock(row["at"]) if row["at"] else "",
+                one_line(stays, 100),
+            )
+        )
     table(("ID", "KIND", "RUN", "SINCE", "STAYS"), lines)
     if not lines and sys.stdout.isatty():
         print("nothing is in the trash; perdure gc --dry-run shows what would go there")
 
 
 def reset_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", nargs="?", default="", help="the run's name, id or key; or, without it:")
+    parser.add_argument(
+        "name", nargs="?", default="", help="the run's name, id or key; or, without it:"
+    )
     parser.add_argument("--agent", default="", help="only this agent's")
     parser.add_argument("--repo", default="", help="the repository (default: the one you stand in)")
     parser.add_argument("--branch", default="", help="all work on this branch")
-    parser.add_argument("--issue", default="", help="all work on this issue: the scope ends with #ISSUE")
+    parser.add_argument(
+        "--issue", default="", help="all work on this issue: the scope ends with #ISSUE"
+    )
     parser.add_argument("--service", default="", help="the owner of the task")
     parser.add_argument("--task", default="", help="the task of the service")
-    parser.add_argument("--dry-run", action="store_true", help="show what would be cleared, and change nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show what would be cleared, and change nothing"
+    )
     parser.add_argument("--json", action="store_true")
 
 
 def reset_verb(arguments: argparse.Namespace) -> int:
     from perdure.sweeper import Target, reset
 
-    given = {name: getattr(arguments, name) for name in ("agent", "repo", "branch", "issue", "service", "task")}
+    given = {
+        name: getattr(arguments, name)
+        for name in ("agent", "repo", "branch", "issue", "service", "task")
+    }
     if arguments.name and any(given.values()):
         raise UsageError("a run's name says it all: leave the flags out", "perdure reset NAME")
-    cleared = reset(open_engine(settings()), Target(run=arguments.name, **given), Path.cwd(), dry=arguments.dry_run)
+    cleared = reset(
+        open_engine(settings()),
+        Target(run=arguments.name, **given),
+        Path.cwd(),
+        dry=arguments.dry_run,
+    )
     if arguments.json:
         print(json.dumps(cleared.report(dry=arguments.dry_run), indent=2, ensure_ascii=False))
         return 0

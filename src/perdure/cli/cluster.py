@@ -1,6 +1,8 @@
-"""`perdure --cluster`, which is also `kubectl perdure`: the TaskRuns of a Kubernetes cluster, seen and asked for with a kubeconfig.
+"""`perdure --cluster`, which is also `kubectl perdure`: the TaskRuns of a Kubernetes cluster, seen
+and asked for with a kubeconfig.
 
-The words before and after the verb are the same: `-n`, `--context` and `--kubeconfig` may stand on either side, as kubectl has it.
+The words before and after the verb are the same: `-n`, `--context` and `--kubeconfig` may stand on
+either side, as kubectl has it.
 """
 
 from __future__ import annotations
@@ -24,7 +26,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "run": ("cluster_asking", "make a TaskRun: an agent, instructions, and where its work lies"),
     "retry": ("cluster_asking", "one more attempt of a TaskRun, with the same instructions"),
     "update": ("cluster_asking", "give a TaskRun new instructions, in the same conversation"),
-    "stop": ("cluster_asking", "end the attempt at work in good order, and begin none; resume goes on"),
+    "stop": (
+        "cluster_asking",
+        "end the attempt at work in good order, and begin none; resume goes on",
+    ),
     "resume": ("cluster_asking", "go on with a TaskRun that was stopped"),
     "ls": ("cluster", "list TaskRuns"),
     "show": ("cluster", "show one TaskRun, its attempts and receipts"),
@@ -52,7 +57,9 @@ def main(words: Sequence[str], prog: str = "perdure --cluster") -> int:
 
 def parser_of(verb: str, prog: str = "perdure --cluster") -> argparse.ArgumentParser:
     """The verb's own parser; that of `where` stands beside it in its help."""
-    parser = Parser(prog=f"{prog} {verb}", description=VERBS[verb][1], allow_abbrev=False, parents=[_where()])
+    parser = Parser(
+        prog=f"{prog} {verb}", description=VERBS[verb][1], allow_abbrev=False, parents=[_where()]
+    )
     _part(verb, "arguments")(parser)
     return parser
 
@@ -60,9 +67,21 @@ def parser_of(verb: str, prog: str = "perdure --cluster") -> argparse.ArgumentPa
 def _where() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     where = parser.add_argument_group("which cluster")
-    where.add_argument("-n", "--namespace", default="", metavar="NS", help="the namespace (default: the context's)")
-    where.add_argument("--context", default="", metavar="NAME", help="the kubeconfig's context (default: its current one)")
-    where.add_argument("--kubeconfig", default="", metavar="FILE", help="default: KUBECONFIG, ~/.kube/config; in a pod its account")
+    where.add_argument(
+        "-n", "--namespace", default="", metavar="NS", help="the namespace (default: the context's)"
+    )
+    where.add_argument(
+        "--context",
+        default="",
+        metavar="NAME",
+        help="the kubeconfig's context (default: its current one)",
+    )
+    where.add_argument(
+        "--kubeconfig",
+        default="",
+        metavar="FILE",
+        help="default: KUBECONFIG, ~/.kube/config; in a pod its account",
+    )
     return parser
 
 
@@ -74,19 +93,25 @@ def _part(verb: str, what: str) -> Any:
 
 def usage(prog: str) -> str:
     verbs = "\n".join(f"  {verb:8} {text}" for verb, (_, text) in VERBS.items())
-    return f"usage: {prog} [-n NAMESPACE] [--context NAME] [--kubeconfig FILE] VERB ...\n\n{verbs}\n\nmore:  {prog} VERB --help"
+    return (
+        f"usage: {prog} [-n NAMESPACE] [--context NAME] [--kubeconfig FILE] VERB "
+        f"...\n\n{verbs}\n\nmore:  {prog} VERB --help"
+    )
 
 
 def printed(found: Any) -> None:
     print(json.dumps(found, indent=2, ensure_ascii=False))
 
 
-# --- ls --------------------------------------------------------------------------------------------------------------
+# --- ls
+# --------------------------------------------------------------------------------------------------------------
 
 
 def ls_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-A", "--all-namespaces", action="store_true", help="of all namespaces")
-    parser.add_argument("--phase", action="append", default=[], choices=list(STATES), help="only these; repeatable")
+    parser.add_argument(
+        "--phase", action="append", default=[], choices=list(STATES), help="only these; repeatable"
+    )
     parser.add_argument("--limit", type=int, default=50, help="the newest so many (default 50)")
     parser.add_argument("--json", action="store_true", help="as JSON")
 
@@ -95,18 +120,27 @@ def ls_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
     from perdure.cli.ls import table
 
     rows = [row_of(each) for each in taskruns.list(everywhere=arguments.all_namespaces)]
-    rows = sorted((row for row in rows if not arguments.phase or row["phase"] in arguments.phase), key=lambda row: -row["created"])
+    rows = sorted(
+        (row for row in rows if not arguments.phase or row["phase"] in arguments.phase),
+        key=lambda row: -row["created"],
+    )
     rows = rows[: max(0, arguments.limit)]
     if arguments.json:
         printed({"schema_version": 1, "runs": rows})
         return 0
     if not rows and sys.stdout.isatty():
-        print(f"no TaskRuns in {'any namespace' if arguments.all_namespaces else taskruns.namespace}; begin with: kubectl perdure run ...")
+        print(
+            "no TaskRuns in "
+            f"{'any namespace' if arguments.all_namespaces else taskruns.namespace}; begin with: "
+            "kubectl perdure run ..."
+        )
     now = time.time_ns() // 1_000_000
-    head = ("NAME", "TASK", "AGENT", "PHASE", "TRY", "RECEIPT", "AGE", "REASON")
-    lines = [_line(row, now) for row in rows]
+    head: tuple[str, ...] = ("NAME", "TASK", "AGENT", "PHASE", "TRY", "RECEIPT", "AGE", "REASON")
+    lines: list[tuple[str, ...]] = [_line(row, now) for row in rows]
     if arguments.all_namespaces:
-        head, lines = ("NAMESPACE", *head), [(one_line(row["namespace"], 63), *line) for row, line in zip(rows, lines, strict=True)]  # type: ignore[assignment]
+        head = ("NAMESPACE", *head)
+        spaces = [one_line(row["namespace"], 63) for row in rows]
+        lines = [(space, *line) for space, line in zip(spaces, lines, strict=True)]
     table(head, lines)
     return 0
 
@@ -117,12 +151,19 @@ def _line(row: dict[str, Any], now: int) -> tuple[str, ...]:
         reason = f"until {clock(row['run_after'])}: {reason}"
     task = one_line("/".join(filter(None, (row["service"], row["task"]))), 60)
     return (
-        *(one_line(row["name"], 63), task, one_line(row["agent"], 63), one_line(row["phase"], 20), str(row["attempt"])),
+        *(
+            one_line(row["name"], 63),
+            task,
+            one_line(row["agent"], 63),
+            one_line(row["phase"], 20),
+            str(row["attempt"]),
+        ),
         *(one_line(row["receipt"], 20), age(row["created"], now), reason),
     )
 
 
-# --- show, why -------------------------------------------------------------------------------------------------------
+# --- show, why
+# -------------------------------------------------------------------------------------------------------
 
 
 def show_arguments(parser: argparse.ArgumentParser) -> None:
@@ -136,21 +177,37 @@ def show_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
         printed(report)
         return 0
     place, used = report["workspace"], report["usage"]
-    print(f"{report['name']}  {one_line(report['phase'], 20)}  ({one_line(report['agent'], 63)}, {report['uid'][:8]})")
+    print(
+        f"{report['name']}  {one_line(report['phase'], 20)}  ({one_line(report['agent'], 63)}, "
+        f"{report['uid'][:8]})"
+    )
     if report["reason"]:
         print(f"  {one_line(report['reason'], 300)}")
     if report["service"]:
-        print(f"  task      {one_line('/'.join(filter(None, (report['service'], report['task']))), 130)}")
+        print(
+            "  task      "
+            f"{one_line('/'.join(filter(None, (report['service'], report['task']))), 130)}"
+        )
     print(f"  versions  {report['context_version']} wanted, {report['recorded_version']} recorded")
     print(f"  attempts  {report['attempt']} of {report['attempts_allowed']}")
     if report["session_id"]:
         print(f"  session   {one_line(report['session_id'], 200)}")
-    print(f"  state     {_lies(place)}{'' if place['saved'] else ', not all of it saved elsewhere'}")
+    print(
+        f"  state     {_lies(place)}{'' if place['saved'] else ', not all of it saved elsewhere'}"
+    )
     if place["branch"]:
-        print(f"  branch    {one_line(place['branch'], 250)} {clean(place['commit'])[:12]}".rstrip())
-    print(f"  used      {tokens(used['input'])} tokens in, {tokens(used['output'])} out, ${used['cost_usd']:.2f}")
+        print(
+            f"  branch    {one_line(place['branch'], 250)} {clean(place['commit'])[:12]}".rstrip()
+        )
+    print(
+        f"  used      {tokens(used['input'])} tokens in, {tokens(used['output'])} out, "
+        f"${used['cost_usd']:.2f}"
+    )
     for each in _true(report):
-        print(f"  {one_line(each['type'], 40)}: {one_line(each['message'], 300)} ({one_line(each['reason'], 60)})")
+        print(
+            f"  {one_line(each['type'], 40)}: {one_line(each['message'], 300)} "
+            f"({one_line(each['reason'], 60)})"
+        )
     for attempt in report["attempts"]:
         print(f"  attempt {attempt['number']}  {_attempt_line(attempt)}")
     return 0
@@ -163,7 +220,11 @@ def _lies(place: dict[str, Any]) -> str:
 
 
 def _true(report: dict[str, Any]) -> list[dict[str, Any]]:
-    return [each for each in report["conditions"] if each["status"] == "True" and each["type"] != "Complete"]
+    return [
+        each
+        for each in report["conditions"]
+        if each["status"] == "True" and each["type"] != "Complete"
+    ]
 
 
 def _attempt_line(attempt: dict[str, Any]) -> str:
@@ -187,10 +248,17 @@ def why_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
         return 0
     print(f"{report['name']}: {one_line(phase(body), 20)}; policy {one_line(report['policy'], 20)}")
     if report["reason"]:
-        until = f"until {clock(report['run_after'])}: " if report["run_after"] and report["phase"] not in OVER else ""
+        until = (
+            f"until {clock(report['run_after'])}: "
+            if report["run_after"] and report["phase"] not in OVER
+            else ""
+        )
         print(f"\nreason      {until}{one_line(report['reason'], 1000)}")
     for each in _true(report):
-        print(f"\n{one_line(each['type'], 40):11} {one_line(each['reason'], 60)}, since {clock(each['since'])}")
+        print(
+            f"\n{one_line(each['type'], 40):11} {one_line(each['reason'], 60)}, since "
+            f"{clock(each['since'])}"
+        )
         print(f"            {one_line(each['message'], 1000)}")
     for attempt in report["attempts"]:
         print(f"\nattempt {attempt['number']}  {clock(attempt['started'])}")
@@ -201,8 +269,16 @@ def why_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
 
 def _explained(attempt: dict[str, Any]) -> list[tuple[str, str]]:
     where = " on ".join(filter(None, (attempt["pod"], attempt["node"])))
-    outcome = f"{attempt['outcome']}{': ' if attempt['detail'] else ''}{attempt['detail']}" if attempt["outcome"] else "running"
-    lines = [("version", str(attempt["context_version"])), ("pod", where or "none yet"), ("outcome", outcome)]
+    outcome = (
+        f"{attempt['outcome']}{': ' if attempt['detail'] else ''}{attempt['detail']}"
+        if attempt["outcome"]
+        else "running"
+    )
+    lines = [
+        ("version", str(attempt["context_version"])),
+        ("pod", where or "none yet"),
+        ("outcome", outcome),
+    ]
     if attempt["infrastructure"]:
         lines.append(("counts", "no: what ended it was none of the task's doing"))
     if attempt["session_id"]:

@@ -1,4 +1,5 @@
-"""`logs` of `perdure --cluster`, and following a TaskRun to its end: what the attempts' pods said, one attempt after the other.
+"""`logs` of `perdure --cluster`, and following a TaskRun to its end: what the attempts' pods said,
+one attempt after the other.
 
 A log lies with its pod, and goes with it: what is gone is told. Lines are hostile and are cleaned.
 """
@@ -24,7 +25,9 @@ EVERY_S = 1.0
 
 def logs_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="the TaskRun's name")
-    parser.add_argument("-f", "--follow", action="store_true", help="go on until the TaskRun is over")
+    parser.add_argument(
+        "-f", "--follow", action="store_true", help="go on until the TaskRun is over"
+    )
     parser.add_argument("--attempt", type=int, default=0, help="only this attempt")
 
 
@@ -32,9 +35,14 @@ def logs_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
     body = taskruns.get(arguments.name)
     numbers = [attempt["number"] for attempt in report_of(body)["attempts"]]
     if arguments.attempt and arguments.attempt not in numbers:
-        raise NotFound(f"{arguments.name} has no attempt {arguments.attempt}", f"kubectl perdure show {arguments.name}")
+        raise NotFound(
+            f"{arguments.name} has no attempt {arguments.attempt}",
+            f"kubectl perdure show {arguments.name}",
+        )
     if not numbers and not arguments.follow:
-        raise NotFound(f"{arguments.name} has had no attempt yet", f"kubectl perdure why {arguments.name}")
+        raise NotFound(
+            f"{arguments.name} has had no attempt yet", f"kubectl perdure why {arguments.name}"
+        )
     told = Told(taskruns, lambda line: print(line, flush=True), arguments.attempt)
     if arguments.follow:
         followed(taskruns, arguments.name, told)
@@ -43,9 +51,14 @@ def logs_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def followed(taskruns: TaskRuns, name: str, told: Told | None = None, heard: Callable[[Object], bool] = lambda body: True) -> Object:
-    """The TaskRun when it is over, and what was asked of it was `heard`. Meanwhile `told` tells its log; an API server that is away for a
-    while is waited for."""
+def followed(
+    taskruns: TaskRuns,
+    name: str,
+    told: Told | None = None,
+    heard: Callable[[Object], bool] = lambda body: True,
+) -> Object:
+    """The TaskRun when it is over, and what was asked of it was `heard`. Meanwhile `told` tells its
+    log; an API server that is away for a while is waited for."""
     trouble = ""
     while True:
         try:
@@ -67,7 +80,9 @@ def followed(taskruns: TaskRuns, name: str, told: Told | None = None, heard: Cal
 class Told:
     """The logs of attempts, each line once, whatever breaks in between."""
 
-    def __init__(self, taskruns: TaskRuns, say: Callable[[str], None], only: int = 0, after: int = 0) -> None:
+    def __init__(
+        self, taskruns: TaskRuns, say: Callable[[str], None], only: int = 0, after: int = 0
+    ) -> None:
         """`only`: of one attempt alone; `after`: of those after this one."""
         self.taskruns, self.say, self.only, self.after = taskruns, say, only, after
         self._lines: dict[str, int] = {}
@@ -77,13 +92,22 @@ class Told:
         """Says what is new of each attempt's pod; follows the one at work until it ends."""
         for attempt in several(body, "status.attempts"):
             pod, number = word(attempt, "pod"), count(attempt, "number")
-            if not pod or pod in self._done or number <= self.after or (self.only and number != self.only):
+            if (
+                not pod
+                or pod in self._done
+                or number <= self.after
+                or (self.only and number != self.only)
+            ):
                 continue
             ended = bool(word(attempt, "outcome"))
             try:
                 self._read(pod, follow=follow and not ended)
             except NotFound:
-                print(f"perdure: the log of attempt {number} is gone with its pod {one_line(pod, 253)}", file=sys.stderr)
+                print(
+                    f"perdure: the log of attempt {number} is gone with its pod "
+                    f"{one_line(pod, 253)}",
+                    file=sys.stderr,
+                )
                 self._done.add(pod)
                 continue
             except Conflict:  # it has yet to begin

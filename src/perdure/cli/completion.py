@@ -1,7 +1,8 @@
 """`completion`: what a shell needs to complete perdure, made from the parsers themselves.
 
-Names of runs come from `perdure ls` at the moment of the Tab. There are three small writers and no library: shtab, the one that
-would fit, knows neither lazy verbs nor values that a program gives (see docs/decisions).
+Names of runs come from `perdure ls` at the moment of the Tab. There are three small writers and no
+library: shtab, the one that would fit, knows neither lazy verbs nor values that a program gives
+(see docs/decisions).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ AGENTS = 'perdure agents --json 2>/dev/null | sed -n \'s/^ *"name": "\\(.*\\)",$
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """Something that a verb takes. `kind` of its value: `none` (a switch), `one of`, `run`, `agent`, `file`, `directory`, `text`."""
+    """Something that a verb takes. `kind` of its value: `none` (a switch), `one of`, `run`,
+    `agent`, `file`, `directory`, `text`."""
 
     flags: tuple[str, ...]
     kind: str
@@ -41,7 +43,10 @@ def words() -> dict[str, tuple[str, list[Word]]]:
     from perdure.cli.main import VERBS, parser_of
 
     shown = {verb: text for verb, (_, text) in VERBS.items() if text}
-    return {verb: (text, [_word(action) for action in parser_of(verb)._actions]) for verb, text in shown.items()}
+    return {
+        verb: (text, [_word(action) for action in parser_of(verb)._actions])
+        for verb, text in shown.items()
+    }
 
 
 def _word(action: Any) -> Word:
@@ -59,7 +64,9 @@ def _kind(dest: str, metavar: str, is_flag: bool) -> str:
         return "run"
     if dest == "agent":
         return "agent"
-    return {"FILE": "file", "PATH[=DEST]": "file", "DIR": "directory"}.get(metavar, "directory" if dest == "repo" else "text")
+    return {"FILE": "file", "PATH[=DEST]": "file", "DIR": "directory"}.get(
+        metavar, "directory" if dest == "repo" else "text"
+    )
 
 
 def bash() -> str:
@@ -68,7 +75,8 @@ def bash() -> str:
         [
             "# perdure completion bash",
             "_perdure() {",
-            '  local current="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}" verb="${COMP_WORDS[1]}"',
+            '  local current="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}" '
+            'verb="${COMP_WORDS[1]}"',
             "  COMPREPLY=()",
             "  if (( COMP_CWORD == 1 )); then",
             f'    mapfile -t COMPREPLY < <(compgen -W "{" ".join(words())}" -- "$current")',
@@ -116,7 +124,9 @@ def zsh() -> str:
         [
             "#compdef perdure",
             '_perdure_runs() { local -a runs; runs=(${(f)"$(' + NAMES + ')"}); compadd -a runs }',
-            '_perdure_agents() { local -a agents; agents=(${(f)"$(' + AGENTS + ')"}); compadd -a agents }',
+            '_perdure_agents() { local -a agents; agents=(${(f)"$('
+            + AGENTS
+            + ')"}); compadd -a agents }',
             "_perdure() {",
             "  local -a verbs",
             "  verbs=(",
@@ -129,7 +139,8 @@ def zsh() -> str:
             *(line for verb, (_, taken) in words().items() for line in _zsh_verb(verb, taken)),
             "  esac",
             "}",
-            'if [[ "$funcstack[1]" == _perdure ]]; then _perdure "$@"; else compdef _perdure perdure; fi',
+            'if [[ "$funcstack[1]" == _perdure ]]; then _perdure "$@"; else compdef _perdure '
+            "perdure; fi",
             "",
         ]
     )
@@ -157,14 +168,18 @@ def fish() -> str:
     """For ~/.config/fish/completions/perdure.fish, or `| source`."""
     lines = ["# perdure completion fish", "complete -c perdure -f"]
     for verb, (text, taken) in words().items():
-        lines.append(f"complete -c perdure -n __fish_use_subcommand -a {verb} -d {_fish_quoted(text)}")
+        lines.append(
+            f"complete -c perdure -n __fish_use_subcommand -a {verb} -d {_fish_quoted(text)}"
+        )
         here = f"complete -c perdure -n '__fish_seen_subcommand_from {verb}'"
         lines += [f"{here}{line}" for word in taken if (line := _fish_word(word))]
     return "\n".join([*lines, ""])
 
 
 def _fish_word(word: Word) -> str:
-    flags = "".join(f" -l {flag[2:]}" if flag.startswith("--") else f" -s {flag[1:]}" for flag in word.flags)
+    flags = "".join(
+        f" -l {flag[2:]}" if flag.startswith("--") else f" -s {flag[1:]}" for flag in word.flags
+    )
     values = {
         "one of": f" -xa {_fish_quoted(' '.join(word.choices))}",
         "run": f" -xa {_fish_quoted(f'({NAMES})')}",

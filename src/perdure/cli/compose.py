@@ -1,4 +1,5 @@
-"""What every verb begins with: the settings, the wired engine, and a first Ctrl-C that ends things in good order."""
+"""What every verb begins with: the settings, the wired engine, and a first Ctrl-C that ends things
+in good order."""
 
 from __future__ import annotations
 
@@ -19,7 +20,16 @@ if TYPE_CHECKING:
     from perdure.attempt import Engine
     from perdure.protocols import Observer
 
-__all__ = ["DATABASE", "Stopper", "environment", "open_engine", "open_to_read", "probe", "settings", "this_host"]
+__all__ = [
+    "DATABASE",
+    "Stopper",
+    "environment",
+    "open_engine",
+    "open_to_read",
+    "probe",
+    "settings",
+    "this_host",
+]
 
 
 def settings() -> Settings:
@@ -28,19 +38,27 @@ def settings() -> Settings:
 
 
 def environment(chosen: Settings) -> Mapping[str, str]:
-    """The user's environment, with where homes are that were linked to a volume: what a driver is to be asked with."""
+    """The user's environment, with where homes are that were linked to a volume: what a driver is
+    to be asked with."""
     from perdure.homes import remembered
 
     return remembered.environment(chosen.state, os.environ)
 
 
-def open_engine(chosen: Settings, observers: Sequence[Observer] = (), *, guarded: bool = False, secrets: Sequence[str] = ()) -> Engine:
+def open_engine(
+    chosen: Settings,
+    observers: Sequence[Observer] = (),
+    *,
+    guarded: bool = False,
+    secrets: Sequence[str] = (),
+) -> Engine:
     """Everything wired, for verbs that act; see `wiring`."""
     return wiring.open_engine(chosen, os.environ, observers, guarded=guarded, secrets=secrets)
 
 
 class Stopper:
-    """Turns the first SIGINT or SIGTERM into a wish that the attempt sees; a lost terminal (SIGHUP) is no reason to end."""
+    """Turns the first SIGINT or SIGTERM into a wish that the attempt sees; a lost terminal (SIGHUP)
+    is no reason to end."""
 
     def __init__(self) -> None:
         self.asked = False

@@ -1,5 +1,6 @@
-"""`doctor`: what this machine offers a run, and what an agent would be given. It leaves nothing changed; an agent's CLI that is asked
-whether it is logged in may touch its own settings, as at any start."""
+"""`doctor`: what this machine offers a run, and what an agent would be given. It leaves nothing
+changed; an agent's CLI that is asked whether it is logged in may touch its own settings, as at any
+start."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. `state`: `ok`, `warn` (works, but) or `bad` (a run would fail)."""
+    """One thing that was looked at. `state`: `ok`, `warn` (works, but) or `bad` (a run would
+    fail)."""
 
     topic: str
     state: str
@@ -47,7 +49,10 @@ def doctor_verb(arguments: argparse.Namespace) -> int:
         chosen = settings()
     except ConfigError as error:
         problems, chosen = error.problems, load({"HOME": os.environ.get("HOME", "/")}, Path("/"))
-    findings = [*(Finding("settings", "bad", problem) for problem in problems), *examine(chosen, arguments.agent)]
+    findings = [
+        *(Finding("settings", "bad", problem) for problem in problems),
+        *examine(chosen, arguments.agent),
+    ]
     passed = dict(variables(chosen, arguments.agent))
     if arguments.json:
         shown = {
@@ -71,8 +76,11 @@ def doctor_verb(arguments: argparse.Namespace) -> int:
 
 
 def origins(chosen: Settings) -> dict[str, tuple[str, str]]:
-    """Settings that are not defaults: their value, as a person would write it, and where it came from."""
-    return {name: (printed(name, getattr(chosen, name)), place) for name, place in chosen.origin.items()}
+    """Settings that are not defaults: their value, as a person would write it, and where it came
+    from."""
+    return {
+        name: (printed(name, getattr(chosen, name)), place) for name, place in chosen.origin.items()
+    }
 
 
 def examine(chosen: Settings, agents: list[str], *, serving: bool = False) -> Iterator[Finding]:
@@ -99,9 +107,17 @@ def _session_cache(chosen: Settings) -> Finding:
     try:
         from perdure.stores.sessioncache.redis import problem
     except ImportError:
-        return Finding("session cache", "bad", "the library redis is not installed: pip install 'perdure[redis]'")
+        return Finding(
+            "session cache",
+            "bad",
+            "the library redis is not installed: pip install 'perdure[redis]'",
+        )
     found = problem(chosen.session_cache)
-    return Finding("session cache", "warn" if found else "ok", f"{place}: {found}; the database is asked instead" if found else place)
+    return Finding(
+        "session cache",
+        "warn" if found else "ok",
+        f"{place}: {found}; the database is asked instead" if found else place,
+    )
 
 
 def _git() -> Iterator[Finding]:
@@ -125,7 +141,11 @@ def _agents(chosen: Settings, only: list[str], *, ask: bool) -> Iterator[Finding
             driver = drivers.load(name)
             program = driver.locate(os.environ)
         except PerdureError as error:
-            yield Finding(name, "bad" if only else "warn", f"{error}".rstrip(".") + (f": {error.hint}" if error.hint else ""))
+            yield Finding(
+                name,
+                "bad" if only else "warn",
+                f"{error}".rstrip(".") + (f": {error.hint}" if error.hint else ""),
+            )
             continue
         found += 1
         try:
@@ -134,7 +154,11 @@ def _agents(chosen: Settings, only: list[str], *, ask: bool) -> Iterator[Finding
             yield Finding(name, "bad", str(error))
             continue
         home = driver.home(environment(chosen))
-        yield Finding(name, "ok", f"{program.version or 'version unknown'} at {program.path}, conversations in {home}")
+        yield Finding(
+            name,
+            "ok",
+            f"{program.version or 'version unknown'} at {program.path}, conversations in {home}",
+        )
         if kept := driver.retention(home):
             yield Finding(name, "warn", removes(kept))
         try:
@@ -143,7 +167,9 @@ def _agents(chosen: Settings, only: list[str], *, ask: bool) -> Iterator[Finding
             yield Finding(name, "bad", f"{error}. {error.hint}")
             continue
         if ask and Path("/proc/self/stat").exists():
-            lacks = doctor_login.finding(driver, program, home, environment(chosen), usual=bool(only) or name == chosen.agent)
+            lacks = doctor_login.finding(
+                driver, program, home, environment(chosen), usual=bool(only) or name == chosen.agent
+            )
             if lacks is not None:
                 yield Finding(name, *lacks)
     if not found:
@@ -157,14 +183,18 @@ def _usual_agent(chosen: Settings) -> Iterator[Finding]:
     try:
         drivers.load(chosen.agent)
     except PerdureError as error:
-        yield Finding("agents", "bad", f"the setting agent: {str(error).rstrip('.')}. {error.hint}".rstrip("."))
+        yield Finding(
+            "agents",
+            "bad",
+            f"the setting agent: {str(error).rstrip('.')}. {error.hint}".rstrip("."),
+        )
 
 
 def removes(kept: Retention) -> str:
     """What the agent's own clean-up does, and what to do about it."""
     return (
-        f"started without perdure, it removes conversations older than {kept.days:g} days; perdure's own starts do not, and its copies "
-        f"stay. To keep them all: {kept.setting}"
+        f"started without perdure, it removes conversations older than {kept.days:g} days; "
+        f"perdure's own starts do not, and its copies stay. To keep them all: {kept.setting}"
     )
 
 
@@ -176,19 +206,29 @@ def _directory(topic: str, directory: Path, chosen: Settings) -> Finding:
         return Finding(topic, "bad", f"{directory} cannot be made or written")
     from perdure.volumes import Volumes, room
 
-    volumes = Volumes(places=(there,), warn=chosen.disk_warn, refuse=chosen.disk_refuse, refuse_bytes=chosen.disk_refuse_bytes)
+    volumes = Volumes(
+        places=(there,),
+        warn=chosen.disk_warn,
+        refuse=chosen.disk_refuse,
+        refuse_bytes=chosen.disk_refuse_bytes,
+    )
     state = "bad" if volumes.crowded() else "warn" if volumes.warnings() else "ok"
     return Finding(topic, state, f"{directory}, {room(there).free / (1 << 30):.1f} GiB free")
 
 
 def _checkpoints(chosen: Settings) -> Iterator[Finding]:
-    """Try what every checkpoint does: hand objects over from the root to the repository of the current directory."""
+    """Try what every checkpoint does: hand objects over from the root to the repository of the
+    current directory."""
     from perdure.workspace import Workspaces
 
     try:
         repository = Workspaces(chosen.root, environ=os.environ).try_checkpoint(Path.cwd())
     except (PerdureError, OSError) as error:
-        yield Finding("checkpoints", "bad", f"none could be taken of this repository, from {chosen.root}: {error}")
+        yield Finding(
+            "checkpoints",
+            "bad",
+            f"none could be taken of this repository, from {chosen.root}: {error}",
+        )
         return
     if repository:
         yield Finding("checkpoints", "ok", f"tried between {chosen.root} and {repository}")
@@ -198,7 +238,9 @@ def _store(chosen: Settings) -> Iterator[Finding]:
     from perdure import stores
 
     if chosen.database:
-        yield from (Finding("store", state, message) for state, message in stores.examine(chosen.database))
+        yield from (
+            Finding("store", state, message) for state, message in stores.examine(chosen.database)
+        )
         return
     checks: list[Callable[[], str]] = [stores.sqlite_warning]
     for check in checks:
@@ -212,7 +254,12 @@ def _store(chosen: Settings) -> Iterator[Finding]:
         yield Finding("store", "ok", str(chosen.state / DATABASE) if there else "no run yet")
         for parking in parked:
             which = f" for model {parking.model}" if parking.model else ""
-            yield Finding("parked", "warn", f"{parking.reason}{which}; until {clock(parking.until)} nothing is launched on {parking.what}")
+            yield Finding(
+                "parked",
+                "warn",
+                f"{parking.reason}{which}; until {clock(parking.until)} nothing is launched on "
+                f"{parking.what}",
+            )
     except PerdureError as error:
         yield Finding("store", "bad", str(error))
 
@@ -228,11 +275,18 @@ def variables(chosen: Settings, only: list[str]) -> Iterator[tuple[str, dict[str
         except PerdureError:
             continue
         passed = sorted(variable for variable in os.environ if is_passed(variable, patterns))
-        yield name, {variable: mask(variable, os.environ[variable], variable in ORDINARY) for variable in passed}
+        yield (
+            name,
+            {
+                variable: mask(variable, os.environ[variable], variable in ORDINARY)
+                for variable in passed
+            },
+        )
 
 
 def mask(name: str, value: str, ordinary: bool) -> str:
-    """A value that may be shown: whole for what is no secret by its nature, else its first characters and its length."""
+    """A value that may be shown: whole for what is no secret by its nature, else its first
+    characters and its length."""
     if ordinary:
         return value
     return f"{value[:3]}… ({len(value)} characters)" if len(value) > 12 else "…" * bool(value)

@@ -1,4 +1,5 @@
-"""Asks an agent's CLI whether it is logged in: without a network, for a bounded time, and without making a home where there is none."""
+"""Asks an agent's CLI whether it is logged in: without a network, for a bounded time, and without
+making a home where there is none."""
 
 from __future__ import annotations
 
@@ -11,27 +12,48 @@ from perdure.protocols import AgentDriver
 
 ASK_S = 20.0
 """The longest that a CLI may take to answer: 0.2 to 3 s on an idle machine."""
-_NOWHERE = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
-"""A proxy that is not there keeps the CLI from the network, so that an expired login is not renewed by the way."""
+_NOWHERE = dict.fromkeys(
+    ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"),
+    "http://127.0.0.1:9",
+)
+"""A proxy that is not there keeps the CLI from the network, so that an expired login is not renewed
+by the way."""
 
 
-def finding(driver: AgentDriver, program: Program, home: Path, environ: Mapping[str, str], *, usual: bool) -> tuple[str, str] | None:
-    """State and message of what the agent lacks; None where nothing is known to be missing. `usual`: runs go to this agent."""
+def finding(
+    driver: AgentDriver, program: Program, home: Path, environ: Mapping[str, str], *, usual: bool
+) -> tuple[str, str] | None:
+    """State and message of what the agent lacks; None where nothing is known to be missing.
+    `usual`: runs go to this agent."""
     from perdure import process
     from perdure.attempt.engine import ORDINARY, is_passed
     from perdure.drivers import logins, names
 
     agent = logins.native_name(driver.name, names())
-    passed = {name: value for name, value in environ.items() if is_passed(name, (*ORDINARY, *driver.variables))}
+    passed = {
+        name: value
+        for name, value in environ.items()
+        if is_passed(name, (*ORDINARY, *driver.variables))
+    }
     command = logins.question(agent, program) if agent == driver.name else ()
     code, said = 0, ""
     if command:
         with tempfile.TemporaryDirectory(prefix="perdure-") as scratch:
             place = Path(scratch)
-            own = passed if home.exists() else passed | {"HOME": scratch, "CLAUDE_CONFIG_DIR": scratch, "CODEX_HOME": scratch}
-            code, said = process.run_quick(command, directory=place / "asked", cwd=place, env=own | _NOWHERE, timeout_s=ASK_S)
+            own = (
+                passed
+                if home.exists()
+                else passed | {"HOME": scratch, "CLAUDE_CONFIG_DIR": scratch, "CODEX_HOME": scratch}
+            )
+            code, said = process.run_quick(
+                command, directory=place / "asked", cwd=place, env=own | _NOWHERE, timeout_s=ASK_S
+            )
         if code in (124, 125):
-            return "warn", f"it did not say within {ASK_S:g} s whether it is logged in: {' '.join(command[1:])}"
+            return (
+                "warn",
+                f"it did not say within {ASK_S:g} s whether it is logged in: "
+                f"{' '.join(command[1:])}",
+            )
     lacks = logins.missing(agent, home, passed, code, said)
     if lacks is None:
         return None

@@ -1,4 +1,5 @@
-"""What `perdure serve` relies on, for `perdure doctor` and the dashboard's settings page: looked at where a forge is configured."""
+"""What `perdure serve` relies on, for `perdure doctor` and the dashboard's settings page: looked at
+where a forge is configured."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ INSTALL = "pip install 'perdure[serve]'"
 
 
 def findings(chosen: Settings, *, serving: bool = False) -> Iterator[tuple[str, str, str]]:
-    """Topic, state (as in `doctor.Finding`) and sentence. `serving`: asked by the service itself, which has taken its secrets out of the
-    environment, and would not have begun with a bad one."""
+    """Topic, state (as in `doctor.Finding`) and sentence. `serving`: asked by the service itself,
+    which has taken its secrets out of the environment, and would not have begun with a bad one."""
     if missing := [name for name in LIBRARIES if find_spec(name) is None]:
         yield "serve", "bad", f"perdure serve needs {', '.join(missing)}: {INSTALL}"
         return
@@ -32,7 +33,8 @@ def findings(chosen: Settings, *, serving: bool = False) -> Iterator[tuple[str, 
 
 
 def _secrets(chosen: Settings) -> Iterator[tuple[str, str, str]]:
-    """The secrets of the webhooks, the tokens for the forges, the templates of the agents: there, readable, not to be guessed."""
+    """The secrets of the webhooks, the tokens for the forges, the templates of the agents: there,
+    readable, not to be guessed."""
     from perdure.dispatching.prompts import Prompts
     from perdure.forgeapi.connecting import forges
     from perdure.web.secrets import secrets_of
@@ -42,10 +44,18 @@ def _secrets(chosen: Settings) -> Iterator[tuple[str, str, str]]:
             pass
 
     if _has_credentials(chosen) and not os.environ.get(CREDENTIALS):
-        yield "serve", "warn", "secrets are named as credentials of systemd: only the service itself can check them"
+        yield (
+            "serve",
+            "warn",
+            "secrets are named as credentials of systemd: only the service itself can check them",
+        )
         return
     environ, problems = dict(os.environ), list[str]()
-    looks: list[Callable[[], object]] = [lambda: secrets_of(chosen.webhooks, environ), connect, lambda: Prompts(chosen.agents)]
+    looks: list[Callable[[], object]] = [
+        lambda: secrets_of(chosen.webhooks, environ),
+        connect,
+        lambda: Prompts(chosen.agents),
+    ]
     for look in looks:
         try:
             look()
@@ -58,7 +68,10 @@ def _secrets(chosen: Settings) -> Iterator[tuple[str, str, str]]:
 
 
 def _has_credentials(chosen: Settings) -> bool:
-    tokens = [*(source.token_credential for source in chosen.webhooks), *(rule.token_credential for rule in chosen.agents)]
+    tokens = [
+        *(source.token_credential for source in chosen.webhooks),
+        *(rule.token_credential for rule in chosen.agents),
+    ]
     return any(tokens) or any(source.credentials for source in chosen.webhooks)
 
 
@@ -69,7 +82,11 @@ def _rules(chosen: Settings) -> Iterator[tuple[str, str, str]]:
     for rule in chosen.agents:
         try:
             drivers.load(rule.agent).locate(os.environ)
-            yield "serve", "ok", f"agents.{rule.name}: {rule.agent} for {', '.join(rule.repositories)}"
+            yield (
+                "serve",
+                "ok",
+                f"agents.{rule.name}: {rule.agent} for {', '.join(rule.repositories)}",
+            )
         except PerdureError as error:
             said = f"{str(error).rstrip('.')}: {error.hint}" if error.hint else str(error)
             yield "serve", "bad", f"agents.{rule.name}: {said}"
@@ -86,15 +103,25 @@ def _tokens(chosen: Settings) -> Iterator[tuple[str, str, str]]:
         return
     public = _is_public(chosen.serve_listen)
     if public and not good and not chosen.webhooks:
-        yield "serve", "bad", f"{chosen.serve_listen} can be reached from outside, and there is no token: perdure token new NAME"
+        yield (
+            "serve",
+            "bad",
+            f"{chosen.serve_listen} can be reached from outside, and there is no token: perdure "
+            "token new NAME",
+        )
     elif not good:
         yield (
             "serve",
             "warn",
-            "there is no token that is good now: nobody gets to the dashboard, the API and the metrics: perdure token new NAME",
+            "there is no token that is good now: nobody gets to the dashboard, the API and the "
+            "metrics: perdure token new NAME",
         )
     else:
-        where = f"{chosen.serve_listen}, which can be reached from outside" if public else chosen.serve_listen
+        where = (
+            f"{chosen.serve_listen}, which can be reached from outside"
+            if public
+            else chosen.serve_listen
+        )
         yield "serve", "ok", f"{len(good)} token(s); listens on {where}"
 
 
@@ -108,4 +135,8 @@ def _is_public(listen: str) -> bool:
 
 def wanted(chosen: Settings) -> bool:
     """Whether this is a place where `perdure serve` is to run."""
-    return bool(chosen.webhooks or chosen.agents or chosen.origin.keys() & {"serve_listen", "serve_hosts", "serve_public_url"})
+    return bool(
+        chosen.webhooks
+        or chosen.agents
+        or chosen.origin.keys() & {"serve_listen", "serve_hosts", "serve_public_url"}
+    )

@@ -1,9 +1,11 @@
-"""`entrypoint`: what a container begins with. The volume is checked, the homes are linked to it, and the command runs under an init.
+"""`entrypoint`: what a container begins with. The volume is checked, the homes are linked to it,
+and the command runs under an init.
 
     ENTRYPOINT ["perdure", "entrypoint", "--volume", "/data", "--"]
 
-perdure's own state and workdirs lie on the volume too, unless PERDURE_STATE and PERDURE_ROOT say otherwise: a container that was
-made anew has everything that the one before had. Nothing is started where the volume is not the one that is expected.
+perdure's own state and workdirs lie on the volume too, unless PERDURE_STATE and PERDURE_ROOT say
+otherwise: a container that was made anew has everything that the one before had. Nothing is started
+where the volume is not the one that is expected.
 """
 
 from __future__ import annotations
@@ -33,14 +35,51 @@ Result = TypeVar("Result")
 
 
 def entrypoint_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--volume", type=Path, default=VOLUME, metavar="DIR", help="where the volume is mounted (default: /data)")
-    parser.add_argument("--volume-id", default="", metavar="ID", help="refuse any other volume; perdure home status names it")
-    parser.add_argument("--new", action="store_true", help="begin a volume in a directory that is no mount point")
-    parser.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="how long the volume may take to come (default: 0)")
-    parser.add_argument("--grace", type=float, default=8.0, metavar="SECONDS", help="what is left behind gets this to end in good order")
-    parser.add_argument("--symlink", action="store_true", help="link the homes at their usual places, and set no variable")
-    parser.add_argument("--agent", action="append", default=[], metavar="AGENT", help="link only this agent's home; repeatable")
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="what to run, after --")
+    parser.add_argument(
+        "--volume",
+        type=Path,
+        default=VOLUME,
+        metavar="DIR",
+        help="where the volume is mounted (default: /data)",
+    )
+    parser.add_argument(
+        "--volume-id",
+        default="",
+        metavar="ID",
+        help="refuse any other volume; perdure home status names it",
+    )
+    parser.add_argument(
+        "--new", action="store_true", help="begin a volume in a directory that is no mount point"
+    )
+    parser.add_argument(
+        "--wait",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="how long the volume may take to come (default: 0)",
+    )
+    parser.add_argument(
+        "--grace",
+        type=float,
+        default=8.0,
+        metavar="SECONDS",
+        help="what is left behind gets this to end in good order",
+    )
+    parser.add_argument(
+        "--symlink",
+        action="store_true",
+        help="link the homes at their usual places, and set no variable",
+    )
+    parser.add_argument(
+        "--agent",
+        action="append",
+        default=[],
+        metavar="AGENT",
+        help="link only this agent's home; repeatable",
+    )
+    parser.add_argument(
+        "command", nargs=argparse.REMAINDER, metavar="COMMAND", help="what to run, after --"
+    )
 
 
 def entrypoint_verb(arguments: argparse.Namespace) -> int:
@@ -49,7 +88,10 @@ def entrypoint_verb(arguments: argparse.Namespace) -> int:
 
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     if not command:
-        raise UsageError("what is to be run? the command is missing", "perdure entrypoint --volume DIR -- COMMAND")
+        raise UsageError(
+            "what is to be run? the command is missing",
+            "perdure entrypoint --volume DIR -- COMMAND",
+        )
     from perdure.cli.pod import REST_S, is_pod, told_before_it_began
 
     if os.getpid() == 1:
@@ -62,7 +104,9 @@ def entrypoint_verb(arguments: argparse.Namespace) -> int:
         if code is None:
             raise
         return code
-    return run_as_init(command, environ, min(arguments.grace, REST_S) if is_pod(command) else arguments.grace)
+    return run_as_init(
+        command, environ, min(arguments.grace, REST_S) if is_pod(command) else arguments.grace
+    )
 
 
 def _linked(arguments: argparse.Namespace) -> dict[str, str]:
@@ -74,13 +118,18 @@ def _linked(arguments: argparse.Namespace) -> dict[str, str]:
     from perdure.homes.remembered import environment
 
     volume = _volume(arguments)
-    places = {"PERDURE_STATE": volume.path / "perdure/state", "PERDURE_ROOT": volume.path / "perdure/root"}
+    places = {
+        "PERDURE_STATE": volume.path / "perdure/state",
+        "PERDURE_ROOT": volume.path / "perdure/root",
+    }
     own = {**{name: str(place) for name, place in places.items()}, **os.environ}
     state = load(own, Path.cwd()).state
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     call = Linking(volume=volume, state=state, environ=own, symlink=arguments.symlink)
     for agent in agents_of(arguments.agent):
-        for moved in _patiently(partial(call.link, agent, home_of(agent)), Conflict, max(arguments.wait, NEIGHBOUR_S)):
+        for moved in _patiently(
+            partial(call.link, agent, home_of(agent)), Conflict, max(arguments.wait, NEIGHBOUR_S)
+        ):
             for name in moved.taken.conflicts:
                 print(clean(f"perdure: {agent}: two versions are kept: {name}"), file=sys.stderr)
     return dict(environment(state, own))
@@ -91,11 +140,15 @@ def _volume(arguments: argparse.Namespace) -> Volume:
     from perdure.errors import WorkspaceError
     from perdure.homes.volume import volume_at
 
-    look = partial(volume_at, arguments.volume, wanted=arguments.volume_id, make=True, new=arguments.new)
+    look = partial(
+        volume_at, arguments.volume, wanted=arguments.volume_id, make=True, new=arguments.new
+    )
     return _patiently(look, WorkspaceError, arguments.wait)
 
 
-def _patiently(act: Callable[[], Result], obstacle: type[PerdureError], patience_s: float) -> Result:
+def _patiently(
+    act: Callable[[], Result], obstacle: type[PerdureError], patience_s: float
+) -> Result:
     """Tries until it works; raises the obstacle when the patience is over."""
     until = time.monotonic() + patience_s
     while True:

@@ -1,4 +1,5 @@
-"""What an agent could read and change on this machine, in sentences: for `perdure serve` at its start, and for `perdure doctor`."""
+"""What an agent could read and change on this machine, in sentences: for `perdure serve` at its
+start, and for `perdure doctor`."""
 
 from __future__ import annotations
 
@@ -24,8 +25,9 @@ def lines(chosen: Settings, held: Sequence[str] = ()) -> Iterator[str]:
     if found:
         more = f" and {len(found) - NAMED_MOST} more" if len(found) > NAMED_MOST else ""
         yield (
-            f"a secret of the service is also in the environment of process {', '.join(found[:NAMED_MOST])}{more}, "
-            "where agents can read it: name it by secret_file or secret_credential, or start perdure from systemd"
+            "a secret of the service is also in the environment of process "
+            f"{', '.join(found[:NAMED_MOST])}{more}, where agents can read it: name it by "
+            "secret_file or secret_credential, or start perdure from systemd"
         )
 
 
@@ -33,28 +35,37 @@ def reach(chosen: Settings) -> str:
     """Say in one sentence or two what an agent could read and change."""
     files = sum(os.access(place, os.R_OK) for place in secret_files(chosen))
     secrets = f", {files} file(s) with secrets" if files else ""
-    database = "the database" if chosen.database else f"the database in {chosen.state} (tokens' hashes, all runs)"
+    database = (
+        "the database"
+        if chosen.database
+        else f"the database in {chosen.state} (tokens' hashes, all runs)"
+    )
     if os.geteuid() == 0 and _may_trace():
         return (
-            f"agents run as root: they can read and change everything here, {database}{secrets} and the memory of perdure serve included. "
-            f"Run it as an ordinary user ({HOW})"
+            f"agents run as root: they can read and change everything here, {database}{secrets} "
+            f"and the memory of perdure serve included. Run it as an ordinary user ({HOW})"
         )
     return (
-        f"agents run as the user {_user()}, as perdure does: they can read and change {database}{secrets} and this user's other files, "
-        "and read the environment of this user's other processes. They cannot read memory and environment of perdure itself "
-        f"({HOW})"
+        f"agents run as the user {_user()}, as perdure does: they can read and change "
+        f"{database}{secrets} and this user's other files, and read the environment of this user's "
+        f"other processes. They cannot read memory and environment of perdure itself ({HOW})"
     )
 
 
 def secret_files(chosen: Settings) -> set[Path]:
     """Return the files that hold secrets of the service."""
     named = {path for source in chosen.webhooks for path in source.files}
-    tokens = {*(source.token_file for source in chosen.webhooks), *(rule.token_file for rule in chosen.agents)}
+    tokens = {
+        *(source.token_file for source in chosen.webhooks),
+        *(rule.token_file for rule in chosen.agents),
+    }
     return {Path(path) for path in (named | tokens) - {""}}
 
 
 def _may_trace() -> bool:
-    found = re.search(r"^CapEff:\s*([0-9a-f]+)", Path("/proc/self/status").read_text(), re.MULTILINE)
+    found = re.search(
+        r"^CapEff:\s*([0-9a-f]+)", Path("/proc/self/status").read_text(), re.MULTILINE
+    )
     return found is not None and bool(int(found[1], 16) >> CAP_SYS_PTRACE & 1)
 
 

@@ -1,4 +1,5 @@
-"""`home`: agents' homes kept on a volume. `link` moves them there, `status` and `verify` look, `unlink` gives them back."""
+"""`home`: agents' homes kept on a volume. `link` moves them there, `status` and `verify` look,
+`unlink` gives them back."""
 
 from __future__ import annotations
 
@@ -20,13 +21,35 @@ if TYPE_CHECKING:
 
 def home_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "what", choices=["link", "status", "verify", "unlink"], help="move to a volume; what is noted; whether it is so; back"
+        "what",
+        choices=["link", "status", "verify", "unlink"],
+        help="move to a volume; what is noted; whether it is so; back",
     )
-    parser.add_argument("agents", nargs="*", metavar="AGENT", help="only these (default: all built-in agents; for unlink: all linked ones)")
-    parser.add_argument("--volume", type=Path, metavar="DIR", help="for link: a directory that outlives this machine or container")
-    parser.add_argument("--symlink", action="store_true", help="for link: leave a link at the old place, so that your own use follows too")
-    parser.add_argument("--new", action="store_true", help="for link: begin a volume in a directory that is no mount point")
-    parser.add_argument("-n", "--dry-run", action="store_true", help="say what would be moved, and change nothing")
+    parser.add_argument(
+        "agents",
+        nargs="*",
+        metavar="AGENT",
+        help="only these (default: all built-in agents; for unlink: all linked ones)",
+    )
+    parser.add_argument(
+        "--volume",
+        type=Path,
+        metavar="DIR",
+        help="for link: a directory that outlives this machine or container",
+    )
+    parser.add_argument(
+        "--symlink",
+        action="store_true",
+        help="for link: leave a link at the old place, so that your own use follows too",
+    )
+    parser.add_argument(
+        "--new",
+        action="store_true",
+        help="for link: begin a volume in a directory that is no mount point",
+    )
+    parser.add_argument(
+        "-n", "--dry-run", action="store_true", help="say what would be moved, and change nothing"
+    )
     parser.add_argument("--json", action="store_true", help="as JSON, with schema_version")
 
 
@@ -36,7 +59,8 @@ def home_verb(arguments: argparse.Namespace) -> int:
 
 
 def agents_of(wanted: Sequence[str]) -> list[str]:
-    """The agents that are meant, those over ACP by the name of the agent itself. Raises NotFound."""
+    """The agents that are meant, those over ACP by the name of the agent itself. Raises
+    NotFound."""
     from perdure.drivers.homes import HOMES, home_of
 
     for name in wanted:
@@ -55,7 +79,12 @@ def _link(arguments: argparse.Namespace) -> int:
     agents = agents_of(arguments.agents)
     volume = volume_at(arguments.volume, make=True, new=arguments.new, dry_run=arguments.dry_run)
     call = Linking(
-        volume=volume, state=settings().state, environ=os.environ, symlink=arguments.symlink, dry_run=arguments.dry_run, tell=_progress()
+        volume=volume,
+        state=settings().state,
+        environ=os.environ,
+        symlink=arguments.symlink,
+        dry_run=arguments.dry_run,
+        tell=_progress(),
     )
     moved = [each for agent in agents for each in call.link(agent, home_of(agent))]
     _print(moved, arguments, "link")
@@ -69,9 +98,17 @@ def _unlink(arguments: argparse.Namespace) -> int:
 
     state = settings().state
     linked = list(dict.fromkeys(home.agent for home in Remembered(state).all()))
-    agents = [agent for agent in agents_of(arguments.agents) if agent in linked or agent in arguments.agents]
+    agents = [
+        agent
+        for agent in agents_of(arguments.agents)
+        if agent in linked or agent in arguments.agents
+    ]
     moved = [
-        each for agent in agents for each in unlink(agent, home_of(agent), state, os.environ, tell=_progress(), dry_run=arguments.dry_run)
+        each
+        for agent in agents
+        for each in unlink(
+            agent, home_of(agent), state, os.environ, tell=_progress(), dry_run=arguments.dry_run
+        )
     ]
     _print(moved, arguments, "unlink")
     return 0
@@ -85,13 +122,21 @@ def _progress() -> Any:
         return quiet
 
     def tell(step: str) -> None:
-        print(f"\r\033[K{clean(step)[:70]}" if step != "finished" else "\r\033[K", end="", file=sys.stderr, flush=True)
+        print(
+            f"\r\033[K{clean(step)[:70]}" if step != "finished" else "\r\033[K",
+            end="",
+            file=sys.stderr,
+            flush=True,
+        )
 
     return tell
 
 
 def report_of(moved: Sequence[Moved]) -> list[dict[str, Any]]:
-    return [{**asdict(each.linked), **asdict(each.taken), "kept": each.kept, "line": each.line} for each in moved]
+    return [
+        {**asdict(each.linked), **asdict(each.taken), "kept": each.kept, "line": each.line}
+        for each in moved
+    ]
 
 
 def _print(moved: Sequence[Moved], arguments: argparse.Namespace, what: str) -> None:
@@ -101,9 +146,16 @@ def _print(moved: Sequence[Moved], arguments: argparse.Namespace, what: str) -> 
         return
     would = "would be " if arguments.dry_run else ""
     for each in moved:
-        goes = (each.linked.place, each.linked.target) if what == "link" else (each.linked.target, each.linked.place)
+        goes = (
+            (each.linked.place, each.linked.target)
+            if what == "link"
+            else (each.linked.target, each.linked.place)
+        )
         print(clean(f"{each.linked.agent}  {goes[0]} -> {goes[1]}  ({each.linked.way})"))
-        print(f"  {each.taken.files} file(s), {each.taken.bytes / (1 << 20):.1f} MiB {would}copied; {each.taken.same} there already")
+        print(
+            f"  {each.taken.files} file(s), {each.taken.bytes / (1 << 20):.1f} MiB {would}copied; "
+            f"{each.taken.same} there already"
+        )
         for name in each.taken.conflicts:
             print(clean(f"  two versions: {name}"))
         for name in each.taken.left:
@@ -138,7 +190,10 @@ def _look(arguments: argparse.Namespace) -> int:
         bad = bad or any(each.state == "bad" for each in findings)
         shown.append((home, findings, kept_beside(home)))
     if arguments.json:
-        told = [{**asdict(home), "findings": [asdict(each) for each in findings], "kept": kept} for home, findings, kept in shown]
+        told = [
+            {**asdict(home), "findings": [asdict(each) for each in findings], "kept": kept}
+            for home, findings, kept in shown
+        ]
         print(json.dumps({"schema_version": 1, "homes": told}, indent=2, ensure_ascii=False))
     else:
         for home, findings, kept in shown:

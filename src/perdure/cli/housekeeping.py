@@ -1,4 +1,5 @@
-"""What goes on beside a pool: the daily sweep, the ballast, and a word when the disk gets full or has room again."""
+"""What goes on beside a pool: the daily sweep, the ballast, and a word when the disk gets full or
+has room again."""
 
 from __future__ import annotations
 
@@ -16,12 +17,19 @@ KNOWN_MS = 365 * 86_400_000
 
 
 class Housekeeping:
-    """A thread beside the pool, from `with` to its end; a sweep that has begun is waited for. `say` gets one line at a time.
+    """A thread beside the pool, from `with` to its end; a sweep that has begun is waited for. `say`
+    gets one line at a time.
 
     `every_s` is the time between two rounds, in seconds.
     """
 
-    def __init__(self, engine: Engine, settings: Settings, say: Callable[[str], None], every_s: float = EVERY_S) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        say: Callable[[str], None],
+        every_s: float = EVERY_S,
+    ) -> None:
         self._engine, self._settings, self._say, self._every_s = engine, settings, say, every_s
         self._over = threading.Event()
         self._crowded = ""
@@ -32,7 +40,12 @@ class Housekeeping:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._over.set()
         self._thread.join()
 
@@ -44,17 +57,21 @@ class Housekeeping:
             self._try(self.look, "how much room there is cannot be looked at")
 
     def _try(self, step: Callable[[], None], trouble: str) -> None:
-        """Whatever is wrong is told, once a round: nobody would notice that this thread has ended."""
+        """Whatever is wrong is told, once a round: nobody would notice that this thread has
+        ended."""
         try:
             step()
         except Exception as error:
             self._say(f"{trouble}: {error or type(error).__name__}")
 
     def look(self) -> None:
-        """Tells once when new work must wait for room, and once when it need not any more; makes the ballast where it can."""
+        """Tells once when new work must wait for room, and once when it need not any more; makes
+        the ballast where it can."""
         crowded = self._engine.volumes.crowded()
         if crowded and not self._crowded:
-            self._say(f"{crowded}; nothing new is begun until there is room (perdure du, perdure gc)")
+            self._say(
+                f"{crowded}; nothing new is begun until there is room (perdure du, perdure gc)"
+            )
         elif self._crowded and not crowded:
             self._say("there is room again")
         self._crowded = crowded

@@ -1,7 +1,9 @@
-"""A terminal for a full screen: keys in, lines out, and the terminal as it was afterwards, whatever happens.
+"""A terminal for a full screen: keys in, lines out, and the terminal as it was afterwards, whatever
+happens.
 
-Used by `picker`. It reads standard input and draws on standard error, so that standard output can go into a pipe. Ctrl-C and Ctrl-Z
-come as keys here; a signal that ends the process (TERM, HUP) ends it after the terminal was restored.
+Used by `picker`. It reads standard input and draws on standard error, so that standard output can
+go into a pipe. Ctrl-C and Ctrl-Z come as keys here; a signal that ends the process (TERM, HUP) ends
+it after the terminal was restored.
 """
 
 from __future__ import annotations
@@ -17,11 +19,39 @@ from types import FrameType, TracebackType
 from typing import Any
 
 UP, DOWN, PAGE_UP, PAGE_DOWN, HOME, END = "up", "down", "page up", "page down", "home", "end"
-ENTER, ESCAPE, BACKSPACE, SPACE, CTRL_A, CTRL_C, CTRL_U = "enter", "escape", "backspace", " ", "ctrl a", "ctrl c", "ctrl u"
+ENTER, ESCAPE, BACKSPACE, SPACE, CTRL_A, CTRL_C, CTRL_U = (
+    "enter",
+    "escape",
+    "backspace",
+    " ",
+    "ctrl a",
+    "ctrl c",
+    "ctrl u",
+)
 RESIZED = "resized"
 
-_PLAIN = {"\r": ENTER, "\n": ENTER, "\x7f": BACKSPACE, "\x08": BACKSPACE, "\x01": CTRL_A, "\x03": CTRL_C, "\x04": CTRL_C, "\x15": CTRL_U}
-_SEQUENCES = {"A": UP, "B": DOWN, "H": HOME, "F": END, "1~": HOME, "4~": END, "5~": PAGE_UP, "6~": PAGE_DOWN, "7~": HOME, "8~": END}
+_PLAIN = {
+    "\r": ENTER,
+    "\n": ENTER,
+    "\x7f": BACKSPACE,
+    "\x08": BACKSPACE,
+    "\x01": CTRL_A,
+    "\x03": CTRL_C,
+    "\x04": CTRL_C,
+    "\x15": CTRL_U,
+}
+_SEQUENCES = {
+    "A": UP,
+    "B": DOWN,
+    "H": HOME,
+    "F": END,
+    "1~": HOME,
+    "4~": END,
+    "5~": PAGE_UP,
+    "6~": PAGE_DOWN,
+    "7~": HOME,
+    "8~": END,
+}
 _PATIENCE_S = 0.05
 """So long the rest of an escape sequence may take to come; what comes alone is the Escape key."""
 _TICK_S = 0.2
@@ -50,7 +80,12 @@ class FullScreen:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         try:
             self._write("\x1b[0m\x1b[?25h\x1b[?1049l")
         finally:
@@ -70,7 +105,8 @@ class FullScreen:
         self._write("\x1b[H" + "\r\n".join(f"{line}\x1b[0m\x1b[K" for line in lines) + "\x1b[J")
 
     def key(self) -> str:
-        """The next key: one of the names above, a character, or RESIZED. Escape where the terminal has gone."""
+        """The next key: one of the names above, a character, or RESIZED. Escape where the terminal
+        has gone."""
         while not self._waiting:
             if self.size != self._drawn:
                 return RESIZED
@@ -82,7 +118,9 @@ class FullScreen:
         got = os.read(self._keyboard, 1024)
         if not got:
             return [ESCAPE]
-        while (got.endswith((b"\x1b", b"\x1b[", b"\x1bO")) or _is_cut(got)) and select.select([self._keyboard], [], [], _PATIENCE_S)[0]:
+        while (got.endswith((b"\x1b", b"\x1b[", b"\x1bO")) or _is_cut(got)) and select.select(
+            [self._keyboard], [], [], _PATIENCE_S
+        )[0]:
             more = os.read(self._keyboard, 1024)
             got += more
             if not more:

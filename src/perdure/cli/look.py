@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from perdure.protocols import Retention, RunStore
 
 PATIENCE_S = 3.0
-"""A run is looked at again after so long before one says that nobody attends it: a worker pool may be about to take it over."""
+"""A run is looked at again after so long before one says that nobody attends it: a worker pool may
+be about to take it over."""
 UNATTENDED = 75
 """The exit code of a verb that follows a run which nobody attends."""
 
@@ -44,7 +45,11 @@ def _report(ref: str) -> dict[str, Any]:
 
 def shown_state(report: Mapping[str, Any]) -> str:
     """The one word for how a run stands: its state, or that nobody attends it."""
-    return str(report["liveness"] if report["liveness"] not in (None, Liveness.ATTENDED) else report["state"])
+    return str(
+        report["liveness"]
+        if report["liveness"] not in (None, Liveness.ATTENDED)
+        else report["state"]
+    )
 
 
 def _advice(report: Mapping[str, Any]) -> str:
@@ -85,7 +90,12 @@ def show_verb(arguments: argparse.Namespace) -> int:
 
 def _attempt_line(attempt: dict[str, Any], state: str) -> str:
     outcome, receipt = attempt["outcome"], attempt["receipt"]
-    ended = state if outcome is None else f"{outcome['kind']}" + (f" ({one_line(outcome['detail'], 70)})" if outcome["detail"] else "")
+    ended = (
+        state
+        if outcome is None
+        else f"{outcome['kind']}"
+        + (f" ({one_line(outcome['detail'], 70)})" if outcome["detail"] else "")
+    )
     proof = f"  receipt {receipt['verdict']}" if receipt else ""
     return f"{attempt['continuation'] or 'not started'}  {ended}{proof}"
 
@@ -103,11 +113,16 @@ def why_verb(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(why_of(report), indent=2, ensure_ascii=False))
         return 0
-    print(f"{report['name']}: {shown_state(report)}; policy {report['policy']}, conversation of {clean(report['scope'])}")
+    print(
+        f"{report['name']}: {shown_state(report)}; policy {report['policy']}, conversation of "
+        f"{clean(report['scope'])}"
+    )
     if words := _advice(report):
         print(f"\n{shown_state(report):11} {words}")
     if report["state"] == "queued" and report["reason"]:
-        print(f"\nwaits       until {clock(report['run_after'])}: {one_line(report['reason'], 300)}")
+        print(
+            f"\nwaits       until {clock(report['run_after'])}: {one_line(report['reason'], 300)}"
+        )
     for condition in report["conditions"]:
         print(f"\n{condition['type']:11} {one_line(condition['message'], 300)}")
     for line in told(report["posting"]):
@@ -125,7 +140,8 @@ def why_verb(arguments: argparse.Namespace) -> int:
         previous = attempt
     if kept := _retention(report["agent"]):
         print(
-            f"\nnote        {report['agent']} itself removes what is older than {kept.days:g} days; perdure's copy stays (perdure doctor)"
+            f"\nnote        {report['agent']} itself removes what is older than {kept.days:g} "
+            "days; perdure's copy stays (perdure doctor)"
         )
     return 0
 
@@ -136,10 +152,17 @@ def told(posting: dict[str, Any] | None) -> list[str]:
         return []
     lines = [f"told at {one_line(posting['comment_url'], 300)}"] if posting["comment_url"] else []
     if posting["commit"]:
-        pull = f", pull request {posting['pull']}: {one_line(posting['pull_url'], 300)}" if posting["pull"] else ""
+        pull = (
+            f", pull request {posting['pull']}: {one_line(posting['pull_url'], 300)}"
+            if posting["pull"]
+            else ""
+        )
         lines.append(f"its branch was pushed as {posting['commit'][:12]}{pull}")
     if posting["tries"]:
-        lines.append(f"again at {clock(posting['due'])}, after {posting['tries']} tries: {one_line(posting['reason'], 300)}")
+        lines.append(
+            f"again at {clock(posting['due'])}, after {posting['tries']} tries: "
+            f"{one_line(posting['reason'], 300)}"
+        )
     elif posting["reason"]:
         lines.append(f"given up until the run changes: {one_line(posting['reason'], 300)}")
     return lines
@@ -155,10 +178,13 @@ def _waits_for(report: dict[str, Any]) -> str:
     if report["state"] != "queued":
         return f"its workdir and conversation lie on {there}"
     if here.patience_s is None:
-        return f"it waits for {there}, where its workdir and conversation lie; no checkpoint_store is set here that would bring them"
+        return (
+            f"it waits for {there}, where its workdir and conversation lie; no checkpoint_store is "
+            "set here that would bring them"
+        )
     return (
-        f"it waits for {there}, where its workdir and conversation lie; after {here.patience_s:g} s another host may bring the newest "
-        f"checkpoint from {clean(chosen.checkpoint_store)}"
+        f"it waits for {there}, where its workdir and conversation lie; after {here.patience_s:g} "
+        f"s another host may bring the newest checkpoint from {clean(chosen.checkpoint_store)}"
     )
 
 
@@ -180,7 +206,11 @@ def logs_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--attempt", type=int, default=0, help="only this attempt")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON record a line")
-    form.add_argument("--raw", action="store_true", help="the agent's own output as it was; cleaned only on a terminal")
+    form.add_argument(
+        "--raw",
+        action="store_true",
+        help="the agent's own output as it was; cleaned only on a terminal",
+    )
 
 
 def logs_verb(arguments: argparse.Namespace) -> int:
@@ -192,7 +222,9 @@ def logs_verb(arguments: argparse.Namespace) -> int:
     store = open_to_read(chosen)
     run = store.get(arguments.name)
     left = Left(chosen, store)
-    if arguments.attempt and not any(attempt.number == arguments.attempt for attempt in store.attempts(run.id)):
+    if arguments.attempt and not any(
+        attempt.number == arguments.attempt for attempt in store.attempts(run.id)
+    ):
         raise NotFound(f"{run.name} has no attempt {arguments.attempt}", f"perdure show {run.name}")
     if arguments.raw:
         from perdure.cli.rawlog import raw_log

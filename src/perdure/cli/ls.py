@@ -1,7 +1,9 @@
-"""`ls`: the list of runs. It has to be there at once, so it goes a short way of its own, without settings, nouns and drivers.
+"""`ls`: the list of runs. It has to be there at once, so it goes a short way of its own, without
+settings, nouns and drivers.
 
-What the short way cannot tell (a configuration that moves the state directory, a database of another schema, any error) is
-left to the long one. Nothing is imported above that costs more than the list itself: see docs/performance.md.
+What the short way cannot tell (a configuration that moves the state directory, a database of
+another schema, any error) is left to the long one. Nothing is imported above that costs more than
+the list itself: see docs/performance.md.
 """
 
 from __future__ import annotations
@@ -24,7 +26,19 @@ LEAST = 16
 """So many columns of a name are shown on the narrowest terminal."""
 STATES = ("pending", "queued", "running", "succeeded", "failed", "cancelled")
 SHOWN = (
-    *("id", "name", "state", "liveness", "agent", "attempt", "reason", "updated", "created", "place", "run_after"),
+    *(
+        "id",
+        "name",
+        "state",
+        "liveness",
+        "agent",
+        "attempt",
+        "reason",
+        "updated",
+        "created",
+        "place",
+        "run_after",
+    ),
     *("fill_tokens", "fill_window"),
 )
 READ = (*(name for name in SHOWN if name != "liveness"), "worker", "lease_until", "host")
@@ -32,7 +46,9 @@ Row = dict[str, "str | int | None"]
 
 
 def ls_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--state", action="append", default=[], choices=STATES, help="only these; repeatable")
+    parser.add_argument(
+        "--state", action="append", default=[], choices=STATES, help="only these; repeatable"
+    )
     parser.add_argument("-n", "--limit", type=int, default=50)
     parser.add_argument("--json", action="store_true")
 
@@ -44,7 +60,12 @@ def ls_verb(arguments: argparse.Namespace) -> int:
     if arguments.json:
         import json
 
-        print(json.dumps({"schema_version": 1, "runs": [{key: row[key] for key in SHOWN} for row in rows]}, indent=2))
+        print(
+            json.dumps(
+                {"schema_version": 1, "runs": [{key: row[key] for key in SHOWN} for row in rows]},
+                indent=2,
+            )
+        )
         return 0
     if not rows and sys.stdout.isatty():
         print('no runs yet; begin with: perdure run "what the agent is to do"')
@@ -57,8 +78,11 @@ def ls_verb(arguments: argparse.Namespace) -> int:
 
 
 def looked_at(rows: Sequence[Row]) -> list[Row]:
-    """The rows with what is alive of those that are running. Only a run whose supervisor is not seen at once costs more than the list."""
-    looked: list[Row] = [{**row, "liveness": "attended" if row["state"] == "running" else None} for row in rows]
+    """The rows with what is alive of those that are running. Only a run whose supervisor is not
+    seen at once costs more than the list."""
+    looked: list[Row] = [
+        {**row, "liveness": "attended" if row["state"] == "running" else None} for row in rows
+    ]
     doubtful = [row for row in looked if row["liveness"] and not _supervised(str(row["worker"]))]
     if not doubtful:
         return looked
@@ -70,7 +94,8 @@ def looked_at(rows: Sequence[Row]) -> list[Row]:
 
 
 def _supervised(worker: str) -> bool:
-    """Whether a run's supervisor is a live process of this host, by its name for itself (see `process.identity`), without its imports."""
+    """Whether a run's supervisor is a live process of this host, by its name for itself (see
+    `process.identity`), without its imports."""
     from perdure.shim import stat
 
     name, boot, pid, starttime = [*worker.rsplit(":", 3), "", "", ""][:4]
@@ -90,9 +115,13 @@ def _probed(row: Row, store: RunStore, probe: Probe) -> Row:
     found = probe.liveness(run, store.now(), lambda: store.get(run.id))
     run = store.get(run.id) if found is None else run
     return {
-        **row, "state": str(run.state), "reason": run.reason, "attempt": run.attempt, "updated": run.updated,
+        **row,
+        "state": str(run.state),
+        "reason": run.reason,
+        "attempt": run.attempt,
+        "updated": run.updated,
         "liveness": str(found) if found else None,
-    }  # fmt: skip
+    }
 
 
 def _advice(rows: Sequence[Row]) -> list[str]:
@@ -100,7 +129,11 @@ def _advice(rows: Sequence[Row]) -> list[str]:
     words = []
     for liveness, one, many in (
         ("interrupted", "1 run was interrupted", "{} runs were interrupted"),
-        ("unattended", "1 run has no supervisor, but its agent works on", "{} runs have no supervisor, but their agents work on"),
+        (
+            "unattended",
+            "1 run has no supervisor, but its agent works on",
+            "{} runs have no supervisor, but their agents work on",
+        ),
     ):
         names = [str(row["name"]) for row in rows if row["liveness"] == liveness]
         if names:
@@ -110,7 +143,8 @@ def _advice(rows: Sequence[Row]) -> list[str]:
 
 
 def runs(states: Sequence[str], limit: int) -> list[Row]:
-    """The runs that changed last, by the short way if it leads there. Raises what the long way raises."""
+    """The runs that changed last, by the short way if it leads there. Raises what the long way
+    raises."""
     from perdure.stores.glance import newest
 
     place = _state_directory()
@@ -123,11 +157,19 @@ def _the_long_way(states: Sequence[str], limit: int) -> list[Row]:
     from perdure.model import RunState
 
     rows = open_to_read(settings()).last_changed([RunState(state) for state in states], limit)
-    return [{key: str(value) if key == "state" else value for key in READ for value in [getattr(row, key)]} for row in rows]
+    return [
+        {
+            key: str(value) if key == "state" else value
+            for key in READ
+            for value in [getattr(row, key)]
+        }
+        for row in rows
+    ]
 
 
 def _state_directory() -> str:
-    """Where `config` has it, as long as nothing but the environment says so; else empty. A project's file has no say in it."""
+    """Where `config` has it, as long as nothing but the environment says so; else empty. A
+    project's file has no say in it."""
     home = os.environ.get("HOME") or "/"
     given = os.environ.get("PERDURE_STATE", "")
     if os.environ.get("PERDURE_DATABASE"):
@@ -135,7 +177,8 @@ def _state_directory() -> str:
     if given:
         return given if given.startswith("/") else ""
     try:
-        with open(f"{_xdg('XDG_CONFIG_HOME', f'{home}/.config')}/perdure/config.toml", encoding="utf-8") as file:  # noqa: PTH123
+        place = f"{_xdg('XDG_CONFIG_HOME', f'{home}/.config')}/perdure/config.toml"
+        with open(place, encoding="utf-8") as file:  # noqa: PTH123
             text = file.read()
             if "state" in text or "database" in text:
                 return ""
@@ -157,7 +200,14 @@ def _line(row: Row, now: int) -> tuple[str, ...]:
     if row["state"] == "queued" and after > now:
         reason = f"until {clock(after)}: {reason}"
     state = row["liveness"] if row["liveness"] in ("interrupted", "unattended") else row["state"]
-    return (str(row["name"]), str(state), str(row["agent"]), str(row["attempt"]), age(updated, now), reason)
+    return (
+        str(row["name"]),
+        str(state),
+        str(row["agent"]),
+        str(row["attempt"]),
+        age(updated, now),
+        reason,
+    )
 
 
 def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
@@ -167,8 +217,19 @@ def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     room = columns(sys.stdout)
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     if room:
-        # A long name gives way before all that stands after it is lost; but it is what the next command needs.
-        widths[0] = min(widths[0], max(LEAST, room - sum(width + 2 for width in widths[1:-1]) - len(head[-1]) - 2))
+        # A long name gives way before all that stands after it is lost; but it is what the next
+        # command needs.
+        widths[0] = min(
+            widths[0],
+            max(LEAST, room - sum(width + 2 for width in widths[1:-1]) - len(head[-1]) - 2),
+        )
     for row in (head, *rows):
         cells = (cut(row[0], widths[0]) if room else row[0], *row[1:])
-        print(cut("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip(), room))
+        print(
+            cut(
+                "  ".join(
+                    cell.ljust(width) for cell, width in zip(cells, widths, strict=True)
+                ).rstrip(),
+                room,
+            )
+        )

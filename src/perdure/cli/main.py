@@ -26,45 +26,102 @@ VERBS: dict[str, tuple[str, str]] = {
     "resume": ("resume", "go on with a chosen conversation, also one that was begun by hand"),
     "fork": ("fork", "start a run whose conversation and files begin where another run stands"),
     "ls": ("ls", "list runs"),
-    "top": ("top", "all runs at once in this terminal: who needs input, who works; look in, retry, stop"),
+    "top": (
+        "top",
+        "all runs at once in this terminal: who needs input, who works; look in, retry, stop",
+    ),
     "show": ("look", "show one run, its attempts and receipts"),
     "logs": ("look", "what the agent said and did; -f follows"),
     "attach": ("attach", "follow a run at work; Ctrl-C leaves, and the run goes on"),
     "why": ("look", "how each attempt started, on which evidence, and what its receipt says"),
     "stop": ("stop", "stop a run; perdure retry goes on later"),
     "open": ("open", "go on by hand in the agent's own program; no attempt starts meanwhile"),
-    "take-back": ("open", "give a run back that you had open, and see what became of its conversation"),
-    "sessions": ("sessions", "list conversations, also those begun by hand; read one, check them, mend one"),
+    "take-back": (
+        "open",
+        "give a run back that you had open, and see what became of its conversation",
+    ),
+    "sessions": (
+        "sessions",
+        "list conversations, also those begun by hand; read one, check them, mend one",
+    ),
     "diff": ("changes", "show what a run changed, committed or not"),
     "apply": ("changes", "bring a run's changes into your checkout; nothing is overwritten"),
-    "checkpoints": ("checkpoints", "list what was saved of a run: workdir and conversation together"),
-    "restore": ("checkpoints", "take workdir and conversation back to a checkpoint; what is there is saved first"),
-    "export": ("capsule", "write a run's checkpoint into one file, a capsule: conversation, files, journal"),
+    "checkpoints": (
+        "checkpoints",
+        "list what was saved of a run: workdir and conversation together",
+    ),
+    "restore": (
+        "checkpoints",
+        "take workdir and conversation back to a checkpoint; what is there is saved first",
+    ),
+    "export": (
+        "capsule",
+        "write a run's checkpoint into one file, a capsule: conversation, files, journal",
+    ),
     "import": ("capsule", "take a run in from a capsule; nothing runs before you say so"),
-    "move": ("capsule", "bring a run to a checkpoint store, or take one up from there on another machine"),
-    "rm": ("changes", "take a finished run off the list, its workdir into the trash if all of it is saved"),
-    "reset": ("clean", "save, then clear a run's workdir and conversation, so that it begins anew; can be undone"),
-    "gc": ("clean", "take away what nobody needs any more and is saved elsewhere; --dry-run shows it"),
+    "move": (
+        "capsule",
+        "bring a run to a checkpoint store, or take one up from there on another machine",
+    ),
+    "rm": (
+        "changes",
+        "take a finished run off the list, its workdir into the trash if all of it is saved",
+    ),
+    "reset": (
+        "clean",
+        "save, then clear a run's workdir and conversation, so that it begins anew; can be undone",
+    ),
+    "gc": (
+        "clean",
+        "take away what nobody needs any more and is saved elsewhere; --dry-run shows it",
+    ),
     "trash": ("clean", "list what was taken away, bring it back, or delete it for ever"),
     "du": ("clean", "show how much disk perdure takes, by class, agent and repository"),
-    "map": ("map", "the project map: what the files here export and import, as an agent would be told it"),
+    "map": (
+        "map",
+        "the project map: what the files here export and import, as an agent would be told it",
+    ),
     "work": ("pool", "perform whatever is due, and take over what lost its supervisor"),
     "serve": ("serve", "take webhooks of a forge, and perform whatever is due beside"),
-    "operator": ("operator", "on Kubernetes: make Jobs of TaskRuns, and write what became of them into their status"),
-    "token": ("token", "tokens for those who ask perdure serve: make one, list them, take one away"),
+    "operator": (
+        "operator",
+        "on Kubernetes: make Jobs of TaskRuns, and write what became of them into their status",
+    ),
+    "token": (
+        "token",
+        "tokens for those who ask perdure serve: make one, list them, take one away",
+    ),
     "inbox": ("inbox", "list what forges delivered, show a delivery, or read one again"),
-    "plan": ("plan", "a plan of many tasks in one conversation: check it, draw it, run it, see how it stands"),
-    "agents": ("settled", "list the agents: version, program, home, what they can, how many are at work"),
+    "plan": (
+        "plan",
+        "a plan of many tasks in one conversation: check it, draw it, run it, see how it stands",
+    ),
+    "agents": (
+        "settled",
+        "list the agents: version, program, home, what they can, how many are at work",
+    ),
     "home": ("home", "keep the agents' homes on a volume: link, status, verify, unlink"),
-    "entrypoint": ("entrypoint", "begin a container: check the volume, link the homes, run a command under an init"),
+    "entrypoint": (
+        "entrypoint",
+        "begin a container: check the volume, link the homes, run a command under an init",
+    ),
     "config": ("settled", "show every setting, its value and where it comes from"),
-    "doctor": ("doctor", "check this machine: agents, git, directories, settings, what the agents get"),
-    "prove": ("prove", "run the installed agents against perdure's own model server: what holds for these versions"),
+    "doctor": (
+        "doctor",
+        "check this machine: agents, git, directories, settings, what the agents get",
+    ),
+    "prove": (
+        "prove",
+        "run the installed agents against perdure's own model server: what holds for these "
+        "versions",
+    ),
     "completion": ("completion", "print the completion for bash, zsh or fish"),
     "_drive": ("run", ""),
 }
 
-HOLDS_SECRETS = frozenset("run retry update resume fork plan work serve operator move export import top _drive".split())
+HOLDS_SECRETS = frozenset(
+    "run retry update resume fork plan work serve operator move export import top _drive".split()
+)
 """Verbs that hold tokens and passwords while agents of the same user live."""
 
 
@@ -99,7 +156,8 @@ def _perform(words: list[str]) -> int:
 
         forbid_reading()
     parser = parser_of(verb)
-    # Only words without a dash can be mixed in, and the mixing costs a second parser; a command to the end of the line (`...`) cannot.
+    # Only words without a dash can be mixed in, and the mixing costs a second parser; a command to
+    # the end of the line (`...`) cannot.
     places = any(not action.option_strings and action.nargs != "..." for action in parser._actions)
     arguments = parser.parse_intermixed_args(words[1:]) if places else parser.parse_args(words[1:])
     code: int = _part(verb, "verb")(arguments)
@@ -129,7 +187,9 @@ def _guarded(run: Callable[[], int]) -> int:
     except ConfigError as error:
         for problem in error.problems:
             print(f"perdure: {problem}", file=sys.stderr)
-        return _refuse(f"{len(error.problems)} problem(s) in the configuration", error.hint, error.exit_code)
+        return _refuse(
+            f"{len(error.problems)} problem(s) in the configuration", error.hint, error.exit_code
+        )
     except PerdureError as error:
         return _refuse(str(error), error.hint, error.exit_code)
     except BrokenPipeError:
@@ -141,14 +201,19 @@ def _guarded(run: Callable[[], int]) -> int:
             return _refuse(*NO_PROC, 7)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        return _refuse(f"The disk under {error.filename or 'a file of perdure'} is full", "free some space, then try again", 7)
+        return _refuse(
+            f"The disk under {error.filename or 'a file of perdure'} is full",
+            "free some space, then try again",
+            7,
+        )
     finally:
         _let_go()
     return code
 
 
 def _open_streams() -> None:
-    """Where a program was started without a standard stream (`perdure ls >&-`), nothing is what it writes to and reads."""
+    """Where a program was started without a standard stream (`perdure ls >&-`), nothing is what it
+    writes to and reads."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
@@ -160,8 +225,8 @@ def _open_streams() -> None:
 
 
 def _escaped(error: UnicodeError) -> tuple[str, int]:
-    """What the stream's encoding does not have (a locale that is not UTF-8, a file name that is no text), as JSON escapes it: so the
-    output of --json stays what it says."""
+    """What the stream's encoding does not have (a locale that is not UTF-8, a file name that is no
+    text), as JSON escapes it: so the output of --json stays what it says."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass").hex()
@@ -169,7 +234,8 @@ def _escaped(error: UnicodeError) -> tuple[str, int]:
 
 
 def _let_go() -> None:
-    """What cannot be written any more is dropped: else Python tries again at its exit, complains, and makes a code of its own of it."""
+    """What cannot be written any more is dropped: else Python tries again at its exit, complains,
+    and makes a code of its own of it."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -177,17 +243,21 @@ def _let_go() -> None:
 
 
 def parser_of(verb: str) -> argparse.ArgumentParser:
-    """The verb's own parser: what it takes is read here by the command, its reference, its manual page and the completion."""
+    """The verb's own parser: what it takes is read here by the command, its reference, its manual
+    page and the completion."""
     import argparse
 
     from perdure.cli.parsing import Parser
     from perdure.cli.text import columns
 
     def form(prog: str) -> argparse.HelpFormatter:
-        # With a width of its own, because argparse would load shutil (and its compressors) for each flag to find one.
+        # With a width of its own, because argparse would load shutil (and its compressors) for each
+        # flag to find one.
         return argparse.HelpFormatter(prog, width=(columns(sys.stdout) or 100) - 2)
 
-    parser = Parser(prog=f"perdure {verb}", description=VERBS[verb][1], allow_abbrev=False, formatter_class=form)
+    parser = Parser(
+        prog=f"perdure {verb}", description=VERBS[verb][1], allow_abbrev=False, formatter_class=form
+    )
     _part(verb, "arguments")(parser)
     return parser
 
@@ -195,7 +265,10 @@ def parser_of(verb: str) -> argparse.ArgumentParser:
 def _part(verb: str, what: str) -> Any:
     from importlib import import_module
 
-    return getattr(import_module(f"perdure.cli.{VERBS[verb][0]}"), f"{verb.strip('_').replace('-', '_')}_{what}")
+    return getattr(
+        import_module(f"perdure.cli.{VERBS[verb][0]}"),
+        f"{verb.strip('_').replace('-', '_')}_{what}",
+    )
 
 
 def usage() -> str:
@@ -203,7 +276,8 @@ def usage() -> str:
     verbs = "\n".join(f"  {verb:10} {text}" for verb, (_, text) in VERBS.items() if text)
     return (
         "usage: perdure VERB ...\n\n"
-        "Runs coding agents so that a task's workdir and conversation survive whatever kills them.\n\n"
+        "Runs coding agents so that a task's workdir and conversation survive whatever kills "
+        "them.\n\n"
         f"{verbs}\n\n"
         'begin with:  perdure run "Fix the failing test"      (in a git repository)\n'
         "on a cluster: perdure --cluster VERB ..., or kubectl perdure VERB ...\n"

@@ -1,4 +1,5 @@
-"""`sessions check` and `sessions mend`: what is wrong with transcripts, and what would mend one. `mend` changes nothing without --write."""
+"""`sessions check` and `sessions mend`: what is wrong with transcripts, and what would mend one.
+`mend` changes nothing without --write."""
 
 from __future__ import annotations
 
@@ -21,21 +22,35 @@ CHANGED = 12
 """So many lines of a change are shown."""
 
 
-def check(shelf: Shelf, ids: Sequence[str], limit: int, below: Path | None, *, as_json: bool) -> int:
-    """These conversations, or those that `ls` lists. Exit code 1 where one is refused by its agent, or quietly lost a part."""
+def check(
+    shelf: Shelf, ids: Sequence[str], limit: int, below: Path | None, *, as_json: bool
+) -> int:
+    """These conversations, or those that `ls` lists. Exit code 1 where one is refused by its agent,
+    or quietly lost a part."""
     from perdure.conversations.mending import diagnose, diagnosis
     from perdure.mending import Harm
 
-    looked = [diagnose(shelf, each) for each in ids] if ids else [diagnosis(shelf, entry) for entry in shelf.entries(limit, below)]
+    looked = (
+        [diagnose(shelf, each) for each in ids]
+        if ids
+        else [diagnosis(shelf, entry) for entry in shelf.entries(limit, below)]
+    )
     bad = [each for each in looked if each.mended.harm is not Harm.NONE]
     if as_json:
-        report = {"schema_version": 1, "checked": len(looked), "sessions": [each.report() for each in looked]}
+        report = {
+            "schema_version": 1,
+            "checked": len(looked),
+            "sessions": [each.report() for each in looked],
+        }
         print(json.dumps(report, indent=2, ensure_ascii=False))
         return 1 if bad else 0
     for each in looked:
         if each.mended.findings:
             print_findings(each)
-    print(f"{len(looked)} conversation(s) looked at, {len(bad)} with something wrong" + (": perdure sessions mend ID" if bad else ""))
+    print(
+        f"{len(looked)} conversation(s) looked at, {len(bad)} with something wrong"
+        + (": perdure sessions mend ID" if bad else "")
+    )
     return 1 if bad else 0
 
 
@@ -45,11 +60,15 @@ def print_findings(found: Diagnosis) -> None:
         where = f"line {each.line}: " if each.line else ""
         print(f"  {each.harm:8}{each.trouble}: {where}{one_line(each.what, 300)}")
     if len(found.mended.findings) > LISTED:
-        print(f"  and {len(found.mended.findings) - LISTED} more finding(s): perdure sessions check {clean(found.id)} --json")
+        print(
+            f"  and {len(found.mended.findings) - LISTED} more finding(s): perdure sessions check "
+            f"{clean(found.id)} --json"
+        )
 
 
 def mend(chosen: Settings, shelf: Shelf, ref: str, *, write: bool, as_json: bool) -> int:
-    """The findings, the edit log and the change of one; with `write` it is done. Exit code 1 where it cannot be mended."""
+    """The findings, the edit log and the change of one; with `write` it is done. Exit code 1 where
+    it cannot be mended."""
     from perdure.conversations.mending import diagnose, put_in_place
 
     found = diagnose(shelf, ref)
@@ -69,7 +88,10 @@ def mend(chosen: Settings, shelf: Shelf, ref: str, *, write: bool, as_json: bool
     else:
         _print_changes(found)
         if moved:
-            print("put in place, after the agent went on from it against perdure's own model; what lay there is kept as")
+            print(
+                "put in place, after the agent went on from it against perdure's own model; what "
+                "lay there is kept as"
+            )
         for path in moved:
             print(f"  {at_home(path)}")
         if not moved:
@@ -87,7 +109,10 @@ def _print_changes(found: Diagnosis) -> None:
     if found.mended.content is None:
         return
     old, new = found.before.split(b"\n"), found.mended.content.split(b"\n")
-    print(f"  {len(found.before)} bytes in {len(old) - 1} lines become {len(found.mended.content)} bytes in {len(new) - 1} lines")
+    print(
+        f"  {len(found.before)} bytes in {len(old) - 1} lines become {len(found.mended.content)} "
+        f"bytes in {len(new) - 1} lines"
+    )
     same = _common(old, new)
     end = _common(old[same:][::-1], new[same:][::-1])
     for mark, lines in (("-", old[same : len(old) - end]), ("+", new[same : len(new) - end])):

@@ -1,4 +1,5 @@
-"""`open` and `take-back`: a person goes on by hand in the agent's own program, and perdure takes over again afterwards."""
+"""`open` and `take-back`: a person goes on by hand in the agent's own program, and perdure takes
+over again afterwards."""
 
 from __future__ import annotations
 
@@ -18,8 +19,12 @@ if TYPE_CHECKING:
 
 def open_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="the run's name, id or key")
-    parser.add_argument("--exec", action="store_true", help="start it here and now, instead of printing the command")
-    parser.add_argument("--json", action="store_true", help="print command, directory and variables as JSON")
+    parser.add_argument(
+        "--exec", action="store_true", help="start it here and now, instead of printing the command"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print command, directory and variables as JSON"
+    )
 
 
 def open_verb(arguments: argparse.Namespace) -> int:
@@ -33,9 +38,18 @@ def open_verb(arguments: argparse.Namespace) -> int:
         try:
             os.execvpe(found.argv[0], found.argv, {**os.environ, **found.env})
         except OSError as error:
-            raise AgentMissing(f"{found.argv[0]} cannot be started: {error.strerror}", f"perdure take-back {found.run.name}") from error
+            raise AgentMissing(
+                f"{found.argv[0]} cannot be started: {error.strerror}",
+                f"perdure take-back {found.run.name}",
+            ) from error
     if arguments.json:
-        shown = {"run": found.run.name, "session_id": found.session_id, "argv": found.argv, "cwd": found.cwd, "env": found.env}
+        shown = {
+            "run": found.run.name,
+            "session_id": found.session_id,
+            "argv": found.argv,
+            "cwd": found.cwd,
+            "env": found.env,
+        }
         print(json.dumps({"schema_version": 1, **shown}, indent=2, ensure_ascii=False))
         return 0
     print(f"# {found.run.name} is yours now: no attempt starts until you give it back. Go on with")
@@ -53,7 +67,12 @@ def command_line(found: ByHand) -> str:
 
 def take_back_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="the run's name, id or key")
-    parser.add_argument("--adopt", default="", metavar="ID", help="the run goes on in this conversation, which you began beside its own")
+    parser.add_argument(
+        "--adopt",
+        default="",
+        metavar="ID",
+        help="the run goes on in this conversation, which you began beside its own",
+    )
     parser.add_argument("--json", action="store_true")
 
 
@@ -66,15 +85,25 @@ def take_back_verb(arguments: argparse.Namespace) -> int:
         return 0
     name = back.run.name
     if not back.kept:
-        print(f"{name}: what perdure had seen of the conversation is not in it any more; it is taken as it is now")
+        print(
+            f"{name}: what perdure had seen of the conversation is not in it any more; it is taken "
+            "as it is now"
+        )
     if arguments.adopt:
         print(f"{name} goes on in {back.session_id}")
     else:
-        print(f"{name}: {back.turns} turn(s) were added by hand" if back.turns else f"{name}: nothing was added by hand")
+        print(
+            f"{name}: {back.turns} turn(s) were added by hand"
+            if back.turns
+            else f"{name}: nothing was added by hand"
+        )
     for each in back.others:
         if each.id != back.session_id:
             what = "a fork of it" if each.id in back.forks else "another conversation"
             print(f"  {what} was begun here: {each.id} ({each.turns or '?'} turns)")
             print(f"  to go on in that one: perdure take-back {name} --adopt {each.id}")
-    print(f'next: perdure update {name} "what is to be done now"' + ("" if back.run.state == "succeeded" else f", or perdure retry {name}"))
+    print(
+        f'next: perdure update {name} "what is to be done now"'
+        + ("" if back.run.state == "succeeded" else f", or perdure retry {name}")
+    )
     return 0

@@ -1,4 +1,5 @@
-"""The parser of a verb: argparse, which says what it cannot take in a sentence, and where to read on, in place of the whole usage."""
+"""The parser of a verb: argparse, which says what it cannot take in a sentence, and where to read
+on, in place of the whole usage."""
 
 from __future__ import annotations
 
@@ -12,8 +13,14 @@ if TYPE_CHECKING:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's own, but for how it refuses: as every other error of perdure is told. The exit code is 2 as always."""
+    """argparse's own, but for how it refuses: as every other error of perdure is told. The exit
+    code is 2 as always."""
 
     def error(self, message: str) -> NoReturn:
-        said = message.removeprefix("argument ").replace("the following arguments are required", "what is missing", 1)
-        self.exit(2, f"perdure: {self.prog.removeprefix('perdure ')}: {clean(said)}\n  {self.prog} --help\n")
+        said = message.removeprefix("argument ").replace(
+            "the following arguments are required", "what is missing", 1
+        )
+        self.exit(
+            2,
+            f"perdure: {self.prog.removeprefix('perdure ')}: {clean(said)}\n  {self.prog} --help\n",
+        )

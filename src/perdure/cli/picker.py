@@ -1,7 +1,9 @@
-"""Choosing a conversation on a terminal: a list with search and preview, keys as in the agents' own pickers.
+"""Choosing a conversation on a terminal: a list with search and preview, keys as in the agents' own
+pickers.
 
-`Picker` is the state and what each key does to it, `screen` is how that looks in so many columns and lines; `pick` puts them on the
-terminal. Without colour (NO_COLOR, a dumb terminal) the chosen line is known by its mark alone.
+`Picker` is the state and what each key does to it, `screen` is how that looks in so many columns
+and lines; `pick` puts them on the terminal. Without colour (NO_COLOR, a dumb terminal) the chosen
+line is known by its mark alone.
 """
 
 from __future__ import annotations
@@ -72,7 +74,14 @@ class Picker:
         elif key == keys.CTRL_A:
             self.everywhere, current = not self.everywhere, self.current
             self.entries = self.load(self.everywhere)
-            self.at = next((at for at, entry in enumerate(self.shown) if current is not None and entry.id == current.id), 0)
+            self.at = next(
+                (
+                    at
+                    for at, entry in enumerate(self.shown)
+                    if current is not None and entry.id == current.id
+                ),
+                0,
+            )
         elif key in (keys.UP, keys.DOWN, keys.PAGE_UP, keys.PAGE_DOWN, keys.HOME, keys.END):
             self._move(key)
         elif self.searching:
@@ -95,7 +104,14 @@ class Picker:
             self.back = max(0, self.back + (5 if key == keys.PAGE_UP else -5))
             return
         last = len(self.shown) - 1
-        steps = {keys.UP: -1, keys.DOWN: 1, keys.PAGE_UP: -10, keys.PAGE_DOWN: 10, keys.HOME: -last - 1, keys.END: last + 1}
+        steps = {
+            keys.UP: -1,
+            keys.DOWN: 1,
+            keys.PAGE_UP: -10,
+            keys.PAGE_DOWN: 10,
+            keys.HOME: -last - 1,
+            keys.END: last + 1,
+        }
         self.at, self.back = max(0, min(last, min(self.at, last) + steps[key])), 0
 
     def _type(self, key: str) -> None:
@@ -128,7 +144,8 @@ def _haystack(entry: Entry) -> str:
     return f"{entry.id} {entry.agent} {entry.run.name if entry.run else ''} {entry.cwd} {entry.first}".lower()
 
 
-# --- how it looks --------------------------------------------------------------------------------------------------
+# --- how it looks
+# --------------------------------------------------------------------------------------------------
 
 
 def screen(picker: Picker, width: int, height: int, now: int, plain: bool) -> list[str]:
@@ -141,18 +158,32 @@ def screen(picker: Picker, width: int, height: int, now: int, plain: bool) -> li
     head, *rowed = _rows(shown[first : first + listed], width, now)
     where = "all directories" if picker.everywhere else picker.place
     count = f"{len(shown)} of {len(picker.entries)}" if picker.search else str(len(shown))
-    lines = [_fit(f"Resume a conversation of {where} ({count})", width), _fit(_search(picker), width), _fit(head, width)]
+    lines = [
+        _fit(f"Resume a conversation of {where} ({count})", width),
+        _fit(_search(picker), width),
+        _fit(head, width),
+    ]
     lines[0], lines[2] = _bold(lines[0], plain), _bold(lines[2], plain)
     for entry, text in zip(shown[first : first + listed], rowed, strict=True):
         chosen = entry is current
         row = _fit(("> " if chosen else "  ") + text[2:], width)
         lines.append(_reversed(row, plain) if chosen else row)
     if not shown:
-        lines.append(_fit("  nothing here; Ctrl+A looks in all directories" if not picker.search else "  nothing has these words", width))
+        lines.append(
+            _fit(
+                "  nothing here; Ctrl+A looks in all directories"
+                if not picker.search
+                else "  nothing has these words",
+                width,
+            )
+        )
     lines += [""] * (3 + listed - len(lines))
     if spoken and current is not None:
         lines += _preview(picker, current, width, spoken)
-    lines += [_fit(line, width) for line in (_details(picker, current) if current is not None else ("", ""))]
+    lines += [
+        _fit(line, width)
+        for line in (_details(picker, current) if current is not None else ("", ""))
+    ]
     return [*lines, _fit(_help(picker, width), width)][:height]
 
 
@@ -163,17 +194,34 @@ def _search(picker: Picker) -> str:
 
 
 def _rows(entries: Sequence[Entry], width: int, now: int) -> list[str]:
-    """The names of the columns, and one line for each conversation. No column is wider than what stands in it, or than its share."""
+    """The names of the columns, and one line for each conversation. No column is wider than what
+    stands in it, or than its share."""
     wide = width >= WIDE
     table = [("AGE", "AGENT", "TURNS", "COST", "RUN", "DIRECTORY", "BEGINS WITH")]
     for entry in entries:
         cost = dollars(entry.cost_usd, estimated=entry.cost_estimated) if entry.cost_usd else ""
         run = clean(entry.run.name if entry.run else entry.state)
-        cells = (age(entry.updated, now), entry.agent, str(entry.turns or "?"), cost, run, at_home(entry.cwd), one_line(entry.first, 400))
+        cells = (
+            age(entry.updated, now),
+            entry.agent,
+            str(entry.turns or "?"),
+            cost,
+            run,
+            at_home(entry.cwd),
+            one_line(entry.first, 400),
+        )
         table.append(cells)
     shares = (4, 12, 5, 8, 24 if wide else 14, 36 if wide else 0)
-    sizes = [min(share, max(len(row[column]) for row in table)) for column, share in enumerate(shares)]
-    return ["  " + "  ".join([*(_fit(cell, size) for cell, size in zip(row, sizes, strict=False) if size), row[-1]]) for row in table]
+    sizes = [
+        min(share, max(len(row[column]) for row in table)) for column, share in enumerate(shares)
+    ]
+    return [
+        "  "
+        + "  ".join(
+            [*(_fit(cell, size) for cell, size in zip(row, sizes, strict=False) if size), row[-1]]
+        )
+        for row in table
+    ]
 
 
 def _details(picker: Picker, entry: Entry) -> tuple[str, str]:
@@ -203,24 +251,36 @@ def _wrapped(head: str, text: str, width: int) -> list[str]:
     pieces: list[str] = []
     for line in text.strip().replace("\t", "    ").split("\n"):
         pieces += (textwrap.wrap(line, room) if line.isascii() else chop_cells(line, room)) or [""]
-    return [(head if number == 0 else " " * len(head)) + piece for number, piece in enumerate(pieces)]
+    return [
+        (head if number == 0 else " " * len(head)) + piece for number, piece in enumerate(pieces)
+    ]
 
 
 def _help(picker: Picker, width: int) -> str:
     if picker.searching:
         return "type words to look for   Enter done   Esc no search"
     if width < WIDE:
-        return f"Up/Down  Enter choose  Space preview  / search  Ctrl+A {'here' if picker.everywhere else 'all'}  Esc leave"
+        return (
+            "Up/Down  Enter choose  Space preview  / search  Ctrl+A "
+            f"{'here' if picker.everywhere else 'all'}  Esc leave"
+        )
     where = "this directory" if picker.everywhere else "all directories"
     scroll = "   PgUp/PgDn read back" if picker.preview else ""
-    return f"Up/Down move   Enter choose   Space preview{scroll}   / search   Ctrl+A {where}   Esc leave"
+    return (
+        f"Up/Down move   Enter choose   Space preview{scroll}   / search   Ctrl+A {where}   Esc "
+        "leave"
+    )
 
 
 def _fit(text: str, width: int) -> str:
     """Exactly so many columns; a cut is marked."""
     from rich.cells import cell_len, set_cell_size
 
-    return set_cell_size(text, width) if cell_len(text) <= width else set_cell_size(text, width - 1) + "…"
+    return (
+        set_cell_size(text, width)
+        if cell_len(text) <= width
+        else set_cell_size(text, width - 1) + "…"
+    )
 
 
 def _bold(line: str, plain: bool) -> str:
@@ -231,10 +291,13 @@ def _reversed(line: str, plain: bool) -> str:
     return line if plain else f"\x1b[7m{line}\x1b[0m"
 
 
-# --- on the terminal -----------------------------------------------------------------------------------------------
+# --- on the terminal
+# -----------------------------------------------------------------------------------------------
 
 
-def pick(shelf: Shelf, here: Path, workspaces: Workspaces, everywhere: bool = False) -> Entry | None:
+def pick(
+    shelf: Shelf, here: Path, workspaces: Workspaces, everywhere: bool = False
+) -> Entry | None:
     """Lets a person choose; None if they leave."""
     plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM", "") in ("", "dumb")
     picker = Picker(
@@ -257,7 +320,9 @@ def describe(workspaces: Workspaces, entry: Entry) -> str:
         return "the directory is gone"
     try:
         place = entry.run.workspace if entry.run is not None else None
-        found = workspaces.state(place or workspaces.plan(TaskSpec(prompt="", here=entry.cwd), "resume", Path(entry.cwd)))
+        found = workspaces.state(
+            place or workspaces.plan(TaskSpec(prompt="", here=entry.cwd), "resume", Path(entry.cwd))
+        )
     except PerdureError as error:
         return one_line(str(error), 80)
     branch = f"branch {found.branch}, " if found.branch else ""

@@ -1,4 +1,5 @@
-"""`plan`: what a plan file says (`check`, `graph`), and the plan at work (`run`, `show`, `retry`, `ls`)."""
+"""`plan`: what a plan file says (`check`, `graph`), and the plan at work (`run`, `show`, `retry`,
+`ls`)."""
 
 from __future__ import annotations
 
@@ -27,20 +28,45 @@ WHAT = {
 
 
 def plan_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=WHAT, help="; ".join(f"{name}: {words}" for name, words in WHAT.items()))
-    parser.add_argument("file", nargs="?", help="the plan, in TOML (.toml) or YAML (.yaml, .yml); for show and retry also its name")
+    parser.add_argument(
+        "what", choices=WHAT, help="; ".join(f"{name}: {words}" for name, words in WHAT.items())
+    )
+    parser.add_argument(
+        "file",
+        nargs="?",
+        help="the plan, in TOML (.toml) or YAML (.yaml, .yml); for show and retry also its name",
+    )
     parser.add_argument("task", nargs="?", help="retry: only this task")
-    parser.add_argument("-j", "--jobs", type=jobs_of, default=0, help="how many tasks at once (default: as the plan says, or 1)")
-    parser.add_argument("--format", choices=["text", "mermaid"], default="text", help="how graph draws it (default: text)")
+    parser.add_argument(
+        "-j",
+        "--jobs",
+        type=jobs_of,
+        default=0,
+        help="how many tasks at once (default: as the plan says, or 1)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=["text", "mermaid"],
+        default="text",
+        help="how graph draws it (default: text)",
+    )
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
 
 def plan_verb(arguments: argparse.Namespace) -> int:
     if arguments.task is not None and arguments.what != "retry":
-        raise UsageError(f"plan {arguments.what} takes one name, and {arguments.task!r} is a second one")
+        raise UsageError(
+            f"plan {arguments.what} takes one name, and {arguments.task!r} is a second one"
+        )
     if (arguments.file is None) != (arguments.what == "ls"):
-        wanted = "takes no name" if arguments.what == "ls" else "needs a plan file" if arguments.what != "retry" else "needs a plan's name"
+        wanted = (
+            "takes no name"
+            if arguments.what == "ls"
+            else "needs a plan file"
+            if arguments.what != "retry"
+            else "needs a plan's name"
+        )
         raise UsageError(f"plan {arguments.what} {wanted}", "perdure plan --help")
     if arguments.what in ("check", "graph"):
         return _look(arguments)
@@ -62,12 +88,16 @@ def _look(arguments: argparse.Namespace) -> int:
         print(_mermaid(plan, strands) if arguments.format == "mermaid" else _drawn(plan, strands))
     else:
         talks = len({strand.name for strand in strands.values()})
-        print(f"{clean(plan.name)}: {len(plan.tasks)} task(s) in {talks} conversation(s), nothing wrong")
+        print(
+            f"{clean(plan.name)}: {len(plan.tasks)} task(s) in {talks} conversation(s), nothing "
+            "wrong"
+        )
     return 0
 
 
 def checked_plan(file: Path, chosen: Settings) -> Plan:
-    """The plan in the file, over the settings. Raises NotFound, UsageError, PlanError, and AgentMissing for an unknown agent."""
+    """The plan in the file, over the settings. Raises NotFound, UsageError, PlanError, and
+    AgentMissing for an unknown agent."""
     from perdure import drivers
     from perdure.plans.reading import read_plan
 
@@ -90,19 +120,32 @@ def _drawn(plan: Plan, strands: dict[str, Strand]) -> str:
     lines = []
     for task in order(plan):
         depth[task.name] = max((depth[need] + 1 for need in task.needs), default=0)
-        lines.append((f"{'  ' * depth[task.name]}{task.name}", task.agent, joins(strands[task.name])))
+        lines.append(
+            (f"{'  ' * depth[task.name]}{task.name}", task.agent, joins(strands[task.name]))
+        )
     widths = [max(len(line[column]) for line in lines) for column in (0, 1)]
-    return "\n".join(f"{name:{widths[0]}}  {agent:{widths[1]}}  {how}" for name, agent, how in lines)
+    return "\n".join(
+        f"{name:{widths[0]}}  {agent:{widths[1]}}  {how}" for name, agent, how in lines
+    )
 
 
 def _mermaid(plan: Plan, strands: dict[str, Strand]) -> str:
     lines = ["flowchart TD"]
     places = {task.name: f"t{index}" for index, task in enumerate(plan.tasks)}
-    lines += [f'  {places[task.name]}["{task.name}<br/>{one_line(task.agent, SHOWN)}"]' for task in plan.tasks]
+    lines += [
+        f'  {places[task.name]}["{task.name}<br/>{one_line(task.agent, SHOWN)}"]'
+        for task in plan.tasks
+    ]
     for task in plan.tasks:
         strand = strands[task.name]
         for need in task.needs:
-            arrow = "==>" if need == strand.goes_on else "-. fork .->" if need == strand.forks else "-->"
+            arrow = (
+                "==>"
+                if need == strand.goes_on
+                else "-. fork .->"
+                if need == strand.forks
+                else "-->"
+            )
             lines.append(f"  {places[need]} {arrow} {places[task.name]}")
     return "\n".join(lines)
 

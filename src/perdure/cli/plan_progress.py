@@ -1,4 +1,5 @@
-"""Progress of a plan on standard error: on a terminal a table with one line a task, else a line whenever a task moves on."""
+"""Progress of a plan on standard error: on a terminal a table with one line a task, else a line
+whenever a task moves on."""
 
 from __future__ import annotations
 
@@ -10,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from perdure.cli.progress import ways_home
 from perdure.cli.text import clean, consumption, dollars, one_line
-from perdure.events import AttemptEnded, AttemptStarted, Record, RunFinished, RunQueued, UsageCounted
+from perdure.events import (
+    AttemptEnded,
+    AttemptStarted,
+    Record,
+    RunFinished,
+    RunQueued,
+    UsageCounted,
+)
 from perdure.model import Usage
 
 if TYPE_CHECKING:
@@ -25,7 +33,8 @@ TOLD = (AttemptStarted, AttemptEnded, RunQueued, RunFinished)
 
 
 class PlanProgress:
-    """An Observer for a person. Tasks run in threads, so it may be called by several at once. It never raises for a lost terminal."""
+    """An Observer for a person. Tasks run in threads, so it may be called by several at once. It
+    never raises for a lost terminal."""
 
     def __init__(self) -> None:
         self._live: Live | None = None
@@ -56,7 +65,12 @@ class PlanProgress:
                 from rich.console import Console
                 from rich.live import Live
 
-                self._live = Live(console=Console(stderr=True), refresh_per_second=REFRESHES_S, transient=False, get_renderable=self._table)
+                self._live = Live(
+                    console=Console(stderr=True),
+                    refresh_per_second=REFRESHES_S,
+                    transient=False,
+                    get_renderable=self._table,
+                )
                 self._live.__enter__()
 
         return began
@@ -73,7 +87,9 @@ class PlanProgress:
         used = report["usage"]
         total = consumption(used)
         done = sum(task["state"] == "succeeded" for task in report["tasks"])
-        self._say(f"{name}: {report['state']}, {done} of {len(report['tasks'])} task(s) done; {total}")
+        self._say(
+            f"{name}: {report['state']}, {done} of {len(report['tasks'])} task(s) done; {total}"
+        )
         if report["reason"]:
             self._say(one_line(report["reason"], 240))
         if report["state"] == "succeeded":
@@ -88,11 +104,18 @@ class PlanProgress:
         task = self._task(record.run)
         match record.event:
             case AttemptStarted(continuation=asked):
-                return f"{task}: attempt {record.attempt}, {asked.kind} ({one_line(asked.reason, 120)})"
+                return (
+                    f"{task}: attempt {record.attempt}, {asked.kind} "
+                    f"({one_line(asked.reason, 120)})"
+                )
             case AttemptEnded(outcome=outcome, receipt=receipt):
                 proof = f"; receipt {receipt.verdict}" if receipt else ""
                 used = self._usage.get(record.run)
-                cost = f"; {dollars(used.cost_usd, estimated=used.estimated)}" if used is not None and used.cost_usd else ""
+                cost = (
+                    f"; {dollars(used.cost_usd, estimated=used.estimated)}"
+                    if used is not None and used.cost_usd
+                    else ""
+                )
                 detail = f" ({one_line(outcome.detail, 160)})" if outcome.detail else ""
                 return f"{task}: attempt {record.attempt} {outcome.kind}{detail}{proof}{cost}"
             case RunFinished(state=state, reason=reason):
@@ -115,7 +138,11 @@ class PlanProgress:
 
         from perdure.plans import report_of
 
-        if self._engine is not None and self._plan is not None and time.monotonic() - self._read >= 1.0:
+        if (
+            self._engine is not None
+            and self._plan is not None
+            and time.monotonic() - self._read >= 1.0
+        ):
             self._report, self._read = report_of(self._engine.store, self._plan), time.monotonic()
         table = Table(box=None, pad_edge=False)
         for column in ("task", "state", "attempt", "receipt", "time", "cost", ""):
@@ -135,7 +162,8 @@ class PlanProgress:
 
 
 def cells(task: dict[str, Any], now_ms: int) -> list[str]:
-    """One task as a line of a table: name, state, attempts, verdict, time, cost, and a word more."""
+    """One task as a line of a table: name, state, attempts, verdict, time, cost, and a word
+    more."""
     took = ((task["ended"] or now_ms) - task["started"]) // 1000 if task["started"] else None
     used = task["usage"]
     more = task["reason"] if task["state"] not in ("succeeded", "running") else ""

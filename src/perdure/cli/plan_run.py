@@ -1,6 +1,7 @@
 """`plan run` and `plan retry`: drive a plan in this process, with a line for each task.
 
-Ctrl-C stops the agents in good order, as `perdure stop` would; `plan run` again goes on where they stopped.
+Ctrl-C stops the agents in good order, as `perdure stop` would; `plan run` again goes on where they
+stopped.
 """
 
 from __future__ import annotations
@@ -45,15 +46,25 @@ def retry(arguments: argparse.Namespace) -> int:
 
     chosen = settings()
     file = Path(arguments.file).absolute()
-    changed = (checked_plan(file, chosen), seed_of(chosen, Path.cwd()), file) if is_file(arguments.file) else None
+    changed = (
+        (checked_plan(file, chosen), seed_of(chosen, Path.cwd()), file)
+        if is_file(arguments.file)
+        else None
+    )
 
     def work(engine: Engine, began: Callable[[PlanRun], None]) -> PlanRun:
-        return plans.retry(engine, arguments.file, arguments.task or "", arguments.jobs, began, changed)
+        return plans.retry(
+            engine, arguments.file, arguments.task or "", arguments.jobs, began, changed
+        )
 
     return _followed(arguments, chosen, work)
 
 
-def _followed(arguments: argparse.Namespace, chosen: Settings, work: Callable[[Engine, Callable[[PlanRun], None]], PlanRun]) -> int:
+def _followed(
+    arguments: argparse.Namespace,
+    chosen: Settings,
+    work: Callable[[Engine, Callable[[PlanRun], None]], PlanRun],
+) -> int:
     from perdure import plans
     from perdure.plans.standing import standing
     from perdure.report import report_of
@@ -63,9 +74,14 @@ def _followed(arguments: argparse.Namespace, chosen: Settings, work: Callable[[E
         engine = stopper.attach(open_engine(chosen, observers=[progress] if progress else []))
         with progress or nullcontext():
             plan = work(engine, progress.introduce(engine) if progress else lambda plan: None)
-        runs = [stand.run for stand in standing(engine.store, plan).values() if stand.run is not None]
+        runs = [
+            stand.run for stand in standing(engine.store, plan).values() if stand.run is not None
+        ]
         reports = [report_of(engine.store, run) for run in runs]
-        report, code = plans.report_of(engine.store, plan, engine.host), plans.exit_code(engine, plan)
+        report, code = (
+            plans.report_of(engine.store, plan, engine.host),
+            plans.exit_code(engine, plan),
+        )
     if arguments.json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
     if progress:

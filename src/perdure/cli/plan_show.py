@@ -35,7 +35,10 @@ def show(arguments: argparse.Namespace) -> int:
     if report["budget_usd"]:
         print(f"  budget      ${report['budget_usd']:.2f}, ${report['spent_usd']:.2f} spent")
     if report["verify"]:
-        print(f"  verify      {one_line(report['verify'], 80)}" + (": passed" if report["verified"] else ""))
+        print(
+            f"  verify      {one_line(report['verify'], 80)}"
+            + (": passed" if report["verified"] else "")
+        )
     if result["path"]:
         print(f"  result      {at_home(result['path'])} ({clean(result['branch'])})")
     print()
@@ -58,7 +61,13 @@ def ls(arguments: argparse.Namespace) -> int:
         return 0
     now = int(time.time() * 1000)
     rows = [
-        [str(p["name"]), str(p["state"]), f"{p['done']}/{p['tasks']}", age(int(str(p["updated"])), now), at_home(str(p["file"]))]
+        [
+            str(p["name"]),
+            str(p["state"]),
+            f"{p['done']}/{p['tasks']}",
+            age(int(str(p["updated"])), now),
+            at_home(str(p["file"])),
+        ]
         for p in found
     ]
     if rows:
@@ -71,7 +80,9 @@ def ls(arguments: argparse.Namespace) -> int:
 def _table(rows: list[list[str]]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
-        line = "  ".join(f"{clean(cell):{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        line = "  ".join(
+            f"{clean(cell):{width}}" for cell, width in zip(row, widths, strict=True)
+        ).rstrip()
         print(cut(line, columns(sys.stdout)))
 
 
@@ -79,7 +90,10 @@ def _explain(task: dict[str, Any]) -> None:
     """What a task's line has no room for."""
     print(f"{task['name']}: {task['agent']}, {task['how']}")
     if task["run"]:
-        print(f"  run           {task['run']} ({clean(task['branch'])}{' at ' + task['commit'][:12] if task['commit'] else ''})")
+        print(
+            f"  run           {task['run']} "
+            f"({clean(task['branch'])}{' at ' + task['commit'][:12] if task['commit'] else ''})"
+        )
     if task["session_id"]:
         print(f"  conversation  {clean(task['session_id'])}")
     used = task["usage"]

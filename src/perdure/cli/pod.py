@@ -1,7 +1,9 @@
-"""`work --run`: the attempt of one pod, as its order says. Its end is told in the container's termination message and the exit code.
+"""`work --run`: the attempt of one pod, as its order says. Its end is told in the container's
+termination message and the exit code.
 
-SIGTERM ends the agent in good order, as `perdure stop` would, but the attempt is `lost` ("its pod was asked to end") and not cancelled: the
-operator goes on with it elsewhere. A second SIGTERM, or the last seconds of the grace, end perdure at once with what is saved.
+SIGTERM ends the agent in good order, as `perdure stop` would, but the attempt is `lost` ("its pod
+was asked to end") and not cancelled: the operator goes on with it elsewhere. A second SIGTERM, or
+the last seconds of the grace, end perdure at once with what is saved.
 """
 
 from __future__ import annotations
@@ -38,18 +40,20 @@ NOT_IN_TIME = "its pod was asked to end, and the agent was not ended in good ord
 LAST_S = 3.0
 """So long before the grace's end perdure leaves with what is saved."""
 REST_S = 2.0
-"""What perdure leaves behind gets so long to end, so that the pod's first process is gone before the kubelet kills it: nobody would believe
-the result."""
+"""What perdure leaves behind gets so long to end, so that the pod's first process is gone before
+the kubelet kills it: nobody would believe the result."""
 ASKING = (signal.SIGINT, signal.SIGTERM)
 OFTEN_S = 1.0
-"""What is not in the checkpoint store goes with a pod that has no volume: of its time as much goes into checkpoints as may (`SHARE`)."""
+"""What is not in the checkpoint store goes with a pod that has no volume: of its time as much goes
+into checkpoints as may (`SHARE`)."""
 WIDTH = 2_000
 
 
 class Farewell:
     """Says the attempt's end exactly once: when it is there, or when there is no more time for it.
 
-    Signals are heard by a thread of its own: the main thread hears none as long as it waits in a library for a checkpoint store."""
+    Signals are heard by a thread of its own: the main thread hears none as long as it waits in a
+    library for a checkpoint store."""
 
     def __init__(self, place: Path | None, grace_s: float) -> None:
         self.place, self.grace_s, self.attempt = place, grace_s, 0
@@ -65,8 +69,8 @@ class Farewell:
         threading.Thread(target=self._watch, name="farewell", daemon=True).start()
 
     def say(self, result: Result) -> int:
-        """Writes the result, if nobody has. Returns the exit code that goes with what was written. A result that cannot be written leaves
-        the exit code to say how it ended."""
+        """Writes the result, if nobody has. Returns the exit code that goes with what was written.
+        A result that cannot be written leaves the exit code to say how it ended."""
         with self._turn:
             if self._code is None:
                 try:
@@ -92,7 +96,13 @@ class Farewell:
             os.write(2, b"perdure: asked to end: the agent is stopped, and what it did is saved\n")
         while self.asked < 2 and (left := until - time.monotonic()) > 0:
             self._listen(left)
-        os._exit(self.say(Result(attempt=self.attempt, outcome=Outcome(kind=OutcomeKind.LOST, detail=NOT_IN_TIME))))
+        os._exit(
+            self.say(
+                Result(
+                    attempt=self.attempt, outcome=Outcome(kind=OutcomeKind.LOST, detail=NOT_IN_TIME)
+                )
+            )
+        )
 
     def _listen(self, longest_s: float | None) -> None:
         """Waits for the next signal that asks for the end, or so long."""
@@ -106,7 +116,8 @@ def _heard_elsewhere(number: int, frame: FrameType | None) -> None:
 
 
 def write(place: Path, message: bytes) -> None:
-    """The message, in the file that the kubelet reads: one that is there already, and cannot be replaced."""
+    """The message, in the file that the kubelet reads: one that is there already, and cannot be
+    replaced."""
     fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     try:
         if stat.S_ISREG(os.fstat(fd).st_mode):
@@ -124,8 +135,8 @@ def is_pod(command: Sequence[str]) -> bool:
 
 
 def told_before_it_began(command: Sequence[str], error: Exception) -> int | None:
-    """For the container's entrypoint, where it cannot start this verb: the attempt's result says why. Returns the exit code that goes with
-    it; None for another command."""
+    """For the container's entrypoint, where it cannot start this verb: the attempt's result says
+    why. Returns the exit code that goes with it; None for another command."""
     if not is_pod(command):
         return None
     from perdure.cli.main import parser_of
@@ -143,28 +154,40 @@ def told_before_it_began(command: Sequence[str], error: Exception) -> int | None
 def pod_verb(arguments: argparse.Namespace) -> int:
     """Performs the attempt of the order. Returns the exit code that goes with its outcome."""
     if arguments.order is None:
-        raise UsageError("--run needs --order DIR", "the operator gives it; or write one: docs/reference/pod.md")
+        raise UsageError(
+            "--run needs --order DIR", "the operator gives it; or write one: docs/reference/pod.md"
+        )
     if os.getpid() == 1:
         # Without an init nobody would collect the orphans of agents: this one becomes it.
         from perdure.process.init import run_as_init
 
-        return run_as_init([sys.executable, "-m", "perdure", *sys.argv[1:]], dict(os.environ), REST_S)
-    farewell = Farewell(arguments.result or (MESSAGE if MESSAGE.is_file() else None), arguments.grace)
+        return run_as_init(
+            [sys.executable, "-m", "perdure", *sys.argv[1:]], dict(os.environ), REST_S
+        )
+    farewell = Farewell(
+        arguments.result or (MESSAGE if MESSAGE.is_file() else None), arguments.grace
+    )
     secrets = given.Secrets()
     try:
         order, texts = orders.read(lambda name: _file(arguments.order, name))
         farewell.attempt = order.attempt
-        secrets = given.read(arguments.secrets or arguments.order.parent / "secrets", order.spec.repo)
+        secrets = given.read(
+            arguments.secrets or arguments.order.parent / "secrets", order.spec.repo
+        )
         result = _performed(order, texts, secrets, farewell)
     except Exception as error:  # whatever it is: a pod without a result tells nobody anything
         result = _in_trouble(farewell.attempt, error, secrets)
     code = farewell.say(result)
-    _tell(f"attempt {result.attempt}: {result.outcome.kind}{f': {result.outcome.detail}' if result.outcome.detail else ''}")
+    _tell(
+        f"attempt {result.attempt}: "
+        f"{result.outcome.kind}{f': {result.outcome.detail}' if result.outcome.detail else ''}"
+    )
     return code
 
 
 def _in_trouble(attempt: int, error: Exception, secrets: given.Secrets) -> Result:
-    """The result of an attempt that ended in this. How it came to what nobody foresaw stands in the log."""
+    """The result of an attempt that ended in this. How it came to what nobody foresaw stands in the
+    log."""
     from perdure.kubernetes.performing import outcome_of
 
     redactor, outcome = secrets.redactor(), outcome_of(error)
@@ -176,13 +199,18 @@ def _in_trouble(attempt: int, error: Exception, secrets: given.Secrets) -> Resul
     return Result(attempt=attempt, outcome=replace(outcome, detail=redactor.text(outcome.detail)))
 
 
-def _performed(order: Order, texts: tuple[str | None, ...], secrets: given.Secrets, farewell: Farewell) -> Result:
+def _performed(
+    order: Order, texts: tuple[str | None, ...], secrets: given.Secrets, farewell: Farewell
+) -> Result:
     from perdure.kubernetes.performing import follow
 
     environ = {**os.environ, **secrets.git, **secrets.agent}
-    # The checkpoint store's client reads these of the process; an agent gets its variables from `environ`.
+    # The checkpoint store's client reads these of the process; an agent gets its variables from
+    # `environ`.
     os.environ.update(secrets.store)
-    engine = replace(_engine(order, environ, secrets), stopping=lambda: farewell.asked > 0, leaving=ASKED)
+    engine = replace(
+        _engine(order, environ, secrets), stopping=lambda: farewell.asked > 0, leaving=ASKED
+    )
     return follow(engine, order, texts, sorted(secrets.agent))
 
 
@@ -192,15 +220,19 @@ def _engine(order: Order, environ: Mapping[str, str], secrets: given.Secrets) ->
     from perdure.events import Record
     from perdure.logline import line_of
 
-    # No perdure.toml of a directory counts: the working directory is on a volume, where agents write.
+    # No perdure.toml of a directory counts: the working directory is on a volume, where agents
+    # write.
     chosen = load(environ, Path("/"))
-    # A file with a secret in it stays here, which is told; refused, nothing of the run would ever leave the pod.
+    # A file with a secret in it stays here, which is told; refused, nothing of the run would ever
+    # leave the pod.
     leave_out = "refuse" if "PERDURE_CHECKPOINT_SECRETS" in environ else "leave-out"
     chosen = replace(
         chosen,
         checkpoint_store=order.checkpoints,
         checkpoint_secrets=chosen.checkpoint_secrets if leave_out == "refuse" else leave_out,
-        checkpoint_every=min(chosen.checkpoint_every, OFTEN_S) if order.state == "checkpoints" else chosen.checkpoint_every,
+        checkpoint_every=min(chosen.checkpoint_every, OFTEN_S)
+        if order.state == "checkpoints"
+        else chosen.checkpoint_every,
         disk_ballast=0 if order.state == "checkpoints" else chosen.disk_ballast,
     )
 

@@ -1,4 +1,5 @@
-"""Live progress on standard error, fed by the journal: plain lines, and on a terminal one live line below them."""
+"""Live progress on standard error, fed by the journal: plain lines, and on a terminal one live line
+below them."""
 
 from __future__ import annotations
 
@@ -8,7 +9,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from perdure.cli.text import clean, clock, dollars, one_line, tokens
-from perdure.events import ContextSeen, Record, Said, ToolEnded, ToolStarted, TurnEnded, UsageCounted
+from perdure.events import (
+    ContextSeen,
+    Record,
+    Said,
+    ToolEnded,
+    ToolStarted,
+    TurnEnded,
+    UsageCounted,
+)
 from perdure.logline import line_of
 from perdure.model import Backend, ContinuityPolicy, OutcomeKind, TaskRun, Usage
 
@@ -20,7 +29,8 @@ CAUGHT_UP = 20
 
 
 def _changes_needed(report: dict[str, Any]) -> str:
-    """The flag without which a retry would end as the last attempt did; empty where none is known."""
+    """The flag without which a retry would end as the last attempt did; empty where none is
+    known."""
     last = next((each["outcome"] for each in reversed(report["attempts"]) if each["outcome"]), None)
     kind = last["kind"] if last else ""
     if kind == OutcomeKind.CONTINUITY_LOST and report["policy"] == ContinuityPolicy.STRICT:
@@ -29,7 +39,8 @@ def _changes_needed(report: dict[str, Any]) -> str:
 
 
 def ways_home(name: str, place: dict[str, Any], head: str) -> str:
-    """Return the commands that take a result over. A merge is one only where the branch is in the user's repository and has moved."""
+    """Return the commands that take a result over. A merge is one only where the branch is in the
+    user's repository and has moved."""
     moved = place["backend"] == Backend.WORKTREE and head not in ("", place["base"])
     merge = f", or git merge {clean(place['branch'])}" if moved else ""
     return f"perdure apply {name}{merge}"
@@ -53,7 +64,12 @@ class Progress:
             from rich.console import Console
             from rich.live import Live
 
-            self._live = Live(console=Console(stderr=True), refresh_per_second=4, transient=True, get_renderable=self._status)
+            self._live = Live(
+                console=Console(stderr=True),
+                refresh_per_second=4,
+                transient=True,
+                get_renderable=self._status,
+            )
             self._live.__enter__()
         return self
 
@@ -92,11 +108,20 @@ class Progress:
         if report["state"] == "succeeded":
             self._say(f"the result is in {clean(place['path'])}")
             if place["branch"]:
-                self._say(f"look at it: perdure diff {name}; take it over: {ways_home(name, place, place['head'])}")
+                self._say(
+                    f"look at it: perdure diff {name}; take it over: "
+                    f"{ways_home(name, place, place['head'])}"
+                )
         elif report["state"] == "queued":
-            self._say(f"{name} waits until {clock(report['run_after'])}; perdure retry {name} goes on at once")
+            self._say(
+                f"{name} waits until {clock(report['run_after'])}; perdure retry {name} goes on at "
+                "once"
+            )
         elif report["state"] == "running":
-            self._say(f"{name} is still running; perdure attach {name} follows it, perdure stop {name} ends it")
+            self._say(
+                f"{name} is still running; perdure attach {name} follows it, perdure stop {name} "
+                "ends it"
+            )
         else:
             for condition in report["conditions"]:
                 self._say(f"{condition['type']}: {one_line(condition['message'], 240)}")
@@ -133,12 +158,23 @@ class Progress:
         from rich.text import Text
 
         minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
-        parts = [self._name, f"attempt {self._attempt}", f"turn {self._turns + 1}", one_line(self._tool, 50)]
+        parts = [
+            self._name,
+            f"attempt {self._attempt}",
+            f"turn {self._turns + 1}",
+            one_line(self._tool, 50),
+        ]
         used = sum(self._used.values(), Usage())
         spent = dollars(used.cost_usd, estimated=used.estimated)
-        parts += [f"{tokens(used.input)} in, {tokens(used.output)} out", spent, f"{minutes}:{seconds:02}"]
+        parts += [
+            f"{tokens(used.input)} in, {tokens(used.output)} out",
+            spent,
+            f"{minutes}:{seconds:02}",
+        ]
         parts += [f"{tokens(self._held)} held"] if self._held else []
         if not hasattr(self, "_spinner"):
             self._spinner = Spinner("dots")
-        self._spinner.update(text=Text(" · ".join(part for part in parts if part), no_wrap=True, overflow="ellipsis"))
+        self._spinner.update(
+            text=Text(" · ".join(part for part in parts if part), no_wrap=True, overflow="ellipsis")
+        )
         return self._spinner

@@ -23,11 +23,30 @@ NARROWEST = 40
 
 
 def prove_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("agents", nargs="*", metavar="AGENT", help="only these agents (default: all that are installed)")
-    parser.add_argument("--program", action="append", default=[], metavar="AGENT=PATH", help="prove this very program; repeatable")
+    parser.add_argument(
+        "agents",
+        nargs="*",
+        metavar="AGENT",
+        help="only these agents (default: all that are installed)",
+    )
+    parser.add_argument(
+        "--program",
+        action="append",
+        default=[],
+        metavar="AGENT=PATH",
+        help="prove this very program; repeatable",
+    )
     parser.add_argument("--quick", action="store_true", help="only the most important checks")
-    parser.add_argument("--only", action="append", default=[], metavar="CHECK", help="only this check and those of its scene; repeatable")
-    parser.add_argument("--jobs", type=int, default=0, help="scenes at once (default: one for each processor)")
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="CHECK",
+        help="only this check and those of its scene; repeatable",
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=0, help="scenes at once (default: one for each processor)"
+    )
     parser.add_argument("--json", action="store_true")
 
 
@@ -57,7 +76,15 @@ def prove_verb(arguments: argparse.Namespace) -> int:
     broken = sum(len(proof.broken) for proof in proofs)
     if arguments.json:
         print(
-            json.dumps({"schema_version": 1, "ok": not broken, "verdict": verdict(proofs), "agents": [_shown(p) for p in proofs]}, indent=2)
+            json.dumps(
+                {
+                    "schema_version": 1,
+                    "ok": not broken,
+                    "verdict": verdict(proofs),
+                    "agents": [_shown(p) for p in proofs],
+                },
+                indent=2,
+            )
         )
     else:
         print(verdict(proofs))
@@ -67,7 +94,10 @@ def prove_verb(arguments: argparse.Namespace) -> int:
 def _program(given: str) -> tuple[str, str]:
     name, _, path = given.partition("=")
     if not name or not path:
-        raise UsageError(f"--program {given!r} is not of the form AGENT=PATH.", "perdure prove --program claude=/opt/claude/claude")
+        raise UsageError(
+            f"--program {given!r} is not of the form AGENT=PATH.",
+            "perdure prove --program claude=/opt/claude/claude",
+        )
     return name, os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 (as the shell writes it, links not resolved)
 
 
@@ -77,7 +107,9 @@ def table(proof: Proof, width: int) -> str:
     left = max(len(check.id) for check in proof.checks) if proof.checks else 0
     lines = [clean(head), f"  {'CHECK'.ljust(left)}  RESULT   RELIED  SEEN"]
     for check in proof.checks:
-        before = f"  {check.id.ljust(left)}  {check.result:7}  {'yes' if check.relied else 'no':6}  "
+        before = (
+            f"  {check.id.ljust(left)}  {check.result:7}  {'yes' if check.relied else 'no':6}  "
+        )
         lines += _wrapped(before, clean(check.seen), width)
     lines += [line for check in proof.broken for line in _broken(check, width)]
     lines += [line for check in proof.changed for line in _changed(proof, check, width)]
@@ -85,13 +117,18 @@ def table(proof: Proof, width: int) -> str:
 
 
 def _broken(check: Check, width: int) -> list[str]:
-    why = f"{check.asks} Seen: {check.seen}." + (f" ({one_line(check.detail, 300)})" if check.detail else "")
+    why = f"{check.asks} Seen: {check.seen}." + (
+        f" ({one_line(check.detail, 300)})" if check.detail else ""
+    )
     return _wrapped(f"  BROKEN {check.id}: ", clean(why), width)
 
 
 def _changed(proof: Proof, check: Check, width: int) -> list[str]:
     before = check.known or ("", "")
-    why = f"differs from what is known of {proof.agent} {proof.known}: {before[0]} ({before[1]}), now {check.result} ({check.seen})"
+    why = (
+        f"differs from what is known of {proof.agent} {proof.known}: {before[0]} ({before[1]}), "
+        f"now {check.result} ({check.seen})"
+    )
     return _wrapped(f"  {check.id} ", clean(why), width)
 
 
@@ -99,16 +136,31 @@ def _wrapped(before: str, text: str, width: int) -> list[str]:
     if not width:
         return [before + text]
     indent = len(before) if width - len(before) >= NARROWEST // 2 else 4
-    return textwrap.wrap(text, max(width, NARROWEST), initial_indent=before, subsequent_indent=" " * indent) or [before.rstrip()]
+    return textwrap.wrap(
+        text, max(width, NARROWEST), initial_indent=before, subsequent_indent=" " * indent
+    ) or [before.rstrip()]
 
 
 def verdict(proofs: Sequence[Proof]) -> str:
     """The last line."""
-    broken = {f"{proof.agent} {proof.version}": [check.id for check in proof.broken] for proof in proofs if proof.broken}
+    broken = {
+        f"{proof.agent} {proof.version}": [check.id for check in proof.broken]
+        for proof in proofs
+        if proof.broken
+    }
     changed = sum(len(proof.changed) for proof in proofs)
-    tail = f" {changed} {'answer differs' if changed == 1 else 'answers differ'} from what is known." if changed else ""
+    tail = (
+        f" {changed} {'answer differs' if changed == 1 else 'answers differ'} from what is known."
+        if changed
+        else ""
+    )
     if broken:
-        return "perdure cannot rely on " + "; ".join(f"{name}: {', '.join(ids)}" for name, ids in broken.items()) + "." + tail
+        return (
+            "perdure cannot rely on "
+            + "; ".join(f"{name}: {', '.join(ids)}" for name, ids in broken.items())
+            + "."
+            + tail
+        )
     names = ", ".join(f"{proof.agent} {proof.version}" for proof in proofs)
     asked = sum(check.relied for proof in proofs for check in proof.checks)
     return f"All {asked} checks that perdure relies on hold for {names}.{tail}"
@@ -117,9 +169,19 @@ def verdict(proofs: Sequence[Proof]) -> str:
 def _shown(proof: Proof) -> dict[str, object]:
     checks = []
     for check in proof.checks:
-        before = {"version": proof.known, "result": check.known[0], "seen": check.known[1]} if check.known else None
+        before = (
+            {"version": proof.known, "result": check.known[0], "seen": check.known[1]}
+            if check.known
+            else None
+        )
         checks.append({**asdict(check), "known": before, "changed": before is not None})
-    return {"agent": proof.agent, "version": proof.version, "program": proof.program, "compared_with": proof.known, "checks": checks}
+    return {
+        "agent": proof.agent,
+        "version": proof.version,
+        "program": proof.program,
+        "compared_with": proof.known,
+        "checks": checks,
+    }
 
 
 def _progress() -> Callable[[Candidate, int, int], None]:

@@ -1,4 +1,5 @@
-"""`logs --raw`: the agent's own output, byte for byte into a pipe or file; on a terminal without what could harm it."""
+"""`logs --raw`: the agent's own output, byte for byte into a pipe or file; on a terminal without
+what could harm it."""
 
 from __future__ import annotations
 
@@ -18,12 +19,14 @@ NAP_S = 0.2
 
 
 def raw_log(store: RunStore, run_id: str, only: int, follow: bool, left: Left) -> int:
-    """Prints the standard output of one attempt, or of all (`only` 0), one after the other; `follow` until the run is over, or left
-    alone. Returns the exit code."""
+    """Prints the standard output of one attempt, or of all (`only` 0), one after the other;
+    `follow` until the run is over, or left alone. Returns the exit code."""
     number = only or 1
     while True:
         over = store.get(run_id).state in FINAL
-        attempt = next((attempt for attempt in store.attempts(run_id) if attempt.number == number), None)
+        attempt = next(
+            (attempt for attempt in store.attempts(run_id) if attempt.number == number), None
+        )
         place = attempt.directory if attempt is not None else ""
         if place and not _copy(store, run_id, number, Path(place) / "stdout", follow, left):
             return UNATTENDED
@@ -45,7 +48,9 @@ def _copy(store: RunStore, run_id: str, number: int, path: Path, follow: bool, l
     offset = 0
     while True:
         # Asked before the file is read: what came before the end is then read for certain.
-        ended = not follow or any(attempt.number == number and attempt.ended for attempt in store.attempts(run_id))
+        ended = not follow or any(
+            attempt.number == number and attempt.ended for attempt in store.attempts(run_id)
+        )
         for chunk in _chunks(path, offset):
             offset += len(chunk)
             if decoder is None:

@@ -1,4 +1,5 @@
-"""`resume`: goes on with a chosen conversation, also one that was begun by hand. Without a choice, on a terminal, a picker."""
+"""`resume`: goes on with a chosen conversation, also one that was begun by hand. Without a choice,
+on a terminal, a picker."""
 
 from __future__ import annotations
 
@@ -22,17 +23,39 @@ CANDIDATES = 50
 
 
 def resume_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("which", nargs="?", metavar="SESSION|NAME", help="a conversation's id or its beginning, or a run (default: choose)")
-    parser.add_argument("prompt", nargs="?", help="what is to be done now; `-` reads standard input")
-    parser.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file (`-`: standard input)")
-    parser.add_argument("-a", "--all", action="store_true", help="choose among the conversations of all directories")
-    parser.add_argument("--agent", action="append", default=[], help="choose only among those of this agent; repeatable")
+    parser.add_argument(
+        "which",
+        nargs="?",
+        metavar="SESSION|NAME",
+        help="a conversation's id or its beginning, or a run (default: choose)",
+    )
+    parser.add_argument(
+        "prompt", nargs="?", help="what is to be done now; `-` reads standard input"
+    )
+    parser.add_argument(
+        "--prompt-file", metavar="FILE", help="read the prompt from a file (`-`: standard input)"
+    )
+    parser.add_argument(
+        "-a", "--all", action="store_true", help="choose among the conversations of all directories"
+    )
+    parser.add_argument(
+        "--agent",
+        action="append",
+        default=[],
+        help="choose only among those of this agent; repeatable",
+    )
     new = parser.add_argument_group("for a conversation that has no run yet")
     new.add_argument("--name", default="", help="the run's name (default: one is made up)")
-    new.add_argument("--repo", default="", help="work in a new worktree of this repository (default: in the conversation's directory)")
+    new.add_argument(
+        "--repo",
+        default="",
+        help="work in a new worktree of this repository (default: in the conversation's directory)",
+    )
     new.add_argument("--branch", default="", help="work on this branch, in a new worktree")
     new.add_argument("--model", default="", help="the model, by the agent's own name for it")
-    new.add_argument("--permissions", choices=[str(each) for each in Permissions], help="as for perdure run")
+    new.add_argument(
+        "--permissions", choices=[str(each) for each in Permissions], help="as for perdure run"
+    )
     following(parser)
 
 
@@ -45,7 +68,9 @@ def resume_verb(arguments: argparse.Namespace) -> int:
         return 130
     wanted = Wanted(
         spec=_spec(arguments, chosen, _prompt(arguments, entry)),
-        repo=str(Path(arguments.repo).expanduser().resolve()) if arguments.repo and "://" not in arguments.repo else arguments.repo,
+        repo=str(Path(arguments.repo).expanduser().resolve())
+        if arguments.repo and "://" not in arguments.repo
+        else arguments.repo,
         branch=arguments.branch,
     )
 
@@ -56,7 +81,8 @@ def resume_verb(arguments: argparse.Namespace) -> int:
 
 
 def _named(arguments: argparse.Namespace) -> Entry:
-    """What is meant by a name or an id: a run's conversation, or one on disk. Raises NotFound, UsageError."""
+    """What is meant by a name or an id: a run's conversation, or one on disk. Raises NotFound,
+    UsageError."""
     from perdure.conversations import Entry
     from perdure.model import SessionKey
 
@@ -67,24 +93,39 @@ def _named(arguments: argparse.Namespace) -> Entry:
     except NotFound:
         return shelf.find(arguments.which)
     session = store.session(SessionKey(run.spec.agent, run.scope))
-    return Entry(agent=run.spec.agent, id=session.id if session else "", updated=run.updated, session=session, run=run)
+    return Entry(
+        agent=run.spec.agent,
+        id=session.id if session else "",
+        updated=run.updated,
+        session=session,
+        run=run,
+    )
 
 
 def _picked(arguments: argparse.Namespace, chosen: Settings) -> Entry | None:
-    """The one that is chosen on the terminal, or None. Raises UsageError without a terminal, after a list of the candidates."""
+    """The one that is chosen on the terminal, or None. Raises UsageError without a terminal, after
+    a list of the candidates."""
     store = open_to_read(chosen)
     shelf = shelf_of(store, arguments.agent)
     here = project(Path.cwd())
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        print_entries(shelf.entries(CANDIDATES, None if arguments.all else here), store.now(), as_json=arguments.json)
-        raise UsageError("which conversation? there is no terminal to choose on", 'perdure resume ID "what is to be done now"')
+        print_entries(
+            shelf.entries(CANDIDATES, None if arguments.all else here),
+            store.now(),
+            as_json=arguments.json,
+        )
+        raise UsageError(
+            "which conversation? there is no terminal to choose on",
+            'perdure resume ID "what is to be done now"',
+        )
     from perdure.cli.picker import pick
 
     return pick(shelf, here, open_engine(chosen).workspaces, everywhere=arguments.all)
 
 
 def _prompt(arguments: argparse.Namespace, entry: Entry) -> str:
-    """What was given; else on a terminal it is asked for. Empty only where the run itself knows what is to be done."""
+    """What was given; else on a terminal it is asked for. Empty only where the run itself knows
+    what is to be done."""
     if arguments.prompt is not None or arguments.prompt_file is not None:
         return read_prompt(arguments)
     unfinished = entry.run is not None and entry.run.state is not RunState.SUCCEEDED
@@ -92,8 +133,13 @@ def _prompt(arguments: argparse.Namespace, entry: Entry) -> str:
         return ""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         done = f"{entry.run.name} has succeeded: " if entry.run is not None else ""
-        raise UsageError("there is no prompt", f'{done}perdure resume {arguments.which} "what is to be done now"')
-    print(f"what is to be done now?{' (nothing: go on with the task)' if unfinished else ''}", file=sys.stderr)
+        raise UsageError(
+            "there is no prompt", f'{done}perdure resume {arguments.which} "what is to be done now"'
+        )
+    print(
+        f"what is to be done now?{' (nothing: go on with the task)' if unfinished else ''}",
+        file=sys.stderr,
+    )
     print("> ", end="", file=sys.stderr, flush=True)
     try:
         text = sys.stdin.readline()
@@ -106,8 +152,11 @@ def _prompt(arguments: argparse.Namespace, entry: Entry) -> str:
 
 
 def _spec(arguments: argparse.Namespace, chosen: Settings, prompt: str) -> TaskSpec:
-    """The settings of this machine, and the flags. The agent and the place follow from the conversation."""
-    permissions = Permissions(arguments.permissions) if arguments.permissions else chosen.permissions
+    """The settings of this machine, and the flags. The agent and the place follow from the
+    conversation."""
+    permissions = (
+        Permissions(arguments.permissions) if arguments.permissions else chosen.permissions
+    )
     return TaskSpec(
         prompt=prompt,
         name=arguments.name,

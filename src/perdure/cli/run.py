@@ -14,19 +14,35 @@ from perdure.cli.compose import Stopper, open_engine, settings
 from perdure.cli.words import files_of, positive, read_prompt, rounds_of, seconds_of, spec_of
 from perdure.config import Settings
 from perdure.errors import PerdureError
-from perdure.model import Backend, ContinuityPolicy, MapWhen, OnEdit, Permissions, RunState, TaskRun, WhenFull
+from perdure.model import (
+    Backend,
+    ContinuityPolicy,
+    MapWhen,
+    OnEdit,
+    Permissions,
+    RunState,
+    TaskRun,
+    WhenFull,
+)
 
-LOST = "if the conversation is lost: strict stops, disclose (default) rebuilds it from a brief, fresh-ok starts anew; all say so"
+LOST = (
+    "if the conversation is lost: strict stops, disclose (default) rebuilds it from a brief, "
+    "fresh-ok starts anew; all say so"
+)
 
 FULL = (
-    "if the conversation is nearly too long: compact (default) has the agent shorten it, roll-over goes on in a new one with a summary, "
-    "stop asks you, cli leaves it to the agent"
+    "if the conversation is nearly too long: compact (default) has the agent shorten it, roll-over "
+    "goes on in a new one with a summary, stop asks you, cli leaves it to the agent"
 )
 
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("prompt", nargs="?", help="what the agent is to do; `-` reads standard input")
-    parser.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file (`-`: standard input)")
+    parser.add_argument(
+        "prompt", nargs="?", help="what the agent is to do; `-` reads standard input"
+    )
+    parser.add_argument(
+        "--prompt-file", metavar="FILE", help="read the prompt from a file (`-`: standard input)"
+    )
     what = parser.add_argument_group("what runs")
     what.add_argument("--agent", help="one of perdure agents (default: claude)")
     what.add_argument("--model", help="the model, by the agent's own name for it")
@@ -35,7 +51,13 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         choices=[str(p) for p in Permissions],
         help="read: look only; edit (default): change the workdir, run commands; full: anything",
     )
-    what.add_argument("--agent-arg", action="append", default=[], metavar="ARG", help="passed on to the agent's program; repeatable")
+    what.add_argument(
+        "--agent-arg",
+        action="append",
+        default=[],
+        metavar="ARG",
+        help="passed on to the agent's program; repeatable",
+    )
     what.add_argument(
         "--env",
         action="append",
@@ -46,44 +68,90 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--map",
         choices=[str(each) for each in MapWhen],
-        help="which prompts get the project map: none, where no conversation carries what it says (default), each first one, all",
+        help=(
+            "which prompts get the project map: none, where no conversation carries what it says "
+            "(default), each first one, all"
+        ),
     )
     file_arguments(parser)
     where = parser.add_argument_group("where")
     where.add_argument("--repo", help="a repository's path or URL (default: the one you stand in)")
-    where.add_argument("--base", help="the commit or branch to begin at (default: where the repository stands)")
+    where.add_argument(
+        "--base", help="the commit or branch to begin at (default: where the repository stands)"
+    )
     where.add_argument("--branch", help="the branch to work on (default: perdure/NAME)")
-    where.add_argument("--backend", choices=["worktree", "isolated"], help="how the workdir is made")
-    where.add_argument("--include-changes", action="store_true", help="copy the uncommitted changes of the checkout into the workdir")
+    where.add_argument(
+        "--backend", choices=["worktree", "isolated"], help="how the workdir is made"
+    )
+    where.add_argument(
+        "--include-changes",
+        action="store_true",
+        help="copy the uncommitted changes of the checkout into the workdir",
+    )
     where.add_argument("--here", action="store_true", help="work in this directory, as it is")
     where.add_argument("--service", help="a task of a service without a repository")
     where.add_argument("--task", help="the task's id within its service")
     who = parser.add_argument_group("which run")
     who.add_argument("--name", help="the run's name (default: one is made up)")
-    who.add_argument("--key", help="the same key and task is the same run: nothing is started twice")
+    who.add_argument(
+        "--key", help="the same key and task is the same run: nothing is started twice"
+    )
     who.add_argument("--scope", help="runs of one agent with the same scope share one conversation")
-    who.add_argument("--label", action="append", default=[], metavar="NAME=VALUE", help="kept with the run; repeatable")
+    who.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="kept with the run; repeatable",
+    )
     limits = parser.add_argument_group("limits and checks")
     limits.add_argument("--attempts", type=positive, help="how often it is tried (default 3)")
-    limits.add_argument("--timeout", type=seconds_of, help="the longest that one attempt may take: 90s, 30m, 2h (default 1h; 0: no limit)")
-    limits.add_argument("--stall", type=seconds_of, help="the longest silence, five times as long inside a tool (default 10m; 0: no limit)")
+    limits.add_argument(
+        "--timeout",
+        type=seconds_of,
+        help="the longest that one attempt may take: 90s, 30m, 2h (default 1h; 0: no limit)",
+    )
+    limits.add_argument(
+        "--stall",
+        type=seconds_of,
+        help="the longest silence, five times as long inside a tool (default 10m; 0: no limit)",
+    )
     limits.add_argument("--budget-usd", type=float, help="dollars for all attempts together")
     limits.add_argument("--continuity", choices=[str(p) for p in ContinuityPolicy], help=LOST)
     limits.add_argument("--when-full", choices=[str(each) for each in WhenFull], help=FULL)
-    limits.add_argument("--verify", metavar="COMMAND", help="run in the workdir after success; its failure goes back to the agent")
-    limits.add_argument("--verify-rounds", type=rounds_of, help="how often a failed check goes back; uses up no attempt (default 3)")
-    limits.add_argument("--verify-timeout", type=seconds_of, help="the longest that the check may take (default 30m; 0: no limit)")
+    limits.add_argument(
+        "--verify",
+        metavar="COMMAND",
+        help="run in the workdir after success; its failure goes back to the agent",
+    )
+    limits.add_argument(
+        "--verify-rounds",
+        type=rounds_of,
+        help="how often a failed check goes back; uses up no attempt (default 3)",
+    )
+    limits.add_argument(
+        "--verify-timeout",
+        type=seconds_of,
+        help="the longest that the check may take (default 30m; 0: no limit)",
+    )
     following(parser)
 
 
 def retry_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="the run's name, id or key")
-    parser.add_argument("--agent", help="hand it over to another agent: same workdir, a new conversation with a brief")
+    parser.add_argument(
+        "--agent",
+        help="hand it over to another agent: same workdir, a new conversation with a brief",
+    )
     changes = parser.add_argument_group("changes that hold from now on")
     changes.add_argument("--continuity", choices=[str(p) for p in ContinuityPolicy], help=LOST)
     changes.add_argument("--model", help="the model, by the agent's own name for it")
-    changes.add_argument("--budget-usd", type=float, help="dollars for all attempts together, those before included")
-    changes.add_argument("--timeout", type=seconds_of, help="maximum time of one attempt: 90s, 30m, 2h (0: no limit)")
+    changes.add_argument(
+        "--budget-usd", type=float, help="dollars for all attempts together, those before included"
+    )
+    changes.add_argument(
+        "--timeout", type=seconds_of, help="maximum time of one attempt: 90s, 30m, 2h (0: no limit)"
+    )
     changes.add_argument("--attempts", type=positive, help="number of further attempts (default 1)")
     following(parser)
 
@@ -91,20 +159,36 @@ def retry_arguments(parser: argparse.ArgumentParser) -> None:
 def update_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="the run's name, id or key")
     parser.add_argument("prompt", nargs="?", help="the new instructions; `-` reads standard input")
-    parser.add_argument("--prompt-file", metavar="FILE", help="read them from a file (`-`: standard input)")
+    parser.add_argument(
+        "--prompt-file", metavar="FILE", help="read them from a file (`-`: standard input)"
+    )
     file_arguments(parser)
     following(parser)
 
 
 def file_arguments(parser: argparse.ArgumentParser) -> None:
     files = parser.add_argument_group("task files")
-    files.add_argument("--file", action="append", default=[], metavar="PATH[=DEST]", help="put this file into the workdir; repeatable")
-    files.add_argument("--context", default="", metavar="DIR", help="put all files below this directory into the workdir")
+    files.add_argument(
+        "--file",
+        action="append",
+        default=[],
+        metavar="PATH[=DEST]",
+        help="put this file into the workdir; repeatable",
+    )
+    files.add_argument(
+        "--context",
+        default="",
+        metavar="DIR",
+        help="put all files below this directory into the workdir",
+    )
     files.add_argument(
         "--on-edit",
         choices=[str(each) for each in OnEdit],
         default=str(OnEdit.MERGE),
-        help="a file that the agent has edited too: keep the agent's, replace it (with a backup), or merge both (default)",
+        help=(
+            "a file that the agent has edited too: keep the agent's, replace it (with a backup), "
+            "or merge both (default)"
+        ),
     )
 
 
@@ -113,7 +197,12 @@ def drive_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def following(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-d", "--detach", action="store_true", help="return at once; the run goes on in the background")
+    parser.add_argument(
+        "-d",
+        "--detach",
+        action="store_true",
+        help="return at once; the run goes on in the background",
+    )
     parser.add_argument("--json", action="store_true", help="print the run as JSON at the end")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
@@ -127,7 +216,9 @@ def run_verb(arguments: argparse.Namespace) -> int:
 
         if not arguments.detach:
             service.check_reachable(engine, spec)
-        run = service.submit(engine, spec, Path.cwd(), files_of(arguments), include_changes=arguments.include_changes)
+        run = service.submit(
+            engine, spec, Path.cwd(), files_of(arguments), include_changes=arguments.include_changes
+        )
         if not arguments.include_changes and not arguments.quiet:
             tell_left_out(engine, run)
         if run.state is RunState.RUNNING:
@@ -138,13 +229,19 @@ def run_verb(arguments: argparse.Namespace) -> int:
 
 
 def tell_left_out(engine: Any, run: TaskRun) -> None:
-    """Say which changes of the checkout a new workdir does not have, because they are not committed."""
+    """Say which changes of the checkout a new workdir does not have, because they are not
+    committed."""
     from perdure.workspace.identity import is_remote
 
     place = run.workspace
-    if place is None or place.backend not in (Backend.WORKTREE, Backend.ISOLATED) or is_remote(run.spec.repo):
+    if (
+        place is None
+        or place.backend not in (Backend.WORKTREE, Backend.ISOLATED)
+        or is_remote(run.spec.repo)
+    ):
         return
-    # A workdir that is there already has changes of its own; a repository that cannot be looked at fails with the run.
+    # A workdir that is there already has changes of its own; a repository that cannot be looked at
+    # fails with the run.
     if run.attempt or Path(place.path).exists():
         return
     with suppress(PerdureError):
@@ -152,7 +249,11 @@ def tell_left_out(engine: Any, run: TaskRun) -> None:
         count = state.changed + state.untracked
         if count:
             what = "an uncommitted change" if count == 1 else f"{count} uncommitted changes"
-            print(f"perdure: {what} of {place.repo} will not be in the workdir; --include-changes copies them", file=sys.stderr)
+            print(
+                f"perdure: {what} of {place.repo} will not be in the workdir; --include-changes "
+                "copies them",
+                file=sys.stderr,
+            )
 
 
 def retry_verb(arguments: argparse.Namespace) -> int:
@@ -192,9 +293,14 @@ def drive_verb(arguments: argparse.Namespace) -> int:
 
 
 def followed(
-    arguments: argparse.Namespace, chosen: Settings, begin: Callable[[Any], TaskRun], new: bool = False, updated: bool = False
+    arguments: argparse.Namespace,
+    chosen: Settings,
+    begin: Callable[[Any], TaskRun],
+    new: bool = False,
+    updated: bool = False,
 ) -> int:
-    """Begins, then drives the run to its end with progress, or leaves it to a supervisor of its own."""
+    """Begins, then drives the run to its end with progress, or leaves it to a supervisor of its
+    own."""
     from perdure import service
     from perdure.cli.progress import Progress
     from perdure.worker import drive, follow
@@ -206,7 +312,10 @@ def followed(
         if progress:
             progress.introduce(run)
             if updated and run.state is RunState.RUNNING:
-                progress.part(f"attempt {run.attempt} is running: the new instructions are kept, and wait for its end")
+                progress.part(
+                    f"attempt {run.attempt} is running: the new instructions are kept, and wait "
+                    "for its end"
+                )
         if arguments.detach and run.state is RunState.QUEUED:
             detach(chosen, run)
         elif run.state is RunState.RUNNING and not arguments.detach:
@@ -217,7 +326,8 @@ def followed(
             except PerdureError:
                 now = engine.store.get(run.id)
                 if now.state is RunState.RUNNING and now.worker != engine.worker:
-                    # Another supervisor (perdure work) was quicker: it is as good as one of our own.
+                    # Another supervisor (perdure work) was quicker: it is as good as one of our
+                    # own.
                     run = follow(engine, run.id, progress or (lambda record: None))
                 else:
                     if new and now.attempt == 0:

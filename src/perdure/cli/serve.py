@@ -1,7 +1,8 @@
 """`serve`: webhooks in, health out, and the local pool beside them, in one process.
 
-The first SIGTERM or Ctrl-C drains: nothing new is begun, deliveries are still kept until what is at work has ended, then the server ends.
-The second one stops the agents in good order. A kill costs nothing that was acknowledged: live attempts are adopted by the next start.
+The first SIGTERM or Ctrl-C drains: nothing new is begun, deliveries are still kept until what is at
+work has ended, then the server ends. The second one stops the agents in good order. A kill costs
+nothing that was acknowledged: live attempts are adopted by the next start.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ INSTALL = "pip install 'perdure[serve]'"
 
 def serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--listen", default="", metavar="HOST:PORT", help="where to listen (setting serve_listen); port 0: any that is free"
+        "--listen",
+        default="",
+        metavar="HOST:PORT",
+        help="where to listen (setting serve_listen); port 0: any that is free",
     )
     parser.add_argument(
         "-j",
@@ -57,7 +61,9 @@ def serve_verb(arguments: argparse.Namespace) -> int:
         from perdure.web.listening import address, bound, is_public
         from perdure.web.secrets import secrets_of
     except ModuleNotFoundError as error:
-        raise UsageError(f"perdure serve needs {error.name}, which is not installed", INSTALL) from error
+        raise UsageError(
+            f"perdure serve needs {error.name}, which is not installed", INSTALL
+        ) from error
     chosen = settings()
     secrets = secrets_of(chosen.webhooks, os.environ)
     try:
@@ -68,7 +74,8 @@ def serve_verb(arguments: argparse.Namespace) -> int:
     try:
         if is_public(sockets) and not secrets and not _any_token(chosen):
             raise UsageError(
-                f"{host} can be reached from outside, and there is neither a token nor a webhook with a secret",
+                f"{host} can be reached from outside, and there is neither a token nor a webhook "
+                "with a secret",
                 "perdure token new NAME, add a [webhooks.NAME], or listen on 127.0.0.1",
             )
         return _serve(chosen, secrets, sockets, arguments.jobs)
@@ -88,7 +95,12 @@ def _has_token(store: Store) -> bool:
     return any(not token.expires or token.expires > now for token in store.tokens())
 
 
-def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: list[socket.socket], jobs: int) -> int:
+def _serve(
+    chosen: Settings,
+    secrets: Mapping[str, tuple[str, ...]],
+    sockets: list[socket.socket],
+    jobs: int,
+) -> int:
     from perdure.cli import exposure
     from perdure.cli.doctor import examine
     from perdure.cli.housekeeping import Housekeeping
@@ -108,7 +120,9 @@ def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: li
     wishes = Wishes()
     with ExitStack() as stack:
         # Before the engine: it is told of the environment that is left then.
-        clients = stack.enter_context(forges(chosen.webhooks, chosen.agents, os.environ, chosen.ca_file))
+        clients = stack.enter_context(
+            forges(chosen.webhooks, chosen.agents, os.environ, chosen.ca_file)
+        )
         wipe_variables(secret_variables(chosen))
         held = [*clients.held(), *(each for several in secrets.values() for each in several)]
         engine = open_pool(chosen, wishes, guarded=True, secrets=held)
@@ -119,8 +133,12 @@ def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: li
             _posting(stack, engine, chosen, clients)
         kept = _dispatching(stack, engine, chosen, clients) if chosen.agents else None
         writer = stack.enter_context(Writer(engine.store.accept, kept or (lambda: None)))
-        desk = Desk({source.name: (source, secrets[source.name]) for source in chosen.webhooks}, writer, say)
-        plans = stack.enter_context(PlanDriver(replace(engine, stopping=lambda: wishes.draining), say))
+        desk = Desk(
+            {source.name: (source, secrets[source.name]) for source in chosen.webhooks}, writer, say
+        )
+        plans = stack.enter_context(
+            PlanDriver(replace(engine, stopping=lambda: wishes.draining), say)
+        )
         reading = open_to_read(chosen)
         stack.callback(reading.close)
         # Who asks is found out beside whatever else is looked for, however long that takes.
@@ -128,12 +146,28 @@ def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: li
         stack.callback(knowing.close)
         principals, journal = Principals(knowing, engine.store, say), Journal(reading, say)
         parts = Parts(
-            engine=engine, store=reading, settings=chosen, principals=principals, journal=journal, seed=_seed(chosen),
-            checks=lambda: [Check(each.topic, each.state, each.message) for each in examine(chosen, [], serving=True)],
-            dispatch=kept or (lambda: None), drive_plans=plans.wake,
-        )  # fmt: skip
+            engine=engine,
+            store=reading,
+            settings=chosen,
+            principals=principals,
+            journal=journal,
+            seed=_seed(chosen),
+            checks=lambda: [
+                Check(each.topic, each.state, each.message)
+                for each in examine(chosen, [], serving=True)
+            ],
+            dispatch=kept or (lambda: None),
+            drive_plans=plans.wake,
+        )
         proxies = Proxies(chosen.serve_proxies)
-        served = application(desk, lambda: _problems(engine, wishes), chosen.serve_hosts, parts.principals, routes(parts), proxies)
+        served = application(
+            desk,
+            lambda: _problems(engine, wishes),
+            chosen.serve_hosts,
+            parts.principals,
+            routes(parts),
+            proxies,
+        )
         web = stack.enter_context(Listening(served, sockets, proxies))
         # Ends before the server does, so that it need not wait for those who listen.
         stack.enter_context(journal)
@@ -143,28 +177,53 @@ def _serve(chosen: Settings, secrets: Mapping[str, tuple[str, ...]], sockets: li
         for line in exposure.lines(chosen, held):
             say(line)
         if not _has_token(engine.store):
-            say("the dashboard and the API need a token, and there is none: perdure token new NAME --scope admin")
+            say(
+                "the dashboard and the API need a token, and there is none: perdure token new NAME "
+                "--scope admin"
+            )
         notify(os.environ, "READY=1")
         stack.callback(notify, os.environ, "STOPPING=1")
         _until_drained(engine, web, wishes, jobs)
         if web.broken is not None:
-            raise PerdureError(f"The web server ended: {web.broken}", "start it again; nothing that was acknowledged is lost")
+            raise PerdureError(
+                f"The web server ended: {web.broken}",
+                "start it again; nothing that was acknowledged is lost",
+            )
     return 0
 
 
 def secret_variables(chosen: Settings) -> frozenset[str]:
     """Return the names of the variables that hold the service's secrets."""
-    tokens = {*(source.token_env for source in chosen.webhooks), *(rule.token_env for rule in chosen.agents)}
-    return frozenset(tokens | {name for source in chosen.webhooks for name in source.variables}) - {""}
+    tokens = {
+        *(source.token_env for source in chosen.webhooks),
+        *(rule.token_env for rule in chosen.agents),
+    }
+    return frozenset(tokens | {name for source in chosen.webhooks for name in source.variables}) - {
+        ""
+    }
 
 
-def _dispatching(stack: ExitStack, engine: Engine, chosen: Settings, clients: Forges) -> Callable[[], None]:
+def _dispatching(
+    stack: ExitStack, engine: Engine, chosen: Settings, clients: Forges
+) -> Callable[[], None]:
     """Begins to give deliveries to agents. Returns what wakes it."""
     from perdure.dispatching import Dispatcher, Reconciler
 
-    wake = stack.enter_context(Dispatcher(engine, chosen.agents, _seed(chosen), say, clients.of)).wake
+    wake = stack.enter_context(
+        Dispatcher(engine, chosen.agents, _seed(chosen), say, clients.of)
+    ).wake
     if chosen.serve_reconcile:
-        stack.enter_context(Reconciler(engine, chosen.webhooks, chosen.agents, clients.of, chosen.serve_reconcile, wake, say))
+        stack.enter_context(
+            Reconciler(
+                engine,
+                chosen.webhooks,
+                chosen.agents,
+                clients.of,
+                chosen.serve_reconcile,
+                wake,
+                say,
+            )
+        )
     return wake
 
 
@@ -173,10 +232,20 @@ def _seed(chosen: Settings) -> TaskSpec:
     from perdure.model import TaskSpec
 
     return TaskSpec(
-        prompt="", base=chosen.base, backend=chosen.backend, model=chosen.model, permissions=chosen.permissions, timeout_s=chosen.timeout,
-        stall_s=chosen.stall, attempts=chosen.attempts, budget_usd=chosen.budget_usd, continuity=chosen.continuity, verify=chosen.verify,
-        verify_rounds=chosen.verify_rounds, verify_timeout_s=chosen.verify_timeout,
-    )  # fmt: skip
+        prompt="",
+        base=chosen.base,
+        backend=chosen.backend,
+        model=chosen.model,
+        permissions=chosen.permissions,
+        timeout_s=chosen.timeout,
+        stall_s=chosen.stall,
+        attempts=chosen.attempts,
+        budget_usd=chosen.budget_usd,
+        continuity=chosen.continuity,
+        verify=chosen.verify,
+        verify_rounds=chosen.verify_rounds,
+        verify_timeout_s=chosen.verify_timeout,
+    )
 
 
 def _posting(stack: ExitStack, engine: Engine, chosen: Settings, clients: Forges) -> None:
@@ -187,9 +256,14 @@ def _posting(stack: ExitStack, engine: Engine, chosen: Settings, clients: Forges
         return lambda url: clients.login(source, rule, url)
 
     answering = Answering(
-        engine=engine, rules={rule.name: rule for rule in chosen.agents}, forge=clients.of, credentials=login,
-        page=lambda name: f"{chosen.serve_public_url}/runs/{name}" if chosen.serve_public_url else "",
-    )  # fmt: skip
+        engine=engine,
+        rules={rule.name: rule for rule in chosen.agents},
+        forge=clients.of,
+        credentials=login,
+        page=lambda name: (
+            f"{chosen.serve_public_url}/runs/{name}" if chosen.serve_public_url else ""
+        ),
+    )
     stack.enter_context(Poster(answering, say))
 
 

@@ -1,4 +1,5 @@
-"""`sessions`: every conversation, known to perdure or not: listed, read, checked, mended, counted; and perdure's own records of them.
+"""`sessions`: every conversation, known to perdure or not: listed, read, checked, mended, counted;
+and perdure's own records of them.
 
 Only `create`, `extend`, `close`, `mend --write` and `rebuild` change anything.
 """
@@ -25,27 +26,50 @@ WHATS = ["ls", "show", "check", "mend", "stats", "rebuild", "create", "extend", 
 
 def sessions_arguments(parser: argparse.ArgumentParser) -> None:
     whats = (
-        "ls (default); show: read one; check: what is wrong with these, or all; mend: what would mend one; "
-        "stats: how often conversations went on; rebuild: make lost records again; create SCOPE: a record for runs to come; "
-        "extend: begin its lifetime again; close: retire it, so that the next run begins a new one"
+        "ls (default); show: read one; check: what is wrong with these, or all; mend: what would "
+        "mend one; stats: how often conversations went on; rebuild: make lost records again; "
+        "create SCOPE: a record for runs to come; extend: begin its lifetime again; close: retire "
+        "it, so that the next run begins a new one"
     )
     parser.add_argument("what", nargs="?", choices=WHATS, default="ls", help=whats)
     parser.add_argument(
         "id",
         nargs="*",
         metavar="ID",
-        help="a conversation's id or its beginning, its run's name or, for create, extend and close, its scope",
+        help=(
+            "a conversation's id or its beginning, its run's name or, for create, extend and "
+            "close, its scope"
+        ),
     )
-    parser.add_argument("-a", "--all", action="store_true", help="of all directories, not only of the one you stand in")
-    parser.add_argument("--agent", action="append", default=[], help="only of this agent; repeatable")
+    parser.add_argument(
+        "-a",
+        "--all",
+        action="store_true",
+        help="of all directories, not only of the one you stand in",
+    )
+    parser.add_argument(
+        "--agent", action="append", default=[], help="only of this agent; repeatable"
+    )
     parser.add_argument("-n", "--limit", type=int, default=50)
     parser.add_argument(
-        "--write", action="store_true", help="for mend: prove the mended copy and put it in place; the original is moved aside"
+        "--write",
+        action="store_true",
+        help="for mend: prove the mended copy and put it in place; the original is moved aside",
     )
-    parser.add_argument("--lifetime", default="", metavar="DURATION", help="for create and extend: 2h, 7d, ...; 0: it never expires")
+    parser.add_argument(
+        "--lifetime",
+        default="",
+        metavar="DURATION",
+        help="for create and extend: 2h, 7d, ...; 0: it never expires",
+    )
     parser.add_argument("--cause", default="", help="for close: why")
     parser.add_argument("--scope", default="", help="for stats: only of this scope")
-    parser.add_argument("--since", default="", metavar="DURATION", help="for stats: only of attempts that ended within 24h, 7d, ...")
+    parser.add_argument(
+        "--since",
+        default="",
+        metavar="DURATION",
+        help="for stats: only of attempts that ended within 24h, 7d, ...",
+    )
     parser.add_argument("--json", action="store_true")
 
 
@@ -70,7 +94,9 @@ def sessions_verb(arguments: argparse.Namespace) -> int:
     if arguments.what == "mend":
         from perdure.cli.mending import mend
 
-        return mend(chosen, shelf, _one(arguments.id), write=arguments.write, as_json=arguments.json)
+        return mend(
+            chosen, shelf, _one(arguments.id), write=arguments.write, as_json=arguments.json
+        )
     below = None if arguments.all else project(Path.cwd())
     if arguments.what == "check":
         from perdure.cli.mending import check
@@ -87,12 +113,16 @@ def _one(ids: Sequence[str]) -> str:
     from perdure.errors import UsageError
 
     if len(ids) != 1:
-        raise UsageError("which conversation? its id is missing" if not ids else "one conversation at a time", "perdure sessions")
+        raise UsageError(
+            "which conversation? its id is missing" if not ids else "one conversation at a time",
+            "perdure sessions",
+        )
     return ids[0]
 
 
 def shelf_of(store: Store, only: Sequence[str] = ()) -> Shelf:
-    """Where this user's conversations are looked for. Raises AgentMissing for an agent that is not known."""
+    """Where this user's conversations are looked for. Raises AgentMissing for an agent that is not
+    known."""
     from perdure import drivers
     from perdure.conversations import Shelf
     from perdure.errors import PerdureError
@@ -115,7 +145,13 @@ def project(cwd: Path) -> Path:
 def print_entries(entries: Sequence[Entry], now: int, *, as_json: bool) -> None:
     """The conversations as JSON or as a table: whole into a pipe, on a terminal as wide as that."""
     if as_json:
-        print(json.dumps({"schema_version": 1, "sessions": [entry.report() for entry in entries]}, indent=2, ensure_ascii=False))
+        print(
+            json.dumps(
+                {"schema_version": 1, "sessions": [entry.report() for entry in entries]},
+                indent=2,
+                ensure_ascii=False,
+            )
+        )
         return
     if not entries:
         return
@@ -142,8 +178,14 @@ def print_entries(entries: Sequence[Entry], now: int, *, as_json: bool) -> None:
             over = sum(widths[:-1]) + 2 * len(widths[:-1]) + 24 - room
             widths[column] = max(min(widths[column], least), widths[column] - max(over, 0))
     for row in (head, *rows):
-        cells = [_fit(cell, width) if room else cell for cell, width in zip(row, widths, strict=True)]
-        line = "  ".join(cell.ljust(width) for cell, width in zip(cells[:-1], widths, strict=False)) + "  " + row[-1]
+        cells = [
+            _fit(cell, width) if room else cell for cell, width in zip(row, widths, strict=True)
+        ]
+        line = (
+            "  ".join(cell.ljust(width) for cell, width in zip(cells[:-1], widths, strict=False))
+            + "  "
+            + row[-1]
+        )
         print(cut(line.rstrip(), room))
 
 
@@ -167,20 +209,35 @@ def _show(shelf: Shelf, entry: Entry, as_json: bool) -> int:
     line = shelf.lineage(entry)
     if as_json:
         print(
-            json.dumps({"schema_version": 1, **entry.report(), "lineage": [each.report() for each in line]}, indent=2, ensure_ascii=False)
+            json.dumps(
+                {
+                    "schema_version": 1,
+                    **entry.report(),
+                    "lineage": [each.report() for each in line],
+                },
+                indent=2,
+                ensure_ascii=False,
+            )
         )
         return 0
     print(f"{clean(entry.id)}  {entry.agent}  {entry.state}")
     if entry.session and entry.session.cause:
         print(f"  retired     {one_line(entry.session.cause, 200)}")
     print(f"  directory   {at_home(entry.cwd) or 'not known'}")
-    print(f"  transcript  {at_home(entry.conversation.path) if entry.conversation else 'not on disk'}")
+    print(
+        f"  transcript  {at_home(entry.conversation.path) if entry.conversation else 'not on disk'}"
+    )
     print(f"  written     {clock(entry.updated)}; {entry.turns or 'an unknown number of'} turn(s)")
     if entry.run:
-        cost = f", {dollars(entry.cost_usd, estimated=entry.cost_estimated)}" if entry.cost_usd else ""
+        cost = (
+            f", {dollars(entry.cost_usd, estimated=entry.cost_estimated)}" if entry.cost_usd else ""
+        )
         print(f"  run         {entry.run.name} ({entry.run.state}{cost})")
     for each in line:
-        print(f"  comes from  {each.id}  {each.run.name if each.run else each.state}: {one_line(each.first, 80)}")
+        print(
+            f"  comes from  {each.id}  {each.run.name if each.run else each.state}: "
+            f"{one_line(each.first, 80)}"
+        )
     for said in shelf.spoken(entry, sys.maxsize):
         print(f"\n{'agent' if said.by_agent else 'person'}: {clean(said.text).strip()}")
     return 0

@@ -33,7 +33,9 @@ def agents_verb(arguments: argparse.Namespace) -> int:
         return 0
     for agent in found:
         live = f", {agent['running']} at work" if agent["running"] else ""
-        print(f"{agent['name']}  {agent['version'] or ('version not known' if agent['installed'] else 'not installed')}{live}")
+        print(
+            f"{agent['name']}  {agent['version'] or ('version not known' if agent['installed'] else 'not installed')}{live}"
+        )
         if agent["installed"]:
             print(f"  program   {clean(agent['program'])}")
             print(f"  home      {clean(agent['home'])}")
@@ -46,19 +48,39 @@ def agents_verb(arguments: argparse.Namespace) -> int:
 def _words(abilities: dict[str, Any]) -> list[str]:
     """The abilities that are there, in plain words; a limit with its number."""
     said = [key.replace("_", " ") for key, value in abilities.items() if value is True]
-    return said + [f"{key.replace('_', ' ')} {value:,}" for key, value in abilities.items() if value is not True and value]
+    return said + [
+        f"{key.replace('_', ' ')} {value:,}"
+        for key, value in abilities.items()
+        if value is not True and value
+    ]
 
 
 def config_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", nargs="?", choices=["show"], default="show", help="show (the default): every setting and its value")
-    parser.add_argument("--origin", action="store_true", help="also where each comes from: a variable, a file and line, or the default")
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=["show"],
+        default="show",
+        help="show (the default): every setting and its value",
+    )
+    parser.add_argument(
+        "--origin",
+        action="store_true",
+        help="also where each comes from: a variable, a file and line, or the default",
+    )
     parser.add_argument("--json", action="store_true")
 
 
 def config_verb(arguments: argparse.Namespace) -> int:
     chosen = settings()
     names = [field.name for field in fields(chosen) if field.name != "origin"]
-    found = {name: {"value": _plain(shown(name, getattr(chosen, name))), "origin": chosen.origin.get(name, DEFAULT)} for name in names}
+    found = {
+        name: {
+            "value": _plain(shown(name, getattr(chosen, name))),
+            "origin": chosen.origin.get(name, DEFAULT),
+        }
+        for name in names
+    }
     if arguments.json:
         print(json.dumps({"schema_version": 1, "settings": found}, indent=2, ensure_ascii=False))
         return 0
@@ -70,11 +92,18 @@ def config_verb(arguments: argparse.Namespace) -> int:
 
 
 def printed(name: str, value: Any) -> str:
-    """A setting's value for a person: a duration as it may be written in a file, the parts of a list one after the other."""
+    """A setting's value for a person: a duration as it may be written in a file, the parts of a
+    list one after the other."""
     return written(value) if name in DURATIONS else str(_plain(shown(name, value)))
 
 
 def _plain(value: Any) -> str | int | float:
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else "" if value is None else str(value)
+    return (
+        value
+        if isinstance(value, int | float) and not isinstance(value, bool)
+        else ""
+        if value is None
+        else str(value)
+    )

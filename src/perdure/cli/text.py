@@ -1,20 +1,46 @@
-"""Text for a terminal: how wide it is, and lines cut to it. What is cleaned, and how, is `perdure.text`'s."""
+"""Text for a terminal: how wide it is, and lines cut to it. What is cleaned, and how, is
+`perdure.text`'s."""
 
 from __future__ import annotations
 
 import os
 
-from perdure.text import age, at_home, clean, clock, consumption, dollars, filled, one_line, tokens, visible
+from perdure.text import (
+    age,
+    at_home,
+    clean,
+    clock,
+    consumption,
+    dollars,
+    filled,
+    one_line,
+    tokens,
+    visible,
+)
 
 TYPE_CHECKING = False  # typing is too dear for `perdure ls`
 if TYPE_CHECKING:
     from typing import TextIO
 
-__all__ = ["age", "at_home", "clean", "clock", "columns", "consumption", "cut", "dollars", "filled", "one_line", "tokens", "visible"]
+__all__ = [
+    "age",
+    "at_home",
+    "clean",
+    "clock",
+    "columns",
+    "consumption",
+    "cut",
+    "dollars",
+    "filled",
+    "one_line",
+    "tokens",
+    "visible",
+]
 
 
 def columns(stream: TextIO) -> int:
-    """How many columns there are to write in; 0 where it is no terminal, so that nothing need be cut."""
+    """How many columns there are to write in; 0 where it is no terminal, so that nothing need be
+    cut."""
     if not stream.isatty():
         return 0
     try:
@@ -24,7 +50,8 @@ def columns(stream: TextIO) -> int:
 
 
 def cut(line: str, width: int) -> str:
-    """A clean line in so many columns, with a mark where it was cut; 0 is any number. Wide characters take two."""
+    """A clean line in so many columns, with a mark where it was cut; 0 is any number. Wide
+    characters take two."""
     if not width or (line.isascii() and len(line) <= width):
         return line
     from unicodedata import combining, east_asian_width

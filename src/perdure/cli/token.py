@@ -1,4 +1,5 @@
-"""`token`: who may ask `perdure serve`. A token is shown once, when it is made; perdure keeps its SHA-256 and nothing else of it."""
+"""`token`: who may ask `perdure serve`. A token is shown once, when it is made; perdure keeps its
+SHA-256 and nothing else of it."""
 
 from __future__ import annotations
 
@@ -19,15 +20,29 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 def token_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", nargs="?", choices=["ls", "new", "rm"], default="ls", help="ls (the default), new NAME, or rm NAME ...")
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=["ls", "new", "rm"],
+        default="ls",
+        help="ls (the default), new NAME, or rm NAME ...",
+    )
     parser.add_argument("name", nargs="*", help="whose token it is: letters, digits, `.`, `_`, `-`")
     parser.add_argument(
         "--scope",
         choices=[str(each) for each in TokenScope],
         default=str(TokenScope.READ),
-        help="for new: read (default): look; dispatch: also have agents work; admin: also take away and bring back",
+        help=(
+            "for new: read (default): look; dispatch: also have agents work; admin: also take away "
+            "and bring back"
+        ),
     )
-    parser.add_argument("--expires", default="", metavar="DURATION", help="for new: not good any more after 12h, 30d, ... (default: never)")
+    parser.add_argument(
+        "--expires",
+        default="",
+        metavar="DURATION",
+        help="for new: not good any more after 12h, 30d, ... (default: never)",
+    )
     parser.add_argument("--json", action="store_true")
 
 
@@ -44,7 +59,9 @@ def token_verb(arguments: argparse.Namespace) -> int:
     store = open_to_read(settings())
     now, found = store.now(), store.tokens()
     if arguments.json:
-        print(json.dumps({"schema_version": 1, "tokens": [asdict(each) for each in found]}, indent=2))
+        print(
+            json.dumps({"schema_version": 1, "tokens": [asdict(each) for each in found]}, indent=2)
+        )
         return 0
     table(("NAME", "SCOPE", "MADE", "USED", "EXPIRES"), [_line(each, now) for each in found])
     if not found and sys.stdout.isatty():
@@ -57,23 +74,44 @@ def _new(arguments: argparse.Namespace) -> int:
     from perdure.web.tokens import new_token
 
     if len(arguments.name) != 1 or not NAME.fullmatch(arguments.name[0]):
-        raise UsageError("one name of at most 63 letters, digits, `.`, `_` and `-` is needed", "perdure token new NAME")
+        raise UsageError(
+            "one name of at most 63 letters, digits, `.`, `_` and `-` is needed",
+            "perdure token new NAME",
+        )
     store = open_engine(settings()).store
     try:
         expires = store.now() + int(duration(arguments.expires) * 1000) if arguments.expires else 0
     except ValueError as error:
         raise UsageError(f"--expires {arguments.expires}: {error}") from None
     secret, sha256 = new_token()
-    made = store.add_token(Token(name=arguments.name[0], scope=TokenScope(arguments.scope), created=0, expires=expires), sha256)
+    made = store.add_token(
+        Token(
+            name=arguments.name[0], scope=TokenScope(arguments.scope), created=0, expires=expires
+        ),
+        sha256,
+    )
     if arguments.json:
         shown: dict[str, Any] = {**asdict(made), "token": secret}
         print(json.dumps({"schema_version": 1, **shown}, indent=2))
         return 0
     print(secret)
-    print(f"this is shown once; send it as: Authorization: Bearer TOKEN; it may {made.scope}", file=sys.stderr)
+    print(
+        f"this is shown once; send it as: Authorization: Bearer TOKEN; it may {made.scope}",
+        file=sys.stderr,
+    )
     return 0
 
 
 def _line(token: Token, now: int) -> tuple[str, ...]:
-    expires = "never" if not token.expires else f"{'expired ' if token.expires <= now else ''}{clock(token.expires)}"
-    return (clean(token.name), token.scope.value, age(token.created, now), age(token.used, now) if token.used else "never", expires)
+    expires = (
+        "never"
+        if not token.expires
+        else f"{'expired ' if token.expires <= now else ''}{clock(token.expires)}"
+    )
+    return (
+        clean(token.name),
+        token.scope.value,
+        age(token.created, now),
+        age(token.used, now) if token.used else "never",
+        expires,
+    )

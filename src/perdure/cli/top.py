@@ -1,4 +1,5 @@
-"""`top`: all runs at once in this terminal. It looks through a connection of its own; what acts is opened when it is asked for."""
+"""`top`: all runs at once in this terminal. It looks through a connection of its own; what acts is
+opened when it is asked for."""
 
 from __future__ import annotations
 
@@ -21,19 +22,30 @@ INSTALL = "pip install 'perdure[top]'"
 
 
 def top_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "Keys: Space peeks, Enter attaches to the log, r retries, s stops, / filters, ? tells them all, q leaves."
+    parser.epilog = (
+        "Keys: Space peeks, Enter attaches to the log, r retries, s stops, / filters, ? tells them "
+        "all, q leaves."
+    )
 
 
 def top_verb(arguments: argparse.Namespace) -> int:
     if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM", "dumb") == "dumb":
-        raise UsageError("perdure top needs a terminal", "perdure ls shows the same in lines, perdure ls --json for programs")
+        raise UsageError(
+            "perdure top needs a terminal",
+            "perdure ls shows the same in lines, perdure ls --json for programs",
+        )
     try:
         from perdure.top.app import Board
     except ModuleNotFoundError as error:
-        raise UsageError(f"perdure top needs {(error.name or 'textual').partition('.')[0]}, which is not installed", INSTALL) from error
+        raise UsageError(
+            f"perdure top needs {(error.name or 'textual').partition('.')[0]}, which is not "
+            "installed",
+            INSTALL,
+        ) from error
     chosen = settings()
     if not chosen.database and not (chosen.state / DATABASE).exists():
-        # Who waits for the first run is to see it come: a connection that only looks would show an empty board for ever.
+        # Who waits for the first run is to see it come: a connection that only looks would show an
+        # empty board for ever.
         stores.open(chosen.state / DATABASE).close()
     with closing(open_to_read(chosen)) as store:
         acts = _Acts(chosen)

@@ -1,6 +1,8 @@
-"""What the words of a command ask for: values of flags, the prompt, the files, and all of it as a TaskSpec.
+"""What the words of a command ask for: values of flags, the prompt, the files, and all of it as a
+TaskSpec.
 
-`run` and the verbs like it use all of it; the verbs of a cluster read the same words, and write a resource of them.
+`run` and the verbs like it use all of it; the verbs of a cluster read the same words, and write a
+resource of them.
 """
 
 from __future__ import annotations
@@ -38,19 +40,26 @@ def rounds_of(text: str) -> int:
     return int(text)
 
 
-def read_prompt(arguments: argparse.Namespace, asked: str = 'perdure run "what the agent is to do"') -> str:
-    """The prompt by argument, file or standard input; exactly one of them. Raises UsageError, NotFound; `asked` is the hint where there is
-    none of them."""
+def read_prompt(
+    arguments: argparse.Namespace, asked: str = 'perdure run "what the agent is to do"'
+) -> str:
+    """The prompt by argument, file or standard input; exactly one of them. Raises UsageError,
+    NotFound; `asked` is the hint where there is none of them."""
     given, file = arguments.prompt, arguments.prompt_file
     if given is not None and file is not None:
-        raise UsageError("the prompt is given twice, as an argument and with --prompt-file", "leave one of them out")
+        raise UsageError(
+            "the prompt is given twice, as an argument and with --prompt-file",
+            "leave one of them out",
+        )
     if file not in (None, "-"):
         try:
             return Path(file).read_text(encoding="utf-8")
         except FileNotFoundError:
             raise NotFound(f"there is no file {file!r} to read the prompt from") from None
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"the prompt cannot be read from {file!r}: {error}", "a UTF-8 text file is needed") from None
+            raise UsageError(
+                f"the prompt cannot be read from {file!r}: {error}", "a UTF-8 text file is needed"
+            ) from None
     if given not in (None, "-"):
         return str(given)
     if given is None and file is None and sys.stdin.isatty():
@@ -68,7 +77,13 @@ def files_of(arguments: argparse.Namespace) -> Asked | None:
     if not arguments.file and not arguments.context:
         return None
     said = (lambda text: None) if arguments.quiet else _say
-    return Asked(cwd=Path.cwd(), files=tuple(arguments.file), context=arguments.context, on_edit=OnEdit(arguments.on_edit), tell=said)
+    return Asked(
+        cwd=Path.cwd(),
+        files=tuple(arguments.file),
+        context=arguments.context,
+        on_edit=OnEdit(arguments.on_edit),
+        tell=said,
+    )
 
 
 def _say(text: str) -> None:
@@ -79,10 +94,17 @@ def _say(text: str) -> None:
 
 def spec_of(arguments: argparse.Namespace, chosen: Settings, cwd: Path) -> TaskSpec:
     """The command's flags over the settings, as a TaskSpec. Raises UsageError."""
-    if arguments.here and (arguments.repo or arguments.service or arguments.branch or arguments.base):
-        raise UsageError("--here works in this directory as it is: it goes with none of --repo, --service, --branch, --base")
+    if arguments.here and (
+        arguments.repo or arguments.service or arguments.branch or arguments.base
+    ):
+        raise UsageError(
+            "--here works in this directory as it is: it goes with none of --repo, --service, "
+            "--branch, --base"
+        )
     if arguments.service and (arguments.repo or arguments.branch or arguments.base):
-        raise UsageError("a task of a --service has no repository: it goes with none of --repo, --branch, --base")
+        raise UsageError(
+            "a task of a --service has no repository: it goes with none of --repo, --branch, --base"
+        )
     if arguments.task and not arguments.service:
         raise UsageError("--task is the id of a task within its service", "add --service NAME")
     from perdure.workspace.identity import is_remote
@@ -93,16 +115,22 @@ def spec_of(arguments: argparse.Namespace, chosen: Settings, cwd: Path) -> TaskS
         agent=arguments.agent or chosen.agent,
         name=arguments.name or "",
         key=arguments.key or "",
-        repo=repo if not repo or is_remote(repo) else str((cwd / Path(repo).expanduser()).resolve()),
+        repo=repo
+        if not repo or is_remote(repo)
+        else str((cwd / Path(repo).expanduser()).resolve()),
         base=arguments.base or ("" if arguments.here or arguments.service else chosen.base),
         branch=arguments.branch or "",
         here=str(cwd) if arguments.here else "",
         service=arguments.service or "",
         task=arguments.task or "",
         scope=arguments.scope or "",
-        backend=str(Backend(arguments.backend or chosen.backend)) if arguments.backend or chosen.backend else "",
+        backend=str(Backend(arguments.backend or chosen.backend))
+        if arguments.backend or chosen.backend
+        else "",
         model=arguments.model or chosen.model,
-        permissions=Permissions(arguments.permissions) if arguments.permissions else chosen.permissions,
+        permissions=Permissions(arguments.permissions)
+        if arguments.permissions
+        else chosen.permissions,
         agent_args=tuple(arguments.agent_arg),
         env=dict(pair_of(text, "--env") for text in arguments.env if "=" in text),
         pass_env=tuple(variable_of(text) for text in arguments.env if "=" not in text),
@@ -110,18 +138,25 @@ def spec_of(arguments: argparse.Namespace, chosen: Settings, cwd: Path) -> TaskS
         stall_s=chosen.stall if arguments.stall is None else arguments.stall,
         attempts=arguments.attempts or chosen.attempts,
         budget_usd=_dollars(arguments.budget_usd, chosen.budget_usd),
-        continuity=ContinuityPolicy(arguments.continuity) if arguments.continuity else chosen.continuity,
+        continuity=ContinuityPolicy(arguments.continuity)
+        if arguments.continuity
+        else chosen.continuity,
         when_full=arguments.when_full or "",
         verify=_verify(arguments, chosen),
-        verify_rounds=chosen.verify_rounds if arguments.verify_rounds is None else arguments.verify_rounds,
-        verify_timeout_s=chosen.verify_timeout if arguments.verify_timeout is None else arguments.verify_timeout,
+        verify_rounds=chosen.verify_rounds
+        if arguments.verify_rounds is None
+        else arguments.verify_rounds,
+        verify_timeout_s=chosen.verify_timeout
+        if arguments.verify_timeout is None
+        else arguments.verify_timeout,
         labels=dict(pair_of(text, "--label") for text in arguments.label),
         map=arguments.map or "",
     )
 
 
 def _verify(arguments: argparse.Namespace, chosen: Settings) -> str:
-    """A project's own check is a command of the repository: it is not run for a task that may only look."""
+    """A project's own check is a command of the repository: it is not run for a task that may only
+    look."""
     if arguments.verify is not None:
         return str(arguments.verify)
     reads_only = (arguments.permissions or chosen.permissions) == Permissions.READ

@@ -1,6 +1,7 @@
 """Settings: read once at the door, passed on as a value, never looked up again.
 
-`reading` finds them where they are set, `values` says what each may be, and `passwords` what of them may be shown.
+`reading` finds them where they are set, `values` says what each may be, and `passwords` what of
+them may be shown.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class Settings:
     """What perdure goes by. Durations in seconds; 0 means no limit."""
 
     root: Path
-    """Where workdirs and cache clones lie: `{root}/{service}/.task/{task_id}/`, `{root}/.perdure/`."""
+    """Where workdirs and cache clones lie: `{root}/{service}/.task/{task_id}/`,
+    `{root}/.perdure/`."""
     state: Path
     """Where the database, the attempts' logs and the transcripts' copies lie."""
     agent: str = "claude"
@@ -43,7 +45,8 @@ class Settings:
     """Which ignored files a checkpoint has."""
     budget_usd: float = 0.0
     cold_cache: ColdCache = ColdCache.RESUME
-    """What follows when a conversation was left alone for so long that all of it has to be read anew."""
+    """What follows when a conversation was left alone for so long that all of it has to be read
+    anew."""
     account_jobs: Mapping[str, int] = field(default_factory=dict)
     """How many runs may be at work on one account at once, by agent."""
     when_full: WhenFull = WhenFull.COMPACT
@@ -51,7 +54,8 @@ class Settings:
     full_at: float = 80.0
     """Percent of the model's window at which it is."""
     windows: str = ""
-    """What models take, in tokens, where perdure is to know better: `my-model*=32000, other=200000`."""
+    """What models take, in tokens, where perdure is to know better: `my-model*=32000,
+    other=200000`."""
     backend: str = ""
     base: str = ""
     verify: str = ""
@@ -71,7 +75,8 @@ class Settings:
     git_ssh_config: Path | None = None
     """The configuration of ssh for repositories by ssh, instead of the user's."""
     gc_workdirs: float = 14 * DAY
-    """How long something must have been left alone before the sweeper takes it; one age for each class."""
+    """How long something must have been left alone before the sweeper takes it; one age for each
+    class."""
     gc_copies: float = 180 * DAY
     gc_logs: float = 90 * DAY
     gc_orphans: float = 7 * DAY
@@ -95,15 +100,20 @@ class Settings:
     session_cache: str = ""
     """A Redis in front of the sessions' table, for those who look them up."""
     checkpoint_store: str = ""
-    """Where every checkpoint is brought as well (file:///…, s3://…, gs://…, az://…), so that another machine can go on."""
+    """Where every checkpoint is brought as well (file:///…, s3://…, gs://…, az://…), so that
+    another machine can go on."""
     checkpoint_secrets: str = "refuse"
-    """What happens to a checkpoint with a known secret in it: `refuse`, `leave-out` (and replace what was said), or `allow`."""
+    """What happens to a checkpoint with a known secret in it: `refuse`, `leave-out` (and replace
+    what was said), or `allow`."""
     database: str = ""
-    """postgresql://USER@HOST:PORT/NAME: runs and conversations are kept there, for several hosts, and not in the state directory."""
+    """postgresql://USER@HOST:PORT/NAME: runs and conversations are kept there, for several hosts,
+    and not in the state directory."""
     lease: float = 60.0
-    """How long a host that is not heard of keeps an attempt, where the database is shared. All hosts need the same."""
+    """How long a host that is not heard of keeps an attempt, where the database is shared. All
+    hosts need the same."""
     warm: str = "plans"
-    """Which agents are kept between attempts, where they can be: `off`, `plans` (those of plans) or `on` (all)."""
+    """Which agents are kept between attempts, where they can be: `off`, `plans` (those of plans) or
+    `on` (all)."""
     warm_idle: float = 300.0
     """A kept agent is ended when it has waited so long."""
     warm_turns: int = 50
@@ -115,15 +125,18 @@ class Settings:
     gc_inbox: float = 30 * DAY
     """How long the body of a settled delivery is kept; that it was here, a year."""
     clone_hosts: tuple[str, ...] = ()
-    """Servers that repositories may be fetched from, as `host` or `host:port`: only these; empty is any. A pool that works for others
-    fetches from private addresses only where this, or a rule's `clone`, names the server."""
+    """Servers that repositories may be fetched from, as `host` or `host:port`: only these; empty is
+    any. A pool that works for others fetches from private addresses only where this, or a rule's
+    `clone`, names the server."""
     serve_listen: str = "127.0.0.1:8420"
     serve_public_url: str = ""
-    """Where people open the dashboard, for links in what is told on a forge; no slash at its end."""
+    """Where people open the dashboard, for links in what is told on a forge; no slash at its
+    end."""
     serve_reconcile: float = 300.0
     """So often forges are asked what was missed; 0: never."""
     serve_proxies: tuple[str, ...] = ()
-    """Addresses and networks of the proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed."""
+    """Addresses and networks of the proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are
+    believed."""
     serve_hosts: tuple[str, ...] = ()
     """Names under which `perdure serve` is asked, besides those of loopback."""
     webhooks: tuple[Source, ...] = ()

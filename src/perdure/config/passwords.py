@@ -1,6 +1,7 @@
 """Addresses with passwords in them: which settings may hold one, and how they are shown without it.
 
-Whoever prints, logs or reports a setting or an address asks here; `reading` does where a setting cannot be read.
+Whoever prints, logs or reports a setting or an address asks here; `reading` does where a setting
+cannot be read.
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ def shown(name: str, value: Any) -> Any:
     """A setting's value as it may be printed: of an address, without its password."""
     if name not in SECRET:
         return value
-    return re.sub(r"(://[^/?#\s]*?:)[^/?#\s]*@", r"\1***@", re.sub(r"((?:ssl)?password=)[^&#\s]*", r"\1***", str(value)))
+    return re.sub(
+        r"(://[^/?#\s]*?:)[^/?#\s]*@",
+        r"\1***@",
+        re.sub(r"((?:ssl)?password=)[^&#\s]*", r"\1***", str(value)),
+    )
 
 
 def password(address: str) -> str:
@@ -30,4 +35,6 @@ def password(address: str) -> str:
     from urllib.parse import parse_qs, unquote
 
     found = re.match(r"[a-z]+://[^/?#\s]*?:([^/?#\s]*)@", address)
-    return unquote(found[1]) if found else parse_qs(address.partition("?")[2]).get("password", [""])[0]
+    return (
+        unquote(found[1]) if found else parse_qs(address.partition("?")[2]).get("password", [""])[0]
+    )

@@ -1,9 +1,10 @@
-"""Where settings are read from, and who may set which. Called once at each door: the command line, `perdure.open`, a pod.
+"""Where settings are read from, and who may set which. Called once at each door: the command line,
+`perdure.open`, a pod.
 
-A flag beats the environment (`PERDURE_AGENT`, ...), that beats the project's `perdure.toml`, that beats the user's
-`$XDG_CONFIG_HOME/perdure/config.toml`, that beats the default. All problems are reported at once, each with its line.
-A project's file comes with the repository and is not trusted: it may not widen permissions, move perdure's own state, or raise
-a limit that the user has set.
+A flag beats the environment (`PERDURE_AGENT`, ...), that beats the project's `perdure.toml`, that
+beats the user's `$XDG_CONFIG_HOME/perdure/config.toml`, that beats the default. All problems are
+reported at once, each with its line. A project's file comes with the repository and is not trusted:
+it may not widen permissions, move perdure's own state, or raise a limit that the user has set.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ LIMITS = frozenset({"attempts", "timeout", "stall", "budget_usd", "verify_timeou
 
 
 def load(environ: Mapping[str, str], cwd: Path) -> Settings:
-    """The settings of one invocation, flags aside. Raises ConfigError with every problem of every source."""
+    """The settings of one invocation, flags aside. Raises ConfigError with every problem of every
+    source."""
     home = Path(environ.get("HOME") or "/")
     problems: list[str] = []
     values: dict[str, Any] = {}
@@ -62,8 +64,16 @@ def load(environ: Mapping[str, str], cwd: Path) -> Settings:
     user_file = _xdg(environ, "XDG_CONFIG_HOME", home / ".config") / "perdure" / "config.toml"
     for file, trusted in ((user_file, True), (_project_file(cwd), False)):
         for key, value, place in _read_file(file, trusted, problems):
-            if not trusted and key in LIMITS and key in values and (value or math.inf) > (values[key] or math.inf):
-                problems.append(f"{place}: {key!r} may not be raised by a project above your own, {values[key]:g} ({origin[key]})")
+            if (
+                not trusted
+                and key in LIMITS
+                and key in values
+                and (value or math.inf) > (values[key] or math.inf)
+            ):
+                problems.append(
+                    f"{place}: {key!r} may not be raised by a project above your own, "
+                    f"{values[key]:g} ({origin[key]})"
+                )
                 continue
             values[key], origin[key] = value, place
     for key, read in READERS.items():
@@ -83,7 +93,8 @@ def load(environ: Mapping[str, str], cwd: Path) -> Settings:
 
 
 def _xdg(environ: Mapping[str, str], name: str, default: Path) -> Path:
-    """The XDG base directory; a relative one is invalid and ignored, as the specification (0.8) says."""
+    """The XDG base directory; a relative one is invalid and ignored, as the specification (0.8)
+    says."""
     path = Path(environ.get(name) or "")
     return path if path.is_absolute() else default
 
@@ -106,16 +117,24 @@ def _read_file(file: Path | None, trusted: bool, problems: list[str]) -> list[tu
         table = tomllib.loads(text)
     except (FileNotFoundError, NotADirectoryError):
         return []
-    except (OSError, ValueError, RecursionError) as error:  # tomllib's own errors and those of UTF-8 are ValueErrors
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ) as error:  # tomllib's own errors and those of UTF-8 are ValueErrors
         problems.append(f"{file}: {error}")
         return []
     found = []
     for key, value in flat(table):
         place = f"{file}:{_line(text, key)}"
         if key not in READERS:
-            problems.append(f"{place}: there is no setting {key!r}{_near(key)}; perdure config show lists them")
+            problems.append(
+                f"{place}: there is no setting {key!r}{_near(key)}; perdure config show lists them"
+            )
         elif not trusted and key in NOT_FOR_PROJECTS:
-            problems.append(f"{place}: {key!r} may not be set by a project; put it into your own configuration")
+            problems.append(
+                f"{place}: {key!r} may not be set by a project; put it into your own configuration"
+            )
         else:
             try:
                 found.append((key, READERS[key](value), place))
@@ -140,7 +159,11 @@ def flat(table: Mapping[str, Any]) -> list[tuple[str, Any]]:
     found = []
     for key, value in table.items():
         inner = value if key in TABLES and isinstance(value, dict) else None
-        found += [(key, value)] if inner is None else [(f"{key}_{name}", each) for name, each in inner.items()]
+        found += (
+            [(key, value)]
+            if inner is None
+            else [(f"{key}_{name}", each) for name, each in inner.items()]
+        )
     return found
 
 
@@ -149,6 +172,13 @@ def _line(text: str, key: str) -> int:
     table = next((table for table in TABLES if key.startswith(f"{table}_")), "")
     names = [key, key.removeprefix(f"{table}_")] if table else [key]
     lines = [*enumerate(text.split("\n"), 1)]
-    start = next((at for at, (_, line) in enumerate(lines) if table and re.match(rf"\s*\[\s*{table}\s*\]", line)), 0)
+    start = next(
+        (
+            at
+            for at, (_, line) in enumerate(lines)
+            if table and re.match(rf"\s*\[\s*{table}\s*\]", line)
+        ),
+        0,
+    )
     pattern = re.compile(rf"^\s*\[*[\"']?(?:{'|'.join(map(re.escape, names))})[\"']?\s*[\]=.]")
     return next((number for number, line in lines[start:] if pattern.match(line)), 1)

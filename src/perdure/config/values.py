@@ -1,6 +1,8 @@
-"""What each setting may be: `READERS` makes its value of what a file or the environment says, or raises ValueError with what is needed.
+"""What each setting may be: `READERS` makes its value of what a file or the environment says, or
+raises ValueError with what is needed.
 
-`reading` asks it for every setting that is set somewhere. Each name in it is a field of `Settings`; there are no other settings.
+`reading` asks it for every setting that is set somewhere. Each name in it is a field of `Settings`;
+there are no other settings.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ def _text(value: Any) -> str:
 def _store(value: Any) -> str:
     text = _text(value)
     if text and not re.fullmatch(r"(?:file:///|(?:s3|gs|az|azure|abfss?)://[^@?/]+)[^@?\s]*", text):
-        raise ValueError("a URL such as file:///directory or s3://bucket/prefix is needed, without credentials")
+        raise ValueError(
+            "a URL such as file:///directory or s3://bucket/prefix is needed, without credentials"
+        )
     return text
 
 
@@ -57,7 +61,9 @@ def _lease(value: Any) -> float:
 
 def _cache(value: Any) -> str:
     text = _text(value)
-    if text and not re.fullmatch(r"(?:rediss?://[^/?#\s]+(?:/\d{0,4})?|unix://[^?#\s]*/[^?#\s]+)(?:\?[\w=&.%-]*)?", text):
+    if text and not re.fullmatch(
+        r"(?:rediss?://[^/?#\s]+(?:/\d{0,4})?|unix://[^?#\s]*/[^?#\s]+)(?:\?[\w=&.%-]*)?", text
+    ):
         raise ValueError("an address such as redis://host:6379/0 or unix:///path is needed")
     return text
 
@@ -83,7 +89,10 @@ def _by_agent(value: Any) -> dict[str, int]:
         if "=" in str(value)
         else {"*": value}
     )
-    found = {str(name).strip(): _count(str(jobs).strip()) if not isinstance(jobs, bool) else 0 for name, jobs in pairs.items()}
+    found = {
+        str(name).strip(): _count(str(jobs).strip()) if not isinstance(jobs, bool) else 0
+        for name, jobs in pairs.items()
+    }
     if not all(name and jobs for name, jobs in found.items()):
         raise ValueError("a number, or numbers by agent such as claude=2,codex=1, are needed")
     return found
@@ -121,7 +130,8 @@ def _windows(value: Any) -> str:
 
 
 def sizes(text: str) -> dict[str, int]:
-    """Tokens by the pattern of a model's name, from `pattern=32000, other=200000`. Raises ValueError."""
+    """Tokens by the pattern of a model's name, from `pattern=32000, other=200000`. Raises
+    ValueError."""
     found = {}
     for pair in filter(None, (each.strip() for each in text.split(","))):
         name, _, number = (part.strip() for part in pair.rpartition("="))
@@ -135,7 +145,9 @@ def _bytes(value: Any) -> int:
     found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,3})?)\s*(kB|KB|MB|GB|TB)?", str(value).strip())
     if isinstance(value, bool) or not found:
         raise ValueError("a size such as 500MB or 2GB is needed")
-    return int(float(found[1]) * 1024 ** ("", "KB", "MB", "GB", "TB").index((found[2] or "").upper()))
+    return int(
+        float(found[1]) * 1024 ** ("", "KB", "MB", "GB", "TB").index((found[2] or "").upper())
+    )
 
 
 def _money(value: Any) -> float:
@@ -150,7 +162,9 @@ def _money(value: Any) -> float:
 
 def _hosts(value: Any) -> tuple[str, ...]:
     names = value.split() if isinstance(value, str) else value
-    if not isinstance(names, list) or not all(isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9._-]{1,253}", name) for name in names):
+    if not isinstance(names, list) or not all(
+        isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9._-]{1,253}", name) for name in names
+    ):
         raise ValueError("host names are needed, without port")
     return tuple(names)
 
@@ -164,13 +178,16 @@ def _networks(value: Any) -> tuple[str, ...]:
     try:
         return tuple(str(ip_network(place, strict=False)) for place in places)
     except ValueError:
-        raise ValueError("expected addresses or networks such as 127.0.0.1 and 10.0.0.0/8") from None
+        raise ValueError(
+            "expected addresses or networks such as 127.0.0.1 and 10.0.0.0/8"
+        ) from None
 
 
 def _servers(value: Any) -> tuple[str, ...]:
     names = value.split() if isinstance(value, str) else value
     if not isinstance(names, list) or not all(
-        isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9.-]{1,253}(:\d{1,5})?", name) for name in names
+        isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9.-]{1,253}(:\d{1,5})?", name)
+        for name in names
     ):
         raise ValueError("servers such as git.example.com or 10.0.0.5:3000 are needed")
     return tuple(name.lower() for name in names)
@@ -178,7 +195,9 @@ def _servers(value: Any) -> tuple[str, ...]:
 
 def _page(value: Any) -> str:
     text = _text(value).rstrip("/")
-    if text and not re.fullmatch(r"https?://[A-Za-z0-9._:\[\]-]{1,253}(?:/[A-Za-z0-9._~/-]*)?", text):
+    if text and not re.fullmatch(
+        r"https?://[A-Za-z0-9._:\[\]-]{1,253}(?:/[A-Za-z0-9._~/-]*)?", text
+    ):
         raise ValueError("an address such as https://perdure.example.com is needed")
     return text
 
@@ -233,7 +252,17 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "ca_file": _path,
     **dict.fromkeys(("git_ssh_key", "git_ssh_known_hosts", "git_ssh_config"), _path),
     **dict.fromkeys(
-        ("gc_workdirs", "gc_copies", "gc_logs", "gc_orphans", "gc_checkpoints", "gc_caches", "gc_scratch", "gc_trash"), _seconds
+        (
+            "gc_workdirs",
+            "gc_copies",
+            "gc_logs",
+            "gc_orphans",
+            "gc_checkpoints",
+            "gc_caches",
+            "gc_scratch",
+            "gc_trash",
+        ),
+        _seconds,
     ),
     "gc_most": _count,
     "disk_warn": _percent,

@@ -1,7 +1,8 @@
 """Which versions of a run's instructions count. Pure.
 
-A restore to an earlier checkpoint retires the versions that came after it, and a restore to a later one brings them back. `checkpoints`
-asks what a restore changes, `attempt` and `report` what counts now. The first version, the task itself, always counts.
+A restore to an earlier checkpoint retires the versions that came after it, and a restore to a later
+one brings them back. `checkpoints` asks what a restore changes, `attempt` and `report` what counts
+now. The first version, the task itself, always counts.
 """
 
 from __future__ import annotations
@@ -27,16 +28,23 @@ def counting(contexts: Iterable[Context], records: Iterable[Record]) -> list[Con
     return [context for context in contexts if context.version not in gone]
 
 
-def retired_by(contexts: Sequence[Context], records: Sequence[Record], checkpoint: Checkpoint, *, asked: bool) -> frozenset[int]:
+def retired_by(
+    contexts: Sequence[Context], records: Sequence[Record], checkpoint: Checkpoint, *, asked: bool
+) -> frozenset[int]:
     """Return the versions that do not count after a restore to this checkpoint.
 
-    `asked`: a person named the checkpoint. Going back to the newest one repairs a run, so it retires nothing that counts now.
+    `asked`: a person named the checkpoint. Going back to the newest one repairs a run, so it
+    retires nothing that counts now.
     """
-    absent = {context.version for context in contexts if context.version > 1} - _counted_at(contexts, records, checkpoint)
+    absent = {context.version for context in contexts if context.version > 1} - _counted_at(
+        contexts, records, checkpoint
+    )
     return frozenset(absent if asked else absent & retired(records))
 
 
-def _counted_at(contexts: Sequence[Context], records: Sequence[Record], checkpoint: Checkpoint) -> set[int]:
+def _counted_at(
+    contexts: Sequence[Context], records: Sequence[Record], checkpoint: Checkpoint
+) -> set[int]:
     """The versions that counted when the checkpoint was taken."""
     given, gone = set[int](), frozenset[int]()
     for record in records:
@@ -54,5 +62,6 @@ def _counted_at(contexts: Sequence[Context], records: Sequence[Record], checkpoi
 
 
 def _takes_back(event: CheckpointRestored) -> bool:
-    """Whether the conversation was taken back by a person: files alone, or another host, change nothing of what was asked."""
+    """Whether the conversation was taken back by a person: files alone, or another host, change
+    nothing of what was asked."""
     return not (event.files_only or event.moved_from)

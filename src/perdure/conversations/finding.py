@@ -1,6 +1,8 @@
-"""Every conversation that there is to go on with: those that perdure knows, and those that lie on disk, begun by whomever.
+"""Every conversation that there is to go on with: those that perdure knows, and those that lie on
+disk, begun by whomever.
 
-Read only: used by `perdure sessions`, by the picker of `perdure resume`, and to find the one that a person names.
+Read only: used by `perdure sessions`, by the picker of `perdure resume`, and to find the one that a
+person names.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ class Entry:
         """The directory to go on in."""
         if self.run is not None and self.run.workspace is not None:
             return self.run.workspace.path
-        return (self.conversation.cwd if self.conversation else "") or (self.session.cwd if self.session else "")
+        return (self.conversation.cwd if self.conversation else "") or (
+            self.session.cwd if self.session else ""
+        )
 
     @property
     def first(self) -> str:
@@ -62,16 +66,23 @@ class Entry:
         """Prompts that stand in it, 0 where that is not known."""
         if self.conversation is not None:
             return self.conversation.turns
-        return self.session.snapshot.turns if self.session is not None and self.session.snapshot is not None else 0
+        return (
+            self.session.snapshot.turns
+            if self.session is not None and self.session.snapshot is not None
+            else 0
+        )
 
     @property
     def parent(self) -> str:
         """The conversation that it was forked from, or stands in for."""
-        return (self.session.parent if self.session else "") or (self.conversation.parent if self.conversation else "")
+        return (self.session.parent if self.session else "") or (
+            self.conversation.parent if self.conversation else ""
+        )
 
     @property
     def state(self) -> str:
-        """`pinned`, `confirmed`, `retired`; `by hand` for one that perdure has nothing to do with."""
+        """`pinned`, `confirmed`, `retired`; `by hand` for one that perdure has nothing to do
+        with."""
         return str(self.session.state) if self.session else "by hand"
 
     @property
@@ -102,7 +113,8 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Shelf:
-    """Where conversations are looked for: the store, and the homes of these agents as the environment names them."""
+    """Where conversations are looked for: the store, and the homes of these agents as the
+    environment names them."""
 
     store: Store
     drivers: Mapping[str, AgentDriver]
@@ -111,29 +123,46 @@ class Shelf:
     """Only conversations of these agents; empty: of all."""
 
     def entries(self, limit: int = 50, below: Path | None = None) -> list[Entry]:
-        """The newest first. `below`: only those whose directory is this one, or lies in it, or is a workdir of its repository."""
+        """The newest first. `below`: only those whose directory is this one, or lies in it, or is a
+        workdir of its repository."""
         known = {session.id: session for session in reversed(_by_weight(self.store.sessions()))}
         found = {
-            each.id: (name, each) for name, driver in self.drivers.items() for each in driver.conversations(self.home(name), LOOKED_THROUGH)
+            each.id: (name, each)
+            for name, driver in self.drivers.items()
+            for each in driver.conversations(self.home(name), LOOKED_THROUGH)
         }
         entries = [self._entry(key, found.get(key), known.get(key)) for key in {**found, **known}]
-        wanted = [entry for entry in entries if self._is_wanted(entry) and (below is None or _belongs(entry, below))]
-        return [self._priced(entry) for entry in sorted(wanted, key=lambda entry: -entry.updated)[:limit]]
+        wanted = [
+            entry
+            for entry in entries
+            if self._is_wanted(entry) and (below is None or _belongs(entry, below))
+        ]
+        return [
+            self._priced(entry)
+            for entry in sorted(wanted, key=lambda entry: -entry.updated)[:limit]
+        ]
 
     def find(self, ref: str) -> Entry:
-        """The conversation with this id, or the only one whose id begins so, or the newest of the run with this name. Raises NotFound,
-        UsageError for an ambiguous one."""
+        """The conversation with this id, or the only one whose id begins so, or the newest of the
+        run with this name. Raises NotFound, UsageError for an ambiguous one."""
         exact = self._exact(ref)
         if exact is not None and self._is_wanted(exact):
             return self._priced(exact)
         entries = self.entries(LOOKED_THROUGH * 4)
-        near = [entry for entry in entries if entry.id.startswith(ref)] if len(ref) >= PREFIX else []
+        near = (
+            [entry for entry in entries if entry.id.startswith(ref)] if len(ref) >= PREFIX else []
+        )
         if len(near) > 1:
-            raise UsageError(f"{ref!r} is the beginning of several conversations", "one of: " + ", ".join(entry.id for entry in near[:5]))
+            raise UsageError(
+                f"{ref!r} is the beginning of several conversations",
+                "one of: " + ", ".join(entry.id for entry in near[:5]),
+            )
         near += [entry for entry in entries if entry.run is not None and entry.run.name == ref]
         if near:
             return near[0]
-        raise NotFound(f"There is no conversation and no run {ref!r}", "perdure sessions, perdure ls")
+        raise NotFound(
+            f"There is no conversation and no run {ref!r}", "perdure sessions, perdure ls"
+        )
 
     def lineage(self, entry: Entry) -> list[Entry]:
         """The conversations that it came from, the nearest first."""
@@ -167,16 +196,28 @@ class Shelf:
 
     def _exact(self, session_id: str) -> Entry | None:
         sessions = _by_weight(self.store.sessions(session_id)) if session_id else []
-        found = ((name, each) for name, driver in self.drivers.items() for each in driver.conversations(self.home(name), 1, session_id))
+        found = (
+            (name, each)
+            for name, driver in self.drivers.items()
+            for each in driver.conversations(self.home(name), 1, session_id)
+        )
         there = next(found, None) if session_id else None
-        return self._entry(session_id, there, sessions[0] if sessions else None) if sessions or there else None
+        return (
+            self._entry(session_id, there, sessions[0] if sessions else None)
+            if sessions or there
+            else None
+        )
 
     def _is_wanted(self, entry: Entry) -> bool:
         return not self.only or entry.agent in self.only
 
-    def _entry(self, session_id: str, found: tuple[str, Conversation] | None, session: Session | None) -> Entry:
+    def _entry(
+        self, session_id: str, found: tuple[str, Conversation] | None, session: Session | None
+    ) -> Entry:
         reader, conversation = found or ("", None)
-        updated = max(conversation.updated if conversation else 0, session.updated if session else 0)
+        updated = max(
+            conversation.updated if conversation else 0, session.updated if session else 0
+        )
         return Entry(
             agent=session.key.agent if session else reader,
             id=session_id,
@@ -190,7 +231,14 @@ class Shelf:
     def _priced(self, entry: Entry) -> Entry:
         if entry.run is None:
             return entry
-        spent = sum((attempt.usage for attempt in self.store.attempts(entry.run.id) if attempt.session_id == entry.id), start=Usage())
+        spent = sum(
+            (
+                attempt.usage
+                for attempt in self.store.attempts(entry.run.id)
+                if attempt.session_id == entry.id
+            ),
+            start=Usage(),
+        )
         return replace(entry, cost_usd=spent.cost_usd, cost_estimated=spent.estimated)
 
 
@@ -201,5 +249,9 @@ def _by_weight(sessions: Sequence[Session]) -> list[Session]:
 
 def _belongs(entry: Entry, below: Path) -> bool:
     place = entry.run.workspace if entry.run is not None else None
-    of = [entry.cwd, entry.conversation.cwd if entry.conversation else "", place.repo if place else ""]
+    of = [
+        entry.cwd,
+        entry.conversation.cwd if entry.conversation else "",
+        place.repo if place else "",
+    ]
     return any(Path(each) == below or below in Path(each).parents for each in of if each)

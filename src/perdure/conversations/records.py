@@ -1,6 +1,7 @@
 """Session records as a person's verbs: which record a name means, and what is shown of it.
 
-Called by `perdure sessions create | extend | close` and by the API; the verbs themselves are those of `perdure.sessions`.
+Called by `perdure sessions create | extend | close` and by the API; the verbs themselves are those
+of `perdure.sessions`.
 """
 
 from __future__ import annotations
@@ -27,31 +28,49 @@ def records_of(engine: Engine) -> Sessions:
 
 
 def live_key(engine: Engine, shelf: Shelf, ref: str) -> SessionKey:
-    """Return the key of the live session that a scope, a conversation's id (or its beginning) or a run's name means.
+    """Return the key of the live session that a scope, a conversation's id (or its beginning) or a
+    run's name means.
 
-    Raises NotFound, and Conflict where several are meant or the conversation is not the live one of its scope.
+    Raises NotFound, and Conflict where several are meant or the conversation is not the live one of
+    its scope.
     """
-    scoped = [key for agent in shelf.drivers if engine.store.session(key := SessionKey(agent, ref)) is not None]
+    scoped = [
+        key
+        for agent in shelf.drivers
+        if engine.store.session(key := SessionKey(agent, ref)) is not None
+    ]
     if len(scoped) > 1:
         agents = ", ".join(key.agent for key in scoped)
-        raise Conflict(f"Several agents have a conversation in the scope {ref!r}: {agents}", "say which agent")
+        raise Conflict(
+            f"Several agents have a conversation in the scope {ref!r}: {agents}", "say which agent"
+        )
     if scoped:
         return scoped[0]
     session = shelf.find(ref).session
     if session is None:
-        raise NotFound(f"perdure has no record of {ref}: it was begun manually", "perdure resume makes a run of it")
+        raise NotFound(
+            f"perdure has no record of {ref}: it was begun manually",
+            "perdure resume makes a run of it",
+        )
     live = engine.store.session(session.key)
     if live is None or live.id != session.id:
-        raise Conflict(f"The conversation {session.id} is retired: {session.cause or 'another one took its place'}", "perdure sessions")
+        raise Conflict(
+            f"The conversation {session.id} is retired: "
+            f"{session.cause or 'another one took its place'}",
+            "perdure sessions",
+        )
     return session.key
 
 
 def lifetime(text: str) -> float | None:
-    """Return the seconds of a lifetime as a person writes it, None for nothing. Raises UsageError."""
+    """Return the seconds of a lifetime as a person writes it, None for nothing. Raises
+    UsageError."""
     try:
         return duration(text) if text else None
     except ValueError as error:
-        raise UsageError(f"the lifetime {text!r}: {error}", "90s, 2h, 7d; 0: it never expires") from None
+        raise UsageError(
+            f"the lifetime {text!r}: {error}", "90s, 2h, 7d; 0: it never expires"
+        ) from None
 
 
 def report(session: Session) -> dict[str, Any]:

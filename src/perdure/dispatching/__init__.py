@@ -1,13 +1,15 @@
-"""Deliveries become work: a task for the agent that wants it, or new instructions for the one that is at it already; and what is over is
-cleaned up.
+"""Deliveries become work: a task for the agent that wants it, or new instructions for the one that
+is at it already; and what is over is cleaned up.
 
-`perdure serve` is the caller. The rooms: `dispatcher` (the thread, and what becomes of each delivery), `choosing` (whose it is), `prompts`
-(what the agent is told, from templates that a team can change) with `outside` (what others wrote in it), `current` and `ordering` (how it
-stands now), `cleaning` (what is over), `reconciling` (what no delivery told).
+`perdure serve` is the caller. The rooms: `dispatcher` (the thread, and what becomes of each
+delivery), `choosing` (whose it is), `prompts` (what the agent is told, from templates that a team
+can change) with `outside` (what others wrote in it), `current` and `ordering` (how it stands now),
+`cleaning` (what is over), `reconciling` (what no delivery told).
 
-Each delivery is settled in the very transaction that makes its run or adds its instructions, so a kill at any point does it once or not
-yet. What cannot be done now (the agent is at work, a full disk, a conversation that a person has open) stays `received`, says why, and is
-tried again; what never can is `failed`, with why.
+Each delivery is settled in the very transaction that makes its run or adds its instructions, so a
+kill at any point does it once or not yet. What cannot be done now (the agent is at work, a full
+disk, a conversation that a person has open) stays `received`, says why, and is tried again; what
+never can is `failed`, with why.
 """
 
 from perdure.dispatching.dispatcher import Dispatcher

@@ -1,9 +1,9 @@
 """Failed checks: whose commit they are about, what is told of them, and how often.
 
-GitHub tells of one red workflow by a check run, a check suite and a workflow run; every forge tells of
-each check apart. All of that becomes one update for a commit, with the log of what has failed. The event
-names who pushed, who is the agent itself as a rule, so its author says nothing: what counts is the branch
-and the commit, which have to be those of a run. Called by `dispatcher`.
+GitHub tells of one red workflow by a check run, a check suite and a workflow run; every forge tells
+of each check apart. All of that becomes one update for a commit, with the log of what has failed.
+The event names who pushed, who is the agent itself as a rule, so its author says nothing: what
+counts is the branch and the commit, which have to be those of a run. Called by `dispatcher`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Checks:
         self._engine, self._current = engine, current
         self._pending: dict[int, tuple[float, str]] = {}
 
-    # --- whether they are told ---------------------------------------------------------------------------
+    # --- whether they are told
+    # ---------------------------------------------------------------------------
 
     def refused(self, choice: Choice, intent: Intent) -> str:
         """Return why a failed check is nothing to the run, or an empty text."""
@@ -54,10 +55,14 @@ class Checks:
         if self._is_ours(choice.run, intent.commit):
             return ""
         commit = intent.commit[:12] or "no commit"
-        return f"{commit} is no commit of {choice.run.name}, and {choice.rule.name} does not work for {intent.author or 'nobody'}"
+        return (
+            f"{commit} is no commit of {choice.run.name}, and {choice.rule.name} does not work for "
+            f"{intent.author or 'nobody'}"
+        )
 
     def _is_ours(self, run: TaskRun, commit: str) -> bool:
-        """Whether the run has made the commit: perdure pushed it, or it was the HEAD of the workdir."""
+        """Whether the run has made the commit: perdure pushed it, or it was the HEAD of the
+        workdir."""
         if not commit:
             return False
         store = self._engine.store
@@ -80,8 +85,12 @@ class Checks:
         known = self._known(run, intent.commit)
         if not known:
             return ""
-        is_known = intent.rollup or any(event.rollup or intent.text in event.checks for event in known)
-        return f"{run.name} was told of the failed checks of {intent.commit[:12]}" if is_known else ""
+        is_known = intent.rollup or any(
+            event.rollup or intent.text in event.checks for event in known
+        )
+        return (
+            f"{run.name} was told of the failed checks of {intent.commit[:12]}" if is_known else ""
+        )
 
     def _known(self, run: TaskRun, commit: str) -> list[ChecksFailed]:
         if not commit:
@@ -104,12 +113,13 @@ class Checks:
         if row < rule.ci_attempts:
             return ""
         return (
-            f"checks of {run.name} failed after each of {row} attempts to repair them, and {rule.name} "
-            f"makes no more (ci_attempts); a person's word goes on with it"
+            f"checks of {run.name} failed after each of {row} attempts to repair them, and "
+            f"{rule.name} makes no more (ci_attempts); a person's word goes on with it"
         )
 
     def wait(self, delivery: Delivery, rule: Rule, intent: Intent) -> None:
-        """Raise Conflict while other checks of the commit are under way: all are told at once then."""
+        """Raise Conflict while other checks of the commit are under way: all are told at once
+        then."""
         now = time.monotonic()
         self._pending = {key: kept for key, kept in self._pending.items() if now < kept[0]}
         if self._engine.store.now() - delivery.received > WAIT_MS:
@@ -120,19 +130,25 @@ class Checks:
             names = [name for name in names if not name.startswith(OWN_CHECK)]
             self._pending[delivery.number] = (now + KEPT_S, ", ".join(names[:3]))
         if pending := self._pending[delivery.number][1]:
-            raise Conflict(f"{pending} is still being checked; what has failed is told together", "perdure inbox")
+            raise Conflict(
+                f"{pending} is still being checked; what has failed is told together",
+                "perdure inbox",
+            )
 
-    # --- what is told ------------------------------------------------------------------------------------
+    # --- what is told
+    # ------------------------------------------------------------------------------------
 
     def report(
         self, rule: Rule, run: TaskRun, told: Sequence[tuple[Delivery, Intent]]
     ) -> tuple[list[tuple[Delivery, Intent]], list[ChecksFailed]]:
-        """Return what is told with all failed checks of one commit as one, and what the journal is to
-        say of them. Raises ForgeUnavailable, ForgeDenied."""
+        """Return what is told with all failed checks of one commit as one, and what the journal is
+        to say of them. Raises ForgeUnavailable, ForgeDenied."""
         groups: dict[str, list[tuple[Delivery, Intent]]] = {}
         for delivery, intent in told:
             if intent.kind is IntentKind.CI_FAILED:
-                groups.setdefault(intent.commit or f"{intent.branch} {intent.number}", []).append((delivery, intent))
+                groups.setdefault(intent.commit or f"{intent.branch} {intent.number}", []).append(
+                    (delivery, intent)
+                )
         merged: list[tuple[Delivery, Intent]] = []
         events: list[ChecksFailed] = []
         for delivery, intent in told:
@@ -146,12 +162,22 @@ class Checks:
                 events.append(event)
         return merged, events
 
-    def _one(self, rule: Rule, run: TaskRun, group: Sequence[tuple[Delivery, Intent]]) -> tuple[Intent, ChecksFailed]:
+    def _one(
+        self, rule: Rule, run: TaskRun, group: Sequence[tuple[Delivery, Intent]]
+    ) -> tuple[Intent, ChecksFailed]:
         delivery, intent = group[0]
         named = self._named(group)
-        found = self._current.asked(delivery, intent, rule, lambda api: _failed(api, intent)) if intent.commit else None
+        found = (
+            self._current.asked(delivery, intent, rule, lambda api: _failed(api, intent))
+            if intent.commit
+            else None
+        )
         known = {name for event in self._known(run, intent.commit) for name in event.checks}
-        failed = [each for each in found or () if not each.name.startswith(OWN_CHECK) and each.name not in known]
+        failed = [
+            each
+            for each in found or ()
+            if not each.name.startswith(OWN_CHECK) and each.name not in known
+        ]
         note = ""
         if not failed:
             # The forge says no more than the event did.
@@ -163,16 +189,27 @@ class Checks:
         url = failed[0].url if len(failed) == 1 else ""
         text = cut(self._redacted("\n\n".join(filter(None, [*texts, note]))))
         names = dict.fromkeys(each.name for each in (*failed, *named))
-        event = ChecksFailed(commit=intent.commit, checks=tuple(names), rollup=any(each.rollup for _, each in group) and not found)
+        event = ChecksFailed(
+            commit=intent.commit,
+            checks=tuple(names),
+            rollup=any(each.rollup for _, each in group) and not found,
+        )
         return replace(intent, text=text, url=url, rollup=len(failed) > 1), event
 
     def _named(self, group: Sequence[tuple[Delivery, Intent]]) -> list[FailedCheck]:
-        """What the events themselves name: the checks, or what sums them up where no check is named."""
+        """What the events themselves name: the checks, or what sums them up where no check is
+        named."""
         intents = [intent for _, intent in group]
         single = [each for each in intents if not each.rollup]
         # A suite has no name.
-        found = {each.text: FailedCheck(name=each.text, url=each.url) for each in single or intents if each.text}
-        return list(found.values()) or [FailedCheck(name="", url=next((each.url for each in intents if each.url), ""))]
+        found = {
+            each.text: FailedCheck(name=each.text, url=each.url)
+            for each in single or intents
+            if each.text
+        }
+        return list(found.values()) or [
+            FailedCheck(name="", url=next((each.url for each in intents if each.url), ""))
+        ]
 
     def _text(self, check: FailedCheck) -> str:
         """One failed check: its name, where it is, what it says, and the end of its log."""

@@ -1,6 +1,7 @@
 """Whose a delivery is: the one rule that it belongs to, and in which conversation.
 
-The conversation is the one of (agent, its name, repository, issue): the pull request of the agent's own branch belongs to its issue.
+The conversation is the one of (agent, its name, repository, issue): the pull request of the agent's
+own branch belongs to its issue.
 """
 
 from __future__ import annotations
@@ -32,10 +33,18 @@ RunOf = Callable[[Rule, str], TaskRun | None]
 """The run of a rule in a scope."""
 
 
-def choose(rules: Sequence[Rule], delivery: Delivery, intent: Intent, run_of: RunOf) -> Choice | str:
-    """The rule whose the delivery is, or why it is nobody's. Of several: whom it names, then whose own branch it is, then the first."""
+def choose(
+    rules: Sequence[Rule], delivery: Delivery, intent: Intent, run_of: RunOf
+) -> Choice | str:
+    """The rule whose the delivery is, or why it is nobody's. Of several: whom it names, then whose
+    own branch it is, then the first."""
     wanted = [
-        Choice(rule, trigger, number, run_of(rule, scope_of(rule, delivery, intent, number)) if number else None)
+        Choice(
+            rule,
+            trigger,
+            number,
+            run_of(rule, scope_of(rule, delivery, intent, number)) if number else None,
+        )
         for rule in rules
         if takes_from(rule, delivery) and (trigger := wants(rule, intent))
         for number in [issue_of(rule, intent)]
@@ -45,11 +54,20 @@ def choose(rules: Sequence[Rule], delivery: Delivery, intent: Intent, run_of: Ru
         wanted = [choice for choice in wanted if choice.rule.confidential]
         if closed and not wanted:
             name = closed[0].rule.name
-            return f"it is confidential, and what {name} makes of it may be public: confidential = true in its rule allows it"
-    able = [choice for choice in wanted if choice.run is not None or (choice.trigger in BEGINNING and choice.number)]
+            return (
+                f"it is confidential, and what {name} makes of it may be public: confidential = "
+                "true in its rule allows it"
+            )
+    able = [
+        choice
+        for choice in wanted
+        if choice.run is not None or (choice.trigger in BEGINNING and choice.number)
+    ]
     if not able:
         return f"{wanted[0].rule.name} has no run to go on with" if wanted else "no agent wants it"
-    return min(able, key=lambda choice: (choice.trigger not in NAMED, not is_own(choice.rule, intent)))
+    return min(
+        able, key=lambda choice: (choice.trigger not in NAMED, not is_own(choice.rule, intent))
+    )
 
 
 def takes_from(rule: Rule, delivery: Delivery) -> bool:
@@ -59,7 +77,9 @@ def takes_from(rule: Rule, delivery: Delivery) -> bool:
 
 def scope_of(rule: Rule, delivery: Delivery, intent: Intent, number: int) -> str:
     """Whose conversation it is."""
-    return scope_of_thing(delivery.source, rule, intent.repository, number, apart=is_apart(rule, intent, number))
+    return scope_of_thing(
+        delivery.source, rule, intent.repository, number, apart=is_apart(rule, intent, number)
+    )
 
 
 def scope_of_thing(source: str, rule: Rule, repository: str, number: int, *, apart: bool) -> str:
@@ -67,11 +87,18 @@ def scope_of_thing(source: str, rule: Rule, repository: str, number: int, *, apa
     return f"{source}:{rule.name}:{repository}{'!' if apart else '#'}{number}"[-200:]
 
 
-def spec_of(seed: TaskSpec, rule: Rule, delivery: Delivery, intent: Intent, prompt: str) -> TaskSpec:
-    """The task of a first delivery: what the rule says, else the seed. The key makes it one run, however often it is tried."""
+def spec_of(
+    seed: TaskSpec, rule: Rule, delivery: Delivery, intent: Intent, prompt: str
+) -> TaskSpec:
+    """The task of a first delivery: what the rule says, else the seed. The key makes it one run,
+    however often it is tried."""
     number = issue_of(rule, intent)
     origin = Origin(
-        source=delivery.source, rule=rule.name, repository=intent.repository, number=number, pull=intent.pull and number == intent.number
+        source=delivery.source,
+        rule=rule.name,
+        repository=intent.repository,
+        number=number,
+        pull=intent.pull and number == intent.number,
     )
     return replace(
         seed,

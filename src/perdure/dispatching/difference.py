@@ -1,7 +1,7 @@
 """What an edit has changed in a text, as lines that went and lines that came. Pure.
 
-The texts are hostile: what both begin and end with is set aside first, and only a short rest is compared
-line by line, so that the cost stays linear.
+The texts are hostile: what both begin and end with is set aside first, and only a short rest is
+compared line by line, so that the cost stays linear.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ COMPARED_MOST = 300
 
 
 def difference(before: str, now: str) -> str:
-    """Return the lines that differ, `- ` and `+ ` before them, with a few unchanged ones around them;
-    empty where no line differs."""
+    """Return the lines that differ, `- ` and `+ ` before them, with a few unchanged ones around
+    them; empty where no line differs."""
     old, new = _lines(before), _lines(now)
     start = 0
     while start < min(len(old), len(new)) and old[start] == new[start]:

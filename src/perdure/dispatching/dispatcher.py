@@ -1,7 +1,7 @@
 """The thread of `perdure serve` that works on the inbox, beside the webhooks and the pool.
 
-Several events of one task become one update: those that wait when it is looked, and all that come while an agent is at work, told in
-order at its next attempt, each once.
+Several events of one task become one update: those that wait when it is looked, and all that come
+while an agent is at work, told in order at its next attempt, each once.
 """
 
 from __future__ import annotations
@@ -69,8 +69,9 @@ Told = tuple[Delivery, Intent]
 
 
 class Dispatcher:
-    """From `with` to its end. `seed` has what every task takes from the settings; `say` gets a line for each delivery that failed; `forge`
-    gives who speaks to the forge of a source as a rule's agent, if anybody does.
+    """From `with` to its end. `seed` has what every task takes from the settings; `say` gets a line
+    for each delivery that failed; `forge` gives who speaks to the forge of a source as a rule's
+    agent, if anybody does.
 
     Raises ConfigError where a rule's templates cannot be used.
     """
@@ -97,7 +98,12 @@ class Dispatcher:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._ending = True
         self.wake()
         self._thread.join()
@@ -117,7 +123,9 @@ class Dispatcher:
         news: dict[str, list[Told]] = {}
         given = False
         self._held.clear()
-        self._later = {number: until for number, until in self._later.items() if until > time.monotonic()}
+        self._later = {
+            number: until for number, until in self._later.items() if until > time.monotonic()
+        }
         for delivery in self._engine.store.waiting_deliveries(AT_ONCE):
             if self._ending:
                 break
@@ -125,7 +133,9 @@ class Dispatcher:
                 continue
             given |= self._tried([delivery], partial(self._take, delivery, news))
         for run_id, told in news.items():
-            given |= self._tried([delivery for delivery, _ in told], partial(self._give, run_id, told))
+            given |= self._tried(
+                [delivery for delivery, _ in told], partial(self._give, run_id, told)
+            )
         if given:
             bell.ring(self._engine.state)
 
@@ -135,16 +145,21 @@ class Dispatcher:
             return work()
         except (UsageError, AgentMissing, NotFound, ForgeRefused, CapsuleError) as error:
             for delivery in deliveries:
-                self._engine.store.settle_delivery(delivery.number, DeliveryState.FAILED, str(error))
+                self._engine.store.settle_delivery(
+                    delivery.number, DeliveryState.FAILED, str(error)
+                )
                 self._say(f"delivery {delivery.number} failed: {error}")
         except (Conflict, ForgeUnavailable, ForgeDenied) as error:
-            # Somebody else has the delivery, or a person the conversation, or the forge has to be asked and does not answer.
+            # Somebody else has the delivery, or a person the conversation, or the forge has to be
+            # asked and does not answer.
             self._wait(deliveries, str(error))
         except StoreError:
             raise
         except Exception as error:
             # One delivery that cannot be worked on holds up none of the others.
-            self._later |= dict.fromkeys([delivery.number for delivery in deliveries], time.monotonic() + TROUBLED_S)
+            self._later |= dict.fromkeys(
+                [delivery.number for delivery in deliveries], time.monotonic() + TROUBLED_S
+            )
             self._say(f"delivery {deliveries[0].number} waits: {error or type(error).__name__}")
             self._wait(deliveries, str(error) or type(error).__name__)
         return False
@@ -168,37 +183,71 @@ class Dispatcher:
             stopped = self._withdraw(delivery, intent, news)
             if intent.kind in WITHDRAWING:
                 done = "; ".join(stopped.values())
-                self._settle(delivery, DeliveryState.HANDLED if done else DeliveryState.IGNORED, done or "no agent is taken off by it")
+                self._settle(
+                    delivery,
+                    DeliveryState.HANDLED if done else DeliveryState.IGNORED,
+                    done or "no agent is taken off by it",
+                )
                 return False
         rules = [rule for rule in self._rules if rule.name not in stopped]
         if intent is not None:
             intent = self._current.placed(delivery, intent, rules)
-        choice = choose(rules, delivery, intent, self._run_of) if intent is not None else "nothing follows from it"
+        choice = (
+            choose(rules, delivery, intent, self._run_of)
+            if intent is not None
+            else "nothing follows from it"
+        )
         if intent is not None and isinstance(choice, Choice):
             choice = self._passed_over(delivery, intent, choice) or choice
-        if isinstance(choice, Choice) and choice.run is not None and (choice.run.state is RunState.RUNNING or choice.run.id in self._held):
+        if (
+            isinstance(choice, Choice)
+            and choice.run is not None
+            and (choice.run.state is RunState.RUNNING or choice.run.id in self._held)
+        ):
             # It is told later, after what came before it; how things stand is asked then.
             self._held.add(choice.run.id)
-            raise Conflict(f"{choice.run.name} is at work, and is told when it is done", f"perdure logs -f {choice.run.name}")
+            raise Conflict(
+                f"{choice.run.name} is at work, and is told when it is done",
+                f"perdure logs -f {choice.run.name}",
+            )
         if intent is not None and isinstance(choice, Choice):
             wanting = [rule for rule in rules if takes_from(rule, delivery) and wants(rule, intent)]
             now, able = self._current.of(delivery, intent, wanting)
             choice = choose(able, delivery, now, self._run_of) if isinstance(now, Intent) else now
-            choice = f"as it stands now, {choice}" if isinstance(now, Intent) and isinstance(choice, str) else choice
+            choice = (
+                f"as it stands now, {choice}"
+                if isinstance(now, Intent) and isinstance(choice, str)
+                else choice
+            )
             intent = now if isinstance(now, Intent) else intent
         if intent is not None and isinstance(choice, Choice):
-            over = self._over(delivery, choice, news) or overtaken(self._engine.store, delivery, intent)
+            over = self._over(delivery, choice, news) or overtaken(
+                self._engine.store, delivery, intent
+            )
             choice = over or self._is_off(delivery, intent, choice) or choice
         if intent is None or isinstance(choice, str):
             done = "; ".join(stopped.values())
-            self._settle(delivery, DeliveryState.HANDLED if done else DeliveryState.IGNORED, done or str(choice))
+            self._settle(
+                delivery,
+                DeliveryState.HANDLED if done else DeliveryState.IGNORED,
+                done or str(choice),
+            )
             return False
         if choice.run is None:
-            prompt = self._prompts.first(choice.rule, delivery, intent, self._current.earlier(delivery, intent, choice.rule))
+            prompt = self._prompts.first(
+                choice.rule, delivery, intent, self._current.earlier(delivery, intent, choice.rule)
+            )
             spec = spec_of(self._seed, choice.rule, delivery, intent, prompt)
             service.submit(self._engine, spec, Path("/"), deliveries=[delivery.number])
             return True
-        if why := unattended(self._engine.store, self._engine.store.contexts(choice.run.id), self._rules, delivery, choice, intent):
+        if why := unattended(
+            self._engine.store,
+            self._engine.store.contexts(choice.run.id),
+            self._rules,
+            delivery,
+            choice,
+            intent,
+        ):
             self._ask_a_person(choice.run, why)
             self._settle(delivery, DeliveryState.IGNORED, why)
             return False
@@ -232,17 +281,21 @@ class Dispatcher:
         return ""
 
     def _is_off(self, delivery: Delivery, intent: Intent, choice: Choice) -> str:
-        """Return why a run is not told what was said to it, or an empty text: its work was taken back. It is told later, so
-        this is asked only for who may tell it something."""
+        """Return why a run is not told what was said to it, or an empty text: its work was taken
+        back. It is told later, so this is asked only for who may tell it something."""
         run = choice.run
         if run is None or withdrawn(run) is None:
             return ""
-        given = is_given_again(self._engine.store, delivery, intent, run, choice.rule, choice.trigger)
+        given = is_given_again(
+            self._engine.store, delivery, intent, run, choice.rule, choice.trigger
+        )
         return "" if given else off(run)
 
-    def _withdraw(self, delivery: Delivery, intent: Intent, news: dict[str, list[Told]]) -> dict[str, str]:
-        """Stop the runs whose work is taken back, in good order; return what was done, by rule. Raises
-        Conflict until a run that is at work has ended."""
+    def _withdraw(
+        self, delivery: Delivery, intent: Intent, news: dict[str, list[Told]]
+    ) -> dict[str, str]:
+        """Stop the runs whose work is taken back, in good order; return what was done, by rule.
+        Raises Conflict until a run that is at work has ended."""
         store, said = self._engine.store, dict[str, str]()
         if not may_withdraw(intent):
             return said
@@ -260,7 +313,11 @@ class Dispatcher:
             words = message(rule, why)
             known = withdrawn(run)
             if known is None or known.message != words:
-                store.tell_run(run.id, [Withdrawn(why=why)], Condition(type=WITHDRAWN, message=words, at=store.now()))
+                store.tell_run(
+                    run.id,
+                    [Withdrawn(why=why)],
+                    Condition(type=WITHDRAWN, message=words, at=store.now()),
+                )
             run = end(self._engine, run)
             if run.state not in FINAL:
                 raise Conflict(f"{run.name} is being stopped", f"perdure logs -f {run.name}")
@@ -275,7 +332,9 @@ class Dispatcher:
         if stops:
             now, able = self._current.of(delivery, intent, [rule])
             return f"told to stop by {intent.author}" if isinstance(now, Intent) and able else ""
-        found = self._current.asked(delivery, intent, rule, lambda api: current(api, intent)) or intent
+        found = (
+            self._current.asked(delivery, intent, rule, lambda api: current(api, intent)) or intent
+        )
         return taken_back(store, rule, run, found) if isinstance(found, Intent) else ""
 
     def _give(self, run_id: str, told: Sequence[Told]) -> bool:
@@ -286,11 +345,15 @@ class Dispatcher:
         bring_back(self._engine, run)
         moved = self._moved(run)
         rule = self._rule_of(run)
-        before = missed(self._engine.store, run, sorted({delivery.source for delivery in deliveries}))
+        before = missed(
+            self._engine.store, run, sorted({delivery.source for delivery in deliveries})
+        )
         shown, failed = self._checks.report(rule, run, merged([*before, *told]))
         text = self._prompts.delta(rule, shown, moved)
         try:
-            service.check_prompt(text, self._engine.driver(run.spec.agent).abilities.max_prompt_bytes)
+            service.check_prompt(
+                text, self._engine.driver(run.spec.agent).abilities.max_prompt_bytes
+            )
         except UsageError:
             if len(told) == 1:
                 raise
@@ -298,24 +361,36 @@ class Dispatcher:
             return self._give(run_id, told[:half]) | self._give(run_id, told[half:])
         events: list[AnyEvent] = [*failed]
         if moved is not None:
-            events.append(BaseMoved(branch=moved.branch, commit=moved.commit, commits=moved.commits))
-        self._engine.store.update(run.id, text, deliveries=[delivery.number for delivery in deliveries], events=events)
+            events.append(
+                BaseMoved(branch=moved.branch, commit=moved.commit, commits=moved.commits)
+            )
+        self._engine.store.update(
+            run.id, text, deliveries=[delivery.number for delivery in deliveries], events=events
+        )
         return True
 
     def _moved(self, run: TaskRun) -> Moved | None:
-        """What the agent was not told yet of the branch that its work is based on. Where that cannot be fetched now, it is told later."""
+        """What the agent was not told yet of the branch that its work is based on. Where that
+        cannot be fetched now, it is told later."""
         if run.workspace is None:
             return None
-        told = (record.event for record in reversed(self._engine.store.history(run.id, limit=HISTORY)))
+        told = (
+            record.event for record in reversed(self._engine.store.history(run.id, limit=HISTORY))
+        )
         last = next((event.commit for event in told if isinstance(event, BaseMoved)), "")
         try:
             found = self._engine.workspaces.ahead(run.workspace, run.spec.base, last)
         except PerdureError:
             return None
-        return Moved(run.spec.base, found.commit, found.commits, found.subjects) if found is not None else None
+        return (
+            Moved(run.spec.base, found.commit, found.commits, found.subjects)
+            if found is not None
+            else None
+        )
 
     def _clean(self, delivery: Delivery, intent: Intent, news: dict[str, list[Told]]) -> bool:
-        """The work on an issue is over: what its runs have left is cleaned up, after what was said before."""
+        """The work on an issue is over: what its runs have left is cleaned up, after what was said
+        before."""
         found = [
             (rule, run)
             for rule in self._rules
@@ -331,8 +406,14 @@ class Dispatcher:
             return False
         said = []
         for rule, run in found:
-            if run.state is RunState.RUNNING and intent.author.casefold() == rule.login.casefold() != "":
-                raise Conflict(f"{run.name} is at work; it ended the issue itself", f"perdure logs -f {run.name}")
+            if (
+                run.state is RunState.RUNNING
+                and intent.author.casefold() == rule.login.casefold() != ""
+            ):
+                raise Conflict(
+                    f"{run.name} is at work; it ended the issue itself",
+                    f"perdure logs -f {run.name}",
+                )
             for each, _ in news.pop(run.id, []):
                 self._settle(each, DeliveryState.IGNORED, f"{run.name} was {_ended(intent)} since")
             run = end(self._engine, run)
@@ -345,12 +426,16 @@ class Dispatcher:
         return False
 
     def _over(self, delivery: Delivery, choice: Choice, news: Mapping[str, object]) -> str:
-        """Why a run is left alone whose work is over: what is only said under it wakes nobody. Unless the forge says that it is open,
-        or it was opened again just before."""
+        """Why a run is left alone whose work is over: what is only said under it wakes nobody.
+        Unless the forge says that it is open, or it was opened again just before."""
         if choice.run is None or choice.trigger not in QUIET or choice.run.id in news:
             return ""
         asked = self._current.knows(delivery, choice.rule)
-        return f"{choice.run.name} is over and cleaned up" if not asked and is_cleaned_up(self._engine, choice.run) else ""
+        return (
+            f"{choice.run.name} is over and cleaned up"
+            if not asked and is_cleaned_up(self._engine, choice.run)
+            else ""
+        )
 
     def _pull_of(self, run: TaskRun) -> int:
         posting = self._engine.store.posting(run.id)
@@ -360,7 +445,10 @@ class Dispatcher:
         name = run.spec.rule or run.spec.labels.get("agent", "")
         found = next((rule for rule in self._rules if rule.name == name), None)
         if found is None:
-            raise NotFound(f"There is no agent {name!r} in the configuration any more", "add [agents.NAME] again")
+            raise NotFound(
+                f"There is no agent {name!r} in the configuration any more",
+                "add [agents.NAME] again",
+            )
         return found
 
     def _run_of(self, rule: Rule, scope: str) -> TaskRun | None:
@@ -374,18 +462,30 @@ class Dispatcher:
 
 
 def _ended(intent: Intent) -> str:
-    return {IntentKind.BRANCH_DELETED: "left without its branch"}.get(intent.kind, intent.kind.value)
+    return {IntentKind.BRANCH_DELETED: "left without its branch"}.get(
+        intent.kind, intent.kind.value
+    )
 
 
 def _is_no_news(choice: Choice, intent: Intent) -> str:
-    """Why a run that is there need not be told, or empty. Gitea and Forgejo tell all labels and assignees at each change of one, and an
-    issue that is opened with them comes as several events."""
+    """Why a run that is there need not be told, or empty. Gitea and Forgejo tell all labels and
+    assignees at each change of one, and an issue that is opened with them comes as several
+    events."""
     run = choice.run
     if (
         run is None
         or withdrawn(run) is not None
-        or intent.kind not in (IntentKind.OPENED, IntentKind.ASSIGNED, IntentKind.LABELLED, IntentKind.REVIEW_REQUESTED)
+        or intent.kind
+        not in (
+            IntentKind.OPENED,
+            IntentKind.ASSIGNED,
+            IntentKind.LABELLED,
+            IntentKind.REVIEW_REQUESTED,
+        )
     ):
         return ""
-    all_told = intent.forge in (Forge.GITEA, Forge.FORGEJO) and intent.kind is not IntentKind.REVIEW_REQUESTED
+    all_told = (
+        intent.forge in (Forge.GITEA, Forge.FORGEJO)
+        and intent.kind is not IntentKind.REVIEW_REQUESTED
+    )
     return f"{run.name} is at it already" if run.state not in FINAL or all_told else ""

@@ -1,5 +1,5 @@
-"""The log of a failed job as an agent reads it: without escapes and the forge's own marks, cut behind
-the error. Pure; called by `checks`, with the end of the log that a forge gave."""
+"""The log of a failed job as an agent reads it: without escapes and the forge's own marks, cut
+behind the error. Pure; called by `checks`, with the end of the log that a forge gave."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from perdure.text import clean
 MOST = 4000
 """Characters of one job's excerpt."""
 BEHIND = 2
-"""Lines that are kept behind the last error: what follows on GitHub is the clean-up of the runner."""
+"""Lines that are kept behind the last error: what follows on GitHub is the clean-up of the
+runner."""
 
 # GitHub and Gitea begin each line with the time; GitLab does since 17, and adds `00O`, `01E`.
 _TIME = re.compile(r"^\ufeff?\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z(?: [0-9a-f]{2}[OE][+ ]?)? ?")

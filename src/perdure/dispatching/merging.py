@@ -1,5 +1,5 @@
-"""Several events of one update that say the same thing: what was edited twice is told once, as it reads
-now. Called by `dispatcher`."""
+"""Several events of one update that say the same thing: what was edited twice is told once, as it
+reads now. Called by `dispatcher`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,20 @@ from perdure.forges.speech import mentioned, stopped
 from perdure.protocols import InboxStore
 
 Told = tuple[Delivery, Intent]
-SAID = frozenset({IntentKind.COMMENTED, IntentKind.LINE_COMMENTED, IntentKind.CHANGES_REQUESTED, IntentKind.APPROVED})
+SAID = frozenset(
+    {
+        IntentKind.COMMENTED,
+        IntentKind.LINE_COMMENTED,
+        IntentKind.CHANGES_REQUESTED,
+        IntentKind.APPROVED,
+    }
+)
 Key = tuple[str, str, int, bool, str]
 
 
 def merged(told: Iterable[Told]) -> list[Told]:
-    """Return the events in order, each edit told with the one before it: a comment as it reads after its
-    edits, two edits of one text as one."""
+    """Return the events in order, each edit told with the one before it: a comment as it reads
+    after its edits, two edits of one text as one."""
     found: dict[int, Told] = {}
     places: dict[Key, int] = {}
     for at, (delivery, intent) in enumerate(told):
@@ -35,14 +42,16 @@ def merged(told: Iterable[Told]) -> list[Told]:
 
 
 def with_before(store: InboxStore, delivery: Delivery, intent: Intent) -> Intent:
-    """Return an edited comment with what it said before. GitLab does not send that; the inbox has it
-    where the comment itself was delivered."""
+    """Return an edited comment with what it said before. GitLab does not send that; the inbox has
+    it where the comment itself was delivered."""
     if intent.kind is not IntentKind.COMMENT_EDITED or intent.before or not intent.comment:
         return intent
     for each in store.inbox(source=delivery.source, limit=LOOKED_AT, before=delivery.number):
         other = each.intent
         if other is not None and _key(other) == _key(intent):
-            mentions = tuple(login for login in intent.mentions if login not in mentioned(other.text))
+            mentions = tuple(
+                login for login in intent.mentions if login not in mentioned(other.text)
+            )
             stops = tuple(login for login in intent.stops if login not in stopped(other.text))
             return replace(intent, before=other.text, mentions=mentions, stops=stops)
     # Whom it named before is not known: by an edit alone nobody is called.
@@ -52,8 +61,14 @@ def with_before(store: InboxStore, delivery: Delivery, intent: Intent) -> Intent
 def is_unchanged(intent: Intent) -> bool:
     """Return whether an edit has changed nothing that is read."""
     if intent.kind is IntentKind.EDITED:
-        return intent.title == intent.title_before and not difference(intent.before, intent.description)
-    return intent.kind is IntentKind.COMMENT_EDITED and bool(intent.before) and not difference(intent.before, intent.text)
+        return intent.title == intent.title_before and not difference(
+            intent.before, intent.description
+        )
+    return (
+        intent.kind is IntentKind.COMMENT_EDITED
+        and bool(intent.before)
+        and not difference(intent.before, intent.text)
+    )
 
 
 def _key(intent: Intent) -> Key | None:

@@ -1,5 +1,5 @@
-"""Closed, and opened again: which of them was last, where there is no forge to ask. By the times that the events themselves bear; where
-they bear none, the one that came later counts.
+"""Closed, and opened again: which of them was last, where there is no forge to ask. By the times
+that the events themselves bear; where they bear none, the one that came later counts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ LOOKED_AT = 1000
 
 
 def overtaken(store: InboxStore, delivery: Delivery, intent: Intent) -> str:
-    """Why an end or a new beginning does not count any more: a later event of the same issue says otherwise. Else empty."""
+    """Why an end or a new beginning does not count any more: a later event of the same issue says
+    otherwise. Else empty."""
     if intent.kind is IntentKind.REOPENED:
         kinds = {IntentKind.CLOSED, IntentKind.MERGED}
     elif intent.kind in (IntentKind.CLOSED, IntentKind.MERGED):
@@ -25,7 +26,11 @@ def overtaken(store: InboxStore, delivery: Delivery, intent: Intent) -> str:
         other = each.intent
         if each.number == delivery.number or other is None or other.kind not in kinds:
             continue
-        if (other.repository, other.number, other.pull) != (intent.repository, intent.number, intent.pull):
+        if (other.repository, other.number, other.pull) != (
+            intent.repository,
+            intent.number,
+            intent.pull,
+        ):
             continue
         if other.at > intent.at if other.at and intent.at else each.number > delivery.number:
             return f"it was {other.kind} since (delivery {each.number})"

@@ -1,8 +1,11 @@
-"""What an agent is told of deliveries: all of it at first, later only what is new. From templates, perdure's or the team's own.
+"""What an agent is told of deliveries: all of it at first, later only what is new. From templates,
+perdure's or the team's own.
 
-A team's directory may have `first.md` (the whole task) and `delta.md` (what is new of it), and further files that these include; perdure's
-own are there as `perdure/first.md` and `perdure/delta.md`. They are Jinja templates in its sandbox, read and tried once at the start: what
-is wrong is told with file and line before anything is taken. What the forge's people wrote comes as `Outside`.
+A team's directory may have `first.md` (the whole task) and `delta.md` (what is new of it), and
+further files that these include; perdure's own are there as `perdure/first.md` and
+`perdure/delta.md`. They are Jinja templates in its sandbox, read and tried once at the start: what
+is wrong is told with file and line before anything is taken. What the forge's people wrote comes as
+`Outside`.
 """
 
 from __future__ import annotations
@@ -81,14 +84,18 @@ class Prompts:
         if problems:
             raise ConfigError(problems, "docs/how-to/dispatch.md says what a template may use")
 
-    def first(self, rule: Rule, delivery: Delivery, intent: Intent, earlier: Sequence[Comment] = ()) -> str:
-        """The whole task, with what was said before. Raises UsageError where the template cannot be filled."""
+    def first(
+        self, rule: Rule, delivery: Delivery, intent: Intent, earlier: Sequence[Comment] = ()
+    ) -> str:
+        """The whole task, with what was said before. Raises UsageError where the template cannot be
+        filled."""
         # Of what was opened the text is the description again.
         event = replace(intent, text="") if intent.kind is IntentKind.OPENED else intent
         return self._filled(rule, "first.md", Content(intent, [event], earlier))
 
     def delta(self, rule: Rule, told: Sequence[Told], moved: Moved | None = None) -> str:
-        """Only what is new, in order, for a conversation that knows the rest. Raises UsageError where the template cannot be filled."""
+        """Only what is new, in order, for a conversation that knows the rest. Raises UsageError
+        where the template cannot be filled."""
         intents = [intent for _, intent in told]
         return self._filled(rule, "delta.md", Content(intents[-1], intents, moved=moved))
 
@@ -97,7 +104,8 @@ class Prompts:
             return _filled(self._by_rule[rule.name], rule, name, content)
         except Exception as error:  # A template may do what it likes.
             raise UsageError(
-                f"The template {_shown(rule, name, error)}", f"mend it, restart, then: perdure inbox replay ({rule.name})"
+                f"The template {_shown(rule, name, error)}",
+                f"mend it, restart, then: perdure inbox replay ({rule.name})",
             ) from error
 
 
@@ -120,7 +128,8 @@ def _filled(environment: SandboxedEnvironment, rule: Rule, name: str, content: C
             "url": marking.name(about.url),
         },
         "comments": [
-            {"author": marking.name(each.author), "text": marking.outside(located(each, each.text))} for each in content.earlier
+            {"author": marking.name(each.author), "text": marking.outside(located(each, each.text))}
+            for each in content.earlier
         ],
         "events": [_event(marking, each) for each in content.events],
         "base": {
@@ -131,7 +140,7 @@ def _filled(environment: SandboxedEnvironment, rule: Rule, name: str, content: C
         }
         if moved is not None
         else None,
-    }  # fmt: skip
+    }
     return marking.marked(environment.get_template(name).render(values))
 
 
@@ -155,14 +164,19 @@ def _event(marking: Marking, intent: Intent) -> dict[str, object]:
 
 def _what(intent: Intent) -> str:
     if intent.kind is IntentKind.CI_FAILED and not intent.url:
-        return "Checks of {branch} have failed." if intent.rollup else "A check of {branch} has failed."
+        return (
+            "Checks of {branch} have failed."
+            if intent.rollup
+            else "A check of {branch} has failed."
+        )
     if intent.kind is IntentKind.COMMENT_EDITED and not intent.before:
         return "{author} has edited a comment. It reads now:"
     return HAPPENED.get(intent.kind, "")
 
 
 def _said(intent: Intent) -> str:
-    """What somebody said, with where in the changes that is; of an edit only what it has changed."""
+    """What somebody said, with where in the changes that is; of an edit only what it has
+    changed."""
     if intent.kind is IntentKind.EDITED:
         title = ""
         if intent.title_before != intent.title:
@@ -173,7 +187,8 @@ def _said(intent: Intent) -> str:
     return located(intent, intent.text)
 
 
-# --- reading them ------------------------------------------------------------------------------------------------
+# --- reading them
+# ------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -190,7 +205,12 @@ def _environment(rule: Rule, problems: list[str]) -> SandboxedEnvironment:
     if rule.templates:
         files |= _read(Path(rule.templates), problems)
     return SandboxedEnvironment(
-        loader=DictLoader(files), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False, cache_size=50
+        loader=DictLoader(files),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+        cache_size=50,
     )
 
 
@@ -217,7 +237,8 @@ def _read(directory: Path, problems: list[str]) -> dict[str, str]:
 
 
 def _tried(rule: Rule, environment: SandboxedEnvironment) -> Iterator[str]:
-    """What is wrong with the templates of a rule, each with file and line: all are parsed, and filled with samples."""
+    """What is wrong with the templates of a rule, each with file and line: all are parsed, and
+    filled with samples."""
     if not rule.templates:
         return
     for name in environment.list_templates():
@@ -240,11 +261,31 @@ def _tried(rule: Rule, environment: SandboxedEnvironment) -> Iterator[str]:
 
 def _samples() -> Iterator[Content]:
     whole = Intent(
-        kind=IntentKind.COMMENTED, forge=Forge.GITEA, repository="shop/web", number=4, author="ada", title="A title", labels=("a label",),
-        description="What it is about", text="What was said", branch="main", commit="0" * 40, url="https://forge.invalid/shop/web/issues/4",
-    )  # fmt: skip
-    bare = Intent(kind=IntentKind.COMMENTED, forge=Forge.GITEA, repository="shop/web", number=4, author="ada")
-    said = Comment(id="1", kind=CommentKind.COMMENT, author="ben", text="Said before", created=1, updated=1, url="")
+        kind=IntentKind.COMMENTED,
+        forge=Forge.GITEA,
+        repository="shop/web",
+        number=4,
+        author="ada",
+        title="A title",
+        labels=("a label",),
+        description="What it is about",
+        text="What was said",
+        branch="main",
+        commit="0" * 40,
+        url="https://forge.invalid/shop/web/issues/4",
+    )
+    bare = Intent(
+        kind=IntentKind.COMMENTED, forge=Forge.GITEA, repository="shop/web", number=4, author="ada"
+    )
+    said = Comment(
+        id="1",
+        kind=CommentKind.COMMENT,
+        author="ben",
+        text="Said before",
+        created=1,
+        updated=1,
+        url="",
+    )
     for kind in HAPPENED:
         events = [replace(whole, kind=kind), replace(bare, kind=kind)]
         yield Content(events[0], events, [said], Moved("main", "0" * 40, 2, ("one", "two")))
@@ -260,8 +301,16 @@ def _shown(rule: Rule, name: str, error: Exception) -> str:
     else:
         # jinja2 puts the lines of the template into the traceback.
         known = (*NAMES, *(f"{OWN}{each}" for each in NAMES))
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in ("<template>", *known)]
+        frames = [
+            frame
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename in ("<template>", *known)
+        ]
         line = (frames[-1].lineno or 0) if frames else 0
     where = f"{rule.templates}/{name}" if rule.templates and not name.startswith(OWN) else name
-    what = f"there is no template {error.name!r}" if isinstance(error, TemplateNotFound) else str(error) or type(error).__name__
+    what = (
+        f"there is no template {error.name!r}"
+        if isinstance(error, TemplateNotFound)
+        else str(error) or type(error).__name__
+    )
     return f"{where}{f':{line}' if line else ''}: {what}"

@@ -1,5 +1,5 @@
-"""Agents and checks can keep each other at work: two agents that answer each other, a check that fails whatever is done. Without a word
-from a person that ends here.
+"""Agents and checks can keep each other at work: two agents that answer each other, a check that
+fails whatever is done. Without a word from a person that ends here.
 """
 
 from __future__ import annotations
@@ -18,9 +18,15 @@ UPDATES_MOST = 10
 
 
 def unattended(
-    store: InboxStore, updates: Sequence[Context], rules: Sequence[Rule], delivery: Delivery, choice: Choice, intent: Intent
+    store: InboxStore,
+    updates: Sequence[Context],
+    rules: Sequence[Rule],
+    delivery: Delivery,
+    choice: Choice,
+    intent: Intent,
 ) -> str:
-    """Why a run is not told any more of what agents and checks say of its work, or empty. `updates`: all that it was told."""
+    """Why a run is not told any more of what agents and checks say of its work, or empty.
+    `updates`: all that it was told."""
     logins = {rule.login.casefold() for rule in rules if rule.login and takes_from(rule, delivery)}
     if choice.run is None or not _is_of_no_person(intent, logins):
         return ""
@@ -29,14 +35,18 @@ def unattended(
         each.updated
         for each in told
         if each.intent is not None
-        and (each.intent.repository, issue_of(choice.rule, each.intent)) == (intent.repository, choice.number)
+        and (each.intent.repository, issue_of(choice.rule, each.intent))
+        == (intent.repository, choice.number)
         and not _is_of_no_person(each.intent, logins)
     )
     since = max(by_people, default=0)
     # What the person said was one of them.
     if sum(each.at >= since for each in updates) - bool(since) < UPDATES_MOST:
         return ""
-    return f"agents and checks alone have had {choice.run.name} at work {UPDATES_MOST} times; a person's word goes on with it"
+    return (
+        f"agents and checks alone have had {choice.run.name} at work {UPDATES_MOST} times; a "
+        "person's word goes on with it"
+    )
 
 
 def _is_of_no_person(intent: Intent, logins: set[str]) -> bool:

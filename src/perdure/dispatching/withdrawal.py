@@ -1,6 +1,7 @@
-"""Work that is taken back on the forge: the agent is unassigned, the label that it began by is taken off,
-or somebody tells it to stop. Its run is stopped in good order and keeps its conversation; what is said
-meanwhile wakes nobody, and is told when the work is given to it again. Called by `dispatcher`.
+"""Work that is taken back on the forge: the agent is unassigned, the label that it began by is
+taken off, or somebody tells it to stop. Its run is stopped in good order and keeps its
+conversation; what is said meanwhile wakes nobody, and is told when the work is given to it again.
+Called by `dispatcher`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from perdure.protocols import InboxStore
 WITHDRAWN = "withdrawn"
 """The condition of a run whose work was taken back. It goes when the run is queued again."""
 UNASSIGNED = "unassigned"
-"""So the reason begins for which a run is off because nobody has it assigned to its agent any more."""
+"""So the reason begins for which a run is off because nobody has it assigned to its agent any
+more."""
 TOLD_WHOLE = frozenset({Forge.GITEA, Forge.FORGEJO})
 """Forges that tell all labels and assignees at each change of one, and not which."""
 ASSIGNEES = frozenset({IntentKind.OPENED, IntentKind.ASSIGNED, IntentKind.UNASSIGNED})
@@ -37,13 +39,17 @@ SPOKEN = frozenset(
 
 def may_withdraw(intent: Intent) -> bool:
     """Return whether the work of any agent could be taken back by it."""
-    told_whole = intent.forge in TOLD_WHOLE and intent.kind in ASSIGNEES | LABELS and intent.kind is not IntentKind.OPENED
+    told_whole = (
+        intent.forge in TOLD_WHOLE
+        and intent.kind in ASSIGNEES | LABELS
+        and intent.kind is not IntentKind.OPENED
+    )
     return told_whole or bool(intent.unassigned or intent.unlabelled or intent.stops)
 
 
 def with_changes(store: InboxStore, delivery: Delivery, intent: Intent, run: TaskRun) -> Intent:
-    """Return the intent with what is gone of assignees and labels, where the forge tells only what is
-    there: compared with what it told before."""
+    """Return the intent with what is gone of assignees and labels, where the forge tells only what
+    is there: compared with what it told before."""
     if intent.forge not in TOLD_WHOLE or intent.unassigned:
         return intent
     if intent.kind in (IntentKind.ASSIGNED, IntentKind.UNASSIGNED):
@@ -55,9 +61,11 @@ def with_changes(store: InboxStore, delivery: Delivery, intent: Intent, run: Tas
     return intent
 
 
-def is_given_again(store: InboxStore, delivery: Delivery, intent: Intent, run: TaskRun, rule: Rule, trigger: str) -> bool:
-    """Return whether the trigger gives back work that was taken back. On forges that tell all labels and
-    assignees at each change, its label or its login has to be a new one."""
+def is_given_again(
+    store: InboxStore, delivery: Delivery, intent: Intent, run: TaskRun, rule: Rule, trigger: str
+) -> bool:
+    """Return whether the trigger gives back work that was taken back. On forges that tell all
+    labels and assignees at each change, its label or its login has to be a new one."""
     if trigger not in BEGINNING:
         return False
     if intent.forge not in TOLD_WHOLE or trigger not in ("assigned", "labelled"):
@@ -75,7 +83,13 @@ def _gone(before: Sequence[str], now: Sequence[str]) -> tuple[str, ...]:
     return tuple(each for each in before if each.casefold() not in there)
 
 
-def _before(store: InboxStore, delivery: Delivery, intent: Intent, run: TaskRun | None, kinds: frozenset[IntentKind]) -> Intent | None:
+def _before(
+    store: InboxStore,
+    delivery: Delivery,
+    intent: Intent,
+    run: TaskRun | None,
+    kinds: frozenset[IntentKind],
+) -> Intent | None:
     """What was told of the same issue the last time; else what its run began by."""
     for each in store.inbox(source=delivery.source, limit=LOOKED_AT, before=delivery.number):
         other = each.intent
@@ -102,12 +116,18 @@ def _first(store: InboxStore, run: TaskRun | None) -> Intent | None:
 def is_told_to_stop(rule: Rule, intent: Intent) -> bool:
     """Return whether somebody for whom the agent works tells it to stop."""
     stops = {login.casefold() for login in intent.stops}
-    return intent.kind in SPOKEN and bool(rule.login) and rule.login.casefold() in stops and is_for(rule, intent)
+    return (
+        intent.kind in SPOKEN
+        and bool(rule.login)
+        and rule.login.casefold() in stops
+        and is_for(rule, intent)
+    )
 
 
 def taken_back(store: InboxStore, rule: Rule, run: TaskRun, intent: Intent) -> str:
-    """Return how the work was taken back, in words, or an empty text. Whoever may unassign somebody or
-    take off a label on the forge may do so here; only what the agent does itself counts for nothing."""
+    """Return how the work was taken back, in words, or an empty text. Whoever may unassign somebody
+    or take off a label on the forge may do so here; only what the agent does itself counts for
+    nothing."""
     login, author = rule.login.casefold(), intent.author.casefold()
     if author and author == login:
         return ""
@@ -132,7 +152,11 @@ def began_by(store: InboxStore, rule: Rule, run: TaskRun) -> str:
 
 def message(rule: Rule, why: str) -> str:
     """What is said of a run whose work was taken back."""
-    again = f"assign it to {rule.login} again, or mention it" if rule.login else f"put the label {(*rule.labels, 'on')[0]} on again"
+    again = (
+        f"assign it to {rule.login} again, or mention it"
+        if rule.login
+        else f"put the label {(*rule.labels, 'on')[0]} on again"
+    )
     return f"{why}; {again}, to go on"
 
 
@@ -146,7 +170,9 @@ def off(run: TaskRun) -> str:
     return f"{run.name} is off it: what is said is told when it goes on"
 
 
-def missed(store: InboxStore, run: TaskRun, sources: Sequence[str]) -> Iterator[tuple[Delivery, Intent]]:
+def missed(
+    store: InboxStore, run: TaskRun, sources: Sequence[str]
+) -> Iterator[tuple[Delivery, Intent]]:
     """What was said since the work was taken back, in order."""
     condition = withdrawn(run)
     if condition is None:

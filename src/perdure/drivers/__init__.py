@@ -1,8 +1,9 @@
 """The agents that perdure can drive, by name. Loaded late: `perdure ls` pays for none of them.
 
-Called by the composition root alone. Built-in drivers stand in `BUILT_IN`; a driver from outside is an entry point of the
-group `perdure.drivers`, named like the agent, whose object is a driver or a class that makes one without arguments. The
-suite in `perdure.testing.drivers` shows whether it keeps the contract.
+Called by the composition root alone. Built-in drivers stand in `BUILT_IN`; a driver from outside is
+an entry point of the group `perdure.drivers`, named like the agent, whose object is a driver or a
+class that makes one without arguments. The suite in `perdure.testing.drivers` shows whether it
+keeps the contract.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ BUILT_IN = {
 }
 GROUP = "perdure.drivers"
 ACP = "acp-"
-"""How the names of agents begin that are driven over ACP: `acp-codex`. They stand in no list, because any of them may be there."""
+"""How the names of agents begin that are driven over ACP: `acp-codex`. They stand in no list,
+because any of them may be there."""
 
 
 def names() -> list[str]:
@@ -34,7 +36,8 @@ def names() -> list[str]:
 
 
 def load(name: str) -> AgentDriver:
-    """The driver of that name. Raises AgentMissing if there is none, DriverError if it cannot be loaded or is not a driver."""
+    """The driver of that name. Raises AgentMissing if there is none, DriverError if it cannot be
+    loaded or is not a driver."""
     if place := BUILT_IN.get(name):
         module, _, attribute = place.partition(":")
         return cast(AgentDriver, getattr(import_module(module), attribute))
@@ -49,13 +52,16 @@ def load(name: str) -> AgentDriver:
             found = point.load()
             driver = found() if isinstance(found, type) else found
         except Exception as error:
-            raise DriverError(f"The driver for {name!r} ({point.value}) could not be loaded: {error}") from error
+            raise DriverError(
+                f"The driver for {name!r} ({point.value}) could not be loaded: {error}"
+            ) from error
         return _checked(driver, name, point.value)
     raise AgentMissing(f"There is no agent named {name!r}.", f"One of: {', '.join(names())}.")
 
 
 def _from_outside() -> Iterable[EntryPoint]:
-    # To look at what is installed costs more than all the rest of a start, and no built-in agent needs it.
+    # To look at what is installed costs more than all the rest of a start, and no built-in agent
+    # needs it.
     from importlib.metadata import entry_points
 
     return entry_points(group=GROUP)
@@ -63,7 +69,13 @@ def _from_outside() -> Iterable[EntryPoint]:
 
 def _checked(driver: Any, name: str, place: str) -> AgentDriver:
     """The object, if it has all that a driver has."""
-    wanted = [*AgentDriver.__annotations__, *(word for word in vars(AgentDriver) if not word.startswith("_"))]
+    wanted = [
+        *AgentDriver.__annotations__,
+        *(word for word in vars(AgentDriver) if not word.startswith("_")),
+    ]
     if missing := sorted({word for word in wanted if not hasattr(driver, word)}):
-        raise DriverError(f"The driver for {name!r} ({place}) lacks {', '.join(missing)}.", "It must have all of AgentDriver.")
+        raise DriverError(
+            f"The driver for {name!r} ({place}) lacks {', '.join(missing)}.",
+            "It must have all of AgentDriver.",
+        )
     return cast(AgentDriver, driver)

@@ -1,14 +1,18 @@
-"""The driver for agents that speak ACP: `acp-NAME`. Written against version 1 of the protocol and `agent-client-protocol` 0.12.1.
+"""The driver for agents that speak ACP: `acp-NAME`. Written against version 1 of the protocol and
+`agent-client-protocol` 0.12.1.
 
-Loaded by `perdure.drivers.load`. The agent is not started itself: `acp_bridge` is, which has one turn with it and tells it in lines.
-The command of the agent is the one in `KNOWN`, or the words of the variable PERDURE_ACP_NAME.
+Loaded by `perdure.drivers.load`. The agent is not started itself: `acp_bridge` is, which has one
+turn with it and tells it in lines. The command of the agent is the one in `KNOWN`, or the words of
+the variable PERDURE_ACP_NAME.
 
-What the protocol says of a conversation is no evidence of it, and the agent keeps the same conversation under the same id as its own
-command line: so transcripts, copies, prompts, writers and the words of its failures are left to the agent's native driver. An agent
-that has none is driven without sessions, by `acp_any`.
+What the protocol says of a conversation is no evidence of it, and the agent keeps the same
+conversation under the same id as its own command line: so transcripts, copies, prompts, writers and
+the words of its failures are left to the agent's native driver. An agent that has none is driven
+without sessions, by `acp_any`.
 
-Permissions, set again for every turn: Codex by its modes (its own sandbox; what it asks for beyond that is refused), OpenCode and
-Gemini CLI as on their command lines. Claude Code has only its questions, which are answered by the level; so `read` is refused.
+Permissions, set again for every turn: Codex by its modes (its own sandbox; what it asks for beyond
+that is refused), OpenCode and Gemini CLI as on their command lines. Claude Code has only its
+questions, which are answered by the level; so `read` is refused.
 """
 
 from __future__ import annotations
@@ -52,13 +56,15 @@ BRIDGE = Path(__file__).with_name("acp_bridge.py")
 LABEL = "Prompt: "
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _COMMAND = re.compile(rf"\s*(?:{LABEL}\s*)*/")
-"""A prompt that begins so gets the label before it: agents take `/word` for a command of their own."""
+"""A prompt that begins so gets the label before it: agents take `/word` for a command of their
+own."""
 _OWN = {Permissions.READ: "nothing", Permissions.EDIT: "nothing", Permissions.FULL: "anything"}
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """An agent of which it is known how it is started and kept in bounds. `command`: a program of its own; empty: the native one."""
+    """An agent of which it is known how it is started and kept in bounds. `command`: a program of
+    its own; empty: the native one."""
 
     command: str = ""
     words: tuple[str, ...] = ()
@@ -79,7 +85,11 @@ KNOWN = {
         command="codex-acp",
         install="npm install -g @agentclientprotocol/codex-acp",
         variable="CODEX_PATH",
-        modes={Permissions.READ: "read-only", Permissions.EDIT: "workspace-write", Permissions.FULL: "agent-full-access"},
+        modes={
+            Permissions.READ: "read-only",
+            Permissions.EDIT: "workspace-write",
+            Permissions.FULL: "agent-full-access",
+        },
         fork=True,
         notices=True,
     ),
@@ -93,12 +103,14 @@ KNOWN = {
         fork=True,
     ),
 }
-"""codex-acp 2.6.0, OpenCode 1.18.33, Gemini CLI 0.61.0; claude-agent-acp as documented for 0.100.0, not run by the tests."""
+"""codex-acp 2.6.0, OpenCode 1.18.33, Gemini CLI 0.61.0; claude-agent-acp as documented for 0.100.0,
+not run by the tests."""
 
 
 @dataclass(frozen=True, slots=True)
 class AcpArchive:
-    """An `Archive`: the native driver's, restored into by the agent's program without the words that make it speak ACP."""
+    """An `Archive`: the native driver's, restored into by the agent's program without the words
+    that make it speak ACP."""
 
     native: Archive
     words: tuple[str, ...]
@@ -107,7 +119,8 @@ class AcpArchive:
         return self.native.read(home, session_id)
 
     def find(self, home: Path, mark: str) -> str:
-        """Empty: over ACP a conversation gets no title, and needs none, for its id is told before the model is asked."""
+        """Empty: over ACP a conversation gets no title, and needs none, for its id is told before
+        the model is asked."""
         return ""
 
     def unheard(self, piece: bytes) -> Sequence[AgentEvent]:
@@ -120,7 +133,11 @@ class AcpArchive:
     def restore(self, program: Program, session_id: str, copy: bytes) -> Command:
         command = self.native.restore(program, session_id, copy)
         given = shlex.split(program.path)
-        own = given[: -len(self.words)] if tuple(given[-len(self.words) :]) == self.words else given[:1]
+        own = (
+            given[: -len(self.words)]
+            if tuple(given[-len(self.words) :]) == self.words
+            else given[:1]
+        )
         return replace(command, argv=(*own, *command.argv[1:]))
 
 
@@ -129,7 +146,9 @@ class AcpDriver:
 
     def __init__(self, name: str, native: AgentDriver) -> None:
         self.name, self.native, self.known = f"acp-{name}", native, KNOWN[name]
-        self.archive: Archive | None = AcpArchive(native.archive, self.known.words) if native.archive else None
+        self.archive: Archive | None = (
+            AcpArchive(native.archive, self.known.words) if native.archive else None
+        )
         self.warm: Warm | None = None
         self.variables = native.variables
         self.abilities: Abilities = replace(
@@ -144,21 +163,30 @@ class AcpDriver:
         )
 
     def locate(self, environ: Mapping[str, str]) -> Program:
-        """The agent's whole command, as words of a shell. Raises AgentMissing, also where perdure's own extra is not installed."""
+        """The agent's whole command, as words of a shell. Raises AgentMissing, also where perdure's
+        own extra is not installed."""
         if find_spec("acp") is None:
-            raise AgentMissing(f"{self.name} needs the library agent-client-protocol.", "pip install 'perdure[acp]'")
+            raise AgentMissing(
+                f"{self.name} needs the library agent-client-protocol.",
+                "pip install 'perdure[acp]'",
+            )
         path = environ.get("PATH", os.defpath)
         if given := environ.get(f"PERDURE_{self.name.replace('-', '_').upper()}"):
             words = shlex.split(given)
             if not words or shutil.which(words[0], path=path) is None:
                 raise AgentMissing(f"{self.name} cannot be started: there is no program {given!r}.")
-            return Program(path=shlex.join(words), version=programs.version(Path(shutil.which(words[-1], path=path) or words[0])))
+            return Program(
+                path=shlex.join(words),
+                version=programs.version(Path(shutil.which(words[-1], path=path) or words[0])),
+            )
         if not self.known.command:
             own = self.native.locate(environ)
             return Program(path=shlex.join([own.path, *self.known.words]), version=own.version)
         found = shutil.which(self.known.command, path=path)
         if found is None:
-            raise AgentMissing(f"{self.known.command} is not installed: it is not on PATH.", self.known.install)
+            raise AgentMissing(
+                f"{self.known.command} is not installed: it is not on PATH.", self.known.install
+            )
         words = [found, *self.known.words]
         if self.known.variable and self.known.variable not in environ:
             words = ["env", f"{self.known.variable}={self.native.locate(environ).path}", *words]
@@ -170,13 +198,21 @@ class AcpDriver:
     def refuse(self, launch: Launch) -> str:
         """As on the agent's command line, and a level that nothing enforces."""
         if launch.spec.permissions not in self.known.allow:
-            return f"{self.name} cannot be held to the level {launch.spec.permissions}: it only asks, and may not ask."
+            return (
+                f"{self.name} cannot be held to the level {launch.spec.permissions}: it only asks, "
+                "and may not ask."
+            )
         return self.native.refuse(launch)
 
     def command(self, launch: Launch) -> Command:
         """The bridge, with the order as its argument. Raises ValueError for a bad id."""
         asked, level = launch.continuation, launch.spec.permissions
-        if asked.rung is Rung.PATH or asked.kind not in (Start.FRESH, Start.REBUILD, Start.RESUME, Start.FORK):
+        if asked.rung is Rung.PATH or asked.kind not in (
+            Start.FRESH,
+            Start.REBUILD,
+            Start.RESUME,
+            Start.FORK,
+        ):
             raise ValueError(f"ACP has no continuation {asked.kind} by {asked.rung}")
         goes_on = asked.kind in (Start.RESUME, Start.FORK)
         order = {
@@ -194,10 +230,13 @@ class AcpDriver:
             "hold": self._hold(launch) if goes_on else "",
         }
         argv = (sys.executable, "-P", str(BRIDGE), json.dumps(order))
-        return Command(argv=argv, stdin=self._sent(launch.prompt).encode(), env=self._fresh(launch).env)
+        return Command(
+            argv=argv, stdin=self._sent(launch.prompt).encode(), env=self._fresh(launch).env
+        )
 
     def _fresh(self, launch: Launch) -> Command:
-        """What the native driver would start for a new conversation: its variables and flags hold here too."""
+        """What the native driver would start for a new conversation: its variables and flags hold
+        here too."""
         return self.native.command(replace(launch, continuation=Continuation(kind=Start.FRESH)))
 
     def _checked(self, session_id: str, launch: Launch) -> str:
@@ -207,19 +246,26 @@ class AcpDriver:
         return session_id
 
     def _arguments(self, launch: Launch) -> list[str]:
-        """For Gemini CLI the flags of its command line hold over ACP too; the others get the user's own arguments."""
+        """For Gemini CLI the flags of its command line hold over ACP too; the others get the user's
+        own arguments."""
         if self.native.name != "gemini":
             return list(launch.spec.agent_args)
-        return [word for word in self._fresh(launch).argv[1:] if word != "--output-format=stream-json"]
+        return [
+            word for word in self._fresh(launch).argv[1:] if word != "--output-format=stream-json"
+        ]
 
     def _directories(self, launch: Launch) -> Sequence[Path]:
         """What Codex's sandbox must let it write for a commit."""
-        commits = self.native.name == "codex" and launch.spec.permissions is Permissions.EDIT and not launch.spec.here
+        commits = (
+            self.native.name == "codex"
+            and launch.spec.permissions is Permissions.EDIT
+            and not launch.spec.here
+        )
         return codex.git_roots(Path(launch.cwd)) if commits else ()
 
     def _hold(self, launch: Launch) -> str:
-        """The file that Gemini CLI 0.61.0 would empty by loading the conversation again within one minute: it is waited until the
-        minute is over."""
+        """The file that Gemini CLI 0.61.0 would empty by loading the conversation again within one
+        minute: it is waited until the minute is over."""
         if self.native.name != "gemini":
             return ""
         return f"tmp/*/chats/session-%Y-%m-%dT%H-%M-{launch.continuation.session_id[:8]}.jsonl"
@@ -240,17 +286,24 @@ class AcpDriver:
         return self.native.belongings(transcript)
 
     def prompts(self, transcript: bytes) -> Sequence[Prompt]:
-        return tuple(Prompt(self._original(prompt.text)) for prompt in self.native.prompts(transcript))
+        return tuple(
+            Prompt(self._original(prompt.text)) for prompt in self.native.prompts(transcript)
+        )
 
     def _sent(self, prompt: str) -> str:
-        """The prompt with a word before what an agent would take for a command. Gemini's own driver knows more of those."""
+        """The prompt with a word before what an agent would take for a command. Gemini's own driver
+        knows more of those."""
         if self.native.name == "gemini":
             return gemini_files.sent(prompt)
         return f"{LABEL}{prompt}" if _COMMAND.match(prompt) else prompt
 
     def _original(self, words: str) -> str:
         """What was to be sent; Gemini's own driver has taken the word away already."""
-        return words.removeprefix(LABEL) if self.native.name != "gemini" and _COMMAND.match(words) else words
+        return (
+            words.removeprefix(LABEL)
+            if self.native.name != "gemini" and _COMMAND.match(words)
+            else words
+        )
 
     def conversations(self, home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
         return self.native.conversations(home, limit, only)
@@ -291,7 +344,8 @@ class AcpDriver:
         return self.native.by_hand(replace(launch, program=Program(path=self.native.name)))
 
     def writers(self, home: Path, session_id: str) -> Sequence[int]:
-        """By the agent's own register; where it has none, also the bridges whose order names the conversation."""
+        """By the agent's own register; where it has none, also the bridges whose order names the
+        conversation."""
         own = self.native.writers(home, session_id)
         return own if self.native.name == "codex" else sorted({*own, *_bridges(home, session_id)})
 
@@ -303,20 +357,27 @@ def _bridges(home: Path, session_id: str) -> Iterator[int]:
             continue
         with suppress(OSError):
             words = (entry / "cmdline").read_bytes().split(b"\0")
-            order = lines.read(words[3]) if len(words) > 3 and words[2].endswith(b"/acp_bridge.py") else None
+            order = (
+                lines.read(words[3])
+                if len(words) > 3 and words[2].endswith(b"/acp_bridge.py")
+                else None
+            )
             if order and order.get("session") == session_id and order.get("home") == str(home):
                 yield int(entry.name)
 
 
 def make(name: str) -> AgentDriver:
-    """The driver of `acp-NAME`: with sessions, where a native driver can read its conversations. Raises AgentMissing for what can be no
-    name."""
+    """The driver of `acp-NAME`: with sessions, where a native driver can read its conversations.
+    Raises AgentMissing for what can be no name."""
     from perdure.drivers import load
 
     if name in KNOWN:
         return AcpDriver(name, load(name))
     if not _NAME.fullmatch(name):
-        raise AgentMissing(f"There is no agent named 'acp-{name}'.", f"One of: {', '.join(f'acp-{known}' for known in sorted(KNOWN))}.")
+        raise AgentMissing(
+            f"There is no agent named 'acp-{name}'.",
+            f"One of: {', '.join(f'acp-{known}' for known in sorted(KNOWN))}.",
+        )
     from perdure.drivers.acp_any import AnyAcpDriver
 
     return AnyAcpDriver(name)

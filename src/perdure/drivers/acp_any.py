@@ -1,9 +1,12 @@
-"""The driver for any other agent that speaks ACP: `acp-NAME`, where PERDURE_ACP_NAME holds its command.
+"""The driver for any other agent that speaks ACP: `acp-NAME`, where PERDURE_ACP_NAME holds its
+command.
 
-Made by `acp.make`. perdure does not know where such an agent keeps its conversations, so it can never prove by itself that one went
-on. An agent that offers to load its conversations replays them: the bridge holds the replay against what perdure knows, before the
-prompt is sent. One that only offers to resume them is believed. One that offers neither begins a new conversation in each attempt, and
-is given the project map. What reaches the agent of the user's environment besides the ordinary variables is named with `--env`.
+Made by `acp.make`. perdure does not know where such an agent keeps its conversations, so it can
+never prove by itself that one went on. An agent that offers to load its conversations replays them:
+the bridge holds the replay against what perdure knows, before the prompt is sent. One that only
+offers to resume them is believed. One that offers neither begins a new conversation in each
+attempt, and is given the project map. What reaches the agent of the user's environment besides the
+ordinary variables is named with `--env`.
 """
 
 from __future__ import annotations
@@ -22,11 +25,25 @@ from perdure.drivers.acp import BRIDGE
 from perdure.errors import AgentMissing
 from perdure.events import AgentEvent
 from perdure.mending import Mended
-from perdure.model import Command, Conversation, Exit, Fill, Launch, Loaded, Outcome, Permissions, Program, Reply, Start, Usage
+from perdure.model import (
+    Command,
+    Conversation,
+    Exit,
+    Fill,
+    Launch,
+    Loaded,
+    Outcome,
+    Permissions,
+    Program,
+    Reply,
+    Start,
+    Usage,
+)
 from perdure.protocols import Abilities, Archive, Prompt, Retention, Spoken, Warm
 
 ALLOW = {Permissions.EDIT: "work", Permissions.FULL: "anything"}
-"""What is granted when it asks, in the bridge's words. Nothing else holds it, so `read` is refused."""
+"""What is granted when it asks, in the bridge's words. Nothing else holds it, so `read` is
+refused."""
 
 
 class AnyAcpDriver:
@@ -52,12 +69,16 @@ class AnyAcpDriver:
     def locate(self, environ: Mapping[str, str]) -> Program:
         """The agent's whole command, as words of a shell. Raises AgentMissing."""
         if find_spec("acp") is None:
-            raise AgentMissing(f"{self.name} needs the library agent-client-protocol.", "pip install 'perdure[acp]'")
+            raise AgentMissing(
+                f"{self.name} needs the library agent-client-protocol.",
+                "pip install 'perdure[acp]'",
+            )
         given = environ.get(self.variable, "")
         words = shlex.split(given)
         if not words:
             raise AgentMissing(
-                f"There is no agent named {self.name!r}.", f"For an agent of your own that speaks ACP: {self.variable}=COMMAND"
+                f"There is no agent named {self.name!r}.",
+                f"For an agent of your own that speaks ACP: {self.variable}=COMMAND",
             )
         found = shutil.which(words[0], path=environ.get("PATH", os.defpath))
         if found is None:
@@ -70,7 +91,10 @@ class AnyAcpDriver:
 
     def refuse(self, launch: Launch) -> str:
         if launch.spec.permissions not in ALLOW:
-            return f"{self.name} cannot be held to the level {launch.spec.permissions}: it only asks, and may not ask."
+            return (
+                f"{self.name} cannot be held to the level {launch.spec.permissions}: it only asks, "
+                "and may not ask."
+            )
         return ""
 
     def command(self, launch: Launch) -> Command:
@@ -94,7 +118,10 @@ class AnyAcpDriver:
             "home": launch.home,
             "hold": "",
         }
-        return Command(argv=(sys.executable, "-P", str(BRIDGE), json.dumps(order)), stdin=launch.prompt.encode("utf-8", "replace"))
+        return Command(
+            argv=(sys.executable, "-P", str(BRIDGE), json.dumps(order)),
+            stdin=launch.prompt.encode("utf-8", "replace"),
+        )
 
     def parse(self, line: bytes) -> Sequence[AgentEvent]:
         return acp_events.parse(line)
@@ -106,7 +133,8 @@ class AnyAcpDriver:
         """A new start of the agent: nothing is known of how to go on."""
         return Command(argv=tuple(shlex.split(launch.program.path)), stdin=b"")
 
-    # Where its conversations lie, and what they look like, nobody here knows: they are looked for and never found.
+    # Where its conversations lie, and what they look like, nobody here knows: they are looked for
+    # and never found.
 
     def transcript(self, home: Path, session_id: str) -> Path | None:
         return None

@@ -1,7 +1,8 @@
 """The lines of `acp_bridge` as events. Pure; written against version 1 of the protocol.
 
-An agent tells its usage, if at all, once at the end of a turn, and for that turn alone. Its words come in pieces. What it wants to
-run is named in fields that differ from agent to agent, so the command is looked for in several.
+An agent tells its usage, if at all, once at the end of a turn, and for that turn alone. Its words
+come in pieces. What it wants to run is named in fields that differ from agent to agent, so the
+command is looked for in several.
 """
 
 from __future__ import annotations
@@ -70,14 +71,35 @@ def _marked(found: dict[str, Any]) -> Sequence[AgentEvent]:
     marks, session = found.get("marks"), lines.text(found.get("session"), SUMMARY)
     if not isinstance(marks, list) or not session:
         return ()
-    return (ItemsMarked(session, tuple(lines.text(mark, SUMMARY) for mark in marks), ended=found.get("ended") is True),)
+    return (
+        ItemsMarked(
+            session,
+            tuple(lines.text(mark, SUMMARY) for mark in marks),
+            ended=found.get("ended") is True,
+        ),
+    )
 
 
 def _started(call: Any) -> ToolStarted:
-    name = next((word for key in ("name", "kind", "title") if (word := lines.text(lines.part(call, key), SUMMARY))), "tool")
+    name = next(
+        (
+            word
+            for key in ("name", "kind", "title")
+            if (word := lines.text(lines.part(call, key), SUMMARY))
+        ),
+        "tool",
+    )
     command = lines.part(call, "rawInput", "command")
-    words = " ".join(word for word in command if isinstance(word, str)) if isinstance(command, list) else lines.text(command, SUMMARY)
-    return ToolStarted(_id(call), name, lines.text(words, SUMMARY) or lines.text(lines.part(call, "title"), SUMMARY))
+    words = (
+        " ".join(word for word in command if isinstance(word, str))
+        if isinstance(command, list)
+        else lines.text(command, SUMMARY)
+    )
+    return ToolStarted(
+        _id(call),
+        name,
+        lines.text(words, SUMMARY) or lines.text(lines.part(call, "title"), SUMMARY),
+    )
 
 
 def _id(call: Any) -> str:
@@ -90,14 +112,19 @@ def _update(update: Any) -> Sequence[AgentEvent]:
         said = lines.text(lines.part(update, "content", "text"))
         return (SaidPart(said),) if said else ()
     if kind in ("tool_call", "tool_call_update") and status in ("completed", "failed"):
-        code = lines.part(update, "_meta", "terminal_exit", "exit_code") or lines.part(update, "rawOutput", "metadata", "exit")
+        code = lines.part(update, "_meta", "terminal_exit", "exit_code") or lines.part(
+            update, "rawOutput", "metadata", "exit"
+        )
         return (ToolEnded(_id(update), status == "completed" and not code, _output(update)),)
     return ()
 
 
 def _output(update: Any) -> str:
     raw = lines.text(lines.part(update, "rawOutput", "output"), SUMMARY)
-    told = (lines.text(lines.part(item, "content", "text"), SUMMARY) for item in lines.items(lines.part(update, "content")))
+    told = (
+        lines.text(lines.part(item, "content", "text"), SUMMARY)
+        for item in lines.items(lines.part(update, "content"))
+    )
     return raw or next((words for words in told if words), "")
 
 
@@ -105,12 +132,24 @@ def _end(found: dict[str, Any]) -> Sequence[AgentEvent]:
     used = (UsageSeen(_usage(found["usage"])),) if isinstance(found.get("usage"), dict) else ()
     stop = lines.text(found.get("stop"), SUMMARY)
     ok = stop == "end_turn"
-    return (*used, TurnEnded(ok=ok, text="" if ok else f"the turn ended with the reason {stop!r}", turns=1, facts={"stop": stop}))
+    return (
+        *used,
+        TurnEnded(
+            ok=ok,
+            text="" if ok else f"the turn ended with the reason {stop!r}",
+            turns=1,
+            facts={"stop": stop},
+        ),
+    )
 
 
 def _usage(used: Any) -> Usage:
-    """Of one turn. The agents take the cached parts out of the input; here they are put back, as everywhere in perdure."""
-    cached, written = lines.whole(lines.part(used, "cachedReadTokens")), lines.whole(lines.part(used, "cachedWriteTokens"))
+    """Of one turn. The agents take the cached parts out of the input; here they are put back, as
+    everywhere in perdure."""
+    cached, written = (
+        lines.whole(lines.part(used, "cachedReadTokens")),
+        lines.whole(lines.part(used, "cachedWriteTokens")),
+    )
     return Usage(
         input=lines.whole(lines.part(used, "inputTokens")) + cached + written,
         output=lines.whole(lines.part(used, "outputTokens")),
@@ -121,10 +160,18 @@ def _usage(used: Any) -> Usage:
 
 def _error(found: dict[str, Any]) -> TurnEnded:
     """The agent's message and what its `data` says beyond it."""
-    more = (lines.text(lines.part(found, "data", key), SUMMARY) for key in ("details", "message", "errorName", "codexErrorInfo"))
-    words = ": ".join(dict.fromkeys(word for word in (lines.text(found.get("message")), *more) if word))
+    more = (
+        lines.text(lines.part(found, "data", key), SUMMARY)
+        for key in ("details", "message", "errorName", "codexErrorInfo")
+    )
+    words = ": ".join(
+        dict.fromkeys(word for word in (lines.text(found.get("message")), *more) if word)
+    )
     code = found.get("code")
-    facts = {"stage": lines.text(found.get("stage"), SUMMARY), "code": str(code) if isinstance(code, int) else "0"}
+    facts = {
+        "stage": lines.text(found.get("stage"), SUMMARY),
+        "code": str(code) if isinstance(code, int) else "0",
+    }
     if found.get("missing") is True:
         facts["missing"] = "yes"
     if found.get("lacking") is True:

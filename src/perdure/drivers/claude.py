@@ -1,16 +1,22 @@
-"""The driver for Claude Code: how it is started, and what its output and files mean. Written against 2.1.329.
+"""The driver for Claude Code: how it is started, and what its output and files mean. Written
+against 2.1.329.
 
-Loaded by `perdure.drivers.load`. The events, the classifier and the files have rooms of their own beside this one.
+Loaded by `perdure.drivers.load`. The events, the classifier and the files have rooms of their own
+beside this one.
 
 Permissions, and why these flags:
 
-- `read`: `dontAsk` denies whatever would be asked for, so only reading tools and shell commands that the CLI knows to be
-  harmless run; the editing tools are taken away as well, because the user's own settings may allow them.
-- `edit`: files in the workdir may be changed (`acceptEdits`) and any shell command runs (`Bash` allowed): tests and git are of
-  no use otherwise. A shell command is not confined to the workdir. Everything else that would be asked for is denied.
-- `full`: nothing is asked. As root the CLI refuses this unless IS_SANDBOX=1 is in the user's environment.
+- `read`: `dontAsk` denies whatever would be asked for, so only reading tools and shell commands
+  that the CLI knows to be harmless run; the editing tools are taken away as well, because the
+  user's own settings may allow them.
+- `edit`: files in the workdir may be changed (`acceptEdits`) and any shell command runs (`Bash`
+  allowed): tests and git are of no use otherwise. A shell command is not confined to the workdir.
+  Everything else that would be asked for is denied.
+- `full`: nothing is asked. As root the CLI refuses this unless IS_SANDBOX=1 is in the user's
+  environment.
 
-A word `@file` in a prompt is replaced by nothing, but the CLI adds the file to the request, as it does for a person.
+A word `@file` in a prompt is replaced by nothing, but the CLI adds the file to the request, as it
+does for a person.
 """
 
 from __future__ import annotations
@@ -20,14 +26,36 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from perdure.config.home import user_home
-from perdure.drivers import claude_events, claude_files, claude_loads, claude_outcome, programs, refusals, retention
+from perdure.drivers import (
+    claude_events,
+    claude_files,
+    claude_loads,
+    claude_outcome,
+    programs,
+    refusals,
+    retention,
+)
 from perdure.drivers.claude_settings import FLAG, NEEDED, settings
 from perdure.drivers.claude_warm import ClaudeWarm
 from perdure.drivers.ids import checked
 from perdure.events import AgentEvent
 from perdure.mending import Mended
 from perdure.mending import claude as claude_mending
-from perdure.model import Command, Conversation, Exit, Fill, Launch, Loaded, Outcome, Permissions, Program, Reply, Rung, Start, Usage
+from perdure.model import (
+    Command,
+    Conversation,
+    Exit,
+    Fill,
+    Launch,
+    Loaded,
+    Outcome,
+    Permissions,
+    Program,
+    Reply,
+    Rung,
+    Start,
+    Usage,
+)
 from perdure.protocols import Abilities, Prompt, Retention, Spoken, Warm
 
 PACKAGE = programs.Package("claude", "PERDURE_CLAUDE", "@anthropic-ai", "claude-code", "claude")
@@ -41,14 +69,30 @@ _PERMISSIONS = {
     Permissions.FULL: ("--permission-mode=bypassPermissions",),
 }
 
-_UNATTENDED = {"DISABLE_AUTOUPDATER": "1", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "CLAUDE_CODE_MAX_RETRIES": "3"}
-"""Defaults, which the user's own variables go before. Three tries of the CLI's own (ten take minutes): perdure waits better."""
+_UNATTENDED = {
+    "DISABLE_AUTOUPDATER": "1",
+    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+    "CLAUDE_CODE_MAX_RETRIES": "3",
+}
+"""Defaults, which the user's own variables go before. Three tries of the CLI's own (ten take
+minutes): perdure waits better."""
 
 ANSWER = 20_000
-"""Tokens of a window that 2.1.329 keeps free for the answer: with 50 % of 1,000,000 it compacts at 490,000."""
+"""Tokens of a window that 2.1.329 keeps free for the answer: with 50 % of 1,000,000 it compacts at
+490,000."""
 
 _RESERVED = frozenset(
-    {"-c", "--continue", "-r", "--resume", "--session-id", "--fork-session", "--resume-session-at", "--no-session-persistence", "--from-pr"}
+    {
+        "-c",
+        "--continue",
+        "-r",
+        "--resume",
+        "--session-id",
+        "--fork-session",
+        "--resume-session-at",
+        "--no-session-persistence",
+        "--from-pr",
+    }
     | {"--resume-drops-turn", "-w", "--worktree", "--teleport", "--remote"}
     | {
         "-p",
@@ -96,21 +140,50 @@ class ClaudeDriver:
             "BASH_*_TIMEOUT_MS",
             "MCP_*TIMEOUT",
         ),
-        *("MAX_THINKING_TOKENS", "MAX_MCP_OUTPUT_TOKENS", "ENABLE_TOOL_SEARCH", "USE_BUILTIN_RIPGREP"),
-        *("AWS_*", "GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT", "CLOUD_ML_REGION", "VERTEX_REGION_*"),
-        *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy"),
+        *(
+            "MAX_THINKING_TOKENS",
+            "MAX_MCP_OUTPUT_TOKENS",
+            "ENABLE_TOOL_SEARCH",
+            "USE_BUILTIN_RIPGREP",
+        ),
+        *(
+            "AWS_*",
+            "GOOGLE_APPLICATION_CREDENTIALS",
+            "GOOGLE_CLOUD_PROJECT",
+            "GCLOUD_PROJECT",
+            "CLOUD_ML_REGION",
+            "VERTEX_REGION_*",
+        ),
+        *(
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "NO_PROXY",
+            "ALL_PROXY",
+            "http_proxy",
+            "https_proxy",
+            "no_proxy",
+            "all_proxy",
+        ),
         *("NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "SSL_CERT_DIR"),
-        *("!CLAUDE_CODE_SESSION_*", "!CLAUDE_CODE_CHILD_*", "!CLAUDE_CODE_MESSAGING_*", "!CLAUDE_CODE_ENTRYPOINT", "!CLAUDE_CODE_EXECPATH"),
+        *(
+            "!CLAUDE_CODE_SESSION_*",
+            "!CLAUDE_CODE_CHILD_*",
+            "!CLAUDE_CODE_MESSAGING_*",
+            "!CLAUDE_CODE_ENTRYPOINT",
+            "!CLAUDE_CODE_EXECPATH",
+        ),
         *("!CLAUDE_CODE_SSE_PORT", "!CLAUDE_CODE_RESUME_*", "!CLAUDE_CODE_SKIP_PROMPT_HISTORY"),
     )
-    """`!pattern` takes names out again: what a running Claude Code sets for its children would tie the agent to that session,
-    and two settings would resume by themselves or keep the conversation from being saved."""
+    """`!pattern` takes names out again: what a running Claude Code sets for its children would tie
+    the agent to that session, and two settings would resume by themselves or keep the conversation
+    from being saved."""
 
     def __init__(self) -> None:
         self.warm = ClaudeWarm(self.command)
 
     def locate(self, environ: Mapping[str, str]) -> Program:
-        """PERDURE_CLAUDE, else the first `claude` on PATH; the npm wrapper is followed to the native program."""
+        """PERDURE_CLAUDE, else the first `claude` on PATH; the npm wrapper is followed to the
+        native program."""
         return programs.locate(PACKAGE, environ)
 
     def home(self, environ: Mapping[str, str]) -> Path:
@@ -120,24 +193,51 @@ class ClaudeDriver:
     def refuse(self, launch: Launch) -> str:
         """A prompt that is empty or too long, arguments that are perdure's to set."""
         if len(claude_files.sent(launch.prompt).encode("utf-8", "replace")) > MAX_PROMPT_BYTES:
-            return f"The prompt is longer than the {MAX_PROMPT_BYTES // 1024 // 1024} MB that Claude Code takes; put it into a file."
-        return refusals.prompt(launch) or refusals.arguments(launch, _RESERVED) or settings(launch).problem
+            return (
+                f"The prompt is longer than the {MAX_PROMPT_BYTES // 1024 // 1024} MB that Claude "
+                "Code takes; put it into a file."
+            )
+        return (
+            refusals.prompt(launch)
+            or refusals.arguments(launch, _RESERVED)
+            or settings(launch).problem
+        )
 
     def command(self, launch: Launch) -> Command:
-        """The prompt goes by stdin, so that no flag can eat it and none of it is read as a flag. Raises ValueError for a bad id."""
-        argv = [launch.program.path, "-p", "--output-format=stream-json", "--verbose", *_conversation(launch)]
-        # Only these lines tell what a reply costs when it begins: an agent that is killed in one has told it before.
+        """The prompt goes by stdin, so that no flag can eat it and none of it is read as a flag.
+        Raises ValueError for a bad id."""
+        argv = [
+            launch.program.path,
+            "-p",
+            "--output-format=stream-json",
+            "--verbose",
+            *_conversation(launch),
+        ]
+        # Only these lines tell what a reply costs when it begins: an agent that is killed in one
+        # has told it before.
         argv.append("--include-partial-messages")
         own = settings(launch)
         argv += [own.argument, *_PERMISSIONS[launch.spec.permissions]]
         if launch.spec.model:
             argv.append(f"--model={launch.spec.model}")
-        if launch.budget_usd and not any(argument.startswith("--max-budget-usd") for argument in launch.spec.agent_args):
-            # It counts this process alone, also after a resume (2.1.329), and is looked at after each reply.
+        if launch.budget_usd and not any(
+            argument.startswith("--max-budget-usd") for argument in launch.spec.agent_args
+        ):
+            # It counts this process alone, also after a resume (2.1.329), and is looked at after
+            # each reply.
             argv.append(f"--max-budget-usd={launch.budget_usd:.6f}")
-        env = {name: value for name, value in {**_UNATTENDED, **_compact(launch)}.items() if name not in launch.spec.env}
+        env = {
+            name: value
+            for name, value in {**_UNATTENDED, **_compact(launch)}.items()
+            if name not in launch.spec.env
+        }
         notes = (own.note,) if own.note else ()
-        return Command(argv=(*argv, *own.rest), stdin=claude_files.sent(launch.prompt).encode(), env=env, notes=notes)
+        return Command(
+            argv=(*argv, *own.rest),
+            stdin=claude_files.sent(launch.prompt).encode(),
+            env=env,
+            notes=notes,
+        )
 
     def parse(self, line: bytes) -> Sequence[AgentEvent]:
         return claude_events.parse(line)
@@ -192,7 +292,12 @@ class ClaudeDriver:
 
     def by_hand(self, launch: Launch) -> Command:
         """With the same guard against the clean-up as an attempt has."""
-        argv = [launch.program.path, "--resume", checked(launch.continuation.session_id), f"{FLAG}={json.dumps(NEEDED)}"]
+        argv = [
+            launch.program.path,
+            "--resume",
+            checked(launch.continuation.session_id),
+            f"{FLAG}={json.dumps(NEEDED)}",
+        ]
         argv += [f"--model={launch.spec.model}"] if launch.spec.model else []
         return Command(argv=tuple(argv), stdin=b"", env={"CLAUDE_CONFIG_DIR": launch.home})
 
@@ -209,7 +314,10 @@ def _conversation(launch: Launch) -> list[str]:
         case Start.RESUME if asked.rung is Rung.PATH:
             path = Path(launch.transcript)
             if not path.is_absolute() or path.name != f"{checked(asked.session_id)}.jsonl":
-                raise ValueError(f"{launch.transcript!r} is not the transcript of {asked.session_id}: nothing of the turn would be saved")
+                raise ValueError(
+                    f"{launch.transcript!r} is not the transcript of {asked.session_id}: nothing "
+                    "of the turn would be saved"
+                )
             return [f"--resume={path}"]
         case Start.RESUME:
             return [f"--resume={checked(asked.session_id)}"]
@@ -231,12 +339,16 @@ def _compact(launch: Launch) -> dict[str, str]:
 
 
 def _fork(launch: Launch) -> list[str]:
-    """The fork's own id, and the point of the parent's transcript (which is read here) that it goes on from."""
+    """The fork's own id, and the point of the parent's transcript (which is read here) that it goes
+    on from."""
     asked = launch.continuation
     named = [f"--session-id={checked(asked.fork_id)}"] if asked.fork_id else []
     if not asked.fork_at:
         return named
-    return [*named, f"--resume-session-at={claude_files.end_of_turn(Path(launch.transcript).read_bytes(), asked.fork_at)}"]
+    return [
+        *named,
+        f"--resume-session-at={claude_files.end_of_turn(Path(launch.transcript).read_bytes(), asked.fork_at)}",
+    ]
 
 
 DRIVER = ClaudeDriver()

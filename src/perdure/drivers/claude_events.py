@@ -1,7 +1,8 @@
 """Claude Code's `stream-json` lines as events. Pure.
 
-Read from 2.1.329 (`claude -p --output-format stream-json --verbose`). One run may print several pairs of `init` and `result`:
-a background task that ends starts another turn. Each `result` counts what was used since the one before.
+Read from 2.1.329 (`claude -p --output-format stream-json --verbose`). One run may print several
+pairs of `init` and `result`: a background task that ends starts another turn. Each `result` counts
+what was used since the one before.
 """
 
 from __future__ import annotations
@@ -32,8 +33,19 @@ from perdure.model import Reply, Usage
 SUMMARY = 500
 _PIECE = b'{"type":"stream_event"'
 _COUNTS = (b'"message_start"', b'"message_delta"')
-"""The events of a reply that tell its usage. The others are its words, which come whole later, and there are thousands of them."""
-_ARGUMENTS = ("command", "file_path", "notebook_path", "pattern", "url", "query", "description", "prompt", "skill")
+"""The events of a reply that tell its usage. The others are its words, which come whole later, and
+there are thousands of them."""
+_ARGUMENTS = (
+    "command",
+    "file_path",
+    "notebook_path",
+    "pattern",
+    "url",
+    "query",
+    "description",
+    "prompt",
+    "skill",
+)
 _FACTS = (
     "subtype",
     "terminal_reason",
@@ -44,8 +56,17 @@ _FACTS = (
     "startup_failure_reason",
     "result_index",
 )
-_QUIET = frozenset({"command_lifecycle", "control_request", "control_response", "transcript_mirror", "prompt_suggestion"})
-"""Known types that say nothing about the attempt; so do all subtypes of `system` that are not read below."""
+_QUIET = frozenset(
+    {
+        "command_lifecycle",
+        "control_request",
+        "control_response",
+        "transcript_mirror",
+        "prompt_suggestion",
+    }
+)
+"""Known types that say nothing about the attempt; so do all subtypes of `system` that are not read
+below."""
 
 
 def parse(line: bytes) -> Sequence[AgentEvent]:
@@ -79,22 +100,43 @@ def parse(line: bytes) -> Sequence[AgentEvent]:
 def _system(found: dict[str, Any]) -> Sequence[AgentEvent]:
     match found.get("subtype"):
         case "init":
-            version, model = lines.text(found.get("claude_code_version"), SUMMARY), lines.text(found.get("model"), SUMMARY)
-            return (SessionSeen(lines.text(found.get("session_id"), SUMMARY), version, model), TurnStarted())
+            version, model = (
+                lines.text(found.get("claude_code_version"), SUMMARY),
+                lines.text(found.get("model"), SUMMARY),
+            )
+            return (
+                SessionSeen(lines.text(found.get("session_id"), SUMMARY), version, model),
+                TurnStarted(),
+            )
         case "api_retry":
             status = found.get("error_status")
-            return (RetrySeen(lines.whole(status) if status is not None else None, lines.text(found.get("error"), SUMMARY)),)
+            return (
+                RetrySeen(
+                    lines.whole(status) if status is not None else None,
+                    lines.text(found.get("error"), SUMMARY),
+                ),
+            )
         case "compact_boundary":
-            return (ContextSeen(lines.whole(lines.part(found, "compact_metadata", "post_tokens")), compacted=True),)
+            return (
+                ContextSeen(
+                    lines.whole(lines.part(found, "compact_metadata", "post_tokens")),
+                    compacted=True,
+                ),
+            )
         case "session_writes_lost":
             lost = ", ".join(str(what) for what in found.get("lost") or () if isinstance(what, str))
-            return (WritesLost(lines.text(f"{lines.text(found.get('error_code'))} {lost}".strip(), SUMMARY)),)
+            return (
+                WritesLost(
+                    lines.text(f"{lines.text(found.get('error_code'))} {lost}".strip(), SUMMARY)
+                ),
+            )
         case _:
             return ()
 
 
 def _said(found: dict[str, Any]) -> Iterator[AgentEvent]:
-    """An API error is no word of the agent, though the CLI prints it as one; the result repeats it."""
+    """An API error is no word of the agent, though the CLI prints it as one; the result repeats
+    it."""
     if found.get("is_api_error_message") is True or found.get("error") is not None:
         return
     if (reply := claude_files.reply(found.get("message"))) is not None:
@@ -114,7 +156,9 @@ def _said(found: dict[str, Any]) -> Iterator[AgentEvent]:
 def _counted(found: dict[str, Any]) -> Sequence[AgentEvent]:
     """What a reply has used: its input when it starts, its output when it ends."""
     event = found.get("event")
-    message = lines.part(event, "message") if lines.part(event, "type") == "message_start" else event
+    message = (
+        lines.part(event, "message") if lines.part(event, "type") == "message_start" else event
+    )
     reply = claude_files.reply(message)
     if reply is None:
         return ()
@@ -127,14 +171,25 @@ def _argument(given: Any) -> str:
     if not isinstance(given, dict):
         return ""
     named = (given.get(key) for key in _ARGUMENTS)
-    return next((lines.text(value, SUMMARY) for value in (*named, *given.values()) if isinstance(value, str) and value), "")
+    return next(
+        (
+            lines.text(value, SUMMARY)
+            for value in (*named, *given.values())
+            if isinstance(value, str) and value
+        ),
+        "",
+    )
 
 
 def _tools_ended(found: dict[str, Any]) -> Iterator[AgentEvent]:
     for block in lines.items(lines.part(found, "message", "content")):
         if block.get("type") == "tool_result":
             content = block.get("content")
-            output = content if isinstance(content, str) else "\n".join(lines.text(item.get("text")) for item in lines.items(content))
+            output = (
+                content
+                if isinstance(content, str)
+                else "\n".join(lines.text(item.get("text")) for item in lines.items(content))
+            )
             tool_id = lines.text(block.get("tool_use_id"), SUMMARY)
             ok = block.get("is_error") is not True
             aside = bool(found.get("parent_tool_use_id"))
@@ -147,13 +202,25 @@ def _limit(found: dict[str, Any]) -> Sequence[AgentEvent]:
     if lines.part(limit, "status") != "rejected":
         return ()
     until = lines.whole(lines.part(limit, "resetsAt")) * 1000
-    return (LimitSeen(lines.text(lines.part(limit, "rateLimitType"), SUMMARY) or "usage limit", until or None),)
+    return (
+        LimitSeen(
+            lines.text(lines.part(limit, "rateLimitType"), SUMMARY) or "usage limit", until or None
+        ),
+    )
 
 
 def _result(found: dict[str, Any]) -> Sequence[AgentEvent]:
     turns = lines.whole(found.get("num_turns"))
-    errors = [lines.text(error) for error in found.get("errors") or () if isinstance(error, str)] if _is_list(found, "errors") else []
-    facts = {name: lines.text(str(found[name]), SUMMARY) for name in _FACTS if isinstance(found.get(name), (str, int))}
+    errors = (
+        [lines.text(error) for error in found.get("errors") or () if isinstance(error, str)]
+        if _is_list(found, "errors")
+        else []
+    )
+    facts = {
+        name: lines.text(str(found[name]), SUMMARY)
+        for name in _FACTS
+        if isinstance(found.get(name), (str, int))
+    }
     if denials := len(lines.items(found.get("permission_denials"))):
         facts["permission_denials"] = str(denials)
     ended = TurnEnded(
@@ -164,23 +231,31 @@ def _result(found: dict[str, Any]) -> Sequence[AgentEvent]:
     )
     if not turns:
         return (ended,)
-    return (SessionSeen(lines.text(found.get("session_id"), SUMMARY)), *_windows(found), UsageSeen(_usage(found)), ended)
+    return (
+        SessionSeen(lines.text(found.get("session_id"), SUMMARY)),
+        *_windows(found),
+        UsageSeen(_usage(found)),
+        ended,
+    )
 
 
 def _windows(found: dict[str, Any]) -> Sequence[AgentEvent]:
     """What each model takes; those of subagents are among them."""
     models = found.get("modelUsage")
     told = models.items() if isinstance(models, dict) else ()
-    sizes = ((lines.text(name, SUMMARY), lines.whole(lines.part(model, "contextWindow"))) for name, model in told)
+    sizes = (
+        (lines.text(name, SUMMARY), lines.whole(lines.part(model, "contextWindow")))
+        for name, model in told
+    )
     return tuple(ContextSeen(window=size, model=name) for name, size in sizes if size)
 
 
 def _usage(found: dict[str, Any]) -> Usage:
-    """What was used since the last result, by all models: `usage` is without the CLI's own requests beside the conversation. The input is
-    counted with its cached parts, which the API counts apart.
+    """What was used since the last result, by all models: `usage` is without the CLI's own requests
+    beside the conversation. The input is counted with its cached parts, which the API counts apart.
 
-    `total_cost_usd` runs on over resumes since some version after 2.1.240, so it is read only where the CLI is too old to
-    say what the turn cost (then it counts the process alone).
+    `total_cost_usd` runs on over resumes since some version after 2.1.240, so it is read only where
+    the CLI is too old to say what the turn cost (then it counts the process alone).
     """
     models = found.get("model_usage_since_last_result")
     if isinstance(models, dict) and models:
@@ -190,7 +265,10 @@ def _usage(found: dict[str, Any]) -> Usage:
 
 
 def _of_model(told: Any) -> Usage:
-    cached, written = lines.whole(lines.part(told, "cacheReadInputTokens")), lines.whole(lines.part(told, "cacheCreationInputTokens"))
+    cached, written = (
+        lines.whole(lines.part(told, "cacheReadInputTokens")),
+        lines.whole(lines.part(told, "cacheCreationInputTokens")),
+    )
     return Usage(
         input=lines.whole(lines.part(told, "inputTokens")) + cached + written,
         output=lines.whole(lines.part(told, "outputTokens")),

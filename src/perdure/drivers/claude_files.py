@@ -1,7 +1,8 @@
 """Claude Code's own files: where a conversation lies, what stands in it, and who has it open.
 
-Layout of 2.1.329: `{home}/projects/{slug of the cwd}/{session}.jsonl`, beside it a directory `{session}` with spilled tool
-output and subagents; `{home}/sessions/{pid}.json` for each live process. Ids are checked before they become part of a path.
+Layout of 2.1.329: `{home}/projects/{slug of the cwd}/{session}.jsonl`, beside it a directory
+`{session}` with spilled tool output and subagents; `{home}/sessions/{pid}.json` for each live
+process. Ids are checked before they become part of a path.
 """
 
 from __future__ import annotations
@@ -28,19 +29,28 @@ _OWN_WORDS = (
         "<bash-",
         "Caveat: The messages below",
     ),
-    *("[Request interrupted by user", "Continue from where you left off.", "This session is being continued from a previous conversation"),
+    *(
+        "[Request interrupted by user",
+        "Continue from where you left off.",
+        "This session is being continued from a previous conversation",
+    ),
 )
 """How the CLI's own user lines begin, for versions that do not say where a prompt comes from."""
 
 
 def transcript(home: Path, session_id: str) -> Path | None:
-    """The conversation's file; of several, the one that was written to last. It may be empty or damaged."""
+    """The conversation's file; of several, the one that was written to last. It may be empty or
+    damaged."""
     return next(iter(remains(home, session_id)), None)
 
 
 def remains(home: Path, session_id: str) -> Sequence[Path]:
     """All its files, the newest first: a conversation may lie in the folders of two directories."""
-    found = [path for path in home.glob(f"projects/*/{session_id}.jsonl") if path.is_file()] if is_id(session_id) else []
+    found = (
+        [path for path in home.glob(f"projects/*/{session_id}.jsonl") if path.is_file()]
+        if is_id(session_id)
+        else []
+    )
     return sorted(found, key=_written, reverse=True)
 
 
@@ -57,7 +67,8 @@ def place(home: Path, session_id: str, cwd: Path) -> Path:
 
 
 def slug(cwd: Path) -> str:
-    """The folder's name for a directory: every UTF-16 unit that is no ASCII letter or digit is a dash; long ones end in a hash."""
+    """The folder's name for a directory: every UTF-16 unit that is no ASCII letter or digit is a
+    dash; long ones end in a hash."""
     real = str(cwd.resolve())
     units = real.encode("utf-16-le", "surrogatepass")
     codes = [units[at] | units[at + 1] << 8 for at in range(0, len(units), 2)]
@@ -85,7 +96,8 @@ def belongings(transcript: Path) -> Sequence[Path]:
 
 
 def sent(prompt: str) -> str:
-    """The prompt as it is written to stdin. A space before a leading slash, else the CLI takes `/cost` for its own command."""
+    """The prompt as it is written to stdin. A space before a leading slash, else the CLI takes
+    `/cost` for its own command."""
     return f" {prompt}" if re.match(r" */", prompt) else prompt
 
 
@@ -95,7 +107,8 @@ def as_given(words: str) -> str:
 
 
 def prompts(content: bytes) -> Iterator[Prompt]:
-    """The prompts of people and programs, in order; the CLI's own user lines and unreadable lines are passed over."""
+    """The prompts of people and programs, in order; the CLI's own user lines and unreadable lines
+    are passed over."""
     for line in content.split(b"\n"):
         if b'"user"' in line and (entry := lines.read(line)) and (words := prompt_of(entry)):
             yield Prompt(as_given(words))
@@ -104,7 +117,8 @@ def prompts(content: bytes) -> Iterator[Prompt]:
 def prompt_of(entry: dict[str, Any]) -> str:
     """The words of a prompt; empty for all other lines."""
     if entry.get("type") != "user" or any(
-        entry.get(mark) for mark in ("isMeta", "isSidechain", "isCompactSummary", "isVisibleInTranscriptOnly")
+        entry.get(mark)
+        for mark in ("isMeta", "isSidechain", "isCompactSummary", "isVisibleInTranscriptOnly")
     ):
         return ""
     content = lines.part(entry, "message", "content")
@@ -114,7 +128,11 @@ def prompt_of(entry: dict[str, Any]) -> str:
         blocks = lines.items(content)
         if any(block.get("type") == "tool_result" for block in blocks):
             return ""
-        words = "\n".join(block["text"] for block in blocks if block.get("type") == "text" and isinstance(block.get("text"), str))
+        words = "\n".join(
+            block["text"]
+            for block in blocks
+            if block.get("type") == "text" and isinstance(block.get("text"), str)
+        )
     source = entry.get("promptSource")
     if source is not None:
         return "" if source == "system" else words
@@ -122,7 +140,8 @@ def prompt_of(entry: dict[str, Any]) -> str:
 
 
 def conversations(home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
-    """Those of all directories. Files of subagents lie deeper, and a file without a prompt is no conversation yet."""
+    """Those of all directories. Files of subagents lie deeper, and a file without a prompt is no
+    conversation yet."""
     if only and not is_id(only):
         return ()
     return shelves.newest(home.glob(f"projects/*/{only or '*'}.jsonl"), limit, _conversation)
@@ -132,9 +151,21 @@ def _conversation(path: Path, content: bytes, whole: bool, updated: int) -> Conv
     said = [prompt.text for prompt in prompts(content)] if is_id(path.stem) else []
     if not said:
         return None
-    where = next((lines.text(entry["cwd"]) for line in content.split(b"\n") if b'"cwd"' in line and (entry := _told(line))), "")
+    where = next(
+        (
+            lines.text(entry["cwd"])
+            for line in content.split(b"\n")
+            if b'"cwd"' in line and (entry := _told(line))
+        ),
+        "",
+    )
     return Conversation(
-        id=path.stem, path=str(path), updated=updated, cwd=where, first=lines.text(said[0], _FIRST), turns=len(said) if whole else 0
+        id=path.stem,
+        path=str(path),
+        updated=updated,
+        cwd=where,
+        first=lines.text(said[0], _FIRST),
+        turns=len(said) if whole else 0,
     )
 
 
@@ -151,15 +182,22 @@ def spoken(content: bytes) -> Iterator[Spoken]:
             continue
         if words := prompt_of(entry):
             yield Spoken(False, words)
-        elif entry.get("type") == "assistant" and not entry.get("isSidechain") and not entry.get("isApiErrorMessage"):
+        elif (
+            entry.get("type") == "assistant"
+            and not entry.get("isSidechain")
+            and not entry.get("isApiErrorMessage")
+        ):
             blocks = lines.items(lines.part(entry, "message", "content"))
-            said = "\n".join(lines.text(block.get("text")) for block in blocks if block.get("type") == "text")
+            said = "\n".join(
+                lines.text(block.get("text")) for block in blocks if block.get("type") == "text"
+            )
             if said.strip():
                 yield Spoken(True, said)
 
 
 def fill(content: bytes) -> Fill:
-    """By the usage of the newest answer, or what a compaction after it left over. The window stands in no transcript."""
+    """By the usage of the newest answer, or what a compaction after it left over. The window stands
+    in no transcript."""
     tokens, model, compactions, held, left = 0, "", 0, 0, 0
     for line in content.split(b"\n"):
         entry = lines.read(line) if b'"usage"' in line or b'"compact_boundary"' in line else None
@@ -167,7 +205,10 @@ def fill(content: bytes) -> Fill:
             continue
         if entry.get("type") == "system" and entry.get("subtype") == "compact_boundary":
             told = entry.get("compactMetadata")
-            held, left = lines.whole(lines.part(told, "preTokens")), lines.whole(lines.part(told, "postTokens"))
+            held, left = (
+                lines.whole(lines.part(told, "preTokens")),
+                lines.whole(lines.part(told, "postTokens")),
+            )
             tokens, compactions = left or tokens, compactions + 1
         elif entry.get("type") == "assistant" and (carried := carried_by(entry)):
             tokens, model = carried, lines.text(lines.part(entry, "message", "model"))
@@ -175,15 +216,20 @@ def fill(content: bytes) -> Fill:
 
 
 def carried_by(entry: dict[str, Any]) -> int:
-    """The tokens that an answer's request carried, by its own count; 0 for what the CLI wrote by itself."""
+    """The tokens that an answer's request carried, by its own count; 0 for what the CLI wrote by
+    itself."""
     used = lines.part(entry, "message", "usage")
     names = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
     return sum(lines.whole(lines.part(used, name)) for name in names)
 
 
 def usage(told: Any) -> Usage:
-    """The counts of a reply. The API tells the cached parts of the input apart; here they are parts of it."""
-    cached, written = lines.whole(lines.part(told, "cache_read_input_tokens")), lines.whole(lines.part(told, "cache_creation_input_tokens"))
+    """The counts of a reply. The API tells the cached parts of the input apart; here they are parts
+    of it."""
+    cached, written = (
+        lines.whole(lines.part(told, "cache_read_input_tokens")),
+        lines.whole(lines.part(told, "cache_creation_input_tokens")),
+    )
     return Usage(
         input=lines.whole(lines.part(told, "input_tokens")) + cached + written,
         output=lines.whole(lines.part(told, "output_tokens")),
@@ -193,7 +239,8 @@ def usage(told: Any) -> Usage:
 
 
 def reply(message: Any, at: int = 0) -> Reply | None:
-    """What a message of the model, or the end of one, says that it used; None where it says nothing, as one that the CLI made itself."""
+    """What a message of the model, or the end of one, says that it used; None where it says
+    nothing, as one that the CLI made itself."""
     used = lines.part(message, "usage")
     counted = usage(used)
     if not (counted.input or counted.output):
@@ -208,7 +255,8 @@ def reply(message: Any, at: int = 0) -> Reply | None:
 
 
 def replies(content: bytes) -> Iterator[Reply]:
-    """The model's replies. One has a line for each of its parts; all tell the final count, if it was known when they were written."""
+    """The model's replies. One has a line for each of its parts; all tell the final count, if it
+    was known when they were written."""
     for line in content.split(b"\n"):
         entry = lines.read(line) if b'"usage"' in line and b'"assistant"' in line else None
         if entry is None or entry.get("type") != "assistant" or entry.get("isApiErrorMessage"):
@@ -219,8 +267,8 @@ def replies(content: bytes) -> Iterator[Reply]:
 
 
 def end_of_turn(content: bytes, turn: int) -> str:
-    """The id of the last message of a turn, as `--resume-session-at` takes it. Raises ValueError if there is no such turn, or no
-    answer in it."""
+    """The id of the last message of a turn, as `--resume-session-at` takes it. Raises ValueError if
+    there is no such turn, or no answer in it."""
     at, last = 0, ""
     for line in content.split(b"\n"):
         entry = lines.read(line) if b'"uuid"' in line else None
@@ -237,7 +285,8 @@ def end_of_turn(content: bytes, turn: int) -> str:
 
 
 def writers(home: Path, session_id: str) -> Sequence[int]:
-    """Live processes that registered themselves with this conversation. The register outlives a SIGKILL: start times are compared."""
+    """Live processes that registered themselves with this conversation. The register outlives a
+    SIGKILL: start times are compared."""
     found = []
     for path in sorted(home.glob("sessions/*.json")) if is_id(session_id) else ():
         try:
@@ -252,7 +301,8 @@ def writers(home: Path, session_id: str) -> Sequence[int]:
 
 
 def _started(pid: int) -> str:
-    """The process's start in clock ticks since boot (field 22 of its stat); empty if it is gone or only waits to be reaped."""
+    """The process's start in clock ticks since boot (field 22 of its stat); empty if it is gone or
+    only waits to be reaped."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
         return "" if fields[0] in (b"Z", b"X") else fields[19].decode()

@@ -1,16 +1,22 @@
-"""What Claude Code shows to the model after a resume, from a transcript. Pure; called by the driver. Every rule was tried on 2.1.329.
+"""What Claude Code shows to the model after a resume, from a transcript. Pure; called by the
+driver. Every rule was tried on 2.1.329.
 
-Each record names its parent, and a resume loads the chain from one record (the leaf) back to its root or to a compact boundary:
+Each record names its parent, and a resume loads the chain from one record (the leaf) back to its
+root or to a compact boundary:
 
-- The leaf is the last record of the file, without sidechains; records of type `progress` are none. A `last-prompt` record names
-  another one: it wins, unless the last record comes behind it or belongs to the same tool calls.
-- A parent that is not in the file is replaced by the record that was written last before, if that is not longer ago than five seconds;
-  else the chain ends there, and everything before a lost record is lost to the model. Of two records with one id the later one counts.
-- The tool calls of one reply are one record each, in a row, and their results hang on their own calls: all records of a reply that is on
-  the chain are loaded, and every result of its calls.
-- A boundary names records that are kept behind the summary. If one of them is missing, none is kept.
-- A call without a result is closed with "outcome unknown" if nothing was said after it, and left out else; a result without a call is left
-  out, and so is a second one. An unanswered end gets "No response requested.". These words are written into the file by the resume.
+- The leaf is the last record of the file, without sidechains; records of type `progress` are none.
+  A `last-prompt` record names another one: it wins, unless the last record comes behind it or
+  belongs to the same tool calls.
+- A parent that is not in the file is replaced by the record that was written last before, if that
+  is not longer ago than five seconds; else the chain ends there, and everything before a lost
+  record is lost to the model. Of two records with one id the later one counts.
+- The tool calls of one reply are one record each, in a row, and their results hang on their own
+  calls: all records of a reply that is on the chain are loaded, and every result of its calls.
+- A boundary names records that are kept behind the summary. If one of them is missing, none is
+  kept.
+- A call without a result is closed with "outcome unknown" if nothing was said after it, and left
+  out else; a result without a call is left out, and so is a second one. An unanswered end gets "No
+  response requested.". These words are written into the file by the resume.
 """
 
 from __future__ import annotations
@@ -75,7 +81,9 @@ def loads(content: bytes) -> Loaded:
     there = {record.key for record in shown}
     condensed = [record for record in _with_siblings(file, condensed) if record.key not in there]
     used = there | {record.key for record in condensed}
-    aside = [each for record in file.records.values() if record.key not in used for each in record.items]
+    aside = [
+        each for record in file.records.values() if record.key not in used for each in record.items
+    ]
     return Loaded(
         items=tuple(sent),
         compactions=compactions,
@@ -111,7 +119,11 @@ def _read(content: bytes) -> _File:
 
 def _bridge(records: dict[str, _Record]) -> None:
     """Replace parents that are not in the file."""
-    torn = {record.key for record in records.values() if record.parent and (record.parent == record.key or record.parent not in records)}
+    torn = {
+        record.key
+        for record in records.values()
+        if record.parent and (record.parent == record.key or record.parent not in records)
+    }
     if not torn:
         return
     known: list[tuple[int, str]] = []
@@ -136,8 +148,16 @@ def _name(value: Any) -> str:
 
 
 def _record(entry: dict[str, Any], kind: str, key: str, before: str) -> _Record:
-    boundary = entry.get("compactMetadata") if kind == "system" and entry.get("subtype") == "compact_boundary" else None
-    if kind == "system" and entry.get("subtype") == "compact_boundary" and not isinstance(boundary, dict):
+    boundary = (
+        entry.get("compactMetadata")
+        if kind == "system" and entry.get("subtype") == "compact_boundary"
+        else None
+    )
+    if (
+        kind == "system"
+        and entry.get("subtype") == "compact_boundary"
+        and not isinstance(boundary, dict)
+    ):
         boundary = {}
     message = entry.get("message")
     error = bool(entry.get("isApiErrorMessage")) and lines.part(message, "model") == _SYNTHETIC
@@ -162,20 +182,33 @@ def _items(entry: dict[str, Any], kind: str) -> Iterator[Item]:
             if block.get("type") == "text" and _name(block.get("text")).strip():
                 yield item(ItemKind.ANSWER, block["text"], made_up=made_up)
             elif block.get("type") == "tool_use":
-                yield call(_name(block.get("id")), _name(block.get("name")), block.get("input"), _argument(block.get("input")))
+                yield call(
+                    _name(block.get("id")),
+                    _name(block.get("name")),
+                    block.get("input"),
+                    _argument(block.get("input")),
+                )
     elif kind == "user" and entry.get("isCompactSummary"):
         yield item(ItemKind.SUMMARY, _text(content))
     elif kind == "user":
         for block in lines.items(content):
             if block.get("type") == "tool_result":
                 words = _text(block.get("content"))
-                yield item(ItemKind.RESULT, words, _name(block.get("tool_use_id")), made_up=words.startswith(_UNKNOWN))
+                yield item(
+                    ItemKind.RESULT,
+                    words,
+                    _name(block.get("tool_use_id")),
+                    made_up=words.startswith(_UNKNOWN),
+                )
         if words := claude_files.prompt_of(entry):
             yield item(ItemKind.PROMPT, claude_files.as_given(words))
     elif kind == "attachment":
         # What was said while the agent was at work: the model is shown it beside the next result.
         attached = entry.get("attachment")
-        queued = lines.part(attached, "type") == "queued_command" and lines.part(attached, "commandMode") == "prompt"
+        queued = (
+            lines.part(attached, "type") == "queued_command"
+            and lines.part(attached, "commandMode") == "prompt"
+        )
         if queued and (words := _text(lines.part(attached, "prompt"))):
             yield item(ItemKind.PROMPT, claude_files.as_given(words))
 
@@ -188,7 +221,10 @@ def _text(content: Any) -> str:
     """The words of a content; what is no text in it by its kind and its data."""
     if isinstance(content, str):
         return content
-    return "\n".join(_name(block.get("text")) if block.get("type") == "text" else repr(block) for block in lines.items(content))
+    return "\n".join(
+        _name(block.get("text")) if block.get("type") == "text" else repr(block)
+        for block in lines.items(content)
+    )
 
 
 def _chain(file: _File, leaf: str) -> list[_Record]:
@@ -209,7 +245,8 @@ def _leaf(file: _File) -> str:
     newest = _chain(file, file.last)
     if any(record is named for record in newest):
         return file.last
-    # The results of parallel calls hang on their own calls: the newest record may be a cousin of the named one, and both of one turn.
+    # The results of parallel calls hang on their own calls: the newest record may be a cousin of
+    # the named one, and both of one turn.
     while named is not None and not named.message and named.parent and not _is_said(named):
         named = file.records.get(named.parent)
     calls = named is not None and any(each.kind is ItemKind.CALL for each in named.items)
@@ -238,7 +275,8 @@ def _behind_boundary(file: _File, chain: list[_Record]) -> tuple[list[_Record], 
 
 
 def _cut(file: _File, chain: list[_Record]) -> tuple[list[_Record], list[_Record] | None]:
-    """The part behind the newest boundary with what that one keeps, and the chain before it; None where there is no boundary."""
+    """The part behind the newest boundary with what that one keeps, and the chain before it; None
+    where there is no boundary."""
     at = next((at for at in range(len(chain) - 1, -1, -1) if chain[at].boundary is not None), None)
     if at is None:
         return chain, None
@@ -249,7 +287,9 @@ def _cut(file: _File, chain: list[_Record]) -> tuple[list[_Record], list[_Record
         boundary.boundary, "preservedSegment", "anchorUuid"
     )
     place = next((place + 1 for place, record in enumerate(behind) if record.key == anchor), 0)
-    return [*behind[:place], *kept, *behind[place:]], [record for record in before if record is not boundary]
+    return [*behind[:place], *kept, *behind[place:]], [
+        record for record in before if record is not boundary
+    ]
 
 
 def _kept(file: _File, told: dict[str, Any]) -> list[_Record]:
@@ -284,7 +324,11 @@ def _with_siblings(file: _File, chain: list[_Record]) -> list[_Record]:
         if record.message and ends[record.message] == record.key:
             reply = replies[record.message]
             keys = [each.key for part in reply for each in part.items if each.kind is ItemKind.CALL]
-            more = [part for part in (*reply, *(one for key in keys for one in results.get(key, ()))) if part.key not in there]
+            more = [
+                part
+                for part in (*reply, *(one for key in keys for one in results.get(key, ())))
+                if part.key not in there
+            ]
             more.sort(key=lambda part: (part.kind != "assistant", order[part.key]))
             found += {part.key: part for part in more}.values()
     return found
@@ -333,7 +377,11 @@ def _made_up(sent: list[Item], end: _Record | None) -> Iterator[Item]:
     dangling = [each.key for each in sent if each.kind is ItemKind.CALL and each.key not in closed]
     for key in dangling:
         yield item(ItemKind.RESULT, f"{_UNKNOWN}, so its outcome is unknown.]", key, made_up=True)
-    if end is not None and not end.error and not (sent and not dangling and sent[-1].kind is ItemKind.ANSWER):
+    if (
+        end is not None
+        and not end.error
+        and not (sent and not dangling and sent[-1].kind is ItemKind.ANSWER)
+    ):
         yield item(ItemKind.ANSWER, _NO_RESPONSE, made_up=True)
 
 

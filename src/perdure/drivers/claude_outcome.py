@@ -1,7 +1,8 @@
 """How a run of Claude Code ended. Pure; every sentence below was printed by 2.1.329.
 
-Neither the exit code nor the result's `subtype` can be believed alone: SIGINT ends with code 0, an API error says
-`subtype: success`. Success is a last result without error, with a turn in it, after which no other turn began, and code 0.
+Neither the exit code nor the result's `subtype` can be believed alone: SIGINT ends with code 0, an
+API error says `subtype: success`. Success is a last result without error, with a turn in it, after
+which no other turn began, and code 0.
 """
 
 from __future__ import annotations
@@ -9,7 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from perdure.drivers.endings import by_process, by_supervisor, ending, explained, judge, last_line, rule
+from perdure.drivers.endings import (
+    by_process,
+    by_supervisor,
+    ending,
+    explained,
+    judge,
+    last_line,
+    rule,
+)
 from perdure.drivers.resets import resets_at
 from perdure.events import AgentEvent, LimitSeen, RetrySeen, SessionSeen, TurnEnded, TurnStarted
 from perdure.model import Exit, Outcome, OutcomeKind
@@ -33,17 +42,30 @@ _FACTS = {
 
 _WORDS = (
     rule(_K.SESSION_MISSING, r"No conversation found"),
-    rule(_K.WRITER_CONFLICT, r"Session ID \S+ is already in use", r"session is already running", r"held by (a|the) background"),
+    rule(
+        _K.WRITER_CONFLICT,
+        r"Session ID \S+ is already in use",
+        r"session is already running",
+        r"held by (a|the) background",
+    ),
     rule(
         _K.CONFIG_ERROR,
         r"cannot be used with root/sudo privileges",
         r"(configuration file at .* is corrupted|Configuration error in )",
-        r"unknown option|argument missing|is invalid\. Allowed choices|Invalid session ID|requires a valid session ID",
-        r"Settings file not found|Invalid MCP configuration|requires --verbose|needs --fork-session|exceeds 10MB",
+        r"unknown option|argument missing|is invalid\. Allowed choices|Invalid session ID|requires "
+        r"a valid session ID",
+        r"Settings file not found|Invalid MCP configuration|requires --verbose|needs "
+        r"--fork-session|exceeds 10MB",
         r"There's an issue with the selected model",
         r"Input must be provided|Input contained only whitespace",
     ),
-    rule(_K.CONTEXT_EXHAUSTED, r"prompt is too long", r"Request too large", r"Autocompact is thrashing", r"exceed context limit"),
+    rule(
+        _K.CONTEXT_EXHAUSTED,
+        r"prompt is too long",
+        r"Request too large",
+        r"Autocompact is thrashing",
+        r"exceed context limit",
+    ),
     rule(
         _K.SESSION_BROKEN,
         r"\btool_use\b|\btool_result\b|tool use concurrency",
@@ -52,14 +74,17 @@ _WORDS = (
     ),
     rule(
         _K.AUTH_FAILED,
-        r"Not logged in|Please run /login|Invalid API key|Failed to authenticate|OAuth token (has expired|revoked)|authentication_failed",
+        r"Not logged in|Please run /login|Invalid API key|Failed to authenticate|OAuth token (has "
+        r"expired|revoked)|authentication_failed",
         r"Credit balance is too low|organization has been disabled",
     ),
     rule(_K.RATE_LIMITED, r"hit your (\w+ )?limit|usage limit reached|rate limit|\b429\b"),
     rule(
         _K.OVERLOADED,
-        r"API Error: (5\d\d|Repeated 529)|Overloaded|Connection (refused|error|closed|reset)|ECONN\w+|ENOTFOUND|ETIMEDOUT|EAI_AGAIN",
-        r"Unable to connect|timed out|empty or malformed response|stream (ended|truncated)|socket hang up|fetch failed",
+        r"API Error: (5\d\d|Repeated 529)|Overloaded|Connection "
+        r"(refused|error|closed|reset)|ECONN\w+|ENOTFOUND|ETIMEDOUT|EAI_AGAIN",
+        r"Unable to connect|timed out|empty or malformed response|stream (ended|truncated)|socket "
+        r"hang up|fetch failed",
     ),
 )
 """What the CLI says, most telling first."""
@@ -76,7 +101,10 @@ _STATUS = {
 _NO_ANSWER = re.compile(r"\s*(Prompt is too long\b|API Error: \d{3}\b|Credit balance is too low)")
 """Errors that were seen to be reported as the agent's answer in a successful result."""
 
-_ROOT = "Claude Code does not take full permissions as root: run as another user, or set IS_SANDBOX=1 inside a real sandbox"
+_ROOT = (
+    "Claude Code does not take full permissions as root: run as another user, or set IS_SANDBOX=1 "
+    "inside a real sandbox"
+)
 
 
 def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
@@ -90,10 +118,20 @@ def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
         if not exit.clean:
             return by_process(exit, "it reported success, yet failed")
         if not ended.turns:
-            return ending(_K.FAILED, "it ended without a turn of the model: the prompt was taken for a command of the CLI", exit)
+            return ending(
+                _K.FAILED,
+                "it ended without a turn of the model: the prompt was taken for a command of the "
+                "CLI",
+                exit,
+            )
         return ending(_K.SUCCEEDED, "", exit)
     words = ended.text or last_line(exit.stderr_tail)
-    kind = _by_facts(ended.facts) or _by_status(ended.facts) or judge(words, _WORDS) or judge(exit.stderr_tail, _WORDS)
+    kind = (
+        _by_facts(ended.facts)
+        or _by_status(ended.facts)
+        or judge(words, _WORDS)
+        or judge(exit.stderr_tail, _WORDS)
+    )
     if kind is None and (exit.signal or exit.code not in (0, 1)):
         return by_process(exit, words or "it failed")
     return _final(kind or _K.FAILED, words or "the turn ended with an error", exit, events)
@@ -113,7 +151,10 @@ def _without_result(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
     """Killed, or refused before the first word: the error stream may say why."""
     kind = judge(exit.stderr_tail, _WORDS)
     if kind and exit.code not in (None, 0) and not exit.signal:
-        said = next((line.strip() for line in exit.stderr_tail.splitlines() if judge(line, _WORDS) is kind), exit.stderr_tail)
+        said = next(
+            (line.strip() for line in exit.stderr_tail.splitlines() if judge(line, _WORDS) is kind),
+            exit.stderr_tail,
+        )
         return _final(kind, said, exit, events)
     return by_process(exit, "it ended without a result")
 
@@ -128,7 +169,8 @@ def _by_status(facts: dict[str, str]) -> OutcomeKind | None:
 
 
 def _final(kind: OutcomeKind, words: str, exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
-    """The outcome, with the end of a limit and with what to do where the CLI's own sentence does not help."""
+    """The outcome, with the end of a limit and with what to do where the CLI's own sentence does
+    not help."""
     if kind is _K.RATE_LIMITED:
         return ending(kind, words, exit, _until(words, exit, events))
     found = ending(kind, words, exit)
@@ -137,11 +179,16 @@ def _final(kind: OutcomeKind, words: str, exit: Exit, events: Sequence[AgentEven
     if "root/sudo" in words:
         return explained(found, _ROOT)
     if kind is _K.OVERLOADED and (tries := sum(isinstance(event, RetrySeen) for event in events)):
-        return explained(found, f"the model's service did not answer, also not after {tries} more tries")
+        return explained(
+            found, f"the model's service did not answer, also not after {tries} more tries"
+        )
     return found
 
 
 def _until(words: str, exit: Exit, events: Sequence[AgentEvent]) -> int | None:
     """From the limit's own event, which is exact, else from the words."""
-    named = next((event.until for event in reversed(events) if isinstance(event, LimitSeen) and event.until), None)
+    named = next(
+        (event.until for event in reversed(events) if isinstance(event, LimitSeen) and event.until),
+        None,
+    )
     return named or (resets_at(words, exit.at) if exit.at else None)

@@ -1,9 +1,10 @@
-"""The settings of a launch of Claude Code: the user's own, from `--settings` in the arguments, with what perdure relies on. Called by the
-driver. Observed on 2.1.329: a second `--settings` replaces the first one, so there must be one; what begins with a brace is JSON, all
-else is a file.
+"""The settings of a launch of Claude Code: the user's own, from `--settings` in the arguments, with
+what perdure relies on. Called by the driver. Observed on 2.1.329: a second `--settings` replaces
+the first one, so there must be one; what begins with a brace is JSON, all else is a file.
 
-Reads the files that the user names, relative to the launch's directory. A file that sets variables of the environment may hold secrets,
-so its content is not put into a command line: such a file has to have perdure's key itself.
+Reads the files that the user names, relative to the launch's directory. A file that sets variables
+of the environment may hold secrets, so its content is not put into a command line: such a file has
+to have perdure's key itself.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from perdure.model import Launch
 FLAG = "--settings"
 KEPT_DAYS = 3650
 NEEDED = {"cleanupPeriodDays": KEPT_DAYS}
-"""Else any run that lives a few seconds deletes every conversation that is older than 30 days, also those of others."""
+"""Else any run that lives a few seconds deletes every conversation that is older than 30 days, also
+those of others."""
 _LARGEST = 1 << 20
 
 
@@ -36,26 +38,35 @@ class Settings:
 
 
 def settings(launch: Launch) -> Settings:
-    """Return the one argument `--settings` of a launch. Later settings of the user's go before earlier ones, key by key."""
+    """Return the one argument `--settings` of a launch. Later settings of the user's go before
+    earlier ones, key by key."""
     rest, given = _split(launch.spec.agent_args)
     merged: dict[str, Any] = {}
     for value in given:
         found, problem = _read(value, Path(launch.cwd))
         secret = found is not None and "env" in found and not value.lstrip().startswith("{")
         if secret and not problem and len(given) > 1:
-            problem = f"The settings file {value} sets variables, so perdure does not copy it: pass it as the only --settings."
+            problem = (
+                f"The settings file {value} sets variables, so perdure does not copy it: pass it "
+                "as the only --settings."
+            )
         if found is None or secret:
             return Settings(f"{FLAG}={value}", rest, problem)
         merged = _over(merged, found)
     days = merged.get("cleanupPeriodDays", KEPT_DAYS)
     enough = isinstance(days, int) and not isinstance(days, bool) and days >= KEPT_DAYS
-    note = "" if enough else f"cleanupPeriodDays {json.dumps(days)} in --settings is not used: it would have conversations deleted"
+    note = (
+        ""
+        if enough
+        else f"cleanupPeriodDays {json.dumps(days)} in --settings is not used: it would have conversations deleted"
+    )
     merged = merged if enough and "cleanupPeriodDays" in merged else {**merged, **NEEDED}
     return Settings(f"{FLAG}={json.dumps(merged, separators=(',', ':'))}", rest, note=note)
 
 
 def _split(arguments: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:
-    """The other arguments, and the values of the flag in both of its forms. A flag without a value stays: the CLI complains of it."""
+    """The other arguments, and the values of the flag in both of its forms. A flag without a value
+    stays: the CLI complains of it."""
     rest: list[str] = []
     values: list[str] = []
     left = list(arguments)
@@ -71,7 +82,8 @@ def _split(arguments: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:
 
 
 def _read(value: str, cwd: Path) -> tuple[dict[str, Any] | None, str]:
-    """The settings of one value, or None: then with what is wrong. A file that is not there is left to the CLI, which says so."""
+    """The settings of one value, or None: then with what is wrong. A file that is not there is left
+    to the CLI, which says so."""
     if value.lstrip().startswith("{"):
         return _object(value, "The JSON of the argument --settings")
     path = cwd / value
@@ -85,7 +97,10 @@ def _read(value: str, cwd: Path) -> tuple[dict[str, Any] | None, str]:
         return None, f"The settings file {path} cannot be read: {error}"
     found, problem = _object(text, f"The settings file {path}")
     if found is not None and "env" in found and found.get("cleanupPeriodDays") != KEPT_DAYS:
-        needs = f'The settings file {path} sets variables, so perdure does not copy it: it needs "cleanupPeriodDays": {KEPT_DAYS}'
+        needs = (
+            f"The settings file {path} sets variables, so perdure does not copy it: it needs "
+            f'"cleanupPeriodDays": {KEPT_DAYS}'
+        )
         return found, f"{needs} itself, else Claude Code deletes conversations."
     return found, problem
 
@@ -105,5 +120,7 @@ def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
-        merged[key] = _over(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        merged[key] = (
+            _over(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        )
     return merged

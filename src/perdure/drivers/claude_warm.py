@@ -1,8 +1,9 @@
 """Claude Code as a process that has many turns: `--input-format stream-json`. Observed on 2.1.329.
 
-It reads a line for each prompt, answers with an `init` and a `result`, and leaves with code 0 when its input is closed and its turn is
-over. The line of an answer carries the id under which it stands in the transcript. Tasks in the background are listed whenever the
-list changes; one that ends begins a turn by itself.
+It reads a line for each prompt, answers with an `init` and a `result`, and leaves with code 0 when
+its input is closed and its turn is over. The line of an answer carries the id under which it stands
+in the transcript. Tasks in the background are listed whenever the list changes; one that ends
+begins a turn by itself.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from perdure.protocols import Heard
 COUNTED = ("--max-turns", "--max-budget-usd")
 """Arguments that count over the whole life of a process."""
 _NOT_READ = b'{"type":"user"'
-"""So begin the lines with the results of tools, which may be long. A `result` has its type anywhere."""
+"""So begin the lines with the results of tools, which may be long. A `result` has its type
+anywhere."""
 
 
 class ClaudeWarm:
@@ -28,7 +30,9 @@ class ClaudeWarm:
         self._command = command
 
     def command(self, launch: Launch) -> Command | None:
-        if launch.budget_usd or any(argument.startswith(COUNTED) for argument in launch.spec.agent_args):
+        if launch.budget_usd or any(
+            argument.startswith(COUNTED) for argument in launch.spec.agent_args
+        ):
             return None
         once = self._command(launch)
         prompt = {"type": "user", "message": {"role": "user", "content": once.stdin.decode()}}
@@ -42,7 +46,11 @@ class ClaudeWarm:
         match found.get("type"), found.get("subtype"):
             case "assistant", _:
                 own = found.get("parent_tool_use_id") is None
-                return replace(so_far, over=False, mark=lines.text(found.get("uuid"), 100)) if own else so_far
+                return (
+                    replace(so_far, over=False, mark=lines.text(found.get("uuid"), 100))
+                    if own
+                    else so_far
+                )
             case "result", _:
                 return replace(so_far, over=not lines.whole(found.get("queued_turn_count")))
             case "system", "init":

@@ -1,11 +1,14 @@
-"""The driver for the Codex CLI: how it is started, and what its output and files mean. Written against 0.169.0.
+"""The driver for the Codex CLI: how it is started, and what its output and files mean. Written
+against 0.169.0.
 
-Loaded by `perdure.drivers.load`. The events, the classifier and the files have rooms of their own beside this one.
+Loaded by `perdure.drivers.load`. The events, the classifier and the files have rooms of their own
+beside this one.
 
-Permissions are the CLI's own sandbox, which it forgets on resume, so it is set every time: `read` is read-only, `edit` is
-workspace-write (the workdir and temporary directories; no network), `full` is none. Codex keeps the git directory read-only in
-the sandbox; for `edit` the parts that a commit needs are made writable, except in the user's own checkout (`here`), and in a
-linked worktree without the repository's hooks and configuration.
+Permissions are the CLI's own sandbox, which it forgets on resume, so it is set every time: `read`
+is read-only, `edit` is workspace-write (the workdir and temporary directories; no network), `full`
+is none. Codex keeps the git directory read-only in the sandbox; for `edit` the parts that a commit
+needs are made writable, except in the user's own checkout (`here`), and in a linked worktree
+without the repository's hooks and configuration.
 """
 
 from __future__ import annotations
@@ -15,13 +18,35 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from perdure.config.home import user_home
-from perdure.drivers import codex_events, codex_files, codex_index, codex_loads, codex_outcome, programs, refusals
+from perdure.drivers import (
+    codex_events,
+    codex_files,
+    codex_index,
+    codex_loads,
+    codex_outcome,
+    programs,
+    refusals,
+)
 from perdure.drivers.codex_warm import SANDBOX, CodexWarm
 from perdure.drivers.ids import checked
 from perdure.events import AgentEvent
 from perdure.mending import Mended
 from perdure.mending import codex as codex_mending
-from perdure.model import Command, Conversation, Exit, Fill, Launch, Loaded, Outcome, Permissions, Program, Reply, Rung, Start, Usage
+from perdure.model import (
+    Command,
+    Conversation,
+    Exit,
+    Fill,
+    Launch,
+    Loaded,
+    Outcome,
+    Permissions,
+    Program,
+    Reply,
+    Rung,
+    Start,
+    Usage,
+)
 from perdure.protocols import Abilities, Prompt, Retention, Spoken, Warm
 
 PACKAGE = programs.Package("codex", "PERDURE_CODEX", "@openai", "codex", "vendor/*/bin/codex")
@@ -29,8 +54,14 @@ PACKAGE = programs.Package("codex", "PERDURE_CODEX", "@openai", "codex", "vendor
 MAX_PROMPT_CHARACTERS = 1 << 20
 """One more is refused: `Input exceeds the maximum length of 1048576 characters`."""
 
-_ALWAYS = ("--disable=plugins", "--disable=unbounded_connection_retries", "-c", "check_for_update_on_startup=false")
-"""Without plugins a run looks up no foreign host; without the second switch it waits for ever where the network is gone."""
+_ALWAYS = (
+    "--disable=plugins",
+    "--disable=unbounded_connection_retries",
+    "-c",
+    "check_for_update_on_startup=false",
+)
+"""Without plugins a run looks up no foreign host; without the second switch it waits for ever where
+the network is gone."""
 
 COMPACT_AT = "model_auto_compact_token_limit"
 
@@ -74,9 +105,25 @@ class CodexDriver:
     )
     variables = (
         *("OPENAI_*", "CODEX_*", "AZURE_OPENAI_*", "RUST_LOG"),
-        *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy"),
+        *(
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "NO_PROXY",
+            "ALL_PROXY",
+            "http_proxy",
+            "https_proxy",
+            "no_proxy",
+            "all_proxy",
+        ),
         *("NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "SSL_CERT_DIR"),
-        *("!CODEX_THREAD_ID", "!CODEX_SESSION_ID", "!CODEX_TOOL_CALL_ID", "!CODEX_CI", "!CODEX_VERSION", "!CODEX_PERMISSION_PROFILE"),
+        *(
+            "!CODEX_THREAD_ID",
+            "!CODEX_SESSION_ID",
+            "!CODEX_TOOL_CALL_ID",
+            "!CODEX_CI",
+            "!CODEX_VERSION",
+            "!CODEX_PERMISSION_PROFILE",
+        ),
         *("!CODEX_SANDBOX*", "!CODEX_MANAGED_*", "!CODEX_APPLY_PATCH_*"),
     )
     """`!pattern` takes names out again: what a running Codex sets for its children."""
@@ -85,7 +132,8 @@ class CodexDriver:
         self.warm = CodexWarm(_settings)
 
     def locate(self, environ: Mapping[str, str]) -> Program:
-        """PERDURE_CODEX, else the first `codex` on PATH; the npm wrapper is followed to the native program."""
+        """PERDURE_CODEX, else the first `codex` on PATH; the npm wrapper is followed to the native
+        program."""
         return programs.locate(PACKAGE, environ)
 
     def home(self, environ: Mapping[str, str]) -> Path:
@@ -95,16 +143,30 @@ class CodexDriver:
     def refuse(self, launch: Launch) -> str:
         """A prompt that is empty or too long, arguments that are perdure's to set."""
         if len(launch.prompt) > MAX_PROMPT_CHARACTERS:
-            return f"The prompt is longer than the {MAX_PROMPT_CHARACTERS} characters that Codex takes; put it into a file."
+            return (
+                f"The prompt is longer than the {MAX_PROMPT_CHARACTERS} characters that Codex "
+                "takes; put it into a file."
+            )
         return refusals.prompt(launch) or refusals.arguments(launch, _RESERVED)
 
     def command(self, launch: Launch) -> Command:
-        """All flags stand before `resume`, which takes few of them; after the user's own comes one of ours, so that none of
-        them eats the subcommand. Raises ValueError for a bad id: Codex would silently start anew."""
-        argv = [launch.program.path, "exec", *launch.spec.agent_args, "--json", "--skip-git-repo-check", *_sandbox(launch)]
+        """All flags stand before `resume`, which takes few of them; after the user's own comes one
+        of ours, so that none of them eats the subcommand. Raises ValueError for a bad id: Codex
+        would silently start anew."""
+        argv = [
+            launch.program.path,
+            "exec",
+            *launch.spec.agent_args,
+            "--json",
+            "--skip-git-repo-check",
+            *_sandbox(launch),
+        ]
         if launch.spec.model:
             argv.append(f"--model={launch.spec.model}")
-        return Command(argv=(*argv, *_settings(launch), *_conversation(launch), "-"), stdin=launch.prompt.encode())
+        return Command(
+            argv=(*argv, *_settings(launch), *_conversation(launch), "-"),
+            stdin=launch.prompt.encode(),
+        )
 
     def parse(self, line: bytes) -> Sequence[AgentEvent]:
         return codex_events.parse(line)
@@ -158,8 +220,14 @@ class CodexDriver:
         return codex_files.bases(home, transcript)
 
     def by_hand(self, launch: Launch) -> Command:
-        """Without the background server, which would hold the thread for a minute after the person has left."""
-        argv = [launch.program.path, "resume", "--no-daemon", checked(launch.continuation.session_id)]
+        """Without the background server, which would hold the thread for a minute after the person
+        has left."""
+        argv = [
+            launch.program.path,
+            "resume",
+            "--no-daemon",
+            checked(launch.continuation.session_id),
+        ]
         argv += [f"--model={launch.spec.model}"] if launch.spec.model else []
         own = codex_index.own_index(Path(launch.home), launch.continuation.session_id)
         index = {codex_index.VARIABLE: str(own)} if own is not None else {}
@@ -184,9 +252,14 @@ def _conversation(launch: Launch) -> list[str]:
 
 
 def _compact(launch: Launch) -> list[str]:
-    """The level of the CLI's own compaction, unless the user's own arguments have it. It is checked before a turn's first request too."""
+    """The level of the CLI's own compaction, unless the user's own arguments have it. It is checked
+    before a turn's first request too."""
     at = launch.compact_at
-    if at is None or not at.tokens or any(COMPACT_AT in argument for argument in launch.spec.agent_args):
+    if (
+        at is None
+        or not at.tokens
+        or any(COMPACT_AT in argument for argument in launch.spec.agent_args)
+    ):
         return []
     return ["-c", f"{COMPACT_AT}={at.tokens}"]
 
@@ -203,13 +276,18 @@ def _settings(launch: Launch) -> list[str]:
 
 
 def _index(launch: Launch) -> list[str]:
-    """The thread's own index, where the home's leads elsewhere, unless the user's arguments name one. Reads the file system."""
+    """The thread's own index, where the home's leads elsewhere, unless the user's arguments name
+    one. Reads the file system."""
     asked = launch.continuation
     goes_on = asked.kind in (Start.RESUME, Start.FORK) and asked.session_id
     if not goes_on or any(codex_index.SETTING in argument for argument in launch.spec.agent_args):
         return []
     own = codex_index.own_index(Path(launch.home), asked.session_id)
-    return ["-c", f"{codex_index.SETTING}={json.dumps(str(own), ensure_ascii=False)}"] if own is not None else []
+    return (
+        ["-c", f"{codex_index.SETTING}={json.dumps(str(own), ensure_ascii=False)}"]
+        if own is not None
+        else []
+    )
 
 
 def _roots(launch: Launch) -> list[str]:
@@ -217,13 +295,18 @@ def _roots(launch: Launch) -> list[str]:
     if launch.spec.permissions is not Permissions.EDIT:
         return []
     roots = [] if launch.spec.here else git_roots(Path(launch.cwd))
-    return ["-c", f"sandbox_workspace_write.writable_roots={json.dumps([str(root) for root in roots], ensure_ascii=False)}"]
+    return [
+        "-c",
+        f"sandbox_workspace_write.writable_roots={json.dumps([str(root) for root in roots], ensure_ascii=False)}",
+    ]
 
 
 def git_roots(cwd: Path) -> list[Path]:
-    """What a commit from this directory must be able to write, outside of what the sandbox allows. Reads the file system.
+    """What a commit from this directory must be able to write, outside of what the sandbox allows.
+    Reads the file system.
 
-    A linked worktree is believed only if its repository knows it: an agent could have written any path into the `.git` file.
+    A linked worktree is believed only if its repository knows it: an agent could have written any
+    path into the `.git` file.
     """
     mark = cwd / ".git"
     if mark.is_symlink():
@@ -238,7 +321,14 @@ def git_roots(cwd: Path) -> list[Path]:
         return []
     if back != mark.resolve() or own.parent != shared / "worktrees":
         return []
-    return [own, *(shared / part for part in ("objects", "refs", "logs", "reftable") if (shared / part).is_dir())]
+    return [
+        own,
+        *(
+            shared / part
+            for part in ("objects", "refs", "logs", "reftable")
+            if (shared / part).is_dir()
+        ),
+    ]
 
 
 DRIVER = CodexDriver()

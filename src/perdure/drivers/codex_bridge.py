@@ -1,16 +1,21 @@
-"""A program: one thread of `codex app-server` with a turn for each line of its input, told as `codex exec --json` tells a turn.
+"""A program: one thread of `codex app-server` with a turn for each line of its input, told as
+`codex exec --json` tells a turn.
 
-`CodexWarm` starts it by its path and with `python -I -S`: it needs the standard library alone. The one argument is the order as JSON
-(`CodexWarm.command` writes it); an input line is `{"prompt": ...}`; the server's environment and directory are this process's own.
-Written against 0.169.0, whose `exec` is itself a client of the app server, within one process.
+`CodexWarm` starts it by its path and with `python -I -S`: it needs the standard library alone. The
+one argument is the order as JSON (`CodexWarm.command` writes it); an input line is `{"prompt":
+...}`; the server's environment and directory are this process's own. Written against 0.169.0, whose
+`exec` is itself a client of the app server, within one process.
 
-What it guarantees: the id is printed before a prompt goes out, and no prompt goes into another thread than the one asked for. Sandbox
-and approvals are those of the order, or the turn does not begin; whatever the server asks for is refused, as `exec` refuses it. When a
-turn is told as over, nothing that it started runs in the background. What this program cannot do ends it, with the words of `exec` on
-stderr and code 1. It ends as the server ends (by the same signal, too); when its input is closed, it ends after its turn, and
-so it does when the server begins one that nobody asked for: with code 0 if the last turn was completed.
+What it guarantees: the id is printed before a prompt goes out, and no prompt goes into another
+thread than the one asked for. Sandbox and approvals are those of the order, or the turn does not
+begin; whatever the server asks for is refused, as `exec` refuses it. When a turn is told as over,
+nothing that it started runs in the background. What this program cannot do ends it, with the words
+of `exec` on stderr and code 1. It ends as the server ends (by the same signal, too); when its input
+is closed, it ends after its turn, and so it does when the server begins one that nobody asked for:
+with code 0 if the last turn was completed.
 
-Beside the lines of `exec`, `turn.completed` has `turn_id`, under which the end of the turn stands in the rollout.
+Beside the lines of `exec`, `turn.completed` has `turn_id`, under which the end of the turn stands
+in the rollout.
 """
 
 # ruff: noqa: PTH109 (pathlib would double the start-up time)
@@ -32,15 +37,23 @@ from typing import Any
 PR_SET_PDEATHSIG = 1
 CHUNK = 1 << 18
 END_S = 3.0
-"""What the server gets to end by itself after its input was closed, and then again after SIGTERM."""
+"""What the server gets to end by itself after its input was closed, and then again after
+SIGTERM."""
 SERVERS_S = 10.0
-"""How long a first turn waits for the user's MCP servers: one that is started later would look like something the turn left behind."""
+"""How long a first turn waits for the user's MCP servers: one that is started later would look like
+something the turn left behind."""
 TICKS_S = 0.03
-"""Longer than the kernel's clock of process starts is exact: what they began by then is older than the first word."""
+"""Longer than the kernel's clock of process starts is exact: what they began by then is older than
+the first word."""
 WIDTH = {"readOnly": 0, "workspaceWrite": 1, "dangerFullAccess": 2}
-MODES = {"read-only": "readOnly", "workspace-write": "workspaceWrite", "danger-full-access": "dangerFullAccess"}
+MODES = {
+    "read-only": "readOnly",
+    "workspace-write": "workspaceWrite",
+    "danger-full-access": "dangerFullAccess",
+}
 TOLD = frozenset(
-    "agentMessage reasoning commandExecution fileChange mcpToolCall dynamicToolCall collabAgentToolCall webSearch imageView".split()
+    "agentMessage reasoning commandExecution fileChange mcpToolCall dynamicToolCall "
+    "collabAgentToolCall webSearch imageView".split()
 )
 """Items that are the agent's doing."""
 
@@ -84,8 +97,9 @@ class Lines:
 
 
 def die_with(parent: int) -> None:
-    """In the new process: it is killed as soon as its parent has ended. A server that is only left alone, or asked to end, notes in the
-    thread that the user has interrupted the turn on purpose; `exec`, when it is killed, notes nothing."""
+    """In the new process: it is killed as soon as its parent has ended. A server that is only left
+    alone, or asked to end, notes in the thread that the user has interrupted the turn on purpose;
+    `exec`, when it is killed, notes nothing."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
@@ -96,7 +110,9 @@ class Server:
 
     def __init__(self, command: list[str]) -> None:
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, preexec_fn=partial(die_with, os.getpid()))
+        self.process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, preexec_fn=partial(die_with, os.getpid())
+        )
         assert self.process.stdout is not None
         self.lines = Lines(self.process.stdout.fileno())
         self.news: list[dict[str, Any]] = []
@@ -133,12 +149,15 @@ class Server:
             self.read()
         answer = self.answers.pop(self.asked)
         if error := answer.get("error"):
-            raise Refused(f"{method}: {method} failed: {error.get('message')} (code {error.get('code')})")
+            raise Refused(
+                f"{method}: {method} failed: {error.get('message')} (code {error.get('code')})"
+            )
         result: dict[str, Any] = answer.get("result") or {}
         return result
 
     def end(self) -> int:
-        """Its input is closed, then it is asked, then it is made to. Returns how it ended, as `Popen` says it."""
+        """Its input is closed, then it is asked, then it is made to. Returns how it ended, as
+        `Popen` says it."""
         assert self.process.stdin is not None
         with contextlib.suppress(OSError):
             self.process.stdin.close()
@@ -164,14 +183,23 @@ class Thread:
         """The server has begun a turn that nobody asked for."""
 
     def open(self) -> None:
-        """Resumes or begins the thread. No directory is named: the server would note it as one that the user trusts. Raises Refused."""
+        """Resumes or begins the thread. No directory is named: the server would note it as one that
+        the user trusts. Raises Refused."""
         order, call = self.order, self.server.call
         about = {"name": "perdure", "title": "perdure", "version": order["version"]}
-        call("initialize", clientInfo=about, capabilities={"experimentalApi": True, "requestAttestation": False})
+        call(
+            "initialize",
+            clientInfo=about,
+            capabilities={"experimentalApi": True, "requestAttestation": False},
+        )
         self.server.write({"method": "initialized"})
         config = call("config/read", cwd=os.getcwd()).get("config") or {}
         self.effort = config.get("model_reasoning_effort")
-        asked = {"sandbox": order["sandbox"], "approvalPolicy": "never", "model": order["model"] or config.get("model")}
+        asked = {
+            "sandbox": order["sandbox"],
+            "approvalPolicy": "never",
+            "model": order["model"] or config.get("model"),
+        }
         asked["modelProvider"] = config.get("model_provider")
         asked = {name: value for name, value in asked.items() if value}
         if order["thread"]:
@@ -180,7 +208,9 @@ class Thread:
             found = call("thread/start", threadSource="user", **asked)
         self.id = found["thread"]["id"]
         if order["thread"] not in ("", self.id):
-            raise Refused(f"thread/resume: it was thread {order['thread']} that was asked for, not {self.id}")
+            raise Refused(
+                f"thread/resume: it was thread {order['thread']} that was asked for, not {self.id}"
+            )
         self.check(found)
         self.wait_for(config.get("mcp_servers") or {})
 
@@ -189,12 +219,18 @@ class Thread:
         given, policy = (found.get("sandbox") or {}).get("type"), found.get("approvalPolicy")
         if policy != "never" or WIDTH.get(str(given), 9) > WIDTH[MODES[self.order["sandbox"]]]:
             raise Refused(
-                f"thread/start: invalid value: sandbox {given} and approvals {policy} instead of {self.order['sandbox']} and never"
+                f"thread/start: invalid value: sandbox {given} and approvals {policy} instead of "
+                f"{self.order['sandbox']} and never"
             )
 
     def wait_for(self, servers: dict[str, Any]) -> None:
-        """Until the user's MCP servers are up, or are too slow. Nothing is said before: with the first word the process is complete."""
-        names = {name for name, each in servers.items() if isinstance(each, dict) and each.get("enabled") is not False}
+        """Until the user's MCP servers are up, or are too slow. Nothing is said before: with the
+        first word the process is complete."""
+        names = {
+            name
+            for name, each in servers.items()
+            if isinstance(each, dict) and each.get("enabled") is not False
+        }
         late = time.monotonic() + SERVERS_S
         while names - self.started() and (left := late - time.monotonic()) > 0:
             if select.select([self.server.lines.fd], [], [], left)[0]:
@@ -203,7 +239,11 @@ class Thread:
 
     def started(self) -> set[str]:
         """The MCP servers that are up, or will not be."""
-        told = [message.get("params") or {} for message in self.server.news if message["method"] == "mcpServer/startupStatus/updated"]
+        told = [
+            message.get("params") or {}
+            for message in self.server.news
+            if message["method"] == "mcpServer/startupStatus/updated"
+        ]
         return {str(each.get("name")) for each in told if each.get("status") != "starting"}
 
     def turn(self, prompt: str) -> bool:
@@ -213,7 +253,12 @@ class Thread:
         self.error, self.ended = "", {}
         say("thread.started", thread_id=self.id)
         given = {"type": "text", "text": prompt, "text_elements": []}
-        began = self.server.call("turn/start", threadId=self.id, input=[given], **({"effort": self.effort} if self.effort else {}))
+        began = self.server.call(
+            "turn/start",
+            threadId=self.id,
+            input=[given],
+            **({"effort": self.effort} if self.effort else {}),
+        )
         self.turn_id = began["turn"]["id"]
         while not self.ended:
             if not self.server.news:
@@ -222,10 +267,16 @@ class Thread:
         self.server.call("thread/backgroundTerminals/clean", threadId=self.id)
         self.tell()
         if self.ended.get("status") == "completed":
-            used = {snake(name): count for name, count in self.usage.items() if name != "totalTokens"}
+            used = {
+                snake(name): count for name, count in self.usage.items() if name != "totalTokens"
+            }
             say("turn.completed", usage=used, turn_id=self.turn_id)
             return True
-        words = (self.ended.get("error") or {}).get("message") or self.error or "the turn was interrupted"
+        words = (
+            (self.ended.get("error") or {}).get("message")
+            or self.error
+            or "the turn was interrupted"
+        )
         say("turn.failed", error={"message": words})
         return False
 
@@ -243,11 +294,17 @@ class Thread:
                 say("turn.started")
             case "turn/started":
                 self.alone = True
-            case "item/started" | "item/completed" if (item := told.get("item") or {}).get("type") in TOLD:
+            case "item/started" | "item/completed" if (item := told.get("item") or {}).get(
+                "type"
+            ) in TOLD:
                 known = {snake(name): value for name, value in item.items()}
                 say(
                     method.replace("/", "."),
-                    item={**known, "type": snake(item["type"]), "status": snake(str(known.get("status", "completed")))},
+                    item={
+                        **known,
+                        "type": snake(item["type"]),
+                        "status": snake(str(known.get("status", "completed"))),
+                    },
                 )
             case "thread/tokenUsage/updated":
                 self.usage = (told.get("tokenUsage") or {}).get("total") or {}
@@ -256,15 +313,17 @@ class Thread:
             case "error":
                 error = told.get("error") or {}
                 more = error.get("additionalDetails")
-                self.error = f"{error.get('message')} ({more})" if more else str(error.get("message"))
+                self.error = (
+                    f"{error.get('message')} ({more})" if more else str(error.get("message"))
+                )
                 say("error", message=self.error)
             case "turn/completed" if (told.get("turn") or {}).get("id") == self.turn_id:
                 self.ended = told["turn"]
 
 
 def serve(thread: Thread) -> int:
-    """A turn for each line of input, until there are no more or the server goes on by itself, which `exec` would not see either.
-    Returns the exit code. Raises Refused, Over."""
+    """A turn for each line of input, until there are no more or the server goes on by itself, which
+    `exec` would not see either. Returns the exit code. Raises Refused, Over."""
     prompts, server, good = Lines(0), thread.server, True
     poll = select.poll()
     poll.register(prompts.fd, select.POLLIN)

@@ -1,7 +1,7 @@
 """Codex's `exec --json` lines as events. Pure. Read from 0.169.0.
 
-Neither an item of type `error` nor a line `error` is a failure; only `turn.failed` is. `usage` counts over the whole thread,
-also across resumes and forks, and its input includes the cached part.
+Neither an item of type `error` nor a line `error` is a failure; only `turn.failed` is. `usage`
+counts over the whole thread, also across resumes and forks, and its input includes the cached part.
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ def parse(line: bytes) -> Sequence[AgentEvent]:
         case "error":
             return _error(lines.text(found.get("message")))
         case "turn.completed":
-            return (UsageSeen(_usage(found.get("usage")), cumulative=True), TurnEnded(ok=True, turns=1))
+            return (
+                UsageSeen(_usage(found.get("usage")), cumulative=True),
+                TurnEnded(ok=True, turns=1),
+            )
         case "turn.failed":
             message = lines.text(lines.part(found, "error", "message"))
             limit = (LimitSeen(lines.text(message, SUMMARY)),) if "usage limit" in message else ()
@@ -66,7 +69,11 @@ def _item(kind: str, item: dict[str, Any]) -> Sequence[AgentEvent]:
     key = lines.text(item.get("id"), SUMMARY)
     if kind == "item.started":
         return (ToolStarted(key, name, _argument(item)),)
-    ok = item.get("status") in ("completed", None) and not item.get("exit_code") and not item.get("error")
+    ok = (
+        item.get("status") in ("completed", None)
+        and not item.get("exit_code")
+        and not item.get("error")
+    )
     return (ToolEnded(key, ok, lines.text(item.get("aggregated_output"), SUMMARY)),)
 
 

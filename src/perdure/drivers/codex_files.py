@@ -1,8 +1,9 @@
 """Codex's own files: where a thread lies, what stands in it, and who has it open.
 
-Layout of 0.169.0: `{home}/sessions/YYYY/MM/DD/rollout-<time>-<thread>.jsonl`, with `_<file>` behind the thread where it was begun by
-going back in the thread; `{home}/thread-writer-locks/<thread>.lock`, held by
-flock while a process writes. A fork's file holds only what came after the fork and names its parent (`forked_from_id`).
+Layout of 0.169.0: `{home}/sessions/YYYY/MM/DD/rollout-<time>-<thread>.jsonl`, with `_<file>` behind
+the thread where it was begun by going back in the thread;
+`{home}/thread-writer-locks/<thread>.lock`, held by flock while a process writes. A fork's file
+holds only what came after the fork and names its parent (`forked_from_id`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,14 @@ _FIRST = 500
 _TOLD = (b'"token_count"', b'"compacted"', b'"turn_context"')
 _COUNTED = (b'"token_count"', b'"token_usage_record"', b'"turn_context"')
 _OWN_WORDS = (
-    *("<environment_context>", "<user_instructions>", "# AGENTS.md instructions", "<turn_aborted>", "<skill>", "<user_shell_command>"),
+    *(
+        "<environment_context>",
+        "<user_instructions>",
+        "# AGENTS.md instructions",
+        "<turn_aborted>",
+        "<skill>",
+        "<user_shell_command>",
+    ),
     *("<subagent_notification>", "<model_switch>", "<recommended_plugins>", "<goal_context>"),
 )
 """How Codex's own user messages begin, for versions that do not say where a message comes from."""
@@ -37,14 +45,18 @@ def transcript(home: Path, session_id: str) -> Path | None:
 
 
 def remains(home: Path, session_id: str) -> Sequence[Path]:
-    """All its files, by the date in their names, the newest first. Going back in a thread begins a further one (0.169.0)."""
+    """All its files, by the date in their names, the newest first. Going back in a thread begins a
+    further one (0.169.0)."""
     found = home.glob(f"sessions/*/*/*/rollout-*-{session_id}*.jsonl") if is_id(session_id) else ()
     found = (path for path in found if path.stem.partition(session_id)[2][:1] in ("", "_"))
-    return sorted((path for path in found if path.is_file()), key=lambda path: path.name, reverse=True)
+    return sorted(
+        (path for path in found if path.is_file()), key=lambda path: path.name, reverse=True
+    )
 
 
 def bases(home: Path, content: bytes) -> Sequence[Path]:
-    """The files that a rollout goes on from, the nearest first. Each is named by the last id in its name."""
+    """The files that a rollout goes on from, the nearest first. Each is named by the last id in its
+    name."""
     found: list[Path] = []
     head = content.partition(b"\n")[0]
     while (path := _base(home, head)) is not None and path not in found:
@@ -70,7 +82,8 @@ def _head(path: Path) -> bytes:
 
 
 def place(home: Path, session_id: str, copy: Path) -> Path:
-    """Where the rollout lay: over what is left of it, else by the date in the copy's name, else by its first line.
+    """Where the rollout lay: over what is left of it, else by the date in the copy's name, else by
+    its first line.
 
     Raises ValueError if the copy is no rollout of this thread.
     """
@@ -85,24 +98,50 @@ def place(home: Path, session_id: str, copy: Path) -> Path:
     if lines.part(meta, "id") != session_id or began is None:
         raise ValueError(f"{copy} is no rollout of the thread {session_id}")
     year, month, day, *clock = began.groups()
-    return home / "sessions" / year / month / day / f"rollout-{year}-{month}-{day}T{'-'.join(clock)}-{session_id}.jsonl"
+    return (
+        home
+        / "sessions"
+        / year
+        / month
+        / day
+        / f"rollout-{year}-{month}-{day}T{'-'.join(clock)}-{session_id}.jsonl"
+    )
 
 
 def prompts(content: bytes) -> Iterator[Prompt]:
-    """The prompts of people and programs, in order; Codex's own user messages and unreadable lines are passed over."""
+    """The prompts of people and programs, in order; Codex's own user messages and unreadable lines
+    are passed over."""
     for line in content.split(b"\n"):
-        if b'"user"' in line and (entry := lines.read(line)) and entry.get("type") == "response_item":
+        if (
+            b'"user"' in line
+            and (entry := lines.read(line))
+            and entry.get("type") == "response_item"
+        ):
             message = entry.get("payload")
-            if lines.part(message, "type") == "message" and lines.part(message, "role") == "user" and (words := prompt_of(message)):
+            if (
+                lines.part(message, "type") == "message"
+                and lines.part(message, "role") == "user"
+                and (words := prompt_of(message))
+            ):
                 yield Prompt(words)
 
 
 def prompt_of(message: Any) -> str:
     """The words of a prompt; empty for what Codex put in itself."""
-    texts = [item["text"] for item in lines.items(lines.part(message, "content")) if isinstance(item.get("text"), str)]
-    origins = lines.items(lines.part(message, "internal_chat_message_metadata_passthrough", "content_item_metadata"))
+    texts = [
+        item["text"]
+        for item in lines.items(lines.part(message, "content"))
+        if isinstance(item.get("text"), str)
+    ]
+    origins = lines.items(
+        lines.part(message, "internal_chat_message_metadata_passthrough", "content_item_metadata")
+    )
     if origins:
-        return "\n".join(words for words, origin in zip(texts, origins, strict=False) if lines.part(origin, "provenance", "type") == "user")
+        return "\n".join(
+            words
+            for words, origin in zip(texts, origins, strict=False)
+            if lines.part(origin, "provenance", "type") == "user"
+        )
     return "\n".join(words for words in texts if not words.lstrip().startswith(_OWN_WORDS))
 
 
@@ -117,7 +156,12 @@ def _conversation(path: Path, content: bytes, whole: bool, updated: int) -> Conv
     meta = meta_of(content)
     thread = lines.text(meta.get("id"))
     said = [prompt.text for prompt in prompts(content)]
-    if not is_id(thread) or not path.stem.endswith(thread) or isinstance(meta.get("source"), dict) or not (said or parent(content)):
+    if (
+        not is_id(thread)
+        or not path.stem.endswith(thread)
+        or isinstance(meta.get("source"), dict)
+        or not (said or parent(content))
+    ):
         return None
     return Conversation(
         id=thread,
@@ -146,7 +190,9 @@ def parent(content: bytes) -> str:
 def total(content: bytes) -> Usage:
     """The newest count; it runs on over resumes and forks. The input includes its cached parts."""
     for line in reversed(content.split(b"\n")):
-        if b'"token_count"' in line and (used := lines.part(lines.read(line), "payload", "info", "total_token_usage")):
+        if b'"token_count"' in line and (
+            used := lines.part(lines.read(line), "payload", "info", "total_token_usage")
+        ):
             return usage(used)
     return Usage()
 
@@ -162,8 +208,9 @@ def usage(told: Any) -> Usage:
 
 
 def replies(content: bytes) -> Iterator[Reply]:
-    """The model's replies. 0.169.0 writes a record as soon as one has come, and the thread's count only when its tools have ended: a
-    resume goes on from that count, without what was lost in between. Older versions write the count alone."""
+    """The model's replies. 0.169.0 writes a record as soon as one has come, and the thread's count
+    only when its tools have ended: a resume goes on from that count, without what was lost in
+    between. Older versions write the count alone."""
     model = ""
     for line in content.split(b"\n"):
         entry = lines.read(line) if any(mark in line for mark in _COUNTED) else None
@@ -174,15 +221,24 @@ def replies(content: bytes) -> Iterator[Reply]:
             model = lines.text(lines.part(payload, "model"), _FIRST) or model
         elif entry.get("type") == "token_usage_record":
             key = lines.text(lines.part(payload, "response_id"), _FIRST)
-            yield Reply(id=key or str(at), usage=usage(lines.part(payload, "usage")), model=model, at=at)
+            yield Reply(
+                id=key or str(at), usage=usage(lines.part(payload, "usage")), model=model, at=at
+            )
         elif lines.part(payload, "type") == "token_count" and (info := lines.part(payload, "info")):
             total = usage(lines.part(info, "total_token_usage"))
             key = f"{total.input} in, {total.output} out"
-            yield Reply(id=key, usage=usage(lines.part(info, "last_token_usage")), model=model, at=at, unnamed=True)
+            yield Reply(
+                id=key,
+                usage=usage(lines.part(info, "last_token_usage")),
+                model=model,
+                at=at,
+                unnamed=True,
+            )
 
 
 def fill(content: bytes) -> Fill:
-    """By the newest count of one request; after a compaction, and after a request that was refused as too long, Codex's own estimate."""
+    """By the newest count of one request; after a compaction, and after a request that was refused
+    as too long, Codex's own estimate."""
     tokens, window, model, compactions, held, left = 0, 0, "", 0, 0, 0
     counts: list[int] = []
     for line in content.split(b"\n"):
@@ -190,37 +246,57 @@ def fill(content: bytes) -> Fill:
             continue
         entry = lines.read(line) or {}
         if entry.get("type") == "compacted":
-            # The newest count is that of the request for the summary, which carried the conversation as well.
+            # The newest count is that of the request for the summary, which carried the
+            # conversation as well.
             compactions, held, left = compactions + 1, max(counts[-2:], default=0), 0
         elif entry.get("type") == "turn_context":
             model = lines.text(lines.part(entry, "payload", "model")) or model
         elif lines.part(entry, "payload", "type") == "token_count":
             last = lines.part(entry, "payload", "info", "last_token_usage")
-            tokens = lines.whole(lines.part(last, "input_tokens")) or lines.whole(lines.part(last, "total_tokens")) or tokens
+            tokens = (
+                lines.whole(lines.part(last, "input_tokens"))
+                or lines.whole(lines.part(last, "total_tokens"))
+                or tokens
+            )
             counts.append(tokens)
             left = left or tokens
-            window = lines.whole(lines.part(entry, "payload", "info", "model_context_window")) or window
-    return Fill(tokens=tokens, window=window, model=model, compactions=compactions, held=held, left=left if compactions else 0)
+            window = (
+                lines.whole(lines.part(entry, "payload", "info", "model_context_window")) or window
+            )
+    return Fill(
+        tokens=tokens,
+        window=window,
+        model=model,
+        compactions=compactions,
+        held=held,
+        left=left if compactions else 0,
+    )
 
 
 def spoken(content: bytes) -> Iterator[Spoken]:
     """Prompts, and the agent's messages."""
     for line in content.split(b"\n"):
         entry = lines.read(line) if b'"message"' in line else None
-        if entry is None or entry.get("type") != "response_item" or lines.part(entry, "payload", "type") != "message":
+        if (
+            entry is None
+            or entry.get("type") != "response_item"
+            or lines.part(entry, "payload", "type") != "message"
+        ):
             continue
         message = entry["payload"]
         if message.get("role") == "user" and (words := prompt_of(message)):
             yield Spoken(False, words)
         elif message.get("role") == "assistant":
-            said = "\n".join(lines.text(item.get("text")) for item in lines.items(message.get("content")))
+            said = "\n".join(
+                lines.text(item.get("text")) for item in lines.items(message.get("content"))
+            )
             if said.strip():
                 yield Spoken(True, said)
 
 
 def writers(home: Path, session_id: str) -> Sequence[int]:
-    """Processes that hold the thread's lock, as the kernel lists them. The lock itself is not touched: a probe by flock would
-    make a Codex that starts at that moment fail."""
+    """Processes that hold the thread's lock, as the kernel lists them. The lock itself is not
+    touched: a probe by flock would make a Codex that starts at that moment fail."""
     lock = home / "thread-writer-locks" / f"{session_id}.lock"
     if not is_id(session_id):
         return ()
@@ -230,12 +306,17 @@ def writers(home: Path, session_id: str) -> Sequence[int]:
     except OSError:
         return ()
     fields = [line.split() for line in held if " FLOCK " in line and "->" not in line]
-    pids = {int(field[4]) for field in fields if len(field) > 5 and field[5].rpartition(":")[2] == str(wanted.st_ino)}
+    pids = {
+        int(field[4])
+        for field in fields
+        if len(field) > 5 and field[5].rpartition(":")[2] == str(wanted.st_ino)
+    }
     return sorted(pid for pid in pids if pid > 0 and _has_open(pid, wanted))
 
 
 def _has_open(pid: int, wanted: os.stat_result) -> bool:
-    """Whether it is really this file: inode numbers repeat over devices. Where the kernel does not let us look, it may be."""
+    """Whether it is really this file: inode numbers repeat over devices. Where the kernel does not
+    let us look, it may be."""
     try:
         descriptors = list(Path(f"/proc/{pid}/fd").iterdir())
     except PermissionError:

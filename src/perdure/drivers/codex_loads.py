@@ -1,10 +1,14 @@
-"""What Codex shows to the model after a resume, from a rollout. Pure; called by the driver. Every rule was tried on 0.169.0.
+"""What Codex shows to the model after a resume, from a rollout. Pure; called by the driver. Every
+rule was tried on 0.169.0.
 
-- Items are the `response_item` records in the order of the file; Codex's own user messages are none.
-- A `compacted` record replaces all items before it by its own history: the prompts, and a summary in the place of the rest.
-- Going back (`thread/revert`, the Esc key twice) begins a new file for the same thread. Like the file of a fork it holds only what came
-  afterwards, and its first record names the file that it goes on from, and up to which ordinal (`history_base`). Older versions wrote a
-  record `thread_rolled_back` with the number of turns instead.
+- Items are the `response_item` records in the order of the file; Codex's own user messages are
+  none.
+- A `compacted` record replaces all items before it by its own history: the prompts, and a summary
+  in the place of the rest.
+- Going back (`thread/revert`, the Esc key twice) begins a new file for the same thread. Like the
+  file of a fork it holds only what came afterwards, and its first record names the file that it
+  goes on from, and up to which ordinal (`history_base`). Older versions wrote a record
+  `thread_rolled_back` with the number of turns instead.
 - A call without a result is closed with `aborted`; a result without a call is left out.
 """
 
@@ -60,7 +64,8 @@ class _History:
 
 
 def loads(content: bytes, bases: Sequence[bytes] = ()) -> Loaded:
-    """The items that a resume would send. `bases`: the files that this one goes on from, the nearest first."""
+    """The items that a resume would send. `bases`: the files that this one goes on from, the
+    nearest first."""
     history = _History()
     ends = [_end(each) for each in (content, *bases)]
     # The last of the bases has no limit of its own: the one before it says how far it is read.
@@ -82,7 +87,8 @@ def _end(content: bytes) -> int | None:
 
 
 def _read(history: _History, content: bytes, end: int | None, *, own: bool) -> None:
-    """Take a file in, up to an ordinal. What stands behind that was taken back, unless the file is another thread's."""
+    """Take a file in, up to an ordinal. What stands behind that was taken back, unless the file is
+    another thread's."""
     for line in content.split(b"\n"):
         entry = lines.read(line) if any(mark in line for mark in _TOLD) else None
         if entry is None:
@@ -114,8 +120,13 @@ def _items(payload: Any) -> Iterator[Item]:
 
 
 def _replacing(entry: dict[str, Any], summary: str) -> Iterator[Item]:
-    """An entry of a replacement history. The message in which Codex gives the summary is none of the user's."""
-    if lines.part(entry, "type") == "message" and summary and _text(entry.get("content")).strip() == summary.strip():
+    """An entry of a replacement history. The message in which Codex gives the summary is none of
+    the user's."""
+    if (
+        lines.part(entry, "type") == "message"
+        and summary
+        and _text(entry.get("content")).strip() == summary.strip()
+    ):
         yield item(ItemKind.SUMMARY, summary)
     else:
         yield from _items(entry)
@@ -139,7 +150,9 @@ def _text(content: Any) -> str:
         return content
     if isinstance(content, dict):
         return _text(content.get("content"))
-    return "\n".join(_name(part["text"]) if "text" in part else repr(part) for part in lines.items(content))
+    return "\n".join(
+        _name(part["text"]) if "text" in part else repr(part) for part in lines.items(content)
+    )
 
 
 def _name(value: Any) -> str:

@@ -1,8 +1,10 @@
-"""Codex as a process that has many turns: `codex app-server`, with `codex_bridge` between it and its keeper. Observed on 0.169.0.
+"""Codex as a process that has many turns: `codex app-server`, with `codex_bridge` between it and
+its keeper. Observed on 0.169.0.
 
-The bridge prints what `codex exec --json` would, so the driver reads both alike. What `exec` takes as flags and the server does not,
-the bridge asks for when it opens the thread. A thread that is forked, arguments that only `exec` has, and a Codex that is
-older or does not tell its version get a process for one turn.
+The bridge prints what `codex exec --json` would, so the driver reads both alike. What `exec` takes
+as flags and the server does not, the bridge asks for when it opens the thread. A thread that is
+forked, arguments that only `exec` has, and a Codex that is older or does not tell its version get a
+process for one turn.
 """
 
 from __future__ import annotations
@@ -43,12 +45,21 @@ class CodexWarm:
 
     def command(self, launch: Launch) -> Command | None:
         asked = launch.continuation
-        if asked.kind is Start.FORK or not shared(launch.spec.agent_args) or not known(launch.program.version):
+        if (
+            asked.kind is Start.FORK
+            or not shared(launch.spec.agent_args)
+            or not known(launch.program.version)
+        ):
             return None
         if asked.kind not in (Start.FRESH, Start.REBUILD, Start.RESUME) or asked.rung is Rung.PATH:
             raise ValueError(f"Codex has no continuation {asked.kind} by {asked.rung}")
         order = {
-            "command": [launch.program.path, "app-server", *launch.spec.agent_args, *self._settings(launch)],
+            "command": [
+                launch.program.path,
+                "app-server",
+                *launch.spec.agent_args,
+                *self._settings(launch),
+            ],
             "thread": checked(asked.session_id) if asked.kind is Start.RESUME else "",
             "sandbox": SANDBOX[launch.spec.permissions],
             "model": launch.spec.model,
@@ -72,13 +83,15 @@ class CodexWarm:
 
 
 def known(version: str) -> bool:
-    """Whether the app server of this version is one that speaks as the oldest that was tried, or a newer one. Empty is unknown."""
+    """Whether the app server of this version is one that speaks as the oldest that was tried, or a
+    newer one. Empty is unknown."""
     numbers = re.match(r"(\d+)\.(\d+)", version)
     return numbers is not None and (int(numbers[1]), int(numbers[2])) >= OLDEST
 
 
 def shared(arguments: Sequence[str]) -> bool:
-    """Whether the app server takes these arguments of `exec`: settings and features, and nothing else."""
+    """Whether the app server takes these arguments of `exec`: settings and features, and nothing
+    else."""
     left = iter(arguments)
     for argument in left:
         if argument in _SHARED_WITH_VALUE:

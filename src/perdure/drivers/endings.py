@@ -1,6 +1,8 @@
-"""What the end of a process says by itself, before and after the agent's own word is heard. Shared by the classifiers.
+"""What the end of a process says by itself, before and after the agent's own word is heard. Shared
+by the classifiers.
 
-`by_supervisor` comes first: who was stopped by perdure did not fail. `by_process` comes last: no word of the agent explains it.
+`by_supervisor` comes first: who was stopped by perdure did not fail. `by_process` comes last: no
+word of the agent explains it.
 """
 
 from __future__ import annotations
@@ -22,10 +24,17 @@ _CAUSES = {
     "deadline": (OutcomeKind.TIMED_OUT, "it took longer than it was allowed to, and was ended"),
     "stalled": (OutcomeKind.STALLED, "it was silent for too long, and was ended"),
     "stopped": (OutcomeKind.CANCELLED, "it was stopped on request"),
-    "retrying": (OutcomeKind.OVERLOADED, "it asked its service again and again without a whole answer, and was ended"),
+    "retrying": (
+        OutcomeKind.OVERLOADED,
+        "it asked its service again and again without a whole answer, and was ended",
+    ),
     "budget": (OutcomeKind.BUDGET_SPENT, "the budget was spent while it worked, and it was ended"),
     "flooded": (OutcomeKind.FAILED, "it wrote more output than is kept, and was ended"),
-    "lapsed": (OutcomeKind.LOST, "its host had lost the shared database for too long, and ended it so that another one may go on"),
+    "lapsed": (
+        OutcomeKind.LOST,
+        "its host had lost the shared database for too long, and ended it so that another one may "
+        "go on",
+    ),
     "lost": (OutcomeKind.LOST, "nobody saw how it ended"),
 }
 
@@ -50,7 +59,8 @@ def by_supervisor(exit: Exit) -> Outcome | None:
 
 
 def by_process(exit: Exit, silent: str) -> Outcome:
-    """The outcome where the agent said nothing of use; `silent` is the sentence for an end by itself."""
+    """The outcome where the agent said nothing of use; `silent` is the sentence for an end by
+    itself."""
     number = exit.signal or (exit.code - 128 if exit.code and 128 < exit.code < 160 else 0)
     if number == signal.SIGINT:
         return ending(OutcomeKind.CANCELLED, "it was interrupted (SIGINT)", exit)
@@ -58,14 +68,27 @@ def by_process(exit: Exit, silent: str) -> Outcome:
         return ending(OutcomeKind.FAILED, f"killed by {_name(number)}", exit)
     said = last_line(exit.stderr_tail)
     if exit.code in _NOT_STARTED:
-        # What a shell, env(1) and perdure's shim answer where a program is missing or cannot be run: so would the next attempt end.
-        return ending(OutcomeKind.CONFIG_ERROR, f"the agent could not be started (exit code {exit.code}): {said}".rstrip(": "), exit)
-    return ending(OutcomeKind.FAILED, f"{silent} (exit code {exit.code}){': ' + said if said else ''}", exit)
+        # What a shell, env(1) and perdure's shim answer where a program is missing or cannot be
+        # run: so would the next attempt end.
+        return ending(
+            OutcomeKind.CONFIG_ERROR,
+            f"the agent could not be started (exit code {exit.code}): {said}".rstrip(": "),
+            exit,
+        )
+    return ending(
+        OutcomeKind.FAILED, f"{silent} (exit code {exit.code}){': ' + said if said else ''}", exit
+    )
 
 
 def ending(kind: OutcomeKind, detail: str, exit: Exit, until: int | None = None) -> Outcome:
     """An outcome with the exit's numbers in it."""
-    return Outcome(kind=kind, detail=lines.text(" ".join(detail.split()), DETAIL), until=until, code=exit.code, signal=exit.signal)
+    return Outcome(
+        kind=kind,
+        detail=lines.text(" ".join(detail.split()), DETAIL),
+        until=until,
+        code=exit.code,
+        signal=exit.signal,
+    )
 
 
 def explained(outcome: Outcome, sentence: str) -> Outcome:

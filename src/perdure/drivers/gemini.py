@@ -1,16 +1,22 @@
-"""The driver for the Gemini CLI: how it is started, and what its output and files mean. Written against 0.61.0.
+"""The driver for the Gemini CLI: how it is started, and what its output and files mean. Written
+against 0.61.0.
 
-Loaded by `perdure.drivers.load`. The events, the classifier and the files have rooms of their own beside this one.
+Loaded by `perdure.drivers.load`. The events, the classifier and the files have rooms of their own
+beside this one.
 
 Three things are set for every launch, because a conversation would be lost without them:
 
-- `gemini_keep.mjs` is loaded into the process: the CLI's clean-up at the start deletes each conversation that was ever resumed,
-  live ones too. Its switch can only be set in the user's own settings, or in a file that belongs to root.
-- GEMINI_CLI_NO_RELAUNCH: else the CLI is two processes, of which the first ignores SIGTERM and dies without the second.
-- A prompt that begins like a command (`/`, `?`) gets a word before it: a resume throws such prompts out of the history.
+- `gemini_keep.mjs` is loaded into the process: the CLI's clean-up at the start deletes each
+  conversation that was ever resumed, live ones too. Its switch can only be set in the user's own
+  settings, or in a file that belongs to root.
+- GEMINI_CLI_NO_RELAUNCH: else the CLI is two processes, of which the first ignores SIGTERM and dies
+  without the second.
+- A prompt that begins like a command (`/`, `?`) gets a word before it: a resume throws such prompts
+  out of the history.
 
-Permissions: `read` denies shell and writing tools by a policy of the highest tier; `edit` allows editing tools, and the shell as
-a whole, because tests and git are of no use otherwise; `full` is yolo. The workdir is trusted, as by whoever starts the CLI there.
+Permissions: `read` denies shell and writing tools by a policy of the highest tier; `edit` allows
+editing tools, and the shell as a whole, because tests and git are of no use otherwise; `full` is
+yolo. The workdir is trusted, as by whoever starts the CLI there.
 """
 
 from __future__ import annotations
@@ -19,12 +25,34 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from perdure.config.home import user_home
-from perdure.drivers import gemini_events, gemini_files, gemini_loads, gemini_outcome, programs, refusals, retention
+from perdure.drivers import (
+    gemini_events,
+    gemini_files,
+    gemini_loads,
+    gemini_outcome,
+    programs,
+    refusals,
+    retention,
+)
 from perdure.drivers.ids import checked
 from perdure.events import AgentEvent
 from perdure.mending import Mended
 from perdure.mending import gemini as gemini_mending
-from perdure.model import Command, Conversation, Exit, Fill, Launch, Loaded, Outcome, Permissions, Program, Reply, Rung, Start, Usage
+from perdure.model import (
+    Command,
+    Conversation,
+    Exit,
+    Fill,
+    Launch,
+    Loaded,
+    Outcome,
+    Permissions,
+    Program,
+    Reply,
+    Rung,
+    Start,
+    Usage,
+)
 from perdure.protocols import Abilities, Prompt, Retention, Spoken
 
 PACKAGE = programs.Package("gemini", "PERDURE_GEMINI", "@google", "gemini-cli", "")
@@ -42,8 +70,28 @@ _PERMISSIONS = {
 }
 
 _RESERVED = frozenset(
-    {"-r", "--resume", "--session-id", "--session-file", "--list-sessions", "-l", "--list-extensions", "--delete-session"}
-    | {"-p", "--prompt", "-i", "--prompt-interactive", "-o", "--output-format", "-w", "--worktree", "--acp", "--experimental-acp"}
+    {
+        "-r",
+        "--resume",
+        "--session-id",
+        "--session-file",
+        "--list-sessions",
+        "-l",
+        "--list-extensions",
+        "--delete-session",
+    }
+    | {
+        "-p",
+        "--prompt",
+        "-i",
+        "--prompt-interactive",
+        "-o",
+        "--output-format",
+        "-w",
+        "--worktree",
+        "--acp",
+        "--experimental-acp",
+    }
     | {"-y", "--yolo", "--approval-mode", "--admin-policy", "-h", "--help", "-v", "--version", "--"}
 )
 
@@ -63,17 +111,34 @@ class GeminiDriver:
     )
     variables = (
         *("GEMINI_*", "GOOGLE_*", "CLOUD_SHELL"),
-        *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy"),
+        *(
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "NO_PROXY",
+            "ALL_PROXY",
+            "http_proxy",
+            "https_proxy",
+            "no_proxy",
+            "all_proxy",
+        ),
         *("NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "SSL_CERT_DIR"),
-        *("!GEMINI_CLI", "!GEMINI_CLI_IDE_*", "!GEMINI_CLI_ACTIVITY_LOG_TARGET", "!GEMINI_CLI_WORKTREE_HANDLED", "!GEMINI_PTY_INFO"),
+        *(
+            "!GEMINI_CLI",
+            "!GEMINI_CLI_IDE_*",
+            "!GEMINI_CLI_ACTIVITY_LOG_TARGET",
+            "!GEMINI_CLI_WORKTREE_HANDLED",
+            "!GEMINI_PTY_INFO",
+        ),
     )
-    """`!pattern` takes names out again: what a running Gemini CLI, or the editor around it, sets for its children."""
+    """`!pattern` takes names out again: what a running Gemini CLI, or the editor around it, sets
+    for its children."""
 
     archive = None
     warm = None
 
     def locate(self, environ: Mapping[str, str]) -> Program:
-        """PERDURE_GEMINI, else the first `gemini` on PATH, followed to the script that node runs."""
+        """PERDURE_GEMINI, else the first `gemini` on PATH, followed to the script that node
+        runs."""
         return programs.locate(PACKAGE, environ)
 
     def home(self, environ: Mapping[str, str]) -> Path:
@@ -83,17 +148,29 @@ class GeminiDriver:
     def refuse(self, launch: Launch) -> str:
         """A prompt that is empty or too long, arguments that are perdure's to set."""
         if len(gemini_files.sent(launch.prompt).encode("utf-8", "replace")) > MAX_PROMPT_BYTES:
-            return f"The prompt is longer than the {MAX_PROMPT_BYTES // 1024 // 1024} MB that Gemini CLI takes; put it into a file."
+            return (
+                f"The prompt is longer than the {MAX_PROMPT_BYTES // 1024 // 1024} MB that Gemini "
+                "CLI takes; put it into a file."
+            )
         return refusals.prompt(launch) or refusals.arguments(launch, _RESERVED)
 
     def command(self, launch: Launch) -> Command:
-        """The prompt goes by stdin, so that none of it is read as a flag. Raises ValueError for a bad id, or for a fork of a
-        conversation that is not there."""
-        argv = [launch.program.path, *launch.spec.agent_args, "--output-format=stream-json", *_conversation(launch)]
+        """The prompt goes by stdin, so that none of it is read as a flag. Raises ValueError for a
+        bad id, or for a fork of a conversation that is not there."""
+        argv = [
+            launch.program.path,
+            *launch.spec.agent_args,
+            "--output-format=stream-json",
+            *_conversation(launch),
+        ]
         argv += _PERMISSIONS[launch.spec.permissions]
         if launch.spec.model:
             argv.append(f"--model={launch.spec.model}")
-        return Command(argv=tuple(argv), stdin=gemini_files.sent(launch.prompt).encode(), env=_environ(launch.spec.env))
+        return Command(
+            argv=tuple(argv),
+            stdin=gemini_files.sent(launch.prompt).encode(),
+            env=_environ(launch.spec.env),
+        )
 
     def parse(self, line: bytes) -> Sequence[AgentEvent]:
         return gemini_events.parse(line)
@@ -151,16 +228,25 @@ class GeminiDriver:
         argv = [launch.program.path, f"--resume={checked(launch.continuation.session_id)}"]
         argv += [f"--model={launch.spec.model}"] if launch.spec.model else []
         keep = {"NODE_OPTIONS": f"--import={KEEP.as_uri()}", "GEMINI_CLI_NO_RELAUNCH": "true"}
-        return Command(argv=tuple(argv), stdin=b"", env={"GEMINI_CLI_HOME": str(Path(launch.home).parent), **keep})
+        return Command(
+            argv=tuple(argv),
+            stdin=b"",
+            env={"GEMINI_CLI_HOME": str(Path(launch.home).parent), **keep},
+        )
 
     def writers(self, home: Path, session_id: str) -> Sequence[int]:
         return gemini_files.writers(home, session_id)
 
 
 def _environ(given: Mapping[str, str]) -> dict[str, str]:
-    """The two switches, and what is to be loaded before the CLI, beside what the task wants loaded."""
+    """The two switches, and what is to be loaded before the CLI, beside what the task wants
+    loaded."""
     options = f"{given.get('NODE_OPTIONS', '')} --import={KEEP.as_uri()}".strip()
-    return {"NODE_OPTIONS": options, "GEMINI_CLI_NO_RELAUNCH": "true", "GEMINI_CLI_TRUST_WORKSPACE": "true"}
+    return {
+        "NODE_OPTIONS": options,
+        "GEMINI_CLI_NO_RELAUNCH": "true",
+        "GEMINI_CLI_TRUST_WORKSPACE": "true",
+    }
 
 
 def _conversation(launch: Launch) -> list[str]:

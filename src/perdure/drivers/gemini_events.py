@@ -1,7 +1,8 @@
 """Gemini CLI's `stream-json` lines as events. Pure. Read from 0.61.0.
 
-An answer comes in pieces, which the watcher joins. The counts of a result are those of this launch alone, and their input
-includes the cached part. A line `error` of that severity is a failure, whatever the result after it says; a warning is none.
+An answer comes in pieces, which the watcher joins. The counts of a result are those of this launch
+alone, and their input includes the cached part. A line `error` of that severity is a failure,
+whatever the result after it says; a warning is none.
 """
 
 from __future__ import annotations
@@ -35,15 +36,31 @@ def parse(line: bytes) -> Sequence[AgentEvent]:
     found = lines.read(line) or {}
     match found.get("type"):
         case "init":
-            return (SessionSeen(lines.text(found.get("session_id"), SUMMARY), model=lines.text(found.get("model"), SUMMARY)),)
+            return (
+                SessionSeen(
+                    lines.text(found.get("session_id"), SUMMARY),
+                    model=lines.text(found.get("model"), SUMMARY),
+                ),
+            )
         case "message":
             return _message(found)
         case "tool_use":
-            key, name = lines.text(found.get("tool_id"), SUMMARY), lines.text(found.get("tool_name"), SUMMARY)
+            key, name = (
+                lines.text(found.get("tool_id"), SUMMARY),
+                lines.text(found.get("tool_name"), SUMMARY),
+            )
             return (ToolStarted(key, name, _argument(found.get("parameters"))),)
         case "tool_result":
-            output = lines.text(found.get("output"), SUMMARY) or lines.text(lines.part(found, "error", "message"), SUMMARY)
-            return (ToolEnded(lines.text(found.get("tool_id"), SUMMARY), found.get("status") == "success", output),)
+            output = lines.text(found.get("output"), SUMMARY) or lines.text(
+                lines.part(found, "error", "message"), SUMMARY
+            )
+            return (
+                ToolEnded(
+                    lines.text(found.get("tool_id"), SUMMARY),
+                    found.get("status") == "success",
+                    output,
+                ),
+            )
         case "error":
             return _error(found)
         case "result":
@@ -66,7 +83,14 @@ def _argument(given: Any) -> str:
     if not isinstance(given, dict):
         return ""
     named = (given.get(key) for key in _ARGUMENTS)
-    return next((lines.text(value, SUMMARY) for value in (*named, *given.values()) if isinstance(value, str) and value), "")
+    return next(
+        (
+            lines.text(value, SUMMARY)
+            for value in (*named, *given.values())
+            if isinstance(value, str) and value
+        ),
+        "",
+    )
 
 
 def _error(found: dict[str, Any]) -> Sequence[AgentEvent]:

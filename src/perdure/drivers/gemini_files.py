@@ -1,12 +1,14 @@
 """Gemini CLI's own files: where a conversation lies, what stands in it, and who works on it.
 
-Layout of 0.61.0: `{home}/tmp/{project}/chats/session-{minute}-{first 8 of the id}.jsonl`; `{home}/projects.json` gives the project's
-name for a directory, and `{home}/tmp/{project}/.project_root` the directory for a name. Records are only ever appended, but a
-record may replace or rewind all messages before it, so what is still in the conversation follows from the whole file.
+Layout of 0.61.0: `{home}/tmp/{project}/chats/session-{minute}-{first 8 of the id}.jsonl`;
+`{home}/projects.json` gives the project's name for a directory, and
+`{home}/tmp/{project}/.project_root` the directory for a name. Records are only ever appended, but a
+record may replace or rewind all messages before it, so what is still in the conversation follows
+from the whole file.
 
-A resume leaves an empty file of the same id behind (or, within the same minute, writes an empty list of messages into the
-conversation's own file, followed at once by the full one). Of several files the CLI takes the one with messages in it that was
-written to last, and so does `transcript`.
+A resume leaves an empty file of the same id behind (or, within the same minute, writes an empty
+list of messages into the conversation's own file, followed at once by the full one). Of several
+files the CLI takes the one with messages in it that was written to last, and so does `transcript`.
 """
 
 from __future__ import annotations
@@ -28,14 +30,16 @@ _FIRST = 500
 _STARTED = re.compile(r"(\d{4}-\d{2}-\d{2}T\d{2}):(\d{2})")
 _LABEL = "Prompt: "
 _COMMAND = re.compile(rf"\s*(?:{_LABEL}\s*)*(?:[/?]|<session_context>|<hook_context>)")
-"""How a prompt begins that gets the label before it: like what a resume throws away, or like the label and that."""
+"""How a prompt begins that gets the label before it: like what a resume throws away, or like the
+label and that."""
 _IGNORED = re.compile(r"\s*(?:[/?]|<session_context>|<hook_context>)")
 _ACKNOWLEDGED = "Got it. Thanks for the additional context!"
 _FLAGS = (b"--resume", b"-r", b"--session-id")
 
 
 def sent(prompt: str) -> str:
-    """The prompt as it is written to stdin, with a word before what would be lost on the next resume."""
+    """The prompt as it is written to stdin, with a word before what would be lost on the next
+    resume."""
     return f"{_LABEL}{prompt}" if _COMMAND.match(prompt) else prompt
 
 
@@ -43,13 +47,17 @@ def transcript(home: Path, session_id: str) -> Path | None:
     """The conversation's file; of several, the one that a resume takes. It may hold no prompt."""
     if not is_id(session_id):
         return None
-    found = [path for path in home.glob(f"tmp/*/chats/session-*-{session_id[:8]}.jsonl") if _id_of(path) == session_id]
+    found = [
+        path
+        for path in home.glob(f"tmp/*/chats/session-*-{session_id[:8]}.jsonl")
+        if _id_of(path) == session_id
+    ]
     return max(found, key=_rank, default=None)
 
 
 def remains(home: Path, session_id: str) -> Sequence[Path]:
-    """Its files, the one that a resume takes first, also those whose first line does not tell whose they are; not the empty ones that
-    each resume leaves behind."""
+    """Its files, the one that a resume takes first, also those whose first line does not tell whose
+    they are; not the empty ones that each resume leaves behind."""
     named = home.glob(f"tmp/*/chats/session-*-{session_id[:8]}.jsonl") if is_id(session_id) else ()
     ids = {path: _id_of(path) for path in named if path.is_file()}
     own = [path for path, each in ids.items() if each == session_id or not each]
@@ -76,7 +84,8 @@ def _rank(path: Path) -> tuple[bool, float, str]:
 
 
 def place(home: Path, session_id: str, cwd: Path, copy: Path) -> Path:
-    """In the project's folder of the directory in which it is resumed, under the name of the minute in which it began.
+    """In the project's folder of the directory in which it is resumed, under the name of the minute
+    in which it began.
 
     Raises ValueError if the copy is no conversation of this id.
     """
@@ -86,7 +95,13 @@ def place(home: Path, session_id: str, cwd: Path, copy: Path) -> Path:
     began = _STARTED.match(lines.text(lines.part(head, "startTime")))
     if began is None or lines.part(head, "sessionId") != session_id:
         raise ValueError(f"{copy} is no conversation {session_id}")
-    return home / "tmp" / project(home, cwd) / "chats" / f"session-{began[1]}-{began[2]}-{session_id[:8]}.jsonl"
+    return (
+        home
+        / "tmp"
+        / project(home, cwd)
+        / "chats"
+        / f"session-{began[1]}-{began[2]}-{session_id[:8]}.jsonl"
+    )
 
 
 def project(home: Path, cwd: Path) -> str:
@@ -102,7 +117,16 @@ def project(home: Path, cwd: Path) -> str:
     for mark in sorted(home.glob("tmp/*/.project_root")):
         if _owner(home, mark.parent.name) == root:
             return mark.parent.name
-    slug = re.sub(r"^-|-$", "", re.sub(r"-+", "-", re.sub(r"[^a-z0-9]", "-", (cwd.resolve().name or "project").lower()))) or "project"
+    slug = (
+        re.sub(
+            r"^-|-$",
+            "",
+            re.sub(
+                r"-+", "-", re.sub(r"[^a-z0-9]", "-", (cwd.resolve().name or "project").lower())
+            ),
+        )
+        or "project"
+    )
     number, name = 0, slug
     while name in names.values() or _owner(home, name) not in ("", root):
         number += 1
@@ -125,7 +149,8 @@ def belongings(transcript: Path) -> Sequence[Path]:
 
 
 def prompts(content: bytes) -> Iterator[Prompt]:
-    """The prompts that are in the conversation at the end of these records, in order; without those that were rolled back.
+    """The prompts that are in the conversation at the end of these records, in order; without those
+    that were rolled back.
 
     What the CLI itself condensed into a summary stays: the conversation went on from it.
     """
@@ -139,7 +164,11 @@ def prompts(content: bytes) -> Iterator[Prompt]:
         messages = lines.part(record, "$set", "messages")
         if isinstance(messages, list):
             given = lines.items(messages)
-            now = {key: words for message in given if (key := _key(message)) and (words := words_of(message))}
+            now = {
+                key: words
+                for message in given
+                if (key := _key(message)) and (words := words_of(message))
+            }
             if (summary := summary_of(given)) is not None:
                 condensed |= (alive - set(now)) | {summary}
                 now |= {key: said[key] for key in condensed if key in said}
@@ -162,9 +191,11 @@ def _key(message: dict[str, Any]) -> str:
 
 
 def words_of(message: dict[str, Any]) -> str:
-    """The words of a prompt; empty for tool results, for what the CLI put in itself, and for what a resume throws away.
+    """The words of a prompt; empty for tool results, for what the CLI put in itself, and for what a
+    resume throws away.
 
-    A prompt that names a file with `@` is recorded with the file's content; `displayContent` has it as it was given.
+    A prompt that names a file with `@` is recorded with the file's content; `displayContent` has it
+    as it was given.
     """
     parts = _parts(message.get("content"))
     if any("functionResponse" in part for part in parts):
@@ -189,7 +220,8 @@ def as_given(words: str) -> str:
 
 
 def summary_of(messages: Sequence[dict[str, Any]]) -> str | None:
-    """The id of the message in which the CLI condensed what came before; it is followed by a fixed answer."""
+    """The id of the message in which the CLI condensed what came before; it is followed by a fixed
+    answer."""
     for message, answer in pairwise(messages):
         if answer.get("type") == "gemini" and _ACKNOWLEDGED in str(answer.get("content"))[:200]:
             return lines.text(message.get("id"))
@@ -200,7 +232,9 @@ def conversations(home: Path, limit: int, only: str = "") -> Sequence[Conversati
     """Those of all projects. The empty files that a resume leaves behind are passed over."""
     if only and not is_id(only):
         return ()
-    found = shelves.newest(home.glob(f"tmp/*/chats/session-*-{only[:8] or '*'}.jsonl"), limit, _conversation)
+    found = shelves.newest(
+        home.glob(f"tmp/*/chats/session-*-{only[:8] or '*'}.jsonl"), limit, _conversation
+    )
     return [conversation for conversation in found if only in ("", conversation.id)]
 
 
@@ -211,7 +245,12 @@ def _conversation(path: Path, content: bytes, whole: bool, updated: int) -> Conv
         return None
     where = _owner(path.parents[2].parent, path.parents[1].name)
     return Conversation(
-        id=own, path=str(path), updated=updated, cwd=where, first=lines.text(said[0], _FIRST), turns=len(said) if whole else 0
+        id=own,
+        path=str(path),
+        updated=updated,
+        cwd=where,
+        first=lines.text(said[0], _FIRST),
+        turns=len(said) if whole else 0,
     )
 
 
@@ -220,7 +259,11 @@ def spoken(content: bytes) -> Iterator[Spoken]:
     told: set[str] = set()
     for line in content.split(b"\n"):
         record = lines.read(line) if line.strip() else None
-        for message in [record, *lines.items(lines.part(record, "$set", "messages"))] if record is not None else []:
+        for message in (
+            [record, *lines.items(lines.part(record, "$set", "messages"))]
+            if record is not None
+            else []
+        ):
             key, words = lines.text(message.get("id")), words_of(message)
             if key in told or not words.strip() or message.get("type") not in ("user", "gemini"):
                 continue
@@ -237,7 +280,9 @@ def fill(content: bytes) -> Fill:
         if (summary := summary_of(given)) is not None:
             condensed.add(summary)
         for message in [*given, *([record] if record is not None else [])]:
-            if message.get("type") == "gemini" and (carried := lines.whole(lines.part(message, "tokens", "input"))):
+            if message.get("type") == "gemini" and (
+                carried := lines.whole(lines.part(message, "tokens", "input"))
+            ):
                 tokens, model = carried, lines.text(message.get("model")) or model
     return Fill(tokens=tokens, model=model, compactions=len(condensed))
 
@@ -246,22 +291,29 @@ def replies(content: bytes) -> Iterator[Reply]:
     """The model's replies. One has a line when it has come, and more when its tools have ended."""
     for line in content.split(b"\n"):
         record = lines.read(line) if b'"tokens"' in line else None
-        for message in [record, *lines.items(lines.part(record, "$set", "messages"))] if record is not None else []:
+        for message in (
+            [record, *lines.items(lines.part(record, "$set", "messages"))]
+            if record is not None
+            else []
+        ):
             told = message.get("tokens") if message.get("type") == "gemini" else None
             counted = Usage(
                 input=lines.whole(lines.part(told, "input")),
-                output=lines.whole(lines.part(told, "output")) + lines.whole(lines.part(told, "thoughts")),
+                output=lines.whole(lines.part(told, "output"))
+                + lines.whole(lines.part(told, "thoughts")),
                 cached=lines.whole(lines.part(told, "cached")),
             )
             key = lines.text(message.get("id"), _FIRST)
             if key and (counted.input or counted.output):
                 at = lines.moment(message.get("timestamp"))
-                yield Reply(id=key, usage=counted, model=lines.text(message.get("model"), _FIRST), at=at)
+                yield Reply(
+                    id=key, usage=counted, model=lines.text(message.get("model"), _FIRST), at=at
+                )
 
 
 def writers(home: Path, session_id: str) -> Sequence[int]:
-    """Processes of this user that were started on the conversation. The CLI has no register, so their command lines are read; who
-    went to it from inside the program is not seen."""
+    """Processes of this user that were started on the conversation. The CLI has no register, so
+    their command lines are read; who went to it from inside the program is not seen."""
     if not is_id(session_id):
         return ()
     wanted = session_id.encode()
@@ -274,15 +326,22 @@ def writers(home: Path, session_id: str) -> Sequence[int]:
             if not any(word.rpartition(b"/")[2] in (b"gemini", b"gemini.js") for word in words[:6]):
                 continue
             named = any(word == wanted and before in _FLAGS for before, word in pairwise(words))
-            if (named or any(flag + b"=" + wanted in words for flag in _FLAGS)) and _same_home(entry, home):
+            if (named or any(flag + b"=" + wanted in words for flag in _FLAGS)) and _same_home(
+                entry, home
+            ):
                 found.append(int(entry.name))
     return sorted(found)
 
 
 def _same_home(process: Path, home: Path) -> bool:
-    """Whether the process keeps its conversations here too; yes where its environment cannot be read."""
+    """Whether the process keeps its conversations here too; yes where its environment cannot be
+    read."""
     try:
-        environ = dict(pair.split(b"=", 1) for pair in (process / "environ").read_bytes().split(b"\0") if b"=" in pair)
+        environ = dict(
+            pair.split(b"=", 1)
+            for pair in (process / "environ").read_bytes().split(b"\0")
+            if b"=" in pair
+        )
     except OSError:
         return True
     own = environ.get(b"GEMINI_CLI_HOME") or environ.get(b"HOME") or b""

@@ -1,10 +1,14 @@
-"""What Gemini CLI shows to the model after a resume, from its chat file. Pure; called by the driver. Written against 0.61.0.
+"""What Gemini CLI shows to the model after a resume, from its chat file. Pure; called by the
+driver. Written against 0.61.0.
 
-- A message stands in the history under its id, at the place where the id came first; `$set` with `messages` replaces all of them, and
-  `$rewindTo` takes away the message and what follows it, or everything if there is no such message.
-- Prompts that look like commands are passed over. A file that a prompt names with `@` is sent behind the prompt, and is no item.
+- A message stands in the history under its id, at the place where the id came first; `$set` with
+  `messages` replaces all of them, and `$rewindTo` takes away the message and what follows it, or
+  everything if there is no such message.
+- Prompts that look like commands are passed over. A file that a prompt names with `@` is sent
+  behind the prompt, and is no item.
 - A compression replaces messages by a summary and a fixed answer to it.
-- Results stand with their calls, and once more in a message of their own; every resume doubles them (gemini-cli#29365). Each is one item.
+- Results stand with their calls, and once more in a message of their own; every resume doubles them
+  (gemini-cli#29365). Each is one item.
 - The call of a tool that was at work in a kill is not recorded.
 """
 
@@ -32,7 +36,10 @@ def loads(content: bytes) -> Loaded:
             continue
         given = lines.part(record, "$set", "messages")
         if isinstance(given, list):
-            before, now = now, {_key(message): message for message in lines.items(given) if _key(message)}
+            before, now = (
+                now,
+                {_key(message): message for message in lines.items(given) if _key(message)},
+            )
             summary = gemini_files.summary_of(list(now.values()))
             if summary is not None:
                 gone = {key: message for key, message in before.items() if key not in now}
@@ -48,7 +55,12 @@ def loads(content: bytes) -> Loaded:
     sent = {key: list(_items(message, key in summaries)) for key, message in now.items()}
     items = _once(each for found in _acknowledged(now, sent, summaries) for each in found)
     shown = {each.key for each in items if each.key}
-    hidden = [(key in condensed, each) for key, message in known.items() if key not in now for each in _items(message, False)]
+    hidden = [
+        (key in condensed, each)
+        for key, message in known.items()
+        if key not in now
+        for each in _items(message, False)
+    ]
     left = [(behind, each) for behind, each in hidden if not each.key or each.key not in shown]
     return Loaded(
         items=items,
@@ -63,12 +75,18 @@ def _key(message: Message) -> str:
     return key if isinstance(key, str) else ""
 
 
-def _acknowledged(now: dict[str, Message], sent: dict[str, list[Item]], summaries: set[str]) -> Iterator[list[Item]]:
+def _acknowledged(
+    now: dict[str, Message], sent: dict[str, list[Item]], summaries: set[str]
+) -> Iterator[list[Item]]:
     """The items of each message; the fixed answer to a summary is no answer of the model."""
     before = ""
     for key in now:
         made_up = before in summaries
-        yield [item(each.kind, each.said, made_up=True) for each in sent[key]] if made_up else sent[key]
+        yield (
+            [item(each.kind, each.said, made_up=True) for each in sent[key]]
+            if made_up
+            else sent[key]
+        )
         before = key
 
 
@@ -87,10 +105,17 @@ def _items(message: Message, summary: bool) -> Iterator[Item]:
         if said.strip():
             yield item(ItemKind.ANSWER, said)
         told = lines.items(message.get("toolCalls"))
-        calls = [part["functionCall"] for part in parts if isinstance(part.get("functionCall"), dict)] or told
+        calls = [
+            part["functionCall"] for part in parts if isinstance(part.get("functionCall"), dict)
+        ] or told
         for each in calls:
             given = each.get("args")
-            yield call(_key(each), lines.text(each.get("name")), given, lines.text(lines.part(given, "command")))
+            yield call(
+                _key(each),
+                lines.text(each.get("name")),
+                given,
+                lines.text(lines.part(given, "command")),
+            )
         for each in told:
             yield from _results(each)
 

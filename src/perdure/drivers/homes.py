@@ -1,11 +1,15 @@
-"""What belongs to each agent's home, and which variable moves it. Read by `perdure home` and `perdure entrypoint`.
+"""What belongs to each agent's home, and which variable moves it. Read by `perdure home` and
+`perdure entrypoint`.
 
 Measured on Claude Code 2.1.329, Codex 0.169.0, Gemini CLI 0.61.0 and OpenCode 1.18.33:
 
-- Claude Code keeps `~/.claude.json` beside its directory, and inside of it where CLAUDE_CONFIG_DIR is set.
-- Codex keeps an index (`state_5.sqlite`) of the absolute paths of its rollouts. Moved with the directory it leads to the old
-  place, and every conversation is lost from sight; where it is missing, Codex makes it anew from the rollouts.
-- OpenCode has no variable of its own: XDG_DATA_HOME would move the files of every program that it starts.
+- Claude Code keeps `~/.claude.json` beside its directory, and inside of it where CLAUDE_CONFIG_DIR
+  is set.
+- Codex keeps an index (`state_5.sqlite`) of the absolute paths of its rollouts. Moved with the
+  directory it leads to the old place, and every conversation is lost from sight; where it is
+  missing, Codex makes it anew from the rollouts.
+- OpenCode has no variable of its own: XDG_DATA_HOME would move the files of every program that it
+  starts.
 """
 
 from __future__ import annotations
@@ -17,7 +21,13 @@ HOMES = {
     "claude": Home(
         programs=("claude",),
         folders=(
-            Folder(name="claude", variable="CLAUDE_CONFIG_DIR", usual=".claude", beside=(".claude.json",), stays=("sessions/*.json",)),
+            Folder(
+                name="claude",
+                variable="CLAUDE_CONFIG_DIR",
+                usual=".claude",
+                beside=(".claude.json",),
+                stays=("sessions/*.json",),
+            ),
         ),
     ),
     "codex": Home(
@@ -33,21 +43,37 @@ HOMES = {
         ),
     ),
     "gemini": Home(
-        programs=("gemini", "gemini.js"), folders=(Folder(name="gemini", variable="GEMINI_CLI_HOME", usual="", inner=".gemini"),)
+        programs=("gemini", "gemini.js"),
+        folders=(Folder(name="gemini", variable="GEMINI_CLI_HOME", usual="", inner=".gemini"),),
     ),
     "opencode": Home(
         programs=("opencode",),
         folders=(
-            Folder(name="opencode/data", variable="XDG_DATA_HOME", usual=".local/share", inner="opencode", own=False),
-            Folder(name="opencode/config", variable="XDG_CONFIG_HOME", usual=".config", inner="opencode", own=False),
+            Folder(
+                name="opencode/data",
+                variable="XDG_DATA_HOME",
+                usual=".local/share",
+                inner="opencode",
+                own=False,
+            ),
+            Folder(
+                name="opencode/config",
+                variable="XDG_CONFIG_HOME",
+                usual=".config",
+                inner="opencode",
+                own=False,
+            ),
         ),
     ),
 }
 
 
 def home_of(agent: str) -> Home:
-    """The agent's home; over ACP it is that of the agent itself. Raises NotFound for a driver from outside."""
+    """The agent's home; over ACP it is that of the agent itself. Raises NotFound for a driver from
+    outside."""
     found = HOMES.get(agent.removeprefix("acp-"))
     if found is None:
-        raise NotFound(f"What belongs to the home of {agent!r} is not known.", f"One of: {', '.join(HOMES)}.")
+        raise NotFound(
+            f"What belongs to the home of {agent!r} is not known.", f"One of: {', '.join(HOMES)}."
+        )
     return found

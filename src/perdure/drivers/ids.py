@@ -1,4 +1,5 @@
-"""The grammar of conversation ids. Both CLIs use UUIDs; anything else must reach neither a path nor an argument.
+"""The grammar of conversation ids. Both CLIs use UUIDs; anything else must reach neither a path nor
+an argument.
 
 Codex takes an id that is no UUID for a name and silently starts anew; Claude takes it for a title.
 """

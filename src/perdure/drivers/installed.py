@@ -1,4 +1,5 @@
-"""The agents as `perdure agents --json` shows them: what is installed, where its home is, what it can."""
+"""The agents as `perdure agents --json` shows them: what is installed, where its home is, what it
+can."""
 
 from __future__ import annotations
 
@@ -11,16 +12,29 @@ from perdure.drivers import load, names
 from perdure.errors import AgentMissing, PerdureError
 
 
-def installed(running: Iterable[str], environ: Mapping[str, str], homes: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Every agent. `running`: the agents of the runs at work; `environ`: where programs are looked for; `homes`: the same, with where
-    homes are that were linked to a volume."""
+def installed(
+    running: Iterable[str], environ: Mapping[str, str], homes: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Every agent. `running`: the agents of the runs at work; `environ`: where programs are looked
+    for; `homes`: the same, with where homes are that were linked to a volume."""
     at_work = Counter(running)
     return [_agent(name, at_work[name], environ, homes) for name in names()]
 
 
-def _agent(name: str, running: int, environ: Mapping[str, str], homes: Mapping[str, str]) -> dict[str, Any]:
+def _agent(
+    name: str, running: int, environ: Mapping[str, str], homes: Mapping[str, str]
+) -> dict[str, Any]:
     """One agent; a driver that cannot be loaded is said to be so, and hides no other."""
-    found = {"name": name, "installed": False, "version": "", "program": "", "home": "", "abilities": {}, "running": running, "problem": ""}
+    found = {
+        "name": name,
+        "installed": False,
+        "version": "",
+        "program": "",
+        "home": "",
+        "abilities": {},
+        "running": running,
+        "problem": "",
+    }
     try:
         driver = load(name)
         found |= {"home": str(driver.home(homes)), "abilities": asdict(driver.abilities)}

@@ -1,4 +1,5 @@
-"""One line of an agent's JSON output, read without trust: what is not there, or of another type, reads as empty.
+"""One line of an agent's JSON output, read without trust: what is not there, or of another type,
+reads as empty.
 
 Used by the parsers of all agents, and by the readers of transcripts.
 """
@@ -20,7 +21,8 @@ _DECODER = msgspec.json.Decoder()
 
 
 def read(line: bytes) -> dict[str, Any] | None:
-    """The object that stands on the line, or None. A line with broken characters in it is still read."""
+    """The object that stands on the line, or None. A line with broken characters in it is still
+    read."""
     try:
         found = _DECODER.decode(line)
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -44,10 +46,15 @@ def items(value: Any) -> list[dict[str, Any]]:
 
 
 def text(value: Any, limit: int = MAX_TEXT) -> str:
-    """A string that can be written as UTF-8, no longer than the limit (in characters); a cut is said."""
+    """A string that can be written as UTF-8, no longer than the limit (in characters); a cut is
+    said."""
     if not isinstance(value, str):
         return ""
-    kept = value if len(value) <= limit else f"{value[: limit - _CUT]} [{len(value) - limit + _CUT} characters more]"
+    kept = (
+        value
+        if len(value) <= limit
+        else f"{value[: limit - _CUT]} [{len(value) - limit + _CUT} characters more]"
+    )
     return kept.encode("utf-8", "replace").decode()
 
 

@@ -1,12 +1,15 @@
-"""The driver for OpenCode: how it is started, and what its output and database mean. Written against 1.18.33.
+"""The driver for OpenCode: how it is started, and what its output and database mean. Written
+against 1.18.33.
 
-Loaded by `perdure.drivers.load`. The events, the classifier and the archive have rooms of their own beside this one.
+Loaded by `perdure.drivers.load`. The events, the classifier and the archive have rooms of their own
+beside this one.
 
-Permissions, and why this way: the CLI has no sandbox, and what it would ask for it rejects, which ends the run with exit code 0
-and without a word. So nothing is left to be asked: `OPENCODE_PERMISSION`, which stands over every configuration, is always set.
+Permissions, and why this way: the CLI has no sandbox, and what it would ask for it rejects, which
+ends the run with exit code 0 and without a word. So nothing is left to be asked:
+`OPENCODE_PERMISSION`, which stands over every configuration, is always set.
 
-- `read`: every tool but those that look is denied. The project's own configuration, which could widen that for an agent of
-  its own, is not read; with it goes the project's AGENTS.md.
+- `read`: every tool but those that look is denied. The project's own configuration, which could
+  widen that for an agent of its own, is not read; with it goes the project's AGENTS.md.
 - `edit`: everything but paths outside the workdir. A shell command is not confined to the workdir.
 - `full`: everything.
 """
@@ -18,33 +21,113 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from perdure.config.home import user_home
-from perdure.drivers import opencode_archive, opencode_events, opencode_loads, opencode_outcome, programs, refusals
+from perdure.drivers import (
+    opencode_archive,
+    opencode_events,
+    opencode_loads,
+    opencode_outcome,
+    programs,
+    refusals,
+)
 from perdure.drivers.opencode_archive import checked
 from perdure.events import AgentEvent
 from perdure.mending import Mended
 from perdure.mending import opencode as opencode_mending
-from perdure.model import Command, Conversation, Exit, Fill, Launch, Loaded, Outcome, Permissions, Program, Reply, Rung, Start, Usage
+from perdure.model import (
+    Command,
+    Conversation,
+    Exit,
+    Fill,
+    Launch,
+    Loaded,
+    Outcome,
+    Permissions,
+    Program,
+    Reply,
+    Rung,
+    Start,
+    Usage,
+)
 from perdure.protocols import Abilities, Prompt, Retention, Spoken
 
-PACKAGE = programs.Package("opencode", "PERDURE_OPENCODE", "node_modules", "opencode-ai", "bin/opencode", platform="opencode")
+PACKAGE = programs.Package(
+    "opencode",
+    "PERDURE_OPENCODE",
+    "node_modules",
+    "opencode-ai",
+    "bin/opencode",
+    platform="opencode",
+)
 
 RETRIES_IN_A_ROW = 5
-"""A stream that was cut is asked for again at once, for ever (617 times in 80 s): so often is enough."""
+"""A stream that was cut is asked for again at once, for ever (617 times in 80 s): so often is
+enough."""
 
-_LOOKING = ("read", "glob", "grep", "list", "lsp", "skill", "todoread", "todowrite", "webfetch", "websearch", "codesearch")
+_LOOKING = (
+    "read",
+    "glob",
+    "grep",
+    "list",
+    "lsp",
+    "skill",
+    "todoread",
+    "todowrite",
+    "webfetch",
+    "websearch",
+    "codesearch",
+)
 _CHANGING = ("bash", "edit", "task", "external_directory", "question", "doom_loop")
 _PERMISSIONS: dict[Permissions, dict[str, str]] = {
-    Permissions.READ: {"*": "deny", **dict.fromkeys(_CHANGING, "deny"), **dict.fromkeys(_LOOKING, "allow")},
-    Permissions.EDIT: {"*": "allow", "doom_loop": "allow", "external_directory": "deny", "question": "deny"},
-    Permissions.FULL: {"*": "allow", "doom_loop": "allow", "external_directory": "allow", "question": "deny"},
+    Permissions.READ: {
+        "*": "deny",
+        **dict.fromkeys(_CHANGING, "deny"),
+        **dict.fromkeys(_LOOKING, "allow"),
+    },
+    Permissions.EDIT: {
+        "*": "allow",
+        "doom_loop": "allow",
+        "external_directory": "deny",
+        "question": "deny",
+    },
+    Permissions.FULL: {
+        "*": "allow",
+        "doom_loop": "allow",
+        "external_directory": "allow",
+        "question": "deny",
+    },
 }
 
 _LOGS = ("--print-logs", "--log-level=ERROR")
-"""Else the cause of many a failure stands in a log file alone: `Unexpected server error. Check server logs for details.`"""
+"""Else the cause of many a failure stands in a log file alone: `Unexpected server error. Check
+server logs for details.`"""
 
 _RESERVED = frozenset(
-    {"-c", "--continue", "-s", "--session", "--fork", "--title", "--dir", "--format", "--command", "--attach", "--share", "--port"}
-    | {"-i", "--interactive", "--auto", "--print-logs", "--log-level", "-h", "--help", "-v", "--version", "--"}
+    {
+        "-c",
+        "--continue",
+        "-s",
+        "--session",
+        "--fork",
+        "--title",
+        "--dir",
+        "--format",
+        "--command",
+        "--attach",
+        "--share",
+        "--port",
+    }
+    | {
+        "-i",
+        "--interactive",
+        "--auto",
+        "--print-logs",
+        "--log-level",
+        "-h",
+        "--help",
+        "-v",
+        "--version",
+        "--",
+    }
 )
 
 
@@ -65,9 +148,40 @@ class OpenCodeDriver:
         retries_in_a_row=RETRIES_IN_A_ROW,
     )
     variables = (
-        *("OPENCODE_*", "ANTHROPIC_*", "OPENAI_*", "OPENROUTER_*", "GEMINI_*", "GOOGLE_*", "VERTEX_*", "AWS_*", "AZURE_*", "CLOUDFLARE_*"),
-        *("GROQ_*", "MISTRAL_*", "XAI_*", "DEEPSEEK_*", "CEREBRAS_*", "FIREWORKS_*", "TOGETHER_*", "DEEPINFRA_*", "MOONSHOT_*", "ZHIPU_*"),
-        *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy"),
+        *(
+            "OPENCODE_*",
+            "ANTHROPIC_*",
+            "OPENAI_*",
+            "OPENROUTER_*",
+            "GEMINI_*",
+            "GOOGLE_*",
+            "VERTEX_*",
+            "AWS_*",
+            "AZURE_*",
+            "CLOUDFLARE_*",
+        ),
+        *(
+            "GROQ_*",
+            "MISTRAL_*",
+            "XAI_*",
+            "DEEPSEEK_*",
+            "CEREBRAS_*",
+            "FIREWORKS_*",
+            "TOGETHER_*",
+            "DEEPINFRA_*",
+            "MOONSHOT_*",
+            "ZHIPU_*",
+        ),
+        *(
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "NO_PROXY",
+            "ALL_PROXY",
+            "http_proxy",
+            "https_proxy",
+            "no_proxy",
+            "all_proxy",
+        ),
         *("NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "SSL_CERT_DIR"),
         *(
             "!OPENCODE_PERMISSION",
@@ -78,35 +192,52 @@ class OpenCodeDriver:
             "!OPENCODE_AUTO_SHARE",
         ),
     )
-    """The CLI reads the keys of a hundred providers, each from the provider's own variable: those that are not here are named with
+    """The CLI reads the keys of a hundred providers, each from the provider's own variable: those
+    that are not here are named with
     --env. `!pattern` takes names out again."""
 
     def locate(self, environ: Mapping[str, str]) -> Program:
-        """PERDURE_OPENCODE, else the first `opencode` on PATH; the npm wrapper is followed to the native program."""
+        """PERDURE_OPENCODE, else the first `opencode` on PATH; the npm wrapper is followed to the
+        native program."""
         return programs.locate(PACKAGE, environ)
 
     def home(self, environ: Mapping[str, str]) -> Path:
-        """The database: OPENCODE_DB, by default `opencode.db`, in `opencode` below XDG_DATA_HOME, else below `~/.local/share`."""
+        """The database: OPENCODE_DB, by default `opencode.db`, in `opencode` below XDG_DATA_HOME,
+        else below `~/.local/share`."""
         shared = Path(environ.get("XDG_DATA_HOME") or user_home(environ) / ".local/share")
         return shared / "opencode" / (environ.get("OPENCODE_DB") or "opencode.db")
 
     def refuse(self, launch: Launch) -> str:
-        """A prompt that is empty, arguments that are perdure's to set, and a conversation of another directory: resumed from here
-        the CLI would do the turn, print nothing and never end. Reads the database."""
+        """A prompt that is empty, arguments that are perdure's to set, and a conversation of
+        another directory: resumed from here the CLI would do the turn, print nothing and never end.
+        Reads the database."""
         asked = launch.continuation
         if asked.kind in (Start.RESUME, Start.FORK) and asked.session_id:
             began = opencode_archive.directory(Path(launch.home), asked.session_id)
             if began is not None and began.resolve() != Path(launch.cwd).resolve():
-                return f"The conversation {asked.session_id} belongs to {began}, and OpenCode can go on with it only there."
+                return (
+                    f"The conversation {asked.session_id} belongs to {began}, and OpenCode can go "
+                    "on with it only there."
+                )
         return refusals.prompt(launch) or refusals.arguments(launch, _RESERVED)
 
     def command(self, launch: Launch) -> Command:
-        """The prompt goes by stdin: as an argument it would arrive in quotes. Raises ValueError for a bad id: with an empty one
-        OpenCode would silently start anew."""
-        argv = [launch.program.path, "run", "--format=json", *_LOGS, f"--dir={launch.cwd}", *_conversation(launch)]
+        """The prompt goes by stdin: as an argument it would arrive in quotes. Raises ValueError for
+        a bad id: with an empty one OpenCode would silently start anew."""
+        argv = [
+            launch.program.path,
+            "run",
+            "--format=json",
+            *_LOGS,
+            f"--dir={launch.cwd}",
+            *_conversation(launch),
+        ]
         if launch.spec.model:
             argv.append(f"--model={launch.spec.model}")
-        env = {"OPENCODE_PERMISSION": json.dumps(_PERMISSIONS[launch.spec.permissions]), "OPENCODE_DISABLE_AUTOUPDATE": "1"}
+        env = {
+            "OPENCODE_PERMISSION": json.dumps(_PERMISSIONS[launch.spec.permissions]),
+            "OPENCODE_DISABLE_AUTOUPDATE": "1",
+        }
         if launch.spec.permissions is Permissions.READ:
             env["OPENCODE_DISABLE_PROJECT_CONFIG"] = "1"
         return Command(argv=(*argv, *launch.spec.agent_args), stdin=launch.prompt.encode(), env=env)
@@ -168,14 +299,17 @@ class OpenCodeDriver:
     def by_hand(self, launch: Launch) -> Command:
         argv = [launch.program.path, f"--session={checked(launch.continuation.session_id)}"]
         argv += [f"--model={launch.spec.model}"] if launch.spec.model else []
-        return Command(argv=tuple(argv), stdin=b"", env={"XDG_DATA_HOME": str(Path(launch.home).parents[1])})
+        return Command(
+            argv=tuple(argv), stdin=b"", env={"XDG_DATA_HOME": str(Path(launch.home).parents[1])}
+        )
 
     def writers(self, home: Path, session_id: str) -> Sequence[int]:
         return opencode_archive.writers(home, session_id)
 
 
 def _conversation(launch: Launch) -> list[str]:
-    """Which session: a new one with the attempt's mark as its title, one that goes on, or one that is forked from."""
+    """Which session: a new one with the attempt's mark as its title, one that goes on, or one that
+    is forked from."""
     asked = launch.continuation
     match asked.kind:
         case Start.FRESH | Start.REBUILD:

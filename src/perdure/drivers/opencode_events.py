@@ -1,8 +1,8 @@
 """OpenCode's `run --format json` lines as events. Pure. Read from 1.18.33.
 
-A line comes when a part is complete, so a tool is seen only when it has ended. Tokens count for one step, and are told when its tools have
-ended: until then it is only known that it was begun. `step_finish` with the
-reason `unknown` means that the stream was cut: the CLI asks again at once.
+A line comes when a part is complete, so a tool is seen only when it has ended. Tokens count for one
+step, and are told when its tools have ended: until then it is only known that it was begun.
+`step_finish` with the reason `unknown` means that the stream was cut: the CLI asks again at once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from perdure.drivers import lines
-from perdure.events import AgentEvent, ReplySeen, RetrySeen, Said, SessionSeen, ToolEnded, ToolStarted, TurnEnded, Unrecognised, UsageSeen
+from perdure.events import (
+    AgentEvent,
+    ReplySeen,
+    RetrySeen,
+    Said,
+    SessionSeen,
+    ToolEnded,
+    ToolStarted,
+    TurnEnded,
+    Unrecognised,
+    UsageSeen,
+)
 from perdure.model import Reply, Usage
 
 SUMMARY = 500
@@ -41,7 +52,11 @@ def parse(line: bytes) -> Sequence[AgentEvent]:
         case "step_finish":
             return _finish(part)
         case "error":
-            return (SessionSeen(lines.text(found.get("sessionID"), SUMMARY)), *_overflow(found.get("error")), _error(found.get("error")))
+            return (
+                SessionSeen(lines.text(found.get("sessionID"), SUMMARY)),
+                *_overflow(found.get("error")),
+                _error(found.get("error")),
+            )
         case "reasoning":
             return ()
         case _:
@@ -53,15 +68,28 @@ def begun(part: Any) -> ToolStarted:
     given = lines.part(part, "state", "input")
     values = given.values() if isinstance(given, dict) else ()
     named = (lines.part(given, argument) for argument in _ARGUMENTS)
-    summary = next((lines.text(value, SUMMARY) for value in (*named, *values) if isinstance(value, str) and value), "")
-    return ToolStarted(lines.text(lines.part(part, "callID"), SUMMARY), lines.text(lines.part(part, "tool"), SUMMARY), summary)
+    summary = next(
+        (
+            lines.text(value, SUMMARY)
+            for value in (*named, *values)
+            if isinstance(value, str) and value
+        ),
+        "",
+    )
+    return ToolStarted(
+        lines.text(lines.part(part, "callID"), SUMMARY),
+        lines.text(lines.part(part, "tool"), SUMMARY),
+        summary,
+    )
 
 
 def _tool(part: Any) -> Sequence[AgentEvent]:
     """Start and end at once: there is no line when a tool starts."""
     state, started = lines.part(part, "state"), begun(part)
     ok = lines.part(state, "status") == "completed" and not lines.part(state, "metadata", "exit")
-    output = lines.text(lines.part(state, "output"), SUMMARY) or lines.text(lines.part(state, "error"), SUMMARY)
+    output = lines.text(lines.part(state, "output"), SUMMARY) or lines.text(
+        lines.part(state, "error"), SUMMARY
+    )
     return (started, ToolEnded(started.tool_id, ok, output))
 
 
@@ -74,31 +102,42 @@ def _finish(part: Any) -> Sequence[AgentEvent]:
         return (used,)
     if reason == "stop":
         return (used, TurnEnded(ok=True, turns=1))
-    return (used, TurnEnded(ok=False, text=f"the model's answer ended with the reason {reason!r}", turns=1))
+    return (
+        used,
+        TurnEnded(ok=False, text=f"the model's answer ended with the reason {reason!r}", turns=1),
+    )
 
 
 def _overflow(error: Any) -> Sequence[AgentEvent]:
-    """A request that was refused as too long is no end: the CLI compacts the conversation and asks again, for ever where that does not
-    help."""
+    """A request that was refused as too long is no end: the CLI compacts the conversation and asks
+    again, for ever where that does not help."""
     too_long = lines.text(lines.part(error, "name"), SUMMARY).startswith(OVERFLOW)
     return (RetrySeen(TOO_LONG, "the conversation is too long for the model"),) if too_long else ()
 
 
 def _error(error: Any) -> AgentEvent:
     """The last word of a run that failed; the CLI's own retries came before it, in silence."""
-    name, status = lines.text(lines.part(error, "name"), SUMMARY), lines.whole(lines.part(error, "data", "statusCode"))
+    name, status = (
+        lines.text(lines.part(error, "name"), SUMMARY),
+        lines.whole(lines.part(error, "data", "statusCode")),
+    )
     words = lines.text(lines.part(error, "data", "message")) or name or "an error without a word"
     facts = {key: value for key, value in (("name", name), ("status", str(status or ""))) if value}
     return TurnEnded(ok=False, text=_COLOURS.sub("", words), turns=1, facts=facts)
 
 
 def _usage(part: Any) -> Usage:
-    """Of one step. OpenCode takes the cached parts out of the input; here they are put back, as everywhere in perdure."""
+    """Of one step. OpenCode takes the cached parts out of the input; here they are put back, as
+    everywhere in perdure."""
     tokens = lines.part(part, "tokens")
-    cached, written = lines.whole(lines.part(tokens, "cache", "read")), lines.whole(lines.part(tokens, "cache", "write"))
+    cached, written = (
+        lines.whole(lines.part(tokens, "cache", "read")),
+        lines.whole(lines.part(tokens, "cache", "write")),
+    )
     return Usage(
         input=lines.whole(lines.part(tokens, "input")) + cached + written,
-        output=lines.whole(lines.part(tokens, "output")) + lines.whole(lines.part(tokens, "reasoning")),
+        output=lines.whole(lines.part(tokens, "output"))
+        + lines.whole(lines.part(tokens, "reasoning")),
         cached=cached,
         cache_write=written,
         cost_usd=lines.dollars(lines.part(part, "cost")),

@@ -1,9 +1,12 @@
-"""What OpenCode shows to the model after a resume, from the lines of its archive. Pure; called by the driver. Written against 1.18.33.
+"""What OpenCode shows to the model after a resume, from the lines of its archive. Pure; called by
+the driver. Written against 1.18.33.
 
-- Messages and their parts stand in the order in which the CLI reads them. An answer that failed is left out, unless it was
-  interrupted and has something in it.
-- A finished summary (an answer with the mark `summary`) stands for everything before the request that it answers.
-- While a session is reverted, what stands at and behind the reverted place is left out; the next prompt deletes it.
+- Messages and their parts stand in the order in which the CLI reads them. An answer that failed is
+  left out, unless it was interrupted and has something in it.
+- A finished summary (an answer with the mark `summary`) stands for everything before the request
+  that it answers.
+- While a session is reverted, what stands at and behind the reverted place is left out; the next
+  prompt deletes it.
 - A tool that was running in a kill gets "[Tool execution was interrupted]" as its result.
 """
 
@@ -31,7 +34,9 @@ class _Message:
     @property
     def is_summary(self) -> bool:
         finished = bool(self.info.get("finish")) and not self.info.get("error")
-        return self.info.get("role") == "assistant" and self.info.get("summary") is True and finished
+        return (
+            self.info.get("role") == "assistant" and self.info.get("summary") is True and finished
+        )
 
 
 def loads(content: bytes) -> Loaded:
@@ -42,7 +47,9 @@ def loads(content: bytes) -> Loaded:
     return Loaded(
         items=tuple(each for message in shown[at:] for each in _items(message)),
         compactions=compactions,
-        condensed=tuple(each for message in shown[:at] for each in _items(message) if not each.made_up),
+        condensed=tuple(
+            each for message in shown[:at] for each in _items(message) if not each.made_up
+        ),
         dropped=tuple(each for message in dropped for each in _items(message) if not each.made_up),
     )
 
@@ -58,23 +65,35 @@ def _read(content: bytes) -> tuple[list[_Message], dict[str, Any]]:
         key = lines.text(entry.get("id"))
         if entry.get("type") == "message":
             messages[key] = _Message(key, data, [])
-        elif entry.get("type") == "part" and (owner := messages.get(lines.text(entry.get("message")))) is not None:
+        elif (
+            entry.get("type") == "part"
+            and (owner := messages.get(lines.text(entry.get("message")))) is not None
+        ):
             owner.parts.append((key, data))
         elif entry.get("type") == "revert":
             revert = data
     return list(messages.values()), revert
 
 
-def _reverted(messages: list[_Message], revert: dict[str, Any]) -> tuple[list[_Message], list[_Message]]:
+def _reverted(
+    messages: list[_Message], revert: dict[str, Any]
+) -> tuple[list[_Message], list[_Message]]:
     """The messages before the place to which the session was reverted, and those behind it."""
-    at = next((at for at, message in enumerate(messages) if message.key == revert.get("messageID")), None)
+    at = next(
+        (at for at, message in enumerate(messages) if message.key == revert.get("messageID")), None
+    )
     if at is None:
         return messages, []
     message = messages[at]
-    cut = next((place for place, (key, _) in enumerate(message.parts) if key == revert.get("partID")), 0)
+    cut = next(
+        (place for place, (key, _) in enumerate(message.parts) if key == revert.get("partID")), 0
+    )
     if not cut:
         return messages[:at], messages[at:]
-    kept, gone = (_Message(message.key, message.info, parts) for parts in (message.parts[:cut], message.parts[cut:]))
+    kept, gone = (
+        _Message(message.key, message.info, parts)
+        for parts in (message.parts[:cut], message.parts[cut:])
+    )
     return [*messages[:at], kept], [gone, *messages[at + 1 :]]
 
 
@@ -85,14 +104,22 @@ def _behind_summary(messages: list[_Message]) -> tuple[int, int]:
         return 0, 0
     asked = summaries[-1].info.get("parentID")
     own = messages.index(summaries[-1])
-    return next((at for at, message in enumerate(messages) if message.key == asked), own), len(summaries)
+    return next((at for at, message in enumerate(messages) if message.key == asked), own), len(
+        summaries
+    )
 
 
 def _items(message: _Message) -> Iterator[Item]:
     if message.info.get("role") == "user":
         for _, part in message.parts:
             words = part.get("text")
-            if part.get("type") == "text" and not part.get("synthetic") and not part.get("ignored") and isinstance(words, str) and words:
+            if (
+                part.get("type") == "text"
+                and not part.get("synthetic")
+                and not part.get("ignored")
+                and isinstance(words, str)
+                and words
+            ):
                 yield item(ItemKind.PROMPT, words)
         return
     if _failed(message):
@@ -127,5 +154,9 @@ def _tool(part: dict[str, Any]) -> tuple[Item, Item]:
     asked = call(key, lines.text(part.get("tool")), given, lines.text(lines.part(given, "command")))
     if lines.text(lines.part(state, "status")) in _UNFINISHED:
         return asked, item(ItemKind.RESULT, _INTERRUPTED, key, made_up=True)
-    words = lines.part(state, "output") if lines.part(state, "status") == "completed" else lines.part(state, "error")
+    words = (
+        lines.part(state, "output")
+        if lines.part(state, "status") == "completed"
+        else lines.part(state, "error")
+    )
     return asked, item(ItemKind.RESULT, words if isinstance(words, str) else "", key)

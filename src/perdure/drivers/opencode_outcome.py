@@ -1,7 +1,8 @@
 """How a run of OpenCode ended. Pure; written against 1.18.33.
 
-Success is a last step with the reason `stop` and exit code 0. Exit code 0 alone is none: a rejected permission ends the run so,
-without a final word. Failures of the service have a status; all else is prose on stderr.
+Success is a last step with the reason `stop` and exit code 0. Exit code 0 alone is none: a rejected
+permission ends the run so, without a final word. Failures of the service have a status; all else is
+prose on stderr.
 """
 
 from __future__ import annotations
@@ -9,7 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from perdure.drivers.endings import by_process, by_supervisor, ending, explained, judge, last_line, rule
+from perdure.drivers.endings import (
+    by_process,
+    by_supervisor,
+    ending,
+    explained,
+    judge,
+    last_line,
+    rule,
+)
 from perdure.drivers.opencode_events import TOO_LONG
 from perdure.drivers.resets import resets_at
 from perdure.events import AgentEvent, RetrySeen, TurnEnded
@@ -20,45 +29,94 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 _WORDS = (
     rule(_K.SESSION_MISSING, r"Session not found"),
-    rule(_K.CONTEXT_EXHAUSTED, r"ContextOverflow|context.?length|context window|prompt is too long|maximum context"),
+    rule(
+        _K.CONTEXT_EXHAUSTED,
+        r"ContextOverflow|context.?length|context window|prompt is too long|maximum context",
+    ),
     rule(_K.SESSION_BROKEN, r"tool_use.*tool_result|tool_call_id|JSON Parse error|SyntaxError"),
-    rule(_K.AUTH_FAILED, r"ProviderAuthError|invalid.{0,10}api.?key|Incorrect API key|API key is missing|insufficient_quota|unauthorized"),
+    rule(
+        _K.AUTH_FAILED,
+        r"ProviderAuthError|invalid.{0,10}api.?key|Incorrect API key|API key is "
+        r"missing|insufficient_quota|unauthorized",
+    ),
     rule(_K.RATE_LIMITED, r"usage limit|rate.?limit|too many requests"),
-    rule(_K.CONFIG_ERROR, r"ModelNotFound|Model not found|ProviderInit|ConfigInvalid|ConfigJson|Configuration is invalid|Unknown argument"),
-    rule(_K.CONFIG_ERROR, r"database disk image is malformed|file is not a database|You must provide a message|Failed to change directory"),
-    rule(_K.OVERLOADED, r"Cannot connect to API|Unable to connect|overloaded|timed? ?out|connection (closed|reset|refused)"),
+    rule(
+        _K.CONFIG_ERROR,
+        r"ModelNotFound|Model not found|ProviderInit|ConfigInvalid|ConfigJson|Configuration is "
+        r"invalid|Unknown argument",
+    ),
+    rule(
+        _K.CONFIG_ERROR,
+        r"database disk image is malformed|file is not a database|You must provide a "
+        r"message|Failed to change directory",
+    ),
+    rule(
+        _K.OVERLOADED,
+        r"Cannot connect to API|Unable to connect|overloaded|timed? ?out|connection "
+        r"(closed|reset|refused)",
+    ),
 )
 """What the CLI says, most telling first."""
 
 _CAUSE = re.compile(r'message=failed ref=\S+ error="((?:[^"\\]|\\.)*)"')
 """How the cause of an `Unexpected server error` is logged on stderr."""
 
-_STATUS = {401: _K.AUTH_FAILED, 402: _K.AUTH_FAILED, 403: _K.AUTH_FAILED, 404: _K.CONFIG_ERROR, 408: _K.OVERLOADED, 429: _K.RATE_LIMITED}
+_STATUS = {
+    401: _K.AUTH_FAILED,
+    402: _K.AUTH_FAILED,
+    403: _K.AUTH_FAILED,
+    404: _K.CONFIG_ERROR,
+    408: _K.OVERLOADED,
+    429: _K.RATE_LIMITED,
+}
 
 _HELP = "opencode run [message..]"
-_REJECTED = "a permission was asked for and nobody was there to give it: use a wider level of --permissions"
+_REJECTED = (
+    "a permission was asked for and nobody was there to give it: use a wider level of --permissions"
+)
 
 
 def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
     """The one outcome of the attempt."""
-    if exit.cause == "retrying" and any(isinstance(event, RetrySeen) and event.status == TOO_LONG for event in events):
-        return ending(_K.CONTEXT_EXHAUSTED, "it compacted the conversation again and again, and the service refused it as too long", exit)
+    if exit.cause == "retrying" and any(
+        isinstance(event, RetrySeen) and event.status == TOO_LONG for event in events
+    ):
+        return ending(
+            _K.CONTEXT_EXHAUSTED,
+            "it compacted the conversation again and again, and the service refused it as too long",
+            exit,
+        )
     if stopped := by_supervisor(exit):
         return stopped
     ended = next((event for event in reversed(events) if isinstance(event, TurnEnded)), None)
     if ended is not None and ended.ok:
-        return ending(_K.SUCCEEDED, "", exit) if exit.code == 0 else by_process(exit, "it completed the turn, yet failed")
+        return (
+            ending(_K.SUCCEEDED, "", exit)
+            if exit.code == 0
+            else by_process(exit, "it completed the turn, yet failed")
+        )
     if ended is not None:
         return _failed(ended, exit)
     said = _COLOURS.sub("", exit.stderr_tail)
     if "auto-rejecting" in said:
         return explained(ending(_K.NEEDS_INPUT, last_line(said), exit), _REJECTED)
     if _HELP in said:
-        return ending(_K.CONFIG_ERROR, "OpenCode did not take its arguments, and printed its help: see --agent-arg", exit)
+        return ending(
+            _K.CONFIG_ERROR,
+            "OpenCode did not take its arguments, and printed its help: see --agent-arg",
+            exit,
+        )
     kind = None if exit.signal or exit.code in (None, 0) else judge(said, _WORDS)
     if kind is None:
         return by_process(exit, "it ended without a result")
-    return ending(kind, next((line for line in reversed(said.splitlines()) if judge(line, _WORDS) is kind), last_line(said)), exit)
+    return ending(
+        kind,
+        next(
+            (line for line in reversed(said.splitlines()) if judge(line, _WORDS) is kind),
+            last_line(said),
+        ),
+        exit,
+    )
 
 
 def _failed(ended: TurnEnded, exit: Exit) -> Outcome:

@@ -1,6 +1,8 @@
-"""Where an agent's native program lies. The npm wrapper is never started: a kill would end it and leave the agent running.
+"""Where an agent's native program lies. The npm wrapper is never started: a kill would end it and
+leave the agent running.
 
-Used by the drivers' `locate`. Layouts as of `@anthropic-ai/claude-code` 2.1.329 and `@openai/codex` 0.169.0 and `opencode-ai` 1.18.33.
+Used by the drivers' `locate`. Layouts as of `@anthropic-ai/claude-code` 2.1.329 and `@openai/codex`
+0.169.0 and `opencode-ai` 1.18.33.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ _NUMBER = re.compile(r"\d+\.\d+\.\d+[\w.+]*")
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """How an agent is installed: its command, its npm scope (or `node_modules`, without one) and name, and its file inside the
-    platform package (a glob; empty where a script is all there is), which is named `platform`-linux-x64 and so on."""
+    """How an agent is installed: its command, its npm scope (or `node_modules`, without one) and
+    name, and its file inside the platform package (a glob; empty where a script is all there is),
+    which is named `platform`-linux-x64 and so on."""
 
     command: str
     variable: str
@@ -44,14 +47,21 @@ def locate(package: Package, environ: Mapping[str, str]) -> Program:
     given = environ.get(package.variable, "")
     found = given if given else shutil.which(package.command, path=environ.get("PATH", os.defpath))
     if found is None:
-        raise AgentMissing(f"{package.command} is not installed: it is not on PATH.", package.install)
+        raise AgentMissing(
+            f"{package.command} is not installed: it is not on PATH.", package.install
+        )
     path = native(package, Path(found).absolute())
     if not path.is_file() or not os.access(path, os.X_OK):
         place = f"{package.variable}={given}" if given else str(path)
-        raise AgentMissing(f"{package.command} cannot be started: {place} is no program.", package.install)
+        raise AgentMissing(
+            f"{package.command} cannot be started: {place} is no program.", package.install
+        )
     needs = interpreter(path)
     if needs and shutil.which(needs, path=environ.get("PATH", os.defpath)) is None:
-        raise AgentMissing(f"{package.command} cannot be started: it needs {needs}, which is not on PATH.", f"Install {needs}.")
+        raise AgentMissing(
+            f"{package.command} cannot be started: it needs {needs}, which is not on PATH.",
+            f"Install {needs}.",
+        )
     return Program(path=str(path), version=version(path))
 
 
@@ -74,7 +84,8 @@ def native(package: Package, path: Path) -> Path:
 
 
 def interpreter(path: Path) -> str:
-    """The program that a script is run by (`#!/usr/bin/env node`); empty for a program that needs none, or one that cannot be read."""
+    """The program that a script is run by (`#!/usr/bin/env node`); empty for a program that needs
+    none, or one that cannot be read."""
     try:
         with path.open("rb") as file:
             first = file.readline(256)
@@ -87,7 +98,8 @@ def interpreter(path: Path) -> str:
 
 
 def version(program: Path) -> str:
-    """From the package file beside the program, or from its own name (as the native installer has it); empty if neither says."""
+    """From the package file beside the program, or from its own name (as the native installer has
+    it); empty if neither says."""
     real = program.resolve()
     if _NUMBER.fullmatch(real.name):
         return real.name

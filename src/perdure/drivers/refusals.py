@@ -1,4 +1,5 @@
-"""Launches that cannot work with any agent, each as one sentence for a person. Shared by the drivers' `refuse`."""
+"""Launches that cannot work with any agent, each as one sentence for a person. Shared by the
+drivers' `refuse`."""
 
 from __future__ import annotations
 
@@ -19,14 +20,20 @@ def prompt(launch: Launch) -> str:
 
 
 def arguments(launch: Launch, reserved: frozenset[str]) -> str:
-    """An argument for the agent that perdure sets itself, in any form in which the CLIs read it: `--name=value`, `-nvalue`, and
-    `--camelCase` for `--camel-case` (yargs, of Gemini CLI and OpenCode)."""
+    """An argument for the agent that perdure sets itself, in any form in which the CLIs read it:
+    `--name=value`, `-nvalue`, and `--camelCase` for `--camel-case` (yargs, of Gemini CLI and
+    OpenCode)."""
     for argument in launch.spec.agent_args:
         if "\0" in argument:
             return "An argument for the agent has a NUL character in it."
-        flag = re.sub(r"(?<=[a-z])[A-Z]", lambda found: f"-{found[0].lower()}", argument.partition("=")[0])
+        flag = re.sub(
+            r"(?<=[a-z])[A-Z]", lambda found: f"-{found[0].lower()}", argument.partition("=")[0]
+        )
         if not flag.startswith("--") and flag not in reserved:
             flag = flag[:2]
         if flag in reserved:
-            return f"The argument {flag} cannot be passed to {launch.spec.agent}: perdure decides on it."
+            return (
+                f"The argument {flag} cannot be passed to {launch.spec.agent}: perdure decides on "
+                "it."
+            )
     return ""

@@ -1,8 +1,9 @@
 """When a usage limit ends, read from an agent's prose. Pure: the clock and the zone are handed in.
 
-Sentences as printed by Claude Code 2.1.329 ("resets 8:41am (UTC)", "resets Nov 24, 8:48am (Europe/Berlin)", "resets Jun 9,
-2027, 9:48am (..)"), by older ones ("usage limit reached|1749924000") and by Codex 0.169.0 ("try again at 5:46 AM.", "try again
-at Nov 24th, 2026 10:42 AM."; local time). Prose is cut to the minute, so the whole of that minute is waited for.
+Sentences as printed by Claude Code 2.1.329 ("resets 8:41am (UTC)", "resets Nov 24, 8:48am
+(Europe/Berlin)", "resets Jun 9, 2027, 9:48am (..)"), by older ones ("usage limit
+reached|1749924000") and by Codex 0.169.0 ("try again at 5:46 AM.", "try again at Nov 24th, 2026
+10:42 AM."; local time). Prose is cut to the minute, so the whole of that minute is waited for.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ _CLOCK = re.compile(
     r"(?P<hour>\d{1,2})(?::(?P<minute>\d{2}))?\s*(?P<half>[ap])\.?m\b\.?(?:\s*\((?P<zone>[\w/+-]+)\))?",
     re.IGNORECASE,
 )
-_SPAN = re.compile(r"(?:try again|retry|resets?) (?:in|after)\s+((?:\d+(?:\.\d+)?\s*[a-z]+[\s,]*(?:and\s+)?)+)", re.IGNORECASE)
+_SPAN = re.compile(
+    r"(?:try again|retry|resets?) (?:in|after)\s+((?:\d+(?:\.\d+)?\s*[a-z]+[\s,]*(?:and\s+)?)+)",
+    re.IGNORECASE,
+)
 _PIECE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)", re.IGNORECASE)
 _SECONDS = {
     "ms": 0.001,
@@ -31,20 +35,33 @@ _SECONDS = {
     "hour": 3600.0,
     "d": 86400.0,
 }
-_UNITS = {**_SECONDS, "day": 86400.0, "secs": 1.0, "seconds": 1.0, "mins": 60.0, "minutes": 60.0, "hours": 3600.0, "days": 86400.0}
+_UNITS = {
+    **_SECONDS,
+    "day": 86400.0,
+    "secs": 1.0,
+    "seconds": 1.0,
+    "mins": 60.0,
+    "minutes": 60.0,
+    "hours": 3600.0,
+    "days": 86400.0,
+}
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _MINUTE = timedelta(minutes=1)
 _FURTHEST = timedelta(days=400)
 
 
 def resets_at(words: str, now: int, zone: tzinfo | None = None) -> int | None:
-    """Milliseconds since 1970, later than `now` (ms), or None if the words name no time. `zone`: None is the machine's own."""
+    """Milliseconds since 1970, later than `now` (ms), or None if the words name no time. `zone`:
+    None is the machine's own."""
     if found := _EPOCH.search(words):
         return int(found[1]) * 1000
     if found := _CLOCK.search(words):
         return _clock(found, now, zone)
     if found := _SPAN.search(words):
-        seconds = sum(float(number) * _UNITS.get(unit.lower(), 0.0) for number, unit in _PIECE.findall(found[1]))
+        seconds = sum(
+            float(number) * _UNITS.get(unit.lower(), 0.0)
+            for number, unit in _PIECE.findall(found[1])
+        )
         return now + int(min(seconds, _FURTHEST.total_seconds()) * 1000) if seconds else None
     return None
 
@@ -57,7 +74,9 @@ def _clock(found: re.Match[str], now: int, zone: tzinfo | None) -> int | None:
         moment = here.replace(hour=hour, minute=int(found["minute"] or 0), second=0, microsecond=0)
         if found["month"]:
             month = _MONTHS.index(found["month"].lower()) + 1
-            moment = moment.replace(year=int(found["year"] or here.year), month=month, day=int(found["day"]))
+            moment = moment.replace(
+                year=int(found["year"] or here.year), month=month, day=int(found["day"])
+            )
             if moment + _MINUTE <= here and not found["year"]:
                 moment = moment.replace(year=here.year + 1)
         elif moment + _MINUTE <= here:

@@ -1,6 +1,8 @@
-"""Conversations on disk, the newest first, without reading long ones whole. Shared by the drivers whose transcripts are files.
+"""Conversations on disk, the newest first, without reading long ones whole. Shared by the drivers
+whose transcripts are files.
 
-Called by the drivers' `conversations`; what a file says of itself is read by the driver's own reader.
+Called by the drivers' `conversations`; what a file says of itself is read by the driver's own
+reader.
 """
 
 from __future__ import annotations
@@ -18,13 +20,19 @@ WHOLE = 4 * 1024 * 1024
 """Up to this size a transcript is read whole, so that its turns can be counted."""
 
 Reader = Callable[[Path, bytes, bool, int], Conversation | None]
-"""Path, content (or its head), whether that is all of it, time of the last write (ms) -> what stands there, if it is one."""
+"""Path, content (or its head), whether that is all of it, time of the last write (ms) -> what
+stands there, if it is one."""
 
 
 def newest(paths: Iterable[Path], limit: int, read: Reader) -> Sequence[Conversation]:
-    """The newest files that the reader takes for conversations, at most `limit`. What cannot be read is passed over."""
+    """The newest files that the reader takes for conversations, at most `limit`. What cannot be
+    read is passed over."""
     found: list[Conversation] = []
-    dated = [(state.st_mtime_ns, path, state.st_size) for path in paths if (state := _state(path)) is not None]
+    dated = [
+        (state.st_mtime_ns, path, state.st_size)
+        for path in paths
+        if (state := _state(path)) is not None
+    ]
     # A few more than asked for: some files are no conversations.
     for written, path, size in nlargest(limit * 2 + 20, dated):
         if len(found) >= limit:

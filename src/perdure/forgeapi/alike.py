@@ -1,4 +1,5 @@
-"""What the APIs of GitHub and Gitea have in common: Gitea was made to look like GitHub, and differs where `gitea` and `github` say."""
+"""What the APIs of GitHub and Gitea have in common: Gitea was made to look like GitHub, and differs
+where `gitea` and `github` say."""
 
 from __future__ import annotations
 
@@ -68,8 +69,14 @@ class Alike(ABC):
     def repositories(self, patterns: Sequence[str]) -> Sequence[str]:
         plain = [pattern for pattern in patterns if not set("*?[") & set(pattern)]
         wild = [pattern for pattern in patterns if set("*?[") & set(pattern)]
-        seen = (each.repository("full_name") for each in self._own_repositories()) if wild else iter(())
-        found = [name for name in seen if name and any(fnmatchcase(name, pattern) for pattern in wild)]
+        seen = (
+            (each.repository("full_name") for each in self._own_repositories())
+            if wild
+            else iter(())
+        )
+        found = [
+            name for name in seen if name and any(fnmatchcase(name, pattern) for pattern in wild)
+        ]
         return list(dict.fromkeys([*plain, *found]))[:ITEMS_MOST]
 
     def _own_repositories(self) -> Iterator[Payload]:
@@ -89,18 +96,32 @@ class Alike(ABC):
     def pull(self, repository: str, number: int) -> Pull:
         return pull(repository, self._asking.get(f"{repos(repository)}/pulls/{number}"))
 
-    def open_issues(self, repository: str, *, label: str = "", assignee: str = "", since: int = 0) -> Sequence[Issue]:
+    def open_issues(
+        self, repository: str, *, label: str = "", assignee: str = "", since: int = 0
+    ) -> Sequence[Issue]:
         pages = self._asking.pages(
-            f"{repos(repository)}/issues", size=self.size, state="open", labels=label, since=rfc3339(since), **self._assigned(assignee)
+            f"{repos(repository)}/issues",
+            size=self.size,
+            state="open",
+            labels=label,
+            since=rfc3339(since),
+            **self._assigned(assignee),
         )
         found = [issue(repository, each) for each in pages]
-        # Gitea leaves out of the question what it does not know: a label that is nowhere is no condition for it.
-        return [each for each in found if each.open and has(each.labels, label) and has(each.assignees, assignee)]
+        # Gitea leaves out of the question what it does not know: a label that is nowhere is no
+        # condition for it.
+        return [
+            each
+            for each in found
+            if each.open and has(each.labels, label) and has(each.assignees, assignee)
+        ]
 
     @abstractmethod
     def _assigned(self, assignee: str) -> Mapping[str, str]: ...
 
-    def chosen_by(self, ref: IssueRef, *, label: str = "", assignee: str = "", reopened: bool = False) -> str:
+    def chosen_by(
+        self, ref: IssueRef, *, label: str = "", assignee: str = "", reopened: bool = False
+    ) -> str:
         return ""
 
     def comments(self, ref: IssueRef, *, since: int = 0) -> Sequence[Comment]:
@@ -108,7 +129,10 @@ class Alike(ABC):
         if ref.pull:
             found += self._reviews(ref, since)
         # Ids are numbers: of one second the shorter is the older.
-        return sorted((each for each in found if each.updated >= since), key=lambda each: (each.created, len(each.id), each.id))
+        return sorted(
+            (each for each in found if each.updated >= since),
+            key=lambda each: (each.created, len(each.id), each.id),
+        )
 
     def _comments(self, ref: IssueRef, since: int) -> Iterator[Comment]:
         pages = self._asking.pages(f"{thread(ref)}/comments", size=self.size, since=rfc3339(since))
@@ -130,30 +154,59 @@ class Alike(ABC):
         return told(self._asking.put("PATCH", place, {"body": text}))
 
     def react(self, ref: IssueRef, reaction: Reaction, comment: Comment | None = None) -> None:
-        room = "pulls" if comment is not None and comment.kind is CommentKind.LINE and self.lines_apart else "issues"
-        place = f"{repos(ref.repository)}/{room}/comments/{part(comment.id)}" if comment is not None else thread(ref)
+        room = (
+            "pulls"
+            if comment is not None and comment.kind is CommentKind.LINE and self.lines_apart
+            else "issues"
+        )
+        place = (
+            f"{repos(ref.repository)}/{room}/comments/{part(comment.id)}"
+            if comment is not None
+            else thread(ref)
+        )
         self._asking.put("POST", f"{place}/reactions", {"content": reaction.value})
 
     lines_apart = True
     """Comments on lines have addresses of their own."""
 
-    def set_status(self, repository: str, commit: str, state: CheckState, *, context: str, text: str = "", url: str = "") -> None:
-        said = {"state": state.value, "context": context, "description": text[:STATUS_MOST], "target_url": url}
+    def set_status(
+        self,
+        repository: str,
+        commit: str,
+        state: CheckState,
+        *,
+        context: str,
+        text: str = "",
+        url: str = "",
+    ) -> None:
+        said = {
+            "state": state.value,
+            "context": context,
+            "description": text[:STATUS_MOST],
+            "target_url": url,
+        }
         body = {name: value for name, value in said.items() if value}
         self._asking.put("POST", f"{repos(repository)}/statuses/{sha(commit)}", body)
 
     def checks(self, repository: str, commit: str) -> Sequence[Check]:
-        found = self._asking.get(f"{repos(repository)}/commits/{sha(commit)}/status", **{self.size: 100})
+        found = self._asking.get(
+            f"{repos(repository)}/commits/{sha(commit)}/status", **{self.size: 100}
+        )
         return [_check(each) for each in found.all("statuses")]
 
     def failed_checks(self, repository: str, commit: str) -> Sequence[FailedCheck]:
-        return [failed_status(each) for each in self.checks(repository, commit) if each.state in FAILED]
+        return [
+            failed_status(each) for each in self.checks(repository, commit) if each.state in FAILED
+        ]
 
     def _log(self, repository: str, job: str, hosts: Sequence[str] = ()) -> tuple[str, str]:
-        """The end of a job's log, or why there is none. GitHub's and Gitea's address is the same."""
+        """The end of a job's log, or why there is none. GitHub's and Gitea's address is the
+        same."""
         return log_of(self._asking, f"{repos(repository)}/actions/jobs/{part(job)}/logs", hosts)
 
-    def hunk(self, repository: str, number: int, path: str, line: int, *, removed: bool = False) -> str:
+    def hunk(
+        self, repository: str, number: int, path: str, line: int, *, removed: bool = False
+    ) -> str:
         return ""
 
     def branch(self, repository: str, name: str) -> Branch | None:
@@ -166,12 +219,17 @@ class Alike(ABC):
 
     def pull_at(self, repository: str, commit: str) -> Pull | None:
         pages = self._asking.pages(f"{repos(repository)}/pulls", size=self.size, state="open")
-        return next((found for each in pages if (found := pull(repository, each)).head_commit == commit), None)
+        return next(
+            (found for each in pages if (found := pull(repository, each)).head_commit == commit),
+            None,
+        )
 
     @abstractmethod
     def find_pull(self, repository: str, head: str) -> Pull | None: ...
 
-    def open_pull(self, repository: str, *, head: str, base: str, title: str, text: str, draft: bool = False) -> Pull:
+    def open_pull(
+        self, repository: str, *, head: str, base: str, title: str, text: str, draft: bool = False
+    ) -> Pull:
         found = self.find_pull(repository, head)
         if found is not None and found.open:
             return found
@@ -194,7 +252,9 @@ FAILED = frozenset({CheckState.FAILURE, CheckState.ERROR})
 
 def failed_status(check: Check) -> FailedCheck:
     """A status that somebody set: it has no log on the forge."""
-    return FailedCheck(name=check.name, url=check.url, text=check.text, note="The forge has no log of it.")
+    return FailedCheck(
+        name=check.name, url=check.url, text=check.text, note="The forge has no log of it."
+    )
 
 
 def log_of(asking: Asking, path: str, hosts: Sequence[str] = ()) -> tuple[str, str]:
@@ -202,50 +262,87 @@ def log_of(asking: Asking, path: str, hosts: Sequence[str] = ()) -> tuple[str, s
     try:
         return asking.tail(path, hosts), ""
     except NotFound:
-        return "", f"There is no log: {asking.api} has none at {path}, or does not show it to the login of {asking.token}"
+        return (
+            "",
+            f"There is no log: {asking.api} has none at {path}, or does not show it to the login "
+            f"of {asking.token}",
+        )
     except ForgeError as error:
         return "", f"There is no log: {error}"
 
 
 def access(word: str) -> Access:
     """What GitHub's and Gitea's word for it comes to; one that nobody knows is none."""
-    return {"owner": Access.ADMIN, "admin": Access.ADMIN, "maintain": Access.WRITE, "write": Access.WRITE}.get(
-        word, Access.READ if word in ("read", "triage") else Access.NONE
-    )
+    return {
+        "owner": Access.ADMIN,
+        "admin": Access.ADMIN,
+        "maintain": Access.WRITE,
+        "write": Access.WRITE,
+    }.get(word, Access.READ if word in ("read", "triage") else Access.NONE)
 
 
 def issue(repository: str, found: Payload) -> Issue:
     """An issue as GitHub and Gitea tell it."""
     ref = IssueRef(repository, found.number("number"), bool(found.at("pull_request")))
     return Issue(
-        ref=ref, title=found.name("title"), text=found.text("body"), author=found.name("user", "login"), open=found.name("state") == "open",
-        labels=_names(found, "labels", "name"), assignees=_names(found, "assignees", "login"), created=found.time("created_at"),
-        updated=found.time("updated_at"), url=found.url("html_url"),
-    )  # fmt: skip
+        ref=ref,
+        title=found.name("title"),
+        text=found.text("body"),
+        author=found.name("user", "login"),
+        open=found.name("state") == "open",
+        labels=_names(found, "labels", "name"),
+        assignees=_names(found, "assignees", "login"),
+        created=found.time("created_at"),
+        updated=found.time("updated_at"),
+        url=found.url("html_url"),
+    )
 
 
 def pull(repository: str, found: Payload) -> Pull:
     """A pull request as GitHub and Gitea tell it."""
     return Pull(
-        ref=IssueRef(repository, found.number("number"), True), title=found.name("title"), text=found.text("body"),
-        author=found.name("user", "login"), open=found.name("state") == "open", labels=_names(found, "labels", "name"),
-        assignees=_names(found, "assignees", "login"), created=found.time("created_at"), updated=found.time("updated_at"),
-        url=found.url("html_url"), merged=found.yes("merged") or bool(found.time("merged_at")), draft=found.yes("draft"),
-        head=found.name("head", "ref"), head_commit=found.name("head", "sha"),
-        head_repository=found.repository("head", "repo", "full_name"), base=found.name("base", "ref"),
+        ref=IssueRef(repository, found.number("number"), True),
+        title=found.name("title"),
+        text=found.text("body"),
+        author=found.name("user", "login"),
+        open=found.name("state") == "open",
+        labels=_names(found, "labels", "name"),
+        assignees=_names(found, "assignees", "login"),
+        created=found.time("created_at"),
+        updated=found.time("updated_at"),
+        url=found.url("html_url"),
+        merged=found.yes("merged") or bool(found.time("merged_at")),
+        draft=found.yes("draft"),
+        head=found.name("head", "ref"),
+        head_commit=found.name("head", "sha"),
+        head_repository=found.repository("head", "repo", "full_name"),
+        base=found.name("base", "ref"),
         reviewers=_names(found, "requested_reviewers", "login"),
-    )  # fmt: skip
+    )
 
 
 def told(found: Payload, kind: CommentKind = CommentKind.COMMENT) -> Comment:
     """A comment as GitHub and Gitea tell it."""
-    line = found.number("line") or found.number("original_line") or found.number("position") or found.number("original_position")
+    line = (
+        found.number("line")
+        or found.number("original_line")
+        or found.number("position")
+        or found.number("original_position")
+    )
     return Comment(
-        id=found.id("id"), kind=kind, author=found.name("user", "login"), text=found.text("body"), created=found.time("created_at"),
-        updated=found.time("updated_at"), url=found.url("html_url"), path=found.name("path"), line=line if kind is CommentKind.LINE else 0,
-        removed=found.name("side") == "LEFT", hunk=found.text("diff_hunk"),
+        id=found.id("id"),
+        kind=kind,
+        author=found.name("user", "login"),
+        text=found.text("body"),
+        created=found.time("created_at"),
+        updated=found.time("updated_at"),
+        url=found.url("html_url"),
+        path=found.name("path"),
+        line=line if kind is CommentKind.LINE else 0,
+        removed=found.name("side") == "LEFT",
+        hunk=found.text("diff_hunk"),
         review=found.id("pull_request_review_id") if kind is CommentKind.LINE else "",
-    )  # fmt: skip
+    )
 
 
 def review(found: Payload) -> Comment | None:
@@ -255,17 +352,26 @@ def review(found: Payload) -> Comment | None:
         return None
     at = found.time("submitted_at")
     return Comment(
-        id=found.id("id"), kind=CommentKind.REVIEW, author=found.name("user", "login"), text=found.text("body"), created=at,
-        updated=found.time("updated_at") or at, url=found.url("html_url"), verdict=verdict,
-    )  # fmt: skip
+        id=found.id("id"),
+        kind=CommentKind.REVIEW,
+        author=found.name("user", "login"),
+        text=found.text("body"),
+        created=at,
+        updated=found.time("updated_at") or at,
+        url=found.url("html_url"),
+        verdict=verdict,
+    )
 
 
 def _check(found: Payload) -> Check:
     state = found.name("state") or found.name("status")
     return Check(
-        name=found.name("context"), state=CheckState(state) if state in list(CheckState) else CheckState.PENDING,
-        text=found.name("description"), url=found.url("target_url"), updated=found.time("updated_at"),
-    )  # fmt: skip
+        name=found.name("context"),
+        state=CheckState(state) if state in list(CheckState) else CheckState.PENDING,
+        text=found.name("description"),
+        url=found.url("target_url"),
+        updated=found.time("updated_at"),
+    )
 
 
 def _names(found: Payload, list_: str, key: str) -> tuple[str, ...]:

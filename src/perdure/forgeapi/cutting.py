@@ -1,8 +1,8 @@
 """Ends a request that takes too long, wherever it hangs. Called by `asking`.
 
-httpx2's timeouts are for silence: each byte in time begins one anew, and a forge that sends a header now and then could hold a thread for
-days. So the connection itself is shut down, and with it others of the same client: all of them lead to the forge that hangs, and who asked
-asks again.
+httpx2's timeouts are for silence: each byte in time begins one anew, and a forge that sends a
+header now and then could hold a thread for days. So the connection itself is shut down, and with it
+others of the same client: all of them lead to the forge that hangs, and who asked asks again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any
 
 
 class Cutting:
-    """The connections of one client. `trace` is for each of its requests (extension `trace` of httpx2 2.16)."""
+    """The connections of one client. `trace` is for each of its requests (extension `trace` of
+    httpx2 2.16)."""
 
     def __init__(self) -> None:
         self._streams: weakref.WeakSet[Any] = weakref.WeakSet()

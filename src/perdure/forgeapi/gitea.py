@@ -1,8 +1,9 @@
-"""Gitea and Forgejo: `/api/v1`, as Gitea 1.26 describes it in its templates/swagger/v1_json.tmpl. Forgejo's is the same where it is used.
+"""Gitea and Forgejo: `/api/v1`, as Gitea 1.26 describes it in its templates/swagger/v1_json.tmpl.
+Forgejo's is the same where it is used.
 
-What is its own: whoever asks for another's permission must be an administrator of the repository (routers/api/v1/repo/collaborators.go);
-`/assignees`, which anybody may ask, is no answer, as in an organisation it names who may only read. Which deliveries failed, it does not
-tell.
+What is its own: whoever asks for another's permission must be an administrator of the repository
+(routers/api/v1/repo/collaborators.go); `/assignees`, which anybody may ask, is no answer, as in an
+organisation it names who may only read. Which deliveries failed, it does not tell.
 """
 
 from __future__ import annotations
@@ -11,10 +12,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from perdure.errors import ForgeDenied, ForgeRefused, NotFound
-from perdure.forgeapi.alike import BROKEN, FAILED, LOGS_MOST, Alike, failed_status, pull, repos, review, sha, told
+from perdure.forgeapi.alike import (
+    BROKEN,
+    FAILED,
+    LOGS_MOST,
+    Alike,
+    failed_status,
+    pull,
+    repos,
+    review,
+    sha,
+    told,
+)
 from perdure.forgeapi.asking import part
 from perdure.forges.payload import Payload
-from perdure.forges.standing import Access, Comment, CommentKind, FailedCheck, FailedDelivery, IssueRef, Pull
+from perdure.forges.standing import (
+    Access,
+    Comment,
+    CommentKind,
+    FailedCheck,
+    FailedDelivery,
+    IssueRef,
+    Pull,
+)
 
 DRAFT = "WIP: "
 """A pull request whose title begins so is a draft (setting WORK_IN_PROGRESS_PREFIXES)."""
@@ -33,23 +53,37 @@ class Gitea(Alike):
             if "permission" not in str(error):
                 raise
             raise ForgeDenied(
-                f"{self.address} tells the permissions in {repository} to its administrators only, and {self.whoami()} is none",
+                f"{self.address} tells the permissions in {repository} to its administrators only, "
+                f"and {self.whoami()} is none",
                 "make it an administrator of the repository, or name the authors in the rule",
             ) from error
 
     def _assigned(self, assignee: str) -> Mapping[str, str]:
         return {"assigned_by": assignee}
 
-    def chosen_by(self, ref: IssueRef, *, label: str = "", assignee: str = "", reopened: bool = False) -> str:
-        """From the timeline: a label that is put on has the body `1`, one that is taken off has none (models/issues/issue_label.go)."""
+    def chosen_by(
+        self, ref: IssueRef, *, label: str = "", assignee: str = "", reopened: bool = False
+    ) -> str:
+        """From the timeline: a label that is put on has the body `1`, one that is taken off has
+        none (models/issues/issue_label.go)."""
         who = ""
-        for each in self._asking.pages(f"{repos(ref.repository)}/issues/{ref.number}/timeline", size=self.size):
+        for each in self._asking.pages(
+            f"{repos(ref.repository)}/issues/{ref.number}/timeline", size=self.size
+        ):
             match each.name("type"):
                 case "label":
-                    same = bool(label) and each.name("label", "name") == label and each.text("body") == "1"
+                    same = (
+                        bool(label)
+                        and each.name("label", "name") == label
+                        and each.text("body") == "1"
+                    )
                 case "assignees":
                     whom = each.name("assignee", "login").casefold()
-                    same = bool(assignee) and whom == assignee.casefold() and not each.yes("removed_assignee")
+                    same = (
+                        bool(assignee)
+                        and whom == assignee.casefold()
+                        and not each.yes("removed_assignee")
+                    )
                 case kind:
                     same = reopened and kind == "reopen"
             who = each.name("user", "login") if same else who
@@ -63,7 +97,9 @@ class Gitea(Alike):
                 continue
             yield found
             if each.number("comments_count"):
-                for line in self._asking.pages(f"{place}/{part(found.id)}/comments", size=self.size):
+                for line in self._asking.pages(
+                    f"{place}/{part(found.id)}/comments", size=self.size
+                ):
                     yield told(line, CommentKind.LINE)
 
     def failed_checks(self, repository: str, commit: str) -> Sequence[FailedCheck]:
@@ -71,18 +107,22 @@ class Gitea(Alike):
         left = {each.name: each for each in statuses}
         found: list[FailedCheck] = []
         for job in self._failed_jobs(repository, commit) if statuses else []:
-            # Its own Actions set a status for each job, which a webhook names: `workflow / job (event)`.
+            # Its own Actions set a status for each job, which a webhook names: `workflow / job
+            # (event)`.
             name = next((each for each in left if f" / {job.name} (" in each), "")
             left.pop(name, None)
             found.append(replace(job, name=name or job.name))
         return [*found, *map(failed_status, left.values())]
 
     def _failed_jobs(self, repository: str, commit: str) -> list[FailedCheck]:
-        """The failed jobs of Gitea's own Actions; none where the API does not tell (Gitea before 1.25, Forgejo)."""
+        """The failed jobs of Gitea's own Actions; none where the API does not tell (Gitea before
+        1.25, Forgejo)."""
         found: list[FailedCheck] = []
         place = f"{repos(repository)}/actions/runs"
         try:
-            runs = self._asking.get(place, head_sha=sha(commit), **{self.size: 50}).all("workflow_runs")
+            runs = self._asking.get(place, head_sha=sha(commit), **{self.size: 50}).all(
+                "workflow_runs"
+            )
             for run in runs:
                 if run.name("head_sha") != commit or run.name("conclusion") not in BROKEN:
                     continue
@@ -90,7 +130,9 @@ class Gitea(Alike):
                 # 1.26 calls the list `jobs`, earlier versions `workflow_jobs`.
                 for job in (*answer.all("jobs"), *answer.all("workflow_jobs")):
                     if job.name("conclusion") in BROKEN:
-                        found.append(self._failed_job(repository, job, with_log=len(found) < LOGS_MOST))
+                        found.append(
+                            self._failed_job(repository, job, with_log=len(found) < LOGS_MOST)
+                        )
         except (NotFound, ForgeRefused):
             return []
         except ForgeDenied as error:
@@ -100,7 +142,11 @@ class Gitea(Alike):
         return found
 
     def _failed_job(self, repository: str, job: Payload, *, with_log: bool) -> FailedCheck:
-        log, note = self._log(repository, job.id("id")) if with_log else ("", f"Its log was not read: {LOGS_MOST} others were.")
+        log, note = (
+            self._log(repository, job.id("id"))
+            if with_log
+            else ("", f"Its log was not read: {LOGS_MOST} others were.")
+        )
         return FailedCheck(name=job.name("name"), url=job.url("html_url"), log=log, note=note)
 
     def find_pull(self, repository: str, head: str) -> Pull | None:
@@ -115,11 +161,16 @@ class Gitea(Alike):
     def _drafted(self, body: dict[str, object], draft: bool) -> dict[str, object]:
         return body | {"title": f"{DRAFT}{body['title']}"} if draft else body
 
-    def failed_deliveries(self, repository: str, receiver: str, *, since: int) -> Sequence[FailedDelivery] | None:
+    def failed_deliveries(
+        self, repository: str, receiver: str, *, since: int
+    ) -> Sequence[FailedDelivery] | None:
         return None
 
     def redeliver(self, repository: str, failed: FailedDelivery) -> None:
-        raise NotFound(f"{self.address} can be asked for no delivery again: its API has no such call", "press redeliver on the forge")
+        raise NotFound(
+            f"{self.address} can be asked for no delivery again: its API has no such call",
+            "press redeliver on the forge",
+        )
 
 
 class Forgejo(Gitea):

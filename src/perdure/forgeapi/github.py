@@ -1,7 +1,9 @@
-"""GitHub and Enterprise Server, after GitHub's published description of its REST API (version 2022-11-28).
+"""GitHub and Enterprise Server, after GitHub's published description of its REST API (version
+2022-11-28).
 
-What is its own: checks beside statuses, which it counts apart; addresses of their own for comments on lines; and it tells, to who
-administers the webhooks of the repository or its organisation, which deliveries it could not bring.
+What is its own: checks beside statuses, which it counts apart; addresses of their own for comments
+on lines; and it tells, to who administers the webhooks of the repository or its organisation, which
+deliveries it could not bring.
 """
 
 from __future__ import annotations
@@ -25,12 +27,21 @@ from perdure.forgeapi.alike import (
 )
 from perdure.forgeapi.asking import Asking, part
 from perdure.forges.payload import Payload, cut
-from perdure.forges.standing import Check, CheckState, Comment, CommentKind, FailedCheck, FailedDelivery, IssueRef, Pull
+from perdure.forges.standing import (
+    Check,
+    CheckState,
+    Comment,
+    CommentKind,
+    FailedCheck,
+    FailedDelivery,
+    IssueRef,
+    Pull,
+)
 
 ACCEPT = "application/vnd.github+json"
 LOG_HOSTS = (".blob.core.windows.net", ".githubusercontent.com")
-"""Where github.com keeps the logs of jobs: a redirect leads there, with a signature of its own. The one
-address in an answer that is followed, and without the token."""
+"""Where github.com keeps the logs of jobs: a redirect leads there, with a signature of its own. The
+one address in an answer that is followed, and without the token."""
 ACTIONS = "github-actions"
 """The app whose check runs are jobs, under the same id."""
 SAID_MOST = 4000
@@ -61,7 +72,9 @@ class GitHub(Alike):
             yield told(each, CommentKind.LINE)
 
     def checks(self, repository: str, commit: str) -> Sequence[Check]:
-        runs = self._asking.get(f"{repos(repository)}/commits/{sha(commit)}/check-runs", filter="latest", per_page=100)
+        runs = self._asking.get(
+            f"{repos(repository)}/commits/{sha(commit)}/check-runs", filter="latest", per_page=100
+        )
         return [*super().checks(repository, commit), *map(_check_run, runs.all("check_runs"))]
 
     def failed_checks(self, repository: str, commit: str) -> Sequence[FailedCheck]:
@@ -83,7 +96,9 @@ class GitHub(Alike):
         elif with_log:
             log, note = self._log(repository, found.id("id"), self._log_hosts)
         text = cut("\n".join(filter(None, said)), SAID_MOST)
-        return FailedCheck(name=found.name("name"), url=found.url("html_url"), text=text, log=log, note=note)
+        return FailedCheck(
+            name=found.name("name"), url=found.url("html_url"), text=text, log=log, note=note
+        )
 
     def find_pull(self, repository: str, head: str) -> Pull | None:
         owner = repository.partition("/")[0]
@@ -96,12 +111,18 @@ class GitHub(Alike):
     def _drafted(self, body: dict[str, object], draft: bool) -> dict[str, object]:
         return body | {"draft": draft}
 
-    def failed_deliveries(self, repository: str, receiver: str, *, since: int) -> Sequence[FailedDelivery] | None:
+    def failed_deliveries(
+        self, repository: str, receiver: str, *, since: int
+    ) -> Sequence[FailedDelivery] | None:
         told = False
         found: list[FailedDelivery] = []
         for place in (repos(repository), f"orgs/{part(repository.partition('/')[0])}"):
             try:
-                hooks = [each for each in self._asking.pages(f"{place}/hooks", size=self.size) if _leads_to(each, receiver)]
+                hooks = [
+                    each
+                    for each in self._asking.pages(f"{place}/hooks", size=self.size)
+                    if _leads_to(each, receiver)
+                ]
             except (NotFound, ForgeDenied):
                 continue  # It is no administrator there, or the owner is no organisation.
             for hook in hooks:
@@ -118,15 +139,20 @@ class GitHub(Alike):
         for guid, each in newest.items():
             if guid and guid not in taken:
                 yield FailedDelivery(
-                    hook=hook, id=each.id("id"), delivery=guid, event=each.name("event"), at=each.time("delivered_at")
-                )  # fmt: skip
+                    hook=hook,
+                    id=each.id("id"),
+                    delivery=guid,
+                    event=each.name("event"),
+                    at=each.time("delivered_at"),
+                )
 
     def redeliver(self, repository: str, failed: FailedDelivery) -> None:
         self._asking.put("POST", f"{failed.hook}/deliveries/{part(failed.id)}/attempts", {})
 
 
 def api_of(address: str) -> str:
-    """Where the API of a GitHub is: github.com has a host of its own for it, Enterprise Server a path."""
+    """Where the API of a GitHub is: github.com has a host of its own for it, Enterprise Server a
+    path."""
     return "https://api.github.com" if address == "https://github.com" else f"{address}/api/v3"
 
 
@@ -137,6 +163,11 @@ def _leads_to(hook: Payload, receiver: str) -> bool:
 def _check_run(found: Payload) -> Check:
     over = found.name("status") == "completed"
     return Check(
-        name=found.name("name"), state=CONCLUSIONS.get(found.name("conclusion"), CheckState.ERROR) if over else CheckState.PENDING,
-        text=found.name("output", "title"), url=found.url("html_url"), updated=found.time("completed_at") or found.time("started_at"),
-    )  # fmt: skip
+        name=found.name("name"),
+        state=CONCLUSIONS.get(found.name("conclusion"), CheckState.ERROR)
+        if over
+        else CheckState.PENDING,
+        text=found.name("output", "title"),
+        url=found.url("html_url"),
+        updated=found.time("completed_at") or found.time("started_at"),
+    )

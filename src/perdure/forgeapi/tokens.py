@@ -1,5 +1,5 @@
-"""A token, and its place. One in a file is read for each request, so that a new one needs no restart; one in a variable or a credential of
-systemd is read once.
+"""A token, and its place. One in a file is read for each request, so that a new one needs no
+restart; one in a variable or a credential of systemd is read once.
 """
 
 from __future__ import annotations
@@ -44,18 +44,28 @@ class Token:
             found, why = "", "holds no token: it is one word of ASCII"
         if not found:
             raise ForgeDenied(
-                f"The token of the forge is missing: {self.place} {why}", "make one on the forge and put it there", everywhere=True
+                f"The token of the forge is missing: {self.place} {why}",
+                "make one on the forge and put it there",
+                everywhere=True,
             )
         return found
 
 
 def token_at(file: str, variable: str, credential: str, environ: Mapping[str, str]) -> Token | None:
-    """Return the token of a table of the configuration: `token_file` (absolute), `token_env` or `token_credential`. None without one."""
+    """Return the token of a table of the configuration: `token_file` (absolute), `token_env` or
+    `token_credential`. None without one."""
     if file:
         return Token(f"the file {file}", Path(file))
     if credential:
         place = f"the credential {credential}"
         if directory := environ.get(CREDENTIALS, ""):
             return Token(place, held=Token(place, Path(directory) / credential).value())
-        return Token(f"{place} (no {CREDENTIALS} is set: the unit of systemd needs LoadCredential={credential}:/path)")
-    return Token(f"the variable {variable}", held=environ.get(variable, "").strip()) if variable else None
+        return Token(
+            f"{place} (no {CREDENTIALS} is set: the unit of systemd needs "
+            f"LoadCredential={credential}:/path)"
+        )
+    return (
+        Token(f"the variable {variable}", held=environ.get(variable, "").strip())
+        if variable
+        else None
+    )

@@ -1,4 +1,5 @@
-"""Forgejo (16): Gitea's payloads under names of its own; it sends Gitea's, Gogs' and GitHub's headers beside them."""
+"""Forgejo (16): Gitea's payloads under names of its own; it sends Gitea's, Gogs' and GitHub's
+headers beside them."""
 
 from __future__ import annotations
 
@@ -13,8 +14,11 @@ EVENT = ("x-forgejo-event-type", "x-forgejo-event", *gitea.EVENT)
 DELIVERY = ("x-forgejo-delivery", *gitea.DELIVERY)
 
 
-def authentic(headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_s: float) -> bool:
-    """Whether the body is signed by one of the secrets: Forgejo's own header decides, where there is one."""
+def authentic(
+    headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_s: float
+) -> bool:
+    """Whether the body is signed by one of the secrets: Forgejo's own header decides, where there
+    is one."""
     given = headers.get("x-forgejo-signature", headers.get("x-gitea-signature", ""))
     return by_hmac(secrets, body, given)
 

@@ -1,6 +1,8 @@
-"""GitHub (also Enterprise Server): `X-Hub-Signature-256`, and events by `X-GitHub-Event` with the body's `action`.
+"""GitHub (also Enterprise Server): `X-Hub-Signature-256`, and events by `X-GitHub-Event` with the
+body's `action`.
 
-Names as in the webhook reference of docs.github.com and in the recorded payloads of `@octokit/webhooks-examples` 7.6.1.
+Names as in the webhook reference of docs.github.com and in the recorded payloads of
+`@octokit/webhooks-examples` 7.6.1.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ SAID = {"created": None, "edited": IntentKind.COMMENT_EDITED}
 """What is done to a comment. One that is deleted was told already, or is told by nobody."""
 
 
-def authentic(headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_s: float) -> bool:
+def authentic(
+    headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_s: float
+) -> bool:
     """Whether the body is signed by one of the secrets. SHA-1 alone is not enough."""
     kind, _, digest = headers.get("x-hub-signature-256", "").partition("=")
     return kind == "sha256" and by_hmac(secrets, body, digest)
@@ -47,31 +51,63 @@ def translate(event: str, payload: Payload) -> Reading:
         case "issue_comment" if action in SAID:
             issue = payload.at("issue")
             kind = SAID[action] or IntentKind.COMMENTED
-            return _said(payload, kind, issue, payload.at("comment"), pull=bool(issue.at("pull_request")))
+            return _said(
+                payload, kind, issue, payload.at("comment"), pull=bool(issue.at("pull_request"))
+            )
         case "pull_request_review_comment" if action in SAID:
             kind = SAID[action] or IntentKind.LINE_COMMENTED
-            return _said(payload, kind, payload.at("pull_request"), payload.at("comment"), pull=True)
+            return _said(
+                payload, kind, payload.at("pull_request"), payload.at("comment"), pull=True
+            )
         case "pull_request_review" if action == "submitted":
             return _review(payload)
         case "pull_request_review" if action == "edited" and payload.at("changes", "body"):
-            return _said(payload, IntentKind.COMMENT_EDITED, payload.at("pull_request"), payload.at("review"), pull=True)
+            return _said(
+                payload,
+                IntentKind.COMMENT_EDITED,
+                payload.at("pull_request"),
+                payload.at("review"),
+                pull=True,
+            )
         case "check_run" | "check_suite" | "workflow_run" if action == "completed":
             return _check(payload, payload.at(event), rollup=event != "check_run")
         case "status":
             return _status(payload)
         case "delete" if payload.name("ref_type") == "branch":
-            return intent(Forge.GITHUB, payload, IntentKind.BRANCH_DELETED, branch=payload.name("ref"))
+            return intent(
+                Forge.GITHUB, payload, IntentKind.BRANCH_DELETED, branch=payload.name("ref")
+            )
         case "push" if payload.yes("deleted") and payload.name("ref").startswith("refs/heads/"):
-            return intent(Forge.GITHUB, payload, IntentKind.BRANCH_DELETED, branch=payload.name("ref").removeprefix("refs/heads/"))
+            return intent(
+                Forge.GITHUB,
+                payload,
+                IntentKind.BRANCH_DELETED,
+                branch=payload.name("ref").removeprefix("refs/heads/"),
+            )
     return Reading(None, f"nothing follows from {event}{'/' if action else ''}{action}"[:200])
 
 
 def intent(
-    forge: Forge, payload: Payload, kind: IntentKind, thing: Payload | None = None, *, pull: bool = False, branch: str = "",
-    whom: Sequence[str] = (), labels: Sequence[str] = (), text: str = "", url: str = "", commit: str = "", number: int = 0,
-    said: Payload | None = None, unassigned: Sequence[str] = (), unlabelled: Sequence[str] = (), rollup: bool = False,
-) -> Reading:  # fmt: skip
-    """An intent of a forge whose payloads look as GitHub's do: GitHub itself, Gitea and Forgejo. `said`: the comment or review."""
+    forge: Forge,
+    payload: Payload,
+    kind: IntentKind,
+    thing: Payload | None = None,
+    *,
+    pull: bool = False,
+    branch: str = "",
+    whom: Sequence[str] = (),
+    labels: Sequence[str] = (),
+    text: str = "",
+    url: str = "",
+    commit: str = "",
+    number: int = 0,
+    said: Payload | None = None,
+    unassigned: Sequence[str] = (),
+    unlabelled: Sequence[str] = (),
+    rollup: bool = False,
+) -> Reading:
+    """An intent of a forge whose payloads look as GitHub's do: GitHub itself, Gitea and Forgejo.
+    `said`: the comment or review."""
     thing, said = thing or Payload(None), said or Payload(None)
     text = text or said.text("body")
     changes, edited = payload.at("changes"), kind is IntentKind.EDITED
@@ -131,15 +167,22 @@ def _new(now: tuple[str, ...], before: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def own_branch(pull: Payload, repository: str) -> str:
-    """The head branch of a pull request. One of a fork is none of ours, whatever its name: an agent's own branch is known by that."""
+    """The head branch of a pull request. One of a fork is none of ours, whatever its name: an
+    agent's own branch is known by that."""
     head = pull.repository("head", "repo", "full_name")
     return pull.name("head", "ref") if head.casefold() == repository.casefold() else ""
 
 
 def own_head(payload: Payload, run: Payload) -> str:
     """The branch that was checked, unless it is a fork's."""
-    head = run.repository("head_repository", "full_name") or payload.repository("repository", "full_name")
-    return run.name("head_branch") if head.casefold() == payload.repository("repository", "full_name").casefold() else ""
+    head = run.repository("head_repository", "full_name") or payload.repository(
+        "repository", "full_name"
+    )
+    return (
+        run.name("head_branch")
+        if head.casefold() == payload.repository("repository", "full_name").casefold()
+        else ""
+    )
 
 
 def _thing(payload: Payload, thing: Payload, action: str, *, pull: bool) -> Reading:
@@ -166,11 +209,21 @@ def _thing(payload: Payload, thing: Payload, action: str, *, pull: bool) -> Read
     elif action == "edited" and is_reworded(payload):
         kind = IntentKind.EDITED
     if kind is None:
-        return Reading(None, f"nothing follows from {'pull_request' if pull else 'issues'}/{action}"[:200])
+        return Reading(
+            None, f"nothing follows from {'pull_request' if pull else 'issues'}/{action}"[:200]
+        )
     return intent(
-        Forge.GITHUB, payload, kind, thing, pull=pull, whom=whom, labels=labels, text=text, unassigned=[unassigned],
+        Forge.GITHUB,
+        payload,
+        kind,
+        thing,
+        pull=pull,
+        whom=whom,
+        labels=labels,
+        text=text,
+        unassigned=[unassigned],
         unlabelled=[unlabelled],
-    )  # fmt: skip
+    )
 
 
 def is_reworded(payload: Payload) -> bool:
@@ -178,7 +231,9 @@ def is_reworded(payload: Payload) -> bool:
     return bool(payload.at("changes", "title") or payload.at("changes", "body"))
 
 
-def _said(payload: Payload, kind: IntentKind, thing: Payload, comment: Payload, *, pull: bool) -> Reading:
+def _said(
+    payload: Payload, kind: IntentKind, thing: Payload, comment: Payload, *, pull: bool
+) -> Reading:
     return intent(Forge.GITHUB, payload, kind, thing, pull=pull, said=comment)
 
 
@@ -186,28 +241,41 @@ def _review(payload: Payload) -> Reading:
     review = payload.at("review")
     state = review.name("state").lower()
     if state == "changes_requested":
-        return _said(payload, IntentKind.CHANGES_REQUESTED, payload.at("pull_request"), review, pull=True)
+        return _said(
+            payload, IntentKind.CHANGES_REQUESTED, payload.at("pull_request"), review, pull=True
+        )
     if state == "commented" and review.text("body").strip():
-        return _said(payload, IntentKind.LINE_COMMENTED, payload.at("pull_request"), review, pull=True)
+        return _said(
+            payload, IntentKind.LINE_COMMENTED, payload.at("pull_request"), review, pull=True
+        )
     if state == "approved" and review.text("body").strip():
         return _said(payload, IntentKind.APPROVED, payload.at("pull_request"), review, pull=True)
     return Reading(None, f"nothing follows from a review that is {state or 'empty'}"[:200])
 
 
 def _check(payload: Payload, check: Payload, *, rollup: bool) -> Reading:
-    """A check, a suite of checks, or a workflow: each tells of its pull requests, unless they come from a fork."""
+    """A check, a suite of checks, or a workflow: each tells of its pull requests, unless they come
+    from a fork."""
     if check.name("conclusion").lower() not in BROKEN:
         return Reading(None, "the check has not failed")
     number = next((pull.number("number") for pull in check.all("pull_requests")), 0)
     return intent(
-        Forge.GITHUB, payload, IntentKind.CI_FAILED, number=number, pull=bool(number), text=check.name("name"),
-        branch=own_head(payload, check) or own_head(payload, check.at("check_suite")), commit=check.name("head_sha"),
-        url=check.url("html_url"), rollup=rollup,
-    )  # fmt: skip
+        Forge.GITHUB,
+        payload,
+        IntentKind.CI_FAILED,
+        number=number,
+        pull=bool(number),
+        text=check.name("name"),
+        branch=own_head(payload, check) or own_head(payload, check.at("check_suite")),
+        commit=check.name("head_sha"),
+        url=check.url("html_url"),
+        rollup=rollup,
+    )
 
 
 def branch_at(payload: Payload) -> str:
-    """The branch that a status is about. Several may stand at its commit: one of an agent comes first."""
+    """The branch that a status is about. Several may stand at its commit: one of an agent comes
+    first."""
     names = [each.name("name") for each in payload.all("branches")]
     return min(names, key=lambda name: not name.startswith(OWN_BRANCH), default="")
 
@@ -216,6 +284,11 @@ def _status(payload: Payload) -> Reading:
     if payload.name("state") not in BROKEN:
         return Reading(None, "the check has not failed")
     return intent(
-        Forge.GITHUB, payload, IntentKind.CI_FAILED, text=payload.name("context"), branch=branch_at(payload), commit=payload.name("sha"),
+        Forge.GITHUB,
+        payload,
+        IntentKind.CI_FAILED,
+        text=payload.name("context"),
+        branch=branch_at(payload),
+        commit=payload.name("sha"),
         url=payload.url("target_url"),
-    )  # fmt: skip
+    )

@@ -1,7 +1,9 @@
-"""GitLab: the secret itself in `X-Gitlab-Token`, or (since 2026) a signature after Standard Webhooks; events by the body's `object_kind`.
+"""GitLab: the secret itself in `X-Gitlab-Token`, or (since 2026) a signature after Standard
+Webhooks; events by the body's `object_kind`.
 
-GitLab tells what changed, before and after. "Request changes" in a review has no event of its own (gitlab-org/gitlab 592358): only the
-comment that comes with it is seen. Names as in docs.gitlab.com/user/project/integrations/webhook_events.
+GitLab tells what changed, before and after. "Request changes" in a review has no event of its own
+(gitlab-org/gitlab 592358): only the comment that comes with it is seen. Names as in
+docs.gitlab.com/user/project/integrations/webhook_events.
 """
 
 from __future__ import annotations
@@ -24,10 +26,20 @@ KINDS = {
 }
 
 
-def authentic(headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_s: float) -> bool:
-    """Whether one of the secrets signed it or came with it. Where a signing secret (`whsec_`) is configured alone, only that counts."""
+def authentic(
+    headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_s: float
+) -> bool:
+    """Whether one of the secrets signed it or came with it. Where a signing secret (`whsec_`) is
+    configured alone, only that counts."""
     signature = headers.get("webhook-signature", "")
-    if signature and by_standard(secrets, headers.get("webhook-id", ""), headers.get("webhook-timestamp", ""), body, signature, now_s):
+    if signature and by_standard(
+        secrets,
+        headers.get("webhook-id", ""),
+        headers.get("webhook-timestamp", ""),
+        body,
+        signature,
+        now_s,
+    ):
         return True
     return by_token(secrets, headers.get("x-gitlab-token", ""))
 
@@ -39,14 +51,27 @@ def translate(event: str, payload: Payload) -> Reading:
             return _thing(payload, pull=kind == "merge_request")
         case "note":
             return _note(payload)
-        case "push" if set(payload.name("after")) == {"0"} and payload.name("ref").startswith("refs/heads/"):
-            return _intent(payload, IntentKind.BRANCH_DELETED, branch=payload.name("ref").removeprefix("refs/heads/"))
+        case "push" if set(payload.name("after")) == {"0"} and payload.name("ref").startswith(
+            "refs/heads/"
+        ):
+            return _intent(
+                payload,
+                IntentKind.BRANCH_DELETED,
+                branch=payload.name("ref").removeprefix("refs/heads/"),
+            )
         case "pipeline" if payload.name("object_attributes", "status") == "failed":
             run, pull = payload.at("object_attributes"), payload.at("merge_request")
             return _intent(
-                payload, IntentKind.CI_FAILED, number=pull.number("iid"), pull=bool(pull), text=run.name("name"),
-                branch=_own(pull) if pull else run.name("ref"), commit=run.name("sha"), url=run.url("url"), rollup=True,
-            )  # fmt: skip
+                payload,
+                IntentKind.CI_FAILED,
+                number=pull.number("iid"),
+                pull=bool(pull),
+                text=run.name("name"),
+                branch=_own(pull) if pull else run.name("ref"),
+                commit=run.name("sha"),
+                url=run.url("url"),
+                rollup=True,
+            )
     return Reading(None, f"nothing follows from {kind or event}"[:200])
 
 
@@ -56,7 +81,10 @@ def _thing(payload: Payload, *, pull: bool) -> Reading:
     kind, text = KINDS.get(action), ""
     whom, labels = _added(payload, "assignees", "username"), _added(payload, "labels", "title")
     asked = _added(payload, "reviewers", "username")
-    dropped = [*_added(payload, "assignees", "username", back=True), *_added(payload, "reviewers", "username", back=True)]
+    dropped = [
+        *_added(payload, "assignees", "username", back=True),
+        *_added(payload, "reviewers", "username", back=True),
+    ]
     unlabelled = _added(payload, "labels", "title", back=True)
     if kind is IntentKind.OPENED:
         whom = [each.name("username") for each in payload.all("assignees")]
@@ -73,12 +101,27 @@ def _thing(payload: Payload, *, pull: bool) -> Reading:
         }
         kind = next((each for each, there in found.items() if there), None)
     if kind is None:
-        return Reading(None, f"nothing follows from a {'merge request' if pull else 'issue'} after {action or 'nothing'}"[:200])
+        return Reading(
+            None,
+            f"nothing follows from a {'merge request' if pull else 'issue'} after "
+            f"{action or 'nothing'}"[:200],
+        )
     return _intent(
-        payload, kind, thing, number=thing.number("iid"), pull=pull, whom=asked if kind is IntentKind.REVIEW_REQUESTED else whom,
-        labels=labels, text=text, branch=_own(thing), commit=thing.name("last_commit", "id"), url=thing.url("url"),
-        unassigned=dropped, unlabelled=unlabelled, confidential=_is_confidential(payload, thing),
-    )  # fmt: skip
+        payload,
+        kind,
+        thing,
+        number=thing.number("iid"),
+        pull=pull,
+        whom=asked if kind is IntentKind.REVIEW_REQUESTED else whom,
+        labels=labels,
+        text=text,
+        branch=_own(thing),
+        commit=thing.name("last_commit", "id"),
+        url=thing.url("url"),
+        unassigned=dropped,
+        unlabelled=unlabelled,
+        confidential=_is_confidential(payload, thing),
+    )
 
 
 def _is_reworded(payload: Payload) -> bool:
@@ -88,7 +131,8 @@ def _is_reworded(payload: Payload) -> bool:
 
 
 def _is_confidential(payload: Payload, *things: Payload) -> bool:
-    """GitLab sends these with a name of their own ("Confidential Issue Hook"), and the body says so."""
+    """GitLab sends these with a name of their own ("Confidential Issue Hook"), and the body says
+    so."""
     named = payload.name("event_type").startswith("confidential")
     return named or any(each.yes("confidential") or each.yes("internal") for each in things)
 
@@ -96,27 +140,44 @@ def _is_confidential(payload: Payload, *things: Payload) -> bool:
 def _note(payload: Payload) -> Reading:
     note = payload.at("object_attributes")
     place = note.name("noteable_type")
-    if note.yes("system") or note.name("action") not in ("", "create", "update") or place not in ("Issue", "MergeRequest"):
+    if (
+        note.yes("system")
+        or note.name("action") not in ("", "create", "update")
+        or place not in ("Issue", "MergeRequest")
+    ):
         return Reading(None, "nothing follows from this note")
     pull = place == "MergeRequest"
     thing = payload.at("merge_request" if pull else "issue")
     is_line = note.name("type") == "DiffNote"
     kind = IntentKind.LINE_COMMENTED if is_line else IntentKind.COMMENTED
     return _intent(
-        payload, IntentKind.COMMENT_EDITED if note.name("action") == "update" else kind, thing, number=thing.number("iid"), pull=pull,
-        text=note.text("note"), branch=_own(thing), commit=thing.name("last_commit", "id"), url=note.url("url"), note=note,
+        payload,
+        IntentKind.COMMENT_EDITED if note.name("action") == "update" else kind,
+        thing,
+        number=thing.number("iid"),
+        pull=pull,
+        text=note.text("note"),
+        branch=_own(thing),
+        commit=thing.name("last_commit", "id"),
+        url=note.url("url"),
+        note=note,
         confidential=_is_confidential(payload, note, thing),
-    )  # fmt: skip
+    )
 
 
 def _own(pull: Payload) -> str:
-    """The branch of a merge request, unless it is a fork's, whatever its name: an agent's own branch is known by that."""
-    return pull.name("source_branch") if pull.number("source_project_id") == pull.number("target_project_id") else ""
+    """The branch of a merge request, unless it is a fork's, whatever its name: an agent's own
+    branch is known by that."""
+    return (
+        pull.name("source_branch")
+        if pull.number("source_project_id") == pull.number("target_project_id")
+        else ""
+    )
 
 
 def _added(payload: Payload, what: str, key: str, *, back: bool = False) -> list[str]:
-    """What is new in a list, or (`back`) no longer in it. GitLab lists changes of things that did not change (gitlab-org/gitlab
-    216874): only the difference counts."""
+    """What is new in a list, or (`back`) no longer in it. GitLab lists changes of things that did
+    not change (gitlab-org/gitlab 216874): only the difference counts."""
     before, now = ("current", "previous") if back else ("previous", "current")
     known = {each.name(key) for each in payload.all("changes", what, before)}
     names = (each.name(key) for each in payload.all("changes", what, now))
@@ -124,10 +185,24 @@ def _added(payload: Payload, what: str, key: str, *, back: bool = False) -> list
 
 
 def _intent(
-    payload: Payload, kind: IntentKind, thing: Payload | None = None, *, number: int = 0, pull: bool = False, whom: Sequence[str] = (),
-    labels: Sequence[str] = (), text: str = "", branch: str = "", commit: str = "", url: str = "", note: Payload | None = None,
-    unassigned: Sequence[str] = (), unlabelled: Sequence[str] = (), rollup: bool = False, confidential: bool = False,
-) -> Reading:  # fmt: skip
+    payload: Payload,
+    kind: IntentKind,
+    thing: Payload | None = None,
+    *,
+    number: int = 0,
+    pull: bool = False,
+    whom: Sequence[str] = (),
+    labels: Sequence[str] = (),
+    text: str = "",
+    branch: str = "",
+    commit: str = "",
+    url: str = "",
+    note: Payload | None = None,
+    unassigned: Sequence[str] = (),
+    unlabelled: Sequence[str] = (),
+    rollup: bool = False,
+    confidential: bool = False,
+) -> Reading:
     thing, note = thing or Payload(None), note or Payload(None)
     edited = kind is IntentKind.EDITED
     place, removed = note.at("position"), not note.number("position", "new_line")

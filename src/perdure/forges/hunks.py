@@ -12,8 +12,8 @@ LINE_MOST = 300
 
 
 def hunk_at(diff: str, line: int, *, removed: bool = False) -> str:
-    """Return the hunk that has the line, to the line itself; empty where none has. `removed`: the line is
-    counted in the file as it was before the change."""
+    """Return the hunk that has the line, to the line itself; empty where none has. `removed`: the
+    line is counted in the file as it was before the change."""
     head, old, new = "", 0, 0
     kept: list[str] = []
     for each in diff.splitlines():
@@ -33,7 +33,10 @@ def hunk_at(diff: str, line: int, *, removed: bool = False) -> str:
 
 def end_of(hunk: str) -> str:
     """Return the last lines of a hunk, with its head: a comment is on the last one."""
-    lines = [line if len(line) <= LINE_MOST else f"{line[:LINE_MOST]} [...]" for line in hunk.splitlines()]
+    lines = [
+        line if len(line) <= LINE_MOST else f"{line[:LINE_MOST]} [...]"
+        for line in hunk.splitlines()
+    ]
     if len(lines) <= SHOWN + 1:
         return "\n".join(lines)
     head = lines[:1] if lines[0].startswith("@@") else []

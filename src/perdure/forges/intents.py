@@ -8,7 +8,8 @@ from perdure.lateclass import dataclass
 
 
 class Forge(StrEnum):
-    """Where repositories, issues and pull requests live. Gitea and Forgejo differ in the names of headers and of some events."""
+    """Where repositories, issues and pull requests live. Gitea and Forgejo differ in the names of
+    headers and of some events."""
 
     GITHUB = "github"
     GITEA = "gitea"
@@ -20,7 +21,8 @@ class IntentKind(StrEnum):
     """What happened, as far as work can follow from it."""
 
     OPENED = "opened"
-    """An issue or pull request is new; `labels`, `whom` and `mentions` are what it was opened with."""
+    """An issue or pull request is new; `labels`, `whom` and `mentions` are what it was opened
+    with."""
     ASSIGNED = "assigned"
     LABELLED = "labelled"
     REVIEW_REQUESTED = "review_requested"
@@ -47,9 +49,11 @@ class IntentKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
-    """What somebody wants, or what happened, on a forge. All texts come from outside: bounded, valid Unicode without NUL, else untouched.
+    """What somebody wants, or what happened, on a forge. All texts come from outside: bounded,
+    valid Unicode without NUL, else untouched.
 
-    What a payload does not say is empty (or 0). The state of the forge may have moved on: who acts asks it again.
+    What a payload does not say is empty (or 0). The state of the forge may have moved on: who acts
+    asks it again.
     """
 
     kind: IntentKind
@@ -63,7 +67,8 @@ class Intent:
     author: str = ""
     """Who did it, by login."""
     whom: tuple[str, ...] = ()
-    """Who was assigned or asked for a review. On Gitea and Forgejo all who are assigned now: they do not say who is new."""
+    """Who was assigned or asked for a review. On Gitea and Forgejo all who are assigned now: they
+    do not say who is new."""
     labels: tuple[str, ...] = ()
     """The labels that were put on; on Gitea and Forgejo all that are on."""
     mentions: tuple[str, ...] = ()
@@ -72,9 +77,11 @@ class Intent:
     description: str = ""
     """What the issue or pull request itself says."""
     text: str = ""
-    """The comment, the review, or the description of what was opened; of a failed check its name."""
+    """The comment, the review, or the description of what was opened; of a failed check its
+    name."""
     branch: str = ""
-    """The head branch of the pull request, the branch that was deleted, or the one that was checked."""
+    """The head branch of the pull request, the branch that was deleted, or the one that was
+    checked."""
     commit: str = ""
     path: str = ""
     """Of a comment on a line of a change: the file, in the repository."""
@@ -103,7 +110,8 @@ class Intent:
     clone_url: str = ""
     """http(s)."""
     at: int = 0
-    """When the issue or pull request was changed last, as the forge saw it then (ms); 0: it did not say."""
+    """When the issue or pull request was changed last, as the forge saw it then (ms); 0: it did not
+    say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +124,8 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrived:
-    """An authentic delivery, ready to be kept. `id` is the forge's own, `sha256` that of the raw body (hexadecimal)."""
+    """An authentic delivery, ready to be kept. `id` is the forge's own, `sha256` that of the raw
+    body (hexadecimal)."""
 
     source: str
     """The name that the configuration gives to where it comes from."""
@@ -169,7 +178,8 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The answer of the inbox: where a delivery stands in it, and whether it came for the first time."""
+    """The answer of the inbox: where a delivery stands in it, and whether it came for the first
+    time."""
 
     number: int
     new: bool

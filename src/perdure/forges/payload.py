@@ -1,6 +1,8 @@
-"""A payload of JSON, read as if somebody wished us ill: no field is there for certain, or of the type that it should have.
+"""A payload of JSON, read as if somebody wished us ill: no field is there for certain, or of the
+type that it should have.
 
-Nothing here raises but `parsed` and its siblings, which raise ValueError for what is no JSON object.
+Nothing here raises but `parsed` and its siblings, which raise ValueError for what is no JSON
+object.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ def parsed(body: bytes, *, once: bool = False) -> Payload:
     """Return the object in a raw body. Raise ValueError, with a few words, for anything else: other
     JSON, NaN, no UTF-8, and (`once`) a key that is there twice.
 
-    Else the last value of such a key counts, as for nearly every reader of JSON: GitLab has sent such
-    webhooks, and four refusals in a row switch its hook off.
+    Else the last value of such a key counts, as for nearly every reader of JSON: GitLab has sent
+    such webhooks, and four refusals in a row switch its hook off.
     """
     value = _loaded(body, once=once)
     if not isinstance(value, dict):
@@ -37,7 +39,8 @@ def parsed(body: bytes, *, once: bool = False) -> Payload:
 
 
 def parsed_list(body: bytes) -> list[Payload]:
-    """The objects of the list in a raw body. Raises ValueError as `parsed` does, also for a key that is there twice."""
+    """The objects of the list in a raw body. Raises ValueError as `parsed` does, also for a key
+    that is there twice."""
     value = _loaded(body, once=True)
     if not isinstance(value, list):
         raise ValueError("not a JSON list")
@@ -45,8 +48,9 @@ def parsed_list(body: bytes) -> list[Payload]:
 
 
 def object_of(body: bytes) -> dict[str, Any]:
-    """The object in a raw body as it is, for those who check each of its fields. Raises ValueError as `parsed` does, for a key that
-    stands twice, and for half of a surrogate pair, which no database takes."""
+    """The object in a raw body as it is, for those who check each of its fields. Raises ValueError
+    as `parsed` does, for a key that stands twice, and for half of a surrogate pair, which no
+    database takes."""
     value = _loaded(body, once=True)
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
@@ -60,7 +64,9 @@ def object_of(body: bytes) -> dict[str, Any]:
 def _loaded(body: bytes, *, once: bool = False) -> object:
     hook = _once if once else None
     try:
-        value: object = json.loads(body.decode("utf-8"), object_pairs_hook=hook, parse_constant=_no_number)
+        value: object = json.loads(
+            body.decode("utf-8"), object_pairs_hook=hook, parse_constant=_no_number
+        )
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except UnicodeDecodeError:
@@ -94,7 +100,8 @@ def _is_deep(value: object) -> bool:
 
 
 class Payload:
-    """An object of JSON. `at("issue", "user")` goes down and is an empty object where there is nothing."""
+    """An object of JSON. `at("issue", "user")` goes down and is an empty object where there is
+    nothing."""
 
     def __init__(self, value: object) -> None:
         self._value: dict[str, Any] = value if isinstance(value, dict) else {}
@@ -122,28 +129,40 @@ class Payload:
         return (Payload(each) for each in (value[:LIST_MOST] if isinstance(value, list) else ()))
 
     def text(self, *keys: str) -> str:
-        """The text there, whole lines of prose: valid Unicode, without NUL; cut with a mark after `TEXT_MOST` characters."""
+        """The text there, whole lines of prose: valid Unicode, without NUL; cut with a mark after
+        `TEXT_MOST` characters."""
         value = self._get(keys)
         return _valid(cut(value)) if isinstance(value, str) else ""
 
     def name(self, *keys: str) -> str:
-        """The short text there (a login, a label, a title, a branch): on one line, at most `NAME_MOST` characters."""
+        """The short text there (a login, a label, a title, a branch): on one line, at most
+        `NAME_MOST` characters."""
         value = self._get(keys)
-        return _CONTROL.sub(" ", _valid(value[:NAME_MOST])).strip() if isinstance(value, str) else ""
+        return (
+            _CONTROL.sub(" ", _valid(value[:NAME_MOST])).strip() if isinstance(value, str) else ""
+        )
 
     def names(self, *keys: str) -> tuple[str, ...]:
         """The short texts of the list there, the first `LIST_MOST`."""
         value = self._get(keys)
-        found = (Payload({"": each}).name("") for each in (value[:LIST_MOST] if isinstance(value, list) else ()))
+        found = (
+            Payload({"": each}).name("")
+            for each in (value[:LIST_MOST] if isinstance(value, list) else ())
+        )
         return tuple(filter(None, found))
 
     def number(self, *keys: str) -> int:
         """The number there, from 1 to 2^53; else 0."""
         value = self._get(keys)
-        return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**53 else 0
+        return (
+            value
+            if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**53
+            else 0
+        )
 
     def id(self, *keys: str) -> str:
-        """The forge's id there as a text: a number from 1 to 2^63, or one word of ASCII; else empty."""
+        """The forge's id there as a text: a number from 1 to 2^63, or one word of ASCII; else
+        empty."""
         value = self._get(keys)
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value) if 0 < value < 2**63 else ""
@@ -176,7 +195,8 @@ class Payload:
 
 
 def cut(text: str, most: int = TEXT_MOST) -> str:
-    """Return the text, or its first `most` characters with a mark that says how many are missing."""
+    """Return the text, or its first `most` characters with a mark that says how many are
+    missing."""
     if len(text) <= most:
         return text
     return f"{text[:most]}\n[cut here: {len(text) - most} more characters]"

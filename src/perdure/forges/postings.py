@@ -1,4 +1,5 @@
-"""What a forge was told of a run, and how far that has come. Pure; kept by the store, written by `posting` alone."""
+"""What a forge was told of a run, and how far that has come. Pure; kept by the store, written by
+`posting` alone."""
 
 from __future__ import annotations
 
@@ -52,7 +53,12 @@ class Origin:
 
 def labels_of(delivery: int, origin: Origin) -> dict[str, str]:
     """The labels of a run that a delivery began; `origin_of` reads them."""
-    found = {"delivery": str(delivery), "source": origin.source, "issue": f"{origin.repository}#{origin.number}", "agent": origin.rule}
+    found = {
+        "delivery": str(delivery),
+        "source": origin.source,
+        "issue": f"{origin.repository}#{origin.number}",
+        "agent": origin.rule,
+    }
     return found | ({"pull": "yes"} if origin.pull else {})
 
 
@@ -60,6 +66,17 @@ def origin_of(run: TaskRun) -> Origin | None:
     """Where a run came from, or None for one that a person began."""
     labels = run.spec.labels
     repository, _, number = labels.get("issue", "").rpartition("#")
-    if "delivery" not in labels or not labels.get("source") or not repository or not (number.isascii() and number.isdecimal()):
+    if (
+        "delivery" not in labels
+        or not labels.get("source")
+        or not repository
+        or not (number.isascii() and number.isdecimal())
+    ):
         return None
-    return Origin(source=labels["source"], rule=labels.get("agent", ""), repository=repository, number=int(number), pull="pull" in labels)
+    return Origin(
+        source=labels["source"],
+        rule=labels.get("agent", ""),
+        repository=repository,
+        number=int(number),
+        pull="pull" in labels,
+    )

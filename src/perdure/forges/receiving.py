@@ -1,6 +1,8 @@
-"""From raw headers and body to a delivery: which forge, is it authentic, what does it want. Nothing but `Refused` is raised.
+"""From raw headers and body to a delivery: which forge, is it authentic, what does it want. Nothing
+but `Refused` is raised.
 
-Headers come with lower-case names. The order of detection is fixed, because Forgejo sends Gitea's headers too, and both send GitHub's.
+Headers come with lower-case names. The order of detection is fixed, because Forgejo sends Gitea's
+headers too, and both send GitHub's.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ BODY_MOST = 25 * 1024 * 1024
 """GitHub sends nothing larger (docs.github.com, "Webhook events and payloads")."""
 
 IGNORED_MOST = 256 * 1024
-"""Bytes of the largest body that is kept although nothing follows from it, so that a newer perdure can read it again."""
+"""Bytes of the largest body that is kept although nothing follows from it, so that a newer perdure
+can read it again."""
 
 MODULES = {Forge.FORGEJO: forgejo, Forge.GITEA: gitea, Forge.GITLAB: gitlab, Forge.GITHUB: github}
 """In the order of detection."""
@@ -37,26 +40,55 @@ class Refused(PerdureError):
 
 def detect(headers: Mapping[str, str]) -> Forge | None:
     """The forge that a delivery comes from, by the header that names its event."""
-    return next((forge for forge, module in MODULES.items() if any(name in headers for name in _own(forge, module.EVENT))), None)
+    return next(
+        (
+            forge
+            for forge, module in MODULES.items()
+            if any(name in headers for name in _own(forge, module.EVENT))
+        ),
+        None,
+    )
 
 
-def verify(forge: Forge, headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_s: float) -> bool:
-    """Whether the delivery was sent by who knows one of the secrets. Without a secret nothing is authentic."""
-    return bool(secrets) and all(secrets) and bool(MODULES[forge].authentic(headers, body, secrets, now_s))
+def verify(
+    forge: Forge, headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_s: float
+) -> bool:
+    """Whether the delivery was sent by who knows one of the secrets. Without a secret nothing is
+    authentic."""
+    return (
+        bool(secrets)
+        and all(secrets)
+        and bool(MODULES[forge].authentic(headers, body, secrets, now_s))
+    )
 
 
 def receive(
-    headers: Mapping[str, str], body: bytes, *, source: str, secrets: Sequence[str], now_s: float, expected: Forge | None = None
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    source: str,
+    secrets: Sequence[str],
+    now_s: float,
+    expected: Forge | None = None,
 ) -> Arrived:
-    """The delivery. `expected`: the one forge that this source may be. Raises Refused with 400, 401, 413 or 415."""
+    """The delivery. `expected`: the one forge that this source may be. Raises Refused with 400,
+    401, 413 or 415."""
     check_type(headers)
     if len(body) > BODY_MOST:
         raise too_large()
     forge = detect(headers)
     if forge is None or expected not in (None, forge):
-        raise Refused(400, f"This is no webhook of {expected or 'a forge that perdure knows'}: the header that names the event is missing")
+        raise Refused(
+            400,
+            f"This is no webhook of {expected or 'a forge that perdure knows'}: the header that "
+            "names the event is missing",
+        )
     if not verify(forge, headers, body, secrets, now_s):
-        raise Refused(401, f"The signature of this {forge} webhook is missing or wrong: is the secret the same on both sides?")
+        raise Refused(
+            401,
+            f"The signature of this {forge} webhook is missing or wrong: is the secret the same on "
+            "both sides?",
+        )
     module = MODULES[forge]
     named = _first(headers, module.DELIVERY)
     sha256 = hashlib.sha256(body).hexdigest()
@@ -77,7 +109,9 @@ def receive(
 
 def read(forge: Forge, event: str, payload: Payload) -> Reading:
     """What a payload comes to."""
-    reading: Reading = found_again(payload) if event == FOUND else MODULES[forge].translate(event, payload)
+    reading: Reading = (
+        found_again(payload) if event == FOUND else MODULES[forge].translate(event, payload)
+    )
     return reading
 
 
@@ -85,7 +119,10 @@ def check_type(headers: Mapping[str, str]) -> None:
     """Raises Refused for a body that is no plain JSON, before it is read."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/x-www-form-urlencoded":
-        raise Refused(415, "The webhook is sent as a form: set its content type to application/json on the forge")
+        raise Refused(
+            415,
+            "The webhook is sent as a form: set its content type to application/json on the forge",
+        )
     if kind != "application/json":
         raise Refused(415, "A webhook has the content type application/json")
     if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):

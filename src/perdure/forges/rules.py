@@ -1,7 +1,8 @@
-"""Who works on what: the tables `[agents.NAME]`, and which intents each of them wants. Pure; read by `config`, asked by `dispatching`.
+"""Who works on what: the tables `[agents.NAME]`, and which intents each of them wants. Pure; read
+by `config`, asked by `dispatching`.
 
-Nobody is trusted by default: an agent works only for the authors that its rule names, or for whom the forge says that they may write
-there, and never on its own events.
+Nobody is trusted by default: an agent works only for the authors that its rule names, or for whom
+the forge says that they may write there, and never on its own events.
 """
 
 from __future__ import annotations
@@ -20,7 +21,15 @@ from perdure.model import Permissions
 
 TRIGGERS = (
     *("assigned", "labelled", "mentioned", "review_requested"),
-    *("commented", "line_commented", "changes_requested", "approved", "edited", "ci_failed", "reopened"),
+    *(
+        "commented",
+        "line_commented",
+        "changes_requested",
+        "approved",
+        "edited",
+        "ci_failed",
+        "reopened",
+    ),
 )
 BEGINNING = frozenset({"assigned", "labelled", "mentioned", "review_requested"})
 """These begin a task; the others go on with one."""
@@ -44,11 +53,13 @@ class Rule:
     agent: str
     """The CLI."""
     clone: str
-    """Where it clones from: an https address or an absolute path, with `{repository}` for `owner/name`."""
+    """Where it clones from: an https address or an absolute path, with `{repository}` for
+    `owner/name`."""
     authors: tuple[str, ...] = ()
     """Whom it works for, by login; empty: for everybody with the access that is needed."""
     access: str = ""
-    """What an author must be allowed to do in the repository, by the forge's word: `write` or `admin`. See `least`."""
+    """What an author must be allowed to do in the repository, by the forge's word: `write` or
+    `admin`. See `least`."""
     login: str = ""
     """Its own on the forge: who is assigned, mentioned, asked for a review."""
     labels: tuple[str, ...] = ()
@@ -56,7 +67,8 @@ class Rule:
     """Patterns for `owner/name`."""
     triggers: tuple[str, ...] = TRIGGERS
     token_file: str = ""
-    """Its own access to the forge's API (an absolute path); none of the three: that of the source which sends the deliveries."""
+    """Its own access to the forge's API (an absolute path); none of the three: that of the source
+    which sends the deliveries."""
     token_env: str = ""
     token_credential: str = ""
     sources: tuple[str, ...] = ()
@@ -76,7 +88,8 @@ class Rule:
     templates: str = ""
     """The directory with its own templates for prompts; empty: perdure's."""
     report: bool = True
-    """What becomes of its runs is told on the forge, where there is a token: one comment, reactions, a status."""
+    """What becomes of its runs is told on the forge, where there is a token: one comment,
+    reactions, a status."""
     publish: str = "no"
     """After its success perdure pushes the `branch`, and opens a `pull` request for it."""
     ci_attempts: int = 3
@@ -88,7 +101,8 @@ class Rule:
 
     @property
     def least(self) -> str:
-        """What the forge is asked about an author: `write`, `admin`, or nothing where the rule names its authors and asks no more."""
+        """What the forge is asked about an author: `write`, `admin`, or nothing where the rule
+        names its authors and asks no more."""
         return self.access or ("" if self.authors else "write")
 
     @property
@@ -97,15 +111,25 @@ class Rule:
 
     def __str__(self) -> str:
         whom = ", ".join(self.authors) or "all"
-        return f"{self.name} ({self.agent}, for {whom}{f' who may {self.least}' if self.least else ''})"
+        return (
+            f"{self.name} ({self.agent}, for "
+            f"{whom}{f' who may {self.least}' if self.least else ''})"
+        )
 
 
 def wants(rule: Rule, intent: Intent) -> str:
-    """The trigger by which the rule wants the intent, or empty. Where the rule names no authors, the forge is still to be asked for his
-    permission."""
+    """The trigger by which the rule wants the intent, or empty. Where the rule names no authors,
+    the forge is still to be asked for his permission."""
     if not is_for(rule, intent) and not is_own_check(rule, intent):
         return ""
-    return next((trigger for trigger in _triggers(rule, intent, rule.login.casefold()) if trigger in rule.triggers), "")
+    return next(
+        (
+            trigger
+            for trigger in _triggers(rule, intent, rule.login.casefold())
+            if trigger in rule.triggers
+        ),
+        "",
+    )
 
 
 def is_for(rule: Rule, intent: Intent) -> bool:
@@ -113,7 +137,12 @@ def is_for(rule: Rule, intent: Intent) -> bool:
     itself, nor to what perdure wrote."""
     author = intent.author.casefold()
     known = not rule.authors or author in {name.casefold() for name in rule.authors}
-    own = not author or author == rule.login.casefold() or OWN_MARK in intent.text or OWN_MARK in intent.before
+    own = (
+        not author
+        or author == rule.login.casefold()
+        or OWN_MARK in intent.text
+        or OWN_MARK in intent.before
+    )
     return known and not own and not _is_told_by_us(intent) and _is_there(rule, intent)
 
 
@@ -125,7 +154,8 @@ def is_own_check(rule: Rule, intent: Intent) -> bool:
 
 
 def _is_told_by_us(intent: Intent) -> bool:
-    """A run that failed is told as a failed check: answered with another attempt, that would never end."""
+    """A run that failed is told as a failed check: answered with another attempt, that would never
+    end."""
     return intent.kind is IntentKind.CI_FAILED and intent.text.startswith(OWN_CHECK)
 
 
@@ -135,7 +165,9 @@ def _is_there(rule: Rule, intent: Intent) -> bool:
 
 def _triggers(rule: Rule, intent: Intent, login: str) -> Sequence[str]:
     meant = bool(login) and login in {name.casefold() for name in intent.whom}
-    mentioned = ["mentioned"] if login and login in {name.casefold() for name in intent.mentions} else []
+    mentioned = (
+        ["mentioned"] if login and login in {name.casefold() for name in intent.mentions} else []
+    )
     labelled = ["labelled"] if set(rule.labels) & set(intent.labels) else []
     assigned = ["assigned"] if meant else []
     match intent.kind:
@@ -149,7 +181,13 @@ def _triggers(rule: Rule, intent: Intent, login: str) -> Sequence[str]:
             return [*mentioned, "commented"]
         case IntentKind.EDITED | IntentKind.COMMENT_EDITED:
             return [*mentioned, "edited"]
-        case IntentKind.LINE_COMMENTED | IntentKind.CHANGES_REQUESTED | IntentKind.APPROVED | IntentKind.CI_FAILED | IntentKind.REOPENED:
+        case (
+            IntentKind.LINE_COMMENTED
+            | IntentKind.CHANGES_REQUESTED
+            | IntentKind.APPROVED
+            | IntentKind.CI_FAILED
+            | IntentKind.REOPENED
+        ):
             return [intent.kind.value]
     return []
 
@@ -160,8 +198,9 @@ def branch_of(rule: Rule, number: int, *, apart: bool = False) -> str:
 
 
 def is_apart(rule: Rule, intent: Intent, number: int) -> bool:
-    """Return whether the number is that of a merge request of GitLab, which counts them apart from its
-    issues. The first merge request of a project often has the number of the issue that it is for."""
+    """Return whether the number is that of a merge request of GitLab, which counts them apart from
+    its issues. The first merge request of a project often has the number of the issue that it is
+    for."""
     if intent.forge is not Forge.GITLAB:
         return False
     own = _own(rule, intent.branch)
@@ -174,8 +213,8 @@ def is_own(rule: Rule, intent: Intent) -> bool:
 
 
 def issue_of(rule: Rule, intent: Intent) -> int:
-    """Return the number that the work goes by: the pull request of the agent's own branch belongs to
-    what it was begun for."""
+    """Return the number that the work goes by: the pull request of the agent's own branch belongs
+    to what it was begun for."""
     own = _own(rule, intent.branch)
     return int(own[2]) if own else intent.number
 
@@ -195,7 +234,9 @@ def rules(value: object) -> tuple[Rule, ...]:
 
 def _rule(name: str, table: object) -> Rule:
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,30}", name):
-        raise ValueError(f"{name!r} cannot be a part of a branch's name: small letters, digits and - can")
+        raise ValueError(
+            f"{name!r} cannot be a part of a branch's name: small letters, digits and - can"
+        )
     if not isinstance(table, Mapping):
         raise ValueError(f"a table [agents.{name}] is needed")
     if unknown := [key for key in table if key not in READERS]:
@@ -221,14 +262,20 @@ def _text(value: object) -> str:
 
 
 def _texts(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value or not all(isinstance(each, str) and each for each in value):
+    if (
+        not isinstance(value, list)
+        or not value
+        or not all(isinstance(each, str) and each for each in value)
+    ):
         raise ValueError("is a list of texts")
     return tuple(value)
 
 
 def _authors(value: object) -> tuple[str, ...]:
     if "*" in "".join(found := _texts(value)):
-        raise ValueError("are logins, one by one: whoever is named there has the agent at his command")
+        raise ValueError(
+            "are logins, one by one: whoever is named there has the agent at his command"
+        )
     return found
 
 
@@ -241,7 +288,10 @@ def _triggers_of(value: object) -> tuple[str, ...]:
 
 def _clone(value: object) -> str:
     if not _CLONE.fullmatch(found := _text(value)):
-        words = "is an https address without credentials (http on this machine), an ssh address, or an absolute path"
+        words = (
+            "is an https address without credentials (http on this machine), an ssh address, or an "
+            "absolute path"
+        )
         raise ValueError(f"{words}; {{repository}} may stand behind the server's name")
     return found
 
@@ -322,4 +372,5 @@ READERS: dict[str, Callable[[object], Any]] = {
     "token_env": _text,
     "token_credential": _text,
 }
-"""The settings of a rule: what each may be. A ValueError of theirs goes on where the setting's name ends."""
+"""The settings of a rule: what each may be. A ValueError of theirs goes on where the setting's name
+ends."""

@@ -1,4 +1,5 @@
-"""Is this body from who knows the secret: compared in constant time, on bytes, over the raw body. A missing signature is a wrong one."""
+"""Is this body from who knows the secret: compared in constant time, on bytes, over the raw body. A
+missing signature is a wrong one."""
 
 from __future__ import annotations
 
@@ -16,24 +17,38 @@ SIGNING = "whsec_"
 def by_hmac(secrets: Sequence[str], body: bytes, given: str) -> bool:
     """HMAC-SHA256 in hexadecimal."""
     said = _bytes(given)
-    found = [hmac.compare_digest(_hmac(secret.encode(), body).hex().encode(), said) for secret in secrets]
+    found = [
+        hmac.compare_digest(_hmac(secret.encode(), body).hex().encode(), said) for secret in secrets
+    ]
     return bool(given) and any(found)
 
 
 def by_token(secrets: Sequence[str], given: str) -> bool:
     """The secret itself, as GitLab's older hooks send it."""
     said = _bytes(given)
-    found = [hmac.compare_digest(secret.encode(), said) for secret in secrets if not secret.startswith(SIGNING)]
+    found = [
+        hmac.compare_digest(secret.encode(), said)
+        for secret in secrets
+        if not secret.startswith(SIGNING)
+    ]
     return bool(given) and any(found)
 
 
-def by_standard(secrets: Sequence[str], id: str, at: str, body: bytes, given: str, now_s: float) -> bool:
-    """Standard Webhooks 1.0.0: `v1,BASE64` over `id.timestamp.body`, several with a space between; the time within `TOLERANCE_S`."""
-    if not (id and at.isascii() and at.isdigit() and len(at) < 15) or abs(now_s - int(at)) > TOLERANCE_S:
+def by_standard(
+    secrets: Sequence[str], id: str, at: str, body: bytes, given: str, now_s: float
+) -> bool:
+    """Standard Webhooks 1.0.0: `v1,BASE64` over `id.timestamp.body`, several with a space between;
+    the time within `TOLERANCE_S`."""
+    if (
+        not (id and at.isascii() and at.isdigit() and len(at) < 15)
+        or abs(now_s - int(at)) > TOLERANCE_S
+    ):
         return False
     signed = _bytes(f"{id}.{at}.") + body
     right = [base64.b64encode(_hmac(key, signed)) for key in map(_key, secrets) if key]
-    said = [_bytes(part.removeprefix("v1,")) for part in given.split()[:10] if part.startswith("v1,")]
+    said = [
+        _bytes(part.removeprefix("v1,")) for part in given.split()[:10] if part.startswith("v1,")
+    ]
     return any([hmac.compare_digest(one, other) for one in right for other in said])  # noqa: C419 - all of them, for the time's sake
 
 

@@ -1,9 +1,9 @@
-"""What somebody says in a comment with their own words: mentions and commands count there alone, not in
-what is quoted, in code, or in a comment of HTML. Pure; called by the readers of payloads.
+"""What somebody says in a comment with their own words: mentions and commands count there alone,
+not in what is quoted, in code, or in a comment of HTML. Pure; called by the readers of payloads.
 
-Markdown as GitHub, Gitea, Forgejo and GitLab read it (github.github.com/gfm): block quotes begin with
-`>`, code stands between fences or backticks or is indented by four. The cost is linear in the text,
-whatever stands in it.
+Markdown as GitHub, Gitea, Forgejo and GitLab read it (github.github.com/gfm): block quotes begin
+with `>`, code stands between fences or backticks or is indented by four. The cost is linear in the
+text, whatever stands in it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from perdure.forges.payload import LIST_MOST
 
 _MENTION = re.compile(r"(?<![\w@/.`])@([A-Za-z0-9][A-Za-z0-9._-]{0,99})")
 _STOP = re.compile(
-    r" {0,3}@([A-Za-z0-9][A-Za-z0-9._-]{0,99})[,:]?[ \t]+(?:please[ \t]+)?stop(?:[ \t]+please)?[.!]*",
+    r" {0,3}@([A-Za-z0-9][A-Za-z0-9._-]{0,99})[,:]?[ \t]+(?:please[ \t]+)?stop(?:[ "
+    r"\t]+please)?[.!]*",
     re.IGNORECASE,
 )
 _FENCE = re.compile(r"[ \t]{0,3}(`{3,}|~{3,})")
@@ -37,8 +38,8 @@ def stopped(text: str) -> tuple[str, ...]:
 
 
 def spoken(text: str) -> str:
-    """Return the text without quotes, code and comments of HTML. A line that is left out stays as an
-    empty one."""
+    """Return the text without quotes, code and comments of HTML. A line that is left out stays as
+    an empty one."""
     kept: list[str] = []
     fence = ""
     in_list = in_quote = is_blank = in_code = False

@@ -1,6 +1,8 @@
-"""How things stand on a forge now, as its API tells it: the nouns of `perdure.protocols.ForgeApi`, the same for all forges.
+"""How things stand on a forge now, as its API tells it: the nouns of `perdure.protocols.ForgeApi`,
+the same for all forges.
 
-All texts come from outside: bounded and checked as those of an intent are. Times in ms since 1970 by the forge's clock; 0: it did not say.
+All texts come from outside: bounded and checked as those of an intent are. Times in ms since 1970
+by the forge's clock; 0: it did not say.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ class Access(StrEnum):
 
 
 class Reaction(StrEnum):
-    """What every forge can put under an issue or a comment. Of these all but GitLab's names are the same."""
+    """What every forge can put under an issue or a comment. Of these all but GitLab's names are the
+    same."""
 
     EYES = "eyes"
     ROCKET = "rocket"
@@ -66,7 +69,8 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class IssueRef:
-    """An issue or a pull request (on GitLab a merge request) by its address. GitLab counts the two apart, the others together."""
+    """An issue or a pull request (on GitLab a merge request) by its address. GitLab counts the two
+    apart, the others together."""
 
     repository: str
     """`owner/name`, on GitLab with all groups."""
@@ -170,7 +174,8 @@ class FailedCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedDelivery:
-    """A webhook that the forge sent and that was not taken. `hook` and `id` are for `redeliver`; `delivery` is what the receiver sees."""
+    """A webhook that the forge sent and that was not taken. `hook` and `id` are for `redeliver`;
+    `delivery` is what the receiver sees."""
 
     hook: str
     id: str

@@ -1,7 +1,9 @@
-"""The environment in which git is run, so that nothing of the caller, the user, the system or a repository takes part.
+"""The environment in which git is run, so that nothing of the caller, the user, the system or a
+repository takes part.
 
-`Git.run` asks for it, once a call. The settings are given as environment configuration, which beats what an agent wrote into
-a repository. Each line stands against an attack that is shown in tests/safety, or against a wait without end.
+`Git.run` asks for it, once a call. The settings are given as environment configuration, which beats
+what an agent wrote into a repository. Each line stands against an attack that is shown in
+tests/safety, or against a wait without end.
 """
 
 from __future__ import annotations
@@ -64,14 +66,19 @@ _FIXED = {
     "MALLOC_TRIM_THRESHOLD_": "67108864",
     "MALLOC_TOP_PAD_": "1048576",
 }
-"""HOME leads nowhere: libcurl would read ~/.netrc and so give the user's passwords to a call that has a broker of its own. glibc would
-give memory back to the kernel after each object that git reads: packing many loose objects takes 2.5 times as long then."""
+"""HOME leads nowhere: libcurl would read ~/.netrc and so give the user's passwords to a call that
+has a broker of its own. glibc would give memory back to the kernel after each object that git
+reads: packing many loose objects takes 2.5 times as long then."""
 
 
 def environment(
-    caller: Mapping[str, str], ceiling: Path | None, allow: Collection[str], settings: Sequence[tuple[str, str]]
+    caller: Mapping[str, str],
+    ceiling: Path | None,
+    allow: Collection[str],
+    settings: Sequence[tuple[str, str]],
 ) -> dict[str, str]:
-    """For one call: `caller` gives PATH, TMPDIR and proxies, `allow` names transports, `settings` are (key, value) pairs."""
+    """For one call: `caller` gives PATH, TMPDIR and proxies, `allow` names transports, `settings`
+    are (key, value) pairs."""
     env = {name: value for name, value in caller.items() if _PASSED.fullmatch(name)}
     if "ssh" in allow and "SSH_AUTH_SOCK" in caller:
         env["SSH_AUTH_SOCK"] = caller["SSH_AUTH_SOCK"]
@@ -79,7 +86,11 @@ def environment(
     env["GIT_ALLOW_PROTOCOL"] = ":".join(sorted(allow)) or "none"
     if ceiling is not None:
         env["GIT_CEILING_DIRECTORIES"] = str(ceiling)
-    pairs = (*_SETTINGS, *((f"protocol.{name}.allow", "always") for name in sorted(allow)), *settings)
+    pairs = (
+        *_SETTINGS,
+        *((f"protocol.{name}.allow", "always") for name in sorted(allow)),
+        *settings,
+    )
     env["GIT_CONFIG_COUNT"] = str(len(pairs))
     for number, (key, value) in enumerate(pairs):
         env[f"GIT_CONFIG_KEY_{number}"], env[f"GIT_CONFIG_VALUE_{number}"] = key, value

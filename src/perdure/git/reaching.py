@@ -1,13 +1,15 @@
 """Which servers a call of git may speak to, and that it speaks to no other.
 
-`workspace` asks before each fetch, with the address of a repository. What is fetched may be named by somebody outside (a webhook's
-repository in a rule's address, a task over the API), and a name may lead into the network that perdure stands in: so the name is
-resolved once, the addresses are looked at, and git is given exactly those (`http.curloptResolve`, git 2.37), whatever the name leads
-to a moment later. The settings go by the full address, because git lets `http.<address>.*` of any configuration beat `http.*`
-(git-config(1), "http.<url>.*").
+`workspace` asks before each fetch, with the address of a repository. What is fetched may be named
+by somebody outside (a webhook's repository in a rule's address, a task over the API), and a name
+may lead into the network that perdure stands in: so the name is resolved once, the addresses are
+looked at, and git is given exactly those (`http.curloptResolve`, git 2.37), whatever the name leads
+to a moment later. The settings go by the full address, because git lets `http.<address>.*` of any
+configuration beat `http.*` (git-config(1), "http.<url>.*").
 
-Behind a proxy the proxy resolves, so only the names are looked at here. ssh resolves by itself (its configuration may give a name
-another address), so what somebody outside names is fetched by ssh only from servers that the configuration names.
+Behind a proxy the proxy resolves, so only the names are looked at here. ssh resolves by itself (its
+configuration may give a name another address), so what somebody outside names is fetched by ssh
+only from servers that the configuration names.
 """
 
 from __future__ import annotations
@@ -30,8 +32,8 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 class Hosts:
     """The owner's word on servers, each as `host` or `host:port` (see `host_of`).
 
-    `only`: others are refused; empty: there is no such list. `named`: what the configuration names elsewhere. `guarded`: who is on
-    neither must have a public address and the scheme's own port.
+    `only`: others are refused; empty: there is no such list. `named`: what the configuration names
+    elsewhere. `guarded`: who is on neither must have a public address and the scheme's own port.
     """
 
     only: frozenset[str] = frozenset()
@@ -43,23 +45,38 @@ class Hosts:
         return host_of(url) in self.only | self.named
 
     def check(self, url: str) -> None:
-        """Raises UsageError for a server that may not be spoken to, as far as its name says so: nobody is asked."""
+        """Raises UsageError for a server that may not be spoken to, as far as its name says so:
+        nobody is asked."""
         place, parts = host_of(url), parts_of(url)
         if self.knows(url):
             return
         if self.only:
-            raise UsageError(f"Repositories are not fetched from {place}.", f"Add it to clone_hosts ({', '.join(sorted(self.only))}).")
+            raise UsageError(
+                f"Repositories are not fetched from {place}.",
+                f"Add it to clone_hosts ({', '.join(sorted(self.only))}).",
+            )
         if self.guarded and parts.scheme == "ssh":
-            raise UsageError(f"Repositories are not fetched by ssh from {place}.", "Add it to clone_hosts, if it is meant.")
+            raise UsageError(
+                f"Repositories are not fetched by ssh from {place}.",
+                "Add it to clone_hosts, if it is meant.",
+            )
         if self.guarded and parts.port not in (None, PORTS.get(parts.scheme)):
-            raise UsageError(f"Repositories are not fetched from {place}, a port of its own.", "Add it to clone_hosts, if it is meant.")
+            raise UsageError(
+                f"Repositories are not fetched from {place}, a port of its own.",
+                "Add it to clone_hosts, if it is meant.",
+            )
         if self.guarded and (why := unfit(parts.hostname or "", private=False)):
-            raise UsageError(f"Repositories are not fetched from {place}: its address is {why}.", "Add it to clone_hosts, if it is meant.")
+            raise UsageError(
+                f"Repositories are not fetched from {place}: its address is {why}.",
+                "Add it to clone_hosts, if it is meant.",
+            )
 
     def settings(self, url: str, environ: Mapping[str, str]) -> list[tuple[str, str]]:
-        """What git is told for one call on an address: no redirects, the certificate, the proxy, and where the name leads.
+        """What git is told for one call on an address: no redirects, the certificate, the proxy,
+        and where the name leads.
 
-        Raises UsageError as `check` does and for a name that leads where it may not, GitFailed where it leads nowhere.
+        Raises UsageError as `check` does and for a name that leads where it may not, GitFailed
+        where it leads nowhere.
         """
         self.check(url)
         parts = parts_of(url)
@@ -67,14 +84,30 @@ class Hosts:
         if scheme not in ("http", "https"):
             return []
         proxy = proxy_of(scheme, host, environ)
-        told = [("followRedirects", "false"), ("sslVerify", "true"), ("proxy", proxy), ("curloptResolve", "")]
+        told = [
+            ("followRedirects", "false"),
+            ("sslVerify", "true"),
+            ("proxy", proxy),
+            ("curloptResolve", ""),
+        ]
         if self.guarded and not proxy:
             port = parts.port or PORTS[scheme]
             found = addresses(host, port)
-            if why := next((why for each in found if (why := unfit(each, private=self.knows(url)))), ""):
+            if why := next(
+                (why for each in found if (why := unfit(each, private=self.knows(url)))), ""
+            ):
                 hint = "" if self.knows(url) else "Add it to clone_hosts, if it is meant."
-                raise UsageError(f"Repositories are not fetched from {host_of(url)}: its address is {why} ({', '.join(found)}).", hint)
-            told.append(("curloptResolve", f"{host}:{port}:{','.join(f'[{each}]' if ':' in each else each for each in found)}"))
+                raise UsageError(
+                    f"Repositories are not fetched from {host_of(url)}: its address is {why} "
+                    f"({', '.join(found)}).",
+                    hint,
+                )
+            told.append(
+                (
+                    "curloptResolve",
+                    f"{host}:{port}:{','.join(f'[{each}]' if ':' in each else each for each in found)}",
+                )
+            )
         return [(f"http.{url}.{name}", value) for name, value in told]
 
 
@@ -98,8 +131,9 @@ def parts_of(url: str) -> SplitResult:
 
 
 def unfit(address: str, *, private: bool) -> str:
-    """Why no server is spoken to at an address, in a few words, or empty. A text that is no address is not judged. `private`: those of
-    a network of one's own are fit. Link-local ones (where clouds keep their secrets), multicast and reserved ones never are."""
+    """Why no server is spoken to at an address, in a few words, or empty. A text that is no address
+    is not judged. `private`: those of a network of one's own are fit. Link-local ones (where clouds
+    keep their secrets), multicast and reserved ones never are."""
     try:
         ip = _meant(ipaddress.ip_address(address.partition("%")[0]))
     except ValueError:
@@ -115,7 +149,9 @@ def unfit(address: str, *, private: bool) -> str:
     return "" if ip.is_global or private else "private"
 
 
-def _meant(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+def _meant(
+    ip: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     """The IPv4 address that an IPv6 one stands for, where it does."""
     if isinstance(ip, ipaddress.IPv4Address):
         return ip
@@ -125,18 +161,37 @@ def _meant(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4A
 
 
 def addresses(host: str, port: int) -> tuple[str, ...]:
-    """Where a name leads now. Raises GitFailed, in git's own words for a server that is out of reach."""
+    """Where a name leads now. Raises GitFailed, in git's own words for a server that is out of
+    reach."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         said = f"Could not resolve host: {host}"
-        raise GitFailed(f"{said}.", argv=("git",), code=128, stderr=said, hint="Check the network and try again.") from error
+        raise GitFailed(
+            f"{said}.",
+            argv=("git",),
+            code=128,
+            stderr=said,
+            hint="Check the network and try again.",
+        ) from error
     return tuple(dict.fromkeys(str(each[4][0]) for each in found))
 
 
 def proxy_of(scheme: str, host: str, environ: Mapping[str, str]) -> str:
-    """The proxy that the environment names for a server, as curl reads it; empty if there is none."""
-    names = (f"{scheme}_proxy", *(["HTTPS_PROXY"] if scheme == "https" else []), "all_proxy", "ALL_PROXY")
+    """The proxy that the environment names for a server, as curl reads it; empty if there is
+    none."""
+    names = (
+        f"{scheme}_proxy",
+        *(["HTTPS_PROXY"] if scheme == "https" else []),
+        "all_proxy",
+        "ALL_PROXY",
+    )
     proxy = next((environ[name] for name in names if environ.get(name)), "")
-    without = [each.lower().lstrip(".") for each in re.split(r"[\s,]+", environ.get("no_proxy") or environ.get("NO_PROXY") or "") if each]
-    return "" if any(each in ("*", host) or host.endswith(f".{each}") for each in without) else proxy
+    without = [
+        each.lower().lstrip(".")
+        for each in re.split(r"[\s,]+", environ.get("no_proxy") or environ.get("NO_PROXY") or "")
+        if each
+    ]
+    return (
+        "" if any(each in ("*", host) or host.endswith(f".{each}") for each in without) else proxy
+    )

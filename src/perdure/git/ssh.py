@@ -1,8 +1,9 @@
-"""The ssh program that git uses to reach a repository: the user's own ssh, without its questions and without its side doors.
+"""The ssh program that git uses to reach a repository: the user's own ssh, without its questions
+and without its side doors.
 
-`workspace` asks for the command line of each call. The user's `~/.ssh/config`, keys and agent are honored, because they are the user's.
-Nothing that a repository says takes part: git is given this command by its environment, which beats `core.sshCommand` and
-`ssh.variant` of any repository.
+`workspace` asks for the command line of each call. The user's `~/.ssh/config`, keys and agent are
+honored, because they are the user's. Nothing that a repository says takes part: git is given this
+command by its environment, which beats `core.sshCommand` and `ssh.variant` of any repository.
 
 ssh finds the home in the system's list of accounts, not in HOME (ssh(1), FILES).
 """
@@ -28,7 +29,8 @@ _OPTIONS = (
     "ForwardX11=no",
     "PermitLocalCommand=no",
     "Tunnel=no",
-    # A connection that is shared may have been opened with another key, and its master would outlive the call.
+    # A connection that is shared may have been opened with another key, and its master would
+    # outlive the call.
     "ControlMaster=no",
     "ControlPath=none",
     "ConnectTimeout=30",
@@ -41,8 +43,8 @@ _OPTIONS = (
 class Ssh:
     """What the settings say about ssh; without a word, the user's own ssh as it is set up.
 
-    `key` is used instead of the keys that ssh would try by itself. `known_hosts` replaces the user's and the system's list of servers,
-    `config` the user's and the system's configuration.
+    `key` is used instead of the keys that ssh would try by itself. `known_hosts` replaces the
+    user's and the system's list of servers, `config` the user's and the system's configuration.
     """
 
     key: Path | None = None
@@ -51,7 +53,11 @@ class Ssh:
 
     def command(self) -> str:
         """The command line for git, which gives it to a shell."""
-        words = ["ssh", *(["-F", str(self.config)] if self.config else []), *(f"-o{option}" for option in _OPTIONS)]
+        words = [
+            "ssh",
+            *(["-F", str(self.config)] if self.config else []),
+            *(f"-o{option}" for option in _OPTIONS),
+        ]
         if self.key is not None:
             words += ["-oIdentitiesOnly=yes", "-i", str(self.key)]
         if self.known_hosts is not None:
@@ -60,12 +66,22 @@ class Ssh:
         return shlex.join(words)
 
     def check(self, environ: Mapping[str, str]) -> None:
-        """Raises UsageError where ssh, or a file that the settings name, is missing: ssh would go on without it."""
+        """Raises UsageError where ssh, or a file that the settings name, is missing: ssh would go
+        on without it."""
         if shutil.which("ssh", path=environ.get("PATH", os.defpath)) is None:
-            raise UsageError("ssh is not installed.", "Install the OpenSSH client, or use an https address.")
-        for name, file in (("git_ssh_key", self.key), ("git_ssh_known_hosts", self.known_hosts), ("git_ssh_config", self.config)):
+            raise UsageError(
+                "ssh is not installed.", "Install the OpenSSH client, or use an https address."
+            )
+        for name, file in (
+            ("git_ssh_key", self.key),
+            ("git_ssh_known_hosts", self.known_hosts),
+            ("git_ssh_config", self.config),
+        ):
             if file is not None and not os.access(file, os.R_OK):
-                raise UsageError(f"The setting {name} names {file}, which cannot be read.", "Correct the setting, or the file's rights.")
+                raise UsageError(
+                    f"The setting {name} names {file}, which cannot be read.",
+                    "Correct the setting, or the file's rights.",
+                )
 
 
 OWN = Ssh()

@@ -1,8 +1,10 @@
-"""Who is at work on a home: what moves under an agent's hands is written to in the old place and lost.
+"""Who is at work on a home: what moves under an agent's hands is written to in the old place and
+lost.
 
-Two witnesses: a file of the home that is open in any process (Codex's locks and databases, OpenCode's database, a transcript), and
-a process of the agent whose environment says that this is its home (Claude Code and Gemini CLI hold nothing open between turns).
-Processes of other users and other machines are not seen.
+Two witnesses: a file of the home that is open in any process (Codex's locks and databases,
+OpenCode's database, a transcript), and a process of the agent whose environment says that this is
+its home (Claude Code and Gemini CLI hold nothing open between turns). Processes of other users and
+other machines are not seen.
 """
 
 from __future__ import annotations
@@ -20,11 +22,15 @@ INTERPRETERS = ("node", "bun", "deno")
 def require_nobody(home: Home, folder: Folder, places: Sequence[Path]) -> None:
     """Raises Conflict with who works there."""
     if found := sorted(set(users(home, folder, places))):
-        raise Conflict(f"Somebody is at work on this home: {'; '.join(found[:5])}.", "End it (perdure stop), then again.")
+        raise Conflict(
+            f"Somebody is at work on this home: {'; '.join(found[:5])}.",
+            "End it (perdure stop), then again.",
+        )
 
 
 def users(home: Home, folder: Folder, places: Sequence[Path]) -> Iterator[str]:
-    """Live processes, each with what it was recognised by. `places`: directories that are the home."""
+    """Live processes, each with what it was recognised by. `places`: directories that are the
+    home."""
     tops = {each for place in places for each in (str(place), str(place.resolve()))}
     for process in Path("/proc").iterdir():
         if process.name.isdecimal() and int(process.name) != os.getpid():
@@ -53,7 +59,9 @@ def _opened(process: Path, tops: set[str]) -> str:
 def _is_agent(process: Path, home: Home) -> bool:
     """By the name of its program, or of the script that an interpreter runs."""
     try:
-        words = [os.fsdecode(word) for word in (process / "cmdline").read_bytes().split(b"\0") if word]
+        words = [
+            os.fsdecode(word) for word in (process / "cmdline").read_bytes().split(b"\0") if word
+        ]
         state = (process / "stat").read_bytes().rpartition(b")")[2].split()[0]
     except (OSError, IndexError):
         return False
@@ -67,7 +75,11 @@ def _is_agent(process: Path, home: Home) -> bool:
 def _home_of(process: Path, folder: Folder) -> str:
     """Where the process has its home; nothing if its environment cannot be read."""
     try:
-        pairs = (pair.partition(b"=") for pair in (process / "environ").read_bytes().split(b"\0") if b"=" in pair)
+        pairs = (
+            pair.partition(b"=")
+            for pair in (process / "environ").read_bytes().split(b"\0")
+            if b"=" in pair
+        )
         environ = {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs}
     except OSError:
         return ""

@@ -1,7 +1,8 @@
-"""Writing so that a kill or a power cut leaves the old or the new, and swapping two names in one step.
+"""Writing so that a kill or a power cut leaves the old or the new, and swapping two names in one
+step.
 
-`renameat2` (Linux 3.15) is not in Python's `os` (3.13): it is called by ctypes. File systems without it (some FUSE and network
-ones answer EINVAL) get the closest that they can do.
+`renameat2` (Linux 3.15) is not in Python's `os` (3.13): it is called by ctypes. File systems
+without it (some FUSE and network ones answer EINVAL) get the closest that they can do.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ _UNABLE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 
 def write(path: Path, text: str, *, replace: bool = True) -> None:
-    """A small file (0600), whole and durable under its name, or not at all. Without `replace` raises FileExistsError."""
-    # A new file has racing writers; one that is replaced has a lock, and what a killed writer left is used again.
+    """A small file (0600), whole and durable under its name, or not at all. Without `replace`
+    raises FileExistsError."""
+    # A new file has racing writers; one that is replaced has a lock, and what a killed writer left
+    # is used again.
     part = path.with_name(f"{path.name}.part" if replace else f"{path.name}.part-{os.getpid()}")
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
@@ -58,7 +61,9 @@ def place_new(source: Path, target: Path) -> None:
             raise
         if source.is_dir() and not source.is_symlink():
             if os.path.lexists(target):
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
+                raise FileExistsError(
+                    errno.EEXIST, os.strerror(errno.EEXIST), str(target)
+                ) from error
             source.rename(target)
             return
         os.link(source, target, follow_symlinks=False)
@@ -66,7 +71,8 @@ def place_new(source: Path, target: Path) -> None:
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Swaps two names, whatever they are, in one step. Raises OSError with EINVAL where the file system cannot."""
+    """Swaps two names, whatever they are, in one step. Raises OSError with EINVAL where the file
+    system cannot."""
     _renameat2(one, other, EXCHANGE)
 
 
@@ -80,14 +86,20 @@ def _renameat2(source: Path, target: Path, flags: int) -> None:
     call = getattr(libc, "renameat2", None)
     if call is None:  # a C library without a wrapper for it
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(target))
-    if call(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), ctypes.c_uint(flags)) != 0:
+    if (
+        call(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), ctypes.c_uint(flags))
+        != 0
+    ):
         number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), str(source if number == errno.ENOENT else target))
+        raise OSError(
+            number, os.strerror(number), str(source if number == errno.ENOENT else target)
+        )
 
 
 @contextlib.contextmanager
 def lock(path: Path, busy: str, *, shared: bool = False, patience_s: float = 0.0) -> Iterator[None]:
-    """An advisory lock; its file is never unlinked. Raises Conflict with the sentence `busy` when the patience is over."""
+    """An advisory lock; its file is never unlinked. Raises Conflict with the sentence `busy` when
+    the patience is over."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     until = time.monotonic() + patience_s
     try:
@@ -97,7 +109,9 @@ def lock(path: Path, busy: str, *, shared: bool = False, patience_s: float = 0.0
                 break
             except BlockingIOError:
                 if time.monotonic() >= until:
-                    raise Conflict(f"{busy[0].upper()}{busy[1:]}.", "Wait until it has ended, then again.") from None
+                    raise Conflict(
+                        f"{busy[0].upper()}{busy[1:]}.", "Wait until it has ended, then again."
+                    ) from None
             time.sleep(0.05)
         yield
     finally:

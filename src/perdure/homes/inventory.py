@@ -1,7 +1,8 @@
 """What lies in a home: every file, link and empty directory, without following a link out of it.
 
-A database of SQLite and what has not been folded into it yet (`-wal`, `-journal`) are one thing: they are compared, moved and kept
-together, or the database is damaged. Its `-shm` is made anew by the next program that opens it, and stays.
+A database of SQLite and what has not been folded into it yet (`-wal`, `-journal`) are one thing:
+they are compared, moved and kept together, or the database is damaged. Its `-shm` is made anew by
+the next program that opens it, and stays.
 """
 
 from __future__ import annotations
@@ -51,16 +52,23 @@ class Thing:
     @property
     def bytes(self) -> int:
         """All of it, sides included."""
-        return self.size + sum(side(self.path, suffix).stat().st_size for suffix in self.sides) if self.is_file else 0
+        return (
+            self.size + sum(side(self.path, suffix).stat().st_size for suffix in self.sides)
+            if self.is_file
+            else 0
+        )
 
     def digest(self) -> str:
-        """The hash of what it says: of a file its SHA-256 (with sides: of all of theirs), of a link that of where it points to.
-        Raises Conflict if somebody writes to it meanwhile."""
+        """The hash of what it says: of a file its SHA-256 (with sides: of all of theirs), of a link
+        that of where it points to. Raises Conflict if somebody writes to it meanwhile."""
         if self.is_link:
             return hashlib.sha256(b"link\0" + os.fsencode(self.path.readlink())).hexdigest()
         if not self.sides:
             return hash_of(self.path)
-        parts = [hash_of(self.path), *(f"{suffix}:{hash_of(side(self.path, suffix))}" for suffix in self.sides)]
+        parts = [
+            hash_of(self.path),
+            *(f"{suffix}:{hash_of(side(self.path, suffix))}" for suffix in self.sides),
+        ]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -69,11 +77,14 @@ def side(path: Path, suffix: str) -> Path:
 
 
 def survey(top: Path, stays: Sequence[str] = ()) -> tuple[list[Thing], list[str]]:
-    """Everything below a directory, and the names of what cannot or must not travel. Neither for a directory that is not there."""
+    """Everything below a directory, and the names of what cannot or must not travel. Neither for a
+    directory that is not there."""
     found: list[Thing] = []
     left: list[str] = []
     for thing in _walk(top, ""):
-        if any(fnmatchcase(thing.name, pattern) for pattern in stays) or not (thing.is_file or thing.is_link or thing.is_directory):
+        if any(fnmatchcase(thing.name, pattern) for pattern in stays) or not (
+            thing.is_file or thing.is_link or thing.is_directory
+        ):
             left.append(thing.name)
         else:
             found.append(thing)
@@ -86,7 +97,11 @@ def thing_at(path: Path, name: str = "") -> Thing | None:
         state = path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    sides = tuple(each for each in SIDES if _counts(side(path, each))) if stat.S_ISREG(state.st_mode) and is_database(path) else ()
+    sides = (
+        tuple(each for each in SIDES if _counts(side(path, each)))
+        if stat.S_ISREG(state.st_mode) and is_database(path)
+        else ()
+    )
     return _thing(name or path.name, path, state, sides)
 
 
@@ -99,7 +114,15 @@ def _counts(path: Path) -> bool:
 
 
 def _thing(name: str, path: Path, state: os.stat_result, sides: tuple[str, ...] = ()) -> Thing:
-    return Thing(name, path, stat.S_IFMT(state.st_mode), stat.S_IMODE(state.st_mode), state.st_mtime_ns, state.st_size, sides)
+    return Thing(
+        name,
+        path,
+        stat.S_IFMT(state.st_mode),
+        stat.S_IMODE(state.st_mode),
+        state.st_mtime_ns,
+        state.st_size,
+        sides,
+    )
 
 
 def _walk(directory: Path, below: str) -> Iterator[Thing]:
@@ -123,7 +146,10 @@ def _joined(found: list[Thing]) -> list[Thing]:
     gone: set[str] = set()
     joined = []
     for thing in found:
-        if thing.is_file and any((thing.path.with_name(thing.path.name + each)).exists() for each in (*SIDES, SHARED_MEMORY)):
+        if thing.is_file and any(
+            (thing.path.with_name(thing.path.name + each)).exists()
+            for each in (*SIDES, SHARED_MEMORY)
+        ):
             whole = thing_at(thing.path, thing.name)
             if whole is not None and is_database(thing.path):
                 gone |= {thing.name + each for each in (*SIDES, SHARED_MEMORY)}
@@ -162,20 +188,30 @@ def open_file(path: Path) -> int:
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise Conflict(f"{path} was exchanged while it was read.", "Who works there? End it, then again.")
+        raise Conflict(
+            f"{path} was exchanged while it was read.", "Who works there? End it, then again."
+        )
     return fd
 
 
 def unchanged(path: Path, before: os.stat_result, after: os.stat_result) -> None:
     """Raises Conflict if a file was written to in between."""
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise Conflict(f"{path} was written to while it was copied: an agent is at work.", "End it, then again.")
+        raise Conflict(
+            f"{path} was written to while it was copied: an agent is at work.",
+            "End it, then again.",
+        )
 
 
 def signature(top: Path) -> frozenset[tuple[str, int, int, int]]:
     """Names, kinds, sizes and times of all below: another one means that something was written."""
     return frozenset(
-        (thing.name, thing.kind, thing.size if not thing.is_directory else 0, thing.mtime_ns if thing.is_file else 0)
+        (
+            thing.name,
+            thing.kind,
+            thing.size if not thing.is_directory else 0,
+            thing.mtime_ns if thing.is_file else 0,
+        )
         for thing in _walk(top, "")
     )
 

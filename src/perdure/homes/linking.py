@@ -1,8 +1,11 @@
-"""`home link`: an agent's home goes to the volume, or is found there again after the machine or the container was made anew.
+"""`home link`: an agent's home goes to the volume, or is found there again after the machine or the
+container was made anew.
 
-The steps, of which each may be the last one before a kill: copy to the stage, compare, put in place, note where the home is (for a
-home moved by its variable the switch), move the old tree aside (for one moved by a link the switch). The next call finds what is
-done by looking, and does the rest. Nothing of the old tree is changed before its copy is on the disk, and nothing of it ever deleted.
+The steps, of which each may be the last one before a kill: copy to the stage, compare, put in
+place, note where the home is (for a home moved by its variable the switch), move the old tree aside
+(for one moved by a link the switch). The next call finds what is done by looking, and does the
+rest. Nothing of the old tree is changed before its copy is on the disk, and nothing of it ever
+deleted.
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ from perdure.protocols import Folder, Home
 
 ASIDE = ".pre-perdure-"
 ROUNDS = 3
-"""So often a tree that was written to while it was copied is taken in again, before somebody must be at work there."""
+"""So often a tree that was written to while it was copied is taken in again, before somebody must
+be at work there."""
 
 
 def quiet(step: str) -> None:
@@ -49,13 +53,17 @@ class Moved:
     @property
     def line(self) -> str:
         """For the user's shell."""
-        return f"export {self.linked.variable}={self.linked.value}" if self.linked.way == VARIABLE else ""
+        return (
+            f"export {self.linked.variable}={self.linked.value}"
+            if self.linked.way == VARIABLE
+            else ""
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linking:
-    """One call. `environ` is the user's own, without what perdure remembers. `symlink`: a link at the old place also where a variable
-    would do. `tell` hears of each step."""
+    """One call. `environ` is the user's own, without what perdure remembers. `symlink`: a link at
+    the old place also where a variable would do. `tell` hears of each step."""
 
     volume: Volume
     state: Path
@@ -65,8 +73,8 @@ class Linking:
     tell: Tell = quiet
 
     def link(self, agent: str, home: Home) -> list[Moved]:
-        """Moves all directories of the agent's home. Raises Conflict while somebody works there, WorkspaceError where it cannot be done:
-        then the home is where it was."""
+        """Moves all directories of the agent's home. Raises Conflict while somebody works there,
+        WorkspaceError where it cannot be done: then the home is where it was."""
         agent = agent.removeprefix("acp-")
         try:
             if self.dry_run:
@@ -85,7 +93,10 @@ class Linking:
         moved = Moved(linked=now.linked)
         for merge in self._merges(now, {}):
             things, taken = merge.plan()
-            taken.files, taken.bytes = sum(not each.is_directory for each in things), sum(each.bytes for each in things)
+            taken.files, taken.bytes = (
+                sum(not each.is_directory for each in things),
+                sum(each.bytes for each in things),
+            )
             moved.taken.add(taken)
         return moved
 
@@ -116,14 +127,24 @@ class Linking:
         stage = stage_of(now)
         stays = (*now.folder.stays, *now.folder.index)
         found = [
-            Merge(each.parent, now.target, stage, self.tell, only=[each.name], known=known, wins=now.lost_its_link) for each in now.beside
+            Merge(
+                each.parent,
+                now.target,
+                stage,
+                self.tell,
+                only=[each.name],
+                known=known,
+                wins=now.lost_its_link,
+            )
+            for each in now.beside
         ]
         if now.has_old and now.source.is_dir():
             found.append(Merge(now.source, now.target, stage, self.tell, stays=stays, known=known))
         return found
 
     def _look_again(self, home: Home, now: Situation, moved: Moved) -> None:
-        """Whoever began to work in the old place at the last moment is found, and what was written there is taken in."""
+        """Whoever began to work in the old place at the last moment is found, and what was written
+        there is taken in."""
         for kept in map(Path, moved.kept):
             if kept.is_dir() and not kept.is_symlink() and (late := _late(self, now, kept)):
                 require_nobody(home, now.folder, [kept])
@@ -135,7 +156,8 @@ def stage_of(now: Situation) -> Stage:
 
 
 def take_in(call: Linking, now: Situation) -> Taken:
-    """Everything of the old place that the volume has not. Raises Conflict if somebody writes there all the time."""
+    """Everything of the old place that the volume has not. Raises Conflict if somebody writes there
+    all the time."""
     known = _known(now)
     for _ in range(ROUNDS):
         before = signature(now.source)
@@ -143,7 +165,15 @@ def take_in(call: Linking, now: Situation) -> Taken:
         for merge in call._merges(now, known):
             things, one = merge.plan()
             call.tell("planned")
-            _note_taking(now, known, {thing.name: thing.digest() for thing in things if thing.is_file and merge.lands(thing)})
+            _note_taking(
+                now,
+                known,
+                {
+                    thing.name: thing.digest()
+                    for thing in things
+                    if thing.is_file and merge.lands(thing)
+                },
+            )
             call.tell("taking")
             try:
                 taken.add(merge.run(things, one))
@@ -151,13 +181,22 @@ def take_in(call: Linking, now: Situation) -> Taken:
                 merge.stage.close()
         if signature(now.source) == before:
             return taken
-    raise Conflict(f"{now.place} is written to while it is copied: an agent is at work.", "End it, then again.")
+    raise Conflict(
+        f"{now.place} is written to while it is copied: an agent is at work.", "End it, then again."
+    )
 
 
 def _late(call: Linking, now: Situation, kept: Path) -> Taken | None:
     """What was written to the old tree after it was copied."""
     stage = stage_of(now)
-    merge = Merge(kept, now.target, stage, call.tell, stays=(*now.folder.stays, *now.folder.index), known=_known(now))
+    merge = Merge(
+        kept,
+        now.target,
+        stage,
+        call.tell,
+        stays=(*now.folder.stays, *now.folder.index),
+        known=_known(now),
+    )
     things, taken = merge.plan()
     things = [thing for thing in things if thing.is_file]
     if not things:
@@ -169,7 +208,8 @@ def _late(call: Linking, now: Situation, kept: Path) -> Taken | None:
 
 
 def switch(now: Situation, tell: Tell) -> list[str]:
-    """The old tree goes aside, and where it is to be so, a link takes its place in the same step. Returns where things went."""
+    """The old tree goes aside, and where it is to be so, a link takes its place in the same step.
+    Returns where things went."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     kept = []
     for each in now.beside:
@@ -222,9 +262,14 @@ def _exchange(now: Situation, stamp: str) -> Path:
 
 
 def index_aside(now: Situation) -> list[str]:
-    """An index on the volume that names another place, or lacks what was just taken in: the agent makes it anew."""
+    """An index on the volume that names another place, or lacks what was just taken in: the agent
+    makes it anew."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-    found = [each for each in sorted(now.target.iterdir()) if any(fnmatchcase(each.name, one) for one in now.folder.index)]
+    found = [
+        each
+        for each in sorted(now.target.iterdir())
+        if any(fnmatchcase(each.name, one) for one in now.folder.index)
+    ]
     return [str(_aside(each, stamp)) for each in found if ASIDE not in each.name]
 
 
@@ -243,12 +288,19 @@ def _known(now: Situation) -> dict[str, list[str]]:
     try:
         note: Any = json.loads(taking(now).read_bytes())
         return (
-            {str(name): [str(each) for each in hashes] for name, hashes in note["files"].items()} if note["from"] == _identity(now) else {}
+            {str(name): [str(each) for each in hashes] for name, hashes in note["files"].items()}
+            if note["from"] == _identity(now)
+            else {}
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 
-def _note_taking(now: Situation, known: Mapping[str, list[str]], digests: Mapping[str, str]) -> None:
-    files = {name: sorted({*known.get(name, ()), *({digests[name]} if name in digests else ())}) for name in {*known, *digests}}
+def _note_taking(
+    now: Situation, known: Mapping[str, list[str]], digests: Mapping[str, str]
+) -> None:
+    files = {
+        name: sorted({*known.get(name, ()), *({digests[name]} if name in digests else ())})
+        for name in {*known, *digests}
+    }
     durable.write(taking(now), json.dumps({"from": _identity(now), "files": files}))

@@ -1,10 +1,12 @@
-"""Puts staged things to where they belong, over nothing that says something else: of two versions both are kept.
+"""Puts staged things to where they belong, over nothing that says something else: of two versions
+both are kept.
 
 Which version gets the name, where the two places differ:
 
 - one goes on from the other (its bytes begin with the other's): the longer one;
 - an unfinished call had put it there, and only one of the two has changed since: that one;
-- else the one that was there. The other one is kept beside it as `<name>.conflict-<first 12 of its hash>`, where no agent reads it.
+- else the one that was there. The other one is kept beside it as `<name>.conflict-<first 12 of its
+  hash>`, where no agent reads it.
 
 Every step is one rename or link, and what it finds done it does not do again.
 """
@@ -42,14 +44,19 @@ class Taken:
     """What stays behind: sockets, pipes, locks."""
 
     def add(self, other: Taken) -> None:
-        self.files, self.bytes, self.same = self.files + other.files, self.bytes + other.bytes, self.same + other.same
+        self.files, self.bytes, self.same = (
+            self.files + other.files,
+            self.bytes + other.bytes,
+            self.same + other.same,
+        )
         self.conflicts += [name for name in other.conflicts if name not in self.conflicts]
         self.left += [name for name in other.left if name not in self.left]
 
 
 @dataclass(slots=True)
 class Merge:
-    """One tree into another. `known`: hashes of versions that an unfinished call took in, by name."""
+    """One tree into another. `known`: hashes of versions that an unfinished call took in, by
+    name."""
 
     source: Path
     target: Path
@@ -66,14 +73,21 @@ class Merge:
     def plan(self) -> tuple[list[Thing], Taken]:
         """What has to be copied, and what need not be. Nothing is written."""
         things, left = survey(self.source, self.stays) if not self.only else ([], [])
-        things += [found for name in self.only if (found := thing_at(self.source / name, name)) and found.is_file]
+        things += [
+            found
+            for name in self.only
+            if (found := thing_at(self.source / name, name)) and found.is_file
+        ]
         taken = Taken(left=left)
         wanted = [thing for thing in things if not self._is_there(thing)]
-        taken.same = sum(not thing.is_directory for thing in things) - sum(not thing.is_directory for thing in wanted)
+        taken.same = sum(not thing.is_directory for thing in things) - sum(
+            not thing.is_directory for thing in wanted
+        )
         return wanted, taken
 
     def run(self, things: Sequence[Thing], taken: Taken) -> Taken:
-        """Copies, compares, puts in place, and makes it durable. `things` and `taken` come from `plan`."""
+        """Copies, compares, puts in place, and makes it durable. `things` and `taken` come from
+        `plan`."""
         self.stage.require_room([thing for thing in things if thing.is_file])
         for thing in things:
             if thing.is_file:
@@ -101,22 +115,33 @@ class Merge:
         if thing.is_link and os.fsencode(there.path.readlink()) == self._aim(thing):
             return True
         verdict = self._verdict(thing, there) if thing.is_file else "differs"
-        return verdict in ("same", "later") or (verdict == "differs" and os.path.lexists(beside(there.path, thing)))
+        return verdict in ("same", "later") or (
+            verdict == "differs" and os.path.lexists(beside(there.path, thing))
+        )
 
     def lands(self, thing: Thing) -> bool:
         """Whether it will get its own name, and not one beside it."""
         there = thing_at(self.target / thing.name)
         return not self._blocked(thing.name) and (
-            there is None or (there.is_file and thing.is_file and self._verdict(thing, there) == "earlier")
+            there is None
+            or (there.is_file and thing.is_file and self._verdict(thing, there) == "earlier")
         )
 
     def _blocked(self, name: str) -> bool:
         """Whether something that is no directory stands in the way of the name."""
-        return any((found := thing_at(self.target / each)) is not None and not found.is_directory for each in parents(name))
+        return any(
+            (found := thing_at(self.target / each)) is not None and not found.is_directory
+            for each in parents(name)
+        )
 
     def _verdict(self, ours: Thing, there: Thing) -> str:
-        """`same`, `later` (theirs goes on from ours), `earlier` (ours goes on from theirs), or `differs`."""
-        if ours.size == there.size and ours.sides == there.sides and ours.digest() == there.digest():
+        """`same`, `later` (theirs goes on from ours), `earlier` (ours goes on from theirs), or
+        `differs`."""
+        if (
+            ours.size == there.size
+            and ours.sides == there.sides
+            and ours.digest() == there.digest()
+        ):
             return "same"
         known = self.known.get(ours.name, ())
         if self.wins or (known and there.digest() in known):
@@ -152,7 +177,8 @@ class Merge:
         taken.bytes += thing.bytes
 
     def _parent(self, name: str) -> Path:
-        """The directory for a name, made where it is missing; beside what stands in the way, and never through a link."""
+        """The directory for a name, made where it is missing; beside what stands in the way, and
+        never through a link."""
         place = self.target
         self._directory(place, 0o700)
         for each in parents(name):
@@ -170,7 +196,8 @@ class Merge:
         return place
 
     def _publish(self, thing: Thing, place: Path) -> None:
-        """Puts it under a free name: the sides first, so that no database is ever there without them."""
+        """Puts it under a free name: the sides first, so that no database is ever there without
+        them."""
         self.touched.add(place.parent)
         if thing.is_link:
             place.symlink_to(os.fsdecode(self._aim(thing)))
@@ -179,7 +206,8 @@ class Merge:
         for suffix in SIDES:
             in_the_way = side(place, suffix)
             if os.path.lexists(in_the_way) and staged.exists():
-                # Of a database that is not there: a killed call's, or nobody's. It must not be taken for the new one's.
+                # Of a database that is not there: a killed call's, or nobody's. It must not be
+                # taken for the new one's.
                 in_the_way.rename(side(place, f"{suffix}{CONFLICT}{os.urandom(6).hex()}"))
         for suffix in thing.sides:
             durable.place_new(side(staged, suffix), side(place, suffix))
@@ -204,13 +232,18 @@ class Merge:
         staged.replace(place)
 
     def _aim(self, link: Thing) -> bytes:
-        """Where a link must point to from its new place: what led out of the home still leads there, what led into it, into the copy."""
+        """Where a link must point to from its new place: what led out of the home still leads
+        there, what led into it, into the copy."""
         told = link.path.readlink()
         inside = self.source.resolve()
         if told.is_absolute():
             for top in (self.source, inside):
                 with suppress(ValueError):
-                    return os.fsencode(os.path.relpath(self.target / told.relative_to(top), (self.target / link.name).parent))
+                    return os.fsencode(
+                        os.path.relpath(
+                            self.target / told.relative_to(top), (self.target / link.name).parent
+                        )
+                    )
             return os.fsencode(told)
         meant = Path(os.path.normpath(inside / Path(link.name).parent / told))
         return os.fsencode(told if meant == inside or inside in meant.parents else meant)

@@ -1,7 +1,8 @@
 """Which homes lie on a volume: perdure's own note of it, `homes.json` in the state directory.
 
-Everything that asks a driver where a home is asks with `environment`: the user's environment, with the variables of linked homes
-where the user has not set them. It is read anew at every question, so a supervisor that lives for days sees a home move.
+Everything that asks a driver where a home is asks with `environment`: the user's environment, with
+the variables of linked homes where the user has not set them. It is read anew at every question, so
+a supervisor that lives for days sees a home move.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ class Linked:
     def is_led_to(self) -> bool:
         """The place is a link that leads to the target."""
         place = Path(self.place)
-        return place.is_symlink() and os.path.normpath(place.parent / place.readlink()) == self.target
+        return (
+            place.is_symlink() and os.path.normpath(place.parent / place.readlink()) == self.target
+        )
 
     @property
     def is_home_again(self) -> bool:
@@ -77,7 +80,8 @@ class Remembered:
         self._homes: tuple[Linked, ...] = ()
 
     def all(self) -> tuple[Linked, ...]:
-        """Raises StoreError if the note cannot be read: nobody can tell then where the conversations are."""
+        """Raises StoreError if the note cannot be read: nobody can tell then where the
+        conversations are."""
         try:
             state = self.file.stat()
             version = (state.st_ino, state.st_mtime_ns, state.st_size)
@@ -90,7 +94,9 @@ class Remembered:
             self._read, self._homes = (0, 0, 0), ()
         except (OSError, ValueError, msgspec.MsgspecError) as error:
             raise StoreError(
-                f"{self.file}, which says where the agents' homes are, cannot be read: {error}.", "perdure home status", transient=False
+                f"{self.file}, which says where the agents' homes are, cannot be read: {error}.",
+                "perdure home status",
+                transient=False,
             ) from error
         return self._homes
 
@@ -113,17 +119,28 @@ class Remembered:
         self._write([home for home in self.all() if home.name != name])
 
     def _write(self, homes: list[Linked]) -> None:
-        durable.write(self.file, msgspec.json.format(msgspec.json.encode(_Note(homes=sorted(homes, key=lambda home: home.name)))).decode())
+        durable.write(
+            self.file,
+            msgspec.json.format(
+                msgspec.json.encode(_Note(homes=sorted(homes, key=lambda home: home.name)))
+            ).decode(),
+        )
 
     def still(self) -> AbstractContextManager[None]:
-        """No home is moved meanwhile: between asking where one is and the agent's start in it. Waits for a move that is under way.
-        Raises Conflict if it takes too long."""
+        """No home is moved meanwhile: between asking where one is and the agent's start in it.
+        Waits for a move that is under way. Raises Conflict if it takes too long."""
         self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return durable.lock(self.file.with_name(LOCK), "homes are being moved to a volume", shared=True, patience_s=PATIENCE_S)
+        return durable.lock(
+            self.file.with_name(LOCK),
+            "homes are being moved to a volume",
+            shared=True,
+            patience_s=PATIENCE_S,
+        )
 
     def check(self, agent: str) -> None:
-        """Raises WorkspaceError if the volume of the agent's home is not there or cannot be written: an agent would begin anew in an
-        empty directory, or say that all is well and keep nothing."""
+        """Raises WorkspaceError if the volume of the agent's home is not there or cannot be
+        written: an agent would begin anew in an empty directory, or say that all is well and keep
+        nothing."""
         for home in self.of(agent):
             if home.is_home_again:
                 continue
@@ -132,21 +149,26 @@ class Remembered:
                 again = f"perdure home link --symlink --volume {home.volume} {home.agent}"
                 raise WorkspaceError(f"{home.place} does not lead to the volume (any more).", again)
             if not os.access(home.target, os.W_OK | os.X_OK):
-                raise WorkspaceError(f"The home of {home.agent}, {home.target}, is not there or cannot be written.", "perdure home verify")
+                raise WorkspaceError(
+                    f"The home of {home.agent}, {home.target}, is not there or cannot be written.",
+                    "perdure home verify",
+                )
 
 
 class _Listed(threading.local):
-    """The variables of linked homes that this thread was just told the names of, and has not asked for yet."""
+    """The variables of linked homes that this thread was just told the names of, and has not asked
+    for yet."""
 
     def __init__(self) -> None:
         self.found: dict[str, str] = {}
 
 
 class environment(Mapping[str, str]):  # noqa: N801 - it is used like a function: environment(state, os.environ)
-    """The user's environment, with the variables of linked homes that the user has not set to another place.
+    """The user's environment, with the variables of linked homes that the user has not set to
+    another place.
 
-    Who copies it (`{**environ}`) is told the names first and asks for each then: one whose home is unlinked in between has the value that
-    it had when it was told."""
+    Who copies it (`{**environ}`) is told the names first and asks for each then: one whose home is
+    unlinked in between has the value that it had when it was told."""
 
     def __init__(self, state: Path, own: Mapping[str, str]) -> None:
         self._own = own
@@ -157,7 +179,11 @@ class environment(Mapping[str, str]):  # noqa: N801 - it is used like a function
         found = {}
         for home in self._note.all():
             given = self._own.get(home.variable)
-            if home.way == VARIABLE and not home.is_home_again and (not given or os.path.normpath(given) == home.was):
+            if (
+                home.way == VARIABLE
+                and not home.is_home_again
+                and (not given or os.path.normpath(given) == home.was)
+            ):
                 found[home.variable] = home.value
         return found
 

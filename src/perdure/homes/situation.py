@@ -1,4 +1,5 @@
-"""One directory of a home, as it stands: where it lies, where it is to lie, and what speaks against moving it.
+"""One directory of a home, as it stands: where it lies, where it is to lie, and what speaks against
+moving it.
 
 Everything here only looks; `linking` and `unlinking` act on it.
 """
@@ -19,7 +20,8 @@ from perdure.protocols import Folder
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
-    """`place` is the old place, `target` the one on the volume; `before` is what perdure has noted of it."""
+    """`place` is the old place, `target` the one on the volume; `before` is what perdure has noted
+    of it."""
 
     folder: Folder
     volume: Volume
@@ -35,11 +37,14 @@ class Situation:
 
     @property
     def source(self) -> Path:
-        """The directory behind the place, whatever links lead there. Raises WorkspaceError if they lead in a circle."""
+        """The directory behind the place, whatever links lead there. Raises WorkspaceError if they
+        lead in a circle."""
         try:
             return self.place.resolve(strict=False)
         except (OSError, RuntimeError) as error:
-            raise WorkspaceError(f"{self.place} leads in a circle.", "Move the link aside, then again.") from error
+            raise WorkspaceError(
+                f"{self.place} leads in a circle.", "Move the link aside, then again."
+            ) from error
 
     @property
     def has_old(self) -> bool:
@@ -49,33 +54,61 @@ class Situation:
     @property
     def beside(self) -> list[Path]:
         """Files beside the place that are still files."""
-        return [path for each in self.linked.beside if (path := Path(each)).is_file() and not path.is_symlink()]
+        return [
+            path
+            for each in self.linked.beside
+            if (path := Path(each)).is_file() and not path.is_symlink()
+        ]
 
     @property
     def lost_its_link(self) -> bool:
-        """It was moved by a link: a file beside it that is a file again is newer than the one on the volume."""
-        return self.before is not None and self.before.way == LINK and self.before.place == str(self.place)
+        """It was moved by a link: a file beside it that is a file again is newer than the one on
+        the volume."""
+        return (
+            self.before is not None
+            and self.before.way == LINK
+            and self.before.place == str(self.place)
+        )
 
     def require(self) -> None:
         """Raises Conflict or WorkspaceError for what cannot be moved."""
         there = thing_at(self.target)
         if there is not None and not there.is_directory:
             raise WorkspaceError(f"{self.target} is no directory.", "Move it aside, then again.")
-        if self.before is not None and (self.before.volume_id, self.before.target) != (self.volume.id, str(self.target)):
-            raise Conflict(f"The home of {self.linked.agent} is kept at {self.before.target}.", "perdure home unlink gives it back first.")
+        if self.before is not None and (self.before.volume_id, self.before.target) != (
+            self.volume.id,
+            str(self.target),
+        ):
+            raise Conflict(
+                f"The home of {self.linked.agent} is kept at {self.before.target}.",
+                "perdure home unlink gives it back first.",
+            )
         if self.is_linked:
             return
         source, target, found = self.source, self.target.resolve(), thing_at(self.place)
         if found is not None and not found.is_link and not found.is_directory:
             raise WorkspaceError(f"{self.place} is no directory.", "Move it aside, then again.")
         if source == target or source in target.parents or target in source.parents:
-            raise Conflict(f"{self.place} and {self.target} lie in one another.", "Choose another directory for the volume.")
+            raise Conflict(
+                f"{self.place} and {self.target} lie in one another.",
+                "Choose another directory for the volume.",
+            )
         if source.exists() and source.stat().st_uid != os.geteuid():
             owner = source.stat().st_uid
-            raise Conflict(f"{source} belongs to another user (uid {owner}).", "Do it as that user: perdure changes no owner.")
+            raise Conflict(
+                f"{source} belongs to another user (uid {owner}).",
+                "Do it as that user: perdure changes no owner.",
+            )
 
 
-def look(agent: str, folder: Folder, volume: Volume, state: Path, environ: Mapping[str, str], symlink: bool) -> Situation:
+def look(
+    agent: str,
+    folder: Folder,
+    volume: Volume,
+    state: Path,
+    environ: Mapping[str, str],
+    symlink: bool,
+) -> Situation:
     """The situation, for a user with this environment."""
     before = Remembered(state).one(folder.name)
     value = volume.home(folder.name)
@@ -88,7 +121,9 @@ def look(agent: str, folder: Folder, volume: Volume, state: Path, environ: Mappi
     place = Path(os.path.normpath(root / folder.inner))
     usual = folder.at({"HOME": environ.get("HOME", "/")})
     beside = (
-        [Path(environ.get("HOME") or "/", name) for name in folder.beside] if not environ.get(folder.variable) or place == usual else []
+        [Path(environ.get("HOME") or "/", name) for name in folder.beside]
+        if not environ.get(folder.variable) or place == usual
+        else []
     )
     linked = Linked(
         agent=agent,
@@ -103,4 +138,6 @@ def look(agent: str, folder: Folder, volume: Volume, state: Path, environ: Mappi
         was=os.path.normpath(root),
         beside=tuple(map(str, beside)),
     )
-    return Situation(folder=folder, volume=volume, place=place, target=target, linked=linked, before=before)
+    return Situation(
+        folder=folder, volume=volume, place=place, target=target, linked=linked, before=before
+    )

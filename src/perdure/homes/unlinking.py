@@ -1,7 +1,8 @@
 """`home unlink`: a home comes back from the volume, with what was written there meanwhile.
 
-A whole copy is made beside the old place, compared and durable, and takes the place in one step. The tree on the volume is then
-moved aside there, so that a later `home link` does not take it for a second home. What `home link` had moved aside stays.
+A whole copy is made beside the old place, compared and durable, and takes the place in one step.
+The tree on the volume is then moved aside there, so that a later `home link` does not take it for a
+second home. What `home link` had moved aside stays.
 """
 
 from __future__ import annotations
@@ -27,22 +28,48 @@ from perdure.protocols import Home
 NEW = ".perdure-new"
 
 
-def unlink(agent: str, home: Home, state: Path, environ: Mapping[str, str], tell: Tell = quiet, dry_run: bool = False) -> list[Moved]:
-    """Gives all linked directories of the agent's home back. Raises Conflict while somebody works there, WorkspaceError where the volume
-    is not there or there is no room; then everything is as it was."""
+def unlink(
+    agent: str,
+    home: Home,
+    state: Path,
+    environ: Mapping[str, str],
+    tell: Tell = quiet,
+    dry_run: bool = False,
+) -> list[Moved]:
+    """Gives all linked directories of the agent's home back. Raises Conflict while somebody works
+    there, WorkspaceError where the volume is not there or there is no room; then everything is as
+    it was."""
     note, done = Remembered(state), []
     for folder in home.folders:
         before = note.one(folder.name)
         if before is None:
             continue
         volume = volume_at(Path(before.volume), wanted=before.volume_id)
-        call = Linking(volume=volume, state=state, environ=environ, symlink=before.way != "variable", tell=tell)
-        now = look(agent.removeprefix("acp-"), folder, volume, state, {**environ, folder.variable: before.was}, call.symlink)
+        call = Linking(
+            volume=volume, state=state, environ=environ, symlink=before.way != "variable", tell=tell
+        )
+        now = look(
+            agent.removeprefix("acp-"),
+            folder,
+            volume,
+            state,
+            {**environ, folder.variable: before.was},
+            call.symlink,
+        )
         try:
             if dry_run:
-                merge = Merge(now.target, _new(now), Stage(_stage(now)), tell, stays=(*folder.stays, *folder.index))
+                merge = Merge(
+                    now.target,
+                    _new(now),
+                    Stage(_stage(now)),
+                    tell,
+                    stays=(*folder.stays, *folder.index),
+                )
                 things, taken = merge.plan()
-                taken.files, taken.bytes = sum(not each.is_directory for each in things), sum(each.bytes for each in things)
+                taken.files, taken.bytes = (
+                    sum(not each.is_directory for each in things),
+                    sum(each.bytes for each in things),
+                )
                 done.append(Moved(linked=before, taken=taken))
                 continue
             with locked(state), volume.held():
@@ -90,11 +117,15 @@ def _stage(now: Situation) -> Path:
 
 def _copy_back(call: Linking, now: Situation, moved: Moved) -> None:
     new = _new(now)
-    if os.path.lexists(new):  # of a call that was killed: what it is made from may have changed since
+    if os.path.lexists(
+        new
+    ):  # of a call that was killed: what it is made from may have changed since
         moved.kept.append(str(_away(new)))
     new.parent.mkdir(parents=True, exist_ok=True)
     before = signature(now.target)
-    merge = Merge(now.target, new, Stage(_stage(now)), call.tell, stays=(*now.folder.stays, *now.folder.index))
+    merge = Merge(
+        now.target, new, Stage(_stage(now)), call.tell, stays=(*now.folder.stays, *now.folder.index)
+    )
     things, taken = merge.plan()
     try:
         new.mkdir(mode=0o700)
@@ -102,7 +133,10 @@ def _copy_back(call: Linking, now: Situation, moved: Moved) -> None:
     finally:
         merge.stage.close()
     if signature(now.target) != before:
-        raise Conflict(f"{now.target} is written to while it is copied: an agent is at work.", "End it, then again.")
+        raise Conflict(
+            f"{now.target} is written to while it is copied: an agent is at work.",
+            "End it, then again.",
+        )
 
 
 def _switch(now: Situation) -> None:

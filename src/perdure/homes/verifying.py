@@ -16,7 +16,8 @@ from perdure.lateclass import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. `state`: `ok`, `warn` (works, but) or `bad` (a conversation would be lost)."""
+    """One thing that was looked at. `state`: `ok`, `warn` (works, but) or `bad` (a conversation
+    would be lost)."""
 
     state: str
     message: str
@@ -32,19 +33,29 @@ def verify(home: Linked, environ: Mapping[str, str]) -> Iterator[Finding]:
     yield Finding("ok", f"the volume {home.volume_id} is at {home.volume}")
     target, place = Path(home.target), Path(home.place)
     if not target.is_dir() or not os.access(target, os.W_OK | os.X_OK):
-        yield Finding("bad", f"{target} is not there, or cannot be written: conversations would be lost without a word")
+        yield Finding(
+            "bad",
+            f"{target} is not there, or cannot be written: conversations would be lost without a "
+            "word",
+        )
     yield from _way(home, place, target, environ)
     for outside in map(Path, home.beside):
         if outside.is_file() and not outside.is_symlink():
             yield Finding(
-                "warn", f"{outside} is a file of its own: what is written there is not on the volume; perdure home link takes it in"
+                "warn",
+                f"{outside} is a file of its own: what is written there is not on the volume; "
+                "perdure home link takes it in",
             )
     beside = [str(path) for path in target.rglob(f"*{CONFLICT}*")]
     if beside:
-        yield Finding("warn", f"{len(beside)} file(s) are kept in two versions, such as {sorted(beside)[0]}")
+        yield Finding(
+            "warn", f"{len(beside)} file(s) are kept in two versions, such as {sorted(beside)[0]}"
+        )
     dangling = [path for path in target.rglob("*") if path.is_symlink() and not path.exists()]
     if dangling:
-        yield Finding("warn", f"{len(dangling)} link(s) lead to nothing, such as {sorted(dangling)[0]}")
+        yield Finding(
+            "warn", f"{len(dangling)} link(s) lead to nothing, such as {sorted(dangling)[0]}"
+        )
 
 
 def _way(home: Linked, place: Path, target: Path, environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -54,17 +65,25 @@ def _way(home: Linked, place: Path, target: Path, environ: Mapping[str, str]) ->
         if home.is_led_to:
             yield Finding("ok", f"{place} leads to {target}")
         else:
-            yield Finding("bad", f"{place} does not lead to {target}: perdure home link makes it so")
+            yield Finding(
+                "bad", f"{place} does not lead to {target}: perdure home link makes it so"
+            )
         return
     given = environ.get(home.variable, "")
     if given and os.path.normpath(given) not in (home.was, home.value):
-        yield Finding("bad", f"{home.variable} is set to {given}, and goes before the volume: unset it, or set it to {home.value}")
+        yield Finding(
+            "bad",
+            f"{home.variable} is set to {given}, and goes before the volume: unset it, or set it "
+            f"to {home.value}",
+        )
     else:
         yield Finding("ok", f"the attempts' {home.variable} is {home.value}")
     if os.path.lexists(place):
         yield Finding("warn", f"there is another home at {place}: perdure home link takes it in")
     if given != home.value:
-        yield Finding("warn", f"for your own use of {home.agent}: export {home.variable}={home.value}")
+        yield Finding(
+            "warn", f"for your own use of {home.agent}: export {home.variable}={home.value}"
+        )
 
 
 def kept_beside(home: Linked) -> list[str]:
@@ -72,5 +91,9 @@ def kept_beside(home: Linked) -> list[str]:
     found: list[str] = []
     for path in (Path(home.place), Path(home.target), *map(Path, home.beside)):
         if path.parent.is_dir():
-            found += [str(each) for each in path.parent.iterdir() if each.name.startswith(f"{path.name}{ASIDE}")]
+            found += [
+                str(each)
+                for each in path.parent.iterdir()
+                if each.name.startswith(f"{path.name}{ASIDE}")
+            ]
     return sorted(set(found))

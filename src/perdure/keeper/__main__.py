@@ -1,6 +1,8 @@
-"""The program: see the room's own words. It is found by its path, with nothing of the site's packages on the way (`python -I -S`)."""
+"""The program: see the room's own words. It is found by its path, with nothing of the site's
+packages on the way (`python -I -S`)."""
 
-# ruff: noqa: PTH100, PTH106, PTH108, PTH120, PTH123, PTH208 (pathlib would double the start-up time)
+# ruff: noqa: PTH100, PTH106, PTH108, PTH120, PTH123, PTH208 (pathlib would double the start-up
+# time)
 from __future__ import annotations
 
 import os

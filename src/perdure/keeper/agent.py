@@ -28,7 +28,8 @@ class Agent:
         self.prompt = b""
 
     def start(self) -> None:
-        """In a session of its own, with fresh signals and the environment that came in. Raises OSError."""
+        """In a session of its own, with fresh signals and the environment that came in. Raises
+        OSError."""
         theirs, self.input = os.pipe2(os.O_CLOEXEC)
         ends = [theirs]
         for number in (0, 1):
@@ -39,11 +40,23 @@ class Agent:
             ends.append(end)
         os.set_blocking(self.input, False)
         files = [(os.POSIX_SPAWN_DUP2, fd, to) for to, fd in enumerate(ends)]
-        defaults = [number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)]
+        defaults = [
+            number
+            for number in signal.valid_signals()
+            if number not in (signal.SIGKILL, signal.SIGSTOP)
+        ]
         try:
             with inside(self.cwd):
                 argv, env = self.argv, shim.environment()
-                self.pid = os.posix_spawnp(argv[0], argv, env, file_actions=files, setsid=True, setsigmask=(), setsigdef=defaults)
+                self.pid = os.posix_spawnp(
+                    argv[0],
+                    argv,
+                    env,
+                    file_actions=files,
+                    setsid=True,
+                    setsigmask=(),
+                    setsigdef=defaults,
+                )
         finally:
             for fd in ends:
                 os.close(fd)
@@ -61,7 +74,8 @@ class Agent:
             self.input = -1
 
     def feed(self) -> None:
-        """As much of the prompt as goes into the pipe. An agent that has closed its input gets no more."""
+        """As much of the prompt as goes into the pipe. An agent that has closed its input gets no
+        more."""
         try:
             self.prompt = self.prompt[os.write(self.input, self.prompt[:CHUNK]) :]
         except BlockingIOError:
@@ -93,7 +107,8 @@ class Agent:
             os.kill(self.pid, number)
 
     def left_behind(self, since: int) -> tuple[list[int], list[int]]:
-        """What was handed up to this process, and what lives below the agent and began at `since` (ticks) or later."""
+        """What was handed up to this process, and what lives below the agent and began at `since`
+        (ticks) or later."""
         below, started = _tree()
         orphans = [pid for pid in below.get(os.getpid(), ()) if pid != self.pid]
         family, young = [self.pid], []

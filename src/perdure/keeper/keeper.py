@@ -13,7 +13,8 @@ from perdure.keeper.agent import Agent
 from perdure.keeper.turn import Turn, ticks
 
 LEFT_S = 2.0
-"""What a turn left behind gets between TERM and KILL, and the agent's own children to be gone by themselves."""
+"""What a turn left behind gets between TERM and KILL, and the agent's own children to be gone by
+themselves."""
 BUSY_MS = 50
 IDLE_MS = 10_000
 """So often an idle agent's memory is looked at."""
@@ -26,7 +27,12 @@ class Keeper:
 
     def __init__(self, control: socket.socket, launch: list[bytes], me: str) -> None:
         grace, cap, idle, memory, _, cwd, *argv = launch
-        self.grace, self.cap, self.idle, self.most = float(grace), int(cap), float(idle), int(memory)
+        self.grace, self.cap, self.idle, self.most = (
+            float(grace),
+            int(cap),
+            float(idle),
+            int(memory),
+        )
         self.agent = Agent(cwd, argv)
         self.control, self.me = control, me
         self.turn: Turn | None = None
@@ -38,12 +44,16 @@ class Keeper:
         self.kill_at = NEVER
         self.rested = shim.boottime()
         self.ready = 0
-        """Ticks when the agent said its first word: what runs by then belongs to it and not to a turn."""
+        """Ticks when the agent said its first word: what runs by then belongs to it and not to a
+        turn."""
 
     def run(self, woken: int) -> None:
-        """Until the agent has ended, or nobody can start one any more. `woken`: the pipe that signals write to."""
+        """Until the agent has ended, or nobody can start one any more. `woken`: the pipe that
+        signals write to."""
         os.set_blocking(self.control.fileno(), False)
-        while self.agent.status is None and (self.agent.pid or (self.owned and not self.stop_asked)):
+        while self.agent.status is None and (
+            self.agent.pid or (self.owned and not self.stop_asked)
+        ):
             ready = self.wait(woken)
             if woken in ready and signal.SIGTERM in os.read(woken, 4096):
                 self.stop_asked = True
@@ -69,10 +79,12 @@ class Keeper:
             pause = max(0, min(IDLE_MS, (self.rested + self.idle - shim.boottime()) * 1000)) + 1
         return {fd for fd, _ in poll.poll(pause)}
 
-    # --- the agent's words -------------------------------------------------------------------------------------------
+    # --- the agent's words
+    # -------------------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Takes in what the agent has written: into the attempt's files. Out of turn, it is a reason to end it."""
+        """Takes in what the agent has written: into the attempt's files. Out of turn, it is a
+        reason to end it."""
         for number in (0, 1):
             while piece := self.agent.read(number):
                 if number == 0 and not self.ready:
@@ -94,7 +106,8 @@ class Keeper:
             turn.complain(f"ended, because its output cannot be kept: {error.strerror}")
         self.kill_at = 0.0
 
-    # --- the owner's words -------------------------------------------------------------------------------------------
+    # --- the owner's words
+    # -------------------------------------------------------------------------------------------
 
     def hear(self) -> None:
         """The owner's next message, or that it is gone."""
@@ -130,7 +143,12 @@ class Keeper:
         self.drain()
         if self.agent.pid:
             self.agent.reap()
-        if self.turn is not None or self.spoke or self.stop_asked or (self.turns and not self.agent.listens()):
+        if (
+            self.turn is not None
+            or self.spoke
+            or self.stop_asked
+            or (self.turns and not self.agent.listens())
+        ):
             turn.close()
             self.answer("gone")
             self.let_go()
@@ -158,7 +176,8 @@ class Keeper:
         turn.name_agent(self.agent.pid)
 
     def rest(self, turn: Turn) -> None:
-        """The turn is over, as the owner has read: nothing of it may be left, and then the attempt is. Else the agent ends with it."""
+        """The turn is over, as the owner has read: nothing of it may be left, and then the attempt
+        is. Else the agent ends with it."""
         late = shim.boottime() + LEFT_S
         asked: set[int] = set()
         since = turn.began if self.turns > 1 else max(turn.began, self.ready)
@@ -167,7 +186,12 @@ class Keeper:
             self.agent.reap()
             orphans, young = self.agent.left_behind(since)
             now = shim.boottime()
-            if not self.agent.listens() or self.kill_at != NEVER or not (orphans or young) or now >= late + (0 if young else LEFT_S):
+            if (
+                not self.agent.listens()
+                or self.kill_at != NEVER
+                or not (orphans or young)
+                or now >= late + (0 if young else LEFT_S)
+            ):
                 break
             for pid in orphans:
                 if now >= late or pid not in asked:
@@ -190,13 +214,23 @@ class Keeper:
         self.answer(f"ending {why}")
         self.let_go()
 
-    # --- limits and ends ---------------------------------------------------------------------------------------------
+    # --- limits and ends
+    # ---------------------------------------------------------------------------------------------
 
     def keep_limits(self) -> None:
-        """Stop, deadline, idleness, memory: what is over one of them is asked to end, and then made to."""
+        """Stop, deadline, idleness, memory: what is over one of them is asked to end, and then made
+        to."""
         now, turn = shim.boottime(), self.turn
-        if self.cause == "exited" and (self.stop_asked or (turn is not None and now >= turn.deadline)):
-            self.cause = "deadline" if not self.stop_asked else turn.stop_word() if turn is not None else "stopped"
+        if self.cause == "exited" and (
+            self.stop_asked or (turn is not None and now >= turn.deadline)
+        ):
+            self.cause = (
+                "deadline"
+                if not self.stop_asked
+                else turn.stop_word()
+                if turn is not None
+                else "stopped"
+            )
             self.agent.signal(signal.SIGTERM)
             self.kill_at = min(self.kill_at, now + self.grace)
         if turn is not None and self.cause != "lapsed" and now >= (lease := turn.lease(now))[0]:
@@ -211,13 +245,20 @@ class Keeper:
             self.agent.signal(signal.SIGKILL)
 
     def end(self) -> None:
-        """The agent has ended: so is what it left behind, and the attempt that it was at work on gets its exit."""
+        """The agent has ended: so is what it left behind, and the attempt that it was at work on
+        gets its exit."""
         status = self.agent.status
         if status is None:
             return
         code = os.waitstatus_to_exitcode(status)
         gentle = self.cause != "lapsed" and (code != -signal.SIGKILL or self.cause == "exited")
-        killed = shim.sweep(min(shim.ORPHAN_GRACE_S, self.grace) if gentle else 0) if self.agent.pid else 0
+        killed = (
+            shim.sweep(min(shim.ORPHAN_GRACE_S, self.grace) if gentle else 0)
+            if self.agent.pid
+            else 0
+        )
         self.drain()
         if self.turn is not None:
-            self.turn.conclude(code if code >= 0 else None, -code if code < 0 else None, self.cause, killed)
+            self.turn.conclude(
+                code if code >= 0 else None, -code if code < 0 else None, self.cause, killed
+            )

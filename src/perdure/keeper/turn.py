@@ -1,4 +1,5 @@
-"""One attempt, as the keeper sees it: the directory, the limits, and the locks that are held for it."""
+"""One attempt, as the keeper sees it: the directory, the limits, and the locks that are held for
+it."""
 
 # ruff: noqa: PTH123
 from __future__ import annotations
@@ -38,7 +39,10 @@ class Turn:
         self.deadline = shim.boottime() + deadline_s if deadline_s > 0 else float("inf")
         self.began = ticks()
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        self.outputs = (os.open(f"{self.directory}/stdout", flags, 0o600), os.open(f"{self.directory}/stderr", flags, 0o600))
+        self.outputs = (
+            os.open(f"{self.directory}/stdout", flags, 0o600),
+            os.open(f"{self.directory}/stderr", flags, 0o600),
+        )
         self.torn = False
         """The last thing written was no whole line."""
 
@@ -56,10 +60,13 @@ class Turn:
         """Raises OSError."""
         known = shim.stat(pid)
         with inside(self.directory):
-            shim.write_once("agent.json", f'{{"pid": {pid}, "starttime": {known[3] if known else 0}}}\n')
+            shim.write_once(
+                "agent.json", f'{{"pid": {pid}, "starttime": {known[3] if known else 0}}}\n'
+            )
 
     def write(self, number: int, piece: bytes, cap: int) -> bool:
-        """The agent's output, into its file. False if that is more than `cap` bytes. Raises OSError."""
+        """The agent's output, into its file. False if that is more than `cap` bytes. Raises
+        OSError."""
         if os.fstat(self.outputs[number]).st_size + len(piece) > cap:
             return False
         if number == 0:

@@ -1,8 +1,10 @@
-"""The claim of a task: made and checked before a pod gets it (`launching`), deleted with a TaskRun that says so (`reconciling`).
+"""The claim of a task: made and checked before a pod gets it (`launching`), deleted with a TaskRun
+that says so (`reconciling`).
 
-It goes only with all work on it: every TaskRun that works on it says `reclaim: Delete` (the first that does not takes the label
-`perdure.dev/reclaim: Delete` off for good), each of them went when its work was saved, and none is left. Who comes to it marks it as his
-before a pod gets it, and it is deleted only as it was when it was looked at, so that nobody who came in between loses it.
+It goes only with all work on it: every TaskRun that works on it says `reclaim: Delete` (the first
+that does not takes the label `perdure.dev/reclaim: Delete` off for good), each of them went when
+its work was saved, and none is left. Who comes to it marks it as his before a pod gets it, and it
+is deleted only as it was when it was looked at, so that nobody who came in between loses it.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from perdure.kubernetes.wanted import Wanted, wanted
 
 
 async def claimed(api: Api, memory: Memory, run: Wanted) -> str | Held:
-    """The name of the claim of mode Claim; made, or of the TaskRun whose conversation is gone on with. Empty for the other modes.
+    """The name of the claim of mode Claim; made, or of the TaskRun whose conversation is gone on
+    with. Empty for the other modes.
 
     Raises Refused."""
     if run.spec.workspace.mode != "Claim":
@@ -40,7 +43,10 @@ async def claimed(api: Api, memory: Memory, run: Wanted) -> str | Held:
     if other is None:
         return Held("ClaimPending", f"spec.resume.from names TaskRun {source}, and there is none")
     if other.spec.workspace.mode != "Claim":
-        return Held("ClaimPending", f"spec.resume.from names TaskRun {source}, which has no claim of its own")
+        return Held(
+            "ClaimPending",
+            f"spec.resume.from names TaskRun {source}, which has no claim of its own",
+        )
     return await _marked(api, run, other.status.workspace.claim_name or other.claim)
 
 
@@ -53,7 +59,9 @@ async def drop(api: Api, run: Wanted, name: str) -> None:
     others = [wanted(each) for each in await api.items(kinds.RUN, run.namespace)]
     if not any(each.uid != run.uid and each.lies_on(name, run.name) for each in others):
         meta = body["metadata"]
-        await api.delete(kinds.CLAIM, run.namespace, name, uid=meta["uid"], version=meta["resourceVersion"])
+        await api.delete(
+            kinds.CLAIM, run.namespace, name, uid=meta["uid"], version=meta["resourceVersion"]
+        )
 
 
 async def _marked(api: Api, run: Wanted, name: str) -> str | Held:
@@ -63,7 +71,11 @@ async def _marked(api: Api, run: Wanted, name: str) -> str | Held:
         return _going(name)
     if not is_claim(body):
         what = "that perdure did not make, or that several pods can write to"
-        return Held("NameTaken", f"there is a PersistentVolumeClaim {name} {what}: bring away what is on it and delete it")
+        return Held(
+            "NameTaken",
+            f"there is a PersistentVolumeClaim {name} {what}: bring away what is on it and delete "
+            "it",
+        )
     if _labels(body).get(UID_LABEL) == run.uid:
         return name
     marks: dict[str, str | None] = {**manifests.labels(run)}
@@ -79,7 +91,10 @@ async def _marked(api: Api, run: Wanted, name: str) -> str | Held:
 
 
 def _going(name: str) -> Held:
-    return Held("ClaimPending", f"the claim {name} is being deleted or is not made yet; it is looked for again")
+    return Held(
+        "ClaimPending",
+        f"the claim {name} is being deleted or is not made yet; it is looked for again",
+    )
 
 
 def _labels(body: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""The operator's numbers for Prometheus, and the small web server that gives them: /metrics, /healthz, /readyz."""
+"""The operator's numbers for Prometheus, and the small web server that gives them: /metrics,
+/healthz, /readyz."""
 
 from __future__ import annotations
 
@@ -19,7 +20,13 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 class Numbers:
     """A registry of its own: nothing of the process but what is named here."""
 
-    def __init__(self, api: Api, watch_age_s: Callable[[], float], waiting: Callable[[], int], known: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        api: Api,
+        watch_age_s: Callable[[], float],
+        waiting: Callable[[], int],
+        known: Callable[[], int],
+    ) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
         self.reconcile = Histogram(
             "perdure_operator_reconcile_seconds",
@@ -33,13 +40,27 @@ class Numbers:
             buckets=SECONDS,
             registry=self.registry,
         )
-        self.begun = Counter("perdure_operator_attempts_begun", "Attempts that were begun.", registry=self.registry)
-        self.ended = Counter(
-            "perdure_operator_attempts_ended", "Attempts that ended.", ["outcome", "infrastructure"], registry=self.registry
+        self.begun = Counter(
+            "perdure_operator_attempts_begun", "Attempts that were begun.", registry=self.registry
         )
-        self.failed = Counter("perdure_operator_reconcile_failures", "Looks that are made again later.", ["cause"], registry=self.registry)
+        self.ended = Counter(
+            "perdure_operator_attempts_ended",
+            "Attempts that ended.",
+            ["outcome", "infrastructure"],
+            registry=self.registry,
+        )
+        self.failed = Counter(
+            "perdure_operator_reconcile_failures",
+            "Looks that are made again later.",
+            ["cause"],
+            registry=self.registry,
+        )
         for name, what, ask in (
-            ("perdure_operator_watch_age_seconds", "How long the watch that was silent longest has said nothing.", watch_age_s),
+            (
+                "perdure_operator_watch_age_seconds",
+                "How long the watch that was silent longest has said nothing.",
+                watch_age_s,
+            ),
             ("perdure_operator_queue_length", "TaskRuns that wait to be looked at.", waiting),
             ("perdure_operator_taskruns", "TaskRuns that are known.", known),
         ):
@@ -47,7 +68,9 @@ class Numbers:
         self.registry.register(_Requests(api))
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
-        encode, kind = choose_encoder("application/openmetrics-text; version=1.0.0" if "openmetrics" in accept else "")
+        encode, kind = choose_encoder(
+            "application/openmetrics-text; version=1.0.0" if "openmetrics" in accept else ""
+        )
         return encode(self.registry), kind
 
 
@@ -58,14 +81,24 @@ class _Requests(Collector):
         self._api = api
 
     def collect(self) -> Iterable[Metric]:
-        sent = CounterMetricFamily("perdure_operator_api_requests", "Requests to the API server.", labels=["verb", "resource"])
+        sent = CounterMetricFamily(
+            "perdure_operator_api_requests",
+            "Requests to the API server.",
+            labels=["verb", "resource"],
+        )
         for (verb, kind), count in sorted(self._api.counted.items()):
             sent.add_metric([verb, kind], count)
         yield sent
-        yield CounterMetricFamily("perdure_operator_api_retries", "Requests that were made again.", value=self._api.retried)
+        yield CounterMetricFamily(
+            "perdure_operator_api_retries",
+            "Requests that were made again.",
+            value=self._api.retried,
+        )
 
 
-async def serve(port: int, numbers: Numbers, ill: Callable[[], str], unready: Callable[[], str]) -> tuple[web.AppRunner, int]:
+async def serve(
+    port: int, numbers: Numbers, ill: Callable[[], str], unready: Callable[[], str]
+) -> tuple[web.AppRunner, int]:
     """Answers on all addresses. `ill` and `unready` say what is wrong; empty: nothing.
 
     Returns what ends it, and the port. Raises OSError."""

@@ -1,7 +1,7 @@
 """Whether a TaskRun may go, and what goes with it. Pure; asked by `step`.
 
-The finalizer holds it while work may be lost with it, and, where its claim is to go with it (`workspace.reclaim: Delete`), until it is
-deleted.
+The finalizer holds it while work may be lost with it, and, where its claim is to go with it
+(`workspace.reclaim: Delete`), until it is deleted.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from perdure.kubernetes.wanted import GROUP, Wanted
 
 
 def safe(run: Wanted, status: Status) -> bool:
-    """Whether nothing would be lost with the TaskRun: all is saved elsewhere, or stays on a claim that is kept, or no attempt began.
+    """Whether nothing would be lost with the TaskRun: all is saved elsewhere, or stays on a claim
+    that is kept, or no attempt began.
 
-    Of an attempt without a Job it is not known that it did nothing: its Job may have come and gone while no operator looked."""
+    Of an attempt without a Job it is not known that it did nothing: its Job may have come and gone
+    while no operator looked."""
     volume = run.spec.workspace
     kept = volume.mode == "Shared" or (volume.mode == "Claim" and volume.reclaim == "Keep")
     return kept or status.workspace.saved or not status.attempt
@@ -33,6 +35,6 @@ def unsaved(run: Wanted, status: Status) -> str:
     if status.attempts and not status.attempts[-1].pod:
         where = "may have been done in a pod that nobody saw"
     return (
-        f"work of attempt {status.attempt} {where} and would be lost with the TaskRun; "
-        f"to delete it all the same: kubectl annotate taskruns.perdure.dev {run.name} {GROUP}/abandon=true"
+        f"work of attempt {status.attempt} {where} and would be lost with the TaskRun; to delete "
+        f"it all the same: kubectl annotate taskruns.perdure.dev {run.name} {GROUP}/abandon=true"
     )

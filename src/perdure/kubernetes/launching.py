@@ -1,7 +1,9 @@
-"""What has to exist before an attempt's pod can: the recorded instructions, the order, the claim, the Job. Called by `reconciling`.
+"""What has to exist before an attempt's pod can: the recorded instructions, the order, the claim,
+the Job. Called by `reconciling`.
 
-Each is made once and may be made twice: a version's text is never rewritten, a name that is taken by our own is as good as made. What the
-API server refuses (quota, rights, an invalid pod) or what is missing comes back as `Held`: a condition, tried again later, not for ever.
+Each is made once and may be made twice: a version's text is never rewritten, a name that is taken
+by our own is as good as made. What the API server refuses (quota, rights, an invalid pod) or what
+is missing comes back as `Held`: a condition, tried again later, not for ever.
 """
 
 from __future__ import annotations
@@ -55,14 +57,23 @@ async def record(api: Api, memory: Memory, run: Wanted, known: Run) -> Held | No
     data = kept.get("data") or {}
     if name not in data:
         if sum(len(each.encode()) for each in data.values()) + len(text.encode()) > LONGEST_TEXTS:
-            return Held("TooLong", "all versions of the instructions together are longer than a ConfigMap holds: make another TaskRun")
-        patch = {"metadata": {"resourceVersion": kept["metadata"]["resourceVersion"]}, "data": {name: text}}
+            return Held(
+                "TooLong",
+                "all versions of the instructions together are longer than a ConfigMap holds: make "
+                "another TaskRun",
+            )
+        patch = {
+            "metadata": {"resourceVersion": kept["metadata"]["resourceVersion"]},
+            "data": {name: text},
+        }
         kept = await api.patch(kinds.MAP, run.namespace, run.named, patch)
     known.recorded = _versions(kept)
     return None
 
 
-async def launch(api: Api, memory: Memory, run: Wanted, known: Run, attempt: Record, told: manifests.Cluster) -> Held | None:
+async def launch(
+    api: Api, memory: Memory, run: Wanted, known: Run, attempt: Record, told: manifests.Cluster
+) -> Held | None:
     """Makes the Job of the open attempt, and before it what its pod needs."""
     try:
         contexts = await _ordered(api, run, known, attempt)
@@ -79,7 +90,9 @@ async def launch(api: Api, memory: Memory, run: Wanted, known: Run, attempt: Rec
             body = await api.get(kinds.JOB, run.namespace, attempt.job) or {}
         job = job_seen(body) if body else None
         if body and (job is None or job.run != run.uid):
-            return Held("NameTaken", f"there is a Job {attempt.job} that is not of this TaskRun: delete it")
+            return Held(
+                "NameTaken", f"there is a Job {attempt.job} that is not of this TaskRun: delete it"
+            )
         if job is not None:
             memory.keep_job(job)
         return None
@@ -101,13 +114,20 @@ async def _text(api: Api, run: Wanted) -> str | Held:
     except Refused as error:
         return Held("Forbidden", f"{where}, which may not be read: {said(str(error), 300)}")
     if body is None:
-        return Held("ConfigMapMissing", f"{where}, and there is none: make it, it is looked for again")
+        return Held(
+            "ConfigMapMissing", f"{where}, and there is none: make it, it is looked for again"
+        )
     found = (body.get("data") or {}).get(ref.key)
     if found is None:
-        return Held("ConfigMapMissing", f"{where}, which has no such key: add it, it is looked for again")
+        return Held(
+            "ConfigMapMissing", f"{where}, which has no such key: add it, it is looked for again"
+        )
     text = str(found)
     if not text.strip() or "\x00" in text or len(text.encode()) > LONGEST_TEXT:
-        return Held("InvalidSpec", f"{where}, and are empty, hold a NUL or are longer than {LONGEST_TEXT:,} bytes")
+        return Held(
+            "InvalidSpec",
+            f"{where}, and are empty, hold a NUL or are longer than {LONGEST_TEXT:,} bytes",
+        )
     return text
 
 
@@ -122,10 +142,13 @@ async def _made(api: Api, run: Wanted, texts: dict[str, str]) -> dict[str, Any] 
 
 
 async def _kept(api: Api, run: Wanted) -> dict[str, Any] | Held | None:
-    """The ConfigMap as it is. One that was made by somebody else is not believed: the instructions stand in it."""
+    """The ConfigMap as it is. One that was made by somebody else is not believed: the instructions
+    stand in it."""
     body = await api.get(kinds.MAP, run.namespace, run.named)
     if body is not None and not owned(body, run):
-        return Held("NameTaken", f"there is a ConfigMap {run.named} that is not of this TaskRun: delete it")
+        return Held(
+            "NameTaken", f"there is a ConfigMap {run.named} that is not of this TaskRun: delete it"
+        )
     return body
 
 
@@ -139,7 +162,11 @@ async def _ordered(api: Api, run: Wanted, known: Run, attempt: Record) -> tuple[
     contexts = _up_to(attempt, there)
     if kept is None or attempt.context_version not in contexts:
         return await _lost(api, run, known, attempt)
-    texts: dict[str, str | None] = {f"order-{attempt.number}": manifests.order(run, attempt, contexts, _gone(run, len(there))).decode()}
+    texts: dict[str, str | None] = {
+        f"order-{attempt.number}": manifests.order(
+            run, attempt, contexts, _gone(run, len(there))
+        ).decode()
+    }
     if attempt.number > 1:
         texts[f"order-{attempt.number - 1}"] = None
     try:
@@ -152,19 +179,24 @@ async def _ordered(api: Api, run: Wanted, known: Run, attempt: Record) -> tuple[
 
 
 async def _lost(api: Api, run: Wanted, known: Run, attempt: Record) -> tuple[int, ...] | Held:
-    """There is no ConfigMap: all instructions stand in Secrets, or somebody took it away. The newest text still stands in the TaskRun; what
-    the agent was told before, it was told."""
+    """There is no ConfigMap: all instructions stand in Secrets, or somebody took it away. The
+    newest text still stands in the TaskRun; what the agent was told before, it was told."""
     texts, contexts = {}, _up_to(attempt, run.secrets.keys())
     if attempt.context_version not in contexts:
         body = await api.get(kinds.RUN, run.namespace, run.name)
         if body is None or (now := wanted(body)).spec.context_version != attempt.context_version:
             return Held(
-                "ContextMissing", f"the instructions in ConfigMap {run.named} are gone: give them anew with a greater contextVersion"
+                "ContextMissing",
+                f"the instructions in ConfigMap {run.named} are gone: give them anew with a "
+                "greater contextVersion",
             )
         text = await _text(api, now)
         if isinstance(text, Held):
             return text
-        texts, contexts = {f"context-{attempt.context_version}": text}, (*contexts, attempt.context_version)
+        texts, contexts = (
+            {f"context-{attempt.context_version}": text},
+            (*contexts, attempt.context_version),
+        )
     there = {*run.secrets, *contexts}
     order = manifests.order(run, attempt, contexts, _gone(run, len(there))).decode()
     made = await _made(api, run, texts | {f"order-{attempt.number}": order})
@@ -175,7 +207,8 @@ async def _lost(api: Api, run: Wanted, known: Run, attempt: Record) -> tuple[int
 
 
 def _gone(run: Wanted, there: int) -> int:
-    """How many versions of the instructions were there once and are not: what the pod counts them by."""
+    """How many versions of the instructions were there once and are not: what the pod counts them
+    by."""
     return max(0, run.status.contexts - there)
 
 
@@ -186,9 +219,13 @@ def _up_to(attempt: Record, versions: Iterable[int]) -> tuple[int, ...]:
 def _refused(error: Refused) -> Held:
     """What the API server says no to, as a condition."""
     held = of_words(str(error))
-    reason = {403: "Forbidden", 422: "InvalidPod", 400: "InvalidPod", 404: "NamespaceLeaving"}.get(error.code, "Refused")
+    reason = {403: "Forbidden", 422: "InvalidPod", 400: "InvalidPod", 404: "NamespaceLeaving"}.get(
+        error.code, "Refused"
+    )
     return held or Held(reason, f"the API server refuses: {said(str(error), 600)}")
 
 
 def _versions(body: dict[str, Any]) -> frozenset[int]:
-    return frozenset(int(found[1]) for name in (body.get("data") or {}) if (found := _VERSION.fullmatch(name)))
+    return frozenset(
+        int(found[1]) for name in (body.get("data") or {}) if (found := _VERSION.fullmatch(name))
+    )

@@ -1,8 +1,10 @@
-"""The watches, by kopf: events of TaskRuns, their Jobs and their pods go into the memory and the queue. Nothing is decided here.
+"""The watches, by kopf: events of TaskRuns, their Jobs and their pods go into the memory and the
+queue. Nothing is decided here.
 
-kopf is used for what it does best and no further: list and watch, bookmarks, 410, a reconnect after silence. Only `on.event` is
-registered: no finalizer, no annotation, no event, no peering of its own. Every byte of a watch is heard, bookmarks too, so that a watch
-that went deaf can be told from a cluster in which nothing happens (the API server sends a bookmark about once a minute).
+kopf is used for what it does best and no further: list and watch, bookmarks, 410, a reconnect after
+silence. Only `on.event` is registered: no finalizer, no annotation, no event, no peering of its
+own. Every byte of a watch is heard, bookmarks too, so that a watch that went deaf can be told from
+a cluster in which nothing happens (the API server sends a bookmark about once a minute).
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from perdure.kubernetes.status import said as shown
 from perdure.kubernetes.wanted import GROUP, PLURAL, VERSION
 
 SILENT_S = 70.0
-"""A watch that says nothing for so long is begun anew. Bookmarks come once a minute (kube-apiserver 1.36, cacher.go)."""
+"""A watch that says nothing for so long is begun anew. Bookmarks come once a minute (kube-apiserver
+1.36, cacher.go)."""
 SERVER_S = 300
 """A whole number: the API server takes no other."""
 CHUNK = 500
@@ -39,7 +42,8 @@ class Ears:
         self.heard[what] = time.monotonic()
 
     def age_s(self, wanted: int = 3) -> float:
-        """How long the watch that was silent longest has been; before all have spoken, since the start."""
+        """How long the watch that was silent longest has been; before all have spoken, since the
+        start."""
         last = min(self.heard.values()) if len(self.heard) >= wanted else self.began
         return time.monotonic() - last
 
@@ -78,7 +82,13 @@ def _session(info: Any, ears: Ears) -> aiohttp.ClientSession:
     )  # fmt: skip
 
 
-def registry(memory: Memory, put: Callable[[Key], None], gone: Callable[[Key], None], ears: Ears, login: Callable[[], Any]) -> Any:
+def registry(
+    memory: Memory,
+    put: Callable[[Key], None],
+    gone: Callable[[Key], None],
+    ears: Ears,
+    login: Callable[[], Any],
+) -> Any:
     """What kopf is to call."""
     found = kopf.OperatorRegistry()
 
@@ -130,22 +140,35 @@ def settings() -> Any:
 
 
 async def listen(
-    registered: Any, namespaces: Sequence[str], stop: asyncio.Event, ready: asyncio.Event, said: Callable[[str], None]
+    registered: Any,
+    namespaces: Sequence[str],
+    stop: asyncio.Event,
+    ready: asyncio.Event,
+    said: Callable[[str], None],
 ) -> None:
-    """Watches until `stop`, which is set here where a signal ends kopf (it takes both signals for itself while it runs). What else ends
-    it, an error within a watch or its own, is told, and it is begun anew."""
+    """Watches until `stop`, which is set here where a signal ends kopf (it takes both signals for
+    itself while it runs). What else ends it, an error within a watch or its own, is told, and it is
+    begun anew."""
     logging.getLogger("kopf").setLevel(logging.CRITICAL + 1)
     logging.getLogger("kopf").propagate = False
     while not stop.is_set():
         try:
             await kopf.operator(
-                registry=registered, settings=settings(), standalone=True, clusterwide=not namespaces, namespaces=list(namespaces),
-                stop_flag=stop, ready_flag=ready,
-            )  # fmt: skip
+                registry=registered,
+                settings=settings(),
+                standalone=True,
+                clusterwide=not namespaces,
+                namespaces=list(namespaces),
+                stop_flag=stop,
+                ready_flag=ready,
+            )
             if not stop.is_set():
                 said("operator: leaving")
                 stop.set()
         except Exception as error:
-            said(f"the watches ended and are begun anew: {type(error).__name__}: {shown(str(error), 300)}")
+            said(
+                f"the watches ended and are begun anew: {type(error).__name__}: "
+                f"{shown(str(error), 300)}"
+            )
         if not stop.is_set():
             await asyncio.sleep(1.0)

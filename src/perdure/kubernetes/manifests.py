@@ -1,7 +1,8 @@
 """The objects of an attempt: its Job, the ConfigMap with its order, its claim. Pure.
 
-What keeps state, secrets and rights apart is the same for every pod. `spec.pod` adds to it and takes nothing away: names, labels, mounts
-and places that are perdure's own are passed over there (the resource's schema refuses them, with a sentence).
+What keeps state, secrets and rights apart is the same for every pod. `spec.pod` adds to it and
+takes nothing away: names, labels, mounts and places that are perdure's own are passed over there
+(the resource's schema refuses them, with a sentence).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ USER = 10001
 SLACK_S = 300
 """What a pod may take beyond its agent and its check: to bring state here, to save it."""
 BEYOND_S = 600
-"""The Job's deadline comes so long after its pod's: it deletes the pod, with everything that the pod could have said."""
+"""The Job's deadline comes so long after its pod's: it deletes the pod, with everything that the
+pod could have said."""
 KEPT_S = 7 * 86_400
 NODE_GONE_S = 30
 HOME = "/home/perdure"
@@ -42,56 +44,92 @@ class Cluster(TypedDict):
 
 def labels(run: Wanted, attempt: int = 0) -> dict[str, str]:
     """The labels of everything that belongs to a TaskRun."""
-    found = {MADE_BY[0]: MADE_BY[1], f"{GROUP}/taskrun": run.name[:63].rstrip("-."), UID_LABEL: run.uid}
+    found = {
+        MADE_BY[0]: MADE_BY[1],
+        f"{GROUP}/taskrun": run.name[:63].rstrip("-."),
+        UID_LABEL: run.uid,
+    }
     return found | {ATTEMPT_LABEL: str(attempt)} if attempt else found
 
 
 def owner(run: Wanted) -> dict[str, Any]:
     return {
-        "apiVersion": f"{GROUP}/{VERSION}", "kind": KIND, "name": run.name, "uid": run.uid, "controller": True, "blockOwnerDeletion": True,
-    }  # fmt: skip
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": KIND,
+        "name": run.name,
+        "uid": run.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
 
 
 def config_map(run: Wanted, texts: dict[str, str]) -> dict[str, Any]:
     """The ConfigMap of a TaskRun's orders and instructions."""
-    meta = {"name": run.named, "namespace": run.namespace, "labels": labels(run), "ownerReferences": [owner(run)]}
+    meta = {
+        "name": run.named,
+        "namespace": run.namespace,
+        "labels": labels(run),
+        "ownerReferences": [owner(run)],
+    }
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": texts}
 
 
 def claim(run: Wanted) -> dict[str, Any]:
     """The volume of mode Claim. It has no owner: the work outlives its TaskRun."""
     spec = run.spec
-    told = {f"{GROUP}/{name}": value for name, value in (("service", spec.service), ("task", spec.task), ("agent", spec.agent)) if value}
-    wanted: dict[str, Any] = {"accessModes": ["ReadWriteOncePod"], "resources": {"requests": {"storage": spec.workspace.size}}}
+    told = {
+        f"{GROUP}/{name}": value
+        for name, value in (("service", spec.service), ("task", spec.task), ("agent", spec.agent))
+        if value
+    }
+    wanted: dict[str, Any] = {
+        "accessModes": ["ReadWriteOncePod"],
+        "resources": {"requests": {"storage": spec.workspace.size}},
+    }
     if spec.workspace.storage_class_name:
         wanted["storageClassName"] = spec.workspace.storage_class_name
-    meta: dict[str, Any] = {"name": run.claim, "namespace": run.namespace, "labels": labels(run) | told}
+    meta: dict[str, Any] = {
+        "name": run.claim,
+        "namespace": run.namespace,
+        "labels": labels(run) | told,
+    }
     if spec.workspace.reclaim == "Delete":
         meta["labels"][RECLAIM_LABEL] = "Delete"
     return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": wanted}
 
 
 def order(run: Wanted, record: Record, contexts: Sequence[int], unlisted: int = 0) -> bytes:
-    """The order of an attempt. `unlisted` versions of the instructions are gone. Raises UsageError for what no pod would take."""
+    """The order of an attempt. `unlisted` versions of the instructions are gone. Raises UsageError
+    for what no pod would take."""
     spec, status, volume = run.spec, run.status, run.spec.workspace
     earlier = tuple(
         orders.Earlier(number=each.number, outcome=OutcomeKind(each.outcome), detail=each.detail)
         for each in status.attempts
         if each.number < record.number and each.outcome in set(OutcomeKind)
     )
-    resume = orders.Resume(mode=spec.resume.mode, session_id=spec.resume.session_id, from_=spec.resume.from_)
+    resume = orders.Resume(
+        mode=spec.resume.mode, session_id=spec.resume.session_id, from_=spec.resume.from_
+    )
     return orders.encode(
         orders.Order(
-            run=run.uid, name=orders.name_of(run.name, run.uid), attempt=record.number, spec=task_spec(spec), contexts=tuple(contexts),
+            run=run.uid,
+            name=orders.name_of(run.name, run.uid),
+            attempt=record.number,
+            spec=task_spec(spec),
+            contexts=tuple(contexts),
             unlisted=unlisted,
-            attempts_allowed=max(status.attempts_allowed, record.number), earlier=earlier, resume=resume,
+            attempts_allowed=max(status.attempts_allowed, record.number),
+            earlier=earlier,
+            resume=resume,
             checkpoints=FENCED if volume.mode == "Shared" else volume.checkpoints,
             state="volume" if volume.mode == "Claim" else "checkpoints",
         )
-    )  # fmt: skip
+    )
 
 
-def job(run: Wanted, record: Record, contexts: Sequence[int], claim_name: str, told: Cluster) -> dict[str, Any]:
+def job(
+    run: Wanted, record: Record, contexts: Sequence[int], claim_name: str, told: Cluster
+) -> dict[str, Any]:
     """The Job of an attempt: one pod, once."""
     mine = labels(run, record.number)
     deadline = _deadline(run.spec)
@@ -101,16 +139,29 @@ def job(run: Wanted, record: Record, contexts: Sequence[int], claim_name: str, t
         "completions": 1,
         "parallelism": 1,
         "podReplacementPolicy": "Failed",
-        "podFailurePolicy": {"rules": [{"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]},
+        "podFailurePolicy": {
+            "rules": [
+                {
+                    "action": "FailJob",
+                    "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+                }
+            ]
+        },
         "ttlSecondsAfterFinished": KEPT_S,
-        "template": {"metadata": {"labels": _labels(run.spec) | mine, "annotations": _annotations(run.spec)}, "spec": pod},
+        "template": {
+            "metadata": {"labels": _labels(run.spec) | mine, "annotations": _annotations(run.spec)},
+            "spec": pod,
+        },
     }
     if deadline:
         pod["activeDeadlineSeconds"] = deadline
         spec["activeDeadlineSeconds"] = deadline + BEYOND_S
     meta = {
-        "name": record.job, "namespace": run.namespace, "labels": run.labels | mine, "ownerReferences": [owner(run)],
-    }  # fmt: skip
+        "name": record.job,
+        "namespace": run.namespace,
+        "labels": run.labels | mine,
+        "ownerReferences": [owner(run)],
+    }
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": meta, "spec": spec}
 
 
@@ -123,19 +174,41 @@ def _deadline(spec: Spec) -> int:
     return int(policy.timeout_seconds + check) + spec.pod.termination_grace_period_seconds + SLACK_S
 
 
-def _pod(run: Wanted, record: Record, contexts: Sequence[int], claim_name: str, told: Cluster) -> dict[str, Any]:
+def _pod(
+    run: Wanted, record: Record, contexts: Sequence[int], claim_name: str, told: Cluster
+) -> dict[str, Any]:
     pod = run.spec.pod
     volumes, mounts = _storage(run, record, contexts, claim_name)
     own = {volume["name"] for volume in volumes}
-    volumes += [volume for volume in pod.volumes if volume.get("name") not in own and "hostPath" not in volume]
-    mounts += [mount for mount in pod.volume_mounts if _may(str(mount.get("mountPath", ""))) and mount.get("name") not in own]
+    volumes += [
+        volume
+        for volume in pod.volumes
+        if volume.get("name") not in own and "hostPath" not in volume
+    ]
+    mounts += [
+        mount
+        for mount in pod.volume_mounts
+        if _may(str(mount.get("mountPath", ""))) and mount.get("name") not in own
+    ]
     container: dict[str, Any] = {
         "name": "perdure",
         "image": pod.image or told["image"],
-        "args": ["perdure", "work", "--run", "--order", "/perdure/order", "--grace", str(pod.termination_grace_period_seconds)],
+        "args": [
+            "perdure",
+            "work",
+            "--run",
+            "--order",
+            "/perdure/order",
+            "--grace",
+            str(pod.termination_grace_period_seconds),
+        ],
         "terminationMessagePolicy": "File",
         "volumeMounts": mounts,
-        "securityContext": {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
     }
     if pod.resources:
         container["resources"] = pod.resources
@@ -145,26 +218,40 @@ def _pod(run: Wanted, record: Record, contexts: Sequence[int], claim_name: str, 
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": pod.termination_grace_period_seconds,
         "securityContext": {
-            "runAsNonRoot": True, "runAsUser": USER, "runAsGroup": USER, "fsGroup": USER, "fsGroupChangePolicy": "OnRootMismatch",
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "tolerations": [*pod.tolerations, *_left_soon(pod.tolerations)],
         "containers": [container],
         "volumes": volumes,
-    }  # fmt: skip
+    }
     more = {
-        "nodeSelector": pod.node_selector, "affinity": pod.affinity, "serviceAccountName": pod.service_account_name or told["account"],
-        "priorityClassName": pod.priority_class_name, "runtimeClassName": pod.runtime_class_name, "schedulerName": pod.scheduler_name,
+        "nodeSelector": pod.node_selector,
+        "affinity": pod.affinity,
+        "serviceAccountName": pod.service_account_name or told["account"],
+        "priorityClassName": pod.priority_class_name,
+        "runtimeClassName": pod.runtime_class_name,
+        "schedulerName": pod.scheduler_name,
         "imagePullSecrets": pod.image_pull_secrets,
-    }  # fmt: skip
+    }
     return found | {name: value for name, value in more.items() if value}
 
 
-def _storage(run: Wanted, record: Record, contexts: Sequence[int], claim_name: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """What the pod finds at /data, /perdure, /tmp and at home; nothing else of it can be written."""
+def _storage(
+    run: Wanted, record: Record, contexts: Sequence[int], claim_name: str
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What the pod finds at /data, /perdure, /tmp and at home; nothing else of it can be
+    written."""
     spec, volume = run.spec, run.spec.workspace
     volumes: list[dict[str, Any]] = [
-        {"name": "perdure-order", "projected": {"sources": _order_sources(run, record, contexts), "defaultMode": 0o440}},
+        {
+            "name": "perdure-order",
+            "projected": {"sources": _order_sources(run, record, contexts), "defaultMode": 0o440},
+        },
         {"name": "perdure-tmp", "emptyDir": {}},
         {"name": "perdure-home", "emptyDir": {}},
     ]
@@ -179,7 +266,9 @@ def _storage(run: Wanted, record: Record, contexts: Sequence[int], claim_name: s
         volumes.append({"name": "perdure-data", "emptyDir": {}})
     mounts.append({"name": "perdure-data", "mountPath": "/data"})
     if volume.mode == "Shared":
-        volumes.append({"name": "perdure-shared", "persistentVolumeClaim": {"claimName": volume.claim_name}})
+        volumes.append(
+            {"name": "perdure-shared", "persistentVolumeClaim": {"claimName": volume.claim_name}}
+        )
         path = f"{spec.service}/.task/{spec.task}/{spec.agent}"
         mounts.append({"name": "perdure-shared", "mountPath": "/data/checkpoints", "subPath": path})
     secrets = {
@@ -189,29 +278,46 @@ def _storage(run: Wanted, record: Record, contexts: Sequence[int], claim_name: s
     }
     for name, secret in secrets.items():
         if secret:
-            volumes.append({"name": f"perdure-{name}", "secret": {"secretName": secret, "defaultMode": 0o440}})
-            mounts.append({"name": f"perdure-{name}", "mountPath": f"/perdure/secrets/{name}", "readOnly": True})
+            volumes.append(
+                {"name": f"perdure-{name}", "secret": {"secretName": secret, "defaultMode": 0o440}}
+            )
+            mounts.append(
+                {
+                    "name": f"perdure-{name}",
+                    "mountPath": f"/perdure/secrets/{name}",
+                    "readOnly": True,
+                }
+            )
     return volumes, mounts
 
 
 def _order_sources(run: Wanted, record: Record, contexts: Sequence[int]) -> list[dict[str, Any]]:
-    """The order and its instructions, those that stand in Secrets from there. Of them only the newest has to be there: a version before
-    it is known to the run, as a rule, and its Secret may be gone."""
+    """The order and its instructions, those that stand in Secrets from there. Of them only the
+    newest has to be there: a version before it is known to the run, as a rule, and its Secret may
+    be gone."""
     secrets = run.secrets
     items = [{"key": f"order-{record.number}", "path": orders.FILE}]
-    items += [{"key": f"context-{each}", "path": f"{orders.CONTEXTS}/{each}"} for each in contexts if each not in secrets]
+    items += [
+        {"key": f"context-{each}", "path": f"{orders.CONTEXTS}/{each}"}
+        for each in contexts
+        if each not in secrets
+    ]
     return [{"configMap": {"name": run.named, "items": items}}] + [
-        {"secret": {
-            "name": secrets[each].name, "items": [{"key": secrets[each].key, "path": f"{orders.CONTEXTS}/{each}"}],
-            "optional": each != contexts[-1],
-        }}
+        {
+            "secret": {
+                "name": secrets[each].name,
+                "items": [{"key": secrets[each].key, "path": f"{orders.CONTEXTS}/{each}"}],
+                "optional": each != contexts[-1],
+            }
+        }
         for each in contexts
         if each in secrets
-    ]  # fmt: skip
+    ]
 
 
 def _left_soon(given: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A node that does not answer is left after 30 s and not after 300, unless the TaskRun says otherwise."""
+    """A node that does not answer is left after 30 s and not after 300, unless the TaskRun says
+    otherwise."""
     keys = {toleration.get("key") for toleration in given}
     return [
         {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": NODE_GONE_S}
@@ -223,12 +329,26 @@ def _left_soon(given: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _may(path: str) -> bool:
     parts = path.split("/")
     own = any(path == each or path.startswith(f"{each}/") for each in OWN_MOUNTS)
-    return path.startswith("/") and path.strip("/") != "" and "//" not in path and not own and not {".", ".."} & set(parts)
+    return (
+        path.startswith("/")
+        and path.strip("/") != ""
+        and "//" not in path
+        and not own
+        and not {".", ".."} & set(parts)
+    )
 
 
 def _labels(spec: Spec) -> dict[str, str]:
-    return {name: value for name, value in spec.pod.labels.items() if not any(own in name for own in OWN_LABELS)}
+    return {
+        name: value
+        for name, value in spec.pod.labels.items()
+        if not any(own in name for own in OWN_LABELS)
+    }
 
 
 def _annotations(spec: Spec) -> dict[str, str]:
-    return {name: value for name, value in spec.pod.annotations.items() if not name.startswith(f"{GROUP}/")}
+    return {
+        name: value
+        for name, value in spec.pod.annotations.items()
+        if not name.startswith(f"{GROUP}/")
+    }

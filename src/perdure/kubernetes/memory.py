@@ -1,7 +1,9 @@
-"""What the operator remembers of the cluster: the watches fill it, its own writes too, a reconcile reads it.
+"""What the operator remembers of the cluster: the watches fill it, its own writes too, a reconcile
+reads it.
 
-It may be old, and `step` reckons with that. It is small: Jobs and pods are cut down (`seen`), of a TaskRun goes what nobody asks for, the
-text of its instructions included. Of two versions of an object the newer one stays, whichever way it came.
+It may be old, and `step` reckons with that. It is small: Jobs and pods are cut down (`seen`), of a
+TaskRun goes what nobody asks for, the text of its instructions included. Of two versions of an
+object the newer one stays, whichever way it came.
 """
 
 from __future__ import annotations
@@ -56,7 +58,9 @@ class Memory:
         """A TaskRun by its name."""
         uid = self._names.get(key, "")
         run = self._runs.get(uid)
-        return (wanted(msgspec.json.decode(run.body)), run) if run is not None and run.body else None
+        return (
+            (wanted(msgspec.json.decode(run.body)), run) if run is not None and run.body else None
+        )
 
     def keep(self, body: dict[str, Any]) -> Key:
         """Remembers a TaskRun. Returns its key."""
@@ -65,7 +69,9 @@ class Memory:
         was = self._names.get(key, uid)
         if was != uid and was in self._runs:
             if version < self._runs[was].version:
-                return key  # the late answer about one that was deleted: another has its name by now
+                return (
+                    key  # the late answer about one that was deleted: another has its name by now
+                )
             del self._runs[was]
         run = self._runs.setdefault(uid, Run())
         if version >= run.version:
@@ -87,7 +93,11 @@ class Memory:
         for uid in {*(job.run for job in jobs), *(pod.run for pod in pods)}:
             self._runs.setdefault(sys.intern(uid), Run())
         for uid, run in list(self._runs.items()):
-            self.replace(run, [job for job in jobs if job.run == uid], [pod for pod in pods if pod.run == uid])
+            self.replace(
+                run,
+                [job for job in jobs if job.run == uid],
+                [pod for pod in pods if pod.run == uid],
+            )
             if not (run.body or run.jobs or run.pods):
                 del self._runs[uid]
 
@@ -99,17 +109,22 @@ class Memory:
         if gone:
             if known is not None and known.uid == job.uid:
                 del run.jobs[job.name]
-        elif known is None or known.uid != job.uid or _number(job.version) >= _number(known.version):
+        elif (
+            known is None or known.uid != job.uid or _number(job.version) >= _number(known.version)
+        ):
             run.jobs[job.name] = job
         return self.key(job.run)
 
     def keep_pod(self, pod: PodSeen) -> Key | None:
-        """Remembers a pod; one that is gone too, as it was seen last, until its attempt is closed."""
+        """Remembers a pod; one that is gone too, as it was seen last, until its attempt is
+        closed."""
         if pod.gone and pod.run not in self._runs:
             return None
         run = self._runs.setdefault(sys.intern(pod.run), Run())
         known = run.pods.get(pod.uid)
-        if known is None or (not known.gone and (pod.gone or _number(pod.version) >= _number(known.version))):
+        if known is None or (
+            not known.gone and (pod.gone or _number(pod.version) >= _number(known.version))
+        ):
             run.pods[pod.uid] = pod
         return self.key(pod.run)
 
@@ -117,13 +132,21 @@ class Memory:
         """What a fresh look found. Pods that are gone stay as they were seen last."""
         run.jobs = {job.name: job for job in jobs}
         there = {pod.uid: pod for pod in pods}
-        missing = {uid: msgspec.structs.replace(pod, gone=True) for uid, pod in run.pods.items() if uid not in there}
+        missing = {
+            uid: msgspec.structs.replace(pod, gone=True)
+            for uid, pod in run.pods.items()
+            if uid not in there
+        }
         run.pods = missing | there
 
     def tidy(self, run: Run, closed: int) -> None:
         """Leaves out what is gone and belongs to attempts that have ended."""
         if any(pod.gone and pod.attempt <= closed for pod in run.pods.values()):
-            run.pods = {uid: pod for uid, pod in run.pods.items() if not (pod.gone and pod.attempt <= closed)}
+            run.pods = {
+                uid: pod
+                for uid, pod in run.pods.items()
+                if not (pod.gone and pod.attempt <= closed)
+            }
         run.notes = {}
 
 
@@ -132,15 +155,30 @@ def _key(body: dict[str, Any]) -> Key:
 
 
 def _number(version: str) -> int:
-    """Resource versions of one kind are numbers that grow (Kubernetes says so since 1.35, and etcd always did)."""
+    """Resource versions of one kind are numbers that grow (Kubernetes says so since 1.35, and etcd
+    always did)."""
     return int(version) if version.isdecimal() else 0
 
 
 def _less(body: dict[str, Any]) -> dict[str, Any]:
-    names = ("name", "namespace", "uid", "resourceVersion", "generation", "deletionTimestamp", "finalizers", "labels", "annotations")
+    names = (
+        "name",
+        "namespace",
+        "uid",
+        "resourceVersion",
+        "generation",
+        "deletionTimestamp",
+        "finalizers",
+        "labels",
+        "annotations",
+    )
     meta = {name: value for name, value in body["metadata"].items() if name in names and value}
     if "annotations" in meta:
-        meta["annotations"] = {name: value for name, value in meta["annotations"].items() if name.startswith("perdure.dev/")}
+        meta["annotations"] = {
+            name: value
+            for name, value in meta["annotations"].items()
+            if name.startswith("perdure.dev/")
+        }
     spec = body.get("spec") or {}
     if isinstance(spec.get("prompt"), str) and len(spec["prompt"]) > LONG:
         spec = spec | {"prompt": LEFT_OUT}

@@ -1,10 +1,12 @@
 """`perdure operator`: TaskRuns become Jobs, and what became of them is written into their status.
 
-Watches (`listening`) fill a memory and a queue; workers take TaskRuns from the queue and bring each on (`reconciling`), as the pure `step`
-says. Nothing is kept anywhere but in the cluster: whenever it is killed, its next start goes on from there. Two at once are a waste and
-no harm. Every ten minutes everything is listed once more, whether or not a watch has lost something.
+Watches (`listening`) fill a memory and a queue; workers take TaskRuns from the queue and bring each
+on (`reconciling`), as the pure `step` says. Nothing is kept anywhere but in the cluster: whenever
+it is killed, its next start goes on from there. Two at once are a waste and no harm. Every ten
+minutes everything is listed once more, whether or not a watch has lost something.
 
-It counts as ill, and is to be started anew, when a watch has been deaf for three minutes or a worker stuck for five.
+It counts as ill, and is to be started anew, when a watch has been deaf for three minutes or a
+worker stuck for five.
 """
 
 from __future__ import annotations
@@ -58,16 +60,19 @@ class Options:
 
 
 def connection() -> SingleConfig:
-    """The cluster that is meant: the pod's own, else that of KUBECONFIG. Raises UsageError where there is none."""
+    """The cluster that is meant: the pod's own, else that of KUBECONFIG. Raises UsageError where
+    there is none."""
     try:
         found = KubeConfig.from_env().get()
     except (NoConfig, OSError) as error:
         raise UsageError(
-            f"no cluster is configured: {said(str(error), 200)}", "set KUBECONFIG, or run it in a pod (docs/how-to)"
+            f"no cluster is configured: {said(str(error), 200)}",
+            "set KUBECONFIG, or run it in a pod (docs/how-to)",
         ) from error
     if found is None or found.user is None:
         raise UsageError(
-            "no account of the cluster is configured", "set KUBECONFIG to a kubeconfig with a user that has a token or a certificate"
+            "no account of the cluster is configured",
+            "set KUBECONFIG to a kubeconfig with a user that has a token or a certificate",
         )
     return found
 
@@ -82,10 +87,17 @@ class Operator:
         told = Cluster(image=options.image, account=options.account)
         self.queue = Queue(self._work, self._failed)
         self.reconciler = Reconciler(
-            api=self.api, memory=self.memory, cluster=told, patience_ms=int(options.patience_s * 1000),
-            began=self._began, ended=self._ended, moved=self.queue.moved,
-        )  # fmt: skip
-        self.numbers = Numbers(self.api, self.ear_age_s, lambda: len(self.queue), lambda: len(self.memory))
+            api=self.api,
+            memory=self.memory,
+            cluster=told,
+            patience_ms=int(options.patience_s * 1000),
+            began=self._began,
+            ended=self._ended,
+            moved=self.queue.moved,
+        )
+        self.numbers = Numbers(
+            self.api, self.ear_age_s, lambda: len(self.queue), lambda: len(self.memory)
+        )
         self.stop, self.ready = asyncio.Event(), asyncio.Event()
         self.port = 0
         self._put: dict[Key, float] = {}
@@ -98,14 +110,22 @@ class Operator:
         stamina.instrumentation.set_on_retry_hooks([])
         await self._check()
         try:
-            runner, self.port = await serve(self._options.port, self.numbers, self.ill, self.unready)
+            runner, self.port = await serve(
+                self._options.port, self.numbers, self.ill, self.unready
+            )
         except OSError as error:
-            raise UsageError(f"port {self._options.port} cannot be listened on: {error.strerror}", "--port takes another one") from error
+            raise UsageError(
+                f"port {self._options.port} cannot be listened on: {error.strerror}",
+                "--port takes another one",
+            ) from error
         registered = registry(self.memory, self.put, self.queue.forget, self.ears, self._login)
         workers = [asyncio.create_task(self.queue.worker()) for _ in range(self._options.workers)]
         relist = asyncio.create_task(self._relist())
         where = ", ".join(self._options.namespaces) or "all namespaces"
-        self._say(f"operator of {where}; attempts run {self._options.image}; probes and metrics on port {self.port}")
+        self._say(
+            f"operator of {where}; attempts run {self._options.image}; probes and metrics on port "
+            f"{self.port}"
+        )
         try:
             await listen(registered, self._options.namespaces, self.stop, self.ready, self._say)
         finally:
@@ -148,8 +168,12 @@ class Operator:
         return None if until is None else max(0.05, until / 1000 - time.time())
 
     def _failed(self, key: Key, error: Exception) -> None:
-        self.numbers.failed.labels(type(error).__name__ if isinstance(error, Away | Refused) else "Fault").inc()
-        self._say(f"{'/'.join(key)}: tried again later: {type(error).__name__}: {said(str(error), 300)}")
+        self.numbers.failed.labels(
+            type(error).__name__ if isinstance(error, Away | Refused) else "Fault"
+        ).inc()
+        self._say(
+            f"{'/'.join(key)}: tried again later: {type(error).__name__}: {said(str(error), 300)}"
+        )
 
     def _began(self, run: Wanted, record: Record) -> None:
         self.numbers.begun.inc()
@@ -159,24 +183,41 @@ class Operator:
         self.numbers.ended.labels(record.outcome, str(record.infrastructure).lower()).inc()
         proof = f"; receipt {record.receipt.verdict}" if record.receipt is not None else ""
         why = f" ({said(record.detail, 200)})" if record.detail else ""
-        self._say(f"{run.namespace}/{run.name}: attempt {record.number}: {record.outcome}{why}{proof}")
+        self._say(
+            f"{run.namespace}/{run.name}: attempt {record.number}: {record.outcome}{why}{proof}"
+        )
 
     async def _check(self) -> None:
-        """That there is a cluster, that it knows TaskRuns, and that this account may see what it has to."""
+        """That there is a cluster, that it knows TaskRuns, and that this account may see what it
+        has to."""
         for namespace in self._options.namespaces or (ALL,):
             for kind in (kinds.RUN, kinds.JOB, kinds.POD):
                 where = f"in namespace {namespace}" if namespace != ALL else "in all namespaces"
                 try:
                     await self.api.probe(kind, namespace)
                 except Away as error:
-                    sentence = f"the API server at {self._config.cluster.server} does not answer: {said(str(error), 200)}"
-                    raise PerdureError(sentence, "check the address and the network; then start it again") from error
+                    sentence = (
+                        f"the API server at {self._config.cluster.server} does not answer: "
+                        f"{said(str(error), 200)}"
+                    )
+                    raise PerdureError(
+                        sentence, "check the address and the network; then start it again"
+                    ) from error
                 except Refused as error:
                     if error.code == 404:
-                        hint = "kubectl apply --server-side -f packaging/helm/perdure/crds/taskruns.yaml, or helm install"
-                        raise PerdureError("this cluster does not know TaskRuns: the CustomResourceDefinition is missing", hint) from error
+                        hint = (
+                            "kubectl apply --server-side -f "
+                            "packaging/helm/perdure/crds/taskruns.yaml, or helm install"
+                        )
+                        raise PerdureError(
+                            "this cluster does not know TaskRuns: the CustomResourceDefinition is "
+                            "missing",
+                            hint,
+                        ) from error
                     sentence = f"{kind} may not be listed {where}: {said(str(error), 300)}"
-                    raise PerdureError(sentence, "the Role of the chart (templates/rbac.yaml) allows it") from error
+                    raise PerdureError(
+                        sentence, "the Role of the chart (templates/rbac.yaml) allows it"
+                    ) from error
 
     async def _relist(self) -> None:
         """A net below the watches."""
@@ -191,32 +232,52 @@ class Operator:
         """Everything as it is now, and every TaskRun once more."""
         for namespace in self._options.namespaces or (ALL,):
             asked = {key for key in self.memory if namespace in (ALL, key[0])}
-            jobs, pods = await self.api.ours(kinds.JOB, namespace), await self.api.ours(kinds.POD, namespace)
+            jobs, pods = (
+                await self.api.ours(kinds.JOB, namespace),
+                await self.api.ours(kinds.POD, namespace),
+            )
             there = {self.memory.keep(body) for body in await self.api.items(kinds.RUN, namespace)}
             seen = [job for body in jobs if (job := job_seen(body)) is not None]
-            self.memory.keep_all(seen, [pod for body in pods if (pod := pod_seen(body)) is not None])
+            self.memory.keep_all(
+                seen, [pod for body in pods if (pod := pod_seen(body)) is not None]
+            )
             for key in asked - there:
                 self.memory.forget(key, self.memory.uid(key))
             for key in there:
                 self.put(key)
 
     def _login(self) -> kopf.ConnectionInfo:
-        """The same credentials for the watches; a token's file is read anew each time that the old one is refused."""
+        """The same credentials for the watches; a token's file is read anew each time that the old
+        one is refused."""
         cluster, user = self._config.cluster, self._config.user
         if user is None or user.exec is not None:
-            raise kopf.PermanentError("the operator takes a token or a certificate, and no credentials that a program gives")
+            raise kopf.PermanentError(
+                "the operator takes a token or a certificate, and no credentials that a program "
+                "gives"
+            )
         token = user.token
         if user.token_file:
             token = Path(user.token_file).read_text(encoding="utf-8").strip()
         near = self._config.abs_file
         return kopf.ConnectionInfo(
-            server=cluster.server, ca_data=cluster.certificate_auth_data or None, insecure=cluster.insecure,
-            ca_path=near(cluster.certificate_auth) if cluster.certificate_auth and not cluster.certificate_auth_data else None,
-            token=token, username=user.username, password=user.password,
-            certificate_data=user.client_cert_data or None, private_key_data=user.client_key_data or None,
-            certificate_path=near(user.client_cert) if user.client_cert and not user.client_cert_data else None,
-            private_key_path=near(user.client_key) if user.client_key and not user.client_key_data else None,
-        )  # fmt: skip
+            server=cluster.server,
+            ca_data=cluster.certificate_auth_data or None,
+            insecure=cluster.insecure,
+            ca_path=near(cluster.certificate_auth)
+            if cluster.certificate_auth and not cluster.certificate_auth_data
+            else None,
+            token=token,
+            username=user.username,
+            password=user.password,
+            certificate_data=user.client_cert_data or None,
+            private_key_data=user.client_key_data or None,
+            certificate_path=near(user.client_cert)
+            if user.client_cert and not user.client_cert_data
+            else None,
+            private_key_path=near(user.client_key)
+            if user.client_key and not user.client_key_data
+            else None,
+        )
 
 
 def operate(options: Options, say: Say) -> None:

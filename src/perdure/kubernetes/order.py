@@ -1,12 +1,13 @@
 """The order: what the operator asks of one attempt's pod. Pure.
 
-The operator writes it into a ConfigMap (`encode`), the pod reads it from a directory (`read`, with a function that reads a file of it):
+The operator writes it into a ConfigMap (`encode`), the pod reads it from a directory (`read`, with
+a function that reads a file of it):
 
-    order.json           this document
-    contexts/{version}   the text of each version of the instructions, as it was first seen, or as it stands in its Secret
+    order.json           this document contexts/{version}   the text of each version of the
+    instructions, as it was first seen, or as it stands in its Secret
 
-Anyone who may write ConfigMaps can write one, so nothing of it is believed before it is checked: types, bounds, and that its parts
-agree. What does not fit raises UsageError with the field's name.
+Anyone who may write ConfigMaps can write one, so nothing of it is believed before it is checked:
+types, bounds, and that its parts agree. What does not fit raises UsageError with the field's name.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class Earlier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Resume(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which conversation the run's first attempt begins with: what perdure finds for the task, a new one, or exactly this one."""
+    """Which conversation the run's first attempt begins with: what perdure finds for the task, a
+    new one, or exactly this one."""
 
     mode: Literal["Auto", "Fresh", "Session"] = "Auto"
     session_id: str = ""
@@ -56,7 +58,8 @@ class Resume(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt of a TaskRun. `contexts` are the versions of the instructions in their order; the newest is the last."""
+    """One attempt of a TaskRun. `contexts` are the versions of the instructions in their order; the
+    newest is the last."""
 
     version: int = VERSION
     run: str
@@ -75,7 +78,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     checkpoints: str = ""
     """URL of the checkpoint store; empty for none."""
     state: Literal["volume", "checkpoints"] = "volume"
-    """Where the run's state lies between attempts: on the volume (and in the checkpoint store, if one is named), or there alone."""
+    """Where the run's state lies between attempts: on the volume (and in the checkpoint store, if
+    one is named), or there alone."""
 
     @property
     def run_id(self) -> str:
@@ -84,7 +88,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def name_of(name: str, uid: str) -> str:
-    """The run's name for a TaskRun's: the same, or as much of it as a run may be called, and eight digits of its uid."""
+    """The run's name for a TaskRun's: the same, or as much of it as a run may be called, and eight
+    digits of its uid."""
     if NAME.fullmatch(name):
         return name
     plain = re.sub(r"[^a-z0-9-]", "-", name.lower()).strip("-")[:54].rstrip("-")
@@ -110,9 +115,11 @@ def decode(content: bytes) -> Order:
 
 
 def read(get: Callable[[str], bytes]) -> tuple[Order, tuple[str | None, ...]]:
-    """The order in a directory and the texts of its contexts. `get` gives a file's bytes, and raises FileNotFoundError.
+    """The order in a directory and the texts of its contexts. `get` gives a file's bytes, and
+    raises FileNotFoundError.
 
-    A text before the newest is None where it is not there: the Secret in which it stood is gone. Raises UsageError."""
+    A text before the newest is None where it is not there: the Secret in which it stood is gone.
+    Raises UsageError."""
     try:
         order = decode(get(FILE))
     except FileNotFoundError:
@@ -158,10 +165,20 @@ def _checked(order: Order) -> Order:
     if (order.resume.mode == "Session") != bool(order.resume.session_id):
         _refuse("resume: session_id goes with mode Session, and mode Session needs it")
     if order.checkpoints:
-        _match("checkpoints", URL, order.checkpoints, "file:///directory, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix")
+        _match(
+            "checkpoints",
+            URL,
+            order.checkpoints,
+            "file:///directory, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix",
+        )
     if order.state == "checkpoints" and not order.checkpoints:
         _refuse("state: it lies in the checkpoint store, and checkpoints names none")
-    for name, value in (("prompt", order.spec.prompt), ("here", order.spec.here), ("key", order.spec.key), ("rule", order.spec.rule)):
+    for name, value in (
+        ("prompt", order.spec.prompt),
+        ("here", order.spec.here),
+        ("key", order.spec.key),
+        ("rule", order.spec.rule),
+    ):
         if value:
             _refuse(f"spec.{name}: it has no meaning in a pod")
     return order
@@ -178,8 +195,12 @@ def _within(field: str, number: int, most: int) -> None:
 
 
 def _rising(field: str, numbers: list[int] | tuple[int, ...], most: int) -> None:
-    if any(after <= before for before, after in zip((0, *numbers), numbers, strict=False)) or (numbers and numbers[-1] > most):
-        _refuse(f"{field}: {', '.join(map(str, numbers[:10]))} do not rise from 1 to at most {most}")
+    if any(after <= before for before, after in zip((0, *numbers), numbers, strict=False)) or (
+        numbers and numbers[-1] > most
+    ):
+        _refuse(
+            f"{field}: {', '.join(map(str, numbers[:10]))} do not rise from 1 to at most {most}"
+        )
 
 
 def _refuse(why: str) -> NoReturn:

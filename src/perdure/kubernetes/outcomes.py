@@ -1,11 +1,14 @@
-"""How an attempt ended, and what keeps one from beginning: from its pod's words, then its pod's state, then from what is not there. Pure.
+"""How an attempt ended, and what keeps one from beginning: from its pod's words, then its pod's
+state, then from what is not there. Pure.
 
-The words are the result in the termination message, which the agent could have written too: only one that agrees with the exit code and
-the attempt is believed. The state is the kubelet's and the controllers': out of memory, evicted, past its deadline, no image. What is not
-there is the last resort: a Job that was deleted, a pod that is gone.
+The words are the result in the termination message, which the agent could have written too: only
+one that agrees with the exit code and the attempt is believed. The state is the kubelet's and the
+controllers': out of memory, evicted, past its deadline, no image. What is not there is the last
+resort: a Job that was deleted, a pod that is gone.
 
-What ended an attempt without being the task's doing (eviction, preemption, a lost node, a deleted pod) is `infrastructure`: it uses up
-none of the attempts, and is free only so often in a row as `lifecycle.FREE_LIMIT` says.
+What ended an attempt without being the task's doing (eviction, preemption, a lost node, a deleted
+pod) is `infrastructure`: it uses up none of the attempts, and is free only so often in a row as
+`lifecycle.FREE_LIMIT` says.
 """
 
 from __future__ import annotations
@@ -22,22 +25,49 @@ from perdure.lateclass import dataclass
 from perdure.model import Outcome, OutcomeKind
 
 OVERDUE_MS = 10_000
-"""So long after it has to be gone a pod that is still there has lost its node: a kubelet that lives would have removed it."""
+"""So long after it has to be gone a pod that is still there has lost its node: a kubelet that lives
+would have removed it."""
 QUIET_MS = 10_000
 """So long nothing is asked about a pod that has not begun."""
 
 DISRUPTED = frozenset(
-    {"Evicted", "NodeLost", "Preempting", "Shutdown", "NodeShutdown", "Terminated", "NodeAffinity", "UnexpectedAdmissionError"}
+    {
+        "Evicted",
+        "NodeLost",
+        "Preempting",
+        "Shutdown",
+        "NodeShutdown",
+        "Terminated",
+        "NodeAffinity",
+        "UnexpectedAdmissionError",
+    }
 )
-NO_START = frozenset({"StartError", "ContainerCannotRun", "RunContainerError", "CreateContainerError"})
-PULL = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable"})
+NO_START = frozenset(
+    {"StartError", "ContainerCannotRun", "RunContainerError", "CreateContainerError"}
+)
+PULL = frozenset(
+    {
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "ImageInspectError",
+        "RegistryUnavailable",
+    }
+)
 CODES: dict[int, tuple[OutcomeKind, str]] = {
     0: (OutcomeKind.SUCCEEDED, "its pod ended well, and its result could not be read"),
     1: (OutcomeKind.FAILED, "its pod ended with exit code 1 and no result"),
-    2: (OutcomeKind.CONFIG_ERROR, "perdure in the pod could not use what it was given (exit code 2)"),
+    2: (
+        OutcomeKind.CONFIG_ERROR,
+        "perdure in the pod could not use what it was given (exit code 2)",
+    ),
     3: (OutcomeKind.NEEDS_INPUT, "perdure in the pod asks for a person (exit code 3)"),
     4: (OutcomeKind.AUTH_FAILED, "the agent has no valid credentials (exit code 4)"),
-    5: (OutcomeKind.CONFIG_ERROR, "the image lacks what the task needs, as its agent (exit code 5)"),
+    5: (
+        OutcomeKind.CONFIG_ERROR,
+        "the image lacks what the task needs, as its agent (exit code 5)",
+    ),
     6: (OutcomeKind.WRITER_CONFLICT, "somebody else is on the task's state (exit code 6)"),
     7: (OutcomeKind.CONFIG_ERROR, "the task's state or workdir could not be used (exit code 7)"),
     126: (OutcomeKind.CONFIG_ERROR, "the image cannot run perdure (exit code 126)"),
@@ -67,9 +97,11 @@ class Held:
     message: str
 
 
-def ended(attempt: int, job: JobSeen | None, pods: Sequence[PodSeen], *, mode: Mode, asked: bool, now: int) -> End | None:
-    """How the attempt ended; None while something of it may be at work. `asked`: a person wants it to stop; `pods`: those of the
-    attempt."""
+def ended(
+    attempt: int, job: JobSeen | None, pods: Sequence[PodSeen], *, mode: Mode, asked: bool, now: int
+) -> End | None:
+    """How the attempt ended; None while something of it may be at work. `asked`: a person wants it
+    to stop; `pods`: those of the attempt."""
     live = [pod for pod in pods if pod.live]
     if live:
         # Where a term fences whoever is left behind, a pod on a lost node is nobody to wait for.
@@ -82,12 +114,26 @@ def ended(attempt: int, job: JobSeen | None, pods: Sequence[PodSeen], *, mode: M
         return _stopped(asked, "its Job was deleted", absent=True)
     if job.complete:
         return End(
-            outcome=Outcome(kind=OutcomeKind.SUCCEEDED, detail="its Job is complete, and its pod is gone with its result"), absent=True
+            outcome=Outcome(
+                kind=OutcomeKind.SUCCEEDED,
+                detail="its Job is complete, and its pod is gone with its result",
+            ),
+            absent=True,
         )
     if job.failed == "DeadlineExceeded":
-        return End(outcome=Outcome(kind=OutcomeKind.TIMED_OUT, detail="its Job ran into its deadline, and its pod is gone"), absent=True)
+        return End(
+            outcome=Outcome(
+                kind=OutcomeKind.TIMED_OUT,
+                detail="its Job ran into its deadline, and its pod is gone",
+            ),
+            absent=True,
+        )
     if job.failed:
-        return _stopped(asked, f"its pod is gone with its result; its Job says {said(job.failed, 60)}", absent=True)
+        return _stopped(
+            asked,
+            f"its pod is gone with its result; its Job says {said(job.failed, 60)}",
+            absent=True,
+        )
     return None
 
 
@@ -107,7 +153,10 @@ def _of_pod(attempt: int, pod: PodSeen, asked: bool) -> End:
     if result is not None:
         return _by_result(result, pod, asked)
     if pod.reason == "DeadlineExceeded":
-        return End(outcome=Outcome(kind=OutcomeKind.TIMED_OUT, detail="its pod ran into its deadline"), pod=pod)
+        return End(
+            outcome=Outcome(kind=OutcomeKind.TIMED_OUT, detail="its pod ran into its deadline"),
+            pod=pod,
+        )
     if over is not None and over.reason == "OOMKilled":
         detail = "its pod ran out of memory: raise spec.pod.resources.limits.memory"
         return End(outcome=Outcome(kind=OutcomeKind.FAILED, detail=detail, code=over.code), pod=pod)
@@ -117,7 +166,9 @@ def _of_pod(attempt: int, pod: PodSeen, asked: bool) -> End:
         return _stopped(asked, "its pod is gone, and nothing tells how it ended", pod=pod)
     if over.reason in NO_START:
         detail = f"its container could not be started: {said(over.message, 300) or over.reason}"
-        return End(outcome=Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=detail, code=over.code), pod=pod)
+        return End(
+            outcome=Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=detail, code=over.code), pod=pod
+        )
     if over.code in CODES:
         kind, detail = CODES[over.code]
         return End(outcome=Outcome(kind=kind, detail=detail, code=over.code), pod=pod)
@@ -129,19 +180,36 @@ def _by_result(result: Result, pod: PodSeen, asked: bool) -> End:
     if outcome.kind is not OutcomeKind.LOST:
         return End(outcome=outcome, result=result, pod=pod)
     if pod.reason == "DeadlineExceeded":
-        timed_out = replace(outcome, kind=OutcomeKind.TIMED_OUT, detail="its pod ran into its deadline, and ended in good order")
+        timed_out = replace(
+            outcome,
+            kind=OutcomeKind.TIMED_OUT,
+            detail="its pod ran into its deadline, and ended in good order",
+        )
         return End(outcome=timed_out, result=result, pod=pod)
     detail = _disruption(pod) or outcome.detail
     if asked:
-        return End(outcome=replace(outcome, kind=OutcomeKind.CANCELLED, detail="stopped on request"), result=result, pod=pod)
+        return End(
+            outcome=replace(outcome, kind=OutcomeKind.CANCELLED, detail="stopped on request"),
+            result=result,
+            pod=pod,
+        )
     return End(outcome=replace(outcome, detail=detail), infrastructure=True, result=result, pod=pod)
 
 
 def _stopped(asked: bool, why: str, *, pod: PodSeen | None = None, absent: bool = False) -> End:
     code = pod.ended.code if pod is not None and pod.ended is not None else None
     if asked:
-        return End(outcome=Outcome(kind=OutcomeKind.CANCELLED, detail="stopped on request", code=code), pod=pod, absent=absent)
-    return End(outcome=Outcome(kind=OutcomeKind.LOST, detail=why, code=code), infrastructure=True, pod=pod, absent=absent)
+        return End(
+            outcome=Outcome(kind=OutcomeKind.CANCELLED, detail="stopped on request", code=code),
+            pod=pod,
+            absent=absent,
+        )
+    return End(
+        outcome=Outcome(kind=OutcomeKind.LOST, detail=why, code=code),
+        infrastructure=True,
+        pod=pod,
+        absent=absent,
+    )
 
 
 def _disruption(pod: PodSeen) -> str:
@@ -153,8 +221,12 @@ def _disruption(pod: PodSeen) -> str:
         "DeletionByPodGC": "its node is gone",
         "TerminationByKubelet": "its pod was ended by its node, which lacks something or shuts down",
     }
-    reason = pod.disruption or (pod.reason if pod.reason in DISRUPTED or pod.reason.startswith("OutOf") else "")
-    told = words.get(reason, f"its pod was ended by the cluster: {said(reason, 60)}" if reason else "")
+    reason = pod.disruption or (
+        pod.reason if pod.reason in DISRUPTED or pod.reason.startswith("OutOf") else ""
+    )
+    told = words.get(
+        reason, f"its pod was ended by the cluster: {said(reason, 60)}" if reason else ""
+    )
     return f"{told} ({said(pod.message, 300)})" if told and pod.message else told
 
 
@@ -169,52 +241,82 @@ def _killed(code: int | None) -> str:
 
 
 def held(job: JobSeen | None, pods: Sequence[PodSeen], notes: str, now: int) -> Held | None:
-    """What keeps an attempt from its beginning; None where nothing does, or it has begun. `notes`: what events say of it."""
+    """What keeps an attempt from its beginning; None where nothing does, or it has begun. `notes`:
+    what events say of it."""
     live = [pod for pod in pods if pod.live]
     lost = next((pod for pod in live if overdue(pod, now)), None)
     if lost is not None:
-        how = f"kubectl delete node {lost.node}, or taint it with node.kubernetes.io/out-of-service, once it is certain that it is off"
-        return Held("NodeLost", f"node {lost.node} does not answer, and may still write to the volume: {how}")
+        how = (
+            f"kubectl delete node {lost.node}, or taint it with node.kubernetes.io/out-of-service, "
+            "once it is certain that it is off"
+        )
+        return Held(
+            "NodeLost",
+            f"node {lost.node} does not answer, and may still write to the volume: {how}",
+        )
     if job is None or job.suspended or job.deleting:
         return None
     if not live:
-        return _of_notes(notes, "PodMissing", "its Job has made no pod yet") if now > job.created + QUIET_MS else None
+        return (
+            _of_notes(notes, "PodMissing", "its Job has made no pod yet")
+            if now > job.created + QUIET_MS
+            else None
+        )
     pod = live[-1]
     if pod.started or pod.deleted:
         return None
     what = said(pod.waiting_message, 300)
     if pod.waiting in PULL:
-        return Held("ImagePullFailed", f"{pod.waiting}: {what}; check spec.pod.image and spec.pod.imagePullSecrets")
+        return Held(
+            "ImagePullFailed",
+            f"{pod.waiting}: {what}; check spec.pod.image and spec.pod.imagePullSecrets",
+        )
     if pod.waiting == "CreateContainerConfigError":
-        return Held("SecretMissing" if "secret" in what.lower() else "InvalidPod", f"{what}; make what is missing, it is looked for again")
+        return Held(
+            "SecretMissing" if "secret" in what.lower() else "InvalidPod",
+            f"{what}; make what is missing, it is looked for again",
+        )
     if pod.waiting in NO_START or pod.waiting == "CrashLoopBackOff":
         return Held("InvalidPod", f"{pod.waiting}: {what}")
     if pod.unscheduled:
         place = _of_place(said(pod.unscheduled, 500))
-        return place if place.reason != "ClaimPending" or now > pod.created + QUIET_MS else None  # a volume takes a while to be made
+        return (
+            place if place.reason != "ClaimPending" or now > pod.created + QUIET_MS else None
+        )  # a volume takes a while to be made
     return _of_notes(notes, "", "") if now > pod.created + QUIET_MS else None
 
 
 def unexplained(job: JobSeen | None, pods: Sequence[PodSeen], now: int) -> str:
-    """The uid of the Job or the pod whose events should be read: it has not begun for a while, and its status does not say why."""
+    """The uid of the Job or the pod whose events should be read: it has not begun for a while, and
+    its status does not say why."""
     live = [pod for pod in pods if pod.live]
     if job is None or job.suspended or job.finished or now <= job.created + QUIET_MS:
         return ""
     if not live:
         return job.uid if not pods else ""
     pod = live[-1]
-    return pod.uid if not (pod.started or pod.deleted or pod.unscheduled or now <= pod.created + QUIET_MS) else ""
+    return (
+        pod.uid
+        if not (pod.started or pod.deleted or pod.unscheduled or now <= pod.created + QUIET_MS)
+        else ""
+    )
 
 
 def _of_place(why: str) -> Held:
     if "persistentvolumeclaim" in why.lower() or "volume" in why.lower():
         return Held("ClaimPending", f"{why}; see kubectl describe pvc, and the storage class")
-    return Held("Unschedulable", f"{why}; check spec.pod.resources, nodeSelector, tolerations and affinity")
+    return Held(
+        "Unschedulable", f"{why}; check spec.pod.resources, nodeSelector, tolerations and affinity"
+    )
 
 
 _WORDS = (
     ("exceeded quota", "QuotaExceeded", "free some of the namespace's quota, or raise it"),
-    ("serviceaccount", "Forbidden", "make the service account, or change spec.pod.serviceAccountName"),
+    (
+        "serviceaccount",
+        "Forbidden",
+        "make the service account, or change spec.pod.serviceAccountName",
+    ),
     ("forbidden", "Forbidden", "allow it (Pod Security, admission, RBAC), or change spec.pod"),
     ("is invalid", "InvalidPod", "mend spec.pod"),
     ("secret", "SecretMissing", "make it: it is looked for again"),
@@ -233,4 +335,6 @@ def of_words(text: str) -> Held | None:
 
 
 def _of_notes(notes: str, reason: str, otherwise: str) -> Held | None:
-    return of_words(notes) or (Held(reason, f"{otherwise}{f' ({said(notes, 600)})' if notes else ''}") if reason else None)
+    return of_words(notes) or (
+        Held(reason, f"{otherwise}{f' ({said(notes, 600)})' if notes else ''}") if reason else None
+    )

@@ -1,7 +1,9 @@
-"""Which TaskRuns are to be looked at: each at once after an event, by one worker at a time, and again when its time has come.
+"""Which TaskRuns are to be looked at: each at once after an event, by one worker at a time, and
+again when its time has come.
 
-A key that is put while it is worked on is worked on once more afterwards; put twice while it waits, it is worked on once. What failed
-comes back later, each time after a longer while; what moved on in between begins with the shortest again.
+A key that is put while it is worked on is worked on once more afterwards; put twice while it waits,
+it is worked on once. What failed comes back later, each time after a longer while; what moved on in
+between begins with the shortest again.
 """
 
 from __future__ import annotations
@@ -18,11 +20,16 @@ FIRST_S, LONGEST_S = 1.0, 300.0
 
 
 class Queue:
-    """`work` is told a key and returns when (seconds from now) to look again; None: when it is put. An exception is a failure.
+    """`work` is told a key and returns when (seconds from now) to look again; None: when it is put.
+    An exception is a failure.
 
     Of the event loop that it is used in, and of no other thread."""
 
-    def __init__(self, work: Callable[[Key], Awaitable[float | None]], failed: Callable[[Key, Exception], None]) -> None:
+    def __init__(
+        self,
+        work: Callable[[Key], Awaitable[float | None]],
+        failed: Callable[[Key, Exception], None],
+    ) -> None:
         self._work, self._failed = work, failed
         self._due: deque[Key] = deque()
         self._waiting: set[Key] = set()
@@ -58,7 +65,9 @@ class Queue:
         if timer := self._timers.pop(key, None):
             timer.cancel()
         if key not in self._waiting:
-            self._timers[key] = asyncio.get_running_loop().call_later(max(seconds, 0.0), self.put, key)
+            self._timers[key] = asyncio.get_running_loop().call_later(
+                max(seconds, 0.0), self.put, key
+            )
 
     def moved(self, key: Key) -> None:
         """Something was achieved: what fails now is a new trouble."""
@@ -85,14 +94,18 @@ class Queue:
                 self._failures.pop(key, None)
             except Exception as error:  # whatever one TaskRun does, the others go on
                 count = self._failures[key] = self._failures.get(key, 0) + 1
-                later = min(FIRST_S * 2 ** min(count - 1, 12), LONGEST_S) * (0.8 + 0.4 * random.random())
+                later = min(FIRST_S * 2 ** min(count - 1, 12), LONGEST_S) * (
+                    0.8 + 0.4 * random.random()
+                )
                 self._failed(key, error)
             finally:
                 self._busy.discard(key)
                 del self._since[key]
             if key in self._once_more:
                 self._once_more.discard(key)
-                self.put(key) if later is None or key not in self._failures else self.put_later(key, later)
+                self.put(key) if later is None or key not in self._failures else self.put_later(
+                    key, later
+                )
             elif later is not None:
                 self.put_later(key, later)
 

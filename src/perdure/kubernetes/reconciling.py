@@ -1,8 +1,10 @@
-"""Does what `step` says, for one TaskRun, until there is rest. Called by the operator's queue, for one TaskRun once at a time.
+"""Does what `step` says, for one TaskRun, until there is rest. Called by the operator's queue, for
+one TaskRun once at a time.
 
-Every write says what it follows or has a name of its own; a 409 is read again and derived again. An attempt is written down in this order:
-the status (attempt N, before anything of it exists), the order and the instructions (ConfigMap), the claim, the Job. Killed between any
-two of them, the next reconcile goes on with what is missing.
+Every write says what it follows or has a name of its own; a 409 is read again and derived again. An
+attempt is written down in this order: the status (attempt N, before anything of it exists), the
+order and the instructions (ConfigMap), the claim, the Job. Killed between any two of them, the next
+reconcile goes on with what is missing.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ MOST_EVENTS = 5
 
 @dataclass(slots=True)
 class Reconciler:
-    """`began` and `ended` hear of every attempt that did: the TaskRun and the record. `moved` hears of each write that was taken."""
+    """`began` and `ended` hear of every attempt that did: the TaskRun and the record. `moved` hears
+    of each write that was taken."""
 
     api: Api
     memory: Memory
@@ -46,7 +49,8 @@ class Reconciler:
     now: Callable[[], int] = field(default=lambda: int(time.time() * 1000))
 
     async def reconcile(self, key: Key) -> int | None:
-        """Brings one TaskRun on. Returns when (ms) to look again; None: when something happens. Raises Away and Refused."""
+        """Brings one TaskRun on. Returns when (ms) to look again; None: when something happens.
+        Raises Away and Refused."""
         fresh, trouble = False, None
         notes: dict[str, str] = {}
         for _ in range(MOST_STEPS):
@@ -55,9 +59,15 @@ class Reconciler:
                 return None
             run, known = found
             seen = steps.Seen(
-                run=run, jobs=list(known.jobs.values()), pods=list(known.pods.values()), fresh=fresh, recorded=known.recorded,
-                trouble=trouble, notes=notes, patience_ms=self.patience_ms,
-            )  # fmt: skip
+                run=run,
+                jobs=list(known.jobs.values()),
+                pods=list(known.pods.values()),
+                fresh=fresh,
+                recorded=known.recorded,
+                trouble=trouble,
+                notes=notes,
+                patience_ms=self.patience_ms,
+            )
             step = steps.next_step(seen, self.now(), random.random())
             match step:
                 case steps.Rest(until=until):
@@ -69,7 +79,9 @@ class Reconciler:
                     notes[uid] = await self._events(run, uid)
                 case _:
                     trouble = await self._do(step, run, known)
-        raise Away(f"{run.namespace}/{run.name} does not come to rest: somebody else writes its status")
+        raise Away(
+            f"{run.namespace}/{run.name} does not come to rest: somebody else writes its status"
+        )
 
     async def _do(self, step: steps.Step, run: Wanted, known: Run) -> Held | None:
         """One write. Returns why it could not be done, where a condition is to say so."""
@@ -84,15 +96,22 @@ class Reconciler:
                     await self.api.delete(kinds.JOB, run.namespace, job.name, uid=job.uid)
                     known.jobs[job.name] = replace(job, deleting=True)
                 case steps.Tell(status=status):
-                    patch = {"metadata": {"resourceVersion": run.version}, "status": standing.patch(run.raw_status, status)}
-                    self.memory.keep(await self.api.patch(kinds.RUN, run.namespace, run.name, patch, status=True))
+                    patch = {
+                        "metadata": {"resourceVersion": run.version},
+                        "status": standing.patch(run.raw_status, status),
+                    }
+                    self.memory.keep(
+                        await self.api.patch(kinds.RUN, run.namespace, run.name, patch, status=True)
+                    )
                     self._notice(run, status.attempts, known)
                 case steps.Hold():
                     await self._finalizers(run, [*run.finalizers, FINALIZER])
                 case steps.Release(claim=claim):
                     if claim:
                         await drop(self.api, run, claim)
-                    await self._finalizers(run, [each for each in run.finalizers if each != FINALIZER])
+                    await self._finalizers(
+                        run, [each for each in run.finalizers if each != FINALIZER]
+                    )
         except Refused as error:
             if error.code not in (404, 409):
                 raise
@@ -121,17 +140,24 @@ class Reconciler:
             self.memory.keep(body)
 
     async def _look(self, run: Wanted, known: Run) -> None:
-        """Jobs and pods as they are now, and after them the TaskRun: what made a Job is in its status then."""
+        """Jobs and pods as they are now, and after them the TaskRun: what made a Job is in its
+        status then."""
         mine = {UID_LABEL: run.uid}
         jobs = [job_seen(body) for body in await self.api.items(kinds.JOB, run.namespace, mine)]
         pods = [pod_seen(body) for body in await self.api.items(kinds.POD, run.namespace, mine)]
-        self.memory.replace(known, [job for job in jobs if job is not None], [pod for pod in pods if pod is not None])
+        self.memory.replace(
+            known,
+            [job for job in jobs if job is not None],
+            [pod for pod in pods if pod is not None],
+        )
         await self._again(run)
 
     async def _events(self, run: Wanted, uid: str) -> str:
         """What went wrong with an object, as events say."""
         try:
-            found = await self.api.items(kinds.EVENT, run.namespace, fields=f"involvedObject.uid={uid}")
+            found = await self.api.items(
+                kinds.EVENT, run.namespace, fields=f"involvedObject.uid={uid}"
+            )
         except Refused:
             return ""
         told = [str(each.get("message", "")) for each in found if each.get("type") == "Warning"]

@@ -1,10 +1,11 @@
 """The result: what an attempt's pod says of its end, in the container's termination message. Pure.
 
-The kubelet keeps 4096 bytes of it, so `encode` leaves out what can be left out until it fits: reasons first, then what happened before,
-then the words of the outcome; what decides (attempt, kind, conversation, verdict, usage) always stays.
+The kubelet keeps 4096 bytes of it, so `encode` leaves out what can be left out until it fits:
+reasons first, then what happened before, then the words of the outcome; what decides (attempt,
+kind, conversation, verdict, usage) always stays.
 
-The file is writable for the agent too, which runs as the pod's user: `believed` takes only a result whose outcome agrees with the exit
-code, which is perdure's own to give.
+The file is writable for the agent too, which runs as the pod's user: `believed` takes only a result
+whose outcome agrees with the exit code, which is perdure's own to give.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ EXIT_CODES: dict[OutcomeKind, int] = {
     OutcomeKind.WRITER_CONFLICT: 75,
     OutcomeKind.CANCELLED: 130,
 }
-"""The exit code of a pod, by its attempt's outcome: what it means is perdure's own, as at a terminal."""
+"""The exit code of a pod, by its attempt's outcome: what it means is perdure's own, as at a
+terminal."""
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,7 +91,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """The newest version of the instructions that the attempt was given, in the TaskRun's count."""
     workspace: Place = Place()
     saved: bool = False
-    """Nothing lies in the pod or on its volume alone: all of it is in the checkpoint store, or clean and pushed."""
+    """Nothing lies in the pod or on its volume alone: all of it is in the checkpoint store, or
+    clean and pushed."""
     earlier: tuple[Before, ...] = ()
     """Oldest first; the oldest are left out where there is no room."""
 
@@ -121,7 +124,16 @@ def decode(content: bytes | str) -> Result | None:
         result.version == VERSION
         and 0 <= result.attempt < 2**31
         and 0 <= result.context_version <= 2**31
-        and all(0 <= number < 2**53 for number in (usage.input, usage.output, usage.cached, usage.cache_write, usage.cost_usd))
+        and all(
+            0 <= number < 2**53
+            for number in (
+                usage.input,
+                usage.output,
+                usage.cached,
+                usage.cache_write,
+                usage.cost_usd,
+            )
+        )
         and (result.outcome.until is None or 0 <= result.outcome.until < 2**53)
         and len(result.session_id) <= LONGEST_NAME
     )
@@ -129,8 +141,8 @@ def decode(content: bytes | str) -> Result | None:
 
 
 def believed(message: bytes | str, attempt: int, code: int | None) -> Result | None:
-    """The result in a container's termination message; None where there is none, where it is of another attempt, or where it says
-    something else than the container's exit code."""
+    """The result in a container's termination message; None where there is none, where it is of
+    another attempt, or where it says something else than the container's exit code."""
     result = decode(message)
     if result is None or result.attempt not in (attempt, 0) or code != exit_code(result):
         return None
@@ -148,9 +160,17 @@ def _clean(result: Result) -> Result:
         result,
         outcome=replace(outcome, detail=text(outcome.detail, LONGEST)),
         session_id=text(result.session_id, 200),
-        receipt=receipt and msgspec.structs.replace(receipt, reasons=tuple(text(reason, LONGEST) for reason in receipt.reasons)),
-        workspace=Place(path=text(place.path, LONGEST), branch=text(place.branch), commit=text(place.commit, 64)),
-        earlier=tuple(msgspec.structs.replace(each, session_id=text(each.session_id, 200)) for each in result.earlier[-MOST_EARLIER:]),
+        receipt=receipt
+        and msgspec.structs.replace(
+            receipt, reasons=tuple(text(reason, LONGEST) for reason in receipt.reasons)
+        ),
+        workspace=Place(
+            path=text(place.path, LONGEST), branch=text(place.branch), commit=text(place.commit, 64)
+        ),
+        earlier=tuple(
+            msgspec.structs.replace(each, session_id=text(each.session_id, 200))
+            for each in result.earlier[-MOST_EARLIER:]
+        ),
     )
 
 
@@ -159,7 +179,10 @@ def _shorter_reasons(result: Result, _: int) -> Result:
     return (
         result
         if receipt is None
-        else _with(result, receipt=_with(receipt, reasons=tuple(_cut(each, TEXT) for each in receipt.reasons[:4])))
+        else _with(
+            result,
+            receipt=_with(receipt, reasons=tuple(_cut(each, TEXT) for each in receipt.reasons[:4])),
+        )
     )
 
 
@@ -176,7 +199,11 @@ def _less_of_before(result: Result, over: int) -> Result:
 
 
 def _no_reasons(result: Result, _: int) -> Result:
-    return result if result.receipt is None else _with(result, receipt=_with(result.receipt, reasons=()))
+    return (
+        result
+        if result.receipt is None
+        else _with(result, receipt=_with(result.receipt, reasons=()))
+    )
 
 
 def _nothing_of_before(result: Result, _: int) -> Result:
@@ -208,7 +235,9 @@ _CUTS: tuple[Callable[[Result, int], Result], ...] = (
 
 
 def _detail(result: Result, longest: int) -> Result:
-    return _with(result, outcome=replace(result.outcome, detail=_cut(result.outcome.detail, longest)))
+    return _with(
+        result, outcome=replace(result.outcome, detail=_cut(result.outcome.detail, longest))
+    )
 
 
 def _cut(text: str, longest: int) -> str:

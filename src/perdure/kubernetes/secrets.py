@@ -1,12 +1,14 @@
 """The Secrets of an attempt's pod: directories with a file for each key, below one directory.
 
-    credentials/   each key is a variable for the agent
-    repository/    `token`, or `username` and `password`: for git, by perdure's askpass helper; the agent is not given them
-    checkpoints/   each key is a variable for the checkpoint store's client (AWS_ACCESS_KEY_ID ...); the agent is not given them
+    credentials/   each key is a variable for the agent repository/    `token`, or `username` and
+    `password`: for git, by perdure's askpass helper; the agent is not given them checkpoints/
+    each key is a variable for the checkpoint store's client (AWS_ACCESS_KEY_ID ...); the agent is
+    not given them
 
-They are files and not variables of the pod, because those stand in the pod's description. An agent that looks for them can read them all:
-it runs as the user that perdure runs as, the one that a restricted pod has (docs/reference/pod.md). A value is never written down: what is
-stored of a run has the names of its variables alone.
+They are files and not variables of the pod, because those stand in the pod's description. An agent
+that looks for them can read them all: it runs as the user that perdure runs as, the one that a
+restricted pod has (docs/reference/pod.md). A value is never written down: what is stored of a run
+has the names of its variables alone.
 """
 
 from __future__ import annotations
@@ -42,15 +44,22 @@ class Secrets:
     store: dict[str, str] = field(default_factory=dict, repr=False)
 
     def values(self) -> list[str]:
-        """All that is never to be written down: what its name calls a secret, and any value that could be one. A region or an address,
-        which stand beside a key, would be missed in what the agent says."""
+        """All that is never to be written down: what its name calls a secret, and any value that
+        could be one. A region or an address, which stand beside a key, would be missed in what the
+        agent says."""
         every = [*self.agent.items(), *self.store.items(), *self.git.items()]
-        plain = [value for name, value in every if TELLING.search(name) or (len(value) >= LIKELY and not _speaks(value))]
+        plain = [
+            value
+            for name, value in every
+            if TELLING.search(name) or (len(value) >= LIKELY and not _speaks(value))
+        ]
         return plain + [word for _, value in every if (word := _password(value))]
 
     def redactor(self) -> Redactor:
         """For all of them."""
-        return Redactor.of({f"SECRET_{number}": value for number, value in enumerate(self.values())})
+        return Redactor.of(
+            {f"SECRET_{number}": value for number, value in enumerate(self.values())}
+        )
 
 
 def _password(value: str) -> str:
@@ -60,12 +69,19 @@ def _password(value: str) -> str:
 
 
 def _speaks(value: str) -> bool:
-    """An address, a path, a sentence, or words with hyphens between them, as buckets and accounts are called."""
-    return "://" in value or value.startswith("/") or " " in value or WORDS.fullmatch(value) is not None
+    """An address, a path, a sentence, or words with hyphens between them, as buckets and accounts
+    are called."""
+    return (
+        "://" in value
+        or value.startswith("/")
+        or " " in value
+        or WORDS.fullmatch(value) is not None
+    )
 
 
 def read(directory: Path, repository: str) -> Secrets:
-    """The secrets below a directory, for a run that works on this repository. Raises UsageError for what is none, without a value of it."""
+    """The secrets below a directory, for a run that works on this repository. Raises UsageError for
+    what is none, without a value of it."""
     agent, store = _variables(directory / "credentials"), _for_store(directory / "checkpoints")
     return Secrets(agent, _for_git(_files(directory / "repository"), repository), store)
 
@@ -75,7 +91,8 @@ def _variables(directory: Path) -> dict[str, str]:
     for name in found:
         if not NAME.fullmatch(name) or name.startswith(OWN):
             raise UsageError(
-                f"the Secret in {directory.name}/ has the key {name[:80]!r}, which cannot be the name of a variable",
+                f"the Secret in {directory.name}/ has the key {name[:80]!r}, which cannot be the "
+                "name of a variable",
                 f"use letters, digits and underscores, and no name that begins with {OWN}",
             )
     return found
@@ -102,13 +119,18 @@ def _for_git(found: dict[str, str], repository: str) -> dict[str, str]:
         )
     host = urlsplit(repository).hostname or "" if "://" in repository else ""
     if not host:
-        raise UsageError("there is a Secret for the repository, and the repository is on no server that would want it", "leave it out")
+        raise UsageError(
+            "there is a Secret for the repository, and the repository is on no server that would "
+            "want it",
+            "leave it out",
+        )
     user = {"PERDURE_GIT_TOKEN_USER": found["username"]} if found.get("username") else {}
     return {"PERDURE_GIT_TOKEN": token, "PERDURE_GIT_TOKEN_HOST": host, **user}
 
 
 def _files(directory: Path) -> dict[str, str]:
-    """Each key and its value, without the line's end that an editor leaves. The kubelet's own links begin with two dots."""
+    """Each key and its value, without the line's end that an editor leaves. The kubelet's own links
+    begin with two dots."""
     found = {}
     try:
         entries = sorted(directory.iterdir())
@@ -116,7 +138,8 @@ def _files(directory: Path) -> dict[str, str]:
         return {}
     except OSError as error:
         raise UsageError(
-            f"the Secret in {directory} cannot be read: {error.strerror}", "check fsGroup and the mode of its files"
+            f"the Secret in {directory} cannot be read: {error.strerror}",
+            "check fsGroup and the mode of its files",
         ) from error
     for entry in entries:
         if entry.name.startswith("..") or not entry.is_file():
@@ -125,10 +148,16 @@ def _files(directory: Path) -> dict[str, str]:
             with entry.open("rb") as file:
                 value = file.read(LONGEST + 1).decode().rstrip("\r\n")
         except OSError as error:
-            raise UsageError(f"the Secret {directory.name}/{entry.name} cannot be read: {error.strerror}", "check fsGroup") from error
+            raise UsageError(
+                f"the Secret {directory.name}/{entry.name} cannot be read: {error.strerror}",
+                "check fsGroup",
+            ) from error
         except UnicodeDecodeError:
             value = "\0"
         if len(value) > LONGEST or "\0" in value:
-            raise UsageError(f"the Secret {directory.name}/{entry.name} is no text that could be a variable", "is it the right key?")
+            raise UsageError(
+                f"the Secret {directory.name}/{entry.name} is no text that could be a variable",
+                "is it the right key?",
+            )
         found[entry.name] = value
     return found

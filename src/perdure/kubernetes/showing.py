@@ -1,7 +1,9 @@
-"""A TaskRun as `perdure --cluster` shows it: a row, and one stable, versioned object as `--json` prints it. Pure.
+"""A TaskRun as `perdure --cluster` shows it: a row, and one stable, versioned object as `--json`
+prints it. Pure.
 
-Called with what the API server gave. Whoever may write a status may write anything into it: what is not of the kind that it should be
-counts as not there, and what is shown is cleaned where it is printed.
+Called with what the API server gave. Whoever may write a status may write anything into it: what is
+not of the kind that it should be counts as not there, and what is shown is cleaned where it is
+printed.
 """
 
 from __future__ import annotations
@@ -62,19 +64,25 @@ def phase(body: Object) -> str:
 
 
 def is_over(body: Object) -> bool:
-    """Whether nothing more happens by itself: the status is of the spec as it is, and its phase is a last one."""
+    """Whether nothing more happens by itself: the status is of the spec as it is, and its phase is
+    a last one."""
     seen = count(body, "status.observedGeneration") >= count(body, "metadata.generation")
     return seen and not unrecorded(body) and phase(body) in OVER
 
 
 def unrecorded(body: Object) -> bool:
-    """Whether the operator has yet to read the newest instructions; until then nobody may replace them."""
+    """Whether the operator has yet to read the newest instructions; until then nobody may replace
+    them."""
     return count(body, "status.contextVersion") < count(body, "spec.contextVersion")
 
 
 def condition(body: Object, kind: str) -> Object:
     """The condition of a type, where it is true; else empty."""
-    true = (each for each in several(body, "status.conditions") if each.get("type") == kind and each.get("status") == "True")
+    true = (
+        each
+        for each in several(body, "status.conditions")
+        if each.get("type") == kind and each.get("status") == "True"
+    )
     return next(true, {})
 
 
@@ -107,8 +115,13 @@ def row_of(body: Object) -> Object:
 
 
 def report_of(body: Object) -> Object:
-    """A TaskRun with its attempts, as `show --json` prints it. Times are milliseconds since 1970 (UTC), money is US dollars."""
-    policy, place, where = part(body, "spec.policy"), part(body, "status.workspace"), part(body, "spec.workspace")
+    """A TaskRun with its attempts, as `show --json` prints it. Times are milliseconds since 1970
+    (UTC), money is US dollars."""
+    policy, place, where = (
+        part(body, "spec.policy"),
+        part(body, "status.workspace"),
+        part(body, "spec.workspace"),
+    )
     return {
         "schema_version": SCHEMA_VERSION,
         **row_of(body),
@@ -135,7 +148,17 @@ def report_of(body: Object) -> Object:
 
 def why_of(report: Object) -> Object:
     """The part of a report that `why --json` prints."""
-    kept = ("schema_version", "namespace", "name", "phase", "reason", "run_after", "policy", "conditions", "attempts")
+    kept = (
+        "schema_version",
+        "namespace",
+        "name",
+        "phase",
+        "reason",
+        "run_after",
+        "policy",
+        "conditions",
+        "attempts",
+    )
     return {key: report[key] for key in kept}
 
 
@@ -175,7 +198,9 @@ def _attempt(found: Object) -> Object:
         "session_id": word(found, "sessionId"),
         "verdict": word(found, "receipt.verdict"),
         "rung": word(found, "receipt.rung"),
-        "reasons": [each for each in reasons if isinstance(each, str)] if isinstance(reasons, list) else [],
+        "reasons": [each for each in reasons if isinstance(each, str)]
+        if isinstance(reasons, list)
+        else [],
         "usage": _usage(part(found, "usage")),
     }
 
@@ -183,4 +208,8 @@ def _attempt(found: Object) -> Object:
 def _usage(found: Object) -> Object:
     cost = found.get("costUSD")
     paid = float(cost) if isinstance(cost, int | float) and not isinstance(cost, bool) else 0.0
-    return {"input": count(found, "inputTokens"), "output": count(found, "outputTokens"), "cost_usd": paid}
+    return {
+        "input": count(found, "inputTokens"),
+        "output": count(found, "outputTokens"),
+        "cost_usd": paid,
+    }

@@ -1,6 +1,8 @@
-"""`spec` of a TaskRun: what is asked for, as `msgspec` reads it, and as the task that it is in the rest of perdure. Pure.
+"""`spec` of a TaskRun: what is asked for, as `msgspec` reads it, and as the task that it is in the
+rest of perdure. Pure.
 
-`wanted` reads it and asks `check` for what a schema cannot say; `manifests` and `standing` go by it.
+`wanted` reads it and asks `check` for what a schema cannot say; `manifests` and `standing` go by
+it.
 """
 
 from __future__ import annotations
@@ -87,7 +89,8 @@ class Volume(Camel, frozen=True):
 
 
 class Pod(Camel, frozen=True):
-    """`spec.pod`: what is particular about the pods of the attempts. Parts of a pod's own schema stay as they are given."""
+    """`spec.pod`: what is particular about the pods of the attempts. Parts of a pod's own schema
+    stay as they are given."""
 
     image: str = ""
     resources: dict[str, Any] = {}
@@ -128,9 +131,14 @@ class Spec(Camel, frozen=True):
 
     @property
     def secret(self) -> Source | None:
-        """Where the newest instructions stand, if that is a Secret: the operator does not read it, the pod does."""
+        """Where the newest instructions stand, if that is a Secret: the operator does not read it,
+        the pod does."""
         ref = self.prompt_from.secret_key_ref if self.prompt_from is not None else None
-        return Source(version=self.context_version, name=ref.name, key=ref.key) if ref is not None else None
+        return (
+            Source(version=self.context_version, name=ref.name, key=ref.key)
+            if ref is not None
+            else None
+        )
 
 
 def check(spec: Spec, uid: str) -> None:
@@ -138,12 +146,20 @@ def check(spec: Spec, uid: str) -> None:
     if not UID.fullmatch(uid):
         raise Invalid("metadata.uid is no uid")
     source = spec.prompt_from
-    refs = [] if source is None else [each for each in (source.config_map_key_ref, source.secret_key_ref) if each is not None]
+    refs = (
+        []
+        if source is None
+        else [
+            each for each in (source.config_map_key_ref, source.secret_key_ref) if each is not None
+        ]
+    )
     if bool(spec.prompt.strip()) + len(refs) != 1:
         raise Invalid("give the instructions in either prompt or promptFrom")
     if not spec.service and spec.repository is None:
         raise Invalid("give repository, or service for a task without a repository")
-    if spec.workspace.mode == "Shared" and not (spec.workspace.claim_name and spec.service and spec.task):
+    if spec.workspace.mode == "Shared" and not (
+        spec.workspace.claim_name and spec.service and spec.task
+    ):
         raise Invalid("workspace.mode Shared needs claimName, service and task")
     if spec.workspace.mode == "Checkpoints" and not spec.workspace.checkpoints:
         raise Invalid("workspace.mode Checkpoints needs workspace.checkpoints")
@@ -155,10 +171,26 @@ def task_spec(spec: Spec) -> TaskSpec:
     """What the pod is to do, as everywhere in perdure; the prompt goes its own way."""
     policy, repository = spec.policy, spec.repository
     return TaskSpec(
-        prompt="", agent=spec.agent, service=spec.service, task=spec.task, model=spec.model, permissions=spec.permissions,
-        repo=repository.url if repository else "", base=repository.base if repository else "",
-        branch=repository.branch if repository else "", agent_args=spec.agent_args, env={each.name: each.value for each in spec.env},
-        timeout_s=policy.timeout_seconds, stall_s=policy.stall_seconds, attempts=policy.attempts, budget_usd=policy.budget_usd,
-        continuity=policy.continuity, when_full=policy.when_full, verify=policy.verify, verify_rounds=policy.verify_rounds,
-        verify_timeout_s=policy.verify_timeout_seconds, files=policy.files, labels=spec.labels,
-    )  # fmt: skip
+        prompt="",
+        agent=spec.agent,
+        service=spec.service,
+        task=spec.task,
+        model=spec.model,
+        permissions=spec.permissions,
+        repo=repository.url if repository else "",
+        base=repository.base if repository else "",
+        branch=repository.branch if repository else "",
+        agent_args=spec.agent_args,
+        env={each.name: each.value for each in spec.env},
+        timeout_s=policy.timeout_seconds,
+        stall_s=policy.stall_seconds,
+        attempts=policy.attempts,
+        budget_usd=policy.budget_usd,
+        continuity=policy.continuity,
+        when_full=policy.when_full,
+        verify=policy.verify,
+        verify_rounds=policy.verify_rounds,
+        verify_timeout_s=policy.verify_timeout_seconds,
+        files=policy.files,
+        labels=spec.labels,
+    )

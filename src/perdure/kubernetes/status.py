@@ -1,7 +1,8 @@
 """`status` of a TaskRun: where it stands, and how sentences and times are written there. Pure.
 
-The operator alone is to write it, but whoever has the right may write anything: a status that does not fit is taken for one that is not
-there, as far as it does not fit. Nothing that a status says may stop the operator.
+The operator alone is to write it, but whoever has the right may write anything: a status that does
+not fit is taken for one that is not there, as far as it does not fit. Nothing that a status says
+may stop the operator.
 """
 
 from __future__ import annotations
@@ -103,7 +104,8 @@ class Status(Camel, frozen=True):
     contexts: int = 0
     """How many versions of the instructions there were."""
     instructions_from: tuple[Source, ...] = ()
-    """The newest versions that stand in Secrets. Not in the ConfigMap: who may write that would choose the Secret that is read."""
+    """The newest versions that stand in Secrets. Not in the ConfigMap: who may write that would
+    choose the Secret that is read."""
 
     @property
     def open(self) -> Record | None:
@@ -113,11 +115,14 @@ class Status(Camel, frozen=True):
 
     def condition(self, type: str) -> Told | None:
         """The condition of a type, where it is true."""
-        return next((each for each in self.conditions if each.type == type and each.status == "True"), None)
+        return next(
+            (each for each in self.conditions if each.type == type and each.status == "True"), None
+        )
 
 
 def status_of(raw: dict[str, Any]) -> Status:
-    """What fits of a status. Its parts are read one by one, so that a part that does not fit takes no other with it."""
+    """What fits of a status. Its parts are read one by one, so that a part that does not fit takes
+    no other with it."""
     found: dict[str, Any] = {}
     for field in msgspec.structs.fields(Status):
         if field.encode_name in raw:
@@ -135,8 +140,13 @@ def said(text: str, most: int = SENTENCE) -> str:
 
 
 def stamp(ms: int) -> str:
-    """Milliseconds since 1970 as RFC 3339 in UTC, with milliseconds: `metadata`'s own format has none, and attempts need them."""
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """Milliseconds since 1970 as RFC 3339 in UTC, with milliseconds: `metadata`'s own format has
+    none, and attempts need them."""
+    return (
+        datetime.fromtimestamp(ms / 1000, UTC)
+        .isoformat(timespec="milliseconds")
+        .replace("+00:00", "Z")
+    )
 
 
 def moment(text: str) -> int:

@@ -1,12 +1,14 @@
-"""The next step for one TaskRun, from what is seen of it, its Jobs and its pods: level-based, and pure.
+"""The next step for one TaskRun, from what is seen of it, its Jobs and its pods: level-based, and
+pure.
 
-A step is one thing to do; after it everything is looked at again. So it does not matter which events came, in which order, how often, or
-whether the operator died in between. What is seen may be old: a write to the status says which version it follows and is refused
-otherwise, attempt numbers only grow, a Job's name holds its attempt's number, and nothing is concluded from what is *not* seen before a
-fresh look.
+A step is one thing to do; after it everything is looked at again. So it does not matter which
+events came, in which order, how often, or whether the operator died in between. What is seen may be
+old: a write to the status says which version it follows and is refused otherwise, attempt numbers
+only grow, a Job's name holds its attempt's number, and nothing is concluded from what is *not* seen
+before a fresh look.
 
-One attempt, as steps: Hold (the finalizer) -> Record (the instructions) -> Tell (attempt N is in the status) -> Launch (its Job) ->
-Tell (its Job's uid) -> Tell (its outcome, and what follows).
+One attempt, as steps: Hold (the finalizer) -> Record (the instructions) -> Tell (attempt N is in
+the status) -> Launch (its Job) -> Tell (its Job's uid) -> Tell (its outcome, and what follows).
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ class Seen:
     pods: Sequence[PodSeen] = ()
     """Those too that are gone, as they were seen last."""
     foreign: Sequence[PodSeen] = ()
-    """Of them (`next_step` tells them apart) those that bear the TaskRun's labels and are of none of its Jobs."""
+    """Of them (`next_step` tells them apart) those that bear the TaskRun's labels and are of none
+    of its Jobs."""
     fresh: bool = False
     """Jobs and pods were read just now, not remembered."""
     recorded: frozenset[int] | None = None
@@ -118,7 +121,9 @@ def next_step(seen: Seen, now: int, jitter: float = 0.5) -> Step:
     if run.deleting and not run.held:
         return Rest()
     if run.deleting and run.abandoned:
-        return next((Stop(job) for job in seen.jobs if _runs(job)), None) or Release(keeping.claim_to_go(run))
+        return next((Stop(job) for job in seen.jobs if _runs(job)), None) or Release(
+            keeping.claim_to_go(run)
+        )
     own, foreign = belonging.apart(seen.pods, seen.jobs, status)
     seen = dataclasses.replace(seen, pods=own, foreign=foreign)
     told = status.condition("Foreign")
@@ -127,12 +132,20 @@ def next_step(seen: Seen, now: int, jitter: float = 0.5) -> Step:
     if any(job.attempt > status.attempt for job in seen.jobs) and not seen.fresh:
         return Look()
     for job in seen.jobs:
-        if _runs(job) and (status.open is None or job.attempt != status.open.number) and not _is_over(seen, job.attempt):
+        if (
+            _runs(job)
+            and (status.open is None or job.attempt != status.open.number)
+            and not _is_over(seen, job.attempt)
+        ):
             return Stop(job)
-    anew = run.generation != status.observed_generation or (run.retry and run.retry != status.retried)
+    anew = run.generation != status.observed_generation or (
+        run.retry and run.retry != status.retried
+    )
     newer = run.spec.context_version > status.context_version
     if newer and not run.invalid and not run.deleting and (anew or status.phase not in FINAL):
-        if run.spec.secret is not None or (seen.recorded is not None and run.spec.context_version in seen.recorded):
+        if run.spec.secret is not None or (
+            seen.recorded is not None and run.spec.context_version in seen.recorded
+        ):
             return Tell(_seen(run, _updated(status, run, now)))
         if seen.trouble is None:
             return RecordContext()
@@ -152,17 +165,24 @@ def _runs(job: JobSeen) -> bool:
 
 
 def _is_over(seen: Seen, attempt: int) -> bool:
-    """Whether a pod of an attempt has ended: then its Job will, and its logs are kept as long as it is."""
-    told = any(record.number == attempt and record.exit_code is not None for record in seen.run.status.attempts)
+    """Whether a pod of an attempt has ended: then its Job will, and its logs are kept as long as it
+    is."""
+    told = any(
+        record.number == attempt and record.exit_code is not None
+        for record in seen.run.status.attempts
+    )
     return told or any(pod.attempt == attempt and pod.terminal for pod in seen.pods)
 
 
 def _updated(status: Status, run: Wanted, now: int) -> Status:
-    """The newest instructions are kept. What had ended goes on with them; what is at work is given them afterwards."""
+    """The newest instructions are kept. What had ended goes on with them; what is at work is given
+    them afterwards."""
     first = not status.context_version
     status = replace(status, context_version=run.spec.context_version, contexts=status.contexts + 1)
     if run.spec.secret is not None:
-        status = replace(status, instructions_from=(*status.instructions_from, run.spec.secret)[-MOST_RECORDS:])
+        status = replace(
+            status, instructions_from=(*status.instructions_from, run.spec.secret)[-MOST_RECORDS:]
+        )
     status = standing.allowed_anew(status, run.spec)
     if first and status.phase not in FINAL:
         return standing.settled(replace(standing.goes_on(status, now), phase="Pending"), now)
@@ -179,7 +199,9 @@ def _unable(seen: Seen, status: Status, trouble: Held, now: int) -> Step:
     """What is needed before an attempt could be had: it is waited for, and not for ever."""
     run = seen.run
     phase = "Pending" if status.phase in FINAL else status.phase or "Pending"
-    waits = standing.waits(replace(status, phase=phase, reason=said(trouble.message), retried=run.retry), trouble, now)
+    waits = standing.waits(
+        replace(status, phase=phase, reason=said(trouble.message), retried=run.retry), trouble, now
+    )
     since = _since(waits, now)
     if now - since > seen.patience_ms:
         return Tell(_seen(run, standing.refused(waits, trouble.reason, trouble.message, now)))
@@ -210,13 +232,22 @@ def _at_work(seen: Seen, status: Status, record: Record, now: int, jitter: float
     pods = [pod for pod in seen.pods if pod.attempt == record.number]
     launched = bool(record.job_uid) or job is not None or bool(pods)
     if launched or asked:
-        end = outcomes.ended(record.number, job, pods, mode=run.spec.workspace.mode, asked=asked, now=now)
+        end = outcomes.ended(
+            record.number, job, pods, mode=run.spec.workspace.mode, asked=asked, now=now
+        )
         if end is not None:
             if end.absent and not seen.fresh:
                 return Look()
-            return Tell(_seen(run, standing.closed(standing.placed(status, job, end.pod), end, run, now, jitter)))
+            return Tell(
+                _seen(
+                    run,
+                    standing.closed(standing.placed(status, job, end.pod), end, run, now, jitter),
+                )
+            )
     if asked and job is not None and _runs(job):
-        if record.job_uid != job.uid:  # afterwards nothing else would say whose pod it is that ends its work
+        if (
+            record.job_uid != job.uid
+        ):  # afterwards nothing else would say whose pod it is that ends its work
             return Tell(_seen(run, standing.placed(status, job, None)))
         return Stop(job)
     if not launched:
@@ -228,7 +259,9 @@ def _at_work(seen: Seen, status: Status, record: Record, now: int, jitter: float
     return _watched(seen, status, job, pods, now, jitter)
 
 
-def _watched(seen: Seen, status: Status, job: JobSeen | None, pods: list[PodSeen], now: int, jitter: float) -> Step:
+def _watched(
+    seen: Seen, status: Status, job: JobSeen | None, pods: list[PodSeen], now: int, jitter: float
+) -> Step:
     """Nothing has ended: what is seen is told, and what keeps it from beginning."""
     live = [pod for pod in pods if pod.live]
     status = standing.placed(status, job, live[-1] if live else None)
@@ -241,7 +274,11 @@ def _watched(seen: Seen, status: Status, job: JobSeen | None, pods: list[PodSeen
     began = any(pod.started for pod in live)
     queued = job is not None and job.suspended and not live
     status = standing.goes_on(status, now) if began or queued else status
-    phase, reason = ("Queued", "its Job is suspended, as by a queue that has no room for it yet") if queued else ("Running", "")
+    phase, reason = (
+        ("Queued", "its Job is suspended, as by a queue that has no room for it yet")
+        if queued
+        else ("Running", "")
+    )
     if status.phase != phase:
         status = standing.settled(replace(status, phase=phase, reason=reason), now)
     leaving = [pod.deleted + outcomes.OVERDUE_MS + 1000 for pod in live if pod.deleted]
@@ -250,13 +287,17 @@ def _watched(seen: Seen, status: Status, job: JobSeen | None, pods: list[PodSeen
 
 
 def _stuck(seen: Seen, status: Status, held: Held, now: int, jitter: float) -> Step:
-    """The open attempt cannot begin. After a while that is its outcome; a lost node alone is waited for as long as it takes, since what
-    is on it may still write."""
+    """The open attempt cannot begin. After a while that is its outcome; a lost node alone is waited
+    for as long as it takes, since what is on it may still write."""
     status = standing.waits(status, held, now)
     since = _since(status, now)
     if now - since > seen.patience_ms and held.reason != "NodeLost":
-        outcome = Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=f"it could not begin: {held.message}")
-        return Tell(_seen(seen.run, standing.closed(status, End(outcome=outcome), seen.run, now, jitter)))
+        outcome = Outcome(
+            kind=OutcomeKind.CONFIG_ERROR, detail=f"it could not begin: {held.message}"
+        )
+        return Tell(
+            _seen(seen.run, standing.closed(status, End(outcome=outcome), seen.run, now, jitter))
+        )
     return _told(seen.run, replace(status, reason=said(held.message)), _again(since, now))
 
 
@@ -267,7 +308,11 @@ def _between(seen: Seen, status: Status, now: int) -> Step:
         status = replace(status, retried=run.retry)
         if status.phase in FINAL and status.context_version:
             return Tell(_seen(run, standing.reopened(status, "asked for by a person", now)))
-        status = replace(standing.allowed_more(status), run_after="") if status.context_version else replace(status, phase="Pending")
+        status = (
+            replace(standing.allowed_more(status), run_after="")
+            if status.context_version
+            else replace(status, phase="Pending")
+        )
     if status.phase in FINAL:
         if run.held and keeping.safe(run, status) and not keeping.claim_to_go(run):
             return Release()
@@ -275,14 +320,26 @@ def _between(seen: Seen, status: Status, now: int) -> Step:
     if run.invalid:
         return Tell(_seen(run, standing.refused(status, "InvalidSpec", run.invalid, now)))
     if run.spec.suspend:
-        return _told(run, standing.settled(replace(status, phase="Suspended", run_after="", reason="stopped on request"), now), None)
+        return _told(
+            run,
+            standing.settled(
+                replace(status, phase="Suspended", run_after="", reason="stopped on request"), now
+            ),
+            None,
+        )
     if status.phase == "Suspended":
-        status = standing.settled(replace(status, phase="Queued", run_after=stamp(now), reason="goes on"), now)
+        status = standing.settled(
+            replace(status, phase="Queued", run_after=stamp(now), reason="goes on"), now
+        )
     due = moment(status.run_after)
     if due > now:
         return _told(run, status, due)
     fenced = run.spec.workspace.mode != "Claim"
-    left = [pod for pod in (*seen.pods, *seen.foreign) if pod.live and not (fenced and outcomes.overdue(pod, now))]
+    left = [
+        pod
+        for pod in (*seen.pods, *seen.foreign)
+        if pod.live and not (fenced and outcomes.overdue(pod, now))
+    ]
     if left:
         message = f"the pod of attempt {left[0].attempt} is not gone yet"
         held = Held("PodLeaving", message)
@@ -302,4 +359,8 @@ def _leaves(seen: Seen, status: Status, now: int) -> Step:
     run = seen.run
     if keeping.safe(run, status):
         return Release(keeping.claim_to_go(run))
-    return _told(run, standing.told(status, "UnsavedWork", "NotSaved", keeping.unsaved(run, status), now), None)
+    return _told(
+        run,
+        standing.told(status, "UnsavedWork", "NotSaved", keeping.unsaved(run, status), now),
+        None,
+    )

@@ -1,7 +1,9 @@
-"""The TaskRuns of a cluster, as somebody with a kubeconfig may see and ask for them. Called by `perdure --cluster` (kubectl perdure).
+"""The TaskRuns of a cluster, as somebody with a kubeconfig may see and ask for them. Called by
+`perdure --cluster` (kubectl perdure).
 
-Every failure is one sentence and a next step: no configuration, no answer, no such resource, no right, no such TaskRun, a refusal with
-the API server's own words (which name the field). What comes back is plain JSON. Needs the extra `kubernetes`, which is loaded late.
+Every failure is one sentence and a next step: no configuration, no answer, no such resource, no
+right, no such TaskRun, a refusal with the API server's own words (which name the field). What comes
+back is plain JSON. Needs the extra `kubernetes`, which is loaded late.
 """
 
 from __future__ import annotations
@@ -18,7 +20,10 @@ from perdure.kubernetes.wanted import GROUP, KIND, PLURAL, VERSION
 from perdure.text import one_line
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-INSTALL = "kubectl apply --server-side -f packaging/helm/perdure/crds/taskruns.yaml, or helm install perdure packaging/helm/perdure"
+INSTALL = (
+    "kubectl apply --server-side -f packaging/helm/perdure/crds/taskruns.yaml, or helm install "
+    "perdure packaging/helm/perdure"
+)
 EXEC_API = "client.authentication.k8s.io/"
 
 Object = dict[str, Any]
@@ -38,7 +43,9 @@ class TaskRuns:
         self.namespace = namespace or found.namespace
         self._kind = create_namespaced_resource(GROUP, VERSION, KIND, PLURAL)
         with self._said(""):
-            self._client = Client(config=found, namespace=self.namespace, field_manager="perdure-cli")
+            self._client = Client(
+                config=found, namespace=self.namespace, field_manager="perdure-cli"
+            )
 
     def close(self) -> None:
         self._client.close()
@@ -46,32 +53,52 @@ class TaskRuns:
     def list(self, *, everywhere: bool = False) -> list[Object]:
         """All of the namespace, or of all namespaces."""
         with self._said(""):
-            return [dict(each) for each in self._client.list(self._kind, namespace="*" if everywhere else self.namespace)]
+            return [
+                dict(each)
+                for each in self._client.list(
+                    self._kind, namespace="*" if everywhere else self.namespace
+                )
+            ]
 
     def get(self, name: str) -> Object:
         with self._said(name):
             return dict(self._client.get(self._kind, name, namespace=self.namespace))
 
     def create(self, body: Object) -> Object:
-        """Raises Conflict where the name is taken, UsageError with the API server's words for what it does not take."""
+        """Raises Conflict where the name is taken, UsageError with the API server's words for what
+        it does not take."""
         name = str(body["metadata"]["name"])
         with self._said(name):
             made = self._kind(apiVersion=f"{GROUP}/{VERSION}", kind=KIND, **body)
             return dict(self._client.create(made, namespace=self.namespace))
 
     def patch(self, name: str, change: Object, *, seen: Object | None = None) -> Object:
-        """A merge patch. `seen`: only if the TaskRun is still as it was there; raises Conflict else."""
+        """A merge patch. `seen`: only if the TaskRun is still as it was there; raises Conflict
+        else."""
         from lightkube.types import PatchType
 
         if seen is not None:
-            change = {**change, "metadata": {**change.get("metadata", {}), "resourceVersion": seen["metadata"]["resourceVersion"]}}
+            change = {
+                **change,
+                "metadata": {
+                    **change.get("metadata", {}),
+                    "resourceVersion": seen["metadata"]["resourceVersion"],
+                },
+            }
         with self._said(name):
-            return dict(self._client.patch(self._kind, name, change, namespace=self.namespace, patch_type=PatchType.MERGE))
+            return dict(
+                self._client.patch(
+                    self._kind, name, change, namespace=self.namespace, patch_type=PatchType.MERGE
+                )
+            )
 
     def log(self, pod: str, *, follow: bool = False) -> Iterator[str]:
-        """The lines of a pod's log, hostile as they are. Raises NotFound for a pod that is gone, Conflict for one that has yet to begin."""
+        """The lines of a pod's log, hostile as they are. Raises NotFound for a pod that is gone,
+        Conflict for one that has yet to begin."""
         with self._said(pod, what="pod"):
-            for line in self._client.log(pod, namespace=self.namespace, container="perdure", follow=follow, newlines=False):
+            for line in self._client.log(
+                pod, namespace=self.namespace, container="perdure", follow=follow, newlines=False
+            ):
                 yield str(line)
 
     @contextmanager
@@ -87,33 +114,67 @@ class TaskRuns:
         except httpx2.HTTPStatusError as error:
             if error.response.status_code == 404:
                 raise self._not_installed() from None
-            raise StoreError(f"the API server {self.server} answers with {error.response.status_code}") from None
+            raise StoreError(
+                f"the API server {self.server} answers with {error.response.status_code}"
+            ) from None
         except httpx2.HTTPError as error:
-            raise StoreError(f"the API server {self.server} does not answer: {error}", "kubectl cluster-info says more") from None
+            raise StoreError(
+                f"the API server {self.server} does not answer: {error}",
+                "kubectl cluster-info says more",
+            ) from None
         except (ConfigError, OSError, ValueError, KeyError) as error:
-            raise UsageError(f"the kubeconfig for {self.server} cannot be used: {error}", "kubectl cluster-info says more") from None
+            raise UsageError(
+                f"the kubeconfig for {self.server} cannot be used: {error}",
+                "kubectl cluster-info says more",
+            ) from None
 
     def _refused(self, status: Any, name: str, what: str) -> Exception:
-        code, message = int(status.code or 0), str(status.message or status.reason or "no reason is given")
+        code, message = (
+            int(status.code or 0),
+            str(status.message or status.reason or "no reason is given"),
+        )
         named = status.details is not None and bool(status.details.name)
         if code == 404 and not named:
             return self._not_installed()
         if code == 404:
-            return NotFound(f"there is no {what} {name!r} in the namespace {self.namespace}", f"kubectl perdure ls -n {self.namespace}")
+            return NotFound(
+                f"there is no {what} {name!r} in the namespace {self.namespace}",
+                f"kubectl perdure ls -n {self.namespace}",
+            )
         if code == 401:
-            return StoreError(f"the API server {self.server} does not know you: {message}", "kubectl auth whoami", transient=False)
+            return StoreError(
+                f"the API server {self.server} does not know you: {message}",
+                "kubectl auth whoami",
+                transient=False,
+            )
         if code == 403:
-            may = f"kubectl auth can-i --list -n {self.namespace}; the ClusterRole perdure-edit has what is needed"
+            may = (
+                f"kubectl auth can-i --list -n {self.namespace}; the ClusterRole perdure-edit has "
+                "what is needed"
+            )
             return StoreError(f"you may not do that: {message}", may, transient=False)
         if code == 409:
             taken = status.reason == "AlreadyExists"
-            said = "has its name already" if taken else "was changed by somebody else at the same time"
-            return Conflict(f"a {what} {said}: {name}" if taken else f"{what} {name} {said}", f"kubectl perdure show {name}")
+            said = (
+                "has its name already" if taken else "was changed by somebody else at the same time"
+            )
+            return Conflict(
+                f"a {what} {said}: {name}" if taken else f"{what} {name} {said}",
+                f"kubectl perdure show {name}",
+            )
         if code == 400 and what == "pod":
-            return Conflict(f"the pod {name} has not begun: {message}", f"kubectl describe pod {name} -n {self.namespace}")
+            return Conflict(
+                f"the pod {name} has not begun: {message}",
+                f"kubectl describe pod {name} -n {self.namespace}",
+            )
         if code in (400, 413, 422):
-            return UsageError(f"the API server does not take it: {message}", "kubectl explain taskruns.perdure.dev.spec")
-        return StoreError(f"the API server {self.server} answers with {code}: {message}", "try again in a moment")
+            return UsageError(
+                f"the API server does not take it: {message}",
+                "kubectl explain taskruns.perdure.dev.spec",
+            )
+        return StoreError(
+            f"the API server {self.server} answers with {code}: {message}", "try again in a moment"
+        )
 
     def _not_installed(self) -> NotFound:
         return NotFound(f"the cluster {self.server} has no resource {PLURAL}.{GROUP}", INSTALL)
@@ -123,17 +184,23 @@ def _need_library() -> None:
     try:
         import lightkube  # noqa: F401
     except ImportError as error:
-        raise UsageError(f"clusters need {error.name}, which is not installed", "pip install 'perdure[kubernetes]'") from None
+        raise UsageError(
+            f"clusters need {error.name}, which is not installed",
+            "pip install 'perdure[kubernetes]'",
+        ) from None
 
 
 def _configuration(kubeconfig: str, context: str) -> Any:
-    """As kubectl finds it: the given file, KUBECONFIG, the user's own; within a pod its account. Raises UsageError."""
+    """As kubectl finds it: the given file, KUBECONFIG, the user's own; within a pod its account.
+    Raises UsageError."""
     from lightkube import KubeConfig
     from lightkube.core.exceptions import ConfigError
 
     named = kubeconfig or os.environ.get("KUBECONFIG", "")
     if os.pathsep in named:
-        raise UsageError("KUBECONFIG names several files", "name one of them with --kubeconfig FILE")
+        raise UsageError(
+            "KUBECONFIG names several files", "name one of them with --kubeconfig FILE"
+        )
     path = Path(named or "~/.kube/config").expanduser()
     try:
         if not named and not path.is_file() and (ACCOUNT / "token").exists():
@@ -143,25 +210,42 @@ def _configuration(kubeconfig: str, context: str) -> Any:
         one = found.get(context or None)
     except ConfigError as error:
         names = (
-            f"known are {', '.join(sorted(found.contexts))}" if "found" in locals() and found.contexts else "kubectl config get-contexts"
+            f"known are {', '.join(sorted(found.contexts))}"
+            if "found" in locals() and found.contexts
+            else "kubectl config get-contexts"
         )
-        raise UsageError(f"no cluster is named: {error}", f"--kubeconfig FILE, --context NAME; {names}") from None
-    except Exception as error:  # a file of any kind: yaml's errors, msgspec's, a missing key, another shape
-        raise UsageError(f"the kubeconfig {path} cannot be read: {one_line(str(error), 300)}", "kubectl config view") from None
+        raise UsageError(
+            f"no cluster is named: {error}", f"--kubeconfig FILE, --context NAME; {names}"
+        ) from None
+    except (
+        Exception
+    ) as error:  # a file of any kind: yaml's errors, msgspec's, a missing key, another shape
+        raise UsageError(
+            f"the kubeconfig {path} cannot be read: {one_line(str(error), 300)}",
+            "kubectl config view",
+        ) from None
     if one is None or one.user is None:
-        raise UsageError(f"the context {context or found.current_context!r} of {path} names no user", "kubectl config get-contexts")
+        raise UsageError(
+            f"the context {context or found.current_context!r} of {path} names no user",
+            "kubectl config get-contexts",
+        )
     return _with_newer_login(one)
 
 
 def _with_newer_login(one: Any) -> Any:
-    """A configuration whose login program speaks v1 of its protocol, as lightkube 1.0.1 calls one: it knows the two before, which differ
-    from v1 in nothing that it uses, and does not say which one it speaks."""
+    """A configuration whose login program speaks v1 of its protocol, as lightkube 1.0.1 calls one:
+    it knows the two before, which differ from v1 in nothing that it uses, and does not say which
+    one it speaks."""
     from lightkube.config.models import NameValue
 
     login = one.user.exec
     if login is None:
         return one
-    info = {"apiVersion": login.apiVersion, "kind": "ExecCredential", "spec": {"interactive": False}}
+    info = {
+        "apiVersion": login.apiVersion,
+        "kind": "ExecCredential",
+        "spec": {"interactive": False},
+    }
     login.env = [*(login.env or ()), NameValue("KUBERNETES_EXEC_INFO", json.dumps(info))]
     if login.apiVersion == f"{EXEC_API}v1":
         login.apiVersion = f"{EXEC_API}v1beta1"

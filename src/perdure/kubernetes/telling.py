@@ -26,9 +26,15 @@ def result_of(engine: Engine, order: Order, run: TaskRun) -> Result:
         attempt=attempt.number,
         outcome=_outcome(engine, attempt),
         session_id=attempt.session_id,
-        receipt=Told(verdict=receipt.verdict, rung=receipt.rung, reasons=tuple(map(text, receipt.reasons))) if receipt else None,
+        receipt=Told(
+            verdict=receipt.verdict, rung=receipt.rung, reasons=tuple(map(text, receipt.reasons))
+        )
+        if receipt
+        else None,
         usage=attempt.usage,
-        context_version=order.contexts[min(max(attempt.context_version - order.unlisted, 1), len(order.contexts)) - 1],
+        context_version=order.contexts[
+            min(max(attempt.context_version - order.unlisted, 1), len(order.contexts)) - 1
+        ],
         workspace=_place(engine, run),
         saved=_saved(engine, run),
         earlier=tuple(_before(each) for each in attempts if each.number < attempt.number),
@@ -36,10 +42,12 @@ def result_of(engine: Engine, order: Order, run: TaskRun) -> Result:
 
 
 def _outcome(engine: Engine, attempt: Attempt) -> Outcome:
-    """As it is in the record. One that was stopped because another pod has the run is not a person's stop."""
+    """As it is in the record. One that was stopped because another pod has the run is not a
+    person's stop."""
     outcome = attempt.outcome or Outcome(kind=OutcomeKind.LOST, detail="it has no end yet")
     if outcome.kind is OutcomeKind.CANCELLED and any(
-        record.attempt == attempt.number and isinstance(record.event, PlaceLost) for record in engine.store.latest(attempt.run, RECORDS)
+        record.attempt == attempt.number and isinstance(record.event, PlaceLost)
+        for record in engine.store.latest(attempt.run, RECORDS)
     ):
         outcome = replace(outcome, kind=OutcomeKind.LOST, detail=DISPLACED)
     return replace(outcome, detail=engine.redactor.text(outcome.detail))
@@ -58,11 +66,16 @@ def _place(engine: Engine, run: TaskRun) -> Place:
     if run.workspace is None:
         return Place()
     taken = engine.store.checkpoints(run.id)
-    return Place(path=run.workspace.path, branch=run.workspace.branch, commit=taken[-1].workdir.head if taken else "")
+    return Place(
+        path=run.workspace.path,
+        branch=run.workspace.branch,
+        commit=taken[-1].workdir.head if taken else "",
+    )
 
 
 def _saved(engine: Engine, run: TaskRun) -> bool:
-    """Whether the pod, and its volume, could go without loss. A pod that is to end does not ask the repository's server."""
+    """Whether the pod, and its volume, could go without loss. A pod that is to end does not ask the
+    repository's server."""
     if engine.publisher is not None and engine.publisher.settled(run.id):
         return True
     if engine.stopping() or run.workspace is None:

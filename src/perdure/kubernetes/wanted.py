@@ -1,7 +1,8 @@
-"""A TaskRun as the API server gives it: what is asked for (`spec`), where it stands (`status`), and what its objects are called. Pure.
+"""A TaskRun as the API server gives it: what is asked for (`spec`), where it stands (`status`), and
+what its objects are called. Pure.
 
-The schema of the resource is checked by the API server, but a cluster may carry another version of it: a spec that does not fit is
-`Invalid`, with the field's name, and becomes a condition.
+The schema of the resource is checked by the API server, but a cluster may carry another version of
+it: a spec that does not fit is `Invalid`, with the field's name, and becomes a condition.
 """
 
 from __future__ import annotations
@@ -78,12 +79,18 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
         return f"{told}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
     def lies_on(self, claim: str, maker: str) -> bool:
-        """Whether work of this TaskRun may lie on a claim, which the TaskRun `maker` made. Where its spec cannot be read, it may."""
-        return bool(self.invalid) or claim in (self.claim, self.status.workspace.claim_name) or self.spec.resume.from_ == maker
+        """Whether work of this TaskRun may lie on a claim, which the TaskRun `maker` made. Where
+        its spec cannot be read, it may."""
+        return (
+            bool(self.invalid)
+            or claim in (self.claim, self.status.workspace.claim_name)
+            or self.spec.resume.from_ == maker
+        )
 
 
 def wanted(body: dict[str, Any]) -> Wanted:
-    """The TaskRun in an object of the API server. Never raises for what is in `spec` or `status`."""
+    """The TaskRun in an object of the API server. Never raises for what is in `spec` or
+    `status`."""
     meta = body["metadata"]
     annotations, labels = meta.get("annotations") or {}, meta.get("labels") or {}
     spec, invalid = Spec(), ""
@@ -94,13 +101,27 @@ def wanted(body: dict[str, Any]) -> Wanted:
         invalid = said(f"spec: {error}".replace("$.", ""))
     raw = body.get("status") or {}
     return Wanted(
-        namespace=meta["namespace"], name=meta["name"], uid=meta["uid"], version=meta.get("resourceVersion", ""),
-        generation=meta.get("generation", 1), deleting=bool(meta.get("deletionTimestamp")), finalizers=tuple(meta.get("finalizers") or ()),
+        namespace=meta["namespace"],
+        name=meta["name"],
+        uid=meta["uid"],
+        version=meta.get("resourceVersion", ""),
+        generation=meta.get("generation", 1),
+        deleting=bool(meta.get("deletionTimestamp")),
+        finalizers=tuple(meta.get("finalizers") or ()),
         labels={name: labels[name] for name in QUEUE_LABELS if name in labels},
-        retry=str(annotations.get(RETRY, ""))[:253], abandoned=annotations.get(ABANDON) == "true",
-        spec=spec, invalid=invalid, status=status_of(raw), raw_status=raw,
-    )  # fmt: skip
+        retry=str(annotations.get(RETRY, ""))[:253],
+        abandoned=annotations.get(ABANDON) == "true",
+        spec=spec,
+        invalid=invalid,
+        status=status_of(raw),
+        raw_status=raw,
+    )
 
 
 def _plain(text: str) -> str:
-    return "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in text.lower()).strip("-") or "task"
+    return (
+        "".join(
+            letter if letter.isascii() and letter.isalnum() else "-" for letter in text.lower()
+        ).strip("-")
+        or "task"
+    )

@@ -1,4 +1,5 @@
-"""The verbs for programs on an event loop: each step is done in a worker thread, so that no agent blocks the loop.
+"""The verbs for programs on an event loop: each step is done in a worker thread, so that no agent
+blocks the loop.
 
 `perdure.connect` opens it; an ordinary program loads none of it.
 """
@@ -41,7 +42,12 @@ class AsyncRunner:
     async def __aenter__(self) -> AsyncRunner:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         await asyncio.to_thread(self._runner.close)
 
     @property
@@ -54,7 +60,8 @@ class AsyncRunner:
         return await asyncio.to_thread(self._runner.submit, prompt, **fields)
 
     async def follow(self, ref: str) -> TaskRun:
-        """See `Runner.follow`. If the task that awaits it is cancelled, the run is stopped in good order first."""
+        """See `Runner.follow`. If the task that awaits it is cancelled, the run is stopped in good
+        order first."""
         working = asyncio.ensure_future(_apart(partial(self._runner.follow, ref)))
         try:
             return await asyncio.shield(working)
@@ -65,25 +72,43 @@ class AsyncRunner:
 
     async def run(self, prompt: str | TaskSpec, **fields: Any) -> TaskRun:
         """See `Runner.run`."""
-        files = {name: fields.pop(name) for name in ("files", "context", "on_edit") if name in fields}
+        files = {
+            name: fields.pop(name) for name in ("files", "context", "on_edit") if name in fields
+        }
         task = await asyncio.to_thread(self._runner._reachable, prompt, fields)
         return await self.follow((await self.submit(task, **files)).id)
 
     async def retry(
-        self, ref: str, agent: str = "", *, continuity: str | None = None, model: str | None = None, budget_usd: float | None = None,
-        timeout_s: float | None = None, attempts: int | None = None,
-    ) -> TaskRun:  # fmt: skip
+        self,
+        ref: str,
+        agent: str = "",
+        *,
+        continuity: str | None = None,
+        model: str | None = None,
+        budget_usd: float | None = None,
+        timeout_s: float | None = None,
+        attempts: int | None = None,
+    ) -> TaskRun:
         """See `Runner.retry`, and `follow` for what becomes of a cancelled one."""
-        given = {"continuity": continuity, "model": model, "budget_usd": budget_usd, "timeout_s": timeout_s, "attempts": attempts}
+        given = {
+            "continuity": continuity,
+            "model": model,
+            "budget_usd": budget_usd,
+            "timeout_s": timeout_s,
+            "attempts": attempts,
+        }
         run = await asyncio.to_thread(partial(self._runner._again, ref, agent, **given))
         return run if run.state is RunState.SUCCEEDED else await self.follow(run.id)
 
     async def update(self, ref: str, prompt: str, **files: Any) -> TaskRun:
         """See `Runner.update`, and `follow` for what becomes of a cancelled one."""
-        return await self.follow((await asyncio.to_thread(self._runner._instruct, ref, prompt, **files)).id)
+        return await self.follow(
+            (await asyncio.to_thread(self._runner._instruct, ref, prompt, **files)).id
+        )
 
     async def plan_run(self, file: str | Path, jobs: int = 0) -> PlanRun:
-        """See `Runner.plan_run`. If the task that awaits it is cancelled, the plan is stopped in good order first."""
+        """See `Runner.plan_run`. If the task that awaits it is cancelled, the plan is stopped in
+        good order first."""
         return await self._driven(lambda engine: self._runner._plan_run(engine, file, jobs))
 
     async def _driven(self, drive: Callable[[Engine], PlanRun]) -> PlanRun:
@@ -98,7 +123,8 @@ class AsyncRunner:
             raise
 
     async def plan_retry(self, name: str, task: str = "", jobs: int = 0) -> PlanRun:
-        """See `Runner.plan_retry`. If the task that awaits it is cancelled, the plan is stopped in good order first."""
+        """See `Runner.plan_retry`. If the task that awaits it is cancelled, the plan is stopped in
+        good order first."""
         return await self._driven(lambda engine: self._runner._plan_retry(engine, name, task, jobs))
 
     async def plan_report(self, name: str) -> dict[str, Any]:
@@ -146,7 +172,8 @@ class AsyncRunner:
         return self._runner.spec(prompt, **settings)
 
     async def events(self, ref: str, after: int = 0) -> AsyncIterator[Record]:
-        """The run's journal from `after` on, as it grows; ends when the run is final and all was given."""
+        """The run's journal from `after` on, as it grows; ends when the run is final and all was
+        given."""
         while True:
             final = (await self.get(ref)).state in FINAL
             records = await asyncio.to_thread(self._runner.history, ref, after)
@@ -160,8 +187,9 @@ class AsyncRunner:
 
 
 async def _apart(work: Callable[[], T]) -> T:
-    """What lasts as long as an agent works, in a thread of its own. The loop's own threads are few (two cores: six): as many runs would
-    leave none for what is asked meanwhile, nor for what stops them."""
+    """What lasts as long as an agent works, in a thread of its own. The loop's own threads are few
+    (two cores: six): as many runs would leave none for what is asked meanwhile, nor for what stops
+    them."""
     thread = ThreadPoolExecutor(1, thread_name_prefix="run")
     try:
         return await asyncio.get_running_loop().run_in_executor(thread, copy_context().run, work)

@@ -17,7 +17,8 @@ class Trouble(StrEnum):
     ENCODING = "encoding"
     """Not plain UTF-8 lines: a byte order mark, UTF-16, other line ends."""
     GLUED = "glued records"
-    """More than one record on a line, or a record behind the rest of another: the CLI reads neither."""
+    """More than one record on a line, or a record behind the rest of another: the CLI reads
+    neither."""
     HEAD = "head"
     """The first record, without which the CLI does not know the conversation."""
     DANGLING = "dangling tool call"
@@ -44,7 +45,8 @@ class Harm(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong. `line` counts from 1; 0 is the file as a whole. `what` is a sentence without hostile characters."""
+    """One thing that is wrong. `line` counts from 1; 0 is the file as a whole. `what` is a sentence
+    without hostile characters."""
 
     trouble: Trouble
     harm: Harm
@@ -54,7 +56,8 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """One change. `line` is the line of the original that was changed, or behind which something was put in."""
+    """One change. `line` is the line of the original that was changed, or behind which something
+    was put in."""
 
     line: int
     what: str
@@ -84,9 +87,17 @@ class Mended:
     def harm(self) -> Harm:
         """The worst of the findings."""
         found = {finding.harm for finding in self.findings}
-        return Harm.REFUSED if Harm.REFUSED in found else Harm.LOSS if Harm.LOSS in found else Harm.NONE
+        return (
+            Harm.REFUSED
+            if Harm.REFUSED in found
+            else Harm.LOSS
+            if Harm.LOSS in found
+            else Harm.NONE
+        )
 
 
-def refused(trouble: Trouble, what: str, refusal: str, findings: tuple[Finding, ...] = ()) -> Mended:
+def refused(
+    trouble: Trouble, what: str, refusal: str, findings: tuple[Finding, ...] = ()
+) -> Mended:
     """The answer where nothing can be done: the file as a whole has this trouble."""
     return Mended(findings=(*findings, Finding(trouble, Harm.REFUSED, 0, what)), refusal=refusal)

@@ -1,8 +1,9 @@
 """A transcript as lines, each with its record: what is shared by all CLIs that keep JSON lines.
 
-Nothing here trusts the file. A line that holds no record is searched for records behind the rest of another one (a write that was
-torn and then gone on with), or several on one line (line ends that were lost); both are what the CLIs themselves do not read.
-What comes back is a `Draft`: the lines as they may be changed by the CLI's own room, with the findings and edits so far.
+Nothing here trusts the file. A line that holds no record is searched for records behind the rest of
+another one (a write that was torn and then gone on with), or several on one line (line ends that
+were lost); both are what the CLIs themselves do not read. What comes back is a `Draft`: the lines
+as they may be changed by the CLI's own room, with the findings and edits so far.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ Record = dict[str, Any]
 
 @dataclass(slots=True, eq=False)
 class Line:
-    """One line, equal only to itself. `record` is None where none can be read; `raw` stands in the new file unless the record was
-    changed."""
+    """One line, equal only to itself. `record` is None where none can be read; `raw` stands in the
+    new file unless the record was changed."""
 
     number: int
     """In the original, from 1."""
@@ -48,9 +49,11 @@ class Habits:
     headed: bool
     """The first line must be a record; else the conversation is refused."""
     keeps_unicode: bool
-    """It reads lone surrogates and broken characters by itself; else it passes over the whole line."""
+    """It reads lone surrogates and broken characters by itself; else it passes over the whole
+    line."""
     ends_torn_line: bool
-    """It begins a new line before it appends to a torn one; else its next record is lost with it."""
+    """It begins a new line before it appends to a torn one; else its next record is lost with
+    it."""
 
 
 @dataclass(slots=True)
@@ -67,7 +70,11 @@ class Draft:
 
     def records(self) -> list[tuple[Line, Record]]:
         """The lines that hold a record and are not dropped."""
-        return [(line, line.record) for line in self.lines if line.record is not None and not line.dropped]
+        return [
+            (line, line.record)
+            for line in self.lines
+            if line.record is not None and not line.dropped
+        ]
 
     def change(self, line: Line, what: str, why: str) -> None:
         """The line's record was changed in place."""
@@ -96,14 +103,23 @@ class Draft:
         self.edits.append(Edit(line, what, why))
 
     def mended(self) -> Mended:
-        """The answer: new bytes only where something was changed, and not where the whole is refused."""
+        """The answer: new bytes only where something was changed, and not where the whole is
+        refused."""
         findings = tuple(sorted(self.findings, key=lambda finding: finding.line))
         if self.refusal or not self.edits:
             return Mended(findings=findings, refusal=self.refusal)
-        return Mended(findings=findings, edits=tuple(sorted(self.edits, key=lambda edit: edit.line)), content=self.content())
+        return Mended(
+            findings=findings,
+            edits=tuple(sorted(self.edits, key=lambda edit: edit.line)),
+            content=self.content(),
+        )
 
     def content(self) -> bytes:
-        return b"".join((_dumped(line.record) if line.changed else line.raw) + b"\n" for line in self.lines if not line.dropped)
+        return b"".join(
+            (_dumped(line.record) if line.changed else line.raw) + b"\n"
+            for line in self.lines
+            if not line.dropped
+        )
 
 
 def _dumped(record: Record | None) -> bytes:
@@ -121,9 +137,16 @@ def draft(content: bytes, habits: Habits) -> Draft:
     if torn.strip(_BLANK):
         _take_tail(made, len(pieces) + 1, torn, habits)
     elif torn:
-        made.find(Trouble.TORN, Harm.NONE, len(pieces) + 1, f"{len(torn)} bytes without a meaning at the end")
+        made.find(
+            Trouble.TORN,
+            Harm.NONE,
+            len(pieces) + 1,
+            f"{len(torn)} bytes without a meaning at the end",
+        )
         if not habits.ends_torn_line:
-            made.edits.append(Edit(len(pieces) + 1, "left out", "the agent's next record would be lost with it"))
+            made.edits.append(
+                Edit(len(pieces) + 1, "left out", "the agent's next record would be lost with it")
+            )
         else:
             made.lines.append(Line(len(pieces) + 1, torn, None))
     return made
@@ -134,13 +157,20 @@ def _plain(content: bytes, habits: Habits, made: Draft) -> bytes:
     harm = Harm.REFUSED if habits.headed else Harm.NONE
     for mark, name in ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")):
         if content.startswith(mark):
-            made.find(Trouble.ENCODING, Harm.REFUSED, 0, "it was stored anew as UTF-16, which the agent does not read")
+            made.find(
+                Trouble.ENCODING,
+                Harm.REFUSED,
+                0,
+                "it was stored anew as UTF-16, which the agent does not read",
+            )
             made.edits.append(Edit(1, "stored as UTF-8 again", "the agent reads nothing else"))
             return content[2:].decode(name, "replace").encode("utf-8", "replace")
     if content.startswith(codecs.BOM_UTF8):
         made.find(Trouble.ENCODING, harm, 1, "a byte order mark stands before the first line")
         if habits.headed:
-            made.edited(1, "byte order mark taken out", "the agent does not read the first line with it")
+            made.edited(
+                1, "byte order mark taken out", "the agent does not read the first line with it"
+            )
         return content.removeprefix(codecs.BOM_UTF8)
     return content
 
@@ -149,7 +179,13 @@ def _take(made: Draft, number: int, raw: bytes, habits: Habits) -> None:
     if not raw.strip(_BLANK):
         if not made.lines and habits.headed:
             made.find(Trouble.HEAD, Harm.REFUSED, number, "the first line is blank")
-            made.edits.append(Edit(number, "blank line left out", "the first line must say which conversation it is"))
+            made.edits.append(
+                Edit(
+                    number,
+                    "blank line left out",
+                    "the first line must say which conversation it is",
+                )
+            )
         else:
             made.lines.append(Line(number, raw, None))
         return
@@ -158,21 +194,36 @@ def _take(made: Draft, number: int, raw: bytes, habits: Habits) -> None:
         made.lines.append(Line(number, raw, record))
         return
     if record is not None:
-        made.find(Trouble.UNREADABLE, Harm.LOSS, number, "characters are broken, and the agent passes over the whole line")
+        made.find(
+            Trouble.UNREADABLE,
+            Harm.LOSS,
+            number,
+            "characters are broken, and the agent passes over the whole line",
+        )
         made.lines.append(line := Line(number, raw, record))
-        made.change(line, "broken characters replaced", "the agent passes over a line that has some")
+        made.change(
+            line, "broken characters replaced", "the agent passes over a line that has some"
+        )
         return
     _search(made, number, raw, habits)
 
 
 def _take_tail(made: Draft, number: int, torn: bytes, habits: Habits) -> None:
-    """What stands behind the last line end: a whole record without its end, or the beginning of one."""
+    """What stands behind the last line end: a whole record without its end, or the beginning of
+    one."""
     record, _ = read(torn)
     if record is not None:
         made.lines.append(Line(number, torn, record))
         if not habits.ends_torn_line:
-            made.find(Trouble.TORN, Harm.LOSS, number, "the last line has no end, and the agent's next record would be glued to it")
-            made.edits.append(Edit(number, "line end added", "the agent's next record would be lost"))
+            made.find(
+                Trouble.TORN,
+                Harm.LOSS,
+                number,
+                "the last line has no end, and the agent's next record would be glued to it",
+            )
+            made.edits.append(
+                Edit(number, "line end added", "the agent's next record would be lost")
+            )
         return
     before = len(made.findings)
     _search(made, number, torn, habits)
@@ -182,22 +233,40 @@ def _take_tail(made: Draft, number: int, torn: bytes, habits: Habits) -> None:
     what = f"the last record breaks off after {len(torn)} bytes"
     made.find(Trouble.TORN, Harm.NONE if habits.ends_torn_line else Harm.LOSS, number, what)
     if not habits.ends_torn_line:
-        made.drop(made.lines[-1], "torn record left out", "the agent's next record would be lost with it")
+        made.drop(
+            made.lines[-1], "torn record left out", "the agent's next record would be lost with it"
+        )
 
 
 def _search(made: Draft, number: int, raw: bytes, habits: Habits) -> None:
-    """A line that is no record: the records that stand in it behind something else, each on a line of its own now."""
+    """A line that is no record: the records that stand in it behind something else, each on a line
+    of its own now."""
     found = _records_in(raw, habits)
     if not found:
         harm = Harm.REFUSED if habits.headed and not made.lines else Harm.LOSS
-        made.find(Trouble.UNREADABLE, harm, number, f"{len(raw)} bytes that are no record; the agent passes over them")
+        made.find(
+            Trouble.UNREADABLE,
+            harm,
+            number,
+            f"{len(raw)} bytes that are no record; the agent passes over them",
+        )
         made.lines.append(Line(number, raw, None))
         return
-    count = f"{len(found)} records that the agent does not read" if len(found) > 1 else "a record that the agent does not read"
+    count = (
+        f"{len(found)} records that the agent does not read"
+        if len(found) > 1
+        else "a record that the agent does not read"
+    )
     made.find(Trouble.GLUED, Harm.LOSS, number, f"{count}: the line is not theirs alone")
     for record in found:
         made.lines.append(Line(number, b"", record, changed=True))
-    made.edits.append(Edit(number, f"{len(found)} record(s) put on lines of their own", "the agent reads one record a line"))
+    made.edits.append(
+        Edit(
+            number,
+            f"{len(found)} record(s) put on lines of their own",
+            "the agent reads one record a line",
+        )
+    )
 
 
 def _records_in(raw: bytes, habits: Habits) -> list[Record]:

@@ -1,4 +1,5 @@
-"""What lies on disk, as it was found by the latest walk. A walk takes as long as there are files, so it is made beside, now and then."""
+"""What lies on disk, as it was found by the latest walk. A walk takes as long as there are files,
+so it is made beside, now and then."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ class Disk:
         self._found: Measured | None = None
 
     def look(self) -> Measured | None:
-        """What was found last; None before the first walk has ended. A walk is begun where one is due."""
+        """What was found last; None before the first walk has ended. A walk is begun where one is
+        due."""
         if time.monotonic() >= self._due and self._walking.acquire(blocking=False):
             threading.Thread(target=self._go, name="disk", daemon=True).start()
         return self._found

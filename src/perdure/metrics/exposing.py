@@ -37,14 +37,18 @@ class Meter:
         self._found: list[Metric] = []
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
-        """The numbers as text, and its content type. `accept`: the header of that name. Raises StoreError."""
+        """The numbers as text, and its content type. `accept`: the header of that name. Raises
+        StoreError."""
         with self._turn:
             if time.monotonic() >= self._until:
                 self._found = list(self._families())
                 self._until = time.monotonic() + self._fresh_s
             found = self._found
-        # Not the header itself: prometheus-client 0.26 raises TypeError for a version such as `1.x`.
-        encode, content_type = choose_encoder(f"{OPENMETRICS}; version=1.0.0" if OPENMETRICS in accept else "")
+        # Not the header itself: prometheus-client 0.26 raises TypeError for a version such as
+        # `1.x`.
+        encode, content_type = choose_encoder(
+            f"{OPENMETRICS}; version=1.0.0" if OPENMETRICS in accept else ""
+        )
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Given(found))
         return encode(registry), content_type
@@ -60,7 +64,10 @@ class Meter:
 
     def _rooms(self) -> list[tuple[str, Room]]:
         found = []
-        for name, path in (("state", self._engine.state), ("workdirs", self._engine.workspaces.root)):
+        for name, path in (
+            ("state", self._engine.state),
+            ("workdirs", self._engine.workspaces.root),
+        ):
             with suppress(OSError):
                 found.append((name, room(path)))
         return found

@@ -1,7 +1,8 @@
 """Reads every attempt that has ended, once, in the order of their ends, and adds it up.
 
-The first call after a start reads the whole past, a page at a time; each further one only what is new. A transaction that was begun
-earlier may be seen later, so the last minute is read again each time, and what was counted then is known.
+The first call after a start reads the whole past, a page at a time; each further one only what is
+new. A transaction that was begun earlier may be seen later, so the last minute is read again each
+time, and what was counted then is known.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class Following:
         self._newest = 0
         self._counted: dict[tuple[str, int], int] = {}
         self._cut: tuple[int, str, int] | None = None
-        """Where the last call had to leave off, if it had to: the next goes on there, however much ended in one moment."""
+        """Where the last call had to leave off, if it had to: the next goes on there, however much
+        ended in one moment."""
         self.tallies: dict[str, Tally] = {}
         self.complete = False
         """Whether all of the past is in the tallies: before that they are not to be shown."""
@@ -33,7 +35,8 @@ class Following:
     def catch_up(self, read_s: float = READ_S) -> None:
         """Adds what has ended since, for at most about so many seconds. Raises StoreError."""
         until = time.monotonic() + read_s
-        # An end that lies in the future was written under a clock that went wrong: what ends now stands before it.
+        # An end that lies in the future was written under a clock that went wrong: what ends now
+        # stands before it.
         oldest = max(0, min(self._newest, self._store.now()) - OVERLAP_MS)
         after, self._cut = self._cut or (oldest, "", 0), None
         while True:
@@ -52,4 +55,6 @@ class Following:
             if time.monotonic() > until:
                 self._cut = after
                 break
-        self._counted = {address: ended for address, ended in self._counted.items() if ended >= oldest}
+        self._counted = {
+            address: ended for address, ended in self._counted.items() if ended >= oldest
+        }

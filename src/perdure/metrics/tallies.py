@@ -1,4 +1,5 @@
-"""What ended attempts add up to, agent by agent. Pure; `following` calls it once for each attempt."""
+"""What ended attempts add up to, agent by agent. Pure; `following` calls it once for each
+attempt."""
 
 from __future__ import annotations
 
@@ -9,10 +10,17 @@ from dataclasses import field
 
 from perdure.lateclass import dataclass
 from perdure.model import Attempt
-from perdure.sessions.statistics import bought_by, concerns_conversation, did_go_on, fallback_of, was_to_go_on
+from perdure.sessions.statistics import (
+    bought_by,
+    concerns_conversation,
+    did_go_on,
+    fallback_of,
+    was_to_go_on,
+)
 
 BOUNDS_S = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
-"""The upper ends of the buckets in which the time of an attempt is counted; one more has what took longer."""
+"""The upper ends of the buckets in which the time of an attempt is counted; one more has what took
+longer."""
 NO_RECEIPT = "none"
 AGENT = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
@@ -66,7 +74,9 @@ class Tally:
     def _continuity(self, attempt: Attempt) -> None:
         meant = was_to_go_on(attempt)
         if meant:
-            self.resumes[attempt.receipt.verdict if attempt.receipt is not None else NO_RECEIPT] += 1
+            self.resumes[
+                attempt.receipt.verdict if attempt.receipt is not None else NO_RECEIPT
+            ] += 1
             if cause := fallback_of(attempt):
                 self.fallbacks[cause] += 1
         if attempt.outcome is None or not attempt.outcome.ok:
@@ -80,6 +90,10 @@ class Tally:
 
     @property
     def saved(self) -> int | None:
-        """Tokens that the successful attempts which went on did not buy, against the mean of the successful first attempts; None where
-        there is nothing to compare."""
-        return round(self.warm * self.cold_tokens / self.cold) - self.warm_tokens if self.cold and self.warm else None
+        """Tokens that the successful attempts which went on did not buy, against the mean of the
+        successful first attempts; None where there is nothing to compare."""
+        return (
+            round(self.warm * self.cold_tokens / self.cold) - self.warm_tokens
+            if self.cold and self.warm
+            else None
+        )

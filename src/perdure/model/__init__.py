@@ -1,13 +1,26 @@
 """The nouns. Everything that perdure keeps, decides on or shows is one of these.
 
-They are frozen standard-library dataclasses, so that the cheapest verbs (`perdure ls`) pay for nothing else; their JSON
-form is made and read by `codec`. Times are integer milliseconds since 1970 (UTC), durations are seconds, money is US
-dollars. A new value comes from `dataclasses.replace`. Everybody imports them from here.
+They are frozen standard-library dataclasses, so that the cheapest verbs (`perdure ls`) pay for
+nothing else; their JSON form is made and read by `codec`. Times are integer milliseconds since 1970
+(UTC), durations are seconds, money is US dollars. A new value comes from `dataclasses.replace`.
+Everybody imports them from here.
 """
 
 from __future__ import annotations
 
-from perdure.model.attempts import Attempt, Command, Continuation, Evidence, Exit, Launch, Outcome, Program, Receipt, Shown, Snapshot
+from perdure.model.attempts import (
+    Attempt,
+    Command,
+    Continuation,
+    Evidence,
+    Exit,
+    Launch,
+    Outcome,
+    Program,
+    Receipt,
+    Shown,
+    Snapshot,
+)
 from perdure.model.checkpoints import CLEAN_UP, KEEPSAKES, Checkpoint, CopyPart, Saved
 from perdure.model.choices import (
     PUT_BACK,
@@ -30,7 +43,18 @@ from perdure.model.choices import (
     WhenFull,
 )
 from perdure.model.loaded import Comparison, Item, ItemKind, Loaded, Relation, compare
-from perdure.model.runs import NOWHERE, UNSAVED, Claim, Condition, Decision, Host, Parking, Seat, TaskRun, Workspace
+from perdure.model.runs import (
+    NOWHERE,
+    UNSAVED,
+    Claim,
+    Condition,
+    Decision,
+    Host,
+    Parking,
+    Seat,
+    TaskRun,
+    Workspace,
+)
 from perdure.model.sessions import RESET, Conversation, Session, SessionKey
 from perdure.model.tasks import NOTHING_GIVEN, Context, FileChange, Given, TaskFile, TaskSpec
 from perdure.model.tokens import Token, TokenScope

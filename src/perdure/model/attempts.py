@@ -13,7 +13,8 @@ from perdure.model.usage import NO_USAGE, CompactAt, Fill, Usage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How an attempt ended, for certain. `until` (ms) is when a usage limit ends, where the agent said so."""
+    """How an attempt ended, for certain. `until` (ms) is when a usage limit ends, where the agent
+    said so."""
 
     kind: OutcomeKind
     detail: str = ""
@@ -21,7 +22,8 @@ class Outcome:
     code: int | None = None
     signal: int | None = None
     began: bool = True
-    """Of a lost attempt: False where its agent was never started, so that it says nothing of the task."""
+    """Of a lost attempt: False where its agent was never started, so that it says nothing of the
+    task."""
 
     @property
     def ok(self) -> bool:
@@ -52,7 +54,8 @@ class Shown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Continuation:
-    """How an attempt starts, and why. `session_id` is the conversation asked for (chosen, resumed or forked from)."""
+    """How an attempt starts, and why. `session_id` is the conversation asked for (chosen, resumed
+    or forked from)."""
 
     kind: Start
     session_id: str = ""
@@ -66,13 +69,15 @@ class Continuation:
     fork_at: int = 0
     """The last turn of the parent that the fork keeps; 0: all of them."""
     edits: tuple[str, ...] = ()
-    """What perdure changed in the transcript before the agent goes on from it, for the rung `repaired`."""
+    """What perdure changed in the transcript before the agent goes on from it, for the rung
+    `repaired`."""
     checkpoint: int = 0
     """The checkpoint whose conversation is put back, on the rung `checkpoint`."""
     compact: bool = False
     """The CLI is told to compact the conversation before it goes on."""
     rolls_over: bool = False
-    """The conversation before is whole, and too long: it is asked for a summary, and this one goes on in its place."""
+    """The conversation before is whole, and too long: it is asked for a summary, and this one goes
+    on in its place."""
     expired: int = 0
     """When (ms) the conversation's lifetime had ended; 0: it had not."""
     standing: Standing = Standing.WHOLE
@@ -80,7 +85,8 @@ class Continuation:
     shown: Shown | None = None
     """What the model is shown of what was known; None where the agent's transcripts do not tell."""
     prices: tuple[tuple[str, float], ...] = ()
-    """What each way to go on was reckoned to cost over the attempt, in dollars; empty where nothing is known of the price."""
+    """What each way to go on was reckoned to cost over the attempt, in dollars; empty where nothing
+    is known of the price."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +111,16 @@ class Evidence:
     last_known: Snapshot | None = None
     """The transcript as perdure last left it, from the session's record."""
     prefix_kept: bool | None = None
-    """The bytes of `before` are the first bytes of `after`; None where there was no `before`. Of a fork: its history begins with
-    the parent's prompts, or it names the parent as its beginning."""
+    """The bytes of `before` are the first bytes of `after`; None where there was no `before`. Of a
+    fork: its history begins with the parent's prompts, or it names the parent as its beginning."""
     parent_kept: bool | None = None
-    """A fork's parent has what it had, and nothing of this attempt was written into it; None where nothing was forked."""
+    """A fork's parent has what it had, and nothing of this attempt was written into it; None where
+    nothing was forked."""
     known_kept: bool | None = None
     """The bytes of `last_known` are the first bytes of `before`; None where nothing was known."""
     copy_kept: bool | None = None
-    """The transcript begins with all that perdure's own copy holds; None where there was no copy."""
+    """The transcript begins with all that perdure's own copy holds; None where there was no
+    copy."""
     turns_since: int = 0
     """Prompts of somebody else found behind an attempt whose end nobody saw: they came during it or
     after it."""
@@ -133,7 +141,8 @@ class Evidence:
     opened: str = ""
     """`new`, `loaded` or `resumed`: what the agent says, where its transcript cannot be read."""
     replayed: int | None = None
-    """Number of known prompts, answers and tool calls that the agent replayed, which is all of them; None: it replayed nothing."""
+    """Number of known prompts, answers and tool calls that the agent replayed, which is all of
+    them; None: it replayed nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +157,8 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """An agent's native program on this machine. `version` is empty where only running it would tell."""
+    """An agent's native program on this machine. `version` is empty where only running it would
+    tell."""
 
     path: str
     version: str = ""
@@ -171,14 +181,17 @@ class Launch:
     compact_at: CompactAt | None = None
     """Where the CLI is to compact the conversation by itself; None: where it thinks fit."""
     marks: tuple[str, ...] = ()
-    """Marks of what is known of the conversation (`ItemsMarked`), for an agent whose transcript cannot be read."""
+    """Marks of what is known of the conversation (`ItemsMarked`), for an agent whose transcript
+    cannot be read."""
     mark: str = ""
-    """The attempt's own mark, for a CLI that tells a conversation's id late and lets the caller give it a title."""
+    """The attempt's own mark, for a CLI that tells a conversation's id late and lets the caller
+    give it a title."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """A process to start. `env` are defaults for variables that the user has not set; the prompt goes by `stdin`."""
+    """A process to start. `env` are defaults for variables that the user has not set; the prompt
+    goes by `stdin`."""
 
     argv: tuple[str, ...]
     stdin: bytes
@@ -189,9 +202,9 @@ class Command:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exit:
-    """How a process ended. `cause`: `exited`, `deadline`, `stalled`, `stopped`, `retrying`
-    (without end), `flooded` (too much output), `lapsed` (the lease could not be renewed), `lost` (nobody saw the end), `turn` (its turn
-    is over, and it is kept for another: it has no code)."""
+    """How a process ended. `cause`: `exited`, `deadline`, `stalled`, `stopped`, `retrying` (without
+    end), `flooded` (too much output), `lapsed` (the lease could not be renewed), `lost` (nobody saw
+    the end), `turn` (its turn is over, and it is kept for another: it has no code)."""
 
     code: int | None = None
     signal: int | None = None
@@ -207,7 +220,8 @@ class Exit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One try. `number` counts from 1 and is the fencing token: every write says "if still attempt n"."""
+    """One try. `number` counts from 1 and is the fencing token: every write says "if still attempt
+    n"."""
 
     run: str
     number: int

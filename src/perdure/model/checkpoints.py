@@ -9,7 +9,8 @@ from perdure.lateclass import dataclass
 
 @dataclass(frozen=True, slots=True)
 class CopyPart:
-    """The first `size` bytes of an own copy: what a checkpoint keeps of a conversation. Copies only grow, so it stays."""
+    """The first `size` bytes of an own copy: what a checkpoint keeps of a conversation. Copies only
+    grow, so it stays."""
 
     session_id: str
     name: str
@@ -20,19 +21,30 @@ class CopyPart:
 
 
 BUILT_AGAIN = "it can be built again"
-NO_WORK = frozenset({BUILT_AGAIN, "it is a pipe", "it is a socket", "it is a device", "it is neither a file nor a link", "it is special"})
+NO_WORK = frozenset(
+    {
+        BUILT_AGAIN,
+        "it is a pipe",
+        "it is a socket",
+        "it is a device",
+        "it is neither a file nor a link",
+        "it is special",
+    }
+)
 """Why something is left out of a checkpoint that is nobody's work."""
 
 
 CLEAN_UP = "clean-up"
 """Why a checkpoint was taken of a workdir that goes to the trash."""
 KEEPSAKES = ("restore", CLEAN_UP)
-"""Checkpoints of what a person or a clean-up took away: they say nothing of where the agent stopped."""
+"""Checkpoints of what a person or a clean-up took away: they say nothing of where the agent
+stopped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
-    """A workdir as a checkpoint keeps it: a commit under a ref of perdure's own. Nobody's HEAD, index or branch is touched."""
+    """A workdir as a checkpoint keeps it: a commit under a ref of perdure's own. Nobody's HEAD,
+    index or branch is touched."""
 
     commit: str
     ref: str
@@ -57,7 +69,8 @@ class Saved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """Workdir and conversation of a run, saved together. It exists only when both halves are there."""
+    """Workdir and conversation of a run, saved together. It exists only when both halves are
+    there."""
 
     run: str
     number: int
@@ -65,13 +78,14 @@ class Checkpoint:
     attempt: int
     at: int
     why: str
-    """`turn`, `tool` (while it worked), `stop` (asked to end), `end` of the attempt, `adopted`, `restore` (before one), `clean-up`
-    (before one)."""
+    """`turn`, `tool` (while it worked), `stop` (asked to end), `end` of the attempt, `adopted`,
+    `restore` (before one), `clean-up` (before one)."""
     workdir: Saved
     session_id: str = ""
     """Empty where nothing had been said yet."""
     conversation: tuple[CopyPart, ...] = ()
-    """The transcript first; then what lies beside it, and the conversations that it goes on from."""
+    """The transcript first; then what lies beside it, and the conversations that it goes on
+    from."""
     context_version: int = 0
     """The newest version of the instructions that the conversation had been given."""
     agent: str = ""

@@ -1,4 +1,5 @@
-"""The words that have a fixed set: states, kinds, policies. They are stored and shown as they are spelt here."""
+"""The words that have a fixed set: states, kinds, policies. They are stored and shown as they are
+spelt here."""
 
 from __future__ import annotations
 
@@ -6,7 +7,8 @@ from enum import StrEnum
 
 
 class RunState(StrEnum):
-    """The six states of a run. Backoff and waiting for a usage limit are `queued` with a later `run_after`."""
+    """The six states of a run. Backoff and waiting for a usage limit are `queued` with a later
+    `run_after`."""
 
     PENDING = "pending"
     QUEUED = "queued"
@@ -56,7 +58,8 @@ class Verdict(StrEnum):
 
 
 class ContinuityPolicy(StrEnum):
-    """What may happen when the conversation is lost: stop, go on with a brief and say so, or simply start anew."""
+    """What may happen when the conversation is lost: stop, go on with a brief and say so, or simply
+    start anew."""
 
     STRICT = "strict"
     DISCLOSE = "disclose"
@@ -64,8 +67,9 @@ class ContinuityPolicy(StrEnum):
 
 
 class WhenFull(StrEnum):
-    """What happens to a conversation that is nearly too long for its model: what its CLI does by itself; it is compacted, by the CLI's
-    own means; a new one goes on with a summary; nothing, until a person looks."""
+    """What happens to a conversation that is nearly too long for its model: what its CLI does by
+    itself; it is compacted, by the CLI's own means; a new one goes on with a summary; nothing,
+    until a person looks."""
 
     CLI = "cli"
     COMPACT = "compact"
@@ -74,7 +78,8 @@ class WhenFull(StrEnum):
 
 
 class Measure(StrEnum):
-    """What comes before a conversation goes on, that is nearly too long or was refused as too long."""
+    """What comes before a conversation goes on, that is nearly too long or was refused as too
+    long."""
 
     NONE = "none"
     COMPACT = "compact"
@@ -91,8 +96,8 @@ class Permissions(StrEnum):
 
 
 class MapWhen(StrEnum):
-    """Which prompts get the project map: none; those of an agent that has no conversation to know the files from, or has lost it; also
-    the first of each conversation; all."""
+    """Which prompts get the project map: none; those of an agent that has no conversation to know
+    the files from, or has lost it; also the first of each conversation; all."""
 
     OFF = "off"
     FALLBACK = "fallback"
@@ -101,7 +106,8 @@ class MapWhen(StrEnum):
 
 
 class Backend(StrEnum):
-    """How a workdir is made. `task`: a plain directory of a service; `here`: the directory the user stands in."""
+    """How a workdir is made. `task`: a plain directory of a service; `here`: the directory the user
+    stands in."""
 
     WORKTREE = "worktree"
     ISOLATED = "isolated"
@@ -149,16 +155,17 @@ PUT_BACK = frozenset({Rung.COPY, Rung.REPAIRED, Rung.CHECKPOINT})
 
 
 class OnExpiry(StrEnum):
-    """What follows when a session's lifetime has passed and its transcript is there: the conversation goes on all the same, or a new one
-    begins with a brief."""
+    """What follows when a session's lifetime has passed and its transcript is there: the
+    conversation goes on all the same, or a new one begins with a brief."""
 
     RESUME = "resume"
     REBUILD = "rebuild"
 
 
 class ColdCache(StrEnum):
-    """What follows when a conversation was left alone for so long that the model's service has to read all of it anew: it goes on all the
-    same; it is compacted where that costs less; whatever costs least; a person is asked where something else would cost less."""
+    """What follows when a conversation was left alone for so long that the model's service has to
+    read all of it anew: it goes on all the same; it is compacted where that costs less; whatever
+    costs least; a person is asked where something else would cost less."""
 
     RESUME = "resume"
     COMPACT = "compact"
@@ -167,8 +174,8 @@ class ColdCache(StrEnum):
 
 
 class OnEdit(StrEnum):
-    """What happens to a task file that the agent has edited when a newer version of it is given: the agent's stays; the given one
-    takes its place, after a backup; or both are merged."""
+    """What happens to a task file that the agent has edited when a newer version of it is given:
+    the agent's stays; the given one takes its place, after a backup; or both are merged."""
 
     KEEP = "keep"
     REPLACE = "replace"
@@ -176,8 +183,8 @@ class OnEdit(StrEnum):
 
 
 class FileAction(StrEnum):
-    """What was done with a task file. `conflict`: both sides changed it, and a person or the agent has to look; `dropped`: it is given
-    no more, and stays in the workdir."""
+    """What was done with a task file. `conflict`: both sides changed it, and a person or the agent
+    has to look; `dropped`: it is given no more, and stays in the workdir."""
 
     WRITTEN = "written"
     SAME = "same"
@@ -189,7 +196,8 @@ class FileAction(StrEnum):
 
 
 class SessionState(StrEnum):
-    """`pinned`: the id is known; `confirmed`: the transcript on disk holds a turn; `retired`: never chosen again."""
+    """`pinned`: the id is known; `confirmed`: the transcript on disk holds a turn; `retired`: never
+    chosen again."""
 
     PINNED = "pinned"
     CONFIRMED = "confirmed"

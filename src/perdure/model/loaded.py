@@ -1,8 +1,10 @@
-"""What a resume would show to the model, and how that compares with what the model was shown before.
+"""What a resume would show to the model, and how that compares with what the model was shown
+before.
 
-A transcript that still has all its bytes can be loaded without its newest turns: a person went back (rewind), another program wrote a
-branch of its own, the agent's CLI compacted it. So a driver says what its CLI would load (`AgentDriver.loads`) as a row of items, and
-`compare` holds that against what perdure knows. Pure; used by the engine for receipts, and by the drivers.
+A transcript that still has all its bytes can be loaded without its newest turns: a person went back
+(rewind), another program wrote a branch of its own, the agent's CLI compacted it. So a driver says
+what its CLI would load (`AgentDriver.loads`) as a row of items, and `compare` holds that against
+what perdure knows. Pure; used by the engine for receipts, and by the drivers.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ SAID = 80
 
 
 class ItemKind(StrEnum):
-    """What one item of a conversation is. Thoughts of the model and what a CLI adds to each request are no items."""
+    """What one item of a conversation is. Thoughts of the model and what a CLI adds to each request
+    are no items."""
 
     PROMPT = "prompt"
     ANSWER = "answer"
@@ -37,13 +40,14 @@ class Item:
     key: str = ""
     """The id of the tool call, of calls and results."""
     digest: str = ""
-    """Of the text, the same in every copy of the conversation; white space counts in results only, which may be long. Empty: the
-    text is not known, and any item of this kind and key is the same one."""
+    """Of the text, the same in every copy of the conversation; white space counts in results only,
+    which may be long. Empty: the text is not known, and any item of this kind and key is the same
+    one."""
     said: str = ""
     """The beginning of the text on one line, to be quoted."""
     made_up: bool = False
-    """The agent's CLI wrote it in place of something that was never recorded: a result "outcome unknown", an answer that no model
-    gave. It proves nothing, so `compare` passes over it."""
+    """The agent's CLI wrote it in place of something that was never recorded: a result "outcome
+    unknown", an answer that no model gave. It proves nothing, so `compare` passes over it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +59,11 @@ class Loaded:
     compactions: int = 0
     """Number of compactions that the loaded conversation has behind it."""
     condensed: tuple[Item, ...] = ()
-    """Items that the model is not shown because a summary stands for them; they are still in the transcript."""
+    """Items that the model is not shown because a summary stands for them; they are still in the
+    transcript."""
     dropped: tuple[Item, ...] = ()
-    """Items that are in the transcript and are not loaded: rewound, undone, or on another branch."""
+    """Items that are in the transcript and are not loaded: rewound, undone, or on another
+    branch."""
 
 
 class Relation(StrEnum):
@@ -89,9 +95,11 @@ class Comparison:
     missing: tuple[Item, ...] = ()
     """Known items that are neither loaded nor in a summary."""
     off_branch: int = 0
-    """Number of the missing ones that are still in the transcript, where the CLI does not load them."""
+    """Number of the missing ones that are still in the transcript, where the CLI does not load
+    them."""
     altered: tuple[Item, ...] = ()
-    """The missing ones among calls and results whose key is loaded with another content, as they were known."""
+    """The missing ones among calls and results whose key is loaded with another content, as they
+    were known."""
     inserted: tuple[Item, ...] = ()
     """Loaded items that were not known and stand before the last known one that is loaded."""
     added: tuple[Item, ...] = ()
@@ -104,12 +112,14 @@ class Comparison:
 
     @property
     def prompts_added(self) -> tuple[Item, ...]:
-        """Prompts that were not known, in their order: of somebody else, unless the caller knows better."""
+        """Prompts that were not known, in their order: of somebody else, unless the caller knows
+        better."""
         return tuple(item for item in (*self.inserted, *self.added) if item.kind is ItemKind.PROMPT)
 
 
 def digest(text: str) -> str:
-    """Return the mark of a text, the same however it is wrapped. Equal to `transcripts.fingerprint` of a prompt."""
+    """Return the mark of a text, the same however it is wrapped. Equal to `transcripts.fingerprint`
+    of a prompt."""
     return _digest(" ".join(text.split()))
 
 
@@ -126,7 +136,8 @@ def item(kind: ItemKind, text: str, key: str = "", *, made_up: bool = False) -> 
 
 
 def call(key: str, name: str, given: object, said: str = "") -> Item:
-    """Return the item for a tool call with its arguments; `said` is the argument that a person would quote."""
+    """Return the item for a tool call with its arguments; `said` is the argument that a person
+    would quote."""
     from json import dumps
 
     arguments = dumps(given, sort_keys=True, separators=(",", ":"), default=str)
@@ -147,13 +158,17 @@ def compare(known: Iterable[Item], loaded: Loaded) -> Comparison:
     keys = {(each.kind, each.key) for each in theirs if each.key}
     unknown = [at for at in range(len(theirs)) if at not in taken]
     return Comparison(
-        relation=_relation(len(ours), missing, condensed=bool(in_summary), foreign=bool(unknown) and not taken),
+        relation=_relation(
+            len(ours), missing, condensed=bool(in_summary), foreign=bool(unknown) and not taken
+        ),
         known=len(ours),
         shown=len(taken),
         condensed=len(in_summary),
         missing=tuple(ours[at] for at in missing),
         off_branch=len(_found(ours, missing, loaded.dropped)),
-        altered=tuple(ours[at] for at in missing if ours[at].key and (ours[at].kind, ours[at].key) in keys),
+        altered=tuple(
+            ours[at] for at in missing if ours[at].key and (ours[at].kind, ours[at].key) in keys
+        ),
         inserted=tuple(theirs[at] for at in unknown if at < last),
         added=tuple(theirs[at] for at in unknown if at > last),
     )
@@ -177,8 +192,15 @@ def _lacking(found: Comparison) -> str:
     where = "at its end" if found.relation is Relation.SHORTENED else "in its middle"
     count, first = len(found.missing), found.missing[0]
     condensed = f", {found.condensed} are in a summary" if found.condensed else ""
-    shown = f"the model is shown {found.shown} of {found.known} known items{condensed}, {count} {where} are missing"
-    still = f"; {found.off_branch} of them are in the transcript, on a branch that is not loaded" if found.off_branch else ""
+    shown = (
+        f"the model is shown {found.shown} of {found.known} known items{condensed}, {count} "
+        f"{where} are missing"
+    )
+    still = (
+        f"; {found.off_branch} of them are in the transcript, on a branch that is not loaded"
+        if found.off_branch
+        else ""
+    )
     return f"{shown}, the first of them the {quote(first)}{still}"
 
 
@@ -209,9 +231,10 @@ def _found(ours: Sequence[Item], places: Sequence[int], among: Sequence[Item]) -
 def _aligned(ours: Sequence[Item], theirs: Sequence[Item]) -> list[int | None]:
     """For each known item its place in the other row, in rising order; None where it is missing.
 
-    A common beginning is taken first. Then items that stand once on either side hold the rest together (a patience diff), so that an
-    "OK." which is said in every turn is not taken for one that is missing; between them the first that fits is taken, where it stands
-    beside something else that was found.
+    A common beginning is taken first. Then items that stand once on either side hold the rest
+    together (a patience diff), so that an "OK." which is said in every turn is not taken for one
+    that is missing; between them the first that fits is taken, where it stands beside something
+    else that was found.
     """
     start = 0
     while start < len(ours) and start < len(theirs) and _same(ours[start], theirs[start]):
@@ -227,7 +250,11 @@ def _aligned(ours: Sequence[Item], theirs: Sequence[Item]) -> list[int | None]:
         for each in range(at, our_end):
             candidates = where.get(_mark(ours[each]), [])
             first = bisect_left(candidates, there)
-            if first < len(candidates) and candidates[first] < their_end and _same(ours[each], theirs[candidates[first]]):
+            if (
+                first < len(candidates)
+                and candidates[first] < their_end
+                and _same(ours[each], theirs[candidates[first]])
+            ):
                 places[each], there = candidates[first], candidates[first] + 1
         if our_end < len(ours) and _same(ours[our_end], theirs[their_end]):
             places[our_end] = their_end
@@ -236,8 +263,14 @@ def _aligned(ours: Sequence[Item], theirs: Sequence[Item]) -> list[int | None]:
     return places
 
 
-def _drop_chance_finds(places: list[int | None], ours: Sequence[Item], where: dict[tuple[str, str], list[int]], start: int) -> None:
-    """Take back what was found of texts that are said more than once, unless an item beside it was found beside it too."""
+def _drop_chance_finds(
+    places: list[int | None],
+    ours: Sequence[Item],
+    where: dict[tuple[str, str], list[int]],
+    start: int,
+) -> None:
+    """Take back what was found of texts that are said more than once, unless an item beside it was
+    found beside it too."""
     count = Counter(_mark(each) for each in ours)
     proven = [place is not None for place in places]
     for at in range(start, len(ours)):
@@ -264,11 +297,18 @@ def _mark(each: Item) -> tuple[str, str]:
     return (each.kind, each.key or each.digest)
 
 
-def _anchors(ours: Sequence[Item], start: int, where: dict[tuple[str, str], list[int]]) -> list[tuple[int, int]]:
-    """Places of items that stand once on either side: the longest row of pairs that rises on both (patience sorting)."""
+def _anchors(
+    ours: Sequence[Item], start: int, where: dict[tuple[str, str], list[int]]
+) -> list[tuple[int, int]]:
+    """Places of items that stand once on either side: the longest row of pairs that rises on both
+    (patience sorting)."""
     count = Counter(_mark(each) for each in ours[start:])
     marks = ((at, _mark(ours[at])) for at in range(start, len(ours)))
-    pairs = [(at, where[mark][0]) for at, mark in marks if count[mark] == 1 and len(where.get(mark, ())) == 1]
+    pairs = [
+        (at, where[mark][0])
+        for at, mark in marks
+        if count[mark] == 1 and len(where.get(mark, ())) == 1
+    ]
     ends: list[int] = []
     tails: list[int] = []
     before: list[int] = []

@@ -9,7 +9,8 @@ from perdure.model.tasks import TaskSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """Something true of a run that a person should know: `needs_person`, `collision`, `drift`, `open`, `unsaved`."""
+    """Something true of a run that a person should know: `needs_person`, `collision`, `drift`,
+    `open`, `unsaved`."""
 
     type: str
     message: str
@@ -17,12 +18,14 @@ class Condition:
 
 
 UNSAVED = "unsaved"
-"""Type of the condition of a run whose work is over and whose workdir holds what is nowhere else."""
+"""Type of the condition of a run whose work is over and whose workdir holds what is nowhere
+else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workspace:
-    """A working directory. `id` and `path` are a pure function of its identity, and of nothing else."""
+    """A working directory. `id` and `path` are a pure function of its identity, and of nothing
+    else."""
 
     id: str
     path: str
@@ -57,7 +60,8 @@ class TaskRun:
     origin: str = ""
     """The run's id on the machine that it came from; empty for one that began here."""
     host: str = ""
-    """In a shared database: the id of the host on which its workdir and conversation lie; empty where any may begin."""
+    """In a shared database: the id of the host on which its workdir and conversation lie; empty
+    where any may begin."""
     host_name: str = ""
     account: str = ""
     """Whose limits its newest attempt drew on; empty where nobody has said so."""
@@ -77,7 +81,8 @@ class Seat:
     """A place among the runs that may be at work on one account."""
 
     account: str
-    """Agent and credentials, as far as they can be told apart without reading a secret; see `attempt.accounts`."""
+    """Agent and credentials, as far as they can be told apart without reading a secret; see
+    `attempt.accounts`."""
     agent: str
     model: str = ""
     jobs: int = 0
@@ -89,7 +94,8 @@ class Seat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parking:
-    """Nothing is launched on `what` (an account, or an agent) before `until`. `model`: only for runs of this model; empty: for all."""
+    """Nothing is launched on `what` (an account, or an agent) before `until`. `model`: only for
+    runs of this model; empty: for all."""
 
     what: str
     until: int
@@ -100,12 +106,14 @@ class Parking:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """One of several that share a database: whoever works with one state directory, on one machine."""
+    """One of several that share a database: whoever works with one state directory, on one
+    machine."""
 
     id: str
     name: str
     patience_s: float | None = None
-    """How long it leaves a run that is due to the host that has its files; None, for ever, where it could not bring them here."""
+    """How long it leaves a run that is due to the host that has its files; None, for ever, where it
+    could not bring them here."""
 
     @property
     def label(self) -> str:

@@ -19,12 +19,14 @@ class SessionKey:
 
 
 RESET = "reset by a person"
-"""The cause of a conversation's retirement after which nothing is told of it: the next attempt begins anew."""
+"""The cause of a conversation's retirement after which nothing is told of it: the next attempt
+begins anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """A pointer to the agent's own conversation. At most one that is not retired exists for each key."""
+    """A pointer to the agent's own conversation. At most one that is not retired exists for each
+    key."""
 
     key: SessionKey
     id: str
@@ -54,7 +56,8 @@ class Session:
     expires: int = 0
     """When (ms) that will be, unless it is used before; 0: never."""
     revision: int = field(default=0, compare=False)
-    """Counts what was stored for its key; the store sets it. A record with a smaller one is older."""
+    """Counts what was stored for its key; the store sets it. A record with a smaller one is
+    older."""
 
     def used(self, at: int, usual_s: float = 0.0) -> Session:
         """The record after a use at this time (ms): its lifetime, or the usual one, begins anew."""

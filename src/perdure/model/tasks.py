@@ -10,7 +10,8 @@ from perdure.model.choices import ContinuityPolicy, FileAction, OnEdit, Permissi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSpec:
-    """What is asked for. Immutable; the same struct is the command's input and, later, the HTTP body and CRD spec."""
+    """What is asked for. Immutable; the same struct is the command's input and, later, the HTTP
+    body and CRD spec."""
 
     prompt: str
     agent: str = "claude"
@@ -37,33 +38,40 @@ class TaskSpec:
     env: dict[str, str] = field(default_factory=dict)
     """Variables for the agent, given with --env NAME=VALUE."""
     pass_env: tuple[str, ...] = ()
-    """Names of the user's variables that the agent gets besides its own, given with --env NAME; no value is stored."""
+    """Names of the user's variables that the agent gets besides its own, given with --env NAME; no
+    value is stored."""
     timeout_s: float = 3600.0
     """An attempt that takes longer is ended; 0 means no limit."""
     stall_s: float = 600.0
-    """An attempt that is silent for longer is ended (five times as long inside a tool); 0 means no limit."""
+    """An attempt that is silent for longer is ended (five times as long inside a tool); 0 means no
+    limit."""
     attempts: int = 3
     budget_usd: float = 0.0
     """All attempts together; 0 means no limit."""
     continuity: ContinuityPolicy = ContinuityPolicy.DISCLOSE
     when_full: str = ""
-    """What happens when the conversation is nearly full (`WhenFull`); empty: what the user's settings say."""
+    """What happens when the conversation is nearly full (`WhenFull`); empty: what the user's
+    settings say."""
     verify: str = ""
-    """A shell command, run in the workdir after the agent's success; a non-zero exit is a failure."""
+    """A shell command, run in the workdir after the agent's success; a non-zero exit is a
+    failure."""
     files: tuple[str, ...] = ()
-    """What is to be there after the agent's success, relative to the workdir; what is missing fails the attempt."""
+    """What is to be there after the agent's success, relative to the workdir; what is missing fails
+    the attempt."""
     conflicts: tuple[str, ...] = ()
-    """Files in which a merge left its marks; a mark that is still there after the agent's success fails the attempt."""
+    """Files in which a merge left its marks; a mark that is still there after the agent's success
+    fails the attempt."""
     verify_rounds: int = 3
-    """So often a failed check goes back to the agent, for each version of the instructions; it uses up none of the attempts."""
+    """So often a failed check goes back to the agent, for each version of the instructions; it uses
+    up none of the attempts."""
     verify_timeout_s: float = 1800.0
     """A check that takes longer is ended and has failed; 0 means no limit."""
     labels: dict[str, str] = field(default_factory=dict)
     map: str = ""
     """Which prompts get the project map (see MapWhen); empty: as the settings say."""
     rule: str = ""
-    """The `[agents.NAME]` that it works under: who its commits are by, and how many of its runs may be at work at once. Only a dispatch
-    sets it."""
+    """The `[agents.NAME]` that it works under: who its commits are by, and how many of its runs may
+    be at work at once. Only a dispatch sets it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +100,8 @@ NOTHING_GIVEN = Given()
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """One version of the instructions of a run. Version 1 is the prompt; each update appends one."""
+    """One version of the instructions of a run. Version 1 is the prompt; each update appends
+    one."""
 
     version: int
     text: str
@@ -103,8 +112,8 @@ class Context:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileChange:
-    """What was done with one task file in the workdir. Contents stand as SHA-256, with `+x` where the file is executable; empty: no
-    such file."""
+    """What was done with one task file in the workdir. Contents stand as SHA-256, with `+x` where
+    the file is executable; empty: no such file."""
 
     name: str
     action: FileAction
@@ -114,7 +123,8 @@ class FileChange:
     base: str = ""
     """As it was given before."""
     before: str = ""
-    """What lay in the workdir; `?` for something that is no ordinary file, which is never touched."""
+    """What lay in the workdir; `?` for something that is no ordinary file, which is never
+    touched."""
     after: str = ""
     """What lies there now."""
     backup: str = ""

@@ -8,7 +8,8 @@ from perdure.lateclass import dataclass
 
 
 class TokenScope(StrEnum):
-    """What the bearer of a token may do; each one may also do what stands before it: look; have agents work; take away and bring back."""
+    """What the bearer of a token may do; each one may also do what stands before it: look; have
+    agents work; take away and bring back."""
 
     READ = "read"
     DISPATCH = "dispatch"
@@ -17,7 +18,8 @@ class TokenScope(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """Who may ask `perdure serve`, and for what. The secret itself is nowhere: the store knows its SHA-256."""
+    """Who may ask `perdure serve`, and for what. The secret itself is nowhere: the store knows its
+    SHA-256."""
 
     name: str
     scope: TokenScope

@@ -7,10 +7,11 @@ from perdure.lateclass import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens and dollars. `cached` and `cache_write` are parts of the input as the model's service reports them.
+    """Tokens and dollars. `cached` and `cache_write` are parts of the input as the model's service
+    reports them.
 
-    `estimated`: the agent's program has not told its final figure (it still works, or was killed), or tells no dollars, so that perdure
-    has counted or priced it.
+    `estimated`: the agent's program has not told its final figure (it still works, or was killed),
+    or tells no dollars, so that perdure has counted or priced it.
     """
 
     input: int = 0
@@ -31,7 +32,8 @@ class Usage:
         )
 
     def since(self, before: Usage) -> Usage:
-        """What was added since `before`, never negative: a counter that fell back has started anew."""
+        """What was added since `before`, never negative: a counter that fell back has started
+        anew."""
         if self.input < before.input or self.output < before.output:
             return self
         return Usage(
@@ -49,17 +51,20 @@ NO_USAGE = Usage()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """One answer of the model, as far as its usage is known. It is told several times, and its output last."""
+    """One answer of the model, as far as its usage is known. It is told several times, and its
+    output last."""
 
     id: str
-    """The service's own, or whatever tells two answers apart. Empty: the answer that was told last."""
+    """The service's own, or whatever tells two answers apart. Empty: the answer that was told
+    last."""
     usage: Usage
     model: str = ""
     """Empty: not told."""
     hour: int = 0
     """The part of `usage.cache_write` that is written for an hour."""
     unnamed: bool = False
-    """A count of the whole conversation that stands for a reply, in a CLI that names none. Void beside replies with names."""
+    """A count of the whole conversation that stands for a reply, in a CLI that names none. Void
+    beside replies with names."""
     at: int = 0
     """When it was written down, in ms; 0: not told."""
 
@@ -71,15 +76,23 @@ class Reply:
             max(self.usage.cached, later.usage.cached),
             max(self.usage.cache_write, later.usage.cache_write),
         )
-        return Reply(id=self.id, usage=usage, model=later.model or self.model, hour=max(self.hour, later.hour), at=self.at)
+        return Reply(
+            id=self.id,
+            usage=usage,
+            model=later.model or self.model,
+            hour=max(self.hour, later.hour),
+            at=self.at,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fill:
-    """How full a conversation is: what its newest request carried, and what its model can take, in tokens."""
+    """How full a conversation is: what its newest request carried, and what its model can take, in
+    tokens."""
 
     tokens: int = 0
-    """Input, cached parts included; after a compaction what the CLI says is left. 0: no request has been made, or nothing tells."""
+    """Input, cached parts included; after a compaction what the CLI says is left. 0: no request has
+    been made, or nothing tells."""
     window: int = 0
     """0: nobody knows."""
     model: str = ""
@@ -94,7 +107,8 @@ class Fill:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompactAt:
-    """The fill at which a CLI is told to compact its conversation, in tokens; 0: not known, then `percent` of the window holds."""
+    """The fill at which a CLI is told to compact its conversation, in tokens; 0: not known, then
+    `percent` of the window holds."""
 
     tokens: int = 0
     window: int = 0

@@ -1,7 +1,7 @@
 """A plan: tasks that need each other, and what becomes of them. Pure.
 
-`planfile` reads the file; `checking` turns what it says into a `Plan` or into all of its problems, each with its line. `weaving` says
-which tasks share a conversation.
+`planfile` reads the file; `checking` turns what it says into a `Plan` or into all of its problems,
+each with its line. `weaving` says which tasks share a conversation.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from perdure.model import ContinuityPolicy, Permissions, TaskSpec
 
 
 class PlanError(ConfigError):
-    """A plan that cannot be run; `problems` lists everything that is wrong with it, each with its place."""
+    """A plan that cannot be run; `problems` lists everything that is wrong with it, each with its
+    place."""
 
 
 class Forking(StrEnum):
-    """Where an agent's program can fork a conversation: at the end of any of its turns, where it stands now, or not at all."""
+    """Where an agent's program can fork a conversation: at the end of any of its turns, where it
+    stands now, or not at all."""
 
     ANYWHERE = "anywhere"
     AT_END = "at end"
@@ -27,8 +29,8 @@ class Forking(StrEnum):
 
 
 class Unforkable(StrEnum):
-    """What becomes of a branch whose conversation cannot be forked: it waits and goes on in the strand itself, or begins a new
-    conversation, at the same time, with a brief of what was said."""
+    """What becomes of a branch whose conversation cannot be forked: it waits and goes on in the
+    strand itself, or begins a new conversation, at the same time, with a brief of what was said."""
 
     SERIAL = "serial"
     BRIEF = "brief"
@@ -50,7 +52,8 @@ class PlanTask:
     files: tuple[str, ...] = ()
     """What it is to make, relative to the workdir: missing after its success, they fail it."""
     map: str = ""
-    """Which prompts get the project map (see MapWhen); empty: where the task has files from tasks that are not in its conversation."""
+    """Which prompts get the project map (see MapWhen); empty: where the task has files from tasks
+    that are not in its conversation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,17 +87,20 @@ class Strand:
     forks: str = ""
     """The task at whose end its conversation is forked."""
     files_of: str = ""
-    """The task whose files a new workdir begins with; empty where it goes on, or begins at the plan's base."""
+    """The task whose files a new workdir begins with; empty where it goes on, or begins at the
+    plan's base."""
     merges: tuple[str, ...] = ()
     """Tasks whose files are merged in before it begins."""
     instead: str = ""
     """`serial` or `brief`: what it does instead of a fork, which its agent cannot make."""
     lets: tuple[str, ...] = ()
-    """Forks of the task that it goes on after, which have to be made before the conversation goes on."""
+    """Forks of the task that it goes on after, which have to be made before the conversation goes
+    on."""
 
 
 class PlanState(StrEnum):
-    """How a plan stands. `open`: begun, and not at its end; whether somebody is at work on it, its lease says."""
+    """How a plan stands. `open`: begun, and not at its end; whether somebody is at work on it, its
+    lease says."""
 
     OPEN = "open"
     SUCCEEDED = "succeeded"
@@ -109,7 +115,8 @@ class PlanRun:
     name: str
     plan: Plan
     seed: TaskSpec
-    """What the specs of all tasks have in common: repository, the commit to begin at, limits. Its prompt is empty."""
+    """What the specs of all tasks have in common: repository, the commit to begin at, limits. Its
+    prompt is empty."""
     file: str
     """Where the plan was read from, to be shown."""
     strands: dict[str, Strand] = field(default_factory=dict)
@@ -127,7 +134,8 @@ class PlanRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskEnd:
-    """Where a task that succeeded left its workdir and conversation: what goes on from it begins there."""
+    """Where a task that succeeded left its workdir and conversation: what goes on from it begins
+    there."""
 
     commit: str
     checkpoint: int
@@ -148,7 +156,8 @@ class PlannedRun:
     conflicts: tuple[tuple[str, str], ...] = ()
     """File and reason."""
     began: str = ""
-    """The commit at which its workdir stood before its agent's first word, other tasks' work merged in."""
+    """The commit at which its workdir stood before its agent's first word, other tasks' work merged
+    in."""
     end: TaskEnd | None = None
     checks: int = 0
     """How often the plan's own check has failed and its output was given to this task."""

@@ -1,4 +1,5 @@
-"""A plan is checked as a whole before anything runs: its problems are told all at once, each with its line. Pure. `planfile` calls it."""
+"""A plan is checked as a whole before anything runs: its problems are told all at once, each with
+its line. Pure. `planfile` calls it."""
 
 from __future__ import annotations
 
@@ -10,11 +11,15 @@ from perdure.model import ContinuityPolicy, Permissions
 from perdure.plan import Plan, PlanError, PlanTask, Unforkable
 
 LineOf = Callable[..., int]
-"""The line on which a value stands, by its path of keys and positions: `line_of("tasks", 2, "needs")`."""
+"""The line on which a value stands, by its path of keys and positions: `line_of("tasks", 2,
+"needs")`."""
 
 
-def planned(raw: Mapping[str, Any], line_of: LineOf, place: str, defaults: Mapping[str, Any]) -> Plan:
-    """The plan that a file says. `raw` fits the schema already; `defaults` are the settings. Raises PlanError with every problem."""
+def planned(
+    raw: Mapping[str, Any], line_of: LineOf, place: str, defaults: Mapping[str, Any]
+) -> Plan:
+    """The plan that a file says. `raw` fits the schema already; `defaults` are the settings. Raises
+    PlanError with every problem."""
     tasks = tuple(_task(raw, entry, defaults) for entry in raw["tasks"])
     problems = [
         *_doubled(tasks, line_of),
@@ -23,7 +28,10 @@ def planned(raw: Mapping[str, Any], line_of: LineOf, place: str, defaults: Mappi
         *_at_odds(raw, defaults, line_of),
     ]
     if problems:
-        raise PlanError([f"{place}:{line}: {problem}" for line, problem in sorted(problems)], "perdure plan check FILE")
+        raise PlanError(
+            [f"{place}:{line}: {problem}" for line, problem in sorted(problems)],
+            "perdure plan check FILE",
+        )
     return Plan(
         name=raw["name"],
         tasks=tasks,
@@ -37,8 +45,18 @@ def planned(raw: Mapping[str, Any], line_of: LineOf, place: str, defaults: Mappi
     )
 
 
-def _task(raw: Mapping[str, Any], entry: Mapping[str, Any], defaults: Mapping[str, Any]) -> PlanTask:
-    said = {**defaults, **{key: raw[key] for key in ("agent", "model", "permissions", "timeout", "attempts", "map") if key in raw}, **entry}
+def _task(
+    raw: Mapping[str, Any], entry: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> PlanTask:
+    said = {
+        **defaults,
+        **{
+            key: raw[key]
+            for key in ("agent", "model", "permissions", "timeout", "attempts", "map")
+            if key in raw
+        },
+        **entry,
+    }
     return PlanTask(
         name=entry["name"],
         prompt=entry["prompt"],
@@ -54,11 +72,19 @@ def _task(raw: Mapping[str, Any], entry: Mapping[str, Any], defaults: Mapping[st
     )
 
 
-def _at_odds(raw: Mapping[str, Any], defaults: Mapping[str, Any], line_of: LineOf) -> list[tuple[int, str]]:
+def _at_odds(
+    raw: Mapping[str, Any], defaults: Mapping[str, Any], line_of: LineOf
+) -> list[tuple[int, str]]:
     strict = raw.get("continuity", defaults["continuity"]) == ContinuityPolicy.STRICT
     if not strict or raw.get("unforkable") != Unforkable.BRIEF:
         return []
-    return [(line_of("unforkable"), "unforkable: a brief in the place of a conversation is what `strict` forbids; `serial` is left")]
+    return [
+        (
+            line_of("unforkable"),
+            "unforkable: a brief in the place of a conversation is what `strict` forbids; `serial` "
+            "is left",
+        )
+    ]
 
 
 def _doubled(tasks: Sequence[PlanTask], line_of: LineOf) -> list[tuple[int, str]]:
@@ -70,7 +96,12 @@ def _doubled(tasks: Sequence[PlanTask], line_of: LineOf) -> list[tuple[int, str]
         if name in first:
             there = first[name]
             where = line_of("tasks", there, "name")
-            found.append((line_of("tasks", index, "name"), f"there is a task {tasks[there].name!r} already, on line {where}"))
+            found.append(
+                (
+                    line_of("tasks", index, "name"),
+                    f"there is a task {tasks[there].name!r} already, on line {where}",
+                )
+            )
         first.setdefault(name, index)
     return found
 
@@ -78,7 +109,10 @@ def _doubled(tasks: Sequence[PlanTask], line_of: LineOf) -> list[tuple[int, str]
 def _unknown(tasks: Sequence[PlanTask], line_of: LineOf) -> list[tuple[int, str]]:
     names = {task.name for task in tasks}
     return [
-        (line_of("tasks", index, "needs"), f"{task.name!r} needs {need!r}, and there is no such task")
+        (
+            line_of("tasks", index, "needs"),
+            f"{task.name!r} needs {need!r}, and there is no such task",
+        )
         for index, task in enumerate(tasks)
         for need in task.needs
         if need not in names
@@ -86,7 +120,8 @@ def _unknown(tasks: Sequence[PlanTask], line_of: LineOf) -> list[tuple[int, str]
 
 
 def _cycles(tasks: Sequence[PlanTask]) -> list[tuple[int, str]]:
-    """The cycles, each with its path, at the first of its tasks. Where cycles share a need, one of them may be told later."""
+    """The cycles, each with its path, at the first of its tasks. Where cycles share a need, one of
+    them may be told later."""
     places = {task.name: index for index, task in reversed(list(enumerate(tasks)))}
     needs = {task.name: [need for need in task.needs if need in places] for task in reversed(tasks)}
     found: list[tuple[int, str]] = []
@@ -99,5 +134,7 @@ def _cycles(tasks: Sequence[PlanTask]) -> list[tuple[int, str]]:
             path = needed_first[::-1]
             turn = path.index(min(path, key=lambda name: places[name]))
             path = [*path[turn:], *path[:turn]]
-            found.append((places[path[0]], f"these tasks need each other: {' -> '.join([*path, path[0]])}"))
+            found.append(
+                (places[path[0]], f"these tasks need each other: {' -> '.join([*path, path[0]])}")
+            )
             needs[path[0]].remove(path[1 % len(path)])

@@ -1,7 +1,8 @@
 """Which tasks of a plan share a conversation. Pure.
 
-A task goes on in the *strand* of the first need that nobody else goes on in, and forks it otherwise. What the agents' programs can do
-(`Forking`) has a say in it: what cannot be forked goes on at the strand's end instead, or begins with a brief.
+A task goes on in the *strand* of the first need that nobody else goes on in, and forks it
+otherwise. What the agents' programs can do (`Forking`) has a say in it: what cannot be forked goes
+on at the strand's end instead, or begins with a brief.
 """
 
 from __future__ import annotations
@@ -22,10 +23,14 @@ def order(plan: Plan) -> list[PlanTask]:
     return list(done.values())
 
 
-def weave(plan: Plan, forking: Callable[[str], Forking] = lambda agent: Forking.ANYWHERE) -> dict[str, Strand]:
-    """Which tasks share a conversation and a workdir, by the task's name. `forking` says what an agent's program can do.
+def weave(
+    plan: Plan, forking: Callable[[str], Forking] = lambda agent: Forking.ANYWHERE
+) -> dict[str, Strand]:
+    """Which tasks share a conversation and a workdir, by the task's name. `forking` says what an
+    agent's program can do.
 
-    Agents never share a conversation: a task of another agent begins its own, with the files of what it needs.
+    Agents never share a conversation: a task of another agent begins its own, with the files of
+    what it needs.
     """
     loom = _Loom(plan, forking)
     for task in order(plan):
@@ -42,7 +47,8 @@ class _Loom:
         self._next: dict[str, str] = {}
         """Who goes on after a task."""
         self._holds: dict[str, frozenset[str]] = {}
-        """What each task's workdir has in it when it begins its own work: the tasks of its own and of merged strands."""
+        """What each task's workdir has in it when it begins its own work: the tasks of its own and
+        of merged strands."""
         self._later: dict[str, set[str]] = {task.name: set(task.needs) for task in plan.tasks}
         """What has to come before each task: what it needs, and more."""
         self._lets: dict[str, tuple[str, ...]] = {}
@@ -61,9 +67,20 @@ class _Loom:
             self._lay(task, goes_on=last, files_of=last, instead=Unforkable.SERIAL)
 
     def woven(self) -> dict[str, Strand]:
-        return {name: replace(strand, lets=self._lets.get(name, ())) for name, strand in self._strands.items()}
+        return {
+            name: replace(strand, lets=self._lets.get(name, ()))
+            for name, strand in self._strands.items()
+        }
 
-    def _lay(self, task: PlanTask, *, goes_on: str = "", forks: str = "", files_of: str = "", instead: str = "") -> None:
+    def _lay(
+        self,
+        task: PlanTask,
+        *,
+        goes_on: str = "",
+        forks: str = "",
+        files_of: str = "",
+        instead: str = "",
+    ) -> None:
         there = self._holds[files_of] | {files_of} if files_of else frozenset[str]()
         merges = tuple(need for need in task.needs if need not in there)
         for need in merges:
@@ -75,12 +92,18 @@ class _Loom:
             self._next[goes_on] = task.name
             self._later[task.name].add(goes_on)
         self._strands[task.name] = Strand(
-            name=name, goes_on=goes_on, forks=forks, files_of="" if goes_on else files_of, merges=merges, instead=instead
+            name=name,
+            goes_on=goes_on,
+            forks=forks,
+            files_of="" if goes_on else files_of,
+            merges=merges,
+            instead=instead,
         )
 
     def _can_fork(self, task: PlanTask, need: str) -> bool:
-        """Whether a fork can be made at the need's end. Where that is where the conversation stands now, who goes on in it waits
-        until the fork is made, unless the fork itself waits for him."""
+        """Whether a fork can be made at the need's end. Where that is where the conversation stands
+        now, who goes on in it waits until the fork is made, unless the fork itself waits for
+        him."""
         can = self._forking(task.agent)
         if can is not Forking.AT_END:
             return can is Forking.ANYWHERE
@@ -112,7 +135,13 @@ class _Loom:
 
 def joins(strand: Strand) -> str:
     """How a task joins the conversations, in words."""
-    words = f"goes on after {strand.goes_on}" if strand.goes_on else f"forks {strand.forks}" if strand.forks else "begins a conversation"
+    words = (
+        f"goes on after {strand.goes_on}"
+        if strand.goes_on
+        else f"forks {strand.forks}"
+        if strand.forks
+        else "begins a conversation"
+    )
     if strand.instead == "serial":
         words += ", in the place of a fork"
     if strand.instead == "brief":

@@ -1,7 +1,9 @@
-"""Begins a plan, or finds the one of this name that was begun, and takes in what its file says by now.
+"""Begins a plan, or finds the one of this name that was begun, and takes in what its file says by
+now.
 
-What has not begun may be changed freely. A begun task keeps its place among the others; its prompt may be changed until it is done,
-which is an update in the same conversation; afterwards a change is refused, because what was built on it would not know of it.
+What has not begun may be changed freely. A begun task keeps its place among the others; its prompt
+may be changed until it is done, which is an update in the same conversation; afterwards a change is
+refused, because what was built on it would not know of it.
 """
 
 from __future__ import annotations
@@ -27,8 +29,9 @@ MAY_CHANGE = ("model", "verify", "timeout_s", "attempts", "files", "map")
 
 
 def begin(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
-    """The plan as the store has it; a new one is checked whole and stored. `seed`: what all tasks' specs share; its repository may be
-    overruled by the plan's, which is meant from the file's directory.
+    """The plan as the store has it; a new one is checked whole and stored. `seed`: what all tasks'
+    specs share; its repository may be overruled by the plan's, which is meant from the file's
+    directory.
 
     Raises UsageError, NotFound, AgentMissing, WorkspaceError, DiskFull.
     """
@@ -39,14 +42,19 @@ def begin(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
 
 
 def find(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
-    """The plan of this name, if it was begun where this one would be. Raises NotFound, and Conflict where it was begun elsewhere."""
+    """The plan of this name, if it was begun where this one would be. Raises NotFound, and Conflict
+    where it was begun elsewhere."""
     there = engine.store.plan(plan.name)
     if plan.repo != there.plan.repo:
         return there  # that the file says another one by now, `take_changes` looks at
     first = order(plan)[0]
     wanted = replace(there, seed=_seed(plan, seed, file))
     try:
-        place = engine.workspaces.plan(spec_of(wanted, Stand(task=first, strand=Strand(name=first.name))), plan.name, Path.cwd())
+        place = engine.workspaces.plan(
+            spec_of(wanted, Stand(task=first, strand=Strand(name=first.name))),
+            plan.name,
+            Path.cwd(),
+        )
     except NotFound:
         if plan.repo:
             raise
@@ -54,12 +62,15 @@ def find(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
             return there
         # Another file of the same name is another plan: its success would say nothing of this one.
         raise Conflict(
-            f"The plan {plan.name} was begun in {there.seed.repo}, from {there.file}, and {file} is read in no repository",
-            f"cd {there.seed.repo} to go on with that one; for this one name another plan, and its repo",
+            f"The plan {plan.name} was begun in {there.seed.repo}, from {there.file}, and {file} "
+            "is read in no repository",
+            f"cd {there.seed.repo} to go on with that one; for this one name another plan, and its "
+            "repo",
         ) from None
     if place.repo != there.seed.repo:
         raise Conflict(
-            f"The plan {plan.name} was begun in {there.seed.repo}, from {there.file}, and this one is for {place.repo}",
+            f"The plan {plan.name} was begun in {there.seed.repo}, from {there.file}, and this one "
+            f"is for {place.repo}",
             "give this one another name",
         )
     return there
@@ -70,7 +81,13 @@ def _seed(plan: Plan, seed: TaskSpec, file: Path) -> TaskSpec:
     from perdure.workspace.identity import is_remote, local_path
 
     plan = replace(plan, repo=local_path(plan.repo))
-    repo = plan.repo if is_remote(plan.repo) else str((file.parent / plan.repo).resolve()) if plan.repo else seed.repo
+    repo = (
+        plan.repo
+        if is_remote(plan.repo)
+        else str((file.parent / plan.repo).resolve())
+        if plan.repo
+        else seed.repo
+    )
     return replace(seed, prompt="", repo=repo, base=plan.base or seed.base)
 
 
@@ -85,14 +102,22 @@ def forking(driver: AgentDriver) -> Forking:
 def _planned(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
     """A new plan, with the commit at which all of it begins."""
     strands = weave(plan, lambda agent: forking(engine.driver(agent)))
-    fresh = PlanRun(id=uuid.uuid4().hex, name=plan.name, plan=plan, seed=_seed(plan, seed, file), file=str(file), strands=strands)
+    fresh = PlanRun(
+        id=uuid.uuid4().hex,
+        name=plan.name,
+        plan=plan,
+        seed=_seed(plan, seed, file),
+        file=str(file),
+        strands=strands,
+    )
     fresh = _checked(engine, fresh)
     stands = [Stand(task=task, strand=strands[task.name]) for task in plan.tasks]
     specs = [spec_of(fresh, stand) for stand in stands]
     place = engine.workspaces.plan(specs[0], plan.name, Path.cwd())
     if taken := engine.workspaces.taken(place, dict.fromkeys(spec.branch for spec in specs)):
         raise Conflict(
-            f"{place.repo} has a branch {taken[0]} already, from another plan {plan.name}: this one would go on from there",
+            f"{place.repo} has a branch {taken[0]} already, from another plan {plan.name}: this "
+            "one would go on from there",
             "give this plan another name, or rename that branch",
         )
     return fresh
@@ -102,29 +127,51 @@ def _checked(engine: Engine, fresh: PlanRun) -> PlanRun:
     """The plan, with the commit at which it begins, if all of its tasks can be meant."""
     plan, strands = fresh.plan, fresh.strands
     for task in plan.tasks:
-        service.check_task(engine, spec_of(fresh, Stand(task=task, strand=strands[task.name])), Path.cwd())
+        service.check_task(
+            engine, spec_of(fresh, Stand(task=task, strand=strands[task.name])), Path.cwd()
+        )
     first = order(plan)[0]
-    place = engine.workspaces.plan(spec_of(fresh, Stand(task=first, strand=strands[first.name])), plan.name, Path.cwd())
-    # One commit for all of it: branches that are cloned later begin at the same one, wherever the remote's branch is by then.
+    place = engine.workspaces.plan(
+        spec_of(fresh, Stand(task=first, strand=strands[first.name])), plan.name, Path.cwd()
+    )
+    # One commit for all of it: branches that are cloned later begin at the same one, wherever the
+    # remote's branch is by then.
     base = engine.workspaces.resolve(place)
     return replace(fresh, seed=replace(fresh.seed, repo=place.repo, base=base))
 
 
 def take_changes(engine: Engine, plan: PlanRun, wanted: Plan) -> PlanRun:
-    """The plan with what its file says now; stored under its lease. Raises PlanError with everything that cannot be changed any more."""
+    """The plan with what its file says now; stored under its lease. Raises PlanError with
+    everything that cannot be changed any more."""
     if wanted == plan.plan:
         return plan
     strands = weave(wanted, lambda agent: forking(engine.driver(agent)))
     stands = standing(engine.store, plan)
-    begun = {name: stand for name, stand in stands.items() if stand.run is not None or stand.end is not None}
-    problems = [*_moved(plan, wanted, begun), *(text for stand in begun.values() for text in _changed(stand, wanted, strands))]
+    begun = {
+        name: stand
+        for name, stand in stands.items()
+        if stand.run is not None or stand.end is not None
+    }
+    problems = [
+        *_moved(plan, wanted, begun),
+        *(text for stand in begun.values() for text in _changed(stand, wanted, strands)),
+    ]
     if problems:
-        raise PlanError([f"{plan.file}: {problem}" for problem in problems], f"perdure plan show {plan.name}")
-    fresh = replace(plan, plan=wanted, strands=strands, state=PlanState.OPEN, reason="", verified=False)
+        raise PlanError(
+            [f"{plan.file}: {problem}" for problem in problems], f"perdure plan show {plan.name}"
+        )
+    fresh = replace(
+        plan, plan=wanted, strands=strands, state=PlanState.OPEN, reason="", verified=False
+    )
     if not any(stand.planned is not None for stand in stands.values()):
         # The commit at which it was to begin is one of the repository that it named then.
         moved = (wanted.repo, wanted.base) != (plan.plan.repo, plan.plan.base)
-        fresh = replace(fresh, seed=_seed(wanted, replace(fresh.seed, base="") if moved else fresh.seed, Path(plan.file)))
+        fresh = replace(
+            fresh,
+            seed=_seed(
+                wanted, replace(fresh.seed, base="") if moved else fresh.seed, Path(plan.file)
+            ),
+        )
     fresh = _checked(engine, fresh)
     told: dict[str, str] = {}
     for stand in begun.values():
@@ -138,8 +185,11 @@ def take_changes(engine: Engine, plan: PlanRun, wanted: Plan) -> PlanRun:
 
 
 def _assigned(engine: Engine, run: TaskRun, old: PlanTask, new: PlanTask) -> TaskRun:
-    """A begun task's run with the limits that its file says by now. Raises Conflict where an attempt is at work."""
-    changes = {name: getattr(new, name) for name in MAY_CHANGE if getattr(old, name) != getattr(new, name)}
+    """A begun task's run with the limits that its file says by now. Raises Conflict where an
+    attempt is at work."""
+    changes = {
+        name: getattr(new, name) for name in MAY_CHANGE if getattr(old, name) != getattr(new, name)
+    }
     if all(getattr(run.spec, name) == value for name, value in changes.items()):
         return run
     run = (rescue(engine, run) if run.state is RunState.RUNNING else None) or run
@@ -147,7 +197,9 @@ def _assigned(engine: Engine, run: TaskRun, old: PlanTask, new: PlanTask) -> Tas
 
 
 def _is_done(stand: Stand) -> bool:
-    return stand.end is not None or (stand.run is not None and stand.run.state is RunState.SUCCEEDED)
+    return stand.end is not None or (
+        stand.run is not None and stand.run.state is RunState.SUCCEEDED
+    )
 
 
 def _moved(plan: PlanRun, wanted: Plan, begun: Mapping[str, Stand]) -> Iterator[str]:
@@ -170,6 +222,8 @@ def _changed(stand: Stand, wanted: Plan, strands: Mapping[str, Strand]) -> Itera
     # How a task that is done was to be done says nothing any more.
     fixed = ("needs", "agent") if done else ("needs", "agent", "permissions")
     if others := [each for each in fixed if getattr(old, each) != getattr(new, each)]:
-        yield f"{', '.join(others)} of {name!r} changed after it had begun" + ("" if done else f": perdure rm {run} lets it begin anew")
+        yield f"{', '.join(others)} of {name!r} changed after it had begun" + (
+            "" if done else f": perdure rm {run} lets it begin anew"
+        )
     if replace(strands[name], lets=()) != replace(stand.strand, lets=()):
         yield f"{name!r} has begun, and would now stand in another place of the conversation"

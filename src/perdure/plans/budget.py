@@ -1,6 +1,8 @@
-"""What a plan has spent, all tasks and attempts together, and what is left of its budget. Called by `driving`, `starting`, `concluding`.
+"""What a plan has spent, all tasks and attempts together, and what is left of its budget. Called by
+`driving`, `starting`, `concluding`.
 
-Checked before a task begins or goes on; a run gets what is left then. Tasks at work side by side share nothing: each may spend that.
+Checked before a task begins or goes on; a run gets what is left then. Tasks at work side by side
+share nothing: each may spend that.
 """
 
 from __future__ import annotations
@@ -25,11 +27,15 @@ def over(store: Store, plan: PlanRun) -> str:
     budget = plan.plan.budget_usd
     if not budget or (used := spent(store, plan)) < budget:
         return ""
-    return f"the budget is spent: ${used:.2f} of ${budget:.2f}; more in the file, then perdure plan retry FILE"
+    return (
+        f"the budget is spent: ${used:.2f} of ${budget:.2f}; more in the file, then perdure plan "
+        "retry FILE"
+    )
 
 
 def share(store: Store, plan: PlanRun, own: float) -> float:
-    """What a run may spend that begins now, where `own` is its limit by the settings; 0: no limit."""
+    """What a run may spend that begins now, where `own` is its limit by the settings; 0: no
+    limit."""
     budget = plan.plan.budget_usd
     if not budget:
         return own

@@ -1,7 +1,8 @@
-"""The end of a plan: what nobody merged is merged into the workdir of the last task, and the plan's own check is run there.
+"""The end of a plan: what nobody merged is merged into the workdir of the last task, and the plan's
+own check is run there.
 
-Conflicts of that merge, and a check that failed, go to the conversation of the last task as new instructions, as often as that task may
-be tried; then the plan has failed, with its evidence.
+Conflicts of that merge, and a check that failed, go to the conversation of the last task as new
+instructions, as often as that task may be tried; then the plan has failed, with its evidence.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ TICK_S = 0.05
 
 
 def conclude(engine: Engine, plan: PlanRun, stands: Mapping[str, Stand]) -> PlanRun:
-    """The plan, succeeded or failed; or as it is where perdure was asked to stop. All tasks are done. Raises PerdureError."""
+    """The plan, succeeded or failed; or as it is where perdure was asked to stop. All tasks are
+    done. Raises PerdureError."""
     last = stands[order(plan.plan)[-1].name]
     place, planned = workdir_of(last), last.planned
     assert last.run is not None and planned is not None
@@ -40,20 +42,31 @@ def conclude(engine: Engine, plan: PlanRun, stands: Mapping[str, Stand]) -> Plan
         if engine.stopping():
             return plan
         if run.state is not RunState.SUCCEEDED:
-            return _failed(engine, plan, f"{last.task.name} failed at the end of the plan: {run.reason}")
+            return _failed(
+                engine, plan, f"{last.task.name} failed at the end of the plan: {run.reason}"
+            )
         if not _is_kept(engine, run, planned.end):
             planned = replace(planned, end=keep_end(engine, plan, planned, run))
         others = {
-            name: stand for name, stand in stands.items() if name not in (last.task.name, *planned.merged) and _is_loose(name, stands)
+            name: stand
+            for name, stand in stands.items()
+            if name not in (last.task.name, *planned.merged) and _is_loose(name, stands)
         }
         problem, said = "", ""
         with held(engine, place, f"perdure plan {plan.name}: its end"):
             _, conflicts = merged(engine, plan, place, run.spec.agent, others)
             if conflicts:
                 problem = told(conflicts)
-            elif left := lacking(TaskSpec(prompt="", conflicts=tuple(name for name, _ in planned.conflicts)), Path(place.path)):
+            elif left := lacking(
+                TaskSpec(prompt="", conflicts=tuple(name for name, _ in planned.conflicts)),
+                Path(place.path),
+            ):
                 problem = f"The merge is not resolved yet: {left}."
-        planned = replace(planned, merged=(*planned.merged, *others), conflicts=tuple(dict((*planned.conflicts, *conflicts)).items()))
+        planned = replace(
+            planned,
+            merged=(*planned.merged, *others),
+            conflicts=tuple(dict((*planned.conflicts, *conflicts)).items()),
+        )
         if not problem:
             problem, said = _check(engine, plan, run)
         if engine.stopping():
@@ -61,11 +74,22 @@ def conclude(engine: Engine, plan: PlanRun, stands: Mapping[str, Stand]) -> Plan
         if not problem:
             if others:
                 keep_end(engine, plan, planned, run)
-            return engine.store.put_plan(replace(plan, state=PlanState.SUCCEEDED, reason="", verified=bool(plan.plan.verify)))
+            return engine.store.put_plan(
+                replace(plan, state=PlanState.SUCCEEDED, reason="", verified=bool(plan.plan.verify))
+            )
         if planned.checks >= last.task.attempts:
-            return _failed(engine, plan, f"the result is not right after {planned.checks} correction(s): {telling_line(said or problem)}")
+            return _failed(
+                engine,
+                plan,
+                f"the result is not right after {planned.checks} correction(s): "
+                f"{telling_line(said or problem)}",
+            )
         if reason := over(engine.store, plan):
-            return _failed(engine, plan, f"the result is not right ({telling_line(said or problem)}), and {reason}")
+            return _failed(
+                engine,
+                plan,
+                f"the result is not right ({telling_line(said or problem)}), and {reason}",
+            )
         service.may_instruct(engine, run, problem)
         planned = replace(planned, checks=planned.checks + 1)
         engine.store.put_planned(plan, planned, told=problem)
@@ -74,17 +98,21 @@ def conclude(engine: Engine, plan: PlanRun, stands: Mapping[str, Stand]) -> Plan
 def _is_kept(engine: Engine, run: TaskRun, end: TaskEnd | None) -> bool:
     """Whether the end that is stored is that of the newest attempt."""
     return end is not None and any(
-        each.number == end.checkpoint and each.attempt == run.attempt for each in engine.store.checkpoints(run.id)
+        each.number == end.checkpoint and each.attempt == run.attempt
+        for each in engine.store.checkpoints(run.id)
     )
 
 
 def _is_loose(name: str, stands: Mapping[str, Stand]) -> bool:
     """Whether nobody goes on with what this task made."""
-    return not any(name in (stand.strand.goes_on, *stand.strand.merges) for stand in stands.values())
+    return not any(
+        name in (stand.strand.goes_on, *stand.strand.merges) for stand in stands.values()
+    )
 
 
 def _check(engine: Engine, plan: PlanRun, run: TaskRun) -> tuple[str, str]:
-    """Runs the plan's check in the result; what to tell the agent of a failure, or nothing; and what the check said."""
+    """Runs the plan's check in the result; what to tell the agent of a failure, or nothing; and
+    what the check said."""
     command = plan.plan.verify
     if not command:
         return "", ""
@@ -93,8 +121,8 @@ def _check(engine: Engine, plan: PlanRun, run: TaskRun) -> tuple[str, str]:
     if code == 0:
         return "", ""
     words = (
-        f"All tasks of the plan are done, and its check `{command}` fails with exit code {code} in this working directory. Find out why, "
-        f"and put it right. {quoted(excerpt(output))}"
+        f"All tasks of the plan are done, and its check `{command}` fails with exit code {code} in "
+        f"this working directory. Find out why, and put it right. {quoted(excerpt(output))}"
     )
     return words, output
 
@@ -103,7 +131,10 @@ def _run(engine: Engine, plan: PlanRun, run: TaskRun, directory: Path) -> tuple[
     """Exit code and output of the check; a stop ends it."""
     assert run.workspace is not None
     running = process.start(
-        Command(argv=("/bin/sh", "-c", 'exec 2>&1; exec /bin/sh -c "$1"', "sh", plan.plan.verify), stdin=b""),
+        Command(
+            argv=("/bin/sh", "-c", 'exec 2>&1; exec /bin/sh -c "$1"', "sh", plan.plan.verify),
+            stdin=b"",
+        ),
         directory=directory,
         cwd=Path(run.workspace.path),
         env=check_environment(engine, run),

@@ -1,4 +1,5 @@
-"""Follows a task's run to its end, whoever works on it: this process, a pool that was quicker, or nobody any more."""
+"""Follows a task's run to its end, whoever works on it: this process, a pool that was quicker, or
+nobody any more."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ def await_run(engine: Engine, run_id: str) -> TaskRun:
 
 
 def follow_run(engine: Engine, run_id: str) -> TaskRun:
-    """The run at its end, or as it is when perdure was asked to stop. Raises Conflict while another run is in its workdir."""
+    """The run at its end, or as it is when perdure was asked to stop. Raises Conflict while another
+    run is in its workdir."""
     while True:
         run = engine.store.get(run_id)
         if run.state in FINAL or engine.stopping():

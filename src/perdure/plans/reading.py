@@ -1,4 +1,5 @@
-"""A plan file and what the settings say for all of its tasks. Called by the command and by the library."""
+"""A plan file and what the settings say for all of its tasks. Called by the command and by the
+library."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ def plan_defaults(chosen: Settings) -> dict[str, Any]:
 
 
 def seed_of(chosen: Settings, cwd: Path) -> TaskSpec:
-    """What all tasks of a plan share, where the plan says nothing: the repository at `cwd`, and the limits."""
+    """What all tasks of a plan share, where the plan says nothing: the repository at `cwd`, and the
+    limits."""
     return TaskSpec(
         prompt="",
         repo=str(cwd),

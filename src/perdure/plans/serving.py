@@ -1,6 +1,8 @@
-"""Plans that a service was given over the network: taken once, and driven in its process while its pool performs their runs.
+"""Plans that a service was given over the network: taken once, and driven in its process while its
+pool performs their runs.
 
-Called by `perdure serve` and by the API. A plan that was taken is in the store, so a killed service goes on with it after its next start.
+Called by `perdure serve` and by the API. A plan that was taken is in the store, so a killed service
+goes on with it after its next start.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from perdure.plans.standing import ready, standing
 LOOK_S = 2.0
 """Interval between two looks at the plans, in seconds, if nobody wakes the driver."""
 AGAIN_S = 30.0
-"""Seconds until a plan is tried again that trouble of perdure's own (a full disk, a workdir in use) has held up."""
+"""Seconds until a plan is tried again that trouble of perdure's own (a full disk, a workdir in use)
+has held up."""
 PLANS_MOST = 200
 
 
@@ -46,7 +49,10 @@ def take(engine: Engine, plan: Plan, seed: TaskSpec) -> PlanRun:
             raise
         return there
     if not _is_same(there, plan):
-        raise Conflict(f"Another plan has the name {plan.name}", "give this one another name; GET /api/v1/plans lists them")
+        raise Conflict(
+            f"Another plan has the name {plan.name}",
+            "give this one another name; GET /api/v1/plans lists them",
+        )
     return there
 
 
@@ -55,7 +61,8 @@ def _is_same(there: PlanRun, plan: Plan) -> bool:
 
 
 class PlanDriver:
-    """Drives what `take` has stored, from `with` to its end; each plan in a thread of its own. `say` gets a line for trouble."""
+    """Drives what `take` has stored, from `with` to its end; each plan in a thread of its own.
+    `say` gets a line for trouble."""
 
     def __init__(self, engine: Engine, say: Callable[[str], None]) -> None:
         self._engine = replace(engine, stopping=lambda: self._over or engine.stopping())
@@ -70,7 +77,12 @@ class PlanDriver:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._over = True
         self._wake.set()
         self._thread.join()
@@ -86,7 +98,9 @@ class PlanDriver:
             try:
                 for plan in self._due():
                     self._later.pop(plan.id, None)
-                    self._driven[plan.id] = threading.Thread(target=self._drive, args=(plan,), name=f"plan {plan.name}", daemon=True)
+                    self._driven[plan.id] = threading.Thread(
+                        target=self._drive, args=(plan,), name=f"plan {plan.name}", daemon=True
+                    )
                     self._driven[plan.id].start()
             except PerdureError as error:
                 self._say(f"plans: {error}")
@@ -94,21 +108,30 @@ class PlanDriver:
             self._wake.clear()
 
     def _due(self) -> list[PlanRun]:
-        """Return the plans that nobody drives here and that can go on: none whose only open tasks were stopped or failed."""
+        """Return the plans that nobody drives here and that can go on: none whose only open tasks
+        were stopped or failed."""
         found = []
         for plan in self._engine.store.plans(PLANS_MOST):
             thread = self._driven.get(plan.id)
             is_driven = thread is not None and thread.is_alive()
             is_over = plan.file != GIVEN or plan.state is not PlanState.OPEN
-            if is_over or is_driven or self._later.get(plan.id, 0.0) > time.monotonic() or self._is_held(plan):
+            if (
+                is_over
+                or is_driven
+                or self._later.get(plan.id, 0.0) > time.monotonic()
+                or self._is_held(plan)
+            ):
                 continue
             stands = standing(self._engine.store, plan)
-            if any(True for _ in ready(stands)) or all(stand.end is not None for stand in stands.values()):
+            if any(True for _ in ready(stands)) or all(
+                stand.end is not None for stand in stands.values()
+            ):
                 found.append(plan)
         return found
 
     def _is_held(self, plan: PlanRun) -> bool:
-        """Return whether somebody else drives it: another host's service, or a person's `perdure plan retry`."""
+        """Return whether somebody else drives it: another host's service, or a person's `perdure
+        plan retry`."""
         if not plan.worker:
             return False
         alive = process.worker_alive(plan.worker, self._engine.host)

@@ -14,7 +14,8 @@ from perdure.plan import PlannedRun, PlanRun, PlanTask, Strand, TaskEnd
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stand:
-    """One task as it stands. `run` is None before it begins, and once a person has taken the run off the list."""
+    """One task as it stands. `run` is None before it begins, and once a person has taken the run
+    off the list."""
 
     task: PlanTask
     strand: Strand
@@ -29,7 +30,11 @@ class Stand:
     @property
     def failed(self) -> bool:
         """It is at an end that is not success: a person says when it goes on."""
-        return self.end is None and self.run is not None and self.run.state in FINAL - {RunState.SUCCEEDED}
+        return (
+            self.end is None
+            and self.run is not None
+            and self.run.state in FINAL - {RunState.SUCCEEDED}
+        )
 
 
 def standing(store: Store, plan: PlanRun) -> dict[str, Stand]:
@@ -38,7 +43,9 @@ def standing(store: Store, plan: PlanRun) -> dict[str, Stand]:
     stands = {}
     for task in plan.plan.tasks:
         there = planned.get(task.name)
-        stands[task.name] = Stand(task=task, strand=plan.strands[task.name], planned=there, run=_run(store, there))
+        stands[task.name] = Stand(
+            task=task, strand=plan.strands[task.name], planned=there, run=_run(store, there)
+        )
     return stands
 
 
@@ -52,7 +59,9 @@ def _run(store: Store, planned: PlannedRun | None) -> TaskRun | None:
 def before(stand: Stand) -> tuple[str, ...]:
     """The tasks that must be done before this one begins."""
     strand = stand.strand
-    return tuple(dict.fromkeys(name for name in (*stand.task.needs, strand.goes_on, strand.files_of) if name))
+    return tuple(
+        dict.fromkeys(name for name in (*stand.task.needs, strand.goes_on, strand.files_of) if name)
+    )
 
 
 def blocked(stand: Stand, stands: Mapping[str, Stand]) -> str:
@@ -60,7 +69,11 @@ def blocked(stand: Stand, stands: Mapping[str, Stand]) -> str:
     seen, left = set[str](), list(before(stand))
     while left:
         name = left.pop(0)
-        if stands[name].failed and (run := stands[name].run) is not None and run.state is RunState.FAILED:
+        if (
+            stands[name].failed
+            and (run := stands[name].run) is not None
+            and run.state is RunState.FAILED
+        ):
             return name
         if name not in seen:
             seen.add(name)
@@ -69,11 +82,13 @@ def blocked(stand: Stand, stands: Mapping[str, Stand]) -> str:
 
 
 def ready(stands: Mapping[str, Stand]) -> Iterator[Stand]:
-    """The tasks that may begin or go on now, forks of an end before who goes on from it. Whether the forks that `Strand.lets` names
-    are made, the caller looks."""
+    """The tasks that may begin or go on now, forks of an end before who goes on from it. Whether
+    the forks that `Strand.lets` names are made, the caller looks."""
     able = [
         stand
         for stand in stands.values()
-        if stand.end is None and not stand.failed and all(stands[name].end is not None for name in before(stand))
+        if stand.end is None
+        and not stand.failed
+        and all(stands[name].end is not None for name in before(stand))
     ]
     yield from sorted(able, key=lambda stand: bool(stand.strand.lets))

@@ -1,7 +1,9 @@
-"""Makes a task's run: where it works, in whose conversation, with which files. Called by `driving`, once what it needs is done.
+"""Makes a task's run: where it works, in whose conversation, with which files. Called by `driving`,
+once what it needs is done.
 
-The workdir is whole before the run is in the store, because a run that is there may be claimed by anybody. Killed in between, it is
-begun again: a merge that was made is found, and what grew from a checkpoint grows into the same.
+The workdir is whole before the run is in the store, because a run that is there may be claimed by
+anybody. Killed in between, it is begun again: a merge that was made is found, and what grew from a
+checkpoint grows into the same.
 """
 
 from __future__ import annotations
@@ -39,7 +41,11 @@ def start(engine: Engine, plan: PlanRun, stand: Stand, stands: Mapping[str, Stan
     spec, source = _spec(plan, stand, stands)
     spec = replace(spec, budget_usd=share(engine.store, plan, spec.budget_usd))
     name = _name(engine, spec.name)
-    there = stands[stand.strand.goes_on].run if stand.strand.goes_on and not stand.strand.merges else None
+    there = (
+        stands[stand.strand.goes_on].run
+        if stand.strand.goes_on and not stand.strand.merges
+        else None
+    )
     run_id = stand.planned.run if stand.planned is not None else ""
     if not run_id or engine.store.history(run_id, limit=1):  # a person took that run off the list
         run_id = uuid.uuid4().hex
@@ -54,15 +60,31 @@ def start(engine: Engine, plan: PlanRun, stand: Stand, stands: Mapping[str, Stan
         made = engine.workspaces.prepare(place, spec.agent)
         began = made.head
         if place.backend is Backend.ISOLATED and engine.workspaces.taken(place, [place.branch]):
-            raise Conflict(f"{place.repo} has a branch {place.branch} already", "give this plan another name, or rename that branch")
-        # A head that is neither is that of a merge which was made before a kill: then the files have grown, too.
-        if source is not None and source.end is not None and made.head in (spec.base, source.end.commit):
+            raise Conflict(
+                f"{place.repo} has a branch {place.branch} already",
+                "give this plan another name, or rename that branch",
+            )
+        # A head that is neither is that of a merge which was made before a kill: then the files
+        # have grown, too.
+        if (
+            source is not None
+            and source.end is not None
+            and made.head in (spec.base, source.end.commit)
+        ):
             began = _grow(engine, source, source.end, place)
-        head, joined = merged(engine, plan, place, spec.agent, {need: stands[need] for need in stand.strand.merges})
-        planned = replace(planned, merged=stand.strand.merges, conflicts=joined, began=head or began)
+        head, joined = merged(
+            engine, plan, place, spec.agent, {need: stands[need] for need in stand.strand.merges}
+        )
+        planned = replace(
+            planned, merged=stand.strand.merges, conflicts=joined, began=head or began
+        )
         spec = replace(spec, map=spec.map or _map(engine, stand))
         if joined:
-            spec = replace(spec, prompt=f"{spec.prompt}\n\n{told(joined)}", conflicts=tuple(file for file, _ in joined))
+            spec = replace(
+                spec,
+                prompt=f"{spec.prompt}\n\n{told(joined)}",
+                conflicts=tuple(file for file, _ in joined),
+            )
         engine.store.put_planned(plan, planned)
         return engine.store.add(spec, run_id, name, place)
 
@@ -89,20 +111,24 @@ def spec_of(plan: PlanRun, stand: Stand) -> TaskSpec:
         name=f"{plan.name}-{task.name}".lower(),
         key=key_of(plan, task.name),
         scope=plan_scope(plan.id, strand.name),
-        branch=f"perdure/{plan.name}_{strand.name}",  # no name has a `_`: what is joined by it is nobody else's
+        # No name has a `_`: what is joined by it is nobody else's
+        branch=f"perdure/{plan.name}_{strand.name}",
         labels={"plan": plan.name, "task": task.name},
         map=task.map,
     )
 
 
 def _map(engine: Engine, stand: Stand) -> str:
-    """Where the plan says nothing: files that another conversation made are told by the project map, unless there is to be none."""
+    """Where the plan says nothing: files that another conversation made are told by the project
+    map, unless there is to be none."""
     strand = stand.strand
     strange = strand.merges or (strand.files_of and not strand.forks)
     return str(MapWhen.ALWAYS) if strange and engine.map_when is not MapWhen.OFF else ""
 
 
-def _spec(plan: PlanRun, stand: Stand, stands: Mapping[str, Stand]) -> tuple[TaskSpec, Stand | None]:
+def _spec(
+    plan: PlanRun, stand: Stand, stands: Mapping[str, Stand]
+) -> tuple[TaskSpec, Stand | None]:
     """The whole spec, and the task whose files a new workdir begins with."""
     spec, strand = spec_of(plan, stand), stand.strand
     if strand.goes_on:
@@ -112,7 +138,8 @@ def _spec(plan: PlanRun, stand: Stand, stands: Mapping[str, Stand]) -> tuple[Tas
         return spec, None
     source = stands[strand.files_of]
     assert source.end is not None
-    # An isolated clone begins at a commit that its repository has; what other tasks made there is brought afterwards.
+    # An isolated clone begins at a commit that its repository has; what other tasks made there is
+    # brought afterwards.
     spec = replace(spec, base=plan.seed.base if _is_isolated(plan) else source.end.commit)
     if strand.forks and source.end.session_id:
         spec = replace(spec, forks=source.end.session_id, fork_at=source.end.turns)
@@ -124,28 +151,35 @@ def _is_isolated(plan: PlanRun) -> bool:
 
 
 def _grow(engine: Engine, source: Stand, end: TaskEnd, place: Workspace) -> str:
-    """Make the workdir what the need was at its end, small ignored files too, by the checkpoint that was taken there; return HEAD."""
-    if place.backend is not Backend.ISOLATED and (source.run is None or source.run.workspace is None):
+    """Make the workdir what the need was at its end, small ignored files too, by the checkpoint
+    that was taken there; return HEAD."""
+    if place.backend is not Backend.ISOLATED and (
+        source.run is None or source.run.workspace is None
+    ):
         return end.commit
     there = workdir_of(source)
     assert source.run is not None
     known = {each.number: each for each in engine.store.checkpoints(source.run.id)}
     kept = known.get(end.checkpoint)
     if kept is not None:
-        engine.workspaces.checkpoints.grow(there, kept.workdir.commit, place, ignored=engine.checkpoint_ignored)
+        engine.workspaces.checkpoints.grow(
+            there, kept.workdir.commit, place, ignored=engine.checkpoint_ignored
+        )
         return end.commit
     if place.backend is not Backend.ISOLATED:
         return end.commit
     # No checkpoint was due there: this branch came into the plan when the need was done.
     engine.workspaces.checkpoints.bring(there, place, end.commit)
-    return engine.workspaces.merge(place, source.task.agent, end.commit, f"Begin with {source.task.name}\n").commit
+    return engine.workspaces.merge(
+        place, source.task.agent, end.commit, f"Begin with {source.task.name}\n"
+    ).commit
 
 
 def merged(
     engine: Engine, plan: PlanRun, place: Workspace, agent: str, others: Mapping[str, Stand]
 ) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """Merges where other tasks ended into a workdir that the caller holds; returns HEAD (empty where there was nothing to merge) and the
-    conflicts, file and reason."""
+    """Merges where other tasks ended into a workdir that the caller holds; returns HEAD (empty
+    where there was nothing to merge) and the conflicts, file and reason."""
     conflicts: dict[str, str] = {}
     head = ""
     for name, other in others.items():
@@ -159,12 +193,15 @@ def merged(
 
 
 def told(conflicts: tuple[tuple[str, str], ...]) -> str:
-    """The conflicts for the agent that has to resolve them. Names are hostile: each stands in quotes, on its own line."""
+    """The conflicts for the agent that has to resolve them. Names are hostile: each stands in
+    quotes, on its own line."""
     lines = "\n".join(f"- {file!r}: {reason}" for file, reason in conflicts)
     return (
-        "The work of other tasks of this plan was merged into this working directory, and there were conflicts. The merge is committed, "
-        "with marks (<<<<<<<, =======, >>>>>>>) where both sides changed the same lines; `git show HEAD^1:FILE` and `git show HEAD^2:FILE` "
-        f"show each side. Resolve them as a part of this task, so that what both sides meant is kept, and leave no marks:\n{lines}"
+        "The work of other tasks of this plan was merged into this working directory, and there "
+        "were conflicts. The merge is committed, with marks (<<<<<<<, =======, >>>>>>>) where "
+        "both sides changed the same lines; `git show HEAD^1:FILE` and `git show HEAD^2:FILE` "
+        "show each side. Resolve them as a part of this task, so that what both sides meant is "
+        f"kept, and leave no marks:\n{lines}"
     )
 
 
@@ -182,8 +219,8 @@ def _name(engine: Engine, wanted: str) -> str:
 
 @contextmanager
 def held(engine: Engine, place: Workspace, holder: str, *, looks: bool = False) -> Iterator[None]:
-    """The workdir's lock. Who only `looks` lets an agent that is kept warm there wait on. Raises Conflict where somebody else has it for
-    long."""
+    """The workdir's lock. Who only `looks` lets an agent that is kept warm there wait on. Raises
+    Conflict where somebody else has it for long."""
     end = time.monotonic() + PATIENCE_S
     while True:
         try:
@@ -202,5 +239,8 @@ def held(engine: Engine, place: Workspace, holder: str, *, looks: bool = False) 
 def workdir_of(stand: Stand) -> Workspace:
     """Where the task worked. Raises WorkspaceError once its run is off the list."""
     if stand.run is None or stand.run.workspace is None:
-        raise WorkspaceError(f"The run of the task {stand.task.name} is off the list, and its workdir with it", "perdure trash")
+        raise WorkspaceError(
+            f"The run of the task {stand.task.name} is off the list, and its workdir with it",
+            "perdure trash",
+        )
     return stand.run.workspace

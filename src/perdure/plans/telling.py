@@ -83,7 +83,9 @@ def words_of(stand: Stand, stands: Mapping[str, Stand]) -> str:
     if stand.end is not None:
         return str(RunState.SUCCEEDED)
     if stand.run is not None:
-        return str(RunState.RUNNING) if stand.run.state is RunState.SUCCEEDED else str(stand.run.state)
+        return (
+            str(RunState.RUNNING) if stand.run.state is RunState.SUCCEEDED else str(stand.run.state)
+        )
     if blocked(stand, stands):
         return "blocked"
     return "ready" if all(stands[name].end is not None for name in before(stand)) else "waits"
@@ -107,13 +109,19 @@ def _task(store: Store, stand: Stand, stands: Mapping[str, Stand]) -> dict[str, 
         "run_id": run.id if run is not None else "",
         "attempts": len(attempts),
         "session_id": attempts[-1].session_id if attempts else "",
-        "continuation": str(attempts[0].continuation.kind) if attempts and attempts[0].continuation is not None else None,
+        "continuation": str(attempts[0].continuation.kind)
+        if attempts and attempts[0].continuation is not None
+        else None,
         "verdict": str(receipt.verdict) if receipt is not None else None,
         "usage": plain(_used(store, stand)),
         "files": list(stand.task.files),
-        "changed": [name.encode("utf-8", "replace").decode() for name in stand.end.files] if stand.end is not None else [],
+        "changed": [name.encode("utf-8", "replace").decode() for name in stand.end.files]
+        if stand.end is not None
+        else [],
         "merged": list(planned.merged) if planned is not None else [],
-        "conflicts": [{"file": file, "reason": reason} for file, reason in planned.conflicts] if planned is not None else [],
+        "conflicts": [{"file": file, "reason": reason} for file, reason in planned.conflicts]
+        if planned is not None
+        else [],
         "branch": place.branch if place is not None else "",
         "path": place.path if place is not None else "",
         "commit": stand.end.commit if stand.end is not None else "",

@@ -1,7 +1,9 @@
-"""One run, told to its forge: what is to stand there, compared with what was told, and each difference made good.
+"""One run, told to its forge: what is to stand there, compared with what was told, and each
+difference made good.
 
-Every step is idempotent and stored when it is done. A step that cannot be done does not keep the others back, but for a forge that does
-not answer: that is asked nothing more until it may be asked again.
+Every step is idempotent and stored when it is done. A step that cannot be done does not keep the
+others back, but for a forge that does not answer: that is asked nothing more until it may be asked
+again.
 """
 
 from __future__ import annotations
@@ -14,7 +16,16 @@ from dataclasses import field, replace
 
 from perdure.attempt import Engine
 from perdure.capsule.scan import Scan
-from perdure.errors import Conflict, Diverged, ForgeUnavailable, GitFailed, LostLease, NotFound, PerdureError, StoreError
+from perdure.errors import (
+    Conflict,
+    Diverged,
+    ForgeUnavailable,
+    GitFailed,
+    LostLease,
+    NotFound,
+    PerdureError,
+    StoreError,
+)
 from perdure.events import NotPublished, Published, ToldForge
 from perdure.forges.postings import Origin, Posting, origin_of
 from perdure.forges.rules import OWN_CHECK, Rule
@@ -32,11 +43,16 @@ AGAIN_S = 10.0
 LONGEST_S = 3600.0
 """Between two tries; also where a person is needed, who may have seen to it."""
 GIVEN_UP = 50
-"""After so many tries of a step that a forge which does answer refused, about two days, only a change of the run begins another."""
+"""After so many tries of a step that a forge which does answer refused, about two days, only a
+change of the run begins another."""
 BUSY_S = 5.0
 LEASE_S = 300.0
 ENDED = {RunState.SUCCEEDED: Reaction.ROCKET, RunState.FAILED: Reaction.CONFUSED}
-CHECKS = {RunState.SUCCEEDED: CheckState.SUCCESS, RunState.FAILED: CheckState.FAILURE, RunState.CANCELLED: CheckState.ERROR}
+CHECKS = {
+    RunState.SUCCEEDED: CheckState.SUCCESS,
+    RunState.FAILED: CheckState.FAILURE,
+    RunState.CANCELLED: CheckState.ERROR,
+}
 
 
 @dataclass(slots=True)
@@ -57,7 +73,8 @@ class _Waits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answering:
-    """`forge` gives who speaks to a source as an agent, `credentials` what that agent pushes with."""
+    """`forge` gives who speaks to a source as an agent, `credentials` what that agent pushes
+    with."""
 
     engine: Engine
     rules: Mapping[str, Rule]
@@ -67,7 +84,8 @@ class Answering:
     """The address of a run's page, by its name; empty where there is none."""
 
     def answer(self, run_id: str) -> None:
-        """Brings one posting up to its run, as far as that can be done now. Raises StoreError, LostLease."""
+        """Brings one posting up to its run, as far as that can be done now. Raises StoreError,
+        LostLease."""
         posting = self.engine.store.hold_posting(run_id, LEASE_S)
         if posting is None:
             return
@@ -76,14 +94,24 @@ class Answering:
         # What is changed in the very millisecond in which it was read is looked at once more.
         seen = run.updated if run.updated < now else run.updated - 1
         origin, rule = origin_of(run), self.rules.get(run.spec.labels.get("agent", ""))
-        api = self.forge(origin.source, origin.rule) if origin is not None and rule is not None else None
+        api = (
+            self.forge(origin.source, origin.rule)
+            if origin is not None and rule is not None
+            else None
+        )
         waits = _Waits()
         if origin is not None and rule is not None and api is not None and self._is_newest(run):
             posting = _Answer(self, run, posting, origin, rule, api, waits).whole()
-        tries = posting.tries + 1 if waits.reasons and (waits.silent or posting.tries < GIVEN_UP) else 0
-        pause_s = max(waits.in_s, min(LONGEST_S, AGAIN_S * 2 ** min(posting.tries, 10))) if tries else 0.0
+        tries = (
+            posting.tries + 1 if waits.reasons and (waits.silent or posting.tries < GIVEN_UP) else 0
+        )
+        pause_s = (
+            max(waits.in_s, min(LONGEST_S, AGAIN_S * 2 ** min(posting.tries, 10))) if tries else 0.0
+        )
         reason = self.clean("; ".join(waits.reasons))[:1000]
-        self.engine.store.put_posting(replace(posting, seen=seen, tries=tries, due=now + int(pause_s * 1000), reason=reason))
+        self.engine.store.put_posting(
+            replace(posting, seen=seen, tries=tries, due=now + int(pause_s * 1000), reason=reason)
+        )
 
     def _is_newest(self, run: TaskRun) -> bool:
         """A task that was begun anew is told of by its newest run."""
@@ -91,14 +119,23 @@ class Answering:
         return newest is None or newest.id == run.id
 
     def marker(self, origin: Origin) -> str:
-        """What the task's comment is found by. Nobody can write it beforehand: it depends on a secret of the store."""
+        """What the task's comment is found by. Nobody can write it beforehand: it depends on a
+        secret of the store."""
         _, secret = self.engine.store.identity()
-        task = f"{origin.source}\n{origin.rule}\n{origin.repository}\n{origin.number}\n{origin.pull}"
-        return f"<!-- perdure:task={hmac.new(secret, task.encode(), hashlib.sha256).hexdigest()[:32]} -->"
+        task = (
+            f"{origin.source}\n{origin.rule}\n{origin.repository}\n{origin.number}\n{origin.pull}"
+        )
+        return (
+            f"<!-- perdure:task={hmac.new(secret, task.encode(), hashlib.sha256).hexdigest()[:32]} "
+            "-->"
+        )
 
     def clean(self, text: str) -> str:
-        """Without secrets (those of this environment, and what looks like one) and without the places of this machine."""
-        for place in sorted(map(str, (self.engine.workspaces.root, self.engine.state)), key=len, reverse=True):
+        """Without secrets (those of this environment, and what looks like one) and without the
+        places of this machine."""
+        for place in sorted(
+            map(str, (self.engine.workspaces.root, self.engine.state)), key=len, reverse=True
+        ):
             text = text.replace(place, "...")
         pieces = Scan(self.engine.redactor).over("", io.BytesIO(text.encode("utf-8", "replace")))
         return b"".join(pieces).decode("utf-8", "replace")
@@ -123,8 +160,15 @@ class _Answer:
     def whole(self) -> Posting:
         """All of them, in the order in which people want to know."""
         if self.rule.report:
-            self._step("no reaction", lambda: self._react(Reaction.EYES) if not self.posting.reaction else None)
-        if self.rule.publish != "no" and self.run.state is RunState.SUCCEEDED and self.posting.attempt != self.run.attempt:
+            self._step(
+                "no reaction",
+                lambda: self._react(Reaction.EYES) if not self.posting.reaction else None,
+            )
+        if (
+            self.rule.publish != "no"
+            and self.run.state is RunState.SUCCEEDED
+            and self.posting.attempt != self.run.attempt
+        ):
             self._publish()
         if self.rule.report:
             self._step("no comment", self._comment)
@@ -153,20 +197,28 @@ class _Answer:
             self.api.react(self.ref, reaction)
             self._keep(reaction=str(reaction))
 
-    # --- the branch --------------------------------------------------------------------------------------------------
+    # --- the branch
+    # --------------------------------------------------------------------------------------------------
 
     def _publish(self) -> None:
         engine, branch = self.whose.engine, self.run.workspace.branch if self.run.workspace else ""
         pushed = None
         try:
             pushed = push(
-                engine, self.run, self.whose.credentials(self.origin.source, self.origin.rule), engine.redactor.also(self.run.spec.env),
+                engine,
+                self.run,
+                self.whose.credentials(self.origin.source, self.origin.rule),
+                engine.redactor.also(self.run.spec.env),
                 needs_base=self.rule.publish == "pull" and not self.run.spec.base,
-            )  # fmt: skip
+            )
             if pushed is None:
                 return
             wants_pull = self.rule.publish == "pull" and pushed.commit
-            pull = pull_request(self.api, self.origin, self.run, self.posting, pushed, self._page) if wants_pull else None
+            pull = (
+                pull_request(self.api, self.origin, self.run, self.posting, pushed, self._page)
+                if wants_pull
+                else None
+            )
         except (StoreError, LostLease):
             raise
         except (HeldBack, Diverged) as error:
@@ -185,23 +237,40 @@ class _Answer:
         except PerdureError as error:
             self.waits.note("no pull request" if pushed is not None else "not pushed", error)
             return
-        is_new = pushed.commit != self.posting.commit or (pull is not None and pull.ref.number != self.posting.pull)
+        is_new = pushed.commit != self.posting.commit or (
+            pull is not None and pull.ref.number != self.posting.pull
+        )
         after = published(self.posting, self.run, pushed, pull)
-        events = [Published(branch=pushed.branch, commit=pushed.commit, pull=after.pull, url=after.pull_url)] if is_new else []
+        events = (
+            [
+                Published(
+                    branch=pushed.branch, commit=pushed.commit, pull=after.pull, url=after.pull_url
+                )
+            ]
+            if is_new
+            else []
+        )
         engine.store.tell_run(self.run.id, events, solved="needs_person")
         self.run = engine.store.get(self.run.id)
-        self._keep(attempt=after.attempt, commit=after.commit, pull=after.pull, pull_url=after.pull_url)
+        self._keep(
+            attempt=after.attempt, commit=after.commit, pull=after.pull, pull_url=after.pull_url
+        )
 
     def _hold_back(self, branch: str, error: PerdureError) -> None:
         """A person is told once; whether it was seen to is looked at again all the same."""
         self.waits.note("not pushed", error)
         message = self.whose.clean(f"{error} {error.hint}".strip())
-        if not any(each.type == "needs_person" and each.message == message for each in self.run.conditions):
+        if not any(
+            each.type == "needs_person" and each.message == message for each in self.run.conditions
+        ):
             needs = Condition(type="needs_person", message=message, at=0)
-            self.whose.engine.store.tell_run(self.run.id, [NotPublished(branch=branch, reason=message)], needs)
+            self.whose.engine.store.tell_run(
+                self.run.id, [NotPublished(branch=branch, reason=message)], needs
+            )
             self.run = self.whose.engine.store.get(self.run.id)
 
-    # --- the comment -------------------------------------------------------------------------------------------------
+    # --- the comment
+    # -------------------------------------------------------------------------------------------------
 
     @property
     def _page(self) -> str:
@@ -220,7 +289,12 @@ class _Answer:
             except NotFound:
                 self._keep(comment="", comment_url="", said="")
         there = self.api.find_comment(self.ref, marker)
-        self._said(self.api.edit_comment(self.ref, there, text) if there is not None else self.api.comment(self.ref, text), digest)
+        self._said(
+            self.api.edit_comment(self.ref, there, text)
+            if there is not None
+            else self.api.comment(self.ref, text),
+            digest,
+        )
 
     def _said(self, found: Comment, digest: str) -> None:
         is_new = found.id != self.posting.comment
@@ -230,17 +304,28 @@ class _Answer:
 
     def _text(self, marker: str) -> str:
         store = self.whose.engine.store
-        held_back = "; ".join(reason for reason in self.waits.reasons if reason.startswith(("not pushed", "no pull request")))
+        held_back = "; ".join(
+            reason
+            for reason in self.waits.reasons
+            if reason.startswith(("not pushed", "no pull request"))
+        )
         account = Account(
-            rule=self.rule.name, run=self.run, attempts=store.attempts(self.run.id),
+            rule=self.rule.name,
+            run=self.run,
+            attempts=store.attempts(self.run.id),
             words=store.final_words(self.run.id) if self.run.state in FINAL else "",
-            branch=self.run.workspace.branch if self.run.workspace else "", commit=self.posting.commit, pull=self.posting.pull,
-            pull_url=self.posting.pull_url, held_back=held_back, page=self._page,
-        )  # fmt: skip
+            branch=self.run.workspace.branch if self.run.workspace else "",
+            commit=self.posting.commit,
+            pull=self.posting.pull,
+            pull_url=self.posting.pull_url,
+            held_back=held_back,
+            page=self._page,
+        )
         # The marker is no text of others, and must stay what it is.
         return marker + self.whose.clean(comment(account, marker).removeprefix(marker))
 
-    # --- the status --------------------------------------------------------------------------------------------------
+    # --- the status
+    # --------------------------------------------------------------------------------------------------
 
     def _status(self) -> None:
         state = CHECKS.get(self.run.state, CheckState.PENDING)
@@ -248,12 +333,24 @@ class _Answer:
         if not self.posting.commit or self.posting.status == status:
             return
         self.api.set_status(
-            self.origin.repository, self.posting.commit, state, context=f"{OWN_CHECK}{self.rule.name}",
-            text=f"{self.rule.name} {self.run.state}", url=self._page or self.posting.comment_url,
-        )  # fmt: skip
+            self.origin.repository,
+            self.posting.commit,
+            state,
+            context=f"{OWN_CHECK}{self.rule.name}",
+            text=f"{self.rule.name} {self.run.state}",
+            url=self._page or self.posting.comment_url,
+        )
         self._keep(status=status)
 
 
 def _known(posting: Posting) -> Comment:
     """The comment as far as it has to be known to be edited."""
-    return Comment(id=posting.comment, kind=CommentKind.COMMENT, author="", text="", created=0, updated=0, url=posting.comment_url)
+    return Comment(
+        id=posting.comment,
+        kind=CommentKind.COMMENT,
+        author="",
+        text="",
+        created=0,
+        updated=0,
+        url=posting.comment_url,
+    )

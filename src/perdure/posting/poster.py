@@ -1,4 +1,5 @@
-"""The thread that tells forges: looks what is due, and lets a few runs be told of at once, each by one."""
+"""The thread that tells forges: looks what is due, and lets a few runs be told of at once, each by
+one."""
 
 from __future__ import annotations
 
@@ -17,18 +18,23 @@ LOOK_S = 1.0
 AT_ONCE = 4
 MANY = 100
 TROUBLED_S = 60.0
-"""A run of which the forge could not be told for a reason that nobody foresaw is left alone for so long."""
+"""A run of which the forge could not be told for a reason that nobody foresaw is left alone for so
+long."""
 
 
 class Poster:
-    """From `with` to its end: what is under way then is ended, and what is due is told once more. `say` gets a line for what went wrong.
+    """From `with` to its end: what is under way then is ended, and what is due is told once more.
+    `say` gets a line for what went wrong.
 
-    One in a state directory at a time: a second `perdure serve` leaves it to the first, and takes over when that one is gone."""
+    One in a state directory at a time: a second `perdure serve` leaves it to the first, and takes
+    over when that one is gone."""
 
     def __init__(self, answering: Answering, say: Callable[[str], None]) -> None:
         self._answering, self._say = answering, say
         self._store = answering.engine.store
-        self._lock = os.open(answering.engine.state / "posting.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._lock = os.open(
+            answering.engine.state / "posting.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
         self._over = threading.Event()
         self._flying: dict[str, Future[None]] = {}
         self._later: dict[str, float] = {}
@@ -40,7 +46,12 @@ class Poster:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._over.set()
         self._thread.join()
         self._pool.shutdown()
@@ -86,7 +97,9 @@ class Poster:
             self._answering.answer(run_id)
             posting = self._store.posting(run_id)
             if posting is not None and posting.tries:
-                self._tell(f"the forge is not told all of {self._store.get(run_id).name}: {posting.reason}")
+                self._tell(
+                    f"the forge is not told all of {self._store.get(run_id).name}: {posting.reason}"
+                )
         except (LostLease, NotFound):
             return  # Another host tells of it, or it is off the list.
         except StoreError as error:

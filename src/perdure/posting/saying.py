@@ -1,4 +1,5 @@
-"""What stands in the one comment of a task. Pure: the same run always makes the same text, so that who compares knows what is new."""
+"""What stands in the one comment of a task. Pure: the same run always makes the same text, so that
+who compares knows what is new."""
 
 from __future__ import annotations
 
@@ -53,8 +54,16 @@ def comment(account: Account, marker: str) -> str:
     parts = [
         marker,
         f"**{account.rule}** ({run.spec.agent}) {_state(account)}.",
-        *(f"**A person is needed:** {code(each.message, 600)}" for each in run.conditions if each.type == "needs_person"),
-        *(f"**Off it:** {code(each.message, 600)}" for each in run.conditions if each.type == "withdrawn"),
+        *(
+            f"**A person is needed:** {code(each.message, 600)}"
+            for each in run.conditions
+            if each.type == "needs_person"
+        ),
+        *(
+            f"**Off it:** {code(each.message, 600)}"
+            for each in run.conditions
+            if each.type == "withdrawn"
+        ),
         *([_held_back(account.held_back)] if account.held_back and not _needs_person(run) else []),
         _branch(account),
         _table(account.attempts),
@@ -66,7 +75,10 @@ def comment(account: Account, marker: str) -> str:
 
 
 def _held_back(why: str) -> str:
-    return f"**{'No pull request' if why.startswith('no pull request') else 'Not pushed'}:** {code(why, 600)}"
+    return (
+        f"**{'No pull request' if why.startswith('no pull request') else 'Not pushed'}:** "
+        f"{code(why, 600)}"
+    )
 
 
 def _needs_person(run: TaskRun) -> bool:
@@ -88,14 +100,21 @@ def _branch(account: Account) -> str:
     if not account.commit:
         return ""
     at = f"Branch {code(account.branch)} at `{account.commit[:12]}`"
-    return f"{at}, [pull request {account.pull}](<{account.pull_url}>)." if account.pull and account.pull_url else f"{at}."
+    return (
+        f"{at}, [pull request {account.pull}](<{account.pull_url}>)."
+        if account.pull and account.pull_url
+        else f"{at}."
+    )
 
 
 def _table(attempts: Sequence[Attempt]) -> str:
     begun = [each for each in attempts if each.continuation is not None or each.outcome is not None]
     if not begun:
         return ""
-    lines = ["| attempt | outcome | conversation | took | tokens in / out | cost |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| attempt | outcome | conversation | took | tokens in / out | cost |",
+        "|---|---|---|---|---|---|",
+    ]
     if len(begun) > ROWS:
         lines.append(f"| {begun[0].number} to {begun[-ROWS - 1].number} | ... | | | | |")
     lines += [_row(each) for each in begun[-ROWS:]]
@@ -110,15 +129,29 @@ def _table(attempts: Sequence[Attempt]) -> str:
 def _row(each: Attempt) -> str:
     outcome, took = "at work", ""
     if each.outcome is not None:
-        detail = f": {code(each.outcome.detail, 120)}" if each.outcome.detail and not each.outcome.ok else ""
-        outcome, took = f"{each.outcome.kind}{detail}", _lasting((each.ended or each.started) - each.started)
+        detail = (
+            f": {code(each.outcome.detail, 120)}"
+            if each.outcome.detail and not each.outcome.ok
+            else ""
+        )
+        outcome, took = (
+            f"{each.outcome.kind}{detail}",
+            _lasting((each.ended or each.started) - each.started),
+        )
     proof = each.receipt.verdict.value if each.receipt is not None else ""
-    return f"| {each.number} | {outcome} | {proof} | {took} | {_spent(each.usage)} | {_cost(each.usage)} |"
+    return (
+        f"| {each.number} | {outcome} | {proof} | {took} | {_spent(each.usage)} | "
+        f"{_cost(each.usage)} |"
+    )
 
 
 def _spent(usage: Usage) -> str:
     mark = "≈" if usage.estimated else ""
-    return f"{mark}{tokens(usage.input)} / {mark}{tokens(usage.output)}" if usage.input or usage.output else ""
+    return (
+        f"{mark}{tokens(usage.input)} / {mark}{tokens(usage.output)}"
+        if usage.input or usage.output
+        else ""
+    )
 
 
 def _cost(usage: Usage) -> str:
@@ -130,19 +163,40 @@ def _lasting(ms: int) -> str:
     seconds = max(0, ms // 1000)
     if seconds < 60:
         return f"{seconds}s"
-    return f"{seconds // 60}m {seconds % 60}s" if seconds < 3600 else f"{seconds // 3600}h {seconds % 3600 // 60}m"
+    return (
+        f"{seconds // 60}m {seconds % 60}s"
+        if seconds < 3600
+        else f"{seconds // 3600}h {seconds % 3600 // 60}m"
+    )
 
 
 def _said(words: str) -> str:
     shown = block(words, WORDS)
-    return f"<details><summary>What the agent said at the end</summary>\n\n{shown}\n\n</details>" if shown else ""
+    return (
+        f"<details><summary>What the agent said at the end</summary>\n\n{shown}\n\n</details>"
+        if shown
+        else ""
+    )
 
 
 def _by_hand(account: Account) -> str:
     name, over = account.run.name, account.run.state in FINAL
-    lines = [f"perdure why {name}", *([f"perdure open {name}"] if over else [f"perdure logs -f {name}"])]
-    lines += [f"perdure retry {name}"] if account.run.state in (RunState.FAILED, RunState.CANCELLED) else []
+    lines = [
+        f"perdure why {name}",
+        *([f"perdure open {name}"] if over else [f"perdure logs -f {name}"]),
+    ]
+    lines += (
+        [f"perdure retry {name}"]
+        if account.run.state in (RunState.FAILED, RunState.CANCELLED)
+        else []
+    )
     page = f"[Its page](<{account.page}>). " if account.page else ""
     is_off = any(each.type == "withdrawn" for each in account.run.conditions)
-    told = "What is said here is told when it goes on. " if is_off else "A comment here goes on with the same conversation. "
-    return f"{page}{told}By hand, on the machine where it runs:\n\n" + "\n".join(f"    {line}" for line in lines)
+    told = (
+        "What is said here is told when it goes on. "
+        if is_off
+        else "A comment here goes on with the same conversation. "
+    )
+    return f"{page}{told}By hand, on the machine where it runs:\n\n" + "\n".join(
+        f"    {line}" for line in lines
+    )

@@ -1,7 +1,9 @@
-"""A child of perdure's own that answers questions, for work that must not take the caller with it: parsers on hostile files.
+"""A child of perdure's own that answers questions, for work that must not take the caller with it:
+parsers on hostile files.
 
-Used by `attempt.mapping`. Question and answer are bytes with their length before them. The child limits its own memory and time (see
-`answer_questions`), so what it is given can end it and nobody else; it ends when its input does.
+Used by `attempt.mapping`. Question and answer are bytes with their length before them. The child
+limits its own memory and time (see `answer_questions`), so what it is given can end it and nobody
+else; it ends when its input does.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from types import TracebackType
 from typing import IO, Any
 
 PATIENCE_S = 60.0
-"""The child ends itself long before, after so much of its own time; this is for one that is stopped."""
+"""The child ends itself long before, after so much of its own time; this is for one that is
+stopped."""
 MOST_DEATHS = 3
 MEMORY = 1 << 30
 SECONDS = 5
@@ -27,7 +30,8 @@ _LENGTH = 8
 
 
 class Asking:
-    """The child, started with the first question, and again where it died: so often at most. For one thread."""
+    """The child, started with the first question, and again where it died: so often at most. For
+    one thread."""
 
     def __init__(self, answer: str) -> None:
         """`answer`: the function of bytes to bytes that the child calls, as `module:name`."""
@@ -38,7 +42,12 @@ class Asking:
     def __enter__(self) -> Asking:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._end()
 
     @property
@@ -51,9 +60,21 @@ class Asking:
         if self.over:
             return None
         if self._child is None:
-            environ = {name: os.environ[name] for name in ("PATH", "LANG", "VIRTUAL_ENV") if name in os.environ}
+            environ = {
+                name: os.environ[name]
+                for name in ("PATH", "LANG", "VIRTUAL_ENV")
+                if name in os.environ
+            }
             pipe = subprocess.PIPE
-            self._child = subprocess.Popen(self._argv, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, cwd="/", env=environ, bufsize=0)
+            self._child = subprocess.Popen(
+                self._argv,
+                stdin=pipe,
+                stdout=pipe,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env=environ,
+                bufsize=0,
+            )
         try:
             assert self._child.stdin is not None and self._child.stdout is not None
             _write(self._child.stdin, len(question).to_bytes(_LENGTH, "big") + question)
@@ -86,7 +107,9 @@ def answer_questions(answer: Callable[[bytes], bytes]) -> None:
     while head := sys.stdin.buffer.read(_LENGTH):
         question = sys.stdin.buffer.read(int.from_bytes(head, "big"))
         used = resource.getrusage(resource.RUSAGE_SELF)
-        resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + SECONDS + 1, most))
+        resource.setrlimit(
+            resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + SECONDS + 1, most)
+        )
         said = answer(question)
         sys.stdout.buffer.write(len(said).to_bytes(_LENGTH, "big") + said)
         sys.stdout.buffer.flush()

@@ -1,7 +1,7 @@
 """An attempt's agent and its shim, from the outside: does it live, how did it end, end it.
 
-A Process holds no open file and no child handle: it may be dropped, made again by `find` in another process, and used from
-several threads.
+A Process holds no open file and no child handle: it may be dropped, made again by `find` in another
+process, and used from several threads.
 """
 
 from __future__ import annotations
@@ -27,14 +27,18 @@ TURN_TICK_S = 0.005
 class Process:
     """An attempt's agent and its shim, by the attempt's directory. Made by `start` and `find`."""
 
-    def __init__(self, directory: Path, shim: Identity | None, mark: str, *, warm: bool = False) -> None:
+    def __init__(
+        self, directory: Path, shim: Identity | None, mark: str, *, warm: bool = False
+    ) -> None:
         self.directory, self.shim, self.mark = directory, shim, mark
         self.warm = warm
-        """The agent is kept: its keeper, which stands here as the shim, and the agent may outlive the attempt."""
+        """The agent is kept: its keeper, which stands here as the shim, and the agent may outlive
+        the attempt."""
         self.stdout, self.stderr = directory / "stdout", directory / "stderr"
 
     def alive(self) -> bool:
-        """Whether the shim lives. While it does, the attempt has not ended. A keeper's attempt has, once its end is written."""
+        """Whether the shim lives. While it does, the attempt has not ended. A keeper's attempt has,
+        once its end is written."""
         self._reap()
         return self.shim is not None and self.shim.alive() and not (self.warm and self._over())
 
@@ -52,10 +56,11 @@ class Process:
             time.sleep(0.005)
 
     def wait(self, timeout_s: float | None = None) -> Exit | None:
-        """How the agent ended, or None if it has not within `timeout_s` (None: as long as it takes).
+        """How the agent ended, or None if it has not within `timeout_s` (None: as long as it
+        takes).
 
-        Returns only when nothing of the attempt lives. If the shim was killed, what it leaves behind is ended here and
-        the cause is `lost`.
+        Returns only when nothing of the attempt lives. If the shim was killed, what it leaves
+        behind is ended here and the cause is `lost`.
         """
         fd = self.shim.open() if self.shim else None
         if fd is not None:
@@ -82,13 +87,15 @@ class Process:
             _ended(fd, min(TURN_TICK_S, max(0.0, until - boottime())))
 
     def stop(self, cause: str = "stopped") -> None:
-        """Asks the shim to end the agent: TERM, its grace, KILL. Does not wait. `cause` is what the Exit will say."""
+        """Asks the shim to end the agent: TERM, its grace, KILL. Does not wait. `cause` is what the
+        Exit will say."""
         if self.shim is not None and self.alive():
             write(self.directory / "cause", cause.encode(), whole=True)
             self.shim.send(signal.SIGTERM)
 
     def kill(self, cause: str = "stopped") -> None:
-        """Ends the agent, everything that it started and at last the shim, now. Returns when nothing of it lives."""
+        """Ends the agent, everything that it started and at last the shim, now. Returns when
+        nothing of it lives."""
         self.stop(cause)
         if self.mark and not (self.warm and self._over()):
             end_all(self.mark, 0)
@@ -102,12 +109,22 @@ class Process:
         end = read_json(self.directory / "exit.json")
         if not end:
             return None
-        return Exit(code=end["code"], signal=end["signal"], cause=end["cause"], stderr_tail=self.stderr_tail(), at=end["leader_ended"])
+        return Exit(
+            code=end["code"],
+            signal=end["signal"],
+            cause=end["cause"],
+            stderr_tail=self.stderr_tail(),
+            at=end["leader_ended"],
+        )
 
     def _lost(self) -> Exit:
         if self.mark:
             end_all(self.mark)
-        return Exit(cause="lost", stderr_tail=self.stderr_tail() or tail(self.directory / "shim.err"), at=time.time_ns() // 1_000_000)
+        return Exit(
+            cause="lost",
+            stderr_tail=self.stderr_tail() or tail(self.directory / "shim.err"),
+            at=time.time_ns() // 1_000_000,
+        )
 
     def _reap(self) -> None:
         """Takes the ended shim off the process table, where it is this process's child."""
@@ -120,7 +137,8 @@ class Process:
 
 
 def _ended(fd: int, timeout_s: float | None) -> bool:
-    """Whether the process of this pidfd ends within the time (seconds; None: however long it takes)."""
+    """Whether the process of this pidfd ends within the time (seconds; None: however long it
+    takes)."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return bool(poll.poll(None if timeout_s is None else max(0, int(timeout_s * 1000))))
@@ -136,7 +154,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, content: bytes, *, whole: bool = False) -> None:
-    """A file that only its owner can read. `whole`: there whole or not at all, whoever else writes it at the same moment."""
+    """A file that only its owner can read. `whole`: there whole or not at all, whoever else writes
+    it at the same moment."""
     target = path.with_name(f"{path.name}.{os.urandom(4).hex()}.new") if whole else path
     fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(fd, "wb") as file:

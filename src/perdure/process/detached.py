@@ -8,9 +8,11 @@ from pathlib import Path
 
 
 def spawn_detached(argv: Sequence[str], log: Path) -> int:
-    """Starts `argv` in a session of its own, with no terminal and this process's environment; returns its pid.
+    """Starts `argv` in a session of its own, with no terminal and this process's environment;
+    returns its pid.
 
-    Standard input is empty, all output goes to `log` (0600). Nobody waits for it here: it belongs to init afterwards.
+    Standard input is empty, all output goes to `log` (0600). Nobody waits for it here: it belongs
+    to init afterwards.
     """
     log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND

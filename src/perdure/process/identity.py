@@ -1,6 +1,8 @@
-"""Which process is meant: never a bare pid, always (boot, pid, start time), and signals through a pidfd.
+"""Which process is meant: never a bare pid, always (boot, pid, start time), and signals through a
+pidfd.
 
-Also a worker's name for itself, by which another worker on the same host can tell whether it still lives.
+Also a worker's name for itself, by which another worker on the same host can tell whether it still
+lives.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ def boot_id() -> str:
 
 @cache
 def namespace() -> str:
-    """The number of this process's pid namespace: in another one, as in another container, the same pid is another process."""
+    """The number of this process's pid namespace: in another one, as in another container, the same
+    pid is another process."""
     try:
         return os.readlink("/proc/self/ns/pid").partition("[")[2].rstrip("]")  # noqa: PTH115
     except OSError:
@@ -35,14 +38,16 @@ def namespace() -> str:
 
 
 def is_dead(known: tuple[str, int, int, int]) -> bool:
-    """Ended and only waiting to be reaped. A first thread that has ended while others run is not the process's end."""
+    """Ended and only waiting to be reaped. A first thread that has ended while others run is not
+    the process's end."""
     state, _, threads, _ = known
     return state in "ZX" and threads <= 1
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One process, for ever: a recycled pid has another start time, a rebooted machine another boot id."""
+    """One process, for ever: a recycled pid has another start time, a rebooted machine another boot
+    id."""
 
     boot: str
     pid: int
@@ -84,7 +89,8 @@ class Identity:
 
 
 def machine(state: Path) -> str:
-    """This machine's own id: made once, and kept in the state directory. Whoever asks first, and at the same moment, gets the same."""
+    """This machine's own id: made once, and kept in the state directory. Whoever asks first, and at
+    the same moment, gets the same."""
     place = state / "machine"
     with suppress(FileNotFoundError):
         if known := place.read_text().strip():
@@ -108,21 +114,27 @@ def this_host(state: Path, patience_s: float | None) -> Host:
 
 
 def worker_identity(host: Host = NOWHERE) -> str:
-    """This process as `host:boot8.namespace:pid:starttime`; among several hosts, the host's own id is a part of its name."""
+    """This process as `host:boot8.namespace:pid:starttime`; among several hosts, the host's own id
+    is a part of its name."""
     known = stat("self")
     name = host.label if host.id else socket.gethostname()
     return f"{name}:{boot_id()[:8]}.{namespace()}:{os.getpid()}:{known[3] if known else 0}"
 
 
 def worker_alive(identity: str, host: Host = NOWHERE) -> bool | None:
-    """Whether the process that called itself so still lives; None if it is on another host, or the text is no identity.
+    """Whether the process that called itself so still lives; None if it is on another host, or the
+    text is no identity.
 
-    Without a shared database, two machines (or pid namespaces) with one host name cannot be told apart: the other's workers look dead.
+    Without a shared database, two machines (or pid namespaces) with one host name cannot be told
+    apart: the other's workers look dead.
     """
     match identity.rsplit(":", 3):
         case [name, boot, pid, starttime] if pid.isdecimal() and starttime.isdecimal():
             if name != (host.label if host.id else socket.gethostname()):
                 return None
-            return boot.partition(".")[0] == boot_id()[:8] and Identity(boot_id(), int(pid), int(starttime)).alive()
+            return (
+                boot.partition(".")[0] == boot_id()[:8]
+                and Identity(boot_id(), int(pid), int(starttime)).alive()
+            )
         case _:
             return None

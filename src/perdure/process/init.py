@@ -1,7 +1,9 @@
-"""The first process of a container: one command, its signals, its exit code, and everybody's orphans.
+"""The first process of a container: one command, its signals, its exit code, and everybody's
+orphans.
 
-Called by `perdure entrypoint`. The kernel gives PID 1 no default signal actions and every orphan of the container; a program that is
-not made for that ignores SIGTERM and collects zombies. Elsewhere this process makes itself a child subreaper and does the same.
+Called by `perdure entrypoint`. The kernel gives PID 1 no default signal actions and every orphan of
+the container; a program that is not made for that ignores SIGTERM and collects zombies. Elsewhere
+this process makes itself a child subreaper and does the same.
 """
 
 from __future__ import annotations
@@ -15,22 +17,33 @@ from collections.abc import Mapping, Sequence
 from perdure.shim import PR_SET_CHILD_SUBREAPER, boottime, children, reap, send
 
 HELD = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
-FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGABRT}
+FAULTS = {
+    signal.SIGSEGV,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGILL,
+    signal.SIGTRAP,
+    signal.SIGABRT,
+}
 """Of the process's own doing: they are never passed on."""
 
 
 def run_as_init(argv: Sequence[str], env: Mapping[str, str], grace_s: float = 10.0) -> int:
-    """Runs the command to its end; returns its exit code, 128 + n if signal n ended it, 127 or 126 if it could not be started.
+    """Runs the command to its end; returns its exit code, 128 + n if signal n ended it, 127 or 126
+    if it could not be started.
 
-    Every signal that comes goes on to the command. What is left when it has ended (the shims of agents) gets SIGTERM and the grace,
-    so that it ends in good order, then SIGKILL; how many there were is said on standard error.
+    Every signal that comes goes on to the command. What is left when it has ended (the shims of
+    agents) gets SIGTERM and the grace, so that it ends in good order, then SIGKILL; how many there
+    were is said on standard error.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
     if os.getpid() != 1:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
         # A process group of its own, so that a terminal's Ctrl-C reaches it once, and not here too.
-        child = os.posix_spawnp(argv[0], list(argv), dict(env), setpgroup=0, setsigmask=(), setsigdef=HELD)
+        child = os.posix_spawnp(
+            argv[0], list(argv), dict(env), setpgroup=0, setsigmask=(), setsigdef=HELD
+        )
     except OSError as error:
         print(f"perdure: cannot start {argv[0]}: {error.strerror}", file=sys.stderr)
         return 127 if isinstance(error, FileNotFoundError) else 126
@@ -44,7 +57,8 @@ def run_as_init(argv: Sequence[str], env: Mapping[str, str], grace_s: float = 10
 
 
 def _follow(child: int) -> int:
-    """Passes signals on and collects the dead until the command has ended. Returns its wait status."""
+    """Passes signals on and collects the dead until the command has ended. Returns its wait
+    status."""
     while True:
         status = reap(child)[1]
         if status is not None:

@@ -1,7 +1,9 @@
-"""An agent that is kept for several attempts, from its owner's side; and how anybody else ends it. The other side is `perdure.keeper`.
+"""An agent that is kept for several attempts, from its owner's side; and how anybody else ends it.
+The other side is `perdure.keeper`.
 
-The owner is the process that called `keep`: it alone can give the agent a turn, and the agent ends with it. Everybody else finds it by
-its directory and ends it. Whoever does either holds the workdir's lock: then no turn is being had.
+The owner is the process that called `keep`: it alone can give the agent a turn, and the agent ends
+with it. Everybody else finds it by its directory and ends it. Whoever does either holds the
+workdir's lock: then no turn is being had.
 """
 
 from __future__ import annotations
@@ -48,10 +50,14 @@ class Kept:
     """Why it was not kept."""
     _answers: list[str] = field(default_factory=list)
 
-    def turn(self, directory: Path, *, stdin: bytes, deadline_s: float, lock_fd: int) -> Process | None:
-        """Gives it the next prompt, for the attempt with this directory (0700). None if it cannot take one: nothing was begun.
+    def turn(
+        self, directory: Path, *, stdin: bytes, deadline_s: float, lock_fd: int
+    ) -> Process | None:
+        """Gives it the next prompt, for the attempt with this directory (0700). None if it cannot
+        take one: nothing was begun.
 
-        The lock is passed on for the time of the turn: close it here, and never unlock it. Raises Conflict if the directory was used.
+        The lock is passed on for the time of the turn: close it here, and never unlock it. Raises
+        Conflict if the directory was used.
         """
         directory = directory.absolute()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -74,7 +80,8 @@ class Kept:
         return Process(directory, self.keeper, self.mark, warm=True)
 
     def rest(self) -> None:
-        """Its turn is over. Returns at once; the attempt's Exit tells what became of it: `turn` if it is kept."""
+        """Its turn is over. Returns at once; the attempt's Exit tells what became of it: `turn` if
+        it is kept."""
         self._say(b"rest")
 
     def let_go(self) -> None:
@@ -86,7 +93,8 @@ class Kept:
         self.control.close()
 
     def rested(self) -> bool:
-        """After the attempt's end: whether it waits for the next prompt, by the answer to `rest`. `memory` and `why` tell more."""
+        """After the attempt's end: whether it waits for the next prompt, by the answer to `rest`.
+        `memory` and `why` tell more."""
         word, _, rest = self._answer().partition(" ")
         self.memory = int(rest) if word == "resting" else self.memory
         self.why = rest if word == "ending" else self.why
@@ -142,10 +150,12 @@ def keep(
     memory: int,
     output_cap: int = OUTPUT_CAP,
 ) -> Kept:
-    """Makes a keeper; the agent starts with its first turn, and lives as long as this process wants it, at most.
+    """Makes a keeper; the agent starts with its first turn, and lives as long as this process wants
+    it, at most.
 
-    `directory` must be new. `idle_s`: between two turns; `memory`: bytes resident, of the whole tree, 0 for no limit. Raises UsageError
-    if argv or the environment cannot be passed to any program.
+    `directory` must be new. `idle_s`: between two turns; `memory`: bytes resident, of the whole
+    tree, 0 for no limit. Raises UsageError if argv or the environment cannot be passed to any
+    program.
     """
     whole_env = {**env, **command.env, VARIABLE: mark}
     check(command.argv, whole_env, mark)
@@ -155,7 +165,15 @@ def keep(
     launch_fd = claim(directory)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        fields = (str(grace_s), str(output_cap), str(idle_s), str(memory), str(limit_value(mark)), str(cwd.absolute()), *command.argv)
+        fields = (
+            str(grace_s),
+            str(output_cap),
+            str(idle_s),
+            str(memory),
+            str(limit_value(mark)),
+            str(cwd.absolute()),
+            *command.argv,
+        )
         os.pwrite(launch_fd, b"\0".join(os.fsencode(each) for each in fields), 0)
         pid = spawn(directory, whole_env, launch_fd, theirs.fileno(), KEEPER)
     except OSError:
@@ -170,12 +188,22 @@ def keep(
 
 
 def end_kept(directory: Path, grace_s: float) -> None:
-    """Ends the agent that is kept there by whomever, for certain, and clears the directory away. Nothing is there: nothing is done."""
+    """Ends the agent that is kept there by whomever, for certain, and clears the directory away.
+    Nothing is there: nothing is done."""
     until = boottime() + ANSWER_S
-    while not (known := read_json(directory / "shim.json")) and _starting(directory) and boottime() < until:
+    while (
+        not (known := read_json(directory / "shim.json"))
+        and _starting(directory)
+        and boottime() < until
+    ):
         time.sleep(0.005)
     if known:
-        _end(directory, Identity(known["boot_id"], known["pid"], known["starttime"]), known["mark"], grace_s)
+        _end(
+            directory,
+            Identity(known["boot_id"], known["pid"], known["starttime"]),
+            known["mark"],
+            grace_s,
+        )
     shutil.rmtree(directory, ignore_errors=True)
 
 

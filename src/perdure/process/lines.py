@@ -1,4 +1,5 @@
-"""An agent's output, read from its file: whole lines as bytes, whatever stands in them, in bounded memory."""
+"""An agent's output, read from its file: whole lines as bytes, whatever stands in them, in bounded
+memory."""
 
 from __future__ import annotations
 
@@ -9,16 +10,19 @@ from pathlib import Path
 CHUNK = 4 * 1024**2
 """Bytes that one `read` takes from the file at most."""
 CAP = 64 * 1024**2
-"""Bytes that are kept of one line. Tool results of tens of megabytes stand in one line of the agents' output."""
+"""Bytes that are kept of one line. Tool results of tens of megabytes stand in one line of the
+agents' output."""
 
 
 class Lines:
-    """Follows a growing file. Lines end at `\\n` only (not at U+2028, `\\r` or other things that `splitlines` knows).
+    """Follows a growing file. Lines end at `\\n` only (not at U+2028, `\\r` or other things that
+    `splitlines` knows).
 
-    A line over `cap` comes out cut to its first `cap` bytes: `capped` counts such lines, `dropped` the bytes that were not
-    given. At most cap + CHUNK bytes are held. `offset` is how far the file was read, `complete` where its first unfinished
-    line begins: a new Lines from there goes on without loss or repetition. A file that became shorter (a tool wrote to
-    /dev/stdout) is read again from its start.
+    A line over `cap` comes out cut to its first `cap` bytes: `capped` counts such lines, `dropped`
+    the bytes that were not given. At most cap + CHUNK bytes are held. `offset` is how far the file
+    was read, `complete` where its first unfinished line begins: a new Lines from there goes on
+    without loss or repetition. A file that became shorter (a tool wrote to /dev/stdout) is read
+    again from its start.
     """
 
     def __init__(self, path: Path, *, cap: int = CAP, offset: int = 0) -> None:
@@ -52,7 +56,8 @@ class Lines:
         return self.rest()
 
     def rest(self) -> bytes:
-        """The torn last line, once nobody writes any more; b"" if the file ended with `\\n`. Read to the end first."""
+        """The torn last line, once nobody writes any more; b"" if the file ended with `\\n`. Read
+        to the end first."""
         line = self._torn[0] if len(self._torn) == 1 else b"".join(self._torn)
         self._forget()
         self.complete = self.offset
@@ -96,8 +101,11 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2
 
 
 def plain(output: bytes) -> str:
-    """An agent's bytes as text that is safe to show: invalid UTF-8 as `\\xNN`, no escapes, no controls but newline and tab."""
-    return _CONTROLS.sub("", _ESCAPES.sub("", output.decode("utf-8", "backslashreplace").replace("\r\n", "\n")))
+    """An agent's bytes as text that is safe to show: invalid UTF-8 as `\\xNN`, no escapes, no
+    controls but newline and tab."""
+    return _CONTROLS.sub(
+        "", _ESCAPES.sub("", output.decode("utf-8", "backslashreplace").replace("\r\n", "\n"))
+    )
 
 
 def tail(path: Path, size: int = 4096) -> str:

@@ -1,8 +1,9 @@
 """Everything that an attempt started, found by its mark, and ended for certain.
 
-The shim ends its own tree. This is for the day when the shim itself was killed: its orphans then belong to init, and only
-what they inherited tells where they came from. A mark is inherited twice: as PERDURE_ATTEMPT in the environment, and as the
-soft value of a resource limit that Linux hands down and does not enforce (RLIMIT_LOCKS), which no `env -i` takes away.
+The shim ends its own tree. This is for the day when the shim itself was killed: its orphans then
+belong to init, and only what they inherited tells where they came from. A mark is inherited twice:
+as PERDURE_ATTEMPT in the environment, and as the soft value of a resource limit that Linux hands
+down and does not enforce (RLIMIT_LOCKS), which no `env -i` takes away.
 """
 
 from __future__ import annotations
@@ -31,15 +32,17 @@ def limit_value(mark: str) -> int:
 
 
 def survivors(mark: str) -> list[int]:
-    """Pids of all live processes that carry the mark, or descend from one that does; never this process."""
+    """Pids of all live processes that carry the mark, or descend from one that does; never this
+    process."""
     return sorted(identity.pid for identity in _marked(mark))
 
 
 def end_all(mark: str, grace_s: float = 2.0) -> int:
-    """Ends all that carry the mark: TERM, the grace in seconds, KILL, until none is left. Returns how many there were.
+    """Ends all that carry the mark: TERM, the grace in seconds, KILL, until none is left. Returns
+    how many there were.
 
-    A shim among them goes last, so that the lock it holds outlives its tree. A process of another user, which cannot be
-    signalled, is left alone.
+    A shim among them goes last, so that the lock it holds outlives its tree. A process of another
+    user, which cannot be signalled, is left alone.
     """
     met: set[Identity] = set()
     kill_at = boottime() + grace_s
@@ -51,7 +54,9 @@ def end_all(mark: str, grace_s: float = 2.0) -> int:
         if others:
             spare_shim_until = now + SHIM_GRACE_S
         targets = others if kill and now < spare_shim_until else found
-        for one in sorted(targets, key=lambda one: (one.starttime, one.pid)):  # parents first: they have nothing to say to it
+        for one in sorted(
+            targets, key=lambda one: (one.starttime, one.pid)
+        ):  # parents first: they have nothing to say to it
             if kill or one not in met:
                 one.send(signal.SIGKILL if kill else signal.SIGTERM)
         met |= found
@@ -73,7 +78,8 @@ def _marked(mark: str) -> set[Identity]:
 
 
 def _processes() -> dict[int, tuple[str, int, int, int]]:
-    """All live processes. What is born while the list is read is read too, so that a chain of forks does not slip through."""
+    """All live processes. What is born while the list is read is read too, so that a chain of forks
+    does not slip through."""
     seen: dict[int, tuple[str, int, int, int] | None] = {}
     for _ in range(_PASSES):
         fresh = [pid for pid in pids() if pid not in seen]
@@ -88,7 +94,9 @@ def _carries(pid: int, value: int, entry: bytes) -> bool:
         if resource.prlimit(pid, RLIMIT_LOCKS)[0] == value:
             return True
     except OSError:
-        pass  # another user's, ended, or a kernel that does not tell: the environment is the other witness
+        # Another user's, ended, or a kernel that does not tell: the environment is the other
+        # witness
+        pass
     try:
         return entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:

@@ -1,4 +1,5 @@
-"""The user's own pager, for text that is longer than the screen. Called by the verbs that show much, on a terminal only."""
+"""The user's own pager, for text that is longer than the screen. Called by the verbs that show
+much, on a terminal only."""
 
 from __future__ import annotations
 
@@ -14,16 +15,19 @@ LESS = "FRX"
 
 
 def page(text: str, environ: Mapping[str, str]) -> bool:
-    """Shows the text in PERDURE_PAGER, PAGER or less, and waits until it is closed. False if there is no pager to be had.
+    """Shows the text in PERDURE_PAGER, PAGER or less, and waits until it is closed. False if there
+    is no pager to be had.
 
-    The text is taken as it is: what agents wrote has to be cleaned before. Ctrl-C belongs to the pager meanwhile.
+    The text is taken as it is: what agents wrote has to be cleaned before. Ctrl-C belongs to the
+    pager meanwhile.
     """
     pager = environ.get("PERDURE_PAGER", environ.get("PAGER", DEFAULT))
     if pager in ("", "cat"):
         return False
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        # A shell, because the variable holds a command with arguments; it is the user's own, as for git and man.
+        # A shell, because the variable holds a command with arguments; it is the user's own, as for
+        # git and man.
         shown = subprocess.Popen(
             ["/bin/sh", "-c", pager],
             stdin=subprocess.PIPE,
@@ -40,5 +44,8 @@ def page(text: str, environ: Mapping[str, str]) -> bool:
 
 
 def is_plain(environ: Mapping[str, str], fd: int) -> bool:
-    """Whether colours are out of place there: no terminal, a dumb one, or NO_COLOR (no-color.org)."""
-    return not os.isatty(fd) or bool(environ.get("NO_COLOR")) or environ.get("TERM") in ("dumb", None)
+    """Whether colours are out of place there: no terminal, a dumb one, or NO_COLOR
+    (no-color.org)."""
+    return (
+        not os.isatty(fd) or bool(environ.get("NO_COLOR")) or environ.get("TERM") in ("dumb", None)
+    )

@@ -1,4 +1,5 @@
-"""Reads the facts of a running attempt's life, for `perdure.liveness`. Looks only: it waits for nothing and takes nothing over."""
+"""Reads the facts of a running attempt's life, for `perdure.liveness`. Looks only: it waits for
+nothing and takes nothing over."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ class Running(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Looks from one place: a host, with the state directory in which the attempts of its runs lie."""
+    """Looks from one place: a host, with the state directory in which the attempts of its runs
+    lie."""
 
     state: Path
     host: Host = NOWHERE
@@ -52,7 +54,8 @@ class Probe:
     def liveness(self, run: Running, now: int, again: Callable[[], Running]) -> Liveness | None:
         """Return what lives of a run; None for one that is not running.
 
-        A supervisor ends when its run does, so one that is found dead is asked for twice: `again` reads the run once more.
+        A supervisor ends when its run does, so one that is found dead is asked for twice: `again`
+        reads the run once more.
         """
         if run.state is not RunState.RUNNING:
             return None
@@ -66,8 +69,11 @@ class Probe:
         return found if same else liveness(self.signs(newer, now))
 
     def _supervisor(self, worker: str) -> bool | None:
-        """Whether the supervisor lives. A container that has this host's name has processes that cannot be seen from here."""
-        boot, _, own = worker.rsplit(":", 3)[1].partition(".") if worker.count(":") >= 3 else ("", "", "")
+        """Whether the supervisor lives. A container that has this host's name has processes that
+        cannot be seen from here."""
+        boot, _, own = (
+            worker.rsplit(":", 3)[1].partition(".") if worker.count(":") >= 3 else ("", "", "")
+        )
         if own and own != namespace() and boot == boot_id()[:8]:
             return None
         return worker_alive(worker, self.host)
@@ -75,4 +81,7 @@ class Probe:
 
 def _lives(directory: Path) -> bool:
     """Whether the agent of an attempt lives, or the last turn or a check that belongs to it."""
-    return any(running(place) for place in (directory, *directory.glob("summary"), *directory.glob("verify-*")))
+    return any(
+        running(place)
+        for place in (directory, *directory.glob("summary"), *directory.glob("verify-*"))
+    )

@@ -14,14 +14,16 @@ class Symbol:
 
     name: str
     text: str
-    """How it is declared, on one line, without its body: `def load(path: str) -> Order`. Of a class that is its head."""
+    """How it is declared, on one line, without its body: `def load(path: str) -> Order`. Of a class
+    that is its head."""
     members: tuple[str, ...] = ()
     """The public methods and fields of a class, each as one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """One name of a module, as the file writes it (`..money`, `./money`, `java.util`), and what is taken from it."""
+    """One name of a module, as the file writes it (`..money`, `./money`, `java.util`), and what is
+    taken from it."""
 
     module: str
     names: tuple[str, ...] = ()
@@ -42,7 +44,8 @@ NO_OUTLINE = Outline()
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One file of the project. `outline` is None where it was not read; `changed` are nanoseconds."""
+    """One file of the project. `outline` is None where it was not read; `changed` are
+    nanoseconds."""
 
     name: str
     outline: Outline | None = None

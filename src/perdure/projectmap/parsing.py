@@ -1,8 +1,9 @@
 """Parses hostile files out of the caller's process.
 
-A parser of tree-sitter is bounded in its stack, but neither in memory nor in time: 100 KB of `a<a<a<...` as Java took more than 23 GB
-(tree-sitter 0.26.1 with tree-sitter-java 0.23.5). So the child has limits of its own, and may die of a file. `Asker` is whoever
-starts it (`process.Asking`): rooms of one floor do not know each other.
+A parser of tree-sitter is bounded in its stack, but neither in memory nor in time: 100 KB of
+`a<a<a<...` as Java took more than 23 GB (tree-sitter 0.26.1 with tree-sitter-java 0.23.5). So the
+child has limits of its own, and may die of a file. `Asker` is whoever starts it (`process.Asking`):
+rooms of one floor do not know each other.
 """
 
 from __future__ import annotations
@@ -34,11 +35,16 @@ class Apart:
         self.asker = asker
 
     def __call__(self, language: str, content: bytes) -> Outline | None:
-        """As `outline_of`; a file on which the child dies has an empty outline. None also where it died too often to be asked again."""
+        """As `outline_of`; a file on which the child dies has an empty outline. None also where it
+        died too often to be asked again."""
         if self.asker.over:
             return None
         said = self.asker.ask(msgspec.msgpack.encode((language, content)))
-        return NO_OUTLINE if said is None else msgspec.msgpack.decode(said, type=resolved(Outline | None))
+        return (
+            NO_OUTLINE
+            if said is None
+            else msgspec.msgpack.decode(said, type=resolved(Outline | None))
+        )
 
 
 def answer(question: bytes) -> bytes:

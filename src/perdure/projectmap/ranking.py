@@ -1,8 +1,8 @@
 """Puts the files of a project in order, the most relevant for a prompt first. Pure.
 
 1. What the prompt mentions: a path, a file's name, a name that a file exports.
-2. What those import or are imported by, near ones first (PageRank that starts at what was mentioned, over imports in both
-   directions).
+2. What those import or are imported by, near ones first (PageRank that starts at what was
+   mentioned, over imports in both directions).
 3. What earlier tasks made, the newest first.
 4. The rest: what much else imports first, then what was changed last.
 """
@@ -20,7 +20,8 @@ from perdure.projectmap.resolving import Resolver
 
 _WORD = re.compile(r"[\w./@-]+")
 _SHAPED = re.compile(r"\w*(?:_|\d|[a-z][A-Z])\w*")
-"""A word that nobody writes but who means a name in a program; so does a capital letter within a sentence, and a backquote."""
+"""A word that nobody writes but who means a name in a program; so does a capital letter within a
+sentence, and a backquote."""
 _CAPITAL = re.compile(r"(?:(?<=[a-z0-9,;:] )|(?<=`))([A-Z]\w+)|(?<=`)(\w+)(?=`)")
 COMMON = 5
 """A plain word that more files export says nothing of any of them."""
@@ -73,7 +74,10 @@ def rank(project: Project, prompt: str = "", made: Mapping[str, str] | None = No
 
     kinds = ("mentioned", "near", "made", "rest")
     ordered = sorted(project.files, key=lambda name: (key(name), name))
-    places = tuple(Place(project.files[name], kinds[int(key(name)[0])], *links[name], made.get(name, "")) for name in ordered)
+    places = tuple(
+        Place(project.files[name], kinds[int(key(name)[0])], *links[name], made.get(name, ""))
+        for name in ordered
+    )
     return Ranked(places, project.beyond, project.missing)
 
 
@@ -89,7 +93,8 @@ def _links(resolver: Resolver, file: File) -> tuple[tuple[str, ...], tuple[str, 
 
 
 def _mentioned(files: Mapping[str, File], prompt: str) -> dict[str, int]:
-    """How strongly the prompt means each file: 3 by its path or name, 2 by a name that can only be a program's, 1 by a plain word."""
+    """How strongly the prompt means each file: 3 by its path or name, 2 by a name that can only be
+    a program's, 1 by a plain word."""
     words = {word.strip("./-") for word in _WORD.findall(prompt)} - {""}
     parts = {part for word in words for part in re.split(r"[./@-]", word)}
     plain = {part.lower() for part in parts if len(part) > 2}
@@ -100,7 +105,11 @@ def _mentioned(files: Mapping[str, File], prompt: str) -> dict[str, int]:
     found: Counter[str] = Counter()
     for name in files:
         base = posixpath.basename(name)
-        if name in words or base in words or any("/" in word and f"/{name}".endswith(f"/{word}") for word in words):
+        if (
+            name in words
+            or base in words
+            or any("/" in word and f"/{name}".endswith(f"/{word}") for word in words)
+        ):
             found[name] = 3
         elif base.partition(".")[0].lower() in plain:
             found[name] = 1
@@ -124,7 +133,9 @@ def _spread(edges: Mapping[str, Sequence[str]], start: Mapping[str, int]) -> dic
     home = {name: strength / total for name, strength in start.items()}
     now = dict(home)
     for _ in range(ROUNDS):
-        after: dict[str, float] = defaultdict(float, {name: share * (1 - DAMPING) for name, share in home.items()})
+        after: dict[str, float] = defaultdict(
+            float, {name: share * (1 - DAMPING) for name, share in home.items()}
+        )
         for name, share in now.items():
             around = beside.get(name) or home.keys()
             for other in around:

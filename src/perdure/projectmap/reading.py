@@ -1,8 +1,10 @@
-"""Reads the files of a directory and their outlines. The names come from `Workspaces.files`; nothing else is looked for.
+"""Reads the files of a directory and their outlines. The names come from `Workspaces.files`;
+nothing else is looked for.
 
-Every name is opened from the top, directory by directory, and no link is followed on the way: what lies outside of the directory is
-never read. A file is read up to `LARGEST`; what is larger, binary or no file is in the map by its name alone. What was read once is kept
-in a cache file of perdure's own, by size and times of the file, so that a second look parses only what changed.
+Every name is opened from the top, directory by directory, and no link is followed on the way: what
+lies outside of the directory is never read. A file is read up to `LARGEST`; what is larger, binary
+or no file is in the map by its name alone. What was read once is kept in a cache file of perdure's
+own, by size and times of the file, so that a second look parses only what changed.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ MOST_FILES = 20_000
 MOST_BYTES = 64 << 20
 """Of all files that are parsed for one map; the others are in it by their names."""
 PATIENCE_S = 20.0
-"""So long files are parsed for one map; the others are in it by their names, and the next look goes on with them."""
+"""So long files are parsed for one map; the others are in it by their names, and the next look goes
+on with them."""
 FORM = 1
 """Of the cache; another one is not read."""
 
@@ -49,21 +52,27 @@ class Cache(msgspec.Struct, array_like=True):
 
 
 def read(directory: Path, names: Iterable[str], parse: Parse, cache: Path | None = None) -> Project:
-    """The project as it lies there now. `parse` is `Apart`, or `languages.outline_of` for files of one's own.
+    """The project as it lies there now. `parse` is `Apart`, or `languages.outline_of` for files of
+    one's own.
 
-    A name that is gone, or leads out of the directory, is left out. Raises OSError where the directory itself cannot be opened.
+    A name that is gone, or leads out of the directory, is left out. Raises OSError where the
+    directory itself cannot be opened.
     """
     wanted = sorted(set(names))
     known = _cached(cache) if cache is not None else {}
     top = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         reader = _Reader(top, known, parse)
-        files = {name: file for name in wanted[:MOST_FILES] if (file := reader.file(name)) is not None}
+        files = {
+            name: file for name in wanted[:MOST_FILES] if (file := reader.file(name)) is not None
+        }
     finally:
         os.close(top)
     if cache is not None and (reader.parsed or known.keys() != reader.outlines.keys()):
         _keep(cache, reader.outlines)
-    return Project(files=files, beyond=max(0, len(wanted) - MOST_FILES), missing=frozenset(reader.missing))
+    return Project(
+        files=files, beyond=max(0, len(wanted) - MOST_FILES), missing=frozenset(reader.missing)
+    )
 
 
 class _Reader:
@@ -119,7 +128,9 @@ def _opened(top: int, name: str) -> int:
     at = top
     try:
         for part in directories:
-            below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+            below = os.open(
+                part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at
+            )
             if at != top:
                 os.close(at)
             at = below
@@ -147,7 +158,8 @@ def _cached(cache: Path) -> dict[str, Known]:
 
 
 def _keep(cache: Path, outlines: dict[str, Known]) -> None:
-    """Written beside and renamed. Not made durable, and no failure is told: it can be made again at any time."""
+    """Written beside and renamed. Not made durable, and no failure is told: it can be made again at
+    any time."""
     beside = cache.with_name(f"{cache.name}.{os.getpid()}")
     with suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

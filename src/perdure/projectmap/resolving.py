@@ -1,7 +1,8 @@
 """Which file of the project an import means. Pure.
 
-By the rules of each language as far as names and places tell, without its settings: where a name fits several files, the one that
-lies nearest to the importing file is meant. What fits none is somebody else's package.
+By the rules of each language as far as names and places tell, without its settings: where a name
+fits several files, the one that lies nearest to the importing file is meant. What fits none is
+somebody else's package.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Resolver:
             self.directories[posixpath.dirname(name)].append(name)
 
     def meant(self, importer: str, asked: Import) -> tuple[str, ...]:
-        """The files that an import of this file means; several where it takes modules out of a package."""
+        """The files that an import of this file means; several where it takes modules out of a
+        package."""
         match language_of(importer):
             case "python":
                 found = self._python(importer, asked)
@@ -64,22 +66,32 @@ class Resolver:
             modules += [self._at(_python_files(posixpath.join(path, name))) for name in asked.names]
         else:
             modules = [self._ending(importer, _python_files(path))]
-            modules += [self._ending(importer, _python_files(f"{path}/{name}")) for name in asked.names]
+            modules += [
+                self._ending(importer, _python_files(f"{path}/{name}")) for name in asked.names
+            ]
         yield from modules
 
     def _script(self, importer: str, module: str) -> Iterator[str]:
         if module.startswith("."):
-            yield self._at(_script_files(posixpath.normpath(posixpath.join(posixpath.dirname(importer), module))))
+            yield self._at(
+                _script_files(
+                    posixpath.normpath(posixpath.join(posixpath.dirname(importer), module))
+                )
+            )
         else:
             path = module[2:] if module.startswith(_LEAD) else module
-            yield self._ending(importer, _script_files(path)) if "/" in path or path != module else ""
+            yield (
+                self._ending(importer, _script_files(path)) if "/" in path or path != module else ""
+            )
 
     def _go(self, importer: str, module: str) -> Iterator[str]:
         """All files of the package's directory: the longest end of the path that there is."""
         parts = module.split("/")
         for first in range(len(parts)):
             there = self.directories.get("/".join(parts[first:]), [])
-            if files := [name for name in there if name.endswith(".go") and not name.endswith("_test.go")]:
+            if files := [
+                name for name in there if name.endswith(".go") and not name.endswith("_test.go")
+            ]:
                 yield from files[:MOST_OF_A_PACKAGE]
                 return
 
@@ -97,10 +109,14 @@ class Resolver:
         if "*" in asked.names:
             for directory, names in self.directories.items():
                 if f"/{directory}".endswith(f"/{path}"):
-                    yield from [name for name in names if name.endswith(".java")][:MOST_OF_A_PACKAGE]
+                    yield from [name for name in names if name.endswith(".java")][
+                        :MOST_OF_A_PACKAGE
+                    ]
         else:
             # A static import names a member of the class.
-            yield self._ending(importer, (f"{path}.java",)) or self._ending(importer, (f"{posixpath.dirname(path)}.java",))
+            yield self._ending(importer, (f"{path}.java",)) or self._ending(
+                importer, (f"{posixpath.dirname(path)}.java",)
+            )
 
     def _at(self, candidates: Iterable[str]) -> str:
         return next((name for name in candidates if name in self.files), "")
@@ -115,19 +131,39 @@ class Resolver:
     def _nearest(self, importer: str, candidates: Sequence[str]) -> str:
         for candidate in candidates:
             if found := self.ends.get(candidate):
-                return found[0] if len(found) == 1 else min(found, key=lambda name: (-_common(importer, name), name.count("/"), name))
+                return (
+                    found[0]
+                    if len(found) == 1
+                    else min(
+                        found, key=lambda name: (-_common(importer, name), name.count("/"), name)
+                    )
+                )
         return ""
 
 
 def _python_files(path: str) -> tuple[str, ...]:
-    return (f"{path}.py", f"{path}/__init__.py", f"{path}.pyi", f"{path}/__init__.pyi") if path else ("__init__.py",)
+    return (
+        (f"{path}.py", f"{path}/__init__.py", f"{path}.pyi", f"{path}/__init__.pyi")
+        if path
+        else ("__init__.py",)
+    )
 
 
 def _script_files(path: str) -> tuple[str, ...]:
-    """A module may be named without its ending, or (in TypeScript) with that of the file which it becomes."""
+    """A module may be named without its ending, or (in TypeScript) with that of the file which it
+    becomes."""
     stem, dot, ending = path.rpartition(".")
-    became = tuple(f"{stem}.{each}" for each in _SCRIPTS) if dot and ending in ("js", "mjs", "cjs", "jsx") else ()
-    return (path, *became, *(f"{path}.{each}" for each in _SCRIPTS), *(f"{path}/index.{each}" for each in _SCRIPTS))
+    became = (
+        tuple(f"{stem}.{each}" for each in _SCRIPTS)
+        if dot and ending in ("js", "mjs", "cjs", "jsx")
+        else ()
+    )
+    return (
+        path,
+        *became,
+        *(f"{path}.{each}" for each in _SCRIPTS),
+        *(f"{path}/index.{each}" for each in _SCRIPTS),
+    )
 
 
 def _rust_paths(module: str) -> list[str]:

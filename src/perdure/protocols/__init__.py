@@ -1,12 +1,24 @@
-"""The seams. Who implements them is chosen in `perdure.wiring` and nowhere else; everybody imports them from here.
+"""The seams. Who implements them is chosen in `perdure.wiring` and nowhere else; everybody imports
+them from here.
 
-Each protocol says what its callers may rely on; `perdure.testing` has the conformance suite that proves it, for
-drivers and stores from outside as well.
+Each protocol says what its callers may rely on; `perdure.testing` has the conformance suite that
+proves it, for drivers and stores from outside as well.
 """
 
 from __future__ import annotations
 
-from perdure.protocols.agents import Abilities, AgentDriver, Archive, Folder, Heard, Home, Prompt, Retention, Spoken, Warm
+from perdure.protocols.agents import (
+    Abilities,
+    AgentDriver,
+    Archive,
+    Folder,
+    Heard,
+    Home,
+    Prompt,
+    Retention,
+    Spoken,
+    Warm,
+)
 from perdure.protocols.around import Observer, Publisher
 from perdure.protocols.board import BoardRow, BoardStore, FailedAttempt
 from perdure.protocols.counting import AtWork, CountingStore, Counts

@@ -12,18 +12,22 @@ if TYPE_CHECKING:
 
 
 class Publisher(Protocol):
-    """Brings checkpoints to where another machine finds them, and knows when a run is another machine's by now."""
+    """Brings checkpoints to where another machine finds them, and knows when a run is another
+    machine's by now."""
 
     def refused(self, run: TaskRun) -> str:
-        """Why no attempt may start here, in a sentence; empty if one may, and where that cannot be known."""
+        """Why no attempt may start here, in a sentence; empty if one may, and where that cannot be
+        known."""
         ...
 
     def available(self, run: TaskRun) -> str:
-        """Why a run whose files lie on another host cannot be brought here, in a sentence; empty if it can."""
+        """Why a run whose files lie on another host cannot be brought here, in a sentence; empty if
+        it can."""
         ...
 
     def fetch(self, claim: Claim) -> TaskRun:
-        """Brings workdir and conversation of a claimed run here, from where another host has published them. Raises PerdureError."""
+        """Brings workdir and conversation of a claimed run here, from where another host has
+        published them. Raises PerdureError."""
         ...
 
     def published(self, checkpoint: Checkpoint) -> None:
@@ -31,11 +35,13 @@ class Publisher(Protocol):
         ...
 
     def told(self, run_id: str) -> Sequence[AnyEvent]:
-        """What is to be told of the run since this was last asked; after `PlaceLost` its attempt must end."""
+        """What is to be told of the run since this was last asked; after `PlaceLost` its attempt
+        must end."""
         ...
 
     def settle(self, run_id: str) -> str:
-        """Brings out how the run stands after an attempt, and waits for it. Returns what went wrong in a sentence, or nothing."""
+        """Brings out how the run stands after an attempt, and waits for it. Returns what went wrong
+        in a sentence, or nothing."""
         ...
 
     def settled(self, run_id: str) -> bool:

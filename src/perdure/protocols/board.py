@@ -1,4 +1,5 @@
-"""What a store offers to those who want to see everything at once: the dashboard, and other boards."""
+"""What a store offers to those who want to see everything at once: the dashboard, and other
+boards."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ class BoardRow:
 
 @dataclass(frozen=True, slots=True)
 class FailedAttempt:
-    """An attempt that did not succeed, with its run as it stands now. `name` is empty for a run that is off the list."""
+    """An attempt that did not succeed, with its run as it stands now. `name` is empty for a run
+    that is off the list."""
 
     name: str
     agent: str
@@ -53,10 +55,19 @@ class FailedAttempt:
 
 
 class BoardStore(Protocol):
-    """Lists for those who want to see everything at once: `asking` is what asks for a person or is open to one, and else a state's name
-    is the list of those in it that do not. `words` are looked for in name, workdir, scope and first instructions, in any case."""
+    """Lists for those who want to see everything at once: `asking` is what asks for a person or is
+    open to one, and else a state's name is the list of those in it that do not. `words` are looked
+    for in name, workdir, scope and first instructions, in any case."""
 
-    def board(self, group: str, *, agent: str = "", words: str = "", before: tuple[int, int] = ..., limit: int = 50) -> Sequence[BoardRow]:
+    def board(
+        self,
+        group: str,
+        *,
+        agent: str = "",
+        words: str = "",
+        before: tuple[int, int] = ...,
+        limit: int = 50,
+    ) -> Sequence[BoardRow]:
         """One list, the newest change first; `before`: only what stands below a row's place."""
         ...
 

@@ -1,4 +1,5 @@
-"""The seam of those who count: how many there are of each kind, and each attempt that has ended, once."""
+"""The seam of those who count: how many there are of each kind, and each attempt that has ended,
+once."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AtWork:
-    """The running runs of an agent on a host: how many, and of how many nobody has renewed the lease."""
+    """The running runs of an agent on a host: how many, and of how many nobody has renewed the
+    lease."""
 
     agent: str
     host: str
@@ -50,7 +52,8 @@ class Counts:
     delivery_since: int | None
     """When (ms) the oldest delivery came that is not settled; None where there is none."""
     trouble: Mapping[tuple[str, str], int]
-    """Records of all time, by agent and kind: `checkpoint_missed`, `collision_seen`, `compacted`, `copy_missed`, `rolled_over`."""
+    """Records of all time, by agent and kind: `checkpoint_missed`, `collision_seen`, `compacted`,
+    `copy_missed`, `rolled_over`."""
 
 
 class CountingStore(Protocol):
@@ -60,11 +63,14 @@ class CountingStore(Protocol):
         """All numbers at one moment."""
         ...
 
-    def ended_after(self, ended: int, run: str, number: int, limit: int = 1000) -> Sequence[tuple[SessionKey, Attempt]]:
-        """The attempts behind this one in the order of (end in ms, run, number), with their runs' keys: all of them, page by page."""
+    def ended_after(
+        self, ended: int, run: str, number: int, limit: int = 1000
+    ) -> Sequence[tuple[SessionKey, Attempt]]:
+        """The attempts behind this one in the order of (end in ms, run, number), with their runs'
+        keys: all of them, page by page."""
         ...
 
     def attempt_marks(self, run: str, attempt: int) -> Sequence[Record]:
-        """What perdure itself did in an attempt, oldest first and at most 200: launches, checkpoints, checks, what became of the
-        conversation. Nothing that the agent said."""
+        """What perdure itself did in an attempt, oldest first and at most 200: launches,
+        checkpoints, checks, what became of the conversation. Nothing that the agent said."""
         ...

@@ -95,7 +95,8 @@ class RunRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
-    """A run from another machine, as it is to be stored: checked, with a workspace of this machine, and in a final state."""
+    """A run from another machine, as it is to be stored: checked, with a workspace of this machine,
+    and in a final state."""
 
     run: TaskRun
     contexts: tuple[Context, ...]
@@ -110,7 +111,8 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class PlacedRun:
-    """A run and where it works, for those who clean up. `removed`: it is off the list since then (ms)."""
+    """A run and where it works, for those who clean up. `removed`: it is off the list since then
+    (ms)."""
 
     id: str
     name: str
@@ -127,8 +129,8 @@ class PlacedRun:
 class RunStore(Protocol):
     """Runs, attempts, contexts and the journal. Every method is one durable transaction.
 
-    Times are the store's own clock. A write under a claim raises LostLease unless the run is running, its attempt number
-    and its worker are those of the claim.
+    Times are the store's own clock. A write under a claim raises LostLease unless the run is
+    running, its attempt number and its worker are those of the claim.
     """
 
     def now(self) -> int:
@@ -136,19 +138,33 @@ class RunStore(Protocol):
         ...
 
     def add(
-        self, spec: TaskSpec, run_id: str, name: str, workspace: Workspace, given: Given = NOTHING_GIVEN, deliveries: Sequence[int] = ()
+        self,
+        spec: TaskSpec,
+        run_id: str,
+        name: str,
+        workspace: Workspace,
+        given: Given = NOTHING_GIVEN,
+        deliveries: Sequence[int] = (),
     ) -> TaskRun:
-        """Accepts a run as `queued`. The same key with an equal spec and equal files returns the run that is there; with others,
-        or a taken name, raises Conflict. A workspace or scope on which another run is running raises Conflict.
-        `deliveries`: the numbers of those that ask for it, handled in the same transaction; Conflict if one was settled already."""
+        """Accepts a run as `queued`. The same key with an equal spec and equal files returns the
+        run that is there; with others, or a taken name, raises Conflict. A workspace or scope on
+        which another run is running raises Conflict. `deliveries`: the numbers of those that ask
+        for it, handled in the same transaction; Conflict if one was settled already."""
         ...
 
     def get(self, ref: str) -> TaskRun:
-        """By id, name, key or unique prefix of the id (at least 4). Raises NotFound, with near names in the hint."""
+        """By id, name, key or unique prefix of the id (at least 4). Raises NotFound, with near
+        names in the hint."""
         ...
 
     def find(
-        self, states: Sequence[RunState] = (), limit: int = 50, *, before: int = 0, agent: str = "", scope: str = ""
+        self,
+        states: Sequence[RunState] = (),
+        limit: int = 50,
+        *,
+        before: int = 0,
+        agent: str = "",
+        scope: str = "",
     ) -> Sequence[RunRow]:
         """Newest first. `before`: only those with smaller ordinals, the next page."""
         ...
@@ -157,10 +173,13 @@ class RunStore(Protocol):
         """The same by the time of the last change, the latest first."""
         ...
 
-    def claim(self, worker: str, lease_s: float, ref: str = "", seat: Seat | None = None) -> Claim | None:
-        """Takes the next due run (or the one named by id): `running`, attempt + 1 and a row for the attempt, in one step.
-        None if nothing is due, or its session or workspace is in use by another running run; with a seat also if its account or
-        agent is parked, or as many of the account's runs are at work as the seat allows."""
+    def claim(
+        self, worker: str, lease_s: float, ref: str = "", seat: Seat | None = None
+    ) -> Claim | None:
+        """Takes the next due run (or the one named by id): `running`, attempt + 1 and a row for the
+        attempt, in one step. None if nothing is due, or its session or workspace is in use by
+        another running run; with a seat also if its account or agent is parked, or as many of the
+        account's runs are at work as the seat allows."""
         ...
 
     def parked(self) -> Sequence[Parking]:
@@ -168,7 +187,8 @@ class RunStore(Protocol):
         ...
 
     def park(self, parking: Parking) -> None:
-        """Nothing is claimed with a seat there until its time; what is parked already gets the new time."""
+        """Nothing is claimed with a seat there until its time; what is parked already gets the new
+        time."""
         ...
 
     def unpark(self, *what: str) -> None:
@@ -176,7 +196,8 @@ class RunStore(Protocol):
         ...
 
     def defer(self, run_id: str, until: int, reason: str) -> TaskRun | None:
-        """A queued run waits until then, and uses up no attempt. None if it is not queued any more."""
+        """A queued run waits until then, and uses up no attempt. None if it is not queued any
+        more."""
         ...
 
     def seats_taken(self, account: str) -> int:
@@ -196,7 +217,8 @@ class RunStore(Protocol):
         ...
 
     def adopt(self, claim: Claim, worker: str, lease_s: float) -> Claim:
-        """Takes over the *same* attempt from the worker named in the claim. Raises LostLease if another was quicker."""
+        """Takes over the *same* attempt from the worker named in the claim. Raises LostLease if
+        another was quicker."""
         ...
 
     def renew(self, claim: Claim, lease_s: float) -> TaskRun:
@@ -207,43 +229,60 @@ class RunStore(Protocol):
         """Stores how the attempt starts. Called once an attempt, before the launch."""
         ...
 
-    def record(self, claim: Claim, events: Sequence[AnyEvent], session: Session | None = None, usage: Usage | None = None) -> None:
-        """Appends events under the claim, and stores the session and what the attempt has used so far, where they are given."""
+    def record(
+        self,
+        claim: Claim,
+        events: Sequence[AnyEvent],
+        session: Session | None = None,
+        usage: Usage | None = None,
+    ) -> None:
+        """Appends events under the claim, and stores the session and what the attempt has used so
+        far, where they are given."""
         ...
 
     def finish(self, claim: Claim, ending: Ending) -> TaskRun:
-        """The attempt's one outcome, its receipt, usage, sessions, last events and the run's next state, together.
-        A newer context version than the attempt's makes a final state `queued` again, except `cancelled`."""
+        """The attempt's one outcome, its receipt, usage, sessions, last events and the run's next
+        state, together. A newer context version than the attempt's makes a final state `queued`
+        again, except `cancelled`."""
         ...
 
     def update(
-        self, run_id: str, text: str, given: Given = NOTHING_GIVEN, deliveries: Sequence[int] = (), events: Sequence[AnyEvent] = ()
+        self,
+        run_id: str,
+        text: str,
+        given: Given = NOTHING_GIVEN,
+        deliveries: Sequence[int] = (),
+        events: Sequence[AnyEvent] = (),
     ) -> TaskRun:
-        """Appends a context version, with the files that came with it, and what else the text tells. A run in a final state becomes
-        `queued` and may try once more. `deliveries` as in `add`."""
+        """Appends a context version, with the files that came with it, and what else the text
+        tells. A run in a final state becomes `queued` and may try once more. `deliveries` as in
+        `add`."""
         ...
 
     def requeue(self, run_id: str, reason: str, more: int = 1) -> TaskRun:
-        """A person's retry: `queued`, due now, `more` attempts allowed besides those that were made. Conflict while it runs or after
-        success."""
+        """A person's retry: `queued`, due now, `more` attempts allowed besides those that were
+        made. Conflict while it runs or after success."""
         ...
 
     def reassign(self, run_id: str, spec: TaskSpec) -> TaskRun:
-        """Changes what is asked of a run, but for its prompt, or hands it over to the spec's agent; workdir and history stay. Conflict
-        while it runs."""
+        """Changes what is asked of a run, but for its prompt, or hands it over to the spec's agent;
+        workdir and history stay. Conflict while it runs."""
         ...
 
     def open_run(self, run_id: str, condition: Condition, session: Session) -> TaskRun:
-        """Gives the run to a person: no attempt of it, nor of any run on its workdir or conversation, is claimed until `take_back`.
-        Raises Conflict while one of them runs, or is open already."""
+        """Gives the run to a person: no attempt of it, nor of any run on its workdir or
+        conversation, is claimed until `take_back`. Raises Conflict while one of them runs, or is
+        open already."""
         ...
 
     def take_back(self, run_id: str, sessions: Sequence[Session], event: RunTakenBack) -> TaskRun:
-        """Ends what `open_run` began (if it did), and stores what became of the conversations, retired ones first."""
+        """Ends what `open_run` began (if it did), and stores what became of the conversations,
+        retired ones first."""
         ...
 
     def opened_beside(self, run: TaskRun) -> TaskRun | None:
-        """The run that a person has open, if it is this one, or one on the same workdir or conversation."""
+        """The run that a person has open, if it is this one, or one on the same workdir or
+        conversation."""
         ...
 
     def request_cancel(self, run_id: str) -> TaskRun:
@@ -251,22 +290,25 @@ class RunStore(Protocol):
         ...
 
     def remove(self, run_id: str) -> None:
-        """Takes a run in a final state off the list: its name and key are free, no verb finds it any more, and what is known of it
-        (attempts, instructions, journal) stays readable by its full id. Conflict for any other run, NotFound for one that is gone."""
+        """Takes a run in a final state off the list: its name and key are free, no verb finds it
+        any more, and what is known of it (attempts, instructions, journal) stays readable by its
+        full id. Conflict for any other run, NotFound for one that is gone."""
         ...
 
     def put_back(self, run_id: str, name: str = "", key: str = "") -> TaskRun:
-        """Puts a removed run on the list again, by its full id; under its old name and key where they are still free."""
+        """Puts a removed run on the list again, by its full id; under its old name and key where
+        they are still free."""
         ...
 
     def reset(self, run_ids: Sequence[str], cause: str) -> Sequence[str]:
-        """Makes the runs begin anew: what waits becomes `cancelled`, their live conversations are retired with this cause. All or
-        nothing; returns the ids of the conversations. Raises Conflict while one of the runs is at work or open."""
+        """Makes the runs begin anew: what waits becomes `cancelled`, their live conversations are
+        retired with this cause. All or nothing; returns the ids of the conversations. Raises
+        Conflict while one of the runs is at work or open."""
         ...
 
     def undo_reset(self, run_ids: Sequence[str]) -> Sequence[str]:
-        """Brings back the conversations that the latest `reset` of the runs retired, where none has taken their place since; returns
-        their ids."""
+        """Brings back the conversations that the latest `reset` of the runs retired, where none has
+        taken their place since; returns their ids."""
         ...
 
     def placed(self) -> Sequence[PlacedRun]:
@@ -282,8 +324,9 @@ class RunStore(Protocol):
         ...
 
     def take_in(self, arrival: Arrival) -> TaskRun:
-        """Stores a run from another machine with all that it brings, or nothing. Its state is final, so nothing claims it before a
-        person asks. Raises Conflict for a name or an id that is taken."""
+        """Stores a run from another machine with all that it brings, or nothing. Its state is
+        final, so nothing claims it before a person asks. Raises Conflict for a name or an id that
+        is taken."""
         ...
 
     def next_checkpoint(self, workspace_id: str) -> int:
@@ -291,9 +334,9 @@ class RunStore(Protocol):
         ...
 
     def add_checkpoint(self, checkpoint: Checkpoint, claim: Claim | None = None) -> None:
-        """Publishes a checkpoint, whose halves are durable, and tells the journal. Without a claim (by the holder of the
-        workdir's lock) it raises Conflict while an attempt that has begun is at work, and always for a number of the workspace that is
-        taken."""
+        """Publishes a checkpoint, whose halves are durable, and tells the journal. Without a claim
+        (by the holder of the workdir's lock) it raises Conflict while an attempt that has begun is
+        at work, and always for a number of the workspace that is taken."""
         ...
 
     def checkpoints(self, run_id: str = "") -> Sequence[Checkpoint]:
@@ -301,19 +344,28 @@ class RunStore(Protocol):
         ...
 
     def forget_checkpoints(self, run_id: str, numbers: Sequence[int]) -> None:
-        """Takes rows away; the halves are the caller's to remove, afterwards. Numbers that are not there are passed over."""
+        """Takes rows away; the halves are the caller's to remove, afterwards. Numbers that are not
+        there are passed over."""
         ...
 
-    def restored(self, run_id: str, sessions: Sequence[Session], event: CheckpointRestored) -> TaskRun:
-        """Stores what a restore made of the conversations, retired ones first, with its event. The caller holds the
-        workdir's lock: a run that is only claimed does not hinder it; while an attempt that has begun is at work it raises Conflict."""
+    def restored(
+        self, run_id: str, sessions: Sequence[Session], event: CheckpointRestored
+    ) -> TaskRun:
+        """Stores what a restore made of the conversations, retired ones first, with its event. The
+        caller holds the workdir's lock: a run that is only claimed does not hinder it; while an
+        attempt that has begun is at work it raises Conflict."""
         ...
 
     def fetched(
-        self, claim: Claim, place: Workspace, sessions: Sequence[Session], checkpoint: Checkpoint, event: CheckpointRestored
+        self,
+        claim: Claim,
+        place: Workspace,
+        sessions: Sequence[Session],
+        checkpoint: Checkpoint,
+        event: CheckpointRestored,
     ) -> TaskRun:
-        """The claimed run's workdir and conversation are on this host now: stores where, what the conversations are, retired ones
-        first, and the checkpoint that came, all or nothing."""
+        """The claimed run's workdir and conversation are on this host now: stores where, what the
+        conversations are, retired ones first, and the checkpoint that came, all or nothing."""
         ...
 
     def attempts(self, run_id: str) -> Sequence[Attempt]: ...
@@ -329,8 +381,8 @@ class RunStore(Protocol):
         ...
 
     def journal(self, after: int = 0, limit: int = 1000) -> Sequence[Record]:
-        """Records of all runs with `seq` greater than `after`, in the order of their numbers. Where several hosts write at once, one with
-        a smaller number may appear later."""
+        """Records of all runs with `seq` greater than `after`, in the order of their numbers. Where
+        several hosts write at once, one with a smaller number may appear later."""
         ...
 
     def newest_record(self) -> int:

@@ -1,8 +1,10 @@
-"""`perdure prove`: the installed agents against the rehearsal. What of all that perdure relies on holds for these very programs?
+"""`perdure prove`: the installed agents against the rehearsal. What of all that perdure relies on
+holds for these very programs?
 
-Called by `cli.prove`. It needs no key, no network and no tokens: every scene has a scratch home, an empty workdir and a model
-server of its own on 127.0.0.1, and drives the real program through its driver. Guarantees: the user's own homes are neither read
-nor written; nothing that was started is left alive, and nothing that was written is left behind, also after SIGINT or SIGTERM.
+Called by `cli.prove`. It needs no key, no network and no tokens: every scene has a scratch home, an
+empty workdir and a model server of its own on 127.0.0.1, and drives the real program through its
+driver. Guarantees: the user's own homes are neither read nor written; nothing that was started is
+left alive, and nothing that was written is left behind, also after SIGINT or SIGTERM.
 """
 
 from __future__ import annotations
@@ -44,13 +46,15 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One row's answer. `known` is what another result or other words were known of `Proof.known`."""
+    """One row's answer. `known` is what another result or other words were known of
+    `Proof.known`."""
 
     id: str
     asks: str
     relied: bool
     result: str
-    """`holds`; `differs`: it does not hold, and perdure does not rely on it; `broken`: it does not hold, and perdure does."""
+    """`holds`; `differs`: it does not hold, and perdure does not rely on it; `broken`: it does not
+    hold, and perdure does."""
     seen: str
     detail: str
     seconds: float
@@ -78,9 +82,12 @@ class Proof:
         return [check for check in self.checks if check.known is not None]
 
 
-def candidates(wanted: Sequence[str], programs: Sequence[tuple[str, str]], environ: Mapping[str, str]) -> tuple[list[Candidate], list[str]]:
-    """The programs to be proven: those given by path, the wanted agents as the driver finds them, or else every agent that is
-    installed; and a sentence for each that was passed over. Raises AgentMissing for a wanted one."""
+def candidates(
+    wanted: Sequence[str], programs: Sequence[tuple[str, str]], environ: Mapping[str, str]
+) -> tuple[list[Candidate], list[str]]:
+    """The programs to be proven: those given by path, the wanted agents as the driver finds them,
+    or else every agent that is installed; and a sentence for each that was passed over. Raises
+    AgentMissing for a wanted one."""
     found: list[Candidate] = []
     passed: list[str] = []
     for name, path in programs:
@@ -95,24 +102,45 @@ def candidates(wanted: Sequence[str], programs: Sequence[tuple[str, str]], envir
             except (AgentMissing, UsageError) as error:
                 passed.append(str(error))
         if not found:
-            raise AgentMissing("No agent is installed: there is nothing to prove.", "perdure doctor")
+            raise AgentMissing(
+                "No agent is installed: there is nothing to prove.", "perdure doctor"
+            )
     return found, passed
 
 
 def _candidate(name: str, environ: Mapping[str, str]) -> Candidate:
     driver = drivers.load(name)
     program = driver.locate(environ)
-    agents.environ("http://127.0.0.1", name)  # raises UsageError for an agent that the rehearsal cannot lead to itself
-    return Candidate(driver, program if program.version else Program(path=program.path, version=_told(program.path, environ)))
+    agents.environ(
+        "http://127.0.0.1", name
+    )  # raises UsageError for an agent that the rehearsal cannot lead to itself
+    return Candidate(
+        driver,
+        program
+        if program.version
+        else Program(path=program.path, version=_told(program.path, environ)),
+    )
 
 
 def _told(path: str, environ: Mapping[str, str]) -> str:
-    """The version that the program itself tells. Over ACP `path` is a whole command, which is not asked."""
+    """The version that the program itself tells. Over ACP `path` is a whole command, which is not
+    asked."""
     if not Path(path).exists():
         return "unknown"
     with tempfile.TemporaryDirectory(prefix="pp") as scratch:
-        env = {"PATH": environ.get("PATH", os.defpath), "HOME": scratch, "TMPDIR": scratch, "LANG": "C.UTF-8"}
-        _, said = process.run_quick([path, "--version"], directory=Path(scratch, "v"), cwd=Path(scratch), env=env, timeout_s=20)
+        env = {
+            "PATH": environ.get("PATH", os.defpath),
+            "HOME": scratch,
+            "TMPDIR": scratch,
+            "LANG": "C.UTF-8",
+        }
+        _, said = process.run_quick(
+            [path, "--version"],
+            directory=Path(scratch, "v"),
+            cwd=Path(scratch),
+            env=env,
+            timeout_s=20,
+        )
     number = re.search(r"\d+\.\d+[\w.+-]*", said)
     return number[0] if number else "unknown"
 
@@ -128,19 +156,27 @@ def prove(
     stopping: Callable[[], bool] = lambda: False,
     known_file: Path = FILE,
 ) -> Iterator[Proof]:
-    """Proves each program in turn. `only`: the rows to answer, by id (with them come those of the same scenes). `jobs`: scenes at
-    once; 0: as many as processors. Raises Interrupted when `stopping` becomes true, UsageError for an unknown row."""
+    """Proves each program in turn. `only`: the rows to answer, by id (with them come those of the
+    same scenes). `jobs`: scenes at once; 0: as many as processors. Raises Interrupted when
+    `stopping` becomes true, UsageError for an unknown row."""
     if strangers := sorted(set(only) - set(ROWS)):
-        raise UsageError(f"There is no check named {strangers[0]!r}.", f"One of: {', '.join(ROWS)}.")
+        raise UsageError(
+            f"There is no check named {strangers[0]!r}.", f"One of: {', '.join(ROWS)}."
+        )
     for candidate in programs:
         there = SCENES if candidate.driver.abilities.transcripts else scenes.BY_ITS_WORD
-        played = [scene for scene in there if (scene.quick or not quick) and (not only or set(only) & set(scene.rows))]
+        played = [
+            scene
+            for scene in there
+            if (scene.quick or not quick) and (not only or set(only) & set(scene.rows))
+        ]
         scratch = Path(tempfile.mkdtemp(prefix="pp"))
         try:
             done = 0
             with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
                 playing = [
-                    pool.submit(_play, scene, candidate, scratch / str(number), environ, stopping) for number, scene in enumerate(played)
+                    pool.submit(_play, scene, candidate, scratch / str(number), environ, stopping)
+                    for number, scene in enumerate(played)
                 ]
                 answers: dict[str, tuple[Finding, float]] = {}
                 for each in playing:
@@ -153,7 +189,11 @@ def prove(
 
 
 def _play(
-    scene: Scene, candidate: Candidate, directory: Path, environ: Mapping[str, str], stopping: Callable[[], bool]
+    scene: Scene,
+    candidate: Candidate,
+    directory: Path,
+    environ: Mapping[str, str],
+    stopping: Callable[[], bool],
 ) -> dict[str, tuple[Finding, float]]:
     """All answers of one scene, with the seconds that it took."""
     began = time.monotonic()
@@ -162,7 +202,15 @@ def _play(
     if stopping():
         raise Interrupted
     with Rehearsal(scene.script) as rehearsal:
-        stage = Stage(directory, candidate.driver, candidate.program, rehearsal, environ, scene.subscription, stopping)
+        stage = Stage(
+            directory,
+            candidate.driver,
+            candidate.program,
+            rehearsal,
+            environ,
+            scene.subscription,
+            stopping,
+        )
         try:
             for finding in scene.play(stage):
                 found[finding.row] = finding
@@ -172,15 +220,22 @@ def _play(
             missing = Finding("", False, str(failure))
         except ValueError as failure:
             missing = Finding("", False, "the driver refuses it", str(failure))
-        except OSError as failure:  # a program that ended a moment before it was killed, a file that went away
+        except (
+            OSError
+        ) as failure:  # a program that ended a moment before it was killed, a file that went away
             missing = Finding("", False, "not seen", str(failure))
         finally:
             stage.close()
     seconds = round(time.monotonic() - began, 2)
-    return {row: (found.get(row, Finding(row, False, missing.seen, missing.detail)), seconds) for row in scene.rows}
+    return {
+        row: (found.get(row, Finding(row, False, missing.seen, missing.detail)), seconds)
+        for row in scene.rows
+    }
 
 
-def _proof(candidate: Candidate, answers: Mapping[str, tuple[Finding, float]], known_file: Path) -> Proof:
+def _proof(
+    candidate: Candidate, answers: Mapping[str, tuple[Finding, float]], known_file: Path
+) -> Proof:
     name, version = candidate.driver.name, candidate.program.version
     before = known(name, version, known_file)
     checks = []
@@ -204,4 +259,10 @@ def _proof(candidate: Candidate, answers: Mapping[str, tuple[Finding, float]], k
             )
         )
     where = candidate.program.path
-    return Proof(agent=name, version=version, program=where, known=before.version if before else "", checks=tuple(checks))
+    return Proof(
+        agent=name,
+        version=version,
+        program=where,
+        known=before.version if before else "",
+        checks=tuple(checks),
+    )

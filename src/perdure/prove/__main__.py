@@ -1,4 +1,5 @@
-"""`python -m perdure.prove REPORT.json ...`: the answers of `perdure prove --json` become what is known of these versions."""
+"""`python -m perdure.prove REPORT.json ...`: the answers of `perdure prove --json` become what is
+known of these versions."""
 
 from __future__ import annotations
 

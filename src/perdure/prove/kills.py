@@ -1,4 +1,5 @@
-"""The scenes in which the agent is killed, stopped, doubled, or given other flags than before. See `scenes`."""
+"""The scenes in which the agent is killed, stopped, doubled, or given other flags than before. See
+`scenes`."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ from perdure.prove.rows import Finding
 from perdure.prove.scenes import AGAIN, ANSWERED, ASKED, TWO, Failed, Scene, first_turn, went_on
 from perdure.prove.stage import MODELS, PATIENCE_S, SETTLE_S, Begun, Ran, Stage, ended, resume
 
-INTERRUPTED = re.compile(r"interrupt|abort|cancel|killed|exit(ed with)? code:? 1(37|43)", re.IGNORECASE)
+INTERRUPTED = re.compile(
+    r"interrupt|abort|cancel|killed|exit(ed with)? code:? 1(37|43)", re.IGNORECASE
+)
 
 NOTHING = "hang\n---\nsay Now the whole."
 HALF = "say The first half of\nhang\n---\nsay Now the whole.\n---\nsay And more."
@@ -37,7 +40,9 @@ def first_reply(stage: Stage) -> Iterator[Finding]:
         begun.asks_the_model()
         yield known_before(stage, begun)
         killed = kill(stage, begun, ASKED)
-    yield went_on("kill-in-first-reply", killed, stage.run(AGAIN, resume(killed.session_id)), ASKED, AGAIN)
+    yield went_on(
+        "kill-in-first-reply", killed, stage.run(AGAIN, resume(killed.session_id)), ASKED, AGAIN
+    )
 
 
 def known_before(stage: Stage, begun: Begun) -> Finding:
@@ -88,22 +93,48 @@ def tool(stage: Stage) -> Iterator[Finding]:
     ran = stage.run(AGAIN, resume(killed.session_id))
     yield went_on("kill-in-tool", killed, ran, ASKED, AGAIN)
     yield the_call(ran)
-    yield Finding("command-after-kill", not lived, "lives on; perdure ends it" if lived else "ends with it")
-    yield Finding("nothing-left", killed.alive == 0, "nothing" if killed.alive == 0 else "processes live on", str(killed.alive))
+    yield Finding(
+        "command-after-kill", not lived, "lives on; perdure ends it" if lived else "ends with it"
+    )
+    yield Finding(
+        "nothing-left",
+        killed.alive == 0,
+        "nothing" if killed.alive == 0 else "processes live on",
+        str(killed.alive),
+    )
 
 
 def the_call(ran: Ran) -> Finding:
     """What the model sees of a call that was killed."""
     row = "call-after-kill"
     messages = ran.requests[-1].messages if ran.requests else ()
-    call = next((message for message in messages if message.role == "tool_call" and "begun.txt" in message.text), None)
+    call = next(
+        (
+            message
+            for message in messages
+            if message.role == "tool_call" and "begun.txt" in message.text
+        ),
+        None,
+    )
     if call is None:
         return Finding(row, False, "the call is gone")
-    result = next((message.text for message in messages if message.role == "tool_result" and message.call == call.call), None)
+    result = next(
+        (
+            message.text
+            for message in messages
+            if message.role == "tool_result" and message.call == call.call
+        ),
+        None,
+    )
     if result is None:
         return Finding(row, False, "the call without a result")
     told = bool(INTERRUPTED.search(result))
-    return Finding(row, told, "the call, as interrupted" if told else "the call with another result", result[:300])
+    return Finding(
+        row,
+        told,
+        "the call, as interrupted" if told else "the call with another result",
+        result[:300],
+    )
 
 
 def stop(stage: Stage) -> Iterator[Finding]:
@@ -119,14 +150,22 @@ def stop(stage: Stage) -> Iterator[Finding]:
         return
     again = stage.run(AGAIN, resume(session)) if session else ran
     whole = again.ok and again.reached(ASKED, AGAIN)
-    yield Finding("stop-in-reply", whole, "ends, and goes on" if whole else "ends, and the prompt is lost", again.outcome.detail)
+    yield Finding(
+        "stop-in-reply",
+        whole,
+        "ends, and goes on" if whole else "ends, and the prompt is lost",
+        again.outcome.detail,
+    )
 
 
 def second_writer(stage: Stage) -> Iterator[Finding]:
     first = first_turn(stage)
     with stage.begun("and another", resume(first.session_id)) as begun:
         begun.asks_the_model()
-        seen = stage.until(lambda: begun.process.agent_pid in stage.driver.writers(stage.home, first.session_id), SETTLE_S)
+        seen = stage.until(
+            lambda: begun.process.agent_pid in stage.driver.writers(stage.home, first.session_id),
+            SETTLE_S,
+        )
         yield Finding("writer-seen", seen, "found" if seen else "not found")
         other = stage.run("me too", resume(first.session_id))
     refused = not other.requests and not other.ok
@@ -143,7 +182,12 @@ def model(stage: Stage) -> Iterator[Finding]:
     second = stage.run(AGAIN, resume(first.session_id), model=named)
     asked = _asked(second)
     followed = second.ok and named.endswith(asked) and bool(asked)
-    yield Finding("model-on-resume", followed, "followed" if followed else "not followed" if second.ok else ended(second), asked)
+    yield Finding(
+        "model-on-resume",
+        followed,
+        "followed" if followed else "not followed" if second.ok else ended(second),
+        asked,
+    )
     third = stage.run("and now?", resume(first.session_id))
     kept = third.ok and named.endswith(_asked(third)) and bool(_asked(third))
     yield Finding("model-kept", kept, "kept" if kept else "forgotten", _asked(third))
@@ -160,20 +204,35 @@ def _asked(ran: Ran) -> str:
 def flags(stage: Stage) -> Iterator[Finding]:
     first = stage.run("first", permissions="edit")
     wrote = (stage.work / "one.txt").exists()
-    yield Finding("edit-allowed", wrote, "changed" if wrote else f"not changed, {ended(first)}", first.outcome.detail)
+    yield Finding(
+        "edit-allowed",
+        wrote,
+        "changed" if wrote else f"not changed, {ended(first)}",
+        first.outcome.detail,
+    )
     second = stage.run("second", resume(first.session_id), permissions="")
     kept = (stage.work / "two.txt").exists()
     seen = "forgotten" if second.requests else f"cannot be asked: {ended(second)}"
     yield Finding("permissions-kept", kept, "kept" if kept else seen, second.outcome.detail)
     third = stage.run("third", resume(first.session_id), permissions="read")
     changed = (stage.work / "three.txt").exists()
-    yield Finding("read-on-resume", bool(third.requests) and not changed, "CHANGED" if changed else "not changed", third.outcome.detail)
+    yield Finding(
+        "read-on-resume",
+        bool(third.requests) and not changed,
+        "CHANGED" if changed else "not changed",
+        third.outcome.detail,
+    )
 
 
 SCENES = (
     Scene(("id-before-answer", "kill-in-first-reply"), NOTHING, first_reply, quick=True),
     Scene(("kill-in-reply",), LATER, later_reply, quick=True),
-    Scene(("kill-in-tool", "call-after-kill", "command-after-kill", "nothing-left"), TOOL, tool, quick=True),
+    Scene(
+        ("kill-in-tool", "call-after-kill", "command-after-kill", "nothing-left"),
+        TOOL,
+        tool,
+        quick=True,
+    ),
     Scene(("stop-in-reply",), HALF, stop),
     Scene(("second-writer", "writer-seen"), LATER, second_writer),
     Scene(("model-on-resume", "model-kept"), TWO, model),

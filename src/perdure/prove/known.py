@@ -1,7 +1,8 @@
-"""What is known of the agents' versions: the answers that each gave when it was proven, in `known.json`.
+"""What is known of the agents' versions: the answers that each gave when it was proven, in
+`known.json`.
 
-A program is compared with its own version where that is known, else with the newest known one of its agent. `python -m perdure.prove
-REPORT.json` takes over the answers of a `perdure prove --json`.
+A program is compared with its own version where that is known, else with the newest known one of
+its agent. `python -m perdure.prove REPORT.json` takes over the answers of a `perdure prove --json`.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ def known(agent: str, version: str, file: Path = FILE) -> Known | None:
 
 def read(file: Path = FILE) -> dict[str, dict[str, Answers]]:
     """By agent and version."""
-    agents: dict[str, dict[str, Answers]] = json.loads(file.read_text(encoding="utf-8"))["agents"] if file.exists() else {}
+    agents: dict[str, dict[str, Answers]] = (
+        json.loads(file.read_text(encoding="utf-8"))["agents"] if file.exists() else {}
+    )
     return agents
 
 
@@ -51,7 +54,8 @@ def _order(version: str) -> list[int]:
 
 
 def take_over(report: Path, file: Path = FILE) -> None:
-    """Writes the report's answers into the file, in place of those of the same agents and versions."""
+    """Writes the report's answers into the file, in place of those of the same agents and
+    versions."""
     agents = read(file)
     for proof in json.loads(report.read_text(encoding="utf-8"))["agents"]:
         answers = {check["id"]: [check["result"], check["seen"]] for check in proof["checks"]}
@@ -60,7 +64,12 @@ def take_over(report: Path, file: Path = FILE) -> None:
     for agent in sorted(agents):
         proofs = []
         for version in sorted(agents[agent], key=_order):
-            lines = [f"   {json.dumps(row)}: {json.dumps(answer, ensure_ascii=False)}" for row, answer in agents[agent][version].items()]
+            lines = [
+                f"   {json.dumps(row)}: {json.dumps(answer, ensure_ascii=False)}"
+                for row, answer in agents[agent][version].items()
+            ]
             proofs.append(f"  {json.dumps(version)}: {{\n" + ",\n".join(lines) + "\n  }")
         versions.append(f" {json.dumps(agent)}: {{\n" + ",\n".join(proofs) + "\n }")
-    file.write_text('{"schema_version": 1, "agents": {\n' + ",\n".join(versions) + "\n}}\n", encoding="utf-8")
+    file.write_text(
+        '{"schema_version": 1, "agents": {\n' + ",\n".join(versions) + "\n}}\n", encoding="utf-8"
+    )

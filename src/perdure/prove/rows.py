@@ -1,7 +1,8 @@
-"""What `perdure prove` asks: one row a question, with the reason why perdure needs the answer to be yes, or does not.
+"""What `perdure prove` asks: one row a question, with the reason why perdure needs the answer to be
+yes, or does not.
 
-Read by `scenes` (which answers them), by the command line and by the documents. A row's id is stable: it stands in JSON, in
-`known.json` and in docs/reference/prove.md. Pure.
+Read by `scenes` (which answers them), by the command line and by the documents. A row's id is
+stable: it stands in JSON, in `known.json` and in docs/reference/prove.md. Pure.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from perdure.protocols import Abilities
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One question. `relied`: whether perdure relies on a yes, for an agent with these abilities."""
+    """One question. `relied`: whether perdure relies on a yes, for an agent with these
+    abilities."""
 
     id: str
     asks: str
@@ -41,37 +43,117 @@ def _never(abilities: Abilities) -> bool:
 
 _ROWS = (
     Row("start", "A first turn succeeds, and its prompt stands in the transcript.", _always),
-    Row("own-id", "The caller's own id is taken for a new conversation.", lambda can: can.choose_id),
+    Row(
+        "own-id", "The caller's own id is taken for a new conversation.", lambda can: can.choose_id
+    ),
     Row("id-before-answer", "The id is known before the model's first answer.", _always),
-    Row("resume", "A resume by id comes back with the same id, and the whole history reaches the model.", _always),
-    Row("transcript-grows", "A resume appends to the transcript: what stood there before is its prefix, byte for byte.", _always),
+    Row(
+        "resume",
+        "A resume by id comes back with the same id, and the whole history reaches the model.",
+        _always,
+    ),
+    Row(
+        "transcript-grows",
+        "A resume appends to the transcript: what stood there before is its prefix, byte for byte.",
+        _always,
+    ),
     Row("output-known", "The driver understands every line of the output.", _never),
-    Row("usage", "Tokens are counted as the driver says: per run, or over the whole conversation.", _always),
-    Row("resume-by-path", "A resume that names the transcript's file goes on in the same conversation.", lambda can: can.resume_by_path),
-    Row("fork", "A fork has a new id and the whole history, and leaves its parent untouched.", lambda can: can.fork),
-    Row("unknown-session", "A resume of an unknown id is an error that is told, and never a fresh start.", _always),
-    Row("kill-in-first-reply", "Killed in the first reply, it goes on from the prompt, under the same id.", _always),
-    Row("kill-in-reply", "Killed in a later reply, it goes on with the whole history and the interrupted prompt.", _always),
-    Row("kill-in-tool", "Killed while a command runs, it goes on under the same id, with the prompt.", _always),
-    Row("call-after-kill", "After that the model sees the call, and that it was interrupted.", _never),
+    Row(
+        "usage",
+        "Tokens are counted as the driver says: per run, or over the whole conversation.",
+        _always,
+    ),
+    Row(
+        "resume-by-path",
+        "A resume that names the transcript's file goes on in the same conversation.",
+        lambda can: can.resume_by_path,
+    ),
+    Row(
+        "fork",
+        "A fork has a new id and the whole history, and leaves its parent untouched.",
+        lambda can: can.fork,
+    ),
+    Row(
+        "unknown-session",
+        "A resume of an unknown id is an error that is told, and never a fresh start.",
+        _always,
+    ),
+    Row(
+        "kill-in-first-reply",
+        "Killed in the first reply, it goes on from the prompt, under the same id.",
+        _always,
+    ),
+    Row(
+        "kill-in-reply",
+        "Killed in a later reply, it goes on with the whole history and the interrupted prompt.",
+        _always,
+    ),
+    Row(
+        "kill-in-tool",
+        "Killed while a command runs, it goes on under the same id, with the prompt.",
+        _always,
+    ),
+    Row(
+        "call-after-kill",
+        "After that the model sees the call, and that it was interrupted.",
+        _never,
+    ),
     Row("command-after-kill", "The command ends with the agent.", _never),
     Row("nothing-left", "When perdure has ended an attempt, nothing of it lives.", _always),
-    Row("stop-in-reply", "Asked to end (SIGTERM) in a reply, it ends by itself, and goes on afterwards.", _never),
+    Row(
+        "stop-in-reply",
+        "Asked to end (SIGTERM) in a reply, it ends by itself, and goes on afterwards.",
+        _never,
+    ),
     Row("second-writer", "A second program on the same conversation is refused.", _never),
-    Row("writer-seen", "While a program has the conversation open, the driver finds its process.", _never),
-    Row("moved-directory", "A resume works after the workdir was moved.", lambda can: not can.cwd_bound),
-    Row("moved-home", "A resume works after the agent's home was moved, with all that is in it.", _never),
-    Row("own-copy", "perdure's own copy, put into an empty home, goes on with the whole history.", _always),
-    Row("error-400", "A request that the service refuses (400) is a failure, and not tried again for ever.", _always),
+    Row(
+        "writer-seen",
+        "While a program has the conversation open, the driver finds its process.",
+        _never,
+    ),
+    Row(
+        "moved-directory",
+        "A resume works after the workdir was moved.",
+        lambda can: not can.cwd_bound,
+    ),
+    Row(
+        "moved-home",
+        "A resume works after the agent's home was moved, with all that is in it.",
+        _never,
+    ),
+    Row(
+        "own-copy",
+        "perdure's own copy, put into an empty home, goes on with the whole history.",
+        _always,
+    ),
+    Row(
+        "error-400",
+        "A request that the service refuses (400) is a failure, and not tried again for ever.",
+        _always,
+    ),
     Row("error-401", "A refused key (401) is told apart.", _always),
     Row("error-429", "A rate limit (429) is told apart.", _always),
     Row("error-500", "A failing service (500) is told apart.", _always),
     Row("usage-limit", "A usage limit is told apart, with the time at which it ends.", _never),
     Row("model-on-resume", "A model named on a resume is the one that is asked.", _always),
     Row("model-kept", "A resume without a word about the model asks the one of before.", _never),
-    Row("edit-allowed", "At the level `edit` a command changes the workdir without a question.", _always),
-    Row("read-on-resume", "At the level `read`, set on a resume, the same command changes nothing.", _always),
-    Row("permissions-kept", "A resume without a word about permissions has those of before.", _never),
-    Row("prompts", "Prompts of any shape arrive as they were sent, and stand so in the transcript.", _always),
+    Row(
+        "edit-allowed",
+        "At the level `edit` a command changes the workdir without a question.",
+        _always,
+    ),
+    Row(
+        "read-on-resume",
+        "At the level `read`, set on a resume, the same command changes nothing.",
+        _always,
+    ),
+    Row(
+        "permissions-kept", "A resume without a word about permissions has those of before.", _never
+    ),
+    Row(
+        "prompts",
+        "Prompts of any shape arrive as they were sent, and stand so in the transcript.",
+        _always,
+    ),
 )
 ROWS = {row.id: row for row in _ROWS}

@@ -1,7 +1,8 @@
-"""The scenes: a scripted model, the real program, and what is to be seen of them. Each answers one row or a few.
+"""The scenes: a scripted model, the real program, and what is to be seen of them. Each answers one
+row or a few.
 
-Played by `prove`, each on a `Stage` of its own. A scene yields its answers as it comes to them; what it cannot come to, because
-something before it failed, `prove` answers for it.
+Played by `prove`, each on a `Stage` of its own. A scene yields its answers as it comes to them;
+what it cannot come to, because something before it failed, `prove` answers for it.
 """
 
 from __future__ import annotations
@@ -39,14 +40,20 @@ class Scene:
 
 
 def went_on(row: str, first: Ran, second: Ran, *words: str) -> Finding:
-    """Whether the second run went on with the first one's conversation, with all these words before the model."""
+    """Whether the second run went on with the first one's conversation, with all these words before
+    the model."""
     if not second.requests:
         return Finding(row, False, f"{ended(second)}, no request", second.outcome.detail)
     if not second.reached(*words):
         return Finding(row, False, f"{ended(second)}, history missing", second.outcome.detail)
     if second.session_id != first.session_id:
         return Finding(row, False, "another id comes back", second.session_id)
-    return Finding(row, second.ok, "same id, whole history" if second.ok else ended(second), second.outcome.detail)
+    return Finding(
+        row,
+        second.ok,
+        "same id, whole history" if second.ok else ended(second),
+        second.outcome.detail,
+    )
 
 
 def first_turn(stage: Stage) -> Ran:
@@ -68,7 +75,12 @@ class Failed(Exception):
 def beginning(stage: Stage) -> Iterator[Finding]:
     first = stage.run(ASKED)
     stands = stage.prompts(first.session_id) == [ASKED]
-    yield Finding("start", first.ok and stands, ended(first) + ("" if stands else ", prompt not in the transcript"), first.outcome.detail)
+    yield Finding(
+        "start",
+        first.ok and stands,
+        ended(first) + ("" if stands else ", prompt not in the transcript"),
+        first.outcome.detail,
+    )
     if not first.ok:
         raise Failed(f"the first turn {ended(first)}", first.outcome.detail)
     if stage.driver.abilities.choose_id:
@@ -80,14 +92,27 @@ def beginning(stage: Stage) -> Iterator[Finding]:
     second = stage.run(AGAIN, resume(first.session_id))
     yield went_on("resume", first, second, ASKED, ANSWERED, AGAIN)
     after = stage.history(first.session_id) or b""
-    yield grows(bool(before) and after.startswith(before), stage.prompts(first.session_id) == [ASKED, AGAIN])
-    unknown = [event.text for ran in (first, second) for event in ran.events if isinstance(event, Unrecognised)]
-    yield Finding("output-known", not unknown, "some lines are not" if unknown else "all", "\n".join(unknown[:3]))
+    yield grows(
+        bool(before) and after.startswith(before), stage.prompts(first.session_id) == [ASKED, AGAIN]
+    )
+    unknown = [
+        event.text
+        for ran in (first, second)
+        for event in ran.events
+        if isinstance(event, Unrecognised)
+    ]
+    yield Finding(
+        "output-known",
+        not unknown,
+        "some lines are not" if unknown else "all",
+        "\n".join(unknown[:3]),
+    )
     yield usage(stage, first, second)
 
 
 def by_its_word(stage: Stage) -> Iterator[Finding]:
-    """An agent whose transcripts cannot be read: whether it loads a conversation, replays it, and tells the model all of it."""
+    """An agent whose transcripts cannot be read: whether it loads a conversation, replays it, and
+    tells the model all of it."""
     first = stage.run(ASKED)
     yield Finding("start", first.ok, ended(first), first.outcome.detail)
     if not first.ok:
@@ -107,7 +132,11 @@ def by_its_word(stage: Stage) -> Iterator[Finding]:
 def grows(prefix: bool, grown: bool) -> Finding:
     if not prefix:
         return Finding("transcript-grows", False, "what stood there is changed")
-    return Finding("transcript-grows", grown, "prefix kept, prompt appended" if grown else "the new prompt is not in it")
+    return Finding(
+        "transcript-grows",
+        grown,
+        "prefix kept, prompt appended" if grown else "the new prompt is not in it",
+    )
 
 
 def usage(stage: Stage, first: Ran, second: Ran) -> Finding:
@@ -115,7 +144,12 @@ def usage(stage: Stage, first: Ran, second: Ran) -> Finding:
         return Finding("usage", False, "not told")
     cumulative = second.usage.input >= 1.5 * first.usage.input
     seen = "over the conversation" if cumulative else "per run"
-    return Finding("usage", cumulative == stage.driver.abilities.cumulative_usage, seen, f"{first.usage.input}, {second.usage.input}")
+    return Finding(
+        "usage",
+        cumulative == stage.driver.abilities.cumulative_usage,
+        seen,
+        f"{first.usage.input}, {second.usage.input}",
+    )
 
 
 def by_path(stage: Stage) -> Iterator[Finding]:
@@ -138,7 +172,12 @@ def fork(stage: Stage) -> Iterator[Finding]:
     before = stage.history(first.session_id)
     second = stage.run(AGAIN, Continuation(kind=Start.FORK, session_id=first.session_id))
     if not second.ok or not second.reached(ASKED, ANSWERED, AGAIN):
-        yield Finding("fork", False, f"{ended(second)}, history missing" if second.ok else ended(second), second.outcome.detail)
+        yield Finding(
+            "fork",
+            False,
+            f"{ended(second)}, history missing" if second.ok else ended(second),
+            second.outcome.detail,
+        )
     elif second.session_id in ("", first.session_id):
         yield Finding("fork", False, "the same id comes back")
     elif stage.history(first.session_id) != before:
@@ -154,7 +193,12 @@ def unknown_session(stage: Stage) -> Iterator[Finding]:
         seen = "starts afresh" if not ran.reached(ASKED) else "goes on with another conversation"
         yield Finding("unknown-session", False, seen, ran.session_id)
     else:
-        yield Finding("unknown-session", ran.outcome.kind is OutcomeKind.SESSION_MISSING, ended(ran), ran.outcome.detail)
+        yield Finding(
+            "unknown-session",
+            ran.outcome.kind is OutcomeKind.SESSION_MISSING,
+            ended(ran),
+            ran.outcome.detail,
+        )
 
 
 def _unknown(session_id: str) -> str:
@@ -163,7 +207,9 @@ def _unknown(session_id: str) -> str:
         UUID(session_id)
     except ValueError:
         half = len(session_id) // 2
-        turned = str.maketrans(string.digits + string.ascii_letters, string.digits[::-1] + string.ascii_letters[::-1])
+        turned = str.maketrans(
+            string.digits + string.ascii_letters, string.digits[::-1] + string.ascii_letters[::-1]
+        )
         return session_id[:half] + session_id[half:].translate(turned)
     return str(uuid4())
 
@@ -183,12 +229,18 @@ def moved_home(stage: Stage) -> Iterator[Finding]:
     shutil.copytree(stage.agent_home, moved, symlinks=True, ignore=_not_a_file)
     shutil.rmtree(stage.agent_home, ignore_errors=True)
     stage.live_in(moved)
-    yield went_on("moved-home", first, stage.run(AGAIN, resume(first.session_id)), ASKED, ANSWERED, AGAIN)
+    yield went_on(
+        "moved-home", first, stage.run(AGAIN, resume(first.session_id)), ASKED, ANSWERED, AGAIN
+    )
 
 
 def _not_a_file(folder: str, names: list[str]) -> list[str]:
     """Sockets and pipes, which cannot be copied."""
-    return [name for name in names if (path := Path(folder, name)).exists() and not (path.is_file() or path.is_dir())]
+    return [
+        name
+        for name in names
+        if (path := Path(folder, name)).exists() and not (path.is_file() or path.is_dir())
+    ]
 
 
 def own_copy(stage: Stage) -> Iterator[Finding]:
@@ -199,7 +251,9 @@ def own_copy(stage: Stage) -> Iterator[Finding]:
         return
     stage.live_in(stage.directory / "empty" / stage.driver.name)
     stage.put_back(first.session_id, copy)
-    yield went_on("own-copy", first, stage.run(AGAIN, resume(first.session_id)), ASKED, ANSWERED, AGAIN)
+    yield went_on(
+        "own-copy", first, stage.run(AGAIN, resume(first.session_id)), ASKED, ANSWERED, AGAIN
+    )
 
 
 def fails(row: str, *kinds: OutcomeKind) -> Play:
@@ -222,7 +276,9 @@ def usage_limit(stage: Stage) -> Iterator[Finding]:
     exact = until is not None and 7_100_000 < until - before < 7_400_000
     limited = ran.outcome.kind is OutcomeKind.RATE_LIMITED
     when = ", with its time" if exact else ", with a wrong time" if until else ", without its time"
-    yield Finding("usage-limit", limited and exact, ended(ran) + (when if limited else ""), ran.outcome.detail)
+    yield Finding(
+        "usage-limit", limited and exact, ended(ran) + (when if limited else ""), ran.outcome.detail
+    )
 
 
 PROMPTS = (
@@ -240,25 +296,46 @@ def prompts(stage: Stage) -> Iterator[Finding]:
     session, lost, labelled = "", [], False
     for prompt in PROMPTS:
         ran = stage.run(prompt, resume(session) if session else None)
-        said = [message.text.strip() for request in ran.requests for message in request.messages if message.role == "user"]
+        said = [
+            message.text.strip()
+            for request in ran.requests
+            for message in request.messages
+            if message.role == "user"
+        ]
         if not ran.ok or not any(text.endswith(prompt) for text in said):
             lost.append(prompt)
         labelled = labelled or prompt not in said
         session = session or ran.session_id
-    stand = [fingerprint(text) for text in stage.prompts(session)] == [fingerprint(prompt) for prompt in PROMPTS]
+    stand = [fingerprint(text) for text in stage.prompts(session)] == [
+        fingerprint(prompt) for prompt in PROMPTS
+    ]
     if lost:
-        yield Finding("prompts", False, f"{len(lost)} of {len(PROMPTS)} do not", "\n".join(map(repr, lost)))
+        yield Finding(
+            "prompts", False, f"{len(lost)} of {len(PROMPTS)} do not", "\n".join(map(repr, lost))
+        )
     elif not stand:
-        yield Finding("prompts", False, "all arrive, the transcript has others", repr(stage.prompts(session)))
+        yield Finding(
+            "prompts", False, "all arrive, the transcript has others", repr(stage.prompts(session))
+        )
     else:
-        yield Finding("prompts", True, "all arrive, some with the driver's word before them" if labelled else "all arrive")
+        yield Finding(
+            "prompts",
+            True,
+            "all arrive, some with the driver's word before them" if labelled else "all arrive",
+        )
 
 
 def fail_scenes() -> Iterator[Scene]:
     refused = (OutcomeKind.FAILED, OutcomeKind.CONFIG_ERROR)
-    named = {"401": (OutcomeKind.AUTH_FAILED,), "429": (OutcomeKind.RATE_LIMITED,), "500": (OutcomeKind.OVERLOADED,)}
+    named = {
+        "401": (OutcomeKind.AUTH_FAILED,),
+        "429": (OutcomeKind.RATE_LIMITED,),
+        "500": (OutcomeKind.OVERLOADED,),
+    }
     for status, kinds in {"400": refused, **named}.items():
-        yield Scene((f"error-{status}",), f"fail {status} x99\nsay Never.", fails(f"error-{status}", *kinds))
+        yield Scene(
+            (f"error-{status}",), f"fail {status} x99\nsay Never.", fails(f"error-{status}", *kinds)
+        )
 
 
 BEGINNING = ("start", "own-id", "resume", "transcript-grows", "output-known", "usage")
@@ -275,5 +352,8 @@ SCENES = (
     Scene(("prompts",), "say Yes.", prompts),
 )
 
-BY_ITS_WORD = (Scene(("start", "resume"), TWO, by_its_word, quick=True), Scene(("unknown-session",), TWO, unknown_session, quick=True))
+BY_ITS_WORD = (
+    Scene(("start", "resume"), TWO, by_its_word, quick=True),
+    Scene(("unknown-session",), TWO, unknown_session, quick=True),
+)
 """For an agent whose transcripts cannot be read."""

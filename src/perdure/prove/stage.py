@@ -1,8 +1,10 @@
-"""One check's own machine: a scratch home, an empty workdir, a rehearsed model, and the agent's program started in between.
+"""One check's own machine: a scratch home, an empty workdir, a rehearsed model, and the agent's
+program started in between.
 
-Made by `prove` for each scene and closed after it. It starts programs only through `process`, so nothing that an agent begins
-outlives its scene; it reads the agent only through its driver. The user's home and environment are not touched: of the
-environment an agent gets PATH, the language, IS_SANDBOX, and what `rehearsal.agents.environ` gives it.
+Made by `prove` for each scene and closed after it. It starts programs only through `process`, so
+nothing that an agent begins outlives its scene; it reads the agent only through its driver. The
+user's home and environment are not touched: of the environment an agent gets PATH, the language,
+IS_SANDBOX, and what `rehearsal.agents.environ` gives it.
 """
 
 from __future__ import annotations
@@ -19,17 +21,31 @@ from uuid import uuid4
 from perdure import process
 from perdure.events import AgentEvent, RetrySeen, SessionSeen, UsageSeen
 from perdure.lateclass import dataclass
-from perdure.model import Command, Continuation, Exit, Launch, Outcome, OutcomeKind, Permissions, Program, Rung, Start, TaskSpec, Usage
+from perdure.model import (
+    Command,
+    Continuation,
+    Exit,
+    Launch,
+    Outcome,
+    OutcomeKind,
+    Permissions,
+    Program,
+    Rung,
+    Start,
+    TaskSpec,
+    Usage,
+)
 from perdure.protocols import AgentDriver
 from perdure.rehearsal import Rehearsal, Request
 
 PATIENCE_S = 120.0
-"""An agent that has not ended by then is ended: long, so that a slow machine gives the same answers. OpenCode's own retries alone
-take 73 s."""
+"""An agent that has not ended by then is ended: long, so that a slow machine gives the same
+answers. OpenCode's own retries alone take 73 s."""
 SHORT_S = 45.0
 """For a turn that hangs for ever on some CLI."""
 SETTLE_S = 10.0
-"""How long a program that waits for its model has to write down what it knows, and an orphan to end by itself."""
+"""How long a program that waits for its model has to write down what it knows, and an orphan to end
+by itself."""
 GRACE_S = 5.0
 TICK_S = 0.05
 
@@ -42,7 +58,8 @@ class Interrupted(Exception):
 
 
 class Unseen(Exception):
-    """What a scene waited for did not come. The text is short and always the same: it is compared between versions."""
+    """What a scene waited for did not come. The text is short and always the same: it is compared
+    between versions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +82,23 @@ class Ran:
 
     def reached(self, *words: str) -> bool:
         """Whether the last request told the model all of this."""
-        said = "\n".join(message.text for message in self.requests[-1].messages) if self.requests else ""
+        said = (
+            "\n".join(message.text for message in self.requests[-1].messages)
+            if self.requests
+            else ""
+        )
         return all(word in said for word in words)
 
     @property
     def usage(self) -> Usage | None:
-        """What the program said it used: the last count where it adds up by itself, else all counts together."""
+        """What the program said it used: the last count where it adds up by itself, else all counts
+        together."""
         seen = [event for event in self.events if isinstance(event, UsageSeen)]
         if not seen:
             return None
-        return seen[-1].usage if seen[-1].cumulative else sum((event.usage for event in seen), Usage())
+        return (
+            seen[-1].usage if seen[-1].cumulative else sum((event.usage for event in seen), Usage())
+        )
 
 
 @dataclass
@@ -99,11 +123,20 @@ class Stage:
         self.live_in(self.directory / "home" / self.driver.name)
 
     def live_in(self, agent_home: Path) -> None:
-        """From now on the agent's home is this one; what leads it to the rehearsal is written there."""
+        """From now on the agent's home is this one; what leads it to the rehearsal is written
+        there."""
         self.agent_home = agent_home
-        own = self.rehearsal.environ(self.driver.name, home=agent_home, subscription=self.subscription)
-        kept = {name: value for name, value in self.environ.items() if name in ("PATH", "IS_SANDBOX")}
-        places = {"HOME": str(self.directory / "home"), "TMPDIR": str(self.directory / "tmp"), "LANG": "C.UTF-8"}
+        own = self.rehearsal.environ(
+            self.driver.name, home=agent_home, subscription=self.subscription
+        )
+        kept = {
+            name: value for name, value in self.environ.items() if name in ("PATH", "IS_SANDBOX")
+        }
+        places = {
+            "HOME": str(self.directory / "home"),
+            "TMPDIR": str(self.directory / "tmp"),
+            "LANG": "C.UTF-8",
+        }
         self.own_environ = {**kept, **places, **own}
 
     def close(self) -> None:
@@ -112,15 +145,25 @@ class Stage:
             one.kill()
         self.rehearsal.stop()
 
-    # --- the agent's program -------------------------------------------------------------------------------------
+    # --- the agent's program
+    # -------------------------------------------------------------------------------------
 
-    def run(self, prompt: str, asked: Continuation | None = None, *, patience_s: float = PATIENCE_S, **options: str) -> Ran:
+    def run(
+        self,
+        prompt: str,
+        asked: Continuation | None = None,
+        *,
+        patience_s: float = PATIENCE_S,
+        **options: str,
+    ) -> Ran:
         """Runs the program to its end. Options: those of `launch`."""
         with self.begun(prompt, asked, **options) as begun:
             return begun.end(patience_s)
 
     @contextmanager
-    def begun(self, prompt: str, asked: Continuation | None = None, **options: str) -> Iterator[Begun]:
+    def begun(
+        self, prompt: str, asked: Continuation | None = None, **options: str
+    ) -> Iterator[Begun]:
         """The program, running. It is ended with the block."""
         launch = self.launch(prompt, asked, **options)
         command = self.driver.command(launch)
@@ -143,12 +186,24 @@ class Stage:
             started.kill()
 
     def launch(
-        self, prompt: str, asked: Continuation | None = None, *, transcript: str = "", model: str = "", permissions: str = "edit"
+        self,
+        prompt: str,
+        asked: Continuation | None = None,
+        *,
+        transcript: str = "",
+        model: str = "",
+        permissions: str = "edit",
     ) -> Launch:
-        """Without a continuation a fresh one, with an id where the CLI takes one. `permissions` empty: no word about them."""
+        """Without a continuation a fresh one, with an id where the CLI takes one. `permissions`
+        empty: no word about them."""
         chosen = str(uuid4()) if self.driver.abilities.choose_id else ""
         return Launch(
-            spec=TaskSpec(prompt=prompt, agent=self.driver.name, model=model, permissions=Permissions(permissions or "edit")),
+            spec=TaskSpec(
+                prompt=prompt,
+                agent=self.driver.name,
+                model=model,
+                permissions=Permissions(permissions or "edit"),
+            ),
             continuation=asked or Continuation(kind=Start.FRESH, session_id=chosen),
             prompt=prompt,
             cwd=str(self.work),
@@ -160,13 +215,24 @@ class Stage:
         )
 
     def _without_permissions(self, launch: Launch) -> tuple[tuple[str, ...], dict[str, str]]:
-        """The command line and variables without those that differ from level to level: what is left says nothing of them."""
-        commands = [self.driver.command(replace(launch, spec=replace(launch.spec, permissions=level))) for level in Permissions]
-        argv = tuple(word for word in commands[0].argv if all(word in command.argv for command in commands))
-        env = {name: value for name, value in commands[0].env.items() if all(command.env.get(name) == value for command in commands)}
+        """The command line and variables without those that differ from level to level: what is
+        left says nothing of them."""
+        commands = [
+            self.driver.command(replace(launch, spec=replace(launch.spec, permissions=level)))
+            for level in Permissions
+        ]
+        argv = tuple(
+            word for word in commands[0].argv if all(word in command.argv for command in commands)
+        )
+        env = {
+            name: value
+            for name, value in commands[0].env.items()
+            if all(command.env.get(name) == value for command in commands)
+        }
         return argv, env
 
-    # --- what it keeps -------------------------------------------------------------------------------------------
+    # --- what it keeps
+    # -------------------------------------------------------------------------------------------
 
     @property
     def home(self) -> Path:
@@ -197,7 +263,14 @@ class Stage:
         command = self.driver.archive.restore(self.program, session_id, copy)
         mark = f"prove-{uuid4().hex}"
         folder = self.directory / "runs" / mark
-        started = process.start(command, directory=folder, cwd=self.work, env=self.own_environ, mark=mark, deadline_s=PATIENCE_S)
+        started = process.start(
+            command,
+            directory=folder,
+            cwd=self.work,
+            env=self.own_environ,
+            mark=mark,
+            deadline_s=PATIENCE_S,
+        )
         self.running.append(started)
         while started.wait(0.2) is None:
             self.look_up()
@@ -234,18 +307,30 @@ class Begun:
             return []
         over = (self.process.directory / "exit.json").exists()
         whole = said if over else said[: said.rfind(b"\n") + 1]
-        return [event for line in whole.split(b"\n") if line for event in self.stage.driver.parse(line)]
+        return [
+            event for line in whole.split(b"\n") if line for event in self.stage.driver.parse(line)
+        ]
 
     def session_id(self, told_only: bool = False) -> str:
         """The conversation's id: as told, else as the archive has it."""
-        told = next((event.session_id for event in reversed(self.events()) if isinstance(event, SessionSeen) and event.session_id), "")
+        told = next(
+            (
+                event.session_id
+                for event in reversed(self.events())
+                if isinstance(event, SessionSeen) and event.session_id
+            ),
+            "",
+        )
         if told or told_only or self.stage.driver.archive is None:
             return told
         return self.stage.driver.archive.find(self.stage.home, self.launch.mark)
 
     def asks_the_model(self) -> None:
         """Waits for its first request."""
-        come = self.stage.until(lambda: len(self.stage.rehearsal.requests) > self.before or not self.process.alive(), PATIENCE_S)
+        come = self.stage.until(
+            lambda: len(self.stage.rehearsal.requests) > self.before or not self.process.alive(),
+            PATIENCE_S,
+        )
         if not come or len(self.stage.rehearsal.requests) == self.before:
             raise Unseen("no request reached the model")
 
@@ -256,14 +341,17 @@ class Begun:
             os.kill(pid, signal.SIGKILL)
 
     def leaves_something(self) -> bool:
-        """Kills it, and whether what it started lives on by itself. The shim, which would end it at once, is held meanwhile."""
+        """Kills it, and whether what it started lives on by itself. The shim, which would end it at
+        once, is held meanwhile."""
         shim = self.process.shim
         if shim is None:
             return False
         shim.send(signal.SIGSTOP)
         try:
             self.kill()
-            return not self.stage.until(lambda: not set(process.survivors(self.process.mark)) - {shim.pid}, SETTLE_S / 2)
+            return not self.stage.until(
+                lambda: not set(process.survivors(self.process.mark)) - {shim.pid}, SETTLE_S / 2
+            )
         finally:
             shim.send(signal.SIGCONT)
 
@@ -276,7 +364,13 @@ class Begun:
             found = self.process.wait(0.1)
             if found is None and not stopped:
                 self.stage.look_up()
-                stopped = "deadline" if time.monotonic() > until else "retrying" if self._asks_for_ever() else ""
+                stopped = (
+                    "deadline"
+                    if time.monotonic() > until
+                    else "retrying"
+                    if self._asks_for_ever()
+                    else ""
+                )
                 if stopped:
                     self.process.stop(stopped)
         events = self.events()
@@ -289,8 +383,14 @@ class Begun:
     def _asks_for_ever(self) -> bool:
         """The engine's own rule: so many retries, and no answer between them."""
         enough = self.stage.driver.abilities.retries_in_a_row
-        told = [event for event in self.events() if isinstance(event, (RetrySeen, UsageSeen))] if enough else []
-        return len(told) >= enough > 0 and all(isinstance(event, RetrySeen) for event in told[-enough:])
+        told = (
+            [event for event in self.events() if isinstance(event, (RetrySeen, UsageSeen))]
+            if enough
+            else []
+        )
+        return len(told) >= enough > 0 and all(
+            isinstance(event, RetrySeen) for event in told[-enough:]
+        )
 
 
 def resume(session_id: str, rung: Rung = Rung.NATIVE) -> Continuation:

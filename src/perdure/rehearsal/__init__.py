@@ -1,10 +1,12 @@
-"""Scripted model servers on loopback, so that the real agent CLIs can be rehearsed without a key, a network or a token.
+"""Scripted model servers on loopback, so that the real agent CLIs can be rehearsed without a key, a
+network or a token.
 
     with Rehearsal("run echo hello\\n---\\nsay It said hello.") as rehearsal:
         env = rehearsal.environ("claude", home=scratch)      # start the real CLI with it
         rehearsal.last.messages                              # what reached the model
 
-The language of the scripts is described in `script`, the choice of the reply in `cues`, the record in `server`.
+The language of the scripts is described in `script`, the choice of the reply in `cues`, the record
+in `server`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""The rehearsal as a program: `python -m perdure.rehearsal --script FILE [--port N] [--port-file F] [--record F.jsonl]`.
+"""The rehearsal as a program: `python -m perdure.rehearsal --script FILE [--port N] [--port-file F]
+[--record F.jsonl]`.
 
-Prints its address, serves until SIGINT or SIGTERM, ends with 0. The port file is written by rename once it listens.
+Prints its address, serves until SIGINT or SIGTERM, ends with 0. The port file is written by rename
+once it listens.
 """
 
 from __future__ import annotations
@@ -16,18 +18,26 @@ from perdure.rehearsal.server import Rehearsal
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m perdure.rehearsal", description="A scripted model server on 127.0.0.1.")
+    parser = argparse.ArgumentParser(
+        prog="python -m perdure.rehearsal", description="A scripted model server on 127.0.0.1."
+    )
     parser.add_argument("--script", type=Path, required=True, help="file with the script")
-    parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (default: any free one)")
+    parser.add_argument(
+        "--port", type=int, default=0, help="port on 127.0.0.1 (default: any free one)"
+    )
     parser.add_argument("--port-file", type=Path, help="file to write the port to, once it listens")
-    parser.add_argument("--record", type=Path, help="file to append every request to, as JSON lines")
+    parser.add_argument(
+        "--record", type=Path, help="file to append every request to, as JSON lines"
+    )
     parser.add_argument("--codex-home", type=Path, help="directory to write Codex's config.toml to")
     options = parser.parse_args(argv)
     ends = {signal.SIGINT, signal.SIGTERM}
     # Before any thread starts, so that all of them leave these signals to sigwait.
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     try:
-        with Rehearsal(options.script.read_text(encoding="utf-8"), port=options.port, record=options.record) as rehearsal:
+        with Rehearsal(
+            options.script.read_text(encoding="utf-8"), port=options.port, record=options.record
+        ) as rehearsal:
             if options.codex_home:
                 rehearsal.write_codex_home(options.codex_home)
             if options.port_file:

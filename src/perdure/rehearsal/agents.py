@@ -1,6 +1,8 @@
-"""What the real CLIs need so that they talk to the rehearsal, with a dummy key, and to no other network.
+"""What the real CLIs need so that they talk to the rehearsal, with a dummy key, and to no other
+network.
 
-Observed on Claude Code 2.1.329, Codex CLI 0.169.0, Gemini CLI 0.61.0 and OpenCode 1.18.33. Nothing here starts anything.
+Observed on Claude Code 2.1.329, Codex CLI 0.169.0, Gemini CLI 0.61.0 and OpenCode 1.18.33. Nothing
+here starts anything.
 """
 
 from __future__ import annotations
@@ -15,31 +17,53 @@ DUMMY = "dummy-key"
 BUILT_IN = ("claude", "codex", "gemini", "opencode")
 
 
-def environ(url: str, agent: str, home: Path | None = None, retries: int = 1, subscription: bool = False) -> dict[str, str]:
+def environ(
+    url: str, agent: str, home: Path | None = None, retries: int = 1, subscription: bool = False
+) -> dict[str, str]:
     """The agent's variables, to be put over an environment that has at least PATH, HOME and TMPDIR.
 
-    `agent` is a built-in one, that one over ACP, or `acp-` and any other name: then the variables are those of all built-in ones,
-    because nothing says which the agent reads. Another name raises UsageError.
+    `agent` is a built-in one, that one over ACP, or `acp-` and any other name: then the variables
+    are those of all built-in ones, because nothing says which the agent reads. Another name raises
+    UsageError.
 
-    `home`: the directory where the agent keeps its conversations, set by the agent's own variable; Codex's and Gemini's settings are
-    written there (see `write_codex_home`, `write_gemini_home`), and for Codex without a home the arguments of `codex_args` are needed.
-    `retries`: how often the CLI itself asks again after a failure.
-    `subscription`: Claude gets a subscriber's token in place of an API key; only then does it read when a usage limit ends.
+    `home`: the directory where the agent keeps its conversations, set by the agent's own variable;
+    Codex's and Gemini's settings are written there (see `write_codex_home`, `write_gemini_home`),
+    and for Codex without a home the arguments of `codex_args` are needed. `retries`: how often the
+    CLI itself asks again after a failure. `subscription`: Claude gets a subscriber's token in place
+    of an API key; only then does it read when a usage limit ends.
     """
     if agent.startswith("acp-"):
         behind = agent.removeprefix("acp-")
         names = (behind,) if behind in BUILT_IN else BUILT_IN
         found: dict[str, str] = {"OPENAI_BASE_URL": f"{url}/v1"} if len(names) > 1 else {}
         for name in names:
-            found |= environ(url, name, home / name if home is not None and len(names) > 1 else home, retries, subscription)
+            found |= environ(
+                url,
+                name,
+                home / name if home is not None and len(names) > 1 else home,
+                retries,
+                subscription,
+            )
         return found
     if agent == "claude":
         own = {} if home is None else {"CLAUDE_CONFIG_DIR": str(home)}
         quiet = dict.fromkeys(
-            ("DISABLE_TELEMETRY", "DISABLE_ERROR_REPORTING", "DISABLE_AUTOUPDATER", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC"), "1"
+            (
+                "DISABLE_TELEMETRY",
+                "DISABLE_ERROR_REPORTING",
+                "DISABLE_AUTOUPDATER",
+                "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC",
+            ),
+            "1",
         )
         key = "CLAUDE_CODE_OAUTH_TOKEN" if subscription else "ANTHROPIC_API_KEY"
-        return {"ANTHROPIC_BASE_URL": url, key: DUMMY, **quiet, "CLAUDE_CODE_MAX_RETRIES": str(retries), **own}
+        return {
+            "ANTHROPIC_BASE_URL": url,
+            key: DUMMY,
+            **quiet,
+            "CLAUDE_CODE_MAX_RETRIES": str(retries),
+            **own,
+        }
     if agent == "codex":
         if home is None:
             return {"OPENAI_API_KEY": DUMMY}
@@ -52,14 +76,22 @@ def environ(url: str, agent: str, home: Path | None = None, retries: int = 1, su
         quiet = {"GEMINI_CLI_NO_RELAUNCH": "true", "GEMINI_CLI_TRUST_WORKSPACE": "true"}
         return {"GOOGLE_GEMINI_BASE_URL": url, "GEMINI_API_KEY": DUMMY, **quiet, **own}
     if agent == "opencode":
-        return {"OPENCODE_CONFIG_CONTENT": json.dumps(_opencode(url)), **_OPENCODE_QUIET, **_xdg(home)}
-    raise UsageError(f"The rehearsal has no agent named {agent!r}.", "One of: claude, codex, gemini, opencode.")
+        return {
+            "OPENCODE_CONFIG_CONTENT": json.dumps(_opencode(url)),
+            **_OPENCODE_QUIET,
+            **_xdg(home),
+        }
+    raise UsageError(
+        f"The rehearsal has no agent named {agent!r}.", "One of: claude, codex, gemini, opencode."
+    )
 
 
 def write_gemini_home(home: Path, retries: int = 1) -> None:
-    """Writes the settings below GEMINI_CLI_HOME, in place of those that are there. A named model spares the calls that choose one.
+    """Writes the settings below GEMINI_CLI_HOME, in place of those that are there. A named model
+    spares the calls that choose one.
 
-    What is not set here: the clean-up of old conversations, which stays as the CLI has it, so that it can be rehearsed too.
+    What is not set here: the clean-up of old conversations, which stays as the CLI has it, so that
+    it can be rehearsed too.
     """
     settings = {
         "security": {"auth": {"selectedType": "gemini-api-key"}},
@@ -69,22 +101,42 @@ def write_gemini_home(home: Path, retries: int = 1) -> None:
         "general": {"enableAutoUpdate": False, "maxAttempts": retries + 1},
     }
     (home / ".gemini").mkdir(parents=True, exist_ok=True)
-    (home / ".gemini" / "settings.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    (home / ".gemini" / "settings.json").write_text(
+        json.dumps(settings, indent=1), encoding="utf-8"
+    )
 
 
 _OPENCODE_QUIET = dict.fromkeys(
-    ("OPENCODE_DISABLE_AUTOUPDATE", "OPENCODE_DISABLE_MODELS_FETCH", "OPENCODE_DISABLE_DEFAULT_PLUGINS", "OPENCODE_DISABLE_LSP_DOWNLOAD"),
+    (
+        "OPENCODE_DISABLE_AUTOUPDATE",
+        "OPENCODE_DISABLE_MODELS_FETCH",
+        "OPENCODE_DISABLE_DEFAULT_PLUGINS",
+        "OPENCODE_DISABLE_LSP_DOWNLOAD",
+    ),
     "1",
 )
 """Without the third one every run looks up the registry of packages."""
 
 
 def _opencode(url: str) -> dict[str, Any]:
-    """The provider's package is built into OpenCode. Its own retries cannot be set: six requests in 73 s."""
+    """The provider's package is built into OpenCode. Its own retries cannot be set: six requests in
+    73 s."""
     options = {"baseURL": f"{url}/v1", "apiKey": DUMMY}
-    models = {name: {"limit": {"context": 100_000, "output": 4_000}} for name in ("rehearsal", "some-model")}
-    provider = {"npm": "@ai-sdk/openai-compatible", "name": "Rehearsal", "options": options, "models": models}
-    names = {"model": "rehearsal/rehearsal", "small_model": "rehearsal/rehearsal", "enabled_providers": ["rehearsal"]}
+    models = {
+        name: {"limit": {"context": 100_000, "output": 4_000}}
+        for name in ("rehearsal", "some-model")
+    }
+    provider = {
+        "npm": "@ai-sdk/openai-compatible",
+        "name": "Rehearsal",
+        "options": options,
+        "models": models,
+    }
+    names = {
+        "model": "rehearsal/rehearsal",
+        "small_model": "rehearsal/rehearsal",
+        "enabled_providers": ["rehearsal"],
+    }
     return {"autoupdate": False, "share": "disabled", **names, "provider": {"rehearsal": provider}}
 
 
@@ -92,12 +144,21 @@ def _xdg(home: Path | None) -> dict[str, str]:
     """The database lies in `opencode` below the home; the user's own configuration is not read."""
     if home is None:
         return {}
-    return {"XDG_DATA_HOME": str(home), "XDG_CONFIG_HOME": str(home / "config"), "XDG_CACHE_HOME": str(home / "cache")}
+    return {
+        "XDG_DATA_HOME": str(home),
+        "XDG_CONFIG_HOME": str(home / "config"),
+        "XDG_CACHE_HOME": str(home / "cache"),
+    }
 
 
 def codex_args(url: str, retries: int = 1) -> list[str]:
-    """The same configuration as `write_codex_home`, as arguments to stand behind `codex` or `codex exec`."""
-    return [part for name, value in _settings(url, retries).items() for part in ("-c", f"{name}={value}")]
+    """The same configuration as `write_codex_home`, as arguments to stand behind `codex` or `codex
+    exec`."""
+    return [
+        part
+        for name, value in _settings(url, retries).items()
+        for part in ("-c", f"{name}={value}")
+    ]
 
 
 def write_codex_home(url: str, home: Path, retries: int = 1) -> None:
@@ -108,8 +169,9 @@ def write_codex_home(url: str, home: Path, retries: int = 1) -> None:
 
 
 def _settings(url: str, retries: int) -> dict[str, str]:
-    """Dotted names and values of TOML. Without `plugins = false` every run looks up hosts on the internet; without the second
-    feature switch Codex waits for ever when the server does not answer."""
+    """Dotted names and values of TOML. Without `plugins = false` every run looks up hosts on the
+    internet; without the second feature switch Codex waits for ever when the server does not
+    answer."""
     return {
         "model": '"rehearsal"',
         "model_provider": '"rehearsal"',

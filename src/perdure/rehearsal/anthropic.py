@@ -16,15 +16,22 @@ from perdure.rehearsal.wire import Refusal, Step, event, items, paced
 
 _REMINDER = re.compile(r"\s*(<system-reminder>.*?</system-reminder>\s*)+", re.DOTALL)
 _SUMMARY = "Your task is to create a detailed summary"
-"""How Claude Code 2.1.329 asks for a compaction. A reply without a `<summary>` block is asked for once more."""
+"""How Claude Code 2.1.329 asks for a compaction. A reply without a `<summary>` block is asked for
+once more."""
 
 _ERRORS = {
     400: ("invalid_request_error", "The request was refused by the rehearsal."),
     401: ("authentication_error", "invalid x-api-key"),
-    403: ("permission_error", "Your API key does not have permission to use the specified resource."),
+    403: (
+        "permission_error",
+        "Your API key does not have permission to use the specified resource.",
+    ),
     404: ("not_found_error", "model: not found"),
     413: ("request_too_large", "Request exceeds the maximum size"),
-    429: ("rate_limit_error", "This request would exceed your organization's rate limit. Please try again later."),
+    429: (
+        "rate_limit_error",
+        "This request would exceed your organization's rate limit. Please try again later.",
+    ),
     500: ("api_error", "Internal server error"),
     529: ("overloaded_error", "Overloaded"),
 }
@@ -54,7 +61,9 @@ class Anthropic:
         )
 
     def stream(self, cue: Cue, conversation: Conversation) -> Iterator[Step]:
-        yield event("message_start", {"message": _message(conversation.model, cue.tokens, [], None)})
+        yield event(
+            "message_start", {"message": _message(conversation.model, cue.tokens, [], None)}
+        )
         yield replace(cue.tokens, output=1)
         yield event("ping", {})
         index, pace, text_open = 0, 0.0, False
@@ -63,10 +72,16 @@ class Anthropic:
                 pace += action.seconds
             elif isinstance(action, Say):
                 if not text_open:
-                    yield event("content_block_start", {"index": index, "content_block": {"type": "text", "text": ""}})
+                    yield event(
+                        "content_block_start",
+                        {"index": index, "content_block": {"type": "text", "text": ""}},
+                    )
                 say, text_open = Say(f"\n{action.text}") if text_open else action, True
                 for piece, pause in paced(say, pace):
-                    yield event("content_block_delta", {"index": index, "delta": {"type": "text_delta", "text": piece}})
+                    yield event(
+                        "content_block_delta",
+                        {"index": index, "delta": {"type": "text_delta", "text": piece}},
+                    )
                     yield pause
                 pace = 0.0
             elif isinstance(action, Run):
@@ -88,33 +103,48 @@ class Anthropic:
             yield event("content_block_stop", {"index": index})
         yield Slow(pace)
         yield event(
-            "message_delta", {"delta": {"stop_reason": _stop(cue), "stop_sequence": None}, "usage": {"output_tokens": cue.tokens.output}}
+            "message_delta",
+            {
+                "delta": {"stop_reason": _stop(cue), "stop_sequence": None},
+                "usage": {"output_tokens": cue.tokens.output},
+            },
         )
         yield cue.tokens
         yield event("message_stop", {})
 
     def whole(self, cue: Cue, conversation: Conversation) -> dict[str, Any]:
-        content = [{"type": "text", "text": text} if kind == "say" else _tool_use(Run(text)) for kind, text in marks(cue.actions)]
+        content = [
+            {"type": "text", "text": text} if kind == "say" else _tool_use(Run(text))
+            for kind, text in marks(cue.actions)
+        ]
         return _message(conversation.model, cue.tokens, content, _stop(cue))
 
     def refusal(self, failure: Fail | Limit, now: float) -> Refusal:
         status = 429 if isinstance(failure, Limit) else failure.status
-        kind, sentence = _ERRORS.get(status, ("api_error", f"The rehearsal failed with status {status}."))
+        kind, sentence = _ERRORS.get(
+            status, ("api_error", f"The rehearsal failed with status {status}.")
+        )
         request = f"req_{uuid.uuid4().hex[:24]}"
         headers = {"request-id": request}
         if isinstance(failure, Limit):
-            sentence = "This request would exceed your account's rate limit. Please try again later."
+            sentence = (
+                "This request would exceed your account's rate limit. Please try again later."
+            )
             headers |= _limit_headers(failure, now)
         elif failure.words:
             sentence = failure.words
         elif isinstance(failure, Fail) and failure.full:
             sentence = _FULL
-        return Refusal(status, {"type": "error", "error": {"type": kind, "message": sentence}, "request_id": request}, headers)
+        return Refusal(
+            status,
+            {"type": "error", "error": {"type": kind, "message": sentence}, "request_id": request},
+            headers,
+        )
 
 
 def _limit_headers(limit: Limit, now: float) -> dict[str, str]:
-    """A subscriber's five-hour window is spent. Claude Code 2.1.329 reads these headers only with a subscription's token; with an
-    API key it prints the body's message, and no time."""
+    """A subscriber's five-hour window is spent. Claude Code 2.1.329 reads these headers only with a
+    subscription's token; with an API key it prints the body's message, and no time."""
     reset = str(int(now + limit.seconds))
     unified = {
         "status": "rejected",
@@ -134,7 +164,9 @@ def _messages(raw: dict[str, Any]) -> Iterator[Message]:
     role, content = raw.get("role"), raw.get("content")
     if role not in ("user", "assistant"):
         return
-    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else items(raw, "content")
+    blocks = (
+        [{"type": "text", "text": content}] if isinstance(content, str) else items(raw, "content")
+    )
     for block in blocks:
         kind = block.get("type")
         if kind == "text":
@@ -144,7 +176,9 @@ def _messages(raw: dict[str, Any]) -> Iterator[Message]:
         elif kind == "tool_use":
             yield Message("tool_call", _call_text(block), str(block.get("id", "")))
         elif kind == "tool_result":
-            yield Message("tool_result", _result_text(block.get("content")), str(block.get("tool_use_id", "")))
+            yield Message(
+                "tool_result", _result_text(block.get("content")), str(block.get("tool_use_id", ""))
+            )
 
 
 def _call_text(block: dict[str, Any]) -> str:
@@ -158,7 +192,11 @@ def _result_text(content: Any) -> str:
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else []
-    return "\n".join(str(part.get("text", "")) for part in parts if isinstance(part, dict) and part.get("type") == "text")
+    return "\n".join(
+        str(part.get("text", ""))
+        for part in parts
+        if isinstance(part, dict) and part.get("type") == "text"
+    )
 
 
 def _session(body: Mapping[str, Any]) -> str:
@@ -170,7 +208,9 @@ def _session(body: Mapping[str, Any]) -> str:
         return ""
 
 
-def _message(model: str, tokens: Tokens, content: list[dict[str, Any]], stop: str | None) -> dict[str, Any]:
+def _message(
+    model: str, tokens: Tokens, content: list[dict[str, Any]], stop: str | None
+) -> dict[str, Any]:
     usage = {
         "input_tokens": tokens.input,
         "cache_creation_input_tokens": 0,
@@ -178,14 +218,24 @@ def _message(model: str, tokens: Tokens, content: list[dict[str, Any]], stop: st
         "output_tokens": tokens.output if stop else 1,
         "service_tier": "standard",
     }
-    head = {"id": f"msg_{uuid.uuid4().hex[:24]}", "type": "message", "role": "assistant", "model": model}
+    head = {
+        "id": f"msg_{uuid.uuid4().hex[:24]}",
+        "type": "message",
+        "role": "assistant",
+        "model": model,
+    }
     return {**head, "content": content, "stop_reason": stop, "stop_sequence": None, "usage": usage}
 
 
 def _tool_use(run: Run) -> dict[str, Any]:
     # Ten minutes is the longest that the tool of 2.1.329 waits.
     given = {"command": run.command, "description": "A scripted command", "timeout": 600_000}
-    return {"type": "tool_use", "id": f"toolu_{uuid.uuid4().hex[:24]}", "name": "Bash", "input": given}
+    return {
+        "type": "tool_use",
+        "id": f"toolu_{uuid.uuid4().hex[:24]}",
+        "name": "Bash",
+        "input": given,
+    }
 
 
 def _tool_events(index: int, block: dict[str, Any]) -> Iterator[bytes]:
@@ -196,4 +246,6 @@ def _tool_events(index: int, block: dict[str, Any]) -> Iterator[bytes]:
 
 
 def _stop(cue: Cue) -> str:
-    return cue.stop or ("tool_use" if any(isinstance(action, Run) for action in cue.actions) else "end_turn")
+    return cue.stop or (
+        "tool_use" if any(isinstance(action, Run) for action in cue.actions) else "end_turn"
+    )

@@ -1,4 +1,5 @@
-"""The Chat Completions API that OpenAI began and many services speak, as OpenCode 1.18.33 uses it through `@ai-sdk/openai-compatible`."""
+"""The Chat Completions API that OpenAI began and many services speak, as OpenCode 1.18.33 uses it
+through `@ai-sdk/openai-compatible`."""
 
 from __future__ import annotations
 
@@ -17,14 +18,33 @@ _SHELLS = ("bash", "shell")
 _ERRORS = {
     400: ("invalid_request_error", None, "The request was refused by the rehearsal."),
     401: ("invalid_request_error", "invalid_api_key", "Incorrect API key provided."),
-    403: ("invalid_request_error", "unsupported_country_region_territory", "Country, region, or territory not supported"),
-    404: ("invalid_request_error", "model_not_found", "The model does not exist or you do not have access to it."),
-    429: ("requests", "rate_limit_exceeded", "Rate limit reached for requests. Please try again later."),
-    500: ("server_error", None, "The server had an error while processing your request. Sorry about that!"),
+    403: (
+        "invalid_request_error",
+        "unsupported_country_region_territory",
+        "Country, region, or territory not supported",
+    ),
+    404: (
+        "invalid_request_error",
+        "model_not_found",
+        "The model does not exist or you do not have access to it.",
+    ),
+    429: (
+        "requests",
+        "rate_limit_exceeded",
+        "Rate limit reached for requests. Please try again later.",
+    ),
+    500: (
+        "server_error",
+        None,
+        "The server had an error while processing your request. Sorry about that!",
+    ),
     503: ("server_error", None, "The server is currently overloaded. Please try again later."),
 }
 
-_FULL = "This model's maximum context length is 128000 tokens. However, your messages resulted in 205000 tokens."
+_FULL = (
+    "This model's maximum context length is 128000 tokens. However, your messages resulted in "
+    "205000 tokens."
+)
 
 
 class Chat:
@@ -34,7 +54,11 @@ class Chat:
 
     def conversation(self, headers: Mapping[str, str], body: dict[str, Any]) -> Conversation:
         """Titles and summaries are asked for without tools; so is nothing else of OpenCode's."""
-        tools = [str(tool["function"].get("name", "")) for tool in items(body, "tools") if isinstance(tool.get("function"), dict)]
+        tools = [
+            str(tool["function"].get("name", ""))
+            for tool in items(body, "tools")
+            if isinstance(tool.get("function"), dict)
+        ]
         return Conversation(
             tuple(message for entry in items(body, "messages") for message in _messages(entry)),
             session=headers.get("x-session-affinity") or headers.get("x-opencode-session") or "",
@@ -59,7 +83,9 @@ class Chat:
                 pace = 0.0
             elif isinstance(action, Run):
                 yield Slow(pace)
-                yield _chunk(head, {"tool_calls": [{"index": calls, **_call(conversation, action)}]})
+                yield _chunk(
+                    head, {"tool_calls": [{"index": calls, **_call(conversation, action)}]}
+                )
                 calls, pace = calls + 1, 0.0
             elif isinstance(action, Hold):
                 yield Slow(pace)
@@ -82,21 +108,49 @@ class Chat:
         if calls := [_call(conversation, Run(text)) for kind, text in found if kind == "run"]:
             message["tool_calls"] = calls
         choice = {"index": 0, "message": message, "finish_reason": _stop(cue)}
-        return {**_head(conversation.model, "chat.completion"), "choices": [choice], "usage": _usage(cue.tokens)}
+        return {
+            **_head(conversation.model, "chat.completion"),
+            "choices": [choice],
+            "usage": _usage(cue.tokens),
+        }
 
     def refusal(self, failure: Fail | Limit, now: float) -> Refusal:
-        """The API names the end of a usage limit in no field of its own; the waiting time stands in the usual header."""
+        """The API names the end of a usage limit in no field of its own; the waiting time stands in
+        the usual header."""
         if isinstance(failure, Limit):
-            error = {"message": "The usage limit has been reached", "type": "insufficient_quota", "param": None, "code": "usage_limit"}
+            error = {
+                "message": "The usage limit has been reached",
+                "type": "insufficient_quota",
+                "param": None,
+                "code": "usage_limit",
+            }
             return Refusal(429, {"error": error}, {"retry-after": str(int(failure.seconds))})
-        kind, code, sentence = _ERRORS.get(failure.status, ("server_error", None, f"The rehearsal failed with status {failure.status}."))
+        kind, code, sentence = _ERRORS.get(
+            failure.status,
+            ("server_error", None, f"The rehearsal failed with status {failure.status}."),
+        )
         if failure.full:
             code, sentence = "context_length_exceeded", _FULL
-        return Refusal(failure.status, {"error": {"message": failure.words or sentence, "type": kind, "param": None, "code": code}})
+        return Refusal(
+            failure.status,
+            {
+                "error": {
+                    "message": failure.words or sentence,
+                    "type": kind,
+                    "param": None,
+                    "code": code,
+                }
+            },
+        )
 
 
 def _head(model: str, kind: str) -> dict[str, Any]:
-    return {"id": f"chatcmpl-{uuid.uuid4().hex[:24]}", "object": kind, "created": 1767225600, "model": model}
+    return {
+        "id": f"chatcmpl-{uuid.uuid4().hex[:24]}",
+        "object": kind,
+        "created": 1767225600,
+        "model": model,
+    }
 
 
 def _line(payload: Mapping[str, Any]) -> bytes:
@@ -108,7 +162,11 @@ def _chunk(head: Mapping[str, Any], delta: Mapping[str, Any], finish: str | None
 
 
 def _usage(tokens: Tokens) -> dict[str, Any]:
-    counts = {"prompt_tokens": tokens.input, "completion_tokens": tokens.output, "total_tokens": tokens.input + tokens.output}
+    counts = {
+        "prompt_tokens": tokens.input,
+        "completion_tokens": tokens.output,
+        "total_tokens": tokens.input + tokens.output,
+    }
     return {**counts, "prompt_tokens_details": {"cached_tokens": tokens.cached}}
 
 
@@ -120,7 +178,9 @@ def _call(conversation: Conversation, run: Run) -> dict[str, Any]:
 
 
 def _stop(cue: Cue) -> str:
-    return cue.stop or ("tool_calls" if any(isinstance(action, Run) for action in cue.actions) else "stop")
+    return cue.stop or (
+        "tool_calls" if any(isinstance(action, Run) for action in cue.actions) else "stop"
+    )
 
 
 def _messages(entry: dict[str, Any]) -> Iterator[Message]:
@@ -138,12 +198,18 @@ def _plain(content: Any) -> str:
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else []
-    return "\n".join(str(part["text"]) for part in parts if isinstance(part, dict) and "text" in part)
+    return "\n".join(
+        str(part["text"]) for part in parts if isinstance(part, dict) and "text" in part
+    )
 
 
 def _call_text(call: dict[str, Any]) -> str:
     function = call.get("function")
-    name, raw = (str(function.get("name", "")), function.get("arguments")) if isinstance(function, dict) else ("", None)
+    name, raw = (
+        (str(function.get("name", "")), function.get("arguments"))
+        if isinstance(function, dict)
+        else ("", None)
+    )
     try:
         given = json.loads(raw or "{}")
     except (TypeError, ValueError):

@@ -1,7 +1,8 @@
-"""A request of any dialect, brought to one form: who said what, without what the CLI adds by itself.
+"""A request of any dialect, brought to one form: who said what, without what the CLI adds by
+itself.
 
-Made by the dialects (`anthropic.conversation`, `openai.conversation`), read by `cues` and by every test that asks what
-history reached the model. Pure.
+Made by the dialects (`anthropic.conversation`, `openai.conversation`), read by `cues` and by every
+test that asks what history reached the model. Pure.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class Conversation:
     side: bool = False
     """A call beside the conversation: a title, a summary, a sub-agent."""
     summary: str = ""
-    """Of a side call that asks for a summary, with which the conversation then goes on: the form that the CLI wants, `{}` the text."""
+    """Of a side call that asks for a summary, with which the conversation then goes on: the form
+    that the CLI wants, `{}` the text."""
     streamed: bool = True
     model: str = ""
     shell: str = ""
@@ -49,10 +51,13 @@ class Conversation:
         return [message.text for message in self.messages if message.role == "user"]
 
     def marks(self) -> list[tuple[Mark, bool]]:
-        """What the model said and did, in order, each with: it is complete. A text always is; a tool call is when it has a
-        result, and the result does not say that the call was interrupted or its command killed. Between them stands a mark
-        ("user", "") for each prompt: no reply reaches over it."""
-        results = {message.call: message.text for message in self.messages if message.role == "tool_result"}
+        """What the model said and did, in order, each with: it is complete. A text always is; a
+        tool call is when it has a result, and the result does not say that the call was interrupted
+        or its command killed. Between them stands a mark ("user", "") for each prompt: no reply
+        reaches over it."""
+        results = {
+            message.call: message.text for message in self.messages if message.role == "tool_result"
+        }
         found: list[tuple[Mark, bool]] = []
         for message in self.messages:
             if message.role == "assistant":
@@ -61,7 +66,11 @@ class Conversation:
                 found.append((("user", ""), False))
             elif message.role == "tool_call":
                 result = results.get(message.call)
-                complete = result is not None and not _INTERRUPTED.search(result) and message.call not in self.unfinished
+                complete = (
+                    result is not None
+                    and not _INTERRUPTED.search(result)
+                    and message.call not in self.unfinished
+                )
                 found.append((("run", message.text), complete))
         return found
 
@@ -71,6 +80,8 @@ _INTERRUPTED = re.compile(
     r"|\A\[Request interrupted"  # Claude Code, after SIGINT
     r"|\A\[Tool execution was interrupted\]"  # OpenCode 1.18.33, after a kill
     r"|\AExit code (137|143)\b"  # Claude Code: the command was killed with the CLI
-    r"|\A(Wall time: .*\n)?aborted( by user\b.*)?\Z"  # Codex 0.169.0, after a kill; its app server, after it was asked to end
-    r"|\AChunk ID: .*\nWall time: .*\nProcess exited with code (137|143)\b"  # Codex: the command was killed
+    # Codex 0.169.0, after a kill; its app server, after it was asked to end
+    r"|\A(Wall time: .*\n)?aborted( by user\b.*)?\Z"
+    # Codex: the command was killed
+    r"|\AChunk ID: .*\nWall time: .*\nProcess exited with code (137|143)\b"
 )

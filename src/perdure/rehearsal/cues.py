@@ -1,15 +1,19 @@
-"""Which reply comes next. Asked once by the server for each request of a conversation; safe for many threads.
+"""Which reply comes next. Asked once by the server for each request of a conversation; safe for
+many threads.
 
-`by request` (the default): the n-th request that a script answers gets its n-th reply, whatever the history says. A `fail`
-or `limit` answers a request without using the reply up; a reply with a `hang` or `cut` is used up by the last of these. A CLI
-that asks again by itself after a cut gets the next reply.
+`by request` (the default): the n-th request that a script answers gets its n-th reply, whatever the
+history says. A `fail` or `limit` answers a request without using the reply up; a reply with a
+`hang` or `cut` is used up by the last of these. A CLI that asks again by itself after a cut gets
+the next reply.
 
-`by history`: the next reply follows from what reached the model, so that after a kill and a resume the script goes on where
-the conversation stands, and a conversation that lost its history starts over. The history is read from its beginning. A
-reply counts as given when all its texts and commands stand there in its order and every command is complete; replies that
-are missing in between (lost lines) are passed over. What is only the beginning of the expected reply (a text without its
-command, a text cut short, a command that was interrupted) counts as not given: the whole reply is given again. So a
-command that took effect just before a kill, and whose result was not yet in the transcript, runs twice.
+`by history`: the next reply follows from what reached the model, so that after a kill and a resume
+the script goes on where the conversation stands, and a conversation that lost its history starts
+over. The history is read from its beginning. A reply counts as given when all its texts and
+commands stand there in its order and every command is complete; replies that are missing in between
+(lost lines) are passed over. What is only the beginning of the expected reply (a text without its
+command, a text cut short, a command that was interrupted) counts as not given: the whole reply is
+given again. So a command that took effect just before a kill, and whose result was not yet in the
+transcript, runs twice.
 """
 
 from __future__ import annotations
@@ -20,7 +24,20 @@ from typing import Protocol
 
 from perdure.lateclass import dataclass
 from perdure.rehearsal.conversation import Conversation
-from perdure.rehearsal.script import Action, Cut, Fail, Hang, Limit, Mark, Reply, Run, Say, Script, Stop, Tokens
+from perdure.rehearsal.script import (
+    Action,
+    Cut,
+    Fail,
+    Hang,
+    Limit,
+    Mark,
+    Reply,
+    Run,
+    Say,
+    Script,
+    Stop,
+    Tokens,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,26 +55,32 @@ class Cue:
 
     @property
     def tokens(self) -> Tokens:
-        return next((action for action in reversed(self.actions) if isinstance(action, Tokens)), Tokens())
+        return next(
+            (action for action in reversed(self.actions) if isinstance(action, Tokens)), Tokens()
+        )
 
     @property
     def stop(self) -> str:
         """Why the answer ends, in the provider's own word; empty for the usual one."""
-        return next((action.reason for action in reversed(self.actions) if isinstance(action, Stop)), "")
+        return next(
+            (action.reason for action in reversed(self.actions) if isinstance(action, Stop)), ""
+        )
 
 
 DONE: tuple[Action, ...] = (Say("Done."),)
 
 
 class Player(Protocol):
-    """Whatever says what comes next: scripts (`Cues`), or a model of one's own that looks at what reached it. Safe for many threads."""
+    """Whatever says what comes next: scripts (`Cues`), or a model of one's own that looks at what
+    reached it. Safe for many threads."""
 
     def next(self, conversation: Conversation) -> Cue:
         """The answer to this request; a `Cue` with a `script`, or the request is not answered."""
         ...
 
     def summary(self, conversation: Conversation) -> str:
-        """What is answered where the CLI asks for a summary of this conversation; empty for the usual."""
+        """What is answered where the CLI asks for a summary of this conversation; empty for the
+        usual."""
         ...
 
 
@@ -79,24 +102,35 @@ class Cues:
         return Cue()
 
     def summary(self, conversation: Conversation) -> str:
-        """What is answered where the CLI asks for a summary of this conversation; empty where no script says it."""
-        matching = (each for each in self.scripts if not each.match or any(each.match in prompt for prompt in conversation.prompts))
+        """What is answered where the CLI asks for a summary of this conversation; empty where no
+        script says it."""
+        matching = (
+            each
+            for each in self.scripts
+            if not each.match or any(each.match in prompt for prompt in conversation.prompts)
+        )
         return next((each.summary for each in matching if each.summary), "")
 
     def _answer(self, number: int, script: Script, conversation: Conversation) -> Cue:
-        at = position(script.replies, conversation.marks()) if script.by_history else self._next[number]
+        at = (
+            position(script.replies, conversation.marks())
+            if script.by_history
+            else self._next[number]
+        )
         for index in range(at, len(script.replies)):
             cue, used_up = self._play(number, index, script.replies[index])
             if used_up:
                 self._next[number] = index + 1
-            if cue.failure or any(isinstance(action, (Say, Run, Hang, Cut)) for action in cue.actions):
+            if cue.failure or any(
+                isinstance(action, (Say, Run, Hang, Cut)) for action in cue.actions
+            ):
                 return cue
         self._next[number] = len(script.replies)
         return Cue(DONE, script=number)
 
     def _play(self, number: int, index: int, reply: Reply) -> tuple[Cue, bool]:
-        """The reply up to the first disturbance that is still due, without those that are over; and whether this request
-        uses it up."""
+        """The reply up to the first disturbance that is still due, without those that are over; and
+        whether this request uses it up."""
         left: list[Action] = []
         for place, action in enumerate(reply.actions):
             if not isinstance(action, (Fail, Limit, Hang, Cut)):
@@ -113,7 +147,8 @@ class Cues:
 
 
 def position(replies: Sequence[Reply], history: Sequence[tuple[Mark, bool]]) -> int:
-    """Index of the reply after the last one that stands in the history; `len(replies)` when all do."""
+    """Index of the reply after the last one that stands in the history; `len(replies)` when all
+    do."""
     expected, at = 0, 0
     while at < len(history):
         length = 1
@@ -131,16 +166,20 @@ def position(replies: Sequence[Reply], history: Sequence[tuple[Mark, bool]]) -> 
 
 def _stands(marks: Sequence[Mark], history: Sequence[tuple[Mark, bool]]) -> bool:
     return 0 < len(marks) <= len(history) and all(
-        complete and _same(mark, found) for mark, (found, complete) in zip(marks, history, strict=False)
+        complete and _same(mark, found)
+        for mark, (found, complete) in zip(marks, history, strict=False)
     )
 
 
 def _begun(marks: Sequence[Mark], history: Sequence[tuple[Mark, bool]]) -> int:
-    """How many marks at the head of the history are a beginning of the reply; the last may be a text cut short."""
+    """How many marks at the head of the history are a beginning of the reply; the last may be a
+    text cut short."""
     length = 0
     for mark, (found, _) in zip(marks, history, strict=False):
         if not _same(mark, found):
-            cut_short = mark[0] == found[0] == "say" and mark[1].strip().startswith(found[1].strip())
+            cut_short = mark[0] == found[0] == "say" and mark[1].strip().startswith(
+                found[1].strip()
+            )
             return length + cut_short
         length += 1
     return length

@@ -1,6 +1,7 @@
 """The HTTP side of the rehearsal: sockets, threads, chunks. It knows no script and no provider.
 
-One thread a connection. An answer is watched while it pauses or hangs: it ends when the client goes or the desk stops.
+One thread a connection. An answer is watched while it pauses or hangs: it ends when the client goes
+or the desk stops.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from perdure.rehearsal.script import Cut, Hang, Hold, Slow, Tokens
 from perdure.rehearsal.wire import Dialect, Refusal, Step
 
 Report: TypeAlias = Callable[[Tokens], None]
-Answer: TypeAlias = Callable[[str, dict[str, str], dict[str, Any]], tuple[Dialect, Cue, Conversation, Report] | None]
+Answer: TypeAlias = Callable[
+    [str, dict[str, str], dict[str, Any]], tuple[Dialect, Cue, Conversation, Report] | None
+]
 Other: TypeAlias = Callable[[str, str], None]
 
 _MODEL = {
@@ -35,8 +38,16 @@ _MODEL = {
     "created": 1767225600,
     "owned_by": "perdure",
 }
-# Anthropic's and OpenAI's lists and the one that Codex reads (`models`) share a path; each client reads its own fields.
-_MODELS = {"object": "list", "data": [_MODEL], "has_more": False, "first_id": "rehearsal", "last_id": "rehearsal", "models": []}
+# Anthropic's and OpenAI's lists and the one that Codex reads (`models`) share a path; each client
+# reads its own fields.
+_MODELS = {
+    "object": "list",
+    "data": [_MODEL],
+    "has_more": False,
+    "first_id": "rehearsal",
+    "last_id": "rehearsal",
+    "models": [],
+}
 
 
 class Desk(ThreadingHTTPServer):
@@ -53,7 +64,9 @@ class Desk(ThreadingHTTPServer):
         self._lock = threading.Lock()
         self._open: dict[socket.socket, threading.Thread] = {}
         super().__init__(("127.0.0.1", port), _Visit)
-        self._listener = threading.Thread(target=self.serve_forever, args=(0.05,), name="rehearsal", daemon=True)
+        self._listener = threading.Thread(
+            target=self.serve_forever, args=(0.05,), name="rehearsal", daemon=True
+        )
         self._listener.start()
 
     @property
@@ -123,16 +136,34 @@ class _Visit(BaseHTTPRequestHandler):
             body = None
         if not isinstance(body, dict):
             self.server.other("POST", path)
-            self._whole(400, {"error": {"type": "invalid_request_error", "message": "The body is not a JSON object."}})
+            self._whole(
+                400,
+                {
+                    "error": {
+                        "type": "invalid_request_error",
+                        "message": "The body is not a JSON object.",
+                    }
+                },
+            )
             return
         if path.partition("?")[0].endswith("/count_tokens"):
             self.server.other("POST", path)
             self._whole(200, {"input_tokens": len(raw) // 4})
             return
-        found = self.server.answer(path, {name.lower(): text for name, text in self.headers.items()}, body)
+        found = self.server.answer(
+            path, {name.lower(): text for name, text in self.headers.items()}, body
+        )
         if found is None:
             self.server.other("POST", path)
-            self._whole(404, {"error": {"type": "not_found_error", "message": f"The rehearsal does not serve {path}."}})
+            self._whole(
+                404,
+                {
+                    "error": {
+                        "type": "not_found_error",
+                        "message": f"The rehearsal does not serve {path}.",
+                    }
+                },
+            )
             return
         self._play(*found)
 
@@ -144,10 +175,17 @@ class _Visit(BaseHTTPRequestHandler):
             self._refuse(dialect.refusal(cue.failure, time.time()))
         elif cue.script is None and not cue.actions and not cue.waits:
             message = "No script of the rehearsal matches this conversation."
-            self._whole(400, {"type": "error", "error": {"type": "invalid_request_error", "message": message}})
+            self._whole(
+                400,
+                {"type": "error", "error": {"type": "invalid_request_error", "message": message}},
+            )
         elif conversation.streamed:
             self._stream(dialect.stream(cue, conversation), report)
-        elif all(self._go_on(action) for action in cue.actions if isinstance(action, (Slow, Hold, Hang, Cut))):
+        elif all(
+            self._go_on(action)
+            for action in cue.actions
+            if isinstance(action, (Slow, Hold, Hang, Cut))
+        ):
             self._whole(200, dialect.whole(cue, conversation))
             report(cue.tokens)
 
@@ -184,7 +222,8 @@ class _Visit(BaseHTTPRequestHandler):
         return not over
 
     def _pause(self, seconds: float | None, file: Path | None = None) -> bool:
-        """Return True if the client went or the desk stopped before the time was over or the file existed."""
+        """Return True if the client went or the desk stopped before the time was over or the file
+        existed."""
         end = None if seconds is None else time.monotonic() + seconds
         gone = select.poll()
         gone.register(self.connection, select.POLLIN)
@@ -194,16 +233,24 @@ class _Visit(BaseHTTPRequestHandler):
                 return False
             # A client that waits for an answer sends nothing: readable means that it has gone.
             if gone.poll(1 + int(left * 1000)):
-                return self.connection.recv(1, socket.MSG_PEEK) == b"" or self.server.stopping.wait(left)
+                return self.connection.recv(1, socket.MSG_PEEK) == b"" or self.server.stopping.wait(
+                    left
+                )
         return True
 
     def _refuse(self, refusal: Refusal) -> None:
         self._whole(refusal.status, refusal.body, refusal.headers)
 
-    def _whole(self, status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> None:
+    def _whole(
+        self, status: int, body: dict[str, Any], headers: dict[str, str] | None = None
+    ) -> None:
         payload = json.dumps(body).encode()
         self.send_response(status)
-        for name, text in {**(headers or {}), "content-type": "application/json", "content-length": str(len(payload))}.items():
+        for name, text in {
+            **(headers or {}),
+            "content-type": "application/json",
+            "content-length": str(len(payload)),
+        }.items():
             self.send_header(name, text)
         self.end_headers()
         if self.command != "HEAD":

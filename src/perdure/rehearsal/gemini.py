@@ -13,7 +13,11 @@ from perdure.rehearsal.wire import Refusal, Step, items, paced
 
 SHELL = "run_shell_command"
 
-_OWN = ("<session_context>", "<hook_context>", "[The previous response was interrupted before it completed.]")
+_OWN = (
+    "<session_context>",
+    "<hook_context>",
+    "[The previous response was interrupted before it completed.]",
+)
 """How the texts begin that the CLI writes by itself, for either side."""
 
 _ERRORS = {
@@ -30,7 +34,8 @@ _FULL = "The input token count (1050000) exceeds the maximum number of tokens al
 
 
 class Gemini:
-    """POST /v1beta/models/MODEL:streamGenerateContent, and :generateContent where it is not streamed."""
+    """POST /v1beta/models/MODEL:streamGenerateContent, and :generateContent where it is not
+    streamed."""
 
     name = "gemini"
 
@@ -38,9 +43,14 @@ class Gemini:
         self._streamed = streamed
 
     def conversation(self, headers: Mapping[str, str], body: dict[str, Any]) -> Conversation:
-        messages = [message for content in items(body, "contents") for message in _messages(content)]
-        tools = [tool for entry in items(body, "tools") for tool in items(entry, "functionDeclarations")]
-        # The service's requests carry no id of the conversation. Routing, summaries and compressions offer no tools.
+        messages = [
+            message for content in items(body, "contents") for message in _messages(content)
+        ]
+        tools = [
+            tool for entry in items(body, "tools") for tool in items(entry, "functionDeclarations")
+        ]
+        # The service's requests carry no id of the conversation. Routing, summaries and
+        # compressions offer no tools.
         beside = "GeminiCLI" in headers.get("user-agent", "") and not tools
         return Conversation(tuple(messages), side=beside, streamed=self._streamed, shell=SHELL)
 
@@ -76,12 +86,17 @@ class Gemini:
         yield cue.tokens
 
     def whole(self, cue: Cue, conversation: Conversation) -> dict[str, Any]:
-        parts = [{"text": text} if kind == "say" else _call(Run(text)) for kind, text in marks(cue.actions)]
+        parts = [
+            {"text": text} if kind == "say" else _call(Run(text))
+            for kind, text in marks(cue.actions)
+        ]
         return _response(parts, cue)
 
     def refusal(self, failure: Fail | Limit, now: float) -> Refusal:
         status = 429 if isinstance(failure, Limit) else failure.status
-        kind, sentence = _ERRORS.get(status, ("UNKNOWN", f"The rehearsal failed with status {status}."))
+        kind, sentence = _ERRORS.get(
+            status, ("UNKNOWN", f"The rehearsal failed with status {status}.")
+        )
         if isinstance(failure, Fail) and failure.full:
             sentence = _FULL
         error: dict[str, Any] = {"code": status, "message": sentence, "status": kind}
@@ -99,7 +114,10 @@ def _limit(limit: Limit) -> dict[str, Any]:
         "quotaValue": "10",
     }
     return {
-        "message": f"You exceeded your current quota, please check your plan and billing details. Please retry in {delay}.",
+        "message": (
+            "You exceeded your current quota, please check your plan and billing details. Please "
+            f"retry in {delay}."
+        ),
         "details": [
             {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [violation]},
             {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay},
@@ -114,8 +132,14 @@ def _messages(content: dict[str, Any]) -> Iterator[Message]:
         if isinstance(call, dict):
             yield Message("tool_call", _call_text(call), str(call.get("id", "")))
         elif isinstance(result, dict):
-            yield Message("tool_result", _result_text(result.get("response")), str(result.get("id", "")))
-        elif not part.get("thought") and (text := str(part.get("text", ""))).strip() and not text.lstrip().startswith(_OWN):
+            yield Message(
+                "tool_result", _result_text(result.get("response")), str(result.get("id", ""))
+            )
+        elif (
+            not part.get("thought")
+            and (text := str(part.get("text", ""))).strip()
+            and not text.lstrip().startswith(_OWN)
+        ):
             yield Message(role, text)
 
 
@@ -133,7 +157,12 @@ def _result_text(response: Any) -> str:
 
 
 def _call(run: Run) -> dict[str, Any]:
-    return {"functionCall": {"name": SHELL, "args": {"command": run.command, "description": "A scripted command"}}}
+    return {
+        "functionCall": {
+            "name": SHELL,
+            "args": {"command": run.command, "description": "A scripted command"},
+        }
+    }
 
 
 def _response(parts: list[dict[str, Any]], cue: Cue) -> dict[str, Any]:
@@ -145,12 +174,21 @@ def _response(parts: list[dict[str, Any]], cue: Cue) -> dict[str, Any]:
         "cachedContentTokenCount": tokens.cached,
         "totalTokenCount": tokens.input + tokens.output,
     }
-    candidate = {"content": {"role": "model", "parts": parts}, "finishReason": cue.stop or "STOP", "index": 0}
+    candidate = {
+        "content": {"role": "model", "parts": parts},
+        "finishReason": cue.stop or "STOP",
+        "index": 0,
+    }
     return {"candidates": [candidate], "usageMetadata": usage, "modelVersion": "rehearsal"}
 
 
 def _event(parts: list[dict[str, Any]]) -> bytes:
-    return _sse({"candidates": [{"content": {"role": "model", "parts": parts}, "index": 0}], "modelVersion": "rehearsal"})
+    return _sse(
+        {
+            "candidates": [{"content": {"role": "model", "parts": parts}, "index": 0}],
+            "modelVersion": "rehearsal",
+        }
+    )
 
 
 def _sse(payload: dict[str, Any]) -> bytes:

@@ -26,14 +26,32 @@ _SHELLS = ("exec_command", "shell_command", "shell", "container.exec", "local_sh
 _ERRORS = {
     400: ("invalid_request_error", None, "The request was refused by the rehearsal."),
     401: ("invalid_request_error", "invalid_api_key", "Incorrect API key provided."),
-    403: ("invalid_request_error", "unsupported_country_region_territory", "Country, region, or territory not supported"),
-    404: ("invalid_request_error", "model_not_found", "The model does not exist or you do not have access to it."),
-    429: ("requests", "rate_limit_exceeded", "Rate limit reached for requests. Please try again later."),
-    500: ("server_error", None, "The server had an error while processing your request. Sorry about that!"),
+    403: (
+        "invalid_request_error",
+        "unsupported_country_region_territory",
+        "Country, region, or territory not supported",
+    ),
+    404: (
+        "invalid_request_error",
+        "model_not_found",
+        "The model does not exist or you do not have access to it.",
+    ),
+    429: (
+        "requests",
+        "rate_limit_exceeded",
+        "Rate limit reached for requests. Please try again later.",
+    ),
+    500: (
+        "server_error",
+        None,
+        "The server had an error while processing your request. Sorry about that!",
+    ),
     503: ("server_error", None, "The server is currently overloaded. Please try again later."),
 }
 
-_FULL = "Your input exceeds the context window of this model. Please adjust your input and try again."
+_FULL = (
+    "Your input exceeds the context window of this model. Please adjust your input and try again."
+)
 
 
 class OpenAI:
@@ -43,7 +61,9 @@ class OpenAI:
 
     def conversation(self, headers: Mapping[str, str], body: dict[str, Any]) -> Conversation:
         given = body.get("input")
-        entries = [{"role": "user", "content": given}] if isinstance(given, str) else items(body, "input")
+        entries = (
+            [{"role": "user", "content": given}] if isinstance(given, str) else items(body, "input")
+        )
         messages = [message for entry in entries for message in _messages(entry)]
         running = _running(entries)
         prompts = [message.text for message in messages if message.role == "user"]
@@ -51,7 +71,9 @@ class OpenAI:
         last = messages[-1].call if messages and messages[-1].role == "tool_result" else ""
         return Conversation(
             tuple(messages),
-            session=headers.get("thread-id") or headers.get("session-id") or str(body.get("prompt_cache_key") or ""),
+            session=headers.get("thread-id")
+            or headers.get("session-id")
+            or str(body.get("prompt_cache_key") or ""),
             summary="{}" if summary else "",
             side=summary or "x-openai-subagent" in headers,
             streamed=bool(body.get("stream")),
@@ -63,7 +85,10 @@ class OpenAI:
 
     def stream(self, cue: Cue, conversation: Conversation) -> Iterator[Step]:
         name = _id("resp")
-        yield event("response.created", {"response": _response(name, conversation.model, "in_progress", [], None)})
+        yield event(
+            "response.created",
+            {"response": _response(name, conversation.model, "in_progress", [], None)},
+        )
         output: list[dict[str, Any]] = []
         text: _Text | None = None
         pace = 0.0
@@ -101,26 +126,48 @@ class OpenAI:
         if text is not None:
             yield from text.end(output)
         yield Slow(pace)
-        yield event("response.completed", {"response": _response(name, conversation.model, "completed", output, cue.tokens)})
+        yield event(
+            "response.completed",
+            {"response": _response(name, conversation.model, "completed", output, cue.tokens)},
+        )
         yield cue.tokens
 
     def whole(self, cue: Cue, conversation: Conversation) -> dict[str, Any]:
         output = [_wait(cue.waits)] if cue.waits else []
         for kind, text in marks(cue.actions):
-            output.append(_said(_id("msg"), text) if kind == "say" else _call(conversation, Run(text)))
+            output.append(
+                _said(_id("msg"), text) if kind == "say" else _call(conversation, Run(text))
+            )
         return _response(_id("resp"), conversation.model, "completed", output, cue.tokens)
 
     def refusal(self, failure: Fail | Limit, now: float) -> Refusal:
         if isinstance(failure, Limit):
-            error = {"type": "usage_limit_reached", "message": "The usage limit has been reached", "plan_type": "pro"}
-            times = {"resets_at": int(now + failure.seconds), "resets_in_seconds": int(failure.seconds)}
+            error = {
+                "type": "usage_limit_reached",
+                "message": "The usage limit has been reached",
+                "plan_type": "pro",
+            }
+            times = {
+                "resets_at": int(now + failure.seconds),
+                "resets_in_seconds": int(failure.seconds),
+            }
             used = {"x-codex-primary-used-percent": "100", "x-codex-primary-window-minutes": "300"}
             headers = {**used, "x-codex-primary-reset-at": str(times["resets_at"])}
             return Refusal(429, {"error": {**error, **times}}, headers)
-        kind, code, sentence = _ERRORS.get(failure.status, ("server_error", None, f"The rehearsal failed with status {failure.status}."))
+        kind, code, sentence = _ERRORS.get(
+            failure.status,
+            ("server_error", None, f"The rehearsal failed with status {failure.status}."),
+        )
         if failure.full:
             code, sentence = "context_length_exceeded", _FULL
-        body = {"error": {"message": failure.words or sentence, "type": kind, "param": None, "code": code}}
+        body = {
+            "error": {
+                "message": failure.words or sentence,
+                "type": kind,
+                "param": None,
+                "code": code,
+            }
+        }
         return Refusal(failure.status, body, {"x-request-id": _id("req")})
 
 
@@ -157,10 +204,18 @@ def _part(text: str) -> dict[str, Any]:
 
 
 def _said(id: str, text: str) -> dict[str, Any]:
-    return {"type": "message", "id": id, "role": "assistant", "status": "completed", "content": [_part(text)]}
+    return {
+        "type": "message",
+        "id": id,
+        "role": "assistant",
+        "status": "completed",
+        "content": [_part(text)],
+    }
 
 
-def _response(id: str, model: str, status: str, output: list[dict[str, Any]], tokens: Tokens | None) -> dict[str, Any]:
+def _response(
+    id: str, model: str, status: str, output: list[dict[str, Any]], tokens: Tokens | None
+) -> dict[str, Any]:
     usage = None
     if tokens:
         usage = {
@@ -170,7 +225,14 @@ def _response(id: str, model: str, status: str, output: list[dict[str, Any]], to
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": tokens.input + tokens.output,
         }
-    return {"id": id, "object": "response", "status": status, "model": model, "output": output, "usage": usage}
+    return {
+        "id": id,
+        "object": "response",
+        "status": status,
+        "model": model,
+        "output": output,
+        "usage": usage,
+    }
 
 
 def _shell(tools: list[dict[str, Any]]) -> str:
@@ -188,13 +250,21 @@ def _call(conversation: Conversation, run: Run) -> dict[str, Any]:
     argv = ["bash", "-lc", run.command]
     if conversation.shell == "local_shell":
         action = {"type": "exec", "command": argv, "timeout_ms": 600_000, "env": {}}
-        return {"type": "local_shell_call", "id": _id("lsh"), "call_id": _id("call"), "status": "completed", "action": action}
+        return {
+            "type": "local_shell_call",
+            "id": _id("lsh"),
+            "call_id": _id("call"),
+            "status": "completed",
+            "action": action,
+        }
     return _function(conversation.shell, {"command": argv, "timeout_ms": 600_000})
 
 
 def _wait(number: str) -> dict[str, Any]:
     """Waits on for a command that outlived the shell tool's patience. Not part of any script."""
-    return _function("write_stdin", {"session_id": int(number), "chars": "", "yield_time_ms": 300_000})
+    return _function(
+        "write_stdin", {"session_id": int(number), "chars": "", "yield_time_ms": 300_000}
+    )
 
 
 def _function(name: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -214,7 +284,9 @@ def _call_events(index: int, call: dict[str, Any]) -> Iterator[bytes]:
     if call["type"] == "function_call":
         place = {"item_id": call["id"], "output_index": index}
         yield event("response.function_call_arguments.delta", {**place, "delta": call["arguments"]})
-        yield event("response.function_call_arguments.done", {**place, "arguments": call["arguments"]})
+        yield event(
+            "response.function_call_arguments.done", {**place, "arguments": call["arguments"]}
+        )
     yield event("response.output_item.done", {"output_index": index, "item": call})
 
 
@@ -236,7 +308,9 @@ def _plain(content: Any) -> str:
     if isinstance(content, dict):
         return _plain(content.get("content"))
     parts = content if isinstance(content, list) else []
-    return "\n".join(str(part["text"]) for part in parts if isinstance(part, dict) and "text" in part)
+    return "\n".join(
+        str(part["text"]) for part in parts if isinstance(part, dict) and "text" in part
+    )
 
 
 def _given(entry: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,10 @@
-"""What the real services refuse in a history, as far as it is known: only then does a resume against the rehearsal prove anything.
+"""What the real services refuse in a history, as far as it is known: only then does a resume
+against the rehearsal prove anything.
 
-Asked by the server where it is `strict`. The sentences are the services' own, because the CLIs and perdure's classifiers read them.
-Anthropic's and OpenAI's rules are those of their documents and of the field (claude-code#9346, #21726, #63147; codex "No tool output
-found"). Of Gemini no rule is applied: Gemini CLI 0.61.0 tells every tool result twice after a resume (gemini-cli#29365). Pure.
+Asked by the server where it is `strict`. The sentences are the services' own, because the CLIs and
+perdure's classifiers read them. Anthropic's and OpenAI's rules are those of their documents and of
+the field (claude-code#9346, #21726, #63147; codex "No tool output found"). Of Gemini no rule is
+applied: Gemini CLI 0.61.0 tells every tool result twice after a resume (gemini-cli#29365). Pure.
 """
 
 from __future__ import annotations
@@ -30,21 +32,37 @@ def refusal(dialect: str, body: Mapping[str, Any]) -> str:
 
 
 def _anthropic(body: Mapping[str, Any]) -> str:
-    messages = [message for message in items(body, "messages") if message.get("role") in ("user", "assistant")]
+    messages = [
+        message
+        for message in items(body, "messages")
+        if message.get("role") in ("user", "assistant")
+    ]
     calls: list[str] = []
     for at, message in enumerate(messages):
         blocks = items(message, "content")
-        answered = [str(block.get("tool_use_id")) for block in blocks if block.get("type") == "tool_result"]
+        answered = [
+            str(block.get("tool_use_id")) for block in blocks if block.get("type") == "tool_result"
+        ]
         for each in answered:
             if each not in calls or answered.count(each) > 1:
-                return f"messages.{at}: unexpected `tool_use_id` found in `tool_result` blocks: {each}"
+                return (
+                    f"messages.{at}: unexpected `tool_use_id` found in `tool_result` blocks: {each}"
+                )
         if left := [call for call in calls if call not in answered]:
-            return f"messages.{at - 1}: `tool_use` ids were found without `tool_result` blocks immediately after: {', '.join(left)}."
+            return (
+                f"messages.{at - 1}: `tool_use` ids were found without `tool_result` blocks "
+                f"immediately after: {', '.join(left)}."
+            )
         for number, block in enumerate(blocks):
             if wrong := _block(block):
                 return f"messages.{at}.content.{number}{wrong}"
         calls = [str(block.get("id")) for block in blocks if block.get("type") == "tool_use"]
-    return f"messages.{len(messages) - 1}: `tool_use` ids were found without `tool_result` blocks immediately after." if calls else ""
+    return (
+        f"messages.{len(messages) - 1}: `tool_use` ids were found without `tool_result` blocks "
+        "immediately after."
+        if calls
+        else ""
+    )
 
 
 def _block(block: Mapping[str, Any]) -> str:
@@ -60,8 +78,15 @@ def _block(block: Mapping[str, Any]) -> str:
         if not size:
             return ".image.source.base64.data: image cannot be empty"
         if size > IMAGE_LIMIT:
-            return f".image.source.base64: image exceeds 5 MB maximum: {size} bytes > {IMAGE_LIMIT} bytes"
-    inner = (wrong for each in items(block, "content") if (wrong := _block(each))) if kind == "tool_result" else iter(())
+            return (
+                f".image.source.base64: image exceeds 5 MB maximum: {size} bytes > {IMAGE_LIMIT} "
+                "bytes"
+            )
+    inner = (
+        (wrong for each in items(block, "content") if (wrong := _block(each)))
+        if kind == "tool_result"
+        else iter(())
+    )
     return next(inner, "")
 
 
@@ -88,10 +113,16 @@ def _chat(messages: list[dict[str, Any]]) -> str:
         if message.get("role") == "tool":
             call = str(message.get("tool_call_id"))
             if call not in open_calls:
-                return "messages with role 'tool' must be a response to a preceding message with 'tool_calls'"
+                return (
+                    "messages with role 'tool' must be a response to a preceding message with "
+                    "'tool_calls'"
+                )
             open_calls.remove(call)
         elif open_calls:
-            return f"An assistant message with 'tool_calls' must be followed by tool messages for each 'tool_call_id': {open_calls[0]}"
+            return (
+                "An assistant message with 'tool_calls' must be followed by tool messages for "
+                f"each 'tool_call_id': {open_calls[0]}"
+            )
         else:
             open_calls = [str(call.get("id")) for call in items(message, "tool_calls")]
     return ""

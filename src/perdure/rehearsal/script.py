@@ -1,30 +1,33 @@
-"""The script language: what the rehearsed model says and does, one action a line, the same for every dialect.
+"""The script language: what the rehearsed model says and does, one action a line, the same for
+every dialect.
 
-Read by `parse`; played by `cues` (which reply is next) and by the dialects (how it looks on the wire). Pure.
+Read by `parse`; played by `cues` (which reply is next) and by the dialects (how it looks on the
+wire). Pure.
 
 A script is a list of replies separated by a line `---`. A reply is a list of actions:
 
-    say TEXT               text of the model, streamed; `say` lines that follow each other make one text of several lines
-    run COMMAND            calls the CLI's own shell tool
-    slow SECONDS           what comes next is spread over that time; headers and first events are sent before
-    hold FILE              the stream stays open and silent until the file exists, then the rest of the reply
-    hang [xK]              the stream stays open and silent until the client goes or the server stops
-    cut [xK]               the connection is cut in mid-stream
-    cut clean [xK]         the answer ends in good order on the wire, but without the model's last word
-    fail STATUS [xK]       an HTTP error with the provider's own error body, then the rest of the reply
-    limit SECONDS [xK]     a usage limit that ends that many seconds from now, then the rest of the reply
-    full [xK]              the service refuses the request, because the conversation is too long for the model
-    stop REASON            the provider's own word for why the answer ends, in place of the usual one
-    usage in=N out=N cached=N   the tokens reported, word for word (default in=100 out=7 cached=0)
+    say TEXT               text of the model, streamed; `say` lines that follow each other make one
+    text of several lines run COMMAND            calls the CLI's own shell tool slow SECONDS
+    what comes next is spread over that time; headers and first events are sent before hold FILE
+    the stream stays open and silent until the file exists, then the rest of the reply hang [xK]
+    the stream stays open and silent until the client goes or the server stops cut [xK]
+    the connection is cut in mid-stream cut clean [xK]         the answer ends in good order on the
+    wire, but without the model's last word fail STATUS [xK]       an HTTP error with the provider's
+    own error body, then the rest of the reply limit SECONDS [xK]     a usage limit that ends that
+    many seconds from now, then the rest of the reply full [xK]              the service refuses the
+    request, because the conversation is too long for the model stop REASON            the
+    provider's own word for why the answer ends, in place of the usual one usage in=N out=N cached=N
+    the tokens reported, word for word (default in=100 out=7 cached=0)
 
-`xK`: so many times (default once), counted over all requests; after that the line is passed over. So a `hang` in a reply
-that is given again (after a kill, `by history`) does not hang again. A reply of which nothing is left to send is passed
-over. `fail`, `limit` and `full` stand before everything that the reply sends. After the last reply the model says `Done.`.
+`xK`: so many times (default once), counted over all requests; after that the line is passed over.
+So a `hang` in a reply that is given again (after a kill, `by history`) does not hang again. A reply
+of which nothing is left to send is passed over. `fail`, `limit` and `full` stand before everything
+that the reply sends. After the last reply the model says `Done.`.
 
-At the top of a script may stand `match TEXT` (this script answers only where TEXT stands in a prompt of the user) and
-`by history` (see `cues`), and `summary TEXT`: what the model says when the CLI
-asks for a summary of a long conversation. Several scripts are separated by a line `===`; the first that matches answers.
-Lines that begin with `#` and blank lines are passed over.
+At the top of a script may stand `match TEXT` (this script answers only where TEXT stands in a
+prompt of the user) and `by history` (see `cues`), and `summary TEXT`: what the model says when the
+CLI asks for a summary of a long conversation. Several scripts are separated by a line `===`; the
+first that matches answers. Lines that begin with `#` and blank lines are passed over.
 """
 
 from __future__ import annotations
@@ -96,7 +99,8 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What a reply reports. `cached` is sent beside `input`, in the provider's own field, nothing is added or taken off."""
+    """What a reply reports. `cached` is sent beside `input`, in the provider's own field, nothing
+    is added or taken off."""
 
     input: int = 100
     output: int = 7
@@ -146,7 +150,8 @@ def marks(actions: tuple[Action, ...]) -> tuple[Mark, ...]:
 
 
 def parse(text: str) -> tuple[Script, ...]:
-    """All scripts of a file, at least one. Raises ScriptError with the number of the first bad line."""
+    """All scripts of a file, at least one. Raises ScriptError with the number of the first bad
+    line."""
     scripts: list[Script] = []
     draft = _Draft()
     number = 0
@@ -180,13 +185,20 @@ class _Draft:
             self._heading(number, word, rest)
             return
         if word not in _READERS:
-            raise ScriptError(f"line {number}: unknown action {word!r}", f"One of: {', '.join(_READERS)}, match, by history, summary.")
+            raise ScriptError(
+                f"line {number}: unknown action {word!r}",
+                f"One of: {', '.join(_READERS)}, match, by history, summary.",
+            )
         try:
             action = _READERS[word](rest)
         except ValueError as error:
             raise ScriptError(f"line {number}: {word}: {error}") from None
-        if isinstance(action, (Fail, Limit)) and any(isinstance(before, (Say, Run, Hold, Hang, Cut)) for before in self.actions):
-            raise ScriptError(f"line {number}: {word} must stand before everything that the reply sends")
+        if isinstance(action, (Fail, Limit)) and any(
+            isinstance(before, (Say, Run, Hold, Hang, Cut)) for before in self.actions
+        ):
+            raise ScriptError(
+                f"line {number}: {word} must stand before everything that the reply sends"
+            )
         self.actions.append(action)
 
     def close(self, number: int) -> None:

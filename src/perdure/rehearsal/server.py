@@ -1,10 +1,11 @@
 """The rehearsal: a model server on 127.0.0.1 that plays a script and remembers every request.
 
-For tests, for the demo and for `perdure prove`: the real agent CLIs talk to it as to their own service, without a key and
-without another network. One process and one port serve every dialect.
+For tests, for the demo and for `perdure prove`: the real agent CLIs talk to it as to their own
+service, without a key and without another network. One process and one port serve every dialect.
 
-Guarantees: a request is in the record before the first byte of its answer is sent; a client that vanishes ends only its own
-answer; `stop` ends every answer, hanging ones too, and returns within seconds.
+Guarantees: a request is in the record before the first byte of its answer is sent; a client that
+vanishes ends only its own answer; `stop` ends every answer, hanging ones too, and returns within
+seconds.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ DIALECTS: dict[str, Dialect] = {
     "/responses": OpenAI(),
     "/v1/chat/completions": Chat(),
 }
-VERBS: dict[str, Dialect] = {"streamGenerateContent": Gemini(), "generateContent": Gemini(streamed=False)}
+VERBS: dict[str, Dialect] = {
+    "streamGenerateContent": Gemini(),
+    "generateContent": Gemini(streamed=False),
+}
 """The dialects whose path ends in `/models/MODEL:VERB`."""
 
 SIDE = Cue((Say("A rehearsal."),))
@@ -60,7 +64,8 @@ class Request:
     """`reply`, `fail`, `limit`, `wait` (for a running command), `side`, `unmatched` or `other`."""
     script: int | None = None
     reply: int | None = None
-    """Indices from 0 of what answers; None where no script does, and for `Done.` after the last reply."""
+    """Indices from 0 of what answers; None where no script does, and for `Done.` after the last
+    reply."""
     model: str = ""
     """The name of the model that is asked."""
 
@@ -76,22 +81,48 @@ class Request:
     def line(self) -> str:
         """The request as one line of JSON."""
         said = [{"role": message.role, "text": message.text} for message in self.messages]
-        head = {"number": self.number, "time": self.time, "dialect": self.dialect, "path": self.path, "session": self.session}
-        return json.dumps({**head, "messages": said, "answer": self.answer, "script": self.script, "reply": self.reply, "side": self.side})
+        head = {
+            "number": self.number,
+            "time": self.time,
+            "dialect": self.dialect,
+            "path": self.path,
+            "session": self.session,
+        }
+        return json.dumps(
+            {
+                **head,
+                "messages": said,
+                "answer": self.answer,
+                "script": self.script,
+                "reply": self.reply,
+                "side": self.side,
+            }
+        )
 
 
 class Rehearsal:
     """A scripted model server. Use it as a context manager, or call `start` and `stop`.
 
-    `script`: the text of a script, parsed ones, or a `Player` that answers as it likes.
-    `port` 0 lets the system choose. `record`: a file to which every request
-    is appended as a line of JSON, flushed before it is answered. `strict`: a history that the real service refuses is refused.
+    `script`: the text of a script, parsed ones, or a `Player` that answers as it likes. `port` 0
+    lets the system choose. `record`: a file to which every request is appended as a line of JSON,
+    flushed before it is answered. `strict`: a history that the real service refuses is refused.
     """
 
     def __init__(
-        self, script: str | Script | Sequence[Script] | Player = "", *, port: int = 0, record: Path | None = None, strict: bool = False
+        self,
+        script: str | Script | Sequence[Script] | Player = "",
+        *,
+        port: int = 0,
+        record: Path | None = None,
+        strict: bool = False,
     ) -> None:
-        scripts = parse(script) if isinstance(script, str) else (script,) if isinstance(script, Script) else script
+        scripts = (
+            parse(script)
+            if isinstance(script, str)
+            else (script,)
+            if isinstance(script, Script)
+            else script
+        )
         self._cues: Player = Cues(scripts) if isinstance(scripts, Sequence) else scripts
         self._wanted_port = port
         self._record = record
@@ -121,7 +152,12 @@ class Rehearsal:
     def __enter__(self) -> Rehearsal:
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.stop()
 
     @property
@@ -147,8 +183,8 @@ class Rehearsal:
 
     @property
     def reported(self) -> dict[int, Tokens]:
-        """The usage that was reported to the client by now, by the number of its request. An answer that was cut off may have reported a
-        part of it, or nothing, as the dialect does."""
+        """The usage that was reported to the client by now, by the number of its request. An answer
+        that was cut off may have reported a part of it, or nothing, as the dialect does."""
         with self._arrived:
             return dict(self._reported)
 
@@ -165,16 +201,22 @@ class Rehearsal:
         return self.last.prompts
 
     def wait_for(self, requests: int, timeout: float = 300.0) -> Request:
-        """Waits until so many requests (without side requests) have arrived; returns the one of that number, counted from 1.
-        Raises TimeoutError after `timeout` seconds."""
+        """Waits until so many requests (without side requests) have arrived; returns the one of
+        that number, counted from 1. Raises TimeoutError after `timeout` seconds."""
         with self._arrived:
-            met = self._arrived.wait_for(lambda: sum(not request.side for request in self._all) >= requests, timeout)
+            met = self._arrived.wait_for(
+                lambda: sum(not request.side for request in self._all) >= requests, timeout
+            )
             if not met:
                 seen = sum(not request.side for request in self._all)
-                raise TimeoutError(f"{seen} of {requests} requests reached the rehearsal within {timeout:g} s")
+                raise TimeoutError(
+                    f"{seen} of {requests} requests reached the rehearsal within {timeout:g} s"
+                )
         return self.requests[requests - 1]
 
-    def environ(self, agent: str, home: Path | None = None, retries: int = 1, subscription: bool = False) -> dict[str, str]:
+    def environ(
+        self, agent: str, home: Path | None = None, retries: int = 1, subscription: bool = False
+    ) -> dict[str, str]:
         """See `agents.environ`."""
         return agents.environ(self.url, agent, home, retries, subscription)
 
@@ -186,16 +228,22 @@ class Rehearsal:
         """See `agents.write_codex_home`."""
         agents.write_codex_home(self.url, home, retries)
 
-    def _answer(self, path: str, headers: dict[str, str], body: dict[str, Any]) -> tuple[Dialect, Cue, Conversation, Report] | None:
+    def _answer(
+        self, path: str, headers: dict[str, str], body: dict[str, Any]
+    ) -> tuple[Dialect, Cue, Conversation, Report] | None:
         """What the desk asks for each POST with a JSON body. None: not a call of the model."""
         place = path.partition("?")[0]
-        dialect = DIALECTS.get(place) or (VERBS.get(place.rpartition(":")[2]) if "/models/" in place else None)
+        dialect = DIALECTS.get(place) or (
+            VERBS.get(place.rpartition(":")[2]) if "/models/" in place else None
+        )
         if dialect is None:
             return None
         conversation = dialect.conversation(headers, body)
         with self._arrived:
             wrong = rules.refusal(dialect.name, body) if self._strict else ""
-            cue, answer = (Cue(failure=Fail(400, words=wrong)), "fail") if wrong else self._cue(conversation)
+            cue, answer = (
+                (Cue(failure=Fail(400, words=wrong)), "fail") if wrong else self._cue(conversation)
+            )
             number = self._keep(f"POST {path}", answer, dialect.name, conversation, cue)
         return dialect, cue, conversation, partial(self._report, number)
 
@@ -205,7 +253,9 @@ class Rehearsal:
 
     def _cue(self, conversation: Conversation) -> tuple[Cue, str]:
         if conversation.side:
-            return (Cue((Say(self._summary(conversation)),)) if conversation.summary else SIDE), "side"
+            return (
+                Cue((Say(self._summary(conversation)),)) if conversation.summary else SIDE
+            ), "side"
         if conversation.waiting:
             return Cue(waits=conversation.waiting), "wait"
         cue = self._cues.next(conversation)
@@ -214,13 +264,22 @@ class Rehearsal:
         return cue, type(cue.failure).__name__.lower() if cue.failure else "reply"
 
     def _summary(self, conversation: Conversation) -> str:
-        return conversation.summary.replace("{}", self._cues.summary(conversation) or "A rehearsal.")
+        return conversation.summary.replace(
+            "{}", self._cues.summary(conversation) or "A rehearsal."
+        )
 
     def _other(self, method: str, path: str) -> None:
         with self._arrived:
             self._keep(f"{method} {path}", "other")
 
-    def _keep(self, path: str, answer: str, dialect: str = "", said: Conversation | None = None, cue: Cue | None = None) -> int:
+    def _keep(
+        self,
+        path: str,
+        answer: str,
+        dialect: str = "",
+        said: Conversation | None = None,
+        cue: Cue | None = None,
+    ) -> int:
         """With the condition held. Returns the request's number."""
         said, cue = said or Conversation(()), cue or Cue()
         request = Request(

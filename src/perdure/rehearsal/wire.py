@@ -13,7 +13,8 @@ from perdure.rehearsal.cues import Cue
 from perdure.rehearsal.script import Cut, Fail, Hang, Hold, Limit, Say, Slow, Tokens
 
 Step: TypeAlias = bytes | Slow | Hold | Hang | Cut | Tokens
-"""Bytes to send, or what happens between them. Nothing follows a Hang or a Cut. `Tokens`: the usage that was reported by now."""
+"""Bytes to send, or what happens between them. Nothing follows a Hang or a Cut. `Tokens`: the usage
+that was reported by now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ class Dialect(Protocol):
     def conversation(self, headers: Mapping[str, str], body: dict[str, Any]) -> Conversation: ...
 
     def stream(self, cue: Cue, conversation: Conversation) -> Iterator[Step]:
-        """The reply as server-sent events. The events of a text come apart, so that a client sees it grow."""
+        """The reply as server-sent events. The events of a text come apart, so that a client sees
+        it grow."""
         ...
 
     def whole(self, cue: Cue, conversation: Conversation) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""The session service for programs on an event loop: each verb is done in a worker thread. Called by the library."""
+"""The session service for programs on an event loop: each verb is done in a worker thread. Called
+by the library."""
 
 from __future__ import annotations
 
@@ -17,9 +18,13 @@ class AsyncSessions:
 
     sessions: Sessions
 
-    async def create(self, agent: str, scope: str, *, cwd: str = "", lifetime_s: float | None = None) -> Session:
+    async def create(
+        self, agent: str, scope: str, *, cwd: str = "", lifetime_s: float | None = None
+    ) -> Session:
         """See `Sessions.create`."""
-        return await asyncio.to_thread(self.sessions.create, agent, scope, cwd=cwd, lifetime_s=lifetime_s)
+        return await asyncio.to_thread(
+            self.sessions.create, agent, scope, cwd=cwd, lifetime_s=lifetime_s
+        )
 
     async def get(self, agent: str, scope: str) -> Session | None:
         """See `Sessions.get`."""

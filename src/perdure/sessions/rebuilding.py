@@ -1,7 +1,9 @@
-"""Lost records of conversations, made again: a run's attempts and its journal say which conversation it had and how far it came.
+"""Lost records of conversations, made again: a run's attempts and its journal say which
+conversation it had and how far it came.
 
-Called by an attempt that finds no session where earlier attempts had one, and by `Sessions.rebuild`. It reads and decides; the caller
-stores. What a record points at (the transcript, or perdure's own copy) is looked at by the ladder of the next attempt, as always: a
+Called by an attempt that finds no session where earlier attempts had one, and by
+`Sessions.rebuild`. It reads and decides; the caller stores. What a record points at (the
+transcript, or perdure's own copy) is looked at by the ladder of the next attempt, as always: a
 rebuilt record claims nothing more than that the conversation was there.
 """
 
@@ -20,27 +22,54 @@ from perdure.transcripts import Copies, fingerprint
 
 HISTORY = 1_000_000
 TAKEN_IN = "session:"
-"""The scope of a run that goes on with a conversation which was begun by hand names that conversation."""
+"""The scope of a run that goes on with a conversation which was begun by hand names that
+conversation."""
 
 
 class Store(RunStore, SessionStore, Protocol):
     """Runs and sessions together."""
 
 
-def missing(store: Store, key: SessionKey, driver: AgentDriver, home: Path, copies: Copies, usual_s: float = 0.0) -> tuple[Session, ...]:
-    """The records that the key should have and has not, retired ones first: nothing where none is lost. Stores nothing. `usual_s`: how
-    long a session may go unused."""
+def missing(
+    store: Store,
+    key: SessionKey,
+    driver: AgentDriver,
+    home: Path,
+    copies: Copies,
+    usual_s: float = 0.0,
+) -> tuple[Session, ...]:
+    """The records that the key should have and has not, retired ones first: nothing where none is
+    lost. Stores nothing. `usual_s`: how long a session may go unused."""
     there = store.lineage(key)
     known = {session.id for session in there}
     told = _Told(key, str(home))
     for run in store.runs_of(key):
-        attempts = [attempt for attempt in store.attempts(run.id) if attempt.flags.get("agent", key.agent) == key.agent]
-        if all(attempt.session_id in known for attempt in attempts if attempt.session_id) and not key.scope.startswith(TAKEN_IN):
+        attempts = [
+            attempt
+            for attempt in store.attempts(run.id)
+            if attempt.flags.get("agent", key.agent) == key.agent
+        ]
+        if all(
+            attempt.session_id in known for attempt in attempts if attempt.session_id
+        ) and not key.scope.startswith(TAKEN_IN):
             continue
         told.run(run, attempts, store.history(run.id, limit=HISTORY))
-        restored = [record.event for record in store.history(run.id, limit=HISTORY) if isinstance(record.event, CheckpointRestored)]
+        restored = [
+            record.event
+            for record in store.history(run.id, limit=HISTORY)
+            if isinstance(record.event, CheckpointRestored)
+        ]
         if restored and not restored[-1].files_only and restored[-1].attempts >= run.attempt:
-            told.went_back(next((c.session_id for c in store.checkpoints(run.id) if c.number == restored[-1].number), ""))
+            told.went_back(
+                next(
+                    (
+                        c.session_id
+                        for c in store.checkpoints(run.id)
+                        if c.number == restored[-1].number
+                    ),
+                    "",
+                )
+            )
     lost = [session for session in told.sessions.values() if session.id not in known]
     live = [session for session in there if session.state is not SessionState.RETIRED]
     last = lost[-1].id if lost and not live and told.live == lost[-1].id else ""
@@ -53,7 +82,9 @@ def missing(store: Store, key: SessionKey, driver: AgentDriver, home: Path, copi
 
 
 def _left(session: Session, cause: str) -> Session:
-    return replace(session, state=SessionState.RETIRED, cause=cause or "another conversation took its place")
+    return replace(
+        session, state=SessionState.RETIRED, cause=cause or "another conversation took its place"
+    )
 
 
 def _measured(session: Session, driver: AgentDriver, copies: Copies) -> Session:
@@ -111,16 +142,25 @@ class _Told:
     def _seen(self, session_id: str, at: int, state: SessionState) -> Session:
         self.live = session_id
         found = self.sessions.pop(session_id, None)
-        found = found or Session(key=self.key, id=session_id, state=state, created=at, updated=at, home=self.home)
+        found = found or Session(
+            key=self.key, id=session_id, state=state, created=at, updated=at, home=self.home
+        )
         self.sessions[session_id] = found
         return found
 
     def _attempt(self, run: TaskRun, attempt: Attempt, counted: set[str]) -> None:
-        session, asked = self._seen(attempt.session_id, attempt.started, SessionState.PINNED), attempt.continuation
+        session, asked = (
+            self._seen(attempt.session_id, attempt.started, SessionState.PINNED),
+            attempt.continuation,
+        )
         seen = attempt.receipt.evidence if attempt.receipt is not None else None
         heard = bool(seen and seen.prompt_found)
         broken = attempt.receipt is not None and attempt.receipt.verdict is Verdict.BROKEN
-        parent = (asked.session_id if asked.kind is Start.FORK else asked.lost_session_id) if asked is not None else ""
+        parent = (
+            (asked.session_id if asked.kind is Start.FORK else asked.lost_session_id)
+            if asked is not None
+            else ""
+        )
         self.sessions[session.id] = replace(
             session,
             state=SessionState.CONFIRMED if heard else session.state,
@@ -141,6 +181,12 @@ class _Told:
 def _prompt(attempt: Attempt) -> tuple[str, ...]:
     """The mark of the attempt's prompt, while its directory is kept."""
     try:
-        return (fingerprint((Path(attempt.directory) / "prompt.md").read_text(encoding="utf-8", errors="surrogatepass")),)
+        return (
+            fingerprint(
+                (Path(attempt.directory) / "prompt.md").read_text(
+                    encoding="utf-8", errors="surrogatepass"
+                )
+            ),
+        )
     except OSError:
         return ()

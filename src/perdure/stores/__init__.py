@@ -1,9 +1,11 @@
-"""Where runs, conversations and the journal are kept. `open` is the door; `perdure.cli.compose` is who calls it.
+"""Where runs, conversations and the journal are kept. `open` is the door; `perdure.cli.compose` is
+who calls it.
 
-The rooms: `sql` (attempts and instructions), `keeping` (checkpoints, removals, resets), `rules` (what holds for every write),
-`reading` (what is asked), `queries.sql` (every statement by name),
-`rows` (rows to nouns and back), `dialect` (what a database is to them), `sqlite` and `postgres` (the two), `migrate` and `migrations/`
-(the schema), `disk` (where a database file may lie). Importing this package costs nothing: everything comes with the first `open`.
+The rooms: `sql` (attempts and instructions), `keeping` (checkpoints, removals, resets), `rules`
+(what holds for every write), `reading` (what is asked), `queries.sql` (every statement by name),
+`rows` (rows to nouns and back), `dialect` (what a database is to them), `sqlite` and `postgres`
+(the two), `migrate` and `migrations/` (the schema), `disk` (where a database file may lie).
+Importing this package costs nothing: everything comes with the first `open`.
 """
 
 from __future__ import annotations
@@ -28,11 +30,13 @@ def open(  # noqa: A001 - read as stores.open
     ballast: Ballast | None = None,
     host: Host | None = None,
 ) -> SqlStore:
-    """The store at a path, a `sqlite:///absolute/path` or a `postgresql://` URL; made, or brought up to date, where needed.
+    """The store at a path, a `sqlite:///absolute/path` or a `postgresql://` URL; made, or brought
+    up to date, where needed.
 
-    `read_only` changes nothing, and shows an empty store where there is none. `observers` are called with each committed
-    Record. `host` is who shares the database. `allow_network` lets the database file lie on a network file system, for people who
-    know theirs to be safe. Raises StoreError with one sentence: not writable, full, damaged, out of reach, of a newer perdure.
+    `read_only` changes nothing, and shows an empty store where there is none. `observers` are
+    called with each committed Record. `host` is who shares the database. `allow_network` lets the
+    database file lie on a network file system, for people who know theirs to be safe. Raises
+    StoreError with one sentence: not writable, full, damaged, out of reach, of a newer perdure.
     """
     from pathlib import Path
 
@@ -46,24 +50,35 @@ def open(  # noqa: A001 - read as stores.open
     from perdure.stores.sqlite import connect
 
     if separator and scheme != "sqlite":
-        raise StoreError(f"There is no store for {scheme}:// addresses", "name a file, sqlite:///absolute/path, or postgresql://host/name")
+        raise StoreError(
+            f"There is no store for {scheme}:// addresses",
+            "name a file, sqlite:///absolute/path, or postgresql://host/name",
+        )
     path = Path(rest if separator else place)
-    return SqlStore(connect(path, read_only=read_only, allow_network=allow_network, ballast=ballast), observers)
+    return SqlStore(
+        connect(path, read_only=read_only, allow_network=allow_network, ballast=ballast), observers
+    )
 
 
-def _postgres(url: str, read_only: bool, observers: Sequence[Observer], host: Host | None) -> SqlStore:
+def _postgres(
+    url: str, read_only: bool, observers: Sequence[Observer], host: Host | None
+) -> SqlStore:
     from perdure.errors import StoreError
     from perdure.model import NOWHERE
 
     try:
         from perdure.stores.postgres import open_store
     except ModuleNotFoundError as error:
-        raise StoreError("A PostgreSQL database needs psycopg, which is not installed", "pip install 'perdure[postgresql]'") from error
+        raise StoreError(
+            "A PostgreSQL database needs psycopg, which is not installed",
+            "pip install 'perdure[postgresql]'",
+        ) from error
     return open_store(url, read_only=read_only, observers=observers, host=host or NOWHERE)
 
 
 def examine(url: str) -> Iterator[tuple[str, str]]:
-    """What `perdure doctor` says of a database at a `postgresql://` URL: findings as (`ok`, `warn` or `bad`, a sentence)."""
+    """What `perdure doctor` says of a database at a `postgresql://` URL: findings as (`ok`, `warn`
+    or `bad`, a sentence)."""
     from contextlib import closing
 
     from perdure.errors import StoreError
@@ -78,7 +93,8 @@ def examine(url: str) -> Iterator[tuple[str, str]]:
 
 
 def sqlite_warning() -> str:
-    """One sentence if the SQLite in use has a known bug that a person should know of, else empty."""
+    """One sentence if the SQLite in use has a known bug that a person should know of, else
+    empty."""
     from perdure.stores.disk import sqlite_warning
 
     return sqlite_warning()

@@ -1,4 +1,5 @@
-"""The board in SQL: `perdure.protocols.BoardStore`. Counted and paged by indexes, so that ten thousand runs cost no more than a hundred."""
+"""The board in SQL: `perdure.protocols.BoardStore`. Counted and paged by indexes, so that ten
+thousand runs cost no more than a hundred."""
 
 from __future__ import annotations
 
@@ -24,13 +25,31 @@ class Boards(Reading):
     """A `Reading` for those who want to see everything at once."""
 
     def board(
-        self, group: str, *, agent: str = "", words: str = "", before: tuple[int, int] = NEWEST, limit: int = 50
+        self,
+        group: str,
+        *,
+        agent: str = "",
+        words: str = "",
+        before: tuple[int, int] = NEWEST,
+        limit: int = 50,
     ) -> Sequence[BoardRow]:
         which = {"state": group} if group != ASKING else {}
-        values = {"agent": agent, "words": _pattern(words), "updated": before[0], "ordinal": before[1], "limit": limit, **which}
+        values = {
+            "agent": agent,
+            "words": _pattern(words),
+            "updated": before[0],
+            "ordinal": before[1],
+            "limit": limit,
+            **which,
+        }
         with self._database.reading() as cursor:
-            rows = cursor.execute(SQL["board_asking" if group == ASKING else "board"], values).fetchall()
-            newest = [cursor.execute(SQL["newest_attempts"], {"run": row["id"], "limit": PIPS}).fetchall() for row in rows]
+            rows = cursor.execute(
+                SQL["board_asking" if group == ASKING else "board"], values
+            ).fetchall()
+            newest = [
+                cursor.execute(SQL["newest_attempts"], {"run": row["id"], "limit": PIPS}).fetchall()
+                for row in rows
+            ]
         return [
             _row_of(row, [noun_of(each["body"], Attempt) for each in reversed(attempts)])
             for row, attempts in zip(rows, newest, strict=True)
@@ -60,14 +79,22 @@ class Boards(Reading):
         from perdure.logline import line_of
 
         rows = self._rows("latest_word", run=run_id)
-        return "".join(line_of(Record(row["run"], row["seq"], row["attempt"], row["at"], event_of(row["event"]))) for row in rows)
+        return "".join(
+            line_of(
+                Record(row["run"], row["seq"], row["attempt"], row["at"], event_of(row["event"]))
+            )
+            for row in rows
+        )
 
     def failed_attempts(self, since: int, limit: int) -> Sequence[FailedAttempt]:
         from perdure.protocols import FailedAttempt
 
         return [
             FailedAttempt(
-                row["name"] if row["removed"] is None else "", row["agent"], RunState(row["state"]), noun_of(row["body"], Attempt)
+                row["name"] if row["removed"] is None else "",
+                row["agent"],
+                RunState(row["state"]),
+                noun_of(row["body"], Attempt),
             )
             for row in self._rows("failed_attempts", since=since, limit=limit)
         ]
@@ -85,11 +112,28 @@ def _row_of(row: Row, attempts: Sequence[Attempt]) -> BoardRow:
     from perdure.protocols import BoardRow
 
     return BoardRow(
-        id=row["id"], name=row["name"], state=RunState(row["state"]), agent=row["agent"], attempt=row["attempt"],
-        attempts_allowed=row["attempts_allowed"], reason=row["reason"], created=row["created"], updated=row["updated"],
-        finished=row["finished"], run_after=row["run_after"], fill_tokens=row["fill_tokens"], fill_window=row["fill_window"],
-        host=row["host"], host_name=row["host_name"], worker=row["worker"], lease_until=row["lease_until"],
-        opened=bool(row["opened"]), cancel_requested=bool(row["cancel_requested"]),
-        conditions=noun_of(row["conditions"], tuple[Condition, ...]), workspace=noun_of(row["workspace"], Workspace),
-        prompt=row["prompt"], attempts=tuple(attempts), place=(row["updated"], row["ordinal"]),
-    )  # fmt: skip
+        id=row["id"],
+        name=row["name"],
+        state=RunState(row["state"]),
+        agent=row["agent"],
+        attempt=row["attempt"],
+        attempts_allowed=row["attempts_allowed"],
+        reason=row["reason"],
+        created=row["created"],
+        updated=row["updated"],
+        finished=row["finished"],
+        run_after=row["run_after"],
+        fill_tokens=row["fill_tokens"],
+        fill_window=row["fill_window"],
+        host=row["host"],
+        host_name=row["host_name"],
+        worker=row["worker"],
+        lease_until=row["lease_until"],
+        opened=bool(row["opened"]),
+        cancel_requested=bool(row["cancel_requested"]),
+        conditions=noun_of(row["conditions"], tuple[Condition, ...]),
+        workspace=noun_of(row["workspace"], Workspace),
+        prompt=row["prompt"],
+        attempts=tuple(attempts),
+        place=(row["updated"], row["ordinal"]),
+    )

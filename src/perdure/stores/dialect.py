@@ -1,6 +1,8 @@
-"""What a database offers to the store that lies over it: four doors and a name. `sqlite` and `postgres` are the two there are.
+"""What a database offers to the store that lies over it: four doors and a name. `sqlite` and
+`postgres` are the two there are.
 
-A cursor takes the statements of `queries.sql` as they stand there, and gives rows by column name, in both.
+A cursor takes the statements of `queries.sql` as they stand there, and gives rows by column name,
+in both.
 """
 
 from __future__ import annotations
@@ -20,14 +22,16 @@ class Database(Protocol):
         ...
 
     def reading(self) -> AbstractContextManager[Any]:
-        """A cursor on one view of the database as it is now; writers are not held up. Raises StoreError."""
+        """A cursor on one view of the database as it is now; writers are not held up. Raises
+        StoreError."""
         ...
 
     def writing(self, *, claimed: bool = False) -> AbstractContextManager[tuple[Any, int]]:
-        """A cursor in one durable transaction, and the time in it: all is stored when the block ends, or nothing.
+        """A cursor in one durable transaction, and the time in it: all is stored when the block
+        ends, or nothing.
 
-        Nobody else writes meanwhile, unless both are `claimed`: then each has the one run that it holds to itself.
-        Raises StoreError, Conflict."""
+        Nobody else writes meanwhile, unless both are `claimed`: then each has the one run that it
+        holds to itself. Raises StoreError, Conflict."""
         ...
 
     def problems(self) -> list[str]:

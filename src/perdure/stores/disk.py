@@ -1,8 +1,8 @@
 """Whether a database may lie where it is to lie: local disk yes, network no.
 
-SQLite's write-ahead log needs shared memory and honest locks. On a network file system both fail quietly, and two hosts
-corrupt the database at once (sqlite.org/wal.html: "does not work over a network filesystem"). Called by `sqlite.connect`;
-`sqlite_warning` by `perdure doctor`.
+SQLite's write-ahead log needs shared memory and honest locks. On a network file system both fail
+quietly, and two hosts corrupt the database at once (sqlite.org/wal.html: "does not work over a
+network filesystem"). Called by `sqlite.connect`; `sqlite_warning` by `perdure doctor`.
 """
 
 from __future__ import annotations
@@ -25,21 +25,25 @@ LOCAL_FUSE = frozenset(
     """fuse.fuse-overlayfs fuse.mergerfs fuse.unionfs fuse.bindfs fuse.gocryptfs fuse.encfs fuse.cryfs fuse.ext4 fuse.ext2
     fuse.ntfs-3g fuse.exfat fuse.zfs-fuse""".split()
 )
-"""FUSE types known to keep their bytes on this machine; every other one is taken for a network's."""
+"""FUSE types known to keep their bytes on this machine; every other one is taken for a
+network's."""
 
 
 def refuse_network(directory: Path, mounts: Path = MOUNTS) -> None:
-    """Raises StoreError if the directory lies on a network file system. Silent where the system does not tell."""
+    """Raises StoreError if the directory lies on a network file system. Silent where the system
+    does not tell."""
     kind = file_system(directory, mounts)
     if kind in NETWORK or (kind.startswith("fuse.") and kind not in LOCAL_FUSE):
         raise StoreError(
-            f"The database cannot lie in {directory}: that is a network file system ({kind}), on which SQLite loses data",
+            f"The database cannot lie in {directory}: that is a network file system ({kind}), on "
+            "which SQLite loses data",
             "choose a state directory on a local disk",
         )
 
 
 def file_system(directory: Path, mounts: Path = MOUNTS) -> str:
-    """The type of the file system (as in /proc/self/mountinfo, see proc(5)) in which a path lies, or empty."""
+    """The type of the file system (as in /proc/self/mountinfo, see proc(5)) in which a path lies,
+    or empty."""
     try:
         lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
@@ -63,9 +67,13 @@ def _unescape(point: str) -> str:
 
 
 def sqlite_warning(version: tuple[int, int, int] = sqlite3.sqlite_version_info) -> str:
-    """One sentence if this SQLite has the WAL-reset bug (3.7.0 to 3.51.2: two connections that write and checkpoint at the
-    same instant may, very rarely, corrupt the database), else empty. Fixed in 3.51.3 (sqlite.org/wal.html, 2026-03)."""
+    """One sentence if this SQLite has the WAL-reset bug (3.7.0 to 3.51.2: two connections that
+    write and checkpoint at the same instant may, very rarely, corrupt the database), else empty.
+    Fixed in 3.51.3 (sqlite.org/wal.html, 2026-03)."""
     if version >= (3, 51, 3):
         return ""
     name = ".".join(str(part) for part in version)
-    return f"SQLite {name} has a rare bug that can corrupt a database under two writers; 3.51.3 or later is free of it"
+    return (
+        f"SQLite {name} has a rare bug that can corrupt a database under two writers; 3.51.3 or "
+        "later is free of it"
+    )

@@ -1,8 +1,8 @@
 """The newest runs, read with nothing but sqlite3: for `perdure ls`, which has to be there at once.
 
-It answers only where all is well: for anything unusual (another schema, an error) it gives None, and the caller goes
-the long way, which says in a sentence what is wrong. No typing, pathlib or dataclasses here, nor in what this imports: each of
-them would cost more than the query.
+It answers only where all is well: for anything unusual (another schema, an error) it gives None,
+and the caller goes the long way, which says in a sentence what is wrong. No typing, pathlib or
+dataclasses here, nor in what this imports: each of them would cost more than the query.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ CHANGED = COLUMNS.index("updated")
 
 
 def newest(path: str, states: Sequence[str], limit: int) -> list[dict[str, str | int]] | None:
-    """The rows that `find` would give by their last change, the latest first, each by the names in COLUMNS; None if that cannot be told
-    quickly."""
+    """The rows that `find` would give by their last change, the latest first, each by the names in
+    COLUMNS; None if that cannot be told quickly."""
     try:
         os.stat(path)  # noqa: PTH116
     except FileNotFoundError:
@@ -45,17 +45,25 @@ def newest(path: str, states: Sequence[str], limit: int) -> list[dict[str, str |
     except OSError:
         return None
     try:
-        connection = sqlite3.connect(f"file:{_quoted(path)}?mode=ro", uri=True, timeout=5.0, isolation_level=None)
+        connection = sqlite3.connect(
+            f"file:{_quoted(path)}?mode=ro", uri=True, timeout=5.0, isolation_level=None
+        )
     except sqlite3.Error:
         return None
     try:
         if connection.execute("PRAGMA user_version").fetchone()[0] != _schema():
             return None
-        # One state at a time is one walk of an index each; all at once would be a sort of everything.
+        # One state at a time is one walk of an index each; all at once would be a sort of
+        # everything.
         query = (
-            f"SELECT {','.join(COLUMNS)},ordinal FROM runs WHERE state = ? AND removed IS NULL ORDER BY updated DESC, ordinal DESC LIMIT ?"
+            f"SELECT {','.join(COLUMNS)},ordinal FROM runs WHERE state = ? AND removed IS NULL "
+            "ORDER BY updated DESC, ordinal DESC LIMIT ?"
         )
-        rows = [row for state in states or STATES for row in connection.execute(query, (state, max(limit, 0)))]
+        rows = [
+            row
+            for state in states or STATES
+            for row in connection.execute(query, (state, max(limit, 0)))
+        ]
         rows.sort(key=lambda row: (row[CHANGED], row[-1]), reverse=True)
         return [dict(zip(COLUMNS, row, strict=False)) for row in rows[: max(limit, 0)]]
     except sqlite3.Error:
@@ -66,7 +74,8 @@ def newest(path: str, states: Sequence[str], limit: int) -> list[dict[str, str |
 
 def _schema() -> int:
     """The schema version of this perdure: the number of its newest migration."""
-    return max(int(name.partition("_")[0]) for name in os.listdir(f"{HERE}/migrations") if name.endswith(".sql"))  # noqa: PTH208
+    names = os.listdir(f"{HERE}/migrations")  # noqa: PTH208
+    return max(int(name.partition("_")[0]) for name in names if name.endswith(".sql"))
 
 
 def _quoted(path: str) -> str:

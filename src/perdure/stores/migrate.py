@@ -1,7 +1,9 @@
-"""The schema, brought up to date: numbered scripts, all in one transaction, counted by `PRAGMA user_version`.
+"""The schema, brought up to date: numbered scripts, all in one transaction, counted by `PRAGMA
+user_version`.
 
-Called by `sqlite.connect`. A kill, a full disk or a power cut at any point leaves the schema that was there, or the newest one:
-a database that is being made is empty until it is whole. Many processes may do this at once: the first that gets the write lock.
+Called by `sqlite.connect`. A kill, a full disk or a power cut at any point leaves the schema that
+was there, or the newest one: a database that is being made is empty until it is whole. Many
+processes may do this at once: the first that gets the write lock.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from perdure.errors import StoreError
 SCRIPTS = Path(__file__).parent / "migrations"
 
 APPLICATION = 0x70726472
-"""`PRAGMA application_id` of perdure's databases ("prdr"): a file of another program is left alone."""
+"""`PRAGMA application_id` of perdure's databases ("prdr"): a file of another program is left
+alone."""
 
 
 def newest(scripts: Path = SCRIPTS) -> int:
@@ -24,21 +27,28 @@ def newest(scripts: Path = SCRIPTS) -> int:
 
 
 def version_of(connection: sqlite3.Connection, place: str, scripts: Path = SCRIPTS) -> int:
-    """The schema version of a database, 0 for an empty one. Raises StoreError for a newer perdure's, or a stranger's."""
+    """The schema version of a database, 0 for an empty one. Raises StoreError for a newer
+    perdure's, or a stranger's."""
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     owner = int(connection.execute("PRAGMA application_id").fetchone()[0])
-    if owner != APPLICATION and (version or connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()):
-        raise StoreError(f"{place} is a database of another program", "choose another state directory")
+    if owner != APPLICATION and (
+        version or connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+    ):
+        raise StoreError(
+            f"{place} is a database of another program", "choose another state directory"
+        )
     if version > newest(scripts):
         raise StoreError(
-            f"{place} was written by a newer perdure (schema {version}; this one knows {newest(scripts)})",
+            f"{place} was written by a newer perdure (schema {version}; this one knows "
+            f"{newest(scripts)})",
             "upgrade perdure, or choose another state directory",
         )
     return version
 
 
 def migrate(connection: sqlite3.Connection, place: str, scripts: Path = SCRIPTS) -> None:
-    """Brings the schema up to date, or changes nothing. The connection must be in autocommit mode."""
+    """Brings the schema up to date, or changes nothing. The connection must be in autocommit
+    mode."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         version = version_of(connection, place, scripts)

@@ -1,6 +1,7 @@
 """Plans in SQL: `perdure.protocols.PlanStore`. Who is at work on a plan holds its lease.
 
-Of a run only new instructions are written here, in one transaction with what the plan knows of them.
+Of a run only new instructions are written here, in one transaction with what the plan knows of
+them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ class Plans(Keeping):
         with self._write() as write:
             row = write.one("add_plan", id=plan.id, name=plan.name, now=write.now, body=_body(plan))
             if row is None:
-                raise Conflict(f"There is a plan {plan.name!r} already", f"perdure plan show {plan.name}")
+                raise Conflict(
+                    f"There is a plan {plan.name!r} already", f"perdure plan show {plan.name}"
+                )
             return _plan_of(row)
 
     def plan(self, ref: str) -> PlanRun:
@@ -47,21 +50,36 @@ class Plans(Keeping):
     def claim_plan(self, plan: PlanRun, worker: str, lease_s: float) -> PlanRun | None:
         with self._write() as write:
             row = write.one(
-                "claim_plan", id=plan.id, worker=plan.worker, lease_until=plan.lease_until, new_worker=worker,
-                new_lease=write.now + int(lease_s * 1000), now=write.now,
-            )  # fmt: skip
+                "claim_plan",
+                id=plan.id,
+                worker=plan.worker,
+                lease_until=plan.lease_until,
+                new_worker=worker,
+                new_lease=write.now + int(lease_s * 1000),
+                now=write.now,
+            )
             return _plan_of(row) if row is not None else None
 
     def renew_plan(self, plan: PlanRun, lease_s: float) -> PlanRun:
         with self._write() as write:
-            row = write.one("renew_plan", id=plan.id, worker=plan.worker, lease_until=write.now + int(lease_s * 1000))
+            row = write.one(
+                "renew_plan",
+                id=plan.id,
+                worker=plan.worker,
+                lease_until=write.now + int(lease_s * 1000),
+            )
             return _held(row, plan)
 
     def put_plan(self, plan: PlanRun, told: Mapping[str, str] = NOBODY) -> PlanRun:
         with self._write() as write:
             for run_id, text in told.items():
                 instruct(write, run_id, text)
-            return _held(write.one("put_plan", id=plan.id, worker=plan.worker, body=_body(plan), now=write.now), plan)
+            return _held(
+                write.one(
+                    "put_plan", id=plan.id, worker=plan.worker, body=_body(plan), now=write.now
+                ),
+                plan,
+            )
 
     def release_plan(self, plan: PlanRun) -> None:
         with self._write() as write:
@@ -108,4 +126,7 @@ def _held(row: Row, plan: PlanRun) -> PlanRun:
 
 
 def _lost(plan: PlanRun) -> LostLease:
-    return LostLease(f"The plan {plan.name} is no longer this worker's; nothing was stored", f"perdure plan show {plan.name}")
+    return LostLease(
+        f"The plan {plan.name} is no longer this worker's; nothing was stored",
+        f"perdure plan show {plan.name}",
+    )

@@ -1,4 +1,5 @@
-"""Postings in SQL: `perdure.protocols.PostingStore`. What is there to be told is seen by comparing, so nothing that was missed is lost."""
+"""Postings in SQL: `perdure.protocols.PostingStore`. What is there to be told is seen by comparing,
+so nothing that was missed is lost."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from perdure.forges.postings import Posting
 
 HERE = "here"
-"""Who holds a posting where the database is nobody else's: a lock in the state directory keeps a second one away."""
+"""Who holds a posting where the database is nobody else's: a lock in the state directory keeps a
+second one away."""
 
 
 class Postings(Inbox):
@@ -27,7 +29,13 @@ class Postings(Inbox):
         return _posting_of(rows[0]) if rows else None
 
     def postings_due(self, limit: int = 50) -> Sequence[Posting]:
-        rows = self._rows("postings_due", now=self.now(), host=self._host.id, holder=self._host.id or HERE, limit=limit)
+        rows = self._rows(
+            "postings_due",
+            now=self.now(),
+            host=self._host.id,
+            holder=self._host.id or HERE,
+            limit=limit,
+        )
         return [_posting_of(row) for row in rows]
 
     def postings_waiting(self, limit: int = 50) -> Sequence[Posting]:
@@ -36,16 +44,35 @@ class Postings(Inbox):
     def hold_posting(self, run_id: str, lease_s: float) -> Posting | None:
         with self._write() as write:
             until = write.now + int(lease_s * 1000)
-            row = write.one("hold_posting", run=run_id, holder=self._host.id or HERE, until=until, now=write.now)
+            row = write.one(
+                "hold_posting", run=run_id, holder=self._host.id or HERE, until=until, now=write.now
+            )
             return _posting_of(row) if row is not None else None
 
     def put_posting(self, posting: Posting) -> None:
         from perdure.codec import encode
 
         with self._write() as write:
-            values = {"seen": posting.seen, "due": posting.due, "tries": posting.tries, "body": encode(posting)}
-            if write.one("put_posting", run=posting.run, holder=self._host.id or HERE, now=write.now, **values) is None:
-                raise LostLease(f"Somebody else tells the forge of {posting.run}; nothing was stored", "perdure inbox")
+            values = {
+                "seen": posting.seen,
+                "due": posting.due,
+                "tries": posting.tries,
+                "body": encode(posting),
+            }
+            if (
+                write.one(
+                    "put_posting",
+                    run=posting.run,
+                    holder=self._host.id or HERE,
+                    now=write.now,
+                    **values,
+                )
+                is None
+            ):
+                raise LostLease(
+                    f"Somebody else tells the forge of {posting.run}; nothing was stored",
+                    "perdure inbox",
+                )
 
     def hurry_posting(self, run_id: str) -> bool:
         with self._write() as write:
@@ -58,13 +85,23 @@ class Postings(Inbox):
         event = event_of(rows[0]["event"]) if rows else None
         return event.text if isinstance(event, TurnEnded) else ""
 
-    def tell_run(self, run_id: str, events: Sequence[AnyEvent], condition: Condition | None = None, solved: str = "") -> TaskRun:
+    def tell_run(
+        self,
+        run_id: str,
+        events: Sequence[AnyEvent],
+        condition: Condition | None = None,
+        solved: str = "",
+    ) -> TaskRun:
         from perdure.codec import encode
 
         with self._write() as write:
             run = run_of(write.named(run_id))
             write.note(run.id, 0, events)
-            kept = [each for each in run.conditions if each.type not in ((condition.type if condition else ""), solved)]
+            kept = [
+                each
+                for each in run.conditions
+                if each.type not in ((condition.type if condition else ""), solved)
+            ]
             found = (*kept, *([replace(condition, at=write.now)] if condition else []))
             if found == run.conditions:
                 return run
@@ -75,4 +112,6 @@ def _posting_of(row: Row) -> Posting:
     from perdure.forges.postings import Posting
 
     found = noun_of(row["body"], Posting) if row["body"] else Posting(run=row["run"])
-    return replace(found, seen=row["seen"], due=row["due"], tries=row["tries"], updated=row["updated"])
+    return replace(
+        found, seen=row["seen"], due=row["due"], tries=row["tries"], updated=row["updated"]
+    )

@@ -1,6 +1,7 @@
 """The store's statements, read once from `queries.sql`: `SQL["claim_next"]`.
 
-They are written for SQLite, and portable; `postgres.translating` gives parameters the form that psycopg wants.
+They are written for SQLite, and portable; `postgres.translating` gives parameters the form that
+psycopg wants.
 """
 
 from __future__ import annotations

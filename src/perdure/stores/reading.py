@@ -1,4 +1,5 @@
-"""What can be asked of the store. Nothing here writes, and `find` decodes nothing: `perdure ls` stays cheap."""
+"""What can be asked of the store. Nothing here writes, and `find` decodes nothing: `perdure ls`
+stays cheap."""
 
 from __future__ import annotations
 
@@ -6,7 +7,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from perdure.errors import NotFound
-from perdure.model import NOWHERE, Attempt, Checkpoint, Claim, Context, Host, RunState, Session, SessionKey, TaskRun
+from perdure.model import (
+    NOWHERE,
+    Attempt,
+    Checkpoint,
+    Claim,
+    Context,
+    Host,
+    RunState,
+    Session,
+    SessionKey,
+    TaskRun,
+)
 from perdure.stores.dialect import Database
 from perdure.stores.queries import SQL
 from perdure.stores.rows import (
@@ -55,18 +67,27 @@ class Reading:
             return run_of(named(cursor, ref))
 
     def find(
-        self, states: Sequence[RunState] = (), limit: int = 50, *, before: int = 0, agent: str = "", scope: str = ""
+        self,
+        states: Sequence[RunState] = (),
+        limit: int = 50,
+        *,
+        before: int = 0,
+        agent: str = "",
+        scope: str = "",
     ) -> Sequence[RunRow]:
         values = {"limit": limit, "before": before or ALL, "agent": agent, "scope": scope}
         with self._database.reading() as cursor:
             if not states:
                 rows = cursor.execute(SQL["newest"], values).fetchall()
             else:
-                # One state at a time is one walk of an index each; all at once would be a sort of everything.
+                # One state at a time is one walk of an index each; all at once would be a sort of
+                # everything.
                 rows = [
                     row
                     for state in dict.fromkeys(states)
-                    for row in cursor.execute(SQL["newest_in_state"], values | {"state": str(state)}).fetchall()
+                    for row in cursor.execute(
+                        SQL["newest_in_state"], values | {"state": str(state)}
+                    ).fetchall()
                 ]
                 rows = sorted(rows, key=lambda row: -row["ordinal"])[: max(limit, 0)]
         return [run_row_of(row) for row in rows]
@@ -76,14 +97,19 @@ class Reading:
             rows = [
                 row
                 for state in dict.fromkeys(states or RunState)
-                for row in cursor.execute(SQL["last_changed_in_state"], {"limit": limit, "state": str(state)}).fetchall()
+                for row in cursor.execute(
+                    SQL["last_changed_in_state"], {"limit": limit, "state": str(state)}
+                ).fetchall()
             ]
         rows.sort(key=lambda row: (row["updated"], row["ordinal"]), reverse=True)
         return [run_row_of(row) for row in rows[: max(limit, 0)]]
 
     def due(self, limit: int = 50) -> Sequence[TaskRun]:
         now = self.now()
-        return [run_of(row) for row in self._rows("due", now=now, limit=limit, **host_values(self._host, now))]
+        return [
+            run_of(row)
+            for row in self._rows("due", now=now, limit=limit, **host_values(self._host, now))
+        ]
 
     def placed(self) -> Sequence[PlacedRun]:
         return [placed_of(row) for row in self._rows("placed")]
@@ -105,13 +131,21 @@ class Reading:
         return [noun_of(row["body"], Attempt) for row in self._rows("attempts", run=run_id)]
 
     def contexts(self, run_id: str) -> Sequence[Context]:
-        return [Context(row["version"], row["text"], row["at"], given_of(row)) for row in self._rows("contexts", run=run_id)]
+        return [
+            Context(row["version"], row["text"], row["at"], given_of(row))
+            for row in self._rows("contexts", run=run_id)
+        ]
 
     def latest(self, run_id: str, limit: int = 1000, before: int = ALL) -> Sequence[Record]:
-        return [record_of(row) for row in reversed(self._rows("latest", run=run_id, limit=limit, before=before))]
+        return [
+            record_of(row)
+            for row in reversed(self._rows("latest", run=run_id, limit=limit, before=before))
+        ]
 
     def history(self, run_id: str, after: int = 0, limit: int = 1000) -> Sequence[Record]:
-        return [record_of(row) for row in self._rows("history", run=run_id, after=after, limit=limit)]
+        return [
+            record_of(row) for row in self._rows("history", run=run_id, after=after, limit=limit)
+        ]
 
     def journal(self, after: int = 0, limit: int = 1000) -> Sequence[Record]:
         return [record_of(row) for row in self._rows("journal", after=after, limit=limit)]
@@ -127,15 +161,23 @@ class Reading:
         return self._sessions("lineage", key)
 
     def sessions(self, session_id: str = "", limit: int = 1000) -> Sequence[Session]:
-        rows = self._rows("sessions_by_id", id=session_id) if session_id else self._rows("sessions", limit=limit)
+        rows = (
+            self._rows("sessions_by_id", id=session_id)
+            if session_id
+            else self._rows("sessions", limit=limit)
+        )
         return [session_of(row) for row in rows]
 
     def runs_of(self, key: SessionKey) -> Sequence[TaskRun]:
         return [run_of(row) for row in self._rows("runs_of_scope", **key_values(key))]
 
-    def ended(self, since: int, until: int, agent: str = "", scope: str = "") -> Sequence[tuple[SessionKey, Attempt]]:
+    def ended(
+        self, since: int, until: int, agent: str = "", scope: str = ""
+    ) -> Sequence[tuple[SessionKey, Attempt]]:
         rows = self._rows("ended_attempts", since=since, until=until, agent=agent, scope=scope)
-        return [(SessionKey(row["agent"], row["scope"]), noun_of(row["body"], Attempt)) for row in rows]
+        return [
+            (SessionKey(row["agent"], row["scope"]), noun_of(row["body"], Attempt)) for row in rows
+        ]
 
     def run_of(self, key: SessionKey) -> TaskRun | None:
         rows = self._rows("newest_of_scope", **key_values(key))
@@ -147,7 +189,9 @@ class Reading:
 
     def opened_beside(self, run: TaskRun) -> TaskRun | None:
         assert run.workspace is not None
-        rows = self._rows("opened_beside", workspace_id=run.workspace.id, agent=run.spec.agent, scope=run.scope)
+        rows = self._rows(
+            "opened_beside", workspace_id=run.workspace.id, agent=run.spec.agent, scope=run.scope
+        )
         return run_of(rows[0]) if rows else None
 
     def _sessions(self, statement: str, key: SessionKey) -> list[Session]:
@@ -165,13 +209,19 @@ def named(cursor: Any, ref: str) -> Row:
         row = cursor.execute(SQL[statement], {"ref": ref}).fetchone() if ref else None
         if row is not None:
             return row
-    # The next text after all that begin with `ref`: an index walk, where LIKE would have wildcards to escape.
-    near = cursor.execute(SQL["runs_by_prefix"], {"ref": ref, "above": ref + "\U0010ffff"}).fetchall() if len(ref) >= PREFIX else []
+    # The next text after all that begin with `ref`: an index walk, where LIKE would have wildcards
+    # to escape.
+    near = (
+        cursor.execute(SQL["runs_by_prefix"], {"ref": ref, "above": ref + "\U0010ffff"}).fetchall()
+        if len(ref) >= PREFIX
+        else []
+    )
     if len(near) == 1:
         return near[0]
     if near:
         raise NotFound(
-            f"{ref!r} is the beginning of several ids", "one of: " + ", ".join(f"{row['id']} ({row['name']})" for row in near[:5])
+            f"{ref!r} is the beginning of several ids",
+            "one of: " + ", ".join(f"{row['id']} ({row['name']})" for row in near[:5]),
         )
     raise NotFound(f"There is no run {ref!r}", _near_names(cursor, ref))
 

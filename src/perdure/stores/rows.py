@@ -8,7 +8,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from perdure.errors import StoreError
-from perdure.model import NOTHING_GIVEN, Attempt, Claim, Condition, Given, Host, RunState, Session, SessionKey, TaskRun, TaskSpec, Workspace
+from perdure.model import (
+    NOTHING_GIVEN,
+    Attempt,
+    Claim,
+    Condition,
+    Given,
+    Host,
+    RunState,
+    Session,
+    SessionKey,
+    TaskRun,
+    TaskSpec,
+    Workspace,
+)
 
 if TYPE_CHECKING:
     from perdure.events import AnyEvent, Record
@@ -24,7 +37,8 @@ MAX_TIME = 2**53
 
 
 def noun_of(text: str, kind: type[Noun]) -> Noun:
-    """Stored JSON as a noun. Raises StoreError where it does not fit: damaged, or written by a newer perdure."""
+    """Stored JSON as a noun. Raises StoreError where it does not fit: damaged, or written by a
+    newer perdure."""
     from msgspec import MsgspecError
 
     from perdure.codec import decode
@@ -33,7 +47,9 @@ def noun_of(text: str, kind: type[Noun]) -> Noun:
         return decode(text, kind)
     except MsgspecError as error:
         raise StoreError(
-            f"The database holds something that this perdure cannot read: {error}", "was it written by a newer one?", transient=False
+            f"The database holds something that this perdure cannot read: {error}",
+            "was it written by a newer one?",
+            transient=False,
         ) from error
 
 
@@ -162,10 +178,14 @@ def key_values(key: SessionKey) -> dict[str, str]:
 
 
 def host_values(host: Host, now: int) -> dict[str, Any]:
-    """Which runs are due on this host, as parameters: its own, any host's, and those that another one has left alone."""
+    """Which runs are due on this host, as parameters: its own, any host's, and those that another
+    one has left alone."""
     if not host.id:
         return {"host": "", "left_alone": now}
-    return {"host": host.id, "left_alone": -1 if host.patience_s is None else now - int(host.patience_s * 1000)}
+    return {
+        "host": host.id,
+        "left_alone": -1 if host.patience_s is None else now - int(host.patience_s * 1000),
+    }
 
 
 def record_of(row: Row) -> Record:

@@ -1,9 +1,11 @@
-"""SQLite under the store: how a database is opened, how a transaction runs, and what its errors mean to a person.
+"""SQLite under the store: how a database is opened, how a transaction runs, and what its errors
+mean to a person.
 
-This is one dialect's whole part (`dialect.Database`); `postgres` is the other. Every write is BEGIN IMMEDIATE in WAL with
-synchronous=FULL: what was acknowledged survives a kill and a power cut. One connection, one transaction at a time; threads wait for
-each other. Do not use it across a fork, and never open and close the file by other means: POSIX locks of a process vanish when it
-closes any handle of the file.
+This is one dialect's whole part (`dialect.Database`); `postgres` is the other. Every write is BEGIN
+IMMEDIATE in WAL with synchronous=FULL: what was acknowledged survives a kill and a power cut. One
+connection, one transaction at a time; threads wait for each other. Do not use it across a fork, and
+never open and close the file by other means: POSIX locks of a process vanish when it closes any
+handle of the file.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ ELSEWHERE = "make it writable, or choose another state directory"
 class Sqlite:
     """An open database."""
 
-    def __init__(self, connection: sqlite3.Connection, place: str, *, read_only: bool = False) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, place: str, *, read_only: bool = False
+    ) -> None:
         self.ballast: Ballast | None = None
         connection.row_factory = sqlite3.Row
         self.connection = connection
@@ -43,13 +47,15 @@ class Sqlite:
         self._turn = threading.RLock()
 
     def now(self) -> int:
-        """Milliseconds since 1970. The database runs in this process, so the process's clock is the store's own."""
+        """Milliseconds since 1970. The database runs in this process, so the process's clock is the
+        store's own."""
         return time.time_ns() // 1_000_000
 
     @contextmanager
     def writing(self, *, claimed: bool = False) -> Iterator[tuple[sqlite3.Cursor, int]]:
-        """One durable transaction and the time in it: all of it is stored when the block ends, or nothing. SQLite has one writer at a
-        time, whatever is `claimed`. Raises StoreError, Conflict."""
+        """One durable transaction and the time in it: all of it is stored when the block ends, or
+        nothing. SQLite has one writer at a time, whatever is `claimed`. Raises StoreError,
+        Conflict."""
         if self.read_only:
             raise StoreError(f"{self.place} was opened for reading only", transient=False)
         with self._turn, in_words(self.place, self.ballast):
@@ -81,7 +87,8 @@ class Sqlite:
                 cursor.close()
 
     def problems(self) -> list[str]:
-        """What SQLite's own quick check finds wrong with the file: empty if all is well. Takes seconds on a large one."""
+        """What SQLite's own quick check finds wrong with the file: empty if all is well. Takes
+        seconds on a large one."""
         try:
             with self.reading() as cursor:
                 found = [str(row[0]) for row in cursor.execute("PRAGMA quick_check(10)")]
@@ -95,11 +102,18 @@ class Sqlite:
             self.connection.close()
 
 
-def connect(path: Path, *, read_only: bool = False, allow_network: bool = False, ballast: Ballast | None = None) -> Sqlite:
+def connect(
+    path: Path,
+    *,
+    read_only: bool = False,
+    allow_network: bool = False,
+    ballast: Ballast | None = None,
+) -> Sqlite:
     """Opens the database, making or upgrading it as needed. Raises StoreError with one sentence.
 
-    `read_only` changes no byte of the database; where there is none yet it gives an empty one in memory. `allow_network`
-    is for people who know that their network file system has honest locks and shared memory. `ballast` is given up on a full disk.
+    `read_only` changes no byte of the database; where there is none yet it gives an empty one in
+    memory. `allow_network` is for people who know that their network file system has honest locks
+    and shared memory. `ballast` is given up on a full disk.
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100 - symbolic links stay: a moved state directory keeps its name
     place = str(path)
@@ -161,8 +175,12 @@ def _readable(path: Path, place: str) -> sqlite3.Connection:
         connection.close()
         log = Path(f"{place}-wal")
         empty = not log.exists() or not log.stat().st_size
-        # In a directory that cannot be written, SQLite cannot make its shared memory; without a log there is nothing to share.
-        if empty and (_no_room(error) or error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)):
+        # In a directory that cannot be written, SQLite cannot make its shared memory; without a log
+        # there is nothing to share.
+        if empty and (
+            _no_room(error)
+            or error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+        ):
             return _raw(_uri(place, "immutable=1"))
         if _no_room(error):
             return _alone(place)
@@ -173,8 +191,9 @@ def _readable(path: Path, place: str) -> sqlite3.Connection:
 
 
 def _alone(place: str) -> sqlite3.Connection:
-    """On a full disk there is no room for the shared memory beside a log: who is alone reads the log without (sqlite.org/wal.html,
-    "Use of WAL Without Shared-Memory"). Nothing is written through it but what the log holds already."""
+    """On a full disk there is no room for the shared memory beside a log: who is alone reads the
+    log without (sqlite.org/wal.html, "Use of WAL Without Shared-Memory"). Nothing is written
+    through it but what the log holds already."""
     connection = _raw(_uri(place, "mode=rw"))
     try:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -199,7 +218,9 @@ def _uri(place: str, query: str) -> str:
 
 
 def _raw(uri: str) -> sqlite3.Connection:
-    return sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    return sqlite3.connect(
+        uri, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+    )
 
 
 def _use_wal(connection: sqlite3.Connection, place: str) -> None:
@@ -216,17 +237,23 @@ def _use_wal(connection: sqlite3.Connection, place: str) -> None:
                 raise
             time.sleep(0.01)
     if mode != "wal":
-        raise StoreError(f"{place} lies on a file system without what SQLite's write-ahead log needs", "choose a local disk")
+        raise StoreError(
+            f"{place} lies on a file system without what SQLite's write-ahead log needs",
+            "choose a local disk",
+        )
 
 
 def _refuse_unlike(path: Path, place: str) -> None:
-    """What cannot be looked at is not taken for nothing; nor a file of less than SQLite's smallest page, which SQLite would write over."""
+    """What cannot be looked at is not taken for nothing; nor a file of less than SQLite's smallest
+    page, which SQLite would write over."""
     try:
         found = path.stat()
     except FileNotFoundError:
         return
     except OSError as error:
-        raise StoreError(f"The state directory {path.parent} cannot be used: {_why(error)}", ELSEWHERE) from error
+        raise StoreError(
+            f"The state directory {path.parent} cannot be used: {_why(error)}", ELSEWHERE
+        ) from error
     if S_ISREG(found.st_mode) and 0 < found.st_size < SMALLEST_PAGE:
         raise _damaged(place, "it is too short for a database")
 
@@ -238,7 +265,9 @@ def _make_file(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        raise StoreError(f"The state directory {path.parent} cannot be made: {_why(error)}", ELSEWHERE) from error
+        raise StoreError(
+            f"The state directory {path.parent} cannot be made: {_why(error)}", ELSEWHERE
+        ) from error
     try:
         # Exclusively: an existing database must not be opened and closed here (see above).
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
@@ -254,13 +283,17 @@ def _why(error: OSError) -> str:
 
 @contextmanager
 def in_words(place: str, ballast: Ballast | None = None) -> Iterator[None]:
-    """SQLite's errors as sentences for a person. Where there was no room, the ballast is given up for the next try."""
+    """SQLite's errors as sentences for a person. Where there was no room, the ballast is given up
+    for the next try."""
     try:
         yield
     except sqlite3.IntegrityError as error:
         raise _integrity(error, place) from error
     except sqlite3.DatabaseError as error:
-        if ballast is not None and getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+        if ballast is not None and getattr(error, "sqlite_errorcode", 0) & 0xFF in (
+            sqlite3.SQLITE_FULL,
+            sqlite3.SQLITE_IOERR,
+        ):
             ballast.give_up()
         raise _sentence(error, place) from error
     except UnicodeEncodeError as error:
@@ -268,9 +301,15 @@ def in_words(place: str, ballast: Ballast | None = None) -> Iterator[None]:
 
 
 def _integrity(error: sqlite3.IntegrityError, place: str) -> Conflict | StoreError:
-    if error.sqlite_errorcode in (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY):
+    if error.sqlite_errorcode in (
+        sqlite3.SQLITE_CONSTRAINT_UNIQUE,
+        sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
+    ):
         return Conflict(f"Somebody else is on it: {error}", "perdure ls")
-    return StoreError(f"The database {place} refused a change that would have broken its rules: {error}", transient=False)
+    return StoreError(
+        f"The database {place} refused a change that would have broken its rules: {error}",
+        transient=False,
+    )
 
 
 def _sentence(error: sqlite3.DatabaseError, place: str) -> StoreError:
@@ -278,16 +317,31 @@ def _sentence(error: sqlite3.DatabaseError, place: str) -> StoreError:
     match code & 0xFF:
         case _ if _no_room(error):
             return _full(place)
-        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_AUTH:
+        case (
+            sqlite3.SQLITE_READONLY
+            | sqlite3.SQLITE_PERM
+            | sqlite3.SQLITE_CANTOPEN
+            | sqlite3.SQLITE_AUTH
+        ):
             # It cannot be opened also while a process has too many files open.
             transient = code & 0xFF == sqlite3.SQLITE_CANTOPEN
-            return StoreError(f"The database {place} cannot be opened or written: {error}", ELSEWHERE, transient=transient)
+            return StoreError(
+                f"The database {place} cannot be opened or written: {error}",
+                ELSEWHERE,
+                transient=transient,
+            )
         case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_FORMAT:
             return _damaged(place, str(error))
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return StoreError(f"Another process has held the database {place} for more than {BUSY_S:.0f} s", "end it, then try again")
+            return StoreError(
+                f"Another process has held the database {place} for more than {BUSY_S:.0f} s",
+                "end it, then try again",
+            )
         case sqlite3.SQLITE_IOERR:
-            return StoreError(f"The disk under {place} failed: {error} ({error.sqlite_errorname})", "look at the disk and at dmesg")
+            return StoreError(
+                f"The disk under {place} failed: {error} ({error.sqlite_errorname})",
+                "look at the disk and at dmesg",
+            )
         case _:
             return StoreError(f"The database {place} cannot be used: {error}")
 
@@ -298,9 +352,15 @@ def _no_room(error: sqlite3.DatabaseError) -> bool:
 
 
 def _damaged(place: str, why: str) -> StoreError:
-    hint = f"keep a copy of it, then try: sqlite3 {place} .recover; or move it away and start with a new one"
+    hint = (
+        f"keep a copy of it, then try: sqlite3 {place} .recover; or move it away and start with a "
+        "new one"
+    )
     return StoreError(f"The database {place} is damaged: {why}", hint, transient=False)
 
 
 def _full(place: str) -> StoreError:
-    return StoreError(f"The disk under {place} is full; nothing was stored, and what was there is kept", "free some space, then try again")
+    return StoreError(
+        f"The disk under {place} is full; nothing was stored, and what was there is kept",
+        "free some space, then try again",
+    )

@@ -1,4 +1,5 @@
-"""Tokens in SQL: `perdure.protocols.TokenStore`. The secrets of tokens and sign-ins never come here: their digests do."""
+"""Tokens in SQL: `perdure.protocols.TokenStore`. The secrets of tokens and sign-ins never come
+here: their digests do."""
 
 from __future__ import annotations
 
@@ -18,10 +19,21 @@ class Tokens(Postings):
 
     def add_token(self, token: Token, sha256: str) -> Token:
         with self._write() as write:
-            row = write.one("add_token", name=token.name, sha256=sha256, scope=token.scope.value, expires=token.expires, now=write.now)
+            row = write.one(
+                "add_token",
+                name=token.name,
+                sha256=sha256,
+                scope=token.scope.value,
+                expires=token.expires,
+                now=write.now,
+            )
             if row is None:
-                raise Conflict(f"There is a token {token.name!r} already", f"perdure token rm {token.name}, or choose another name")
-            # Of one that signed in at the very moment when an earlier token of this name was taken away.
+                raise Conflict(
+                    f"There is a token {token.name!r} already",
+                    f"perdure token rm {token.name}, or choose another name",
+                )
+            # Of one that signed in at the very moment when an earlier token of this name was taken
+            # away.
             write.do("sign_out_token", token=token.name)
             return _token_of(row)
 
@@ -46,7 +58,13 @@ class Tokens(Postings):
     def sign_in(self, name: str, sha256: str, lasts_s: float) -> None:
         with self._write() as write:
             write.do("forget_sign_ins", now=write.now)
-            write.do("sign_in", sha256=sha256, token=name, now=write.now, expires=write.now + int(lasts_s * 1000))
+            write.do(
+                "sign_in",
+                sha256=sha256,
+                token=name,
+                now=write.now,
+                expires=write.now + int(lasts_s * 1000),
+            )
 
     def signed_in(self, sha256: str) -> Token | None:
         return _first(self._rows("signed_in", sha256=sha256, now=self.now()))
@@ -61,4 +79,10 @@ def _first(rows: list[Row]) -> Token | None:
 
 
 def _token_of(row: Row) -> Token:
-    return Token(name=row["name"], scope=TokenScope(row["scope"]), created=row["created"], expires=row["expires"], used=row["used"])
+    return Token(
+        name=row["name"],
+        scope=TokenScope(row["scope"]),
+        created=row["created"],
+        expires=row["expires"],
+        used=row["used"],
+    )

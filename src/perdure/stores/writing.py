@@ -1,4 +1,5 @@
-"""One open write transaction, as `sql` sees it: statements by name, one clock reading, and the Records to come."""
+"""One open write transaction, as `sql` sees it: statements by name, one clock reading, and the
+Records to come."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 
 
 class Write:
-    """Valid until its transaction ends. `records` and `sessions` are those written so far: they are told of after the commit."""
+    """Valid until its transaction ends. `records` and `sessions` are those written so far: they are
+    told of after the commit."""
 
     def __init__(self, cursor: Any, now: int, host: Host = NOWHERE) -> None:
         self._cursor = cursor
@@ -63,20 +65,35 @@ class Write:
         """The attempt of a claim."""
         return noun_of(self.one("attempt", run=claim.run.id, number=claim.attempt)["body"], Attempt)
 
-    def host_of(self, spec: TaskSpec, scope: str, workspace: Workspace, given: Given) -> dict[str, str]:
-        """Where a new run begins: beside its workdir or conversation, where what it needs lies on this machine; else anywhere."""
+    def host_of(
+        self, spec: TaskSpec, scope: str, workspace: Workspace, given: Given
+    ) -> dict[str, str]:
+        """Where a new run begins: beside its workdir or conversation, where what it needs lies on
+        this machine; else anywhere."""
         values = {"workspace_id": workspace.id, "agent": spec.agent, "scope": scope}
         beside = self.one("host_beside", **values) if self._host.id else None
         if beside is not None:
             return {"host": beside["host"], "host_name": beside["host_name"]}
-        local = workspace.backend in (Backend.WORKTREE, Backend.HERE) or (workspace.repo and "://" not in workspace.repo)
+        local = workspace.backend in (Backend.WORKTREE, Backend.HERE) or (
+            workspace.repo and "://" not in workspace.repo
+        )
         bound = bool(local or spec.forks or given != NOTHING_GIVEN)
-        return {"host": self._host.id if bound else "", "host_name": self._host.name if bound else ""}
+        return {
+            "host": self._host.id if bound else "",
+            "host_name": self._host.name if bound else "",
+        }
 
     def bind(self, workspace_id: str, key: SessionKey) -> None:
-        """From now on a workdir and a conversation are on this host, where the database is shared."""
+        """From now on a workdir and a conversation are on this host, where the database is
+        shared."""
         if self._host.id:
-            self.do("bind_to_host", host=self._host.id, host_name=self._host.name, workspace_id=workspace_id, **key_values(key))
+            self.do(
+                "bind_to_host",
+                host=self._host.id,
+                host_name=self._host.name,
+                workspace_id=workspace_id,
+                **key_values(key),
+            )
 
     def put_attempt(self, attempt: Attempt) -> None:
         """Replaces an attempt that has not ended."""
@@ -89,14 +106,28 @@ class Write:
         from perdure.codec import encode
 
         given = encode(context.given) if context.given != NOTHING_GIVEN else ""
-        self.do("add_context", run=run_id, version=context.version, at=context.at, text=context.text, given=given)
+        self.do(
+            "add_context",
+            run=run_id,
+            version=context.version,
+            at=context.at,
+            text=context.text,
+            given=given,
+        )
 
     def put_session(self, session: Session) -> None:
         """Inserts or replaces a session. Raises Conflict if another one of its key is live."""
         live = self.one("live_session", **key_values(session.key))
-        if session.state is not SessionState.RETIRED and live is not None and live["id"] != session.id:
+        if (
+            session.state is not SessionState.RETIRED
+            and live is not None
+            and live["id"] != session.id
+        ):
             key = f"{session.key.agent}/{session.key.scope}"
-            raise Conflict(f"The conversation of {key} is {live['id']}; {session.id} cannot be it as well", "retire that one first")
+            raise Conflict(
+                f"The conversation of {key} is {live['id']}; {session.id} cannot be it as well",
+                "retire that one first",
+            )
         row = self.one("put_session", **session_values(session))
         self.sessions.append(replace(session, revision=row["revision"]))
 
@@ -107,14 +138,23 @@ class Write:
 
         assert run.workspace is not None
         self.do(
-            "add_checkpoint", workspace_id=run.workspace.id, number=checkpoint.number, run=run.id, attempt=checkpoint.attempt,
-            at=checkpoint.at, body=encode(checkpoint),
-        )  # fmt: skip
+            "add_checkpoint",
+            workspace_id=run.workspace.id,
+            number=checkpoint.number,
+            run=run.id,
+            attempt=checkpoint.attempt,
+            at=checkpoint.at,
+            body=encode(checkpoint),
+        )
         saved = checkpoint.workdir
         taken = CheckpointTaken(
-            number=checkpoint.number, why=checkpoint.why, commit=saved.commit, changed=saved.changed, untracked=saved.untracked,
+            number=checkpoint.number,
+            why=checkpoint.why,
+            commit=saved.commit,
+            changed=saved.changed,
+            untracked=saved.untracked,
             left_out=len(saved.left_out),
-        )  # fmt: skip
+        )
         self.note(run.id, checkpoint.attempt, [taken])
 
     def take_in(self, arrival: Arrival) -> TaskRun:
@@ -124,11 +164,25 @@ class Write:
         run = arrival.run
         assert run.workspace is not None
         row = self.one(
-            "take_in_run", id=run.id, name=run.name, state=run.state.value, agent=run.spec.agent, scope=run.scope,
-            workspace_id=run.workspace.id, place=run.workspace.path, context_version=run.context_version, attempt=run.attempt,
-            attempts_allowed=run.attempts_allowed, reason=run.reason, created=run.created, now=self.now, spec=encode(run.spec),
-            workspace=encode(run.workspace), conditions=encode(run.conditions), origin=run.origin,
-        )  # fmt: skip
+            "take_in_run",
+            id=run.id,
+            name=run.name,
+            state=run.state.value,
+            agent=run.spec.agent,
+            scope=run.scope,
+            workspace_id=run.workspace.id,
+            place=run.workspace.path,
+            context_version=run.context_version,
+            attempt=run.attempt,
+            attempts_allowed=run.attempts_allowed,
+            reason=run.reason,
+            created=run.created,
+            now=self.now,
+            spec=encode(run.spec),
+            workspace=encode(run.workspace),
+            conditions=encode(run.conditions),
+            origin=run.origin,
+        )
         self.bind(run.workspace.id, SessionKey(run.spec.agent, run.scope))
         for context in arrival.contexts:
             self.put_context(run.id, context)
@@ -139,7 +193,14 @@ class Write:
             self.put_session(session)
         for record in arrival.records:
             kind = str(record.event.__struct_config__.tag)
-            self.do("take_in_record", run=run.id, attempt=record.attempt, at=record.at, kind=kind, event=encode(record.event))
+            self.do(
+                "take_in_record",
+                run=run.id,
+                attempt=record.attempt,
+                at=record.at,
+                kind=kind,
+                event=encode(record.event),
+            )
         self.note(run.id, 0, [arrival.event])
         self.put_checkpoint(run, arrival.checkpoint)
         return run_of(row)
@@ -151,15 +212,31 @@ class Write:
 
         for event in events:
             kind = str(event.__struct_config__.tag)
-            seq = self.one("add_record", run=run_id, attempt=attempt, at=self.now, kind=kind, event=encode(event))["seq"]
+            seq = self.one(
+                "add_record",
+                run=run_id,
+                attempt=attempt,
+                at=self.now,
+                kind=kind,
+                event=encode(event),
+            )["seq"]
             self.records.append(Record(run_id, seq, attempt, self.now, event))
 
     def told_by_callers(self, events: Sequence[AnyEvent]) -> list[AnyEvent]:
-        """The events without those of a change of state: the store writes these itself, exactly once each."""
+        """The events without those of a change of state: the store writes these itself, exactly
+        once each."""
         from perdure import events as e
 
         own = (
-            e.RunSubmitted, e.ContextAdded, e.AttemptClaimed, e.AttemptStarted, e.AttemptAdopted, e.AttemptEnded, e.RunQueued,
-            e.CancelRequested, e.RunFinished, e.CheckpointTaken,
-        )  # fmt: skip
+            e.RunSubmitted,
+            e.ContextAdded,
+            e.AttemptClaimed,
+            e.AttemptStarted,
+            e.AttemptAdopted,
+            e.AttemptEnded,
+            e.RunQueued,
+            e.CancelRequested,
+            e.RunFinished,
+            e.CheckpointTaken,
+        )
         return [event for event in events if not isinstance(event, own)]

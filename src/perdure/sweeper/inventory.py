@@ -1,7 +1,8 @@
 """Everything that perdure has on disk, a row each, with what the store knows of it. Only looks.
 
-A thing is recognised by a row of the store or by its place and name below the root; what is neither is `unknown`. Two directories
-of state may share one root: a workdir that no run of this store has ever had is therefore not ours to judge.
+A thing is recognised by a row of the store or by its place and name below the root; what is neither
+is `unknown`. Two directories of state may share one root: a workdir that no run of this store has
+ever had is therefore not ours to judge.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ _RUN = re.compile(r"[0-9a-f]{32}")
 BESIDE = frozenset({"supervisor.log", "open", MARK})
 """What lies beside the attempts of a run."""
 PASSING = ("forks", "taken-in", "maps", "plans")
-"""Directories of what was read of conversations or files once: each entry can be made again. In `plans`, what a plan's check said."""
+"""Directories of what was read of conversations or files once: each entry can be made again. In
+`plans`, what a plan's check said."""
 OWN = frozenset(
     """runs transcripts trash perdure.db perdure.db-wal perdure.db-shm ballast sweep.json sweep.lock bells homes.json homes.lock forks
     taken-in given backups maps plans moved machine workdirs posting.lock pod.lock archive""".split()
@@ -43,7 +45,8 @@ def trashes(engine: Engine) -> list[Path]:
 
 
 def inventory(engine: Engine) -> list[Row]:
-    """A row for each thing, not judged yet. Raises WorkspaceError or StoreError where something cannot be listed."""
+    """A row for each thing, not judged yet. Raises WorkspaceError or StoreError where something
+    cannot be listed."""
     runs = engine.store.placed()
     sessions = engine.store.sessions(limit=1_000_000)
     checkpoints = engine.store.checkpoints()
@@ -59,14 +62,22 @@ def inventory(engine: Engine) -> list[Row]:
 
 
 def unfinished(engine: Engine) -> Plans:
-    """The scopes' beginnings of plans that are not at their end, each with the plan's name: what they have made, they go on with."""
-    return {plan_scope(plan.id, ""): plan.name for plan in engine.store.plans(1_000_000) if plan.state is not PlanState.SUCCEEDED}
+    """The scopes' beginnings of plans that are not at their end, each with the plan's name: what
+    they have made, they go on with."""
+    return {
+        plan_scope(plan.id, ""): plan.name
+        for plan in engine.store.plans(1_000_000)
+        if plan.state is not PlanState.SUCCEEDED
+    }
 
 
 def at_work(runs: Sequence[PlacedRun], plans: Plans) -> str:
-    """Why a workdir of these runs is in use, or empty. What is not finished may go on at any time."""
+    """Why a workdir of these runs is in use, or empty. What is not finished may go on at any
+    time."""
     for run in runs:
-        if run.removed is None and (plan := next((plans[scope] for scope in plans if run.scope.startswith(scope)), "")):
+        if run.removed is None and (
+            plan := next((plans[scope] for scope in plans if run.scope.startswith(scope)), "")
+        ):
             return f"the plan {plan} is not finished"
         if run.opened:
             return f"{run.name} is open in the agent's own program"
@@ -83,28 +94,54 @@ def _below_root(things: Sequence[Thing], runs: Sequence[PlacedRun], plans: Plans
         by_path.setdefault(run.workspace.path, []).append(run)
     for thing in things:
         if thing.kind == "workdir":
-            mine = [run for run in by_path.get(str(thing.path), []) if run.workspace.backend is not Backend.HERE]
+            mine = [
+                run
+                for run in by_path.get(str(thing.path), [])
+                if run.workspace.backend is not Backend.HERE
+            ]
             yield _workdir(thing, mine, plans)
         elif thing.kind in ("view", "shelf"):
             yield _view(thing, by_id.get(thing.id, []))
         elif thing.kind in ("cache", "scratch"):
             cls = Class.CACHES if thing.kind == "cache" else Class.SCRATCH
-            yield Row(cls=cls, name=thing.path.name, path=str(thing.path), key=str(thing.path), used=thing.used, keep=thing.keep)
+            yield Row(
+                cls=cls,
+                name=thing.path.name,
+                path=str(thing.path),
+                key=str(thing.path),
+                used=thing.used,
+                keep=thing.keep,
+            )
         else:
-            yield Row(cls=Class.UNKNOWN, name=thing.path.name, path=str(thing.path), used=thing.used, keep=thing.keep)
+            yield Row(
+                cls=Class.UNKNOWN,
+                name=thing.path.name,
+                path=str(thing.path),
+                used=thing.used,
+                keep=thing.keep,
+            )
 
 
 def _workdir(thing: Thing, runs: list[PlacedRun], plans: Plans) -> Row:
     if not runs:
         why = "no run of this store has ever worked in it"
-        return Row(cls=Class.UNKNOWN, name=thing.path.name, path=str(thing.path), used=thing.used, keep=why)
+        return Row(
+            cls=Class.UNKNOWN, name=thing.path.name, path=str(thing.path), used=thing.used, keep=why
+        )
     newest_run = runs[-1]
     on_list = [run for run in runs if run.removed is None]
     # The top of a workdir shows a time of its own where a person works in it without perdure.
     used = max([thing.used, *(run.updated for run in runs)])
     cls = Class.WORKDIRS if on_list else Class.ORPHANS
     name = (on_list or [newest_run])[-1].name
-    return Row(cls=cls, name=name, path=str(thing.path), key=newest_run.id, used=used, keep=at_work(runs, plans))
+    return Row(
+        cls=cls,
+        name=name,
+        path=str(thing.path),
+        key=newest_run.id,
+        used=used,
+        keep=at_work(runs, plans),
+    )
 
 
 def _view(thing: Thing, runs: list[PlacedRun]) -> Row:
@@ -116,7 +153,14 @@ def _view(thing: Thing, runs: list[PlacedRun]) -> Row:
     elif any(path.is_file() for path in (thing.path / "refs").rglob("*")) or _packed(thing.path):
         keep = "there are checkpoints in it"
     used = max([thing.used, *(run.updated for run in runs)])
-    return Row(cls=Class.ORPHANS, name=thing.path.name, path=str(thing.path), key=str(thing.path), used=used, keep=keep)
+    return Row(
+        cls=Class.ORPHANS,
+        name=thing.path.name,
+        path=str(thing.path),
+        key=str(thing.path),
+        used=used,
+        keep=keep,
+    )
 
 
 def _packed(view: Path) -> bool:
@@ -131,23 +175,51 @@ def _logs(engine: Engine, runs: Sequence[PlacedRun], plans: Plans) -> Iterator[R
     for path in _entries(engine.state / "runs"):
         run = known.get(path.name)
         if run is not None:
-            yield Row(cls=Class.LOGS, name=run.name, path=str(path), key=run.id, used=run.updated, keep=at_work([run], plans))
-        elif _RUN.fullmatch(path.name) and all(each.name.isdecimal() or each.name in BESIDE for each in path.iterdir()):
+            yield Row(
+                cls=Class.LOGS,
+                name=run.name,
+                path=str(path),
+                key=run.id,
+                used=run.updated,
+                keep=at_work([run], plans),
+            )
+        elif _RUN.fullmatch(path.name) and all(
+            each.name.isdecimal() or each.name in BESIDE for each in path.iterdir()
+        ):
             used = newest(path)
             # A store younger than the directory was put in the place of one that knew it.
-            keep = "" if first and first < used else "the store is younger than it: is this the right one?"
-            yield Row(cls=Class.ORPHANS, name=path.name[:8], path=str(path), key=path.name, used=used, keep=keep)
+            keep = (
+                ""
+                if first and first < used
+                else "the store is younger than it: is this the right one?"
+            )
+            yield Row(
+                cls=Class.ORPHANS,
+                name=path.name[:8],
+                path=str(path),
+                key=path.name,
+                used=used,
+                keep=keep,
+            )
         else:
             yield Row(cls=Class.UNKNOWN, name=path.name, path=str(path))
     for folder in PASSING:
         for path in _entries(engine.state / folder):
-            yield Row(cls=Class.LOGS, name=path.name[:8], path=str(path), key=path.name, used=newest(path))
+            yield Row(
+                cls=Class.LOGS, name=path.name[:8], path=str(path), key=path.name, used=newest(path)
+            )
 
 
-def _checkpoints(runs: Sequence[PlacedRun], checkpoints: Sequence[Checkpoint], plans: Plans) -> Iterator[Row]:
-    """All but the newest and the clean-ups' of a run that is on the list; of one that is off it, all."""
+def _checkpoints(
+    runs: Sequence[PlacedRun], checkpoints: Sequence[Checkpoint], plans: Plans
+) -> Iterator[Row]:
+    """All but the newest and the clean-ups' of a run that is on the list; of one that is off it,
+    all."""
     known = {run.id: run for run in runs}
-    last = {checkpoint.run: checkpoint.number for checkpoint in sorted(checkpoints, key=lambda each: each.number)}
+    last = {
+        checkpoint.run: checkpoint.number
+        for checkpoint in sorted(checkpoints, key=lambda each: each.number)
+    }
     for each in checkpoints:
         run = known[each.run]
         keep = at_work([run], plans)
@@ -157,13 +229,28 @@ def _checkpoints(runs: Sequence[PlacedRun], checkpoints: Sequence[Checkpoint], p
             keep = "it is what is left of a workdir"
         # Counted from the end of the run: as long as it goes on, any of them may be wanted.
         used = max(each.at, run.updated)
-        yield Row(cls=Class.CHECKPOINTS, name=f"{run.name} {each.number}", path="", key=f"{each.run} {each.number}", used=used, keep=keep)
+        yield Row(
+            cls=Class.CHECKPOINTS,
+            name=f"{run.name} {each.number}",
+            path="",
+            key=f"{each.run} {each.number}",
+            used=used,
+            keep=keep,
+        )
 
 
 def _copies(
-    engine: Engine, runs: Sequence[PlacedRun], sessions: Sequence[Session], checkpoints: Sequence[Checkpoint], plans: Plans
+    engine: Engine,
+    runs: Sequence[PlacedRun],
+    sessions: Sequence[Session],
+    checkpoints: Sequence[Checkpoint],
+    plans: Plans,
 ) -> Iterator[Row]:
-    needed = {hashlib.sha256(part.session_id.encode()).hexdigest()[:32] for each in checkpoints for part in each.conversation}
+    needed = {
+        hashlib.sha256(part.session_id.encode()).hexdigest()[:32]
+        for each in checkpoints
+        for part in each.conversation
+    }
     owners: dict[tuple[str, str], list[Session]] = {}
     for session in sessions:
         for each in (session.id, session.parent):
@@ -178,15 +265,30 @@ def _copies(
             mine = owners.get((agent.name, path.name))
             if mine is None:
                 why = "no conversation of this store is called so"
-                yield Row(cls=Class.UNKNOWN, name=f"{agent.name}/{path.name[:8]}", path=str(path), keep=why)
+                yield Row(
+                    cls=Class.UNKNOWN,
+                    name=f"{agent.name}/{path.name[:8]}",
+                    path=str(path),
+                    keep=why,
+                )
                 continue
-            users = [run for session in mine for run in by_key.get((session.key.agent, session.key.scope), [])]
-            used = max([session.updated for session in mine] + [run.updated for run in users] + [newest(path)])
+            users = [
+                run
+                for session in mine
+                for run in by_key.get((session.key.agent, session.key.scope), [])
+            ]
+            used = max(
+                [session.updated for session in mine]
+                + [run.updated for run in users]
+                + [newest(path)]
+            )
             name = users[-1].name if users else mine[-1].key.scope
             live = any(session.state is not SessionState.RETIRED for session in mine)
             keep = at_work([run for run in users if run.removed is None], plans) if live else ""
             keep = keep or ("a checkpoint needs it" if path.name in needed else "")
-            yield Row(cls=Class.COPIES, name=name, path=str(path), key=str(path), used=used, keep=keep)
+            yield Row(
+                cls=Class.COPIES, name=name, path=str(path), key=str(path), used=used, keep=keep
+            )
 
 
 def _trash(engine: Engine) -> Iterator[Row]:
@@ -196,9 +298,19 @@ def _trash(engine: Engine) -> Iterator[Row]:
             if entry.unsaved is None:
                 keep = f"nothing proves that it is saved elsewhere; perdure trash purge {entry.id}"
             elif entry.unsaved:
-                keep = f"it holds what is nowhere else: {entry.unsaved[0]}; perdure trash purge {entry.id}"
+                keep = (
+                    f"it holds what is nowhere else: {entry.unsaved[0]}; perdure trash purge "
+                    f"{entry.id}"
+                )
             name = str(entry.about.get("run") or entry.kind)
-            yield Row(cls=Class.TRASH, name=name, path=str(entry.path), key=entry.id, used=entry.at, keep=keep)
+            yield Row(
+                cls=Class.TRASH,
+                name=name,
+                path=str(entry.path),
+                key=entry.id,
+                used=entry.at,
+                keep=keep,
+            )
 
 
 def _strangers(engine: Engine) -> Iterator[Row]:

@@ -1,7 +1,9 @@
-"""`reset`: what belongs to (agent, repository, issue | branch) or to a task is saved, then cleared; and the way back from the trash.
+"""`reset`: what belongs to (agent, repository, issue | branch) or to a task is saved, then cleared;
+and the way back from the trash.
 
-The order is what makes a kill harmless: files are saved under a rescue ref, then the store forgets (in one transaction, with the
-names of the conversations in its journal), then the workdir moves. After a kill in between, the same reset finishes it.
+The order is what makes a kill harmless: files are saved under a rescue ref, then the store forgets
+(in one transaction, with the names of the conversations in its journal), then the workdir moves.
+After a kill in between, the same reset finishes it.
 """
 
 from __future__ import annotations
@@ -30,9 +32,11 @@ _NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)+", re.ASCII)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Whose work is meant: a run, or an agent's work on a branch or an issue of a repository, or a service's task.
+    """Whose work is meant: a run, or an agent's work on a branch or an issue of a repository, or a
+    service's task.
 
-    `agent` is a CLI's name, or that of a rule (`[agents.NAME]`); `repo` an address, a path, or `owner/name`.
+    `agent` is a CLI's name, or that of a rule (`[agents.NAME]`); `repo` an address, a path, or
+    `owner/name`.
     """
 
     run: str = ""
@@ -54,7 +58,8 @@ class Cleared:
     """Rescue refs."""
     trash: tuple[Path, ...] = ()
     unsaved: tuple[str, ...] = ()
-    """What is nowhere else but in the trash from now on: such an entry is purged by a person only."""
+    """What is nowhere else but in the trash from now on: such an entry is purged by a person
+    only."""
     kept: tuple[str, ...] = ()
 
     def report(self, *, dry: bool) -> dict[str, Any]:
@@ -72,8 +77,8 @@ class Cleared:
 
 
 def clear(engine: Engine, target: Target, cwd: Path) -> list[PlacedRun]:
-    """The runs that are meant, with those that share their workdir or conversation. Raises NotFound, UsageError, and Conflict where
-    one of them is at work or open."""
+    """The runs that are meant, with those that share their workdir or conversation. Raises
+    NotFound, UsageError, and Conflict where one of them is at work or open."""
     on_list = [run for run in engine.store.placed() if run.removed is None]
     meant = {run.id for run in _meant(engine, target, on_list, cwd)}
     if not meant:
@@ -85,7 +90,9 @@ def clear(engine: Engine, target: Target, cwd: Path) -> list[PlacedRun]:
         if run.state is RunState.RUNNING:
             raise Conflict(f"{run.name} is running", f"perdure stop {run.name}")
         if run.opened:
-            raise Conflict(f"{run.name} is open in the agent's own program", f"perdure take-back {run.name}")
+            raise Conflict(
+                f"{run.name} is open in the agent's own program", f"perdure take-back {run.name}"
+            )
     return found
 
 
@@ -95,14 +102,30 @@ def _meant(engine: Engine, target: Target, runs: Sequence[PlacedRun], cwd: Path)
         return [run for run in runs if run.id == wanted]
     if target.service and target.task:
         scope = f"task:{target.service}/{target.task}"
-        found = [run for run in runs if run.scope == scope or run.workspace.path.endswith(f"/{target.service}/.task/{target.task}")]
+        found = [
+            run
+            for run in runs
+            if run.scope == scope
+            or run.workspace.path.endswith(f"/{target.service}/.task/{target.task}")
+        ]
     elif target.branch or target.issue:
         found = [run for run in runs if _is_of(run.workspace, target.repo, cwd)]
         found = [run for run in found if not target.branch or run.workspace.branch == target.branch]
-        found = [run for run in found if not target.issue or run.scope.rpartition("#")[2] == target.issue.lstrip("#")]
+        found = [
+            run
+            for run in found
+            if not target.issue or run.scope.rpartition("#")[2] == target.issue.lstrip("#")
+        ]
     else:
-        raise UsageError("It is not said what to reset", "perdure reset NAME, or --branch, --issue, or --service and --task")
-    return [run for run in found if target.agent in ("", run.agent) or engine.store.get(run.id).spec.rule == target.agent]
+        raise UsageError(
+            "It is not said what to reset",
+            "perdure reset NAME, or --branch, --issue, or --service and --task",
+        )
+    return [
+        run
+        for run in found
+        if target.agent in ("", run.agent) or engine.store.get(run.id).spec.rule == target.agent
+    ]
 
 
 def _is_of(workspace: Workspace, repo: str, cwd: Path) -> bool:
@@ -113,46 +136,80 @@ def _is_of(workspace: Workspace, repo: str, cwd: Path) -> bool:
     return (
         _address(repo) == _address(workspace.repo)
         or Path(workspace.repo) in (start, *start.parents)
-        or (_NAME.fullmatch(repo) is not None and _named(workspace.repo).endswith(f"/{repo.removesuffix('.git')}"))
+        or (
+            _NAME.fullmatch(repo) is not None
+            and _named(workspace.repo).endswith(f"/{repo.removesuffix('.git')}")
+        )
     )
 
 
 def _named(repo: str) -> str:
-    """Return the path of a repository, on a server or on this disk, as it may be compared with `owner/name`."""
+    """Return the path of a repository, on a server or on this disk, as it may be compared with
+    `owner/name`."""
     return urlsplit(repo).path.rstrip("/").removesuffix(".git")
 
 
 def _address(repo: str) -> str:
-    """The address of a repository as it may be compared: servers take it with `.git` and without."""
+    """The address of a repository as it may be compared: servers take it with `.git` and
+    without."""
     return repo.rstrip("/").removesuffix(".git") if "://" in repo else repo
 
 
 def reset(engine: Engine, target: Target, cwd: Path, *, dry: bool = False) -> Cleared:
-    """Saves and clears. Raises what `clear` raises, and WorkspaceError where something can be neither saved nor moved."""
+    """Saves and clears. Raises what `clear` raises, and WorkspaceError where something can be
+    neither saved nor moved."""
     runs = clear(engine, target, cwd)
     workspaces = {run.workspace.path: run.workspace for run in runs}
     unsaved: list[str] = []
     with ExitStack() as stack:
         for workspace in workspaces.values():
             stack.callback(os.close, engine.workspaces.lock(workspace, "perdure reset"))
-        lost = {path: engine.workspaces.unsaved(each) for path, each in workspaces.items() if each.backend is not Backend.HERE}
+        lost = {
+            path: engine.workspaces.unsaved(each)
+            for path, each in workspaces.items()
+            if each.backend is not Backend.HERE
+        }
         for path in lost:
             _refuse_moving(path, lost[path])
         unsaved = [sentence for sentences in lost.values() for sentence in sentences]
-        kept = [f"{path} is your own directory" for path, each in workspaces.items() if each.backend is Backend.HERE]
+        kept = [
+            f"{path} is your own directory"
+            for path, each in workspaces.items()
+            if each.backend is Backend.HERE
+        ]
         if dry:
             return Cleared(runs=tuple(runs), unsaved=tuple(unsaved), kept=tuple(kept))
-        saved = [ref for path, each in workspaces.items() if lost.get(path) for ref in _saved(engine, each)]
+        saved = [
+            ref
+            for path, each in workspaces.items()
+            if lost.get(path)
+            for ref in _saved(engine, each)
+        ]
         sessions = engine.store.reset([run.id for run in runs], RESET)
         gone = []
         for path, workspace in workspaces.items():
             if workspace.backend is Backend.HERE:
                 continue
             mine = [run for run in runs if run.workspace.path == path]
-            about = {"verb": "reset", "run": mine[-1].name, "runs": [run.id for run in runs], "why": RESET, "unsaved": lost[path]}
-            gone += [found for found in [engine.workspaces.put_away(workspace, about)] if found is not None]
+            about = {
+                "verb": "reset",
+                "run": mine[-1].name,
+                "runs": [run.id for run in runs],
+                "why": RESET,
+                "unsaved": lost[path],
+            }
+            gone += [
+                found
+                for found in [engine.workspaces.put_away(workspace, about)]
+                if found is not None
+            ]
         return Cleared(
-            runs=tuple(runs), sessions=tuple(sessions), saved=tuple(saved), trash=tuple(gone), unsaved=tuple(unsaved), kept=tuple(kept)
+            runs=tuple(runs),
+            sessions=tuple(sessions),
+            saved=tuple(saved),
+            trash=tuple(gone),
+            unsaved=tuple(unsaved),
+            kept=tuple(kept),
         )
 
 
@@ -165,7 +222,8 @@ def _refuse_moving(path: str, lost: Sequence[str]) -> None:
 
 
 def _saved(engine: Engine, workspace: Workspace) -> list[str]:
-    """The rescue ref of what is not committed, in a repository that stays. What is in none stays whole in the trash, which is enough."""
+    """The rescue ref of what is not committed, in a repository that stays. What is in none stays
+    whole in the trash, which is enough."""
     if workspace.backend is not Backend.WORKTREE or not Path(workspace.path).is_dir():
         return []
     try:
@@ -176,7 +234,8 @@ def _saved(engine: Engine, workspace: Workspace) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
-    """What came back. `sessions`: conversations that are live again; `run`: the name under which a run is on the list again."""
+    """What came back. `sessions`: conversations that are live again; `run`: the name under which a
+    run is on the list again."""
 
     places: tuple[Path, ...]
     sessions: tuple[str, ...] = ()
@@ -184,11 +243,21 @@ class Restored:
 
 
 def restore(engine: Engine, name: str) -> Restored:
-    """Undoes what brought an entry into the trash. Raises NotFound, and Conflict where something has taken its place."""
+    """Undoes what brought an entry into the trash. Raises NotFound, and Conflict where something
+    has taken its place."""
     entry = trash.find(trashes(engine), name)
-    ids = [str(each) for each in entry.about.get("runs") or []] + ([str(entry.about["id"])] if "id" in entry.about else [])
+    ids = [str(each) for each in entry.about.get("runs") or []] + (
+        [str(entry.about["id"])] if "id" in entry.about else []
+    )
     known = {run.id: run for run in engine.store.placed()}
-    place = next((known[each].workspace for each in ids if each in known and known[each].workspace.path == entry.about.get("path")), None)
+    place = next(
+        (
+            known[each].workspace
+            for each in ids
+            if each in known and known[each].workspace.path == entry.about.get("path")
+        ),
+        None,
+    )
     with ExitStack() as stack:
         if place is not None and entry.kind == "workdir":
             stack.callback(os.close, engine.workspaces.lock(place, f"perdure trash restore {name}"))
@@ -196,20 +265,28 @@ def restore(engine: Engine, name: str) -> Restored:
         match entry.about.get("verb"):
             case "reset":
                 on_list = [each for each in ids if each in known and known[each].removed is None]
-                return Restored(places=tuple(back), sessions=tuple(engine.store.undo_reset(on_list)))
+                return Restored(
+                    places=tuple(back), sessions=tuple(engine.store.undo_reset(on_list))
+                )
             case "rm" if ids and ids[0] in known and known[ids[0]].removed is not None:
-                run = engine.store.put_back(ids[0], str(entry.about.get("run", "")), str(entry.about.get("key", "")))
+                run = engine.store.put_back(
+                    ids[0], str(entry.about.get("run", "")), str(entry.about.get("key", ""))
+                )
                 return Restored(places=tuple(back), run=run.name)
         return Restored(places=tuple(back))
 
 
 def listed(engine: Engine) -> list[trash.Entry]:
     """All that is in the trash, oldest first."""
-    return sorted((entry for directory in trashes(engine) for entry in trash.entries(directory)), key=lambda entry: entry.at)
+    return sorted(
+        (entry for directory in trashes(engine) for entry in trash.entries(directory)),
+        key=lambda entry: entry.at,
+    )
 
 
 def purge(engine: Engine, name: str) -> trash.Entry:
-    """Deletes an entry for ever, whatever it holds: only a person asks for this. Raises Conflict while a process works in it."""
+    """Deletes an entry for ever, whatever it holds: only a person asks for this. Raises Conflict
+    while a process works in it."""
     entry = trash.find(trashes(engine), name)
     if pids := inside(entry.path):
         raise Conflict(f"process {pids[0]} works in {entry.path}", "end it first")

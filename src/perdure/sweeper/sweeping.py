@@ -1,8 +1,9 @@
-"""One sweep: list, judge, prove, brake, then do, a row at a time. What fails stays where it is, and its row says why.
+"""One sweep: list, judge, prove, brake, then do, a row at a time. What fails stays where it is, and
+its row says why.
 
-A dry run does all but the doing. The record of the last sweep (`sweep.json` in the state directory) holds both clocks and the mark
-of the root's volume: where one of them does not fit any more, everything stays, and the record too, until it fits again or a
-person says that it is right.
+A dry run does all but the doing. The record of the last sweep (`sweep.json` in the state directory)
+holds both clocks and the mark of the root's volume: where one of them does not fit any more,
+everything stays, and the record too, until it fits again or a person says that it is right.
 """
 
 from __future__ import annotations
@@ -29,14 +30,25 @@ from perdure.model import UNSAVED, Checkpoint, Workspace
 from perdure.process.identity import boot_id
 from perdure.sweeper.inventory import at_work, inventory, read_json, trashes, unfinished
 from perdure.sweeper.usage import size_of
-from perdure.sweeper.verdicts import Class, Moment, Row, Rules, Verdict, brake, clock_trouble, judge, stop
+from perdure.sweeper.verdicts import (
+    Class,
+    Moment,
+    Row,
+    Rules,
+    Verdict,
+    brake,
+    clock_trouble,
+    judge,
+    stop,
+)
 from perdure.workspace import Proof, Thing, trash
 from perdure.workspace.places import make_private, write
 from perdure.workspace.removal import inside
 
 DAY_S = 86_400.0
 SETTLE_S = 3600.0
-"""After a start of the machine that leaves the clock unconfirmed, the next sweep so much later goes by it."""
+"""After a start of the machine that leaves the clock unconfirmed, the next sweep so much later goes
+by it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +70,13 @@ class Sweep:
     def report(self) -> dict[str, Any]:
         """The object that `perdure gc --json` prints."""
         rows: list[dict[str, Any]] = [
-            {"class": str(row.cls), "name": row.name, "path": row.path, "verdict": str(row.verdict), "why": row.why}
+            {
+                "class": str(row.cls),
+                "name": row.name,
+                "path": row.path,
+                "verdict": str(row.verdict),
+                "why": row.why,
+            }
             | {"used": row.used or None, "bytes": row.bytes, "trash": row.trash}
             for row in self.rows
         ]
@@ -67,7 +85,9 @@ class Sweep:
 
 def rules_of(settings: Settings, *, many: bool = False) -> Rules:
     """The rules as they are configured."""
-    ages: dict[Class, int] = {cls: int(1000 * getattr(settings, f"gc_{cls}")) for cls in Class if cls is not Class.UNKNOWN}
+    ages: dict[Class, int] = {
+        cls: int(1000 * getattr(settings, f"gc_{cls}")) for cls in Class if cls is not Class.UNKNOWN
+    }
     return Rules(ages=ages, most=settings.gc_most, many=many)
 
 
@@ -79,7 +99,11 @@ def here_and_now() -> Moment:
 def due(engine: Engine) -> bool:
     """Whether the last sweep was more than a day ago, by either clock."""
     last, now = _last(_record(engine)), here_and_now()
-    return last is None or abs(now.wall - last.wall) > DAY_S * 1000 or (last.boot_id == now.boot_id and now.boot - last.boot > DAY_S)
+    return (
+        last is None
+        or abs(now.wall - last.wall) > DAY_S * 1000
+        or (last.boot_id == now.boot_id and now.boot - last.boot > DAY_S)
+    )
 
 
 def next_sweep(engine: Engine) -> int:
@@ -88,8 +112,16 @@ def next_sweep(engine: Engine) -> int:
     return int(last.wall + DAY_S * 1000) if last is not None else 0
 
 
-def sweep(engine: Engine, rules: Rules, *, now: Moment | None = None, dry: bool = False, accept: bool = False) -> Sweep:
-    """Raises Conflict while another sweep is at work, and StoreError or WorkspaceError where nothing could be listed.
+def sweep(
+    engine: Engine,
+    rules: Rules,
+    *,
+    now: Moment | None = None,
+    dry: bool = False,
+    accept: bool = False,
+) -> Sweep:
+    """Raises Conflict while another sweep is at work, and StoreError or WorkspaceError where
+    nothing could be listed.
 
     `accept`: clock and volume are right as they are now.
     """
@@ -112,14 +144,17 @@ def _alone(engine: Engine) -> Iterator[None]:
     try:
         fd = os.open(engine.state / "sweep.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise StoreError(f"{engine.state} cannot be written: {error.strerror}", "perdure doctor") from error
+        raise StoreError(
+            f"{engine.state} cannot be written: {error.strerror}", "perdure doctor"
+        ) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
         raise Conflict("Another sweep is at work", "wait for it to end") from None
     finally:
-        # Closing does not: a child that another thread is just starting has the descriptor as well, until it has become its program.
+        # Closing does not: a child that another thread is just starting has the descriptor as well,
+        # until it has become its program.
         fcntl.flock(fd, fcntl.LOCK_UN)
         os.close(fd)
 
@@ -139,7 +174,10 @@ def _trouble(engine: Engine, now: Moment) -> str:
     record = _record(engine)
     known = record.get("root_mark")
     if known and known != engine.workspaces.root_mark(""):
-        return f"{engine.workspaces.root} is not the volume that it was at the last sweep: is it mounted?"
+        return (
+            f"{engine.workspaces.root} is not the volume that it was at the last sweep: is it "
+            "mounted?"
+        )
     newest = max((run.updated for run in engine.store.placed()), default=0)
     if newest > now.wall + int(SETTLE_S * 1000):
         return "the clock stands before the newest run"
@@ -147,12 +185,16 @@ def _trouble(engine: Engine, now: Moment) -> str:
         waited = isinstance(since, int | float) and now.boot - since >= SETTLE_S
         same = _last(record)
         if same is not None and same.boot_id == now.boot_id and not waited:
-            return "the machine was started anew after a long time: the clock is believed an hour after the first sweep"
+            return (
+                "the machine was started anew after a long time: the clock is believed an hour "
+                "after the first sweep"
+            )
     return clock_trouble(_last(record), now)
 
 
 def _remember(engine: Engine, now: Moment, trouble: str) -> None:
-    """A clock that was moved while the machine ran is not recorded: it stays wrong until it is right, or accepted."""
+    """A clock that was moved while the machine ran is not recorded: it stays wrong until it is
+    right, or accepted."""
     record = _record(engine)
     last = _last(record)
     unconfirmed = "started anew" in trouble
@@ -161,7 +203,10 @@ def _remember(engine: Engine, now: Moment, trouble: str) -> None:
     first = unconfirmed and not (last is not None and last.boot_id == now.boot_id)
     mark = engine.workspaces.root_mark(uuid.uuid4().hex)
     kept = {"unconfirmed": now.boot if first else record.get("unconfirmed")} if unconfirmed else {}
-    write(engine.state / "sweep.json", json.dumps({"format": 1, **asdict(now), "root_mark": mark, **kept}))
+    write(
+        engine.state / "sweep.json",
+        json.dumps({"format": 1, **asdict(now), "root_mark": mark, **kept}),
+    )
 
 
 def _proven(engine: Engine, row: Row) -> Row:
@@ -183,16 +228,23 @@ def _proven(engine: Engine, row: Row) -> Row:
 
 
 def _prove(engine: Engine, workspace: Workspace) -> Proof:
-    """What becomes of the workdir's content if it goes now; its newest checkpoint counts as a copy."""
+    """What becomes of the workdir's content if it goes now; its newest checkpoint counts as a
+    copy."""
     last = last_of(engine, workspace)
     if last is None:
         return engine.workspaces.prove(workspace)
-    return engine.workspaces.prove(workspace, last.number, last.workdir.commit, ignored=engine.checkpoint_ignored)
+    return engine.workspaces.prove(
+        workspace, last.number, last.workdir.commit, ignored=engine.checkpoint_ignored
+    )
 
 
 def _judged(row: Row, proof: Proof) -> Row:
     if proof.lost:
-        return replace(row, verdict=Verdict.PERSON, why=f"it holds what is nowhere else: {'; '.join(proof.lost)}")
+        return replace(
+            row,
+            verdict=Verdict.PERSON,
+            why=f"it holds what is nowhere else: {'; '.join(proof.lost)}",
+        )
     notes = [row.why]
     if proof.checkpoint:
         notes.append(f"checkpoint {proof.checkpoint} has what is in no repository")
@@ -202,29 +254,56 @@ def _judged(row: Row, proof: Proof) -> Row:
 
 
 def _unproven(engine: Engine, entry: trash.Entry) -> str:
-    """Why a workdir in the trash is not saved any more, as a sentence: its checkpoint must be there whole, and its run on the list."""
+    """Why a workdir in the trash is not saved any more, as a sentence: its checkpoint must be there
+    whole, and its run on the list."""
     said = entry.about.get("checkpoint")
     if said is None:
         return ""
-    run_id, number, commit = (said.get(name) for name in ("run", "number", "commit")) if isinstance(said, dict) else (None, None, None)
-    run = next((each for each in engine.store.placed() if each.id == run_id and each.removed is None), None)
+    run_id, number, commit = (
+        (said.get(name) for name in ("run", "number", "commit"))
+        if isinstance(said, dict)
+        else (None, None, None)
+    )
+    run = next(
+        (each for each in engine.store.placed() if each.id == run_id and each.removed is None), None
+    )
     rows = engine.store.checkpoints(run.id) if run is not None else ()
-    there = next((each for each in rows if (each.number, each.workdir.commit) == (number, commit)), None)
-    if run is not None and there is not None and engine.workspaces.checkpoints.is_kept(run.workspace, there.number, there.workdir.commit):
+    there = next(
+        (each for each in rows if (each.number, each.workdir.commit) == (number, commit)), None
+    )
+    if (
+        run is not None
+        and there is not None
+        and engine.workspaces.checkpoints.is_kept(run.workspace, there.number, there.workdir.commit)
+    ):
         return ""
-    return f"it holds what was in checkpoint {number} alone, which is gone or will go; perdure trash purge {entry.id}"
+    return (
+        f"it holds what was in checkpoint {number} alone, which is gone or will go; perdure trash "
+        f"purge {entry.id}"
+    )
 
 
 def _workspace(engine: Engine, row: Row) -> Workspace | None:
     """The workspace of a workdir's row; None for all else."""
     if row.cls not in (Class.WORKDIRS, Class.ORPHANS) or not row.key:
         return None
-    return next((run.workspace for run in engine.store.placed() if run.id == row.key and run.workspace.path == row.path), None)
+    return next(
+        (
+            run.workspace
+            for run in engine.store.placed()
+            if run.id == row.key and run.workspace.path == row.path
+        ),
+        None,
+    )
 
 
 def _shim_lives(directory: Path) -> bool:
     """Whether any attempt in it has a process that lives, or is just being started."""
-    return any((found := process.find(attempt)) is not None and found.alive() for attempt in directory.iterdir() if attempt.is_dir())
+    return any(
+        (found := process.find(attempt)) is not None and found.alive()
+        for attempt in directory.iterdir()
+        if attempt.is_dir()
+    )
 
 
 def _done(engine: Engine, row: Row, now: int) -> Row:
@@ -237,30 +316,49 @@ def _done(engine: Engine, row: Row, now: int) -> Row:
 
 
 def _take(engine: Engine, row: Row, now: int) -> Path | None:
-    about: dict[str, object] = {"verb": "gc", "run": row.name, "why": row.why, "at": now, "unsaved": []}
+    about: dict[str, object] = {
+        "verb": "gc",
+        "run": row.name,
+        "why": row.why,
+        "at": now,
+        "unsaved": [],
+    }
     if (workspace := _workspace(engine, row)) is not None:
         return _take_workdir(engine, workspace, about)
     path = Path(row.path)
     if row.cls is Class.CHECKPOINTS:
         run_id, _, number = row.key.partition(" ")
         place = next(run.workspace for run in engine.store.placed() if run.id == run_id)
-        forget(engine, run_id, place, [each for each in engine.store.checkpoints(run_id) if each.number == int(number)])
+        forget(
+            engine,
+            run_id,
+            place,
+            [each for each in engine.store.checkpoints(run_id) if each.number == int(number)],
+        )
         return None
     if row.cls is Class.TRASH:
         trash.purge(trash.find(trashes(engine), row.key))
         return None
     if path.is_relative_to(engine.state):
         kind = "copies" if row.cls is Class.COPIES else "logs"
-        return trash.put(engine.state / "trash", row.key if kind == "logs" else path.name, [(kind, path)], {"kind": kind, **about})
-    thing = next((each for each in engine.workspaces.contents() if each.path == path and not each.keep), None)
+        return trash.put(
+            engine.state / "trash",
+            row.key if kind == "logs" else path.name,
+            [(kind, path)],
+            {"kind": kind, **about},
+        )
+    thing = next(
+        (each for each in engine.workspaces.contents() if each.path == path and not each.keep), None
+    )
     if thing is None:
         raise Conflict(f"{path} came into use meanwhile")
     return engine.workspaces.put_aside(Thing(kind=thing.kind, path=path, id=thing.id), about)
 
 
 def _kept(engine: Engine, workspace: Workspace, proof: Proof) -> Checkpoint | None:
-    """A last checkpoint of a workdir that goes, which stays as long as its run is on the list; None where there was none before.
-    Raises PerdureError and OSError where the workdir must not go without one."""
+    """A last checkpoint of a workdir that goes, which stays as long as its run is on the list; None
+    where there was none before. Raises PerdureError and OSError where the workdir must not go
+    without one."""
     last = last_of(engine, workspace)
     if last is None:
         return None
@@ -287,8 +385,16 @@ def _take_workdir(engine: Engine, workspace: Workspace, about: Mapping[str, obje
         kept = _kept(engine, workspace, proof)
         said = {**about, "unsaved": list(proof.built), "runs": [run.id for run in runs]}
         if kept is not None and proof.checkpoint:
-            said["checkpoint"] = {"run": kept.run, "number": kept.number, "commit": kept.workdir.commit}
-        told = WorkdirSwept(why=str(about["why"]), checkpoint=kept.number if kept is not None else 0, needed=bool(proof.checkpoint))
+            said["checkpoint"] = {
+                "run": kept.run,
+                "number": kept.number,
+                "commit": kept.workdir.commit,
+            }
+        told = WorkdirSwept(
+            why=str(about["why"]),
+            checkpoint=kept.number if kept is not None else 0,
+            needed=bool(proof.checkpoint),
+        )
         # Before it goes: an attempt that finds it gone knows by this that it may be brought back.
         for run in runs:
             if run.removed is None:

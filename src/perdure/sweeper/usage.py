@@ -1,4 +1,5 @@
-"""How much disk perdure takes, by agent, repository and class: one walk, each file counted once however many names it has."""
+"""How much disk perdure takes, by agent, repository and class: one walk, each file counted once
+however many names it has."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ class Usage:
             self.files[key] += 1
 
     def by(self, part: int) -> list[tuple[str, int]]:
-        """Sums by class (0), agent (1) or repository (2), the largest first; what has none is left out."""
+        """Sums by class (0), agent (1) or repository (2), the largest first; what has none is left
+        out."""
         sums: Counter[str] = Counter()
         for key, size in self.bytes.items():
             sums[key[part]] += size
@@ -48,8 +50,16 @@ class Usage:
     def report(self) -> dict[str, Any]:
         """The object that `perdure du --json` prints."""
         keys = ("class", "agent", "owner")
-        rows = [dict(zip(keys, key, strict=True)) | {"bytes": count, "files": self.files[key]} for key, count in self.bytes.items()]
-        return {"schema_version": 1, "bytes": self.total, "rows": rows, "unreadable": list(self.unreadable)}
+        rows = [
+            dict(zip(keys, key, strict=True)) | {"bytes": count, "files": self.files[key]}
+            for key, count in self.bytes.items()
+        ]
+        return {
+            "schema_version": 1,
+            "bytes": self.total,
+            "rows": rows,
+            "unreadable": list(self.unreadable),
+        }
 
 
 def usage(engine: Engine) -> Usage:
@@ -61,21 +71,39 @@ def usage(engine: Engine) -> Usage:
     root = engine.workspaces.root
     for thing in engine.workspaces.contents():
         run = by_path.get(str(thing.path)) if thing.kind == "workdir" else None
-        cls = {"workdir": "workdirs", "view": "views", "shelf": "checkpoints", "cache": "caches"}.get(thing.kind, thing.kind)
+        cls = {
+            "workdir": "workdirs",
+            "view": "views",
+            "shelf": "checkpoints",
+            "cache": "caches",
+        }.get(thing.kind, thing.kind)
         owner = (run.workspace.repo or _service(run.scope)) if run else ""
         found.add(thing.path, cls, run.agent if run else "", owner)
     found.add(root / ".perdure/locks", "locks")
     for entry in [*trash.entries(engine.workspaces.trash), *trash.entries(engine.state / "trash")]:
-        put = by_id.get(next(iter(map(str, entry.about.get("runs") or [entry.about.get("id", "")])), ""))
+        put = by_id.get(
+            next(iter(map(str, entry.about.get("runs") or [entry.about.get("id", "")])), "")
+        )
         found.add(entry.path, "trash", put.agent if put else "", put.workspace.repo if put else "")
     for path in _entries(engine.state / "runs"):
         run = by_id.get(path.name)
-        found.add(path, "logs", run.agent if run else "", (run.workspace.repo or _service(run.scope)) if run else "")
+        found.add(
+            path,
+            "logs",
+            run.agent if run else "",
+            (run.workspace.repo or _service(run.scope)) if run else "",
+        )
     for path in _entries(engine.state / "transcripts"):
         found.add(path, "copies", path.name)
     for path in _entries(engine.state):
         if path.name not in ("runs", "transcripts", "trash"):
-            cls = "database" if path.name.startswith("perdure.db") else "ballast" if path.name == "ballast" else "other"
+            cls = (
+                "database"
+                if path.name.startswith("perdure.db")
+                else "ballast"
+                if path.name == "ballast"
+                else "other"
+            )
             cls = "task files" if path.name in ("given", "backups") else cls
             found.add(path, cls)
     return found
@@ -86,7 +114,9 @@ def size_of(path: Path) -> int:
     return sum(size for size, fresh in _sizes(path, set(), []) if fresh)
 
 
-def _sizes(top: Path, seen: set[tuple[int, int]], unreadable: list[str]) -> Iterator[tuple[int, bool]]:
+def _sizes(
+    top: Path, seen: set[tuple[int, int]], unreadable: list[str]
+) -> Iterator[tuple[int, bool]]:
     """(bytes, whether they are counted here for the first time) of everything, the top included."""
     try:
         status = top.lstat()

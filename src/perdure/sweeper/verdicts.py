@@ -1,7 +1,9 @@
-"""What is to become of each thing, and why. Pure: the inventory goes in, a row for each thing comes out.
+"""What is to become of each thing, and why. Pure: the inventory goes in, a row for each thing comes
+out.
 
-Kept is everything that is not recognised, that somebody uses, whose age is not certain, or that holds what is nowhere else. What may
-go still passes the brake: a mistake (a wrong clock, a wrong directory) takes many things at once, ordinary use takes few.
+Kept is everything that is not recognised, that somebody uses, whose age is not certain, or that
+holds what is nowhere else. What may go still passes the brake: a mistake (a wrong clock, a wrong
+directory) takes many things at once, ordinary use takes few.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One thing and what becomes of it. `used`: when it was last of use (ms); `key`: how the doing module finds it again."""
+    """One thing and what becomes of it. `used`: when it was last of use (ms); `key`: how the doing
+    module finds it again."""
 
     cls: Class
     name: str
@@ -74,17 +77,27 @@ class Rules:
 def judge(row: Row, rules: Rules, now: int) -> Row:
     """The verdict on one thing by what is known of it."""
     if row.cls is Class.UNKNOWN:
-        return replace(row, verdict=Verdict.KEEP, why=row.keep or "it is nothing that perdure knows")
+        return replace(
+            row, verdict=Verdict.KEEP, why=row.keep or "it is nothing that perdure knows"
+        )
     if row.keep:
         return replace(row, verdict=Verdict.KEEP, why=row.keep)
     age, allowed = now - row.used, rules.ages[row.cls]
     if not row.used:
         return replace(row, verdict=Verdict.KEEP, why="nothing tells its age")
     if age < -HOUR_MS:
-        return replace(row, verdict=Verdict.PERSON, why="its time lies in the future: is the clock right?")
+        return replace(
+            row, verdict=Verdict.PERSON, why="its time lies in the future: is the clock right?"
+        )
     if age < allowed:
-        return replace(row, verdict=Verdict.KEEP, why=f"last used {ago(age)} ago; it may go after {ago(allowed)}")
-    return replace(row, verdict=Verdict.TAKE, why=f"not used for {ago(age)}; {ago(allowed)} are allowed")
+        return replace(
+            row,
+            verdict=Verdict.KEEP,
+            why=f"last used {ago(age)} ago; it may go after {ago(allowed)}",
+        )
+    return replace(
+        row, verdict=Verdict.TAKE, why=f"not used for {ago(age)}; {ago(allowed)} are allowed"
+    )
 
 
 def brake(rows: Sequence[Row], rules: Rules) -> list[Row]:
@@ -94,13 +107,20 @@ def brake(rows: Sequence[Row], rules: Rules) -> list[Row]:
         of_class = [row for row in rows if row.cls is cls]
         going = sum(row.verdict is Verdict.TAKE for row in of_class)
         if not rules.many and going > max(FEW, min(rules.most, int(len(of_class) * SHARE))):
-            stopped[cls] = f"too much at once: {going} of {len(of_class)} would go; `perdure gc --many` allows it"
+            stopped[cls] = (
+                f"too much at once: {going} of {len(of_class)} would go; `perdure gc --many` "
+                "allows it"
+            )
     return [stop(row, stopped.get(row.cls, "")) for row in rows]
 
 
 def stop(row: Row, why: str) -> Row:
     """The row, kept for a reason that is not its own; as it is without one."""
-    return replace(row, verdict=Verdict.PERSON, why=why) if why and row.verdict is Verdict.TAKE else row
+    return (
+        replace(row, verdict=Verdict.PERSON, why=why)
+        if why and row.verdict is Verdict.TAKE
+        else row
+    )
 
 
 def ago(ms: int) -> str:
@@ -112,7 +132,8 @@ def ago(ms: int) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
-    """A reading of both clocks. `boot`: seconds since the machine was started, suspended time too; `boot_id`: which start that was."""
+    """A reading of both clocks. `boot`: seconds since the machine was started, suspended time too;
+    `boot_id`: which start that was."""
 
     wall: int
     boot: float
@@ -124,7 +145,8 @@ UNCHECKED_MS = 8 * DAY_MS
 
 
 def clock_trouble(last: Moment | None, now: Moment) -> str:
-    """Why the clock cannot be trusted to tell ages, as a sentence; empty if it can. `last` is the reading of the last sweep."""
+    """Why the clock cannot be trusted to tell ages, as a sentence; empty if it can. `last` is the
+    reading of the last sweep."""
     if last is None:
         return ""
     passed = now.wall - last.wall
@@ -132,9 +154,15 @@ def clock_trouble(last: Moment | None, now: Moment) -> str:
         if passed < -HOUR_MS:
             return f"the clock stands {ago(-passed)} before the last sweep"
         if passed > UNCHECKED_MS:
-            return f"the machine was started anew, and the clock says that {ago(passed)} have passed, which nothing confirms"
+            return (
+                f"the machine was started anew, and the clock says that {ago(passed)} have passed, "
+                "which nothing confirms"
+            )
         return ""
     drift = passed - int((now.boot - last.boot) * 1000)
     if abs(drift) > HOUR_MS:
-        return f"the clock was moved {'forward' if drift > 0 else 'back'} by {ago(abs(drift))} since the last sweep"
+        return (
+            f"the clock was moved {'forward' if drift > 0 else 'back'} by {ago(abs(drift))} since "
+            "the last sweep"
+        )
     return ""

@@ -1,12 +1,16 @@
-"""Task files: what a person gives with `--file` and `--context`, kept by content, and put into the workdir when an attempt starts.
+"""Task files: what a person gives with `--file` and `--context`, kept by content, and put into the
+workdir when an attempt starts.
 
-`service` calls `take` when instructions come with files; `attempt.beginning` calls `place` before it writes the prompt. An update may
-bring a new version of a file that the agent has edited: the strategy says whose stays (`keep`, `replace`, `merge`), and no version is
-overwritten that does not stand in a backup. What is to be done is written into the journal first, with every content known by its
-digest; after a kill the next attempt completes it and decides nothing again. The workdir is the agent's: no link in it is followed.
+`service` calls `take` when instructions come with files; `attempt.beginning` calls `place` before
+it writes the prompt. An update may bring a new version of a file that the agent has edited: the
+strategy says whose stays (`keep`, `replace`, `merge`), and no version is overwritten that does not
+stand in a backup. What is to be done is written into the journal first, with every content known by
+its digest; after a kill the next attempt completes it and decides nothing again. The workdir is the
+agent's: no link in it is followed.
 
-`contents` keeps bytes, `taking` reads the person's files, `merging` asks git for a three-way merge, `workdir` looks and writes,
-`placing` plans and completes, `telling` has the words for the agent. Which rule applies to which file is `perdure.placement`'s to say.
+`contents` keeps bytes, `taking` reads the person's files, `merging` asks git for a three-way merge,
+`workdir` looks and writes, `placing` plans and completes, `telling` has the words for the agent.
+Which rule applies to which file is `perdure.placement`'s to say.
 """
 
 from __future__ import annotations

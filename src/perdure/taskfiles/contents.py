@@ -1,4 +1,5 @@
-"""Bytes by their SHA-256 below `{state}/given`: every version that was given, and every merge, readable by the owner alone.
+"""Bytes by their SHA-256 below `{state}/given`: every version that was given, and every merge,
+readable by the owner alone.
 
 A content is there whole or not at all, and is never changed. Other rooms only name digests.
 """
@@ -33,7 +34,8 @@ class Contents:
                 write(place, content)
         except OSError as error:
             raise StoreError(
-                f"a task file cannot be kept in {place.parent}: {error.strerror}", "make room, or see to its rights"
+                f"a task file cannot be kept in {place.parent}: {error.strerror}",
+                "make room, or see to its rights",
             ) from error
         return digest
 
@@ -49,7 +51,8 @@ class Contents:
 
 
 def write(place: Path, content: bytes) -> None:
-    """Writes a file of perdure's own, all of it or nothing, readable by its owner alone. Raises OSError."""
+    """Writes a file of perdure's own, all of it or nothing, readable by its owner alone. Raises
+    OSError."""
     private_directories(place.parent)
     fresh = place.parent / f".{secrets.token_hex(8)}"
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -67,7 +70,9 @@ def write(place: Path, content: bytes) -> None:
 
 def private_directories(directory: Path) -> None:
     """Makes what is missing of a path, durably. Raises OSError."""
-    for missing in reversed([each for each in (directory, *directory.parents) if not each.exists()]):
+    for missing in reversed(
+        [each for each in (directory, *directory.parents) if not each.exists()]
+    ):
         missing.mkdir(mode=0o700, exist_ok=True)
         sync(missing.parent)
 

@@ -1,7 +1,8 @@
-"""A three-way merge of one file, by `git merge-file` on copies in a directory of its own: no repository takes part.
+"""A three-way merge of one file, by `git merge-file` on copies in a directory of its own: no
+repository takes part.
 
-Called by `placing`. Both sides' changes are joined; where they touch the same lines the result has all three versions between marks
-(`--zdiff3`, git 2.35 and newer), labelled with whose they are.
+Called by `placing`. Both sides' changes are joined; where they touch the same lines the result has
+all three versions between marks (`--zdiff3`, git 2.35 and newer), labelled with whose they are.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ MOST_CONFLICTS = 127
 """git's exit code counts them up to here."""
 
 
-def merged(own: bytes, base: bytes, given: bytes, labels: tuple[str, str, str], environ: Mapping[str, str]) -> tuple[bytes, int] | None:
-    """The joined bytes and the number of conflicts in them. None where the files are no text, or too large."""
+def merged(
+    own: bytes, base: bytes, given: bytes, labels: tuple[str, str, str], environ: Mapping[str, str]
+) -> tuple[bytes, int] | None:
+    """The joined bytes and the number of conflicts in them. None where the files are no text, or
+    too large."""
     sides = (own, base, given)
     if any(len(side) > LARGEST or b"\0" in side for side in sides):
         return None
@@ -32,7 +36,16 @@ def merged(own: bytes, base: bytes, given: bytes, labels: tuple[str, str, str], 
         told = [word for label in labels for word in ("-L", label)]
         git = Git(cwd=place, ceiling=place.parent, environ=environ)
         try:
-            done = git.run("merge-file", "-p", "-q", "--zdiff3", *told, "--", *names, good=range(MOST_CONFLICTS + 1))
+            done = git.run(
+                "merge-file",
+                "-p",
+                "-q",
+                "--zdiff3",
+                *told,
+                "--",
+                *names,
+                good=range(MOST_CONFLICTS + 1),
+            )
         except GitFailed:
             return None
     return done.stdout, done.code

@@ -1,9 +1,12 @@
-"""Brings the task files of the newest instructions into a workdir, so that a kill at any moment loses and repeats nothing.
+"""Brings the task files of the newest instructions into a workdir, so that a kill at any moment
+loses and repeats nothing.
 
-`attempt.beginning` calls `place` under the workdir's lock, before the agent is told anything. Three steps: each file is looked at and
-decided (`perdure.placement`), with the agent's version copied to the run's backups and a merge kept among the contents; the plan goes
-into the journal; then the files are written. What stands in the journal as planned is completed by the next call: a file that has the
-content of before is written, one that has the content of after is done, and any other was changed by somebody and stays.
+`attempt.beginning` calls `place` under the workdir's lock, before the agent is told anything. Three
+steps: each file is looked at and decided (`perdure.placement`), with the agent's version copied to
+the run's backups and a merge kept among the contents; the plan goes into the journal; then the
+files are written. What stands in the journal as planned is completed by the next call: a file that
+has the content of before is written, one that has the content of after is done, and any other was
+changed by somebody and stays.
 """
 
 from __future__ import annotations
@@ -19,7 +22,20 @@ from perdure.errors import WorkspaceError
 from perdure.events import AnyEvent, FilesPlaced, FilesPlanned, Record
 from perdure.lateclass import dataclass
 from perdure.model import Context, FileAction, FileChange
-from perdure.placement import DELETED, ODD, ODD_THERE, Placement, Wanted, action, digest_of, mark, mark_of, newest, placement_of, wanted
+from perdure.placement import (
+    DELETED,
+    ODD,
+    ODD_THERE,
+    Placement,
+    Wanted,
+    action,
+    digest_of,
+    mark,
+    mark_of,
+    newest,
+    placement_of,
+    wanted,
+)
 from perdure.taskfiles.contents import Contents, write
 from perdure.taskfiles.merging import merged
 from perdure.taskfiles.taking import check_name
@@ -45,10 +61,17 @@ class Place:
     """The workdir was made anew: what was put there once is gone."""
 
 
-def place(at: Place, contexts: Sequence[Context], records: Sequence[Record], record: Callable[[list[AnyEvent]], None]) -> None:
-    """Completes what a kill left, then puts the files of the newest version in place. `record` appends to the journal.
+def place(
+    at: Place,
+    contexts: Sequence[Context],
+    records: Sequence[Record],
+    record: Callable[[list[AnyEvent]], None],
+) -> None:
+    """Completes what a kill left, then puts the files of the newest version in place. `record`
+    appends to the journal.
 
-    Raises WorkspaceError where a file cannot be read or written, UsageError for a name that no file may have.
+    Raises WorkspaceError where a file cannot be read or written, UsageError for a name that no file
+    may have.
     """
     now = placement_of(records)
     try:
@@ -58,18 +81,24 @@ def place(at: Place, contexts: Sequence[Context], records: Sequence[Record], rec
         if version > now.version or (at.fresh and version):
             changes = _planned(at, now, contexts, version)
             if changes or version > now.version:
-                parts = [tuple(changes[start : start + A_RECORD]) for start in range(0, max(len(changes), 1), A_RECORD)]
+                parts = [
+                    tuple(changes[start : start + A_RECORD])
+                    for start in range(0, max(len(changes), 1), A_RECORD)
+                ]
                 record([FilesPlanned(version=version, files=part) for part in parts])
                 _completed(at, replace(now, unfinished=tuple(changes), planned=version), record)
     except OSError as error:
         name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "a file"
         raise WorkspaceError(
             f"The task files could not be put into {at.workdir}: {name}: {error.strerror}.",
-            "Nothing is lost. Make room, or see to its rights; then perdure retry goes on where it was.",
+            "Nothing is lost. Make room, or see to its rights; then perdure retry goes on where it "
+            "was.",
         ) from error
 
 
-def _planned(at: Place, now: Placement, contexts: Sequence[Context], version: int) -> list[FileChange]:
+def _planned(
+    at: Place, now: Placement, contexts: Sequence[Context], version: int
+) -> list[FileChange]:
     """What is to be done with each file; what this needs is durable."""
     files, workdir = wanted(contexts), Workdir(at.workdir)
     folder = _Backups(at.backups / f"v{version}", workdir)
@@ -78,7 +107,15 @@ def _planned(at: Place, now: Placement, contexts: Sequence[Context], version: in
         base, there = now.marks.get(check_name(name), ""), workdir.mark(name)
         step = action(asked, base, there, fresh=at.fresh)
         if step is not None:
-            bare = FileChange(name=name, action=step, version=asked.version, given=mark(asked.file), base=base, before=there, after=there)
+            bare = FileChange(
+                name=name,
+                action=step,
+                version=asked.version,
+                given=mark(asked.file),
+                base=base,
+                before=there,
+                after=there,
+            )
             changes.append(_decided(at, folder, bare, asked))
     changes += [
         FileChange(name=name, action=FileAction.DROPPED, version=version, given="", base=base)
@@ -93,7 +130,11 @@ def _decided(at: Place, folder: _Backups, bare: FileChange, asked: Wanted) -> Fi
         return replace(bare, action=FileAction.CONFLICT, why=NOT_HERE)
     match bare.action:
         case FileAction.WRITTEN:
-            return replace(bare, after=bare.given, why=DELETED if bare.base and not bare.before and not at.fresh else "")
+            return replace(
+                bare,
+                after=bare.given,
+                why=DELETED if bare.base and not bare.before and not at.fresh else "",
+            )
         case FileAction.REPLACED:
             return replace(bare, after=bare.given, backup=folder.save(bare.name, bare.before))
         case FileAction.CONFLICT if bare.before == ODD:
@@ -110,16 +151,24 @@ def _merged(at: Place, folder: _Backups, bare: FileChange) -> FileChange:
     backup = folder.save(bare.name, bare.before)
     base = at.contents.get(digest_of(bare.base)) or b""
     given = at.contents.get(digest_of(bare.given)) or b""
-    labels = ("as it was in the workdir", "as it was given before", f"as given with version {bare.version}")
+    labels = (
+        "as it was in the workdir",
+        "as it was given before",
+        f"as given with version {bare.version}",
+    )
     joined = merged(Path(backup).read_bytes(), base, given, labels, at.environ)
     if joined is None:
         return replace(bare, action=FileAction.CONFLICT, backup=backup, why=NO_TEXT)
     content, conflicts = joined
     # As with the lines: whoever changed it since the base has the say.
-    executable = (bare.given if bare.before.endswith("+x") == bare.base.endswith("+x") else bare.before).endswith("+x")
+    executable = (
+        bare.given if bare.before.endswith("+x") == bare.base.endswith("+x") else bare.before
+    ).endswith("+x")
     after = mark_of(at.contents.put(content), executable)
     if conflicts:
-        return replace(bare, action=FileAction.CONFLICT, after=after, backup=backup, why=f"{conflicts} marked")
+        return replace(
+            bare, action=FileAction.CONFLICT, after=after, backup=backup, why=f"{conflicts} marked"
+        )
     return replace(bare, after=after, backup=backup)
 
 
@@ -136,7 +185,9 @@ def _completed(at: Place, now: Placement, record: Callable[[list[AnyEvent]], Non
         def rescue(file: BinaryIO, name: str = change.name) -> None:
             folder.copy(name, file)
 
-        if content is None or not workdir.put(change.name, content, change.before, change.after, token, rescue):
+        if content is None or not workdir.put(
+            change.name, content, change.before, change.after, token, rescue
+        ):
             left.append(change.name)
     workdir.sync()
     record([FilesPlaced(version=now.planned, left=tuple(left))])
@@ -150,15 +201,24 @@ class _Backups:
         self._directory, self._workdir = directory, workdir
 
     def save(self, name: str, expected: str) -> str:
-        """Copies a file and returns where it is. Raises WorkspaceError if it is not what it was a moment ago."""
+        """Copies a file and returns where it is. Raises WorkspaceError if it is not what it was a
+        moment ago."""
         with self._workdir.opened(name) as file:
             saved = self.copy(name, file) if file is not None else None
-        if saved is None or mark_of(hashlib.sha256(saved.read_bytes()).hexdigest(), expected.endswith("+x")) != expected:
-            raise WorkspaceError(f"{name!r} changes while perdure copies it.", "Somebody works there: wait for them, then perdure retry.")
+        if (
+            saved is None
+            or mark_of(hashlib.sha256(saved.read_bytes()).hexdigest(), expected.endswith("+x"))
+            != expected
+        ):
+            raise WorkspaceError(
+                f"{name!r} changes while perdure copies it.",
+                "Somebody works there: wait for them, then perdure retry.",
+            )
         return str(saved)
 
     def copy(self, name: str, file: BinaryIO) -> Path:
-        """Copies an open file. One that lies there with other bytes stays, and the copy gets another place."""
+        """Copies an open file. One that lies there with other bytes stays, and the copy gets
+        another place."""
         file.seek(0)
         content = file.read()
         place, number = self._directory / name, 0

@@ -1,7 +1,9 @@
-"""Reads the files that a person gives: `--file PATH[=DEST]` and all below `--context DIR`. All are checked before one is kept.
+"""Reads the files that a person gives: `--file PATH[=DEST]` and all below `--context DIR`. All are
+checked before one is kept.
 
-Called by `service` when a run is submitted or updated. A path that the person named may be a link; below DIR links are left out, as is
-whatever is no ordinary file, and `.git`. What is left out is told.
+Called by `service` when a run is submitted or updated. A path that the person named may be a link;
+below DIR links are left out, as is whatever is no ordinary file, and `.git`. What is left out is
+told.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ LONGEST_NAME = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What a person asked for. `files` are `PATH` or `PATH=DEST`; `context` is a directory, empty for none."""
+    """What a person asked for. `files` are `PATH` or `PATH=DEST`; `context` is a directory, empty
+    for none."""
 
     cwd: Path
     files: tuple[str, ...] = ()
@@ -46,24 +49,33 @@ class _Source:
 
 
 def take(contents: Contents, asked: Asked) -> Given:
-    """Keeps the files. Raises UsageError for what cannot be taken, NotFound for what is not there."""
+    """Keeps the files. Raises UsageError for what cannot be taken, NotFound for what is not
+    there."""
     left_out: list[str] = []
     sources = {source.name: source for source in _below(asked, left_out)}
     named: set[str] = set()
     for text in asked.files:
         source = _named(asked.cwd, text)
         if source.name in named:
-            raise UsageError(f"two files are given for {source.name!r}", "give each a DEST of its own: --file PATH=DEST")
+            raise UsageError(
+                f"two files are given for {source.name!r}",
+                "give each a DEST of its own: --file PATH=DEST",
+            )
         named.add(source.name)
         sources[source.name] = source
     if len(sources) > MOST:
         raise _too_many()
     for name in sources:
-        if above := next((str(each) for each in PurePosixPath(name).parents if str(each) in sources), ""):
+        if above := next(
+            (str(each) for each in PurePosixPath(name).parents if str(each) in sources), ""
+        ):
             raise UsageError(f"{above!r} cannot be a file and a directory: {name!r} lies in it")
     together = sum(_size(source) for source in sources.values())
     if together > TOGETHER:
-        raise UsageError(f"the files have {together:,} bytes together, and at most {TOGETHER:,} can be given", "give fewer of them")
+        raise UsageError(
+            f"the files have {together:,} bytes together, and at most {TOGETHER:,} can be given",
+            "give fewer of them",
+        )
     files = tuple(_kept(contents, sources[name]) for name in sorted(sources))
     if left_out:
         more = f" and {len(left_out) - SOME} more" if len(left_out) > SOME else ""
@@ -72,18 +84,30 @@ def take(contents: Contents, asked: Asked) -> Given:
 
 
 def check_name(name: str) -> str:
-    """A name that a file may have in the workdir. Raises UsageError for one that leads out, or means something to git or perdure."""
+    """A name that a file may have in the workdir. Raises UsageError for one that leads out, or
+    means something to git or perdure."""
     try:
         raw = name.encode()
     except UnicodeEncodeError:
-        raise UsageError(f"the file name {os.fsencode(name)!r} is not UTF-8", "give it another one: --file PATH=DEST") from None
+        raise UsageError(
+            f"the file name {os.fsencode(name)!r} is not UTF-8",
+            "give it another one: --file PATH=DEST",
+        ) from None
     parts = name.split("/")
     if "\0" in name or any(part in ("", ".", "..") for part in parts):
-        raise UsageError(f"{name!r} is no place in the workdir", "a relative path without .. is needed, as in --file PATH=docs/notes.md")
+        raise UsageError(
+            f"{name!r} is no place in the workdir",
+            "a relative path without .. is needed, as in --file PATH=docs/notes.md",
+        )
     if any(part.lower() == ".git" or part.startswith(".perdure-") for part in parts):
-        raise UsageError(f"{name!r} cannot be given: .git belongs to git, and .perdure-... to perdure")
+        raise UsageError(
+            f"{name!r} cannot be given: .git belongs to git, and .perdure-... to perdure"
+        )
     if len(raw) > LONGEST_NAME or any(len(part.encode()) > 255 for part in parts):
-        raise UsageError(f"the file name {name[:60]!r}... is too long", f"at most 255 bytes a part, and {LONGEST_NAME} together")
+        raise UsageError(
+            f"the file name {name[:60]!r}... is too long",
+            f"at most 255 bytes a part, and {LONGEST_NAME} together",
+        )
     return name
 
 
@@ -111,18 +135,30 @@ def _below(asked: Asked, left_out: list[str]) -> Iterator[_Source]:
         for name in sorted(folders):
             if name == ".git" or (here / name).is_symlink():
                 folders.remove(name)
-                left_out.append(f"{(here / name).relative_to(top)} ({'git' if name == '.git' else 'a link'})")
+                left_out.append(
+                    f"{(here / name).relative_to(top)} ({'git' if name == '.git' else 'a link'})"
+                )
         folders.sort()
         for name in sorted(names):
             found = (here / name).lstat()
             if not stat.S_ISREG(found.st_mode) or name == ".git":
-                why = "a link" if stat.S_ISLNK(found.st_mode) else "git" if name == ".git" else "no ordinary file"
+                why = (
+                    "a link"
+                    if stat.S_ISLNK(found.st_mode)
+                    else "git"
+                    if name == ".git"
+                    else "no ordinary file"
+                )
                 left_out.append(f"{(here / name).relative_to(top)} ({why})")
                 continue
             count += 1
             if count > MOST:
                 raise _too_many()
-            yield _Source(here / name, check_name(str((here / name).relative_to(top))), os.O_RDONLY | os.O_NOFOLLOW)
+            yield _Source(
+                here / name,
+                check_name(str((here / name).relative_to(top))),
+                os.O_RDONLY | os.O_NOFOLLOW,
+            )
 
 
 def _unreadable(error: OSError) -> None:
@@ -141,7 +177,9 @@ def _size(source: _Source) -> int:
     except OSError as error:
         raise UsageError(f"{str(source.path)!r} cannot be read: {error.strerror}") from None
     if stat.S_ISDIR(found.st_mode):
-        raise UsageError(f"{str(source.path)!r} is a directory", f"perdure ... --context {source.path}")
+        raise UsageError(
+            f"{str(source.path)!r} is a directory", f"perdure ... --context {source.path}"
+        )
     if not stat.S_ISREG(found.st_mode):
         raise UsageError(f"{str(source.path)!r} is no ordinary file")
     if found.st_size > LARGEST:
@@ -163,4 +201,7 @@ def _kept(contents: Contents, source: _Source) -> TaskFile:
 
 
 def _too_large(source: _Source) -> UsageError:
-    return UsageError(f"{str(source.path)!r} has more than {LARGEST:,} bytes", "a file of this size can be put into the repository")
+    return UsageError(
+        f"{str(source.path)!r} has more than {LARGEST:,} bytes",
+        "a file of this size can be put into the repository",
+    )

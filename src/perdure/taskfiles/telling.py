@@ -1,6 +1,8 @@
-"""What the agent is told of its task files: one short paragraph, with names, where the copies are, and what it did not get to see.
+"""What the agent is told of its task files: one short paragraph, with names, where the copies are,
+and what it did not get to see.
 
-Called by `attempt.telling`. Names may be hostile, so each is one word; the difference between two versions that were given is trimmed.
+Called by `attempt.telling`. Names may be hostile, so each is one word; the difference between two
+versions that were given is trimmed.
 """
 
 from __future__ import annotations
@@ -50,23 +52,38 @@ def _lines(kind: FileAction, some: Sequence[FileChange], contents: Contents) -> 
 
 
 def _sentence(change: FileChange, contents: Contents) -> str:
-    name, copy = _word(change.name), f" The copy of yours: {change.backup}." if change.backup else ""
+    name, copy = (
+        _word(change.name),
+        f" The copy of yours: {change.backup}." if change.backup else "",
+    )
     is_here = contents.path(digest_of(change.given)).exists()
-    new = "the new version is not on this machine" if not is_here else f"the new version lies in {contents.path(digest_of(change.given))}"
+    new = (
+        "the new version is not on this machine"
+        if not is_here
+        else f"the new version lies in {contents.path(digest_of(change.given))}"
+    )
     match change.action:
         case FileAction.REPLACED:
             return f"Replaced by the new version, though you had edited it: {name}.{copy}"
         case FileAction.KEPT:
-            return f"Left as you made it: {name}. A new version was given; {new}.{_difference(change, contents)}"
+            return (
+                f"Left as you made it: {name}. A new version was given; "
+                f"{new}.{_difference(change, contents)}"
+            )
         case _ if change.after not in ("", change.before) and change.before:
             return (
-                f"CONFLICT: {name}. You and the new version changed the same lines. Both stand in the file, between <<<<<<< and >>>>>>>: "
-                f"decide, and take the marks out.{copy}"
+                f"CONFLICT: {name}. You and the new version changed the same lines. Both stand in "
+                f"the file, between <<<<<<< and >>>>>>>: decide, and take the marks out.{copy}"
             )
         case _ if change.after and not change.before:
-            return f"CONFLICT: {name}. You had deleted it; a new version was given and is there again."
+            return (
+                f"CONFLICT: {name}. You had deleted it; a new version was given and is there again."
+            )
         case _:
-            return f"CONFLICT: {name}, left as it is: {change.why}; {new}.{copy}{_difference(change, contents)}"
+            return (
+                f"CONFLICT: {name}, left as it is: {change.why}; "
+                f"{new}.{copy}{_difference(change, contents)}"
+            )
 
 
 def _difference(change: FileChange, contents: Contents) -> str:
@@ -82,7 +99,12 @@ def _difference(change: FileChange, contents: Contents) -> str:
     lines = list(difflib.unified_diff(before, after, "given before", "given now", n=2, lineterm=""))
     shown = [line[:DIFF_WIDTH] for line in lines[:DIFF_LINES]]
     more = [f"... {len(lines) - DIFF_LINES} more lines"] if len(lines) > DIFF_LINES else []
-    return "\n".join([" What changed in it since it was given before:", *(f"    {line}" for line in [*shown, *more])])
+    return "\n".join(
+        [
+            " What changed in it since it was given before:",
+            *(f"    {line}" for line in [*shown, *more]),
+        ]
+    )
 
 
 def _names(some: Sequence[FileChange]) -> str:

@@ -1,8 +1,10 @@
-"""Looks at files of a workdir, and puts others in their place, though an agent may have left anything there.
+"""Looks at files of a workdir, and puts others in their place, though an agent may have left
+anything there.
 
-Used by `placing`. Directories are opened one by one and no link is followed, so what stands in the way of a name leads nowhere else: it
-counts as odd and stays. A file is written beside its place, made durable, and exchanged in one step, only where the workdir still has
-what it had; a file of another content is never overwritten.
+Used by `placing`. Directories are opened one by one and no link is followed, so what stands in the
+way of a name leads nowhere else: it counts as odd and stays. A file is written beside its place,
+made durable, and exchanged in one step, only where the workdir still has what it had; a file of
+another content is never overwritten.
 """
 
 from __future__ import annotations
@@ -54,11 +56,21 @@ class Workdir:
                 file = None
             yield stack.enter_context(file) if file is not None else None
 
-    def put(self, name: str, content: bytes, before: str, after: str, token: str, rescue: Callable[[BinaryIO], None]) -> bool:
-        """Puts the content there if the workdir has what is marked `before`; False, and nothing is done, if it has not.
+    def put(
+        self,
+        name: str,
+        content: bytes,
+        before: str,
+        after: str,
+        token: str,
+        rescue: Callable[[BinaryIO], None],
+    ) -> bool:
+        """Puts the content there if the workdir has what is marked `before`; False, and nothing is
+        done, if it has not.
 
-        `token` tells this writing from others: what a kill left of it is cleared away. `rescue` gets the file that was replaced, if
-        somebody wrote into it at that very moment. Raises OSError.
+        `token` tells this writing from others: what a kill left of it is cleared away. `rescue`
+        gets the file that was replaced, if somebody wrote into it at that very moment. Raises
+        OSError.
         """
         try:
             *above, last = _parts(name)
@@ -70,7 +82,13 @@ class Workdir:
                 there = _mark(stack.enter_context(old)) if old is not None else ""
                 if there == after or there != before:
                     return there == after
-                _fill(fd, fresh, content, after.endswith("+x"), os.fstat(old.fileno()) if old is not None else None)
+                _fill(
+                    fd,
+                    fresh,
+                    content,
+                    after.endswith("+x"),
+                    os.fstat(old.fileno()) if old is not None else None,
+                )
                 if not _exchange(fd, fresh, last, new=old is None):
                     return False
                 if old is not None and _mark(old) != before:
@@ -84,7 +102,10 @@ class Workdir:
         """Makes all that was put there durable."""
         for above in self._written:
             for length in range(len(above) + 1):
-                with contextlib.suppress(Odd, FileNotFoundError), self._directory(above[:length], make=False) as fd:
+                with (
+                    contextlib.suppress(Odd, FileNotFoundError),
+                    self._directory(above[:length], make=False) as fd,
+                ):
                     os.fsync(fd)
         self._written.clear()
 
@@ -111,7 +132,8 @@ class Workdir:
 
 
 def _parts(name: str) -> list[str]:
-    """The parts of a name. Raises Odd for one that leads out or into git's directory: a journal from elsewhere may say anything."""
+    """The parts of a name. Raises Odd for one that leads out or into git's directory: a journal
+    from elsewhere may say anything."""
     parts = name.split("/")
     if any(part in ("", ".", "..") or part.lower() == ".git" or "\0" in part for part in parts):
         raise Odd
@@ -158,8 +180,15 @@ def _clear(fd: int, fresh: str, content: bytes) -> bool:
     return True
 
 
-def _fill(fd: int, fresh: str, content: bytes, executable: bool, old: os.stat_result | None) -> None:
-    made = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o777 if executable else 0o666, dir_fd=fd)
+def _fill(
+    fd: int, fresh: str, content: bytes, executable: bool, old: os.stat_result | None
+) -> None:
+    made = os.open(
+        fresh,
+        os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC,
+        0o777 if executable else 0o666,
+        dir_fd=fd,
+    )
     try:
         with os.fdopen(made, "wb") as file:
             file.write(content)

@@ -1,4 +1,5 @@
-"""The board: one list under headings, a panel on the chosen run, and the keys. The store is asked once a second, in a thread."""
+"""The board: one list under headings, a panel on the chosen run, and the keys. The store is asked
+once a second, in a thread."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ from perdure.top.view import Looked, View, look
 
 LOOK_S = 1.0
 REST = 4
-"""After a look there is none for so many times as long as it took: to search in many runs takes a while."""
+"""After a look there is none for so many times as long as it took: to search in many runs takes a
+while."""
 PEEKED = 400
 """So many of a run's newest records are looked through for the panel."""
 ON_BOARD = frozenset({"peek", "retry", "stop", "filter", "help", "down", "up", "clear"})
@@ -67,7 +69,9 @@ class Board(App[None]):
         Binding("escape", "clear", show=False),
     ]
 
-    def __init__(self, store: Looked, probe: Probe, retry: Act, stop: Act, look_s: float = LOOK_S) -> None:
+    def __init__(
+        self, store: Looked, probe: Probe, retry: Act, stop: Act, look_s: float = LOOK_S
+    ) -> None:
         super().__init__()
         self._probe = probe
         self._store, self._retry, self._stop, self._look_s = store, retry, stop, look_s
@@ -98,7 +102,8 @@ class Board(App[None]):
         """The board's keys are not those of what lies over it."""
         return action not in ON_BOARD or len(self.screen_stack) == 1
 
-    # --- looking -------------------------------------------------------------------------------------------------
+    # --- looking
+    # -------------------------------------------------------------------------------------------------
 
     @property
     def chosen(self) -> str:
@@ -115,7 +120,9 @@ class Board(App[None]):
     def _look(self) -> None:
         self._peeked = self.chosen if self._peeking else ""
         words, peeked = self._words, self._peeked
-        self.run_worker(lambda: self._read(words, peeked), thread=True, exclusive=True, group="look")
+        self.run_worker(
+            lambda: self._read(words, peeked), thread=True, exclusive=True, group="look"
+        )
 
     def _read(self, words: str, peeked: str) -> None:
         worker, began = get_current_worker(), time.monotonic()
@@ -143,7 +150,12 @@ class Board(App[None]):
                 options.append(Option(heading(group), disabled=True))
                 options += [Option(run_line(row, self.view), id=row.id) for row in group.rows]
         if not options:
-            options = [Option(Text(EMPTY if not self._words else "no run has these words", style="dim"), disabled=True)]
+            options = [
+                Option(
+                    Text(EMPTY if not self._words else "no run has these words", style="dim"),
+                    disabled=True,
+                )
+            ]
         top = runs.scroll_offset.y
         with self.batch_update():
             runs.clear_options()
@@ -151,7 +163,9 @@ class Board(App[None]):
             runs.highlighted = _place([option.id for option in options], chosen, at or 0)
             runs.scroll_to(y=top, animate=False)
         counts = ", ".join(f"{group.many} {group.name}" for group in self.view.groups)
-        self._head(f"perdure   {counts}" + (f"   with: {clean(self._words)}" if self._words else ""))
+        self._head(
+            f"perdure   {counts}" + (f"   with: {clean(self._words)}" if self._words else "")
+        )
         self._draw_panel()
 
     def _draw_panel(self) -> None:
@@ -159,12 +173,17 @@ class Board(App[None]):
         row = self.view.row(self.chosen) if self._peeking else None
         panel.display = row is not None
         if row is not None:
-            panel.update(peek(row, [record for record in self._records if record.run == row.id], self.view.now))
+            panel.update(
+                peek(
+                    row, [record for record in self._records if record.run == row.id], self.view.now
+                )
+            )
 
     def _head(self, text: str) -> None:
         self.query_one("#head", Static).update(Text(text, no_wrap=True, overflow="ellipsis"))
 
-    # --- keys ----------------------------------------------------------------------------------------------------
+    # --- keys
+    # ----------------------------------------------------------------------------------------------------
 
     def action_down(self) -> None:
         self.query_one("#runs", OptionList).action_cursor_down()
@@ -233,7 +252,10 @@ class Board(App[None]):
             if yes:
                 self._act(self._stop, row.id)
 
-        question = f"Stop {clean(row.name)}? Its agent is ended in good order; perdure retry {clean(row.name)} goes on where it stopped."
+        question = (
+            f"Stop {clean(row.name)}? Its agent is ended in good order; perdure retry "
+            f"{clean(row.name)} goes on where it stopped."
+        )
         self.push_screen(Question(question), answered)
 
     def _act(self, act: Act, run_id: str) -> None:
@@ -243,7 +265,10 @@ class Board(App[None]):
             try:
                 said, bad = act(run_id), False
             except PerdureError as error:
-                said, bad = f"{str(error).rstrip('.')}; {error.hint}" if error.hint else str(error), True
+                said, bad = (
+                    f"{str(error).rstrip('.')}; {error.hint}" if error.hint else str(error),
+                    True,
+                )
             self.call_from_thread(while_there, self._tell, clean(said), bad)
 
         self.run_worker(do, thread=True, group="act")
@@ -256,7 +281,8 @@ class Board(App[None]):
 
 
 def _place(ids: list[str | None], chosen: str, at: int) -> int | None:
-    """Where the cursor goes: to its run, else to the nearest one above where it was, else to the first; None where there is none."""
+    """Where the cursor goes: to its run, else to the nearest one above where it was, else to the
+    first; None where there is none."""
     if chosen in ids:
         return ids.index(chosen)
     runs = [index for index, id_ in enumerate(ids) if id_]

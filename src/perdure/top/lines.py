@@ -1,4 +1,5 @@
-"""Rows and panels as text. All that an agent, a repository or a forge wrote is cleaned here; styles are never read from a text."""
+"""Rows and panels as text. All that an agent, a repository or a forge wrote is cleaned here; styles
+are never read from a text."""
 
 from __future__ import annotations
 
@@ -52,11 +53,17 @@ def state_of(row: BoardRow, now: int, alive: Liveness | None = None) -> str:
 def heading(group: Group) -> Text:
     """A group's name, with how many runs are in it."""
     more = f" (the newest {len(group.rows)} are shown)" if group.many > len(group.rows) else ""
-    return Text.assemble((group.name, "bold underline"), (f"  {group.many}{more}", "dim"), no_wrap=True, overflow="ellipsis")
+    return Text.assemble(
+        (group.name, "bold underline"),
+        (f"  {group.many}{more}", "dim"),
+        no_wrap=True,
+        overflow="ellipsis",
+    )
 
 
 def run_line(row: BoardRow, view: View) -> Text:
-    """A run on one line: name, agent, state, attempts, age, and what a person most likely wants to know."""
+    """A run on one line: name, agent, state, attempts, age, and what a person most likely wants to
+    know."""
     state = state_of(row, view.now, view.alive.get(row.id))
     line = Text(no_wrap=True, overflow="ellipsis")
     line.append(_cell(row.name, NAME))
@@ -71,7 +78,11 @@ def run_line(row: BoardRow, view: View) -> Text:
 def _about(row: BoardRow, view: View, state: str) -> str:
     match state:
         case "asks":
-            return next(condition.message for condition in row.conditions if condition.type == "needs_person")
+            return next(
+                condition.message
+                for condition in row.conditions
+                if condition.type == "needs_person"
+            )
         case "running" | "stopping":
             return view.words.get(row.id, "").strip() or row.prompt
         case "interrupted" | "unattended":
@@ -85,15 +96,21 @@ def _about(row: BoardRow, view: View, state: str) -> str:
 
 
 def peek(row: BoardRow, records: Sequence[Record], now: int) -> Text:
-    """The panel on one run: where it works, its attempts with their receipts, and the end of its log."""
+    """The panel on one run: where it works, its attempts with their receipts, and the end of its
+    log."""
     panel = Text(no_wrap=True, overflow="ellipsis")
     place = row.workspace
     branch = f" on {one_line(place.branch, 80)}" if place.branch else ""
     panel.append(f"{clean(row.name)}", "bold")
     panel.append(f"  {one_line(row.prompt, 200)}\n")
-    panel.append(f"{at_home(place.path)}{branch}{f', {clean(row.host_name)}' if row.host_name else ''}\n", "dim")
+    panel.append(
+        f"{at_home(place.path)}{branch}{f', {clean(row.host_name)}' if row.host_name else ''}\n",
+        "dim",
+    )
     for condition in row.conditions:
-        panel.append(f"{one_line(condition.type, 40)}: {one_line(condition.message, 240)}\n", "yellow")
+        panel.append(
+            f"{one_line(condition.type, 40)}: {one_line(condition.message, 240)}\n", "yellow"
+        )
     for attempt in row.attempts[-ATTEMPTS:]:
         panel.append(f"{_attempt(attempt, now)}\n")
     lines = [line for record in records if (line := line_of(record))]
@@ -106,11 +123,19 @@ def peek(row: BoardRow, records: Sequence[Record], now: int) -> Text:
 def _attempt(attempt: Attempt, now: int) -> str:
     outcome, receipt = attempt.outcome, attempt.receipt
     how = str(attempt.continuation.kind) if attempt.continuation else "not begun"
-    ended = "at work" if outcome is None else f"{outcome.kind}" + (f" ({one_line(outcome.detail, 100)})" if outcome.detail else "")
+    ended = (
+        "at work"
+        if outcome is None
+        else f"{outcome.kind}" + (f" ({one_line(outcome.detail, 100)})" if outcome.detail else "")
+    )
     took = age(attempt.started, attempt.ended or now)
     proof = f", receipt {receipt.verdict}" if receipt else ""
     spent = dollars(attempt.usage.cost_usd, estimated=attempt.usage.estimated)
-    used = f", {tokens(attempt.usage.input)} in, {tokens(attempt.usage.output)} out, {spent}" if outcome or attempt.usage.input else ""
+    used = (
+        f", {tokens(attempt.usage.input)} in, {tokens(attempt.usage.output)} out, {spent}"
+        if outcome or attempt.usage.input
+        else ""
+    )
     return f"attempt {attempt.number}  {how}, {took}: {ended}{proof}{used}"
 
 

@@ -77,7 +77,11 @@ class LogScreen(Screen[None]):
     def _read(self) -> None:
         worker = get_current_worker()
         try:
-            records = self._store.history(self._run_id, after=self._seen) if self._seen else self._store.latest(self._run_id, BEGIN)
+            records = (
+                self._store.history(self._run_id, after=self._seen)
+                if self._seen
+                else self._store.latest(self._run_id, BEGIN)
+            )
             run = self._store.get(self._run_id)
         except PerdureError as error:
             self.app.call_from_thread(while_there, self._head, clean(str(error)))
@@ -110,11 +114,15 @@ class LogScreen(Screen[None]):
 class HelpScreen(ModalScreen[None]):
     """The keys."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark,enter,space", "dismiss", "back")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,question_mark,enter,space", "dismiss", "back")
+    ]
 
     def compose(self) -> ComposeResult:
         width = max(len(keys) for keys, _ in KEYS)
-        lines = Text("\n").join(Text.assemble((f"{keys:{width}}  ", "bold"), what) for keys, what in KEYS)
+        lines = Text("\n").join(
+            Text.assemble((f"{keys:{width}}  ", "bold"), what) for keys, what in KEYS
+        )
         yield Static(lines, classes="box")
 
 
@@ -131,11 +139,15 @@ class Question(ModalScreen[bool]):
         self._question = question
 
     def compose(self) -> ComposeResult:
-        yield Static(Text.assemble(self._question, "\n\n", ("y", "bold"), " yes   ", ("n", "bold"), " no"), classes="box")
+        yield Static(
+            Text.assemble(self._question, "\n\n", ("y", "bold"), " yes   ", ("n", "bold"), " no"),
+            classes="box",
+        )
 
     def action_answer(self, answer: bool) -> None:
         self.dismiss(answer)
 
 
 Act = Callable[[str], str]
-"""Does something to the run with this id, and says in a sentence what became of it. Raises PerdureError."""
+"""Does something to the run with this id, and says in a sentence what became of it. Raises
+PerdureError."""

@@ -56,13 +56,16 @@ class View:
 
 
 def look(store: Looked, probe: Probe, words: str = "") -> View:
-    """The board as it is now; with `words` only what has them in name, workdir, scope or instructions. Raises StoreError."""
+    """The board as it is now; with `words` only what has them in name, workdir, scope or
+    instructions. Raises StoreError."""
     counts = store.board_counts(words=words)
     groups = []
     for group in GROUPS:
         rows = [row for name in group.lists for row in store.board(name, words=words, limit=SHOWN)]
         newest = sorted(rows, key=lambda row: row.place, reverse=True)[:SHOWN]
-        groups.append(Group(group.name, group.lists, newest, sum(counts[name] for name in group.lists)))
+        groups.append(
+            Group(group.name, group.lists, newest, sum(counts[name] for name in group.lists))
+        )
     at_work = [row for group in groups for row in group.rows if row.state is RunState.RUNNING]
     now = store.now()
     alive = {row.id: probe.liveness(row, now, partial(store.get, row.id)) for row in at_work}

@@ -1,7 +1,9 @@
-"""A span for each attempt, by OpenTelemetry's conventions for agents, sent to a collector. OpenTelemetry has this one room, imported late.
+"""A span for each attempt, by OpenTelemetry's conventions for agents, sent to a collector.
+OpenTelemetry has this one room, imported late.
 
-`wiring` asks `tracer` whether traces are wanted, and makes what it gets an Observer of the store. `spans` makes an attempt that has ended,
-as the store has it, a span (no prompt, no output, no command is in one); `sending` brings spans to the collector, beside the work.
+`wiring` asks `tracer` whether traces are wanted, and makes what it gets an Observer of the store.
+`spans` makes an attempt that has ended, as the store has it, a span (no prompt, no output, no
+command is in one); `sending` brings spans to the collector, beside the work.
 """
 
 from __future__ import annotations
@@ -20,16 +22,23 @@ INSTALL = "pip install 'perdure[otel]'"
 
 
 def tracer(environ: Mapping[str, str], tell: Callable[[str], None]) -> Tracer | None:
-    """What sends spans, where OpenTelemetry's own variables ask for it; None where they do not, and, with a sentence to `tell`, where it
-    cannot be done."""
+    """What sends spans, where OpenTelemetry's own variables ask for it; None where they do not,
+    and, with a sentence to `tell`, where it cannot be done."""
     base = environ.get(BASE, "")
     endpoint = environ.get(ENDPOINT, "") or (f"{base.rstrip('/')}/v1/traces" if base else "")
     exporter = environ.get("OTEL_TRACES_EXPORTER", "otlp")
-    if not endpoint or environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or "otlp" not in exporter.split(","):
+    if (
+        not endpoint
+        or environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+        or "otlp" not in exporter.split(",")
+    ):
         return None
     protocol = next((environ[name] for name in PROTOCOLS if environ.get(name)), SPOKEN)
     if protocol != SPOKEN:
-        tell(f"no traces are sent: {protocol!r} is not spoken; set OTEL_EXPORTER_OTLP_PROTOCOL={SPOKEN}")
+        tell(
+            f"no traces are sent: {protocol!r} is not spoken; set "
+            f"OTEL_EXPORTER_OTLP_PROTOCOL={SPOKEN}"
+        )
         return None
     if not find_spec("opentelemetry") or not find_spec("opentelemetry.exporter.otlp.proto.http"):
         tell(f"no traces are sent: the library of OpenTelemetry is not installed: {INSTALL}")

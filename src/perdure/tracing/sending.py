@@ -1,7 +1,8 @@
-"""Brings spans to the collector that OpenTelemetry's variables name, in a thread: an attempt never waits for it, nor fails because of it.
+"""Brings spans to the collector that OpenTelemetry's variables name, in a thread: an attempt never
+waits for it, nor fails because of it.
 
-What a collector does not take is tried again for OTEL_EXPORTER_OTLP_TIMEOUT (10 s), then dropped and said so, once. At the end of the
-process the last spans get `LAST_S`.
+What a collector does not take is tried again for OTEL_EXPORTER_OTLP_TIMEOUT (10 s), then dropped
+and said so, once. At the end of the process the last spans get `LAST_S`.
 """
 
 from __future__ import annotations
@@ -36,11 +37,18 @@ class Kept(RunStore, CountingStore, Protocol):
 class Tracer:
     """An Observer: makes a span of each attempt when its end is stored."""
 
-    def __init__(self, endpoint: str, environ: Mapping[str, str], tell: Callable[[str], None]) -> None:
-        # It speaks of every failed try, on standard error unless logging is set up: the one sentence that a person needs is told here.
+    def __init__(
+        self, endpoint: str, environ: Mapping[str, str], tell: Callable[[str], None]
+    ) -> None:
+        # It speaks of every failed try, on standard error unless logging is set up: the one
+        # sentence that a person needs is told here.
         logging.getLogger(OTLPSpanExporter.__module__).addHandler(logging.NullHandler())
-        named = "OTEL_SERVICE_NAME" in environ or "service.name=" in environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-        self._resource = Resource.create({"service.version": version("perdure")} | ({} if named else {"service.name": "perdure"}))
+        named = "OTEL_SERVICE_NAME" in environ or "service.name=" in environ.get(
+            "OTEL_RESOURCE_ATTRIBUTES", ""
+        )
+        self._resource = Resource.create(
+            {"service.version": version("perdure")} | ({} if named else {"service.name": "perdure"})
+        )
         self._exporter = OTLPSpanExporter(endpoint=endpoint)
         self._endpoint = endpoint
         self._tell = tell
@@ -56,8 +64,12 @@ class Tracer:
         if self.store is None or not isinstance(record.event, AttemptEnded):
             return
         run = self.store.get(record.run)
-        attempt = next(each for each in self.store.attempts(record.run) if each.number == record.attempt)
-        span = span_of(run, attempt, self.store.attempt_marks(record.run, record.attempt), self._resource)
+        attempt = next(
+            each for each in self.store.attempts(record.run) if each.number == record.attempt
+        )
+        span = span_of(
+            run, attempt, self.store.attempt_marks(record.run, record.attempt), self._resource
+        )
         try:
             self._waiting.put_nowait(span)
         except queue.Full:
@@ -90,4 +102,7 @@ class Tracer:
     def _lost(self) -> None:
         if not self._failed:
             self._failed = True
-            self._tell(f"traces are lost: the collector at {without_password(self._endpoint)} does not take them; the runs go on")
+            self._tell(
+                f"traces are lost: the collector at {without_password(self._endpoint)} does not "
+                "take them; the runs go on"
+            )

@@ -1,6 +1,8 @@
-"""An attempt that has ended as a span: OpenTelemetry's generative-AI conventions (0.66b, still in development), and perdure's own beside.
+"""An attempt that has ended as a span: OpenTelemetry's generative-AI conventions (0.66b, still in
+development), and perdure's own beside.
 
-Ids follow from run and attempt, so that whoever tells of an attempt tells the same, and a link to the attempt before needs no memory.
+Ids follow from run and attempt, so that whoever tells of an attempt tells the same, and a link to
+the attempt before needs no memory.
 """
 
 from __future__ import annotations
@@ -13,7 +15,15 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from perdure.events import AgentLaunched, CheckpointTaken, Compacted, DriftSeen, Record, RolledOver, VerifyEnded
+from perdure.events import (
+    AgentLaunched,
+    CheckpointTaken,
+    Compacted,
+    DriftSeen,
+    Record,
+    RolledOver,
+    VerifyEnded,
+)
 from perdure.model import Attempt, TaskRun
 
 if TYPE_CHECKING:
@@ -28,11 +38,17 @@ MS = 1_000_000
 SCOPE = InstrumentationScope("perdure")
 
 
-def span_of(run: TaskRun, attempt: Attempt, marks: Sequence[Record], resource: Resource) -> ReadableSpan:
+def span_of(
+    run: TaskRun, attempt: Attempt, marks: Sequence[Record], resource: Resource
+) -> ReadableSpan:
     """The span of an attempt that has ended. `marks`: what perdure did in it."""
     assert attempt.ended is not None and attempt.outcome is not None
     kind = attempt.outcome.kind
-    before = [Link(context_of(run.id, attempt.number - 1), {"perdure.link": "attempt before"})] if attempt.number > 1 else []
+    before = (
+        [Link(context_of(run.id, attempt.number - 1), {"perdure.link": "attempt before"})]
+        if attempt.number > 1
+        else []
+    )
     return ReadableSpan(
         name=f"invoke_agent {run.spec.agent}",
         context=context_of(run.id, attempt.number),
@@ -49,10 +65,13 @@ def span_of(run: TaskRun, attempt: Attempt, marks: Sequence[Record], resource: R
 
 
 def context_of(run_id: str, number: int) -> SpanContext:
-    """Trace and span of an attempt. Each has a trace of its own: between two of them may lie days."""
+    """Trace and span of an attempt. Each has a trace of its own: between two of them may lie
+    days."""
     digest = hashlib.sha256(f"{run_id}.{number}".encode()).digest()
     trace, span = int.from_bytes(digest[:16], "big"), int.from_bytes(digest[16:24], "big")
-    return SpanContext(trace or 1, span or 1, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+    return SpanContext(
+        trace or 1, span or 1, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED)
+    )
 
 
 def attributes(run: TaskRun, attempt: Attempt) -> Iterator[tuple[str, Value]]:
@@ -103,7 +122,12 @@ def _of_event(record: Record) -> Iterator[tuple[str, Value]]:
         case AgentLaunched(turn=turn):
             yield "turn", turn
         case CheckpointTaken(number=number, why=why, changed=changed, untracked=untracked):
-            yield from (("number", number), ("why", why), ("changed", changed), ("untracked", untracked))
+            yield from (
+                ("number", number),
+                ("why", why),
+                ("changed", changed),
+                ("untracked", untracked),
+            )
         case VerifyEnded(code=code, round=round_, seconds=seconds):
             yield from (("code", code), ("round", round_), ("seconds", seconds))
         case Compacted(before=before, after=after, asked=asked):
@@ -119,4 +143,8 @@ def _of_event(record: Record) -> Iterator[tuple[str, Value]]:
 def _receipt(attempt: Attempt) -> Iterator[Event]:
     if attempt.receipt is not None and attempt.ended is not None:
         found = attempt.receipt
-        yield Event("perdure.receipt", {"verdict": str(found.verdict), "rung": str(found.rung)}, attempt.ended * MS)
+        yield Event(
+            "perdure.receipt",
+            {"verdict": str(found.verdict), "rung": str(found.rung)},
+            attempt.ended * MS,
+        )

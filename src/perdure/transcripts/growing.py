@@ -1,9 +1,11 @@
 """One file of an agent's conversation and perdure's copy of it, which only ever grows.
 
-Called by `Copies` for the transcript and for each file beside it. What is known of a pair (`Known`) makes the next look cheap: the
-source's earlier bytes are hashed and not read into memory, only what is new is redacted and written, and a source that was not
-touched is not read at all. A `Known` is a shortcut and never the truth, kept beside the copies: where it does not fit, or cannot be
-read, both files are compared whole. A copy that its source no longer begins with is moved aside under a number, and a new one begins.
+Called by `Copies` for the transcript and for each file beside it. What is known of a pair (`Known`)
+makes the next look cheap: the source's earlier bytes are hashed and not read into memory, only what
+is new is redacted and written, and a source that was not touched is not read at all. A `Known` is a
+shortcut and never the truth, kept beside the copies: where it does not fit, or cannot be read, both
+files are compared whole. A copy that its source no longer begins with is moved aside under a
+number, and a new one begins.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from perdure.redaction import Redactor
 CHUNK = 1 << 20
 KNOWN = "known.json"
 SETTLED_NS = 2_000_000_000
-"""A file that was written less than so long ago may be written again without a change of its times."""
+"""A file that was written less than so long ago may be written again without a change of its
+times."""
 
 STARRED = re.compile(rb"\*{4,}")
 """What `Redactor` leaves of a secret, or of the part of one that base64 shows."""
@@ -125,7 +128,8 @@ def _alike(old: bytes, new: bytes, redactor: Redactor) -> bool:
 
 
 def known_of(copy: Path, known: Known | None, *, lines: bool = False) -> Known | None:
-    """What a copy holds, by what is known of it or else by reading it. None if there is none, or nothing in it."""
+    """What a copy holds, by what is known of it or else by reading it. None if there is none, or
+    nothing in it."""
     now = identity(copy)
     if now is None:
         return None
@@ -138,7 +142,8 @@ def known_of(copy: Path, known: Known | None, *, lines: bool = False) -> Known |
 
 
 def read_known(directory: Path) -> dict[str, Known]:
-    """What is known of the copies; nothing where that cannot be read: then they are read themselves."""
+    """What is known of the copies; nothing where that cannot be read: then they are read
+    themselves."""
     try:
         found = json.loads((directory / KNOWN).read_bytes())
         return {name: _from_json(entry) for name, entry in found.items()}
@@ -179,8 +184,16 @@ def move_aside(path: Path, suffix: str = "") -> Path:
 
 def versions(path: Path, suffix: str = "") -> Iterator[Path]:
     """The file and those of its name that were moved aside, the newest first."""
-    numbered = [each for each in path.parent.glob(f"{_literal(path.name + suffix)}.*") if each.suffix[1:].isdecimal()]
-    yield from (each for each in (path, *sorted(numbered, key=lambda each: -int(each.suffix[1:]))) if each.is_file())
+    numbered = [
+        each
+        for each in path.parent.glob(f"{_literal(path.name + suffix)}.*")
+        if each.suffix[1:].isdecimal()
+    ]
+    yield from (
+        each
+        for each in (path, *sorted(numbered, key=lambda each: -int(each.suffix[1:])))
+        if each.is_file()
+    )
 
 
 def identity(path: Path) -> Identity | None:
@@ -197,13 +210,17 @@ def private(path: str, flags: int) -> int:
 
 
 def private_directories(path: Path) -> None:
-    """Makes what is missing of the path. `mkdir` alone gives its mode to the last directory only."""
+    """Makes what is missing of the path. `mkdir` alone gives its mode to the last directory
+    only."""
     for missing in reversed([each for each in (path, *path.parents) if not each.exists()]):
         missing.mkdir(mode=0o700, exist_ok=True)
 
 
-def _append(file: BinaryIO, copy: Path, known: Known, redactor: Redactor, lines: bool) -> Known | None:
-    """Copies what came after the known part; None if the source does not begin with that, or a secret may stand across its end."""
+def _append(
+    file: BinaryIO, copy: Path, known: Known, redactor: Redactor, lines: bool
+) -> Known | None:
+    """Copies what came after the known part; None if the source does not begin with that, or a
+    secret may stand across its end."""
     digest = hashlib.sha256()
     if not _feed(digest, file, known.size) or digest.hexdigest() != known.raw:
         return None
@@ -219,16 +236,25 @@ def _append(file: BinaryIO, copy: Path, known: Known, redactor: Redactor, lines:
     digest.update(raw[back : back + len(new)])
     if new:
         _write(copy, new)
-    return _known(copy, known.size + len(new), digest.hexdigest(), alike=known.raw == known.kept and new == raw[back : back + len(new)])
+    return _known(
+        copy,
+        known.size + len(new),
+        digest.hexdigest(),
+        alike=known.raw == known.kept and new == raw[back : back + len(new)],
+    )
 
 
-def _compare(file: BinaryIO, copy: Path, redactor: Redactor, lines: bool, aside: str) -> Known | None:
+def _compare(
+    file: BinaryIO, copy: Path, redactor: Redactor, lines: bool, aside: str
+) -> Known | None:
     """Both files whole: the way for a first copy, and wherever there is doubt."""
     raw = file.read()
     content = redactor.bytes(raw)
     content = content[: content.rfind(b"\n") + 1] if lines else content
     old = copy.read_bytes() if copy.is_file() and not copy.is_symlink() else b""
-    if os.path.lexists(copy) and (copy.is_symlink() or not copy.is_file() or not content.startswith(old)):
+    if os.path.lexists(copy) and (
+        copy.is_symlink() or not copy.is_file() or not content.startswith(old)
+    ):
         move_aside(copy, aside)
         old = b""
     if len(content) > len(old) or (not lines and not copy.exists()):
@@ -273,7 +299,9 @@ def sync(directory: Path) -> None:
 
 def _opened(path: Path, *, follow: bool) -> BinaryIO:
     """A regular file of the agent's, opened to be read: a pipe in its place would wait for ever."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
+    fd = os.open(
+        path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+    )
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise FileNotFoundError(f"{path} is no file")

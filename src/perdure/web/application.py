@@ -1,5 +1,6 @@
-"""All addresses, and who may ask for them: only under a name that is allowed, so that no web page reaches a service on loopback by a name
-of its own (DNS rebinding); and only who is known, but for what `guard` lists. Nothing changes by a GET.
+"""All addresses, and who may ask for them: only under a name that is allowed, so that no web page
+reaches a service on loopback by a name of its own (DNS rebinding); and only who is known, but for
+what `guard` lists. Nothing changes by a GET.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ def application(
     routes: Sequence[BaseRoute] = (),
     proxies: Proxies | None = None,
 ) -> Starlette:
-    """The ASGI application. `problems` says why no work can be taken now, in sentences; it may wait. `hosts`: further allowed names.
-    `routes`: those of the API, the dashboard and the metrics; without `principals` nobody gets to them."""
+    """The ASGI application. `problems` says why no work can be taken now, in sentences; it may
+    wait. `hosts`: further allowed names. `routes`: those of the API, the dashboard and the metrics;
+    without `principals` nobody gets to them."""
 
     checks = CapacityLimiter(CHECKS_AT_ONCE)
 
@@ -54,7 +56,10 @@ def application(
         headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
         if status == 405:
             headers["Allow"] = ", ".join(methods_at(request))
-        said = {404: "There is nothing at this address", 405: "This address does not take that method"}
+        said = {
+            404: "There is nothing at this address",
+            405: "This address does not take that method",
+        }
         sentence = said.get(status, "Something went wrong in perdure; its log says more")
         if request.url.path.startswith(OWN_CHECKS):
             return answer(status, sentence, headers)
@@ -81,10 +86,15 @@ def application(
 
 
 def methods_at(request: Request) -> list[str]:
-    """Return all methods that the address of a request takes. Each route knows its own only, and one address may have several."""
+    """Return all methods that the address of a request takes. Each route knows its own only, and
+    one address may have several."""
     found: set[str] = set()
     for route in request.app.routes:
-        if isinstance(route, Route) and route.methods and route.matches(request.scope)[0] is not Match.NONE:
+        if (
+            isinstance(route, Route)
+            and route.methods
+            and route.matches(request.scope)[0] is not Match.NONE
+        ):
             found |= route.methods
     return sorted(found)
 

@@ -1,6 +1,8 @@
-"""Stands before every route: who is not known gets no further, and no other site can have a browser change anything.
+"""Stands before every route: who is not known gets no further, and no other site can have a browser
+change anything.
 
-What is open to anybody is listed here; everything else needs a principal, whether or not there is such an address.
+What is open to anybody is listed here; everything else needs a principal, whether or not there is
+such an address.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ SAFE = frozenset({"GET", "HEAD"})
 
 
 class Guard:
-    """Puts the principal into `request.state.principal`, or answers 401, 403 or 429. A browser is sent to the sign-in page."""
+    """Puts the principal into `request.state.principal`, or answers 401, 403 or 429. A browser is
+    sent to the sign-in page."""
 
     def __init__(self, app: ASGIApp, principals: Principals | None) -> None:
         self.app, self.principals = app, principals
@@ -57,16 +60,25 @@ class Guard:
         if self.principals is None:
             raise unknown()
         self._looks = self._looks or CapacityLimiter(LOOKS_MOST)
-        return await to_thread.run_sync(self.principals.known, headers, address_of(scope), limiter=self._looks)
+        return await to_thread.run_sync(
+            self.principals.known, headers, address_of(scope), limiter=self._looks
+        )
 
     def _refused(self, scope: Scope, headers: Headers, error: PerdureError) -> ASGIApp:
-        a_page = scope["method"] in SAFE and not scope["path"].startswith(API) and "text/html" in headers.get("accept", "")
+        a_page = (
+            scope["method"] in SAFE
+            and not scope["path"].startswith(API)
+            and "text/html" in headers.get("accept", "")
+        )
         if not a_page or not isinstance(error, Problem) or error.status != 401:
             return problem(error)
         if headers.get("hx-request") == "true":
-            # A part of a page that is open: the page itself goes there, instead of having the door put into it, or trying for ever.
+            # A part of a page that is open: the page itself goes there, instead of having the door
+            # put into it, or trying for ever.
             door = f"{SIGN_IN}?next={quote(_split(headers.get('hx-current-url', '')).path)}"
-            return problem(Problem(401, str(error), error.hint, {**error.headers, "hx-redirect": door}))
+            return problem(
+                Problem(401, str(error), error.hint, {**error.headers, "hx-redirect": door})
+            )
         return RedirectResponse(f"{SIGN_IN}?next={quote(scope['path'])}", 303)
 
 
@@ -76,10 +88,15 @@ def address_of(scope: Scope) -> str:
 
 
 def refuse_other_sites(headers: Headers) -> None:
-    """Raises Problem for a write that a page of another site had a browser send. Programs send neither of the two headers."""
+    """Raises Problem for a write that a page of another site had a browser send. Programs send
+    neither of the two headers."""
     origin, site = headers.get("origin"), headers.get("sec-fetch-site")
     if origin is not None and _split(origin).netloc.lower() != headers.get("host", "").lower():
-        raise Problem(403, "The request comes from a page of another site", "behind a proxy: it has to pass the Host header on")
+        raise Problem(
+            403,
+            "The request comes from a page of another site",
+            "behind a proxy: it has to pass the Host header on",
+        )
     if site is not None and site not in ("same-origin", "none"):
         raise Problem(403, "The request comes from a page of another site")
 
@@ -93,6 +110,11 @@ def _split(url: str) -> SplitResult:
 
 
 def refuse_forged(principal: Principal, headers: Headers) -> None:
-    """Raises Problem for a write of a browser that does not show that one of perdure's own pages made it. Forms show it by a field."""
+    """Raises Problem for a write of a browser that does not show that one of perdure's own pages
+    made it. Forms show it by a field."""
     if principal.cookie and not principal.sent_form(headers.get(FORM_SECRET, "")):
-        raise Problem(403, f"A signed-in browser changes nothing here without {FORM_SECRET}", "programs send a token")
+        raise Problem(
+            403,
+            f"A signed-in browser changes nothing here without {FORM_SECRET}",
+            "programs send a token",
+        )

@@ -1,8 +1,10 @@
-"""The journal as it grows: one thread reads it for everybody who listens, so that two hundred readers cost the database what one does.
+"""The journal as it grows: one thread reads it for everybody who listens, so that two hundred
+readers cost the database what one does.
 
-Every record gets to every listener once, in the order of the numbers. On a database that several hosts write to, a number can appear
-after a greater one: the reader waits at a gap, for as long as a transaction may take, and then knows that it was rolled back.
-Who does not keep up is dropped, and comes back with the number that it had seen last.
+Every record gets to every listener once, in the order of the numbers. On a database that several
+hosts write to, a number can appear after a greater one: the reader waits at a gap, for as long as a
+transaction may take, and then knows that it was rolled back. Who does not keep up is dropped, and
+comes back with the number that it had seen last.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ LISTENERS_MOST = 256
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A record, and the event that it is sent as: made once, by the thread that reads, for all who listen."""
+    """A record, and the event that it is sent as: made once, by the thread that reads, for all who
+    listen."""
 
     record: Record
     sent: bytes
@@ -44,7 +47,8 @@ class Told:
 
 @dataclass(eq=False)
 class Listener:
-    """One who listens, on an event loop. `run`: only records of this run's id; empty: all. `over`: it was dropped, or the service ends."""
+    """One who listens, on an event loop. `run`: only records of this run's id; empty: all. `over`:
+    it was dropped, or the service ends."""
 
     run: str
     since: int
@@ -67,7 +71,13 @@ class Listener:
             return
         everything = not self.run and batch[0].record.seq > self.since
         self._told += (
-            batch if everything else [each for each in batch if each.record.seq > self.since and self.run in ("", each.record.run)]
+            batch
+            if everything
+            else [
+                each
+                for each in batch
+                if each.record.seq > self.since and self.run in ("", each.record.run)
+            ]
         )
         if len(self._told) > BEHIND_MOST:
             self._told.clear()
@@ -81,8 +91,8 @@ class Listener:
 
 
 class Journal:
-    """From `with` to its end; then all listeners are told that it is over. `listen` and `leave` belong to one event loop, and may be called
-    before it begins."""
+    """From `with` to its end; then all listeners are told that it is over. `listen` and `leave`
+    belong to one event loop, and may be called before it begins."""
 
     def __init__(self, store: Store, say: Callable[[str], None] = lambda line: None) -> None:
         self._store, self._say = store, say
@@ -101,7 +111,12 @@ class Journal:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._over = True
         self._wake.set()
         self._thread.join()
@@ -174,9 +189,11 @@ class Journal:
             each.end()
 
 
-async def heard(listener: Listener, heartbeat_s: float, known: Callable[[], Awaitable[bool]]) -> AsyncIterator[Sequence[Told]]:
-    """What comes, until it is over; nothing at all as a sign of life. Whether who listens is still known is asked that often too, however
-    much comes."""
+async def heard(
+    listener: Listener, heartbeat_s: float, known: Callable[[], Awaitable[bool]]
+) -> AsyncIterator[Sequence[Told]]:
+    """What comes, until it is over; nothing at all as a sign of life. Whether who listens is still
+    known is asked that often too, however much comes."""
     asked = time.monotonic()
     while True:
         told = await listener.next(heartbeat_s)

@@ -19,7 +19,9 @@ def metrics(parts: Parts) -> Route:
     meter = Meter(replace(parts.engine, store=parts.store), version("perdure"))
 
     async def scrape(request: Request) -> Response:
-        text, content_type = await run_in_threadpool(meter.exposition, request.headers.get("accept", ""))
+        text, content_type = await run_in_threadpool(
+            meter.exposition, request.headers.get("accept", "")
+        )
         return Response(text, headers={"content-type": content_type})
 
     return Route("/metrics", scrape, methods=["GET"])

@@ -1,4 +1,5 @@
-"""Tells systemd how it goes: sd_notify(3), a datagram to the socket in NOTIFY_SOCKET. Where there is none, nothing happens."""
+"""Tells systemd how it goes: sd_notify(3), a datagram to the socket in NOTIFY_SOCKET. Where there
+is none, nothing happens."""
 
 from __future__ import annotations
 
@@ -8,9 +9,13 @@ from contextlib import suppress
 
 
 def notify(environ: Mapping[str, str], state: str) -> None:
-    """Sends `READY=1`, `STOPPING=1` or the like. Never raises: who does not listen loses nothing but the news."""
+    """Sends `READY=1`, `STOPPING=1` or the like. Never raises: who does not listen loses nothing
+    but the news."""
     place = environ.get("NOTIFY_SOCKET", "")
     if place[:1] not in ("/", "@"):
         return
-    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as end:
+    with (
+        suppress(OSError),
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as end,
+    ):
         end.sendto(state.encode(), f"\0{place[1:]}" if place.startswith("@") else place)

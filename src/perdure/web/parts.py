@@ -1,4 +1,5 @@
-"""What every part of the service works with: made by `perdure serve`, handed to the API, the dashboard and the metrics."""
+"""What every part of the service works with: made by `perdure serve`, handed to the API, the
+dashboard and the metrics."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from perdure.web.principal import Principals
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at. `state`: `ok`, `warn` (works, but) or `bad` (a run would fail)."""
+    """One thing that was looked at. `state`: `ok`, `warn` (works, but) or `bad` (a run would
+    fail)."""
 
     topic: str
     state: str
@@ -24,7 +26,8 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """`engine` is for the verbs that act, `store` is for looking: a connection of its own, which holds up no writer."""
+    """`engine` is for the verbs that act, `store` is for looking: a connection of its own, which
+    holds up no writer."""
 
     engine: Engine
     store: Store

@@ -1,9 +1,11 @@
-"""Who asks, and what they may do. Every address but a few that say so needs a token, on loopback too.
+"""Who asks, and what they may do. Every address but a few that say so needs a token, on loopback
+too.
 
-A program sends its token as `Authorization: Bearer ...`. A browser signs in with one and gets a cookie; that is good for looking, and for
-forms that carry the value of `form_secret`. Scopes are one above the other: who may dispatch may read, an admin may do both.
-`guard` asks before any route is looked up, so that an address that nobody thought of is closed;
-a route that needs more than `read` calls `authenticated`.
+A program sends its token as `Authorization: Bearer ...`. A browser signs in with one and gets a
+cookie; that is good for looking, and for forms that carry the value of `form_secret`. Scopes are
+one above the other: who may dispatch may read, an admin may do both. `guard` asks before any route
+is looked up, so that an address that nobody thought of is closed; a route that needs more than
+`read` calls `authenticated`.
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ COOKIE = "perdure"
 SIGNED_IN_S = 12 * 3600.0
 FAILURES_MOST = 20
 WINDOW_S = 60.0
-"""After so many wrong tokens from one address within so long, or of one token, further wrong ones are answered with 429. A good token
-always gets in: many people may stand behind one address.
+"""After so many wrong tokens from one address within so long, or of one token, further wrong ones
+are answered with 429. A good token always gets in: many people may stand behind one address.
 """
 ADDRESSES_MOST = 4096
 USED_EVERY_MS = 3_600_000
@@ -41,7 +43,8 @@ ALL = tuple(TokenScope)
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks. `name` is the token's. `cookie`: the secret of a browser that has signed in; empty for a program."""
+    """Who asks. `name` is the token's. `cookie`: the secret of a browser that has signed in; empty
+    for a program."""
 
     name: str
     scopes: frozenset[TokenScope]
@@ -53,34 +56,49 @@ class Principal:
     @property
     def form_secret(self) -> str:
         """What a form of a signed-in browser has to carry, and no other site can know."""
-        return hmac.new(self.cookie.encode(), b"form", hashlib.sha256).hexdigest() if self.cookie else ""
+        return (
+            hmac.new(self.cookie.encode(), b"form", hashlib.sha256).hexdigest()
+            if self.cookie
+            else ""
+        )
 
     def sent_form(self, given: str) -> bool:
         """Whether a form came from a page that was made for this principal."""
-        return bool(self.cookie) and hmac.compare_digest(self.form_secret.encode(), given.encode("utf-8", "replace"))
+        return bool(self.cookie) and hmac.compare_digest(
+            self.form_secret.encode(), given.encode("utf-8", "replace")
+        )
 
 
 def authenticated(request: Request, scope: TokenScope = TokenScope.READ) -> Principal:
-    """Who asks. Raises Problem with 401 where `Guard` has let an unknown one pass, and with 403 where the scope does not reach."""
+    """Who asks. Raises Problem with 401 where `Guard` has let an unknown one pass, and with 403
+    where the scope does not reach."""
     found = getattr(request.state, "principal", None)
     if not isinstance(found, Principal):
         raise unknown()
     if not found.may(scope):
         has = max(found.scopes, key=ALL.index)
         raise Problem(
-            403, f"This needs the scope {scope}, and the token {found.name!r} has {has}", f"perdure token new NAME --scope {scope}"
+            403,
+            f"This needs the scope {scope}, and the token {found.name!r} has {has}",
+            f"perdure token new NAME --scope {scope}",
         )
     return found
 
 
 def unknown() -> Problem:
     """Nobody whom perdure knows."""
-    return Problem(401, "A token is needed, or the one that was sent is not good", "perdure token new NAME", {"www-authenticate": "Bearer"})
+    return Problem(
+        401,
+        "A token is needed, or the one that was sent is not good",
+        "perdure token new NAME",
+        {"www-authenticate": "Bearer"},
+    )
 
 
 @dataclass
 class Principals:
-    """Finds out who asks. Threads may share it; it waits for the store, so it is not for an event loop."""
+    """Finds out who asks. Threads may share it; it waits for the store, so it is not for an event
+    loop."""
 
     reading: Store
     """Only looked into: a connection that holds up nobody."""
@@ -88,11 +106,13 @@ class Principals:
     say: Callable[[str], None] = lambda line: None
     _failed: dict[str, list[float]] = field(default_factory=dict, init=False)
     _wrong: dict[str, float] = field(default_factory=dict, init=False)
-    """When a token was found not to be good, by its digest: it is not looked up again for `WINDOW_S`."""
+    """When a token was found not to be good, by its digest: it is not looked up again for
+    `WINDOW_S`."""
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def known(self, headers: Headers, address: str) -> Principal:
-        """The one whose token or cookie stands in the headers of a request. Raises Problem with 401, or 429 after many failures."""
+        """The one whose token or cookie stands in the headers of a request. Raises Problem with
+        401, or 429 after many failures."""
         given = headers.getlist("authorization")
         if given:
             kind, _, secret = given[0].partition(" ")
@@ -102,7 +122,8 @@ class Principals:
         return self.cookie(cookie_parser(headers.get("cookie", "")).get(COOKIE, ""))
 
     def bearer(self, secret: str, address: str) -> Principal:
-        """The one who sent this token, from an address. Raises Problem with 401, or 429 after many failures."""
+        """The one who sent this token, from an address. Raises Problem with 401, or 429 after many
+        failures."""
         return _principal(self._token(secret, address))
 
     def cookie(self, secret: str) -> Principal:
@@ -113,7 +134,8 @@ class Principals:
         return _principal(found, secret)
 
     def sign_in(self, secret: str, address: str) -> tuple[Principal, str]:
-        """Signs a browser in with a token: who it is, and the cookie's value. Raises as `bearer` does."""
+        """Signs a browser in with a token: who it is, and the cookie's value. Raises as `bearer`
+        does."""
         token = self._token(secret.strip(), address)
         cookie, sha256 = new_cookie()
         self.writing.sign_in(token.name, sha256, SIGNED_IN_S)
@@ -147,7 +169,11 @@ class Principals:
                 _make_room(self._wrong)
                 self._wrong[given] = time.monotonic()
         if any(many):
-            return Problem(429, "Too many tokens that are not good came from there", "try again in a minute; a good token gets in at once")
+            return Problem(
+                429,
+                "Too many tokens that are not good came from there",
+                "try again in a minute; a good token gets in at once",
+            )
         return unknown()
 
     def _is_many(self, key: str) -> bool:

@@ -1,6 +1,8 @@
-"""Who is at the other end of a connection where a trusted proxy stands between: the address and the scheme that the proxy names.
+"""Who is at the other end of a connection where a trusted proxy stands between: the address and the
+scheme that the proxy names.
 
-`application` puts `Forwarded` before everything else. Without the setting `serve_proxies` nobody's headers are believed.
+`application` puts `Forwarded` before everything else. Without the setting `serve_proxies` nobody's
+headers are believed.
 """
 
 from __future__ import annotations
@@ -18,10 +20,13 @@ HOPS_MOST = 20
 
 
 class Proxies:
-    """The proxies whose headers are believed, as addresses or networks such as `127.0.0.1` and `10.0.0.0/8`."""
+    """The proxies whose headers are believed, as addresses or networks such as `127.0.0.1` and
+    `10.0.0.0/8`."""
 
     def __init__(self, places: Sequence[str] = ()) -> None:
-        self.networks: tuple[Network, ...] = tuple(ipaddress.ip_network(place, strict=False) for place in places)
+        self.networks: tuple[Network, ...] = tuple(
+            ipaddress.ip_network(place, strict=False) for place in places
+        )
 
     def has(self, address: str) -> bool:
         """Return whether an address is one of the proxies."""
@@ -29,12 +34,14 @@ class Proxies:
         return found is not None and any(found in network for network in self.networks)
 
     def is_near(self, address: str) -> bool:
-        """Return whether many people may stand behind one address: a proxy, or a program on this machine."""
+        """Return whether many people may stand behind one address: a proxy, or a program on this
+        machine."""
         found = plain_address(address)
         return found is None or found.is_loopback or self.has(address)
 
     def client(self, peer: str, forwarded: str) -> str:
-        """Return the address of the sender: the nearest one in `X-Forwarded-For` that is no proxy, seen from the peer on."""
+        """Return the address of the sender: the nearest one in `X-Forwarded-For` that is no proxy,
+        seen from the peer on."""
         names = [name.strip() for name in forwarded.split(",") if name.strip()][-HOPS_MOST:]
         while names and self.has(peer):
             found = plain_address(names.pop())
@@ -45,7 +52,8 @@ class Proxies:
 
 
 class Forwarded:
-    """Replace the client and the scheme of requests that come from a trusted proxy by what the proxy says."""
+    """Replace the client and the scheme of requests that come from a trusted proxy by what the
+    proxy says."""
 
     def __init__(self, app: ASGIApp, proxies: Proxies) -> None:
         self.app, self.proxies = app, proxies
@@ -55,13 +63,20 @@ class Forwarded:
         if peer and self.proxies.has(peer):
             headers = Headers(scope=scope)
             client = self.proxies.client(peer, ",".join(headers.getlist("x-forwarded-for")))
-            scheme = ",".join(headers.getlist("x-forwarded-proto")).rpartition(",")[2].strip().lower()
-            scope = {**scope, "client": (client, 0), "scheme": "https" if scheme == "https" else scope["scheme"]}
+            scheme = (
+                ",".join(headers.getlist("x-forwarded-proto")).rpartition(",")[2].strip().lower()
+            )
+            scope = {
+                **scope,
+                "client": (client, 0),
+                "scheme": "https" if scheme == "https" else scope["scheme"],
+            }
         await self.app(scope, receive, send)
 
 
 def plain_address(text: str) -> Address | None:
-    """Return the address in `192.0.2.1`, `192.0.2.1:80`, `[::1]:80` or `::1`; an IPv4 address in IPv6 as IPv4. None for anything else."""
+    """Return the address in `192.0.2.1`, `192.0.2.1:80`, `[::1]:80` or `::1`; an IPv4 address in
+    IPv6 as IPv4. None for anything else."""
     host = text.strip()
     if host.startswith("["):
         host = host[1:].partition("]")[0]

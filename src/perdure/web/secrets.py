@@ -1,4 +1,5 @@
-"""The secrets of the sources: from files, variables and credentials of systemd, checked before anything listens.
+"""The secrets of the sources: from files, variables and credentials of systemd, checked before
+anything listens.
 
 They are in no argument, no log, no message.
 """
@@ -19,23 +20,32 @@ SHORTEST = 16
 LONGEST = 4096
 
 
-def secrets_of(sources: Sequence[Source], environ: MutableMapping[str, str]) -> Mapping[str, tuple[str, ...]]:
-    """The secrets by the source's name. The variables are taken out of `environ`: no agent gets them. Raises ConfigError, with all that
-    is wrong."""
+def secrets_of(
+    sources: Sequence[Source], environ: MutableMapping[str, str]
+) -> Mapping[str, tuple[str, ...]]:
+    """The secrets by the source's name. The variables are taken out of `environ`: no agent gets
+    them. Raises ConfigError, with all that is wrong."""
     problems: list[str] = []
     found = {source.name: tuple(_of_one(source, environ, problems)) for source in sources}
     for source in sources:
         for variable in source.variables:
             environ.pop(variable, None)
     if problems:
-        raise ConfigError(problems, "openssl rand -hex 32 makes a secret; put it into the file and into the forge's webhook")
+        raise ConfigError(
+            problems,
+            "openssl rand -hex 32 makes a secret; put it into the file and into the forge's "
+            "webhook",
+        )
     return found
 
 
 def _of_one(source: Source, environ: Mapping[str, str], problems: list[str]) -> list[str]:
     places = [(f"the file {path}", _read(path, problems)) for path in source.files]
     places += [(f"the variable {name}", environ.get(name, "")) for name in source.variables]
-    places += [(f"the credential {name}", _credential(name, environ, problems)) for name in source.credentials]
+    places += [
+        (f"the credential {name}", _credential(name, environ, problems))
+        for name in source.credentials
+    ]
     for place, secret in places:
         if secret is not None and (wrong := _wrong(secret)):
             problems.append(f"webhooks.{source.name}: {place} {wrong}")
@@ -45,7 +55,10 @@ def _of_one(source: Source, environ: Mapping[str, str], problems: list[str]) -> 
 def _credential(name: str, environ: Mapping[str, str], problems: list[str]) -> str | None:
     directory = environ.get(CREDENTIALS, "")
     if not directory:
-        problems.append(f"the credential {name} is missing: no {CREDENTIALS} is set; the unit of systemd needs LoadCredential={name}:/path")
+        problems.append(
+            f"the credential {name} is missing: no {CREDENTIALS} is set; the unit of systemd needs "
+            f"LoadCredential={name}:/path"
+        )
         return None
     return _read(f"{directory}/{name}", problems)
 

@@ -1,7 +1,8 @@
 """One webhook, from the socket to the inbox: `POST /webhooks/{name}`.
 
-202 is answered when the delivery is durable, and to one that is there already; what is of no interest too, because a forge that gets a 4xx
-for it switches the webhook off (GitLab, for good). 503 means: not kept, send it again.
+202 is answered when the delivery is durable, and to one that is there already; what is of no
+interest too, because a forge that gets a 4xx for it switches the webhook off (GitLab, for good).
+503 means: not kept, send it again.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ LINE_EVERY_S = 1.0
 
 @dataclass
 class Desk:
-    """Takes webhooks of all sources. `say` gets a line for what was refused, at most one a second."""
+    """Takes webhooks of all sources. `say` gets a line for what was refused, at most one a
+    second."""
 
     sources: Mapping[str, tuple[Source, tuple[str, ...]]]
     writer: Writer
@@ -52,7 +54,11 @@ class Desk:
         name = request.path_params["name"]
         try:
             if name not in self.sources:
-                raise Refused(404, "There is no such webhook: the address ends with a name of the configuration, /webhooks/NAME")
+                raise Refused(
+                    404,
+                    "There is no such webhook: the address ends with a name of the configuration, "
+                    "/webhooks/NAME",
+                )
             return await self._take(request, *self.sources[name])
         except ClientDisconnect:
             return Response(status_code=400)
@@ -61,7 +67,9 @@ class Desk:
             return answer(refused.status, str(refused))
         except PerdureError as error:
             self._tell(f"webhook {name}: not kept: {error}")
-            return answer(503, "The delivery could not be kept; send it again", {"retry-after": "10"})
+            return answer(
+                503, "The delivery could not be kept; send it again", {"retry-after": "10"}
+            )
 
     async def _take(self, request: Request, source: Source, secrets: tuple[str, ...]) -> Response:
         headers = dict(reversed(request.headers.items()))
@@ -75,23 +83,42 @@ class Desk:
             self.held -= size
             if size > LARGE:
                 self._trim_soon()
-        return JSONResponse({"delivery": accepted.number, "new": accepted.new, "of_interest": arrived.reading.intent is not None}, 202)
+        return JSONResponse(
+            {
+                "delivery": accepted.number,
+                "new": accepted.new,
+                "of_interest": arrived.reading.intent is not None,
+            },
+            202,
+        )
 
-    async def _read(self, headers: dict[str, str], body: bytearray, source: Source, secrets: tuple[str, ...]) -> Arrived:
+    async def _read(
+        self, headers: dict[str, str], body: bytearray, source: Source, secrets: tuple[str, ...]
+    ) -> Arrived:
         """Check and parse a delivery; the body is emptied.
 
-        Large ones are read in a thread, one at a time: parsed, JSON takes ten times its size, and nobody else is to wait for it.
+        Large ones are read in a thread, one at a time: parsed, JSON takes ten times its size, and
+        nobody else is to wait for it.
         """
         raw = bytes(body)
         body.clear()
-        read = partial(receive, headers, raw, source=source.name, secrets=secrets, now_s=time.time(), expected=source.forge)
+        read = partial(
+            receive,
+            headers,
+            raw,
+            source=source.name,
+            secrets=secrets,
+            now_s=time.time(),
+            expected=source.forge,
+        )
         if len(raw) <= LARGE:
             return read()
         self._large = self._large or CapacityLimiter(1)
         return await to_thread.run_sync(read, limiter=self._large)
 
     def _trim_soon(self) -> None:
-        """Give memory back to the system a moment after a large delivery: glibc keeps what was freed between what is still used."""
+        """Give memory back to the system a moment after a large delivery: glibc keeps what was
+        freed between what is still used."""
         if self._trim is None:
             self._trim = asyncio.get_running_loop().call_later(TRIM_AFTER_S, self._trim_now)
 
@@ -115,7 +142,9 @@ class Desk:
                     if len(body) > BODY_MOST:
                         raise too_large()
                     if self.held > HELD_MOST:
-                        raise Refused(503, "Too much is being received at this moment; send it again")
+                        raise Refused(
+                            503, "Too much is being received at this moment; send it again"
+                        )
         except BaseException as error:
             self.held -= len(body)
             if isinstance(error, TimeoutError):

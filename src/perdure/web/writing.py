@@ -1,7 +1,8 @@
-"""Deliveries from many requests, kept in few transactions: what arrives while one transaction is written goes into the next.
+"""Deliveries from many requests, kept in few transactions: what arrives while one transaction is
+written goes into the next.
 
-One thread of its own, so that a slow disk holds up nobody but those who wait for it. Each request is answered after the commit that holds
-its delivery, never before.
+One thread of its own, so that a slow disk holds up nobody but those who wait for it. Each request
+is answered after the commit that holds its delivery, never before.
 """
 
 from __future__ import annotations
@@ -30,9 +31,14 @@ class _Waiting:
 
 
 class Writer:
-    """From `with` to its end; what was handed in before the end is written. `kept` is called after a commit with anything new in it."""
+    """From `with` to its end; what was handed in before the end is written. `kept` is called after
+    a commit with anything new in it."""
 
-    def __init__(self, accept: Callable[[Sequence[Arrived]], Sequence[Accepted]], kept: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        accept: Callable[[Sequence[Arrived]], Sequence[Accepted]],
+        kept: Callable[[], None] = lambda: None,
+    ) -> None:
         self._accept, self._kept = accept, kept
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._go, name="inbox", daemon=True)
@@ -41,7 +47,12 @@ class Writer:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._queue.put(None)
         self._thread.join()
 

@@ -1,6 +1,8 @@
-"""What a person has in a checkout and an agent does not have in its workdir: files of submodules, contents of Git LFS.
+"""What a person has in a checkout and an agent does not have in its workdir: files of submodules,
+contents of Git LFS.
 
-`Workspaces.prepare` asks once, for a workdir that it has just made, and the answer becomes a note of the attempt. Names are hostile text.
+`Workspaces.prepare` asks once, for a workdir that it has just made, and the answer becomes a note
+of the attempt. Names are hostile text.
 """
 
 from __future__ import annotations
@@ -20,8 +22,12 @@ _POINTER = "^version https://git-lfs.github.com/spec/v1$"
 
 
 def absent(top: Path, git: Git) -> list[str]:
-    """Return a sentence for each kind of content that is not in the workdir. `git`: runs there, without filters of the repository."""
-    entries = [line.partition("\t") for line in _split(git.run("ls-files", "--stage", "-z", cap=1 << 30).stdout)]
+    """Return a sentence for each kind of content that is not in the workdir. `git`: runs there,
+    without filters of the repository."""
+    entries = [
+        line.partition("\t")
+        for line in _split(git.run("ls-files", "--stage", "-z", cap=1 << 30).stdout)
+    ]
     modules = [name for facts, _, name in entries if facts.startswith(_SUBMODULE)]
     notes = []
     if modules:
@@ -30,7 +36,9 @@ def absent(top: Path, git: Git) -> list[str]:
     if any("filter=lfs" in read(top / name) for name in attributes):
         pointers = _pointers(git)
         if pointers:
-            notes.append(f"Files of Git LFS are pointers here, without their contents: {_named(pointers)}.")
+            notes.append(
+                f"Files of Git LFS are pointers here, without their contents: {_named(pointers)}."
+            )
     return notes
 
 

@@ -1,5 +1,6 @@
-"""How far the branch that the work in a workdir began at has gone on since. Looks where perdure fetches to, never into the workdir; what is
-found there, an isolated workdir can merge by its id, as it borrows its objects from there.
+"""How far the branch that the work in a workdir began at has gone on since. Looks where perdure
+fetches to, never into the workdir; what is found there, an isolated workdir can merge by its id, as
+it borrows its objects from there.
 """
 
 from __future__ import annotations
@@ -20,15 +21,19 @@ NAMED = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ahead:
-    """`commits` of the base came since; it stands at `commit` now. `subjects` are the newest ones' first lines: hostile text."""
+    """`commits` of the base came since; it stands at `commit` now. `subjects` are the newest ones'
+    first lines: hostile text."""
 
     commit: str
     commits: int
     subjects: tuple[str, ...]
 
 
-def ahead(places: Places, workspace: Workspace, source: Source | None, git: Git, base: str, since: str) -> Ahead | None:
-    """What came to the base since a commit (empty: since the work began); None for nothing, and for a base that is no branch.
+def ahead(
+    places: Places, workspace: Workspace, source: Source | None, git: Git, base: str, since: str
+) -> Ahead | None:
+    """What came to the base since a commit (empty: since the work began); None for nothing, and for
+    a base that is no branch.
 
     Raises NotFound where the base is gone, GitFailed where it cannot be fetched.
     """
@@ -37,7 +42,11 @@ def ahead(places: Places, workspace: Workspace, source: Source | None, git: Git,
     if source is None:
         common = common_directory(workspace.repo)
         repository = git.at(common, common)
-        return _counted(repository, since or workspace.base, repository.commit(f"refs/heads/{base}") if base else "")
+        return _counted(
+            repository,
+            since or workspace.base,
+            repository.commit(f"refs/heads/{base}") if base else "",
+        )
     with opened(places, source, git) as (cache, fault):
         if fault is not None:
             raise fault
@@ -51,12 +60,19 @@ def _counted(repository: Git, since: str, now: str) -> Ahead | None:
     count = int(repository.run("rev-list", "--count", f"{since}..{now}").text)
     if not count:
         return None
-    # Not `git log`, which runs programs that a repository's settings name. A line before each subject names its commit.
-    said = repository.run("rev-list", f"--max-count={NAMED}", "--format=%s", f"{since}..{now}").stdout
+    # Not `git log`, which runs programs that a repository's settings name. A line before each
+    # subject names its commit.
+    said = repository.run(
+        "rev-list", f"--max-count={NAMED}", "--format=%s", f"{since}..{now}"
+    ).stdout
     lines = said.decode("utf-8", "replace").split("\n")[1::2]
-    return Ahead(commit=now, commits=count, subjects=tuple(line[:200] for line in lines if line.strip()))
+    return Ahead(
+        commit=now, commits=count, subjects=tuple(line[:200] for line in lines if line.strip())
+    )
 
 
 def is_followed(workspace: Workspace) -> bool:
     """Whether there is a branch somewhere that the work is based on."""
-    return workspace.backend in (Backend.WORKTREE, Backend.ISOLATED) and Path(workspace.path).is_dir()
+    return (
+        workspace.backend in (Backend.WORKTREE, Backend.ISOLATED) and Path(workspace.path).is_dir()
+    )

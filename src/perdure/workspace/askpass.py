@@ -1,14 +1,16 @@
 """Gives a secret to one git call, and to no one else.
 
-git runs GIT_ASKPASS as a program with its prompt as the only argument. That program (this file's `_ask`, run by the same Python
-without site-packages) asks a Unix socket that a thread of the supervisor serves while the call lasts. The prompt names the
-host and path that git is really about to talk to, so after a redirect or a `url.insteadOf` it names another one and gets
-nothing. The secret crosses the socket and a pipe; it is never in an argument, an environment, a URL, a file or a log. The
-program's memory cannot be read (`perdure.secrecy`), and only what git started is answered; git's own memory is readable to
-the same user while the call lasts.
+git runs GIT_ASKPASS as a program with its prompt as the only argument. That program (this file's
+`_ask`, run by the same Python without site-packages) asks a Unix socket that a thread of the
+supervisor serves while the call lasts. The prompt names the host and path that git is really about
+to talk to, so after a redirect or a `url.insteadOf` it names another one and gets nothing. The
+secret crosses the socket and a pipe; it is never in an argument, an environment, a URL, a file or a
+log. The program's memory cannot be read (`perdure.secrecy`), and only what git started is answered;
+git's own memory is readable to the same user while the call lasts.
 
-Facts: git 2.39 prompts "Username for 'https://host/owner/repo': " and "Password for 'https://user@host/owner/repo': " when
-credential.useHttpPath is on; newer ones percent-encode the user.
+Facts: git 2.39 prompts "Username for 'https://host/owner/repo': " and "Password for
+'https://user@host/owner/repo': " when credential.useHttpPath is on; newer ones percent-encode the
+user.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 Credentials = Callable[[str], tuple[str, str] | None]
-"""Asked with a repository's URL before a call on it; returns (user, secret), or None if there are none."""
+"""Asked with a repository's URL before a call on it; returns (user, secret), or None if there are
+none."""
 
 ANCESTORS_MOST = 8
 """git, its transport and a shell stand between perdure and the program that asks."""
@@ -51,23 +54,29 @@ os.write(1, answer)
 
 @contextlib.contextmanager
 def broker(url: str, login: tuple[str, str], scratch: Path) -> Iterator[dict[str, str]]:
-    """Serves the prompts of one git call on `url` with (user, secret); yields the variables for that call.
+    """Serves the prompts of one git call on `url` with (user, secret); yields the variables for
+    that call.
 
-    Each of the two prompts is answered once. The socket is reached through its directory's descriptor, because its path
-    may be longer than the 107 bytes that a socket address holds.
+    Each of the two prompts is answered once. The socket is reached through its directory's
+    descriptor, because its path may be longer than the 107 bytes that a socket address holds.
     """
     place = Path(tempfile.mkdtemp(prefix="ask-", dir=scratch))
     fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     token = secrets.token_hex(16)
     server = socket.socket(socket.AF_UNIX)
-    thread = threading.Thread(target=_serve, args=(server, token, expected(url, *login)), daemon=True)
+    thread = threading.Thread(
+        target=_serve, args=(server, token, expected(url, *login)), daemon=True
+    )
     try:
         server.bind(f"/proc/self/fd/{fd}/socket")
         server.listen(4)
         thread.start()
         program, script = place / "ask", place / "ask.py"
         script.write_text(_ASK.format(place=str(place), token=token), encoding="utf-8")
-        program.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, "-I", "-S", str(script)])} "$1"\n', encoding="utf-8")
+        program.write_text(
+            f'#!/bin/sh\nexec {shlex.join([sys.executable, "-I", "-S", str(script)])} "$1"\n',
+            encoding="utf-8",
+        )
         program.chmod(0o700)
         yield {"GIT_ASKPASS": str(program)}
     finally:
@@ -83,7 +92,10 @@ def broker(url: str, login: tuple[str, str], scratch: Path) -> Iterator[dict[str
 def expected(url: str, user: str, secret: str) -> dict[str, str]:
     """The only prompts that are answered, with their answers."""
     scheme, _, rest = url.partition("://")
-    passwords = {f"Password for '{scheme}://{name}@{rest}': ": secret for name in (user, quote(user, safe=""))}
+    passwords = {
+        f"Password for '{scheme}://{name}@{rest}': ": secret
+        for name in (user, quote(user, safe=""))
+    }
     return {f"Username for '{url}': ": user, **passwords}
 
 
@@ -95,7 +107,9 @@ def _serve(server: socket.socket, token: str, answers: dict[str, str]) -> None:
             return
         with client, contextlib.suppress(OSError):
             client.settimeout(10)
-            pid, uid, _ = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            pid, uid, _ = struct.unpack(
+                "3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            )
             given, _, prompt = _request(client).partition("\n")
             known = secrets.compare_digest(given.encode("utf-8", "replace"), token.encode())
             if known and uid == os.getuid() and _is_started_by_git(pid):
@@ -103,16 +117,20 @@ def _serve(server: socket.socket, token: str, answers: dict[str, str]) -> None:
 
 
 def _is_started_by_git(pid: int) -> bool:
-    """Return whether a process descends from this one, and not through a shim or a keeper: an agent of the same user can read the token.
+    """Return whether a process descends from this one, and not through a shim or a keeper: an agent
+    of the same user can read the token.
 
-    Between the two there are only git and its helpers; a shim and a keeper are run by the Python of this process.
+    Between the two there are only git and its helpers; a shim and a keeper are run by the Python of
+    this process.
     """
     python = Path(sys.executable).stat()
     for depth in range(ANCESTORS_MOST):
         try:
             if depth and Path(f"/proc/{pid}/exe").stat().st_ino == python.st_ino:
                 return False
-            pid = int(Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+            pid = int(
+                Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[1]
+            )
         except (OSError, ValueError):
             return False
         if pid == os.getpid():

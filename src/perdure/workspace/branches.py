@@ -1,8 +1,10 @@
-"""Branches, tags and stashes of a repository that is its agent's alone: they are gone with the workdir unless a checkpoint has them.
+"""Branches, tags and stashes of a repository that is its agent's alone: they are gone with the
+workdir unless a checkpoint has them.
 
-`photograph` gathers them and makes their commits parents of the checkpoint, so no gc takes them and a capsule carries them along;
-`restoring` brings back what is missing. A branch that is there is never moved: what a checkpoint had gets a ref beside it. A tag comes
-back as the commit that it names, without its message.
+`photograph` gathers them and makes their commits parents of the checkpoint, so no gc takes them and
+a capsule carries them along; `restoring` brings back what is missing. A branch that is there is
+never moved: what a checkpoint had gets a ref beside it. A tag comes back as the commit that it
+names, without its message.
 """
 
 from __future__ import annotations
@@ -44,10 +46,13 @@ class Branches:
 
 
 def gather(shelf: Shelf, known: Branches) -> Branches:
-    """What there is beside HEAD in an agent's own repository; nothing of anybody else's. Raises GitFailed."""
+    """What there is beside HEAD in an agent's own repository; nothing of anybody else's. Raises
+    GitFailed."""
     if shelf.lent is None or shelf.repository is None:
         return Branches()
-    said = shelf.repository.run("for-each-ref", _FORMAT, "refs/heads", "refs/tags", "refs/notes", "refs/stash").stdout
+    said = shelf.repository.run(
+        "for-each-ref", _FORMAT, "refs/heads", "refs/tags", "refs/notes", "refs/stash"
+    ).stdout
     says = hashlib.sha256(said).hexdigest()
     if says == known.says:
         return known
@@ -74,8 +79,21 @@ def _commits(said: str) -> Iterable[tuple[str, str, str]]:
 
 
 def _stashes(repository: Git) -> list[list[str]]:
-    words = ("log", "--walk-reflogs", "--no-show-signature", "--no-decorate", "--format=%H %gs", f"--max-count={MOST}", "refs/stash", "--")
-    return [line.split(" ", 1) for line in repository.run(*words, good=(0, FATAL)).text.split("\n") if " " in line]
+    words = (
+        "log",
+        "--walk-reflogs",
+        "--no-show-signature",
+        "--no-decorate",
+        "--format=%H %gs",
+        f"--max-count={MOST}",
+        "refs/stash",
+        "--",
+    )
+    return [
+        line.split(" ", 1)
+        for line in repository.run(*words, good=(0, FATAL)).text.split("\n")
+        if " " in line
+    ]
 
 
 def to_json(found: Branches) -> dict[str, Any]:
@@ -85,8 +103,12 @@ def to_json(found: Branches) -> dict[str, Any]:
 def read(said: Any) -> Branches:
     """What `to_json` wrote, checked. Raises ValueError, TypeError, AttributeError."""
     refs = {str(name): str(oid) for name, oid in said.get("refs", {}).items()}
-    stashes = [[str(oid), " ".join(str(text).split())[:500]] for oid, text in said.get("stashes", [])]
-    if not all(map(_NAME.fullmatch, refs)) or not all(_OID.fullmatch(oid) for oid in [*refs.values(), *(oid for oid, _ in stashes)]):
+    stashes = [
+        [str(oid), " ".join(str(text).split())[:500]] for oid, text in said.get("stashes", [])
+    ]
+    if not all(map(_NAME.fullmatch, refs)) or not all(
+        _OID.fullmatch(oid) for oid in [*refs.values(), *(oid for oid, _ in stashes)]
+    ):
         raise ValueError("a ref is needed")
     return Branches(refs=refs, stashes=stashes)
 
@@ -94,14 +116,27 @@ def read(said: Any) -> Branches:
 def put_back(shelf: Shelf, backend: Backend, wanted: Branches, branch: str) -> list[str]:
     """Brings back what is missing; `branch` is seen to by the caller. Returns notes.
 
-    In a worktree of the user's own repository nothing is made: its branches are the user's. The checkpoint still has the commits.
+    In a worktree of the user's own repository nothing is made: its branches are the user's. The
+    checkpoint still has the commits.
     """
     assert shelf.repository is not None
     names = [name for name in wanted.refs if name != f"refs/heads/{branch}"]
     if backend is Backend.WORKTREE:
-        what = [*(name.split("/", 2)[2] for name in names), *("a stash" for _ in wanted.stashes[:1])]
-        return [f"Not made in your repository, but parents of the checkpoint's commit: {', '.join(what)}."] if what else []
-    said = shelf.repository.run("for-each-ref", _FORMAT, "refs/heads", "refs/tags", "refs/notes").stdout
+        what = [
+            *(name.split("/", 2)[2] for name in names),
+            *("a stash" for _ in wanted.stashes[:1]),
+        ]
+        return (
+            [
+                "Not made in your repository, but parents of the checkpoint's commit: "
+                f"{', '.join(what)}."
+            ]
+            if what
+            else []
+        )
+    said = shelf.repository.run(
+        "for-each-ref", _FORMAT, "refs/heads", "refs/tags", "refs/notes"
+    ).stdout
     there = {name: commit for _, commit, name in _commits(said.decode("utf-8", "surrogateescape"))}
     notes = []
     for name in names:
@@ -110,21 +145,37 @@ def put_back(shelf: Shelf, backend: Backend, wanted: Branches, branch: str) -> l
             continue
         if name not in there and _made(shelf.repository, name, oid):
             continue
-        if name in there and shelf.repository.run("merge-base", "--is-ancestor", oid, there[name], good=(0, 1, FATAL)).code == 0:
+        if (
+            name in there
+            and shelf.repository.run(
+                "merge-base", "--is-ancestor", oid, there[name], good=(0, 1, FATAL)
+            ).code
+            == 0
+        ):
             continue
         beside = f"refs/perdure/rescue/{shelf.id}/{oid}"
         shelf.repository.set_ref(beside, oid, f"perdure: {name} at a checkpoint")
         notes.append(f"{name} was left alone; what it was at the checkpoint is {beside}.")
     if wanted.stashes and (missing := _put_stashes(shelf.repository, wanted.stashes)):
-        notes.append(f"{missing} stashes are kept under refs/perdure/rescue/{shelf.id}/: there are others now.")
+        notes.append(
+            f"{missing} stashes are kept under refs/perdure/rescue/{shelf.id}/: there are others "
+            "now."
+        )
         for oid, text in wanted.stashes:
-            shelf.repository.set_ref(f"refs/perdure/rescue/{shelf.id}/{oid}", oid, f"perdure: stash: {text}")
+            shelf.repository.set_ref(
+                f"refs/perdure/rescue/{shelf.id}/{oid}", oid, f"perdure: stash: {text}"
+            )
     return notes
 
 
 def written(shelf: Shelf, wanted: Branches) -> list[str]:
-    """The refs that `put_back` may write: a git that was killed at one of them has left its lock beside it."""
-    return [*wanted.refs, "refs/stash", *(f"refs/perdure/rescue/{shelf.id}/{oid}" for oid in wanted.commits)]
+    """The refs that `put_back` may write: a git that was killed at one of them has left its lock
+    beside it."""
+    return [
+        *wanted.refs,
+        "refs/stash",
+        *(f"refs/perdure/rescue/{shelf.id}/{oid}" for oid in wanted.commits),
+    ]
 
 
 def _made(repository: Git, name: str, oid: str) -> bool:

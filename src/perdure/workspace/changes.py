@@ -1,8 +1,10 @@
-"""What a run changed: its workdir as it is now, committed or not, against the commit that it began at. Only looks.
+"""What a run changed: its workdir as it is now, committed or not, against the commit that it began
+at. Only looks.
 
-The files are taken into a view (see `view`) and into a store of objects that is gone afterwards, then tree is compared with
-tree in a bare repository without configuration: no filter, textconv, external diff or attribute of the repository takes part,
-and nothing is written into it. Untracked files are new ones; ignored ones (by a .gitignore of the tree) are left out.
+The files are taken into a view (see `view`) and into a store of objects that is gone afterwards,
+then tree is compared with tree in a bare repository without configuration: no filter, textconv,
+external diff or attribute of the repository takes part, and nothing is written into it. Untracked
+files are new ones; ignored ones (by a .gitignore of the tree) are left out.
 """
 
 from __future__ import annotations
@@ -23,7 +25,15 @@ from perdure.workspace.identity import Places
 from perdure.workspace.places import alternate, is_real_directory, make_private, write
 from perdure.workspace.view import Looker, again, files, looking_alone
 
-PLAIN = ("--no-ext-diff", "--no-textconv", "--no-color", "--submodule=short", "--src-prefix=a/", "--dst-prefix=b/", "-M")
+PLAIN = (
+    "--no-ext-diff",
+    "--no-textconv",
+    "--no-color",
+    "--submodule=short",
+    "--src-prefix=a/",
+    "--dst-prefix=b/",
+    "-M",
+)
 LARGEST = 1 << 30
 
 Entry = tuple[str, str]
@@ -32,7 +42,8 @@ Entry = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Desk:
-    """A place to work on trees: a bare git that writes its objects and its index here, and borrows all others."""
+    """A place to work on trees: a bare git that writes its objects and its index here, and borrows
+    all others."""
 
     directory: Path
     git: Git
@@ -42,14 +53,25 @@ class Desk:
         return self.directory / "objects"
 
     def run(
-        self, *args: str, stdin: bytes = b"", good: tuple[int, ...] = (0,), looker: Looker | None = None, index: str = "index",
+        self,
+        *args: str,
+        stdin: bytes = b"",
+        good: tuple[int, ...] = (0,),
+        looker: Looker | None = None,
+        index: str = "index",
         cap: int = LARGEST,
-    ) -> Result:  # fmt: skip
-        """git on this desk; with `looker` it sees the files of that workdir. Of more than `cap` bytes nothing is taken."""
+    ) -> Result:
+        """git on this desk; with `looker` it sees the files of that workdir. Of more than `cap`
+        bytes nothing is taken."""
         git = self.git if looker is None else looker.eye
-        own = {"GIT_OBJECT_DIRECTORY": str(self.objects), "GIT_INDEX_FILE": str(self.directory / index)}
+        own = {
+            "GIT_OBJECT_DIRECTORY": str(self.objects),
+            "GIT_INDEX_FILE": str(self.directory / index),
+        }
         readable = (("core.quotePath", "false"),)
-        return git.run(*args, stdin=stdin, good=good, env=own, settings=readable, timeout_s=1800.0, cap=cap)
+        return git.run(
+            *args, stdin=stdin, good=good, env=own, settings=readable, timeout_s=1800.0, cap=cap
+        )
 
     def entries(self, tree: str) -> dict[str, Entry]:
         """Every file of a tree."""
@@ -60,14 +82,29 @@ class Desk:
         status = looker.status()
         view = looker.eye.git_dir
         assert view is not None
-        shutil.copy2(view / "index", self.directory / "index")  # With its time: git compares it with the files'.
+        shutil.copy2(
+            view / "index", self.directory / "index"
+        )  # With its time: git compares it with the files'.
         names = list(status.changed)
         for name in status.untracked:
             path = looker.top / name
-            names += [f"{name.rstrip('/')}/{below}" for below in files(path)] if is_real_directory(path) else [name]
+            names += (
+                [f"{name.rstrip('/')}/{below}" for below in files(path)]
+                if is_real_directory(path)
+                else [name]
+            )
         if names:
             listed = b"".join(os.fsencode(name) + b"\0" for name in names)
-            self.run("update-index", "--add", "--remove", "--replace", "-z", "--stdin", stdin=listed, looker=looker)
+            self.run(
+                "update-index",
+                "--add",
+                "--remove",
+                "--replace",
+                "-z",
+                "--stdin",
+                stdin=listed,
+                looker=looker,
+            )
         return self.run("write-tree").text
 
 
@@ -90,7 +127,10 @@ def desk(places: Places, looker: Looker, *borrowed: Path) -> Iterator[Desk]:
     with tempfile.TemporaryDirectory(dir=make_private(places.scratch), prefix="desk-") as made:
         directory = Path(made)
         (directory / "objects/info").mkdir(parents=True)
-        write(directory / "objects/info/alternates", "".join(f"{alternate(path)}\n" for path in (view / "objects", *borrowed)))
+        write(
+            directory / "objects/info/alternates",
+            "".join(f"{alternate(path)}\n" for path in (view / "objects", *borrowed)),
+        )
         yield Desk(directory=directory, git=replace(looker.eye, cwd=view, work_tree=None))
 
 
@@ -106,27 +146,47 @@ class Shot:
 
 @contextlib.contextmanager
 def shot(places: Places, workspace: Workspace, git: Git, pinned: str) -> Iterator[Shot]:
-    """The run's changes as trees. `pinned` is the commit that it began at. Raises UsageError without git."""
+    """The run's changes as trees. `pinned` is the commit that it began at. Raises UsageError
+    without git."""
     with looking_alone(places, workspace, git) as looker:
         if looker is None:
             raise UsageError(
-                f"{workspace.path} is not in a git repository, so there is nothing to compare it with.", "Look at the directory."
+                f"{workspace.path} is not in a git repository, so there is nothing to compare it "
+                "with.",
+                "Look at the directory.",
             )
         with desk(places, looker) as made:
-            common = made.run("merge-base", pinned, looker.head, good=(0, 1)).text.partition("\n")[0] if pinned else looker.head
+            common = (
+                made.run("merge-base", pinned, looker.head, good=(0, 1)).text.partition("\n")[0]
+                if pinned
+                else looker.head
+            )
             yield Shot(desk=made, base=common or pinned, tree=made.photograph(looker))
 
 
-def diff(places: Places, workspace: Workspace, git: Git, pinned: str, *, stat: int = 0, binary: bool = False, most: int = LARGEST) -> bytes:
-    """The changes as git writes them: a patch, or with `stat` the summary in so many columns. `binary`: whole, for git apply. Raises
-    UsageError where that is more than `most` bytes."""
+def diff(
+    places: Places,
+    workspace: Workspace,
+    git: Git,
+    pinned: str,
+    *,
+    stat: int = 0,
+    binary: bool = False,
+    most: int = LARGEST,
+) -> bytes:
+    """The changes as git writes them: a patch, or with `stat` the summary in so many columns.
+    `binary`: whole, for git apply. Raises UsageError where that is more than `most` bytes."""
 
     def look() -> bytes:
         with shot(places, workspace, git, pinned) as seen:
             form = (f"--stat={stat}",) if stat else ("--binary", "--full-index") if binary else ()
             try:
-                return seen.desk.run("diff", *PLAIN, *form, seen.base, seen.tree, "--", cap=most).stdout
+                return seen.desk.run(
+                    "diff", *PLAIN, *form, seen.base, seen.tree, "--", cap=most
+                ).stdout
             except GitSaidTooMuch:
-                raise UsageError(f"The patch has more than {most:,} bytes", f"git diff, in {workspace.path}") from None
+                raise UsageError(
+                    f"The patch has more than {most:,} bytes", f"git diff, in {workspace.path}"
+                ) from None
 
     return again(places, workspace, look, alone=True)

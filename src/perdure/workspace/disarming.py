@@ -1,9 +1,11 @@
-"""Repositories inside a workdir that comes from another machine: their files come along, what would run by them does not.
+"""Repositories inside a workdir that comes from another machine: their files come along, what would
+run by them does not.
 
-Whoever runs git inside such a repository runs what its hooks and its configuration name. So `placing` asks here, for a checkpoint from
-outside: hooks are left out (but the samples, which never run), a configuration that says more than a plain clone's becomes
-`config.imported` with a plain one in its place, and what leads git elsewhere (`.git` as a file or a link, `commondir`) gets that ending,
-too. Each is named.
+Whoever runs git inside such a repository runs what its hooks and its configuration name. So
+`placing` asks here, for a checkpoint from outside: hooks are left out (but the samples, which never
+run), a configuration that says more than a plain clone's becomes `config.imported` with a plain one
+in its place, and what leads git elsewhere (`.git` as a file or a link, `commondir`) gets that
+ending, too. Each is named.
 """
 
 from __future__ import annotations
@@ -21,11 +23,14 @@ _PLAIN = re.compile(
     r"core\.(repositoryformatversion|bare|filemode|logallrefupdates|ignorecase|symlinks|precomposeunicode)|extensions\.objectformat"
     r"|remote\..*\.(fetch|tagopt|prune)|branch\..*\.(remote|merge|rebase)|user\.(name|email)|init\.defaultbranch|gc\.auto"
 )
-_URL = re.compile(r"(https?|ssh|git)://[^-\s][^\s]*|[A-Za-z0-9_][A-Za-z0-9_.-]*@[A-Za-z0-9][A-Za-z0-9.-]*:[^-\s:][^\s:]*")
+_URL = re.compile(
+    r"(https?|ssh|git)://[^-\s][^\s]*|[A-Za-z0-9_][A-Za-z0-9_.-]*@[A-Za-z0-9][A-Za-z0-9.-]*:[^-\s:][^\s:]*"
+)
 
 
 def kind(parts: Sequence[str]) -> str:
-    """What a file below the workdir is to a repository inside it: `hook`, `config`, `pointer`, or nothing of that (empty)."""
+    """What a file below the workdir is to a repository inside it: `hook`, `config`, `pointer`, or
+    nothing of that (empty)."""
     places = [place for place, part in enumerate(parts) if part == ".git"]
     if not places:
         return ""
@@ -36,19 +41,27 @@ def kind(parts: Sequence[str]) -> str:
         return ""
     if "hooks" in inner:
         return "" if inner[-1].endswith(".sample") and inner[-1] != ".sample" else "hook"
-    # `modules/NAME/config` and `worktrees/NAME/config.worktree` are those of further git directories.
+    # `modules/NAME/config` and `worktrees/NAME/config.worktree` are those of further git
+    # directories.
     return "config" if inner[-1] in ("config", "config.worktree") else ""
 
 
 def plain(shelf: Shelf, content: bytes | Path, link: bool) -> bytes | None:
-    """A configuration with only what is harmless in it; None if it has nothing else, and can stay as it is."""
+    """A configuration with only what is harmless in it; None if it has nothing else, and can stay
+    as it is."""
     if link or isinstance(content, Path) or len(content) > _LARGEST:
         return _written([])
     try:
-        said = shelf.run("config", "--file", "-", "--no-includes", "--null", "--list", stdin=content).stdout
+        said = shelf.run(
+            "config", "--file", "-", "--no-includes", "--null", "--list", stdin=content
+        ).stdout
     except GitFailed:
         return _written([])
-    entries = [entry.partition("\n") for entry in said.decode("utf-8", "surrogateescape").split("\0") if entry]
+    entries = [
+        entry.partition("\n")
+        for entry in said.decode("utf-8", "surrogateescape").split("\0")
+        if entry
+    ]
     harmless = [(key, value) for key, equals, value in entries if equals and _is_plain(key, value)]
     return None if len(harmless) == len(entries) else _written(harmless)
 
@@ -60,7 +73,11 @@ def _is_plain(key: str, value: str) -> bool:
 
 
 def _written(entries: Sequence[tuple[str, str]]) -> bytes:
-    lines = [] if any(key == "core.repositoryformatversion" for key, _ in entries) else ["[core]\n\trepositoryformatversion = 0\n"]
+    lines = (
+        []
+        if any(key == "core.repositoryformatversion" for key, _ in entries)
+        else ["[core]\n\trepositoryformatversion = 0\n"]
+    )
     for key, value in entries:
         section, _, rest = key.partition(".")
         subsection, _, name = rest.rpartition(".")

@@ -1,7 +1,8 @@
 """Names that git does not keep, as they stand in a checkpoint's tree.
 
-git keeps nothing that is called `.git`. Such a part of a name gets a `%` at its end, as does one that looks like the result
-(`.git%` becomes `.git%%`), so names stay distinct and come back as they were; so does a link called `.gitmodules`, which git refuses.
+git keeps nothing that is called `.git`. Such a part of a name gets a `%` at its end, as does one
+that looks like the result (`.git%` becomes `.git%%`), so names stay distinct and come back as they
+were; so does a link called `.gitmodules`, which git refuses.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What one look at a workdir is about, and what it finds: the nouns that `scanning` and `listing` share, and `photograph` remembers."""
+"""What one look at a workdir is about, and what it finds: the nouns that `scanning` and `listing`
+share, and `photograph` remembers."""
 
 from __future__ import annotations
 
@@ -9,12 +10,14 @@ from perdure.lateclass import dataclass
 from perdure.workspace.escaping import unescape
 
 Seen = tuple[int, list[str], list[tuple[str, str]]]
-"""Of a directory: its change time (0: look again), names that git cannot keep, special files with their kind."""
+"""Of a directory: its change time (0: look again), names that git cannot keep, special files with
+their kind."""
 
 
 @dataclass(slots=True)
 class Piece:
-    """A directory to be taken, and what is known of it. `prefix` is its place in the whole tree, empty or ending in a slash."""
+    """A directory to be taken, and what is known of it. `prefix` is its place in the whole tree,
+    empty or ending in a slash."""
 
     root: Path
     index: Path
@@ -43,7 +46,8 @@ class Findings:
     modes: dict[str, dict[str, int]] = field(default_factory=dict)
     """By piece: the modes that are not the usual ones, see `modes`."""
     recent: dict[str, list[str]] = field(default_factory=dict)
-    """By piece: files that were touched shortly before the look, whose mode is looked at once more."""
+    """By piece: files that were touched shortly before the look, whose mode is looked at once
+    more."""
     trees: dict[str, str] = field(default_factory=dict)
     idle: dict[str, list[str]] = field(default_factory=dict)
     """What is there in each piece and was not taken, empty directories among it."""

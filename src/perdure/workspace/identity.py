@@ -1,8 +1,10 @@
-"""Which names are accepted, and where what they name lies on disk. Pure: reads nothing, runs nothing.
+"""Which names are accepted, and where what they name lies on disk. Pure: reads nothing, runs
+nothing.
 
-Names come from people, forges and agents, so each has a grammar, and what does not fit is refused with a sentence. What
-fits may still collide or surprise as a file name, so on disk stands a hash of the identity; only the two names of
-`{root}/{service}/.task/{task}` are used as they are, and their grammar is narrow enough for that.
+Names come from people, forges and agents, so each has a grammar, and what does not fit is refused
+with a sentence. What fits may still collide or surprise as a file name, so on disk stands a hash of
+the identity; only the two names of `{root}/{service}/.task/{task}` are used as they are, and their
+grammar is narrow enough for that.
 """
 
 from __future__ import annotations
@@ -21,8 +23,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
 _BASE = re.compile(r"[A-Za-z0-9@][A-Za-z0-9._/@{}~^+-]{0,199}")
 _OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_SCP = re.compile(r"(?:(?P<user>[^@:/\s]*)@)?(?P<host>[^@:/\s]{2,}):(?P<path>(?!//)[^:].*)", re.DOTALL)
-"""`user@host:path`, or `host:path` with a name from the user's ssh configuration; a single letter is a drive elsewhere."""
+_SCP = re.compile(
+    r"(?:(?P<user>[^@:/\s]*)@)?(?P<host>[^@:/\s]{2,}):(?P<path>(?!//)[^:].*)", re.DOTALL
+)
+"""`user@host:path`, or `host:path` with a name from the user's ssh configuration; a single letter
+is a drive elsewhere."""
 _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _PATH = re.compile(r"(/[A-Za-z0-9~_+-][A-Za-z0-9._~+-]*)+/?")
 _LOOPBACK = frozenset({"127.0.0.1", "localhost"})
@@ -53,7 +58,8 @@ class Places:
         return self.own / "repos" / f"{repository}.git"
 
     def view(self, workspace: str) -> Path:
-        """perdure's own git directory for looking at a workdir whose git directory belongs to an agent."""
+        """perdure's own git directory for looking at a workdir whose git directory belongs to an
+        agent."""
         return self.own / "views" / f"{workspace}.git"
 
     def shelf(self, workspace: str) -> Path:
@@ -69,7 +75,8 @@ class Places:
         return self.own / "warm"
 
     def making(self, name: str) -> Path:
-        """A mark that stands while something is being made: found again, it says that the making was cut off."""
+        """A mark that stands while something is being made: found again, it says that the making
+        was cut off."""
         return self.own / "locks" / f"{name}.making"
 
     def trash(self, name: str) -> Path:
@@ -82,7 +89,8 @@ class Places:
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A repository behind a URL. `key` is the same for all spellings of one address; `scheme` is the transport."""
+    """A repository behind a URL. `key` is the same for all spellings of one address; `scheme` is
+    the transport."""
 
     url: str
     scheme: str
@@ -90,8 +98,12 @@ class Remote:
 
 
 def identify(*parts: str) -> str:
-    """26 lower-case letters and digits: 130 bits of SHA-256 over the parts. Injective in the parts, up to the hash."""
-    packed = b"".join(len(raw).to_bytes(4, "big") + raw for raw in (part.encode("utf-8", "surrogateescape") for part in parts))
+    """26 lower-case letters and digits: 130 bits of SHA-256 over the parts. Injective in the parts,
+    up to the hash."""
+    packed = b"".join(
+        len(raw).to_bytes(4, "big") + raw
+        for raw in (part.encode("utf-8", "surrogateescape") for part in parts)
+    )
     return base64.b32encode(hashlib.sha256(packed).digest()).decode("ascii")[:26].lower()
 
 
@@ -99,24 +111,32 @@ def check_name(kind: str, name: str) -> str:
     """A service, task, run or agent name. Raises UsageError."""
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"{name!r} cannot be a {kind} name.", "Use up to 64 letters, digits, '.', '_' and '-', beginning with a letter or digit."
+            f"{name!r} cannot be a {kind} name.",
+            "Use up to 64 letters, digits, '.', '_' and '-', beginning with a letter or digit.",
         )
     return name
 
 
 def check_branch(branch: str) -> str:
-    """A short branch name. What passes here passes `git check-ref-format --branch`. Raises UsageError."""
+    """A short branch name. What passes here passes `git check-ref-format --branch`. Raises
+    UsageError."""
     parts = branch.split("/")
     bad = (
         not _BRANCH.fullmatch(branch)
         or ".." in branch
         or branch.endswith(".")
-        or any(not part or part.startswith((".", "-")) or part.lower().endswith(".lock") for part in parts)
+        or any(
+            not part or part.startswith((".", "-")) or part.lower().endswith(".lock")
+            for part in parts
+        )
         or parts[0].lower() in ("refs", "head")
         or _OID.fullmatch(branch) is not None
     )
     if bad:
-        hint = "Use up to 200 letters, digits, '.', '_', '-' and '/', without '..', '.lock', 'refs/' and empty parts."
+        hint = (
+            "Use up to 200 letters, digits, '.', '_', '-' and '/', without '..', '.lock', 'refs/' "
+            "and empty parts."
+        )
         raise UsageError(f"{branch!r} cannot be a branch name.", hint)
     return branch
 
@@ -134,26 +154,42 @@ def is_oid(text: str) -> bool:
 
 def is_remote(repo: str) -> bool:
     """Whether this is meant as an address and not as a directory."""
-    return "://" in repo or "::" in repo or (not repo.startswith(("/", ".", "~")) and _SCP.fullmatch(repo) is not None)
+    return (
+        "://" in repo
+        or "::" in repo
+        or (not repo.startswith(("/", ".", "~")) and _SCP.fullmatch(repo) is not None)
+    )
 
 
 def local_path(repo: str) -> str:
-    """Return the path that a file URL of this machine names; anything else as it is. Raises UsageError for another machine's."""
+    """Return the path that a file URL of this machine names; anything else as it is. Raises
+    UsageError for another machine's."""
     if not repo.lower().startswith("file:"):
         return repo
     try:
         parts = urlsplit(repo)
     except ValueError as error:
-        raise UsageError(f"{repo!r} is not a repository address: {error}.", "Give its path.") from None
+        raise UsageError(
+            f"{repo!r} is not a repository address: {error}.", "Give its path."
+        ) from None
     path = unquote(parts.path)
-    if parts.netloc.lower() not in ("", "localhost") or not path.startswith("/") or parts.query or parts.fragment or "\0" in path:
-        raise UsageError(f"{repo!r} names no directory on this machine.", "Give its path, or file:///path/of/the/repository.")
+    if (
+        parts.netloc.lower() not in ("", "localhost")
+        or not path.startswith("/")
+        or parts.query
+        or parts.fragment
+        or "\0" in path
+    ):
+        raise UsageError(
+            f"{repo!r} names no directory on this machine.",
+            "Give its path, or file:///path/of/the/repository.",
+        )
     return path
 
 
 def parse_remote(repo: str, allowed: frozenset[str]) -> Remote:
-    """Checks an address. `allowed`: the schemes that may be used; http always to this machine. Raises UsageError, and never repeats a
-    secret."""
+    """Checks an address. `allowed`: the schemes that may be used; http always to this machine.
+    Raises UsageError, and never repeats a secret."""
     shown = re.sub(r"(?<=//)[^/]*@", "...@", repo)
     scp = _SCP.fullmatch(repo)
     if scp:
@@ -162,23 +198,42 @@ def parse_remote(repo: str, allowed: frozenset[str]) -> Remote:
         parts = urlsplit(repo)
         port = parts.port
     except ValueError as error:
-        raise UsageError(f"{shown!r} is not a repository address: {error}.", "Give it as https://host/owner/repository.") from None
+        raise UsageError(
+            f"{shown!r} is not a repository address: {error}.",
+            "Give it as https://host/owner/repository.",
+        ) from None
     scheme, host = parts.scheme.lower(), (parts.hostname or "").lower()
     if scheme not in allowed and not (scheme == "http" and host in _LOOPBACK):
-        raise UsageError(f"Repositories are not fetched by {scheme or 'this'!r}: {shown!r}.", f"Use {' or '.join(sorted(allowed))}.")
+        raise UsageError(
+            f"Repositories are not fetched by {scheme or 'this'!r}: {shown!r}.",
+            f"Use {' or '.join(sorted(allowed))}.",
+        )
     if parts.password is not None or (parts.username is not None and scheme != "ssh"):
-        raise UsageError(f"The address holds credentials: {shown!r}.", "Leave them out; configure a token for the repository instead.")
+        raise UsageError(
+            f"The address holds credentials: {shown!r}.",
+            "Leave them out; configure a token for the repository instead.",
+        )
     user = parts.username or ""
-    plain = _HOST.fullmatch(host) and ".." not in host and _PATH.fullmatch(parts.path) and (not user or _NAME.fullmatch(user))
+    plain = (
+        _HOST.fullmatch(host)
+        and ".." not in host
+        and _PATH.fullmatch(parts.path)
+        and (not user or _NAME.fullmatch(user))
+    )
     if scp and scp["path"].startswith("-"):
         plain = None
-    if not plain or re.search(r"[?#\x00-\x20\x7f]", repo):  # urlsplit drops some of these without a word
-        raise UsageError(f"{shown!r} is not a repository address.", "Give it as https://host/owner/repository.")
+    if not plain or re.search(
+        r"[?#\x00-\x20\x7f]", repo
+    ):  # urlsplit drops some of these without a word
+        raise UsageError(
+            f"{shown!r} is not a repository address.", "Give it as https://host/owner/repository."
+        )
     place = host if port in (None, PORTS.get(scheme)) else f"{host}:{port}"
     path = parts.path.rstrip("/")
     at = f"{user}@" if user else ""
     start = f"{scheme}://{at}{place}"
     if scp and not scp["path"].startswith("/"):
-        # This path begins at the home that the user has on the server, and `ssh://host/path` at the top: only forges take both for one.
+        # This path begins at the home that the user has on the server, and `ssh://host/path` at the
+        # top: only forges take both for one.
         start, path = f"{at}{place}:", path.removeprefix("/")
     return Remote(f"{start}{path}", scheme, f"{start}{path.removesuffix('.git')}")

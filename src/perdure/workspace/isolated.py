@@ -1,8 +1,9 @@
 """The `isolated` backend: a repository of its own that borrows its objects from the cache.
 
-No git directory is shared with anybody: what an agent writes into its hooks, configuration or refs reaches no other workspace,
-and perdure never runs git by the configuration that lies in it. It is made in a stage directory and renamed to its place,
-so what stands there is whole. A stage that was cut off never held anyone's work and is removed.
+No git directory is shared with anybody: what an agent writes into its hooks, configuration or refs
+reaches no other workspace, and perdure never runs git by the configuration that lies in it. It is
+made in a stage directory and renamed to its place, so what stands there is whole. A stage that was
+cut off never held anyone's work and is removed.
 """
 
 from __future__ import annotations
@@ -17,12 +18,24 @@ from perdure.git import Git
 from perdure.model import Workspace
 from perdure.workspace import cache as caches
 from perdure.workspace.identity import Places, is_oid
-from perdure.workspace.places import alternate, flush, held, is_real_directory, make_private, read, sync, write
+from perdure.workspace.places import (
+    alternate,
+    flush,
+    held,
+    is_real_directory,
+    make_private,
+    read,
+    sync,
+    write,
+)
 from perdure.workspace.transport import Source
 
 
-def prepare(places: Places, workspace: Workspace, source: Source, git: Git) -> tuple[bool, list[str]]:
-    """Makes or reuses the workdir. Returns (created, notes). Only making needs the network, and only for what is not cached."""
+def prepare(
+    places: Places, workspace: Workspace, source: Source, git: Git
+) -> tuple[bool, list[str]]:
+    """Makes or reuses the workdir. Returns (created, notes). Only making needs the network, and
+    only for what is not cached."""
     path = Path(workspace.path)
     if _stands(path):
         return False, []
@@ -34,11 +47,16 @@ def prepare(places: Places, workspace: Workspace, source: Source, git: Git) -> t
         with caches.opened(places, source, git) as (cache, fault):
             oid = cache.commit(f"refs/remotes/origin/{workspace.branch}")
             if oid:
-                notes.append(f"The branch {workspace.branch} was there already, and is gone on with.")
+                notes.append(
+                    f"The branch {workspace.branch} was there already, and is gone on with."
+                )
             else:
                 oid = caches.find(places, source, cache, workspace.base, fault)
             if fault:
-                notes.append(f"{source.url} could not be reached: this starts from what was fetched before, {oid[:12]}.")
+                notes.append(
+                    f"{source.url} could not be reached: this starts from what was fetched before, "
+                    f"{oid[:12]}."
+                )
             cache.set_ref(f"refs/perdure/pin/{workspace.id}", oid, "perdure: start of a workspace")
             packed = _packed_refs(cache)
         stage = places.stage(workspace.id)
@@ -52,15 +70,22 @@ def prepare(places: Places, workspace: Workspace, source: Source, git: Git) -> t
 
 
 def check_objects(objects: Path, cache: Path) -> None:
-    """Raise WorkspaceError where not all objects of a clone are its own, or borrowed from the cache that it began with.
+    """Raise WorkspaceError where not all objects of a clone are its own, or borrowed from the cache
+    that it began with.
 
-    Called before they go anywhere else: by a link or an alternate an agent could have another repository's taken along.
+    Called before they go anywhere else: by a link or an alternate an agent could have another
+    repository's taken along.
     """
     borrowed = read(objects / "info/alternates")
     linked = next((path for path in _entries(objects) if path.is_symlink()), None)
     if linked is not None or borrowed not in ("", f"{alternate(cache)}\n"):
-        what = f"{linked} is a link" if linked is not None else "info/alternates is not as it was made"
-        raise WorkspaceError(f"Not all objects of {objects} are its own: {what}.", "Look at it; nothing was taken from there.")
+        what = (
+            f"{linked} is a link" if linked is not None else "info/alternates is not as it was made"
+        )
+        raise WorkspaceError(
+            f"Not all objects of {objects} are its own: {what}.",
+            "Look at it; nothing was taken from there.",
+        )
 
 
 def _entries(objects: Path) -> Iterator[Path]:
@@ -69,23 +94,38 @@ def _entries(objects: Path) -> Iterator[Path]:
 
 
 def _stands(path: Path) -> bool:
-    """Whether the workdir is there. Raises WorkspaceError for something else in its place: unknown means kept."""
+    """Whether the workdir is there. Raises WorkspaceError for something else in its place: unknown
+    means kept."""
     if is_real_directory(path / ".git") and is_real_directory(path):
         return True
     if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
         raise WorkspaceError(
-            f"{path} holds files, but not its own git directory any more. Nothing was touched.", "Move the directory away and try again."
+            f"{path} holds files, but not its own git directory any more. Nothing was touched.",
+            "Move the directory away and try again.",
         )
     return False
 
 
 def _packed_refs(cache: Git) -> str:
-    return "".join(f"{oid} {name}\n" for name, oid in sorted(cache.refs("refs/remotes/origin", "refs/tags").items()))
+    return "".join(
+        f"{oid} {name}\n"
+        for name, oid in sorted(cache.refs("refs/remotes/origin", "refs/tags").items())
+    )
 
 
-def _build(stage: Path, workspace: Workspace, cache: Path, source: Source, oid: str, packed: str, git: Git) -> None:
+def _build(
+    stage: Path, workspace: Workspace, cache: Path, source: Source, oid: str, packed: str, git: Git
+) -> None:
     form = "sha256" if is_oid(oid) and len(oid) == 64 else "sha1"
-    git.run("init", "--quiet", "--template=", f"--object-format={form}", f"--initial-branch={workspace.branch}", "--", str(stage))
+    git.run(
+        "init",
+        "--quiet",
+        "--template=",
+        f"--object-format={form}",
+        f"--initial-branch={workspace.branch}",
+        "--",
+        str(stage),
+    )
     own = stage / ".git"
     made = git.at(stage, own, stage)
     (own / "objects/info").mkdir(exist_ok=True)

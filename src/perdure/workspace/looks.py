@@ -1,7 +1,8 @@
 """What a look at a workdir has found, and how it is remembered until the next one.
 
-`photograph` makes looks and keeps the last one of each workdir beside its shelf, under its commit's name: `look.json` and the indexes
-that know what each file was. It is a means alone: one that cannot be read, or is of another place, counts for none.
+`photograph` makes looks and keeps the last one of each workdir beside its shelf, under its commit's
+name: `look.json` and the indexes that know what each file was. It is a means alone: one that cannot
+be read, or is of another place, counts for none.
 """
 
 from __future__ import annotations
@@ -49,32 +50,53 @@ class Look:
     @property
     def modes(self) -> dict[str, int]:
         """The modes that are not usual, by name as on disk; a directory's name ends in a slash."""
-        outer = {prefix: Piece(root=Path(), index=Path(), prefix=prefix).outer for prefix in self.found.modes}
-        return {outer[prefix] + name: mode for prefix, noted in self.found.modes.items() for name, mode in noted.items()}
+        outer = {
+            prefix: Piece(root=Path(), index=Path(), prefix=prefix).outer
+            for prefix in self.found.modes
+        }
+        return {
+            outer[prefix] + name: mode
+            for prefix, noted in self.found.modes.items()
+            for name, mode in noted.items()
+        }
 
     @property
     def about(self) -> bytes:
         """`checkpoint.json`."""
         left_out = self.found.left_out
-        content: dict[str, Any] = {"format": FORMAT, "head": self.head, "branch": self.branch, "empty": sorted(self.found.empty)}
+        content: dict[str, Any] = {
+            "format": FORMAT,
+            "head": self.head,
+            "branch": self.branch,
+            "empty": sorted(self.found.empty),
+        }
         content |= {
             "left_out": left_out[:LISTED],
             "left_out_more": max(0, len(left_out) - LISTED),
             "unsteady": self.found.unsteady[:LISTED],
         }
         content |= {"umask": f"{self.found.umask:03o}", "modes": modes.to_json(self.modes)}
-        content |= {"operation": self.operation, "index": staging.to_json(self.staged), **branches.to_json(self.branches)}
+        content |= {
+            "operation": self.operation,
+            "index": staging.to_json(self.staged),
+            **branches.to_json(self.branches),
+        }
         return json.dumps(content, indent=1, sort_keys=True).encode("ascii")
 
 
 def remembered(shelf: Shelf, looks: Path, aside: Path) -> Look:
-    """The last look, its indexes copied aside; an empty one if there is none. Whether its objects are still kept is seen on publishing."""
+    """The last look, its indexes copied aside; an empty one if there is none. Whether its objects
+    are still kept is seen on publishing."""
     place = next((path.parent for path in looks.glob("*/look.json")), looks)
     try:
         known = _read(place / "look.json")
     except (OSError, ValueError, KeyError, TypeError):
         return Look()
-    if known.top != str(shelf.top) or known.commit != place.name or known.found.umask != modes.umask():
+    if (
+        known.top != str(shelf.top)
+        or known.commit != place.name
+        or known.found.umask != modes.umask()
+    ):
         return Look()
     for path in place.iterdir():
         if path.name == "index" or path.name.startswith("piece-"):
@@ -111,9 +133,26 @@ def _written(look: Look) -> bytes:
         "idle": look.found.idle,
     }
     staged = {"tree": look.staged.tree, **staging.to_json(look.staged)}
-    ours = {"refs": look.branches.refs, "stashes": look.branches.stashes, "says": look.branches.says, "more": look.branches.more}
+    ours = {
+        "refs": look.branches.refs,
+        "stashes": look.branches.stashes,
+        "says": look.branches.says,
+        "more": look.branches.more,
+    }
     own = {
-        key: getattr(look, key) for key in ("worktree", "head", "tree", "branch", "index", "top", "commit", "says", "changed", "untracked")
+        key: getattr(look, key)
+        for key in (
+            "worktree",
+            "head",
+            "tree",
+            "branch",
+            "index",
+            "top",
+            "commit",
+            "says",
+            "changed",
+            "untracked",
+        )
     }
     return json.dumps({**own, "found": found, "staged": staged, "branches": ours}).encode("ascii")
 
@@ -122,7 +161,12 @@ def _read(path: Path) -> Look:
     content = json.loads(path.read_bytes())
     found, staged, ours = content.pop("found"), content.pop("staged"), content.pop("branches")
     return Look(
-        found=Findings(**{key: found[key] for key in ("pieces", "trees", "settled", "idle", "umask", "modes", "recent")}),
+        found=Findings(
+            **{
+                key: found[key]
+                for key in ("pieces", "trees", "settled", "idle", "umask", "modes", "recent")
+            }
+        ),
         staged=Staged(**staged),
         branches=Branches(**ours),
         **content,

@@ -1,8 +1,10 @@
-"""Who may read what: the modes of files and directories that a checkpoint keeps, and how they come back.
+"""Who may read what: the modes of files and directories that a checkpoint keeps, and how they come
+back.
 
-A mode is kept as far as it takes rights away: of `rwxr-xr-x` for directories and programs, of `rw-r--r--` for other files. What
-perdure's own umask gives is usual, and not noted. Coming back, a file never gets more than the umask of that moment gives, but what
-it has already may stay: no setuid, setgid or sticky bit, and no right to write for others, ever comes out of a checkpoint.
+A mode is kept as far as it takes rights away: of `rwxr-xr-x` for directories and programs, of
+`rw-r--r--` for other files. What perdure's own umask gives is usual, and not noted. Coming back, a
+file never gets more than the umask of that moment gives, but what it has already may stay: no
+setuid, setgid or sticky bit, and no right to write for others, ever comes out of a checkpoint.
 """
 
 from __future__ import annotations
@@ -21,7 +23,10 @@ _MODE = re.compile(r"[0-7]{3}")
 
 def umask() -> int:
     """This process's umask, read without a moment in which it is another one."""
-    return int(re.search(r"^Umask:\s*([0-7]+)", Path("/proc/self/status").read_text(), re.MULTILINE)[1], 8)  # type: ignore[index]
+    status = Path("/proc/self/status").read_text()
+    found = re.search(r"^Umask:\s*([0-7]+)", status, re.MULTILINE)
+    assert found is not None
+    return int(found[1], 8)
 
 
 def kept(mode: int) -> int:
@@ -35,7 +40,8 @@ def usual(mode: int, mask: int) -> int:
 
 
 def given(mode: int, wanted: int, mask: int, there: int = 0) -> int:
-    """The mode that something gets. `mode`: st_mode, for its kind; `wanted`: what was kept; `there`: what it has now."""
+    """The mode that something gets. `mode`: st_mode, for its kind; `wanted`: what was kept;
+    `there`: what it has now."""
     withheld = _most(mode) & ~wanted
     full = (0o777 if stat.S_ISDIR(mode) or mode & 0o100 else 0o666) & ~mask | there & 0o022
     # Something with a mode of its own is not opened further by a wide umask.
@@ -50,11 +56,13 @@ class Rights:
     umask: int = 0o022
 
     def of(self, name: str, mode: int) -> int:
-        """What was kept of a mode. `name`: as on disk, a directory's with a slash at its end; `mode`: st_mode, for its kind."""
+        """What was kept of a mode. `name`: as on disk, a directory's with a slash at its end;
+        `mode`: st_mode, for its kind."""
         return self.noted.get(name, usual(mode, self.umask))
 
     def misfits(self, top: Path, names: Iterable[str], mask: int) -> dict[str, int]:
-        """Those of the names whose mode is not what these rights give here, with the mode that they should have."""
+        """Those of the names whose mode is not what these rights give here, with the mode that they
+        should have."""
         found = {}
         for name in names:
             try:
@@ -77,10 +85,14 @@ def to_json(modes: Mapping[str, int]) -> dict[str, list[str]]:
 
 
 def read(said: Any, mask: Any) -> Rights:
-    """What `to_json` wrote, and the umask that was usual; checked. Raises ValueError, TypeError, AttributeError."""
+    """What `to_json` wrote, and the umask that was usual; checked. Raises ValueError, TypeError,
+    AttributeError."""
     if not (_MODE.fullmatch(mask) and all(_MODE.fullmatch(mode) for mode in said)):
         raise ValueError("a mode is needed")
-    return Rights({str(name): int(mode, 8) & 0o755 for mode, names in said.items() for name in names}, int(mask, 8))
+    return Rights(
+        {str(name): int(mode, 8) & 0o755 for mode, names in said.items() for name in names},
+        int(mask, 8),
+    )
 
 
 def _most(mode: int) -> int:

@@ -1,14 +1,18 @@
 """Saves a workdir as one commit: the workdir's half of a checkpoint.
 
-The attempt calls `Checkpoints.save` while the agent works and when it has ended. The commit's tree holds `worktree/` (every file by its
-bytes: tracked, untracked, and ignored by policy), `index/` (what is staged; absent where that is the last commit), `stages/` (the sides
-of conflicts) and `checkpoint.json` (HEAD, branch, an operation in progress, empty directories, what was left out and why). Its parents
-are HEAD and the commits that the operation stands on. It is made with perdure's own index, so neither HEAD, the index nor a branch
-moves, and no filter, hook or setting of the repository takes part.
+The attempt calls `Checkpoints.save` while the agent works and when it has ended. The commit's tree
+holds `worktree/` (every file by its bytes: tracked, untracked, and ignored by policy), `index/`
+(what is staged; absent where that is the last commit), `stages/` (the sides of conflicts) and
+`checkpoint.json` (HEAD, branch, an operation in progress, empty directories, what was left out and
+why). Its parents are HEAD and the commits that the operation stands on. It is made with perdure's
+own index, so neither HEAD, the index nor a branch moves, and no filter, hook or setting of the
+repository takes part.
 
-Each look begins with the index of the last one, so files that did not change are not read. A look is made aside and takes its place
-before the ref is written; a ref keeps alive what its index is made of. Found to be anything else, it is thrown away and all is read again.
-A workdir that is as it was gets its old commit under the new number. When `save` returns, the checkpoint survives a power cut.
+Each look begins with the index of the last one, so files that did not change are not read. A look
+is made aside and takes its place before the ref is written; a ref keeps alive what its index is
+made of. Found to be anything else, it is thrown away and all is read again. A workdir that is as it
+was gets its old commit under the new number. When `save` returns, the checkpoint survives a power
+cut.
 """
 
 from __future__ import annotations
@@ -36,7 +40,8 @@ _T = TypeVar("_T")
 
 
 def save(shelf: Shelf, ref: str, policy: str) -> Saved:
-    """Saves the workdir under a ref (a full name). Raises WorkspaceError, GitFailed; then nothing was published."""
+    """Saves the workdir under a ref (a full name). Raises WorkspaceError, GitFailed; then nothing
+    was published."""
     with in_words(shelf, "saved"):
         return again(shelf, lambda shelf: _save(shelf, ref, policy))
 
@@ -48,7 +53,8 @@ def in_words(shelf: Shelf, what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise WorkspaceError(
-            f"{shelf.top} could not be {what}: {error.strerror or error}{f' ({error.filename})' if error.filename else ''}.",
+            f"{shelf.top} could not be {what}: "
+            f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}.",
             "Nothing is lost. Make room, or see to its rights, and try again.",
         ) from error
 
@@ -60,14 +66,22 @@ def _save(shelf: Shelf, ref: str, policy: str) -> Saved:
         keep(shelf, look, aside)
         shelf.publish(ref, look.commit, last=known)
     return Saved(
-        commit=look.commit, ref=ref, git_dir=str(shelf.refs.git_dir), head=look.head, branch=look.branch, changed=look.changed,
-        untracked=look.untracked, left_out=tuple(look.found.left_out[:LISTED]), unsteady=tuple(look.found.unsteady[:LISTED]),
-    )  # fmt: skip
+        commit=look.commit,
+        ref=ref,
+        git_dir=str(shelf.refs.git_dir),
+        head=look.head,
+        branch=look.branch,
+        changed=look.changed,
+        untracked=look.untracked,
+        left_out=tuple(look.found.left_out[:LISTED]),
+        unsteady=tuple(look.found.unsteady[:LISTED]),
+    )
 
 
 def again(shelf: Shelf, look: Callable[[Shelf], _T]) -> _T:
-    """What is remembered of earlier looks is only a means: where git fails with it, it is thrown away and all is read once more. Where it
-    still fails, something in the workdir's own git directory is damaged: then the bare files are looked at."""
+    """What is remembered of earlier looks is only a means: where git fails with it, it is thrown
+    away and all is read once more. Where it still fails, something in the workdir's own git
+    directory is damaged: then the bare files are looked at."""
     try:
         return look(shelf)
     except GitFailed as error:
@@ -93,7 +107,8 @@ def _is_full(error: GitFailed) -> bool:
 
 @contextlib.contextmanager
 def looked(shelf: Shelf, policy: str) -> Iterator[tuple[Look, Path]]:
-    """Looks at the workdir as it is now. `commit` of the look is the last checkpoint's, whatever has changed since.
+    """Looks at the workdir as it is now. `commit` of the look is the last checkpoint's, whatever
+    has changed since.
 
     The directory holds the look's indexes, and is gone afterwards unless it was kept.
     """
@@ -110,13 +125,28 @@ def looked(shelf: Shelf, policy: str) -> Iterator[tuple[Look, Path]]:
 
 
 def _look(shelf: Shelf, aside: Path, known: Look, policy: str) -> Look:
-    look = Look(head=shelf.head, tree=shelf.tree, branch=shelf.branch, top=str(shelf.top), commit=known.commit, says=known.says)
+    look = Look(
+        head=shelf.head,
+        tree=shelf.tree,
+        branch=shelf.branch,
+        top=str(shelf.top),
+        commit=known.commit,
+        says=known.says,
+    )
     copy = None
     if shelf.broken:
-        look.found.left_out.append((".git", "git cannot use it: HEAD, index and branches are not part of this checkpoint, only files are"))
+        look.found.left_out.append(
+            (
+                ".git",
+                "git cannot use it: HEAD, index and branches are not part of this checkpoint, only "
+                "files are",
+            )
+        )
     look.branches = branches.gather(shelf, known.branches)
     if look.branches.more:
-        look.found.left_out.append((".git/refs", f"{look.branches.more} branches and tags are more than are kept"))
+        look.found.left_out.append(
+            (".git/refs", f"{look.branches.more} branches and tags are more than are kept")
+        )
     if shelf.admin is not None:
         look.index = staging.signature(shelf.admin / "index")
         look.operation = staging.operation(shelf.admin)
@@ -126,7 +156,11 @@ def _look(shelf: Shelf, aside: Path, known: Look, policy: str) -> Look:
             copy = staging.copied(shelf.admin, aside / "user-index")
             if copy is not None:
                 shutil.copy2(copy, aside / "user-index.read")
-    if shelf.lent is not None and (look.head, look.index, look.branches.says) != (known.head, known.index, known.branches.says):
+    if shelf.lent is not None and (look.head, look.index, look.branches.says) != (
+        known.head,
+        known.index,
+        known.branches.says,
+    ):
         _bring(shelf, known, [look.head, *staging.commits(look.operation), *look.branches.commits])
     if not (aside / "index").exists():
         _begin(shelf, aside / "index")
@@ -137,7 +171,11 @@ def _look(shelf: Shelf, aside: Path, known: Look, policy: str) -> Look:
         if shelf.lent is not None:
             # The tree is here already; what it names may be nowhere but in the agent's objects.
             base = look.tree or shelf.put("tree", b"")
-            named = [change.new for change in changes(shelf, base, look.staged.tree) if change.mode not in ("000000", "160000")]
+            named = [
+                change.new
+                for change in changes(shelf, base, look.staged.tree)
+                if change.mode not in ("000000", "160000")
+            ]
             _bring(shelf, known, [*named, *look.staged.objects])
     if (look.worktree, look.head) == (known.worktree, known.head):
         look.changed, look.untracked = known.changed, known.untracked
@@ -147,7 +185,8 @@ def _look(shelf: Shelf, aside: Path, known: Look, policy: str) -> Look:
 
 
 def _begin(shelf: Shelf, index: Path) -> None:
-    """The first index of a workdir: what HEAD has, so that few files are new. Without what git itself would refuse in an index."""
+    """The first index of a workdir: what HEAD has, so that few files are new. Without what git
+    itself would refuse in an index."""
     if not shelf.tree:
         return
     lines = []
@@ -155,30 +194,40 @@ def _begin(shelf: Shelf, index: Path) -> None:
         facts, _, name = line.partition("\t")
         mode, kind, oid = facts.split(" ")
         parts = name.split("/")
-        if kind == "blob" and not any(part in ("", ".", "..") or escape(part, mode == "120000") != part for part in parts):
+        if kind == "blob" and not any(
+            part in ("", ".", "..") or escape(part, mode == "120000") != part for part in parts
+        ):
             lines.append(f"{mode} {oid}\t{name}\0")
     shelf.run("update-index", "-z", "--index-info", index=index, stdin=os.fsencode("".join(lines)))
 
 
 def keep_commits(shelf: Shelf, commits: Sequence[str]) -> None:
-    """Keep commits of the agent's own repository beside the checkpoints, under rescue refs; the newest first, so that few refs do.
+    """Keep commits of the agent's own repository beside the checkpoints, under rescue refs; the
+    newest first, so that few refs do.
 
     Raises WorkspaceError where one of them is not there whole, GitFailed.
     """
     with in_words(shelf, "saved"):
         _bring(shelf, Look(head=shelf.head), list(commits))
         if absent := missing(shelf, list(commits)):
-            raise WorkspaceError(f"The commit {absent[0][:12]} of {shelf.top} could not be saved.", "Look at it with git fsck.")
+            raise WorkspaceError(
+                f"The commit {absent[0][:12]} of {shelf.top} could not be saved.",
+                "Look at it with git fsck.",
+            )
         kept: list[str] = []
         for oid in commits:
-            below = any(shelf.run("merge-base", "--is-ancestor", oid, other, good=(0, 1)).code == 0 for other in kept)
+            below = any(
+                shelf.run("merge-base", "--is-ancestor", oid, other, good=(0, 1)).code == 0
+                for other in kept
+            )
             kept += [] if below else [oid]
         flush(shelf.objects)
         shelf.order(*(f"update refs/perdure/rescue/{shelf.id}/{oid} {oid}" for oid in kept))
 
 
 def _bring(shelf: Shelf, known: Look, wanted: list[str]) -> None:
-    """Copies what a checkpoint needs of the agent's own objects. They are only read, by perdure's git: nothing of theirs runs."""
+    """Copies what a checkpoint needs of the agent's own objects. They are only read, by perdure's
+    git: nothing of theirs runs."""
     wanted = missing(shelf, [oid for oid in dict.fromkeys(wanted) if oid])
     if unknown := set(missing(shelf, wanted, lent=True)):
         wanted = [oid for oid in wanted if oid not in unknown]
@@ -188,34 +237,59 @@ def _bring(shelf: Shelf, known: Look, wanted: list[str]) -> None:
     asked = "".join(f"{line}\n" for line in [*wanted, "--not", *there])
     packs = shelf.objects / "pack"
     packs.mkdir(exist_ok=True)
-    shelf.run("pack-objects", "-q", "--revs", "--non-empty", str(packs / "pack"), stdin=asked.encode(), lent=True)
+    shelf.run(
+        "pack-objects",
+        "-q",
+        "--revs",
+        "--non-empty",
+        str(packs / "pack"),
+        stdin=asked.encode(),
+        lent=True,
+    )
 
 
 def copy_commit(shelf: Shelf, commit: str) -> None:
-    """Copy a commit, with its history, from the agent's own objects to the shelf, if it is not there yet. Raises NotFound."""
+    """Copy a commit, with its history, from the agent's own objects to the shelf, if it is not
+    there yet. Raises NotFound."""
     if shelf.lent is not None:
         _bring(shelf, Look(), [commit])
     if not shelf.commit(commit):
         raise NotFound(
-            f"The commit {commit[:12]} is not in {shelf.top} any more.", "Look at that repository: its agent may have removed it."
+            f"The commit {commit[:12]} is not in {shelf.top} any more.",
+            "Look at that repository: its agent may have removed it.",
         )
 
 
 def _counted(shelf: Shelf, look: Look) -> tuple[int, int]:
     base = look.tree or shelf.put("tree", b"")
-    states = [change.state for change in changes(shelf, base, look.worktree) if "160000" not in (change.old_mode, change.mode)]
+    states = [
+        change.state
+        for change in changes(shelf, base, look.worktree)
+        if "160000" not in (change.old_mode, change.mode)
+    ]
     return len(states) - states.count("A"), states.count("A")
 
 
 def _commit(shelf: Shelf, look: Look) -> None:
     """Writes the commit, unless the last one says the same."""
-    entries = [("100644", "checkpoint.json", shelf.put("blob", look.about)), ("40000", "worktree", look.worktree)]
+    entries = [
+        ("100644", "checkpoint.json", shelf.put("blob", look.about)),
+        ("40000", "worktree", look.worktree),
+    ]
     if look.staged.tree and look.staged.tree != look.tree:
         entries.append(("40000", "index", look.staged.tree))
     if stages := look.staged.objects:
-        entries.append(("40000", "stages", tree_of(shelf, [("100644", oid, oid) for oid in stages])))
+        entries.append(
+            ("40000", "stages", tree_of(shelf, [("100644", oid, oid) for oid in stages]))
+        )
     tree = tree_of(shelf, entries)
-    also = list(dict.fromkeys(oid for oid in [*staging.commits(look.operation), *look.branches.commits] if oid != look.head))
+    also = list(
+        dict.fromkeys(
+            oid
+            for oid in [*staging.commits(look.operation), *look.branches.commits]
+            if oid != look.head
+        )
+    )
     absent = set(missing(shelf, also))
     parents = [oid for oid in (look.head, *also) if oid and oid not in absent]
     says = [tree, *parents]
@@ -224,4 +298,9 @@ def _commit(shelf: Shelf, look: Look) -> None:
     look.says = says
     lines = [f"tree {tree}", *(f"parent {oid}" for oid in parents)]
     who = f"perdure <perdure@perdure.invalid> {int(time.time())} +0000"
-    look.commit = shelf.put("commit", "\n".join([*lines, f"author {who}", f"committer {who}", "", "perdure: checkpoint\n"]).encode())
+    look.commit = shelf.put(
+        "commit",
+        "\n".join(
+            [*lines, f"author {who}", f"committer {who}", "", "perdure: checkpoint\n"]
+        ).encode(),
+    )

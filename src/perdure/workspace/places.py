@@ -1,7 +1,8 @@
 """Locks, renames and safe directories below the root: what the makers of workdirs stand on.
 
-A lock file is never unlinked, so two processes cannot hold locks on two files of one name. A lock belongs to the open file,
-not to the process: whoever inherits the descriptor (git's children, the shim of an agent) keeps it.
+A lock file is never unlinked, so two processes cannot hold locks on two files of one name. A lock
+belongs to the open file, not to the process: whoever inherits the descriptor (git's children, the
+shim of an agent) keeps it.
 """
 
 from __future__ import annotations
@@ -33,22 +34,32 @@ def make_directory(directory: Path, mode: int = 0o777) -> Path:
     try:
         directory.mkdir(mode=mode, parents=True, exist_ok=True)
     except OSError as error:
-        raise WorkspaceError(f"{directory} cannot be made: {error.strerror}.", "Check the root directory and its rights.") from error
+        raise WorkspaceError(
+            f"{directory} cannot be made: {error.strerror}.",
+            "Check the root directory and its rights.",
+        ) from error
     return directory
 
 
 def take(places: Places, workspace: Workspace, holder: str, *, brief: bool = False) -> int:
     """The workspace's lock, now or never. Raises InUse with what is known of the holder.
 
-    A moment is granted: a child that another thread, or a killed supervisor, was just starting holds its descriptors until it has become
-    its program. On a busy machine that was a third of a second.
+    A moment is granted: a child that another thread, or a killed supervisor, was just starting
+    holds its descriptors until it has become its program. On a busy machine that was a third of a
+    second.
     """
     fd = _open(places.lock(workspace.id))
     if not _lock(fd, MOMENT_S):
         known, is_brief = _holder(fd)
         os.close(fd)
-        raise InUse(f"{workspace.path} is in use{known}.", "Wait for it to end, or stop it first.", brief=is_brief)
-    note = json.dumps({"pid": os.getpid(), "since": int(time.time()), "holder": holder, "brief": brief}).encode()
+        raise InUse(
+            f"{workspace.path} is in use{known}.",
+            "Wait for it to end, or stop it first.",
+            brief=is_brief,
+        )
+    note = json.dumps(
+        {"pid": os.getpid(), "since": int(time.time()), "holder": holder, "brief": brief}
+    ).encode()
     os.ftruncate(fd, 0)
     os.pwrite(fd, note, 0)
     return fd
@@ -60,7 +71,10 @@ def held(lock: Path, timeout_s: float = 600.0) -> Iterator[int]:
     fd = _open(lock)
     try:
         if not _lock(fd, timeout_s):
-            raise Conflict(f"{lock} was not free within {timeout_s:g} s.", "See which perdure or git is still at work there.")
+            raise Conflict(
+                f"{lock} was not free within {timeout_s:g} s.",
+                "See which perdure or git is still at work there.",
+            )
         yield fd
     finally:
         os.close(fd)
@@ -105,7 +119,8 @@ def read_all(path: Path) -> str:
 
 
 def read(path: Path, cap: int = 1 << 16) -> str:
-    """The first 64 KiB of a file's text; empty if there is none, or something that is no file (an agent's pipe would never end)."""
+    """The first 64 KiB of a file's text; empty if there is none, or something that is no file (an
+    agent's pipe would never end)."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
@@ -116,7 +131,11 @@ def read(path: Path, cap: int = 1 << 16) -> str:
         raise
     try:
         found = os.fstat(fd)
-        return os.fsdecode(os.read(fd, min(cap, max(found.st_size, 1 << 16)))) if stat.S_ISREG(found.st_mode) else ""
+        return (
+            os.fsdecode(os.read(fd, min(cap, max(found.st_size, 1 << 16))))
+            if stat.S_ISREG(found.st_mode)
+            else ""
+        )
     finally:
         os.close(fd)
 
@@ -128,7 +147,9 @@ def flush(directory: Path) -> None:
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if ctypes.CDLL(None, use_errno=True).syncfs(fd):
-            raise OSError(ctypes.get_errno(), f"syncfs of {directory}: {os.strerror(ctypes.get_errno())}")
+            raise OSError(
+                ctypes.get_errno(), f"syncfs of {directory}: {os.strerror(ctypes.get_errno())}"
+            )
     finally:
         os.close(fd)
 
@@ -140,15 +161,24 @@ def flush_each(*directories: Path) -> None:
 
 
 def alternate(objects: Path) -> str:
-    """A line of `objects/info/alternates`, quoted as git reads it where a name would break the line (git 2.11 and newer)."""
+    """A line of `objects/info/alternates`, quoted as git reads it where a name would break the line
+    (git 2.11 and newer)."""
     text = str(objects)
     if text.isprintable():
         return text
-    return '"' + "".join(chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\{byte:03o}" for byte in os.fsencode(text)) + '"'
+    return (
+        '"'
+        + "".join(
+            chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\{byte:03o}"
+            for byte in os.fsencode(text)
+        )
+        + '"'
+    )
 
 
 def discard(places: Places, workspace_id: str, leftover: Path, label: str) -> Path | None:
-    """Moves a leftover into the trash, where it is kept; an empty directory is simply removed. Returns its new place."""
+    """Moves a leftover into the trash, where it is kept; an empty directory is simply removed.
+    Returns its new place."""
     if not os.path.lexists(leftover):
         return None
     with contextlib.suppress(OSError):
@@ -162,7 +192,8 @@ def discard(places: Places, workspace_id: str, leftover: Path, label: str) -> Pa
 
 
 def clear_locks(path: Path, *locks: Path) -> list[str]:
-    """Removes git's lock files that a killed git left, unless a living one works in `path`. Returns what was done, in words."""
+    """Removes git's lock files that a killed git left, unless a living one works in `path`. Returns
+    what was done, in words."""
     found = [lock for lock in locks if os.path.lexists(lock)]
     if not found or git_works_in(path):
         return []
@@ -184,7 +215,10 @@ def _open(path: Path) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise WorkspaceError(f"The lock {path} cannot be opened: {error.strerror}.", "Check the root directory and its rights.") from error
+        raise WorkspaceError(
+            f"The lock {path} cannot be opened: {error.strerror}.",
+            "Check the root directory and its rights.",
+        ) from error
 
 
 def git_works_in(path: Path) -> bool:
@@ -192,7 +226,9 @@ def git_works_in(path: Path) -> bool:
     for process in Path("/proc").iterdir():
         if process.name.isdecimal():
             with contextlib.suppress(OSError):
-                if (process / "comm").read_text().startswith("git") and (process / "cwd").readlink().is_relative_to(path):
+                if (process / "comm").read_text().startswith("git") and (
+                    process / "cwd"
+                ).readlink().is_relative_to(path):
                     return True
     return False
 
@@ -206,5 +242,8 @@ def _holder(fd: int) -> tuple[str, bool]:
         return "", False
     lives = Path(f"/proc/{pid}").exists()
     alive = "" if lives else ", which is gone, but its agent still runs"
-    words = f" by {name or 'perdure'} (process {pid}{alive}; since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(since))})"
+    words = (
+        f" by {name or 'perdure'} (process {pid}{alive}; since "
+        f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(since))})"
+    )
     return words, lives and note.get("brief") is True

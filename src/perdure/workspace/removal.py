@@ -1,9 +1,11 @@
-"""Takes a workdir away: only into the trash, and only when all that it holds is proven to be saved elsewhere.
+"""Takes a workdir away: only into the trash, and only when all that it holds is proven to be saved
+elsewhere.
 
-`prove` says what would be lost, in sentences; what cannot be known counts as lost. A checkpoint proves what it holds byte for byte at
-this moment (`Held`). Build output that git ignores may go to the trash, and stays there until a person purges it, unless it is saved
-too. `put_away` moves, and never deletes: the directory by a rename, what git knows of a worktree beside it, commits that only its
-reflog knows under a rescue ref.
+`prove` says what would be lost, in sentences; what cannot be known counts as lost. A checkpoint
+proves what it holds byte for byte at this moment (`Held`). Build output that git ignores may go to
+the trash, and stays there until a person purges it, unless it is saved too. `put_away` moves, and
+never deletes: the directory by a rename, what git knows of a worktree beside it, commits that only
+its reflog knows under a rescue ref.
 """
 
 from __future__ import annotations
@@ -28,26 +30,34 @@ from perdure.workspace.changes import desk, entries
 from perdure.workspace.identity import Places
 from perdure.workspace.places import held, is_real_directory, read, read_all
 from perdure.workspace.view import Looker, again, looking_alone
-from perdure.workspace.worktree import LOCKED, admins, common_directory, git_directory, repository_lock
+from perdure.workspace.worktree import (
+    LOCKED,
+    admins,
+    common_directory,
+    git_directory,
+    repository_lock,
+)
 
 NAMED = 5
 TIPS = 20
 """The newest branches are looked at for what is not committed in a workdir."""
 OTHERS = ("--branches", "--tags", "--remotes", "--glob=refs/perdure/rescue/*")
-"""Refs that stay when a workdir goes: a worktree's own HEAD is not among them, nor are checkpoints, which have their own time."""
+"""Refs that stay when a workdir goes: a worktree's own HEAD is not among them, nor are checkpoints,
+which have their own time."""
 
 REBUILDABLE = frozenset(
     """node_modules __pycache__ .venv .tox .nox .mypy_cache .ruff_cache .pytest_cache .hypothesis .gradle .next .nuxt .turbo
     .parcel-cache .svelte-kit .eggs .DS_Store""".split()
 )
-"""Ignored names that a build makes again. A directory with a cache tag (bford.info/cachedir) counts as well."""
+"""Ignored names that a build makes again. A directory with a cache tag (bford.info/cachedir) counts
+as well."""
 
 OUTPUT = tuple(
     """dist build target out bin obj coverage htmlcov .coverage .coverage.* .nyc_output .cache .vite .output *.egg-info *.egg *.pyc *.pyo
     *.o *.class *.tsbuildinfo""".split()
 )
-"""Ignored names that builds and tests write. They may go to the trash, and are deleted from it only if they are saved as well: other
-tools give these names to directories of all kinds."""
+"""Ignored names that builds and tests write. They may go to the trash, and are deleted from it only
+if they are saved as well: other tools give these names to directories of all kinds."""
 
 CACHE_TAG = "Signature: 8a477f597d28d172789f06886806bc55"
 _OID = re.compile(r"[0-9a-f]{40,64}")
@@ -55,7 +65,8 @@ _OID = re.compile(r"[0-9a-f]{40,64}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """What a checkpoint holds of a workdir as it is at this moment. Names are relative to the workdir, as on disk."""
+    """What a checkpoint holds of a workdir as it is at this moment. Names are relative to the
+    workdir, as on disk."""
 
     number: int
     commit: str
@@ -102,16 +113,26 @@ class Proof:
         return not (self.lost or self.built or self.logged)
 
 
-def unsaved(places: Places, workspace: Workspace, git: Git, elsewhere: Callable[[], Git]) -> list[str]:
-    """What would be lost with the workdir, a sentence each, whatever its checkpoints hold; empty if all of it is saved. Never raises."""
+def unsaved(
+    places: Places, workspace: Workspace, git: Git, elsewhere: Callable[[], Git]
+) -> list[str]:
+    """What would be lost with the workdir, a sentence each, whatever its checkpoints hold; empty if
+    all of it is saved. Never raises."""
     found = prove(places, workspace, git, elsewhere)
     return [*found.lost, *found.built]
 
 
-def prove(places: Places, workspace: Workspace, git: Git, elsewhere: Callable[[], Git], held: Held | None = None) -> Proof:
+def prove(
+    places: Places,
+    workspace: Workspace,
+    git: Git,
+    elsewhere: Callable[[], Git],
+    held: Held | None = None,
+) -> Proof:
     """Prove where everything in the workdir is saved. Never raises.
 
-    `elsewhere` gives the repository in which the commits of an isolated workdir must be found. `held`: what the newest checkpoint has.
+    `elsewhere` gives the repository in which the commits of an isolated workdir must be found.
+    `held`: what the newest checkpoint has.
     """
     path = Path(workspace.path)
     if path.is_symlink():
@@ -123,7 +144,12 @@ def prove(places: Places, workspace: Workspace, git: Git, elsewhere: Callable[[]
         if workspace.backend is Backend.TASK:
             found = _prove_plain(path, held)
         else:
-            found = again(places, workspace, lambda: _prove(places, workspace, git, elsewhere, held), alone=True)
+            found = again(
+                places,
+                workspace,
+                lambda: _prove(places, workspace, git, elsewhere, held),
+                alone=True,
+            )
     except (PerdureError, OSError) as error:
         found = Proof(lost=(f"what it holds cannot be known: {error}",))
     return replace(found, lost=(*busy, *found.lost))
@@ -140,24 +166,30 @@ def _prove_plain(path: Path, held: Held | None) -> Proof:
 
 
 def _unmounted(workspace: Workspace, path: Path) -> list[str]:
-    """A directory that is not there, and of which git has still an index and a HEAD: gone by hand, or not mounted just now."""
+    """A directory that is not there, and of which git has still an index and a HEAD: gone by hand,
+    or not mounted just now."""
     if workspace.backend is Backend.WORKTREE and admins(common_directory(workspace.repo), path):
         return ["its directory is not there, but git still knows it: is its volume mounted?"]
     return []
 
 
 def _everything(top: Path) -> Iterator[str]:
-    """All but directories, git's own files included. Raises OSError for what cannot be listed: it may hold anything."""
+    """All but directories, git's own files included. Raises OSError for what cannot be listed: it
+    may hold anything."""
     for directory, folders, names in os.walk(top, onerror=_raise):
         linked = [folder for folder in folders if Path(directory, folder).is_symlink()]
-        yield from (str(Path(directory, name).relative_to(top)) for name in sorted({*names, *linked}))
+        yield from (
+            str(Path(directory, name).relative_to(top)) for name in sorted({*names, *linked})
+        )
 
 
 def _raise(error: OSError) -> None:
     raise error
 
 
-def _prove(places: Places, workspace: Workspace, git: Git, elsewhere: Callable[[], Git], held: Held | None) -> Proof:
+def _prove(
+    places: Places, workspace: Workspace, git: Git, elsewhere: Callable[[], Git], held: Held | None
+) -> Proof:
     with looking_alone(places, workspace, git) as looker:
         if looker is None:
             return Proof(lost=("it is in no git repository any more",))
@@ -179,7 +211,13 @@ def _prove(places: Places, workspace: Workspace, git: Git, elsewhere: Callable[[
         return Proof(lost=tuple(lost), built=tuple(built), logged=tuple(logged))
 
 
-def _uncommitted(places: Places, looker: Looker, workspace: Workspace, elsewhere: Callable[[], Git], held: Held | None) -> Iterator[str]:
+def _uncommitted(
+    places: Places,
+    looker: Looker,
+    workspace: Workspace,
+    elsewhere: Callable[[], Git],
+    held: Held | None,
+) -> Iterator[str]:
     """What is not committed and in no checkpoint, a sentence each."""
     status = looker.status()
     changed, untracked = status.changed, status.untracked
@@ -191,7 +229,9 @@ def _uncommitted(places: Places, looker: Looker, workspace: Workspace, elsewhere
             yield f"what is staged is not in checkpoint {held.number}"
     # A nested repository (git lists it as a directory) has a history of its own besides its files.
     nested = any(name.endswith("/") for name in untracked)
-    if not (changed or untracked) or (not nested and _stands_elsewhere(places, looker, workspace, elsewhere)):
+    if not (changed or untracked) or (
+        not nested and _stands_elsewhere(places, looker, workspace, elsewhere)
+    ):
         return
     since = f", and not in checkpoint {held.number}" if held is not None else ""
     if changed:
@@ -201,7 +241,8 @@ def _uncommitted(places: Places, looker: Looker, workspace: Workspace, elsewhere
 
 
 def _judge_ignored(looker: Looker, held: Held | None) -> tuple[list[str], list[str]]:
-    """Ignored files that are nowhere else: sentences of those that keep the workdir, and of the build output that does not."""
+    """Ignored files that are nowhere else: sentences of those that keep the workdir, and of the
+    build output that does not."""
     names = [name for name in _ignored(looker) if not _rebuildable(looker.top, name)]
     lost, built = list[str](), list[str]()
     if held is not None:
@@ -209,7 +250,10 @@ def _judge_ignored(looker: Looker, held: Held | None) -> tuple[list[str], list[s
         differing = held.differing()
         # Below an ignored directory the names themselves say more than the directory.
         inner = [name for name in names if name.rstrip("/") in differing]
-        files, folders = {name for name in inner if not name.endswith("/")}, tuple(name for name in inner if name.endswith("/"))
+        files, folders = (
+            {name for name in inner if not name.endswith("/")},
+            tuple(name for name in inner if name.endswith("/")),
+        )
         names = [name for name in held.apart if name in files or name.startswith(folders)]
     output = [name for name in names if _is_output(looker.top, name)]
     if rest := [name for name in names if name not in output]:
@@ -246,15 +290,29 @@ def _has(held: Held | None, oid: str) -> bool:
     return held is not None and held.has(oid)
 
 
-def _stands_elsewhere(places: Places, looker: Looker, workspace: Workspace, elsewhere: Callable[[], Git]) -> bool:
-    """Whether one commit of the repository has all that is not committed here, file by file: after `apply --commit` it does."""
-    repository = elsewhere() if workspace.backend is Backend.ISOLATED else _common(looker, workspace)
+def _stands_elsewhere(
+    places: Places, looker: Looker, workspace: Workspace, elsewhere: Callable[[], Git]
+) -> bool:
+    """Whether one commit of the repository has all that is not committed here, file by file: after
+    `apply --commit` it does."""
+    repository = (
+        elsewhere() if workspace.backend is Backend.ISOLATED else _common(looker, workspace)
+    )
     refs = repository.run(
-        "for-each-ref", "--sort=-committerdate", f"--count={TIPS}", "--format=%(objectname)", "refs/heads", "refs/remotes"
+        "for-each-ref",
+        "--sort=-committerdate",
+        f"--count={TIPS}",
+        "--format=%(objectname)",
+        "refs/heads",
+        "refs/remotes",
     )
     with desk(places, looker) as made:
         before, now = made.entries(f"{looker.head}^{{tree}}"), made.entries(made.photograph(looker))
-    wanted = {name: now.get(name) for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
+    wanted = {
+        name: now.get(name)
+        for name in before.keys() | now.keys()
+        if before.get(name) != now.get(name)
+    }
     for tip in dict.fromkeys(refs.text.split()):
         there = entries(repository.run("ls-tree", "-r", "-z", "--full-tree", tip).stdout)
         if all(there.get(name) == entry for name, entry in wanted.items()):
@@ -262,14 +320,21 @@ def _stands_elsewhere(places: Places, looker: Looker, workspace: Workspace, else
     return False
 
 
-def _unsaved_refs(looker: Looker, elsewhere: Callable[[], Git], held: Held | None) -> tuple[list[str], list[str]]:
-    """The refs, HEAD and stashes of an isolated workdir whose commits are nowhere else, a sentence each; and with a checkpoint the
-    commits that only its reflog knows, which can be kept beside it. The other repository is asked only for what no checkpoint has."""
+def _unsaved_refs(
+    looker: Looker, elsewhere: Callable[[], Git], held: Held | None
+) -> tuple[list[str], list[str]]:
+    """The refs, HEAD and stashes of an isolated workdir whose commits are nowhere else, a sentence
+    each; and with a checkpoint the commits that only its reflog knows, which can be kept beside it.
+    The other repository is asked only for what no checkpoint has."""
     tips = {"HEAD": looker.head, **looker.repository.refs("refs")}
     stashes = _OID.findall(read(looker.git_dir / "logs/refs/stash"))
     tips |= {f"a stash ({oid[:12]})": oid for oid in stashes if oid.strip("0")}
     known = {oid for oid in set(tips.values()) if _has(held, oid)}
-    earlier = [oid for oid in _logged(looker.git_dir) if oid not in known and looker.repository.commit(oid) and not _has(held, oid)]
+    earlier = [
+        oid
+        for oid in _logged(looker.git_dir)
+        if oid not in known and looker.repository.commit(oid) and not _has(held, oid)
+    ]
     asked = {name: oid for name, oid in tips.items() if oid not in known}
     if not (asked or earlier):
         return [], []
@@ -281,25 +346,39 @@ def _unsaved_refs(looker: Looker, elsewhere: Callable[[], Git], held: Held | Non
             missing.setdefault(oid, []).append(name.removeprefix("refs/heads/"))
     logged = []
     for oid in earlier:
-        if oid in missing or not _only_here(repository, oid) or _below(looker.repository, oid, missing):
+        if (
+            oid in missing
+            or not _only_here(repository, oid)
+            or _below(looker.repository, oid, missing)
+        ):
             continue
         if held is not None:
             logged.append(oid)
         else:
             missing.setdefault(oid, []).append("an earlier HEAD")
-    sentences = [f"commits on {' and '.join(sorted(names))} ({oid[:12]}) that are nowhere else" for oid, names in missing.items()]
+    sentences = [
+        f"commits on {' and '.join(sorted(names))} ({oid[:12]}) that are nowhere else"
+        for oid, names in missing.items()
+    ]
     return sentences, logged
 
 
 def _logged(admin: Path) -> list[str]:
     """The commits that a HEAD has stood at, the newest first."""
-    tips = [line.split(" ", 2)[1] for line in read_all(admin / "logs/HEAD").splitlines() if line.count(" ") > 1]
+    tips = [
+        line.split(" ", 2)[1]
+        for line in read_all(admin / "logs/HEAD").splitlines()
+        if line.count(" ") > 1
+    ]
     return [oid for oid in dict.fromkeys(reversed(tips)) if _OID.fullmatch(oid) and oid.strip("0")]
 
 
 def _below(repository: Git, oid: str, tips: Mapping[str, object]) -> bool:
     """Whether the commit is part of what was named already."""
-    return any(repository.run("merge-base", "--is-ancestor", oid, tip, good=(0, 1, 128)).code == 0 for tip in tips)
+    return any(
+        repository.run("merge-base", "--is-ancestor", oid, tip, good=(0, 1, 128)).code == 0
+        for tip in tips
+    )
 
 
 def _only_here(repository: Git, oid: str) -> bool:
@@ -310,7 +389,9 @@ def _only_here(repository: Git, oid: str) -> bool:
 
 
 def _ignored(looker: Looker) -> list[str]:
-    found = looker.eye.run("ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory").stdout
+    found = looker.eye.run(
+        "ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory"
+    ).stdout
     return [name for name in os.fsdecode(found).split("\0") if name]
 
 
@@ -323,22 +404,31 @@ def _submodules(looker: Looker) -> Iterator[str]:
 
 
 def _rebuildable(top: Path, name: str) -> bool:
-    """Whether a build makes it again: its own name, or that of a directory above it, says so, or a cache tag in it."""
+    """Whether a build makes it again: its own name, or that of a directory above it, says so, or a
+    cache tag in it."""
     path = top / name
     named = any(part in REBUILDABLE for part in Path(name).parts)
-    return (named or read(path / "CACHEDIR.TAG").startswith(CACHE_TAG)) and not _has_repository(path)
+    return (named or read(path / "CACHEDIR.TAG").startswith(CACHE_TAG)) and not _has_repository(
+        path
+    )
 
 
 def _is_output(top: Path, name: str) -> bool:
     """Whether builds and tests write it, by its name."""
-    written = any(fnmatchcase(part, pattern) for part in Path(name).parts for pattern in (*OUTPUT, *REBUILDABLE))
+    written = any(
+        fnmatchcase(part, pattern)
+        for part in Path(name).parts
+        for pattern in (*OUTPUT, *REBUILDABLE)
+    )
     return written and not _has_repository(top / name)
 
 
 def _has_repository(path: Path) -> bool:
     """A repository, bare or not, is somebody's work, whatever the directory is called."""
     return is_real_directory(path) and any(
-        ".git" in folders or ".git" in names or ("HEAD" in names and {"objects", "refs"} <= set(folders))
+        ".git" in folders
+        or ".git" in names
+        or ("HEAD" in names and {"objects", "refs"} <= set(folders))
         for _, folders, names in os.walk(path, onerror=_raise)
     )
 
@@ -360,9 +450,12 @@ def _named(names: Iterable[str]) -> str:
     return ", ".join(names[:NAMED]) + more
 
 
-def put_away(places: Places, workspace: Workspace, git: Git, about: Mapping[str, Any]) -> Path | None:
-    """Moves the workdir into the trash and returns where; None if there is none. `about` is kept beside it; where it has no
-    `unsaved`, nothing is known to be saved, and the entry stays until a person purges it."""
+def put_away(
+    places: Places, workspace: Workspace, git: Git, about: Mapping[str, Any]
+) -> Path | None:
+    """Moves the workdir into the trash and returns where; None if there is none. `about` is kept
+    beside it; where it has no `unsaved`, nothing is known to be saved, and the entry stays until a
+    person purges it."""
     if workspace.backend is Backend.HERE:
         raise UsageError(f"{workspace.path} is your own directory and is not taken away.")
     path = Path(workspace.path)
@@ -372,30 +465,60 @@ def put_away(places: Places, workspace: Workspace, git: Git, about: Mapping[str,
     if not common.is_dir():
         return move(places, workspace, path, about, None)
     with held(repository_lock(places, workspace.repo)) as fd:
-        git = Git(cwd=common, git_dir=common, ceiling=places.root, keep=(*git.keep, fd), environ=git.environ)
+        git = Git(
+            cwd=common,
+            git_dir=common,
+            ceiling=places.root,
+            keep=(*git.keep, fd),
+            environ=git.environ,
+        )
         known = git_directory(path)
         for admin in [known] if known is not None else admins(common, path):
             _keep_reflog(git, admin, workspace)
-        return move(places, workspace, path, about, lambda: [known] if known is not None else admins(common, path))
+        return move(
+            places,
+            workspace,
+            path,
+            about,
+            lambda: [known] if known is not None else admins(common, path),
+        )
 
 
 def _keep_reflog(git: Git, admin: Path, workspace: Workspace) -> None:
-    """Commits that only the worktree's HEAD or its reflog knows (amended, reset away) get a ref: newest first, so that few do."""
+    """Commits that only the worktree's HEAD or its reflog knows (amended, reset away) get a ref:
+    newest first, so that few do."""
     head = read(admin / "HEAD").strip()
     for oid in dict.fromkeys([*([head] if _OID.fullmatch(head) else []), *_logged(admin)]):
         if git.commit(oid) and _only_here(git, oid):
-            git.set_ref(f"refs/perdure/rescue/{workspace.id}/{time.time_ns()}", oid, "perdure: reflog of a worktree that went to the trash")
+            git.set_ref(
+                f"refs/perdure/rescue/{workspace.id}/{time.time_ns()}",
+                oid,
+                "perdure: reflog of a worktree that went to the trash",
+            )
 
 
 def move(
-    places: Places, workspace: Workspace, path: Path, about: Mapping[str, Any], admins_of: Callable[[], list[Path]] | None
+    places: Places,
+    workspace: Workspace,
+    path: Path,
+    about: Mapping[str, Any],
+    admins_of: Callable[[], list[Path]] | None,
 ) -> Path | None:
-    """Moves a workdir, and what git knows of it, into the trash. `put_away` is for all who may not know what it is."""
+    """Moves a workdir, and what git knows of it, into the trash. `put_away` is for all who may not
+    know what it is."""
     leftovers = [*([("workdir", path)] if os.path.lexists(path) else [])]
-    leftovers += [(f"admin-{number}", admin) for number, admin in enumerate(admins_of() if admins_of else [])]
+    leftovers += [
+        (f"admin-{number}", admin) for number, admin in enumerate(admins_of() if admins_of else [])
+    ]
     if not leftovers:
         return None
-    said = {"kind": "workdir", **about, "path": workspace.path, "repo": workspace.repo, "branch": workspace.branch}
+    said = {
+        "kind": "workdir",
+        **about,
+        "path": workspace.path,
+        "repo": workspace.repo,
+        "branch": workspace.branch,
+    }
     return trash.put(places.trash(""), workspace.id, leftovers, said)
 
 

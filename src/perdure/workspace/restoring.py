@@ -1,11 +1,14 @@
-"""Makes a workdir again what it was at a checkpoint: files by their bytes, index, HEAD and branch, an operation in progress.
+"""Makes a workdir again what it was at a checkpoint: files by their bytes, index, HEAD and branch,
+an operation in progress.
 
-`Checkpoints.put_in_place` calls it, holding the workdir's lock. What is there now is saved first, under a rescue ref, so the way back is
-a restore as well. Only what differs is written. It can be killed at any moment: run again, it saves what it finds and completes; what
-was there at first stays under the first rescue. What a checkpoint left out (see `scanning`) stays as it is, unless it is in the way:
-then it goes to the trash.
+`Checkpoints.put_in_place` calls it, holding the workdir's lock. What is there now is saved first,
+under a rescue ref, so the way back is a restore as well. Only what differs is written. It can be
+killed at any moment: run again, it saves what it finds and completes; what was there at first stays
+under the first rescue. What a checkpoint left out (see `scanning`) stays as it is, unless it is in
+the way: then it goes to the trash.
 
-A checkpoint may come from another machine, so nothing in it is believed: names, ids and the text beside the trees are checked.
+A checkpoint may come from another machine, so nothing in it is believed: names, ids and the text
+beside the trees are checked.
 """
 
 from __future__ import annotations
@@ -42,14 +45,16 @@ _OID = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
-    """What came of it. `rescue` is what was there before; None if it was the same already, or nothing."""
+    """What came of it. `rescue` is what was there before; None if it was the same already, or
+    nothing."""
 
     rescue: Saved | None
     files: int = 0
     """So many were written or taken away."""
     notes: tuple[str, ...] = ()
     differs: tuple[str, ...] = ()
-    """Names that are not as they were at the checkpoint, for all that was done: somebody writes there."""
+    """Names that are not as they were at the checkpoint, for all that was done: somebody writes
+    there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,21 +75,31 @@ class Checkpoint:
 
 
 def load(shelf: Shelf, commit: str) -> Checkpoint:
-    """Reads a checkpoint. Raises NotFound if it is not there, WorkspaceError if it is no checkpoint or a damaged one."""
+    """Reads a checkpoint. Raises NotFound if it is not there, WorkspaceError if it is no checkpoint
+    or a damaged one."""
     if not (oid := shelf.commit(commit)):
-        raise NotFound(f"There is no checkpoint {commit[:12]} of {shelf.top}.", "See: perdure checkpoints NAME")
+        raise NotFound(
+            f"There is no checkpoint {commit[:12]} of {shelf.top}.", "See: perdure checkpoints NAME"
+        )
     entries = {}
     for line in split(shelf.run("ls-tree", "-z", oid).stdout):
         facts, _, name = line.partition("\t")
         entries[name] = facts.split(" ")[2]
     try:
-        said: dict[str, Any] = json.loads(shelf.run("cat-file", "blob", entries["checkpoint.json"]).stdout)
+        said: dict[str, Any] = json.loads(
+            shelf.run("cat-file", "blob", entries["checkpoint.json"]).stdout
+        )
         if said["format"] != FORMAT:
-            raise WorkspaceError(f"The checkpoint {oid[:12]} has format {said['format']!r}.", "It was made by a newer perdure.")
+            raise WorkspaceError(
+                f"The checkpoint {oid[:12]} has format {said['format']!r}.",
+                "It was made by a newer perdure.",
+            )
         index = said["index"]
         head, branch = str(said["head"]), str(said["branch"])
         stages = [[mode, side, stage, name] for mode, side, stage, name in index.get("stages", [])]
-        if not _OID.fullmatch(head) or not all(re.fullmatch("[0-7]{6} [0-9a-f]{40,64} [123]", " ".join(side[:3])) for side in stages):
+        if not _OID.fullmatch(head) or not all(
+            re.fullmatch("[0-7]{6} [0-9a-f]{40,64} [123]", " ".join(side[:3])) for side in stages
+        ):
             raise ValueError("an id is needed")
         return Checkpoint(
             commit=oid,
@@ -94,7 +109,11 @@ def load(shelf: Shelf, commit: str) -> Checkpoint:
             branch=check_branch(branch) if branch else "",
             empty=tuple(map(str, said["empty"])),
             left_out=tuple((str(name), str(why)) for name, why in said["left_out"]),
-            operation={str(name): str(content) for name, content in said["operation"].items() if staging.is_state(str(name))},
+            operation={
+                str(name): str(content)
+                for name, content in said["operation"].items()
+                if staging.is_state(str(name))
+            },
             staged=Staged(
                 stages=stages,
                 intent=list(map(str, index.get("intent", []))),
@@ -105,11 +124,23 @@ def load(shelf: Shelf, commit: str) -> Checkpoint:
             rights=modes.read(said["modes"], said["umask"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
-        raise WorkspaceError(f"{oid[:12]} is not a checkpoint, or a damaged one: {error}.", "See: perdure checkpoints NAME") from error
+        raise WorkspaceError(
+            f"{oid[:12]} is not a checkpoint, or a damaged one: {error}.",
+            "See: perdure checkpoints NAME",
+        ) from error
 
 
-def put_in_place(places: Places, workspace: Workspace, shelf: Shelf, commit: str, policy: str, *, branch: str = "") -> Restored:
-    """Makes the workdir what it was. `branch`: the branch to stand on, if not the checkpoint's (a fork has its own).
+def put_in_place(
+    places: Places,
+    workspace: Workspace,
+    shelf: Shelf,
+    commit: str,
+    policy: str,
+    *,
+    branch: str = "",
+) -> Restored:
+    """Makes the workdir what it was. `branch`: the branch to stand on, if not the checkpoint's (a
+    fork has its own).
 
     Raises NotFound, Conflict while a process works in it, WorkspaceError, GitFailed.
     """
@@ -117,10 +148,14 @@ def put_in_place(places: Places, workspace: Workspace, shelf: Shelf, commit: str
         return _put_in_place(places, workspace, shelf, commit, policy, branch)
 
 
-def _put_in_place(places: Places, workspace: Workspace, shelf: Shelf, commit: str, policy: str, branch: str) -> Restored:
+def _put_in_place(
+    places: Places, workspace: Workspace, shelf: Shelf, commit: str, policy: str, branch: str
+) -> Restored:
     wanted = load(shelf, commit)
     if working := [pid for pid in inside(shelf.top) if pid not in _callers()]:
-        raise Conflict(f"Process {working[0]} works in {shelf.top}.", "Stop it first, or wait for it to end.")
+        raise Conflict(
+            f"Process {working[0]} works in {shelf.top}.", "Stop it first, or wait for it to end."
+        )
     before, now = None, _nothing(shelf)
     if now is None:
         before = save(shelf, f"refs/perdure/rescue/{shelf.id}/{time.time_ns()}", policy)
@@ -142,30 +177,55 @@ def _put_in_place(places: Places, workspace: Workspace, shelf: Shelf, commit: st
     if shelf.admin is not None:
         notes += _stand(workspace, shelf, now, wanted, branch)
     flush(shelf.top)
-    return Restored(rescue=before, files=len(differing), notes=tuple(notes), differs=drift(shelf, commit, policy))
+    return Restored(
+        rescue=before,
+        files=len(differing),
+        notes=tuple(notes),
+        differs=drift(shelf, commit, policy),
+    )
 
 
 def _nothing(shelf: Shelf) -> Checkpoint | None:
-    """What a directory is that has no file, commit, index or operation: there is nothing in it to save. None for any other."""
+    """What a directory is that has no file, commit, index or operation: there is nothing in it to
+    save. None for any other."""
     admin = None if shelf.broken else shelf.admin
     if shelf.head or any(path.name != ".git" or admin is None for path in shelf.top.iterdir()):
         return None
     if admin is not None and ((admin / "index").exists() or staging.operation(admin)):
         return None
-    return Checkpoint(commit="", worktree=shelf.put("tree", b""), index="", head="", branch=shelf.branch)
+    return Checkpoint(
+        commit="", worktree=shelf.put("tree", b""), index="", head="", branch=shelf.branch
+    )
 
 
 def drift(shelf: Shelf, commit: str, policy: str) -> tuple[str, ...]:
-    """The names of files that are no longer as they were at a checkpoint. Publishes nothing. Raises WorkspaceError, GitFailed."""
+    """The names of files that are no longer as they were at a checkpoint. Publishes nothing. Raises
+    WorkspaceError, GitFailed."""
     wanted = load(shelf, commit)
 
     def look(shelf: Shelf) -> tuple[str, ...]:
         with looked(shelf, policy) as (now, _):
             differing = _apart(shelf, now.worktree, wanted.worktree)
-            names = [unescape(change.name, "120000" in (change.mode, change.old_mode)) for change in differing]
+            names = [
+                unescape(change.name, "120000" in (change.mode, change.old_mode))
+                for change in differing
+            ]
             if names and shelf.is_outside(wanted.commit):
-                names = [name for name in names if not disarming.kind(name.removesuffix(disarming.ASIDE).split("/"))]
-            return tuple(dict.fromkeys([*names, *wanted.rights.misfits(shelf.top, {**wanted.rights.noted, **now.modes}, modes.umask())]))
+                names = [
+                    name
+                    for name in names
+                    if not disarming.kind(name.removesuffix(disarming.ASIDE).split("/"))
+                ]
+            return tuple(
+                dict.fromkeys(
+                    [
+                        *names,
+                        *wanted.rights.misfits(
+                            shelf.top, {**wanted.rights.noted, **now.modes}, modes.umask()
+                        ),
+                    ]
+                )
+            )
 
     with in_words(shelf, "looked at"):
         return again(shelf, look)
@@ -184,15 +244,23 @@ class Compared:
 
 
 def compare(shelf: Shelf, commit: str, policy: str) -> Compared:
-    """Hold the workdir against a checkpoint, by content alone. Publishes nothing. Raises NotFound, WorkspaceError, GitFailed."""
+    """Hold the workdir against a checkpoint, by content alone. Publishes nothing. Raises NotFound,
+    WorkspaceError, GitFailed."""
     wanted = load(shelf, commit)
-    index = wanted.index or (shelf.run("rev-parse", f"{wanted.head}^{{tree}}").text if wanted.head else "")
+    index = wanted.index or (
+        shelf.run("rev-parse", f"{wanted.head}^{{tree}}").text if wanted.head else ""
+    )
 
     def look(shelf: Shelf) -> Compared:
         with looked(shelf, policy) as (now, _):
             changed = _apart(shelf, now.worktree, wanted.worktree)
-            names = [unescape(change.name, "120000" in (change.mode, change.old_mode)) for change in changed]
-            staged = now.staged.tree in ("", now.tree, index) and set(now.staged.objects) <= set(wanted.staged.objects)
+            names = [
+                unescape(change.name, "120000" in (change.mode, change.old_mode))
+                for change in changed
+            ]
+            staged = now.staged.tree in ("", now.tree, index) and set(now.staged.objects) <= set(
+                wanted.staged.objects
+            )
             apart = tuple(dict.fromkeys([*names, *now.found.unsteady]))
             return Compared(apart=apart, left_out=tuple(now.found.left_out), staged=staged)
 
@@ -201,14 +269,20 @@ def compare(shelf: Shelf, commit: str, policy: str) -> Compared:
 
 
 def _apart(shelf: Shelf, before: str, after: str) -> list[Change]:
-    """What differs, but for the workdir's own git directory: as long as git could not use it, it was saved as files."""
+    """What differs, but for the workdir's own git directory: as long as git could not use it, it
+    was saved as files."""
     found = changes(shelf, before, after)
     own = shelf.broken or shelf.admin is not None
-    return [change for change in found if not (own and change.mode == "000000" and change.name.partition("/")[0] == ".git%")]
+    return [
+        change
+        for change in found
+        if not (own and change.mode == "000000" and change.name.partition("/")[0] == ".git%")
+    ]
 
 
 def _callers() -> set[int]:
-    """This process and those that wait for it, up to the first: a shell that stands in the directory and asked for this."""
+    """This process and those that wait for it, up to the first: a shell that stands in the
+    directory and asked for this."""
     found, pid = set[int](), os.getpid()
     with contextlib.suppress(OSError, ValueError):
         while pid > 0 and pid not in found:
@@ -219,17 +293,33 @@ def _callers() -> set[int]:
 
 def _same(now: Checkpoint, wanted: Checkpoint, branch: str) -> bool:
     def essence(of: Checkpoint, branch: str) -> tuple[object, ...]:
-        return of.worktree, of.index or of.head, of.head, branch, set(of.empty), of.operation, of.staged
+        return (
+            of.worktree,
+            of.index or of.head,
+            of.head,
+            branch,
+            set(of.empty),
+            of.operation,
+            of.staged,
+        )
 
-    there = now.branches.refs.items() >= wanted.branches.refs.items() and set(now.branches.commits) >= set(wanted.branches.commits)
+    there = now.branches.refs.items() >= wanted.branches.refs.items() and set(
+        now.branches.commits
+    ) >= set(wanted.branches.commits)
     return there and essence(now, now.branch) == essence(wanted, branch)
 
 
-def _stand(workspace: Workspace, shelf: Shelf, now: Checkpoint, wanted: Checkpoint, branch: str) -> list[str]:
-    """HEAD and branch first, then what is in progress, then the index. What HEAD and the branch were is the rescue's parent."""
+def _stand(
+    workspace: Workspace, shelf: Shelf, now: Checkpoint, wanted: Checkpoint, branch: str
+) -> list[str]:
+    """HEAD and branch first, then what is in progress, then the index. What HEAD and the branch
+    were is the rescue's parent."""
     assert shelf.repository is not None and shelf.admin is not None
     if not wanted.head and not wanted.branch:
-        return ["The checkpoint was made without a usable git directory: HEAD, index and branches stay as they are."]
+        return [
+            "The checkpoint was made without a usable git directory: HEAD, index and branches stay "
+            "as they are."
+        ]
     common = shelf.shared.parent if shelf.shared is not None else shelf.admin
     own = [common / "refs/heads" / f"{name}.lock" for name in {branch, now.branch} if name]
     if workspace.backend is not Backend.WORKTREE:
@@ -237,7 +327,10 @@ def _stand(workspace: Workspace, shelf: Shelf, now: Checkpoint, wanted: Checkpoi
     notes = clear_locks(shelf.top, shelf.admin / "index.lock", shelf.admin / "HEAD.lock", *own)
     lend(shelf, wanted)
     if wanted.head and not shelf.repository.commit(wanted.head):
-        return [f"The commit {wanted.head[:12]} is not in the repository any more: HEAD and index stay as they are."]
+        return [
+            f"The commit {wanted.head[:12]} is not in the repository any more: HEAD and index stay "
+            "as they are."
+        ]
     if (now.head, now.branch) != (wanted.head, branch):
         notes += _move_head(workspace, shelf, now, wanted, branch)
     notes += branches.put_back(shelf, workspace.backend, wanted.branches, branch)
@@ -248,10 +341,15 @@ def _stand(workspace: Workspace, shelf: Shelf, now: Checkpoint, wanted: Checkpoi
 
 
 def lend(shelf: Shelf, wanted: Checkpoint) -> None:
-    """Gives the agent's own repository the objects that HEAD and index need, where checkpoints lie outside of it."""
+    """Gives the agent's own repository the objects that HEAD and index need, where checkpoints lie
+    outside of it."""
     if shelf.lent is None or shelf.repository is None:
         return
-    asked = [oid for oid in (wanted.head, *staging.commits(wanted.operation), *wanted.branches.commits) if oid]
+    asked = [
+        oid
+        for oid in (wanted.head, *staging.commits(wanted.operation), *wanted.branches.commits)
+        if oid
+    ]
     absent = set(missing(shelf, asked))
     needed = [oid for oid in asked if oid not in absent and not shelf.repository.commit(oid)]
     needed += [oid for oid in (wanted.index, *wanted.staged.objects) if oid]
@@ -259,18 +357,33 @@ def lend(shelf: Shelf, wanted: Checkpoint) -> None:
 
 
 def lend_objects(shelf: Shelf, needed: Sequence[str], known: Sequence[str]) -> None:
-    """Copy objects from the shelf to the agent's own repository. `known`: commits that it may have already."""
+    """Copy objects from the shelf to the agent's own repository. `known`: commits that it may have
+    already."""
     assert shelf.lent is not None and shelf.repository is not None
     # What both sides have: the agent may have committed since its last checkpoint.
-    there = [oid for oid in known if oid and oid not in needed and shelf.repository.commit(oid) and shelf.commit(oid)]
+    there = [
+        oid
+        for oid in known
+        if oid and oid not in needed and shelf.repository.commit(oid) and shelf.commit(oid)
+    ]
     if needed:
         words = "".join(f"{line}\n" for line in [*needed, "--not", *there])
         (shelf.lent / "pack").mkdir(exist_ok=True)
-        shelf.run("pack-objects", "-q", "--revs", "--non-empty", str(shelf.lent / "pack/pack"), stdin=words.encode())
+        shelf.run(
+            "pack-objects",
+            "-q",
+            "--revs",
+            "--non-empty",
+            str(shelf.lent / "pack/pack"),
+            stdin=words.encode(),
+        )
 
 
-def _move_head(workspace: Workspace, shelf: Shelf, now: Checkpoint, wanted: Checkpoint, branch: str) -> list[str]:
-    """Only the workdir's own branch, and the one that it stands on, are ever moved: others may be somebody else's."""
+def _move_head(
+    workspace: Workspace, shelf: Shelf, now: Checkpoint, wanted: Checkpoint, branch: str
+) -> list[str]:
+    """Only the workdir's own branch, and the one that it stands on, are ever moved: others may be
+    somebody else's."""
     assert shelf.repository is not None
     git, full, why = shelf.repository, f"refs/heads/{branch}", "perdure: restore"
     if not branch:
@@ -282,9 +395,16 @@ def _move_head(workspace: Workspace, shelf: Shelf, now: Checkpoint, wanted: Chec
             if not wanted.head:
                 return [f"The branch {branch} has commits now: HEAD stays as it is."]
             git.run("update-ref", "--no-deref", "-m", why, "HEAD", wanted.head)
-            return [f"The branch {branch} has moved on to {tip[:12]} and was left alone: HEAD is detached at {wanted.head[:12]}."]
+            return [
+                f"The branch {branch} has moved on to {tip[:12]} and was left alone: HEAD is "
+                f"detached at {wanted.head[:12]}."
+            ]
         if tip and tip != now.head:
-            git.set_ref(f"refs/perdure/rescue/{shelf.id}/{time.time_ns()}", tip, f"perdure: {branch} before a restore")
+            git.set_ref(
+                f"refs/perdure/rescue/{shelf.id}/{time.time_ns()}",
+                tip,
+                f"perdure: {branch} before a restore",
+            )
         if wanted.head:
             git.run("update-ref", "-m", why, full, wanted.head, tip or "0" * len(wanted.head))
         elif tip:

@@ -1,6 +1,8 @@
-"""The files of a workdir that are the project's own: what git tracks, and what is new and not ignored.
+"""The files of a workdir that are the project's own: what git tracks, and what is new and not
+ignored.
 
-Read by the project map. Where there is no git, directories that a build makes again and hidden ones are passed over.
+Read by the project map. Where there is no git, directories that a build makes again and hidden ones
+are passed over.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ MOST = 200_000
 
 
 def sources(places: Places, workspace: Workspace, git: Git) -> list[str]:
-    """Their names below the workdir, as they come: hostile text; some may be gone, or be links. Raises WorkspaceError, GitFailed."""
+    """Their names below the workdir, as they come: hostile text; some may be gone, or be links.
+    Raises WorkspaceError, GitFailed."""
     return again(places, workspace, lambda: _sources(places, workspace, git))
 
 
@@ -30,14 +33,22 @@ def _sources(places: Places, workspace: Workspace, git: Git) -> list[str]:
     with seen(places, workspace, git) as looker:
         if looker is None:
             return list(itertools.islice(_walked(path), MOST))
-        listed = looker.eye.run("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate").stdout
+        listed = looker.eye.run(
+            "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate"
+        ).stdout
         inner = os.path.relpath(path.resolve(), looker.top.resolve())
     names = [name for name in os.fsdecode(listed).split("\0") if name and not name.endswith("/")]
-    return names if inner == "." else [name[len(inner) + 1 :] for name in names if name.startswith(f"{inner}/")]
+    return (
+        names
+        if inner == "."
+        else [name[len(inner) + 1 :] for name in names if name.startswith(f"{inner}/")]
+    )
 
 
 def _walked(top: Path) -> Iterator[str]:
     for directory, folders, names in os.walk(top):
-        folders[:] = sorted(name for name in folders if name not in REBUILDABLE and not name.startswith("."))
+        folders[:] = sorted(
+            name for name in folders if name not in REBUILDABLE and not name.startswith(".")
+        )
         inner = os.path.relpath(directory, top)
         yield from (name if inner == "." else posixpath.join(inner, name) for name in sorted(names))

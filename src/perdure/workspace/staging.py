@@ -1,8 +1,11 @@
-"""What a workdir's own git directory says beside its files: the index, and an operation that is in progress.
+"""What a workdir's own git directory says beside its files: the index, and an operation that is in
+progress.
 
-`photograph` reads them, `restoring` puts them back. The index is copied and only the copy is read, by perdure's own git: nothing is
-ever written into it, no matter what the agent made of it. Its entries become a tree; what a tree cannot hold (conflicts, entries that are
-only announced, flags that hide changes) is kept as text. Of an operation (a merge, a rebase) the small files that make it up are kept.
+`photograph` reads them, `restoring` puts them back. The index is copied and only the copy is read,
+by perdure's own git: nothing is ever written into it, no matter what the agent made of it. Its
+entries become a tree; what a tree cannot hold (conflicts, entries that are only announced, flags
+that hide changes) is kept as text. Of an operation (a merge, a rebase) the small files that make it
+up are kept.
 """
 
 from __future__ import annotations
@@ -33,7 +36,15 @@ _SINGLE = (
     "REBASE_HEAD",
     "SQUASH_MSG",
 )
-_BISECT = ("BISECT_LOG", "BISECT_START", "BISECT_TERMS", "BISECT_NAMES", "BISECT_EXPECTED_REV", "BISECT_ANCESTORS_OK", "BISECT_RUN")
+_BISECT = (
+    "BISECT_LOG",
+    "BISECT_START",
+    "BISECT_TERMS",
+    "BISECT_NAMES",
+    "BISECT_EXPECTED_REV",
+    "BISECT_ANCESTORS_OK",
+    "BISECT_RUN",
+)
 _FOLDERS = ("rebase-merge", "rebase-apply", "sequencer")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SMALL = 256 << 10
@@ -44,7 +55,8 @@ _LARGEST_INDEX = 1 << 30
 
 @dataclass(slots=True)
 class Staged:
-    """An index: its tree, and what a tree cannot say. Everything is empty where there is no index."""
+    """An index: its tree, and what a tree cannot say. Everything is empty where there is no
+    index."""
 
     tree: str = ""
     stages: list[list[str]] = field(default_factory=list)
@@ -65,11 +77,16 @@ def signature(path: Path) -> list[int]:
         seen = path.lstat()
     except OSError:
         return []
-    return [seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns] if stat.S_ISREG(seen.st_mode) else []
+    return (
+        [seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns]
+        if stat.S_ISREG(seen.st_mode)
+        else []
+    )
 
 
 def copied(admin: Path, to: Path) -> Path | None:
-    """A copy of the workdir's index, and of the one it may share entries with; None if there is none."""
+    """A copy of the workdir's index, and of the one it may share entries with; None if there is
+    none."""
     if not _copy(admin / "index", to):
         return None
     for shared in admin.glob("sharedindex.*"):
@@ -110,31 +127,63 @@ def staged(shelf: Shelf, copy: Path) -> Staged:
             found.skipped.append(name)
     if found.stages:
         names = list(dict.fromkeys(name for _, _, _, name in found.stages))
-        shelf.run("update-index", "--force-remove", "-z", "--stdin", index=copy, stdin=joined(names), lent=True)
+        shelf.run(
+            "update-index",
+            "--force-remove",
+            "-z",
+            "--stdin",
+            index=copy,
+            stdin=joined(names),
+            lent=True,
+        )
     found.tree = shelf.run("write-tree", "--missing-ok", index=copy, lent=True).text
     if announced:
-        asked = ("diff-index", "--cached", "--ita-visible-in-index", "--name-only", "--no-renames", "--ignore-submodules=all", "-z")
+        asked = (
+            "diff-index",
+            "--cached",
+            "--ita-visible-in-index",
+            "--name-only",
+            "--no-renames",
+            "--ignore-submodules=all",
+            "-z",
+        )
         found.intent = split(shelf.run(*asked, found.tree, "--", index=copy, lent=True).stdout)
     return found
 
 
 def put_staged(shelf: Shelf, wanted: Staged, tree: str, scratch: Path) -> None:
-    """Gives the workdir an index of this tree, conflicts and flags included. Raises Conflict while a git is at work there."""
+    """Gives the workdir an index of this tree, conflicts and flags included. Raises Conflict while
+    a git is at work there."""
     assert shelf.admin is not None
     fresh = scratch / f"index-{secrets.token_hex(6)}"
     if tree:
         shelf.run("read-tree", tree, index=fresh)
     if wanted.stages:
-        lines = "".join(f"{mode} {oid} {stage}\t{name}\0" for mode, oid, stage, name in wanted.stages)
+        lines = "".join(
+            f"{mode} {oid} {stage}\t{name}\0" for mode, oid, stage, name in wanted.stages
+        )
         shelf.run("update-index", "-z", "--index-info", index=fresh, stdin=os.fsencode(lines))
     if wanted.intent:
-        there = [name for name in wanted.intent if (shelf.top / name).is_file() and not (shelf.top / name).is_symlink()]
+        there = [
+            name
+            for name in wanted.intent
+            if (shelf.top / name).is_file() and not (shelf.top / name).is_symlink()
+        ]
         if there:
             shelf.run(
-                "add", "--force", "--intent-to-add", "--pathspec-from-file=-", "--pathspec-file-nul", index=fresh, stdin=joined(there)
+                "add",
+                "--force",
+                "--intent-to-add",
+                "--pathspec-from-file=-",
+                "--pathspec-file-nul",
+                index=fresh,
+                stdin=joined(there),
             )
     shelf.run("update-index", "-q", "--refresh", index=fresh, good=(0, 1))
-    for flag, names in (("--assume-unchanged", wanted.assumed), ("--skip-worktree", wanted.skipped)):
+    for flag, names in (
+        ("--assume-unchanged", wanted.assumed),
+        ("--skip-worktree", wanted.skipped),
+    ):
         if names:
             shelf.run("update-index", flag, "-z", "--stdin", index=fresh, stdin=joined(names))
     content = fresh.read_bytes() if fresh.exists() else b""
@@ -146,9 +195,14 @@ def _exchange(admin: Path, name: str, content: bytes) -> None:
     """Replaces a file of a git directory under git's own lock. No content: there is to be none."""
     lock = admin / f"{name}.lock"
     try:
-        fd = os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        fd = os.open(
+            lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666
+        )
     except FileExistsError:
-        raise Conflict(f"A git is at work in {admin}: {lock.name} is there.", "Wait for it to end, and try again.") from None
+        raise Conflict(
+            f"A git is at work in {admin}: {lock.name} is there.",
+            "Wait for it to end, and try again.",
+        ) from None
     with os.fdopen(fd, "wb") as file:
         file.write(content)
         file.flush()
@@ -188,16 +242,28 @@ def _gather(path: Path, name: str, found: dict[str, str]) -> None:
 
 def commits(files: Mapping[str, str]) -> list[str]:
     """The ids that an operation's files name: what it cannot go on without."""
-    text = " ".join(base64.b64decode(content).decode("utf-8", "replace") for name, content in files.items() if _names_commits(name))
+    text = " ".join(
+        base64.b64decode(content).decode("utf-8", "replace")
+        for name, content in files.items()
+        if _names_commits(name)
+    )
     return list(dict.fromkeys(word for word in text.split() if _OID.fullmatch(word)))
 
 
 def _names_commits(name: str) -> bool:
-    return name.endswith("_HEAD") or name.rpartition("/")[2] in ("orig-head", "onto", "stopped-sha", "amend", "head", "squash-onto")
+    return name.endswith("_HEAD") or name.rpartition("/")[2] in (
+        "orig-head",
+        "onto",
+        "stopped-sha",
+        "amend",
+        "head",
+        "squash-onto",
+    )
 
 
 def put_operation(admin: Path, wanted: Mapping[str, str]) -> None:
-    """Makes these the files of the operation in progress: others go. What was there has been photographed before."""
+    """Makes these the files of the operation in progress: others go. What was there has been
+    photographed before."""
     for name in operation(admin):
         if name not in wanted:
             (admin / name).unlink(missing_ok=True)
@@ -209,7 +275,9 @@ def put_operation(admin: Path, wanted: Mapping[str, str]) -> None:
             path.parent.unlink(missing_ok=True)
             path.parent.mkdir()
         fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        fd = os.open(
+            fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666
+        )
         with os.fdopen(fd, "wb") as file:
             file.write(base64.b64decode(content))
             file.flush()
@@ -222,12 +290,21 @@ def put_operation(admin: Path, wanted: Mapping[str, str]) -> None:
 
 
 def is_state(name: str) -> bool:
-    """Whether a name is one of an operation's files: a checkpoint from elsewhere may say anything."""
+    """Whether a name is one of an operation's files: a checkpoint from elsewhere may say
+    anything."""
     folder, _, file = name.rpartition("/")
-    return (folder in _FOLDERS and _NAME.fullmatch(file) is not None) or name in (*_SINGLE, *_BISECT)
+    return (folder in _FOLDERS and _NAME.fullmatch(file) is not None) or name in (
+        *_SINGLE,
+        *_BISECT,
+    )
 
 
 def to_json(wanted: Staged) -> dict[str, Any]:
     """What a tree cannot say; empty parts are left out."""
-    parts = {"stages": wanted.stages, "intent": wanted.intent, "assumed": wanted.assumed, "skipped": wanted.skipped}
+    parts = {
+        "stages": wanted.stages,
+        "intent": wanted.intent,
+        "assumed": wanted.assumed,
+        "skipped": wanted.skipped,
+    }
     return {key: value for key, value in parts.items() if value}

@@ -1,7 +1,9 @@
-"""The server that a repository is on, and how git speaks to it: every fetch, push and look over there goes through `Source.call`.
+"""The server that a repository is on, and how git speaks to it: every fetch, push and look over
+there goes through `Source.call`.
 
-ssh has the user's keys. For https a login comes from the settings; where they have none and the server wants one, the user's own
-credential helpers are asked. A secret is given to git by `askpass`.
+ssh has the user's keys. For https a login comes from the settings; where they have none and the
+server wants one, the user's own credential helpers are asked. A secret is given to git by
+`askpass`.
 """
 
 from __future__ import annotations
@@ -26,13 +28,21 @@ _REACH_S = 60.0
 
 def absent(error: GitFailed) -> bool:
     """Whether the server said that there is no such repository."""
-    return re.search("does not appear to be a git repository|repository .*not found", error.stderr, re.IGNORECASE) is not None
+    return (
+        re.search(
+            "does not appear to be a git repository|repository .*not found",
+            error.stderr,
+            re.IGNORECASE,
+        )
+        is not None
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where a cache fetches from: an address (or a local directory), by which transport, with whose credentials, and which servers may be
-    spoken to. `helpers` is asked where a server wants a login and `credentials` has none."""
+    """Where a cache fetches from: an address (or a local directory), by which transport, with whose
+    credentials, and which servers may be spoken to. `helpers` is asked where a server wants a login
+    and `credentials` has none."""
 
     key: str
     url: str
@@ -47,8 +57,16 @@ class Source:
     def id(self) -> str:
         return identify("cache", self.key)
 
-    def call(self, git: Git, scratch: Path, *words: str, settings: tuple[tuple[str, str], ...] = (), timeout_s: float) -> Result:
-        """Run one git command that speaks to the server. Raises GitFailed, UsageError for a server that may not be spoken to."""
+    def call(
+        self,
+        git: Git,
+        scratch: Path,
+        *words: str,
+        settings: tuple[tuple[str, str], ...] = (),
+        timeout_s: float,
+    ) -> Result:
+        """Run one git command that speaks to the server. Raises GitFailed, UsageError for a server
+        that may not be spoken to."""
         told = (*settings, *self.settings(git.environ))
         login = None
         if self.credentials is not None and self.scheme != "ssh":
@@ -64,9 +82,20 @@ class Source:
         return self._once(git, scratch, words, told, login, timeout_s)
 
     def reach(self, git: Git, scratch: Path) -> None:
-        """Ask the server whether the repository is there. Raises NotFound, or WorkspaceError with the reason and what to do."""
+        """Ask the server whether the repository is there. Raises NotFound, or WorkspaceError with
+        the reason and what to do."""
         try:
-            self.call(git, scratch, "ls-remote", "--quiet", "--upload-pack=git-upload-pack", "--", self.url, "HEAD", timeout_s=_REACH_S)
+            self.call(
+                git,
+                scratch,
+                "ls-remote",
+                "--quiet",
+                "--upload-pack=git-upload-pack",
+                "--",
+                self.url,
+                "HEAD",
+                timeout_s=_REACH_S,
+            )
         except GitFailed as error:
             if absent(error):
                 raise self.not_found() from error
@@ -74,7 +103,10 @@ class Source:
             raise WorkspaceError(f"{self.url} cannot be reached: {cause}", error.hint) from error
 
     def not_found(self) -> NotFound:
-        return NotFound(f"There is no repository at {self.url}, or it is not yours to read.", "Check the address, and your token or key.")
+        return NotFound(
+            f"There is no repository at {self.url}, or it is not yours to read.",
+            "Check the address, and your token or key.",
+        )
 
     def settings(self, environ: Mapping[str, str]) -> list[tuple[str, str]]:
         """What git is told for one call that speaks to it. Raises UsageError, GitFailed."""
@@ -88,9 +120,16 @@ class Source:
         return [*certificates, *self.hosts.settings(self.url, environ)]
 
     def _once(
-        self, git: Git, scratch: Path, words: tuple[str, ...], told: tuple[tuple[str, str], ...], login: tuple[str, str] | None,
+        self,
+        git: Git,
+        scratch: Path,
+        words: tuple[str, ...],
+        told: tuple[tuple[str, str], ...],
+        login: tuple[str, str] | None,
         timeout_s: float,
-    ) -> Result:  # fmt: skip
+    ) -> Result:
         with contextlib.ExitStack() as stack:
             asking = stack.enter_context(broker(self.url, login, scratch)) if login else {}
-            return git.run(*words, allow=(self.scheme,), settings=told, env=asking, timeout_s=timeout_s)
+            return git.run(
+                *words, allow=(self.scheme,), settings=told, env=asking, timeout_s=timeout_s
+            )

@@ -1,11 +1,13 @@
-"""The trash: where everything goes that is taken away, each entry with what it was and the way back.
+"""The trash: where everything goes that is taken away, each entry with what it was and the way
+back.
 
-`put` is called by `removal` for workdirs and by the sweeper for the rest; `entries` and `restore` by `perdure trash`; `purge` by the
-sweeper after the grace, and nothing else in perdure deletes what an agent made. An entry is a directory with `about.json` beside
-the parts that were moved into it. What was moved is there whole: a rename, or an error and nothing moved.
+`put` is called by `removal` for workdirs and by the sweeper for the rest; `entries` and `restore`
+by `perdure trash`; `purge` by the sweeper after the grace, and nothing else in perdure deletes what
+an agent made. An entry is a directory with `about.json` beside the parts that were moved into it.
+What was moved is there whole: a rename, or an error and nothing moved.
 
-What lies in the trash was an agent's: a purge follows no link, enters no other volume, and stops at whatever a process still
-stands in or has written to since.
+What lies in the trash was an agent's: a purge follows no link, enters no other volume, and stops at
+whatever a process still stands in or has written to since.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ SETTLED_MS = 60_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One entry. `unsaved` None means that nothing tells what it was: it is never purged by itself."""
+    """One entry. `unsaved` None means that nothing tells what it was: it is never purged by
+    itself."""
 
     id: str
     path: Path
@@ -64,15 +67,23 @@ class Entry:
         }
 
 
-def put(directory: Path, name: str, parts: Sequence[tuple[str, Path]], about: Mapping[str, Any]) -> Path:
-    """Moves each part into a new entry. Raises WorkspaceError where one cannot be moved; those before it are in the entry.
+def put(
+    directory: Path, name: str, parts: Sequence[tuple[str, Path]], about: Mapping[str, Any]
+) -> Path:
+    """Moves each part into a new entry. Raises WorkspaceError where one cannot be moved; those
+    before it are in the entry.
 
-    A part on another file system is copied, and removed from its old place when the copy is durable. `about` may say by `parts` where
-    they belong, if that is not where they lie now.
+    A part on another file system is copied, and removed from its old place when the copy is
+    durable. `about` may say by `parts` where they belong, if that is not where they lie now.
     """
     now = time.time_ns()
     entry = make_private(directory / f"{name}-{now}")
-    said = {"format": 1, "at": now // 1_000_000, "parts": {label: str(path) for label, path in parts}, **about}
+    said = {
+        "format": 1,
+        "at": now // 1_000_000,
+        "parts": {label: str(path) for label, path in parts},
+        **about,
+    }
     try:
         write(entry / ABOUT, json.dumps(said, indent=2))
         for label, path in parts:
@@ -81,13 +92,17 @@ def put(directory: Path, name: str, parts: Sequence[tuple[str, Path]], about: Ma
         with suppress(OSError):
             if [each.name for each in entry.iterdir()] in ([], [ABOUT]):
                 shutil.rmtree(entry)
-        raise WorkspaceError(f"{error.filename or entry} cannot be moved to the trash: {error.strerror or error}.", "perdure du") from error
+        raise WorkspaceError(
+            f"{error.filename or entry} cannot be moved to the trash: {error.strerror or error}.",
+            "perdure du",
+        ) from error
     sync(entry)
     return entry
 
 
 def move(path: Path, target: Path) -> None:
-    """Rename, or copy to another file system and then remove what is in the copy whole. Raises OSError."""
+    """Rename, or copy to another file system and then remove what is in the copy whole. Raises
+    OSError."""
     try:
         path.rename(target)
     except OSError as error:
@@ -98,12 +113,15 @@ def move(path: Path, target: Path) -> None:
 
 
 def _copy_over(path: Path, target: Path) -> None:
-    """To another file system. The old place is emptied by one rename, when the copy is whole, durable and has its name; what was written
-    meanwhile is in no copy, so then the old place stays. Raises OSError."""
+    """To another file system. The old place is emptied by one rename, when the copy is whole,
+    durable and has its name; what was written meanwhile is in no copy, so then the old place stays.
+    Raises OSError."""
     before = _signature(path)
     # Beside its final name first: a copy that is cut off is not taken for the whole.
     staged = target.with_name(f"{target.name}.part")
-    shutil.copytree(path, staged, symlinks=True, copy_function=_copy_one) if is_real_directory(path) else _copy_one(str(path), str(staged))
+    shutil.copytree(path, staged, symlinks=True, copy_function=_copy_one) if is_real_directory(
+        path
+    ) else _copy_one(str(path), str(staged))
     flush(target.parent)
     if _signature(path) != before:
         raise OSError(errno.EBUSY, "it is written to while it is copied", str(path))
@@ -128,7 +146,9 @@ def _copy_one(source: str, target: str) -> None:
 def _signature(path: Path) -> list[tuple[str, int, int, int]]:
     """Everything below with its inode, size and last write. Raises OSError."""
     found = [(path, path.lstat()), *(_walk(path) if is_real_directory(path) else ())]
-    return sorted((str(each), status.st_ino, status.st_size, status.st_mtime_ns) for each, status in found)
+    return sorted(
+        (str(each), status.st_ino, status.st_size, status.st_mtime_ns) for each, status in found
+    )
 
 
 def entries(directory: Path) -> list[Entry]:
@@ -142,7 +162,12 @@ def entries(directory: Path) -> list[Entry]:
 def is_cleaned(entry: Entry, path: str, run: str) -> bool:
     """Whether the entry is the workdir at `path`, as a clean-up found it at the end of this run."""
     about, there = entry.about, os.path.lexists(entry.path / "workdir")
-    return there and about.get("verb") in CLEAN_UPS and about.get("path") == path and run in (about.get("runs") or [])
+    return (
+        there
+        and about.get("verb") in CLEAN_UPS
+        and about.get("path") == path
+        and run in (about.get("runs") or [])
+    )
 
 
 def _read(path: Path) -> Entry:
@@ -157,7 +182,9 @@ def _read(path: Path) -> Entry:
         at=int(about["at"]) if isinstance(about.get("at"), int) else 0,
         kind=str(about.get("kind", "unknown")),
         why=str(about.get("why", "")),
-        parts={str(label): str(place) for label, place in parts.items()} if isinstance(parts, dict) else {},
+        parts={str(label): str(place) for label, place in parts.items()}
+        if isinstance(parts, dict)
+        else {},
         unsaved=tuple(map(str, unsaved)) if isinstance(unsaved, list) else None,
         about=about,
     )
@@ -165,25 +192,49 @@ def _read(path: Path) -> Entry:
 
 def find(directories: Sequence[Path], name: str) -> Entry:
     """The entry with this id, or with a unique beginning of it. Raises NotFound."""
-    found = [entry for directory in directories for entry in entries(directory) if entry.id.startswith(name)]
+    found = [
+        entry
+        for directory in directories
+        for entry in entries(directory)
+        if entry.id.startswith(name)
+    ]
     exact = [entry for entry in found if entry.id == name]
     if len(exact or found) != 1 or not name:
-        several = f"{len(found)} entries of the trash begin with {name!r}" if found and name else f"There is no entry {name!r} in the trash"
+        several = (
+            f"{len(found)} entries of the trash begin with {name!r}"
+            if found and name
+            else f"There is no entry {name!r} in the trash"
+        )
         raise NotFound(several, "perdure trash")
     return (exact or found)[0]
 
 
 def restore(entry: Entry) -> list[Path]:
-    """Moves the parts back to where they were, and returns those places. Raises Conflict if something is there by now, NotFound where
-    nothing tells where it belongs. The links between a worktree and its repository are set again where the admin directory got another
-    name. What is no part of the entry stays in it.
+    """Moves the parts back to where they were, and returns those places. Raises Conflict if
+    something is there by now, NotFound where nothing tells where it belongs. The links between a
+    worktree and its repository are set again where the admin directory got another name. What is no
+    part of the entry stays in it.
     """
-    there = {label: Path(place) for label, place in entry.parts.items() if os.path.lexists(entry.path / label)}
+    there = {
+        label: Path(place)
+        for label, place in entry.parts.items()
+        if os.path.lexists(entry.path / label)
+    }
     if not there:
-        raise NotFound(f"Nothing tells where {entry.id} belongs, so nothing was moved back", f"take what you need from {entry.path}")
-    taken = [place for label, place in there.items() if not label.startswith("admin") and os.path.lexists(place)]
+        raise NotFound(
+            f"Nothing tells where {entry.id} belongs, so nothing was moved back",
+            f"take what you need from {entry.path}",
+        )
+    taken = [
+        place
+        for label, place in there.items()
+        if not label.startswith("admin") and os.path.lexists(place)
+    ]
     if taken:
-        raise Conflict(f"{taken[0]} is there again, so nothing was moved back", "move it away first, or take what you need from the trash")
+        raise Conflict(
+            f"{taken[0]} is there again, so nothing was moved back",
+            "move it away first, or take what you need from the trash",
+        )
     for place in there.values():
         if not place.parent.is_dir():
             make_private(place.parent)
@@ -215,7 +266,11 @@ def trouble(entry: Entry, inside: Sequence[int] = ()) -> str:
             if status.st_dev != device:
                 return f"another volume is mounted at {path}"
             # The change time: no program can set it, as it can the time of the last write.
-            if entry.at and stat.S_ISREG(status.st_mode) and status.st_ctime_ns // 1_000_000 > entry.at + SETTLED_MS:
+            if (
+                entry.at
+                and stat.S_ISREG(status.st_mode)
+                and status.st_ctime_ns // 1_000_000 > entry.at + SETTLED_MS
+            ):
                 return f"{path} was written after it was put away"
     except OSError as error:
         return f"it cannot be looked at: {error}"
@@ -240,7 +295,9 @@ def purge(entry: Entry) -> None:
         sync(doomed.parent)
         _delete(doomed)
     except OSError as error:
-        raise WorkspaceError(f"{entry.path} cannot be deleted: {error}", "see who owns what lies in it") from error
+        raise WorkspaceError(
+            f"{entry.path} cannot be deleted: {error}", "see who owns what lies in it"
+        ) from error
 
 
 def purge_rests(directory: Path) -> None:

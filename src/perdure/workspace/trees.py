@@ -11,7 +11,8 @@ from perdure.workspace.shelf import Shelf, split
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """How one name differs between two trees. `state`: A, D, M or T; what is not there has mode `000000`."""
+    """How one name differs between two trees. `state`: A, D, M or T; what is not there has mode
+    `000000`."""
 
     old_mode: str
     mode: str
@@ -24,7 +25,11 @@ class Change:
 
 def changes(shelf: Shelf, before: str, after: str) -> list[Change]:
     """What differs between two trees, file by file."""
-    said = split(shelf.run("diff-tree", "-r", "-z", "--raw", "--no-abbrev", "--no-renames", before, after, "--").stdout)
+    said = split(
+        shelf.run(
+            "diff-tree", "-r", "-z", "--raw", "--no-abbrev", "--no-renames", before, after, "--"
+        ).stdout
+    )
     found = []
     for facts, name in zip(said[::2], said[1::2], strict=True):
         old_mode, mode, old, new, state = facts.lstrip(":").split(" ")
@@ -36,7 +41,9 @@ def missing(shelf: Shelf, ids: list[str], *, lent: bool = False) -> list[str]:
     """Those of the objects that are not on the shelf, nor, with `lent`, with the agent."""
     if not ids:
         return []
-    said = shelf.run("cat-file", "--batch-check", stdin="".join(f"{oid}\n" for oid in ids).encode(), lent=lent).text
+    said = shelf.run(
+        "cat-file", "--batch-check", stdin="".join(f"{oid}\n" for oid in ids).encode(), lent=lent
+    ).text
     return [line.partition(" ")[0] for line in said.split("\n") if line.endswith(" missing")]
 
 
@@ -52,4 +59,7 @@ def commit_of(shelf: Shelf, commit: str) -> tuple[dict[str, tuple[str, str]], li
 
 def tree_of(shelf: Shelf, entries: list[tuple[str, str, str]]) -> str:
     ordered = sorted(entries, key=lambda entry: entry[1] + ("/" if entry[0] == "40000" else ""))
-    return shelf.put("tree", b"".join(f"{mode} {name}\0".encode() + bytes.fromhex(oid) for mode, name, oid in ordered))
+    return shelf.put(
+        "tree",
+        b"".join(f"{mode} {name}\0".encode() + bytes.fromhex(oid) for mode, name, oid in ordered),
+    )

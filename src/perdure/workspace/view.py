@@ -1,11 +1,13 @@
 """Looks at workdirs without trusting them, and saves what is in them.
 
-The git directory of an isolated workdir belongs to its agent: its configuration can name programs, its index can hide
-changes. So perdure looks with a git directory and an index of its own (a view), which borrows the agent's objects and nothing
-else. In a worktree of the user's repository the hardened git looks by itself; there only filters are left open.
+The git directory of an isolated workdir belongs to its agent: its configuration can name programs,
+its index can hide changes. So perdure looks with a git directory and an index of its own (a view),
+which borrows the agent's objects and nothing else. In a worktree of the user's repository the
+hardened git looks by itself; there only filters are left open.
 
-A rescue writes every tracked and untracked file as a commit: the bytes are read by perdure and streamed to fast-import, so no
-filter, hook or index of the workdir takes part. Ignored files are not in it; files of nested repositories are, as plain files.
+A rescue writes every tracked and untracked file as a commit: the bytes are read by perdure and
+streamed to fast-import, so no filter, hook or index of the workdir takes part. Ignored files are
+not in it; files of nested repositories are, as plain files.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ _IN_PROGRESS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkdirState:
-    """A workdir as it is now. Without git, `head` and `branch` are empty and every file counts as untracked."""
+    """A workdir as it is now. Without git, `head` and `branch` are empty and every file counts as
+    untracked."""
 
     head: str = ""
     branch: str = ""
@@ -82,7 +85,8 @@ def _state(places: Places, workspace: Workspace, git: Git) -> WorkdirState:
 
 
 def rescue(places: Places, workspace: Workspace, why: str, git: Git) -> str:
-    """Saves all tracked and untracked files as a commit and returns its ref. The workdir, its index and HEAD stay as they are."""
+    """Saves all tracked and untracked files as a commit and returns its ref. The workdir, its index
+    and HEAD stay as they are."""
     return again(places, workspace, lambda: _rescue(places, workspace, why, git))
 
 
@@ -90,20 +94,44 @@ def _rescue(places: Places, workspace: Workspace, why: str, git: Git) -> str:
     ref = f"refs/perdure/rescue/{workspace.id}/{time.time_ns()}"
     with seen(places, workspace, git) as looker:
         if looker is None:
-            raise WorkspaceError(f"{workspace.path} is not in a git repository, so nothing can be rescued into one.", "Copy the directory.")
-        listed = looker.eye.run("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate").stdout
+            raise WorkspaceError(
+                f"{workspace.path} is not in a git repository, so nothing can be rescued into one.",
+                "Copy the directory.",
+            )
+        listed = looker.eye.run(
+            "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate"
+        ).stdout
         with tempfile.TemporaryFile(dir=make_private(places.scratch)) as stream:
-            _stream(stream, ref, why, looker.head, looker.top, sorted(name for name in os.fsdecode(listed).split("\0") if name))
+            _stream(
+                stream,
+                ref,
+                why,
+                looker.head,
+                looker.top,
+                sorted(name for name in os.fsdecode(listed).split("\0") if name),
+            )
             stream.seek(0)
-            objects = {"GIT_OBJECT_DIRECTORY": str(looker.git_dir / "objects")} if looker.own else {}
-            looker.eye.run("fast-import", "--quiet", "--date-format=raw", stdin=stream, env=objects, timeout_s=1800.0)
+            objects = (
+                {"GIT_OBJECT_DIRECTORY": str(looker.git_dir / "objects")} if looker.own else {}
+            )
+            looker.eye.run(
+                "fast-import",
+                "--quiet",
+                "--date-format=raw",
+                stdin=stream,
+                env=objects,
+                timeout_s=1800.0,
+            )
         if looker.own:
             looker.repository.set_ref(ref, looker.eye.commit(ref), f"perdure: {why}")
     return ref
 
 
-def again(places: Places, workspace: Workspace, look: Callable[[], _T], *, alone: bool = False) -> _T:
-    """A view is only a means: where git fails with it, it is thrown away and the look is tried once more."""
+def again(
+    places: Places, workspace: Workspace, look: Callable[[], _T], *, alone: bool = False
+) -> _T:
+    """A view is only a means: where git fails with it, it is thrown away and the look is tried once
+    more."""
     try:
         return look()
     except GitFailed:
@@ -116,7 +144,8 @@ def again(places: Places, workspace: Workspace, look: Callable[[], _T], *, alone
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Looker:
-    """`repository`: git on the workdir's own git directory; `eye`: the git that looks (a view, if `own`)."""
+    """`repository`: git on the workdir's own git directory; `eye`: the git that looks (a view, if
+    `own`)."""
 
     repository: Git
     eye: Git
@@ -132,15 +161,21 @@ class Looker:
     @property
     def in_progress(self) -> str:
         """`merge`, `rebase`, `cherry-pick`, `revert`, `bisect`, or empty."""
-        return next((name for file, name in _IN_PROGRESS if os.path.lexists(self.git_dir / file)), "")
+        return next(
+            (name for file, name in _IN_PROGRESS if os.path.lexists(self.git_dir / file)), ""
+        )
 
 
 @contextlib.contextmanager
 def seen(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker | None]:
-    """The workdir, looked at as its backend needs it; None without git. Raises WorkspaceError where it is not there."""
+    """The workdir, looked at as its backend needs it; None without git. Raises WorkspaceError where
+    it is not there."""
     path = Path(workspace.path)
     if not path.is_dir():
-        raise WorkspaceError(f"The workdir {path} is not there.", "Try: perdure restore NAME, which makes it from its last checkpoint.")
+        raise WorkspaceError(
+            f"The workdir {path} is not there.",
+            "Try: perdure restore NAME, which makes it from its last checkpoint.",
+        )
     if workspace.backend is Backend.ISOLATED:
         with _view(places, workspace, git) as looker:
             yield looker
@@ -151,7 +186,8 @@ def seen(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker | No
     if workspace.backend is Backend.WORKTREE:
         if (admin := git_directory(path)) is None:
             raise WorkspaceError(
-                f"{path} is no longer a worktree of {workspace.repo}.", f"Try: git -C {workspace.repo} worktree repair {path}"
+                f"{path} is no longer a worktree of {workspace.repo}.",
+                f"Try: git -C {workspace.repo} worktree repair {path}",
             )
         inside, top = git.at(path, path / ".git", path), path
     else:
@@ -162,12 +198,15 @@ def seen(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker | No
         admin, top = Path(found.text), Path(git.at(path).run("rev-parse", "--show-toplevel").text)
         inside = git.at(top, admin, top)
     head, branch = inside.head() if inside.commit("HEAD") else ("", "")
-    yield Looker(repository=inside, eye=inside, own=False, top=top, git_dir=admin, head=head, branch=branch)
+    yield Looker(
+        repository=inside, eye=inside, own=False, top=top, git_dir=admin, head=head, branch=branch
+    )
 
 
 @contextlib.contextmanager
 def looking_alone(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker | None]:
-    """Looks through a view whatever the backend, so that no filter or setting of the workdir's repository takes part.
+    """Looks through a view whatever the backend, so that no filter or setting of the workdir's
+    repository takes part.
 
     None without git. Raises WorkspaceError before the first commit.
     """
@@ -176,8 +215,13 @@ def looking_alone(places: Places, workspace: Workspace, git: Git) -> Iterator[Lo
             yield looker
             return
         if not looker.head:
-            raise WorkspaceError(f"{workspace.path} has no commit yet.", "Make a first commit: git commit --allow-empty")
-        common = Path(looker.repository.run("rev-parse", "--path-format=absolute", "--git-common-dir").text)
+            raise WorkspaceError(
+                f"{workspace.path} has no commit yet.",
+                "Make a first commit: git commit --allow-empty",
+            )
+        common = Path(
+            looker.repository.run("rev-parse", "--path-format=absolute", "--git-common-dir").text
+        )
         with _through(places, workspace, git, looker, common / "objects") as through:
             yield through
 
@@ -187,20 +231,40 @@ def _view(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker]:
     path = Path(workspace.path)
     admin = path / ".git"
     if not all(map(is_real_directory, (admin, admin / "objects", admin / "refs"))):
-        raise WorkspaceError(f"{path} has no git directory of its own any more.", "Nothing was touched; look at it, or move it away.")
+        raise WorkspaceError(
+            f"{path} has no git directory of its own any more.",
+            "Nothing was touched; look at it, or move it away.",
+        )
     repository = git.at(path, admin, path)
     head, branch = repository.head()
-    direct = Looker(repository=repository, eye=repository, own=False, top=path, git_dir=admin, head=head, branch=branch)
+    direct = Looker(
+        repository=repository,
+        eye=repository,
+        own=False,
+        top=path,
+        git_dir=admin,
+        head=head,
+        branch=branch,
+    )
     with _through(places, workspace, git, direct, admin / "objects") as through:
         yield through
 
 
 @contextlib.contextmanager
-def _through(places: Places, workspace: Workspace, git: Git, direct: Looker, objects: Path) -> Iterator[Looker]:
+def _through(
+    places: Places, workspace: Workspace, git: Git, direct: Looker, objects: Path
+) -> Iterator[Looker]:
     """The same workdir seen through perdure's own git directory, which borrows these objects."""
     directory, top = places.view(workspace.id), direct.top
     with held(_lock(places, workspace)) as fd:
-        eye = Git(cwd=top, git_dir=directory, work_tree=top, ceiling=places.root, keep=(*git.keep, fd), environ=git.environ)
+        eye = Git(
+            cwd=top,
+            git_dir=directory,
+            work_tree=top,
+            ceiling=places.root,
+            keep=(*git.keep, fd),
+            environ=git.environ,
+        )
         _turn(eye, directory, objects, direct.head)
         yield replace(direct, eye=eye, own=True)
 
@@ -210,12 +274,21 @@ def _lock(places: Places, workspace: Workspace) -> Path:
 
 
 def _turn(eye: Git, directory: Path, objects: Path, head: str) -> None:
-    """Points the view at a commit. Its index keeps what it knows of unchanged files, so a second look reads few of them."""
+    """Points the view at a commit. Its index keeps what it knows of unchanged files, so a second
+    look reads few of them."""
     if not (directory / "made").exists():
         shutil.rmtree(directory, ignore_errors=True)
         make_private(directory.parent)
         form = "sha256" if len(head) == 64 else "sha1"
-        eye.at(directory.parent).run("init", "--quiet", "--bare", "--template=", f"--object-format={form}", "--", str(directory))
+        eye.at(directory.parent).run(
+            "init",
+            "--quiet",
+            "--bare",
+            "--template=",
+            f"--object-format={form}",
+            "--",
+            str(directory),
+        )
         (directory / "objects/info").mkdir(exist_ok=True)
         write(directory / "objects/info/alternates", f"{alternate(objects)}\n")
         write(directory / "made", "")
@@ -228,7 +301,9 @@ def _turn(eye: Git, directory: Path, objects: Path, head: str) -> None:
 def _stream(stream: IO[bytes], ref: str, why: str, head: str, top: Path, listed: list[str]) -> None:
     message = f"perdure: {why}\n".encode("utf-8", "surrogateescape")
     who = f"perdure <perdure@perdure.invalid> {int(time.time())} +0000"
-    stream.write(f"commit {ref}\nauthor {who}\ncommitter {who}\ndata {len(message)}\n".encode() + message)
+    stream.write(
+        f"commit {ref}\nauthor {who}\ncommitter {who}\ndata {len(message)}\n".encode() + message
+    )
     stream.write((f"from {head}\n" if head else "").encode() + b"deleteall\n")
     for name in listed:
         path = top / name
@@ -244,7 +319,10 @@ def _file(stream: IO[bytes], path: Path, name: str) -> None:
     """One file or link in fast-import's language; what is gone, or is neither, is left out."""
     quoted = (
         b'"'
-        + b"".join(b"\\%03o" % byte if byte < 32 or byte in b'"\\' or byte > 126 else bytes([byte]) for byte in os.fsencode(name))
+        + b"".join(
+            b"\\%03o" % byte if byte < 32 or byte in b'"\\' or byte > 126 else bytes([byte])
+            for byte in os.fsencode(name)
+        )
         + b'"'
     )
     try:
@@ -260,18 +338,24 @@ def _file(stream: IO[bytes], path: Path, name: str) -> None:
         return
     with os.fdopen(fd, "rb") as file:
         size = os.fstat(fd).st_size
-        stream.write(b"M %s inline %s\ndata %d\n" % (b"100755" if kind & 0o100 else b"100644", quoted, size))
+        stream.write(
+            b"M %s inline %s\ndata %d\n" % (b"100755" if kind & 0o100 else b"100644", quoted, size)
+        )
         left = size
         while left and (chunk := file.read(min(left, 1 << 20))):
             stream.write(chunk)
             left -= len(chunk)
         if left:
-            raise WorkspaceError(f"{path} became shorter while it was being saved.", "Try again when nothing writes there.")
+            raise WorkspaceError(
+                f"{path} became shorter while it was being saved.",
+                "Try again when nothing writes there.",
+            )
         stream.write(b"\n")
 
 
 def files(top: Path) -> Iterator[str]:
-    """All files and links below a directory, relative, in order; git directories are passed over, links never followed."""
+    """All files and links below a directory, relative, in order; git directories are passed over,
+    links never followed."""
     for directory, folders, names in os.walk(top):
         here = Path(directory)
         linked = [folder for folder in folders if (here / folder).is_symlink()]

@@ -1,11 +1,13 @@
-"""The `worktree` backend: a linked worktree of the user's own repository. One trust domain, nothing copied.
+"""The `worktree` backend: a linked worktree of the user's own repository. One trust domain, nothing
+copied.
 
-`git worktree add` is not crash-safe: killed, it leaves a locked admin directory, a directory without an index, locks. So all of
-it happens between a mark that is set before and taken away after: what git knows of it under the repository's lock, the files
-under the workdir's own, so that many workdirs of one repository are made at once. Who finds the mark finishes a
-workdir that is whole, or moves what is there to the trash and makes it anew. Without the mark, files are somebody's work:
-they are never moved. The branch is created by plumbing with full names, because `worktree add -b` hands its argument to
-`git branch` unguarded (a branch named `-D` deletes).
+`git worktree add` is not crash-safe: killed, it leaves a locked admin directory, a directory
+without an index, locks. So all of it happens between a mark that is set before and taken away
+after: what git knows of it under the repository's lock, the files under the workdir's own, so that
+many workdirs of one repository are made at once. Who finds the mark finishes a workdir that is
+whole, or moves what is there to the trash and makes it anew. Without the mark, files are somebody's
+work: they are never moved. The branch is created by plumbing with full names, because `worktree add
+-b` hands its argument to `git branch` unguarded (a branch named `-D` deletes).
 """
 
 from __future__ import annotations
@@ -20,7 +22,16 @@ from perdure.errors import GitFailed, UsageError, WorkspaceError
 from perdure.git import Git
 from perdure.model import Workspace
 from perdure.workspace.identity import Places, identify
-from perdure.workspace.places import discard, flush_each, held, is_real_directory, make_private, read, sync, write
+from perdure.workspace.places import (
+    discard,
+    flush_each,
+    held,
+    is_real_directory,
+    make_private,
+    read,
+    sync,
+    write,
+)
 
 LOCKED = "perdure: a task's workdir"
 
@@ -45,7 +56,8 @@ def _points_to(admin: Path) -> Path | None:
 
 
 def common_directory(repo: str) -> Path:
-    """The git directory of a repository as `Workspace.repo` names it: a checkout's top, or a bare repository."""
+    """The git directory of a repository as `Workspace.repo` names it: a checkout's top, or a bare
+    repository."""
     return Path(repo) / ".git" if is_real_directory(Path(repo) / ".git") else Path(repo)
 
 
@@ -54,21 +66,24 @@ def repository_lock(places: Places, repo: str) -> Path:
 
 
 def check_branch_free(git: Git, branch: str, path: Path) -> str:
-    """The commit that the branch stands at, or empty if there is none. Raises UsageError for a name that lies above or below an
-    existing branch, WorkspaceError for one checked out elsewhere."""
+    """The commit that the branch stands at, or empty if there is none. Raises UsageError for a name
+    that lies above or below an existing branch, WorkspaceError for one checked out elsewhere."""
     full = f"refs/heads/{branch}"
     there = git.refs(f"refs/heads/{branch.partition('/')[0]}")
     for name in there:
         if name.startswith(full + "/") or full.startswith(name + "/"):
             other = name.removeprefix("refs/heads/")
             raise UsageError(
-                f"The branch {branch!r} cannot stand beside {other!r}: git keeps them as file and directory.", "Use another --branch."
+                f"The branch {branch!r} cannot stand beside {other!r}: git keeps them as file and "
+                "directory.",
+                "Use another --branch.",
             )
     if full in there:
         for worktree in git.worktrees():
             if worktree.branch == full and worktree.path != path:
                 raise WorkspaceError(
-                    f"The branch {branch!r} is checked out in {worktree.path}.", "Use another --branch, or work there with --here."
+                    f"The branch {branch!r} is checked out in {worktree.path}.",
+                    "Use another --branch, or work there with --here.",
                 )
     return there.get(full, "")
 
@@ -82,15 +97,26 @@ def prepare(places: Places, workspace: Workspace, git: Git) -> tuple[bool, list[
     common = common_directory(workspace.repo)
     if not common.is_dir():
         raise WorkspaceError(
-            f"The repository {workspace.repo} is not there.", "Bring it back, or mount its volume. The workdir was not touched."
+            f"The repository {workspace.repo} is not there.",
+            "Bring it back, or mount its volume. The workdir was not touched.",
         )
     # A git that a killed perdure left at work holds this lock as well.
     with held(places.lock(f"{workspace.id}.making")) as own:
-        git = Git(cwd=common, git_dir=common, ceiling=places.root, keep=(*git.keep, own), environ=git.environ)
+        git = Git(
+            cwd=common,
+            git_dir=common,
+            ceiling=places.root,
+            keep=(*git.keep, own),
+            environ=git.environ,
+        )
         with held(repository_lock(places, workspace.repo)) as shared:
-            created, notes = _register(places, workspace, replace(git, keep=(*git.keep, shared)), common)
+            created, notes = _register(
+                places, workspace, replace(git, keep=(*git.keep, shared)), common
+            )
         if mark.exists():
-            git.at(path, path / ".git", path).run("read-tree", "--reset", "-u", "HEAD", timeout_s=1800.0)
+            git.at(path, path / ".git", path).run(
+                "read-tree", "--reset", "-u", "HEAD", timeout_s=1800.0
+            )
             _settle(path, common)
             mark.unlink()
             sync(mark.parent)
@@ -102,14 +128,19 @@ def _settle(path: Path, common: Path) -> None:
     flush_each(path, common)
 
 
-def _register(places: Places, workspace: Workspace, git: Git, common: Path) -> tuple[bool, list[str]]:
-    """Lets git know the worktree, without its files; the mark stays as long as they are to be written. Returns (created, notes)."""
+def _register(
+    places: Places, workspace: Workspace, git: Git, common: Path
+) -> tuple[bool, list[str]]:
+    """Lets git know the worktree, without its files; the mark stays as long as they are to be
+    written. Returns (created, notes)."""
     path, mark = Path(workspace.path), places.making(workspace.id)
     cut_off = mark.exists()
     if not cut_off and git_directory(path) is not None:
         return False, []
     if not cut_off and _link_again(git, common, workspace):
-        return False, [f"git had forgotten this worktree. It is linked again, on {workspace.branch}: {_KEPT}"]
+        return False, [
+            f"git had forgotten this worktree. It is linked again, on {workspace.branch}: {_KEPT}"
+        ]
     if not cut_off:
         _refuse_strange(path, workspace)
     notes = _recover(places, workspace, git, common, cut_off)
@@ -123,24 +154,41 @@ def _register(places: Places, workspace: Workspace, git: Git, common: Path) -> t
     return True, notes
 
 
-_KEPT = "all files are as they were; what was staged, and a merge or rebase in progress, is not known any more."
+_KEPT = (
+    "all files are as they were; what was staged, and a merge or rebase in progress, is not known "
+    "any more."
+)
 
 
 def _link_again(git: Git, common: Path, workspace: Workspace) -> bool:
-    """Makes a lost admin directory anew, where that is safe: the `.git` file still names it, and the branch is there and free.
+    """Makes a lost admin directory anew, where that is safe: the `.git` file still names it, and
+    the branch is there and free.
 
-    No file of the workdir is written. The directory is put together beside its place and renamed, so a kill leaves nothing in use.
+    No file of the workdir is written. The directory is put together beside its place and renamed,
+    so a kill leaves nothing in use.
     """
     path, full = Path(workspace.path), f"refs/heads/{workspace.branch}"
     admin = _pointed_to(path)
-    if admin is None or path.is_symlink() or admin.parent != common / "worktrees" or os.path.lexists(admin):
+    if (
+        admin is None
+        or path.is_symlink()
+        or admin.parent != common / "worktrees"
+        or os.path.lexists(admin)
+    ):
         return False
-    if not (oid := git.commit(full)) or any(worktree.branch == full for worktree in git.worktrees()):
+    if not (oid := git.commit(full)) or any(
+        worktree.branch == full for worktree in git.worktrees()
+    ):
         return False
     stage = common / f"perdure-{workspace.id}"
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir()
-    for name, text in (("HEAD", f"ref: {full}"), ("gitdir", f"{path}/.git"), ("commondir", "../.."), ("locked", LOCKED)):
+    for name, text in (
+        ("HEAD", f"ref: {full}"),
+        ("gitdir", f"{path}/.git"),
+        ("commondir", "../.."),
+        ("locked", LOCKED),
+    ):
         write(stage / name, f"{text}\n")
     git.run("read-tree", oid, env={"GIT_INDEX_FILE": str(stage / "index")}, timeout_s=1800.0)
     admin.parent.mkdir(exist_ok=True)
@@ -153,13 +201,18 @@ def _refuse_strange(path: Path, workspace: Workspace) -> None:
     """Files without a mark and without a link to the repository are kept, whatever they are."""
     if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
         raise WorkspaceError(
-            f"{path} holds files, but is no longer a worktree of {workspace.repo}. Nothing was touched.",
-            f"Try: git -C {workspace.repo} worktree repair {path}. Or move the directory away and try again.",
+            f"{path} holds files, but is no longer a worktree of {workspace.repo}. Nothing was "
+            "touched.",
+            f"Try: git -C {workspace.repo} worktree repair {path}. Or move the directory away and "
+            "try again.",
         )
 
 
-def _recover(places: Places, workspace: Workspace, git: Git, common: Path, cut_off: bool) -> list[str] | None:
-    """Clears what is in the way. Returns the notes, or None if what a cut-off making left turns out to be whole."""
+def _recover(
+    places: Places, workspace: Workspace, git: Git, common: Path, cut_off: bool
+) -> list[str] | None:
+    """Clears what is in the way. Returns the notes, or None if what a cut-off making left turns out
+    to be whole."""
     path = Path(workspace.path)
     if cut_off and _is_whole(git, path, workspace):
         return None
@@ -187,7 +240,8 @@ def _is_whole(git: Git, path: Path, workspace: Workspace) -> bool:
 
 
 def admins(common: Path, path: Path) -> list[Path]:
-    """The admin directories that belong to this path; one that a kill left without its `gitdir` is known by its name."""
+    """The admin directories that belong to this path; one that a kill left without its `gitdir` is
+    known by its name."""
     if not (common / "worktrees").is_dir():
         return []
     found = []
@@ -199,10 +253,22 @@ def admins(common: Path, path: Path) -> list[Path]:
 
 
 def _save_head(git: Git, admin: Path, workspace: Workspace) -> list[str]:
-    """Commits on a detached HEAD are reachable from nowhere else once the admin directory is gone."""
+    """Commits on a detached HEAD are reachable from nowhere else once the admin directory is
+    gone."""
     head = read(admin / "HEAD").strip()
     oid = git.commit(head) if head and not head.startswith("ref:") else ""
-    if not oid or git.run("for-each-ref", "--count=1", f"--contains={oid}", "--", "refs/heads", "refs/remotes", "refs/tags").stdout:
+    if (
+        not oid
+        or git.run(
+            "for-each-ref",
+            "--count=1",
+            f"--contains={oid}",
+            "--",
+            "refs/heads",
+            "refs/remotes",
+            "refs/tags",
+        ).stdout
+    ):
         return []
     ref = f"refs/perdure/rescue/{workspace.id}/{time.time_ns()}"
     git.set_ref(ref, oid, "perdure: HEAD of a worktree that was gone")
@@ -215,13 +281,28 @@ def _create(workspace: Workspace, git: Git, path: Path, notes: list[str]) -> Non
     make_private(path.parent)
     oid = start or git.commit(workspace.base)
     if not oid:
-        raise WorkspaceError(f"The commit {workspace.base} is no longer in {workspace.repo}.", "Choose another --base.")
+        raise WorkspaceError(
+            f"The commit {workspace.base} is no longer in {workspace.repo}.",
+            "Choose another --base.",
+        )
     # Locked, so that `git worktree prune` leaves it alone while its volume is not mounted.
     locked = ("--lock", "--reason", LOCKED)
-    git.run("worktree", "add", "--detach", "--no-checkout", *locked, "--", str(path), oid, timeout_s=1800.0)
+    git.run(
+        "worktree",
+        "add",
+        "--detach",
+        "--no-checkout",
+        *locked,
+        "--",
+        str(path),
+        oid,
+        timeout_s=1800.0,
+    )
     sync(path.parent)
     if start:
         notes.append(f"The branch {workspace.branch} was there already, and is gone on with.")
     else:
         git.set_ref(full, oid, "perdure: new branch", new=True)
-    git.at(path, path / ".git", path).run("symbolic-ref", "-m", "perdure: new worktree", "HEAD", full)
+    git.at(path, path / ".git", path).run(
+        "symbolic-ref", "-m", "perdure: new worktree", "HEAD", full
+    )

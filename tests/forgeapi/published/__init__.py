@@ -1,7 +1,9 @@
-"""GitHub's own description of what perdure asks of it (`github.json`, made by `extract`), to hold both sides to.
+"""GitHub's own description of what perdure asks of it (`github.json`, made by `extract`), to hold
+both sides to.
 
-`dressed` makes a small forge's answer one of GitHub's: what GitHub always says is filled in, and what it does not say is taken out, so that
-a client that reads a field which is not published finds nothing. `check` holds a request to the parameters and the body that are published.
+`dressed` makes a small forge's answer one of GitHub's: what GitHub always says is filled in, and
+what it does not say is taken out, so that a client that reads a field which is not published finds
+nothing. `check` holds a request to the parameters and the body that are published.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ def operation(method: str, path: str) -> Any:
     """What is published of a path below the API's address, or None."""
     for template, methods in DOCUMENT["paths"].items():
         pattern = re.sub(r"\\\{(ref|branch)\\\}", ".+", re.escape(template))
-        if method.lower() in methods and re.fullmatch(re.sub(r"\\\{\w+\\\}", "[^/]+", pattern), f"/{path}"):
+        if method.lower() in methods and re.fullmatch(
+            re.sub(r"\\\{\w+\\\}", "[^/]+", pattern), f"/{path}"
+        ):
             return methods[method.lower()]
     return None
 
@@ -35,7 +39,11 @@ def resolved(schema: Any) -> Any:
 
 def answer_schema(method: str, path: str, status: int) -> Any:
     found = operation(method, path)
-    answer = resolved(found["responses"][str(status)]) if found and str(status) in found["responses"] else {}
+    answer = (
+        resolved(found["responses"][str(status)])
+        if found and str(status) in found["responses"]
+        else {}
+    )
     return answer.get("content", {}).get("application/json", {}).get("schema")
 
 
@@ -52,7 +60,9 @@ def check(method: str, path: str, query: dict[str, str], body: Any) -> None:
     wanted = found["requestBody"].get("content", {}).get("application/json", {}).get("schema")
     if wanted is not None:
         held(body, wanted)
-        assert set(body) <= set(properties(wanted)), f"not published: {set(body) - set(properties(wanted))}"
+        assert set(body) <= set(properties(wanted)), (
+            f"not published: {set(body) - set(properties(wanted))}"
+        )
 
 
 def held(value: Any, schema: Any) -> None:
@@ -63,7 +73,9 @@ def held(value: Any, schema: Any) -> None:
 
 @cache
 def validator(schema: str) -> Any:
-    return Draft202012Validator({**nullable(json.loads(schema)), "components": nullable(DOCUMENT["components"])})
+    return Draft202012Validator(
+        {**nullable(json.loads(schema)), "components": nullable(DOCUMENT["components"])}
+    )
 
 
 def nullable(value: Any) -> Any:
@@ -115,9 +127,14 @@ def dress(value: Any, schema: Any) -> Any:
     known = properties(schema)
     if not isinstance(value, dict) or not known:
         return value
-    ways = [one for one in (schema.get("anyOf") or schema.get("oneOf") or [schema]) if properties(one)]
+    ways = [
+        one for one in (schema.get("anyOf") or schema.get("oneOf") or [schema]) if properties(one)
+    ]
     least = filled({**resolved(ways[0]), "nullable": False})
-    return {**least, **{name: dress(each, known[name]) for name, each in value.items() if name in known}}
+    return {
+        **least,
+        **{name: dress(each, known[name]) for name, each in value.items() if name in known},
+    }
 
 
 def dressed(method: str, path: str, status: int, value: Any) -> tuple[int, Any]:

@@ -1,10 +1,12 @@
-"""Takes what perdure asks of GitHub out of GitHub's own description of its REST API: `github.json` beside this file.
+"""Takes what perdure asks of GitHub out of GitHub's own description of its REST API: `github.json`
+beside this file.
 
     npm pack @octokit/openapi@23.0.2 && tar xzf octokit-openapi-23.0.2.tgz
     python -m tests.forgeapi.published.extract package/generated/api.github.com.json
 
-`@octokit/openapi` (MIT licence, (c) 2020 Octokit contributors) repackages github/rest-api-description (MIT licence, (c) 2020 GitHub).
-Texts and examples are left out; parameters, bodies and schemas are as published.
+`@octokit/openapi` (MIT licence, (c) 2020 Octokit contributors) repackages
+github/rest-api-description (MIT licence, (c) 2020 GitHub). Texts and examples are left out;
+parameters, bodies and schemas are as published.
 """
 
 from __future__ import annotations
@@ -44,7 +46,18 @@ OPERATIONS = [
     "GET /orgs/{org}/hooks/{hook_id}/deliveries",
     "POST /orgs/{org}/hooks/{hook_id}/deliveries/{delivery_id}/attempts",
 ]
-DROPPED = ("description", "example", "examples", "externalDocs", "x-github", "title", "deprecated", "summary", "tags", "operationId")
+DROPPED = (
+    "description",
+    "example",
+    "examples",
+    "externalDocs",
+    "x-github",
+    "title",
+    "deprecated",
+    "summary",
+    "tags",
+    "operationId",
+)
 
 
 def without_texts(value: Any, inside: str = "") -> Any:
@@ -76,8 +89,13 @@ def extract(document: Any) -> Any:
     for operation in OPERATIONS:
         method, path = operation.split(" ")
         whole = document["paths"][path][method.lower()]
-        wanted = {"parameters": whole.get("parameters", []), "requestBody": whole.get("requestBody", {})}
-        wanted["responses"] = {status: each for status, each in whole["responses"].items() if status[0] in "23"}
+        wanted = {
+            "parameters": whole.get("parameters", []),
+            "requestBody": whole.get("requestBody", {}),
+        }
+        wanted["responses"] = {
+            status: each for status, each in whole["responses"].items() if status[0] in "23"
+        }
         paths.setdefault(path, {})[method.lower()] = without_texts(wanted)
     components: dict[str, Any] = {}
     todo = refs(paths)
@@ -97,4 +115,6 @@ def extract(document: Any) -> Any:
 
 if __name__ == "__main__":
     made = extract(json.loads(Path(sys.argv[1]).read_text()))
-    Path(__file__).with_name("github.json").write_text(json.dumps(made, sort_keys=True, separators=(",", ":")) + "\n")
+    Path(__file__).with_name("github.json").write_text(
+        json.dumps(made, sort_keys=True, separators=(",", ":")) + "\n"
+    )

@@ -1,16 +1,19 @@
-"""An attempt's pod without an agent: for trials in which the operator, the cluster or the way between them is what goes wrong.
+"""An attempt's pod without an agent: for trials in which the operator, the cluster or the way
+between them is what goes wrong.
 
-It stands in the place of `perdure work --run --order DIR` and keeps to the same contract: it reads the order, holds a conversation on the
-volume (a line for each attempt that began, durable before anything else), and leaves its result as its termination message. The first
-word of its instructions says what it does:
+It stands in the place of `perdure work --run --order DIR` and keeps to the same contract: it reads
+the order, holds a conversation on the volume (a line for each attempt that began, durable before
+anything else), and leaves its result as its termination message. The first word of its instructions
+says what it does:
 
-    works S           succeeds after so many seconds
-    fails N S         fails in its first N attempts, and then works
-    hangs N S         does not end by itself in its first N attempts, and then works
-    eats N S          is ended by the kernel, as one that takes too much memory is, in its first N attempts, and then works
+    works S           succeeds after so many seconds fails N S         fails in its first N
+    attempts, and then works hangs N S         does not end by itself in its first N attempts, and
+    then works eats N S          is ended by the kernel, as one that takes too much memory is, in
+    its first N attempts, and then works
 
-With the word `saved` at the end it says that its work is saved elsewhere as well. Two that are at work on one volume at the same time,
-and an attempt that begins a second time, are written into the conversation.
+With the word `saved` at the end it says that its work is saved elsewhere as well. Two that are at
+work on one volume at the same time, and an attempt that begins a second time, are written into the
+conversation.
 """
 
 from __future__ import annotations
@@ -41,7 +44,11 @@ class Attempt:
         self.order, texts = orders.read(lambda name: (directory / name).read_bytes())
         self.words = str(texts[-1]).split()
         self.book = DATA / "conversation"
-        self.before = [json.loads(line) for line in self.book.read_text().splitlines()] if self.book.exists() else []
+        self.before = (
+            [json.loads(line) for line in self.book.read_text().splitlines()]
+            if self.book.exists()
+            else []
+        )
         self.session = self.before[0]["session"] if self.before else f"session-{self.order.run}"
 
     def begin(self) -> None:
@@ -52,8 +59,16 @@ class Attempt:
             alone = True
         except BlockingIOError:
             alone = False
-        again = any(line["attempt"] == self.order.attempt and line["run"] == self.order.run for line in self.before)
-        line = {"run": self.order.run, "attempt": self.order.attempt, "version": self.order.contexts[-1], "session": self.session}
+        again = any(
+            line["attempt"] == self.order.attempt and line["run"] == self.order.run
+            for line in self.before
+        )
+        line = {
+            "run": self.order.run,
+            "attempt": self.order.attempt,
+            "version": self.order.contexts[-1],
+            "session": self.session,
+        }
         with self.book.open("a") as out:
             out.write(json.dumps({**line, "alone": alone, "again": again}) + "\n")
             out.flush()
@@ -63,7 +78,13 @@ class Attempt:
         kind, *rest = (word for word in self.words if word != "saved")
         turns = int(rest[0]) if kind != "works" else 0
         seconds = float(rest[-1]) if rest else 0.0
-        mine = len([line for line in self.before if line["version"] == self.order.contexts[-1] and line["run"] == self.order.run])
+        mine = len(
+            [
+                line
+                for line in self.before
+                if line["version"] == self.order.contexts[-1] and line["run"] == self.order.run
+            ]
+        )
         if mine < turns:
             if kind == "hangs":
                 while True:
@@ -86,7 +107,8 @@ class Attempt:
 
 
 def eat() -> NoReturn:
-    """Takes memory until the kernel ends it; where nobody has limited it, it leaves as if it had been ended."""
+    """Takes memory until the kernel ends it; where nobody has limited it, it leaves as if it had
+    been ended."""
     taken = []
     for _ in range(MOST_EATEN_MB):
         taken.append(b"x" * (1 << 20))

@@ -50,7 +50,12 @@ def item(asked: Asked, name: str, number: str) -> Item:
 
 
 def user(asked: Asked, login: str) -> dict[str, Any]:
-    return {"id": asked.state.people.get(login, 0), "login": login, "username": login, "email": f"{login}@example.com"}
+    return {
+        "id": asked.state.people.get(login, 0),
+        "login": login,
+        "username": login,
+        "email": f"{login}@example.com",
+    }
 
 
 def issue(asked: Asked, name: str, found: Item) -> dict[str, Any]:
@@ -89,7 +94,12 @@ def line(asked: Asked, name: str, found: Said) -> dict[str, Any]:
 
 
 def review(asked: Asked, name: str, found: Said, lines: int) -> dict[str, Any]:
-    states = {"changes_requested": "REQUEST_CHANGES", "approved": "APPROVED", "commented": "COMMENT", "dismissed": "REQUEST_CHANGES"}
+    states = {
+        "changes_requested": "REQUEST_CHANGES",
+        "approved": "APPROVED",
+        "commented": "COMMENT",
+        "dismissed": "REQUEST_CHANGES",
+    }
     return comment(asked, name, found) | {
         "state": states.get(found.verdict, "PENDING"), "dismissed": found.verdict == "dismissed", "comments_count": lines,
         "submitted_at": time(found.created),
@@ -97,11 +107,17 @@ def review(asked: Asked, name: str, found: Said, lines: int) -> dict[str, Any]:
 
 
 def status(found: Status) -> dict[str, Any]:
-    said = {"context": found.name, "status": found.state, "description": found.text, "target_url": found.url}
+    said = {
+        "context": found.name,
+        "status": found.state,
+        "description": found.text,
+        "target_url": found.url,
+    }
     return said | {"updated_at": time(found.updated)}
 
 
-# --- routes --------------------------------------------------------------------------------------------------------
+# --- routes
+# --------------------------------------------------------------------------------------------------------
 
 
 def whoami(asked: Asked) -> Any:
@@ -109,7 +125,11 @@ def whoami(asked: Asked) -> Any:
 
 
 def repositories(asked: Asked) -> Any:
-    mine = [each for each in asked.state.repositories.values() if each.access.get(asked.login, "none") not in ("none", "read")]
+    mine = [
+        each
+        for each in asked.state.repositories.values()
+        if each.access.get(asked.login, "none") not in ("none", "read")
+    ]
     return Page([{"id": each.id, "full_name": each.name} for each in mine], "limit")
 
 
@@ -121,7 +141,15 @@ def get_repository(asked: Asked, name: str) -> Any:
 def permission(asked: Asked, name: str, login: str) -> Any:
     found = repository(asked, name)
     if asked.login != login and found.access.get(asked.login) != "admin":
-        raise Answered(403, {"message": "Only admins can query all permissions, repo admins can query all repo permissions"})
+        raise Answered(
+            403,
+            {
+                "message": (
+                    "Only admins can query all permissions, repo admins can query all repo "
+                    "permissions"
+                )
+            },
+        )
     login = next((each for each in asked.state.people if each.casefold() == login.casefold()), "")
     if not login:
         raise Answered(404)
@@ -149,8 +177,15 @@ def get_issue(asked: Asked, name: str, number: str) -> Any:
 
 def timeline(asked: Asked, name: str, number: str) -> Any:
     found = [
-        {"type": kind, "user": user(asked, by), "body": "1" if kind == "label" else "", "removed_assignee": False}
-        | {"label": {"label": {"name": what}}, "assignees": {"assignee": user(asked, what)}}.get(kind, {})
+        {
+            "type": kind,
+            "user": user(asked, by),
+            "body": "1" if kind == "label" else "",
+            "removed_assignee": False,
+        }
+        | {"label": {"label": {"name": what}}, "assignees": {"assignee": user(asked, what)}}.get(
+            kind, {}
+        )
         for kind, what, by in item(asked, name, number).chosen
     ]
     return Page(found, "limit")
@@ -164,8 +199,12 @@ def get_pull(asked: Asked, name: str, number: str) -> Any:
 
 
 def pulls(asked: Asked, name: str) -> Any:
-    wanted = {"open": [True], "closed": [False], "all": [True, False]}[asked.query.get("state", "open")]
-    found = [each for each in repository(asked, name).items.values() if each.head and each.open in wanted]
+    wanted = {"open": [True], "closed": [False], "all": [True, False]}[
+        asked.query.get("state", "open")
+    ]
+    found = [
+        each for each in repository(asked, name).items.values() if each.head and each.open in wanted
+    ]
     head = asked.query.get("head", "").partition(":")[2]
     found = [each for each in found if not head or each.head == head]
     newest = sorted(found, key=lambda each: -each.updated)
@@ -180,10 +219,24 @@ def open_pull(asked: Asked, name: str) -> Any:
         raise Answered(422, {"message": "[Title]: Required"})
     if body["head"] not in branches or body["base"] not in branches:
         raise Answered(404)
-    if any(each.open and (each.head, each.base) == (body["head"], body["base"]) for each in repo.items.values()):
-        raise Answered(409, {"message": f"pull request already exists for these targets [head: {body['head']}]"})
+    if any(
+        each.open and (each.head, each.base) == (body["head"], body["base"])
+        for each in repo.items.values()
+    ):
+        raise Answered(
+            409,
+            {"message": f"pull request already exists for these targets [head: {body['head']}]"},
+        )
     title = body["title"]
-    found = asked.state.pull(name, asked.login, title, body.get("body", ""), body["head"], body["base"], title.startswith("WIP: "))
+    found = asked.state.pull(
+        name,
+        asked.login,
+        title,
+        body.get("body", ""),
+        body["head"],
+        body["base"],
+        title.startswith("WIP: "),
+    )
     return 201, pull(asked, name, found)
 
 
@@ -197,7 +250,9 @@ def add_comment(asked: Asked, name: str, number: str) -> Any:
     item(asked, name, number)
     if not asked.body.get("body"):
         raise Answered(422, {"message": "[Body]: Required"})
-    return 201, comment(asked, name, asked.state.say(name, int(number), asked.login, asked.body["body"]))
+    return 201, comment(
+        asked, name, asked.state.say(name, int(number), asked.login, asked.body["body"])
+    )
 
 
 def said(asked: Asked, name: str, id: str) -> Said:
@@ -230,16 +285,29 @@ def reacted(asked: Asked, reactions: set[tuple[str, str]]) -> Any:
         raise Answered(403, {"message": f"'{content}' is not an allowed reaction"})
     there = (asked.login, content) in reactions
     reactions.add((asked.login, content))
-    return 200 if there else 201, {"user": user(asked, asked.login), "content": content, "created_at": time(asked.state.tick())}
+    return 200 if there else 201, {
+        "user": user(asked, asked.login),
+        "content": content,
+        "created_at": time(asked.state.tick()),
+    }
 
 
 def reviews(asked: Asked, name: str, number: str) -> Any:
     found = get_said(asked, name, number)
-    return Page([review(asked, name, each, sum(one.review == each.id for one in found)) for each in found if each.verdict], "limit")
+    return Page(
+        [
+            review(asked, name, each, sum(one.review == each.id for one in found))
+            for each in found
+            if each.verdict
+        ],
+        "limit",
+    )
 
 
 def review_lines(asked: Asked, name: str, number: str, id: str) -> Any:
-    return [line(asked, name, each) for each in get_said(asked, name, number) if each.review == int(id)]
+    return [
+        line(asked, name, each) for each in get_said(asked, name, number) if each.review == int(id)
+    ]
 
 
 def get_said(asked: Asked, name: str, number: str) -> list[Said]:
@@ -249,7 +317,12 @@ def get_said(asked: Asked, name: str, number: str) -> list[Said]:
 def add_status(asked: Asked, name: str, commit: str) -> Any:
     repo = repository(asked, name, "write")
     body = asked.body
-    words = body.get("context", "default"), body["state"], body.get("description", ""), body.get("target_url", "")
+    words = (
+        body.get("context", "default"),
+        body["state"],
+        body.get("description", ""),
+        body.get("target_url", ""),
+    )
     found = Status(*words, asked.state.tick())
     repo.statuses.setdefault(commit, []).append(found)
     return 201, status(found)
@@ -260,12 +333,21 @@ def combined(asked: Asked, name: str, commit: str) -> Any:
     # Its own Actions set a status for each job, under such a name, at a path without a host.
     for each in jobs_of(asked, name, commit):
         context = f"CI / {each.name} (push)"
-        newest[context] = Status(context, job_state(each), "", f"/{name}/actions/runs/1/jobs/{each.id}", 0)
-    return {"sha": commit, "state": "success", "total_count": len(newest), "statuses": [status(each) for each in newest.values()]}
+        newest[context] = Status(
+            context, job_state(each), "", f"/{name}/actions/runs/1/jobs/{each.id}", 0
+        )
+    return {
+        "sha": commit,
+        "state": "success",
+        "total_count": len(newest),
+        "statuses": [status(each) for each in newest.values()],
+    }
 
 
 def job_state(found: Job) -> str:
-    return {"": "pending", "success": "success", "skipped": "success"}.get(found.conclusion, "failure")
+    return {"": "pending", "success": "success", "skipped": "success"}.get(
+        found.conclusion, "failure"
+    )
 
 
 def jobs_of(asked: Asked, name: str, commit: str) -> list[Job]:
@@ -274,7 +356,15 @@ def jobs_of(asked: Asked, name: str, commit: str) -> list[Job]:
 
 
 def job(asked: Asked, name: str, id: str) -> Job:
-    found = next((each for jobs in repository(asked, name).jobs.values() for each in jobs if each.id == int(id)), None)
+    found = next(
+        (
+            each
+            for jobs in repository(asked, name).jobs.values()
+            for each in jobs
+            if each.id == int(id)
+        ),
+        None,
+    )
     if found is None or not found.log:
         raise Answered(404)
     return found
@@ -283,12 +373,21 @@ def job(asked: Asked, name: str, id: str) -> Job:
 def runs(asked: Asked, name: str) -> Any:
     commit = asked.query["head_sha"]
     broken = any(each.conclusion == "failure" for each in jobs_of(asked, name, commit))
-    found = [{"id": 7, "head_sha": commit, "status": "completed", "conclusion": "failure" if broken else "success"}]
+    found = [
+        {
+            "id": 7,
+            "head_sha": commit,
+            "status": "completed",
+            "conclusion": "failure" if broken else "success",
+        }
+    ]
     return {"workflow_runs": found, "total_count": 1}
 
 
 def run_jobs(asked: Asked, name: str, id: str) -> Any:
-    found = [each for commit in repository(asked, name).jobs for each in jobs_of(asked, name, commit)]
+    found = [
+        each for commit in repository(asked, name).jobs for each in jobs_of(asked, name, commit)
+    ]
     told = [
         {"id": each.id, "name": each.name, "conclusion": each.conclusion, "html_url": f"{asked.url}/{name}/actions/runs/1/jobs/{each.id}"}
         for each in found

@@ -1,4 +1,5 @@
-"""GitHub's words, after its published description: see `tests.forgeapi.published`. What Gitea says likewise is taken from there."""
+"""GitHub's words, after its published description: see `tests.forgeapi.published`. What Gitea says
+likewise is taken from there."""
 
 from __future__ import annotations
 
@@ -53,15 +54,24 @@ def issues(asked: Asked, name: str) -> Any:
 def issue(asked: Asked, name: str, number: int | str) -> Any:
     found = gitea.issue(asked, name, gitea.item(asked, name, str(number)))
     if found["pull_request"] is None:
-        return {**{key: each for key, each in found.items() if key != "pull_request"}, "assignees": found["assignees"] or []}
+        return {
+            **{key: each for key, each in found.items() if key != "pull_request"},
+            "assignees": found["assignees"] or [],
+        }
     address = "https://github.invalid/"
-    return found | {"pull_request": dict.fromkeys(("diff_url", "html_url", "patch_url", "url"), address), "assignees": []}
+    return found | {
+        "pull_request": dict.fromkeys(("diff_url", "html_url", "patch_url", "url"), address),
+        "assignees": [],
+    }
 
 
 def whole(asked: Asked, name: str, number: int) -> dict[str, Any]:
     found = gitea.pull(asked, name, gitea.item(asked, name, str(number)))
     short = name.partition("/")[2]
-    return found | {"assignees": found["assignees"] or [], "head": found["head"] | {"repo": {"full_name": name, "name": short}}}
+    return found | {
+        "assignees": found["assignees"] or [],
+        "head": found["head"] | {"repo": {"full_name": name, "name": short}},
+    }
 
 
 def get_pull(asked: Asked, name: str, number: str) -> Any:
@@ -78,10 +88,30 @@ def open_pull(asked: Asked, name: str) -> Any:
     repo, body = gitea.repository(asked, name), asked.body
     branches = repo.branches()
     if body["head"] not in branches or body["base"] not in branches:
-        raise Answered(422, {"message": "Validation Failed", "errors": [{"resource": "PullRequest", "field": "head", "code": "invalid"}]})
+        raise Answered(
+            422,
+            {
+                "message": "Validation Failed",
+                "errors": [{"resource": "PullRequest", "field": "head", "code": "invalid"}],
+            },
+        )
     if any(each.open and each.head == body["head"] for each in repo.items.values()):
-        raise Answered(422, {"message": "Validation Failed", "errors": [{"message": "A pull request already exists"}]})
-    found = asked.state.pull(name, asked.login, body["title"], body.get("body", ""), body["head"], body["base"], body.get("draft", False))
+        raise Answered(
+            422,
+            {
+                "message": "Validation Failed",
+                "errors": [{"message": "A pull request already exists"}],
+            },
+        )
+    found = asked.state.pull(
+        name,
+        asked.login,
+        body["title"],
+        body.get("body", ""),
+        body["head"],
+        body["base"],
+        body.get("draft", False),
+    )
     return 201, whole(asked, name, found.number)
 
 
@@ -91,26 +121,47 @@ def comments(asked: Asked, name: str, number: str) -> Any:
 
 def lines(asked: Asked, name: str, number: str) -> Any:
     since = gitea.ms(asked.query.get("since", ""))
-    found = [each for each in gitea.item(asked, name, number).said if each.path and each.updated >= since]
+    found = [
+        each for each in gitea.item(asked, name, number).said if each.path and each.updated >= since
+    ]
     return Page(
-        [gitea.comment(asked, name, each) | {"path": each.path, "line": each.line, "diff_hunk": each.hunk} for each in found],
+        [
+            gitea.comment(asked, name, each)
+            | {"path": each.path, "line": each.line, "diff_hunk": each.hunk}
+            for each in found
+        ],
         "per_page",
         100,
     )
 
 
 def reviews(asked: Asked, name: str, number: str) -> Any:
-    return Page([review(asked, name, each) for each in gitea.item(asked, name, number).said if each.verdict], "per_page", 100)
+    return Page(
+        [
+            review(asked, name, each)
+            for each in gitea.item(asked, name, number).said
+            if each.verdict
+        ],
+        "per_page",
+        100,
+    )
 
 
 def review(asked: Asked, name: str, found: Said) -> Any:
-    return gitea.comment(asked, name, found) | {"state": found.verdict.upper(), "submitted_at": gitea.time(found.created)}
+    return gitea.comment(asked, name, found) | {
+        "state": found.verdict.upper(),
+        "submitted_at": gitea.time(found.created),
+    }
 
 
 def combined(asked: Asked, name: str, commit: str) -> Any:
     found = gitea.combined(asked, name, commit)
     # Jobs are check runs here, and no statuses.
-    each_one = [{**each, "state": each["status"]} for each in found["statuses"] if not each["target_url"].startswith("/")]
+    each_one = [
+        {**each, "state": each["status"]}
+        for each in found["statuses"]
+        if not each["target_url"].startswith("/")
+    ]
     return found | {"statuses": each_one}
 
 
@@ -153,7 +204,9 @@ def administered(asked: Asked, name: str) -> Repository:
 
 def hooks(asked: Asked, name: str) -> Any:
     found = administered(asked, name)
-    return Page([{"id": found.id, "config": {"url": found.hook}}] if found.hook else [], "per_page", 100)
+    return Page(
+        [{"id": found.id, "config": {"url": found.hook}}] if found.hook else [], "per_page", 100
+    )
 
 
 def deliveries(asked: Asked, name: str, id: str) -> Any:

@@ -1,5 +1,5 @@
-"""GitLab's words, after the pages of docs.gitlab.com/api (issues, merge requests, notes, members, commits, project webhooks). No schema was
-at hand to hold it to."""
+"""GitLab's words, after the pages of docs.gitlab.com/api (issues, merge requests, notes, members,
+commits, project webhooks). No schema was at hand to hold it to."""
 
 from __future__ import annotations
 
@@ -70,7 +70,11 @@ def thing(asked: Asked, name: str, found: Item) -> dict[str, Any]:
 
 
 def note(asked: Asked, found: Said) -> dict[str, Any]:
-    place = {"position": {"new_path": found.path, "new_line": found.line}, "type": "DiffNote"} if found.path else {"type": None}
+    place = (
+        {"position": {"new_path": found.path, "new_line": found.line}, "type": "DiffNote"}
+        if found.path
+        else {"type": None}
+    )
     return place | {
         "id": found.id, "body": found.text, "author": user(asked, found.author), "created_at": time(found.created),
         "updated_at": time(found.updated), "system": found.verdict == "system",
@@ -78,7 +82,8 @@ def note(asked: Asked, found: Said) -> dict[str, Any]:
     }  # fmt: skip
 
 
-# --- routes --------------------------------------------------------------------------------------------------------
+# --- routes
+# --------------------------------------------------------------------------------------------------------
 
 
 def whoami(asked: Asked) -> Any:
@@ -87,7 +92,9 @@ def whoami(asked: Asked) -> Any:
 
 def projects(asked: Asked) -> Any:
     mine = [each for each in asked.state.repositories.values() if asked.login in each.access]
-    return Page([{"id": each.id, "path_with_namespace": each.name} for each in mine], "per_page", 100)
+    return Page(
+        [{"id": each.id, "path_with_namespace": each.name} for each in mine], "per_page", 100
+    )
 
 
 def get_project(asked: Asked, name: str) -> Any:
@@ -97,7 +104,11 @@ def get_project(asked: Asked, name: str) -> Any:
 def members(asked: Asked, name: str) -> Any:
     wanted = asked.query.get("query", "").casefold()
     found = repository(asked, name).access.items()
-    told = [user(asked, login) | {"access_level": ROLES[level]} for login, level in found if wanted in login.casefold()]
+    told = [
+        user(asked, login) | {"access_level": ROLES[level]}
+        for login, level in found
+        if wanted in login.casefold()
+    ]
     return Page(told, "per_page", 100)
 
 
@@ -127,16 +138,31 @@ def open_pull(asked: Asked, name: str) -> Any:
     if head not in branches or base not in branches:
         raise Answered(400, {"message": ["Source branch does not exist"]})
     if any(each.open and (each.head, each.base) == (head, base) for each in repo.items.values()):
-        raise Answered(409, {"message": ["Another open merge request already exists for this source branch: !1"]})
+        raise Answered(
+            409,
+            {"message": ["Another open merge request already exists for this source branch: !1"]},
+        )
     title = body["title"]
-    found = asked.state.pull(name, asked.login, title, body.get("description", ""), head, base, title.startswith("Draft: "))
+    found = asked.state.pull(
+        name,
+        asked.login,
+        title,
+        body.get("description", ""),
+        head,
+        base,
+        title.startswith("Draft: "),
+    )
     return 201, thing(asked, name, found)
 
 
 def notes(asked: Asked, name: str, kind: str, number: str) -> Any:
     which = "updated" if asked.query.get("order_by") == "updated_at" else "created"
     found = [each for each in item(asked, name, kind, number).said if each.text]
-    ordered = sorted(found, key=lambda each: getattr(each, which), reverse=asked.query.get("sort", "desc") == "desc")
+    ordered = sorted(
+        found,
+        key=lambda each: getattr(each, which),
+        reverse=asked.query.get("sort", "desc") == "desc",
+    )
     return Page([note(asked, each) for each in ordered], "per_page", 100)
 
 
@@ -146,7 +172,9 @@ def add_note(asked: Asked, name: str, kind: str, number: str) -> Any:
 
 
 def said(asked: Asked, name: str, kind: str, number: str, id: str) -> Said:
-    found = next((each for each in item(asked, name, kind, number).said if each.id == int(id)), None)
+    found = next(
+        (each for each in item(asked, name, kind, number).said if each.id == int(id)), None
+    )
     if found is None:
         raise Answered(404, {"message": "404 Note Not Found"})
     return found
@@ -176,7 +204,11 @@ def award(asked: Asked, reactions: set[tuple[str, str]]) -> Any:
 
 def reactions(asked: Asked, name: str, kind: str, number: str) -> Any:
     found = item(asked, name, kind, number).reactions
-    return Page([{"name": emoji, "user": user(asked, login)} for login, emoji in sorted(found)], "per_page", 100)
+    return Page(
+        [{"name": emoji, "user": user(asked, login)} for login, emoji in sorted(found)],
+        "per_page",
+        100,
+    )
 
 
 def add_status(asked: Asked, name: str, commit: str) -> Any:
@@ -186,7 +218,13 @@ def add_status(asked: Asked, name: str, commit: str) -> Any:
     before = [each for each in repo.statuses.get(commit, []) if each.name == body["name"]]
     if before and before[-1].state == body["state"]:
         raise Answered(400, {"message": f"Cannot transition status via :run from :{body['state']}"})
-    found = Status(body["name"], body["state"], body.get("description", ""), body.get("target_url", ""), asked.state.tick())
+    found = Status(
+        body["name"],
+        body["state"],
+        body.get("description", ""),
+        body.get("target_url", ""),
+        asked.state.tick(),
+    )
     repo.statuses.setdefault(commit, []).append(found)
     return 201, status(found)
 
@@ -205,7 +243,11 @@ def statuses(asked: Asked, name: str, commit: str) -> Any:
          "description": None, "target_url": f"{asked.url}/{name}/-/jobs/{each.id}", "created_at": time(each.id), "finished_at": None}
         for each in repository(asked, name).jobs.get(commit, [])
     ]  # fmt: skip
-    return Page([*jobs, *(status(each) for each in repository(asked, name).statuses.get(commit, []))], "per_page", 100)
+    return Page(
+        [*jobs, *(status(each) for each in repository(asked, name).statuses.get(commit, []))],
+        "per_page",
+        100,
+    )
 
 
 def trace(asked: Asked, name: str, id: str) -> Any:

@@ -1,4 +1,5 @@
-"""The HTTP of it: who asks, by which token; routes; pages with a `Link`; and whatever fault a test has ordered."""
+"""The HTTP of it: who asks, by which token; routes; pages with a `Link`; and whatever fault a test
+has ordered."""
 
 from __future__ import annotations
 
@@ -58,7 +59,8 @@ class Raw:
 
 @dataclass
 class Page:
-    """A list that is told in pages. `size` is the parameter that says how long they are; `most` what the forge gives at once."""
+    """A list that is told in pages. `size` is the parameter that says how long they are; `most`
+    what the forge gives at once."""
 
     items: Sequence[Any]
     size: str
@@ -66,7 +68,8 @@ class Page:
 
 
 Route = tuple[str, str, Callable[..., Any]]
-"""Method, pattern of the path below the API's prefix, and what answers: a value (200), (status, value), or a Page."""
+"""Method, pattern of the path below the API's prefix, and what answers: a value (200), (status,
+value), or a Page."""
 
 
 @dataclass
@@ -75,15 +78,22 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b"{}"
     break_off: bool = False
-    """The connection is closed without an answer; with `done`, after the request was carried out."""
+    """The connection is closed without an answer; with `done`, after the request was carried
+    out."""
     done: bool = False
 
 
 class SmallForge:
-    """A forge of one dialect: a module with `PREFIX`, `ROUTES`, `asker` (whose token?) and `dressed` (the last
-    hand on an answer). From `with` to its end."""
+    """A forge of one dialect: a module with `PREFIX`, `ROUTES`, `asker` (whose token?) and
+    `dressed` (the last hand on an answer). From `with` to its end."""
 
-    def __init__(self, dialect: Any, state: State | None = None, port: int = 0, check: Callable[[Request], None] | None = None) -> None:
+    def __init__(
+        self,
+        dialect: Any,
+        state: State | None = None,
+        port: int = 0,
+        check: Callable[[Request], None] | None = None,
+    ) -> None:
         self.state = state or State()
         self.dialect = dialect
         self.requests: list[Request] = []
@@ -113,7 +123,9 @@ class SmallForge:
         self._server = Server(("127.0.0.1", port), One)
         self.port = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        )
 
     def __enter__(self) -> SmallForge:
         self._thread.start()
@@ -126,7 +138,14 @@ class SmallForge:
         assert not self.wrong, "\n".join(self.wrong)
 
     def fail(
-        self, status: int = 500, *, times: int = 1, body: bytes = b"{}", break_off: bool = False, done: bool = False, **headers: str
+        self,
+        status: int = 500,
+        *,
+        times: int = 1,
+        body: bytes = b"{}",
+        break_off: bool = False,
+        done: bool = False,
+        **headers: str,
     ) -> None:
         """The next requests are answered so. Headers as `retry_after="3"`."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -134,7 +153,11 @@ class SmallForge:
 
     def asked(self, method: str, pattern: str) -> list[Request]:
         """The requests so far whose path the pattern is found in."""
-        return [each for each in self.requests if each.method == method and re.search(pattern, each.path)]
+        return [
+            each
+            for each in self.requests
+            if each.method == method and re.search(pattern, each.path)
+        ]
 
     def _answer(self, one: BaseHTTPRequestHandler) -> None:
         length = int(one.headers.get("content-length") or 0)
@@ -155,7 +178,12 @@ class SmallForge:
         elif isinstance(value, Raw):
             _send(one, status, value.text.encode(), {"content-type": "text/plain", **headers})
         else:
-            _send(one, status, b"" if value is None else json.dumps(value).encode(), {"content-type": "application/json", **headers})
+            _send(
+                one,
+                status,
+                b"" if value is None else json.dumps(value).encode(),
+                {"content-type": "application/json", **headers},
+            )
 
     def _route(self, one: BaseHTTPRequestHandler, raw: bytes) -> tuple[int, Any, dict[str, str]]:
         parts = urlsplit(one.path)
@@ -167,16 +195,23 @@ class SmallForge:
         try:
             if not login:
                 raise Answered(401, {"message": "invalid username, password or token"})
-            value: Any = self._found(one.command, path, Asked(self.state, login, query, body, self.url))
+            value: Any = self._found(
+                one.command, path, Asked(self.state, login, query, body, self.url)
+            )
             status, value = value if isinstance(value, tuple) else (200, value)
             if isinstance(value, Raw):
-                self.requests.append(Request(one.command, path, query, body, login, status, value.text))
+                self.requests.append(
+                    Request(one.command, path, query, body, login, status, value.text)
+                )
                 self._held(self.requests[-1])
                 return status, value, value.headers
             if isinstance(value, Page):
                 value, headers = _page(value, query, f"http://another.invalid{parts.path}")
         except Answered as answered:
-            status, value = answered.status, answered.value or {"message": f"answered with {answered.status}"}
+            status, value = (
+                answered.status,
+                answered.value or {"message": f"answered with {answered.status}"},
+            )
         request = Request(one.command, path, query, body, login, status, value)
         self._held(request)
         try:
@@ -207,7 +242,10 @@ def _page(page: Page, query: dict[str, str], url: str) -> tuple[list[Any], dict[
     number = int(query.get("page", "1"))
     size = min(int(query.get(page.size, "30")), page.most)
     rest = len(page.items) > number * size
-    link = f'<{url}?{urlencode({**query, "page": number + 1})}>; rel="next", <{url}?page=99>; rel="last"'
+    link = (
+        f'<{url}?{urlencode({**query, "page": number + 1})}>; rel="next", <{url}?page=99>; '
+        'rel="last"'
+    )
     return list(page.items[(number - 1) * size : number * size]), {"link": link} if rest else {}
 
 

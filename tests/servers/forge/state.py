@@ -1,4 +1,5 @@
-"""What a forge knows. The dialects tell it in their own words; tests act in it as people do on the web pages."""
+"""What a forge knows. The dialects tell it in their own words; tests act in it as people do on the
+web pages."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ class Item:
     said: list[Said] = field(default_factory=list)
     reactions: set[tuple[str, str]] = field(default_factory=set)
     chosen: list[tuple[str, str, str]] = field(default_factory=list)
-    """Who put on a label, assigned whom, or opened it again: (label, assignees or reopen, which, by whom)."""
+    """Who put on a label, assigned whom, or opened it again: (label, assignees or reopen, which, by
+    whom)."""
 
 
 @dataclass
@@ -113,7 +115,14 @@ class Repository:
     def branches(self) -> dict[str, str]:
         if self.git is None:
             return dict(self.named)
-        argv = ["git", "-C", str(self.git), "for-each-ref", "--format=%(refname:short) %(objectname)", "refs/heads"]
+        argv = [
+            "git",
+            "-C",
+            str(self.git),
+            "for-each-ref",
+            "--format=%(refname:short) %(objectname)",
+            "refs/heads",
+        ]
         lines = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
         return {line.rpartition(" ")[0]: line.rpartition(" ")[2] for line in lines}
 
@@ -153,16 +162,36 @@ class State:
             found.named["main"] = "1" * 40
         return found
 
-    def issue(self, name: str, author: str, title: str, text: str = "", labels: Sequence[str] = (), assignees: Sequence[str] = ()) -> Item:
+    def issue(
+        self,
+        name: str,
+        author: str,
+        title: str,
+        text: str = "",
+        labels: Sequence[str] = (),
+        assignees: Sequence[str] = (),
+    ) -> Item:
         repository = self.repositories[name]
         self.person(author)
         number, now = len(repository.items) + 1, self.tick()
         item = Item(number, author, title, text, list(labels), list(assignees), now, now)
-        item.chosen = [*(("label", each, author) for each in labels), *(("assignees", each, author) for each in assignees)]
+        item.chosen = [
+            *(("label", each, author) for each in labels),
+            *(("assignees", each, author) for each in assignees),
+        ]
         repository.items[number] = item
         return item
 
-    def pull(self, name: str, author: str, title: str, text: str, head: str, base: str, draft: bool = False) -> Item:
+    def pull(
+        self,
+        name: str,
+        author: str,
+        title: str,
+        text: str,
+        head: str,
+        base: str,
+        draft: bool = False,
+    ) -> Item:
         item = self.issue(name, author, title, text)
         item.head, item.base, item.draft = head, base, draft
         return item
@@ -176,13 +205,29 @@ class State:
         item.updated = now
         return said
 
-    def review(self, name: str, number: int, author: str, verdict: str, text: str, lines: Sequence[tuple[str, int, str]] = ()) -> Said:
+    def review(
+        self,
+        name: str,
+        number: int,
+        author: str,
+        verdict: str,
+        text: str,
+        lines: Sequence[tuple[str, int, str]] = (),
+    ) -> Said:
         found = self.say(name, number, author, text, verdict=verdict)
         for path, line, words in lines:
             self.say(name, number, author, words, path=path, line=line, review=found.id)
         return found
 
-    def job(self, name: str, commit: str, job: str, conclusion: str = "failure", log: str = "", **more: str) -> Job:
+    def job(
+        self,
+        name: str,
+        commit: str,
+        job: str,
+        conclusion: str = "failure",
+        log: str = "",
+        **more: str,
+    ) -> Job:
         """A job of the forge's own CI; an empty conclusion: it still runs."""
         found = Job(next(self._ids), job, conclusion, log, **more)
         self.repositories[name].jobs.setdefault(commit, []).append(found)

@@ -1,8 +1,11 @@
-"""Gitea, built from its own Go module into a cache beside no checkout: `python -m tests.servers.gitea.build`, or `make gitea`.
+"""Gitea, built from its own Go module into a cache beside no checkout: `python -m
+tests.servers.gitea.build`, or `make gitea`.
 
-No package registry has Gitea as a program. Its Go module holds the whole source but the built front end, so its pages have no style;
-the API, git over HTTP and webhooks are complete. The module is what the checksum database says it is, its own `go.sum` says what the others
-are, and `SUM` says which Gitea was meant. Built once a version (some CPU minutes, 3 GB of Go's caches), used by every checkout.
+No package registry has Gitea as a program. Its Go module holds the whole source but the built front
+end, so its pages have no style; the API, git over HTTP and webhooks are complete. The module is
+what the checksum database says it is, its own `go.sum` says what the others are, and `SUM` says
+which Gitea was meant. Built once a version (some CPU minutes, 3 GB of Go's caches), used by every
+checkout.
 
 Needs gcc, and Go (`tests.servers.golang`).
 """
@@ -52,17 +55,23 @@ def _build(go: str) -> None:
     source = Path(module["Dir"])
     with tempfile.TemporaryDirectory(prefix="gitea-", dir=golang.cache()) as scratch:
         made = Path(scratch) / "made"
-        # Inside the module itself: there its own go.mod and go.sum choose the other modules. SQLite needs C.
+        # Inside the module itself: there its own go.mod and go.sum choose the other modules. SQLite
+        # needs C.
         golang.run(
             go, "build", "-C", str(source), "-mod=readonly", "-buildvcs=false", "-trimpath", "-tags=sqlite sqlite_unlock_notify",
             f"-ldflags=-s -w -X main.Version={VERSION}", "-o", str(made / "gitea"), ".", CGO_ENABLED="1",
         )  # fmt: skip
         # Go keeps its modules read-only.
-        golang.run("cp", "-r", "--no-preserve=mode", *(str(source / name) for name in STATIC), str(made))
+        golang.run(
+            "cp", "-r", "--no-preserve=mode", *(str(source / name) for name in STATIC), str(made)
+        )
         shutil.rmtree(place(), ignore_errors=True)
         made.rename(place())
 
 
 if __name__ == "__main__":
     began = time.monotonic()
-    print(f"gitea {VERSION}: {'built' if build() else 'built before'}, {time.monotonic() - began:.0f} s, in {place()}")
+    print(
+        f"gitea {VERSION}: {'built' if build() else 'built before'}, "
+        f"{time.monotonic() - began:.0f} s, in {place()}"
+    )

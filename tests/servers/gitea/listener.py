@@ -37,7 +37,9 @@ def listening() -> Iterator[Listener]:
     class Desk(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
-            found.calls.append(Call({name.lower(): value for name, value in self.headers.items()}, body))
+            found.calls.append(
+                Call({name.lower(): value for name, value in self.headers.items()}, body)
+            )
             self.send_response(200)
             self.send_header("content-length", "0")
             self.end_headers()
@@ -48,7 +50,9 @@ def listening() -> Iterator[Listener]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Desk)
     server.daemon_threads = True
     found.address = f"http://127.0.0.1:{server.server_port}/webhooks/tea"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+    )
     thread.start()
     try:
         yield found

@@ -1,7 +1,9 @@
-"""One Gitea: its own directory, SQLite, 127.0.0.1, ended with the thread that started it. Everything in it is made through its API.
+"""One Gitea: its own directory, SQLite, 127.0.0.1, ended with the thread that started it.
+Everything in it is made through its API.
 
-It speaks https with a throwaway certificate (`ca_file`), as git may fetch by nothing else, and may call webhooks on loopback (its default
-would refuse them). `stop`, `kill` and `start` again keep what it holds, on the same port.
+It speaks https with a throwaway certificate (`ca_file`), as git may fetch by nothing else, and may
+call webhooks on loopback (its default would refuse them). `stop`, `kill` and `start` again keep
+what it holds, on the same port.
 """
 
 from __future__ import annotations
@@ -29,8 +31,24 @@ PATIENCE_S = 120.0
 ADMIN = "root"
 PASSWORD = "correct horse battery"
 EVENTS = (
-    *("issues", "issue_assign", "issue_label", "issue_comment", "pull_request", "pull_request_assign", "pull_request_label"),
-    *("pull_request_comment", "pull_request_review", "pull_request_review_request", "pull_request_sync", "push", "delete", "status"),
+    *(
+        "issues",
+        "issue_assign",
+        "issue_label",
+        "issue_comment",
+        "pull_request",
+        "pull_request_assign",
+        "pull_request_label",
+    ),
+    *(
+        "pull_request_comment",
+        "pull_request_review",
+        "pull_request_review_request",
+        "pull_request_sync",
+        "push",
+        "delete",
+        "status",
+    ),
 )
 
 INI = """
@@ -99,15 +117,42 @@ class Gitea:
         self.tokens: dict[str, str] = {}
         self.organisations: set[str] = set()
         account = self._run("id", "-un").strip()
-        text = INI.format(account=account, top=self.top, static=place(), port=self.port, address=address or self.url)
+        text = INI.format(
+            account=account,
+            top=self.top,
+            static=place(),
+            port=self.port,
+            address=address or self.url,
+        )
         (self.top / "app.ini").write_text(text)
         (self.top / "home").mkdir()
-        kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=perdure test"]
+        kind = [
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=perdure test",
+        ]
         names = ["-addext", "subjectAltName=IP:127.0.0.1"]
-        self._run("openssl", "req", "-x509", *kind, *names, "-keyout", str(self.top / "key.pem"), "-out", str(self.ca_file))
+        self._run(
+            "openssl",
+            "req",
+            "-x509",
+            *kind,
+            *names,
+            "-keyout",
+            str(self.top / "key.pem"),
+            "-out",
+            str(self.ca_file),
+        )
         self._tls = ssl.create_default_context(cafile=str(self.ca_file))
 
-    # --- the server ----------------------------------------------------------------------------------------------
+    # --- the server
+    # ----------------------------------------------------------------------------------------------
 
     def start(self) -> Gitea:
         """Returns when it answers."""
@@ -118,8 +163,17 @@ class Gitea:
             )  # fmt: skip
         self.until(self._answers, "it answers")
         if not self.tokens:
-            # The first user is made by the program itself: there is nobody yet who could ask for one.
-            who = ["--username", ADMIN, "--password", PASSWORD, "--email", f"{ADMIN}@example.com", "--must-change-password=false"]
+            # The first user is made by the program itself: there is nobody yet who could ask for
+            # one.
+            who = [
+                "--username",
+                ADMIN,
+                "--password",
+                PASSWORD,
+                "--email",
+                f"{ADMIN}@example.com",
+                "--must-change-password=false",
+            ]
             made = self._run(*self._command("admin", "user", "create", "--admin", *who))
             assert "successfully created" in made, made
             self.tokens[ADMIN] = self.token(ADMIN, "all")
@@ -158,14 +212,31 @@ class Gitea:
 
     @property
     def _environ(self) -> dict[str, str]:
-        home = {"HOME": str(self.top / "home"), "TMPDIR": str(self.top), "GITEA_WORK_DIR": str(self.top)}
-        return {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "GITEA_I_AM_BEING_UNSAFE_RUNNING_AS_ROOT": "true", **home}
+        home = {
+            "HOME": str(self.top / "home"),
+            "TMPDIR": str(self.top),
+            "GITEA_WORK_DIR": str(self.top),
+        }
+        return {
+            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "LANG": "C.UTF-8",
+            "GITEA_I_AM_BEING_UNSAFE_RUNNING_AS_ROOT": "true",
+            **home,
+        }
 
     def _command(self, *words: str) -> list[str]:
         return [str(program()), *words, "--config", str(self.top / "app.ini")]
 
     def _run(self, *command: str) -> str:
-        ran = subprocess.run(command, cwd=self.top, env=self._environ, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+        ran = subprocess.run(
+            command,
+            cwd=self.top,
+            env=self._environ,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_S,
+        )
         assert ran.returncode == 0, ran.stdout + ran.stderr
         return ran.stdout
 
@@ -175,7 +246,8 @@ class Gitea:
         except OSError:
             return False
 
-    # --- its API -------------------------------------------------------------------------------------------------
+    # --- its API
+    # -------------------------------------------------------------------------------------------------
 
     def api(self, method: str, path: str, body: object = None, *, by: str = ADMIN) -> Any:
         """One call below `/api/v1`, as a user. Raises Refused for anything but 2xx."""
@@ -190,7 +262,12 @@ class Gitea:
 
     def token(self, name: str, *scopes: str) -> str:
         """A new token of a user."""
-        made = self._api("POST", f"/users/{name}/tokens", {"name": f"t{time.monotonic_ns()}", "scopes": scopes}, self._basic(name))
+        made = self._api(
+            "POST",
+            f"/users/{name}/tokens",
+            {"name": f"t{time.monotonic_ns()}", "scopes": scopes},
+            self._basic(name),
+        )
         return str(made["sha1"])
 
     def _basic(self, name: str) -> str:
@@ -200,21 +277,40 @@ class Gitea:
         """A user, who may do nothing yet, and a token of theirs."""
         if name in self.tokens:
             return self.tokens[name]
-        account = {"username": name, "email": f"{name}@example.com", "password": PASSWORD, "must_change_password": False}
+        account = {
+            "username": name,
+            "email": f"{name}@example.com",
+            "password": PASSWORD,
+            "must_change_password": False,
+        }
         self.api("POST", "/admin/users", account)
         self.tokens[name] = self.token(name, "all")
         return self.tokens[name]
 
     def repository(self, owner: str, name: str, **may: str) -> str:
-        """A new private repository with `greet.py` on `main`; `may` says what others may do (`dev_bot="write"`). Its full name.
+        """A new private repository with `greet.py` on `main`; `may` says what others may do
+        (`dev_bot="write"`). Its full name.
 
         The owner is a user, or an organisation of `ADMIN`."""
-        room, maker = ("/user/repos", owner) if owner in self.tokens else (f"/orgs/{owner}/repos", ADMIN)
-        self.api("POST", room, {"name": name, "auto_init": True, "default_branch": "main", "private": True}, by=maker)
+        room, maker = (
+            ("/user/repos", owner) if owner in self.tokens else (f"/orgs/{owner}/repos", ADMIN)
+        )
+        self.api(
+            "POST",
+            room,
+            {"name": name, "auto_init": True, "default_branch": "main", "private": True},
+            by=maker,
+        )
         full = f"{owner}/{name}"
-        self.commit(full, "main", "greet.py", "def greet(name):\n    return 'Hello ' + name\n", by=maker)
+        self.commit(
+            full, "main", "greet.py", "def greet(name):\n    return 'Hello ' + name\n", by=maker
+        )
         for login, permission in may.items():
-            self.api("PUT", f"/repos/{full}/collaborators/{login.replace('_', '-')}", {"permission": permission})
+            self.api(
+                "PUT",
+                f"/repos/{full}/collaborators/{login.replace('_', '-')}",
+                {"permission": permission},
+            )
         return full
 
     def organisation(self, name: str) -> None:
@@ -223,19 +319,27 @@ class Gitea:
             self.api("POST", "/orgs", {"username": name, "visibility": "private"})
             self.organisations.add(name)
 
-    def commit(self, repository: str, branch: str, path: str, text: str, *, by: str, onto: str = "") -> str:
-        """Writes a new file on a branch, or on `onto`, a new branch that begins there: the commit."""
+    def commit(
+        self, repository: str, branch: str, path: str, text: str, *, by: str, onto: str = ""
+    ) -> str:
+        """Writes a new file on a branch, or on `onto`, a new branch that begins there: the
+        commit."""
         content = base64.b64encode(text.encode()).decode()
-        body = {"content": content, "message": f"Write {path}", "branch": branch} | ({"new_branch": onto} if onto else {})
+        body = {"content": content, "message": f"Write {path}", "branch": branch} | (
+            {"new_branch": onto} if onto else {}
+        )
         made = self.api("POST", f"/repos/{repository}/contents/{path}", body, by=by)
         return str(made["commit"]["sha"])
 
     def merge(self, repository: str, number: int, *, by: str = ADMIN) -> None:
-        """As often as it takes: after each push Gitea looks first whether it can be merged, and answers 405 until it knows."""
+        """As often as it takes: after each push Gitea looks first whether it can be merged, and
+        answers 405 until it knows."""
 
         def merged() -> bool:
             try:
-                self.api("POST", f"/repos/{repository}/pulls/{number}/merge", {"Do": "merge"}, by=by)
+                self.api(
+                    "POST", f"/repos/{repository}/pulls/{number}/merge", {"Do": "merge"}, by=by
+                )
             except Refused as error:
                 if error.status != 405:
                     raise
@@ -244,21 +348,38 @@ class Gitea:
         self.until(merged, f"pull request {number} is merged")
 
     def webhook(self, repository: str, address: str, secret: str) -> None:
-        """The repository has this webhook, in place of the one before: its secret cannot be changed by the API."""
+        """The repository has this webhook, in place of the one before: its secret cannot be changed
+        by the API."""
         for each in self.api("GET", f"/repos/{repository}/hooks"):
             self.api("DELETE", f"/repos/{repository}/hooks/{each['id']}")
         config = {"url": address, "content_type": "json", "secret": secret}
-        self.api("POST", f"/repos/{repository}/hooks", {"type": "gitea", "active": True, "events": EVENTS, "config": config})
+        self.api(
+            "POST",
+            f"/repos/{repository}/hooks",
+            {"type": "gitea", "active": True, "events": EVENTS, "config": config},
+        )
 
     def _api(self, method: str, path: str, body: object, authorization: str) -> Any:
-        headers = {"authorization": authorization, "content-type": "application/json", "accept": "application/json"}
-        status, said = self._ask(method, f"/api/v1{path}", None if body is None else json.dumps(body).encode(), headers)
+        headers = {
+            "authorization": authorization,
+            "content-type": "application/json",
+            "accept": "application/json",
+        }
+        status, said = self._ask(
+            method, f"/api/v1{path}", None if body is None else json.dumps(body).encode(), headers
+        )
         if not 200 <= status < 300:
             raise Refused(status, said.decode(errors="replace"))
         return json.loads(said) if said else None
 
-    def _ask(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
-        with closing(http.client.HTTPSConnection("127.0.0.1", self.port, timeout=PATIENCE_S, context=self._tls)) as connection:
+    def _ask(
+        self, method: str, path: str, body: bytes | None, headers: dict[str, str]
+    ) -> tuple[int, bytes]:
+        with closing(
+            http.client.HTTPSConnection(
+                "127.0.0.1", self.port, timeout=PATIENCE_S, context=self._tls
+            )
+        ) as connection:
             connection.request(method, path, body, headers)
             answer = connection.getresponse()
             return answer.status, answer.read()

@@ -1,4 +1,5 @@
-"""A cluster to look at: `python -m tests.servers.kubernetes` prints how kubectl reaches it, and ends it at Ctrl-C."""
+"""A cluster to look at: `python -m tests.servers.kubernetes` prints how kubectl reaches it, and
+ends it at Ctrl-C."""
 
 from __future__ import annotations
 
@@ -8,5 +9,9 @@ from tests.servers.kubernetes.cluster import KUBECTL, running
 
 if __name__ == "__main__":
     with running() as cluster:
-        print(f"export KUBECONFIG={cluster.kubeconfig}\n{KUBECTL} get nodes\nlogs and volumes: {cluster.top}\nCtrl-C ends it", flush=True)
+        print(
+            f"export KUBECONFIG={cluster.kubeconfig}\n{KUBECTL} get nodes\nlogs and volumes: "
+            f"{cluster.top}\nCtrl-C ends it",
+            flush=True,
+        )
         signal.sigwait({signal.SIGINT, signal.SIGTERM})

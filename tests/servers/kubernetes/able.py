@@ -1,6 +1,8 @@
-"""Whether this machine can be made into machines: `python -m tests.servers.kubernetes.able` says why not, and then ends with 1.
+"""Whether this machine can be made into machines: `python -m tests.servers.kubernetes.able` says
+why not, and then ends with 1.
 
-`make test-kubernetes` asks before it builds anything, so that a place without namespaces is told as one, in a sentence.
+`make test-kubernetes` asks before it builds anything, so that a place without namespaces is told as
+one, in a sentence.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ from pathlib import Path
 from tests.servers.kubernetes.limits import KINDS
 
 TRY = (
-    "mount --make-rprivate / && mount -t tmpfs none /mnt && mkdir /mnt/proc /mnt/usr"
-    " && mount -t proc proc /mnt/proc && mount --rbind /usr /mnt/usr && unshare --pid --mount --uts --ipc --fork --mount-proc true"
+    "mount --make-rprivate / && mount -t tmpfs none /mnt && mkdir /mnt/proc /mnt/usr && mount -t "
+    "proc proc /mnt/proc && mount --rbind /usr /mnt/usr && unshare --pid --mount --uts --ipc "
+    "--fork --mount-proc true"
 )
 
 
@@ -22,10 +25,18 @@ def why_not() -> str:
     """A sentence; empty where everything is there."""
     if os.geteuid() != 0:
         return "only root can make its machines"
-    made = subprocess.run(["unshare", "--pid", "--mount", "--fork", "--kill-child", "sh", "-c", TRY], capture_output=True, text=True)
+    made = subprocess.run(
+        ["unshare", "--pid", "--mount", "--fork", "--kill-child", "sh", "-c", TRY],
+        capture_output=True,
+        text=True,
+    )
     if made.returncode != 0:
-        return f"its machines are namespaces, and none can be made here: {made.stderr.strip()[-200:]}"
-    if not any(_groups(top, limit) for top, (limit, *_) in ((top, tuple(files)) for top, files in KINDS)):
+        return (
+            f"its machines are namespaces, and none can be made here: {made.stderr.strip()[-200:]}"
+        )
+    if not any(
+        _groups(top, limit) for top, (limit, *_) in ((top, tuple(files)) for top, files in KINDS)
+    ):
         return "its pods have memory limits, and no memory group can be made here"
     return ""
 

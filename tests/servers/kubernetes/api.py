@@ -1,7 +1,8 @@
-"""A Kubernetes API as paths and plain dictionaries: for the node agent, the fixtures and the tests, none of which may lean on the client
-that they help to test.
+"""A Kubernetes API as paths and plain dictionaries: for the node agent, the fixtures and the tests,
+none of which may lean on the client that they help to test.
 
-`watch` is made to last: a read that stays silent is given up, whatever ends a watch leads to a new list, and what is gone by then is told.
+`watch` is made to last: a read that stays silent is given up, whatever ends a watch leads to a new
+list, and what is gone by then is told.
 """
 
 from __future__ import annotations
@@ -20,12 +21,17 @@ import httpx2
 Object = dict[str, Any]
 
 STALE = 25
-"""So many kept connections may have ended with an API server that was restarted; what may be asked twice is asked on the next one."""
-PATCHES = {"merge": "application/merge-patch+json", "strategic": "application/strategic-merge-patch+json"}
+"""So many kept connections may have ended with an API server that was restarted; what may be asked
+twice is asked on the next one."""
+PATCHES = {
+    "merge": "application/merge-patch+json",
+    "strategic": "application/strategic-merge-patch+json",
+}
 
 
 class Refused(AssertionError):
-    """The API server answered with another status than 2xx; `reason` is its word (`NotFound`, `Conflict`, `Invalid` ...)."""
+    """The API server answered with another status than 2xx; `reason` is its word (`NotFound`,
+    `Conflict`, `Invalid` ...)."""
 
     def __init__(self, status: int, said: str) -> None:
         try:
@@ -74,7 +80,14 @@ class Api:
         headers = {"authorization": f"Bearer {access.token}", "user-agent": access.agent}
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
         trust = ssl.create_default_context(cafile=str(access.ca_file))
-        self._client = httpx2.Client(base_url=access.server, verify=trust, headers=headers, timeout=30.0, limits=limits, trust_env=False)
+        self._client = httpx2.Client(
+            base_url=access.server,
+            verify=trust,
+            headers=headers,
+            timeout=30.0,
+            limits=limits,
+            trust_env=False,
+        )
 
     def close(self) -> None:
         self._client.close()
@@ -121,7 +134,9 @@ class Api:
             raise Refused(answer.status_code, answer.text)
         return answer.text
 
-    def watch(self, path: str, ended: threading.Event, **parameters: str) -> Iterator[tuple[str, Object]]:
+    def watch(
+        self, path: str, ended: threading.Event, **parameters: str
+    ) -> Iterator[tuple[str, Object]]:
         """Pairs of `PUT` or `GONE` and an object, from what is there now on, until `ended`."""
         known: dict[str, Object] = {}
         while not ended.is_set():
@@ -131,7 +146,11 @@ class Api:
                 ended.wait(0.2)
 
     def _follow(
-        self, path: str, ended: threading.Event, known: dict[str, Object], parameters: dict[str, str]
+        self,
+        path: str,
+        ended: threading.Event,
+        known: dict[str, Object],
+        parameters: dict[str, str],
     ) -> Iterator[tuple[str, Object]]:
         listed = self.get(path, **parameters)
         there = {each["metadata"]["uid"]: each for each in listed["items"]}
@@ -148,7 +167,9 @@ class Api:
         }
         # Bookmarks come about once a minute: whoever says nothing for longer has gone.
         patience = httpx2.Timeout(30.0, read=75.0)
-        with self._client.stream("GET", path, params={**parameters, **options}, timeout=patience) as answer:
+        with self._client.stream(
+            "GET", path, params={**parameters, **options}, timeout=patience
+        ) as answer:
             if not answer.is_success:
                 raise Refused(answer.status_code, answer.read().decode(errors="replace"))
             for line in answer.iter_lines():
@@ -166,13 +187,21 @@ class Api:
                     yield "PUT", one
 
     def _call(
-        self, method: str, path: str, body: Object | None = None, *, content: str = "application/json", parameters: Any = None
+        self,
+        method: str,
+        path: str,
+        body: Object | None = None,
+        *,
+        content: str = "application/json",
+        parameters: Any = None,
     ) -> Object:
         headers = {"content-type": content, "accept": "application/json"}
         sent = None if body is None else json.dumps(body).encode()
         for left in reversed(range(STALE)):
             try:
-                answer = self._client.request(method, path, content=sent, headers=headers, params=parameters or None)
+                answer = self._client.request(
+                    method, path, content=sent, headers=headers, params=parameters or None
+                )
                 break
             except (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError):
                 if method == "POST" or not left:

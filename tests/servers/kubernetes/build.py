@@ -1,12 +1,14 @@
-"""A Kubernetes control plane, built from its published Go modules: `python -m tests.servers.kubernetes.build`, or `make kubernetes`.
+"""A Kubernetes control plane, built from its published Go modules: `python -m
+tests.servers.kubernetes.build`, or `make kubernetes`.
 
-`programs/control` is a Go module of ours that names kube-apiserver, kube-controller-manager and kube-scheduler as its tools and has a
-small main for etcd; `programs/kwok` names kwok. Their go.sum files say what every module must be, so no other release can slip in.
-Kubernetes' own go.mod has its parts at v0.0.0 beside it: the `replace` lines of ours say which published parts are meant (`go install`
-alone would fail).
+`programs/control` is a Go module of ours that names kube-apiserver, kube-controller-manager and
+kube-scheduler as its tools and has a small main for etcd; `programs/kwok` names kwok. Their go.sum
+files say what every module must be, so no other release can slip in. Kubernetes' own go.mod has its
+parts at v0.0.0 beside it: the `replace` lines of ours say which published parts are meant (`go
+install` alone would fail).
 
-Built once for what the two modules say (nine CPU minutes, kwok two more; 3 GB of Go's caches), into a directory that is named after
-their sums.
+Built once for what the two modules say (nine CPU minutes, kwok two more; 3 GB of Go's caches), into
+a directory that is named after their sums.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ def build(module: str) -> bool:
         if place(module).exists():
             return False
         go = golang.go()
-        tools = [one or other for one, other in TOOL.findall((SOURCES / module / "go.mod").read_text())]
+        tools = [
+            one or other for one, other in TOOL.findall((SOURCES / module / "go.mod").read_text())
+        ]
         own = ["./etcd"] if module == "control" else []
         with tempfile.TemporaryDirectory(prefix="kubernetes-", dir=golang.cache()) as scratch:
             made = Path(scratch) / "made"
@@ -72,4 +76,7 @@ if __name__ == "__main__":
         began = time.monotonic()
         was = "built" if build(each) else "built before"
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        print(f"{each}: {was}, {time.monotonic() - began:.0f} s, {used.ru_utime + used.ru_stime:.0f} CPU seconds, in {place(each)}")
+        print(
+            f"{each}: {was}, {time.monotonic() - began:.0f} s, {used.ru_utime + used.ru_stime:.0f} "
+            f"CPU seconds, in {place(each)}"
+        )

@@ -1,11 +1,13 @@
-"""A Kubernetes of a test's own: etcd, kube-apiserver, kube-controller-manager and kube-scheduler as processes on 127.0.0.1, and machines.
+"""A Kubernetes of a test's own: etcd, kube-apiserver, kube-controller-manager and kube-scheduler as
+processes on 127.0.0.1, and machines.
 
-Everything of it lies below one scratch directory and ends with the thread that started it. The machines
-(`tests.servers.kubernetes.machine`) run the pods as real processes; volumes are directories, made as claims ask for them
-(`tests.servers.kubernetes.volumes`).
+Everything of it lies below one scratch directory and ends with the thread that started it. The
+machines (`tests.servers.kubernetes.machine`) run the pods as real processes; volumes are
+directories, made as claims ask for them (`tests.servers.kubernetes.volumes`).
 
-Pods share the network of the host: what a test serves on 127.0.0.1 (the rehearsal, a git server, PostgreSQL) is there for every pod. So
-NetworkPolicies, Services and ports of pods are stored and admitted, and nothing enforces them.
+Pods share the network of the host: what a test serves on 127.0.0.1 (the rehearsal, a git server,
+PostgreSQL) is there for every pod. So NetworkPolicies, Services and ports of pods are stored and
+admitted, and nothing enforces them.
 """
 
 from __future__ import annotations
@@ -37,10 +39,13 @@ PARTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
 
 class Cluster:
-    """`api` is spoken to as an administrator, `kubeconfig` is the same for other programs. `machines` has a node's machine by its name."""
+    """`api` is spoken to as an administrator, `kubeconfig` is the same for other programs.
+    `machines` has a node's machine by its name."""
 
     def __init__(self) -> None:
-        assert os.geteuid() == 0, "the tests on Kubernetes run as root: pods are processes in namespaces of their own"
+        assert os.geteuid() == 0, (
+            "the tests on Kubernetes run as root: pods are processes in namespaces of their own"
+        )
         self.top = Path(tempfile.mkdtemp(prefix="perdure-kubernetes-", dir="/tmp"))
         # Processes of other users, as pods often have, go through here to what is mounted for them.
         self.top.chmod(0o711)
@@ -52,7 +57,8 @@ class Cluster:
         self.api = Api(self.access)
         self.provisioner = Provisioner(self.api, self.top / "volumes")
 
-    # --- its life ------------------------------------------------------------------------------------------------
+    # --- its life
+    # ------------------------------------------------------------------------------------------------
 
     def start(self, nodes: tuple[str, ...] = NODES) -> Cluster:
         """Returns when it schedules and runs pods."""
@@ -65,7 +71,10 @@ class Cluster:
             self.add(name)
         for name in nodes:
             self.until(lambda name=name: self.machines[name].is_ready(), f"node {name} is ready")
-        self.until(lambda: self.api.find("/api/v1/namespaces/default/serviceaccounts/default"), "there is a service account")
+        self.until(
+            lambda: self.api.find("/api/v1/namespaces/default/serviceaccounts/default"),
+            "there is a service account",
+        )
         return self
 
     def run(self, name: str) -> None:
@@ -124,10 +133,12 @@ class Cluster:
         shutil.rmtree(self.top)
         limits.sweep(self.top)
 
-    # --- what tests ask ------------------------------------------------------------------------------------------
+    # --- what tests ask
+    # ------------------------------------------------------------------------------------------
 
     def until(self, met: Callable[[], Any], what: str) -> Any:
-        """The first true value of `met`; a refusal or a broken connection counts as not yet. AssertionError after three minutes."""
+        """The first true value of `met`; a refusal or a broken connection counts as not yet.
+        AssertionError after three minutes."""
         end = time.monotonic() + PATIENCE_S
         last: object = None
         while time.monotonic() < end:
@@ -148,8 +159,14 @@ class Cluster:
     def kubectl(self, *words: str, stdin: str = "", kubeconfig: Path | None = None) -> str:
         """What kubectl prints; AssertionError with what it says where it fails."""
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where its plugin is
-        environ = {"PATH": path, "HOME": str(self.top), "KUBECONFIG": str(kubeconfig or self.kubeconfig)}
-        ran = subprocess.run([KUBECTL, *words], env=environ, input=stdin, capture_output=True, text=True, check=False)
+        environ = {
+            "PATH": path,
+            "HOME": str(self.top),
+            "KUBECONFIG": str(kubeconfig or self.kubeconfig),
+        }
+        ran = subprocess.run(
+            [KUBECTL, *words], env=environ, input=stdin, capture_output=True, text=True, check=False
+        )
         assert ran.returncode == 0, ran.stdout + ran.stderr
         return ran.stdout
 
@@ -157,23 +174,37 @@ class Cluster:
         """A new one, in which pods may be made."""
         name = f"t{secrets.token_hex(4)}"
         self.api.create("/api/v1/namespaces", {"metadata": {"name": name}})
-        self.until(lambda: self.api.find(f"/api/v1/namespaces/{name}/serviceaccounts/default"), f"{name} has a service account")
+        self.until(
+            lambda: self.api.find(f"/api/v1/namespaces/{name}/serviceaccounts/default"),
+            f"{name} has a service account",
+        )
         return name
 
     def forget(self, namespace: str) -> None:
-        """Ends a namespace and every process in it, without grace. Its objects go in their own time."""
+        """Ends a namespace and every process in it, without grace. Its objects go in their own
+        time."""
         self.api.discard(f"/api/v1/namespaces/{namespace}")
         for pod in self.api.items(f"/api/v1/namespaces/{namespace}/pods"):
-            self.api.discard(f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}", gracePeriodSeconds=0)
+            self.api.discard(
+                f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}",
+                gracePeriodSeconds=0,
+            )
 
     def account(self, namespace: str, name: str) -> Path:
-        """A kubeconfig for a service account, which is made if there is none: with its rights and no others."""
+        """A kubeconfig for a service account, which is made if there is none: with its rights and
+        no others."""
         place = f"/api/v1/namespaces/{namespace}/serviceaccounts"
         with suppress(Refused):
             self.api.create(place, {"metadata": {"name": name}})
-        asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 86400}}
+        asked = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {"expirationSeconds": 86400},
+        }
         token = self.api.create(f"{place}/{name}/token", asked)["status"]["token"]
-        return Access(self.access.server, self.access.ca_file, token).kubeconfig(self.top / f"{namespace}-{name}.kubeconfig", namespace)
+        return Access(self.access.server, self.access.ca_file, token).kubeconfig(
+            self.top / f"{namespace}-{name}.kubeconfig", namespace
+        )
 
     def volume(self, namespace: str, claim: str) -> Path:
         """Where a claim's volume of the class `network` is on the host."""
@@ -185,9 +216,15 @@ class Cluster:
         node = self.api.find(f"/api/v1/nodes/{machine.name}")
         if node is None:
             return False
-        if node["spec"].get("unschedulable") or any(each["key"] == OUT_OF_SERVICE for each in node["spec"].get("taints", ())):
-            kept = [each for each in node["spec"].get("taints", ()) if each["key"] != OUT_OF_SERVICE]
-            self.api.patch(f"/api/v1/nodes/{machine.name}", {"spec": {"unschedulable": None, "taints": kept}})
+        if node["spec"].get("unschedulable") or any(
+            each["key"] == OUT_OF_SERVICE for each in node["spec"].get("taints", ())
+        ):
+            kept = [
+                each for each in node["spec"].get("taints", ()) if each["key"] != OUT_OF_SERVICE
+            ]
+            self.api.patch(
+                f"/api/v1/nodes/{machine.name}", {"spec": {"unschedulable": None, "taints": kept}}
+            )
         return machine.is_ready()
 
     def _is_ready(self) -> bool:

@@ -1,10 +1,13 @@
-"""One container: a process as PID 1 of namespaces of its own, in a root that shows an image and volumes and nothing else of the host.
+"""One container: a process as PID 1 of namespaces of its own, in a root that shows an image and
+volumes and nothing else of the host.
 
-A program, started by the node agent with a file that says all (`Plan`), and independent of it from then on: an agent that is killed, as a
-kubelet may be, leaves the containers alone, and the next one reads what became of them from `exit.json`. It ends its container when it is
-killed itself. The standard library's smallest part only: a container should start in 50 ms.
+A program, started by the node agent with a file that says all (`Plan`), and independent of it from
+then on: an agent that is killed, as a kubelet may be, leaves the containers alone, and the next one
+reads what became of them from `exit.json`. It ends its container when it is killed itself. The
+standard library's smallest part only: a container should start in 50 ms.
 
-Beside the file: `init.pid` (the process, in the machine's numbers), `exit.json` (written whole, last), `root`.
+Beside the file: `init.pid` (the process, in the machine's numbers), `exit.json` (written whole,
+last), `root`.
 """
 
 from __future__ import annotations
@@ -46,7 +49,13 @@ def main(place: str) -> None:
     with os.fdopen(said) as pipe:
         trouble = pipe.read()
     code = START_ERROR if trouble else os.waitstatus_to_exitcode(status)
-    ended = {"code": 128 - code if code < 0 else code, "began": began, "ended": time.time(), "trouble": trouble, "oom": _oom(plan)}
+    ended = {
+        "code": 128 - code if code < 0 else code,
+        "began": began,
+        "ended": time.time(),
+        "trouble": trouble,
+        "oom": _oom(plan),
+    }
     _write(f"{place}/exit.json", json.dumps(ended))
 
 

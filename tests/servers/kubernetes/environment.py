@@ -1,4 +1,5 @@
-"""A container's environment, command and arguments from its pod, as a kubelet makes them (kubernetes.io/docs/concepts/workloads/pods)."""
+"""A container's environment, command and arguments from its pod, as a kubelet makes them
+(kubernetes.io/docs/concepts/workloads/pods)."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ REFERENCE = re.compile(r"\$(?:\$|\(([-._a-zA-Z][-._a-zA-Z0-9]*)\))")
 
 
 class Wrong(Exception):
-    """A container cannot be made from what its pod says; tried again until it can. `reason` is what the pod's status says."""
+    """A container cannot be made from what its pod says; tried again until it can. `reason` is what
+    the pod's status says."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -32,18 +34,32 @@ class Sources:
         found = self.api.find(f"/api/v1/namespaces/{self.namespace}/configmaps/{name}")
         if found is None:
             return None
-        binary = {key: base64.b64decode(value) for key, value in found.get("binaryData", {}).items()}
+        binary = {
+            key: base64.b64decode(value) for key, value in found.get("binaryData", {}).items()
+        }
         return {key: value.encode() for key, value in found.get("data", {}).items()} | binary
 
     def secret(self, name: str) -> dict[str, bytes] | None:
         found = self.api.find(f"/api/v1/namespaces/{self.namespace}/secrets/{name}")
-        return None if found is None else {key: base64.b64decode(value) for key, value in found.get("data", {}).items()}
+        return (
+            None
+            if found is None
+            else {key: base64.b64decode(value) for key, value in found.get("data", {}).items()}
+        )
 
 
-def environ(pod: Object, container: Object, image: Image, sources: Sources, address: tuple[str, str]) -> dict[str, str]:
-    """All variables. Raises Wrong where a ConfigMap, a Secret or a key is missing that is not optional."""
+def environ(
+    pod: Object, container: Object, image: Image, sources: Sources, address: tuple[str, str]
+) -> dict[str, str]:
+    """All variables. Raises Wrong where a ConfigMap, a Secret or a key is missing that is not
+    optional."""
     host, port = address
-    found = {**image.environ, "HOSTNAME": pod["metadata"]["name"], "KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port}
+    found = {
+        **image.environ,
+        "HOSTNAME": pod["metadata"]["name"],
+        "KUBERNETES_SERVICE_HOST": host,
+        "KUBERNETES_SERVICE_PORT": port,
+    }
     found.setdefault("HOME", "/root" if not user(pod, container, image)[0] else "/home/perdure")
     for each in container.get("envFrom", ()):
         for kind, read in (("configMapRef", sources.config), ("secretRef", sources.secret)):
@@ -64,25 +80,34 @@ def command(container: Object, image: Image, environ: dict[str, str]) -> list[st
     """An image's entry point and arguments, where the pod has none of its own."""
     entry, rest = container.get("command"), container.get("args")
     first = [expanded(each, environ) for each in entry] if entry else list(image.entrypoint)
-    last = [expanded(each, environ) for each in rest] if rest else [] if entry else list(image.command)
+    last = (
+        [expanded(each, environ) for each in rest] if rest else [] if entry else list(image.command)
+    )
     return first + last
 
 
 def user(pod: Object, container: Object, image: Image) -> tuple[int, int, list[int]]:
-    """User, group and further groups. Raises Wrong where root is forbidden and the image would run as root."""
+    """User, group and further groups. Raises Wrong where root is forbidden and the image would run
+    as root."""
     both = {**pod["spec"].get("securityContext", {}), **container.get("securityContext", {})}
     uid = int(both.get("runAsUser", image.user))
     # As container runtimes do: the group that the image's /etc/passwd has for the user.
     gid = int(both.get("runAsGroup", USER if uid == USER else image.group))
     if both.get("runAsNonRoot") and uid == 0:
-        raise Wrong("CreateContainerConfigError", f"container has runAsNonRoot and image will run as root (container: {container['name']})")
+        raise Wrong(
+            "CreateContainerConfigError",
+            "container has runAsNonRoot and image will run as root (container: "
+            f"{container['name']})",
+        )
     groups = [int(each) for each in both.get("supplementalGroups", ())]
     return uid, gid, groups + ([int(both["fsGroup"])] if "fsGroup" in both else [])
 
 
 def expanded(text: str, environ: dict[str, str]) -> str:
     """`$(NAME)` where there is such a variable, `$$` for one dollar."""
-    return REFERENCE.sub(lambda match: "$" if match[1] is None else environ.get(match[1], match[0]), text)
+    return REFERENCE.sub(
+        lambda match: "$" if match[1] is None else environ.get(match[1], match[0]), text
+    )
 
 
 def field(pod: Object, path: str) -> str:
@@ -91,12 +116,17 @@ def field(pod: Object, path: str) -> str:
     if match := re.fullmatch(r"metadata\.(labels|annotations)\['(.+)'\]", path):
         return str(metadata.get(match[1], {}).get(match[2], ""))
     if path in ("metadata.labels", "metadata.annotations"):
-        return "".join(f'{key}="{value}"\n' for key, value in sorted(metadata.get(path.split(".")[1], {}).items()))
+        return "".join(
+            f'{key}="{value}"\n'
+            for key, value in sorted(metadata.get(path.split(".")[1], {}).items())
+        )
     plain = {
         **{f"metadata.{key}": str(metadata.get(key, "")) for key in ("name", "namespace", "uid")},
         "spec.nodeName": str(spec.get("nodeName", "")),
         "spec.serviceAccountName": str(spec.get("serviceAccountName", "")),
-        **dict.fromkeys(("status.podIP", "status.hostIP", "status.podIPs", "status.hostIPs"), "127.0.0.1"),
+        **dict.fromkeys(
+            ("status.podIP", "status.hostIP", "status.podIPs", "status.hostIPs"), "127.0.0.1"
+        ),
     }
     if path not in plain:
         raise Wrong("CreateContainerConfigError", f"unsupported fieldPath: {path}")
@@ -116,11 +146,16 @@ def _value(pod: Object, source: Object, sources: Sources) -> str | None:
                 return None
             where = f"{sources.namespace}/{wanted['name']}"
             named = {"configMapKeyRef": "ConfigMap", "secretKeyRef": "Secret"}[kind]
-            raise Wrong("CreateContainerConfigError", f"couldn't find key {wanted['key']} in {named} {where}")
+            raise Wrong(
+                "CreateContainerConfigError",
+                f"couldn't find key {wanted['key']} in {named} {where}",
+            )
     raise Wrong("CreateContainerConfigError", f"this node agent knows no {', '.join(source)}")
 
 
-def _read(kind: str, wanted: Object, read: Callable[[str], dict[str, bytes] | None]) -> dict[str, Any]:
+def _read(
+    kind: str, wanted: Object, read: Callable[[str], dict[str, bytes] | None]
+) -> dict[str, Any]:
     found = read(wanted["name"])
     if found is None:
         if wanted.get("optional"):

@@ -1,4 +1,5 @@
-"""What happens to clusters, as verbs. Machines have their own: `kill`, `partition`, `freeze` (`tests.servers.kubernetes.machine`)."""
+"""What happens to clusters, as verbs. Machines have their own: `kill`, `partition`, `freeze`
+(`tests.servers.kubernetes.machine`)."""
 
 from __future__ import annotations
 
@@ -14,12 +15,14 @@ from tests.servers.kubernetes.machine import Process
 
 
 def drop_node(cluster: Cluster, name: str) -> None:
-    """The Node object is deleted, as a cloud does when a machine is gone for good; the pods of it are collected after a while."""
+    """The Node object is deleted, as a cloud does when a machine is gone for good; the pods of it
+    are collected after a while."""
     cluster.api.delete(f"/api/v1/nodes/{name}")
 
 
 def out_of_service(cluster: Cluster, name: str) -> None:
-    """Says that a machine is surely off: its pods are taken away at the collector's next round (20 s), their volumes may go elsewhere."""
+    """Says that a machine is surely off: its pods are taken away at the collector's next round (20
+    s), their volumes may go elsewhere."""
     taints = cluster.api.get(f"/api/v1/nodes/{name}")["spec"].get("taints", [])
     taint = {"key": OUT_OF_SERVICE, "value": "nodeshutdown", "effect": "NoExecute"}
     cluster.api.patch(f"/api/v1/nodes/{name}", {"spec": {"taints": [*taints, taint]}})
@@ -31,9 +34,15 @@ def cordon(cluster: Cluster, name: str, *, on: bool = True) -> None:
 
 
 def evict(cluster: Cluster, namespace: str, pod: str, grace: int | None = None) -> None:
-    """By the eviction API, as a drain does: the pod is deleted, with the condition DisruptionTarget."""
+    """By the eviction API, as a drain does: the pod is deleted, with the condition
+    DisruptionTarget."""
     options = {} if grace is None else {"deleteOptions": {"gracePeriodSeconds": grace}}
-    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": namespace}, **options}
+    body = {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": pod, "namespace": namespace},
+        **options,
+    }
     cluster.api.create(f"/api/v1/namespaces/{namespace}/pods/{pod}/eviction", body)
 
 
@@ -43,7 +52,9 @@ def press(cluster: Cluster, namespace: str, pod: str) -> None:
     node = cluster.api.get(f"/api/v1/nodes/{found['spec']['nodeName']}")
     port = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"]
     trust = ssl.create_default_context(cafile=str(cluster.access.ca_file))
-    with closing(http.client.HTTPSConnection("127.0.0.1", port, context=trust, timeout=60)) as connection:
+    with closing(
+        http.client.HTTPSConnection("127.0.0.1", port, context=trust, timeout=60)
+    ) as connection:
         connection.request("POST", f"/evict/{namespace}/{pod}")
         assert connection.getresponse().status == 204
 
@@ -54,9 +65,11 @@ def processes(cluster: Cluster, pod: Object, container: str = "") -> list[Proces
 
 
 def requests(cluster: Cluster) -> Counter[tuple[str, str, str]]:
-    """How often something was asked of the API server, by verb, resource (`jobs`, `pods/log`) and client (the beginning of its user agent).
+    """How often something was asked of the API server, by verb, resource (`jobs`, `pods/log`) and
+    client (the beginning of its user agent).
 
-    What the tests (`admin`), the nodes and the control plane itself ask is not counted. A watch counts when it begins and when it ends.
+    What the tests (`admin`), the nodes and the control plane itself ask is not counted. A watch
+    counts when it begins and when it ends.
     """
     found: Counter[tuple[str, str, str]] = Counter()
     if not cluster.plan.audit.exists():
@@ -64,6 +77,10 @@ def requests(cluster: Cluster) -> Counter[tuple[str, str, str]]:
     for line in cluster.plan.audit.read_text().splitlines():
         event = json.loads(line)
         thing = event.get("objectRef", {})
-        resource = "/".join(each for each in (thing.get("resource", event["requestURI"]), thing.get("subresource", "")) if each)
+        resource = "/".join(
+            each
+            for each in (thing.get("resource", event["requestURI"]), thing.get("subresource", ""))
+            if each
+        )
         found[event["verb"], resource, event.get("userAgent", "").split("/")[0]] += 1
     return found

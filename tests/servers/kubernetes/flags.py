@@ -1,4 +1,5 @@
-"""What the parts of the control plane are told: ports, keys, tokens, flags. Written once per cluster, before anything runs."""
+"""What the parts of the control plane are told: ports, keys, tokens, flags. Written once per
+cluster, before anything runs."""
 
 from __future__ import annotations
 
@@ -18,15 +19,38 @@ ACCOUNTS = {
     "admin": ("admin", "system:masters"),
     "kube-controller-manager": ("system:kube-controller-manager", ""),
     "kube-scheduler": ("system:kube-scheduler", ""),
-    **{f"node-{name}": (f"system:node:{name}", "system:masters") for name in ("one", "two", "three", "four", "kwok")},
+    **{
+        f"node-{name}": (f"system:node:{name}", "system:masters")
+        for name in ("one", "two", "three", "four", "kwok")
+    },
 }
 """Who has a token from the beginning: the user, and the group."""
 
 CONTROLLERS = (
-    *("job-controller", "cronjob-controller", "ttl-after-finished-controller", "garbage-collector-controller", "namespace-controller"),
-    *("serviceaccount-controller", "root-ca-certificate-publisher-controller", "persistentvolume-binder-controller"),
-    *("persistentvolumeclaim-protection-controller", "persistentvolume-protection-controller", "pod-garbage-collector-controller"),
-    *("node-lifecycle-controller", "taint-eviction-controller", "deployment-controller", "replicaset-controller", "disruption-controller"),
+    *(
+        "job-controller",
+        "cronjob-controller",
+        "ttl-after-finished-controller",
+        "garbage-collector-controller",
+        "namespace-controller",
+    ),
+    *(
+        "serviceaccount-controller",
+        "root-ca-certificate-publisher-controller",
+        "persistentvolume-binder-controller",
+    ),
+    *(
+        "persistentvolumeclaim-protection-controller",
+        "persistentvolume-protection-controller",
+        "pod-garbage-collector-controller",
+    ),
+    *(
+        "node-lifecycle-controller",
+        "taint-eviction-controller",
+        "deployment-controller",
+        "replicaset-controller",
+        "disruption-controller",
+    ),
     *("resourcequota-controller", "clusterrole-aggregation-controller"),
 )
 
@@ -65,11 +89,32 @@ def plan(top: Path) -> Plan:
     """Writes what the parts read below `top`."""
     etcd, peer, api = (f"127.0.0.1:{free_port()}" for _ in range(3))
     tokens = {name: secrets.token_hex(16) for name in ACCOUNTS}
-    (top / "tokens.csv").write_text("".join(f'{tokens[name]},{user},{name},"{group}"\n' for name, (user, group) in ACCOUNTS.items()))
+    (top / "tokens.csv").write_text(
+        "".join(
+            f'{tokens[name]},{user},{name},"{group}"\n' for name, (user, group) in ACCOUNTS.items()
+        )
+    )
     (top / "audited.yaml").write_text(AUDITED)
     ca_file, key_file = certificate(top)
-    _run("openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-out", str(top / "accounts.key"))
-    _run("openssl", "pkey", "-in", str(top / "accounts.key"), "-pubout", "-out", str(top / "accounts.pub"))
+    _run(
+        "openssl",
+        "genpkey",
+        "-algorithm",
+        "EC",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-out",
+        str(top / "accounts.key"),
+    )
+    _run(
+        "openssl",
+        "pkey",
+        "-in",
+        str(top / "accounts.key"),
+        "-pubout",
+        "-out",
+        str(top / "accounts.pub"),
+    )
     server = f"https://{api}"
     for name in ("kube-controller-manager", "kube-scheduler"):
         Access(server, ca_file, tokens[name]).kubeconfig(top / f"{name}.kubeconfig")
@@ -104,8 +149,23 @@ def plan(top: Path) -> Plan:
 
 def certificate(top: Path) -> tuple[Path, Path]:
     """A certificate for 127.0.0.1 that is its own authority, and its key."""
-    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=perdure test"]
-    names = ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-addext", "keyUsage=critical,digitalSignature,keyCertSign"]
+    kind = [
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=perdure test",
+    ]
+    names = [
+        "-addext",
+        "subjectAltName=IP:127.0.0.1,DNS:localhost",
+        "-addext",
+        "keyUsage=critical,digitalSignature,keyCertSign",
+    ]
     ca_file, key_file = top / "certificate.pem", top / "key.pem"
     _run("openssl", "req", "-x509", *kind, *names, "-keyout", str(key_file), "-out", str(ca_file))
     ca_file.chmod(0o644)

@@ -1,8 +1,10 @@
-"""What an image's name stands for: directories of the host that a container sees, read-only, and how its program is started.
+"""What an image's name stands for: directories of the host that a container sees, read-only, and
+how its program is started.
 
-`perdure:test` is the layout of the Containerfile with this checkout in it: perdure in a virtual environment below /opt/venv, the pinned
-agent CLIs below /opt/agents/node_modules, user 10001. `scripted:test` is the same, with tests/kubernetes/scripted/attempt.py in perdure's
-place: an attempt without an agent. `shell:test` is the host's /usr alone. Any other name cannot be pulled.
+`perdure:test` is the layout of the Containerfile with this checkout in it: perdure in a virtual
+environment below /opt/venv, the pinned agent CLIs below /opt/agents/node_modules, user 10001.
+`scripted:test` is the same, with tests/kubernetes/scripted/attempt.py in perdure's place: an
+attempt without an agent. `shell:test` is the host's /usr alone. Any other name cannot be pulled.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ sys.exit(main())
 
 @dataclass(frozen=True)
 class Image:
-    """`sees`: a directory or file of the host by the place where the container has it. `links`: symbolic links by the same."""
+    """`sees`: a directory or file of the host by the place where the container has it. `links`:
+    symbolic links by the same."""
 
     sees: dict[str, str]
     links: dict[str, str] = field(default_factory=dict)
@@ -46,7 +49,11 @@ class Image:
 def images(store: Path) -> dict[str, Image]:
     """All that there are. What they need besides the host's own files is written below `store`."""
     shell = _shell(store)
-    return {SHELL: shell, PERDURE: _perdure(store / "perdure", shell, PROGRAM), SCRIPTED: _scripted(store / "scripted", shell)}
+    return {
+        SHELL: shell,
+        PERDURE: _perdure(store / "perdure", shell, PROGRAM),
+        SCRIPTED: _scripted(store / "scripted", shell),
+    }
 
 
 def _shell(store: Path) -> Image:
@@ -57,7 +64,10 @@ def _shell(store: Path) -> Image:
             links[str(place)] = str(place.readlink())
         elif place.is_dir():
             sees[str(place)] = str(place)
-    accounts = {"passwd": f"perdure:x:{USER}:{USER}::/home/perdure:/bin/sh", "group": f"perdure:x:{USER}:"}
+    accounts = {
+        "passwd": f"perdure:x:{USER}:{USER}::/home/perdure:/bin/sh",
+        "group": f"perdure:x:{USER}:",
+    }
     for name, line in accounts.items():
         first = "root:x:0:0:root:/root:/bin/sh" if name == "passwd" else "root:x:0:"
         sees[f"/etc/{name}"] = str(_file(store / name, f"{first}\n{line}\n"))
@@ -65,7 +75,11 @@ def _shell(store: Path) -> Image:
 
 
 def _scripted(store: Path, shell: Image) -> Image:
-    made = _perdure(store, shell, f"#!/opt/venv/bin/python\n{(TOP / 'tests/kubernetes/scripted/attempt.py').read_text()}")
+    made = _perdure(
+        store,
+        shell,
+        f"#!/opt/venv/bin/python\n{(TOP / 'tests/kubernetes/scripted/attempt.py').read_text()}",
+    )
     return replace(made, entrypoint=())
 
 
@@ -74,7 +88,10 @@ def _perdure(store: Path, shell: Image, main: str) -> Image:
     program = Path(sys.base_prefix) / "bin" / version
     venv = store / "venv"
     _file(venv / "pyvenv.cfg", f"home = {program.parent}\ninclude-system-site-packages = false\n")
-    _file(venv / "lib" / version / "site-packages" / "perdure.pth", "/opt/perdure/src\n/opt/perdure/site-packages\n")
+    _file(
+        venv / "lib" / version / "site-packages" / "perdure.pth",
+        "/opt/perdure/src\n/opt/perdure/site-packages\n",
+    )
     _file(venv / "bin" / "perdure", main).chmod(0o755)
     for name in ("python", "python3"):
         if not (venv / "bin" / name).is_symlink():
@@ -83,7 +100,9 @@ def _perdure(store: Path, shell: Image, main: str) -> Image:
         **shell.sees,
         "/opt/venv": str(venv),
         "/opt/perdure/src": str(TOP / "src"),
-        "/opt/perdure/site-packages": next(each for each in site.getsitepackages() if Path(each).is_dir()),
+        "/opt/perdure/site-packages": next(
+            each for each in site.getsitepackages() if Path(each).is_dir()
+        ),
         "/opt/agents/node_modules": str(TOP / "agents/node_modules"),
     }
     paths = ["/opt/agents/node_modules/.bin", "/opt/venv/bin", PATH]
@@ -92,7 +111,12 @@ def _perdure(store: Path, shell: Image, main: str) -> Image:
         if used and not used.startswith("/usr"):
             sees[used] = used
             paths.insert(2, f"{used}/bin")
-    environ = {"PATH": ":".join(paths), "LANG": "C.UTF-8", "PERDURE_STATE": "/data/perdure/state", "PERDURE_ROOT": "/data/perdure/root"}
+    environ = {
+        "PATH": ":".join(paths),
+        "LANG": "C.UTF-8",
+        "PERDURE_STATE": "/data/perdure/state",
+        "PERDURE_ROOT": "/data/perdure/root",
+    }
     start = ("perdure", "entrypoint", "--volume", "/data", "--")
     return Image(sees, shell.links, environ, start, ("perdure", "work"), "/data", USER, USER)
 

@@ -1,4 +1,5 @@
-"""A container's memory limit as a control group of the kernel, so that too much memory ends it as on any node (cgroup v1 or v2).
+"""A container's memory limit as a control group of the kernel, so that too much memory ends it as
+on any node (cgroup v1 or v2).
 
 Where this machine has no memory groups that may be made, there is no limit.
 """
@@ -12,10 +13,14 @@ from pathlib import Path
 from tests.servers.kubernetes.api import Object
 
 KINDS = (
-    (Path("/sys/fs/cgroup/memory"), {"memory.limit_in_bytes": "{0}", "memory.memsw.limit_in_bytes": "{0}"}),
+    (
+        Path("/sys/fs/cgroup/memory"),
+        {"memory.limit_in_bytes": "{0}", "memory.memsw.limit_in_bytes": "{0}"},
+    ),
     (Path("/sys/fs/cgroup"), {"memory.max": "{0}", "memory.swap.max": "0"}),
 )
-"""Of each version what holds the memory, and what keeps it from being swapped out instead, where the kernel counts that."""
+"""Of each version what holds the memory, and what keeps it from being swapped out instead, where
+the kernel counts that."""
 UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
@@ -57,7 +62,8 @@ def sweep(cluster: Path) -> None:
 
 
 def amount(text: str) -> int:
-    """A quantity of memory in bytes (kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity)."""
+    """A quantity of memory in bytes
+    (kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity)."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([kMG]i?|Ki)?", text)
     assert found, text
     return int(float(found[1]) * UNITS[found[2] or ""])

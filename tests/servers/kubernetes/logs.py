@@ -1,4 +1,5 @@
-"""The node agent's own port: `kubectl logs` comes here by way of the API server, and a test that wants a pod evicted for lack of memory."""
+"""The node agent's own port: `kubectl logs` comes here by way of the API server, and a test that
+wants a pod evicted for lack of memory."""
 
 from __future__ import annotations
 
@@ -24,7 +25,11 @@ def serve(node: Node, certificate: Path, key: Path) -> int:
             address = urlsplit(self.path)
             parts = address.path.strip("/").split("/")
             asked = {name: values[-1] for name, values in parse_qs(address.query).items()}
-            life = node.find(parts[1], parts[2]) if len(parts) == 4 and parts[0] == "containerLogs" else None
+            life = (
+                node.find(parts[1], parts[2])
+                if len(parts) == 4 and parts[0] == "containerLogs"
+                else None
+            )
             started = life.log(parts[3], asked.get("previous") == "true") if life else None
             if started is None:
                 self.send_error(404, "no such log")
@@ -36,7 +41,9 @@ def serve(node: Node, certificate: Path, key: Path) -> int:
 
         def do_POST(self) -> None:
             parts = self.path.strip("/").split("/")
-            life = node.find(parts[1], parts[2]) if len(parts) == 3 and parts[0] == "evict" else None
+            life = (
+                node.find(parts[1], parts[2]) if len(parts) == 3 and parts[0] == "evict" else None
+            )
             if life is not None:
                 life.evict("The node was low on resource: memory.")
             self.send_response(204 if life else 404)
@@ -49,7 +56,9 @@ def serve(node: Node, certificate: Path, key: Path) -> int:
     server.daemon_threads = True
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
-    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    server.socket = context.wrap_socket(
+        server.socket, server_side=True, do_handshake_on_connect=False
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server.server_port
 

@@ -1,7 +1,9 @@
-"""A machine of the cluster: PID and mount namespaces whose PID 1 does nothing, with the node agent and all containers inside.
+"""A machine of the cluster: PID and mount namespaces whose PID 1 does nothing, with the node agent
+and all containers inside.
 
-So a machine dies as machines do: when its PID 1 is killed the kernel kills everything in it at once, and only its disk is left. The agent
-alone can be killed, stopped and started again too (`partition`): its containers go on, and the control plane hears nothing of them.
+So a machine dies as machines do: when its PID 1 is killed the kernel kills everything in it at
+once, and only its disk is left. The agent alone can be killed, stopped and started again too
+(`partition`): its containers go on, and the control plane hears nothing of them.
 """
 
 from __future__ import annotations
@@ -50,7 +52,8 @@ class Machine:
         (self.directory / "node.json").write_text(json.dumps(settings, default=str))
         (self.directory / "node.json").chmod(0o600)
 
-    # --- its life ------------------------------------------------------------------------------------------------
+    # --- its life
+    # ------------------------------------------------------------------------------------------------
 
     def start(self) -> Machine:
         """Switched on, with its agent. `is_ready` says when the cluster knows."""
@@ -66,7 +69,8 @@ class Machine:
         return self
 
     def kill(self) -> None:
-        """The power is cut: no process of it is left when this returns. `start` switches it on again."""
+        """The power is cut: no process of it is left when this returns. `start` switches it on
+        again."""
         if self._machine is None:
             return
         with suppress(ProcessLookupError):
@@ -110,28 +114,37 @@ class Machine:
         node = self._api.find(f"/api/v1/nodes/{self.name}")
         if node is None:
             return False
-        ready = any(each["type"] == "Ready" and each["status"] == "True" for each in node["status"].get("conditions", ()))
+        ready = any(
+            each["type"] == "Ready" and each["status"] == "True"
+            for each in node["status"].get("conditions", ())
+        )
         return ready and not node["spec"].get("taints") and not node["spec"].get("unschedulable")
 
-    # --- what runs on it -----------------------------------------------------------------------------------------
+    # --- what runs on it
+    # -----------------------------------------------------------------------------------------
 
     def processes(self, uid: str, container: str = "") -> list[Process]:
         """Those of a pod, the first of each container first; none if the pod does not run here."""
         found = []
-        for place in sorted((self.directory / "pods" / uid / "containers").glob(f"{container or '*'}/*/init.pid")):
+        for place in sorted(
+            (self.directory / "pods" / uid / "containers").glob(f"{container or '*'}/*/init.pid")
+        ):
             init = self._on_host(int(place.read_text()))
             if init:
                 found += _of_namespace(init)
         return found
 
     def _on_host(self, inner: int) -> int:
-        """The number on the host of what is PID 1 of a container and has this number on the machine; 0 if it has ended."""
+        """The number on the host of what is PID 1 of a container and has this number on the
+        machine; 0 if it has ended."""
         assert self._machine is not None, f"{self.name} is off"
         own = _namespace(self._child(self._machine))
         for pid, numbers in _numbers():
             if len(numbers) >= 3 and numbers[-1] == 1 and numbers[-2] == inner:
                 with suppress(OSError, ValueError):
-                    parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+                    parent = int(
+                        Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+                    )
                     if _namespace(parent) == own:
                         return pid
         return 0
@@ -167,7 +180,13 @@ def _of_namespace(init: int) -> list[Process]:
     for pid, numbers in _numbers():
         with suppress(OSError):
             if len(numbers) >= 3 and _namespace(pid) == own:
-                words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                words = (
+                    Path(f"/proc/{pid}/cmdline")
+                    .read_bytes()
+                    .replace(b"\0", b" ")
+                    .decode(errors="replace")
+                    .strip()
+                )
                 found.append((numbers[-1], Process(pid, words)))
     return [each for _, each in sorted(found, key=lambda one: one[0])]
 
@@ -176,7 +195,14 @@ def _numbers() -> Iterator[tuple[int, list[int]]]:
     """Every process with its numbers, from the host's to the innermost namespace's."""
     for place in Path("/proc").glob("[0-9]*/status"):
         with suppress(OSError):
-            line = next((each for each in place.read_text(errors="replace").splitlines() if each.startswith("NSpid:")), "NSpid: 0")
+            line = next(
+                (
+                    each
+                    for each in place.read_text(errors="replace").splitlines()
+                    if each.startswith("NSpid:")
+                ),
+                "NSpid: 0",
+            )
             yield int(place.parent.name), [int(each) for each in line.split()[1:]]
 
 

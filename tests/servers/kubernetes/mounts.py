@@ -1,10 +1,13 @@
-"""A pod's volumes as directories, and where a container has them (kubernetes.io/docs/concepts/storage/volumes).
+"""A pod's volumes as directories, and where a container has them
+(kubernetes.io/docs/concepts/storage/volumes).
 
-Of the kinds there are emptyDir, configMap, secret, downwardAPI, projected (with service account tokens), hostPath and
-persistentVolumeClaim. What is written from an object is written once: a later change of the object does not reach a running pod.
+Of the kinds there are emptyDir, configMap, secret, downwardAPI, projected (with service account
+tokens), hostPath and persistentVolumeClaim. What is written from an object is written once: a later
+change of the object does not reach a running pod.
 
-A hostPath is a directory of the machine, below its own `disk`, which no other machine sees. A persistent volume below the cluster's
-`network` directory is the same on every machine, as a network's disk is.
+A hostPath is a directory of the machine, below its own `disk`, which no other machine sees. A
+persistent volume below the cluster's `network` directory is the same on every machine, as a
+network's disk is.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ from tests.servers.kubernetes.api import Api, Object
 from tests.servers.kubernetes.environment import Sources, Wrong, expanded, field
 
 TRANSIENT = "FailedMount"
-"""A volume that is not there yet: the container waits with ContainerCreating, and an event says why."""
+"""A volume that is not there yet: the container waits with ContainerCreating, and an event says
+why."""
 
 
 class Volumes:
@@ -39,7 +43,12 @@ class Volumes:
             return self._of_host(volume["hostPath"])
         if "persistentVolumeClaim" in volume:
             found = self._claimed(pod, volume["persistentVolumeClaim"]["claimName"])
-            _give(found, group, 0o660, pod["spec"].get("securityContext", {}).get("fsGroupChangePolicy", "Always"))
+            _give(
+                found,
+                group,
+                0o660,
+                pod["spec"].get("securityContext", {}).get("fsGroupChangePolicy", "Always"),
+            )
             return found
         made = self.place / "volumes" / volume["name"]
         if made.exists():
@@ -55,7 +64,8 @@ class Volumes:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content)
                 target.chmod(mode)
-        # What is written from objects is for reading (kubernetes/pkg/volume/volume_linux.go, roMask and rwMask).
+        # What is written from objects is for reading (kubernetes/pkg/volume/volume_linux.go, roMask
+        # and rwMask).
         _give(new, group, 0o660 if "emptyDir" in volume else 0o440, "Always")
         new.rename(made)
         return made
@@ -80,16 +90,32 @@ class Volumes:
         if not path.is_relative_to(self.network):
             found.mkdir(parents=True, exist_ok=True)
         if not found.is_dir():
-            raise Wrong(TRANSIENT, f"{path} of persistentvolume {volume['metadata']['name']} is not there")
+            raise Wrong(
+                TRANSIENT, f"{path} of persistentvolume {volume['metadata']['name']} is not there"
+            )
         return found
 
     def _files(self, pod: Object, volume: Object) -> dict[str, tuple[bytes, int]]:
         if "projected" not in volume:
-            kinds = {"configMap": "name", "secret": "secretName", "downwardAPI": "", "projected": ""}
+            kinds = {
+                "configMap": "name",
+                "secret": "secretName",
+                "downwardAPI": "",
+                "projected": "",
+            }
             kind = next((each for each in kinds if each in volume), None)
             if kind is None:
-                raise Wrong(TRANSIENT, f"this node agent knows no volume of {', '.join(set(volume) - {'name'})}")
-            return self._source(pod, kind, volume[kind], volume[kind].get(kinds[kind], ""), volume[kind].get("defaultMode", 0o644))
+                raise Wrong(
+                    TRANSIENT,
+                    f"this node agent knows no volume of {', '.join(set(volume) - {'name'})}",
+                )
+            return self._source(
+                pod,
+                kind,
+                volume[kind],
+                volume[kind].get(kinds[kind], ""),
+                volume[kind].get("defaultMode", 0o644),
+            )
         found = {}
         mode = volume["projected"].get("defaultMode", 0o644)
         for source in volume["projected"].get("sources", ()):
@@ -97,18 +123,37 @@ class Volumes:
                 found.update(self._source(pod, kind, wanted, wanted.get("name", ""), mode))
         return found
 
-    def _source(self, pod: Object, kind: str, wanted: Object, name: str, mode: int) -> dict[str, tuple[bytes, int]]:
+    def _source(
+        self, pod: Object, kind: str, wanted: Object, name: str, mode: int
+    ) -> dict[str, tuple[bytes, int]]:
         if kind == "downwardAPI":
-            return {each["path"]: (field(pod, each["fieldRef"]["fieldPath"]).encode(), each.get("mode", mode)) for each in wanted["items"]}
+            return {
+                each["path"]: (
+                    field(pod, each["fieldRef"]["fieldPath"]).encode(),
+                    each.get("mode", mode),
+                )
+                for each in wanted["items"]
+            }
         space = pod["metadata"]["namespace"]
         if kind == "serviceAccountToken":
             asked: dict[str, Any] = {"expirationSeconds": wanted.get("expirationSeconds", 3600)}
             if "audience" in wanted:
                 asked["audiences"] = [wanted["audience"]]
-            bound = {"apiVersion": "v1", "kind": "Pod", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}
-            body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {**asked, "boundObjectRef": bound}}
+            bound = {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "name": pod["metadata"]["name"],
+                "uid": pod["metadata"]["uid"],
+            }
+            body = {
+                "apiVersion": "authentication.k8s.io/v1",
+                "kind": "TokenRequest",
+                "spec": {**asked, "boundObjectRef": bound},
+            }
             account = pod["spec"].get("serviceAccountName", "default")
-            made = self.api.create(f"/api/v1/namespaces/{space}/serviceaccounts/{account}/token", body)
+            made = self.api.create(
+                f"/api/v1/namespaces/{space}/serviceaccounts/{account}/token", body
+            )
             return {wanted["path"]: (made["status"]["token"].encode(), mode)}
         sources = Sources(self.api, space)
         content = sources.config(name) if kind == "configMap" else sources.secret(name)
@@ -127,7 +172,9 @@ class Volumes:
         return found
 
 
-def mounts(container: Object, directories: dict[str, Path], environ: dict[str, str]) -> list[dict[str, Any]]:
+def mounts(
+    container: Object, directories: dict[str, Path], environ: dict[str, str]
+) -> list[dict[str, Any]]:
     """What a container sees of its pod's volumes."""
     found = []
     for each in container.get("volumeMounts", ()):
@@ -135,18 +182,28 @@ def mounts(container: Object, directories: dict[str, Path], environ: dict[str, s
         below = each.get("subPath") or expanded(each.get("subPathExpr", ""), environ)
         if below:
             source = _below(source, below)
-        found.append({"source": str(source), "target": each["mountPath"], "readonly": bool(each.get("readOnly"))})
+        found.append(
+            {
+                "source": str(source),
+                "target": each["mountPath"],
+                "readonly": bool(each.get("readOnly")),
+            }
+        )
     return found
 
 
 def _below(volume: Path, path: str) -> Path:
-    """A sub-path, made if it is not there, with the rights of the volume. No symbolic link leads out of it."""
+    """A sub-path, made if it is not there, with the rights of the volume. No symbolic link leads
+    out of it."""
     whole = volume.stat()
     found = volume
     for part in Path(path).parts:
         found = found / part
         if part in ("..", "/") or found.is_symlink():
-            raise Wrong("CreateContainerConfigError", f"failed to prepare subPath {path}: it leads out of the volume")
+            raise Wrong(
+                "CreateContainerConfigError",
+                f"failed to prepare subPath {path}: it leads out of the volume",
+            )
         if not found.exists():
             found.mkdir()
             os.chown(found, whole.st_uid, whole.st_gid)
@@ -155,7 +212,8 @@ def _below(volume: Path, path: str) -> Path:
 
 
 def _give(top: Path, group: int | None, rights: int, policy: str) -> None:
-    """What fsGroup asks: all of a volume belongs to a group that has these rights, and so does what will be made in it."""
+    """What fsGroup asks: all of a volume belongs to a group that has these rights, and so does what
+    will be made in it."""
     if group is None:
         return
     root = top.stat()
@@ -163,7 +221,10 @@ def _give(top: Path, group: int | None, rights: int, policy: str) -> None:
     if policy == "OnRootMismatch" and root.st_gid == group and root.st_mode & entering == entering:
         return
     for directory, _, names in os.walk(top):
-        for path, more in ((Path(directory), entering), *((Path(directory) / name, rights) for name in names)):
+        for path, more in (
+            (Path(directory), entering),
+            *((Path(directory) / name, rights) for name in names),
+        ):
             if not path.is_symlink():
                 os.chown(path, -1, group)
                 path.chmod(path.stat().st_mode & 0o7777 | more)

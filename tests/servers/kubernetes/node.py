@@ -1,9 +1,12 @@
-"""The node agent: what a kubelet is to a cluster, for pods as real processes. `python -m tests.servers.kubernetes.node NAME DIRECTORY`.
+"""The node agent: what a kubelet is to a cluster, for pods as real processes. `python -m
+tests.servers.kubernetes.node NAME DIRECTORY`.
 
-A process of its own inside a machine (`tests.servers.kubernetes.machine`). It makes its Node, says every second that it is alive (Lease),
-runs the pods that the scheduler gives it (`tests.servers.kubernetes.pod`), and serves their logs. It may be killed at any time.
+A process of its own inside a machine (`tests.servers.kubernetes.machine`). It makes its Node, says
+every second that it is alive (Lease), runs the pods that the scheduler gives it
+(`tests.servers.kubernetes.pod`), and serves their logs. It may be killed at any time.
 
-Not covered: pulling of images, networks of pods, exec and attach, CPU limits, priorities among pods, refreshed ConfigMaps and Secrets.
+Not covered: pulling of images, networks of pods, exec and attach, CPU limits, priorities among
+pods, refreshed ConfigMaps and Secrets.
 """
 
 from __future__ import annotations
@@ -39,7 +42,9 @@ class Node:
         self.api = Api(Access(said["server"], Path(said["ca_file"]), said["token"], f"node-{name}"))
         server = urlsplit(said["server"])
         address = (str(server.hostname), str(server.port))
-        self.room = Room(self.api, name, directory, Path(said["network"]), images(directory / "images"), address)
+        self.room = Room(
+            self.api, name, directory, Path(said["network"]), images(directory / "images"), address
+        )
         self.lives: dict[str, PodLife] = {}
         self.port = serve(self, Path(said["ca_file"]), Path(said["key"]))
 
@@ -48,7 +53,9 @@ class Node:
         self._persist(self._register)
         threading.Thread(target=self._beat, daemon=True).start()
         self._persist(self._bury)
-        for kind, pod in self.api.watch("/api/v1/pods", threading.Event(), fieldSelector=f"spec.nodeName={self.name}"):
+        for kind, pod in self.api.watch(
+            "/api/v1/pods", threading.Event(), fieldSelector=f"spec.nodeName={self.name}"
+        ):
             uid = pod["metadata"]["uid"]
             if kind == "GONE":
                 if uid in self.lives:
@@ -67,7 +74,11 @@ class Node:
         return None
 
     def _register(self) -> None:
-        labels = {"kubernetes.io/hostname": self.name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"}
+        labels = {
+            "kubernetes.io/hostname": self.name,
+            "kubernetes.io/os": "linux",
+            "kubernetes.io/arch": "amd64",
+        }
         try:
             self.api.create("/api/v1/nodes", {"metadata": {"name": self.name, "labels": labels}})
         except Refused as error:
@@ -76,7 +87,11 @@ class Node:
         self._tell()
         lease = {
             "metadata": {"name": self.name},
-            "spec": {"holderIdentity": self.name, "leaseDurationSeconds": 40, "renewTime": now_micro()},
+            "spec": {
+                "holderIdentity": self.name,
+                "leaseDurationSeconds": 40,
+                "renewTime": now_micro(),
+            },
         }
         try:
             self.api.create(LEASES, lease)
@@ -85,15 +100,27 @@ class Node:
                 raise
 
     def _tell(self) -> None:
-        ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "the node agent is there"}
-        conditions: list[Object] = [{**ready, "lastHeartbeatTime": now(), "lastTransitionTime": self._since()}]
+        ready = {
+            "type": "Ready",
+            "status": "True",
+            "reason": "KubeletReady",
+            "message": "the node agent is there",
+        }
+        conditions: list[Object] = [
+            {**ready, "lastHeartbeatTime": now(), "lastTransitionTime": self._since()}
+        ]
         status = {
             "capacity": RESOURCES,
             "allocatable": RESOURCES,
             "conditions": conditions,
             "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
             "daemonEndpoints": {"kubeletEndpoint": {"Port": self.port}},
-            "nodeInfo": {**dict.fromkeys(("machineID", "systemUUID", "bootID", "kernelVersion", "osImage"), ""), "architecture": "amd64"},
+            "nodeInfo": {
+                **dict.fromkeys(
+                    ("machineID", "systemUUID", "bootID", "kernelVersion", "osImage"), ""
+                ),
+                "architecture": "amd64",
+            },
         }
         status["nodeInfo"] |= {
             "containerRuntimeVersion": "perdure://1",
@@ -105,14 +132,22 @@ class Node:
 
     def _since(self) -> str:
         found = self.api.find(f"/api/v1/nodes/{self.name}") or {"status": {}}
-        ready = [each for each in found["status"].get("conditions", ()) if each["type"] == "Ready" and each["status"] == "True"]
+        ready = [
+            each
+            for each in found["status"].get("conditions", ())
+            if each["type"] == "Ready" and each["status"] == "True"
+        ]
         return str(ready[0]["lastTransitionTime"]) if ready else now()
 
     def _beat(self) -> None:
         told = time.monotonic()
         while True:
             try:
-                spec = {"holderIdentity": self.name, "leaseDurationSeconds": 40, "renewTime": now_micro()}
+                spec = {
+                    "holderIdentity": self.name,
+                    "leaseDurationSeconds": 40,
+                    "renewTime": now_micro(),
+                }
                 self.api.patch(f"{LEASES}/{self.name}", {"spec": spec})
                 if time.monotonic() > told + 5 * BEAT_S:
                     self._tell()
@@ -123,7 +158,10 @@ class Node:
 
     def _bury(self) -> None:
         """Ends what an agent before this one started for pods that have been deleted since."""
-        there = {each["metadata"]["uid"] for each in self.api.items("/api/v1/pods", fieldSelector=f"spec.nodeName={self.name}")}
+        there = {
+            each["metadata"]["uid"]
+            for each in self.api.items("/api/v1/pods", fieldSelector=f"spec.nodeName={self.name}")
+        }
         for place in (self.room.directory / "pods").glob("*"):
             if place.name not in there:
                 for one in (place / "containers").glob("*/*"):

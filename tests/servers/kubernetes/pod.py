@@ -1,7 +1,9 @@
-"""The life of one pod on a machine: a thread of the node agent, which looks at what is wanted and what runs, and does the next thing.
+"""The life of one pod on a machine: a thread of the node agent, which looks at what is wanted and
+what runs, and does the next thing.
 
-All that matters is on the machine's disk or in the API, so the life goes on where it was when the agent was killed: containers that run are
-found again, and an end that came meanwhile is told. While the API server is away, containers start, end and time out all the same.
+All that matters is on the machine's disk or in the API, so the life goes on where it was when the
+agent was killed: containers that run are found again, and an end that came meanwhile is told. While
+the API server is away, containers start, end and time out all the same.
 """
 
 from __future__ import annotations
@@ -84,7 +86,8 @@ class PodLife(threading.Thread):
         wanted = found[:-1] if previous else found
         return wanted[-1] if wanted else None
 
-    # --- the thread ----------------------------------------------------------------------------------------------
+    # --- the thread
+    # ----------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         while not self._step():
@@ -107,7 +110,11 @@ class PodLife(threading.Thread):
             else:
                 self._go_on()
             self._tell()
-            if "deletionTimestamp" in self.pod["metadata"] and not self._running() and self.seen.is_told:
+            if (
+                "deletionTimestamp" in self.pod["metadata"]
+                and not self._running()
+                and self.seen.is_told
+            ):
                 self._leave()
         except (httpx2.HTTPError, Refused, OSError) as error:
             print(f"{self.name}: {error!r}", flush=True)
@@ -120,14 +127,19 @@ class PodLife(threading.Thread):
         for one in self._all():
             if (watched := one.watched()) >= 0:
                 ready.register(watched, select.POLLIN)
-        due = [each for each in (self._retry_at, self._stop_at, self._deadline()) if each and each > time.time()]
+        due = [
+            each
+            for each in (self._retry_at, self._stop_at, self._deadline())
+            if each and each > time.time()
+        ]
         ready.poll(max(1, 1 + int(1000 * (min(due) - time.time()))) if due else None)
         try:
             os.eventfd_read(self._bell)
         except BlockingIOError:
             return
 
-    # --- what is wanted ------------------------------------------------------------------------------------------
+    # --- what is wanted
+    # ------------------------------------------------------------------------------------------
 
     def _grace(self) -> int | None:
         """The seconds that its containers have to end; None if they may go on."""
@@ -135,10 +147,17 @@ class PodLife(threading.Thread):
             return int(self.pod["metadata"].get("deletionGracePeriodSeconds", 0))
         deadline = self._deadline()
         if deadline and time.time() >= deadline and not self.seen.reason and not self._is_over():
-            self.seen.reason, self.seen.message = "DeadlineExceeded", "Pod was active on the node longer than the specified deadline"
+            self.seen.reason, self.seen.message = (
+                "DeadlineExceeded",
+                "Pod was active on the node longer than the specified deadline",
+            )
         if self.seen.reason == "Evicted":
             return 0
-        return int(self.pod["spec"].get("terminationGracePeriodSeconds", 30)) if self.seen.reason else None
+        return (
+            int(self.pod["spec"].get("terminationGracePeriodSeconds", 30))
+            if self.seen.reason
+            else None
+        )
 
     def _deadline(self) -> float:
         limit = self.pod["spec"].get("activeDeadlineSeconds")
@@ -158,7 +177,8 @@ class PodLife(threading.Thread):
     def _is_over(self) -> bool:
         return self.seen.phase(self.pod) in ("Succeeded", "Failed")
 
-    # --- what is done --------------------------------------------------------------------------------------------
+    # --- what is done
+    # --------------------------------------------------------------------------------------------
 
     def _end(self, grace: int) -> None:
         running = self._running()
@@ -175,7 +195,8 @@ class PodLife(threading.Thread):
             self._retry_at = time.time() + 0.05
 
     def _go_on(self) -> None:
-        """Starts what is next: the first initial container that has not succeeded, or all containers."""
+        """Starts what is next: the first initial container that has not succeeded, or all
+        containers."""
         if self._is_over() or self.seen.lost or time.time() < self._retry_at:
             return
         policy = self.pod["spec"]["restartPolicy"]
@@ -201,9 +222,14 @@ class PodLife(threading.Thread):
         if starts and starts[-1].is_running():
             return
         if again:
-            due = self._ended_at.setdefault(f"{name}/{len(starts)}", time.time()) + min(10, len(starts))
+            due = self._ended_at.setdefault(f"{name}/{len(starts)}", time.time()) + min(
+                10, len(starts)
+            )
             if time.time() < due:
-                self.seen.waiting[name] = ("CrashLoopBackOff", f"back-off restarting failed container={name} pod={self.name}")
+                self.seen.waiting[name] = (
+                    "CrashLoopBackOff",
+                    f"back-off restarting failed container={name} pod={self.name}",
+                )
                 self._retry_at = due
                 return
         try:
@@ -246,19 +272,33 @@ class PodLife(threading.Thread):
         if wanted in self.room.images:
             return self.room.images[wanted]
         if container.get("imagePullPolicy") == "Never":
-            raise Wrong("ErrImageNeverPull", f'Container image "{wanted}" is not present with pull policy of Never')
-        said = f'failed to pull and unpack image "{wanted}": failed to resolve reference "{wanted}": not found'
-        if self.seen.waiting.get(container["name"], ("",))[0] in ("ErrImagePull", "ImagePullBackOff"):
-            raise Wrong("ImagePullBackOff", f'Back-off pulling image "{wanted}": ErrImagePull: {said}')
+            raise Wrong(
+                "ErrImageNeverPull",
+                f'Container image "{wanted}" is not present with pull policy of Never',
+            )
+        said = (
+            f'failed to pull and unpack image "{wanted}": failed to resolve reference "{wanted}": '
+            "not found"
+        )
+        if self.seen.waiting.get(container["name"], ("",))[0] in (
+            "ErrImagePull",
+            "ImagePullBackOff",
+        ):
+            raise Wrong(
+                "ImagePullBackOff", f'Back-off pulling image "{wanted}": ErrImagePull: {said}'
+            )
         raise Wrong("ErrImagePull", said)
 
     def _wrong(self, name: str, error: Wrong) -> None:
         transient = error.reason == mounts.TRANSIENT
-        self.seen.waiting[name] = ("ContainerCreating", "") if transient else (error.reason, str(error))
+        self.seen.waiting[name] = (
+            ("ContainerCreating", "") if transient else (error.reason, str(error))
+        )
         self._retry_at = time.time() + RETRY_S
         self._event(error.reason if transient else "Failed", str(error))
 
-    # --- what is told --------------------------------------------------------------------------------------------
+    # --- what is told
+    # --------------------------------------------------------------------------------------------
 
     def _tell(self) -> None:
         wanted = status(self.pod, self.seen)
@@ -266,7 +306,11 @@ class PodLife(threading.Thread):
         if self.seen.is_told:
             return
         try:
-            self.room.api.patch(f"{self._path}/status", {"metadata": {"uid": self.uid}, "status": wanted}, "strategic")
+            self.room.api.patch(
+                f"{self._path}/status",
+                {"metadata": {"uid": self.uid}, "status": wanted},
+                "strategic",
+            )
         except Refused as error:
             if error.status not in (404, 409):
                 raise
@@ -283,7 +327,13 @@ class PodLife(threading.Thread):
             return
         self._said.add(message)
         metadata = self.pod["metadata"]
-        about = {"kind": "Pod", "apiVersion": "v1", "namespace": metadata["namespace"], "name": metadata["name"], "uid": self.uid}
+        about = {
+            "kind": "Pod",
+            "apiVersion": "v1",
+            "namespace": metadata["namespace"],
+            "name": metadata["name"],
+            "uid": self.uid,
+        }
         body = {
             "metadata": {"generateName": f"{metadata['name'][:50]}."},
             "involvedObject": about,
@@ -298,7 +348,8 @@ class PodLife(threading.Thread):
         except Refused:
             return
 
-    # --- what runs -----------------------------------------------------------------------------------------------
+    # --- what runs
+    # -----------------------------------------------------------------------------------------------
 
     @property
     def _path(self) -> str:

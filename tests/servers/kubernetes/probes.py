@@ -1,6 +1,8 @@
-"""Whether a container is ready, and whether it is still alive: HTTP and TCP probes, a thread for each.
+"""Whether a container is ready, and whether it is still alive: HTTP and TCP probes, a thread for
+each.
 
-Pods share the host's network, so a probe asks 127.0.0.1. A probe that runs a command counts as passed.
+Pods share the host's network, so a probe asks 127.0.0.1. A probe that runs a command counts as
+passed.
 """
 
 from __future__ import annotations
@@ -38,9 +40,13 @@ class Probes:
         self._awake[name] = "startupProbe" not in container
         for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
             if kind in container:
-                threading.Thread(target=self._probe, args=(kind, container, started, ended), daemon=True).start()
+                threading.Thread(
+                    target=self._probe, args=(kind, container, started, ended), daemon=True
+                ).start()
 
-    def _probe(self, kind: str, container: Object, started: Started, ended: Callable[[], bool]) -> None:
+    def _probe(
+        self, kind: str, container: Object, started: Started, ended: Callable[[], bool]
+    ) -> None:
         name, probe = container["name"], container[kind]
         passed = failed = 0
         time.sleep(probe.get("initialDelaySeconds", 0))
@@ -59,7 +65,11 @@ class Probes:
                     self._wake()
                 if kind == "startupProbe" and self._awake[name]:
                     return
-            time.sleep(probe.get("periodSeconds", 10) if not (kind == "readinessProbe" and passed == 0) else 0.2)
+            time.sleep(
+                probe.get("periodSeconds", 10)
+                if not (kind == "readinessProbe" and passed == 0)
+                else 0.2
+            )
 
 
 def _asks(container: Object, probe: Object) -> bool:
@@ -79,7 +89,9 @@ def _asks(container: Object, probe: Object) -> bool:
         return 200 <= answer.status_code < 400
     if "tcpSocket" in probe:
         try:
-            socket.create_connection(("127.0.0.1", _port(container, probe["tcpSocket"]["port"])), patience).close()
+            socket.create_connection(
+                ("127.0.0.1", _port(container, probe["tcpSocket"]["port"])), patience
+            ).close()
         except OSError:
             return False
     return True

@@ -1,7 +1,9 @@
-"""A way to the API server on which things go wrong: refusals, lost answers, silence. For who is tested, never for the cluster's own parts.
+"""A way to the API server on which things go wrong: refusals, lost answers, silence. For who is
+tested, never for the cluster's own parts.
 
-It ends TLS with the cluster's own certificate, so that nothing but the address in a kubeconfig differs, and passes each request on with the
-credentials that came with it. HTTP/1.1 only, which the operator's clients speak.
+It ends TLS with the cluster's own certificate, so that nothing but the address in a kubeconfig
+differs, and passes each request on with the credentials that came with it. HTTP/1.1 only, which the
+operator's clients speak.
 """
 
 from __future__ import annotations
@@ -20,14 +22,28 @@ from urllib.parse import urlsplit
 from tests.servers.kubernetes.cluster import Cluster
 
 Fault = Callable[[str, str], "int | str | None"]
-"""From method and path to what happens to a request: a status; `cut` before it is passed on; `lose` its answer, when it was carried out;
-`hang` until `heal`; None for nothing."""
-REASONS = {409: "Conflict", 410: "Expired", 429: "TooManyRequests", 500: "InternalError", 503: "ServiceUnavailable", 504: "Timeout"}
+"""From method and path to what happens to a request: a status; `cut` before it is passed on; `lose`
+its answer, when it was carried out; `hang` until `heal`; None for nothing."""
+REASONS = {
+    409: "Conflict",
+    410: "Expired",
+    429: "TooManyRequests",
+    500: "InternalError",
+    503: "ServiceUnavailable",
+    504: "Timeout",
+}
 EXPIRED = (
     json.dumps(
         {
             "type": "ERROR",
-            "object": {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "too old", "reason": "Expired", "code": 410},
+            "object": {
+                "kind": "Status",
+                "apiVersion": "v1",
+                "status": "Failure",
+                "message": "too old",
+                "reason": "Expired",
+                "code": 410,
+            },
         }
     ).encode()
     + b"\n"
@@ -45,7 +61,8 @@ class Proxy(ThreadingHTTPServer):
         self.cluster = cluster
         self.fault: Fault | None = None
         self.on_request: Callable[[str, str, str], None] | None = None
-        """Called with method, path and `before` or `after`: before a request is passed on, and when it was carried out."""
+        """Called with method, path and `before` or `after`: before a request is passed on, and when
+        it was carried out."""
         self.count = self.faults = 0
         self._lock = threading.Lock()
         self._healed = threading.Event()
@@ -56,7 +73,9 @@ class Proxy(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Relay)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(cluster.plan.ca_file, cluster.plan.key_file)
-        self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+        self.socket = context.wrap_socket(
+            self.socket, server_side=True, do_handshake_on_connect=False
+        )
 
     @property
     def url(self) -> str:
@@ -75,20 +94,23 @@ class Proxy(ThreadingHTTPServer):
         return len(found)
 
     def silence(self) -> int:
-        """The connections that are there swallow everything from now on; new ones work. Returns how many there are."""
+        """The connections that are there swallow everything from now on; new ones work. Returns how
+        many there are."""
         with self._lock:
             self._age += 1
             return len(self._open)
 
     def expire(self) -> int:
-        """Every open watch is told that its version is too old, by an event, as the API server does. Returns how many there were."""
+        """Every open watch is told that its version is too old, by an event, as the API server
+        does. Returns how many there were."""
         with self._lock:
             found = list(self._streams)
         for each in found:
             each.end(EXPIRED)
         return len(found)
 
-    # --- asked by relays -----------------------------------------------------------------------------------------
+    # --- asked by relays
+    # -----------------------------------------------------------------------------------------
 
     def entered(self, connection: socket.socket) -> None:
         with self._lock:
@@ -132,7 +154,12 @@ class Proxy(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, args=(0.05,), name="proxy", daemon=True).start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._stopped.set()
         self.shutdown()
         self.cut()
@@ -193,17 +220,25 @@ class _Relay(BaseHTTPRequestHandler):
         return found
 
     def _passed_on(self, body: bytes) -> http.client.HTTPResponse:
-        """A connection that stood idle may have ended meanwhile: a second one is tried, as nothing was carried out."""
+        """A connection that stood idle may have ended meanwhile: a second one is tried, as nothing
+        was carried out."""
         headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP}
         for last in (False, True):
             try:
                 if self.upstream is None:
                     there = urlsplit(self.server.cluster.plan.server)
                     trust = ssl.create_default_context(cafile=str(self.server.cluster.plan.ca_file))
-                    self.upstream = http.client.HTTPSConnection(str(there.hostname), there.port, context=trust)
+                    self.upstream = http.client.HTTPSConnection(
+                        str(there.hostname), there.port, context=trust
+                    )
                 self.upstream.request(self.command, self.path, body or None, headers)
                 return self.upstream.getresponse()
-            except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError, ssl.SSLError):
+            except (
+                http.client.RemoteDisconnected,
+                BrokenPipeError,
+                ConnectionResetError,
+                ssl.SSLError,
+            ):
                 if last:
                     raise
                 if self.upstream is not None:
@@ -217,7 +252,9 @@ class _Relay(BaseHTTPRequestHandler):
         for name, value in answer.getheaders():
             if name.lower() not in HOP:
                 self.send_header(name, value)
-        self.send_header("content-length", whole) if whole is not None else self.send_header("transfer-encoding", "chunked")
+        self.send_header("content-length", whole) if whole is not None else self.send_header(
+            "transfer-encoding", "chunked"
+        )
         self.end_headers()
         if whole is not None:
             self._say(answer.read())
@@ -250,10 +287,20 @@ class _Relay(BaseHTTPRequestHandler):
 
     def _refuse(self, status: int) -> None:
         message = "a fault of the tests"
-        said = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "reason": REASONS[status], "code": status}
+        said = {
+            "kind": "Status",
+            "apiVersion": "v1",
+            "status": "Failure",
+            "message": message,
+            "reason": REASONS[status],
+            "code": status,
+        }
         content = json.dumps(said).encode()
         self.send_response_only(status)
-        for name, value in {"content-type": "application/json", "content-length": str(len(content))}.items():
+        for name, value in {
+            "content-type": "application/json",
+            "content-length": str(len(content)),
+        }.items():
             self.send_header(name, value)
         if status in (429, 503):
             self.send_header("retry-after", "1")

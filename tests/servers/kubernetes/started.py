@@ -1,4 +1,5 @@
-"""One start of a container, as its directory on the machine's disk tells of it: made by one node agent, perhaps read by the next."""
+"""One start of a container, as its directory on the machine's disk tells of it: made by one node
+agent, perhaps read by the next."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from tests.servers.kubernetes.images import Image
 
 PROGRAM = Path(__file__).with_name("container.py")
 MESSAGE = 4096
-"""Bytes of a termination message that are kept; of a log in its place, half as many and 80 lines (kubelet, pkg/kubelet/kuberuntime)."""
+"""Bytes of a termination message that are kept; of a log in its place, half as many and 80 lines
+(kubelet, pkg/kubelet/kuberuntime)."""
 
 
 class Started:
@@ -31,7 +33,16 @@ class Started:
     def start(self, image: Image, plan: dict[str, Any]) -> None:
         """Returns when the container is on its way."""
         root = self.place / "root"
-        for name in {"etc", "home/perdure", "root", "tmp", "run", "var/tmp", "data", image.directory.lstrip("/")} - {""}:
+        for name in {
+            "etc",
+            "home/perdure",
+            "root",
+            "tmp",
+            "run",
+            "var/tmp",
+            "data",
+            image.directory.lstrip("/"),
+        } - {""}:
             (root / name).mkdir(parents=True, exist_ok=True)
         for name in ("home/perdure", "data"):
             os.chown(root / name, image.user, image.group)
@@ -39,9 +50,18 @@ class Started:
             (root / path.lstrip("/")).symlink_to(target)
         (self.place / "message").touch()
         (self.place / "message").chmod(0o666)
-        seen = [{"source": source, "target": target, "readonly": True} for target, source in image.sees.items()]
-        message = {"source": str(self.place / "message"), "target": plan["message"], "readonly": False}
-        (self.place / "plan.json").write_text(json.dumps({**plan, "mounts": [*seen, *plan["mounts"], message]}))
+        seen = [
+            {"source": source, "target": target, "readonly": True}
+            for target, source in image.sees.items()
+        ]
+        message = {
+            "source": str(self.place / "message"),
+            "target": plan["message"],
+            "readonly": False,
+        }
+        (self.place / "plan.json").write_text(
+            json.dumps({**plan, "mounts": [*seen, *plan["mounts"], message]})
+        )
         with (self.place / "log").open("ab") as log:
             self._child = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(PROGRAM), str(self.place)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -52,7 +72,8 @@ class Started:
         new.rename(self.place / "shim")
 
     def was_started(self) -> bool:
-        """Whether it was started for good. An agent that was killed while it did so leaves a half, which is ended."""
+        """Whether it was started for good. An agent that was killed while it did so leaves a half,
+        which is ended."""
         if (self.place / "shim").exists():
             return True
         for each in Path("/proc").glob("[0-9]*/cmdline"):
@@ -107,12 +128,34 @@ class Started:
             ended = json.loads((self.place / "exit.json").read_text())
         except OSError:
             unknown = "The container could not be located when the pod was terminated"
-            ended = {"code": 137, "began": plan["asked"], "ended": plan["asked"], "trouble": "", "oom": False, "unknown": unknown}
-        reason = "Completed" if ended["code"] == 0 else "OOMKilled" if ended["oom"] else "StartError" if ended["trouble"] else "Error"
+            ended = {
+                "code": 137,
+                "began": plan["asked"],
+                "ended": plan["asked"],
+                "trouble": "",
+                "oom": False,
+                "unknown": unknown,
+            }
+        reason = (
+            "Completed"
+            if ended["code"] == 0
+            else "OOMKilled"
+            if ended["oom"]
+            else "StartError"
+            if ended["trouble"]
+            else "Error"
+        )
         reason = "ContainerStatusUnknown" if "unknown" in ended else reason
         times = {"startedAt": stamp(ended["began"]), "finishedAt": stamp(ended["ended"])}
         said = ended.get("unknown") or ended["trouble"] or self._message(ended["code"], plan)
-        return {"terminated": {"exitCode": ended["code"], "reason": reason, **times, **({"message": said} if said else {})}}
+        return {
+            "terminated": {
+                "exitCode": ended["code"],
+                "reason": reason,
+                **times,
+                **({"message": said} if said else {}),
+            }
+        }
 
     def plan(self) -> dict[str, Any]:
         try:

@@ -1,4 +1,5 @@
-"""A pod's status from what runs, as a kubelet tells it (kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle)."""
+"""A pod's status from what runs, as a kubelet tells it
+(kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle)."""
 
 from __future__ import annotations
 
@@ -9,12 +10,17 @@ from tests.servers.kubernetes.api import Object, now
 from tests.servers.kubernetes.probes import Probes
 from tests.servers.kubernetes.started import Started, stamp
 
-UNKNOWN = {"exitCode": 137, "reason": "ContainerStatusUnknown", "message": "The container could not be located when the pod was terminated"}
+UNKNOWN = {
+    "exitCode": 137,
+    "reason": "ContainerStatusUnknown",
+    "message": "The container could not be located when the pod was terminated",
+}
 
 
 @dataclass
 class Seen:
-    """What the machine knows of a pod. `reason` says why it was ended, `lost` that its containers were here and are not any more."""
+    """What the machine knows of a pod. `reason` says why it was ended, `lost` that its containers
+    were here and are not any more."""
 
     starts: dict[str, list[Started]]
     probes: Probes
@@ -44,9 +50,15 @@ class Seen:
             return "Pending"
         if running:
             return "Running"
-        if self.reason or self.lost or ("deletionTimestamp" in pod["metadata"] and any(code != 0 for code in codes)):
+        if (
+            self.reason
+            or self.lost
+            or ("deletionTimestamp" in pod["metadata"] and any(code != 0 for code in codes))
+        ):
             return "Failed"
-        if spec["restartPolicy"] == "Never" and any(self.code(each["name"]) for each in spec.get("initContainers", ())):
+        if spec["restartPolicy"] == "Never" and any(
+            self.code(each["name"]) for each in spec.get("initContainers", ())
+        ):
             return "Failed"
         if any(code is None for code in codes):
             return "Pending"
@@ -59,16 +71,27 @@ class Seen:
 def status(pod: Object, seen: Seen) -> Object:
     """What is to be written; the same as last time where nothing has changed."""
     spec, phase = pod["spec"], seen.phase(pod)
-    initial = [_container(each, seen, ready=seen.code(each["name"]) == 0) for each in spec.get("initContainers", ())]
-    running = {each["name"]: bool(seen.starts.get(each["name"])) and seen.code(each["name"]) is None for each in spec["containers"]}
-    containers = [_container(each, seen, ready=running[each["name"]] and seen.probes.is_ready(each["name"])) for each in spec["containers"]]
+    initial = [
+        _container(each, seen, ready=seen.code(each["name"]) == 0)
+        for each in spec.get("initContainers", ())
+    ]
+    running = {
+        each["name"]: bool(seen.starts.get(each["name"])) and seen.code(each["name"]) is None
+        for each in spec["containers"]
+    }
+    containers = [
+        _container(each, seen, ready=running[each["name"]] and seen.probes.is_ready(each["name"]))
+        for each in spec["containers"]
+    ]
     initialised = all(each["ready"] for each in initial)
     ready = phase == "Running" and all(each["ready"] for each in containers)
     over = {"Succeeded": "PodCompleted", "Failed": "PodFailed"}.get(phase, "")
     not_ready = "" if ready else over or "ContainersNotReady"
     conditions = [
         _condition(pod, "PodReadyToStartContainers", not over),
-        _condition(pod, "Initialized", initialised, "" if initialised else "ContainersNotInitialized"),
+        _condition(
+            pod, "Initialized", initialised, "" if initialised else "ContainersNotInitialized"
+        ),
         _condition(pod, "ContainersReady", ready, not_ready),
         _condition(pod, "Ready", ready, not_ready),
     ]
@@ -105,13 +128,41 @@ def _container(container: Object, seen: Seen, *, ready: bool) -> Object:
         state = {"waiting": {"reason": "PodInitializing" if seen.starts else "ContainerCreating"}}
     ended = starts[-1:] if name in seen.waiting else starts[-2:-1]
     last = {"lastState": ended[0].state()} if ended else {}
-    found = {"name": name, "image": container["image"], "imageID": container["image"] if starts else "", "state": state, **last}
-    identity = {"containerID": f"perdure://{starts[-1].place.parents[2].name}-{name}-{len(starts)}"} if starts else {}
-    return {**found, **identity, "ready": ready, "started": "running" in state, "restartCount": max(0, len(starts) - 1)}
+    found = {
+        "name": name,
+        "image": container["image"],
+        "imageID": container["image"] if starts else "",
+        "state": state,
+        **last,
+    }
+    identity = (
+        {"containerID": f"perdure://{starts[-1].place.parents[2].name}-{name}-{len(starts)}"}
+        if starts
+        else {}
+    )
+    return {
+        **found,
+        **identity,
+        "ready": ready,
+        "started": "running" in state,
+        "restartCount": max(0, len(starts) - 1),
+    }
 
 
 def _condition(pod: Object, kind: str, is_true: bool, reason: str = "") -> Object:
     said = "True" if is_true else "False"
-    before = next((each for each in pod["status"].get("conditions", ()) if each["type"] == kind and each["status"] == said), None)
+    before = next(
+        (
+            each
+            for each in pod["status"].get("conditions", ())
+            if each["type"] == kind and each["status"] == said
+        ),
+        None,
+    )
     since = before["lastTransitionTime"] if before and before.get("lastTransitionTime") else now()
-    return {"type": kind, "status": said, "lastTransitionTime": since, **({"reason": reason} if reason else {})}
+    return {
+        "type": kind,
+        "status": said,
+        "lastTransitionTime": since,
+        **({"reason": reason} if reason else {}),
+    }

@@ -1,7 +1,9 @@
-"""Volumes for claims: a directory per claim, as a storage driver of a cloud would make a disk. A thread of the cluster.
+"""Volumes for claims: a directory per claim, as a storage driver of a cloud would make a disk. A
+thread of the cluster.
 
-Two classes: `network` (the default; every machine reaches the volume, and it outlives any of them) and `local` (on the disk of the machine
-where the first pod that wants it was scheduled, and nowhere else). The directory goes with its volume, if that is to be deleted.
+Two classes: `network` (the default; every machine reaches the volume, and it outlives any of them)
+and `local` (on the disk of the machine where the first pod that wants it was scheduled, and nowhere
+else). The directory goes with its volume, if that is to be deleted.
 """
 
 from __future__ import annotations
@@ -27,12 +29,20 @@ class Provisioner:
         self.network = network
         self.network.mkdir(mode=0o755)
         self._ended = threading.Event()
-        self._threads = [threading.Thread(target=each, daemon=True) for each in (self._provision, self._reclaim)]
+        self._threads = [
+            threading.Thread(target=each, daemon=True) for each in (self._provision, self._reclaim)
+        ]
 
     def start(self) -> None:
         for name, binding in CLASSES.items():
-            default = {"storageclass.kubernetes.io/is-default-class": "true"} if name == "network" else {}
-            body = {"metadata": {"name": name, "annotations": default}, "provisioner": NAME, "volumeBindingMode": binding}
+            default = (
+                {"storageclass.kubernetes.io/is-default-class": "true"} if name == "network" else {}
+            )
+            body = {
+                "metadata": {"name": name, "annotations": default},
+                "provisioner": NAME,
+                "volumeBindingMode": binding,
+            }
             self.api.create("/apis/storage.k8s.io/v1/storageclasses", body)
         for each in self._threads:
             each.start()
@@ -66,9 +76,15 @@ class Provisioner:
         local = wanted["storageClassName"] == "local"
         path = f"/volumes/{name}" if local else str(self.network / name)
         if not local:
-            # A claim is told of several times before it is bound: the rights are the pods' from the first time on.
+            # A claim is told of several times before it is bound: the rights are the pods' from the
+            # first time on.
             Path(path).mkdir(mode=0o755, exist_ok=True)
-        claimed = {"kind": "PersistentVolumeClaim", "apiVersion": "v1", "namespace": metadata["namespace"], "name": metadata["name"]}
+        claimed = {
+            "kind": "PersistentVolumeClaim",
+            "apiVersion": "v1",
+            "namespace": metadata["namespace"],
+            "name": metadata["name"],
+        }
         spec = {
             "capacity": {"storage": wanted["resources"]["requests"]["storage"]},
             "accessModes": wanted["accessModes"],
@@ -79,14 +95,24 @@ class Provisioner:
         }
         if local:
             here = {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}
-            spec["nodeAffinity"] = {"required": {"nodeSelectorTerms": [{"matchExpressions": [here]}]}}
-        self.api.create("/api/v1/persistentvolumes", {"metadata": {"name": name, "annotations": {PROVISIONED: NAME}}, "spec": spec})
+            spec["nodeAffinity"] = {
+                "required": {"nodeSelectorTerms": [{"matchExpressions": [here]}]}
+            }
+        self.api.create(
+            "/api/v1/persistentvolumes",
+            {"metadata": {"name": name, "annotations": {PROVISIONED: NAME}}, "spec": spec},
+        )
 
     def _reclaim(self) -> None:
         for kind, volume in self.api.watch("/api/v1/persistentvolumes", self._ended):
             ours = volume["metadata"].get("annotations", {}).get(PROVISIONED) == NAME
             released = volume.get("status", {}).get("phase") == "Released"
-            if ours and released and kind == "PUT" and volume["spec"]["persistentVolumeReclaimPolicy"] == "Delete":
+            if (
+                ours
+                and released
+                and kind == "PUT"
+                and volume["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+            ):
                 path = Path(volume["spec"]["hostPath"]["path"])
                 if path.is_relative_to(self.network):
                     shutil.rmtree(path, ignore_errors=True)

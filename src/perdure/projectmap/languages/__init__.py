@@ -1,7 +1,9 @@
-"""Which language a file is in, and its outline. Called by `reading`. Pure, but for the loading of grammars.
+"""Which language a file is in, and its outline. Called by `reading`. Pure, but for the loading of
+grammars.
 
-The parsers are tree-sitter's, from the extra `map`: they read broken files too. Nothing here recurses over a file's tree, but a parser
-itself knows no bound of memory or time: files of somebody else are for `parsing.Apart`.
+The parsers are tree-sitter's, from the extra `map`: they read broken files too. Nothing here
+recurses over a file's tree, but a parser itself knows no bound of memory or time: files of somebody
+else are for `parsing.Apart`.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ LANGUAGES: dict[str, tuple[str, str, str]] = {
     "rust": ("tree_sitter_rust", "language", "rust"),
     "java": ("tree_sitter_java", "language", "java"),
 }
-"""A language: the package and the function of its grammar, and the room beside this one that reads its trees."""
+"""A language: the package and the function of its grammar, and the room beside this one that reads
+its trees."""
 
 ENDINGS: dict[str, str] = {
     **dict.fromkeys(("py", "pyi"), "python"),
@@ -44,7 +47,8 @@ def language_of(name: str) -> str:
 
 
 def outline_of(language: str, content: bytes) -> Outline | None:
-    """What the file exports and imports; None where the language's grammar is not installed. Never raises for what a file holds."""
+    """What the file exports and imports; None where the language's grammar is not installed. Never
+    raises for what a file holds."""
     made = _made(language)
     if made is None:
         return None

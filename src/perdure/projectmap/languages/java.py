@@ -11,8 +11,20 @@ from perdure.projectmap.outline import Import, Outline, Symbol
 if TYPE_CHECKING:
     from tree_sitter import Node
 
-_TYPES = ("class_declaration", "interface_declaration", "enum_declaration", "record_declaration", "annotation_type_declaration")
-_MEMBERS = ("method_declaration", "constructor_declaration", "field_declaration", "enum_constant", *_TYPES)
+_TYPES = (
+    "class_declaration",
+    "interface_declaration",
+    "enum_declaration",
+    "record_declaration",
+    "annotation_type_declaration",
+)
+_MEMBERS = (
+    "method_declaration",
+    "constructor_declaration",
+    "field_declaration",
+    "enum_constant",
+    *_TYPES,
+)
 
 
 def outline(root: Node) -> Outline:
@@ -24,12 +36,21 @@ def outline(root: Node) -> Outline:
             package = next((word(name) for name in children(node, 1)), "")
         elif node.type == "import_declaration":
             star = any(child.type == "asterisk" for child in children(node, 10))
-            module = next((word(name) for name in children(node, 5) if name.type in ("scoped_identifier", "identifier")), "")
+            module = next(
+                (
+                    word(name)
+                    for name in children(node, 5)
+                    if name.type in ("scoped_identifier", "identifier")
+                ),
+                "",
+            )
             imports.append(Import(module, ("*",) if star else ()))
         elif node.type in _TYPES:
             body = node.child_by_field_name("body")
             members = tuple(_members(body)) if body is not None else ()
-            exports.append(Symbol(field(node, "name"), one_line(node, before=body).rstrip(" {"), members))
+            exports.append(
+                Symbol(field(node, "name"), one_line(node, before=body).rstrip(" {"), members)
+            )
     return Outline(exports=tuple(exports), imports=tuple(imports), package=package)
 
 

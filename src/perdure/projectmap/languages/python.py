@@ -1,4 +1,5 @@
-"""Python (and stubs): what stands at the top of a module without an underscore, or what its `__all__` names."""
+"""Python (and stubs): what stands at the top of a module without an underscore, or what its
+`__all__` names."""
 
 from __future__ import annotations
 
@@ -11,7 +12,16 @@ from perdure.projectmap.outline import Import, Outline, Symbol
 if TYPE_CHECKING:
     from tree_sitter import Node
 
-_THROUGH = ("if_statement", "else_clause", "elif_clause", "try_statement", "except_clause", "block", "decorated_definition", "module")
+_THROUGH = (
+    "if_statement",
+    "else_clause",
+    "elif_clause",
+    "try_statement",
+    "except_clause",
+    "block",
+    "decorated_definition",
+    "module",
+)
 _CALLED = ("__init__", "__call__", "__enter__", "__iter__", "__getitem__")
 
 
@@ -26,7 +36,11 @@ def outline(root: Node) -> Outline:
             named += told
         for symbol in _symbols(node):
             found.setdefault(symbol.name, symbol)
-    exports = [symbol for name, symbol in found.items() if (name in named if named else not name.startswith("_"))]
+    exports = [
+        symbol
+        for name, symbol in found.items()
+        if (name in named if named else not name.startswith("_"))
+    ]
     return Outline(exports=tuple(exports), imports=tuple(imports))
 
 
@@ -35,7 +49,11 @@ def _symbols(node: Node) -> Iterator[Symbol]:
     if node.type == "function_definition":
         yield Symbol(field(node, "name"), one_line(node, before=body).rstrip(" :"))
     elif node.type == "class_definition":
-        yield Symbol(field(node, "name"), one_line(node, before=body).rstrip(" :"), tuple(_members(body)) if body else ())
+        yield Symbol(
+            field(node, "name"),
+            one_line(node, before=body).rstrip(" :"),
+            tuple(_members(body)) if body else (),
+        )
     elif node.type == "type_alias_statement":
         left = node.child_by_field_name("left")
         yield Symbol(word(left).partition("[")[0], one_line(node))
@@ -75,7 +93,10 @@ def _imported(node: Node) -> str:
 def _all(node: Node) -> list[str]:
     """The names in `__all__ = [...]`, or what is added to it."""
     for assigned in children(node, 3):
-        if assigned.type in ("assignment", "augmented_assignment") and field(assigned, "left") == "__all__":
+        if (
+            assigned.type in ("assignment", "augmented_assignment")
+            and field(assigned, "left") == "__all__"
+        ):
             right = assigned.child_by_field_name("right")
             return [unquoted(each) for each in children(right)] if right is not None else []
     return []

@@ -13,7 +13,16 @@ if TYPE_CHECKING:
     from tree_sitter import Node
 
 _ITEMS = (
-    *("function_item", "struct_item", "enum_item", "union_item", "trait_item", "type_item", "const_item", "static_item"),
+    *(
+        "function_item",
+        "struct_item",
+        "enum_item",
+        "union_item",
+        "trait_item",
+        "type_item",
+        "const_item",
+        "static_item",
+    ),
     "macro_definition",
 )
 
@@ -32,8 +41,16 @@ def outline(root: Node) -> Outline:
             _implemented(node, found)
         elif node.type in _ITEMS and (public or node.type == "macro_definition"):
             symbol = _symbol(node)
-            found[symbol.name] = replace(symbol, members=(*symbol.members, *(found[symbol.name].members if symbol.name in found else ())))
-    return Outline(exports=tuple(symbol for symbol in found.values() if symbol.text), imports=tuple(imports))
+            found[symbol.name] = replace(
+                symbol,
+                members=(
+                    *symbol.members,
+                    *(found[symbol.name].members if symbol.name in found else ()),
+                ),
+            )
+    return Outline(
+        exports=tuple(symbol for symbol in found.values() if symbol.text), imports=tuple(imports)
+    )
 
 
 def _implemented(node: Node, found: dict[str, Symbol]) -> None:
@@ -49,13 +66,20 @@ def _symbol(node: Node) -> Symbol:
     if node.type == "macro_definition":
         return Symbol(name, f"macro_rules! {name}")
     end = body or node.child_by_field_name("value")
-    return Symbol(name, one_line(node, before=end).rstrip(" ={;"), tuple(_members(body)) if body is not None else ())
+    return Symbol(
+        name,
+        one_line(node, before=end).rstrip(" ={;"),
+        tuple(_members(body)) if body is not None else (),
+    )
 
 
 def _members(body: Node) -> Iterator[str]:
     """Public fields and functions, variants, and whatever a trait asks for."""
     for node in unfolded(body):
         always = node.type in ("enum_variant", "function_signature_item")
-        if always or (node.type in ("function_item", "field_declaration") and "visibility_modifier" in kinds(node)):
+        if always or (
+            node.type in ("function_item", "field_declaration")
+            and "visibility_modifier" in kinds(node)
+        ):
             end = None if node.type == "enum_variant" else node.child_by_field_name("body")
             yield one_line(node, before=end).rstrip(" ;{")

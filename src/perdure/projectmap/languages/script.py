@@ -1,18 +1,32 @@
-"""JavaScript and TypeScript: what a module exports, CommonJS included; of a file without any export what it declares."""
+"""JavaScript and TypeScript: what a module exports, CommonJS included; of a file without any export
+what it declares."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from perdure.projectmap.languages.tree import children, field, kinds, one_line, unfolded, unquoted, word
+from perdure.projectmap.languages.tree import (
+    children,
+    field,
+    kinds,
+    one_line,
+    unfolded,
+    unquoted,
+    word,
+)
 from perdure.projectmap.outline import Import, Outline, Symbol
 
 if TYPE_CHECKING:
     from tree_sitter import Node
 
 _FUNCTIONS = ("function_declaration", "generator_function_declaration", "function_signature")
-_TYPES = ("class_declaration", "abstract_class_declaration", "interface_declaration", "enum_declaration")
+_TYPES = (
+    "class_declaration",
+    "abstract_class_declaration",
+    "interface_declaration",
+    "enum_declaration",
+)
 _VARIABLES = ("lexical_declaration", "variable_declaration")
 _ARROWS = ("arrow_function", "function_expression", "function", "generator_function")
 
@@ -34,7 +48,13 @@ def outline(root: Node) -> Outline:
             there.setdefault(symbol.name, symbol)
     for local, name in named:
         known = there.get(local)
-        text = known.text if known is not None and local == name else f"{name} (= {known.text})" if known is not None else name
+        text = (
+            known.text
+            if known is not None and local == name
+            else f"{name} (= {known.text})"
+            if known is not None
+            else name
+        )
         exports.setdefault(name, Symbol(name, text, known.members if known is not None else ()))
     return Outline(exports=tuple((exports or there).values()), imports=tuple(imports))
 
@@ -46,13 +66,21 @@ def _exported(node: Node) -> tuple[list[Symbol], list[tuple[str, str]]]:
     if declared is not None:
         found = [symbol for inner in _unwrapped(declared) for symbol in _symbols(inner)]
         if "default" in kinds(node):
-            text = found[0].text if found else one_line(declared, before=declared.child_by_field_name("body"))
+            text = (
+                found[0].text
+                if found
+                else one_line(declared, before=declared.child_by_field_name("body"))
+            )
             found = [Symbol("default", f"default {text}", found[0].members if found else ())]
         return found, []
     if value is not None:
         body = value.child_by_field_name("body")
         local = word(value) if value.type == "identifier" else ""
-        return ([], [(local, "default")]) if local else ([Symbol("default", f"default {one_line(value, before=body)}".rstrip(" {"))], [])
+        return (
+            ([], [(local, "default")])
+            if local
+            else ([Symbol("default", f"default {one_line(value, before=body)}".rstrip(" {"))], [])
+        )
     names = []
     for clause in children(node, 50):
         if clause.type == "namespace_export":
@@ -87,7 +115,11 @@ def _symbols(node: Node) -> Iterator[Symbol]:
 
 def _variable(node: Node) -> str:
     """A variable with its type, or with the head of the function that it is."""
-    name, said, value = field(node, "name"), node.child_by_field_name("type"), node.child_by_field_name("value")
+    name, said, value = (
+        field(node, "name"),
+        node.child_by_field_name("type"),
+        node.child_by_field_name("value"),
+    )
     if said is not None:
         return f"{name}{one_line(said)}"
     if value is not None and value.type in _ARROWS:
@@ -98,8 +130,15 @@ def _variable(node: Node) -> str:
 def _members(body: Node) -> Iterator[str]:
     for node in unfolded(body):
         name = field(node, "name") or word(node)
-        hidden = kinds(node) & {"accessibility_modifier"} and word(node).startswith(("private", "protected"))
-        if hidden or name.startswith("#") or "comment" in node.type or node.type in ("decorator", "class_static_block"):
+        hidden = kinds(node) & {"accessibility_modifier"} and word(node).startswith(
+            ("private", "protected")
+        )
+        if (
+            hidden
+            or name.startswith("#")
+            or "comment" in node.type
+            or node.type in ("decorator", "class_static_block")
+        ):
             continue
         if node.type in ("public_field_definition", "field_definition"):
             said = node.child_by_field_name("type")
@@ -120,14 +159,22 @@ def _imports(node: Node) -> Iterator[Import]:
         for declared in children(node, 100):
             value = declared.child_by_field_name("value")
             if value is not None and (module := _required(value)):
-                names = [word(each) for each in children(pattern, 100)] if (pattern := declared.child_by_field_name("name")) else []
+                names = (
+                    [word(each) for each in children(pattern, 100)]
+                    if (pattern := declared.child_by_field_name("name"))
+                    else []
+                )
                 yield Import(module, tuple(name for name in names if name.isidentifier()))
 
 
 def _required(value: Node) -> str:
     """The module in `require("...")`."""
     arguments = value.child_by_field_name("arguments")
-    if value.type != "call_expression" or field(value, "function") != "require" or arguments is None:
+    if (
+        value.type != "call_expression"
+        or field(value, "function") != "require"
+        or arguments is None
+    ):
         return ""
     return next((unquoted(each) for each in children(arguments, 1)), "")
 

@@ -1,7 +1,8 @@
-"""Walks over a tree of tree-sitter without recursion, and puts a declaration on one line. Used by each language's reader.
+"""Walks over a tree of tree-sitter without recursion, and puts a declaration on one line. Used by
+each language's reader.
 
-Hostile files: a walk ends after so many nodes; the text of a string in a signature is left out, because it can say anything, and a
-comment with it; what is longer than a line is cut.
+Hostile files: a walk ends after so many nodes; the text of a string in a signature is left out,
+because it can say anything, and a comment with it; what is longer than a line is cut.
 """
 
 from __future__ import annotations
@@ -17,7 +18,13 @@ MOST_NODES = 5_000
 """So many declarations of a file, or of a class, are looked at."""
 MOST_TOKENS = 400
 WIDTH = 200
-_STRINGS = ("string", "string_literal", "template_string", "raw_string_literal", "interpreted_string_literal")
+_STRINGS = (
+    "string",
+    "string_literal",
+    "template_string",
+    "raw_string_literal",
+    "interpreted_string_literal",
+)
 _QUOTES = ("'", '"', "`")
 _PLAIN = re.compile(r"[\w.\[\]|,/@*-]{0,60}")
 """A string that is kept: the name of a type or a module, and no sentence."""
@@ -72,8 +79,13 @@ def unquoted(node: Node | None) -> str:
 
 
 def one_line(*nodes: Node, before: Node | None = None) -> str:
-    """The nodes' source on one line: up to the node `before`, comments left out, and strings that are more than a name."""
-    parts = [piece for node in nodes for piece in _pieces(node, before.start_byte if before is not None else node.end_byte)]
+    """The nodes' source on one line: up to the node `before`, comments left out, and strings that
+    are more than a name."""
+    parts = [
+        piece
+        for node in nodes
+        for piece in _pieces(node, before.start_byte if before is not None else node.end_byte)
+    ]
     line = re.sub(r"\s+", " ", "".join(parts)).strip()
     line = re.sub(r"(?<=[(\[]) | (?=[)\]])", "", line).replace(",)", ")").replace(",]", "]")
     return line if len(line) <= WIDTH else f"{line[:WIDTH]}..."

@@ -1,10 +1,13 @@
-"""The store on PostgreSQL, for several hosts: the same `SqlStore`, over `database.Postgres` instead of `sqlite.Sqlite`.
+"""The store on PostgreSQL, for several hosts: the same `SqlStore`, over `database.Postgres` instead
+of `sqlite.Sqlite`.
 
-The rooms: `database` (transactions, and what a lost connection left behind), `lines` (connections), `schema` (migrations),
-`translating` (SQL of SQLite as SQL of PostgreSQL), `words` (errors as sentences). Needs psycopg 3, the extra `postgresql`.
+The rooms: `database` (transactions, and what a lost connection left behind), `lines` (connections),
+`schema` (migrations), `translating` (SQL of SQLite as SQL of PostgreSQL), `words` (errors as
+sentences). Needs psycopg 3, the extra `postgresql`.
 
-Every public method of the store is one transaction, so a method whose transaction could not be stored, and certainly was not, is simply
-called again: for `PATIENCE_S`, then the sentence comes out.
+Every public method of the store is one transaction, so a method whose transaction could not be
+stored, and certainly was not, is simply called again: for `PATIENCE_S`, then the sentence comes
+out.
 """
 
 from __future__ import annotations
@@ -38,7 +41,8 @@ class PostgresStore(SqlStore):
 
 
 def again(method: Callable[Concatenate[SqlStore, P], R]) -> Callable[Concatenate[SqlStore, P], R]:
-    """A method that is called again while its transaction was not stored. Raises StoreError when the patience is over."""
+    """A method that is called again while its transaction was not stored. Raises StoreError when
+    the patience is over."""
 
     @wraps(method)
     def tried(store: SqlStore, *args: P.args, **values: P.kwargs) -> R:
@@ -60,8 +64,11 @@ for _name in dir(SqlStore):
         setattr(PostgresStore, _name, again(getattr(SqlStore, _name)))
 
 
-def open_store(url: str, *, read_only: bool = False, observers: Sequence[Observer] = (), host: Host = NOWHERE) -> PostgresStore:
-    """The store in a database of PostgreSQL 14 or later; its tables are made, or brought up to date, where needed. Raises StoreError."""
+def open_store(
+    url: str, *, read_only: bool = False, observers: Sequence[Observer] = (), host: Host = NOWHERE
+) -> PostgresStore:
+    """The store in a database of PostgreSQL 14 or later; its tables are made, or brought up to
+    date, where needed. Raises StoreError."""
     database = Postgres(Lines(url), read_only=read_only)
     try:
         deadline = time.monotonic() + OPENING_S

@@ -1,13 +1,16 @@
-"""PostgreSQL under the store: how a transaction runs, and what becomes of it when the connection is lost.
+"""PostgreSQL under the store: how a transaction runs, and what becomes of it when the connection is
+lost.
 
-A write takes a lock first that all of perdure's writers share: alone, or, under a claim, beside the writers of other runs (`held` then
-locks the run's own row). So what a transaction has read stays true until it commits, as on SQLite, without serialization failures; where
-PostgreSQL reports one none the less, the transaction is done again (`Again`).
+A write takes a lock first that all of perdure's writers share: alone, or, under a claim, beside the
+writers of other runs (`held` then locks the run's own row). So what a transaction has read stays
+true until it commits, as on SQLite, without serialization failures; where PostgreSQL reports one
+none the less, the transaction is done again (`Again`).
 
-A COMMIT whose answer never came may stand or not. Each connection therefore has a row in `perdure_writers` with the number of its last
-transaction, written in that transaction. Who has lost the connection takes the lock alone on a new one, which waits until the old
-transaction has ended, and reads the row: the number says for certain whether it was stored. (`pg_xact_status` does not: after a crash
-a transaction id that never reached the disk is given out again.)
+A COMMIT whose answer never came may stand or not. Each connection therefore has a row in
+`perdure_writers` with the number of its last transaction, written in that transaction. Who has lost
+the connection takes the lock alone on a new one, which waits until the old transaction has ended,
+and reads the row: the number says for certain whether it was stored. (`pg_xact_status` does not:
+after a crash a transaction id that never reached the disk is given out again.)
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ from perdure.stores.queries import SQL
 PATIENCE_S = 30.0
 """How long a transaction is tried again."""
 CERTAIN_S = 120.0
-"""How long it is asked what became of a COMMIT: to give up is to leave it open whether the change stands."""
+"""How long it is asked what became of a COMMIT: to give up is to leave it open whether the change
+stands."""
 
 LOCK = 0x70726472
 """The advisory lock of all writers of this database ("prdr")."""
@@ -46,14 +50,19 @@ STATEMENTS = {text: statement.encode() for text, statement in statements(SQL).it
 
 
 class Cursor:
-    """Takes the store's statements, written for SQLite. PostgreSQL keeps no NUL in a text: it becomes its symbol, U+2400."""
+    """Takes the store's statements, written for SQLite. PostgreSQL keeps no NUL in a text: it
+    becomes its symbol, U+2400."""
 
     def __init__(self, connection: psycopg.Connection[DictRow]) -> None:
         self._connection = connection
 
-    def execute(self, statement: str, values: Mapping[str, Any] | None = None) -> psycopg.Cursor[DictRow]:
+    def execute(
+        self, statement: str, values: Mapping[str, Any] | None = None
+    ) -> psycopg.Cursor[DictRow]:
         clean = {
-            name: value.replace("\0", "\u2400") if isinstance(value, str) and "\0" in value else value
+            name: value.replace("\0", "\u2400")
+            if isinstance(value, str) and "\0" in value
+            else value
             for name, value in (values or {}).items()
         }
         return self._connection.execute(STATEMENTS[statement], clean)
@@ -85,10 +94,14 @@ class Postgres:
             raise StoreError(f"{self.place} was opened for reading only", transient=False)
         with self.lines.lent() as line, self._in_words(line):
             with self._ended(line):
-                line.connection.execute(f"BEGIN; SELECT pg_advisory_xact_lock{'_shared' if claimed else ''}({LOCK})")
+                line.connection.execute(
+                    f"BEGIN; SELECT pg_advisory_xact_lock{'_shared' if claimed else ''}({LOCK})"
+                )
                 now = _one(line.connection.execute(NOW))
                 if not line.mark:
-                    line.connection.execute("DELETE FROM perdure_writers WHERE at < %s", (now - OLD_MS,))
+                    line.connection.execute(
+                        "DELETE FROM perdure_writers WHERE at < %s", (now - OLD_MS,)
+                    )
                 line.mark += 1
                 line.connection.execute(MARK, {"id": line.id, "mark": line.mark, "now": now})
                 yield Cursor(line.connection), now
@@ -102,14 +115,18 @@ class Postgres:
                     raise
 
     def problems(self) -> list[str]:
-        """Indexes that do not hold what they promise (postgresql.org/docs/15/catalog-pg-index.html), or that it cannot be asked."""
+        """Indexes that do not hold what they promise
+        (postgresql.org/docs/15/catalog-pg-index.html), or that it cannot be asked."""
         query = (
             "SELECT c.relname AS name FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
             "WHERE NOT i.indisvalid AND c.relnamespace = current_schema()::regnamespace"
         )
         try:
             with self.lines.lent() as line, self._in_words(line):
-                return [f"the index {row['name']} is not valid" for row in line.connection.execute(query).fetchall()]
+                return [
+                    f"the index {row['name']} is not valid"
+                    for row in line.connection.execute(query).fetchall()
+                ]
         except StoreError as error:
             return [str(error)]
 
@@ -117,7 +134,8 @@ class Postgres:
         self.lines.close()
 
     def _stands(self, lost: Line) -> bool:
-        """Whether the last transaction of a lost connection was stored. Raises StoreError if that cannot be found out."""
+        """Whether the last transaction of a lost connection was stored. Raises StoreError if that
+        cannot be found out."""
         lost.close()
         deadline = time.monotonic() + CERTAIN_S
         while True:
@@ -125,20 +143,24 @@ class Postgres:
                 line = self.lines.made_in(max(0.0, deadline - time.monotonic()))
                 try:
                     line.connection.execute(f"BEGIN; SELECT pg_advisory_xact_lock({LOCK})")
-                    row = line.connection.execute("SELECT mark FROM perdure_writers WHERE id = %s", (lost.id,)).fetchone()
+                    row = line.connection.execute(
+                        "SELECT mark FROM perdure_writers WHERE id = %s", (lost.id,)
+                    ).fetchone()
                     return row is not None and row["mark"] == lost.mark
                 finally:
                     line.close()
             except (psycopg.Error, StoreError) as error:
                 if time.monotonic() > deadline or not isinstance(error, psycopg.OperationalError):
                     raise StoreError(
-                        f"The connection to {self.place} was lost while a change was confirmed: it may be stored or not",
+                        f"The connection to {self.place} was lost while a change was confirmed: it "
+                        "may be stored or not",
                         "perdure show tells, as soon as the server answers",
                     ) from error
 
     @contextmanager
     def _ended(self, line: Line) -> Iterator[None]:
-        """A transaction that fails is taken back; a connection that cannot even do that is closed."""
+        """A transaction that fails is taken back; a connection that cannot even do that is
+        closed."""
         try:
             yield
         except BaseException:

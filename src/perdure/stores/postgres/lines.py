@@ -1,7 +1,8 @@
-"""Connections to PostgreSQL: made when they are needed, lent to one transaction at a time, at most `MOST` of them.
+"""Connections to PostgreSQL: made when they are needed, lent to one transaction at a time, at most
+`MOST` of them.
 
-An own list instead of psycopg_pool, because that one tells "timed out after 30 s" for a wrong password, and starts threads that a
-command of 100 ms does not want.
+An own list instead of psycopg_pool, because that one tells "timed out after 30 s" for a wrong
+password, and starts threads that a command of 100 ms does not want.
 """
 
 from __future__ import annotations
@@ -34,14 +35,16 @@ DEFAULTS: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,
 }
-"""libpq's parameters where the address names no others: a peer that is gone without a word is noticed in 15 s (tcp(7))."""
+"""libpq's parameters where the address names no others: a peer that is gone without a word is
+noticed in 15 s (tcp(7))."""
 
 SETTINGS = """
 SET idle_in_transaction_session_timeout = '10s'; SET lock_timeout = '30s'; SET statement_timeout = '60s';
 SET tcp_user_timeout = '15s'; SET tcp_keepalives_idle = '5s'; SET tcp_keepalives_interval = '3s'; SET tcp_keepalives_count = 3;
 SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
 """
-"""A process that is stopped in the middle of a transaction, or cut off, holds up the others for 10 s at most."""
+"""A process that is stopped in the middle of a transaction, or cut off, holds up the others for 10
+s at most."""
 
 
 @dataclass(eq=False, slots=True)
@@ -70,9 +73,14 @@ class Lines:
 
     @contextmanager
     def lent(self) -> Iterator[Line]:
-        """A connection for one transaction, which must leave it idle; else it is closed. Raises StoreError, Again."""
+        """A connection for one transaction, which must leave it idle; else it is closed. Raises
+        StoreError, Again."""
         if not self._free.acquire(timeout=WAIT_S):
-            raise StoreError(f"All {MOST} connections to {self.place} have been in use for more than {WAIT_S:.0f} s", "perdure doctor")
+            raise StoreError(
+                f"All {MOST} connections to {self.place} have been in use for more than "
+                f"{WAIT_S:.0f} s",
+                "perdure doctor",
+            )
         try:
             line = self._take() or self.made()
             try:
@@ -88,7 +96,9 @@ class Lines:
             raise StoreError(f"The database {self.place} was closed")
         connection = None
         try:
-            connection = psycopg.connect(**self._parameters, autocommit=True, row_factory=dict_row, prepare_threshold=None)
+            connection = psycopg.connect(
+                **self._parameters, autocommit=True, row_factory=dict_row, prepare_threshold=None
+            )
             connection.execute(SETTINGS)
         except psycopg.Error as error:
             if connection is not None:
@@ -123,7 +133,10 @@ class Lines:
         for number, line in enumerate(idle):
             with suppress(psycopg.Error):
                 if not number:
-                    line.connection.execute("DELETE FROM perdure_writers WHERE id = ANY(%s)", ([each.id for each in idle],))
+                    line.connection.execute(
+                        "DELETE FROM perdure_writers WHERE id = ANY(%s)",
+                        ([each.id for each in idle],),
+                    )
             line.close()
 
     def _take(self) -> Line | None:

@@ -1,7 +1,9 @@
-"""The schema on PostgreSQL, brought up to date: the same numbered scripts as on SQLite, all in one transaction.
+"""The schema on PostgreSQL, brought up to date: the same numbered scripts as on SQLite, all in one
+transaction.
 
-DDL is part of a transaction here as well: a kill at any point leaves the schema that was there, or the newest one. Of many processes that
-come at once the first does it, under the lock that all writers share, and the others wait for it.
+DDL is part of a transaction here as well: a kill at any point leaves the schema that was there, or
+the newest one. Of many processes that come at once the first does it, under the lock that all
+writers share, and the others wait for it.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ CREATE TABLE perdure_writers (id TEXT PRIMARY KEY, mark BIGINT NOT NULL, at BIGI
 
 
 def version_of(connection: psycopg.Connection[DictRow], place: str, scripts: Path = SCRIPTS) -> int:
-    """The schema version of a database, 0 for an empty one. Raises StoreError for a newer perdure's, or a stranger's."""
+    """The schema version of a database, 0 for an empty one. Raises StoreError for a newer
+    perdure's, or a stranger's."""
     row = connection.execute(
         "SELECT to_regclass('perdure_schema') IS NOT NULL AS there,"
         " EXISTS (SELECT FROM pg_tables WHERE schemaname = current_schema()) AS any"
@@ -33,12 +36,18 @@ def version_of(connection: psycopg.Connection[DictRow], place: str, scripts: Pat
     assert row is not None
     if not row["there"]:
         if row["any"]:
-            raise StoreError(f"{place} is a database of another program", "createdb perdure makes one of its own")
+            raise StoreError(
+                f"{place} is a database of another program", "createdb perdure makes one of its own"
+            )
         return 0
     found = connection.execute("SELECT version FROM perdure_schema").fetchone()
     version = int(found["version"]) if found else 0
     if version > newest(scripts):
-        raise StoreError(f"{place} was written by a newer perdure (schema {version}; this one knows {newest(scripts)})", "upgrade perdure")
+        raise StoreError(
+            f"{place} was written by a newer perdure (schema {version}; this one knows "
+            f"{newest(scripts)})",
+            "upgrade perdure",
+        )
     return version
 
 
@@ -50,13 +59,18 @@ def migrate(database: Postgres, scripts: Path = SCRIPTS) -> None:
             if version_of(connection, place, scripts) == newest(scripts):
                 return
             with connection.transaction():
-                connection.execute("SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0")
+                connection.execute(
+                    "SET LOCAL statement_timeout = 0; SET LOCAL "
+                    "idle_in_transaction_session_timeout = 0"
+                )
                 connection.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
                 version = version_of(connection, place, scripts)
                 if not version:
                     connection.execute(VERSIONS)
                 for number, script in numbered(scripts):
-                    for statement in statements(script.read_text(encoding="utf-8")) if version < number else ():
+                    for statement in (
+                        statements(script.read_text(encoding="utf-8")) if version < number else ()
+                    ):
                         for each in migration(statement):
                             connection.execute(each.encode())
                 connection.execute("UPDATE perdure_schema SET version = %s", (newest(scripts),))

@@ -1,4 +1,5 @@
-"""PostgreSQL's errors as sentences for a person, and which of them are worth another try. Passwords stand in none of them."""
+"""PostgreSQL's errors as sentences for a person, and which of them are worth another try. Passwords
+stand in none of them."""
 
 from __future__ import annotations
 
@@ -13,19 +14,24 @@ HINT = "perdure doctor"
 LATER = "is the server up? perdure doctor tells more; then try again"
 
 TRANSIENT = ("08", "57P01", "57P02", "57P03", "53300", "40001", "40P01", "25P03", "25006")
-"""SQLSTATEs after which the same transaction may succeed: no connection, shutting down, starting up, too many connections, serialization
-failure, deadlock, a transaction that was left open for too long, a standby (postgresql.org/docs/15/errcodes-appendix.html)."""
+"""SQLSTATEs after which the same transaction may succeed: no connection, shutting down, starting
+up, too many connections, serialization failure, deadlock, a transaction that was left open for too
+long, a standby (postgresql.org/docs/15/errcodes-appendix.html)."""
 
 HOPELESS = re.compile(
-    r"password|authentication|no pg_hba\.conf entry|database .* does not exist|role .* (?:does not exist|is not permitted)"
-    r"|translate host name|invalid (?:port|integer|connection|sslmode)|permission denied|certificate",
+    r"password|authentication|no pg_hba\.conf entry|database .* does not exist|role .* (?:does not "
+    r"exist|is not permitted)"
+    r"|translate host name|invalid (?:port|integer|connection|sslmode)|permission "
+    r"denied|certificate",
     re.IGNORECASE,
 )
-"""What a server (or libpq) says where waiting does not help. Other languages only wait longer for the same sentence."""
+"""What a server (or libpq) says where waiting does not help. Other languages only wait longer for
+the same sentence."""
 
 
 class Again(StoreError):
-    """Nothing was stored, and the whole transaction may be tried again. What is said is for when there is no time left for that."""
+    """Nothing was stored, and the whole transaction may be tried again. What is said is for when
+    there is no time left for that."""
 
 
 def place_of(url: str) -> str:
@@ -33,7 +39,10 @@ def place_of(url: str) -> str:
     try:
         parts = conninfo.conninfo_to_dict(url)
     except psycopg.Error as error:
-        raise StoreError("The address of the database cannot be read", "postgresql://USER@HOST:PORT/NAME is the form") from error
+        raise StoreError(
+            "The address of the database cannot be read",
+            "postgresql://USER@HOST:PORT/NAME is the form",
+        ) from error
     user = f"{parts['user']}@" if parts.get("user") else ""
     port = f":{parts['port']}" if parts.get("port") else ""
     return f"postgresql://{user}{parts.get('host') or ''}{port}/{parts.get('dbname') or ''}"
@@ -45,23 +54,44 @@ def sentence(error: psycopg.Error, place: str, *, lost: bool) -> PerdureError:
     if state == "23505":
         return Conflict(f"Somebody else is on it: {said}", "perdure ls")
     if state.startswith("23"):
-        return StoreError(f"The database {place} refused a change that would have broken its rules: {said}", transient=False)
+        return StoreError(
+            f"The database {place} refused a change that would have broken its rules: {said}",
+            transient=False,
+        )
     if state == "53300":
-        return Again(f"The database {place} takes no more connections: {said}", "raise max_connections there, or run fewer pools")
+        return Again(
+            f"The database {place} takes no more connections: {said}",
+            "raise max_connections there, or run fewer pools",
+        )
     if state in ("40001", "40P01"):
-        return Again(f"Others wrote to the database {place} at the same moment, again and again: {said}", "try again")
+        return Again(
+            f"Others wrote to the database {place} at the same moment, again and again: {said}",
+            "try again",
+        )
     if state == "25006":
-        return Again(f"The database {place} can only be read: {said}", "name the server that can be written, or target_session_attrs=any")
+        return Again(
+            f"The database {place} can only be read: {said}",
+            "name the server that can be written, or target_session_attrs=any",
+        )
     if lost or state.startswith(TRANSIENT):
         return Again(f"The database {place} does not answer: {said}", LATER)
     if state == "55P03":
-        return StoreError(f"Another process has held the database {place} for more than 30 s", "end it, then try again")
+        return StoreError(
+            f"Another process has held the database {place} for more than 30 s",
+            "end it, then try again",
+        )
     if state == "57014":
         return StoreError(f"The database {place} took too long and was interrupted: {said}", HINT)
     if state in ("53100", "53200"):
-        return StoreError(f"The database {place} is out of room: {said}; nothing was stored, and what was there is kept", "make room there")
+        return StoreError(
+            f"The database {place} is out of room: {said}; nothing was stored, and what was there "
+            "is kept",
+            "make room there",
+        )
     if state.startswith(("28", "42501", "3D")):
-        return StoreError(f"The database {place} lets this user not do that: {said}", HINT, transient=False)
+        return StoreError(
+            f"The database {place} lets this user not do that: {said}", HINT, transient=False
+        )
     return StoreError(f"The database {place} cannot be used: {said}", HINT)
 
 
@@ -70,7 +100,10 @@ def unreachable(error: psycopg.Error, place: str) -> StoreError:
     said = _first_line(error)
     if isinstance(error, psycopg.OperationalError) and not HOPELESS.search(said):
         return Again(f"The database {place} cannot be reached: {said}", LATER)
-    return StoreError(f"The database {place} cannot be opened: {said}", "is the address right? PGPASSWORD or ~/.pgpass has the password")
+    return StoreError(
+        f"The database {place} cannot be opened: {said}",
+        "is the address right? PGPASSWORD or ~/.pgpass has the password",
+    )
 
 
 def _first_line(error: psycopg.Error) -> str:

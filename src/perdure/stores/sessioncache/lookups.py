@@ -1,7 +1,9 @@
-"""The live session of a key, as quickly as it can be had: from this process's memory, from Redis, from the store.
+"""The live session of a key, as quickly as it can be had: from this process's memory, from Redis,
+from the store.
 
-Memory is believed only while this process hears what the others write (a subscription in a thread of its own), and for a few seconds.
-That there is no session is never cached: only the store says that.
+Memory is believed only while this process hears what the others write (a subscription in a thread
+of its own), and for a few seconds. That there is no session is never cached: only the store says
+that.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ class Far(Protocol):
 class Lookups:
     """The cache of one process over one store. Threads may share it."""
 
-    def __init__(self, records: Records, far: Far, hear: Callable[[Memory, threading.Event], None]) -> None:
+    def __init__(
+        self, records: Records, far: Far, hear: Callable[[Memory, threading.Event], None]
+    ) -> None:
         """`hear` follows what others write and keeps the memory in step, until the event is set."""
         self._records, self._far, self._hear = records, far, hear
         self._memory = Memory()
@@ -53,7 +57,9 @@ class Lookups:
         self._listener: threading.Thread | None = None
         self._asked = 0
 
-    def session(self, key: SessionKey, ask: Callable[[SessionKey], Session | None]) -> Session | None:
+    def session(
+        self, key: SessionKey, ask: Callable[[SessionKey], Session | None]
+    ) -> Session | None:
         """The live session, or None if `ask`, which asks the store, says so."""
         name = self._records.name(key)
         found = self._memory.get(name)
@@ -71,7 +77,8 @@ class Lookups:
         return found
 
     def stored(self, sessions: Sequence[Session]) -> None:
-        """What was just committed to the store. Retired ones are kept as what they are: a mark that what is older does not count."""
+        """What was just committed to the store. Retired ones are kept as what they are: a mark that
+        what is older does not count."""
         for session in sessions:
             name = self._records.name(session.key)
             self._memory.drop(name)
@@ -102,7 +109,12 @@ class Lookups:
         """Begins with the second lookup: a program that asks once needs no memory."""
         self._asked += 1
         if self._asked == 2:
-            self._listener = threading.Thread(target=self._hear, args=(self._memory, self._ended), daemon=True, name="session-cache")
+            self._listener = threading.Thread(
+                target=self._hear,
+                args=(self._memory, self._ended),
+                daemon=True,
+                name="session-cache",
+            )
             self._listener.start()
 
 
@@ -126,7 +138,8 @@ class Memory:
             return found[0]
 
     def mark(self) -> int:
-        """To be taken before a session is looked up: what is dropped after it makes the answer old."""
+        """To be taken before a session is looked up: what is dropped after it makes the answer
+        old."""
         return self._dropped
 
     def put(self, name: str, session: Session, mark: int) -> None:
@@ -157,18 +170,25 @@ class Memory:
             self._kept.clear()
 
 
-def open(url: str, identity: tuple[str, bytes], tell: Callable[[str], None], ttl_s: float = TTL_S) -> Lookups:  # noqa: A001
-    """The cache at a Redis address, for the store with this identity. Connects to nothing yet. Raises ConfigError where `redis` is not
-    installed or does not take the address."""
+def open(  # noqa: A001
+    url: str, identity: tuple[str, bytes], tell: Callable[[str], None], ttl_s: float = TTL_S
+) -> Lookups:
+    """The cache at a Redis address, for the store with this identity. Connects to nothing yet.
+    Raises ConfigError where `redis` is not installed or does not take the address."""
     try:
         from perdure.stores.sessioncache.redis import Redis, unreachable
     except ImportError as error:
-        raise ConfigError(["session_cache: the library `redis` is not installed"], "pip install 'perdure[redis]'") from error
+        raise ConfigError(
+            ["session_cache: the library `redis` is not installed"], "pip install 'perdure[redis]'"
+        ) from error
     records = Records(*identity)
     try:
         far = Redis(url, records.channel, ttl_s, tell)
     except ValueError as error:
-        raise ConfigError(["session_cache: redis-py does not take this address"], "redis://host:6379/0, unix:///path") from error
+        raise ConfigError(
+            ["session_cache: redis-py does not take this address"],
+            "redis://host:6379/0, unix:///path",
+        ) from error
 
     def hear(memory: Memory, ended: threading.Event) -> None:
         while not ended.is_set():

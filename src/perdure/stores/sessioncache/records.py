@@ -1,7 +1,8 @@
-"""One session as it is kept in Redis: `revision at signature body`. Reading one believes nothing that the store's secret did not sign.
+"""One session as it is kept in Redis: `revision at signature body`. Reading one believes nothing
+that the store's secret did not sign.
 
-The revision stands first, so that a script in Redis can compare it; the signature covers all the rest and the key, so that a record
-cannot be moved to another key either.
+The revision stands first, so that a script in Redis can compare it; the signature covers all the
+rest and the key, so that a record cannot be moved to another key either.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class Records:
         return f"{head} {self._sign(session.key, head, body)} ".encode() + body
 
     def read(self, key: SessionKey, content: bytes, now: int) -> Session | None:
-        """The session, live or retired; None where the record is too old. Raises ValueError for what this store never wrote."""
+        """The session, live or retired; None where the record is too old. Raises ValueError for
+        what this store never wrote."""
         from msgspec import MsgspecError
 
         from perdure.codec import decode

@@ -1,8 +1,10 @@
-"""The shared part of the cache, in Redis (redis-py 8): get, put, and what others wrote. It answers soon or not at all.
+"""The shared part of the cache, in Redis (redis-py 8): get, put, and what others wrote. It answers
+soon or not at all.
 
-Every request has a time limit. After one that failed, a breaker keeps everybody away from Redis for a while: a stalled server costs a
-fraction of a second once. Names that could not be written meanwhile are owed: they are removed before Redis is believed again. What
-goes wrong is told once, in a sentence without the address's password, and raised to nobody.
+Every request has a time limit. After one that failed, a breaker keeps everybody away from Redis for
+a while: a stalled server costs a fraction of a second once. Names that could not be written
+meanwhile are owed: they are removed before Redis is believed again. What goes wrong is told once,
+in a sentence without the address's password, and raised to nobody.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ AWAY_AT_MOST_S = 60.0
 FILLING_S = 2.0
 """So long after a lookup found nothing, it may still fill it in."""
 OWED = 100_000
-"""So many names are remembered at most; what is forgotten is believed for `records.SURE_S` at most."""
+"""So many names are remembered at most; what is forgotten is believed for `records.SURE_S` at
+most."""
 
 GET = """
 local size = redis.pcall('STRLEN', KEYS[1])
@@ -43,7 +46,8 @@ end
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 return {2, redis.call('GET', KEYS[1])}
 """
-"""0: nothing there, and who asked last may fill it; 1: something that is no record; 2: a record, whose time to live begins anew."""
+"""0: nothing there, and who asked last may fill it; 1: something that is no record; 2: a record,
+whose time to live begins anew."""
 
 FILL = """
 if redis.pcall('GET', KEYS[2]) ~= ARGV[3] then return 0 end
@@ -51,7 +55,8 @@ redis.call('DEL', KEYS[2])
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
-"""Only if nothing was written, removed or lost since it was found missing: what was read from the store meanwhile may be old."""
+"""Only if nothing was written, removed or lost since it was found missing: what was read from the
+store meanwhile may be old."""
 
 PUT = """
 redis.call('DEL', KEYS[2])
@@ -70,7 +75,8 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
 redis.call('PUBLISH', ARGV[4], KEYS[1])
 return 1
 """
-"""An older record never takes the place of a newer one; of two that claim to be the same and differ, neither stays."""
+"""An older record never takes the place of a newer one; of two that claim to be the same and
+differ, neither stays."""
 
 DROP = """
 for _, name in ipairs(KEYS) do
@@ -89,9 +95,16 @@ class Redis:
         never = Retry(NoBackoff(), 0)
         self.place = without_password(url)
         self._client = redis.Redis.from_url(
-            url, socket_timeout=LIMIT_S, socket_connect_timeout=LIMIT_S, retry=never, health_check_interval=0, decode_responses=False
+            url,
+            socket_timeout=LIMIT_S,
+            socket_connect_timeout=LIMIT_S,
+            retry=never,
+            health_check_interval=0,
+            decode_responses=False,
         )
-        self._get, self._fill, self._put, self._drop = map(self._client.register_script, (GET, FILL, PUT, DROP))
+        self._get, self._fill, self._put, self._drop = map(
+            self._client.register_script, (GET, FILL, PUT, DROP)
+        )
         self._channel, self._ttl_ms, self._tell = channel, int(ttl_s * 1000), tell
         self._turn = threading.Lock()
         self._owed: dict[str, None] = {}
@@ -101,9 +114,13 @@ class Redis:
         self._told: set[str] = set()
 
     def get(self, name: str, token: str) -> bytes | None:
-        """The record, or None: there is none (whoever has the token may fill it in), or Redis does not answer. What is no record is
-        removed and told."""
-        found = self._ask(lambda: self._get(keys=_keys(name), args=[self._ttl_ms, LARGEST, token, int(FILLING_S * 1000)]))
+        """The record, or None: there is none (whoever has the token may fill it in), or Redis does
+        not answer. What is no record is removed and told."""
+        found = self._ask(
+            lambda: self._get(
+                keys=_keys(name), args=[self._ttl_ms, LARGEST, token, int(FILLING_S * 1000)]
+            )
+        )
         if not found or found[0] == 0:
             return None
         if found[0] == 1:
@@ -112,16 +129,24 @@ class Redis:
         return bytes(found[1])
 
     def fill(self, name: str, record: bytes, token: str) -> None:
-        """Keeps what was read from the store after `get` found nothing, unless the name was touched since."""
+        """Keeps what was read from the store after `get` found nothing, unless the name was touched
+        since."""
         if len(record) <= LARGEST:
             self._ask(lambda: self._fill(keys=_keys(name), args=[record, self._ttl_ms, token]))
 
     def put(self, name: str, revision: int, record: bytes) -> None:
-        """Keeps a record that was written, unless a newer one is there, and tells everybody. Owed where Redis cannot be reached."""
+        """Keeps a record that was written, unless a newer one is there, and tells everybody. Owed
+        where Redis cannot be reached."""
         if len(record) > LARGEST:
             self.drop(name)
             return
-        args: list[bytes | str | int | float] = [record, revision, self._ttl_ms, self._channel, LARGEST]
+        args: list[bytes | str | int | float] = [
+            record,
+            revision,
+            self._ttl_ms,
+            self._channel,
+            LARGEST,
+        ]
         if self._ask(lambda: self._put(keys=_keys(name), args=args)) is None:
             self._owe(name)
 
@@ -137,7 +162,8 @@ class Redis:
             self._tell(f"the session cache at {self.place}: {what}")
 
     def listener(self) -> Any:
-        """A subscription to the names that are written, not yet begun. Its errors are `unreachable`."""
+        """A subscription to the names that are written, not yet begun. Its errors are
+        `unreachable`."""
         return self._client.pubsub(ignore_subscribe_messages=False)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
@@ -151,12 +177,15 @@ class Redis:
         self._client.close()
 
     def _owe(self, name: str) -> None:
-        """Remembers a name that could not be written; it is paid by whoever asks next, or by a thread if nobody does."""
+        """Remembers a name that could not be written; it is paid by whoever asks next, or by a
+        thread if nobody does."""
         with self._turn:
             if len(self._owed) < OWED:
                 self._owed[name] = None
             if self._debtor is None and not self._ended.is_set():
-                self._debtor = threading.Thread(target=self._keep_paying, daemon=True, name="session-cache-debts")
+                self._debtor = threading.Thread(
+                    target=self._keep_paying, daemon=True, name="session-cache-debts"
+                )
                 self._debtor.start()
 
     def _keep_paying(self) -> None:
@@ -185,7 +214,8 @@ class Redis:
         return answer
 
     def _pay(self) -> None:
-        """Removes what could not be written while Redis was away. Taken from the list first: it may be owed again meanwhile."""
+        """Removes what could not be written while Redis was away. Taken from the list first: it may
+        be owed again meanwhile."""
         while self._owed:
             with self._turn:
                 names = list(self._owed)[:1000]
@@ -209,7 +239,9 @@ unreachable = (redis.RedisError, OSError, ValueError)
 
 def problem(url: str) -> str:
     """Why Redis cannot be used at an address, in a few words; empty if it can."""
-    client = redis.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2, retry=Retry(NoBackoff(), 0))
+    client = redis.Redis.from_url(
+        url, socket_timeout=2, socket_connect_timeout=2, retry=Retry(NoBackoff(), 0)
+    )
     try:
         client.ping()
         return ""

@@ -1,6 +1,8 @@
-"""The conformance suite for drivers: the real CLI, started as the driver says, against the rehearsal.
+"""The conformance suite for drivers: the real CLI, started as the driver says, against the
+rehearsal.
 
-For perdure's own drivers and for those from outside. Make a class in a test module and give it the one fixture:
+For perdure's own drivers and for those from outside. Make a class in a test module and give it the
+one fixture:
 
     class TestMyAgent(DriverConformance):
         @pytest.fixture
@@ -10,8 +12,9 @@ For perdure's own drivers and for those from outside. Make a class in a test mod
                 return Bench(driver=load("mine"), environ={...}, rehearsal=rehearsal, cwd=tmp_path)
             yield make
 
-The environment must name scratch directories (HOME, TMPDIR) and lead the CLI to the rehearsal; the fixture stops what it made.
-What an agent cannot do (`Abilities`) is not asked of it. Needs pytest, and an agent that speaks to a scripted model server.
+The environment must name scratch directories (HOME, TMPDIR) and lead the CLI to the rehearsal; the
+fixture stops what it made. What an agent cannot do (`Abilities`) is not asked of it. Needs pytest,
+and an agent that speaks to a scripted model server.
 """
 
 from __future__ import annotations

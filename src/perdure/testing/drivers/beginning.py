@@ -1,4 +1,5 @@
-"""How a conversation begins: its id and its place, what may be done in it, and which words reach the model."""
+"""How a conversation begins: its id and its place, what may be done in it, and which words reach
+the model."""
 
 from __future__ import annotations
 
@@ -12,7 +13,15 @@ from perdure.model import Continuation, Permissions, Start
 from perdure.testing.drivers.bench import Make, Suite, resume
 
 AWKWARD = (
-    *("/cost", " /clear and more", "/no-such-command x", "-p --help", "@nothing.txt", "!ls", "# heading"),
+    *(
+        "/cost",
+        " /clear and more",
+        "/no-such-command x",
+        "-p --help",
+        "@nothing.txt",
+        "!ls",
+        "# heading",
+    ),
     "  two\n\nparagraphs, with ümläuts, 日本 and 🙂\n",
 )
 """Prompts that a CLI might take for something else."""
@@ -22,7 +31,8 @@ class Beginning(Suite):
     """A first prompt, and what goes with it."""
 
     def test_a_conversation_starts_and_is_found(self, bench: Make) -> None:
-        """The id is the one asked for, the transcript lies where the driver says and holds the prompt, every line is known."""
+        """The id is the one asked for, the transcript lies where the driver says and holds the
+        prompt, every line is known."""
         stage = bench("say Hello there.")
         launch = stage.launch("hello one")
         ran = stage.run("hello one", launch.continuation)
@@ -30,17 +40,22 @@ class Beginning(Suite):
         assert ran.session_id == (launch.continuation.session_id or ran.session_id) != ""
         assert stage.prompts(ran.session_id) == ["hello one"]
         assert not ran.seen(Unrecognised)
-        assert [event.cumulative for event in ran.events if isinstance(event, UsageSeen)] == [stage.driver.abilities.cumulative_usage]
+        assert [event.cumulative for event in ran.events if isinstance(event, UsageSeen)] == [
+            stage.driver.abilities.cumulative_usage
+        ]
         assert [event.ok for event in ran.events if isinstance(event, TurnEnded)] == [True]
 
     def test_a_tool_runs_where_editing_is_allowed(self, bench: Make) -> None:
-        """At the level `edit` a command changes the workdir without being asked for, and its start and end are events."""
+        """At the level `edit` a command changes the workdir without being asked for, and its start
+        and end are events."""
         stage = bench("run echo made > made.txt\n---\nsay Made.")
         ran = stage.run("make it", permissions=Permissions.EDIT)
         assert ran.outcome.ok, ran.outcome
         assert (stage.cwd / "made.txt").read_text() == "made\n"
         started = [event.tool_id for event in ran.events if isinstance(event, ToolStarted)]
-        assert started == [event.tool_id for event in ran.events if isinstance(event, ToolEnded) and event.ok]
+        assert started == [
+            event.tool_id for event in ran.events if isinstance(event, ToolEnded) and event.ok
+        ]
         assert len(started) == 1
 
     def test_reading_changes_nothing(self, bench: Make) -> None:
@@ -50,15 +65,20 @@ class Beginning(Suite):
         assert not (stage.cwd / "made.txt").exists()
 
     @pytest.mark.parametrize("level", list(Permissions))
-    def test_every_level_is_accepted_at_the_start_and_on_resume(self, bench: Make, level: Permissions) -> None:
+    def test_every_level_is_accepted_at_the_start_and_on_resume(
+        self, bench: Make, level: Permissions
+    ) -> None:
         """The CLI takes the flags of every level in both positions, with a model named too."""
         stage = bench("say One.\n---\nsay Two.")
         first = stage.run("one", permissions=level, model=self.model)
         assert first.outcome.ok, first.outcome
-        assert stage.run("two", resume(first.session_id), permissions=level, model=self.model).outcome.ok
+        assert stage.run(
+            "two", resume(first.session_id), permissions=level, model=self.model
+        ).outcome.ok
 
     def test_exactly_the_prompts_that_were_sent_are_found(self, bench: Make) -> None:
-        """No prompt is eaten as a command, each reaches the model, and the transcript gives back these and no others."""
+        """No prompt is eaten as a command, each reaches the model, and the transcript gives back
+        these and no others."""
         stage = bench("say Yes.")
         session = ""
         for prompt in AWKWARD:
@@ -69,9 +89,18 @@ class Beginning(Suite):
         assert stage.prompts(session) == list(AWKWARD)
 
     def test_nothing_but_an_id_reaches_the_cli_or_a_path(self, bench: Make) -> None:
-        """An empty id, a name, an option or a path is refused before the launch, and finds no file."""
+        """An empty id, a name, an option or a path is refused before the launch, and finds no
+        file."""
         stage = bench("say Never.")
-        for bad in ("", "latest", "--last", "../../x", f"{uuid.uuid4()}/../x", f"{uuid.uuid4()}\n", "*"):
+        for bad in (
+            "",
+            "latest",
+            "--last",
+            "../../x",
+            f"{uuid.uuid4()}/../x",
+            f"{uuid.uuid4()}\n",
+            "*",
+        ):
             for kind in (Start.RESUME, Start.FORK):
                 with pytest.raises(ValueError):
                     stage.driver.command(stage.launch("x", Continuation(kind=kind, session_id=bad)))

@@ -1,4 +1,5 @@
-"""The bench on which a driver is tried: its CLI, the environment of that, and the rehearsal that it talks to.
+"""The bench on which a driver is tried: its CLI, the environment of that, and the rehearsal that it
+talks to.
 
 Every part of the suite tells its story with it, and so may the tests of a single driver.
 """
@@ -20,7 +21,17 @@ import pytest
 
 from perdure.events import AgentEvent, RetrySeen, SessionSeen
 from perdure.lateclass import dataclass
-from perdure.model import Command, CompactAt, Continuation, Exit, Launch, Outcome, Rung, Start, TaskSpec
+from perdure.model import (
+    Command,
+    CompactAt,
+    Continuation,
+    Exit,
+    Launch,
+    Outcome,
+    Rung,
+    Start,
+    TaskSpec,
+)
 from perdure.protocols import AgentDriver
 from perdure.rehearsal import Rehearsal
 
@@ -37,7 +48,10 @@ class Ran:
 
     @property
     def session_id(self) -> str:
-        return next((event.session_id for event in reversed(self.events) if isinstance(event, SessionSeen)), "")
+        return next(
+            (event.session_id for event in reversed(self.events) if isinstance(event, SessionSeen)),
+            "",
+        )
 
     def seen(self, *kinds: type[AgentEvent]) -> list[AgentEvent]:
         return [event for event in self.events if isinstance(event, kinds)]
@@ -45,7 +59,8 @@ class Ran:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """A driver, the environment of its CLI, the model server that it talks to, and the directory in which it works."""
+    """A driver, the environment of its CLI, the model server that it talks to, and the directory in
+    which it works."""
 
     driver: AgentDriver
     environ: Mapping[str, str]
@@ -56,9 +71,20 @@ class Bench:
     def home(self) -> Path:
         return self.driver.home(self.environ)
 
-    def launch(self, prompt: str, asked: Continuation | None = None, *, transcript: str = "", **spec: object) -> Launch:
-        """A launch in the bench's directory; without a continuation a fresh one, with an id where the CLI takes one."""
-        first = Continuation(kind=Start.FRESH, session_id=str(uuid.uuid4()) if self.driver.abilities.choose_id else "")
+    def launch(
+        self,
+        prompt: str,
+        asked: Continuation | None = None,
+        *,
+        transcript: str = "",
+        **spec: object,
+    ) -> Launch:
+        """A launch in the bench's directory; without a continuation a fresh one, with an id where
+        the CLI takes one."""
+        first = Continuation(
+            kind=Start.FRESH,
+            session_id=str(uuid.uuid4()) if self.driver.abilities.choose_id else "",
+        )
         task = TaskSpec(prompt=prompt, agent=self.driver.name, **spec)  # type: ignore[arg-type]
         program = self.driver.locate(self.environ)
         return Launch(
@@ -72,7 +98,13 @@ class Bench:
         )
 
     def run(
-        self, prompt: str, asked: Continuation | None = None, *, transcript: str = "", compact_at: CompactAt | None = None, **spec: object
+        self,
+        prompt: str,
+        asked: Continuation | None = None,
+        *,
+        transcript: str = "",
+        compact_at: CompactAt | None = None,
+        **spec: object,
     ) -> Ran:
         """Runs the CLI to its end."""
         launch = self.launch(prompt, asked, transcript=transcript, **spec)
@@ -82,7 +114,8 @@ class Bench:
         return self.read(process.returncode, out, err)
 
     def run_until(self, prompt: str, retries: int) -> Ran:
-        """Runs a CLI that would ask again for ever until it did so as often, as an attempt does; one that gives up (0) to its end."""
+        """Runs a CLI that would ask again for ever until it did so as often, as an attempt does;
+        one that gives up (0) to its end."""
         if not retries:
             return self.run(prompt)
         said: list[bytes] = []
@@ -90,7 +123,14 @@ class Bench:
             assert process.stdout is not None
             for line in process.stdout:
                 said.append(line)
-                if sum(isinstance(event, RetrySeen) for each in said for event in self.driver.parse(each.rstrip(b"\n"))) >= retries:
+                if (
+                    sum(
+                        isinstance(event, RetrySeen)
+                        for each in said
+                        for event in self.driver.parse(each.rstrip(b"\n"))
+                    )
+                    >= retries
+                ):
                     break
         events = list(chain.from_iterable(self.driver.parse(line.rstrip(b"\n")) for line in said))
         end = Exit(signal=signal.SIGTERM, cause="retrying", at=int(time.time() * 1000))
@@ -101,13 +141,19 @@ class Bench:
         events = list(chain.from_iterable(self.driver.parse(line) for line in out.split(b"\n")))
         killed = -returncode if returncode < 0 else None
         end = Exit(
-            code=None if killed else returncode, signal=killed, stderr_tail=err.decode("utf-8", "replace"), at=int(time.time() * 1000)
+            code=None if killed else returncode,
+            signal=killed,
+            stderr_tail=err.decode("utf-8", "replace"),
+            at=int(time.time() * 1000),
         )
         return Ran(events, end, self.driver.outcome(end, events))
 
     @contextmanager
-    def running(self, prompt: str, asked: Continuation | None = None) -> Iterator[subprocess.Popen[bytes]]:
-        """The CLI, left running until its request has reached the model; killed at the end of the block."""
+    def running(
+        self, prompt: str, asked: Continuation | None = None
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """The CLI, left running until its request has reached the model; killed at the end of the
+        block."""
         command = self.driver.command(self.launch(prompt, asked))
         before = len(self.rehearsal.requests)
         with self._process(command) as process:
@@ -125,7 +171,13 @@ class Bench:
     def _process(self, command: Command) -> Iterator[subprocess.Popen[bytes]]:
         pipe, environ = subprocess.PIPE, {**command.env, **self.environ}
         with subprocess.Popen(
-            command.argv, stdin=pipe, stdout=pipe, stderr=pipe, cwd=self.cwd, env=environ, start_new_session=True
+            command.argv,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            cwd=self.cwd,
+            env=environ,
+            start_new_session=True,
         ) as process:
             try:
                 yield process
@@ -152,7 +204,11 @@ class Bench:
 
     def lose(self, session_id: str) -> None:
         """Takes the conversation away: its file, or the whole archive."""
-        path = self.home if self.driver.archive is not None else self.driver.transcript(self.home, session_id)
+        path = (
+            self.home
+            if self.driver.archive is not None
+            else self.driver.transcript(self.home, session_id)
+        )
         assert path is not None
         for each in [path, *path.parent.glob(f"{path.name}-*")]:
             each.unlink()
@@ -165,7 +221,9 @@ class Bench:
             shutil.copyfile(copy, place)
             assert self.driver.transcript(self.home, session_id) == place
             return
-        command = self.driver.archive.restore(self.driver.locate(self.environ), session_id, copy.read_bytes())
+        command = self.driver.archive.restore(
+            self.driver.locate(self.environ), session_id, copy.read_bytes()
+        )
         with self._process(command) as process:
             process.communicate(command.stdin, timeout=PATIENCE_S)
 
@@ -182,7 +240,8 @@ Make = Callable[..., Bench]
 
 
 class Suite:
-    """What every part of the suite asks for: the fixture, and what is particular about the agent."""
+    """What every part of the suite asks for: the fixture, and what is particular about the
+    agent."""
 
     model = "some-model"
     """A model's name in the agent's own way of naming them."""

@@ -1,4 +1,5 @@
-"""How an attempt fails: what the model service refuses is told apart, because something else follows each time."""
+"""How an attempt fails: what the model service refuses is told apart, because something else
+follows each time."""
 
 from __future__ import annotations
 
@@ -14,15 +15,23 @@ class Failing(Suite):
     """Refused keys, limits, overload, and conversations that are too long."""
 
     def test_a_conversation_that_is_too_long_is_told_apart(self, bench: Make) -> None:
-        """A request that the service refuses as too long is neither a failure of the task nor of the service."""
+        """A request that the service refuses as too long is neither a failure of the task nor of
+        the service."""
         stage = bench("full x99\nsay Never.")
         ran = stage.run_until("hello", stage.driver.abilities.retries_in_a_row)
         assert ran.outcome.kind is OutcomeKind.CONTEXT_EXHAUSTED, ran.outcome
 
     @pytest.mark.parametrize(
-        ("status", "kind"), [(401, OutcomeKind.AUTH_FAILED), (429, OutcomeKind.RATE_LIMITED), (500, OutcomeKind.OVERLOADED)]
+        ("status", "kind"),
+        [
+            (401, OutcomeKind.AUTH_FAILED),
+            (429, OutcomeKind.RATE_LIMITED),
+            (500, OutcomeKind.OVERLOADED),
+        ],
     )
-    def test_a_failing_service_is_told_apart(self, bench: Make, status: int, kind: OutcomeKind) -> None:
+    def test_a_failing_service_is_told_apart(
+        self, bench: Make, status: int, kind: OutcomeKind
+    ) -> None:
         """A refused key, a limit and an overloaded service are three things."""
         assert bench(f"fail {status} x99\nsay Never.").run("hello").outcome.kind is kind
 

@@ -1,4 +1,5 @@
-"""How a conversation goes on: by id, by path, as a fork, after a kill, from a copy that was put back, and never beside a second writer."""
+"""How a conversation goes on: by id, by path, as a fork, after a kill, from a copy that was put
+back, and never beside a second writer."""
 
 from __future__ import annotations
 
@@ -28,16 +29,21 @@ class GoingOn(Suite):
         assert after.startswith(before)
         known = 0 if not stage.driver.abilities.rewinds else len(stage.driver.prompts(before))
         tail = after if stage.driver.abilities.rewinds else after[len(before) :]
-        assert [prompt.text for prompt in stage.driver.prompts(tail)[known:]] == ["which word was it?"]
+        assert [prompt.text for prompt in stage.driver.prompts(tail)[known:]] == [
+            "which word was it?"
+        ]
 
     def test_a_resume_by_path_goes_on(self, bench: Make) -> None:
-        """Where a transcript can be named by its file, the same conversation goes on in the same file."""
+        """Where a transcript can be named by its file, the same conversation goes on in the same
+        file."""
         stage = bench("say One.\n---\nsay Two.")
         first = stage.run("hello one")
         path = stage.driver.transcript(stage.home, first.session_id)
         if not stage.driver.abilities.resume_by_path:
             with pytest.raises(ValueError):
-                stage.driver.command(stage.launch("x", resume(first.session_id, Rung.PATH), transcript=str(path)))
+                stage.driver.command(
+                    stage.launch("x", resume(first.session_id, Rung.PATH), transcript=str(path))
+                )
             return
         second = stage.run("hello two", resume(first.session_id, Rung.PATH), transcript=str(path))
         assert second.outcome.ok, second.outcome
@@ -51,7 +57,9 @@ class GoingOn(Suite):
             return
         first = stage.run("hello one")
         before = stage.content(first.session_id)
-        forked = stage.run("another way", Continuation(kind=Start.FORK, session_id=first.session_id))
+        forked = stage.run(
+            "another way", Continuation(kind=Start.FORK, session_id=first.session_id)
+        )
         assert forked.outcome.ok, forked.outcome
         assert forked.session_id not in ("", first.session_id)
         assert "hello one" in stage.reached_the_model()
@@ -66,7 +74,8 @@ class GoingOn(Suite):
         assert stage.rehearsal.requests == []
 
     def test_a_kill_in_the_reply_is_a_failure_that_can_be_gone_on_from(self, bench: Make) -> None:
-        """SIGKILL is named in the outcome; the prompt stands in the transcript, and a resume goes on from it."""
+        """SIGKILL is named in the outcome; the prompt stands in the transcript, and a resume goes
+        on from it."""
         stage = bench("say One.\n---\nsay Two is half\nhang\n---\nsay Three.")
         first = stage.run("hello one")
         with stage.running("hello two", resume(first.session_id)) as process:
@@ -82,24 +91,30 @@ class GoingOn(Suite):
         assert stage.prompts(first.session_id) == ["hello one", "hello two", "what was I saying?"]
 
     def test_a_second_writer_is_seen(self, bench: Make) -> None:
-        """While a process has the conversation open its id is in the register, and no longer after it was killed."""
+        """While a process has the conversation open its id is in the register, and no longer after
+        it was killed."""
         stage = bench("say One.\n---\nhang\n---\nsay Three.")
         first = stage.run("hello one")
         assert list(stage.driver.writers(stage.home, first.session_id)) == []
         with stage.running("hello two", resume(first.session_id)) as process:
-            self._wait(lambda: list(stage.driver.writers(stage.home, first.session_id)) == [process.pid])
+            self._wait(
+                lambda: list(stage.driver.writers(stage.home, first.session_id)) == [process.pid]
+            )
             assert list(stage.driver.writers(stage.home, self.unknown_id())) == []
         assert list(stage.driver.writers(stage.home, first.session_id)) == []
 
     def test_a_copy_put_back_in_place_goes_on(self, bench: Make, tmp_path: Path) -> None:
-        """After the transcript was deleted the CLI finds nothing; the copy at the driver's place is found by its id."""
+        """After the transcript was deleted the CLI finds nothing; the copy at the driver's place is
+        found by its id."""
         stage = bench("say The word is plum.\n---\nsay Plum.")
         first = stage.run("tell me a word")
         copy = tmp_path / "main"
         copy.write_bytes(stage.content(first.session_id))
         stage.lose(first.session_id)
         assert stage.find(first.session_id) is None
-        assert stage.run("go on", resume(first.session_id)).outcome.kind is OutcomeKind.SESSION_MISSING
+        assert (
+            stage.run("go on", resume(first.session_id)).outcome.kind is OutcomeKind.SESSION_MISSING
+        )
         stage.put_back(first.session_id, copy)
         assert stage.content(first.session_id) == copy.read_bytes()
         second = stage.run("which word was it?", resume(first.session_id))

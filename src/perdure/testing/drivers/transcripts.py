@@ -1,4 +1,5 @@
-"""What the driver reads of conversations on disk: which there are, what was said, what it cost, how full they are, if they are whole."""
+"""What the driver reads of conversations on disk: which there are, what was said, what it cost, how
+full they are, if they are whole."""
 
 from __future__ import annotations
 
@@ -14,25 +15,40 @@ class Transcripts(Suite):
     """The transcript that the CLI itself wrote, as the driver reads it."""
 
     def test_conversations_on_disk_are_listed_and_read(self, bench: Make) -> None:
-        """The newest first, each with its directory, first prompt and turns; one of them by its id; what was said, without tools."""
+        """The newest first, each with its directory, first prompt and turns; one of them by its id;
+        what was said, without tools."""
         stage = bench("by history\nsay One.\n---\nsay Two.")
         first = stage.run("hello one")
         second = stage.run("hello two")
         stage.run("hello again", resume(first.session_id))
         found = stage.driver.conversations(stage.home, 10)
         assert [each.id for each in found] == [first.session_id, second.session_id]
-        assert [(each.first, each.turns, each.parent) for each in found] == [("hello one", 2, ""), ("hello two", 1, "")]
+        assert [(each.first, each.turns, each.parent) for each in found] == [
+            ("hello one", 2, ""),
+            ("hello two", 1, ""),
+        ]
         assert all(Path(each.cwd).resolve() == stage.cwd.resolve() for each in found)
         assert found[0].updated >= found[1].updated > 1_500_000_000_000
         assert [each.id for each in stage.driver.conversations(stage.home, 1)] == [first.session_id]
-        assert [each.id for each in stage.driver.conversations(stage.home, 10, second.session_id)] == [second.session_id]
+        assert [
+            each.id for each in stage.driver.conversations(stage.home, 10, second.session_id)
+        ] == [second.session_id]
         assert not stage.driver.conversations(stage.home, 10, self.unknown_id())
         assert not stage.driver.conversations(stage.home, 10, "../*")
-        said = [(each.by_agent, each.text.strip()) for each in stage.driver.spoken(stage.content(first.session_id))]
-        assert said == [(False, "hello one"), (True, "One."), (False, "hello again"), (True, "Two.")]
+        said = [
+            (each.by_agent, each.text.strip())
+            for each in stage.driver.spoken(stage.content(first.session_id))
+        ]
+        assert said == [
+            (False, "hello one"),
+            (True, "One."),
+            (False, "hello again"),
+            (True, "Two."),
+        ]
 
     def test_the_running_total_is_read_where_it_is_cumulative(self, bench: Make) -> None:
-        """What the transcript says is what the CLI said last; zero where its counts stand for one launch alone."""
+        """What the transcript says is what the CLI said last; zero where its counts stand for one
+        launch alone."""
         stage = bench("by history\nsay One.\n---\nsay Two.")
         first = stage.run("hello one")
         second = stage.run("hello two", resume(first.session_id))
@@ -41,39 +57,63 @@ class Transcripts(Suite):
         assert total == (told if stage.driver.abilities.cumulative_usage else Usage())
 
     def test_how_full_a_conversation_is_stands_in_its_transcript(self, bench: Make) -> None:
-        """What the newest request carried, cached parts included, and no bytes make the driver raise."""
-        stage = bench("by history\nsay One.\nusage in=5000 out=9 cached=1000\n---\nsay Two.\nusage in=70000 out=9 cached=30000")
+        """What the newest request carried, cached parts included, and no bytes make the driver
+        raise."""
+        stage = bench(
+            "by history\nsay One.\nusage in=5000 out=9 cached=1000\n---\nsay Two.\nusage in=70000 "
+            "out=9 cached=30000"
+        )
         first = stage.run("hello one")
         before = stage.driver.fill(stage.content(first.session_id))
         second = stage.run("hello two", resume(first.session_id))
         after = stage.driver.fill(stage.content(first.session_id))
         assert (before.tokens, after.tokens) in (((6000, 100_000), (5000, 70_000)))
         if not stage.driver.abilities.cumulative_usage:
-            assert after.tokens == sum(event.usage.input for event in second.events if isinstance(event, UsageSeen))
+            assert after.tokens == sum(
+                event.usage.input for event in second.events if isinstance(event, UsageSeen)
+            )
         assert (before.compactions, after.compactions) == (0, 0)
         content = stage.content(first.session_id)
-        for broken in (b"", b"\0" * 99, content[: len(content) // 2], content.replace(b'":', b'"'), content[::-1]):
+        for broken in (
+            b"",
+            b"\0" * 99,
+            content[: len(content) // 2],
+            content.replace(b'":', b'"'),
+            content[::-1],
+        ):
             stage.driver.fill(broken)
 
     def test_a_level_for_compacting_is_kept_to(self, bench: Make) -> None:
-        """Where a launch can say at which fill the conversation is compacted, it is: the file only grew, the model got the summary."""
-        stage = bench("summary The word was plum.\nrun echo one\n---\nrun echo two\n---\nsay One.\nusage in=90000\n---\nsay Two.")
+        """Where a launch can say at which fill the conversation is compacted, it is: the file only
+        grew, the model got the summary."""
+        stage = bench(
+            "summary The word was plum.\nrun echo one\n---\nrun echo two\n---\nsay One.\nusage "
+            "in=90000\n---\nsay Two."
+        )
         if not stage.driver.abilities.compacts:
             return
         first = stage.run("tell me a word", permissions=Permissions.FULL)
         before = stage.content(first.session_id)
-        level = CompactAt(tokens=60_000, window=stage.driver.fill(before).window or 1_000_000, percent=80)
+        level = CompactAt(
+            tokens=60_000, window=stage.driver.fill(before).window or 1_000_000, percent=80
+        )
         second = stage.run("which word was it?", resume(first.session_id), compact_at=level)
         assert second.outcome.ok, second.outcome
         after = stage.content(first.session_id)
         assert after.startswith(before)
         fill = stage.driver.fill(after)
-        assert (fill.compactions, fill.held >= 90_000, 0 < fill.left < 60_000) == (1, True, True), fill
-        assert [prompt.text for prompt in stage.driver.prompts(after)] == ["tell me a word", "which word was it?"]
+        assert (fill.compactions, fill.held >= 90_000, 0 < fill.left < 60_000) == (1, True, True), (
+            fill
+        )
+        assert [prompt.text for prompt in stage.driver.prompts(after)] == [
+            "tell me a word",
+            "which word was it?",
+        ]
         assert "The word was plum." in stage.reached_the_model()
 
     def test_a_whole_transcript_needs_no_mending(self, bench: Make) -> None:
-        """What the CLI wrote itself is taken as it is, its file is among its remains, and no bytes make the driver raise."""
+        """What the CLI wrote itself is taken as it is, its file is among its remains, and no bytes
+        make the driver raise."""
         stage = bench("run echo one\n---\nsay One.\n---\nsay Two.")
         ran = stage.run("hello one")
         stage.run("hello two", resume(ran.session_id))
@@ -82,6 +122,14 @@ class Transcripts(Suite):
         mended = stage.driver.mend(content, ran.session_id, path.name if path else "")
         assert (mended.content, mended.harm, mended.refusal) == (None, Harm.NONE, ""), mended
         assert path is None or stage.driver.remains(stage.home, ran.session_id)[0] == path
-        assert not stage.driver.remains(stage.home, self.unknown_id()) and not stage.driver.remains(stage.home, "../*")
-        for broken in (b"", b"\0" * 99, content[: len(content) // 2], content.replace(b'":', b'"'), content[::-1]):
+        assert not stage.driver.remains(stage.home, self.unknown_id()) and not stage.driver.remains(
+            stage.home, "../*"
+        )
+        for broken in (
+            b"",
+            b"\0" * 99,
+            content[: len(content) // 2],
+            content.replace(b'":', b'"'),
+            content[::-1],
+        ):
             stage.driver.mend(broken, ran.session_id)

@@ -1,10 +1,12 @@
-"""What every store must do: subclass `StoreConformance` and give a fixture `store` that returns an empty one.
+"""What every store must do: subclass `StoreConformance` and give a fixture `store` that returns an
+empty one.
 
     class TestMyStore(StoreConformance):
         @pytest.fixture
         def store(self): ...
 
-Each test is one promise of a protocol in `perdure.protocols`: `RunStore`, `SessionStore`, `PlanStore`, `InboxStore` and the others.
+Each test is one promise of a protocol in `perdure.protocols`: `RunStore`, `SessionStore`,
+`PlanStore`, `InboxStore` and the others.
 """
 
 from __future__ import annotations
@@ -27,7 +29,23 @@ __all__ = ["StoreConformance"]
 
 
 class StoreConformance(
-    Adding, Finding, Claiming, Adopting, Fencing, Performing, Persons, Opening, Checkpoints, Arriving, Sessions, Plans, Inbox,
-    Postings, Accounts, Boards, Tokens, Counting,
-):  # fmt: skip
+    Adding,
+    Finding,
+    Claiming,
+    Adopting,
+    Fencing,
+    Performing,
+    Persons,
+    Opening,
+    Checkpoints,
+    Arriving,
+    Sessions,
+    Plans,
+    Inbox,
+    Postings,
+    Accounts,
+    Boards,
+    Tokens,
+    Counting,
+):
     """Every promise of the protocols. The fixture `store` must be empty for each test."""

@@ -9,17 +9,29 @@ import pytest
 from perdure.errors import LostLease
 from perdure.events import RunQueued
 from perdure.model import OutcomeKind, Parking, RunState, Seat, TaskSpec
-from perdure.testing.stores.making import AGAIN, FAILURE, LAPSED_S, LEASE_S, SUCCESS, Store, claimed, ending, submit
+from perdure.testing.stores.making import (
+    AGAIN,
+    FAILURE,
+    LAPSED_S,
+    LEASE_S,
+    SUCCESS,
+    Store,
+    claimed,
+    ending,
+    submit,
+)
 
 ONE = Seat(account="claude/1", agent="claude", jobs=1)
 HOUR = 3_600_000
 
 
 class Accounts:
-    """`claim` with a seat, `park`, `unpark`, `parked`, `defer`, `seats_taken`, `seats_taken_under`, `latest_attempts`."""
+    """`claim` with a seat, `park`, `unpark`, `parked`, `defer`, `seats_taken`, `seats_taken_under`,
+    `latest_attempts`."""
 
     def test_an_account_has_so_many_seats(self, store: Store) -> None:
-        """As many runs of an account are claimed at once as it has seats; an end frees one, and another account has its own."""
+        """As many runs of an account are claimed at once as it has seats; an end frees one, and
+        another account has its own."""
         runs = [submit(store) for _ in range(4)]
         two = replace(ONE, jobs=2)
         taken = [store.claim("ann", LEASE_S, run.id, two) for run in runs]
@@ -33,7 +45,8 @@ class Accounts:
         assert store.claim("ann", LEASE_S, runs[3].id, two) is not None
 
     def test_no_number_is_any_number(self, store: Store) -> None:
-        """With `jobs` 0, and for a claim without a seat, nothing is counted; the next of many is claimed with a seat as well."""
+        """With `jobs` 0, and for a claim without a seat, nothing is counted; the next of many is
+        claimed with a seat as well."""
         for _ in range(3):
             submit(store)
             assert store.claim("ann", LEASE_S, seat=replace(ONE, jobs=0)) is not None
@@ -42,18 +55,28 @@ class Accounts:
         assert store.claim("ann", LEASE_S) is not None
 
     def test_a_rule_has_so_many_seats(self, store: Store) -> None:
-        """As many runs under a rule are claimed at once as it may have, whatever their accounts; another rule's are not counted."""
-        runs = [submit(store, TaskSpec(prompt="do it", rule=rule)) for rule in ("dev", "dev", "boss")]
+        """As many runs under a rule are claimed at once as it may have, whatever their accounts;
+        another rule's are not counted."""
+        runs = [
+            submit(store, TaskSpec(prompt="do it", rule=rule)) for rule in ("dev", "dev", "boss")
+        ]
         seats = [Seat(account="", agent="claude", rule=run.spec.rule, rule_jobs=1) for run in runs]
-        taken = [store.claim("ann", LEASE_S, run.id, seat) for run, seat in zip(runs, seats, strict=True)]
+        taken = [
+            store.claim("ann", LEASE_S, run.id, seat) for run, seat in zip(runs, seats, strict=True)
+        ]
         assert [claim is not None for claim in taken] == [True, False, True]
-        assert (store.seats_taken_under("dev"), store.seats_taken_under("boss"), store.seats_taken_under("nobody")) == (1, 1, 0)
+        assert (
+            store.seats_taken_under("dev"),
+            store.seats_taken_under("boss"),
+            store.seats_taken_under("nobody"),
+        ) == (1, 1, 0)
         assert taken[0] is not None
         store.finish(taken[0], FAILURE)
         assert store.claim("ann", LEASE_S, runs[1].id, seats[1]) is not None
 
     def test_nothing_is_claimed_on_what_is_parked(self, store: Store) -> None:
-        """An account that is parked launches nothing, nor does an agent; with another account or agent a run goes on."""
+        """An account that is parked launches nothing, nor does an agent; with another account or
+        agent a run goes on."""
         run = submit(store)
         until = store.now() + HOUR
         for what in ("claude/1", "claude"):
@@ -71,15 +94,20 @@ class Accounts:
     def test_a_limit_of_one_model_holds_up_that_model(self, store: Store) -> None:
         """What is parked for a model lets runs of other models pass; `unpark` frees all of them."""
         run, other = submit(store), submit(store)
-        store.park(Parking(what="claude/1", model="opus", until=store.now() + HOUR, reason="limited"))
+        store.park(
+            Parking(what="claude/1", model="opus", until=store.now() + HOUR, reason="limited")
+        )
         assert store.claim("ann", LEASE_S, run.id, replace(ONE, model="opus", jobs=0)) is None
-        assert store.claim("ann", LEASE_S, other.id, replace(ONE, model="haiku", jobs=0)) is not None
+        assert (
+            store.claim("ann", LEASE_S, other.id, replace(ONE, model="haiku", jobs=0)) is not None
+        )
         store.unpark("claude/1")
         assert store.parked() == []
         assert store.claim("ann", LEASE_S, run.id, replace(ONE, model="opus", jobs=0)) is not None
 
     def test_a_parking_is_over_at_its_time(self, store: Store) -> None:
-        """A time that is past holds up nothing and is not listed; a new time takes the place of the old one."""
+        """A time that is past holds up nothing and is not listed; a new time takes the place of the
+        old one."""
         run = submit(store)
         store.park(Parking(what="claude/1", until=store.now() + HOUR, reason="later"))
         store.park(Parking(what="claude/1", until=store.now(), reason="now"))
@@ -87,27 +115,41 @@ class Accounts:
         assert store.claim("ann", LEASE_S, run.id, ONE) is not None
 
     def test_an_ending_parks(self, store: Store) -> None:
-        """What an attempt met with is parked in the same step as its end; a claim that was lost parks nothing."""
+        """What an attempt met with is parked in the same step as its end; a claim that was lost
+        parks nothing."""
         run = submit(store)
         claim = claimed(store, run)
         until = store.now() + HOUR
-        limited = replace(AGAIN, parkings=(Parking(what="claude/1", until=until, reason="limited"),))
+        limited = replace(
+            AGAIN, parkings=(Parking(what="claude/1", until=until, reason="limited"),)
+        )
         store.finish(claim, limited)
         assert [parking.until for parking in store.parked()] == [until]
         stale = claimed(store, run, lease_s=LAPSED_S)
         store.finish(store.adopt(store.lapsed()[0], "bob", LEASE_S), FAILURE)
         with pytest.raises(LostLease):
-            store.finish(stale, replace(AGAIN, parkings=(Parking(what="codex/1", until=until, reason="limited"),)))
+            store.finish(
+                stale,
+                replace(AGAIN, parkings=(Parking(what="codex/1", until=until, reason="limited"),)),
+            )
         assert [parking.what for parking in store.parked()] == ["claude/1"]
 
     def test_a_run_that_waits_uses_up_no_attempt(self, store: Store) -> None:
-        """`defer` moves a queued run's time and says why, in its reason and in the journal; it moves no other run."""
+        """`defer` moves a queued run's time and says why, in its reason and in the journal; it
+        moves no other run."""
         run = submit(store)
         until = store.now() + HOUR
         deferred = store.defer(run.id, until, "parked: limited")
         assert deferred is not None
-        assert (deferred.state, deferred.attempt, deferred.run_after, deferred.reason) == (RunState.QUEUED, 0, until, "parked: limited")
-        assert store.history(run.id)[-1].event == RunQueued(reason="parked: limited", run_after=until)
+        assert (deferred.state, deferred.attempt, deferred.run_after, deferred.reason) == (
+            RunState.QUEUED,
+            0,
+            until,
+            "parked: limited",
+        )
+        assert store.history(run.id)[-1].event == RunQueued(
+            reason="parked: limited", run_after=until
+        )
         assert store.due() == [] and store.claim("ann", LEASE_S) is None
         assert store.find()[0].run_after == until
         store.defer(run.id, 0, "")
@@ -118,13 +160,22 @@ class Accounts:
         assert store.get(run.id).state is RunState.SUCCEEDED
 
     def test_the_latest_attempts_of_an_agent(self, store: Store) -> None:
-        """The ended ones of all its runs, the newest first; those of other agents, and those at work, are left out."""
-        first, second, codex = submit(store), submit(store), submit(store, TaskSpec(prompt="x", agent="codex"))
+        """The ended ones of all its runs, the newest first; those of other agents, and those at
+        work, are left out."""
+        first, second, codex = (
+            submit(store),
+            submit(store),
+            submit(store, TaskSpec(prompt="x", agent="codex")),
+        )
         for run in (first, second, codex, first):
             store.finish(claimed(store, run), ending(OutcomeKind.FAILED, RunState.QUEUED))
         claimed(store, second)
         latest = store.latest_attempts("claude")
-        assert sorted((attempt.run, attempt.number) for attempt in latest) == sorted([(first.id, 1), (second.id, 1), (first.id, 2)])
-        assert [attempt.started for attempt in latest] == sorted((attempt.started for attempt in latest), reverse=True)
+        assert sorted((attempt.run, attempt.number) for attempt in latest) == sorted(
+            [(first.id, 1), (second.id, 1), (first.id, 2)]
+        )
+        assert [attempt.started for attempt in latest] == sorted(
+            (attempt.started for attempt in latest), reverse=True
+        )
         assert len(store.latest_attempts("claude", limit=1)) == 1
         assert {attempt.run for attempt in store.latest_attempts("codex")} == {codex.id}

@@ -38,13 +38,18 @@ class Performing:
     """One attempt, from its start to its one end."""
 
     def test_the_start_is_stored_before_the_launch(self, store: Store) -> None:
-        """`begin` keeps the continuation, flags, version, session and workspace; a second `begin` is refused."""
+        """`begin` keeps the continuation, flags, version, session and workspace; a second `begin`
+        is refused."""
         run = submit(store)
         claim = claimed(store, run)
         session, moved = session_of(run, "s-1"), replace(place("elsewhere"), branch="b")
         attempt = store.begin(claim, begun(run, session, moved))
         assert list(store.attempts(run.id)) == [attempt]
-        assert (attempt.session_id, attempt.agent_version, attempt.flags) == ("s-1", "1.2.3", {"model": "small"})
+        assert (attempt.session_id, attempt.agent_version, attempt.flags) == (
+            "s-1",
+            "1.2.3",
+            {"model": "small"},
+        )
         assert attempt.continuation is not None and attempt.continuation.reason == "first attempt"
         assert store.session(session.key) == session
         assert store.get(run.id).workspace == moved
@@ -52,7 +57,8 @@ class Performing:
             store.begin(claim, begun(run, session))
 
     def test_events_are_kept_in_order(self, store: Store) -> None:
-        """Records come back oldest first with growing numbers, and `after` and `limit` page through them."""
+        """Records come back oldest first with growing numbers, and `after` and `limit` page through
+        them."""
         run, other = submit(store), submit(store)
         claim = claimed(store, run)
         store.record(claim, [Said(text=str(number)) for number in range(20)])
@@ -66,7 +72,8 @@ class Performing:
         assert [record.event for record in page] == [Said(text="5"), Said(text="6"), Said(text="7")]
 
     def test_a_pinned_session_is_stored_with_its_event(self, store: Store) -> None:
-        """`record` with a session stores both, and the attempt knows its conversation from then on."""
+        """`record` with a session stores both, and the attempt knows its conversation from then
+        on."""
         run = submit(store)
         claim = claimed(store, run)
         session = session_of(run, "s-9")
@@ -76,7 +83,8 @@ class Performing:
         assert store.history(run.id)[-1].event == SessionPinned(session_id="s-9")
 
     def test_what_a_live_attempt_uses_is_stored(self, store: Store) -> None:
-        """`record` with a usage stores it in the attempt, again and again, and nowhere else; the ending's takes its place."""
+        """`record` with a usage stores it in the attempt, again and again, and nowhere else; the
+        ending's takes its place."""
         run = submit(store)
         claim = claimed(store, run)
         for count in (10, 20):
@@ -97,71 +105,130 @@ class Performing:
         retired = replace(old, state=SessionState.RETIRED, cause="lost")
         after = store.finish(
             claim,
-            replace(SUCCESS, receipt=receipt, usage=Usage(10, 2, 3, 4, 0.5), sessions=(retired, new), events=(Said(text="bye"),)),
+            replace(
+                SUCCESS,
+                receipt=receipt,
+                usage=Usage(10, 2, 3, 4, 0.5),
+                sessions=(retired, new),
+                events=(Said(text="bye"),),
+            ),
         )
-        assert (after.state, after.worker, after.lease_until, after.reason) == (RunState.SUCCEEDED, "", 0, "")
+        assert (after.state, after.worker, after.lease_until, after.reason) == (
+            RunState.SUCCEEDED,
+            "",
+            0,
+            "",
+        )
         assert after.finished is not None and store.get(run.id) == after
         [attempt] = store.attempts(run.id)
-        assert attempt.outcome == SUCCESS.outcome and attempt.receipt == receipt and attempt.usage.cost_usd == 0.5
-        assert attempt.ended is not None and attempt.session_id == "s-2" and attempt.agent_version == "1.2.3"
+        assert (
+            attempt.outcome == SUCCESS.outcome
+            and attempt.receipt == receipt
+            and attempt.usage.cost_usd == 0.5
+        )
+        assert (
+            attempt.ended is not None
+            and attempt.session_id == "s-2"
+            and attempt.agent_version == "1.2.3"
+        )
         assert store.session(old.key) == new and list(store.lineage(old.key)) == [retired, new]
-        assert [type(record.event) for record in store.history(run.id)][-3:] == [Said, AttemptEnded, RunFinished]
+        assert [type(record.event) for record in store.history(run.id)][-3:] == [
+            Said,
+            AttemptEnded,
+            RunFinished,
+        ]
 
     def test_an_ending_that_cannot_be_whole_is_not_there_at_all(self, store: Store) -> None:
-        """A session that may not be stored takes what was written before it back: events, other sessions, outcome, state."""
+        """A session that may not be stored takes what was written before it back: events, other
+        sessions, outcome, state."""
         run = submit(store)
         claim = claimed(store, run)
-        live, fine, refused = session_of(run, "s-1"), session_of(run, "s-0", SessionState.RETIRED), session_of(run, "s-2")
+        live, fine, refused = (
+            session_of(run, "s-1"),
+            session_of(run, "s-0", SessionState.RETIRED),
+            session_of(run, "s-2"),
+        )
         store.put_session(live)
         before = (store.get(run.id), store.attempts(run.id), store.history(run.id))
         with pytest.raises(Conflict):
             store.record(claim, [Said(text="hello")], refused)
         with pytest.raises(Conflict):
-            store.finish(claim, replace(SUCCESS, sessions=(fine, refused), events=(Said(text="bye"),)))
+            store.finish(
+                claim, replace(SUCCESS, sessions=(fine, refused), events=(Said(text="bye"),))
+            )
         assert before == (store.get(run.id), store.attempts(run.id), store.history(run.id))
         assert list(store.lineage(live.key)) == [live]
         store.finish(claim, SUCCESS)
 
     def test_an_attempt_ends_once(self, store: Store) -> None:
-        """The second outcome of an attempt is refused, and a caller's own AttemptEnded never counts as one."""
+        """The second outcome of an attempt is refused, and a caller's own AttemptEnded never counts
+        as one."""
         run = submit(store)
         claim = claimed(store, run)
         store.record(claim, [AttemptEnded(outcome=FAILURE.outcome)])
         store.finish(claim, replace(SUCCESS, events=(AttemptEnded(outcome=FAILURE.outcome),)))
         with pytest.raises(LostLease):
             store.finish(claim, FAILURE)
-        ends = [record.event for record in store.history(run.id) if isinstance(record.event, AttemptEnded)]
+        ends = [
+            record.event
+            for record in store.history(run.id)
+            if isinstance(record.event, AttemptEnded)
+        ]
         assert ends == [AttemptEnded(outcome=SUCCESS.outcome)]
 
     def test_a_run_that_goes_on_keeps_its_number(self, store: Store) -> None:
         """After `queued` the next claim is attempt 2; both attempts stay."""
         run = submit(store)
         again = store.finish(claimed(store, run), AGAIN)
-        assert (again.state, again.attempt, again.reason, again.finished) == (RunState.QUEUED, 1, "once more", None)
+        assert (again.state, again.attempt, again.reason, again.finished) == (
+            RunState.QUEUED,
+            1,
+            "once more",
+            None,
+        )
         assert claimed(store, run).attempt == 2
         assert [attempt.number for attempt in store.attempts(run.id)] == [1, 2]
         assert isinstance(store.history(run.id)[-2].event, RunQueued)
 
     def test_conditions_are_one_of_each_type(self, store: Store) -> None:
-        """A new condition replaces the old of its type; `needs_person` ends when the run goes on or succeeds."""
+        """A new condition replaces the old of its type; `needs_person` ends when the run goes on or
+        succeeds."""
         run = submit(store)
-        asked, seen = Condition(type="needs_person", message="log in", at=1), Condition(type="collision", message="a", at=1)
-        failed = store.finish(claimed(store, run), ending(OutcomeKind.AUTH_FAILED, RunState.FAILED, condition=asked))
+        asked, seen = (
+            Condition(type="needs_person", message="log in", at=1),
+            Condition(type="collision", message="a", at=1),
+        )
+        failed = store.finish(
+            claimed(store, run), ending(OutcomeKind.AUTH_FAILED, RunState.FAILED, condition=asked)
+        )
         assert failed.conditions == (asked,)
         assert store.requeue(run.id, "again").conditions == ()
         store.finish(claimed(store, run), ending(OutcomeKind.LOST, RunState.QUEUED, condition=seen))
         newer = replace(seen, message="b", at=2)
-        assert store.finish(claimed(store, run), ending(OutcomeKind.SUCCEEDED, RunState.SUCCEEDED, condition=newer)).conditions == (newer,)
+        assert store.finish(
+            claimed(store, run), ending(OutcomeKind.SUCCEEDED, RunState.SUCCEEDED, condition=newer)
+        ).conditions == (newer,)
 
 
 class Sessions:
     """Conversations by agent and scope."""
 
     def test_one_live_conversation_per_key(self, store: Store) -> None:
-        """A second live session of a key is refused until the first is retired; the lineage keeps both, oldest first."""
+        """A second live session of a key is refused until the first is retired; the lineage keeps
+        both, oldest first."""
         key = SessionKey("claude", "issue-7")
-        first = Session(key=key, id="s-1", state=SessionState.CONFIRMED, created=1, updated=1, prompts=("00ff",), total=Usage(1, 2))
-        second = Session(key=key, id="s-2", state=SessionState.PINNED, created=2, updated=2, parent="s-1")
+        first = Session(
+            key=key,
+            id="s-1",
+            state=SessionState.CONFIRMED,
+            created=1,
+            updated=1,
+            prompts=("00ff",),
+            total=Usage(1, 2),
+        )
+        second = Session(
+            key=key, id="s-2", state=SessionState.PINNED, created=2, updated=2, parent="s-1"
+        )
         store.put_session(first)
         assert store.session(key) == first
         with pytest.raises(Conflict, match="s-1"):
@@ -184,16 +251,20 @@ class Sessions:
 
     def test_agents_never_share(self, store: Store) -> None:
         """The same scope and even the same id under another agent is another conversation."""
-        one = Session(key=SessionKey("claude", "x"), id="s", state=SessionState.PINNED, created=1, updated=1)
+        one = Session(
+            key=SessionKey("claude", "x"), id="s", state=SessionState.PINNED, created=1, updated=1
+        )
         two = replace(one, key=SessionKey("codex", "x"))
         store.put_session(one)
         store.put_session(two)
         assert store.session(one.key) == one and store.session(two.key) == two
-        assert store.session(SessionKey("gemini", "x")) is None and not store.lineage(SessionKey("gemini", "x"))
+        assert store.session(SessionKey("gemini", "x")) is None and not store.lineage(
+            SessionKey("gemini", "x")
+        )
 
     def test_a_record_is_amended_as_it_was_read(self, store: Store) -> None:
-        """Whoever read a record before somebody else stored it is refused, and so is who changes one that an attempt is at work with;
-        several records are stored together or not at all."""
+        """Whoever read a record before somebody else stored it is refused, and so is who changes
+        one that an attempt is at work with; several records are stored together or not at all."""
         run = submit(store, TaskSpec(prompt="do it", scope="talk"))
         store.put_session(session_of(run, "s-1"))
         read = store.session(SessionKey("claude", "talk"))
@@ -203,7 +274,10 @@ class Sessions:
             store.amend_sessions([replace(read, tasks=7)])
         again = store.session(read.key)
         assert again is not None and (again.tasks, again.revision) == (1, 2)
-        retired, taken = replace(again, state=SessionState.RETIRED, cause="named anew"), session_of(run, "s-1", SessionState.CONFIRMED)
+        retired, taken = (
+            replace(again, state=SessionState.RETIRED, cause="named anew"),
+            session_of(run, "s-1", SessionState.CONFIRMED),
+        )
         with pytest.raises(Conflict):
             store.amend_sessions([retired, taken])
         assert store.session(read.key) == again
@@ -215,28 +289,45 @@ class Sessions:
             store.amend_sessions([replace(named, tasks=2)])
 
     def test_what_statistics_and_rebuilding_ask(self, store: Store) -> None:
-        """Attempts by when they ended, with their keys; the runs of a scope, oldest first and removed ones too."""
+        """Attempts by when they ended, with their keys; the runs of a scope, oldest first and
+        removed ones too."""
         first = submit(store, TaskSpec(prompt="do it", scope="talk"))
         store.finish(claimed(store, first), SUCCESS)
         store.remove(first.id)
         second = submit(store, TaskSpec(prompt="do it", scope="talk"))
         key = SessionKey("claude", "talk")
-        assert [run.id for run in store.runs_of(key)] == [first.id, second.id] and not store.runs_of(SessionKey("codex", "talk"))
+        assert [run.id for run in store.runs_of(key)] == [
+            first.id,
+            second.id,
+        ] and not store.runs_of(SessionKey("codex", "talk"))
         claimed(store, second)
         (found,) = store.ended(0, 2**53)
         assert found[0] == key and (found[1].run, found[1].number) == (first.id, 1)
         ended = found[1].ended
-        assert ended is not None and not store.ended(0, ended) and store.ended(ended, ended + 1, "claude", "talk") == [found]
+        assert (
+            ended is not None
+            and not store.ended(0, ended)
+            and store.ended(ended, ended + 1, "claude", "talk") == [found]
+        )
         assert not store.ended(0, 2**53, "codex") and not store.ended(0, 2**53, "claude", "other")
 
     def test_a_lookup_gives_the_live_one(self, store: Store) -> None:
-        """Where nothing is late, a lookup and the store say the same: the live session, another one after it, none."""
+        """Where nothing is late, a lookup and the store say the same: the live session, another one
+        after it, none."""
         run = submit(store, TaskSpec(prompt="do it", scope="talk"))
         key, first = SessionKey("claude", "talk"), session_of(run, "s-1")
         assert store.look_up(key) is None
-        for session in (first, replace(first, state=SessionState.RETIRED, cause="lost"), session_of(run, "s-2")):
+        for session in (
+            first,
+            replace(first, state=SessionState.RETIRED, cause="lost"),
+            session_of(run, "s-2"),
+        ):
             store.put_session(session)
-            assert store.look_up(key) == store.session(key) == (None if session.state is SessionState.RETIRED else session)
+            assert (
+                store.look_up(key)
+                == store.session(key)
+                == (None if session.state is SessionState.RETIRED else session)
+            )
 
     def test_a_store_knows_itself(self, store: Store) -> None:
         """The identity and its secret are made once and stay."""

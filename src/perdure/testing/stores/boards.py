@@ -4,23 +4,52 @@ from __future__ import annotations
 
 from perdure.events import Said
 from perdure.model import Condition, OutcomeKind, RunState, TaskSpec
-from perdure.testing.stores.making import AGAIN, FAILURE, SUCCESS, Store, begun, claimed, ending, session_of, submit
+from perdure.testing.stores.making import (
+    AGAIN,
+    FAILURE,
+    SUCCESS,
+    Store,
+    begun,
+    claimed,
+    ending,
+    session_of,
+    submit,
+)
 
-ASKS = ending(OutcomeKind.NEEDS_INPUT, RunState.FAILED, condition=Condition(type="needs_person", message="which one?", at=1))
-SEEN = ending(OutcomeKind.SUCCEEDED, RunState.SUCCEEDED, condition=Condition(type="collision", message="two were there", at=1))
+ASKS = ending(
+    OutcomeKind.NEEDS_INPUT,
+    RunState.FAILED,
+    condition=Condition(type="needs_person", message="which one?", at=1),
+)
+SEEN = ending(
+    OutcomeKind.SUCCEEDED,
+    RunState.SUCCEEDED,
+    condition=Condition(type="collision", message="two were there", at=1),
+)
 
 
 class Boards:
     """`board`, `board_counts`, `board_agents`, `latest_word`, `failed_attempts`."""
 
     def test_each_run_is_on_one_list(self, store: Store) -> None:
-        """What asks for a person is on its own list and on no other, a collision alone does not; what is off the list is on none."""
+        """What asks for a person is on its own list and on no other, a collision alone does not;
+        what is off the list is on none."""
         ended = {}
-        for name, how in (("asks", ASKS), ("seen", SEEN), ("done", SUCCESS), ("broke", FAILURE), ("gone", SUCCESS)):
+        for name, how in (
+            ("asks", ASKS),
+            ("seen", SEEN),
+            ("done", SUCCESS),
+            ("broke", FAILURE),
+            ("gone", SUCCESS),
+        ):
             ended[name] = store.finish(claimed(store, submit(store, name=name)), how)
         submit(store, name="waits")
         claimed(store, submit(store, name="works"))
-        store.open_run(ended["broke"].id, Condition(type="open", message="a person has it", at=1), session_of(ended["broke"], "s"))
+        store.open_run(
+            ended["broke"].id,
+            Condition(type="open", message="a person has it", at=1),
+            session_of(ended["broke"], "s"),
+        )
         store.remove(ended["gone"].id)
         lists = {group: [row.name for row in store.board(group)] for group in store.board_counts()}
         assert set(lists.pop("asking")) == {"asks", "broke"} and store.board_asking() == 2
@@ -30,10 +59,13 @@ class Boards:
         assert {group: many for group, many in store.board_counts().items() if many} == {
             "asking": 2, "queued": 1, "running": 1, "succeeded": 2,
         }  # fmt: skip
-        assert {group: many for group, many in store.board_counts(words="DONE").items() if many} == {"succeeded": 1}
+        assert {
+            group: many for group, many in store.board_counts(words="DONE").items() if many
+        } == {"succeeded": 1}
 
     def test_pages_have_all_and_nothing_twice(self, store: Store) -> None:
-        """Page by page, each begun below the last row of the one before, all come, the newest change first."""
+        """Page by page, each begun below the last row of the one before, all come, the newest
+        change first."""
         names = [submit(store).name for _ in range(7)]
         found, place = [], (2**62, 2**62)
         while rows := store.board("queued", before=place, limit=3):
@@ -42,8 +74,11 @@ class Boards:
         assert sorted(found) == sorted(names) and found == list(reversed(names))
 
     def test_words_are_words(self, store: Store) -> None:
-        """A search finds name, workdir, scope and first instructions in any case; its `%` and `_` are what they are."""
-        submit(store, TaskSpec(prompt="Make it 100% GREEN", scope="shop#7", agent="codex"), name="one")
+        """A search finds name, workdir, scope and first instructions in any case; its `%` and `_`
+        are what they are."""
+        submit(
+            store, TaskSpec(prompt="Make it 100% GREEN", scope="shop#7", agent="codex"), name="one"
+        )
         submit(store, TaskSpec(prompt="Paint it"), name="two", where="the_place")
 
         def found(words: str, agent: str = "") -> list[str]:
@@ -52,11 +87,14 @@ class Boards:
             return sorted(row.name for row in rows)
 
         assert found("green") == found("100%") == found("SHOP#") == found("", "codex") == ["one"]
-        assert found("the_pl") == ["two"] and found("the%pl") == found("e.p") == found("prompt") == []
+        assert (
+            found("the_pl") == ["two"] and found("the%pl") == found("e.p") == found("prompt") == []
+        )
         assert found("it") == ["one", "two"] and store.board_agents() == ["claude", "codex"]
 
     def test_a_row_tells_of_its_attempts(self, store: Store) -> None:
-        """A row has its first instructions and its newest attempts; the latest word is what the agent said or did last."""
+        """A row has its first instructions and its newest attempts; the latest word is what the
+        agent said or did last."""
         run = submit(store, TaskSpec(prompt="first line\nmore"))
         store.finish(claimed(store, run), AGAIN)
         claim = claimed(store, run)
@@ -64,7 +102,10 @@ class Boards:
         store.begin(claim, begun(run))
         store.record(claim, [Said(text="I look around")])
         [row] = store.board("running")
-        assert row.prompt.startswith("first line") and [each.number for each in row.attempts] == [1, 2]
+        assert row.prompt.startswith("first line") and [each.number for each in row.attempts] == [
+            1,
+            2,
+        ]
         assert row.workspace == run.workspace and "look around" in store.latest_word(run.id)
 
     def test_what_failed(self, store: Store) -> None:
@@ -74,5 +115,10 @@ class Boards:
         store.finish(claimed(store, run), SUCCESS)
         store.finish(claimed(store, submit(store, name="two")), FAILURE)
         found = store.failed_attempts(0, 10)
-        assert [(each.name, each.state.value, each.attempt.number) for each in found] == [("two", "failed", 1), ("one", "succeeded", 1)]
-        assert len(store.failed_attempts(0, 1)) == 1 and not store.failed_attempts(store.now() + 1, 10)
+        assert [(each.name, each.state.value, each.attempt.number) for each in found] == [
+            ("two", "failed", 1),
+            ("one", "succeeded", 1),
+        ]
+        assert len(store.failed_attempts(0, 1)) == 1 and not store.failed_attempts(
+            store.now() + 1, 10
+        )

@@ -9,7 +9,17 @@ import pytest
 from perdure.errors import Conflict, LostLease
 from perdure.events import CheckpointRestored, CheckpointTaken
 from perdure.model import Checkpoint, CopyPart, Saved, SessionKey, SessionState, TaskRun, TaskSpec
-from perdure.testing.stores.making import AGAIN, LAPSED_S, LEASE_S, SUCCESS, Store, begun, claimed, session_of, submit
+from perdure.testing.stores.making import (
+    AGAIN,
+    LAPSED_S,
+    LEASE_S,
+    SUCCESS,
+    Store,
+    begun,
+    claimed,
+    session_of,
+    submit,
+)
 
 
 def checkpoint(run: TaskRun, number: int = 1, attempt: int = 1) -> Checkpoint:
@@ -21,7 +31,12 @@ def checkpoint(run: TaskRun, number: int = 1, attempt: int = 1) -> Checkpoint:
         at=number,
         why="turn",
         workdir=Saved(
-            commit="c0ffee", ref=f"refs/perdure/checkpoints/x/{number}", git_dir="/g", head="0a", changed=2, left_out=(("big", "ignored"),)
+            commit="c0ffee",
+            ref=f"refs/perdure/checkpoints/x/{number}",
+            git_dir="/g",
+            head="0a",
+            changed=2,
+            left_out=(("big", "ignored"),),
         ),
         session_id="s-1",
         conversation=(CopyPart("s-1", "main", 18, "ab"), CopyPart("s-1", "beside/x", 3, "cd")),
@@ -43,12 +58,17 @@ class Checkpoints:
         assert list(store.checkpoints(run.id)) == [checkpoint(run), checkpoint(run, 2)]
         assert list(store.checkpoints()) == list(store.checkpoints(run.id))
         assert store.checkpoints(other.id) == []
-        told = [record for record in store.history(run.id) if isinstance(record.event, CheckpointTaken)]
+        told = [
+            record for record in store.history(run.id) if isinstance(record.event, CheckpointTaken)
+        ]
         assert [record.attempt for record in told] == [1, 1]
-        assert told[0].event == CheckpointTaken(number=1, why="turn", commit="c0ffee", changed=2, left_out=1)
+        assert told[0].event == CheckpointTaken(
+            number=1, why="turn", commit="c0ffee", changed=2, left_out=1
+        )
 
     def test_only_the_worker_of_the_attempt_adds_one(self, store: Store) -> None:
-        """After another one took the attempt over, and after its end, the late checkpoint is refused and nothing is stored."""
+        """After another one took the attempt over, and after its end, the late checkpoint is
+        refused and nothing is stored."""
         run = submit(store)
         late = claimed(store, run, "ann", LAPSED_S)
         store.finish(store.adopt(late, "ben", LEASE_S), AGAIN)
@@ -57,7 +77,8 @@ class Checkpoints:
         assert store.checkpoints(run.id) == []
 
     def test_without_a_claim_the_run_must_be_at_rest(self, store: Store) -> None:
-        """A person's checkpoint is a Conflict while an attempt is at work, and taken before and after; a claim alone is no work."""
+        """A person's checkpoint is a Conflict while an attempt is at work, and taken before and
+        after; a claim alone is no work."""
         run = submit(store)
         store.add_checkpoint(checkpoint(run, attempt=0))
         claim = claimed(store, run)
@@ -81,7 +102,8 @@ class Checkpoints:
         assert [each.number for each in store.checkpoints(first.id)] == [1]
 
     def test_what_is_forgotten_is_gone(self, store: Store) -> None:
-        """Only the named ones of the run go, and again for those that are gone is no error; the journal keeps its word of them."""
+        """Only the named ones of the run go, and again for those that are gone is no error; the
+        journal keeps its word of them."""
         run = submit(store, where="shared")
         beside = submit(store, where="shared")
         for number in (1, 2, 3):
@@ -91,11 +113,13 @@ class Checkpoints:
             store.forget_checkpoints(run.id, [1, 3, 4, 99])
         assert [each.number for each in store.checkpoints(run.id)] == [2]
         assert [each.number for each in store.checkpoints(beside.id)] == [4]
-        assert sum(isinstance(record.event, CheckpointTaken) for record in store.history(run.id)) == 3
+        assert (
+            sum(isinstance(record.event, CheckpointTaken) for record in store.history(run.id)) == 3
+        )
 
     def test_a_restore_stores_conversations_and_its_word_together(self, store: Store) -> None:
-        """The session that was left is retired and the restored one is live; refused, with nothing stored, while an attempt is at
-        work."""
+        """The session that was left is retired and the restored one is live; refused, with nothing
+        stored, while an attempt is at work."""
         run = submit(store, TaskSpec(prompt="x", scope="talk"))
         old, new = session_of(run, "newer"), session_of(run, "older", SessionState.CONFIRMED)
         store.put_session(old)

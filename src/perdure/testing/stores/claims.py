@@ -32,20 +32,37 @@ class Claiming:
     """Who may work on what."""
 
     def test_a_claim_is_the_next_attempt(self, store: Store) -> None:
-        """Claiming makes the run running, counts the attempt and stores a row for it, before anything is launched."""
+        """Claiming makes the run running, counts the attempt and stores a row for it, before
+        anything is launched."""
         run = submit(store)
         claim = claimed(store, run)
-        assert (claim.attempt, claim.worker, claim.run.state, claim.run.attempt) == (1, "ann", RunState.RUNNING, 1)
+        assert (claim.attempt, claim.worker, claim.run.state, claim.run.attempt) == (
+            1,
+            "ann",
+            RunState.RUNNING,
+            1,
+        )
         assert claim.run.lease_until > store.now()
         [attempt] = store.attempts(run.id)
-        assert (attempt.number, attempt.worker, attempt.ended, attempt.outcome) == (1, "ann", None, None)
+        assert (attempt.number, attempt.worker, attempt.ended, attempt.outcome) == (
+            1,
+            "ann",
+            None,
+            None,
+        )
         assert store.claim("bob", LEASE_S, run.id) is None
 
     def test_the_oldest_due_run_comes_first(self, store: Store) -> None:
-        """Without a name the claims go by due time, then by age; when nothing is due there is None."""
+        """Without a name the claims go by due time, then by age; when nothing is due there is
+        None."""
         first, second = submit(store), submit(store)
         waiting = submit(store)
-        store.finish(claimed(store, waiting), replace(AGAIN, decision=Decision(state=RunState.QUEUED, run_after=store.now() + 3_600_000)))
+        store.finish(
+            claimed(store, waiting),
+            replace(
+                AGAIN, decision=Decision(state=RunState.QUEUED, run_after=store.now() + 3_600_000)
+            ),
+        )
         taken = [store.claim("ann", LEASE_S), store.claim("ann", LEASE_S)]
         assert [claim and claim.run.id for claim in taken] == [first.id, second.id]
         assert store.claim("ann", LEASE_S) is None
@@ -53,18 +70,33 @@ class Claiming:
         assert store.claim("ann", LEASE_S, "no such id") is None
 
     def test_what_is_due_is_listed_as_it_is_claimed(self, store: Store) -> None:
-        """In the order of the claims, without what waits, what is at work and what stands beside it; listing takes nothing."""
-        first, beside, second = submit(store, where="shared"), submit(store, where="shared"), submit(store)
+        """In the order of the claims, without what waits, what is at work and what stands beside
+        it; listing takes nothing."""
+        first, beside, second = (
+            submit(store, where="shared"),
+            submit(store, where="shared"),
+            submit(store),
+        )
         waiting = submit(store)
-        store.finish(claimed(store, waiting), replace(AGAIN, decision=Decision(state=RunState.QUEUED, run_after=store.now() + 3_600_000)))
+        store.finish(
+            claimed(store, waiting),
+            replace(
+                AGAIN, decision=Decision(state=RunState.QUEUED, run_after=store.now() + 3_600_000)
+            ),
+        )
         assert [run.id for run in store.due()] == [first.id, beside.id, second.id]
         assert [run.id for run in store.due(limit=1)] == [first.id]
         claimed(store, first)
         assert [run.id for run in store.due()] == [second.id]
 
     def test_one_writer_per_workspace(self, store: Store) -> None:
-        """Two runs on one workspace: the second waits until the first has ended, others pass it by."""
-        first, second, other = submit(store, where="shared"), submit(store, where="shared"), submit(store)
+        """Two runs on one workspace: the second waits until the first has ended, others pass it
+        by."""
+        first, second, other = (
+            submit(store, where="shared"),
+            submit(store, where="shared"),
+            submit(store),
+        )
         claim = claimed(store, first)
         assert store.claim("bob", LEASE_S, second.id) is None
         passed = store.claim("bob", LEASE_S)
@@ -73,9 +105,14 @@ class Claiming:
         assert claimed(store, second, "bob").attempt == 1
 
     def test_one_writer_per_conversation(self, store: Store) -> None:
-        """Two runs of one agent and scope never run together; another agent has a conversation of its own."""
+        """Two runs of one agent and scope never run together; another agent has a conversation of
+        its own."""
         spec = TaskSpec(prompt="x", scope="issue-7")
-        first, second, codex = submit(store, spec), submit(store, spec), submit(store, replace(spec, agent="codex"))
+        first, second, codex = (
+            submit(store, spec),
+            submit(store, spec),
+            submit(store, replace(spec, agent="codex")),
+        )
         claim = claimed(store, first)
         assert store.claim("bob", LEASE_S, second.id) is None
         claimed(store, codex, "bob")
@@ -97,7 +134,8 @@ class Adopting:
     """What happens to the attempts of dead workers."""
 
     def test_a_lapsed_attempt_is_adopted_once(self, store: Store) -> None:
-        """Of two that adopt the same attempt one gets it; the number stays, and the old worker may write nothing more."""
+        """Of two that adopt the same attempt one gets it; the number stays, and the old worker may
+        write nothing more."""
         run = submit(store)
         old = claimed(store, run, lease_s=LAPSED_S)
         [seen] = store.lapsed()
@@ -126,19 +164,28 @@ class Adopting:
         claimed(store, lapsed, lease_s=LAPSED_S)
         claimed(store, held, "bob")
         store.finish(claimed(store, done), SUCCESS)
-        assert {(claim.run.id, claim.worker) for claim in store.claims()} == {(lapsed.id, "ann"), (held.id, "bob")}
+        assert {(claim.run.id, claim.worker) for claim in store.claims()} == {
+            (lapsed.id, "ann"),
+            (held.id, "bob"),
+        }
 
 
 class Fencing:
     """A lost claim writes nothing."""
 
     def test_a_lost_claim_writes_nothing(self, store: Store) -> None:
-        """After the attempt was taken over and ended, each claimed write raises LostLease and leaves no trace."""
+        """After the attempt was taken over and ended, each claimed write raises LostLease and
+        leaves no trace."""
         run = submit(store)
         stale = claimed(store, run, lease_s=LAPSED_S)
         store.finish(store.adopt(store.lapsed()[0], "bob", LEASE_S), AGAIN)
         claimed(store, run, "ann")
-        before = (store.get(run.id), store.attempts(run.id), store.history(run.id), store.lineage(SessionKey("claude", run.scope)))
+        before = (
+            store.get(run.id),
+            store.attempts(run.id),
+            store.history(run.id),
+            store.lineage(SessionKey("claude", run.scope)),
+        )
         session = session_of(run, "s-1")
         for write in (
             lambda: store.renew(stale, LEASE_S),
@@ -149,7 +196,12 @@ class Fencing:
         ):
             with pytest.raises(LostLease):
                 write()
-        assert before == (store.get(run.id), store.attempts(run.id), store.history(run.id), store.lineage(SessionKey("claude", run.scope)))
+        assert before == (
+            store.get(run.id),
+            store.attempts(run.id),
+            store.history(run.id),
+            store.lineage(SessionKey("claude", run.scope)),
+        )
 
     def test_another_worker_is_not_the_holder(self, store: Store) -> None:
         """The right run and number with the wrong worker is no claim."""

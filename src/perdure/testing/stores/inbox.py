@@ -1,4 +1,5 @@
-"""The inbox: every delivery once, whatever comes again, and nothing that waits is ever thinned out."""
+"""The inbox: every delivery once, whatever comes again, and nothing that waits is ever thinned
+out."""
 
 from __future__ import annotations
 
@@ -17,38 +18,76 @@ _numbers = count(1)
 DULL = Reading(None, "nothing follows from it")
 
 
-def arrived(id: str = "", body: str = "", *, source: str = "shop", reading: Reading | None = None) -> Arrived:
+def arrived(
+    id: str = "", body: str = "", *, source: str = "shop", reading: Reading | None = None
+) -> Arrived:
     """A delivery of a comment."""
     number = next(_numbers)
     body = body or f'{{"number": {number}}}'
-    intent = Intent(kind=IntentKind.COMMENTED, forge=Forge.GITEA, repository="a/b", number=number, text="\u00e9 \U0001f600", labels=("x",))
+    intent = Intent(
+        kind=IntentKind.COMMENTED,
+        forge=Forge.GITEA,
+        repository="a/b",
+        number=number,
+        text="\u00e9 \U0001f600",
+        labels=("x",),
+    )
     sha256 = hashlib.sha256(body.encode()).hexdigest()
     return Arrived(
-        source=source, id=id or f"id-{number:04}", forge=Forge.GITEA, event="issue_comment", sha256=sha256, body=body,
+        source=source,
+        id=id or f"id-{number:04}",
+        forge=Forge.GITEA,
+        event="issue_comment",
+        sha256=sha256,
+        body=body,
         reading=reading or Reading(intent),
-    )  # fmt: skip
+    )
 
 
 class Inbox:
-    """`accept`, `inbox`, `waiting_deliveries`, `delivery`, `settle_delivery`, `delay_delivery`, `replay_delivery`, `thin_inbox`."""
+    """`accept`, `inbox`, `waiting_deliveries`, `delivery`, `settle_delivery`, `delay_delivery`,
+    `replay_delivery`, `thin_inbox`."""
 
     def test_a_delivery_is_kept_whole(self, store: Store) -> None:
-        """It comes back as it arrived, body and intent, by number, id and the beginning of its id; the newest stands first."""
+        """It comes back as it arrived, body and intent, by number, id and the beginning of its id;
+        the newest stands first."""
         first, second = arrived(), arrived(reading=DULL)
         accepted = store.accept([first, second])
-        assert [each.new for each in accepted] == [True, True] and accepted[0].number < accepted[1].number
+        assert [each.new for each in accepted] == [True, True] and accepted[0].number < accepted[
+            1
+        ].number
         found, body = store.delivery(str(accepted[0].number))
-        assert (found.id, found.source, found.forge, found.event) == (first.id, "shop", Forge.GITEA, "issue_comment")
-        assert (found.intent, body, found.size, found.sha256) == (first.reading.intent, first.body, len(first.body), first.sha256)
-        assert (found.state, found.times, found.kept, found.reason) == (DeliveryState.RECEIVED, 1, True, "")
+        assert (found.id, found.source, found.forge, found.event) == (
+            first.id,
+            "shop",
+            Forge.GITEA,
+            "issue_comment",
+        )
+        assert (found.intent, body, found.size, found.sha256) == (
+            first.reading.intent,
+            first.body,
+            len(first.body),
+            first.sha256,
+        )
+        assert (found.state, found.times, found.kept, found.reason) == (
+            DeliveryState.RECEIVED,
+            1,
+            True,
+            "",
+        )
         assert found.received > 0
         assert store.delivery(first.id)[0] == found
         newest, older = store.inbox()
         assert older == found
-        assert (newest.state, newest.reason, newest.intent) == (DeliveryState.IGNORED, DULL.reason, None)
+        assert (newest.state, newest.reason, newest.intent) == (
+            DeliveryState.IGNORED,
+            DULL.reason,
+            None,
+        )
 
     def test_once_by_id_and_by_body(self, store: Store) -> None:
-        """The same id, or the same body under another id, is counted and not kept again; another source's is its own."""
+        """The same id, or the same body under another id, is counted and not kept again; another
+        source's is its own."""
         first = arrived("one", '{"a": 1}')
         (accepted,) = store.accept([first])
         again = store.accept([first, arrived("two", '{"a": 1}'), arrived("one", '{"a": 2}')])
@@ -65,8 +104,17 @@ class Inbox:
 
     def test_filters_and_pages(self, store: Store) -> None:
         """By state, by source, and from a number down; what waits is listed from the oldest."""
-        numbers = [each.number for each in store.accept([arrived(), arrived(source="infra"), arrived(reading=DULL), arrived()])]
-        assert [each.number for each in store.inbox(DeliveryState.RECEIVED)] == [numbers[3], numbers[1], numbers[0]]
+        numbers = [
+            each.number
+            for each in store.accept(
+                [arrived(), arrived(source="infra"), arrived(reading=DULL), arrived()]
+            )
+        ]
+        assert [each.number for each in store.inbox(DeliveryState.RECEIVED)] == [
+            numbers[3],
+            numbers[1],
+            numbers[0],
+        ]
         assert [each.number for each in store.inbox(source="infra")] == [numbers[1]]
         assert [each.number for each in store.inbox(limit=2)] == numbers[:1:-1]
         assert [each.number for each in store.inbox(before=numbers[2])] == numbers[1::-1]
@@ -82,25 +130,31 @@ class Inbox:
         assert store.waiting_deliveries() == []
 
     def test_handled_with_its_run(self, store: Store) -> None:
-        """A run and the delivery that asks for it are stored together, and so are new instructions; a delivery that is settled makes
-        neither, and the same key later on is the same run."""
+        """A run and the delivery that asks for it are stored together, and so are new instructions;
+        a delivery that is settled makes neither, and the same key later on is the same run."""
         numbers = [each.number for each in store.accept([arrived(), arrived(), arrived()])]
         spec = TaskSpec(prompt="do it", key="a key of a delivery")
         run = store.add(spec, "d" * 32, "delivered", place("delivered"), deliveries=[numbers[0]])
         assert store.delivery(str(numbers[0]))[0].state is DeliveryState.HANDLED
         with pytest.raises(Conflict):
-            store.add(replace(spec, key=""), "e" * 32, "late", place("late"), deliveries=[numbers[0]])
+            store.add(
+                replace(spec, key=""), "e" * 32, "late", place("late"), deliveries=[numbers[0]]
+            )
         with pytest.raises(NotFound):
             store.get("late")
         assert store.update(run.id, "more", deliveries=[numbers[1]]).context_version == 2
         with pytest.raises(Conflict):
             store.update(run.id, "more, twice", deliveries=[numbers[1]])
         assert [context.text for context in store.contexts(run.id)] == ["do it", "more"]
-        assert store.add(spec, "f" * 32, "another", place("another"), deliveries=[numbers[2]]).id == run.id
+        assert (
+            store.add(spec, "f" * 32, "another", place("another"), deliveries=[numbers[2]]).id
+            == run.id
+        )
         assert store.waiting_deliveries() == []
 
     def test_several_in_one_update(self, store: Store) -> None:
-        """Several deliveries are handled by one update; if one of them was settled already, none is, and nothing is added."""
+        """Several deliveries are handled by one update; if one of them was settled already, none
+        is, and nothing is added."""
         numbers = [each.number for each in store.accept([arrived(), arrived(), arrived()])]
         run = store.add(TaskSpec(prompt="do it"), "d" * 32, "delivered", place("delivered"))
         assert store.update(run.id, "more", deliveries=numbers[:2]).context_version == 2
@@ -119,19 +173,25 @@ class Inbox:
         assert store.delivery(str(accepted.number))[0].reason == "done"
 
     def test_replayed(self, store: Store) -> None:
-        """A settled delivery waits again with what it was read as now; one that says nothing now is ignored."""
+        """A settled delivery waits again with what it was read as now; one that says nothing now is
+        ignored."""
         first = arrived(reading=DULL)
         (accepted,) = store.accept([first])
         reading = arrived().reading
         replayed = store.replay_delivery(accepted.number, reading)
-        assert (replayed.state, replayed.intent, replayed.reason) == (DeliveryState.RECEIVED, reading.intent, "")
+        assert (replayed.state, replayed.intent, replayed.reason) == (
+            DeliveryState.RECEIVED,
+            reading.intent,
+            "",
+        )
         assert [each.number for each in store.waiting_deliveries()] == [accepted.number]
         assert store.replay_delivery(accepted.number, DULL).state is DeliveryState.IGNORED
         with pytest.raises(NotFound):
             store.replay_delivery(10**9, DULL)
 
     def test_names_that_lead_nowhere(self, store: Store) -> None:
-        """An unknown number or id is not found, and of several that begin the same none is taken."""
+        """An unknown number or id is not found, and of several that begin the same none is
+        taken."""
         store.accept([arrived("same-1"), arrived("same-2")])
         for ref in ("", "999999999", "9" * 40, "none", "\u00b2", "same-3", "sam"):
             with pytest.raises(NotFound):
@@ -141,7 +201,8 @@ class Inbox:
         assert store.delivery("same-1")[0].id == "same-1"
 
     def test_thinned_out(self, store: Store) -> None:
-        """Old settled deliveries lose their body, then their row; what waits and what failed stays whole, and a thin one is still known."""
+        """Old settled deliveries lose their body, then their row; what waits and what failed stays
+        whole, and a thin one is still known."""
         waits, failed, done = arrived(), arrived(), arrived()
         numbers = [each.number for each in store.accept([waits, failed, done])]
         store.settle_delivery(numbers[1], DeliveryState.FAILED, "no")
@@ -149,7 +210,11 @@ class Inbox:
         later = store.now() + 1000
         assert store.thin_inbox(0, 0) == (0, 0)
         assert store.thin_inbox(later, 0) == (1, 0)
-        assert [store.delivery(str(number))[1] for number in numbers] == [waits.body, failed.body, ""]
+        assert [store.delivery(str(number))[1] for number in numbers] == [
+            waits.body,
+            failed.body,
+            "",
+        ]
         assert not store.delivery(str(numbers[2]))[0].kept
         assert [each.new for each in store.accept([done])] == [False]
         assert store.thin_inbox(later + 1000, later + 1000) == (0, 1)

@@ -42,7 +42,17 @@ LAPSED_S = 0.0
 _numbers = count(1)
 
 
-class Store(RunStore, SessionStore, PlanStore, InboxStore, PostingStore, BoardStore, TokenStore, CountingStore, Protocol):
+class Store(
+    RunStore,
+    SessionStore,
+    PlanStore,
+    InboxStore,
+    PostingStore,
+    BoardStore,
+    TokenStore,
+    CountingStore,
+    Protocol,
+):
     """All that a store keeps."""
 
 
@@ -51,10 +61,17 @@ def place(name: str) -> Workspace:
     return Workspace(id=name, path=f"/tmp/{name}", backend=Backend.TASK)
 
 
-def submit(store: RunStore, spec: TaskSpec | None = None, *, name: str = "", where: str = "") -> TaskRun:
+def submit(
+    store: RunStore, spec: TaskSpec | None = None, *, name: str = "", where: str = ""
+) -> TaskRun:
     """A new run, in a workspace of its own unless one is named."""
     number = next(_numbers)
-    return store.add(spec or TaskSpec(prompt="do it"), f"{number:08x}", name or f"run-{number}", place(where or f"place-{number}"))
+    return store.add(
+        spec or TaskSpec(prompt="do it"),
+        f"{number:08x}",
+        name or f"run-{number}",
+        place(where or f"place-{number}"),
+    )
 
 
 def claimed(store: RunStore, run: TaskRun, worker: str = "ann", lease_s: float = LEASE_S) -> Claim:
@@ -66,14 +83,18 @@ def claimed(store: RunStore, run: TaskRun, worker: str = "ann", lease_s: float =
 
 def session_of(run: TaskRun, id: str, state: SessionState = SessionState.PINNED) -> Session:
     """A session in the run's scope."""
-    return Session(key=SessionKey(run.spec.agent, run.scope), id=id, state=state, created=1, updated=1)
+    return Session(
+        key=SessionKey(run.spec.agent, run.scope), id=id, state=state, created=1, updated=1
+    )
 
 
 def begun(run: TaskRun, session: Session | None = None, where: Workspace | None = None) -> Begun:
     """What is stored before a launch."""
     assert run.workspace is not None
     return Begun(
-        continuation=Continuation(kind=Start.FRESH, session_id=session.id if session else "", reason="first attempt"),
+        continuation=Continuation(
+            kind=Start.FRESH, session_id=session.id if session else "", reason="first attempt"
+        ),
         directory="/tmp/attempt",
         prompt_sha256="00",
         flags={"model": "small"},
@@ -84,9 +105,19 @@ def begun(run: TaskRun, session: Session | None = None, where: Workspace | None 
     )
 
 
-def ending(kind: OutcomeKind, state: RunState, *, run_after: int = 0, reason: str = "", condition: Condition | None = None) -> Ending:
+def ending(
+    kind: OutcomeKind,
+    state: RunState,
+    *,
+    run_after: int = 0,
+    reason: str = "",
+    condition: Condition | None = None,
+) -> Ending:
     """An ending with that outcome and decision."""
-    return Ending(outcome=Outcome(kind=kind), decision=Decision(state=state, run_after=run_after, reason=reason, condition=condition))
+    return Ending(
+        outcome=Outcome(kind=kind),
+        decision=Decision(state=state, run_after=run_after, reason=reason, condition=condition),
+    )
 
 
 SUCCESS = ending(OutcomeKind.SUCCEEDED, RunState.SUCCEEDED)

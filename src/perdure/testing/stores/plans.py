@@ -19,21 +19,35 @@ _numbers = count(1)
 def plan_of(name: str = "") -> PlanRun:
     """A plan of two tasks."""
     number = next(_numbers)
-    tasks = (PlanTask(name="a", prompt="Do a.", agent="claude"), PlanTask(name="b", prompt="Do b.", agent="claude", needs=("a",)))
+    tasks = (
+        PlanTask(name="a", prompt="Do a.", agent="claude"),
+        PlanTask(name="b", prompt="Do b.", agent="claude", needs=("a",)),
+    )
     name = name or f"plan-{number}"
     plan = Plan(name=name, tasks=tasks, verify="true", jobs=2)
     seed = TaskSpec(prompt="", repo="/r", base="c0ffee")
-    return PlanRun(id=f"p{number:08x}", name=name, plan=plan, seed=seed, file="/r/plan.toml", strands=weave(plan))
+    return PlanRun(
+        id=f"p{number:08x}",
+        name=name,
+        plan=plan,
+        seed=seed,
+        file="/r/plan.toml",
+        strands=weave(plan),
+    )
 
 
 class Plans:
-    """`add_plan`, `plan`, `plans`, `claim_plan`, `renew_plan`, `put_plan`, `release_plan`, `put_planned`, `planned`."""
+    """`add_plan`, `plan`, `plans`, `claim_plan`, `renew_plan`, `put_plan`, `release_plan`,
+    `put_planned`, `planned`."""
 
     def test_a_plan_is_kept_as_it_was_begun(self, store: Store) -> None:
-        """It comes back whole by name and by id, the newest first in the list; a second one of the name is a Conflict."""
+        """It comes back whole by name and by id, the newest first in the list; a second one of the
+        name is a Conflict."""
         first, second = store.add_plan(plan_of("shop")), store.add_plan(plan_of())
         assert first.created > 0
-        assert replace(store.plan("shop"), created=0, updated=0) == replace(first, created=0, updated=0)
+        assert replace(store.plan("shop"), created=0, updated=0) == replace(
+            first, created=0, updated=0
+        )
         assert store.plan(first.id) == store.plan("shop")
         assert [plan.name for plan in store.plans()] == [second.name, "shop"]
         with pytest.raises(Conflict):
@@ -43,7 +57,8 @@ class Plans:
         assert "shop" in missing.value.hint
 
     def test_one_worker_at_a_time(self, store: Store) -> None:
-        """A claim holds while worker and lease are as they were seen; who was slower gets nothing, and after a renewal nobody does."""
+        """A claim holds while worker and lease are as they were seen; who was slower gets nothing,
+        and after a renewal nobody does."""
         seen = store.add_plan(plan_of())
         held = store.claim_plan(seen, "ann", LEASE_S)
         assert held is not None and held.worker == "ann" and held.lease_until > store.now()
@@ -56,7 +71,8 @@ class Plans:
             store.renew_plan(held, LEASE_S)
 
     def test_only_the_holder_writes(self, store: Store) -> None:
-        """State and tasks are written under the lease; the late one is refused and nothing of his is stored; a release is the holder's."""
+        """State and tasks are written under the lease; the late one is refused and nothing of his
+        is stored; a release is the holder's."""
         held = store.claim_plan(store.add_plan(plan_of()), "ann", LEASE_S)
         assert held is not None
         store.put_plan(replace(held, state=PlanState.FAILED, reason="b failed"))
@@ -75,8 +91,8 @@ class Plans:
         assert (store.plan(held.id).worker, store.plan(held.id).lease_until) == ("", 0)
 
     def test_instructions_stand_with_what_is_known_of_them(self, store: Store) -> None:
-        """New instructions for runs of the plan are stored with the plan, or with the task, or not at all: who lost the lease, or names
-        a run that is not there, changes nothing."""
+        """New instructions for runs of the plan are stored with the plan, or with the task, or not
+        at all: who lost the lease, or names a run that is not there, changes nothing."""
         held = store.claim_plan(store.add_plan(plan_of()), "ann", LEASE_S)
         assert held is not None
         one, two = submit(store), submit(store)
@@ -85,8 +101,14 @@ class Plans:
             store.put_plan(replace(held, reason="changed"), {**told, "nobody": "x"})
         assert (store.plan(held.id).reason, len(store.contexts(one.id))) == ("", 1)
         store.put_plan(replace(held, reason="changed"), told)
-        store.put_planned(held, PlannedRun(task="a", run=one.id, checks=1), told="The check failed.")
-        assert [context.text for context in store.contexts(one.id)] == ["do it", "More.", "The check failed."]
+        store.put_planned(
+            held, PlannedRun(task="a", run=one.id, checks=1), told="The check failed."
+        )
+        assert [context.text for context in store.contexts(one.id)] == [
+            "do it",
+            "More.",
+            "The check failed.",
+        ]
         assert [context.text for context in store.contexts(two.id)] == ["do it", "Even more."]
         late = replace(held, worker="ben")
         with pytest.raises(LostLease):
@@ -96,12 +118,17 @@ class Plans:
         assert (store.get(one.id).context_version, store.get(two.id).context_version) == (3, 2)
 
     def test_what_became_of_the_tasks(self, store: Store) -> None:
-        """Each task once, as it was last told, in the order in which they were begun; plans do not see each other's."""
+        """Each task once, as it was last told, in the order in which they were begun; plans do not
+        see each other's."""
         held = store.claim_plan(store.add_plan(plan_of()), "ann", LEASE_S)
         other = store.claim_plan(store.add_plan(plan_of()), "ann", LEASE_S)
         assert held is not None and other is not None
-        second = PlannedRun(task="b", run="r2", merged=("a",), conflicts=(("x.py", "both changed it"),))
-        first = PlannedRun(task="a", run="r1", end=TaskEnd(commit="c0", checkpoint=3, session_id="s", turns=2))
+        second = PlannedRun(
+            task="b", run="r2", merged=("a",), conflicts=(("x.py", "both changed it"),)
+        )
+        first = PlannedRun(
+            task="a", run="r1", end=TaskEnd(commit="c0", checkpoint=3, session_id="s", turns=2)
+        )
         store.put_planned(held, replace(first, end=None))
         store.put_planned(held, second)
         store.put_planned(held, first)

@@ -1,4 +1,5 @@
-"""Postings: one for each run that a delivery began, seen to be due by comparing, and held by one host at a time."""
+"""Postings: one for each run that a delivery began, seen to be due by comparing, and held by one
+host at a time."""
 
 from __future__ import annotations
 
@@ -17,33 +18,61 @@ from perdure.testing.stores.making import LEASE_S, Store, claimed, place, submit
 def delivered(store: Store, number: int) -> TaskRun:
     """A run that a delivery began."""
     (accepted,) = store.accept([arrived()])
-    return store.add(TaskSpec(prompt="do it"), f"{number:032x}", f"delivered-{number}", place(f"d{number}"), deliveries=[accepted.number])
+    return store.add(
+        TaskSpec(prompt="do it"),
+        f"{number:032x}",
+        f"delivered-{number}",
+        place(f"d{number}"),
+        deliveries=[accepted.number],
+    )
 
 
 class Postings:
-    """`posting`, `postings_due`, `postings_waiting`, `hold_posting`, `put_posting`, `hurry_posting`, `tell_run`."""
+    """`posting`, `postings_due`, `postings_waiting`, `hold_posting`, `put_posting`,
+    `hurry_posting`, `tell_run`."""
 
     def test_due_when_its_run_changed(self, store: Store) -> None:
-        """A delivered run is due, then not any more, and due again when it was claimed; a person's run has no posting."""
+        """A delivered run is due, then not any more, and due again when it was claimed; a person's
+        run has no posting."""
         own, run = submit(store), delivered(store, 1)
-        assert store.posting(own.id) is None and store.hold_posting(own.id, LEASE_S) is None and not store.hurry_posting(own.id)
+        assert (
+            store.posting(own.id) is None
+            and store.hold_posting(own.id, LEASE_S) is None
+            and not store.hurry_posting(own.id)
+        )
         assert [each.run for each in store.postings_due()] == [run.id]
         assert store.hold_posting(run.id, LEASE_S) == store.posting(run.id)
-        store.put_posting(Posting(run=run.id, seen=run.updated, comment="7", comment_url="https://f/7", pull=3))
+        store.put_posting(
+            Posting(run=run.id, seen=run.updated, comment="7", comment_url="https://f/7", pull=3)
+        )
         assert store.postings_due() == []
         found = store.posting(run.id)
-        assert found is not None and (found.comment, found.comment_url, found.pull, found.seen) == ("7", "https://f/7", 3, run.updated)
+        assert found is not None and (found.comment, found.comment_url, found.pull, found.seen) == (
+            "7",
+            "https://f/7",
+            3,
+            run.updated,
+        )
         claim = claimed(store, run)
         store.put_posting(replace(found, seen=claim.run.updated - 1))
         assert [each.comment for each in store.postings_due()] == ["7"]
 
     def test_what_waits(self, store: Store) -> None:
-        """What could not be done waits until it is due, is listed, and can be hurried; a run off the list is told of no more."""
+        """What could not be done waits until it is due, is listed, and can be hurried; a run off
+        the list is told of no more."""
         first, second = delivered(store, 1), delivered(store, 2)
         later = store.now() + 3_600_000
         for run, due in ((first, later), (second, 0)):
             store.hold_posting(run.id, LEASE_S)
-            store.put_posting(Posting(run=run.id, seen=run.updated, due=due, tries=2, reason="the forge does not answer"))
+            store.put_posting(
+                Posting(
+                    run=run.id,
+                    seen=run.updated,
+                    due=due,
+                    tries=2,
+                    reason="the forge does not answer",
+                )
+            )
         assert [each.run for each in store.postings_due()] == [second.id]
         assert [(each.run, each.reason) for each in store.postings_waiting()] == [
             (second.id, "the forge does not answer"), (first.id, "the forge does not answer"),
@@ -52,7 +81,11 @@ class Postings:
         assert {each.run for each in store.postings_due()} == {first.id, second.id}
         store.request_cancel(second.id)
         store.remove(second.id)
-        assert [each.run for each in store.postings_due()] == [first.id] == [each.run for each in store.postings_waiting()]
+        assert (
+            [each.run for each in store.postings_due()]
+            == [first.id]
+            == [each.run for each in store.postings_waiting()]
+        )
 
     def test_nothing_is_stored_by_who_does_not_hold_it(self, store: Store) -> None:
         """Without holding a posting nobody writes it."""
@@ -63,15 +96,27 @@ class Postings:
         assert found is not None and found.seen == 0
 
     def test_told_beside_the_attempts(self, store: Store) -> None:
-        """An event and a condition are added to a run whatever its state, one condition of a type, and taken away again."""
+        """An event and a condition are added to a run whatever its state, one condition of a type,
+        and taken away again."""
         run = delivered(store, 1)
-        store.tell_run(run.id, [NotPublished(branch="b", reason="a secret")], Condition(type="needs_person", message="one", at=0))
+        store.tell_run(
+            run.id,
+            [NotPublished(branch="b", reason="a secret")],
+            Condition(type="needs_person", message="one", at=0),
+        )
         told = store.tell_run(run.id, [], Condition(type="needs_person", message="two", at=0))
-        assert [(each.type, each.message) for each in told.conditions] == [("needs_person", "two")] and told.conditions[0].at > 0
+        assert [(each.type, each.message) for each in told.conditions] == [
+            ("needs_person", "two")
+        ] and told.conditions[0].at > 0
         assert told.state == run.state
-        told = store.tell_run(run.id, [Published(branch="b", commit="c", pull=1, url="u")], solved="needs_person")
+        told = store.tell_run(
+            run.id, [Published(branch="b", commit="c", pull=1, url="u")], solved="needs_person"
+        )
         assert told.conditions == () and store.get(run.id).conditions == ()
         events = [record.event for record in store.history(run.id)]
-        assert events[-2:] == [NotPublished(branch="b", reason="a secret"), Published(branch="b", commit="c", pull=1, url="u")]
+        assert events[-2:] == [
+            NotPublished(branch="b", reason="a secret"),
+            Published(branch="b", commit="c", pull=1, url="u"),
+        ]
         with pytest.raises(NotFound):
             store.tell_run("none", [])

@@ -30,16 +30,25 @@ from perdure.testing.stores.making import (
     submit,
 )
 
-FILES = Given(files=(TaskFile("a b.md", "0" * 64, 3), TaskFile("bin/run\n", "1" * 64, 9, executable=True)), whole=True)
+FILES = Given(
+    files=(TaskFile("a b.md", "0" * 64, 3), TaskFile("bin/run\n", "1" * 64, 9, executable=True)),
+    whole=True,
+)
 
 
 class Adding:
     """What may be added, and what is refused."""
 
     def test_a_new_run_is_queued_and_due(self, store: Store) -> None:
-        """`add` gives a queued run with its first context, as `get` and `find` show it afterwards."""
+        """`add` gives a queued run with its first context, as `get` and `find` show it
+        afterwards."""
         run = submit(store, TaskSpec(prompt="write it", attempts=5, labels={"a": "b"}))
-        assert (run.state, run.attempt, run.context_version, run.attempts_allowed) == (RunState.QUEUED, 0, 1, 5)
+        assert (run.state, run.attempt, run.context_version, run.attempts_allowed) == (
+            RunState.QUEUED,
+            0,
+            1,
+            5,
+        )
         assert store.get(run.id) == run
         assert [(c.version, c.text) for c in store.contexts(run.id)] == [(1, "write it")]
         assert [row.id for row in store.find([RunState.QUEUED])] == [run.id]
@@ -65,7 +74,11 @@ class Adding:
         spec = TaskSpec(prompt="x", key="k")
         run = store.add(spec, "feedc0de01", "calm-owl", place("p"), FILES)
         assert store.add(spec, "feedc0de02", "wild-elk", place("p"), FILES).id == run.id
-        for other in (NOTHING_GIVEN, replace(FILES, on_edit=OnEdit.KEEP), replace(FILES, files=FILES.files[:1])):
+        for other in (
+            NOTHING_GIVEN,
+            replace(FILES, on_edit=OnEdit.KEEP),
+            replace(FILES, files=FILES.files[:1]),
+        ):
             with pytest.raises(Conflict, match="calm-owl"):
                 store.add(spec, "feedc0de03", "wild-elk", place("p"), other)
 
@@ -77,7 +90,8 @@ class Adding:
         assert "perdure logs -f calm-owl" in refused.value.hint
 
     def test_a_workdir_or_conversation_at_work_is_refused(self, store: Store) -> None:
-        """While a run is running nothing else may be added to its workspace or scope; afterwards it may."""
+        """While a run is running nothing else may be added to its workspace or scope; afterwards it
+        may."""
         run = submit(store, TaskSpec(prompt="x", scope="issue-7"), where="shared")
         claim = claimed(store, run)
         with pytest.raises(Conflict, match=run.name):
@@ -99,7 +113,8 @@ class Finding:
             assert store.get(ref) == run
 
     def test_no_such_run_is_told_with_near_names(self, store: Store) -> None:
-        """What is not there raises NotFound; a near name stands in the hint; three characters are too few."""
+        """What is not there raises NotFound; a near name stands in the hint; three characters are
+        too few."""
         store.add(TaskSpec(prompt="x"), "feedc0de01", "calm-owl", place("p"))
         with pytest.raises(NotFound) as missing:
             store.get("calm-owls")
@@ -117,29 +132,43 @@ class Finding:
         assert "calm-owl" in unclear.value.hint and "wild-elk" in unclear.value.hint
 
     def test_lists_are_newest_first(self, store: Store) -> None:
-        """`find` filters by state, keeps the order of arrival, newest first, and stops at the limit."""
+        """`find` filters by state, keeps the order of arrival, newest first, and stops at the
+        limit."""
         runs = [submit(store) for _ in range(5)]
         done, stopped = runs[1], runs[3]
         store.finish(claimed(store, done), SUCCESS)
         store.request_cancel(stopped.id)
         assert [row.id for row in store.find()] == [run.id for run in reversed(runs)]
         assert [row.id for row in store.find(limit=2)] == [runs[4].id, runs[3].id]
-        assert [row.id for row in store.find([RunState.SUCCEEDED, RunState.CANCELLED])] == [stopped.id, done.id]
+        assert [row.id for row in store.find([RunState.SUCCEEDED, RunState.CANCELLED])] == [
+            stopped.id,
+            done.id,
+        ]
         assert [row.id for row in store.find([RunState.QUEUED], limit=1)] == [runs[4].id]
 
     def test_lists_by_change_begin_with_the_latest(self, store: Store) -> None:
-        """`last_changed` orders by the time that it shows, whatever was made first, and stops at the limit."""
+        """`last_changed` orders by the time that it shows, whatever was made first, and stops at
+        the limit."""
         first, second, third = [submit(store) for _ in range(3)]
         store.request_cancel(first.id)
         found = store.last_changed()
-        assert [row.updated for row in found] == sorted((row.updated for row in found), reverse=True)
+        assert [row.updated for row in found] == sorted(
+            (row.updated for row in found), reverse=True
+        )
         assert {row.id for row in found} == {first.id, second.id, third.id}
         assert [row.id for row in store.last_changed([RunState.CANCELLED])] == [first.id]
-        assert list(store.last_changed(limit=1)) == list(found[:1]) and list(store.last_changed(limit=0)) == []
+        assert (
+            list(store.last_changed(limit=1)) == list(found[:1])
+            and list(store.last_changed(limit=0)) == []
+        )
 
     def test_a_list_goes_on_where_its_page_ended(self, store: Store) -> None:
-        """Page after page gives every run once, newest first, also while runs are added; of one agent, or of one scope, if asked."""
-        runs = [submit(store, TaskSpec(prompt="x", agent="codex" if number % 2 else "claude")) for number in range(5)]
+        """Page after page gives every run once, newest first, also while runs are added; of one
+        agent, or of one scope, if asked."""
+        runs = [
+            submit(store, TaskSpec(prompt="x", agent="codex" if number % 2 else "claude"))
+            for number in range(5)
+        ]
         first = store.find(limit=2)
         submit(store)
         rest = [
@@ -148,7 +177,9 @@ class Finding:
         ]
         assert [row.id for row in [*first, *rest]] == [run.id for run in reversed(runs)]
         assert [row.id for row in store.find(agent="codex")] == [runs[3].id, runs[1].id]
-        assert [row.id for row in store.find([RunState.QUEUED], before=first[-1].ordinal, agent="codex")] == [runs[1].id]
+        assert [
+            row.id for row in store.find([RunState.QUEUED], before=first[-1].ordinal, agent="codex")
+        ] == [runs[1].id]
         assert [row.id for row in store.find(scope=runs[0].scope)] == [runs[0].id]
         assert store.find(scope="nobody's") == [] and store.find(before=1) == []
 
@@ -158,9 +189,16 @@ class Finding:
         runs = [submit(store) for _ in range(3)]
         store.request_cancel(runs[0].id)
         found = store.journal()
-        assert [record.seq for record in found] == sorted({record.seq for run in runs for record in store.history(run.id)})
-        assert found[-1].seq == store.newest_record() and [record.run for record in found[:3]] == [run.id for run in runs]
-        assert list(store.journal(found[1].seq, 2)) == list(found[2:4]) and store.journal(found[-1].seq) == []
+        assert [record.seq for record in found] == sorted(
+            {record.seq for run in runs for record in store.history(run.id)}
+        )
+        assert found[-1].seq == store.newest_record() and [record.run for record in found[:3]] == [
+            run.id for run in runs
+        ]
+        assert (
+            list(store.journal(found[1].seq, 2)) == list(found[2:4])
+            and store.journal(found[-1].seq) == []
+        )
 
 
 class Persons:
@@ -172,35 +210,53 @@ class Persons:
         for state, end in ((2, SUCCESS), (3, FAILURE), (4, STOPPED)):
             store.finish(claimed(store, run), end)
             updated = store.update(run.id, f"version {state}")
-            assert (updated.state, updated.context_version, updated.attempts_allowed, updated.finished) == (
+            assert (
+                updated.state,
+                updated.context_version,
+                updated.attempts_allowed,
+                updated.finished,
+            ) == (
                 RunState.QUEUED,
                 state,
                 state,
                 None,
             )
             assert isinstance(store.history(run.id)[-2].event, ContextAdded)
-        assert [(c.version, c.text) for c in store.contexts(run.id)][1:] == [(n, f"version {n}") for n in (2, 3, 4)]
+        assert [(c.version, c.text) for c in store.contexts(run.id)][1:] == [
+            (n, f"version {n}") for n in (2, 3, 4)
+        ]
 
     def test_files_stay_with_their_version(self, store: Store) -> None:
-        """Each version of the instructions keeps the task files that came with it, and none where none came."""
+        """Each version of the instructions keeps the task files that came with it, and none where
+        none came."""
         run = store.add(TaskSpec(prompt="x"), "feedc0de01", "calm-owl", place("p"), FILES)
         store.update(run.id, "no files")
         store.update(run.id, "again", replace(FILES, on_edit=OnEdit.REPLACE))
-        assert [c.given for c in store.contexts(run.id)] == [FILES, NOTHING_GIVEN, replace(FILES, on_edit=OnEdit.REPLACE)]
+        assert [c.given for c in store.contexts(run.id)] == [
+            FILES,
+            NOTHING_GIVEN,
+            replace(FILES, on_edit=OnEdit.REPLACE),
+        ]
 
     def test_new_instructions_for_a_running_attempt_come_next(self, store: Store) -> None:
-        """What a person adds while an attempt runs makes its final state `queued`; the next attempt has the new version."""
+        """What a person adds while an attempt runs makes its final state `queued`; the next attempt
+        has the new version."""
         for end in (SUCCESS, FAILURE):
             run = submit(store, TaskSpec(prompt="x", attempts=1))
             claim = claimed(store, run)
             assert store.update(run.id, "and this").state is RunState.RUNNING
             after = store.finish(claim, end)
-            assert (after.state, after.attempts_allowed, after.finished) == (RunState.QUEUED, 2, None)
+            assert (after.state, after.attempts_allowed, after.finished) == (
+                RunState.QUEUED,
+                2,
+                None,
+            )
             claimed(store, run)
             assert [attempt.context_version for attempt in store.attempts(run.id)] == [1, 2]
 
     def test_stopped_stays_stopped(self, store: Store) -> None:
-        """A cancelled attempt ends the run even if newer instructions came; a wished stop beats another try."""
+        """A cancelled attempt ends the run even if newer instructions came; a wished stop beats
+        another try."""
         run, other = submit(store), submit(store)
         claim = claimed(store, run)
         store.update(run.id, "and this")
@@ -211,11 +267,17 @@ class Persons:
         assert (after.state, after.cancel_requested) == (RunState.CANCELLED, False)
 
     def test_a_retry_allows_one_more(self, store: Store) -> None:
-        """`requeue` makes a failed, cancelled or waiting run due now, with room for one more attempt."""
+        """`requeue` makes a failed, cancelled or waiting run due now, with room for one more
+        attempt."""
         run = submit(store, TaskSpec(prompt="x", attempts=1))
         store.finish(claimed(store, run), FAILURE)
         again = store.requeue(run.id, "asked for")
-        assert (again.state, again.attempts_allowed, again.reason, again.finished) == (RunState.QUEUED, 2, "asked for", None)
+        assert (again.state, again.attempts_allowed, again.reason, again.finished) == (
+            RunState.QUEUED,
+            2,
+            "asked for",
+            None,
+        )
         later = Decision(state=RunState.QUEUED, run_after=store.now() + 3_600_000)
         store.finish(claimed(store, run), replace(AGAIN, decision=later))
         assert store.claim("ann", LEASE_S, run.id) is None
@@ -237,7 +299,8 @@ class Persons:
         assert "logs" in running.value.hint and "update" in done.value.hint
 
     def test_a_stop_is_a_wish_while_running(self, store: Store) -> None:
-        """A queued run is cancelled at once, a running one is marked, a final one stays; asking twice is asking once."""
+        """A queued run is cancelled at once, a running one is marked, a final one stays; asking
+        twice is asking once."""
         queued, run = submit(store), submit(store)
         assert store.request_cancel(queued.id).state is RunState.CANCELLED
         assert store.get(queued.id).finished is not None
@@ -250,7 +313,8 @@ class Persons:
         assert not store.requeue(run.id, "after all").cancel_requested
 
     def test_a_removed_run_is_gone_from_the_list(self, store: Store) -> None:
-        """No reference finds it and no verb moves it; name and key are free again; its journal and attempts stay by its id."""
+        """No reference finds it and no verb moves it; name and key are free again; its journal and
+        attempts stay by its id."""
         run = submit(store, TaskSpec(prompt="x", key="order-1"), name="calm-owl")
         store.finish(claimed(store, run), SUCCESS)
         history = store.history(run.id)
@@ -259,8 +323,10 @@ class Persons:
             with pytest.raises(NotFound):
                 store.get(ref)
         verbs: list[Callable[[], object]] = [
-            lambda: store.update(run.id, "more"), lambda: store.requeue(run.id, ""), lambda: store.remove(run.id),
-        ]  # fmt: skip
+            lambda: store.update(run.id, "more"),
+            lambda: store.requeue(run.id, ""),
+            lambda: store.remove(run.id),
+        ]
         for verb in verbs:
             with pytest.raises(NotFound):
                 verb()
@@ -290,4 +356,8 @@ class Persons:
         for verb in verbs:
             with pytest.raises(NotFound):
                 verb()
-        assert not store.attempts("nobody") and not store.contexts("nobody") and not store.history("nobody")
+        assert (
+            not store.attempts("nobody")
+            and not store.contexts("nobody")
+            and not store.history("nobody")
+        )

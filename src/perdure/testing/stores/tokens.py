@@ -23,19 +23,26 @@ def token(name: str, scope: TokenScope = TokenScope.READ, expires: int = 0) -> T
 
 
 class Tokens:
-    """`add_token`, `tokens`, `token_of`, `use_token`, `remove_token`, `sign_in`, `signed_in`, `sign_out`."""
+    """`add_token`, `tokens`, `token_of`, `use_token`, `remove_token`, `sign_in`, `signed_in`,
+    `sign_out`."""
 
     def test_a_token_is_known_by_its_digest(self, store: Store) -> None:
-        """It is found by the digest of its secret and by nothing else; tokens are listed in the order in which they were made."""
+        """It is found by the digest of its secret and by nothing else; tokens are listed in the
+        order in which they were made."""
         first = store.add_token(token("ci", TokenScope.DISPATCH), digest("one"))
         second = store.add_token(token("board"), digest("two"))
         assert first.created > 0 and first.scope is TokenScope.DISPATCH
         assert list(store.tokens()) == [first, second]
         assert store.token_of(digest("one")) == first
-        assert store.token_of("one") is None and store.token_of(digest("ci")) is None and store.token_of("") is None
+        assert (
+            store.token_of("one") is None
+            and store.token_of(digest("ci")) is None
+            and store.token_of("") is None
+        )
 
     def test_a_token_has_its_name_to_itself(self, store: Store) -> None:
-        """A second token of a name, or with the same secret, is refused, and the first one stays what it was."""
+        """A second token of a name, or with the same secret, is refused, and the first one stays
+        what it was."""
         first = store.add_token(token("ci"), digest("one"))
         for name, secret in (("ci", "two"), ("other", "one")):
             with pytest.raises(Conflict):
@@ -43,7 +50,8 @@ class Tokens:
         assert list(store.tokens()) == [first] and store.token_of(digest("two")) is None
 
     def test_a_token_expires(self, store: Store) -> None:
-        """After its time it is listed and no longer good, nor is a sign-in with it; before its time it is."""
+        """After its time it is listed and no longer good, nor is a sign-in with it; before its time
+        it is."""
         now = store.now()
         store.add_token(token("old", expires=now - 1), digest("old"))
         store.add_token(token("new", expires=now + 3_600_000), digest("new"))
@@ -52,7 +60,8 @@ class Tokens:
         assert store.token_of(digest("new")) is not None and len(store.tokens()) == 2
 
     def test_a_token_is_taken_away(self, store: Store) -> None:
-        """Then neither it nor a sign-in with it is good, also not when another token takes its name; once more is NotFound."""
+        """Then neither it nor a sign-in with it is good, also not when another token takes its
+        name; once more is NotFound."""
         store.add_token(token("ci"), digest("one"))
         store.sign_in("ci", digest("cookie"), LONG_S)
         store.remove_token("ci")
@@ -63,7 +72,8 @@ class Tokens:
             store.remove_token("ci")
 
     def test_a_sign_in_lasts(self, store: Store) -> None:
-        """It is good for as long as was said, and until it is signed out; others with the same token are not touched."""
+        """It is good for as long as was said, and until it is signed out; others with the same
+        token are not touched."""
         made = store.add_token(token("ci", TokenScope.ADMIN), digest("one"))
         for cookie in ("a", "b"):
             store.sign_in("ci", digest(cookie), LONG_S)

@@ -1,4 +1,5 @@
-"""Conversations: all that there are, one with its lineage, what they add up to, and going on with one."""
+"""Conversations: all that there are, one with its lineage, what they add up to, and going on with
+one."""
 
 from __future__ import annotations
 
@@ -34,7 +35,11 @@ def shelf(parts: Parts, only: tuple[str, ...] = ()) -> Shelf:
 
 
 def listed(parts: Parts, asked: Asked) -> dict[str, Any]:
-    return {"sessions": [entry.report() for entry in shelf(parts, asked.query.agent).entries(asked.query.limit)]}
+    return {
+        "sessions": [
+            entry.report() for entry in shelf(parts, asked.query.agent).entries(asked.query.limit)
+        ]
+    }
 
 
 def shown(parts: Parts, asked: Asked) -> dict[str, Any]:
@@ -46,7 +51,10 @@ def shown(parts: Parts, asked: Asked) -> dict[str, Any]:
 def spoken(parts: Parts, asked: Asked) -> dict[str, Any]:
     there = shelf(parts)
     entry = there.find(asked.at["session"])
-    return {"session": entry.id, "spoken": [{"by_agent": each.by_agent, "text": each.text} for each in there.spoken(entry)]}
+    return {
+        "session": entry.id,
+        "spoken": [{"by_agent": each.by_agent, "text": each.text} for each in there.spoken(entry)],
+    }
 
 
 def added_up(parts: Parts, asked: Asked) -> dict[str, Any]:
@@ -55,14 +63,24 @@ def added_up(parts: Parts, asked: Asked) -> dict[str, Any]:
         begin = now - int(duration(wanted.since) * 1000) if wanted.since else 0
     except ValueError as error:
         raise UsageError(f"since: {error}") from None
-    ended = [each for agent in wanted.agent or ("",) for each in parts.store.ended(begin, now + 1, agent, wanted.scope)]
+    ended = [
+        each
+        for agent in wanted.agent or ("",)
+        for each in parts.store.ended(begin, now + 1, agent, wanted.scope)
+    ]
     return statistics(ended).report()
 
 
 def resumed_run(parts: Parts, asked: Asked) -> dict[str, Any]:
     run = parts.store.get(asked.at["run"])
     session = parts.store.session(SessionKey(run.spec.agent, run.scope))
-    entry = Entry(agent=run.spec.agent, id=session.id if session else "", updated=run.updated, session=session, run=run)
+    entry = Entry(
+        agent=run.spec.agent,
+        id=session.id if session else "",
+        updated=run.updated,
+        session=session,
+        run=run,
+    )
     return _resumed(parts, asked, entry)
 
 
@@ -83,17 +101,25 @@ def _resumed(parts: Parts, asked: Asked, entry: Entry) -> dict[str, Any]:
         parts.seed, prompt=said.prompt, name=said.name, model=said.model, permissions=permissions,
         verify="" if permissions is Permissions.READ else parts.seed.verify,
     )  # fmt: skip
-    return ready(parts, resume(parts.engine, entry, Wanted(spec=spec, repo=said.repo, branch=said.branch)))
+    return ready(
+        parts, resume(parts.engine, entry, Wanted(spec=spec, repo=said.repo, branch=said.branch))
+    )
 
 
 def created(parts: Parts, asked: Asked) -> dict[str, Any]:
     said = asked.body
-    return records.report(records.records_of(parts.engine).create(said.agent, said.scope, lifetime_s=records.lifetime(said.lifetime)))
+    return records.report(
+        records.records_of(parts.engine).create(
+            said.agent, said.scope, lifetime_s=records.lifetime(said.lifetime)
+        )
+    )
 
 
 def extended(parts: Parts, asked: Asked) -> dict[str, Any]:
     key = records.live_key(parts.engine, shelf(parts), asked.at["session"])
-    session = records.records_of(parts.engine).extend(key.agent, key.scope, records.lifetime(asked.body.lifetime))
+    session = records.records_of(parts.engine).extend(
+        key.agent, key.scope, records.lifetime(asked.body.lifetime)
+    )
     return records.report(session)
 
 
@@ -105,21 +131,80 @@ def closed(parts: Parts, asked: Asked) -> dict[str, Any]:
 
 
 VERBS = (
-    Verb(method="GET", path="/sessions", says="Conversations, the newest first, also those that were begun by hand.", does=listed,
-         answer="Sessions", query=forms.SessionsQuery),
-    Verb(method="GET", path="/sessions/stats", says="How often conversations went on, and why some did not.", does=added_up,
-         answer="Statistics", query=forms.StatsQuery),
-    Verb(method="GET", path="/sessions/{session}", says="A conversation, and those that it came from.", does=shown, answer="Session"),
-    Verb(method="GET", path="/sessions/{session}/spoken", says="What was said last in a conversation: hostile text.", does=spoken,
-         answer="Spoken"),
-    Verb(method="POST", path="/sessions/{session}/resume", says="Goes on with a conversation, also one that was begun by hand.",
-         does=resumed, answer="Run", scope=TokenScope.DISPATCH, body=forms.Resume),
-    Verb(method="POST", path="/sessions", says="Makes a conversation's record: the first run of its scope begins it.", does=created,
-         answer="SessionRecord", scope=TokenScope.DISPATCH, body=forms.NewSession, status=201),
-    Verb(method="POST", path="/sessions/{session}/extend", says="Begins a conversation's lifetime again.", does=extended,
-         answer="SessionRecord", scope=TokenScope.DISPATCH, body=forms.ExtendedSession),
-    Verb(method="POST", path="/sessions/{session}/close", says="Retires a conversation: the next run of its scope begins a new one.",
-         does=closed, answer="SessionRecord", scope=TokenScope.DISPATCH, body=forms.ClosedSession),
-    Verb(method="POST", path="/runs/{run}/resume", says="Goes on with the conversation of a run.", does=resumed_run, answer="Run",
-         scope=TokenScope.DISPATCH, body=forms.Resume),
-)  # fmt: skip
+    Verb(
+        method="GET",
+        path="/sessions",
+        says="Conversations, the newest first, also those that were begun by hand.",
+        does=listed,
+        answer="Sessions",
+        query=forms.SessionsQuery,
+    ),
+    Verb(
+        method="GET",
+        path="/sessions/stats",
+        says="How often conversations went on, and why some did not.",
+        does=added_up,
+        answer="Statistics",
+        query=forms.StatsQuery,
+    ),
+    Verb(
+        method="GET",
+        path="/sessions/{session}",
+        says="A conversation, and those that it came from.",
+        does=shown,
+        answer="Session",
+    ),
+    Verb(
+        method="GET",
+        path="/sessions/{session}/spoken",
+        says="What was said last in a conversation: hostile text.",
+        does=spoken,
+        answer="Spoken",
+    ),
+    Verb(
+        method="POST",
+        path="/sessions/{session}/resume",
+        says="Goes on with a conversation, also one that was begun by hand.",
+        does=resumed,
+        answer="Run",
+        scope=TokenScope.DISPATCH,
+        body=forms.Resume,
+    ),
+    Verb(
+        method="POST",
+        path="/sessions",
+        says="Makes a conversation's record: the first run of its scope begins it.",
+        does=created,
+        answer="SessionRecord",
+        scope=TokenScope.DISPATCH,
+        body=forms.NewSession,
+        status=201,
+    ),
+    Verb(
+        method="POST",
+        path="/sessions/{session}/extend",
+        says="Begins a conversation's lifetime again.",
+        does=extended,
+        answer="SessionRecord",
+        scope=TokenScope.DISPATCH,
+        body=forms.ExtendedSession,
+    ),
+    Verb(
+        method="POST",
+        path="/sessions/{session}/close",
+        says="Retires a conversation: the next run of its scope begins a new one.",
+        does=closed,
+        answer="SessionRecord",
+        scope=TokenScope.DISPATCH,
+        body=forms.ClosedSession,
+    ),
+    Verb(
+        method="POST",
+        path="/runs/{run}/resume",
+        says="Goes on with the conversation of a run.",
+        does=resumed_run,
+        answer="Run",
+        scope=TokenScope.DISPATCH,
+        body=forms.Resume,
+    ),
+)

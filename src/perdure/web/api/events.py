@@ -1,7 +1,9 @@
-"""The journal as a stream of server-sent events (html.spec.whatwg.org, "Server-sent events"): of all runs, or of one.
+"""The journal as a stream of server-sent events (html.spec.whatwg.org, "Server-sent events"): of
+all runs, or of one.
 
-Each event is a record as `perdure logs --json` prints it; its id is the record's number. Who comes back with `Last-Event-ID` gets all that
-came since, each record once and in order. Who does not keep up, or whose token is not good any more, is let go.
+Each event is a record as `perdure logs --json` prints it; its id is the record's number. Who comes
+back with `Last-Event-ID` gets all that came since, each record once and in order. Who does not keep
+up, or whose token is not good any more, is let go.
 """
 
 from __future__ import annotations
@@ -31,13 +33,15 @@ HEARTBEAT = b": still here\n\n"
 
 
 def stream(parts: Parts, room: Room) -> Callable[[Request], Awaitable[Response]]:
-    """The endpoint, of all runs or of the one in the address. Without `Last-Event-ID` (or `?after=`) the stream of all runs begins now,
-    and that of one run with its first record."""
+    """The endpoint, of all runs or of the one in the address. Without `Last-Event-ID` (or
+    `?after=`) the stream of all runs begins now, and that of one run with its first record."""
 
     async def streamed(request: Request) -> Response:
         authenticated(request)
         ref = request.path_params.get("run", "")
-        run = (await to_thread.run_sync(parts.store.get, ref, limiter=room.limiter)).id if ref else ""
+        run = (
+            (await to_thread.run_sync(parts.store.get, ref, limiter=room.limiter)).id if ref else ""
+        )
         after = _after(request)
         if request.method == "HEAD":
             return Response(media_type="text/event-stream")
@@ -45,7 +49,9 @@ def stream(parts: Parts, room: Room) -> Callable[[Request], Awaitable[Response]]
         if listener is None:
             raise Problem(503, "As many listen already as perdure takes", "try again later")
         begin = min(after, listener.since) if after >= 0 else 0 if run else listener.since
-        return StreamingResponse(_told(parts, room, request, listener, begin), media_type="text/event-stream")
+        return StreamingResponse(
+            _told(parts, room, request, listener, begin), media_type="text/event-stream"
+        )
 
     return streamed
 
@@ -53,16 +59,22 @@ def stream(parts: Parts, room: Room) -> Callable[[Request], Awaitable[Response]]
 def _after(request: Request) -> int:
     """The number that the reader has seen last; -1 for a new one. Raises Problem."""
     said = request.headers.get("last-event-id") or request.query_params.get("after") or "-1"
-    if said != "-1" and not (said.isascii() and said.isdecimal() and len(said) < 17 and int(said) <= LARGEST):
+    if said != "-1" and not (
+        said.isascii() and said.isdecimal() and len(said) < 17 and int(said) <= LARGEST
+    ):
         raise Problem(400, "Last-Event-ID is the id of an event, a whole number")
     return int(said)
 
 
-async def _told(parts: Parts, room: Room, request: Request, listener: Listener, after: int) -> AsyncIterator[bytes]:
+async def _told(
+    parts: Parts, room: Room, request: Request, listener: Listener, after: int
+) -> AsyncIterator[bytes]:
     try:
         yield BEGIN
         while after < listener.since:
-            page = await to_thread.run_sync(partial(_page, parts, listener.run, after), limiter=room.limiter)
+            page = await to_thread.run_sync(
+                partial(_page, parts, listener.run, after), limiter=room.limiter
+            )
             page = [record for record in page if record.seq <= listener.since]
             if not page:
                 break
@@ -82,7 +94,9 @@ def _page(parts: Parts, run: str, after: int) -> list[Record]:
 
 async def _still_known(parts: Parts, room: Room, request: Request) -> bool:
     try:
-        await to_thread.run_sync(parts.principals.known, request.headers, address_of(request.scope), limiter=room.limiter)
+        await to_thread.run_sync(
+            parts.principals.known, request.headers, address_of(request.scope), limiter=room.limiter
+        )
     except PerdureError:
         return False
     return True

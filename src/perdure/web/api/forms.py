@@ -1,4 +1,5 @@
-"""What a request may say: its query and its body, checked before anything is done. A field that is not known is refused."""
+"""What a request may say: its query and its body, checked before anything is done. A field that is
+not known is refused."""
 
 from __future__ import annotations
 
@@ -41,7 +42,19 @@ GIVEN = (
         "permissions",
         "agent_args",
     ),
-    *("env", "pass_env", "timeout_s", "stall_s", "attempts", "budget_usd", "continuity", "when_full", "verify", "files", "verify_rounds"),
+    *(
+        "env",
+        "pass_env",
+        "timeout_s",
+        "stall_s",
+        "attempts",
+        "budget_usd",
+        "continuity",
+        "when_full",
+        "verify",
+        "files",
+        "verify_rounds",
+    ),
     *("verify_timeout_s", "labels", "map"),
 )
 """Fields of a task that a caller may give. A new field is in one of the two, or there is no API."""
@@ -70,7 +83,9 @@ class RunsQuery(Page):
     state: tuple[RunState, ...] = ()
     agent: Line = ""
     scope: Line = ""
-    cursor: Annotated[str, Meta(pattern=r"^[0-9]{0,15}$", description="`next` of the page before")] = ""
+    cursor: Annotated[
+        str, Meta(pattern=r"^[0-9]{0,15}$", description="`next` of the page before")
+    ] = ""
 
 
 class RecordsQuery(Query):
@@ -104,7 +119,9 @@ class StatsQuery(Query):
 
     agent: tuple[Line, ...] = ()
     scope: Line = ""
-    since: Annotated[str, Meta(pattern=r"^([0-9]{1,9}(\.[0-9]{1,9})?[smhd]?)?$", description="24h, 7d, ...")] = ""
+    since: Annotated[
+        str, Meta(pattern=r"^([0-9]{1,9}(\.[0-9]{1,9})?[smhd]?)?$", description="24h, 7d, ...")
+    ] = ""
 
 
 class InboxQuery(Page):
@@ -132,8 +149,8 @@ class Body(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class Retry(Body):
-    """`agent` hands the run over to another CLI. `attempts` further ones are allowed (default: one); what else is given holds from now
-    on."""
+    """`agent` hands the run over to another CLI. `attempts` further ones are allowed (default:
+    one); what else is given holds from now on."""
 
     agent: Line = ""
     continuity: ContinuityPolicy | None = None
@@ -178,12 +195,14 @@ class Restore(Body):
 
 
 class Reset(Body):
-    """Whose work is cleared: a run's, or an agent's on an issue or a branch of a repository, or a service's task. Without `dry_run: false`
-    it only says what would be."""
+    """Whose work is cleared: a run's, or an agent's on an issue or a branch of a repository, or a
+    service's task. Without `dry_run: false` it only says what would be."""
 
     run: Line = ""
     agent: Line = ""
-    repository: Annotated[Line, Meta(description="an address, an absolute path, or owner/name")] = ""
+    repository: Annotated[Line, Meta(description="an address, an absolute path, or owner/name")] = (
+        ""
+    )
     issue: Line | Annotated[int, Meta(ge=1, le=LARGEST)] = ""
     branch: Line = ""
     service: Line = ""
@@ -192,7 +211,11 @@ class Reset(Body):
 
 
 Lifetime = Annotated[
-    str, Meta(pattern=r"^([0-9]{1,9}(\.[0-9]{1,9})?[smhd]?)?$", description="90s, 2h, 7d, ...; 0: never; empty: as it is set")
+    str,
+    Meta(
+        pattern=r"^([0-9]{1,9}(\.[0-9]{1,9})?[smhd]?)?$",
+        description="90s, 2h, 7d, ...; 0: never; empty: as it is set",
+    ),
 ]
 
 
@@ -220,7 +243,15 @@ class NewPlan(Body):
     """A plan: the object that a plan's file holds, as JSON. Its name is its key."""
 
     plan: dict[str, Any]
-    repo: Annotated[Line, Meta(description="an https address, or an absolute path on the service's own disk; over the plan's own")] = ""
+    repo: Annotated[
+        Line,
+        Meta(
+            description=(
+                "an https address, or an absolute path on the service's own disk; over the plan's "
+                "own"
+            )
+        ),
+    ] = ""
 
 
 class Sweep(Body):
@@ -231,12 +262,24 @@ class Sweep(Body):
 
 
 def _submit() -> type[Struct]:
-    """A task as the command line takes it: whatever is left out is as the settings of the service say."""
+    """A task as the command line takes it: whatever is left out is as the settings of the service
+    say."""
     hints = get_type_hints(TaskSpec)
     assert {"prompt", *GIVEN} | INTERNAL == {each.name for each in fields(TaskSpec)}
-    kinds = {name: Text if name == "verify" else TYPES.get(hints[name], hints[name]) for name in GIVEN}
-    found: list[Any] = [("prompt", Some), *((name, kind | UnsetType, UNSET) for name, kind in kinds.items())]
-    return defstruct("Submit", found, kw_only=True, forbid_unknown_fields=True, namespace={"__doc__": _submit.__doc__})
+    kinds = {
+        name: Text if name == "verify" else TYPES.get(hints[name], hints[name]) for name in GIVEN
+    }
+    found: list[Any] = [
+        ("prompt", Some),
+        *((name, kind | UnsetType, UNSET) for name, kind in kinds.items()),
+    ]
+    return defstruct(
+        "Submit",
+        found,
+        kw_only=True,
+        forbid_unknown_fields=True,
+        namespace={"__doc__": _submit.__doc__},
+    )
 
 
 Submit = _submit()

@@ -1,4 +1,5 @@
-"""What there is besides runs and conversations: plans, agents, deliveries; and a delivery read again."""
+"""What there is besides runs and conversations: plans, agents, deliveries; and a delivery read
+again."""
 
 from __future__ import annotations
 
@@ -26,15 +27,22 @@ PLANS = 1000
 
 def agents(parts: Parts, asked: Asked) -> dict[str, Any]:
     environ = parts.engine.environ
-    return {"agents": installed([row.agent for row in parts.store.find([RunState.RUNNING], 100_000)], environ, environ)}
+    return {
+        "agents": installed(
+            [row.agent for row in parts.store.find([RunState.RUNNING], 100_000)], environ, environ
+        )
+    }
 
 
 def plans(parts: Parts, asked: Asked) -> dict[str, Any]:
-    return {"plans": [row_of(parts.store, plan, parts.engine.host) for plan in parts.store.plans(PLANS)]}
+    return {
+        "plans": [row_of(parts.store, plan, parts.engine.host) for plan in parts.store.plans(PLANS)]
+    }
 
 
 def begun(parts: Parts, asked: Asked) -> dict[str, Any]:
-    """The plan that was given, stored and on its way. Raises Problem with 403 where it takes an admin, PlanError, UsageError, Conflict."""
+    """The plan that was given, stored and on its way. Raises Problem with 403 where it takes an
+    admin, PlanError, UsageError, Conflict."""
     said, chosen = asked.body, parts.settings
     wanted = read_object(said.plan, plan_defaults(chosen))
     wanted = replace(wanted, repo=said.repo or wanted.repo)
@@ -60,7 +68,10 @@ def deliveries(parts: Parts, asked: Asked) -> dict[str, Any]:
     wanted = asked.query
     found = parts.store.inbox(wanted.state, wanted.source, wanted.limit + 1, wanted.before)
     shown = found[: wanted.limit]
-    return {"deliveries": [plain(each) for each in shown], "next": shown[-1].number if len(found) > len(shown) else None}
+    return {
+        "deliveries": [plain(each) for each in shown],
+        "next": shown[-1].number if len(found) > len(shown) else None,
+    }
 
 
 def delivery(parts: Parts, asked: Asked) -> dict[str, Any]:
@@ -71,7 +82,9 @@ def delivery(parts: Parts, asked: Asked) -> dict[str, Any]:
 def replayed(parts: Parts, asked: Asked) -> dict[str, Any]:
     found, body = parts.store.delivery(asked.at["delivery"])
     if not body:
-        raise StoreError(f"The body of delivery {found.number} was thinned out", "send it again from the forge")
+        raise StoreError(
+            f"The body of delivery {found.number} was thinned out", "send it again from the forge"
+        )
     reading = read(found.forge, found.event, parsed(body.encode()))
     again: dict[str, Any] = plain(parts.engine.store.replay_delivery(found.number, reading))
     parts.dispatch()
@@ -79,16 +92,56 @@ def replayed(parts: Parts, asked: Asked) -> dict[str, Any]:
 
 
 VERBS = (
-    Verb(method="GET", path="/agents", says="The agents: version, program, home, what they can, how many are at work.", does=agents,
-         answer="Agents"),
+    Verb(
+        method="GET",
+        path="/agents",
+        says="The agents: version, program, home, what they can, how many are at work.",
+        does=agents,
+        answer="Agents",
+    ),
     Verb(method="GET", path="/plans", says="Plans, newest first.", does=plans, answer="Plans"),
-    Verb(method="POST", path="/plans", says="Begins a plan, which the pool performs. The same plan again is the same one, by its name.",
-         does=begun, answer="Plan", scope=TokenScope.DISPATCH, body=forms.NewPlan, status=201),
-    Verb(method="GET", path="/plans/{plan}", says="How a plan stands, task by task.", does=plan, answer="Plan"),
-    Verb(method="GET", path="/inbox", says="What forges delivered, newest first.", does=deliveries, answer="Deliveries",
-         query=forms.InboxQuery),
-    Verb(method="GET", path="/inbox/{delivery}", says="A delivery, with its body: what people wrote on a forge is hostile.", does=delivery,
-         answer="Delivery"),
-    Verb(method="POST", path="/inbox/{delivery}/replay", says="Reads the kept body again, as if it came now.", does=replayed,
-         answer="Delivery", scope=TokenScope.DISPATCH, body=forms.Body),
-)  # fmt: skip
+    Verb(
+        method="POST",
+        path="/plans",
+        says=(
+            "Begins a plan, which the pool performs. The same plan again is the same one, by its "
+            "name."
+        ),
+        does=begun,
+        answer="Plan",
+        scope=TokenScope.DISPATCH,
+        body=forms.NewPlan,
+        status=201,
+    ),
+    Verb(
+        method="GET",
+        path="/plans/{plan}",
+        says="How a plan stands, task by task.",
+        does=plan,
+        answer="Plan",
+    ),
+    Verb(
+        method="GET",
+        path="/inbox",
+        says="What forges delivered, newest first.",
+        does=deliveries,
+        answer="Deliveries",
+        query=forms.InboxQuery,
+    ),
+    Verb(
+        method="GET",
+        path="/inbox/{delivery}",
+        says="A delivery, with its body: what people wrote on a forge is hostile.",
+        does=delivery,
+        answer="Delivery",
+    ),
+    Verb(
+        method="POST",
+        path="/inbox/{delivery}/replay",
+        says="Reads the kept body again, as if it came now.",
+        does=replayed,
+        answer="Delivery",
+        scope=TokenScope.DISPATCH,
+        body=forms.Body,
+    ),
+)

@@ -1,4 +1,5 @@
-"""The document of the API (OpenAPI 3.1), made from the tables of verbs: what stands there is what is done."""
+"""The document of the API (OpenAPI 3.1), made from the tables of verbs: what stands there is what
+is done."""
 
 from __future__ import annotations
 
@@ -17,10 +18,11 @@ from perdure.web.api.verbs import PREFIX, Verb
 
 REFERENCES = "#/components/schemas/{name}"
 ABOUT = (
-    "Every verb and list of the command line, with the same JSON. A request carries a token: `Authorization: Bearer ...` "
-    "(`perdure token new NAME --scope read|dispatch|admin`). Times are milliseconds since 1970, durations seconds, money US dollars. "
-    "Fields are added without a new `schema_version`. Texts that agents, repositories and forges wrote are hostile: clean them before "
-    "you show them."
+    "Every verb and list of the command line, with the same JSON. A request carries a token: "
+    "`Authorization: Bearer ...` (`perdure token new NAME --scope read|dispatch|admin`). Times are "
+    "milliseconds since 1970, durations seconds, money US dollars. Fields are added without a new "
+    "`schema_version`. Texts that agents, repositories and forges wrote are hostile: clean them "
+    "before you show them."
 )
 PROBLEMS = {
     "400": "The request does not fit this document.",
@@ -36,21 +38,38 @@ PROBLEMS = {
 
 def document(verbs: Sequence[Verb]) -> bytes:
     """The document as JSON."""
-    kinds = dict.fromkeys(kind for verb in verbs for kind in (verb.body, _shape(verb), shapes.ProblemDetails, Record) if kind)
+    kinds = dict.fromkeys(
+        kind
+        for verb in verbs
+        for kind in (verb.body, _shape(verb), shapes.ProblemDetails, Record)
+        if kind
+    )
     _, schemas = msgspec.json.schema_components(tuple(kinds), ref_template=REFERENCES)
-    _, named = msgspec.json.schema_components(tuple(dict.fromkeys(verb.query for verb in verbs)), ref_template=REFERENCES)
-    parameters = {name: schema for name, schema in named.items() if name.endswith("Query") or name in ("Query", "Page")}
+    _, named = msgspec.json.schema_components(
+        tuple(dict.fromkeys(verb.query for verb in verbs)), ref_template=REFERENCES
+    )
+    parameters = {
+        name: schema
+        for name, schema in named.items()
+        if name.endswith("Query") or name in ("Query", "Page")
+    }
     schemas |= {name: schema for name, schema in named.items() if name not in parameters}
     paths: dict[str, dict[str, Any]] = {}
     for verb in verbs:
-        paths.setdefault(f"{PREFIX}{verb.path}", {})[verb.method.lower()] = _operation(verb, parameters)
-    for path, which in (("/events", "all runs, from now on"), ("/runs/{run}/events", "one run, from its first record on")):
+        paths.setdefault(f"{PREFIX}{verb.path}", {})[verb.method.lower()] = _operation(
+            verb, parameters
+        )
+    for path, which in (
+        ("/events", "all runs, from now on"),
+        ("/runs/{run}/events", "one run, from its first record on"),
+    ):
         paths[f"{PREFIX}{path}"] = {"get": _stream(path, which)}
     paths[f"{PREFIX}/openapi.json"] = {
         "get": {
             "operationId": "get_openapi",
             "summary": "This document.",
-            "responses": {"200": {"description": "It.", "content": {"application/json": {}}}} | _problems({"401", "429"}),
+            "responses": {"200": {"description": "It.", "content": {"application/json": {}}}}
+            | _problems({"401", "429"}),
         }
     }
     found = {
@@ -69,7 +88,11 @@ def document(verbs: Sequence[Verb]) -> bytes:
             "responses": {
                 f"Problem{status}": {
                     "description": says,
-                    "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}},
+                    "content": {
+                        "application/problem+json": {
+                            "schema": {"$ref": "#/components/schemas/ProblemDetails"}
+                        }
+                    },
                 }
                 for status, says in {**PROBLEMS, "": "Anything else that went wrong."}.items()
             },
@@ -86,29 +109,52 @@ def _operation(verb: Verb, parameters: dict[str, Any]) -> dict[str, Any]:
     statuses = {"400", "401", "403", "429", "503"}
     statuses |= {"404"} if "{" in verb.path or verb.body is not None else set()
     statuses |= {"409", "422"} if verb.method != "GET" or verb.answer == "text" else {"422"}
-    kind, schema = ("text/plain", {"type": "string"}) if verb.answer == "text" else ("application/json", _to(verb.answer))
+    kind, schema = (
+        ("text/plain", {"type": "string"})
+        if verb.answer == "text"
+        else ("application/json", _to(verb.answer))
+    )
     found: dict[str, Any] = {
         "operationId": verb.id,
         "tags": [verb.path.split("/")[1]],
         "summary": verb.says,
         "description": f"Needs the scope `{verb.scope}`.",
         "parameters": [*_of_path(verb.path), *_of_query(parameters[verb.query.__name__])],
-        "responses": {str(verb.status): {"description": "Done.", "content": {kind: {"schema": schema}}}} | _problems(statuses),
+        "responses": {
+            str(verb.status): {"description": "Done.", "content": {kind: {"schema": schema}}}
+        }
+        | _problems(statuses),
     }
     if verb.body is not None:
         needed = any(each.required for each in msgspec.structs.fields(verb.body))
-        found["requestBody"] = {"required": needed, "content": {"application/json": {"schema": _to(verb.body.__name__)}}}
+        found["requestBody"] = {
+            "required": needed,
+            "content": {"application/json": {"schema": _to(verb.body.__name__)}},
+        }
     return found
 
 
 def _stream(path: str, which: str) -> dict[str, Any]:
-    back = {"name": "Last-Event-ID", "in": "header", "schema": {"type": "string"}, "description": "The id of the event that was seen last."}
-    after = {"name": "after", "in": "query", "schema": {"type": "integer", "minimum": 0}, "description": "The same, for who cannot set it."}
+    back = {
+        "name": "Last-Event-ID",
+        "in": "header",
+        "schema": {"type": "string"},
+        "description": "The id of the event that was seen last.",
+    }
+    after = {
+        "name": "after",
+        "in": "query",
+        "schema": {"type": "integer", "minimum": 0},
+        "description": "The same, for who cannot set it.",
+    }
     return {
         "operationId": f"get{path}".replace("/", "_").translate({ord(each): None for each in "{}"}),
         "tags": ["events"],
         "summary": f"Records of {which}, as server-sent events; `data` is a Record, `id` its number.",
-        "description": "Needs the scope `read`. A reader that does not keep up is let go, and comes back with the last id.",
+        "description": (
+            "Needs the scope `read`. A reader that does not keep up is let go, and comes back with "
+            "the last id."
+        ),
         "parameters": [*_of_path(path), back, after],
         "responses": {"200": {"description": "Events.", "content": {"text/event-stream": {}}}}
         | _problems({"400", "401", "404", "429", "503"}),
@@ -117,15 +163,23 @@ def _stream(path: str, which: str) -> dict[str, Any]:
 
 def _of_path(path: str) -> list[dict[str, Any]]:
     schema = {"type": "string", "minLength": 1, "maxLength": 1000, "pattern": LINE}
-    return [{"name": name, "in": "path", "required": True, "schema": schema} for name in re.findall(r"{(\w+)}", path)]
+    return [
+        {"name": name, "in": "path", "required": True, "schema": schema}
+        for name in re.findall(r"{(\w+)}", path)
+    ]
 
 
 def _of_query(schema: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{"name": name, "in": "query", "required": False, "schema": each} for name, each in schema.get("properties", {}).items()]
+    return [
+        {"name": name, "in": "query", "required": False, "schema": each}
+        for name, each in schema.get("properties", {}).items()
+    ]
 
 
 def _problems(statuses: Iterable[str]) -> dict[str, Any]:
-    found = {status: {"$ref": f"#/components/responses/Problem{status}"} for status in sorted(statuses)}
+    found = {
+        status: {"$ref": f"#/components/responses/Problem{status}"} for status in sorted(statuses)
+    }
     return found | {"default": {"$ref": "#/components/responses/Problem"}}
 
 

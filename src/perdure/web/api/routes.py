@@ -27,5 +27,8 @@ def api(parts: Parts) -> list[BaseRoute]:
         Route(f"{PREFIX}/openapi.json", openapi, methods=["GET"]),
         Route(f"{PREFIX}/events", stream(parts, room), methods=["GET"]),
         Route(f"{PREFIX}/runs/{{run}}/events", stream(parts, room), methods=["GET"]),
-        *(Route(f"{PREFIX}{verb.path}", endpoint(verb, parts, room), methods=[verb.method]) for verb in VERBS),
+        *(
+            Route(f"{PREFIX}{verb.path}", endpoint(verb, parts, room), methods=[verb.method])
+            for verb in VERBS
+        ),
     ]

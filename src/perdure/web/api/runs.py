@@ -35,10 +35,18 @@ RAW_MOST = 16 * 1024 * 1024
 PATCH_MOST = 64 * 1024 * 1024
 """A patch is held in memory: what an agent wrote must not fill it."""
 ADMIN_ONLY = frozenset({"here", "agent_args", "env", "pass_env", "verify"})
-"""What runs commands of the caller's choosing beside the agent, reads the service's own variables, or works in any directory."""
-OWN_LABELS = frozenset(labels_of(1, Origin(source="s", rule="r", repository="a/b", number=1, pull=True)))
+"""What runs commands of the caller's choosing beside the agent, reads the service's own variables,
+or works in any directory."""
+OWN_LABELS = frozenset(
+    labels_of(1, Origin(source="s", rule="r", repository="a/b", number=1, pull=True))
+)
 """Labels by which perdure knows where a run came from, and whom to answer."""
-LIMIT_OF = {"attempts": "attempts", "timeout_s": "timeout", "stall_s": "stall", "budget_usd": "budget_usd"}
+LIMIT_OF = {
+    "attempts": "attempts",
+    "timeout_s": "timeout",
+    "stall_s": "stall",
+    "budget_usd": "budget_usd",
+}
 LIMIT_OF |= {"verify_timeout_s": "verify_timeout"}
 assert set(LIMIT_OF.values()) == LIMITS
 
@@ -47,7 +55,9 @@ def report(parts: Parts, ref: str) -> dict[str, Any]:
     """The run as `perdure show --json` has it."""
     run = parts.store.get(ref)
     liveness = liveness_of(parts.engine, run, parts.store)
-    return report_of(parts.store, parts.store.get(ref) if liveness is None else run, liveness=liveness)
+    return report_of(
+        parts.store, parts.store.get(ref) if liveness is None else run, liveness=liveness
+    )
 
 
 def ready(parts: Parts, run: TaskRun) -> dict[str, Any]:
@@ -58,7 +68,13 @@ def ready(parts: Parts, run: TaskRun) -> dict[str, Any]:
 
 def listed(parts: Parts, asked: Asked) -> dict[str, Any]:
     wanted = asked.query
-    rows = parts.store.find(wanted.state, wanted.limit + 1, before=int(wanted.cursor or 0), agent=wanted.agent, scope=wanted.scope)
+    rows = parts.store.find(
+        wanted.state,
+        wanted.limit + 1,
+        before=int(wanted.cursor or 0),
+        agent=wanted.agent,
+        scope=wanted.scope,
+    )
     shown = rows[: wanted.limit]
     told = [row_of(row, liveness_of(parts.engine, row, parts.store)) for row in shown]
     return {"runs": told, "next": str(shown[-1].ordinal) if len(rows) > len(shown) else None}
@@ -79,16 +95,25 @@ class Usual(Protocol):
 
 
 def task_of(parts: Usual, given: object, who: Principal) -> TaskSpec:
-    """The task: what was given (fields of a task, as attributes), over the settings of the service. Raises Problem with 403 where it takes
-    an admin, UsageError."""
+    """The task: what was given (fields of a task, as attributes), over the settings of the service.
+    Raises Problem with 403 where it takes an admin, UsageError."""
     settings = parts.settings
-    said = {each.name: getattr(given, each.name) for each in fields(TaskSpec) if getattr(given, each.name, UNSET) is not UNSET}
+    said = {
+        each.name: getattr(given, each.name)
+        for each in fields(TaskSpec)
+        if getattr(given, each.name, UNSET) is not UNSET
+    }
     if not who.may(TokenScope.ADMIN):
         refuse_widening(said, settings)
     if own := sorted(OWN_LABELS & said.get("labels", {}).keys()):
-        raise UsageError(f"perdure itself sets these labels: {', '.join(own)}", "choose other names")
+        raise UsageError(
+            f"perdure itself sets these labels: {', '.join(own)}", "choose other names"
+        )
     if not {"repo", "here", "service"} & {name for name, value in said.items() if value}:
-        raise UsageError("It is not said where the task is to work", "give repo (an https address), or service and task")
+        raise UsageError(
+            "It is not said where the task is to work",
+            "give repo (an https address), or service and task",
+        )
     if (repo := said.get("repo", "")) and not is_remote(repo) and not Path(repo).is_absolute():
         raise UsageError("A repository on the service's own disk is named by its absolute path")
     if (here := said.get("here", "")) and not Path(here).is_absolute():
@@ -104,17 +129,24 @@ def task_of(parts: Usual, given: object, who: Principal) -> TaskSpec:
 
 
 def refuse_widening(said: dict[str, Any], settings: Settings) -> None:
-    """Who may dispatch has agents work within what the owner has set; what goes beyond takes an admin. Raises Problem."""
+    """Who may dispatch has agents work within what the owner has set; what goes beyond takes an
+    admin. Raises Problem."""
     beyond = sorted(name for name in ADMIN_ONLY & said.keys() if said[name])
     if said.get("permissions") is Permissions.FULL and settings.permissions is not Permissions.FULL:
         beyond.append("permissions: full")
     if (repo := said.get("repo", "")) and not repo.startswith("https://"):
         beyond.append("repo, unless it is an https address")
     beyond += sorted(
-        name for name, setting in LIMIT_OF.items() if name in said and (said[name] or math.inf) > (getattr(settings, setting) or math.inf)
+        name
+        for name, setting in LIMIT_OF.items()
+        if name in said and (said[name] or math.inf) > (getattr(settings, setting) or math.inf)
     )
     if beyond:
-        raise Problem(403, f"This takes the scope admin: {', '.join(beyond)}", "leave it out, or: perdure token new NAME --scope admin")
+        raise Problem(
+            403,
+            f"This takes the scope admin: {', '.join(beyond)}",
+            "leave it out, or: perdure token new NAME --scope admin",
+        )
 
 
 def shown(parts: Parts, asked: Asked) -> dict[str, Any]:
@@ -129,7 +161,11 @@ def records(parts: Parts, asked: Asked) -> dict[str, Any]:
     run, wanted = parts.store.get(asked.at["run"]), asked.query
     found = parts.store.history(run.id, wanted.after, wanted.limit)
     shown = [plain(record) for record in found if wanted.attempt in (0, record.attempt)]
-    return {"run": run.name, "records": shown, "next": found[-1].seq if len(found) == wanted.limit else None}
+    return {
+        "run": run.name,
+        "records": shown,
+        "next": found[-1].seq if len(found) == wanted.limit else None,
+    }
 
 
 def raw(parts: Parts, asked: Asked) -> Raw:
@@ -143,27 +179,47 @@ def raw(parts: Parts, asked: Asked) -> Raw:
             file.seek(max(0, size - RAW_MOST))
             return Raw(content=file.read(RAW_MOST), name=f"{run.name}-{number}.log")
     except OSError:
-        raise NotFound(f"The output of attempt {number} of {run.name} is not on this host", f"perdure logs {run.name}") from None
+        raise NotFound(
+            f"The output of attempt {number} of {run.name} is not on this host",
+            f"perdure logs {run.name}",
+        ) from None
 
 
 def diff(parts: Parts, asked: Asked) -> Raw:
     name = parts.store.get(asked.at["run"]).name
     if asked.query.stat:
-        text = visible(service.diff(parts.engine, asked.at["run"], stat=COLUMNS, most=PATCH_MOST).decode("utf-8", "replace"))
+        text = visible(
+            service.diff(parts.engine, asked.at["run"], stat=COLUMNS, most=PATCH_MOST).decode(
+                "utf-8", "replace"
+            )
+        )
         return Raw(content=text.encode(), name=f"{name}.stat")
-    return Raw(content=service.diff(parts.engine, asked.at["run"], binary=True, most=PATCH_MOST), name=f"{name}.patch")
+    return Raw(
+        content=service.diff(parts.engine, asked.at["run"], binary=True, most=PATCH_MOST),
+        name=f"{name}.patch",
+    )
 
 
 def saved(parts: Parts, asked: Asked) -> dict[str, Any]:
     run = parts.store.get(asked.at["run"])
-    return {"run": run.name, "checkpoints": [plain(each) for each in reversed(parts.store.checkpoints(run.id))]}
+    return {
+        "run": run.name,
+        "checkpoints": [plain(each) for each in reversed(parts.store.checkpoints(run.id))],
+    }
 
 
 def retried(parts: Parts, asked: Asked) -> dict[str, Any]:
-    given = {each.name: value for each in fields(service.Changes) if (value := getattr(asked.body, each.name)) is not None}
+    given = {
+        each.name: value
+        for each in fields(service.Changes)
+        if (value := getattr(asked.body, each.name)) is not None
+    }
     if not asked.who.may(TokenScope.ADMIN):
         refuse_widening(given, parts.settings)
-    return ready(parts, service.retry(parts.engine, asked.at["run"], asked.body.agent, service.Changes(**given)))
+    return ready(
+        parts,
+        service.retry(parts.engine, asked.at["run"], asked.body.agent, service.Changes(**given)),
+    )
 
 
 def updated(parts: Parts, asked: Asked) -> dict[str, Any]:
@@ -176,50 +232,161 @@ def stopped(parts: Parts, asked: Asked) -> dict[str, Any]:
 
 def forked(parts: Parts, asked: Asked) -> dict[str, Any]:
     said = asked.body
-    wanted = Branching(prompt=said.prompt, at=said.at, checkpoint=said.checkpoint, name=said.name, branch=said.branch)
+    wanted = Branching(
+        prompt=said.prompt,
+        at=said.at,
+        checkpoint=said.checkpoint,
+        name=said.name,
+        branch=said.branch,
+    )
     return ready(parts, fork(parts.engine, asked.at["run"], wanted))
 
 
 def restored(parts: Parts, asked: Asked) -> dict[str, Any]:
-    done = checkpoints.restore(parts.engine, asked.at["run"], asked.body.checkpoint, files_only=asked.body.files_only)
+    done = checkpoints.restore(
+        parts.engine, asked.at["run"], asked.body.checkpoint, files_only=asked.body.files_only
+    )
     undo = plain(done.undo) if done.undo is not None else None
-    return {"run": done.run.name, "checkpoint": plain(done.checkpoint), "undo": undo, "transcript": done.transcript}
+    return {
+        "run": done.run.name,
+        "checkpoint": plain(done.checkpoint),
+        "undo": undo,
+        "transcript": done.transcript,
+    }
 
 
 def removed(parts: Parts, asked: Asked) -> dict[str, Any]:
     done = service.remove(parts.engine, asked.at["run"], force=asked.query.force)
     trash = done.trash.name if done.trash is not None else None
-    return {"run": done.run.name, "id": done.run.id, "trash": trash, "kept": done.kept, "unsaved": list(done.unsaved)}
+    return {
+        "run": done.run.name,
+        "id": done.run.id,
+        "trash": trash,
+        "kept": done.kept,
+        "unsaved": list(done.unsaved),
+    }
 
 
 ADMIN, DISPATCH = TokenScope.ADMIN, TokenScope.DISPATCH
 RUN = "/runs/{run}"
 
 VERBS = (
-    Verb(method="GET", path="/runs", says="Runs, newest first, as `perdure ls` lists them.", does=listed, answer="Runs",
-         query=forms.RunsQuery),
-    Verb(method="POST", path="/runs", says="Submits a task. The same `key` and task is the same run.", does=submitted, answer="Run",
-         scope=DISPATCH, body=forms.Submit, status=201),
-    Verb(method="GET", path=RUN, says="A run with its attempts and receipts, as `perdure show` has it.", does=shown, answer="Run"),
-    Verb(method="GET", path=f"{RUN}/why", says="How each attempt began, on which evidence, and what its receipt says.", does=why,
-         answer="Why"),
-    Verb(method="GET", path=f"{RUN}/logs", says="Records of the run's journal, oldest first.", does=records, answer="Records",
-         query=forms.RecordsQuery),
-    Verb(method="GET", path=f"{RUN}/raw", says="The agent's own output in one attempt, its last 16 MiB: hostile bytes.", does=raw,
-         answer="text", query=forms.RawQuery),
-    Verb(method="GET", path=f"{RUN}/diff", says="What the run changed, as a patch that `git apply` takes.", does=diff, answer="text",
-         query=forms.DiffQuery),
-    Verb(method="GET", path=f"{RUN}/checkpoints", says="What was saved of the run, newest first.", does=saved, answer="Checkpoints"),
-    Verb(method="POST", path=f"{RUN}/retry", says="Goes on where the run stopped.", does=retried, answer="Run", scope=DISPATCH,
-         body=forms.Retry),
-    Verb(method="POST", path=f"{RUN}/update", says="Gives the run new instructions, in the same conversation.", does=updated, answer="Run",
-         scope=DISPATCH, body=forms.Update),
-    Verb(method="POST", path=f"{RUN}/stop", says="Stops the run; a retry goes on later.", does=stopped, answer="Run", scope=DISPATCH,
-         body=forms.Body),
-    Verb(method="POST", path=f"{RUN}/fork", says="A new run that begins where this one stands.", does=forked, answer="Run", scope=DISPATCH,
-         body=forms.Fork, status=201),
-    Verb(method="POST", path=f"{RUN}/restore", says="Takes workdir and conversation back to a checkpoint; what is there is saved first.",
-         does=restored, answer="Restored", scope=DISPATCH, body=forms.Restore),
-    Verb(method="DELETE", path=RUN, says="Takes a finished run off the list, its workdir into the trash if all of it is saved.",
-         does=removed, answer="Removed", scope=ADMIN, query=forms.RemoveQuery),
-)  # fmt: skip
+    Verb(
+        method="GET",
+        path="/runs",
+        says="Runs, newest first, as `perdure ls` lists them.",
+        does=listed,
+        answer="Runs",
+        query=forms.RunsQuery,
+    ),
+    Verb(
+        method="POST",
+        path="/runs",
+        says="Submits a task. The same `key` and task is the same run.",
+        does=submitted,
+        answer="Run",
+        scope=DISPATCH,
+        body=forms.Submit,
+        status=201,
+    ),
+    Verb(
+        method="GET",
+        path=RUN,
+        says="A run with its attempts and receipts, as `perdure show` has it.",
+        does=shown,
+        answer="Run",
+    ),
+    Verb(
+        method="GET",
+        path=f"{RUN}/why",
+        says="How each attempt began, on which evidence, and what its receipt says.",
+        does=why,
+        answer="Why",
+    ),
+    Verb(
+        method="GET",
+        path=f"{RUN}/logs",
+        says="Records of the run's journal, oldest first.",
+        does=records,
+        answer="Records",
+        query=forms.RecordsQuery,
+    ),
+    Verb(
+        method="GET",
+        path=f"{RUN}/raw",
+        says="The agent's own output in one attempt, its last 16 MiB: hostile bytes.",
+        does=raw,
+        answer="text",
+        query=forms.RawQuery,
+    ),
+    Verb(
+        method="GET",
+        path=f"{RUN}/diff",
+        says="What the run changed, as a patch that `git apply` takes.",
+        does=diff,
+        answer="text",
+        query=forms.DiffQuery,
+    ),
+    Verb(
+        method="GET",
+        path=f"{RUN}/checkpoints",
+        says="What was saved of the run, newest first.",
+        does=saved,
+        answer="Checkpoints",
+    ),
+    Verb(
+        method="POST",
+        path=f"{RUN}/retry",
+        says="Goes on where the run stopped.",
+        does=retried,
+        answer="Run",
+        scope=DISPATCH,
+        body=forms.Retry,
+    ),
+    Verb(
+        method="POST",
+        path=f"{RUN}/update",
+        says="Gives the run new instructions, in the same conversation.",
+        does=updated,
+        answer="Run",
+        scope=DISPATCH,
+        body=forms.Update,
+    ),
+    Verb(
+        method="POST",
+        path=f"{RUN}/stop",
+        says="Stops the run; a retry goes on later.",
+        does=stopped,
+        answer="Run",
+        scope=DISPATCH,
+        body=forms.Body,
+    ),
+    Verb(
+        method="POST",
+        path=f"{RUN}/fork",
+        says="A new run that begins where this one stands.",
+        does=forked,
+        answer="Run",
+        scope=DISPATCH,
+        body=forms.Fork,
+        status=201,
+    ),
+    Verb(
+        method="POST",
+        path=f"{RUN}/restore",
+        says="Takes workdir and conversation back to a checkpoint; what is there is saved first.",
+        does=restored,
+        answer="Restored",
+        scope=DISPATCH,
+        body=forms.Restore,
+    ),
+    Verb(
+        method="DELETE",
+        path=RUN,
+        says="Takes a finished run off the list, its workdir into the trash if all of it is saved.",
+        does=removed,
+        answer="Removed",
+        scope=ADMIN,
+        query=forms.RemoveQuery,
+    ),
+)

@@ -1,5 +1,6 @@
-"""What answers look like, for the document. The answers themselves are made where the command line's `--json` is made; a test holds real
-ones against these shapes, so that neither has a field that the other has not.
+"""What answers look like, for the document. The answers themselves are made where the command
+line's `--json` is made; a test holds real ones against these shapes, so that neither has a field
+that the other has not.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""What an address of the API is, and how a request to it is answered: who asks, what is asked, done in a thread, said as JSON.
+"""What an address of the API is, and how a request to it is answered: who asks, what is asked, done
+in a thread, said as JSON.
 
-A body is JSON read as strictly as a forge's: no key twice, no NaN, not nested without end. What does not fit is 400 with the place.
+A body is JSON read as strictly as a forge's: no key twice, no NaN, not nested without end. What
+does not fit is 400 with the place.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Raw:
-    """An answer that is no JSON: bytes that somebody else wrote. A browser stores it, and never shows it as a page."""
+    """An answer that is no JSON: bytes that somebody else wrote. A browser stores it, and never
+    shows it as a page."""
 
     content: bytes
     name: str
@@ -55,7 +58,8 @@ class Raw:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verb:
-    """One method of one address. `does` waits for the store, git and the disk; it runs in a thread."""
+    """One method of one address. `does` waits for the store, git and the disk; it runs in a
+    thread."""
 
     method: str
     path: str
@@ -74,7 +78,11 @@ class Verb:
     @property
     def id(self) -> str:
         """Its name in the document: `get_runs_run_diff`."""
-        return f"{self.method}{self.path}".lower().replace("/", "_").translate({ord(each): None for each in "{}"})
+        return (
+            f"{self.method}{self.path}".lower()
+            .replace("/", "_")
+            .translate({ord(each): None for each in "{}"})
+        )
 
 
 @dataclass
@@ -102,9 +110,15 @@ def endpoint(verb: Verb, parts: Parts, room: Room) -> Callable[[Request], Awaita
     async def answered(request: Request) -> Response:
         who = authenticated(request, verb.scope)
         at = {name: _part(value) for name, value in request.path_params.items()}
-        query = _converted(_plain(request.query_params, verb.query), verb.query, "query", strict=False)
-        body = _converted(await _object(request), verb.body, "body") if verb.body is not None else None
-        found = await to_thread.run_sync(verb.does, parts, Asked(who=who, at=at, query=query, body=body), limiter=room.of(verb))
+        query = _converted(
+            _plain(request.query_params, verb.query), verb.query, "query", strict=False
+        )
+        body = (
+            _converted(await _object(request), verb.body, "body") if verb.body is not None else None
+        )
+        found = await to_thread.run_sync(
+            verb.does, parts, Asked(who=who, at=at, query=query, body=body), limiter=room.of(verb)
+        )
         return said(found, verb.status)
 
     return answered
@@ -145,19 +159,27 @@ def _plain(given: QueryParams, kind: type[msgspec.Struct]) -> dict[str, Any]:
     return found
 
 
-def _converted(value: Mapping[str, Any], kind: type[msgspec.Struct], where: str, *, strict: bool = True) -> Any:
+def _converted(
+    value: Mapping[str, Any], kind: type[msgspec.Struct], where: str, *, strict: bool = True
+) -> Any:
     try:
         return msgspec.convert(value, resolved(kind), strict=strict)
     except msgspec.ValidationError as error:
-        raise Problem(400, f"The {where} does not fit: {error}", f"GET {PREFIX}/openapi.json says what does") from None
+        raise Problem(
+            400, f"The {where} does not fit: {error}", f"GET {PREFIX}/openapi.json says what does"
+        ) from None
 
 
 async def _object(request: Request) -> Mapping[str, Any]:
-    """The JSON object in the body; nothing is an empty one. Raises Problem with 400, 408, 413 or 415."""
+    """The JSON object in the body; nothing is an empty one. Raises Problem with 400, 408, 413 or
+    415."""
     body = await body_of(request)
     if not body:
         return {}
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+    if (
+        request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        != "application/json"
+    ):
         raise Problem(415, "The body has to be application/json")
     try:
         return object_of(body)

@@ -1,14 +1,16 @@
 """The dashboard: server-rendered pages over the store. `perdure.web.routes` is the caller.
 
-The rooms: `desk` (what pages work with), `visits` (one request of somebody who is signed in), `rendering` (templates; everything hostile is
-cleaned and escaped there), `signing` (in and out); `board`, `tasks`, `sessions`, `plans`, `records`, `disk`, `inbox`, `checks` (the pages);
-`acts` and `asking` (what can be done, and the pages that ask first); `live` (what comes while one looks); `threads`, `timelines`, `lines`,
-`diffs`, `fingerprints` (pure: nouns to what is shown).
+The rooms: `desk` (what pages work with), `visits` (one request of somebody who is signed in),
+`rendering` (templates; everything hostile is cleaned and escaped there), `signing` (in and out);
+`board`, `tasks`, `sessions`, `plans`, `records`, `disk`, `inbox`, `checks` (the pages); `acts` and
+`asking` (what can be done, and the pages that ask first); `live` (what comes while one looks);
+`threads`, `timelines`, `lines`, `diffs`, `fingerprints` (pure: nouns to what is shown).
 
-Pages are ordinary functions that run in the server's threads: they may wait for the store, git and the disk. Reading works without a
-script. Nothing changes by a GET; every form carries the secret of its sign-in (`principal.form_secret`), and what cannot be undone by the
-same page asks first, with what follows from it. The policy in `rendering.CSP` lets a page load nothing from elsewhere and run nothing that
-stands in it.
+Pages are ordinary functions that run in the server's threads: they may wait for the store, git and
+the disk. Reading works without a script. Nothing changes by a GET; every form carries the secret of
+its sign-in (`principal.form_secret`), and what cannot be undone by the same page asks first, with
+what follows from it. The policy in `rendering.CSP` lets a page load nothing from elsewhere and run
+nothing that stands in it.
 """
 
 from __future__ import annotations
@@ -18,7 +20,19 @@ from functools import partial
 from starlette.routing import BaseRoute, Mount
 
 from perdure.model import TokenScope
-from perdure.web.dashboard import acts, board, checks, disk, inbox, live, plans, records, sessions, signing, tasks
+from perdure.web.dashboard import (
+    acts,
+    board,
+    checks,
+    disk,
+    inbox,
+    live,
+    plans,
+    records,
+    sessions,
+    signing,
+    tasks,
+)
 from perdure.web.dashboard.desk import Desk
 from perdure.web.dashboard.doors import acting, looking
 from perdure.web.dashboard.measuring import Measured

@@ -1,4 +1,5 @@
-"""What can be done with a run. Each act is one of the verbs that the command line has, under the same rules."""
+"""What can be done with a run. Each act is one of the verbs that the command line has, under the
+same rules."""
 
 from __future__ import annotations
 
@@ -29,11 +30,23 @@ def retry(visit: Visit) -> Response:
 
 def ask_update(visit: Visit) -> Response:
     run = visit.desk.look.get(visit.named("name"))
-    at_work = [f"{run.name} is at work: the agent gets them when its attempt has ended."] if run.state is RunState.RUNNING else []
+    at_work = (
+        [f"{run.name} is at work: the agent gets them when its attempt has ended."]
+        if run.state is RunState.RUNNING
+        else []
+    )
     return ask(
-        visit, f"New instructions for {run.name}", yes="Send", back=f"/runs/{run.name}", consequences=at_work,
-        fields=[Field("prompt", "The same conversation goes on with only what is new", "text", needed=True)],
-    )  # fmt: skip
+        visit,
+        f"New instructions for {run.name}",
+        yes="Send",
+        back=f"/runs/{run.name}",
+        consequences=at_work,
+        fields=[
+            Field(
+                "prompt", "The same conversation goes on with only what is new", "text", needed=True
+            )
+        ],
+    )
 
 
 def update(visit: Visit) -> Response:
@@ -45,10 +58,22 @@ def update(visit: Visit) -> Response:
 def ask_stop(visit: Visit) -> Response:
     run = visit.desk.look.get(visit.named("name"))
     running = run.state is RunState.RUNNING
-    follows = ["The agent is ended in good order, and its workdir and conversation are saved as a checkpoint."] if running else []
+    follows = (
+        [
+            "The agent is ended in good order, and its workdir and conversation are saved as a "
+            "checkpoint."
+        ]
+        if running
+        else []
+    )
     follows += [] if running else ["Nobody is at work in it; it leaves the queue."]
     return ask(
-        visit, f"Stop {run.name}?", yes="Stop it", back=f"/runs/{run.name}", consequences=follows, undo="Retry goes on where it stopped."
+        visit,
+        f"Stop {run.name}?",
+        yes="Stop it",
+        back=f"/runs/{run.name}",
+        consequences=follows,
+        undo="Retry goes on where it stopped.",
     )
 
 
@@ -63,15 +88,22 @@ def ask_reset(visit: Visit) -> Response:
     found = reset(visit.desk.engine, Target(run=run.id), ROOT, dry=True)
     others = [each.name for each in found.runs if each.id != run.id]
     return ask(
-        visit, f"Reset {run.name}?", yes="Reset", back=f"/runs/{run.name}", danger=True,
-        consequences=["The next attempt begins a new conversation in a new workdir. Nothing is deleted: the workdir goes to the trash."],
+        visit,
+        f"Reset {run.name}?",
+        yes="Reset",
+        back=f"/runs/{run.name}",
+        danger=True,
+        consequences=[
+            "The next attempt begins a new conversation in a new workdir. Nothing is deleted: the "
+            "workdir goes to the trash."
+        ],
         lists=[
             ("These begin anew with it, because they share its workdir or conversation", others),
             ("Nowhere else but in the trash from then on", found.unsaved),
             ("Stays where it is", found.kept),
         ],
         undo="perdure trash restore brings it back, files and conversation.",
-    )  # fmt: skip
+    )
 
 
 def do_reset(visit: Visit) -> Response:
@@ -83,13 +115,28 @@ def do_reset(visit: Visit) -> Response:
 def ask_remove(visit: Visit) -> Response:
     run = visit.desk.look.get(visit.named("name"))
     place = run.workspace
-    lost = visit.desk.engine.workspaces.unsaved(place) if place is not None and place.backend != "here" else []
-    fields = [Field("force", "also what is nowhere else: the trash keeps it", "tick")] if lost else []
+    lost = (
+        visit.desk.engine.workspaces.unsaved(place)
+        if place is not None and place.backend != "here"
+        else []
+    )
+    fields = (
+        [Field("force", "also what is nowhere else: the trash keeps it", "tick")] if lost else []
+    )
     return ask(
-        visit, f"Take {run.name} off the list?", yes="Remove", back=f"/runs/{run.name}", danger=True, fields=fields,
-        consequences=["Its workdir goes to the trash; the branch, the journal and perdure's copies of the conversation stay."],
-        lists=[("Nowhere else but in the trash from then on", list(lost))], undo="perdure trash restore brings it back.",
-    )  # fmt: skip
+        visit,
+        f"Take {run.name} off the list?",
+        yes="Remove",
+        back=f"/runs/{run.name}",
+        danger=True,
+        fields=fields,
+        consequences=[
+            "Its workdir goes to the trash; the branch, the journal and perdure's copies of the "
+            "conversation stay."
+        ],
+        lists=[("Nowhere else but in the trash from then on", list(lost))],
+        undo="perdure trash restore brings it back.",
+    )
 
 
 def remove(visit: Visit) -> Response:
@@ -99,19 +146,39 @@ def remove(visit: Visit) -> Response:
 
 def ask_restore(visit: Visit) -> Response:
     run = visit.desk.look.get(visit.named("name"))
-    checkpoint = next((each for each in visit.desk.look.checkpoints(run.id) if str(each.number) == visit.named("number")), None)
+    checkpoint = next(
+        (
+            each
+            for each in visit.desk.look.checkpoints(run.id)
+            if str(each.number) == visit.named("number")
+        ),
+        None,
+    )
     if checkpoint is None:
-        raise NotFound(f"{run.name} has no checkpoint {visit.named('number')}", f"perdure checkpoints {run.name}")
+        raise NotFound(
+            f"{run.name} has no checkpoint {visit.named('number')}",
+            f"perdure checkpoints {run.name}",
+        )
     return ask(
-        visit, f"Take {run.name} back to checkpoint {checkpoint.number}?", yes="Restore", back=f"/runs/{run.name}/checkpoints", danger=True,
+        visit,
+        f"Take {run.name} back to checkpoint {checkpoint.number}?",
+        yes="Restore",
+        back=f"/runs/{run.name}/checkpoints",
+        danger=True,
         consequences=[
-            f"Workdir and conversation will be as they were {clock(checkpoint.at)}, in attempt {checkpoint.attempt}.",
+            f"Workdir and conversation will be as they were {clock(checkpoint.at)}, in attempt "
+            f"{checkpoint.attempt}.",
             "What is there now is saved first, as a checkpoint of its own.",
         ],
         fields=[Field("files", "only the workdir; the conversation stays where it is", "tick")],
-        lists=[("Not in that checkpoint", [f"{name}: {why}" for name, why in checkpoint.workdir.left_out[:20]])],
+        lists=[
+            (
+                "Not in that checkpoint",
+                [f"{name}: {why}" for name, why in checkpoint.workdir.left_out[:20]],
+            )
+        ],
         undo="The newest checkpoint then takes you back here.",
-    )  # fmt: skip
+    )
 
 
 def do_restore(visit: Visit) -> Response:
@@ -136,10 +203,16 @@ def ask_new(visit: Visit) -> Response:
 
 
 def new(visit: Visit) -> Response:
-    given = {name: text for name in ("repo", "name", "agent", "branch") if (text := visit.given(name).strip())}
+    given = {
+        name: text
+        for name in ("repo", "name", "agent", "branch")
+        if (text := visit.given(name).strip())
+    }
     if "repo" not in given:
         raise UsageError("no repository is named", _repositories(visit))
-    spec = task_of(visit.desk, SimpleNamespace(prompt=visit.given("prompt").strip(), **given), visit.principal)
+    spec = task_of(
+        visit.desk, SimpleNamespace(prompt=visit.given("prompt").strip(), **given), visit.principal
+    )
     run = service.submit(visit.desk.engine, spec, ROOT)
     visit.desk.ring()
     return visit.to(f"/runs/{run.name}", "begun")

@@ -1,4 +1,5 @@
-"""A page that asks before something is done: what follows from it, and what else has to be known."""
+"""A page that asks before something is done: what follows from it, and what else has to be
+known."""
 
 from __future__ import annotations
 
@@ -37,6 +38,14 @@ def ask(
 ) -> Response:
     """The form is sent to the address that it stands at."""
     return visit.page(
-        "ask.html", question=question, yes=yes, back=back, consequences=consequences, lists=lists, fields=fields, undo=undo, danger=danger,
+        "ask.html",
+        question=question,
+        yes=yes,
+        back=back,
+        consequences=consequences,
+        lists=lists,
+        fields=fields,
+        undo=undo,
+        danger=danger,
         action=visit.request.url.path,
-    )  # fmt: skip
+    )

@@ -1,4 +1,5 @@
-"""The board: all runs by what they need. Ten thousand runs are counted and paged by the store; only the rows that are shown are read."""
+"""The board: all runs by what they need. Ten thousand runs are counted and paged by the store; only
+the rows that are shown are read."""
 
 from __future__ import annotations
 
@@ -43,19 +44,40 @@ def board(visit: Visit) -> Response:
     shown = []
     for each in [group] if group else [each for each in GROUPS if counts[each]]:
         word, most = GROUPS[each]
-        rows = look.board(each, agent=agent, words=words, before=_before(visit), limit=PAGE if group else most)
+        rows = look.board(
+            each, agent=agent, words=words, before=_before(visit), limit=PAGE if group else most
+        )
         if rows:
-            shown.append({"group": each, "word": word, "count": counts[each], "rows": [_row(visit, row, each) for row in rows]})
-            shown[-1]["more"] = _more(rows, each, counts[each], given, PAGE if group else most, one=bool(group))
+            shown.append(
+                {
+                    "group": each,
+                    "word": word,
+                    "count": counts[each],
+                    "rows": [_row(visit, row, each) for row in rows],
+                }
+            )
+            shown[-1]["more"] = _more(
+                rows, each, counts[each], given, PAGE if group else most, one=bool(group)
+            )
     listed = [
         {"group": each, "word": word, "count": counts[each], "url": _url(given | {"state": each})}
         for each, (word, _) in GROUPS.items()
         if counts[each] or each == group
     ]
     return visit.page(
-        "board.html", shown=shown, groups=listed, total=sum(counts.values()), group=group, words=words, agent=agent, all=_url(given),
-        agents=look.board_agents(), parked=look.parked(), here=visit.here, asking=counts["asking"],
-    )  # fmt: skip
+        "board.html",
+        shown=shown,
+        groups=listed,
+        total=sum(counts.values()),
+        group=group,
+        words=words,
+        agent=agent,
+        all=_url(given),
+        agents=look.board_agents(),
+        parked=look.parked(),
+        here=visit.here,
+        asking=counts["asking"],
+    )
 
 
 def _url(given: Mapping[str, str]) -> str:
@@ -70,7 +92,15 @@ def _before(visit: Visit) -> tuple[int, int]:
     return (int(first), int(second)) if fits else NEWEST
 
 
-def _more(rows: Sequence[BoardRow], group: str, count: int, given: Mapping[str, str], limit: int, *, one: bool) -> str:
+def _more(
+    rows: Sequence[BoardRow],
+    group: str,
+    count: int,
+    given: Mapping[str, str],
+    limit: int,
+    *,
+    one: bool,
+) -> str:
     if len(rows) < limit or (not one and count <= limit):
         return ""
     place = f"{rows[-1].place[0]}.{rows[-1].place[1]}" if one else ""
@@ -82,7 +112,11 @@ def _row(visit: Visit, row: BoardRow, group: str) -> dict[str, Any]:
     alive = str(found) if found in (Liveness.INTERRUPTED, Liveness.UNATTENDED) else ""
     used = sum((attempt.usage for attempt in row.attempts), start=Usage())
     place = row.workspace
-    repo = PurePath(place.repo.rstrip("/")).name.removesuffix(".git") if place.repo else PurePath(place.path).name
+    repo = (
+        PurePath(place.repo.rstrip("/")).name.removesuffix(".git")
+        if place.repo
+        else PurePath(place.path).name
+    )
     branch = "" if place.branch == f"perdure/{row.name}" else place.branch
     return {
         "id": row.id,

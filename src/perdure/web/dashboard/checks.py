@@ -1,4 +1,5 @@
-"""The settings check: what `perdure doctor` finds on this machine, and the settings with where each comes from."""
+"""The settings check: what `perdure doctor` finds on this machine, and the settings with where each
+comes from."""
 
 from __future__ import annotations
 
@@ -15,10 +16,16 @@ FRESH_S = 60.0
 
 def checks(visit: Visit) -> Response:
     """`/checks`."""
-    found, under_way = visit.desk.measured.get("checks", lambda: list(visit.desk.checks()), FRESH_S, visit.now)
+    found, under_way = visit.desk.measured.get(
+        "checks", lambda: list(visit.desk.checks()), FRESH_S, visit.now
+    )
     chosen = visit.desk.settings
     settings = [
-        (each.name, _text(shown(each.name, getattr(chosen, each.name))), chosen.origin.get(each.name, ""))
+        (
+            each.name,
+            _text(shown(each.name, getattr(chosen, each.name))),
+            chosen.origin.get(each.name, ""),
+        )
         for each in fields(chosen)
         if each.name != "origin"
     ]

@@ -1,4 +1,5 @@
-"""What the pages work with. A page reads through a connection of its own, so that no reader holds up the pool."""
+"""What the pages work with. A page reads through a connection of its own, so that no reader holds
+up the pool."""
 
 from __future__ import annotations
 
@@ -25,8 +26,9 @@ AT_ONCE = 12
 
 @dataclass(frozen=True, kw_only=True)
 class Desk:
-    """`look` is only looked into; `seed` has what a new task is not asked for; `checks` looks at this machine, and takes a while;
-    `dispatch` tells who gives deliveries to agents that there may be one."""
+    """`look` is only looked into; `seed` has what a new task is not asked for; `checks` looks at
+    this machine, and takes a while; `dispatch` tells who gives deliveries to agents that there may
+    be one."""
 
     engine: Engine
     look: Store
@@ -38,7 +40,8 @@ class Desk:
 
     @cached_property
     def limiter(self) -> CapacityLimiter:
-        """So many pages are made at once: what takes long here leaves the threads of webhooks and health alone."""
+        """So many pages are made at once: what takes long here leaves the threads of webhooks and
+        health alone."""
         return CapacityLimiter(AT_ONCE)
 
     def ring(self) -> None:

@@ -1,4 +1,5 @@
-"""A patch as something to read: files, and their lines with numbers. Pure. The patch is hostile bytes."""
+"""A patch as something to read: files, and their lines with numbers. Pure. The patch is hostile
+bytes."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ HUNK = re.compile(r"@@ -(\d{1,9})(?:,\d{1,9})? \+(\d{1,9})(?:,\d{1,9})? @@(.*)")
 
 @dataclass(slots=True)
 class ChangedFile:
-    """`how`: `new`, `deleted`, `renamed`, `binary` or `changed`. Lines are (kind, number before, number after, text)."""
+    """`how`: `new`, `deleted`, `renamed`, `binary` or `changed`. Lines are (kind, number before,
+    number after, text)."""
 
     name: str
     how: str = "changed"
@@ -71,7 +73,9 @@ def read(patch: bytes) -> Patch:
             shown += 1
             if shown <= LINES:
                 old, new = "" if kind == "add" else str(before), "" if kind == "del" else str(after)
-                files[-1].lines.append((kind, old, new, line[1 : WIDE + 1] + ("…" if len(line) > WIDE + 1 else "")))
+                files[-1].lines.append(
+                    (kind, old, new, line[1 : WIDE + 1] + ("…" if len(line) > WIDE + 1 else ""))
+                )
             else:
                 left += 1
             before += kind != "add"

@@ -20,15 +20,28 @@ def disk(visit: Visit) -> Response:
     found, under_way = visit.desk.measured.get("disk", lambda: usage(engine), FRESH_S, visit.now)
     taken: Usage | None = found.value if found is not None else None
     dry, looking = (
-        visit.desk.measured.get("sweep", lambda: sweep(engine, rules_of(visit.desk.settings), dry=True), FRESH_S, visit.now)
+        visit.desk.measured.get(
+            "sweep",
+            lambda: sweep(engine, rules_of(visit.desk.settings), dry=True),
+            FRESH_S,
+            visit.now,
+        )
         if taken is not None
         else (None, False)
     )
     swept: Sweep | None = dry.value if dry is not None else None
     return visit.page(
-        "disk.html", found=found, under_way=under_way or looking, taken=taken, parts=_parts(taken), dry=dry, rows=_rows(swept),
-        reclaimable=_reclaimable(swept), crowded=engine.volumes.crowded(), next_sweep=next_sweep(engine),
-    )  # fmt: skip
+        "disk.html",
+        found=found,
+        under_way=under_way or looking,
+        taken=taken,
+        parts=_parts(taken),
+        dry=dry,
+        rows=_rows(swept),
+        reclaimable=_reclaimable(swept),
+        crowded=engine.volumes.crowded(),
+        next_sweep=next_sweep(engine),
+    )
 
 
 def measure(visit: Visit) -> Response:
@@ -41,7 +54,10 @@ def measure(visit: Visit) -> Response:
 def _parts(taken: Usage | None) -> list[tuple[str, list[tuple[str, int]]]]:
     if taken is None:
         return []
-    return [(word, taken.by(part)[:20]) for part, word in enumerate(("what", "agent", "repository or service"))]
+    return [
+        (word, taken.by(part)[:20])
+        for part, word in enumerate(("what", "agent", "repository or service"))
+    ]
 
 
 def _reclaimable(swept: Sweep | None) -> tuple[int, int]:

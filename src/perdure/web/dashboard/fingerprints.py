@@ -1,4 +1,5 @@
-"""Failures grouped by what is the same in them: agent, outcome and message without its numbers, names and places. Pure."""
+"""Failures grouped by what is the same in them: agent, outcome and message without its numbers,
+names and places. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +16,10 @@ from perdure.text import one_line
 
 VARYING = (
     (re.compile(r"https?://[^\s\"'<>]+"), "<url>"),
-    (re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE), "<id>"),
+    (
+        re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE),
+        "<id>",
+    ),
     (re.compile(r"(?<![\w.])(?:~|\.{1,2})?/[\w.@+~-]+(?:/[\w.@+~-]+)*"), "<path>"),
     (re.compile(r"\b(?=[0-9a-f]*[0-9])(?=[0-9a-f]*[a-f])[0-9a-f]{7,64}\b", re.IGNORECASE), "<id>"),
     (re.compile(r"\d+(?:[.,:]\d+)*"), "<n>"),
@@ -24,13 +28,19 @@ RUNS = 8
 """So many runs of a group are named."""
 SUGGESTED = {
     **NEEDS_PERSON,
-    OutcomeKind.RATE_LIMITED: "it waits for the end of the limit by itself; account_jobs keeps fewer agents at work on one account",
+    OutcomeKind.RATE_LIMITED: (
+        "it waits for the end of the limit by itself; account_jobs keeps fewer agents at work on "
+        "one account"
+    ),
     OutcomeKind.OVERLOADED: "the model's service was overloaded; it is tried again by itself",
     OutcomeKind.LOST: "the supervisor or the machine died; the next attempt goes on where it stopped",
     OutcomeKind.TIMED_OUT: "give it more time (timeout), or a smaller task",
     OutcomeKind.STALLED: "look at what it waited for: perdure logs; raise stall for tools that are silent for long",
     OutcomeKind.VERIFY_FAILED: "the task's own check fails: look at its output in the run's timeline",
-    OutcomeKind.SESSION_MISSING: "the agent's own clean-up may remove conversations: perdure doctor says where it is switched off",
+    OutcomeKind.SESSION_MISSING: (
+        "the agent's own clean-up may remove conversations: perdure doctor says where it is "
+        "switched off"
+    ),
     OutcomeKind.SESSION_BROKEN: "perdure sessions check names what is wrong with the transcript, and what would mend it",
     OutcomeKind.CONTINUITY_LOST: "perdure why tells where the conversation went; the policy disclose goes on with a brief",
     OutcomeKind.CONTEXT_EXHAUSTED: "set when_full to compact or roll-over, so that it does not come to that",
@@ -79,7 +89,11 @@ def grouped(failed: Sequence[FailedAttempt]) -> list[Failure]:
         key = hashlib.sha256(f"{each.agent}\0{outcome.kind}\0{message}".encode()).hexdigest()[:12]
         at = each.attempt.ended or each.attempt.started
         group = groups.setdefault(key, Failure(key, each.agent, outcome.kind, message, at, at))
-        group.first, group.last, group.count = min(group.first, at), max(group.last, at), group.count + 1
+        group.first, group.last, group.count = (
+            min(group.first, at),
+            max(group.last, at),
+            group.count + 1,
+        )
         if each.attempt.run not in seen.setdefault(key, set()):
             seen[key].add(each.attempt.run)
             group.resolved += each.state is RunState.SUCCEEDED

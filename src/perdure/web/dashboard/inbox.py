@@ -26,26 +26,39 @@ def inbox(visit: Visit) -> Response:
     found = visit.desk.look.inbox(chosen, visit.asked("source"), PAGE, number)
     sources = [source.name for source in visit.desk.settings.webhooks]
     return visit.page(
-        "inbox.html", deliveries=found, state=state if chosen else "", states=list(DeliveryState), sources=sources,
-        source=visit.asked("source"), older=found[-1].number if len(found) == PAGE else 0,
-    )  # fmt: skip
+        "inbox.html",
+        deliveries=found,
+        state=state if chosen else "",
+        states=list(DeliveryState),
+        sources=sources,
+        source=visit.asked("source"),
+        older=found[-1].number if len(found) == PAGE else 0,
+    )
 
 
 def delivery(visit: Visit) -> Response:
     """`/inbox/NUMBER`: what it says, read and as it came."""
     found, body = visit.desk.look.delivery(visit.named("number"))
     intent = [
-        (name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)) for name, value in plain(found.intent or {}).items()
+        (name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+        for name, value in plain(found.intent or {}).items()
     ]
     return visit.page(
-        "delivery.html", delivery=found, intent=[(name, value) for name, value in intent if value and value != "0"],
-        body=_indented(body)[:BODY], cut=len(body) > BODY,
-    )  # fmt: skip
+        "delivery.html",
+        delivery=found,
+        intent=[(name, value) for name, value in intent if value and value != "0"],
+        body=_indented(body)[:BODY],
+        cut=len(body) > BODY,
+    )
 
 
 def _indented(body: str) -> str:
     try:
-        return json.dumps(json.loads(body), indent=2, ensure_ascii=False) if 0 < len(body) <= INDENTED_MOST else body
+        return (
+            json.dumps(json.loads(body), indent=2, ensure_ascii=False)
+            if 0 < len(body) <= INDENTED_MOST
+            else body
+        )
     except (ValueError, RecursionError):
         return body
 
@@ -63,7 +76,11 @@ def ask_replay(visit: Visit) -> Response:
 def replay(visit: Visit) -> Response:
     found, body = visit.desk.look.delivery(visit.named("number"))
     if not body:
-        raise StoreError(f"The body of delivery {found.number} was thinned out", "send it again from the forge")
-    visit.desk.engine.store.replay_delivery(found.number, read(found.forge, found.event, parsed(body.encode())))
+        raise StoreError(
+            f"The body of delivery {found.number} was thinned out", "send it again from the forge"
+        )
+    visit.desk.engine.store.replay_delivery(
+        found.number, read(found.forge, found.event, parsed(body.encode()))
+    )
     visit.desk.dispatch()
     return visit.to(f"/inbox/{found.number}", "replayed")

@@ -1,4 +1,5 @@
-"""The live log of a run: records of its journal as lines of a page, the same for what was and for what comes. Pure."""
+"""The live log of a run: records of its journal as lines of a page, the same for what was and for
+what comes. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ from perdure.text import one_line
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """`kind` is how it looks: `said`, `tool`, `failed`, `begin`, `end`, `mark` (a checkpoint), `alarm` or `note`."""
+    """`kind` is how it looks: `said`, `tool`, `failed`, `begin`, `end`, `mark` (a checkpoint),
+    `alarm` or `note`."""
 
     seq: int
     at: int
@@ -34,7 +36,11 @@ class Line:
 
 def lines(records: Sequence[Record]) -> list[Line]:
     """What a person need not see is left out."""
-    return [Line(each.seq, each.at, _kind(each.event), text) for each in records if (text := _text(each))]
+    return [
+        Line(each.seq, each.at, _kind(each.event), text)
+        for each in records
+        if (text := _text(each))
+    ]
 
 
 def _text(record: Record) -> str:
@@ -49,7 +55,9 @@ def _text(record: Record) -> str:
             return f"instructions, version {version}"
         case AttemptEnded(outcome=outcome, receipt=receipt):
             detail = f" ({one_line(outcome.detail, 200)})" if outcome.detail else ""
-            return f"attempt {record.attempt}: {outcome.kind}{detail}" + (f", receipt {receipt.verdict}" if receipt else "")
+            return f"attempt {record.attempt}: {outcome.kind}{detail}" + (
+                f", receipt {receipt.verdict}" if receipt else ""
+            )
         case RunReset():
             return "reset: it begins anew"
         case _:

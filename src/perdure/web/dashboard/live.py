@@ -1,7 +1,9 @@
-"""What comes while one looks: lines for a run's log, and a nudge for the pages that show many runs. All of it from the one journal.
+"""What comes while one looks: lines for a run's log, and a nudge for the pages that show many runs.
+All of it from the one journal.
 
-`/runs/NAME/live` sends each new line as it will stand in the log, with the record's number as the event's id; a browser that comes back
-gets what it missed. `/live` only says that something happened: the board asks for itself anew, at most every other second.
+`/runs/NAME/live` sends each new line as it will stand in the log, with the record's number as the
+event's id; a browser that comes back gets what it missed. `/live` only says that something
+happened: the board asks for itself anew, at most every other second.
 """
 
 from __future__ import annotations
@@ -41,17 +43,32 @@ def routes(desk: Desk, journal: Journal, principals: Principals) -> list[BaseRou
         authenticated(request)
         if request.method == "HEAD":
             return _head()
-        return _stream(_nudged(_listener(journal), journal, partial(_known, desk, principals, request)))
+        return _stream(
+            _nudged(_listener(journal), journal, partial(_known, desk, principals, request))
+        )
 
     async def log(request: Request) -> Response:
         authenticated(request)
-        run = await to_thread.run_sync(desk.look.get, request.path_params["name"], limiter=desk.limiter)
+        run = await to_thread.run_sync(
+            desk.look.get, request.path_params["name"], limiter=desk.limiter
+        )
         after = _after(request)
         if request.method == "HEAD":
             return _head()
-        return _stream(_told(desk, _listener(journal, run.id), journal, after, partial(_known, desk, principals, request)))
+        return _stream(
+            _told(
+                desk,
+                _listener(journal, run.id),
+                journal,
+                after,
+                partial(_known, desk, principals, request),
+            )
+        )
 
-    return [Route("/live", nudges, methods=["GET"]), Route("/runs/{name}/live", log, methods=["GET"])]
+    return [
+        Route("/live", nudges, methods=["GET"]),
+        Route("/runs/{name}/live", log, methods=["GET"]),
+    ]
 
 
 def _listener(journal: Journal, run: str = "") -> Listener:
@@ -87,11 +104,15 @@ async def _nudged(listener: Listener, journal: Journal, known: Known) -> AsyncIt
         journal.leave(listener)
 
 
-async def _told(desk: Desk, listener: Listener, journal: Journal, after: int, known: Known) -> AsyncIterator[bytes]:
+async def _told(
+    desk: Desk, listener: Listener, journal: Journal, after: int, known: Known
+) -> AsyncIterator[bytes]:
     try:
         yield BEGIN
         while after < listener.since:
-            page = await to_thread.run_sync(desk.look.history, listener.run, after, PAGE, limiter=desk.limiter)
+            page = await to_thread.run_sync(
+                desk.look.history, listener.run, after, PAGE, limiter=desk.limiter
+            )
             missed = [each for each in page if each.seq <= listener.since]
             if not missed:
                 break
@@ -110,7 +131,8 @@ async def _told(desk: Desk, listener: Listener, journal: Journal, after: int, kn
 
 
 def _event(records: Sequence[Record]) -> bytes:
-    """The lines as one event, and a nudge for the timeline beside them. What is no line for a person is a nudge alone."""
+    """The lines as one event, and a nudge for the timeline beside them. What is no line for a
+    person is a nudge alone."""
     text = part("log_lines.html", "lines", lines(records)).strip()
     data = "".join(f"data: {line}\n" for line in text.split("\n")) if text else ""
     shown = f"id: {records[-1].seq}\n{data}\n" if data else ""
@@ -120,7 +142,9 @@ def _event(records: Sequence[Record]) -> bytes:
 async def _known(desk: Desk, principals: Principals, request: Request) -> bool:
     """Whether who listens is still signed in."""
     try:
-        await to_thread.run_sync(principals.known, request.headers, address_of(request.scope), limiter=desk.limiter)
+        await to_thread.run_sync(
+            principals.known, request.headers, address_of(request.scope), limiter=desk.limiter
+        )
     except PerdureError:
         return False
     return True

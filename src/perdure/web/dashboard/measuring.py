@@ -17,7 +17,8 @@ FIRST_S = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A measurement: when (ms since 1970), how long it took (s), and what came of it, or why nothing did."""
+    """A measurement: when (ms since 1970), how long it took (s), and what came of it, or why
+    nothing did."""
 
     at: int
     seconds: float
@@ -33,20 +34,30 @@ class Measured:
     _found: dict[str, Found] = field(default_factory=dict)
     _under_way: set[str] = field(default_factory=set)
 
-    def get(self, name: str, measure: Callable[[], Any], fresh_s: float, now_ms: int) -> tuple[Found | None, bool]:
-        """What is known, and whether it is being measured anew; that begins here where it is older than `fresh_s`. Where nothing is known
-        yet, a short measurement is waited for."""
+    def get(
+        self, name: str, measure: Callable[[], Any], fresh_s: float, now_ms: int
+    ) -> tuple[Found | None, bool]:
+        """What is known, and whether it is being measured anew; that begins here where it is older
+        than `fresh_s`. Where nothing is known yet, a short measurement is waited for."""
         with self._lock:
             found = self._found.get(name)
-            if name not in self._under_way and (found is None or now_ms - found.at > fresh_s * 1000):
+            if name not in self._under_way and (
+                found is None or now_ms - found.at > fresh_s * 1000
+            ):
                 self._under_way.add(name)
-                threading.Thread(target=self._measure, args=(name, measure), name=f"measuring {name}", daemon=True).start()
+                threading.Thread(
+                    target=self._measure,
+                    args=(name, measure),
+                    name=f"measuring {name}",
+                    daemon=True,
+                ).start()
             if found is None:
                 self._lock.wait_for(lambda: name in self._found, FIRST_S)
             return self._found.get(name), name in self._under_way
 
     def now(self, name: str, measure: Callable[[], Any], fresh_s: float, now_ms: int) -> Any:
-        """The value itself; who asks waits for it where it is older than `fresh_s`. Raises what measuring raises."""
+        """The value itself; who asks waits for it where it is older than `fresh_s`. Raises what
+        measuring raises."""
         with self._lock:
             found = self._found.get(name)
         if found is None or now_ms - found.at > fresh_s * 1000:
@@ -71,6 +82,8 @@ class Measured:
             problem = str(error)
         finally:
             with self._lock:
-                self._found[name] = Found(time.time_ns() // 1_000_000, time.monotonic() - began, value, problem)
+                self._found[name] = Found(
+                    time.time_ns() // 1_000_000, time.monotonic() - began, value, problem
+                )
                 self._under_way.discard(name)
                 self._lock.notify_all()

@@ -16,7 +16,9 @@ SHOWN = 100
 def plans(visit: Visit) -> Response:
     """`/plans`."""
     look, host = visit.desk.look, visit.desk.engine.host
-    return visit.page("plans.html", plans=[report_of(look, each, host) for each in look.plans(SHOWN)])
+    return visit.page(
+        "plans.html", plans=[report_of(look, each, host) for each in look.plans(SHOWN)]
+    )
 
 
 def plan(visit: Visit) -> Response:
@@ -37,4 +39,7 @@ def columns(tasks: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]
         for each in ready:
             depth[each["name"]] = 1 + max((depth.get(name, 0) for name in each["needs"]), default=0)
         left = [each for each in left if each["name"] not in depth]
-    return [[each for each in tasks if depth[each["name"]] == column] for column in range(1, max(depth.values(), default=0) + 1)]
+    return [
+        [each for each in tasks if depth[each["name"]] == column]
+        for column in range(1, max(depth.values(), default=0) + 1)
+    ]

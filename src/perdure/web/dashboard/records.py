@@ -1,4 +1,5 @@
-"""What many attempts add up to: failures by fingerprint, and how often conversations went on, day by day."""
+"""What many attempts add up to: failures by fingerprint, and how often conversations went on, day
+by day."""
 
 from __future__ import annotations
 
@@ -30,14 +31,23 @@ def failures(visit: Visit) -> Response:
     """`/failures`."""
     span, since = _span(visit, "7d")
     failed = visit.desk.look.failed_attempts(since, FAILED_MOST)
-    return visit.page("failures.html", groups=grouped(failed), span=span, spans=list(SPANS), count=len(failed), most=FAILED_MOST)
+    return visit.page(
+        "failures.html",
+        groups=grouped(failed),
+        span=span,
+        spans=list(SPANS),
+        count=len(failed),
+        most=FAILED_MOST,
+    )
 
 
 def continuity(visit: Visit) -> Response:
     """`/continuity`: the numbers and a table; `chart.js` draws what `/continuity.json` has."""
     span, since = _span(visit, "30d")
     whole, days = _measured(visit, span, since)
-    return visit.page("continuity.html", whole=whole, days=list(reversed(days)), span=span, spans=list(SPANS))
+    return visit.page(
+        "continuity.html", whole=whole, days=list(reversed(days)), span=span, spans=list(SPANS)
+    )
 
 
 def continuity_json(visit: Visit) -> Response:
@@ -49,16 +59,28 @@ def continuity_json(visit: Visit) -> Response:
         "at": [at // 1000 for at, _ in days],
         "to_go_on": [found.to_go_on for _, found in days],
         "went_on": [found.went_on for _, found in days],
-        "rate": [None if found.success_rate is None else round(found.success_rate, 4) for _, found in days],
-        "fallbacks": {cause: [found.fallbacks.get(cause, 0) for _, found in days] for cause in causes},
+        "rate": [
+            None if found.success_rate is None else round(found.success_rate, 4)
+            for _, found in days
+        ],
+        "fallbacks": {
+            cause: [found.fallbacks.get(cause, 0) for _, found in days] for cause in causes
+        },
     }
-    return Response(json.dumps({"schema_version": 1, **columns}), media_type="application/json", headers=HEADERS)
+    return Response(
+        json.dumps({"schema_version": 1, **columns}), media_type="application/json", headers=HEADERS
+    )
 
 
-def _measured(visit: Visit, span: str, since: int) -> tuple[Statistics, list[tuple[int, Statistics]]]:
-    """All of the span, and each of its days (by the server's clock), oldest first. Kept for some seconds: it reads every attempt."""
+def _measured(
+    visit: Visit, span: str, since: int
+) -> tuple[Statistics, list[tuple[int, Statistics]]]:
+    """All of the span, and each of its days (by the server's clock), oldest first. Kept for some
+    seconds: it reads every attempt."""
     found: tuple[Statistics, list[tuple[int, Statistics]]]
-    found = visit.desk.measured.now(f"continuity {span}", lambda: _days(visit, since), FRESH_S, visit.now)
+    found = visit.desk.measured.now(
+        f"continuity {span}", lambda: _days(visit, since), FRESH_S, visit.now
+    )
     return found
 
 

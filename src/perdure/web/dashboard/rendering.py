@@ -1,7 +1,9 @@
-"""Templates, and what they may say. Whatever comes from an agent, a repository or a forge is cleaned and escaped on its way out, each
-expression of each template alike: no page has to think of it.
+"""Templates, and what they may say. Whatever comes from an agent, a repository or a forge is
+cleaned and escaped on its way out, each expression of each template alike: no page has to think of
+it.
 
-No style and no script stands in a page: the policy in `CSP` forbids it, so bars and threads are drawn as SVG.
+No style and no script stands in a page: the policy in `CSP` forbids it, so bars and threads are
+drawn as SVG.
 """
 
 from __future__ import annotations
@@ -20,10 +22,14 @@ from perdure.text import age, clean, clock, filled, one_line, tokens
 
 HERE = Path(__file__).parent
 CSP = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
-    "frame-ancestors 'none'; base-uri 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
-HEADERS = {"content-security-policy": CSP, "referrer-policy": "same-origin", "cross-origin-opener-policy": "same-origin"}
+HEADERS = {
+    "content-security-policy": CSP,
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+}
 
 
 def _harmless(value: Any) -> Any:
@@ -36,7 +42,11 @@ def size(count: int) -> str:
     value = float(count)
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if value < 1000 or unit == "TB":
-            return f"{value:.0f} {unit}" if unit in ("B", "kB") or value >= 100 else f"{value:.1f} {unit}"
+            return (
+                f"{value:.0f} {unit}"
+                if unit in ("B", "kB") or value >= 100
+                else f"{value:.1f} {unit}"
+            )
         value /= 1000
     raise AssertionError
 
@@ -62,7 +72,8 @@ def money(dollars: float, estimated: bool = False) -> str:
 
 
 def href(url: str) -> str:
-    """The address if it is one of the web; else nothing, so that no `javascript:` becomes a link."""
+    """The address if it is one of the web; else nothing, so that no `javascript:` becomes a
+    link."""
     return url if url.startswith(("https://", "http://")) else ""
 
 
@@ -90,7 +101,8 @@ PAGES.filters |= {
 
 
 class Static(StaticFiles):
-    """Scripts and styles. What has its version in its name is kept by the browser; what is perdure's own is asked after each time."""
+    """Scripts and styles. What has its version in its name is kept by the browser; what is
+    perdure's own is asked after each time."""
 
     def file_response(self, full_path: Any, *rest: Any, **more: Any) -> Response:
         answer = super().file_response(full_path, *rest, **more)

@@ -1,4 +1,5 @@
-"""Conversations: all that there are on this machine and in the store, searched, read, gone on with, forked."""
+"""Conversations: all that there are on this machine and in the store, searched, read, gone on with,
+forked."""
 
 from __future__ import annotations
 
@@ -27,13 +28,25 @@ def sessions(visit: Visit) -> Response:
     words, state = visit.asked("q").strip().lower(), visit.asked("state")
     entries = visit.desk.shelf().entries(LIMIT)
     states = sorted({entry.state for entry in entries})
-    found = [entry for entry in entries if (not state or entry.state == state) and _has(entry, words)]
-    return visit.page("sessions.html", entries=found[:SHOWN], left=len(found[SHOWN:]), words=visit.asked("q"), state=state, states=states)
+    found = [
+        entry for entry in entries if (not state or entry.state == state) and _has(entry, words)
+    ]
+    return visit.page(
+        "sessions.html",
+        entries=found[:SHOWN],
+        left=len(found[SHOWN:]),
+        words=visit.asked("q"),
+        state=state,
+        states=states,
+    )
 
 
 def _has(entry: Entry, words: str) -> bool:
     run = entry.run.name if entry.run else ""
-    return all(word in f"{entry.id} {entry.agent} {run} {entry.cwd} {entry.first}".lower() for word in words.split())
+    return all(
+        word in f"{entry.id} {entry.agent} {run} {entry.cwd} {entry.first}".lower()
+        for word in words.split()
+    )
 
 
 def session(visit: Visit) -> Response:
@@ -41,8 +54,15 @@ def session(visit: Visit) -> Response:
     shelf = visit.desk.shelf()
     entry = shelf.find(visit.named("id"))
     spoken = [replace(each, text=each.text[:LONGEST]) for each in list(shelf.spoken(entry))[-SAID:]]
-    facts: Mapping[str, Any] = {"agent": entry.agent, "state": entry.state, "directory": entry.cwd, "turns": entry.turns or "not known"}
-    return visit.page("session.html", entry=entry, lineage=shelf.lineage(entry), spoken=spoken, facts=facts)
+    facts: Mapping[str, Any] = {
+        "agent": entry.agent,
+        "state": entry.state,
+        "directory": entry.cwd,
+        "turns": entry.turns or "not known",
+    }
+    return visit.page(
+        "session.html", entry=entry, lineage=shelf.lineage(entry), spoken=spoken, facts=facts
+    )
 
 
 def ask_resume(visit: Visit) -> Response:
@@ -51,10 +71,15 @@ def ask_resume(visit: Visit) -> Response:
     unfinished = entry.run is not None and entry.run.state != "succeeded"
     hint = "nothing: go on with the task" if unfinished else ""
     return ask(
-        visit, f"Go on with {entry.run.name if entry.run else entry.id[:13]}?", back=f"/sessions/{quote(entry.id, safe='')}", yes="Resume",
+        visit,
+        f"Go on with {entry.run.name if entry.run else entry.id[:13]}?",
+        back=f"/sessions/{quote(entry.id, safe='')}",
+        yes="Resume",
         consequences=[f"It begins with: {one_line(entry.first, 200)}"] if entry.first else [],
-        fields=[Field("prompt", "What is to be done now?", "text", hint=hint, needed=not unfinished)],
-    )  # fmt: skip
+        fields=[
+            Field("prompt", "What is to be done now?", "text", hint=hint, needed=not unfinished)
+        ],
+    )
 
 
 def do_resume(visit: Visit) -> Response:
@@ -86,18 +111,32 @@ def ask_fork(visit: Visit) -> Response:
         Field("branch", "Its branch", hint="nothing: perdure/NAME"),
     ]
     fields += [Field("checkpoint", "Checkpoint", value=checkpoint)] if checkpoint else []
-    fields += [] if checkpoint else [Field("at", "Leave out what was said after turn", hint="nothing: leave out nothing")]
+    fields += (
+        []
+        if checkpoint
+        else [Field("at", "Leave out what was said after turn", hint="nothing: leave out nothing")]
+    )
     return ask(
-        visit, f"Fork {run.name} {where}?", back=f"/runs/{run.name}", yes="Fork", fields=fields,
-        consequences=[f"A new run with the conversation and the files of {run.name}, in a workdir of its own. {run.name} stays as it is."],
-    )  # fmt: skip
+        visit,
+        f"Fork {run.name} {where}?",
+        back=f"/runs/{run.name}",
+        yes="Fork",
+        fields=fields,
+        consequences=[
+            f"A new run with the conversation and the files of {run.name}, in a workdir of its "
+            f"own. {run.name} stays as it is."
+        ],
+    )
 
 
 def do_fork(visit: Visit) -> Response:
     wanted = Branching(
-        prompt=visit.given("prompt").strip(), at=visit.number("at"), checkpoint=visit.number("checkpoint"),
-        name=visit.given("name").strip(), branch=visit.given("branch").strip(),
-    )  # fmt: skip
+        prompt=visit.given("prompt").strip(),
+        at=visit.number("at"),
+        checkpoint=visit.number("checkpoint"),
+        name=visit.given("name").strip(),
+        branch=visit.given("branch").strip(),
+    )
     run = fork(visit.desk.engine, visit.named("name"), wanted)
     visit.desk.ring()
     return visit.to(f"/runs/{run.name}", "forked")

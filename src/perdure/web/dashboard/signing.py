@@ -1,4 +1,5 @@
-"""In and out: a token opens a sign-in, whose cookie no script can read and no other site can send."""
+"""In and out: a token opens a sign-in, whose cookie no script can read and no other site can
+send."""
 
 from __future__ import annotations
 
@@ -33,28 +34,47 @@ def routes(principals: Principals, public_url: str = "") -> list[BaseRoute]:
             address = request.client.host if request.client else ""
             _, cookie = await run_in_threadpool(principals.sign_in, form.get("token", ""), address)
         except Problem as problem:
-            wrong = "That token is not known here, or it has expired." if problem.status == 401 else str(problem)
+            wrong = (
+                "That token is not known here, or it has expired."
+                if problem.status == 401
+                else str(problem)
+            )
             return _door(form.get("next", "/"), wrong, problem.status)
         answer = RedirectResponse(_local(form.get("next", "/")), 303, HEADERS)
         answer.set_cookie(
-            COOKIE, cookie, max_age=int(SIGNED_IN_S), httponly=True, samesite="strict", secure=_is_secure(request, public_url)
+            COOKIE,
+            cookie,
+            max_age=int(SIGNED_IN_S),
+            httponly=True,
+            samesite="strict",
+            secure=_is_secure(request, public_url),
         )
         return answer
 
     async def sign_out(request: Request) -> Response:
         principal = authenticated(request)
         if not principal.sent_form((await read_form(request)).get("csrf", "")):
-            raise Problem(403, "The form does not come from a page that was made for you", "open the page anew")
+            raise Problem(
+                403,
+                "The form does not come from a page that was made for you",
+                "open the page anew",
+            )
         await run_in_threadpool(principals.sign_out, principal)
         answer = RedirectResponse("/sign-in", 303, HEADERS)
-        answer.delete_cookie(COOKIE, httponly=True, samesite="strict", secure=_is_secure(request, public_url))
+        answer.delete_cookie(
+            COOKIE, httponly=True, samesite="strict", secure=_is_secure(request, public_url)
+        )
         return answer
 
-    return [Route("/sign-in", sign_in, methods=["GET", "POST"]), Route("/sign-out", sign_out, methods=["POST"])]
+    return [
+        Route("/sign-in", sign_in, methods=["GET", "POST"]),
+        Route("/sign-out", sign_out, methods=["POST"]),
+    ]
 
 
 def _is_secure(request: Request, public_url: str) -> bool:
-    """Return whether the browser came over https: by the proxy's word, or because it used the public address, which is https."""
+    """Return whether the browser came over https: by the proxy's word, or because it used the
+    public address, which is https."""
     public = urlsplit(public_url)
     named = request.headers.get("host", "").lower() == public.netloc.lower()
     return request.url.scheme == "https" or (public.scheme == "https" and named)

@@ -1,4 +1,5 @@
-"""The pages of one run: its timeline with the live log, its whole log, its diff, checkpoints and instructions."""
+"""The pages of one run: its timeline with the live log, its whole log, its diff, checkpoints and
+instructions."""
 
 from __future__ import annotations
 
@@ -52,7 +53,9 @@ def about(visit: Visit, run: TaskRun, tab: str) -> dict[str, Any]:
     return {
         "run": run,
         "tab": tab,
-        "group": "asking" if left or (asks and run.state is not RunState.RUNNING) else str(run.state),
+        "group": "asking"
+        if left or (asks and run.state is not RunState.RUNNING)
+        else str(run.state),
         "pips": thread(attempts),
         "title": one_line(run.spec.prompt.strip().partition("\n")[0], 240),
         "cost": used.cost_usd,
@@ -61,7 +64,8 @@ def about(visit: Visit, run: TaskRun, tab: str) -> dict[str, Any]:
         "alive": str(liveness) if left else "",
         "advice": advice(run.name, liveness) if liveness and left else "",
         "waiting": run.state in (RunState.QUEUED, RunState.PENDING),
-        "verbs": _verbs(visit, run) | ({"retry"} if liveness is Liveness.INTERRUPTED and visit.may("dispatch") else set()),
+        "verbs": _verbs(visit, run)
+        | ({"retry"} if liveness is Liveness.INTERRUPTED and visit.may("dispatch") else set()),
     }
 
 
@@ -90,45 +94,72 @@ def overview(visit: Visit) -> Response:
     # Asked for anew: it is the end also of a history that is longer.
     tail = look.latest(run.id, TAIL)
     return visit.page(
-        "task.html", **about(visit, run, "timeline"), report=report, timeline=timeline(report, records, visit.now), lines=lines(tail),
-        last=tail[-1].seq if tail else 0, by_hand=_by_hand(visit, run), here=visit.here,
-    )  # fmt: skip
+        "task.html",
+        **about(visit, run, "timeline"),
+        report=report,
+        timeline=timeline(report, records, visit.now),
+        lines=lines(tail),
+        last=tail[-1].seq if tail else 0,
+        by_hand=_by_hand(visit, run),
+        here=visit.here,
+    )
 
 
 def _by_hand(visit: Visit, run: TaskRun) -> str:
     """What a person types to go on in the agent's own program."""
-    return f"perdure open {run.name}" if visit.desk.look.session(SessionKey(run.spec.agent, run.scope)) is not None else ""
+    return (
+        f"perdure open {run.name}"
+        if visit.desk.look.session(SessionKey(run.spec.agent, run.scope)) is not None
+        else ""
+    )
 
 
 def log(visit: Visit) -> Response:
     """`/runs/NAME/log`: the whole log, page by page, live at its end."""
     run = found(visit)
-    after = int(visit.asked("after")) if visit.asked("after").isdecimal() and len(visit.asked("after")) < 18 else -1
+    after = (
+        int(visit.asked("after"))
+        if visit.asked("after").isdecimal() and len(visit.asked("after")) < 18
+        else -1
+    )
     look = visit.desk.look
     records = look.history(run.id, after, PAGE + 1) if after >= 0 else look.latest(run.id, PAGE)
     shown, at_end = records[:PAGE], len(records) <= PAGE
     before = look.latest(run.id, PAGE + 1, shown[0].seq if shown else after + 1)
     return visit.page(
-        "log.html", **about(visit, run, "log"), lines=lines(shown), last=shown[-1].seq if shown else max(after, 0), at_end=at_end,
-        earlier=_earlier(before), later=shown[-1].seq if not at_end else 0, attempts=look.attempts(run.id),
-    )  # fmt: skip
+        "log.html",
+        **about(visit, run, "log"),
+        lines=lines(shown),
+        last=shown[-1].seq if shown else max(after, 0),
+        at_end=at_end,
+        earlier=_earlier(before),
+        later=shown[-1].seq if not at_end else 0,
+        attempts=look.attempts(run.id),
+    )
 
 
 def _earlier(before: Sequence[Record]) -> int | None:
-    """What `after` is for the page before; None where there is none. `before`: its records, with the one that it begins behind."""
+    """What `after` is for the page before; None where there is none. `before`: its records, with
+    the one that it begins behind."""
     if not before:
         return None
     return before[0].seq if len(before) > PAGE else 0
 
 
 def raw(visit: Visit) -> Response:
-    """`/runs/NAME/attempts/N/stdout`: the agent's own output as it was. A file to keep: never shown as a page."""
+    """`/runs/NAME/attempts/N/stdout`: the agent's own output as it was. A file to keep: never shown
+    as a page."""
     run = found(visit)
     wanted = visit.named("number")
-    attempt = next((each for each in visit.desk.look.attempts(run.id) if str(each.number) == wanted), None)
+    attempt = next(
+        (each for each in visit.desk.look.attempts(run.id) if str(each.number) == wanted), None
+    )
     path = Path(attempt.directory, "stdout") if attempt is not None and attempt.directory else None
     if path is None or not path.is_file():
-        raise NotFound(f"{run.name} has no output of an attempt {wanted} on this machine", f"perdure show {run.name}")
+        raise NotFound(
+            f"{run.name} has no output of an attempt {wanted} on this machine",
+            f"perdure show {run.name}",
+        )
     name = f"{run.name}-{wanted}.log"
     headers = {**HEADERS, **ATTACHMENT, "content-disposition": f'attachment; filename="{name}"'}
     return StreamingResponse(_chunks(path), media_type="text/plain; charset=utf-8", headers=headers)
@@ -148,14 +179,20 @@ def diff(visit: Visit) -> Response:
         problem = f"The workdir lies on {run.host_name}."
     else:
         patch = service.diff(visit.desk.engine, run.id, most=SHOWN_MOST)
-    return visit.page("diff.html", **about(visit, run, "diff"), patch=diffs.read(patch), problem=problem)
+    return visit.page(
+        "diff.html", **about(visit, run, "diff"), patch=diffs.read(patch), problem=problem
+    )
 
 
 def patch(visit: Visit) -> Response:
     """`/runs/NAME/patch`: the same as a file for `git apply`."""
     run = found(visit)
     text = service.diff(visit.desk.engine, run.id, binary=True, most=PATCH_MOST)
-    headers = {**HEADERS, **ATTACHMENT, "content-disposition": f'attachment; filename="{run.name}.patch"'}
+    headers = {
+        **HEADERS,
+        **ATTACHMENT,
+        "content-disposition": f'attachment; filename="{run.name}.patch"',
+    }
     return PlainTextResponse(text, headers=headers)
 
 
@@ -170,15 +207,23 @@ def instructions(visit: Visit) -> Response:
     """`/runs/NAME/instructions`: every version, the newest first."""
     run = found(visit)
     return visit.page(
-        "instructions.html", **about(visit, run, "instructions"), contexts=list(reversed(visit.desk.look.contexts(run.id))),
+        "instructions.html",
+        **about(visit, run, "instructions"),
+        contexts=list(reversed(visit.desk.look.contexts(run.id))),
         retired=retired(visit.desk.look.history(run.id, limit=100_000)),
-        spec=[(name, value) for name, value in plain(run.spec).items() if value and name not in ("prompt", "env")],
-    )  # fmt: skip
+        spec=[
+            (name, value)
+            for name, value in plain(run.spec).items()
+            if value and name not in ("prompt", "env")
+        ],
+    )
 
 
 def as_json(visit: Visit) -> Response:
     """`/runs/NAME/report.json`: what `perdure show NAME --json` prints."""
     run = found(visit)
     liveness = liveness_of(visit.desk.engine, run, visit.desk.look)
-    text = json.dumps(report_of(visit.desk.look, run, liveness=liveness), indent=2, ensure_ascii=True)
+    text = json.dumps(
+        report_of(visit.desk.look, run, liveness=liveness), indent=2, ensure_ascii=True
+    )
     return Response(text, media_type="application/json", headers=HEADERS)

@@ -1,4 +1,5 @@
-"""The thread of a run: its attempts in a row, joined where the evidence says that the conversation went on. Pure."""
+"""The thread of a run: its attempts in a row, joined where the evidence says that the conversation
+went on. Pure."""
 
 from __future__ import annotations
 
@@ -8,13 +9,20 @@ from perdure.lateclass import dataclass
 from perdure.model import Attempt, OutcomeKind, Start, Verdict
 from perdure.sessions.statistics import WENT_ON
 
-NOT_ITS_FAULT = frozenset({OutcomeKind.LOST, OutcomeKind.RATE_LIMITED, OutcomeKind.OVERLOADED, OutcomeKind.WRITER_CONFLICT})
+NOT_ITS_FAULT = frozenset(
+    {
+        OutcomeKind.LOST,
+        OutcomeKind.RATE_LIMITED,
+        OutcomeKind.OVERLOADED,
+        OutcomeKind.WRITER_CONFLICT,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Pip:
-    """One attempt. `tone`: `live`, `good`, `pause` (through no fault of its own), `stop` or `bad`; `joint` to the one before: `on`, `anew`,
-    `broken`, or `open` where nobody can say yet."""
+    """One attempt. `tone`: `live`, `good`, `pause` (through no fault of its own), `stop` or `bad`;
+    `joint` to the one before: `on`, `anew`, `broken`, or `open` where nobody can say yet."""
 
     number: int
     tone: str
@@ -24,7 +32,15 @@ class Pip:
 
 def thread(attempts: Sequence[Attempt]) -> list[Pip]:
     """In the order of the attempts."""
-    return [Pip(each.number, tone_of(each.outcome.kind if each.outcome else None), joint(each), _title(each)) for each in attempts]
+    return [
+        Pip(
+            each.number,
+            tone_of(each.outcome.kind if each.outcome else None),
+            joint(each),
+            _title(each),
+        )
+        for each in attempts
+    ]
 
 
 def tone_of(kind: OutcomeKind | None) -> str:
@@ -39,10 +55,17 @@ def tone_of(kind: OutcomeKind | None) -> str:
 
 
 def joint(attempt: Attempt) -> str:
-    """How it hangs together with the attempt before. One that is not over is joined as it was decided."""
+    """How it hangs together with the attempt before. One that is not over is joined as it was
+    decided."""
     if attempt.receipt is None:
         asked = attempt.continuation
-        return "open" if asked is None else "on" if asked.kind in (Start.RESUME, Start.FORK) else "anew"
+        return (
+            "open"
+            if asked is None
+            else "on"
+            if asked.kind in (Start.RESUME, Start.FORK)
+            else "anew"
+        )
     if attempt.receipt.verdict is Verdict.BROKEN:
         return "broken"
     return "on" if attempt.receipt.verdict in WENT_ON else "anew"

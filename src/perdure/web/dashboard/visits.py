@@ -39,7 +39,10 @@ TOLD = {
     "resumed": "The conversation goes on in this run.",
     "reset": "It begins anew with the next attempt. What was there is in the trash.",
     "removed": "The run is off the list; its journal stays.",
-    "restored": "Workdir and conversation are as they were at that checkpoint. What was there before is a checkpoint too.",
+    "restored": (
+        "Workdir and conversation are as they were at that checkpoint. What was there before is a "
+        "checkpoint too."
+    ),
     "replayed": "The delivery was read anew.",
     "measured": "Measured anew.",
 }
@@ -84,7 +87,9 @@ class Visit:
         """A whole number of the form; 0 where it is missing. Raises UsageError."""
         text = self.given(name).strip()
         if text and not (text.isascii() and text.isdecimal() and len(text) < 10):
-            raise UsageError(f"{text[:40]!r} is no whole number", f"the field {name} takes one, or nothing")
+            raise UsageError(
+                f"{text[:40]!r} is no whole number", f"the field {name} takes one, or nothing"
+            )
         return int(text or 0)
 
     def named(self, name: str) -> str:
@@ -94,7 +99,11 @@ class Visit:
     @property
     def here(self) -> str:
         """The address that was asked for, without what was told."""
-        rest = [(name, value) for name, value in self.request.query_params.multi_items() if name != "done"]
+        rest = [
+            (name, value)
+            for name, value in self.request.query_params.multi_items()
+            if name != "done"
+        ]
         return f"{self.request.url.path}?{urlencode(rest)}" if rest else self.request.url.path
 
     @property
