@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from perdure.model import Continuation, FileChange, Outcome, Receipt, Reply, Usage
+from perdure.model.work import CommitOfWork, FileOfWork
 
 MAX_TEXT = 16 * 1024
 """Characters of agent text that one event carries; the rest is cut and said so."""
@@ -83,6 +84,8 @@ class ToolEnded(Event, frozen=True, tag="tool_ended"):
     summary: str = ""
     aside: bool = False
     """As in `ToolStarted`."""
+    code: int | None = None
+    """The exit code of a command, where the agent tells it."""
 
 
 class UsageSeen(Event, frozen=True, tag="usage_seen"):
@@ -483,6 +486,21 @@ class VerifyEnded(Event, frozen=True, tag="verify_ended"):
     log: str = ""
 
 
+class WorkSeen(Event, frozen=True, tag="work_seen"):
+    """The workdir was looked at after the attempt, once: what is different from what it began with.
+    See `model.work.WorkReport` for the fields."""
+
+    against: str
+    files: tuple[FileOfWork, ...] = ()
+    file_count: int = 0
+    lines_added: int = 0
+    lines_removed: int = 0
+    commits: tuple[CommitOfWork, ...] = ()
+    commit_count: int = 0
+    pushed: bool | None = None
+    uncommitted: int = 0
+
+
 class AttemptEnded(Event, frozen=True, tag="attempt_ended"):
     """The attempt's one outcome, and its receipt."""
 
@@ -675,6 +693,7 @@ RunEvent = (
     | OutputCapped
     | VerifyStarted
     | VerifyEnded
+    | WorkSeen
     | AttemptEnded
     | RunQueued
     | RunReassigned

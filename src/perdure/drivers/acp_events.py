@@ -112,10 +112,10 @@ def _update(update: Any) -> Sequence[AgentEvent]:
         said = lines.text(lines.part(update, "content", "text"))
         return (SaidPart(said),) if said else ()
     if kind in ("tool_call", "tool_call_update") and status in ("completed", "failed"):
-        code = lines.part(update, "_meta", "terminal_exit", "exit_code") or lines.part(
-            update, "rawOutput", "metadata", "exit"
-        )
-        return (ToolEnded(_id(update), status == "completed" and not code, _output(update)),)
+        told = lines.part(update, "_meta", "terminal_exit", "exit_code")
+        code = told if told is not None else lines.part(update, "rawOutput", "metadata", "exit")
+        ok = status == "completed" and not code
+        return (ToolEnded(_id(update), ok, _output(update), code=lines.exit_code(code)),)
     return ()
 
 

@@ -7,6 +7,7 @@ what was used since the one before.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -56,6 +57,8 @@ _FACTS = (
     "startup_failure_reason",
     "result_index",
 )
+_EXIT_CODE = re.compile(r"Exit code (\d{1,3})\b")
+"""The beginning of a failed command's result. Nothing is said of a command that ended with 0."""
 _QUIET = frozenset(
     {
         "command_lifecycle",
@@ -193,7 +196,9 @@ def _tools_ended(found: dict[str, Any]) -> Iterator[AgentEvent]:
             tool_id = lines.text(block.get("tool_use_id"), SUMMARY)
             ok = block.get("is_error") is not True
             aside = bool(found.get("parent_tool_use_id"))
-            yield ToolEnded(tool_id, ok, lines.text(output, SUMMARY), aside)
+            told = None if ok else _EXIT_CODE.match(output)
+            code = int(told[1]) if told else None
+            yield ToolEnded(tool_id, ok, lines.text(output, SUMMARY), aside, code)
 
 
 def _limit(found: dict[str, Any]) -> Sequence[AgentEvent]:

@@ -74,7 +74,8 @@ def _item(kind: str, item: dict[str, Any]) -> Sequence[AgentEvent]:
         and not item.get("exit_code")
         and not item.get("error")
     )
-    return (ToolEnded(key, ok, lines.text(item.get("aggregated_output"), SUMMARY)),)
+    output, code = lines.text(item.get("aggregated_output"), SUMMARY), item.get("exit_code")
+    return (ToolEnded(key, ok, output, code=lines.exit_code(code)),)
 
 
 def _argument(item: dict[str, Any]) -> str:

@@ -65,6 +65,13 @@ def whole(value: Any) -> int:
     return min(max(int(value), 0), 1 << 53)
 
 
+def exit_code(value: Any) -> int | None:
+    """An exit code, or the negative number of a signal; None for what is none."""
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > 0xFFFF:
+        return None
+    return value
+
+
 def moment(value: Any) -> int:
     """A time as RFC 3339 writes it, in ms since 1970; 0 for what is none."""
     with suppress(TypeError, ValueError, OverflowError):

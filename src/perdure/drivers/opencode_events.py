@@ -86,11 +86,12 @@ def begun(part: Any) -> ToolStarted:
 def _tool(part: Any) -> Sequence[AgentEvent]:
     """Start and end at once: there is no line when a tool starts."""
     state, started = lines.part(part, "state"), begun(part)
-    ok = lines.part(state, "status") == "completed" and not lines.part(state, "metadata", "exit")
+    code = lines.part(state, "metadata", "exit")
+    ok = lines.part(state, "status") == "completed" and not code
     output = lines.text(lines.part(state, "output"), SUMMARY) or lines.text(
         lines.part(state, "error"), SUMMARY
     )
-    return (started, ToolEnded(started.tool_id, ok, output))
+    return (started, ToolEnded(started.tool_id, ok, output, code=lines.exit_code(code)))
 
 
 def _finish(part: Any) -> Sequence[AgentEvent]:

@@ -1,0 +1,122 @@
+"""What an attempt did, as far as perdure knows: the work report, declared once for every surface.
+
+`workreport` makes one from the journal; `show --json`, the API, the dashboard, the forge comment
+and the TaskRun's status show it. Imported by its full name, so that `perdure ls` pays nothing for
+it. Names, commands and words in it are an agent's: hostile text, to be cleaned where it is shown.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+FILES = 100
+"""Number of changed files that are listed."""
+COMMITS = 20
+"""Number of commits that are listed."""
+NAME = 300
+"""Number of characters of a file's name or a commit's subject."""
+
+
+class WorkVerdict(StrEnum):
+    """What the evidence says of an attempt's work. The rules: docs/reference/work_report.md."""
+
+    DONE = "done"
+    NOTHING_TO_DO = "nothing_to_do"
+    INCOMPLETE = "incomplete"
+    BLOCKED = "blocked"
+    REFUSED = "refused"
+    UNVERIFIED = "unverified"
+
+
+class WorkPart(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of a work report."""
+
+
+class FileOfWork(WorkPart, frozen=True):
+    """A file that differs from what the attempt began with."""
+
+    name: str
+    state: str
+    """`added`, `changed` or `deleted`."""
+    added: int | None = None
+    """Number of lines; None for a binary file."""
+    removed: int | None = None
+
+
+class CommitOfWork(WorkPart, frozen=True):
+    """A commit that was not there when the attempt began."""
+
+    id: str
+    subject: str
+
+
+class CheckOfWork(WorkPart, frozen=True):
+    """A check that was run: the task's own, or a test command of the agent."""
+
+    command: str
+    by: str
+    """`verify` or `agent`."""
+    code: int | None = None
+    passed: bool | None = None
+    """None: the exit code is not the check's own, as behind a pipe, or nobody saw it."""
+
+
+class DeniedCall(WorkPart, frozen=True):
+    """A tool call that was denied, with its main argument."""
+
+    name: str
+    input: str
+    count: int = 1
+
+
+class LeftProcess(WorkPart, frozen=True):
+    """A process that the agent left running when its turn ended."""
+
+    command: str
+    age_s: float
+    became: str
+    """`ended`, `kept` or `unknown`."""
+
+
+class EffectOfWork(WorkPart, frozen=True):
+    """An effect outside the workdir. `ok` is None where its end was not seen."""
+
+    kind: str
+    command: str
+    ok: bool | None = None
+
+
+class WorkReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What one attempt did, and what can be said of it."""
+
+    verdict: WorkVerdict | None = None
+    """None while the attempt works."""
+    reasons: tuple[str, ...] = ()
+    """What the verdict rests on, in sentences."""
+    observed: bool = False
+    """The workdir was looked at after the attempt; else nothing is known of files and commits."""
+    against: str = ""
+    """What the files are compared with, as `checkpoint 3` or `commit 1a2b3c4d5e6f`."""
+    files: tuple[FileOfWork, ...] = ()
+    """The first `FILES` of them."""
+    file_count: int = 0
+    lines_added: int = 0
+    lines_removed: int = 0
+    commits: tuple[CommitOfWork, ...] = ()
+    """The newest `COMMITS` of them, newest first."""
+    commit_count: int = 0
+    pushed: bool | None = None
+    """Whether the last commit is on a server, as far as is known here; None without a commit."""
+    uncommitted: int = 0
+    """Number of files that differ from the last commit."""
+    checks: tuple[CheckOfWork, ...] = ()
+    denied: tuple[DeniedCall, ...] = ()
+    question: str = ""
+    left: tuple[LeftProcess, ...] = ()
+    effects: tuple[EffectOfWork, ...] = ()
+    last_message: str = ""
+    """The agent's last words, of at most 16 KiB."""
+    contradictions: tuple[str, ...] = ()
+    """What the agent says and the facts deny, in sentences."""
