@@ -198,6 +198,10 @@ REPORT = {
     "workspace.head": "where HEAD stood at the newest checkpoint; empty without one",
     "attempts_allowed": "how many attempts that count are allowed; a retry or an update allows one more",
     "attempts": "all attempts, oldest first",
+    "result": (
+        "the final message of the last attempt's agent, as it wrote it; at most 16,384 characters; "
+        "empty if it said nothing"
+    ),
     "attempts[].number": "counts from 1",
     "attempts[].context_version": "the instructions that it was to carry out",
     "attempts[].continuation": "how it started: `fresh`, `resume`, `fork` or `rebuild`; null before that is decided",
@@ -249,6 +253,7 @@ REPORT = {
     "attempts[].effects[].ok": "whether it came back well; null where its end was not seen",
     "attempts[].turn": "which turn of its process the attempt was: from 2 on the agent was [kept warm](../how-to/warm-agents.md); "
     "0: none was started",
+    "attempts[].result": "the final message of its agent; empty if it said nothing",
     "attempts[].started": "time",
     "attempts[].ended": "time; null while it runs",
     "attempts[].directory": "where its prompt, raw output and exit lie",

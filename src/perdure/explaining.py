@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from perdure.text import clean, clock, filled, one_line, tokens
+from perdure.text import clean, clock, filled, one_line, receipt_words, tokens
 
 FILES = 10
 """Names in a line."""
@@ -95,7 +95,7 @@ def explained(
         )
         yield "receipt", "not yet" if not attempt["outcome"] else unseen if lost else untouched
         return
-    yield "receipt", str(receipt["verdict"])
+    yield "receipt", receipt_words(receipt["verdict"]).removeprefix("receipt ")
     for reason in receipt["reasons"]:
         yield "", f"- {one_line(reason, 200)}"
 

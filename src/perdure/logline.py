@@ -52,7 +52,7 @@ from perdure.events import (
     WritesLost,
 )
 from perdure.model import Start
-from perdure.text import clean, clock, one_line, tokens
+from perdure.text import clean, clock, one_line, receipt_words, tokens
 
 
 def line_of(record: Record) -> str:
@@ -166,7 +166,7 @@ def line_of(record: Record) -> str:
             )
         case AttemptEnded(outcome=outcome, receipt=receipt):
             proof = (
-                f"; receipt {receipt.verdict}: {one_line('; '.join(receipt.reasons), 240)}"
+                f"; {receipt_words(receipt.verdict)}: {one_line('; '.join(receipt.reasons), 240)}"
                 if receipt
                 else ""
             )

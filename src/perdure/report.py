@@ -28,6 +28,7 @@ from perdure.events import (
     Summarised,
     VerifyEnded,
 )
+from perdure.final_message import last_message
 from perdure.forges.postings import Posting
 from perdure.liveness import Liveness
 from perdure.model import Attempt, Checkpoint, Context, TaskRun, Usage
@@ -135,6 +136,7 @@ def run_report(
         },
         "attempts_allowed": run.attempts_allowed,
         "attempts": [_attempt(attempt, effects, checkpoints, records) for attempt in attempts],
+        "result": last_message(records, attempts[-1].number) if attempts else "",
         "usage": plain(total),
         "fill": next(
             (plain(each.fill) for each in reversed(attempts) if each.fill is not None), None
@@ -248,6 +250,7 @@ def _attempt(
             for r in records
             if r.attempt == attempt.number and isinstance(r.event, VerifyEnded)
         ],
+        "result": last_message(records, attempt.number),
         "turn": _turn(attempt, records),
         "started": attempt.started,
         "ended": attempt.ended,

@@ -77,6 +77,15 @@ def age(then_ms: int, now_ms: int) -> str:
     return f"{seconds}s"
 
 
+def span(seconds: int) -> str:
+    """`45s`, `2m14s`, `1h02m`: how long something took."""
+    if seconds < 60:
+        return f"{max(0, seconds)}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02}s"
+    return f"{seconds // 3600}h{seconds % 3600 // 60:02}m"
+
+
 def clock(ms: int) -> str:
     """A moment in local time, for a person."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ms / 1000))
@@ -101,6 +110,27 @@ def consumption(used: Mapping[str, Any]) -> str:
     mark = "≈" if used["estimated"] else ""
     spent = dollars(used["cost_usd"], estimated=used["estimated"])
     return f"{mark}{tokens(used['input'])} tokens in, {mark}{tokens(used['output'])} out, {spent}"
+
+
+VERDICTS = {
+    "native": "continued",
+    "forked": "forked from another conversation",
+    "repaired": "continued, repaired",
+    "compacted": "continued, compacted",
+    "shortened": "continued, without its last part",
+    "replayed": "continued, by its replay",
+    "claimed": "continued, says the agent",
+    "rebuilt": "new conversation, rebuilt from a brief",
+    "fresh": "new conversation",
+    "broken": "broken",
+}
+"""What a receipt's verdict means for a person, beside its name."""
+
+
+def receipt_words(verdict: str) -> str:
+    """Return `receipt native (continued)`: the verdict's name, and what it means."""
+    words = VERDICTS.get(verdict, verdict)
+    return f"receipt {verdict}" if words == verdict else f"receipt {verdict} ({words})"
 
 
 def tokens(count: int) -> str:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from perdure.cli.compose import open_engine, settings
+from perdure.cli.style import is_colored
 from perdure.cli.text import clean, columns, visible
 from perdure.errors import Conflict
 
@@ -60,9 +61,9 @@ def _show(text: str) -> None:
     if not sys.stdout.isatty():
         sys.stdout.write(text)
         return
-    from perdure.process.paging import is_plain, page
+    from perdure.process.paging import page
 
-    if not is_plain(os.environ, sys.stdout.fileno()):
+    if is_colored(sys.stdout):
         text = "\n".join(map(_coloured, text.split("\n")))
     if text and not page(text, os.environ):
         sys.stdout.write(text)

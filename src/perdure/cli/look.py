@@ -12,6 +12,7 @@ from perdure.cli.compose import environment, open_to_read, probe, settings, this
 from perdure.cli.text import clean, clock, consumption, filled, one_line
 from perdure.errors import NotFound
 from perdure.liveness import Liveness, advice
+from perdure.text import receipt_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -96,7 +97,7 @@ def _attempt_line(attempt: dict[str, Any], state: str) -> str:
         else f"{outcome['kind']}"
         + (f" ({one_line(outcome['detail'], 70)})" if outcome["detail"] else "")
     )
-    proof = f"  receipt {receipt['verdict']}" if receipt else ""
+    proof = f"  {receipt_words(receipt['verdict'])}" if receipt else ""
     return f"{attempt['continuation'] or 'not started'}  {ended}{proof}"
 
 

@@ -5,18 +5,30 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from perdure.cli.text import clean, clock, dollars, one_line, tokens
+from perdure.cli.style import STATES, fitted, paint, wrapped
+from perdure.cli.summary import say_summary
+from perdure.cli.text import at_home, clean, clock, columns, dollars, one_line, tokens
 from perdure.events import (
+    AttemptEnded,
+    AttemptStarted,
+    CheckpointMissed,
+    CollisionSeen,
     ContextSeen,
+    CopyMissed,
+    LimitSeen,
     Record,
+    RetrySeen,
+    RunFinished,
     Said,
     ToolEnded,
     ToolStarted,
     TurnEnded,
     UsageCounted,
+    VerifyEnded,
+    WritesLost,
 )
 from perdure.logline import line_of
 from perdure.model import Backend, ContinuityPolicy, OutcomeKind, TaskRun, Usage
@@ -46,6 +58,29 @@ def ways_home(name: str, place: dict[str, Any], head: str) -> str:
     return f"perdure apply {name}{merge}"
 
 
+def style_of(record: Record) -> str:
+    """Return the style of a record's line: what failed stands out, what is only noted is dim."""
+    match record.event:
+        case AttemptStarted():
+            return "strong"
+        case AttemptEnded(outcome=outcome):
+            return "good" if outcome.kind is OutcomeKind.SUCCEEDED else "bad"
+        case RunFinished(state=state):
+            return STATES.get(state, "")
+        case Said():
+            return ""
+        case ToolStarted():
+            return "busy"
+        case ToolEnded() | CollisionSeen() | CheckpointMissed() | CopyMissed() | WritesLost():
+            return "bad"
+        case RetrySeen() | LimitSeen():
+            return "warn"
+        case VerifyEnded(code=code):
+            return "good" if code == 0 else "bad"
+        case _:
+            return "dim"
+
+
 class Progress:
     """An Observer for a person. It never raises for a terminal that went away."""
 
@@ -58,6 +93,7 @@ class Progress:
         self._tool = ""
         self._used: dict[int, Usage] = {}
         self._held = 0
+        self.stopping: Callable[[], bool] = lambda: False
 
     def __enter__(self) -> Progress:
         if sys.stderr.isatty():
@@ -81,32 +117,36 @@ class Progress:
     def introduce(self, run: TaskRun) -> None:
         """Says which run this is and where it works."""
         self._name, self._attempt = run.name, run.attempt
-        place = f" in {run.workspace.path}" if run.workspace else ""
+        place = f" in {at_home(run.workspace.path)}" if run.workspace else ""
         self._say(f"{run.name}: {run.spec.agent}{place}")
 
     def __call__(self, record: Record) -> None:
         self._count(record)
-        text = line_of(record)
-        if text:
-            self._say(text if len(text) <= SHOWN else f"{text[:SHOWN]} …")
+        self._show(record)
 
     def catch_up(self, records: Sequence[Record], began_ms: int, now_ms: int) -> None:
         """Takes in what was before one looked: it counts, and its last lines are shown."""
         self._began -= max(0, now_ms - began_ms) / 1000
         for record in records:
             self._count(record)
-        for text in [text for record in records if (text := line_of(record))][-CAUGHT_UP:]:
-            self._say(text if len(text) <= SHOWN else f"{text[:SHOWN]} …")
+        for record in [each for each in records if line_of(each)][-CAUGHT_UP:]:
+            self._show(record)
 
     def part(self, text: str) -> None:
         """A last word of the verb's own."""
         self._say(text)
 
-    def conclude(self, report: dict[str, Any]) -> None:
-        """The last word: where the result lies, or what to do next."""
+    def conclude(self, report: dict[str, Any], changes: str = "") -> None:
+        """Say where the result is, or what to do next, and end with the summary. `changes`: what
+        was changed in the workdir, where that is known."""
+        self._advise(report)
+        if report["state"] != "running":
+            say_summary(report, changes)
+
+    def _advise(self, report: dict[str, Any]) -> None:
         name, place = report["name"], report["workspace"]
         if report["state"] == "succeeded":
-            self._say(f"the result is in {clean(place['path'])}")
+            self._say(f"the result is in {at_home(place['path'])}")
             if place["branch"]:
                 self._say(
                     f"look at it: perdure diff {name}; take it over: "
@@ -144,12 +184,21 @@ class Progress:
             case _:
                 pass
 
-    def _say(self, text: str) -> None:
+    def _show(self, record: Record) -> None:
+        text = line_of(record)
+        if text:
+            self._say(text if len(text) <= SHOWN else f"{text[:SHOWN]} …", style_of(record))
+
+    def _say(self, text: str, style: str = "") -> None:
+        text = fitted(wrapped(text, columns(sys.stderr)), sys.stderr)
+        painted = "\n".join(paint(line, style, sys.stderr) for line in text.split("\n"))
         try:
             if self._live is not None:
-                self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+                from rich.text import Text
+
+                self._live.console.print(Text.from_ansi(painted), soft_wrap=True)
             else:
-                print(text, file=sys.stderr, flush=True)
+                print(painted, file=sys.stderr, flush=True)
         except OSError:
             self._live = None
 
@@ -160,7 +209,7 @@ class Progress:
         minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
         parts = [
             self._name,
-            f"attempt {self._attempt}",
+            "stopping…" if self.stopping() else f"attempt {self._attempt}",
             f"turn {self._turns + 1}",
             one_line(self._tool, 50),
         ]
@@ -171,10 +220,9 @@ class Progress:
             spent,
             f"{minutes}:{seconds:02}",
         ]
-        parts += [f"{tokens(self._held)} held"] if self._held else []
+        parts += [f"context {tokens(self._held)}"] if self._held else []
         if not hasattr(self, "_spinner"):
             self._spinner = Spinner("dots")
-        self._spinner.update(
-            text=Text(" · ".join(part for part in parts if part), no_wrap=True, overflow="ellipsis")
-        )
+        line = fitted(" · ".join(part for part in parts if part), sys.stderr)
+        self._spinner.update(text=Text(line, no_wrap=True, overflow="ellipsis"))
         return self._spinner

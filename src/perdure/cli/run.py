@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.cli.compose import Stopper, open_engine, settings
+from perdure.cli.text import clean
 from perdure.cli.words import files_of, positive, read_prompt, rounds_of, seconds_of, spec_of
 from perdure.config import Settings
 from perdure.errors import PerdureError
@@ -204,7 +205,9 @@ def following(parser: argparse.ArgumentParser) -> None:
         help="return at once; the run goes on in the background",
     )
     parser.add_argument("--json", action="store_true", help="print the run as JSON at the end")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="no progress; only the summary at the end"
+    )
 
 
 def run_verb(arguments: argparse.Namespace) -> int:
@@ -303,11 +306,14 @@ def followed(
     own."""
     from perdure import service
     from perdure.cli.progress import Progress
+    from perdure.cli.summary import changes_of, say_summary
     from perdure.worker import drive, follow
 
     progress = None if arguments.quiet or arguments.detach else Progress()
     with Stopper() as stopper, progress or nullcontext():
         engine = stopper.attach(open_engine(chosen, observers=[progress] if progress else []))
+        if progress:
+            progress.stopping = engine.stopping
         run = begin(engine)
         if progress:
             progress.introduce(run)
@@ -336,15 +342,30 @@ def followed(
         run = engine.store.get(run.id)
         report = service.describe(engine, run.id)
         code = 0 if arguments.detach else service.exit_code(run, service.last_outcome(engine, run))
+        changes = "" if arguments.detach else changes_of(engine, run.id)
     if arguments.json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
     elif arguments.detach:
         print(run.name)
+    else:
+        answer(report, shown=progress is not None)
     if progress:
-        progress.conclude(report)
+        progress.conclude(report, changes)
+    elif not arguments.detach:
+        say_summary(report, changes)
     if not arguments.detach:
         warn(report)
     return code
+
+
+def answer(report: dict[str, Any], *, shown: bool) -> None:
+    """Print the final message of a run that succeeded on standard output, without what could harm
+    a terminal. Where progress and output share a terminal, it stands there already (`shown`)."""
+    text = clean(report["result"]).strip()
+    if report["state"] != RunState.SUCCEEDED or not text:
+        return
+    if not (shown and sys.stdout.isatty() and sys.stderr.isatty()):
+        print(text, flush=True)
 
 
 def warn(report: dict[str, Any]) -> None:

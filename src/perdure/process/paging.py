@@ -4,7 +4,6 @@ much, on a terminal only."""
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 from collections.abc import Mapping
@@ -41,11 +40,3 @@ def page(text: str, environ: Mapping[str, str]) -> bool:
         return shown.wait() not in (126, 127)
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def is_plain(environ: Mapping[str, str], fd: int) -> bool:
-    """Whether colours are out of place there: no terminal, a dumb one, or NO_COLOR
-    (no-color.org)."""
-    return (
-        not os.isatty(fd) or bool(environ.get("NO_COLOR")) or environ.get("TERM") in ("dumb", None)
-    )

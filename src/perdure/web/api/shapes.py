@@ -143,6 +143,7 @@ class Run(Answer):
     workspace: WorkspaceOfRun
     attempts_allowed: int
     attempts: list[AttemptOfRun]
+    result: str
     usage: Usage
     fill: Fill | None
     conditions: list[Condition]

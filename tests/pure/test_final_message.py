@@ -1,0 +1,129 @@
+"""What an agent said last, and the line with which a run ends."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from perdure.cli.style import fitted, is_colored, width_of, wrapped
+from perdure.cli.summary import summary
+from perdure.events import MAX_TEXT, AnyEvent, Record, Said, ToolEnded, ToolStarted, TurnEnded
+from perdure.final_message import last_message
+
+TOOL = (ToolStarted(tool_id="1", name="Bash"), ToolEnded(tool_id="1", ok=True))
+
+
+def journal(*events: tuple[int, AnyEvent]) -> list[Record]:
+    return [
+        Record(run="r", seq=number, attempt=attempt, at=0, event=event)
+        for number, (attempt, event) in enumerate(events, 1)
+    ]
+
+
+def one(*events: AnyEvent) -> list[Record]:
+    return journal(*((1, event) for event in events))
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ([], ""),
+        (one(*TOOL), ""),
+        (one(Said("I look."), *TOOL, Said("Done.")), "Done."),
+        (one(Said("I look."), *TOOL), "I look."),
+        (one(Said("I look."), *TOOL, Said("First."), Said("Second.")), "First.\n\nSecond."),
+        (one(*TOOL, Said("Done."), TurnEnded(ok=True, text="Done.")), "Done."),
+        (one(Said("Done."), Said("a helper", aside=True)), "Done."),
+        (
+            one(Said("Done."), ToolStarted(tool_id="2", name="x", aside=True), Said("!")),
+            "Done.\n\n!",
+        ),
+        (one(TurnEnded(ok=True, text="the cost is 3")), "the cost is 3"),
+        (one(Said("I try."), *TOOL, TurnEnded(ok=False, text="overloaded")), "I try."),
+        (journal((1, Said("One.")), (2, Said("Two."))), "Two."),
+        (journal((1, Said("One.")), (2, TOOL[0])), "One."),
+    ],
+)
+def test_the_final_message_is_what_the_agent_said_last(records: list[Record], message: str) -> None:
+    """A tool call ends a message, helpers and errors are none, and parts of one are joined."""
+    assert last_message(records) == message
+
+
+def test_the_message_of_one_attempt_is_only_its_own() -> None:
+    """An attempt that said nothing has no message, although one before it had."""
+    records = journal((1, Said("One.")), (2, TOOL[0]))
+    assert (last_message(records, 1), last_message(records, 2)) == ("One.", "")
+
+
+def test_a_message_is_bounded() -> None:
+    """A message of many parts is cut, and says where the rest is."""
+    message = last_message(one(*(Said("x" * 5000) for _ in range(9))))
+    assert len(message) == MAX_TEXT and message.endswith("is in perdure logs]")
+
+
+def report(**changed: object) -> dict[str, object]:
+    usage = {"cost_usd": 0.42, "estimated": False}
+    attempts = [{"started": 1000, "ended": 135_000, "receipt": {"verdict": "native"}}]
+    return {
+        "name": "greeting",
+        "state": "succeeded",
+        "usage": usage,
+        "attempts": attempts,
+        **changed,
+    }
+
+
+def test_a_run_ends_with_one_line() -> None:
+    """Name, time, cost, changes and the receipt in words; a failure says so; no attempt, no time."""
+    line = summary(report(), "3 files +41 −7")
+    assert line == "✓ greeting · 2m14s · $0.42 · 3 files +41 −7 · continued ✓"
+    fresh = {"started": 0, "ended": 2000, "receipt": {"verdict": "fresh"}}
+    failed = summary(report(state="failed", attempts=[fresh, fresh]))
+    assert failed == "✗ greeting · failed · 2 attempts · 4s · $0.42 · new conversation"
+    assert summary(report(state="cancelled", attempts=[])) == "■ greeting · cancelled"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_symbols_have_plain_letters_where_the_encoding_lacks_them(encoding: str) -> None:
+    """perdure's own symbols never become escapes."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    line = fitted(summary(report(), "3 files +41 −7"), stream)
+    assert line.encode(encoding) and line.startswith("ok greeting") and "+41 -7" in line
+    assert fitted("✓", io.TextIOWrapper(io.BytesIO(), encoding="utf-8")) == "✓"
+
+
+def test_colors_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe is plain unless CLICOLOR_FORCE is set; a terminal has them unless it is dumb or
+    NO_COLOR is set."""
+
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for name in ("NO_COLOR", "CLICOLOR_FORCE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert is_colored(Screen()) and not is_colored(io.StringIO())
+    monkeypatch.setenv("CLICOLOR_FORCE", "1")
+    assert is_colored(io.StringIO())
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not is_colored(Screen()) and not is_colored(io.StringIO())
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setenv("CLICOLOR_FORCE", "0")
+    monkeypatch.setenv("TERM", "dumb")
+    assert not is_colored(Screen())
+
+
+def test_lines_wrap_at_words_with_a_hanging_indent() -> None:
+    """No line is wider than the terminal unless one word is; colors take no room, wide characters
+    two columns."""
+    text = "  note: the file is changed 界界界界界界界界 and more words follow it here"
+    for width in (20, 30, 40):
+        lines = wrapped(text, width).split("\n")
+        assert all(width_of(line) <= width for line in lines)
+        assert all(line.startswith("    ") for line in lines[1:])
+        assert " ".join(line.strip() for line in lines) == text.strip()
+    path = "/a/very/long/path/that/is/wider/than/the/terminal"
+    assert path in wrapped(f"in {path} it is", 20).split("\n")[1]
+    assert wrapped(text, 0) == text and width_of("\x1b[31mab\x1b[m") == 2
