@@ -20,6 +20,18 @@ class Event(msgspec.Struct, frozen=True, tag_field="kind"):
     """The root of all events."""
 
 
+class Leftover(msgspec.Struct, frozen=True):
+    """A process that the agent left running when its turn was over."""
+
+    pid: int
+    command: str
+    """Its command line, at most 500 characters."""
+    age_s: float
+    """How long it had run by then."""
+    became: str = "ended"
+    """`ended` or `kept`."""
+
+
 # --- what an agent said or did
 # -------------------------------------------------------------------------------------
 
@@ -86,6 +98,46 @@ class ToolEnded(Event, frozen=True, tag="tool_ended"):
     """As in `ToolStarted`."""
     code: int | None = None
     """The exit code of a command, where the agent tells it."""
+
+
+class ToolDenied(Event, frozen=True, tag="tool_denied"):
+    """A call of a tool was denied, and did not run. It comes after the call's `ToolStarted`."""
+
+    tool_id: str
+    name: str
+    summary: str = ""
+    """Its command or main argument, as in `ToolStarted`."""
+    by: str = "permissions"
+    """What denied it: `permissions`, `hook` or `sandbox`."""
+    reason: str = ""
+    """What the agent was told."""
+    deferred: bool = False
+    """It was put off rather than denied: the turn ended before it could run."""
+    aside: bool = False
+    """As in `ToolStarted`."""
+
+
+class QuestionAsked(Event, frozen=True, tag="question_asked"):
+    """The agent asked a person by a tool, and nobody was there to answer."""
+
+    tool_id: str
+    text: str
+    options: tuple[str, ...] = ()
+    """The answers that it offered."""
+
+
+class ReplyCut(Event, frozen=True, tag="reply_cut"):
+    """An answer of the model did not come to its own end."""
+
+    reason: str
+    """`max_tokens`, `refusal`, `empty`, or the agent's own word."""
+    text: str = ""
+
+
+class HelpersSeen(Event, frozen=True, tag="helpers_seen"):
+    """Number of helpers at work in the background: the agent goes on when they have ended."""
+
+    running: int
 
 
 class UsageSeen(Event, frozen=True, tag="usage_seen"):
@@ -159,6 +211,10 @@ AgentEvent = (
     | SaidPart
     | ToolStarted
     | ToolEnded
+    | ToolDenied
+    | QuestionAsked
+    | ReplyCut
+    | HelpersSeen
     | UsageSeen
     | ReplySeen
     | ContextSeen
@@ -462,6 +518,14 @@ class OutputCapped(Event, frozen=True, tag="output_capped"):
     limit: int
 
 
+class LeftoversFound(Event, frozen=True, tag="leftovers_found"):
+    """Processes of the agent still ran when its turn was over. `count`: of all of them; the first
+    are in `processes`."""
+
+    processes: tuple[Leftover, ...]
+    count: int = 0
+
+
 class VerifyStarted(Event, frozen=True, tag="verify_started"):
     """The agent ended its turn, and its work is checked. One without a `VerifyEnded` was
     interrupted, and counts for nothing."""
@@ -691,6 +755,7 @@ RunEvent = (
     | PlaceLost
     | CollisionSeen
     | OutputCapped
+    | LeftoversFound
     | VerifyStarted
     | VerifyEnded
     | WorkSeen

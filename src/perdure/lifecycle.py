@@ -76,11 +76,24 @@ NEEDS_PERSON = {
     ),
     OutcomeKind.CONFIG_ERROR: "the agent or its workdir is not set up as the run needs it: mend it, then perdure retry",
     OutcomeKind.BUDGET_SPENT: "the budget is spent: perdure retry --budget-usd raises it",
-    OutcomeKind.NEEDS_INPUT: "the agent asks a question: answer it with perdure update",
+    OutcomeKind.NEEDS_INPUT: "the agent asks: answer it with perdure update",
+    OutcomeKind.DENIED: (
+        "a tool call of the agent was denied: allow it (--permissions, or the agent's own "
+        "settings), then perdure retry"
+    ),
+    OutcomeKind.REFUSED: (
+        "the model refused: say it in other words with perdure update, or choose another model "
+        "with perdure retry --model"
+    ),
 }
 
 AT_ONCE = frozenset(
-    {OutcomeKind.CONTEXT_EXHAUSTED, OutcomeKind.SESSION_MISSING, OutcomeKind.SESSION_BROKEN}
+    {
+        OutcomeKind.CONTEXT_EXHAUSTED,
+        OutcomeKind.SESSION_MISSING,
+        OutcomeKind.SESSION_BROKEN,
+        OutcomeKind.TRUNCATED,
+    }
 )
 LOST_CONVERSATION = frozenset({OutcomeKind.CONTINUITY_LOST, OutcomeKind.CONTEXT_EXHAUSTED})
 

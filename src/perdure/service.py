@@ -509,8 +509,8 @@ EXIT_CODES: dict[int, str] = {
     1: "the run failed",
     2: "the command or the configuration is wrong",
     3: (
-        "a person is needed: the conversation could not go on, the agent asks, or the budget is "
-        "spent"
+        "a person is needed: the conversation could not go on, the agent asks, a call of a tool "
+        "was denied, the model refused, or the budget is spent"
     ),
     4: "the agent has no valid credentials",
     5: "not found: run, repository, base, agent or its program",

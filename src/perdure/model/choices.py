@@ -39,6 +39,9 @@ class OutcomeKind(StrEnum):
     BUDGET_SPENT = "budget_spent"
     MAX_TURNS = "max_turns"
     NEEDS_INPUT = "needs_input"
+    DENIED = "denied"
+    REFUSED = "refused"
+    TRUNCATED = "truncated"
     WRITER_CONFLICT = "writer_conflict"
 
 
@@ -152,6 +155,24 @@ class Standing(StrEnum):
 
 PUT_BACK = frozenset({Rung.COPY, Rung.REPAIRED, Rung.CHECKPOINT})
 """Rungs on which something of perdure's own takes the place of the agent's transcript."""
+
+
+class OnDenied(StrEnum):
+    """What a successful turn is worth in which a call of a tool was denied: a person is asked; the
+    run has failed; it is reported, and the turn counts."""
+
+    ASK = "ask"
+    FAIL = "fail"
+    REPORT = "report"
+
+
+class OnLeftover(StrEnum):
+    """What becomes of processes that still run when the agent's turn is over: they are ended; they
+    run on; the attempt goes on until they end."""
+
+    END = "end"
+    KEEP = "keep"
+    WAIT = "wait"
 
 
 class OnExpiry(StrEnum):

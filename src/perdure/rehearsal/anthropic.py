@@ -11,7 +11,7 @@ from typing import Any
 
 from perdure.rehearsal.conversation import Conversation, Message
 from perdure.rehearsal.cues import Cue
-from perdure.rehearsal.script import Cut, Fail, Hang, Hold, Limit, Run, Say, Slow, Tokens, marks
+from perdure.rehearsal.script import Cut, Fail, Hang, Hold, Limit, Run, Say, Slow, Tokens, content
 from perdure.rehearsal.wire import Refusal, Step, event, items, paced
 
 _REMINDER = re.compile(r"\s*(<system-reminder>.*?</system-reminder>\s*)+", re.DOTALL)
@@ -113,11 +113,11 @@ class Anthropic:
         yield event("message_stop", {})
 
     def whole(self, cue: Cue, conversation: Conversation) -> dict[str, Any]:
-        content = [
-            {"type": "text", "text": text} if kind == "say" else _tool_use(Run(text))
-            for kind, text in marks(cue.actions)
+        blocks = [
+            {"type": "text", "text": each.text} if isinstance(each, Say) else _tool_use(each)
+            for each in content(cue.actions)
         ]
-        return _message(conversation.model, cue.tokens, content, _stop(cue))
+        return _message(conversation.model, cue.tokens, blocks, _stop(cue))
 
     def refusal(self, failure: Fail | Limit, now: float) -> Refusal:
         status = 429 if isinstance(failure, Limit) else failure.status
@@ -229,12 +229,12 @@ def _message(
 
 def _tool_use(run: Run) -> dict[str, Any]:
     # Ten minutes is the longest that the tool of 2.1.329 waits.
-    given = {"command": run.command, "description": "A scripted command", "timeout": 600_000}
+    shell = {"command": run.command, "description": "A scripted command", "timeout": 600_000}
     return {
         "type": "tool_use",
         "id": f"toolu_{uuid.uuid4().hex[:24]}",
-        "name": "Bash",
-        "input": given,
+        "name": run.tool or "Bash",
+        "input": run.arguments if run.tool else shell,
     }
 
 

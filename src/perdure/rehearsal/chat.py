@@ -10,7 +10,7 @@ from typing import Any
 
 from perdure.rehearsal.conversation import Conversation, Message
 from perdure.rehearsal.cues import Cue
-from perdure.rehearsal.script import Cut, Fail, Hang, Hold, Limit, Run, Say, Slow, Tokens, marks
+from perdure.rehearsal.script import Cut, Fail, Hang, Hold, Limit, Run, Say, Slow, Tokens, content
 from perdure.rehearsal.wire import Refusal, Step, items, paced
 
 _SHELLS = ("bash", "shell")
@@ -102,10 +102,11 @@ class Chat:
         yield b"data: [DONE]\n\n"
 
     def whole(self, cue: Cue, conversation: Conversation) -> dict[str, Any]:
-        found = marks(cue.actions)
-        said = "\n".join(text for kind, text in found if kind == "say")
+        found = content(cue.actions)
+        said = "\n".join(each.text for each in found if isinstance(each, Say))
         message: dict[str, Any] = {"role": "assistant", "content": said or None}
-        if calls := [_call(conversation, Run(text)) for kind, text in found if kind == "run"]:
+        calls = [_call(conversation, each) for each in found if isinstance(each, Run)]
+        if calls:
             message["tool_calls"] = calls
         choice = {"index": 0, "message": message, "finish_reason": _stop(cue)}
         return {
@@ -172,8 +173,9 @@ def _usage(tokens: Tokens) -> dict[str, Any]:
 
 def _call(conversation: Conversation, run: Run) -> dict[str, Any]:
     """The command as a call of the shell tool. Ten minutes, in ms: its own patience is two."""
-    given = {"command": run.command, "description": "A scripted command", "timeout": 600_000}
-    function = {"name": conversation.shell, "arguments": json.dumps(given)}
+    shell = {"command": run.command, "description": "A scripted command", "timeout": 600_000}
+    given = run.arguments if run.tool else shell
+    function = {"name": run.tool or conversation.shell, "arguments": json.dumps(given)}
     return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
 
 

@@ -31,6 +31,7 @@ from perdure.rehearsal.script import (
     Hang,
     Limit,
     Mark,
+    Nothing,
     Reply,
     Run,
     Say,
@@ -122,7 +123,7 @@ class Cues:
             if used_up:
                 self._next[number] = index + 1
             if cue.failure or any(
-                isinstance(action, (Say, Run, Hang, Cut)) for action in cue.actions
+                isinstance(action, (Say, Run, Nothing, Hang, Cut)) for action in cue.actions
             ):
                 return cue
         self._next[number] = len(script.replies)

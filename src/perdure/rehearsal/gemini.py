@@ -8,7 +8,7 @@ from typing import Any
 
 from perdure.rehearsal.conversation import Conversation, Message
 from perdure.rehearsal.cues import Cue
-from perdure.rehearsal.script import Cut, Fail, Hang, Hold, Limit, Run, Say, Slow, marks
+from perdure.rehearsal.script import Cut, Fail, Hang, Hold, Limit, Nothing, Run, Say, Slow, content
 from perdure.rehearsal.wire import Refusal, Step, items, paced
 
 SHELL = "run_shell_command"
@@ -82,13 +82,14 @@ class Gemini:
                 yield action
                 return
         yield Slow(pace)
-        yield _sse(_response([{"text": ""}], cue))
+        last = [] if any(isinstance(action, Nothing) for action in cue.actions) else [{"text": ""}]
+        yield _sse(_response(last, cue))
         yield cue.tokens
 
     def whole(self, cue: Cue, conversation: Conversation) -> dict[str, Any]:
         parts = [
-            {"text": text} if kind == "say" else _call(Run(text))
-            for kind, text in marks(cue.actions)
+            {"text": each.text} if isinstance(each, Say) else _call(each)
+            for each in content(cue.actions)
         ]
         return _response(parts, cue)
 
@@ -157,12 +158,9 @@ def _result_text(response: Any) -> str:
 
 
 def _call(run: Run) -> dict[str, Any]:
-    return {
-        "functionCall": {
-            "name": SHELL,
-            "args": {"command": run.command, "description": "A scripted command"},
-        }
-    }
+    shell = {"command": run.command, "description": "A scripted command"}
+    given = run.arguments if run.tool else shell
+    return {"functionCall": {"name": run.tool or SHELL, "args": given}}
 
 
 def _response(parts: list[dict[str, Any]], cue: Cue) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from perdure.rehearsal.conversation import Conversation, Message
 from perdure.rehearsal.cues import Cue
-from perdure.rehearsal.script import Cut, Fail, Hang, Hold, Limit, Run, Say, Slow, Tokens, marks
+from perdure.rehearsal.script import Cut, Fail, Hang, Hold, Limit, Run, Say, Slow, content
 from perdure.rehearsal.wire import Refusal, Step, event, items, paced
 
 _OWN = re.compile(
@@ -87,7 +87,7 @@ class OpenAI:
         name = _id("resp")
         yield event(
             "response.created",
-            {"response": _response(name, conversation.model, "in_progress", [], None)},
+            {"response": _response(name, conversation.model, None, [])},
         )
         output: list[dict[str, Any]] = []
         text: _Text | None = None
@@ -126,19 +126,17 @@ class OpenAI:
         if text is not None:
             yield from text.end(output)
         yield Slow(pace)
-        yield event(
-            "response.completed",
-            {"response": _response(name, conversation.model, "completed", output, cue.tokens)},
-        )
+        ended = _response(name, conversation.model, cue, output)
+        yield event(f"response.{ended['status']}", {"response": ended})
         yield cue.tokens
 
     def whole(self, cue: Cue, conversation: Conversation) -> dict[str, Any]:
         output = [_wait(cue.waits)] if cue.waits else []
-        for kind, text in marks(cue.actions):
+        for each in content(cue.actions):
             output.append(
-                _said(_id("msg"), text) if kind == "say" else _call(conversation, Run(text))
+                _said(_id("msg"), each.text) if isinstance(each, Say) else _call(conversation, each)
             )
-        return _response(_id("resp"), conversation.model, "completed", output, cue.tokens)
+        return _response(_id("resp"), conversation.model, cue, output)
 
     def refusal(self, failure: Fail | Limit, now: float) -> Refusal:
         if isinstance(failure, Limit):
@@ -213,11 +211,13 @@ def _said(id: str, text: str) -> dict[str, Any]:
     }
 
 
-def _response(
-    id: str, model: str, status: str, output: list[dict[str, Any]], tokens: Tokens | None
-) -> dict[str, Any]:
-    usage = None
-    if tokens:
+def _response(id: str, model: str, cue: Cue | None, output: list[dict[str, Any]]) -> dict[str, Any]:
+    """The answer: in progress, complete, or ended early for the reason of the script's `stop`."""
+    usage, status, reason = None, "in_progress", None
+    if cue is not None:
+        tokens, status = cue.tokens, "completed"
+        if cue.stop:
+            status, reason = "incomplete", {"reason": cue.stop}
         usage = {
             "input_tokens": tokens.input,
             "input_tokens_details": {"cached_tokens": tokens.cached},
@@ -229,6 +229,7 @@ def _response(
         "id": id,
         "object": "response",
         "status": status,
+        "incomplete_details": reason,
         "model": model,
         "output": output,
         "usage": usage,
@@ -241,7 +242,9 @@ def _shell(tools: list[dict[str, Any]]) -> str:
 
 
 def _call(conversation: Conversation, run: Run) -> dict[str, Any]:
-    """The command as a call of the shell tool that the request offered."""
+    """The command as a call of the shell tool that the request offered, or the other tool's."""
+    if run.tool:
+        return _function(run.tool, run.arguments)
     if conversation.shell == "exec_command":
         # 30 s is the longest that the tool of 0.169.0 waits; `_wait` waits on.
         return _function("exec_command", {"cmd": run.command, "yield_time_ms": 30_000})

@@ -6,18 +6,21 @@ wire). Pure.
 
 A script is a list of replies separated by a line `---`. A reply is a list of actions:
 
-    say TEXT               text of the model, streamed; `say` lines that follow each other make one
-    text of several lines run COMMAND            calls the CLI's own shell tool slow SECONDS
-    what comes next is spread over that time; headers and first events are sent before hold FILE
-    the stream stays open and silent until the file exists, then the rest of the reply hang [xK]
-    the stream stays open and silent until the client goes or the server stops cut [xK]
-    the connection is cut in mid-stream cut clean [xK]         the answer ends in good order on the
-    wire, but without the model's last word fail STATUS [xK]       an HTTP error with the provider's
-    own error body, then the rest of the reply limit SECONDS [xK]     a usage limit that ends that
-    many seconds from now, then the rest of the reply full [xK]              the service refuses the
-    request, because the conversation is too long for the model stop REASON            the
-    provider's own word for why the answer ends, in place of the usual one usage in=N out=N cached=N
-    the tokens reported, word for word (default in=100 out=7 cached=0)
+    say TEXT           text of the model, streamed; `say` lines that follow each other make one text
+    run COMMAND        calls the CLI's own shell tool
+    call TOOL JSON     calls the tool of that name; its arguments are a JSON object
+    nothing            an answer without any content
+    slow SECONDS       what comes next is spread over that time; headers are sent before
+    hold FILE          the stream stays open and silent until the file exists, then the rest
+    hang [xK]          the stream stays open and silent until the client or the server stops
+    cut [xK]           the connection is cut in mid-stream
+    cut clean [xK]     the answer ends in good order on the wire, without the model's last word
+    fail STATUS [xK]   an HTTP error with the provider's own error body, then the rest
+    limit SECONDS [xK] a usage limit that ends that many seconds from now, then the rest
+    full [xK]          the request is refused: the conversation is too long for the model
+    stop REASON        the provider's own word for why the answer ends, in place of the usual one
+    usage in=N out=N cached=N
+                       the tokens reported, word for word (default in=100 out=7 cached=0)
 
 `xK`: so many times (default once), counted over all requests; after that the line is passed over.
 So a `hang` in a reply that is given again (after a kill, `by history`) does not hang again. A reply
@@ -32,9 +35,10 @@ first that matches answers. Lines that begin with `#` and blank lines are passed
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from perdure.errors import UsageError
 from perdure.lateclass import dataclass
@@ -58,6 +62,20 @@ class Say:
 @dataclass(frozen=True, slots=True)
 class Run:
     command: str
+    """The command; of another tool its name and its arguments as JSON, as a history has them."""
+    tool: str = ""
+    """The name of the tool; empty for the CLI's own shell."""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What another tool than the shell is called with."""
+        given: dict[str, Any] = json.loads(self.command.removeprefix(self.tool))
+        return given
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """An answer without any content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +130,7 @@ class Stop:
     reason: str
 
 
-Action: TypeAlias = Say | Run | Slow | Hold | Hang | Cut | Fail | Limit | Tokens | Stop
+Action: TypeAlias = Say | Run | Nothing | Slow | Hold | Hang | Cut | Fail | Limit | Tokens | Stop
 Mark: TypeAlias = tuple[str, str]
 """What a reply leaves in a history: ("say", text) or ("run", command)."""
 
@@ -136,17 +154,26 @@ class Script:
     """What is answered where the CLI asks for a summary."""
 
 
-def marks(actions: tuple[Action, ...]) -> tuple[Mark, ...]:
-    """The texts (lines of one text joined) and commands of these actions, in order."""
-    found: list[Mark] = []
+def content(actions: tuple[Action, ...]) -> list[Say | Run]:
+    """The texts (lines of one text joined) and calls of these actions, in order."""
+    found: list[Say | Run] = []
     for action in actions:
+        last = found[-1] if found else None
         if isinstance(action, Run):
-            found.append(("run", action.command))
-        elif isinstance(action, Say) and found and found[-1][0] == "say":
-            found[-1] = ("say", f"{found[-1][1]}\n{action.text}")
+            found.append(action)
+        elif isinstance(action, Say) and isinstance(last, Say):
+            found[-1] = Say(f"{last.text}\n{action.text}")
         elif isinstance(action, Say):
-            found.append(("say", action.text))
-    return tuple(found)
+            found.append(action)
+    return found
+
+
+def marks(actions: tuple[Action, ...]) -> tuple[Mark, ...]:
+    """What these actions leave in a history, in order."""
+    return tuple(
+        ("say", action.text) if isinstance(action, Say) else ("run", action.command)
+        for action in content(actions)
+    )
 
 
 def parse(text: str) -> tuple[Script, ...]:
@@ -194,7 +221,7 @@ class _Draft:
         except ValueError as error:
             raise ScriptError(f"line {number}: {word}: {error}") from None
         if isinstance(action, (Fail, Limit)) and any(
-            isinstance(before, (Say, Run, Hold, Hang, Cut)) for before in self.actions
+            isinstance(before, (Say, Run, Nothing, Hold, Hang, Cut)) for before in self.actions
         ):
             raise ScriptError(
                 f"line {number}: {word} must stand before everything that the reply sends"
@@ -235,6 +262,23 @@ def _file(rest: str) -> str:
     if not rest:
         raise ValueError("a file is missing")
     return rest
+
+
+def _call(rest: str) -> Run:
+    tool, _, given = rest.partition(" ")
+    try:
+        arguments = json.loads(given)
+    except ValueError:
+        arguments = None
+    if not tool or not isinstance(arguments, dict):
+        raise ValueError("expected a tool and its arguments as a JSON object")
+    return Run(f"{tool} {json.dumps(arguments)}", tool)
+
+
+def _nothing(rest: str) -> Nothing:
+    if rest:
+        raise ValueError(f"expected no more words, not {rest!r}")
+    return Nothing()
 
 
 def _times(rest: str) -> int:
@@ -282,6 +326,8 @@ def _tokens(rest: str) -> Tokens:
 _READERS: dict[str, Callable[[str], Action]] = {
     "say": lambda rest: Say(_text(rest)),
     "run": lambda rest: Run(_text(rest)),
+    "call": _call,
+    "nothing": _nothing,
     "slow": lambda rest: Slow(_seconds(rest)),
     "hold": lambda rest: Hold(_file(rest)),
     "hang": lambda rest: Hang(_times(rest)),

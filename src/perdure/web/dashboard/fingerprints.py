@@ -45,6 +45,9 @@ SUGGESTED = {
     OutcomeKind.CONTINUITY_LOST: "perdure why tells where the conversation went; the policy disclose goes on with a brief",
     OutcomeKind.CONTEXT_EXHAUSTED: "set when_full to compact or roll-over, so that it does not come to that",
     OutcomeKind.WRITER_CONFLICT: "another program has the conversation open: end it there",
+    OutcomeKind.DENIED: "allow the tool (permissions, or the agent's own settings), then retry",
+    OutcomeKind.REFUSED: "say it in other words (perdure update), or choose another model",
+    OutcomeKind.TRUNCATED: "the model's answer broke off or was empty; it goes on by itself",
     OutcomeKind.MAX_TURNS: "the agent's own limit of turns was reached: raise it, or retry",
 }
 """What to do, where there is more to say than to look."""
