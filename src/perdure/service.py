@@ -499,9 +499,12 @@ def liveness_of(engine: Engine, run: Running, look: RunStore | None = None) -> L
     """Return what lives of a run, or of a row of a list; None for one that is not running. `look`:
     where it was read, if not in the engine's own store."""
     store = look or engine.store
-    return process.Probe(engine.state, engine.host).liveness(
-        run, store.now(), partial(store.get, run.id)
-    )
+    return probe_of(engine).liveness(run, store.now(), partial(store.get, run.id))
+
+
+def probe_of(engine: Engine) -> process.Probe:
+    """Return what sees the processes of this host's attempts."""
+    return process.Probe(engine.state, engine.host)
 
 
 EXIT_CODES: dict[int, str] = {

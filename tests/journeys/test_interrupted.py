@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -134,3 +135,31 @@ def test_a_stopped_supervisor_is_no_dead_one(stage: MakeStage, agent: str) -> No
     done = one.finish(started)
     assert done.code == 0, done.err
     assert json.loads(done.out)["liveness"] is None
+
+
+@pytest.mark.parametrize("agent", ["codex"])
+def test_a_task_of_a_plan_is_interrupted_when_everything_is_dead(
+    stage: MakeStage, agent: str
+) -> None:
+    """`plan show` and the library say it of the plan and of its task; `plan run` goes on."""
+    one = stage(WAITS)
+    plan = one.directory / "shop.toml"
+    head = f'name = "shop"\nagent = "{agent}"\npermissions = "full"\n'
+    plan.write_text(head + '[[tasks]]\nname = "one"\nprompt = "Write one.txt."\n')
+    started = one.start("plan", "run", str(plan), "--json")
+    one.rehearsal.wait_for(1)
+    one.lose_machine(started)
+    shown = one.perdure("plan", "show", "shop", "--json").json
+    (task,) = shown["tasks"]
+    assert (shown["state"], task["state"], task["liveness"]) == (
+        "stopped",
+        "running",
+        "interrupted",
+    )
+    with perdure.open(cwd=one.repo, environ=one.environ) as runner:
+        assert runner.plan_report("shop")["tasks"][0]["liveness"] == "interrupted"
+    line = one.perdure("plan", "show", "shop").out.partition("\none ")[2].partition("\n")[0]
+    assert "interrupted" in line and "running" not in line
+    (Path(one.show(task["run"])["workspace"]["path"]) / "go").touch()
+    done = one.perdure("plan", "run", str(plan), "--json")
+    assert (done.code, done.json["tasks"][0]["liveness"]) == (0, None), done.err

@@ -169,9 +169,12 @@ def cells(task: dict[str, Any], now_ms: int) -> list[str]:
     more = task["reason"] if task["state"] not in ("succeeded", "running") else ""
     if task["conflicts"]:
         more = f"{len(task['conflicts'])} conflict(s) {more}"
+    state = task["state"]
+    if task["liveness"] in ("interrupted", "unattended"):
+        state = task["liveness"]
     return [
         task["name"],
-        task["state"],
+        state,
         str(task["attempts"] or ""),
         task["verdict"] or "",
         f"{took // 60}:{took % 60:02}" if took is not None else "",

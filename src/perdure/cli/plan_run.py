@@ -68,6 +68,7 @@ def _followed(
     from perdure import plans
     from perdure.plans.standing import standing
     from perdure.report import report_of
+    from perdure.service import probe_of
 
     progress = None if arguments.quiet else PlanProgress()
     with Stopper() as stopper:
@@ -79,7 +80,7 @@ def _followed(
         ]
         reports = [report_of(engine.store, run) for run in runs]
         report, code = (
-            plans.report_of(engine.store, plan, engine.host),
+            plans.report_of(engine.store, plan, probe_of(engine)),
             plans.exit_code(engine, plan),
         )
     if arguments.json:

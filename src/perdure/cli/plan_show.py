@@ -19,10 +19,12 @@ def show(arguments: argparse.Namespace) -> int:
     """`plan show NAME|FILE`."""
     from perdure.plans.reading import name_of
     from perdure.plans.telling import report_of
+    from perdure.process import Probe
 
     chosen = settings()
     store = open_to_read(chosen)
-    report = report_of(store, store.plan(name_of(arguments.file, chosen)), this_host(chosen))
+    probe = Probe(chosen.state, this_host(chosen))
+    report = report_of(store, store.plan(name_of(arguments.file, chosen)), probe)
     if arguments.json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
         return 0

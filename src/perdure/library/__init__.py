@@ -246,7 +246,8 @@ class Runner:
 
     def plan_report(self, name: str) -> dict[str, Any]:
         """The object that `perdure plan show NAME --json` prints. Raises NotFound."""
-        return plans.report_of(self._engine.store, self._engine.store.plan(name), self._engine.host)
+        plan = self._engine.store.plan(name)
+        return plans.report_of(self._engine.store, plan, service.probe_of(self._engine))
 
     def stop(self, ref: str) -> TaskRun:
         """Stops a run; `retry` goes on later."""

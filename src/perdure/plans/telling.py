@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from perdure import process
@@ -13,16 +14,18 @@ from perdure.plan import PlanRun, PlanState
 from perdure.plan.weaving import joins, order
 from perdure.plans.budget import spent
 from perdure.plans.standing import Stand, before, blocked, standing
+from perdure.process import Probe
 
 SCHEMA_VERSION = 1
 
 
-def report_of(store: Store, plan: PlanRun, host: Host = NOWHERE) -> dict[str, Any]:
-    """The object that `perdure plan run` and `plan show` print with --json."""
+def report_of(store: Store, plan: PlanRun, probe: Probe | None = None) -> dict[str, Any]:
+    """Return the object that `perdure plan run` and `plan show` print with --json. `probe`: what
+    this host's processes are; without it the liveness of a task is not known."""
     stands = standing(store, plan)
     last = stands[order(plan.plan)[-1].name]
     place = last.run.workspace if last.run is not None else None
-    tasks = [_task(store, stands[task.name], stands) for task in plan.plan.tasks]
+    tasks = [_task(store, stands[task.name], stands, probe) for task in plan.plan.tasks]
     total = Usage()
     for stand in stands.values():
         total = total + _used(store, stand)
@@ -30,7 +33,7 @@ def report_of(store: Store, plan: PlanRun, host: Host = NOWHERE) -> dict[str, An
         "schema_version": SCHEMA_VERSION,
         "id": plan.id,
         "name": plan.name,
-        "state": state_of(store, plan, host),
+        "state": state_of(store, plan, probe.host if probe is not None else NOWHERE),
         "reason": plan.reason,
         "file": plan.file,
         "repo": plan.seed.repo,
@@ -91,8 +94,13 @@ def words_of(stand: Stand, stands: Mapping[str, Stand]) -> str:
     return "ready" if all(stands[name].end is not None for name in before(stand)) else "waits"
 
 
-def _task(store: Store, stand: Stand, stands: Mapping[str, Stand]) -> dict[str, Any]:
+def _task(
+    store: Store, stand: Stand, stands: Mapping[str, Stand], probe: Probe | None
+) -> dict[str, Any]:
     run, strand, planned = stand.run, stand.strand, stand.planned
+    found = None
+    if probe is not None and run is not None:
+        found = probe.liveness(run, store.now(), partial(store.get, run.id))
     attempts = store.attempts(run.id) if run is not None else ()
     receipt = attempts[-1].receipt if attempts else None
     place = run.workspace if run is not None else None
@@ -101,6 +109,7 @@ def _task(store: Store, stand: Stand, stands: Mapping[str, Stand]) -> dict[str, 
         "agent": stand.task.agent,
         "needs": list(stand.task.needs),
         "state": words_of(stand, stands),
+        "liveness": str(found) if found is not None else None,
         "reason": run.reason if run is not None else _why(stand, stands),
         "conversation": strand.name,
         "how": joins(strand),

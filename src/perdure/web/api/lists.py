@@ -16,6 +16,7 @@ from perdure.planfile import read_object
 from perdure.plans.reading import plan_defaults, seed_of
 from perdure.plans.serving import take
 from perdure.plans.telling import report_of, row_of
+from perdure.service import probe_of
 from perdure.web.api import forms
 from perdure.web.api.runs import refuse_widening
 from perdure.web.api.verbs import Asked, Verb
@@ -57,11 +58,11 @@ def begun(parts: Parts, asked: Asked) -> dict[str, Any]:
             refuse_widening({name: getattr(task, name) for name in names}, chosen)
     taken = take(parts.engine, wanted, seed_of(chosen, Path("/")))
     parts.drive_plans()
-    return report_of(parts.store, parts.engine.store.plan(taken.id), parts.engine.host)
+    return report_of(parts.store, parts.engine.store.plan(taken.id), probe_of(parts.engine))
 
 
 def plan(parts: Parts, asked: Asked) -> dict[str, Any]:
-    return report_of(parts.store, parts.store.plan(asked.at["plan"]), parts.engine.host)
+    return report_of(parts.store, parts.store.plan(asked.at["plan"]), probe_of(parts.engine))
 
 
 def deliveries(parts: Parts, asked: Asked) -> dict[str, Any]:

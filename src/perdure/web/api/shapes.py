@@ -299,6 +299,7 @@ class PlanTask(Shape):
     agent: str
     needs: list[str]
     state: str
+    liveness: Liveness | None
     reason: str
     conversation: str
     how: str

@@ -8,6 +8,7 @@ from typing import Any
 from starlette.responses import Response
 
 from perdure.plans import report_of
+from perdure.service import probe_of
 from perdure.web.dashboard.visits import Visit
 
 SHOWN = 100
@@ -15,16 +16,16 @@ SHOWN = 100
 
 def plans(visit: Visit) -> Response:
     """`/plans`."""
-    look, host = visit.desk.look, visit.desk.engine.host
+    look, probe = visit.desk.look, probe_of(visit.desk.engine)
     return visit.page(
-        "plans.html", plans=[report_of(look, each, host) for each in look.plans(SHOWN)]
+        "plans.html", plans=[report_of(look, each, probe) for each in look.plans(SHOWN)]
     )
 
 
 def plan(visit: Visit) -> Response:
     """`/plans/NAME`."""
     look = visit.desk.look
-    report = report_of(look, look.plan(visit.named("name")), visit.desk.engine.host)
+    report = report_of(look, look.plan(visit.named("name")), probe_of(visit.desk.engine))
     return visit.page("plan.html", plan=report, columns=columns(report["tasks"]), here=visit.here)
 
 
