@@ -73,7 +73,7 @@ def drift(
             run.workspace, saved.commit, ignored=engine.checkpoint_ignored
         )
         names = [name for name in differing if name not in placed]
-        head = engine.workspaces.state(run.workspace).head
+        head = engine.workspaces.head(run.workspace)
         moved = bool(saved.head or head) and saved.head != head
         if names or moved:
             return DriftSeen(

@@ -16,13 +16,13 @@ a killed supervisor held stays held until the last git of it is gone.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import re
 import selectors
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import field, replace
@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import IO
 
 from perdure.errors import GitFailed, GitSaidTooMuch, WorkspaceError
-from perdure.git import hardening
+from perdure.git import hardening, on_disk
 from perdure.git.reading import (
     Status,
     Worktree,
@@ -93,6 +93,8 @@ class Git:
     """Descriptors that git and its children inherit."""
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     """Where PATH, TMPDIR and the proxies come from."""
+    memory: Path | None = None
+    """A file that may remember which git program was found to be new enough."""
 
     def at(self, cwd: Path, git_dir: Path | None = None, work_tree: Path | None = None) -> Git:
         """The same settings at another place."""
@@ -119,7 +121,7 @@ class Git:
         asked again where that is known to do no harm: with an index of perdure's own, whose lock is
         taken away, and for what only looks.
         """
-        program = require(self.environ.get("PATH", os.defpath))
+        program = require(self.environ.get("PATH", os.defpath), self.memory)
         argv = [program]
         if self.git_dir is not None:
             argv.append(f"--git-dir={self.git_dir}")
@@ -154,6 +156,8 @@ class Git:
     def head(self) -> tuple[str, str]:
         """(commit id, branch): the branch is empty on a detached HEAD. Raises GitFailed before the
         first commit."""
+        if self.git_dir is not None and (known := on_disk.head(self.git_dir)) is not None:
+            return known
         oid, _, name = self.run("rev-parse", "HEAD", "--symbolic-full-name", "HEAD").text.partition(
             "\n"
         )
@@ -207,7 +211,12 @@ class Git:
         own = {
             name: self.environ[name] for name in ("HOME", "XDG_CONFIG_HOME") if name in self.environ
         }
-        own["GIT_CONFIG_GLOBAL"] = str(_global_config(own)) if own else "/dev/null"
+        config = _global_config(own) if own else None
+        if self.git_dir is not None or (self.cwd == self.ceiling and on_disk.is_outside(self.cwd)):
+            known = on_disk.user(self.git_dir, config)
+            if known is not None:
+                return known
+        own["GIT_CONFIG_GLOBAL"] = str(config or "/dev/null")
         found = self.run(
             "config", "--null", "--get-regexp", r"^user\.(name|email)$", env=own, good=(0, 1)
         ).stdout
@@ -216,15 +225,32 @@ class Git:
         )
 
 
-@functools.cache
-def require(path: str) -> str:
-    """The git program on this PATH. Raises WorkspaceError if there is none, or one that is too old
-    to be hardened."""
-    program = shutil.which("git", path=path)
-    if program is None:
-        raise WorkspaceError(
-            "git is not installed.", f"Install git {OLDEST[0]}.{OLDEST[1]} or newer."
-        )
+_FIT: dict[str, str] = {}
+"""Programs that were found to be new enough, by PATH."""
+
+
+def require(path: str, memory: Path | None = None) -> str:
+    """Return the git program on this PATH.
+
+    `memory`: a file that remembers which program was asked for its version. Raises WorkspaceError
+    if there is no git, or one that is too old to be hardened.
+    """
+    if path not in _FIT:
+        program = shutil.which("git", path=path)
+        if program is None:
+            raise WorkspaceError(
+                "git is not installed.", f"Install git {OLDEST[0]}.{OLDEST[1]} or newer."
+            )
+        sign = _signature(program) if memory is not None else ""
+        if memory is None or not sign or not _remembers(memory, sign):
+            _check_version(program)
+            if memory is not None and sign:
+                _remember(memory, sign)
+        _FIT[path] = program
+    return _FIT[path]
+
+
+def _check_version(program: str) -> None:
     said = subprocess.run(
         [program, "version"],
         stdin=subprocess.DEVNULL,
@@ -240,7 +266,34 @@ def require(path: str) -> str:
             f"This git is too old to be run safely: {has}.",
             f"Install git {OLDEST[0]}.{OLDEST[1]} or newer.",
         )
-    return program
+
+
+def _signature(program: str) -> str:
+    """What a program file is; empty for a script, which may start another git tomorrow."""
+    try:
+        with Path(program).open("rb") as file:
+            seen = os.fstat(file.fileno())
+            if file.read(4) != b"\x7fELF":
+                return ""
+    except OSError:
+        return ""
+    times = f"{seen.st_mtime_ns} {seen.st_ctime_ns}"
+    return f"{OLDEST[0]}.{OLDEST[1]} {seen.st_dev} {seen.st_ino} {seen.st_size} {times}\n"
+
+
+def _remembers(memory: Path, sign: str) -> bool:
+    try:
+        return memory.read_text(encoding="ascii") == sign
+    except (OSError, UnicodeError):
+        return False
+
+
+def _remember(memory: Path, sign: str) -> None:
+    """Write the memory, if its directory is there. What cannot be written is asked again."""
+    fresh = memory.with_name(f"{memory.name}.{os.getpid()}.{threading.get_ident()}")
+    with contextlib.suppress(OSError):
+        fresh.write_text(sign, encoding="ascii")
+        fresh.replace(memory)
 
 
 def run_as_user(*args: str, stdin: bytes, environ: Mapping[str, str], timeout_s: float) -> Result:

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.errors import NotFound, PerdureError, WorkspaceError
-from perdure.git import Git
+from perdure.git import Git, on_disk
 from perdure.git.reaching import ANYWHERE, Hosts
 from perdure.git.ssh import OWN, Ssh
 from perdure.lateclass import dataclass
@@ -261,6 +261,15 @@ class Workspaces:
         """The workdir as it is now. Raises WorkspaceError where that cannot be known."""
         self._ready()
         return view.state(self._places, workspace, self._git())
+
+    def head(self, workspace: Workspace) -> str:
+        """Return the commit that the workdir stands at; empty without one. Raises WorkspaceError
+        where that cannot be known."""
+        if workspace.backend in (Backend.WORKTREE, Backend.ISOLATED):
+            known = on_disk.head(Path(workspace.path) / ".git")
+            if known is not None:
+                return known[0]
+        return self.state(workspace).head
 
     def rescue(self, workspace: Workspace, why: str) -> str:
         """Saves all tracked and untracked files under a ref, and returns its name. Changes nothing
@@ -574,7 +583,12 @@ class Workspaces:
         places.make_private(self._places.own)
 
     def _git(self) -> Git:
-        return Git(cwd=self._places.root, ceiling=self._places.root, environ=self._environ)
+        return Git(
+            cwd=self._places.root,
+            ceiling=self._places.root,
+            environ=self._environ,
+            memory=self._places.git,
+        )
 
     def _source(self, repo: str) -> Source:
         if is_remote(repo):

@@ -84,7 +84,13 @@ def _locked(places: Places, source: Source, git: Git) -> Iterator[Git]:
         yield _made(
             places,
             source,
-            Git(cwd=places.root, ceiling=places.root, keep=(*git.keep, fd), environ=git.environ),
+            Git(
+                cwd=places.root,
+                ceiling=places.root,
+                keep=(*git.keep, fd),
+                environ=git.environ,
+                memory=git.memory,
+            ),
         )
         mark.unlink(missing_ok=True)
 

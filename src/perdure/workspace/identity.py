@@ -74,6 +74,11 @@ class Places:
         """Where the agents are registered that wait in a workdir for their next turn."""
         return self.own / "warm"
 
+    @property
+    def git(self) -> Path:
+        """Which git program was found to be new enough."""
+        return self.own / "git"
+
     def making(self, name: str) -> Path:
         """A mark that stands while something is being made: found again, it says that the making
         was cut off."""

@@ -42,7 +42,13 @@ def prepare(
     with held(places.lock(f"{workspace.id}.making"), timeout_s=3600.0) as fd:
         if _stands(path):
             return False, []
-        git = Git(cwd=places.root, ceiling=places.root, keep=(*git.keep, fd), environ=git.environ)
+        git = Git(
+            cwd=places.root,
+            ceiling=places.root,
+            keep=(*git.keep, fd),
+            environ=git.environ,
+            memory=git.memory,
+        )
         notes: list[str] = []
         with caches.opened(places, source, git) as (cache, fault):
             oid = cache.commit(f"refs/remotes/origin/{workspace.branch}")

@@ -163,7 +163,14 @@ def outgoing(
 def _taken_out(eye: Git, directory: Path, commit: str, have: Sequence[str], cache: Path) -> Git:
     """A repository of perdure's own with what is new, and the rest borrowed from the cache."""
     form = "sha256" if len(commit) == 64 else "sha1"
-    own = Git(cwd=directory, git_dir=directory, ceiling=eye.ceiling, keep=(), environ=eye.environ)
+    own = Git(
+        cwd=directory,
+        git_dir=directory,
+        ceiling=eye.ceiling,
+        keep=(),
+        environ=eye.environ,
+        memory=eye.memory,
+    )
     own.at(directory.parent).run(
         "init", "--quiet", "--bare", "--template=", f"--object-format={form}", "--", str(directory)
     )

@@ -60,7 +60,7 @@ def in_words(shelf: Shelf, what: str) -> Iterator[None]:
 
 
 def _save(shelf: Shelf, ref: str, policy: str) -> Saved:
-    with looked(shelf, policy) as (look, aside):
+    with looked(shelf, policy, kept=True) as (look, aside):
         known = look.commit
         _commit(shelf, look)
         keep(shelf, look, aside)
@@ -106,11 +106,12 @@ def _is_full(error: GitFailed) -> bool:
 
 
 @contextlib.contextmanager
-def looked(shelf: Shelf, policy: str) -> Iterator[tuple[Look, Path]]:
+def looked(shelf: Shelf, policy: str, *, kept: bool = False) -> Iterator[tuple[Look, Path]]:
     """Looks at the workdir as it is now. `commit` of the look is the last checkpoint's, whatever
     has changed since.
 
-    The directory holds the look's indexes, and is gone afterwards unless it was kept.
+    The directory holds the look's indexes, and is gone afterwards unless it was kept. `kept`: the
+    caller means to keep it.
     """
     looks = shelf.directory / "looks"
     looks.mkdir(exist_ok=True)
@@ -119,12 +120,14 @@ def looked(shelf: Shelf, policy: str) -> Iterator[tuple[Look, Path]]:
     aside.mkdir()
     try:
         known = remembered(shelf, looks, aside)
-        yield _look(shelf, aside, known, policy), aside
+        yield _look(shelf, aside, known, policy, kept=kept), aside
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _look(shelf: Shelf, aside: Path, known: Look, policy: str) -> Look:
+def _look(shelf: Shelf, aside: Path, known: Look, policy: str, *, kept: bool) -> Look:
+    if known.head and known.tree:
+        shelf.trees.setdefault(known.head, known.tree)
     look = Look(
         head=shelf.head,
         tree=shelf.tree,
@@ -165,7 +168,7 @@ def _look(shelf: Shelf, aside: Path, known: Look, policy: str) -> Look:
     if not (aside / "index").exists():
         _begin(shelf, aside / "index")
     piece = Piece(root=shelf.top, index=aside / "index", seen=dict(known.found.pieces.get("", {})))
-    look.worktree = scan(shelf, piece, known.found, look.found, policy, copy)
+    look.worktree = scan(shelf, piece, known.found, look.found, policy, copy, kept=kept)
     if copy is not None:
         look.staged = staging.staged(shelf, aside / "user-index.read")
         if shelf.lent is not None:

@@ -108,7 +108,7 @@ def _on_this_machine(
             f"{spec.repo!r} is neither a directory nor the address of a repository.",
             "Give a path or https://host/owner/name.",
         )
-    git, common = _found(start, environ)
+    git, common = _found(start, environ, places.git)
     if common is None:
         raise NotFound(
             f"{start} is not in a git repository.",
@@ -135,9 +135,11 @@ def find_repository(start: Path, environ: Mapping[str, str]) -> Path | None:
     return _found(start.resolve(), environ)[1]
 
 
-def _found(start: Path, environ: Mapping[str, str]) -> tuple[Git, Path | None]:
+def _found(
+    start: Path, environ: Mapping[str, str], memory: Path | None = None
+) -> tuple[Git, Path | None]:
     bare = (start / "HEAD").is_file() and (start / "objects").is_dir()
-    git = Git(cwd=start, git_dir=start if bare else None, environ=environ)
+    git = Git(cwd=start, git_dir=start if bare else None, environ=environ, memory=memory)
     found = git.run("rev-parse", "--path-format=absolute", "--git-common-dir", good=(0, 128))
     if not found.code:
         return git, Path(found.text).resolve()

@@ -471,6 +471,7 @@ def put_away(
             ceiling=places.root,
             keep=(*git.keep, fd),
             environ=git.environ,
+            memory=git.memory,
         )
         known = git_directory(path)
         for admin in [known] if known is not None else admins(common, path):

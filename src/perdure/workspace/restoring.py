@@ -36,9 +36,9 @@ from perdure.workspace.photograph import again, in_words, looked, save
 from perdure.workspace.places import clear_locks, flush
 from perdure.workspace.placing import Placer
 from perdure.workspace.removal import inside
-from perdure.workspace.shelf import Shelf, split
+from perdure.workspace.shelf import Shelf
 from perdure.workspace.staging import Staged
-from perdure.workspace.trees import Change, changes, missing
+from perdure.workspace.trees import Change, changes, entries, missing, objects
 
 _OID = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})?")
 
@@ -77,18 +77,21 @@ class Checkpoint:
 def load(shelf: Shelf, commit: str) -> Checkpoint:
     """Reads a checkpoint. Raises NotFound if it is not there, WorkspaceError if it is no checkpoint
     or a damaged one."""
-    if not (oid := shelf.commit(commit)):
+    named = (f"{commit}^{{commit}}", f"{commit}^{{tree}}", f"{commit}:checkpoint.json")
+    found, tree, about = objects(shelf, *named)
+    if found is None:
         raise NotFound(
             f"There is no checkpoint {commit[:12]} of {shelf.top}.", "See: perdure checkpoints NAME"
         )
-    entries = {}
-    for line in split(shelf.run("ls-tree", "-z", oid).stdout):
-        facts, _, name = line.partition("\t")
-        entries[name] = facts.split(" ")[2]
-    try:
-        said: dict[str, Any] = json.loads(
-            shelf.run("cat-file", "blob", entries["checkpoint.json"]).stdout
+    oid = found[0]
+    if tree is None or about is None:
+        raise WorkspaceError(
+            f"{oid[:12]} is not a checkpoint, or a damaged one: a part of it is missing.",
+            "See: perdure checkpoints NAME",
         )
+    try:
+        parts = entries(tree[1], shelf.form)
+        said: dict[str, Any] = json.loads(about[1])
         if said["format"] != FORMAT:
             raise WorkspaceError(
                 f"The checkpoint {oid[:12]} has format {said['format']!r}.",
@@ -103,8 +106,8 @@ def load(shelf: Shelf, commit: str) -> Checkpoint:
             raise ValueError("an id is needed")
         return Checkpoint(
             commit=oid,
-            worktree=entries["worktree"],
-            index=entries.get("index", ""),
+            worktree=parts["worktree"],
+            index=parts.get("index", ""),
             head=head,
             branch=check_branch(branch) if branch else "",
             empty=tuple(map(str, said["empty"])),

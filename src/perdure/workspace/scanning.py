@@ -42,15 +42,18 @@ def scan(
     found: Findings,
     policy: str,
     user_index: Path | None,
+    *,
+    kept: bool,
 ) -> str:
     """Brings the piece's index up to date, and returns the tree of all that is in it; what else
     there is goes into `found`.
 
     `known`: what the last look found. `policy`: which ignored files are taken (`small`, `all`,
-    `none`). `user_index`: a copy of the workdir's own index. Raises WorkspaceError for a directory
+    `none`). `user_index`: a copy of the workdir's own index. `kept`: the index is for the next look,
+    too. Raises WorkspaceError for a directory
     without git that is too large, GitFailed.
     """
-    return _Scan(shelf, piece, known, found, policy, user_index).run()
+    return _Scan(shelf, piece, known, found, policy, user_index, kept).run()
 
 
 class _Scan:
@@ -62,7 +65,9 @@ class _Scan:
         found: Findings,
         policy: str,
         user_index: Path | None,
+        kept: bool,
     ) -> None:
+        self.kept = kept
         self.shelf, self.piece, self.known, self.found, self.policy, self.user_index = (
             shelf,
             piece,
@@ -195,7 +200,8 @@ class _Scan:
         prefix = self.piece.prefix
         settled = prefix in self.known.settled and not moved
         if (
-            not (moved or settled)
+            self.kept
+            and not (moved or settled)
             and self.piece.index.exists()
             and self.piece.index.stat().st_mtime < int(time.time())
         ):
@@ -293,7 +299,13 @@ class _Scan:
                     seen=dict(self.known.pieces.get(prefix, {})),
                 )
                 grafts.append(
-                    ("040000", scan(self.shelf, inner, self.known, self.found, "all", None), place)
+                    (
+                        "040000",
+                        scan(
+                            self.shelf, inner, self.known, self.found, "all", None, kept=self.kept
+                        ),
+                        place,
+                    )
                 )
             elif link:
                 grafts.append(

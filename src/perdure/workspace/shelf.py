@@ -18,7 +18,7 @@ import secrets
 import shutil
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import IO
 
@@ -51,8 +51,8 @@ _SETTINGS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shelf:
-    """One workdir and its checkpoints. Without git `repository` and `admin` are None, and `head`,
-    `tree` and `branch` empty."""
+    """One workdir and its checkpoints. Without git `repository` and `admin` are None, and `head`
+    and `branch` empty."""
 
     id: str
     top: Path
@@ -73,20 +73,31 @@ class Shelf:
     """The agent's objects, read where a checkpoint's history comes from there; never borrowed
     from."""
     head: str = ""
-    tree: str = ""
     branch: str = ""
     pinned: str = ""
     most_files: int = MOST_FILES
     borrowed: Git | None = None
     """The cache that an isolated workdir began from."""
+    trees: dict[str, str] = field(default_factory=dict)
+    """The trees of commits, as far as they are known."""
     broken: bool = False
     """There was a git directory, and no git can use it: only files can be saved and put back."""
 
     def without_git(self) -> Shelf:
         """The same shelf, for the bare files: the workdir's git directory cannot be used."""
         return replace(
-            self, repository=None, admin=None, lent=None, head="", tree="", branch="", broken=True
+            self, repository=None, admin=None, lent=None, head="", branch="", broken=True
         )
+
+    @property
+    def tree(self) -> str:
+        """The tree of HEAD; empty before the first commit. Raises GitFailed."""
+        if not self.head or self.repository is None:
+            return ""
+        if self.head not in self.trees:
+            asked = ("rev-parse", "--verify", "--end-of-options", f"{self.head}^{{tree}}")
+            self.trees[self.head] = self.repository.run(*asked).text
+        return self.trees[self.head]
 
     def run(
         self,
@@ -308,7 +319,13 @@ def shelf(
             "Try: perdure restore NAME, which makes it from its last checkpoint.",
         )
     with held(places.lock(f"{workspace.id}.shelf")) as fd:
-        git = Git(cwd=path, ceiling=places.root, keep=(*git.keep, fd), environ=git.environ)
+        git = Git(
+            cwd=path,
+            ceiling=places.root,
+            keep=(*git.keep, fd),
+            environ=git.environ,
+            memory=git.memory,
+        )
         directory, isolated = places.shelf(workspace.id), workspace.backend is Backend.ISOLATED
         place, repository, broken = None, None, False
         head, tree, branch, form = "", "", "", "sha1"
@@ -343,6 +360,7 @@ def shelf(
             ceiling=places.root,
             keep=git.keep,
             environ=git.environ,
+            memory=git.memory,
         )
         yield Shelf(
             id=workspace.id,
@@ -357,7 +375,7 @@ def shelf(
             refs=eye.at(directory, directory) if own or common is None else git.at(common, common),
             lent=admin / "objects" if own and admin is not None else None,
             head=head,
-            tree=tree,
+            trees={head: tree} if tree else {},
             branch=branch,
             pinned=pinned,
             most_files=most_files,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from perdure.errors import WorkspaceError
-from perdure.git import Git
+from perdure.git import Git, on_disk
 from perdure.model import Backend, Workspace
 from perdure.workspace.places import is_real_directory
 from perdure.workspace.worktree import common_directory, git_directory
@@ -50,7 +50,9 @@ def place_of(workspace: Workspace, path: Path, git: Git) -> tuple[Path, Path, Pa
 
 def standing(repository: Git) -> tuple[str, str, str, str]:
     """(HEAD, its tree, the branch, the form of ids); before the first commit the first two are
-    empty."""
+    empty, and the tree also where git was not asked."""
+    if repository.git_dir is not None and (known := on_disk.head(repository.git_dir)) is not None:
+        return known[0], "", known[1], "sha1"
     asked = ("rev-parse", "HEAD", "HEAD^{tree}", "--symbolic-full-name", "HEAD")
     found = repository.run(*asked, good=(0, 128))
     if found.code:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+
 from perdure.lateclass import dataclass
 from perdure.workspace.shelf import Shelf, split
 
@@ -25,6 +27,8 @@ class Change:
 
 def changes(shelf: Shelf, before: str, after: str) -> list[Change]:
     """What differs between two trees, file by file."""
+    if before == after:
+        return []
     said = split(
         shelf.run(
             "diff-tree", "-r", "-z", "--raw", "--no-abbrev", "--no-renames", before, after, "--"
@@ -45,6 +49,40 @@ def missing(shelf: Shelf, ids: list[str], *, lent: bool = False) -> list[str]:
         "cat-file", "--batch-check", stdin="".join(f"{oid}\n" for oid in ids).encode(), lent=lent
     ).text
     return [line.partition(" ")[0] for line in said.split("\n") if line.endswith(" missing")]
+
+
+def objects(shelf: Shelf, *names: str) -> list[tuple[str, bytes] | None]:
+    """Return id and content of each named object, by one git; None for one that is not there.
+
+    Raises GitFailed.
+    """
+    asked = "".join(f"{name}\n" for name in names)
+    said = shelf.run("cat-file", "--batch", stdin=os.fsencode(asked)).stdout
+    found: list[tuple[str, bytes] | None] = []
+    place = 0
+    for _ in names:
+        end = said.index(b"\n", place)
+        facts = said[place:end].rsplit(b" ", 2)
+        place = end + 1
+        if len(facts) < 3 or not facts[2].isdigit():
+            found.append(None)
+            continue
+        size = int(facts[2])
+        found.append((facts[0].decode("ascii"), said[place : place + size]))
+        place += size + 1
+    return found
+
+
+def entries(tree: bytes, form: str) -> dict[str, str]:
+    """Return the ids in a tree's content, by name."""
+    found: dict[str, str] = {}
+    length, place = (32 if form == "sha256" else 20), 0
+    while place < len(tree):
+        end = tree.index(b"\0", place)
+        name = tree[place:end].partition(b" ")[2]
+        found[os.fsdecode(name)] = tree[end + 1 : end + 1 + length].hex()
+        place = end + 1 + length
+    return found
 
 
 def commit_of(shelf: Shelf, commit: str) -> tuple[dict[str, tuple[str, str]], list[str]]:

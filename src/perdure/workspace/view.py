@@ -264,6 +264,7 @@ def _through(
             ceiling=places.root,
             keep=(*git.keep, fd),
             environ=git.environ,
+            memory=git.memory,
         )
         _turn(eye, directory, objects, direct.head)
         yield replace(direct, eye=eye, own=True)

@@ -108,6 +108,7 @@ def prepare(places: Places, workspace: Workspace, git: Git) -> tuple[bool, list[
             ceiling=places.root,
             keep=(*git.keep, own),
             environ=git.environ,
+            memory=git.memory,
         )
         with held(repository_lock(places, workspace.repo)) as shared:
             created, notes = _register(

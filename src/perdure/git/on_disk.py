@@ -1,0 +1,155 @@
+"""Reads HEAD, a branch and simple settings from a repository's files, without starting git.
+
+`Git` asks here first. Only the layout that every git since 1.5 writes is understood: HEAD, loose
+and packed refs, and a configuration of plain lines. For anything else (an extension such as
+reftable or sha256, an include, a symbolic link, a value with escapes) the answer is None, and git
+itself is asked. Nothing that is read here is run, and a link is never followed in a repository.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path
+
+_OID = re.compile(r"[0-9a-f]{40}")
+_BRANCH = re.compile(r"refs/heads/(?!\.)[^\x00-\x20\x7f~^:?*\[\\]+")
+_UNFIT = re.compile(r"\.\.|//|/\.|@\{|\.lock(/|$)|[/.]$")
+"""What git takes in no name of a ref; `/.` also is where reftable's HEAD points."""
+_SECTION = re.compile(r'[ \t]*\[([A-Za-z0-9.-]+)(?:[ \t]+"([^"\\]*)")?\][ \t]*')
+_SETTING = re.compile(r"[ \t]*([A-Za-z][A-Za-z0-9-]*)[ \t]*(?:=[ \t]*(.*?))?[ \t]*")
+_NOTHING = re.compile(r"[ \t]*([#;].*)?")
+_PLAIN = re.compile(r'[^"#;\t]*')
+_CAP = 1 << 20
+_PACKED_CAP = 64 << 20
+
+
+def head(git_dir: Path) -> tuple[str, str] | None:
+    """Return the commit and the branch that HEAD of a git directory stands at; the branch is empty
+    where it is detached.
+
+    `git_dir` may be the `.git` file of a linked worktree. None: git has to be asked.
+    """
+    try:
+        found = _places(git_dir)
+        if found is None or not _is_simple(found[1]):
+            return None
+        admin, common = found
+        text = _text(admin / "HEAD") or ""
+        name = text.removeprefix("ref: ").rstrip("\n")
+        if name == text.rstrip("\n"):
+            return (name, "") if _OID.fullmatch(name) else None
+        if not _BRANCH.fullmatch(name) or _UNFIT.search(name):
+            return None
+        oid = _loose(common, name) or _packed(common, name)
+    except (OSError, UnicodeError):
+        return None
+    return (oid, name.removeprefix("refs/heads/")) if oid else None
+
+
+def user(git_dir: Path | None, own: Path | None) -> dict[str, str] | None:
+    """Return `user.name` and `user.email` of a git directory's and of the user's own configuration.
+
+    `git_dir` None: there is no repository. None: git has to be asked.
+    """
+    found: dict[str, str] = {}
+    files = [(own, True), (git_dir / "config" if git_dir is not None else None, False)]
+    for path, follow in files:
+        try:
+            text = _text(path, follow=follow) if path is not None else ""
+        except (OSError, UnicodeError):
+            return None
+        settings = _settings(text or "")
+        if settings is None or any(name.startswith("extensions.") for name, _ in settings):
+            return None
+        for name, value in settings:
+            if name in ("user.name", "user.email"):
+                if value is None or not _PLAIN.fullmatch(value):
+                    return None
+                found[name] = value
+    return found
+
+
+def is_outside(directory: Path) -> bool:
+    """Return whether a directory is neither the top of a repository nor a git directory itself."""
+    return not any(os.path.lexists(directory / name) for name in (".git", "HEAD"))
+
+
+def _places(git_dir: Path) -> tuple[Path, Path] | None:
+    """The directory with HEAD, and the one with the refs and the configuration."""
+    kind = os.lstat(git_dir).st_mode
+    admin = git_dir
+    if stat.S_ISREG(kind):
+        pointer = _text(git_dir) or ""
+        if not pointer.startswith("gitdir: "):
+            return None
+        admin = Path(os.path.normpath(git_dir.parent / pointer[8:].rstrip("\n")))
+    elif not stat.S_ISDIR(kind):
+        return None
+    shared = _text(admin / "commondir")
+    if shared is None:
+        return admin, admin
+    return admin, Path(os.path.normpath(admin / shared.rstrip("\n")))
+
+
+def _is_simple(common: Path) -> bool:
+    settings = _settings(_text(common / "config") or "")
+    if settings is None or (common / "reftable").exists():
+        return False
+    named = dict(settings)
+    return named.get("core.repositoryformatversion") in ("0", "1") and not any(
+        name.startswith("extensions.") for name in named
+    )
+
+
+def _settings(text: str) -> list[tuple[str, str | None]] | None:
+    """The settings of a configuration file, in order; a value that is not plain keeps its quotation
+    marks. None where a line is more than that, or another file is included."""
+    if "\r" in text or "\\" in text or text.startswith("\ufeff"):
+        return None
+    found: list[tuple[str, str | None]] = []
+    section = ""
+    for line in text.split("\n"):
+        if _NOTHING.fullmatch(line):
+            continue
+        if begun := _SECTION.fullmatch(line):
+            section = begun[1].lower() + (f".{begun[2]}" if begun[2] is not None else "")
+            if section.startswith("include"):
+                return None
+            continue
+        setting = _SETTING.fullmatch(line)
+        if setting is None or not section or line.count('"') % 2:
+            return None
+        found.append((f"{section}.{setting[1].lower()}", setting[2]))
+    return found
+
+
+def _loose(common: Path, name: str) -> str:
+    text = (_text(common / name) or "").rstrip("\n")
+    return text if _OID.fullmatch(text) else ""
+
+
+def _packed(common: Path, name: str) -> str:
+    """A loose ref beats a packed one, so this is asked only where there is none."""
+    if os.path.lexists(common / name):
+        return ""
+    packed = "\n" + (_text(common / "packed-refs", cap=_PACKED_CAP) or "")
+    place = packed.find(f" {name}\n")
+    oid = packed[max(0, place - 40) : place] if place > 0 else ""
+    return oid if _OID.fullmatch(oid) and packed[place - 41] == "\n" else ""
+
+
+def _text(path: Path, *, cap: int = _CAP, follow: bool = False) -> str | None:
+    """A regular file's text; None where there is none. Raises OSError for anything else and for one
+    that is too large."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    try:
+        fd = os.open(path, flags)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    with os.fdopen(fd, "rb") as file:
+        seen = os.fstat(fd)
+        if not stat.S_ISREG(seen.st_mode) or seen.st_size > cap:
+            raise OSError(f"{path} is not a small file")
+        return os.fsdecode(file.read(cap))
