@@ -71,6 +71,66 @@ def user(git_dir: Path | None, own: Path | None) -> dict[str, str] | None:
     return found
 
 
+def repository(start: Path) -> Path | None:
+    """Return the git directory of the checkout that a directory lies in.
+
+    None: git has to be asked, which is so for a linked worktree, a bare repository, another's
+    files (git refuses them, see safe.directory) and where a file system ends.
+    """
+    own, device = os.geteuid(), start.stat().st_dev
+    for directory in (start, *start.parents):
+        try:
+            top = directory.stat()
+            if top.st_dev != device or (directory / "HEAD").exists():
+                return None
+            kind = os.lstat(directory / ".git")
+            if not stat.S_ISDIR(kind.st_mode) or {top.st_uid, kind.st_uid} != {own}:
+                return None
+            return directory / ".git" if _is_checkout(directory / ".git") else None
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return None
+    return None
+
+
+def refs(common: Path, top: str) -> dict[str, str] | None:
+    """Return the ids of the refs that are, or lie below, a name such as `refs/heads/topic`.
+
+    None: git has to be asked.
+    """
+    found: dict[str, str] = {}
+    try:
+        if not _is_simple(common):
+            return None
+        for line in (_text(common / "packed-refs", cap=_PACKED_CAP) or "").split("\n"):
+            oid, _, name = line.partition(" ")
+            if name == top or name.startswith(f"{top}/"):
+                found[name] = oid
+        waiting = [top]
+        while waiting:
+            name = waiting.pop()
+            kind = _kind(common / name)
+            if stat.S_ISDIR(kind):
+                below = [each.name for each in (common / name).iterdir()]
+                waiting += [f"{name}/{each}" for each in below if not each.endswith(".lock")]
+            elif stat.S_ISREG(kind):
+                found[name] = (_text(common / name) or "").rstrip("\n")
+            elif kind:
+                return None
+    except (OSError, UnicodeError):
+        return None
+    return found if all(map(_OID.fullmatch, found.values())) else None
+
+
+def has_usual_worktrees(common: Path) -> bool:
+    """Return whether a worktree of a repository is nothing but a HEAD and an index of its own."""
+    try:
+        return _is_simple(common) and "core.sparsecheckout" not in dict(_configured(common))
+    except (OSError, UnicodeError):
+        return False
+
+
 def is_outside(directory: Path) -> bool:
     """Return whether a directory is neither the top of a repository nor a git directory itself."""
     return not any(os.path.lexists(directory / name) for name in (".git", "HEAD"))
@@ -93,11 +153,31 @@ def _places(git_dir: Path) -> tuple[Path, Path] | None:
     return admin, Path(os.path.normpath(admin / shared.rstrip("\n")))
 
 
-def _is_simple(common: Path) -> bool:
-    settings = _settings(_text(common / "config") or "")
-    if settings is None or (common / "reftable").exists():
+def _is_checkout(git_dir: Path) -> bool:
+    """Whether a `.git` directory is the usual one of the files beside it."""
+    parts = (git_dir / "objects", git_dir / "refs")
+    if not all(stat.S_ISDIR(_kind(part)) for part in parts) or not _is_simple(git_dir):
         return False
-    named = dict(settings)
+    named = dict(_configured(git_dir))
+    return "core.worktree" not in named and named.get("core.bare") == "false"
+
+
+def _kind(path: Path) -> int:
+    """The file's mode, links not followed; 0 where there is none."""
+    try:
+        return os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+
+
+def _configured(common: Path) -> list[tuple[str, str | None]]:
+    return _settings(_text(common / "config") or "") or []
+
+
+def _is_simple(common: Path) -> bool:
+    named = dict(_configured(common))
+    if (common / "reftable").exists() or os.path.lexists(common / "commondir"):
+        return False
     return named.get("core.repositoryformatversion") in ("0", "1") and not any(
         name.startswith("extensions.") for name in named
     )

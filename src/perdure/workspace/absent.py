@@ -14,6 +14,7 @@ from pathlib import Path
 from perdure.errors import GitFailed
 from perdure.git import Git
 from perdure.workspace.places import read
+from perdure.workspace.worktree import git_directory
 
 NAMED = 3
 """Number of names in a note."""
@@ -24,6 +25,8 @@ _POINTER = "^version https://git-lfs.github.com/spec/v1$"
 def absent(top: Path, git: Git) -> list[str]:
     """Return a sentence for each kind of content that is not in the workdir. `git`: runs there,
     without filters of the repository."""
+    if not _may_name_any(git_directory(top) or top / ".git"):
+        return []
     entries = [
         line.partition("\t")
         for line in _split(git.run("ls-files", "--stage", "-z", cap=1 << 30).stdout)
@@ -40,6 +43,22 @@ def absent(top: Path, git: Git) -> list[str]:
                 f"Files of Git LFS are pointers here, without their contents: {_named(pointers)}."
             )
     return notes
+
+
+def _may_name_any(admin: Path) -> bool:
+    """Whether an index may list a submodule or attributes. Read before git is started for it.
+
+    Modes are four bytes in each entry (gitformat-index(5)); names are whole up to version 3, unless
+    entries are shared with another file.
+    """
+    try:
+        index = (admin / "index").read_bytes()
+        split = any(admin.glob("sharedindex.*"))
+    except OSError:
+        return True
+    whole = index[:4] == b"DIRC" and index[4:8] in (b"\0\0\0\2", b"\0\0\0\3")
+    marks = (b"\0\0\xe0\0", b".gitattributes\0")
+    return split or not whole or any(mark in index for mark in marks)
 
 
 def _pointers(git: Git) -> list[str]:

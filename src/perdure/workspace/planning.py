@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from perdure.errors import NotFound, UsageError, WorkspaceError
-from perdure.git import Git
+from perdure.git import Git, on_disk
 from perdure.git.reaching import Hosts
 from perdure.model import Backend, TaskSpec, Workspace
 from perdure.workspace import worktree
@@ -115,7 +115,9 @@ def _on_this_machine(
             "Use --repo PATH, or --here to work in this directory as it is.",
         )
     repo = str(common.parent if common.name == ".git" else common)
-    if not (head := git.commit("HEAD")) and not base:
+    known = on_disk.head(common)
+    head = known[0] if known is not None else git.commit("HEAD")
+    if not head and not base:
         raise WorkspaceError(
             f"{repo} has no commit yet, so there is nothing to start from.",
             "Make a first commit: git commit --allow-empty",
@@ -125,7 +127,8 @@ def _on_this_machine(
     backend = Backend(spec.backend or Backend.WORKTREE)
     workspace = _of_repository(places, spec, backend, repo, repo, branch, oid)
     if backend is Backend.WORKTREE:
-        worktree.check_branch_free(git, branch, Path(workspace.path))
+        own = git.at(common, common)
+        worktree.check_branch_free(own, branch, Path(workspace.path))
     return workspace
 
 
@@ -138,6 +141,8 @@ def find_repository(start: Path, environ: Mapping[str, str]) -> Path | None:
 def _found(
     start: Path, environ: Mapping[str, str], memory: Path | None = None
 ) -> tuple[Git, Path | None]:
+    if (known := on_disk.repository(start)) is not None:
+        return Git(cwd=known, git_dir=known, environ=environ, memory=memory), known
     bare = (start / "HEAD").is_file() and (start / "objects").is_dir()
     git = Git(cwd=start, git_dir=start if bare else None, environ=environ, memory=memory)
     found = git.run("rev-parse", "--path-format=absolute", "--git-common-dir", good=(0, 128))

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from perdure.errors import GitFailed, UsageError, WorkspaceError
-from perdure.git import Git
+from perdure.git import Git, on_disk
 from perdure.model import Workspace
 from perdure.workspace.identity import Places, identify
 from perdure.workspace.places import (
@@ -69,7 +69,10 @@ def check_branch_free(git: Git, branch: str, path: Path) -> str:
     """The commit that the branch stands at, or empty if there is none. Raises UsageError for a name
     that lies above or below an existing branch, WorkspaceError for one checked out elsewhere."""
     full = f"refs/heads/{branch}"
-    there = git.refs(f"refs/heads/{branch.partition('/')[0]}")
+    top = f"refs/heads/{branch.partition('/')[0]}"
+    there = on_disk.refs(git.git_dir, top) if git.git_dir is not None else None
+    if there is None:
+        there = git.refs(top)
     for name in there:
         if name.startswith(full + "/") or full.startswith(name + "/"):
             other = name.removeprefix("refs/heads/")
@@ -181,21 +184,29 @@ def _link_again(git: Git, common: Path, workspace: Workspace) -> bool:
         worktree.branch == full for worktree in git.worktrees()
     ):
         return False
-    stage = common / f"perdure-{workspace.id}"
-    shutil.rmtree(stage, ignore_errors=True)
-    stage.mkdir()
-    for name, text in (
-        ("HEAD", f"ref: {full}"),
-        ("gitdir", f"{path}/.git"),
-        ("commondir", "../.."),
-        ("locked", LOCKED),
-    ):
-        write(stage / name, f"{text}\n")
+    stage = _staged(common, workspace)
     git.run("read-tree", oid, env={"GIT_INDEX_FILE": str(stage / "index")}, timeout_s=1800.0)
     admin.parent.mkdir(exist_ok=True)
     stage.rename(admin)
     sync(admin.parent)
     return True
+
+
+def _staged(common: Path, workspace: Workspace) -> Path:
+    """Put the admin directory of a worktree together, beside the place that it is renamed to
+    (gitrepository-layout(5))."""
+    stage = common / f"perdure-{workspace.id}"
+    shutil.rmtree(stage, ignore_errors=True)
+    stage.mkdir()
+    for name, text in (
+        ("HEAD", f"ref: refs/heads/{workspace.branch}"),
+        ("gitdir", f"{workspace.path}/.git"),
+        ("commondir", "../.."),
+        # So that `git worktree prune` leaves it alone while its volume is not mounted.
+        ("locked", LOCKED),
+    ):
+        write(stage / name, f"{text}\n")
+    return stage
 
 
 def _refuse_strange(path: Path, workspace: Workspace) -> None:
@@ -280,30 +291,56 @@ def _create(workspace: Workspace, git: Git, path: Path, notes: list[str]) -> Non
     full = f"refs/heads/{workspace.branch}"
     start = check_branch_free(git, workspace.branch, path)
     make_private(path.parent)
-    oid = start or git.commit(workspace.base)
-    if not oid:
-        raise WorkspaceError(
-            f"The commit {workspace.base} is no longer in {workspace.repo}.",
-            "Choose another --base.",
-        )
-    # Locked, so that `git worktree prune` leaves it alone while its volume is not mounted.
-    locked = ("--lock", "--reason", LOCKED)
-    git.run(
-        "worktree",
-        "add",
-        "--detach",
-        "--no-checkout",
-        *locked,
-        "--",
-        str(path),
-        oid,
-        timeout_s=1800.0,
-    )
-    sync(path.parent)
+    common = common_directory(workspace.repo)
+    admin = common / "worktrees" / path.name
+    if on_disk.has_usual_worktrees(common) and not os.path.lexists(admin):
+        if not start:
+            _begin_branch(workspace, git, full)
+        _enlist(workspace, common, admin, path)
+    else:
+        _create_by_git(workspace, git, path, start)
     if start:
         notes.append(f"The branch {workspace.branch} was there already, and is gone on with.")
-    else:
-        git.set_ref(full, oid, "perdure: new branch", new=True)
+
+
+def _begin_branch(workspace: Workspace, git: Git, full: str) -> None:
+    try:
+        git.set_ref(full, workspace.base, "perdure: new branch", new=True)
+    except GitFailed as error:
+        if git.commit(workspace.base):
+            raise
+        raise _gone(workspace) from error
+
+
+def _enlist(workspace: Workspace, common: Path, admin: Path, path: Path) -> None:
+    """Do what `git worktree add --no-checkout` does, without its three processes."""
+    stage = _staged(common, workspace)
+    admin.parent.mkdir(exist_ok=True)
+    stage.rename(admin)
+    sync(admin.parent)
+    path.mkdir()
+    write(path / ".git", f"gitdir: {admin}\n")
+    sync(path.parent)
+
+
+def _create_by_git(workspace: Workspace, git: Git, path: Path, start: str) -> None:
+    """The same for a repository with settings for each worktree, sparse files or a form of its
+    own."""
+    full = f"refs/heads/{workspace.branch}"
+    oid = start or git.commit(workspace.base)
+    if not oid:
+        raise _gone(workspace)
+    words = ("--detach", "--no-checkout", "--lock", "--reason", LOCKED, "--", str(path), oid)
+    git.run("worktree", "add", *words, timeout_s=1800.0)
+    sync(path.parent)
+    if not start:
+        _begin_branch(workspace, git, full)
     git.at(path, path / ".git", path).run(
         "symbolic-ref", "-m", "perdure: new worktree", "HEAD", full
+    )
+
+
+def _gone(workspace: Workspace) -> WorkspaceError:
+    return WorkspaceError(
+        f"The commit {workspace.base} is no longer in {workspace.repo}.", "Choose another --base."
     )
