@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 import perdure
+from perdure.cli import choices
 from perdure.cli.ls import STATES
-from perdure.model import Permissions, RunState
+from perdure.model import ContinuityPolicy, MapWhen, OnEdit, Permissions, RunState, WhenFull
 from perdure.rehearsal import Rehearsal
 from tests.journeys.stage import Done, Stage
 from tests.journeys.terminal import on_terminal
@@ -710,6 +711,58 @@ def test_a_start_loads_nothing_of_other_verbs(stage: MakeStage) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert not NOT_BEFORE_THE_AGENT & set(done.stdout.split())
+
+
+LATE = {
+    *("dataclasses", "inspect", "json", "msgspec", "selectors", "shutil", "subprocess", "tomllib"),
+    *("perdure.config", "perdure.model", "perdure.service", "perdure.wiring"),
+}
+"""What a verb can do without that is given the name of no run."""
+
+
+@pytest.mark.parametrize("words", [["retry", "nope"], ["update", "nope", "More."]])
+def test_a_name_of_no_run_is_refused_at_once(stage: MakeStage, words: list[str]) -> None:
+    """Before anything is loaded that works on a run, with near names in the hint; nothing is
+    made."""
+    one = stage("say Done.")
+    done = _loading(one, words)
+    assert done.returncode == 5
+    assert "There is no run 'nope'" in done.stderr
+    assert not one.state.exists()
+    assert not LATE & set(done.stdout.split())
+    assert len(done.stdout.split()) <= 75
+    ran(one)
+    words = [words[0], "tsk", *words[2:]]
+    done = _loading(one, words)
+    assert "did you mean task?" in done.stderr
+    assert not LATE & set(done.stdout.split())
+
+
+def _loading(one: Stage, words: list[str]) -> subprocess.CompletedProcess[str]:
+    """A command that prints what it has imported behind its own output."""
+    begin = "import sys; before = set(sys.modules); from perdure.cli.main import main"
+    end = "code = main(sys.argv[1:]); print(*sorted(set(sys.modules) - before)); sys.exit(code)"
+    return subprocess.run(
+        [sys.executable, "-c", f"{begin}; {end}", *words],
+        cwd=one.repo,
+        env=one.environ,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def test_the_choices_of_flags_are_those_of_the_nouns() -> None:
+    """The words that a flag takes are listed beside the nouns, to be read without them."""
+    lists = {
+        choices.CONTINUITY: ContinuityPolicy,
+        choices.MAP_WHEN: MapWhen,
+        choices.ON_EDIT: OnEdit,
+        choices.PERMISSIONS: Permissions,
+        choices.WHEN_FULL: WhenFull,
+    }
+    for listed, noun in lists.items():
+        assert listed == tuple(str(each) for each in noun)
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def runs(states: Sequence[str], limit: int) -> list[Row]:
     raises."""
     from perdure.stores.glance import newest
 
-    place = _state_directory()
+    place = state_directory()
     found = newest(f"{place}/{DATABASE}", states, limit) if place else None
     return _the_long_way(states, limit) if found is None else [dict(row) for row in found]
 
@@ -167,7 +167,7 @@ def _the_long_way(states: Sequence[str], limit: int) -> list[Row]:
     ]
 
 
-def _state_directory() -> str:
+def state_directory() -> str:
     """Where `config` has it, as long as nothing but the environment says so; else empty. A
     project's file has no say in it."""
     home = os.environ.get("HOME") or "/"

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
-from pathlib import Path
-from typing import Any
 
-from perdure.cli.compose import Stopper, open_engine, settings
+from perdure.cli.choices import CONTINUITY, MAP_WHEN, ON_EDIT, PERMISSIONS, WHEN_FULL
 from perdure.cli.text import clean
 from perdure.cli.words import files_of, positive, read_prompt, rounds_of, seconds_of, spec_of
-from perdure.config import Settings
-from perdure.errors import PerdureError
-from perdure.model import (
-    Backend,
-    ContinuityPolicy,
-    MapWhen,
-    OnEdit,
-    Permissions,
-    RunState,
-    TaskRun,
-    WhenFull,
-)
+from perdure.errors import NotFound, PerdureError
+
+TYPE_CHECKING = False  # `perdure retry NAME` must not pay for what only a run that is there needs
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+    from typing import Any
+
+    from perdure.config import Settings
+    from perdure.model import TaskRun
 
 LOST = (
     "if the conversation is lost: strict stops, disclose (default) rebuilds it from a brief, "
@@ -49,7 +41,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--model", help="the model, by the agent's own name for it")
     what.add_argument(
         "--permissions",
-        choices=[str(p) for p in Permissions],
+        choices=PERMISSIONS,
         help="read: look only; edit (default): change the workdir, run commands; full: anything",
     )
     what.add_argument(
@@ -68,7 +60,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument(
         "--map",
-        choices=[str(each) for each in MapWhen],
+        choices=MAP_WHEN,
         help=(
             "which prompts get the project map: none, where no conversation carries what it says "
             "(default), each first one, all"
@@ -118,8 +110,8 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         help="the longest silence, five times as long inside a tool (default 10m; 0: no limit)",
     )
     limits.add_argument("--budget-usd", type=float, help="dollars for all attempts together")
-    limits.add_argument("--continuity", choices=[str(p) for p in ContinuityPolicy], help=LOST)
-    limits.add_argument("--when-full", choices=[str(each) for each in WhenFull], help=FULL)
+    limits.add_argument("--continuity", choices=CONTINUITY, help=LOST)
+    limits.add_argument("--when-full", choices=WHEN_FULL, help=FULL)
     limits.add_argument(
         "--verify",
         metavar="COMMAND",
@@ -145,7 +137,7 @@ def retry_arguments(parser: argparse.ArgumentParser) -> None:
         help="hand it over to another agent: same workdir, a new conversation with a brief",
     )
     changes = parser.add_argument_group("changes that hold from now on")
-    changes.add_argument("--continuity", choices=[str(p) for p in ContinuityPolicy], help=LOST)
+    changes.add_argument("--continuity", choices=CONTINUITY, help=LOST)
     changes.add_argument("--model", help="the model, by the agent's own name for it")
     changes.add_argument(
         "--budget-usd", type=float, help="dollars for all attempts together, those before included"
@@ -184,8 +176,8 @@ def file_arguments(parser: argparse.ArgumentParser) -> None:
     )
     files.add_argument(
         "--on-edit",
-        choices=[str(each) for each in OnEdit],
-        default=str(OnEdit.MERGE),
+        choices=ON_EDIT,
+        default="merge",
         help=(
             "a file that the agent has edited too: keep the agent's, replace it (with a backup), "
             "or merge both (default)"
@@ -211,6 +203,11 @@ def following(parser: argparse.ArgumentParser) -> None:
 
 
 def run_verb(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from perdure.cli.compose import settings
+    from perdure.model import RunState
+
     chosen = settings()
     spec = spec_of(arguments, chosen, Path.cwd())
 
@@ -234,6 +231,10 @@ def run_verb(arguments: argparse.Namespace) -> int:
 def tell_left_out(engine: Any, run: TaskRun) -> None:
     """Say which changes of the checkout a new workdir does not have, because they are not
     committed."""
+    from contextlib import suppress
+    from pathlib import Path
+
+    from perdure.model import Backend
     from perdure.workspace.identity import is_remote
 
     place = run.workspace
@@ -259,7 +260,27 @@ def tell_left_out(engine: Any, run: TaskRun) -> None:
             )
 
 
+def check_known(name: str) -> None:
+    """Raise NotFound for a name that leads to no run, before anything is loaded that works on
+    one."""
+    from perdure.cli.ls import DATABASE, state_directory
+    from perdure.stores.glance import names_beside
+
+    place = state_directory()
+    names = names_beside(f"{place}/{DATABASE}", name) if place else None
+    if names is not None:
+        from difflib import get_close_matches
+
+        close = get_close_matches(name, names, n=3, cutoff=0.5)
+        hint = "did you mean " + " or ".join(close) + "?" if close else "perdure ls"
+        raise NotFound(f"There is no run {name!r}", hint)
+
+
 def retry_verb(arguments: argparse.Namespace) -> int:
+    check_known(arguments.name)
+    from perdure.cli.compose import settings
+    from perdure.model import ContinuityPolicy
+
     def again(engine: Any) -> TaskRun:
         from perdure import service
 
@@ -276,6 +297,9 @@ def retry_verb(arguments: argparse.Namespace) -> int:
 
 
 def update_verb(arguments: argparse.Namespace) -> int:
+    check_known(arguments.name)
+    from perdure.cli.compose import settings
+
     text = read_prompt(arguments, f'perdure update {arguments.name} "new instructions"')
 
     def more(engine: Any) -> TaskRun:
@@ -288,6 +312,7 @@ def update_verb(arguments: argparse.Namespace) -> int:
 
 def drive_verb(arguments: argparse.Namespace) -> int:
     """The detached supervisor: follows one run in silence."""
+    from perdure.cli.compose import Stopper, open_engine, settings
     from perdure.worker import drive
 
     with Stopper() as stopper:
@@ -304,9 +329,13 @@ def followed(
 ) -> int:
     """Begins, then drives the run to its end with progress, or leaves it to a supervisor of its
     own."""
+    from contextlib import nullcontext
+
     from perdure import service
+    from perdure.cli.compose import Stopper, open_engine
     from perdure.cli.progress import Progress
     from perdure.cli.summary import changes_of, say_summary
+    from perdure.model import RunState
     from perdure.worker import drive, follow
 
     progress = None if arguments.quiet or arguments.detach else Progress()
@@ -344,6 +373,8 @@ def followed(
         code = 0 if arguments.detach else service.exit_code(run, service.last_outcome(engine, run))
         changes = "" if arguments.detach else changes_of(engine, run.id)
     if arguments.json:
+        import json
+
         print(json.dumps(report, indent=2, ensure_ascii=False))
     elif arguments.detach:
         print(run.name)
@@ -362,7 +393,7 @@ def answer(report: dict[str, Any], *, shown: bool) -> None:
     """Print the final message of a run that succeeded on standard output, without what could harm
     a terminal. Where progress and output share a terminal, it stands there already (`shown`)."""
     text = clean(report["result"]).strip()
-    if report["state"] != RunState.SUCCEEDED or not text:
+    if report["state"] != "succeeded" or not text:
         return
     if not (shown and sys.stdout.isatty() and sys.stderr.isatty()):
         print(text, flush=True)

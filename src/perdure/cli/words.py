@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from perdure.config import Settings
 from perdure.durations import duration
 from perdure.errors import NotFound, UsageError
-from perdure.model import Backend, ContinuityPolicy, OnEdit, Permissions, TaskSpec
 
+TYPE_CHECKING = False  # a verb's words are read before any noun is loaded
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from perdure.config import Settings
+    from perdure.model import TaskSpec
     from perdure.taskfiles import Asked
 
 
@@ -52,6 +53,8 @@ def read_prompt(
             "leave one of them out",
         )
     if file not in (None, "-"):
+        from pathlib import Path
+
         try:
             return Path(file).read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -72,10 +75,13 @@ def read_prompt(
 
 def files_of(arguments: argparse.Namespace) -> Asked | None:
     """The files that were asked for; None for none."""
-    from perdure.taskfiles import Asked
-
     if not arguments.file and not arguments.context:
         return None
+    from pathlib import Path
+
+    from perdure.model import OnEdit
+    from perdure.taskfiles import Asked
+
     said = (lambda text: None) if arguments.quiet else _say
     return Asked(
         cwd=Path.cwd(),
@@ -107,6 +113,9 @@ def spec_of(arguments: argparse.Namespace, chosen: Settings, cwd: Path) -> TaskS
         )
     if arguments.task and not arguments.service:
         raise UsageError("--task is the id of a task within its service", "add --service NAME")
+    from pathlib import Path
+
+    from perdure.model import Backend, ContinuityPolicy, Permissions, TaskSpec
     from perdure.workspace.identity import is_remote
 
     repo = "" if arguments.here or arguments.service else (arguments.repo or str(cwd))
@@ -157,6 +166,8 @@ def spec_of(arguments: argparse.Namespace, chosen: Settings, cwd: Path) -> TaskS
 def _verify(arguments: argparse.Namespace, chosen: Settings) -> str:
     """A project's own check is a command of the repository: it is not run for a task that may only
     look."""
+    from perdure.model import Permissions
+
     if arguments.verify is not None:
         return str(arguments.verify)
     reads_only = (arguments.permissions or chosen.permissions) == Permissions.READ

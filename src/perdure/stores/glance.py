@@ -1,4 +1,5 @@
-"""The newest runs, read with nothing but sqlite3: for `perdure ls`, which has to be there at once.
+"""The newest runs, read with nothing but sqlite3: for `perdure ls`, which has to be there at once,
+and for verbs that are given a name that no run has.
 
 It answers only where all is well: for anything unusual (another schema, an error) it gives None,
 and the caller goes the long way, which says in a sentence what is wrong. No typing, pathlib or
@@ -44,15 +45,10 @@ def newest(path: str, states: Sequence[str], limit: int) -> list[dict[str, str |
         return []
     except OSError:
         return None
-    try:
-        connection = sqlite3.connect(
-            f"file:{_quoted(path)}?mode=ro", uri=True, timeout=5.0, isolation_level=None
-        )
-    except sqlite3.Error:
+    connection = _opened(path)
+    if connection is None:
         return None
     try:
-        if connection.execute("PRAGMA user_version").fetchone()[0] != _schema():
-            return None
         # One state at a time is one walk of an index each; all at once would be a sort of
         # everything.
         query = (
@@ -70,6 +66,51 @@ def newest(path: str, states: Sequence[str], limit: int) -> list[dict[str, str |
         return None
     finally:
         connection.close()
+
+
+def names_beside(path: str, ref: str) -> list[str] | None:
+    """The newest names where nothing is called `ref`, be it a name, a key, an id or the beginning
+    of one; None where a run is, or if that cannot be told quickly."""
+    try:
+        os.stat(path)  # noqa: PTH116
+    except FileNotFoundError:
+        return []
+    except OSError:
+        return None
+    connection = _opened(path)
+    if connection is None:
+        return None
+    try:
+        for column in ("id", "name", "key"):
+            query = f"SELECT 1 FROM runs WHERE {column} = ? AND removed IS NULL"
+            if connection.execute(query, (ref,)).fetchone():
+                return None
+        query = "SELECT 1 FROM runs WHERE id >= ? AND id < ? AND removed IS NULL"
+        if connection.execute(query, (ref, ref + "\U0010ffff")).fetchone():
+            return None
+        query = "SELECT name FROM runs WHERE removed IS NULL ORDER BY ordinal DESC LIMIT 500"
+        return [row[0] for row in connection.execute(query)]
+    except (sqlite3.Error, UnicodeError):
+        return None
+    finally:
+        connection.close()
+
+
+def _opened(path: str) -> sqlite3.Connection | None:
+    """The database, to be read; None for one that cannot be, or of another schema."""
+    try:
+        connection = sqlite3.connect(
+            f"file:{_quoted(path)}?mode=ro", uri=True, timeout=5.0, isolation_level=None
+        )
+    except sqlite3.Error:
+        return None
+    try:
+        if connection.execute("PRAGMA user_version").fetchone()[0] == _schema():
+            return connection
+    except sqlite3.Error:
+        pass
+    connection.close()
+    return None
 
 
 def _schema() -> int:

@@ -1,0 +1,10 @@
+"""What a flag may say, as plain text: a verb's words are read before any noun is loaded.
+
+Each list holds the values of one enumeration of `perdure.model`, in its order.
+"""
+
+PERMISSIONS = ("read", "edit", "full")
+MAP_WHEN = ("off", "fallback", "first", "always")
+CONTINUITY = ("strict", "disclose", "fresh-ok")
+WHEN_FULL = ("cli", "compact", "roll-over", "stop")
+ON_EDIT = ("keep", "replace", "merge")
