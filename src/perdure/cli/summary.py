@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from perdure.cli.style import STATES, SYMBOLS, fitted, paint, wrapped
 from perdure.cli.text import columns, dollars
 from perdure.errors import PerdureError
-from perdure.model import Backend
+from perdure.model import Backend, Workspace
 from perdure.text import VERDICTS, span
 
 if TYPE_CHECKING:
@@ -30,11 +30,25 @@ def changes_of(engine: Engine, ref: str) -> str:
     if place is None or place.backend is Backend.HERE:
         return ""  # What stands in the user's own directory may not be the agent's.
     with suppress(PerdureError):
+        if _is_as_it_began(engine, ref, place):
+            return ""
         found = _STAT.search(service.diff(engine, ref, stat=80))
         if found:
             count, more, less = (int(each or 0) for each in found.groups())
             return f"{count} {'file' if count == 1 else 'files'} +{more} −{less}"
     return ""
+
+
+def _is_as_it_began(engine: Engine, ref: str, place: Workspace) -> bool:
+    """Whether the checkpoint at the end of the last attempt shows that nothing was changed; only
+    then git need not be asked."""
+    run = engine.store.get(ref)
+    last = max(engine.store.checkpoints(run.id), key=lambda each: each.number, default=None)
+    if last is None or last.why != "end" or last.attempt != run.attempt:
+        return False
+    saved = last.workdir
+    same = bool(saved.head) and saved.head == place.base
+    return same and saved.whole and not (saved.changed or saved.untracked)
 
 
 def summary(report: dict[str, Any], changes: str = "") -> str:

@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from perdure.errors import GitFailed, WorkspaceError
-from perdure.git import Git, Status
+from perdure.git import Git, Status, on_disk
 from perdure.lateclass import dataclass
 from perdure.model import Backend, Workspace
 from perdure.workspace.identity import Places
 from perdure.workspace.places import alternate, held, is_real_directory, make_private, read, write
-from perdure.workspace.worktree import git_directory
+from perdure.workspace.worktree import common_directory, git_directory
 
 _T = TypeVar("_T")
 
@@ -197,7 +197,10 @@ def seen(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker | No
             return
         admin, top = Path(found.text), Path(git.at(path).run("rev-parse", "--show-toplevel").text)
         inside = git.at(top, admin, top)
-    head, branch = inside.head() if inside.commit("HEAD") else ("", "")
+    known = on_disk.head(inside.git_dir) if inside.git_dir is not None else None
+    if known is None:
+        known = inside.head() if inside.commit("HEAD") else ("", "")
+    head, branch = known
     yield Looker(
         repository=inside, eye=inside, own=False, top=top, git_dir=admin, head=head, branch=branch
     )
@@ -219,9 +222,11 @@ def looking_alone(places: Places, workspace: Workspace, git: Git) -> Iterator[Lo
                 f"{workspace.path} has no commit yet.",
                 "Make a first commit: git commit --allow-empty",
             )
-        common = Path(
-            looker.repository.run("rev-parse", "--path-format=absolute", "--git-common-dir").text
-        )
+        if workspace.backend is Backend.WORKTREE:
+            common = common_directory(workspace.repo)
+        else:
+            asked = ("rev-parse", "--path-format=absolute", "--git-common-dir")
+            common = Path(looker.repository.run(*asked).text)
         with _through(places, workspace, git, looker, common / "objects") as through:
             yield through
 
