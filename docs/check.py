@@ -46,6 +46,7 @@ MACHINE = re.compile(
     + "|".join(("root", "work", "home", "Users", "workspace", "workspaces"))
     + r")/[\w.-]+"
 )
+EXAMPLE = re.compile(r"<!-- (examples/\w+\.py) -->")
 ARROW = re.compile(r"(\w+) --> (\w+)\s*:\s*(.+)")
 
 
@@ -299,6 +300,26 @@ def check_blocks(all_pages: dict[str, Page]) -> Iterator[str]:
                 yield f"{page.name}:{first}: this {language} is wrong: {error}"
             except SyntaxError as error:
                 yield f"{page.name}:{first + (error.lineno or 1) - 1}: this python does not parse: {error.msg}"
+
+
+def check_examples(all_pages: dict[str, Page]) -> Iterator[str]:
+    """Each program of `examples` is printed in the documents, as it is."""
+    printed: set[str] = set()
+    for page in all_pages.values():
+        for language, first, text in page.blocks:
+            mark = EXAMPLE.fullmatch(page.lines[first - 3]) if first > 2 else None
+            if language != "python" or mark is None:
+                continue
+            path = TOP / mark[1]
+            printed.add(mark[1])
+            if not path.exists():
+                yield f"{page.name}:{first}: there is no {mark[1]}"
+            elif path.read_text(encoding="utf-8").strip() != text.strip():
+                yield f"{page.name}:{first}: this is not {mark[1]} as it is"
+    for path in sorted((TOP / "examples").glob("*.py")):
+        name = path.relative_to(TOP).as_posix()
+        if name not in printed:
+            yield f"docs: no page has {name}"
 
 
 def check_commands(all_pages: dict[str, Page]) -> Iterator[str]:

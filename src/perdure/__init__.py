@@ -1,62 +1,135 @@
 """perdure: coding-agent runs that last.
 
-`perdure.open()` and `perdure.connect()` are the doors for Python programs (see `perdure.library`);
-`perdure.cli` is the command. Nothing is loaded before it is used.
+`perdure.open()` and `perdure.connect()` are the doors for Python programs: the first returns a
+`Runner`, the second an `AsyncRunner` for an event loop. `perdure.events` has all that can happen,
+`perdure.errors` all that can go wrong. The command is `perdure.cli`. Nothing is loaded before it is
+used.
 """
 
 from __future__ import annotations
 
 TYPE_CHECKING = False  # typing is too dear for `perdure ls`
 if TYPE_CHECKING:
-    from typing import Any
-
+    from perdure import errors as errors
+    from perdure import events as events
+    from perdure.errors import AgentMissing as AgentMissing
+    from perdure.errors import ConfigError as ConfigError
+    from perdure.errors import Conflict as Conflict
+    from perdure.errors import NotFound as NotFound
     from perdure.errors import PerdureError as PerdureError
-    from perdure.library import Runner as Runner
+    from perdure.errors import StoreError as StoreError
+    from perdure.errors import UsageError as UsageError
+    from perdure.errors import WorkspaceError as WorkspaceError
+    from perdure.events import AnyEvent as AnyEvent
+    from perdure.events import Record as Record
     from perdure.library import connect as connect
     from perdure.library import open as open
     from perdure.library.awaited import AsyncRunner as AsyncRunner
+    from perdure.library.options import TaskOptions as TaskOptions
+    from perdure.library.results import RunResult as RunResult
+    from perdure.library.runner import Runner as Runner
+    from perdure.liveness import Liveness as Liveness
     from perdure.model import Attempt as Attempt
+    from perdure.model import Checkpoint as Checkpoint
+    from perdure.model import Condition as Condition
+    from perdure.model import ContinuityPolicy as ContinuityPolicy
+    from perdure.model import OnEdit as OnEdit
+    from perdure.model import Outcome as Outcome
+    from perdure.model import OutcomeKind as OutcomeKind
+    from perdure.model import Permissions as Permissions
+    from perdure.model import Receipt as Receipt
     from perdure.model import RunState as RunState
     from perdure.model import Session as Session
     from perdure.model import TaskRun as TaskRun
     from perdure.model import TaskSpec as TaskSpec
+    from perdure.model import Usage as Usage
     from perdure.model import Verdict as Verdict
+    from perdure.model import Workspace as Workspace
     from perdure.plan import PlanRun as PlanRun
     from perdure.plan import PlanState as PlanState
+    from perdure.protocols import Observer as Observer
     from perdure.sessions import plan_scope as plan_scope
 
 __version__ = "0.1.0"
 
-_ROOMS = {
-    **dict.fromkeys(("Runner", "connect", "open"), "library"),
-    **dict.fromkeys(("Attempt", "RunState", "Session", "TaskRun", "TaskSpec", "Verdict"), "model"),
+_MODEL = """Attempt Checkpoint Condition ContinuityPolicy OnEdit Outcome OutcomeKind Permissions
+Receipt RunState Session TaskRun TaskSpec Usage Verdict Workspace"""
+_ERRORS = """AgentMissing ConfigError Conflict NotFound PerdureError StoreError UsageError
+WorkspaceError"""
+
+_PLACES = {
+    **dict.fromkeys(("connect", "open"), "library"),
+    **dict.fromkeys(_MODEL.split(), "model"),
+    **dict.fromkeys(_ERRORS.split(), "errors"),
+    **dict.fromkeys(("AnyEvent", "Record"), "events"),
     **dict.fromkeys(("PlanRun", "PlanState"), "plan"),
     "AsyncRunner": "library.awaited",
-    "PerdureError": "errors",
+    "Liveness": "liveness",
+    "Observer": "protocols",
+    "RunResult": "library.results",
+    "Runner": "library.runner",
+    "TaskOptions": "library.options",
     "plan_scope": "sessions",
 }
+"""The module of each public name; it is imported when the name is first used."""
+_MODULES = ("errors", "events")
 
 __all__ = [
+    "AgentMissing",
+    "AnyEvent",
     "AsyncRunner",
     "Attempt",
+    "Checkpoint",
+    "Condition",
+    "ConfigError",
+    "Conflict",
+    "ContinuityPolicy",
+    "Liveness",
+    "NotFound",
+    "Observer",
+    "OnEdit",
+    "Outcome",
+    "OutcomeKind",
     "PerdureError",
+    "Permissions",
     "PlanRun",
     "PlanState",
+    "Receipt",
+    "Record",
+    "RunResult",
     "RunState",
     "Runner",
     "Session",
+    "StoreError",
+    "TaskOptions",
     "TaskRun",
     "TaskSpec",
+    "Usage",
+    "UsageError",
     "Verdict",
+    "Workspace",
+    "WorkspaceError",
     "connect",
+    "errors",
+    "events",
     "open",
     "plan_scope",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
+def __dir__() -> list[str]:
+    """Return the public names, loaded or not, so that completion and `help` see them."""
+    return sorted({*__all__, "__doc__", "__file__", "__name__", "__version__"})
+
+
+# Hidden from type checkers: they would take any name that is misspelled for one that is here.
+if not TYPE_CHECKING:
+
+    def __getattr__(name):
         from importlib import import_module
 
-        return getattr(import_module(f"perdure.{_ROOMS[name]}"), name)
-    raise AttributeError(f"perdure has no {name!r}")
+        if name in _MODULES:
+            return import_module(f"perdure.{name}")
+        if name in _PLACES:
+            return getattr(import_module(f"perdure.{_PLACES[name]}"), name)
+        raise AttributeError(f"module 'perdure' has no attribute {name!r}")

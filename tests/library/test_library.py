@@ -4,8 +4,11 @@ for event loops."""
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import inspect
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +23,7 @@ import pytest
 
 import perdure
 from perdure.bell import Bell
+from perdure.cli.main import VERBS
 from perdure.events import AttemptEnded, Said
 from perdure.rehearsal import Rehearsal
 from tests.journeys.stage import Stage
@@ -50,13 +54,71 @@ def stage() -> Iterator[Callable[[str], Stage]]:
 def test_both_doors_have_the_same_verbs() -> None:
     """What an ordinary program can do, one on an event loop can, too, by the same names and
     arguments; `async with` closes it."""
-    verbs = {name for name in vars(perdure.Runner) if not name.startswith("_")} - {"close"}
-    assert verbs <= {name for name in vars(perdure.AsyncRunner) if not name.startswith("_")}
-    for name in ("plan_run", "plan_retry", "plan_report", "runs", "restore", "history", "retry"):
+    verbs = {name for name in vars(perdure.Runner) if not name.startswith("_")}
+    assert verbs == {name for name in vars(perdure.AsyncRunner) if not name.startswith("_")}
+    for name in verbs - {"settings", "sessions"}:
         one, other = (
-            inspect.signature(getattr(door, name)) for door in (perdure.Runner, perdure.AsyncRunner)
+            inspect.signature(getattr(door, name)).parameters
+            for door in (perdure.Runner, perdure.AsyncRunner)
         )
         assert one == other, name
+        assert getattr(perdure.AsyncRunner, name).__doc__, name
+
+
+def test_every_verb_of_the_command_is_here() -> None:
+    """The page on the library has a row for each verb: the methods that do it, or a reason."""
+    page = (Path(__file__).parents[2] / "docs/how-to/python.md").read_text()
+    rows = dict(re.findall(r"^\| `([\w-]+)` \| (.*?) \|$", page, re.MULTILINE))
+    assert rows.keys() == {verb for verb, (_, text) in VERBS.items() if text}
+    for verb, methods in rows.items():
+        for name in re.findall(r"`(\w+)`", methods):
+            assert hasattr(perdure.Runner, name), f"{verb}: there is no method {name}"
+
+
+def test_the_fields_are_those_of_a_task() -> None:
+    """What a program may give by keyword is what a task has, durations also as text; `files` are
+    the files to bring."""
+    fields = {field.name for field in dataclasses.fields(perdure.TaskSpec)} - {"prompt", "files"}
+    assert set(perdure.TaskOptions.__annotations__) == fields | {
+        "timeout",
+        "stall",
+        "verify_timeout",
+    }
+
+
+def test_wrong_fields(tmp_path: Path) -> None:
+    """An unknown field is a TypeError that names the near one; a wrong value is a UsageError with
+    the field, before anything is stored; a duration may be a text."""
+    environ = {"HOME": str(tmp_path), "PATH": os.defpath}
+    with perdure.open(cwd=tmp_path, environ=environ) as runner:
+        anything = cast(Any, runner)
+        with pytest.raises(TypeError, match="'reop'; did you mean 'repo'"):
+            anything.run("x", reop="/srv")
+        for wrong in ({"attempts": "five"}, {"timeout": "soon"}, {"permissions": "all"}):
+            for verb in (anything.run, anything.submit, anything.spec):
+                with pytest.raises(perdure.UsageError, match=next(iter(wrong))):
+                    verb("x", **wrong)
+        with pytest.raises(perdure.UsageError, match="timeout"):
+            runner.spec("x", timeout="1h", timeout_s=5)
+        with pytest.raises(perdure.UsageError, match="continuity"):
+            anything.retry("x", continuity="loose")
+        assert runner.spec("x", timeout="30m", stall=5).timeout_s == 1800
+        assert runner.spec("x", repo=tmp_path).repo == str(tmp_path)
+        assert not runner.runs()
+
+
+def test_the_package_can_be_explored() -> None:
+    """`dir`, `help` and completion show the public names, though nothing was loaded before."""
+    words = "import perdure, pydoc; print(*dir(perdure)); print(pydoc.render_doc(perdure))"
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
+    shown, _, text = done.stdout.partition("\n")
+    assert set(perdure.__all__) <= set(shown.split())
+    for word in ("class Runner", "class AsyncRunner", "include_changes", "class Receipt"):
+        assert word in text, word
+    for name in perdure.__all__:
+        assert getattr(perdure, name) is not None
+    with pytest.raises(AttributeError, match="'opne'"):
+        _ = cast(Any, perdure).opne
 
 
 def test_files_from_a_program(stage: Callable[[str], Stage]) -> None:
@@ -93,13 +155,28 @@ def test_files_from_a_program(stage: Callable[[str], Stage]) -> None:
         assert done == {"a.md": "written", "notes/a.md": "replaced"}
 
 
-def test_the_sync_door(stage: Callable[[str], Stage]) -> None:
+def test_the_sync_door(stage: Callable[[str], Stage], caplog: pytest.LogCaptureFixture) -> None:
     """run, update, report and history do what the command does, and the command sees the same
     run."""
     one = stage(SCRIPT)
-    with perdure.open(cwd=one.repo, environ=one.environ) as runner:
+    seen: list[perdure.Record] = []
+
+    def failing(record: perdure.Record) -> None:
+        seen.append(record)
+        raise ValueError("an observer's own mistake")
+
+    with perdure.open(cwd=one.repo, environ=one.environ, observers=[failing]) as runner:
         run = runner.run("Write one.txt.", agent="claude", permissions="full", name="task")
         assert run.workspace is not None
+        assert any(isinstance(record.event, AttemptEnded) for record in seen)
+        assert "an observer's own mistake" in caplog.text
+        assert run.result == "The first file is written."
+        assert run.ok and run.workdir == Path(run.workspace.path)
+        assert run.receipt is not None and run.receipt.verdict is perdure.Verdict.FRESH
+        assert run.outcome is not None and run.outcome.ok
+        assert run.usage.output > 0
+        assert runner.get("task") == run
+        assert list(runner.events("task")) == list(runner.history("task"))
         assert run.workspace.repo == str(one.repo.resolve())
         assert run.state is perdure.RunState.SUCCEEDED
         again = runner.update("task", "Do more.")
@@ -121,7 +198,41 @@ def test_the_sync_door(stage: Callable[[str], Stage]) -> None:
         restored = runner.restore("task")
         assert restored.checkpoint.why == "end" and restored.undo == runner.checkpoints("task")[-1]
         assert (Path(run.workspace.path) / "one.txt").read_text() != "lost\n"
+        look_and_tidy(runner, one)
     one.nothing_survives()
+
+
+def look_and_tidy(runner: perdure.Runner, one: Stage) -> None:
+    """The other verbs on a finished run, each with what the command would show."""
+    assert b"+one" in runner.diff("task")
+    assert any("The first file is written." in line for line in runner.logs("task", attempt=1))
+    assert [each["number"] for each in runner.why("task")["attempts"]] == [1, 2]
+    assert runner.conversations()[0].run == runner._engine.store.get("task")
+    assert "claude" in [agent["name"] for agent in runner.agents()]
+    applied = runner.apply("task")
+    assert applied.files == ("one.txt",) and (one.repo / "one.txt").read_text() == "one\n"
+    by_hand = runner.open("task")
+    assert by_hand.session_id in " ".join(by_hand.argv)
+    with pytest.raises(perdure.Conflict, match="is open"):
+        runner.update("task", "Not now.")
+    assert runner.take_back("task").kept
+    capsule = one.directory / "task.capsule"
+    runner.export("task", capsule)
+    arrived = runner.import_(capsule, name="arrived", into=one.directory / "arrived")
+    assert arrived.run.name == "arrived"
+    with pytest.raises(perdure.NotFound, match="no file"):
+        runner.import_("nothing.capsule")
+    assert runner.reset("task", dry_run=True).runs
+    assert runner.du().total > 0
+    assert not runner.gc(dry_run=True).taken
+    removed = runner.remove("task", force=True)
+    assert removed.trash is not None
+    assert [entry["run"] for entry in runner.trash()] == ["task"]
+    assert runner.trash_restore(removed.trash.name) and runner.get("task").ok
+    forked = runner.fork("task", "Do more in a fork.", name="side")
+    assert forked.receipt is not None and forked.receipt.verdict is perdure.Verdict.FORKED
+    resumed = runner.resume("side", "And more.")
+    assert resumed.receipt is not None and resumed.receipt.verdict is perdure.Verdict.NATIVE
 
 
 def test_a_pool_hears_of_what_is_submitted(stage: Callable[[str], Stage]) -> None:

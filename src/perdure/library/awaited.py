@@ -1,40 +1,72 @@
 """The verbs for programs on an event loop: each step is done in a worker thread, so that no agent
 blocks the loop.
 
-`perdure.connect` opens it; an ordinary program loads none of it.
+`perdure.connect` opens it; an ordinary program loads none of it. A method that only waits for an
+answer is made from the one of `Runner` (`_awaited`), so that both have one declaration. Those that
+follow a run are written here: a task that is cancelled stops the run first.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
+from functools import partial, wraps
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, Unpack, cast, overload
 
 from perdure.attempt import Engine
-from perdure.checkpoints import Restored
+from perdure.config import Settings
 from perdure.events import Record
-from perdure.library import Runner
+from perdure.library.options import (
+    ContinuityText,
+    Duration,
+    OnEditText,
+    PathText,
+    TaskOptions,
+)
+from perdure.library.results import RunResult
+from perdure.library.runner import POLL_S, Runner, changes_of
 from perdure.lifecycle import FINAL
-from perdure.liveness import Liveness
-from perdure.model import Attempt, Checkpoint, RunState, TaskRun, TaskSpec
+from perdure.model import OnEdit, RunState, TaskSpec
 from perdure.plan import PlanRun
-from perdure.protocols import RunRow
 from perdure.sessions.awaited import AsyncSessions
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
-POLL_S = 0.1
+
+class _Method(Generic[P, T]):
+    """How a type checker sees a method that was made by `_awaited`; there is never an instance."""
+
+    @overload
+    def __get__(
+        self, instance: None, owner: type[AsyncRunner]
+    ) -> Callable[Concatenate[AsyncRunner, P], Coroutine[Any, Any, T]]: ...
+    @overload
+    def __get__(
+        self, instance: AsyncRunner, owner: type[AsyncRunner]
+    ) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    def __get__(self, instance: AsyncRunner | None, owner: type[AsyncRunner]) -> Any: ...
+
+
+def _awaited(method: Callable[Concatenate[Runner, P], T]) -> _Method[P, T]:
+    """Return the method of `AsyncRunner` that calls this one of `Runner` in a worker thread."""
+
+    @wraps(method)
+    async def call(self: AsyncRunner, *args: Any, **kwargs: Any) -> T:
+        bound: Callable[..., T] = partial(method, self._runner)
+        return await asyncio.to_thread(bound, *args, **kwargs)
+
+    return cast("_Method[P, T]", call)
 
 
 class AsyncRunner:
-    """The verbs for an event loop. `async with` closes it."""
+    """The verbs for an event loop. `async with` closes it. Every method is that of `Runner`,
+    awaited."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
@@ -48,18 +80,60 @@ class AsyncRunner:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """See `Runner.close`."""
         await asyncio.to_thread(self._runner.close)
+
+    @property
+    def settings(self) -> Settings:
+        """See `Runner.settings`."""
+        return self._runner.settings
 
     @property
     def sessions(self) -> AsyncSessions:
         """The session service, awaited."""
         return AsyncSessions(self._runner.sessions)
 
-    async def submit(self, prompt: str | TaskSpec, **fields: Any) -> TaskRun:
-        """See `Runner.submit`."""
-        return await asyncio.to_thread(self._runner.submit, prompt, **fields)
+    def spec(self, prompt: str, **options: Unpack[TaskOptions]) -> TaskSpec:
+        """See `Runner.spec`: it only reads settings, and blocks nothing."""
+        return self._runner.spec(prompt, **options)
 
-    async def follow(self, ref: str) -> TaskRun:
+    submit = _awaited(Runner.submit)
+    stop = _awaited(Runner.stop)
+    get = _awaited(Runner.get)
+    runs = _awaited(Runner.runs)
+    attempts = _awaited(Runner.attempts)
+    report = _awaited(Runner.report)
+    why = _awaited(Runner.why)
+    liveness = _awaited(Runner.liveness)
+    history = _awaited(Runner.history)
+    logs = _awaited(Runner.logs)
+    diff = _awaited(Runner.diff)
+    conversations = _awaited(Runner.conversations)
+    agents = _awaited(Runner.agents)
+    prove = _awaited(Runner.prove)
+    apply = _awaited(Runner.apply)
+    open = _awaited(Runner.open)
+    take_back = _awaited(Runner.take_back)
+    checkpoints = _awaited(Runner.checkpoints)
+    restore = _awaited(Runner.restore)
+    export = _awaited(Runner.export)
+    import_ = _awaited(Runner.import_)
+    move_to = _awaited(Runner.move_to)
+    move_from = _awaited(Runner.move_from)
+    remove = _awaited(Runner.remove)
+    reset = _awaited(Runner.reset)
+    gc = _awaited(Runner.gc)
+    trash = _awaited(Runner.trash)
+    trash_restore = _awaited(Runner.trash_restore)
+    trash_purge = _awaited(Runner.trash_purge)
+    du = _awaited(Runner.du)
+    plan_check = _awaited(Runner.plan_check)
+    plan_report = _awaited(Runner.plan_report)
+
+    async def follow(self, ref: str) -> RunResult:
         """See `Runner.follow`. If the task that awaits it is cancelled, the run is stopped in good
         order first."""
         working = asyncio.ensure_future(_apart(partial(self._runner.follow, ref)))
@@ -70,46 +144,90 @@ class AsyncRunner:
             await working
             raise
 
-    async def run(self, prompt: str | TaskSpec, **fields: Any) -> TaskRun:
-        """See `Runner.run`."""
-        files = {
-            name: fields.pop(name) for name in ("files", "context", "on_edit") if name in fields
-        }
-        task = await asyncio.to_thread(self._runner._reachable, prompt, fields)
-        return await self.follow((await self.submit(task, **files)).id)
+    async def run(
+        self,
+        prompt: str | TaskSpec,
+        *,
+        files: Sequence[PathText] = (),
+        context: PathText = "",
+        on_edit: OnEditText = OnEdit.MERGE,
+        include_changes: bool = False,
+        **options: Unpack[TaskOptions],
+    ) -> RunResult:
+        """See `Runner.run`, and `follow` for what becomes of a cancelled one."""
+        runner = self._runner
+        task = await asyncio.to_thread(runner._task, prompt, options, "run")
+        asked = runner._asked(files, context, on_edit)
+        run = await asyncio.to_thread(runner._begin, task, asked, include_changes)
+        return await self.follow(run.id)
 
     async def retry(
         self,
         ref: str,
         agent: str = "",
         *,
-        continuity: str | None = None,
+        continuity: ContinuityText | None = None,
         model: str | None = None,
         budget_usd: float | None = None,
+        timeout: Duration | None = None,
         timeout_s: float | None = None,
         attempts: int | None = None,
-    ) -> TaskRun:
+    ) -> RunResult:
         """See `Runner.retry`, and `follow` for what becomes of a cancelled one."""
-        given = {
-            "continuity": continuity,
-            "model": model,
-            "budget_usd": budget_usd,
-            "timeout_s": timeout_s,
-            "attempts": attempts,
-        }
-        run = await asyncio.to_thread(partial(self._runner._again, ref, agent, **given))
-        return run if run.state is RunState.SUCCEEDED else await self.follow(run.id)
+        changes = changes_of(continuity, model, budget_usd, timeout, timeout_s, attempts)
+        run = await asyncio.to_thread(self._runner._again, ref, agent, changes)
+        return await self._followed(run.id, over=run.state is RunState.SUCCEEDED)
 
-    async def update(self, ref: str, prompt: str, **files: Any) -> TaskRun:
+    async def _followed(self, run_id: str, *, over: bool) -> RunResult:
+        return await (self.get(run_id) if over else self.follow(run_id))
+
+    async def update(
+        self,
+        ref: str,
+        prompt: str,
+        *,
+        files: Sequence[PathText] = (),
+        context: PathText = "",
+        on_edit: OnEditText = OnEdit.MERGE,
+    ) -> RunResult:
         """See `Runner.update`, and `follow` for what becomes of a cancelled one."""
+        asked = self._runner._asked(files, context, on_edit)
         return await self.follow(
-            (await asyncio.to_thread(self._runner._instruct, ref, prompt, **files)).id
+            (await asyncio.to_thread(self._runner._instruct, ref, prompt, asked)).id
         )
 
-    async def plan_run(self, file: str | Path, jobs: int = 0) -> PlanRun:
+    async def resume(
+        self, which: str, prompt: str = "", **options: Unpack[TaskOptions]
+    ) -> RunResult:
+        """See `Runner.resume`, and `follow` for what becomes of a cancelled one."""
+        run = await asyncio.to_thread(self._runner._resumed, which, prompt, options)
+        return await self.follow(run.id)
+
+    async def fork(
+        self,
+        ref: str,
+        prompt: str = "",
+        *,
+        turn: int = 0,
+        checkpoint: int = 0,
+        name: str = "",
+        branch: str = "",
+    ) -> RunResult:
+        """See `Runner.fork`, and `follow` for what becomes of a cancelled one."""
+        run = await asyncio.to_thread(
+            self._runner._forked, ref, prompt, turn, checkpoint, name, branch
+        )
+        return await self.follow(run.id)
+
+    async def plan_run(self, file: PathText, jobs: int = 0) -> PlanRun:
         """See `Runner.plan_run`. If the task that awaits it is cancelled, the plan is stopped in
         good order first."""
         return await self._driven(lambda engine: self._runner._plan_run(engine, file, jobs))
+
+    async def plan_retry(self, name: str, task: str = "", jobs: int = 0) -> PlanRun:
+        """See `Runner.plan_retry`. If the task that awaits it is cancelled, the plan is stopped in
+        good order first."""
+        return await self._driven(lambda engine: self._runner._plan_retry(engine, name, task, jobs))
 
     async def _driven(self, drive: Callable[[Engine], PlanRun]) -> PlanRun:
         stop, engine = threading.Event(), self._runner._engine
@@ -122,61 +240,12 @@ class AsyncRunner:
             await working
             raise
 
-    async def plan_retry(self, name: str, task: str = "", jobs: int = 0) -> PlanRun:
-        """See `Runner.plan_retry`. If the task that awaits it is cancelled, the plan is stopped in
-        good order first."""
-        return await self._driven(lambda engine: self._runner._plan_retry(engine, name, task, jobs))
-
-    async def plan_report(self, name: str) -> dict[str, Any]:
-        """See `Runner.plan_report`."""
-        return await asyncio.to_thread(self._runner.plan_report, name)
-
-    async def stop(self, ref: str) -> TaskRun:
-        """See `Runner.stop`."""
-        return await asyncio.to_thread(self._runner.stop, ref)
-
-    async def get(self, ref: str) -> TaskRun:
-        """See `Runner.get`."""
-        return await asyncio.to_thread(self._runner.get, ref)
-
-    async def runs(self, states: Sequence[RunState] = (), limit: int = 50) -> Sequence[RunRow]:
-        """See `Runner.runs`."""
-        return await asyncio.to_thread(self._runner.runs, states, limit)
-
-    async def attempts(self, ref: str) -> Sequence[Attempt]:
-        """See `Runner.attempts`."""
-        return await asyncio.to_thread(self._runner.attempts, ref)
-
-    async def checkpoints(self, ref: str) -> Sequence[Checkpoint]:
-        """See `Runner.checkpoints`."""
-        return await asyncio.to_thread(self._runner.checkpoints, ref)
-
-    async def restore(self, ref: str, number: int = 0, *, files_only: bool = False) -> Restored:
-        """See `Runner.restore`."""
-        return await asyncio.to_thread(self._runner.restore, ref, number, files_only=files_only)
-
-    async def liveness(self, ref: str) -> Liveness | None:
-        """See `Runner.liveness`."""
-        return await asyncio.to_thread(self._runner.liveness, ref)
-
-    async def report(self, ref: str) -> dict[str, Any]:
-        """See `Runner.report`."""
-        return await asyncio.to_thread(self._runner.report, ref)
-
-    async def history(self, ref: str, after: int = 0, limit: int = 1000) -> Sequence[Record]:
-        """See `Runner.history`."""
-        return await asyncio.to_thread(self._runner.history, ref, after, limit)
-
-    def spec(self, prompt: str, **settings: Any) -> TaskSpec:
-        """See `Runner.spec`: it only reads settings, and blocks nothing."""
-        return self._runner.spec(prompt, **settings)
-
     async def events(self, ref: str, after: int = 0) -> AsyncIterator[Record]:
-        """The run's journal from `after` on, as it grows; ends when the run is final and all was
-        given."""
+        """Iterate over the run's records from `after` on, as they come; end when the run is final
+        and all were given."""
         while True:
             final = (await self.get(ref)).state in FINAL
-            records = await asyncio.to_thread(self._runner.history, ref, after)
+            records = await self.history(ref, after)
             for record in records:
                 after = record.seq
                 yield record
@@ -187,9 +256,9 @@ class AsyncRunner:
 
 
 async def _apart(work: Callable[[], T]) -> T:
-    """What lasts as long as an agent works, in a thread of its own. The loop's own threads are few
-    (two cores: six): as many runs would leave none for what is asked meanwhile, nor for what stops
-    them."""
+    """Run what lasts as long as an agent works in a thread of its own. The loop's own threads are
+    few (two cores: six): as many runs would leave none for what is asked meanwhile, nor for what
+    stops them."""
     thread = ThreadPoolExecutor(1, thread_name_prefix="run")
     try:
         return await asyncio.get_running_loop().run_in_executor(thread, copy_context().run, work)

@@ -50,6 +50,8 @@ class Publisher(Protocol):
 
 
 class Observer(Protocol):
-    """Called with each committed Record. It may not raise: what it raises is dropped."""
+    """Called with each committed Record, in the thread that stored it, so it must be quick. It may
+    not raise: what it raises is logged as a warning of the logger `perdure`, and changes nothing.
+    """
 
-    def __call__(self, record: Record) -> None: ...
+    def __call__(self, record: Record, /) -> None: ...

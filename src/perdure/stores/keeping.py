@@ -219,5 +219,14 @@ class Keeping(Reading):
                 self.cache.stored(write.sessions)
         for record in write.records:
             for observer in self._observers:
-                with suppress(Exception):
+                try:
                     observer(record)
+                except Exception:
+                    _log_failed(observer)
+
+
+def _log_failed(observer: Observer) -> None:
+    """An observer is a stranger's code, and the transaction is committed: say so and go on."""
+    import logging
+
+    logging.getLogger("perdure").warning("the observer %r raised", observer, exc_info=True)

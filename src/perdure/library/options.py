@@ -1,0 +1,102 @@
+"""What a program may ask of a task, declared once: `Runner.spec`, `submit` and `run` take these
+fields as keyword arguments, and a type checker holds the caller to them.
+
+What a checker does not see is found when the program runs: an unknown field is a TypeError, a
+value that a field cannot have a UsageError.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias, TypedDict
+
+from perdure.durations import duration
+from perdure.errors import UsageError
+from perdure.model import ContinuityPolicy, MapWhen, OnEdit, Permissions, WhenFull
+
+PathText: TypeAlias = str | os.PathLike[str]
+Duration: TypeAlias = float | str
+"""Seconds, or a text such as `90s`, `30m` or `2h`."""
+PermissionsText: TypeAlias = Permissions | Literal["read", "edit", "full"]
+ContinuityText: TypeAlias = ContinuityPolicy | Literal["strict", "disclose", "fresh-ok"]
+WhenFullText: TypeAlias = WhenFull | Literal["", "cli", "compact", "roll-over", "stop"]
+MapText: TypeAlias = MapWhen | Literal["", "off", "fallback", "first", "always"]
+BackendText: TypeAlias = Literal["", "worktree", "isolated"]
+OnEditText: TypeAlias = OnEdit | Literal["keep", "replace", "merge"]
+
+
+class TaskOptions(TypedDict, total=False):
+    """The fields of a task besides its prompt. What is not given comes from the settings."""
+
+    agent: str
+    name: str
+    key: str
+    repo: PathText
+    base: str
+    branch: str
+    here: PathText
+    service: str
+    task: str
+    scope: str
+    forks: str
+    fork_at: int
+    backend: BackendText
+    model: str
+    permissions: PermissionsText
+    agent_args: Sequence[str]
+    env: Mapping[str, str]
+    pass_env: Sequence[str]
+    timeout: Duration
+    timeout_s: float
+    stall: Duration
+    stall_s: float
+    attempts: int
+    budget_usd: float
+    continuity: ContinuityText
+    when_full: WhenFullText
+    verify: str
+    conflicts: Sequence[str]
+    verify_rounds: int
+    verify_timeout: Duration
+    verify_timeout_s: float
+    labels: Mapping[str, str]
+    map: MapText
+    rule: str
+
+
+_DURATIONS = ("timeout", "stall", "verify_timeout")
+
+
+def fields_of(options: Mapping[str, Any], caller: str) -> dict[str, Any]:
+    """Return the fields of `TaskSpec` that the options mean. Raises TypeError for an unknown name,
+    UsageError for a duration that is none."""
+    known = TaskOptions.__annotations__
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"{caller}() got an unexpected keyword argument {name!r}{hint}")
+    fields = dict(options)
+    for name in _DURATIONS:
+        if name not in fields:
+            continue
+        if f"{name}_s" in fields:
+            raise UsageError(f"{name} and {name}_s are the same field", "leave one of them out")
+        fields[f"{name}_s"] = seconds(fields.pop(name), name)
+    return fields
+
+
+def seconds(value: Any, name: str) -> Any:
+    """Return the seconds of a duration; a value of another type is returned as it is, and refused
+    with the task's other fields. Raises UsageError."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return duration(value)
+    except ValueError:
+        raise UsageError(
+            f"the task's field {name} cannot be {value[:80]!r}",
+            "expected a number of seconds, or a duration such as 90s, 15m or 2h",
+        ) from None

@@ -1,0 +1,676 @@
+"""`Runner`: every verb of the command as a method, for ordinary programs.
+
+`awaited` makes the same methods for an event loop from these. Input is checked by the rooms that do
+the work; this module only turns arguments into what they take.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Unpack
+
+from perdure import plans, service, specification
+from perdure.attempt import Engine
+from perdure.bell import ring
+from perdure.checkpoints import Restored, restore
+from perdure.config import Settings
+from perdure.errors import Conflict, NotFound, PerdureError, UsageError
+from perdure.events import Record
+from perdure.library.options import (
+    ContinuityText,
+    Duration,
+    OnEditText,
+    PathText,
+    TaskOptions,
+    fields_of,
+    seconds,
+)
+from perdure.library.results import RunResult, result_of_run
+from perdure.lifecycle import FINAL
+from perdure.liveness import Liveness
+from perdure.logline import line_of
+from perdure.model import (
+    Attempt,
+    Checkpoint,
+    ContinuityPolicy,
+    OnEdit,
+    RunState,
+    SessionKey,
+    TaskRun,
+    TaskSpec,
+)
+from perdure.plan import Plan, PlanRun
+from perdure.plans.reading import read_plan, seed_of
+from perdure.protocols import Observer, RunRow
+from perdure.report import why_of
+from perdure.sessions import Sessions
+from perdure.taskfiles import Asked
+from perdure.wiring import open_engine
+from perdure.worker import drive
+from perdure.worker import follow as watch
+from perdure.workspace import Applied
+
+if TYPE_CHECKING:
+    from perdure.capsule.exporting import Exported
+    from perdure.capsule.importing import TakenIn, Wish
+    from perdure.capsule.manifest import Manifest
+    from perdure.conversations import ByHand, Entry, Shelf, TakenBack
+    from perdure.prove import Proof
+    from perdure.sweeper import Cleared, Sweep, Usage
+
+POLL_S = 0.1
+"""Interval at which the journal of a followed run is looked at, in seconds."""
+
+
+class Runner:
+    """The verbs for ordinary programs. Close it, or use it in a `with`: a running attempt is then
+    stopped in good order."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        cwd: Path,
+        environ: Mapping[str, str],
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        self._settings = settings
+        self._cwd = cwd
+        self._stop = threading.Event()
+        self._engine = replace(
+            open_engine(settings, environ, observers), stopping=self._stop.is_set
+        )
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End what runs, in good order, and close the store."""
+        self._stop.set()
+        if self._engine.warm is not None:
+            self._engine.warm.close()
+        self._engine.store.close()
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that hold here, as `perdure config show` prints them."""
+        return self._settings
+
+    # --- work
+
+    def spec(self, prompt: str, **options: Unpack[TaskOptions]) -> TaskSpec:
+        """Return a checked TaskSpec from the prompt, the settings of this machine, and the fields
+        that are given. Raises TypeError for an unknown field, UsageError for a wrong value."""
+        return self._task(prompt, options, "spec")
+
+    def _task(self, prompt: str | TaskSpec, options: Mapping[str, Any], caller: str) -> TaskSpec:
+        given = fields_of(options, caller)
+        if isinstance(prompt, TaskSpec):
+            return specification.check(replace(prompt, **given))
+        chosen = self._settings
+        usual: dict[str, Any] = {
+            "agent": chosen.agent,
+            "model": chosen.model,
+            "permissions": chosen.permissions,
+            "continuity": chosen.continuity,
+            "attempts": chosen.attempts,
+            "timeout_s": chosen.timeout,
+            "stall_s": chosen.stall,
+            "budget_usd": chosen.budget_usd,
+            "verify": chosen.verify,
+            "verify_rounds": chosen.verify_rounds,
+            "verify_timeout_s": chosen.verify_timeout,
+        }
+        if not given.keys() & {"here", "service"}:
+            usual |= {"backend": chosen.backend, "base": chosen.base}
+        if not given.keys() & {"repo", "here", "service"}:
+            given["repo"] = str(self._cwd)
+        return specification.check(TaskSpec(prompt=prompt, **{**usual, **given}))
+
+    def submit(
+        self,
+        prompt: str | TaskSpec,
+        *,
+        files: Sequence[PathText] = (),
+        context: PathText = "",
+        on_edit: OnEditText = OnEdit.MERGE,
+        include_changes: bool = False,
+        **options: Unpack[TaskOptions],
+    ) -> RunResult:
+        """Accept a task and return at once; a pool (`perdure work`) begins it, or `follow` does.
+
+        `files` (`PATH` or `PATH=DEST`) and all files below `context` are put into the workdir;
+        `on_edit` says what becomes of one that the agent has edited: `keep`, `replace` or `merge`.
+        `include_changes`: a new workdir begins with the uncommitted changes of the checkout.
+        Raises TypeError, UsageError, NotFound, Conflict, AgentMissing, DiskFull.
+        """
+        task = self._task(prompt, options, "submit")
+        run = self._accept(task, self._asked(files, context, on_edit), include_changes)
+        ring(self._engine.state)
+        return self._seen(run)
+
+    def follow(self, ref: str) -> RunResult:
+        """Work on a run until it is final, and return it; where a pool is at it already, wait for
+        that. Raises Conflict if its workdir or conversation is in use by another run."""
+        run_id = self._engine.store.get(ref).id
+        try:
+            return self._seen(drive(self._engine, run_id))
+        except Conflict:
+            if self._engine.store.get(run_id).state is not RunState.RUNNING:
+                raise
+            return self._seen(watch(self._engine, run_id, lambda record: None))
+
+    def run(
+        self,
+        prompt: str | TaskSpec,
+        *,
+        files: Sequence[PathText] = (),
+        context: PathText = "",
+        on_edit: OnEditText = OnEdit.MERGE,
+        include_changes: bool = False,
+        **options: Unpack[TaskOptions],
+    ) -> RunResult:
+        """Accept a task and work on it until it is final. The arguments are those of `submit`.
+        Raises WorkspaceError at once where a repository by URL cannot be reached."""
+        task = self._task(prompt, options, "run")
+        asked = self._asked(files, context, on_edit)
+        return self.follow(self._begin(task, asked, include_changes).id)
+
+    def _begin(self, task: TaskSpec, asked: Asked | None, include_changes: bool) -> TaskRun:
+        service.check_reachable(self._engine, task)
+        return self._accept(task, asked, include_changes)
+
+    def _accept(self, task: TaskSpec, asked: Asked | None, include_changes: bool) -> TaskRun:
+        return service.submit(self._engine, task, self._cwd, asked, include_changes=include_changes)
+
+    def _seen(self, run: TaskRun) -> RunResult:
+        return result_of_run(self._engine.store, run)
+
+    def _asked(
+        self, files: Sequence[PathText], context: PathText, on_edit: OnEditText
+    ) -> Asked | None:
+        if on_edit not in tuple(OnEdit):
+            raise UsageError(f"on_edit cannot be {on_edit!r}", f"expected one of {_words(OnEdit)}")
+        asked = Asked(
+            cwd=self._cwd,
+            files=tuple(map(str, files)),
+            context=str(context or ""),
+            on_edit=OnEdit(on_edit),
+        )
+        return asked if asked.files or asked.context else None
+
+    def retry(
+        self,
+        ref: str,
+        agent: str = "",
+        *,
+        continuity: ContinuityText | None = None,
+        model: str | None = None,
+        budget_usd: float | None = None,
+        timeout: Duration | None = None,
+        timeout_s: float | None = None,
+        attempts: int | None = None,
+    ) -> RunResult:
+        """Continue a run where it stopped, and follow it. `agent` hands it over to another CLI.
+        `attempts` further ones are allowed (default: one); what else is given holds from now on.
+        Raises UsageError, Conflict."""
+        changes = changes_of(continuity, model, budget_usd, timeout, timeout_s, attempts)
+        run = self._again(ref, agent, changes)
+        return self._seen(run) if run.state is RunState.SUCCEEDED else self.follow(run.id)
+
+    def _again(self, ref: str, agent: str, changes: service.Changes) -> TaskRun:
+        return service.retry(self._engine, ref, agent, changes)
+
+    def update(
+        self,
+        ref: str,
+        prompt: str,
+        *,
+        files: Sequence[PathText] = (),
+        context: PathText = "",
+        on_edit: OnEditText = OnEdit.MERGE,
+    ) -> RunResult:
+        """Give a run new instructions, and files, in the same conversation, and follow it."""
+        return self.follow(self._instruct(ref, prompt, self._asked(files, context, on_edit)).id)
+
+    def _instruct(self, ref: str, prompt: str, asked: Asked | None) -> TaskRun:
+        return service.update(self._engine, ref, prompt, asked)
+
+    def resume(self, which: str, prompt: str = "", **options: Unpack[TaskOptions]) -> RunResult:
+        """Continue a chosen conversation, also one that was started without perdure, and follow it.
+
+        `which` is a run, or a conversation's id or a unique prefix of it. The options hold for a
+        conversation that has no run yet. Raises NotFound, UsageError, Conflict.
+        """
+        return self.follow(self._resumed(which, prompt, options).id)
+
+    def _resumed(self, which: str, prompt: str, options: Mapping[str, Any]) -> TaskRun:
+        from perdure.conversations import Wanted, resume
+
+        given = fields_of(options, "resume")
+        repo, branch = str(given.pop("repo", "")), str(given.pop("branch", ""))
+        task = replace(self._task(prompt, {}, "resume"), repo="", **given)
+        wanted = Wanted(spec=specification.check(task), repo=repo, branch=branch)
+        return resume(self._engine, self._entry(which), wanted)
+
+    def _entry(self, which: str) -> Entry:
+        from perdure.conversations import Entry
+
+        store = self._engine.store
+        try:
+            run = store.get(which)
+        except NotFound:
+            return self._shelf(()).find(which)
+        session = store.session(SessionKey(run.spec.agent, run.scope))
+        return Entry(
+            agent=run.spec.agent,
+            id=session.id if session else "",
+            updated=run.updated,
+            session=session,
+            run=run,
+        )
+
+    def _shelf(self, agents: Sequence[str]) -> Shelf:
+        from perdure import drivers
+        from perdure.conversations import Shelf
+
+        found = {}
+        for name in agents or drivers.names():
+            try:
+                found[name] = drivers.load(name)
+            except PerdureError:
+                if agents:
+                    raise
+        return Shelf(self._engine.store, found, self._engine.environ, frozenset(agents))
+
+    def fork(
+        self,
+        ref: str,
+        prompt: str = "",
+        *,
+        turn: int = 0,
+        checkpoint: int = 0,
+        name: str = "",
+        branch: str = "",
+    ) -> RunResult:
+        """Start a run whose conversation and files begin where another run stands, and follow it.
+
+        `turn`: leave out what was said after this turn. `checkpoint`: begin where that one was
+        taken. The parent is only read. Raises UsageError, NotFound, Conflict, WorkspaceError.
+        """
+        return self.follow(self._forked(ref, prompt, turn, checkpoint, name, branch).id)
+
+    def _forked(
+        self, ref: str, prompt: str, turn: int, checkpoint: int, name: str, branch: str
+    ) -> TaskRun:
+        from perdure.conversations import Branching, fork
+
+        if turn and checkpoint:
+            raise UsageError(
+                "a fork begins at a turn or at a checkpoint", "leave one of turn, checkpoint out"
+            )
+        wanted = Branching(prompt=prompt, at=turn, checkpoint=checkpoint, name=name, branch=branch)
+        return fork(self._engine, ref, wanted)
+
+    def stop(self, ref: str) -> RunResult:
+        """Stop a run; `retry` continues it later. Raises Conflict for one that is not running."""
+        return self._seen(service.stop(self._engine, ref))
+
+    # --- look
+
+    def get(self, ref: str) -> RunResult:
+        """Return the run as it is now, with its newest result and receipt. Raises NotFound."""
+        return self._seen(self._engine.store.get(ref))
+
+    def runs(self, states: Sequence[RunState] = (), limit: int = 50) -> Sequence[RunRow]:
+        """Return the newest runs first, as `perdure ls` lists them."""
+        return self._engine.store.find(states, limit)
+
+    def attempts(self, ref: str) -> Sequence[Attempt]:
+        """Return the run's attempts, with outcomes and receipts."""
+        return self._engine.store.attempts(self.get(ref).id)
+
+    def report(self, ref: str) -> dict[str, Any]:
+        """Return the object that `perdure show NAME --json` prints."""
+        return service.describe(self._engine, ref)
+
+    def why(self, ref: str) -> dict[str, Any]:
+        """Return the object that `perdure why NAME --json` prints: how each attempt started, on
+        which evidence, and what its receipt says."""
+        return why_of(self.report(ref))
+
+    def liveness(self, ref: str) -> Liveness | None:
+        """Return what lives of a run that is stored as running: `attended`, `unattended` (its agent
+        works on without a supervisor) or `interrupted` (nothing lives: `retry` continues it). None
+        for a run in any other state."""
+        return service.liveness_of(self._engine, self._engine.store.get(ref))
+
+    def history(self, ref: str, after: int = 0, limit: int = 1000) -> Sequence[Record]:
+        """Return the run's records with `seq` greater than `after`, oldest first."""
+        return self._engine.store.history(self._engine.store.get(ref).id, after, limit)
+
+    def events(self, ref: str, after: int = 0) -> Iterator[Record]:
+        """Iterate over the run's records from `after` on, as they come; end when the run is final
+        and all were given. Another thread, a pool or `perdure` must work on the run meanwhile."""
+        run_id = self._engine.store.get(ref).id
+        while True:
+            final = self._engine.store.get(run_id).state in FINAL
+            records = self._engine.store.history(run_id, after)
+            for record in records:
+                after = record.seq
+                yield record
+            if final and not records:
+                return
+            if not records:
+                time.sleep(POLL_S)
+
+    def logs(self, ref: str, attempt: int = 0) -> Sequence[str]:
+        """Return what the agent said and did, as the lines that `perdure logs` prints. `attempt`:
+        only that one."""
+        lines: list[str] = []
+        seen = 0
+        while records := self.history(ref, seen):
+            for record in records:
+                seen = record.seq
+                line = line_of(record)
+                if line and attempt in (0, record.attempt):
+                    lines.append(line)
+        return lines
+
+    def diff(self, ref: str, *, stat: int = 0, binary: bool = False) -> bytes:
+        """Return what the run changed, committed or not, as git's patch: bytes that the agent
+        chose, to be cleaned before they are shown. `stat`: the summary instead, in so many columns.
+        `binary`: a patch that `git apply` takes whole."""
+        return service.diff(self._engine, ref, stat=stat, binary=binary)
+
+    @property
+    def sessions(self) -> Sessions:
+        """The session service: create, get, update, count, extend, close, statistics, rebuild."""
+        engine = self._engine
+        return Sessions(
+            store=engine.store,
+            driver=engine.driver,
+            home=lambda driver: driver.home(engine.environ),
+            copies=engine.copies,
+            lifetime_s=engine.session_lifetime_s,
+        )
+
+    def conversations(self, limit: int = 50, *, agents: Sequence[str] = ()) -> Sequence[Entry]:
+        """Return conversations on this machine, the newest first, also those that were started
+        without perdure. `agents`: only theirs. `resume` takes the id of one."""
+        return self._shelf(agents).entries(limit)
+
+    def agents(self) -> Sequence[dict[str, Any]]:
+        """Return the agents as `perdure agents --json` lists them: version, program, home, what
+        they can, how many are running."""
+        from perdure.drivers.installed import installed
+
+        rows = self._engine.store.find([RunState.RUNNING], limit=100_000)
+        running = [row.agent for row in rows]
+        return installed(running, self._engine.environ, self._engine.environ)
+
+    def prove(
+        self, *agents: str, quick: bool = False, only: Sequence[str] = (), jobs: int = 0
+    ) -> Sequence[Proof]:
+        """Test the installed agents against perdure's own model server on this machine, without a
+        key, and return what holds for each. Raises AgentMissing, UsageError."""
+        from perdure.prove import candidates, prove
+
+        environ = self._engine.environ
+        wanted, _ = candidates(agents, (), environ)
+        found = prove(
+            wanted, quick=quick, only=only, jobs=jobs, environ=environ, stopping=self._stop.is_set
+        )
+        return tuple(found)
+
+    # --- take the work over
+
+    def apply(self, ref: str, to: PathText = "", *, commit: bool = False) -> Applied:
+        """Bring a run's changes into the checkout at `to` (default: the runner's directory): all of
+        them, or none and the reasons in `refused`. `commit`: as a commit. Raises Conflict,
+        UsageError, NotFound."""
+        return service.apply(self._engine, ref, self._cwd / to, commit=commit)
+
+    def open(self, ref: str) -> ByHand:
+        """Give the run to a person: return the command, the directory and the variables with which
+        the agent's own program continues it. No attempt starts until `take_back`."""
+        from perdure.conversations import open_by_hand
+
+        return open_by_hand(self._engine, ref)
+
+    def take_back(self, ref: str, adopt: str = "") -> TakenBack:
+        """Return what became of a conversation that a person had open; the run is perdure's again.
+        `adopt`: the run continues in this conversation, which was started beside its own."""
+        from perdure.conversations import take_back
+
+        return take_back(self._engine, ref, adopt)
+
+    # --- time and place
+
+    def checkpoints(self, ref: str) -> Sequence[Checkpoint]:
+        """Return what was saved of the run, workdir and conversation together, oldest first."""
+        return self._engine.store.checkpoints(self._engine.store.get(ref).id)
+
+    def restore(self, ref: str, number: int = 0, *, files_only: bool = False) -> Restored:
+        """Take the run back to a checkpoint (0: the newest). What is there is saved first. Raises
+        NotFound, Conflict, WorkspaceError."""
+        return restore(self._engine, ref, number, files_only=files_only)
+
+    def export(
+        self,
+        ref: str,
+        file: PathText,
+        *,
+        at: int = 0,
+        redact: bool = False,
+        leave_out: bool = False,
+        allow_secrets: bool = False,
+    ) -> Exported:
+        """Write a run's checkpoint (0: the newest) into one file, a capsule. Needs the extra
+        `capsule`. Raises SecretsFound, unless told what to do with secrets; Conflict for a file
+        that exists."""
+        from perdure.capsule.exporting import Wanted, export
+
+        wanted = Wanted(
+            target=self._cwd / file,
+            at=at,
+            redact=redact,
+            leave_out=leave_out,
+            allow=allow_secrets,
+        )
+        return export(self._engine, ref, wanted)
+
+    def import_(
+        self,
+        file: PathText,
+        *,
+        into: PathText = "",
+        repo: PathText = "",
+        name: str = "",
+        trust: bool = False,
+    ) -> TakenIn:
+        """Import a run from a capsule; nothing is started. `into`: the directory to make for it;
+        `repo`: in a worktree of this repository instead. `trust`: keep its permissions, arguments,
+        variables and check command. Needs the extra `capsule`. Raises CapsuleError, Conflict."""
+        from perdure.capsule.container import opened
+        from perdure.capsule.importing import take_in
+
+        wish = self._wish(str(file), into, repo, name, trust)
+        path = self._cwd / file
+        if not path.is_file():
+            raise NotFound(f"there is no file {str(file)!r}", "perdure export NAME -o FILE")
+        with path.open("rb") as stream, opened(str(file), stream) as capsule:
+            return take_in(self._engine, capsule.manifest, capsule, wish)
+
+    def _wish(self, source: str, into: PathText, repo: PathText, name: str, trust: bool) -> Wish:
+        from perdure.capsule.importing import Wish
+
+        if into and repo:
+            raise UsageError(
+                "into makes a directory and repo a worktree: a run has one workdir",
+                "leave one of them out",
+            )
+        return Wish(
+            source=source,
+            into=self._cwd / into if into else None,
+            repo=(self._cwd / repo).resolve() if repo else None,
+            name=name,
+            trusted=trust,
+            permissions=self._settings.permissions,
+        )
+
+    def move_to(
+        self,
+        ref: str,
+        url: str,
+        *,
+        redact: bool = False,
+        leave_out: bool = False,
+        allow_secrets: bool = False,
+    ) -> Manifest:
+        """Publish the run's newest checkpoint to a checkpoint store and let go of the run: no
+        further attempt starts here. Needs the extra `capsule`. Raises Conflict while it runs."""
+        from perdure.capsule import moving
+
+        ways = moving.Ways(redact=redact, leave_out=leave_out, allow=allow_secrets)
+        return moving.move_to(self._engine, ref, url, ways)
+
+    def move_from(
+        self,
+        ref: str,
+        url: str,
+        *,
+        into: PathText = "",
+        repo: PathText = "",
+        name: str = "",
+        trust: bool = False,
+        take_over: bool = False,
+    ) -> TakenIn:
+        """Fetch a run from a checkpoint store; nothing is started. `take_over`: also from a machine
+        that seems to work on it; that one stops. Needs the extra `capsule`. Raises Conflict."""
+        from perdure.capsule import moving
+
+        wish = self._wish(url, into, repo, name, trust)
+        return moving.take_up(self._engine, ref, url, wish, over=take_over)
+
+    # --- tidy
+
+    def remove(self, ref: str, *, force: bool = False) -> service.Removed:
+        """Take a finished run off the list and move its workdir into the trash. Raises
+        WorkspaceError with all that would be lost, unless everything is saved elsewhere or `force`
+        is given."""
+        return service.remove(self._engine, ref, force=force)
+
+    def reset(self, ref: str, *, dry_run: bool = False) -> Cleared:
+        """Save, then clear a run's workdir and conversation, so that it begins anew; `trash_restore`
+        undoes it. `dry_run`: only say what would be cleared."""
+        from perdure.sweeper import Target, reset
+
+        return reset(self._engine, Target(run=ref), self._cwd, dry=dry_run)
+
+    def gc(self, *, dry_run: bool = False, many: bool = False, accept: bool = False) -> Sweep:
+        """Move what nobody needs and what is saved elsewhere into the trash. `many`: also where a
+        great part of a class would go at once. `accept`: the clock and the volume of the root are
+        right as they are now."""
+        from perdure.sweeper import rules_of, sweep
+
+        rules = rules_of(self._settings, many=many)
+        return sweep(self._engine, rules, dry=dry_run, accept=accept)
+
+    def trash(self) -> Sequence[dict[str, Any]]:
+        """Return the entries of the trash, as `perdure trash --json` lists them."""
+        from perdure.sweeper import listed
+
+        return [entry.report() for entry in listed(self._engine)]
+
+    def trash_restore(self, entry: str) -> Sequence[Path]:
+        """Put an entry of the trash back, and return the places where it is now. Raises NotFound,
+        Conflict."""
+        from perdure.sweeper import restore
+
+        return tuple(restore(self._engine, entry).places)
+
+    def trash_purge(self, entry: str) -> None:
+        """Delete an entry of the trash for good. Raises NotFound."""
+        from perdure.sweeper import purge
+
+        purge(self._engine, entry)
+
+    def du(self) -> Usage:
+        """Return how much disk perdure uses, by class, agent and repository."""
+        from perdure.sweeper import usage
+
+        return usage(self._engine)
+
+    # --- plans
+
+    def plan_check(self, file: PathText) -> Plan:
+        """Read a plan file and return the plan. Needs the extra `plans`. Raises PlanError with all
+        that is wrong."""
+        return read_plan((self._cwd / file).absolute(), self._settings)
+
+    def plan_run(self, file: PathText, jobs: int = 0) -> PlanRun:
+        """Begin the plan in a file, or continue it, until it is done or nothing can go on. `jobs`:
+        how many tasks at once (0: as many as the plan says). Needs the extra `plans`. Raises
+        PlanError with all that is wrong, Conflict while another process runs it."""
+        return self._plan_run(self._engine, file, jobs)
+
+    def _plan_run(self, engine: Engine, file: PathText, jobs: int) -> PlanRun:
+        path = (self._cwd / file).absolute()
+        return plans.run(
+            engine, read_plan(path, self._settings), seed_of(self._settings, self._cwd), path, jobs
+        )
+
+    def plan_retry(self, name: str, task: str = "", jobs: int = 0) -> PlanRun:
+        """Continue what failed in a plan, or one task of it. Raises NotFound, Conflict."""
+        return self._plan_retry(self._engine, name, task, jobs)
+
+    def _plan_retry(self, engine: Engine, name: str, task: str, jobs: int) -> PlanRun:
+        return plans.retry(engine, name, task, jobs)
+
+    def plan_report(self, name: str) -> dict[str, Any]:
+        """Return the object that `perdure plan show NAME --json` prints. Raises NotFound."""
+        plan = self._engine.store.plan(name)
+        return plans.report_of(self._engine.store, plan, service.probe_of(self._engine))
+
+
+def changes_of(
+    continuity: ContinuityText | None,
+    model: str | None,
+    budget_usd: float | None,
+    timeout: Duration | None,
+    timeout_s: float | None,
+    attempts: int | None,
+) -> service.Changes:
+    if timeout is not None and timeout_s is not None:
+        raise UsageError("timeout and timeout_s are the same field", "leave one of them out")
+    if timeout is not None:
+        timeout_s = seconds(timeout, "timeout")
+    if continuity is not None and continuity not in tuple(ContinuityPolicy):
+        raise UsageError(
+            f"continuity cannot be {continuity!r}", f"expected one of {_words(ContinuityPolicy)}"
+        )
+    return service.Changes(
+        continuity=ContinuityPolicy(continuity) if continuity is not None else None,
+        model=model,
+        budget_usd=budget_usd,
+        timeout_s=timeout_s,
+        attempts=attempts,
+    )
+
+
+def _words(choices: type[StrEnum]) -> str:
+    return ", ".join(choices)
