@@ -6,10 +6,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from perdure.final_message import last_message
 from perdure.lateclass import dataclass
 from perdure.model import NO_USAGE, Outcome, Receipt, RunState, TaskRun, Usage
 from perdure.protocols import RunStore
-from perdure.final_message import last_message
 
 LOOKED_AT = 200
 """Number of the newest records in which the agent's final message is looked for."""
