@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from perdure.durations import duration
 from perdure.errors import NotFound, UsageError
+from perdure.extras import install_command
 from perdure.plan import Plan, PlanError
 from perdure.plan.checking import LineOf, planned
 
@@ -73,7 +74,7 @@ def _need_libraries() -> None:
         import yaml  # noqa: F401
     except ImportError as error:
         raise UsageError(
-            f"plans need {error.name}, which is not installed", "pip install 'perdure[plans]'"
+            f"plans need {error.name}, which is not installed", install_command("plans")
         ) from None
 
 

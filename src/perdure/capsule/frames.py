@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from perdure.capsule.manifest import Part
 from perdure.errors import CapsuleError
+from perdure.extras import install_command
 
 if TYPE_CHECKING:
     import zstandard
@@ -74,7 +75,7 @@ def zstd() -> Any:
     except ImportError:
         raise CapsuleError(
             "capsules need the library zstandard, which is not installed",
-            "pip install 'perdure[capsule]'",
+            install_command("capsule"),
         ) from None
     return zstandard
 

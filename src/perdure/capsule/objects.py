@@ -30,6 +30,7 @@ from perdure.capsule.frames import unframe
 from perdure.capsule.manifest import File, Manifest, Part
 from perdure.codec import resolved
 from perdure.errors import CapsuleError, Conflict, NotFound, StoreAway, UsageError
+from perdure.extras import install_command
 from perdure.lateclass import dataclass
 
 SCHEMES = ("file", "s3", "gs", "az", "azure", "abfs", "abfss", "memory")
@@ -231,7 +232,7 @@ def open_store(url: str) -> CheckpointStore:
     except ImportError:
         raise CapsuleError(
             "checkpoint stores need the library obstore, which is not installed",
-            "pip install 'perdure[capsule]'",
+            install_command("capsule"),
         ) from None
     with _in_words(url):
         if scheme == "file":

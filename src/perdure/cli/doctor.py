@@ -22,6 +22,7 @@ from perdure.config import Settings
 from perdure.config.passwords import without_password
 from perdure.config.reading import load
 from perdure.errors import NO_PROC, ConfigError, PerdureError
+from perdure.extras import install_command
 from perdure.lateclass import dataclass
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def _session_cache(chosen: Settings) -> Finding:
         return Finding(
             "session cache",
             "bad",
-            "the library redis is not installed: pip install 'perdure[redis]'",
+            f"the library redis is not installed: {install_command('redis')}",
         )
     found = problem(chosen.session_cache)
     return Finding(

@@ -13,17 +13,21 @@ from perdure.cli import exposure
 from perdure.cli.compose import open_to_read
 from perdure.config import Settings
 from perdure.errors import ConfigError, PerdureError
+from perdure.extras import install_command
 
 CREDENTIALS = "CREDENTIALS_DIRECTORY"
 LIBRARIES = ("starlette", "uvicorn", "jinja2", "httpx2", "prometheus_client")
-INSTALL = "pip install 'perdure[serve]'"
 
 
 def findings(chosen: Settings, *, serving: bool = False) -> Iterator[tuple[str, str, str]]:
     """Topic, state (as in `doctor.Finding`) and sentence. `serving`: asked by the service itself,
     which has taken its secrets out of the environment, and would not have begun with a bad one."""
     if missing := [name for name in LIBRARIES if find_spec(name) is None]:
-        yield "serve", "bad", f"perdure serve needs {', '.join(missing)}: {INSTALL}"
+        yield (
+            "serve",
+            "bad",
+            f"perdure serve needs {', '.join(missing)}: {install_command('serve')}",
+        )
         return
     if not serving:
         yield from _secrets(chosen)

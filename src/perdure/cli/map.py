@@ -11,6 +11,7 @@ from pathlib import Path
 from perdure.cli.compose import open_engine, settings
 from perdure.cli.text import visible
 from perdure.errors import NotFound, UsageError
+from perdure.extras import install_command
 
 LEAST, MOST = 200, 999_999
 
@@ -67,7 +68,7 @@ def map_verb(arguments: argparse.Namespace) -> int:
         print(visible(drawn.text))
     if drawn.missing:
         print(
-            f"perdure: no parser for {', '.join(drawn.missing)}: pip install 'perdure[map]'",
+            f"perdure: no parser for {', '.join(drawn.missing)}: {install_command('map')}",
             file=sys.stderr,
         )
     if not drawn.text:

@@ -9,8 +9,8 @@ from pathlib import Path
 from perdure.cli.pool import say
 from perdure.durations import duration
 from perdure.errors import UsageError
+from perdure.extras import install_command
 
-INSTALL = "pip install 'perdure[kubernetes]'"
 OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -92,7 +92,8 @@ def operator_verb(arguments: argparse.Namespace) -> int:
         from perdure.kubernetes.operator import Options, namespaces, operate
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"perdure operator needs {error.name}, which is not installed", INSTALL
+            f"perdure operator needs {error.name}, which is not installed",
+            install_command("kubernetes"),
         ) from error
     if not arguments.image:
         raise UsageError(

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from perdure.cli.compose import open_to_read, settings
 from perdure.cli.pool import Wishes, open_pool, say
 from perdure.errors import PerdureError, UsageError
+from perdure.extras import install_command
 from perdure.secrecy import wipe_variables
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from perdure.web.listening import Listening
 
 LOOK_S = 0.5
-INSTALL = "pip install 'perdure[serve]'"
 
 
 def serve_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +62,7 @@ def serve_verb(arguments: argparse.Namespace) -> int:
         from perdure.web.secrets import secrets_of
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"perdure serve needs {error.name}, which is not installed", INSTALL
+            f"perdure serve needs {error.name}, which is not installed", install_command("serve")
         ) from error
     chosen = settings()
     secrets = secrets_of(chosen.webhooks, os.environ)

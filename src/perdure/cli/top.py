@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 from perdure import stores
 from perdure.cli.compose import DATABASE, open_engine, open_to_read, probe, settings
 from perdure.errors import UsageError
+from perdure.extras import install_command
 from perdure.model import RunState
 
 if TYPE_CHECKING:
     from perdure.attempt import Engine
     from perdure.config import Settings
-
-INSTALL = "pip install 'perdure[top]'"
 
 
 def top_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +39,7 @@ def top_verb(arguments: argparse.Namespace) -> int:
         raise UsageError(
             f"perdure top needs {(error.name or 'textual').partition('.')[0]}, which is not "
             "installed",
-            INSTALL,
+            install_command("top"),
         ) from error
     chosen = settings()
     if not chosen.database and not (chosen.state / DATABASE).exists():

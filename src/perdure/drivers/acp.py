@@ -32,6 +32,7 @@ from pathlib import Path
 from perdure.drivers import acp_events, acp_outcome, codex, gemini_files, lines, programs
 from perdure.errors import AgentMissing
 from perdure.events import AgentEvent
+from perdure.extras import install_command
 from perdure.lateclass import dataclass
 from perdure.mending import Mended
 from perdure.model import (
@@ -168,7 +169,7 @@ class AcpDriver:
         if find_spec("acp") is None:
             raise AgentMissing(
                 f"{self.name} needs the library agent-client-protocol.",
-                "pip install 'perdure[acp]'",
+                install_command("acp"),
             )
         path = environ.get("PATH", os.defpath)
         if given := environ.get(f"PERDURE_{self.name.replace('-', '_').upper()}"):

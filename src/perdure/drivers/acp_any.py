@@ -24,6 +24,7 @@ from perdure.drivers import acp_events, acp_outcome, programs
 from perdure.drivers.acp import BRIDGE
 from perdure.errors import AgentMissing
 from perdure.events import AgentEvent
+from perdure.extras import install_command
 from perdure.mending import Mended
 from perdure.model import (
     Command,
@@ -71,7 +72,7 @@ class AnyAcpDriver:
         if find_spec("acp") is None:
             raise AgentMissing(
                 f"{self.name} needs the library agent-client-protocol.",
-                "pip install 'perdure[acp]'",
+                install_command("acp"),
             )
         given = environ.get(self.variable, "")
         words = shlex.split(given)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.errors import Conflict, NotFound, StoreError, UsageError
+from perdure.extras import install_command
 from perdure.kubernetes.wanted import GROUP, KIND, PLURAL, VERSION
 from perdure.text import one_line
 
@@ -186,7 +187,7 @@ def _need_library() -> None:
     except ImportError as error:
         raise UsageError(
             f"clusters need {error.name}, which is not installed",
-            "pip install 'perdure[kubernetes]'",
+            install_command("kubernetes"),
         ) from None
 
 

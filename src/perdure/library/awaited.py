@@ -58,7 +58,7 @@ def _awaited(method: Callable[Concatenate[Runner, P], T]) -> _Method[P, T]:
 
     @wraps(method)
     async def call(self: AsyncRunner, *args: Any, **kwargs: Any) -> T:
-        bound: Callable[..., T] = partial(method, self._runner)
+        bound: Callable[..., T] = getattr(self._runner, method.__name__)
         return await asyncio.to_thread(bound, *args, **kwargs)
 
     return cast("_Method[P, T]", call)

@@ -69,9 +69,11 @@ def _postgres(
     try:
         from perdure.stores.postgres import open_store
     except ModuleNotFoundError as error:
+        from perdure.extras import install_command
+
         raise StoreError(
             "A PostgreSQL database needs psycopg, which is not installed",
-            "pip install 'perdure[postgresql]'",
+            install_command("postgresql"),
         ) from error
     return open_store(url, read_only=read_only, observers=observers, host=host or NOWHERE)
 

@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from perdure.extras import install_command
+
 if TYPE_CHECKING:
     from perdure.tracing.sending import Tracer
 
 ENDPOINT, BASE = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 SPOKEN = "http/protobuf"
-INSTALL = "pip install 'perdure[otel]'"
 
 
 def tracer(environ: Mapping[str, str], tell: Callable[[str], None]) -> Tracer | None:
@@ -41,7 +42,9 @@ def tracer(environ: Mapping[str, str], tell: Callable[[str], None]) -> Tracer | 
         )
         return None
     if not find_spec("opentelemetry") or not find_spec("opentelemetry.exporter.otlp.proto.http"):
-        tell(f"no traces are sent: the library of OpenTelemetry is not installed: {INSTALL}")
+        tell(
+            f"no traces are sent: the library of OpenTelemetry is not installed: {install_command('otel')}"
+        )
         return None
     from perdure.tracing.sending import Tracer
 

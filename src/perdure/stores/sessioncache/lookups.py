@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from perdure.errors import ConfigError
+from perdure.extras import install_command
 from perdure.model import Session, SessionKey, SessionState
 from perdure.stores.sessioncache.records import Records
 
@@ -179,7 +180,7 @@ def open(  # noqa: A001
         from perdure.stores.sessioncache.redis import Redis, unreachable
     except ImportError as error:
         raise ConfigError(
-            ["session_cache: the library `redis` is not installed"], "pip install 'perdure[redis]'"
+            ["session_cache: the library `redis` is not installed"], install_command("redis")
         ) from error
     records = Records(*identity)
     try:

@@ -1,0 +1,83 @@
+"""Says how an extra of perdure is installed here: by the tool that installed perdure itself.
+
+`pip install 'perdure[plans]'` goes into another environment than the one of a perdure that pipx or
+uv installed, and finds nothing where perdure was installed from a checkout. Called for hints, when
+a library is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def install_command(extra: str) -> str:
+    """Return the command that adds the extra to this installation of perdure."""
+    place = Path(sys.prefix)
+    if (place / "pipx_metadata.json").exists():
+        return f"pipx inject perdure {shlex.quote(_requirement([extra])[1])}"
+    if (place / "uv-receipt.toml").exists():
+        editable, wanted = _requirement(sorted({extra, *_of_receipt(place)}))
+        return f"uv tool install {'--editable ' if editable else ''}{shlex.quote(wanted)}"
+    editable, wanted = _requirement([extra])
+    words = f"{'-e ' if editable else ''}{shlex.quote(wanted)}"
+    if _installer() == "uv":
+        return f"uv pip install --python {shlex.quote(sys.executable)} {words}"
+    if sys.prefix != sys.base_prefix:
+        return f"{shlex.quote(sys.executable)} -m pip install {words}"
+    return f"pip install {words}"
+
+
+def _requirement(extras: list[str]) -> tuple[bool, str]:
+    """Return whether perdure is installed in place, and what to install: by its name, or the
+    checkout that it was installed from, while that is there."""
+    from urllib.parse import unquote, urlparse
+
+    source = _source()
+    names = f"[{','.join(extras)}]"
+    path = Path(unquote(urlparse(str(source.get("url", ""))).path))
+    if source.get("dir_info") is None or not (path / "pyproject.toml").exists():
+        return False, f"perdure{names}"
+    return bool(source["dir_info"].get("editable")), f"{path}{names}"
+
+
+def _source() -> dict[str, Any]:
+    """Return where perdure was installed from (PEP 610); nothing where it was a package index."""
+    try:
+        found = json.loads(_record("direct_url.json") or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _installer() -> str:
+    return _record("INSTALLER").strip()
+
+
+def _record(name: str) -> str:
+    """Return a file of the installation's record, empty where there is none."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        return distribution("perdure").read_text(name) or ""
+    except PackageNotFoundError:
+        return ""
+
+
+def _of_receipt(place: Path) -> list[str]:
+    """Return the extras that uv was asked for: a new installation replaces the old one."""
+    import tomllib
+
+    try:
+        receipt = tomllib.loads((place / "uv-receipt.toml").read_text(encoding="utf-8"))
+        requirements = receipt["tool"]["requirements"]
+        own = [each for each in requirements if each.get("name") == "perdure"]
+        return [str(extra) for each in own for extra in each.get("extras", [])]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []

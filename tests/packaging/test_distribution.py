@@ -1,0 +1,120 @@
+"""What is published: the distribution's metadata, and the hint for a missing extra."""
+
+from __future__ import annotations
+
+import email
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[2]
+
+
+def test_the_distribution(tmp_path: Path) -> None:
+    """`python -m build` makes a wheel and a source distribution that `twine check --strict`
+    accepts; the pages are those of the repository in which it is built, also in the links of the
+    long description."""
+    environ = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "GITHUB_SERVER_URL": "https://forge.example",
+        "GITHUB_REPOSITORY": "ada/perdure",
+    }
+    words = ["-m", "build", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(TOP)]
+    built = subprocess.run(
+        [sys.executable, *words], env=environ, capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    files = sorted((tmp_path / "dist").iterdir())
+    checked = subprocess.run(
+        [sys.executable, "-m", "twine", "check", "--strict", *map(str, files)],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    wheel = next(path for path in files if path.suffix == ".whl")
+    with zipfile.ZipFile(wheel) as packed:
+        names = packed.namelist()
+        record = next(name for name in names if name.endswith(".dist-info/METADATA"))
+        metadata = email.message_from_bytes(packed.read(record))
+    pages = dict(page.split(", ", 1) for page in metadata.get_all("Project-URL") or [])
+    assert {"Homepage", "Documentation", "Source", "Issues", "Changelog"} <= pages.keys()
+    assert pages["Issues"] == "https://forge.example/ada/perdure/issues"
+    assert {"all", "top", "plans", "serve"} <= set(metadata.get_all("Provides-Extra") or [])
+    text = str(metadata.get_payload())
+    assert "](https://forge.example/ada/perdure/blob/main/docs/" in text
+    assert "](docs/" not in text
+    assert {"perdure/py.typed", "perdure/plan.schema.json"} <= set(names)
+    source = next(path for path in files if path.name.endswith(".tar.gz"))
+    with tarfile.open(source) as packed_source:
+        inside = packed_source.getnames()
+    assert not any("node_modules" in name or "/.venv/" in name for name in inside)
+
+
+INSTALLED = {
+    "pipx": ("pipx_metadata.json", "{}", "pipx inject perdure 'perdure[plans]'"),
+    "uv": (
+        "uv-receipt.toml",
+        '[tool]\nrequirements = [{ name = "perdure", extras = ["top"] }]\n',
+        "uv tool install 'perdure[plans,top]'",
+    ),
+    "venv": ("pyvenv.cfg", "", "{python} -m pip install 'perdure[plans]'"),
+}
+
+
+@pytest.mark.parametrize("tool", INSTALLED)
+def test_hint_of_an_installation(tool: str, tmp_path: Path) -> None:
+    """A missing extra is installed by the tool that installed perdure: what pipx, uv and venv leave
+    in an environment says which; uv's command keeps the extras that are there."""
+    mark, text, expected = INSTALLED[tool]
+    place = tmp_path / "venv"
+    packages = place / "site"
+    (packages / "perdure-1.0.dist-info").mkdir(parents=True)
+    record = packages / "perdure-1.0.dist-info"
+    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: perdure\nVersion: 1.0\n")
+    (record / "INSTALLER").write_text("pip\n")
+    (place / mark).write_text(text)
+    assert hint(place, packages) == expected.format(python=sys.executable)
+
+
+def test_hint_of_a_checkout(tmp_path: Path) -> None:
+    """Installed from a checkout, the hint names the checkout, in place if it was; once the checkout
+    is gone, the name. In an environment of uv, which has no pip, the hint is uv's."""
+    checkout, place = tmp_path / "my code", tmp_path / "venv"
+    packages = place / "site"
+    record = packages / "perdure-1.0.dist-info"
+    record.mkdir(parents=True)
+    checkout.mkdir()
+    (checkout / "pyproject.toml").touch()
+    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: perdure\nVersion: 1.0\n")
+    source = {"url": checkout.as_uri(), "dir_info": {"editable": True}}
+    (record / "direct_url.json").write_text(json.dumps(source))
+    wanted = shlex.quote(f"{checkout}[plans]")
+    assert hint(place, packages) == f"{sys.executable} -m pip install -e {wanted}"
+    (record / "INSTALLER").write_text("uv\n")
+    assert hint(place, packages) == f"uv pip install --python {sys.executable} -e {wanted}"
+    (checkout / "pyproject.toml").unlink()
+    expected = f"uv pip install --python {sys.executable} 'perdure[plans]'"
+    assert hint(place, packages) == expected
+
+
+def hint(place: Path, packages: Path) -> str:
+    """What a perdure says that is installed in this environment."""
+    words = (
+        f"import sys; sys.prefix = {str(place)!r}; sys.path[:0] = [{str(packages)!r}]; "
+        "from perdure.extras import install_command; print(install_command('plans'))"
+    )
+    source = f"import sys; sys.path[:0] = [{str(TOP / 'src')!r}]; {words}"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", source], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
