@@ -9,7 +9,7 @@ CLUSTERS ?= 3
 N ?= 200
 OLDER ?= @anthropic-ai/claude-code@2.1.240 @openai/codex@0.159.3
 
-.PHONY: help tools demo test test-spread test-slow test-forge gitea test-kubernetes kubernetes check install agents agents-latest versions kills budget-kills faults redis-faults redispatches home-kills webhook-kills posting-kills bench coherence docs screens pictures clean fmt host-faults operator-kills kubernetes-faults kubernetes-scale manifests
+.PHONY: help tools demo dist test test-spread test-slow test-forge gitea test-kubernetes kubernetes check install agents agents-latest versions kills budget-kills faults redis-faults redispatches home-kills webhook-kills posting-kills bench coherence docs screens pictures clean fmt host-faults operator-kills kubernetes-faults kubernetes-scale manifests
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -60,6 +60,11 @@ screens: tools install agents ## the photographs of the terminal in docs/images,
 
 pictures: tools install ## the photographs of the dashboard in docs/images, made anew
 	$(BIN)/python docs/pictures.py
+
+dist: install ## the distribution as it is published, below dist/, and whether an index takes it
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
 
 bench: install agents ## the ratios of docs/performance.md (a few minutes on a quiet machine)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
