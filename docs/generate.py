@@ -32,6 +32,7 @@ TARGET = DOCS / "reference" / "cli.md"
 sys.path[:0] = [str(DOCS), str(SOURCE.parent)]
 
 import api  # noqa: E402
+import ledger  # noqa: E402
 import manual  # noqa: E402
 import taskrun  # noqa: E402
 from words import BARE, BYTES, NOUNS, PERCENT, PLACES, REPORT, SETTINGS, VARIABLES  # noqa: E402
@@ -399,7 +400,9 @@ def sample_report() -> dict[str, Any]:
             ),
         ),
     )
-    pushed = effects.Effect(2, "push", "git push origin perdure/brisk-otter", True)
+    pushed = effects.Effect(
+        2, "push", "git push origin perdure/brisk-otter", True, effects.DONE, reversible=True
+    )
     found = report.run_report(
         run, [attempt], [model.Context(1, spec.prompt, at - 90_000)], [pushed]
     )
@@ -533,7 +536,7 @@ def problem() -> str:
     """One sentence if the page on disk is not the one that the code gives, else empty."""
     there = TARGET.read_text(encoding="utf-8") if TARGET.exists() else ""
     return (
-        manual.problem() or api.problem() or taskrun.problem(table)
+        manual.problem() or api.problem() or ledger.problem(table) or taskrun.problem(table)
         if there == page()
         else f"{TARGET.relative_to(DOCS.parent)} is not up to date: run docs/generate.py"
     )
@@ -548,6 +551,7 @@ def run(words: list[str]) -> int:
     TARGET.write_text(page(), encoding="utf-8")
     manual.write()
     api.write()
+    ledger.write(table)
     taskrun.write(table)
     return 0
 

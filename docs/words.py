@@ -233,8 +233,8 @@ REPORT = {
         "`summarised`, `rolled_over`"
     ),
     "attempts[].effects": (
-        "what it did outside its workdir, as far as its shell commands show: pushes, pull "
-        "requests, published packages"
+        "what it did, or may have done, outside its workdir, as far as its tool calls show: see "
+        "[the effect ledger](effects.md)"
     ),
     "attempts[].checkpoint": "the checkpoint whose conversation was put back for it; 0: none",
     "attempts[].checkpoints": "the checkpoints of the attempt that are kept, oldest first; the workdir is a git commit",
@@ -249,8 +249,15 @@ REPORT = {
     "none was due",
     "attempts[].files": "what was done with the task's files when it started",
     "attempts[].effects[].kind": "such as `push`, `pull request`, `publish`, `deploy`",
-    "attempts[].effects[].command": "the shell command",
-    "attempts[].effects[].ok": "whether it came back well; null where its end was not seen",
+    "attempts[].effects[].command": "the command, or the tool and its main argument",
+    "attempts[].effects[].ok": "whether it came back well; null where that is not known",
+    "attempts[].effects[].outcome": (
+        "`running`, `done`, `failed`, or `unknown`: it was begun, and nothing tells how it ended"
+    ),
+    "attempts[].effects[].possible": "true: perdure does not know that it is local, and no more",
+    "attempts[].effects[].reversible": (
+        "whether it can be taken back; null where that is not known"
+    ),
     "attempts[].turn": "which turn of its process the attempt was: from 2 on the agent was [kept warm](../how-to/warm-agents.md); "
     "0: none was started",
     "attempts[].result": "the final message of its agent; empty if it said nothing",

@@ -86,6 +86,9 @@ class ToolStarted(Event, frozen=True, tag="tool_started"):
     summary: str = ""
     aside: bool = False
     """Called by a helper that the agent started: the conversation itself does not have it."""
+    hint: str = ""
+    """`reads`, `edits` (files), `runs` (a shell command) or `destroys`, where the agent says so of
+    the tool, or passes on the word of its server."""
 
 
 class ToolEnded(Event, frozen=True, tag="tool_ended"):

@@ -82,8 +82,9 @@ def explained(
     for line in _checks(attempt["checks"]):
         yield "check", line
     for effect in attempt["effects"]:
-        ended = {True: "done", False: "failed", None: "end not seen"}[effect["ok"]]
-        yield "effect", f"{effect['kind']}: {one_line(effect['command'], 160)} ({ended})"
+        ended = "end not seen" if effect["outcome"] == "unknown" else effect["outcome"]
+        doubt = "possible " if effect["possible"] else ""
+        yield "effect", f"{doubt}{effect['kind']}: {one_line(effect['command'], 160)} ({ended})"
     for line in _saved(attempt):
         yield "saved", line
     receipt = attempt["receipt"]

@@ -216,7 +216,14 @@ def _attempt(
             if r.attempt == attempt.number and isinstance(r.event, SIZES)
         ],
         "effects": [
-            {"kind": e.kind, "command": e.command, "ok": e.ok}
+            {
+                "kind": e.kind,
+                "command": e.command,
+                "ok": e.ok,
+                "outcome": e.outcome,
+                "possible": e.possible,
+                "reversible": e.reversible,
+            }
             for e in effects
             if e.attempt == attempt.number
         ],

@@ -580,11 +580,16 @@ def test_effects_are_told_to_the_next_attempt(stage: MakeStage) -> None:
     workdir = begun_in_tool(one)
     os.kill(one.agent_pid(), signal.SIGKILL)
     effects = one.finish(started).json["attempts"][0]["effects"]
-    assert [(effect["kind"], effect["ok"]) for effect in effects] == [("push", None)]
+    pushed = [effect for effect in effects if effect["kind"] == "push"]
+    assert [(each["ok"], each["outcome"], each["possible"]) for each in pushed] == [
+        (None, "unknown", False)
+    ]
     (workdir / "go.txt").touch()
     done = one.perdure("retry", "task", "--json")
     assert done.code == 0, done.err
-    assert "Already done outside this directory; verify" in one.rehearsal.prompts()[-1]
+    assert "it is not known how it ended. Before you repeat any of it, verify" in (
+        one.rehearsal.prompts()[-1]
+    )
     assert "git push ../nowhere main" in one.rehearsal.prompts()[-1]
     assert "git push" in one.perdure("why", "task").out
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from perdure.attempt.baseline import Journaled
@@ -14,7 +14,7 @@ from perdure.attempt.engine import Engine
 from perdure.attempt.handing_over import told_before
 from perdure.continuation.instructions import counting, retired
 from perdure.continuation.prompting import Story, Unrecorded
-from perdure.effects import Effect, ledger
+from perdure.effects import OUTCOME_UNKNOWN, Effect, ledger
 from perdure.events import (
     AttemptEnded,
     DriftSeen,
@@ -45,6 +45,8 @@ from perdure.workspace import WorkdirState
 BRIEF_LINES = 60
 BRIEF_WIDTH = 300
 EARLIER_LINES = 40
+EFFECTS = 40
+"""Number of effects of each sort that the next attempt is told of."""
 NAMES = 10
 NAME_WIDTH = 120
 
@@ -83,6 +85,7 @@ def story_of(
         ended and ended[-1].outcome and not ended[-1].outcome.ok
     )
     given = _given(run, ended, live, heard, copied=asked.rung is Rung.COPY)
+    found = ledger(records)
     return Story(
         contexts=tuple(
             each
@@ -97,7 +100,8 @@ def story_of(
         turns_between=turns_between,
         left=came_from if came_from != run.workspace.path else "",
         cwd=run.workspace.path,
-        effects=tuple(_effect(effect) for effect in ledger(records)),
+        effects=_effects(each for each in found if each.outcome != OUTCOME_UNKNOWN),
+        uncertain=_effects(each for each in found if each.outcome == OUTCOME_UNKNOWN),
         summary=summary.text
         if (summary := told_before(records, asked.lost_session_id)) is not None
         else "",
@@ -345,9 +349,15 @@ def _prompt(attempt: Attempt) -> str:
         return ""
 
 
+def _effects(found: Iterable[Effect]) -> tuple[str, ...]:
+    """Describe effects, the newest if there are many."""
+    return tuple(_effect(each) for each in found)[-EFFECTS:]
+
+
 def _effect(effect: Effect) -> str:
     ended = {True: "it succeeded", False: "it failed", None: "its end was not seen"}[effect.ok]
-    return f"attempt {effect.attempt}, {effect.kind}: `{_short(effect.command)}` ({ended})"
+    kind = f"possible {effect.kind}" if effect.possible else effect.kind
+    return f"attempt {effect.attempt}, {kind}: `{_short(effect.command)}` ({ended})"
 
 
 def _told(records: Sequence[Record]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -54,6 +54,8 @@ class Story:
     earlier: tuple[str, ...] = ()
     """What was said in the conversation before this run came into it, oldest first."""
     effects: tuple[str, ...] = ()
+    uncertain: tuple[str, ...] = ()
+    """Effects that were begun, and nothing tells how they ended."""
     """What earlier attempts did to the world outside the workdir."""
     restored: str = ""
     """That workdir and conversation, or the conversation alone, were taken back to a checkpoint."""
@@ -261,11 +263,18 @@ def _interruption(story: Story) -> str:
 
 
 def _effects(story: Story) -> str:
-    if not story.effects:
-        return ""
-    return "Already done outside this directory; verify before you repeat any of it:\n" + "\n".join(
-        f"- {line}" for line in story.effects
-    )
+    """Return what was done outside the workdir, and what may have been."""
+    lines: list[str] = []
+    if story.effects:
+        lines.append("Already done outside this directory; verify before you repeat any of it:")
+        lines += [f"- {line}" for line in story.effects]
+    if story.uncertain:
+        lines.append(
+            "Begun outside this directory, and it is not known how it ended. Before you repeat "
+            "any of it, verify whether it happened:"
+        )
+        lines += [f"- {line}" for line in story.uncertain]
+    return "\n".join(lines)
 
 
 def _brief(story: Story) -> str:
@@ -290,6 +299,6 @@ def _brief(story: Story) -> str:
         lines.append(f"The working directory now: {story.workdir}")
     if story.drift:
         lines.append(story.drift)
-    if story.effects:
-        lines.append(_effects(story))
+    if effects := _effects(story):
+        lines.append(effects)
     return "\n".join(lines)

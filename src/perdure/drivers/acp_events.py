@@ -27,6 +27,17 @@ from perdure.events import (
 from perdure.model import Usage
 
 SUMMARY = 500
+_HINTS = {
+    "read": "reads",
+    "search": "reads",
+    "fetch": "reads",
+    "think": "reads",
+    "edit": "edits",
+    "delete": "edits",
+    "move": "edits",
+    "execute": "runs",
+}
+"""What a call's kind says of it. `other` says nothing."""
 
 
 def parse(line: bytes) -> Sequence[AgentEvent]:
@@ -93,12 +104,13 @@ def _started(call: Any) -> ToolStarted:
     words = (
         " ".join(word for word in command if isinstance(word, str))
         if isinstance(command, list)
-        else lines.text(command, SUMMARY)
+        else lines.text(command, lines.COMMAND)
     )
     return ToolStarted(
         _id(call),
         name,
-        lines.text(words, SUMMARY) or lines.text(lines.part(call, "title"), SUMMARY),
+        lines.text(words, lines.COMMAND) or lines.text(lines.part(call, "title"), SUMMARY),
+        hint=_HINTS.get(lines.text(lines.part(call, "kind"), SUMMARY), ""),
     )
 
 

@@ -173,6 +173,8 @@ def _argument(given: Any) -> str:
     """The tool's main argument, on one line's length."""
     if not isinstance(given, dict):
         return ""
+    if command := lines.text(given.get("command"), lines.COMMAND):
+        return command
     named = (given.get(key) for key in _ARGUMENTS)
     return next(
         (

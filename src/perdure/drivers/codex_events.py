@@ -84,7 +84,7 @@ def _argument(item: dict[str, Any]) -> str:
         return lines.text(", ".join(lines.text(change.get("path")) for change in changes), SUMMARY)
     if tool := lines.text(item.get("tool"), SUMMARY):
         return f"{lines.text(item.get('server'), SUMMARY)}.{tool}".lstrip(".")
-    return lines.text(item.get("command"), SUMMARY) or lines.text(item.get("query"), SUMMARY)
+    return lines.text(item.get("command"), lines.COMMAND) or lines.text(item.get("query"), SUMMARY)
 
 
 def _error(message: str) -> Sequence[AgentEvent]:

@@ -16,6 +16,8 @@ import msgspec
 
 from perdure.events import MAX_TEXT
 
+COMMAND = 4096
+"""Characters of a shell command that are kept: the effect ledger reads them."""
 _CUT = 64
 _DECODER = msgspec.json.Decoder()
 

@@ -68,7 +68,7 @@ def begun(part: Any) -> ToolStarted:
     given = lines.part(part, "state", "input")
     values = given.values() if isinstance(given, dict) else ()
     named = (lines.part(given, argument) for argument in _ARGUMENTS)
-    summary = next(
+    summary = lines.text(lines.part(given, "command"), lines.COMMAND) or next(
         (
             lines.text(value, SUMMARY)
             for value in (*named, *values)

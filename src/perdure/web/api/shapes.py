@@ -75,6 +75,9 @@ class EffectOfAttempt(Shape):
     kind: str
     command: str
     ok: bool | None
+    outcome: str
+    possible: bool
+    reversible: bool | None
 
 
 class CheckpointOfAttempt(Shape):
