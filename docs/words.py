@@ -29,6 +29,9 @@ SETTINGS = {
         "empty: any number"
     ),
     "budget_usd": "dollars for all attempts of a run together; 0: no limit",
+    "on_denied": "if a call of a tool was denied in a turn that ended well: `ask` (a person is asked: `needs_input`), `fail` or `report` "
+    "(the turn counts). Not for a project's file",
+    "on_leftover": "what becomes of processes that an agent leaves running when its turn is over: `end`, `keep` or `wait`. Not for a project's file",
     "when_full": "if a conversation is nearly too long for its model: `compact`, `roll-over`, `stop` or `cli` "
     "([what they do](../how-to/context-size.md))",
     "full_at": "percent of the model's window at which it is; 10 at the least",
@@ -266,6 +269,8 @@ REPORT = {
     "attempts[].directory": "where its prompt, raw output and exit lie",
     "usage": "all attempts together",
     "fill": "of the newest attempt that has one",
+    "on_denied": "the run's own policy for denied calls of tools; empty: the setting's",
+    "on_leftover": "the run's own policy for processes left running; empty: the setting's",
     "when_full": "the run's own policy for a conversation that is nearly too long; empty: the setting's",
     "conditions": "what a person should know",
     "missed_checkpoint": "why the newest checkpoint that was due could not be taken; empty: nothing is missing",

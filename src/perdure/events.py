@@ -127,6 +127,8 @@ class QuestionAsked(Event, frozen=True, tag="question_asked"):
     text: str
     options: tuple[str, ...] = ()
     """The answers that it offered."""
+    settled: bool = False
+    """The agent decided by itself, and went on working."""
 
 
 class ReplyCut(Event, frozen=True, tag="reply_cut"):

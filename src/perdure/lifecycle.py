@@ -76,7 +76,10 @@ NEEDS_PERSON = {
     ),
     OutcomeKind.CONFIG_ERROR: "the agent or its workdir is not set up as the run needs it: mend it, then perdure retry",
     OutcomeKind.BUDGET_SPENT: "the budget is spent: perdure retry --budget-usd raises it",
-    OutcomeKind.NEEDS_INPUT: "the agent asks: answer it with perdure update",
+    OutcomeKind.NEEDS_INPUT: (
+        "the agent waits for you: answer with perdure update; where a call was denied, allow it "
+        "(--permissions, or the agent's own settings), then perdure retry"
+    ),
     OutcomeKind.DENIED: (
         "a tool call of the agent was denied: allow it (--permissions, or the agent's own "
         "settings), then perdure retry"

@@ -19,6 +19,7 @@ from perdure.events import (
     CopyRestored,
     DriftSeen,
     FilesPlanned,
+    LeftoversFound,
     LimitSeen,
     MapGiven,
     MapMissed,
@@ -26,7 +27,9 @@ from perdure.events import (
     NotPublished,
     OutputCapped,
     Published,
+    QuestionAsked,
     Record,
+    ReplyCut,
     RetrySeen,
     RolledOver,
     RunFinished,
@@ -40,6 +43,7 @@ from perdure.events import (
     SettingsChanged,
     Summarised,
     ToldForge,
+    ToolDenied,
     ToolEnded,
     ToolStarted,
     TranscriptMended,
@@ -74,6 +78,17 @@ def line_of(record: Record) -> str:
             )
         case ToolEnded(ok=False, summary=summary):
             return f"    failed: {one_line(summary, 160)}"
+        case ToolDenied(name=name, summary=summary, deferred=deferred):
+            what = "put off" if deferred else "denied"
+            return f"    {what}: {one_line(f'{name} {summary}', 160)}"
+        case QuestionAsked(text=text):
+            return f"  the agent asks: {one_line(text, 300)}"
+        case ReplyCut(reason=reason):
+            return f"  the model's answer did not come to its end: {one_line(reason, 80)}"
+        case LeftoversFound(processes=processes, count=count):
+            became = processes[0].became
+            named = "; ".join(one_line(each.command, 80) for each in processes[:3])
+            return f"  left running by the agent, {became}: {count} process(es): {named}"
         case RetrySeen(detail=detail, status=status):
             return f"  the agent tries again: {status or ''} {one_line(detail, 160)}"
         case LimitSeen(detail=detail):

@@ -142,6 +142,8 @@ def run_report(
             (plain(each.fill) for each in reversed(attempts) if each.fill is not None), None
         ),
         "when_full": run.spec.when_full,
+        "on_denied": run.spec.on_denied,
+        "on_leftover": run.spec.on_leftover,
         "conditions": [plain(condition) for condition in run.conditions],
         "missed_checkpoint": missed_checkpoint(records),
         "posting": plain(posting) if posting is not None else None,

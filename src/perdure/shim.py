@@ -11,6 +11,8 @@ is the attempt's own; in it lie
     after that (seconds
                 on the boot clock); there only where several hosts share a database
     cause       read: the word for `exit.json`, where a supervisor wrote one before SIGTERM
+    leftover    read: what becomes of processes that outlive the agent: `end`, `keep` or `wait`
+    kept        read: the processes that are not ended with the agent, where only some are kept
     shim.json   written before the agent starts: who this process is agent.json  written when the
     agent has started stdout, stderr   the agent's output, appended to by the agent itself: no pipe
     that could break, fill or stay open exit.json   written last, when nothing of the attempt lives
@@ -43,6 +45,15 @@ nor is just starting."""
 LOCK_FD = 4
 ORPHAN_GRACE_S = 2.0
 """What processes that the agent left behind get between TERM and KILL."""
+OVER_GRACE_S = 1.0
+"""The longest grace of an agent whose turn is over, and of what it left behind."""
+SETTLE_S = 0.1
+"""Time for the agent's own helpers to end with it, before they count as left behind."""
+OVER = "over"
+"""The cause of an end where the agent's turn was over and the agent did not end by itself."""
+COMMAND_CAP = 500
+LEFT_CAP = 50
+"""Number of processes that `exit.json` names."""
 FLOOD_RATE = 2 * 1024**3
 """Bytes per second that no agent writes faster than: it bounds how long one may go without looking
 at the sizes."""
@@ -142,8 +153,10 @@ def watch(
         room = cap - max(os.fstat(fd).st_size for fd in outputs)
         if cause == "exited" and (stop_asked or now >= deadline):
             cause = stop_word() if stop_asked else "deadline"
-            os.kill(leader, signal.SIGTERM)
-            deadline, kill_at = float("inf"), now + grace_s
+            # An agent that is asked to end takes its commands with it.
+            os.kill(leader, signal.SIGKILL if kept() else signal.SIGTERM)
+            grace = min(grace_s, OVER_GRACE_S) if cause == OVER else grace_s
+            deadline, kill_at = float("inf"), now + grace
         if room <= 0:
             cause, kill_at = "flooded" if cause == "exited" else cause, now
         if now >= kill_at:
@@ -181,9 +194,71 @@ def stop_word() -> str:
     return word if word.isidentifier() else "stopped"
 
 
-def sweep(grace_s: float) -> int:
-    """Ends everything that the leader left behind, until no child remains. Returns how many
-    processes were signalled.
+def leftover_word() -> str:
+    """What becomes of processes that outlive the agent."""
+    try:
+        with open("leftover", "rb") as file:
+            return file.read(16).decode("ascii", "replace").strip()
+    except OSError:
+        return "end"
+
+
+def kept() -> frozenset[int]:
+    """The processes that are not to be ended with the agent."""
+    try:
+        with open("kept", "rb") as file:
+            return frozenset(int(word) for word in file.read().split())
+    except (OSError, ValueError):
+        return frozenset()
+
+
+def below() -> list[int]:
+    """The live processes below this one that have no child, which are the commands themselves and
+    not the shells around them."""
+    parents = {pid: known[1] for pid in pids() if (known := stat(pid)) and known[0] not in "ZX"}
+    family, found = {os.getpid()}, set()
+    while more := {pid for pid, parent in parents.items() if parent in family} - family:
+        family |= more
+        found |= more
+    return sorted(found - set(parents.values()))
+
+
+def describe(found: list[int]) -> list[dict[str, object]]:
+    """Command line and age of these processes."""
+    ticks, now = os.sysconf("SC_CLK_TCK"), boottime()
+    told: list[dict[str, object]] = []
+    for pid in found[:LEFT_CAP]:
+        known = stat(pid)
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                words = file.read(4 * COMMAND_CAP).replace(b"\0", b" ").decode("utf-8", "replace")
+        except OSError:
+            continue
+        if known is not None and words.strip():
+            age = round(now - known[3] / ticks, 1)
+            told.append({"pid": pid, "command": words.strip()[:COMMAND_CAP], "age_s": age})
+    return told
+
+
+def outlived(deadline: float) -> tuple[list[dict[str, object]], int]:
+    """What outlives the agent, and how many processes these are. Where that was asked for, their
+    end is waited for first, up to the deadline or a stop."""
+    if not reap(0)[0]:
+        return [], 0
+    until = boottime() + SETTLE_S
+    if leftover_word() == "wait":
+        until = deadline
+    while (alive := reap(0)[0]) and boottime() < until:
+        got = signal.sigtimedwait({signal.SIGTERM, signal.SIGCHLD}, 0.02)
+        if got is not None and got.si_signo == signal.SIGTERM:
+            break
+    found = below() if alive else []
+    return describe(found), len(found)
+
+
+def sweep(grace_s: float, spared: frozenset[int] = frozenset()) -> int:
+    """Ends everything that the leader left behind, until no child remains but the spared ones.
+    Returns how many processes were signalled.
 
     Whoever ends hands its own children up to this process: looking at direct children alone reaches
     the whole tree.
@@ -192,7 +267,10 @@ def sweep(grace_s: float) -> int:
     asked: set[int] = set()
     while reap(0)[0]:
         kill = boottime() >= kill_at
-        for pid in children():
+        left = [pid for pid in children() if pid not in spared]
+        if not left and spared:
+            break
+        for pid in left:
             if kill or pid not in asked:
                 send(pid, signal.SIGKILL if kill else signal.SIGTERM)
             asked.add(pid)
@@ -315,18 +393,32 @@ def main(directory: str) -> None:
             b"perdure: ended, because its record cannot be written: %s\n"
             % (error.strerror or str(error)).encode(),
         )
+    began = boottime()
     cause, status = watch(leader, outputs, float(deadline_s), float(grace_s), int(cap))
     ended, code = now_ms(), os.waitstatus_to_exitcode(status)
-    killed = sweep(
-        0
-        if cause == "lapsed"
-        else min(ORPHAN_GRACE_S, float(grace_s))
-        if code != -signal.SIGKILL or cause == "exited"
-        else 0
-    )
+    left: list[dict[str, object]] = []
+    count, spared = 0, kept()
+    if cause == "exited":
+        left, count = outlived(began + float(deadline_s) if float(deadline_s) > 0 else float("inf"))
+        if leftover_word() == "keep":
+            spared = frozenset(children())
+    killed = sweep(orphan_grace(cause, code, float(grace_s)), spared)
     conclude(
-        outputs, code if code >= 0 else None, -code if code < 0 else None, cause, ended, killed
+        outputs,
+        code if code >= 0 else None,
+        -code if code < 0 else None,
+        cause,
+        ended,
+        killed,
+        (left, count),
     )
+
+
+def orphan_grace(cause: str, code: int, grace_s: float) -> float:
+    """What processes that the agent left behind get between TERM and KILL."""
+    if cause == "lapsed" or (code == -signal.SIGKILL and cause not in ("exited", OVER)):
+        return 0
+    return min(OVER_GRACE_S if cause == OVER else ORPHAN_GRACE_S, grace_s)
 
 
 def complain(stderr: int, words: bytes) -> None:
@@ -344,6 +436,7 @@ def conclude(
     cause: str,
     ended: int,
     killed: int,
+    left: tuple[list[dict[str, object]], int] = ([], 0),
 ) -> None:
     """Writes exit.json. The output is made durable first: a recorded end never lacks the words that
     came before it."""
@@ -353,7 +446,12 @@ def conclude(
     numbers = ", ".join(
         f'"{name}": {"null" if value is None else value}' for name, value in fields.items()
     )
-    write_once("exit.json", f'{{{numbers}, "cause": "{cause}"}}\n')
+    found = ""
+    if left[1]:
+        import json  # late: most agents leave nothing behind
+
+        found = f', "left": {json.dumps(left[0])}, "left_count": {left[1]}'
+    write_once("exit.json", f'{{{numbers}, "cause": "{cause}"{found}}}\n')
 
 
 def now_ms() -> int:

@@ -17,7 +17,15 @@ import msgspec
 
 from perdure.codec import resolved
 from perdure.errors import UsageError
-from perdure.model import ContinuityPolicy, MapWhen, Permissions, TaskSpec, WhenFull
+from perdure.model import (
+    ContinuityPolicy,
+    MapWhen,
+    OnDenied,
+    OnLeftover,
+    Permissions,
+    TaskSpec,
+    WhenFull,
+)
 
 _RANGES: Mapping[str, tuple[float, float, str]] = {
     "attempts": (1, 1000, "a whole number from 1 to 1000"),
@@ -28,7 +36,12 @@ _RANGES: Mapping[str, tuple[float, float, str]] = {
     "verify_timeout_s": (0, 1e9, "a number of seconds, 0 or more"),
     "budget_usd": (0, 1e9, "an amount of dollars, 0 or more"),
 }
-_CHOICES: Mapping[str, tuple[str, ...]] = {"map": tuple(MapWhen), "when_full": tuple(WhenFull)}
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "map": tuple(MapWhen),
+    "when_full": tuple(WhenFull),
+    "on_denied": tuple(OnDenied),
+    "on_leftover": tuple(OnLeftover),
+}
 _WORDS: Mapping[Any, str] = {
     str: "a text",
     int: "a whole number",

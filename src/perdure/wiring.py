@@ -139,6 +139,8 @@ def open_engine(
             policy=chosen.when_full, percent=int(chosen.full_at), windows=sizes(chosen.windows)
         ),
         cold_cache=chosen.cold_cache,
+        on_denied=chosen.on_denied,
+        on_leftover=chosen.on_leftover,
         volumes=Volumes(
             places=(chosen.state, chosen.root),
             warn=chosen.disk_warn,

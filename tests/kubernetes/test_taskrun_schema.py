@@ -54,6 +54,8 @@ LEFT_OUT = {
     "pass_env": "a pod has no variables of the user's",
     "conflicts": "only a plan sets it",
     "map": "as the image's settings say",
+    "on_denied": "as the image's settings say",
+    "on_leftover": "as the image's settings say",
     "rule": "only a dispatch sets it",
 }
 

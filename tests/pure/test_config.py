@@ -119,6 +119,8 @@ def test_every_setting_can_come_from_each_source(place: Place) -> None:
     }
     values |= {
         "when_full": "roll-over",
+        "on_denied": "report",
+        "on_leftover": "keep",
         "full_at": "70%",
         "windows": "my-model*=32000, other=200000",
     }

@@ -40,6 +40,7 @@ from perdure.model import (
     Evidence,
     Fill,
     Measure,
+    OnDenied,
     Outcome,
     OutcomeKind,
     Receipt,
@@ -52,12 +53,17 @@ from perdure.model import (
 )
 from perdure.protocols import Ending
 from perdure.transcripts import snapshot
+from perdure.unfinished import judge as judge_turn
 
 
 def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpointing) -> TaskRun:
     """Stores how the attempt ended and what follows. Returns the run as it is then."""
     claim = opened.claim
-    outcome = opened.driver.outcome(watched.exit, watched.reading.for_classifier())
+    outcome = judge_turn(
+        opened.driver.outcome(watched.exit, watched.reading.for_classifier()),
+        watched.reading.ends,
+        OnDenied(claim.run.spec.on_denied or engine.on_denied),
+    )
     for name in ("stdout", "stderr"):
         engine.redactor.file(opened.directory / name)
     sized = size_after(

@@ -14,7 +14,18 @@ from perdure.context_size import Rules
 from perdure.events import AnyEvent
 from perdure.homes.remembered import Remembered
 from perdure.lateclass import dataclass
-from perdure.model import NOWHERE, Attempt, Claim, ColdCache, Host, MapWhen, OnExpiry, TaskRun
+from perdure.model import (
+    NOWHERE,
+    Attempt,
+    Claim,
+    ColdCache,
+    Host,
+    MapWhen,
+    OnDenied,
+    OnExpiry,
+    OnLeftover,
+    TaskRun,
+)
 from perdure.protocols import (
     AgentDriver,
     BoardStore,
@@ -131,6 +142,9 @@ class Engine:
     session_lifetime_s: float = 0.0
     """A session expires when it was not used for so long; 0: never."""
     on_expiry: OnExpiry = OnExpiry.RESUME
+    on_denied: OnDenied = OnDenied.ASK
+    """Where the task does not say, as the next one."""
+    on_leftover: OnLeftover = OnLeftover.END
     map_when: MapWhen = MapWhen.FALLBACK
     """Which prompts get the project map, where the task does not say."""
     map_tokens: int = 2000
@@ -205,6 +219,11 @@ class Engine:
         }
         named = {name: self.environ[name] for name in run.spec.pass_env if name in self.environ}
         return {**passed, **named, **run.spec.env}
+
+
+def leftover_policy(engine: Engine, run: TaskRun) -> OnLeftover:
+    """What becomes of processes that the run's agent leaves running."""
+    return OnLeftover(run.spec.on_leftover or engine.on_leftover)
 
 
 def redacted(event: EventT, redactor: Redactor) -> EventT:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from perdure import process
 from perdure.attempt.beating import beat
 from perdure.attempt.deciding import NotStarted
-from perdure.attempt.engine import Engine, mark_of
+from perdure.attempt.engine import Engine, leftover_policy, mark_of
 from perdure.attempt.filling import fill_of, rules_of
 from perdure.attempt.marks import known_marks
 from perdure.attempt.spending import left
@@ -18,7 +18,17 @@ from perdure.attempt.warming import Idle, likeness
 from perdure.context_size import compact_at
 from perdure.errors import PerdureError
 from perdure.events import AgentLaunched, SessionPinned
-from perdure.model import Command, CompactAt, Launch, Outcome, OutcomeKind, Program, Rung, Start
+from perdure.model import (
+    Command,
+    CompactAt,
+    Launch,
+    OnLeftover,
+    Outcome,
+    OutcomeKind,
+    Program,
+    Rung,
+    Start,
+)
 from perdure.transcripts import begins_with, prompts_since
 
 if TYPE_CHECKING:
@@ -136,6 +146,9 @@ def _first_turn(engine: Engine, opened: Opened) -> process.Process | None:
     run, driver = opened.claim.run, opened.driver
     assert opened.launch is not None
     assert opened.lock_fd is not None
+    # A kept agent rests only where nothing of its turn is left.
+    if leftover_policy(engine, run) is not OnLeftover.END:
+        return None
     if engine.warm is None or driver.warm is None or not engine.warm.wanted(driver, run):
         return None
     command = driver.warm.command(opened.launch)
@@ -164,6 +177,7 @@ def _alone(engine: Engine, opened: Opened) -> process.Process:
         deadline_s=opened.claim.run.spec.timeout_s,
         grace_s=engine.grace_s,
         lock_fd=opened.lock_fd,
+        leftover=leftover_policy(engine, opened.claim.run),
     )
 
 

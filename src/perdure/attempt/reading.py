@@ -9,6 +9,7 @@ from perdure.events import (
     MAX_TEXT,
     AgentEvent,
     ContextSeen,
+    HelpersSeen,
     LimitSeen,
     ReplySeen,
     RetrySeen,
@@ -25,6 +26,7 @@ from perdure.events import (
 from perdure.lateclass import dataclass
 from perdure.model import Reply, Usage
 from perdure.pricing import priced
+from perdure.unfinished import OpenEnds
 
 KEPT = (SessionSeen, TurnEnded, LimitSeen, WritesLost, UsageSeen)
 RETRIES_KEPT = 20
@@ -96,6 +98,10 @@ class Reading:
     """The agent has told what it used, and nothing has begun since."""
     named: bool = False
     last_reply: str = ""
+    ends: OpenEnds = field(default_factory=OpenEnds)
+    """What the turn left open."""
+    helpers: int = 0
+    """Helpers at work in the background, after which the agent goes on."""
     tool_last: bool = False
     """The newest thing that the agent did was a call of a tool: it will ask its model again."""
 
@@ -104,6 +110,7 @@ class Reading:
         self.revision += 1
         if isinstance(event, KEPT):
             self.kept.append(event)
+        self.ends.absorb(event)
         match event:
             case SessionSeen():
                 self.session_id = event.session_id or self.session_id
@@ -139,6 +146,8 @@ class Reading:
                 self.retries_in_a_row += 1
                 self.refused += event.status == TOO_LONG
                 self.retries = [*self.retries, event][-RETRIES_KEPT:]
+            case HelpersSeen(running=running):
+                self.helpers = running
             case WritesLost():
                 self.writes_lost = event.detail
             case TurnEnded():

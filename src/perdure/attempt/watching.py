@@ -6,6 +6,7 @@ them from the start: the events that already stand in the journal are counted an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import field, replace
 from pathlib import Path
 from typing import get_args
@@ -14,7 +15,7 @@ from perdure import process
 from perdure.attempt.beating import BEATS, beat
 from perdure.attempt.beginning import parent_of, total_of
 from perdure.attempt.checkpointing import SETTLES_S, Checkpointing, copy_conversation, sent
-from perdure.attempt.engine import Engine, mark_of, redacted
+from perdure.attempt.engine import Engine, leftover_policy, mark_of, redacted
 from perdure.attempt.metering import Meter
 from perdure.attempt.opened import Opened
 from perdure.attempt.reading import Joiner, Reading
@@ -27,6 +28,8 @@ from perdure.events import (
     AttemptAdopted,
     CollisionSeen,
     CopyMissed,
+    Leftover,
+    LeftoversFound,
     OutputCapped,
     ReplySeen,
     SessionConfirmed,
@@ -40,13 +43,14 @@ from perdure.model import (
     NO_USAGE,
     ContinuityPolicy,
     Exit,
+    OnLeftover,
     Session,
     SessionKey,
     SessionState,
     Start,
     Usage,
 )
-from perdure.protocols import Archive
+from perdure.protocols import Archive, Untold
 from perdure.transcripts import prompts_since
 
 TICK_S = 0.04
@@ -58,6 +62,14 @@ LAST_WORD_S = 1.0
 """What an agent gets to end by itself, after the reply that spent the budget, if it calls no
 tool."""
 COLLISION_CHECK_S = 1.0
+OVER_S = 1.0
+"""How long an agent may run on after a turn that left processes running."""
+ALONE_S = 30.0
+"""The same where it left none, so that it is at work for itself, as on a summary."""
+LEFT_EVERY_S = 0.25
+"""How often it is looked for what a turn has left running."""
+LEFT_NAMED = 50
+"""Number of processes left running that the journal names."""
 TOOL_PATIENCE = 5
 """Silence inside a tool may last so many times longer than outside."""
 
@@ -98,6 +110,11 @@ class _Watch:
     metered: float = 0.0
     overspent: float = 0.0
     """When the budget was spent; 0: it is not."""
+    began: float = 0.0
+    """When the agent said its first word: what it started by then is its own, and no leftover."""
+    over: float = 0.0
+    """When its turn was over; 0: it is not."""
+    surveyed: float = 0.0
     beat: float = 0.0
     looked: float = 0.0
     heard: float = 0.0
@@ -113,6 +130,7 @@ class _Watch:
         lines = self.lines.read()
         if lines:
             self.heard = process.boottime()
+            self.began = self.began or self.heard
         for line in lines:
             if self.turn is not None:
                 self.turn.hear(line)
@@ -125,7 +143,10 @@ class _Watch:
         if isinstance(event, ReplySeen):
             self.reading.absorb(event)
             return
-        event = redacted(event, self.engine.redactor)
+        known = self.reading.ends.complete(event)
+        if known is None:
+            return
+        event = redacted(known, self.engine.redactor)
         was_over = self.reading.turn_over
         self.reading.absorb(event)
         if self.skip:
@@ -247,9 +268,12 @@ class _Watch:
             self.beat = now
             if beat(self.engine, self.opened.claim).cancel_requested:
                 self.stop("stopped")
+        self.end_over(now)
         patience = self.opened.claim.run.spec.stall_s * (
             TOOL_PATIENCE if self.reading.open_tools else 1
         )
+        if self.over and leftover_policy(self.engine, self.opened.claim.run) is OnLeftover.WAIT:
+            patience = 0.0
         if patience and now - self.heard > patience:
             self.stop("stalled")
         enough = self.opened.driver.abilities.retries_in_a_row
@@ -263,6 +287,40 @@ class _Watch:
         if self.lines.capped and not self.capped:
             self.capped = True
             self.pending.append(OutputCapped(stream="stdout", limit=self.lines.cap))
+
+    def end_over(self, now: float) -> None:
+        """Ends an agent whose turn is over, and which does not end by itself because of what it
+        has left running."""
+        resting = self.turn is not None and not (self.turn.decided and self.turn.why)
+        if resting or not self.reading.turn_over or self.reading.helpers or self.stopped:
+            self.over = 0.0
+            return
+        self.over = self.over or now
+        policy = leftover_policy(self.engine, self.opened.claim.run)
+        waited = now - self.over
+        if policy is OnLeftover.WAIT or waited < OVER_S or now - self.surveyed < LEFT_EVERY_S:
+            return
+        self.surveyed = now
+        agent = self.opened.process
+        assert agent is not None
+        shim = agent.shim.pid if agent.shim is not None else 0
+        left = process.started_since(agent.mark, self.began, (agent.agent_pid or 0, shim))
+        if not left and waited < ALONE_S:
+            return
+        keep = policy is OnLeftover.KEEP
+        self.tell_left(process.commands(left), len(left), keep=keep)
+        self.stopped = True
+        agent.release(left if keep else ())
+
+    def tell_left(self, found: Sequence[process.Left], count: int, *, keep: bool) -> None:
+        """Puts processes that were left running into the journal; nothing where there were
+        none."""
+        if not found:
+            return
+        became = "kept" if keep else "ended"
+        told = [Leftover(each.pid, each.command, each.age_s, became) for each in found]
+        event = LeftoversFound(tuple(told[:LEFT_NAMED]), max(count, len(told)))
+        self.pending.append(redacted(event, self.engine.redactor))
 
     def strangers(self, session: Session, agent: process.Process) -> set[int]:
         """Processes that are on the conversation and not of this attempt."""
@@ -322,6 +380,10 @@ def watch(engine: Engine, opened: Opened, checkpoints: Checkpointing) -> Watched
             checkpoints.tick()
     if run.turn is not None:
         run.pending.append(run.turn.ended(end))
+    if opened.process is not None:
+        keep = leftover_policy(engine, opened.claim.run) is OnLeftover.KEEP
+        found, count = opened.process.left_behind()
+        run.tell_left(found, count, keep=keep)
     _read_to_the_end(run)
     return Watched(
         exit=end,
@@ -344,12 +406,28 @@ def _read_to_the_end(run: _Watch) -> None:
             run.absorb(whole)
     for whole in run.joiner.rest():
         run.absorb(whole)
+    _ask_the_transcript(run)
     if run.opened.driver.archive is not None:
         _ask_the_archive(run, run.opened.driver.archive)
     run.meter.look(run.reading, last=True)
     if (used := run.meter.usage(run.reading)) != run.used:
         run.store_usage(used)
     run.flush()
+
+
+def _ask_the_transcript(run: _Watch) -> None:
+    """What the agent's output is silent on: denied calls, and questions."""
+    opened = run.opened
+    session, driver = opened.session, opened.driver
+    path = opened.transcript(session.id) if session is not None else None
+    if not isinstance(driver, Untold) or path is None or not run.reading.turn_over:
+        return
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return
+    for event in driver.untold(content):
+        run.absorb(event)
 
 
 def _ask_the_archive(run: _Watch, archive: Archive) -> None:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import sys
 
-from perdure.cli.choices import CONTINUITY, MAP_WHEN, ON_EDIT, PERMISSIONS, WHEN_FULL
+from perdure.cli.choices import (
+    CONTINUITY,
+    MAP_WHEN,
+    ON_DENIED,
+    ON_EDIT,
+    ON_LEFTOVER,
+    PERMISSIONS,
+    WHEN_FULL,
+)
 from perdure.cli.text import clean
 from perdure.cli.words import files_of, positive, read_prompt, rounds_of, seconds_of, spec_of
 from perdure.errors import NotFound, PerdureError
@@ -23,6 +31,14 @@ LOST = (
     "fresh-ok starts anew; all say so"
 )
 
+DENIED = (
+    "if a call of a tool was denied: ask (default) asks you, fail fails the run, report lets the "
+    "turn count"
+)
+LEFT = (
+    "if a process still runs when the agent's turn is over: end (default) ends it, keep lets it "
+    "run on, wait waits for its end"
+)
 FULL = (
     "if the conversation is nearly too long: compact (default) has the agent shorten it, roll-over "
     "goes on in a new one with a summary, stop asks you, cli leaves it to the agent"
@@ -112,6 +128,8 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     limits.add_argument("--budget-usd", type=float, help="dollars for all attempts together")
     limits.add_argument("--continuity", choices=CONTINUITY, help=LOST)
     limits.add_argument("--when-full", choices=WHEN_FULL, help=FULL)
+    limits.add_argument("--on-denied", choices=ON_DENIED, help=DENIED)
+    limits.add_argument("--on-leftover", choices=ON_LEFTOVER, help=LEFT)
     limits.add_argument(
         "--verify",
         metavar="COMMAND",

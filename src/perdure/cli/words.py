@@ -151,6 +151,8 @@ def spec_of(arguments: argparse.Namespace, chosen: Settings, cwd: Path) -> TaskS
         if arguments.continuity
         else chosen.continuity,
         when_full=arguments.when_full or "",
+        on_denied=arguments.on_denied or "",
+        on_leftover=arguments.on_leftover or "",
         verify=_verify(arguments, chosen),
         verify_rounds=chosen.verify_rounds
         if arguments.verify_rounds is None

@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure.lateclass import dataclass
-from perdure.model import ColdCache, ContinuityPolicy, MapWhen, OnExpiry, Permissions, WhenFull
+from perdure.model import (
+    ColdCache,
+    ContinuityPolicy,
+    MapWhen,
+    OnDenied,
+    OnExpiry,
+    OnLeftover,
+    Permissions,
+    WhenFull,
+)
 
 if TYPE_CHECKING:
     from perdure.forges.rules import Rule
@@ -53,6 +62,10 @@ class Settings:
     """What happens when a conversation is nearly too long for its model."""
     full_at: float = 80.0
     """Percent of the model's window at which it is."""
+    on_denied: OnDenied = OnDenied.ASK
+    """What a turn is worth in which a call of a tool was denied."""
+    on_leftover: OnLeftover = OnLeftover.END
+    """What becomes of processes that an agent leaves running when its turn is over."""
     windows: str = ""
     """What models take, in tokens, where perdure is to know better: `my-model*=32000,
     other=200000`."""

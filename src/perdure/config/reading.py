@@ -34,6 +34,8 @@ NOT_FOR_PROJECTS = frozenset(
         "state",
         "permissions",
         "continuity",
+        "on_denied",
+        "on_leftover",
         "ca_file",
         "git_ssh_key",
         "git_ssh_known_hosts",

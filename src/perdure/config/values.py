@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perdure.durations import duration
-from perdure.model import ColdCache, ContinuityPolicy, MapWhen, OnExpiry, Permissions, WhenFull
+from perdure.model import (
+    ColdCache,
+    ContinuityPolicy,
+    MapWhen,
+    OnDenied,
+    OnExpiry,
+    OnLeftover,
+    Permissions,
+    WhenFull,
+)
 
 if TYPE_CHECKING:
     from perdure.forges.rules import Rule
@@ -240,6 +249,8 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "cold_cache": lambda value: ColdCache(_one_of(*ColdCache)(value)),
     "account_jobs": _by_agent,
     "when_full": lambda value: WhenFull(_one_of(*WhenFull)(value)),
+    "on_denied": lambda value: OnDenied(_one_of(*OnDenied)(value)),
+    "on_leftover": lambda value: OnLeftover(_one_of(*OnLeftover)(value)),
     "full_at": _level,
     "windows": _windows,
     "backend": _one_of("worktree", "isolated"),

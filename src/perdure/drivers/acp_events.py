@@ -17,6 +17,7 @@ from perdure.events import (
     RetrySeen,
     SaidPart,
     SessionSeen,
+    ToolDenied,
     ToolEnded,
     ToolStarted,
     TurnEnded,
@@ -58,7 +59,9 @@ def parse(line: bytes) -> Sequence[AgentEvent]:
             return _update(found.get("update"))
         case "again":
             return (RetrySeen(detail="the answer broke off"),)
-        case "asked" | "notice":
+        case "asked":
+            return _asked(found)
+        case "notice":
             return ()
         case "end":
             return _end(found)
@@ -89,6 +92,14 @@ def _marked(found: dict[str, Any]) -> Sequence[AgentEvent]:
             ended=found.get("ended") is True,
         ),
     )
+
+
+def _asked(found: dict[str, Any]) -> Sequence[AgentEvent]:
+    """A permission that was not granted: the call does not run."""
+    if found.get("granted") is not False:
+        return ()
+    title = lines.text(found.get("title"), SUMMARY)
+    return (ToolDenied(lines.text(found.get("tool"), SUMMARY), "tool", title),)
 
 
 def _started(call: Any) -> ToolStarted:

@@ -41,8 +41,8 @@ _WORDS = (
 )
 _STOPS = {
     "max_turn_requests": _K.MAX_TURNS,
-    "refusal": _K.FAILED,
-    "max_tokens": _K.FAILED,
+    "refusal": _K.REFUSED,
+    "max_tokens": _K.TRUNCATED,
     "cancelled": _K.CANCELLED,
 }
 

@@ -13,14 +13,18 @@ from dataclasses import replace
 from typing import Any
 
 from perdure.drivers import claude_files, lines
+from perdure.drivers.questions import question
 from perdure.events import (
     AgentEvent,
     ContextSeen,
+    HelpersSeen,
     LimitSeen,
+    ReplyCut,
     ReplySeen,
     RetrySeen,
     Said,
     SessionSeen,
+    ToolDenied,
     ToolEnded,
     ToolStarted,
     TurnEnded,
@@ -59,6 +63,10 @@ _FACTS = (
 )
 _EXIT_CODE = re.compile(r"Exit code (\d{1,3})\b")
 """The beginning of a failed command's result. Nothing is said of a command that ended with 0."""
+_COMMAND = "local_bash"
+"""The type of a background task that is a command of the shell tool. All others are helpers."""
+_LIMIT_HIT = "Output token limit hit"
+"""How the prompt begins that 2.1.329 sends by itself after an answer that was cut."""
 _QUIET = frozenset(
     {
         "command_lifecycle",
@@ -87,7 +95,7 @@ def parse(line: bytes) -> Sequence[AgentEvent]:
         case "assistant":
             return tuple(_said(found))
         case "user":
-            return tuple(_tools_ended(found))
+            return (*_cut(found), *_tools_ended(found))
         case "result":
             return _result(found)
         case "stream_event":
@@ -126,6 +134,9 @@ def _system(found: dict[str, Any]) -> Sequence[AgentEvent]:
                     compacted=True,
                 ),
             )
+        case "background_tasks_changed":
+            tasks = lines.items(found.get("tasks"))
+            return (HelpersSeen(sum(task.get("task_type") != _COMMAND for task in tasks)),)
         case "session_writes_lost":
             lost = ", ".join(str(what) for what in found.get("lost") or () if isinstance(what, str))
             return (
@@ -154,6 +165,22 @@ def _said(found: dict[str, Any]) -> Iterator[AgentEvent]:
             name = lines.text(block.get("name"), SUMMARY)
             tool_id = lines.text(block.get("id"), SUMMARY)
             yield ToolStarted(tool_id, name, _argument(block.get("input")), aside)
+            if name == "AskUserQuestion":
+                yield question(tool_id, block.get("input"))
+
+
+def _cut(found: dict[str, Any]) -> Iterator[AgentEvent]:
+    """The CLI prompts the model by itself after an answer that was refused, cut or empty."""
+    if found.get("isSynthetic") is not True:
+        return
+    said = [
+        lines.text(block.get("text"), SUMMARY)
+        for block in lines.items(lines.part(found, "message", "content"))
+    ]
+    if isinstance(found.get("refused_message_id"), str):
+        yield ReplyCut("refusal")
+    elif any(words.startswith(_LIMIT_HIT) for words in said):
+        yield ReplyCut("max_tokens")
 
 
 def _counted(found: dict[str, Any]) -> Sequence[AgentEvent]:
@@ -186,7 +213,21 @@ def _argument(given: Any) -> str:
     )
 
 
+def _decisions(found: dict[str, Any]) -> dict[str, str]:
+    """Who rejected a call, by its id: `hook`, else the permissions."""
+    told = {
+        lines.text(meta.get("id"), SUMMARY): meta.get("permission_decision")
+        for meta in lines.items(found.get("tool_result_meta"))
+    }
+    return {
+        key: "hook" if lines.part(decision, "source") == "hook" else "permissions"
+        for key, decision in told.items()
+        if lines.part(decision, "decision") == "reject"
+    }
+
+
 def _tools_ended(found: dict[str, Any]) -> Iterator[AgentEvent]:
+    rejected = _decisions(found)
     for block in lines.items(lines.part(found, "message", "content")):
         if block.get("type") == "tool_result":
             content = block.get("content")
@@ -200,6 +241,9 @@ def _tools_ended(found: dict[str, Any]) -> Iterator[AgentEvent]:
             aside = bool(found.get("parent_tool_use_id"))
             told = None if ok else _EXIT_CODE.match(output)
             code = int(told[1]) if told else None
+            if tool_id in rejected:
+                reason = lines.text(output, SUMMARY)
+                yield ToolDenied(tool_id, "", by=rejected[tool_id], reason=reason, aside=aside)
             yield ToolEnded(tool_id, ok, lines.text(output, SUMMARY), aside, code)
 
 
@@ -228,8 +272,6 @@ def _result(found: dict[str, Any]) -> Sequence[AgentEvent]:
         for name in _FACTS
         if isinstance(found.get(name), (str, int))
     }
-    if denials := len(lines.items(found.get("permission_denials"))):
-        facts["permission_denials"] = str(denials)
     ended = TurnEnded(
         ok=found.get("is_error") is False and found.get("subtype") == "success",
         text=lines.text(found.get("result")) or lines.text("\n".join(errors)),
@@ -239,10 +281,33 @@ def _result(found: dict[str, Any]) -> Sequence[AgentEvent]:
     if not turns:
         return (ended,)
     return (
+        *_unrun(found),
         SessionSeen(lines.text(found.get("session_id"), SUMMARY)),
         *_windows(found),
         UsageSeen(_usage(found)),
         ended,
+    )
+
+
+def _unrun(found: dict[str, Any]) -> Iterator[AgentEvent]:
+    """The calls that did not run, as the result lists them: a version that does not tell the
+    decision with each call names them here."""
+    for denial in lines.items(found.get("permission_denials")):
+        yield _not_run(denial, "tool_name", "tool_use_id", "tool_input")
+    deferred = found.get("deferred_tool_use")
+    if isinstance(deferred, dict):
+        yield _not_run(deferred, "name", "id", "input", deferred=True)
+
+
+def _not_run(
+    call: dict[str, Any], name: str, key: str, given: str, *, deferred: bool = False
+) -> ToolDenied:
+    return ToolDenied(
+        lines.text(call.get(key), SUMMARY),
+        lines.text(call.get(name), SUMMARY),
+        _argument(call.get(given)),
+        by="hook" if deferred else "permissions",
+        deferred=deferred,
     )
 
 

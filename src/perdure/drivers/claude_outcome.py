@@ -34,6 +34,15 @@ _FACTS = {
     ("terminal_reason", "aborted_streaming"): _K.CANCELLED,
     ("terminal_reason", "aborted_tools"): _K.CANCELLED,
     ("terminal_reason", "prompt_too_long"): _K.CONTEXT_EXHAUSTED,
+    ("terminal_reason", "blocking_limit"): _K.CONTEXT_EXHAUSTED,
+    ("terminal_reason", "rapid_refill_breaker"): _K.CONTEXT_EXHAUSTED,
+    ("stop_reason", "refusal"): _K.REFUSED,
+    ("stop_reason", "max_tokens"): _K.TRUNCATED,
+    ("stop_reason", "model_context_window_exceeded"): _K.CONTEXT_EXHAUSTED,
+    ("api_error", "max_output_tokens"): _K.TRUNCATED,
+    ("terminal_reason", "malformed_tool_use_exhausted"): _K.TRUNCATED,
+    ("terminal_reason", "hook_stopped"): _K.CONFIG_ERROR,
+    ("terminal_reason", "stop_hook_prevented"): _K.CONFIG_ERROR,
     ("api_error", "tool_history_mismatch"): _K.SESSION_BROKEN,
     ("api_error", "usage_limit_reached"): _K.RATE_LIMITED,
     ("api_error", "connection_failed"): _K.OVERLOADED,
@@ -101,6 +110,14 @@ _STATUS = {
 _NO_ANSWER = re.compile(r"\s*(Prompt is too long\b|API Error: \d{3}\b|Credit balance is too low)")
 """Errors that were seen to be reported as the agent's answer in a successful result."""
 
+_ENDED = frozenset({"completed", "tool_deferred"})
+"""Reasons of a turn that came to its end. A deferred call is judged by its own event."""
+
+_HOOK = (
+    "a hook of the repository or of the user ended the turn: look at .claude/settings.json and at "
+    "the user's own settings"
+)
+
 _ROOT = (
     "Claude Code does not take full permissions as root: run as another user, or set IS_SANDBOX=1 "
     "inside a real sandbox"
@@ -124,7 +141,7 @@ def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
                 "CLI",
                 exit,
             )
-        return ending(_K.SUCCEEDED, "", exit)
+        return _reported(ended, exit)
     words = ended.text or last_line(exit.stderr_tail)
     kind = (
         _by_facts(ended.facts)
@@ -135,6 +152,20 @@ def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
     if kind is None and (exit.signal or exit.code not in (0, 1)):
         return by_process(exit, words or "it failed")
     return _final(kind or _K.FAILED, words or "the turn ended with an error", exit, events)
+
+
+def _reported(ended: TurnEnded, exit: Exit) -> Outcome:
+    """A result without an error: its own fields may say all the same that the turn was cut
+    short."""
+    kind = _by_facts(ended.facts)
+    reason = ended.facts.get("terminal_reason", "")
+    if kind is _K.CONFIG_ERROR:
+        return ending(kind, f"{_HOOK} ({reason})", exit)
+    if kind is not None:
+        return ending(kind, ended.text or f"the turn ended early ({reason})", exit)
+    if reason and reason not in _ENDED:
+        return ending(_K.TRUNCATED, f"the turn ended early ({reason})", exit)
+    return ending(_K.SUCCEEDED, "", exit)
 
 
 def _last_turn(events: Sequence[AgentEvent]) -> TurnEnded | None:

@@ -24,6 +24,7 @@ from perdure.drivers import (
     codex_index,
     codex_loads,
     codex_outcome,
+    codex_untold,
     programs,
     refusals,
 )
@@ -218,6 +219,9 @@ class CodexDriver:
 
     def bases(self, home: Path, transcript: bytes) -> Sequence[Path]:
         return codex_files.bases(home, transcript)
+
+    def untold(self, content: bytes) -> Sequence[AgentEvent]:
+        return codex_untold.untold(content)
 
     def by_hand(self, launch: Launch) -> Command:
         """Without the background server, which would hold the thread for a minute after the person

@@ -17,6 +17,7 @@ from perdure.events import (
     RetrySeen,
     Said,
     SessionSeen,
+    ToolDenied,
     ToolEnded,
     ToolStarted,
     TurnEnded,
@@ -28,6 +29,8 @@ from perdure.model import Usage
 
 SUMMARY = 500
 _NO_TOOLS = frozenset({"agent_message", "reasoning", "error", "todo_list", "plan", "user_message"})
+_SANDBOX = re.compile(r"Read-only file system|Operation not permitted|seccomp|landlock")
+"""How a command says that the sandbox stopped it."""
 _STATUS = re.compile(r"status:? (\d{3})")
 
 
@@ -69,13 +72,16 @@ def _item(kind: str, item: dict[str, Any]) -> Sequence[AgentEvent]:
     key = lines.text(item.get("id"), SUMMARY)
     if kind == "item.started":
         return (ToolStarted(key, name, _argument(item)),)
+    stopped: Sequence[AgentEvent] = ()
+    if item.get("exit_code") and _SANDBOX.search(lines.text(item.get("aggregated_output"))):
+        stopped = (ToolDenied(key, name, _argument(item), by="sandbox"),)
     ok = (
         item.get("status") in ("completed", None)
         and not item.get("exit_code")
         and not item.get("error")
     )
     output, code = lines.text(item.get("aggregated_output"), SUMMARY), item.get("exit_code")
-    return (ToolEnded(key, ok, output, code=lines.exit_code(code)),)
+    return (*stopped, ToolEnded(key, ok, output, code=lines.exit_code(code)))
 
 
 def _argument(item: dict[str, Any]) -> str:

@@ -25,6 +25,8 @@ from perdure.model import Exit, Outcome, OutcomeKind
 _K = OutcomeKind
 
 _WORDS = (
+    rule(_K.REFUSED, r"reason: content_filter"),
+    rule(_K.TRUNCATED, r"reason: max_output_tokens"),
     rule(_K.SESSION_MISSING, r"no rollout found for thread id"),
     rule(_K.WRITER_CONFLICT, r"already has an active writer"),
     rule(

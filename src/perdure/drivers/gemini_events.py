@@ -11,11 +11,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from perdure.drivers import lines
+from perdure.drivers.questions import question
 from perdure.events import (
     AgentEvent,
+    ReplyCut,
     Said,
     SaidPart,
     SessionSeen,
+    ToolDenied,
     ToolEnded,
     ToolStarted,
     TurnEnded,
@@ -26,6 +29,17 @@ from perdure.events import (
 from perdure.model import Usage
 
 SUMMARY = 500
+_ENDED = frozenset({"STOP", "FINISH_REASON_UNSPECIFIED"})
+_REASONS = {
+    "MAX_TOKENS": "max_tokens",
+    **dict.fromkeys(
+        ("SAFETY", "PROHIBITED_CONTENT", "BLOCKLIST", "SPII", "RECITATION", "IMAGE_SAFETY"),
+        "refusal",
+    ),
+}
+_DENIED = frozenset({"policy_violation", "permission_denied", "path_not_in_workspace"})
+_ASKS = "ask_user"
+_OUTSIDE = "Path not in workspace"
 _ARGUMENTS = ("command", "file_path", "dir_path", "pattern", "query", "prompt", "url", "name")
 
 
@@ -49,24 +63,37 @@ def parse(line: bytes) -> Sequence[AgentEvent]:
                 lines.text(found.get("tool_id"), SUMMARY),
                 lines.text(found.get("tool_name"), SUMMARY),
             )
-            return (ToolStarted(key, name, _argument(found.get("parameters"))),)
+            given = found.get("parameters")
+            started = ToolStarted(key, name, _argument(given))
+            return (started, question(key, given)) if name == _ASKS else (started,)
         case "tool_result":
             output = lines.text(found.get("output"), SUMMARY) or lines.text(
                 lines.part(found, "error", "message"), SUMMARY
             )
-            return (
-                ToolEnded(
-                    lines.text(found.get("tool_id"), SUMMARY),
-                    found.get("status") == "success",
-                    output,
-                ),
+            ended = ToolEnded(
+                lines.text(found.get("tool_id"), SUMMARY),
+                found.get("status") == "success",
+                output,
             )
+            error = lines.part(found, "error", "type")
+            if error in _DENIED or output.startswith(_OUTSIDE):
+                return (ToolDenied(ended.tool_id, "", reason=output), ended)
+            return (ended,)
         case "error":
             return _error(found)
+        case "perdure_finish":
+            return _finish(lines.text(found.get("reason"), SUMMARY))
         case "result":
             return _result(found)
         case _:
             return (Unrecognised(lines.text(line.decode("utf-8", "replace"))),)
+
+
+def _finish(reason: str) -> Sequence[AgentEvent]:
+    """Why an answer of the model ended, from `gemini_keep.mjs`."""
+    if reason in _ENDED:
+        return ()
+    return (ReplyCut(_REASONS.get(reason, reason)),)
 
 
 def _message(found: dict[str, Any]) -> Sequence[AgentEvent]:

@@ -27,6 +27,38 @@ for (const name of ["unlink", "rm"]) {
 }
 syncBuiltinESMExports();
 
+// Gemini CLI 0.61.0 neither prints nor keeps the reason for which the model's answer ended: an answer that was cut at the limit of
+// tokens, or blocked, looks like any other. So the reason is read from the service's answers, and printed as a line of its own.
+const STREAMED = process.argv.some((word) => word.includes("stream-json"));
+const ANSWER = /:(streamGenerateContent|generateContent)\b/;
+const REASON = /"finishReason"\s*:\s*"([A-Z_]+)"/g;
+const BEYOND = 64; // characters that a match may reach into the next piece
+const write = process.stdout.write.bind(process.stdout);
+
+async function listen(body) {
+  let rest = "";
+  const decoder = new TextDecoder();
+  for await (const piece of body) {
+    const text = rest + decoder.decode(piece, { stream: true });
+    let end = 0;
+    for (const found of text.matchAll(REASON)) {
+      end = found.index + found[0].length;
+      write(`${JSON.stringify({ type: "perdure_finish", reason: found[1] })}\n`);
+    }
+    rest = text.slice(Math.max(end, text.length - BEYOND));
+  }
+}
+
+if (STREAMED && typeof globalThis.fetch === "function") {
+  const fetched = globalThis.fetch;
+  globalThis.fetch = async (...given) => {
+    const response = await fetched(...given);
+    const address = String(given[0]?.url ?? given[0]);
+    if (response.ok && response.body && ANSWER.test(address)) listen(response.clone().body).catch(() => undefined);
+    return response;
+  };
+}
+
 const left = (process.env.NODE_OPTIONS ?? "").split(" ").filter((word) => word !== `--import=${import.meta.url}`).join(" ");
 if (left) process.env.NODE_OPTIONS = left;
 else delete process.env.NODE_OPTIONS;

@@ -12,12 +12,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from perdure.drivers import lines
+from perdure.drivers.questions import question
 from perdure.events import (
     AgentEvent,
+    ReplyCut,
     ReplySeen,
     RetrySeen,
     Said,
     SessionSeen,
+    ToolDenied,
     ToolEnded,
     ToolStarted,
     TurnEnded,
@@ -27,6 +30,10 @@ from perdure.events import (
 from perdure.model import Reply, Usage
 
 SUMMARY = 500
+_REASONS = {"length": "max_tokens", "content-filter": "refusal"}
+_ASKS = "question"
+_DENIED = re.compile(r"The user (has specified a rule which prevents|rejected permission)")
+"""How the error of a call reads that was not allowed."""
 OVERFLOW = "ContextOverflow"
 TOO_LONG = 413
 """The status that a refusal as too long is told with."""
@@ -91,7 +98,13 @@ def _tool(part: Any) -> Sequence[AgentEvent]:
     output = lines.text(lines.part(state, "output"), SUMMARY) or lines.text(
         lines.part(state, "error"), SUMMARY
     )
-    return (started, ToolEnded(started.tool_id, ok, output, code=lines.exit_code(code)))
+    given, error = lines.part(state, "input"), lines.text(lines.part(state, "error"), SUMMARY)
+    more: tuple[AgentEvent, ...] = ()
+    if _ASKS in (started.name, lines.part(given, "tool")):
+        more = (question(started.tool_id, given),)
+    elif lines.part(state, "status") == "error" and _DENIED.match(error):
+        more = (ToolDenied(started.tool_id, started.name, started.summary, reason=error),)
+    return (started, *more, ToolEnded(started.tool_id, ok, output, code=lines.exit_code(code)))
 
 
 def _finish(part: Any) -> Sequence[AgentEvent]:
@@ -103,9 +116,11 @@ def _finish(part: Any) -> Sequence[AgentEvent]:
         return (used,)
     if reason == "stop":
         return (used, TurnEnded(ok=True, turns=1))
+    words = f"the model's answer ended with the reason {reason!r}"
     return (
         used,
-        TurnEnded(ok=False, text=f"the model's answer ended with the reason {reason!r}", turns=1),
+        ReplyCut(_REASONS.get(reason, reason)),
+        TurnEnded(ok=False, text=words, turns=1, facts={"stop_reason": reason}),
     )
 
 

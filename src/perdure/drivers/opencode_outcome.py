@@ -70,6 +70,8 @@ _STATUS = {
     429: _K.RATE_LIMITED,
 }
 
+_CUT = {"length": _K.TRUNCATED, "content-filter": _K.REFUSED, "other": _K.TRUNCATED}
+
 _HELP = "opencode run [message..]"
 _REJECTED = (
     "a permission was asked for and nobody was there to give it: use a wider level of --permissions"
@@ -95,6 +97,8 @@ def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
             if exit.code == 0
             else by_process(exit, "it completed the turn, yet failed")
         )
+    if ended is not None and (kind := _CUT.get(ended.facts.get("stop_reason", ""))):
+        return ending(kind, ended.text, exit)
     if ended is not None:
         return _failed(ended, exit)
     said = _COLOURS.sub("", exit.stderr_tail)

@@ -180,6 +180,7 @@ class Keeper:
         is. Else the agent ends with it."""
         late = shim.boottime() + LEFT_S
         asked: set[int] = set()
+        left: list[dict[str, object]] = []
         since = turn.began if self.turns > 1 else max(turn.began, self.ready)
         while True:
             self.drain()
@@ -193,6 +194,7 @@ class Keeper:
                 or now >= late + (0 if young else LEFT_S)
             ):
                 break
+            left += shim.describe([pid for pid in orphans if pid not in asked])
             for pid in orphans:
                 if now >= late or pid not in asked:
                     shim.send(pid, signal.SIGKILL if now >= late else signal.SIGTERM)
@@ -207,7 +209,7 @@ class Keeper:
             self.not_kept(f"it uses {used >> 20} MB of memory")
         else:
             self.turn, self.rested = None, shim.boottime()
-            turn.conclude(None, None, "turn", len(asked))
+            turn.conclude(None, None, "turn", len(asked), left[: shim.LEFT_CAP])
             self.answer(f"resting {used}")
 
     def not_kept(self, why: str) -> None:
@@ -232,7 +234,8 @@ class Keeper:
                 else "stopped"
             )
             self.agent.signal(signal.SIGTERM)
-            self.kill_at = min(self.kill_at, now + self.grace)
+            grace = min(self.grace, shim.OVER_GRACE_S) if self.cause == shim.OVER else self.grace
+            self.kill_at = min(self.kill_at, now + grace)
         if turn is not None and self.cause != "lapsed" and now >= (lease := turn.lease(now))[0]:
             # Another host takes the task over soon: there must be nothing left of it here by then.
             self.agent.signal(signal.SIGTERM)
@@ -251,12 +254,8 @@ class Keeper:
         if status is None:
             return
         code = os.waitstatus_to_exitcode(status)
-        gentle = self.cause != "lapsed" and (code != -signal.SIGKILL or self.cause == "exited")
-        killed = (
-            shim.sweep(min(shim.ORPHAN_GRACE_S, self.grace) if gentle else 0)
-            if self.agent.pid
-            else 0
-        )
+        grace = shim.orphan_grace(self.cause, code, self.grace)
+        killed = shim.sweep(grace) if self.agent.pid else 0
         self.drain()
         if self.turn is not None:
             self.turn.conclude(

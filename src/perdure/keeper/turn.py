@@ -5,7 +5,7 @@ it."""
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from perdure import shim
@@ -89,11 +89,19 @@ class Turn:
         with inside(self.directory):
             return shim.stop_word()
 
-    def conclude(self, code: int | None, number: int | None, cause: str, killed: int) -> None:
+    def conclude(
+        self,
+        code: int | None,
+        number: int | None,
+        cause: str,
+        killed: int,
+        left: Sequence[dict[str, object]] = (),
+    ) -> None:
         """The attempt has ended: `exit.json`, and then its locks are free."""
         try:
             with inside(self.directory):
-                shim.conclude(self.outputs, code, number, cause, shim.now_ms(), killed)
+                found = (list(left), len(left))
+                shim.conclude(self.outputs, code, number, cause, shim.now_ms(), killed, found)
         finally:
             self.close()
 

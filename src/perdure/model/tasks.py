@@ -52,6 +52,12 @@ class TaskSpec:
     when_full: str = ""
     """What happens when the conversation is nearly full (`WhenFull`); empty: what the user's
     settings say."""
+    on_denied: str = ""
+    """What a turn is worth in which a call of a tool was denied (`OnDenied`); empty: what the
+    user's settings say."""
+    on_leftover: str = ""
+    """What becomes of processes that the agent leaves running (`OnLeftover`); empty: what the
+    user's settings say."""
     verify: str = ""
     """A shell command, run in the workdir after the agent's success; a non-zero exit is a
     failure."""

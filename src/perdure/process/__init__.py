@@ -22,6 +22,7 @@ from perdure.process.asking import Asking
 from perdure.process.child import Process
 from perdure.process.identity import Identity, machine, this_host, worker_alive, worker_identity
 from perdure.process.keeping import Kept, end_kept, keep
+from perdure.process.leftovers import Left, commands, started_since
 from perdure.process.lines import Lines, plain, tail
 from perdure.process.marks import end_all, survivors
 from perdure.process.probe import Probe
@@ -34,10 +35,12 @@ __all__ = [
     "Asking",
     "Identity",
     "Kept",
+    "Left",
     "Lines",
     "Probe",
     "Process",
     "boottime",
+    "commands",
     "end_all",
     "end_kept",
     "find",
@@ -49,6 +52,7 @@ __all__ = [
     "run_quick",
     "running",
     "start",
+    "started_since",
     "survivors",
     "tail",
     "this_host",

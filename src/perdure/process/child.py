@@ -11,14 +11,16 @@ import os
 import select
 import signal
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from perdure.model import Exit
 from perdure.process.identity import Identity
+from perdure.process.leftovers import Left
 from perdure.process.lines import tail
 from perdure.process.marks import end_all
-from perdure.shim import boottime, stat
+from perdure.shim import OVER, boottime, stat
 
 TURN_TICK_S = 0.005
 """So often it is looked whether a kept agent's turn is over: no process ends with it."""
@@ -93,6 +95,20 @@ class Process:
             write(self.directory / "cause", cause.encode(), whole=True)
             self.shim.send(signal.SIGTERM)
 
+    def release(self, kept: Collection[int] = ()) -> None:
+        """Asks the shim to end the agent, whose turn is over. `kept`: processes that are spared."""
+        if kept:
+            write(self.directory / "kept", " ".join(map(str, kept)).encode(), whole=True)
+        self.stop(OVER)
+
+    def left_behind(self) -> tuple[list[Left], int]:
+        """What outlived the agent, as its shim found it, and how many processes these were."""
+        end = read_json(self.directory / "exit.json")
+        found = [
+            Left(each["pid"], each["command"], each["age_s"]) for each in end.get("left") or ()
+        ]
+        return found, int(end.get("left_count") or 0)
+
     def kill(self, cause: str = "stopped") -> None:
         """Ends the agent, everything that it started and at last the shim, now. Returns when
         nothing of it lives."""
@@ -109,9 +125,11 @@ class Process:
         end = read_json(self.directory / "exit.json")
         if not end:
             return None
+        # It was ended because its turn was over, so that its signal is no complaint.
+        over = end["cause"] == OVER
         return Exit(
-            code=end["code"],
-            signal=end["signal"],
+            code=0 if over else end["code"],
+            signal=None if over else end["signal"],
             cause=end["cause"],
             stderr_tail=self.stderr_tail(),
             at=end["leader_ended"],

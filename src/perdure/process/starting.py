@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.errors import Conflict, UsageError
-from perdure.model import Command
+from perdure.model import Command, OnLeftover
 from perdure.process.child import Process, read_json, write
 from perdure.process.identity import Identity, boot_id
 from perdure.process.marks import SHIM, VARIABLE, limit_value, survivors
@@ -39,13 +39,15 @@ def start(
     grace_s: float = 10.0,
     lock_fd: int | None = None,
     output_cap: int = OUTPUT_CAP,
+    leftover: OnLeftover = OnLeftover.END,
 ) -> Process:
     """Starts `command` in `cwd` under a shim that outlives this process. `directory` (0700) belongs
     to this one attempt.
 
     `env` with `command.env` over it is the agent's whole environment, plus the mark. `deadline_s` 0
     means none. `lock_fd` is a locked open file description: it is handed to the shim, so close it
-    here afterwards and never unlock it. A program that cannot be started is an Exit with code 127
+    here afterwards and never unlock it. `leftover`: what becomes of processes that outlive the
+    agent. A program that cannot be started is an Exit with code 127
     or 126 and the reason in its stderr. Raises Conflict if the directory was used before,
     UsageError if argv or the environment cannot be passed to any program.
     """
@@ -69,6 +71,8 @@ def start(
         os.ftruncate(launch_fd, 0)
         os.pwrite(launch_fd, b"\0".join(os.fsencode(field) for field in launch), 0)
         write(directory / "stdin", command.stdin)
+        if leftover is not OnLeftover.END:
+            write(directory / "leftover", leftover.encode())
         pid = spawn(directory, whole_env, launch_fd, lock_fd, SHIM)
     except OSError as error:
         if error.errno != errno.E2BIG:

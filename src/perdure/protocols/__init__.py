@@ -17,6 +17,7 @@ from perdure.protocols.agents import (
     Prompt,
     Retention,
     Spoken,
+    Untold,
     Warm,
 )
 from perdure.protocols.around import Observer, Publisher
@@ -56,5 +57,6 @@ __all__ = [
     "SessionStore",
     "Spoken",
     "TokenStore",
+    "Untold",
     "Warm",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from perdure.lateclass import dataclass
 from perdure.model import (
@@ -187,6 +187,15 @@ class Warm(Protocol):
 
     def hear(self, line: bytes, so_far: Heard) -> Heard:
         """One more line of stdout. Never raises."""
+        ...
+
+
+@runtime_checkable
+class Untold(Protocol):
+    """What a driver has besides, whose agent's output is silent on denied calls and questions."""
+
+    def untold(self, content: bytes) -> Sequence[AgentEvent]:
+        """The denied calls and the questions since the newest prompt of a transcript. Pure."""
         ...
 
 

@@ -51,6 +51,8 @@ GIVEN = (
         "budget_usd",
         "continuity",
         "when_full",
+        "on_denied",
+        "on_leftover",
         "verify",
         "files",
         "verify_rounds",

@@ -152,6 +152,8 @@ class Run(Answer):
     conditions: list[Condition]
     missed_checkpoint: str
     when_full: str
+    on_denied: str
+    on_leftover: str
     created: int
     updated: int
     finished: int | None

@@ -1,0 +1,293 @@
+"""How an attempt ends: scripted endings on the real agents, each with the outcome that the facts
+allow, and honest successes beside them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.journeys.stage import Done, Stage
+
+MakeStage = Callable[..., Stage]
+pytestmark = pytest.mark.journey
+
+QUESTION = {
+    "questions": [
+        {
+            "question": "Which database?",
+            "header": "Database",
+            "multiSelect": False,
+            "options": [
+                {"label": "Postgres", "description": "the big one"},
+                {"label": "SQLite", "description": "the small one"},
+            ],
+        }
+    ]
+}
+
+
+@dataclass(frozen=True)
+class Ending:
+    """One scripted ending. `state` and `kind`: of the run and of its only attempt; `why`: words
+    that `perdure why` has to say; `events`: kinds that the journal has to hold."""
+
+    script: str
+    state: str = "succeeded"
+    kind: str = "succeeded"
+    code: int = 0
+    why: tuple[str, ...] = ()
+    events: tuple[str, ...] = ()
+    logs: tuple[str, ...] = ()
+    """Words that `perdure logs` has to say."""
+    words: tuple[str, ...] = ()
+    hook: str = ""
+    """What a `PreToolUse` hook of the repository answers, as JSON."""
+
+
+def call(tool: str, **given: Any) -> str:
+    return f"call {tool} {json.dumps(given)}\n"
+
+
+def asks(*why: str, events: tuple[str, ...] = (), **more: Any) -> dict[str, Any]:
+    """What an ending has that needs a person."""
+    kind = more.pop("kind", "needs_input")
+    return {"state": "failed", "kind": kind, "code": 3, "why": why, "events": events, **more}
+
+
+def decision(word: str) -> str:
+    output = {"hookEventName": "PreToolUse", "permissionDecision": word}
+    return json.dumps({"hookSpecificOutput": {**output, "permissionDecisionReason": "not now"}})
+
+
+FETCH = call("WebFetch", url="https://example.invalid/a", prompt="what is there")
+WRITE = call("Write", file_path="out.txt", content="hello")
+STOPS = "---\nsay I cannot do that without the tool. I stop here.\n"
+BACKGROUND = call("Bash", command="sleep 571", description="serve", run_in_background=True)
+AWAY = (
+    "run (setsid nohup sh -c 'trap \"\" TERM; exec sleep 573' >/dev/null 2>&1 &) ; "
+    "(trap '' TERM; exec sleep 574) & (exec sleep 575) & echo started\n"
+)
+
+CLAUDE = {
+    "denied": Ending(
+        f"say I will look.\n{FETCH}{STOPS}",
+        **asks("1 call was denied: WebFetch https://example.invalid/a", events=("tool_denied",)),
+    ),
+    "denied, and on_denied is fail": Ending(
+        FETCH + STOPS,
+        words=("--on-denied", "fail"),
+        **asks("denied: WebFetch", events=("tool_denied",), kind="denied"),
+    ),
+    "denied, and on_denied is report": Ending(
+        FETCH + STOPS, words=("--on-denied", "report"), events=("tool_denied",)
+    ),
+    "denied several times": Ending(
+        f"{FETCH}---\n{FETCH}---\n{call('WebSearch', query='perdure')}{STOPS}",
+        **asks(
+            "3 calls were denied: WebFetch https://example.invalid/a (2 times), WebSearch perdure"
+        ),
+    ),
+    "denied by a hook": Ending(
+        WRITE + STOPS, hook=decision("deny"), **asks("denied: Write", events=("tool_denied",))
+    ),
+    "deferred by a hook": Ending(
+        f"{WRITE}---\nsay It is written.\n",
+        hook=decision("defer"),
+        **asks("a hook put a call of a tool off", "Write", events=("tool_denied",)),
+    ),
+    "stopped by a hook": Ending(
+        f"{WRITE}---\nsay It is written.\n",
+        "failed",
+        "config_error",
+        7,
+        hook=json.dumps({"continue": False, "stopReason": "no more"}),
+        why=("a hook of the repository or of the user ended the turn",),
+    ),
+    "a question": Ending(
+        f"{call('AskUserQuestion', **QUESTION)}---\nsay Which database do you want?\n",
+        **asks("it asks: Which database? (Postgres, SQLite)", events=("question_asked",)),
+    ),
+    "cut at the limit of tokens": Ending(
+        "---\n".join(f"say piece {n}\nstop max_tokens\n" for n in range(9)),
+        "failed",
+        "truncated",
+        1,
+        why=("truncated",),
+        events=("reply_cut",),
+    ),
+    "a refusal": Ending(
+        "say I cannot help with that.\nstop refusal\n---\nsay Never.\nstop refusal\n",
+        **asks("the model refused", events=("reply_cut",), kind="refused"),
+    ),
+    "a refusal, then mere words": Ending(
+        "say I cannot help with that.\nstop refusal\n",
+        **asks("the model refused", events=("reply_cut",), kind="refused"),
+    ),
+    "an empty answer": Ending(
+        "nothing\n---\nnothing\n---\nnothing\n",
+        "failed",
+        "truncated",
+        1,
+        why=("the model's last answer was empty",),
+    ),
+    "a command in the background": Ending(
+        f"{BACKGROUND}---\nsay It runs.\n",
+        events=("leftovers_found",),
+        logs=("ended: 1 process(es): sleep 571",),
+    ),
+    "processes that got away": Ending(
+        f"{AWAY}---\nsay They run.\n", events=("leftovers_found",), logs=("sleep 573", "sleep 574")
+    ),
+    "an error of the service as text": Ending(
+        "fail 400 x9\nsay never\n", "failed", "failed", 1, why=("API Error",)
+    ),
+    "its own limit of turns": Ending(
+        "run true\n---\nrun true\n---\nsay Done.\n",
+        "failed",
+        "max_turns",
+        1,
+        words=("--agent-arg=--max-turns", "--agent-arg=1"),
+        why=("max_turns",),
+    ),
+    # Honest successes
+    "the work": Ending("run echo hello > out.txt\n---\nsay I wrote it.\n"),
+    "nothing to do": Ending("say There is nothing to do: all of it is there already.\n"),
+    "a sentence that ends with a question mark": Ending(
+        "run echo hello > out.txt\n---\nsay It is done. Shall I write tests next?\n"
+    ),
+    "a command that failed, and was put right": Ending(
+        "run false\n---\nrun echo hello > out.txt\n---\nsay Done now.\n"
+    ),
+    "cut, and taken up again by the agent": Ending(
+        "say This is cut\nstop max_tokens\n---\nsay off, and here is the rest.\n",
+        events=("reply_cut",),
+    ),
+    "refused once, and done another way": Ending(
+        "say No.\nstop refusal\n---\nrun echo hello > out.txt\n---\nsay Done so.\n",
+        events=("reply_cut",),
+    ),
+    "asked, and decided by itself": Ending(
+        f"{call('AskUserQuestion', **QUESTION)}---\nrun echo sqlite > out.txt\n---\nsay SQLite.\n",
+        events=("question_asked",),
+    ),
+    "an empty answer, then words": Ending("nothing\n---\nsay Nothing is left to do.\n"),
+}
+
+
+def play(stage: Stage, ending: Ending, *words: str) -> Done:
+    """Run one task with one attempt to its end."""
+    if ending.hook:
+        settings = stage.repo / ".claude/settings.json"
+        settings.parent.mkdir()
+        (settings.parent / "answer.json").write_text(ending.hook)
+        command = {"type": "command", "command": 'cat "$CLAUDE_PROJECT_DIR"/.claude/answer.json'}
+        settings.write_text(json.dumps({"hooks": {"PreToolUse": [{"hooks": [command]}]}}))
+        identity = ["-c", "user.name=Ada", "-c", "user.email=ada@example.invalid"]
+        for arguments in (["add", "."], [*identity, "commit", "-q", "-m", "hooks"]):
+            command_line = ["git", *arguments]
+            subprocess.run(command_line, cwd=stage.repo, env=stage.environ, check=True)
+    asked = ["--repo", str(stage.repo), "--name", "task", "--attempts", "1", "--agent", stage.agent]
+    may = () if "--permissions" in ending.words else ("--permissions", "edit")
+    return stage.perdure("run", *asked, *may, *ending.words, *words, "Do the task.")
+
+
+def kinds(stage: Stage) -> set[str]:
+    """The kinds of the events in the run's journal."""
+    done = stage.perdure("logs", "task", "--json")
+    assert done.code == 0, done.err
+    return {json.loads(line)["event"]["kind"] for line in done.out.splitlines()}
+
+
+def holds(stage: Stage, ending: Ending) -> None:
+    """Play the ending and check all that it promises."""
+    done = play(stage, ending)
+    report = stage.show()
+    (attempt,) = report["attempts"]
+    found = (report["state"], attempt["outcome"]["kind"], done.code)
+    assert found == (ending.state, ending.kind, ending.code), (attempt["outcome"], done.err)
+    why = stage.perdure("why", "task").out
+    for words in ending.why:
+        assert words in why, why
+    logs = stage.perdure("logs", "task").out if ending.logs else ""
+    for words in ending.logs:
+        assert words in logs, logs
+    assert set(ending.events) <= kinds(stage)
+    stage.nothing_survives()
+
+
+@pytest.mark.parametrize("agent", ["claude"], indirect=True)
+@pytest.mark.parametrize("name", CLAUDE)
+def test_an_attempt_of_claude_ends_as_the_facts_say(
+    stage: MakeStage, agent: str, name: str
+) -> None:
+    """The outcome of each scripted ending follows from calls, results and stop reasons."""
+    holds(stage(CLAUDE[name].script), CLAUDE[name])
+
+
+ASK_CODEX = call("request_user_input", questions=[{**QUESTION["questions"][0], "id": "db"}])
+ESCALATED = call(
+    "exec_command",
+    cmd="make install",
+    sandbox_permissions="require_escalated",
+    justification="it needs more",
+)
+OUTSIDE = "run echo x > /etc/perdure-of-a-test.txt\n"
+
+CODEX = {
+    "stopped by the sandbox": Ending(
+        f"{OUTSIDE}{STOPS}", **asks("1 call was denied:", events=("tool_denied",))
+    ),
+    "an escalation that was rejected": Ending(
+        f"{ESCALATED}{STOPS}",
+        **asks("1 call was denied: exec_command make install", events=("tool_denied",)),
+    ),
+    "rejected, and on_denied is fail": Ending(
+        f"{ESCALATED}{STOPS}",
+        words=("--on-denied", "fail"),
+        **asks("1 call was denied", kind="denied"),
+    ),
+    "a question": Ending(
+        f"{ASK_CODEX}---\nsay Which database do you want?\n",
+        **asks("it asks: Which database? (Postgres, SQLite)", events=("question_asked",)),
+    ),
+    "cut at the limit of tokens": Ending(
+        "say This is cut\nstop max_output_tokens\n",
+        "failed",
+        "truncated",
+        1,
+        ("max_output_tokens",),
+    ),
+    "a refusal": Ending(
+        "say I cannot help with that.\nstop content_filter\n---\nsay No.\nstop content_filter\n",
+        **asks("the model refused", kind="refused"),
+    ),
+    "an empty answer": Ending(
+        "nothing\n", "failed", "truncated", 1, ("the model's last answer was empty",)
+    ),
+    "processes that got away": Ending(
+        f"{AWAY}---\nsay They run.\n", events=("leftovers_found",), logs=("sleep 573", "sleep 574")
+    ),
+    # Honest successes
+    "the work": Ending("run echo hello > out.txt\n---\nsay I wrote it.\n"),
+    "nothing to do": Ending("say There is nothing to do.\n"),
+    "stopped by the sandbox, and done another way": Ending(
+        f"{OUTSIDE}---\nrun echo x > out.txt\n---\nsay It is in the workdir now.\n",
+        events=("tool_denied",),
+    ),
+    "asked, and decided by itself": Ending(
+        f"{ASK_CODEX}---\nrun echo sqlite > out.txt\n---\nsay SQLite.\n",
+        events=("question_asked",),
+    ),
+}
+
+
+@pytest.mark.parametrize("agent", ["codex"], indirect=True)
+@pytest.mark.parametrize("name", CODEX)
+def test_an_attempt_of_codex_ends_as_the_facts_say(stage: MakeStage, agent: str, name: str) -> None:
+    """What the output of Codex is silent on is read from its rollout."""
+    holds(stage(CODEX[name].script), CODEX[name])

@@ -1,0 +1,129 @@
+"""What a turn left open although its agent reported success."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from perdure import drivers
+from perdure.events import (
+    AgentEvent,
+    QuestionAsked,
+    ReplyCut,
+    Said,
+    ToolDenied,
+    ToolEnded,
+    ToolStarted,
+    TurnEnded,
+)
+from perdure.lifecycle import Tally, decide
+from perdure.model import ContinuityPolicy, OnDenied, Outcome, OutcomeKind, RunState
+from perdure.unfinished import MOST, OpenEnds, judge
+
+FINE = Outcome(kind=OutcomeKind.SUCCEEDED)
+SAID, ENDED = Said("It is done."), TurnEnded(ok=True, turns=1)
+
+
+def ends(*events: AgentEvent) -> OpenEnds:
+    found = OpenEnds()
+    for event in events:
+        if (known := found.complete(event)) is not None:
+            found.absorb(known)
+    return found
+
+
+def denied(key: str, name: str = "Fetch", summary: str = "a") -> list[AgentEvent]:
+    started = ToolStarted(key, name, summary)
+    return [started, ToolDenied(key, ""), ToolEnded(key, ok=False)]
+
+
+def test_ten_thousand_denied_calls_are_one_sentence_and_little_memory() -> None:
+    """Each call is told apart up to a limit, the rest is counted."""
+    calls = [event for n in range(10_000) for event in denied(str(n), summary=f"page {n}")]
+    found = ends(*calls, SAID, ENDED)
+    outcome = judge(FINE, found, OnDenied.ASK)
+    assert outcome.detail == (
+        "10000 calls were denied: Fetch page 0, Fetch page 1, Fetch page 2 and 9997 more"
+    )
+    assert len(found.denied) == MOST and not found.calls
+
+
+def test_a_denial_counts_once_however_often_it_is_told() -> None:
+    """The result of a turn lists the same calls again."""
+    again = ToolDenied("1", "Fetch", "a")
+    outcome = judge(FINE, ends(*denied("1"), again, SAID, ENDED), OnDenied.ASK)
+    assert outcome.detail == "1 call was denied: Fetch a"
+
+
+def test_a_denied_call_that_ran_later_is_no_denial() -> None:
+    """The same tool with the same input came back well."""
+    later = (ToolStarted("2", "Fetch", "a"), ToolEnded("2", ok=True))
+    other = (ToolStarted("2", "Fetch", "b"), ToolEnded("2", ok=True))
+    assert judge(FINE, ends(*denied("1"), *later, SAID, ENDED), OnDenied.ASK).ok
+    assert not judge(FINE, ends(*denied("1"), *other, SAID, ENDED), OnDenied.ASK).ok
+
+
+def test_a_question_is_open_until_work_follows() -> None:
+    """An agent that only looks around after its question has not answered it."""
+    asked = (ToolStarted("1", "AskUserQuestion"), QuestionAsked("1", "Which one?", ("A", "B")))
+    looked = (ToolStarted("2", "Read", "x"), ToolEnded("2", ok=True))
+    worked = (ToolStarted("3", "Bash", "make"), ToolEnded("3", ok=True))
+    left = judge(FINE, ends(*asked, *looked, SAID, ENDED), OnDenied.REPORT)
+    assert (left.kind, left.detail) == (OutcomeKind.NEEDS_INPUT, "it asks: Which one? (A, B)")
+    assert judge(FINE, ends(*asked, *worked, SAID, ENDED), OnDenied.REPORT).ok
+
+
+@pytest.mark.parametrize(
+    ("policy", "kind"),
+    [
+        (OnDenied.ASK, OutcomeKind.NEEDS_INPUT),
+        (OnDenied.FAIL, OutcomeKind.DENIED),
+        (OnDenied.REPORT, OutcomeKind.SUCCEEDED),
+    ],
+)
+def test_the_policy_decides_what_a_denial_is_worth(policy: OnDenied, kind: OutcomeKind) -> None:
+    assert judge(FINE, ends(*denied("1"), SAID, ENDED), policy).kind is kind
+
+
+def test_words_alone_are_never_evidence() -> None:
+    """A last sentence that asks, doubts or boasts changes nothing."""
+    for words in ("Shall I go on?", "I could not do it.", "<b>denied</b> \x1b[31mrefused"):
+        assert judge(FINE, ends(Said(words), ENDED), OnDenied.ASK).ok
+
+
+def test_a_failure_stays_what_it_is() -> None:
+    """Open ends of an attempt that failed do not hide why it failed."""
+    failed = Outcome(kind=OutcomeKind.OVERLOADED, detail="no answer")
+    assert judge(failed, ends(*denied("1")), OnDenied.ASK) == failed
+
+
+@pytest.mark.parametrize("reason", ["max_tokens", "empty", "odd"])
+def test_an_answer_that_broke_off_goes_on_at_once(reason: str) -> None:
+    """A truncated attempt is queued again, now, and counts."""
+    outcome = judge(FINE, ends(SAID, ReplyCut(reason), ENDED), OnDenied.ASK)
+    assert outcome.kind is OutcomeKind.TRUNCATED
+    tally = Tally(counted=1, free=0, allowed=3)
+    decision = decide(outcome, tally, ContinuityPolicy.DISCLOSE, 1000)
+    assert (decision.state, decision.run_after) == (RunState.QUEUED, 1000)
+
+
+@pytest.mark.parametrize("kind", [OutcomeKind.DENIED, OutcomeKind.REFUSED, OutcomeKind.NEEDS_INPUT])
+def test_what_only_a_person_can_settle_is_not_tried_again(kind: OutcomeKind) -> None:
+    tally = Tally(counted=1, free=0, allowed=3)
+    decision = decide(Outcome(kind=kind), tally, ContinuityPolicy.DISCLOSE, 1000)
+    assert decision.state is RunState.FAILED
+    assert decision.condition is not None and decision.condition.type == "needs_person"
+
+
+def test_a_denied_call_of_five_megabytes_is_kept_small() -> None:
+    """Claude Code repeats the whole input in its result; ANSI and HTML are characters like any."""
+    given = {"command": "\x1b[31m<script>alert(1)</script>" + "x" * 5_000_000}
+    denial = {"tool_name": "Bash", "tool_use_id": "1", "tool_input": given}
+    result = {"type": "result", "subtype": "success", "is_error": False, "num_turns": 1}
+    line = json.dumps({**result, "result": "Done", "permission_denials": [denial]}).encode()
+    events = drivers.load("claude").parse(line)
+    (found,) = [event for event in events if isinstance(event, ToolDenied)]
+    assert found.name == "Bash" and len(found.summary) <= 500
+    detail = judge(FINE, ends(*events), OnDenied.ASK).detail
+    assert len(detail) < 200 and detail.startswith("1 call was denied: Bash")
