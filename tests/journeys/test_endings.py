@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from tests.journeys.stage import Done, Stage
+from tests.journeys.stage import Done, Stage, native
 
 MakeStage = Callable[..., Stage]
 pytestmark = pytest.mark.journey
@@ -179,7 +179,7 @@ CLAUDE = {
 }
 
 
-def play(stage: Stage, ending: Ending, *words: str) -> Done:
+def play(stage: Stage, ending: Ending, agent: str) -> Done:
     """Run one task with one attempt to its end."""
     if ending.hook:
         settings = stage.repo / ".claude/settings.json"
@@ -191,9 +191,9 @@ def play(stage: Stage, ending: Ending, *words: str) -> Done:
         for arguments in (["add", "."], [*identity, "commit", "-q", "-m", "hooks"]):
             command_line = ["git", *arguments]
             subprocess.run(command_line, cwd=stage.repo, env=stage.environ, check=True)
-    asked = ["--repo", str(stage.repo), "--name", "task", "--attempts", "1", "--agent", stage.agent]
+    asked = ["--repo", str(stage.repo), "--name", "task", "--attempts", "1", "--agent", agent]
     may = () if "--permissions" in ending.words else ("--permissions", "edit")
-    return stage.perdure("run", *asked, *may, *ending.words, *words, "Do the task.")
+    return stage.perdure("run", *asked, *may, *ending.words, "Do the task.")
 
 
 def kinds(stage: Stage) -> set[str]:
@@ -203,9 +203,9 @@ def kinds(stage: Stage) -> set[str]:
     return {json.loads(line)["event"]["kind"] for line in done.out.splitlines()}
 
 
-def holds(stage: Stage, ending: Ending) -> None:
-    """Play the ending and check all that it promises."""
-    done = play(stage, ending)
+def holds(stage: Stage, ending: Ending, agent: str = "") -> None:
+    """Play the ending and check all that it promises. `agent`: over ACP."""
+    done = play(stage, ending, agent or stage.agent)
     report = stage.show()
     (attempt,) = report["attempts"]
     found = (report["state"], attempt["outcome"]["kind"], done.code)
@@ -291,3 +291,111 @@ CODEX = {
 def test_an_attempt_of_codex_ends_as_the_facts_say(stage: MakeStage, agent: str, name: str) -> None:
     """What the output of Codex is silent on is read from its rollout."""
     holds(stage(CODEX[name].script), CODEX[name])
+
+
+AWAY_QUIET = (
+    "run (setsid nohup sh -c 'trap \"\" TERM; exec sleep 573' >/dev/null 2>&1 &) ; echo started\n"
+)
+
+GEMINI = {
+    "denied: outside of the workdir": Ending(
+        call("write_file", file_path="/etc/perdure-of-a-test.txt", content="x") + STOPS,
+        **asks("1 call was denied: write_file /etc/perdure", events=("tool_denied",)),
+    ),
+    "denied by the level of permissions": Ending(
+        f"run echo x > out.txt\n{STOPS}",
+        words=("--permissions", "read"),
+        **asks("1 call was denied: run_shell_command echo x > out.txt"),
+    ),
+    "a question": Ending(
+        f"{call('ask_user', **QUESTION)}---\nsay Which database do you want?\n",
+        **asks("it asks: Which database? (Postgres, SQLite)", events=("question_asked",)),
+    ),
+    "cut at the limit of tokens": Ending(
+        "say This is cut\nstop MAX_TOKENS\n", "failed", "truncated", 1, ("broke off (max_tokens)",)
+    ),
+    "a refusal": Ending(
+        "say I cannot help with that.\nstop SAFETY\n",
+        **asks("the model refused: I cannot help with that.", kind="refused"),
+    ),
+    "a command in the background": Ending(
+        call("run_shell_command", command="sleep 571", is_background=True) + "---\nsay It runs.\n",
+        logs=("ended: 1 process(es): sleep 571",),
+    ),
+    "a process that got away": Ending(f"{AWAY_QUIET}---\nsay It runs.\n", logs=("sleep 573",)),
+    # Honest successes
+    "the work": Ending("run echo hello > out.txt\n---\nsay I wrote it.\n"),
+    "nothing to do": Ending("say There is nothing to do.\n"),
+}
+
+OPENCODE = {
+    "denied: outside of the workdir": Ending(
+        call("write", filePath="/etc/perdure-of-a-test.txt", content="x") + STOPS,
+        **asks("1 call was denied: write /etc/perdure", events=("tool_denied",)),
+    ),
+    "a question": Ending(
+        f"{call('question', **QUESTION)}---\nsay Which database do you want?\n",
+        **asks("it asks: Which database do you want?", events=("question_asked",)),
+    ),
+    "cut at the limit of tokens": Ending(
+        "say This is cut\nstop length\n", "failed", "truncated", 1, ("'length'",)
+    ),
+    "a refusal": Ending(
+        "say I cannot help with that.\nstop content_filter\n",
+        **asks("the model refused", kind="refused"),
+    ),
+    "an empty answer": Ending(
+        "nothing\n", "failed", "truncated", 1, ("the model's last answer was empty",)
+    ),
+    "a process that got away": Ending(f"{AWAY_QUIET}---\nsay It runs.\n", logs=("sleep 573",)),
+    # Honest successes
+    "the work": Ending("run echo hello > out.txt\n---\nsay I wrote it.\n"),
+    "nothing to do": Ending("say There is nothing to do.\n"),
+}
+
+ACP_CODEX = {
+    "stopped by the sandbox": Ending(f"{OUTSIDE}{STOPS}", **asks("denied:")),
+    "a question": Ending(
+        f"{ASK_CODEX}---\nsay Which database do you want?\n", **asks("it asks: Which database?")
+    ),
+    "an empty answer": Ending(
+        "nothing\n", "failed", "truncated", 1, ("the model's last answer was empty",)
+    ),
+    "a process that got away": Ending(f"{AWAY_QUIET}---\nsay It runs.\n", logs=("sleep 573",)),
+    # Honest successes
+    "the work": Ending("run echo hello > out.txt\n---\nsay I wrote it.\n"),
+    "nothing to do": Ending("say There is nothing to do.\n"),
+}
+
+
+def slow(names: Iterable[str], quick: str) -> list[Any]:
+    """All but one of them are for the slow tier."""
+    return [name if name == quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("agent", ["gemini"], indirect=True)
+@pytest.mark.parametrize("name", slow(GEMINI, "cut at the limit of tokens"))
+def test_an_attempt_of_gemini_ends_as_the_facts_say(
+    stage: MakeStage, agent: str, name: str
+) -> None:
+    """What the output of Gemini CLI is silent on is read from the answers of its service."""
+    holds(stage(GEMINI[name].script), GEMINI[name])
+
+
+@pytest.mark.parametrize("agent", ["opencode"], indirect=True)
+@pytest.mark.parametrize("name", slow(OPENCODE, "denied: outside of the workdir"))
+def test_an_attempt_of_opencode_ends_as_the_facts_say(
+    stage: MakeStage, agent: str, name: str
+) -> None:
+    """A question to a tool that is not there is a question all the same."""
+    holds(stage(OPENCODE[name].script), OPENCODE[name])
+
+
+@pytest.mark.parametrize("agent", ["codex"], indirect=True)
+@pytest.mark.parametrize("name", slow(ACP_CODEX, "a question"))
+def test_an_attempt_over_acp_ends_as_the_facts_say(stage: MakeStage, agent: str, name: str) -> None:
+    """The same facts, told by the protocol and by the transcript behind it."""
+    adapter = native("codex").parents[5] / "@agentclientprotocol/codex-acp/dist/index.js"
+    command = f"env CODEX_PATH={native('codex')} node {adapter}"
+    one = stage(ACP_CODEX[name].script, extra={"PERDURE_ACP_CODEX": command})
+    holds(one, ACP_CODEX[name], "acp-codex")

@@ -51,7 +51,16 @@ from perdure.model import (
     Start,
     Usage,
 )
-from perdure.protocols import Abilities, AgentDriver, Archive, Prompt, Retention, Spoken, Warm
+from perdure.protocols import (
+    Abilities,
+    AgentDriver,
+    Archive,
+    Prompt,
+    Retention,
+    Spoken,
+    Untold,
+    Warm,
+)
 
 BRIDGE = Path(__file__).with_name("acp_bridge.py")
 LABEL = "Prompt: "
@@ -339,6 +348,9 @@ class AcpDriver:
     def total(self, transcript: bytes) -> Usage:
         """Zero: over ACP usage is told for each turn."""
         return Usage()
+
+    def untold(self, content: bytes) -> Sequence[AgentEvent]:
+        return self.native.untold(content) if isinstance(self.native, Untold) else ()
 
     def by_hand(self, launch: Launch) -> Command:
         """The agent's own program, by its name."""

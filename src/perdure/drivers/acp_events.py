@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from perdure.drivers import lines
+from perdure.drivers.calls import sandboxed
 from perdure.events import (
     AgentEvent,
     ItemsMarked,
@@ -138,7 +139,10 @@ def _update(update: Any) -> Sequence[AgentEvent]:
         told = lines.part(update, "_meta", "terminal_exit", "exit_code")
         code = told if told is not None else lines.part(update, "rawOutput", "metadata", "exit")
         ok = status == "completed" and not code
-        return (ToolEnded(_id(update), ok, _output(update), code=lines.exit_code(code)),)
+        ended = ToolEnded(_id(update), ok, _output(update), code=lines.exit_code(code))
+        if not ok and sandboxed(ended.summary):
+            return (ToolDenied(ended.tool_id, "", by="sandbox"), ended)
+        return (ended,)
     return ()
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from perdure.drivers import claude_files, lines
-from perdure.drivers.questions import question
+from perdure.drivers.calls import question
 from perdure.events import (
     AgentEvent,
     ContextSeen,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from perdure.drivers import lines
+from perdure.drivers.calls import sandboxed
 from perdure.events import (
     AgentEvent,
     LimitSeen,
@@ -29,8 +30,6 @@ from perdure.model import Usage
 
 SUMMARY = 500
 _NO_TOOLS = frozenset({"agent_message", "reasoning", "error", "todo_list", "plan", "user_message"})
-_SANDBOX = re.compile(r"Read-only file system|Operation not permitted|seccomp|landlock")
-"""How a command says that the sandbox stopped it."""
 _STATUS = re.compile(r"status:? (\d{3})")
 
 
@@ -73,7 +72,7 @@ def _item(kind: str, item: dict[str, Any]) -> Sequence[AgentEvent]:
     if kind == "item.started":
         return (ToolStarted(key, name, _argument(item)),)
     stopped: Sequence[AgentEvent] = ()
-    if item.get("exit_code") and _SANDBOX.search(lines.text(item.get("aggregated_output"))):
+    if item.get("exit_code") and sandboxed(lines.text(item.get("aggregated_output"))):
         stopped = (ToolDenied(key, name, _argument(item), by="sandbox"),)
     ok = (
         item.get("status") in ("completed", None)

@@ -12,8 +12,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from perdure.drivers import lines
+from perdure.drivers.calls import question
 from perdure.drivers.codex_files import prompt_of
-from perdure.drivers.questions import question
 from perdure.events import AgentEvent, QuestionAsked, ToolDenied
 
 SUMMARY = 500

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from perdure.drivers import lines
-from perdure.drivers.questions import question
+from perdure.drivers.calls import question
 from perdure.events import (
     AgentEvent,
     ReplyCut,

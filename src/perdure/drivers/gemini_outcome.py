@@ -26,6 +26,7 @@ from perdure.model import Exit, Outcome, OutcomeKind
 _K = OutcomeKind
 
 _WORDS = (
+    rule(_K.TRUNCATED, r"model returned an empty response"),
     rule(
         _K.SESSION_MISSING,
         r"Invalid session identifier|No previous sessions found for this project",

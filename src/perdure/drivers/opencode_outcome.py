@@ -28,6 +28,7 @@ _K = OutcomeKind
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 _WORDS = (
+    rule(_K.REFUSED, r"ContentFilterError"),
     rule(_K.SESSION_MISSING, r"Session not found"),
     rule(
         _K.CONTEXT_EXHAUSTED,
@@ -130,7 +131,7 @@ def _failed(ended: TurnEnded, exit: Exit) -> Outcome:
     words = f"{ended.facts.get('name', '')} {said}"
     status = int(ended.facts["status"]) if ended.facts.get("status", "").isdecimal() else 0
     kind = judge(words, _WORDS)
-    if kind not in (_K.CONTEXT_EXHAUSTED, _K.SESSION_BROKEN):
+    if kind not in (_K.CONTEXT_EXHAUSTED, _K.SESSION_BROKEN, _K.REFUSED):
         kind = _STATUS.get(status) or (_K.OVERLOADED if status >= 500 else kind) or _K.FAILED
     until = resets_at(said, exit.at) if kind is _K.RATE_LIMITED and exit.at else None
     return ending(kind, said, exit, until)

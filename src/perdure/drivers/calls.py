@@ -1,4 +1,4 @@
-"""A question that an agent asks by a tool: the agents agree on its form. Pure.
+"""What the calls of all agents have in common: the form of a question, the words of a sandbox. Pure.
 
 Claude Code's `AskUserQuestion`, Codex's `request_user_input`, Gemini CLI's `ask_user` and OpenCode's
 `question` all take a list `questions` with `question` and `options` of `label` each.
@@ -6,6 +6,7 @@ Claude Code's `AskUserQuestion`, Codex's `request_user_input`, Gemini CLI's `ask
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from perdure.drivers import lines
@@ -14,6 +15,15 @@ from perdure.events import QuestionAsked
 SUMMARY = 500
 MOST = 20
 """Number of offered answers that are kept."""
+
+
+_SANDBOX = re.compile(r"Read-only file system|Operation not permitted|seccomp|landlock")
+"""How a command says that a sandbox stopped it."""
+
+
+def sandboxed(output: str) -> bool:
+    """Whether a sandbox stopped the command that failed with this output."""
+    return _SANDBOX.search(output) is not None
 
 
 def question(tool_id: str, given: Any) -> QuestionAsked:
