@@ -86,6 +86,14 @@ def span(seconds: int) -> str:
     return f"{seconds // 3600}h{seconds % 3600 // 60:02}m"
 
 
+def soon(then_ms: int, now_ms: int) -> str:
+    """`in 14m (08:01 +0200)`: a moment to come, as how long from now and when."""
+    moment = time.localtime(then_ms / 1000)
+    day = "%Y-%m-%d " if then_ms - now_ms > 86_400_000 else ""
+    when = time.strftime(f"{day}%H:%M %z", moment)
+    return f"in {age(now_ms, then_ms)} ({when})"
+
+
 def clock(ms: int) -> str:
     """A moment in local time, for a person."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ms / 1000))

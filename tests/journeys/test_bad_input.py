@@ -104,7 +104,7 @@ def test_hostile_task_name(stage: Stage, task: str) -> None:
         ("run", "--permissions", "all", "Do it."),
         ("run", "--timeout", "soon", "Do it."),
         ("run", "--nmae", "x", "Do it."),
-        ("show",),
+        ("rm",),
         ("plan", "chek", "x.toml"),
         ("--cluster", "ls", "--al"),
     ],

@@ -192,7 +192,7 @@ def test_a_list_keeps_to_the_terminal(stage: MakeStage) -> None:
             == 1
         )
     for columns in (80, 40, 200):
-        code, screen = on_terminal(one, "ls", columns=columns)
+        code, screen = on_terminal(one, "ls", columns=columns, NO_COLOR="1")
         lines = screen.splitlines()
         assert code == 0 and len(lines) == 3, screen
         assert all(

@@ -1,15 +1,18 @@
-"""`attach`: follows a run at work as if one had started it here. Looks only: Ctrl-C leaves, and the
-run goes on."""
+"""`attach` and `wait`: follow a run that was started elsewhere, with its progress or in silence.
+Both only look: Ctrl-C leaves, and the run continues."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from functools import partial
 from typing import TYPE_CHECKING
 
 from perdure.cli.compose import Stopper, open_to_read, settings
 from perdure.cli.look import UNATTENDED
+from perdure.cli.parsing import optional_name
+from perdure.cli.words import seconds_of
 from perdure.liveness import Liveness
 from perdure.model import RunState, TaskRun
 
@@ -23,11 +26,44 @@ NAP_S = 0.2
 
 
 def attach_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="the run's name, id or key")
+    optional_name(parser)
+
+
+def wait_arguments(parser: argparse.ArgumentParser) -> None:
+    optional_name(parser)
+    parser.add_argument(
+        "--timeout",
+        type=seconds_of,
+        default=0.0,
+        help="give up after this time with exit code 75: 90s, 30m, 2h (default: never)",
+    )
+
+
+def wait_verb(arguments: argparse.Namespace) -> int:
+    from perdure.cli.run import warn
+    from perdure.cli.summary import say_summary
+    from perdure.lifecycle import FINAL
+    from perdure.report import report_of
+
+    store = open_to_read(settings())
+    run = store.get(arguments.name)
+    end = time.monotonic() + arguments.timeout if arguments.timeout else float("inf")
+    while run.state not in FINAL:
+        if _is_left_alone(run, store.now(), partial(store.get, run.id)):
+            print(f"nobody works on {run.name}: perdure retry {run.name}", file=sys.stderr)
+            return UNATTENDED
+        if time.monotonic() > end:
+            print(f"{run.name} is still {run.state}", file=sys.stderr)
+            return UNATTENDED
+        time.sleep(NAP_S)
+        run = store.get(run.id)
+    report = report_of(store, run)
+    say_summary(report)
+    warn(report)
+    return _exit_code(store, run)
 
 
 def attach_verb(arguments: argparse.Namespace) -> int:
-    from perdure import service
     from perdure.cli.progress import Progress
     from perdure.cli.run import warn
     from perdure.lifecycle import FINAL
@@ -51,9 +87,13 @@ def attach_verb(arguments: argparse.Namespace) -> int:
         report = report_of(store, run)
     progress.conclude(report)
     warn(report)
-    ended = [
-        attempt.outcome.kind for attempt in store.attempts(run.id) if attempt.outcome is not None
-    ]
+    return _exit_code(store, run)
+
+
+def _exit_code(store: RunStore, run: TaskRun) -> int:
+    from perdure import service
+
+    ended = [each.outcome.kind for each in store.attempts(run.id) if each.outcome is not None]
     return service.exit_code(run, ended[-1] if ended else None)
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from perdure.cli.compose import open_engine, settings
+from perdure.cli.parsing import optional_name
 from perdure.cli.style import is_colored
 from perdure.cli.text import clean, columns, visible
 from perdure.errors import Conflict
@@ -30,7 +31,7 @@ HEADS = (
 
 
 def diff_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="the run's name, id or key")
+    optional_name(parser)
     parser.add_argument("--stat", action="store_true", help="only which files, and how much")
     parser.add_argument(
         "--raw",
@@ -75,7 +76,7 @@ def _coloured(line: str) -> str:
 
 
 def apply_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="the run's name, id or key")
+    optional_name(parser)
     parser.add_argument(
         "--to",
         metavar="DIR",

@@ -8,6 +8,7 @@ import json
 import sys
 
 from perdure.cli.compose import open_engine, open_to_read, settings
+from perdure.cli.parsing import optional_name
 from perdure.cli.text import clean, clock, one_line
 
 TYPE_CHECKING = False
@@ -18,7 +19,7 @@ SHOWN = 10
 
 
 def checkpoints_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="the run's name, id or key")
+    optional_name(parser)
     parser.add_argument(
         "--all", action="store_true", help=f"every one that is kept (default: the newest {SHOWN})"
     )

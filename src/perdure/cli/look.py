@@ -9,9 +9,22 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from perdure.cli.compose import environment, open_to_read, probe, settings, this_host
-from perdure.cli.text import clean, clock, consumption, filled, one_line
-from perdure.errors import NotFound
+from perdure.cli.parsing import optional_name
+from perdure.cli.style import STATES, SYMBOLS, fitted, paint, wrapped
+from perdure.cli.text import (
+    clean,
+    clock,
+    columns,
+    consumption,
+    filled,
+    one_line,
+    shown_path,
+)
+from perdure.cli.words import seconds_of
+from perdure.errors import NotFound, UsageError
+from perdure.events import ContextAdded, Record, RunSubmitted, ToolEnded
 from perdure.liveness import Liveness, advice
+from perdure.logline import line_of
 from perdure.text import receipt_words
 
 if TYPE_CHECKING:
@@ -29,7 +42,7 @@ UNATTENDED = 75
 
 
 def show_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="the run's name, id or key")
+    optional_name(parser)
     parser.add_argument("--json", action="store_true")
 
 
@@ -57,6 +70,12 @@ def _advice(report: Mapping[str, Any]) -> str:
     return advice(report["name"], Liveness(report["liveness"])) if report["liveness"] else ""
 
 
+def _say(text: str, style: str = "") -> None:
+    """Print clean text: on a terminal wrapped at words behind its label, and in color."""
+    for line in wrapped(text, columns(sys.stdout), 10).split("\n"):
+        print(paint(fitted(line, sys.stdout), style, sys.stdout))
+
+
 def show_verb(arguments: argparse.Namespace) -> int:
     from perdure.explaining import missed_checkpoint
 
@@ -65,27 +84,34 @@ def show_verb(arguments: argparse.Namespace) -> int:
         print(json.dumps(report, indent=2, ensure_ascii=False))
         return 0
     place = report["workspace"]
-    print(f"{report['name']}  {shown_state(report)}  ({report['agent']}, {report['id'][:8]})")
+    state = shown_state(report)
+    mark = f"{SYMBOLS[state]} " if sys.stdout.isatty() and state in SYMBOLS else ""
+    _say(
+        f"{mark}{report['name']}  {state}  ({report['agent']}, {report['id'][:8]})",
+        STATES.get(state, ""),
+    )
     if words := _advice(report):
-        print(f"  {words}")
+        _say(f"  {words}")
     if report["reason"]:
-        print(f"  {one_line(report['reason'], 160)}")
-    print(f"  workdir   {clean(place['path'])} ({place['backend']})")
+        _say(f"  {one_line(report['reason'], 160)}")
+    _say(f"  workdir   {shown_path(place['path'], sys.stdout)} ({place['backend']})")
     if report["host"]:
-        print(f"  host      {clean(report['host'])}")
+        _say(f"  host      {clean(report['host'])}")
     if place["branch"]:
-        print(f"  branch    {clean(place['branch'])}")
+        _say(f"  branch    {clean(place['branch'])}")
     used = report["usage"]
-    print(f"  used      {consumption(used)}")
+    _say(f"  used      {consumption(used)}")
     if report["fill"]:
-        print(f"  fill      {filled(report['fill'])}")
+        _say(f"  context   {filled(report['fill'])}")
+    if report["result"]:
+        _say(f"  said      {one_line(report['result'], 240)}")
     for condition in report["conditions"]:
-        print(f"  {condition['type']}: {one_line(condition['message'], 160)}")
+        _say(f"  {condition['type']}: {one_line(condition['message'], 160)}", "warn")
     missed = missed_checkpoint(report)
     if missed:
-        print(f"  WARNING   {missed}")
+        _say(f"  WARNING   {missed}", "bad")
     for attempt in report["attempts"]:
-        print(f"  attempt {attempt['number']}  {_attempt_line(attempt, shown_state(report))}")
+        _say(f"  attempt {attempt['number']}  {_attempt_line(attempt, shown_state(report))}")
     return 0
 
 
@@ -102,7 +128,7 @@ def _attempt_line(attempt: dict[str, Any], state: str) -> str:
 
 
 def why_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="the run's name, id or key")
+    optional_name(parser)
     parser.add_argument("--json", action="store_true")
 
 
@@ -114,33 +140,31 @@ def why_verb(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(why_of(report), indent=2, ensure_ascii=False))
         return 0
-    print(
+    _say(
         f"{report['name']}: {shown_state(report)}; policy {report['policy']}, conversation of "
         f"{clean(report['scope'])}"
     )
     if words := _advice(report):
-        print(f"\n{shown_state(report):11} {words}")
+        _say(f"\n{shown_state(report):11} {words}")
     if report["state"] == "queued" and report["reason"]:
-        print(
-            f"\nwaits       until {clock(report['run_after'])}: {one_line(report['reason'], 300)}"
-        )
+        _say(f"\nwaits       until {clock(report['run_after'])}: {one_line(report['reason'], 300)}")
     for condition in report["conditions"]:
-        print(f"\n{condition['type']:11} {one_line(condition['message'], 300)}")
+        _say(f"\n{condition['type']:11} {one_line(condition['message'], 300)}")
     for line in told(report["posting"]):
-        print(f"\nforge       {line}")
+        _say(f"\nforge       {line}")
     if there := _waits_for(report):
-        print(f"\nhost        {there}")
+        _say(f"\nhost        {there}")
     missed = missed_checkpoint(report)
     if missed:
-        print(f"\nWARNING     {missed}")
+        _say(f"\nWARNING     {missed}")
     previous: dict[str, Any] | None = None
     for attempt in report["attempts"]:
-        print(f"\nattempt {attempt['number']}  {clock(attempt['started'])}")
+        _say(f"\nattempt {attempt['number']}  {clock(attempt['started'])}")
         for label, text in explained(attempt, previous):
-            print(f"  {label:9} {text}")
+            _say(f"  {label:9} {text}")
         previous = attempt
     if kept := _retention(report["agent"]):
-        print(
+        _say(
             f"\nnote        {report['agent']} itself removes what is older than {kept.days:g} "
             "days; perdure's copy stays (perdure doctor)"
         )
@@ -202,9 +226,20 @@ def _retention(agent: str) -> Retention | None:
 
 
 def logs_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="the run's name, id or key")
-    parser.add_argument("-f", "--follow", action="store_true", help="go on until the run is over")
+    optional_name(parser)
+    parser.add_argument(
+        "-f", "--follow", action="store_true", help="continue until the run is over"
+    )
     parser.add_argument("--attempt", type=int, default=0, help="only this attempt")
+    parser.add_argument("-n", "--tail", type=int, metavar="N", help="only the last N entries")
+    parser.add_argument(
+        "--since", type=seconds_of, metavar="AGE", help="only the last 90s, 30m, 24h, 7d"
+    )
+    parser.add_argument("-t", "--times", action="store_true", help="begin each entry with its time")
+    parser.add_argument(
+        "--prompts", action="store_true", help="show the instructions that the agent was given, too"
+    )
+    parser.add_argument("--tools", action="store_true", help="show the results of tools, too")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON record a line")
     form.add_argument(
@@ -215,14 +250,16 @@ def logs_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def logs_verb(arguments: argparse.Namespace) -> int:
-    from perdure.codec import encode
     from perdure.lifecycle import FINAL
-    from perdure.logline import line_of
 
     chosen = settings()
     store = open_to_read(chosen)
     run = store.get(arguments.name)
     left = Left(chosen, store)
+    if arguments.tail is not None and arguments.tail < 0:
+        raise UsageError(
+            f"--tail takes a number from 0, not {arguments.tail}", "perdure logs -n 20"
+        )
     if arguments.attempt and not any(
         attempt.number == arguments.attempt for attempt in store.attempts(run.id)
     ):
@@ -231,23 +268,74 @@ def logs_verb(arguments: argparse.Namespace) -> int:
         from perdure.cli.rawlog import raw_log
 
         return raw_log(store, run.id, arguments.attempt, arguments.follow, left)
-    seen = 0
+    entry = _entries(arguments, store, run)
+    seen, kept, tail = 0, [], arguments.tail
     while True:
         state = store.get(run.id).state
         records = store.history(run.id, after=seen, limit=1000)
         for record in records:
             seen = record.seq
-            if arguments.attempt and record.attempt != arguments.attempt:
-                continue
-            text = encode(record) if arguments.json else line_of(record)
-            if text:
+            text = entry(record)
+            if text and tail is None:
                 print(text, flush=True)
+            elif text:
+                kept.append(text)
+        if not records and tail is not None:
+            # All that was there has been read: the rest is followed as it comes.
+            for text in kept[max(0, len(kept) - tail) :]:
+                print(text)
+            tail = None
         if not records and (not arguments.follow or state in FINAL):
             return 0
         if not records and left(run.id):
             return UNATTENDED
         if not records:
+            sys.stdout.flush()
             time.sleep(0.2)
+
+
+def _entries(
+    arguments: argparse.Namespace, store: RunStore, run: TaskRun
+) -> Callable[[Record], str]:
+    """Return what makes an entry of a record, as the flags ask for it; empty for none."""
+    from perdure.cli.progress import style_of
+    from perdure.codec import encode
+
+    since = int((time.time() - arguments.since) * 1000) if arguments.since else 0
+    width = columns(sys.stdout)
+
+    def entry(record: Record) -> str:
+        if arguments.attempt and record.attempt != arguments.attempt:
+            return ""
+        if record.at < since:
+            return ""
+        if arguments.json:
+            return encode(record)
+        text = _text_of(record, arguments, store, run)
+        if text and arguments.times:
+            text = f"{time.strftime('%H:%M:%S', time.localtime(record.at / 1000))} {text}"
+        lines = fitted(wrapped(text, width), sys.stdout).split("\n")
+        return "\n".join(paint(line, style_of(record), sys.stdout) for line in lines)
+
+    return entry
+
+
+def _text_of(record: Record, arguments: argparse.Namespace, store: RunStore, run: TaskRun) -> str:
+    match record.event:
+        case RunSubmitted() if arguments.prompts:
+            return _instructions(store, run, 1)
+        case ContextAdded(version=version) if arguments.prompts:
+            return _instructions(store, run, version)
+        case ToolEnded(ok=True, summary=summary) if arguments.tools and summary:
+            return f"    {one_line(summary, 400)}"
+        case _:
+            return line_of(record)
+
+
+def _instructions(store: RunStore, run: TaskRun, version: int) -> str:
+    text = next((each.text for each in store.contexts(run.id) if each.version == version), "")
+    lines = [f"  | {line}" for line in clean(text).strip().split("\n")]
+    return "\n".join([f"instructions, version {version}:", *lines])
 
 
 class Left:

@@ -21,103 +21,127 @@ if TYPE_CHECKING:
 
 VERBS: dict[str, tuple[str, str]] = {
     "run": ("run", "start a task: an agent, a prompt, a workdir of its own"),
-    "retry": ("run", "go on with a task where it stopped"),
+    "retry": ("run", "continue a task where it stopped"),
     "update": ("run", "give a task new instructions, in the same conversation"),
-    "resume": ("resume", "go on with a chosen conversation, also one that was begun by hand"),
-    "fork": ("fork", "start a run whose conversation and files begin where another run stands"),
+    "resume": ("resume", "continue any conversation, including ones you started yourself"),
+    "fork": ("fork", "start a run from the conversation and files of another run"),
     "ls": ("ls", "list runs"),
-    "top": (
-        "top",
-        "all runs at once in this terminal: who needs input, who works; look in, retry, stop",
-    ),
+    "top": ("top", "watch all runs in this terminal; read, retry and stop them"),
     "show": ("look", "show one run, its attempts and receipts"),
-    "logs": ("look", "what the agent said and did; -f follows"),
-    "attach": ("attach", "follow a run at work; Ctrl-C leaves, and the run goes on"),
-    "why": ("look", "how each attempt started, on which evidence, and what its receipt says"),
-    "stop": ("stop", "stop a run; perdure retry goes on later"),
-    "open": ("open", "go on by hand in the agent's own program; no attempt starts meanwhile"),
-    "take-back": (
-        "open",
-        "give a run back that you had open, and see what became of its conversation",
-    ),
-    "sessions": (
-        "sessions",
-        "list conversations, also those begun by hand; read one, check them, mend one",
-    ),
+    "logs": ("look", "show what the agent said and did; -f follows"),
+    "attach": ("attach", "follow a running attempt; Ctrl-C leaves, and the run continues"),
+    "wait": ("attach", "wait until a run has ended; the exit code is the run's"),
+    "why": ("look", "show how each attempt started, and what its receipt rests on"),
+    "cost": ("cost", "show tokens and dollars by run, agent, repository, day or label"),
+    "stop": ("stop", "stop a run; perdure retry continues it later"),
+    "open": ("open", "continue a run yourself, in the agent's own program"),
+    "take-back": ("open", "return a run that you opened, and show what became of it"),
+    "sessions": ("sessions", "list conversations, yours too; read, check or repair one"),
     "diff": ("changes", "show what a run changed, committed or not"),
-    "apply": ("changes", "bring a run's changes into your checkout; nothing is overwritten"),
-    "checkpoints": (
-        "checkpoints",
-        "list what was saved of a run: workdir and conversation together",
-    ),
-    "restore": (
-        "checkpoints",
-        "take workdir and conversation back to a checkpoint; what is there is saved first",
-    ),
+    "apply": ("changes", "copy a run's changes into your checkout; nothing is overwritten"),
+    "path": ("path", 'print a run\'s workdir: cd "$(perdure path NAME)"'),
+    "checkpoints": ("checkpoints", "list a run's checkpoints: workdir and conversation together"),
+    "restore": ("checkpoints", "restore a checkpoint; the current state is saved first"),
     "export": (
         "capsule",
         "write a run's checkpoint into one file, a capsule: conversation, files, journal",
     ),
-    "import": ("capsule", "take a run in from a capsule; nothing runs before you say so"),
+    "import": ("capsule", "import a run from a capsule, without starting it"),
     "move": (
         "capsule",
-        "bring a run to a checkpoint store, or take one up from there on another machine",
+        "push a run to a checkpoint store, or pull it on another machine",
     ),
     "rm": (
         "changes",
-        "take a finished run off the list, its workdir into the trash if all of it is saved",
+        "remove a finished run; its workdir goes to the trash",
     ),
     "reset": (
         "clean",
-        "save, then clear a run's workdir and conversation, so that it begins anew; can be undone",
+        "save, then clear a run's workdir and conversation; can be undone",
     ),
-    "gc": (
-        "clean",
-        "take away what nobody needs any more and is saved elsewhere; --dry-run shows it",
-    ),
-    "trash": ("clean", "list what was taken away, bring it back, or delete it for ever"),
-    "du": ("clean", "show how much disk perdure takes, by class, agent and repository"),
-    "map": (
-        "map",
-        "the project map: what the files here export and import, as an agent would be told it",
-    ),
-    "work": ("pool", "perform whatever is due, and take over what lost its supervisor"),
-    "serve": ("serve", "take webhooks of a forge, and perform whatever is due beside"),
+    "gc": ("clean", "delete unneeded data that is saved elsewhere; --dry-run lists it"),
+    "trash": ("clean", "list what was removed, restore it, or delete it for good"),
+    "du": ("clean", "show perdure's disk usage by class, agent and repository"),
+    "map": ("map", "print the project map that agents are given"),
+    "work": ("pool", "run queued tasks, and pick up orphaned ones"),
+    "serve": ("serve", "run the web service: dashboard, API, webhooks, workers"),
     "operator": (
         "operator",
-        "on Kubernetes: make Jobs of TaskRuns, and write what became of them into their status",
+        "on Kubernetes: make Jobs of TaskRuns, and write their status",
     ),
-    "token": (
-        "token",
-        "tokens for those who ask perdure serve: make one, list them, take one away",
-    ),
-    "inbox": ("inbox", "list what forges delivered, show a delivery, or read one again"),
+    "token": ("token", "create, list and revoke API tokens"),
+    "inbox": ("inbox", "list webhook deliveries, show one, or process one again"),
     "plan": (
         "plan",
-        "a plan of many tasks in one conversation: check it, draw it, run it, see how it stands",
+        "check, draw, run and show a plan of many tasks",
     ),
     "agents": (
         "settled",
-        "list the agents: version, program, home, what they can, how many are at work",
+        "list the agents: version, program, home, abilities, number of running attempts",
     ),
     "home": ("home", "keep the agents' homes on a volume: link, status, verify, unlink"),
     "entrypoint": (
         "entrypoint",
-        "begin a container: check the volume, link the homes, run a command under an init",
+        "start a container: check the volume, link the homes, run a command under an init",
     ),
     "config": ("settled", "show every setting, its value and where it comes from"),
     "doctor": (
         "doctor",
-        "check this machine: agents, git, directories, settings, what the agents get",
+        "check agents, logins, git, directories and settings",
     ),
-    "prove": (
-        "prove",
-        "run the installed agents against perdure's own model server: what holds for these "
-        "versions",
-    ),
+    "prove": ("prove", "test the installed agents (offline, no key)"),
     "completion": ("completion", "print the completion for bash, zsh or fish"),
     "_drive": ("run", ""),
 }
+
+GROUPS: tuple[tuple[str, str, str], ...] = (
+    ("Work", "run retry update stop attach", "fork resume wait"),
+    ("Look", "ls show logs why diff top", "cost sessions map"),
+    ("Take over", "apply open path", "take-back"),
+    ("Time", "restore", "checkpoints export import move"),
+    ("Plans", "plan", ""),
+    ("Tidy", "rm gc", "reset trash du"),
+    ("Serve", "serve", "work token inbox operator entrypoint"),
+    ("Set up", "doctor config", "agents prove home completion"),
+)
+"""Every verb once: a heading, the verbs that `perdure --help` shows, and those that only
+`perdure help all` shows."""
+
+ALIASES = {
+    "status": "ls",
+    "ps": "ls",
+    "list": "ls",
+    "log": "logs",
+    "cancel": "stop",
+    "kill": "stop",
+    "send": "update",
+    "tell": "update",
+    "watch": "top",
+    "cd": "path",
+    "clean": "gc",
+    "remove": "rm",
+    "undo": "restore",
+    "close": "take-back",
+}
+"""What people type for a verb."""
+
+GUESSES = {
+    "version": "perdure --version",
+    "upgrade": "pipx upgrade perdure, or pip install --upgrade perdure",
+    "login": "perdure doctor shows which agents are logged in; log in with the agent's own program",
+    "auth": "perdure doctor shows which agents are logged in; log in with the agent's own program",
+    "stats": "perdure cost, or perdure sessions stats",
+    "pause": "perdure stop NAME, and later perdure retry NAME",
+    "continue": "perdure retry NAME, or perdure resume for any conversation",
+    "restart": "perdure retry NAME, or perdure reset NAME to start over",
+    "rerun": "perdure retry NAME",
+    "start": "perdure run PROMPT",
+    "checkout": "perdure apply NAME, or cd to perdure path NAME",
+    "merge": "perdure apply NAME",
+    "push": "perdure move NAME --to STORE",
+    "pull": "perdure move NAME --from STORE",
+}
+"""What to say to words that are no verb, where the nearest verb would be a wrong guess."""
 
 HOLDS_SECRETS = frozenset(
     "run retry update resume fork plan work serve operator move export import top _drive".split()
@@ -136,6 +160,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _perform(words: list[str]) -> int:
+    if words == ["help", "all"]:
+        print(usage(whole=True))
+        return 0
     if words[:1] == ["help"] and len(words) > 1:
         words = [*words[1:], "--help"]
     if not words or words[0] in ("-h", "--help", "help"):
@@ -148,7 +175,7 @@ def _perform(words: list[str]) -> int:
         return 0
     if words[0] == "--cluster":
         return _on_cluster(words[1:], "perdure --cluster")
-    verb = words[0]
+    verb = ALIASES.get(words[0], words[0])
     if verb not in VERBS:
         return _refuse(f"there is no verb {verb!r}", _near(verb))
     if verb in HOLDS_SECRETS:
@@ -160,6 +187,10 @@ def _perform(words: list[str]) -> int:
     # the end of the line (`...`) cannot.
     places = any(not action.option_strings and action.nargs != "..." for action in parser._actions)
     arguments = parser.parse_intermixed_args(words[1:]) if places else parser.parse_args(words[1:])
+    if getattr(arguments, "any_run", False) and arguments.name is None:
+        from perdure.cli.newest import newest_here
+
+        arguments.name = newest_here(verb)
     code: int = _part(verb, "verb")(arguments)
     return code
 
@@ -271,18 +302,26 @@ def _part(verb: str, what: str) -> Any:
     )
 
 
-def usage() -> str:
-    """The overview: verbs, exit codes, and where to begin."""
-    verbs = "\n".join(f"  {verb:10} {text}" for verb, (_, text) in VERBS.items() if text)
-    return (
-        "usage: perdure VERB ...\n\n"
-        "Runs coding agents so that a task's workdir and conversation survive whatever kills "
-        "them.\n\n"
-        f"{verbs}\n\n"
-        'begin with:  perdure run "Fix the failing test"      (in a git repository)\n'
-        "on a cluster: perdure --cluster VERB ..., or kubectl perdure VERB ...\n"
-        "more:        perdure VERB --help, perdure --version"
-    )
+def usage(*, whole: bool = False) -> str:
+    """Return the overview: verbs by what they are for, and where to start. `whole`: all verbs."""
+    lines = [
+        "usage: perdure VERB ...",
+        "",
+        "Runs coding agents so that workdir and conversation survive what kills them.",
+    ]
+    for heading, first, rest in GROUPS:
+        verbs = [*first.split(), *(rest.split() if whole else ())]
+        lines += ["", heading, *(f"  {verb:12} {VERBS[verb][1]}" for verb in verbs)]
+    lines += [
+        "",
+        'start with:  perdure run "Fix the failing test"      (in a git repository)',
+        "more:        perdure help all, perdure VERB --help, perdure --version",
+    ]
+    if whole:
+        pairs = ", ".join(f"{alias} = {verb}" for alias, verb in ALIASES.items())
+        lines += ["on a cluster: perdure --cluster VERB ..., or kubectl perdure VERB ..."]
+        lines += [f"also known:  {pairs}"]
+    return "\n".join(lines)
 
 
 def _refuse(message: str, hint: str = "", code: int = 2) -> int:
@@ -295,7 +334,13 @@ def _refuse(message: str, hint: str = "", code: int = 2) -> int:
 
 
 def _near(verb: str) -> str:
+    if verb in GUESSES:
+        return GUESSES[verb]
     from difflib import get_close_matches
 
-    near = get_close_matches(verb, [name for name in VERBS if not name.startswith("_")], 1)
-    return f"perdure {near[0]}" if near else "perdure --help"
+    known = [name for name in (*VERBS, *ALIASES) if not name.startswith("_")]
+    near = get_close_matches(verb, known, 1)
+    if near:
+        return f"Did you mean: perdure {near[0]}"
+    # A sentence in place of a verb is a prompt.
+    return f'perdure run "{verb}"' if " " in verb.strip() else "perdure --help"

@@ -10,6 +10,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from perdure.cli.compose import open_engine, settings
+from perdure.cli.parsing import optional_name
 from perdure.cli.text import clean
 from perdure.errors import AgentMissing
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def open_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="the run's name, id or key")
+    optional_name(parser)
     parser.add_argument(
         "--exec", action="store_true", help="start it here and now, instead of printing the command"
     )

@@ -1,9 +1,10 @@
-"""The parser of a verb: argparse, which says what it cannot take in a sentence, and where to read
-on, in place of the whole usage."""
+"""The parser of a verb: argparse, which says in one sentence what it cannot take, with the nearest
+flag or choice, and where to read on."""
 
 from __future__ import annotations
 
 import argparse
+import re
 
 from perdure.cli.text import clean
 
@@ -11,16 +12,57 @@ TYPE_CHECKING = False  # typing is too dear for `perdure ls`
 if TYPE_CHECKING:
     from typing import NoReturn
 
+_CHOICE = re.compile(r"(?s)(.*): invalid choice: '(.*?)' \(choose from (.*)\)")
+
 
 class Parser(argparse.ArgumentParser):
     """argparse's own, but for how it refuses: as every other error of perdure is told. The exit
     code is 2 as always."""
 
     def error(self, message: str) -> NoReturn:
-        said = message.removeprefix("argument ").replace(
-            "the following arguments are required", "what is missing", 1
-        )
-        self.exit(
-            2,
-            f"perdure: {self.prog.removeprefix('perdure ')}: {clean(said)}\n  {self.prog} --help\n",
-        )
+        said = message.removeprefix("argument ")
+        missing = said.removeprefix("the following arguments are required: ")
+        hint = f"{self.prog} --help"
+        if missing != said:
+            names = [place.upper() for place in missing.split(", ")]
+            said = f"missing argument{'s' if len(names) > 1 else ''} {', '.join(names)}"
+        elif said.startswith("unrecognized arguments: "):
+            said, hint = self._unknown(said.removeprefix("unrecognized arguments: "))
+        elif found := _CHOICE.match(said):
+            known = re.findall(r"[\w.-]+", found[3])
+            said, hint = (
+                f"{found[1]}: {found[2]!r} is none of {', '.join(known)}",
+                self._near(found[2], known),
+            )
+        verb = self.prog.removeprefix("perdure ")
+        self.exit(2, f"perdure {verb}: {clean(said)}\n  {clean(hint)}\n")
+
+    def _unknown(self, words: str) -> tuple[str, str]:
+        """Return what is wrong with words that nothing takes, and a hint."""
+        first = words.split(" ")[0].partition("=")[0]
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        if first.startswith("-"):
+            return f"there is no flag {first}", self._near(first, flags)
+        if any(action.dest == "prompt" for action in self._actions):
+            return (
+                f"one prompt is expected, and there are more words: {words}",
+                f'Put the prompt in quotes: {self.prog} "..." ({self.prog} --help)',
+            )
+        return f"unexpected words: {words}", f"{self.prog} --help"
+
+    def _near(self, word: str, known: list[str]) -> str:
+        from difflib import get_close_matches
+
+        near = get_close_matches(word, known, 1)
+        more = f"{self.prog} --help"
+        return f"Did you mean {near[0]}? ({more})" if near else more
+
+
+def optional_name(parser: argparse.ArgumentParser) -> None:
+    """Add NAME, which `main` fills in where it is left out."""
+    parser.set_defaults(any_run=True)
+    parser.add_argument(
+        "name",
+        nargs="?",
+        help="the run's name, id or key (default: the newest run of this repository)",
+    )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from perdure.cli.style import STATES, fitted, paint, wrapped
 from perdure.cli.summary import say_summary
-from perdure.cli.text import at_home, clean, clock, columns, dollars, one_line, tokens
+from perdure.cli.text import clean, clock, columns, dollars, one_line, shown_path, tokens
 from perdure.events import (
     AttemptEnded,
     AttemptStarted,
@@ -117,7 +117,7 @@ class Progress:
     def introduce(self, run: TaskRun) -> None:
         """Says which run this is and where it works."""
         self._name, self._attempt = run.name, run.attempt
-        place = f" in {at_home(run.workspace.path)}" if run.workspace else ""
+        place = f" in {shown_path(run.workspace.path, sys.stderr)}" if run.workspace else ""
         self._say(f"{run.name}: {run.spec.agent}{place}")
 
     def __call__(self, record: Record) -> None:
@@ -146,7 +146,7 @@ class Progress:
     def _advise(self, report: dict[str, Any]) -> None:
         name, place = report["name"], report["workspace"]
         if report["state"] == "succeeded":
-            self._say(f"the result is in {at_home(place['path'])}")
+            self._say(f"the result is in {shown_path(place['path'], sys.stderr)}")
             if place["branch"]:
                 self._say(
                     f"look at it: perdure diff {name}; take it over: "

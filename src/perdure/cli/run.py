@@ -13,6 +13,7 @@ from perdure.cli.choices import (
     PERMISSIONS,
     WHEN_FULL,
 )
+from perdure.cli.parsing import optional_name
 from perdure.cli.text import clean
 from perdure.cli.words import files_of, positive, read_prompt, rounds_of, seconds_of, spec_of
 from perdure.errors import NotFound, PerdureError
@@ -149,7 +150,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def retry_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="the run's name, id or key")
+    optional_name(parser)
     parser.add_argument(
         "--agent",
         help="hand it over to another agent: same workdir, a new conversation with a brief",

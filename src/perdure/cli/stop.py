@@ -6,13 +6,14 @@ import argparse
 import time
 
 from perdure.cli.compose import open_engine, settings
+from perdure.cli.parsing import optional_name
 from perdure.model import RunState
 
 PATIENCE_S = 30.0
 
 
 def stop_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="the run's name, id or key")
+    optional_name(parser)
 
 
 def stop_verb(arguments: argparse.Namespace) -> int:

@@ -33,6 +33,7 @@ __all__ = [
     "dollars",
     "filled",
     "one_line",
+    "shown_path",
     "tokens",
     "visible",
 ]
@@ -47,6 +48,11 @@ def columns(stream: TextIO) -> int:
         return os.get_terminal_size(stream.fileno()).columns or 80
     except OSError:
         return 80
+
+
+def shown_path(path: str, stream: TextIO) -> str:
+    """Return a clean path: whole into a pipe, from `~` on for a person at a terminal."""
+    return at_home(path) if stream.isatty() else clean(path)
 
 
 def cut(line: str, width: int) -> str:

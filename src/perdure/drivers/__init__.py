@@ -56,7 +56,13 @@ def load(name: str) -> AgentDriver:
                 f"The driver for {name!r} ({point.value}) could not be loaded: {error}"
             ) from error
         return _checked(driver, name, point.value)
-    raise AgentMissing(f"There is no agent named {name!r}.", f"One of: {', '.join(names())}.")
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, names(), 1)
+    meant = f"Did you mean {near[0]!r}? " if near else ""
+    raise AgentMissing(
+        f"There is no agent named {name!r}.", f"{meant}One of: {', '.join(names())}."
+    )
 
 
 def _from_outside() -> Iterable[EntryPoint]:

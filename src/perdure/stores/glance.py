@@ -32,13 +32,30 @@ COLUMNS = (
 )
 
 
+DETAILS = ("repo", "branch", "prompt", "labels", "cost_usd", "estimated")
+"""What is read only of the rows that are shown: it is in JSON, which costs more than a column."""
+PROMPT = 200
+"""Characters of a prompt that a list may show."""
+_DETAILS = f"""SELECT json_extract(workspace, '$.repo'), json_extract(workspace, '$.branch'),
+ substr(json_extract(spec, '$.prompt'), 1, {PROMPT}), json_extract(spec, '$.labels'),
+ (SELECT round(coalesce(sum(json_extract(body, '$.usage.cost_usd')), 0), 6) FROM attempts
+  WHERE run = runs.id),
+ (SELECT coalesce(max(json_extract(body, '$.usage.estimated')), 0) FROM attempts
+  WHERE run = runs.id)
+ FROM runs WHERE ordinal = ?"""
+
 STATES = ("pending", "queued", "running", "succeeded", "failed", "cancelled")
 CHANGED = COLUMNS.index("updated")
 
 
-def newest(path: str, states: Sequence[str], limit: int) -> list[dict[str, str | int]] | None:
-    """The rows that `find` would give by their last change, the latest first, each by the names in
-    COLUMNS; None if that cannot be told quickly."""
+def newest(
+    path: str, states: Sequence[str], limit: int, agents: Sequence[str] = (), since: int = 0
+) -> list[dict[str, str | int]] | None:
+    """Return the rows that `find` would give by their last change, the latest first, each by the
+    names in COLUMNS and DETAILS; None if that cannot be told quickly.
+
+    `agents`: only of these, if any; `since`: only what changed after this time, in ms.
+    """
     try:
         os.stat(path)  # noqa: PTH116
     except FileNotFoundError:
@@ -51,17 +68,20 @@ def newest(path: str, states: Sequence[str], limit: int) -> list[dict[str, str |
     try:
         # One state at a time is one walk of an index each; all at once would be a sort of
         # everything.
+        only = f"AND agent IN ({','.join('?' * len(agents))}) " if agents else ""
         query = (
             f"SELECT {','.join(COLUMNS)},ordinal FROM runs WHERE state = ? AND removed IS NULL "
-            "ORDER BY updated DESC, ordinal DESC LIMIT ?"
+            f"{only}AND updated >= ? ORDER BY updated DESC, ordinal DESC LIMIT ?"
         )
-        rows = [
-            row
-            for state in states or STATES
-            for row in connection.execute(query, (state, max(limit, 0)))
-        ]
+        rows: list[tuple[str | int, ...]] = []
+        for state in states or STATES:
+            rows += connection.execute(query, (state, *agents, since, max(limit, 0)))
         rows.sort(key=lambda row: (row[CHANGED], row[-1]), reverse=True)
-        return [dict(zip(COLUMNS, row, strict=False)) for row in rows[: max(limit, 0)]]
+        found = []
+        for row in rows[: max(limit, 0)]:
+            details = connection.execute(_DETAILS, (row[-1],)).fetchone()
+            found.append(dict(zip((*COLUMNS, *DETAILS), (*row[:-1], *details), strict=True)))
+        return found
     except sqlite3.Error:
         return None
     finally:

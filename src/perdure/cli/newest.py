@@ -1,0 +1,82 @@
+"""The run that a verb means when none is named: the newest one of this repository."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perdure.cli.compose import open_to_read, settings
+from perdure.cli.text import clean
+from perdure.errors import NotFound, UsageError
+from perdure.model import RunState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from perdure.model import TaskRun
+    from perdure.protocols import RunStore
+
+LOOKED_AT = 500
+"""Maximum number of runs that are searched."""
+ACTIVE = (RunState.RUNNING, RunState.QUEUED)
+WANTED: dict[str, tuple[RunState, ...]] = {
+    "stop": ACTIVE,
+    "retry": (RunState.FAILED, RunState.CANCELLED, *ACTIVE),
+    "apply": (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED),
+}
+"""States of the run that a verb can mean; any state for the others."""
+ONLY_ONE = ("stop", "retry", "apply", "open")
+"""Verbs that act: if several runs fit, they must be told which."""
+
+
+def newest_here(verb: str) -> str:
+    """Return the name of the newest run of the repository that contains the working directory.
+
+    Raises NotFound where there is none, UsageError where a verb that acts could mean several.
+    """
+    store, here = open_to_read(settings()), Path.cwd()
+    found = _runs_of(store, here, WANTED.get(verb, ()))
+    run = next(found, None)
+    if run is None:
+        what = " or ".join(WANTED.get(verb, ()))
+        raise NotFound(
+            f"there is no {what + ' ' if what else ''}run of {here} to {verb}",
+            f"perdure ls, then perdure {verb} NAME (perdure {verb} --help)",
+        )
+    more = next(found, None) if verb in ONLY_ONE else None
+    if more is not None:
+        raise UsageError(
+            f"{verb} could mean several runs: {run.name}, {more.name}",
+            f"perdure {verb} {run.name}",
+        )
+    print(f"perdure: {verb} {clean(run.name)}", file=sys.stderr)
+    return run.name
+
+
+def _runs_of(store: RunStore, here: Path, states: tuple[RunState, ...]) -> Iterator[TaskRun]:
+    top = repository_of(here)
+    for row in store.last_changed(states, LOOKED_AT):
+        run = store.get(row.id)
+        place = run.workspace
+        if place is None:
+            continue
+        is_inside = Path(place.path) in (here, *here.parents)
+        if is_inside or (top is not None and place.repo == str(top)):
+            yield run
+
+
+def repository_of(here: Path) -> Path | None:
+    """Return the top of the repository that contains a directory, of a linked worktree that of its
+    main one; None outside of one."""
+    for place in (here, *here.parents):
+        mark = place / ".git"
+        if mark.is_dir():
+            return place
+        if mark.is_file():
+            text = mark.read_text(encoding="utf-8", errors="replace").strip()
+            directory = Path(text.removeprefix("gitdir:").strip())
+            # A linked worktree has REPOSITORY/.git/worktrees/NAME.
+            linked = directory.parent.name == "worktrees"
+            return directory.parents[2] if linked else place
+    return None
