@@ -16,16 +16,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure import process
-from perdure.attempt.engine import Engine
+from perdure.attempt.engine import HISTORY, Engine
 from perdure.attempt.opened import Opened
 from perdure.errors import LostLease, PerdureError, StoreError
-from perdure.events import CheckpointMissed, PlaceLost
+from perdure.events import (
+    CheckpointMissed,
+    CheckpointRestored,
+    CheckpointTaken,
+    DriftSeen,
+    FilesPlanned,
+    PlaceLost,
+    WorkSeen,
+)
 from perdure.lateclass import dataclass
 from perdure.model import (
     CLEAN_UP,
     KEEPSAKES,
     PUT_BACK,
     Checkpoint,
+    Saved,
     Session,
     Snapshot,
     Start,
@@ -33,6 +42,7 @@ from perdure.model import (
     Workspace,
 )
 from perdure.transcripts import begins_with, fingerprint, prompts_since
+from perdure.workspace import Against
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -61,6 +71,8 @@ class Checkpointing:
     """How long it took, in seconds."""
     displaced: bool = False
     """The run is another machine's by now: the attempt must end."""
+    work: WorkSeen | None = None
+    """What the attempt changed, once its last checkpoint is taken; None where nobody could look."""
     _pool: ThreadPoolExecutor | None = None
     _taking: Future[Checkpoint] | None = None
     _why: str = ""
@@ -108,9 +120,21 @@ class Checkpointing:
         if self._pool is not None:
             self._pool.shutdown()
         self._why = why
-        self._publish(lambda: take(self.engine, self.opened, why, self._number(), copied=True))
+        self._publish(lambda: self._last(why))
         with suppress(PerdureError, OSError):
             prune(self.engine, self.opened.claim.run)
+
+    def _last(self, why: str) -> Checkpoint:
+        engine, opened = self.engine, self.opened
+        against = began_with(engine, opened)
+
+        def save(number: int) -> Saved:
+            saved, self.work = engine.workspaces.checkpoints.save_last(
+                opened.workspace, number, against, ignored=engine.checkpoint_ignored
+            )
+            return saved
+
+        return take(engine, opened, why, self._number(), copied=True, save=save)
 
     def _begin(self, why: str) -> None:
         from concurrent.futures import (
@@ -141,10 +165,16 @@ class Checkpointing:
 
 
 def take(
-    engine: Engine, opened: Opened, why: str, number: int, *, copied: bool = False
+    engine: Engine,
+    opened: Opened,
+    why: str,
+    number: int,
+    *,
+    copied: bool = False,
+    save: Callable[[int], Saved] | None = None,
 ) -> Checkpoint:
     """Saves both halves and says what they are; nothing is published. `copied`: the own copy is as
-    new as it is to be.
+    new as it is to be; `save` saves the workdir (default: as it is).
 
     Raises PerdureError and OSError.
     """
@@ -164,9 +194,7 @@ def take(
         attempt=attempt.number,
         at=at,
         why=why,
-        workdir=engine.workspaces.checkpoints.save(
-            opened.workspace, number, ignored=engine.checkpoint_ignored
-        ),
+        workdir=(save or _save(engine, opened))(number),
         session_id=session.id if session is not None and parts else "",
         conversation=parts,
         context_version=_given(opened, session, transcript),
@@ -174,6 +202,55 @@ def take(
         agent_version=attempt.agent_version,
         flags=dict(attempt.flags),
     )
+
+
+def _save(engine: Engine, opened: Opened) -> Callable[[int], Saved]:
+    return lambda number: engine.workspaces.checkpoints.save(
+        opened.workspace, number, ignored=engine.checkpoint_ignored
+    )
+
+
+def began_with(engine: Engine, opened: Opened) -> Against:
+    """Return what the attempt's changes are compared with: the checkpoint that the workdir was left
+    at, or that was restored since."""
+    run, number = opened.claim.run, opened.attempt.number
+    records = engine.store.history(run.id, limit=HISTORY)
+    left, foreign = 0, set[str]()
+    for record in records:
+        event = record.event
+        if isinstance(event, CheckpointTaken | CheckpointRestored) and record.attempt < number:
+            kept = isinstance(event, CheckpointRestored) or event.why not in KEEPSAKES
+            left = event.number if kept else left
+        if record.attempt == number and isinstance(event, FilesPlanned):
+            foreign |= {change.name for change in event.files}
+        if record.attempt == number and isinstance(event, DriftSeen):
+            foreign |= set(event.paths)
+    own = engine.store.checkpoints(run.id)
+    found = next((each for each in own if each.number == left), None)
+    first = min((each.number for each in own), default=1)
+    if found is None and first > 1:
+        found = _of_others(engine, opened)
+    return Against(
+        number=found.number if found is not None else 0,
+        commit=found.workdir.commit if found is not None else "",
+        head=found.workdir.head if found is not None else "",
+        since=opened.directory / "prompt.md",
+        foreign=frozenset(foreign),
+    )
+
+
+def _of_others(engine: Engine, opened: Opened) -> Checkpoint | None:
+    """The newest checkpoint that another run of the same workdir had taken before this attempt."""
+    own = {opened.attempt.run}
+    runs = [run.id for run in engine.store.placed() if run.workspace.id == opened.workspace.id]
+    found = [
+        each
+        for run_id in runs
+        if run_id not in own
+        for each in engine.store.checkpoints(run_id)
+        if each.at <= opened.attempt.started
+    ]
+    return max(found, key=lambda each: each.number, default=None)
 
 
 def copy_conversation(engine: Engine, opened: Opened) -> Path | None:

@@ -16,7 +16,7 @@ from perdure.attempt import spending
 from perdure.attempt.accounts import parkings
 from perdure.attempt.beginning import total_of
 from perdure.attempt.checkpointing import Checkpointing
-from perdure.attempt.engine import Engine
+from perdure.attempt.engine import Engine, redacted
 from perdure.attempt.evidence import gather
 from perdure.attempt.filling import Sized, changes, size_after
 from perdure.attempt.opened import Opened
@@ -106,6 +106,8 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
     sessions = _sessions(engine, opened, watched, outcome, receipt, evidence)
     sessions = tuple(_sized(session, sized, outcome, claim) for session in sessions)
     checkpoints.end("end")
+    if checkpoints.work is not None:
+        events.append(redacted(checkpoints.work, engine.redactor))
     for path in opened.directory.glob("conversation-*"):
         engine.redactor.file(path)
     for session in sessions:

@@ -13,7 +13,8 @@ compares, `applying` brings changes home, `joining` commits and merges for plans
 
 `checkpoints`: files of checkpoints lie on a `shelf`, named by the refs of `saved`, as `trees`:
 `photograph` saves them (`scanning` reads files, `staging` the index, `looks` remembers both),
-`restoring` and `placing` put them back, `packing` takes them elsewhere. What each backend protects
+`restoring` and `placing` put them back, `packing` takes them elsewhere, `work` tells what an
+attempt changed. What each backend protects
 from is in docs/reference/trust.md.
 """
 
@@ -64,8 +65,10 @@ from perdure.workspace.restoring import Restored
 from perdure.workspace.shelf import Shelf
 from perdure.workspace.transport import Source
 from perdure.workspace.view import WorkdirState
+from perdure.workspace.work import Against
 
 __all__ = [
+    "Against",
     "Ahead",
     "Applied",
     "Credentials",

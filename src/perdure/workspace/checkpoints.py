@@ -12,6 +12,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO
 
+from perdure.errors import GitFailed
+from perdure.events import WorkSeen
 from perdure.git import Git
 from perdure.model import Backend, Saved, Workspace
 from perdure.workspace import packing, photograph, restoring, saved
@@ -22,6 +24,7 @@ from perdure.workspace.removal import Held
 from perdure.workspace.restoring import Restored
 from perdure.workspace.shelf import Shelf
 from perdure.workspace.trees import changes
+from perdure.workspace.work import Against, observe
 
 
 class Checkpoints:
@@ -115,6 +118,19 @@ class Checkpoints:
         GitFailed or OSError; then there is no new checkpoint."""
         with self._shelf(workspace) as shelf:
             return photograph.save(shelf, shelf.ref(number), ignored)
+
+    def save_last(
+        self, workspace: Workspace, number: int, against: Against, *, ignored: str = "small"
+    ) -> tuple[Saved, WorkSeen | None]:
+        """Save the workdir as the last checkpoint of an attempt, as `save` does, and compare it
+        with what the attempt began with; None where git cannot compare the two."""
+        with self._shelf(workspace) as shelf:
+            last = photograph.save(shelf, shelf.ref(number), ignored)
+            try:
+                return last, observe(shelf, last, against)
+            except GitFailed:
+                # What it began with may be gone: a checkpoint that was deleted, a shallow history.
+                return last, None
 
     def put_in_place(
         self, workspace: Workspace, commit: str, *, ignored: str = "small"

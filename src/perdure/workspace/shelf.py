@@ -106,6 +106,7 @@ class Shelf:
         stdin: bytes = b"",
         good: tuple[int, ...] = (0,),
         lent: bool = False,
+        timeout_s: float = 1800.0,
     ) -> Result:
         """git on the shelf. `index`: the index to use; `lent`: it may read the agent's objects
         too."""
@@ -118,7 +119,13 @@ class Shelf:
         if lent and self.lent is not None:
             env["GIT_ALTERNATE_OBJECT_DIRECTORIES"] = alternate(self.lent)
         return self.eye.run(
-            *args, stdin=stdin, good=good, env=env, settings=_SETTINGS, timeout_s=1800.0, cap=_CAP
+            *args,
+            stdin=stdin,
+            good=good,
+            env=env,
+            settings=_SETTINGS,
+            timeout_s=timeout_s,
+            cap=_CAP,
         )
 
     @property

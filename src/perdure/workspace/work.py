@@ -1,0 +1,240 @@
+"""What an attempt changed: its last checkpoint against what it began with, in files and commits.
+
+`Checkpoints.save_last` calls it while the shelf of the checkpoint is open, so it costs one git
+start, another one where HEAD moved, and a third where files are new and not committed (git says
+which of these are ignored). An attempt that changed nothing costs none, except in a directory of
+the user's own that has no checkpoint yet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from perdure.errors import GitFailed
+from perdure.events import WorkSeen
+from perdure.lateclass import dataclass
+from perdure.model import Saved
+from perdure.model.work import COMMITS, FILES, NAME, CommitOfWork, FileOfWork
+from perdure.workspace.escaping import unescape
+from perdure.workspace.places import is_real_directory, read
+from perdure.workspace.shelf import Shelf, joined, split
+
+MOST_COMMITS = 10_000
+MOST_REFS = 1000
+"""Number of remote branches that are looked at."""
+_EMPTY_TREE = {
+    "sha1": "4b825dc642cb6eb9a060e54bf8d69288fbee4904",
+    "sha256": "6ef19b41225c5369f1c104d45d8d85efa9b057b53b14b4b9b939dd74decc5321",
+}
+"""The empty tree, which git knows without having it."""
+_COUNTING_S = 20.0
+"""Timeout of a comparison that counts lines, in seconds."""
+_LINK = "160000"
+_STATES = {"A": "added", "D": "deleted"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Against:
+    """What an attempt began with. `commit` is a checkpoint's; empty where the workdir had none."""
+
+    number: int = 0
+    commit: str = ""
+    head: str = ""
+    since: Path | None = None
+    """A file that perdure wrote just before the agent was launched."""
+    foreign: frozenset[str] = frozenset()
+    """Names that others wrote before the launch: task files, and what drifted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Base:
+    tree: str
+    head: str
+    words: str
+    exact: bool = True
+    """Nothing but the attempt can have made a difference, except what is `foreign`."""
+
+
+def observe(shelf: Shelf, saved: Saved, against: Against) -> WorkSeen:
+    """Compare a checkpoint with what its attempt began with. Raises GitFailed."""
+    began = _began(against)
+    base, commits = _base(shelf, saved, against, began)
+    files = _files(shelf, base, f"{saved.commit}:worktree")
+    files = [each for each in files if _is_new(shelf, base, against, began, each)]
+    if saved.untracked and saved.head:
+        ignored = _ignored(shelf, [each.name for each in files if each.state == "added"])
+        files = [each for each in files if each.name not in ignored]
+    return WorkSeen(
+        against=base.words,
+        files=tuple(_shown(each) for each in files[:FILES]),
+        file_count=len(files),
+        lines_added=sum(each.added or 0 for each in files),
+        lines_removed=sum(each.removed or 0 for each in files),
+        commits=tuple(commits[:COMMITS]),
+        commit_count=len(commits),
+        pushed=_is_on_a_remote(shelf, saved.head) if commits else None,
+        uncommitted=saved.changed + saved.untracked if saved.head else 0,
+    )
+
+
+def _began(against: Against) -> os.stat_result | None:
+    try:
+        return against.since.stat() if against.since is not None else None
+    except OSError:
+        return None
+
+
+def _base(
+    shelf: Shelf, saved: Saved, against: Against, began: os.stat_result | None
+) -> tuple[_Base, list[CommitOfWork]]:
+    """What to compare with, and the commits that came since, newest first."""
+    if against.commit:
+        words = f"checkpoint {against.number}"
+        base = _Base(tree=f"{against.commit}:worktree", head=against.head, words=words)
+    elif shelf.pinned:
+        words = f"commit {shelf.pinned[:12]}"
+        base = _Base(tree=f"{shelf.pinned}^{{tree}}", head=shelf.pinned, words=words)
+    elif saved.head:
+        return _by_time(shelf, saved, began)
+    else:
+        base = _Base(
+            tree=_EMPTY_TREE[shelf.form], head="", words="the start of the attempt", exact=False
+        )
+    if saved.head in ("", base.head):
+        return base, []
+    spans = [saved.head, *([f"^{base.head}"] if base.head else [])]
+    return base, [commit for commit, _, _ in _log(shelf, *spans)]
+
+
+def _by_time(
+    shelf: Shelf, saved: Saved, began: os.stat_result | None
+) -> tuple[_Base, list[CommitOfWork]]:
+    """Of a directory of the user's own nobody noted where HEAD was: commits tell their times."""
+    since = began.st_mtime if began is not None else 0.0
+    # A commit has whole seconds: one of the second of the launch was there before it.
+    found = [each for each in _log(shelf, saved.head) if began is not None and each[1] > since]
+    if not found:
+        base = _Base(
+            tree=f"{saved.head}^{{tree}}", head=saved.head, words="the last commit", exact=False
+        )
+        return base, []
+    parent = found[-1][2]
+    tree = f"{parent}^{{tree}}" if parent else _EMPTY_TREE[shelf.form]
+    words = f"commit {parent[:12]}" if parent else "an empty repository"
+    base = _Base(tree=tree, head=parent, words=words, exact=False)
+    return base, [commit for commit, _, _ in found]
+
+
+def _log(shelf: Shelf, *spans: str) -> list[tuple[CommitOfWork, int, str]]:
+    """Commits with their time and first parent, newest first."""
+    said = shelf.run(
+        "log",
+        "--topo-order",
+        "--no-show-signature",
+        "--no-decorate",
+        "--no-color",
+        f"--max-count={MOST_COMMITS}",
+        "--format=%H %ct %P|%s",
+        *spans,
+        "--",
+        lent=True,
+    )
+    found = []
+    for line in os.fsdecode(said.stdout).split("\n"):
+        facts, _, subject = line.partition("|")
+        parts = facts.split(" ")
+        if len(parts) >= 3:
+            commit = CommitOfWork(id=parts[0], subject=_text(subject))
+            found.append((commit, int(parts[1] or 0), parts[2]))
+    return found
+
+
+def _files(shelf: Shelf, base: _Base, tree: str) -> list[FileOfWork]:
+    try:
+        return list(_compared(shelf, base.tree, tree, "--raw", "--numstat", timeout_s=_COUNTING_S))
+    except GitFailed:
+        # Lines can be too many to count, names hardly.
+        return list(_compared(shelf, base.tree, tree, "--raw"))
+
+
+def _compared(
+    shelf: Shelf, before: str, after: str, *what: str, timeout_s: float = 1800.0
+) -> Iterator[FileOfWork]:
+    words = ("diff-tree", "-r", "-z", *what, "--no-renames", "--no-ext-diff", "--no-textconv")
+    said = shelf.run(*words, before, after, "--", lent=True, timeout_s=timeout_s)
+    states: dict[str, str] = {}
+    counts: dict[str, tuple[int | None, int | None]] = {}
+    parts = iter(os.fsdecode(said.stdout).split("\0"))
+    for part in parts:
+        if part.startswith(":"):
+            old_mode, mode, _, _, state = part[1:].split(" ")
+            name = unescape(next(parts, ""))
+            if _LINK not in (old_mode, mode):
+                states[name] = _STATES.get(state[:1], "changed")
+        elif part:
+            added, removed, name = part.split("\t", 2)
+            counts[unescape(name)] = _count(added), _count(removed)
+    for name, state in states.items():
+        more, fewer = counts.get(name, (None, None))
+        yield FileOfWork(name=name, state=state, added=more, removed=fewer)
+
+
+def _count(text: str) -> int | None:
+    return int(text) if text.isdecimal() else None
+
+
+def _is_new(
+    shelf: Shelf, base: _Base, against: Against, began: os.stat_result | None, file: FileOfWork
+) -> bool:
+    """Whether the attempt can have made the difference: a file whose inode did not change since
+    the launch was not touched in it."""
+    suspect = not base.exact or file.name in against.foreign
+    if not suspect or began is None or file.state == "deleted":
+        return True
+    try:
+        seen = os.lstat(shelf.top / file.name)
+    except OSError:
+        return True
+    # Two file systems may have two clocks, which cannot be compared.
+    return seen.st_dev != began.st_dev or seen.st_ctime_ns >= began.st_mtime_ns
+
+
+def _ignored(shelf: Shelf, names: list[str]) -> set[str]:
+    if not names:
+        return set()
+    # With a dot before it, no name is read as a pattern.
+    asked = joined([f"./{name}" for name in names])
+    said = shelf.run("check-ignore", "-z", "--stdin", "--no-index", stdin=asked, good=(0, 1))
+    return {name.removeprefix("./") for name in split(said.stdout)}
+
+
+def _is_on_a_remote(shelf: Shelf, head: str) -> bool:
+    """Whether a remote-tracking branch is at HEAD, as git leaves it after a push. Read without git;
+    links are not followed."""
+    store = shelf.shared or shelf.lent
+    waiting = [store.parent / "refs/remotes"] if store is not None else []
+    looked = 0
+    while waiting and looked < MOST_REFS:
+        with contextlib.suppress(OSError):
+            for path in waiting.pop().iterdir():
+                looked += 1
+                if is_real_directory(path):
+                    waiting.append(path)
+                elif read(path).strip() == head:
+                    return True
+    return False
+
+
+def _shown(file: FileOfWork) -> FileOfWork:
+    return FileOfWork(
+        name=_text(file.name), state=file.state, added=file.added, removed=file.removed
+    )
+
+
+def _text(name: str) -> str:
+    """A name that can be written as UTF-8, of bounded length."""
+    whole = name.encode("utf-8", "replace").decode()
+    return whole if len(whole) <= NAME else f"{whole[: NAME - 3]}..."
