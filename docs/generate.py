@@ -308,6 +308,7 @@ def run_object() -> Iterator[str]:
         "usage": "Usage",
         "attempts[].outcome": "Outcome",
         "attempts[].receipt": "Receipt",
+        "attempts[].work": "WorkReport",
     }
     nouns |= {
         "attempts[].receipt.evidence": "Evidence",

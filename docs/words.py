@@ -205,6 +205,10 @@ REPORT = {
         "the final message of the last attempt's agent, as it wrote it; at most 16,384 characters; "
         "empty if it said nothing"
     ),
+    "verdict": (
+        "the verdict on the work of the newest attempt that ended: see "
+        "[work report](work_report.md); null before"
+    ),
     "attempts[].number": "counts from 1",
     "attempts[].context_version": "the instructions that it was to carry out",
     "attempts[].continuation": "how it started: `fresh`, `resume`, `fork` or `rebuild`; null before that is decided",
@@ -261,6 +265,7 @@ REPORT = {
     "attempts[].effects[].reversible": (
         "whether it can be taken back; null where that is not known"
     ),
+    "attempts[].work": "its [work report](work_report.md): what it changed, checked and was denied, and the verdict on it",
     "attempts[].turn": "which turn of its process the attempt was: from 2 on the agent was [kept warm](../how-to/warm-agents.md); "
     "0: none was started",
     "attempts[].result": "the final message of its agent; empty if it said nothing",
@@ -283,6 +288,17 @@ REPORT = {
 }
 
 NOUNS = {
+    "WorkReport.file_count": "number of changed files",
+    "WorkReport.lines_added": "lines of text files",
+    "WorkReport.lines_removed": "lines of text files",
+    "WorkReport.commit_count": "number of commits that were not there when the attempt began",
+    "WorkReport.checks": "`command`, `by` (`verify` or `agent`), `code`, `passed` (null where the code is not the check's own)",
+    "WorkReport.denied": "denied tool calls: `name`, `input`, `count`",
+    "WorkReport.question": "the open question; empty without one",
+    "WorkReport.left": "processes that the agent left running: `command`, `age_s`, `became` (`ended`, `kept`, `unknown`)",
+    "WorkReport.effects": "as `attempts[].effects`",
+    "WorkReport.files": "the first 100: `name`, `state` (`added`, `changed`, `deleted`), `added` and `removed` lines (null for binary files)",
+    "WorkReport.commits": "the newest 20, newest first: `id`, `subject`",
     "Context.version": "1 is the prompt",
     "Context.text": "the instructions",
     "Context.at": "time",

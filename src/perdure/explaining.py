@@ -10,6 +10,8 @@ from perdure.text import clean, clock, filled, one_line, receipt_words, tokens
 
 FILES = 10
 """Names in a line."""
+COMMITS, CHECKS, CALLS, NAMES = 5, 5, 10, 3
+"""Number of commits, checks, denied calls or processes, and names of changed files that are shown."""
 SAID = 12
 """Lines of a check's output."""
 
@@ -87,6 +89,7 @@ def explained(
         yield "effect", f"{doubt}{effect['kind']}: {one_line(effect['command'], 160)} ({ended})"
     for line in _saved(attempt):
         yield "saved", line
+    yield from worked(attempt["work"])
     receipt = attempt["receipt"]
     if receipt is None:
         untouched = "none: the attempt ended before the conversation was touched"
@@ -99,6 +102,65 @@ def explained(
     yield "receipt", receipt_words(receipt["verdict"]).removeprefix("receipt ")
     for reason in receipt["reasons"]:
         yield "", f"- {one_line(reason, 200)}"
+
+
+def worked(work: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The same for a work report, as JSON has it: the verdict first, with what it rests on."""
+    if work["verdict"]:
+        yield "work", verdict_of(work)
+    for words in work["contradictions"]:
+        if words not in work["reasons"]:
+            yield "", f"- {one_line(words, 300)}"
+    if changes := changed_of(work):
+        yield "changes", changes
+    for commit in work["commits"][:COMMITS]:
+        yield "", f"- {commit['id'][:12]} {one_line(commit['subject'], 120)}"
+    for check in [each for each in work["checks"] if each["by"] == "agent"][-CHECKS:]:
+        yield "tests", f"{one_line(check['command'], 160)}: {_ended(check)}"
+    for call in work["denied"][:CALLS]:
+        many = f" ({call['count']} times)" if call["count"] > 1 else ""
+        yield "denied", f"{one_line(call['name'], 60)} {one_line(call['input'], 160)}{many}"
+    if len(work["denied"]) > CALLS:
+        yield "", f"- and {len(work['denied']) - CALLS} more, in perdure show --json"
+    if work["question"]:
+        yield "asks", one_line(work["question"], 300)
+    for left in work["left"][:CALLS]:
+        age = f"{left['age_s']:.0f} s old"
+        yield "left", f"{one_line(left['command'], 160)} ({age}): {clean(left['became'])}"
+    if work["last_message"]:
+        yield "says", one_line(work["last_message"], 200)
+
+
+def verdict_of(work: dict[str, Any]) -> str:
+    """The verdict with its first reason, in a line; empty while the attempt works."""
+    why = one_line("; ".join(work["reasons"][:1]), 240)
+    return f"{work['verdict']}: {why}" if work["verdict"] else ""
+
+
+def changed_of(work: dict[str, Any]) -> str:
+    """What an attempt changed, in a line; empty where nobody looked."""
+    if not work["observed"]:
+        return ""
+    files = f"{work['file_count']} file(s)"
+    if work["lines_added"] or work["lines_removed"]:
+        files += f" (+{work['lines_added']} -{work['lines_removed']} lines)"
+    names = ", ".join(one_line(each["name"], 60) for each in work["files"][:NAMES])
+    more = ", ..." if work["file_count"] > NAMES else ""
+    parts = [f"{files}: {names}{more}" if names else files]
+    if work["commit_count"]:
+        pushed = "pushed" if work["pushed"] else "no push known"
+        parts.append(f"{work['commit_count']} commit(s), {pushed}")
+    if work["uncommitted"]:
+        parts.append(f"{work['uncommitted']} file(s) not committed")
+    return f"{'; '.join(parts)}; since {clean(work['against'])}"
+
+
+def _ended(check: dict[str, Any]) -> str:
+    code = check["code"]
+    if code is None:
+        return "end not seen"
+    doubt = " of the whole line" if check["passed"] is None else ""
+    return f"exit code {code}{doubt}"
 
 
 def _size(size: dict[str, Any]) -> str:

@@ -53,6 +53,7 @@ from perdure.events import (
     WorkdirLost,
     WorkdirNoted,
     WorkdirSwept,
+    WorkSeen,
     WritesLost,
 )
 from perdure.model import Start
@@ -179,6 +180,9 @@ def line_of(record: Record) -> str:
                 if code == 0
                 else f"  verify: failed with exit code {code}{_round(record.event)}"
             )
+        case WorkSeen(file_count=files, commit_count=commits):
+            made = f", {commits} commit(s)" if commits else ""
+            return f"  changed: {files} file(s){made}"
         case AttemptEnded(outcome=outcome, receipt=receipt):
             proof = (
                 f"; {receipt_words(receipt.verdict)}: {one_line('; '.join(receipt.reasons), 240)}"

@@ -34,6 +34,7 @@ from perdure.liveness import Liveness
 from perdure.model import Attempt, Checkpoint, Context, TaskRun, Usage
 from perdure.placement import changes_of
 from perdure.protocols import PostingStore, RunRow, RunStore
+from perdure.workreport import work_report
 
 SCHEMA_VERSION = 1
 WHY = (
@@ -61,7 +62,7 @@ WHY = (
         "checkpoints",
         "missed_checkpoints",
     ),
-    *("drift", "files", "checks"),
+    *("drift", "files", "checks", "work"),
 )
 """What `why` tells of an attempt."""
 SIZES = (Compacted, NotCompacted, Summarised, RolledOver)
@@ -108,6 +109,8 @@ def run_report(
     for attempt in attempts:
         total = total + attempt.usage
     place = run.workspace
+    shown = [_attempt(attempt, effects, checkpoints, records) for attempt in attempts]
+    verdicts = (each["work"]["verdict"] for each in reversed(shown))
     return {
         "schema_version": SCHEMA_VERSION,
         "id": run.id,
@@ -135,8 +138,9 @@ def run_report(
             "head": checkpoints[-1].workdir.head if checkpoints else "",
         },
         "attempts_allowed": run.attempts_allowed,
-        "attempts": [_attempt(attempt, effects, checkpoints, records) for attempt in attempts],
+        "attempts": shown,
         "result": last_message(records, attempts[-1].number) if attempts else "",
+        "verdict": next((each for each in verdicts if each), None),
         "usage": plain(total),
         "fill": next(
             (plain(each.fill) for each in reversed(attempts) if each.fill is not None), None
@@ -260,6 +264,7 @@ def _attempt(
             if r.attempt == attempt.number and isinstance(r.event, VerifyEnded)
         ],
         "result": last_message(records, attempt.number),
+        "work": plain(work_report(attempt, records)),
         "turn": _turn(attempt, records),
         "started": attempt.started,
         "ended": attempt.ended,

@@ -18,6 +18,7 @@ from typing import Any
 from perdure import process, specification
 from perdure.attempt import Engine, what_may_be_parked
 from perdure.attempt.agent_home import check_home
+from perdure.attempt.engine import HISTORY
 from perdure.attempt.workdir import cleaned_up
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
 from perdure.lateclass import dataclass
@@ -36,12 +37,14 @@ from perdure.model import (
     TaskSpec,
     Workspace,
 )
+from perdure.model.work import WorkReport
 from perdure.names import suggest
 from perdure.process.probe import Running
 from perdure.protocols import RunStore
 from perdure.report import report_of
 from perdure.taskfiles import Asked, Contents, take
 from perdure.worker import rescue
+from perdure.workreport import work_report
 from perdure.workspace import Applied
 from perdure.workspace.identity import is_remote
 
@@ -493,6 +496,15 @@ def describe(engine: Engine, ref: str) -> dict[str, Any]:
     return report_of(
         engine.store, engine.store.get(ref) if liveness is None else run, liveness=liveness
     )
+
+
+def work(engine: Engine, ref: str, number: int = 0) -> WorkReport:
+    """What an attempt of a run did (0: the newest), and the verdict on it. Raises NotFound."""
+    run = engine.store.get(ref)
+    attempts = [each for each in engine.store.attempts(run.id) if number in (0, each.number)]
+    if not attempts:
+        raise NotFound(f"{run.name} has no attempt {number or 1}", f"Try: perdure show {run.name}")
+    return work_report(attempts[-1], engine.store.history(run.id, limit=HISTORY))
 
 
 def liveness_of(engine: Engine, run: Running, look: RunStore | None = None) -> Liveness | None:

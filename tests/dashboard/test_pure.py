@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from perdure.codec import plain
 from perdure.events import ContextAdded, Record, RunFinished, RunQueued
 from perdure.model import (
     Attempt,
@@ -20,6 +21,7 @@ from perdure.model import (
     Start,
     Verdict,
 )
+from perdure.model.work import WorkReport
 from perdure.protocols import FailedAttempt
 from perdure.web.dashboard import diffs, measuring
 from perdure.web.dashboard.fingerprints import grouped, normal
@@ -79,6 +81,7 @@ def test_a_timeline_has_its_gaps() -> None:
             "receipt": None,
             "flags": {},
             "agent_version": "",
+            "work": plain(WorkReport()),
             "why": "",
         }
         outcome = {"kind": "failed", "detail": ""} if ended else None

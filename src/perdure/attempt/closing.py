@@ -16,7 +16,7 @@ from perdure.attempt import spending
 from perdure.attempt.accounts import parkings
 from perdure.attempt.beginning import total_of
 from perdure.attempt.checkpointing import Checkpointing
-from perdure.attempt.engine import Engine, redacted
+from perdure.attempt.engine import HISTORY, Engine, redacted
 from perdure.attempt.evidence import gather
 from perdure.attempt.filling import Sized, changes, size_after
 from perdure.attempt.opened import Opened
@@ -27,7 +27,7 @@ from perdure.context_size import asks_for_person
 from perdure.continuity import judge
 from perdure.crashes import loop
 from perdure.errors import PerdureError
-from perdure.events import AnyEvent, CollisionSeen, RolledOver, SessionRetired
+from perdure.events import AnyEvent, CollisionSeen, Record, RolledOver, SessionRetired
 from perdure.lifecycle import FREE, UNCOUNTED, Tally, decide
 from perdure.model import (
     NO_USAGE,
@@ -54,6 +54,7 @@ from perdure.model import (
 from perdure.protocols import Ending
 from perdure.transcripts import snapshot
 from perdure.unfinished import judge as judge_turn
+from perdure.workreport import work_report
 
 
 def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpointing) -> TaskRun:
@@ -318,12 +319,20 @@ def _finish(
         receipt=receipt,
         usage=spent,
         fill=fill,
+        work=_verdict(engine, ended, events),
         agent_version=version,
         sessions=sessions,
         events=events,
         parkings=parkings(engine, claim.run, ended, now),
     )
     return engine.store.finish(claim, ending)
+
+
+def _verdict(engine: Engine, ended: Attempt, events: tuple[AnyEvent, ...]) -> str:
+    """The verdict on the attempt's work, from the journal as it is about to be."""
+    records = engine.store.history(ended.run, limit=HISTORY)
+    coming = (Record(ended.run, 0, ended.number, 0, event) for event in events)
+    return str(work_report(ended, [*records, *coming]).verdict or "")
 
 
 def _with_condition(decision: Decision, condition: Condition) -> Decision:

@@ -77,7 +77,7 @@ def _say(text: str, style: str = "") -> None:
 
 
 def show_verb(arguments: argparse.Namespace) -> int:
-    from perdure.explaining import missed_checkpoint
+    from perdure.explaining import missed_checkpoint, worked
 
     report = _report(arguments.name)
     if arguments.json:
@@ -112,6 +112,10 @@ def show_verb(arguments: argparse.Namespace) -> int:
         _say(f"  WARNING   {missed}", "bad")
     for attempt in report["attempts"]:
         _say(f"  attempt {attempt['number']}  {_attempt_line(attempt, shown_state(report))}")
+    newest = report["attempts"][-1]["work"] if report["attempts"] else None
+    for label, text in worked(newest) if newest is not None else ():
+        if label != "says":
+            _say(f"  {label:9} {text}")
     return 0
 
 
@@ -124,7 +128,9 @@ def _attempt_line(attempt: dict[str, Any], state: str) -> str:
         + (f" ({one_line(outcome['detail'], 70)})" if outcome["detail"] else "")
     )
     proof = f"  {receipt_words(receipt['verdict'])}" if receipt else ""
-    return f"{attempt['continuation'] or 'not started'}  {ended}{proof}"
+    verdict = attempt["work"]["verdict"]
+    work = f"  work {verdict}" if verdict else ""
+    return f"{attempt['continuation'] or 'not started'}  {ended}{proof}{work}"
 
 
 def why_arguments(parser: argparse.ArgumentParser) -> None:

@@ -242,3 +242,5 @@ class Attempt:
     fill: Fill | None = None
     """Of its conversation, when it ended; None where nothing tells."""
     receipt: Receipt | None = None
+    work: str = ""
+    """The verdict on its work when it ended (`model.work.WorkVerdict`), for lists."""

@@ -86,13 +86,15 @@ class EffectOfWork(WorkPart, frozen=True):
     kind: str
     command: str
     ok: bool | None = None
+    possible: bool = False
+    """It is only not known to be local."""
 
 
 class WorkReport(msgspec.Struct, frozen=True, kw_only=True):
     """What one attempt did, and what can be said of it."""
 
     verdict: WorkVerdict | None = None
-    """None while the attempt works."""
+    """Null while the attempt works."""
     reasons: tuple[str, ...] = ()
     """What the verdict rests on, in sentences."""
     observed: bool = False
@@ -108,7 +110,7 @@ class WorkReport(msgspec.Struct, frozen=True, kw_only=True):
     """The newest `COMMITS` of them, newest first."""
     commit_count: int = 0
     pushed: bool | None = None
-    """Whether the last commit is on a server, as far as is known here; None without a commit."""
+    """Whether the last commit is on a server, as far as is known here; null without a commit."""
     uncommitted: int = 0
     """Number of files that differ from the last commit."""
     checks: tuple[CheckOfWork, ...] = ()
@@ -117,6 +119,6 @@ class WorkReport(msgspec.Struct, frozen=True, kw_only=True):
     left: tuple[LeftProcess, ...] = ()
     effects: tuple[EffectOfWork, ...] = ()
     last_message: str = ""
-    """The agent's last words, of at most 16 KiB."""
+    """The beginning of the agent's last words; all of them are the attempt's `result`."""
     contradictions: tuple[str, ...] = ()
     """What the agent says and the facts deny, in sentences."""

@@ -58,6 +58,8 @@ class Ending:
     receipt: Receipt | None = None
     usage: Usage = NO_USAGE
     fill: Fill | None = None
+    work: str = ""
+    """The verdict on the attempt's work."""
     agent_version: str = ""
     sessions: tuple[Session, ...] = ()
     """The sessions as they are now, retired ones first."""

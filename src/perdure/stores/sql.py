@@ -256,6 +256,7 @@ class SqlStore(Tokens, Accounts, Boards, Counting):
                 receipt=ending.receipt,
                 usage=ending.usage,
                 fill=ending.fill,
+                work=ending.work,
                 agent_version=ending.agent_version or attempt.agent_version,
                 session_id=live[-1] if live else attempt.session_id,
             )

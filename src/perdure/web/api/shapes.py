@@ -27,6 +27,7 @@ from perdure.model import (
     Usage,
     Verdict,
 )
+from perdure.model.work import WorkReport, WorkVerdict
 
 
 class Shape(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -115,6 +116,7 @@ class AttemptWhy(Shape):
     drift: list[dict[str, Any]]
     files: list[FileChange]
     checks: list[dict[str, Any]]
+    work: WorkReport
 
 
 class AttemptOfRun(AttemptWhy):
@@ -147,6 +149,7 @@ class Run(Answer):
     attempts_allowed: int
     attempts: list[AttemptOfRun]
     result: str
+    verdict: WorkVerdict | None
     usage: Usage
     fill: Fill | None
     conditions: list[Condition]

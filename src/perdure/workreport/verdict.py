@@ -1,0 +1,88 @@
+"""The verdict on an attempt's work: a table of rules, of which the first that fits decides. Pure.
+
+The table is docs/reference/work_report.md. Each rule names its evidence; without any, the work is
+`unverified`.
+"""
+
+from __future__ import annotations
+
+from perdure.lateclass import dataclass
+from perdure.model import Outcome, OutcomeKind
+from perdure.model.work import CheckOfWork, WorkReport, WorkVerdict
+
+NEEDS_PERSON = frozenset(
+    {
+        OutcomeKind.NEEDS_INPUT,
+        OutcomeKind.DENIED,
+        OutcomeKind.AUTH_FAILED,
+        OutcomeKind.CONFIG_ERROR,
+        OutcomeKind.BUDGET_SPENT,
+    }
+)
+"""Outcomes after which nothing goes on without a person."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What the rules need beside the report's own fields."""
+
+    outcome: Outcome
+    earlier: bool = False
+    """An earlier attempt at the same instructions changed something."""
+    stale: bool = False
+    """Files may have changed after the agent's last check."""
+
+
+def judge(report: WorkReport, facts: Facts) -> tuple[WorkVerdict, tuple[str, ...]]:
+    """Return the verdict, and the sentences that it rests on."""
+    outcome = facts.outcome
+    ended = f"the attempt ended as {outcome.kind}"
+    ended = f"{ended}: {outcome.detail}" if outcome.detail else ended
+    verify = _last(report, "verify")
+    agents = _last(report, "agent")
+    verified = verify is not None and verify.passed is True
+    if outcome.kind is OutcomeKind.REFUSED:
+        return WorkVerdict.REFUSED, (ended,)
+    if outcome.kind in NEEDS_PERSON:
+        return WorkVerdict.BLOCKED, (ended,)
+    if not outcome.ok:
+        return WorkVerdict.INCOMPLETE, (ended,)
+    if report.question:
+        return WorkVerdict.BLOCKED, (f"the agent asks: {report.question}",)
+    if report.denied and not verified:
+        calls = sum(each.count for each in report.denied)
+        words = f"{calls} tool call(s) were denied, and no check shows that it did without them"
+        return WorkVerdict.BLOCKED, (words,)
+    if report.contradictions and not verified:
+        return WorkVerdict.INCOMPLETE, report.contradictions
+    if agents is not None and agents.passed is False and not verified:
+        return WorkVerdict.INCOMPLETE, (_sentence(agents),)
+    if report.observed and not facts.earlier and not _did_anything(report):
+        return WorkVerdict.NOTHING_TO_DO, ("no file, no commit and no effect came of it",)
+    if verify is not None and verified:
+        return WorkVerdict.DONE, (_sentence(verify),)
+    if agents is not None and agents.passed is True and not facts.stale:
+        return WorkVerdict.DONE, (_sentence(agents),)
+    return WorkVerdict.UNVERIFIED, (_why_unverified(report, agents),)
+
+
+def _last(report: WorkReport, by: str) -> CheckOfWork | None:
+    found = [each for each in report.checks if each.by == by]
+    return found[-1] if found else None
+
+
+def _did_anything(report: WorkReport) -> bool:
+    return bool(report.file_count or report.commit_count or report.effects)
+
+
+def _sentence(check: CheckOfWork) -> str:
+    whose = "the check" if check.by == "verify" else "the agent's last check"
+    return f"{whose} `{check.command}` ended with exit code {check.code}"
+
+
+def _why_unverified(report: WorkReport, agents: CheckOfWork | None) -> str:
+    if agents is None:
+        return "nobody checked it: no --verify, and no test command of the agent"
+    if agents.passed is None:
+        return f"nothing tells how the agent's last check `{agents.command}` ended"
+    return f"files may have changed after the agent's last check `{agents.command}`"
