@@ -106,6 +106,7 @@ class AsyncRunner:
     runs = _awaited(Runner.runs)
     attempts = _awaited(Runner.attempts)
     report = _awaited(Runner.report)
+    work = _awaited(Runner.work)
     why = _awaited(Runner.why)
     liveness = _awaited(Runner.liveness)
     history = _awaited(Runner.history)

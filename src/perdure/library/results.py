@@ -9,6 +9,7 @@ from typing import Any
 from perdure.final_message import last_message
 from perdure.lateclass import dataclass
 from perdure.model import NO_USAGE, Outcome, Receipt, RunState, TaskRun, Usage
+from perdure.model.work import WorkVerdict
 from perdure.protocols import RunStore
 
 LOOKED_AT = 200
@@ -25,6 +26,8 @@ class RunResult(TaskRun):
     """How the newest attempt ended; None while it works."""
     receipt: Receipt | None = None
     """The evidence that the conversation went on, of the newest attempt that has ended."""
+    verdict: WorkVerdict | None = None
+    """What the evidence says of the work of the newest attempt that has ended; see `Runner.work`."""
     usage: Usage = NO_USAGE
     """Tokens and cost of all attempts."""
 
@@ -49,6 +52,7 @@ def result_of_run(store: RunStore, run: TaskRun) -> RunResult:
     attempts = store.attempts(run.id)
     newest = attempts[-1] if attempts else None
     receipts = [attempt.receipt for attempt in attempts if attempt.receipt is not None]
+    verdicts = [attempt.work for attempt in attempts if attempt.work]
     usage = NO_USAGE
     for attempt in attempts:
         usage = usage + attempt.usage
@@ -58,5 +62,6 @@ def result_of_run(store: RunStore, run: TaskRun) -> RunResult:
         result=last_message(store.latest(run.id, LOOKED_AT), newest.number) if newest else "",
         outcome=newest.outcome if newest is not None else None,
         receipt=receipts[-1] if receipts else None,
+        verdict=WorkVerdict(verdicts[-1]) if verdicts else None,
         usage=usage,
     )

@@ -45,6 +45,7 @@ from perdure.model import (
     TaskRun,
     TaskSpec,
 )
+from perdure.model.work import WorkReport
 from perdure.plan import Plan, PlanRun
 from perdure.plans.reading import read_plan, seed_of
 from perdure.protocols import Observer, RunRow
@@ -346,6 +347,11 @@ class Runner:
     def report(self, ref: str) -> dict[str, Any]:
         """Return the object that `perdure show NAME --json` prints."""
         return service.describe(self._engine, ref)
+
+    def work(self, ref: str, attempt: int = 0) -> WorkReport:
+        """Return what an attempt did (0: the newest), with the verdict on its work. Raises
+        NotFound."""
+        return service.work(self._engine, ref, attempt)
 
     def why(self, ref: str) -> dict[str, Any]:
         """Return the object that `perdure why NAME --json` prints: how each attempt started, on
