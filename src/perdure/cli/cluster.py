@@ -232,6 +232,8 @@ def _attempt_line(attempt: dict[str, Any]) -> str:
     why = f" ({one_line(attempt['detail'], 100)})" if attempt["detail"] else ""
     node = f" on {one_line(attempt['node'], 60)}" if attempt["node"] else ""
     proof = f"  receipt {one_line(attempt['verdict'], 20)}" if attempt["verdict"] else ""
+    if attempt["work"]["verdict"]:
+        proof += f"  work {one_line(attempt['work']['verdict'], 20)}"
     return f"{ended}{why}{node}{proof}{'  (counts not)' if attempt['infrastructure'] else ''}"
 
 
@@ -286,4 +288,13 @@ def _explained(attempt: dict[str, Any]) -> list[tuple[str, str]]:
     if attempt["verdict"]:
         rung = f" (by {attempt['rung']})" if attempt["rung"] else ""
         lines.append(("receipt", f"{attempt['verdict']}{rung}"))
-    return lines + [("", f"- {reason}") for reason in attempt["reasons"]]
+    lines += [("", f"- {reason}") for reason in attempt["reasons"]]
+    work = attempt["work"]
+    if work["verdict"]:
+        why = f": {work['reason']}" if work["reason"] else ""
+        lines.append(("work", f"{work['verdict']}{why}"))
+        pushed = {True: ", pushed", False: ", no push known", None: ""}[work["pushed"]]
+        lines.append(("changes", f"{work['files']} file(s), {work['commits']} commit(s){pushed}"))
+    if work["question"]:
+        lines.append(("asks", work["question"]))
+    return lines

@@ -2,7 +2,7 @@
 
 The kubelet keeps 4096 bytes of it, so `encode` leaves out what can be left out until it fits:
 reasons first, then what happened before, then the words of the outcome; what decides (attempt,
-kind, conversation, verdict, usage) always stays.
+kind, conversation, verdicts, usage) always stays.
 
 The file is writable for the agent too, which runs as the pod's user: `believed` takes only a result
 whose outcome agrees with the exit code, which is perdure's own to give.
@@ -18,6 +18,7 @@ import msgspec
 
 from perdure.codec import resolved
 from perdure.model import NO_USAGE, Outcome, OutcomeKind, Rung, Usage, Verdict
+from perdure.model.work import WorkVerdict
 
 Struct = TypeVar("Struct", bound=msgspec.Struct)
 VERSION = 1
@@ -64,6 +65,18 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     reasons: tuple[str, ...] = ()
 
 
+class WorkSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A work report in short: the verdict, its first reason, and counts."""
+
+    verdict: WorkVerdict
+    reason: str = ""
+    files: int = 0
+    commits: int = 0
+    pushed: bool | None = None
+    denied: int = 0
+    question: str = ""
+
+
 class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Where the attempt worked, in its pod, and what the workdir stood at."""
 
@@ -89,6 +102,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Outcome
     session_id: str = ""
     receipt: Told | None = None
+    work: WorkSummary | None = None
     usage: Usage = NO_USAGE
     context_version: int = 0
     """The newest version of the instructions that the attempt was given, in the TaskRun's count."""
@@ -159,6 +173,7 @@ def _clean(result: Result) -> Result:
         return value.encode("utf-8", "replace").decode()[:longest]
 
     receipt, place, outcome = result.receipt, result.workspace, result.outcome
+    work = result.work
     return msgspec.structs.replace(
         result,
         outcome=replace(outcome, detail=text(outcome.detail, LONGEST)),
@@ -167,6 +182,7 @@ def _clean(result: Result) -> Result:
         and msgspec.structs.replace(
             receipt, reasons=tuple(text(reason, LONGEST) for reason in receipt.reasons)
         ),
+        work=work and _with(work, reason=text(work.reason), question=text(work.question)),
         workspace=Place(
             path=text(place.path, LONGEST), branch=text(place.branch), commit=text(place.commit, 64)
         ),
@@ -187,6 +203,19 @@ def _shorter_reasons(result: Result, _: int) -> Result:
             receipt=_with(receipt, reasons=tuple(_cut(each, TEXT) for each in receipt.reasons[:4])),
         )
     )
+
+
+def _shorter_work(result: Result, _: int) -> Result:
+    work = result.work
+    if work is None:
+        return result
+    shorter = {"reason": _cut(work.reason, TEXT // 2), "question": _cut(work.question, TEXT // 2)}
+    return _with(result, work=_with(work, **shorter))
+
+
+def _no_words_of_work(result: Result, _: int) -> Result:
+    work = result.work
+    return result if work is None else _with(result, work=_with(work, reason="", question=""))
 
 
 def _shorter_detail(result: Result, _: int) -> Result:
@@ -227,9 +256,11 @@ def _no_words(result: Result, _: int) -> Result:
 
 _CUTS: tuple[Callable[[Result, int], Result], ...] = (
     _shorter_reasons,
+    _shorter_work,
     _shorter_detail,
     _less_of_before,
     _no_reasons,
+    _no_words_of_work,
     _nothing_of_before,
     _brief,
     _no_place,

@@ -107,6 +107,7 @@ def row_of(body: Object) -> Object:
         "agent": word(body, "spec.agent"),
         "attempt": count(body, "status.attempt"),
         "receipt": word(body, "status.receipt"),
+        "work": word(body, "status.work"),
         "session_id": word(body, "status.sessionId"),
         "reason": word(waiting, "message") or word(body, "status.reason"),
         "run_after": milliseconds(word(body, "status.runAfter")),
@@ -182,7 +183,7 @@ def _condition(found: Object) -> Object:
 
 
 def _attempt(found: Object) -> Object:
-    reasons = part(found, "receipt").get("reasons")
+    reasons, pushed = part(found, "receipt").get("reasons"), part(found, "work").get("pushed")
     return {
         "number": count(found, "number"),
         "context_version": count(found, "contextVersion") or 1,
@@ -196,6 +197,15 @@ def _attempt(found: Object) -> Object:
         "infrastructure": found.get("infrastructure") is True,
         "exit_code": found.get("exitCode") if isinstance(found.get("exitCode"), int) else None,
         "session_id": word(found, "sessionId"),
+        "work": {
+            "verdict": word(found, "work.verdict"),
+            "reason": word(found, "work.reason"),
+            "files": count(found, "work.files"),
+            "commits": count(found, "work.commits"),
+            "pushed": pushed if isinstance(pushed, bool) else None,
+            "denied": count(found, "work.denied"),
+            "question": word(found, "work.question"),
+        },
         "verdict": word(found, "receipt.verdict"),
         "rung": word(found, "receipt.rung"),
         "reasons": [each for each in reasons if isinstance(each, str)]

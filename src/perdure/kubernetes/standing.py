@@ -27,6 +27,7 @@ from perdure.kubernetes.status import (
     Status,
     Told,
     Verdict,
+    WorkOfRecord,
     moment,
     said,
     stamp,
@@ -95,6 +96,7 @@ def closed(status: Status, end: End, run: Wanted, now: int, jitter: float) -> St
             record,
             session_id=_id(result.session_id),
             receipt=_verdict(result),
+            work=_work(result),
             usage=_spent(result.usage),
         )
     status = _filled_in(replace(status, attempts=(*status.attempts[:-1], record)), result)
@@ -334,7 +336,9 @@ def _learnt(status: Status, record: Record, result: Result | None, run: Wanted) 
             status, usage=_spent(total), session_id=_id(result.session_id) or status.session_id
         )
     verdict = record.receipt.verdict if record.receipt is not None else ""
-    return replace(status, workspace=lying, receipt=verdict or status.receipt)
+    # Of an attempt whose pod told nothing, nothing is known of the work.
+    work = record.work.verdict if record.work is not None else ""
+    return replace(status, workspace=lying, receipt=verdict or status.receipt, work=work)
 
 
 def _filled_in(status: Status, result: Result | None) -> Status:
@@ -410,6 +414,26 @@ def _verdict(result: Result) -> Verdict | None:
         rung=str(receipt.rung),
         reasons=tuple(said(each, 1000) for each in reasons[:16]),
     )
+
+
+def _work(result: Result) -> WorkOfRecord | None:
+    work = result.work
+    if work is None:
+        return None
+    return WorkOfRecord(
+        verdict=str(work.verdict),
+        reason=said(work.reason, 1000),
+        files=_bounded(work.files),
+        commits=_bounded(work.commits),
+        pushed=work.pushed,
+        denied=_bounded(work.denied),
+        question=said(work.question, 1000),
+    )
+
+
+def _bounded(number: int) -> int:
+    """A count that the resource takes (int32); the pod's agent could have written it."""
+    return min(max(number, 0), 2**31 - 1)
 
 
 def _spent(usage: Usage) -> Spent:

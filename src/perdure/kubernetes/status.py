@@ -43,6 +43,18 @@ class Verdict(Camel, frozen=True):
     reasons: tuple[str, ...] = ()
 
 
+class WorkOfRecord(Camel, frozen=True):
+    """An attempt's work report in short."""
+
+    verdict: str = ""
+    reason: str = ""
+    files: int = 0
+    commits: int = 0
+    pushed: bool | None = None
+    denied: int = 0
+    question: str = ""
+
+
 class Record(Camel, frozen=True):
     """One attempt. It is at work as long as it has no outcome."""
 
@@ -59,6 +71,7 @@ class Record(Camel, frozen=True):
     infrastructure: bool = False
     session_id: str = ""
     receipt: Verdict | None = None
+    work: WorkOfRecord | None = None
     usage: Spent | None = None
     exit_code: int | None = None
 
@@ -96,6 +109,8 @@ class Status(Camel, frozen=True):
     reason: str = ""
     session_id: str = ""
     receipt: str = ""
+    work: str = ""
+    """The verdict on the newest attempt's work."""
     retried: str = ""
     workspace: Lying = Lying()
     usage: Spent = Spent()

@@ -6,11 +6,13 @@ from contextlib import suppress
 from dataclasses import replace
 
 from perdure.attempt import Engine
+from perdure.attempt.engine import HISTORY
 from perdure.errors import PerdureError
 from perdure.events import PlaceLost
 from perdure.kubernetes.order import Order
-from perdure.kubernetes.result import Before, Place, Result, Told
+from perdure.kubernetes.result import Before, Place, Result, Told, WorkSummary
 from perdure.model import Attempt, Outcome, OutcomeKind, TaskRun
+from perdure.workreport import work_report
 
 RECORDS = 1_000
 DISPLACED = "another pod has taken the run over"
@@ -31,6 +33,7 @@ def result_of(engine: Engine, order: Order, run: TaskRun) -> Result:
         )
         if receipt
         else None,
+        work=_work(engine, attempt),
         usage=attempt.usage,
         context_version=order.contexts[
             min(max(attempt.context_version - order.unlisted, 1), len(order.contexts)) - 1
@@ -38,6 +41,22 @@ def result_of(engine: Engine, order: Order, run: TaskRun) -> Result:
         workspace=_place(engine, run),
         saved=_saved(engine, run),
         earlier=tuple(_before(each) for each in attempts if each.number < attempt.number),
+    )
+
+
+def _work(engine: Engine, attempt: Attempt) -> WorkSummary | None:
+    report = work_report(attempt, engine.store.history(attempt.run, limit=HISTORY))
+    if report.verdict is None:
+        return None
+    text = engine.redactor.text
+    return WorkSummary(
+        verdict=report.verdict,
+        reason=text("; ".join(report.reasons[:1])),
+        files=report.file_count,
+        commits=report.commit_count,
+        pushed=report.pushed,
+        denied=sum(each.count for each in report.denied),
+        question=text(report.question),
     )
 
 

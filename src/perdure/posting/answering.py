@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import field, replace
 
 from perdure.attempt import Engine
+from perdure.attempt.engine import HISTORY
 from perdure.capsule.scan import Scan
 from perdure.errors import (
     Conflict,
@@ -34,9 +35,11 @@ from perdure.git import unreachable
 from perdure.lateclass import dataclass
 from perdure.lifecycle import FINAL
 from perdure.model import Condition, RunState, SessionKey, TaskRun
+from perdure.model.work import WorkReport
 from perdure.posting.publishing import HeldBack, published, pull_request, push
 from perdure.posting.saying import Account, comment
 from perdure.protocols import ForgeApi
+from perdure.workreport import work_report
 from perdure.workspace import Credentials
 
 AGAIN_S = 10.0
@@ -313,6 +316,7 @@ class _Answer:
             rule=self.rule.name,
             run=self.run,
             attempts=store.attempts(self.run.id),
+            work=self._work(),
             words=store.final_words(self.run.id) if self.run.state in FINAL else "",
             branch=self.run.workspace.branch if self.run.workspace else "",
             commit=self.posting.commit,
@@ -323,6 +327,13 @@ class _Answer:
         )
         # The marker is no text of others, and must stay what it is.
         return marker + self.whose.clean(comment(account, marker).removeprefix(marker))
+
+    def _work(self) -> WorkReport | None:
+        store = self.whose.engine.store
+        ended = [each for each in store.attempts(self.run.id) if each.outcome is not None]
+        if not ended:
+            return None
+        return work_report(ended[-1], store.history(self.run.id, limit=HISTORY))
 
     # --- the status
     # --------------------------------------------------------------------------------------------------

@@ -8,12 +8,15 @@ from collections.abc import Sequence
 from perdure.lateclass import dataclass
 from perdure.lifecycle import FINAL
 from perdure.model import Attempt, RunState, TaskRun, Usage
+from perdure.model.work import WorkReport
 from perdure.posting.harmless import block, code
 from perdure.text import dollars, tokens
 
 MOST = 60_000
 """Characters. GitHub takes 65,536, the others more."""
 ROWS = 20
+CHECKS = 5
+"""Number of checks, and of denied calls, that are told."""
 WORDS = 4_000
 """Of what the agent said at the end."""
 
@@ -35,6 +38,8 @@ class Account:
     """The agent's name in the team."""
     run: TaskRun
     attempts: Sequence[Attempt]
+    work: WorkReport | None = None
+    """What its newest ended attempt did; None before one has ended."""
     words: str = ""
     """What the agent said at the end of its last turn."""
     branch: str = ""
@@ -67,6 +72,7 @@ def comment(account: Account, marker: str) -> str:
         *([_held_back(account.held_back)] if account.held_back and not _needs_person(run) else []),
         _branch(account),
         _table(account.attempts),
+        _work(account.work),
         _said(account.words),
         _by_hand(account),
     ]
@@ -105,6 +111,30 @@ def _branch(account: Account) -> str:
         if account.pull and account.pull_url
         else f"{at}."
     )
+
+
+def _work(work: WorkReport | None) -> str:
+    """The verdict on the work, and what a reviewer should know before they read it."""
+    if work is None or work.verdict is None:
+        return ""
+    why = code("; ".join(work.reasons[:1]), 300)
+    lines = [f"**Work: {work.verdict.value}**{f' ({why})' if why else ''}"]
+    lines += [f"- contradiction: {code(each, 300)}" for each in work.contradictions]
+    if work.observed:
+        lines.append(
+            f"- {work.file_count} file(s), +{work.lines_added} -{work.lines_removed} lines, "
+            f"{work.commit_count} commit(s)"
+        )
+    for check in work.checks[-CHECKS:]:
+        ended = "end not seen" if check.code is None else f"exit code {check.code}"
+        lines.append(f"- {check.by}: {code(check.command, 160)} {ended}")
+    for call in work.denied[:CHECKS]:
+        lines.append(f"- denied: {code(f'{call.name} {call.input}', 160)} ({call.count})")
+    if len(work.denied) > CHECKS:
+        lines.append(f"- denied: {len(work.denied) - CHECKS} more")
+    if work.question:
+        lines.append(f"- it asks: {code(work.question, 300)}")
+    return "\n".join(lines)
 
 
 def _table(attempts: Sequence[Attempt]) -> str:

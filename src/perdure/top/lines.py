@@ -91,6 +91,8 @@ def _about(row: BoardRow, view: View, state: str) -> str:
             return f"until {clock(row.run_after)}: {row.reason}"
         case "failed" | "cancelled" | "queued":
             return row.reason or row.prompt
+        case "succeeded" if row.attempts and row.attempts[-1].work:
+            return f"{row.attempts[-1].work}: {row.prompt}"
         case _:
             return row.prompt
 
@@ -136,7 +138,8 @@ def _attempt(attempt: Attempt, now: int) -> str:
         if outcome or attempt.usage.input
         else ""
     )
-    return f"attempt {attempt.number}  {how}, {took}: {ended}{proof}{used}"
+    work = f", work {one_line(attempt.work, 20)}" if attempt.work else ""
+    return f"attempt {attempt.number}  {how}, {took}: {ended}{proof}{work}{used}"
 
 
 def log_line(record: Record) -> Text | None:
