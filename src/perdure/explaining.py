@@ -109,7 +109,7 @@ def worked(work: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if work["verdict"]:
         yield "work", verdict_of(work)
     for words in work["contradictions"]:
-        if words not in work["reasons"]:
+        if words not in work["reasons"][:1]:
             yield "", f"- {one_line(words, 300)}"
     if changes := changed_of(work):
         yield "changes", changes
