@@ -14,8 +14,9 @@ OLDER ?= @anthropic-ai/claude-code@2.1.240 @openai/codex@0.159.3
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-demo: install agents ## a real agent, killed in the middle of a tool call, goes on in the same conversation
-	$(BIN)/python demo/demo.py
+demo: .venv/.demo ## a real agent is killed in the middle of a tool call, and continues (AGENT=codex, REAL=1)
+	PATH="$(CURDIR)/agents/node_modules/.bin:$$PATH" XDG_CACHE_HOME="$(CURDIR)/agents/cache" \
+	  $(BIN)/perdure demo $(if $(AGENT),--agent $(AGENT)) $(if $(filter 1,$(REAL)),--real)
 
 test: tools install agents ## the suite, on the real agent CLIs; what fails is rerun once, alone (RERUNS=0: never)
 	scratch=$$(bash .ci/scratch); trap 'rm -rf "$$scratch"' EXIT; \
@@ -114,6 +115,11 @@ kubernetes-faults: tools install agents kubernetes ## N trials of what may happe
 kubernetes-scale: tools install kubernetes ## 1,000 TaskRuns, 100 at once, with pods that kwok plays: requests, memory, times; a table
 	$(BIN)/python -m tests.kubernetes.scale
 
+.venv/.demo: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -e .venv/.done || $(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
 install: .venv/.done ## the package, its tests and checks, into .venv
 
 .venv/.done: pyproject.toml
@@ -146,4 +152,4 @@ fmt: install ## format and mend what can be mended
 	$(BIN)/ruff check --fix .
 
 clean: ## what was installed and built here
-	rm -rf .venv agents/node_modules agents/latest agents/older .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv agents/node_modules agents/latest agents/older agents/cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

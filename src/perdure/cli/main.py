@@ -90,6 +90,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "check agents, logins, git, directories and settings",
     ),
     "prove": ("prove", "test the installed agents (offline, no key)"),
+    "demo": ("demo", "watch an agent be killed and continue (no key, no setup)"),
     "completion": ("completion", "print the completion for bash, zsh or fish"),
     "_drive": ("run", ""),
 }
@@ -102,7 +103,7 @@ GROUPS: tuple[tuple[str, str, str], ...] = (
     ("Plans", "plan", ""),
     ("Tidy", "rm gc", "reset trash du"),
     ("Serve", "serve", "work token inbox operator entrypoint"),
-    ("Set up", "doctor config", "agents prove home completion"),
+    ("Set up", "doctor config demo", "agents prove home completion"),
 )
 """Every verb once: a heading, the verbs that `perdure --help` shows, and those that only
 `perdure help all` shows."""

@@ -1,0 +1,60 @@
+"""Installs one npm package into a directory of perdure's own, for `perdure demo`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from perdure.errors import AgentMissing
+
+PATIENCE_S = 600.0
+SHOWN = 300
+"""Characters of npm's last words that an error repeats."""
+
+
+def install(package: str, directory: Path, environ: Mapping[str, str]) -> None:
+    """Install `NAME@VERSION` below the directory, whole or not at all; nothing if it is there.
+
+    No script of a package is run. Raises AgentMissing without npm, and where npm fails.
+    """
+    if directory.is_dir():
+        return
+    npm = shutil.which("npm", path=environ.get("PATH", os.defpath))
+    if npm is None:
+        raise AgentMissing(
+            "There is no agent here, and no npm to install one.",
+            f"Install node and npm, or an agent: npm install -g {package}",
+        )
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=directory.parent))
+    flags = ("--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts", "--loglevel=error")
+    try:
+        done = subprocess.run(
+            [npm, "install", "--prefix", str(scratch), *flags, package],
+            cwd=scratch,
+            env=dict(environ),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        if done.returncode:
+            said = " ".join((done.stderr or done.stdout).decode("utf-8", "replace").split())
+            raise AgentMissing(
+                f"npm could not install {package}: {said[-SHOWN:]}", "perdure doctor"
+            )
+        try:
+            scratch.rename(directory)
+        except OSError:
+            if not directory.is_dir():  # else somebody else was quicker
+                raise
+    except subprocess.TimeoutExpired:
+        raise AgentMissing(
+            f"npm has not installed {package} within {PATIENCE_S:g} s.", "try again"
+        ) from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
