@@ -225,3 +225,9 @@ def test_tools_that_are_no_shell() -> None:
         ("push", "git push"),
         ("tool", "other create_issue"),
     ]
+
+
+def test_characters_that_end_the_parser_are_kept_from_it() -> None:
+    """A brace before a character beyond U+FFFF ended the whole process."""
+    for command in ("{\U000fe7f5", "9{\U000fe7f55 git push", "é{\U0010ffff}"):
+        effects_of(command)

@@ -91,7 +91,10 @@ class _Place(msgspec.Struct, frozen=True):
 def read(command: str) -> Script:
     """Return the programs that a command starts, in the order of their text; never raises."""
     kept = _CUT.sub("", command)
-    source = kept.replace(UNKNOWN, " ").encode("utf-8", "replace")
+    # The grammar's scanner looks each character up in the C library's table for bytes: beyond
+    # U+FFFF that ends the process (tree-sitter-bash 0.25.1: "{" and U+FE7F5). No word of the table
+    # has a character that is not ASCII.
+    source = kept.replace(UNKNOWN, " ").encode("ascii", "replace")
     if len(_TANGLES.findall(command)) > MOST_TANGLES:
         return Script((), whole=False)
     cut = len(source) > LONGEST or kept != command
