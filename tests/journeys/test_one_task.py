@@ -587,11 +587,9 @@ def test_effects_are_told_to_the_next_attempt(stage: MakeStage) -> None:
     (workdir / "go.txt").touch()
     done = one.perdure("retry", "task", "--json")
     assert done.code == 0, done.err
-    assert (
-        "it is not known how it ended. Before you repeat any of it, verify"
-        in (one.rehearsal.prompts()[-1])
-    )
-    assert "git push ../nowhere main" in one.rehearsal.prompts()[-1]
+    last = one.rehearsal.prompts()[-1]
+    assert "it is not known how it ended. Before you repeat any of it, verify" in last
+    assert "git push ../nowhere main" in last
     assert "git push" in one.perdure("why", "task").out
 
 
