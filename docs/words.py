@@ -72,6 +72,8 @@ SETTINGS = {
         "a [checkpoint store](../how-to/another-machine.md) to which every checkpoint is brought "
         "too; empty: none"
     ),
+    "receipts": "where [signed receipts](../how-to/receipts.md) are attached by themselves: `off`, `note` (a git note of the commit, when "
+    "an attempt has ended), `comment` (the comment of a run on its forge), or `both`; the host needs a key (`perdure key make`)",
     "checkpoint_secrets": "a checkpoint with a known secret in it, on its way there: `refuse` (it stays here, and that is told), "
     "`leave-out` (those files stay here, what was said is replaced by asterisks), or `allow`",
     "gc_workdirs": (

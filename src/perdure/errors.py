@@ -151,6 +151,13 @@ class CapsuleError(PerdureError):
     exit_code = 7
 
 
+class NotVerified(PerdureError):
+    """A signed receipt is not what it is taken for: changed, cut, signed by another key, or about
+    something else."""
+
+    exit_code = 8
+
+
 class StoreAway(CapsuleError):
     """The checkpoint store does not answer, or does not let perdure in: it is not known what lies
     there. Time or its owner may mend it."""

@@ -531,6 +531,7 @@ EXIT_CODES: dict[int, str] = {
     5: "not found: run, repository, base, agent or its program",
     6: "somebody else is on it: already running, name or key taken",
     7: "perdure's own state, the disk or the workdir cannot be used",
+    8: "a receipt does not verify: it was changed, another key signed it, or it is about another run",
     75: "not finished: it waits for a later time and stays queued",
     130: "stopped",
 }

@@ -77,12 +77,20 @@ def open_engine(
         }
     )
     traces = tracing.tracer(environ, _tell)
-    seen_by = [*observers, *([traces] if traces is not None else [])]
+    attacher = None
+    if chosen.receipts in ("note", "both"):
+        from perdure.attestation.attaching import Attacher
+
+        attacher = Attacher(chosen.state)
+    own = [each for each in (traces, attacher) if each is not None]
+    seen_by = [*observers, *own]
     store = stores.open(
         chosen.database or chosen.state / DATABASE, observers=seen_by, ballast=ballast, host=host
     )
     if traces is not None:
         traces.store = store
+    if attacher is not None:
+        attacher.store = store
     if chosen.session_cache:
         from perdure.stores import sessioncache
 

@@ -33,6 +33,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "wait": ("attach", "wait until a run has ended; the exit code is the run's"),
     "why": ("look", "show how each attempt started, and what its receipt rests on"),
     "cost": ("cost", "show tokens and dollars by run, agent, repository, day or label"),
+    "receipt": ("receipt", "print what is known of an attempt, signed on request; verify it"),
+    "key": ("receipt", "make, show and trust the keys that sign receipts"),
     "stop": ("stop", "stop a run; perdure retry continues it later"),
     "open": ("open", "continue a run yourself, in the agent's own program"),
     "take-back": ("open", "return a run that you opened, and show what became of it"),

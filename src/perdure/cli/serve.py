@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from perdure.attempt.engine import Store
     from perdure.config import Settings
     from perdure.forgeapi.connecting import Forges
-    from perdure.model import TaskSpec
+    from perdure.model import TaskRun, TaskSpec
     from perdure.web.listening import Listening
 
 LOOK_S = 0.5
@@ -263,8 +263,18 @@ def _posting(stack: ExitStack, engine: Engine, chosen: Settings, clients: Forges
         page=lambda name: (
             f"{chosen.serve_public_url}/runs/{name}" if chosen.serve_public_url else ""
         ),
+        receipt=lambda run: _receipt(engine, chosen, run),
     )
     stack.enter_context(Poster(answering, say))
+
+
+def _receipt(engine: Engine, chosen: Settings, run: TaskRun) -> str:
+    """Return a run's signed receipt for its comment, empty where the settings want none."""
+    if chosen.receipts not in ("comment", "both"):
+        return ""
+    from perdure.attestation.attaching import signed_receipt
+
+    return signed_receipt(engine.store, run, chosen.state)
 
 
 def _until_drained(engine: Engine, web: Listening, wishes: Wishes, jobs: int) -> None:

@@ -116,6 +116,7 @@ class Settings:
     """Where every checkpoint is brought as well (file:///…, s3://…, gs://…, az://…), so that
     another machine can go on."""
     checkpoint_secrets: str = "refuse"
+    receipts: str = "off"
     """What happens to a checkpoint with a known secret in it: `refuse`, `leave-out` (and replace
     what was said), or `allow`."""
     database: str = ""

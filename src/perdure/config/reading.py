@@ -45,6 +45,7 @@ NOT_FOR_PROJECTS = frozenset(
         "session_cache",
         "checkpoint_store",
         "checkpoint_secrets",
+        "receipts",
         "database",
         "lease",
         "webhooks",

@@ -285,6 +285,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "session_cache": _cache,
     "checkpoint_store": _store,
     "checkpoint_secrets": _one_of("refuse", "leave-out", "allow"),
+    "receipts": _one_of("off", "note", "comment", "both"),
     "database": _database,
     "lease": _lease,
     "warm": _one_of("off", "plans", "on"),

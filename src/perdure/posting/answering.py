@@ -85,6 +85,8 @@ class Answering:
     credentials: Callable[[str, str], Credentials | None]
     page: Callable[[str], str] = lambda name: ""
     """The address of a run's page, by its name; empty where there is none."""
+    receipt: Callable[[TaskRun], str] = lambda run: ""
+    """The signed receipt of a run; empty where none is to be attached."""
 
     def answer(self, run_id: str) -> None:
         """Brings one posting up to its run, as far as that can be done now. Raises StoreError,
@@ -324,6 +326,7 @@ class _Answer:
             pull_url=self.posting.pull_url,
             held_back=held_back,
             page=self._page,
+            receipt=self.whose.receipt(self.run) if self.run.state in FINAL else "",
         )
         # The marker is no text of others, and must stay what it is.
         return marker + self.whose.clean(comment(account, marker).removeprefix(marker))

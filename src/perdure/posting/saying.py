@@ -14,6 +14,8 @@ from perdure.text import dollars, tokens
 
 MOST = 60_000
 """Characters. GitHub takes 65,536, the others more."""
+MOST_RECEIPT = 40_000
+"""Characters of a signed receipt that is put into the comment."""
 ROWS = 20
 CHECKS = 5
 """Number of checks, and of denied calls, that are told."""
@@ -51,6 +53,8 @@ class Account:
     """Why the branch was not pushed, or has no pull request."""
     page: str = ""
     """Its page on the dashboard."""
+    receipt: str = ""
+    """The signed receipt of its newest attempt; empty where it is not to be attached."""
 
 
 def comment(account: Account, marker: str) -> str:
@@ -74,6 +78,7 @@ def comment(account: Account, marker: str) -> str:
         _table(account.attempts),
         _work(account.work),
         _said(account.words),
+        _signed(account.receipt),
         _by_hand(account),
     ]
     text = "\n\n".join(filter(None, parts))
@@ -206,6 +211,18 @@ def _said(words: str) -> str:
         f"<details><summary>What the agent said at the end</summary>\n\n{shown}\n\n</details>"
         if shown
         else ""
+    )
+
+
+def _signed(receipt: str) -> str:
+    """Return the receipt on one line, as `perdure receipt verify` reads it."""
+    if not receipt:
+        return ""
+    if len(receipt) > MOST_RECEIPT:
+        return "The signed receipt is too long for a comment: `perdure receipt` prints it."
+    return (
+        "<details><summary>Signed receipt</summary>\n\n"
+        f"```json\n{receipt.rstrip()}\n```\n\n</details>"
     )
 
 

@@ -1,0 +1,245 @@
+"""Signed receipts: what was changed, cut, replayed or signed by another key does not verify."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import stat
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from perdure.attestation import PREDICATE, STATEMENT, Statement, Subject, hostkey, statement_of
+from perdure.attestation.envelope import Envelope, key_id, opened, signed
+from perdure.cli import main
+from perdure.errors import Conflict, NotFound, NotVerified, StoreError, UsageError
+from perdure.model import (
+    Attempt,
+    Checkpoint,
+    Context,
+    Outcome,
+    OutcomeKind,
+    RunState,
+    Saved,
+    TaskRun,
+    TaskSpec,
+)
+from perdure.posting.saying import MOST_RECEIPT, Account, comment
+from perdure.report import run_report
+
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+OTHER = Ed25519PrivateKey.from_private_bytes(bytes(32))
+COMMIT, HEAD = "a" * 40, "b" * 40
+
+
+def statement(run: str = "brisk-otter") -> Statement:
+    """Return a statement about the second attempt of a run."""
+    predicate = {
+        "run": {"id": f"id-of-{run}", "name": run},
+        "attempt": {"number": 2, "outcome": {"kind": "succeeded"}},
+        "continuity": {"verdict": "continued", "reasons": ["ä" * 40]},
+        "effects": [],
+    }
+    return Statement(subject=(Subject("HEAD", {"gitCommit": HEAD}),), predicate=predicate)
+
+
+def keys(*among: Ed25519PrivateKey) -> dict[str, object]:
+    """Return the public keys by their ids."""
+    return {key_id(each.public_key()): each.public_key() for each in among}
+
+
+def verify(content: bytes, *among: Ed25519PrivateKey) -> Statement:
+    """Open an envelope with the public part of these keys."""
+    return opened(content, keys(*(among or (KEY,))))  # type: ignore[arg-type]
+
+
+def test_what_is_signed_is_what_comes_out() -> None:
+    """A statement comes back as it was signed; another program can verify it by the DSSE and
+    in-toto specifications alone."""
+    content = signed(statement(), KEY)
+    assert verify(content) == statement()
+    envelope = json.loads(content)
+    payload = base64.b64decode(envelope["payload"])
+    kind = envelope["payloadType"].encode()
+    text = b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
+    KEY.public_key().verify(base64.b64decode(envelope["signatures"][0]["sig"]), text)
+    plain = json.loads(payload)
+    assert (kind, plain["_type"]) == (b"application/vnd.in-toto+json", STATEMENT)
+    assert (plain["predicateType"], plain["subject"][0]["digest"]) == (
+        PREDICATE,
+        {"gitCommit": HEAD},
+    )
+
+
+def test_a_changed_byte_fails() -> None:
+    """Each of 400 random changes of an envelope (a byte changed, put in, taken out; two swapped) is
+    refused with one sentence."""
+    content = signed(statement(), KEY)
+    chosen = random.Random(3)
+    for number in range(400):
+        at = chosen.randrange(len(content))
+        byte = bytes([content[at] ^ chosen.randrange(1, 256)])
+        changed = {
+            0: content[:at] + byte + content[at + 1 :],
+            1: content[:at] + byte + content[at:],
+            2: content[:at] + content[at + 1 :],
+            3: content[: at + 1] + content[at:],
+        }[number % 4]
+        assert changed != content
+        with pytest.raises(NotVerified) as refused:
+            verify(changed)
+        assert str(refused.value) and "\n" not in str(refused.value), at
+
+
+def test_every_cut_fails() -> None:
+    """An envelope that ends too early is refused, wherever it ends, as is one with more behind
+    it."""
+    content = signed(statement(), KEY)
+    for length in range(len(content)):
+        with pytest.raises(NotVerified):
+            verify(content[:length])
+    for more in (b"\n", b" ", b"\0", content):
+        with pytest.raises(NotVerified):
+            verify(content + more)
+
+
+def test_another_form_of_the_same_fails() -> None:
+    """Blanks, another order of fields, a second signature, an unknown field, base64 with other
+    padding bits: each is refused, although the signed bytes are the same."""
+    content = signed(statement(), KEY)
+    envelope = json.loads(content)
+    twice = {**envelope, "signatures": envelope["signatures"] * 2}
+    loose = envelope["signatures"][0]["sig"]
+    assert loose.endswith("==")
+    bits = chr(ord(loose[-3]) + 1) + "=="
+    padded = {**envelope["signatures"][0], "sig": loose[:-3] + bits}
+    others = [
+        envelope | {"more": 1},
+        dict(reversed(envelope.items())),
+        twice,
+        {**envelope, "signatures": []},
+        {**envelope, "signatures": [padded]},
+    ]
+    texts = [json.dumps(each, separators=(",", ":")).encode() + b"\n" for each in others]
+    for changed in [json.dumps(envelope).encode() + b"\n", b"\xef\xbb\xbf" + content, *texts]:
+        with pytest.raises(NotVerified):
+            verify(changed)
+
+
+def test_another_key_is_named() -> None:
+    """A statement of another key is refused by the id of the key, also where it claims to be of the
+    trusted one."""
+    content = signed(statement(), OTHER)
+    with pytest.raises(NotVerified, match=f"names key '{key_id(OTHER.public_key())[:16]}'"):
+        verify(content)
+    forged = content.replace(key_id(OTHER.public_key()).encode(), key_id(KEY.public_key()).encode())
+    with pytest.raises(NotVerified, match="was changed after it was signed"):
+        verify(forged)
+    assert verify(content, KEY, OTHER) == statement()
+
+
+def test_signed_content_of_another_type_is_refused() -> None:
+    """A good signature under something that is no statement of perdure says nothing."""
+    other = Statement(subject=(), predicate_type="https://slsa.dev/provenance/v1", predicate={})
+    with pytest.raises(NotVerified, match=r"of the type 'https://slsa.dev/provenance/v1'"):
+        verify(signed(other, KEY))
+    assert Envelope.__struct_config__.forbid_unknown_fields
+
+
+def test_the_verb_verifies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`receipt verify` needs the file and the key and nothing else; a statement about another run
+    or commit is named as such; exit code 8 for all that does not hold."""
+    receipt, key = tmp_path / "receipt.json", tmp_path / "pub.pem"
+    receipt.write_bytes(signed(statement("calm-heron"), KEY))
+    key.write_text(hostkey.written(KEY.public_key()))
+    words = ["receipt", "verify", str(receipt), "--key", str(key)]
+    assert main.main([*words, "--run", "calm-heron", "--commit", HEAD]) == 0
+    assert "verified: attempt 2 of calm-heron" in capsys.readouterr().out
+    assert main.main([*words, "--run", "brisk-otter"]) == 8
+    assert "about another run: calm-heron, and not brisk-otter" in capsys.readouterr().err
+    assert main.main([*words, "--commit", COMMIT]) == 8
+    assert f"about {HEAD}, and not about {COMMIT}" in capsys.readouterr().err
+    receipt.write_bytes(receipt.read_bytes()[:-40])
+    assert main.main(words) == 8
+    assert "it ends in the middle" in capsys.readouterr().err
+    key.write_text("no key")
+    assert main.main(words) == 2
+
+
+def test_a_statement_is_about_what_the_attempt_left() -> None:
+    """The subject is HEAD and the newest checkpoint of the attempt; prompts are told by digest; an
+    attempt that works has no statement."""
+    ended = Outcome(kind=OutcomeKind.SUCCEEDED)
+    spec = TaskSpec(agent="claude", prompt="the secret plan")
+    run = TaskRun(
+        id="r", name="brisk-otter", spec=spec, state=RunState.SUCCEEDED, created=1, updated=2
+    )
+    attempts = [
+        Attempt(
+            run="r", number=1, context_version=1, worker="w", started=1, ended=2, outcome=ended
+        ),
+        Attempt(run="r", number=2, context_version=1, worker="w", started=3),
+    ]
+    report = run_report(run, attempts, [Context(1, spec.prompt, 1)])
+    saved = Saved(commit=COMMIT, ref="refs/x", git_dir="/x", head=HEAD)
+    checkpoints = [Checkpoint(run="r", number=1, attempt=1, at=2, why="end", workdir=saved)]
+    made = statement_of(report, checkpoints, 1, "edit")
+    assert [(each.name, each.digest) for each in made.subject] == [
+        ("HEAD", {"gitCommit": HEAD}),
+        ("checkpoint 1", {"gitCommit": COMMIT}),
+    ]
+    assert "secret plan" not in json.dumps(made.predicate)
+    assert (made.run, made.attempt) == (("r", "brisk-otter"), 1)
+    assert len(statement_of(report, [], 1, "edit").subject[0].digest["sha256"]) == 64
+    with pytest.raises(NotFound, match="attempt 2 of brisk-otter has not ended"):
+        statement_of(report, checkpoints, 0, "edit")
+    with pytest.raises(NotFound, match="brisk-otter has no attempt 7"):
+        statement_of(report, checkpoints, 7, "edit")
+
+
+def test_the_key_of_a_host(tmp_path: Path) -> None:
+    """A host has one key, for its owner alone; a file that others can read is refused, as is one
+    that is no key; the trusted keys have names."""
+    with pytest.raises(NotFound, match="no signing key"):
+        hostkey.load(tmp_path)
+    made = hostkey.make(tmp_path)
+    path = tmp_path / "keys" / "host.pem"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [each.name for each in path.parent.iterdir()] == ["host.pem"]
+    assert key_id(hostkey.load(tmp_path).public_key()) == key_id(made)
+    with pytest.raises(Conflict):
+        hostkey.make(tmp_path)
+    path.chmod(0o640)
+    with pytest.raises(StoreError, match="can be read by others"):
+        hostkey.load(tmp_path)
+    path.chmod(0o600)
+    with pytest.raises(UsageError, match="private key; expected a public one"):
+        hostkey.read(path)
+    hostkey.trust(tmp_path, OTHER.public_key(), "ci")
+    hostkey.trust(tmp_path, OTHER.public_key(), "ci")
+    assert sorted(name for name, _ in hostkey.trusted(tmp_path).values()) == ["ci", "this host"]
+    with pytest.raises(Conflict, match="another key is trusted as ci"):
+        hostkey.trust(tmp_path, KEY.public_key(), "ci")
+    with pytest.raises(UsageError):
+        hostkey.trust(tmp_path, KEY.public_key(), "../../x")
+    path.write_bytes(b"-----BEGIN PRIVATE KEY-----\n")
+    with pytest.raises(StoreError, match="does not hold an ed25519 key"):
+        hostkey.load(tmp_path)
+
+
+def test_a_receipt_in_a_comment() -> None:
+    """The comment on a forge has the receipt on a line of its own, as the verifier reads it; one
+    that is too long is left out, and that is said."""
+    spec = TaskSpec(agent="claude", prompt="p")
+    run = TaskRun(
+        id="r", name="brisk-otter", spec=spec, state=RunState.SUCCEEDED, created=1, updated=2
+    )
+    content = signed(statement(), KEY).decode()
+    account = Account(rule="fixer", run=run, attempts=[], receipt=content)
+    lines = comment(account, "<!-- m -->").splitlines(keepends=True)
+    found = [line for line in lines if line.startswith('{"payloadType"')]
+    assert [verify(line.encode()) for line in found] == [statement()]
+    long = Account(rule="fixer", run=run, attempts=[], receipt="x" * (MOST_RECEIPT + 1))
+    assert "too long for a comment" in comment(long, "<!-- m -->")

@@ -1,0 +1,92 @@
+"""Receipts of a real agent's attempt, signed here and verified where nothing of this machine is."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from perdure.rehearsal import Rehearsal
+from tests.journeys.stage import Stage
+
+pytestmark = pytest.mark.journey
+
+WRITES = """by history
+run echo one > one.txt; git push ../nowhere main
+---
+say The file is written.
+"""
+
+
+def test_a_receipt_leaves_the_machine() -> None:
+    """A host without a key says how to get one; then the receipt of a real attempt is attached to
+    its commit by itself, and verifies with the public key alone in another home."""
+    directory = Path(tempfile.mkdtemp(prefix="pr"))
+    one = Stage(directory, "claude", Rehearsal(WRITES).start(), {"PERDURE_RECEIPTS": "note"})
+    try:
+        none = one.perdure("key", "show")
+        assert (none.code, "perdure key make" in none.err) == (5, True)
+        made = one.perdure("key", "make")
+        assert (made.code, "PRIVATE" in made.out + made.err) == (0, False)
+        words = ("--agent", "claude", "--permissions", "full", "--name", "task")
+        assert one.perdure("run", *words, prompt="Write one.txt, quicksilver").code == 0
+        signed = one.perdure("receipt", "task", "--format", "intoto")
+        assert (signed.code, signed.err) == (0, "")
+        statement = one.perdure("receipt", "task").json
+        head = git(one, "rev-parse", "main")
+        noted = git(one, "notes", "--ref=perdure", "show", head)
+        receipt, key = directory / "receipt.json", directory / "host.pub"
+        receipt.write_text(signed.out)
+        key.write_text(made.out)
+    finally:
+        one.close()
+        one.rehearsal.stop()
+    try:
+        assert noted + "\n" == signed.out
+        predicate = statement["predicate"]
+        assert statement["subject"][0] == {"name": "HEAD", "digest": {"gitCommit": head}}
+        assert predicate["attempt"]["outcome"]["kind"] == "succeeded"
+        assert predicate["continuity"]["verdict"] == "fresh"
+        effects = [(each["kind"], each["outcome"]) for each in predicate["effects"]]
+        assert effects == [("push", "unknown")]
+        assert "quicksilver" not in signed.out + json.dumps(statement)
+        elsewhere = ["receipt", "verify", str(receipt), "--key", str(key), "--commit", head]
+        shutil.rmtree(one.home)
+        done = away(directory, *elsewhere, "--run", "task")
+        assert (done.returncode, done.stdout.startswith("verified: attempt 1 of task")) == (0, True)
+        assert not (directory / "away" / ".local").exists()
+        assert away(directory, *elsewhere, "--run", "other").returncode == 8
+        receipt.write_text(signed.out.replace("payload", "paylaod", 1))
+        changed = away(directory, *elsewhere)
+        assert (changed.returncode, changed.stderr.count("\n")) == (8, 1)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def git(one: Stage, *words: str) -> str:
+    """Return what git says in the stage's repository."""
+    found = subprocess.run(
+        ["git", *words], cwd=one.repo, env=one.environ, capture_output=True, text=True, check=True
+    )
+    return found.stdout.rstrip("\n")
+
+
+def away(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run perdure with a home of its own that has nothing in it."""
+    home = directory / "away"
+    home.mkdir(exist_ok=True)
+    environ = {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8"}
+    return subprocess.run(
+        [sys.executable, "-m", "perdure", *words],
+        cwd=home,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
