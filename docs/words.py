@@ -110,8 +110,8 @@ SETTINGS = {
     ),
     "warm_most": "how many agents one perdure keeps waiting at once",
     "gc_inbox": (
-        "how long the body of a handled or ignored [delivery](../how-to/webhooks.md) is kept; that "
-        "it was here is known for a year"
+        "how long the body of a handled or ignored [delivery](../how-to/webhooks.md) is kept; delivery ids "
+        "are remembered for a year"
     ),
     "serve_listen": "where `perdure serve` listens",
     "git_ssh_key": (

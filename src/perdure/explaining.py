@@ -44,8 +44,8 @@ def explained(
     if attempt["expired"]:
         yield (
             "expired",
-            f"{clock(attempt['expired'])}: the session had not been used for its whole lifetime; "
-            "the ladder was run",
+            f"{clock(attempt['expired'])}: the session had not been used for its whole lifetime, "
+            "so the ways to continue were tried again",
         )
     if attempt["rebuilt_sessions"]:
         yield (
@@ -78,7 +78,7 @@ def explained(
         outcome = attempt["outcome"]
         yield "outcome", f"{outcome['kind']}  {one_line(outcome['detail'], 200)}".rstrip()
     if attempt["fill"]:
-        yield "fill", filled(attempt["fill"])
+        yield "context", filled(attempt["fill"])
     for size in attempt["sizes"]:
         yield "size", _size(size)
     for line in _checks(attempt["checks"]):

@@ -54,7 +54,7 @@ def advice(name: str, found: Liveness) -> str:
     works."""
     match found:
         case Liveness.INTERRUPTED:
-            return f"{name} was interrupted: perdure retry {name} goes on where it stopped"
+            return f"{name} was interrupted: perdure retry {name} continues where it stopped"
         case Liveness.UNATTENDED:
             return (
                 f"{name} has no supervisor, but its agent works on: perdure retry {name} follows "

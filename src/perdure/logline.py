@@ -57,7 +57,10 @@ from perdure.events import (
     WritesLost,
 )
 from perdure.model import Start
-from perdure.text import clean, clock, one_line, receipt_words, tokens
+from perdure.text import clean, clock, one_line, receipt_words, soon, tokens
+
+SOON_MS = 2000
+"""A retry within this time, in ms, needs no time of day."""
 
 
 def line_of(record: Record) -> str:
@@ -68,7 +71,7 @@ def line_of(record: Record) -> str:
             what = asked.kind if asked.kind is Start.FRESH else f"{asked.kind} {asked.session_id}"
             return f"attempt {record.attempt}: {what} ({one_line(asked.reason, 160)})"
         case AttemptAdopted():
-            return f"attempt {record.attempt}: its supervisor had died; it is followed again"
+            return f"attempt {record.attempt}: perdure had exited; following the attempt again"
         case Said(text=text):
             return "\n".join(f"  {line}" for line in clean(text).strip().split("\n"))
         case ToolStarted(name=name, summary=summary):
@@ -91,7 +94,7 @@ def line_of(record: Record) -> str:
             named = "; ".join(one_line(each.command, 80) for each in processes[:3])
             return f"  left running by the agent, {became}: {count} process(es): {named}"
         case RetrySeen(detail=detail, status=status):
-            return f"  the agent tries again: {status or ''} {one_line(detail, 160)}"
+            return f"  the agent retries: {status or ''} {one_line(detail, 160)}"
         case LimitSeen(detail=detail):
             return f"  usage limit: {one_line(detail, 160)}"
         case WritesLost(detail=detail):
@@ -99,9 +102,9 @@ def line_of(record: Record) -> str:
         case CollisionSeen(detail=detail):
             return f"  COLLISION: {one_line(detail, 200)}"
         case SettingsChanged(names=names) if names:
-            return f"changed by a person: {', '.join(names)}"
+            return f"changed by you: {', '.join(names)}"
         case CopyMissed(reason=reason):
-            return f"the own copy of the conversation is behind: {reason}"
+            return f"perdure's copy of the conversation is behind: {reason}"
         case FilesPlanned(files=changes):
             odd = [
                 f"{change.action} {one_line(change.name, 60)}"
@@ -149,7 +152,7 @@ def line_of(record: Record) -> str:
                 f"(number {number} here)"
             )
         case CheckpointRestored(number=number, undo=undo, retired=versions):
-            kept = f"; what was there is checkpoint {undo}" if undo else ""
+            kept = f"; the state before is checkpoint {undo}" if undo else ""
             gone = f"; retired instructions: {', '.join(map(str, versions))}" if versions else ""
             return f"taken back to checkpoint {number}{kept}{gone}"
         case DriftSeen(paths=paths, count=count, head_before=before, head_now=head):
@@ -195,7 +198,8 @@ def line_of(record: Record) -> str:
                 + proof
             )
         case RunQueued(reason=reason, run_after=after):
-            return f"again at {clock(after)}: {one_line(reason, 160)}"
+            when = f" {soon(after, record.at)}" if after - record.at > SOON_MS else ""
+            return f"retrying{when}: {one_line(reason, 160)}"
         case BaseMoved(branch=branch, commits=count):
             return (
                 f"  told that {count} commit(s) came to {one_line(branch) or 'the default branch'}"
@@ -222,7 +226,7 @@ def line_of(record: Record) -> str:
         case BroughtBack(checkpoint=number):
             return f"brought back from {f'checkpoint {number}' if number else 'the trash'}"
         case RunOpened(session_id=session_id):
-            return f"opened by hand: conversation {session_id}"
+            return f"opened by you: conversation {session_id}"
         case Published(branch=branch, commit=commit, url=url):
             return (
                 f"{one_line(branch)} was pushed: "
@@ -233,7 +237,7 @@ def line_of(record: Record) -> str:
         case ToldForge(url=url):
             return f"told on the forge: {one_line(url, 200)}"
         case RunTakenBack(turns=turns, others=others):
-            return f"taken back: {turns} turn(s) came by hand" + (
+            return f"taken back: {turns} turn(s) of your own" + (
                 f"; begun beside it: {', '.join(others)}" if others else ""
             )
         case RunFinished(state=state, reason=reason):

@@ -285,7 +285,7 @@ def retry(engine: Engine, ref: str, agent: str = "", changes: Changes = NO_CHANG
     # A person's word goes before what perdure believes of a limit: should it still hold, the next
     # attempt parks the account again.
     engine.store.unpark(*what_may_be_parked(engine, engine.store.get(run.id)))
-    return engine.store.requeue(run.id, "asked for by a person", changes.attempts or 1)
+    return engine.store.requeue(run.id, "requested by you", changes.attempts or 1)
 
 
 def changed_spec(spec: TaskSpec, agent: str, changes: Changes) -> TaskSpec:
@@ -360,7 +360,8 @@ def stop(engine: Engine, ref: str) -> TaskRun:
     it is then."""
     run = engine.store.get(ref)
     if run.state in FINAL:
-        raise Conflict(f"{run.name} is not running: it has {run.state}", f"perdure show {run.name}")
+        word = "stopped" if run.state is RunState.CANCELLED else f"over: it has {run.state}"
+        raise Conflict(f"{run.name} is already {word}", f"perdure show {run.name}")
     run = engine.store.request_cancel(run.id)
     if run.state is not RunState.RUNNING:
         return run
@@ -465,7 +466,7 @@ def remove(engine: Engine, ref: str, *, force: bool = False) -> Removed:
             )
         if lost and not force:
             raise WorkspaceError(
-                f"The workdir of {run.name} holds what is nowhere else: {'; '.join(lost)}",
+                f"The workdir of {run.name} has changes that exist nowhere else: {'; '.join(lost)}",
                 f"perdure diff {run.name}, perdure apply {run.name}; or perdure rm --force "
                 f"{run.name}: the trash keeps it",
             )

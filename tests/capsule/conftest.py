@@ -103,9 +103,7 @@ def worked(
         cwd=str(workdir),
         attempts=1,
     )
-    asked = Continuation(
-        kind=Start.FRESH, session_id=SESSION, reason="the first attempt of its scope"
-    )
+    asked = Continuation(kind=Start.FRESH, session_id=SESSION, reason="started a new conversation")
     engine.store.begin(
         claim,
         Begun(

@@ -78,7 +78,7 @@ def test_a_run_is_interrupted_when_everything_is_dead(stage: MakeStage, agent: s
         followed = one.perdure(*words)
         assert (followed.code, followed.err.strip()) == (
             75,
-            "task was interrupted: perdure retry task goes on where it stopped",
+            "task was interrupted: perdure retry task continues where it stopped",
         )
     assert one.perdure("attach", "task").code == 75
     go_on(one)

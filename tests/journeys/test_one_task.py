@@ -334,7 +334,7 @@ def test_the_conversation_is_lost_and_the_policy_strict(stage: MakeStage) -> Non
         "disclose",
         "rebuilt",
     )
-    assert "changed by a person: continuity" in one.perdure("logs", "task").out
+    assert "changed by you: continuity" in one.perdure("logs", "task").out
 
 
 def test_the_conversation_is_lost_and_disclosed(stage: MakeStage) -> None:

@@ -609,7 +609,7 @@ def test_without_sessions_no_conversation_is_asked_for(at: Situation, heard: boo
 @pytest.mark.parametrize(
     ("session", "changed", "kind", "reason"),
     [
-        (None, {}, Start.FRESH, "the first attempt of its scope"),
+        (None, {}, Start.FRESH, "started a new conversation"),
         (
             None,
             {"heard": True},

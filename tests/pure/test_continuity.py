@@ -20,7 +20,7 @@ OTHER = "bbbb-2"
 RESUME = Continuation(kind=Start.RESUME, session_id="aaaa-1")
 FORK = Continuation(kind=Start.FORK, session_id="aaaa-1")
 FRESH = Continuation(
-    kind=Start.FRESH, session_id="aaaa-1", rung=Rung.FRESH, reason="the first attempt of its scope"
+    kind=Start.FRESH, session_id="aaaa-1", rung=Rung.FRESH, reason="started a new conversation"
 )
 REBUILD = Continuation(
     kind=Start.REBUILD,
@@ -217,7 +217,7 @@ TABLE: dict[str, tuple[Continuation, Evidence, Verdict | None, str]] = {
         FRESH,
         but(LOADED, opened="new", replayed=None),
         V.FRESH,
-        "the first attempt of its scope",
+        "started a new conversation",
     ),
     # repaired, forked, new
     "from an older copy": (
@@ -294,12 +294,12 @@ TABLE: dict[str, tuple[Continuation, Evidence, Verdict | None, str]] = {
         V.BROKEN,
         "not the beginning",
     ),
-    "a new one": (FRESH, BEGAN, V.FRESH, "the first attempt of its scope"),
+    "a new one": (FRESH, BEGAN, V.FRESH, "started a new conversation"),
     "a new one with an id of its own": (
         replace(FRESH, session_id=""),
         but(BEGAN, asked="", returned=OTHER),
         V.FRESH,
-        "first attempt",
+        "started a new conversation",
     ),
     "a new one, other than asked": (
         FRESH,

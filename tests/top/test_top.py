@@ -183,7 +183,7 @@ def test_stop_asks_first(store: SqlStore) -> None:
         await at.until(lambda: at.app.chosen == waiting.id, "the run")
         for no in ("n", "escape", "enter"):
             await at.press("s")
-            await at.shows("Stop waiter?", "perdure retry waiter goes on where it stopped")
+            await at.shows("Stop waiter?", "perdure retry waiter continues where it stopped")
             await at.press(no)
             await at.hides("Stop waiter?")
         assert store.get(waiting.id).state is RunState.QUEUED
@@ -191,7 +191,7 @@ def test_stop_asks_first(store: SqlStore) -> None:
         await at.shows("done  1", "waiter is cancelled")
         assert store.get(waiting.id).state is RunState.CANCELLED
         await at.press("s", "y")
-        await at.shows("waiter is not running: it has cancelled; perdure show waiter")
+        await at.shows("waiter is already stopped; perdure show waiter")
         await at.press("escape")
         await at.hides("is not running")
 
@@ -217,7 +217,7 @@ def test_the_keys_are_told(store: SqlStore) -> None:
         )
         await at.press("enter", "space", "r", "s", "j", "k")
         await at.press("question_mark")
-        await at.shows("it goes on where it stopped", "leave; nothing is stopped by that")
+        await at.shows("it continues where it stopped", "leave; nothing is stopped by that")
         await at.press("escape")
         await at.hides("leave; nothing is stopped by that")
 

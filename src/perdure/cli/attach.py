@@ -81,7 +81,7 @@ def attach_verb(arguments: argparse.Namespace) -> int:
             return 0
         if run.state not in FINAL:
             progress.part(
-                f"nobody works on {run.name}: perdure retry {run.name} goes on where it stopped"
+                f"nobody works on {run.name}: perdure retry {run.name} continues where it stopped"
             )
             return UNATTENDED
         report = report_of(store, run)

@@ -192,7 +192,7 @@ def _taken(taken: TakenIn, as_json: bool) -> int:
         if run.state == "succeeded"
         else f"perdure retry {run.name}"
     )
-    print(f"  nothing runs before you say so:  {verb}")
+    print(f"  not started; to continue it:  {verb}")
     return 0
 
 

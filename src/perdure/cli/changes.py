@@ -127,7 +127,7 @@ def rm_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force",
         action="store_true",
-        help="also if its workdir holds what is nowhere else; the trash keeps it",
+        help="also if its workdir has changes that exist nowhere else; the trash keeps it",
     )
 
 
@@ -136,7 +136,7 @@ def rm_verb(arguments: argparse.Namespace) -> int:
 
     engine = open_engine(settings())
     removed = service.remove(engine, arguments.name, force=arguments.force)
-    print(f"{removed.run.name} is off the list; its journal stays")
+    print(f"removed {removed.run.name} (its log is kept)")
     place = removed.run.workspace
     if removed.trash is not None:
         print(
@@ -144,7 +144,7 @@ def rm_verb(arguments: argparse.Namespace) -> int:
             f"{removed.trash.name}"
         )
         if removed.unsaved:
-            print("  it holds what is nowhere else, so it stays there until you purge it")
+            print("  it has changes that exist nowhere else, so it stays there until you purge it")
     elif removed.kept:
         print(f"  its workdir stays: {clean(removed.kept)}")
     if place is not None and place.branch:

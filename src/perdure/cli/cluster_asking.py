@@ -130,14 +130,16 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         "--queue", metavar="NAME", help="the local queue of Kueue that its Jobs wait in"
     )
     limits = parser.add_argument_group("limits and checks")
-    limits.add_argument("--attempts", type=positive, help="how often it is tried (default 3)")
+    limits.add_argument("--attempts", type=positive, help="maximum number of attempts (default: 3)")
     limits.add_argument(
         "--timeout",
         type=seconds_of,
-        help="the longest that one attempt may take (default 1h; 0: no limit)",
+        help="maximum time of one attempt (default: 1h; 0: no limit)",
     )
     limits.add_argument(
-        "--stall", type=seconds_of, help="the longest silence (default 10m; 0: no limit)"
+        "--stall",
+        type=seconds_of,
+        help="stop after this long without output (default: 10m; 0: none)",
     )
     limits.add_argument("--budget-usd", type=float, help="dollars for all attempts together")
     limits.add_argument(
@@ -156,12 +158,12 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         help="run in the workdir after success; its failure goes back to the agent",
     )
     limits.add_argument(
-        "--verify-rounds", type=rounds_of, help="how often a failed check goes back (default 3)"
+        "--verify-rounds", type=rounds_of, help="how often a failing check is returned (default: 3)"
     )
     limits.add_argument(
         "--verify-timeout",
         type=seconds_of,
-        help="the longest that the check may take (default 30m; 0: no limit)",
+        help="maximum time of the check (default: 30m; 0: no limit)",
     )
     following(parser)
 

@@ -194,8 +194,8 @@ def _usual_agent(chosen: Settings) -> Iterator[Finding]:
 def removes(kept: Retention) -> str:
     """What the agent's own clean-up does, and what to do about it."""
     return (
-        f"started without perdure, it removes conversations older than {kept.days:g} days; "
-        f"perdure's own starts do not, and its copies stay. To keep them all: {kept.setting}"
+        f"it deletes conversations after {kept.days:g} days when you run it yourself; perdure "
+        f"keeps copies. To keep them all: {kept.setting}"
     )
 
 

@@ -154,7 +154,7 @@ class Progress:
                 )
         elif report["state"] == "queued":
             self._say(
-                f"{name} waits until {clock(report['run_after'])}; perdure retry {name} goes on at "
+                f"{name} waits until {clock(report['run_after'])}; perdure retry {name} starts it at "
                 "once"
             )
         elif report["state"] == "running":

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 LOST = (
     "if the conversation is lost: strict stops, disclose (default) rebuilds it from a brief, "
-    "fresh-ok starts anew; all say so"
+    "fresh-ok starts a new one; each says so"
 )
 
 DENIED = (
@@ -41,8 +41,9 @@ LEFT = (
     "run on, wait waits for its end"
 )
 FULL = (
-    "if the conversation is nearly too long: compact (default) has the agent shorten it, roll-over "
-    "goes on in a new one with a summary, stop asks you, cli leaves it to the agent"
+    "what to do when the context window is nearly full: compact (default) has the agent shorten it, "
+    "roll-over continues in a new conversation with a summary, stop asks you, cli leaves it to the "
+    "agent"
 )
 
 
@@ -115,16 +116,16 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         help="kept with the run; repeatable",
     )
     limits = parser.add_argument_group("limits and checks")
-    limits.add_argument("--attempts", type=positive, help="how often it is tried (default 3)")
+    limits.add_argument("--attempts", type=positive, help="maximum number of attempts (default: 3)")
     limits.add_argument(
         "--timeout",
         type=seconds_of,
-        help="the longest that one attempt may take: 90s, 30m, 2h (default 1h; 0: no limit)",
+        help="maximum time of one attempt: 90s, 30m, 2h (default: 1h; 0: no limit)",
     )
     limits.add_argument(
         "--stall",
         type=seconds_of,
-        help="the longest silence, five times as long inside a tool (default 10m; 0: no limit)",
+        help="stop after this long without output, 5x in a tool (default: 10m; 0: no limit)",
     )
     limits.add_argument("--budget-usd", type=float, help="dollars for all attempts together")
     limits.add_argument("--continuity", choices=CONTINUITY, help=LOST)
@@ -139,12 +140,12 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     limits.add_argument(
         "--verify-rounds",
         type=rounds_of,
-        help="how often a failed check goes back; uses up no attempt (default 3)",
+        help="how many times a failing check is returned to the agent (default: 3)",
     )
     limits.add_argument(
         "--verify-timeout",
         type=seconds_of,
-        help="the longest that the check may take (default 30m; 0: no limit)",
+        help="maximum time of the check (default: 30m; 0: no limit)",
     )
     following(parser)
 
@@ -213,7 +214,7 @@ def following(parser: argparse.ArgumentParser) -> None:
         "-d",
         "--detach",
         action="store_true",
-        help="return at once; the run goes on in the background",
+        help="return at once; the run continues in the background",
     )
     parser.add_argument("--json", action="store_true", help="print the run as JSON at the end")
     parser.add_argument(

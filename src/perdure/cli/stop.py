@@ -30,5 +30,5 @@ def stop_verb(arguments: argparse.Namespace) -> int:
             f"{run.name} is being stopped, which takes longer than usual: perdure show {run.name}"
         )
         return 75
-    print(f"{run.name} is {run.state}; perdure retry {run.name} goes on where it stopped")
+    print(f"{run.name} is {run.state}; perdure retry {run.name} continues where it stopped")
     return 0

@@ -82,7 +82,7 @@ class _Acts:
         run = service.stop(self.engine, run_id)
         if run.state is RunState.RUNNING:
             return f"{run.name} is being stopped"
-        return f"{run.name} is {run.state}; perdure retry {run.name} goes on where it stopped"
+        return f"{run.name} is {run.state}; perdure retry {run.name} continues where it stopped"
 
     def close(self) -> None:
         if self._engine is not None:

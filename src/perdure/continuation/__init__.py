@@ -273,7 +273,7 @@ def _without_session(at: Situation) -> Continuation:
     if at.lost is None and at.forks:
         return _fork(at, at.fork_id)
     if at.lost is None:
-        return _begin(at, at.new_id, "the first attempt of its scope")
+        return _begin(at, at.new_id, "started a new conversation")
     return _after_loss(at, at.lost.id, at.lost.cause or "it was retired")
 
 
@@ -287,7 +287,7 @@ def _by_its_word(at: Situation) -> Continuation:
             at, at.lost.id if at.lost is not None else "", "the agent neither loads nor resumes one"
         )
     if at.session is None:
-        return _begin(at, "", "the first attempt of its scope")
+        return _begin(at, "", "started a new conversation")
     if not at.session.attempts:
         return _begin(
             at, "", "the conversation was announced but never began: no answer of it is known"

@@ -126,7 +126,9 @@ def _prove(
 
 
 def _kept(engine: Engine, run: TaskRun, why: str, lost: Sequence[str]) -> str:
-    message = f"{why}, and its workdir stays: it holds what is nowhere else: {'; '.join(lost)}"
+    message = (
+        f"{why}, and its workdir stays: it has changes that exist nowhere else: {'; '.join(lost)}"
+    )
     engine.store.tell_run(run.id, [], Condition(type=KEPT, message=message, at=engine.store.now()))
     return f"{run.name}: {message}"
 

@@ -35,7 +35,7 @@ _CAUSES = {
         "its host had lost the shared database for too long, and ended it so that another one may "
         "go on",
     ),
-    "lost": (OutcomeKind.LOST, "nobody saw how it ended"),
+    "lost": (OutcomeKind.LOST, "the process disappeared"),
 }
 
 

@@ -307,7 +307,7 @@ def _between(seen: Seen, status: Status, now: int) -> Step:
     if run.retry and run.retry != status.retried:
         status = replace(status, retried=run.retry)
         if status.phase in FINAL and status.context_version:
-            return Tell(_seen(run, standing.reopened(status, "asked for by a person", now)))
+            return Tell(_seen(run, standing.reopened(status, "requested by you", now)))
         status = (
             replace(standing.allowed_more(status), run_after="")
             if status.context_version

@@ -299,7 +299,7 @@ def _trash(engine: Engine) -> Iterator[Row]:
                 keep = f"nothing proves that it is saved elsewhere; perdure trash purge {entry.id}"
             elif entry.unsaved:
                 keep = (
-                    f"it holds what is nowhere else: {entry.unsaved[0]}; perdure trash purge "
+                    f"it has changes that exist nowhere else: {entry.unsaved[0]}; perdure trash purge "
                     f"{entry.id}"
                 )
             name = str(entry.about.get("run") or entry.kind)

@@ -243,7 +243,7 @@ def _judged(row: Row, proof: Proof) -> Row:
         return replace(
             row,
             verdict=Verdict.PERSON,
-            why=f"it holds what is nowhere else: {'; '.join(proof.lost)}",
+            why=f"it has changes that exist nowhere else: {'; '.join(proof.lost)}",
         )
     notes = [row.why]
     if proof.checkpoint:

@@ -2,7 +2,7 @@
 out.
 
 Kept is everything that is not recognised, that somebody uses, whose age is not certain, or that
-holds what is nowhere else. What may go still passes the brake: a mistake (a wrong clock, a wrong
+has changes that exist nowhere else. What may go still passes the brake: a mistake (a wrong clock, a wrong
 directory) takes many things at once, ordinary use takes few.
 """
 

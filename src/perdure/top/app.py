@@ -254,7 +254,7 @@ class Board(App[None]):
 
         question = (
             f"Stop {clean(row.name)}? Its agent is ended in good order; perdure retry "
-            f"{clean(row.name)} goes on where it stopped."
+            f"{clean(row.name)} continues where it stopped."
         )
         self.push_screen(Question(question), answered)
 

@@ -32,7 +32,7 @@ KEYS = (
     ("up, down, j, k", "choose a run"),
     ("Space", "peek: its attempts, receipts and last words, below"),
     ("Enter", "attach to its log; Escape or Left comes back, and the run goes on"),
-    ("r", "retry: it goes on where it stopped"),
+    ("r", "retry: it continues where it stopped"),
     ("s", "stop: asks first; perdure retry goes on later"),
     ("/", "only runs with these words in name, workdir, scope or instructions"),
     ("Escape", "no filter, no panel"),

@@ -73,7 +73,7 @@ def ask_stop(visit: Visit) -> Response:
         yes="Stop it",
         back=f"/runs/{run.name}",
         consequences=follows,
-        undo="Retry goes on where it stopped.",
+        undo="Retry continues where it stopped.",
     )
 
 

@@ -33,7 +33,7 @@ SUGGESTED = {
         "one account"
     ),
     OutcomeKind.OVERLOADED: "the model's service was overloaded; it is tried again by itself",
-    OutcomeKind.LOST: "the supervisor or the machine died; the next attempt goes on where it stopped",
+    OutcomeKind.LOST: "the supervisor or the machine died; the next attempt continues where it stopped",
     OutcomeKind.TIMED_OUT: "give it more time (timeout), or a smaller task",
     OutcomeKind.STALLED: "look at what it waited for: perdure logs; raise stall for tools that are silent for long",
     OutcomeKind.VERIFY_FAILED: "the task's own check fails: look at its output in the run's timeline",

@@ -31,14 +31,14 @@ PLACES = (
     ("/checks", "Checks", "h"),
 )
 TOLD = {
-    "retried": "It goes on where it stopped, as soon as the pool has room.",
+    "retried": "It continues where it stopped, as soon as the pool has room.",
     "updated": "The new instructions are there; the conversation goes on with them.",
     "stopped": "It is being stopped in good order.",
     "forked": "This is the fork. Its parent stays as it is.",
     "begun": "It is queued, and begins as soon as the pool has room.",
     "resumed": "The conversation goes on in this run.",
     "reset": "It begins anew with the next attempt. What was there is in the trash.",
-    "removed": "The run is off the list; its journal stays.",
+    "removed": "Removed the run; its log is kept.",
     "restored": (
         "Workdir and conversation are as they were at that checkpoint. What was there before is a "
         "checkpoint too."
