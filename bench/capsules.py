@@ -14,11 +14,11 @@ from pathlib import Path
 from bench.measure import Row, interleaved, ms
 from bench.rooms import make_repository
 from perdure import wiring
-from perdure.attempt import Engine
 from perdure.capsule.container import opened
-from perdure.capsule.exporting import Wanted, export
-from perdure.capsule.importing import Wish, take_in
-from perdure.config.reading import load
+from perdure.capsule.export import ExportRequest, export
+from perdure.capsule.imports import Wish, take_in
+from perdure.config.files import load
+from perdure.engine.attempt import Engine
 from perdure.model import Checkpoint, TaskRun, TaskSpec
 
 SESSION = "01234567-89ab-cdef-0123-456789abcdef"
@@ -86,7 +86,7 @@ def rows(directory: Path, files: int, megabytes: int) -> Iterator[Row]:
 
     def ours() -> None:
         capsule.unlink(missing_ok=True)
-        export(one, "task", Wanted(target=capsule))
+        export(one, "task", ExportRequest(target=capsule))
 
     def other() -> None:
         packed = (

@@ -34,9 +34,9 @@ from pathlib import Path
 from typing import Any
 
 import perdure
-from perdure.rehearsal import Cue, Rehearsal
-from perdure.rehearsal.conversation import Conversation, Message
-from perdure.rehearsal.script import Run, Say
+from perdure.agents.rehearsal import Cue, Rehearsal
+from perdure.agents.rehearsal.conversation import ChatMessage, ScriptedConversation
+from perdure.agents.rehearsal.script import RunTool, Say
 from tests.journeys.stage import Stage
 
 TYPESCRIPT = "5.9.3"
@@ -168,7 +168,7 @@ class Coder:
             f" Use what was made for {needs}." if needs else ""
         )
 
-    def next(self, conversation: Conversation) -> Cue:
+    def next(self, conversation: ScriptedConversation) -> Cue:
         asked = [
             (place, key)
             for place, message in enumerate(conversation.messages)
@@ -188,11 +188,11 @@ class Coder:
         path = f"{self.language.folder}/{own.file}.{self.language.ending}"
         content = self.language.written(self.parts[key], own, used)
         return Cue(
-            (Run(f"mkdir -p {self.language.folder} && cat > {path} <<'EOF'\n{content}EOF"),),
+            (RunTool(f"mkdir -p {self.language.folder} && cat > {path} <<'EOF'\n{content}EOF"),),
             script=0,
         )
 
-    def summary(self, conversation: Conversation) -> str:
+    def summary(self, conversation: ScriptedConversation) -> str:
         return ""
 
     def made_up(self, key: str, by: str) -> Called:
@@ -206,7 +206,7 @@ class Coder:
 
         return Called(one(part.files, "file"), one(part.names, "name"), one(part.fields, "field"))
 
-    def known(self, key: str, messages: Sequence[Message]) -> Called | None:
+    def known(self, key: str, messages: Sequence[ChatMessage]) -> Called | None:
         """The part as it is declared in the messages: the name, behind the last path of a file that
         was named before it."""
         part = self.parts[key]

@@ -15,12 +15,14 @@ from pathlib import Path
 from unittest import mock
 
 from bench.measure import Row, interleaved, ms
-from perdure import drivers, process, stores
-from perdure.events import Said
+from perdure import store as stores
+from perdure.agents import registry
+from perdure.agents.transcripts import Copies
+from perdure.host import process
+from perdure.host.process import Lines
+from perdure.host.redaction import Redactor
 from perdure.model import Backend, Command, TaskSpec, Workspace
-from perdure.process import Lines
-from perdure.redaction import Redactor
-from perdure.transcripts import Copies
+from perdure.model.events import Said
 from perdure.workspace import Workspaces, worktree
 
 ENVIRON = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "GIT_CONFIG_GLOBAL": "/dev/null"}
@@ -208,7 +210,7 @@ def _bytes(path: Path) -> int:
 def copies(directory: Path) -> Iterator[Row]:
     """The own copy of a 20 MB transcript that grew by 4 KB: bytes written, and time against reading
     the transcript once."""
-    driver, transcript = drivers.load("claude"), directory / "talk.jsonl"
+    driver, transcript = registry.load("claude"), directory / "talk.jsonl"
     line = b'{"type":"assistant","message":{"content":"' + b"x" * 960 + b'"}}\n'
     transcript.write_bytes(line * 20_000)
     kept = Copies(directory / "copies", Redactor.of({"API_KEY": "sk-not-in-it-at-all"}))

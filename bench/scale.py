@@ -10,10 +10,11 @@ from pathlib import Path
 
 from bench.measure import Row, command, interleaved, ms
 from bench.rooms import ENVIRON, git, make_repository
-from perdure import process, stores
-from perdure.events import Said
+from perdure import store
+from perdure.host import process
+from perdure.host.process import Lines
 from perdure.model import Backend, Command, TaskSpec, Workspace
-from perdure.process import Lines
+from perdure.model.events import Said
 from perdure.workspace import Workspaces
 
 
@@ -21,7 +22,7 @@ def restart(directory: Path, events: int = 1_000_000) -> Iterator[Row]:
     """After a kill: open a store of so many events and know every running attempt, against `import
     sqlite3`."""
     path = directory / "million.db"
-    database = stores.open(path)
+    database = store.open(path)
     place = Workspace(id="w", path="/w", backend=Backend.TASK)
     database.add(TaskSpec(prompt="x"), "r0", "run-0", place)
     claim = database.claim("w", 3600)
@@ -31,7 +32,7 @@ def restart(directory: Path, events: int = 1_000_000) -> Iterator[Row]:
         database.record(claim, [text] * 5_000)
     database.close()
     opens = (
-        f"from perdure import stores; s = stores.open({str(path)!r}); assert len(s.claims()) == 1; "
+        f"from perdure import store as stores; s = stores.open({str(path)!r}); assert len(s.claims()) == 1; "
         "s.close()"
     )
     words = [[sys.executable, "-c", opens], [sys.executable, "-c", "import sqlite3"]]

@@ -28,9 +28,9 @@ from pathlib import Path
 
 from bench import webhooks
 from bench.measure import Row, table
-from perdure import stores
+from perdure import store as stores
 from perdure.model import OutcomeKind, RunState
-from perdure.testing.stores.making import begun, claimed, ending, submit
+from perdure.testing.stores.samples import begun, claimed, ending, submit
 
 RUNS, LINES, TIMES = 10_000, 1_500, 20
 READERS = 200

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import perdure
 from bench.measure import Row, interleaved, ms, table
-from perdure.rehearsal import Rehearsal
+from perdure.agents.rehearsal import Rehearsal
 from tests.journeys.stage import Stage
 
 

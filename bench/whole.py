@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.measure import Row, command, interleaved, ms
-from perdure.rehearsal import Rehearsal
+from perdure.agents.rehearsal import Rehearsal
 from tests.journeys.stage import Stage, native
 
 
@@ -17,7 +17,7 @@ def start_up(directory: Path) -> Iterator[Row]:
     """`perdure ls` with fifty runs, and `--help`, against the bare interpreter."""
     with Rehearsal("say Hello.") as rehearsal:
         stage = Stage(directory / "s", "claude", rehearsal)
-        from perdure import stores
+        from perdure import store as stores
         from perdure.model import Backend, TaskSpec, Workspace
 
         store = stores.open(stage.state / "perdure.db")

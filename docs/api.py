@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 
 from perdure.errors import PerdureError
-from perdure.web.api.routes import VERBS
-from perdure.web.api.verbs import PREFIX, Verb
-from perdure.web.problems import AGAIN, STATUSES
+from perdure.server.api.routes import VERBS
+from perdure.server.api.verbs import PREFIX, Verb
+from perdure.server.problems import AGAIN, STATUSES
 
 TARGET = Path(__file__).resolve().parent / "reference" / "api.md"
 

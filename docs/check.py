@@ -22,11 +22,14 @@ from pathlib import Path
 
 import generate
 
-from perdure import drivers, lifecycle, service
-from perdure.cli import cluster, main
-from perdure.config.reading import flat
+from perdure.agents import registry
+from perdure.cli import main
+from perdure.cli.kubernetes import verbs
+from perdure.config.files import flat
 from perdure.config.values import READERS
+from perdure.engine import service
 from perdure.model import ContinuityPolicy, Outcome, OutcomeKind, RunState, Start, Verdict
+from perdure.rules import lifecycle
 
 TOP = generate.DOCS.parent
 STATES, CONTINUITY, REFERENCE = (
@@ -347,15 +350,15 @@ def check_commands(all_pages: dict[str, Page]) -> Iterator[str]:
 
 def on_a_cluster(words: list[str]) -> Iterator[str]:
     """What is wrong with the words after `kubectl perdure`."""
-    rest = cluster._where().parse_known_args(words)[1]
-    if not rest or rest[0] not in cluster.VERBS:
+    rest = verbs._where().parse_known_args(words)[1]
+    if not rest or rest[0] not in verbs.VERBS:
         if rest[:1] not in ([], ["--help"]):
             yield f"there is no verb {rest[0]!r} for a cluster"
         return
     said = StringIO()
     try:
         with redirect_stderr(said):
-            cluster.parser_of(rest[0]).parse_intermixed_args(rest[1:])
+            verbs.parser_of(rest[0]).parse_intermixed_args(rest[1:])
     except SystemExit:
         if "--help" not in rest:
             yield said.getvalue().partition("\n")[0]
@@ -394,7 +397,7 @@ def check_readme(all_pages: dict[str, Page]) -> Iterator[str]:
     """The front page stays one: short, with every agent, and the place where the demo's output is
     shown."""
     page = all_pages["README.md"]
-    for name in drivers.BUILT_IN:
+    for name in registry.BUILT_IN:
         if f"`{name}`" not in "\n".join(page.lines):
             yield f"README.md: it says nothing of the agent `{name}`"
     if len(page.lines) > README_LINES:

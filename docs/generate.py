@@ -29,6 +29,7 @@ from typing import Any, get_args
 DOCS = Path(__file__).resolve().parent
 SOURCE = DOCS.parent / "src" / "perdure"
 TARGET = DOCS / "reference" / "cli.md"
+DRIVERS = [("agents", each) for each in ("acp", "claude", "codex", "gemini", "opencode", "shared")]
 sys.path[:0] = [str(DOCS), str(SOURCE.parent)]
 
 import api  # noqa: E402
@@ -37,11 +38,17 @@ import manual  # noqa: E402
 import taskrun  # noqa: E402
 from words import BARE, BYTES, NOUNS, PERCENT, PLACES, REPORT, SETTINGS, VARIABLES  # noqa: E402
 
-from perdure import codec, config, drivers, effects, errors, events, model, report, service, stores  # noqa: E402
-from perdure.cli import main, stop  # noqa: E402
-from perdure.config.reading import NOT_FOR_PROJECTS  # noqa: E402
+from perdure import config, errors, model  # noqa: E402
+from perdure import store as stores  # noqa: E402
+from perdure.agents import registry  # noqa: E402
+from perdure.cli import main  # noqa: E402
+from perdure.cli.runs import stop  # noqa: E402
+from perdure.config.files import NOT_FOR_PROJECTS  # noqa: E402
 from perdure.config.values import DURATIONS, READERS  # noqa: E402
-from perdure.durations import written  # noqa: E402
+from perdure.engine import report, service  # noqa: E402
+from perdure.model import codec, events  # noqa: E402
+from perdure.model.durations import written  # noqa: E402
+from perdure.rules import effects  # noqa: E402
 
 
 def page() -> str:
@@ -207,7 +214,7 @@ def settings() -> Iterator[str]:
 def programs() -> dict[str, str]:
     """The variables that name the programs of the built-in agents."""
     packages = [
-        import_module(place.partition(":")[0]).PACKAGE for place in drivers.BUILT_IN.values()
+        import_module(place.partition(":")[0]).PACKAGE for place in registry.BUILT_IN.values()
     ]
     return {
         package.variable: (
@@ -224,7 +231,7 @@ def variables_in_use() -> set[str]:
     texts = (
         path.read_text(encoding="utf-8")
         for path in SOURCE.rglob("*.py")
-        if path.parent.name != "drivers"
+        if path.relative_to(SOURCE).parts[:2] not in DRIVERS
     )
     found = {name for text in texts for name in re.findall(r"\bPERDURE_[A-Z][A-Z_]*[A-Z]\b", text)}
     return (found | set(programs())) - {f"PERDURE_{name.upper()}" for name in READERS}
@@ -252,8 +259,8 @@ def agents() -> Iterator[str]:
         "",
     )
     rows = []
-    for name, place in drivers.BUILT_IN.items():
-        driver = drivers.load(name)
+    for name, place in registry.BUILT_IN.items():
+        driver = registry.load(name)
         version = re.search(
             r"Written\s+against ([\w.]+\w)", import_module(place.partition(":")[0]).__doc__ or ""
         )

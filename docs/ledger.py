@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from perdure.effects import effects_of
-from perdure.effects.catalog import LOCAL, KnownProgram, catalog, of_tool
+from perdure.rules.effects import effects_of
+from perdure.rules.effects.catalog import LOCAL, KnownProgram, catalog, of_tool
 
 DOCS = Path(__file__).resolve().parent
 TARGET = DOCS / "reference" / "effects.md"

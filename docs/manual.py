@@ -15,8 +15,9 @@ from pathlib import Path
 
 from words import BARE, SETTINGS, VARIABLES
 
-from perdure import __version__, service
+from perdure import __version__
 from perdure.cli import main
+from perdure.engine import service
 
 TARGET = Path(__file__).resolve().parent / "man" / "perdure.1"
 

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from perdure import stores
-from perdure.events import AnyEvent, CheckpointTaken, Said, ToolEnded, ToolStarted
+from perdure import store as stores
 from perdure.model import (
     Backend,
     Claim,
@@ -36,8 +35,9 @@ from perdure.model import (
     Verdict,
     Workspace,
 )
+from perdure.model.events import AnyEvent, CheckpointTaken, Said, ToolEnded, ToolStarted
 from perdure.protocols import Begun, Ending
-from perdure.stores.sql import SqlStore
+from perdure.store.sql import SqlStore
 
 HOUR_MS = 3_600_000
 ROUNDING = "Totals are off by a cent when a discount applies: round half to even, once, at the end"

@@ -24,7 +24,7 @@ from rich.text import Text
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from perdure.rehearsal import Rehearsal
+from perdure.agents.rehearsal import Rehearsal
 from tests.journeys.stage import Stage
 from tests.journeys.terminal import Terminal
 from tests.journeys.test_conversations import begun_by_hand, by_hand

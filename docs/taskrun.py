@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from perdure.cli import cluster
+from perdure.cli.kubernetes import verbs
 
 TARGET = Path(__file__).resolve().parent / "reference" / "taskrun.md"
 SOURCE = (
@@ -112,7 +112,7 @@ def page(table: Callable[..., Iterator[str]]) -> str:
             "",
             *table(
                 ("Verb", "What it does", "Arguments"),
-                ((f"`{verb}`", text, arguments(verb)) for verb, (_, text) in cluster.VERBS.items()),
+                ((f"`{verb}`", text, arguments(verb)) for verb, (_, text) in verbs.VERBS.items()),
             ),
         ]
     )
@@ -168,7 +168,7 @@ def rules(node: dict[str, Any], at: str) -> Iterator[tuple[str, str]]:
 def arguments(verb: str) -> str:
     """The verb's own, without those that all have."""
     found = []
-    for action in cluster.parser_of(verb)._actions:
+    for action in verbs.parser_of(verb)._actions:
         if action.dest in ("help", "namespace", "context", "kubeconfig"):
             continue
         place = action.metavar or action.dest.upper()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 import perdure
-from perdure.events import AttemptEnded, Said, ToolStarted
+from perdure.model.events import AttemptEnded, Said, ToolStarted
 
 
 def watch(record: perdure.Record) -> None:

@@ -1,9 +1,9 @@
 """perdure: coding-agent runs that last.
 
 `perdure.open()` and `perdure.connect()` are the doors for Python programs: the first returns a
-`Runner`, the second an `AsyncRunner` for an event loop. `perdure.events` has all that can happen,
-`perdure.errors` all that can go wrong. The command is `perdure.cli`. Nothing is loaded before it is
-used.
+`Runner`, the second an `AsyncRunner` for an event loop. `perdure.model.events` has all that can
+happen, `perdure.errors` all that can go wrong. The command is `perdure.cli`. Nothing is loaded
+before it is used.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 TYPE_CHECKING = False  # typing is too dear for `perdure ls`
 if TYPE_CHECKING:
     from perdure import errors as errors
-    from perdure import events as events
+    from perdure.engine.sessions import plan_scope as plan_scope
     from perdure.errors import AgentMissing as AgentMissing
     from perdure.errors import ConfigError as ConfigError
     from perdure.errors import Conflict as Conflict
@@ -20,15 +20,12 @@ if TYPE_CHECKING:
     from perdure.errors import StoreError as StoreError
     from perdure.errors import UsageError as UsageError
     from perdure.errors import WorkspaceError as WorkspaceError
-    from perdure.events import AnyEvent as AnyEvent
-    from perdure.events import Record as Record
     from perdure.library import connect as connect
     from perdure.library import open as open
     from perdure.library.awaited import AsyncRunner as AsyncRunner
     from perdure.library.options import TaskOptions as TaskOptions
     from perdure.library.results import RunResult as RunResult
     from perdure.library.runner import Runner as Runner
-    from perdure.liveness import Liveness as Liveness
     from perdure.model import Attempt as Attempt
     from perdure.model import Checkpoint as Checkpoint
     from perdure.model import Condition as Condition
@@ -45,10 +42,13 @@ if TYPE_CHECKING:
     from perdure.model import Usage as Usage
     from perdure.model import Verdict as Verdict
     from perdure.model import Workspace as Workspace
-    from perdure.plan import PlanRun as PlanRun
-    from perdure.plan import PlanState as PlanState
+    from perdure.model import events as events
+    from perdure.model.events import AnyEvent as AnyEvent
+    from perdure.model.events import Record as Record
     from perdure.protocols import Observer as Observer
-    from perdure.sessions import plan_scope as plan_scope
+    from perdure.rules.liveness import Liveness as Liveness
+    from perdure.rules.plan import PlanRun as PlanRun
+    from perdure.rules.plan import PlanState as PlanState
 
 __version__ = "0.1.0"
 
@@ -61,18 +61,18 @@ _PLACES = {
     **dict.fromkeys(("connect", "open"), "library"),
     **dict.fromkeys(_MODEL.split(), "model"),
     **dict.fromkeys(_ERRORS.split(), "errors"),
-    **dict.fromkeys(("AnyEvent", "Record"), "events"),
-    **dict.fromkeys(("PlanRun", "PlanState"), "plan"),
+    **dict.fromkeys(("AnyEvent", "Record"), "model.events"),
+    **dict.fromkeys(("PlanRun", "PlanState"), "rules.plan"),
     "AsyncRunner": "library.awaited",
-    "Liveness": "liveness",
+    "Liveness": "rules.liveness",
     "Observer": "protocols",
     "RunResult": "library.results",
     "Runner": "library.runner",
     "TaskOptions": "library.options",
-    "plan_scope": "sessions",
+    "plan_scope": "engine.sessions",
 }
 """The module of each public name; it is imported when the name is first used."""
-_MODULES = ("errors", "events")
+_MODULES = {"errors": "errors", "events": "model.events"}
 
 __all__ = [
     "AgentMissing",
@@ -129,7 +129,7 @@ if not TYPE_CHECKING:
         from importlib import import_module
 
         if name in _MODULES:
-            return import_module(f"perdure.{name}")
+            return import_module(f"perdure.{_MODULES[name]}")
         if name in _PLACES:
             return getattr(import_module(f"perdure.{_PLACES[name]}"), name)
         raise AttributeError(f"module 'perdure' has no attribute {name!r}")

@@ -15,22 +15,22 @@ from typing import TYPE_CHECKING
 from perdure.config import Settings
 from perdure.config.passwords import password
 from perdure.errors import NO_PROC, WorkspaceError
-from perdure.text import tell
+from perdure.rules.text import tell
 
 if TYPE_CHECKING:
-    from perdure.attempt import Engine
-    from perdure.git.reaching import Hosts
+    from perdure.engine.attempt import Engine
+    from perdure.host.git.servers import Hosts
+    from perdure.host.process import Probe
     from perdure.model import Host
-    from perdure.process import Probe
     from perdure.protocols import Observer
-    from perdure.stores.sql import SqlStore
+    from perdure.store.sql import SqlStore
 
 DATABASE = "perdure.db"
 
 
 def open_to_read(chosen: Settings) -> SqlStore:
     """The store for those who only look; nothing is made or written."""
-    from perdure import stores
+    from perdure import store as stores
 
     return stores.open(chosen.database or chosen.state / DATABASE, read_only=True)
 
@@ -48,18 +48,20 @@ def open_engine(
     what perdure writes, as those of the environment."""
     if not Path("/proc/self/stat").exists():
         raise WorkspaceError(*NO_PROC)
-    from perdure import drivers, stores, tracing
-    from perdure.attempt import Engine
-    from perdure.attempt.warming import Keep, WarmAgents
+    from perdure import store as stores
+    from perdure.agents import registry
+    from perdure.agents.proof import prover
+    from perdure.agents.transcripts import Copies
     from perdure.config.values import sizes
-    from perdure.context_size import Rules
-    from perdure.git.ssh import Ssh
-    from perdure.homes.remembered import Remembered, environment
-    from perdure.process import worker_identity
-    from perdure.proving import prover
-    from perdure.redaction import Redactor
-    from perdure.transcripts import Copies
-    from perdure.volumes import Ballast, Volumes
+    from perdure.engine.attempt import Engine
+    from perdure.engine.attempt.warm_agents import Keep, WarmAgents
+    from perdure.host.git.ssh import Ssh
+    from perdure.host.homes.remembered import Remembered, environment
+    from perdure.host.process import worker_identity
+    from perdure.host.redaction import Redactor
+    from perdure.host.volumes import Ballast, Volumes
+    from perdure.rules.context_window import FillRules
+    from perdure.telemetry import tracing
     from perdure.workspace import Workspaces
     from perdure.workspace.identity import Places
 
@@ -79,7 +81,7 @@ def open_engine(
     traces = tracing.tracer(environ, _tell)
     attacher = None
     if chosen.receipts in ("note", "both"):
-        from perdure.attestation.attaching import Attacher
+        from perdure.engine.attestation.attachment import Attacher
 
         attacher = Attacher(chosen.state)
     own = [each for each in (traces, attacher) if each is not None]
@@ -92,9 +94,9 @@ def open_engine(
     if attacher is not None:
         attacher.store = store
     if chosen.session_cache:
-        from perdure.stores import sessioncache
+        from perdure.store import session_cache
 
-        store.cache = sessioncache.open(chosen.session_cache, store.identity(), _tell)
+        store.cache = session_cache.open(chosen.session_cache, store.identity(), _tell)
     warm = WarmAgents(
         Places(chosen.root.resolve()).warm,
         Keep(
@@ -124,7 +126,7 @@ def open_engine(
             empty=warm.end_in,
         ),
         warm=warm,
-        driver=drivers.load,
+        driver=registry.load,
         copies=Copies(chosen.state / "transcripts", redactor),
         redactor=redactor,
         prove=prover(environ),
@@ -143,7 +145,7 @@ def open_engine(
         map_tokens=chosen.map_tokens,
         account_jobs=chosen.account_jobs,
         rules={rule.name: rule for rule in chosen.agents},
-        context=Rules(
+        context=FillRules(
             policy=chosen.when_full, percent=int(chosen.full_at), windows=sizes(chosen.windows)
         ),
         cold_cache=chosen.cold_cache,
@@ -159,7 +161,7 @@ def open_engine(
     )
     if not chosen.checkpoint_store:
         return engine
-    from perdure.capsule.publishing import Publishing, Ways
+    from perdure.capsule.publication import Publishing, Ways
 
     leave, allow = chosen.checkpoint_secrets == "leave-out", chosen.checkpoint_secrets == "allow"
     return replace(
@@ -173,7 +175,7 @@ def open_engine(
 def hosts_of(chosen: Settings, guarded: bool) -> Hosts:
     """Which servers may be fetched from. What a rule's address names is meant, and may be
     private."""
-    from perdure.git.reaching import Hosts, host_of
+    from perdure.host.git.servers import Hosts, host_of
 
     named = {host_of(rule.clone) for rule in chosen.agents if not rule.clone.startswith("/")}
     return Hosts(only=frozenset(chosen.clone_hosts), named=frozenset(named), guarded=guarded)
@@ -187,7 +189,7 @@ def helper_logins(
     hosts = hosts_of(chosen, guarded)
 
     def answer(url: str) -> tuple[str, str] | None:
-        from perdure.git import helpers
+        from perdure.host.git import helpers
 
         return helpers.login(url, environ) if not guarded or hosts.knows(url) else None
 
@@ -197,7 +199,7 @@ def helper_logins(
 def this_host(chosen: Settings) -> Host:
     """Who this is among the hosts that share the database. It leaves runs to the host that has
     their files for as long as a takeover takes, and for ever where they could not come here."""
-    from perdure import process
+    from perdure.host import process
     from perdure.model import NOWHERE
 
     patience_s = chosen.lease * 1.25 if chosen.checkpoint_store else None
@@ -206,7 +208,7 @@ def this_host(chosen: Settings) -> Host:
 
 def probe(chosen: Settings) -> Probe:
     """What looks whether a run that is stored as running really runs."""
-    from perdure.process import Probe
+    from perdure.host.process import Probe
 
     return Probe(chosen.state, this_host(chosen))
 

@@ -11,10 +11,19 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from perdure.attestation import PREDICATE, STATEMENT, Statement, Subject, hostkey, statement_of
-from perdure.attestation.envelope import Envelope, key_id, opened, signed
 from perdure.cli import main
+from perdure.engine.attestation import (
+    PREDICATE,
+    STATEMENT,
+    Statement,
+    Subject,
+    hostkey,
+    statement_of,
+)
+from perdure.engine.attestation.envelope import Envelope, key_id, opened, signed
+from perdure.engine.report import run_report
 from perdure.errors import Conflict, NotFound, NotVerified, StoreError, UsageError
+from perdure.forge.replies.sentences import MOST_RECEIPT, Account, comment
 from perdure.model import (
     Attempt,
     Checkpoint,
@@ -26,8 +35,6 @@ from perdure.model import (
     TaskRun,
     TaskSpec,
 )
-from perdure.posting.saying import MOST_RECEIPT, Account, comment
-from perdure.report import run_report
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 OTHER = Ed25519PrivateKey.from_private_bytes(bytes(32))

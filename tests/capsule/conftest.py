@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from perdure import wiring
-from perdure.attempt import Engine
-from perdure.config.reading import load
-from perdure.events import Said
+from perdure.config.files import load
+from perdure.engine.attempt import Engine
 from perdure.model import (
     Checkpoint,
     Continuation,
@@ -30,6 +29,7 @@ from perdure.model import (
     TaskRun,
     TaskSpec,
 )
+from perdure.model.events import Said
 from perdure.protocols import Begun, Ending
 
 SESSION = "01234567-89ab-cdef-0123-456789abcdef"

@@ -10,7 +10,7 @@ from typing import Any
 
 from perdure.capsule import container
 from perdure.capsule.frames import frame, part_of
-from perdure.capsule.manifest import Carried, File, Manifest
+from perdure.capsule.manifest import CapsuleFile, Carried, Manifest
 
 
 @dataclass
@@ -19,18 +19,18 @@ class Given:
 
     known: dict[str, bytes] = field(default_factory=dict)
 
-    def file(self, name: str, content: bytes, size: int = 1000) -> File:
+    def file(self, name: str, content: bytes, size: int = 1000) -> CapsuleFile:
         pieces = [content[at : at + size] for at in range(0, len(content), size)]
         for piece in pieces:
             self.known[part_of(piece).sha256] = piece
-        return File(
+        return CapsuleFile(
             name, len(content), hashlib.sha256(content).hexdigest(), tuple(map(part_of, pieces))
         )
 
-    def parts(self, file: File) -> Iterator[bytes]:
+    def parts(self, file: CapsuleFile) -> Iterator[bytes]:
         return (self.known[part.sha256] for part in file.parts)
 
-    def frames(self, file: File) -> Iterator[bytes]:
+    def frames(self, file: CapsuleFile) -> Iterator[bytes]:
         return map(frame, self.parts(file))
 
 

@@ -17,10 +17,10 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.capsule import frames, staging
+from perdure.capsule import frames, staged
 from perdure.capsule import manifest as manifests
 from perdure.capsule.container import MAGIC, Capsule
-from perdure.capsule.manifest import PART, File, Part
+from perdure.capsule.manifest import PART, CapsuleFile, Part
 from perdure.errors import CapsuleError
 from tests.capsule.making import Given, capsule, manifest
 
@@ -31,7 +31,7 @@ PLAIN = json.loads(manifests.encode(manifest(Given())))
 def unpack(content: bytes, near: Path) -> dict[str, bytes]:
     """Every file of a capsule by its name, as `importing` would find it."""
     read = Capsule(io.BytesIO(content), "it")
-    with staging.staged(read.manifest, read, near) as found:
+    with staged.staged(read.manifest, read, near) as found:
         read.end()
         return {file.name: found.path(file).read_bytes() for file in read.manifest.files()}
 
@@ -235,7 +235,7 @@ def test_a_bomb_is_refused_before_it_unfolds(tmp_path: Path) -> None:
     bomb = zstandard.ZstdCompressor(level=19).compress(bytes(PART))
     assert len(bomb) * 100 < PART
     digest = frames.part_of(bytes(PART))
-    lying = manifest(Given(), journal=File("journal.jsonl", PART, digest.sha256, (digest,)))
+    lying = manifest(Given(), journal=CapsuleFile("journal.jsonl", PART, digest.sha256, (digest,)))
     told = manifests.encode(lying)
     content = _framed(
         frames.frame(told), frames.frame(b"{}"), bomb, digest=hashlib.sha256(told).digest()
@@ -265,10 +265,10 @@ def test_more_than_the_disk_holds_is_refused_at_once(tmp_path: Path) -> None:
     part = Part("0" * 64, PART)
     for count in (20_000, 190_000):
         huge = manifest(
-            Given(), journal=File("journal.jsonl", PART * count, "0" * 64, (part,) * count)
+            Given(), journal=CapsuleFile("journal.jsonl", PART * count, "0" * 64, (part,) * count)
         )
         with pytest.raises(CapsuleError, match=r"more than the|free"):
-            staging.refuse_too_large(huge, tmp_path)
+            staged.refuse_too_large(huge, tmp_path)
 
 
 def test_a_link_in_the_way_is_not_written_through(tmp_path: Path) -> None:
@@ -278,5 +278,5 @@ def test_a_link_in_the_way_is_not_written_through(tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("kept")
     (tmp_path / "0").symlink_to(tmp_path / "victim")
     with pytest.raises(CapsuleError):
-        staging._bring(file, given, tmp_path / "0")
+        staged._bring(file, given, tmp_path / "0")
     assert (tmp_path / "victim").read_text() == "kept"

@@ -23,18 +23,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from perdure.attempt import Engine
-from perdure.capsule import container, moving
+from perdure.capsule import container, move
 from perdure.capsule.container import Capsule
-from perdure.capsule.exporting import Wanted, export
-from perdure.capsule.importing import TakenIn, Wish, take_in
-from perdure.capsule.manifest import File, Manifest
+from perdure.capsule.export import ExportRequest, export
+from perdure.capsule.imports import TakenIn, Wish, take_in
+from perdure.capsule.manifest import CapsuleFile, Manifest
 from perdure.capsule.objects import CheckpointStore, Term
-from perdure.capsule.publishing import Publishing, TakenUp, Ways, publish
+from perdure.capsule.publication import Publishing, TakenUp, Ways, publish
 from perdure.capsule.scan import SecretsFound
+from perdure.engine.attempt import Engine
 from perdure.errors import Conflict, NotFound, PerdureError
-from perdure.events import Said
 from perdure.model import Permissions, RunState, SessionKey, TaskRun
+from perdure.model.events import Said
 from tests.capsule.conftest import SESSION, TALK, Machine, git, prints, worked
 from tests.capsule.making import Given
 from tests.capsule.test_container import HOSTILE, places
@@ -44,7 +44,7 @@ TOKEN = SECRETS["GitHub token"]
 
 
 def exported(engine: Engine, run: TaskRun, target: Path, **ways: bool) -> Path:
-    return export(engine, run.name, Wanted(target=target, **ways)).path
+    return export(engine, run.name, ExportRequest(target=target, **ways)).path
 
 
 def imported(engine: Engine, path: Path, **wish: Any) -> TakenIn:
@@ -204,7 +204,7 @@ def test_secrets_stop_an_export(machine: Machine, repository: Path, tmp_path: Pa
         with pytest.raises(SecretsFound):
             exported(one, run, tmp_path / "no", **ways)
     assert not (tmp_path / "no").exists()
-    done = export(one, "task", Wanted(target=tmp_path / "yes", redact=True, leave_out=True))
+    done = export(one, "task", ExportRequest(target=tmp_path / "yes", redact=True, leave_out=True))
     assert done.manifest.left_out[-1] == ".env" and done.manifest.redacted >= 1
     imported(two, done.path, into=tmp_path / "here")
     assert not (tmp_path / "here/.env").exists() and (tmp_path / "here/fine.txt").exists()
@@ -239,7 +239,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, dict[str,
     import os
 
     from perdure import wiring
-    from perdure.config.reading import load
+    from perdure.config.files import load
 
     top = tmp_path_factory.mktemp("whole")
     repository = top / "repository"
@@ -266,7 +266,7 @@ def again(manifest: Manifest, files: dict[str, bytes], **changed: bytes) -> byte
     given = Given()
     content = {**files, **changed}
 
-    def file(old: File) -> File:
+    def file(old: CapsuleFile) -> CapsuleFile:
         return given.file(old.name, content[old.name], 1 << 20)
 
     talks = tuple(
@@ -434,7 +434,7 @@ def test_only_what_is_new_travels(machine: Machine, repository: Path, tmp_path: 
     one, two = machine("one"), machine("two")
     big = TALK + b'{"type":"system","text":"' + bytes(range(97, 123)) * 40_000 + b'"}\n'
     run = worked(one, repository, tmp_path / "agent", talk=big)
-    store = moving.open_store((tmp_path / "store").as_uri())
+    store = move.open_store((tmp_path / "store").as_uri())
     first = publish(one, store, run, one.store.checkpoints(run.id)[-1], Ways())
     members = {path.name: path.stat().st_size for path in (tmp_path / "store/members").iterdir()}
     workdir = Path(run.workspace.path)
@@ -456,9 +456,7 @@ def test_only_what_is_new_travels(machine: Machine, repository: Path, tmp_path: 
     new = [path for path in (tmp_path / "store/members").iterdir() if path.name not in members]
     assert len(second.workdir.packs) == 2 and second.workdir.packs[0] == first.workdir.packs[0]
     assert sum(path.stat().st_size for path in new) < 40_000
-    moving.take_up(
-        two, "task", store.url, Wish(source=store.url, into=tmp_path / "here"), over=True
-    )
+    move.take_up(two, "task", store.url, Wish(source=store.url, into=tmp_path / "here"), over=True)
     assert prints(tmp_path / "here") == prints(workdir)
     assert two.copies.of("claude", SESSION).read_bytes() == transcript.read_bytes()
 
@@ -509,20 +507,20 @@ def test_who_lost_its_place_publishes_nothing(
     one, two = machine("one"), machine("two")
     run = worked(one, repository, tmp_path / "agent")
     url = (tmp_path / "store").as_uri()
-    store = moving.open_store(url)
+    store = move.open_store(url)
     checkpoint = one.store.checkpoints(run.id)[-1]
     publish(one, store, run, checkpoint, Ways())
     publishing = Publishing(one, url, Ways())
     assert publishing.refused(run) == ""
     with pytest.raises(Conflict, match="may be at work"):
-        moving.take_up(two, run.id, url, Wish(source=url, into=tmp_path / "here"))
-    moving.take_up(two, run.id, url, Wish(source=url, into=tmp_path / "here"), over=True)
+        move.take_up(two, run.id, url, Wish(source=url, into=tmp_path / "here"))
+    move.take_up(two, run.id, url, Wish(source=url, into=tmp_path / "here"), over=True)
     names = sorted(path.name for path in (tmp_path / "store").rglob("*.json"))
     with pytest.raises(TakenUp):
         publish(one, store, run, checkpoint, Ways())
     assert "taken up by" in publishing.refused(run) and publishing.settle(run.id)
     assert sorted(path.name for path in (tmp_path / "store").rglob("*.json")) == names
-    back = moving.take_up(
+    back = move.take_up(
         one, run.id, url, Wish(source=url, into=tmp_path / "back", name="task-2"), over=True
     )
     assert back.run.origin == run.id and Publishing(two, url, Ways()).refused(two.store.get("task"))
@@ -536,7 +534,7 @@ def test_who_loses_the_race_leaves_nothing_and_may_try_again(
     one, two, three = machine("one"), machine("two"), machine("three")
     run = worked(one, repository, tmp_path / "agent")
     url, into = (tmp_path / "store").as_uri(), tmp_path / "slow"
-    publish(one, moving.open_store(url), run, one.store.checkpoints(run.id)[-1], Ways())
+    publish(one, move.open_store(url), run, one.store.checkpoints(run.id)[-1], Ways())
     # The slower one waits for a lock on its new workdir: then it has seen whose the run is, and not
     # said that it is its own.
     lock = two.workspaces.root / ".perdure/locks" / f"{two.workspaces.plan_new(into).id}.shelf.lock"
@@ -544,18 +542,18 @@ def test_who_loses_the_race_leaves_nothing_and_may_try_again(
     with lock.open("w") as file, ThreadPoolExecutor(1) as beside:
         fcntl.flock(file, fcntl.LOCK_EX)
         slower = beside.submit(
-            moving.take_up, two, run.id, url, Wish(source=url, into=into), over=True
+            move.take_up, two, run.id, url, Wish(source=url, into=into), over=True
         )
         while not (into / ".git").exists():
             assert not slower.done(), slower.exception()
             time.sleep(0.01)
-        moving.take_up(three, run.id, url, Wish(source=url, into=tmp_path / "quick"), over=True)
+        move.take_up(three, run.id, url, Wish(source=url, into=tmp_path / "quick"), over=True)
         fcntl.flock(file, fcntl.LOCK_UN)
         with pytest.raises(Conflict, match="another machine"):
             slower.result()
     assert list(two.store.find()) == [] and not into.exists()
     assert prints(tmp_path / "quick") == prints(Path(run.workspace.path))
-    moving.take_up(two, run.id, url, Wish(source=url, into=into), over=True)
+    move.take_up(two, run.id, url, Wish(source=url, into=into), over=True)
     assert prints(into) == prints(tmp_path / "quick") and Publishing(three, url, Ways()).refused(
         three.store.get("task")
     )
@@ -570,20 +568,20 @@ def test_who_is_taken_over_brings_nothing_out_that_is_not_seen(
     one, two = machine("one"), machine("two")
     run = worked(one, repository, tmp_path / "agent")
     url, into = (tmp_path / "store").as_uri(), tmp_path / "here"
-    store, newest = moving.open_store(url), one.store.checkpoints(run.id)[-1]
+    store, newest = move.open_store(url), one.store.checkpoints(run.id)[-1]
     publish(one, store, run, newest, Ways())
     (tmp_path / "taken").mkdir()
     with pytest.raises(Conflict):
-        moving.take_up(two, run.id, url, Wish(source=url, into=tmp_path / "taken"), over=True)
+        move.take_up(two, run.id, url, Wish(source=url, into=tmp_path / "taken"), over=True)
     publish(one, store, run, newest, Ways())
     with pytest.raises(Conflict, match="may be at work there"):
-        moving.take_up(two, run.id, url, Wish(source=url, into=into))
+        move.take_up(two, run.id, url, Wish(source=url, into=into))
     lock = two.workspaces.root / ".perdure/locks" / f"{two.workspaces.plan_new(into).id}.shelf.lock"
     lock.parent.mkdir(parents=True, mode=0o700)
     with lock.open("w") as file, ThreadPoolExecutor(1) as beside:
         fcntl.flock(file, fcntl.LOCK_EX)
         taking = beside.submit(
-            moving.take_up, two, run.id, url, Wish(source=url, into=into), over=True
+            move.take_up, two, run.id, url, Wish(source=url, into=into), over=True
         )
         try:
             while not (into / ".git").exists():
@@ -657,7 +655,7 @@ def test_a_clone_is_cut_where_the_run_began(
     run = worked(one, repository, tmp_path / "home", backend="isolated")
     url = (tmp_path / "store").as_uri()
     assert run.workspace is not None
-    manifest = moving.move_to(one, run.id, url, Ways(allow=True))
+    manifest = move.move_to(one, run.id, url, Ways(allow=True))
     assert manifest.workdir is not None and (manifest.workdir.base, manifest.workdir.shallow) == (
         began,
         (began,),
@@ -667,13 +665,13 @@ def test_a_clone_is_cut_where_the_run_began(
     git(repository, "commit", "-q", "-m", "later")
     two = machine("two")
     wish = Wish(source=url, name="task", spec=replace(run.spec, prompt=""))
-    taken = moving.take_up(two, run.id, url, wish).run
+    taken = move.take_up(two, run.id, url, wish).run
     assert (taken.spec, taken.scope, taken.id) == (run.spec, run.scope, run.id)
     assert (
         taken.workspace is not None
         and git(Path(taken.workspace.path), "log", "--format=%s").split("\n")[0] == "the agent's"
     )
-    again = moving.move_to(two, taken.id, url, Ways(allow=True))
+    again = move.move_to(two, taken.id, url, Ways(allow=True))
     assert again.workdir is not None and again.workdir.base == began
 
 
@@ -736,7 +734,7 @@ def test_who_is_overtaken_while_it_publishes_knows_it(
     one = machine("one")
     run = worked(one, repository, tmp_path / "agent")
     url = (tmp_path / "store").as_uri()
-    store = moving.open_store(url)
+    store = move.open_store(url)
     with pytest.raises(TakenUp):
         publish(
             one, Overtaken(store.url, store.store), run, one.store.checkpoints(run.id)[-1], Ways()
@@ -750,13 +748,13 @@ def test_what_a_conversation_was_told_its_own_copy_says(
     not stand in its conversation, and are not taken as told."""
     one, two = machine("one"), machine("two")
     run = worked(one, repository, tmp_path / "agent")
-    store = moving.open_store((tmp_path / "store").as_uri())
+    store = move.open_store((tmp_path / "store").as_uri())
     session = one.store.session(SessionKey("claude", run.scope))
     assert session is not None
     run = one.store.update(run.id, "do more")
     one.store.put_session(replace(session, context_version=2))
     publish(one, store, run, one.store.checkpoints(run.id)[-1], Ways())
-    taken = moving.take_up(
+    taken = move.take_up(
         two, run.id, store.url, Wish(source=store.url, into=tmp_path / "here"), over=True
     ).run
     came = two.store.session(SessionKey("claude", taken.scope))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from perdure.capsule import scan as scans
 from perdure.capsule.scan import FROM_HERE, Scan
 from perdure.capsule.tokens import found
-from perdure.redaction import Redactor
+from perdure.host.redaction import Redactor
 
 SECRETS = {
     "Anthropic key": "sk-ant-" + "api03-" + "aB3_" * 23 + "AA",

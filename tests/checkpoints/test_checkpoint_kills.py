@@ -20,11 +20,13 @@ from typing import Any
 
 import pytest
 
-from perdure import process, stores
-from perdure.attempt import Engine
-from perdure.attempt.checkpointing import prune, take
-from perdure.attempt.opened import Opened
-from perdure.homes.remembered import Remembered
+from perdure import store as stores
+from perdure.agents.transcripts import Copies
+from perdure.engine.attempt import Engine
+from perdure.engine.attempt.checkpoints import prune, take
+from perdure.engine.attempt.live_attempt import Opened
+from perdure.host import process
+from perdure.host.homes.remembered import Remembered
 from perdure.model import (
     Backend,
     Claim,
@@ -37,7 +39,6 @@ from perdure.model import (
     Workspace,
 )
 from perdure.protocols import Begun
-from perdure.transcripts import Copies
 from perdure.workspace import Workspaces
 from tests.pure.test_transcripts import ID, Diary
 from tests.workspace.test_photograph import made

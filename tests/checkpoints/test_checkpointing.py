@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from perdure.attempt.checkpointing import KEPT, Checkpointing, prune, take
+from perdure.engine.attempt.checkpoints import KEPT, Checkpointing, prune, take
 from perdure.errors import LostLease
-from perdure.events import CheckpointMissed, CheckpointTaken
+from perdure.host.process import worker_identity
 from perdure.model import Backend
-from perdure.process import worker_identity
+from perdure.model.events import CheckpointMissed, CheckpointTaken
 from tests.checkpoints.test_checkpoint_kills import Bench
 from tests.workspace.test_photograph import made
 from tests.workspace.yard import make_yard

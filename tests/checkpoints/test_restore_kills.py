@@ -18,9 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from perdure.attempt import Engine
-from perdure.checkpoints import restore
 from perdure.config import Settings
+from perdure.engine.attempt import Engine
+from perdure.engine.checkpoints import restore
 from perdure.model import Checkpoint, Program, Session, SessionKey, SessionState, TaskSpec, Usage
 from perdure.wiring import open_engine
 from tests.pure.test_transcripts import ID, Diary

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from perdure.attempt import Engine, perform
-from perdure.checkpoints import restore
+from perdure.engine.attempt import Engine, perform
+from perdure.engine.checkpoints import restore
 from perdure.errors import Conflict, WorkspaceError
-from perdure.events import CheckpointRestored
 from perdure.model import Checkpoint, CopyPart, OutcomeKind, RunState, TaskRun
+from perdure.model.events import CheckpointRestored
 from perdure.wiring import open_engine
 from tests.sweeper.ground import Ground, make_ground
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from perdure.rehearsal import Rehearsal
+from perdure.agents.rehearsal import Rehearsal
 from tests.dashboard.browsing import FLAGS, Looking
 from tests.dashboard.filling import fill
 from tests.journeys.stage import Stage

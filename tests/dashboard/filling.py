@@ -10,20 +10,7 @@ from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 
-from perdure import stores
-from perdure.events import (
-    CollisionSeen,
-    LimitSeen,
-    RetrySeen,
-    Said,
-    SessionRetired,
-    ToolEnded,
-    ToolStarted,
-    Unrecognised,
-    VerifyEnded,
-    WritesLost,
-)
-from perdure.forges import Arrived, Forge, Intent, IntentKind, Reading
+from perdure import store as stores
 from perdure.model import (
     Backend,
     Checkpoint,
@@ -48,10 +35,23 @@ from perdure.model import (
     Verdict,
     Workspace,
 )
-from perdure.plan import Forking, Plan, PlanRun, PlanTask
-from perdure.plan.weaving import weave
+from perdure.model.events import (
+    CollisionSeen,
+    LimitSeen,
+    RetrySeen,
+    Said,
+    SessionRetired,
+    ToolEnded,
+    ToolStarted,
+    Unrecognised,
+    VerifyEnded,
+    WritesLost,
+)
+from perdure.model.forge.deliveries import Arrived, Forge, Intent, IntentKind, PayloadReading
 from perdure.protocols import Begun, Ending
-from perdure.stores.sql import SqlStore
+from perdure.rules.plan import Forking, Plan, PlanRun, PlanTask
+from perdure.rules.plan.conversations import weave
+from perdure.store.sql import SqlStore
 from tests.dashboard.hostile import PAYLOADS
 
 STATES = (RunState.SUCCEEDED, RunState.FAILED, RunState.QUEUED, RunState.CANCELLED)
@@ -237,7 +237,7 @@ def delivery(number: int, payload: str) -> Arrived:
         event=payload[:100],
         sha256=digest,
         body=body,
-        reading=Reading(intent=intent),
+        reading=PayloadReading(intent=intent),
     )
 
 

@@ -14,12 +14,12 @@ from urllib.parse import quote, urlencode
 
 import pytest
 
-from perdure import stores
-from perdure.events import Said
-from perdure.testing.stores.making import claimed, submit
-from perdure.web.dashboard import tasks
-from perdure.web.dashboard.rendering import CSP, HERE
-from perdure.web.dashboard.signing import LOCAL
+from perdure import store as stores
+from perdure.model.events import Said
+from perdure.server.dashboard import tasks
+from perdure.server.dashboard.pages import CSP, HERE
+from perdure.server.dashboard.sign_in import LOCAL
+from perdure.testing.stores.samples import claimed, submit
 from tests.dashboard.filling import fill_many
 from tests.web.serving import PATIENCE_S, Serving
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from playwright.sync_api import expect
 
-from perdure.text import clean
+from perdure.rules.text import clean
 from tests.dashboard.browsing import Looking
 from tests.dashboard.hostile import PAYLOADS
 from tests.web.serving import Serving

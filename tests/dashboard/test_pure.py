@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from perdure.codec import plain
-from perdure.events import ContextAdded, Record, RunFinished, RunQueued
 from perdure.model import (
     Attempt,
     Continuation,
@@ -21,15 +19,17 @@ from perdure.model import (
     Start,
     Verdict,
 )
+from perdure.model.codec import plain
+from perdure.model.events import ContextAdded, Record, RunFinished, RunQueued
 from perdure.model.work import WorkReport
 from perdure.protocols import FailedAttempt
-from perdure.web.dashboard import diffs, measuring
-from perdure.web.dashboard.fingerprints import grouped, normal
-from perdure.web.dashboard.measuring import Measured
-from perdure.web.dashboard.plans import columns
-from perdure.web.dashboard.rendering import lasted, money, size
-from perdure.web.dashboard.threads import thread
-from perdure.web.dashboard.timelines import timeline
+from perdure.server.dashboard import diffs, measurements
+from perdure.server.dashboard.fingerprints import grouped, normal
+from perdure.server.dashboard.measurements import Measured
+from perdure.server.dashboard.pages import lasted, money, size
+from perdure.server.dashboard.plans import columns
+from perdure.server.dashboard.threads import thread
+from perdure.server.dashboard.timelines import timeline
 
 
 def attempt(
@@ -220,7 +220,7 @@ def test_a_plan_stands_in_columns() -> None:
 def test_what_takes_long_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many who ask at the same time begin one measurement; what fails is told, and is measured anew
     when it was forgotten."""
-    monkeypatch.setattr(measuring, "FIRST_S", 60.0)
+    monkeypatch.setattr(measurements, "FIRST_S", 60.0)
     measured, begun, may_end = Measured(), [], threading.Event()
 
     def measure() -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.forges.rules import Rule
+from perdure.model.forge.rules import Rule
 from tests.dispatching.office import Office, make_office
 
 

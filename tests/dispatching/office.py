@@ -12,10 +12,18 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from perdure.dispatching import Dispatcher
-from perdure.forges import Arrived, Delivery, Forge, Intent, IntentKind, Reading, receive
-from perdure.forges.rules import Rule
+from perdure.forge.dispatch import Dispatcher
+from perdure.forge.webhooks import receive
 from perdure.model import Claim, Decision, Outcome, OutcomeKind, RunState, TaskRun, TaskSpec
+from perdure.model.forge.deliveries import (
+    Arrived,
+    Delivery,
+    Forge,
+    Intent,
+    IntentKind,
+    PayloadReading,
+)
+from perdure.model.forge.rules import Rule
 from perdure.protocols import Ending
 from perdure.wiring import open_engine
 from tests.forges import payloads
@@ -56,7 +64,7 @@ class Office:
             made.append(
                 Arrived(
                     source=source, id=f"delivery-{self.count:04}", forge=each.forge, event="e", sha256=digest, body=body,
-                    reading=Reading(each),
+                    reading=PayloadReading(each),
                 )
             )  # fmt: skip
         return [accepted.number for accepted in self.engine.store.accept(made)]

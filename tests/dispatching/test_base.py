@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from perdure.dispatching import Dispatcher
-from perdure.forges import Intent, IntentKind
+from perdure.forge.dispatch import Dispatcher
 from perdure.model import TaskSpec
+from perdure.model.forge.deliveries import Intent, IntentKind
 from tests.dispatching.office import Office, intent
 
 ASSIGNED = intent(IntentKind.ASSIGNED, whom=("dev-bot",))

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from perdure.dispatching.job_log import job_excerpt
-from perdure.forges import Delivery, DeliveryState, Forge
-from perdure.forges.postings import Posting
-from perdure.forges.rules import Rule
-from perdure.forges.standing import CheckState
+from perdure.forge.dispatch.job_log import job_excerpt
+from perdure.model.forge.deliveries import Delivery, DeliveryState, Forge
+from perdure.model.forge.postings import Posting
+from perdure.model.forge.rules import Rule
+from perdure.model.forge.state import CheckState
 from tests.dispatching.office import Office
 from tests.dispatching.test_payloads import send, unmarked
 from tests.dispatching.test_reconciling import DEV, Asking, asked

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from perdure.attempt import seat_of, wait_for
-from perdure.forges import DeliveryState, IntentKind
-from perdure.forges.rules import OWN_MARK, Rule
+from perdure.engine.attempt import seat_of, wait_for
 from perdure.model import Permissions
+from perdure.model.forge.deliveries import DeliveryState, IntentKind
+from perdure.model.forge.rules import OWN_MARK, Rule
 from tests.dispatching.office import Office, intent
 
 DEV = Rule(name="dev", agent="claude", authors=("ada", "eye-bot"), clone="", login="dev-bot")

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from perdure import sweeper
-from perdure.attempt import Engine
-from perdure.dispatching import Dispatcher
-from perdure.dispatching.cleaning import KEPT, is_cleaned_up
-from perdure.events import BroughtBack, CleanedUp
-from perdure.forges import DeliveryState, Intent, IntentKind
-from perdure.forges.rules import Rule
+from perdure.engine import sweeper
+from perdure.engine.attempt import Engine
+from perdure.forge.dispatch import Dispatcher
+from perdure.forge.dispatch.cleanup import KEPT, is_cleaned_up
 from perdure.model import Host, RunState, TaskSpec, Workspace
+from perdure.model.events import BroughtBack, CleanedUp
+from perdure.model.forge.deliveries import DeliveryState, Intent, IntentKind
+from perdure.model.forge.rules import Rule
 from perdure.workspace import trash
-from perdure.workspace.checkpoints import Checkpoints
+from perdure.workspace.snapshot.checkpoints import WorkdirCheckpoints
 from tests.dispatching.office import Office, intent
 
 ASSIGNED = intent(IntentKind.ASSIGNED, whom=("dev-bot",), title="Rounding")
@@ -191,7 +191,7 @@ def test_cut_off_while_it_is_brought_back(office: Office, monkeypatch: pytest.Mo
         raise Killed
 
     with monkeypatch.context() as broken, pytest.raises(Killed):
-        broken.setattr(Checkpoints, "put_in_place", killed)
+        broken.setattr(WorkdirCheckpoints, "put_in_place", killed)
         office.told(REOPENED)
     assert top.exists() and not (top / "made.txt").exists()
     office.dispatcher.round()

@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 
 from perdure.errors import WorkspaceError
-from perdure.events import RunTakenBack
-from perdure.forges import DeliveryState, Forge, Intent, IntentKind
 from perdure.model import (
     Condition,
     RunState,
@@ -21,6 +19,8 @@ from perdure.model import (
     TaskSpec,
     Workspace,
 )
+from perdure.model.events import RunTakenBack
+from perdure.model.forge.deliveries import DeliveryState, Forge, Intent, IntentKind
 from tests.dispatching.office import Office, intent
 
 ASSIGNED = intent(

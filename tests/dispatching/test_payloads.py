@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from perdure.forges import Delivery, DeliveryState, Forge
-from perdure.forges.postings import Posting
 from perdure.model import RunState
+from perdure.model.forge.deliveries import Delivery, DeliveryState, Forge
+from perdure.model.forge.postings import Posting
 from tests.dispatching.office import Office
 from tests.dispatching.test_reconciling import DEV, asked
 from tests.forges import minimal

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.dispatching.prompts import Moved, Prompts
 from perdure.errors import ConfigError
-from perdure.forges import Delivery, DeliveryState, Forge, Intent, IntentKind
-from perdure.forges.rules import Rule
+from perdure.forge.dispatch.prompts import Moved, Prompts
+from perdure.model.forge.deliveries import Delivery, DeliveryState, Forge, Intent, IntentKind
+from perdure.model.forge.rules import Rule
 from tests.dispatching.office import intent
 
 RULE = Rule(

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from perdure.dispatching import Dispatcher, Reconciler
-from perdure.forgeapi.connecting import connect
-from perdure.forgeapi.tokens import Token
-from perdure.forges import DeliveryState, Forge, IntentKind, parsed, read
-from perdure.forges.rules import Rule
-from perdure.forges.sources import Source
+from perdure.forge.clients.connections import connect
+from perdure.forge.clients.tokens import ForgeToken
+from perdure.forge.dispatch import Dispatcher, Reconciler
+from perdure.forge.webhooks import parsed, read
 from perdure.model import RunState, TaskSpec
+from perdure.model.forge.deliveries import DeliveryState, Forge, IntentKind
+from perdure.model.forge.rules import Rule
+from perdure.model.forge.sources import Source
 from perdure.protocols import ForgeApi
 from tests.dispatching.office import Office, intent
 from tests.servers.forge import SmallForge
@@ -70,7 +71,7 @@ def asked(
     office = make(rule)
     with (
         SmallForge(dialect) as small,
-        closing(connect(kind, small.url, Token("a test", held="t0ken"))) as forge,
+        closing(connect(kind, small.url, ForgeToken("a test", held="t0ken"))) as forge,
     ):
         small.state.person("dev-bot", "t0ken")
         small.state.repository(

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from perdure.dispatching.unattended import UPDATES_MOST
-from perdure.forges import DeliveryState, Forge, Intent, IntentKind
-from perdure.forges.rules import Rule
-from perdure.forges.standing import CheckState
+from perdure.forge.dispatch.loop_guard import UPDATES_MOST
+from perdure.model.forge.deliveries import DeliveryState, Forge, Intent, IntentKind
+from perdure.model.forge.rules import Rule
+from perdure.model.forge.state import CheckState
 from tests.dispatching.office import Office, intent
 from tests.dispatching.test_reconciling import DEV, asked
 from tests.servers.forge import gitlab

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from perdure.dispatching import current
-from perdure.forges import DeliveryState, Forge, IntentKind
+from perdure.forge.dispatch import current
+from perdure.model.forge.deliveries import DeliveryState, Forge, IntentKind
 from tests.dispatching.office import Office, intent
 from tests.dispatching.test_reconciling import DEV, asked
 from tests.servers.forge import gitea

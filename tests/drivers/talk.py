@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from perdure.agents.rehearsal import ChatMessage
+from perdure.agents.transcripts import loaded
 from perdure.model import Item, ItemKind, Loaded
-from perdure.rehearsal import Message
 from perdure.testing.drivers import Bench
-from perdure.testing.drivers.bench import Ran, resume
-from perdure.transcripts import loaded
+from perdure.testing.drivers.bench import BenchRun, resume
 
 KINDS = {"user": "prompt", "assistant": "answer", "tool_call": "call", "tool_result": "result"}
 LENGTH = 40
@@ -29,7 +29,7 @@ def _kind(each: Item) -> str:
     return "prompt" if each.kind is ItemKind.SUMMARY else each.kind.value
 
 
-def shown(messages: Sequence[Message]) -> list[tuple[str, str]]:
+def shown(messages: Sequence[ChatMessage]) -> list[tuple[str, str]]:
     """The model server's record in the same form. A result that Gemini tells again is told once."""
     found: list[tuple[str, str]] = []
     for message in messages:
@@ -46,7 +46,7 @@ def loads_now(stage: Bench, session_id: str) -> Loaded:
     return found
 
 
-def goes_on(stage: Bench, session_id: str, prompt: str, **spec: Any) -> tuple[Loaded, Ran]:
+def goes_on(stage: Bench, session_id: str, prompt: str, **spec: Any) -> tuple[Loaded, BenchRun]:
     """Resumes with a prompt, and holds the driver's word against the first request. Returns
     both."""
     found = loads_now(stage, session_id)

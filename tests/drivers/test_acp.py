@@ -15,19 +15,10 @@ from typing import Any
 
 import pytest
 
-from perdure import drivers
-from perdure.drivers import acp_events
-from perdure.drivers.acp import BRIDGE
+from perdure.agents import registry
+from perdure.agents.acp import events as acp_events
+from perdure.agents.acp.driver import BRIDGE
 from perdure.errors import AgentMissing
-from perdure.events import (
-    AgentEvent,
-    ItemsMarked,
-    SaidPart,
-    SessionSeen,
-    TurnEnded,
-    TurnStarted,
-    Unrecognised,
-)
 from perdure.model import (
     Continuation,
     Exit,
@@ -37,6 +28,15 @@ from perdure.model import (
     Program,
     Start,
     TaskSpec,
+)
+from perdure.model.events import (
+    AgentEvent,
+    ItemsMarked,
+    SaidPart,
+    SessionSeen,
+    TurnEnded,
+    TurnStarted,
+    Unrecognised,
 )
 from tests.patience import PATIENCE_S
 
@@ -85,7 +85,7 @@ def said(events: Sequence[AgentEvent]) -> str:
 
 
 def outcome(code: int, events: Sequence[AgentEvent]) -> tuple[OutcomeKind, str]:
-    found = drivers.load("acp-codex").outcome(Exit(code=code), events)
+    found = registry.load("acp-codex").outcome(Exit(code=code), events)
     return found.kind, found.detail
 
 
@@ -211,7 +211,7 @@ def test_a_library_that_is_not_installed_is_told(tmp_path: Path) -> None:
         env={"HOME": str(tmp_path)},
     )
     assert (done.returncode, done.stdout) == (3, b"")
-    found = drivers.load("acp-codex").outcome(Exit(code=3, stderr_tail=done.stderr.decode()), [])
+    found = registry.load("acp-codex").outcome(Exit(code=3, stderr_tail=done.stderr.decode()), [])
     assert found.kind is OutcomeKind.CONFIG_ERROR
     assert "pip install 'perdure[acp]'" in found.detail
 
@@ -229,7 +229,7 @@ def test_gemini_gets_its_flags_and_the_minute_is_guarded() -> None:
     """The level's flags of the command line stand behind `--acp`, and the file of the minute is
     named."""
     order = json.loads(
-        drivers.load("acp-gemini")
+        registry.load("acp-gemini")
         .command(launch("acp-gemini", permissions=Permissions.FULL, model="m"))
         .argv[-1]
     )
@@ -246,14 +246,14 @@ def test_gemini_gets_its_flags_and_the_minute_is_guarded() -> None:
 def test_a_level_that_nothing_enforces_is_refused() -> None:
     """Claude Code over ACP has only its questions, so `read` is no promise and is not launched; the
     others are."""
-    claude = drivers.load("acp-claude")
+    claude = registry.load("acp-claude")
     assert "read" in claude.refuse(launch("acp-claude", permissions=Permissions.READ))
     assert claude.refuse(launch("acp-claude", permissions=Permissions.EDIT)) == ""
 
 
 def test_a_prompt_that_looks_like_a_command_is_labelled() -> None:
     """It does not begin with a slash any more; no other prompt is touched."""
-    codex = drivers.load("acp-codex")
+    codex = registry.load("acp-codex")
     assert codex.command(launch("acp-codex", "/logout")).stdin == b"Prompt: /logout"
     assert codex.command(launch("acp-codex", "a/b")).stdin == b"a/b"
 
@@ -262,17 +262,17 @@ def test_an_agent_that_nobody_knows_is_refused(tmp_path: Path) -> None:
     """It is told how an agent of one's own is named; for what can be no name, the known ones
     are."""
     with pytest.raises(AgentMissing) as error:
-        drivers.load("acp-nobody").locate({"PATH": str(tmp_path)})
+        registry.load("acp-nobody").locate({"PATH": str(tmp_path)})
     assert "PERDURE_ACP_NOBODY" in error.value.hint
     with pytest.raises(AgentMissing) as error:
-        drivers.load("acp-../x")
+        registry.load("acp-../x")
     assert "acp-codex" in error.value.hint
 
 
 def test_the_command_may_be_given(tmp_path: Path) -> None:
     """The words of PERDURE_ACP_NAME are the agent's command; a program that is not there is
     told."""
-    driver = drivers.load("acp-opencode")
+    driver = registry.load("acp-opencode")
     given = {"PATH": "/usr/bin:/bin", "PERDURE_ACP_OPENCODE": "env A=b sh -c 'true it'"}
     assert driver.locate(given).path == "env A=b sh -c 'true it'"
     with pytest.raises(AgentMissing):
@@ -306,7 +306,7 @@ def test_no_line_is_fatal(line: bytes) -> None:
 )
 def test_a_copy_goes_back_through_the_agents_own_program(command: str, own: list[str]) -> None:
     """The import is run by the agent's command without the words that make it speak ACP."""
-    archive = drivers.load("acp-opencode").archive
+    archive = registry.load("acp-opencode").archive
     assert archive is not None
     session = "ses_e02d74f19ffeNc6A2Emub9haj6"
     copy = (
@@ -394,7 +394,7 @@ def test_any_other_agent_is_driven_by_its_word(tmp_path: Path) -> None:
     """Its command comes from a variable of its name; without one, or with a program that is not
     there, that is told. It says that its transcripts cannot be read, forks no conversation, and is
     refused what nothing holds it to."""
-    driver = drivers.load("acp-my-own")
+    driver = registry.load("acp-my-own")
     command = f"{sys.executable} {AGENT} plain"
     program = driver.locate({"PATH": "/usr/bin:/bin", "PERDURE_ACP_MY_OWN": command})
     assert program.path == command
@@ -406,7 +406,7 @@ def test_any_other_agent_is_driven_by_its_word(tmp_path: Path) -> None:
             driver.locate(environ)
         assert words in told.value.hint
     with pytest.raises(AgentMissing):
-        drivers.load("acp-no/name")
+        registry.load("acp-no/name")
     spec = TaskSpec(prompt="hello", agent=driver.name)
     launch = Launch(
         spec=spec,

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from perdure import drivers
-from perdure.events import RetrySeen, SaidPart, TurnEnded
+from perdure.agents import registry
+from perdure.agents.rehearsal import Rehearsal
 from perdure.model import OutcomeKind, Permissions
-from perdure.rehearsal import Rehearsal
+from perdure.model.events import RetrySeen, SaidPart, TurnEnded
 from perdure.testing.drivers import Bench, DriverConformance
 from perdure.testing.drivers.bench import PATIENCE_S, resume
 from tests.drivers.test_driver_real import COMMANDS, Make
@@ -39,7 +39,7 @@ def benches(agent: str) -> Iterator[Make]:
         }
         own = rehearsal.environ(agent, scratch / "home" / agent, **options)
         return Bench(
-            driver=drivers.load(f"acp-{agent}"),
+            driver=registry.load(f"acp-{agent}"),
             environ={**outer, **own},
             rehearsal=rehearsal,
             cwd=scratch / "work",
@@ -72,7 +72,7 @@ class OverAcp(DriverConformance):
         """What was begun over ACP is the agent's own conversation: its command line resumes it, and
         the other way round."""
         stage = bench("say The word is plum.\n---\nsay Plum.\n---\nsay Plum, still.")
-        by_hand = replace(stage, driver=drivers.load(stage.driver.name.removeprefix("acp-")))
+        by_hand = replace(stage, driver=registry.load(stage.driver.name.removeprefix("acp-")))
         first = stage.run("tell me a word")
         second = by_hand.run("which word was it?", resume(first.session_id))
         third = stage.run("and now?", resume(first.session_id))
@@ -163,7 +163,7 @@ def test_gemini_over_acp() -> None:
         first = stage.run("tell me a word", permissions=Permissions.FULL)
         assert first.outcome.ok, first.outcome
         assert (stage.cwd / "made.txt").exists()
-        second = replace(stage, driver=drivers.load("gemini")).run(
+        second = replace(stage, driver=registry.load("gemini")).run(
             "which word was it?", resume(first.session_id)
         )
         assert second.outcome.ok, second.outcome

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from perdure import drivers
+from perdure.agents import registry
 from perdure.model import Continuation, Launch, Program, Start, TaskSpec
 
 ID = "11111111-2222-4333-8444-555555555555"
@@ -34,7 +34,7 @@ def settings_of(
 ) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
     """The settings of the launch, which must be one argument; the other arguments of the user; and
     the notes."""
-    command = drivers.load("claude").command(launch("claude", *arguments, cwd=cwd))
+    command = registry.load("claude").command(launch("claude", *arguments, cwd=cwd))
     given = [word for word in command.argv if word.startswith("--settings")]
     assert len(given) == 1
     return json.loads(given[0].partition("=")[2]), command.argv[-2:], command.notes
@@ -83,7 +83,7 @@ def test_a_longer_time_of_the_user_holds() -> None:
 def test_bad_settings_are_one_sentence_before_the_launch(tmp_path: Path) -> None:
     """Broken JSON, no object, and a file with variables in it, whose values must not come into a
     command line."""
-    claude = drivers.load("claude")
+    claude = registry.load("claude")
     (tmp_path / "secret.json").write_text('{"env": {"TOKEN": "s3cret"}}')
     (tmp_path / "broken.json").write_text("[")
     assert claude.refuse(launch("claude", "--settings={broken")).startswith(
@@ -101,8 +101,8 @@ def test_a_file_with_variables_that_keeps_conversations_is_passed_as_it_is(tmp_p
     """Its content stays out of the command line."""
     (tmp_path / "secret.json").write_text('{"env": {"TOKEN": "s3cret"}, "cleanupPeriodDays": 3650}')
     own = launch("claude", "--settings=secret.json", cwd=str(tmp_path))
-    command = drivers.load("claude").command(own)
-    assert drivers.load("claude").refuse(own) == ""
+    command = registry.load("claude").command(own)
+    assert registry.load("claude").refuse(own) == ""
     assert "--settings=secret.json" in command.argv
     assert "s3cret" not in str(command.argv)
 
@@ -110,10 +110,10 @@ def test_a_file_with_variables_that_keeps_conversations_is_passed_as_it_is(tmp_p
 def test_a_file_that_is_not_there_is_left_to_the_cli() -> None:
     """It may lie in a directory that is not made yet; the CLI ends with its own sentence where it
     is missing."""
-    assert drivers.load("claude").refuse(launch("claude", "--settings=missing.json")) == ""
+    assert registry.load("claude").refuse(launch("claude", "--settings=missing.json")) == ""
     assert (
         "--settings=missing.json"
-        in drivers.load("claude").command(launch("claude", "--settings=missing.json")).argv
+        in registry.load("claude").command(launch("claude", "--settings=missing.json")).argv
     )
 
 
@@ -136,7 +136,7 @@ def test_a_file_that_is_not_there_is_left_to_the_cli() -> None:
 )
 def test_what_would_take_the_conversation_elsewhere_is_refused(agent: str, argument: str) -> None:
     """In every form in which the CLI reads it: with its value behind it, or in camel case."""
-    assert "cannot be passed" in drivers.load(agent).refuse(launch(agent, argument))
+    assert "cannot be passed" in registry.load(agent).refuse(launch(agent, argument))
 
 
 @pytest.mark.parametrize(
@@ -145,4 +145,4 @@ def test_what_would_take_the_conversation_elsewhere_is_refused(agent: str, argum
 )
 def test_other_arguments_pass(agent: str, argument: str) -> None:
     """What perdure does not rely on is the user's own."""
-    assert drivers.load(agent).refuse(launch(agent, argument)) == ""
+    assert registry.load(agent).refuse(launch(agent, argument)) == ""

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from perdure import drivers
-from perdure.drivers.codex import CodexDriver
-from perdure.drivers.codex_warm import BRIDGE
+from perdure.agents import registry
+from perdure.agents.codex.driver import CodexDriver
+from perdure.agents.codex.warm import BRIDGE
 from perdure.model import Command, Exit, Launch, Permissions, Program, Start
 from perdure.protocols import Heard
 from perdure.testing.drivers import Bench, DriverConformance
@@ -125,7 +125,7 @@ def test_no_turn_begins_with_other_permissions(scene: str) -> None:
     attempt fails with what it said."""
     code, lines, err = carry_out(scene, "hello")
     assert (code, lines) == (1, [])
-    assert drivers.load("codex").outcome(Exit(code=1, stderr_tail=err), []).kind == "config_error"
+    assert registry.load("codex").outcome(Exit(code=1, stderr_tail=err), []).kind == "config_error"
 
 
 def test_no_prompt_goes_into_another_thread() -> None:
@@ -172,7 +172,7 @@ def test_a_turn_that_nobody_asked_for() -> None:
 def test_where_a_turn_is_over() -> None:
     """A turn is over when its end is told, and the end's own words in the rollout are the mark;
     another one may begin."""
-    warm = drivers.load("codex").warm
+    warm = registry.load("codex").warm
     assert warm is not None
     lines = (
         b'{"type":"turn.completed","turn_id":"t"}',
@@ -194,7 +194,7 @@ def launch(version: str = "0.169.0", **how: Any) -> Launch:
 
 
 def order(how: Launch) -> dict[str, Any]:
-    warm = drivers.load("codex").warm
+    warm = registry.load("codex").warm
     assert warm is not None
     command = warm.command(how)
     assert command is not None
@@ -234,7 +234,7 @@ def test_what_is_ordered() -> None:
 def test_what_only_exec_takes_has_a_process_of_its_own(arguments: tuple[str, ...]) -> None:
     """Arguments that the app server does not know, and a fork, are for `exec`; an id that is none
     is for nobody."""
-    warm = drivers.load("codex").warm
+    warm = registry.load("codex").warm
     assert warm is not None
     assert warm.command(launch(agent_args=arguments)) is None
     assert warm.command(launch(kind=Start.FORK)) is None
@@ -249,6 +249,6 @@ def test_what_only_exec_takes_has_a_process_of_its_own(arguments: tuple[str, ...
 def test_a_codex_that_nobody_tried_has_a_process_for_each_turn(version: str, is_kept: bool) -> None:
     """The app server is spoken to where it is known, or newer: an older one, or one without a
     version, is started as before."""
-    warm = drivers.load("codex").warm
+    warm = registry.load("codex").warm
     assert warm is not None
     assert (warm.command(launch(version)) is not None) is is_kept

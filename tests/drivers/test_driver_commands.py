@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure import drivers
+from perdure.agents import registry
 from perdure.errors import AgentMissing, DriverError
 from perdure.model import Continuation, Launch, Permissions, Program, Rung, Start, TaskSpec
 
@@ -40,7 +40,7 @@ def launch(
 
 
 def argv(agent: str, **how: object) -> list[str]:
-    return list(drivers.load(agent).command(launch(agent, **how)).argv)  # type: ignore[arg-type]
+    return list(registry.load(agent).command(launch(agent, **how)).argv)  # type: ignore[arg-type]
 
 
 def test_the_native_program_is_found_behind_the_wrapper() -> None:
@@ -48,7 +48,7 @@ def test_the_native_program_is_found_behind_the_wrapper() -> None:
     wrapper is never started."""
     environ = {"PATH": str(MODULES / ".bin")}
     for agent, version in (("claude", "2.1.329"), ("codex", "0.169.0")):
-        program = drivers.load(agent).locate(environ)
+        program = registry.load(agent).locate(environ)
         assert Path(program.path).read_bytes()[:4] == b"\x7fELF"
         assert "linux-" in program.path
         assert program.version == version
@@ -61,7 +61,7 @@ def test_a_program_of_any_other_kind_is_taken_as_it_is(agent: str, tmp_path: Pat
     script = tmp_path / agent
     script.write_text("#!/bin/sh\n")
     script.chmod(0o755)
-    driver = drivers.load(agent)
+    driver = registry.load(agent)
     assert driver.locate({"PATH": str(tmp_path)}) == Program(path=str(script), version="")
     other = tmp_path / "versions" / "2.1.4"
     other.parent.mkdir()
@@ -83,13 +83,13 @@ def test_a_missing_program_names_the_command_that_installs_it(agent: str, tmp_pa
         {"PATH": str(tmp_path), f"PERDURE_{agent.upper()}": str(tmp_path)},
     ):
         with pytest.raises(AgentMissing) as error:
-            drivers.load(agent).locate(environ)
+            registry.load(agent).locate(environ)
         assert error.value.hint.startswith("npm install -g @")
 
 
 def test_where_the_conversations_are_kept() -> None:
     """The CLI's own variable, else its folder in the user's home."""
-    claude, codex = drivers.load("claude"), drivers.load("codex")
+    claude, codex = registry.load("claude"), registry.load("codex")
     assert claude.home({"HOME": "/h"}) == Path("/h/.claude")
     assert claude.home({"HOME": "/h", "CLAUDE_CONFIG_DIR": "/c"}) == Path("/c")
     assert codex.home({"HOME": "/h"}) == Path("/h/.codex")
@@ -99,7 +99,7 @@ def test_where_the_conversations_are_kept() -> None:
 @pytest.mark.parametrize("agent", AGENTS)
 def test_the_prompt_goes_by_stdin_alone(agent: str) -> None:
     """No prompt is an argument, not even in part."""
-    command = drivers.load(agent).command(launch(agent, prompt="-secret words"))
+    command = registry.load(agent).command(launch(agent, prompt="-secret words"))
     assert command.stdin == b"-secret words"
     assert not any("secret" in argument for argument in command.argv)
 
@@ -116,10 +116,10 @@ def test_how_claude_is_told_which_conversation() -> None:
         continuation=replace(asked.continuation, rung=Rung.PATH),
         transcript=f"/somewhere/{ID}.jsonl",
     )
-    assert f"--resume=/somewhere/{ID}.jsonl" in drivers.load("claude").command(by_path).argv
+    assert f"--resume=/somewhere/{ID}.jsonl" in registry.load("claude").command(by_path).argv
     for wrong in ("", f"somewhere/{ID}.jsonl", "/somewhere/other.jsonl"):
         with pytest.raises(ValueError):
-            drivers.load("claude").command(replace(by_path, transcript=wrong))
+            registry.load("claude").command(replace(by_path, transcript=wrong))
 
 
 def test_how_codex_is_told_which_conversation() -> None:
@@ -158,7 +158,7 @@ def test_permissions_are_set_again_on_each_resume(agent: str, level: Permissions
 )
 def test_a_prompt_that_cannot_work_is_refused_in_one_sentence(agent: str, prompt: str) -> None:
     """Empty, unwritable and too long prompts are refused before the launch."""
-    sentence = drivers.load(agent).refuse(launch(agent, prompt=prompt))
+    sentence = registry.load(agent).refuse(launch(agent, prompt=prompt))
     assert sentence.endswith(".")
     assert "\n" not in sentence
 
@@ -166,7 +166,7 @@ def test_a_prompt_that_cannot_work_is_refused_in_one_sentence(agent: str, prompt
 def test_the_limits_are_those_of_the_clis() -> None:
     """The longest prompt that each CLI takes is let through, one more is not; a character of Codex
     may have four bytes."""
-    claude, codex = drivers.load("claude"), drivers.load("codex")
+    claude, codex = registry.load("claude"), registry.load("codex")
     assert not claude.refuse(launch("claude", prompt="x" * (10 << 20)))
     assert claude.refuse(launch("claude", prompt="/" + "x" * ((10 << 20) - 1)))
     assert not codex.refuse(launch("codex", prompt="🙂" * (1 << 20)))
@@ -191,19 +191,21 @@ def test_arguments_that_would_undo_perdures_own_are_refused(
 ) -> None:
     """Which conversation goes on, and how the output is written, is not for the user's
     arguments."""
-    assert "perdure decides" in drivers.load(agent).refuse(launch(agent, agent_args=arguments))
-    assert not drivers.load(agent).refuse(launch(agent, agent_args=("--add-dir", "/x")))
+    assert "perdure decides" in registry.load(agent).refuse(launch(agent, agent_args=arguments))
+    assert not registry.load(agent).refuse(launch(agent, agent_args=("--add-dir", "/x")))
 
 
 def test_the_defaults_of_an_unattended_run_give_way_to_the_task() -> None:
     """No update while it runs, few tries of the CLI's own; what the task sets is left alone."""
-    env = drivers.load("claude").command(launch("claude")).env
+    env = registry.load("claude").command(launch("claude")).env
     assert env == {
         "DISABLE_AUTOUPDATER": "1",
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "CLAUDE_CODE_MAX_RETRIES": "3",
     }
-    own = drivers.load("claude").command(launch("claude", env={"CLAUDE_CODE_MAX_RETRIES": "9"})).env
+    own = (
+        registry.load("claude").command(launch("claude", env={"CLAUDE_CODE_MAX_RETRIES": "9"})).env
+    )
     assert "CLAUDE_CODE_MAX_RETRIES" not in own
 
 
@@ -236,7 +238,7 @@ KEPT_OUT = {
 def test_which_variables_are_the_agents_own(agent: str) -> None:
     """Settings and credentials pass; what a running agent sets for its children, and secrets of
     others, do not."""
-    patterns = drivers.load(agent).variables
+    patterns = registry.load(agent).variables
 
     def passes(name: str) -> bool:
         taken_out = any(
@@ -252,7 +254,7 @@ def test_which_variables_are_the_agents_own(agent: str) -> None:
 def test_an_unknown_agent_is_told_with_the_known_ones() -> None:
     """The hint lists what there is."""
     with pytest.raises(AgentMissing) as error:
-        drivers.load("nobody")
+        registry.load("nobody")
     assert "claude, codex" in error.value.hint
 
 
@@ -274,12 +276,12 @@ def test_a_driver_from_outside_is_found_by_its_name(
     """An entry point of another distribution is a driver like the built-in ones, and stands in the
     list of names."""
     source = (
-        "from perdure.drivers.claude import ClaudeDriver\n\nclass Driver(ClaudeDriver):\n    name "
+        "from perdure.agents.claude.driver import ClaudeDriver\n\nclass Driver(ClaudeDriver):\n    name "
         "= 'guest'\n"
     )
     install(tmp_path, "guest", "guest_driver", source, monkeypatch)
-    assert drivers.load("guest").name == "guest"
-    assert drivers.names() == sorted([*drivers.BUILT_IN, "guest"])
+    assert registry.load("guest").name == "guest"
+    assert registry.names() == sorted([*registry.BUILT_IN, "guest"])
 
 
 @pytest.mark.parametrize(
@@ -296,7 +298,7 @@ def test_what_is_no_driver_is_refused(
     error."""
     install(tmp_path, module, module, source, monkeypatch)
     with pytest.raises(DriverError, match=words):
-        drivers.load(module)
+        registry.load(module)
     sys.modules.pop(module, None)
 
 
@@ -305,8 +307,8 @@ def test_the_list_of_drivers_costs_nothing(tmp_path: Path) -> None:
     import subprocess
 
     code = (
-        "import sys, json, perdure.drivers; print(json.dumps([m for m in sys.modules if "
-        "m.startswith('perdure.drivers.')]))"
+        "import sys, json, perdure.agents.registry; print(json.dumps([m for m in sys.modules if "
+        "m.startswith('perdure.agents.') and m != 'perdure.agents.registry']))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure import drivers
-from perdure.drivers.codex import git_roots
+from perdure.agents import registry
+from perdure.agents.codex.driver import git_roots
 
 RECORDED = Path(__file__).parent / "recorded"
 ID = "3e86833f-e79e-4c46-88a6-cbeec5618e94"
-CLAUDE, CODEX = drivers.load("claude"), drivers.load("codex")
+CLAUDE, CODEX = registry.load("claude"), registry.load("codex")
 
 
 def texts(driver: object, content: bytes) -> list[str]:
@@ -42,7 +42,7 @@ def texts(driver: object, content: bytes) -> list[str]:
 def test_the_clis_own_lines_are_no_prompts(agent: str, name: str, expected: list[str]) -> None:
     """Of recorded transcripts with interruptions, tool results and background notices only what was
     sent is a prompt."""
-    assert texts(drivers.load(agent), (RECORDED / name).read_bytes()) == expected
+    assert texts(registry.load(agent), (RECORDED / name).read_bytes()) == expected
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_the_clis_own_lines_are_no_prompts(agent: str, name: str, expected: list
 def test_damage_costs_only_the_damaged_lines(agent: str, name: str) -> None:
     """Torn tails, NULs, foreign lines and a piece from the middle leave all other prompts
     readable."""
-    driver = drivers.load(agent)
+    driver = registry.load(agent)
     whole = (RECORDED / name).read_bytes()
     lines = whole.splitlines(keepends=True)
     assert texts(
@@ -69,7 +69,7 @@ def test_damage_costs_only_the_damaged_lines(agent: str, name: str) -> None:
 @given(content=st.binary(max_size=300))
 def test_any_bytes_have_prompts(agent: str, content: bytes) -> None:
     """No content raises."""
-    list(drivers.load(agent).prompts(content + b'\n{"type":"user"}'))
+    list(registry.load(agent).prompts(content + b'\n{"type":"user"}'))
 
 
 def user_line(content: object, **more: object) -> bytes:
@@ -151,7 +151,7 @@ def test_prompts_of_codex_with_and_without_their_origin(line: bytes, expected: l
 def test_what_is_sent_to_claude_is_what_is_found(prompt: str) -> None:
     """The space that keeps a slash from being a command is taken away again, whatever the prompt
     begins with."""
-    from perdure.drivers.claude_files import sent
+    from perdure.agents.claude.transcript import sent
 
     assert texts(CLAUDE, user_line(sent(prompt), promptSource="sdk")) == [prompt]
 

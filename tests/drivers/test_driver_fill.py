@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from perdure import drivers
-from perdure.events import AgentEvent, ContextSeen
+from perdure.agents import registry
 from perdure.model import CompactAt, Continuation, Fill, Launch, Program, Start, TaskSpec
+from perdure.model.events import AgentEvent, ContextSeen
 
 RECORDINGS = Path(__file__).parents[1] / "mending" / "recordings"
 ID = "2c1f2a3e-0000-4000-8000-000000000001"
@@ -45,7 +45,7 @@ def counted(tokens: int, total: int = 0) -> dict[str, Any]:
 def test_a_recorded_conversation_tells_its_fill(agent: str) -> None:
     """Of a conversation recorded on the real CLI: what its last request carried, and the model's
     name."""
-    fill = drivers.load(agent).fill((RECORDINGS / f"{agent}.jsonl").read_bytes())
+    fill = registry.load(agent).fill((RECORDINGS / f"{agent}.jsonl").read_bytes())
     assert fill.tokens == 100
     assert fill.model
     assert fill.window == (258_400 if agent == "codex" else 0)
@@ -54,7 +54,7 @@ def test_a_recorded_conversation_tells_its_fill(agent: str) -> None:
 
 def test_a_recorded_compaction_is_counted() -> None:
     """Claude Code wrote down how much there was and how much was left."""
-    fill = drivers.load("claude").fill((RECORDINGS / "claude-compacted.jsonl").read_bytes())
+    fill = registry.load("claude").fill((RECORDINGS / "claude-compacted.jsonl").read_bytes())
     assert fill.compactions == 1
     assert (fill.held, fill.left) == (107, 2591)
 
@@ -62,7 +62,7 @@ def test_a_recorded_compaction_is_counted() -> None:
 @pytest.mark.parametrize("agent", ["claude", "codex", "gemini", "opencode", "acp-codex"])
 def test_damage_tells_nothing(agent: str) -> None:
     """Garbage, torn lines and lines of the wrong shape are passed over."""
-    driver = drivers.load(agent)
+    driver = registry.load(agent)
     torn = b'{"type":"assistant","message":{"usage":[1]}}\n{"type":"compacted"}\n[]\n\x00\n{"tokens":"usage compact_boundary token_count'
     assert driver.fill(b"") == Fill()
     assert driver.fill(torn).tokens == 0
@@ -71,7 +71,7 @@ def test_damage_tells_nothing(agent: str) -> None:
 def test_claude_counts_its_own_answers_alone() -> None:
     """Subagents and the CLI's own error texts carry nothing of the conversation; after a compaction
     its estimate counts until the next answer."""
-    fill = drivers.load("claude").fill
+    fill = registry.load("claude").fill
     whole = [
         said(100),
         said(1000, cached=200),
@@ -93,7 +93,7 @@ def test_claude_counts_its_own_answers_alone() -> None:
 def test_codex_counts_what_the_summary_carried() -> None:
     """The count before a compaction is that of the request for the summary; after it stands Codex's
     estimate of what is left."""
-    fill = drivers.load("codex").fill
+    fill = registry.load("codex").fill
     model = {"type": "turn_context", "payload": {"model": "gpt-6"}}
     shrunk = {"type": "compacted", "payload": {"message": "..."}}
     found = fill(jsonl(model, counted(150_000), counted(100), shrunk, counted(0, 6063)))
@@ -106,7 +106,7 @@ def test_codex_counts_what_the_summary_carried() -> None:
 def test_claude_tells_its_fill_while_it_works() -> None:
     """Each answer says what its request carried; a subagent's says nothing of the conversation; the
     result says the models' windows."""
-    parse = drivers.load("claude").parse
+    parse = registry.load("claude").parse
 
     def sizes(line: bytes) -> list[AgentEvent]:
         return [event for event in parse(line.strip()) if isinstance(event, ContextSeen)]
@@ -135,7 +135,7 @@ def launched(
         program=Program(path="/bin/agent"),
         compact_at=level,
     )
-    command = drivers.load(agent).command(launch)
+    command = registry.load(agent).command(launch)
     return command.argv, command.env
 
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from perdure import drivers
-from perdure.events import (
+from perdure.agents import registry
+from perdure.model import Exit, Outcome, OutcomeKind, Usage
+from perdure.model.events import (
     LimitSeen,
     RetrySeen,
     Said,
@@ -26,7 +27,6 @@ from perdure.events import (
     Unrecognised,
     UsageSeen,
 )
-from perdure.model import Exit, Outcome, OutcomeKind, Usage
 
 K = OutcomeKind
 RECORDED = Path(__file__).parent / "recorded"
@@ -40,7 +40,7 @@ def recorded(agent: str) -> dict[str, Any]:
 
 
 def events(agent: str, name: str) -> list[Any]:
-    driver = drivers.load(agent)
+    driver = registry.load(agent)
     return list(
         chain.from_iterable(driver.parse(line.encode()) for line in recorded(agent)[name]["stdout"])
     )
@@ -52,7 +52,7 @@ def exit_of(agent: str, name: str) -> Exit:
 
 
 def outcome(agent: str, name: str) -> Outcome:
-    return drivers.load(agent).outcome(exit_of(agent, name), events(agent, name))
+    return registry.load(agent).outcome(exit_of(agent, name), events(agent, name))
 
 
 @pytest.fixture(autouse=True)
@@ -203,7 +203,7 @@ def test_the_end_of_a_limit_is_known(agent: str, name: str, until: int | None) -
 def test_claude_prose_names_the_end_of_a_limit_where_no_event_did() -> None:
     """Without the event, the sentence of the result is read, in the zone that it names."""
     without = [event for event in events("claude", "429-week") if not isinstance(event, LimitSeen)]
-    found = drivers.load("claude").outcome(exit_of("claude", "429-week"), without)
+    found = registry.load("claude").outcome(exit_of("claude", "429-week"), without)
     assert found.until == 1795506540_000
 
 
@@ -224,28 +224,28 @@ def test_who_was_stopped_by_perdure_did_not_fail(
 ) -> None:
     """The supervisor's cause goes before everything that the agent said."""
     stopped = replace(exit_of(agent, name), cause=cause, code=None, signal=15)
-    assert drivers.load(agent).outcome(stopped, events(agent, name)).kind is kind
+    assert registry.load(agent).outcome(stopped, events(agent, name)).kind is kind
 
 
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 @pytest.mark.parametrize("end", [Exit(code=1), Exit(code=None), Exit(signal=9), Exit(code=137)])
 def test_a_good_result_is_no_success_without_exit_code_zero(agent: str, end: Exit) -> None:
     """The agent's own good word is not enough."""
-    assert drivers.load(agent).outcome(end, events(agent, "ok")).kind is K.FAILED
+    assert registry.load(agent).outcome(end, events(agent, "ok")).kind is K.FAILED
 
 
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 def test_exit_code_zero_is_no_success_without_a_result(agent: str) -> None:
     """A torn stream with code 0 is a failure."""
     before_the_end = [event for event in events(agent, "ok") if not isinstance(event, TurnEnded)]
-    assert drivers.load(agent).outcome(Exit(code=0), before_the_end).kind is K.FAILED
-    assert drivers.load(agent).outcome(Exit(code=0), []).kind is K.FAILED
+    assert registry.load(agent).outcome(Exit(code=0), before_the_end).kind is K.FAILED
+    assert registry.load(agent).outcome(Exit(code=0), []).kind is K.FAILED
 
 
 def test_claude_that_dies_in_its_second_turn_did_not_succeed() -> None:
     """A background task starts another turn after the first result; a kill in that turn is not
     hidden by the first result."""
-    claude = drivers.load("claude")
+    claude = registry.load("claude")
     lines = recorded("claude")["background"]["stdout"]
     second = max(at for at, line in enumerate(lines) if '"subtype":"init"' in line)
     cut = list(chain.from_iterable(claude.parse(line.encode()) for line in lines[: second + 1]))
@@ -259,13 +259,13 @@ def test_claude_that_dies_in_its_second_turn_did_not_succeed() -> None:
 def test_an_error_told_as_the_answer_is_an_error() -> None:
     """A successful result whose text is the CLI's own error notice is not believed."""
     notice = TurnEnded(ok=True, text="Prompt is too long", turns=1, facts={"subtype": "success"})
-    assert drivers.load("claude").outcome(Exit(code=0), [notice]).kind is K.CONTEXT_EXHAUSTED
+    assert registry.load("claude").outcome(Exit(code=0), [notice]).kind is K.CONTEXT_EXHAUSTED
 
 
 def test_a_prompt_that_was_eaten_as_a_command_is_a_failure() -> None:
     """`/cost` ends with success, code 0 and no turn of the model."""
     eaten = TurnEnded(ok=True, text="Estimated cost: $0", turns=0)
-    assert drivers.load("claude").outcome(Exit(code=0), [eaten]).kind is K.FAILED
+    assert registry.load("claude").outcome(Exit(code=0), [eaten]).kind is K.FAILED
 
 
 def test_a_damaged_index_of_codex_says_what_to_do() -> None:
@@ -277,7 +277,7 @@ def test_a_damaged_index_of_codex_says_what_to_do() -> None:
             "-32601)\n"
         ),
     )
-    found = drivers.load("codex").outcome(end, [])
+    found = registry.load("codex").outcome(end, [])
     assert found.kind is K.CONFIG_ERROR
     assert "state_5.sqlite" in found.detail
 
@@ -286,7 +286,7 @@ def test_codex_refuses_a_resume_in_unknown_words() -> None:
     """Whatever it says: no turn has begun, so the conversation is tried from another copy."""
     words = "final paginated rollout record in /x.jsonl is missing an ordinal (code -32603)"
     end = Exit(code=1, stderr_tail=f"Error: thread/resume: thread/resume failed: {words}\n")
-    assert drivers.load("codex").outcome(end, []).kind is K.SESSION_BROKEN
+    assert registry.load("codex").outcome(end, []).kind is K.SESSION_BROKEN
 
 
 def test_usage_of_claude_is_what_this_launch_added() -> None:
@@ -332,11 +332,11 @@ def test_a_tool_is_seen_with_its_command_and_its_end(agent: str, command: str) -
 def test_a_tool_that_failed_is_seen_as_failed() -> None:
     """A command of Codex with a non-zero exit, and a refused tool of Claude, end as not ok."""
     failed = b'{"type":"item.completed","item":{"id":"item_1","type":"command_execution","exit_code":3,"status":"failed"}}'
-    (event,) = drivers.load("codex").parse(failed)
+    (event,) = registry.load("codex").parse(failed)
     assert event == ToolEnded("item_1", False)
     block = b'{"type":"tool_result","tool_use_id":"t","content":[{"type":"text","text":"no"}],"is_error":true}'
     refused = b'{"type":"user","message":{"content":[' + block + b"]}}"
-    (event,) = drivers.load("claude").parse(refused)
+    (event,) = registry.load("claude").parse(refused)
     assert event == ToolEnded("t", False, "no")
 
 
@@ -361,7 +361,7 @@ def test_retries_of_the_cli_are_seen(agent: str, name: str, status: int | None) 
 def test_a_warning_of_a_limit_is_no_limit() -> None:
     """Only a rejected request is a limit that was hit."""
     near = b'{"type":"rate_limit_event","rate_limit_info":{"status":"allowed_warning","resetsAt":1795506513}}'
-    assert drivers.load("claude").parse(near) == ()
+    assert registry.load("claude").parse(near) == ()
     assert [
         event.until for event in events("claude", "429-oauth") if isinstance(event, LimitSeen)
     ] == [1795250486_000]

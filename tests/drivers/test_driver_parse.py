@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure import codec, drivers
-from perdure.events import MAX_TEXT, Said, SessionSeen, TurnEnded, Unrecognised, UsageSeen
-from perdure.model import Exit
+from perdure.agents import registry
+from perdure.model import Exit, codec
+from perdure.model.events import MAX_TEXT, Said, SessionSeen, TurnEnded, Unrecognised, UsageSeen
 
 AGENTS = ("claude", "codex")
 
@@ -95,7 +95,7 @@ objects = st.builds(
 
 def in_contract(agent: str, line: bytes) -> None:
     """Events that the journal takes, and an outcome, whatever the line was."""
-    driver = drivers.load(agent)
+    driver = registry.load(agent)
     found = driver.parse(line)
     for event in found:
         text = codec.encode(event)
@@ -156,7 +156,7 @@ def test_hostile_nesting_and_numbers_are_events(agent: str, line: bytes) -> None
 def test_what_is_not_known_is_kept(agent: str) -> None:
     """Lines of other programs, and types of newer versions, come back whole as Unrecognised; blank
     lines are nothing."""
-    driver = drivers.load(agent)
+    driver = registry.load(agent)
     for line in (b"npm warn something", b'{"type":"brand_new","x":1}', b"[1,2]", b'{"type":[]}'):
         assert driver.parse(line) == (Unrecognised(line.decode()),)
     assert list(driver.parse(b"")) == list(driver.parse(b"  \r")) == []
@@ -168,7 +168,7 @@ def test_long_text_is_cut_and_said_so() -> None:
         "type": "assistant",
         "message": {"content": [{"type": "text", "text": "x" * (MAX_TEXT + 5)}]},
     }
-    (event,) = drivers.load("claude").parse(json.dumps(long).encode())
+    (event,) = registry.load("claude").parse(json.dumps(long).encode())
     assert isinstance(event, Said)
     assert len(event.text) <= MAX_TEXT
     assert event.text.endswith("characters more]")
@@ -177,7 +177,7 @@ def test_long_text_is_cut_and_said_so() -> None:
 def test_a_result_with_broken_characters_is_still_the_result() -> None:
     """Half a surrogate pair, or a broken byte, in the agent's last words does not cost the run its
     result."""
-    claude = drivers.load("claude")
+    claude = registry.load("claude")
     line = b'{"type":"result","subtype":"success","is_error":false,"num_turns":1,"session_id":"s","result":"a\\ud83d b\xff c"}'
     seen, used, ended = claude.parse(line)
     assert isinstance(seen, SessionSeen)
@@ -191,11 +191,11 @@ def test_a_result_with_broken_characters_is_still_the_result() -> None:
 def test_the_last_id_counts() -> None:
     """A result names the conversation again: the id may have changed in mid-run."""
     line = b'{"type":"result","subtype":"success","is_error":false,"num_turns":1,"session_id":"the-new-one","result":""}'
-    assert drivers.load("claude").parse(line)[0] == SessionSeen("the-new-one")
+    assert registry.load("claude").parse(line)[0] == SessionSeen("the-new-one")
 
 
 def test_an_id_of_a_run_without_a_turn_is_not_believed() -> None:
     """For an unknown conversation the CLI prints a result with the id that was asked for: that is
     no conversation."""
     line = b'{"type":"result","subtype":"error_during_execution","is_error":true,"num_turns":0,"session_id":"asked","errors":["x"]}'
-    assert [type(event) for event in drivers.load("claude").parse(line)] == [TurnEnded]
+    assert [type(event) for event in registry.load("claude").parse(line)] == [TurnEnded]

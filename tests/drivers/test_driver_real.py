@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from perdure import drivers
+from perdure.agents import registry
+from perdure.agents.rehearsal import Player, Rehearsal
 from perdure.model import OutcomeKind, Permissions
-from perdure.rehearsal import Player, Rehearsal
 from perdure.testing.drivers import Bench, DriverConformance
 from perdure.testing.drivers.bench import resume
 from tests.patience import PATIENCE_S
@@ -49,7 +49,7 @@ def benches(agent: str, parent: str | None = None) -> Iterator[Make]:
         }
         own = rehearsal.environ(agent, scratch / "home" / agent, **options)
         return Bench(
-            driver=drivers.load(agent),
+            driver=registry.load(agent),
             environ={**outer, "IS_SANDBOX": "1", **own},
             rehearsal=rehearsal,
             cwd=scratch / "work",
@@ -243,7 +243,7 @@ def test_an_old_conversation_survives_a_start_under_perdure(tmp_path: Path) -> N
 def test_the_users_own_retention_is_read(tmp_path: Path) -> None:
     """As the settings have it; the default where they say nothing or cannot be read; none where it
     is switched off, or there is none."""
-    claude, gemini = drivers.load("claude"), drivers.load("gemini")
+    claude, gemini = registry.load("claude"), registry.load("gemini")
     for text, days in (
         ("", 30),
         ("{", 30),
@@ -263,6 +263,6 @@ def test_the_users_own_retention_is_read(tmp_path: Path) -> None:
         found = gemini.retention(tmp_path)
         assert (found.days if found else None) == days, text
     assert (
-        drivers.load("codex").retention(tmp_path) is None
-        and drivers.load("opencode").retention(tmp_path) is None
+        registry.load("codex").retention(tmp_path) is None
+        and registry.load("opencode").retention(tmp_path) is None
     )

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure import drivers
-from perdure.drivers import claude_files, shelves
+from perdure.agents import registry
+from perdure.agents.claude import transcript
+from perdure.agents.shared import listing_order
 from perdure.protocols import AgentDriver
 
 FILES = ("claude", "codex", "gemini")
@@ -72,7 +73,7 @@ def write(driver: AgentDriver, home: Path, number: int, words: str, age_s: int =
 
 @pytest.fixture(params=FILES)
 def driver(request: pytest.FixtureRequest) -> AgentDriver:
-    return drivers.load(request.param)
+    return registry.load(request.param)
 
 
 def test_the_newest_come_first_and_no_more_than_asked_for(
@@ -111,7 +112,7 @@ def test_a_long_transcript_is_not_read_whole(driver: AgentDriver, tmp_path: Path
     """Its first prompt is told, its turns are not counted; a long first prompt is cut."""
     path = write(driver, tmp_path, 1, "begin " * 200)
     with path.open("ab") as file:
-        file.write((b"x" * 1023 + b"\n") * (shelves.WHOLE // 1024 + 1))
+        file.write((b"x" * 1023 + b"\n") * (listing_order.WHOLE // 1024 + 1))
     (found,) = driver.conversations(tmp_path, 9)
     assert (found.turns, found.first[:12]) == (0, "begin begin ")
     assert len(found.first) <= 500
@@ -119,7 +120,7 @@ def test_a_long_transcript_is_not_read_whole(driver: AgentDriver, tmp_path: Path
 
 def test_threads_of_subagents_are_no_conversations_of_a_person(tmp_path: Path) -> None:
     """Codex says in the first line who began a thread."""
-    driver = drivers.load("codex")
+    driver = registry.load("codex")
     path = write(driver, tmp_path, 1, "x")
     path.write_text(path.read_text().replace('"exec"', '{"subagent": "review"}'))
     assert not driver.conversations(tmp_path, 9)
@@ -127,7 +128,7 @@ def test_threads_of_subagents_are_no_conversations_of_a_person(tmp_path: Path) -
 
 def test_a_fork_of_codex_names_its_parent(tmp_path: Path) -> None:
     """Also before a prompt of its own stands in it."""
-    driver = drivers.load("codex")
+    driver = registry.load("codex")
     path = write(driver, tmp_path, 1, "x")
     head = json.dumps(
         {
@@ -144,7 +145,7 @@ def test_a_fork_of_codex_names_its_parent(tmp_path: Path) -> None:
 @given(st.binary(max_size=400), st.sampled_from([*FILES, "opencode"]))
 def test_nothing_raises_on_any_content(content: bytes, name: str) -> None:
     """Whatever a transcript holds, what is read of it is empty or a fact."""
-    driver = drivers.load(name)
+    driver = registry.load(name)
     for piece in (
         content,
         b'{"type":"user","message":' + content,
@@ -170,7 +171,7 @@ def test_the_end_of_a_turn_is_its_last_answer() -> None:
         + answers[2]
         + claude_line("three")
     ).encode()
-    assert [claude_files.end_of_turn(content, turn) for turn in (1, 2)] == [IDS[2], IDS[3]]
+    assert [transcript.end_of_turn(content, turn) for turn in (1, 2)] == [IDS[2], IDS[3]]
     for turn in (3, 4):
         with pytest.raises(ValueError, match=f"no answer in turn {turn}"):
-            claude_files.end_of_turn(content, turn)
+            transcript.end_of_turn(content, turn)

@@ -15,17 +15,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure import drivers
-from perdure.drivers import gemini, gemini_files
+from perdure.agents import registry
+from perdure.agents.gemini import driver, transcript
+from perdure.agents.transcripts import begins_with, fingerprint, prompts_since, snapshot
 from perdure.errors import AgentMissing
 from perdure.model import Continuation, Launch, Permissions, Program, Rung, Start, TaskSpec
-from perdure.transcripts import begins_with, fingerprint, prompts_since, snapshot
 
 MODULES = Path(
     os.environ.get("PERDURE_TEST_AGENTS") or Path(__file__).parents[2] / "agents" / "node_modules"
 )
 ID = "3e86833f-e79e-4c46-88a6-cbeec5618e94"
-GEMINI = drivers.load("gemini")
+GEMINI = registry.load("gemini")
 
 
 def head(session: str = ID, **more: object) -> dict[str, object]:
@@ -138,7 +138,7 @@ def test_what_is_no_prompt(own: dict[str, object]) -> None:
 def test_what_is_sent_is_what_is_found(prompt: str) -> None:
     """The label that keeps a prompt from being thrown away is taken off again, whatever the prompt
     begins with."""
-    assert texts(written(head(), user("1", gemini_files.sent(prompt)))) == [prompt]
+    assert texts(written(head(), user("1", transcript.sent(prompt)))) == [prompt]
 
 
 @given(content=st.binary(max_size=300))
@@ -371,10 +371,10 @@ def test_what_every_launch_is_given() -> None:
     assert env == {
         "GEMINI_CLI_NO_RELAUNCH": "true",
         "GEMINI_CLI_TRUST_WORKSPACE": "true",
-        "NODE_OPTIONS": f"--import={gemini.KEEP.as_uri()}",
+        "NODE_OPTIONS": f"--import={driver.KEEP.as_uri()}",
     }
     own = GEMINI.command(launch(env={"NODE_OPTIONS": "--trace-warnings"})).env
-    assert own["NODE_OPTIONS"] == f"--trace-warnings --import={gemini.KEEP.as_uri()}"
+    assert own["NODE_OPTIONS"] == f"--trace-warnings --import={driver.KEEP.as_uri()}"
 
 
 @pytest.mark.parametrize(

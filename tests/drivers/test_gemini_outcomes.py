@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure import codec, drivers
-from perdure.attempt.reading import Joiner
-from perdure.events import (
+from perdure.agents import registry
+from perdure.engine.attempt.event_totals import Joiner
+from perdure.model import Exit, OutcomeKind, Usage, codec
+from perdure.model.events import (
     MAX_TEXT,
     Said,
     SaidPart,
@@ -27,11 +28,10 @@ from perdure.events import (
     Unrecognised,
     UsageSeen,
 )
-from perdure.model import Exit, OutcomeKind, Usage
 
 K = OutcomeKind
 AT = 1795246963_000
-GEMINI = drivers.load("gemini")
+GEMINI = registry.load("gemini")
 
 
 @cache

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from perdure import drivers
-from perdure.continuation import Situation, choose
+from perdure.agents import registry
+from perdure.agents.rehearsal import Rehearsal
+from perdure.agents.transcripts import begins_with, fingerprint, prompts_since, snapshot
 from perdure.model import (
     Continuation,
     ContinuityPolicy,
@@ -27,10 +28,9 @@ from perdure.model import (
     SessionState,
     Start,
 )
-from perdure.rehearsal import Rehearsal
+from perdure.rules.continuation import Situation, choose
 from perdure.testing.drivers import Bench, DriverConformance
 from perdure.testing.drivers.bench import resume
-from perdure.transcripts import begins_with, fingerprint, prompts_since, snapshot
 from tests.patience import PATIENCE_S
 
 MODULES = Path(
@@ -59,7 +59,7 @@ def bench() -> Iterator[Make]:
             **rehearsal.environ("gemini", scratch / "home" / "gemini", retries=retries),
         }
         return Bench(
-            driver=drivers.load("gemini"),
+            driver=registry.load("gemini"),
             environ=environ,
             rehearsal=rehearsal,
             cwd=scratch / "work",

@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from perdure import drivers
-from perdure.drivers import claude_files
+from perdure.agents import registry
+from perdure.agents.claude import transcript
+from perdure.agents.rehearsal import Cue
+from perdure.agents.rehearsal.conversation import ScriptedConversation
+from perdure.agents.rehearsal.script import Say
 from perdure.model import Continuation, ItemKind, Loaded, Permissions, Relation, Start, compare
-from perdure.rehearsal import Cue
-from perdure.rehearsal.conversation import Conversation
-from perdure.rehearsal.script import Say
 from perdure.testing.drivers import Bench
 from perdure.testing.drivers.bench import PATIENCE_S, resume
 from tests.drivers.talk import goes_on, loads_now, shown, told
@@ -169,7 +169,7 @@ def test_claude_rewound(claude: Make) -> None:
     session = stage.run("hello one", permissions=FULL).session_id
     stage.run("hello two", resume(session), permissions=FULL)
     known = loads_now(stage, session)
-    at = claude_files.end_of_turn(stage.content(session), 1)
+    at = transcript.end_of_turn(stage.content(session), 1)
     argv = [
         stage.driver.locate(stage.environ).path,
         "-p",
@@ -229,7 +229,7 @@ class Crowd:
     def __init__(self) -> None:
         self.stranger_came = threading.Event()
 
-    def next(self, conversation: Conversation) -> Cue:
+    def next(self, conversation: ScriptedConversation) -> Cue:
         prompt = conversation.prompts[-1]
         if "stranger" in prompt:
             self.stranger_came.set()
@@ -237,7 +237,7 @@ class Crowd:
             self.stranger_came.wait(PATIENCE_S)
         return Cue((Say(f"Answer to {prompt.strip()}."),), script=0)
 
-    def summary(self, conversation: Conversation) -> str:
+    def summary(self, conversation: ScriptedConversation) -> str:
         return ""
 
 
@@ -698,5 +698,5 @@ def test_nothing_that_stands_in_a_file_raises(agent: str) -> None:
     content = "\n".join(
         [*lines, *shapes, "\x00", "{", "[]", '{"type":"user","parentUuid":"a","uuid":"a"}']
     ).encode()
-    assert drivers.load(agent).loads(content) is not None
-    assert drivers.load(agent).loads(b"") == Loaded()
+    assert registry.load(agent).loads(content) is not None
+    assert registry.load(agent).loads(b"") == Loaded()

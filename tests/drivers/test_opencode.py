@@ -18,19 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure import codec, drivers
-from perdure.drivers.opencode_archive import ARCHIVE
-from perdure.events import (
-    ReplySeen,
-    RetrySeen,
-    Said,
-    SessionSeen,
-    ToolEnded,
-    ToolStarted,
-    TurnEnded,
-    Unrecognised,
-    UsageSeen,
-)
+from perdure.agents import registry
+from perdure.agents.opencode.archive import ARCHIVE
 from perdure.model import (
     Continuation,
     Exit,
@@ -43,12 +32,24 @@ from perdure.model import (
     Start,
     TaskSpec,
     Usage,
+    codec,
+)
+from perdure.model.events import (
+    ReplySeen,
+    RetrySeen,
+    Said,
+    SessionSeen,
+    ToolEnded,
+    ToolStarted,
+    TurnEnded,
+    Unrecognised,
+    UsageSeen,
 )
 
 K = OutcomeKind
 ID = "ses_e02d74f19ffeNc6A2Emub9haj6"
 OTHER = "ses_e02d74f19ffeNc6A2Emub9haj7"
-DRIVER = drivers.load("opencode")
+DRIVER = registry.load("opencode")
 AT = 1795249000_000
 SCHEMA = """
 create table session (id text primary key, directory text not null, title text not null, time_created integer not null);

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from perdure.events import RetrySeen
 from perdure.model import Continuation, OutcomeKind, Permissions, Start
+from perdure.model.events import RetrySeen
 from perdure.testing.drivers import DriverConformance
 from perdure.testing.drivers.bench import PATIENCE_S, resume
 from tests.drivers.test_driver_real import Make, benches

@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from perdure.rehearsal import Rehearsal
+from perdure.agents.rehearsal import Rehearsal
 from tests.journeys.stage import Done, Stage
 
 AGENT = "codex"

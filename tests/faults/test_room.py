@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from perdure.errors import DiskFull
-from perdure.volumes import Ballast, Room, Volumes, room
+from perdure.host.volumes import Ballast, DiskRoom, Volumes, room
 from tests.faults import cut, full
 from tests.faults.wall import PROGRAMS
 from tests.journeys.stage import TOP
@@ -23,10 +23,10 @@ MB = 1024**2
 TO_THE_WALL = """
 import json, os, sys
 from pathlib import Path
-from perdure import stores
+from perdure import store as stores
 from perdure.errors import StoreError
-from perdure.testing.stores.making import submit
-from perdure.volumes import Ballast, room
+from perdure.testing.stores.samples import submit
+from perdure.host.volumes import Ballast, room
 
 state = Path(sys.argv[1])
 ballast = Ballast(state, int(sys.argv[2]) << 20)
@@ -107,8 +107,8 @@ def test_without_a_ballast_the_wall_is_one_sentence(tmp_path: Path) -> None:
 FULL_AND_SHUT = """
 import json, os, shutil, subprocess, sys
 from pathlib import Path
-from perdure import stores
-from perdure.testing.stores.making import submit
+from perdure import store as stores
+from perdure.testing.stores.samples import submit
 
 state, log_stays = Path(sys.argv[1]), sys.argv[2] == "killed"
 store = stores.open(state / "perdure.db")
@@ -145,12 +145,12 @@ def test_a_list_is_read_on_a_volume_without_a_free_block(tmp_path: Path, how: st
 def test_new_work_is_refused_below_both_marks(tmp_path: Path) -> None:
     """Little in percent and little in bytes: only then. A tenth of a large disk is a lot, and so is
     all of a small one."""
-    large = Room(
+    large = DiskRoom(
         tmp_path, free=90 * 1024 * MB, size=1000 * 1024 * MB, files_free=10**6, files=10**7
     )
-    small = Room(tmp_path, free=900 * MB, size=1000 * MB, files_free=10**6, files=10**6)
-    tight = Room(tmp_path, free=90 * MB, size=1000 * MB, files_free=10**6, files=10**6)
-    no_names = Room(
+    small = DiskRoom(tmp_path, free=900 * MB, size=1000 * MB, files_free=10**6, files=10**6)
+    tight = DiskRoom(tmp_path, free=90 * MB, size=1000 * MB, files_free=10**6, files=10**6)
+    no_names = DiskRoom(
         tmp_path, free=90 * 1024 * MB, size=1000 * 1024 * MB, files_free=10, files=10**7
     )
     assert [each.is_below(10.0, 2048 * MB) for each in (large, small, tight, no_names)] == [

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from perdure.forgeapi.connecting import connect
-from perdure.forgeapi.tokens import Token
-from perdure.forges import Forge
-from perdure.forges.standing import IssueRef
+from perdure.forge.clients.connections import connect
+from perdure.forge.clients.tokens import ForgeToken
+from perdure.model.forge.deliveries import Forge
+from perdure.model.forge.state import IssueRef
 from perdure.protocols import ForgeApi
 from tests.servers.forge import Repository, SmallForge
 from tests.servers.forge.state import Item
@@ -31,7 +31,9 @@ class SmallPlace:
         self.forge = self.with_token(TOKENS["dev-bot"])
 
     def with_token(self, token: str) -> ForgeApi:
-        client = connect(self.kind, self.small.url, Token("the variable THE_TOKEN", held=token))
+        client = connect(
+            self.kind, self.small.url, ForgeToken("the variable THE_TOKEN", held=token)
+        )
         self._clients.append(client)
         return client
 

@@ -8,7 +8,14 @@ from typing import Protocol
 import pytest
 
 from perdure.errors import ForgeDenied, ForgeRefused, NotFound
-from perdure.forges.standing import Access, CheckState, CommentKind, IssueRef, Reaction, Verdict
+from perdure.model.forge.state import (
+    Access,
+    CheckState,
+    CheckVerdict,
+    CommentKind,
+    IssueRef,
+    Reaction,
+)
 from perdure.protocols import ForgeApi
 
 HOSTILE = (
@@ -243,7 +250,7 @@ class ForgeSuite:
         assert [each.text for each in said if each.author == "cid"] == ["looks fine"]
         if self.verdicts:
             assert [(each.text, each.verdict) for each in said if each.verdict] == [
-                ("Not yet", Verdict.CHANGES_REQUESTED)
+                ("Not yet", CheckVerdict.CHANGES_REQUESTED)
             ]
         (line,) = [each for each in said if each.kind is CommentKind.LINE]
         assert (line.text, line.path, line.line, line.author) == ("say why", "README.md", 1, "ben")

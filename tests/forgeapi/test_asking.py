@@ -22,14 +22,14 @@ from perdure.errors import (
     NotFound,
     PerdureError,
 )
-from perdure.forgeapi import asking
-from perdure.forgeapi.connecting import connect, forges
-from perdure.forgeapi.github import api_of
-from perdure.forgeapi.tokens import Token, token_at
-from perdure.forges import Forge
-from perdure.forges.rules import rules
-from perdure.forges.sources import sources
-from perdure.forges.standing import IssueRef
+from perdure.forge.clients import http
+from perdure.forge.clients.connections import connect, forges
+from perdure.forge.clients.github import api_of
+from perdure.forge.clients.tokens import ForgeToken, token_at
+from perdure.model.forge.deliveries import Forge
+from perdure.model.forge.rules import rules
+from perdure.model.forge.sources import sources
+from perdure.model.forge.state import IssueRef
 from tests.forgeapi.places import REPOSITORY, TOKENS, SmallPlace, small_place
 from tests.servers.forge import gitea
 from tests.servers.forge.server import Fault
@@ -92,8 +92,8 @@ def test_every_status_is_one_kind_of_error(
             3000.0,
         ),
         (403, {"retry_after": "7"}, 7.0),
-        (429, {}, asking.LIMITED_S),
-        (429, {"retry_after": "999999999"}, asking.LONGEST_WAIT_S),
+        (429, {}, http.LIMITED_S),
+        (429, {"retry_after": "999999999"}, http.LONGEST_WAIT_S),
         (429, {"retry_after": "-5"}, 1.0),
         (429, {"retry_after": "soon"}, 1.0),
         (429, {"x_ratelimit_remaining": "0", "x_ratelimit_reset": "1"}, 1.0),
@@ -162,7 +162,7 @@ def test_a_list_of_nonsense(place: SmallPlace) -> None:
 
 def test_too_much_is_not_read(place: SmallPlace, monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer that is longer than the bound is refused while it comes."""
-    monkeypatch.setattr(asking, "ANSWER_MOST", 1000)
+    monkeypatch.setattr(http, "ANSWER_MOST", 1000)
     place.small.fail(200, body=b"[" + b" " * 5000 + b"]")
     assert isinstance(error_of(place), ForgeRefused)
 
@@ -175,7 +175,7 @@ def test_a_compressed_answer_is_refused(place: SmallPlace) -> None:
 
 def test_endless_pages_end(place: SmallPlace, monkeypatch: pytest.MonkeyPatch) -> None:
     """A forge that always names a next page is asked for no more than the bound."""
-    monkeypatch.setattr(asking, "PAGES_MOST", 3)
+    monkeypatch.setattr(http, "PAGES_MOST", 3)
     place.small.fail(
         200, times=10, body=b"[{}]", link='<https://elsewhere.invalid/?page=2>; rel="next"'
     )
@@ -212,12 +212,12 @@ def test_nobody_listens() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         down = connect(
-            Forge.GITEA, f"http://127.0.0.1:{taken.getsockname()[1]}", Token("x", held="t0ken")
+            Forge.GITEA, f"http://127.0.0.1:{taken.getsockname()[1]}", ForgeToken("x", held="t0ken")
         )
         for _ in range(3):
             with pytest.raises(ForgeUnavailable, match="does not answer") as raised:
                 down.whoami()
-            assert raised.value.retry_s == asking.RETRY_S
+            assert raised.value.retry_s == http.RETRY_S
         down.close()
 
 
@@ -238,7 +238,7 @@ def test_a_connection_that_breaks(place: SmallPlace) -> None:
 
 def test_a_forge_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that takes the connection and never answers, or a byte now and then, is given up."""
-    monkeypatch.setattr(asking, "CALL_S", 0.5)
+    monkeypatch.setattr(http, "CALL_S", 0.5)
     over = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -256,7 +256,9 @@ def test_a_forge_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         thread = threading.Thread(target=slowly)
         thread.start()
         slow = connect(
-            Forge.GITEA, f"http://127.0.0.1:{server.getsockname()[1]}", Token("x", held="t0ken")
+            Forge.GITEA,
+            f"http://127.0.0.1:{server.getsockname()[1]}",
+            ForgeToken("x", held="t0ken"),
         )
         try:
             with pytest.raises(ForgeUnavailable, match="takes longer"):
@@ -265,9 +267,11 @@ def test_a_forge_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
             over.set()
             thread.join()
             slow.close()
-        monkeypatch.setattr(asking, "SILENT_S", 0.2)
+        monkeypatch.setattr(http, "SILENT_S", 0.2)
         silent = connect(
-            Forge.GITEA, f"http://127.0.0.1:{server.getsockname()[1]}", Token("x", held="t0ken")
+            Forge.GITEA,
+            f"http://127.0.0.1:{server.getsockname()[1]}",
+            ForgeToken("x", held="t0ken"),
         )
         with pytest.raises(ForgeUnavailable, match="does not answer"):
             silent.whoami()
@@ -277,7 +281,7 @@ def test_a_forge_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_headers_that_never_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A forge that sends a header now and then, for ever, is cut off; nothing else ends this
     test."""
-    monkeypatch.setattr(asking, "CALL_S", 0.5)
+    monkeypatch.setattr(http, "CALL_S", 0.5)
     cut = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -300,7 +304,9 @@ def test_headers_that_never_end(monkeypatch: pytest.MonkeyPatch) -> None:
         thread = threading.Thread(target=slowly)
         thread.start()
         slow = connect(
-            Forge.GITEA, f"http://127.0.0.1:{server.getsockname()[1]}", Token("x", held="t0ken")
+            Forge.GITEA,
+            f"http://127.0.0.1:{server.getsockname()[1]}",
+            ForgeToken("x", held="t0ken"),
         )
         with pytest.raises(ForgeUnavailable, match="takes longer"):
             slow.whoami()
@@ -312,7 +318,7 @@ def test_a_token_is_read_anew(place: SmallPlace, tmp_path: Path) -> None:
     """A token in a file that is exchanged counts from the next request on; one that is gone, empty
     or no token says where it should be."""
     file = tmp_path / "token"
-    client = connect(Forge.GITEA, place.small.url, Token(f"the file {file}", file))
+    client = connect(Forge.GITEA, place.small.url, ForgeToken(f"the file {file}", file))
     for wrong in (None, b"", b"\n", b"two words", "tökèn".encode(), b"x" * 5000, b"a\nb"):
         if wrong is not None:
             file.write_bytes(wrong)
@@ -329,7 +335,7 @@ def test_a_token_is_read_anew(place: SmallPlace, tmp_path: Path) -> None:
 def test_https_is_checked(place: SmallPlace) -> None:
     """What does not speak TLS is not spoken to over https."""
     client = connect(
-        Forge.GITEA, place.small.url.replace("http:", "https:"), Token("x", held="t0ken")
+        Forge.GITEA, place.small.url.replace("http:", "https:"), ForgeToken("x", held="t0ken")
     )
     with pytest.raises(ForgeUnavailable, match="does not answer"):
         client.whoami()
@@ -475,6 +481,6 @@ def test_a_token_at_the_cut(place: SmallPlace) -> None:
 
 def test_slow_pages_end(place: SmallPlace, monkeypatch: pytest.MonkeyPatch) -> None:
     """A list whose pages all come in time is given up when it takes too long as a whole."""
-    monkeypatch.setattr(asking, "PAGES_S", -1.0)
+    monkeypatch.setattr(http, "PAGES_S", -1.0)
     with pytest.raises(ForgeUnavailable, match="over one list"):
         place.forge.comments(REF)

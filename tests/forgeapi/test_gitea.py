@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from perdure.errors import ForgeDenied
-from perdure.forges import Forge
-from perdure.forges.standing import Access
+from perdure.model.forge.deliveries import Forge
+from perdure.model.forge.state import Access
 from tests.forgeapi.places import REPOSITORY, TOKENS, SmallPlace, small_place
 from tests.forgeapi.suite import ForgeSuite
 from tests.servers.forge import gitea

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from perdure.forges import Forge
-from perdure.forges.standing import CommentKind, IssueRef, Reaction
+from perdure.model.forge.deliveries import Forge
+from perdure.model.forge.state import CommentKind, IssueRef, Reaction
 from tests.forgeapi.places import REPOSITORY, TOKENS, SmallPlace, small_place
 from tests.forgeapi.suite import ForgeSuite
 from tests.servers.forge import github

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from perdure.errors import ForgeRefused
-from perdure.forgeapi import asking
-from perdure.forgeapi.asking import Asking
-from perdure.forgeapi.connecting import JSON, connect
-from perdure.forgeapi.github import ACCEPT, LOG_HOSTS, GitHub
-from perdure.forgeapi.tokens import Token
-from perdure.forges import Forge
+from perdure.forge.clients import http
+from perdure.forge.clients.connections import JSON, connect
+from perdure.forge.clients.github import ACCEPT, LOG_HOSTS, GitHub
+from perdure.forge.clients.http import HttpClient
+from perdure.forge.clients.tokens import ForgeToken
+from perdure.model.forge.deliveries import Forge
 from tests.servers.forge import SmallForge, gitea, github, gitlab
 
 REPOSITORY, COMMIT, TOKEN = "shop/web", "ab" * 20, "t0ken"
@@ -39,8 +39,8 @@ def small(request: pytest.FixtureRequest) -> Iterator[SmallForge]:
         yield found
 
 
-def token() -> Token:
-    return Token("a test", held=TOKEN)
+def token() -> ForgeToken:
+    return ForgeToken("a test", held=TOKEN)
 
 
 def test_the_log_of_each_failed_job(small: SmallForge) -> None:
@@ -109,7 +109,7 @@ def test_a_log_on_another_host(known: bool) -> None:
         small.state.person("dev-bot", TOKEN)
         small.state.repository(REPOSITORY, dev_bot="write").logs = f"http://{host}/"
         small.state.job(REPOSITORY, COMMIT, "build", log="elsewhere")
-        client = Asking(f"{small.url}/api/v3", token(), "Bearer", ACCEPT, None)
+        client = HttpClient(f"{small.url}/api/v3", token(), "Bearer", ACCEPT, None)
         with closing(GitHub(small.url, client, (host,) if known else LOG_HOSTS)) as forge:
             (found,) = forge.failed_checks(REPOSITORY, COMMIT)
     if known:
@@ -132,7 +132,7 @@ def test_a_redirect_to_nobody_knows_where(target: str) -> None:
         small.state.person("dev-bot", TOKEN)
         small.state.repository(REPOSITORY, dev_bot="write")
         small.state.job(REPOSITORY, COMMIT, "build", log="elsewhere")
-        client = Asking(f"{small.url}/api/v3", token(), "Bearer", ACCEPT, None)
+        client = HttpClient(f"{small.url}/api/v3", token(), "Bearer", ACCEPT, None)
         with closing(GitHub(small.url, client)) as forge:
             small.state.repositories[REPOSITORY].logs = target
             (found,) = forge.failed_checks(REPOSITORY, COMMIT)
@@ -144,10 +144,10 @@ def test_only_the_end_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     long = b"begin" + b"x" * 3_000_000 + b"end"
     with (
         storage(long) as (host, _),
-        closing(Asking(f"http://{host}", token(), "token", JSON, None)) as client,
+        closing(HttpClient(f"http://{host}", token(), "token", JSON, None)) as client,
     ):
         found = client.tail("log")
-        assert len(found) == asking.LOG_KEPT and found.endswith("xend")
-        monkeypatch.setattr(asking, "LOG_MOST", 2_000_000)
+        assert len(found) == http.LOG_KEPT and found.endswith("xend")
+        monkeypatch.setattr(http, "LOG_MOST", 2_000_000)
         with pytest.raises(ForgeRefused, match="more than 1 MiB"):
             client.tail("log")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from perdure.forges import Forge
+from perdure.model.forge.deliveries import Forge
 
 REPOSITORY = "shop/web"
 BRANCH = "perdure/dev-4"

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from perdure.forges import Forge
+from perdure.model.forge.deliveries import Forge
 
 RECORDED = Path(__file__).parent / "recorded"
 SECRET = "a secret of sixteen or more"

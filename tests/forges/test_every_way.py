@@ -15,9 +15,10 @@ from urllib.parse import urlencode
 
 import pytest
 
-from perdure import stores
-from perdure.forges import Arrived, DeliveryState, Forge, Refused, receive
-from perdure.stores.sql import SqlStore
+from perdure import store as stores
+from perdure.forge.webhooks import DeliveryRefused, receive
+from perdure.model.forge.deliveries import Arrived, DeliveryState, Forge
+from perdure.store.sql import SqlStore
 from tests.forges import payloads
 from tests.forges.payloads import RECORDED, SECRET, SIGNING
 
@@ -121,7 +122,7 @@ def test_changed_on_the_way(forge: Forge, secret: str, path: Path) -> None:
         (body, headers | {"content-type": "text/plain"}, 415),
     ]
     for sent, with_headers, status in cases:
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(DeliveryRefused) as refused:
             receive(
                 with_headers,
                 sent,

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from perdure.forges import Forge, IntentKind, parsed, read
+from perdure.forge.webhooks import parsed, read
+from perdure.model.forge.deliveries import Forge, IntentKind
 from tests.forges import payloads
 
 RECORDED = "gitea-1.26"

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from perdure.forges import Forge, IntentKind, parsed, read
+from perdure.forge.webhooks import parsed, read
+from perdure.model.forge.deliveries import Forge, IntentKind
 from tests.forges import payloads as p
 
 GITHUB, GITEA, FORGEJO, GITLAB = Forge.GITHUB, Forge.GITEA, Forge.FORGEJO, Forge.GITLAB

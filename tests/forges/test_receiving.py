@@ -11,17 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.forges import (
-    Arrived,
-    Forge,
-    IntentKind,
-    Refused,
-    detect,
-    parsed,
-    read,
-    receive,
-    verify,
-)
+from perdure.forge.webhooks import DeliveryRefused, detect, parsed, read, receive, verify
+from perdure.model.forge.deliveries import Arrived, Forge, IntentKind
 from tests.forges import payloads as p
 from tests.forges.payloads import SECRET, SIGNING
 
@@ -50,7 +41,7 @@ def take(headers: dict[str, str], body: bytes, *secrets: str, **more: Any) -> Ar
 
 
 def status(headers: dict[str, str], body: bytes, *secrets: str, **more: Any) -> int:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(DeliveryRefused) as refused:
         take(headers, body, *secrets, **more)
     assert "\n" not in str(refused.value) and not any(
         secret in str(refused.value) for secret in (SECRET, SIGNING)

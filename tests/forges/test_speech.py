@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.dispatching.difference import difference
-from perdure.forges.hunks import end_of, hunk_at
-from perdure.forges.speech import mentioned, spoken, stopped
+from perdure.forge.dispatch.difference import difference
+from perdure.forge.webhooks.hunks import end_of, hunk_at
+from perdure.forge.webhooks.speech import mentioned, spoken, stopped
 
 OWN_WORDS = [
     "@dev-bot fix it",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from perdure.errors import GitFailed, WorkspaceError
-from perdure.git import Git, parse_status, parse_worktrees, unreachable
+from perdure.host.git import Git, parse_status, parse_worktrees, unreachable
 from tests.workspace.yard import Yard, make_yard
 
 

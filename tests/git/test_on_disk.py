@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.git import Git, on_disk, require
+from perdure.host.git import Git, on_disk, require
 from tests.workspace.yard import Yard, make_yard
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Any
 
-from perdure.forgeapi.connecting import connect
-from perdure.forgeapi.tokens import Token
-from perdure.forges import Forge
-from perdure.forges.standing import IssueRef
+from perdure.forge.clients.connections import connect
+from perdure.forge.clients.tokens import ForgeToken
+from perdure.model.forge.deliveries import Forge
+from perdure.model.forge.state import IssueRef
 from perdure.protocols import ForgeApi
 from tests.servers.gitea.server import Gitea
 
@@ -36,7 +36,7 @@ class GiteaPlace:
         client = connect(
             Forge.GITEA,
             self.gitea.url,
-            Token("the variable THE_TOKEN", held=token),
+            ForgeToken("the variable THE_TOKEN", held=token),
             self.gitea.ca_file,
         )
         self._clients.append(client)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from perdure.errors import ForgeDenied
-from perdure.forges.standing import Access, IssueRef
+from perdure.model.forge.state import Access, IssueRef
 from tests.forgeapi.suite import ForgeSuite
 from tests.gitea.place import GiteaPlace
 from tests.servers.gitea.server import Gitea

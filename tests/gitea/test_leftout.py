@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from perdure.dispatching.leftout import with_branch, with_lines
-from perdure.forges import Delivery, DeliveryState, Forge, Intent, IntentKind
-from perdure.forges.standing import IssueRef
+from perdure.forge.dispatch.omissions import with_branch, with_lines
+from perdure.model.forge.deliveries import Delivery, DeliveryState, Forge, Intent, IntentKind
+from perdure.model.forge.state import IssueRef
 from tests.gitea.place import GiteaPlace
 from tests.servers.gitea.server import Gitea
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from perdure.forges import Forge
-from perdure.forges.receiving import receive
+from perdure.forge.webhooks.intake import receive
+from perdure.model.forge.deliveries import Forge
 from tests.forges.test_gitea_recorded import SAID, comes_to
 from tests.servers.gitea.listener import listening
 from tests.servers.gitea.server import Gitea, running

@@ -22,12 +22,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from perdure.drivers.homes import HOMES
+from perdure.agents.shared.homes import HOMES
 from perdure.errors import PerdureError
-from perdure.homes.linking import Linking
-from perdure.homes.remembered import Remembered
-from perdure.homes.unlinking import unlink
-from perdure.homes.volume import volume_at
+from perdure.host.homes.link import Linking
+from perdure.host.homes.remembered import Remembered
+from perdure.host.homes.unlink import unlink
+from perdure.host.homes.volume import volume_at
 
 CHANGES = (
     "os.rename",

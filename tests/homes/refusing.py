@@ -12,8 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from perdure.homes.remembered import Remembered
-from perdure.homes.volume import volume_at
+from perdure.host.homes.remembered import Remembered
+from perdure.host.homes.volume import volume_at
 from tests.homes.killing import (
     ENDED,
     REFUSED,

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from perdure.drivers.homes import HOMES
+from perdure.agents.shared.homes import HOMES
 from perdure.errors import Conflict, WorkspaceError
-from perdure.homes.linking import Linking
-from perdure.homes.merging import CONFLICT
-from perdure.homes.remembered import Linked, Remembered, environment
-from perdure.homes.verifying import kept_beside, verify
-from perdure.homes.volume import volume_at
+from perdure.host.homes.link import Linking
+from perdure.host.homes.merge import CONFLICT
+from perdure.host.homes.remembered import Linked, Remembered, environment
+from perdure.host.homes.verification import kept_beside, verify
+from perdure.host.homes.volume import volume_at
 from tests.homes.killing import SITUATIONS, World, command, database, died_at, made, words_in, write
 
 TOP = Path(__file__).parents[2]

@@ -20,13 +20,13 @@ from typing import Any, TypeVar
 
 import psycopg
 
-from perdure import stores
+from perdure import store as stores
 from perdure.errors import StoreError
-from perdure.events import AttemptEnded, Said
 from perdure.model import Decision, Outcome, OutcomeKind, RunState, TaskSpec
+from perdure.model.events import AttemptEnded, Said
 from perdure.protocols import Ending
-from perdure.stores.sql import SqlStore
-from perdure.testing.stores.making import place
+from perdure.store.sql import SqlStore
+from perdure.testing.stores.samples import place
 from tests.servers.postgres import DURABLE, Server
 from tests.servers.proxy import Proxy
 

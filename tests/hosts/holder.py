@@ -12,12 +12,12 @@ import sys
 import time
 from pathlib import Path
 
-from perdure import process
-from perdure.attempt.beating import beat, beating
-from perdure.config.reading import load
+from perdure.config.files import load
+from perdure.engine.attempt.heartbeat import beat, beating
 from perdure.errors import LostLease, StoreError
-from perdure.events import Said
+from perdure.host import process
 from perdure.model import Command
+from perdure.model.events import Said
 from perdure.wiring import open_engine
 
 AGENT = (

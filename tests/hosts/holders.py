@@ -21,15 +21,16 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from perdure import process, stores
-from perdure.attempt import take_over
-from perdure.config.reading import load
+from perdure import store as stores
+from perdure.config.files import load
+from perdure.engine.attempt import take_over
+from perdure.engine.worker import is_orphaned
 from perdure.errors import LostLease
-from perdure.events import AttemptAdopted, Said
+from perdure.host import process
 from perdure.model import OutcomeKind, TaskSpec
-from perdure.testing.stores.making import place
+from perdure.model.events import AttemptAdopted, Said
+from perdure.testing.stores.samples import place
 from perdure.wiring import open_engine
-from perdure.worker import is_orphaned
 from tests.patience import PATIENCE_S
 from tests.servers.postgres import Server
 from tests.servers.proxy import Proxy

@@ -29,9 +29,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from perdure.agents.rehearsal import Rehearsal
 from perdure.model import Usage
-from perdure.pricing import cost, price_of
-from perdure.rehearsal import Rehearsal
+from perdure.rules.pricing import cost, price_of
 from tests.journeys.kills import VICTIMS, strike
 from tests.journeys.stage import Done, Stage
 

@@ -35,8 +35,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from perdure.continuity import UNANSWERED
-from perdure.rehearsal import Rehearsal
+from perdure.agents.rehearsal import Rehearsal
+from perdure.rules.continuity import UNANSWERED
 from tests.journeys.harm import HARMS, apply, judge_items
 from tests.journeys.stage import Done, Stage, said
 
@@ -279,9 +279,9 @@ def _compare(result: Trial, before: dict[str, str], after: dict[str, str]) -> No
 
 def _transcript_has(stage: Stage, word: str) -> bool:
     """Whether a transcript of the agent holds the task as a prompt."""
-    from perdure import drivers
+    from perdure.agents import registry
 
-    driver = drivers.load(stage.agent)
+    driver = registry.load(stage.agent)
     return any(
         word in prompt.text
         for content in stage.conversations().values()

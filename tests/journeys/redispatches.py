@@ -33,10 +33,10 @@ from pathlib import Path
 from typing import Any
 
 import perdure
-from perdure import drivers
-from perdure.continuity import UNANSWERED
+from perdure.agents import registry
+from perdure.agents.rehearsal import Rehearsal
 from perdure.model import SessionState
-from perdure.rehearsal import Rehearsal
+from perdure.rules.continuity import UNANSWERED
 from tests.journeys.kills import LATEST_S, TRIES, VICTIMS, strike
 from tests.journeys.stage import Stage, said
 from tests.servers import postgres, redis
@@ -303,7 +303,7 @@ class _Play:
 
     def _is_there(self) -> bool:
         """Whether the task's first prompt stands in a transcript, or in a copy of one."""
-        driver = drivers.load(self.stage.agent)
+        driver = registry.load(self.stage.agent)
         found = [
             *self.stage.conversations().values(),
             *(path.read_bytes() for path in self.stage.copies()),

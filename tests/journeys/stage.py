@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from perdure import drivers
-from perdure.rehearsal import Rehearsal
+from perdure.agents import registry
+from perdure.agents.rehearsal import Rehearsal
 from tests.patience import PATIENCE_S
 from tests.spread import apart
 
@@ -246,7 +246,7 @@ class Stage:
                 if path.stat().st_size
             }
             found = {
-                each: drivers.load("gemini").transcript(self.agent_home / ".gemini", each)
+                each: registry.load("gemini").transcript(self.agent_home / ".gemini", each)
                 for each in ids
             }
             return {each: path.read_bytes() for each, path in found.items() if path is not None}
@@ -262,7 +262,7 @@ class Stage:
                 "select name from sqlite_master where name = 'session'"
             ).fetchone()
             ids = [str(row[0]) for row in found.execute("select id from session")] if known else []
-        return {each: drivers.load(self.agent).archive.read(database, each) or b"" for each in ids}
+        return {each: registry.load(self.agent).archive.read(database, each) or b"" for each in ids}
 
     def copies(self) -> list[Path]:
         """perdure's own copies."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.rehearsal import Rehearsal
+from perdure.agents.rehearsal import Rehearsal
 from tests.journeys import test_one_task as stories
 from tests.journeys.stage import Stage, native
 

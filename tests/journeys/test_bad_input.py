@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.rehearsal import Rehearsal
+from perdure.agents.rehearsal import Rehearsal
 from tests.journeys.stage import Done, Stage
 
 RUN = ("run", "--agent", "claude", "--permissions", "full", "--attempts", "1")

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from perdure.rehearsal import Rehearsal
+from perdure.agents.rehearsal import Rehearsal
 from tests.journeys.machines import (
     TWO_TOOLS,
     begin,

@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import perdure
-from perdure.attempt.closing import close_unopened
+from perdure.engine.attempt.finish import close_unopened
+from perdure.engine.worker import drive
 from perdure.errors import LostLease
-from perdure.events import Summarised
 from perdure.model import Outcome, OutcomeKind, Usage
-from perdure.worker import drive
+from perdure.model.events import Summarised
 from tests.journeys.stage import Stage, said
 
 MakeStage = Callable[..., Stage]

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from perdure.drivers import claude_files
+from perdure.agents.claude import transcript as claude_files
 from tests.journeys.stage import Stage, native, said
 
 MakeStage = Callable[..., Stage]

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from perdure.cli.demo import KEYS, PACKAGES
+from perdure.cli.runs.demo import KEYS, PACKAGES
 from perdure.errors import AgentMissing
-from perdure.process import npm
+from perdure.host.process import npm
 from tests.journeys.stage import PATIENCE_S, TOP, native
 
 pytestmark = pytest.mark.journey

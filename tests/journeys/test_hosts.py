@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.rehearsal import Rehearsal
+from perdure.agents.rehearsal import Rehearsal
 from tests.journeys.machines import begin, in_second_tool, manifests
 from tests.journeys.stage import Stage
 from tests.servers.postgres import Server

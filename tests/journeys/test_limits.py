@@ -10,9 +10,9 @@ from dataclasses import replace
 import pytest
 
 import perdure
-from perdure import stores
+from perdure import store as stores
+from perdure.engine.worker import drive
 from perdure.errors import Conflict
-from perdure.worker import drive
 from tests.journeys.stage import Stage
 
 MakeStage = Callable[..., Stage]

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from perdure import wiring
-from perdure.attempt import Engine, take_over
-from perdure.attempt.opening import open_attempt
-from perdure.config.reading import load
+from perdure.config.files import load
+from perdure.engine.attempt import Engine, take_over
+from perdure.engine.attempt.opening_steps import open_attempt
 from perdure.model import OutcomeKind, RunState, TaskSpec
 from tests.conftest import Scratch
 

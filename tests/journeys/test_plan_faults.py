@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 import perdure
+from perdure.engine.plans import driver
+from perdure.engine.plans.creation import begin
+from perdure.engine.plans.reader import read_plan, seed_of
 from perdure.errors import StoreError
-from perdure.plan import PlanRun, PlanState
-from perdure.plans import driving
-from perdure.plans.beginning import begin
-from perdure.plans.reading import read_plan, seed_of
+from perdure.rules.plan import PlanRun, PlanState
 from tests.journeys.stage import Stage
 
 MakeStage = Callable[..., Stage]
@@ -226,7 +226,7 @@ def fails_at(runner: perdure.Runner, what: str) -> sqlite3.Connection:
 
 def drive(runner: perdure.Runner, plan: Path) -> PlanRun:
     settings = runner._settings
-    return driving.retry(
+    return driver.retry(
         runner._engine,
         "shop",
         changed=(read_plan(plan, settings), seed_of(settings, plan.parent / "repo"), plan),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.rehearsal import Rehearsal
+from perdure.agents.rehearsal import Rehearsal
 from tests.drivers import acp_proxy
 from tests.journeys.stage import Stage, native
 

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 import perdure
-from perdure import stores
-from perdure.codec import decode, plain
+from perdure import store as stores
 from perdure.model import Session
-from perdure.stores.sessioncache.records import Records
+from perdure.model.codec import decode, plain
+from perdure.store.session_cache.records import SessionRecords
 from tests.journeys.stage import PATIENCE_S, TOP, Stage, said
 from tests.servers.redis import server
 
@@ -192,7 +192,7 @@ def test_an_attempt_never_asks_the_cache(stage: MakeStage) -> None:
         begun(one)
         (session,) = records(one)
         with closing(stores.open(one.state / "perdure.db")) as store, redis.client() as client:
-            signed = Records(*store.identity())
+            signed = SessionRecords(*store.identity())
             (name,) = client.keys("perdure:*:session:*")
             wrong = replace(session, id="00000000-0000-4000-8000-000000000000", revision=2**40)
             client.set(name, signed.write(wrong, store.now()))

@@ -13,10 +13,10 @@ from collections.abc import Callable
 import pytest
 
 import perdure
-from perdure.attempt import perform, take_over
+from perdure.engine.attempt import perform, take_over
+from perdure.engine.worker import drive, work
 from perdure.errors import StoreError
 from perdure.model import Claim, OutcomeKind, RunState, TaskRun, TaskSpec
-from perdure.worker import drive, work
 from tests.journeys.stage import Stage
 
 MakeStage = Callable[..., Stage]

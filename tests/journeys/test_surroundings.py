@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from perdure.agents.rehearsal import Rehearsal
 from perdure.cli.main import VERBS
-from perdure.rehearsal import Rehearsal
 from tests.journeys.stage import PATIENCE_S, Done, Stage
 
 STRANGER = 54321

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.rehearsal import Rehearsal
+from perdure.agents.rehearsal import Rehearsal
 from tests.journeys.stage import Stage
 from tests.tracing.collecting import Collector, values
 

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 import perdure
+from perdure.agents.rehearsal import Rehearsal
 from perdure.cli import choices
-from perdure.cli.ls import STATES
+from perdure.cli.runs.ls import STATES
 from perdure.model import ContinuityPolicy, MapWhen, OnEdit, Permissions, RunState, WhenFull
-from perdure.rehearsal import Rehearsal
 from tests.journeys.stage import Done, Stage
 from tests.journeys.terminal import on_terminal
 
@@ -682,11 +682,11 @@ NOT_BEFORE_THE_AGENT = {
         "yaml",
     ),
     *(
-        "perdure.rehearsal",
-        "perdure.homes.linking",
+        "perdure.agents.rehearsal",
+        "perdure.host.homes.link",
         "perdure.capsule",
-        "perdure.planfile",
-        "perdure.sweeper",
+        "perdure.engine.plan_file",
+        "perdure.engine.sweeper",
     ),
 }
 """What a start of an agent can do without: servers, pools, and the rooms of other verbs."""
@@ -697,7 +697,7 @@ def test_a_start_loads_nothing_of_other_verbs(stage: MakeStage) -> None:
     movers of homes and the like."""
     one = stage("say Done.")
     wired = (
-        "from perdure.cli import compose, run; from perdure import drivers, service, worker; "
+        "from perdure.cli import compose; from perdure.cli.runs import run; from perdure.agents import registry as drivers; from perdure.engine import service, worker; "
         "compose.open_engine(compose.settings())"
     )
     words = f"import sys; {wired}; drivers.load('claude'); print(*sorted(sys.modules))"
@@ -715,7 +715,7 @@ def test_a_start_loads_nothing_of_other_verbs(stage: MakeStage) -> None:
 
 LATE = {
     *("dataclasses", "inspect", "json", "msgspec", "selectors", "shutil", "subprocess", "tomllib"),
-    *("perdure.config", "perdure.model", "perdure.service", "perdure.wiring"),
+    *("perdure.config", "perdure.model", "perdure.engine.service", "perdure.wiring"),
 }
 """What a verb can do without that is given the name of no run."""
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import perdure
-from perdure.events import AgentKeptWarm, AgentLaunched, AgentLetGo, AnyEvent
+from perdure.model.events import AgentKeptWarm, AgentLaunched, AgentLetGo, AnyEvent
 from tests.journeys.stage import Stage, said
 
 SCRIPT = (

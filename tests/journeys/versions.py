@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from perdure.rehearsal import Rehearsal
+from perdure.agents.rehearsal import Rehearsal
 from tests.journeys.machines import TWO_TOOLS, begin, in_second_tool
 from tests.journeys.stage import Stage, native, said
 

@@ -98,5 +98,5 @@ def ended(code: int, message: str = "", reason: str = "") -> dict[str, Any]:
 
 def told(attempt: int, kind: OutcomeKind, detail: str = "", **more: Any) -> dict[str, Any]:
     """The state of a container that ended with a result."""
-    found = result.Result(attempt=attempt, outcome=Outcome(kind=kind, detail=detail), **more)
+    found = result.AttemptResult(attempt=attempt, outcome=Outcome(kind=kind, detail=detail), **more)
     return ended(result.exit_code(found), msgspec.json.encode(found).decode())

@@ -22,11 +22,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from perdure.kubernetes.order import Earlier, Order, Resume
+from perdure.agents.rehearsal import Rehearsal
+from perdure.kubernetes.order import Earlier, Order, ResumeOrder
 from perdure.kubernetes.order import encode as written
-from perdure.kubernetes.result import Result, believed
+from perdure.kubernetes.result import AttemptResult, believed
 from perdure.model import OutcomeKind, Permissions, TaskSpec
-from perdure.rehearsal import Rehearsal
 from tests.journeys.stage import native
 
 TOP = Path(__file__).parents[2]
@@ -56,7 +56,7 @@ class Ended:
     attempt: int
 
     @property
-    def result(self) -> Result:
+    def result(self) -> AttemptResult:
         """The result, believed as the operator would."""
         found = believed(self.message, self.attempt, self.code)
         assert found is not None, (self.code, self.message, self.log[-3000:])
@@ -147,7 +147,7 @@ class Cluster:
             "run": UID, "name": "t-1", "attempt": attempt, "attempts_allowed": 5, "spec": TaskSpec(prompt="", **spec),
             "contexts": tuple(texts),
             "earlier": tuple(Earlier(number=n, outcome=OutcomeKind.LOST, detail="the pod was killed") for n in range(1, attempt)),
-            "resume": Resume(), "checkpoints": self.checkpoints, "state": "volume" if self.claim else "checkpoints",
+            "resume": ResumeOrder(), "checkpoints": self.checkpoints, "state": "volume" if self.claim else "checkpoints",
         }  # fmt: skip
         return Order(**{**plain, **changes}), texts
 

@@ -12,10 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from perdure.agents.rehearsal import Rehearsal, Request
+from perdure.agents.rehearsal.agents import codex_args
 from perdure.capsule.objects import CheckpointStore, open_store
 from perdure.errors import NotFound
-from perdure.rehearsal import Rehearsal, Request
-from perdure.rehearsal.agents import codex_args
 from tests.journeys.stage import native, said
 from tests.kubernetes.place import Place
 from tests.kubernetes.run import ENDED, Run

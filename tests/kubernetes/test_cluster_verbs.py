@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from perdure.cli import cluster_asking, main
+from perdure.cli import main
+from perdure.cli.kubernetes import requests
 from perdure.kubernetes import taskruns as room
 from tests.kubernetes.jobs import job, running
 from tests.kubernetes.refusals import BASE
@@ -134,7 +135,7 @@ def test_an_update_takes_no_other_ones_place(
     overwritten and the code is 75."""
     terminal.make()
     with monkeypatch.context() as at_once:
-        at_once.setattr(cluster_asking, "PATIENCE_S", 0.0)
+        at_once.setattr(requests, "PATIENCE_S", 0.0)
         assert "version 1 of fix-cents's instructions is not recorded yet" in terminal(
             "update", "fix-cents", "More", code=75
         )

@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 
-from perdure.cli import cluster, cluster_asking, main
+from perdure.cli import main
+from perdure.cli.kubernetes import requests, verbs
 from perdure.errors import UsageError
-from perdure.kubernetes import showing
+from perdure.kubernetes import view
 from tests.kubernetes.refusals import BASE
 from tests.kubernetes.resource import places, schema
 
 
 def words(*given: str) -> dict[str, Any]:
-    return cluster_asking.spec_of(cluster.parser_of("run").parse_intermixed_args(given))
+    return requests.spec_of(verbs.parser_of("run").parse_intermixed_args(given))
 
 
 def test_flags_become_a_spec() -> None:
@@ -118,9 +119,9 @@ HOSTILE: list[Any] = [
 @pytest.mark.parametrize("body", HOSTILE)
 def test_a_taskrun_of_any_shape_is_shown(body: Any) -> None:
     """A status may hold anything: what is not of the right kind counts as not there."""
-    report = showing.report_of(body)
+    report = view.report_of(body)
     assert (report["phase"], report["attempt"], report["context_version"]) == ("Pending", 0, 0)
-    assert showing.why_of(report)["attempts"] == report["attempts"]
+    assert view.why_of(report)["attempts"] == report["attempts"]
 
 
 def test_over_is_said_of_the_spec_as_it_is() -> None:
@@ -131,10 +132,10 @@ def test_over_is_said_of_the_spec_as_it_is() -> None:
         "spec": {"contextVersion": 2},
         "status": {"phase": "Succeeded", "observedGeneration": 3, "contextVersion": 2},
     }
-    assert showing.is_over(body)
-    assert not showing.is_over({**body, "metadata": {"generation": 4}})
-    assert not showing.is_over({**body, "spec": {"contextVersion": 3}})
-    assert not showing.is_over({**body, "status": {**body["status"], "phase": "Queued"}})
+    assert view.is_over(body)
+    assert not view.is_over({**body, "metadata": {"generation": 4}})
+    assert not view.is_over({**body, "spec": {"contextVersion": 3}})
+    assert not view.is_over({**body, "status": {**body["status"], "phase": "Queued"}})
 
 
 @pytest.mark.parametrize(
@@ -188,9 +189,9 @@ def test_verbs_and_their_words(capsys: pytest.CaptureFixture[str]) -> None:
     be none."""
     assert main.main(["--cluster", "--help"]) == 0
     out = capsys.readouterr().out
-    for verb in cluster.VERBS:
+    for verb in verbs.VERBS:
         assert f"\n  {verb} " in out
-        assert "--namespace" in cluster.parser_of(verb).format_help()
+        assert "--namespace" in verbs.parser_of(verb).format_help()
     assert main.main(["--cluster", "rm", "x"]) == 2
     assert "there is no verb 'rm' for a cluster" in capsys.readouterr().err
 

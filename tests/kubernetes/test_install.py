@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
+from perdure.agents.rehearsal import Rehearsal
 from perdure.cli import main
-from perdure.rehearsal import Rehearsal
 from tests.kubernetes.resource import FILE, installed, place
 from tests.kubernetes.test_chart_on_cluster import helm, rendered
 from tests.servers.kubernetes.cluster import Cluster

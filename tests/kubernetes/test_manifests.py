@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from perdure.kubernetes import manifests, order
-from perdure.kubernetes.standing import begun, patch
-from perdure.kubernetes.status import MOST_RECORDS, Status
+from perdure.kubernetes.status import MOST_RECORDS, TaskRunStatus
+from perdure.kubernetes.status_moves import begun, patch
 from perdure.kubernetes.wanted import wanted
 from tests.kubernetes import making
 
@@ -21,7 +21,7 @@ def made(**spec: Any) -> dict[str, Any]:
     body = making.taskrun(**spec)
     run = wanted(body)
     assert not run.invalid
-    status = begun(Status(context_version=2), 3, run, 1_795_000_000_000)
+    status = begun(TaskRunStatus(context_version=2), 3, run, 1_795_000_000_000)
     return manifests.job(run, status.attempts[-1], (1, 2), run.claim, TOLD)
 
 
@@ -35,7 +35,9 @@ def test_one_job_one_pod_once():
     within their bounds."""
     body = making.taskrun("a" * 63)
     run = wanted(body)
-    job = manifests.job(run, begun(Status(), 12345, run, 0).attempts[-1], (1,), run.claim, TOLD)
+    job = manifests.job(
+        run, begun(TaskRunStatus(), 12345, run, 0).attempts[-1], (1,), run.claim, TOLD
+    )
     spec = job["spec"]
     assert (spec["backoffLimit"], spec["podReplacementPolicy"], pod_of(job)["restartPolicy"]) == (
         0,
@@ -121,7 +123,7 @@ def test_where_the_state_lies(workspace: dict[str, str], state: str, checkpoints
     """Each mode's order says where the state is, a pod takes it, and /data is a claim in mode Claim
     alone."""
     run = wanted(making.taskrun(workspace=workspace))
-    record = begun(Status(context_version=1), 1, run, 0).attempts[-1]
+    record = begun(TaskRunStatus(context_version=1), 1, run, 0).attempts[-1]
     found = order.decode(manifests.order(run, record, (1,)))
     assert (found.state, found.checkpoints, found.attempt) == (state, checkpoints, 1)
     volumes = {
@@ -140,7 +142,7 @@ def test_secrets_are_files_and_the_queue_is_passed_on():
     )
     body["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "team", "other": "x"}
     run = wanted(body)
-    job = manifests.job(run, begun(Status(), 1, run, 0).attempts[-1], (1,), run.claim, TOLD)
+    job = manifests.job(run, begun(TaskRunStatus(), 1, run, 0).attempts[-1], (1,), run.claim, TOLD)
     container = pod_of(job)["containers"][0]
     assert "env" not in container and "envFrom" not in container
     assert {mount["mountPath"] for mount in container["volumeMounts"]} >= {
@@ -232,7 +234,7 @@ def test_a_long_history_is_cut_and_nothing_is_forgotten():
     """The newest 50 attempts are kept; what the others used up is, too. A status that is as it was
     is no write."""
     run = wanted(making.taskrun())
-    status = Status(context_version=1)
+    status = TaskRunStatus(context_version=1)
     for number in range(1, 71):
         status = begun(status, number, run, 0)
         last = msgspec.structs.replace(

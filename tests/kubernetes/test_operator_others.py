@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from perdure.kubernetes.wanted import Wanted, wanted
+from perdure.kubernetes.wanted import WantedRun, wanted
 from perdure.model import OutcomeKind
 from tests.kubernetes import making
 from tests.kubernetes.apiserver import fails
@@ -113,7 +113,7 @@ def test_whoever_comes_to_a_claim_at_the_last_moment_has_it():
     play(ends(saved=True), story)
 
 
-def a_map(run: Wanted) -> dict[str, Any]:
+def a_map(run: WantedRun) -> dict[str, Any]:
     labels = {"perdure.dev/taskrun-uid": run.uid}
     return {
         "metadata": {"name": run.named, "labels": labels},
@@ -121,11 +121,11 @@ def a_map(run: Wanted) -> dict[str, Any]:
     }
 
 
-def a_claim(run: Wanted) -> dict[str, Any]:
+def a_claim(run: WantedRun) -> dict[str, Any]:
     return {"metadata": {"name": run.claim}, "spec": {"accessModes": ["ReadWriteOncePod"]}}
 
 
-def a_wide_claim(run: Wanted) -> dict[str, Any]:
+def a_wide_claim(run: WantedRun) -> dict[str, Any]:
     labels = {"app.kubernetes.io/managed-by": "perdure", "perdure.dev/taskrun-uid": run.uid}
     return {
         "metadata": {"name": run.claim, "labels": labels},
@@ -133,7 +133,7 @@ def a_wide_claim(run: Wanted) -> dict[str, Any]:
     }
 
 
-def a_job(run: Wanted) -> dict[str, Any]:
+def a_job(run: WantedRun) -> dict[str, Any]:
     labels = {"perdure.dev/taskrun-uid": run.uid, "perdure.dev/attempt": "1"}
     return {
         "metadata": {"name": run.job(1), "labels": labels},
@@ -151,7 +151,7 @@ TAKEN = [
 
 @pytest.mark.parametrize(("kind", "make"), TAKEN, ids=[make.__name__ for _, make in TAKEN])
 def test_what_somebody_else_made_under_our_name_is_refused(
-    kind: str, make: Callable[[Wanted], dict[str, Any]]
+    kind: str, make: Callable[[WantedRun], dict[str, Any]]
 ):
     """It is neither believed nor written to nor deleted; a condition names it, and when it is gone
     the same attempt begins."""

@@ -14,7 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.errors import UsageError
-from perdure.kubernetes.order import NAME, Earlier, Order, Resume, decode, encode, name_of, read
+from perdure.kubernetes.order import (
+    NAME,
+    Earlier,
+    Order,
+    ResumeOrder,
+    decode,
+    encode,
+    name_of,
+    read,
+)
 from perdure.kubernetes.result import EXIT_CODES
 from perdure.model import OutcomeKind, TaskSpec
 
@@ -86,10 +95,10 @@ def test_an_order_is_read_as_it_was_written(
         ({"unlisted": 20_000}, "unlisted"),
         ({"earlier": (Earlier(number=2, outcome=OutcomeKind.LOST),)}, "earlier"),
         ({"earlier": (Earlier(number=1, outcome=OutcomeKind.LOST),) * 2}, "earlier"),
-        ({"resume": Resume(mode="Session")}, "resume"),
-        ({"resume": Resume(session_id="abc")}, "resume"),
-        ({"resume": Resume(mode="Session", session_id="--version")}, "resume.session_id"),
-        ({"resume": Resume(from_="../x")}, "resume.from"),
+        ({"resume": ResumeOrder(mode="Session")}, "resume"),
+        ({"resume": ResumeOrder(session_id="abc")}, "resume"),
+        ({"resume": ResumeOrder(mode="Session", session_id="--version")}, "resume.session_id"),
+        ({"resume": ResumeOrder(from_="../x")}, "resume.from"),
         ({"checkpoints": "s3://key:secret@bucket"}, "checkpoints"),
         ({"checkpoints": "/data"}, "checkpoints"),
         ({"state": "checkpoints"}, "state"),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from perdure.kubernetes.outcomes import OVERDUE_MS, ended, held
-from perdure.kubernetes.seen import job_seen, pod_seen
+from perdure.kubernetes.snapshot import job_seen, pod_seen
 from perdure.kubernetes.status import moment
 from perdure.model import OutcomeKind
 from tests.kubernetes import making

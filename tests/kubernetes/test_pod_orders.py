@@ -17,12 +17,12 @@ import pytest
 from msgspec import structs
 
 from perdure import wiring
-from perdure.attempt import Engine
-from perdure.config.reading import load
-from perdure.kubernetes import bringing, performing
-from perdure.kubernetes.order import Earlier, Order, Resume, encode
-from perdure.kubernetes.performing import follow
-from perdure.kubernetes.result import Result, believed
+from perdure.config.files import load
+from perdure.engine.attempt import Engine
+from perdure.kubernetes import pod, pod_state
+from perdure.kubernetes.order import Earlier, Order, ResumeOrder, encode
+from perdure.kubernetes.pod import follow
+from perdure.kubernetes.result import AttemptResult, believed
 from perdure.model import (
     Continuation,
     OutcomeKind,
@@ -111,7 +111,7 @@ def test_an_attempt_whose_pod_is_gone_is_closed_before_the_next(engine: Engine) 
 
 def test_two_pods_never_work_with_one_state(engine: Engine) -> None:
     """While one has the state, another is refused, whatever it is told."""
-    from perdure.homes import durable
+    from perdure.host.homes import durable
 
     engine.state.mkdir(exist_ok=True)
     with durable.lock(engine.state / "pod.lock", "busy"):
@@ -155,7 +155,7 @@ def test_instructions_that_the_cluster_lost_keep_their_place(engine: Engine) -> 
     follow(engine, other, ("Third.",))
     follow(engine, structs.replace(other, attempt=2, contexts=(7, 8)), ("Third.", "Fourth."))
     texts = [each.text for each in engine.store.contexts(other.run_id)]
-    assert texts == [performing.GONE, performing.GONE, "Third.", "Fourth."]
+    assert texts == [pod.GONE, pod.GONE, "Third.", "Fourth."]
 
 
 def test_what_changed_in_the_spec_holds_from_the_next_attempt_on(engine: Engine) -> None:
@@ -232,24 +232,24 @@ def test_how_a_run_begins_is_as_the_order_says(engine: Engine) -> None:
         1,
         run=UID.replace("f001", "f003"),
         spec=replace(SPEC, task="t-2"),
-        resume=Resume(mode="Session", session_id="talk-1"),
+        resume=ResumeOrder(mode="Session", session_id="talk-1"),
     )
     follow(engine, named, ("Go on.",))
     assert engine.store.get(RUN.replace("f001", "f003")).scope == "task:api/t-1"
-    follow(engine, order(1, resume=Resume(mode="Fresh")), ("Anew.",))
+    follow(engine, order(1, resume=ResumeOrder(mode="Fresh")), ("Anew.",))
     assert [s.state for s in engine.store.lineage(key)] == [SessionState.RETIRED]
     unknown = order(
         1,
         run=UID.replace("f001", "f004"),
         spec=replace(SPEC, task="t-3"),
-        resume=Resume(mode="Session", session_id="talk-9"),
+        resume=ResumeOrder(mode="Session", session_id="talk-9"),
     )
     result = follow(engine, unknown, ("Go on.",))
     assert (
         result.outcome.kind is OutcomeKind.CONFIG_ERROR
         and "no conversation talk-9" in result.outcome.detail
     )
-    retired = structs.replace(unknown, resume=Resume(mode="Session", session_id="talk-1"))
+    retired = structs.replace(unknown, resume=ResumeOrder(mode="Session", session_id="talk-1"))
     assert "is retired" in follow(engine, retired, ("Go on.",)).outcome.detail
 
 
@@ -265,7 +265,7 @@ def test_a_checkpoint_store_that_does_not_answer_begins_nothing(
         ("First.",),
     )
     assert (result.outcome.kind, result.outcome.began) == (OutcomeKind.OVERLOADED, False)
-    assert bringing.known(engine, RUN) is None
+    assert pod_state.known(engine, RUN) is None
 
 
 def run_pod(
@@ -274,7 +274,7 @@ def run_pod(
     files: dict[str, bytes],
     *,
     secrets: dict[str, bytes] | None = None,
-) -> tuple[int, Result]:
+) -> tuple[int, AttemptResult]:
     """`perdure work --run` with these files as its order, believed as the operator would."""
     for name, content in {
         **{f"order/{name}": content for name, content in files.items()},
@@ -345,7 +345,7 @@ def test_the_image_has_what_a_pod_needs_and_the_pod_loads_no_client_of_kubernete
         installed[1].split(",")
     ) <= set(known)
     look = (
-        "import sys, perdure.cli.pod, perdure.kubernetes.performing; print({'kopf', 'lightkube'} & "
+        "import sys, perdure.cli.kubernetes.pod, perdure.kubernetes.pod; print({'kopf', 'lightkube'} & "
         "set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.kubernetes.order import Resume
+from perdure.kubernetes.order import ResumeOrder
 from perdure.model import Backend, OutcomeKind, Rung, Verdict
 from tests.journeys.stage import said
 from tests.kubernetes.pods import PROMPT, Ended, cluster
@@ -122,7 +122,7 @@ def test_another_run_s_conversation_goes_on_in_a_new_one(agent: str, tmp_path: P
         first = succeeded(one.run(1))
         session = first.result.session_id
         one.spec = {"task": "t-2"}
-        resume = Resume(mode="Session", session_id=session, from_="t-1")
+        resume = ResumeOrder(mode="Session", session_id=session, from_="t-1")
         uid = "3f0c8a52-7a4e-4f5e-9a44-0c1de2b7f009"
         second = succeeded(
             one.run(1, {1: "What was the magic word?"}, run=uid, name="t-2", resume=resume)

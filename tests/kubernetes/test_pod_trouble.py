@@ -17,10 +17,10 @@ from msgspec.structs import replace as changed
 
 from perdure import wiring
 from perdure.capsule.objects import open_store
-from perdure.capsule.publishing import Publishing, Ways, machine
-from perdure.config.reading import load
+from perdure.capsule.publication import Publishing, Ways, machine
+from perdure.config.files import load
 from perdure.kubernetes.order import Order, encode
-from perdure.kubernetes.performing import follow
+from perdure.kubernetes.pod import follow
 from perdure.kubernetes.result import believed
 from perdure.kubernetes.secrets import Secrets
 from perdure.model import OutcomeKind, TaskSpec
@@ -91,7 +91,7 @@ def test_a_result_that_cannot_be_written_leaves_the_exit_code(
     assert started.returncode == 75 and "the result cannot be written" in log, log
 
 
-BROKEN = """from perdure.drivers.claude import ClaudeDriver
+BROKEN = """from perdure.agents.claude.driver import ClaudeDriver
 
 
 class Driver(ClaudeDriver):

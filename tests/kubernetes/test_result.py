@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from perdure.kubernetes.result import (
     EXIT_CODES,
     LONGEST,
+    AttemptResult,
     Before,
-    Place,
-    Result,
-    Told,
+    PlaceResult,
+    ReceiptResult,
     believed,
     decode,
     encode,
@@ -33,7 +33,7 @@ OUTCOMES = st.builds(
     st.booleans(),
 )  # fmt: skip
 RECEIPTS = st.none() | st.builds(
-    lambda verdict, rung, reasons: Told(verdict=verdict, rung=rung, reasons=tuple(reasons)),
+    lambda verdict, rung, reasons: ReceiptResult(verdict=verdict, rung=rung, reasons=tuple(reasons)),
     st.sampled_from(Verdict), st.sampled_from(Rung), st.lists(ANY_TEXT, max_size=8),
 )  # fmt: skip
 EARLIER = st.integers(0, 400).map(
@@ -43,9 +43,9 @@ EARLIER = st.integers(0, 400).map(
     )
 )
 RESULTS = st.builds(
-    lambda attempt, outcome, session_id, receipt, usage, version, place, saved, earlier: Result(
+    lambda attempt, outcome, session_id, receipt, usage, version, place, saved, earlier: AttemptResult(
         attempt=attempt, outcome=outcome, session_id=session_id, receipt=receipt, usage=Usage(*usage), context_version=version,
-        workspace=Place(path=place[0], branch=place[1], commit=place[2]), saved=saved, earlier=earlier,
+        workspace=PlaceResult(path=place[0], branch=place[1], commit=place[2]), saved=saved, earlier=earlier,
     ),
     st.integers(1, 10**5), OUTCOMES, st.text(max_size=300), RECEIPTS, st.tuples(*[st.integers(0, 2**50)] * 4), st.integers(0, 2**31),
     st.tuples(ANY_TEXT, ANY_TEXT, st.text(max_size=80)), st.booleans(), EARLIER,
@@ -53,7 +53,7 @@ RESULTS = st.builds(
 
 
 @given(RESULTS)
-def test_a_result_always_fits_and_keeps_what_decides(result: Result) -> None:
+def test_a_result_always_fits_and_keeps_what_decides(result: AttemptResult) -> None:
     """However long its parts are, the message is whole JSON of at most 4096 bytes with the same
     attempt, kind, verdict and usage."""
     content = encode(result)
@@ -69,10 +69,10 @@ def test_a_result_always_fits_and_keeps_what_decides(result: Result) -> None:
 
 def test_a_short_result_loses_nothing() -> None:
     """What fits comes back as it was."""
-    result = Result(
+    result = AttemptResult(
         attempt=3, outcome=Outcome(kind=OutcomeKind.FAILED, detail="tests fail", code=1), session_id="abc",
-        receipt=Told(verdict=Verdict.NATIVE, reasons=("the transcript grew by 1 turn",)), usage=Usage(10, 2, 5, 0, 0.01), context_version=4,
-        workspace=Place(path="/data/w", branch="perdure/x", commit="a" * 40), saved=True,
+        receipt=ReceiptResult(verdict=Verdict.NATIVE, reasons=("the transcript grew by 1 turn",)), usage=Usage(10, 2, 5, 0, 0.01), context_version=4,
+        workspace=PlaceResult(path="/data/w", branch="perdure/x", commit="a" * 40), saved=True,
         earlier=(Before(number=1, outcome=OutcomeKind.LOST, verdict=Verdict.FRESH, session_id="abc"), Before(number=2)),
     )  # fmt: skip
     assert decode(encode(result)) == result
@@ -81,8 +81,8 @@ def test_a_short_result_loses_nothing() -> None:
 def test_reasons_go_before_the_sentence_and_the_oldest_attempts_before_the_newest() -> None:
     """What is cut is cut in that order."""
     earlier = tuple(Before(number=n, session_id="s" * 36) for n in range(1, 101))
-    told = Told(verdict=Verdict.BROKEN, reasons=("r" * 3000,) * 3)
-    result = Result(
+    told = ReceiptResult(verdict=Verdict.BROKEN, reasons=("r" * 3000,) * 3)
+    result = AttemptResult(
         attempt=101,
         outcome=Outcome(kind=OutcomeKind.FAILED, detail="d" * 300),
         receipt=told,
@@ -96,7 +96,7 @@ def test_reasons_go_before_the_sentence_and_the_oldest_attempts_before_the_newes
 
 
 @given(RESULTS)
-def test_only_the_right_attempt_with_the_right_exit_code_is_believed(result: Result) -> None:
+def test_only_the_right_attempt_with_the_right_exit_code_is_believed(result: AttemptResult) -> None:
     """An agent that writes a success into the file itself does not make its pod exit with 0."""
     content = encode(result)
     assert believed(content, result.attempt, exit_code(result)) == decode(content)
@@ -114,7 +114,7 @@ def test_every_outcome_has_an_exit_code_and_only_success_is_0() -> None:
 def test_a_pod_that_could_not_read_its_order_is_believed_for_its_own_attempt() -> None:
     """It cannot know the number, which the operator does."""
     content = encode(
-        Result(attempt=0, outcome=Outcome(kind=OutcomeKind.CONFIG_ERROR, detail="no order"))
+        AttemptResult(attempt=0, outcome=Outcome(kind=OutcomeKind.CONFIG_ERROR, detail="no order"))
     )
     found = believed(content, 7, 7)
     assert found is not None and found.attempt == 7

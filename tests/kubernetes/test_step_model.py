@@ -12,14 +12,14 @@ import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from perdure.kubernetes import standing
+from perdure.kubernetes import status_moves
 from perdure.kubernetes import step as steps
 from perdure.kubernetes.outcomes import Held
-from perdure.kubernetes.seen import JobSeen, PodSeen, job_seen, pod_seen
+from perdure.kubernetes.snapshot import JobSeen, PodSeen, job_seen, pod_seen
 from perdure.kubernetes.status import FINAL
 from perdure.kubernetes.wanted import FINALIZER, wanted
-from perdure.lifecycle import FREE_LIMIT
 from perdure.model import OutcomeKind
+from perdure.rules.lifecycle import FREE_LIMIT
 from tests.kubernetes import making
 
 START = 1_795_000_000_000
@@ -99,7 +99,7 @@ class Operator:
             step = steps.next_step(seen, self.cluster.now, 0.5)
             if isinstance(step, steps.Rest):
                 return True
-            if isinstance(step, steps.Look):
+            if isinstance(step, steps.LookAgain):
                 assert not fresh, "a fresh look is enough"
                 self.hear("jobs"), self.hear("pods"), self.hear("run")
                 fresh = True
@@ -116,7 +116,7 @@ class Operator:
             assert self.run is not None
             there.contexts.add(self.run["spec"]["contextVersion"])
             self.recorded = frozenset(there.contexts)
-        elif isinstance(step, steps.Launch):
+        elif isinstance(step, steps.LaunchPod):
             if step.record.number not in there.jobs and there.run is not None:
                 there.jobs[step.record.number] = making.job(
                     there.run,
@@ -125,7 +125,7 @@ class Operator:
                 )
                 there.made.append(step.record.number)
             self.hear("jobs")
-        elif isinstance(step, steps.Stop):
+        elif isinstance(step, steps.StopPod):
             body = there.jobs.pop(step.job.attempt, None)
             assert body is None or body["metadata"]["uid"] == step.job.uid
             records = ((there.run or {}).get("status") or {}).get("attempts", [])
@@ -151,7 +151,7 @@ class Operator:
         ):
             self.hear("run")  # 409, or 404: read again, derive again
         elif isinstance(step, steps.Tell):
-            patch = standing.patch(there.run.get("status") or {}, step.status)
+            patch = status_moves.patch(there.run.get("status") or {}, step.status)
             assert patch, "nothing is written that changes nothing"
             self.check(there.run.get("status") or {}, step)
             there.run["status"] = {
@@ -159,7 +159,7 @@ class Operator:
             }
             there.touch(there.run)
             self.hear("run")
-        elif isinstance(step, steps.Hold):
+        elif isinstance(step, steps.HoldFinalizer):
             there.run["metadata"]["finalizers"] = [FINALIZER]
             there.touch(there.run)
             self.hear("run")

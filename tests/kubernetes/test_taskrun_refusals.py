@@ -10,8 +10,15 @@ import msgspec
 import pytest
 import yaml
 
-from perdure.kubernetes.spec import Source
-from perdure.kubernetes.status import Lying, Record, Spent, Status, Told, Verdict
+from perdure.kubernetes.spec import SpecSource
+from perdure.kubernetes.status import (
+    AttemptStatus,
+    Lying,
+    ReceiptSummary,
+    Spent,
+    StatusCondition,
+    TaskRunStatus,
+)
 from perdure.model import TaskSpec
 from tests.kubernetes.refusals import BASE, CHANGES, REFUSED, TAKEN, laid_over
 from tests.kubernetes.resource import TOP, installed, place, schema
@@ -174,19 +181,19 @@ def test_status_has_its_own_door(cluster: Cluster, there: str) -> None:
 
 def test_what_the_operator_writes_fits_the_schema(cluster: Cluster, there: str) -> None:
     """Every field of the operator's own idea of a status is kept by the API server."""
-    record = Record(
+    record = AttemptStatus(
         number=1, job="j", job_uid="u", pod="p", node="n", context_version=2, started="2026-11-21T20:00:00.000Z",
         ended="2026-11-21T20:01:00.000Z", outcome="succeeded", detail="d", infrastructure=True, session_id="s",
-        receipt=Verdict(verdict="native", rung="native", reasons=("same id",)),
+        receipt=ReceiptSummary(verdict="native", rung="native", reasons=("same id",)),
         usage=Spent(input_tokens=1, output_tokens=2, cost_usd=0.5), exit_code=7,
     )  # fmt: skip
-    whole = Status(
+    whole = TaskRunStatus(
         phase="Running", observed_generation=1, context_version=1, attempt=1, attempts_allowed=3, used_before=1,
         run_after="2026-11-21T20:02:00.000Z", reason="r", session_id="s", receipt="native", retried="x",
         workspace=Lying(claim_name="c", path="/data/x", branch="b", commit="0" * 40, checkpoints="s3://b", saved=True),
         usage=Spent(input_tokens=1, output_tokens=2, cost_usd=0.5),
-        conditions=(Told(type="Waiting", status="True", reason="Quota", message="m", last_transition_time="2026-11-21T20:00:00Z"),),
-        attempts=(record,), contexts=1, instructions_from=(Source(version=1, name="s", key="k"),),
+        conditions=(StatusCondition(type="Waiting", status="True", reason="Quota", message="m", last_transition_time="2026-11-21T20:00:00Z"),),
+        attempts=(record,), contexts=1, instructions_from=(SpecSource(version=1, name="s", key="k"),),
     )  # fmt: skip
     asked(cluster, there, "whole", BASE)
     status: Any = msgspec.json.decode(msgspec.json.encode(whole))

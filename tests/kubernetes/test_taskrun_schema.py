@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin
 import msgspec
 import pytest
 
-from perdure import service
+from perdure.engine import service
 from perdure.kubernetes.spec import Spec
 from perdure.model import ContinuityPolicy, Permissions, TaskSpec, WhenFull
 from perdure.workspace import identity

@@ -9,7 +9,7 @@ import threading
 from contextlib import closing
 from pathlib import Path
 
-from perdure.bell import Bell, ring
+from perdure.host.wakeup import Bell, ring
 
 LONG_S = 3600.0
 
@@ -38,7 +38,7 @@ def test_nobody_has_to_be_there(tmp_path: Path) -> None:
     one still rings."""
     ring(tmp_path / "nothing")
     killed = (
-        "import os, pathlib, sys, perdure.bell as b; b.Bell(pathlib.Path(sys.argv[1])); "
+        "import os, pathlib, sys, perdure.host.wakeup as b; b.Bell(pathlib.Path(sys.argv[1])); "
         "os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", killed, str(tmp_path)], check=False)

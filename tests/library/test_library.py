@@ -22,10 +22,10 @@ from typing import Any, cast
 import pytest
 
 import perdure
-from perdure.bell import Bell
+from perdure.agents.rehearsal import Rehearsal
 from perdure.cli.main import VERBS
-from perdure.events import AttemptEnded, Said
-from perdure.rehearsal import Rehearsal
+from perdure.host.wakeup import Bell
+from perdure.model.events import AttemptEnded, Said
 from tests.journeys.stage import Stage
 
 SCRIPT = (

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.rehearsal import Rehearsal
+from perdure.agents.rehearsal import Rehearsal
 from tests.journeys.stage import Stage
 from tests.patience import PATIENCE_S
 

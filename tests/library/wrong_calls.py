@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import perdure
-from perdure.events import Said
+from perdure.model.events import Said
 
 
 def watch(record: perdure.Record, more: int) -> None:

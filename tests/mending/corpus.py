@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perdure.mending import Trouble
+from perdure.rules.transcript_repair import Trouble
 
 RECORDINGS = Path(__file__).with_name("recordings")
 TOLD = (

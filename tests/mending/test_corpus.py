@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure import drivers
-from perdure.mending import Harm, Mended, Trouble, claude, gemini
+from perdure.agents import registry
+from perdure.rules.transcript_repair import Harm, Mended, Trouble, claude, gemini
 from tests.mending.corpus import CASES, IDS, NAMES, TOLD, Case, Recording
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "mending.md"
 
 
 def mend(agent: str, content: bytes, complaint: str = "") -> Mended:
-    return drivers.load(agent).mend(content, IDS[agent], NAMES[agent], complaint)
+    return registry.load(agent).mend(content, IDS[agent], NAMES[agent], complaint)
 
 
 def answer(mended: Mended) -> str:
@@ -50,7 +50,7 @@ def test_each_gets_its_answer(case: Case) -> None:
 def test_what_was_said_stands_in_the_mended_copy(case: Case) -> None:
     """The prompts and the answers that a reader finds are those of the recording, but for what is
     gone; no other word was put in."""
-    driver = drivers.load(case.agent)
+    driver = registry.load(case.agent)
     mended = mend(case.agent, case.content()).content or b""
     spoken = [each.text.strip().rstrip("\ufffd") for each in driver.spoken(mended)]
     wanted = [words for words in TOLD if "tool-one" not in words and words not in case.missing]
@@ -154,7 +154,7 @@ def test_a_fork_keeps_the_name_of_its_parent() -> None:
         b'"payload":{', b'"payload":{"forked_from_id":"' + parent.encode() + b'",', 1
     )
     mended = mend("codex", recording.instead(0, head[:220]))
-    assert mended.content is not None and drivers.load("codex").parent(mended.content) == parent
+    assert mended.content is not None and registry.load("codex").parent(mended.content) == parent
 
 
 @given(st.data())

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from perdure import drivers
-from perdure.mending import Harm, claude
-from perdure.proving import prover
-from perdure.rehearsal import Rehearsal
+from perdure.agents import registry
+from perdure.agents.proof import prover
+from perdure.agents.rehearsal import Rehearsal
+from perdure.rules.transcript_repair import Harm, claude
 from perdure.testing.drivers import Bench
-from perdure.testing.drivers.bench import Ran, resume
+from perdure.testing.drivers.bench import BenchRun, resume
 from tests.mending.corpus import CASES, IDS, NAMES, TOLD, Case, Recording
 from tests.mending.test_corpus import mend
 
@@ -54,7 +54,7 @@ def bench() -> Iterator[Make]:
         }
         own = rehearsal.environ(agent, home / "home" / agent, retries=0)
         return Bench(
-            driver=drivers.load(agent),
+            driver=registry.load(agent),
             environ={**outer, "IS_SANDBOX": "1", **own},
             rehearsal=rehearsal,
             cwd=home / "work",
@@ -82,7 +82,7 @@ def put(stage: Bench, content: bytes) -> Path:
     return place
 
 
-def missing(stage: Bench, ran: Ran, case: Case) -> list[str]:
+def missing(stage: Bench, ran: BenchRun, case: Case) -> list[str]:
     """What the model was not told; all of it where the CLI did not go on."""
     if not ran.outcome.ok or not stage.rehearsal.requests:
         return list(TOLD)

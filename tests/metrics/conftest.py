@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from perdure.attempt import Engine
-from perdure.config.reading import load
+from perdure.config.files import load
+from perdure.engine.attempt import Engine
 from perdure.wiring import open_engine
 
 

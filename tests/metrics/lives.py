@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from perdure.metrics.exposing import Meter
 from perdure.model import (
     Continuation,
     Decision,
@@ -20,7 +19,8 @@ from perdure.model import (
     Verdict,
 )
 from perdure.protocols import Ending
-from perdure.testing.stores.making import Store, begun, claimed, session_of, submit
+from perdure.telemetry.metrics.exposition import MetricsPage
+from perdure.testing.stores.samples import Store, begun, claimed, session_of, submit
 
 FRESH = Continuation(kind=Start.FRESH, session_id="s")
 RESUME = Continuation(kind=Start.RESUME, session_id="s")
@@ -80,7 +80,7 @@ def samples(text: str) -> Samples:
     return found
 
 
-def scraped(meter: Meter) -> Samples:
+def scraped(meter: MetricsPage) -> Samples:
     text, content_type = meter.exposition("text/plain")
     assert content_type.startswith("text/plain")
     return samples(text.decode())

@@ -7,24 +7,24 @@ from pathlib import Path
 
 import pytest
 
-from perdure.attempt import Engine
+from perdure.engine.attempt import Engine
 from perdure.errors import StoreError
-from perdure.events import CollisionSeen
-from perdure.metrics.exposing import Meter
-from perdure.metrics.following import OVERLAP_MS, Following
 from perdure.model import Condition, OutcomeKind, RunState, TaskSpec
-from perdure.testing.stores.making import LAPSED_S, begun, claimed, ending, submit
+from perdure.model.events import CollisionSeen
+from perdure.telemetry.metrics.exposition import MetricsPage
+from perdure.telemetry.metrics.follower import OVERLAP_MS, Following
+from perdure.testing.stores.samples import LAPSED_S, begun, claimed, ending, submit
 from tests.metrics.lives import a_life, scraped
 
 TOP = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def meter(engine: Engine) -> Meter:
-    return Meter(engine, "1.2.3", fresh_s=0)
+def meter(engine: Engine) -> MetricsPage:
+    return MetricsPage(engine, "1.2.3", fresh_s=0)
 
 
-def test_what_attempts_add_up_to(engine: Engine, meter: Meter) -> None:
+def test_what_attempts_add_up_to(engine: Engine, meter: MetricsPage) -> None:
     """Outcomes, receipts, resumes, fallbacks, tokens, cost and what was saved stand there as the
     attempts had them."""
     a_life(engine.store)
@@ -58,7 +58,7 @@ def test_what_attempts_add_up_to(engine: Engine, meter: Meter) -> None:
     assert found["perdure_build_info", "1.2.3"] == 1
 
 
-def test_how_things_stand(engine: Engine, meter: Meter) -> None:
+def test_how_things_stand(engine: Engine, meter: MetricsPage) -> None:
     """Runs by state, who waits and how long, whose lease lapsed, who needs a person, who collided:
     each has its number."""
     store = engine.store
@@ -90,13 +90,13 @@ def test_how_things_stand(engine: Engine, meter: Meter) -> None:
     )
 
 
-def test_a_new_process_tells_the_same(engine: Engine, meter: Meter) -> None:
+def test_a_new_process_tells_the_same(engine: Engine, meter: MetricsPage) -> None:
     """Counters come from the store: whoever begins to count later says what the one says that
     counted all along."""
     for agent in ("claude", "codex", "claude"):
         a_life(engine.store, agent)
         scraped(meter)
-    old, new = scraped(meter), scraped(Meter(engine, "1.2.3"))
+    old, new = scraped(meter), scraped(MetricsPage(engine, "1.2.3"))
     totals = {
         address: value
         for address, value in old.items()
@@ -113,8 +113,8 @@ def test_the_past_is_read_in_parts_and_shown_whole(
 ) -> None:
     """While the past is still being read no total is shown that would jump later; page by page
     nothing is lost or counted twice."""
-    monkeypatch.setattr("perdure.metrics.following.PAGE", 2)
-    monkeypatch.setattr("perdure.metrics.following.OVERLAP_MS", 0)
+    monkeypatch.setattr("perdure.telemetry.metrics.follower.PAGE", 2)
+    monkeypatch.setattr("perdure.telemetry.metrics.follower.OVERLAP_MS", 0)
     for _ in range(3):
         a_life(engine.store)
     following, calls = Following(engine.store), 0
@@ -132,7 +132,7 @@ def test_many_that_ended_in_one_moment_are_read_in_parts(
 ) -> None:
     """More ends within one millisecond than a call reads: each call goes on where the one before
     left off, and it comes to an end."""
-    monkeypatch.setattr("perdure.metrics.following.PAGE", 2)
+    monkeypatch.setattr("perdure.telemetry.metrics.follower.PAGE", 2)
     for _ in range(3):
         a_life(engine.store)
     with engine.store._database.writing() as (cursor, now):  # type: ignore[attr-defined]
@@ -179,7 +179,7 @@ def test_what_is_seen_late_is_counted(engine: Engine) -> None:
         assert sum(following.tallies["claude"].outcomes.values()) == 6
 
 
-def test_hostile_names_are_no_labels(engine: Engine, meter: Meter) -> None:
+def test_hostile_names_are_no_labels(engine: Engine, meter: MetricsPage) -> None:
     """A run that came from elsewhere may name any agent: such names are one label, and no line of
     the scrape is theirs."""
     for agent in ('x"} 1\nperdure_runs{agent="y', "x" * 4000, "\u202e\x1b[31m", "acp-own"):
@@ -193,7 +193,7 @@ def test_hostile_names_are_no_labels(engine: Engine, meter: Meter) -> None:
     assert found["perdure_attempts_total", "other", "succeeded"] == 6
 
 
-def test_the_disk_is_measured_beside(engine: Engine, meter: Meter) -> None:
+def test_the_disk_is_measured_beside(engine: Engine, meter: MetricsPage) -> None:
     """A scrape never waits for the walk over the disk: its numbers are there as soon as it has
     ended."""
     (engine.state / "other").mkdir()
@@ -210,17 +210,17 @@ def test_the_disk_is_measured_beside(engine: Engine, meter: Meter) -> None:
 def test_many_scrapes_cost_one(engine: Engine) -> None:
     """Who asks again at once gets what was there; a store that is gone is said to be so, by an
     error and not by zeros."""
-    meter = Meter(engine, "1.2.3", fresh_s=3600)
+    meter = MetricsPage(engine, "1.2.3", fresh_s=3600)
     first = scraped(meter)
     a_life(engine.store)
     assert scraped(meter) == first
-    fresh = Meter(engine, "1.2.3")
+    fresh = MetricsPage(engine, "1.2.3")
     engine.store.close()
     with pytest.raises(StoreError):
         fresh.exposition()
 
 
-def test_openmetrics_for_who_asks_for_it(meter: Meter) -> None:
+def test_openmetrics_for_who_asks_for_it(meter: MetricsPage) -> None:
     """Prometheus asks for OpenMetrics, and gets it; whoever asks for nonsense gets an answer all
     the same."""
     usual = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,text/plain;version=0.0.4;q=0.2,*/*;q=0.1"

@@ -17,10 +17,10 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from perdure.attempt import Engine
-from perdure.metrics.exposing import Meter
+from perdure.engine.attempt import Engine
+from perdure.telemetry.metrics.exposition import MetricsPage
 from perdure.testing.stores.inbox import arrived
-from perdure.testing.stores.making import claimed, submit
+from perdure.testing.stores.samples import claimed, submit
 from tests.metrics.lives import a_life, samples
 from tests.web.serving import PATIENCE_S, Serving
 
@@ -35,7 +35,7 @@ def offered(engine: Engine) -> dict[str, set[str]]:
     a_life(engine.store)
     claimed(engine.store, submit(engine.store))
     engine.store.accept([arrived()])
-    meter, found = Meter(engine, "1.2.3", fresh_s=0), defaultdict[str, set[str]](set)
+    meter, found = MetricsPage(engine, "1.2.3", fresh_s=0), defaultdict[str, set[str]](set)
     while "perdure_disk_bytes" not in found:
         for family in text_string_to_metric_families(meter.exposition()[0].decode()):
             for sample in family.samples:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from perdure.rehearsal import Rehearsal
+from perdure.agents.rehearsal import Rehearsal
 from tests.journeys.stage import Stage
 from tests.patience import PATIENCE_S
 

@@ -111,7 +111,7 @@ def hint(place: Path, packages: Path) -> str:
     """What a perdure says that is installed in this environment."""
     words = (
         f"import sys; sys.prefix = {str(place)!r}; sys.path[:0] = [{str(packages)!r}]; "
-        "from perdure.extras import install_command; print(install_command('plans'))"
+        "from perdure.host.extras import install_command; print(install_command('plans'))"
     )
     source = f"import sys; sys.path[:0] = [{str(TOP / 'src')!r}]; {words}"
     done = subprocess.run(

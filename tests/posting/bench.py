@@ -11,20 +11,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from perdure import service, wiring
-from perdure.attempt import Engine
-from perdure.config.reading import load
-from perdure.events import AnyEvent, TurnEnded
-from perdure.forgeapi.connecting import connect
-from perdure.forgeapi.tokens import Token
-from perdure.forges import Forge
-from perdure.forges.postings import Origin, Posting, labels_of
-from perdure.forges.rules import rules
+from perdure import wiring
+from perdure.config.files import load
+from perdure.engine import service
+from perdure.engine.attempt import Engine
+from perdure.forge.clients.connections import connect
+from perdure.forge.clients.tokens import ForgeToken
+from perdure.forge.replies import Answering
 from perdure.model import OutcomeKind, Receipt, RunState, TaskRun, TaskSpec, Usage, Verdict
-from perdure.posting import Answering
+from perdure.model.events import AnyEvent, TurnEnded
+from perdure.model.forge.deliveries import Forge
+from perdure.model.forge.postings import Origin, Posting, labels_of
+from perdure.model.forge.rules import rules
 from perdure.protocols import ForgeApi
 from perdure.testing.stores.inbox import arrived
-from perdure.testing.stores.making import begun, claimed, ending
+from perdure.testing.stores.samples import begun, claimed, ending
 from tests.journeys.stage import native
 from tests.servers.forge import Repository, Request, SmallForge, gitea, github, gitlab
 from tests.servers.forge.state import Item
@@ -197,7 +198,7 @@ def make_bench(
 
 
 def client(url: str, kind: Forge = Forge.GITEA) -> ForgeApi:
-    return connect(kind, url, Token("the variable THE_TOKEN", held=TOKEN))
+    return connect(kind, url, ForgeToken("the variable THE_TOKEN", held=TOKEN))
 
 
 def answering_of(engine: Engine, clone: str, api: Callable[[], ForgeApi], **rule: Any) -> Answering:

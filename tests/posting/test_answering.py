@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from perdure.attempt.opening import _locked
+from perdure.engine.attempt.opening_steps import _locked
 from perdure.errors import ForgeRefused, InUse
-from perdure.forges import Forge
-from perdure.forges.postings import Posting, origin_of
+from perdure.forge.replies import Poster
 from perdure.model import Condition, OutcomeKind, RunState
-from perdure.posting import Poster
+from perdure.model.forge.deliveries import Forge
+from perdure.model.forge.postings import Posting, origin_of
 from tests.posting.bench import PASSWORD, TOKEN, Bench, make_bench
 
 

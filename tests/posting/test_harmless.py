@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from perdure.forge.replies.escapes import block, code, title
+from perdure.forge.replies.sentences import MOST, Account, comment
 from perdure.model import (
     Attempt,
     Condition,
@@ -24,8 +26,6 @@ from perdure.model import (
     TaskSpec,
     Usage,
 )
-from perdure.posting.harmless import block, code, title
-from perdure.posting.saying import MOST, Account, comment
 
 MARK = "<!-- perdure:task=0123 -->"
 EVIL = (

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from perdure import stores
-from perdure.forges import Forge
-from perdure.forges.postings import Posting
+from perdure import store as stores
+from perdure.model.forge.deliveries import Forge
+from perdure.model.forge.postings import Posting
 from tests.forges import payloads
 from tests.journeys.stage import native
 from tests.servers.forge import SmallForge

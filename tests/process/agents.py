@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from perdure.process import Process
+from perdure.host.process import Process
 from tests.patience import PATIENCE_S
 
 Launcher = Callable[..., Process]

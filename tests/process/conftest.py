@@ -11,8 +11,8 @@ from uuid import uuid4
 
 import pytest
 
+from perdure.host.process import Process, end_all, find, start, survivors
 from perdure.model import Command
-from perdure.process import Process, end_all, find, start, survivors
 from tests.process.agents import Launcher
 
 

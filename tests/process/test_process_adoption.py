@@ -18,7 +18,7 @@ import pytest
 
 import perdure
 from perdure.errors import Conflict
-from perdure.process import (
+from perdure.host.process import (
     Identity,
     Process,
     end_all,
@@ -33,7 +33,7 @@ SUPERVISOR = """
 import fcntl, os, sys, time
 from pathlib import Path
 from perdure.model import Command
-from perdure.process import start
+from perdure.host.process import start
 directory, cwd, mark, script, lock = sys.argv[1:]
 lock_fd = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
 fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -298,7 +298,7 @@ def test_children_of_the_marked_are_found(mark: str, env: dict[str, str]) -> Non
 def test_nobody_ends_himself(mark: str) -> None:
     """A process that carries the mark and ends all that do is spared."""
     program = (
-        "import sys; from perdure.process import *; print(survivors(sys.argv[1]), "
+        "import sys; from perdure.host.process import *; print(survivors(sys.argv[1]), "
         "end_all(sys.argv[1], 0))"
     )
     env = {
@@ -319,7 +319,7 @@ def test_a_worker_knows_another() -> None:
     host, boot, pid, starttime = mine.rsplit(":", 3)
     assert worker_alive(mine) is True
     with subprocess.Popen(
-        [sys.executable, "-c", "from perdure.process import *; print(worker_identity())"],
+        [sys.executable, "-c", "from perdure.host.process import *; print(worker_identity())"],
         stdout=-1,
         env=_env(),
     ) as other:

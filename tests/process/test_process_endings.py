@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from perdure.errors import Conflict, UsageError
+from perdure.host.process import find, run_quick, start, survivors
 from perdure.model import Command
-from perdure.process import find, run_quick, start, survivors
 from tests.process.agents import Launcher, content, daemon, gone, until
 
 

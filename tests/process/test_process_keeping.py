@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
+from perdure.host.process import Identity, Kept, Process, end_kept, find, keep, survivors
 from perdure.model import Command, Exit
-from perdure.process import Identity, Kept, Process, end_kept, find, keep, survivors
 from tests.patience import PATIENCE_S
 from tests.process.agents import gone
 
@@ -237,7 +237,7 @@ OWNER = """
 import fcntl, os, sys
 from pathlib import Path
 from perdure.model import Command
-from perdure.process import keep
+from perdure.host.process import keep
 top = Path(sys.argv[1])
 kept = keep(Command(argv=("/bin/sh", "-c", sys.argv[3]), stdin=b""), directory=top / "kept", cwd=top, env=dict(os.environ),
             mark=sys.argv[2], grace_s=3.0, idle_s=600.0, memory=0)

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.process import Lines, boottime, plain, tail
-from perdure.process.lines import CHUNK
+from perdure.host.process import Lines, boottime, plain, tail
+from perdure.host.process.lines import CHUNK
 from tests.process.agents import Launcher, content, until
 
 
@@ -162,7 +162,7 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
         log.seek(0, 2)
         log.write(b"\nnext\n")
     program = (
-        "import sys; from pathlib import Path; from perdure.process import Lines\n"
+        "import sys; from pathlib import Path; from perdure.host.process import Lines\n"
         "lines, found, before = Lines(Path(sys.argv[1]), cap=8 * 1024**2), [], -1\n"
         "while lines.offset != before: before = lines.offset; found += lines.read()\n"
         "print([len(line) for line in found], lines.capped, lines.dropped)\n"

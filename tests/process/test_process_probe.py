@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from perdure import process
-from perdure.liveness import Liveness
+from perdure.host import process
+from perdure.host.process import Probe
+from perdure.host.process.identity import boot_id, namespace
 from perdure.model import Command, Host, RunState
-from perdure.process import Probe
-from perdure.process.identity import boot_id, namespace
 from perdure.protocols import RunRow
+from perdure.rules.liveness import Liveness
 
 NOW, LATER = 1_000, 2_000
 HERE = Host("here", "box")
@@ -57,7 +57,7 @@ def an_agent(state: Path) -> process.Process:
 
 def a_dead_worker() -> str:
     """The name of a supervisor that has ended."""
-    code = "from perdure.process import worker_identity; print(worker_identity())"
+    code = "from perdure.host.process import worker_identity; print(worker_identity())"
     return subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     ).stdout.strip()
@@ -66,7 +66,7 @@ def a_dead_worker() -> str:
 def test_a_live_supervisor_is_believed_whatever_its_lease_says(tmp_path: Path) -> None:
     """Its process lives: it works, also when its lease is over because it was stopped."""
     assert seen(tmp_path, a_run(process.worker_identity(), lease_until=0)) is Liveness.ATTENDED
-    stopped = subprocess.Popen([sys.executable, "-c", "import perdure.process as p; print(p.worker_identity(), flush=True); input()"],
+    stopped = subprocess.Popen([sys.executable, "-c", "import perdure.host.process as p; print(p.worker_identity(), flush=True); input()"],
                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # fmt: skip
     with stopped:
         assert stopped.stdout is not None
@@ -126,7 +126,7 @@ def test_another_container_is_known_by_its_lease_and_its_lock(tmp_path: Path) ->
     """A supervisor in a pid namespace of its own has pids that are others' here: it is believed as
     long as its lease lasts, and its agent is known by the lock that its shim holds."""
     program = (
-        "import os, sys; from pathlib import Path; from perdure import process; from perdure.model "
+        "import os, sys; from pathlib import Path; from perdure.host import process; from perdure.model "
         "import Command\nstate = Path(sys.argv[1])\nprocess.start(Command(argv=('/bin/sleep', "
         "'600'), stdin=b''), directory=state / 'runs/r/1', cwd=state, env=dict(os.environ),\n      "
         "        mark='r.1', deadline_s=0, grace_s=1).agent_pid\nprint(process.worker_identity(), "

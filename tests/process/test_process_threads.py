@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from perdure.process import hold, machine
+from perdure.host.process import hold, machine
 
 
 def at_once(count: int, go: Callable[[], object]) -> list[object]:
@@ -63,8 +63,8 @@ MANY = """
 import os, pathlib, resource, socket, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (1300, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 held = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
-from perdure.bell import Bell
-from perdure.process import Asking, Identity, Kept
+from perdure.host.wakeup import Bell
+from perdure.host.process import Asking, Identity, Kept
 bell = Bell(pathlib.Path(sys.argv[1]))
 bell.ring()
 bell.wait(3600)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from perdure.projectmap import Drawn, Project, draw, rank, read
-from perdure.projectmap.languages import outline_of
+from perdure.engine.project_map import Drawn, Project, draw, rank, read
+from perdure.engine.project_map.languages import outline_of
 
 SHOP = {
     "shop/__init__.py": "from .orders import Order\n",

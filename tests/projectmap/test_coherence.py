@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.coherence import LINE, PARTS, PYTHON, Called, Coder, Result, played, python_errors
-from perdure.rehearsal import Message
+from perdure.agents.rehearsal import ChatMessage
 
 FEW = {key: PARTS[key] for key in ("money", "product", "cart")}
 
@@ -36,7 +36,7 @@ def test_the_model_uses_only_what_it_was_shown() -> None:
     """A part that stands in the messages is used as it is called there, file, name and parameter;
     one that does not is made up."""
     coder = Coder(PARTS, PYTHON)
-    call = Message(
+    call = ChatMessage(
         "tool_call",
         "cat > shop/cash.py <<'EOF'\nclass Amount:\n    def __init__(self, pence: int) -> None: "
         "...\nEOF",
@@ -46,8 +46,8 @@ def test_the_model_uses_only_what_it_was_shown() -> None:
         "shop/cash.py:\n  class Amount\n    def __init__(self, pence: int) -> None\nshop/app.py:\n "
         " def run(laps: int) -> int"
     )
-    assert coder.known("money", [Message("user", shown)]) == Called("cash", "Amount", "pence")
-    assert coder.known("app", [Message("user", shown)]) == Called("app", "run", "laps")
+    assert coder.known("money", [ChatMessage("user", shown)]) == Called("cash", "Amount", "pence")
+    assert coder.known("app", [ChatMessage("user", shown)]) == Called("app", "run", "laps")
     assert coder.known("product", [call]) is None
     made_up = {coder.made_up("money", key) for key in PARTS}
     assert len(made_up) > 6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.attempt.mapping import is_due
+from perdure.engine.attempt.project_map import is_due
 from perdure.model import Continuation, MapWhen, Start
 
 FRESH, RESUME, REBUILD, FORK = (

@@ -8,11 +8,18 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.process import Asking
-from perdure.process.asking import MOST_DEATHS
-from perdure.projectmap import ANSWER, Apart, draw, rank, read
-from perdure.projectmap.languages import LANGUAGES, outline_of
-from perdure.projectmap.outline import NO_OUTLINE, File, Import, Outline, Project, Symbol
+from perdure.engine.project_map import ANSWER, Apart, draw, rank, read
+from perdure.engine.project_map.languages import LANGUAGES, outline_of
+from perdure.engine.project_map.outline import (
+    NO_OUTLINE,
+    Import,
+    Outline,
+    OutlineFile,
+    Project,
+    Symbol,
+)
+from perdure.host.process import Asking
+from perdure.host.process.questions import MOST_DEATHS
 from tests.projectmap.making import mapped
 
 ANYTHING = st.text(max_size=60) | st.sampled_from(
@@ -40,7 +47,7 @@ def test_no_name_leaves_its_line(files: dict[str, list[str]], tokens: int, promp
     is one of its own forms, it holds no control character, it is valid UTF-8, and it keeps its
     bound."""
     read_files = {
-        name: File(
+        name: OutlineFile(
             name,
             Outline(
                 tuple(Symbol(each, each, (each,)) for each in said),

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from perdure.projectmap import draw, estimate, rank, read
-from perdure.projectmap.languages import outline_of
-from perdure.projectmap.outline import Outline
+from perdure.engine.project_map import draw, estimate, rank, read
+from perdure.engine.project_map.languages import outline_of
+from perdure.engine.project_map.outline import Outline
 from tests.projectmap.making import SHOP, WEB, made, mapped, project
 
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
+from perdure.agents.prove import ROWS, SCENES, ProveResult, RowCheck, candidates, prove
+from perdure.agents.prove.known import known, read, take_over
 from perdure.cli.prove import table, verdict
-from perdure.prove import ROWS, SCENES, Check, Proof, candidates, prove
-from perdure.prove.known import known, read, take_over
 from tests.drivers import acp_proxy
 from tests.journeys.stage import native
 from tests.patience import PATIENCE_S
@@ -214,13 +214,13 @@ def until(met: Any) -> None:
         time.sleep(0.02)
 
 
-def proof(checks: Sequence[Check] = (), known_of: str = "1.0.0") -> Proof:
-    return Proof(
+def proof(checks: Sequence[RowCheck] = (), known_of: str = "1.0.0") -> ProveResult:
+    return ProveResult(
         agent="claude", version="1.1.0", program="/opt/claude", known=known_of, checks=tuple(checks)
     )
 
 
-RESUME = Check(
+RESUME = RowCheck(
     id="resume",
     asks="A resume goes on.",
     relied=True,

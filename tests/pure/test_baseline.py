@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.attempt.baseline import Journaled, shown_of, told_in_full, unrecorded, with_ids_of
-from perdure.continuity import judge
+from perdure.engine.attempt.baseline import (
+    Journaled,
+    shown_of,
+    told_in_full,
+    unrecorded,
+    with_ids_of,
+)
 from perdure.model import (
     Continuation,
     Evidence,
@@ -21,6 +26,7 @@ from perdure.model import (
     Verdict,
 )
 from perdure.model.loaded import call, item
+from perdure.rules.continuity import judge
 
 P, Q = item(ItemKind.PROMPT, "Do it."), item(ItemKind.PROMPT, "Go on.")
 CALL, RESULT = call("c1", "Bash", {}, "echo one"), item(ItemKind.RESULT, "one", "c1")

@@ -15,12 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure import model, names, stores
-from perdure.codec import decode, decode_event, encode, plain
-from perdure.events import AgentEvent, AnyEvent, Event, Record, RunEvent, Said, TurnEnded
+from perdure import model
+from perdure import store as stores
+from perdure.engine.report import SCHEMA_VERSION, run_report
 from perdure.model import Attempt, Context, Outcome, OutcomeKind, RunState, TaskRun, TaskSpec, Usage
-from perdure.report import SCHEMA_VERSION, run_report
-from perdure.testing.stores.making import submit
+from perdure.model.codec import decode, decode_event, encode, plain
+from perdure.model.events import AgentEvent, AnyEvent, Event, Record, RunEvent, Said, TurnEnded
+from perdure.rules import run_names
+from perdure.testing.stores.samples import submit
 
 EVENTS = get_args(AnyEvent)
 NOUNS = [
@@ -156,12 +158,12 @@ def test_a_report_sums_what_the_attempts_used() -> None:
 def test_names_can_be_said_and_typed() -> None:
     """Two plain words; after a few that were taken a number makes it certain that one is found."""
     assert all(
-        re.fullmatch(r"[a-z]+-[a-z]+", names.suggest(tries))
+        re.fullmatch(r"[a-z]+-[a-z]+", run_names.suggest(tries))
         for tries in range(5)
         for _ in range(50)
     )
-    assert all(re.fullmatch(r"[a-z]+-[a-z]+-\d+", names.suggest(5)) for _ in range(50))
-    assert len({names.suggest(9) for _ in range(500)}) > 490
+    assert all(re.fullmatch(r"[a-z]+-[a-z]+-\d+", run_names.suggest(5)) for _ in range(50))
+    assert len({run_names.suggest(9) for _ in range(500)}) > 490
 
 
 # --- imports
@@ -181,7 +183,7 @@ HEAVY = (
 )
 LS = """
 import sys
-import perdure.cli.main, perdure.cli.compose, perdure.stores
+import perdure.cli.main, perdure.cli.compose, perdure.store
 assert perdure.cli.main.main(["ls"]) == 0
 print("loaded:", *sys.modules)
 """

@@ -17,7 +17,7 @@ READERS = {
 }
 RACE = """
 import sys, threading, types
-from perdure.codec import decode
+from perdure.model.codec import decode
 
 FIELDS = "".join(f"\\n    f{number}: int = 0" for number in range(10))
 TEXT = '{"inner": {"f1": 3, "f9": 3, "new": 1}, "f9": 3, "more": [{}, {"f9": 2}], "f7": 2}'

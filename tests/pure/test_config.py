@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.config import Settings
+from perdure.config.files import LIMITS, NOT_FOR_PROJECTS, load
 from perdure.config.passwords import password, shown
-from perdure.config.reading import LIMITS, NOT_FOR_PROJECTS, load
 from perdure.config.values import READERS
-from perdure.durations import duration, written
 from perdure.errors import ConfigError
 from perdure.model import ContinuityPolicy, Permissions
+from perdure.model.durations import duration, written
 
 
 class Place:

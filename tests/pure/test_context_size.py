@@ -8,17 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure import context_size
-from perdure.context_size import (
-    Rules,
-    can_compact,
-    compact_at,
-    completed,
-    is_full,
-    measure,
-    window_of,
-)
-from perdure.continuation import Situation, choose
 from perdure.model import (
     ContinuityPolicy,
     Fill,
@@ -30,6 +19,17 @@ from perdure.model import (
     Start,
     WhenFull,
 )
+from perdure.rules import context_window
+from perdure.rules.context_window import (
+    FillRules,
+    can_compact,
+    compact_at,
+    completed,
+    is_full,
+    measure,
+    window_of,
+)
+from perdure.rules.continuation import Situation, choose
 
 FULL = Fill(tokens=170_000, window=200_000)
 ROOMY = Fill(tokens=100_000, window=200_000)
@@ -37,7 +37,7 @@ ROOMY = Fill(tokens=100_000, window=200_000)
 fills = st.builds(
     Fill, tokens=st.integers(0, 2_000_000), window=st.sampled_from([0, 200_000, 1_000_000])
 )
-rules = st.builds(Rules, policy=st.sampled_from(WhenFull), percent=st.integers(10, 100))
+rules = st.builds(FillRules, policy=st.sampled_from(WhenFull), percent=st.integers(10, 100))
 
 
 @pytest.mark.parametrize(
@@ -57,11 +57,13 @@ def test_what_comes_before_the_wall(
     """A conversation over the limit is treated as its policy says; a CLI that cannot be told to
     compact does it by itself."""
     assert (
-        measure(Rules(policy=policy), FULL, compacts=compacts, exhausted=False, in_vain=in_vain)
+        measure(FillRules(policy=policy), FULL, compacts=compacts, exhausted=False, in_vain=in_vain)
         is expected
     )
     assert (
-        measure(Rules(policy=policy), ROOMY, compacts=compacts, exhausted=False, in_vain=in_vain)
+        measure(
+            FillRules(policy=policy), ROOMY, compacts=compacts, exhausted=False, in_vain=in_vain
+        )
         is Measure.NONE
     )
 
@@ -83,14 +85,14 @@ def test_what_comes_after_it(
     """A request that was refused as too long leads to a compaction or to a new conversation,
     whatever the counts say."""
     assert (
-        measure(Rules(policy=policy), ROOMY, compacts=compacts, exhausted=True, in_vain=in_vain)
+        measure(FillRules(policy=policy), ROOMY, compacts=compacts, exhausted=True, in_vain=in_vain)
         is expected
     )
 
 
 @given(rules, st.none() | fills, st.booleans(), st.booleans())
 def test_an_exhausted_conversation_never_goes_on_as_it_is(
-    rules: Rules, fill: Fill | None, compacts: bool, in_vain: bool
+    rules: FillRules, fill: Fill | None, compacts: bool, in_vain: bool
 ) -> None:
     """No combination leads to the same resume again; and what was in vain is not tried twice."""
     found = measure(rules, fill, compacts=compacts, exhausted=True, in_vain=in_vain)
@@ -100,7 +102,7 @@ def test_an_exhausted_conversation_never_goes_on_as_it_is(
 
 @given(rules, fills, st.booleans(), st.booleans())
 def test_what_is_not_known_is_left_alone(
-    rules: Rules, fill: Fill, compacts: bool, in_vain: bool
+    rules: FillRules, fill: Fill, compacts: bool, in_vain: bool
 ) -> None:
     """Without a window nothing is done; and nothing is done below the limit."""
     if not is_full(fill, rules):
@@ -116,7 +118,7 @@ def test_what_is_not_known_is_left_alone(
 def test_a_compaction_at_once_begins_below_what_is_there(fill: Fill, policy: WhenFull) -> None:
     """Told to compact now, a CLI gets a level below what the conversation holds, and far above what
     a summary leaves."""
-    level = compact_at(Rules(policy=policy), fill, "", now=True)
+    level = compact_at(FillRules(policy=policy), fill, "", now=True)
     assert level is not None
     assert fill.tokens // 2 < level.tokens < fill.tokens
 
@@ -124,14 +126,14 @@ def test_a_compaction_at_once_begins_below_what_is_there(fill: Fill, policy: Whe
 def test_the_level_of_a_launch_is_the_policys() -> None:
     """Only where perdure is to compact does a launch change the CLI's own level; without a window
     it is a percentage alone."""
-    level = compact_at(Rules(percent=70), None, "claude-sonnet-4-5", now=False)
+    level = compact_at(FillRules(percent=70), None, "claude-sonnet-4-5", now=False)
     assert level is not None
     assert (level.tokens, level.window, level.percent) == (140_000, 200_000, 70)
-    unknown = compact_at(Rules(), None, "unheard-of", now=False)
+    unknown = compact_at(FillRules(), None, "unheard-of", now=False)
     assert unknown is not None
     assert (unknown.tokens, unknown.percent) == (0, 80)
     for policy in set(WhenFull) - {WhenFull.COMPACT}:
-        assert compact_at(Rules(policy=policy), ROOMY, "", now=False) is None
+        assert compact_at(FillRules(policy=policy), ROOMY, "", now=False) is None
 
 
 @pytest.mark.parametrize(
@@ -147,18 +149,18 @@ def test_the_level_of_a_launch_is_the_policys() -> None:
 )
 def test_who_says_what_a_model_takes(model: str, told: int, expected: tuple[int, str]) -> None:
     """The setting goes first, then what the agent says, then the table; else nobody knows."""
-    assert window_of(model, told, Rules(windows={"local-*": 32_768})) == expected
+    assert window_of(model, told, FillRules(windows={"local-*": 32_768})) == expected
 
 
 def test_what_the_agent_once_said_is_remembered_for_that_model() -> None:
     """A transcript does not repeat the window; of another model it says nothing."""
     known = Fill(tokens=5, window=1_234, model="a", source="agent")
-    assert completed(Fill(tokens=9, model="a"), known, "", Rules()).window == 1_234
-    assert completed(Fill(tokens=9), known, "", Rules()) == Fill(
+    assert completed(Fill(tokens=9, model="a"), known, "", FillRules()).window == 1_234
+    assert completed(Fill(tokens=9), known, "", FillRules()) == Fill(
         tokens=9, window=1_234, model="a", source="agent"
     )
-    assert completed(Fill(tokens=9, model="b"), known, "", Rules()).window == 0
-    assert completed(Fill(tokens=9), None, "claude-opus-5", Rules()).source == "table"
+    assert completed(Fill(tokens=9, model="b"), known, "", FillRules()).window == 0
+    assert completed(Fill(tokens=9), None, "claude-opus-5", FillRules()).source == "table"
 
 
 @pytest.mark.parametrize("following", list(Measure))
@@ -168,7 +170,7 @@ def test_when_a_person_is_asked(following: Measure, continuity: ContinuityPolicy
     expected = following is Measure.STOP or (
         following is Measure.ROLL_OVER and continuity is ContinuityPolicy.STRICT
     )
-    assert context_size.asks_for_person(continuity, following) is expected
+    assert context_window.asks_for_person(continuity, following) is expected
 
 
 def test_a_planner_can_ask() -> None:

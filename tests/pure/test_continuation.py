@@ -9,9 +9,6 @@ import pytest
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
-from perdure.continuation import WRITER_WAIT_MS, Situation, choose
-from perdure.continuation.prompting import OWN_FILES, Story, prompt
-from perdure.events import VerifyEnded
 from perdure.model import (
     Context,
     Continuation,
@@ -26,6 +23,9 @@ from perdure.model import (
     Snapshot,
     Start,
 )
+from perdure.model.events import VerifyEnded
+from perdure.rules.continuation import WRITER_WAIT_MS, Situation, choose
+from perdure.rules.continuation.prompt import OWN_FILES, Story, prompt
 from tests.pure.making import contexts, outcomes, policies, sessions, snapshots, times, words
 
 RESUMES = (Start.RESUME, Start.FORK)

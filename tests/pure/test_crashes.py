@@ -7,18 +7,6 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.crashes import (
-    AT_ONCE_MS,
-    CRASHES,
-    IN_A_ROW,
-    LONG_AGO_MS,
-    LONGEST_PAUSE_MS,
-    PAUSE_MS,
-    STARTS,
-    fingerprint,
-    loop,
-    pause_ms,
-)
 from perdure.model import (
     Attempt,
     Continuation,
@@ -29,6 +17,18 @@ from perdure.model import (
     Start,
     Usage,
     Verdict,
+)
+from perdure.rules.crashes import (
+    AT_ONCE_MS,
+    CRASHES,
+    IN_A_ROW,
+    LONG_AGO_MS,
+    LONGEST_PAUSE_MS,
+    PAUSE_MS,
+    STARTS,
+    fingerprint,
+    loop,
+    pause_ms,
 )
 from tests.pure.making import kinds
 

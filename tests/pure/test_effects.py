@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.drivers import lines
-from perdure.drivers.acp_events import parse as parse_acp
-from perdure.drivers.claude_events import parse as parse_claude
-from perdure.effects import Effect, effects_of, ledger
-from perdure.effects.catalog import of_tool
-from perdure.effects.shell import LONGEST, read
-from perdure.events import AnyEvent, AttemptEnded, Record, ToolEnded, ToolStarted
+from perdure.agents.acp.events import parse as parse_acp
+from perdure.agents.claude.events import parse as parse_claude
+from perdure.agents.shared import json_lines
 from perdure.model import Outcome, OutcomeKind
+from perdure.model.events import AnyEvent, AttemptEnded, Record, ToolEnded, ToolStarted
+from perdure.rules.effects import Effect, effects_of, ledger
+from perdure.rules.effects.catalog import of_tool
+from perdure.rules.effects.shell import LONGEST, read
 
 CORPUS = Path(__file__).parents[1] / "effects" / "corpus.toml"
 PIECES = [
@@ -120,7 +120,7 @@ def test_a_hostile_command_costs_little() -> None:
         "resource.setrlimit(resource.RLIMIT_CPU, (60, 60))\n"
         "resource.setrlimit(resource.RLIMIT_DATA, (400 << 20, 400 << 20))\n"
         "from tests.pure.test_effects import hostile\n"
-        "from perdure.effects import effects_of\n"
+        "from perdure.rules.effects import effects_of\n"
         "assert all(effects_of(each) for each in hostile(300))\n"
     )
     top = Path(__file__).parents[2]
@@ -145,8 +145,8 @@ def test_what_is_too_long_is_said() -> None:
     was read counts."""
     assert kinds_of("git push; echo " + "x" * LONGEST) == ["push", "command"]
     assert kinds_of("git push; echo x [90 characters more]") == ["push", "command"]
-    kept = lines.text("echo " + "x" * 9000, lines.COMMAND)
-    assert len(kept) <= lines.COMMAND
+    kept = json_lines.text("echo " + "x" * 9000, json_lines.COMMAND)
+    assert len(kept) <= json_lines.COMMAND
     assert not read(kept).whole
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.excerpt import MOST, excerpt, lines_of, telling_line
+from perdure.rules.excerpt import MOST, excerpt, lines_of, telling_line
 
 TRACE = """Traceback (most recent call last):
   File "test_sum.py", line 9, in test_sum

@@ -6,10 +6,10 @@ import io
 
 import pytest
 
+from perdure.cli.runs.summary import summary
 from perdure.cli.style import fitted, is_colored, width_of, wrapped
-from perdure.cli.summary import summary
-from perdure.events import MAX_TEXT, AnyEvent, Record, Said, ToolEnded, ToolStarted, TurnEnded
-from perdure.final_message import last_message
+from perdure.model.events import MAX_TEXT, AnyEvent, Record, Said, ToolEnded, ToolStarted, TurnEnded
+from perdure.rules.final_message import last_message
 
 TOOL = (ToolStarted(tool_id="1", name="Bash"), ToolEnded(tool_id="1", ok=True))
 

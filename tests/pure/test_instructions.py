@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from perdure.continuation.instructions import counting, retired, retired_by
-from perdure.events import AnyEvent, CheckpointRestored, CheckpointTaken, ContextAdded, Record
 from perdure.model import Checkpoint, Context, Saved
+from perdure.model.events import AnyEvent, CheckpointRestored, CheckpointTaken, ContextAdded, Record
+from perdure.rules.continuation.instructions import counting, retired, retired_by
 
 
 def journal(*events: AnyEvent) -> list[Record]:

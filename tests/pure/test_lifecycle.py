@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from perdure.lifecycle import (
+from perdure.model import ContinuityPolicy, Decision, Outcome, OutcomeKind, RunState
+from perdure.rules.lifecycle import (
     AT_ONCE,
     FINAL,
     FREE,
@@ -24,7 +25,6 @@ from perdure.lifecycle import (
     advance,
     decide,
 )
-from perdure.model import ContinuityPolicy, Decision, Outcome, OutcomeKind, RunState
 from tests.pure.making import kinds, outcomes, policies, times
 
 S, T, K = RunState, Trigger, OutcomeKind

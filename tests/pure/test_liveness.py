@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.liveness import Liveness, Signs, advice, liveness
+from perdure.rules.liveness import Liveness, Signs, advice, liveness
 
 seen = st.sampled_from([True, False, None])
 signs = st.builds(

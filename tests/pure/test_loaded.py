@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perdure.agents.transcripts import fingerprint
 from perdure.model import Item, ItemKind, Loaded, Relation, compare
 from perdure.model.loaded import describe, digest, item
-from perdure.transcripts import fingerprint
 
 PROMPT, ANSWER = ItemKind.PROMPT, ItemKind.ANSWER
 CALL, RESULT, SUMMARY = ItemKind.CALL, ItemKind.RESULT, ItemKind.SUMMARY

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.plan import Forking, Plan, PlanError, Strand, Unforkable
-from perdure.plan.checking import planned
-from perdure.plan.weaving import order, weave
+from perdure.rules.plan import Forking, Plan, PlanError, Strand, Unforkable
+from perdure.rules.plan.checks import planned
+from perdure.rules.plan.conversations import order, weave
 
 DEFAULTS: dict[str, Any] = {
     "agent": "claude", "model": "", "permissions": "edit", "timeout": 60.0, "attempts": 3, "continuity": "disclose",

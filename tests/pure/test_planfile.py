@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perdure.engine.plan_file import LARGEST, read, schema
 from perdure.errors import NotFound, PerdureError, UsageError
-from perdure.plan import PlanError
-from perdure.planfile import LARGEST, read, schema
+from perdure.rules.plan import PlanError
 
 DEFAULTS: dict[str, Any] = {
     "agent": "claude", "model": "", "permissions": "edit", "timeout": 3600.0, "attempts": 3, "continuity": "disclose",

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.attempt.spending import spent
+from perdure.engine.attempt.budget import spent
 from perdure.model import Attempt, ColdCache, Fill, Usage
-from perdure.pricing import (
+from perdure.rules.pricing import (
     PRICES,
     WORTH,
-    Cache,
     Price,
+    PromptCache,
     Way,
     choose,
     cost,
@@ -27,7 +27,7 @@ OPUS = price_of("claude-opus-5")
 assert OPUS is not None
 
 caches = st.builds(
-    Cache,
+    PromptCache,
     tokens=st.integers(1, 1_000_000),
     idle_s=st.floats(0, 100_000),
     lifetime_s=st.sampled_from([300.0, 600.0, 3600.0]),
@@ -36,13 +36,13 @@ prices = st.sampled_from([price for _, price in PRICES])
 policies = st.sampled_from(ColdCache)
 
 
-def cold(tokens: int) -> Cache:
-    return Cache(tokens=tokens, idle_s=7200, lifetime_s=3600)
+def cold(tokens: int) -> PromptCache:
+    return PromptCache(tokens=tokens, idle_s=7200, lifetime_s=3600)
 
 
 @given(caches, prices, st.booleans(), st.booleans())
 def test_by_default_a_conversation_goes_on(
-    cache: Cache, price: Price, can_compact: bool, anew: bool
+    cache: PromptCache, price: Price, can_compact: bool, anew: bool
 ) -> None:
     """Whatever it costs, and whatever else would be possible."""
     chosen = choose(cache, price, ColdCache.RESUME, can_compact=can_compact, may_begin_anew=anew)
@@ -52,7 +52,7 @@ def test_by_default_a_conversation_goes_on(
 
 @given(caches, prices, policies, st.booleans(), st.booleans())
 def test_nothing_is_chosen_that_is_not_allowed_or_not_cheaper(
-    cache: Cache, price: Price, policy: ColdCache, can_compact: bool, anew: bool
+    cache: PromptCache, price: Price, policy: ColdCache, can_compact: bool, anew: bool
 ) -> None:
     """A warm conversation goes on; another way is possible, allowed by the policy, and clearly
     cheaper by the figures that are shown."""
@@ -74,7 +74,7 @@ def test_nothing_is_chosen_that_is_not_allowed_or_not_cheaper(
 def test_longer_is_dearer_and_cold_is_dearer(tokens: int, more: int, price: Price) -> None:
     """Of two conversations the longer costs more to go on with, and the cold one more than the warm
     one."""
-    warm = Cache(tokens=tokens, idle_s=0, lifetime_s=3600)
+    warm = PromptCache(tokens=tokens, idle_s=0, lifetime_s=3600)
     assert (
         ways(warm, price)[Way.RESUME]
         <= ways(cold(tokens), price)[Way.RESUME]
@@ -85,7 +85,7 @@ def test_longer_is_dearer_and_cold_is_dearer(tokens: int, more: int, price: Pric
 def test_the_first_request_after_an_hour_is_the_dearest() -> None:
     """400,000 tokens of Opus: warm, going on costs 2 dollars; cold, 3.80 more, all for the first
     request; a brief costs less than half."""
-    warm = Cache(tokens=400_000, idle_s=60, lifetime_s=3600)
+    warm = PromptCache(tokens=400_000, idle_s=60, lifetime_s=3600)
     assert ways(warm, OPUS)[Way.RESUME] == 2.0
     assert ways(cold(400_000), OPUS)[Way.RESUME] == pytest.approx(5.8)
     assert ways(cold(400_000), OPUS)[Way.FRESH] < 5.8 / 2

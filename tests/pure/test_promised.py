@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.attempt.promised import lacking
+from perdure.engine.attempt.promises import lacking
 from perdure.model import TaskSpec
 
 MARKED = "a\n<<<<<<< 0a1b\nours\n=======\ntheirs\n>>>>>>> 2c3d\n"

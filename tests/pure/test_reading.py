@@ -9,8 +9,9 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.attempt.reading import KEPT, RETRIES_KEPT, Joiner, Reading
-from perdure.events import (
+from perdure.engine.attempt.event_totals import KEPT, RETRIES_KEPT, EventTotals, Joiner
+from perdure.model import Reply, Usage
+from perdure.model.events import (
     MAX_TEXT,
     AgentEvent,
     LimitSeen,
@@ -27,7 +28,6 @@ from perdure.events import (
     UsageSeen,
     WritesLost,
 )
-from perdure.model import Reply, Usage
 
 counts = st.integers(0, 10_000)
 usages = st.builds(Usage, counts, counts, counts, counts, counts.map(lambda cents: cents / 100))
@@ -52,8 +52,8 @@ events = st.one_of(
 )
 
 
-def read(*seen: AgentEvent) -> Reading:
-    reading = Reading()
+def read(*seen: AgentEvent) -> EventTotals:
+    reading = EventTotals()
     for event in seen:
         reading.absorb(event)
     return reading

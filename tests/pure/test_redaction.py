@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.redaction import NO_SECRETS, Redactor
+from perdure.host.redaction import NO_SECRETS, Redactor
 
 SECRET = 'sk-"quoted"/and+plus='
 REDACTOR = Redactor.of(

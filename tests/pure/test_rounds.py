@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perdure.attempt.verifying import failed_checks
+from perdure.engine.attempt.verification import failed_checks
 from perdure.model import Attempt, Outcome, OutcomeKind
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from perdure.errors import UsageError
 from perdure.model import ContinuityPolicy, Permissions, TaskSpec
-from perdure.specification import check
+from perdure.rules.specification import check
 
 WRONG: dict[str, Any] = {
     **{each.name: 3 for each in fields(TaskSpec) if each.type == "str"},

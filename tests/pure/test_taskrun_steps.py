@@ -7,12 +7,18 @@ from typing import Any
 
 import pytest
 
-from perdure.kubernetes import standing
+from perdure.kubernetes import status_moves
 from perdure.kubernetes import step as steps
 from perdure.kubernetes.outcomes import End, Held
-from perdure.kubernetes.seen import job_seen, pod_seen
-from perdure.kubernetes.status import MOST_RECORDS, Record, Status, Told, moment
-from perdure.kubernetes.wanted import FINALIZER, Wanted, wanted
+from perdure.kubernetes.snapshot import job_seen, pod_seen
+from perdure.kubernetes.status import (
+    MOST_RECORDS,
+    AttemptStatus,
+    StatusCondition,
+    TaskRunStatus,
+    moment,
+)
+from perdure.kubernetes.wanted import FINALIZER, WantedRun, wanted
 from perdure.model import Outcome, OutcomeKind
 from tests.kubernetes import making
 
@@ -53,12 +59,12 @@ def over(number: int, outcome: OutcomeKind = OutcomeKind.FAILED, **more: Any) ->
     return {"number": number, "outcome": str(outcome), "jobUID": making.job_uid(number), **more}
 
 
-def status_of(found: steps.Step) -> Status:
+def status_of(found: steps.Step) -> TaskRunStatus:
     assert isinstance(found, steps.Tell), found
     return found.status
 
 
-def condition(status: Status, kind: str) -> Told:
+def condition(status: TaskRunStatus, kind: str) -> StatusCondition:
     found = status.condition(kind)
     assert found is not None, status.conditions
     return found
@@ -69,8 +75,8 @@ def test_a_job_beyond_the_status_is_looked_at_first():
     anew before the Job is stopped."""
     run = body(over(1), phase="Queued", runAfter="2020-01-01T00:00:00Z")
     ahead = making.job(run, 2)
-    assert step(run, jobs=[ahead]) == steps.Look()
-    assert isinstance(step(run, jobs=[ahead], fresh=True), steps.Stop)
+    assert step(run, jobs=[ahead]) == steps.LookAgain()
+    assert isinstance(step(run, jobs=[ahead], fresh=True), steps.StopPod)
 
 
 def test_a_job_that_is_left_over_is_stopped():
@@ -78,17 +84,17 @@ def test_a_job_that_is_left_over_is_stopped():
     with its log."""
     run = body(over(1, OutcomeKind.CONFIG_ERROR), phase="Failed")
     found = step(run, jobs=[making.job(run, 1)])
-    assert isinstance(found, steps.Stop) and found.job.attempt == 1
+    assert isinstance(found, steps.StopPod) and found.job.attempt == 1
     assert not isinstance(
         step(run, jobs=[making.job(run, 1, conditions={"Failed": "BackoffLimitExceeded"})]),
-        steps.Stop,
+        steps.StopPod,
     )
 
 
 def test_the_finalizer_comes_before_an_attempt():
     """No attempt begins in a TaskRun that could be gone in the middle of it."""
     run = body(meta={"finalizers": []})
-    assert step(run) == steps.Hold()
+    assert step(run) == steps.HoldFinalizer()
     run["metadata"]["finalizers"] = [FINALIZER]
     assert status_of(step(run)).attempt == 1
 
@@ -149,8 +155,8 @@ def test_a_lost_node_has_no_patience():
     assert status_of(step(run, jobs=[job], pods=[no_image])).phase == "Failed"
 
 
-def _status(*records: Record, **more: Any) -> Status:
-    return Status(
+def _status(*records: AttemptStatus, **more: Any) -> TaskRunStatus:
+    return TaskRunStatus(
         **{
             "context_version": 1,
             "attempt": records[-1].number,
@@ -161,11 +167,11 @@ def _status(*records: Record, **more: Any) -> Status:
     )
 
 
-def _failed(number: int) -> Record:
-    return Record(number=number, outcome=str(OutcomeKind.FAILED))
+def _failed(number: int) -> AttemptStatus:
+    return AttemptStatus(number=number, outcome=str(OutcomeKind.FAILED))
 
 
-def _run(**spec: Any) -> Wanted:
+def _run(**spec: Any) -> WantedRun:
     return wanted(making.taskrun(**spec))
 
 
@@ -174,16 +180,18 @@ def test_what_is_no_longer_told_is_still_counted():
     used = _status(
         *(_failed(number) for number in range(1, MOST_RECORDS + 1)), attempts_allowed=1000
     )
-    more = standing.begun(used, MOST_RECORDS + 1, _run(), NOW)
+    more = status_moves.begun(used, MOST_RECORDS + 1, _run(), NOW)
     assert (len(more.attempts), more.used_before) == (MOST_RECORDS, 1)
-    closed = standing.closed(more, End(outcome=Outcome(kind=OutcomeKind.FAILED)), _run(), NOW, 0.5)
-    assert standing.tally(closed, _run().spec).counted == MOST_RECORDS + 1
+    closed = status_moves.closed(
+        more, End(outcome=Outcome(kind=OutcomeKind.FAILED)), _run(), NOW, 0.5
+    )
+    assert status_moves.tally(closed, _run().spec).counted == MOST_RECORDS + 1
 
 
 def test_a_retry_allows_one_attempt_more():
     """What had used up its attempts may try once more; what had some left keeps them."""
-    assert standing.allowed_more(_status(_failed(1), attempts_allowed=1)).attempts_allowed == 2
-    assert standing.allowed_more(_status(_failed(1), attempts_allowed=3)).attempts_allowed == 3
+    assert status_moves.allowed_more(_status(_failed(1), attempts_allowed=1)).attempts_allowed == 2
+    assert status_moves.allowed_more(_status(_failed(1), attempts_allowed=3)).attempts_allowed == 3
     run = body(
         over(1),
         phase="Failed",
@@ -197,7 +205,7 @@ def test_a_retry_allows_one_attempt_more():
 def test_trouble_before_an_attempt_is_waited_for():
     """What cannot be made before the Job is told as it is, and the attempt stays open."""
     run = body({"number": 1})
-    assert isinstance(step(run), steps.Launch)
+    assert isinstance(step(run), steps.LaunchPod)
     found = status_of(step(run, trouble=Held("NameTaken", "there is one; delete it")))
     assert condition(found, "Waiting").reason == "NameTaken" and found.open is not None
 
@@ -213,7 +221,7 @@ def test_an_attempt_of_which_nothing_is_known_may_have_worked():
         meta=deleted,
         workspace={"saved": True},
     )
-    assert step(run) == steps.Look()
+    assert step(run) == steps.LookAgain()
     closed = status_of(step(run, fresh=True))
     assert closed.attempts[-1].outcome == OutcomeKind.CANCELLED and not closed.workspace.saved
     never_told = body(
@@ -231,11 +239,11 @@ def test_a_jobs_uid_is_told_before_it_is_stopped():
     assert found.attempts[0].job_uid == job["metadata"]["uid"] and found.open is not None
     assert isinstance(
         step(body({"number": 1, "jobUID": making.job_uid(1)}, spec={"suspend": True}), jobs=[job]),
-        steps.Stop,
+        steps.StopPod,
     )
 
 
-def _updated(*attempts: dict[str, Any], phase: str, **more: Any) -> Status:
+def _updated(*attempts: dict[str, Any], phase: str, **more: Any) -> TaskRunStatus:
     spec = {"contextVersion": 2, "policy": {"attempts": 2}}
     run = body(*attempts, phase=phase, spec=spec, meta={"generation": 2}, attemptsAllowed=2, **more)
     seen = steps.Seen(run=wanted(run), recorded=frozenset({1, 2}))
@@ -257,7 +265,7 @@ def test_an_update_of_an_attempt_at_work_counts_from_its_end():
     during = _updated(over(1), {"number": 2}, phase="Running")
     run = _run(contextVersion=2, policy={"attempts": 2})
     for kind, allowed in ((OutcomeKind.FAILED, 4), (OutcomeKind.RATE_LIMITED, 3)):
-        closed = standing.closed(during, End(outcome=Outcome(kind=kind)), run, NOW, 0.5)
+        closed = status_moves.closed(during, End(outcome=Outcome(kind=kind)), run, NOW, 0.5)
         assert (closed.phase, closed.attempts_allowed) == ("Queued", allowed)
     unrecorded = body(
         over(1),
@@ -265,7 +273,7 @@ def test_an_update_of_an_attempt_at_work_counts_from_its_end():
         spec={"contextVersion": 2, "policy": {"attempts": 2}},
         attemptsAllowed=2,
     )
-    closed = standing.closed(
+    closed = status_moves.closed(
         wanted(unrecorded).status, End(outcome=Outcome(kind=OutcomeKind.FAILED)), run, NOW, 0.5
     )
     assert (closed.phase, closed.attempts_allowed) == ("Queued", 4)
@@ -273,11 +281,14 @@ def test_an_update_of_an_attempt_at_work_counts_from_its_end():
 
 def test_attempts_that_did_not_count_are_no_credit_for_a_retry():
     """After three losses and a failure one more attempt is one more, and not four."""
-    lost = tuple(Record(number=number, outcome="lost", infrastructure=True) for number in (1, 2, 3))
-    assert (
-        standing.allowed_more(_status(*lost, _failed(4), attempts_allowed=1)).attempts_allowed == 2
+    lost = tuple(
+        AttemptStatus(number=number, outcome="lost", infrastructure=True) for number in (1, 2, 3)
     )
-    at_work = standing.allowed_more(_status(*lost, Record(number=4), attempts_allowed=1))
+    assert (
+        status_moves.allowed_more(_status(*lost, _failed(4), attempts_allowed=1)).attempts_allowed
+        == 2
+    )
+    at_work = status_moves.allowed_more(_status(*lost, AttemptStatus(number=4), attempts_allowed=1))
     assert at_work.attempts_allowed == 2
 
 
@@ -341,14 +352,14 @@ def test_a_pod_that_only_looks_like_ours_is_passed_over():
             state=word,
             metadata={"name": "copy", "ownerReferences": owners},
         )
-        assert step(run, jobs=[job], pods=[copy]) == steps.Look()
+        assert step(run, jobs=[job], pods=[copy]) == steps.LookAgain()
         found = status_of(step(run, jobs=[job], pods=[copy], fresh=True))
         assert (
             condition(found, "Foreign").reason == "NotOwned"
             and "copy" in condition(found, "Foreign").message
         )
         told = body({"number": 1, "jobUID": making.job_uid(1)})
-        told["status"] |= standing.patch(told["status"], found)
+        told["status"] |= status_moves.patch(told["status"], found)
         after = step(told, jobs=[job], pods=[copy])
         assert isinstance(after, steps.Rest) or (
             isinstance(after, steps.Tell) and after.status.open is not None

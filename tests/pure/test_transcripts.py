@@ -14,11 +14,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perdure.agents.transcripts import (
+    Copies,
+    begins_with,
+    fingerprint,
+    locate,
+    prompts_since,
+    snapshot,
+)
 from perdure.errors import WorkspaceError
+from perdure.host.redaction import Redactor
 from perdure.model import Snapshot
 from perdure.protocols import Abilities, Prompt
-from perdure.redaction import Redactor
-from perdure.transcripts import Copies, begins_with, fingerprint, locate, prompts_since, snapshot
 
 ID = "aaaa-1"
 

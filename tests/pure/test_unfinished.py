@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from perdure import drivers
-from perdure.events import (
+from perdure.agents import registry
+from perdure.model import ContinuityPolicy, OnDenied, Outcome, OutcomeKind, RunState
+from perdure.model.events import (
     AgentEvent,
     QuestionAsked,
     ReplyCut,
@@ -17,9 +18,8 @@ from perdure.events import (
     ToolStarted,
     TurnEnded,
 )
-from perdure.lifecycle import Tally, decide
-from perdure.model import ContinuityPolicy, OnDenied, Outcome, OutcomeKind, RunState
-from perdure.unfinished import MOST, OpenEnds, judge
+from perdure.rules.lifecycle import Tally, decide
+from perdure.rules.unfinished import MOST, OpenEnds, judge
 
 FINE = Outcome(kind=OutcomeKind.SUCCEEDED)
 SAID, ENDED = Said("It is done."), TurnEnded(ok=True, turns=1)
@@ -122,7 +122,7 @@ def test_a_denied_call_of_five_megabytes_is_kept_small() -> None:
     denial = {"tool_name": "Bash", "tool_use_id": "1", "tool_input": given}
     result = {"type": "result", "subtype": "success", "is_error": False, "num_turns": 1}
     line = json.dumps({**result, "result": "Done", "permission_denials": [denial]}).encode()
-    events = drivers.load("claude").parse(line)
+    events = registry.load("claude").parse(line)
     (found,) = [event for event in events if isinstance(event, ToolDenied)]
     assert found.name == "Bash" and len(found.summary) <= 500
     detail = judge(FINE, ends(*events), OnDenied.ASK).detail

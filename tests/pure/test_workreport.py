@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.events import (
+from perdure.model import Attempt, Outcome, OutcomeKind
+from perdure.model.events import (
     AnyEvent,
     ContextAdded,
     Leftover,
@@ -22,11 +23,10 @@ from perdure.events import (
     VerifyEnded,
     WorkSeen,
 )
-from perdure.model import Attempt, Outcome, OutcomeKind
 from perdure.model.work import CommitOfWork, FileOfWork, WorkReport, WorkVerdict
-from perdure.workreport import work_report
-from perdure.workreport.claims import Claim, claims_of
-from perdure.workreport.commands import changes_nothing, check_of
+from perdure.rules.work_report import work_report
+from perdure.rules.work_report.claims import Claim, claims_of
+from perdure.rules.work_report.commands import changes_nothing, check_of
 
 K, V = OutcomeKind, WorkVerdict
 FILE = FileOfWork(name="greet.py", state="changed", added=1, removed=1)

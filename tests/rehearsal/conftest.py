@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from perdure.rehearsal import Rehearsal
+from perdure.agents.rehearsal import Rehearsal
 from tests.patience import PATIENCE_S
 
 MODULES = Path(__file__).parents[2] / "agents" / "node_modules"

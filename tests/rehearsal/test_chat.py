@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from perdure.rehearsal import Rehearsal
+from perdure.agents.rehearsal import Rehearsal
 
 from .conftest import ask
 

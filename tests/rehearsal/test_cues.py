@@ -5,15 +5,15 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.rehearsal import Message, parse
-from perdure.rehearsal.conversation import Conversation
-from perdure.rehearsal.cues import Cues, position
-from perdure.rehearsal.script import Cut, Hang, Mark, Reply, Run, Say
+from perdure.agents.rehearsal import ChatMessage, parse
+from perdure.agents.rehearsal.conversation import ScriptedConversation
+from perdure.agents.rehearsal.cues import Cues, position
+from perdure.agents.rehearsal.script import Cut, Hang, Mark, RunTool, Say, ScriptedReply
 
-NOW = Conversation((Message("user", "go"),))
+NOW = ScriptedConversation((ChatMessage("user", "go"),))
 
 
-def said(cues: Cues, conversation: Conversation = NOW) -> str:
+def said(cues: Cues, conversation: ScriptedConversation = NOW) -> str:
     """The next answer in one word."""
     cue = cues.next(conversation)
     if cue.failure:
@@ -22,25 +22,25 @@ def said(cues: Cues, conversation: Conversation = NOW) -> str:
         action.text
         if isinstance(action, Say)
         else action.command
-        if isinstance(action, Run)
+        if isinstance(action, RunTool)
         else type(action).__name__.lower()
         for action in cue.actions
     )
 
 
-def history(*lines: str) -> Conversation:
+def history(*lines: str) -> ScriptedConversation:
     """`user TEXT`, `say TEXT`, `run COMMAND` (finished), `killed COMMAND`, `dangling COMMAND`."""
-    messages: list[Message] = []
+    messages: list[ChatMessage] = []
     for at, line in enumerate(lines):
         word, _, text = line.partition(" ")
         if word in ("user", "say"):
-            messages.append(Message("user" if word == "user" else "assistant", text))
+            messages.append(ChatMessage("user" if word == "user" else "assistant", text))
             continue
-        messages.append(Message("tool_call", text, f"call{at}"))
+        messages.append(ChatMessage("tool_call", text, f"call{at}"))
         if word != "dangling":
             result = "fine" if word == "run" else "[Tool call interrupted: the session ended before"
-            messages.append(Message("tool_result", result, f"call{at}"))
-    return Conversation(tuple(messages))
+            messages.append(ChatMessage("tool_result", result, f"call{at}"))
+    return ScriptedConversation(tuple(messages))
 
 
 def test_by_request_each_request_gets_the_next_reply():
@@ -132,8 +132,10 @@ def test_the_indices_say_what_answered():
 marks = st.sampled_from([("say", "a"), ("say", "b"), ("run", "a"), ("run", "b")])
 
 
-def as_reply(given: list[Mark]) -> Reply:
-    return Reply(tuple(Say(text) if kind == "say" else Run(text) for kind, text in given))
+def as_reply(given: list[Mark]) -> ScriptedReply:
+    return ScriptedReply(
+        tuple(Say(text) if kind == "say" else RunTool(text) for kind, text in given)
+    )
 
 
 replies = st.lists(
@@ -144,7 +146,7 @@ replies = st.lists(
 
 
 @given(replies, st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=8))
-def test_by_history_survives_any_kills(script: list[Reply], kills: list[tuple[int, bool]]):
+def test_by_history_survives_any_kills(script: list[ScriptedReply], kills: list[tuple[int, bool]]):
     """However often a reply is broken off (so many of its marks kept, the last command finished or
     not), the next one given is always the first that the history does not hold in full, also where
     replies are alike."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from perdure.rehearsal import Rehearsal
+from perdure.agents.rehearsal import Rehearsal
 from tests.patience import PATIENCE_S
 
 from .conftest import MODULES, ask

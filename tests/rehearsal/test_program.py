@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from perdure.agents.rehearsal import Rehearsal
 from perdure.errors import UsageError
-from perdure.rehearsal import Rehearsal
 from tests.patience import PATIENCE_S
 
 from .conftest import Agent, ask, claude_body
 
-PROGRAM = [sys.executable, "-m", "perdure.rehearsal"]
+PROGRAM = [sys.executable, "-m", "perdure.agents.rehearsal"]
 
 
 def test_the_program_serves_until_it_is_told_to_end(tmp_path: Path):

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from perdure.rehearsal import Rehearsal
-from perdure.rehearsal.rules import refusal
+from perdure.agents.rehearsal import Rehearsal
+from perdure.agents.rehearsal.rules import refusal
 from tests.rehearsal.conftest import ask
 
 CALL = {

@@ -6,8 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.rehearsal import ScriptError, parse
-from perdure.rehearsal.script import Cut, Fail, Hang, Hold, Limit, Reply, Run, Say, Slow, Tokens
+from perdure.agents.rehearsal import ScriptError, parse
+from perdure.agents.rehearsal.script import (
+    Cut,
+    Fail,
+    Hang,
+    Hold,
+    Limit,
+    RunTool,
+    Say,
+    ScriptedReply,
+    Slow,
+    TokenCounts,
+)
 
 
 def test_every_action_is_read():
@@ -33,19 +44,19 @@ def test_every_action_is_read():
     assert script.match == "fix the test"
     assert script.by_history
     assert script.replies == (
-        Reply(
+        ScriptedReply(
             (
                 Fail(529, 2),
                 Limit(1.5),
-                Tokens(1, 7, 3),
+                TokenCounts(1, 7, 3),
                 Slow(0.25),
                 Say("two words   # not a comment"),
-                Run('echo "a b" && exit 3'),
+                RunTool('echo "a b" && exit 3'),
                 Hold("/tmp/go on"),
                 Hang(2),
             )
         ),
-        Reply((Cut(),)),
+        ScriptedReply((Cut(),)),
     )
 
 

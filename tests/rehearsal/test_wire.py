@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from perdure.rehearsal import Rehearsal
-from perdure.rehearsal.script import Tokens
+from perdure.agents.rehearsal import Rehearsal
+from perdure.agents.rehearsal.script import TokenCounts
 
 from .conftest import ask, claude_body, codex_body
 
@@ -49,16 +49,19 @@ def test_anthropic_streams_text_and_tool():
 
 @pytest.mark.parametrize(
     ("place", "body", "of_a_cut"),
-    [(MESSAGES, claude_body("hello"), {1: Tokens(22, 1, 0)}), (RESPONSES, codex_body("hello"), {})],
+    [
+        (MESSAGES, claude_body("hello"), {1: TokenCounts(22, 1, 0)}),
+        (RESPONSES, codex_body("hello"), {}),
+    ],
 )
 def test_what_was_reported_is_in_the_record(
-    place: str, body: dict[str, Any], of_a_cut: dict[int, Tokens]
+    place: str, body: dict[str, Any], of_a_cut: dict[int, TokenCounts]
 ):
     """The record has what each answer told of its usage: of one that is cut off, what its service
     tells when it begins."""
     with Rehearsal("say a\nusage in=11 out=3 cached=5") as rehearsal:
         ask(rehearsal, "POST", place, body)
-    assert rehearsal.reported == {1: Tokens(11, 3, 5)}
+    assert rehearsal.reported == {1: TokenCounts(11, 3, 5)}
     with (
         Rehearsal("usage in=22 out=4\nsay b\ncut") as rehearsal,
         pytest.raises(http.client.IncompleteRead),

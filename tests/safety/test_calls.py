@@ -22,8 +22,8 @@ DANGEROUS = {
 _CALL = r"(?:\.run\(|run_as_user\(|\.call\([^\")]*)\s*\"([a-z][a-z-]+)\""
 OWN = {
     ("helpers.py", "credential"),
-    ("saved.py", "gc"),
-    ("staging.py", "add"),
+    ("refs.py", "gc"),
+    ("index.py", "add"),
     ("transport.py", "ls-remote"),
 }
 """Only with a git directory of perdure's own, which no configuration of others reaches, and whose

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from perdure.errors import GitFailed, PerdureError
-from perdure.git import Git
-from perdure.process.quick import run_quick
+from perdure.host.git import Git
+from perdure.host.process.quick import run_quick
 from perdure.workspace import Workspaces
 from perdure.workspace.askpass import broker, expected
 from tests.safety.forge import SECRET, USER, make_served_yard, serving

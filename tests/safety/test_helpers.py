@@ -11,8 +11,8 @@ import pytest
 
 from perdure.config import Settings
 from perdure.errors import GitFailed
-from perdure.git import helpers
-from perdure.git.reaching import host_of
+from perdure.host.git import helpers
+from perdure.host.git.servers import host_of
 from perdure.wiring import helper_logins
 from perdure.workspace import Workspaces
 from tests.servers.githttp import GitHttp, serving

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from perdure.errors import GitFailed, UsageError
-from perdure.forges.rules import rules
-from perdure.git import Git
-from perdure.git.reaching import Hosts, proxy_of, unfit
+from perdure.host.git import Git
+from perdure.host.git.servers import Hosts, proxy_of, unfit
+from perdure.model.forge.rules import rules
 from perdure.workspace import Workspaces
 from tests.conftest import TOP
 from tests.safety.forge import SECRET, USER, make_served_yard, serving
@@ -124,8 +124,8 @@ REBIND = """
 import json, sys
 from pathlib import Path
 from perdure.errors import PerdureError
-from perdure.git import Git
-from perdure.git.reaching import Hosts
+from perdure.host.git import Git
+from perdure.host.git.servers import Hosts
 
 url, other, top = sys.argv[1:4]
 environ = json.loads(sys.argv[4])

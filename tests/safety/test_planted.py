@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from perdure.attempt.telling import named
+from perdure.engine.attempt.prompt_facts import named
 from perdure.errors import GitFailed, PerdureError
-from perdure.git import Git
-from perdure.workspace.places import read
+from perdure.host.git import Git
+from perdure.workspace.locks import read
 from tests.safety.test_vectors import ground
 from tests.safety.trust import documented
 from tests.workspace.yard import Yard, make_yard

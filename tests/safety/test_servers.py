@@ -14,7 +14,7 @@ from perdure.errors import GitFailed, PerdureError
 from perdure.model import Workspace
 from perdure.workspace import Prepared, Workspaces
 from perdure.workspace.identity import Places, identify
-from perdure.workspace.places import held
+from perdure.workspace.locks import held
 from tests.safety.forge import SECRET, USER, make_served_yard, serving
 from tests.workspace.yard import Yard
 

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from perdure import drivers
-from perdure.attempt.engine import ORDINARY, is_passed
+from perdure.agents import registry
+from perdure.engine.attempt.engine import ORDINARY, is_passed
 from perdure.errors import GitFailed, NotFound, UsageError
-from perdure.git import Git
-from perdure.git.reaching import Hosts
-from perdure.git.ssh import Ssh
+from perdure.host.git import Git
+from perdure.host.git.servers import Hosts
+from perdure.host.git.ssh import Ssh
 from perdure.model import Workspace
 from perdure.workspace import Workspaces
-from perdure.workspace.transport import Source
+from perdure.workspace.transport import RemoteSource
 from tests.servers.sshd import Sshd, agent, serving
 from tests.workspace.yard import Yard, make_yard
 
@@ -116,8 +116,8 @@ def test_the_users_own_agent_is_asked(far: Far) -> None:
     with agent(far.sshd.key) as socket:
         far.prepared("forge:shop/web.git", far.ssh(), {"SSH_AUTH_SOCK": socket})
     assert "SSH_CONNECTION" in far.sshd.given and "SSH_AUTH_SOCK" not in far.sshd.given
-    for name in drivers.names():
-        assert not is_passed("SSH_AUTH_SOCK", (*ORDINARY, *drivers.load(name).variables)), name
+    for name in registry.names():
+        assert not is_passed("SSH_AUTH_SOCK", (*ORDINARY, *registry.load(name).variables)), name
 
 
 def test_an_unknown_server_is_refused(far: Far, tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_repository_chooses_no_ssh(far: Far) -> None:
         far.yard.git("config", key, value)
     url = far.sshd.url(far.yard.top / "link")
     (far.yard.top / "link").symlink_to(far.bare)
-    source = Source(key=url, url=url, scheme="ssh", ssh=far.ssh(key=far.sshd.key))
+    source = RemoteSource(key=url, url=url, scheme="ssh", ssh=far.ssh(key=far.sshd.key))
     git = Git(
         cwd=far.yard.repo,
         environ=far.yard.environ | {"GIT_SSH_COMMAND": f"touch {fired}", "GIT_SSH": "false"},

@@ -25,7 +25,7 @@ from typing import Any
 
 import psycopg
 
-from perdure import stores
+from perdure import store
 from tests.patience import PATIENCE_S
 from tests.servers.ports import free_port
 
@@ -145,7 +145,7 @@ class Server:
         with self._turn:
             if migrated and not self.ask("SELECT 1 FROM pg_database WHERE datname = 'migrated'"):
                 self.ask("CREATE DATABASE migrated")
-                stores.open(self.url("migrated")).close()
+                store.open(self.url("migrated")).close()
         name = f"test_{os.getpid()}_{next(_numbers)}"
         self.ask(f"CREATE DATABASE {name} TEMPLATE {'migrated' if migrated else 'template1'}")
         return self.url(name)

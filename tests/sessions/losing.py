@@ -25,11 +25,11 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from perdure import stores
+from perdure import store as stores
 from perdure.errors import Conflict
 from perdure.model import Session, SessionKey, SessionState
-from perdure.stores import sessioncache
-from perdure.stores.sql import SqlStore
+from perdure.store import session_cache
+from perdure.store.sql import SqlStore
 from tests.servers.redis import PATIENCE_S, RedisServer, server
 
 FAULTS = ("restart", "flush", "expire", "evict", "stall")
@@ -96,7 +96,7 @@ def point(seed: int, fault: str, stall_s: float) -> Point:
 
 def _store(directory: Path, redis: RedisServer, told: Point) -> SqlStore:
     store = stores.open(directory / "perdure.db")
-    store.cache = sessioncache.open(redis.url, store.identity(), told.told.append)
+    store.cache = session_cache.open(redis.url, store.identity(), told.told.append)
     return store
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from perdure import stores
+from perdure import store as stores
 from perdure.errors import ConfigError
 from perdure.model import Session, SessionKey, SessionState
-from perdure.stores import sessioncache
-from perdure.stores.sessioncache import lookups
-from perdure.stores.sessioncache.records import LARGEST, SURE_S, Records
-from perdure.stores.sql import SqlStore
+from perdure.store import session_cache
+from perdure.store.session_cache import lookups
+from perdure.store.session_cache.records import LARGEST, SURE_S, SessionRecords
+from perdure.store.sql import SqlStore
 from perdure.testing.stores import StoreConformance
 from tests.servers.redis import PATIENCE_S, RedisServer, server
 
@@ -33,7 +33,7 @@ def cached(
 ) -> Iterator[SqlStore]:
     """A store as one process has it."""
     with closing(stores.open(path)) as store:
-        store.cache = sessioncache.open(
+        store.cache = session_cache.open(
             redis.url, store.identity(), (told if told is not None else []).append, **settings
         )
         yield store
@@ -91,7 +91,7 @@ class TestLookedUp(StoreConformance):
     def store(self, tmp_path: Path, shared_redis: RedisServer) -> Iterator[SqlStore]:
         with closing(stores.open(tmp_path / "perdure.db")) as plain:
             store = LookedUp(plain._database)
-            store.cache = sessioncache.open(shared_redis.url, store.identity(), pytest.fail)
+            store.cache = session_cache.open(shared_redis.url, store.identity(), pytest.fail)
             yield store
             store.cache.close()
 
@@ -209,9 +209,9 @@ def test_what_others_put_into_redis_is_not_believed(what: str, tmp_path: Path) -
         store.put_session(SESSION)
         (name,) = records(redis)
         good = bytes(client.get(name) or b"")
-        forged = Records(store.identity()[0], b"x" * 32)
+        forged = SessionRecords(store.identity()[0], b"x" * 32)
         stranger = replace(SESSION, id="s-evil", revision=2**52)
-        elsewhere = Records(*store.identity()).write(
+        elsewhere = SessionRecords(*store.identity()).write(
             replace(stranger, key=SessionKey("codex", "x")), 2**52
         )
         content = {
@@ -236,7 +236,7 @@ def test_what_others_put_into_redis_is_not_believed(what: str, tmp_path: Path) -
 def test_a_record_is_sure_for_a_while_only() -> None:
     """What was read from the store too long ago, or in the future, is not believed, however it is
     signed."""
-    signed = Records("x", b"k" * 32)
+    signed = SessionRecords("x", b"k" * 32)
     record = signed.write(SESSION, 10**12)
     assert signed.read(KEY, record, 10**12 + 1000) == SESSION
     for now in (10**12 + int(SURE_S * 1000) + 1, 10**12 - int(SURE_S * 1000) - 1):
@@ -252,7 +252,7 @@ def test_what_is_too_old_is_read_anew(
     the store holds."""
     one, _ = two
     one.put_session(SESSION)
-    signed = Records(*one.identity())
+    signed = SessionRecords(*one.identity())
     with shared_redis.client() as client:
         client.set(signed.name(KEY), signed.write(replace(SESSION, id="s-old", revision=1), 10**12))
     assert one.look_up(KEY) == SESSION
@@ -303,5 +303,5 @@ def test_two_stores_share_one_redis(tmp_path: Path, shared_redis: RedisServer) -
 def test_an_address_that_is_none(tmp_path: Path) -> None:
     """What redis-py does not take is a sentence without the password."""
     with pytest.raises(ConfigError) as refused:
-        sessioncache.open("redis://:sesame@host:port/0", ("x", b"k"), print)
+        session_cache.open("redis://:sesame@host:port/0", ("x", b"k"), print)
     assert "sesame" not in str(refused.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from perdure.engine.sessions import Statistics, statistics
 from perdure.model import (
     Attempt,
     Continuation,
@@ -14,7 +15,6 @@ from perdure.model import (
     Usage,
     Verdict,
 )
-from perdure.sessions import Statistics, statistics
 
 KEY = SessionKey("claude", "run:1")
 

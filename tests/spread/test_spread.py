@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from perdure.rehearsal import Rehearsal
+from perdure.agents.rehearsal import Rehearsal
 from tests.journeys.stage import Stage
 from tests.spread import is_on
 from tests.sweeper.ground import make_ground

@@ -19,7 +19,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from perdure.stores.migrate import migrate, newest
+from perdure.store.migrate import migrate, newest
 
 
 def main(old: Path, scripts: Path, scratch: Path) -> None:

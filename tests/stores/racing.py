@@ -11,10 +11,10 @@ import random
 import sys
 import time
 
-from perdure import stores
+from perdure import store as stores
 from perdure.model import Decision, Outcome, OutcomeKind, RunState
 from perdure.protocols import Ending
-from perdure.stores.sql import SqlStore
+from perdure.store.sql import SqlStore
 
 
 def main(database: str, worker: str, seed: int) -> None:

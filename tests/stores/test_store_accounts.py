@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from perdure import stores
+from perdure import store as stores
 from perdure.model import Parking, RunState, Seat
-from perdure.stores.sql import SqlStore
-from perdure.testing.stores.making import LEASE_S, SUCCESS, submit
+from perdure.store.sql import SqlStore
+from perdure.testing.stores.samples import LEASE_S, SUCCESS, submit
 from tests.servers.postgres import Server
 
 SEAT = Seat(account="claude/1", agent="claude", jobs=2)

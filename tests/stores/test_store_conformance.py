@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from perdure import stores
-from perdure.stores.sql import SqlStore
+from perdure import store as stores
+from perdure.store.sql import SqlStore
 from perdure.testing.stores import StoreConformance
 from tests.servers.postgres import Server
 

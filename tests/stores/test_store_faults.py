@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from perdure import stores
+from perdure import store as stores
 from perdure.errors import NotFound, StoreError, UsageError
-from perdure.events import Unrecognised
 from perdure.model import Decision, RunState, TaskSpec
-from perdure.stores.disk import file_system, refuse_network, sqlite_warning
-from perdure.stores.queries import SQL
-from perdure.testing.stores.making import AGAIN, claimed, submit
+from perdure.model.events import Unrecognised
+from perdure.store.disk import file_system, refuse_network, sqlite_warning
+from perdure.store.queries import SQL
+from perdure.testing.stores.samples import AGAIN, claimed, submit
 from tests.patience import PATIENCE_S
 
 HERE = Path(__file__).parent
@@ -322,12 +322,12 @@ def test_the_settings_that_durability_rests_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "forbidden"),
     [
-        ("import perdure.stores", {"msgspec", "asyncio", "subprocess", "sqlite3"}),
-        ("import perdure.stores.sql", {"msgspec", "asyncio", "subprocess"}),
+        ("import perdure.store", {"msgspec", "asyncio", "subprocess", "sqlite3"}),
+        ("import perdure.store.sql", {"msgspec", "asyncio", "subprocess"}),
         (
-            "from perdure import stores; s = stores.open({path!r}, read_only=True); assert "
+            "from perdure import store as stores; s = stores.open({path!r}, read_only=True); assert "
             "len(s.find()) == 1; s.close()",
-            {"asyncio", "subprocess", "perdure.codec"},
+            {"asyncio", "subprocess", "perdure.model.codec"},
         ),
     ],
 )

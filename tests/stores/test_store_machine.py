@@ -16,9 +16,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from perdure import stores
+from perdure import store
 from perdure.errors import Conflict, LostLease
-from perdure.lifecycle import FINAL, MOVES
 from perdure.model import (
     Claim,
     Continuation,
@@ -30,7 +29,8 @@ from perdure.model import (
     TaskSpec,
 )
 from perdure.protocols import Begun, Ending
-from perdure.testing.stores.making import place, session_of
+from perdure.rules.lifecycle import FINAL, MOVES
+from perdure.testing.stores.samples import place, session_of
 
 EDGES = {(before, after) for (before, _), after in MOVES.items()}
 DECISIONS = [state for (before, _), state in MOVES.items() if before is RunState.RUNNING]
@@ -46,7 +46,7 @@ class StoreMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.directory = tempfile.TemporaryDirectory()
-        self.store = stores.open(Path(self.directory.name) / "perdure.db")
+        self.store = store.open(Path(self.directory.name) / "perdure.db")
         self.reader = sqlite3.connect(Path(self.directory.name) / "perdure.db")
         self.reader.row_factory = sqlite3.Row
         self.ids: list[str] = []
@@ -197,7 +197,7 @@ class TestStoreMachine(StoreMachine.TestCase):  # type: ignore[misc]
 def test_the_schema_knows_the_same_moves(tmp_path: Path, before: RunState) -> None:
     """By hand in SQL, a run can be moved exactly along `lifecycle.MOVES`: everything else the
     database itself refuses."""
-    stores.open(tmp_path / "perdure.db").close()
+    store.open(tmp_path / "perdure.db").close()
     with closing(sqlite3.connect(tmp_path / "perdure.db", isolation_level=None)) as connection:
         connection.execute("DROP TRIGGER runs_begin_waiting")
         for number, after in enumerate(state for state in RunState if state is not before):
@@ -227,7 +227,7 @@ def test_the_schema_knows_the_same_moves(tmp_path: Path, before: RunState) -> No
 def test_the_schema_refuses_what_no_program_may_do(tmp_path: Path, change: str) -> None:
     """A state that is none of the six, a running run without a holder or a counted attempt, an end
     without a time."""
-    stores.open(tmp_path / "perdure.db").close()
+    store.open(tmp_path / "perdure.db").close()
     with closing(sqlite3.connect(tmp_path / "perdure.db", isolation_level=None)) as connection:
         _insert(connection, "one", RunState.QUEUED)
         with pytest.raises(sqlite3.IntegrityError):
@@ -237,7 +237,7 @@ def test_the_schema_refuses_what_no_program_may_do(tmp_path: Path, change: str) 
 def test_the_schema_refuses_a_second_writer(tmp_path: Path) -> None:
     """Two running runs in one workspace, or in one conversation, cannot be stored, whatever the
     program does."""
-    stores.open(tmp_path / "perdure.db").close()
+    store.open(tmp_path / "perdure.db").close()
     with closing(sqlite3.connect(tmp_path / "perdure.db", isolation_level=None)) as connection:
         for number, (scope, where) in enumerate([("a", "p"), ("b", "p"), ("a", "q")]):
             _insert(connection, str(number), RunState.QUEUED, scope, where)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from perdure import stores
+from perdure import store as stores
 from perdure.errors import StoreError
-from perdure.stores.migrate import SCRIPTS, migrate, newest
-from perdure.testing.stores.making import submit
+from perdure.store.migrate import SCRIPTS, migrate, newest
+from perdure.testing.stores.samples import submit
 from tests.patience import PATIENCE_S
 
 HERE = Path(__file__).parent

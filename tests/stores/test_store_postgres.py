@@ -15,13 +15,13 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from perdure import stores
+from perdure import store as stores
 from perdure.errors import StoreError
-from perdure.lifecycle import FINAL, MOVES
 from perdure.model import RunState, TaskSpec
-from perdure.stores.migrate import newest
-from perdure.stores.postgres.translating import migration
-from perdure.testing.stores.making import claimed, place, submit
+from perdure.rules.lifecycle import FINAL, MOVES
+from perdure.store.migrate import newest
+from perdure.store.postgres.translation import migration
+from perdure.testing.stores.samples import claimed, place, submit
 from tests.conftest import Scratch
 from tests.patience import PATIENCE_S
 from tests.servers.postgres import Server

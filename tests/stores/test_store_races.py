@@ -11,10 +11,10 @@ import threading
 from collections import Counter
 from pathlib import Path
 
-from perdure import stores
-from perdure.events import AttemptEnded, Record, Said
+from perdure import store as stores
 from perdure.model import RunState, SessionKey, TaskSpec
-from perdure.testing.stores.making import claimed, place, submit
+from perdure.model.events import AttemptEnded, Record, Said
+from perdure.testing.stores.samples import claimed, place, submit
 from tests.patience import PATIENCE_S
 
 HERE = Path(__file__).parent
@@ -106,8 +106,8 @@ def test_many_processes_make_one_database(tmp_path: Path) -> None:
     there."""
     database = tmp_path / "new" / "state" / "perdure.db"
     script = (
-        "import sys; from perdure import stores; from perdure.model import TaskSpec; from "
-        "perdure.testing.stores.making import place\nsys.stdin.readline(); s = "
+        "import sys; from perdure import store as stores; from perdure.model import TaskSpec; from "
+        "perdure.testing.stores.samples import place\nsys.stdin.readline(); s = "
         "stores.open(sys.argv[1]); n = sys.argv[2]\ns.add(TaskSpec(prompt='x'), 'id-' + n, 'run-' "
         "+ n, place(n)); s.close()"
     )

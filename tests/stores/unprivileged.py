@@ -8,9 +8,9 @@ from __future__ import annotations
 import ctypes
 import sys
 
-from perdure import stores
+from perdure import store as stores
 from perdure.errors import PerdureError
-from perdure.testing.stores.making import submit
+from perdure.testing.stores.samples import submit
 
 CAPABILITY_VERSION_3 = 0x20080522
 

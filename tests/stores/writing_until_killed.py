@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from perdure import stores
-from perdure.events import Said
+from perdure import store as stores
 from perdure.model import (
     Decision,
     Outcome,
@@ -21,8 +20,9 @@ from perdure.model import (
     SessionState,
     TaskSpec,
 )
+from perdure.model.events import Said
 from perdure.protocols import Ending
-from perdure.testing.stores.making import place
+from perdure.testing.stores.samples import place
 
 
 def main(database: str) -> None:

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from perdure.attempt import Engine
 from perdure.config import Settings
+from perdure.engine.attempt import Engine
+from perdure.engine.sweeper import Moment, Row, Sweep, here_and_now, rules_of, sweep
 from perdure.model import TaskRun, Workspace
-from perdure.sweeper import Moment, Row, Sweep, here_and_now, rules_of, sweep
 from perdure.wiring import open_engine
 from tests.spread import apart
 from tests.workspace.yard import Yard, make_yard

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from perdure import checkpoints, service
-from perdure.attempt import workdir
+from perdure.engine import checkpoints, service
+from perdure.engine.attempt import workdir
+from perdure.engine.sweeper import Class, SweepVerdict, Target, listed, reset
 from perdure.errors import PerdureError, WorkspaceError
-from perdure.events import BroughtBack, WorkdirSwept
 from perdure.model import RunState, TaskRun
-from perdure.sweeper import Class, Target, Verdict, listed, reset
-from perdure.workspace.checkpoints import Checkpoints
+from perdure.model.events import BroughtBack, WorkdirSwept
+from perdure.workspace.snapshot.checkpoints import WorkdirCheckpoints
 from tests.sweeper.ground import Ground, hashes
 from tests.sweeper.states import STATES
 
@@ -112,8 +112,8 @@ def test_twenty_five_finished_workdirs(ground: Ground) -> None:
     before = {top: tree(top) for _, top in made}
     swept = ground.sweep(days=15, many=True)
     said = {row.path: row for row in swept.rows}
-    taken = [(run, top) for run, top in made if said[str(top)].verdict is Verdict.TAKE]
-    assert len(taken) == 25, [row.why for row in swept.rows if row.verdict is Verdict.PERSON]
+    taken = [(run, top) for run, top in made if said[str(top)].verdict is SweepVerdict.TAKE]
+    assert len(taken) == 25, [row.why for row in swept.rows if row.verdict is SweepVerdict.PERSON]
     for run, top in taken:
         assert not top.exists()
         assert bring_back(ground, run) and tree(top) == before[top]
@@ -170,9 +170,9 @@ def test_what_came_after_the_checkpoint_stays(ground: Ground, backend: str, chan
     name, content = CHANGES[change]
     write(top / name, content)
     row = ground.row(ground.sweep(days=400), top)
-    assert row.verdict is Verdict.PERSON and name in row.why and "tool.sh" not in row.why
+    assert row.verdict is SweepVerdict.PERSON and name in row.why and "tool.sh" not in row.why
     checkpoint(ground, run)
-    assert ground.row(ground.sweep(), top).verdict is Verdict.TAKE
+    assert ground.row(ground.sweep(), top).verdict is SweepVerdict.TAKE
 
 
 def test_a_large_ignored_file_keeps_the_workdir(ground: Ground) -> None:
@@ -182,7 +182,7 @@ def test_a_large_ignored_file_keeps_the_workdir(ground: Ground) -> None:
     write(top / "data.db", bytes(LARGE))
     row = ground.row(ground.sweep(days=400), top)
     assert (
-        row.verdict is Verdict.PERSON
+        row.verdict is SweepVerdict.PERSON
         and "data.db (it is ignored, and larger than 10 MiB)" in row.why
     )
 
@@ -194,7 +194,7 @@ def test_large_build_output_waits_in_the_trash(ground: Ground) -> None:
     write(top / "dist/large.whl", os.urandom(LARGE))
     before = tree(top)
     row = ground.row(ground.sweep(days=15), top)
-    assert row.verdict is Verdict.TAKE and "dist/large.whl" in row.why
+    assert row.verdict is SweepVerdict.TAKE and "dist/large.whl" in row.why
     (entry,) = listed(ground.engine)
     assert any("dist/large.whl" in sentence for sentence in entry.unsaved or ())
     ground.sweep(days=400)
@@ -304,11 +304,11 @@ def test_a_checkpoint_that_is_lost_proves_nothing(ground: Ground, how: str) -> N
     for each in ground.engine.store.checkpoints(run.id):
         _lose(ground, run, how, each.number, each.workdir.ref)
     row = ground.row(ground.sweep(days=400), entry)
-    assert row.verdict is Verdict.KEEP and f"perdure trash purge {entry.name}" in row.why
+    assert row.verdict is SweepVerdict.KEEP and f"perdure trash purge {entry.name}" in row.why
     assert (entry / "workdir/notes.md").exists() and kept.number
     if how != "its objects":
         assert bring_back(ground, run)
-        assert ground.row(ground.sweep(days=400), top).verdict is Verdict.PERSON
+        assert ground.row(ground.sweep(days=400), top).verdict is SweepVerdict.PERSON
 
 
 def _lose(ground: Ground, run: TaskRun, how: str, number: int, ref: str) -> None:
@@ -333,7 +333,7 @@ def test_a_run_off_the_list_keeps_no_checkpoint(ground: Ground) -> None:
     assert f"perdure rm --force {run.name}" in refused.value.hint
     service.remove(ground.engine, run.id, force=True)
     assert (
-        ground.row(ground.sweep(days=400), entry).verdict is Verdict.KEEP
+        ground.row(ground.sweep(days=400), entry).verdict is SweepVerdict.KEEP
         and (entry / "workdir/notes.md").exists()
     )
 
@@ -361,7 +361,7 @@ def test_only_the_kept_checkpoint_outlives_its_age(ground: Ground) -> None:
     ground.sweep()
     assert [each.number for each in ground.engine.store.checkpoints(run.id)] == [number]
     assert [row.verdict for row in swept.rows if row.cls is Class.CHECKPOINTS].count(
-        Verdict.TAKE
+        SweepVerdict.TAKE
     ) == 1
 
 
@@ -379,7 +379,7 @@ def test_killed_while_it_is_brought_back(ground: Ground, monkeypatch: pytest.Mon
         raise Killed
 
     with monkeypatch.context() as broken, pytest.raises(Killed):
-        broken.setattr(Checkpoints, "put_in_place", killed)
+        broken.setattr(WorkdirCheckpoints, "put_in_place", killed)
         bring_back(ground, run)
     assert top.exists() and not (top / "notes.md").exists()
     ground.engine.store.requeue(run.id, "a test")
@@ -401,7 +401,7 @@ def test_a_dry_run_takes_no_checkpoint(ground: Ground) -> None:
     """It says what would go and which checkpoint proves it, and stores nothing."""
     run, top = finished(ground, 1, "worktree")
     row = ground.row(ground.sweep(days=15, dry=True), top)
-    assert row.verdict is Verdict.TAKE and "checkpoint 1" in row.why
+    assert row.verdict is SweepVerdict.TAKE and "checkpoint 1" in row.why
     assert (
         len(ground.engine.store.checkpoints(run.id)) == 1
         and ground.engine.store.get(run.id).state is RunState.CANCELLED

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from perdure import service
+from perdure.engine import service
+from perdure.engine.sweeper import SweepVerdict, Target, reset, restore
 from perdure.errors import PerdureError
-from perdure.sweeper import Target, Verdict, reset, restore
 from tests.sweeper.ground import Ground, hashes
 from tests.sweeper.states import STATES
 
@@ -80,11 +80,11 @@ def test_what_is_saved_goes_after_its_time(ground: Ground, backend: str) -> None
     _, top = ground.run(backend)
     assert not ground.sweep(days=13).taken
     row = ground.row(ground.sweep(days=2), top)
-    assert row.verdict is Verdict.TAKE and not top.exists()
+    assert row.verdict is SweepVerdict.TAKE and not top.exists()
     ground.sweep(days=6)
     assert Path(row.trash).is_dir()
     gone = ground.row(ground.sweep(days=2), Path(row.trash))
-    assert gone.verdict is Verdict.TAKE and not Path(row.trash).exists()
+    assert gone.verdict is SweepVerdict.TAKE and not Path(row.trash).exists()
 
 
 def test_a_dry_run_changes_nothing(ground: Ground) -> None:
@@ -92,7 +92,7 @@ def test_a_dry_run_changes_nothing(ground: Ground) -> None:
     _, top = ground.run()
     there = hashes(ground.yard.root / ".perdure/work", ground.yard.repo)
     swept = ground.sweep(days=400, dry=True)
-    assert ground.row(swept, top).verdict is Verdict.TAKE and swept.dry
+    assert ground.row(swept, top).verdict is SweepVerdict.TAKE and swept.dry
     assert (
         top.is_dir()
         and there == hashes(ground.yard.root / ".perdure/work", ground.yard.repo)
@@ -129,11 +129,11 @@ def test_a_kill_between_list_and_trash_is_finished_by_the_sweeper(ground: Ground
     run, top = ground.run()
     ground.engine.store.remove(run.id)
     row = ground.row(ground.sweep(days=1), top)
-    assert (str(row.cls), row.verdict) == ("orphans", Verdict.KEEP)
+    assert (str(row.cls), row.verdict) == ("orphans", SweepVerdict.KEEP)
     (top / "new").write_text("x")
-    assert ground.row(ground.sweep(days=10), top).verdict is Verdict.PERSON
+    assert ground.row(ground.sweep(days=10), top).verdict is SweepVerdict.PERSON
     (top / "new").unlink()
-    assert ground.row(ground.sweep(days=10), top).verdict is Verdict.TAKE and not top.exists()
+    assert ground.row(ground.sweep(days=10), top).verdict is SweepVerdict.TAKE and not top.exists()
 
 
 def test_the_page_has_every_state(ground: Ground) -> None:

@@ -14,11 +14,11 @@ from typing import Any, cast
 
 import pytest
 
-from perdure.cli.housekeeping import Housekeeping
+from perdure.cli.data.housekeeping import Housekeeping
+from perdure.engine.sweeper import due, sweeps
+from perdure.engine.worker import work
 from perdure.errors import Conflict
-from perdure.sweeper import due, sweeping
-from perdure.volumes import Ballast, Volumes
-from perdure.worker import work
+from perdure.host.volumes import Ballast, Volumes
 from tests.patience import PATIENCE_S
 from tests.sweeper.ground import Ground
 
@@ -104,7 +104,7 @@ def test_nothing_ends_the_housekeeping(ground: Ground) -> None:
 def test_a_sweep_leaves_nothing_locked(ground: Ground) -> None:
     """Another sweep may follow at once, even while a child that another thread is starting has all
     descriptors of this one yet."""
-    with sweeping._alone(ground.engine):
+    with sweeps._alone(ground.engine):
         lock = next(
             fd
             for fd in Path("/proc/self/fd").iterdir()
@@ -116,9 +116,9 @@ def test_a_sweep_leaves_nothing_locked(ground: Ground) -> None:
             pass_fds=[int(lock.name)],
         )
     with (
-        sweeping._alone(ground.engine),
+        sweeps._alone(ground.engine),
         pytest.raises(Conflict, match="Another sweep"),
-        sweeping._alone(ground.engine),
+        sweeps._alone(ground.engine),
     ):
         raise AssertionError("two at once")
     child.communicate(b"\n")
@@ -174,8 +174,8 @@ def test_a_machine_whose_own_clock_differs_takes_nothing(ground: Ground) -> None
 def test_checkpoints_go_but_the_newest_stays(ground: Ground) -> None:
     """A month after the run has ended only its newest checkpoint is left, row and ref, which is
     that of its swept workdir; with the run off the list that goes too."""
+    from perdure.engine.sweeper import Class, SweepVerdict
     from perdure.model import Checkpoint
-    from perdure.sweeper import Class, Verdict
 
     run, top = ground.run()
     assert run.workspace is not None
@@ -190,8 +190,8 @@ def test_checkpoints_go_but_the_newest_stays(ground: Ground) -> None:
     assert not [row for row in ground.sweep(days=20).taken if row.cls is Class.CHECKPOINTS]
     swept = ground.sweep(days=20)
     assert [row.verdict for row in swept.rows if row.cls is Class.CHECKPOINTS] == [
-        Verdict.TAKE
-    ] * 3 + [Verdict.KEEP]
+        SweepVerdict.TAKE
+    ] * 3 + [SweepVerdict.KEEP]
     assert [each.number for each in ground.engine.store.checkpoints(run.id)] == [4]
     refs = ground.yard.git(
         "for-each-ref", "--format=%(refname)", "refs/perdure/checkpoints"

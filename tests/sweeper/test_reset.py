@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from perdure import service
+from perdure.engine import service
+from perdure.engine.sweeper import Target, reset, restore
+from perdure.engine.sweeper.reset import clear
 from perdure.errors import Conflict, NotFound, UsageError
 from perdure.model import RESET, Condition, RunState, Session, SessionKey, SessionState, TaskRun
-from perdure.sweeper import Target, reset, restore
-from perdure.sweeper.reset import clear
 from tests.sweeper.ground import Ground
 
 
@@ -154,7 +154,7 @@ def test_it_refuses_while_somebody_is_at_it(ground: Ground) -> None:
     with pytest.raises(Conflict, match="other is open"):
         reset(ground.engine, Target(run="task"), ground.yard.repo)
     ground.engine.store.requeue(run.id, "a test")
-    from perdure.events import RunTakenBack
+    from perdure.model.events import RunTakenBack
 
     ground.engine.store.take_back(other.id, [], RunTakenBack(session_id="s1"))
     ground.engine.store.claim("ann", 60.0, ref=run.id)

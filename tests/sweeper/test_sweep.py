@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from perdure.checkpoints import keep
+from perdure.engine.checkpoints import keep
+from perdure.engine.sessions import plan_scope
+from perdure.engine.sweeper import Class, Sweep, SweepVerdict, due, here_and_now, rules_of, sweep
 from perdure.errors import Conflict
 from perdure.model import Session, SessionKey, SessionState, TaskSpec
-from perdure.plan import Plan, PlanRun, PlanState, PlanTask
-from perdure.sessions import plan_scope
-from perdure.sweeper import Class, Sweep, Verdict, due, here_and_now, rules_of, sweep
+from perdure.rules.plan import Plan, PlanRun, PlanState, PlanTask
 from perdure.workspace import trash
 from tests.sweeper.ground import DAY_MS, Ground, hashes
 
@@ -52,10 +52,10 @@ def test_logs_and_copies_have_ages_of_their_own(ground: Ground) -> None:
     copy.write_text("{}\n")
     ground.sweep(days=89)
     assert logs.exists()
-    assert ground.row(ground.sweep(days=2), logs).verdict is Verdict.TAKE and not logs.exists()
+    assert ground.row(ground.sweep(days=2), logs).verdict is SweepVerdict.TAKE and not logs.exists()
     assert copy.exists()
     swept = ground.sweep(days=100)
-    assert ground.row(swept, copy.parent).verdict is Verdict.TAKE and not copy.exists()
+    assert ground.row(swept, copy.parent).verdict is SweepVerdict.TAKE and not copy.exists()
     (entry,) = [entry for entry in trash.entries(ground.state / "trash") if entry.kind == "copies"]
     assert trash.restore(entry) == [copy.parent] and copy.read_text() == "{}\n"
 
@@ -85,7 +85,7 @@ def test_what_a_run_needs_stays(ground: Ground, state: str) -> None:
     swept = ground.sweep(days=1000)
     for path in (logs, copy, top):
         row = ground.row(swept, path)
-        assert row.verdict is Verdict.KEEP and state in row.why
+        assert row.verdict is SweepVerdict.KEEP and state in row.why
     assert swept.taken == ()
 
 
@@ -123,13 +123,13 @@ def test_what_an_unfinished_plan_needs_stays(ground: Ground) -> None:
             row for row in swept.rows if row.cls is Class.CHECKPOINTS
         ]
         assert {(row.verdict, row.why) for row in kept} == {
-            (Verdict.KEEP, "the plan shop is not finished")
+            (SweepVerdict.KEEP, "the plan shop is not finished")
         } and len(kept) == 4
     assert by_class(swept, Class.UNKNOWN) == []
     store.put_plan(replace(held, state=PlanState.SUCCEEDED))
     swept = ground.sweep(days=1000)
-    assert {ground.row(swept, path).verdict for path in (top, logs)} == {Verdict.TAKE}
-    assert sorted(by_class(swept, Class.CHECKPOINTS)) == [Verdict.KEEP, Verdict.TAKE]
+    assert {ground.row(swept, path).verdict for path in (top, logs)} == {SweepVerdict.TAKE}
+    assert sorted(by_class(swept, Class.CHECKPOINTS)) == [SweepVerdict.KEEP, SweepVerdict.TAKE]
 
 
 def test_what_is_not_recognised_is_listed_and_kept(ground: Ground) -> None:
@@ -156,7 +156,7 @@ def test_what_is_not_recognised_is_listed_and_kept(ground: Ground) -> None:
     swept = ground.sweep(days=1000)
     assert {
         row.path: row.verdict for row in swept.rows if row.cls is Class.UNKNOWN
-    } == dict.fromkeys(map(str, strangers), Verdict.KEEP)
+    } == dict.fromkeys(map(str, strangers), SweepVerdict.KEEP)
     assert all((path / "file").exists() for path in strangers)
 
 
@@ -176,13 +176,13 @@ def test_logs_of_no_run_go_only_where_the_store_is_older(ground: Ground) -> None
     """Directories that no run belongs to are orphans; in a store that was put in place after them
     they stay."""
     orphan = logs_of(ground, "0" * 32)
-    assert ground.row(ground.sweep(days=30), orphan).verdict is Verdict.KEEP
+    assert ground.row(ground.sweep(days=30), orphan).verdict is SweepVerdict.KEEP
     ground.run()
     # A second later: the file system's clock may stand some milliseconds before the one of the
     # store.
     os.utime(orphan / "1/stdout", ns=(time.time_ns() + 10**9,) * 2)
     row = ground.row(ground.sweep(), orphan)
-    assert (row.cls, row.verdict) == (Class.ORPHANS, Verdict.TAKE)
+    assert (row.cls, row.verdict) == (Class.ORPHANS, SweepVerdict.TAKE)
     assert not orphan.exists()
 
 
@@ -211,8 +211,8 @@ def test_scratch_goes_into_the_trash(ground: Ground) -> None:
     left = ground.yard.root / ".perdure/tmp/desk-x"
     left.mkdir(parents=True)
     (left / "index").write_text("x")
-    assert ground.row(ground.sweep(days=1), left).verdict is Verdict.KEEP
-    assert ground.row(ground.sweep(days=2), left).verdict is Verdict.TAKE and not left.exists()
+    assert ground.row(ground.sweep(days=1), left).verdict is SweepVerdict.KEEP
+    assert ground.row(ground.sweep(days=2), left).verdict is SweepVerdict.TAKE and not left.exists()
 
 
 def test_too_much_at_once_is_stopped(ground: Ground) -> None:
@@ -271,14 +271,14 @@ def test_a_clock_that_was_moved_stops_everything(ground: Ground, jump: str) -> N
             now=replace(moved, boot=moved.boot + 20 * 86_400, wall=moved.wall + 20 * DAY_MS),
         )
         assert swept.trouble and not swept.taken and swept.for_a_person and top.is_dir()
-    assert ground.row(ground.sweep(days=20), top).verdict is Verdict.TAKE
+    assert ground.row(ground.sweep(days=20), top).verdict is SweepVerdict.TAKE
 
 
 def test_a_suspended_machine_has_its_time(ground: Ground) -> None:
     """The clock of the machine counts suspended time too: a month asleep is a month."""
     _, top = ground.run()
     ground.sweep()
-    assert ground.row(ground.sweep(days=30), top).verdict is Verdict.TAKE
+    assert ground.row(ground.sweep(days=30), top).verdict is SweepVerdict.TAKE
 
 
 def test_after_a_restart_a_long_absence_is_believed_an_hour_later(ground: Ground) -> None:
@@ -292,7 +292,7 @@ def test_after_a_restart_a_long_absence_is_believed_an_hour_later(ground: Ground
     soon = replace(woken, wall=woken.wall + 60_000, boot=120.0)
     assert sweep(ground.engine, rules, now=soon).trouble and top.is_dir()
     later = replace(woken, wall=woken.wall + 4_000_000, boot=4_060.0)
-    assert ground.row(sweep(ground.engine, rules, now=later), top).verdict is Verdict.TAKE
+    assert ground.row(sweep(ground.engine, rules, now=later), top).verdict is SweepVerdict.TAKE
 
 
 def test_a_person_may_accept_the_clock(ground: Ground) -> None:
@@ -316,7 +316,7 @@ def test_times_in_the_future_are_for_a_person(ground: Ground) -> None:
     _, top = ground.run()
     then = here_and_now().wall / 1000 + 90_000
     os.utime(top, (then, then))
-    assert ground.row(ground.sweep(), top).verdict is Verdict.PERSON
+    assert ground.row(ground.sweep(), top).verdict is SweepVerdict.PERSON
 
 
 def test_another_volume_at_the_root_stops_everything(ground: Ground) -> None:
@@ -331,12 +331,12 @@ def test_another_volume_at_the_root_stops_everything(ground: Ground) -> None:
     assert "is it mounted?" in swept.trouble and not swept.taken and logs.exists()
     shutil.rmtree(ground.yard.root)
     aside.rename(ground.yard.root)
-    assert ground.row(ground.sweep(), top).verdict is Verdict.TAKE
+    assert ground.row(ground.sweep(), top).verdict is SweepVerdict.TAKE
 
 
 def test_only_one_sweep_at_a_time(ground: Ground) -> None:
     """A second one is refused, so that no two judge by each other's halves."""
-    from perdure.sweeper.sweeping import _alone
+    from perdure.engine.sweeper.sweeps import _alone
 
     with _alone(ground.engine), pytest.raises(Conflict, match="Another sweep"):
         ground.sweep()
@@ -371,7 +371,7 @@ def test_an_entry_that_somebody_uses_is_not_purged(ground: Ground, how: str) -> 
             (entry / "workdir/late.txt").write_text("precious\n")
         row = ground.row(ground.sweep(days=20), entry)
         sleeper.kill()
-    assert row.verdict is Verdict.KEEP and (
+    assert row.verdict is SweepVerdict.KEEP and (
         "was written after" in row.why or "works in it" in row.why
     )
     assert entry.is_dir()
@@ -387,7 +387,7 @@ def test_a_purge_follows_no_link(ground: Ground) -> None:
     entry = Path(ground.row(ground.sweep(days=20), top).trash)
     (entry / "workdir/link").symlink_to(outside)
     (entry / "workdir/locked").mkdir(mode=0)
-    from perdure.sweeper import purge
+    from perdure.engine.sweeper import purge
 
     purge(ground.engine, entry.name)
     assert not entry.exists() and (outside / "file").read_text() == "of the user\n"
@@ -410,7 +410,7 @@ def test_a_deletion_that_was_killed_is_finished(ground: Ground) -> None:
 def test_a_restore_overwrites_nothing(ground: Ground) -> None:
     """Where a new workdir stands by now, the old one stays in the trash; once that is away it comes
     back, git's state with it."""
-    from perdure.sweeper import restore
+    from perdure.engine.sweeper import restore
 
     run, top = ground.run()
     ground.yard.git("checkout", "-q", "--detach", cwd=top)
@@ -463,7 +463,7 @@ def test_the_daily_command_shows_rows_and_asks_for_a_person(ground: Ground) -> N
 def test_usage_counts_each_file_once(ground: Ground) -> None:
     """By class, agent and repository; a file with two names counts once, and nothing below a
     link."""
-    from perdure.sweeper import usage
+    from perdure.engine.sweeper import usage
 
     _, top = ground.run()
     before = usage(ground.engine).total

@@ -17,10 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from perdure.codec import decode, encode
-from perdure.events import AnyEvent, Record
 from perdure.model import OnEdit
-from perdure.placement import placement_of
+from perdure.model.codec import decode, encode
+from perdure.model.events import AnyEvent, Record
+from perdure.rules.placement import placement_of
 from tests.taskfiles.scene import Scene
 
 TOUCHES = {"open", "os.rename", "os.link", "os.mkdir", "os.remove", "os.chmod", "tempfile.mkdtemp"}

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from perdure.events import AnyEvent, FilesPlaced, FilesPlanned, Record
 from perdure.model import Context, FileChange, Given, OnEdit, TaskFile
-from perdure.taskfiles import Contents, Place, place
+from perdure.model.events import AnyEvent, FilesPlaced, FilesPlanned, Record
+from perdure.workspace.task_files import Contents, FilePlace, place
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Scene:
             after()
 
         seen = len(self.journal)
-        at = Place(
+        at = FilePlace(
             workdir=self.work,
             backups=self.state / "backups",
             contents=self.contents,

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure.errors import WorkspaceError
-from perdure.events import CheckpointRestored, CheckpointTaken
 from perdure.model import FileAction, OnEdit
+from perdure.model.events import CheckpointRestored, CheckpointTaken
 from tests.taskfiles.scene import Scene
 
 BASE, OURS, THEIRS, BOTH = (

@@ -10,7 +10,7 @@ import pytest
 
 from perdure.errors import NotFound, UsageError
 from perdure.model import Given, OnEdit
-from perdure.taskfiles import Asked, Contents, take, taking
+from perdure.workspace.task_files import Contents, FileRequest, intake, take
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_files_and_where_they_go(contents: Contents, user: Path) -> None:
         (user / name).write_text(name)
     (user / "run.sh").chmod(0o755)
     (user / "link.md").symlink_to("a.md")
-    asked = Asked(
+    asked = FileRequest(
         cwd=user,
         files=(
             "a.md=docs/x.md",
@@ -69,7 +69,7 @@ def test_a_directory_is_all_of_the_files(contents: Contents, user: Path) -> None
     said: list[str] = []
     given = take(
         contents,
-        Asked(
+        FileRequest(
             cwd=user,
             context="ctx",
             files=("other=d/e/f.txt",),
@@ -106,7 +106,7 @@ def test_places_that_no_file_may_have(contents: Contents, user: Path, dest: str)
     kept."""
     (user / "a").write_text("a")
     with pytest.raises(UsageError):
-        take(contents, Asked(cwd=user, files=(f"a={dest}",)))
+        take(contents, FileRequest(cwd=user, files=(f"a={dest}",)))
     assert not contents.directory.exists()
 
 
@@ -119,7 +119,7 @@ def test_what_cannot_be_taken(
     (user / "d").mkdir()
     os.mkfifo(user / "pipe")
     with (user / "large").open("wb") as file:
-        file.truncate(taking.LARGEST + 1)
+        file.truncate(intake.LARGEST + 1)
     (user / "d/bad").symlink_to("nowhere")
     (user / os.fsdecode(b"\xff")).write_text("no name")
     refusals: list[tuple[tuple[str, ...], type[Exception], str]] = [
@@ -135,17 +135,17 @@ def test_what_cannot_be_taken(
     ]
     for files, kind, words in refusals:
         with pytest.raises(kind, match=words):
-            take(contents, Asked(cwd=user, files=("a", *files)))
+            take(contents, FileRequest(cwd=user, files=("a", *files)))
     with pytest.raises(NotFound, match="no directory"):
-        take(contents, Asked(cwd=user, context="a"))
-    monkeypatch.setattr(taking, "TOGETHER", 3)
-    monkeypatch.setattr(taking, "MOST", 2)
+        take(contents, FileRequest(cwd=user, context="a"))
+    monkeypatch.setattr(intake, "TOGETHER", 3)
+    monkeypatch.setattr(intake, "MOST", 2)
     for number in range(4):
         (user / f"n{number}").write_text("nn")
     with pytest.raises(UsageError, match="together"):
-        take(contents, Asked(cwd=user, files=("n0", "n1")))
+        take(contents, FileRequest(cwd=user, files=("n0", "n1")))
     with pytest.raises(UsageError, match="more than 2 files"):
-        take(contents, Asked(cwd=user, files=("n0", "n1", "n2")))
+        take(contents, FileRequest(cwd=user, files=("n0", "n1", "n2")))
     assert not contents.directory.exists()
 
 

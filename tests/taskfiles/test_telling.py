@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from perdure.model import FileAction, FileChange
-from perdure.taskfiles import Contents, told
+from perdure.workspace.task_files import Contents, told
 
 
 def change(name: str, action: str, **facts: str) -> FileChange:

@@ -11,9 +11,9 @@ from typing import Any
 
 from textual.pilot import Pilot
 
-from perdure.process import Probe
-from perdure.top.app import Board
-from perdure.top.view import Looked
+from perdure.cli.top.app import Board
+from perdure.cli.top.view import Looked
+from perdure.host.process import Probe
 from tests.patience import PATIENCE_S
 
 Story = Callable[["Play"], Awaitable[None]]

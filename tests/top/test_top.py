@@ -6,13 +6,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from perdure import service
-from perdure.config.reading import load
-from perdure.events import Said, ToolStarted
+from perdure.cli.top.screens import LogScreen
+from perdure.config.files import load
+from perdure.engine import service
 from perdure.model import Condition, OutcomeKind, RunState, TaskSpec
-from perdure.stores.sql import SqlStore
-from perdure.testing.stores.making import FAILURE, SUCCESS, begun, claimed, ending, submit
-from perdure.top.screens import LogScreen
+from perdure.model.events import Said, ToolStarted
+from perdure.store.sql import SqlStore
+from perdure.testing.stores.samples import FAILURE, SUCCESS, begun, claimed, ending, submit
 from perdure.wiring import open_engine
 from tests.metrics.lives import a_life
 from tests.top.playing import Play, play

@@ -17,14 +17,14 @@ from opentelemetry.semconv._incubating.attributes import (
     service_attributes,
 )
 
-from perdure.attempt import Engine
-from perdure.config.reading import load
-from perdure.events import AgentLaunched, DriftSeen, Said, ToolStarted, VerifyEnded
+from perdure.config.files import load
+from perdure.engine.attempt import Engine
 from perdure.model import Outcome, OutcomeKind, RunState, TaskSpec
+from perdure.model.events import AgentLaunched, DriftSeen, Said, ToolStarted, VerifyEnded
 from perdure.protocols import Ending
-from perdure.testing.stores.making import SUCCESS, begun, claimed, submit
-from perdure.tracing import tracer
-from perdure.tracing.sending import Tracer
+from perdure.telemetry.tracing import tracer
+from perdure.telemetry.tracing.exporter import Tracer
+from perdure.testing.stores.samples import SUCCESS, begun, claimed, submit
 from perdure.wiring import open_engine
 from tests.metrics.lives import a_life
 from tests.patience import PATIENCE_S

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from perdure import stores
-from perdure.forges import Delivery, Forge
+from perdure import store as stores
+from perdure.model.forge.deliveries import Delivery, Forge
 from tests.forges import payloads
 from tests.forges.payloads import SECRET, SIGNING
 from tests.patience import PATIENCE_S

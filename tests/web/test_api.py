@@ -15,10 +15,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from perdure.agents.rehearsal import Rehearsal
 from perdure.model import TokenScope
-from perdure.rehearsal import Rehearsal
-from perdure.web.api import shapes
-from perdure.web.api.routes import VERBS
+from perdure.server.api import shapes
+from perdure.server.api.routes import VERBS
 from tests.journeys.stage import Stage
 from tests.web.listening import stream
 from tests.web.serving import PATIENCE_S, Serving, answered

@@ -21,22 +21,23 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from perdure import stores
+from perdure import store as stores
 from perdure.errors import StoreError
-from perdure.forges import Accepted, Arrived, Forge, Reading
-from perdure.forges.sources import Source
 from perdure.model import Token, TokenScope
-from perdure.stores.sql import SqlStore
-from perdure.web import listening, webhooks
-from perdure.web.api import verbs
-from perdure.web.application import application
-from perdure.web.dashboard import signing
-from perdure.web.listening import Listening, address, bound, is_public
-from perdure.web.principal import Principals
-from perdure.web.proxies import Proxies
-from perdure.web.tokens import new_token
-from perdure.web.webhooks import Desk
-from perdure.web.writing import Writer
+from perdure.model.forge.deliveries import Accepted, Arrived, Forge, PayloadReading
+from perdure.model.forge.sources import Source
+from perdure.server import sockets as listening
+from perdure.server import webhooks
+from perdure.server.api import verbs
+from perdure.server.application import application
+from perdure.server.batches import Writer
+from perdure.server.dashboard import sign_in as signing
+from perdure.server.principal import Principals
+from perdure.server.proxies import Proxies
+from perdure.server.sockets import Listening, address, bound, is_public
+from perdure.server.tokens import new_token
+from perdure.server.webhooks import WebhookIntake
+from perdure.store.sql import SqlStore
 from tests.forges import payloads
 from tests.forges.payloads import SECRET
 from tests.web.serving import answered
@@ -68,7 +69,7 @@ def start(store: SqlStore) -> Iterator[Start]:
         ) -> int:
             sockets = list(sockets) or bound("127.0.0.1", 0)
             writer = stack.enter_context(Writer(accept))
-            desk = Desk(
+            desk = WebhookIntake(
                 {"hub": (Source("hub", Forge.GITHUB), (SECRET,))}, writer, lines.append, body_s
             )
             principals = Principals(store, store)
@@ -380,7 +381,7 @@ def _arrived(body: str) -> Arrived:
         event="push",
         sha256=digest,
         body=body,
-        reading=Reading(None, "nothing"),
+        reading=PayloadReading(None, "nothing"),
     )
 
 

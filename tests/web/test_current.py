@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from perdure import stores
-from perdure.forges import DeliveryState, Forge
+from perdure import store as stores
+from perdure.model.forge.deliveries import DeliveryState, Forge
 from tests.forges import payloads
 from tests.servers.forge import SmallForge, gitea
 from tests.web.serving import Serving

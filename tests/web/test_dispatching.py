@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from perdure.forges import DeliveryState, Forge, Intent, IntentKind
-from perdure.forges.rules import Rule, branch_of, issue_of, rules, wants
-from perdure.rehearsal import Rehearsal
+from perdure.agents.rehearsal import Rehearsal
+from perdure.model.forge.deliveries import DeliveryState, Forge, Intent, IntentKind
+from perdure.model.forge.rules import Rule, branch_of, issue_of, rules, wants
 from tests.forges import payloads
 from tests.journeys.stage import Stage
 from tests.web.serving import Serving

@@ -13,8 +13,8 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
-from perdure.web.api.openapi import document
-from perdure.web.api.routes import VERBS
+from perdure.server.api.openapi import document
+from perdure.server.api.routes import VERBS
 from tests.journeys.stage import native
 from tests.web.serving import Serving
 

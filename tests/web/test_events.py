@@ -18,27 +18,27 @@ from typing import Any
 
 import pytest
 
-from perdure import sweeper
-from perdure.attempt import Engine
-from perdure.attempt.engine import Store
-from perdure.config.reading import load
+from perdure.config.files import load
+from perdure.engine import sweeper
+from perdure.engine.attempt import Engine
+from perdure.engine.attempt.engine import EngineStore
 from perdure.errors import StoreError
-from perdure.events import Record, RunSubmitted, Said
 from perdure.model import TaskSpec, Token, TokenScope
-from perdure.testing.stores.making import claimed, submit
-from perdure.web import journal as journals
-from perdure.web import listening
-from perdure.web.api import events
-from perdure.web.api.routes import api
-from perdure.web.api.verbs import AT_ONCE
-from perdure.web.application import application
-from perdure.web.journal import Journal, Listener, Told, heard
-from perdure.web.listening import Listening, bound
-from perdure.web.parts import Parts
-from perdure.web.principal import Principals
-from perdure.web.tokens import new_token
-from perdure.web.webhooks import Desk
-from perdure.web.writing import Writer
+from perdure.model.events import Record, RunSubmitted, Said
+from perdure.server import journal as journals
+from perdure.server import sockets as listening
+from perdure.server.api import events
+from perdure.server.api.routes import api
+from perdure.server.api.verbs import AT_ONCE
+from perdure.server.application import application
+from perdure.server.batches import Writer
+from perdure.server.context import Parts
+from perdure.server.journal import Journal, Listener, SentRecord, heard
+from perdure.server.principal import Principals
+from perdure.server.sockets import Listening, bound
+from perdure.server.tokens import new_token
+from perdure.server.webhooks import WebhookIntake
+from perdure.testing.stores.samples import claimed, submit
 from perdure.wiring import open_engine, open_to_read
 from tests.web.listening import Stream, stream
 from tests.web.serving import PATIENCE_S, Serving
@@ -47,7 +47,7 @@ from tests.web.serving import PATIENCE_S, Serving
 class Counting:
     """A store that counts how often the journal is read, and fails while it is told to."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: EngineStore) -> None:
         self.store, self.reads = store, 0
         self.broken: Exception | None = None
 
@@ -79,7 +79,7 @@ class Hall:
             seed=TaskSpec(prompt=""), checks=list,
         )  # fmt: skip
         sockets = bound("127.0.0.1", 0)
-        desk = Desk({}, Writer(self.store.accept), lambda line: None)
+        desk = WebhookIntake({}, Writer(self.store.accept), lambda line: None)
         stack.enter_context(Listening(application(desk, list, (), principals, api(parts)), sockets))
         stack.enter_context(self.journal)
         self.port = int(sockets[0].getsockname()[1])
@@ -151,7 +151,7 @@ def test_who_comes_back_misses_nothing(serving: Serving) -> None:
 
 
 def _store(serving: Serving) -> Any:
-    from perdure import stores
+    from perdure import store as stores
 
     return stores.open(serving.state / "perdure.db")
 
@@ -244,10 +244,10 @@ def test_who_is_told_much_is_asked_for_the_token_too() -> None:
             return asked.pop(0)
 
         count = 0
-        listener.tell([Told(record(1), b"")])
+        listener.tell([SentRecord(record(1), b"")])
         async for batch in heard(listener, 0.0, known):
             count += len(batch)
-            listener.tell([Told(record(count + 1), b"")])
+            listener.tell([SentRecord(record(count + 1), b"")])
         return count
 
     assert asyncio.run(told()) == 2
@@ -404,8 +404,8 @@ def test_who_begins_to_listen_is_told_nothing_twice(hall: Hall) -> None:
         found.newest = 5
         listener = found.listen()
         assert listener is not None and listener.since == 5
-        found._spread([Told(record(number), b"") for number in (4, 5, 6)])
-        found._spread([Told(record(3), b"")])
+        found._spread([SentRecord(record(number), b"") for number in (4, 5, 6)])
+        found._spread([SentRecord(record(3), b"")])
         assert found.newest == 6
         return [each.record.seq for each in await listener.next(PATIENCE_S)]
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from perdure.forges import DeliveryState, Forge
-from perdure.rehearsal import Rehearsal
+from perdure.agents.rehearsal import Rehearsal
+from perdure.model.forge.deliveries import DeliveryState, Forge
 from tests.forges import payloads
 from tests.journeys.stage import Stage
 from tests.web.serving import Serving

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from perdure.forges import DeliveryState, Forge
+from perdure.model.forge.deliveries import DeliveryState, Forge
 from tests.forges import payloads
 from tests.web.serving import PATIENCE_S, Serving
 

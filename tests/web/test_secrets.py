@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from perdure.forges import Forge
-from perdure.rehearsal import Rehearsal
+from perdure.agents.rehearsal import Rehearsal
+from perdure.model.forge.deliveries import Forge
 from tests.forges import payloads
 from tests.journeys.stage import TOP, Stage
 from tests.servers.forge import SmallForge

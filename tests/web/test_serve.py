@@ -116,7 +116,9 @@ def test_a_fault_in_a_library_is_told(serves: Callable[..., Serving]) -> None:
     """A server that ends by a fault (SIGSEGV) says where each of its threads stood."""
     serving = serves().start()
     assert serving.stop(signal.SIGSEGV) == -signal.SIGSEGV
-    assert "Segmentation fault" in serving.said() and "perdure/cli/serve.py" in serving.said()
+    assert (
+        "Segmentation fault" in serving.said() and "perdure/cli/server/serve.py" in serving.said()
+    )
 
 
 def test_killed_under_load(serves: Callable[..., Serving]) -> None:

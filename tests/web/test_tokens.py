@@ -14,13 +14,13 @@ from types import SimpleNamespace
 import pytest
 from starlette.requests import Request
 
-from perdure import stores
+from perdure import store as stores
 from perdure.model import Token, TokenScope
-from perdure.stores.sql import SqlStore
-from perdure.web import principal
-from perdure.web.principal import FAILURES_MOST, Principal, Principals, authenticated
-from perdure.web.problems import Problem
-from perdure.web.tokens import new_cookie, new_token
+from perdure.server import principal
+from perdure.server.principal import FAILURES_MOST, Principal, Principals, authenticated
+from perdure.server.problems import Problem
+from perdure.server.tokens import new_cookie, new_token
+from perdure.store.sql import SqlStore
 from tests.web.serving import Serving
 
 

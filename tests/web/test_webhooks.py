@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from perdure.forges import DeliveryState, Forge, IntentKind
+from perdure.model.forge.deliveries import DeliveryState, Forge, IntentKind
 from tests.forges import payloads
 from tests.forges.payloads import SECRET, SIGNING
 from tests.web.serving import EVENTS, Serving, answered, command_line

@@ -26,12 +26,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from perdure import stores
-from perdure.events import AttemptAdopted
-from perdure.forges import DeliveryState, Forge
+from perdure import store as stores
+from perdure.agents.rehearsal import Rehearsal
 from perdure.model import OutcomeKind, RunState, TaskRun
-from perdure.rehearsal import Rehearsal
-from perdure.stores.sql import SqlStore
+from perdure.model.events import AttemptAdopted
+from perdure.model.forge.deliveries import DeliveryState, Forge
+from perdure.store.sql import SqlStore
 from tests.forges import payloads
 from tests.journeys.stage import Stage
 from tests.web.serving import Serving

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from perdure.errors import Diverged, GitFailed, UsageError, WorkspaceError
-from perdure.git import unreachable
+from perdure.host.git import unreachable
 from perdure.model import TaskSpec, Workspace
 from tests.servers.githttp import GitHttp, serving
 from tests.workspace.yard import Yard

@@ -13,7 +13,8 @@ import pytest
 
 from perdure.errors import Conflict, WorkspaceError
 from perdure.model import TaskSpec, Workspace
-from perdure.workspace import Workspaces, listing
+from perdure.workspace import Workspaces
+from perdure.workspace.snapshot import differences
 from tests.workspace.test_photograph import made, marks, show
 from tests.workspace.yard import Yard
 
@@ -205,7 +206,7 @@ def test_small_ignored_files_come_along(yard: Yard) -> None:
         (top / name).write_text(name)
     (top / "built/CACHEDIR.TAG").write_text("Signature: 8a477f597d28d172789f06886806bc55\n")
     for name in ("large.bin", "tracked.bin"):
-        (top / name).write_bytes(b"x" * (listing.LARGE + 1))
+        (top / name).write_bytes(b"x" * (differences.LARGE + 1))
     yard.git("add", "--force", "tracked.bin", cwd=top)
 
     def saved_with(ignored: str, number: int) -> tuple[set[str], set[str]]:

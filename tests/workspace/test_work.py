@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from perdure.events import WorkSeen
 from perdure.model import Saved
+from perdure.model.events import WorkSeen
 from perdure.model.work import FILES, NAME
 from perdure.workspace import Against
 from tests.workspace.yard import BACKENDS, REPOSITORIES, Yard

@@ -3,7 +3,7 @@ secrets.
 
 Files that are the same as where the run began are not searched: whoever has the repository has
 them. Everything else is, also what is only staged, and what stands in a commit in between. Called
-by `exporting` and `publishing`.
+by `export` and `publication`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 
 from perdure.capsule.scan import Scan
-from perdure.git import Git
-from perdure.workspace.escaping import unescape
+from perdure.host.git import Git
+from perdure.workspace.snapshot.escapes import unescape
 
 BATCH = 16 << 20
 LARGEST = 64 << 20

@@ -17,7 +17,7 @@ from typing import IO, Protocol
 
 from perdure.capsule import manifest as manifests
 from perdure.capsule.frames import RATIO, frame, unfold, unframe
-from perdure.capsule.manifest import LONGEST_MANIFEST, PART, File, Manifest, Part
+from perdure.capsule.manifest import LONGEST_MANIFEST, PART, CapsuleFile, Manifest, Part
 from perdure.errors import CapsuleError
 
 MAGIC = b"PERDURE\x01"
@@ -26,10 +26,10 @@ LONGEST_FRAME = PART + (PART >> 7) + 1024
 """zstd's bound for what cannot be compressed is a 256th more."""
 
 
-class Contents(Protocol):
+class CapsuleContents(Protocol):
     """Where the parts of a manifest's files come from."""
 
-    def parts(self, file: File) -> Iterator[bytes]:
+    def parts(self, file: CapsuleFile) -> Iterator[bytes]:
         """The contents of a file's parts, in order, each exactly as its digest says."""
         ...
 
@@ -37,7 +37,7 @@ class Contents(Protocol):
 class Frames(Protocol):
     """Where the frames of a manifest's files come from."""
 
-    def frames(self, file: File) -> Iterator[bytes]:
+    def frames(self, file: CapsuleFile) -> Iterator[bytes]:
         """The frames of a file's parts, in order."""
         ...
 
@@ -75,7 +75,7 @@ class Capsule:
             raise CapsuleError(f"the manifest of {name} is damaged", "get the capsule again")
         self.manifest = manifests.read(content)
 
-    def parts(self, file: File) -> Iterator[bytes]:
+    def parts(self, file: CapsuleFile) -> Iterator[bytes]:
         """The contents of a file's parts. The files must be asked for in the manifest's order, each
         to its end."""
         for part in file.parts:
@@ -89,7 +89,7 @@ class Capsule:
                 "nothing was imported; do not trust where it came from",
             )
 
-    def _part(self, part: Part, file: File) -> bytes:
+    def _part(self, part: Part, file: CapsuleFile) -> bytes:
         return unframe(self._frame(LONGEST_FRAME), part, f"{file.name} in {self._name}")
 
     def _frame(self, longest: int) -> bytes:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from perdure.capsule.manifest import Part
 from perdure.errors import CapsuleError
-from perdure.extras import install_command
+from perdure.host.extras import install_command
 
 if TYPE_CHECKING:
     import zstandard

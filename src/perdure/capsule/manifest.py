@@ -1,7 +1,7 @@
 """What a capsule says of itself: which run, which checkpoint, which files, each in parts with their
 digests.
 
-`gathering` makes a manifest, `container` and `objects` carry it, `staging` goes by it. A manifest
+`assembly` makes a manifest, `container` and `objects` carry it, `staged` goes by it. A manifest
 comes from anywhere and is hostile: `read` refuses what is too large, too deep, doubled, not finite,
 or named in a way that could lead out of a directory, before anything else is looked at.
 docs/reference/capsule.md describes the format for others.
@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from perdure.codec import resolved
 from perdure.errors import CapsuleError
+from perdure.model.codec import resolved
 
 FORMAT = 1
 
@@ -48,7 +48,7 @@ class Part(msgspec.Struct, frozen=True):
     size: int
 
 
-class File(msgspec.Struct, frozen=True):
+class CapsuleFile(msgspec.Struct, frozen=True):
     """A file in its parts. `name` is where it belongs, relative, below the one place that is meant
     for it."""
 
@@ -63,11 +63,11 @@ class Carried(msgspec.Struct, frozen=True, kw_only=True):
 
     agent: str
     id: str
-    main: File
-    beside: tuple[File, ...] = ()
+    main: CapsuleFile
+    beside: tuple[CapsuleFile, ...] = ()
 
 
-class Workdir(msgspec.Struct, frozen=True, kw_only=True):
+class CapsuleWorkdir(msgspec.Struct, frozen=True, kw_only=True):
     """The checkpoint's commit, and the git packs in which it comes; `base` is where the run began,
     and what lies before is not in it."""
 
@@ -77,7 +77,7 @@ class Workdir(msgspec.Struct, frozen=True, kw_only=True):
     """Commits whose parents are not in the packs."""
     head: str = ""
     branch: str = ""
-    packs: tuple[File, ...] = ()
+    packs: tuple[CapsuleFile, ...] = ()
     """Each is complete but for what the packs before it have."""
     tips: tuple[str, ...] = ()
     """The commits that the packs were made for, one each; the last is `commit`."""
@@ -101,23 +101,23 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """When the checkpoint was taken, in ms."""
     context_version: int = 0
     """The newest version of the instructions that the conversation had been given."""
-    story: File
+    story: CapsuleFile
     """The run with its spec, instructions, attempts, receipts and sessions, as JSON."""
-    journal: File
+    journal: CapsuleFile
     """The run's records, a line each."""
     conversations: tuple[Carried, ...] = ()
     """The run's own first, then those that it goes on from."""
-    given: tuple[File, ...] = ()
+    given: tuple[CapsuleFile, ...] = ()
     """Contents of task files, named by their digests: the newest versions, and those that an update
     is merged against."""
-    workdir: Workdir | None = None
+    workdir: CapsuleWorkdir | None = None
     redacted: int = 0
     """How many secrets were replaced by asterisks."""
     left_out: tuple[str, ...] = ()
     """Files that were left out: on request, because a secret stood in them, or because of their
     names."""
 
-    def files(self) -> Iterator[File]:
+    def files(self) -> Iterator[CapsuleFile]:
         """All files, in the order in which their parts follow in a capsule."""
         yield self.story
         yield self.journal

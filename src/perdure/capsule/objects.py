@@ -27,11 +27,11 @@ import msgspec
 from perdure.capsule import manifest as manifests
 from perdure.capsule.container import LONGEST_FRAME
 from perdure.capsule.frames import unframe
-from perdure.capsule.manifest import File, Manifest, Part
-from perdure.codec import resolved
+from perdure.capsule.manifest import CapsuleFile, Manifest, Part
 from perdure.errors import CapsuleError, Conflict, NotFound, StoreAway, UsageError
-from perdure.extras import install_command
+from perdure.host.extras import install_command
 from perdure.lateclass import dataclass
+from perdure.model.codec import resolved
 
 SCHEMES = ("file", "s3", "gs", "az", "azure", "abfs", "abfss", "memory")
 _RUN = re.compile(r"[0-9a-f]{32}")
@@ -145,7 +145,7 @@ class CheckpointStore:
                 return False
             return True
 
-    def parts(self, file: File) -> Iterator[bytes]:
+    def parts(self, file: CapsuleFile) -> Iterator[bytes]:
         """The contents of a file's parts, each checked: see `container.Contents`."""
         for part in file.parts:
             yield unframe(

@@ -1,7 +1,7 @@
 """Looks for secrets in what is to leave the machine: known shapes of tokens, and the exact values
 in this environment.
 
-`gathering` lets it read every stream once: what is found is told by place, line and kind, never by
+`assembly` lets it read every stream once: what is found is told by place, line and kind, never by
 value. A stream that is to be redacted comes out with as many asterisks as the secret had bytes, so
 sizes and places stay what they were. What cannot be seen: a secret that was changed, cut in two or
 packed before it was written down.
@@ -15,8 +15,8 @@ from typing import Protocol
 
 from perdure.capsule.tokens import LONGEST, found
 from perdure.errors import CapsuleError
+from perdure.host.redaction import NO_SECRETS, Redactor
 from perdure.lateclass import dataclass
-from perdure.redaction import NO_SECRETS, Redactor
 
 WINDOW = 4 << 20
 FROM_HERE = "value of a variable"
@@ -30,7 +30,7 @@ class Readable(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class SecretFinding:
     """A secret: where it stands, and what kind it is. `line` counts from 1."""
 
     place: str
@@ -48,7 +48,7 @@ class Scan:
     redactor: Redactor = NO_SECRETS
     keep: bool = False
     """Streams come out as they are; what is in them is noted all the same."""
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[SecretFinding] = field(default_factory=list)
 
     def over(self, place: str, source: Readable) -> Iterator[bytes]:
         """The stream without its secrets, piece by piece; each secret is noted once."""
@@ -65,7 +65,9 @@ class Scan:
             clean = held[:cut] if self.keep or not spans else bytearray(held[:cut])
             for start, end, kind in spans:
                 if end <= cut:
-                    self.findings.append(Finding(place, line + held.count(b"\n", 0, start), kind))
+                    self.findings.append(
+                        SecretFinding(place, line + held.count(b"\n", 0, start), kind)
+                    )
                     if isinstance(clean, bytearray):
                         clean[start:end] = b"*" * (end - start)
             if clean:
@@ -78,7 +80,9 @@ class Scan:
     def look(self, place: str, content: bytes, file: str = "") -> None:
         """Notes what stands in a content that is in memory whole."""
         for start, _, kind in self._spans(content):
-            self.findings.append(Finding(place, content.count(b"\n", 0, start) + 1, kind, file))
+            self.findings.append(
+                SecretFinding(place, content.count(b"\n", 0, start) + 1, kind, file)
+            )
 
     def _spans(self, content: bytes) -> list[tuple[int, int, str]]:
         """Where secrets stand, in order, without overlaps."""
@@ -96,7 +100,7 @@ class Scan:
         return joined
 
 
-def table(findings: list[Finding]) -> str:
+def table(findings: list[SecretFinding]) -> str:
     """Where the secrets stand, a line each, for a person."""
     lines = [f"  {each.place}, line {each.line}: {each.kind}" for each in findings[:SHOWN]]
     return "\n".join(
@@ -110,7 +114,7 @@ class SecretsFound(CapsuleError):
 
     exit_code = 3
 
-    def __init__(self, findings: list[Finding], hint: str) -> None:
+    def __init__(self, findings: list[SecretFinding], hint: str) -> None:
         count = f"{len(findings)} secret(s)" if len(findings) > 1 else "a secret"
         super().__init__(
             f"{count} would leave this machine; nothing was written\n{table(findings)}", hint

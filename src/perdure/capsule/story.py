@@ -16,9 +16,7 @@ from typing import IO, Any, NoReturn
 import msgspec
 
 from perdure.capsule.manifest import Manifest, strict_json
-from perdure.codec import encode, resolved
 from perdure.errors import CapsuleError, UsageError
-from perdure.events import AnyEvent, AttemptEnded, Record, Unrecognised
 from perdure.model import (
     Attempt,
     Context,
@@ -29,6 +27,8 @@ from perdure.model import (
     SessionState,
     TaskRun,
 )
+from perdure.model.codec import encode, resolved
+from perdure.model.events import AnyEvent, AttemptEnded, Record, Unrecognised
 
 MOST_RECORDS = 1_000_000
 LONGEST_LINE = 4 << 20
@@ -40,7 +40,7 @@ HELD = 16 << 20
 """Of a journal so much is held in memory while it is put together; more of it goes to the disk."""
 
 
-class Story(msgspec.Struct, frozen=True, kw_only=True):
+class CapsuleStory(msgspec.Struct, frozen=True, kw_only=True):
     """The run as it was when the checkpoint travelled."""
 
     run: TaskRun
@@ -50,7 +50,7 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     """The run's line of conversations, oldest first."""
 
 
-def told(story: Story) -> bytes:
+def told(story: CapsuleStory) -> bytes:
     """The story as JSON."""
     return encode(story).encode() + b"\n"
 
@@ -67,12 +67,12 @@ def journal(records: Sequence[Record], near: str | None = None) -> IO[bytes]:
     return file
 
 
-def read(content: bytes, manifest: Manifest) -> Story:
+def read(content: bytes, manifest: Manifest) -> CapsuleStory:
     """A story from anywhere. Raises CapsuleError for all that does not fit together."""
     if len(content) > LONGEST_STORY:
         _refuse("the run's story is too long")
     try:
-        story = msgspec.convert(strict_json(content), resolved(Story), strict=False)
+        story = msgspec.convert(strict_json(content), resolved(CapsuleStory), strict=False)
     except msgspec.ValidationError as error:
         _refuse(f"the run's story: {error}")
     except RecursionError:
@@ -111,8 +111,8 @@ def read(content: bytes, manifest: Manifest) -> Story:
 
 
 def _check_texts(contexts: Sequence[Context]) -> None:
-    from perdure.service import check_prompt
-    from perdure.taskfiles import check_name
+    from perdure.engine.service import check_prompt
+    from perdure.workspace.task_files import check_name
 
     for context in contexts:
         try:
@@ -124,7 +124,7 @@ def _check_texts(contexts: Sequence[Context]) -> None:
 
 
 def arrived(
-    story: Story, run_id: str, now: int, scope: str
+    story: CapsuleStory, run_id: str, now: int, scope: str
 ) -> tuple[tuple[Attempt, ...], tuple[Session, ...]]:
     """Attempts and conversations as this machine stores them: all ended, in this scope, without
     places of the other one."""

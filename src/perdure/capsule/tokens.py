@@ -20,7 +20,7 @@ _END = rb"(?![A-Za-z0-9_])"
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class TokenShape:
     """A kind of secret. `back`: how many bytes before its anchor it may begin."""
 
     name: str
@@ -31,8 +31,10 @@ class Shape:
     """It is a word of at least 20 of the characters in `_WORDS`."""
 
 
-def _shape(name: str, anchors: str, pattern: bytes, back: int = 0, *, word: bool = True) -> Shape:
-    return Shape(
+def _shape(
+    name: str, anchors: str, pattern: bytes, back: int = 0, *, word: bool = True
+) -> TokenShape:
+    return TokenShape(
         name, tuple(anchor.encode() for anchor in anchors.split()), re.compile(pattern), back, word
     )
 
@@ -44,7 +46,7 @@ _WORDS = bytes(
 _LONG = re.compile(rb" [^ ]{20,}")
 
 
-SHAPES: tuple[Shape, ...] = (
+SHAPES: tuple[TokenShape, ...] = (
     # web.tokens: perdure's own
     _shape("perdure token", "prd_", rb"prd_[A-Za-z0-9_-]{43}" + _END),
     # docs.anthropic.com: API, admin and OAuth keys

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from perdure import wiring
 from perdure.config import Settings
-from perdure.config.reading import load
+from perdure.config.files import load
 from perdure.wiring import DATABASE, open_to_read, probe, this_host
 
 if TYPE_CHECKING:
-    from perdure.attempt import Engine
+    from perdure.engine.attempt import Engine
     from perdure.protocols import Observer
 
 __all__ = [
@@ -40,7 +40,7 @@ def settings() -> Settings:
 def environment(chosen: Settings) -> Mapping[str, str]:
     """The user's environment, with where homes are that were linked to a volume: what a driver is
     to be asked with."""
-    from perdure.homes import remembered
+    from perdure.host.homes import remembered
 
     return remembered.environment(chosen.state, os.environ)
 

@@ -14,15 +14,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perdure.cli import doctor_login, doctor_serve
+from perdure.cli import doctor_login
 from perdure.cli.compose import DATABASE, environment, settings
-from perdure.cli.settled import printed
+from perdure.cli.overview import printed
+from perdure.cli.server import doctor
 from perdure.cli.text import clean, clock
 from perdure.config import Settings
+from perdure.config.files import load
 from perdure.config.passwords import without_password
-from perdure.config.reading import load
 from perdure.errors import NO_PROC, ConfigError, PerdureError
-from perdure.extras import install_command
+from perdure.host.extras import install_command
 from perdure.lateclass import dataclass
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class DoctorFinding:
     """One thing that was looked at. `state`: `ok`, `warn` (works, but) or `bad` (a run would
     fail)."""
 
@@ -51,7 +52,7 @@ def doctor_verb(arguments: argparse.Namespace) -> int:
     except ConfigError as error:
         problems, chosen = error.problems, load({"HOME": os.environ.get("HOME", "/")}, Path("/"))
     findings = [
-        *(Finding("settings", "bad", problem) for problem in problems),
+        *(DoctorFinding("settings", "bad", problem) for problem in problems),
         *examine(chosen, arguments.agent),
     ]
     passed = dict(variables(chosen, arguments.agent))
@@ -84,11 +85,13 @@ def origins(chosen: Settings) -> dict[str, tuple[str, str]]:
     }
 
 
-def examine(chosen: Settings, agents: list[str], *, serving: bool = False) -> Iterator[Finding]:
+def examine(
+    chosen: Settings, agents: list[str], *, serving: bool = False
+) -> Iterator[DoctorFinding]:
     """Looks at everything that a run relies on; `serving`: for the service itself."""
-    yield Finding("python", "ok", f"{sys.version.split()[0]} on {sys.platform}")
+    yield DoctorFinding("python", "ok", f"{sys.version.split()[0]} on {sys.platform}")
     if not Path("/proc/self/stat").exists():
-        yield Finding("/proc", "bad", ". ".join(NO_PROC))
+        yield DoctorFinding("/proc", "bad", ". ".join(NO_PROC))
     yield from _git()
     yield from _agents(chosen, agents, ask=not serving)
     yield from _usual_agent(chosen)
@@ -96,53 +99,53 @@ def examine(chosen: Settings, agents: list[str], *, serving: bool = False) -> It
         yield _directory(topic, directory, chosen)
     yield from _checkpoints(chosen)
     yield from _store(chosen)
-    if doctor_serve.wanted(chosen):
-        yield from (Finding(*found) for found in doctor_serve.findings(chosen, serving=serving))
+    if doctor.wanted(chosen):
+        yield from (DoctorFinding(*found) for found in doctor.findings(chosen, serving=serving))
     if chosen.session_cache:
         yield _session_cache(chosen)
 
 
-def _session_cache(chosen: Settings) -> Finding:
+def _session_cache(chosen: Settings) -> DoctorFinding:
     """A cache that is away is no reason for a run to fail."""
     place = without_password(chosen.session_cache)
     try:
-        from perdure.stores.sessioncache.redis import problem
+        from perdure.store.session_cache.redis import problem
     except ImportError:
-        return Finding(
+        return DoctorFinding(
             "session cache",
             "bad",
             f"the library redis is not installed: {install_command('redis')}",
         )
     found = problem(chosen.session_cache)
-    return Finding(
+    return DoctorFinding(
         "session cache",
         "warn" if found else "ok",
         f"{place}: {found}; the database is asked instead" if found else place,
     )
 
 
-def _git() -> Iterator[Finding]:
-    from perdure.git import require
+def _git() -> Iterator[DoctorFinding]:
+    from perdure.host.git import require
 
     try:
-        yield Finding("git", "ok", require(os.environ.get("PATH", os.defpath)))
+        yield DoctorFinding("git", "ok", require(os.environ.get("PATH", os.defpath)))
     except PerdureError as error:
-        yield Finding("git", "bad", str(error))
+        yield DoctorFinding("git", "bad", str(error))
 
 
-def _agents(chosen: Settings, only: list[str], *, ask: bool) -> Iterator[Finding]:
+def _agents(chosen: Settings, only: list[str], *, ask: bool) -> Iterator[DoctorFinding]:
     """`ask`: also start each CLI to ask whether it is logged in, which takes seconds."""
-    from perdure import drivers
-    from perdure.attempt.agent_home import check_home
-    from perdure.homes.remembered import Remembered
+    from perdure.agents import registry
+    from perdure.engine.attempt.agent_home import check_home
+    from perdure.host.homes.remembered import Remembered
 
     found = 0
-    for name in only or drivers.names():
+    for name in only or registry.names():
         try:
-            driver = drivers.load(name)
+            driver = registry.load(name)
             program = driver.locate(os.environ)
         except PerdureError as error:
-            yield Finding(
+            yield DoctorFinding(
                 name,
                 "bad" if only else "warn",
                 f"{error}".rstrip(".") + (f": {error.hint}" if error.hint else ""),
@@ -152,39 +155,39 @@ def _agents(chosen: Settings, only: list[str], *, ask: bool) -> Iterator[Finding
         try:
             Remembered(chosen.state).check(name)
         except PerdureError as error:
-            yield Finding(name, "bad", str(error))
+            yield DoctorFinding(name, "bad", str(error))
             continue
         home = driver.home(environment(chosen))
-        yield Finding(
+        yield DoctorFinding(
             name,
             "ok",
             f"{program.version or 'version unknown'} at {program.path}, conversations in {home}",
         )
         if kept := driver.retention(home):
-            yield Finding(name, "warn", removes(kept))
+            yield DoctorFinding(name, "warn", removes(kept))
         try:
             check_home(driver, home)
         except PerdureError as error:
-            yield Finding(name, "bad", f"{error}. {error.hint}")
+            yield DoctorFinding(name, "bad", f"{error}. {error.hint}")
             continue
         if ask and Path("/proc/self/stat").exists():
             lacks = doctor_login.finding(
                 driver, program, home, environment(chosen), usual=bool(only) or name == chosen.agent
             )
             if lacks is not None:
-                yield Finding(name, *lacks)
+                yield DoctorFinding(name, *lacks)
     if not found:
-        yield Finding("agents", "bad", "no agent is installed")
+        yield DoctorFinding("agents", "bad", "no agent is installed")
 
 
-def _usual_agent(chosen: Settings) -> Iterator[Finding]:
+def _usual_agent(chosen: Settings) -> Iterator[DoctorFinding]:
     """The agent that the settings choose, where nobody knows it."""
-    from perdure import drivers
+    from perdure.agents import registry
 
     try:
-        drivers.load(chosen.agent)
+        registry.load(chosen.agent)
     except PerdureError as error:
-        yield Finding(
+        yield DoctorFinding(
             "agents",
             "bad",
             f"the setting agent: {str(error).rstrip('.')}. {error.hint}".rstrip("."),
@@ -199,13 +202,13 @@ def removes(kept: Retention) -> str:
     )
 
 
-def _directory(topic: str, directory: Path, chosen: Settings) -> Finding:
+def _directory(topic: str, directory: Path, chosen: Settings) -> DoctorFinding:
     there = directory
     while not there.exists():
         there = there.parent
     if not os.access(there, os.W_OK):
-        return Finding(topic, "bad", f"{directory} cannot be made or written")
-    from perdure.volumes import Volumes, room
+        return DoctorFinding(topic, "bad", f"{directory} cannot be made or written")
+    from perdure.host.volumes import Volumes, room
 
     volumes = Volumes(
         places=(there,),
@@ -214,10 +217,10 @@ def _directory(topic: str, directory: Path, chosen: Settings) -> Finding:
         refuse_bytes=chosen.disk_refuse_bytes,
     )
     state = "bad" if volumes.crowded() else "warn" if volumes.warnings() else "ok"
-    return Finding(topic, state, f"{directory}, {room(there).free / (1 << 30):.1f} GiB free")
+    return DoctorFinding(topic, state, f"{directory}, {room(there).free / (1 << 30):.1f} GiB free")
 
 
-def _checkpoints(chosen: Settings) -> Iterator[Finding]:
+def _checkpoints(chosen: Settings) -> Iterator[DoctorFinding]:
     """Try what every checkpoint does: hand objects over from the root to the repository of the
     current directory."""
     from perdure.workspace import Workspaces
@@ -225,54 +228,55 @@ def _checkpoints(chosen: Settings) -> Iterator[Finding]:
     try:
         repository = Workspaces(chosen.root, environ=os.environ).try_checkpoint(Path.cwd())
     except (PerdureError, OSError) as error:
-        yield Finding(
+        yield DoctorFinding(
             "checkpoints",
             "bad",
             f"none could be taken of this repository, from {chosen.root}: {error}",
         )
         return
     if repository:
-        yield Finding("checkpoints", "ok", f"tried between {chosen.root} and {repository}")
+        yield DoctorFinding("checkpoints", "ok", f"tried between {chosen.root} and {repository}")
 
 
-def _store(chosen: Settings) -> Iterator[Finding]:
-    from perdure import stores
+def _store(chosen: Settings) -> Iterator[DoctorFinding]:
+    from perdure import store as stores
 
     if chosen.database:
         yield from (
-            Finding("store", state, message) for state, message in stores.examine(chosen.database)
+            DoctorFinding("store", state, message)
+            for state, message in stores.examine(chosen.database)
         )
         return
     checks: list[Callable[[], str]] = [stores.sqlite_warning]
     for check in checks:
         warning = check()
         if warning:
-            yield Finding("sqlite", "warn", warning)
+            yield DoctorFinding("sqlite", "warn", warning)
     try:
         there = (chosen.state / DATABASE).exists()
         with closing(stores.open(chosen.state / DATABASE, read_only=True)) as store:
             parked = store.parked() if there else ()
-        yield Finding("store", "ok", str(chosen.state / DATABASE) if there else "no run yet")
+        yield DoctorFinding("store", "ok", str(chosen.state / DATABASE) if there else "no run yet")
         for parking in parked:
             which = f" for model {parking.model}" if parking.model else ""
-            yield Finding(
+            yield DoctorFinding(
                 "parked",
                 "warn",
                 f"{parking.reason}{which}; until {clock(parking.until)} nothing is launched on "
                 f"{parking.what}",
             )
     except PerdureError as error:
-        yield Finding("store", "bad", str(error))
+        yield DoctorFinding("store", "bad", str(error))
 
 
 def variables(chosen: Settings, only: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """By agent: the variables that reach it, with the values masked where they may be secret."""
-    from perdure import drivers
-    from perdure.attempt.engine import ORDINARY, is_passed
+    from perdure.agents import registry
+    from perdure.engine.attempt.engine import ORDINARY, is_passed
 
-    for name in only or drivers.names():
+    for name in only or registry.names():
         try:
-            patterns = (*ORDINARY, *drivers.load(name).variables)
+            patterns = (*ORDINARY, *registry.load(name).variables)
         except PerdureError:
             continue
         passed = sorted(variable for variable in os.environ if is_passed(variable, patterns))

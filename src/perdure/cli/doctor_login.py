@@ -25,9 +25,10 @@ def finding(
 ) -> tuple[str, str] | None:
     """State and message of what the agent lacks; None where nothing is known to be missing.
     `usual`: runs go to this agent."""
-    from perdure import process
-    from perdure.attempt.engine import ORDINARY, is_passed
-    from perdure.drivers import logins, names
+    from perdure.agents.registry import names
+    from perdure.agents.shared import logins
+    from perdure.engine.attempt.engine import ORDINARY, is_passed
+    from perdure.host import process
 
     agent = logins.native_name(driver.name, names())
     passed = {

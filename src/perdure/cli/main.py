@@ -20,81 +20,84 @@ if TYPE_CHECKING:
     from typing import Any
 
 VERBS: dict[str, tuple[str, str]] = {
-    "run": ("run", "start a task: an agent, a prompt, a workdir of its own"),
-    "retry": ("run", "continue a task where it stopped"),
-    "update": ("run", "give a task new instructions, in the same conversation"),
-    "resume": ("resume", "continue any conversation, including ones you started yourself"),
-    "fork": ("fork", "start a run from the conversation and files of another run"),
-    "ls": ("ls", "list runs"),
-    "top": ("top", "watch all runs in this terminal; read, retry and stop them"),
-    "show": ("look", "show one run, its attempts and receipts"),
-    "logs": ("look", "show what the agent said and did; -f follows"),
-    "attach": ("attach", "follow a running attempt; Ctrl-C leaves, and the run continues"),
-    "wait": ("attach", "wait until a run has ended; the exit code is the run's"),
-    "why": ("look", "show how each attempt started, and what its receipt rests on"),
-    "cost": ("cost", "show tokens and dollars by run, agent, repository, day or label"),
-    "receipt": ("receipt", "print what is known of an attempt, signed on request; verify it"),
-    "key": ("receipt", "make, show and trust the keys that sign receipts"),
-    "stop": ("stop", "stop a run; perdure retry continues it later"),
-    "open": ("open", "continue a run yourself, in the agent's own program"),
-    "take-back": ("open", "return a run that you opened, and show what became of it"),
-    "sessions": ("sessions", "list conversations, yours too; read, check or repair one"),
-    "diff": ("changes", "show what a run changed, committed or not"),
-    "apply": ("changes", "copy a run's changes into your checkout; nothing is overwritten"),
-    "path": ("path", 'print a run\'s workdir: cd "$(perdure path NAME)"'),
-    "checkpoints": ("checkpoints", "list a run's checkpoints: workdir and conversation together"),
-    "restore": ("checkpoints", "restore a checkpoint; the current state is saved first"),
+    "run": ("runs.run", "start a task: an agent, a prompt, a workdir of its own"),
+    "retry": ("runs.run", "continue a task where it stopped"),
+    "update": ("runs.run", "give a task new instructions, in the same conversation"),
+    "resume": ("runs.resume", "continue any conversation, including ones you started yourself"),
+    "fork": ("runs.fork", "start a run from the conversation and files of another run"),
+    "ls": ("runs.ls", "list runs"),
+    "top": ("runs.top", "watch all runs in this terminal; read, retry and stop them"),
+    "show": ("runs.look", "show one run, its attempts and receipts"),
+    "logs": ("runs.look", "show what the agent said and did; -f follows"),
+    "attach": ("runs.attach", "follow a running attempt; Ctrl-C leaves, and the run continues"),
+    "wait": ("runs.attach", "wait until a run has ended; the exit code is the run's"),
+    "why": ("runs.look", "show how each attempt started, and what its receipt rests on"),
+    "cost": ("runs.cost", "show tokens and dollars by run, agent, repository, day or label"),
+    "receipt": ("runs.receipt", "print what is known of an attempt, signed on request; verify it"),
+    "key": ("runs.receipt", "make, show and trust the keys that sign receipts"),
+    "stop": ("runs.stop", "stop a run; perdure retry continues it later"),
+    "open": ("runs.open", "continue a run yourself, in the agent's own program"),
+    "take-back": ("runs.open", "return a run that you opened, and show what became of it"),
+    "sessions": ("data.sessions", "list conversations, yours too; read, check or repair one"),
+    "diff": ("runs.changes", "show what a run changed, committed or not"),
+    "apply": ("runs.changes", "copy a run's changes into your checkout; nothing is overwritten"),
+    "path": ("runs.path", 'print a run\'s workdir: cd "$(perdure path NAME)"'),
+    "checkpoints": (
+        "runs.checkpoints",
+        "list a run's checkpoints: workdir and conversation together",
+    ),
+    "restore": ("runs.checkpoints", "restore a checkpoint; the current state is saved first"),
     "export": (
-        "capsule",
+        "data.capsule",
         "write a run's checkpoint into one file, a capsule: conversation, files, journal",
     ),
-    "import": ("capsule", "import a run from a capsule, without starting it"),
+    "import": ("data.capsule", "import a run from a capsule, without starting it"),
     "move": (
-        "capsule",
+        "data.capsule",
         "push a run to a checkpoint store, or pull it on another machine",
     ),
     "rm": (
-        "changes",
+        "runs.changes",
         "remove a finished run; its workdir goes to the trash",
     ),
     "reset": (
-        "clean",
+        "data.clean",
         "save, then clear a run's workdir and conversation; can be undone",
     ),
-    "gc": ("clean", "delete unneeded data that is saved elsewhere; --dry-run lists it"),
-    "trash": ("clean", "list what was removed, restore it, or delete it for good"),
-    "du": ("clean", "show perdure's disk usage by class, agent and repository"),
-    "map": ("map", "print the project map that agents are given"),
-    "work": ("pool", "run queued tasks, and pick up orphaned ones"),
-    "serve": ("serve", "run the web service: dashboard, API, webhooks, workers"),
+    "gc": ("data.clean", "delete unneeded data that is saved elsewhere; --dry-run lists it"),
+    "trash": ("data.clean", "list what was removed, restore it, or delete it for good"),
+    "du": ("data.clean", "show perdure's disk usage by class, agent and repository"),
+    "map": ("runs.map", "print the project map that agents are given"),
+    "work": ("runs.pool", "run queued tasks, and pick up orphaned ones"),
+    "serve": ("server.serve", "run the web service: dashboard, API, webhooks, workers"),
     "operator": (
-        "operator",
+        "kubernetes.operator",
         "on Kubernetes: make Jobs of TaskRuns, and write their status",
     ),
-    "token": ("token", "create, list and revoke API tokens"),
-    "inbox": ("inbox", "list webhook deliveries, show one, or process one again"),
+    "token": ("server.token", "create, list and revoke API tokens"),
+    "inbox": ("server.inbox", "list webhook deliveries, show one, or process one again"),
     "plan": (
-        "plan",
+        "runs.plan",
         "check, draw, run and show a plan of many tasks",
     ),
     "agents": (
-        "settled",
+        "overview",
         "list the agents: version, program, home, abilities, number of running attempts",
     ),
-    "home": ("home", "keep the agents' homes on a volume: link, status, verify, unlink"),
+    "home": ("data.home", "keep the agents' homes on a volume: link, status, verify, unlink"),
     "entrypoint": (
-        "entrypoint",
+        "kubernetes.entrypoint",
         "start a container: check the volume, link the homes, run a command under an init",
     ),
-    "config": ("settled", "show every setting, its value and where it comes from"),
+    "config": ("overview", "show every setting, its value and where it comes from"),
     "doctor": (
         "doctor",
         "check agents, logins, git, directories and settings",
     ),
     "prove": ("prove", "test the installed agents (offline, no key)"),
-    "demo": ("demo", "watch an agent be killed and continue (no key, no setup)"),
+    "demo": ("runs.demo", "watch an agent be killed and continue (no key, no setup)"),
     "completion": ("completion", "print the completion for bash, zsh or fish"),
-    "_drive": ("run", ""),
+    "_drive": ("runs.run", ""),
 }
 
 GROUPS: tuple[tuple[str, str, str], ...] = (
@@ -182,7 +185,7 @@ def _perform(words: list[str]) -> int:
     if verb not in VERBS:
         return _refuse(f"there is no verb {verb!r}", _near(verb))
     if verb in HOLDS_SECRETS:
-        from perdure.secrecy import forbid_reading
+        from perdure.host.secrecy import forbid_reading
 
         forbid_reading()
     parser = parser_of(verb)
@@ -191,7 +194,7 @@ def _perform(words: list[str]) -> int:
     places = any(not action.option_strings and action.nargs != "..." for action in parser._actions)
     arguments = parser.parse_intermixed_args(words[1:]) if places else parser.parse_args(words[1:])
     if getattr(arguments, "any_run", False) and arguments.name is None:
-        from perdure.cli.newest import newest_here
+        from perdure.cli.runs.newest import newest_here
 
         arguments.name = newest_here(verb)
     code: int = _part(verb, "verb")(arguments)
@@ -204,7 +207,7 @@ def kubectl_perdure() -> int:
 
 
 def _on_cluster(words: Sequence[str], prog: str) -> int:
-    from perdure.cli.cluster import main
+    from perdure.cli.kubernetes.verbs import main
 
     return main(words, prog)
 
@@ -281,7 +284,7 @@ def parser_of(verb: str) -> argparse.ArgumentParser:
     page and the completion."""
     import argparse
 
-    from perdure.cli.parsing import Parser
+    from perdure.cli.parser import Parser
     from perdure.cli.text import columns
 
     def form(prog: str) -> argparse.HelpFormatter:

@@ -17,7 +17,7 @@ from perdure.cli.text import clean, one_line
 from perdure.errors import NO_PROC, UsageError, WorkspaceError
 
 if TYPE_CHECKING:
-    from perdure.prove import Candidate, Check, Proof
+    from perdure.agents.prove import ProveCandidate, ProveResult, RowCheck
 
 NARROWEST = 40
 
@@ -51,8 +51,8 @@ def prove_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def prove_verb(arguments: argparse.Namespace) -> int:
+    from perdure.agents.prove import Interrupted, candidates, prove
     from perdure.cli.compose import Stopper
-    from perdure.prove import Interrupted, candidates, prove
 
     if not Path("/proc/self/stat").exists():
         raise WorkspaceError(*NO_PROC)
@@ -61,7 +61,7 @@ def prove_verb(arguments: argparse.Namespace) -> int:
         wanted, passed = candidates(arguments.agents, programs, os.environ)
         for sentence in passed:
             print(clean(sentence), file=sys.stderr)
-        proofs: list[Proof] = []
+        proofs: list[ProveResult] = []
         progress, stopping = _progress(), lambda: stopper.asked
         options = {"quick": arguments.quick, "only": arguments.only, "jobs": max(0, arguments.jobs)}
         try:
@@ -101,7 +101,7 @@ def _program(given: str) -> tuple[str, str]:
     return name, os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 (as the shell writes it, links not resolved)
 
 
-def table(proof: Proof, width: int) -> str:
+def table(proof: ProveResult, width: int) -> str:
     """One program's answers. `width` in columns; 0: as wide as it comes."""
     head = f"{proof.agent} {proof.version}  {proof.program}"
     left = max(len(check.id) for check in proof.checks) if proof.checks else 0
@@ -116,14 +116,14 @@ def table(proof: Proof, width: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _broken(check: Check, width: int) -> list[str]:
+def _broken(check: RowCheck, width: int) -> list[str]:
     why = f"{check.asks} Seen: {check.seen}." + (
         f" ({one_line(check.detail, 300)})" if check.detail else ""
     )
     return _wrapped(f"  BROKEN {check.id}: ", clean(why), width)
 
 
-def _changed(proof: Proof, check: Check, width: int) -> list[str]:
+def _changed(proof: ProveResult, check: RowCheck, width: int) -> list[str]:
     before = check.known or ("", "")
     why = (
         f"differs from what is known of {proof.agent} {proof.known}: {before[0]} ({before[1]}), "
@@ -141,7 +141,7 @@ def _wrapped(before: str, text: str, width: int) -> list[str]:
     ) or [before.rstrip()]
 
 
-def verdict(proofs: Sequence[Proof]) -> str:
+def verdict(proofs: Sequence[ProveResult]) -> str:
     """The last line."""
     broken = {
         f"{proof.agent} {proof.version}": [check.id for check in proof.broken]
@@ -166,7 +166,7 @@ def verdict(proofs: Sequence[Proof]) -> str:
     return f"All {asked} checks that perdure relies on hold for {names}.{tail}"
 
 
-def _shown(proof: Proof) -> dict[str, object]:
+def _shown(proof: ProveResult) -> dict[str, object]:
     checks = []
     for check in proof.checks:
         before = (
@@ -184,8 +184,8 @@ def _shown(proof: Proof) -> dict[str, object]:
     }
 
 
-def _progress() -> Callable[[Candidate, int, int], None]:
-    def show(candidate: Candidate, done: int, of: int) -> None:
+def _progress() -> Callable[[ProveCandidate, int, int], None]:
+    def show(candidate: ProveCandidate, done: int, of: int) -> None:
         if sys.stderr.isatty():
             line = f"{candidate.driver.name} {candidate.program.version}: {done} of {of} scenes"
             print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)

@@ -1,11 +1,11 @@
 """Text for a terminal: how wide it is, and lines cut to it. What is cleaned, and how, is
-`perdure.text`'s."""
+`perdure.rules.text`'s."""
 
 from __future__ import annotations
 
 import os
 
-from perdure.text import (
+from perdure.rules.text import (
     age,
     at_home,
     clean,

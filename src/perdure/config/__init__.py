@@ -1,6 +1,6 @@
 """Settings: read once at the door, passed on as a value, never looked up again.
 
-`reading` finds them where they are set, `values` says what each may be, and `passwords` what of
+`files` finds them where they are set, `values` says what each may be, and `passwords` what of
 them may be shown.
 """
 
@@ -24,8 +24,8 @@ from perdure.model import (
 )
 
 if TYPE_CHECKING:
-    from perdure.forges.rules import Rule
-    from perdure.forges.sources import Source
+    from perdure.model.forge.rules import Rule
+    from perdure.model.forge.sources import Source
 
 DAY = 86400.0
 
@@ -155,6 +155,6 @@ class Settings:
     """Names under which `perdure serve` is asked, besides those of loopback."""
     webhooks: tuple[Source, ...] = ()
     agents: tuple[Rule, ...] = ()
-    """Who works on what, for whom: see `forges.rules`."""
+    """Who works on what, for whom: see `model.forge.rules`."""
     origin: Mapping[str, str] = field(default_factory=dict)
     """Where each setting that is not a default came from."""

@@ -1,6 +1,6 @@
 """Addresses with passwords in them: which settings may hold one, and how they are shown without it.
 
-Whoever prints, logs or reports a setting or an address asks here; `reading` does where a setting
+Whoever prints, logs or reports a setting or an address asks here; `files` does where a setting
 cannot be read.
 """
 

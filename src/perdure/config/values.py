@@ -1,7 +1,7 @@
 """What each setting may be: `READERS` makes its value of what a file or the environment says, or
 raises ValueError with what is needed.
 
-`reading` asks it for every setting that is set somewhere. Each name in it is a field of `Settings`;
+`files` asks it for every setting that is set somewhere. Each name in it is a field of `Settings`;
 there are no other settings.
 """
 
@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perdure.durations import duration
 from perdure.model import (
     ColdCache,
     ContinuityPolicy,
@@ -23,10 +22,11 @@ from perdure.model import (
     Permissions,
     WhenFull,
 )
+from perdure.model.durations import duration
 
 if TYPE_CHECKING:
-    from perdure.forges.rules import Rule
-    from perdure.forges.sources import Source
+    from perdure.model.forge.rules import Rule
+    from perdure.model.forge.sources import Source
 
 
 def _path(value: Any) -> Path:
@@ -212,13 +212,13 @@ def _page(value: Any) -> str:
 
 
 def _sources(value: Any) -> tuple[Source, ...]:
-    from perdure.forges.sources import sources
+    from perdure.model.forge.sources import sources
 
     return sources(value)
 
 
 def _rules(value: Any) -> tuple[Rule, ...]:
-    from perdure.forges.rules import rules
+    from perdure.model.forge.rules import rules
 
     return rules(value)
 

@@ -22,7 +22,7 @@ from lightkube.core.exceptions import ApiError
 from lightkube.generic_resource import GenericNamespacedResource, create_namespaced_resource
 from lightkube.types import PatchType
 
-from perdure.kubernetes.seen import UID_LABEL
+from perdure.kubernetes.snapshot import UID_LABEL
 from perdure.kubernetes.wanted import GROUP, KIND, VERSION
 
 RUN, JOB, POD, MAP, CLAIM, EVENT = (

@@ -1,5 +1,5 @@
-"""The claim of a task: made and checked before a pod gets it (`launching`), deleted with a TaskRun
-that says so (`reconciling`).
+"""The claim of a task: made and checked before a pod gets it (`launch`), deleted with a TaskRun
+that says so (`reconciler`).
 
 It goes only with all work on it: every TaskRun that works on it says `reclaim: Delete` (the first
 that does not takes the label `perdure.dev/reclaim: Delete` off for good), each of them went when
@@ -14,14 +14,14 @@ from typing import Any
 from perdure.kubernetes import api as kinds
 from perdure.kubernetes import manifests
 from perdure.kubernetes.api import Api, Refused
-from perdure.kubernetes.belonging import is_claim
-from perdure.kubernetes.memory import Memory
+from perdure.kubernetes.memory import ClusterMemory
 from perdure.kubernetes.outcomes import Held
-from perdure.kubernetes.seen import UID_LABEL
-from perdure.kubernetes.wanted import Wanted, wanted
+from perdure.kubernetes.ownership import is_claim
+from perdure.kubernetes.snapshot import UID_LABEL
+from perdure.kubernetes.wanted import WantedRun, wanted
 
 
-async def claimed(api: Api, memory: Memory, run: Wanted) -> str | Held:
+async def claimed(api: Api, memory: ClusterMemory, run: WantedRun) -> str | Held:
     """The name of the claim of mode Claim; made, or of the TaskRun whose conversation is gone on
     with. Empty for the other modes.
 
@@ -50,7 +50,7 @@ async def claimed(api: Api, memory: Memory, run: Wanted) -> str | Held:
     return await _marked(api, run, other.status.workspace.claim_name or other.claim)
 
 
-async def drop(api: Api, run: Wanted, name: str) -> None:
+async def drop(api: Api, run: WantedRun, name: str) -> None:
     """Deletes the claim with this TaskRun, if nothing of anybody else may lie on it."""
     body = await api.get(kinds.CLAIM, run.namespace, name)
     if body is None or not is_claim(body) or _labels(body).get(manifests.RECLAIM_LABEL) != "Delete":
@@ -64,7 +64,7 @@ async def drop(api: Api, run: Wanted, name: str) -> None:
         )
 
 
-async def _marked(api: Api, run: Wanted, name: str) -> str | Held:
+async def _marked(api: Api, run: WantedRun, name: str) -> str | Held:
     """A claim that is there, marked as worked on by this TaskRun."""
     body = await api.get(kinds.CLAIM, run.namespace, name)
     if body is None or body["metadata"].get("deletionTimestamp"):

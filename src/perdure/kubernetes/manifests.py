@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Any, TypedDict
 
 from perdure.kubernetes import order as orders
-from perdure.kubernetes.seen import ATTEMPT_LABEL, UID_LABEL
+from perdure.kubernetes.snapshot import ATTEMPT_LABEL, UID_LABEL
 from perdure.kubernetes.spec import Spec, task_spec
-from perdure.kubernetes.status import Record
-from perdure.kubernetes.wanted import GROUP, KIND, VERSION, Wanted
+from perdure.kubernetes.status import AttemptStatus
+from perdure.kubernetes.wanted import GROUP, KIND, VERSION, WantedRun
 from perdure.model import OutcomeKind
 
 USER = 10001
@@ -42,7 +42,7 @@ class Cluster(TypedDict):
     account: str
 
 
-def labels(run: Wanted, attempt: int = 0) -> dict[str, str]:
+def labels(run: WantedRun, attempt: int = 0) -> dict[str, str]:
     """The labels of everything that belongs to a TaskRun."""
     found = {
         MADE_BY[0]: MADE_BY[1],
@@ -52,7 +52,7 @@ def labels(run: Wanted, attempt: int = 0) -> dict[str, str]:
     return found | {ATTEMPT_LABEL: str(attempt)} if attempt else found
 
 
-def owner(run: Wanted) -> dict[str, Any]:
+def owner(run: WantedRun) -> dict[str, Any]:
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": KIND,
@@ -63,7 +63,7 @@ def owner(run: Wanted) -> dict[str, Any]:
     }
 
 
-def config_map(run: Wanted, texts: dict[str, str]) -> dict[str, Any]:
+def config_map(run: WantedRun, texts: dict[str, str]) -> dict[str, Any]:
     """The ConfigMap of a TaskRun's orders and instructions."""
     meta = {
         "name": run.named,
@@ -74,7 +74,7 @@ def config_map(run: Wanted, texts: dict[str, str]) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": texts}
 
 
-def claim(run: Wanted) -> dict[str, Any]:
+def claim(run: WantedRun) -> dict[str, Any]:
     """The volume of mode Claim. It has no owner: the work outlives its TaskRun."""
     spec = run.spec
     told = {
@@ -98,7 +98,9 @@ def claim(run: Wanted) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": wanted}
 
 
-def order(run: Wanted, record: Record, contexts: Sequence[int], unlisted: int = 0) -> bytes:
+def order(
+    run: WantedRun, record: AttemptStatus, contexts: Sequence[int], unlisted: int = 0
+) -> bytes:
     """The order of an attempt. `unlisted` versions of the instructions are gone. Raises UsageError
     for what no pod would take."""
     spec, status, volume = run.spec, run.status, run.spec.workspace
@@ -107,7 +109,7 @@ def order(run: Wanted, record: Record, contexts: Sequence[int], unlisted: int = 
         for each in status.attempts
         if each.number < record.number and each.outcome in set(OutcomeKind)
     )
-    resume = orders.Resume(
+    resume = orders.ResumeOrder(
         mode=spec.resume.mode, session_id=spec.resume.session_id, from_=spec.resume.from_
     )
     return orders.encode(
@@ -128,7 +130,7 @@ def order(run: Wanted, record: Record, contexts: Sequence[int], unlisted: int = 
 
 
 def job(
-    run: Wanted, record: Record, contexts: Sequence[int], claim_name: str, told: Cluster
+    run: WantedRun, record: AttemptStatus, contexts: Sequence[int], claim_name: str, told: Cluster
 ) -> dict[str, Any]:
     """The Job of an attempt: one pod, once."""
     mine = labels(run, record.number)
@@ -175,7 +177,7 @@ def _deadline(spec: Spec) -> int:
 
 
 def _pod(
-    run: Wanted, record: Record, contexts: Sequence[int], claim_name: str, told: Cluster
+    run: WantedRun, record: AttemptStatus, contexts: Sequence[int], claim_name: str, told: Cluster
 ) -> dict[str, Any]:
     pod = run.spec.pod
     volumes, mounts = _storage(run, record, contexts, claim_name)
@@ -242,7 +244,7 @@ def _pod(
 
 
 def _storage(
-    run: Wanted, record: Record, contexts: Sequence[int], claim_name: str
+    run: WantedRun, record: AttemptStatus, contexts: Sequence[int], claim_name: str
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """What the pod finds at /data, /perdure, /tmp and at home; nothing else of it can be
     written."""
@@ -291,7 +293,9 @@ def _storage(
     return volumes, mounts
 
 
-def _order_sources(run: Wanted, record: Record, contexts: Sequence[int]) -> list[dict[str, Any]]:
+def _order_sources(
+    run: WantedRun, record: AttemptStatus, contexts: Sequence[int]
+) -> list[dict[str, Any]]:
     """The order and its instructions, those that stand in Secrets from there. Of them only the
     newest has to be there: a version before it is known to the run, as a rule, and its Secret may
     be gone."""

@@ -1,8 +1,8 @@
 """What the operator remembers of the cluster: the watches fill it, its own writes too, a reconcile
 reads it.
 
-It may be old, and `step` reckons with that. It is small: Jobs and pods are cut down (`seen`), of a
-TaskRun goes what nobody asks for, the text of its instructions included. Of two versions of an
+It may be old, and `step` reckons with that. It is small: Jobs and pods are cut down (`snapshot`),
+of a TaskRun goes what nobody asks for, the text of its instructions included. Of two versions of an
 object the newer one stays, whichever way it came.
 """
 
@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
-from perdure.kubernetes.seen import JobSeen, PodSeen
-from perdure.kubernetes.wanted import Wanted, wanted
+from perdure.kubernetes.snapshot import JobSeen, PodSeen
+from perdure.kubernetes.wanted import WantedRun, wanted
 
 Key = tuple[str, str]
 """Namespace and name of a TaskRun."""
@@ -24,7 +24,7 @@ LONG = 2048
 LEFT_OUT = "(left out)"
 
 
-class Run(msgspec.Struct):
+class RememberedRun(msgspec.Struct):
     """A TaskRun and what belongs to it."""
 
     body: bytes = b""
@@ -36,11 +36,11 @@ class Run(msgspec.Struct):
     """What events said, by the uid of their object."""
 
 
-class Memory:
+class ClusterMemory:
     """All TaskRuns that the operator answers for."""
 
     def __init__(self) -> None:
-        self._runs: dict[str, Run] = {}
+        self._runs: dict[str, RememberedRun] = {}
         self._names: dict[Key, str] = {}
 
     def __len__(self) -> int:
@@ -54,7 +54,7 @@ class Memory:
         run = self._runs.get(uid)
         return _key(msgspec.json.decode(run.body)) if run is not None and run.body else None
 
-    def of(self, key: Key) -> tuple[Wanted, Run] | None:
+    def of(self, key: Key) -> tuple[WantedRun, RememberedRun] | None:
         """A TaskRun by its name."""
         uid = self._names.get(key, "")
         run = self._runs.get(uid)
@@ -73,7 +73,7 @@ class Memory:
                     key  # the late answer about one that was deleted: another has its name by now
                 )
             del self._runs[was]
-        run = self._runs.setdefault(uid, Run())
+        run = self._runs.setdefault(uid, RememberedRun())
         if version >= run.version:
             run.body, run.version = msgspec.json.encode(_less(body)), version
         self._names[key] = uid
@@ -91,7 +91,7 @@ class Memory:
     def keep_all(self, jobs: list[JobSeen], pods: list[PodSeen]) -> None:
         """All that there are."""
         for uid in {*(job.run for job in jobs), *(pod.run for pod in pods)}:
-            self._runs.setdefault(sys.intern(uid), Run())
+            self._runs.setdefault(sys.intern(uid), RememberedRun())
         for uid, run in list(self._runs.items()):
             self.replace(
                 run,
@@ -104,7 +104,7 @@ class Memory:
     def keep_job(self, job: JobSeen, gone: bool = False) -> Key | None:
         if gone and job.run not in self._runs:
             return None
-        run = self._runs.setdefault(sys.intern(job.run), Run())
+        run = self._runs.setdefault(sys.intern(job.run), RememberedRun())
         known = run.jobs.get(job.name)
         if gone:
             if known is not None and known.uid == job.uid:
@@ -120,7 +120,7 @@ class Memory:
         closed."""
         if pod.gone and pod.run not in self._runs:
             return None
-        run = self._runs.setdefault(sys.intern(pod.run), Run())
+        run = self._runs.setdefault(sys.intern(pod.run), RememberedRun())
         known = run.pods.get(pod.uid)
         if known is None or (
             not known.gone and (pod.gone or _number(pod.version) >= _number(known.version))
@@ -128,7 +128,7 @@ class Memory:
             run.pods[pod.uid] = pod
         return self.key(pod.run)
 
-    def replace(self, run: Run, jobs: list[JobSeen], pods: list[PodSeen]) -> None:
+    def replace(self, run: RememberedRun, jobs: list[JobSeen], pods: list[PodSeen]) -> None:
         """What a fresh look found. Pods that are gone stay as they were seen last."""
         run.jobs = {job.name: job for job in jobs}
         there = {pod.uid: pod for pod in pods}
@@ -139,7 +139,7 @@ class Memory:
         }
         run.pods = missing | there
 
-    def tidy(self, run: Run, closed: int) -> None:
+    def tidy(self, run: RememberedRun, closed: int) -> None:
         """Leaves out what is gone and belongs to attempts that have ended."""
         if any(pod.gone and pod.attempt <= closed for pod in run.pods.values()):
             run.pods = {

@@ -1,7 +1,7 @@
 """`perdure operator`: TaskRuns become Jobs, and what became of them is written into their status.
 
-Watches (`listening`) fill a memory and a queue; workers take TaskRuns from the queue and bring each
-on (`reconciling`), as the pure `step` says. Nothing is kept anywhere but in the cluster: whenever
+Watches (`watches`) fill a memory and a queue; workers take TaskRuns from the queue and bring each
+on (`reconciler`), as the pure `step` says. Nothing is kept anywhere but in the cluster: whenever
 it is killed, its next start goes on from there. Two at once are a waste and no harm. Every ten
 minutes everything is listed once more, whether or not a watch has lost something.
 
@@ -27,15 +27,15 @@ from lightkube.core.exceptions import ConfigError as NoConfig
 from perdure.errors import PerdureError, UsageError
 from perdure.kubernetes import api as kinds
 from perdure.kubernetes.api import Api, Away, Refused
-from perdure.kubernetes.counting import Numbers, serve
-from perdure.kubernetes.listening import Ears, listen, registry
 from perdure.kubernetes.manifests import Cluster
-from perdure.kubernetes.memory import Key, Memory
+from perdure.kubernetes.memory import ClusterMemory, Key
+from perdure.kubernetes.metrics import Numbers, serve
 from perdure.kubernetes.queue import Queue
-from perdure.kubernetes.reconciling import Reconciler
-from perdure.kubernetes.seen import job_seen, pod_seen
-from perdure.kubernetes.status import Record, said
-from perdure.kubernetes.wanted import Wanted
+from perdure.kubernetes.reconciler import TaskRunReconciler
+from perdure.kubernetes.snapshot import job_seen, pod_seen
+from perdure.kubernetes.status import AttemptStatus, said
+from perdure.kubernetes.wanted import WantedRun
+from perdure.kubernetes.watches import Ears, listen, registry
 from perdure.lateclass import dataclass
 
 ALL = "*"
@@ -82,11 +82,11 @@ class Operator:
 
     def __init__(self, config: SingleConfig, options: Options, say: Say) -> None:
         self._config, self._options, self._say = config, options, say
-        self.memory, self.ears = Memory(), Ears()
+        self.memory, self.ears = ClusterMemory(), Ears()
         self.api = Api(config)
         told = Cluster(image=options.image, account=options.account)
         self.queue = Queue(self._work, self._failed)
-        self.reconciler = Reconciler(
+        self.reconciler = TaskRunReconciler(
             api=self.api,
             memory=self.memory,
             cluster=told,
@@ -175,11 +175,11 @@ class Operator:
             f"{'/'.join(key)}: tried again later: {type(error).__name__}: {said(str(error), 300)}"
         )
 
-    def _began(self, run: Wanted, record: Record) -> None:
+    def _began(self, run: WantedRun, record: AttemptStatus) -> None:
         self.numbers.begun.inc()
         self._say(f"{run.namespace}/{run.name}: attempt {record.number} begins as Job {record.job}")
 
-    def _ended(self, run: Wanted, record: Record) -> None:
+    def _ended(self, run: WantedRun, record: AttemptStatus) -> None:
         self.numbers.ended.labels(record.outcome, str(record.infrastructure).lower()).inc()
         proof = f"; receipt {record.receipt.verdict}" if record.receipt is not None else ""
         why = f" ({said(record.detail, 200)})" if record.detail else ""

@@ -18,9 +18,9 @@ from typing import Literal, NoReturn
 
 import msgspec
 
-from perdure.codec import resolved
 from perdure.errors import UsageError
 from perdure.model import OutcomeKind, TaskSpec
+from perdure.model.codec import resolved
 
 VERSION = 1
 FILE = "order.json"
@@ -47,7 +47,7 @@ class Earlier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     detail: str = ""
 
 
-class Resume(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ResumeOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which conversation the run's first attempt begins with: what perdure finds for the task, a
     new one, or exactly this one."""
 
@@ -74,7 +74,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     unlisted: int = 0
     """So many versions came before, of which the cluster has nothing any more."""
     earlier: tuple[Earlier, ...] = ()
-    resume: Resume = Resume()
+    resume: ResumeOrder = ResumeOrder()
     checkpoints: str = ""
     """URL of the checkpoint store; empty for none."""
     state: Literal["volume", "checkpoints"] = "volume"

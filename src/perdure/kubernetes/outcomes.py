@@ -17,8 +17,8 @@ import signal
 from collections.abc import Sequence
 from dataclasses import replace
 
-from perdure.kubernetes.result import Result, believed
-from perdure.kubernetes.seen import JobSeen, PodSeen
+from perdure.kubernetes.result import AttemptResult, believed
+from perdure.kubernetes.snapshot import JobSeen, PodSeen
 from perdure.kubernetes.spec import Mode
 from perdure.kubernetes.status import said
 from perdure.lateclass import dataclass
@@ -83,7 +83,7 @@ class End:
 
     outcome: Outcome
     infrastructure: bool = False
-    result: Result | None = None
+    result: AttemptResult | None = None
     pod: PodSeen | None = None
     absent: bool = False
     """It rests on something that is not there: to be believed only after a fresh look."""
@@ -175,7 +175,7 @@ def _of_pod(attempt: int, pod: PodSeen, asked: bool) -> End:
     return _stopped(asked, _killed(over.code), pod=pod)
 
 
-def _by_result(result: Result, pod: PodSeen, asked: bool) -> End:
+def _by_result(result: AttemptResult, pod: PodSeen, asked: bool) -> End:
     outcome = replace(result.outcome, detail=said(result.outcome.detail))
     if outcome.kind is not OutcomeKind.LOST:
         return End(outcome=outcome, result=result, pod=pod)

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from perdure.codec import resolved
 from perdure.model import NO_USAGE, Outcome, OutcomeKind, Rung, Usage, Verdict
+from perdure.model.codec import resolved
 from perdure.model.work import WorkVerdict
 
 Struct = TypeVar("Struct", bound=msgspec.Struct)
@@ -57,7 +57,7 @@ EXIT_CODES: dict[OutcomeKind, int] = {
 terminal."""
 
 
-class Told(msgspec.Struct, frozen=True, kw_only=True):
+class ReceiptResult(msgspec.Struct, frozen=True, kw_only=True):
     """A receipt, without its evidence."""
 
     verdict: Verdict
@@ -77,7 +77,7 @@ class WorkSummary(msgspec.Struct, frozen=True, kw_only=True):
     question: str = ""
 
 
-class Place(msgspec.Struct, frozen=True, kw_only=True):
+class PlaceResult(msgspec.Struct, frozen=True, kw_only=True):
     """Where the attempt worked, in its pod, and what the workdir stood at."""
 
     path: str = ""
@@ -94,19 +94,19 @@ class Before(msgspec.Struct, frozen=True, kw_only=True):
     session_id: str = ""
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True):
+class AttemptResult(msgspec.Struct, frozen=True, kw_only=True):
     """How one attempt ended. `attempt` is 0 where the order could not be read."""
 
     version: int = VERSION
     attempt: int
     outcome: Outcome
     session_id: str = ""
-    receipt: Told | None = None
+    receipt: ReceiptResult | None = None
     work: WorkSummary | None = None
     usage: Usage = NO_USAGE
     context_version: int = 0
     """The newest version of the instructions that the attempt was given, in the TaskRun's count."""
-    workspace: Place = Place()
+    workspace: PlaceResult = PlaceResult()
     saved: bool = False
     """Nothing lies in the pod or on its volume alone: all of it is in the checkpoint store, or
     clean and pushed."""
@@ -114,12 +114,12 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """Oldest first; the oldest are left out where there is no room."""
 
 
-def exit_code(result: Result) -> int:
+def exit_code(result: AttemptResult) -> int:
     """What the pod exits with."""
     return EXIT_CODES[result.outcome.kind]
 
 
-def encode(result: Result, longest: int = LONGEST) -> bytes:
+def encode(result: AttemptResult, longest: int = LONGEST) -> bytes:
     """The result as JSON of at most so many bytes (1200 or more)."""
     result = _clean(result)
     for cut in _CUTS:
@@ -130,10 +130,10 @@ def encode(result: Result, longest: int = LONGEST) -> bytes:
     return msgspec.json.encode(result)
 
 
-def decode(content: bytes | str) -> Result | None:
+def decode(content: bytes | str) -> AttemptResult | None:
     """A result from anywhere; None for what is none."""
     try:
-        result = msgspec.json.decode(content, type=resolved(Result))
+        result = msgspec.json.decode(content, type=resolved(AttemptResult))
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
     usage = result.usage
@@ -157,7 +157,7 @@ def decode(content: bytes | str) -> Result | None:
     return result if sane else None
 
 
-def believed(message: bytes | str, attempt: int, code: int | None) -> Result | None:
+def believed(message: bytes | str, attempt: int, code: int | None) -> AttemptResult | None:
     """The result in a container's termination message; None where there is none, where it is of
     another attempt, or where it says something else than the container's exit code."""
     result = decode(message)
@@ -166,7 +166,7 @@ def believed(message: bytes | str, attempt: int, code: int | None) -> Result | N
     return result if result.attempt else msgspec.structs.replace(result, attempt=attempt)
 
 
-def _clean(result: Result) -> Result:
+def _clean(result: AttemptResult) -> AttemptResult:
     """Without what JSON cannot carry, and with names that are no longer than names are."""
 
     def text(value: str, longest: int = LONGEST_NAME) -> str:
@@ -183,7 +183,7 @@ def _clean(result: Result) -> Result:
             receipt, reasons=tuple(text(reason, LONGEST) for reason in receipt.reasons)
         ),
         work=work and _with(work, reason=text(work.reason), question=text(work.question)),
-        workspace=Place(
+        workspace=PlaceResult(
             path=text(place.path, LONGEST), branch=text(place.branch), commit=text(place.commit, 64)
         ),
         earlier=tuple(
@@ -193,7 +193,7 @@ def _clean(result: Result) -> Result:
     )
 
 
-def _shorter_reasons(result: Result, _: int) -> Result:
+def _shorter_reasons(result: AttemptResult, _: int) -> AttemptResult:
     receipt = result.receipt
     return (
         result
@@ -205,7 +205,7 @@ def _shorter_reasons(result: Result, _: int) -> Result:
     )
 
 
-def _shorter_work(result: Result, _: int) -> Result:
+def _shorter_work(result: AttemptResult, _: int) -> AttemptResult:
     work = result.work
     if work is None:
         return result
@@ -213,16 +213,16 @@ def _shorter_work(result: Result, _: int) -> Result:
     return _with(result, work=_with(work, **shorter))
 
 
-def _no_words_of_work(result: Result, _: int) -> Result:
+def _no_words_of_work(result: AttemptResult, _: int) -> AttemptResult:
     work = result.work
     return result if work is None else _with(result, work=_with(work, reason="", question=""))
 
 
-def _shorter_detail(result: Result, _: int) -> Result:
+def _shorter_detail(result: AttemptResult, _: int) -> AttemptResult:
     return _detail(result, 2 * TEXT)
 
 
-def _less_of_before(result: Result, over: int) -> Result:
+def _less_of_before(result: AttemptResult, over: int) -> AttemptResult:
     """Leaves out the oldest, as many as have to go; the last five stay."""
     earlier = list(result.earlier)
     while over > 0 and len(earlier) > 5:
@@ -230,7 +230,7 @@ def _less_of_before(result: Result, over: int) -> Result:
     return _with(result, earlier=tuple(earlier))
 
 
-def _no_reasons(result: Result, _: int) -> Result:
+def _no_reasons(result: AttemptResult, _: int) -> AttemptResult:
     return (
         result
         if result.receipt is None
@@ -238,23 +238,23 @@ def _no_reasons(result: Result, _: int) -> Result:
     )
 
 
-def _nothing_of_before(result: Result, _: int) -> Result:
+def _nothing_of_before(result: AttemptResult, _: int) -> AttemptResult:
     return _with(result, earlier=())
 
 
-def _brief(result: Result, _: int) -> Result:
+def _brief(result: AttemptResult, _: int) -> AttemptResult:
     return _detail(result, TEXT // 4)
 
 
-def _no_place(result: Result, _: int) -> Result:
-    return _with(result, workspace=Place(commit=result.workspace.commit))
+def _no_place(result: AttemptResult, _: int) -> AttemptResult:
+    return _with(result, workspace=PlaceResult(commit=result.workspace.commit))
 
 
-def _no_words(result: Result, _: int) -> Result:
+def _no_words(result: AttemptResult, _: int) -> AttemptResult:
     return _detail(result, 0)
 
 
-_CUTS: tuple[Callable[[Result, int], Result], ...] = (
+_CUTS: tuple[Callable[[AttemptResult, int], AttemptResult], ...] = (
     _shorter_reasons,
     _shorter_work,
     _shorter_detail,
@@ -268,7 +268,7 @@ _CUTS: tuple[Callable[[Result, int], Result], ...] = (
 )
 
 
-def _detail(result: Result, longest: int) -> Result:
+def _detail(result: AttemptResult, longest: int) -> AttemptResult:
     return _with(
         result, outcome=replace(result.outcome, detail=_cut(result.outcome.detail, longest))
     )

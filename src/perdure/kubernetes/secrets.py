@@ -19,8 +19,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from perdure.errors import UsageError
+from perdure.host.redaction import TELLING, Redactor
 from perdure.lateclass import dataclass
-from perdure.redaction import TELLING, Redactor
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
 LONGEST = 1 << 20

@@ -1,8 +1,8 @@
 """`spec` of a TaskRun: what is asked for, as `msgspec` reads it, and as the task that it is in the
 rest of perdure. Pure.
 
-`wanted` reads it and asks `check` for what a schema cannot say; `manifests` and `standing` go by
-it.
+`wanted` reads it and asks `check` for what a schema cannot say; `manifests` and `status_moves` go
+by it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class PromptFrom(Camel, frozen=True):
     secret_key_ref: KeyRef | None = None
 
 
-class Source(Camel, frozen=True):
+class SpecSource(Camel, frozen=True):
     """The key of a Secret in which a version of the instructions stands."""
 
     version: int
@@ -76,7 +76,7 @@ class Policy(Camel, frozen=True):
     files: tuple[str, ...] = ()
 
 
-class Volume(Camel, frozen=True):
+class SpecVolume(Camel, frozen=True):
     """`spec.workspace`: where the task's state lies between two attempts."""
 
     mode: Mode = "Claim"
@@ -124,18 +124,18 @@ class Spec(Camel, frozen=True):
     credentials_secret_name: str = ""
     resume: ResumeFrom = ResumeFrom()
     policy: Policy = Policy()
-    workspace: Volume = Volume()
+    workspace: SpecVolume = SpecVolume()
     suspend: bool = False
     labels: dict[str, str] = {}
     pod: Pod = Pod()
 
     @property
-    def secret(self) -> Source | None:
+    def secret(self) -> SpecSource | None:
         """Where the newest instructions stand, if that is a Secret: the operator does not read it,
         the pod does."""
         ref = self.prompt_from.secret_key_ref if self.prompt_from is not None else None
         return (
-            Source(version=self.context_version, name=ref.name, key=ref.key)
+            SpecSource(version=self.context_version, name=ref.name, key=ref.key)
             if ref is not None
             else None
         )

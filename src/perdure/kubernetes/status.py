@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 
-from perdure.codec import resolved
-from perdure.kubernetes.spec import Camel, Source
+from perdure.kubernetes.spec import Camel, SpecSource
 from perdure.model import Usage
-from perdure.text import clean
+from perdure.model.codec import resolved
+from perdure.rules.text import clean
 
 MOST_RECORDS = 50
 
@@ -35,7 +35,7 @@ class Spent(Camel, frozen=True):
         return Usage(input=self.input_tokens, output=self.output_tokens, cost_usd=self.cost_usd)
 
 
-class Verdict(Camel, frozen=True):
+class ReceiptSummary(Camel, frozen=True):
     """An attempt's receipt."""
 
     verdict: str = ""
@@ -55,7 +55,7 @@ class WorkOfRecord(Camel, frozen=True):
     question: str = ""
 
 
-class Record(Camel, frozen=True):
+class AttemptStatus(Camel, frozen=True):
     """One attempt. It is at work as long as it has no outcome."""
 
     number: int
@@ -70,7 +70,7 @@ class Record(Camel, frozen=True):
     detail: str = ""
     infrastructure: bool = False
     session_id: str = ""
-    receipt: Verdict | None = None
+    receipt: ReceiptSummary | None = None
     work: WorkOfRecord | None = None
     usage: Spent | None = None
     exit_code: int | None = None
@@ -87,7 +87,7 @@ class Lying(Camel, frozen=True):
     saved: bool = False
 
 
-class Told(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class StatusCondition(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A condition. All of it is always written: the API server asks for it."""
 
     type: str
@@ -97,7 +97,7 @@ class Told(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     last_transition_time: str
 
 
-class Status(Camel, frozen=True):
+class TaskRunStatus(Camel, frozen=True):
     phase: str = ""
     observed_generation: int = 0
     context_version: int = 0
@@ -114,38 +114,38 @@ class Status(Camel, frozen=True):
     retried: str = ""
     workspace: Lying = Lying()
     usage: Spent = Spent()
-    conditions: tuple[Told, ...] = ()
-    attempts: tuple[Record, ...] = ()
+    conditions: tuple[StatusCondition, ...] = ()
+    attempts: tuple[AttemptStatus, ...] = ()
     contexts: int = 0
     """How many versions of the instructions there were."""
-    instructions_from: tuple[Source, ...] = ()
+    instructions_from: tuple[SpecSource, ...] = ()
     """The newest versions that stand in Secrets. Not in the ConfigMap: who may write that would
     choose the Secret that is read."""
 
     @property
-    def open(self) -> Record | None:
+    def open(self) -> AttemptStatus | None:
         """The attempt that is at work."""
         last = self.attempts[-1] if self.attempts else None
         return last if last is not None and not last.outcome else None
 
-    def condition(self, type: str) -> Told | None:
+    def condition(self, type: str) -> StatusCondition | None:
         """The condition of a type, where it is true."""
         return next(
             (each for each in self.conditions if each.type == type and each.status == "True"), None
         )
 
 
-def status_of(raw: dict[str, Any]) -> Status:
+def status_of(raw: dict[str, Any]) -> TaskRunStatus:
     """What fits of a status. Its parts are read one by one, so that a part that does not fit takes
     no other with it."""
     found: dict[str, Any] = {}
-    for field in msgspec.structs.fields(Status):
+    for field in msgspec.structs.fields(TaskRunStatus):
         if field.encode_name in raw:
             try:
                 found[field.name] = msgspec.convert(raw[field.encode_name], resolved(field.type))
             except msgspec.ValidationError:
                 continue
-    return Status(**found)
+    return TaskRunStatus(**found)
 
 
 def said(text: str, most: int = SENTENCE) -> str:

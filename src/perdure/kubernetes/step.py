@@ -19,11 +19,19 @@ from dataclasses import field
 
 from msgspec.structs import replace
 
-from perdure.kubernetes import belonging, keeping, outcomes, standing
+from perdure.kubernetes import deletion, outcomes, ownership, status_moves
 from perdure.kubernetes.outcomes import End, Held
-from perdure.kubernetes.seen import JobSeen, PodSeen
-from perdure.kubernetes.status import FINAL, MOST_RECORDS, Record, Status, moment, said, stamp
-from perdure.kubernetes.wanted import Wanted
+from perdure.kubernetes.snapshot import JobSeen, PodSeen
+from perdure.kubernetes.status import (
+    FINAL,
+    MOST_RECORDS,
+    AttemptStatus,
+    TaskRunStatus,
+    moment,
+    said,
+    stamp,
+)
+from perdure.kubernetes.wanted import WantedRun
 from perdure.lateclass import dataclass
 from perdure.model import Outcome, OutcomeKind
 
@@ -37,7 +45,7 @@ MOST_LOOK_AGAIN_MS = 300_000
 class Seen:
     """What is known of a TaskRun at a moment."""
 
-    run: Wanted
+    run: WantedRun
     jobs: Sequence[JobSeen] = ()
     pods: Sequence[PodSeen] = ()
     """Those too that are gone, as they were seen last."""
@@ -63,7 +71,7 @@ class Rest:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class LookAgain:
     """Jobs and pods are to be read anew."""
 
 
@@ -83,11 +91,11 @@ class RecordContext:
 class Tell:
     """The status is to become this."""
 
-    status: Status
+    status: TaskRunStatus
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
+class HoldFinalizer:
     """The finalizer is to be set."""
 
 
@@ -99,20 +107,20 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
+class LaunchPod:
     """The Job of the open attempt is to be made, and before it what its pod needs."""
 
-    record: Record
+    record: AttemptStatus
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
+class StopPod:
     """A Job is to be deleted, and with it its pod: in good order, within its grace period."""
 
     job: JobSeen
 
 
-Step = Rest | Look | Ask | RecordContext | Tell | Hold | Release | Launch | Stop
+Step = Rest | LookAgain | Ask | RecordContext | Tell | HoldFinalizer | Release | LaunchPod | StopPod
 
 
 def next_step(seen: Seen, now: int, jitter: float = 0.5) -> Step:
@@ -121,23 +129,27 @@ def next_step(seen: Seen, now: int, jitter: float = 0.5) -> Step:
     if run.deleting and not run.held:
         return Rest()
     if run.deleting and run.abandoned:
-        return next((Stop(job) for job in seen.jobs if _runs(job)), None) or Release(
-            keeping.claim_to_go(run)
+        return next((StopPod(job) for job in seen.jobs if _runs(job)), None) or Release(
+            deletion.claim_to_go(run)
         )
-    own, foreign = belonging.apart(seen.pods, seen.jobs, status)
+    own, foreign = ownership.apart(seen.pods, seen.jobs, status)
     seen = dataclasses.replace(seen, pods=own, foreign=foreign)
     told = status.condition("Foreign")
-    if (sentence := belonging.told_of(foreign)) != (told.message if told is not None else ""):
-        return Tell(standing.beset(status, sentence, now)) if seen.fresh or not sentence else Look()
+    if (sentence := ownership.told_of(foreign)) != (told.message if told is not None else ""):
+        return (
+            Tell(status_moves.beset(status, sentence, now))
+            if seen.fresh or not sentence
+            else LookAgain()
+        )
     if any(job.attempt > status.attempt for job in seen.jobs) and not seen.fresh:
-        return Look()
+        return LookAgain()
     for job in seen.jobs:
         if (
             _runs(job)
             and (status.open is None or job.attempt != status.open.number)
             and not _is_over(seen, job.attempt)
         ):
-            return Stop(job)
+            return StopPod(job)
     anew = run.generation != status.observed_generation or (
         run.retry and run.retry != status.retried
     )
@@ -153,7 +165,7 @@ def next_step(seen: Seen, now: int, jitter: float = 0.5) -> Step:
             return _unable(seen, status, seen.trouble, now)
     if status.open is not None:
         if run.retry and run.retry != status.retried:  # it is at work: it may fail once more
-            status = replace(standing.allowed_more(status), retried=run.retry)
+            status = replace(status_moves.allowed_more(status), retried=run.retry)
         return _at_work(seen, status, status.attempts[-1], now, jitter)
     if run.deleting:
         return _leaves(seen, status, now)
@@ -174,7 +186,7 @@ def _is_over(seen: Seen, attempt: int) -> bool:
     return told or any(pod.attempt == attempt and pod.terminal for pod in seen.pods)
 
 
-def _updated(status: Status, run: Wanted, now: int) -> Status:
+def _updated(status: TaskRunStatus, run: WantedRun, now: int) -> TaskRunStatus:
     """The newest instructions are kept. What had ended goes on with them; what is at work is given
     them afterwards."""
     first = not status.context_version
@@ -183,32 +195,34 @@ def _updated(status: Status, run: Wanted, now: int) -> Status:
         status = replace(
             status, instructions_from=(*status.instructions_from, run.spec.secret)[-MOST_RECORDS:]
         )
-    status = standing.allowed_anew(status, run.spec)
+    status = status_moves.allowed_anew(status, run.spec)
     if first and status.phase not in FINAL:
-        return standing.settled(replace(standing.goes_on(status, now), phase="Pending"), now)
+        return status_moves.settled(
+            replace(status_moves.goes_on(status, now), phase="Pending"), now
+        )
     if status.phase in FINAL:
-        return standing.reopened(status, "new instructions", now)
+        return status_moves.reopened(status, "new instructions", now)
     return status
 
 
-def _seen(run: Wanted, status: Status) -> Status:
+def _seen(run: WantedRun, status: TaskRunStatus) -> TaskRunStatus:
     return replace(status, observed_generation=run.generation)
 
 
-def _unable(seen: Seen, status: Status, trouble: Held, now: int) -> Step:
+def _unable(seen: Seen, status: TaskRunStatus, trouble: Held, now: int) -> Step:
     """What is needed before an attempt could be had: it is waited for, and not for ever."""
     run = seen.run
     phase = "Pending" if status.phase in FINAL else status.phase or "Pending"
-    waits = standing.waits(
+    waits = status_moves.waits(
         replace(status, phase=phase, reason=said(trouble.message), retried=run.retry), trouble, now
     )
     since = _since(waits, now)
     if now - since > seen.patience_ms:
-        return Tell(_seen(run, standing.refused(waits, trouble.reason, trouble.message, now)))
-    return _told(run, standing.settled(waits, now), _again(since, now))
+        return Tell(_seen(run, status_moves.refused(waits, trouble.reason, trouble.message, now)))
+    return _told(run, status_moves.settled(waits, now), _again(since, now))
 
 
-def _since(status: Status, now: int) -> int:
+def _since(status: TaskRunStatus, now: int) -> int:
     waiting = status.condition("Waiting")
     return moment(waiting.last_transition_time) if waiting is not None else now
 
@@ -218,13 +232,15 @@ def _again(since: int, now: int) -> int:
     return now + min(max(LOOK_AGAIN_MS, (now - since) // 2), MOST_LOOK_AGAIN_MS)
 
 
-def _told(run: Wanted, status: Status, until: int | None) -> Step:
+def _told(run: WantedRun, status: TaskRunStatus, until: int | None) -> Step:
     """The status is written where it changed, else there is rest."""
     status = _seen(run, status)
-    return Tell(status) if standing.patch(run.raw_status, status) else Rest(until)
+    return Tell(status) if status_moves.patch(run.raw_status, status) else Rest(until)
 
 
-def _at_work(seen: Seen, status: Status, record: Record, now: int, jitter: float) -> Step:
+def _at_work(
+    seen: Seen, status: TaskRunStatus, record: AttemptStatus, now: int, jitter: float
+) -> Step:
     """An attempt is open: it is launched, watched, stopped, closed."""
     run = seen.run
     asked = run.spec.suspend or run.deleting
@@ -237,34 +253,41 @@ def _at_work(seen: Seen, status: Status, record: Record, now: int, jitter: float
         )
         if end is not None:
             if end.absent and not seen.fresh:
-                return Look()
+                return LookAgain()
             return Tell(
                 _seen(
                     run,
-                    standing.closed(standing.placed(status, job, end.pod), end, run, now, jitter),
+                    status_moves.closed(
+                        status_moves.placed(status, job, end.pod), end, run, now, jitter
+                    ),
                 )
             )
     if asked and job is not None and _runs(job):
         if (
             record.job_uid != job.uid
         ):  # afterwards nothing else would say whose pod it is that ends its work
-            return Tell(_seen(run, standing.placed(status, job, None)))
-        return Stop(job)
+            return Tell(_seen(run, status_moves.placed(status, job, None)))
+        return StopPod(job)
     if not launched:
         if strangers := [pod for pod in seen.foreign if pod.attempt == record.number and pod.live]:
-            return _stuck(seen, status, Held("NotOwned", belonging.told_of(strangers)), now, jitter)
+            return _stuck(seen, status, Held("NotOwned", ownership.told_of(strangers)), now, jitter)
         if seen.trouble is not None:
             return _stuck(seen, status, seen.trouble, now, jitter)
-        return Launch(record)
+        return LaunchPod(record)
     return _watched(seen, status, job, pods, now, jitter)
 
 
 def _watched(
-    seen: Seen, status: Status, job: JobSeen | None, pods: list[PodSeen], now: int, jitter: float
+    seen: Seen,
+    status: TaskRunStatus,
+    job: JobSeen | None,
+    pods: list[PodSeen],
+    now: int,
+    jitter: float,
 ) -> Step:
     """Nothing has ended: what is seen is told, and what keeps it from beginning."""
     live = [pod for pod in pods if pod.live]
-    status = standing.placed(status, job, live[-1] if live else None)
+    status = status_moves.placed(status, job, live[-1] if live else None)
     uid = outcomes.unexplained(job, pods, now)
     if uid and uid not in seen.notes:
         return Ask(uid)
@@ -273,62 +296,64 @@ def _watched(
         return _stuck(seen, status, held, now, jitter)
     began = any(pod.started for pod in live)
     queued = job is not None and job.suspended and not live
-    status = standing.goes_on(status, now) if began or queued else status
+    status = status_moves.goes_on(status, now) if began or queued else status
     phase, reason = (
         ("Queued", "its Job is suspended, as by a queue that has no room for it yet")
         if queued
         else ("Running", "")
     )
     if status.phase != phase:
-        status = standing.settled(replace(status, phase=phase, reason=reason), now)
+        status = status_moves.settled(replace(status, phase=phase, reason=reason), now)
     leaving = [pod.deleted + outcomes.OVERDUE_MS + 1000 for pod in live if pod.deleted]
     later = None if began or queued else now + LOOK_AGAIN_MS
     return _told(seen.run, status, min(leaving) if leaving else later)
 
 
-def _stuck(seen: Seen, status: Status, held: Held, now: int, jitter: float) -> Step:
+def _stuck(seen: Seen, status: TaskRunStatus, held: Held, now: int, jitter: float) -> Step:
     """The open attempt cannot begin. After a while that is its outcome; a lost node alone is waited
     for as long as it takes, since what is on it may still write."""
-    status = standing.waits(status, held, now)
+    status = status_moves.waits(status, held, now)
     since = _since(status, now)
     if now - since > seen.patience_ms and held.reason != "NodeLost":
         outcome = Outcome(
             kind=OutcomeKind.CONFIG_ERROR, detail=f"it could not begin: {held.message}"
         )
         return Tell(
-            _seen(seen.run, standing.closed(status, End(outcome=outcome), seen.run, now, jitter))
+            _seen(
+                seen.run, status_moves.closed(status, End(outcome=outcome), seen.run, now, jitter)
+            )
         )
     return _told(seen.run, replace(status, reason=said(held.message)), _again(since, now))
 
 
-def _between(seen: Seen, status: Status, now: int) -> Step:
+def _between(seen: Seen, status: TaskRunStatus, now: int) -> Step:
     """No attempt is open."""
     run = seen.run
     if run.retry and run.retry != status.retried:
         status = replace(status, retried=run.retry)
         if status.phase in FINAL and status.context_version:
-            return Tell(_seen(run, standing.reopened(status, "requested by you", now)))
+            return Tell(_seen(run, status_moves.reopened(status, "requested by you", now)))
         status = (
-            replace(standing.allowed_more(status), run_after="")
+            replace(status_moves.allowed_more(status), run_after="")
             if status.context_version
             else replace(status, phase="Pending")
         )
     if status.phase in FINAL:
-        if run.held and keeping.safe(run, status) and not keeping.claim_to_go(run):
+        if run.held and deletion.safe(run, status) and not deletion.claim_to_go(run):
             return Release()
         return _told(run, status, None)
     if run.invalid:
-        return Tell(_seen(run, standing.refused(status, "InvalidSpec", run.invalid, now)))
+        return Tell(_seen(run, status_moves.refused(status, "InvalidSpec", run.invalid, now)))
     if run.spec.suspend:
         return _told(
             run,
-            standing.settled(
+            status_moves.settled(
                 replace(status, phase="Suspended", run_after="", reason="stopped on request"), now
             ),
             None,
         )
     if status.phase == "Suspended":
-        status = standing.settled(
+        status = status_moves.settled(
             replace(status, phase="Queued", run_after=stamp(now), reason="goes on"), now
         )
     due = moment(status.run_after)
@@ -346,21 +371,21 @@ def _between(seen: Seen, status: Status, now: int) -> Step:
         if outcomes.overdue(left[0], now):
             held = outcomes.held(None, left, "", now) or held
         if left[0] in seen.foreign:
-            held = Held("NotOwned", belonging.told_of(left))
-        return _told(run, standing.waits(status, held, now), now + LOOK_AGAIN_MS)
+            held = Held("NotOwned", ownership.told_of(left))
+        return _told(run, status_moves.waits(status, held, now), now + LOOK_AGAIN_MS)
     if not run.held:
-        return Hold()
+        return HoldFinalizer()
     number = max([status.attempt, *(job.attempt for job in seen.jobs)]) + 1
-    return Tell(_seen(run, standing.settled(standing.begun(status, number, run, now), now)))
+    return Tell(_seen(run, status_moves.settled(status_moves.begun(status, number, run, now), now)))
 
 
-def _leaves(seen: Seen, status: Status, now: int) -> Step:
+def _leaves(seen: Seen, status: TaskRunStatus, now: int) -> Step:
     """The TaskRun is to be deleted, and nothing of it is at work."""
     run = seen.run
-    if keeping.safe(run, status):
-        return Release(keeping.claim_to_go(run))
+    if deletion.safe(run, status):
+        return Release(deletion.claim_to_go(run))
     return _told(
         run,
-        standing.told(status, "UnsavedWork", "NotSaved", keeping.unsaved(run, status), now),
+        status_moves.told(status, "UnsavedWork", "NotSaved", deletion.unsaved(run, status), now),
         None,
     )

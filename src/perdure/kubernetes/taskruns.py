@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from perdure.errors import Conflict, NotFound, StoreError, UsageError
-from perdure.extras import install_command
+from perdure.host.extras import install_command
 from perdure.kubernetes.wanted import GROUP, KIND, PLURAL, VERSION
-from perdure.text import one_line
+from perdure.rules.text import one_line
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 INSTALL = (
@@ -74,7 +74,7 @@ class TaskRuns:
             return dict(self._client.create(made, namespace=self.namespace))
 
     def patch(self, name: str, change: Object, *, seen: Object | None = None) -> Object:
-        """A merge patch. `seen`: only if the TaskRun is still as it was there; raises Conflict
+        """A merge patch. `snapshot`: only if the TaskRun is still as it was there; raises Conflict
         else."""
         from lightkube.types import PatchType
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from perdure.codec import resolved
-from perdure.kubernetes.spec import Invalid, Source, Spec, check
-from perdure.kubernetes.status import Status, said, status_of
+from perdure.kubernetes.spec import Invalid, Spec, SpecSource, check
+from perdure.kubernetes.status import TaskRunStatus, said, status_of
+from perdure.model.codec import resolved
 
 GROUP, VERSION, KIND, PLURAL = "perdure.dev", "v1alpha1", "TaskRun", "taskruns"
 FINALIZER = f"{GROUP}/unsaved-work"
@@ -22,7 +22,7 @@ RETRY, ABANDON = f"{GROUP}/retry", f"{GROUP}/abandon"
 QUEUE_LABELS = ("kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class")
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+class WantedRun(msgspec.Struct, frozen=True, kw_only=True):
     """A TaskRun: what is asked for, and where it stands."""
 
     namespace: str
@@ -39,7 +39,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     spec: Spec
     invalid: str
     """Why the spec cannot be used; empty where it can. Then `spec` holds what every TaskRun has."""
-    status: Status
+    status: TaskRunStatus
     raw_status: dict[str, Any]
 
     @property
@@ -60,7 +60,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.name[:40].rstrip('-.')}-{self.hash}"
 
     @property
-    def secrets(self) -> dict[int, Source]:
+    def secrets(self) -> dict[int, SpecSource]:
         """The versions of the instructions that stand in Secrets, as far as they are known."""
         newest = (self.spec.secret,) if self.spec.secret is not None else ()
         return {each.version: each for each in (*self.status.instructions_from, *newest)}
@@ -88,7 +88,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def wanted(body: dict[str, Any]) -> Wanted:
+def wanted(body: dict[str, Any]) -> WantedRun:
     """The TaskRun in an object of the API server. Never raises for what is in `spec` or
     `status`."""
     meta = body["metadata"]
@@ -100,7 +100,7 @@ def wanted(body: dict[str, Any]) -> Wanted:
     except (msgspec.ValidationError, Invalid) as error:
         invalid = said(f"spec: {error}".replace("$.", ""))
     raw = body.get("status") or {}
-    return Wanted(
+    return WantedRun(
         namespace=meta["namespace"],
         name=meta["name"],
         uid=meta["uid"],

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perdure.config.reading import load
+from perdure.config.files import load
 from perdure.library.runner import Runner
 from perdure.protocols import Observer
 

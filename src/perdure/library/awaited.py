@@ -18,9 +18,9 @@ from functools import partial, wraps
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, Unpack, cast, overload
 
-from perdure.attempt import Engine
 from perdure.config import Settings
-from perdure.events import Record
+from perdure.engine.attempt import Engine
+from perdure.engine.sessions.awaited import AsyncSessions
 from perdure.library.options import (
     ContinuityText,
     Duration,
@@ -30,10 +30,10 @@ from perdure.library.options import (
 )
 from perdure.library.results import RunResult
 from perdure.library.runner import POLL_S, Runner, changes_of
-from perdure.lifecycle import FINAL
 from perdure.model import OnEdit, RunState, TaskSpec
-from perdure.plan import PlanRun
-from perdure.sessions.awaited import AsyncSessions
+from perdure.model.events import Record
+from perdure.rules.lifecycle import FINAL
+from perdure.rules.plan import PlanRun
 
 P = ParamSpec("P")
 T = TypeVar("T")

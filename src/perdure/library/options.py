@@ -12,9 +12,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypedDict
 
-from perdure.durations import duration
 from perdure.errors import UsageError
 from perdure.model import ContinuityPolicy, MapWhen, OnEdit, Permissions, WhenFull
+from perdure.model.durations import duration
 
 PathText: TypeAlias = str | os.PathLike[str]
 Duration: TypeAlias = float | str

@@ -6,11 +6,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from perdure.final_message import last_message
 from perdure.lateclass import dataclass
 from perdure.model import NO_USAGE, Outcome, Receipt, RunState, TaskRun, Usage
 from perdure.model.work import WorkVerdict
 from perdure.protocols import RunStore
+from perdure.rules.final_message import last_message
 
 LOOKED_AT = 200
 """Number of the newest records in which the agent's final message is looked for."""
@@ -27,7 +27,8 @@ class RunResult(TaskRun):
     receipt: Receipt | None = None
     """The evidence that the conversation went on, of the newest attempt that has ended."""
     verdict: WorkVerdict | None = None
-    """What the evidence says of the work of the newest attempt that has ended; see `Runner.work`."""
+    """What the evidence says of the work of the newest attempt that has ended; see
+    `Runner.work`."""
     usage: Usage = NO_USAGE
     """Tokens and cost of all attempts."""
 

@@ -15,13 +15,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
 
-from perdure import plans, service, specification
-from perdure.attempt import Engine
-from perdure.bell import ring
-from perdure.checkpoints import Restored, restore
 from perdure.config import Settings
+from perdure.engine import plans, service
+from perdure.engine.attempt import Engine
+from perdure.engine.checkpoints import RestoredRun, restore
+from perdure.engine.plans.reader import read_plan, seed_of
+from perdure.engine.report import why_of
+from perdure.engine.sessions import Sessions
+from perdure.engine.worker import drive
+from perdure.engine.worker import follow as watch
 from perdure.errors import Conflict, NotFound, PerdureError, UsageError
-from perdure.events import Record
+from perdure.host.wakeup import ring
 from perdure.library.options import (
     ContinuityText,
     Duration,
@@ -32,9 +36,6 @@ from perdure.library.options import (
     seconds,
 )
 from perdure.library.results import RunResult, result_of_run
-from perdure.lifecycle import FINAL
-from perdure.liveness import Liveness
-from perdure.logline import line_of
 from perdure.model import (
     Attempt,
     Checkpoint,
@@ -45,25 +46,25 @@ from perdure.model import (
     TaskRun,
     TaskSpec,
 )
+from perdure.model.events import Record
 from perdure.model.work import WorkReport
-from perdure.plan import Plan, PlanRun
-from perdure.plans.reading import read_plan, seed_of
 from perdure.protocols import Observer, RunRow
-from perdure.report import why_of
-from perdure.sessions import Sessions
-from perdure.taskfiles import Asked
+from perdure.rules import specification
+from perdure.rules.lifecycle import FINAL
+from perdure.rules.liveness import Liveness
+from perdure.rules.log_line import line_of
+from perdure.rules.plan import Plan, PlanRun
 from perdure.wiring import open_engine
-from perdure.worker import drive
-from perdure.worker import follow as watch
 from perdure.workspace import Applied
+from perdure.workspace.task_files import FileRequest
 
 if TYPE_CHECKING:
-    from perdure.capsule.exporting import Exported
-    from perdure.capsule.importing import TakenIn, Wish
+    from perdure.agents.prove import ProveResult
+    from perdure.capsule.export import Exported
+    from perdure.capsule.imports import TakenIn, Wish
     from perdure.capsule.manifest import Manifest
-    from perdure.conversations import ByHand, Entry, Shelf, TakenBack
-    from perdure.prove import Proof
-    from perdure.sweeper import Cleared, Sweep, Usage
+    from perdure.engine.conversations import ByHand, ConversationEntry, ConversationShelf, TakenBack
+    from perdure.engine.sweeper import DiskUsage, ResetOutcome, Sweep
 
 POLL_S = 0.1
 """Interval at which the journal of a followed run is looked at, in seconds."""
@@ -190,11 +191,11 @@ class Runner:
         asked = self._asked(files, context, on_edit)
         return self.follow(self._begin(task, asked, include_changes).id)
 
-    def _begin(self, task: TaskSpec, asked: Asked | None, include_changes: bool) -> TaskRun:
+    def _begin(self, task: TaskSpec, asked: FileRequest | None, include_changes: bool) -> TaskRun:
         service.check_reachable(self._engine, task)
         return self._accept(task, asked, include_changes)
 
-    def _accept(self, task: TaskSpec, asked: Asked | None, include_changes: bool) -> TaskRun:
+    def _accept(self, task: TaskSpec, asked: FileRequest | None, include_changes: bool) -> TaskRun:
         return service.submit(self._engine, task, self._cwd, asked, include_changes=include_changes)
 
     def _seen(self, run: TaskRun) -> RunResult:
@@ -202,10 +203,10 @@ class Runner:
 
     def _asked(
         self, files: Sequence[PathText], context: PathText, on_edit: OnEditText
-    ) -> Asked | None:
+    ) -> FileRequest | None:
         if on_edit not in tuple(OnEdit):
             raise UsageError(f"on_edit cannot be {on_edit!r}", f"expected one of {_words(OnEdit)}")
-        asked = Asked(
+        asked = FileRequest(
             cwd=self._cwd,
             files=tuple(map(str, files)),
             context=str(context or ""),
@@ -247,7 +248,7 @@ class Runner:
         """Give a run new instructions, and files, in the same conversation, and follow it."""
         return self.follow(self._instruct(ref, prompt, self._asked(files, context, on_edit)).id)
 
-    def _instruct(self, ref: str, prompt: str, asked: Asked | None) -> TaskRun:
+    def _instruct(self, ref: str, prompt: str, asked: FileRequest | None) -> TaskRun:
         return service.update(self._engine, ref, prompt, asked)
 
     def resume(self, which: str, prompt: str = "", **options: Unpack[TaskOptions]) -> RunResult:
@@ -259,7 +260,8 @@ class Runner:
         return self.follow(self._resumed(which, prompt, options).id)
 
     def _resumed(self, which: str, prompt: str, options: Mapping[str, Any]) -> TaskRun:
-        from perdure.conversations import Wanted, resume
+        from perdure.engine.conversations import ResumeRequest as Wanted
+        from perdure.engine.conversations import resume
 
         given = fields_of(options, "resume")
         repo, branch = str(given.pop("repo", "")), str(given.pop("branch", ""))
@@ -267,8 +269,8 @@ class Runner:
         wanted = Wanted(spec=specification.check(task), repo=repo, branch=branch)
         return resume(self._engine, self._entry(which), wanted)
 
-    def _entry(self, which: str) -> Entry:
-        from perdure.conversations import Entry
+    def _entry(self, which: str) -> ConversationEntry:
+        from perdure.engine.conversations import ConversationEntry
 
         store = self._engine.store
         try:
@@ -276,7 +278,7 @@ class Runner:
         except NotFound:
             return self._shelf(()).find(which)
         session = store.session(SessionKey(run.spec.agent, run.scope))
-        return Entry(
+        return ConversationEntry(
             agent=run.spec.agent,
             id=session.id if session else "",
             updated=run.updated,
@@ -284,18 +286,18 @@ class Runner:
             run=run,
         )
 
-    def _shelf(self, agents: Sequence[str]) -> Shelf:
-        from perdure import drivers
-        from perdure.conversations import Shelf
+    def _shelf(self, agents: Sequence[str]) -> ConversationShelf:
+        from perdure.agents import registry
+        from perdure.engine.conversations import ConversationShelf
 
         found = {}
-        for name in agents or drivers.names():
+        for name in agents or registry.names():
             try:
-                found[name] = drivers.load(name)
+                found[name] = registry.load(name)
             except PerdureError:
                 if agents:
                     raise
-        return Shelf(self._engine.store, found, self._engine.environ, frozenset(agents))
+        return ConversationShelf(self._engine.store, found, self._engine.environ, frozenset(agents))
 
     def fork(
         self,
@@ -317,7 +319,7 @@ class Runner:
     def _forked(
         self, ref: str, prompt: str, turn: int, checkpoint: int, name: str, branch: str
     ) -> TaskRun:
-        from perdure.conversations import Branching, fork
+        from perdure.engine.conversations import Branching, fork
 
         if turn and checkpoint:
             raise UsageError(
@@ -414,7 +416,9 @@ class Runner:
             lifetime_s=engine.session_lifetime_s,
         )
 
-    def conversations(self, limit: int = 50, *, agents: Sequence[str] = ()) -> Sequence[Entry]:
+    def conversations(
+        self, limit: int = 50, *, agents: Sequence[str] = ()
+    ) -> Sequence[ConversationEntry]:
         """Return conversations on this machine, the newest first, also those that were started
         without perdure. `agents`: only theirs. `resume` takes the id of one."""
         return self._shelf(agents).entries(limit)
@@ -422,7 +426,7 @@ class Runner:
     def agents(self) -> Sequence[dict[str, Any]]:
         """Return the agents as `perdure agents --json` lists them: version, program, home, what
         they can, how many are running."""
-        from perdure.drivers.installed import installed
+        from perdure.agents.installed import installed
 
         rows = self._engine.store.find([RunState.RUNNING], limit=100_000)
         running = [row.agent for row in rows]
@@ -430,10 +434,10 @@ class Runner:
 
     def prove(
         self, *agents: str, quick: bool = False, only: Sequence[str] = (), jobs: int = 0
-    ) -> Sequence[Proof]:
+    ) -> Sequence[ProveResult]:
         """Test the installed agents against perdure's own model server on this machine, without a
         key, and return what holds for each. Raises AgentMissing, UsageError."""
-        from perdure.prove import candidates, prove
+        from perdure.agents.prove import candidates, prove
 
         environ = self._engine.environ
         wanted, _ = candidates(agents, (), environ)
@@ -453,14 +457,14 @@ class Runner:
     def open(self, ref: str) -> ByHand:
         """Give the run to a person: return the command, the directory and the variables with which
         the agent's own program continues it. No attempt starts until `take_back`."""
-        from perdure.conversations import open_by_hand
+        from perdure.engine.conversations import open_by_hand
 
         return open_by_hand(self._engine, ref)
 
     def take_back(self, ref: str, adopt: str = "") -> TakenBack:
         """Return what became of a conversation that a person had open; the run is perdure's again.
         `adopt`: the run continues in this conversation, which was started beside its own."""
-        from perdure.conversations import take_back
+        from perdure.engine.conversations import take_back
 
         return take_back(self._engine, ref, adopt)
 
@@ -470,7 +474,7 @@ class Runner:
         """Return what was saved of the run, workdir and conversation together, oldest first."""
         return self._engine.store.checkpoints(self._engine.store.get(ref).id)
 
-    def restore(self, ref: str, number: int = 0, *, files_only: bool = False) -> Restored:
+    def restore(self, ref: str, number: int = 0, *, files_only: bool = False) -> RestoredRun:
         """Take the run back to a checkpoint (0: the newest). What is there is saved first. Raises
         NotFound, Conflict, WorkspaceError."""
         return restore(self._engine, ref, number, files_only=files_only)
@@ -488,7 +492,8 @@ class Runner:
         """Write a run's checkpoint (0: the newest) into one file, a capsule. Needs the extra
         `capsule`. Raises SecretsFound, unless told what to do with secrets; Conflict for a file
         that exists."""
-        from perdure.capsule.exporting import Wanted, export
+        from perdure.capsule.export import ExportRequest as Wanted
+        from perdure.capsule.export import export
 
         wanted = Wanted(
             target=self._cwd / file,
@@ -512,7 +517,7 @@ class Runner:
         `repo`: in a worktree of this repository instead. `trust`: keep its permissions, arguments,
         variables and check command. Needs the extra `capsule`. Raises CapsuleError, Conflict."""
         from perdure.capsule.container import opened
-        from perdure.capsule.importing import take_in
+        from perdure.capsule.imports import take_in
 
         wish = self._wish(str(file), into, repo, name, trust)
         path = self._cwd / file
@@ -522,7 +527,7 @@ class Runner:
             return take_in(self._engine, capsule.manifest, capsule, wish)
 
     def _wish(self, source: str, into: PathText, repo: PathText, name: str, trust: bool) -> Wish:
-        from perdure.capsule.importing import Wish
+        from perdure.capsule.imports import Wish
 
         if into and repo:
             raise UsageError(
@@ -549,10 +554,10 @@ class Runner:
     ) -> Manifest:
         """Publish the run's newest checkpoint to a checkpoint store and let go of the run: no
         further attempt starts here. Needs the extra `capsule`. Raises Conflict while it runs."""
-        from perdure.capsule import moving
+        from perdure.capsule import move
 
-        ways = moving.Ways(redact=redact, leave_out=leave_out, allow=allow_secrets)
-        return moving.move_to(self._engine, ref, url, ways)
+        ways = move.Ways(redact=redact, leave_out=leave_out, allow=allow_secrets)
+        return move.move_to(self._engine, ref, url, ways)
 
     def move_from(
         self,
@@ -567,23 +572,23 @@ class Runner:
     ) -> TakenIn:
         """Fetch a run from a checkpoint store; nothing is started. `take_over`: also from a machine
         that seems to work on it; that one stops. Needs the extra `capsule`. Raises Conflict."""
-        from perdure.capsule import moving
+        from perdure.capsule import move
 
         wish = self._wish(url, into, repo, name, trust)
-        return moving.take_up(self._engine, ref, url, wish, over=take_over)
+        return move.take_up(self._engine, ref, url, wish, over=take_over)
 
     # --- tidy
 
-    def remove(self, ref: str, *, force: bool = False) -> service.Removed:
+    def remove(self, ref: str, *, force: bool = False) -> service.RemovedRuns:
         """Take a finished run off the list and move its workdir into the trash. Raises
         WorkspaceError with all that would be lost, unless everything is saved elsewhere or `force`
         is given."""
         return service.remove(self._engine, ref, force=force)
 
-    def reset(self, ref: str, *, dry_run: bool = False) -> Cleared:
-        """Save, then clear a run's workdir and conversation, so that it begins anew; `trash_restore`
-        undoes it. `dry_run`: only say what would be cleared."""
-        from perdure.sweeper import Target, reset
+    def reset(self, ref: str, *, dry_run: bool = False) -> ResetOutcome:
+        """Save, then clear a run's workdir and conversation, so that it begins anew;
+        `trash_restore` undoes it. `dry_run`: only say what would be cleared."""
+        from perdure.engine.sweeper import Target, reset
 
         return reset(self._engine, Target(run=ref), self._cwd, dry=dry_run)
 
@@ -591,33 +596,33 @@ class Runner:
         """Move what nobody needs and what is saved elsewhere into the trash. `many`: also where a
         great part of a class would go at once. `accept`: the clock and the volume of the root are
         right as they are now."""
-        from perdure.sweeper import rules_of, sweep
+        from perdure.engine.sweeper import rules_of, sweep
 
         rules = rules_of(self._settings, many=many)
         return sweep(self._engine, rules, dry=dry_run, accept=accept)
 
     def trash(self) -> Sequence[dict[str, Any]]:
         """Return the entries of the trash, as `perdure trash --json` lists them."""
-        from perdure.sweeper import listed
+        from perdure.engine.sweeper import listed
 
         return [entry.report() for entry in listed(self._engine)]
 
     def trash_restore(self, entry: str) -> Sequence[Path]:
         """Put an entry of the trash back, and return the places where it is now. Raises NotFound,
         Conflict."""
-        from perdure.sweeper import restore
+        from perdure.engine.sweeper import restore
 
         return tuple(restore(self._engine, entry).places)
 
     def trash_purge(self, entry: str) -> None:
         """Delete an entry of the trash for good. Raises NotFound."""
-        from perdure.sweeper import purge
+        from perdure.engine.sweeper import purge
 
         purge(self._engine, entry)
 
-    def du(self) -> Usage:
+    def du(self) -> DiskUsage:
         """Return how much disk perdure uses, by class, agent and repository."""
-        from perdure.sweeper import usage
+        from perdure.engine.sweeper import usage
 
         return usage(self._engine)
 

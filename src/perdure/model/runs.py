@@ -82,7 +82,7 @@ class Seat:
 
     account: str
     """Agent and credentials, as far as they can be told apart without reading a secret; see
-    `attempt.accounts`."""
+    `engine.attempt.accounts`."""
     agent: str
     model: str = ""
     jobs: int = 0

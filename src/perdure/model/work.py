@@ -1,6 +1,6 @@
 """What an attempt did, as far as perdure knows: the work report, declared once for every surface.
 
-`workreport` makes one from the journal; `show --json`, the API, the dashboard, the forge comment
+`work_report` makes one from the journal; `show --json`, the API, the dashboard, the forge comment
 and the TaskRun's status show it. Imported by its full name, so that `perdure ls` pays nothing for
 it. Names, commands and words in it are an agent's: hostile text, to be cleaned where it is shown.
 """

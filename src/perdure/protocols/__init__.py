@@ -22,7 +22,7 @@ from perdure.protocols.agents import (
 )
 from perdure.protocols.around import Observer, Publisher
 from perdure.protocols.board import BoardRow, BoardStore, FailedAttempt
-from perdure.protocols.counting import AtWork, CountingStore, Counts
+from perdure.protocols.counts import AtWork, CountingStore, Counts
 from perdure.protocols.forges import ForgeApi
 from perdure.protocols.runs import Arrival, Begun, Ending, PlacedRun, RunRow, RunStore
 from perdure.protocols.stores import InboxStore, PlanStore, PostingStore, SessionStore, TokenStore

@@ -21,8 +21,8 @@ from perdure.model import (
 )
 
 if TYPE_CHECKING:
-    from perdure.events import AgentEvent
-    from perdure.mending import Mended
+    from perdure.model.events import AgentEvent
+    from perdure.rules.transcript_repair import Mended
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ class Abilities:
     gives up by itself."""
     compacts: bool = False
     """A launch can say at which fill the CLI is to compact the conversation (see
-    `perdure.context_size`)."""
+    `perdure.rules.context_window`)."""
     rewinds: bool = False
     """Its records can take earlier ones back: that the bytes are still there does not say that the
     conversation goes on from them, and `prompts` needs the file from its beginning."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from perdure.model import Checkpoint, Claim, TaskRun
 
 if TYPE_CHECKING:
-    from perdure.events import AnyEvent, Record
+    from perdure.model.events import AnyEvent, Record
 
 
 class Publisher(Protocol):

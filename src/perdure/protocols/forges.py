@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from perdure.forges.standing import (
+    from perdure.model.forge.state import (
         Access,
         Branch,
-        Check,
         CheckState,
         Comment,
+        CommitCheck,
         FailedCheck,
         FailedDelivery,
         Issue,
@@ -107,7 +107,7 @@ class ForgeApi(Protocol):
         at 140 characters."""
         ...
 
-    def checks(self, repository: str, commit: str) -> Sequence[Check]:
+    def checks(self, repository: str, commit: str) -> Sequence[CommitCheck]:
         """How a commit stands judged: the newest of each name."""
         ...
 

@@ -32,7 +32,7 @@ from perdure.model import (
 )
 
 if TYPE_CHECKING:
-    from perdure.events import AnyEvent, CheckpointRestored, Record, RunTakenBack, RunTakenIn
+    from perdure.model.events import AnyEvent, CheckpointRestored, Record, RunTakenBack, RunTakenIn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING, Protocol
 from perdure.model import Attempt, Condition, Session, SessionKey, TaskRun, Token
 
 if TYPE_CHECKING:
-    from perdure.events import AnyEvent
-    from perdure.forges import Accepted, Arrived, Delivery, DeliveryState, Reading
-    from perdure.forges.postings import Posting
-    from perdure.plan import PlannedRun, PlanRun
+    from perdure.model.events import AnyEvent
+    from perdure.model.forge.deliveries import (
+        Accepted,
+        Arrived,
+        Delivery,
+        DeliveryState,
+        PayloadReading,
+    )
+    from perdure.model.forge.postings import Posting
+    from perdure.rules.plan import PlannedRun, PlanRun
 
 
 class SessionStore(Protocol):
@@ -153,7 +159,7 @@ class InboxStore(Protocol):
         """Says why a `received` delivery waits. Nothing happens to one that is settled."""
         ...
 
-    def replay_delivery(self, number: int, reading: Reading) -> Delivery:
+    def replay_delivery(self, number: int, reading: PayloadReading) -> Delivery:
         """Makes a delivery what it would be if it came now and were read so, whatever became of it.
         Raises NotFound."""
         ...

@@ -6,14 +6,14 @@ and `state` as often as it likes. The path is a function of (repository, agent, 
 kill left half-made, or hands it back as it is: uncommitted work is kept, and what has to move is
 moved to the trash or under a rescue ref, never deleted.
 
-`planning` says where, `identity` names, `places` locks and renames, `worktree` and `isolated` make,
-`cache` fetches, `askpass` gives one git call one secret, `view` looks and rescues, `changes`
-compares, `applying` brings changes home, `joining` commits and merges for plans, `outgoing` pushes,
+`layout` says where, `identity` names, `locks` locks and renames, `worktree` and `isolated` make,
+`clone_cache` fetches, `askpass` gives one git call one secret, `view` looks and rescues, `changes`
+compares, `apply` brings changes home, `join` commits and merges for plans, `push` pushes,
 `removal` takes workdirs away, `trash` keeps them, `contents` lists what is there.
 
-`checkpoints`: files of checkpoints lie on a `shelf`, named by the refs of `saved`, as `trees`:
-`photograph` saves them (`scanning` reads files, `staging` the index, `looks` remembers both),
-`restoring` and `placing` put them back, `packing` takes them elsewhere, `work` tells what an
+`checkpoints`: files of checkpoints lie on a `shelf`, named by the refs of `refs`, as `trees`:
+`capture` saves them (`scan` reads files, `index` the index, `cache` remembers both),
+`restore` and `files` put them back, `pack` takes them elsewhere, `work` tells what an
 attempt changed. What each backend protects
 from is in docs/reference/trust.md.
 """
@@ -29,41 +29,40 @@ from pathlib import Path
 from typing import Any
 
 from perdure.errors import NotFound, PerdureError, WorkspaceError
-from perdure.git import Git, on_disk
-from perdure.git.reaching import ANYWHERE, Hosts
-from perdure.git.ssh import OWN, Ssh
+from perdure.host.git import Git, on_disk
+from perdure.host.git.servers import ANYWHERE, Hosts
+from perdure.host.git.ssh import OWN, Ssh
 from perdure.lateclass import dataclass
 from perdure.model import Backend, TaskSpec, Workspace
 from perdure.workspace import (
-    applying,
     changes,
     contents,
     isolated,
-    joining,
-    places,
-    planning,
+    layout,
+    locks,
     removal,
     sources,
     trash,
     view,
     worktree,
 )
-from perdure.workspace import shelf as shelves
-from perdure.workspace.absent import absent
-from perdure.workspace.ahead import Ahead, ahead, is_followed
-from perdure.workspace.applying import Applied, Message
 from perdure.workspace.askpass import Credentials
-from perdure.workspace.cache import fetched, find, opened
-from perdure.workspace.checkpoints import Checkpoints
+from perdure.workspace.clone_cache import fetched, find, opened
 from perdure.workspace.contents import Thing
 from perdure.workspace.identity import Places, check_name, is_remote, parse_remote
-from perdure.workspace.joining import Joined
-from perdure.workspace.outgoing import Outgoing, outgoing
-from perdure.workspace.packing import Packed, PackedFacts
+from perdure.workspace.merge import apply, join
+from perdure.workspace.merge.ahead import Ahead, ahead, is_followed
+from perdure.workspace.merge.apply import Applied, Message
+from perdure.workspace.merge.join import Joined
+from perdure.workspace.merge.push import Outgoing, outgoing
 from perdure.workspace.removal import Proof
-from perdure.workspace.restoring import Restored
-from perdure.workspace.shelf import Shelf
-from perdure.workspace.transport import Source
+from perdure.workspace.snapshot import shelf as shelves
+from perdure.workspace.snapshot.absent import absent
+from perdure.workspace.snapshot.checkpoints import WorkdirCheckpoints
+from perdure.workspace.snapshot.pack import Packed, PackedFacts
+from perdure.workspace.snapshot.restore import RestoredWorkdir
+from perdure.workspace.snapshot.shelf import Shelf
+from perdure.workspace.transport import RemoteSource
 from perdure.workspace.view import WorkdirState
 from perdure.workspace.work import Against
 
@@ -78,7 +77,7 @@ __all__ = [
     "PackedFacts",
     "Prepared",
     "Proof",
-    "Restored",
+    "RestoredWorkdir",
     "Thing",
     "WorkdirState",
     "Workspaces",
@@ -132,7 +131,7 @@ class Workspaces:
         self._hosts = hosts
         self._most_files = most_files
         self._empty = empty
-        self.checkpoints = Checkpoints(self._places, self._git_at_root, self._shelf)
+        self.checkpoints = WorkdirCheckpoints(self._places, self._git_at_root, self._shelf)
 
     def ask_also(self, credentials: Credentials) -> None:
         """Who is asked for a fetch where the others have nothing to say."""
@@ -149,7 +148,7 @@ class Workspaces:
         NotFound for a missing repository or base, WorkspaceError for a repository without a commit
         or a branch that is checked out elsewhere.
         """
-        return planning.plan(
+        return layout.plan(
             self._places,
             spec,
             run_name,
@@ -166,15 +165,15 @@ class Workspaces:
         source = self._source(repo)
         if not self._places.cache(source.id).is_dir():
             self._ready()
-            source.reach(self._git(), places.make_private(self._places.scratch))
+            source.reach(self._git(), locks.make_private(self._places.scratch))
 
     def plan_here(self, path: Path) -> Workspace:
         """A directory of the user's own, as it is. Raises NotFound. Looks, and changes nothing."""
-        return planning.plan_here(path)
+        return layout.plan_here(path)
 
     def plan_new(self, path: Path) -> Workspace:
         """A directory of the user's own that is yet to be made. Looks, and changes nothing."""
-        return planning.plan_new(path)
+        return layout.plan_new(path)
 
     def taken(self, workspace: Workspace, branches: Iterable[str]) -> list[str]:
         """Which of these branches the repository has already; of one that is elsewhere, as far as
@@ -216,7 +215,7 @@ class Workspaces:
         Raises InUse while somebody has it.
         """
         self._ready()
-        fd = places.take(self._places, workspace, holder, brief=brief)
+        fd = locks.take(self._places, workspace, holder, brief=brief)
         try:
             if not at_work:
                 self._empty(workspace)
@@ -248,7 +247,7 @@ class Workspaces:
                     self._places, workspace, self._source(workspace.repo), git
                 )
         if workspace.repo:
-            notes += [] if created else places.clear_locks(path, *_locks(workspace))
+            notes += [] if created else locks.clear_locks(path, *_locks(workspace))
             inside = git.at(path, path / ".git", path)
             notes += absent(path, inside) if created else []
             head, branch = inside.head()
@@ -322,12 +321,12 @@ class Workspaces:
         Raises NotFound or UsageError where that cannot be meant, Conflict if somebody works there,
         WorkspaceError.
         """
-        here = planning.plan_here(to)
+        here = layout.plan_here(to)
         self._ready()
         message = Message(text=text, env=self._identity(here, agent)) if text else None
         fd = self.lock(here, "perdure apply")
         try:
-            return applying.apply(
+            return apply.apply(
                 self._places, workspace, self._git(), self._pinned(workspace), here, message
             )
         finally:
@@ -343,13 +342,13 @@ class Workspaces:
         WorkspaceError."""
         self._ready()
         message = Message(text=text, env=self._identity(workspace, agent) | dict(who or {}))
-        return joining.commit(self._places, workspace, self._git(), message)
+        return join.commit(self._places, workspace, self._git(), message)
 
     def changed(self, workspace: Workspace, began: str, head: str, most: int) -> tuple[str, ...]:
         """The names of the first files that differ between two commits of the workdir: hostile
         text. Raises GitFailed."""
         self._ready()
-        return joining.changed(self._places, workspace, self._git(), began, head, most)
+        return join.changed(self._places, workspace, self._git(), began, head, most)
 
     def merge(self, workspace: Workspace, agent: str, commit: str, text: str) -> Joined:
         """Merges a commit of the same repository into the workdir's HEAD, by the agent; conflicts
@@ -357,7 +356,7 @@ class Workspaces:
         where a file cannot be put in place."""
         self._ready()
         message = Message(text=text, env=self._identity(workspace, agent))
-        return joining.merge(self._places, workspace, self._git(), commit, message)
+        return join.merge(self._places, workspace, self._git(), commit, message)
 
     def outgoing(
         self,
@@ -386,7 +385,7 @@ class Workspaces:
         Leaves nothing behind. The root need not exist yet. Raises GitFailed or OSError where no
         checkpoint could be taken.
         """
-        repository = planning.find_repository(cwd, self._environ)
+        repository = layout.find_repository(cwd, self._environ)
         if repository is None:
             return ""
         above = self._places.root
@@ -517,7 +516,7 @@ class Workspaces:
                 if workspace.backend is Backend.WORKTREE
                 else []
             )
-            places.flush_each(Path(workspace.path), *common)
+            locks.flush_each(Path(workspace.path), *common)
 
     @property
     def root(self) -> Path:
@@ -547,7 +546,7 @@ class Workspaces:
             "cache": thing.id,
             "scratch": f"{thing.id}.making" if thing.id else "",
         }
-        with places.held(self._places.lock(names.get(thing.kind) or "scratch"), timeout_s=0.5):
+        with locks.held(self._places.lock(names.get(thing.kind) or "scratch"), timeout_s=0.5):
             return trash.put(
                 self.trash,
                 thing.id or thing.kind,
@@ -582,8 +581,8 @@ class Workspaces:
             return git.at(cache.cwd, cache.git_dir)
 
     def _ready(self) -> None:
-        places.make_directory(self._places.root)
-        places.make_private(self._places.own)
+        locks.make_directory(self._places.root)
+        locks.make_private(self._places.own)
 
     def _git(self) -> Git:
         return Git(
@@ -593,10 +592,10 @@ class Workspaces:
             memory=self._places.git,
         )
 
-    def _source(self, repo: str) -> Source:
+    def _source(self, repo: str) -> RemoteSource:
         if is_remote(repo):
             remote = parse_remote(repo, self._transports)
-            return Source(
+            return RemoteSource(
                 key=remote.key,
                 url=remote.url,
                 scheme=remote.scheme,
@@ -606,15 +605,15 @@ class Workspaces:
                 hosts=self._hosts,
                 ssh=self._ssh,
             )
-        return Source(key=repo, url=str(worktree.common_directory(repo)), scheme="file")
+        return RemoteSource(key=repo, url=str(worktree.common_directory(repo)), scheme="file")
 
     def _make_task(self, path: Path) -> bool:
         """mkdir is one step, so nothing can be half-made; a link in the way would lead out of the
         root."""
         created = not path.is_dir()
         for part in (path.parents[1], path.parent, path):
-            places.make_directory(part)
-            if not places.is_real_directory(part):
+            locks.make_directory(part)
+            if not locks.is_real_directory(part):
                 raise WorkspaceError(
                     f"{part} is a link, and not a directory.", "Move it away and try again."
                 )

@@ -5,8 +5,8 @@ git runs GIT_ASKPASS as a program with its prompt as the only argument. That pro
 supervisor serves while the call lasts. The prompt names the host and path that git is really about
 to talk to, so after a redirect or a `url.insteadOf` it names another one and gets nothing. The
 secret crosses the socket and a pipe; it is never in an argument, an environment, a URL, a file or a
-log. The program's memory cannot be read (`perdure.secrecy`), and only what git started is answered;
-git's own memory is readable to the same user while the call lasts.
+log. The program's memory cannot be read (`perdure.host.secrecy`), and only what git started is
+answered; git's own memory is readable to the same user while the call lasts.
 
 Facts: git 2.39 prompts "Username for 'https://host/owner/repo': " and "Password for
 'https://user@host/owner/repo': " when credential.useHttpPath is on; newer ones percent-encode the

@@ -1,8 +1,8 @@
 """Branches, tags and stashes of a repository that is its agent's alone: they are gone with the
 workdir unless a checkpoint has them.
 
-`photograph` gathers them and makes their commits parents of the checkpoint, so no gc takes them and
-a capsule carries them along; `restoring` brings back what is missing. A branch that is there is
+`capture` gathers them and makes their commits parents of the checkpoint, so no gc takes them and
+a capsule carries them along; `restore` brings back what is missing. A branch that is there is
 never moved: what a checkpoint had gets a ref beside it. A tag comes back as the commit that it
 names, without its message.
 """
@@ -16,10 +16,10 @@ from dataclasses import field
 from typing import Any
 
 from perdure.errors import GitFailed
-from perdure.git import Git
+from perdure.host.git import Git
 from perdure.lateclass import dataclass
 from perdure.model import Backend
-from perdure.workspace.shelf import FATAL, Shelf
+from perdure.workspace.snapshot.shelf import FATAL, Shelf
 
 MOST = 500
 """So many branches and tags are kept of a workdir, and so many stashes."""

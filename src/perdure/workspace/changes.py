@@ -18,11 +18,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from perdure.errors import GitSaidTooMuch, UsageError
-from perdure.git import Git, Result
+from perdure.host.git import Git, GitResult
 from perdure.lateclass import dataclass
 from perdure.model import Workspace
 from perdure.workspace.identity import Places
-from perdure.workspace.places import alternate, is_real_directory, make_private, write
+from perdure.workspace.locks import alternate, is_real_directory, make_private, write
 from perdure.workspace.view import Looker, again, files, looking_alone
 
 PLAIN = (
@@ -41,7 +41,7 @@ Entry = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Desk:
+class ComparisonRepository:
     """A place to work on trees: a bare git that writes its objects and its index here, and borrows
     all others."""
 
@@ -60,7 +60,7 @@ class Desk:
         looker: Looker | None = None,
         index: str = "index",
         cap: int = LARGEST,
-    ) -> Result:
+    ) -> GitResult:
         """git on this desk; with `looker` it sees the files of that workdir. Of more than `cap`
         bytes nothing is taken."""
         git = self.git if looker is None else looker.eye
@@ -120,7 +120,7 @@ def entries(out: bytes) -> dict[str, Entry]:
 
 
 @contextlib.contextmanager
-def desk(places: Places, looker: Looker, *borrowed: Path) -> Iterator[Desk]:
+def desk(places: Places, looker: Looker, *borrowed: Path) -> Iterator[ComparisonRepository]:
     """A desk over the objects that the looker sees, and over further stores of objects."""
     view = looker.eye.git_dir
     assert view is not None
@@ -131,14 +131,16 @@ def desk(places: Places, looker: Looker, *borrowed: Path) -> Iterator[Desk]:
             directory / "objects/info/alternates",
             "".join(f"{alternate(path)}\n" for path in (view / "objects", *borrowed)),
         )
-        yield Desk(directory=directory, git=replace(looker.eye, cwd=view, work_tree=None))
+        yield ComparisonRepository(
+            directory=directory, git=replace(looker.eye, cwd=view, work_tree=None)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shot:
     """A run's files, side by side with what they began as: two trees on one desk."""
 
-    desk: Desk
+    desk: ComparisonRepository
     base: str
     """The commit that the run began at, or where its branch left it."""
     tree: str

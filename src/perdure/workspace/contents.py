@@ -17,7 +17,7 @@ from pathlib import Path
 from perdure.errors import WorkspaceError
 from perdure.lateclass import dataclass
 from perdure.workspace.identity import Places
-from perdure.workspace.places import is_real_directory, read, write
+from perdure.workspace.locks import is_real_directory, read, write
 
 _ID = re.compile(r"[a-z2-7]{26}")
 OWN = frozenset({"work", "repos", "views", "shelves", "locks", "trash", "tmp", "warm"})
@@ -25,8 +25,8 @@ OWN = frozenset({"work", "repos", "views", "shelves", "locks", "trash", "tmp", "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thing:
-    """`kind`: `workdir`, `view`, `shelf`, `cache`, `scratch` or `unknown`. `id` is the workspace's
-    or the cache's."""
+    """`kind`: `workdir`, `view`, `shelf`, `clone_cache`, `scratch` or `unknown`. `id` is the
+    workspace's or the cache's."""
 
     kind: str
     path: Path

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from perdure.errors import UsageError
-from perdure.git.reaching import PORTS
+from perdure.host.git.servers import PORTS
 from perdure.lateclass import dataclass
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

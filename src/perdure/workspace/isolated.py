@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from perdure.errors import WorkspaceError
-from perdure.git import Git
+from perdure.host.git import Git
 from perdure.model import Workspace
-from perdure.workspace import cache as caches
+from perdure.workspace import clone_cache as caches
 from perdure.workspace.identity import Places, is_oid
-from perdure.workspace.places import (
+from perdure.workspace.locks import (
     alternate,
     flush,
     held,
@@ -28,11 +28,11 @@ from perdure.workspace.places import (
     sync,
     write,
 )
-from perdure.workspace.transport import Source
+from perdure.workspace.transport import RemoteSource
 
 
 def prepare(
-    places: Places, workspace: Workspace, source: Source, git: Git
+    places: Places, workspace: Workspace, source: RemoteSource, git: Git
 ) -> tuple[bool, list[str]]:
     """Makes or reuses the workdir. Returns (created, notes). Only making needs the network, and
     only for what is not cached."""
@@ -120,7 +120,13 @@ def _packed_refs(cache: Git) -> str:
 
 
 def _build(
-    stage: Path, workspace: Workspace, cache: Path, source: Source, oid: str, packed: str, git: Git
+    stage: Path,
+    workspace: Workspace,
+    cache: Path,
+    source: RemoteSource,
+    oid: str,
+    packed: str,
+    git: Git,
 ) -> None:
     form = "sha256" if is_oid(oid) and len(oid) == 64 else "sha1"
     git.run(

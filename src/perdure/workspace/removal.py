@@ -2,10 +2,10 @@
 elsewhere.
 
 `prove` says what would be lost, in sentences; what cannot be known counts as lost. A checkpoint
-proves what it holds byte for byte at this moment (`Held`). Build output that git ignores may go to
-the trash, and stays there until a person purges it, unless it is saved too. `put_away` moves, and
-never deletes: the directory by a rename, what git knows of a worktree beside it, commits that only
-its reflog knows under a rescue ref.
+proves what it holds byte for byte at this moment (`HeldFiles`). Build output that git ignores may
+go to the trash, and stays there until a person purges it, unless it is saved too. `put_away` moves,
+and never deletes: the directory by a rename, what git knows of a worktree beside it, commits that
+only its reflog knows under a rescue ref.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from perdure.errors import PerdureError, UsageError
-from perdure.git import Git
+from perdure.host.git import Git
 from perdure.lateclass import dataclass
 from perdure.model import Backend, Workspace
 from perdure.model.checkpoints import BUILT_AGAIN, NO_WORK
 from perdure.workspace import trash
 from perdure.workspace.changes import desk, entries
 from perdure.workspace.identity import Places
-from perdure.workspace.places import held, is_real_directory, read, read_all
+from perdure.workspace.locks import held, is_real_directory, read, read_all
 from perdure.workspace.view import Looker, again, looking_alone
 from perdure.workspace.worktree import (
     LOCKED,
@@ -64,7 +64,7 @@ _OID = re.compile(r"[0-9a-f]{40,64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class HeldFiles:
     """What a checkpoint holds of a workdir as it is at this moment. Names are relative to the
     workdir, as on disk."""
 
@@ -127,7 +127,7 @@ def prove(
     workspace: Workspace,
     git: Git,
     elsewhere: Callable[[], Git],
-    held: Held | None = None,
+    held: HeldFiles | None = None,
 ) -> Proof:
     """Prove where everything in the workdir is saved. Never raises.
 
@@ -155,7 +155,7 @@ def prove(
     return replace(found, lost=(*busy, *found.lost))
 
 
-def _prove_plain(path: Path, held: Held | None) -> Proof:
+def _prove_plain(path: Path, held: HeldFiles | None) -> Proof:
     """A directory without a repository: only a checkpoint can hold what is in it."""
     if held is None:
         found = [name for _, name in zip(range(NAMED + 1), _everything(path), strict=False)]
@@ -188,7 +188,11 @@ def _raise(error: OSError) -> None:
 
 
 def _prove(
-    places: Places, workspace: Workspace, git: Git, elsewhere: Callable[[], Git], held: Held | None
+    places: Places,
+    workspace: Workspace,
+    git: Git,
+    elsewhere: Callable[[], Git],
+    held: HeldFiles | None,
 ) -> Proof:
     with looking_alone(places, workspace, git) as looker:
         if looker is None:
@@ -216,7 +220,7 @@ def _uncommitted(
     looker: Looker,
     workspace: Workspace,
     elsewhere: Callable[[], Git],
-    held: Held | None,
+    held: HeldFiles | None,
 ) -> Iterator[str]:
     """What is not committed and in no checkpoint, a sentence each."""
     status = looker.status()
@@ -240,7 +244,7 @@ def _uncommitted(
         yield f"untracked files{since}: {_named(untracked)}"
 
 
-def _judge_ignored(looker: Looker, held: Held | None) -> tuple[list[str], list[str]]:
+def _judge_ignored(looker: Looker, held: HeldFiles | None) -> tuple[list[str], list[str]]:
     """Ignored files that are nowhere else: sentences of those that keep the workdir, and of the
     build output that does not."""
     names = [name for name in _ignored(looker) if not _rebuildable(looker.top, name)]
@@ -263,7 +267,7 @@ def _judge_ignored(looker: Looker, held: Held | None) -> tuple[list[str], list[s
     return lost, built
 
 
-def _judge_left_out(top: Path, held: Held) -> tuple[list[str], list[str]]:
+def _judge_left_out(top: Path, held: HeldFiles) -> tuple[list[str], list[str]]:
     """The same for what no checkpoint takes. A pipe or a socket holds nothing."""
     lost, built = list[str](), list[str]()
     for name, why in held.left_out:
@@ -277,7 +281,7 @@ def _judge_left_out(top: Path, held: Held) -> tuple[list[str], list[str]]:
     )
 
 
-def _unsaved_heads(looker: Looker, common: Git, held: Held | None) -> Iterator[str]:
+def _unsaved_heads(looker: Looker, common: Git, held: HeldFiles | None) -> Iterator[str]:
     """The commits of a worktree that no branch of its repository has."""
     if not looker.branch and _only_here(common, looker.head) and not _has(held, looker.head):
         yield f"commits on a detached HEAD ({looker.head[:12]}) that no branch has"
@@ -286,7 +290,7 @@ def _unsaved_heads(looker: Looker, common: Git, held: Held | None) -> Iterator[s
             yield f"commits on {name} ({oid[:12]}) that no branch has"
 
 
-def _has(held: Held | None, oid: str) -> bool:
+def _has(held: HeldFiles | None, oid: str) -> bool:
     return held is not None and held.has(oid)
 
 
@@ -321,7 +325,7 @@ def _stands_elsewhere(
 
 
 def _unsaved_refs(
-    looker: Looker, elsewhere: Callable[[], Git], held: Held | None
+    looker: Looker, elsewhere: Callable[[], Git], held: HeldFiles | None
 ) -> tuple[list[str], list[str]]:
     """The refs, HEAD and stashes of an isolated workdir whose commits are nowhere else, a sentence
     each; and with a checkpoint the commits that only its reflog knows, which can be kept beside it.

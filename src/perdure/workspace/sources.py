@@ -13,7 +13,7 @@ import posixpath
 from collections.abc import Iterator
 from pathlib import Path
 
-from perdure.git import Git
+from perdure.host.git import Git
 from perdure.model import Workspace
 from perdure.workspace.identity import Places
 from perdure.workspace.removal import REBUILDABLE

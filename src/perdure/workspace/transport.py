@@ -1,5 +1,5 @@
 """The server that a repository is on, and how git speaks to it: every fetch, push and look over
-there goes through `Source.call`.
+there goes through `RemoteSource.call`.
 
 ssh has the user's keys. For https a login comes from the settings; where they have none and the
 server wants one, the user's own credential helpers are asked. A secret is given to git by
@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from perdure.errors import GitFailed, NotFound, WorkspaceError
-from perdure.git import Git, Result
-from perdure.git.reaching import ANYWHERE, Hosts
-from perdure.git.reading import wants_login
-from perdure.git.ssh import OWN, Ssh
+from perdure.host.git import Git, GitResult
+from perdure.host.git.output import wants_login
+from perdure.host.git.servers import ANYWHERE, Hosts
+from perdure.host.git.ssh import OWN, Ssh
 from perdure.lateclass import dataclass
 from perdure.workspace.askpass import Credentials, broker
 from perdure.workspace.identity import identify
@@ -39,7 +39,7 @@ def absent(error: GitFailed) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class RemoteSource:
     """Where a cache fetches from: an address (or a local directory), by which transport, with whose
     credentials, and which servers may be spoken to. `helpers` is asked where a server wants a login
     and `credentials` has none."""
@@ -64,7 +64,7 @@ class Source:
         *words: str,
         settings: tuple[tuple[str, str], ...] = (),
         timeout_s: float,
-    ) -> Result:
+    ) -> GitResult:
         """Run one git command that speaks to the server. Raises GitFailed, UsageError for a server
         that may not be spoken to."""
         told = (*settings, *self.settings(git.environ))
@@ -127,7 +127,7 @@ class Source:
         told: tuple[tuple[str, str], ...],
         login: tuple[str, str] | None,
         timeout_s: float,
-    ) -> Result:
+    ) -> GitResult:
         with contextlib.ExitStack() as stack:
             asking = stack.enter_context(broker(self.url, login, scratch)) if login else {}
             return git.run(

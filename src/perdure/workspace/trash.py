@@ -26,7 +26,7 @@ from typing import Any
 
 from perdure.errors import Conflict, NotFound, PerdureError, WorkspaceError
 from perdure.lateclass import dataclass
-from perdure.workspace.places import flush, is_real_directory, make_private, sync, write
+from perdure.workspace.locks import flush, is_real_directory, make_private, sync, write
 
 ABOUT = "about.json"
 CLEAN_UPS = ("gc", "clean-up")

@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from perdure.errors import GitFailed, WorkspaceError
-from perdure.git import Git, Status, on_disk
+from perdure.host.git import Git, GitStatus, on_disk
 from perdure.lateclass import dataclass
 from perdure.model import Backend, Workspace
 from perdure.workspace.identity import Places
-from perdure.workspace.places import alternate, held, is_real_directory, make_private, read, write
+from perdure.workspace.locks import alternate, held, is_real_directory, make_private, read, write
 from perdure.workspace.worktree import common_directory, git_directory
 
 _T = TypeVar("_T")
@@ -155,7 +155,7 @@ class Looker:
     head: str
     branch: str
 
-    def status(self) -> Status:
+    def status(self) -> GitStatus:
         return self.eye.status(write_index=self.own)
 
     @property

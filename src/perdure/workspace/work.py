@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from perdure.errors import GitFailed
-from perdure.events import WorkSeen
 from perdure.lateclass import dataclass
 from perdure.model import Saved
+from perdure.model.events import WorkSeen
 from perdure.model.work import COMMITS, FILES, NAME, CommitOfWork, FileOfWork
-from perdure.workspace.escaping import unescape
-from perdure.workspace.places import is_real_directory, read
-from perdure.workspace.shelf import Shelf, joined, split
+from perdure.workspace.locks import is_real_directory, read
+from perdure.workspace.snapshot.escapes import unescape
+from perdure.workspace.snapshot.shelf import Shelf, joined, split
 
 MOST_COMMITS = 10_000
 MOST_REFS = 1000

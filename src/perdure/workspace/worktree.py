@@ -19,10 +19,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from perdure.errors import GitFailed, UsageError, WorkspaceError
-from perdure.git import Git, on_disk
+from perdure.host.git import Git, on_disk
 from perdure.model import Workspace
 from perdure.workspace.identity import Places, identify
-from perdure.workspace.places import (
+from perdure.workspace.locks import (
     discard,
     flush_each,
     held,

@@ -29,7 +29,7 @@ from types import FrameType
 from typing import NoReturn
 
 from perdure.kubernetes import order as orders
-from perdure.kubernetes.result import Result, Told, encode, exit_code
+from perdure.kubernetes.result import AttemptResult, ReceiptResult, encode, exit_code
 from perdure.model import Outcome, OutcomeKind, Usage, Verdict
 
 DATA = Path(os.environ.get("SCRIPTED_DATA", "/data"))
@@ -98,8 +98,8 @@ class Attempt:
 
     def leave(self, outcome: Outcome) -> NoReturn:
         verdict = Verdict.NATIVE if self.before else Verdict.FRESH
-        result = Result(
-            attempt=self.order.attempt, outcome=outcome, session_id=self.session, receipt=Told(verdict=verdict),
+        result = AttemptResult(
+            attempt=self.order.attempt, outcome=outcome, session_id=self.session, receipt=ReceiptResult(verdict=verdict),
             usage=Usage(input=100, output=7), context_version=self.order.contexts[-1], saved="saved" in self.words,
         )  # fmt: skip
         MESSAGE.write_bytes(encode(result))

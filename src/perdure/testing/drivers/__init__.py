@@ -19,14 +19,14 @@ and an agent that speaks to a scripted model server.
 
 from __future__ import annotations
 
-from perdure.testing.drivers.beginning import Beginning
 from perdure.testing.drivers.bench import Bench
-from perdure.testing.drivers.failing import Failing
-from perdure.testing.drivers.going_on import GoingOn
+from perdure.testing.drivers.continuations import GoingOn
+from perdure.testing.drivers.failures import Failing
+from perdure.testing.drivers.starts import StartSuite
 from perdure.testing.drivers.transcripts import Transcripts
 
 __all__ = ["Bench", "DriverConformance"]
 
 
-class DriverConformance(Beginning, GoingOn, Transcripts, Failing):
+class DriverConformance(StartSuite, GoingOn, Transcripts, Failing):
     """Every promise of `AgentDriver` that the real CLI can show."""

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.events import AgentEvent, RetrySeen, SessionSeen
+from perdure.agents.rehearsal import Rehearsal
 from perdure.lateclass import dataclass
 from perdure.model import (
     Command,
@@ -32,14 +32,14 @@ from perdure.model import (
     Start,
     TaskSpec,
 )
+from perdure.model.events import AgentEvent, RetrySeen, SessionSeen
 from perdure.protocols import AgentDriver
-from perdure.rehearsal import Rehearsal
 
 PATIENCE_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class BenchRun:
     """One run of the CLI, as the driver tells it."""
 
     events: list[AgentEvent]
@@ -105,7 +105,7 @@ class Bench:
         transcript: str = "",
         compact_at: CompactAt | None = None,
         **spec: object,
-    ) -> Ran:
+    ) -> BenchRun:
         """Runs the CLI to its end."""
         launch = self.launch(prompt, asked, transcript=transcript, **spec)
         command = self.driver.command(replace(launch, compact_at=compact_at))
@@ -113,7 +113,7 @@ class Bench:
             out, err = process.communicate(command.stdin, timeout=PATIENCE_S)
         return self.read(process.returncode, out, err)
 
-    def run_until(self, prompt: str, retries: int) -> Ran:
+    def run_until(self, prompt: str, retries: int) -> BenchRun:
         """Runs a CLI that would ask again for ever until it did so as often, as an attempt does;
         one that gives up (0) to its end."""
         if not retries:
@@ -134,9 +134,9 @@ class Bench:
                     break
         events = list(chain.from_iterable(self.driver.parse(line.rstrip(b"\n")) for line in said))
         end = Exit(signal=signal.SIGTERM, cause="retrying", at=int(time.time() * 1000))
-        return Ran(events, end, self.driver.outcome(end, events))
+        return BenchRun(events, end, self.driver.outcome(end, events))
 
-    def read(self, returncode: int, out: bytes, err: bytes) -> Ran:
+    def read(self, returncode: int, out: bytes, err: bytes) -> BenchRun:
         """What the driver makes of output and end."""
         events = list(chain.from_iterable(self.driver.parse(line) for line in out.split(b"\n")))
         killed = -returncode if returncode < 0 else None
@@ -146,7 +146,7 @@ class Bench:
             stderr_tail=err.decode("utf-8", "replace"),
             at=int(time.time() * 1000),
         )
-        return Ran(events, end, self.driver.outcome(end, events))
+        return BenchRun(events, end, self.driver.outcome(end, events))
 
     @contextmanager
     def running(

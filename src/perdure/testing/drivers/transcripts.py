@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from perdure.events import UsageSeen
-from perdure.mending import Harm
 from perdure.model import CompactAt, Permissions, Usage
+from perdure.model.events import UsageSeen
+from perdure.rules.transcript_repair import Harm
 from perdure.testing.drivers.bench import Make, Suite, resume
 
 

@@ -11,41 +11,41 @@ Each test is one promise of a protocol in `perdure.protocols`: `RunStore`, `Sess
 
 from __future__ import annotations
 
-from perdure.testing.stores.accounts import Accounts
-from perdure.testing.stores.arriving import Arriving
-from perdure.testing.stores.attempts import Performing, Sessions
-from perdure.testing.stores.boards import Boards
-from perdure.testing.stores.checkpoints import Checkpoints
+from perdure.testing.stores.accounts import AccountSuite
+from perdure.testing.stores.arrivals import Arriving
+from perdure.testing.stores.attempts import Performing, SessionSuite
+from perdure.testing.stores.boards import BoardSuite
+from perdure.testing.stores.checkpoints import CheckpointSuite
 from perdure.testing.stores.claims import Adopting, Claiming, Fencing
-from perdure.testing.stores.counting import Counting
-from perdure.testing.stores.inbox import Inbox
-from perdure.testing.stores.opening import Opening
-from perdure.testing.stores.plans import Plans
-from perdure.testing.stores.postings import Postings
-from perdure.testing.stores.runs import Adding, Finding, Persons
-from perdure.testing.stores.tokens import Tokens
+from perdure.testing.stores.counts import CountSuite
+from perdure.testing.stores.inbox import InboxSuite
+from perdure.testing.stores.loans import Opening
+from perdure.testing.stores.plans import PlanSuite
+from perdure.testing.stores.postings import PostingSuite
+from perdure.testing.stores.runs import Adding, FindSuite, Persons
+from perdure.testing.stores.tokens import TokenSuite
 
 __all__ = ["StoreConformance"]
 
 
 class StoreConformance(
     Adding,
-    Finding,
+    FindSuite,
     Claiming,
     Adopting,
     Fencing,
     Performing,
     Persons,
     Opening,
-    Checkpoints,
+    CheckpointSuite,
     Arriving,
-    Sessions,
-    Plans,
-    Inbox,
-    Postings,
-    Accounts,
-    Boards,
-    Tokens,
-    Counting,
+    SessionSuite,
+    PlanSuite,
+    InboxSuite,
+    PostingSuite,
+    AccountSuite,
+    BoardSuite,
+    TokenSuite,
+    CountSuite,
 ):
     """Every promise of the protocols. The fixture `store` must be empty for each test."""

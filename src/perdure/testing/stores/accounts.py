@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from perdure.errors import LostLease
-from perdure.events import RunQueued
 from perdure.model import OutcomeKind, Parking, RunState, Seat, TaskSpec
-from perdure.testing.stores.making import (
+from perdure.model.events import RunQueued
+from perdure.testing.stores.samples import (
     AGAIN,
     FAILURE,
     LAPSED_S,
@@ -25,7 +25,7 @@ ONE = Seat(account="claude/1", agent="claude", jobs=1)
 HOUR = 3_600_000
 
 
-class Accounts:
+class AccountSuite:
     """`claim` with a seat, `park`, `unpark`, `parked`, `defer`, `seats_taken`, `seats_taken_under`,
     `latest_attempts`."""
 

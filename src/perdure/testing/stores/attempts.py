@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from perdure.errors import Conflict, LostLease
-from perdure.events import AttemptEnded, RunFinished, RunQueued, Said, SessionPinned
 from perdure.model import (
     Condition,
     OutcomeKind,
@@ -20,7 +19,8 @@ from perdure.model import (
     Usage,
     Verdict,
 )
-from perdure.testing.stores.making import (
+from perdure.model.events import AttemptEnded, RunFinished, RunQueued, Said, SessionPinned
+from perdure.testing.stores.samples import (
     AGAIN,
     FAILURE,
     SUCCESS,
@@ -210,7 +210,7 @@ class Performing:
         ).conditions == (newer,)
 
 
-class Sessions:
+class SessionSuite:
     """Conversations by agent and scope."""
 
     def test_one_live_conversation_per_key(self, store: Store) -> None:

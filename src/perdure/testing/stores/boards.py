@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from perdure.events import Said
 from perdure.model import Condition, OutcomeKind, RunState, TaskSpec
-from perdure.testing.stores.making import (
+from perdure.model.events import Said
+from perdure.testing.stores.samples import (
     AGAIN,
     FAILURE,
     SUCCESS,
@@ -28,7 +28,7 @@ SEEN = ending(
 )
 
 
-class Boards:
+class BoardSuite:
     """`board`, `board_counts`, `board_agents`, `latest_word`, `failed_attempts`."""
 
     def test_each_run_is_on_one_list(self, store: Store) -> None:

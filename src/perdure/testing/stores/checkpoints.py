@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from perdure.errors import Conflict, LostLease
-from perdure.events import CheckpointRestored, CheckpointTaken
 from perdure.model import Checkpoint, CopyPart, Saved, SessionKey, SessionState, TaskRun, TaskSpec
-from perdure.testing.stores.making import (
+from perdure.model.events import CheckpointRestored, CheckpointTaken
+from perdure.testing.stores.samples import (
     AGAIN,
     LAPSED_S,
     LEASE_S,
@@ -46,7 +46,7 @@ def checkpoint(run: TaskRun, number: int = 1, attempt: int = 1) -> Checkpoint:
     )
 
 
-class Checkpoints:
+class CheckpointSuite:
     """`add_checkpoint`, `next_checkpoint`, `checkpoints`, `forget_checkpoints` and `restored`."""
 
     def test_a_checkpoint_is_kept_as_it_was_taken(self, store: Store) -> None:

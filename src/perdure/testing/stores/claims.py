@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 
 from perdure.errors import LostLease
-from perdure.events import Said
 from perdure.model import (
     Decision,
     RunState,
     SessionKey,
     TaskSpec,
 )
-from perdure.testing.stores.making import (
+from perdure.model.events import Said
+from perdure.testing.stores.samples import (
     AGAIN,
     FAILURE,
     LAPSED_S,

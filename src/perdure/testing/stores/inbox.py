@@ -10,16 +10,23 @@ from itertools import count
 import pytest
 
 from perdure.errors import Conflict, NotFound
-from perdure.forges import Arrived, DeliveryState, Forge, Intent, IntentKind, Reading
 from perdure.model import TaskSpec
-from perdure.testing.stores.making import Store, place
+from perdure.model.forge.deliveries import (
+    Arrived,
+    DeliveryState,
+    Forge,
+    Intent,
+    IntentKind,
+    PayloadReading,
+)
+from perdure.testing.stores.samples import Store, place
 
 _numbers = count(1)
-DULL = Reading(None, "nothing follows from it")
+DULL = PayloadReading(None, "nothing follows from it")
 
 
 def arrived(
-    id: str = "", body: str = "", *, source: str = "shop", reading: Reading | None = None
+    id: str = "", body: str = "", *, source: str = "shop", reading: PayloadReading | None = None
 ) -> Arrived:
     """A delivery of a comment."""
     number = next(_numbers)
@@ -40,11 +47,11 @@ def arrived(
         event="issue_comment",
         sha256=sha256,
         body=body,
-        reading=reading or Reading(intent),
+        reading=reading or PayloadReading(intent),
     )
 
 
-class Inbox:
+class InboxSuite:
     """`accept`, `inbox`, `waiting_deliveries`, `delivery`, `settle_delivery`, `delay_delivery`,
     `replay_delivery`, `thin_inbox`."""
 

@@ -9,9 +9,9 @@ import pytest
 
 from perdure.errors import Conflict, LostLease, NotFound
 from perdure.model import TaskSpec
-from perdure.plan import Plan, PlannedRun, PlanRun, PlanState, PlanTask, TaskEnd
-from perdure.plan.weaving import weave
-from perdure.testing.stores.making import LEASE_S, Store, submit
+from perdure.rules.plan import Plan, PlannedRun, PlanRun, PlanState, PlanTask, TaskEnd
+from perdure.rules.plan.conversations import weave
+from perdure.testing.stores.samples import LEASE_S, Store, submit
 
 _numbers = count(1)
 
@@ -36,7 +36,7 @@ def plan_of(name: str = "") -> PlanRun:
     )
 
 
-class Plans:
+class PlanSuite:
     """`add_plan`, `plan`, `plans`, `claim_plan`, `renew_plan`, `put_plan`, `release_plan`,
     `put_planned`, `planned`."""
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 
 from perdure.errors import LostLease, NotFound
-from perdure.events import NotPublished, Published
-from perdure.forges.postings import Posting
 from perdure.model import Condition, TaskRun, TaskSpec
+from perdure.model.events import NotPublished, Published
+from perdure.model.forge.postings import Posting
 from perdure.testing.stores.inbox import arrived
-from perdure.testing.stores.making import LEASE_S, Store, claimed, place, submit
+from perdure.testing.stores.samples import LEASE_S, Store, claimed, place, submit
 
 
 def delivered(store: Store, number: int) -> TaskRun:
@@ -27,8 +27,8 @@ def delivered(store: Store, number: int) -> TaskRun:
     )
 
 
-class Postings:
-    """`posting`, `postings_due`, `postings_waiting`, `hold_posting`, `put_posting`,
+class PostingSuite:
+    """`replies`, `postings_due`, `postings_waiting`, `hold_posting`, `put_posting`,
     `hurry_posting`, `tell_run`."""
 
     def test_due_when_its_run_changed(self, store: Store) -> None:

@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 
 from perdure.errors import Conflict, NotFound
-from perdure.events import ContextAdded
 from perdure.model import (
     NOTHING_GIVEN,
     Decision,
@@ -18,7 +17,8 @@ from perdure.model import (
     TaskFile,
     TaskSpec,
 )
-from perdure.testing.stores.making import (
+from perdure.model.events import ContextAdded
+from perdure.testing.stores.samples import (
     AGAIN,
     FAILURE,
     LEASE_S,
@@ -103,7 +103,7 @@ class Adding:
         submit(store, TaskSpec(prompt="y", scope="issue-7"), where="shared")
 
 
-class Finding:
+class FindSuite:
     """How a run is found again."""
 
     def test_a_run_answers_to_four_names(self, store: Store) -> None:

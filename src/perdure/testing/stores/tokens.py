@@ -8,7 +8,7 @@ import pytest
 
 from perdure.errors import Conflict, NotFound
 from perdure.model import Token, TokenScope
-from perdure.testing.stores.making import Store
+from perdure.testing.stores.samples import Store
 
 LONG_S = 86_400.0
 
@@ -22,7 +22,7 @@ def token(name: str, scope: TokenScope = TokenScope.READ, expires: int = 0) -> T
     return Token(name=name, scope=scope, created=0, expires=expires)
 
 
-class Tokens:
+class TokenSuite:
     """`add_token`, `tokens`, `token_of`, `use_token`, `remove_token`, `sign_in`, `signed_in`,
     `sign_out`."""
 

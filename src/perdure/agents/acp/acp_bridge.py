@@ -1,0 +1,516 @@
+"""A program: one turn with one agent that speaks ACP (agentclientprotocol.com, version 1), told as
+JSON lines on stdout.
+
+`AcpDriver` starts it, by its path and with `python -P`, so that nothing of the workdir is ever
+imported. The one argument is the order as JSON (`AcpDriver.command` writes it), the prompt comes by
+stdin, the agent's environment is this process's own. It needs the library `agent-client-protocol`
+(written against 0.12.1), and nothing of perdure.
+
+What it guarantees: no prompt is sent into another conversation than the one asked for; the id is
+printed before the prompt goes out; what the agent replays of an old conversation is never printed
+as its answer; the agent has ended when this program ends.
+
+Where the order has `known`, the agent's transcripts cannot be read: a conversation is loaded rather
+than resumed, and its replay has to hold all known items before the prompt is sent; an id is told
+only if the agent can go on with it.
+
+Lines: `session` (the id), `marks` (hashes of what was said), `prompted`, `tool` (a call that was
+begun), `update` (as the agent sent it), `notice` (words that are not the model's), `again` (a new
+answer in place of one that broke off), `asked` (a permission and the answer), `end` (the stop
+reason and the usage), `error` (the stage that failed, code, message). Exit codes: 0 the turn came
+to an end of its own, 1 it did not, 3 the library is not installed, 143 stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from acp.client.connection import ClientSideConnection
+
+PROTOCOL = 1
+LINE_LIMIT = 1 << 30
+"""Bytes of one message of the agent. asyncio's own limit is 64 KiB."""
+PIECES = 200
+"""Number of pieces of one text up to which each run of neighbors is compared."""
+QUIET_S = 0.5
+"""A replay is over when nothing came for so long: Gemini CLI 0.61.0 sends a part of it after its
+answer to `session/load`."""
+LATE_S = 10.0
+"""Time limit for the rest of a replay that lacks known items."""
+CANCEL_S = 1.0
+END_S = 3.0
+"""What the agent gets to end by itself after its input was closed, and then again after SIGTERM."""
+NOT_INSTALLED = 3
+STOPPED = 143
+LOOKING = ("read", "search", "think")
+
+
+class BridgeRefused(Exception):
+    """The agent cannot do what was ordered."""
+
+
+def say(kind: str, **fields: Any) -> None:
+    """One line for the driver, at once."""
+    sys.stdout.write(json.dumps({"type": kind, **fields}) + "\n")
+    sys.stdout.flush()
+
+
+class Lacking(Exception):
+    """The replay of a conversation lacks known items."""
+
+
+class Items:
+    """What was said in a conversation: prompts, answers and tool calls, in order. A text has its
+    pieces apart."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[str, list[tuple[str, str]]]] = []
+        self.done: set[str] = set()
+
+    def hear(self, update: dict[str, Any]) -> None:
+        kind = str(update.get("sessionUpdate"))
+        if kind in ("tool_call", "tool_call_update"):
+            key = str(update.get("toolCallId"))
+            if ("tool", [("", key)]) not in self.all:
+                self.all.append(("tool", [("", key)]))
+            if update.get("status") == "completed":
+                self.done.add(key)
+            return
+        role = {"user_message_chunk": "prompt", "agent_message_chunk": "said"}.get(kind)
+        words = (update.get("content") or {}).get("text")
+        if role and isinstance(words, str):
+            if not self.all or self.all[-1][0] != role:
+                self.all.append((role, []))
+            self.all[-1][1].append((str(update.get("messageId") or ""), words))
+
+    def marks(self) -> list[str]:
+        """One mark for each answer and each completed call of this turn."""
+        # codex-acp 2.6.0 sends warnings as pieces of an answer, without the message id that its
+        # answers have.
+        named = any(name for role, pieces in self.all for name, _ in pieces if role == "said")
+        found = []
+        for role, pieces in self.all:
+            text = "".join(words for name, words in pieces if name or not named or role == "tool")
+            if (role == "said" and text.strip()) or (role == "tool" and text in self.done):
+                found.append(mark(role, text))
+        return found
+
+    def possible(self) -> set[str]:
+        """The marks of all that a replay can mean: also of pieces that stand next to each other."""
+        found: set[str] = set()
+        for role, pieces in self.all:
+            words = [text for _, text in pieces]
+            for first in range(len(words)):
+                # A replay in thousands of pieces is compared from its whole messages only.
+                ends = range(first + 1, len(words) + 1) if len(words) <= PIECES else (len(words),)
+                found.update(mark(role, "".join(words[first:end])) for end in ends)
+        return found
+
+
+def mark(role: str, text: str) -> str:
+    """A mark that does not depend on white space."""
+    return f"{role}:{hashlib.sha256(' '.join(text.split()).encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+
+
+class Tale:
+    """What the agent tells of its turn, message by message and in order, made into lines."""
+
+    def __init__(self, order: dict[str, Any]) -> None:
+        self.notices: bool = order["notices"]
+        self.again: bool = order["again"]
+        self.calls: dict[str, dict[str, Any]] = {}
+        self.begun: set[str] = set()
+        self.answer = ""
+        self.notice = ""
+        self.failed = False
+
+    def tell(self, update: dict[str, Any]) -> None:
+        kind = update.get("sessionUpdate")
+        if kind in ("tool_call", "tool_call_update"):
+            self._tool(update)
+        elif kind == "agent_message_chunk":
+            self._said(update)
+        elif kind == "session_info_update":
+            # codex-acp 2.6.0 ends a failed turn with `end_turn`; this alone says that it failed.
+            status = ((update.get("_meta") or {}).get("codex") or {}).get("threadStatus") or {}
+            self.failed = self.failed or status.get("type") == "systemError"
+
+    def _tool(self, update: dict[str, Any]) -> None:
+        """A call is told once, when it is really begun: OpenCode announces it before it knows the
+        command."""
+        self.answer = ""
+        key = str(update.get("toolCallId"))
+        self.calls[key] = {
+            **self.calls.get(key, {}),
+            **{name: value for name, value in update.items() if value is not None},
+        }
+        if key not in self.begun and self.calls[key].get("status", "pending") != "pending":
+            self.begun.add(key)
+            say("tool", call=self.calls[key])
+        if update.get("status") in ("completed", "failed"):
+            say("update", update=update)
+
+    def _said(self, update: dict[str, Any]) -> None:
+        key, words = update.get("messageId") or "", (update.get("content") or {}).get("text") or ""
+        if self.notices and not key:
+            self.notice = words.strip()
+            say("notice", text=words)
+            return
+        if self.again and self.answer not in ("", key):
+            say("again")
+        self.answer = key
+        say("update", update=update)
+
+
+class Ear(Tale):
+    """What the agent may ask of us: a permission, and nothing else. Files and terminals are its
+    own."""
+
+    def __init__(self, order: dict[str, Any]) -> None:
+        super().__init__(order)
+        self.cwd = Path(order["cwd"]).resolve()
+        self.allow: str = order["allow"]
+        self.prompted = False
+        self.heard = time.monotonic()
+        self.items = Items()
+
+    def observe(self, event: Any) -> None:
+        """Every message as it came, known to the library's schema or not. What comes before the
+        prompt is a replay, or news of no interest."""
+        message = event.message
+        self.heard = time.monotonic()
+        update = (
+            (message.get("params") or {}).get("update")
+            if message.get("method") == "session/update"
+            else None
+        )
+        if isinstance(update, dict):
+            self.items.hear(update)
+            if self.prompted:
+                self.tell(update)
+
+    async def session_update(self, session_id: str, update: Any, **_: Any) -> None:
+        """Seen by `observe` already, which knows no schema."""
+
+    async def request_permission(
+        self, session_id: str, tool_call: Any, options: list[Any], **_: Any
+    ) -> Any:
+        from acp.schema import AllowedOutcome, DeniedOutcome, RequestPermissionResponse
+
+        granted = self.permits(
+            tool_call.kind or "other", [place.path for place in tool_call.locations or []]
+        )
+        wanted = ("allow_once", "allow_always") if granted else ("reject_once", "reject_always")
+        chosen = next(
+            (option for kind in wanted for option in options if option.kind == kind), None
+        )
+        say(
+            "asked",
+            tool=tool_call.tool_call_id,
+            title=tool_call.title or "",
+            granted=bool(granted and chosen),
+        )
+        if chosen is None:
+            return RequestPermissionResponse(outcome=DeniedOutcome(outcome="cancelled"))
+        return RequestPermissionResponse(
+            outcome=AllowedOutcome(outcome="selected", option_id=chosen.option_id)
+        )
+
+    def permits(self, kind: str, places: list[str]) -> bool:
+        """`nothing`: where the agent's own mode is the limit; `look`; `work`: all but known places
+        outside the workdir; `anything`."""
+        inside = all((self.cwd / place).resolve().is_relative_to(self.cwd) for place in places)
+        return (
+            self.allow == "anything"
+            or (self.allow == "look" and kind in LOOKING)
+            or (self.allow == "work" and inside)
+        )
+
+    async def quiet(self) -> None:
+        """Waits until the agent has said nothing for a while."""
+        while (left := self.heard + QUIET_S - time.monotonic()) > 0:
+            await asyncio.sleep(left)
+
+
+async def converse(
+    agent: ClientSideConnection, ear: Ear, order: dict[str, Any], prompt: str
+) -> int:
+    """One turn. Every failure of the agent is one `error` line."""
+    from acp import RequestError, text_block
+
+    stage = "initialize"
+    try:
+        known = await agent.initialize(protocol_version=PROTOCOL)
+        if known.protocol_version != PROTOCOL:
+            raise BridgeRefused(
+                f"the agent speaks version {known.protocol_version} of the protocol, not {PROTOCOL}"
+            )
+        stage = order["start"]
+        by_word = "known" in order
+        word: dict[str, Any] = {"opened": "new"} if by_word else {}
+        if by_word and order["start"] == "resume":
+            opened, word = await take_up(agent, ear, order, known.agent_capabilities)
+            session = order["session"]
+        else:
+            session, opened = await open_session(agent, ear, order, known.agent_capabilities)
+        about = known.agent_info
+        told = session if not by_word or keeps(known.agent_capabilities) else ""
+        say(
+            "session",
+            session=told,
+            agent=about.name if about else "",
+            version=about.version if about else "",
+            **word,
+        )
+        stage = "settings"
+        await settle(agent, session, opened, order)
+        stage = "prompt"
+        ear.prompted, ear.items = True, Items()
+        say("prompted")
+        asked = [mark("prompt", prompt)]
+        if by_word and told:
+            say("marks", session=told, marks=asked, ended=False)
+        answer = await agent.prompt(session_id=session, prompt=[text_block(prompt)])
+    except RequestError as error:
+        missing = stage in ("resume", "fork") and await is_missing(
+            agent, known.agent_capabilities, order["session"]
+        )
+        say(
+            "error",
+            stage=stage,
+            code=error.code,
+            message=str(error),
+            data=error.data,
+            missing=missing,
+        )
+    except ConnectionError:
+        say("error", stage=stage, code=0, message="the agent ended in the middle of it")
+    except Lacking as error:
+        say("error", stage=stage, code=0, message=str(error), lacking=True)
+    except (BridgeRefused, ValueError) as error:
+        missing = "known" in order and stage == "resume"
+        say("error", stage=stage, code=0, message=str(error), missing=missing)
+    else:
+        if by_word and told and answer.stop_reason == "end_turn":
+            say("marks", session=told, marks=[*asked, *ear.items.marks()], ended=True)
+        if ear.failed:
+            say("error", stage=stage, code=0, message=ear.notice or "the agent reported an error")
+            return 1
+        say(
+            "end",
+            stop=answer.stop_reason,
+            usage=answer.usage.model_dump(by_alias=True, exclude_none=True)
+            if answer.usage
+            else None,
+        )
+        return 0 if answer.stop_reason == "end_turn" else 1
+    return 1
+
+
+async def open_session(
+    agent: ClientSideConnection, ear: Ear, order: dict[str, Any], can: Any
+) -> tuple[str, Any]:
+    """A new conversation, or the one asked for: resumed where the agent can (there is no replay
+    then), else loaded, and forked."""
+    where: dict[str, Any] = {"cwd": order["cwd"], "mcp_servers": []}
+    sessions = getattr(can, "session_capabilities", None)
+    if getattr(sessions, "additional_directories", None):
+        where["additional_directories"] = order["directories"]
+    session = order["session"]
+    if order["start"] == "new":
+        made = await agent.new_session(**where)
+        return made.session_id, made
+    if order["start"] == "fork":
+        if not getattr(sessions, "fork", None):
+            raise BridgeRefused("the agent cannot fork a conversation")
+        forked = await agent.fork_session(session_id=session, **where)
+        return forked.session_id, forked
+    if getattr(sessions, "resume", None):
+        return session, await agent.resume_session(session_id=session, **where)
+    if not getattr(can, "load_session", False):
+        raise BridgeRefused("the agent can neither resume nor load a conversation")
+    while order["hold"] and any(
+        Path(order["home"]).glob(time.strftime(order["hold"], time.gmtime()))
+    ):
+        await asyncio.sleep(0.2)
+    loaded = await agent.load_session(session_id=session, **where)
+    await ear.quiet()
+    return session, loaded
+
+
+def keeps(can: Any) -> bool:
+    """Whether the agent says that it can go on with a conversation."""
+    return bool(
+        getattr(can, "load_session", False)
+        or getattr(getattr(can, "session_capabilities", None), "resume", None)
+    )
+
+
+async def take_up(
+    agent: ClientSideConnection, ear: Ear, order: dict[str, Any], can: Any
+) -> tuple[Any, dict[str, Any]]:
+    """Load the conversation, else resume it. Return the answer, and how it was opened. Raises
+    Lacking, Refused."""
+    where: dict[str, Any] = {"cwd": order["cwd"], "mcp_servers": []}
+    if not getattr(can, "load_session", False):
+        if not keeps(can):
+            raise BridgeRefused("the agent can neither load nor resume a conversation")
+        return await agent.resume_session(session_id=order["session"], **where), {
+            "opened": "resumed"
+        }
+    loaded = await agent.load_session(session_id=order["session"], **where)
+    known = set(order["known"])
+    end = time.monotonic() + LATE_S
+    while True:
+        await ear.quiet()
+        lacking = known - ear.items.possible()
+        if not lacking or time.monotonic() >= end:
+            break
+        await asyncio.sleep(QUIET_S)
+    if lacking:
+        kinds = [each.partition(":")[0] for each in order["known"] if each in lacking]
+        names = {"prompt": "prompt(s)", "said": "answer(s)", "tool": "tool call(s)"}
+        told = ", ".join(
+            f"{kinds.count(kind)} {name}" for kind, name in names.items() if kind in kinds
+        )
+        raise Lacking(
+            f"the agent says that it loaded conversation {order['session']}, but its replay lacks "
+            f"{told} of it"
+        )
+    return loaded, {"opened": "loaded", "replayed": len(order["known"])}
+
+
+async def is_missing(agent: ClientSideConnection, can: Any, session: str) -> bool:
+    """Whether the agent's own list is without the conversation: the only proof, where the error
+    names no cause."""
+    if not getattr(getattr(can, "session_capabilities", None), "list", None):
+        return False
+    cursor: str | None = None
+    with contextlib.suppress(Exception):
+        while True:
+            page = await agent.list_sessions(cursor=cursor)
+            if any(each.session_id == session for each in page.sessions):
+                return False
+            cursor = page.next_cursor
+            if not cursor:
+                return True
+    return False
+
+
+async def settle(
+    agent: ClientSideConnection, session: str, opened: Any, order: dict[str, Any]
+) -> None:
+    """Mode and model, set again for every turn. What the agent does not offer is an error: no turn
+    runs with other settings."""
+    if order["mode"]:
+        await agent.set_session_mode(session_id=session, mode_id=order["mode"])
+    if order["model"]:
+        choices = [
+            option
+            for option in getattr(opened, "config_options", None) or []
+            if option.category == "model"
+        ]
+        if not choices:
+            raise BridgeRefused("the agent does not let its model be chosen")
+        offered = list(values(choices[0].options))
+        if order["model"] not in offered:
+            raise BridgeRefused(
+                f"the agent does not offer the model {order['model']!r}, but "
+                f"{', '.join(offered[:20]) or 'none'}"
+            )
+        await agent.set_config_option(
+            config_id=choices[0].id, session_id=session, value=order["model"]
+        )
+
+
+def values(options: list[Any]) -> Iterator[str]:
+    """The values of a choice, also of one that is in groups."""
+    for option in options:
+        if hasattr(option, "options"):
+            yield from values(option.options)
+        else:
+            yield option.value
+
+
+async def carry_out(order: dict[str, Any], prompt: str) -> int:
+    """Starts the agent, has the turn, ends the agent."""
+    from acp.client.connection import ClientSideConnection
+
+    pipe = asyncio.subprocess.PIPE
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *order["command"], stdin=pipe, stdout=pipe, cwd=order["cwd"], limit=LINE_LIMIT
+        )
+    except OSError as error:
+        say(
+            "error",
+            stage="start",
+            code=0,
+            message=f"{order['command'][0]} cannot be started: {error.strerror}",
+        )
+        return 1
+    ear = Ear(order)
+    agent = ClientSideConnection(
+        ear,  # type: ignore[arg-type]
+        process.stdin,
+        process.stdout,
+        use_unstable_protocol=True,
+        observers=[ear.observe],
+    )
+    turn = asyncio.ensure_future(converse(agent, ear, order, prompt))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, turn.cancel)
+    try:
+        return await turn
+    except asyncio.CancelledError:
+        if order["session"]:
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(agent.cancel(session_id=order["session"]), CANCEL_S)
+        return STOPPED
+    finally:
+        await end(process)
+        await agent.close()
+
+
+async def end(process: asyncio.subprocess.Process) -> None:
+    """Its input is closed, then it is asked, then it is made to. What it has left behind is for the
+    shim."""
+    assert process.stdin is not None
+    process.stdin.close()
+    for last_word in (process.terminate, process.kill):
+        try:
+            await asyncio.wait_for(process.wait(), END_S)
+            return
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                last_word()
+    await process.wait()
+
+
+def main() -> int:
+    try:
+        import acp  # noqa: F401
+    except ImportError:
+        sys.stderr.write("agent-client-protocol is not installed: pip install 'perdure[acp]'\n")
+        return NOT_INSTALLED
+    import logging
+
+    logging.disable(logging.CRITICAL)
+    return asyncio.run(carry_out(json.loads(sys.argv[1]), sys.stdin.buffer.read().decode()))
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)

@@ -1,0 +1,188 @@
+"""The driver for any other agent that speaks ACP: `acp-NAME`, where PERDURE_ACP_NAME holds its
+command.
+
+Made by `driver.make`. perdure does not know where such an agent keeps its conversations, so it can
+never prove by itself that one went on. An agent that offers to load its conversations replays them:
+the bridge holds the replay against what perdure knows, before the prompt is sent. One that only
+offers to resume them is believed. One that offers neither begins a new conversation in each
+attempt, and is given the project map. What reaches the agent of the user's environment besides the
+ordinary variables is named with `--env`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from perdure.agents.acp import events as acp_events
+from perdure.agents.acp import outcome
+from perdure.agents.acp.driver import BRIDGE
+from perdure.agents.shared import programs
+from perdure.errors import AgentMissing
+from perdure.host.extras import install_command
+from perdure.model import (
+    Command,
+    Conversation,
+    Exit,
+    Fill,
+    Launch,
+    Loaded,
+    Outcome,
+    Permissions,
+    Program,
+    Reply,
+    Start,
+    Usage,
+)
+from perdure.model.events import AgentEvent
+from perdure.protocols import Abilities, Archive, Prompt, Retention, Spoken, Warm
+from perdure.rules.transcript_repair import Mended
+
+ALLOW = {Permissions.EDIT: "work", Permissions.FULL: "anything"}
+"""What is granted when it asks, in the bridge's words. Nothing else holds it, so `read` is
+refused."""
+
+
+class AnyAcpDriver:
+    """An `AgentDriver`."""
+
+    archive: Archive | None = None
+    warm: Warm | None = None
+    variables: tuple[str, ...] = ()
+    abilities = Abilities(
+        choose_id=False,
+        fork=False,
+        resume_by_path=False,
+        cwd_bound=False,
+        cumulative_usage=False,
+        max_prompt_bytes=0,
+        transcripts=False,
+    )
+
+    def __init__(self, name: str) -> None:
+        self.name = f"acp-{name}"
+        self.variable = f"PERDURE_ACP_{name.replace('-', '_').upper()}"
+
+    def locate(self, environ: Mapping[str, str]) -> Program:
+        """The agent's whole command, as words of a shell. Raises AgentMissing."""
+        if find_spec("acp") is None:
+            raise AgentMissing(
+                f"{self.name} needs the library agent-client-protocol.",
+                install_command("acp"),
+            )
+        given = environ.get(self.variable, "")
+        words = shlex.split(given)
+        if not words:
+            raise AgentMissing(
+                f"There is no agent named {self.name!r}.",
+                f"For an agent of your own that speaks ACP: {self.variable}=COMMAND",
+            )
+        found = shutil.which(words[0], path=environ.get("PATH", os.defpath))
+        if found is None:
+            raise AgentMissing(f"{self.name} cannot be started: there is no program {given!r}.")
+        return Program(path=shlex.join(words), version=programs.version(Path(found)))
+
+    def home(self, environ: Mapping[str, str]) -> Path:
+        """Not known."""
+        return Path(environ.get("HOME") or "/")
+
+    def refuse(self, launch: Launch) -> str:
+        if launch.spec.permissions not in ALLOW:
+            return (
+                f"{self.name} cannot be held to the level {launch.spec.permissions}: it only asks, "
+                "and may not ask."
+            )
+        return ""
+
+    def command(self, launch: Launch) -> Command:
+        """The bridge, with the order as its argument. Raises ValueError for a fork."""
+        asked = launch.continuation
+        if asked.kind not in (Start.FRESH, Start.REBUILD, Start.RESUME):
+            raise ValueError(f"{self.name} has no continuation {asked.kind}")
+        goes_on = asked.kind is Start.RESUME
+        order = {
+            "command": [*shlex.split(launch.program.path), *launch.spec.agent_args],
+            "cwd": launch.cwd,
+            "directories": [],
+            "start": "resume" if goes_on else "new",
+            "session": asked.session_id if goes_on else "",
+            "known": list(launch.marks),
+            "mode": "",
+            "allow": ALLOW[launch.spec.permissions],
+            "model": launch.spec.model,
+            "notices": False,
+            "again": False,
+            "home": launch.home,
+            "hold": "",
+        }
+        return Command(
+            argv=(sys.executable, "-P", str(BRIDGE), json.dumps(order)),
+            stdin=launch.prompt.encode("utf-8", "replace"),
+        )
+
+    def parse(self, line: bytes) -> Sequence[AgentEvent]:
+        return acp_events.parse(line)
+
+    def outcome(self, exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
+        return outcome.outcome(exit, events, None)
+
+    def by_hand(self, launch: Launch) -> Command:
+        """A new start of the agent: nothing is known of how to go on."""
+        return Command(argv=tuple(shlex.split(launch.program.path)), stdin=b"")
+
+    # Where its conversations lie, and what they look like, nobody here knows: they are looked for
+    # and never found.
+
+    def transcript(self, home: Path, session_id: str) -> Path | None:
+        return None
+
+    def place(self, home: Path, session_id: str, cwd: Path, copy: Path) -> Path:
+        raise ValueError(f"where {self.name} keeps its conversations is not known")
+
+    def belongings(self, transcript: Path) -> Sequence[Path]:
+        return ()
+
+    def prompts(self, transcript: bytes) -> Sequence[Prompt]:
+        return ()
+
+    def conversations(self, home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
+        return ()
+
+    def spoken(self, transcript: bytes) -> Sequence[Spoken]:
+        return ()
+
+    def parent(self, transcript: bytes) -> str:
+        return ""
+
+    def loads(self, transcript: bytes, bases: Sequence[bytes] = ()) -> Loaded | None:
+        return None
+
+    def bases(self, home: Path, transcript: bytes) -> Sequence[Path]:
+        return ()
+
+    def mend(self, copy: bytes, session_id: str, name: str = "", complaint: str = "") -> Mended:
+        return Mended(refusal=f"what {self.name} writes is not known")
+
+    def remains(self, home: Path, session_id: str) -> Sequence[Path]:
+        return ()
+
+    def retention(self, home: Path) -> Retention | None:
+        return None
+
+    def replies(self, transcript: bytes) -> Sequence[Reply]:
+        return ()
+
+    def total(self, transcript: bytes) -> Usage:
+        return Usage()
+
+    def fill(self, transcript: bytes) -> Fill:
+        return Fill()
+
+    def writers(self, home: Path, session_id: str) -> Sequence[int]:
+        return ()

@@ -1,0 +1,400 @@
+"""The driver for agents that speak ACP: `acp-NAME`. Written against version 1 of the protocol and
+`agent-client-protocol` 0.12.1.
+
+Loaded by `perdure.agents.registry.load`. The agent is not started itself: `acp_bridge` is, which
+has one turn with it and tells it in lines. The command of the agent is the one in `KNOWN`, or the
+words of the variable PERDURE_ACP_NAME.
+
+What the protocol says of a conversation is no evidence of it, and the agent keeps the same
+conversation under the same id as its own command line: so transcripts, copies, prompts, writers and
+the words of its failures are left to the agent's native driver. An agent that has none is driven
+without sessions, by `any_agent`.
+
+Permissions, set again for every turn: Codex by its modes (its own sandbox; what it asks for beyond
+that is refused), OpenCode and Gemini CLI as on their command lines. Claude Code has only its
+questions, which are answered by the level; so `read` is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import field, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from perdure.agents.acp import events as acp_events
+from perdure.agents.acp import outcome
+from perdure.agents.codex import driver
+from perdure.agents.gemini import transcript as gemini_files
+from perdure.agents.shared import json_lines, programs
+from perdure.errors import AgentMissing
+from perdure.host.extras import install_command
+from perdure.lateclass import dataclass
+from perdure.model import (
+    Command,
+    Continuation,
+    Conversation,
+    Exit,
+    Fill,
+    Launch,
+    Loaded,
+    Outcome,
+    Permissions,
+    Program,
+    Reply,
+    Rung,
+    Start,
+    Usage,
+)
+from perdure.model.events import AgentEvent
+from perdure.protocols import (
+    Abilities,
+    AgentDriver,
+    Archive,
+    Prompt,
+    Retention,
+    Spoken,
+    Untold,
+    Warm,
+)
+from perdure.rules.transcript_repair import Mended
+
+BRIDGE = Path(__file__).with_name("acp_bridge.py")
+LABEL = "Prompt: "
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_COMMAND = re.compile(rf"\s*(?:{LABEL}\s*)*/")
+"""A prompt that begins so gets the label before it: agents take `/word` for a command of their
+own."""
+_OWN = {Permissions.READ: "nothing", Permissions.EDIT: "nothing", Permissions.FULL: "anything"}
+
+
+@dataclass(frozen=True, slots=True)
+class KnownAgent:
+    """An agent of which it is known how it is started and kept in bounds. `command`: a program of
+    its own; empty: the native one."""
+
+    command: str = ""
+    words: tuple[str, ...] = ()
+    install: str = ""
+    variable: str = ""
+    """The one by which the agent's own program is told to it."""
+    modes: Mapping[Permissions, str] = field(default_factory=dict)
+    allow: Mapping[Permissions, str] = field(default_factory=lambda: _OWN)
+    """What is granted when it asks, in the bridge's words."""
+    fork: bool = False
+    retries: int = 0
+    notices: bool = False
+    """It tells warnings and errors as if the model had said them, without a message id."""
+
+
+KNOWN = {
+    "codex": KnownAgent(
+        command="codex-acp",
+        install="npm install -g @agentclientprotocol/codex-acp",
+        variable="CODEX_PATH",
+        modes={
+            Permissions.READ: "read-only",
+            Permissions.EDIT: "workspace-write",
+            Permissions.FULL: "agent-full-access",
+        },
+        fork=True,
+        notices=True,
+    ),
+    "opencode": KnownAgent(words=("acp",), fork=True, retries=5),
+    "gemini": KnownAgent(words=("--acp",)),
+    "claude": KnownAgent(
+        command="claude-agent-acp",
+        install="npm install -g @agentclientprotocol/claude-agent-acp (it needs Node 22)",
+        modes={Permissions.EDIT: "default", Permissions.FULL: "bypassPermissions"},
+        allow={Permissions.EDIT: "work", Permissions.FULL: "anything"},
+        fork=True,
+    ),
+}
+"""codex-acp 2.6.0, OpenCode 1.18.33, Gemini CLI 0.61.0; claude-agent-acp as documented for 0.100.0,
+not run by the tests."""
+
+
+@dataclass(frozen=True, slots=True)
+class AcpArchive:
+    """An `Archive`: the native driver's, restored into by the agent's program without the words
+    that make it speak ACP."""
+
+    native: Archive
+    words: tuple[str, ...]
+
+    def read(self, home: Path, session_id: str) -> bytes | None:
+        return self.native.read(home, session_id)
+
+    def find(self, home: Path, mark: str) -> str:
+        """Empty: over ACP a conversation gets no title, and needs none, for its id is told before
+        the model is asked."""
+        return ""
+
+    def unheard(self, piece: bytes) -> Sequence[AgentEvent]:
+        """Nothing: over ACP a tool is told when it begins."""
+        return ()
+
+    def moved(self, copy: bytes, directory: Path) -> bytes:
+        return self.native.moved(copy, directory)
+
+    def restore(self, program: Program, session_id: str, copy: bytes) -> Command:
+        command = self.native.restore(program, session_id, copy)
+        given = shlex.split(program.path)
+        own = (
+            given[: -len(self.words)]
+            if tuple(given[-len(self.words) :]) == self.words
+            else given[:1]
+        )
+        return replace(command, argv=(*own, *command.argv[1:]))
+
+
+class AcpDriver:
+    """An `AgentDriver`, over that of the agent's own command line."""
+
+    def __init__(self, name: str, native: AgentDriver) -> None:
+        self.name, self.native, self.known = f"acp-{name}", native, KNOWN[name]
+        self.archive: Archive | None = (
+            AcpArchive(native.archive, self.known.words) if native.archive else None
+        )
+        self.warm: Warm | None = None
+        self.variables = native.variables
+        self.abilities: Abilities = replace(
+            native.abilities,
+            choose_id=False,
+            fork=self.known.fork,
+            resume_by_path=False,
+            fork_at=False,
+            cumulative_usage=False,
+            compacts=native.abilities.compacts and name == "claude",
+            retries_in_a_row=self.known.retries,
+        )
+
+    def locate(self, environ: Mapping[str, str]) -> Program:
+        """The agent's whole command, as words of a shell. Raises AgentMissing, also where perdure's
+        own extra is not installed."""
+        if find_spec("acp") is None:
+            raise AgentMissing(
+                f"{self.name} needs the library agent-client-protocol.",
+                install_command("acp"),
+            )
+        path = environ.get("PATH", os.defpath)
+        if given := environ.get(f"PERDURE_{self.name.replace('-', '_').upper()}"):
+            words = shlex.split(given)
+            if not words or shutil.which(words[0], path=path) is None:
+                raise AgentMissing(f"{self.name} cannot be started: there is no program {given!r}.")
+            return Program(
+                path=shlex.join(words),
+                version=programs.version(Path(shutil.which(words[-1], path=path) or words[0])),
+            )
+        if not self.known.command:
+            own = self.native.locate(environ)
+            return Program(path=shlex.join([own.path, *self.known.words]), version=own.version)
+        found = shutil.which(self.known.command, path=path)
+        if found is None:
+            raise AgentMissing(
+                f"{self.known.command} is not installed: it is not on PATH.", self.known.install
+            )
+        words = [found, *self.known.words]
+        if self.known.variable and self.known.variable not in environ:
+            words = ["env", f"{self.known.variable}={self.native.locate(environ).path}", *words]
+        return Program(path=shlex.join(words), version=programs.version(Path(found)))
+
+    def home(self, environ: Mapping[str, str]) -> Path:
+        return self.native.home(environ)
+
+    def refuse(self, launch: Launch) -> str:
+        """As on the agent's command line, and a level that nothing enforces."""
+        if launch.spec.permissions not in self.known.allow:
+            return (
+                f"{self.name} cannot be held to the level {launch.spec.permissions}: it only asks, "
+                "and may not ask."
+            )
+        return self.native.refuse(launch)
+
+    def command(self, launch: Launch) -> Command:
+        """The bridge, with the order as its argument. Raises ValueError for a bad id."""
+        asked, level = launch.continuation, launch.spec.permissions
+        if asked.rung is Rung.PATH or asked.kind not in (
+            Start.FRESH,
+            Start.REBUILD,
+            Start.RESUME,
+            Start.FORK,
+        ):
+            raise ValueError(f"ACP has no continuation {asked.kind} by {asked.rung}")
+        goes_on = asked.kind in (Start.RESUME, Start.FORK)
+        order = {
+            "command": [*shlex.split(launch.program.path), *self._arguments(launch)],
+            "cwd": launch.cwd,
+            "directories": [str(root) for root in self._directories(launch)],
+            "start": str(asked.kind) if goes_on else "new",
+            "session": self._checked(asked.session_id, launch) if goes_on else "",
+            "mode": self.known.modes.get(level, ""),
+            "allow": self.known.allow[level],
+            "model": "" if self.native.name == "gemini" else launch.spec.model,
+            "notices": self.known.notices,
+            "again": bool(self.known.retries),
+            "home": launch.home,
+            "hold": self._hold(launch) if goes_on else "",
+        }
+        argv = (sys.executable, "-P", str(BRIDGE), json.dumps(order))
+        return Command(
+            argv=argv, stdin=self._sent(launch.prompt).encode(), env=self._fresh(launch).env
+        )
+
+    def _fresh(self, launch: Launch) -> Command:
+        """What the native driver would start for a new conversation: its variables and flags hold
+        here too."""
+        return self.native.command(replace(launch, continuation=Continuation(kind=Start.FRESH)))
+
+    def _checked(self, session_id: str, launch: Launch) -> str:
+        """The id, in the native driver's grammar. Raises ValueError."""
+        asked = Continuation(kind=Start.RESUME, session_id=session_id)
+        self.native.command(replace(launch, continuation=asked))
+        return session_id
+
+    def _arguments(self, launch: Launch) -> list[str]:
+        """For Gemini CLI the flags of its command line hold over ACP too; the others get the user's
+        own arguments."""
+        if self.native.name != "gemini":
+            return list(launch.spec.agent_args)
+        return [
+            word for word in self._fresh(launch).argv[1:] if word != "--output-format=stream-json"
+        ]
+
+    def _directories(self, launch: Launch) -> Sequence[Path]:
+        """What Codex's sandbox must let it write for a commit."""
+        commits = (
+            self.native.name == "codex"
+            and launch.spec.permissions is Permissions.EDIT
+            and not launch.spec.here
+        )
+        return driver.git_roots(Path(launch.cwd)) if commits else ()
+
+    def _hold(self, launch: Launch) -> str:
+        """The file that Gemini CLI 0.61.0 would empty by loading the conversation again within one
+        minute: it is waited until the minute is over."""
+        if self.native.name != "gemini":
+            return ""
+        return f"tmp/*/chats/session-%Y-%m-%dT%H-%M-{launch.continuation.session_id[:8]}.jsonl"
+
+    def parse(self, line: bytes) -> Sequence[AgentEvent]:
+        return acp_events.parse(line)
+
+    def outcome(self, exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
+        return outcome.outcome(exit, events, self.native.outcome)
+
+    def transcript(self, home: Path, session_id: str) -> Path | None:
+        return self.native.transcript(home, session_id)
+
+    def place(self, home: Path, session_id: str, cwd: Path, copy: Path) -> Path:
+        return self.native.place(home, session_id, cwd, copy)
+
+    def belongings(self, transcript: Path) -> Sequence[Path]:
+        return self.native.belongings(transcript)
+
+    def prompts(self, transcript: bytes) -> Sequence[Prompt]:
+        return tuple(
+            Prompt(self._original(prompt.text)) for prompt in self.native.prompts(transcript)
+        )
+
+    def _sent(self, prompt: str) -> str:
+        """The prompt with a word before what an agent would take for a command. Gemini's own driver
+        knows more of those."""
+        if self.native.name == "gemini":
+            return gemini_files.sent(prompt)
+        return f"{LABEL}{prompt}" if _COMMAND.match(prompt) else prompt
+
+    def _original(self, words: str) -> str:
+        """What was to be sent; Gemini's own driver has taken the word away already."""
+        return (
+            words.removeprefix(LABEL)
+            if self.native.name != "gemini" and _COMMAND.match(words)
+            else words
+        )
+
+    def conversations(self, home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
+        return self.native.conversations(home, limit, only)
+
+    def spoken(self, transcript: bytes) -> Sequence[Spoken]:
+        return self.native.spoken(transcript)
+
+    def parent(self, transcript: bytes) -> str:
+        return self.native.parent(transcript)
+
+    def loads(self, transcript: bytes, bases: Sequence[bytes] = ()) -> Loaded | None:
+        return self.native.loads(transcript, bases)
+
+    def bases(self, home: Path, transcript: bytes) -> Sequence[Path]:
+        return self.native.bases(home, transcript)
+
+    def mend(self, copy: bytes, session_id: str, name: str = "", complaint: str = "") -> Mended:
+        return self.native.mend(copy, session_id, name, complaint)
+
+    def remains(self, home: Path, session_id: str) -> Sequence[Path]:
+        return self.native.remains(home, session_id)
+
+    def retention(self, home: Path) -> Retention | None:
+        return self.native.retention(home)
+
+    def fill(self, transcript: bytes) -> Fill:
+        return self.native.fill(transcript)
+
+    def replies(self, transcript: bytes) -> Sequence[Reply]:
+        return self.native.replies(transcript)
+
+    def total(self, transcript: bytes) -> Usage:
+        """Zero: over ACP usage is told for each turn."""
+        return Usage()
+
+    def untold(self, content: bytes) -> Sequence[AgentEvent]:
+        return self.native.untold(content) if isinstance(self.native, Untold) else ()
+
+    def by_hand(self, launch: Launch) -> Command:
+        """The agent's own program, by its name."""
+        return self.native.by_hand(replace(launch, program=Program(path=self.native.name)))
+
+    def writers(self, home: Path, session_id: str) -> Sequence[int]:
+        """By the agent's own register; where it has none, also the bridges whose order names the
+        conversation."""
+        own = self.native.writers(home, session_id)
+        return own if self.native.name == "codex" else sorted({*own, *_bridges(home, session_id)})
+
+
+def _bridges(home: Path, session_id: str) -> Iterator[int]:
+    """Reads the command lines of all processes that it may see."""
+    for entry in Path("/proc").iterdir() if session_id else ():
+        if not entry.name.isdecimal():
+            continue
+        with suppress(OSError):
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            order = (
+                json_lines.read(words[3])
+                if len(words) > 3 and words[2].endswith(b"/acp_bridge.py")
+                else None
+            )
+            if order and order.get("session") == session_id and order.get("home") == str(home):
+                yield int(entry.name)
+
+
+def make(name: str) -> AgentDriver:
+    """The driver of `acp-NAME`: with sessions, where a native driver can read its conversations.
+    Raises AgentMissing for what can be no name."""
+    from perdure.agents.registry import load
+
+    if name in KNOWN:
+        return AcpDriver(name, load(name))
+    if not _NAME.fullmatch(name):
+        raise AgentMissing(
+            f"There is no agent named 'acp-{name}'.",
+            f"One of: {', '.join(f'acp-{known}' for known in sorted(KNOWN))}.",
+        )
+    from perdure.agents.acp.any_agent import AnyAcpDriver
+
+    return AnyAcpDriver(name)

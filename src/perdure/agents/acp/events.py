@@ -1,0 +1,209 @@
+"""The lines of `acp_bridge` as events. Pure; written against version 1 of the protocol.
+
+An agent tells its usage, if at all, once at the end of a turn, and for that turn alone. Its words
+come in pieces. What it wants to run is named in fields that differ from agent to agent, so the
+command is looked for in several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from perdure.agents.shared import json_lines
+from perdure.agents.shared.calls import sandboxed
+from perdure.model import Usage
+from perdure.model.events import (
+    AgentEvent,
+    ItemsMarked,
+    RetrySeen,
+    SaidPart,
+    SessionSeen,
+    ToolDenied,
+    ToolEnded,
+    ToolStarted,
+    TurnEnded,
+    TurnStarted,
+    Unrecognised,
+    UsageSeen,
+)
+
+SUMMARY = 500
+_HINTS = {
+    "read": "reads",
+    "search": "reads",
+    "fetch": "reads",
+    "think": "reads",
+    "edit": "edits",
+    "delete": "edits",
+    "move": "edits",
+    "execute": "runs",
+}
+"""What a call's kind says of it. `other` says nothing."""
+
+
+def parse(line: bytes) -> Sequence[AgentEvent]:
+    """The events of one line; never raises."""
+    if not line.strip():
+        return ()
+    found = json_lines.read(line) or {}
+    match found.get("type"):
+        case "session":
+            return (_session(found),)
+        case "marks":
+            return _marked(found)
+        case "prompted":
+            return (TurnStarted(),)
+        case "tool":
+            return (_started(found.get("call")),)
+        case "update":
+            return _update(found.get("update"))
+        case "again":
+            return (RetrySeen(detail="the answer broke off"),)
+        case "asked":
+            return _asked(found)
+        case "notice":
+            return ()
+        case "end":
+            return _end(found)
+        case "error":
+            return (_error(found),)
+        case _:
+            return (Unrecognised(json_lines.text(line.decode("utf-8", "replace"))),)
+
+
+def _session(found: dict[str, Any]) -> SessionSeen:
+    replayed = found.get("replayed")
+    return SessionSeen(
+        json_lines.text(found.get("session"), SUMMARY),
+        version=json_lines.text(found.get("version"), SUMMARY),
+        opened=json_lines.text(found.get("opened"), SUMMARY),
+        replayed=replayed if isinstance(replayed, int) else None,
+    )
+
+
+def _marked(found: dict[str, Any]) -> Sequence[AgentEvent]:
+    marks, session = found.get("marks"), json_lines.text(found.get("session"), SUMMARY)
+    if not isinstance(marks, list) or not session:
+        return ()
+    return (
+        ItemsMarked(
+            session,
+            tuple(json_lines.text(mark, SUMMARY) for mark in marks),
+            ended=found.get("ended") is True,
+        ),
+    )
+
+
+def _asked(found: dict[str, Any]) -> Sequence[AgentEvent]:
+    """A permission that was not granted: the call does not run."""
+    if found.get("granted") is not False:
+        return ()
+    title = json_lines.text(found.get("title"), SUMMARY)
+    return (ToolDenied(json_lines.text(found.get("tool"), SUMMARY), "tool", title),)
+
+
+def _started(call: Any) -> ToolStarted:
+    name = next(
+        (
+            word
+            for key in ("name", "kind", "title")
+            if (word := json_lines.text(json_lines.part(call, key), SUMMARY))
+        ),
+        "tool",
+    )
+    command = json_lines.part(call, "rawInput", "command")
+    words = (
+        " ".join(word for word in command if isinstance(word, str))
+        if isinstance(command, list)
+        else json_lines.text(command, json_lines.COMMAND)
+    )
+    return ToolStarted(
+        _id(call),
+        name,
+        json_lines.text(words, json_lines.COMMAND)
+        or json_lines.text(json_lines.part(call, "title"), SUMMARY),
+        hint=_HINTS.get(json_lines.text(json_lines.part(call, "kind"), SUMMARY), ""),
+    )
+
+
+def _id(call: Any) -> str:
+    return json_lines.text(json_lines.part(call, "toolCallId"), SUMMARY)
+
+
+def _update(update: Any) -> Sequence[AgentEvent]:
+    kind, status = json_lines.part(update, "sessionUpdate"), json_lines.part(update, "status")
+    if kind == "agent_message_chunk":
+        said = json_lines.text(json_lines.part(update, "content", "text"))
+        return (SaidPart(said),) if said else ()
+    if kind in ("tool_call", "tool_call_update") and status in ("completed", "failed"):
+        told = json_lines.part(update, "_meta", "terminal_exit", "exit_code")
+        code = (
+            told if told is not None else json_lines.part(update, "rawOutput", "metadata", "exit")
+        )
+        ok = status == "completed" and not code
+        ended = ToolEnded(_id(update), ok, _output(update), code=json_lines.exit_code(code))
+        if not ok and sandboxed(ended.summary):
+            return (ToolDenied(ended.tool_id, "", by="sandbox"), ended)
+        return (ended,)
+    return ()
+
+
+def _output(update: Any) -> str:
+    raw = json_lines.text(json_lines.part(update, "rawOutput", "output"), SUMMARY)
+    told = (
+        json_lines.text(json_lines.part(item, "content", "text"), SUMMARY)
+        for item in json_lines.items(json_lines.part(update, "content"))
+    )
+    return raw or next((words for words in told if words), "")
+
+
+def _end(found: dict[str, Any]) -> Sequence[AgentEvent]:
+    used = (UsageSeen(_usage(found["usage"])),) if isinstance(found.get("usage"), dict) else ()
+    stop = json_lines.text(found.get("stop"), SUMMARY)
+    ok = stop == "end_turn"
+    return (
+        *used,
+        TurnEnded(
+            ok=ok,
+            text="" if ok else f"the turn ended with the reason {stop!r}",
+            turns=1,
+            facts={"stop": stop},
+        ),
+    )
+
+
+def _usage(used: Any) -> Usage:
+    """Of one turn. The agents take the cached parts out of the input; here they are put back, as
+    everywhere in perdure."""
+    cached, written = (
+        json_lines.whole(json_lines.part(used, "cachedReadTokens")),
+        json_lines.whole(json_lines.part(used, "cachedWriteTokens")),
+    )
+    return Usage(
+        input=json_lines.whole(json_lines.part(used, "inputTokens")) + cached + written,
+        output=json_lines.whole(json_lines.part(used, "outputTokens")),
+        cached=cached,
+        cache_write=written,
+    )
+
+
+def _error(found: dict[str, Any]) -> TurnEnded:
+    """The agent's message and what its `data` says beyond it."""
+    more = (
+        json_lines.text(json_lines.part(found, "data", key), SUMMARY)
+        for key in ("details", "message", "errorName", "codexErrorInfo")
+    )
+    words = ": ".join(
+        dict.fromkeys(word for word in (json_lines.text(found.get("message")), *more) if word)
+    )
+    code = found.get("code")
+    facts = {
+        "stage": json_lines.text(found.get("stage"), SUMMARY),
+        "code": str(code) if isinstance(code, int) else "0",
+    }
+    if found.get("missing") is True:
+        facts["missing"] = "yes"
+    if found.get("lacking") is True:
+        facts["lacking"] = "yes"
+    return TurnEnded(ok=False, text=words or "an error without a word", turns=1, facts=facts)

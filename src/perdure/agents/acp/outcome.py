@@ -1,0 +1,93 @@
+"""How a turn over ACP ended. Pure.
+
+Success is the stop reason `end_turn` and exit code 0 of the bridge. A failure is a JSON-RPC error
+whose words are the agent's own: `native` reads them where it can, because they are the words of its
+command line too. What was seen over ACP alone is named here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from perdure.agents.shared.endings import by_process, by_supervisor, ending, judge, rule
+from perdure.model import Exit, Outcome, OutcomeKind
+from perdure.model.events import AgentEvent, TurnEnded
+
+_K = OutcomeKind
+
+AUTH_REQUIRED = "-32000"
+NOT_FOUND = "-32002"
+"""The protocol's own codes."""
+NOT_INSTALLED = 3
+STOPPED = 143
+
+_GONE = rule(
+    _K.SESSION_MISSING,
+    r"no rollout found|thread not found|Invalid session identifier|No previous sessions "
+    r"found|Resource not found",
+)
+"""The second one comes from codex-acp 2.6.0 with the prompt: the resume of a thread whose file is
+gone succeeds."""
+_WORDS = (
+    rule(
+        _K.CONTEXT_EXHAUSTED, r"context.?length|context window|prompt is too long|maximum context"
+    ),
+    rule(_K.AUTH_FAILED, r"api.?key|unauthori[sz]ed|authentication"),
+    rule(_K.RATE_LIMITED, r"usage limit|rate.?limit|too many requests|quota"),
+    rule(
+        _K.OVERLOADED,
+        r"overloaded|high demand|timed? ?out|connection (closed|reset|refused)|unavailable",
+    ),
+)
+_STOPS = {
+    "max_turn_requests": _K.MAX_TURNS,
+    "refusal": _K.REFUSED,
+    "max_tokens": _K.TRUNCATED,
+    "cancelled": _K.CANCELLED,
+}
+
+Native = Callable[[Exit, Sequence[AgentEvent]], Outcome]
+
+
+def outcome(exit: Exit, events: Sequence[AgentEvent], native: Native | None) -> Outcome:
+    """The one outcome of the attempt."""
+    if stopped := by_supervisor(exit):
+        return stopped
+    ended = next((event for event in reversed(events) if isinstance(event, TurnEnded)), None)
+    if ended is None:
+        kind = _K.CONFIG_ERROR if exit.code == NOT_INSTALLED else None
+        return (
+            ending(kind, exit.stderr_tail, exit)
+            if kind
+            else by_process(exit, "it ended without a result")
+        )
+    if ended.ok:
+        return (
+            ending(_K.SUCCEEDED, "", exit)
+            if exit.code == 0
+            else by_process(exit, "it completed the turn, yet failed")
+        )
+    kind = _by_protocol(ended)
+    if kind is not None:
+        return ending(kind, ended.text, exit)
+    found = native(exit, events) if native else ending(_K.FAILED, ended.text, exit)
+    if found.kind is _K.FAILED and (kind := judge(ended.text, _WORDS)):
+        return ending(kind, ended.text, exit)
+    return found
+
+
+def _by_protocol(ended: TurnEnded) -> OutcomeKind | None:
+    """What stage, code and stop reason say by themselves. That a conversation could not be opened
+    is no proof that it is lost."""
+    stage, code = ended.facts.get("stage", ""), ended.facts.get("code", "")
+    if stop := ended.facts.get("stop"):
+        return _STOPS.get(stop, _K.FAILED)
+    if "lacking" in ended.facts:
+        return _K.SESSION_BROKEN
+    if stage in ("resume", "fork") and (code == NOT_FOUND or "missing" in ended.facts):
+        return _K.SESSION_MISSING
+    if stage in ("resume", "fork", "settings", "prompt") and judge(ended.text, (_GONE,)):
+        return _K.SESSION_MISSING
+    if code == AUTH_REQUIRED:
+        return _K.AUTH_FAILED
+    return _K.CONFIG_ERROR if stage in ("start", "settings") else None

@@ -1,0 +1,349 @@
+"""The driver for Claude Code: how it is started, and what its output and files mean. Written
+against 2.1.329.
+
+Loaded by `perdure.agents.registry.load`. The events, the classifier and the files have rooms of
+their own beside this one.
+
+Permissions, and why these flags:
+
+- `read`: `dontAsk` denies whatever would be asked for, so only reading tools and shell commands
+  that the CLI knows to be harmless run; the editing tools are taken away as well, because the
+  user's own settings may allow them.
+- `edit`: files in the workdir may be changed (`acceptEdits`) and any shell command runs (`Bash`
+  allowed): tests and git are of no use otherwise. A shell command is not confined to the workdir.
+  Everything else that would be asked for is denied.
+- `full`: nothing is asked. As root the CLI refuses this unless IS_SANDBOX=1 is in the user's
+  environment.
+
+A word `@file` in a prompt is replaced by nothing, but the CLI adds the file to the request, as it
+does for a person.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from perdure.agents.claude import events as claude_events
+from perdure.agents.claude import loads, outcome
+from perdure.agents.claude import transcript as claude_files
+from perdure.agents.claude.settings import FLAG, NEEDED, settings
+from perdure.agents.claude.warm import ClaudeWarm
+from perdure.agents.shared import programs, refusals, retention
+from perdure.agents.shared.ids import checked
+from perdure.config.home import user_home
+from perdure.model import (
+    Command,
+    Conversation,
+    Exit,
+    Fill,
+    Launch,
+    Loaded,
+    Outcome,
+    Permissions,
+    Program,
+    Reply,
+    Rung,
+    Start,
+    Usage,
+)
+from perdure.model.events import AgentEvent
+from perdure.protocols import Abilities, Prompt, Retention, Spoken, Warm
+from perdure.rules.transcript_repair import Mended
+from perdure.rules.transcript_repair import claude as claude_mending
+
+PACKAGE = programs.Package("claude", "PERDURE_CLAUDE", "@anthropic-ai", "claude-code", "claude")
+
+MAX_PROMPT_BYTES = 10 * 1024 * 1024
+"""One byte more is refused: `piped stdin input exceeds 10MB`."""
+
+_PERMISSIONS = {
+    Permissions.READ: ("--permission-mode=dontAsk", "--disallowedTools=Edit,Write,NotebookEdit"),
+    Permissions.EDIT: ("--permission-mode=acceptEdits", "--allowedTools=Bash"),
+    Permissions.FULL: ("--permission-mode=bypassPermissions",),
+}
+
+_UNATTENDED = {
+    "DISABLE_AUTOUPDATER": "1",
+    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+    "CLAUDE_CODE_MAX_RETRIES": "3",
+}
+"""Defaults, which the user's own variables go before. Three tries of the CLI's own (ten take
+minutes): perdure waits better."""
+
+ANSWER = 20_000
+"""Tokens of a window that 2.1.329 keeps free for the answer: with 50 % of 1,000,000 it compacts at
+490,000."""
+
+_RESERVED = frozenset(
+    {
+        "-c",
+        "--continue",
+        "-r",
+        "--resume",
+        "--session-id",
+        "--fork-session",
+        "--resume-session-at",
+        "--no-session-persistence",
+        "--from-pr",
+    }
+    | {"--resume-drops-turn", "-w", "--worktree", "--teleport", "--remote"}
+    | {
+        "-p",
+        "--print",
+        "--output-format",
+        "--input-format",
+        "--bg",
+        "--background",
+        "--cloud",
+        "--desktop",
+        "-h",
+        "--help",
+        "-v",
+        "--version",
+        "--",
+    }
+)
+
+
+class ClaudeDriver:
+    """An `AgentDriver`."""
+
+    name = "claude"
+    archive = None
+    warm: Warm | None
+    abilities = Abilities(
+        choose_id=True,
+        fork=True,
+        resume_by_path=True,
+        cwd_bound=False,
+        cumulative_usage=False,
+        max_prompt_bytes=MAX_PROMPT_BYTES,
+        name_fork=True,
+        fork_at=True,
+        compacts=True,
+    )
+    variables = (
+        *(
+            "ANTHROPIC_*",
+            "CLAUDE_CONFIG_DIR",
+            "CLAUDE_CODE_*",
+            "DISABLE_*",
+            "IS_SANDBOX",
+            "API_TIMEOUT_MS",
+            "BASH_*_TIMEOUT_MS",
+            "MCP_*TIMEOUT",
+        ),
+        *(
+            "MAX_THINKING_TOKENS",
+            "MAX_MCP_OUTPUT_TOKENS",
+            "ENABLE_TOOL_SEARCH",
+            "USE_BUILTIN_RIPGREP",
+        ),
+        *(
+            "AWS_*",
+            "GOOGLE_APPLICATION_CREDENTIALS",
+            "GOOGLE_CLOUD_PROJECT",
+            "GCLOUD_PROJECT",
+            "CLOUD_ML_REGION",
+            "VERTEX_REGION_*",
+        ),
+        *(
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "NO_PROXY",
+            "ALL_PROXY",
+            "http_proxy",
+            "https_proxy",
+            "no_proxy",
+            "all_proxy",
+        ),
+        *("NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+        *(
+            "!CLAUDE_CODE_SESSION_*",
+            "!CLAUDE_CODE_CHILD_*",
+            "!CLAUDE_CODE_MESSAGING_*",
+            "!CLAUDE_CODE_ENTRYPOINT",
+            "!CLAUDE_CODE_EXECPATH",
+        ),
+        *("!CLAUDE_CODE_SSE_PORT", "!CLAUDE_CODE_RESUME_*", "!CLAUDE_CODE_SKIP_PROMPT_HISTORY"),
+    )
+    """`!pattern` takes names out again: what a running Claude Code sets for its children would tie
+    the agent to that session, and two settings would resume by themselves or keep the conversation
+    from being saved."""
+
+    def __init__(self) -> None:
+        self.warm = ClaudeWarm(self.command)
+
+    def locate(self, environ: Mapping[str, str]) -> Program:
+        """PERDURE_CLAUDE, else the first `driver` on PATH; the npm wrapper is followed to the
+        native program."""
+        return programs.locate(PACKAGE, environ)
+
+    def home(self, environ: Mapping[str, str]) -> Path:
+        """CLAUDE_CONFIG_DIR (which the CLI does not expand), else `~/.claude`."""
+        return Path(environ.get("CLAUDE_CONFIG_DIR") or user_home(environ) / ".claude")
+
+    def refuse(self, launch: Launch) -> str:
+        """A prompt that is empty or too long, arguments that are perdure's to set."""
+        if len(claude_files.sent(launch.prompt).encode("utf-8", "replace")) > MAX_PROMPT_BYTES:
+            return (
+                f"The prompt is longer than the {MAX_PROMPT_BYTES // 1024 // 1024} MB that Claude "
+                "Code takes; put it into a file."
+            )
+        return (
+            refusals.prompt(launch)
+            or refusals.arguments(launch, _RESERVED)
+            or settings(launch).problem
+        )
+
+    def command(self, launch: Launch) -> Command:
+        """The prompt goes by stdin, so that no flag can eat it and none of it is read as a flag.
+        Raises ValueError for a bad id."""
+        argv = [
+            launch.program.path,
+            "-p",
+            "--output-format=stream-json",
+            "--verbose",
+            *_conversation(launch),
+        ]
+        # Only these lines tell what a reply costs when it begins: an agent that is killed in one
+        # has told it before.
+        argv.append("--include-partial-messages")
+        own = settings(launch)
+        argv += [own.argument, *_PERMISSIONS[launch.spec.permissions]]
+        if launch.spec.model:
+            argv.append(f"--model={launch.spec.model}")
+        if launch.budget_usd and not any(
+            argument.startswith("--max-budget-usd") for argument in launch.spec.agent_args
+        ):
+            # It counts this process alone, also after a resume (2.1.329), and is looked at after
+            # each reply.
+            argv.append(f"--max-budget-usd={launch.budget_usd:.6f}")
+        env = {
+            name: value
+            for name, value in {**_UNATTENDED, **_compact(launch)}.items()
+            if name not in launch.spec.env
+        }
+        notes = (own.note,) if own.note else ()
+        return Command(
+            argv=(*argv, *own.rest),
+            stdin=claude_files.sent(launch.prompt).encode(),
+            env=env,
+            notes=notes,
+        )
+
+    def parse(self, line: bytes) -> Sequence[AgentEvent]:
+        return claude_events.parse(line)
+
+    def outcome(self, exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
+        return outcome.outcome(exit, events)
+
+    def transcript(self, home: Path, session_id: str) -> Path | None:
+        return claude_files.transcript(home, session_id)
+
+    def place(self, home: Path, session_id: str, cwd: Path, copy: Path) -> Path:
+        return claude_files.place(home, session_id, cwd)
+
+    def belongings(self, transcript: Path) -> Sequence[Path]:
+        return claude_files.belongings(transcript)
+
+    def prompts(self, transcript: bytes) -> Sequence[Prompt]:
+        return tuple(claude_files.prompts(transcript))
+
+    def conversations(self, home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
+        return claude_files.conversations(home, limit, only)
+
+    def fill(self, transcript: bytes) -> Fill:
+        return claude_files.fill(transcript)
+
+    def spoken(self, transcript: bytes) -> Sequence[Spoken]:
+        return tuple(claude_files.spoken(transcript))
+
+    def parent(self, transcript: bytes) -> str:
+        return ""
+
+    def mend(self, copy: bytes, session_id: str, name: str = "", complaint: str = "") -> Mended:
+        return claude_mending.mend(copy, session_id, complaint)
+
+    def remains(self, home: Path, session_id: str) -> Sequence[Path]:
+        return claude_files.remains(home, session_id)
+
+    def retention(self, home: Path) -> Retention | None:
+        return retention.claude(home)
+
+    def replies(self, transcript: bytes) -> Sequence[Reply]:
+        return tuple(claude_files.replies(transcript))
+
+    def total(self, transcript: bytes) -> Usage:
+        return Usage()
+
+    def loads(self, transcript: bytes, bases: Sequence[bytes] = ()) -> Loaded | None:
+        return loads.loads(transcript)
+
+    def bases(self, home: Path, transcript: bytes) -> Sequence[Path]:
+        return ()
+
+    def by_hand(self, launch: Launch) -> Command:
+        """With the same guard against the clean-up as an attempt has."""
+        argv = [
+            launch.program.path,
+            "--resume",
+            checked(launch.continuation.session_id),
+            f"{FLAG}={json.dumps(NEEDED)}",
+        ]
+        argv += [f"--model={launch.spec.model}"] if launch.spec.model else []
+        return Command(argv=tuple(argv), stdin=b"", env={"CLAUDE_CONFIG_DIR": launch.home})
+
+    def writers(self, home: Path, session_id: str) -> Sequence[int]:
+        return claude_files.writers(home, session_id)
+
+
+def _conversation(launch: Launch) -> list[str]:
+    """Which conversation: chosen, resumed by id or by path, or forked from."""
+    asked = launch.continuation
+    match asked.kind:
+        case Start.FRESH | Start.REBUILD:
+            return [f"--session-id={checked(asked.session_id)}"] if asked.session_id else []
+        case Start.RESUME if asked.rung is Rung.PATH:
+            path = Path(launch.transcript)
+            if not path.is_absolute() or path.name != f"{checked(asked.session_id)}.jsonl":
+                raise ValueError(
+                    f"{launch.transcript!r} is not the transcript of {asked.session_id}: nothing "
+                    "of the turn would be saved"
+                )
+            return [f"--resume={path}"]
+        case Start.RESUME:
+            return [f"--resume={checked(asked.session_id)}"]
+        case Start.FORK:
+            return [f"--resume={checked(asked.session_id)}", "--fork-session", *_fork(launch)]
+        case _:
+            raise ValueError(f"a continuation {asked.kind} starts nothing")
+
+
+def _compact(launch: Launch) -> dict[str, str]:
+    """The level of the CLI's own compaction, in percent of what it uses of the window."""
+    at = launch.compact_at
+    if at is None:
+        return {}
+    used = at.window - ANSWER
+    percent = at.tokens * 100 // used if at.tokens and used > 0 else at.percent
+    own = {"CLAUDE_CODE_AUTO_COMPACT_WINDOW": str(at.window)} if at.given else {}
+    return {"CLAUDE_AUTOCOMPACT_PCT_OVERRIDE": str(min(max(percent, 1), 100)), **own}
+
+
+def _fork(launch: Launch) -> list[str]:
+    """The fork's own id, and the point of the parent's transcript (which is read here) that it goes
+    on from."""
+    asked = launch.continuation
+    named = [f"--session-id={checked(asked.fork_id)}"] if asked.fork_id else []
+    if not asked.fork_at:
+        return named
+    return [
+        *named,
+        f"--resume-session-at={claude_files.end_of_turn(Path(launch.transcript).read_bytes(), asked.fork_at)}",
+    ]
+
+
+DRIVER = ClaudeDriver()

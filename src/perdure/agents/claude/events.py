@@ -1,0 +1,364 @@
+"""Claude Code's `stream-json` lines as events. Pure.
+
+Read from 2.1.329 (`claude -p --output-format stream-json --verbose`). One run may print several
+pairs of `init` and `result`: a background task that ends starts another turn. Each `result` counts
+what was used since the one before.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from perdure.agents.claude import transcript
+from perdure.agents.shared import json_lines
+from perdure.agents.shared.calls import question
+from perdure.model import Reply, Usage
+from perdure.model.events import (
+    AgentEvent,
+    ContextSeen,
+    HelpersSeen,
+    LimitSeen,
+    ReplyCut,
+    ReplySeen,
+    RetrySeen,
+    Said,
+    SessionSeen,
+    ToolDenied,
+    ToolEnded,
+    ToolStarted,
+    TurnEnded,
+    TurnStarted,
+    Unrecognised,
+    UsageSeen,
+    WritesLost,
+)
+
+SUMMARY = 500
+_PIECE = b'{"type":"stream_event"'
+_COUNTS = (b'"message_start"', b'"message_delta"')
+"""The events of a reply that tell its usage. The others are its words, which come whole later, and
+there are thousands of them."""
+_ARGUMENTS = (
+    "command",
+    "file_path",
+    "notebook_path",
+    "pattern",
+    "url",
+    "query",
+    "description",
+    "prompt",
+    "skill",
+)
+_FACTS = (
+    "subtype",
+    "terminal_reason",
+    "api_error_status",
+    "api_error_type",
+    "api_error",
+    "stop_reason",
+    "startup_failure_reason",
+    "result_index",
+)
+_EXIT_CODE = re.compile(r"Exit code (\d{1,3})\b")
+"""The beginning of a failed command's result. Nothing is said of a command that ended with 0."""
+_COMMAND = "local_bash"
+"""The type of a background task that is a command of the shell tool. All others are helpers."""
+_LIMIT_HIT = "Output token limit hit"
+"""How the prompt begins that 2.1.329 sends by itself after an answer that was cut."""
+_QUIET = frozenset(
+    {
+        "command_lifecycle",
+        "control_request",
+        "control_response",
+        "transcript_mirror",
+        "prompt_suggestion",
+    }
+)
+"""Known types that say nothing about the attempt; so do all subtypes of `system` that are not read
+below."""
+
+
+def parse(line: bytes) -> Sequence[AgentEvent]:
+    """The events of one line; never raises."""
+    if not line.strip():
+        return ()
+    if line.startswith(_PIECE) and not any(mark in line for mark in _COUNTS):
+        return ()
+    found = json_lines.read(line)
+    if found is None:
+        return (Unrecognised(json_lines.text(line.decode("utf-8", "replace"))),)
+    match found.get("type"):
+        case "system":
+            return _system(found)
+        case "assistant":
+            return tuple(_said(found))
+        case "user":
+            return (*_cut(found), *_tools_ended(found))
+        case "result":
+            return _result(found)
+        case "stream_event":
+            return _counted(found)
+        case "rate_limit_event":
+            return _limit(found)
+        case str() as name if name in _QUIET:
+            return ()
+        case _:
+            return (Unrecognised(json_lines.text(line.decode("utf-8", "replace"))),)
+
+
+def _system(found: dict[str, Any]) -> Sequence[AgentEvent]:
+    match found.get("subtype"):
+        case "init":
+            version, model = (
+                json_lines.text(found.get("claude_code_version"), SUMMARY),
+                json_lines.text(found.get("model"), SUMMARY),
+            )
+            return (
+                SessionSeen(json_lines.text(found.get("session_id"), SUMMARY), version, model),
+                TurnStarted(),
+            )
+        case "api_retry":
+            status = found.get("error_status")
+            return (
+                RetrySeen(
+                    json_lines.whole(status) if status is not None else None,
+                    json_lines.text(found.get("error"), SUMMARY),
+                ),
+            )
+        case "compact_boundary":
+            return (
+                ContextSeen(
+                    json_lines.whole(json_lines.part(found, "compact_metadata", "post_tokens")),
+                    compacted=True,
+                ),
+            )
+        case "background_tasks_changed":
+            tasks = json_lines.items(found.get("tasks"))
+            return (HelpersSeen(sum(task.get("task_type") != _COMMAND for task in tasks)),)
+        case "session_writes_lost":
+            lost = ", ".join(str(what) for what in found.get("lost") or () if isinstance(what, str))
+            return (
+                WritesLost(
+                    json_lines.text(
+                        f"{json_lines.text(found.get('error_code'))} {lost}".strip(), SUMMARY
+                    )
+                ),
+            )
+        case _:
+            return ()
+
+
+def _said(found: dict[str, Any]) -> Iterator[AgentEvent]:
+    """An API error is no word of the agent, though the CLI prints it as one; the result repeats
+    it."""
+    if found.get("is_api_error_message") is True or found.get("error") is not None:
+        return
+    if (reply := transcript.reply(found.get("message"))) is not None:
+        yield ReplySeen(reply)
+    if not found.get("parent_tool_use_id") and (carried := transcript.carried_by(found)):
+        yield ContextSeen(
+            carried, model=json_lines.text(json_lines.part(found, "message", "model"), SUMMARY)
+        )
+    aside = bool(found.get("parent_tool_use_id"))
+    for block in json_lines.items(json_lines.part(found, "message", "content")):
+        if block.get("type") == "text" and (said := json_lines.text(block.get("text"))):
+            yield Said(said, aside)
+        elif block.get("type") == "tool_use":
+            name = json_lines.text(block.get("name"), SUMMARY)
+            tool_id = json_lines.text(block.get("id"), SUMMARY)
+            yield ToolStarted(tool_id, name, _argument(block.get("input")), aside)
+            if name == "AskUserQuestion":
+                yield question(tool_id, block.get("input"))
+
+
+def _cut(found: dict[str, Any]) -> Iterator[AgentEvent]:
+    """The CLI prompts the model by itself after an answer that was refused, cut or empty."""
+    if found.get("isSynthetic") is not True:
+        return
+    said = [
+        json_lines.text(block.get("text"), SUMMARY)
+        for block in json_lines.items(json_lines.part(found, "message", "content"))
+    ]
+    if isinstance(found.get("refused_message_id"), str):
+        yield ReplyCut("refusal")
+    elif any(words.startswith(_LIMIT_HIT) for words in said):
+        yield ReplyCut("max_tokens")
+
+
+def _counted(found: dict[str, Any]) -> Sequence[AgentEvent]:
+    """What a reply has used: its input when it starts, its output when it ends."""
+    event = found.get("event")
+    message = (
+        json_lines.part(event, "message")
+        if json_lines.part(event, "type") == "message_start"
+        else event
+    )
+    reply = transcript.reply(message)
+    if reply is None:
+        return ()
+    key = reply.id or json_lines.text(found.get("api_message_id"), SUMMARY)
+    return (ReplySeen(Reply(id=key, usage=reply.usage, model=reply.model, hour=reply.hour)),)
+
+
+def _argument(given: Any) -> str:
+    """The tool's main argument, on one line's length."""
+    if not isinstance(given, dict):
+        return ""
+    if command := json_lines.text(given.get("command"), json_lines.COMMAND):
+        return command
+    named = (given.get(key) for key in _ARGUMENTS)
+    return next(
+        (
+            json_lines.text(value, SUMMARY)
+            for value in (*named, *given.values())
+            if isinstance(value, str) and value
+        ),
+        "",
+    )
+
+
+def _decisions(found: dict[str, Any]) -> dict[str, str]:
+    """Who rejected a call, by its id: `hook`, else the permissions."""
+    told = {
+        json_lines.text(meta.get("id"), SUMMARY): meta.get("permission_decision")
+        for meta in json_lines.items(found.get("tool_result_meta"))
+    }
+    return {
+        key: "hook" if json_lines.part(decision, "source") == "hook" else "permissions"
+        for key, decision in told.items()
+        if json_lines.part(decision, "decision") == "reject"
+    }
+
+
+def _tools_ended(found: dict[str, Any]) -> Iterator[AgentEvent]:
+    rejected = _decisions(found)
+    for block in json_lines.items(json_lines.part(found, "message", "content")):
+        if block.get("type") == "tool_result":
+            content = block.get("content")
+            output = (
+                content
+                if isinstance(content, str)
+                else "\n".join(
+                    json_lines.text(item.get("text")) for item in json_lines.items(content)
+                )
+            )
+            tool_id = json_lines.text(block.get("tool_use_id"), SUMMARY)
+            ok = block.get("is_error") is not True
+            aside = bool(found.get("parent_tool_use_id"))
+            told = None if ok else _EXIT_CODE.match(output)
+            code = int(told[1]) if told else None
+            if tool_id in rejected:
+                reason = json_lines.text(output, SUMMARY)
+                yield ToolDenied(tool_id, "", by=rejected[tool_id], reason=reason, aside=aside)
+            yield ToolEnded(tool_id, ok, json_lines.text(output, SUMMARY), aside, code)
+
+
+def _limit(found: dict[str, Any]) -> Sequence[AgentEvent]:
+    """Warnings of a limit that is near (`allowed_warning`) are not a limit."""
+    limit = found.get("rate_limit_info")
+    if json_lines.part(limit, "status") != "rejected":
+        return ()
+    until = json_lines.whole(json_lines.part(limit, "resetsAt")) * 1000
+    return (
+        LimitSeen(
+            json_lines.text(json_lines.part(limit, "rateLimitType"), SUMMARY) or "usage limit",
+            until or None,
+        ),
+    )
+
+
+def _result(found: dict[str, Any]) -> Sequence[AgentEvent]:
+    turns = json_lines.whole(found.get("num_turns"))
+    errors = (
+        [json_lines.text(error) for error in found.get("errors") or () if isinstance(error, str)]
+        if _is_list(found, "errors")
+        else []
+    )
+    facts = {
+        name: json_lines.text(str(found[name]), SUMMARY)
+        for name in _FACTS
+        if isinstance(found.get(name), (str, int))
+    }
+    ended = TurnEnded(
+        ok=found.get("is_error") is False and found.get("subtype") == "success",
+        text=json_lines.text(found.get("result")) or json_lines.text("\n".join(errors)),
+        turns=turns,
+        facts=facts,
+    )
+    if not turns:
+        return (ended,)
+    return (
+        *_unrun(found),
+        SessionSeen(json_lines.text(found.get("session_id"), SUMMARY)),
+        *_windows(found),
+        UsageSeen(_usage(found)),
+        ended,
+    )
+
+
+def _unrun(found: dict[str, Any]) -> Iterator[AgentEvent]:
+    """The calls that did not run, as the result lists them: a version that does not tell the
+    decision with each call names them here."""
+    for denial in json_lines.items(found.get("permission_denials")):
+        yield _not_run(denial, "tool_name", "tool_use_id", "tool_input")
+    deferred = found.get("deferred_tool_use")
+    if isinstance(deferred, dict):
+        yield _not_run(deferred, "name", "id", "input", deferred=True)
+
+
+def _not_run(
+    call: dict[str, Any], name: str, key: str, given: str, *, deferred: bool = False
+) -> ToolDenied:
+    return ToolDenied(
+        json_lines.text(call.get(key), SUMMARY),
+        json_lines.text(call.get(name), SUMMARY),
+        _argument(call.get(given)),
+        by="hook" if deferred else "permissions",
+        deferred=deferred,
+    )
+
+
+def _windows(found: dict[str, Any]) -> Sequence[AgentEvent]:
+    """What each model takes; those of subagents are among them."""
+    models = found.get("modelUsage")
+    told = models.items() if isinstance(models, dict) else ()
+    sizes = (
+        (json_lines.text(name, SUMMARY), json_lines.whole(json_lines.part(model, "contextWindow")))
+        for name, model in told
+    )
+    return tuple(ContextSeen(window=size, model=name) for name, size in sizes if size)
+
+
+def _usage(found: dict[str, Any]) -> Usage:
+    """What was used since the last result, by all models: `usage` is without the CLI's own requests
+    beside the conversation. The input is counted with its cached parts, which the API counts apart.
+
+    `total_cost_usd` runs on over resumes since some version after 2.1.240, so it is read only where
+    the CLI is too old to say what the turn cost (then it counts the process alone).
+    """
+    models = found.get("model_usage_since_last_result")
+    if isinstance(models, dict) and models:
+        return sum((_of_model(model) for model in models.values()), Usage())
+    usage = transcript.usage(found.get("usage"))
+    return replace(usage, cost_usd=round(json_lines.dollars(found.get("total_cost_usd")), 6))
+
+
+def _of_model(told: Any) -> Usage:
+    cached, written = (
+        json_lines.whole(json_lines.part(told, "cacheReadInputTokens")),
+        json_lines.whole(json_lines.part(told, "cacheCreationInputTokens")),
+    )
+    return Usage(
+        input=json_lines.whole(json_lines.part(told, "inputTokens")) + cached + written,
+        output=json_lines.whole(json_lines.part(told, "outputTokens")),
+        cached=cached,
+        cache_write=written,
+        cost_usd=round(json_lines.dollars(json_lines.part(told, "costUSD")), 6),
+    )
+
+
+def _is_list(found: dict[str, Any], name: str) -> bool:
+    return isinstance(found.get(name), list)

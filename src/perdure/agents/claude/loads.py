@@ -1,0 +1,394 @@
+"""What Claude Code shows to the model after a resume, from a transcript. Pure; called by the
+driver. Every rule was tried on 2.1.329.
+
+Each record names its parent, and a resume loads the chain from one record (the leaf) back to its
+root or to a compact boundary:
+
+- The leaf is the last record of the file, without sidechains; records of type `progress` are none.
+  A `last-prompt` record names another one: it wins, unless the last record comes behind it or
+  belongs to the same tool calls.
+- A parent that is not in the file is replaced by the record that was written last before, if that
+  is not longer ago than five seconds; else the chain ends there, and everything before a lost
+  record is lost to the model. Of two records with one id the later one counts.
+- The tool calls of one reply are one record each, in a row, and their results hang on their own
+  calls: all records of a reply that is on the chain are loaded, and every result of its calls.
+- A boundary names records that are kept behind the summary. If one of them is missing, none is
+  kept.
+- A call without a result is closed with "outcome unknown" if nothing was said after it, and left
+  out else; a result without a call is left out, and so is a second one. An unanswered end gets "No
+  response requested.". These words are written into the file by the resume.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import Any
+
+from perdure.agents.claude import transcript
+from perdure.agents.shared import json_lines
+from perdure.lateclass import dataclass
+from perdure.model import Item, ItemKind, Loaded
+from perdure.model.loaded import call, item
+
+_LINKED = frozenset({"user", "assistant", "attachment", "system", "progress"})
+_UNKNOWN = "[Tool call interrupted: the session ended before this call's result was recorded"
+_SYNTHETIC = "<synthetic>"
+"""The name of the model in records that the CLI wrote by itself."""
+_BRIDGED_MS = 5000
+"""A gap of five seconds was bridged, one of seven was not."""
+_NO_RESPONSE = "No response requested."
+_ARGUMENTS = ("command", "file_path", "pattern", "url", "query", "description", "prompt")
+
+
+@dataclass(slots=True, eq=False)
+class _Record:
+    key: str
+    parent: str
+    kind: str
+    stamp: str
+    message: str
+    """The id of the reply that an assistant's record is a part of."""
+    items: tuple[Item, ...]
+    boundary: dict[str, Any] | None
+    """Of a compact boundary: what it says of itself."""
+    before: str
+    """What a boundary stands behind: its logical parent, else the record before it."""
+    error: bool
+    """An API error, which is printed and never sent."""
+
+
+@dataclass(slots=True, eq=False)
+class _File:
+    """The records by their ids, in the order in which they stand."""
+
+    records: dict[str, _Record]
+    last: str
+    """The newest record that a resume may begin from."""
+    leaf: str | None
+    """What the newest `last-prompt` names."""
+    aside: bool = False
+    """That is a sidechain's record, and the CLI finds no conversation."""
+
+
+def loads(content: bytes) -> Loaded:
+    """The items that a resume would send, with those that it would not."""
+    file = _read(content)
+    chain = [] if file.aside else _chain(file, _leaf(file))
+    shown, condensed, compactions = _behind_boundary(file, chain)
+    shown = _with_siblings(file, shown)
+    sent, left_out = _as_sent(shown)
+    there = {record.key for record in shown}
+    condensed = [record for record in _with_siblings(file, condensed) if record.key not in there]
+    used = there | {record.key for record in condensed}
+    aside = [
+        each for record in file.records.values() if record.key not in used for each in record.items
+    ]
+    return Loaded(
+        items=tuple(sent),
+        compactions=compactions,
+        condensed=tuple(_flat(condensed)),
+        dropped=tuple(each for each in (*left_out, *aside) if not each.made_up),
+    )
+
+
+def _read(content: bytes) -> _File:
+    records: dict[str, _Record] = {}
+    sides: set[str] = set()
+    newest, before, leaf = "", "", None
+    for line in content.split(b"\n"):
+        entry = json_lines.read(line) if line else None
+        kind = entry.get("type") if entry is not None else None
+        if entry is None or not isinstance(kind, str) or kind not in _LINKED:
+            if entry is not None and kind == "last-prompt":
+                leaf = _name(entry.get("leafUuid")) or leaf
+            continue
+        key = _name(entry.get("uuid"))
+        records.pop(key, None)
+        records[key] = _record(entry, kind, key, before)
+        if kind == "progress":
+            continue
+        before = key
+        if entry.get("isSidechain"):
+            sides.add(key)
+        else:
+            newest = key
+    _bridge(records)
+    return _File(records, newest, leaf, aside=leaf in sides)
+
+
+def _bridge(records: dict[str, _Record]) -> None:
+    """Replace parents that are not in the file."""
+    torn = {
+        record.key
+        for record in records.values()
+        if record.parent and (record.parent == record.key or record.parent not in records)
+    }
+    if not torn:
+        return
+    known: list[tuple[int, str]] = []
+    for record in records.values():
+        at = _milliseconds(record.stamp)
+        if record.key in torn:
+            place = bisect_right(known, (at, "~"))
+            near = place and at - known[place - 1][0] <= _BRIDGED_MS
+            record.parent = known[place - 1][1] if near else ""
+        insort(known, (at, record.key))
+
+
+def _milliseconds(stamp: str) -> int:
+    try:
+        return int(datetime.fromisoformat(stamp).timestamp() * 1000)
+    except (ValueError, OverflowError, OSError):
+        return 0
+
+
+def _name(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _record(entry: dict[str, Any], kind: str, key: str, before: str) -> _Record:
+    boundary = (
+        entry.get("compactMetadata")
+        if kind == "system" and entry.get("subtype") == "compact_boundary"
+        else None
+    )
+    if (
+        kind == "system"
+        and entry.get("subtype") == "compact_boundary"
+        and not isinstance(boundary, dict)
+    ):
+        boundary = {}
+    message = entry.get("message")
+    error = bool(entry.get("isApiErrorMessage")) and json_lines.part(message, "model") == _SYNTHETIC
+    return _Record(
+        key=key,
+        parent=_name(entry.get("parentUuid")),
+        kind=kind,
+        stamp=_name(entry.get("timestamp")),
+        message=_name(json_lines.part(message, "id")) if kind == "assistant" else "",
+        items=() if error else tuple(_items(entry, kind)),
+        boundary=boundary,
+        before=_name(entry.get("logicalParentUuid")) or before,
+        error=error,
+    )
+
+
+def _items(entry: dict[str, Any], kind: str) -> Iterator[Item]:
+    content = json_lines.part(entry, "message", "content")
+    if kind == "assistant":
+        made_up = json_lines.part(entry, "message", "model") == _SYNTHETIC
+        for block in json_lines.items(content):
+            if block.get("type") == "text" and _name(block.get("text")).strip():
+                yield item(ItemKind.ANSWER, block["text"], made_up=made_up)
+            elif block.get("type") == "tool_use":
+                yield call(
+                    _name(block.get("id")),
+                    _name(block.get("name")),
+                    block.get("input"),
+                    _argument(block.get("input")),
+                )
+    elif kind == "user" and entry.get("isCompactSummary"):
+        yield item(ItemKind.SUMMARY, _text(content))
+    elif kind == "user":
+        for block in json_lines.items(content):
+            if block.get("type") == "tool_result":
+                words = _text(block.get("content"))
+                yield item(
+                    ItemKind.RESULT,
+                    words,
+                    _name(block.get("tool_use_id")),
+                    made_up=words.startswith(_UNKNOWN),
+                )
+        if words := transcript.prompt_of(entry):
+            yield item(ItemKind.PROMPT, transcript.as_given(words))
+    elif kind == "attachment":
+        # What was said while the agent was at work: the model is shown it beside the next result.
+        attached = entry.get("attachment")
+        queued = (
+            json_lines.part(attached, "type") == "queued_command"
+            and json_lines.part(attached, "commandMode") == "prompt"
+        )
+        if queued and (words := _text(json_lines.part(attached, "prompt"))):
+            yield item(ItemKind.PROMPT, transcript.as_given(words))
+
+
+def _argument(given: Any) -> str:
+    return next((found for key in _ARGUMENTS if (found := _name(json_lines.part(given, key)))), "")
+
+
+def _text(content: Any) -> str:
+    """The words of a content; what is no text in it by its kind and its data."""
+    if isinstance(content, str):
+        return content
+    return "\n".join(
+        _name(block.get("text")) if block.get("type") == "text" else repr(block)
+        for block in json_lines.items(content)
+    )
+
+
+def _chain(file: _File, leaf: str) -> list[_Record]:
+    """From the root, or from a compact boundary without a parent, to the leaf."""
+    found: dict[str, _Record] = {}
+    at = file.records.get(leaf)
+    while at is not None and at.key not in found:
+        found[at.key] = at
+        at = file.records.get(at.parent) if at.parent else None
+    return [*reversed(found.values())]
+
+
+def _leaf(file: _File) -> str:
+    """Where the chain ends."""
+    named = file.records.get(file.leaf or "")
+    if named is None or file.leaf is None:
+        return file.last
+    newest = _chain(file, file.last)
+    if any(record is named for record in newest):
+        return file.last
+    # The results of parallel calls hang on their own calls: the newest record may be a cousin of
+    # the named one, and both of one turn.
+    while named is not None and not named.message and named.parent and not _is_said(named):
+        named = file.records.get(named.parent)
+    calls = named is not None and any(each.kind is ItemKind.CALL for each in named.items)
+    if named is not None and calls and any(record.message == named.message for record in newest):
+        return file.last
+    return file.leaf
+
+
+def _is_said(record: _Record) -> bool:
+    """A user's record that is more than the result of a tool."""
+    return record.kind == "user" and not any(each.kind is ItemKind.RESULT for each in record.items)
+
+
+def _behind_boundary(file: _File, chain: list[_Record]) -> tuple[list[_Record], list[_Record], int]:
+    """What the model is shown of a chain, what summaries stand for, and how many there are."""
+    shown, hidden = _cut(file, chain)
+    compactions, condensed = 0, list[_Record]()
+    while hidden is not None:
+        compactions += 1
+        further, earlier = _cut(file, hidden)
+        condensed = [*further, *condensed]
+        hidden = earlier if compactions <= len(file.records) else None
+    keys = {record.key for record in shown}
+    once = {record.key: record for record in condensed if record.key not in keys}
+    return shown, [*once.values()], compactions
+
+
+def _cut(file: _File, chain: list[_Record]) -> tuple[list[_Record], list[_Record] | None]:
+    """The part behind the newest boundary with what that one keeps, and the chain before it; None
+    where there is no boundary."""
+    at = next((at for at in range(len(chain) - 1, -1, -1) if chain[at].boundary is not None), None)
+    if at is None:
+        return chain, None
+    boundary, behind = chain[at], chain[at + 1 :]
+    before = chain[:at] or _chain(file, boundary.before)
+    kept = _kept(file, boundary.boundary or {})
+    anchor = json_lines.part(
+        boundary.boundary, "preservedMessages", "anchorUuid"
+    ) or json_lines.part(boundary.boundary, "preservedSegment", "anchorUuid")
+    place = next((place + 1 for place, record in enumerate(behind) if record.key == anchor), 0)
+    return [*behind[:place], *kept, *behind[place:]], [
+        record for record in before if record is not boundary
+    ]
+
+
+def _kept(file: _File, told: dict[str, Any]) -> list[_Record]:
+    """The records before a boundary that the model is still shown."""
+    names = json_lines.part(told, "preservedMessages", "uuids")
+    if isinstance(names, list):
+        kept = [file.records.get(_name(name)) for name in names]
+        return [record for record in kept if record is not None] if None not in kept else []
+    segment = json_lines.part(told, "preservedSegment")
+    head, tail = (
+        _name(json_lines.part(segment, "headUuid")),
+        _name(json_lines.part(segment, "tailUuid")),
+    )
+    chain = _chain(file, tail)
+    at = next((at for at, record in enumerate(chain) if record.key == head), None)
+    return chain[at:] if at is not None else []
+
+
+def _with_siblings(file: _File, chain: list[_Record]) -> list[_Record]:
+    """The chain with all records of its replies, and all results of their calls."""
+    replies: dict[str, list[_Record]] = {}
+    results: dict[str, list[_Record]] = {}
+    for record in file.records.values():
+        if record.message:
+            replies.setdefault(record.message, []).append(record)
+        for each in record.items:
+            if each.kind is ItemKind.RESULT:
+                results.setdefault(each.key, []).append(record)
+    order = {key: at for at, key in enumerate(file.records)}
+    ends = {record.message: record.key for record in chain if record.message}
+    there = {record.key for record in chain}
+    found: list[_Record] = []
+    for record in chain:
+        found.append(record)
+        if record.message and ends[record.message] == record.key:
+            reply = replies[record.message]
+            keys = [each.key for part in reply for each in part.items if each.kind is ItemKind.CALL]
+            more = [
+                part
+                for part in (*reply, *(one for key in keys for one in results.get(key, ())))
+                if part.key not in there
+            ]
+            more.sort(key=lambda part: (part.kind != "assistant", order[part.key]))
+            found += {part.key: part for part in more}.values()
+    return found
+
+
+def _as_sent(shown: list[_Record]) -> tuple[list[Item], list[Item]]:
+    """The items as the request has them, and those that it has not."""
+    calls = {each.key for each in _flat(shown) if each.kind is ItemKind.CALL}
+    results: dict[str, Item] = {}
+    for each in _flat(shown):
+        if each.kind is ItemKind.RESULT and each.key in calls:
+            results.setdefault(each.key, each)
+    said = [at for at, record in enumerate(shown) if record.kind == "assistant" or _is_said(record)]
+    end = shown[said[-1]] if said else None
+    open_reply = end.message if end is not None else ""
+    sent: list[Item] = []
+    left_out: list[Item] = []
+    early: set[str] = set()
+    waiting_results: dict[str, Item] = {}
+    for record in shown:
+        for each in record.items:
+            if each.kind is ItemKind.CALL:
+                closed = each.key in results
+                once = each.key not in early
+                fits = once and (closed or (open_reply and record.message == open_reply))
+                (sent if fits else left_out).append(each)
+                early.add(each.key)
+                if once and (waiting := waiting_results.pop(each.key, None)) is not None:
+                    sent.append(waiting)
+            elif each.kind is ItemKind.RESULT and results.get(each.key) is each:
+                if each.key in early:
+                    sent.append(each)
+                else:
+                    waiting_results[each.key] = each
+            elif each.kind is ItemKind.RESULT:
+                left_out.append(each)
+            else:
+                sent.append(each)
+    sent += _made_up(sent, end)
+    return sent, left_out
+
+
+def _made_up(sent: list[Item], end: _Record | None) -> Iterator[Item]:
+    """What the CLI adds at the end, so that the request is complete."""
+    closed = {each.key for each in sent if each.kind is ItemKind.RESULT}
+    dangling = [each.key for each in sent if each.kind is ItemKind.CALL and each.key not in closed]
+    for key in dangling:
+        yield item(ItemKind.RESULT, f"{_UNKNOWN}, so its outcome is unknown.]", key, made_up=True)
+    if (
+        end is not None
+        and not end.error
+        and not (sent and not dangling and sent[-1].kind is ItemKind.ANSWER)
+    ):
+        yield item(ItemKind.ANSWER, _NO_RESPONSE, made_up=True)
+
+
+def _flat(records: Iterable[_Record]) -> Iterator[Item]:
+    for record in records:
+        yield from record.items

@@ -1,0 +1,126 @@
+"""The settings of a launch of Claude Code: the user's own, from `--settings` in the arguments, with
+what perdure relies on. Called by the driver. Observed on 2.1.329: a second `--settings` replaces
+the first one, so there must be one; what begins with a brace is JSON, all else is a file.
+
+Reads the files that the user names, relative to the launch's directory. A file that sets variables
+of the environment may hold secrets, so its content is not put into a command line: such a file has
+to have perdure's key itself.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from perdure.lateclass import dataclass
+from perdure.model import Launch
+
+FLAG = "--settings"
+KEPT_DAYS = 3650
+NEEDED = {"cleanupPeriodDays": KEPT_DAYS}
+"""Else any run that lives a few seconds deletes every conversation that is older than 30 days, also
+those of others."""
+_LARGEST = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ClaudeSettings:
+    """What a launch is given."""
+
+    argument: str
+    rest: tuple[str, ...]
+    """The user's arguments without their settings."""
+    problem: str = ""
+    """One sentence, where the launch cannot be made."""
+    note: str = ""
+    """One sentence, where a value of the user's is not used."""
+
+
+def settings(launch: Launch) -> ClaudeSettings:
+    """Return the one argument `--settings` of a launch. Later settings of the user's go before
+    earlier ones, key by key."""
+    rest, given = _split(launch.spec.agent_args)
+    merged: dict[str, Any] = {}
+    for value in given:
+        found, problem = _read(value, Path(launch.cwd))
+        secret = found is not None and "env" in found and not value.lstrip().startswith("{")
+        if secret and not problem and len(given) > 1:
+            problem = (
+                f"The settings file {value} sets variables, so perdure does not copy it: pass it "
+                "as the only --settings."
+            )
+        if found is None or secret:
+            return ClaudeSettings(f"{FLAG}={value}", rest, problem)
+        merged = _over(merged, found)
+    days = merged.get("cleanupPeriodDays", KEPT_DAYS)
+    enough = isinstance(days, int) and not isinstance(days, bool) and days >= KEPT_DAYS
+    note = (
+        ""
+        if enough
+        else f"cleanupPeriodDays {json.dumps(days)} in --settings is not used: it would have conversations deleted"
+    )
+    merged = merged if enough and "cleanupPeriodDays" in merged else {**merged, **NEEDED}
+    return ClaudeSettings(f"{FLAG}={json.dumps(merged, separators=(',', ':'))}", rest, note=note)
+
+
+def _split(arguments: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:
+    """The other arguments, and the values of the flag in both of its forms. A flag without a value
+    stays: the CLI complains of it."""
+    rest: list[str] = []
+    values: list[str] = []
+    left = list(arguments)
+    while left:
+        argument = left.pop(0)
+        if argument == FLAG and left:
+            values.append(left.pop(0))
+        elif argument.startswith(f"{FLAG}="):
+            values.append(argument.partition("=")[2])
+        else:
+            rest.append(argument)
+    return tuple(rest), values
+
+
+def _read(value: str, cwd: Path) -> tuple[dict[str, Any] | None, str]:
+    """The settings of one value, or None: then with what is wrong. A file that is not there is left
+    to the CLI, which says so."""
+    if value.lstrip().startswith("{"):
+        return _object(value, "The JSON of the argument --settings")
+    path = cwd / value
+    try:
+        if path.stat().st_size > _LARGEST:
+            return None, f"The settings file {path} is larger than {_LARGEST} bytes."
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None, ""
+    except (OSError, ValueError) as error:
+        return None, f"The settings file {path} cannot be read: {error}"
+    found, problem = _object(text, f"The settings file {path}")
+    if found is not None and "env" in found and found.get("cleanupPeriodDays") != KEPT_DAYS:
+        needs = (
+            f"The settings file {path} sets variables, so perdure does not copy it: it needs "
+            f'"cleanupPeriodDays": {KEPT_DAYS}'
+        )
+        return found, f"{needs} itself, else Claude Code deletes conversations."
+    return found, problem
+
+
+def _object(text: str, what: str) -> tuple[dict[str, Any] | None, str]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return None, f"{what} is not valid: {error}."
+    if not isinstance(found, dict):
+        return None, f"{what} is not valid: expected an object."
+    return found, ""
+
+
+def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Objects are merged key by key; everything else is replaced."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = (
+            _over(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        )
+    return merged

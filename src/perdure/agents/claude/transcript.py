@@ -1,0 +1,314 @@
+"""Claude Code's own files: where a conversation lies, what stands in it, and who has it open.
+
+Layout of 2.1.329: `{home}/projects/{slug of the cwd}/{session}.jsonl`, beside it a directory
+`{session}` with spilled tool output and subagents; `{home}/sessions/{pid}.json` for each live
+process. Ids are checked before they become part of a path.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from perdure.agents.shared import json_lines, listing_order
+from perdure.agents.shared.ids import checked, is_id
+from perdure.model import Conversation, Fill, Reply, Usage
+from perdure.protocols import Prompt, Spoken
+
+_SLUG_LIMIT = 200
+_FIRST = 500
+_OWN_WORDS = (
+    *(
+        "<system-reminder>",
+        "<task-notification>",
+        "<local-command-",
+        "<command-name>",
+        "<command-message>",
+        "<bash-",
+        "Caveat: The messages below",
+    ),
+    *(
+        "[Request interrupted by user",
+        "Continue from where you left off.",
+        "This session is being continued from a previous conversation",
+    ),
+)
+"""How the CLI's own user lines begin, for versions that do not say where a prompt comes from."""
+
+
+def transcript(home: Path, session_id: str) -> Path | None:
+    """The conversation's file; of several, the one that was written to last. It may be empty or
+    damaged."""
+    return next(iter(remains(home, session_id)), None)
+
+
+def remains(home: Path, session_id: str) -> Sequence[Path]:
+    """All its files, the newest first: a conversation may lie in the folders of two directories."""
+    found = (
+        [path for path in home.glob(f"projects/*/{session_id}.jsonl") if path.is_file()]
+        if is_id(session_id)
+        else []
+    )
+    return sorted(found, key=_written, reverse=True)
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def place(home: Path, session_id: str, cwd: Path) -> Path:
+    """In the folder of the directory in which it is resumed: every version looks there first."""
+    return home / "projects" / slug(cwd) / f"{checked(session_id)}.jsonl"
+
+
+def slug(cwd: Path) -> str:
+    """The folder's name for a directory: every UTF-16 unit that is no ASCII letter or digit is a
+    dash; long ones end in a hash."""
+    real = str(cwd.resolve())
+    units = real.encode("utf-16-le", "surrogatepass")
+    codes = [units[at] | units[at + 1] << 8 for at in range(0, len(units), 2)]
+    name = "".join(chr(code) if code < 128 and chr(code).isalnum() else "-" for code in codes)
+    if len(name) <= _SLUG_LIMIT:
+        return name
+    number = 0
+    for code in codes:
+        number = (number * 31 + code) & 0xFFFFFFFF
+    return f"{name[:_SLUG_LIMIT]}-{_base36(abs(number - (1 << 32) if number >> 31 else number))}"
+
+
+def _base36(number: int) -> str:
+    digits = ""
+    while number:
+        number, digit = divmod(number, 36)
+        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
+    return digits or "0"
+
+
+def belongings(transcript: Path) -> Sequence[Path]:
+    """The directory with spilled tool output and subagents, where there is one."""
+    beside = transcript.with_suffix("")
+    return (beside,) if beside != transcript and beside.is_dir() else ()
+
+
+def sent(prompt: str) -> str:
+    """The prompt as it is written to stdin. A space before a leading slash, else the CLI takes
+    `/cost` for its own command."""
+    return f" {prompt}" if re.match(r" */", prompt) else prompt
+
+
+def as_given(words: str) -> str:
+    """The prompt as it was before `sent`."""
+    return words[1:] if re.match(r" +/", words) else words
+
+
+def prompts(content: bytes) -> Iterator[Prompt]:
+    """The prompts of people and programs, in order; the CLI's own user lines and unreadable lines
+    are passed over."""
+    for line in content.split(b"\n"):
+        if b'"user"' in line and (entry := json_lines.read(line)) and (words := prompt_of(entry)):
+            yield Prompt(as_given(words))
+
+
+def prompt_of(entry: dict[str, Any]) -> str:
+    """The words of a prompt; empty for all other lines."""
+    if entry.get("type") != "user" or any(
+        entry.get(mark)
+        for mark in ("isMeta", "isSidechain", "isCompactSummary", "isVisibleInTranscriptOnly")
+    ):
+        return ""
+    content = json_lines.part(entry, "message", "content")
+    if isinstance(content, str):
+        words = content
+    else:
+        blocks = json_lines.items(content)
+        if any(block.get("type") == "tool_result" for block in blocks):
+            return ""
+        words = "\n".join(
+            block["text"]
+            for block in blocks
+            if block.get("type") == "text" and isinstance(block.get("text"), str)
+        )
+    source = entry.get("promptSource")
+    if source is not None:
+        return "" if source == "system" else words
+    return "" if words.lstrip().startswith(_OWN_WORDS) else words
+
+
+def conversations(home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
+    """Those of all directories. Files of subagents lie deeper, and a file without a prompt is no
+    conversation yet."""
+    if only and not is_id(only):
+        return ()
+    return listing_order.newest(home.glob(f"projects/*/{only or '*'}.jsonl"), limit, _conversation)
+
+
+def _conversation(path: Path, content: bytes, whole: bool, updated: int) -> Conversation | None:
+    said = [prompt.text for prompt in prompts(content)] if is_id(path.stem) else []
+    if not said:
+        return None
+    where = next(
+        (
+            json_lines.text(entry["cwd"])
+            for line in content.split(b"\n")
+            if b'"cwd"' in line and (entry := _told(line))
+        ),
+        "",
+    )
+    return Conversation(
+        id=path.stem,
+        path=str(path),
+        updated=updated,
+        cwd=where,
+        first=json_lines.text(said[0], _FIRST),
+        turns=len(said) if whole else 0,
+    )
+
+
+def _told(line: bytes) -> dict[str, Any] | None:
+    entry = json_lines.read(line)
+    return entry if entry is not None and isinstance(entry.get("cwd"), str) else None
+
+
+def spoken(content: bytes) -> Iterator[Spoken]:
+    """Prompts, and the agent's text."""
+    for line in content.split(b"\n"):
+        entry = json_lines.read(line) if b'"user"' in line or b'"assistant"' in line else None
+        if entry is None:
+            continue
+        if words := prompt_of(entry):
+            yield Spoken(False, words)
+        elif (
+            entry.get("type") == "assistant"
+            and not entry.get("isSidechain")
+            and not entry.get("isApiErrorMessage")
+        ):
+            blocks = json_lines.items(json_lines.part(entry, "message", "content"))
+            said = "\n".join(
+                json_lines.text(block.get("text"))
+                for block in blocks
+                if block.get("type") == "text"
+            )
+            if said.strip():
+                yield Spoken(True, said)
+
+
+def fill(content: bytes) -> Fill:
+    """By the usage of the newest answer, or what a compaction after it left over. The window stands
+    in no transcript."""
+    tokens, model, compactions, held, left = 0, "", 0, 0, 0
+    for line in content.split(b"\n"):
+        entry = (
+            json_lines.read(line) if b'"usage"' in line or b'"compact_boundary"' in line else None
+        )
+        if entry is None or entry.get("isSidechain") or entry.get("isApiErrorMessage"):
+            continue
+        if entry.get("type") == "system" and entry.get("subtype") == "compact_boundary":
+            told = entry.get("compactMetadata")
+            held, left = (
+                json_lines.whole(json_lines.part(told, "preTokens")),
+                json_lines.whole(json_lines.part(told, "postTokens")),
+            )
+            tokens, compactions = left or tokens, compactions + 1
+        elif entry.get("type") == "assistant" and (carried := carried_by(entry)):
+            tokens, model = carried, json_lines.text(json_lines.part(entry, "message", "model"))
+    return Fill(tokens=tokens, model=model, compactions=compactions, held=held, left=left)
+
+
+def carried_by(entry: dict[str, Any]) -> int:
+    """The tokens that an answer's request carried, by its own count; 0 for what the CLI wrote by
+    itself."""
+    used = json_lines.part(entry, "message", "usage")
+    names = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+    return sum(json_lines.whole(json_lines.part(used, name)) for name in names)
+
+
+def usage(told: Any) -> Usage:
+    """The counts of a reply. The API tells the cached parts of the input apart; here they are parts
+    of it."""
+    cached, written = (
+        json_lines.whole(json_lines.part(told, "cache_read_input_tokens")),
+        json_lines.whole(json_lines.part(told, "cache_creation_input_tokens")),
+    )
+    return Usage(
+        input=json_lines.whole(json_lines.part(told, "input_tokens")) + cached + written,
+        output=json_lines.whole(json_lines.part(told, "output_tokens")),
+        cached=cached,
+        cache_write=written,
+    )
+
+
+def reply(message: Any, at: int = 0) -> Reply | None:
+    """What a message of the model, or the end of one, says that it used; None where it says
+    nothing, as one that the CLI made itself."""
+    used = json_lines.part(message, "usage")
+    counted = usage(used)
+    if not (counted.input or counted.output):
+        return None
+    return Reply(
+        id=json_lines.text(json_lines.part(message, "id"), _FIRST),
+        usage=counted,
+        model=json_lines.text(json_lines.part(message, "model"), _FIRST),
+        hour=json_lines.whole(json_lines.part(used, "cache_creation", "ephemeral_1h_input_tokens")),
+        at=at,
+    )
+
+
+def replies(content: bytes) -> Iterator[Reply]:
+    """The model's replies. One has a line for each of its parts; all tell the final count, if it
+    was known when they were written."""
+    for line in content.split(b"\n"):
+        entry = json_lines.read(line) if b'"usage"' in line and b'"assistant"' in line else None
+        if entry is None or entry.get("type") != "assistant" or entry.get("isApiErrorMessage"):
+            continue
+        found = reply(entry.get("message"), json_lines.moment(entry.get("timestamp")))
+        if found is not None and found.id:
+            yield found
+
+
+def end_of_turn(content: bytes, turn: int) -> str:
+    """The id of the last message of a turn, as `--resume-session-at` takes it. Raises ValueError if
+    there is no such turn, or no answer in it."""
+    at, last = 0, ""
+    for line in content.split(b"\n"):
+        entry = json_lines.read(line) if b'"uuid"' in line else None
+        if entry is None or entry.get("isSidechain"):
+            continue
+        at += bool(prompt_of(entry))
+        if at > turn:
+            break
+        if at == turn and entry.get("type") == "assistant":
+            last = json_lines.text(entry.get("uuid"))
+    if not is_id(last):
+        raise ValueError(f"the conversation has no answer in turn {turn}")
+    return last
+
+
+def writers(home: Path, session_id: str) -> Sequence[int]:
+    """Live processes that registered themselves with this conversation. The register outlives a
+    SIGKILL: start times are compared."""
+    found = []
+    for path in sorted(home.glob("sessions/*.json")) if is_id(session_id) else ():
+        try:
+            entry = json_lines.read(path.read_bytes()) or {}
+        except OSError:
+            continue
+        pid = json_lines.whole(entry.get("pid"))
+        started = _started(pid) if pid and entry.get("sessionId") == session_id else ""
+        if started and started == entry.get("procStart"):
+            found.append(pid)
+    return found
+
+
+def _started(pid: int) -> str:
+    """The process's start in clock ticks since boot (field 22 of its stat); empty if it is gone or
+    only waits to be reaped."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return "" if fields[0] in (b"Z", b"X") else fields[19].decode()
+    except (OSError, IndexError):
+        return ""

@@ -1,0 +1,61 @@
+"""Claude Code as a process that has many turns: `--input-format stream-json`. Observed on 2.1.329.
+
+It reads a line for each prompt, answers with an `init` and a `result`, and leaves with code 0 when
+its input is closed and its turn is over. The line of an answer carries the id under which it stands
+in the transcript. Tasks in the background are listed whenever the list changes; one that ends
+begins a turn by itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+from perdure.agents.shared import json_lines
+from perdure.model import Command, Launch
+from perdure.protocols import Heard
+
+COUNTED = ("--max-turns", "--max-budget-usd")
+"""Arguments that count over the whole life of a process."""
+_NOT_READ = b'{"type":"user"'
+"""So begin the lines with the results of tools, which may be long. A `result` has its type
+anywhere."""
+
+
+class ClaudeWarm:
+    """A `Warm`. `command`: what starts a process for one prompt."""
+
+    def __init__(self, command: Callable[[Launch], Command]) -> None:
+        self._command = command
+
+    def command(self, launch: Launch) -> Command | None:
+        if launch.budget_usd or any(
+            argument.startswith(COUNTED) for argument in launch.spec.agent_args
+        ):
+            return None
+        once = self._command(launch)
+        prompt = {"type": "user", "message": {"role": "user", "content": once.stdin.decode()}}
+        argv = (*once.argv[:2], "--input-format=stream-json", *once.argv[2:])
+        return replace(once, argv=argv, stdin=json.dumps(prompt).encode() + b"\n")
+
+    def hear(self, line: bytes, so_far: Heard) -> Heard:
+        found = None if line.startswith(_NOT_READ) else json_lines.read(line)
+        if found is None:
+            return so_far
+        match found.get("type"), found.get("subtype"):
+            case "assistant", _:
+                own = found.get("parent_tool_use_id") is None
+                return (
+                    replace(so_far, over=False, mark=json_lines.text(found.get("uuid"), 100))
+                    if own
+                    else so_far
+                )
+            case "result", _:
+                return replace(so_far, over=not json_lines.whole(found.get("queued_turn_count")))
+            case "system", "init":
+                return replace(so_far, over=False)
+            case "system", "background_tasks_changed":
+                return replace(so_far, busy=bool(found.get("tasks")))
+            case _:
+                return so_far

@@ -1,0 +1,370 @@
+"""A program: one thread of `codex app-server` with a turn for each line of its input, told as
+`codex exec --json` tells a turn.
+
+`CodexWarm` starts it by its path and with `python -I -S`: it needs the standard library alone. The
+one argument is the order as JSON (`CodexWarm.command` writes it); an input line is `{"prompt":
+...}`; the server's environment and directory are this process's own. Written against 0.169.0, whose
+`exec` is itself a client of the app server, within one process.
+
+What it guarantees: the id is printed before a prompt goes out, and no prompt goes into another
+thread than the one asked for. Sandbox and approvals are those of the order, or the turn does not
+begin; whatever the server asks for is refused, as `exec` refuses it. When a turn is told as over,
+nothing that it started runs in the background. What this program cannot do ends it, with the words
+of `exec` on stderr and code 1. It ends as the server ends (by the same signal, too); when its input
+is closed, it ends after its turn, and so it does when the server begins one that nobody asked for:
+with code 0 if the last turn was completed.
+
+Beside the lines of `exec`, `turn.completed` has `turn_id`, under which the end of the turn stands
+in the rollout.
+"""
+
+# ruff: noqa: PTH109 (pathlib would double the start-up time)
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from typing import Any
+
+PR_SET_PDEATHSIG = 1
+CHUNK = 1 << 18
+END_S = 3.0
+"""What the server gets to end by itself after its input was closed, and then again after
+SIGTERM."""
+SERVERS_S = 10.0
+"""How long a first turn waits for the user's MCP servers: one that is started later would look like
+something the turn left behind."""
+TICKS_S = 0.03
+"""Longer than the kernel's clock of process starts is exact: what they began by then is older than
+the first word."""
+WIDTH = {"readOnly": 0, "workspaceWrite": 1, "dangerFullAccess": 2}
+MODES = {
+    "read-only": "readOnly",
+    "workspace-write": "workspaceWrite",
+    "danger-full-access": "dangerFullAccess",
+}
+TOLD = frozenset(
+    "agentMessage reasoning commandExecution fileChange mcpToolCall dynamicToolCall "
+    "collabAgentToolCall webSearch imageView".split()
+)
+"""Items that are the agent's doing."""
+
+
+class ServerRefused(Exception):
+    """The server does not do what was ordered; the words are those of `exec`."""
+
+
+class Over(Exception):
+    """The server has ended."""
+
+
+def say(kind: str, **fields: Any) -> None:
+    """One line of stdout, at once."""
+    sys.stdout.write(json.dumps({"type": kind, **fields}) + "\n")
+    sys.stdout.flush()
+
+
+def snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
+class BridgeLines:
+    """What comes in by a descriptor, line by line."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd, self.open = fd, True
+        self._rest: list[bytes] = []
+
+    def read(self) -> list[bytes]:
+        """Waits for more, and returns the lines that are whole by then."""
+        piece = os.read(self.fd, CHUNK)
+        self.open = piece != b""
+        *whole, rest = piece.split(b"\n")
+        if not whole:
+            self._rest.append(rest)
+            return []
+        whole[0] = b"".join((*self._rest, whole[0]))
+        self._rest = [rest]
+        return whole
+
+
+def die_with(parent: int) -> None:
+    """In the new process: it is killed as soon as its parent has ended. A server that is only left
+    alone, or asked to end, notes in the thread that the user has interrupted the turn on purpose;
+    `exec`, when it is killed, notes nothing."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+class Server:
+    """The app server, and what it has said and nobody has looked at yet."""
+
+    def __init__(self, command: list[str]) -> None:
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, preexec_fn=partial(die_with, os.getpid())
+        )
+        assert self.process.stdout is not None
+        self.lines = BridgeLines(self.process.stdout.fileno())
+        self.news: list[dict[str, Any]] = []
+        self.answers: dict[int, dict[str, Any]] = {}
+        self.asked = 0
+
+    def write(self, message: dict[str, Any]) -> None:
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(message).encode() + b"\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            raise Over from None
+
+    def read(self) -> None:
+        """Waits for the next words. Raises Over."""
+        for line in self.lines.read():
+            message = json.loads(line)
+            if "method" not in message:
+                self.answers[message.get("id")] = message
+            elif "id" in message:
+                words = f"{message['method']}: nobody is there to be asked"
+                self.write({"id": message["id"], "error": {"code": -32601, "message": words}})
+            else:
+                self.news.append(message)
+        if not self.lines.open:
+            raise Over
+
+    def call(self, method: str, **params: Any) -> dict[str, Any]:
+        """The answer to one request. Raises Refused, Over."""
+        self.asked += 1
+        self.write({"id": self.asked, "method": method, "params": params})
+        while self.asked not in self.answers:
+            self.read()
+        answer = self.answers.pop(self.asked)
+        if error := answer.get("error"):
+            raise ServerRefused(
+                f"{method}: {method} failed: {error.get('message')} (code {error.get('code')})"
+            )
+        result: dict[str, Any] = answer.get("result") or {}
+        return result
+
+    def end(self) -> int:
+        """Its input is closed, then it is asked, then it is made to. Returns how it ended, as
+        `Popen` says it."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+        for last_word in (self.process.terminate, self.process.kill):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self.process.wait(END_S)
+            last_word()
+        return self.process.wait()
+
+
+class Thread:
+    """One conversation on the server, which is opened with the first prompt."""
+
+    def __init__(self, server: Server, order: dict[str, Any]) -> None:
+        self.server, self.order = server, order
+        self.id = ""
+        self.effort: str | None = None
+        self.usage: dict[str, Any] = {}
+        self.error = ""
+        self.turn_id = ""
+        self.ended: dict[str, Any] = {}
+        self.alone = False
+        """The server has begun a turn that nobody asked for."""
+
+    def open(self) -> None:
+        """Resumes or begins the thread. No directory is named: the server would note it as one that
+        the user trusts. Raises Refused."""
+        order, call = self.order, self.server.call
+        about = {"name": "perdure", "title": "perdure", "version": order["version"]}
+        call(
+            "initialize",
+            clientInfo=about,
+            capabilities={"experimentalApi": True, "requestAttestation": False},
+        )
+        self.server.write({"method": "initialized"})
+        config = call("config/read", cwd=os.getcwd()).get("config") or {}
+        self.effort = config.get("model_reasoning_effort")
+        asked = {
+            "sandbox": order["sandbox"],
+            "approvalPolicy": "never",
+            "model": order["model"] or config.get("model"),
+        }
+        asked["modelProvider"] = config.get("model_provider")
+        asked = {name: value for name, value in asked.items() if value}
+        if order["thread"]:
+            found = call("thread/resume", threadId=order["thread"], excludeTurns=True, **asked)
+        else:
+            found = call("thread/start", threadSource="user", **asked)
+        self.id = found["thread"]["id"]
+        if order["thread"] not in ("", self.id):
+            raise ServerRefused(
+                f"thread/resume: it was thread {order['thread']} that was asked for, not {self.id}"
+            )
+        self.check(found)
+        self.wait_for(config.get("mcp_servers") or {})
+
+    def check(self, found: dict[str, Any]) -> None:
+        """Nothing may be wider than it was ordered. Raises Refused."""
+        given, policy = (found.get("sandbox") or {}).get("type"), found.get("approvalPolicy")
+        if policy != "never" or WIDTH.get(str(given), 9) > WIDTH[MODES[self.order["sandbox"]]]:
+            raise ServerRefused(
+                f"thread/start: invalid value: sandbox {given} and approvals {policy} instead of "
+                f"{self.order['sandbox']} and never"
+            )
+
+    def wait_for(self, servers: dict[str, Any]) -> None:
+        """Until the user's MCP servers are up, or are too slow. Nothing is said before: with the
+        first word the process is complete."""
+        names = {
+            name
+            for name, each in servers.items()
+            if isinstance(each, dict) and each.get("enabled") is not False
+        }
+        late = time.monotonic() + SERVERS_S
+        while names - self.started() and (left := late - time.monotonic()) > 0:
+            if select.select([self.server.lines.fd], [], [], left)[0]:
+                self.server.read()
+        time.sleep(TICKS_S if names else 0)
+
+    def started(self) -> set[str]:
+        """The MCP servers that are up, or will not be."""
+        told = [
+            message.get("params") or {}
+            for message in self.server.news
+            if message["method"] == "mcpServer/startupStatus/updated"
+        ]
+        return {str(each.get("name")) for each in told if each.get("status") != "starting"}
+
+    def turn(self, prompt: str) -> bool:
+        """One turn, from its prompt to its end. Raises Refused, Over."""
+        if not self.id:
+            self.open()
+        self.error, self.ended = "", {}
+        say("thread.started", thread_id=self.id)
+        given = {"type": "text", "text": prompt, "text_elements": []}
+        began = self.server.call(
+            "turn/start",
+            threadId=self.id,
+            input=[given],
+            **({"effort": self.effort} if self.effort else {}),
+        )
+        self.turn_id = began["turn"]["id"]
+        while not self.ended:
+            if not self.server.news:
+                self.server.read()
+            self.tell()
+        self.server.call("thread/backgroundTerminals/clean", threadId=self.id)
+        self.tell()
+        if self.ended.get("status") == "completed":
+            used = {
+                snake(name): count for name, count in self.usage.items() if name != "totalTokens"
+            }
+            say("turn.completed", usage=used, turn_id=self.turn_id)
+            return True
+        words = (
+            (self.ended.get("error") or {}).get("message")
+            or self.error
+            or "the turn was interrupted"
+        )
+        say("turn.failed", error={"message": words})
+        return False
+
+    def tell(self) -> None:
+        """What the server has said since, as far as it is about this thread."""
+        news, self.server.news = self.server.news, []
+        for message in news:
+            told = message.get("params") or {}
+            if told.get("threadId") in (None, self.id):
+                self.hear(message["method"], told)
+
+    def hear(self, method: str, told: dict[str, Any]) -> None:
+        match method:
+            case "turn/started" if (told.get("turn") or {}).get("id") == self.turn_id:
+                say("turn.started")
+            case "turn/started":
+                self.alone = True
+            case "item/started" | "item/completed" if (item := told.get("item") or {}).get(
+                "type"
+            ) in TOLD:
+                known = {snake(name): value for name, value in item.items()}
+                say(
+                    method.replace("/", "."),
+                    item={
+                        **known,
+                        "type": snake(item["type"]),
+                        "status": snake(str(known.get("status", "completed"))),
+                    },
+                )
+            case "thread/tokenUsage/updated":
+                self.usage = (told.get("tokenUsage") or {}).get("total") or {}
+            case "warning":
+                say("item.completed", item={"type": "error", "message": told.get("message")})
+            case "error":
+                error = told.get("error") or {}
+                more = error.get("additionalDetails")
+                self.error = (
+                    f"{error.get('message')} ({more})" if more else str(error.get("message"))
+                )
+                say("error", message=self.error)
+            case "turn/completed" if (told.get("turn") or {}).get("id") == self.turn_id:
+                self.ended = told["turn"]
+
+
+def serve(thread: Thread) -> int:
+    """A turn for each line of input, until there are no more or the server goes on by itself, which
+    `exec` would not see either. Returns the exit code. Raises Refused, Over."""
+    prompts, server, good = BridgeLines(0), thread.server, True
+    poll = select.poll()
+    poll.register(prompts.fd, select.POLLIN)
+    poll.register(server.lines.fd, select.POLLIN)
+    waiting: list[bytes] = []
+    while not thread.alone and (prompts.open or waiting):
+        if waiting:
+            good = thread.turn(json.loads(waiting.pop(0))["prompt"])
+            continue
+        ready = {fd for fd, _ in poll.poll()}
+        if server.lines.fd in ready:
+            server.read()
+            thread.tell()
+        if prompts.fd in ready:
+            waiting += prompts.read()
+    return 0 if good else 1
+
+
+def main(order: dict[str, Any]) -> int:
+    try:
+        server = Server(order["command"])
+    except OSError as error:
+        sys.stderr.write(f"{order['command'][0]} cannot be started: {error.strerror}\n")
+        return 126
+    try:
+        code = serve(Thread(server, order))
+    except ServerRefused as refused:
+        sys.stderr.write(f"Error: {refused}\n")
+        code = 1
+    except BrokenPipeError:  # nobody listens any more
+        return 1
+    except Over:
+        ended = server.end()
+        if ended < 0:
+            os.kill(os.getpid(), -ended)
+        return ended or 1
+    server.end()
+    return code
+
+
+if __name__ == "__main__":
+    code = main(json.loads(sys.argv[1]))
+    sys.stdout.flush()
+    os._exit(code)

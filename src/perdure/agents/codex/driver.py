@@ -1,0 +1,333 @@
+"""The driver for the Codex CLI: how it is started, and what its output and files mean. Written
+against 0.169.0.
+
+Loaded by `perdure.agents.registry.load`. The events, the classifier and the files have rooms of
+their own beside this one.
+
+Permissions are the CLI's own sandbox, which it forgets on resume, so it is set every time: `read`
+is read-only, `edit` is workspace-write (the workdir and temporary directories; no network), `full`
+is none. Codex keeps the git directory read-only in the sandbox; for `edit` the parts that a commit
+needs are made writable, except in the user's own checkout (`here`), and in a linked worktree
+without the repository's hooks and configuration.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from perdure.agents.codex import events as codex_events
+from perdure.agents.codex import index as codex_index
+from perdure.agents.codex import loads, outcome, untold
+from perdure.agents.codex import transcript as codex_files
+from perdure.agents.codex.warm import SANDBOX, CodexWarm
+from perdure.agents.shared import programs, refusals
+from perdure.agents.shared.ids import checked
+from perdure.config.home import user_home
+from perdure.model import (
+    Command,
+    Conversation,
+    Exit,
+    Fill,
+    Launch,
+    Loaded,
+    Outcome,
+    Permissions,
+    Program,
+    Reply,
+    Rung,
+    Start,
+    Usage,
+)
+from perdure.model.events import AgentEvent
+from perdure.protocols import Abilities, Prompt, Retention, Spoken, Warm
+from perdure.rules.transcript_repair import Mended
+from perdure.rules.transcript_repair import codex as codex_mending
+
+PACKAGE = programs.Package("codex", "PERDURE_CODEX", "@openai", "codex", "vendor/*/bin/codex")
+
+MAX_PROMPT_CHARACTERS = 1 << 20
+"""One more is refused: `Input exceeds the maximum length of 1048576 characters`."""
+
+_ALWAYS = (
+    "--disable=plugins",
+    "--disable=unbounded_connection_retries",
+    "-c",
+    "check_for_update_on_startup=false",
+)
+"""Without plugins a run looks up no foreign host; without the second switch it waits for ever where
+the network is gone."""
+
+COMPACT_AT = "model_auto_compact_token_limit"
+
+_RESERVED = frozenset(
+    {
+        "--last",
+        "--all",
+        "--ephemeral",
+        "--worktree",
+        "--json",
+        "-C",
+        "--cd",
+        "resume",
+        "fork",
+        "review",
+        "-",
+        "--",
+        "-h",
+        "--help",
+        "-V",
+        "--version",
+    }
+)
+
+
+class CodexDriver:
+    """An `AgentDriver`."""
+
+    name = "codex"
+    archive = None
+    warm: Warm | None
+    abilities = Abilities(
+        choose_id=False,
+        fork=True,
+        resume_by_path=False,
+        cwd_bound=False,
+        cumulative_usage=True,
+        max_prompt_bytes=4 * MAX_PROMPT_CHARACTERS,
+        compacts=True,
+        tells_call_ids=False,
+    )
+    variables = (
+        *("OPENAI_*", "CODEX_*", "AZURE_OPENAI_*", "RUST_LOG"),
+        *(
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "NO_PROXY",
+            "ALL_PROXY",
+            "http_proxy",
+            "https_proxy",
+            "no_proxy",
+            "all_proxy",
+        ),
+        *("NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+        *(
+            "!CODEX_THREAD_ID",
+            "!CODEX_SESSION_ID",
+            "!CODEX_TOOL_CALL_ID",
+            "!CODEX_CI",
+            "!CODEX_VERSION",
+            "!CODEX_PERMISSION_PROFILE",
+        ),
+        *("!CODEX_SANDBOX*", "!CODEX_MANAGED_*", "!CODEX_APPLY_PATCH_*"),
+    )
+    """`!pattern` takes names out again: what a running Codex sets for its children."""
+
+    def __init__(self) -> None:
+        self.warm = CodexWarm(_settings)
+
+    def locate(self, environ: Mapping[str, str]) -> Program:
+        """PERDURE_CODEX, else the first `driver` on PATH; the npm wrapper is followed to the native
+        program."""
+        return programs.locate(PACKAGE, environ)
+
+    def home(self, environ: Mapping[str, str]) -> Path:
+        """CODEX_HOME, else `~/.codex`."""
+        return Path(environ.get("CODEX_HOME") or user_home(environ) / ".codex")
+
+    def refuse(self, launch: Launch) -> str:
+        """A prompt that is empty or too long, arguments that are perdure's to set."""
+        if len(launch.prompt) > MAX_PROMPT_CHARACTERS:
+            return (
+                f"The prompt is longer than the {MAX_PROMPT_CHARACTERS} characters that Codex "
+                "takes; put it into a file."
+            )
+        return refusals.prompt(launch) or refusals.arguments(launch, _RESERVED)
+
+    def command(self, launch: Launch) -> Command:
+        """All flags stand before `resume`, which takes few of them; after the user's own comes one
+        of ours, so that none of them eats the subcommand. Raises ValueError for a bad id: Codex
+        would silently start anew."""
+        argv = [
+            launch.program.path,
+            "exec",
+            *launch.spec.agent_args,
+            "--json",
+            "--skip-git-repo-check",
+            *_sandbox(launch),
+        ]
+        if launch.spec.model:
+            argv.append(f"--model={launch.spec.model}")
+        return Command(
+            argv=(*argv, *_settings(launch), *_conversation(launch), "-"),
+            stdin=launch.prompt.encode(),
+        )
+
+    def parse(self, line: bytes) -> Sequence[AgentEvent]:
+        return codex_events.parse(line)
+
+    def outcome(self, exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
+        return outcome.outcome(exit, events)
+
+    def transcript(self, home: Path, session_id: str) -> Path | None:
+        return codex_files.transcript(home, session_id)
+
+    def place(self, home: Path, session_id: str, cwd: Path, copy: Path) -> Path:
+        return codex_files.place(home, session_id, copy)
+
+    def belongings(self, transcript: Path) -> Sequence[Path]:
+        return ()
+
+    def prompts(self, transcript: bytes) -> Sequence[Prompt]:
+        return tuple(codex_files.prompts(transcript))
+
+    def conversations(self, home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
+        return codex_files.conversations(home, limit, only)
+
+    def spoken(self, transcript: bytes) -> Sequence[Spoken]:
+        return tuple(codex_files.spoken(transcript))
+
+    def parent(self, transcript: bytes) -> str:
+        return codex_files.parent(transcript)
+
+    def mend(self, copy: bytes, session_id: str, name: str = "", complaint: str = "") -> Mended:
+        return codex_mending.mend(copy, session_id, name, complaint)
+
+    def remains(self, home: Path, session_id: str) -> Sequence[Path]:
+        return codex_files.remains(home, session_id)
+
+    def retention(self, home: Path) -> Retention | None:
+        return None
+
+    def fill(self, transcript: bytes) -> Fill:
+        return codex_files.fill(transcript)
+
+    def replies(self, transcript: bytes) -> Sequence[Reply]:
+        return tuple(codex_files.replies(transcript))
+
+    def total(self, transcript: bytes) -> Usage:
+        return codex_files.total(transcript)
+
+    def loads(self, transcript: bytes, bases: Sequence[bytes] = ()) -> Loaded | None:
+        return loads.loads(transcript, bases)
+
+    def bases(self, home: Path, transcript: bytes) -> Sequence[Path]:
+        return codex_files.bases(home, transcript)
+
+    def untold(self, content: bytes) -> Sequence[AgentEvent]:
+        return untold.untold(content)
+
+    def by_hand(self, launch: Launch) -> Command:
+        """Without the background server, which would hold the thread for a minute after the person
+        has left."""
+        argv = [
+            launch.program.path,
+            "resume",
+            "--no-daemon",
+            checked(launch.continuation.session_id),
+        ]
+        argv += [f"--model={launch.spec.model}"] if launch.spec.model else []
+        own = codex_index.own_index(Path(launch.home), launch.continuation.session_id)
+        index = {codex_index.VARIABLE: str(own)} if own is not None else {}
+        return Command(argv=tuple(argv), stdin=b"", env={"CODEX_HOME": launch.home, **index})
+
+    def writers(self, home: Path, session_id: str) -> Sequence[int]:
+        return codex_files.writers(home, session_id)
+
+
+def _conversation(launch: Launch) -> list[str]:
+    """Which thread: a new one, one that goes on, or one that is forked from."""
+    asked = launch.continuation
+    match asked.kind:
+        case Start.FRESH | Start.REBUILD:
+            return []
+        case Start.RESUME if asked.rung is not Rung.PATH:
+            return ["resume", checked(asked.session_id)]
+        case Start.FORK:
+            return ["fork", checked(asked.session_id)]
+        case _:
+            raise ValueError(f"Codex has no continuation {asked.kind} by {asked.rung}")
+
+
+def _compact(launch: Launch) -> list[str]:
+    """The level of the CLI's own compaction, unless the user's own arguments have it. It is checked
+    before a turn's first request too."""
+    at = launch.compact_at
+    if (
+        at is None
+        or not at.tokens
+        or any(COMPACT_AT in argument for argument in launch.spec.agent_args)
+    ):
+        return []
+    return ["-c", f"{COMPACT_AT}={at.tokens}"]
+
+
+def _sandbox(launch: Launch) -> list[str]:
+    if launch.spec.permissions is Permissions.FULL:
+        return ["--dangerously-bypass-approvals-and-sandbox"]
+    return [f"--sandbox={SANDBOX[launch.spec.permissions]}"]
+
+
+def _settings(launch: Launch) -> list[str]:
+    """What is set in the CLI's own words, for one turn and for a kept process alike."""
+    return [*_ALWAYS, *_roots(launch), *_compact(launch), *_index(launch)]
+
+
+def _index(launch: Launch) -> list[str]:
+    """The thread's own index, where the home's leads elsewhere, unless the user's arguments name
+    one. Reads the file system."""
+    asked = launch.continuation
+    goes_on = asked.kind in (Start.RESUME, Start.FORK) and asked.session_id
+    if not goes_on or any(codex_index.SETTING in argument for argument in launch.spec.agent_args):
+        return []
+    own = codex_index.own_index(Path(launch.home), asked.session_id)
+    return (
+        ["-c", f"{codex_index.SETTING}={json.dumps(str(own), ensure_ascii=False)}"]
+        if own is not None
+        else []
+    )
+
+
+def _roots(launch: Launch) -> list[str]:
+    """What is writable beside the workdir."""
+    if launch.spec.permissions is not Permissions.EDIT:
+        return []
+    roots = [] if launch.spec.here else git_roots(Path(launch.cwd))
+    return [
+        "-c",
+        f"sandbox_workspace_write.writable_roots={json.dumps([str(root) for root in roots], ensure_ascii=False)}",
+    ]
+
+
+def git_roots(cwd: Path) -> list[Path]:
+    """What a commit from this directory must be able to write, outside of what the sandbox allows.
+    Reads the file system.
+
+    A linked worktree is believed only if its repository knows it: an agent could have written any
+    path into the `.git` file.
+    """
+    mark = cwd / ".git"
+    if mark.is_symlink():
+        return []
+    if mark.is_dir():
+        return [mark]
+    try:
+        own = (cwd / mark.read_text().removeprefix("gitdir:").strip()).resolve(strict=True)
+        back = (own / (own / "gitdir").read_text().strip()).resolve()
+        shared = (own / (own / "commondir").read_text().strip()).resolve(strict=True)
+    except (OSError, ValueError):
+        return []
+    if back != mark.resolve() or own.parent != shared / "worktrees":
+        return []
+    return [
+        own,
+        *(
+            shared / part
+            for part in ("objects", "refs", "logs", "reftable")
+            if (shared / part).is_dir()
+        ),
+    ]
+
+
+DRIVER = CodexDriver()

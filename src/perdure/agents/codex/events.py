@@ -1,0 +1,116 @@
+"""Codex's `exec --json` lines as events. Pure. Read from 0.169.0.
+
+Neither an item of type `error` nor a line `error` is a failure; only `turn.failed` is. `usage`
+counts over the whole thread, also across resumes and forks, and its input includes the cached part.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from perdure.agents.shared import json_lines
+from perdure.agents.shared.calls import sandboxed
+from perdure.model import Usage
+from perdure.model.events import (
+    AgentEvent,
+    LimitSeen,
+    RetrySeen,
+    Said,
+    SessionSeen,
+    ToolDenied,
+    ToolEnded,
+    ToolStarted,
+    TurnEnded,
+    TurnStarted,
+    Unrecognised,
+    UsageSeen,
+)
+
+SUMMARY = 500
+_NO_TOOLS = frozenset({"agent_message", "reasoning", "error", "todo_list", "plan", "user_message"})
+_STATUS = re.compile(r"status:? (\d{3})")
+
+
+def parse(line: bytes) -> Sequence[AgentEvent]:
+    """The events of one line; never raises."""
+    if not line.strip():
+        return ()
+    found = json_lines.read(line) or {}
+    match found.get("type"):
+        case "thread.started":
+            return (SessionSeen(json_lines.text(found.get("thread_id"), SUMMARY)),)
+        case "turn.started":
+            return (TurnStarted(),)
+        case "item.started" | "item.updated" | "item.completed" as kind:
+            item = found.get("item")
+            return _item(kind, item) if isinstance(item, dict) else ()
+        case "error":
+            return _error(json_lines.text(found.get("message")))
+        case "turn.completed":
+            return (
+                UsageSeen(_usage(found.get("usage")), cumulative=True),
+                TurnEnded(ok=True, turns=1),
+            )
+        case "turn.failed":
+            message = json_lines.text(json_lines.part(found, "error", "message"))
+            limit = (
+                (LimitSeen(json_lines.text(message, SUMMARY)),) if "usage limit" in message else ()
+            )
+            return (*limit, TurnEnded(ok=False, text=message, turns=1))
+        case _:
+            return (Unrecognised(json_lines.text(line.decode("utf-8", "replace"))),)
+
+
+def _item(kind: str, item: dict[str, Any]) -> Sequence[AgentEvent]:
+    name = json_lines.text(item.get("type"), SUMMARY)
+    if name == "agent_message" and kind == "item.completed":
+        said = json_lines.text(item.get("text"))
+        return (Said(said),) if said else ()
+    if name in _NO_TOOLS or kind == "item.updated":
+        return ()
+    key = json_lines.text(item.get("id"), SUMMARY)
+    if kind == "item.started":
+        return (ToolStarted(key, name, _argument(item)),)
+    stopped: Sequence[AgentEvent] = ()
+    if item.get("exit_code") and sandboxed(json_lines.text(item.get("aggregated_output"))):
+        stopped = (ToolDenied(key, name, _argument(item), by="sandbox"),)
+    ok = (
+        item.get("status") in ("completed", None)
+        and not item.get("exit_code")
+        and not item.get("error")
+    )
+    output, code = json_lines.text(item.get("aggregated_output"), SUMMARY), item.get("exit_code")
+    return (*stopped, ToolEnded(key, ok, output, code=json_lines.exit_code(code)))
+
+
+def _argument(item: dict[str, Any]) -> str:
+    """The command, the tool of a server, the search, or the files that change."""
+    if changes := json_lines.items(item.get("changes")):
+        return json_lines.text(
+            ", ".join(json_lines.text(change.get("path")) for change in changes), SUMMARY
+        )
+    if tool := json_lines.text(item.get("tool"), SUMMARY):
+        return f"{json_lines.text(item.get('server'), SUMMARY)}.{tool}".lstrip(".")
+    return json_lines.text(item.get("command"), json_lines.COMMAND) or json_lines.text(
+        item.get("query"), SUMMARY
+    )
+
+
+def _error(message: str) -> Sequence[AgentEvent]:
+    """What Codex says before it tries again; its last error is repeated by `turn.failed`."""
+    if not message.startswith("Reconnecting"):
+        return ()
+    status = _STATUS.search(message)
+    return (RetrySeen(int(status[1]) if status else None, json_lines.text(message, SUMMARY)),)
+
+
+def _usage(used: Any) -> Usage:
+    """The input includes its cached parts, as the API counts it."""
+    return Usage(
+        input=json_lines.whole(json_lines.part(used, "input_tokens")),
+        output=json_lines.whole(json_lines.part(used, "output_tokens")),
+        cached=json_lines.whole(json_lines.part(used, "cached_input_tokens")),
+        cache_write=json_lines.whole(json_lines.part(used, "cache_write_input_tokens")),
+    )

@@ -1,0 +1,172 @@
+"""What Codex shows to the model after a resume, from a rollout. Pure; called by the driver. Every
+rule was tried on 0.169.0.
+
+- Items are the `response_item` records in the order of the file; Codex's own user messages are
+  none.
+- A `compacted` record replaces all items before it by its own history: the prompts, and a summary
+  in the place of the rest.
+- Going back (`thread/revert`, the Esc key twice) begins a new file for the same thread. Like the
+  file of a fork it holds only what came afterwards, and its first record names the file that it
+  goes on from, and up to which ordinal (`history_base`). Older versions wrote a record
+  `thread_rolled_back` with the number of turns instead.
+- A call without a result is closed with `aborted`; a result without a call is left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from perdure.agents.codex import transcript
+from perdure.agents.shared import json_lines
+from perdure.model import Item, ItemKind, Loaded
+from perdure.model.loaded import call, item
+
+_CALLS = frozenset({"function_call", "custom_tool_call", "local_shell_call"})
+_RESULTS = frozenset({"function_call_output", "custom_tool_call_output", "local_shell_call_output"})
+_TOLD = (b'"response_item"', b'"compacted"', b'"thread_rolled_back"', b'"session_meta"')
+
+
+class _History:
+    """The items so far."""
+
+    def __init__(self) -> None:
+        self.items: list[Item] = []
+        self.condensed: list[Item] = []
+        self.dropped: list[Item] = []
+        self.compactions = 0
+
+    def compact(self, payload: Any) -> None:
+        """Replace everything by what the record says."""
+        given = json_lines.part(payload, "replacement_history")
+        summary = json_lines.text(json_lines.part(payload, "message"))
+        entries = json_lines.items(given) if isinstance(given, list) else None
+        if entries is None:
+            kept = [each for each in self.items if each.kind is ItemKind.PROMPT]
+            now = [*kept, item(ItemKind.SUMMARY, summary)]
+        else:
+            now = [each for entry in entries for each in _replacing(entry, summary)]
+        left = list(now)
+        for each in self.items:
+            if each in left:
+                left.remove(each)
+            else:
+                self.condensed.append(each)
+        self.items, self.compactions = now, self.compactions + 1
+
+    def roll_back(self, turns: int) -> None:
+        """Take the newest turns back."""
+        starts = [at for at, each in enumerate(self.items) if each.kind is ItemKind.PROMPT]
+        if turns and starts:
+            at = starts[max(0, len(starts) - turns)]
+            self.dropped += self.items[at:]
+            del self.items[at:]
+
+
+def loads(content: bytes, bases: Sequence[bytes] = ()) -> Loaded:
+    """The items that a resume would send. `bases`: the files that this one goes on from, the
+    nearest first."""
+    history = _History()
+    ends = [_end(each) for each in (content, *bases)]
+    # The last of the bases has no limit of its own: the one before it says how far it is read.
+    thread = transcript.meta_of(content).get("id")
+    for each, end in reversed(list(zip((content, *bases), (None, *ends), strict=False))):
+        _read(history, each, end, own=transcript.meta_of(each).get("id") == thread)
+    return Loaded(
+        items=tuple(_closed(history.items)),
+        compactions=history.compactions,
+        condensed=tuple(history.condensed),
+        dropped=tuple(history.dropped),
+    )
+
+
+def _end(content: bytes) -> int | None:
+    """The first ordinal of the base that a file does not go on from; None where it names none."""
+    found = json_lines.part(transcript.meta_of(content), "history_base", "end_ordinal_exclusive")
+    return found if isinstance(found, int) else None
+
+
+def _read(history: _History, content: bytes, end: int | None, *, own: bool) -> None:
+    """Take a file in, up to an ordinal. What stands behind that was taken back, unless the file is
+    another thread's."""
+    for line in content.split(b"\n"):
+        entry = json_lines.read(line) if any(mark in line for mark in _TOLD) else None
+        if entry is None:
+            continue
+        ordinal, payload = entry.get("ordinal"), entry.get("payload")
+        aside = end is not None and isinstance(ordinal, int) and ordinal >= end
+        if entry.get("type") == "response_item":
+            if own or not aside:
+                (history.dropped if aside else history.items).extend(_items(payload))
+        elif entry.get("type") == "compacted" and not aside:
+            history.compact(payload)
+        elif json_lines.part(payload, "type") == "thread_rolled_back" and not aside:
+            history.roll_back(json_lines.whole(json_lines.part(payload, "num_turns")))
+
+
+def _items(payload: Any) -> Iterator[Item]:
+    kind, key = json_lines.part(payload, "type"), _name(json_lines.part(payload, "call_id"))
+    if kind == "message" and json_lines.part(payload, "role") == "user":
+        if (words := transcript.prompt_of(payload)).strip():
+            yield item(ItemKind.PROMPT, words)
+    elif kind == "message" and json_lines.part(payload, "role") == "assistant":
+        if (words := _text(json_lines.part(payload, "content"))).strip():
+            yield item(ItemKind.ANSWER, words)
+    elif kind in _CALLS and key:
+        given = _arguments(payload)
+        yield call(key, _name(payload.get("name")) or "shell", given, _command(given))
+    elif kind in _RESULTS and key:
+        yield item(ItemKind.RESULT, _text(json_lines.part(payload, "output")), key)
+
+
+def _replacing(entry: dict[str, Any], summary: str) -> Iterator[Item]:
+    """An entry of a replacement history. The message in which Codex gives the summary is none of
+    the user's."""
+    if (
+        json_lines.part(entry, "type") == "message"
+        and summary
+        and _text(entry.get("content")).strip() == summary.strip()
+    ):
+        yield item(ItemKind.SUMMARY, summary)
+    else:
+        yield from _items(entry)
+
+
+def _arguments(payload: Any) -> Any:
+    given = payload.get("arguments") or payload.get("input") or payload.get("action")
+    try:
+        return json.loads(given) if isinstance(given, str) else given
+    except (ValueError, RecursionError):
+        return given
+
+
+def _command(given: Any) -> str:
+    command = json_lines.part(given, "cmd") or json_lines.part(given, "command")
+    return " ".join(str(word) for word in command) if isinstance(command, list) else _name(command)
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    if isinstance(content, dict):
+        return _text(content.get("content"))
+    return "\n".join(
+        _name(part["text"]) if "text" in part else repr(part) for part in json_lines.items(content)
+    )
+
+
+def _name(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _closed(items: Sequence[Item]) -> Iterable[Item]:
+    """As the request has them: every call with a result, every result with a call."""
+    calls = {each.key for each in items if each.kind is ItemKind.CALL}
+    results = {each.key for each in items if each.kind is ItemKind.RESULT}
+    for each in items:
+        if each.kind is ItemKind.RESULT and each.key not in calls:
+            continue
+        yield each
+        if each.kind is ItemKind.CALL and each.key not in results:
+            yield item(ItemKind.RESULT, "aborted", each.key, made_up=True)

@@ -1,0 +1,341 @@
+"""Codex's own files: where a thread lies, what stands in it, and who has it open.
+
+Layout of 0.169.0: `{home}/sessions/YYYY/MM/DD/rollout-<time>-<thread>.jsonl`, with `_<file>` behind
+the thread where it was begun by going back in the thread;
+`{home}/thread-writer-locks/<thread>.lock`, held by flock while a process writes. A fork's file
+holds only what came after the fork and names its parent (`forked_from_id`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from perdure.agents.shared import json_lines, listing_order
+from perdure.agents.shared.ids import checked, is_id
+from perdure.model import Conversation, Fill, Reply, Usage
+from perdure.protocols import Prompt, Spoken
+
+_NAME = re.compile(r"rollout-(\d{4})-(\d{2})-(\d{2})T[\d-]{8}-(.+)\.jsonl")
+_TIME = re.compile(r"(\d{4})-(\d{2})-(\d{2})T(\d{2}):(\d{2}):(\d{2})")
+_FIRST = 500
+_TOLD = (b'"token_count"', b'"compacted"', b'"turn_context"')
+_COUNTED = (b'"token_count"', b'"token_usage_record"', b'"turn_context"')
+_OWN_WORDS = (
+    *(
+        "<environment_context>",
+        "<user_instructions>",
+        "# AGENTS.md instructions",
+        "<turn_aborted>",
+        "<skill>",
+        "<user_shell_command>",
+    ),
+    *("<subagent_notification>", "<model_switch>", "<recommended_plugins>", "<goal_context>"),
+)
+"""How Codex's own user messages begin, for versions that do not say where a message comes from."""
+
+
+def transcript(home: Path, session_id: str) -> Path | None:
+    """The thread's rollout; of several, the one with the newest date in its name."""
+    return next(iter(remains(home, session_id)), None)
+
+
+def remains(home: Path, session_id: str) -> Sequence[Path]:
+    """All its files, by the date in their names, the newest first. Going back in a thread begins a
+    further one (0.169.0)."""
+    found = home.glob(f"sessions/*/*/*/rollout-*-{session_id}*.jsonl") if is_id(session_id) else ()
+    found = (path for path in found if path.stem.partition(session_id)[2][:1] in ("", "_"))
+    return sorted(
+        (path for path in found if path.is_file()), key=lambda path: path.name, reverse=True
+    )
+
+
+def bases(home: Path, content: bytes) -> Sequence[Path]:
+    """The files that a rollout goes on from, the nearest first. Each is named by the last id in its
+    name."""
+    found: list[Path] = []
+    head = content.partition(b"\n")[0]
+    while (path := _base(home, head)) is not None and path not in found:
+        found.append(path)
+        head = _head(path)
+    return found
+
+
+def _base(home: Path, head: bytes) -> Path | None:
+    """The file that a first line names; of several, the one with the newest date in its name."""
+    named = json_lines.text(json_lines.part(meta_of(head), "history_base", "thread_id"))
+    files = home.glob(f"sessions/*/*/*/rollout-*{named}.jsonl") if is_id(named) else ()
+    fitting = [path for path in files if path.stem.endswith((f"-{named}", f"_{named}"))]
+    return max(fitting, key=lambda path: path.name, default=None)
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.readline()
+    except OSError:
+        return b""
+
+
+def place(home: Path, session_id: str, copy: Path) -> Path:
+    """Where the rollout lay: over what is left of it, else by the date in the copy's name, else by
+    its first line.
+
+    Raises ValueError if the copy is no rollout of this thread.
+    """
+    checked(session_id)
+    if there := transcript(home, session_id):
+        return there
+    if (named := _NAME.fullmatch(copy.name)) and named[4] == session_id:
+        return home.joinpath("sessions", *named.group(1, 2, 3), copy.name)
+    with copy.open("rb") as file:
+        meta = json_lines.part(json_lines.read(file.readline()), "payload")
+    began = _TIME.match(json_lines.text(json_lines.part(meta, "timestamp")))
+    if json_lines.part(meta, "id") != session_id or began is None:
+        raise ValueError(f"{copy} is no rollout of the thread {session_id}")
+    year, month, day, *clock = began.groups()
+    return (
+        home
+        / "sessions"
+        / year
+        / month
+        / day
+        / f"rollout-{year}-{month}-{day}T{'-'.join(clock)}-{session_id}.jsonl"
+    )
+
+
+def prompts(content: bytes) -> Iterator[Prompt]:
+    """The prompts of people and programs, in order; Codex's own user messages and unreadable lines
+    are passed over."""
+    for line in content.split(b"\n"):
+        if (
+            b'"user"' in line
+            and (entry := json_lines.read(line))
+            and entry.get("type") == "response_item"
+        ):
+            message = entry.get("payload")
+            if (
+                json_lines.part(message, "type") == "message"
+                and json_lines.part(message, "role") == "user"
+                and (words := prompt_of(message))
+            ):
+                yield Prompt(words)
+
+
+def prompt_of(message: Any) -> str:
+    """The words of a prompt; empty for what Codex put in itself."""
+    texts = [
+        item["text"]
+        for item in json_lines.items(json_lines.part(message, "content"))
+        if isinstance(item.get("text"), str)
+    ]
+    origins = json_lines.items(
+        json_lines.part(
+            message, "internal_chat_message_metadata_passthrough", "content_item_metadata"
+        )
+    )
+    if origins:
+        return "\n".join(
+            words
+            for words, origin in zip(texts, origins, strict=False)
+            if json_lines.part(origin, "provenance", "type") == "user"
+        )
+    return "\n".join(words for words in texts if not words.lstrip().startswith(_OWN_WORDS))
+
+
+def conversations(home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
+    """The threads that people and programs began; those of subagents are left out."""
+    if only and not is_id(only):
+        return ()
+    return listing_order.newest(
+        home.glob(f"sessions/*/*/*/rollout-*{only}.jsonl"), limit, _conversation
+    )
+
+
+def _conversation(path: Path, content: bytes, whole: bool, updated: int) -> Conversation | None:
+    meta = meta_of(content)
+    thread = json_lines.text(meta.get("id"))
+    said = [prompt.text for prompt in prompts(content)]
+    if (
+        not is_id(thread)
+        or not path.stem.endswith(thread)
+        or isinstance(meta.get("source"), dict)
+        or not (said or parent(content))
+    ):
+        return None
+    return Conversation(
+        id=thread,
+        path=str(path),
+        updated=updated,
+        cwd=json_lines.text(meta.get("cwd")),
+        first=json_lines.text(said[0] if said else "", _FIRST),
+        turns=len(said) if whole else 0,
+        parent=parent(content),
+    )
+
+
+def meta_of(content: bytes) -> dict[str, Any]:
+    """What a rollout's first line says of the thread."""
+    head = json_lines.read(content.partition(b"\n")[0]) or {}
+    meta = head.get("payload") if head.get("type") == "session_meta" else None
+    return meta if isinstance(meta, dict) else {}
+
+
+def parent(content: bytes) -> str:
+    """The thread that this one was forked from: its rollout is needed as well."""
+    named = json_lines.text(meta_of(content).get("forked_from_id"))
+    return named if is_id(named) else ""
+
+
+def total(content: bytes) -> Usage:
+    """The newest count; it runs on over resumes and forks. The input includes its cached parts."""
+    for line in reversed(content.split(b"\n")):
+        if b'"token_count"' in line and (
+            used := json_lines.part(json_lines.read(line), "payload", "info", "total_token_usage")
+        ):
+            return usage(used)
+    return Usage()
+
+
+def usage(told: Any) -> Usage:
+    """One of Codex's counts. The input includes its cached parts, as the API counts it."""
+    return Usage(
+        input=json_lines.whole(json_lines.part(told, "input_tokens")),
+        output=json_lines.whole(json_lines.part(told, "output_tokens")),
+        cached=json_lines.whole(json_lines.part(told, "cached_input_tokens")),
+        cache_write=json_lines.whole(json_lines.part(told, "cache_write_input_tokens")),
+    )
+
+
+def replies(content: bytes) -> Iterator[Reply]:
+    """The model's replies. 0.169.0 writes a record as soon as one has come, and the thread's count
+    only when its tools have ended: a resume goes on from that count, without what was lost in
+    between. Older versions write the count alone."""
+    model = ""
+    for line in content.split(b"\n"):
+        entry = json_lines.read(line) if any(mark in line for mark in _COUNTED) else None
+        if entry is None:
+            continue
+        payload, at = entry.get("payload"), json_lines.moment(entry.get("timestamp"))
+        if entry.get("type") == "turn_context":
+            model = json_lines.text(json_lines.part(payload, "model"), _FIRST) or model
+        elif entry.get("type") == "token_usage_record":
+            key = json_lines.text(json_lines.part(payload, "response_id"), _FIRST)
+            yield Reply(
+                id=key or str(at),
+                usage=usage(json_lines.part(payload, "usage")),
+                model=model,
+                at=at,
+            )
+        elif json_lines.part(payload, "type") == "token_count" and (
+            info := json_lines.part(payload, "info")
+        ):
+            total = usage(json_lines.part(info, "total_token_usage"))
+            key = f"{total.input} in, {total.output} out"
+            yield Reply(
+                id=key,
+                usage=usage(json_lines.part(info, "last_token_usage")),
+                model=model,
+                at=at,
+                unnamed=True,
+            )
+
+
+def fill(content: bytes) -> Fill:
+    """By the newest count of one request; after a compaction, and after a request that was refused
+    as too long, Codex's own estimate."""
+    tokens, window, model, compactions, held, left = 0, 0, "", 0, 0, 0
+    counts: list[int] = []
+    for line in content.split(b"\n"):
+        if not any(mark in line for mark in _TOLD):
+            continue
+        entry = json_lines.read(line) or {}
+        if entry.get("type") == "compacted":
+            # The newest count is that of the request for the summary, which carried the
+            # conversation as well.
+            compactions, held, left = compactions + 1, max(counts[-2:], default=0), 0
+        elif entry.get("type") == "turn_context":
+            model = json_lines.text(json_lines.part(entry, "payload", "model")) or model
+        elif json_lines.part(entry, "payload", "type") == "token_count":
+            last = json_lines.part(entry, "payload", "info", "last_token_usage")
+            tokens = (
+                json_lines.whole(json_lines.part(last, "input_tokens"))
+                or json_lines.whole(json_lines.part(last, "total_tokens"))
+                or tokens
+            )
+            counts.append(tokens)
+            left = left or tokens
+            window = (
+                json_lines.whole(json_lines.part(entry, "payload", "info", "model_context_window"))
+                or window
+            )
+    return Fill(
+        tokens=tokens,
+        window=window,
+        model=model,
+        compactions=compactions,
+        held=held,
+        left=left if compactions else 0,
+    )
+
+
+def spoken(content: bytes) -> Iterator[Spoken]:
+    """Prompts, and the agent's messages."""
+    for line in content.split(b"\n"):
+        entry = json_lines.read(line) if b'"message"' in line else None
+        if (
+            entry is None
+            or entry.get("type") != "response_item"
+            or json_lines.part(entry, "payload", "type") != "message"
+        ):
+            continue
+        message = entry["payload"]
+        if message.get("role") == "user" and (words := prompt_of(message)):
+            yield Spoken(False, words)
+        elif message.get("role") == "assistant":
+            said = "\n".join(
+                json_lines.text(item.get("text"))
+                for item in json_lines.items(message.get("content"))
+            )
+            if said.strip():
+                yield Spoken(True, said)
+
+
+def writers(home: Path, session_id: str) -> Sequence[int]:
+    """Processes that hold the thread's lock, as the kernel lists them. The lock itself is not
+    touched: a probe by flock would make a Codex that starts at that moment fail."""
+    lock = home / "thread-writer-locks" / f"{session_id}.lock"
+    if not is_id(session_id):
+        return ()
+    try:
+        wanted = lock.stat()
+        held = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return ()
+    fields = [line.split() for line in held if " FLOCK " in line and "->" not in line]
+    pids = {
+        int(field[4])
+        for field in fields
+        if len(field) > 5 and field[5].rpartition(":")[2] == str(wanted.st_ino)
+    }
+    return sorted(pid for pid in pids if pid > 0 and _has_open(pid, wanted))
+
+
+def _has_open(pid: int, wanted: os.stat_result) -> bool:
+    """Whether it is really this file: inode numbers repeat over devices. Where the kernel does not
+    let us look, it may be."""
+    try:
+        descriptors = list(Path(f"/proc/{pid}/fd").iterdir())
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    for descriptor in descriptors:
+        with suppress(OSError):
+            if os.path.samestat(descriptor.stat(), wanted):
+                return True
+    return False

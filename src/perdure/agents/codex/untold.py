@@ -1,0 +1,85 @@
+"""What Codex's output does not tell of its calls, read from the rollout. Pure; read from 0.169.0.
+
+`exec --json` has no line for a call that was rejected, nor for a question to the user: both stand
+in the rollout alone, as the result of a `function_call`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from msgspec.structs import replace
+
+from perdure.agents.codex.transcript import prompt_of
+from perdure.agents.shared import json_lines
+from perdure.agents.shared.calls import question
+from perdure.model.events import AgentEvent, QuestionAsked, ToolDenied
+
+SUMMARY = 500
+_ASKS = "request_user_input"
+_REJECTED = re.compile(
+    r"approval policy is |exec_command failed.{0,80}rejected|patch rejected|rejected by |rejected: "
+    r"|Command blocked by|Tool call blocked by",
+    re.IGNORECASE,
+)
+"""How the result of a call begins that was not allowed to run."""
+_LOOKING = frozenset({"list_mcp_resources", "read_mcp_resource", "update_plan", "view_image"})
+_ARGUMENTS = ("cmd", "command", "input", "path", "query")
+
+
+def untold(content: bytes) -> list[AgentEvent]:
+    """The questions and the rejected calls since the newest prompt, without the calls that ran
+    later."""
+    calls: dict[str, dict[str, Any]] = {}
+    found: list[AgentEvent] = []
+    for line in content.split(b"\n"):
+        entry = json_lines.read(line) if b'"response_item"' in line else None
+        item = entry.get("payload") if entry is not None else None
+        if not isinstance(item, dict):
+            continue
+        match item.get("type"):
+            case "message" if item.get("role") == "user" and prompt_of(item):
+                found, calls = [], {}
+            case "function_call" | "custom_tool_call":
+                calls[json_lines.text(item.get("call_id"), SUMMARY)] = item
+            case "function_call_output" | "custom_tool_call_output":
+                key = json_lines.text(item.get("call_id"), SUMMARY)
+                found = _after(found, key, calls.get(key, {}), _words(item.get("output")))
+            case _:
+                pass
+    return found
+
+
+def _after(
+    found: list[AgentEvent], key: str, call: dict[str, Any], output: str
+) -> list[AgentEvent]:
+    """What is known once this call has its result."""
+    name, summary = json_lines.text(call.get("name"), SUMMARY), _argument(call)
+    if name == _ASKS:
+        return [*found, question(key, json_lines.read(str(call.get("arguments") or "").encode()))]
+    if _REJECTED.match(output):
+        denied = ToolDenied(key, name, summary, reason=json_lines.text(output, SUMMARY))
+        return [*found, denied]
+    if name in _LOOKING or output.startswith("unsupported call"):
+        return found
+    kept = [each for each in found if getattr(each, "summary", None) != summary]
+    return [
+        replace(each, settled=True) if isinstance(each, QuestionAsked) else each for each in kept
+    ]
+
+
+def _argument(call: dict[str, Any]) -> str:
+    """The command, or all that the tool was given."""
+    raw = call.get("arguments") or call.get("input")
+    given = json_lines.read(str(raw or "").encode()) or {}
+    named = (given.get(key) for key in _ARGUMENTS)
+    first = next((value for value in named if isinstance(value, str) and value), raw)
+    return json_lines.text(first, SUMMARY)
+
+
+def _words(output: Any) -> str:
+    if isinstance(output, str):
+        return output
+    parts = (json_lines.text(item.get("text")) for item in json_lines.items(output))
+    return "\n".join(parts) or json_lines.text(json_lines.part(output, "content"))

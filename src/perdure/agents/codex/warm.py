@@ -1,0 +1,102 @@
+"""Codex as a process that has many turns: `codex app-server`, with `codex_bridge` between it and
+its keeper. Observed on 0.169.0.
+
+The bridge prints what `codex exec --json` would, so the driver reads both alike. What `exec` takes
+as flags and the server does not, the bridge asks for when it opens the thread. A thread that is
+forked, arguments that only `exec` has, and a Codex that is older or does not tell its version get a
+process for one turn.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+from perdure.agents.shared import json_lines
+from perdure.agents.shared.ids import checked
+from perdure.model import Command, Launch, Permissions, Rung, Start
+from perdure.protocols import Heard
+
+BRIDGE = Path(__file__).with_name("codex_bridge.py")
+
+OLDEST = (0, 169)
+"""Others have one turn per process, as their `exec` was always run."""
+
+SANDBOX = {
+    Permissions.READ: "read-only",
+    Permissions.EDIT: "workspace-write",
+    Permissions.FULL: "danger-full-access",
+}
+
+_SHARED = re.compile(r"(-c.|--config=|--(enable|disable)=)", re.DOTALL)
+_SHARED_WITH_VALUE = frozenset({"-c", "--config", "--enable", "--disable"})
+
+
+class CodexWarm:
+    """A `Warm`. `settings`: the arguments that `exec` and the server both take, for a launch."""
+
+    def __init__(self, settings: Callable[[Launch], Sequence[str]]) -> None:
+        self._settings = settings
+
+    def command(self, launch: Launch) -> Command | None:
+        asked = launch.continuation
+        if (
+            asked.kind is Start.FORK
+            or not shared(launch.spec.agent_args)
+            or not known(launch.program.version)
+        ):
+            return None
+        if asked.kind not in (Start.FRESH, Start.REBUILD, Start.RESUME) or asked.rung is Rung.PATH:
+            raise ValueError(f"Codex has no continuation {asked.kind} by {asked.rung}")
+        order = {
+            "command": [
+                launch.program.path,
+                "app-server",
+                *launch.spec.agent_args,
+                *self._settings(launch),
+            ],
+            "thread": checked(asked.session_id) if asked.kind is Start.RESUME else "",
+            "sandbox": SANDBOX[launch.spec.permissions],
+            "model": launch.spec.model,
+            "version": version("perdure"),
+        }
+        argv = (sys.executable, "-I", "-S", str(BRIDGE), json.dumps(order))
+        return Command(argv=argv, stdin=json.dumps({"prompt": launch.prompt}).encode() + b"\n")
+
+    def hear(self, line: bytes, so_far: Heard) -> Heard:
+        found = json_lines.read(line) if b'"turn.' in line else None
+        match found.get("type") if found is not None else None:
+            case "turn.started":
+                return replace(so_far, over=False)
+            case "turn.completed":
+                mark = f'"turn_id":"{json_lines.text(json_lines.part(found, "turn_id"), 100)}","last_agent_message"'
+                return replace(so_far, over=True, mark=mark)
+            case "turn.failed":
+                return replace(so_far, over=True)
+            case _:
+                return so_far
+
+
+def known(version: str) -> bool:
+    """Whether the app server of this version is one that speaks as the oldest that was tried, or a
+    newer one. Empty is unknown."""
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    return numbers is not None and (int(numbers[1]), int(numbers[2])) >= OLDEST
+
+
+def shared(arguments: Sequence[str]) -> bool:
+    """Whether the app server takes these arguments of `exec`: settings and features, and nothing
+    else."""
+    left = iter(arguments)
+    for argument in left:
+        if argument in _SHARED_WITH_VALUE:
+            if next(left, None) is None:
+                return False
+        elif not _SHARED.match(argument):
+            return False
+    return True

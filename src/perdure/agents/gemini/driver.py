@@ -1,0 +1,264 @@
+"""The driver for the Gemini CLI: how it is started, and what its output and files mean. Written
+against 0.61.0.
+
+Loaded by `perdure.agents.registry.load`. The events, the classifier and the files have rooms of
+their own beside this one.
+
+Three things are set for every launch, because a conversation would be lost without them:
+
+- `gemini_keep.mjs` is loaded into the process: the CLI's clean-up at the start deletes each
+  conversation that was ever resumed, live ones too. Its switch can only be set in the user's own
+  settings, or in a file that belongs to root.
+- GEMINI_CLI_NO_RELAUNCH: else the CLI is two processes, of which the first ignores SIGTERM and dies
+  without the second.
+- A prompt that begins like a command (`/`, `?`) gets a word before it: a resume throws such prompts
+  out of the history.
+
+Permissions: `read` denies shell and writing tools by a policy of the highest tier; `edit` allows
+editing tools, and the shell as a whole, because tests and git are of no use otherwise; `full` is
+yolo. The workdir is trusted, as by whoever starts the CLI there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from perdure.agents.gemini import events as gemini_events
+from perdure.agents.gemini import loads, outcome
+from perdure.agents.gemini import transcript as gemini_files
+from perdure.agents.shared import programs, refusals, retention
+from perdure.agents.shared.ids import checked
+from perdure.config.home import user_home
+from perdure.model import (
+    Command,
+    Conversation,
+    Exit,
+    Fill,
+    Launch,
+    Loaded,
+    Outcome,
+    Permissions,
+    Program,
+    Reply,
+    Rung,
+    Start,
+    Usage,
+)
+from perdure.model.events import AgentEvent
+from perdure.protocols import Abilities, Prompt, Retention, Spoken
+from perdure.rules.transcript_repair import Mended
+from perdure.rules.transcript_repair import gemini as gemini_mending
+
+PACKAGE = programs.Package("gemini", "PERDURE_GEMINI", "@google", "gemini-cli", "")
+
+MAX_PROMPT_BYTES = 8 * 1024 * 1024
+"""What is longer is cut by the CLI without a word on stdout."""
+
+KEEP = Path(__file__).with_name("gemini_keep.mjs")
+READ = Path(__file__).with_name("gemini_read.toml")
+
+_PERMISSIONS = {
+    Permissions.READ: ("--approval-mode=default", f"--admin-policy={READ}"),
+    Permissions.EDIT: ("--approval-mode=auto_edit", "--allowed-tools=run_shell_command"),
+    Permissions.FULL: ("--approval-mode=yolo",),
+}
+
+_RESERVED = frozenset(
+    {
+        "-r",
+        "--resume",
+        "--session-id",
+        "--session-file",
+        "--list-sessions",
+        "-l",
+        "--list-extensions",
+        "--delete-session",
+    }
+    | {
+        "-p",
+        "--prompt",
+        "-i",
+        "--prompt-interactive",
+        "-o",
+        "--output-format",
+        "-w",
+        "--worktree",
+        "--acp",
+        "--experimental-acp",
+    }
+    | {"-y", "--yolo", "--approval-mode", "--admin-policy", "-h", "--help", "-v", "--version", "--"}
+)
+
+
+class GeminiDriver:
+    """An `AgentDriver`."""
+
+    name = "gemini"
+    abilities = Abilities(
+        choose_id=True,
+        fork=True,
+        resume_by_path=False,
+        cwd_bound=True,
+        cumulative_usage=False,
+        max_prompt_bytes=MAX_PROMPT_BYTES,
+        rewinds=True,
+    )
+    variables = (
+        *("GEMINI_*", "GOOGLE_*", "CLOUD_SHELL"),
+        *(
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "NO_PROXY",
+            "ALL_PROXY",
+            "http_proxy",
+            "https_proxy",
+            "no_proxy",
+            "all_proxy",
+        ),
+        *("NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+        *(
+            "!GEMINI_CLI",
+            "!GEMINI_CLI_IDE_*",
+            "!GEMINI_CLI_ACTIVITY_LOG_TARGET",
+            "!GEMINI_CLI_WORKTREE_HANDLED",
+            "!GEMINI_PTY_INFO",
+        ),
+    )
+    """`!pattern` takes names out again: what a running Gemini CLI, or the editor around it, sets
+    for its children."""
+
+    archive = None
+    warm = None
+
+    def locate(self, environ: Mapping[str, str]) -> Program:
+        """PERDURE_GEMINI, else the first `driver` on PATH, followed to the script that node
+        runs."""
+        return programs.locate(PACKAGE, environ)
+
+    def home(self, environ: Mapping[str, str]) -> Path:
+        """`.gemini` in GEMINI_CLI_HOME, else in the user's home."""
+        return Path(environ.get("GEMINI_CLI_HOME") or user_home(environ)) / ".gemini"
+
+    def refuse(self, launch: Launch) -> str:
+        """A prompt that is empty or too long, arguments that are perdure's to set."""
+        if len(gemini_files.sent(launch.prompt).encode("utf-8", "replace")) > MAX_PROMPT_BYTES:
+            return (
+                f"The prompt is longer than the {MAX_PROMPT_BYTES // 1024 // 1024} MB that Gemini "
+                "CLI takes; put it into a file."
+            )
+        return refusals.prompt(launch) or refusals.arguments(launch, _RESERVED)
+
+    def command(self, launch: Launch) -> Command:
+        """The prompt goes by stdin, so that none of it is read as a flag. Raises ValueError for a
+        bad id, or for a fork of a conversation that is not there."""
+        argv = [
+            launch.program.path,
+            *launch.spec.agent_args,
+            "--output-format=stream-json",
+            *_conversation(launch),
+        ]
+        argv += _PERMISSIONS[launch.spec.permissions]
+        if launch.spec.model:
+            argv.append(f"--model={launch.spec.model}")
+        return Command(
+            argv=tuple(argv),
+            stdin=gemini_files.sent(launch.prompt).encode(),
+            env=_environ(launch.spec.env),
+        )
+
+    def parse(self, line: bytes) -> Sequence[AgentEvent]:
+        return gemini_events.parse(line)
+
+    def outcome(self, exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
+        return outcome.outcome(exit, events)
+
+    def transcript(self, home: Path, session_id: str) -> Path | None:
+        return gemini_files.transcript(home, session_id)
+
+    def place(self, home: Path, session_id: str, cwd: Path, copy: Path) -> Path:
+        return gemini_files.place(home, session_id, cwd, copy)
+
+    def belongings(self, transcript: Path) -> Sequence[Path]:
+        return gemini_files.belongings(transcript)
+
+    def prompts(self, transcript: bytes) -> Sequence[Prompt]:
+        return tuple(gemini_files.prompts(transcript))
+
+    def conversations(self, home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
+        return gemini_files.conversations(home, limit, only)
+
+    def spoken(self, transcript: bytes) -> Sequence[Spoken]:
+        return tuple(gemini_files.spoken(transcript))
+
+    def parent(self, transcript: bytes) -> str:
+        return ""
+
+    def mend(self, copy: bytes, session_id: str, name: str = "", complaint: str = "") -> Mended:
+        return gemini_mending.mend(copy, session_id, complaint)
+
+    def remains(self, home: Path, session_id: str) -> Sequence[Path]:
+        return gemini_files.remains(home, session_id)
+
+    def retention(self, home: Path) -> Retention | None:
+        return retention.gemini(home)
+
+    def fill(self, transcript: bytes) -> Fill:
+        return gemini_files.fill(transcript)
+
+    def replies(self, transcript: bytes) -> Sequence[Reply]:
+        return tuple(gemini_files.replies(transcript))
+
+    def total(self, transcript: bytes) -> Usage:
+        return Usage()
+
+    def loads(self, transcript: bytes, bases: Sequence[bytes] = ()) -> Loaded | None:
+        return loads.loads(transcript)
+
+    def bases(self, home: Path, transcript: bytes) -> Sequence[Path]:
+        return ()
+
+    def by_hand(self, launch: Launch) -> Command:
+        """With the same guard against the clean-up as an attempt has."""
+        argv = [launch.program.path, f"--resume={checked(launch.continuation.session_id)}"]
+        argv += [f"--model={launch.spec.model}"] if launch.spec.model else []
+        keep = {"NODE_OPTIONS": f"--import={KEEP.as_uri()}", "GEMINI_CLI_NO_RELAUNCH": "true"}
+        return Command(
+            argv=tuple(argv),
+            stdin=b"",
+            env={"GEMINI_CLI_HOME": str(Path(launch.home).parent), **keep},
+        )
+
+    def writers(self, home: Path, session_id: str) -> Sequence[int]:
+        return gemini_files.writers(home, session_id)
+
+
+def _environ(given: Mapping[str, str]) -> dict[str, str]:
+    """The two switches, and what is to be loaded before the CLI, beside what the task wants
+    loaded."""
+    options = f"{given.get('NODE_OPTIONS', '')} --import={KEEP.as_uri()}".strip()
+    return {
+        "NODE_OPTIONS": options,
+        "GEMINI_CLI_NO_RELAUNCH": "true",
+        "GEMINI_CLI_TRUST_WORKSPACE": "true",
+    }
+
+
+def _conversation(launch: Launch) -> list[str]:
+    """Which conversation: chosen, resumed by id, or the copy of another under a new id."""
+    asked = launch.continuation
+    match asked.kind:
+        case Start.FRESH | Start.REBUILD:
+            return [f"--session-id={checked(asked.session_id)}"] if asked.session_id else []
+        case Start.RESUME if asked.rung is not Rung.PATH:
+            return [f"--resume={checked(asked.session_id)}"]
+        case Start.FORK:
+            parent = gemini_files.transcript(Path(launch.home), checked(asked.session_id))
+            if parent is None:
+                raise ValueError(f"there is no conversation {asked.session_id} to fork from")
+            return [f"--session-file={parent}"]
+        case _:
+            raise ValueError(f"Gemini CLI has no continuation {asked.kind} by {asked.rung}")
+
+
+DRIVER = GeminiDriver()

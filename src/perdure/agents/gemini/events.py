@@ -1,0 +1,146 @@
+"""Gemini CLI's `stream-json` lines as events. Pure. Read from 0.61.0.
+
+An answer comes in pieces, which the watcher joins. The counts of a result are those of this launch
+alone, and their input includes the cached part. A line `error` of that severity is a failure,
+whatever the result after it says; a warning is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from perdure.agents.shared import json_lines
+from perdure.agents.shared.calls import question
+from perdure.model import Usage
+from perdure.model.events import (
+    AgentEvent,
+    ReplyCut,
+    Said,
+    SaidPart,
+    SessionSeen,
+    ToolDenied,
+    ToolEnded,
+    ToolStarted,
+    TurnEnded,
+    TurnStarted,
+    Unrecognised,
+    UsageSeen,
+)
+
+SUMMARY = 500
+_ENDED = frozenset({"STOP", "FINISH_REASON_UNSPECIFIED"})
+_REASONS = {
+    "MAX_TOKENS": "max_tokens",
+    **dict.fromkeys(
+        ("SAFETY", "PROHIBITED_CONTENT", "BLOCKLIST", "SPII", "RECITATION", "IMAGE_SAFETY"),
+        "refusal",
+    ),
+}
+_DENIED = frozenset({"policy_violation", "permission_denied", "path_not_in_workspace"})
+_ASKS = "ask_user"
+_OUTSIDE = "Path not in workspace"
+_ARGUMENTS = ("command", "file_path", "dir_path", "pattern", "query", "prompt", "url", "name")
+
+
+def parse(line: bytes) -> Sequence[AgentEvent]:
+    """The events of one line; never raises."""
+    if not line.strip():
+        return ()
+    found = json_lines.read(line) or {}
+    match found.get("type"):
+        case "init":
+            return (
+                SessionSeen(
+                    json_lines.text(found.get("session_id"), SUMMARY),
+                    model=json_lines.text(found.get("model"), SUMMARY),
+                ),
+            )
+        case "message":
+            return _message(found)
+        case "tool_use":
+            key, name = (
+                json_lines.text(found.get("tool_id"), SUMMARY),
+                json_lines.text(found.get("tool_name"), SUMMARY),
+            )
+            given = found.get("parameters")
+            started = ToolStarted(key, name, _argument(given))
+            return (started, question(key, given)) if name == _ASKS else (started,)
+        case "tool_result":
+            output = json_lines.text(found.get("output"), SUMMARY) or json_lines.text(
+                json_lines.part(found, "error", "message"), SUMMARY
+            )
+            ended = ToolEnded(
+                json_lines.text(found.get("tool_id"), SUMMARY),
+                found.get("status") == "success",
+                output,
+            )
+            error = json_lines.part(found, "error", "type")
+            if error in _DENIED or output.startswith(_OUTSIDE):
+                return (ToolDenied(ended.tool_id, "", reason=output), ended)
+            return (ended,)
+        case "error":
+            return _error(found)
+        case "perdure_finish":
+            return _finish(json_lines.text(found.get("reason"), SUMMARY))
+        case "result":
+            return _result(found)
+        case _:
+            return (Unrecognised(json_lines.text(line.decode("utf-8", "replace"))),)
+
+
+def _finish(reason: str) -> Sequence[AgentEvent]:
+    """Why an answer of the model ended, from `gemini_keep.mjs`."""
+    if reason in _ENDED:
+        return ()
+    return (ReplyCut(_REASONS.get(reason, reason)),)
+
+
+def _message(found: dict[str, Any]) -> Sequence[AgentEvent]:
+    if found.get("role") == "user":
+        return (TurnStarted(),)
+    said = json_lines.text(found.get("content"))
+    if not said:
+        return ()
+    return (SaidPart(said) if found.get("delta") is True else Said(said),)
+
+
+def _argument(given: Any) -> str:
+    """The tool's main argument, on one line's length."""
+    if not isinstance(given, dict):
+        return ""
+    if command := json_lines.text(given.get("command"), json_lines.COMMAND):
+        return command
+    named = (given.get(key) for key in _ARGUMENTS)
+    return next(
+        (
+            json_lines.text(value, SUMMARY)
+            for value in (*named, *given.values())
+            if isinstance(value, str) and value
+        ),
+        "",
+    )
+
+
+def _error(found: dict[str, Any]) -> Sequence[AgentEvent]:
+    """The result that follows has no words for it, and after too many turns even says `success`."""
+    if found.get("severity") != "error":
+        return ()
+    return (TurnEnded(ok=False, text=json_lines.text(found.get("message"))),)
+
+
+def _result(found: dict[str, Any]) -> Sequence[AgentEvent]:
+    stats, error = found.get("stats"), found.get("error")
+    usage = Usage(
+        input=json_lines.whole(json_lines.part(stats, "input_tokens")),
+        output=json_lines.whole(json_lines.part(stats, "output_tokens")),
+        cached=json_lines.whole(json_lines.part(stats, "cached")),
+    )
+    name = json_lines.text(json_lines.part(error, "type"), SUMMARY)
+    ended = TurnEnded(
+        ok=found.get("status") == "success",
+        text=json_lines.text(json_lines.part(error, "message")),
+        turns=1,
+        facts={"error_type": name} if name else {},
+    )
+    return (UsageSeen(usage), ended)

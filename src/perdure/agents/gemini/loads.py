@@ -1,0 +1,158 @@
+"""What Gemini CLI shows to the model after a resume, from its chat file. Pure; called by the
+driver. Written against 0.61.0.
+
+- A message stands in the history under its id, at the place where the id came first; `$set` with
+  `messages` replaces all of them, and `$rewindTo` takes away the message and what follows it, or
+  everything if there is no such message.
+- Prompts that look like commands are passed over. A file that a prompt names with `@` is sent
+  behind the prompt, and is no item.
+- A compression replaces messages by a summary and a fixed answer to it.
+- Results stand with their calls, and once more in a message of their own; every resume doubles them
+  (gemini-cli#29365). Each is one item.
+- The call of a tool that was at work in a kill is not recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from perdure.agents.gemini import transcript
+from perdure.agents.shared import json_lines
+from perdure.model import Item, ItemKind, Loaded
+from perdure.model.loaded import call, item
+
+Message = dict[str, Any]
+
+
+def loads(content: bytes) -> Loaded:
+    """The items that a resume would send, with those that it would not."""
+    now: dict[str, Message] = {}
+    known: dict[str, Message] = {}
+    condensed: dict[str, Message] = {}
+    summaries: set[str] = set()
+    for line in content.split(b"\n"):
+        record = json_lines.read(line) if line.strip() else None
+        if record is None:
+            continue
+        given = json_lines.part(record, "$set", "messages")
+        if isinstance(given, list):
+            before, now = (
+                now,
+                {_key(message): message for message in json_lines.items(given) if _key(message)},
+            )
+            summary = transcript.summary_of(list(now.values()))
+            if summary is not None:
+                gone = {key: message for key, message in before.items() if key not in now}
+                condensed |= gone if summary not in summaries else {}
+                summaries.add(summary)
+        elif isinstance(target := record.get("$rewindTo"), str):
+            keys = list(now)
+            for key in keys[keys.index(target) :] if target in now else keys:
+                del now[key]
+        elif key := _key(record):
+            now[key] = record
+        known |= now
+    sent = {key: list(_items(message, key in summaries)) for key, message in now.items()}
+    items = _once(each for found in _acknowledged(now, sent, summaries) for each in found)
+    shown = {each.key for each in items if each.key}
+    hidden = [
+        (key in condensed, each)
+        for key, message in known.items()
+        if key not in now
+        for each in _items(message, False)
+    ]
+    left = [(behind, each) for behind, each in hidden if not each.key or each.key not in shown]
+    return Loaded(
+        items=items,
+        compactions=len(summaries & set(now)) and len(summaries),
+        condensed=_once(each for behind, each in left if behind),
+        dropped=_once(each for behind, each in left if not behind),
+    )
+
+
+def _key(message: Message) -> str:
+    key = message.get("id")
+    return key if isinstance(key, str) else ""
+
+
+def _acknowledged(
+    now: dict[str, Message], sent: dict[str, list[Item]], summaries: set[str]
+) -> Iterator[list[Item]]:
+    """The items of each message; the fixed answer to a summary is no answer of the model."""
+    before = ""
+    for key in now:
+        made_up = before in summaries
+        yield (
+            [item(each.kind, each.said, made_up=True) for each in sent[key]]
+            if made_up
+            else sent[key]
+        )
+        before = key
+
+
+def _items(message: Message, summary: bool) -> Iterator[Item]:
+    if message.get("type") == "user":
+        for part in _parts(message.get("content")):
+            if isinstance(result := part.get("functionResponse"), dict):
+                yield _result(result)
+        if summary:
+            yield item(ItemKind.SUMMARY, _text(_parts(message.get("content"))))
+        elif words := transcript.words_of(message):
+            yield item(ItemKind.PROMPT, transcript.as_given(words))
+    elif message.get("type") == "gemini":
+        parts = _parts(message.get("content"))
+        said = _text(part for part in parts if not part.get("thought"))
+        if said.strip():
+            yield item(ItemKind.ANSWER, said)
+        told = json_lines.items(message.get("toolCalls"))
+        calls = [
+            part["functionCall"] for part in parts if isinstance(part.get("functionCall"), dict)
+        ] or told
+        for each in calls:
+            given = each.get("args")
+            yield call(
+                _key(each),
+                json_lines.text(each.get("name")),
+                given,
+                json_lines.text(json_lines.part(given, "command")),
+            )
+        for each in told:
+            yield from _results(each)
+
+
+def _results(told: Message) -> Iterator[Item]:
+    """What stands with a call as its result: the text, or the parts of the message that gave it."""
+    result = told.get("result")
+    if isinstance(result, str):
+        yield item(ItemKind.RESULT, result, _key(told))
+    for part in _parts(result) if isinstance(result, list) else _parts([result]):
+        if isinstance(given := part.get("functionResponse"), dict):
+            yield _result(given)
+
+
+def _result(given: Message) -> Item:
+    response = given.get("response")
+    words = json_lines.part(response, "output") or json_lines.part(response, "error") or response
+    return item(ItemKind.RESULT, words if isinstance(words, str) else repr(words), _key(given))
+
+
+def _parts(content: Any) -> Sequence[Message]:
+    return [{"text": content}] if isinstance(content, str) else json_lines.items(content)
+
+
+def _text(parts: Any) -> str:
+    return "\n".join(part["text"] for part in parts if isinstance(part.get("text"), str))
+
+
+def _once(items: Iterator[Item]) -> tuple[Item, ...]:
+    """Without the second and further tellings of a call or result."""
+    seen: set[tuple[str, str]] = set()
+    found: list[Item] = []
+    for each in items:
+        mark = (each.kind.value, each.key)
+        if each.key and mark in seen:
+            continue
+        seen.add(mark)
+        found.append(each)
+    return tuple(found)

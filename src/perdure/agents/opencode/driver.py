@@ -1,0 +1,321 @@
+"""The driver for OpenCode: how it is started, and what its output and database mean. Written
+against 1.18.33.
+
+Loaded by `perdure.agents.registry.load`. The events, the classifier and the archive have rooms of
+their own beside this one.
+
+Permissions, and why this way: the CLI has no sandbox, and what it would ask for it rejects, which
+ends the run with exit code 0 and without a word. So nothing is left to be asked:
+`OPENCODE_PERMISSION`, which stands over every configuration, is always set.
+
+- `read`: every tool but those that look is denied. The project's own configuration, which could
+  widen that for an agent of its own, is not read; with it goes the project's AGENTS.md.
+- `edit`: everything but paths outside the workdir. A shell command is not confined to the workdir.
+- `full`: everything.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from perdure.agents.opencode import archive as opencode_archive
+from perdure.agents.opencode import events as opencode_events
+from perdure.agents.opencode import loads, outcome
+from perdure.agents.opencode.archive import checked
+from perdure.agents.shared import programs, refusals
+from perdure.config.home import user_home
+from perdure.model import (
+    Command,
+    Conversation,
+    Exit,
+    Fill,
+    Launch,
+    Loaded,
+    Outcome,
+    Permissions,
+    Program,
+    Reply,
+    Rung,
+    Start,
+    Usage,
+)
+from perdure.model.events import AgentEvent
+from perdure.protocols import Abilities, Prompt, Retention, Spoken
+from perdure.rules.transcript_repair import Mended
+from perdure.rules.transcript_repair import opencode as opencode_mending
+
+PACKAGE = programs.Package(
+    "opencode",
+    "PERDURE_OPENCODE",
+    "node_modules",
+    "opencode-ai",
+    "bin/opencode",
+    platform="opencode",
+)
+
+RETRIES_IN_A_ROW = 5
+"""A stream that was cut is asked for again at once, for ever (617 times in 80 s): so often is
+enough."""
+
+_LOOKING = (
+    "read",
+    "glob",
+    "grep",
+    "list",
+    "lsp",
+    "skill",
+    "todoread",
+    "todowrite",
+    "webfetch",
+    "websearch",
+    "codesearch",
+)
+_CHANGING = ("bash", "edit", "task", "external_directory", "question", "doom_loop")
+_PERMISSIONS: dict[Permissions, dict[str, str]] = {
+    Permissions.READ: {
+        "*": "deny",
+        **dict.fromkeys(_CHANGING, "deny"),
+        **dict.fromkeys(_LOOKING, "allow"),
+    },
+    Permissions.EDIT: {
+        "*": "allow",
+        "doom_loop": "allow",
+        "external_directory": "deny",
+        "question": "deny",
+    },
+    Permissions.FULL: {
+        "*": "allow",
+        "doom_loop": "allow",
+        "external_directory": "allow",
+        "question": "deny",
+    },
+}
+
+_LOGS = ("--print-logs", "--log-level=ERROR")
+"""Else the cause of many a failure stands in a log file alone: `Unexpected server error. Check
+server logs for details.`"""
+
+_RESERVED = frozenset(
+    {
+        "-c",
+        "--continue",
+        "-s",
+        "--session",
+        "--fork",
+        "--title",
+        "--dir",
+        "--format",
+        "--command",
+        "--attach",
+        "--share",
+        "--port",
+    }
+    | {
+        "-i",
+        "--interactive",
+        "--auto",
+        "--print-logs",
+        "--log-level",
+        "-h",
+        "--help",
+        "-v",
+        "--version",
+        "--",
+    }
+)
+
+
+class OpenCodeDriver:
+    """An `AgentDriver`."""
+
+    name = "opencode"
+    archive = opencode_archive.ARCHIVE
+    warm = None
+    abilities = Abilities(
+        choose_id=False,
+        fork=True,
+        fork_bound=True,
+        resume_by_path=False,
+        cwd_bound=True,
+        cumulative_usage=False,
+        max_prompt_bytes=0,
+        retries_in_a_row=RETRIES_IN_A_ROW,
+    )
+    variables = (
+        *(
+            "OPENCODE_*",
+            "ANTHROPIC_*",
+            "OPENAI_*",
+            "OPENROUTER_*",
+            "GEMINI_*",
+            "GOOGLE_*",
+            "VERTEX_*",
+            "AWS_*",
+            "AZURE_*",
+            "CLOUDFLARE_*",
+        ),
+        *(
+            "GROQ_*",
+            "MISTRAL_*",
+            "XAI_*",
+            "DEEPSEEK_*",
+            "CEREBRAS_*",
+            "FIREWORKS_*",
+            "TOGETHER_*",
+            "DEEPINFRA_*",
+            "MOONSHOT_*",
+            "ZHIPU_*",
+        ),
+        *(
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "NO_PROXY",
+            "ALL_PROXY",
+            "http_proxy",
+            "https_proxy",
+            "no_proxy",
+            "all_proxy",
+        ),
+        *("NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+        *(
+            "!OPENCODE_PERMISSION",
+            "!OPENCODE_PID",
+            "!OPENCODE_CLIENT",
+            "!OPENCODE_SERVER_*",
+            "!OPENCODE_WORKSPACE_ID",
+            "!OPENCODE_AUTO_SHARE",
+        ),
+    )
+    """The CLI reads the keys of a hundred providers, each from the provider's own variable: those
+    that are not here are named with
+    --env. `!pattern` takes names out again."""
+
+    def locate(self, environ: Mapping[str, str]) -> Program:
+        """PERDURE_OPENCODE, else the first `driver` on PATH; the npm wrapper is followed to the
+        native program."""
+        return programs.locate(PACKAGE, environ)
+
+    def home(self, environ: Mapping[str, str]) -> Path:
+        """The database: OPENCODE_DB, by default `driver.db`, in `driver` below XDG_DATA_HOME,
+        else below `~/.local/share`."""
+        shared = Path(environ.get("XDG_DATA_HOME") or user_home(environ) / ".local/share")
+        return shared / "opencode" / (environ.get("OPENCODE_DB") or "opencode.db")
+
+    def refuse(self, launch: Launch) -> str:
+        """A prompt that is empty, arguments that are perdure's to set, and a conversation of
+        another directory: resumed from here the CLI would do the turn, print nothing and never end.
+        Reads the database."""
+        asked = launch.continuation
+        if asked.kind in (Start.RESUME, Start.FORK) and asked.session_id:
+            began = opencode_archive.directory(Path(launch.home), asked.session_id)
+            if began is not None and began.resolve() != Path(launch.cwd).resolve():
+                return (
+                    f"The conversation {asked.session_id} belongs to {began}, and OpenCode can go "
+                    "on with it only there."
+                )
+        return refusals.prompt(launch) or refusals.arguments(launch, _RESERVED)
+
+    def command(self, launch: Launch) -> Command:
+        """The prompt goes by stdin: as an argument it would arrive in quotes. Raises ValueError for
+        a bad id: with an empty one OpenCode would silently start anew."""
+        argv = [
+            launch.program.path,
+            "run",
+            "--format=json",
+            *_LOGS,
+            f"--dir={launch.cwd}",
+            *_conversation(launch),
+        ]
+        if launch.spec.model:
+            argv.append(f"--model={launch.spec.model}")
+        env = {
+            "OPENCODE_PERMISSION": json.dumps(_PERMISSIONS[launch.spec.permissions]),
+            "OPENCODE_DISABLE_AUTOUPDATE": "1",
+        }
+        if launch.spec.permissions is Permissions.READ:
+            env["OPENCODE_DISABLE_PROJECT_CONFIG"] = "1"
+        return Command(argv=(*argv, *launch.spec.agent_args), stdin=launch.prompt.encode(), env=env)
+
+    def parse(self, line: bytes) -> Sequence[AgentEvent]:
+        return opencode_events.parse(line)
+
+    def outcome(self, exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
+        return outcome.outcome(exit, events)
+
+    def transcript(self, home: Path, session_id: str) -> Path | None:
+        """None: no conversation has a file of its own; see `archive`."""
+        return None
+
+    def place(self, home: Path, session_id: str, cwd: Path, copy: Path) -> Path:
+        """Raises ValueError: a copy goes back by `archive.restore`."""
+        raise ValueError(f"OpenCode keeps {session_id!r} in its database, not in a file")
+
+    def belongings(self, transcript: Path) -> Sequence[Path]:
+        return ()
+
+    def prompts(self, transcript: bytes) -> Sequence[Prompt]:
+        return tuple(opencode_archive.prompts(transcript))
+
+    def conversations(self, home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
+        return opencode_archive.conversations(home, limit, only)
+
+    def spoken(self, transcript: bytes) -> Sequence[Spoken]:
+        return tuple(opencode_archive.spoken(transcript))
+
+    def parent(self, transcript: bytes) -> str:
+        return ""
+
+    def mend(self, copy: bytes, session_id: str, name: str = "", complaint: str = "") -> Mended:
+        return opencode_mending.mend(copy, session_id, complaint)
+
+    def remains(self, home: Path, session_id: str) -> Sequence[Path]:
+        return ()
+
+    def retention(self, home: Path) -> Retention | None:
+        return None
+
+    def fill(self, transcript: bytes) -> Fill:
+        return opencode_archive.fill(transcript)
+
+    def replies(self, transcript: bytes) -> Sequence[Reply]:
+        """Nothing: the CLI prints what a step has used at the moment when it writes it down."""
+        return ()
+
+    def total(self, transcript: bytes) -> Usage:
+        return Usage()
+
+    def loads(self, transcript: bytes, bases: Sequence[bytes] = ()) -> Loaded | None:
+        return loads.loads(transcript)
+
+    def bases(self, home: Path, transcript: bytes) -> Sequence[Path]:
+        return ()
+
+    def by_hand(self, launch: Launch) -> Command:
+        argv = [launch.program.path, f"--session={checked(launch.continuation.session_id)}"]
+        argv += [f"--model={launch.spec.model}"] if launch.spec.model else []
+        return Command(
+            argv=tuple(argv), stdin=b"", env={"XDG_DATA_HOME": str(Path(launch.home).parents[1])}
+        )
+
+    def writers(self, home: Path, session_id: str) -> Sequence[int]:
+        return opencode_archive.writers(home, session_id)
+
+
+def _conversation(launch: Launch) -> list[str]:
+    """Which session: a new one with the attempt's mark as its title, one that goes on, or one that
+    is forked from."""
+    asked = launch.continuation
+    match asked.kind:
+        case Start.FRESH | Start.REBUILD:
+            return [f"--title={opencode_archive.title(launch.mark)}"] if launch.mark else []
+        case Start.RESUME if asked.rung is not Rung.PATH:
+            return [f"--session={checked(asked.session_id)}"]
+        case Start.FORK:
+            return [f"--session={checked(asked.session_id)}", "--fork"]
+        case _:
+            raise ValueError(f"OpenCode has no continuation {asked.kind} by {asked.rung}")
+
+
+DRIVER = OpenCodeDriver()

@@ -1,0 +1,172 @@
+"""OpenCode's `run --format json` lines as events. Pure. Read from 1.18.33.
+
+A line comes when a part is complete, so a tool is seen only when it has ended. Tokens count for one
+step, and are told when its tools have ended: until then it is only known that it was begun.
+`step_finish` with the reason `unknown` means that the stream was cut: the CLI asks again at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from perdure.agents.shared import json_lines
+from perdure.agents.shared.calls import question
+from perdure.model import Reply, Usage
+from perdure.model.events import (
+    AgentEvent,
+    ReplyCut,
+    ReplySeen,
+    RetrySeen,
+    Said,
+    SessionSeen,
+    ToolDenied,
+    ToolEnded,
+    ToolStarted,
+    TurnEnded,
+    Unrecognised,
+    UsageSeen,
+)
+
+SUMMARY = 500
+_REASONS = {"length": "max_tokens", "content-filter": "refusal"}
+_ASKS = "question"
+_DENIED = re.compile(r"The user (has specified a rule which prevents|rejected permission)")
+"""How the error of a call reads that was not allowed."""
+OVERFLOW = "ContextOverflow"
+TOO_LONG = 413
+"""The status that a refusal as too long is told with."""
+_ARGUMENTS = ("command", "filePath", "pattern", "url", "query", "description", "prompt", "name")
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def parse(line: bytes) -> Sequence[AgentEvent]:
+    """The events of one line; never raises."""
+    if not line.strip():
+        return ()
+    found = json_lines.read(line) or {}
+    part = found.get("part")
+    match found.get("type"):
+        case "step_start":
+            begun_step = Reply(
+                id=json_lines.text(json_lines.part(part, "messageID"), SUMMARY), usage=Usage()
+            )
+            return (
+                SessionSeen(json_lines.text(found.get("sessionID"), SUMMARY)),
+                ReplySeen(begun_step),
+            )
+        case "text":
+            said = json_lines.text(json_lines.part(part, "text"))
+            return (Said(said),) if said else ()
+        case "tool_use":
+            return _tool(part)
+        case "step_finish":
+            return _finish(part)
+        case "error":
+            return (
+                SessionSeen(json_lines.text(found.get("sessionID"), SUMMARY)),
+                *_overflow(found.get("error")),
+                _error(found.get("error")),
+            )
+        case "reasoning":
+            return ()
+        case _:
+            return (Unrecognised(json_lines.text(line.decode("utf-8", "replace"))),)
+
+
+def begun(part: Any) -> ToolStarted:
+    """A tool's call, with its command or main argument."""
+    given = json_lines.part(part, "state", "input")
+    values = given.values() if isinstance(given, dict) else ()
+    named = (json_lines.part(given, argument) for argument in _ARGUMENTS)
+    summary = json_lines.text(json_lines.part(given, "command"), json_lines.COMMAND) or next(
+        (
+            json_lines.text(value, SUMMARY)
+            for value in (*named, *values)
+            if isinstance(value, str) and value
+        ),
+        "",
+    )
+    return ToolStarted(
+        json_lines.text(json_lines.part(part, "callID"), SUMMARY),
+        json_lines.text(json_lines.part(part, "tool"), SUMMARY),
+        summary,
+    )
+
+
+def _tool(part: Any) -> Sequence[AgentEvent]:
+    """Start and end at once: there is no line when a tool starts."""
+    state, started = json_lines.part(part, "state"), begun(part)
+    code = json_lines.part(state, "metadata", "exit")
+    ok = json_lines.part(state, "status") == "completed" and not code
+    output = json_lines.text(json_lines.part(state, "output"), SUMMARY) or json_lines.text(
+        json_lines.part(state, "error"), SUMMARY
+    )
+    given, error = (
+        json_lines.part(state, "input"),
+        json_lines.text(json_lines.part(state, "error"), SUMMARY),
+    )
+    more: tuple[AgentEvent, ...] = ()
+    if _ASKS in (started.name, json_lines.part(given, "tool")):
+        more = (question(started.tool_id, given),)
+    elif json_lines.part(state, "status") == "error" and _DENIED.match(error):
+        more = (ToolDenied(started.tool_id, started.name, started.summary, reason=error),)
+    return (started, *more, ToolEnded(started.tool_id, ok, output, code=json_lines.exit_code(code)))
+
+
+def _finish(part: Any) -> Sequence[AgentEvent]:
+    reason = json_lines.text(json_lines.part(part, "reason"), SUMMARY)
+    if reason == "unknown":
+        return (RetrySeen(detail="the answer broke off"),)
+    used = UsageSeen(_usage(part))
+    if reason == "tool-calls":
+        return (used,)
+    if reason == "stop":
+        return (used, TurnEnded(ok=True, turns=1))
+    words = f"the model's answer ended with the reason {reason!r}"
+    return (
+        used,
+        ReplyCut(_REASONS.get(reason, reason)),
+        TurnEnded(ok=False, text=words, turns=1, facts={"stop_reason": reason}),
+    )
+
+
+def _overflow(error: Any) -> Sequence[AgentEvent]:
+    """A request that was refused as too long is no end: the CLI compacts the conversation and asks
+    again, for ever where that does not help."""
+    too_long = json_lines.text(json_lines.part(error, "name"), SUMMARY).startswith(OVERFLOW)
+    return (RetrySeen(TOO_LONG, "the conversation is too long for the model"),) if too_long else ()
+
+
+def _error(error: Any) -> AgentEvent:
+    """The last word of a run that failed; the CLI's own retries came before it, in silence."""
+    name, status = (
+        json_lines.text(json_lines.part(error, "name"), SUMMARY),
+        json_lines.whole(json_lines.part(error, "data", "statusCode")),
+    )
+    words = (
+        json_lines.text(json_lines.part(error, "data", "message"))
+        or name
+        or "an error without a word"
+    )
+    facts = {key: value for key, value in (("name", name), ("status", str(status or ""))) if value}
+    return TurnEnded(ok=False, text=_COLOURS.sub("", words), turns=1, facts=facts)
+
+
+def _usage(part: Any) -> Usage:
+    """Of one step. OpenCode takes the cached parts out of the input; here they are put back, as
+    everywhere in perdure."""
+    tokens = json_lines.part(part, "tokens")
+    cached, written = (
+        json_lines.whole(json_lines.part(tokens, "cache", "read")),
+        json_lines.whole(json_lines.part(tokens, "cache", "write")),
+    )
+    return Usage(
+        input=json_lines.whole(json_lines.part(tokens, "input")) + cached + written,
+        output=json_lines.whole(json_lines.part(tokens, "output"))
+        + json_lines.whole(json_lines.part(tokens, "reasoning")),
+        cached=cached,
+        cache_write=written,
+        cost_usd=json_lines.dollars(json_lines.part(part, "cost")),
+    )

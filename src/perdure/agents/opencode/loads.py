@@ -1,0 +1,167 @@
+"""What OpenCode shows to the model after a resume, from the lines of its archive. Pure; called by
+the driver. Written against 1.18.33.
+
+- Messages and their parts stand in the order in which the CLI reads them. An answer that failed is
+  left out, unless it was interrupted and has something in it.
+- A finished summary (an answer with the mark `summary`) stands for everything before the request
+  that it answers.
+- While a session is reverted, what stands at and behind the reverted place is left out; the next
+  prompt deletes it.
+- A tool that was running in a kill gets "[Tool execution was interrupted]" as its result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from perdure.agents.shared import json_lines
+from perdure.lateclass import dataclass
+from perdure.model import Item, ItemKind, Loaded
+from perdure.model.loaded import call, item
+
+_INTERRUPTED = "[Tool execution was interrupted]"
+_UNFINISHED = frozenset({"pending", "running"})
+_SILENT = frozenset({"step-start", "reasoning"})
+
+
+@dataclass(slots=True, eq=False)
+class _Message:
+    key: str
+    info: dict[str, Any]
+    parts: list[tuple[str, dict[str, Any]]]
+
+    @property
+    def is_summary(self) -> bool:
+        finished = bool(self.info.get("finish")) and not self.info.get("error")
+        return (
+            self.info.get("role") == "assistant" and self.info.get("summary") is True and finished
+        )
+
+
+def loads(content: bytes) -> Loaded:
+    """The items that a resume would send, with those that it would not."""
+    messages, revert = _read(content)
+    shown, dropped = _reverted(messages, revert)
+    at, compactions = _behind_summary(shown)
+    return Loaded(
+        items=tuple(each for message in shown[at:] for each in _items(message)),
+        compactions=compactions,
+        condensed=tuple(
+            each for message in shown[:at] for each in _items(message) if not each.made_up
+        ),
+        dropped=tuple(each for message in dropped for each in _items(message) if not each.made_up),
+    )
+
+
+def _read(content: bytes) -> tuple[list[_Message], dict[str, Any]]:
+    messages: dict[str, _Message] = {}
+    revert: dict[str, Any] = {}
+    for line in content.split(b"\n"):
+        entry = json_lines.read(line) if line else None
+        data = entry.get("data") if entry is not None else None
+        if entry is None or not isinstance(data, dict):
+            continue
+        key = json_lines.text(entry.get("id"))
+        if entry.get("type") == "message":
+            messages[key] = _Message(key, data, [])
+        elif (
+            entry.get("type") == "part"
+            and (owner := messages.get(json_lines.text(entry.get("message")))) is not None
+        ):
+            owner.parts.append((key, data))
+        elif entry.get("type") == "revert":
+            revert = data
+    return list(messages.values()), revert
+
+
+def _reverted(
+    messages: list[_Message], revert: dict[str, Any]
+) -> tuple[list[_Message], list[_Message]]:
+    """The messages before the place to which the session was reverted, and those behind it."""
+    at = next(
+        (at for at, message in enumerate(messages) if message.key == revert.get("messageID")), None
+    )
+    if at is None:
+        return messages, []
+    message = messages[at]
+    cut = next(
+        (place for place, (key, _) in enumerate(message.parts) if key == revert.get("partID")), 0
+    )
+    if not cut:
+        return messages[:at], messages[at:]
+    kept, gone = (
+        _Message(message.key, message.info, parts)
+        for parts in (message.parts[:cut], message.parts[cut:])
+    )
+    return [*messages[:at], kept], [gone, *messages[at + 1 :]]
+
+
+def _behind_summary(messages: list[_Message]) -> tuple[int, int]:
+    """Where the loaded part begins, and how many summaries there are."""
+    summaries = [message for message in messages if message.is_summary]
+    if not summaries:
+        return 0, 0
+    asked = summaries[-1].info.get("parentID")
+    own = messages.index(summaries[-1])
+    return next((at for at, message in enumerate(messages) if message.key == asked), own), len(
+        summaries
+    )
+
+
+def _items(message: _Message) -> Iterator[Item]:
+    if message.info.get("role") == "user":
+        for _, part in message.parts:
+            words = part.get("text")
+            if (
+                part.get("type") == "text"
+                and not part.get("synthetic")
+                and not part.get("ignored")
+                and isinstance(words, str)
+                and words
+            ):
+                yield item(ItemKind.PROMPT, words)
+        return
+    if _failed(message):
+        return
+    results: list[Item] = []
+    for _, part in message.parts:
+        words = part.get("text")
+        if part.get("type") == "text" and isinstance(words, str) and words.strip():
+            yield item(ItemKind.SUMMARY if message.is_summary else ItemKind.ANSWER, words)
+        elif part.get("type") == "tool":
+            asked, result = _tool(part)
+            yield asked
+            results.append(result)
+        elif part.get("type") == "step-start":
+            yield from results
+            results = []
+    yield from results
+
+
+def _failed(message: _Message) -> bool:
+    error = message.info.get("error")
+    if not error:
+        return False
+    said = any(json_lines.text(part.get("type")) not in _SILENT for _, part in message.parts)
+    return not (json_lines.part(error, "name") == "MessageAbortedError" and said)
+
+
+def _tool(part: dict[str, Any]) -> tuple[Item, Item]:
+    """A call and its result. The results of one step are sent behind all of its calls."""
+    key, state = json_lines.text(part.get("callID")), part.get("state")
+    given = json_lines.part(state, "input")
+    asked = call(
+        key,
+        json_lines.text(part.get("tool")),
+        given,
+        json_lines.text(json_lines.part(given, "command")),
+    )
+    if json_lines.text(json_lines.part(state, "status")) in _UNFINISHED:
+        return asked, item(ItemKind.RESULT, _INTERRUPTED, key, made_up=True)
+    words = (
+        json_lines.part(state, "output")
+        if json_lines.part(state, "status") == "completed"
+        else json_lines.part(state, "error")
+    )
+    return asked, item(ItemKind.RESULT, words if isinstance(words, str) else "", key)

@@ -1,0 +1,137 @@
+"""How a run of OpenCode ended. Pure; written against 1.18.33.
+
+Success is a last step with the reason `stop` and exit code 0. Exit code 0 alone is none: a rejected
+permission ends the run so, without a final word. Failures of the service have a status; all else is
+prose on stderr.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from perdure.agents.opencode.events import TOO_LONG
+from perdure.agents.shared.endings import (
+    by_process,
+    by_supervisor,
+    ending,
+    explained,
+    judge,
+    last_line,
+    rule,
+)
+from perdure.agents.shared.resets import resets_at
+from perdure.model import Exit, Outcome, OutcomeKind
+from perdure.model.events import AgentEvent, RetrySeen, TurnEnded
+
+_K = OutcomeKind
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+_WORDS = (
+    rule(_K.REFUSED, r"ContentFilterError"),
+    rule(_K.SESSION_MISSING, r"Session not found"),
+    rule(
+        _K.CONTEXT_EXHAUSTED,
+        r"ContextOverflow|context.?length|context window|prompt is too long|maximum context",
+    ),
+    rule(_K.SESSION_BROKEN, r"tool_use.*tool_result|tool_call_id|JSON Parse error|SyntaxError"),
+    rule(
+        _K.AUTH_FAILED,
+        r"ProviderAuthError|invalid.{0,10}api.?key|Incorrect API key|API key is "
+        r"missing|insufficient_quota|unauthorized",
+    ),
+    rule(_K.RATE_LIMITED, r"usage limit|rate.?limit|too many requests"),
+    rule(
+        _K.CONFIG_ERROR,
+        r"ModelNotFound|Model not found|ProviderInit|ConfigInvalid|ConfigJson|Configuration is "
+        r"invalid|Unknown argument",
+    ),
+    rule(
+        _K.CONFIG_ERROR,
+        r"database disk image is malformed|file is not a database|You must provide a "
+        r"message|Failed to change directory",
+    ),
+    rule(
+        _K.OVERLOADED,
+        r"Cannot connect to API|Unable to connect|overloaded|timed? ?out|connection "
+        r"(closed|reset|refused)",
+    ),
+)
+"""What the CLI says, most telling first."""
+
+_CAUSE = re.compile(r'message=failed ref=\S+ error="((?:[^"\\]|\\.)*)"')
+"""How the cause of an `Unexpected server error` is logged on stderr."""
+
+_STATUS = {
+    401: _K.AUTH_FAILED,
+    402: _K.AUTH_FAILED,
+    403: _K.AUTH_FAILED,
+    404: _K.CONFIG_ERROR,
+    408: _K.OVERLOADED,
+    429: _K.RATE_LIMITED,
+}
+
+_CUT = {"length": _K.TRUNCATED, "content-filter": _K.REFUSED, "other": _K.TRUNCATED}
+
+_HELP = "opencode run [message..]"
+_REJECTED = (
+    "a permission was asked for and nobody was there to give it: use a wider level of --permissions"
+)
+
+
+def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
+    """The one outcome of the attempt."""
+    if exit.cause == "retrying" and any(
+        isinstance(event, RetrySeen) and event.status == TOO_LONG for event in events
+    ):
+        return ending(
+            _K.CONTEXT_EXHAUSTED,
+            "it compacted the conversation again and again, and the service refused it as too long",
+            exit,
+        )
+    if stopped := by_supervisor(exit):
+        return stopped
+    ended = next((event for event in reversed(events) if isinstance(event, TurnEnded)), None)
+    if ended is not None and ended.ok:
+        return (
+            ending(_K.SUCCEEDED, "", exit)
+            if exit.code == 0
+            else by_process(exit, "it completed the turn, yet failed")
+        )
+    if ended is not None and (kind := _CUT.get(ended.facts.get("stop_reason", ""))):
+        return ending(kind, ended.text, exit)
+    if ended is not None:
+        return _failed(ended, exit)
+    said = _COLOURS.sub("", exit.stderr_tail)
+    if "auto-rejecting" in said:
+        return explained(ending(_K.NEEDS_INPUT, last_line(said), exit), _REJECTED)
+    if _HELP in said:
+        return ending(
+            _K.CONFIG_ERROR,
+            "OpenCode did not take its arguments, and printed its help: see --agent-arg",
+            exit,
+        )
+    kind = None if exit.signal or exit.code in (None, 0) else judge(said, _WORDS)
+    if kind is None:
+        return by_process(exit, "it ended without a result")
+    return ending(
+        kind,
+        next(
+            (line for line in reversed(said.splitlines()) if judge(line, _WORDS) is kind),
+            last_line(said),
+        ),
+        exit,
+    )
+
+
+def _failed(ended: TurnEnded, exit: Exit) -> Outcome:
+    """By the words where they tell of the conversation, else by the status, else by the words."""
+    cause = _CAUSE.search(exit.stderr_tail) if "Unexpected server error" in ended.text else None
+    said = cause[1].replace('\\"', '"') if cause else ended.text
+    words = f"{ended.facts.get('name', '')} {said}"
+    status = int(ended.facts["status"]) if ended.facts.get("status", "").isdecimal() else 0
+    kind = judge(words, _WORDS)
+    if kind not in (_K.CONTEXT_EXHAUSTED, _K.SESSION_BROKEN, _K.REFUSED):
+        kind = _STATUS.get(status) or (_K.OVERLOADED if status >= 500 else kind) or _K.FAILED
+    until = resets_at(said, exit.at) if kind is _K.RATE_LIMITED and exit.at else None
+    return ending(kind, said, exit, until)

@@ -1,0 +1,12 @@
+"""`python -m perdure.agents.prove REPORT.json ...`: the answers of `perdure prove --json` become
+what is known of these versions."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from perdure.agents.prove.known import take_over
+
+for report in sys.argv[1:]:
+    take_over(Path(report))

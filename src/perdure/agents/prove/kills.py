@@ -1,0 +1,260 @@
+"""The scenes in which the agent is killed, stopped, doubled, or given other flags than before. See
+`scenes`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+from perdure.agents.prove.rows import RowFinding
+from perdure.agents.prove.scenes import (
+    AGAIN,
+    ANSWERED,
+    ASKED,
+    TWO,
+    Failed,
+    Scene,
+    first_turn,
+    went_on,
+)
+from perdure.agents.prove.stage import (
+    MODELS,
+    PATIENCE_S,
+    SETTLE_S,
+    Stage,
+    StageExit,
+    StageRun,
+    ended,
+    resume,
+)
+from perdure.model import OutcomeKind
+
+INTERRUPTED = re.compile(
+    r"interrupt|abort|cancel|killed|exit(ed with)? code:? 1(37|43)", re.IGNORECASE
+)
+
+NOTHING = "hang\n---\nsay Now the whole."
+HALF = "say The first half of\nhang\n---\nsay Now the whole.\n---\nsay And more."
+LATER = f"say {ANSWERED}\n---\n{HALF}"
+TOOL = "run echo begun > begun.txt; sleep 120; echo done > done.txt\n---\nsay Now it is done."
+FLAGS = """match third
+run echo three > three.txt
+---
+say Tried three.
+===
+match second
+run echo two > two.txt
+---
+say Tried two.
+===
+run echo one > one.txt
+---
+say Tried one."""
+
+
+def first_reply(stage: Stage) -> Iterator[RowFinding]:
+    with stage.begun(ASKED) as begun:
+        begun.asks_the_model()
+        yield known_before(stage, begun)
+        killed = kill(stage, begun, ASKED)
+    yield went_on(
+        "kill-in-first-reply", killed, stage.run(AGAIN, resume(killed.session_id)), ASKED, AGAIN
+    )
+
+
+def known_before(stage: Stage, begun: StageRun) -> RowFinding:
+    """How the id is known while the model has not yet said anything."""
+    row = "id-before-answer"
+    if begun.launch.continuation.session_id:
+        return RowFinding(row, True, "chosen by the caller")
+    if not stage.until(lambda: bool(begun.session_id()), SETTLE_S):
+        return RowFinding(row, False, "told only with the answer")
+    told = bool(begun.session_id(told_only=True))
+    return RowFinding(
+        row, True, "told at once" if told else "not told; found by the attempt's mark"
+    )
+
+
+def kill(stage: Stage, begun: StageRun, prompt: str) -> StageExit:
+    """Kills the program when its prompt is written down, or when it has had the time for it."""
+    asked = begun.launch.continuation.session_id
+    stage.until(lambda: prompt in stage.prompts(asked or begun.session_id()), SETTLE_S)
+    begun.kill()
+    return conversation(begun.end())
+
+
+def conversation(ran: StageExit) -> StageExit:
+    """The killed run, with the id of its conversation if that is known at all."""
+    if not (ran.session_id or ran.asked):
+        raise Failed("no id is known after the kill", ran.outcome.detail)
+    return replace(ran, session_id=ran.session_id or ran.asked)
+
+
+def later_reply(stage: Stage) -> Iterator[RowFinding]:
+    first = first_turn(stage)
+    with stage.begun("and another", resume(first.session_id)) as begun:
+        begun.asks_the_model()
+        kill(stage, begun, "and another")
+    third = stage.run(AGAIN, resume(first.session_id))
+    yield went_on("kill-in-reply", first, third, ASKED, ANSWERED, "and another", AGAIN)
+
+
+def tool(stage: Stage) -> Iterator[RowFinding]:
+    with stage.begun(ASKED, permissions="edit") as begun:
+        begun.asks_the_model()
+        if not stage.until(lambda: (stage.work / "begun.txt").exists(), PATIENCE_S):
+            raise Failed("the command was not run")
+        session = begun.launch.continuation.session_id or begun.session_id()
+        stage.until(lambda: b"begun.txt" in (stage.history(session) or b""), SETTLE_S)
+        stage.until(lambda: ASKED in stage.prompts(session), SETTLE_S)
+        lived = begun.leaves_something()
+        killed = conversation(begun.end())
+    ran = stage.run(AGAIN, resume(killed.session_id))
+    yield went_on("kill-in-tool", killed, ran, ASKED, AGAIN)
+    yield the_call(ran)
+    yield RowFinding(
+        "command-after-kill", not lived, "lives on; perdure ends it" if lived else "ends with it"
+    )
+    yield RowFinding(
+        "nothing-left",
+        killed.alive == 0,
+        "nothing" if killed.alive == 0 else "processes live on",
+        str(killed.alive),
+    )
+
+
+def the_call(ran: StageExit) -> RowFinding:
+    """What the model sees of a call that was killed."""
+    row = "call-after-kill"
+    messages = ran.requests[-1].messages if ran.requests else ()
+    call = next(
+        (
+            message
+            for message in messages
+            if message.role == "tool_call" and "begun.txt" in message.text
+        ),
+        None,
+    )
+    if call is None:
+        return RowFinding(row, False, "the call is gone")
+    result = next(
+        (
+            message.text
+            for message in messages
+            if message.role == "tool_result" and message.call == call.call
+        ),
+        None,
+    )
+    if result is None:
+        return RowFinding(row, False, "the call without a result")
+    told = bool(INTERRUPTED.search(result))
+    return RowFinding(
+        row,
+        told,
+        "the call, as interrupted" if told else "the call with another result",
+        result[:300],
+    )
+
+
+def stop(stage: Stage) -> Iterator[RowFinding]:
+    with stage.begun(ASKED) as begun:
+        begun.asks_the_model()
+        session = begun.launch.continuation.session_id
+        stage.until(lambda: ASKED in stage.prompts(session or begun.session_id()), SETTLE_S)
+        begun.process.stop()
+        ran = begun.end()
+    session = ran.session_id or session
+    if ran.outcome.signal == 9:
+        yield RowFinding("stop-in-reply", False, "must be killed")
+        return
+    again = stage.run(AGAIN, resume(session)) if session else ran
+    whole = again.ok and again.reached(ASKED, AGAIN)
+    yield RowFinding(
+        "stop-in-reply",
+        whole,
+        "ends, and goes on" if whole else "ends, and the prompt is lost",
+        again.outcome.detail,
+    )
+
+
+def second_writer(stage: Stage) -> Iterator[RowFinding]:
+    first = first_turn(stage)
+    with stage.begun("and another", resume(first.session_id)) as begun:
+        begun.asks_the_model()
+        seen = stage.until(
+            lambda: begun.process.agent_pid in stage.driver.writers(stage.home, first.session_id),
+            SETTLE_S,
+        )
+        yield RowFinding("writer-seen", seen, "found" if seen else "not found")
+        other = stage.run("me too", resume(first.session_id))
+    refused = not other.requests and not other.ok
+    named = other.outcome.kind is OutcomeKind.WRITER_CONFLICT
+    how = "refused" if named else f"{ended(other)}, no request"
+    yield RowFinding("second-writer", refused, how if refused else "let in", other.outcome.detail)
+
+
+def model(stage: Stage) -> Iterator[RowFinding]:
+    usual, named = MODELS.get(stage.driver.name, ("rehearsal", "some-model"))
+    first = stage.run(ASKED, model=usual)
+    if not first.ok:
+        raise Failed(f"the first turn {ended(first)}", first.outcome.detail)
+    second = stage.run(AGAIN, resume(first.session_id), model=named)
+    asked = _asked(second)
+    followed = second.ok and named.endswith(asked) and bool(asked)
+    yield RowFinding(
+        "model-on-resume",
+        followed,
+        "followed" if followed else "not followed" if second.ok else ended(second),
+        asked,
+    )
+    third = stage.run("and now?", resume(first.session_id))
+    kept = third.ok and named.endswith(_asked(third)) and bool(_asked(third))
+    yield RowFinding("model-kept", kept, "kept" if kept else "forgotten", _asked(third))
+
+
+def _asked(ran: StageExit) -> str:
+    """The model's name in the last request: in its body, or in its path (Gemini)."""
+    if not ran.requests:
+        return ""
+    found = re.search(r"/models/([^/:?]+)", ran.requests[-1].path)
+    return ran.requests[-1].model or (found[1] if found else "")
+
+
+def flags(stage: Stage) -> Iterator[RowFinding]:
+    first = stage.run("first", permissions="edit")
+    wrote = (stage.work / "one.txt").exists()
+    yield RowFinding(
+        "edit-allowed",
+        wrote,
+        "changed" if wrote else f"not changed, {ended(first)}",
+        first.outcome.detail,
+    )
+    second = stage.run("second", resume(first.session_id), permissions="")
+    kept = (stage.work / "two.txt").exists()
+    seen = "forgotten" if second.requests else f"cannot be asked: {ended(second)}"
+    yield RowFinding("permissions-kept", kept, "kept" if kept else seen, second.outcome.detail)
+    third = stage.run("third", resume(first.session_id), permissions="read")
+    changed = (stage.work / "three.txt").exists()
+    yield RowFinding(
+        "read-on-resume",
+        bool(third.requests) and not changed,
+        "CHANGED" if changed else "not changed",
+        third.outcome.detail,
+    )
+
+
+SCENES = (
+    Scene(("id-before-answer", "kill-in-first-reply"), NOTHING, first_reply, quick=True),
+    Scene(("kill-in-reply",), LATER, later_reply, quick=True),
+    Scene(
+        ("kill-in-tool", "call-after-kill", "command-after-kill", "nothing-left"),
+        TOOL,
+        tool,
+        quick=True,
+    ),
+    Scene(("stop-in-reply",), HALF, stop),
+    Scene(("second-writer", "writer-seen"), LATER, second_writer),
+    Scene(("model-on-resume", "model-kept"), TWO, model),
+    Scene(("edit-allowed", "permissions-kept", "read-on-resume"), FLAGS, flags),
+)

@@ -1,0 +1,359 @@
+"""The scenes: a scripted model, the real program, and what is to be seen of them. Each answers one
+row or a few.
+
+Played by `prove`, each on a `Stage` of its own. A scene yields its answers as it comes to them;
+what it cannot come to, because something before it failed, `prove` answers for it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import string
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from uuid import UUID, uuid4
+
+from perdure.agents.prove.rows import RowFinding
+from perdure.agents.prove.stage import PATIENCE_S, SHORT_S, Stage, StageExit, ended, resume
+from perdure.agents.transcripts import fingerprint
+from perdure.lateclass import dataclass
+from perdure.model import Continuation, OutcomeKind, Rung, Start
+from perdure.model.events import ItemsMarked, SessionSeen, Unrecognised
+
+Play = Callable[[Stage], Iterator[RowFinding]]
+
+TWO = "say The word is plum.\n---\nsay Plum.\n---\nsay Plum, again."
+ASKED, ANSWERED, AGAIN = "tell me a word", "The word is plum.", "which word was it?"
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """`rows`: what it answers. `quick`: also played by `--quick`."""
+
+    rows: tuple[str, ...]
+    script: str
+    play: Play
+    quick: bool = False
+    subscription: bool = False
+
+
+def went_on(row: str, first: StageExit, second: StageExit, *words: str) -> RowFinding:
+    """Whether the second run went on with the first one's conversation, with all these words before
+    the model."""
+    if not second.requests:
+        return RowFinding(row, False, f"{ended(second)}, no request", second.outcome.detail)
+    if not second.reached(*words):
+        return RowFinding(row, False, f"{ended(second)}, history missing", second.outcome.detail)
+    if second.session_id != first.session_id:
+        return RowFinding(row, False, "another id comes back", second.session_id)
+    return RowFinding(
+        row,
+        second.ok,
+        "same id, whole history" if second.ok else ended(second),
+        second.outcome.detail,
+    )
+
+
+def first_turn(stage: Stage) -> StageExit:
+    """A turn to go on from."""
+    ran = stage.run(ASKED)
+    if not ran.ok or not ran.session_id:
+        raise Failed(f"the first turn {ended(ran)}", ran.outcome.detail)
+    return ran
+
+
+class Failed(Exception):
+    """A scene cannot go on: stable words, and the details."""
+
+    def __init__(self, seen: str, detail: str = "") -> None:
+        super().__init__(seen)
+        self.detail = detail
+
+
+def beginning(stage: Stage) -> Iterator[RowFinding]:
+    first = stage.run(ASKED)
+    stands = stage.prompts(first.session_id) == [ASKED]
+    yield RowFinding(
+        "start",
+        first.ok and stands,
+        ended(first) + ("" if stands else ", prompt not in the transcript"),
+        first.outcome.detail,
+    )
+    if not first.ok:
+        raise Failed(f"the first turn {ended(first)}", first.outcome.detail)
+    if stage.driver.abilities.choose_id:
+        chosen = first.session_id == first.asked
+        yield RowFinding("own-id", chosen, "taken" if chosen else "another id comes back")
+    else:
+        yield RowFinding("own-id", False, "none can be given")
+    before = stage.history(first.session_id) or b""
+    second = stage.run(AGAIN, resume(first.session_id))
+    yield went_on("resume", first, second, ASKED, ANSWERED, AGAIN)
+    after = stage.history(first.session_id) or b""
+    yield grows(
+        bool(before) and after.startswith(before), stage.prompts(first.session_id) == [ASKED, AGAIN]
+    )
+    unknown = [
+        event.text
+        for ran in (first, second)
+        for event in ran.events
+        if isinstance(event, Unrecognised)
+    ]
+    yield RowFinding(
+        "output-known",
+        not unknown,
+        "some lines are not" if unknown else "all",
+        "\n".join(unknown[:3]),
+    )
+    yield usage(stage, first, second)
+
+
+def by_its_word(stage: Stage) -> Iterator[RowFinding]:
+    """An agent whose transcripts cannot be read: whether it loads a conversation, replays it, and
+    tells the model all of it."""
+    first = stage.run(ASKED)
+    yield RowFinding("start", first.ok, ended(first), first.outcome.detail)
+    if not first.ok:
+        raise Failed(f"the first turn {ended(first)}", first.outcome.detail)
+    if not first.session_id:
+        yield RowFinding("resume", False, "offers neither to load nor to resume")
+        return
+    turns = [event for event in first.events if isinstance(event, ItemsMarked) and event.ended]
+    stage.marks = turns[-1].marks if turns else ()
+    second = stage.run(AGAIN, resume(first.session_id))
+    found = went_on("resume", first, second, ASKED, ANSWERED, AGAIN)
+    replayed = any(isinstance(event, SessionSeen) and event.replayed for event in second.events)
+    how = "and replayed" if replayed else "and only claimed"
+    yield replace(found, seen=f"{found.seen}, {how}") if found.holds else found
+
+
+def grows(prefix: bool, grown: bool) -> RowFinding:
+    if not prefix:
+        return RowFinding("transcript-grows", False, "what stood there is changed")
+    return RowFinding(
+        "transcript-grows",
+        grown,
+        "prefix kept, prompt appended" if grown else "the new prompt is not in it",
+    )
+
+
+def usage(stage: Stage, first: StageExit, second: StageExit) -> RowFinding:
+    if first.usage is None or second.usage is None or not first.usage.input:
+        return RowFinding("usage", False, "not told")
+    cumulative = second.usage.input >= 1.5 * first.usage.input
+    seen = "over the conversation" if cumulative else "per run"
+    return RowFinding(
+        "usage",
+        cumulative == stage.driver.abilities.cumulative_usage,
+        seen,
+        f"{first.usage.input}, {second.usage.input}",
+    )
+
+
+def by_path(stage: Stage) -> Iterator[RowFinding]:
+    if not stage.driver.abilities.resume_by_path:
+        yield RowFinding("resume-by-path", False, "cannot be named by a path")
+        return
+    first = first_turn(stage)
+    path = stage.driver.transcript(stage.home, first.session_id)
+    second = stage.run(AGAIN, resume(first.session_id, Rung.PATH), transcript=str(path))
+    found = went_on("resume-by-path", first, second, ASKED, ANSWERED, AGAIN)
+    kept = stage.prompts(first.session_id) == [ASKED, AGAIN]
+    yield found if kept else RowFinding(found.row, False, "the turn is not in the same transcript")
+
+
+def fork(stage: Stage) -> Iterator[RowFinding]:
+    if not stage.driver.abilities.fork:
+        yield RowFinding("fork", False, "cannot fork")
+        return
+    first = first_turn(stage)
+    before = stage.history(first.session_id)
+    second = stage.run(AGAIN, Continuation(kind=Start.FORK, session_id=first.session_id))
+    if not second.ok or not second.reached(ASKED, ANSWERED, AGAIN):
+        yield RowFinding(
+            "fork",
+            False,
+            f"{ended(second)}, history missing" if second.ok else ended(second),
+            second.outcome.detail,
+        )
+    elif second.session_id in ("", first.session_id):
+        yield RowFinding("fork", False, "the same id comes back")
+    elif stage.history(first.session_id) != before:
+        yield RowFinding("fork", False, "the parent is changed")
+    else:
+        yield RowFinding("fork", True, "new id, whole history")
+
+
+def unknown_session(stage: Stage) -> Iterator[RowFinding]:
+    first = first_turn(stage)
+    ran = stage.run("go on", resume(_unknown(first.session_id)))
+    if ran.requests:
+        seen = "starts afresh" if not ran.reached(ASKED) else "goes on with another conversation"
+        yield RowFinding("unknown-session", False, seen, ran.session_id)
+    else:
+        yield RowFinding(
+            "unknown-session",
+            ran.outcome.kind is OutcomeKind.SESSION_MISSING,
+            ended(ran),
+            ran.outcome.detail,
+        )
+
+
+def _unknown(session_id: str) -> str:
+    """An id of the same form that no conversation has."""
+    try:
+        UUID(session_id)
+    except ValueError:
+        half = len(session_id) // 2
+        turned = str.maketrans(
+            string.digits + string.ascii_letters, string.digits[::-1] + string.ascii_letters[::-1]
+        )
+        return session_id[:half] + session_id[half:].translate(turned)
+    return str(uuid4())
+
+
+def moved_directory(stage: Stage) -> Iterator[RowFinding]:
+    first = first_turn(stage)
+    moved = stage.directory / "moved"
+    stage.work.rename(moved)
+    stage.work = moved
+    second = stage.run(AGAIN, resume(first.session_id), patience_s=SHORT_S)
+    yield went_on("moved-directory", first, second, ASKED, ANSWERED, AGAIN)
+
+
+def moved_home(stage: Stage) -> Iterator[RowFinding]:
+    first = first_turn(stage)
+    moved = stage.directory / "elsewhere" / stage.driver.name
+    shutil.copytree(stage.agent_home, moved, symlinks=True, ignore=_not_a_file)
+    shutil.rmtree(stage.agent_home, ignore_errors=True)
+    stage.live_in(moved)
+    yield went_on(
+        "moved-home", first, stage.run(AGAIN, resume(first.session_id)), ASKED, ANSWERED, AGAIN
+    )
+
+
+def _not_a_file(folder: str, names: list[str]) -> list[str]:
+    """Sockets and pipes, which cannot be copied."""
+    return [
+        name
+        for name in names
+        if (path := Path(folder, name)).exists() and not (path.is_file() or path.is_dir())
+    ]
+
+
+def own_copy(stage: Stage) -> Iterator[RowFinding]:
+    first = first_turn(stage)
+    copy = stage.history(first.session_id)
+    if copy is None:
+        yield RowFinding("own-copy", False, "there is no transcript to copy")
+        return
+    stage.live_in(stage.directory / "empty" / stage.driver.name)
+    stage.put_back(first.session_id, copy)
+    yield went_on(
+        "own-copy", first, stage.run(AGAIN, resume(first.session_id)), ASKED, ANSWERED, AGAIN
+    )
+
+
+def fails(row: str, *kinds: OutcomeKind) -> Play:
+    """A scene in which the service fails, and the driver must call it one of these."""
+
+    def play(stage: Stage) -> Iterator[RowFinding]:
+        ran = stage.run("hello", patience_s=2 * PATIENCE_S)
+        yield RowFinding(row, ran.outcome.kind in kinds, ended(ran), ran.outcome.detail)
+
+    return play
+
+
+def usage_limit(stage: Stage) -> Iterator[RowFinding]:
+    before = int(time.time() * 1000)
+    ran = stage.run("hello", patience_s=SHORT_S)
+    if ran.outcome.kind is OutcomeKind.TIMED_OUT and ran.requests:
+        yield RowFinding("usage-limit", False, "waits in silence", ran.outcome.detail)
+        return
+    until = ran.outcome.until
+    exact = until is not None and 7_100_000 < until - before < 7_400_000
+    limited = ran.outcome.kind is OutcomeKind.RATE_LIMITED
+    when = ", with its time" if exact else ", with a wrong time" if until else ", without its time"
+    yield RowFinding(
+        "usage-limit", limited and exact, ended(ran) + (when if limited else ""), ran.outcome.detail
+    )
+
+
+PROMPTS = (
+    "-p --help",
+    "/cost",
+    "@nothing.txt is a file",
+    "!ls",
+    "'single' \"double\" $HOME `date` \\n %s {x}",
+    "two\n\nparagraphs, with ümläuts, 日本 and 🙂\n# no heading",
+)
+"""What a command line, a shell, or the agent itself might take for something else."""
+
+
+def prompts(stage: Stage) -> Iterator[RowFinding]:
+    session, lost, labelled = "", [], False
+    for prompt in PROMPTS:
+        ran = stage.run(prompt, resume(session) if session else None)
+        said = [
+            message.text.strip()
+            for request in ran.requests
+            for message in request.messages
+            if message.role == "user"
+        ]
+        if not ran.ok or not any(text.endswith(prompt) for text in said):
+            lost.append(prompt)
+        labelled = labelled or prompt not in said
+        session = session or ran.session_id
+    stand = [fingerprint(text) for text in stage.prompts(session)] == [
+        fingerprint(prompt) for prompt in PROMPTS
+    ]
+    if lost:
+        yield RowFinding(
+            "prompts", False, f"{len(lost)} of {len(PROMPTS)} do not", "\n".join(map(repr, lost))
+        )
+    elif not stand:
+        yield RowFinding(
+            "prompts", False, "all arrive, the transcript has others", repr(stage.prompts(session))
+        )
+    else:
+        yield RowFinding(
+            "prompts",
+            True,
+            "all arrive, some with the driver's word before them" if labelled else "all arrive",
+        )
+
+
+def fail_scenes() -> Iterator[Scene]:
+    refused = (OutcomeKind.FAILED, OutcomeKind.CONFIG_ERROR)
+    named = {
+        "401": (OutcomeKind.AUTH_FAILED,),
+        "429": (OutcomeKind.RATE_LIMITED,),
+        "500": (OutcomeKind.OVERLOADED,),
+    }
+    for status, kinds in {"400": refused, **named}.items():
+        yield Scene(
+            (f"error-{status}",), f"fail {status} x99\nsay Never.", fails(f"error-{status}", *kinds)
+        )
+
+
+BEGINNING = ("start", "own-id", "resume", "transcript-grows", "output-known", "usage")
+SCENES = (
+    Scene(BEGINNING, TWO, beginning, quick=True),
+    Scene(("unknown-session",), TWO, unknown_session, quick=True),
+    Scene(("own-copy",), TWO, own_copy, quick=True),
+    Scene(("resume-by-path",), TWO, by_path),
+    Scene(("fork",), TWO, fork),
+    Scene(("moved-directory",), TWO, moved_directory),
+    Scene(("moved-home",), TWO, moved_home),
+    *fail_scenes(),
+    Scene(("usage-limit",), "limit 7200 x99\nsay Never.", usage_limit, subscription=True),
+    Scene(("prompts",), "say Yes.", prompts),
+)
+
+BY_ITS_WORD = (
+    Scene(("start", "resume"), TWO, by_its_word, quick=True),
+    Scene(("unknown-session",), TWO, unknown_session, quick=True),
+)
+"""For an agent whose transcripts cannot be read."""

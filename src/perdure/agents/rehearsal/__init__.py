@@ -1,0 +1,19 @@
+"""Scripted model servers on loopback, so that the real agent CLIs can be rehearsed without a key, a
+network or a token.
+
+    with Rehearsal("run echo hello\\n---\\nsay It said hello.") as rehearsal:
+        env = rehearsal.environ("claude", home=scratch)      # start the real CLI with it
+        rehearsal.last.messages                              # what reached the model
+
+The language of the scripts is described in `script`, the choice of the reply in `cues`, the record
+in `server`.
+"""
+
+from __future__ import annotations
+
+from perdure.agents.rehearsal.conversation import ChatMessage
+from perdure.agents.rehearsal.cues import Cue, Player
+from perdure.agents.rehearsal.script import Script, ScriptError, parse
+from perdure.agents.rehearsal.server import Rehearsal, Request
+
+__all__ = ["ChatMessage", "Cue", "Player", "Rehearsal", "Request", "Script", "ScriptError", "parse"]

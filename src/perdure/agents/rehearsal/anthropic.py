@@ -1,0 +1,264 @@
+"""The Messages API of Anthropic (version 2023-06-01), as Claude Code 2.1.329 uses it."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from perdure.agents.rehearsal.conversation import ChatMessage, ScriptedConversation
+from perdure.agents.rehearsal.cues import Cue
+from perdure.agents.rehearsal.script import (
+    Cut,
+    Fail,
+    Hang,
+    Hold,
+    Limit,
+    RunTool,
+    Say,
+    Slow,
+    TokenCounts,
+    content,
+)
+from perdure.agents.rehearsal.wire import Refusal, Step, event, items, paced
+
+_REMINDER = re.compile(r"\s*(<system-reminder>.*?</system-reminder>\s*)+", re.DOTALL)
+_SUMMARY = "Your task is to create a detailed summary"
+"""How Claude Code 2.1.329 asks for a compaction. A reply without a `<summary>` block is asked for
+once more."""
+
+_ERRORS = {
+    400: ("invalid_request_error", "The request was refused by the rehearsal."),
+    401: ("authentication_error", "invalid x-api-key"),
+    403: (
+        "permission_error",
+        "Your API key does not have permission to use the specified resource.",
+    ),
+    404: ("not_found_error", "model: not found"),
+    413: ("request_too_large", "Request exceeds the maximum size"),
+    429: (
+        "rate_limit_error",
+        "This request would exceed your organization's rate limit. Please try again later.",
+    ),
+    500: ("api_error", "Internal server error"),
+    529: ("overloaded_error", "Overloaded"),
+}
+
+_FULL = "prompt is too long: 205000 tokens > 200000 maximum"
+
+
+class Anthropic:
+    """POST /v1/messages."""
+
+    name = "anthropic"
+
+    def conversation(
+        self, headers: Mapping[str, str], body: dict[str, Any]
+    ) -> ScriptedConversation:
+        messages = [message for raw in items(body, "messages") for message in _messages(raw)]
+        tools = [str(tool.get("name", "")) for tool in items(body, "tools")]
+        prompts = [message.text for message in messages if message.role == "user"]
+        summary = bool(prompts) and _SUMMARY in prompts[-1]
+        beside = "claude-cli" in headers.get("user-agent", "") and not tools
+        return ScriptedConversation(
+            tuple(messages),
+            session=headers.get("x-claude-code-session-id") or _session(body),
+            side=summary or beside,
+            summary="<summary>\n{}\n</summary>" if summary else "",
+            streamed=bool(body.get("stream")),
+            model=str(body.get("model", "")),
+            shell="Bash",
+        )
+
+    def stream(self, cue: Cue, conversation: ScriptedConversation) -> Iterator[Step]:
+        yield event(
+            "message_start", {"message": _message(conversation.model, cue.tokens, [], None)}
+        )
+        yield replace(cue.tokens, output=1)
+        yield event("ping", {})
+        index, pace, text_open = 0, 0.0, False
+        for action in cue.actions:
+            if isinstance(action, Slow):
+                pace += action.seconds
+            elif isinstance(action, Say):
+                if not text_open:
+                    yield event(
+                        "content_block_start",
+                        {"index": index, "content_block": {"type": "text", "text": ""}},
+                    )
+                say, text_open = Say(f"\n{action.text}") if text_open else action, True
+                for piece, pause in paced(say, pace):
+                    yield event(
+                        "content_block_delta",
+                        {"index": index, "delta": {"type": "text_delta", "text": piece}},
+                    )
+                    yield pause
+                pace = 0.0
+            elif isinstance(action, RunTool):
+                if text_open:
+                    yield event("content_block_stop", {"index": index})
+                    index, text_open = index + 1, False
+                yield Slow(pace)
+                yield from _tool_events(index, _tool_use(action))
+                index, pace = index + 1, 0.0
+            elif isinstance(action, Hold):
+                yield Slow(pace)
+                yield action
+                pace = 0.0
+            elif isinstance(action, (Hang, Cut)):
+                yield Slow(pace)
+                yield action
+                return
+        if text_open:
+            yield event("content_block_stop", {"index": index})
+        yield Slow(pace)
+        yield event(
+            "message_delta",
+            {
+                "delta": {"stop_reason": _stop(cue), "stop_sequence": None},
+                "usage": {"output_tokens": cue.tokens.output},
+            },
+        )
+        yield cue.tokens
+        yield event("message_stop", {})
+
+    def whole(self, cue: Cue, conversation: ScriptedConversation) -> dict[str, Any]:
+        blocks = [
+            {"type": "text", "text": each.text} if isinstance(each, Say) else _tool_use(each)
+            for each in content(cue.actions)
+        ]
+        return _message(conversation.model, cue.tokens, blocks, _stop(cue))
+
+    def refusal(self, failure: Fail | Limit, now: float) -> Refusal:
+        status = 429 if isinstance(failure, Limit) else failure.status
+        kind, sentence = _ERRORS.get(
+            status, ("api_error", f"The rehearsal failed with status {status}.")
+        )
+        request = f"req_{uuid.uuid4().hex[:24]}"
+        headers = {"request-id": request}
+        if isinstance(failure, Limit):
+            sentence = (
+                "This request would exceed your account's rate limit. Please try again later."
+            )
+            headers |= _limit_headers(failure, now)
+        elif failure.words:
+            sentence = failure.words
+        elif isinstance(failure, Fail) and failure.full:
+            sentence = _FULL
+        return Refusal(
+            status,
+            {"type": "error", "error": {"type": kind, "message": sentence}, "request_id": request},
+            headers,
+        )
+
+
+def _limit_headers(limit: Limit, now: float) -> dict[str, str]:
+    """A subscriber's five-hour window is spent. Claude Code 2.1.329 reads these headers only with a
+    subscription's token; with an API key it prints the body's message, and no time."""
+    reset = str(int(now + limit.seconds))
+    unified = {
+        "status": "rejected",
+        "reset": reset,
+        "representative-claim": "five_hour",
+        "5h-status": "rejected",
+        "5h-reset": reset,
+        "5h-utilization": "1.0",
+        "overage-status": "rejected",
+        "overage-disabled-reason": "org_level_disabled",
+    }
+    headers = {f"anthropic-ratelimit-unified-{name}": text for name, text in unified.items()}
+    return {**headers, "retry-after": str(int(limit.seconds))}
+
+
+def _messages(raw: dict[str, Any]) -> Iterator[ChatMessage]:
+    role, content = raw.get("role"), raw.get("content")
+    if role not in ("user", "assistant"):
+        return
+    blocks = (
+        [{"type": "text", "text": content}] if isinstance(content, str) else items(raw, "content")
+    )
+    for block in blocks:
+        kind = block.get("type")
+        if kind == "text":
+            text = str(block.get("text", ""))
+            if text.strip() and not _REMINDER.fullmatch(text):
+                yield ChatMessage(str(role), text)
+        elif kind == "tool_use":
+            yield ChatMessage("tool_call", _call_text(block), str(block.get("id", "")))
+        elif kind == "tool_result":
+            yield ChatMessage(
+                "tool_result", _result_text(block.get("content")), str(block.get("tool_use_id", ""))
+            )
+
+
+def _call_text(block: dict[str, Any]) -> str:
+    given = block.get("input")
+    if block.get("name") == "Bash" and isinstance(given, dict) and "command" in given:
+        return str(given["command"])
+    return f"{block.get('name')} {json.dumps(given)}"
+
+
+def _result_text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    return "\n".join(
+        str(part.get("text", ""))
+        for part in parts
+        if isinstance(part, dict) and part.get("type") == "text"
+    )
+
+
+def _session(body: Mapping[str, Any]) -> str:
+    metadata = body.get("metadata")
+    try:
+        user = json.loads(metadata["user_id"]) if isinstance(metadata, dict) else {}
+        return str(user.get("session_id", ""))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return ""
+
+
+def _message(
+    model: str, tokens: TokenCounts, content: list[dict[str, Any]], stop: str | None
+) -> dict[str, Any]:
+    usage = {
+        "input_tokens": tokens.input,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": tokens.cached,
+        "output_tokens": tokens.output if stop else 1,
+        "service_tier": "standard",
+    }
+    head = {
+        "id": f"msg_{uuid.uuid4().hex[:24]}",
+        "type": "message",
+        "role": "assistant",
+        "model": model,
+    }
+    return {**head, "content": content, "stop_reason": stop, "stop_sequence": None, "usage": usage}
+
+
+def _tool_use(run: RunTool) -> dict[str, Any]:
+    # Ten minutes is the longest that the tool of 2.1.329 waits.
+    shell = {"command": run.command, "description": "A scripted command", "timeout": 600_000}
+    return {
+        "type": "tool_use",
+        "id": f"toolu_{uuid.uuid4().hex[:24]}",
+        "name": run.tool or "Bash",
+        "input": run.arguments if run.tool else shell,
+    }
+
+
+def _tool_events(index: int, block: dict[str, Any]) -> Iterator[bytes]:
+    yield event("content_block_start", {"index": index, "content_block": {**block, "input": {}}})
+    delta = {"type": "input_json_delta", "partial_json": json.dumps(block["input"])}
+    yield event("content_block_delta", {"index": index, "delta": delta})
+    yield event("content_block_stop", {"index": index})
+
+
+def _stop(cue: Cue) -> str:
+    return cue.stop or (
+        "tool_use" if any(isinstance(action, RunTool) for action in cue.actions) else "end_turn"
+    )

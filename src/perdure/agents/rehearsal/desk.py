@@ -1,0 +1,264 @@
+"""The HTTP side of the rehearsal: sockets, threads, chunks. It knows no script and no provider.
+
+One thread a connection. An answer is watched while it pauses or hangs: it ends when the client goes
+or the desk stops.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import select
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from perdure.agents.rehearsal.conversation import ScriptedConversation
+from perdure.agents.rehearsal.cues import Cue
+from perdure.agents.rehearsal.script import Cut, Hang, Hold, Slow, TokenCounts
+from perdure.agents.rehearsal.wire import Dialect, Refusal, Step
+
+Report: TypeAlias = Callable[[TokenCounts], None]
+Answer: TypeAlias = Callable[
+    [str, dict[str, str], dict[str, Any]], tuple[Dialect, Cue, ScriptedConversation, Report] | None
+]
+Other: TypeAlias = Callable[[str, str], None]
+
+_MODEL = {
+    "id": "rehearsal",
+    "type": "model",
+    "object": "model",
+    "display_name": "Rehearsal",
+    "created_at": "2026-01-01T00:00:00Z",
+    "created": 1767225600,
+    "owned_by": "perdure",
+}
+# Anthropic's and OpenAI's lists and the one that Codex reads (`models`) share a path; each client
+# reads its own fields.
+_MODELS = {
+    "object": "list",
+    "data": [_MODEL],
+    "has_more": False,
+    "first_id": "rehearsal",
+    "last_id": "rehearsal",
+    "models": [],
+}
+
+
+class RehearsalDesk(ThreadingHTTPServer):
+    """Listens from the moment it is made. `answer` and `other` are called from many threads."""
+
+    daemon_threads = True
+    request_queue_size = 128
+    allow_reuse_address = True
+
+    def __init__(self, port: int, answer: Answer, other: Other) -> None:
+        self.answer = answer
+        self.other = other
+        self.stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._open: dict[socket.socket, threading.Thread] = {}
+        super().__init__(("127.0.0.1", port), _Visit)
+        self._listener = threading.Thread(
+            target=self.serve_forever, args=(0.05,), name="rehearsal", daemon=True
+        )
+        self._listener.start()
+
+    @property
+    def port(self) -> int:
+        return int(self.server_address[1])
+
+    def stop(self) -> None:
+        """Ends all answers, closes all sockets and waits for the threads, ten seconds at most."""
+        if self.stopping.is_set():
+            return
+        self.stopping.set()
+        self.shutdown()
+        self._listener.join()
+        self.server_close()
+        with self._lock:
+            left = dict(self._open)
+        for connection in left:
+            _shut(connection)
+        deadline = time.monotonic() + 10
+        for thread in left.values():
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    @contextlib.contextmanager
+    def visit(self, connection: socket.socket) -> Iterator[None]:
+        """Keeps the connection in the list of what `stop` has to end."""
+        with self._lock:
+            self._open[connection] = threading.current_thread()
+        if self.stopping.is_set():
+            _shut(connection)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._open.pop(connection, None)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that vanished is no error; what else goes wrong is shown."""
+        if not isinstance(sys.exception(), (ConnectionError, TimeoutError)):
+            super().handle_error(request, client_address)
+
+
+class _Visit(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: RehearsalDesk
+    connection: socket.socket
+
+    def handle(self) -> None:
+        with self.server.visit(self.connection), contextlib.suppress(ConnectionError):
+            super().handle()
+
+    def do_HEAD(self) -> None:
+        self.server.other("HEAD", self.path)
+        self._whole(200, {})
+
+    def do_GET(self) -> None:
+        self.server.other("GET", self.path)
+        known = self.path.partition("?")[0].rstrip("/").endswith("/models")
+        self._whole(200, _MODELS if known else {"status": "ok"})
+
+    def do_POST(self) -> None:
+        raw = self.rfile.read(int(self.headers.get("content-length") or 0))
+        path = self.path
+        try:
+            body = json.loads(raw)
+        except ValueError:
+            body = None
+        if not isinstance(body, dict):
+            self.server.other("POST", path)
+            self._whole(
+                400,
+                {
+                    "error": {
+                        "type": "invalid_request_error",
+                        "message": "The body is not a JSON object.",
+                    }
+                },
+            )
+            return
+        if path.partition("?")[0].endswith("/count_tokens"):
+            self.server.other("POST", path)
+            self._whole(200, {"input_tokens": len(raw) // 4})
+            return
+        found = self.server.answer(
+            path, {name.lower(): text for name, text in self.headers.items()}, body
+        )
+        if found is None:
+            self.server.other("POST", path)
+            self._whole(
+                404,
+                {
+                    "error": {
+                        "type": "not_found_error",
+                        "message": f"The rehearsal does not serve {path}.",
+                    }
+                },
+            )
+            return
+        self._play(*found)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: the record tells it."""
+
+    def _play(
+        self, dialect: Dialect, cue: Cue, conversation: ScriptedConversation, report: Report
+    ) -> None:
+        if cue.failure:
+            self._refuse(dialect.refusal(cue.failure, time.time()))
+        elif cue.script is None and not cue.actions and not cue.waits:
+            message = "No script of the rehearsal matches this conversation."
+            self._whole(
+                400,
+                {"type": "error", "error": {"type": "invalid_request_error", "message": message}},
+            )
+        elif conversation.streamed:
+            self._stream(dialect.stream(cue, conversation), report)
+        elif all(
+            self._go_on(action)
+            for action in cue.actions
+            if isinstance(action, (Slow, Hold, Hang, Cut))
+        ):
+            self._whole(200, dialect.whole(cue, conversation))
+            report(cue.tokens)
+
+    def _stream(self, steps: Iterator[Step], report: Report) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("cache-control", "no-cache")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        for step in steps:
+            if isinstance(step, bytes):
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(step), step))
+            elif isinstance(step, TokenCounts):
+                report(step)
+            elif isinstance(step, Cut) and step.clean:
+                break
+            elif not self._go_on(step):
+                return
+        self.wfile.write(b"0\r\n\r\n")
+
+    def _go_on(self, step: Slow | Hold | Hang | Cut) -> bool:
+        """Pauses; False when the answer ends here, and the connection with it."""
+        if isinstance(step, Cut):
+            over = True
+        elif isinstance(step, Hold):
+            over = self._pause(None, Path(step.file))
+        elif isinstance(step, Hang):
+            over = self._pause(None)
+        else:
+            over = step.seconds != 0 and self._pause(step.seconds)
+        if over:
+            self.close_connection = True
+            _shut(self.connection)
+        return not over
+
+    def _pause(self, seconds: float | None, file: Path | None = None) -> bool:
+        """Return True if the client went or the desk stopped before the time was over or the file
+        existed."""
+        end = None if seconds is None else time.monotonic() + seconds
+        gone = select.poll()
+        gone.register(self.connection, select.POLLIN)
+        while not self.server.stopping.is_set():
+            left = 0.1 if end is None else min(0.1, end - time.monotonic())
+            if left <= 0 or (file is not None and file.exists()):
+                return False
+            # A client that waits for an answer sends nothing: readable means that it has gone.
+            if gone.poll(1 + int(left * 1000)):
+                return self.connection.recv(1, socket.MSG_PEEK) == b"" or self.server.stopping.wait(
+                    left
+                )
+        return True
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self._whole(refusal.status, refusal.body, refusal.headers)
+
+    def _whole(
+        self, status: int, body: dict[str, Any], headers: dict[str, str] | None = None
+    ) -> None:
+        payload = json.dumps(body).encode()
+        self.send_response(status)
+        for name, text in {
+            **(headers or {}),
+            "content-type": "application/json",
+            "content-length": str(len(payload)),
+        }.items():
+            self.send_header(name, text)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(payload)
+
+
+def _shut(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)

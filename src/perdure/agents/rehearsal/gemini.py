@@ -1,0 +1,208 @@
+"""The Gemini API of Google (v1beta), as Gemini CLI 0.61.0 uses it with an API key."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from perdure.agents.rehearsal.conversation import ChatMessage, ScriptedConversation
+from perdure.agents.rehearsal.cues import Cue
+from perdure.agents.rehearsal.script import (
+    Cut,
+    Fail,
+    Hang,
+    Hold,
+    Limit,
+    Nothing,
+    RunTool,
+    Say,
+    Slow,
+    content,
+)
+from perdure.agents.rehearsal.wire import Refusal, Step, items, paced
+
+SHELL = "run_shell_command"
+
+_OWN = (
+    "<session_context>",
+    "<hook_context>",
+    "[The previous response was interrupted before it completed.]",
+)
+"""How the texts begin that the CLI writes by itself, for either side."""
+
+_ERRORS = {
+    400: ("INVALID_ARGUMENT", "The request was refused by the rehearsal."),
+    401: ("UNAUTHENTICATED", "Request had invalid authentication credentials."),
+    403: ("PERMISSION_DENIED", "The caller does not have permission."),
+    404: ("NOT_FOUND", "models/rehearsal is not found for API version v1beta."),
+    429: ("RESOURCE_EXHAUSTED", "Resource has been exhausted (e.g. check quota)."),
+    500: ("INTERNAL", "An internal error has occurred."),
+    503: ("UNAVAILABLE", "The model is overloaded. Please try again later."),
+}
+
+_FULL = "The input token count (1050000) exceeds the maximum number of tokens allowed (1048576)."
+
+
+class Gemini:
+    """POST /v1beta/models/MODEL:streamGenerateContent, and :generateContent where it is not
+    streamed."""
+
+    name = "gemini"
+
+    def __init__(self, *, streamed: bool = True) -> None:
+        self._streamed = streamed
+
+    def conversation(
+        self, headers: Mapping[str, str], body: dict[str, Any]
+    ) -> ScriptedConversation:
+        messages = [
+            message for content in items(body, "contents") for message in _messages(content)
+        ]
+        tools = [
+            tool for entry in items(body, "tools") for tool in items(entry, "functionDeclarations")
+        ]
+        # The service's requests carry no id of the conversation. Routing, summaries and
+        # compressions offer no tools.
+        beside = "GeminiCLI" in headers.get("user-agent", "") and not tools
+        return ScriptedConversation(
+            tuple(messages), side=beside, streamed=self._streamed, shell=SHELL
+        )
+
+    def stream(self, cue: Cue, conversation: ScriptedConversation) -> Iterator[Step]:
+        pace, said = 0.0, False
+        for action in cue.actions:
+            if isinstance(action, Slow):
+                pace += action.seconds
+            elif isinstance(action, Say):
+                say, said = Say(f"\n{action.text}") if said else action, True
+                for piece, pause in paced(say, pace):
+                    yield _event([{"text": piece}])
+                    yield pause
+                pace = 0.0
+            elif isinstance(action, RunTool):
+                yield Slow(pace)
+                yield _event([_call(action)])
+                pace, said = 0.0, False
+            elif isinstance(action, Hold):
+                if not said:
+                    yield _event([{"text": ""}])
+                yield Slow(pace)
+                yield action
+                pace = 0.0
+            elif isinstance(action, (Hang, Cut)):
+                if not said:
+                    yield _event([{"text": ""}])
+                yield Slow(pace)
+                yield action
+                return
+        yield Slow(pace)
+        last = [] if any(isinstance(action, Nothing) for action in cue.actions) else [{"text": ""}]
+        yield _sse(_response(last, cue))
+        yield cue.tokens
+
+    def whole(self, cue: Cue, conversation: ScriptedConversation) -> dict[str, Any]:
+        parts = [
+            {"text": each.text} if isinstance(each, Say) else _call(each)
+            for each in content(cue.actions)
+        ]
+        return _response(parts, cue)
+
+    def refusal(self, failure: Fail | Limit, now: float) -> Refusal:
+        status = 429 if isinstance(failure, Limit) else failure.status
+        kind, sentence = _ERRORS.get(
+            status, ("UNKNOWN", f"The rehearsal failed with status {status}.")
+        )
+        if isinstance(failure, Fail) and failure.full:
+            sentence = _FULL
+        error: dict[str, Any] = {"code": status, "message": sentence, "status": kind}
+        if isinstance(failure, Limit):
+            error |= _limit(failure)
+        return Refusal(status, {"error": error}, {"server-timing": "gfet4t7; dur=1"})
+
+
+def _limit(limit: Limit) -> dict[str, Any]:
+    """A quota that is used up for so many seconds, in the details of google.rpc."""
+    delay = f"{limit.seconds:g}s"
+    violation = {
+        "quotaMetric": "generativelanguage.googleapis.com/generate_content_free_tier_requests",
+        "quotaId": "GenerateRequestsPerMinutePerProjectPerModel-FreeTier",
+        "quotaValue": "10",
+    }
+    return {
+        "message": (
+            "You exceeded your current quota, please check your plan and billing details. Please "
+            f"retry in {delay}."
+        ),
+        "details": [
+            {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [violation]},
+            {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay},
+        ],
+    }
+
+
+def _messages(content: dict[str, Any]) -> Iterator[ChatMessage]:
+    role = "assistant" if content.get("role") == "model" else "user"
+    for part in items(content, "parts"):
+        call, result = part.get("functionCall"), part.get("functionResponse")
+        if isinstance(call, dict):
+            yield ChatMessage("tool_call", _call_text(call), str(call.get("id", "")))
+        elif isinstance(result, dict):
+            yield ChatMessage(
+                "tool_result", _result_text(result.get("response")), str(result.get("id", ""))
+            )
+        elif (
+            not part.get("thought")
+            and (text := str(part.get("text", ""))).strip()
+            and not text.lstrip().startswith(_OWN)
+        ):
+            yield ChatMessage(role, text)
+
+
+def _call_text(call: dict[str, Any]) -> str:
+    given = call.get("args")
+    if call.get("name") == SHELL and isinstance(given, dict) and "command" in given:
+        return str(given["command"])
+    return f"{call.get('name')} {json.dumps(given)}"
+
+
+def _result_text(response: Any) -> str:
+    if not isinstance(response, dict):
+        return ""
+    return str(response.get("output") or response.get("error") or json.dumps(response))
+
+
+def _call(run: RunTool) -> dict[str, Any]:
+    shell = {"command": run.command, "description": "A scripted command"}
+    given = run.arguments if run.tool else shell
+    return {"functionCall": {"name": run.tool or SHELL, "args": given}}
+
+
+def _response(parts: list[dict[str, Any]], cue: Cue) -> dict[str, Any]:
+    """The last event of a stream, or the whole answer."""
+    tokens = cue.tokens
+    usage = {
+        "promptTokenCount": tokens.input,
+        "candidatesTokenCount": tokens.output,
+        "cachedContentTokenCount": tokens.cached,
+        "totalTokenCount": tokens.input + tokens.output,
+    }
+    candidate = {
+        "content": {"role": "model", "parts": parts},
+        "finishReason": cue.stop or "STOP",
+        "index": 0,
+    }
+    return {"candidates": [candidate], "usageMetadata": usage, "modelVersion": "rehearsal"}
+
+
+def _event(parts: list[dict[str, Any]]) -> bytes:
+    return _sse(
+        {
+            "candidates": [{"content": {"role": "model", "parts": parts}, "index": 0}],
+            "modelVersion": "rehearsal",
+        }
+    )
+
+
+def _sse(payload: dict[str, Any]) -> bytes:
+    return f"data: {json.dumps(payload)}\n\n".encode()

@@ -1,0 +1,365 @@
+"""The Responses API of OpenAI, as Codex CLI 0.169.0 uses it (`wire_api = "responses"`)."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from perdure.agents.rehearsal.conversation import ChatMessage, ScriptedConversation
+from perdure.agents.rehearsal.cues import Cue
+from perdure.agents.rehearsal.script import (
+    Cut,
+    Fail,
+    Hang,
+    Hold,
+    Limit,
+    RunTool,
+    Say,
+    Slow,
+    content,
+)
+from perdure.agents.rehearsal.wire import Refusal, Step, event, items, paced
+
+_OWN = re.compile(
+    r"\s*(<(environment_context|user_instructions|permissions|skill|turn_aborted|user_shell_command)\b|# AGENTS\.md instructions)"
+)
+"""How the user messages begin that Codex writes by itself."""
+
+_SUMMARY = "You are performing a CONTEXT CHECKPOINT COMPACTION"
+_RUNNING = re.compile(r"^Process running with session ID (\d+)", re.MULTILINE)
+_EXITED = re.compile(r"^Process exited with code", re.MULTILINE)
+_SHELLS = ("exec_command", "shell_command", "shell", "container.exec", "local_shell")
+
+_ERRORS = {
+    400: ("invalid_request_error", None, "The request was refused by the rehearsal."),
+    401: ("invalid_request_error", "invalid_api_key", "Incorrect API key provided."),
+    403: (
+        "invalid_request_error",
+        "unsupported_country_region_territory",
+        "Country, region, or territory not supported",
+    ),
+    404: (
+        "invalid_request_error",
+        "model_not_found",
+        "The model does not exist or you do not have access to it.",
+    ),
+    429: (
+        "requests",
+        "rate_limit_exceeded",
+        "Rate limit reached for requests. Please try again later.",
+    ),
+    500: (
+        "server_error",
+        None,
+        "The server had an error while processing your request. Sorry about that!",
+    ),
+    503: ("server_error", None, "The server is currently overloaded. Please try again later."),
+}
+
+_FULL = (
+    "Your input exceeds the context window of this model. Please adjust your input and try again."
+)
+
+
+class OpenAI:
+    """POST /v1/responses."""
+
+    name = "openai"
+
+    def conversation(
+        self, headers: Mapping[str, str], body: dict[str, Any]
+    ) -> ScriptedConversation:
+        given = body.get("input")
+        entries = (
+            [{"role": "user", "content": given}] if isinstance(given, str) else items(body, "input")
+        )
+        messages = [message for entry in entries for message in _messages(entry)]
+        running = _running(entries)
+        prompts = [message.text for message in messages if message.role == "user"]
+        summary = bool(prompts) and prompts[-1].lstrip().startswith(_SUMMARY)
+        last = messages[-1].call if messages and messages[-1].role == "tool_result" else ""
+        return ScriptedConversation(
+            tuple(messages),
+            session=headers.get("thread-id")
+            or headers.get("session-id")
+            or str(body.get("prompt_cache_key") or ""),
+            summary="{}" if summary else "",
+            side=summary or "x-openai-subagent" in headers,
+            streamed=bool(body.get("stream")),
+            model=str(body.get("model", "")),
+            shell=_shell(items(body, "tools")),
+            waiting=next((number for number, calls in running.items() if last in calls), ""),
+            unfinished=frozenset(call for calls in running.values() for call in calls),
+        )
+
+    def stream(self, cue: Cue, conversation: ScriptedConversation) -> Iterator[Step]:
+        name = _id("resp")
+        yield event(
+            "response.created",
+            {"response": _response(name, conversation.model, None, [])},
+        )
+        output: list[dict[str, Any]] = []
+        text: _Text | None = None
+        pace = 0.0
+        if cue.waits:
+            output.append(_wait(cue.waits))
+            yield from _call_events(0, output[0])
+        for action in cue.actions:
+            if isinstance(action, Slow):
+                pace += action.seconds
+            elif isinstance(action, Say):
+                say = Say(f"\n{action.text}") if text else action
+                if text is None:
+                    text = _Text(len(output))
+                    yield from text.begin()
+                for piece, pause in paced(say, pace):
+                    yield text.delta(piece)
+                    yield pause
+                pace = 0.0
+            elif isinstance(action, RunTool):
+                if text is not None:
+                    yield from text.end(output)
+                    text = None
+                yield Slow(pace)
+                output.append(_call(conversation, action))
+                yield from _call_events(len(output) - 1, output[-1])
+                pace = 0.0
+            elif isinstance(action, Hold):
+                yield Slow(pace)
+                yield action
+                pace = 0.0
+            elif isinstance(action, (Hang, Cut)):
+                yield Slow(pace)
+                yield action
+                return
+        if text is not None:
+            yield from text.end(output)
+        yield Slow(pace)
+        ended = _response(name, conversation.model, cue, output)
+        yield event(f"response.{ended['status']}", {"response": ended})
+        yield cue.tokens
+
+    def whole(self, cue: Cue, conversation: ScriptedConversation) -> dict[str, Any]:
+        output = [_wait(cue.waits)] if cue.waits else []
+        for each in content(cue.actions):
+            output.append(
+                _said(_id("msg"), each.text) if isinstance(each, Say) else _call(conversation, each)
+            )
+        return _response(_id("resp"), conversation.model, cue, output)
+
+    def refusal(self, failure: Fail | Limit, now: float) -> Refusal:
+        if isinstance(failure, Limit):
+            error = {
+                "type": "usage_limit_reached",
+                "message": "The usage limit has been reached",
+                "plan_type": "pro",
+            }
+            times = {
+                "resets_at": int(now + failure.seconds),
+                "resets_in_seconds": int(failure.seconds),
+            }
+            used = {"x-codex-primary-used-percent": "100", "x-codex-primary-window-minutes": "300"}
+            headers = {**used, "x-codex-primary-reset-at": str(times["resets_at"])}
+            return Refusal(429, {"error": {**error, **times}}, headers)
+        kind, code, sentence = _ERRORS.get(
+            failure.status,
+            ("server_error", None, f"The rehearsal failed with status {failure.status}."),
+        )
+        if failure.full:
+            code, sentence = "context_length_exceeded", _FULL
+        body = {
+            "error": {
+                "message": failure.words or sentence,
+                "type": kind,
+                "param": None,
+                "code": code,
+            }
+        }
+        return Refusal(failure.status, body, {"x-request-id": _id("req")})
+
+
+class _Text:
+    """One message of the model while it is streamed."""
+
+    def __init__(self, index: int) -> None:
+        self.id = _id("msg")
+        self.index = index
+        self.text = ""
+
+    def begin(self) -> Iterator[bytes]:
+        item = {**_said(self.id, ""), "content": [], "status": "in_progress"}
+        yield event("response.output_item.added", {"output_index": self.index, "item": item})
+        yield event("response.content_part.added", {**self._place(), "part": _part("")})
+
+    def delta(self, piece: str) -> bytes:
+        self.text += piece
+        return event("response.output_text.delta", {**self._place(), "delta": piece})
+
+    def end(self, output: list[dict[str, Any]]) -> Iterator[bytes]:
+        item = _said(self.id, self.text)
+        output.append(item)
+        yield event("response.output_text.done", {**self._place(), "text": self.text})
+        yield event("response.content_part.done", {**self._place(), "part": _part(self.text)})
+        yield event("response.output_item.done", {"output_index": self.index, "item": item})
+
+    def _place(self) -> dict[str, Any]:
+        return {"item_id": self.id, "output_index": self.index, "content_index": 0}
+
+
+def _part(text: str) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": []}
+
+
+def _said(id: str, text: str) -> dict[str, Any]:
+    return {
+        "type": "message",
+        "id": id,
+        "role": "assistant",
+        "status": "completed",
+        "content": [_part(text)],
+    }
+
+
+def _response(id: str, model: str, cue: Cue | None, output: list[dict[str, Any]]) -> dict[str, Any]:
+    """The answer: in progress, complete, or ended early for the reason of the script's `stop`."""
+    usage, status, reason = None, "in_progress", None
+    if cue is not None:
+        tokens, status = cue.tokens, "completed"
+        if cue.stop:
+            status, reason = "incomplete", {"reason": cue.stop}
+        usage = {
+            "input_tokens": tokens.input,
+            "input_tokens_details": {"cached_tokens": tokens.cached},
+            "output_tokens": tokens.output,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": tokens.input + tokens.output,
+        }
+    return {
+        "id": id,
+        "object": "response",
+        "status": status,
+        "incomplete_details": reason,
+        "model": model,
+        "output": output,
+        "usage": usage,
+    }
+
+
+def _shell(tools: list[dict[str, Any]]) -> str:
+    names = {str(tool.get("name") or tool.get("type", "")) for tool in tools}
+    return next((name for name in _SHELLS if name in names), _SHELLS[0])
+
+
+def _call(conversation: ScriptedConversation, run: RunTool) -> dict[str, Any]:
+    """The command as a call of the shell tool that the request offered, or the other tool's."""
+    if run.tool:
+        return _function(run.tool, run.arguments)
+    if conversation.shell == "exec_command":
+        # 30 s is the longest that the tool of 0.169.0 waits; `_wait` waits on.
+        return _function("exec_command", {"cmd": run.command, "yield_time_ms": 30_000})
+    if conversation.shell == "shell_command":
+        return _function("shell_command", {"command": run.command, "timeout_ms": 600_000})
+    argv = ["bash", "-lc", run.command]
+    if conversation.shell == "local_shell":
+        action = {"type": "exec", "command": argv, "timeout_ms": 600_000, "env": {}}
+        return {
+            "type": "local_shell_call",
+            "id": _id("lsh"),
+            "call_id": _id("call"),
+            "status": "completed",
+            "action": action,
+        }
+    return _function(conversation.shell, {"command": argv, "timeout_ms": 600_000})
+
+
+def _wait(number: str) -> dict[str, Any]:
+    """Waits on for a command that outlived the shell tool's patience. Not part of any script."""
+    return _function(
+        "write_stdin", {"session_id": int(number), "chars": "", "yield_time_ms": 300_000}
+    )
+
+
+def _function(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    head = {"type": "function_call", "id": _id("fc"), "call_id": _id("call"), "status": "completed"}
+    return {**head, "name": name, "arguments": json.dumps(given)}
+
+
+def _id(prefix: str) -> str:
+    return f"{prefix}_{uuid.uuid4().hex[:24]}"
+
+
+def _call_events(index: int, call: dict[str, Any]) -> Iterator[bytes]:
+    begun = {**call, "status": "in_progress"}
+    if call["type"] == "function_call":
+        begun["arguments"] = ""
+    yield event("response.output_item.added", {"output_index": index, "item": begun})
+    if call["type"] == "function_call":
+        place = {"item_id": call["id"], "output_index": index}
+        yield event("response.function_call_arguments.delta", {**place, "delta": call["arguments"]})
+        yield event(
+            "response.function_call_arguments.done", {**place, "arguments": call["arguments"]}
+        )
+    yield event("response.output_item.done", {"output_index": index, "item": call})
+
+
+def _messages(entry: dict[str, Any]) -> Iterator[ChatMessage]:
+    kind = entry.get("type", "message")
+    if kind == "message" and entry.get("role") in ("user", "assistant"):
+        text = _plain(entry.get("content"))
+        if text.strip() and not (entry["role"] == "user" and _OWN.match(text)):
+            yield ChatMessage(str(entry["role"]), text)
+    elif kind in ("function_call", "custom_tool_call", "local_shell_call"):
+        yield ChatMessage("tool_call", _call_text(entry), str(entry.get("call_id", "")))
+    elif kind in ("function_call_output", "custom_tool_call_output", "local_shell_call_output"):
+        yield ChatMessage("tool_result", _plain(entry.get("output")), str(entry.get("call_id", "")))
+
+
+def _plain(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    if isinstance(content, dict):
+        return _plain(content.get("content"))
+    parts = content if isinstance(content, list) else []
+    return "\n".join(
+        str(part["text"]) for part in parts if isinstance(part, dict) and "text" in part
+    )
+
+
+def _given(entry: dict[str, Any]) -> dict[str, Any]:
+    try:
+        given = json.loads(entry.get("arguments") or "{}")
+    except ValueError:
+        return {}
+    return given if isinstance(given, dict) else {}
+
+
+def _call_text(entry: dict[str, Any]) -> str:
+    action = entry.get("action")
+    given = action if isinstance(action, dict) else _given(entry)
+    command = given.get("cmd") or given.get("command")
+    if isinstance(command, list) and command:
+        return str(command[-1])
+    if command and (entry.get("name") or "local_shell") in _SHELLS:
+        return str(command)
+    return f"{entry.get('name', '')} {entry.get('arguments') or entry.get('input') or ''}".strip()
+
+
+def _running(entries: list[dict[str, Any]]) -> dict[str, set[str]]:
+    """Number of a command that still runs -> the calls that started it and waited for it."""
+    running: dict[str, set[str]] = {}
+    waits: dict[str, str] = {}
+    for entry in entries:
+        call = str(entry.get("call_id", ""))
+        if entry.get("type") == "function_call" and entry.get("name") == "write_stdin":
+            waits[call] = str(_given(entry).get("session_id", ""))
+        elif entry.get("type") == "function_call_output":
+            text = _plain(entry.get("output")).partition("\nOutput:")[0]
+            found = _RUNNING.search(text)
+            if found:
+                running.setdefault(found[1], set()).add(call)
+            elif call in waits and _EXITED.search(text):
+                running.pop(waits[call], None)
+    return running

@@ -1,0 +1,308 @@
+"""The rehearsal: a model server on 127.0.0.1 that plays a script and remembers every request.
+
+For tests, for the demo and for `perdure prove`: the real agent CLIs talk to it as to their own
+service, without a key and without another network. One process and one port serve every dialect.
+
+Guarantees: a request is in the record before the first byte of its answer is sent; a client that
+vanishes ends only its own answer; `stop` ends every answer, hanging ones too, and returns within
+seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from perdure.agents.rehearsal import agents, rules
+from perdure.agents.rehearsal.anthropic import Anthropic
+from perdure.agents.rehearsal.chat import Chat
+from perdure.agents.rehearsal.conversation import ChatMessage, ScriptedConversation
+from perdure.agents.rehearsal.cues import Cue, Cues, Player
+from perdure.agents.rehearsal.desk import RehearsalDesk, Report
+from perdure.agents.rehearsal.gemini import Gemini
+from perdure.agents.rehearsal.openai import OpenAI
+from perdure.agents.rehearsal.script import Fail, Say, Script, TokenCounts, parse
+from perdure.agents.rehearsal.wire import Dialect
+from perdure.lateclass import dataclass
+
+DIALECTS: dict[str, Dialect] = {
+    "/v1/messages": Anthropic(),
+    "/v1/responses": OpenAI(),
+    "/responses": OpenAI(),
+    "/v1/chat/completions": Chat(),
+}
+VERBS: dict[str, Dialect] = {
+    "streamGenerateContent": Gemini(),
+    "generateContent": Gemini(streamed=False),
+}
+"""The dialects whose path ends in `/models/MODEL:VERB`."""
+
+SIDE = Cue((Say("A rehearsal."),))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One request as it arrived."""
+
+    number: int
+    """Counts all requests from 1."""
+    time: int
+    """Milliseconds since 1970 (UTC)."""
+    dialect: str
+    """anthropic, openai, chat, gemini, or empty for what is not a call of the model."""
+    path: str
+    """Method and path, for example `POST /v1/messages?beta=true`."""
+    session: str
+    messages: tuple[ChatMessage, ...]
+    answer: str
+    """`reply`, `fail`, `limit`, `wait` (for a running command), `side`, `unmatched` or `other`."""
+    script: int | None = None
+    reply: int | None = None
+    """Indices from 0 of what answers; None where no script does, and for `Done.` after the last
+    reply."""
+    model: str = ""
+    """The name of the model that is asked."""
+
+    @property
+    def side(self) -> bool:
+        """Not a step of the conversation: it does not advance a script."""
+        return self.answer in ("side", "wait", "other")
+
+    @property
+    def prompts(self) -> list[str]:
+        return [message.text for message in self.messages if message.role == "user"]
+
+    def line(self) -> str:
+        """The request as one line of JSON."""
+        said = [{"role": message.role, "text": message.text} for message in self.messages]
+        head = {
+            "number": self.number,
+            "time": self.time,
+            "dialect": self.dialect,
+            "path": self.path,
+            "session": self.session,
+        }
+        return json.dumps(
+            {
+                **head,
+                "messages": said,
+                "answer": self.answer,
+                "script": self.script,
+                "reply": self.reply,
+                "side": self.side,
+            }
+        )
+
+
+class Rehearsal:
+    """A scripted model server. Use it as a context manager, or call `start` and `stop`.
+
+    `script`: the text of a script, parsed ones, or a `Player` that answers as it likes. `port` 0
+    lets the system choose. `record`: a file to which every request is appended as a line of JSON,
+    flushed before it is answered. `strict`: a history that the real service refuses is refused.
+    """
+
+    def __init__(
+        self,
+        script: str | Script | Sequence[Script] | Player = "",
+        *,
+        port: int = 0,
+        record: Path | None = None,
+        strict: bool = False,
+    ) -> None:
+        scripts = (
+            parse(script)
+            if isinstance(script, str)
+            else (script,)
+            if isinstance(script, Script)
+            else script
+        )
+        self._cues: Player = Cues(scripts) if isinstance(scripts, Sequence) else scripts
+        self._wanted_port = port
+        self._record = record
+        self._strict = strict
+        self._file: TextIO | None = None
+        self._all: list[Request] = []
+        self._reported: dict[int, TokenCounts] = {}
+        self._arrived = threading.Condition()
+        self._desk: RehearsalDesk | None = None
+
+    def start(self) -> Rehearsal:
+        """Listens. Raises OSError when the port is taken or the record cannot be opened."""
+        self._file = self._record.open("a", encoding="utf-8") if self._record else None
+        try:
+            self._desk = RehearsalDesk(self._wanted_port, self._answer, self._other)
+        except OSError:
+            self._close_file()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Ends every answer and every connection. May be called twice."""
+        if self._desk is not None:
+            self._desk.stop()
+        self._close_file()
+
+    def __enter__(self) -> Rehearsal:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def port(self) -> int:
+        if self._desk is None:
+            raise RuntimeError("the rehearsal has not been started")
+        return self._desk.port
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def requests(self) -> list[Request]:
+        """The steps of the conversations, in order of arrival, without side requests."""
+        return [request for request in self.everything if not request.side]
+
+    @property
+    def everything(self) -> list[Request]:
+        """All requests, side requests included."""
+        with self._arrived:
+            return list(self._all)
+
+    @property
+    def reported(self) -> dict[int, TokenCounts]:
+        """The usage that was reported to the client by now, by the number of its request. An answer
+        that was cut off may have reported a part of it, or nothing, as the dialect does."""
+        with self._arrived:
+            return dict(self._reported)
+
+    @property
+    def last(self) -> Request:
+        """The last of `requests`. Raises LookupError when there is none."""
+        requests = self.requests
+        if not requests:
+            raise LookupError("no request has reached the rehearsal")
+        return requests[-1]
+
+    def prompts(self) -> list[str]:
+        """What the user said, as the last request tells it."""
+        return self.last.prompts
+
+    def wait_for(self, requests: int, timeout: float = 300.0) -> Request:
+        """Waits until so many requests (without side requests) have arrived; returns the one of
+        that number, counted from 1. Raises TimeoutError after `timeout` seconds."""
+        with self._arrived:
+            met = self._arrived.wait_for(
+                lambda: sum(not request.side for request in self._all) >= requests, timeout
+            )
+            if not met:
+                seen = sum(not request.side for request in self._all)
+                raise TimeoutError(
+                    f"{seen} of {requests} requests reached the rehearsal within {timeout:g} s"
+                )
+        return self.requests[requests - 1]
+
+    def environ(
+        self, agent: str, home: Path | None = None, retries: int = 1, subscription: bool = False
+    ) -> dict[str, str]:
+        """See `agents.environ`."""
+        return agents.environ(self.url, agent, home, retries, subscription)
+
+    def codex_args(self, retries: int = 1) -> list[str]:
+        """See `agents.codex_args`."""
+        return agents.codex_args(self.url, retries)
+
+    def write_codex_home(self, home: Path, retries: int = 1) -> None:
+        """See `agents.write_codex_home`."""
+        agents.write_codex_home(self.url, home, retries)
+
+    def _answer(
+        self, path: str, headers: dict[str, str], body: dict[str, Any]
+    ) -> tuple[Dialect, Cue, ScriptedConversation, Report] | None:
+        """What the desk asks for each POST with a JSON body. None: not a call of the model."""
+        place = path.partition("?")[0]
+        dialect = DIALECTS.get(place) or (
+            VERBS.get(place.rpartition(":")[2]) if "/models/" in place else None
+        )
+        if dialect is None:
+            return None
+        conversation = dialect.conversation(headers, body)
+        with self._arrived:
+            wrong = rules.refusal(dialect.name, body) if self._strict else ""
+            cue, answer = (
+                (Cue(failure=Fail(400, words=wrong)), "fail") if wrong else self._cue(conversation)
+            )
+            number = self._keep(f"POST {path}", answer, dialect.name, conversation, cue)
+        return dialect, cue, conversation, partial(self._report, number)
+
+    def _report(self, number: int, tokens: TokenCounts) -> None:
+        with self._arrived:
+            self._reported[number] = tokens
+
+    def _cue(self, conversation: ScriptedConversation) -> tuple[Cue, str]:
+        if conversation.side:
+            return (
+                Cue((Say(self._summary(conversation)),)) if conversation.summary else SIDE
+            ), "side"
+        if conversation.waiting:
+            return Cue(waits=conversation.waiting), "wait"
+        cue = self._cues.next(conversation)
+        if cue.script is None:
+            return cue, "unmatched"
+        return cue, type(cue.failure).__name__.lower() if cue.failure else "reply"
+
+    def _summary(self, conversation: ScriptedConversation) -> str:
+        return conversation.summary.replace(
+            "{}", self._cues.summary(conversation) or "A rehearsal."
+        )
+
+    def _other(self, method: str, path: str) -> None:
+        with self._arrived:
+            self._keep(f"{method} {path}", "other")
+
+    def _keep(
+        self,
+        path: str,
+        answer: str,
+        dialect: str = "",
+        said: ScriptedConversation | None = None,
+        cue: Cue | None = None,
+    ) -> int:
+        """With the condition held. Returns the request's number."""
+        said, cue = said or ScriptedConversation(()), cue or Cue()
+        request = Request(
+            number=len(self._all) + 1,
+            time=int(time.time() * 1000),
+            dialect=dialect,
+            path=path,
+            session=said.session,
+            messages=said.messages,
+            answer=answer,
+            script=cue.script,
+            reply=cue.reply,
+            model=said.model,
+        )
+        self._all.append(request)
+        if self._file is not None:
+            self._file.write(request.line() + "\n")
+            self._file.flush()
+        self._arrived.notify_all()
+        return request.number
+
+    def _close_file(self) -> None:
+        with self._arrived:
+            if self._file is not None:
+                self._file.close()
+                self._file = None

@@ -1,0 +1,143 @@
+"""Whether an agent's CLI is logged in, by what it knows without a network. `doctor` asks; nothing
+here starts anything.
+
+Observed with an empty home and no network: `claude auth status` (2.1.329) answers JSON and ends
+with 1, `codex login status` (0.169.0) says `Not logged in` and ends with 1. Gemini CLI (0.61.0) has
+no such command: without a chosen method and without one of its variables it ends with 41. OpenCode
+(1.18.33) lists its credentials, and has models that need none. `codex exec` takes CODEX_API_KEY;
+OPENAI_API_KEY is read only by a provider of config.toml that names it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from perdure.agents.shared import json_lines
+from perdure.lateclass import dataclass
+from perdure.model import Program
+
+_GEMINI_VARIABLES = (
+    "GEMINI_API_KEY",
+    "GOOGLE_API_KEY",
+    "GOOGLE_GENAI_USE_VERTEXAI",
+    "GOOGLE_GENAI_USE_GCA",
+    "CLOUD_SHELL",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What is missing before the agent can work. `certain`: a run would fail."""
+
+    sentence: str
+    remedy: str
+    certain: bool = True
+
+
+def question(agent: str, program: Program) -> tuple[str, ...]:
+    """The command that says whether the CLI is logged in; empty where it has none."""
+    words = {"claude": ("auth", "status"), "codex": ("login", "status")}.get(agent)
+    return (program.path, *words) if words else ()
+
+
+def missing(
+    agent: str, home: Path, environ: Mapping[str, str], code: int = 0, said: str = ""
+) -> Missing | None:
+    """What the agent lacks; None where it is logged in, or nobody can tell. `code` and `said` are
+    the answer to `question`."""
+    if agent == "claude":
+        return _claude(said)
+    if agent == "codex":
+        return _codex(home, environ, code, said)
+    if agent == "gemini":
+        return _gemini(home, environ)
+    return _opencode(home, environ) if agent == "opencode" else None
+
+
+def _claude(said: str) -> Missing | None:
+    answer = json_lines.read(said[said.find("{") : said.rfind("}") + 1].encode())
+    if json_lines.part(answer, "loggedIn") is not False:
+        return None
+    return Missing("it is not logged in, and no ANTHROPIC_API_KEY is set", "claude auth login")
+
+
+def _codex(home: Path, environ: Mapping[str, str], code: int, said: str) -> Missing | None:
+    settings: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):
+        settings = tomllib.loads((home / "config.toml").read_text(encoding="utf-8"))
+    profile = _table(_table(settings, "profiles"), str(settings.get("profile", "")))
+    name = str(profile.get("model_provider") or settings.get("model_provider") or "openai")
+    provider = _table(_table(settings, "model_providers"), name)
+    variable = str(provider.get("env_key") or "")
+    if variable and not environ.get(variable):
+        return Missing(
+            f"its provider {name} needs the variable {variable}, which is not set",
+            f"export {variable}=...",
+        )
+    if variable or (name != "openai" and not provider.get("requires_openai_auth")):
+        return None
+    if code == 0 or "Not logged in" not in said or environ.get("CODEX_API_KEY"):
+        return None
+    also = " (it does not read OPENAI_API_KEY)" if environ.get("OPENAI_API_KEY") else ""
+    return Missing(f"it is not logged in, and no CODEX_API_KEY is set{also}", "codex login")
+
+
+def _gemini(home: Path, environ: Mapping[str, str]) -> Missing | None:
+    if any(environ.get(name) for name in _GEMINI_VARIABLES):
+        return None
+    for file in (home / ".env", home.parent / ".env"):
+        with contextlib.suppress(OSError):
+            text = file.read_text(encoding="utf-8", errors="replace")
+            if any(name in text for name in _GEMINI_VARIABLES):
+                return None
+    chosen = ""
+    with contextlib.suppress(OSError):
+        chosen = (home / "settings.json").read_text(encoding="utf-8", errors="replace")
+    if '"selectedType"' not in chosen:
+        return Missing(
+            "no way to log in was chosen, and no GEMINI_API_KEY is set",
+            "start gemini once and choose one",
+        )
+    if "oauth-personal" in chosen and not (home / "oauth_creds.json").exists():
+        return Missing(
+            "it is not logged in, and no GEMINI_API_KEY is set", "start gemini once and log in"
+        )
+    return None
+
+
+def _opencode(home: Path, environ: Mapping[str, str]) -> Missing | None:
+    if any(
+        name.endswith(("_API_KEY", "_TOKEN", "_CONFIG", "_CONFIG_CONTENT", "_AUTH_CONTENT"))
+        for name in environ
+        if environ[name]
+    ):
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        if json.loads((home.parent / "auth.json").read_text(encoding="utf-8")):
+            return None
+    config = Path(
+        environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME") or "/", ".config"), "opencode"
+    )
+    if any((config / name).exists() for name in ("opencode.json", "opencode.jsonc", "config.json")):
+        return None
+    return Missing(
+        "no provider is logged in, so only models that need no login can be used",
+        "opencode auth login",
+        certain=False,
+    )
+
+
+def _table(value: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = value.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def native_name(agent: str, known: Sequence[str]) -> str:
+    """The CLI behind an agent: `acp-codex` is logged in as Codex is."""
+    inner = agent.removeprefix("acp-")
+    return inner if inner in known else agent

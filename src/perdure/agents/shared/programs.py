@@ -1,0 +1,116 @@
+"""Where an agent's native program lies. The npm wrapper is never started: a kill would end it and
+leave the agent running.
+
+Used by the drivers' `locate`. Layouts as of `@anthropic-ai/claude-code` 2.1.329 and `@openai/codex`
+0.169.0 and `opencode-ai` 1.18.33.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from perdure.agents.shared import json_lines
+from perdure.errors import AgentMissing
+from perdure.lateclass import dataclass
+from perdure.model import Program
+
+_MACHINES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}
+_NUMBER = re.compile(r"\d+\.\d+\.\d+[\w.+]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """How an agent is installed: its command, its npm scope (or `node_modules`, without one) and
+    name, and its file inside the platform package (a glob; empty where a script is all there is),
+    which is named `platform`-linux-x64 and so on."""
+
+    command: str
+    variable: str
+    scope: str
+    name: str
+    native: str
+    platform: str = ""
+    """Empty: like the package."""
+
+    @property
+    def install(self) -> str:
+        return f"npm install -g {self.scope}/{self.name}".replace("node_modules/", "")
+
+
+def locate(package: Package, environ: Mapping[str, str]) -> Program:
+    """The program named by the package's variable, else the first on PATH. Raises AgentMissing."""
+    given = environ.get(package.variable, "")
+    found = given if given else shutil.which(package.command, path=environ.get("PATH", os.defpath))
+    if found is None:
+        raise AgentMissing(
+            f"{package.command} is not installed: it is not on PATH.", package.install
+        )
+    path = native(package, Path(found).absolute())
+    if not path.is_file() or not os.access(path, os.X_OK):
+        place = f"{package.variable}={given}" if given else str(path)
+        raise AgentMissing(
+            f"{package.command} cannot be started: {place} is no program.", package.install
+        )
+    needs = interpreter(path)
+    if needs and shutil.which(needs, path=environ.get("PATH", os.defpath)) is None:
+        raise AgentMissing(
+            f"{package.command} cannot be started: it needs {needs}, which is not on PATH.",
+            f"Install {needs}.",
+        )
+    return Program(path=str(path), version=version(path))
+
+
+def native(package: Package, path: Path) -> Path:
+    """The native file behind the npm wrapper; any other program is taken as it is."""
+    real = path.resolve()
+    scope = next((folder for folder in real.parents if folder.name == package.scope), None)
+    if scope is None or package.name not in (folder.name for folder in real.parents):
+        return path
+    if not package.native:
+        return real
+    system = f"{package.platform or package.name}-linux-{_MACHINES.get(platform.machine().lower(), platform.machine())}"
+    inner = scope / package.name / "node_modules"
+    homes = (scope, inner if package.scope == inner.name else inner / package.scope)
+    for home in homes:
+        for folder in (home / system, home / f"{system}-musl", home / f"{system}-baseline"):
+            if file := next(iter(sorted(folder.glob(package.native))), None):
+                return file
+    return real
+
+
+def interpreter(path: Path) -> str:
+    """The program that a script is run by (`#!/usr/bin/env node`); empty for a program that needs
+    none, or one that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            first = file.readline(256)
+    except OSError:
+        return ""
+    words = first[2:].decode("utf-8", "replace").split() if first.startswith(b"#!") else []
+    if words and Path(words[0]).name == "env":
+        words = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
+    return words[0] if words else ""
+
+
+def version(program: Path) -> str:
+    """From the package file beside the program, or from its own name (as the native installer has
+    it); empty if neither says."""
+    real = program.resolve()
+    if _NUMBER.fullmatch(real.name):
+        return real.name
+    for folder in list(real.parents)[:5]:
+        for name in ("codex-package.json", "package.json"):
+            try:
+                stated = json_lines.part(json_lines.read((folder / name).read_bytes()), "version")
+            except OSError:
+                continue
+            if number := _NUMBER.match(json_lines.text(stated)):
+                return number[0]
+        if folder.parent.name == "node_modules":
+            break
+    return ""

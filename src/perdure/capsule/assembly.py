@@ -1,0 +1,281 @@
+"""Puts together what a checkpoint of a run is made of: the manifest, and the frames of its files,
+in a directory of its own.
+
+Called by `export` for a file and by `publication` for a checkpoint store. Every stream goes
+through the search for secrets on its way. Conversations come from perdure's own copies, as far as
+the checkpoint names them; the workdir comes as a git pack from where the run began. Of an agent's
+home nothing else is looked at, so no credentials, settings, hooks or servers can be in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import field
+from importlib.metadata import version
+from itertools import count
+from pathlib import Path
+from typing import Protocol
+
+from perdure.capsule import story as stories
+from perdure.capsule.frames import frame, part_of
+from perdure.capsule.manifest import (
+    FORMAT,
+    PART,
+    CapsuleFile,
+    CapsuleWorkdir,
+    Carried,
+    Manifest,
+    Part,
+    check_path,
+)
+from perdure.capsule.scan import Readable, Scan, SecretFinding
+from perdure.engine.attempt import Engine
+from perdure.errors import CapsuleError
+from perdure.lateclass import dataclass
+from perdure.model import Checkpoint, CopyPart, SessionKey, TaskRun
+from perdure.rules.placement import digest_of, placement_of, wanted
+from perdure.workspace.task_files import Contents
+
+GROWING = 256 << 10
+"""Bytes of a part of what grows (conversations, the journal): with each checkpoint the last part
+alone is new."""
+AHEAD = 4
+_LENGTH = struct.Struct(">I")
+
+
+class Packs(Protocol):
+    """Gives the workdir of a checkpoint as git packs."""
+
+    left_out: tuple[str, ...]
+    """The files that are not in them, though they are in the checkpoint."""
+    findings: list[SecretFinding]
+    """The secrets in files."""
+
+    def __call__(self, gathering: Gathering) -> CapsuleWorkdir: ...
+
+
+@dataclass(slots=True)
+class Gathering:
+    """Files in the making. `known`: digests of parts that need not be framed, because they are
+    there already."""
+
+    directory: Path
+    scan: Scan
+    known: Collection[str] = frozenset()
+    _places: dict[str, Path] = field(default_factory=dict)
+    _numbers: Iterator[int] = field(default_factory=count)
+
+    def add(
+        self, name: str, source: Readable, *, place: str = "", size: int = GROWING
+    ) -> CapsuleFile:
+        """Takes a stream in, without its secrets where `place` says what it is called in the table
+        of findings."""
+        pieces = self.scan.over(place, source) if place else iter(lambda: source.read(PART), b"")
+        target = self.directory / str(next(self._numbers))
+        whole, length = hashlib.sha256(), 0
+        parts: list[Part] = []
+        with target.open("xb") as file, ThreadPoolExecutor(1, thread_name_prefix="frame") as beside:
+            waiting: deque[Future[tuple[Part, bytes]]] = deque()
+
+            def settle() -> None:
+                part, packed = waiting.popleft().result()
+                parts.append(part)
+                file.write(_LENGTH.pack(len(packed)) + packed)
+
+            # One thread compresses while this one reads and searches; few parts are held at a time.
+            for content in _cut(pieces, size):
+                waiting.append(beside.submit(self._frame, content, whole))
+                length += len(content)
+                if len(waiting) > AHEAD:
+                    settle()
+            while waiting:
+                settle()
+        made = CapsuleFile(name, length, whole.hexdigest(), tuple(parts))
+        self._places[_address(made)] = target
+        return made
+
+    def _frame(self, content: bytes, whole: hashlib._Hash) -> tuple[Part, bytes]:
+        whole.update(content)
+        part = part_of(content)
+        return part, b"" if part.sha256 in self.known else frame(content)
+
+    def frames(self, file: CapsuleFile) -> Iterator[bytes]:
+        """The frames of a file that was taken in; empty ones for parts that were known."""
+        with self._places[_address(file)].open("rb") as source:
+            for _ in file.parts:
+                yield source.read(_LENGTH.unpack(source.read(_LENGTH.size))[0])
+
+    def fresh(self, manifest: Manifest) -> Iterator[tuple[Part, bytes]]:
+        """Every part that is not known yet, with its frame."""
+        for file in manifest.files():
+            if _address(file) in self._places:
+                for part, packed in zip(file.parts, self.frames(file), strict=True):
+                    if packed:
+                        yield part, packed
+
+
+def _address(file: CapsuleFile) -> str:
+    return f"{file.sha256}/{len(file.parts)}"
+
+
+def _cut(pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
+    """The same stream in pieces of one size, the last one shorter."""
+    held = bytearray()
+    for piece in pieces:
+        held += piece
+        while len(held) >= size:
+            yield bytes(held[:size])
+            del held[:size]
+    if held:
+        yield bytes(held)
+
+
+def gather(
+    engine: Engine, run: TaskRun, checkpoint: Checkpoint, gathering: Gathering, packs: Packs
+) -> Manifest:
+    """The manifest of one checkpoint; its files are in the gathering. Raises CapsuleError where a
+    half is lost."""
+    with ThreadPoolExecutor(1, thread_name_prefix="pack") as beside:
+        # git packs the workdir while the conversation is searched.
+        packing = beside.submit(packs, gathering)
+        return _gather(engine, run, checkpoint, gathering, packs, packing)
+
+
+def _gather(
+    engine: Engine,
+    run: TaskRun,
+    checkpoint: Checkpoint,
+    gathering: Gathering,
+    packs: Packs,
+    packing: Future[CapsuleWorkdir],
+) -> Manifest:
+    name = checkpoint.agent or run.spec.agent
+    sessions = tuple(engine.store.lineage(SessionKey(run.spec.agent, run.scope)))
+    story = stories.CapsuleStory(
+        run=run,
+        contexts=tuple(engine.store.contexts(run.id)),
+        attempts=tuple(engine.store.attempts(run.id)),
+        sessions=sessions,
+    )
+    story_file = gathering.add(
+        "run.json", io.BytesIO(stories.told(story)), place="the run's story (run.json)"
+    )
+    with stories.journal(
+        engine.store.history(run.id, limit=stories.MOST_RECORDS), str(gathering.directory)
+    ) as lines:
+        journal_file = gathering.add("journal.jsonl", lines, place="the run's journal")
+    odd: list[str] = []
+    conversations = tuple(_conversations(engine, name, checkpoint.conversation, gathering, odd))
+    given = tuple(_given(engine, run, story, gathering))
+    workdir = packing.result()
+    gathering.scan.findings += packs.findings
+    return Manifest(
+        format=FORMAT,
+        perdure=version("perdure"),
+        run=run.origin or run.id,
+        name=run.name,
+        agent=run.spec.agent,
+        agent_version=checkpoint.agent_version,
+        number=checkpoint.number,
+        attempt=checkpoint.attempt,
+        at=checkpoint.at,
+        context_version=checkpoint.context_version,
+        story=story_file,
+        journal=journal_file,
+        conversations=conversations,
+        given=given,
+        workdir=workdir,
+        redacted=0
+        if gathering.scan.keep
+        else sum(not finding.file for finding in gathering.scan.findings),
+        left_out=(*odd, *packs.left_out),
+    )
+
+
+def _given(
+    engine: Engine, run: TaskRun, story: stories.CapsuleStory, gathering: Gathering
+) -> Iterator[CapsuleFile]:
+    """The task files that a further attempt or update needs. One in which a secret was replaced is
+    not what its name says: the receiver does without it."""
+    contents = Contents(engine.state)
+    newest = [each.file.sha256 for each in wanted(story.contexts).values()]
+    placed = (
+        [
+            digest_of(mark)
+            for mark in placement_of(
+                engine.store.history(run.id, limit=stories.MOST_RECORDS)
+            ).marks.values()
+        ]
+        if newest
+        else []
+    )
+    for digest in dict.fromkeys([*newest, *placed]):
+        if content := contents.get(digest):
+            yield gathering.add(digest, io.BytesIO(content), place=f"task file {digest[:12]}")
+
+
+def _conversations(
+    engine: Engine, agent: str, parts: Sequence[CopyPart], gathering: Gathering, odd: list[str]
+) -> Iterator[Carried]:
+    """`odd` gets the names that no receiver would take: an agent may name a file beside its
+    conversation as it likes."""
+    by_session: dict[str, list[CopyPart]] = {}
+    for part in parts:
+        by_session.setdefault(part.session_id, []).append(part)
+    for session_id, own in by_session.items():
+        main = next((part for part in own if part.name == "main"), None)
+        if main is None:
+            raise CapsuleError(
+                f"the checkpoint has files of conversation {session_id}, and not the conversation",
+                "choose another --at",
+            )
+        beside = [part for part in own if part is not main and is_path(part.name)]
+        odd += [part.name for part in own if part is not main and not is_path(part.name)]
+        yield Carried(
+            agent=agent,
+            id=session_id,
+            main=_copy(engine, agent, main, gathering),
+            beside=tuple(_copy(engine, agent, part, gathering) for part in beside),
+        )
+
+
+def is_path(name: str) -> bool:
+    """Whether a receiver would take a file of this name: no credentials, settings or hooks, and
+    nothing that leads out."""
+    try:
+        check_path(name)
+    except CapsuleError:
+        return False
+    return True
+
+
+def _copy(engine: Engine, agent: str, part: CopyPart, gathering: Gathering) -> CapsuleFile:
+    path = engine.copies.find(agent, part)
+    if path is None:
+        raise CapsuleError(
+            f"the copy of conversation {part.session_id} does not hold what the checkpoint names",
+            "choose another --at",
+        )
+    what = "conversation" if part.name == "main" else part.name
+    with path.open("rb") as source:
+        return gathering.add(
+            part.name, Beginning(source, part.size), place=f"{what} {part.session_id}"
+        )
+
+
+@dataclass(slots=True)
+class Beginning:
+    """The first bytes of a stream, as a stream."""
+
+    source: Readable
+    left: int
+
+    def read(self, size: int, /) -> bytes:
+        content = self.source.read(min(size, self.left))
+        self.left -= len(content)
+        return content

@@ -1,0 +1,219 @@
+"""`perdure export`: one checkpoint of a run as a capsule. Nothing of the run is touched, and it may
+be at work meanwhile.
+
+With a secret in it nothing is written, unless a person has said what is to be done: `redact` (in
+what was said and recorded), `leave_out` (files of the workdir), or `allow` (all of it goes as it
+is).
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import field
+from pathlib import Path
+
+from perdure.capsule import blobs, container
+from perdure.capsule.assembly import Gathering, gather
+from perdure.capsule.manifest import PART, CapsuleWorkdir, Manifest
+from perdure.capsule.scan import Scan, SecretFinding, SecretsFound
+from perdure.engine.attempt import Engine
+from perdure.engine.report import missed_checkpoint
+from perdure.errors import CapsuleError, Conflict, NotFound
+from perdure.host.git import Git
+from perdure.host.redaction import Redactor
+from perdure.lateclass import dataclass
+from perdure.model import Checkpoint, TaskRun, Workspace
+
+__all__ = ["ExportRequest", "Exported", "export"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportRequest:
+    """What a person asks of an export. `at`: the checkpoint's number; 0: the newest."""
+
+    target: Path
+    at: int = 0
+    redact: bool = False
+    leave_out: bool = False
+    allow: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """A capsule that is written. `unsearched`: files that were too large to be searched for
+    secrets."""
+
+    path: Path
+    size: int
+    manifest: Manifest
+    findings: tuple[SecretFinding, ...] = ()
+    unsearched: tuple[str, ...] = ()
+
+
+def export(engine: Engine, ref: str, wanted: ExportRequest) -> Exported:
+    """Writes the capsule. Raises NotFound, Conflict for a file that is there, SecretsFound,
+    CapsuleError."""
+    run = engine.store.get(ref)
+    checkpoint = chosen(engine, run, wanted.at)
+    if os.path.lexists(wanted.target):
+        raise Conflict(
+            f"there is a file {wanted.target} already", "choose another -o, or move it away"
+        )
+    engine.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=engine.state) as directory:
+        packing = Packing(engine, run, checkpoint, leave_out=wanted.leave_out)
+        gathering = Gathering(
+            Path(directory), Scan(redactor_of(engine, run), keep=not wanted.redact)
+        )
+        manifest = gather(engine, run, checkpoint, gathering, packing)
+        findings = gathering.scan.findings
+        if not wanted.allow:
+            refuse_secrets(findings, redacts=wanted.redact, leaves_out=wanted.leave_out)
+        try:
+            _write(wanted.target, manifest, gathering)
+        except OSError as error:
+            raise CapsuleError(
+                f"{wanted.target} cannot be written: {error.strerror or error}", "choose another -o"
+            ) from error
+    return Exported(
+        path=wanted.target,
+        size=wanted.target.stat().st_size,
+        manifest=manifest,
+        findings=tuple(findings),
+        unsearched=packing.unsearched,
+    )
+
+
+def redactor_of(engine: Engine, run: TaskRun) -> Redactor:
+    """For the secrets that this perdure knows, and of the variables that the task itself sets."""
+    return engine.redactor.also({**run.spec.env, **engine.environ})
+
+
+def refuse_secrets(findings: list[SecretFinding], *, redacts: bool, leaves_out: bool) -> None:
+    """Raises SecretsFound for what nobody has said what to do with."""
+    words = [finding for finding in findings if not finding.file]
+    files = [finding for finding in findings if finding.file]
+    hints = []
+    if words and not redacts:
+        hints.append("--redact replaces what was said by asterisks")
+    if files and not leaves_out:
+        hints.append("--leave-out leaves these files out")
+    if hints:
+        left = (words if not redacts else []) + (files if not leaves_out else [])
+        raise SecretsFound(left, f"{'; '.join(hints)}; --allow-secrets takes everything as it is")
+
+
+def chosen(engine: Engine, run: TaskRun, at: int) -> Checkpoint:
+    """The run's checkpoint of this number, or its newest. Raises NotFound."""
+    found = engine.store.checkpoints(run.id)
+    if not found:
+        missed = missed_checkpoint(engine.store.history(run.id, limit=100_000))
+        if missed:
+            raise NotFound(
+                f"{run.name} has no checkpoint, because none could be taken: {missed}",
+                "perdure doctor",
+            )
+        raise NotFound(
+            f"{run.name} has no checkpoint yet: none is taken before its first turn ends",
+            f"perdure show {run.name}",
+        )
+    numbers = {checkpoint.number: checkpoint for checkpoint in found}
+    if at and at not in numbers:
+        raise NotFound(
+            f"{run.name} has no checkpoint {at}; there are {', '.join(map(str, numbers))}",
+            f"perdure checkpoints {run.name}",
+        )
+    return numbers[at] if at else found[-1]
+
+
+@dataclass(slots=True)
+class Packing:
+    """The workdir's half of a capsule. `earlier`: what the receiver has already."""
+
+    engine: Engine
+    run: TaskRun
+    checkpoint: Checkpoint
+    leave_out: bool = False
+    earlier: CapsuleWorkdir | None = None
+    unsearched: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    findings: list[SecretFinding] = field(default_factory=list)
+
+    def __call__(self, gathering: Gathering) -> CapsuleWorkdir:
+        saved, place = self.checkpoint.workdir, self.run.workspace
+        assert place is not None
+        git_dir = Path(saved.git_dir)
+        git = Git(cwd=git_dir, git_dir=git_dir, environ=self.engine.environ)
+        base = self._base(git, place)
+        scan = Scan(gathering.scan.redactor)
+        self.unsearched = tuple(blobs.search(git, saved.commit, [base] if base else [], scan))
+        found = self.findings = scan.findings
+        without = (
+            tuple(dict.fromkeys(blobs.on_disk(finding.file) for finding in found))
+            if self.leave_out
+            else ()
+        )
+        if "" in without:
+            raise SecretsFound(
+                [finding for finding in found if not blobs.on_disk(finding.file)],
+                "what is committed cannot be left out: rewrite that commit, or --allow-secrets "
+                "takes everything as it is",
+            )
+        same = self.earlier is not None and self.earlier.base == base
+        earlier = (
+            self.earlier
+            if same and self.earlier is not None and self.earlier.commit != saved.commit
+            else None
+        )
+        have = earlier.tips if earlier is not None else ()
+        with self.engine.workspaces.checkpoints.pack(
+            place, saved.commit, without, began=base, have=have
+        ) as packed:
+            facts = packed.facts
+            if packed.kept:
+                raise CapsuleError(
+                    f"{packed.kept[0]} cannot be left out: it is committed, and stands in the "
+                    "history that the workdir is at",
+                    "rewrite that commit first; or --allow-secrets takes everything as it is",
+                )
+            pack = gathering.add(f"packs/{len(have)}.pack", packed.file, size=PART)
+        self.left_out = without
+        return CapsuleWorkdir(
+            commit=facts.commit,
+            base=base,
+            shallow=facts.shallow,
+            head=facts.head,
+            branch=facts.branch,
+            packs=(*(earlier.packs if earlier is not None else ()), pack),
+            tips=(*have, facts.commit),
+        )
+
+    def _base(self, git: Git, place: Workspace) -> str:
+        """Where the run began: what lies before is not carried. Of a clone that was made anew
+        since, its beginning may be a later commit of the repository: then the run began where its
+        own history leaves that."""
+        began = self.engine.workspaces.began(place)
+        if began and git.commit(began) and self.checkpoint.workdir.head:
+            common = git.run(
+                "merge-base", began, self.checkpoint.workdir.head, good=(0, 1, 128)
+            ).text.partition("\n")[0]
+            if common and git.commit(common):
+                return common
+        if place.base and (oid := git.commit(place.base)):
+            return oid
+        oldest = self.engine.store.checkpoints(self.run.id)[0].workdir.head
+        return oldest if oldest and git.commit(oldest) else ""
+
+
+def _write(target: Path, manifest: Manifest, gathering: Gathering) -> None:
+    """Beside its place first, then renamed: a capsule that stands there is whole."""
+    fd, staged = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(fd, "wb", buffering=1 << 20) as file:
+            container.write(file, manifest, gathering)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(staged, target)
+    finally:
+        Path(staged).unlink()

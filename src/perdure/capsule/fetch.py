@@ -1,0 +1,67 @@
+"""Brings a run's workdir and conversation here from a checkpoint store, where several hosts share
+the database.
+
+The run itself (spec, instructions, attempts, journal) is in the database and is taken from there:
+of what was published only files are used, verified as those of a capsule are (`staged`). Called
+under a claim, so nobody else works on the run. Last of all, in one transaction, the database says
+that the files are here; killed before that, it is begun again by whoever claims the run next. What
+lay at the place is saved first, as by a restore.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from perdure.capsule.imports import checkpoint_of, copies_of, keep_given, make_workdir, planned_anew
+from perdure.capsule.manifest import Manifest
+from perdure.capsule.objects import CheckpointStore
+from perdure.capsule.staged import staged
+from perdure.engine.attempt import Engine
+from perdure.engine.checkpoints import bring_back, sessions_of
+from perdure.errors import CapsuleError
+from perdure.model import Claim, TaskRun
+from perdure.model.events import CheckpointRestored
+
+WHY = "fetch"
+
+
+def fetch(engine: Engine, claim: Claim, store: CheckpointStore, manifest: Manifest) -> TaskRun:
+    """Makes this the run's host. Returns the run as it is now. Raises CapsuleError, Conflict,
+    LostLease, NotFound, WorkspaceError."""
+    run = claim.run
+    driver = engine.driver(run.spec.agent)
+    if manifest.agent != run.spec.agent:
+        raise CapsuleError(
+            f"what was published of {run.name} is {manifest.agent}'s, not {run.spec.agent}'s",
+            f"perdure show {run.name}",
+        )
+    home = driver.home({**engine.environ, **run.spec.env})
+    engine.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with staged(manifest, store, engine.state) as files:
+        place = planned_anew(engine, run)
+        fd = engine.workspaces.lock(place, f"perdure brings {run.name} here")
+        try:
+            number, saved, _ = make_workdir(engine, manifest, files, place, run.spec.agent)
+            parts = tuple(
+                part
+                for carried in manifest.conversations
+                for part in copies_of(engine, carried, files, Path(place.path), [])
+            )
+            keep_given(engine, manifest, files)
+            here = replace(run, workspace=place)
+            checkpoint = replace(
+                checkpoint_of(engine, manifest, here, parts, number, saved), why=WHY
+            )
+            transcript = bring_back(engine, here, driver, home, checkpoint)
+            sessions = sessions_of(engine, here, checkpoint, transcript, home)
+            event = CheckpointRestored(
+                number=number,
+                attempt=manifest.attempt,
+                attempts=run.attempt - 1,
+                moved_from=run.host_name or "?",
+            )
+            return engine.store.fetched(claim, place, sessions, checkpoint, event)
+        finally:
+            os.close(fd)

@@ -1,0 +1,323 @@
+"""`perdure import`: a run from a capsule or a checkpoint store goes on here, when a person says so.
+
+Nothing is used before all of it is verified (`staged`, `story`). Then the workdir is made, the
+conversations become own copies, and last of all the run is stored, in a final state: nothing
+dispatches it, `perdure retry` goes on with it. An import that fails leaves nothing: a workdir that
+it made goes to the trash. What the agents' homes hold is not touched; the ladder puts a copy back
+when the next attempt needs it, into the home and for the directory that the run has here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from perdure.agents.transcripts import snapshot
+from perdure.capsule import story as stories
+from perdure.capsule.container import CapsuleContents
+from perdure.capsule.manifest import CapsuleWorkdir, Carried, Manifest
+from perdure.capsule.staged import StagedCapsule, staged
+from perdure.capsule.trust import granted
+from perdure.engine.attempt import Engine
+from perdure.engine.service import NAME
+from perdure.errors import CapsuleError, Conflict, NotFound, PerdureError, WorkspaceError
+from perdure.lateclass import dataclass
+from perdure.model import (
+    Backend,
+    Checkpoint,
+    CopyPart,
+    Permissions,
+    RunState,
+    Saved,
+    Session,
+    SessionState,
+    TaskRun,
+    TaskSpec,
+    Workspace,
+)
+from perdure.model.events import RunTakenIn
+from perdure.protocols import Arrival
+from perdure.rules.lifecycle import FINAL
+from perdure.workspace import PackedFacts
+from perdure.workspace.task_files import LARGEST
+from perdure.workspace.task_files import Contents as GivenContents
+
+WHY = "import"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """How a person wants a run to be taken in. `into`: a new directory; `repo`: a repository that
+    has the run's base already."""
+
+    source: str
+    into: Path | None = None
+    repo: Path | None = None
+    name: str = ""
+    trusted: bool = False
+    permissions: Permissions = Permissions.EDIT
+    """What this machine grants at most."""
+    spec: TaskSpec | None = None
+    """The run's spec here, where whoever asks owns the run on all machines: it works where that
+    says, as it would have begun here, and keeps its prompt and its scope. None: a stranger's spec
+    is not believed (`trust`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakenIn:
+    """A run that is here now. `dropped`: what its spec asked for and does not get."""
+
+    run: TaskRun
+    dropped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def take_in(engine: Engine, manifest: Manifest, contents: CapsuleContents, wish: Wish) -> TakenIn:
+    """Brings the run here. Raises CapsuleError, Conflict for names and places that are taken,
+    NotFound, WorkspaceError."""
+    name = _name(engine, wish.name or manifest.name)
+    engine.driver(manifest.agent)
+    engine.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with staged(manifest, contents, engine.state) as files:
+        if finish := getattr(contents, "end", None):
+            finish()
+        story = stories.read(files.path(manifest.story).read_bytes(), manifest)
+        run_id = manifest.run if _is_free(engine, manifest.run) else uuid.uuid4().hex
+        scope = replace(story.run, id=run_id).scope if wish.spec is not None else f"run:{run_id}"
+        attempts, sessions = stories.arrived(story, run_id, engine.store.now(), scope)
+        with files.path(manifest.journal).open("rb") as lines:
+            records = stories.records(lines, attempts)
+        if wish.spec is not None:
+            dropped: tuple[str, ...] = ()
+            spec = replace(wish.spec, prompt=story.run.spec.prompt, scope=story.run.spec.scope)
+            place = planned_anew(engine, replace(story.run, id=run_id, name=name, spec=spec))
+        else:
+            spec, dropped = granted(story.run.spec, name, wish.permissions, trusted=wish.trusted)
+            spec, place = _planned(engine, manifest, spec, name, wish)
+        fd = engine.workspaces.lock(place, f"perdure import {name}")
+        brought: list[Path] = []
+        try:
+            number, saved, notes = make_workdir(engine, manifest, files, place, spec.agent)
+            parts = tuple(
+                part
+                for carried in manifest.conversations
+                for part in copies_of(engine, carried, files, Path(place.path), brought)
+            )
+            run = _run(story.run, run_id, name, spec, place, manifest.run)
+            checkpoint = checkpoint_of(engine, manifest, run, parts, number, saved)
+            arrival = Arrival(
+                run=run,
+                contexts=story.contexts,
+                attempts=attempts,
+                sessions=tuple(_known(engine, session, manifest, parts) for session in sessions),
+                records=records,
+                checkpoint=checkpoint,
+                event=RunTakenIn(
+                    origin=manifest.run, number=manifest.number, source=wish.source, dropped=dropped
+                ),
+            )
+            keep_given(engine, manifest, files)
+            return TakenIn(run=engine.store.take_in(arrival), dropped=dropped, notes=notes)
+        except BaseException:
+            for copy in brought:
+                copy.unlink(missing_ok=True)
+            with suppress(PerdureError, OSError):
+                engine.workspaces.discard_new(place, f"the import of {name} could not be made")
+            raise
+        finally:
+            os.close(fd)
+
+
+def _name(engine: Engine, name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise CapsuleError(
+            f"{name[:60]!r} cannot be a run's name",
+            "use up to 63 lower-case letters, digits and hyphens",
+        )
+    if any(row.name == name for row in engine.store.find(limit=100_000)):
+        raise Conflict(f"the name {name!r} is taken by another run", "choose another --name")
+    return name
+
+
+def _is_free(engine: Engine, run_id: str) -> bool:
+    """Whether no run, not even a removed one, has this id here."""
+    if engine.store.contexts(run_id):
+        return False
+    try:
+        return engine.store.get(run_id).id != run_id
+    except NotFound:
+        return True
+
+
+def _planned(
+    engine: Engine, manifest: Manifest, spec: TaskSpec, name: str, wish: Wish
+) -> tuple[TaskSpec, Workspace]:
+    """Where the run works here, and the spec that says so. Raises Conflict, NotFound,
+    CapsuleError."""
+    workdir = _workdir(manifest)
+    if wish.repo is not None:
+        if not workdir.base:
+            raise CapsuleError(
+                f"{manifest.name} did not work in a repository",
+                "leave --repo out, and use --into DIR",
+            )
+        branch = workdir.branch or f"perdure/{name}"
+        spec = replace(
+            spec, repo=str(wish.repo), base=workdir.base, branch=branch, backend=Backend.WORKTREE
+        )
+        place = engine.workspaces.plan(spec, name, wish.repo)
+        if os.path.lexists(place.path):
+            raise Conflict(
+                f"there is a workdir for the branch {branch} already: {place.path}",
+                "import it with --into DIR instead",
+            )
+        return spec, place
+    path = (wish.into or Path.cwd() / name).absolute()
+    if os.path.lexists(path):
+        raise Conflict(f"{path} is there already", "choose another --into DIR")
+    if not path.parent.is_dir():
+        raise NotFound(f"there is no directory {path.parent}", "make it first")
+    spec = replace(spec, here=str(path), backend="")
+    return spec, engine.workspaces.plan_new(path)
+
+
+def planned_anew(engine: Engine, run: TaskRun) -> Workspace:
+    """Where a run works here that began elsewhere: where it would have begun here, else (its
+    repository is another host's) in a directory of its own."""
+    base = run.workspace.base if run.workspace is not None else ""
+    try:
+        return replace(engine.workspaces.plan(run.spec, run.name, Path("/")), base=base)
+    except (NotFound, WorkspaceError):
+        # The second where both hosts see one repository, and the branch is checked out at the
+        # first.
+        place = engine.state / "workdirs" / run.id
+        place.parent.mkdir(mode=0o700, exist_ok=True)
+        return engine.workspaces.plan_new(place)
+
+
+def _workdir(manifest: Manifest) -> CapsuleWorkdir:
+    if manifest.workdir is None:
+        raise CapsuleError("the capsule has no workdir", "ask for the capsule again")
+    return manifest.workdir
+
+
+def make_workdir(
+    engine: Engine, manifest: Manifest, files: StagedCapsule, place: Workspace, agent: str
+) -> tuple[int, Saved, tuple[str, ...]]:
+    """Makes the workdir exactly what it was. Returns the checkpoint's number here, its workdir
+    half, and notes. Raises CapsuleError."""
+    workdir = _workdir(manifest)
+    if place.backend is not Backend.HERE:
+        engine.workspaces.prepare(place, agent)
+    form = "sha256" if len(workdir.commit) == 64 else "sha1"
+    number = engine.store.next_checkpoint(place.id)
+    saved = Saved(commit="", ref="", git_dir="")
+    for pack, tip in zip(workdir.packs, workdir.tips, strict=True):
+        facts = PackedFacts(
+            commit=tip, shallow=workdir.shallow, head=workdir.head, branch=workdir.branch, form=form
+        )
+        with files.path(pack).open("rb") as stream:
+            saved = engine.workspaces.checkpoints.unpack(place, stream, facts, number)
+    restored = engine.workspaces.checkpoints.put_in_place(place, workdir.commit)
+    if restored.differs:
+        raise CapsuleError(
+            f"{restored.differs[0]!r} could not be made what it was",
+            "is somebody at work in the directory?",
+        )
+    return number, saved, restored.notes
+
+
+def copies_of(
+    engine: Engine, carried: Carried, files: StagedCapsule, cwd: Path, brought: list[Path]
+) -> list[CopyPart]:
+    """The conversation among perdure's own copies. One that is there already, with more in it, is
+    moved aside and stays."""
+    archive = engine.driver(carried.agent).archive
+    found = []
+    for file in (carried.main, *carried.beside):
+        part, source = CopyPart(carried.id, file.name, file.size, file.sha256), files.path(file)
+        if archive is not None and file is carried.main:
+            content = archive.moved(source.read_bytes(), cwd)
+            source.write_bytes(content)
+            part = replace(part, size=len(content), sha256=hashlib.sha256(content).hexdigest())
+        if new := engine.copies.bring(carried.agent, part, source):
+            brought.append(new)
+        found.append(part)
+    return found
+
+
+def keep_given(engine: Engine, manifest: Manifest, files: StagedCapsule) -> None:
+    """Keeps the contents of task files by what they are, whatever they are called."""
+    kept = GivenContents(engine.state)
+    for file in manifest.given:
+        if file.size <= LARGEST:
+            kept.put(files.path(file).read_bytes())
+
+
+def _known(
+    engine: Engine, session: Session, manifest: Manifest, parts: tuple[CopyPart, ...]
+) -> Session:
+    """The session with what perdure knows of its conversation here: its own copy."""
+    main = next(
+        (part for part in parts if part.session_id == session.id and part.name == "main"), None
+    )
+    path = engine.copies.find(session.key.agent, main) if main is not None else None
+    if session.state is SessionState.RETIRED or path is None:
+        return session
+    seen = snapshot(engine.driver(session.key.agent), path)
+    # The story was told when the checkpoint travelled, and may be newer than it: what stands in the
+    # copy, the checkpoint says.
+    return replace(session, snapshot=seen, context_version=manifest.context_version)
+
+
+def _run(
+    was: TaskRun, run_id: str, name: str, spec: TaskSpec, place: Workspace, origin: str
+) -> TaskRun:
+    """The run in a final state: what was not at its end there goes on here when a person says
+    so."""
+    over = was.state in FINAL
+    return replace(
+        was,
+        id=run_id,
+        name=name,
+        spec=spec,
+        workspace=place,
+        origin=origin,
+        conditions=(),
+        worker="",
+        lease_until=0,
+        run_after=0,
+        cancel_requested=False,
+        state=was.state if over else RunState.CANCELLED,
+        reason=was.reason
+        if over
+        else "brought here from another machine; perdure retry goes on with it",
+    )
+
+
+def checkpoint_of(
+    engine: Engine,
+    manifest: Manifest,
+    run: TaskRun,
+    parts: tuple[CopyPart, ...],
+    number: int,
+    saved: Saved,
+) -> Checkpoint:
+    """The first checkpoint of the run on this machine: what came."""
+    return Checkpoint(
+        run=run.id,
+        number=number,
+        attempt=manifest.attempt,
+        at=engine.store.now(),
+        why=WHY,
+        workdir=saved,
+        session_id=parts[0].session_id if parts else "",
+        conversation=parts,
+        context_version=manifest.context_version,
+        agent=run.spec.agent,
+        agent_version=manifest.agent_version,
+    )

@@ -1,0 +1,167 @@
+"""`perdure move`: to a checkpoint store and from one. What the store says of a run is its newest
+manifest; whose it is, its newest term.
+
+A run that is let go is free for whoever takes it. One that another machine still holds is taken
+over only when that machine has published nothing for a while, or when a person insists; the other
+machine sees it and stops (`publication`).
+"""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+
+from msgspec.structs import replace
+
+from perdure.capsule.export import chosen
+from perdure.capsule.imports import TakenIn, Wish, take_in
+from perdure.capsule.manifest import Manifest
+from perdure.capsule.objects import CheckpointStore, Term, open_store
+from perdure.capsule.publication import Ways, machine, publish
+from perdure.engine.attempt import Engine
+from perdure.errors import Conflict, NotFound, PerdureError
+from perdure.lateclass import dataclass
+from perdure.model import RunState, TaskRun
+
+QUIET_MS = 90_000
+"""A machine that has published nothing for so long is not at work, or cannot say so."""
+
+__all__ = ["Ways", "move_to", "take_up", "there"]
+
+
+@dataclass(frozen=True, slots=True)
+class There:
+    """A run in a checkpoint store. `owner` is empty where it was let go."""
+
+    manifest: Manifest
+    owner: str
+    host: str
+
+
+def there(url: str) -> list[There]:
+    """All runs of a checkpoint store that can be read, the newest first."""
+    store = open_store(url)
+    found = []
+    for run in store.runs():
+        try:
+            manifest, term = store.newest(run)[1], store.term(run)
+        except PerdureError:
+            continue
+        found.append(There(manifest, term.owner if term else "", term.host if term else ""))
+    return sorted(found, key=lambda each: -each.manifest.at)
+
+
+def move_to(engine: Engine, ref: str, url: str, ways: Ways) -> Manifest:
+    """Publishes the run's newest checkpoint and lets go of it: no further attempt starts here.
+
+    Raises Conflict while it runs, or is another machine's by now."""
+    run = engine.store.get(ref)
+    if run.state is RunState.RUNNING:
+        raise Conflict(f"{run.name} is at work (attempt {run.attempt})", f"perdure stop {run.name}")
+    store = open_store(url)
+    manifest = publish(engine, store, run, chosen(engine, run, 0), ways)
+    key = run.origin or run.id
+    term = store.term(key)
+    store.begin(
+        key,
+        Term(
+            number=(term.number if term else 0) + 1,
+            owner="",
+            host=socket.gethostname(),
+            at=engine.store.now(),
+        ),
+    )
+    mark = engine.moved_to(run.id)
+    mark.parent.mkdir(mode=0o700, exist_ok=True)
+    mark.write_text(f"{url}\n", encoding="utf-8")
+    return manifest
+
+
+def take_up(engine: Engine, ref: str, url: str, wish: Wish, *, over: bool = False) -> TakenIn:
+    """Brings a run here from a checkpoint store; from then on it is this machine's. Raises
+    NotFound, Conflict, CapsuleError.
+
+    Its place is taken first, and then it is looked what there is: what its machine brought out
+    until then comes along, and whatever that still does is refused, which it is told. A run that
+    cannot be brought here gives the place back; killed in between, this machine has it and may try
+    again."""
+    store = open_store(url)
+    key = find(store, ref)
+    manifest = store.newest(key)[1]
+    term = store.term(key)
+    mine = machine(engine)
+    now = engine.store.now()
+    quiet_ms = now - max(term.at, manifest.at) if term is not None else QUIET_MS
+    if term is not None and term.owner not in ("", mine) and not over and quiet_ms < QUIET_MS:
+        raise Conflict(
+            f"{manifest.name} was published by {term.host or 'another machine'} "
+            f"{max(0, quiet_ms) // 1000} s ago: it may be at work there",
+            "wait, or stop it there; or perdure move --take-over, then that machine stops",
+        )
+    place = Term(
+        number=(term.number if term else 0) + 1, owner=mine, host=socket.gethostname(), at=now
+    )
+    store.begin(key, place)
+    try:
+        taken = take_in(engine, store.newest(key)[1], store, wish)
+        _keep(engine, store, key, place, taken.run)
+    except BaseException:
+        if term is None or term.owner != mine:
+            _give_back(store, key, place, term)
+        raise
+    return taken
+
+
+def _keep(engine: Engine, store: CheckpointStore, key: str, place: Term, run: TaskRun) -> None:
+    """The run stays here if its place is still this machine's; else it goes again. Raises
+    Conflict."""
+    try:
+        newest = store.term(key)
+        if newest is None or newest.number != place.number:
+            raise Conflict(
+                f"another machine took {run.name} up before it was here",
+                f"perdure move {run.name} --from URL --take-over",
+            )
+    except BaseException:
+        engine.store.remove(run.id)
+        assert run.workspace is not None
+        engine.workspaces.discard_new(
+            run.workspace, f"{run.name} was taken up by another machine at the same moment"
+        )
+        raise
+
+
+def _give_back(store: CheckpointStore, key: str, place: Term, before: Term | None) -> None:
+    """Whose the run was, it is again, unless somebody took it up since. A store that is away leaves
+    it with this machine."""
+    with suppress(PerdureError):
+        newest = store.term(key)
+        if newest is not None and newest.number == place.number:
+            whose = before if before is not None else replace(place, owner="")
+            store.begin(key, replace(whose, number=place.number + 1))
+
+
+def find(store: CheckpointStore, ref: str) -> str:
+    """The run's id in the store, by its id or its name. Raises NotFound, Conflict for a name that
+    two have."""
+    runs = store.runs()
+    if ref in runs:
+        return ref
+    named = []
+    for run in runs:
+        try:
+            if store.newest(run)[1].name == ref:
+                named.append(run)
+        except PerdureError:
+            continue
+    if not named:
+        raise NotFound(
+            f"the checkpoint store {store.url} has no run {ref!r}",
+            f"perdure move --from {store.url}",
+        )
+    if len(named) > 1:
+        raise Conflict(
+            f"{len(named)} runs in {store.url} are called {ref!r}",
+            f"give its id: {', '.join(named)}",
+        )
+    return named[0]

@@ -1,0 +1,197 @@
+"""What the words of a command ask for: values of flags, the prompt, the files, and all of it as a
+TaskSpec.
+
+`run` and the verbs like it use all of it; the verbs of a cluster read the same words, and write a
+resource of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from perdure.errors import NotFound, UsageError
+from perdure.model.durations import duration
+
+TYPE_CHECKING = False  # a verb's words are read before any noun is loaded
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from perdure.config import Settings
+    from perdure.model import TaskSpec
+    from perdure.workspace.task_files import FileRequest
+
+
+def seconds_of(text: str) -> float:
+    try:
+        return duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def positive(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 1000:
+        raise argparse.ArgumentTypeError("a whole number from 1 to 1000 is needed")
+    return int(text)
+
+
+def rounds_of(text: str) -> int:
+    if not text.isdigit() or int(text) > 100:
+        raise argparse.ArgumentTypeError("a whole number from 0 to 100 is needed")
+    return int(text)
+
+
+def read_prompt(
+    arguments: argparse.Namespace, asked: str = 'perdure run "what the agent is to do"'
+) -> str:
+    """The prompt by argument, file or standard input; exactly one of them. Raises UsageError,
+    NotFound; `asked` is the hint where there is none of them."""
+    given, file = arguments.prompt, arguments.prompt_file
+    if given is not None and file is not None:
+        raise UsageError(
+            "the prompt is given twice, as an argument and with --prompt-file",
+            "leave one of them out",
+        )
+    if file not in (None, "-"):
+        from pathlib import Path
+
+        try:
+            return Path(file).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise NotFound(f"there is no file {file!r} to read the prompt from") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(
+                f"the prompt cannot be read from {file!r}: {error}", "a UTF-8 text file is needed"
+            ) from None
+    if given not in (None, "-"):
+        return str(given)
+    if given is None and file is None and sys.stdin.isatty():
+        raise UsageError("there is no prompt", asked)
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the prompt on standard input is not UTF-8 text: {error}") from None
+
+
+def files_of(arguments: argparse.Namespace) -> FileRequest | None:
+    """The files that were asked for; None for none."""
+    if not arguments.file and not arguments.context:
+        return None
+    from pathlib import Path
+
+    from perdure.model import OnEdit
+    from perdure.workspace.task_files import FileRequest
+
+    said = (lambda text: None) if arguments.quiet else _say
+    return FileRequest(
+        cwd=Path.cwd(),
+        files=tuple(arguments.file),
+        context=arguments.context,
+        on_edit=OnEdit(arguments.on_edit),
+        tell=said,
+    )
+
+
+def _say(text: str) -> None:
+    from perdure.cli.text import one_line
+
+    print(f"perdure: {one_line(text, 300)}", file=sys.stderr)
+
+
+def spec_of(arguments: argparse.Namespace, chosen: Settings, cwd: Path) -> TaskSpec:
+    """The command's flags over the settings, as a TaskSpec. Raises UsageError."""
+    if arguments.here and (
+        arguments.repo or arguments.service or arguments.branch or arguments.base
+    ):
+        raise UsageError(
+            "--here works in this directory as it is: it goes with none of --repo, --service, "
+            "--branch, --base"
+        )
+    if arguments.service and (arguments.repo or arguments.branch or arguments.base):
+        raise UsageError(
+            "a task of a --service has no repository: it goes with none of --repo, --branch, --base"
+        )
+    if arguments.task and not arguments.service:
+        raise UsageError("--task is the id of a task within its service", "add --service NAME")
+    from pathlib import Path
+
+    from perdure.model import Backend, ContinuityPolicy, Permissions, TaskSpec
+    from perdure.workspace.identity import is_remote
+
+    repo = "" if arguments.here or arguments.service else (arguments.repo or str(cwd))
+    return TaskSpec(
+        prompt=read_prompt(arguments),
+        agent=arguments.agent or chosen.agent,
+        name=arguments.name or "",
+        key=arguments.key or "",
+        repo=repo
+        if not repo or is_remote(repo)
+        else str((cwd / Path(repo).expanduser()).resolve()),
+        base=arguments.base or ("" if arguments.here or arguments.service else chosen.base),
+        branch=arguments.branch or "",
+        here=str(cwd) if arguments.here else "",
+        service=arguments.service or "",
+        task=arguments.task or "",
+        scope=arguments.scope or "",
+        backend=str(Backend(arguments.backend or chosen.backend))
+        if arguments.backend or chosen.backend
+        else "",
+        model=arguments.model or chosen.model,
+        permissions=Permissions(arguments.permissions)
+        if arguments.permissions
+        else chosen.permissions,
+        agent_args=tuple(arguments.agent_arg),
+        env=dict(pair_of(text, "--env") for text in arguments.env if "=" in text),
+        pass_env=tuple(variable_of(text) for text in arguments.env if "=" not in text),
+        timeout_s=chosen.timeout if arguments.timeout is None else arguments.timeout,
+        stall_s=chosen.stall if arguments.stall is None else arguments.stall,
+        attempts=arguments.attempts or chosen.attempts,
+        budget_usd=_dollars(arguments.budget_usd, chosen.budget_usd),
+        continuity=ContinuityPolicy(arguments.continuity)
+        if arguments.continuity
+        else chosen.continuity,
+        when_full=arguments.when_full or "",
+        on_denied=arguments.on_denied or "",
+        on_leftover=arguments.on_leftover or "",
+        verify=_verify(arguments, chosen),
+        verify_rounds=chosen.verify_rounds
+        if arguments.verify_rounds is None
+        else arguments.verify_rounds,
+        verify_timeout_s=chosen.verify_timeout
+        if arguments.verify_timeout is None
+        else arguments.verify_timeout,
+        labels=dict(pair_of(text, "--label") for text in arguments.label),
+        map=arguments.map or "",
+    )
+
+
+def _verify(arguments: argparse.Namespace, chosen: Settings) -> str:
+    """A project's own check is a command of the repository: it is not run for a task that may only
+    look."""
+    from perdure.model import Permissions
+
+    if arguments.verify is not None:
+        return str(arguments.verify)
+    reads_only = (arguments.permissions or chosen.permissions) == Permissions.READ
+    return "" if reads_only else chosen.verify
+
+
+def _dollars(given: float | None, default: float) -> float:
+    if given is not None and not 0 <= given < 1e6:
+        raise UsageError("--budget-usd needs an amount of dollars")
+    return default if given is None else given
+
+
+def pair_of(text: str, flag: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals or "\x00" in text:
+        raise UsageError(f"{flag} needs NAME=VALUE, not {text!r}")
+    return (variable_of(name) if flag == "--env" else name), value
+
+
+def variable_of(name: str) -> str:
+    if not name.isascii() or not name.replace("_", "a").isalnum() or name[0].isdigit():
+        raise UsageError(f"{name!r} cannot be a variable's name")
+    if name.startswith("PERDURE_"):
+        raise UsageError(f"{name} is perdure's own and does not reach an agent")
+    return name

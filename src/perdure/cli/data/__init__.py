@@ -1,0 +1,1 @@
+"""Verbs on what perdure keeps: conversations, capsules, homes, clean-up."""

@@ -1,0 +1,316 @@
+"""`export`, `import` and `move`: a run with its conversation and its files, on its way to another
+machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perdure.cli.compose import open_engine, settings
+from perdure.cli.text import clean, clock
+from perdure.errors import NotFound, UsageError
+
+if TYPE_CHECKING:
+    from perdure.capsule.imports import TakenIn, Wish
+    from perdure.capsule.manifest import Manifest
+    from perdure.config import Settings
+    from perdure.engine.attempt import Engine
+
+
+def export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="the run's name, id or key")
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="FILE",
+        help="the capsule to write; a file that is there is not overwritten",
+    )
+    parser.add_argument(
+        "--at", type=int, default=0, metavar="N", help="checkpoint N (default: the newest)"
+    )
+    _about_secrets(parser)
+    parser.add_argument("--json", action="store_true")
+
+
+def _about_secrets(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--redact",
+        action="store_true",
+        help="replace secrets in what was said and recorded by asterisks, as many as bytes",
+    )
+    parser.add_argument(
+        "--leave-out",
+        action="store_true",
+        help="leave out files of the workdir with a secret in them, and list them",
+    )
+    parser.add_argument("--allow-secrets", action="store_true", help="take everything as it is")
+
+
+def export_verb(arguments: argparse.Namespace) -> int:
+    from perdure.capsule.export import ExportRequest, export
+
+    engine = open_engine(settings())
+    done = export(
+        engine,
+        arguments.name,
+        ExportRequest(
+            target=Path.cwd() / Path(arguments.output).expanduser(),
+            at=arguments.at,
+            redact=arguments.redact,
+            leave_out=arguments.leave_out,
+            allow=arguments.allow_secrets,
+        ),
+    )
+    manifest = done.manifest
+    if arguments.json:
+        told = {
+            **_report(manifest),
+            "path": str(done.path),
+            "bytes": done.size,
+            "unsearched": list(done.unsearched),
+        }
+        print(json.dumps({"schema_version": 1, **told}, indent=2, ensure_ascii=False))
+        return 0
+    print(
+        f"{clean(str(done.path))}: {manifest.name}, checkpoint {manifest.number} of attempt "
+        f"{manifest.attempt}, {_size(done.size)}"
+    )
+    print(
+        "  searched for secrets: the conversation, the journal, the run, and every file that came "
+        "since the run began"
+    )
+    _told("larger than what is searched", done.unsearched)
+    if manifest.redacted:
+        print(f"  {manifest.redacted} secret(s) replaced by asterisks")
+    _told("left out", manifest.left_out)
+    print(f"  on the other machine:  perdure import {clean(done.path.name)}")
+    return 0
+
+
+def import_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", help="a capsule; `-` reads standard input")
+    _where(parser)
+    parser.add_argument("--json", action="store_true")
+
+
+def _where(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--into", metavar="DIR", help="make this directory for it (default: ./NAME)"
+    )
+    parser.add_argument(
+        "--repo",
+        metavar="PATH",
+        help="in a worktree of this repository, which has the run's base already",
+    )
+    parser.add_argument("--name", default="", help="the run's name here (default: the one it has)")
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="keep its permissions, arguments, variables and check command as they are",
+    )
+
+
+def import_verb(arguments: argparse.Namespace) -> int:
+    from perdure.capsule.container import opened
+    from perdure.capsule.imports import take_in
+
+    chosen = settings()
+    wish = _wish(arguments, chosen, arguments.file)
+    engine = open_engine(chosen)
+    if arguments.file == "-":
+        with opened("standard input", sys.stdin.buffer) as capsule:
+            return _taken(take_in(engine, capsule.manifest, capsule, wish), arguments.json)
+    path = Path(arguments.file).expanduser()
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise NotFound(
+            f"there is no file {arguments.file!r}",
+            "capsules are made by perdure export NAME -o FILE",
+        ) from None
+    except OSError as error:
+        raise UsageError(f"{arguments.file!r} cannot be read: {error.strerror}") from error
+    with file, opened(arguments.file, file) as capsule:
+        return _taken(take_in(engine, capsule.manifest, capsule, wish), arguments.json)
+
+
+def _wish(arguments: argparse.Namespace, chosen: Settings, source: str) -> Wish:
+    from perdure.capsule.imports import Wish
+
+    if arguments.into and arguments.repo:
+        raise UsageError(
+            "--into makes a directory and --repo a worktree: a run has one workdir",
+            "leave one of them out",
+        )
+    return Wish(
+        source=source,
+        into=Path.cwd() / Path(arguments.into).expanduser() if arguments.into else None,
+        repo=(Path.cwd() / Path(arguments.repo).expanduser()).resolve() if arguments.repo else None,
+        name=arguments.name,
+        trusted=arguments.trust,
+        permissions=chosen.permissions,
+    )
+
+
+def _taken(taken: TakenIn, as_json: bool) -> int:
+    run = taken.run
+    place = run.workspace.path if run.workspace else ""
+    if as_json:
+        told = {
+            "name": run.name,
+            "id": run.id,
+            "origin": run.origin,
+            "state": str(run.state),
+            "workdir": place,
+        }
+        print(
+            json.dumps(
+                {
+                    "schema_version": 1,
+                    **told,
+                    "dropped": list(taken.dropped),
+                    "notes": list(taken.notes),
+                },
+                indent=2,
+                ensure_ascii=False,
+            )
+        )
+        return 0
+    print(f"{run.name} is here, {run.state}, in {clean(place)}")
+    for note in taken.notes:
+        print(f"  {clean(note)}")
+    for dropped in taken.dropped:
+        print(f"  not granted: {clean(dropped)}")
+    if taken.dropped:
+        print("  (--trust keeps what it asked for)")
+    verb = (
+        f'perdure update {run.name} "what is to be done now"'
+        if run.state == "succeeded"
+        else f"perdure retry {run.name}"
+    )
+    print(f"  not started; to continue it:  {verb}")
+    return 0
+
+
+def move_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "name",
+        nargs="?",
+        default="",
+        help="the run's name or id; without one, --from lists what is there",
+    )
+    parser.add_argument(
+        "--to", metavar="URL", help="publish its newest checkpoint there and let go of it"
+    )
+    parser.add_argument(
+        "--from",
+        dest="source",
+        metavar="URL",
+        nargs="?",
+        const="",
+        help="take it up from there (default: checkpoint_store)",
+    )
+    parser.add_argument(
+        "--take-over",
+        action="store_true",
+        help="also from a machine that seems to be at work on it; that one stops",
+    )
+    _where(parser)
+    _about_secrets(parser)
+    parser.add_argument("--json", action="store_true")
+
+
+def move_verb(arguments: argparse.Namespace) -> int:
+    from perdure.capsule import move
+
+    chosen = settings()
+    if (arguments.to is None) == (arguments.source is None):
+        raise UsageError(
+            "move a run --to a checkpoint store, or take it up --from one",
+            "perdure move NAME --to URL",
+        )
+    url = arguments.to or arguments.source or chosen.checkpoint_store
+    if not url:
+        raise UsageError(
+            "which checkpoint store? there is no URL, and no setting checkpoint_store",
+            "perdure move NAME --from URL",
+        )
+    engine = open_engine(chosen)
+    if arguments.to is not None:
+        if not arguments.name:
+            raise UsageError("which run is to be moved?", f"perdure move NAME --to {url}")
+        ways = move.Ways(
+            redact=arguments.redact, leave_out=arguments.leave_out, allow=arguments.allow_secrets
+        )
+        manifest = move.move_to(engine, arguments.name, url, ways)
+        if arguments.json:
+            print(
+                json.dumps(
+                    {"schema_version": 1, **_report(manifest), "url": url},
+                    indent=2,
+                    ensure_ascii=False,
+                )
+            )
+        else:
+            print(
+                f"{manifest.name} is in {clean(url)}, as checkpoint {manifest.number} has it; this "
+                "machine has let go of it"
+            )
+            print(f"  on the other machine:  perdure move {manifest.name} --from {clean(url)}")
+        return 0
+    if not arguments.name:
+        return _list(engine, url, arguments.json)
+    return _taken(
+        move.take_up(
+            engine, arguments.name, url, _wish(arguments, chosen, url), over=arguments.take_over
+        ),
+        arguments.json,
+    )
+
+
+def _list(engine: Engine, url: str, as_json: bool) -> int:
+    from perdure.capsule import move
+
+    found = move.there(url)
+    if as_json:
+        rows = [
+            {**_report(each.manifest), "host": each.host, "free": not each.owner} for each in found
+        ]
+        print(json.dumps({"schema_version": 1, "runs": rows}, indent=2, ensure_ascii=False))
+        return 0
+    for each in found:
+        who = f"on {clean(each.host)}" if each.owner else "free"
+        print(
+            f"{each.manifest.name}  {each.manifest.agent}  checkpoint of {clock(each.manifest.at)} "
+            f" {who}"
+        )
+    return 0
+
+
+def _report(manifest: Manifest) -> dict[str, Any]:
+    """What a capsule holds, as --json shows it."""
+    return {
+        "name": manifest.name,
+        "id": manifest.run,
+        "agent": manifest.agent,
+        "agent_version": manifest.agent_version,
+        "checkpoint": manifest.number,
+        "attempt": manifest.attempt,
+        "at": manifest.at,
+        "conversations": [carried.id for carried in manifest.conversations],
+        "redacted": manifest.redacted,
+        "left_out": list(manifest.left_out),
+    }
+
+
+def _told(what: str, names: tuple[str, ...]) -> None:
+    for name in names:
+        print(f"  {what}: {clean(name)}")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"

@@ -1,0 +1,230 @@
+"""`gc`, `trash`, `reset`, `du`: clean up, and the way back."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perdure.cli.compose import open_engine, settings
+from perdure.cli.runs.ls import table
+from perdure.cli.text import clean, clock, one_line
+from perdure.errors import UsageError
+
+if TYPE_CHECKING:
+    from perdure.engine.sweeper import Row, Sweep
+
+NEEDS_A_PERSON = 3
+
+
+def gc_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dry-run", action="store_true", help="decide and show, and change nothing"
+    )
+    parser.add_argument(
+        "--many", action="store_true", help="also where a great part of a class would go at once"
+    )
+    parser.add_argument(
+        "--accept",
+        action="store_true",
+        help="the clock and the volume of the root are right as they are now",
+    )
+    parser.add_argument(
+        "-a", "--all", action="store_true", help="show everything that is kept too, each with why"
+    )
+    parser.add_argument("--json", action="store_true")
+
+
+def gc_verb(arguments: argparse.Namespace) -> int:
+    from perdure.engine.sweeper import rules_of, sweep
+
+    chosen = settings()
+    swept = sweep(
+        open_engine(chosen),
+        rules_of(chosen, many=arguments.many),
+        dry=arguments.dry_run,
+        accept=arguments.accept,
+    )
+    if arguments.json:
+        print(json.dumps(swept.report(), indent=2, ensure_ascii=False))
+    else:
+        _show(swept, all_rows=arguments.all)
+    return NEEDS_A_PERSON if swept.for_a_person else 0
+
+
+def _show(swept: Sweep, *, all_rows: bool) -> None:
+    shown = [row for row in swept.rows if all_rows or row.verdict != "keep"]
+    table(("VERDICT", "CLASS", "NAME", "SIZE", "WHY"), [_line(row, swept.dry) for row in shown])
+    if swept.trouble:
+        print(
+            f"perdure: {clean(swept.trouble)}; nothing was taken. If that is right: perdure gc "
+            "--accept",
+            file=sys.stderr,
+        )
+    freed = size(sum(row.bytes for row in swept.taken))
+    kept = sum(row.verdict == "keep" for row in swept.rows)
+    persons = sum(row.verdict == "person" for row in swept.rows)
+    print(
+        f"{len(swept.taken)} {'would be taken' if swept.dry else 'taken'} ({freed}), {kept} kept, "
+        f"{persons} for you to look at"
+    )
+
+
+def _line(row: Row, dry: bool) -> tuple[str, ...]:
+    verdict = {"take": "would go" if dry else "gone", "person": "look"}.get(row.verdict, "kept")
+    return (
+        verdict,
+        str(row.cls),
+        one_line(row.name, 40),
+        size(row.bytes) if row.bytes else "",
+        one_line(row.why, 300),
+    )
+
+
+def size(count: int) -> str:
+    """`12 B`, `3.4 KB`, `1.2 GB`: in steps of 1024."""
+    number, unit = float(count), "B"
+    for unit in ("B", "KB", "MB", "GB", "TB"):
+        if number < 1024 or unit == "TB":
+            break
+        number /= 1024
+    return f"{number:.0f} B" if unit == "B" else f"{number:.1f} {unit}"
+
+
+def trash_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=["ls", "restore", "purge"],
+        default="ls",
+        help="ls (the default), restore ID, or purge ID ...",
+    )
+    parser.add_argument("id", nargs="*", help="an entry's id, or the beginning of it")
+    parser.add_argument("--json", action="store_true")
+
+
+def trash_verb(arguments: argparse.Namespace) -> int:
+    from perdure.engine import sweeper
+
+    if (arguments.what == "ls") == bool(arguments.id):
+        raise UsageError(
+            "restore and purge need the id of an entry, and ls takes none", "perdure trash"
+        )
+    engine = open_engine(settings())
+    if arguments.what == "purge":
+        for name in arguments.id:
+            print(f"{sweeper.purge(engine, name).id} is deleted for ever")
+        return 0
+    if arguments.what == "restore":
+        for name in arguments.id:
+            back = sweeper.restore(engine, name)
+            for place in back.places:
+                print(clean(str(place)))
+            if back.run:
+                print(f"{back.run} is on the list again", file=sys.stderr)
+            for session in back.sessions:
+                print(f"the conversation {clean(session)} is live again", file=sys.stderr)
+        return 0
+    _list_trash(sweeper.listed(engine), as_json=arguments.json)
+    return 0
+
+
+def _list_trash(entries: Any, *, as_json: bool) -> None:
+    rows = [entry.report() for entry in entries]
+    if as_json:
+        print(json.dumps({"schema_version": 1, "entries": rows}, indent=2, ensure_ascii=False))
+        return
+    lines = []
+    for row in rows:
+        unknown, unsaved = row["unsaved"] is None, row["unsaved"]
+        stays = (
+            "until you purge it: " + ("nothing proves it is saved" if unknown else unsaved[0])
+            if unknown or unsaved
+            else "the grace"
+        )
+        lines.append(
+            (
+                row["id"],
+                row["kind"],
+                one_line(row["run"], 30),
+                clock(row["at"]) if row["at"] else "",
+                one_line(stays, 100),
+            )
+        )
+    table(("ID", "KIND", "RUN", "SINCE", "STAYS"), lines)
+    if not lines and sys.stdout.isatty():
+        print("nothing is in the trash; perdure gc --dry-run shows what would go there")
+
+
+def reset_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "name", nargs="?", default="", help="the run's name, id or key; or, without it:"
+    )
+    parser.add_argument("--agent", default="", help="only this agent's")
+    parser.add_argument("--repo", default="", help="the repository (default: the one you stand in)")
+    parser.add_argument("--branch", default="", help="all work on this branch")
+    parser.add_argument(
+        "--issue", default="", help="all work on this issue: the scope ends with #ISSUE"
+    )
+    parser.add_argument("--service", default="", help="the owner of the task")
+    parser.add_argument("--task", default="", help="the task of the service")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show what would be cleared, and change nothing"
+    )
+    parser.add_argument("--json", action="store_true")
+
+
+def reset_verb(arguments: argparse.Namespace) -> int:
+    from perdure.engine.sweeper import Target, reset
+
+    given = {
+        name: getattr(arguments, name)
+        for name in ("agent", "repo", "branch", "issue", "service", "task")
+    }
+    if arguments.name and any(given.values()):
+        raise UsageError("a run's name says it all: leave the flags out", "perdure reset NAME")
+    cleared = reset(
+        open_engine(settings()),
+        Target(run=arguments.name, **given),
+        Path.cwd(),
+        dry=arguments.dry_run,
+    )
+    if arguments.json:
+        print(json.dumps(cleared.report(dry=arguments.dry_run), indent=2, ensure_ascii=False))
+        return 0
+    for run in cleared.runs:
+        print(f"{run.name} {'would begin' if arguments.dry_run else 'begins'} anew")
+    for label, lines in (
+        ("saved as", cleared.saved),
+        ("retired", cleared.sessions),
+        ("stays", cleared.kept),
+        ("nowhere else" if arguments.dry_run else "was nowhere else", cleared.unsaved),
+    ):
+        for line in lines:
+            print(f"  {label}: {one_line(line, 300)}")
+    for path in cleared.trash:
+        print(f"  undo with: perdure trash restore {path.name}")
+    return 0
+
+
+def du_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true")
+
+
+def du_verb(arguments: argparse.Namespace) -> int:
+    from perdure.engine.sweeper import usage
+
+    found = usage(open_engine(settings()))
+    if arguments.json:
+        print(json.dumps(found.report(), indent=2))
+        return 0
+    for part, head in enumerate(("CLASS", "AGENT", "REPOSITORY OR SERVICE")):
+        if rows := [(one_line(name, 80), size(count)) for name, count in found.by(part)]:
+            table((head, "SIZE"), rows)
+            print()
+    print(f"{size(found.total)} in all")
+    for path in found.unreadable:
+        print(f"perdure: cannot be read: {clean(path)}", file=sys.stderr)
+    return 0

@@ -1,0 +1,208 @@
+"""`home`: agents' homes kept on a volume. `link` moves them there, `status` and `verify` look,
+`unlink` gives them back."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perdure.cli.compose import settings
+from perdure.cli.text import clean
+
+if TYPE_CHECKING:
+    from perdure.host.homes.link import MovedDirectory
+
+
+def home_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "what",
+        choices=["link", "status", "verify", "unlink"],
+        help="move to a volume; what is noted; whether it is so; back",
+    )
+    parser.add_argument(
+        "agents",
+        nargs="*",
+        metavar="AGENT",
+        help="only these (default: all built-in agents; for unlink: all linked ones)",
+    )
+    parser.add_argument(
+        "--volume",
+        type=Path,
+        metavar="DIR",
+        help="for link: a directory that outlives this machine or container",
+    )
+    parser.add_argument(
+        "--symlink",
+        action="store_true",
+        help="for link: leave a link at the old place, so that your own use follows too",
+    )
+    parser.add_argument(
+        "--new",
+        action="store_true",
+        help="for link: begin a volume in a directory that is no mount point",
+    )
+    parser.add_argument(
+        "-n", "--dry-run", action="store_true", help="say what would be moved, and change nothing"
+    )
+    parser.add_argument("--json", action="store_true", help="as JSON, with schema_version")
+
+
+def home_verb(arguments: argparse.Namespace) -> int:
+    act = {"link": _link, "unlink": _unlink, "status": _look, "verify": _look}[arguments.what]
+    return act(arguments)
+
+
+def agents_of(wanted: Sequence[str]) -> list[str]:
+    """The agents that are meant, those over ACP by the name of the agent itself. Raises
+    NotFound."""
+    from perdure.agents.shared.homes import HOMES, home_of
+
+    for name in wanted:
+        home_of(name)
+    return list(dict.fromkeys(name.removeprefix("acp-") for name in wanted)) or list(HOMES)
+
+
+def _link(arguments: argparse.Namespace) -> int:
+    from perdure.agents.shared.homes import home_of
+    from perdure.errors import UsageError
+    from perdure.host.homes.link import Linking
+    from perdure.host.homes.volume import volume_at
+
+    if arguments.volume is None:
+        raise UsageError("where to? --volume is missing", "perdure home link --volume DIR")
+    agents = agents_of(arguments.agents)
+    volume = volume_at(arguments.volume, make=True, new=arguments.new, dry_run=arguments.dry_run)
+    call = Linking(
+        volume=volume,
+        state=settings().state,
+        environ=os.environ,
+        symlink=arguments.symlink,
+        dry_run=arguments.dry_run,
+        tell=_progress(),
+    )
+    moved = [each for agent in agents for each in call.link(agent, home_of(agent))]
+    _print(moved, arguments, "link")
+    return 0
+
+
+def _unlink(arguments: argparse.Namespace) -> int:
+    from perdure.agents.shared.homes import home_of
+    from perdure.host.homes.remembered import Remembered
+    from perdure.host.homes.unlink import unlink
+
+    state = settings().state
+    linked = list(dict.fromkeys(home.agent for home in Remembered(state).all()))
+    agents = [
+        agent
+        for agent in agents_of(arguments.agents)
+        if agent in linked or agent in arguments.agents
+    ]
+    moved = [
+        each
+        for agent in agents
+        for each in unlink(
+            agent, home_of(agent), state, os.environ, tell=_progress(), dry_run=arguments.dry_run
+        )
+    ]
+    _print(moved, arguments, "unlink")
+    return 0
+
+
+def _progress() -> Any:
+    """On a terminal the step at hand is shown, on one line."""
+    from perdure.host.homes.link import quiet
+
+    if not sys.stderr.isatty():
+        return quiet
+
+    def tell(step: str) -> None:
+        print(
+            f"\r\033[K{clean(step)[:70]}" if step != "finished" else "\r\033[K",
+            end="",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    return tell
+
+
+def report_of(moved: Sequence[MovedDirectory]) -> list[dict[str, Any]]:
+    return [
+        {**asdict(each.linked), **asdict(each.taken), "kept": each.kept, "line": each.line}
+        for each in moved
+    ]
+
+
+def _print(moved: Sequence[MovedDirectory], arguments: argparse.Namespace, what: str) -> None:
+    if arguments.json:
+        shown = {"schema_version": 1, "dry_run": arguments.dry_run, "homes": report_of(moved)}
+        print(json.dumps(shown, indent=2, ensure_ascii=False))
+        return
+    would = "would be " if arguments.dry_run else ""
+    for each in moved:
+        goes = (
+            (each.linked.place, each.linked.target)
+            if what == "link"
+            else (each.linked.target, each.linked.place)
+        )
+        print(clean(f"{each.linked.agent}  {goes[0]} -> {goes[1]}  ({each.linked.way})"))
+        print(
+            f"  {each.taken.files} file(s), {each.taken.bytes / (1 << 20):.1f} MiB {would}copied; "
+            f"{each.taken.same} there already"
+        )
+        for name in each.taken.conflicts:
+            print(clean(f"  two versions: {name}"))
+        for name in each.taken.left:
+            print(clean(f"  left behind: {name}"))
+        for path in each.kept:
+            print(clean(f"  kept: {path}"))
+        if each.line and what == "link":
+            print(clean(f"  for your shell: {each.line}"))
+    if not moved:
+        print("no home is linked")
+
+
+def _look(arguments: argparse.Namespace) -> int:
+    from perdure.agents import registry
+    from perdure.host.homes.remembered import Remembered, environment
+    from perdure.host.homes.verification import HomeFinding, kept_beside, verify
+
+    state = settings().state
+    shown, bad = [], False
+    for home in Remembered(state).all():
+        if arguments.agents and home.agent not in agents_of(arguments.agents):
+            continue
+        findings = list(verify(home, os.environ))
+        if (
+            arguments.what == "verify"
+            and not any(each.state == "bad" for each in findings)
+            and home.name in (home.agent, f"{home.agent}/data")
+        ):
+            driver = registry.load(home.agent)
+            found = driver.conversations(driver.home(environment(state, os.environ)), 100_000)
+            findings.append(HomeFinding("ok", f"{len(found)} conversation(s) are found"))
+        bad = bad or any(each.state == "bad" for each in findings)
+        shown.append((home, findings, kept_beside(home)))
+    if arguments.json:
+        told = [
+            {**asdict(home), "findings": [asdict(each) for each in findings], "kept": kept}
+            for home, findings, kept in shown
+        ]
+        print(json.dumps({"schema_version": 1, "homes": told}, indent=2, ensure_ascii=False))
+    else:
+        for home, findings, kept in shown:
+            print(clean(f"{home.agent}  {home.target}  ({home.way}, was {home.place})"))
+            for each in findings:
+                if arguments.what == "verify" or each.state != "ok":
+                    print(clean(f"  {each.state:5} {each.message}"))
+            for path in kept:
+                print(clean(f"  kept  {path}"))
+        if not shown:
+            print("no home is linked")
+    return 7 if bad and arguments.what == "verify" else 0

@@ -1,0 +1,89 @@
+"""What goes on beside a pool: the daily sweep, the ballast, and a word when the disk gets full or
+has room again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import TracebackType
+
+from perdure.config import Settings
+from perdure.engine.attempt import Engine
+from perdure.engine.sweeper import due, rules_of, sweep
+
+EVERY_S = 60.0
+KNOWN_MS = 365 * 86_400_000
+"""So long a delivery that comes again is known, whatever became of its body."""
+
+
+class Housekeeping:
+    """A thread beside the pool, from `with` to its end; a sweep that has begun is waited for. `say`
+    gets one line at a time.
+
+    `every_s` is the time between two rounds, in seconds.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        say: Callable[[str], None],
+        every_s: float = EVERY_S,
+    ) -> None:
+        self._engine, self._settings, self._say, self._every_s = engine, settings, say, every_s
+        self._over = threading.Event()
+        self._crowded = ""
+        self._thread = threading.Thread(target=self._go, name="housekeeping", daemon=True)
+
+    def __enter__(self) -> Housekeeping:
+        self.look()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _go(self) -> None:
+        while True:
+            self._try(self._sweep, "the daily sweep failed")
+            if self._over.wait(self._every_s):
+                return
+            self._try(self.look, "how much room there is cannot be looked at")
+
+    def _try(self, step: Callable[[], None], trouble: str) -> None:
+        """Whatever is wrong is told, once a round: nobody would notice that this thread has
+        ended."""
+        try:
+            step()
+        except Exception as error:
+            self._say(f"{trouble}: {error or type(error).__name__}")
+
+    def look(self) -> None:
+        """Tells once when new work must wait for room, and once when it need not any more; makes
+        the ballast where it can."""
+        crowded = self._engine.volumes.crowded()
+        if crowded and not self._crowded:
+            self._say(
+                f"{crowded}; nothing new is begun until there is room (perdure du, perdure gc)"
+            )
+        elif self._crowded and not crowded:
+            self._say("there is room again")
+        self._crowded = crowded
+        if not crowded and (ballast := self._engine.volumes.ballast) is not None:
+            ballast.make(spare=self._settings.disk_refuse_bytes)
+
+    def _sweep(self) -> None:
+        if not due(self._engine):
+            return
+        now = self._engine.store.now()
+        self._engine.store.thin_inbox(now - int(self._settings.gc_inbox * 1000), now - KNOWN_MS)
+        swept = sweep(self._engine, rules_of(self._settings))
+        if swept.taken or swept.for_a_person:
+            look = "; look with: perdure gc --dry-run" if swept.for_a_person else ""
+            self._say(f"swept: {len(swept.taken)} taken{look}")

@@ -1,0 +1,147 @@
+"""`sessions stats`, `rebuild`, `create`, `extend` and `close`: what perdure's records of
+conversations add up to, and changes of them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from perdure.cli.compose import environment, open_engine, open_to_read, settings
+from perdure.cli.text import clean, clock, tokens
+
+if TYPE_CHECKING:
+    import argparse
+
+    from perdure.config import Settings
+    from perdure.engine.sessions import Statistics
+
+
+def stats(agents: list[str], scope: str, since: str, *, as_json: bool) -> int:
+    """Prints what the attempts of a span say of continuity; of all agents, or of those that are
+    named."""
+    from perdure.engine.sessions import statistics
+    from perdure.errors import UsageError
+    from perdure.model.durations import duration
+
+    store = open_to_read(settings())
+    try:
+        begin = store.now() - int(duration(since) * 1000) if since else 0
+    except ValueError as error:
+        raise UsageError(f"--since {since}: {error}") from error
+    ended = [
+        each
+        for agent in agents or [""]
+        for each in store.ended(begin, store.now() + 1, agent, scope)
+    ]
+    found = statistics(ended)
+    if as_json:
+        print(json.dumps(found.report(), indent=2, ensure_ascii=False))
+    else:
+        for name, value in _lines(found):
+            print(f"{name:16}  {value}".rstrip())
+    return 0
+
+
+def _lines(found: Statistics) -> list[tuple[str, str]]:
+    rate = found.success_rate
+    lines = [
+        ("attempts", f"{found.attempts}, of them {found.begun} that began a conversation"),
+        ("were to go on", str(found.to_go_on)),
+        ("went on", f"{found.went_on}" + (f" ({rate:.1%})" if rate is not None else "")),
+    ]
+    lines += (
+        [("receipts", ", ".join(f"{count} {verdict}" for verdict, count in found.verdicts.items()))]
+        if found.verdicts
+        else []
+    )
+    lines += [("fallback", f"{count} x {cause}") for cause, count in found.fallbacks.items()]
+    lines += (
+        [("expired", f"{found.expired} session(s) had outlived their lifetime")]
+        if found.expired
+        else []
+    )
+    lines += [
+        ("tokens", f"{tokens(found.bought)} bought, {tokens(found.cached)} from the prompt cache")
+    ]
+    if found.saved is not None:
+        word = (
+            "saved against cold starts"
+            if found.saved >= 0
+            else "more than cold starts would have taken"
+        )
+        lines.append(("", f"{tokens(abs(found.saved))} {word}"))
+    return lines
+
+
+def change(chosen: Settings, arguments: argparse.Namespace, ref: str) -> int:
+    """`sessions create SCOPE`, `extend REF`, `close REF`: change the record of a conversation, and
+    print it."""
+    from perdure.cli.data.sessions import shelf_of
+    from perdure.engine.conversations.records import lifetime, live_key, records_of, report
+    from perdure.errors import UsageError
+
+    if arguments.what == "create" and len(arguments.agent) > 1:
+        raise UsageError(
+            "a conversation has one agent", "perdure sessions create SCOPE --agent NAME"
+        )
+    engine = open_engine(chosen)
+    service = records_of(engine)
+    length = lifetime(arguments.lifetime)
+    if arguments.what == "create":
+        session = service.create(
+            arguments.agent[0] if arguments.agent else chosen.agent, ref, lifetime_s=length
+        )
+    else:
+        key = live_key(engine, shelf_of(engine.store, arguments.agent), ref)
+        if arguments.what == "extend":
+            session = service.extend(key.agent, key.scope, length)
+        else:
+            service.close(key.agent, key.scope, arguments.cause)
+            session = service.lineage(key.agent, key.scope)[-1]
+    if arguments.json:
+        print(json.dumps({"schema_version": 1, **report(session)}, indent=2, ensure_ascii=False))
+        return 0
+    until = f"expires {clock(session.expires)}" if session.expires else "never expires"
+    print(
+        f"{session.id}  {session.key.agent}  {clean(session.key.scope)}  {session.state}; "
+        f"{session.cause or until}"
+    )
+    return 0
+
+
+def rebuild(*, as_json: bool) -> int:
+    """Makes lost records again and prints which; 6 if some could not be stored, because an attempt
+    is at work there."""
+    from perdure.engine.sessions import Sessions
+
+    chosen = settings()
+    engine = open_engine(chosen)
+    environ = environment(chosen)
+    service = Sessions(
+        store=engine.store,
+        driver=engine.driver,
+        home=lambda driver: driver.home(environ),
+        copies=engine.copies,
+        lifetime_s=engine.session_lifetime_s,
+    )
+    done = service.rebuild()
+    if as_json:
+        rows = [
+            {
+                "agent": each.key.agent,
+                "scope": each.key.scope,
+                "sessions": [
+                    {"id": session.id, "state": str(session.state)} for session in each.sessions
+                ],
+                "problem": each.problem,
+            }
+            for each in done
+        ]
+        print(json.dumps({"schema_version": 1, "rebuilt": rows}, indent=2, ensure_ascii=False))
+    else:
+        for each in done:
+            told = ", ".join(f"{clean(session.id)} ({session.state})" for session in each.sessions)
+            print(f"{each.key.agent}  {clean(each.key.scope)}  {each.problem or told}")
+        if not done:
+            print("no record is missing")
+    return 6 if any(each.problem for each in done) else 0

@@ -1,0 +1,132 @@
+"""`sessions check` and `sessions mend`: what is wrong with transcripts, and what would mend one.
+`mend` changes nothing without --write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perdure.cli.compose import open_engine
+from perdure.cli.text import at_home, clean, one_line
+
+if TYPE_CHECKING:
+    from perdure.config import Settings
+    from perdure.engine.conversations import ConversationShelf
+    from perdure.engine.conversations.repair import Diagnosis
+
+LISTED = 40
+"""So many findings and edits of one conversation."""
+CHANGED = 12
+"""So many lines of a change are shown."""
+
+
+def check(
+    shelf: ConversationShelf, ids: Sequence[str], limit: int, below: Path | None, *, as_json: bool
+) -> int:
+    """These conversations, or those that `ls` lists. Exit code 1 where one is refused by its agent,
+    or quietly lost a part."""
+    from perdure.engine.conversations.repair import diagnose, diagnosis
+    from perdure.rules.transcript_repair import Harm
+
+    looked = (
+        [diagnose(shelf, each) for each in ids]
+        if ids
+        else [diagnosis(shelf, entry) for entry in shelf.entries(limit, below)]
+    )
+    bad = [each for each in looked if each.mended.harm is not Harm.NONE]
+    if as_json:
+        report = {
+            "schema_version": 1,
+            "checked": len(looked),
+            "sessions": [each.report() for each in looked],
+        }
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+        return 1 if bad else 0
+    for each in looked:
+        if each.mended.findings:
+            print_findings(each)
+    print(
+        f"{len(looked)} conversation(s) looked at, {len(bad)} with something wrong"
+        + (": perdure sessions mend ID" if bad else "")
+    )
+    return 1 if bad else 0
+
+
+def print_findings(found: Diagnosis) -> None:
+    print(f"{clean(found.id)}  {found.agent}  {at_home(str(found.path or ''))}".rstrip())
+    for each in found.mended.findings[:LISTED]:
+        where = f"line {each.line}: " if each.line else ""
+        print(f"  {each.harm:8}{each.trouble}: {where}{one_line(each.what, 300)}")
+    if len(found.mended.findings) > LISTED:
+        print(
+            f"  and {len(found.mended.findings) - LISTED} more finding(s): perdure sessions check "
+            f"{clean(found.id)} --json"
+        )
+
+
+def mend(
+    chosen: Settings, shelf: ConversationShelf, ref: str, *, write: bool, as_json: bool
+) -> int:
+    """The findings, the edit log and the change of one; with `write` it is done. Exit code 1 where
+    it cannot be mended."""
+    from perdure.engine.conversations.repair import diagnose, put_in_place
+
+    found = diagnose(shelf, ref)
+    moved: list[str] = []
+    if write and found.changes:
+        moved = put_in_place(open_engine(chosen), shelf, found)
+    code = 1 if found.mended.refusal else 0
+    if as_json:
+        report = {"schema_version": 1, **found.report(), "written": bool(moved), "moved": moved}
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+        return code
+    print_findings(found)
+    if found.mended.refusal:
+        print(f"cannot be mended: {clean(found.mended.refusal)}")
+    elif not found.changes:
+        print("nothing is to be mended")
+    else:
+        _print_changes(found)
+        if moved:
+            print(
+                "put in place, after the agent went on from it against perdure's own model; what "
+                "lay there is kept as"
+            )
+        for path in moved:
+            print(f"  {at_home(path)}")
+        if not moved:
+            print(f"nothing was written: perdure sessions mend {clean(found.id)} --write")
+    return code
+
+
+def _print_changes(found: Diagnosis) -> None:
+    for edit in found.mended.edits[:LISTED]:
+        print(f"  {one_line(str(edit), 300)}")
+    if len(found.mended.edits) > LISTED:
+        print(f"  and {len(found.mended.edits) - LISTED} more change(s), all with --json")
+    for path in found.spare:
+        print(f"  {at_home(str(path))}: moved aside (it is the beginning of the newer file)")
+    if found.mended.content is None:
+        return
+    old, new = found.before.split(b"\n"), found.mended.content.split(b"\n")
+    print(
+        f"  {len(found.before)} bytes in {len(old) - 1} lines become {len(found.mended.content)} "
+        f"bytes in {len(new) - 1} lines"
+    )
+    same = _common(old, new)
+    end = _common(old[same:][::-1], new[same:][::-1])
+    for mark, lines in (("-", old[same : len(old) - end]), ("+", new[same : len(new) - end])):
+        for line in lines[:CHANGED]:
+            print(f"  {mark} {one_line(line.decode('utf-8', 'replace'), 160)}")
+        if len(lines) > CHANGED:
+            print(f"  {mark} and {len(lines) - CHANGED} more line(s)")
+
+
+def _common(one: Sequence[bytes], other: Sequence[bytes]) -> int:
+    """How many lines both begin with."""
+    at = 0
+    while at < min(len(one), len(other)) and one[at] == other[at]:
+        at += 1
+    return at

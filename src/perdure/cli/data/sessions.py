@@ -1,0 +1,243 @@
+"""`sessions`: every conversation, known to perdure or not: listed, read, checked, mended, counted;
+and perdure's own records of them.
+
+Only `create`, `extend`, `close`, `mend --write` and `rebuild` change anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perdure.cli.compose import environment, open_to_read, settings
+from perdure.cli.text import age, at_home, clean, clock, columns, cut, dollars, one_line
+
+if TYPE_CHECKING:
+    from perdure.engine.attempt.engine import EngineStore
+    from perdure.engine.conversations import ConversationEntry, ConversationShelf
+
+LEAST = 8
+WHATS = ["ls", "show", "check", "mend", "stats", "rebuild", "create", "extend", "close"]
+
+
+def sessions_arguments(parser: argparse.ArgumentParser) -> None:
+    whats = (
+        "ls (default); show: read one; check: what is wrong with these, or all; mend: what would "
+        "mend one; stats: how often conversations went on; rebuild: make lost records again; "
+        "create SCOPE: a record for runs to come; extend: begin its lifetime again; close: retire "
+        "it, so that the next run begins a new one"
+    )
+    parser.add_argument("what", nargs="?", choices=WHATS, default="ls", help=whats)
+    parser.add_argument(
+        "id",
+        nargs="*",
+        metavar="ID",
+        help=(
+            "a conversation's id or its beginning, its run's name or, for create, extend and "
+            "close, its scope"
+        ),
+    )
+    parser.add_argument(
+        "-a",
+        "--all",
+        action="store_true",
+        help="of all directories, not only of the one you stand in",
+    )
+    parser.add_argument(
+        "--agent", action="append", default=[], help="only of this agent; repeatable"
+    )
+    parser.add_argument("-n", "--limit", type=int, default=50)
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="for mend: prove the mended copy and put it in place; the original is moved aside",
+    )
+    parser.add_argument(
+        "--lifetime",
+        default="",
+        metavar="DURATION",
+        help="for create and extend: 2h, 7d, ...; 0: it never expires",
+    )
+    parser.add_argument("--cause", default="", help="for close: why")
+    parser.add_argument("--scope", default="", help="for stats: only of this scope")
+    parser.add_argument(
+        "--since",
+        default="",
+        metavar="DURATION",
+        help="for stats: only of attempts that ended within 24h, 7d, ...",
+    )
+    parser.add_argument("--json", action="store_true")
+
+
+def sessions_verb(arguments: argparse.Namespace) -> int:
+    if arguments.what == "stats":
+        from perdure.cli.data.records import stats
+
+        return stats(arguments.agent, arguments.scope, arguments.since, as_json=arguments.json)
+    if arguments.what == "rebuild":
+        from perdure.cli.data.records import rebuild
+
+        return rebuild(as_json=arguments.json)
+    chosen = settings()
+    if arguments.what in ("create", "extend", "close"):
+        from perdure.cli.data.records import change
+
+        return change(chosen, arguments, _one(arguments.id))
+    store = open_to_read(chosen)
+    shelf = shelf_of(store, arguments.agent)
+    if arguments.what == "show":
+        return _show(shelf, shelf.find(_one(arguments.id)), arguments.json)
+    if arguments.what == "mend":
+        from perdure.cli.data.repair import mend
+
+        return mend(
+            chosen, shelf, _one(arguments.id), write=arguments.write, as_json=arguments.json
+        )
+    below = None if arguments.all else project(Path.cwd())
+    if arguments.what == "check":
+        from perdure.cli.data.repair import check
+
+        return check(shelf, arguments.id, max(arguments.limit, 0), below, as_json=arguments.json)
+    entries = shelf.entries(max(arguments.limit, 0), below)
+    print_entries(entries, store.now(), as_json=arguments.json)
+    if not entries and sys.stdout.isatty() and not arguments.json:
+        print("no conversations here; perdure sessions --all shows those of all directories")
+    return 0
+
+
+def _one(ids: Sequence[str]) -> str:
+    from perdure.errors import UsageError
+
+    if len(ids) != 1:
+        raise UsageError(
+            "which conversation? its id is missing" if not ids else "one conversation at a time",
+            "perdure sessions",
+        )
+    return ids[0]
+
+
+def shelf_of(store: EngineStore, only: Sequence[str] = ()) -> ConversationShelf:
+    """Where this user's conversations are looked for. Raises AgentMissing for an agent that is not
+    known."""
+    from perdure.agents import registry
+    from perdure.engine.conversations import ConversationShelf
+    from perdure.errors import PerdureError
+
+    found = {}
+    for name in only or registry.names():
+        try:
+            found[name] = registry.load(name)
+        except PerdureError:
+            if only:
+                raise
+    return ConversationShelf(store, found, environment(settings()), frozenset(only))
+
+
+def project(cwd: Path) -> Path:
+    """The top of the repository that one stands in, else the directory itself."""
+    return next((place for place in (cwd, *cwd.parents) if (place / ".git").exists()), cwd)
+
+
+def print_entries(entries: Sequence[ConversationEntry], now: int, *, as_json: bool) -> None:
+    """The conversations as JSON or as a table: whole into a pipe, on a terminal as wide as that."""
+    if as_json:
+        print(
+            json.dumps(
+                {"schema_version": 1, "sessions": [entry.report() for entry in entries]},
+                indent=2,
+                ensure_ascii=False,
+            )
+        )
+        return
+    if not entries:
+        return
+    names = short_ids([entry.id for entry in entries])
+    head = ("ID", "AGENT", "AGE", "TURNS", "STATE", "RUN", "DIRECTORY", "BEGINS WITH")
+    rows = [
+        (
+            names[entry.id],
+            entry.agent,
+            age(entry.updated, now),
+            str(entry.turns or "?"),
+            entry.state if entry.on_disk else f"{entry.state}, gone",
+            entry.run.name if entry.run else "-",
+            at_home(entry.cwd) or "-",
+            one_line(entry.first, 200) or "-",
+        )
+        for entry in entries
+    ]
+    room = columns(sys.stdout)
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    if room:
+        # The directory gives way first, then the run's name: what it begins with must be seen.
+        for column, least in ((6, 9), (5, 10)):
+            over = sum(widths[:-1]) + 2 * len(widths[:-1]) + 24 - room
+            widths[column] = max(min(widths[column], least), widths[column] - max(over, 0))
+    for row in (head, *rows):
+        cells = [
+            _fit(cell, width) if room else cell for cell, width in zip(row, widths, strict=True)
+        ]
+        line = (
+            "  ".join(cell.ljust(width) for cell, width in zip(cells[:-1], widths, strict=False))
+            + "  "
+            + row[-1]
+        )
+        print(cut(line.rstrip(), room))
+
+
+def _fit(cell: str, width: int) -> str:
+    """The end of a long cell: of a path it tells more than the beginning."""
+    return cell if len(cell) <= width else "…" + cell[len(cell) - width + 1 :]
+
+
+def short_ids(ids: Sequence[str]) -> dict[str, str]:
+    """Each id's shortest beginning that no other one here has, at least 8 characters."""
+    shortened = {}
+    for each in ids:
+        length = LEAST
+        while length < len(each) and sum(other.startswith(each[:length]) for other in ids) > 1:
+            length += 1
+        shortened[each] = each[:length].rstrip("-")
+    return shortened
+
+
+def _show(shelf: ConversationShelf, entry: ConversationEntry, as_json: bool) -> int:
+    line = shelf.lineage(entry)
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "schema_version": 1,
+                    **entry.report(),
+                    "lineage": [each.report() for each in line],
+                },
+                indent=2,
+                ensure_ascii=False,
+            )
+        )
+        return 0
+    print(f"{clean(entry.id)}  {entry.agent}  {entry.state}")
+    if entry.session and entry.session.cause:
+        print(f"  retired     {one_line(entry.session.cause, 200)}")
+    print(f"  directory   {at_home(entry.cwd) or 'not known'}")
+    print(
+        f"  transcript  {at_home(entry.conversation.path) if entry.conversation else 'not on disk'}"
+    )
+    print(f"  written     {clock(entry.updated)}; {entry.turns or 'an unknown number of'} turn(s)")
+    if entry.run:
+        cost = (
+            f", {dollars(entry.cost_usd, estimated=entry.cost_estimated)}" if entry.cost_usd else ""
+        )
+        print(f"  run         {entry.run.name} ({entry.run.state}{cost})")
+    for each in line:
+        print(
+            f"  comes from  {each.id}  {each.run.name if each.run else each.state}: "
+            f"{one_line(each.first, 80)}"
+        )
+    for said in shelf.spoken(entry, sys.maxsize):
+        print(f"\n{'agent' if said.by_agent else 'person'}: {clean(said.text).strip()}")
+    return 0

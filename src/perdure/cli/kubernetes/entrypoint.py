@@ -1,0 +1,160 @@
+"""`entrypoint`: what a container begins with. The volume is checked, the homes are linked to it,
+and the command runs under an init.
+
+    ENTRYPOINT ["perdure", "entrypoint", "--volume", "/data", "--"]
+
+perdure's own state and workdirs lie on the volume too, unless PERDURE_STATE and PERDURE_ROOT say
+otherwise: a container that was made anew has everything that the one before had. Nothing is started
+where the volume is not the one that is expected.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from perdure.cli.data.home import agents_of
+from perdure.cli.text import clean
+from perdure.errors import PerdureError
+
+if TYPE_CHECKING:
+    from perdure.host.homes.volume import Volume
+
+VOLUME = Path("/data")
+POLL_S = 0.2
+NEIGHBOUR_S = 30.0
+"""What another container that begins on the same volume may take."""
+Result = TypeVar("Result")
+
+
+def entrypoint_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--volume",
+        type=Path,
+        default=VOLUME,
+        metavar="DIR",
+        help="where the volume is mounted (default: /data)",
+    )
+    parser.add_argument(
+        "--volume-id",
+        default="",
+        metavar="ID",
+        help="refuse any other volume; perdure home status names it",
+    )
+    parser.add_argument(
+        "--new", action="store_true", help="begin a volume in a directory that is no mount point"
+    )
+    parser.add_argument(
+        "--wait",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="how long the volume may take to come (default: 0)",
+    )
+    parser.add_argument(
+        "--grace",
+        type=float,
+        default=8.0,
+        metavar="SECONDS",
+        help="what is left behind gets this to end in good order",
+    )
+    parser.add_argument(
+        "--symlink",
+        action="store_true",
+        help="link the homes at their usual places, and set no variable",
+    )
+    parser.add_argument(
+        "--agent",
+        action="append",
+        default=[],
+        metavar="AGENT",
+        help="link only this agent's home; repeatable",
+    )
+    parser.add_argument(
+        "command", nargs=argparse.REMAINDER, metavar="COMMAND", help="what to run, after --"
+    )
+
+
+def entrypoint_verb(arguments: argparse.Namespace) -> int:
+    from perdure.errors import UsageError
+    from perdure.host.process.init import run_as_init
+
+    command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
+    if not command:
+        raise UsageError(
+            "what is to be run? the command is missing",
+            "perdure entrypoint --volume DIR -- COMMAND",
+        )
+    from perdure.cli.kubernetes.pod import REST_S, is_pod, told_before_it_began
+
+    if os.getpid() == 1:
+        # The kernel drops what PID 1 has no action for: kept back, it reaches the command.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        environ = _linked(arguments)
+    except Exception as error:
+        code = told_before_it_began(command, error)
+        if code is None:
+            raise
+        return code
+    return run_as_init(
+        command, environ, min(arguments.grace, REST_S) if is_pod(command) else arguments.grace
+    )
+
+
+def _linked(arguments: argparse.Namespace) -> dict[str, str]:
+    """Links the homes to the volume. Returns the environment of the command."""
+    from perdure.agents.shared.homes import home_of
+    from perdure.config.files import load
+    from perdure.errors import Conflict
+    from perdure.host.homes.link import Linking
+    from perdure.host.homes.remembered import environment
+
+    volume = _volume(arguments)
+    places = {
+        "PERDURE_STATE": volume.path / "perdure/state",
+        "PERDURE_ROOT": volume.path / "perdure/root",
+    }
+    own = {**{name: str(place) for name, place in places.items()}, **os.environ}
+    state = load(own, Path.cwd()).state
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    call = Linking(volume=volume, state=state, environ=own, symlink=arguments.symlink)
+    for agent in agents_of(arguments.agent):
+        for moved in _patiently(
+            partial(call.link, agent, home_of(agent)), Conflict, max(arguments.wait, NEIGHBOUR_S)
+        ):
+            for name in moved.taken.conflicts:
+                print(clean(f"perdure: {agent}: two versions are kept: {name}"), file=sys.stderr)
+    return dict(environment(state, own))
+
+
+def _volume(arguments: argparse.Namespace) -> Volume:
+    """The volume, as soon as it is there. Raises WorkspaceError when the patience is over."""
+    from perdure.errors import WorkspaceError
+    from perdure.host.homes.volume import volume_at
+
+    look = partial(
+        volume_at, arguments.volume, wanted=arguments.volume_id, make=True, new=arguments.new
+    )
+    return _patiently(look, WorkspaceError, arguments.wait)
+
+
+def _patiently(
+    act: Callable[[], Result], obstacle: type[PerdureError], patience_s: float
+) -> Result:
+    """Tries until it works; raises the obstacle when the patience is over."""
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            return act()
+        except obstacle:
+            if time.monotonic() >= until:
+                raise
+        time.sleep(POLL_S)

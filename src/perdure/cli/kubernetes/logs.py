@@ -1,0 +1,123 @@
+"""`logs` of `perdure --cluster`, and following a TaskRun to its end: what the attempts' pods said,
+one attempt after the other.
+
+A log lies with its pod, and goes with it: what is gone is told. Lines are hostile and are cleaned.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from perdure.cli.text import clean, one_line
+from perdure.errors import Conflict, NotFound, StoreError
+from perdure.kubernetes.view import Object, count, is_over, report_of, several, word
+
+if TYPE_CHECKING:
+    from perdure.kubernetes.taskruns import TaskRuns
+
+EVERY_S = 1.0
+"""Between two looks at a TaskRun that is followed."""
+
+
+def logs_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="the TaskRun's name")
+    parser.add_argument(
+        "-f", "--follow", action="store_true", help="go on until the TaskRun is over"
+    )
+    parser.add_argument("--attempt", type=int, default=0, help="only this attempt")
+
+
+def logs_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
+    body = taskruns.get(arguments.name)
+    numbers = [attempt["number"] for attempt in report_of(body)["attempts"]]
+    if arguments.attempt and arguments.attempt not in numbers:
+        raise NotFound(
+            f"{arguments.name} has no attempt {arguments.attempt}",
+            f"kubectl perdure show {arguments.name}",
+        )
+    if not numbers and not arguments.follow:
+        raise NotFound(
+            f"{arguments.name} has had no attempt yet", f"kubectl perdure why {arguments.name}"
+        )
+    told = PodLogs(taskruns, lambda line: print(line, flush=True), arguments.attempt)
+    if arguments.follow:
+        followed(taskruns, arguments.name, told)
+    else:
+        told.look(body, follow=False)
+    return 0
+
+
+def followed(
+    taskruns: TaskRuns,
+    name: str,
+    told: PodLogs | None = None,
+    heard: Callable[[Object], bool] = lambda body: True,
+) -> Object:
+    """The TaskRun when it is over, and what was asked of it was `heard`. Meanwhile `told` tells its
+    log; an API server that is away for a while is waited for."""
+    trouble = ""
+    while True:
+        try:
+            body = taskruns.get(name)
+            trouble = ""
+            if told is not None:
+                told.look(body, follow=True)
+            if is_over(body) and heard(body):
+                return body
+        except StoreError as error:  # the API server is restarted, or the network is: the TaskRun goes on without us
+            if not error.transient:
+                raise
+            if str(error) != trouble:
+                print(f"perdure: {one_line(str(error), 300)}", file=sys.stderr, flush=True)
+            trouble = str(error)
+        time.sleep(EVERY_S)
+
+
+class PodLogs:
+    """The logs of attempts, each line once, whatever breaks in between."""
+
+    def __init__(
+        self, taskruns: TaskRuns, say: Callable[[str], None], only: int = 0, after: int = 0
+    ) -> None:
+        """`only`: of one attempt alone; `after`: of those after this one."""
+        self.taskruns, self.say, self.only, self.after = taskruns, say, only, after
+        self._lines: dict[str, int] = {}
+        self._done: set[str] = set()
+
+    def look(self, body: Object, *, follow: bool) -> None:
+        """Says what is new of each attempt's pod; follows the one at work until it ends."""
+        for attempt in several(body, "status.attempts"):
+            pod, number = word(attempt, "pod"), count(attempt, "number")
+            if (
+                not pod
+                or pod in self._done
+                or number <= self.after
+                or (self.only and number != self.only)
+            ):
+                continue
+            ended = bool(word(attempt, "outcome"))
+            try:
+                self._read(pod, follow=follow and not ended)
+            except NotFound:
+                print(
+                    f"perdure: the log of attempt {number} is gone with its pod "
+                    f"{one_line(pod, 253)}",
+                    file=sys.stderr,
+                )
+                self._done.add(pod)
+                continue
+            except Conflict:  # it has yet to begin
+                continue
+            if ended:
+                self._done.add(pod)
+
+    def _read(self, pod: str, *, follow: bool) -> None:
+        known = self._lines.get(pod, 0)
+        for at, line in enumerate(self.taskruns.log(pod, follow=follow), 1):
+            if at > known:
+                self._lines[pod] = at
+                self.say(clean(line))

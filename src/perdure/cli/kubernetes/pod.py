@@ -1,0 +1,256 @@
+"""`work --run`: the attempt of one pod, as its order says. Its end is told in the container's
+termination message and the exit code.
+
+SIGTERM ends the agent in good order, as `perdure stop` would, but the attempt is `lost` ("its pod
+was asked to end") and not cancelled: the operator goes on with it elsewhere. A second SIGTERM, or
+the last seconds of the grace, end perdure at once with what is saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import signal
+import stat
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from perdure.errors import PerdureError, UsageError
+from perdure.kubernetes import order as orders
+from perdure.kubernetes import secrets as given
+from perdure.kubernetes.order import Order
+from perdure.kubernetes.result import AttemptResult, encode, exit_code
+from perdure.model import Outcome, OutcomeKind
+
+if TYPE_CHECKING:
+    from perdure.engine.attempt import Engine
+
+MESSAGE = Path("/dev/termination-log")
+"""Where the kubelet reads a container's termination message, unless the pod says otherwise."""
+ASKED = "its pod was asked to end"
+NOT_IN_TIME = "its pod was asked to end, and the agent was not ended in good order within the grace"
+LAST_S = 3.0
+"""So long before the grace's end perdure leaves with what is saved."""
+REST_S = 2.0
+"""What perdure leaves behind gets so long to end, so that the pod's first process is gone before
+the kubelet kills it: nobody would believe the result."""
+ASKING = (signal.SIGINT, signal.SIGTERM)
+OFTEN_S = 1.0
+"""What is not in the checkpoint store goes with a pod that has no volume: of its time as much goes
+into checkpoints as may (`SHARE`)."""
+WIDTH = 2_000
+
+
+class Farewell:
+    """Says the attempt's end exactly once: when it is there, or when there is no more time for it.
+
+    Signals are heard by a thread of its own: the main thread hears none as long as it waits in a
+    library for a checkpoint store."""
+
+    def __init__(self, place: Path | None, grace_s: float) -> None:
+        self.place, self.grace_s, self.attempt = place, grace_s, 0
+        self.asked = 0
+        self._code: int | None = None
+        self._turn = threading.Lock()
+        self._signals, told = os.pipe()
+        os.set_blocking(told, False)
+        signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+        for number in ASKING:
+            signal.signal(number, _heard_elsewhere)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        threading.Thread(target=self._watch, name="farewell", daemon=True).start()
+
+    def say(self, result: AttemptResult) -> int:
+        """Writes the result, if nobody has. Returns the exit code that goes with what was written.
+        A result that cannot be written leaves the exit code to say how it ended."""
+        with self._turn:
+            if self._code is None:
+                try:
+                    self._write(encode(result))
+                except OSError as error:
+                    with suppress(OSError):
+                        _tell(f"perdure: the result cannot be written: {error}")
+                self._code = exit_code(result)
+            return self._code
+
+    def _write(self, message: bytes) -> None:
+        if self.place is None:
+            sys.stdout.buffer.write(message + b"\n")
+            sys.stdout.flush()
+        else:
+            write(self.place, message)
+
+    def _watch(self) -> None:
+        """Leaves, where the main thread does not come to an end."""
+        self._listen(None)
+        until = time.monotonic() + max(self.grace_s - LAST_S, self.grace_s / 2)
+        with suppress(OSError):
+            os.write(2, b"perdure: asked to end: the agent is stopped, and what it did is saved\n")
+        while self.asked < 2 and (left := until - time.monotonic()) > 0:
+            self._listen(left)
+        os._exit(
+            self.say(
+                AttemptResult(
+                    attempt=self.attempt, outcome=Outcome(kind=OutcomeKind.LOST, detail=NOT_IN_TIME)
+                )
+            )
+        )
+
+    def _listen(self, longest_s: float | None) -> None:
+        """Waits for the next signal that asks for the end, or so long."""
+        before = self.asked
+        while self.asked == before and select.select([self._signals], [], [], longest_s)[0]:
+            self.asked += sum(number in ASKING for number in os.read(self._signals, 64))
+
+
+def _heard_elsewhere(number: int, frame: FrameType | None) -> None:
+    """A signal without a handler would be none for `set_wakeup_fd`."""
+
+
+def write(place: Path, message: bytes) -> None:
+    """The message, in the file that the kubelet reads: one that is there already, and cannot be
+    replaced."""
+    fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    try:
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            os.ftruncate(fd, 0)
+        os.write(fd, message)
+        with suppress(OSError):
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def is_pod(command: Sequence[str]) -> bool:
+    """Whether it is this verb."""
+    return "work" in command and "--run" in command
+
+
+def told_before_it_began(command: Sequence[str], error: Exception) -> int | None:
+    """For the container's entrypoint, where it cannot start this verb: the attempt's result says
+    why. Returns the exit code that goes with it; None for another command."""
+    if not is_pod(command):
+        return None
+    from perdure.cli.main import parser_of
+
+    arguments = parser_of("work").parse_args(list(command[command.index("work") + 1 :]))
+    place = arguments.result or (MESSAGE if MESSAGE.is_file() else None)
+    result = _in_trouble(0, error, given.Secrets())
+    if place is not None:
+        with suppress(OSError):
+            write(place, encode(result))
+    _tell(f"perdure: {result.outcome.detail}")
+    return exit_code(result)
+
+
+def pod_verb(arguments: argparse.Namespace) -> int:
+    """Performs the attempt of the order. Returns the exit code that goes with its outcome."""
+    if arguments.order is None:
+        raise UsageError(
+            "--run needs --order DIR", "the operator gives it; or write one: docs/reference/pod.md"
+        )
+    if os.getpid() == 1:
+        # Without an init nobody would collect the orphans of agents: this one becomes it.
+        from perdure.host.process.init import run_as_init
+
+        return run_as_init(
+            [sys.executable, "-m", "perdure", *sys.argv[1:]], dict(os.environ), REST_S
+        )
+    farewell = Farewell(
+        arguments.result or (MESSAGE if MESSAGE.is_file() else None), arguments.grace
+    )
+    secrets = given.Secrets()
+    try:
+        order, texts = orders.read(lambda name: _file(arguments.order, name))
+        farewell.attempt = order.attempt
+        secrets = given.read(
+            arguments.secrets or arguments.order.parent / "secrets", order.spec.repo
+        )
+        result = _performed(order, texts, secrets, farewell)
+    except Exception as error:  # whatever it is: a pod without a result tells nobody anything
+        result = _in_trouble(farewell.attempt, error, secrets)
+    code = farewell.say(result)
+    _tell(
+        f"attempt {result.attempt}: "
+        f"{result.outcome.kind}{f': {result.outcome.detail}' if result.outcome.detail else ''}"
+    )
+    return code
+
+
+def _in_trouble(attempt: int, error: Exception, secrets: given.Secrets) -> AttemptResult:
+    """The result of an attempt that ended in this. How it came to what nobody foresaw stands in the
+    log."""
+    from perdure.kubernetes.pod import outcome_of
+
+    redactor, outcome = secrets.redactor(), outcome_of(error)
+    if not isinstance(error, PerdureError | OSError):
+        import traceback
+
+        for line in redactor.text("".join(traceback.format_exception(error))).splitlines():
+            _tell(line)
+    return AttemptResult(
+        attempt=attempt, outcome=replace(outcome, detail=redactor.text(outcome.detail))
+    )
+
+
+def _performed(
+    order: Order, texts: tuple[str | None, ...], secrets: given.Secrets, farewell: Farewell
+) -> AttemptResult:
+    from perdure.kubernetes.pod import follow
+
+    environ = {**os.environ, **secrets.git, **secrets.agent}
+    # The checkpoint store's client reads these of the process; an agent gets its variables from
+    # `environ`.
+    os.environ.update(secrets.store)
+    engine = replace(
+        _engine(order, environ, secrets), stopping=lambda: farewell.asked > 0, leaving=ASKED
+    )
+    return follow(engine, order, texts, sorted(secrets.agent))
+
+
+def _engine(order: Order, environ: Mapping[str, str], secrets: given.Secrets) -> Engine:
+    from perdure import wiring
+    from perdure.config.files import load
+    from perdure.model.events import Record
+    from perdure.rules.log_line import line_of
+
+    # No perdure.toml of a directory counts: the working directory is on a volume, where agents
+    # write.
+    chosen = load(environ, Path("/"))
+    # A file with a secret in it stays here, which is told; refused, nothing of the run would ever
+    # leave the pod.
+    leave_out = "refuse" if "PERDURE_CHECKPOINT_SECRETS" in environ else "leave-out"
+    chosen = replace(
+        chosen,
+        checkpoint_store=order.checkpoints,
+        checkpoint_secrets=chosen.checkpoint_secrets if leave_out == "refuse" else leave_out,
+        checkpoint_every=min(chosen.checkpoint_every, OFTEN_S)
+        if order.state == "checkpoints"
+        else chosen.checkpoint_every,
+        disk_ballast=0 if order.state == "checkpoints" else chosen.disk_ballast,
+    )
+
+    def tell(record: Record) -> None:
+        if line := line_of(record):
+            _tell(line)
+
+    return wiring.open_engine(chosen, environ, [tell], guarded=False, secrets=secrets.values())
+
+
+def _tell(line: str) -> None:
+    from perdure.rules.text import one_line, tell
+
+    tell(one_line(line, WIDTH))
+
+
+def _file(directory: Path, name: str) -> bytes:
+    with (directory / name).open("rb") as file:
+        return file.read(orders.LONGEST + 1)

@@ -1,0 +1,396 @@
+"""`run`, `retry`, `update`, `stop`, `resume` of `perdure --cluster`: each a small change of a
+TaskRun, which the operator acts on.
+
+An update never takes another one's place: while the operator has yet to read the newest
+instructions, nobody replaces them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+from perdure.cli.arguments import pair_of, positive, read_prompt, rounds_of, seconds_of, variable_of
+from perdure.cli.kubernetes.logs import EVERY_S, PodLogs, followed
+from perdure.cli.kubernetes.verbs import printed
+from perdure.cli.text import one_line
+from perdure.errors import Conflict, PerdureError, UsageError
+from perdure.kubernetes.view import (
+    STATES,
+    Object,
+    condition,
+    count,
+    last_outcome,
+    part,
+    phase,
+    report_of,
+    unrecorded,
+    word,
+)
+from perdure.kubernetes.wanted import RETRY
+from perdure.model import ContinuityPolicy, Permissions, WhenFull
+
+if TYPE_CHECKING:
+    from perdure.kubernetes.taskruns import TaskRuns
+
+PATIENCE_S = 60.0
+"""How long an update waits for the operator to read the one before it."""
+
+
+class NotYet(PerdureError):
+    """Something has to happen first that has not happened in time; the same command later may
+    do."""
+
+    exit_code = 75
+
+
+def run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "prompt", nargs="?", help="what the agent is to do; `-` reads standard input"
+    )
+    parser.add_argument(
+        "--prompt-file", metavar="FILE", help="read the prompt from a file (`-`: standard input)"
+    )
+    what = parser.add_argument_group("what runs")
+    what.add_argument("--name", help="the TaskRun's name (default: one is made up)")
+    what.add_argument(
+        "--agent", help="claude (default), codex, gemini, opencode, or an ACP agent of the image"
+    )
+    what.add_argument("--model", help="the model, by the agent's own name for it")
+    what.add_argument(
+        "--permissions",
+        choices=[str(each) for each in Permissions],
+        help="read, edit (default) or full",
+    )
+    what.add_argument(
+        "--agent-arg",
+        action="append",
+        default=[],
+        metavar="ARG",
+        help="passed on to the agent's program; repeatable",
+    )
+    what.add_argument(
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a variable for the agent, no secret; repeatable",
+    )
+    what.add_argument(
+        "--credentials", metavar="SECRET", help="a Secret whose keys are variables for the agent"
+    )
+    what.add_argument(
+        "--session",
+        metavar="ID",
+        help="go on with this conversation, which lies in the task's state",
+    )
+    what.add_argument(
+        "--session-of", metavar="NAME", help="the TaskRun in whose state that conversation lies"
+    )
+    what.add_argument(
+        "--image", help="the image with perdure and the agent (default: the operator's)"
+    )
+    what.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="kept with the run; repeatable",
+    )
+    where = parser.add_argument_group("where")
+    where.add_argument("--service", help="the owner of the task")
+    where.add_argument("--task", help="the task's id within its service")
+    where.add_argument("--repo", metavar="URL", help="the repository to work in")
+    where.add_argument("--base", help="the commit or branch to begin at")
+    where.add_argument("--branch", help="the branch to work on (default: perdure/NAME)")
+    where.add_argument(
+        "--repo-credentials",
+        metavar="SECRET",
+        help="a Secret with `token`, or `username` and `password`, for its server",
+    )
+    where.add_argument(
+        "--workspace",
+        choices=["Claim", "Shared", "Checkpoints"],
+        help="where state lies between attempts (default Claim)",
+    )
+    where.add_argument("--claim", metavar="NAME", help="the existing claim of --workspace Shared")
+    where.add_argument(
+        "--checkpoints", metavar="URL", help="a checkpoint store, such as s3://bucket/prefix"
+    )
+    where.add_argument(
+        "--checkpoints-credentials",
+        metavar="SECRET",
+        help="a Secret whose keys are variables for the store's client",
+    )
+    where.add_argument("--size", help="of the claim that is made (default 10Gi)")
+    where.add_argument(
+        "--queue", metavar="NAME", help="the local queue of Kueue that its Jobs wait in"
+    )
+    limits = parser.add_argument_group("limits and checks")
+    limits.add_argument("--attempts", type=positive, help="maximum number of attempts (default: 3)")
+    limits.add_argument(
+        "--timeout",
+        type=seconds_of,
+        help="maximum time of one attempt (default: 1h; 0: no limit)",
+    )
+    limits.add_argument(
+        "--stall",
+        type=seconds_of,
+        help="stop after this long without output (default: 10m; 0: none)",
+    )
+    limits.add_argument("--budget-usd", type=float, help="dollars for all attempts together")
+    limits.add_argument(
+        "--continuity",
+        choices=[str(each) for each in ContinuityPolicy],
+        help="if the conversation is lost",
+    )
+    limits.add_argument(
+        "--when-full",
+        choices=[str(each) for each in WhenFull],
+        help="if the conversation is nearly too long",
+    )
+    limits.add_argument(
+        "--verify",
+        metavar="COMMAND",
+        help="run in the workdir after success; its failure goes back to the agent",
+    )
+    limits.add_argument(
+        "--verify-rounds", type=rounds_of, help="how often a failing check is returned (default: 3)"
+    )
+    limits.add_argument(
+        "--verify-timeout",
+        type=seconds_of,
+        help="maximum time of the check (default: 30m; 0: no limit)",
+    )
+    following(parser)
+
+
+def following(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-f",
+        "--follow",
+        action="store_true",
+        help="wait until it is over, with its log; the exit code is its own",
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="no log")
+    parser.add_argument("--json", action="store_true", help="print the TaskRun as JSON at the end")
+
+
+def run_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
+    from perdure.rules.run_names import suggest
+
+    spec = spec_of(arguments)
+    labels = {"kueue.x-k8s.io/queue-name": arguments.queue} if arguments.queue else {}
+    tries = 0
+    while True:
+        name = arguments.name or suggest(tries)
+        try:
+            made = taskruns.create(
+                {"metadata": {"name": name, **({"labels": labels} if labels else {})}, "spec": spec}
+            )
+        except Conflict:
+            tries += 1
+            if arguments.name or tries > 20:
+                raise
+        else:
+            return _told(taskruns, made, arguments, "is made")
+
+
+def spec_of(arguments: argparse.Namespace) -> Object:
+    """The flags as a TaskRun's spec; what is not given is left to the API server's defaults. Raises
+    UsageError."""
+    policy = {
+        "attempts": arguments.attempts,
+        "timeoutSeconds": _whole(arguments.timeout),
+        "stallSeconds": _whole(arguments.stall),
+        "budgetUSD": arguments.budget_usd,
+        "continuity": arguments.continuity,
+        "whenFull": arguments.when_full,
+        "verify": arguments.verify,
+        "verifyRounds": arguments.verify_rounds,
+        "verifyTimeoutSeconds": _whole(arguments.verify_timeout),
+    }
+    return _given(
+        {
+            "prompt": read_prompt(arguments),
+            "service": arguments.service,
+            "task": arguments.task,
+            "agent": arguments.agent,
+            "model": arguments.model,
+            "permissions": arguments.permissions,
+            "agentArgs": arguments.agent_arg,
+            "env": [_with_value(text) for text in arguments.env],
+            "credentialsSecretName": arguments.credentials,
+            "repository": {
+                "url": arguments.repo,
+                "base": arguments.base,
+                "branch": arguments.branch,
+                "credentialsSecretName": arguments.repo_credentials,
+            },
+            "resume": {
+                "mode": "Session" if arguments.session else None,
+                "sessionId": arguments.session,
+                "from": arguments.session_of,
+            },
+            "workspace": {
+                "mode": arguments.workspace,
+                "claimName": arguments.claim,
+                "checkpoints": arguments.checkpoints,
+                "checkpointsSecretName": arguments.checkpoints_credentials,
+                "size": arguments.size,
+            },
+            "policy": policy,
+            "labels": dict(pair_of(text, "--label") for text in arguments.label),
+            "pod": {"image": arguments.image},
+        }
+    )
+
+
+def _given(found: Object) -> Object:
+    """Without what nobody gave."""
+    pruned = {
+        name: _given(value) if isinstance(value, dict) else value for name, value in found.items()
+    }
+    return {
+        name: value for name, value in pruned.items() if value is not None and value not in ({}, [])
+    }
+
+
+def _with_value(text: str) -> Object:
+    if "=" not in text:
+        raise UsageError(
+            f"--env {variable_of(text)} has no value, and a pod has none of your variables",
+            "--env NAME=VALUE, or --credentials",
+        )
+    name, value = pair_of(text, "--env")
+    return {"name": name, "value": value}
+
+
+def _whole(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds)
+
+
+def retry_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="the TaskRun's name")
+    following(parser)
+
+
+def retry_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
+    body = taskruns.get(arguments.name)
+    name, now = arguments.name, phase(body)
+    if part(body, "spec").get("suspend") is True:
+        raise Conflict(f"{name} is stopped", f"kubectl perdure resume {name}")
+    if now == "Running":
+        raise Conflict(
+            f"{name} is already running (attempt {count(body, 'status.attempt')})",
+            f"kubectl perdure logs -f {name}",
+        )
+    if now == "Succeeded":
+        raise Conflict(
+            f"{name} has succeeded: there is nothing to retry",
+            f'kubectl perdure update {name} "new instructions"',
+        )
+    wish = uuid.uuid4().hex
+    asked = taskruns.patch(name, {"metadata": {"annotations": {RETRY: wish}}}, seen=body)
+    return _told(taskruns, asked, arguments, "is asked for one more attempt", wish)
+
+
+def update_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="the TaskRun's name")
+    parser.add_argument("prompt", nargs="?", help="the new instructions; `-` reads standard input")
+    parser.add_argument(
+        "--prompt-file", metavar="FILE", help="read them from a file (`-`: standard input)"
+    )
+    following(parser)
+
+
+def update_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
+    text, name = read_prompt(arguments), arguments.name
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        body = taskruns.get(name)
+        version = count(body, "spec.contextVersion")
+        if not unrecorded(body):
+            try:
+                change = {"prompt": text, "promptFrom": None, "contextVersion": version + 1}
+                asked = taskruns.patch(name, {"spec": change}, seen=body)
+                return _told(
+                    taskruns, asked, arguments, f"has version {version + 1} of its instructions"
+                )
+            except Conflict:
+                pass  # somebody wrote in between: look again
+        if time.monotonic() > end:
+            raise NotYet(
+                f"version {version} of {name}'s instructions is not recorded yet, and yours would "
+                "take its place",
+                "does the operator run? kubectl get pods -A -l "
+                "app.kubernetes.io/component=operator",
+            )
+        time.sleep(EVERY_S)
+
+
+def stop_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="the TaskRun's name")
+    following(parser)
+
+
+def stop_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
+    body = taskruns.get(arguments.name)
+    if phase(body) in ("Succeeded", "Failed", "Cancelled") and not unrecorded(body):
+        raise Conflict(
+            f"{arguments.name} is not running: it has {phase(body).lower()}",
+            f"kubectl perdure show {arguments.name}",
+        )
+    asked = taskruns.patch(arguments.name, {"spec": {"suspend": True}})
+    return _told(
+        taskruns, asked, arguments, "is asked to stop: what is at work is saved and leaves"
+    )
+
+
+def resume_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="the TaskRun's name")
+    following(parser)
+
+
+def resume_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
+    body = taskruns.get(arguments.name)
+    if part(body, "spec").get("suspend") is not True:
+        raise Conflict(
+            f"{arguments.name} is not stopped: it is {phase(body).lower()}",
+            f"kubectl perdure retry {arguments.name}",
+        )
+    asked = taskruns.patch(arguments.name, {"spec": {"suspend": False}})
+    return _told(taskruns, asked, arguments, "goes on")
+
+
+def _told(
+    taskruns: TaskRuns, body: Object, arguments: argparse.Namespace, what: str, wish: str = ""
+) -> int:
+    """Says what was asked; with --follow, waits for its end. `wish`: the retry that is to be acted
+    on first. Returns the exit code."""
+    from perdure.engine.service import code_of
+
+    name, code = body["metadata"]["name"], 0
+    if not arguments.json:
+        print(f"taskrun.perdure.dev/{name} {what}")
+    if arguments.follow:
+        print(f"perdure: {one_line(name, 63)}: Ctrl-C leaves, and it goes on", file=sys.stderr)
+        before = count(body, "status.attempt") - (phase(body) == "Running")
+        told = (
+            None
+            if arguments.quiet
+            else PodLogs(
+                taskruns, lambda line: print(line, file=sys.stderr, flush=True), after=before
+            )
+        )
+        body = followed(
+            taskruns, name, told, lambda now: not wish or word(now, "status.retried") == wish
+        )
+        asks = bool(condition(body, "NeedsPerson"))
+        code = code_of(STATES.get(phase(body), STATES["Pending"]), last_outcome(body), asks)
+    if arguments.json:
+        printed(report_of(body))
+    return code

@@ -1,0 +1,306 @@
+"""`perdure --cluster`, which is also `kubectl perdure`: the TaskRuns of a Kubernetes cluster, seen
+and asked for with a kubeconfig.
+
+The words before and after the verb are the same: `-n`, `--context` and `--kubeconfig` may stand on
+either side, as kubectl has it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+from perdure.cli.parser import Parser
+from perdure.cli.text import age, clean, clock, one_line, tokens
+from perdure.kubernetes.view import OVER, STATES, phase, report_of, row_of, why_of
+
+if TYPE_CHECKING:
+    from perdure.kubernetes.taskruns import TaskRuns
+
+VERBS: dict[str, tuple[str, str]] = {
+    "run": (
+        "kubernetes.requests",
+        "make a TaskRun: an agent, instructions, and where its work lies",
+    ),
+    "retry": ("kubernetes.requests", "one more attempt of a TaskRun, with the same instructions"),
+    "update": ("kubernetes.requests", "give a TaskRun new instructions, in the same conversation"),
+    "stop": (
+        "kubernetes.requests",
+        "end the attempt at work in good order, and begin none; resume goes on",
+    ),
+    "resume": ("kubernetes.requests", "go on with a TaskRun that was stopped"),
+    "ls": ("kubernetes.verbs", "list TaskRuns"),
+    "show": ("kubernetes.verbs", "show one TaskRun, its attempts and receipts"),
+    "logs": ("kubernetes.logs", "what the attempts' pods said; -f follows"),
+    "why": (
+        "kubernetes.verbs",
+        "how each attempt ended, what its receipt says, and what is waited for",
+    ),
+}
+
+
+def main(words: Sequence[str], prog: str = "perdure --cluster") -> int:
+    """Runs one verb; raises PerdureError. Returns the exit code."""
+    from perdure.errors import UsageError
+    from perdure.kubernetes.taskruns import TaskRuns
+
+    where, rest = _where().parse_known_args(list(words))
+    if not rest or rest[0] in ("-h", "--help", "help"):
+        print(usage(prog))
+        return 0 if rest else 2
+    if rest[0] not in VERBS:
+        raise UsageError(f"there is no verb {rest[0]!r} for a cluster", f"{prog} --help")
+    arguments = parser_of(rest[0], prog).parse_intermixed_args(rest[1:])
+    with closing(TaskRuns(where.kubeconfig, where.context, where.namespace)) as taskruns:
+        code: int = _part(rest[0], "verb")(taskruns, arguments)
+    return code
+
+
+def parser_of(verb: str, prog: str = "perdure --cluster") -> argparse.ArgumentParser:
+    """The verb's own parser; that of `where` stands beside it in its help."""
+    parser = Parser(
+        prog=f"{prog} {verb}", description=VERBS[verb][1], allow_abbrev=False, parents=[_where()]
+    )
+    _part(verb, "arguments")(parser)
+    return parser
+
+
+def _where() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    where = parser.add_argument_group("which cluster")
+    where.add_argument(
+        "-n", "--namespace", default="", metavar="NS", help="the namespace (default: the context's)"
+    )
+    where.add_argument(
+        "--context",
+        default="",
+        metavar="NAME",
+        help="the kubeconfig's context (default: its current one)",
+    )
+    where.add_argument(
+        "--kubeconfig",
+        default="",
+        metavar="FILE",
+        help="default: KUBECONFIG, ~/.kube/config; in a pod its account",
+    )
+    return parser
+
+
+def _part(verb: str, what: str) -> Any:
+    from importlib import import_module
+
+    return getattr(import_module(f"perdure.cli.{VERBS[verb][0]}"), f"{verb}_{what}")
+
+
+def usage(prog: str) -> str:
+    verbs = "\n".join(f"  {verb:8} {text}" for verb, (_, text) in VERBS.items())
+    return (
+        f"usage: {prog} [-n NAMESPACE] [--context NAME] [--kubeconfig FILE] VERB "
+        f"...\n\n{verbs}\n\nmore:  {prog} VERB --help"
+    )
+
+
+def printed(found: Any) -> None:
+    print(json.dumps(found, indent=2, ensure_ascii=False))
+
+
+# --- ls
+# --------------------------------------------------------------------------------------------------------------
+
+
+def ls_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-A", "--all-namespaces", action="store_true", help="of all namespaces")
+    parser.add_argument(
+        "--phase", action="append", default=[], choices=list(STATES), help="only these; repeatable"
+    )
+    parser.add_argument("--limit", type=int, default=50, help="the newest so many (default 50)")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+
+
+def ls_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
+    from perdure.cli.runs.ls import table
+
+    rows = [row_of(each) for each in taskruns.list(everywhere=arguments.all_namespaces)]
+    rows = sorted(
+        (row for row in rows if not arguments.phase or row["phase"] in arguments.phase),
+        key=lambda row: -row["created"],
+    )
+    rows = rows[: max(0, arguments.limit)]
+    if arguments.json:
+        printed({"schema_version": 1, "runs": rows})
+        return 0
+    if not rows and sys.stdout.isatty():
+        print(
+            "no TaskRuns in "
+            f"{'any namespace' if arguments.all_namespaces else taskruns.namespace}; begin with: "
+            "kubectl perdure run ..."
+        )
+    now = time.time_ns() // 1_000_000
+    head: tuple[str, ...] = ("NAME", "TASK", "AGENT", "PHASE", "TRY", "RECEIPT", "AGE", "REASON")
+    lines: list[tuple[str, ...]] = [_line(row, now) for row in rows]
+    if arguments.all_namespaces:
+        head = ("NAMESPACE", *head)
+        spaces = [one_line(row["namespace"], 63) for row in rows]
+        lines = [(space, *line) for space, line in zip(spaces, lines, strict=True)]
+    table(head, lines)
+    return 0
+
+
+def _line(row: dict[str, Any], now: int) -> tuple[str, ...]:
+    reason = one_line(row["reason"], 200)
+    if row["run_after"] > now and row["phase"] not in OVER:
+        reason = f"until {clock(row['run_after'])}: {reason}"
+    task = one_line("/".join(filter(None, (row["service"], row["task"]))), 60)
+    return (
+        *(
+            one_line(row["name"], 63),
+            task,
+            one_line(row["agent"], 63),
+            one_line(row["phase"], 20),
+            str(row["attempt"]),
+        ),
+        *(one_line(row["receipt"], 20), age(row["created"], now), reason),
+    )
+
+
+# --- show, why
+# -------------------------------------------------------------------------------------------------------
+
+
+def show_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="the TaskRun's name")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+
+
+def show_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
+    report = report_of(taskruns.get(arguments.name))
+    if arguments.json:
+        printed(report)
+        return 0
+    place, used = report["workspace"], report["usage"]
+    print(
+        f"{report['name']}  {one_line(report['phase'], 20)}  ({one_line(report['agent'], 63)}, "
+        f"{report['uid'][:8]})"
+    )
+    if report["reason"]:
+        print(f"  {one_line(report['reason'], 300)}")
+    if report["service"]:
+        print(
+            "  task      "
+            f"{one_line('/'.join(filter(None, (report['service'], report['task']))), 130)}"
+        )
+    print(f"  versions  {report['context_version']} wanted, {report['recorded_version']} recorded")
+    print(f"  attempts  {report['attempt']} of {report['attempts_allowed']}")
+    if report["session_id"]:
+        print(f"  session   {one_line(report['session_id'], 200)}")
+    print(
+        f"  state     {_lies(place)}{'' if place['saved'] else ', not all of it saved elsewhere'}"
+    )
+    if place["branch"]:
+        print(
+            f"  branch    {one_line(place['branch'], 250)} {clean(place['commit'])[:12]}".rstrip()
+        )
+    print(
+        f"  used      {tokens(used['input'])} tokens in, {tokens(used['output'])} out, "
+        f"${used['cost_usd']:.2f}"
+    )
+    for each in _true(report):
+        print(
+            f"  {one_line(each['type'], 40)}: {one_line(each['message'], 300)} "
+            f"({one_line(each['reason'], 60)})"
+        )
+    for attempt in report["attempts"]:
+        print(f"  attempt {attempt['number']}  {_attempt_line(attempt)}")
+    return 0
+
+
+def _lies(place: dict[str, Any]) -> str:
+    kept = f"the claim {place['claim']}" if place["claim"] else ""
+    store = f"the checkpoint store {place['checkpoints']}" if place["checkpoints"] else ""
+    return one_line(" and ".join(filter(None, (kept, store))) or f"mode {place['mode']}", 300)
+
+
+def _true(report: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        each
+        for each in report["conditions"]
+        if each["status"] == "True" and each["type"] != "Complete"
+    ]
+
+
+def _attempt_line(attempt: dict[str, Any]) -> str:
+    ended = one_line(attempt["outcome"], 40) or "running"
+    why = f" ({one_line(attempt['detail'], 100)})" if attempt["detail"] else ""
+    node = f" on {one_line(attempt['node'], 60)}" if attempt["node"] else ""
+    proof = f"  receipt {one_line(attempt['verdict'], 20)}" if attempt["verdict"] else ""
+    if attempt["work"]["verdict"]:
+        proof += f"  work {one_line(attempt['work']['verdict'], 20)}"
+    return f"{ended}{why}{node}{proof}{'  (counts not)' if attempt['infrastructure'] else ''}"
+
+
+def why_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="the TaskRun's name")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+
+
+def why_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
+    body = taskruns.get(arguments.name)
+    report = report_of(body)
+    if arguments.json:
+        printed(why_of(report))
+        return 0
+    print(f"{report['name']}: {one_line(phase(body), 20)}; policy {one_line(report['policy'], 20)}")
+    if report["reason"]:
+        until = (
+            f"until {clock(report['run_after'])}: "
+            if report["run_after"] and report["phase"] not in OVER
+            else ""
+        )
+        print(f"\nreason      {until}{one_line(report['reason'], 1000)}")
+    for each in _true(report):
+        print(
+            f"\n{one_line(each['type'], 40):11} {one_line(each['reason'], 60)}, since "
+            f"{clock(each['since'])}"
+        )
+        print(f"            {one_line(each['message'], 1000)}")
+    for attempt in report["attempts"]:
+        print(f"\nattempt {attempt['number']}  {clock(attempt['started'])}")
+        for label, text in _explained(attempt):
+            print(f"  {label:9} {one_line(text, 300)}")
+    return 0
+
+
+def _explained(attempt: dict[str, Any]) -> list[tuple[str, str]]:
+    where = " on ".join(filter(None, (attempt["pod"], attempt["node"])))
+    outcome = (
+        f"{attempt['outcome']}{': ' if attempt['detail'] else ''}{attempt['detail']}"
+        if attempt["outcome"]
+        else "running"
+    )
+    lines = [
+        ("version", str(attempt["context_version"])),
+        ("pod", where or "none yet"),
+        ("outcome", outcome),
+    ]
+    if attempt["infrastructure"]:
+        lines.append(("counts", "no: what ended it was none of the task's doing"))
+    if attempt["session_id"]:
+        lines.append(("session", attempt["session_id"]))
+    if attempt["verdict"]:
+        rung = f" (by {attempt['rung']})" if attempt["rung"] else ""
+        lines.append(("receipt", f"{attempt['verdict']}{rung}"))
+    lines += [("", f"- {reason}") for reason in attempt["reasons"]]
+    work = attempt["work"]
+    if work["verdict"]:
+        why = f": {work['reason']}" if work["reason"] else ""
+        lines.append(("work", f"{work['verdict']}{why}"))
+        pushed = {True: ", pushed", False: ", no push known", None: ""}[work["pushed"]]
+        lines.append(("changes", f"{work['files']} file(s), {work['commits']} commit(s){pushed}"))
+    if work["question"]:
+        lines.append(("asks", work["question"]))
+    return lines

@@ -1,0 +1,109 @@
+"""`agents` and `config`: what perdure has to work with. Both only look."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import fields
+from typing import Any
+
+from perdure.cli.compose import environment, open_to_read, settings
+from perdure.cli.text import clean
+from perdure.config.passwords import shown
+from perdure.config.values import DURATIONS
+from perdure.model import RunState
+from perdure.model.durations import written
+
+DEFAULT = "default"
+
+
+def agents_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true")
+
+
+def agents_verb(arguments: argparse.Namespace) -> int:
+    from perdure.agents.installed import installed
+
+    chosen = settings()
+    running = [row.agent for row in open_to_read(chosen).find([RunState.RUNNING], limit=100_000)]
+    found = installed(running, os.environ, environment(chosen))
+    if arguments.json:
+        print(json.dumps({"schema_version": 1, "agents": found}, indent=2, ensure_ascii=False))
+        return 0
+    for agent in found:
+        live = f", {agent['running']} at work" if agent["running"] else ""
+        print(
+            f"{agent['name']}  {agent['version'] or ('version not known' if agent['installed'] else 'not installed')}{live}"
+        )
+        if agent["installed"]:
+            print(f"  program   {clean(agent['program'])}")
+            print(f"  home      {clean(agent['home'])}")
+            print(f"  can       {', '.join(_words(agent['abilities']))}")
+        else:
+            print(f"  {clean(agent['problem'])}")
+    return 0
+
+
+def _words(abilities: dict[str, Any]) -> list[str]:
+    """The abilities that are there, in plain words; a limit with its number."""
+    said = [key.replace("_", " ") for key, value in abilities.items() if value is True]
+    return said + [
+        f"{key.replace('_', ' ')} {value:,}"
+        for key, value in abilities.items()
+        if value is not True and value
+    ]
+
+
+def config_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=["show"],
+        default="show",
+        help="show (the default): every setting and its value",
+    )
+    parser.add_argument(
+        "--origin",
+        action="store_true",
+        help="also where each comes from: a variable, a file and line, or the default",
+    )
+    parser.add_argument("--json", action="store_true")
+
+
+def config_verb(arguments: argparse.Namespace) -> int:
+    chosen = settings()
+    names = [field.name for field in fields(chosen) if field.name != "origin"]
+    found = {
+        name: {
+            "value": _plain(shown(name, getattr(chosen, name))),
+            "origin": chosen.origin.get(name, DEFAULT),
+        }
+        for name in names
+    }
+    if arguments.json:
+        print(json.dumps({"schema_version": 1, "settings": found}, indent=2, ensure_ascii=False))
+        return 0
+    width = max(map(len, names))
+    for name, setting in found.items():
+        line = f"{name:{width}}  {clean(printed(name, getattr(chosen, name)))}"
+        print(f"{line}  ({clean(str(setting['origin']))})" if arguments.origin else line.rstrip())
+    return 0
+
+
+def printed(name: str, value: Any) -> str:
+    """A setting's value for a person: a duration as it may be written in a file, the parts of a
+    list one after the other."""
+    return written(value) if name in DURATIONS else str(_plain(shown(name, value)))
+
+
+def _plain(value: Any) -> str | int | float:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return (
+        value
+        if isinstance(value, int | float) and not isinstance(value, bool)
+        else ""
+        if value is None
+        else str(value)
+    )

@@ -1,0 +1,1 @@
+"""Verbs on runs, plans and the conversations of runs."""

@@ -1,0 +1,132 @@
+"""`attach` and `wait`: follow a run that was started elsewhere, with its progress or in silence.
+Both only look: Ctrl-C leaves, and the run continues."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from perdure.cli.arguments import seconds_of
+from perdure.cli.compose import Stopper, open_to_read, settings
+from perdure.cli.parser import optional_name
+from perdure.cli.runs.look import UNATTENDED
+from perdure.model import RunState, TaskRun
+from perdure.rules.liveness import Liveness
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from perdure.cli.runs.progress import Progress
+    from perdure.protocols import RunStore
+
+NAP_S = 0.2
+
+
+def attach_arguments(parser: argparse.ArgumentParser) -> None:
+    optional_name(parser)
+
+
+def wait_arguments(parser: argparse.ArgumentParser) -> None:
+    optional_name(parser)
+    parser.add_argument(
+        "--timeout",
+        type=seconds_of,
+        default=0.0,
+        help="give up after this time with exit code 75: 90s, 30m, 2h (default: never)",
+    )
+
+
+def wait_verb(arguments: argparse.Namespace) -> int:
+    from perdure.cli.runs.run import warn
+    from perdure.cli.runs.summary import say_summary
+    from perdure.engine.report import report_of
+    from perdure.rules.lifecycle import FINAL
+
+    store = open_to_read(settings())
+    run = store.get(arguments.name)
+    end = time.monotonic() + arguments.timeout if arguments.timeout else float("inf")
+    while run.state not in FINAL:
+        if _is_left_alone(run, store.now(), partial(store.get, run.id)):
+            print(f"nobody works on {run.name}: perdure retry {run.name}", file=sys.stderr)
+            return UNATTENDED
+        if time.monotonic() > end:
+            print(f"{run.name} is still {run.state}", file=sys.stderr)
+            return UNATTENDED
+        time.sleep(NAP_S)
+        run = store.get(run.id)
+    report = report_of(store, run)
+    say_summary(report)
+    warn(report)
+    return _exit_code(store, run)
+
+
+def attach_verb(arguments: argparse.Namespace) -> int:
+    from perdure.cli.runs.progress import Progress
+    from perdure.cli.runs.run import warn
+    from perdure.engine.report import report_of
+    from perdure.rules.lifecycle import FINAL
+
+    store = open_to_read(settings())
+    run = store.get(arguments.name)
+    # A flag, and no KeyboardInterrupt: one that is raised inside a callback of C code is lost.
+    with Stopper() as stopper, Progress() as progress:
+        run = _follow(store, run, progress, stopper)
+        if stopper.asked:
+            progress.part(
+                f"left; {run.name} goes on: perdure attach {run.name}, perdure stop {run.name}"
+            )
+            return 0
+        if run.state not in FINAL:
+            progress.part(
+                f"nobody works on {run.name}: perdure retry {run.name} continues where it stopped"
+            )
+            return UNATTENDED
+        report = report_of(store, run)
+    progress.conclude(report)
+    warn(report)
+    return _exit_code(store, run)
+
+
+def _exit_code(store: RunStore, run: TaskRun) -> int:
+    from perdure.engine import service
+
+    ended = [each.outcome.kind for each in store.attempts(run.id) if each.outcome is not None]
+    return service.exit_code(run, ended[-1] if ended else None)
+
+
+def _follow(store: RunStore, run: TaskRun, progress: Progress, stopper: Stopper) -> TaskRun:
+    """Shows what was and what comes, until the run is over, nobody works on it, or one is asked to
+    leave. Returns it as it is then."""
+    from perdure.rules.lifecycle import FINAL
+
+    progress.introduce(run)
+    attempts = store.attempts(run.id)
+    records = store.history(run.id, limit=1_000_000)
+    progress.catch_up(records, attempts[-1].started if attempts else run.created, store.now())
+    seen = records[-1].seq if records else 0
+    while True:
+        run = store.get(run.id)
+        for record in store.history(run.id, after=seen):
+            seen = record.seq
+            progress(record)
+        if (
+            stopper.asked
+            or run.state in FINAL
+            or _is_left_alone(run, store.now(), partial(store.get, run.id))
+        ):
+            return run
+        time.sleep(NAP_S)
+
+
+def _is_left_alone(run: TaskRun, now: int, again: Callable[[], TaskRun]) -> bool:
+    """Whether nobody works on the run, nor is going to: its supervisor died, or it is due and none
+    takes it."""
+    from perdure.cli.compose import probe, settings
+    from perdure.engine.worker import LEFT_ALONE_MS
+
+    if run.state is RunState.RUNNING:
+        return probe(settings()).liveness(run, now, again) not in (None, Liveness.ATTENDED)
+    return now - max(run.run_after, run.updated) > LEFT_ALONE_MS

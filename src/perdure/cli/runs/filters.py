@@ -1,0 +1,64 @@
+"""The long way of `ls`: for a database that cannot be read at a glance, and for filters on what is
+in no column of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from perdure.cli.compose import open_to_read, settings
+from perdure.cli.runs.newest import repository_of
+from perdure.model import RunState, Usage
+from perdure.protocols import RunRow, RunStore
+from perdure.store.glance import PROMPT
+
+
+def the_long_way(
+    states: Sequence[str], limit: int, agents: Sequence[str], since: int
+) -> list[dict[str, Any]]:
+    """Return what `store.glance.newest` would. Raises what any other verb raises."""
+    store = open_to_read(settings())
+    read = limit if not agents and not since else 1_000_000
+    rows = store.last_changed([RunState(state) for state in states], read)
+    chosen = [row for row in rows if row.updated >= since and (not agents or row.agent in agents)]
+    return [_row(store, row) for row in chosen[: max(limit, 0)]]
+
+
+def _row(store: RunStore, row: RunRow) -> dict[str, Any]:
+    from perdure.cli.runs.ls import READ
+
+    run, used = store.get(row.id), Usage()
+    for attempt in store.attempts(row.id):
+        used = used + attempt.usage
+    place = run.workspace
+    return {
+        **{key: getattr(row, key) for key in READ},
+        "state": str(row.state),
+        "repo": place.repo if place is not None else "",
+        "branch": place.branch if place is not None else "",
+        "prompt": run.spec.prompt[:PROMPT],
+        "labels": dict(run.spec.labels),
+        "cost_usd": used.cost_usd,
+        "estimated": used.estimated,
+    }
+
+
+def wanted(row: dict[str, Any], repo: str | None, labels: Sequence[str], plan: str | None) -> bool:
+    """Return whether a row has the repository, all the labels and the plan that were asked for."""
+    found = row["labels"]
+    if plan is not None and found.get("plan") != plan:
+        return False
+    for label in labels:
+        name, equals, value = label.partition("=")
+        if name not in found or (equals and found[name] != value):
+            return False
+    return repo is None or _is_repository(str(row["repo"] or ""), repo)
+
+
+def _is_repository(repo: str, asked: str) -> bool:
+    """By its whole path or URL, by its last part, or as the directory that `asked` is."""
+    here = Path(asked).expanduser()
+    top = repository_of(here.resolve()) if here.is_dir() else None
+    last = repo.rstrip("/").rpartition("/")[2].removesuffix(".git")
+    return bool(repo) and (repo == asked or last == asked or (top is not None and repo == str(top)))

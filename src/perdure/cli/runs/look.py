@@ -1,0 +1,367 @@
+"""`show`, `logs`, `why`: the verbs that only look at one run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from perdure.cli.arguments import seconds_of
+from perdure.cli.compose import environment, open_to_read, probe, settings, this_host
+from perdure.cli.parser import optional_name
+from perdure.cli.style import STATES, SYMBOLS, fitted, paint, wrapped
+from perdure.cli.text import (
+    clean,
+    clock,
+    columns,
+    consumption,
+    filled,
+    one_line,
+    shown_path,
+)
+from perdure.errors import NotFound, UsageError
+from perdure.model.events import ContextAdded, Record, RunSubmitted, ToolEnded
+from perdure.rules.liveness import Liveness, advice
+from perdure.rules.log_line import line_of
+from perdure.rules.text import receipt_words
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from perdure.config import Settings
+    from perdure.model import TaskRun
+    from perdure.protocols import Retention, RunStore
+
+PATIENCE_S = 3.0
+"""A run is looked at again after so long before one says that nobody attends it: a worker pool may
+be about to take it over."""
+UNATTENDED = 75
+"""The exit code of a verb that follows a run which nobody attends."""
+
+
+def show_arguments(parser: argparse.ArgumentParser) -> None:
+    optional_name(parser)
+    parser.add_argument("--json", action="store_true")
+
+
+def _report(ref: str) -> dict[str, Any]:
+    from perdure.engine.report import report_of
+
+    chosen = settings()
+    store = open_to_read(chosen)
+    run = store.get(ref)
+    liveness = probe(chosen).liveness(run, store.now(), lambda: store.get(run.id))
+    # What ended meanwhile is shown as it ended.
+    return report_of(store, store.get(run.id) if liveness is None else run, liveness=liveness)
+
+
+def shown_state(report: Mapping[str, Any]) -> str:
+    """The one word for how a run stands: its state, or that nobody attends it."""
+    return str(
+        report["liveness"]
+        if report["liveness"] not in (None, Liveness.ATTENDED)
+        else report["state"]
+    )
+
+
+def _advice(report: Mapping[str, Any]) -> str:
+    return advice(report["name"], Liveness(report["liveness"])) if report["liveness"] else ""
+
+
+def _say(text: str, style: str = "") -> None:
+    """Print clean text: on a terminal wrapped at words behind its label, and in color."""
+    for line in wrapped(text, columns(sys.stdout), 10).split("\n"):
+        print(paint(fitted(line, sys.stdout), style, sys.stdout))
+
+
+def show_verb(arguments: argparse.Namespace) -> int:
+    from perdure.rules.explanation import missed_checkpoint, worked
+
+    report = _report(arguments.name)
+    if arguments.json:
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+        return 0
+    place = report["workspace"]
+    state = shown_state(report)
+    mark = f"{SYMBOLS[state]} " if sys.stdout.isatty() and state in SYMBOLS else ""
+    _say(
+        f"{mark}{report['name']}  {state}  ({report['agent']}, {report['id'][:8]})",
+        STATES.get(state, ""),
+    )
+    if words := _advice(report):
+        _say(f"  {words}")
+    if report["reason"]:
+        _say(f"  {one_line(report['reason'], 160)}")
+    _say(f"  workdir   {shown_path(place['path'], sys.stdout)} ({place['backend']})")
+    if report["host"]:
+        _say(f"  host      {clean(report['host'])}")
+    if place["branch"]:
+        _say(f"  branch    {clean(place['branch'])}")
+    used = report["usage"]
+    _say(f"  used      {consumption(used)}")
+    if report["fill"]:
+        _say(f"  context   {filled(report['fill'])}")
+    if report["result"]:
+        _say(f"  said      {one_line(report['result'], 240)}")
+    for condition in report["conditions"]:
+        _say(f"  {condition['type']}: {one_line(condition['message'], 160)}", "warn")
+    missed = missed_checkpoint(report)
+    if missed:
+        _say(f"  WARNING   {missed}", "bad")
+    for attempt in report["attempts"]:
+        _say(f"  attempt {attempt['number']}  {_attempt_line(attempt, shown_state(report))}")
+    newest = report["attempts"][-1]["work"] if report["attempts"] else None
+    for label, text in worked(newest) if newest is not None else ():
+        if label != "says":
+            _say(f"  {label:9} {text}")
+    return 0
+
+
+def _attempt_line(attempt: dict[str, Any], state: str) -> str:
+    outcome, receipt = attempt["outcome"], attempt["receipt"]
+    ended = (
+        state
+        if outcome is None
+        else f"{outcome['kind']}"
+        + (f" ({one_line(outcome['detail'], 70)})" if outcome["detail"] else "")
+    )
+    proof = f"  {receipt_words(receipt['verdict'])}" if receipt else ""
+    verdict = attempt["work"]["verdict"]
+    work = f"  work {verdict}" if verdict else ""
+    return f"{attempt['continuation'] or 'not started'}  {ended}{proof}{work}"
+
+
+def why_arguments(parser: argparse.ArgumentParser) -> None:
+    optional_name(parser)
+    parser.add_argument("--json", action="store_true")
+
+
+def why_verb(arguments: argparse.Namespace) -> int:
+    from perdure.engine.report import why_of
+    from perdure.rules.explanation import explained, missed_checkpoint
+
+    report = _report(arguments.name)
+    if arguments.json:
+        print(json.dumps(why_of(report), indent=2, ensure_ascii=False))
+        return 0
+    _say(
+        f"{report['name']}: {shown_state(report)}; policy {report['policy']}, conversation of "
+        f"{clean(report['scope'])}"
+    )
+    if words := _advice(report):
+        _say(f"\n{shown_state(report):11} {words}")
+    if report["state"] == "queued" and report["reason"]:
+        _say(f"\nwaits       until {clock(report['run_after'])}: {one_line(report['reason'], 300)}")
+    for condition in report["conditions"]:
+        _say(f"\n{condition['type']:11} {one_line(condition['message'], 300)}")
+    for line in told(report["posting"]):
+        _say(f"\nforge       {line}")
+    if there := _waits_for(report):
+        _say(f"\nhost        {there}")
+    missed = missed_checkpoint(report)
+    if missed:
+        _say(f"\nWARNING     {missed}")
+    previous: dict[str, Any] | None = None
+    for attempt in report["attempts"]:
+        _say(f"\nattempt {attempt['number']}  {clock(attempt['started'])}")
+        for label, text in explained(attempt, previous):
+            _say(f"  {label:9} {text}")
+        previous = attempt
+    if kept := _retention(report["agent"]):
+        _say(
+            f"\nnote        {report['agent']} itself removes what is older than {kept.days:g} "
+            "days; perdure's copy stays (perdure doctor)"
+        )
+    return 0
+
+
+def told(posting: dict[str, Any] | None) -> list[str]:
+    """What stands of a run on its forge, and what could not be told."""
+    if posting is None:
+        return []
+    lines = [f"told at {one_line(posting['comment_url'], 300)}"] if posting["comment_url"] else []
+    if posting["commit"]:
+        pull = (
+            f", pull request {posting['pull']}: {one_line(posting['pull_url'], 300)}"
+            if posting["pull"]
+            else ""
+        )
+        lines.append(f"its branch was pushed as {posting['commit'][:12]}{pull}")
+    if posting["tries"]:
+        lines.append(
+            f"again at {clock(posting['due'])}, after {posting['tries']} tries: "
+            f"{one_line(posting['reason'], 300)}"
+        )
+    elif posting["reason"]:
+        lines.append(f"given up until the run changes: {one_line(posting['reason'], 300)}")
+    return lines
+
+
+def _waits_for(report: dict[str, Any]) -> str:
+    """Which host goes on with a run whose files are not here, in a shared database."""
+    chosen = settings()
+    here = this_host(chosen)
+    if not here.id or report["host_id"] in ("", here.id):
+        return ""
+    there = clean(report["host"])
+    if report["state"] != "queued":
+        return f"its workdir and conversation lie on {there}"
+    if here.patience_s is None:
+        return (
+            f"it waits for {there}, where its workdir and conversation lie; no checkpoint_store is "
+            "set here that would bring them"
+        )
+    return (
+        f"it waits for {there}, where its workdir and conversation lie; after {here.patience_s:g} "
+        f"s another host may bring the newest checkpoint from {clean(chosen.checkpoint_store)}"
+    )
+
+
+def _retention(agent: str) -> Retention | None:
+    """The agent's own clean-up, where it has one and can be asked."""
+    from perdure.agents import registry
+    from perdure.errors import PerdureError
+
+    try:
+        driver = registry.load(agent)
+        return driver.retention(driver.home(environment(settings())))
+    except PerdureError:
+        return None
+
+
+def logs_arguments(parser: argparse.ArgumentParser) -> None:
+    optional_name(parser)
+    parser.add_argument(
+        "-f", "--follow", action="store_true", help="continue until the run is over"
+    )
+    parser.add_argument("--attempt", type=int, default=0, help="only this attempt")
+    parser.add_argument("-n", "--tail", type=int, metavar="N", help="only the last N entries")
+    parser.add_argument(
+        "--since", type=seconds_of, metavar="AGE", help="only the last 90s, 30m, 24h, 7d"
+    )
+    parser.add_argument("-t", "--times", action="store_true", help="begin each entry with its time")
+    parser.add_argument(
+        "--prompts", action="store_true", help="show the instructions that the agent was given, too"
+    )
+    parser.add_argument("--tools", action="store_true", help="show the results of tools, too")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON record a line")
+    form.add_argument(
+        "--raw",
+        action="store_true",
+        help="the agent's own output as it was; cleaned only on a terminal",
+    )
+
+
+def logs_verb(arguments: argparse.Namespace) -> int:
+    from perdure.rules.lifecycle import FINAL
+
+    chosen = settings()
+    store = open_to_read(chosen)
+    run = store.get(arguments.name)
+    left = Left(chosen, store)
+    if arguments.tail is not None and arguments.tail < 0:
+        raise UsageError(
+            f"--tail takes a number from 0, not {arguments.tail}", "perdure logs -n 20"
+        )
+    if arguments.attempt and not any(
+        attempt.number == arguments.attempt for attempt in store.attempts(run.id)
+    ):
+        raise NotFound(f"{run.name} has no attempt {arguments.attempt}", f"perdure show {run.name}")
+    if arguments.raw:
+        from perdure.cli.runs.rawlog import raw_log
+
+        return raw_log(store, run.id, arguments.attempt, arguments.follow, left)
+    entry = _entries(arguments, store, run)
+    seen, kept, tail = 0, [], arguments.tail
+    while True:
+        state = store.get(run.id).state
+        records = store.history(run.id, after=seen, limit=1000)
+        for record in records:
+            seen = record.seq
+            text = entry(record)
+            if text and tail is None:
+                print(text, flush=True)
+            elif text:
+                kept.append(text)
+        if not records and tail is not None:
+            # All that was there has been read: the rest is followed as it comes.
+            for text in kept[max(0, len(kept) - tail) :]:
+                print(text)
+            tail = None
+        if not records and (not arguments.follow or state in FINAL):
+            return 0
+        if not records and left(run.id):
+            return UNATTENDED
+        if not records:
+            sys.stdout.flush()
+            time.sleep(0.2)
+
+
+def _entries(
+    arguments: argparse.Namespace, store: RunStore, run: TaskRun
+) -> Callable[[Record], str]:
+    """Return what makes an entry of a record, as the flags ask for it; empty for none."""
+    from perdure.cli.runs.progress import style_of
+    from perdure.model.codec import encode
+
+    since = int((time.time() - arguments.since) * 1000) if arguments.since else 0
+    width = columns(sys.stdout)
+
+    def entry(record: Record) -> str:
+        if arguments.attempt and record.attempt != arguments.attempt:
+            return ""
+        if record.at < since:
+            return ""
+        if arguments.json:
+            return encode(record)
+        text = _text_of(record, arguments, store, run)
+        if text and arguments.times:
+            text = f"{time.strftime('%H:%M:%S', time.localtime(record.at / 1000))} {text}"
+        lines = fitted(wrapped(text, width), sys.stdout).split("\n")
+        return "\n".join(paint(line, style_of(record), sys.stdout) for line in lines)
+
+    return entry
+
+
+def _text_of(record: Record, arguments: argparse.Namespace, store: RunStore, run: TaskRun) -> str:
+    match record.event:
+        case RunSubmitted() if arguments.prompts:
+            return _instructions(store, run, 1)
+        case ContextAdded(version=version) if arguments.prompts:
+            return _instructions(store, run, version)
+        case ToolEnded(ok=True, summary=summary) if arguments.tools and summary:
+            return f"    {one_line(summary, 400)}"
+        case _:
+            return line_of(record)
+
+
+def _instructions(store: RunStore, run: TaskRun, version: int) -> str:
+    text = next((each.text for each in store.contexts(run.id) if each.version == version), "")
+    lines = [f"  | {line}" for line in clean(text).strip().split("\n")]
+    return "\n".join([f"instructions, version {version}:", *lines])
+
+
+class Left:
+    """Tells whether a run that is followed is left alone for good, and says so once."""
+
+    def __init__(self, chosen: Settings, store: RunStore) -> None:
+        self._probe, self._store = probe(chosen), store
+        self._since = 0.0
+
+    def __call__(self, run_id: str) -> bool:
+        again: Callable[[], TaskRun] = lambda: self._store.get(run_id)  # noqa: E731
+        run = again()
+        found = self._probe.liveness(run, self._store.now(), again)
+        if found in (None, Liveness.ATTENDED):
+            self._since = 0.0
+            return False
+        self._since = self._since or time.monotonic()
+        if time.monotonic() - self._since < PATIENCE_S:
+            return False
+        assert found is not None
+        sys.stdout.flush()
+        print(advice(run.name, found), file=sys.stderr)
+        return True

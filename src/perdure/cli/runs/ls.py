@@ -1,0 +1,398 @@
+"""`ls`: the list of runs. It has to be there at once, so it goes a short way of its own, without
+settings, nouns and drivers.
+
+What the short way cannot tell (a configuration that moves the state directory, a database of
+another schema, any error) is left to the long one. Nothing is imported above that costs more than
+the list itself: see docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from perdure.cli.style import STATES as STYLES
+from perdure.cli.style import SYMBOLS, fitted, is_colored, paint
+from perdure.cli.text import age, columns, cut, dollars, one_line
+from perdure.rules.text import soon
+
+TYPE_CHECKING = False  # typing would be a tenth of the whole
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from perdure.host.process import Probe
+    from perdure.protocols import RunStore
+
+DATABASE = "perdure.db"
+WIDE, WIDEST = 100, 140
+"""Columns from which on a terminal the repository is shown, and from which on the branch."""
+LEAST = 16
+"""So many columns of a name are shown on the narrowest terminal."""
+STATES = ("pending", "queued", "running", "succeeded", "failed", "cancelled")
+SHOWN = (
+    *(
+        "id",
+        "name",
+        "state",
+        "liveness",
+        "agent",
+        "attempt",
+        "reason",
+        "updated",
+        "created",
+        "place",
+        "run_after",
+    ),
+    *("fill_tokens", "fill_window"),
+    *("repo", "branch", "prompt", "labels", "cost_usd", "estimated"),
+)
+READ = (
+    *(name for name in SHOWN[:-6] if name != "liveness"),
+    *("worker", "lease_until", "host"),
+)
+"""The columns that both ways to the list read."""
+WATCH_S = 2.0
+EVERYTHING = 1_000_000
+"""A limit where rows are chosen after they were read."""
+Row = dict[str, "str | int | float | dict[str, str] | None"]
+
+
+def ls_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--state", action="append", default=[], choices=STATES, help="only these; repeatable"
+    )
+    parser.add_argument("--agent", action="append", default=[], help="only these; repeatable")
+    parser.add_argument(
+        "--repo", help="only runs of this repository, by path, URL or last part; `.`: this one"
+    )
+    parser.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        metavar="NAME[=VALUE]",
+        help="only runs with this label; repeatable",
+    )
+    parser.add_argument("--plan", help="only tasks of this plan")
+    parser.add_argument(
+        "--since", metavar="AGE", help="only what changed within: 90s, 30m, 24h, 7d"
+    )
+    parser.add_argument(
+        "-n", "--limit", type=int, default=50, help="maximum number of runs (default: 50)"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="only the names")
+    parser.add_argument("--watch", action="store_true", help="show it anew every 2 seconds")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument(
+        "--json",
+        nargs="?",
+        const="",
+        metavar="FIELDS",
+        help="as JSON; with FIELDS only these, such as name,state",
+    )
+    form.add_argument(
+        "--format", metavar="TEMPLATE", help="a line for each run, such as '{name} {state}'"
+    )
+
+
+def ls_verb(arguments: argparse.Namespace) -> int:
+    if not arguments.watch:
+        return _list(arguments)
+    if not sys.stdout.isatty():
+        from perdure.errors import UsageError
+
+        raise UsageError("--watch needs a terminal", "perdure ls")
+    from time import sleep
+
+    while True:
+        print("\x1b[H\x1b[2J", end="")
+        _list(arguments)
+        sys.stdout.flush()
+        sleep(WATCH_S)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from time import time_ns
+
+    rows = looked_at(_chosen(arguments))
+    if arguments.json is not None:
+        import json
+
+        fields = _fields(arguments.json)
+        found = [{key: row[key] for key in fields} for row in rows]
+        print(json.dumps({"schema_version": 1, "runs": found}, indent=2))
+        return 0
+    if arguments.format is not None:
+        for row in rows:
+            print(_filled(arguments.format, row))
+        return 0
+    if arguments.quiet:
+        for row in rows:
+            print(row["name"])
+        return 0
+    if not rows and sys.stdout.isatty():
+        print('no runs yet; start with: perdure run "what the agent is to do"')
+    now = time_ns() // 1_000_000
+    table(*_columns(rows, now), marks=[str(_shown_state(row)) for row in rows])
+    for words in _advice(rows):
+        sys.stdout.flush()
+        print(words, file=sys.stderr)
+    return 0
+
+
+def _chosen(arguments: argparse.Namespace) -> list[Row]:
+    """The rows that the flags ask for. What is in no column of its own is looked at row by row."""
+    since = 0
+    if arguments.since:
+        since = _since(arguments.since)
+    named = arguments.repo or arguments.label or arguments.plan
+    limit = EVERYTHING if named and arguments.limit > 0 else arguments.limit
+    rows = runs(arguments.state, limit, arguments.agent, since)
+    if named:
+        from perdure.cli.runs.filters import wanted
+
+        rows = [row for row in rows if wanted(row, arguments.repo, arguments.label, arguments.plan)]
+    return rows[: max(arguments.limit, 0)]
+
+
+def _since(text: str) -> int:
+    from time import time_ns
+
+    from perdure.errors import UsageError
+    from perdure.model.durations import duration
+
+    try:
+        return time_ns() // 1_000_000 - int(duration(text) * 1000)
+    except ValueError as error:
+        raise UsageError(f"--since: {error}", "perdure ls --since 24h") from None
+
+
+def _fields(text: str) -> tuple[str, ...]:
+    fields = tuple(part.strip() for part in text.split(",")) if text else SHOWN
+    unknown = [field for field in fields if field not in SHOWN]
+    if unknown:
+        from perdure.errors import UsageError
+
+        raise UsageError(
+            f"a run in a list has no field {unknown[0]!r}", f"One of: {', '.join(SHOWN)}"
+        )
+    return fields
+
+
+def _filled(template: str, row: Row) -> str:
+    """Return the template with each `{field}` replaced; nothing else in it is special."""
+    import re
+
+    def value(found: re.Match[str]) -> str:
+        return one_line(str(row[_fields(found[1])[0]]), 400)
+
+    return re.sub(r"\{(\w+)\}", value, template)
+
+
+def looked_at(rows: Sequence[Row]) -> list[Row]:
+    """The rows with what is alive of those that are running. Only a run whose supervisor is not
+    seen at once costs more than the list."""
+    looked: list[Row] = [
+        {**row, "liveness": "attended" if row["state"] == "running" else None} for row in rows
+    ]
+    doubtful = [row for row in looked if row["liveness"] and not _supervised(str(row["worker"]))]
+    if not doubtful:
+        return looked
+    from perdure.cli.compose import open_to_read, probe, settings
+
+    chosen = settings()
+    store, found = open_to_read(chosen), probe(chosen)
+    return [_probed(row, store, found) if row in doubtful else row for row in looked]
+
+
+def _supervised(worker: str) -> bool:
+    """Whether a run's supervisor is a live process of this host, by its name for itself (see
+    `host.process.identity`), without its imports."""
+    from perdure.host.shim import stat
+
+    name, boot, pid, starttime = [*worker.rsplit(":", 3), "", "", ""][:4]
+    known = stat(pid) if pid.isdecimal() and name == os.uname().nodename else None
+    if known is None or str(known[3]) != starttime or (known[0] in "ZX" and known[2] <= 1):
+        return False
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:  # noqa: PTH123
+            here = f"{file.read()[:8]}.{os.readlink('/proc/self/ns/pid').partition('[')[2].rstrip(']')}"  # noqa: PTH115
+    except OSError:
+        return False
+    return boot == here
+
+
+def _probed(row: Row, store: RunStore, probe: Probe) -> Row:
+    run = store.get(str(row["id"]))
+    found = probe.liveness(run, store.now(), lambda: store.get(run.id))
+    run = store.get(run.id) if found is None else run
+    return {
+        **row,
+        "state": str(run.state),
+        "reason": run.reason,
+        "attempt": run.attempt,
+        "updated": run.updated,
+        "liveness": str(found) if found else None,
+    }
+
+
+def _advice(rows: Sequence[Row]) -> list[str]:
+    """What to do for the runs that nobody attends."""
+    words = []
+    for liveness, one, many in (
+        ("interrupted", "1 run was interrupted", "{} runs were interrupted"),
+        (
+            "unattended",
+            "1 run has no supervisor, but its agent works on",
+            "{} runs have no supervisor, but their agents work on",
+        ),
+    ):
+        names = [str(row["name"]) for row in rows if row["liveness"] == liveness]
+        if names:
+            retries = ", ".join(f"perdure retry {name}" for name in names)
+            words.append(f"{one if len(names) == 1 else many.format(len(names))}: {retries}")
+    return words
+
+
+def runs(
+    states: Sequence[str], limit: int, agents: Sequence[str] = (), since: int = 0
+) -> list[Row]:
+    """The runs that changed last, by the short way if it leads there. Raises what the long way
+    raises."""
+    from perdure.store.glance import newest
+
+    place = state_directory()
+    found = newest(f"{place}/{DATABASE}", states, limit, agents, since) if place else None
+    if found is None:
+        from perdure.cli.runs.filters import the_long_way
+
+        return the_long_way(states, limit, agents, since)
+    return [_typed(row) for row in found]
+
+
+def _typed(row: dict[str, str | int]) -> Row:
+    """A row of the short way with the values that JSON shows."""
+    labels: dict[str, str] = {}
+    if row["labels"] not in ("{}", None):
+        import json
+
+        labels = json.loads(str(row["labels"]))
+    return {**row, "labels": labels, "estimated": bool(row["estimated"])}
+
+
+def state_directory() -> str:
+    """Where `config` has it, as long as nothing but the environment says so; else empty. A
+    project's file has no say in it."""
+    home = os.environ.get("HOME") or "/"
+    given = os.environ.get("PERDURE_STATE", "")
+    if os.environ.get("PERDURE_DATABASE"):
+        return ""
+    if given:
+        return given if given.startswith("/") else ""
+    try:
+        place = f"{_xdg('XDG_CONFIG_HOME', f'{home}/.config')}/perdure/config.toml"
+        with open(place, encoding="utf-8") as file:  # noqa: PTH123
+            text = file.read()
+            if "state" in text or "database" in text:
+                return ""
+    except FileNotFoundError:
+        pass
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return f"{_xdg('XDG_STATE_HOME', f'{home}/.local/state')}/perdure"
+
+
+def _xdg(name: str, default: str) -> str:
+    given = os.environ.get(name, "")
+    return given if given.startswith("/") else default
+
+
+def _shown_state(row: Row) -> str:
+    is_left = row["liveness"] in ("interrupted", "unattended")
+    return str(row["liveness"] if is_left else row["state"])
+
+
+def _columns(rows: Sequence[Row], now: int) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The head and the lines. Where and on which branch is left out of a narrow terminal."""
+    room = columns(sys.stdout)
+    head = ["NAME", "STATE", "AGENT", "ATTEMPT", "AGE", "COST"]
+    head += ["REPO"] if not room or room >= WIDE else []
+    head += ["BRANCH"] if not room or room >= WIDEST else []
+    head += ["ABOUT"]
+    lines = []
+    for row in rows:
+        cells = {
+            "NAME": str(row["name"]),
+            "STATE": _shown_state(row),
+            "AGENT": str(row["agent"]),
+            "ATTEMPT": str(row["attempt"]),
+            "AGE": age(_number(row["updated"]), now),
+            "COST": _spent(row),
+            "REPO": one_line(str(row["repo"] or "-").rstrip("/").rpartition("/")[2], 24),
+            "BRANCH": one_line(str(row["branch"] or "-"), 40),
+            "ABOUT": _about(row, now),
+        }
+        lines.append(tuple(cells[name] for name in head))
+    return tuple(head), lines
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _spent(row: Row) -> str:
+    cost = row["cost_usd"]
+    if not isinstance(cost, int | float) or not cost:
+        return "-"
+    return dollars(cost, estimated=bool(row["estimated"]))
+
+
+def _about(row: Row, now: int) -> str:
+    """Why it waits or failed; for all else the beginning of the prompt."""
+    reason = one_line(str(row["reason"]), 200)
+    after = _number(row["run_after"])
+    if row["state"] == "queued" and after > now:
+        return f"{soon(after, now)}: {reason}"
+    if reason and row["state"] not in ("succeeded", "running"):
+        return reason
+    return one_line(str(row["prompt"] or ""), 80)
+
+
+def table(
+    head: tuple[str, ...], rows: Sequence[tuple[str, ...]], marks: Sequence[str] = ()
+) -> None:
+    """Print whole lines into a pipe; on a terminal no line is wider than it. `marks`: the state of
+    each row, which colors its second cell on a terminal."""
+    if not rows:
+        return
+    room = columns(sys.stdout)
+    colored = bool(marks) and is_colored(sys.stdout)
+    if room and marks:
+        # A mark that everybody sees, colors or not.
+        rows = [
+            (row[0], f"{SYMBOLS.get(mark, ' ')} {row[1]}", *row[2:])
+            for row, mark in zip(rows, marks, strict=True)
+        ]
+        head = (head[0], f"  {head[1]}", *head[2:])
+    rows = [tuple(fitted(cell, sys.stdout) for cell in row) for row in rows]
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    if room:
+        # A long name gives way before all that is after it is lost; but it is what the next
+        # command needs.
+        others = sum(width + 2 for width in widths[1:-1])
+        widths[0] = min(widths[0], max(LEAST, room - others - len(head[-1]) - 2))
+    for number, row in enumerate((head, *rows)):
+        cells = (cut(row[0], widths[0]) if room else row[0], *row[1:])
+        padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+        line = fitted(cut("  ".join(padded).rstrip(), room), sys.stdout)  # the mark of the cut
+        if colored:
+            line = _painted(line, len(padded[0]) + 2, len(cells[1]), ("", *marks)[number])
+        print(line)
+
+
+def _painted(line: str, start: int, length: int, mark: str) -> str:
+    """A line with its second cell in the color of its state; the head, without one, is dim."""
+    if not mark:
+        return paint(line, "dim", sys.stdout)
+    end = start + length
+    return f"{line[:start]}{paint(line[start:end], STYLES.get(mark, ''), sys.stdout)}{line[end:]}"

@@ -1,0 +1,110 @@
+"""`open` and `take-back`: a person goes on by hand in the agent's own program, and perdure takes
+over again afterwards."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+from typing import TYPE_CHECKING
+
+from perdure.cli.compose import open_engine, settings
+from perdure.cli.parser import optional_name
+from perdure.cli.text import clean
+from perdure.errors import AgentMissing
+
+if TYPE_CHECKING:
+    from perdure.engine.conversations import ByHand
+
+
+def open_arguments(parser: argparse.ArgumentParser) -> None:
+    optional_name(parser)
+    parser.add_argument(
+        "--exec", action="store_true", help="start it here and now, instead of printing the command"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print command, directory and variables as JSON"
+    )
+
+
+def open_verb(arguments: argparse.Namespace) -> int:
+    from perdure.engine.conversations import open_by_hand
+
+    engine = open_engine(settings())
+    found = open_by_hand(engine, arguments.name)
+    engine.store.close()
+    if arguments.exec:
+        os.chdir(found.cwd)
+        try:
+            os.execvpe(found.argv[0], found.argv, {**os.environ, **found.env})
+        except OSError as error:
+            raise AgentMissing(
+                f"{found.argv[0]} cannot be started: {error.strerror}",
+                f"perdure take-back {found.run.name}",
+            ) from error
+    if arguments.json:
+        shown = {
+            "run": found.run.name,
+            "session_id": found.session_id,
+            "argv": found.argv,
+            "cwd": found.cwd,
+            "env": found.env,
+        }
+        print(json.dumps({"schema_version": 1, **shown}, indent=2, ensure_ascii=False))
+        return 0
+    print(f"# {found.run.name} is yours now: no attempt starts until you give it back. Go on with")
+    print(command_line(found))
+    print("# and afterwards")
+    print(f"perdure take-back {found.run.name}")
+    return 0
+
+
+def command_line(found: ByHand) -> str:
+    """One line for a shell: the directory, the variables, the command."""
+    variables = [f"{name}={shlex.quote(value)}" for name, value in found.env.items()]
+    return clean(f"cd {shlex.quote(found.cwd)} && {' '.join([*variables, shlex.join(found.argv)])}")
+
+
+def take_back_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="the run's name, id or key")
+    parser.add_argument(
+        "--adopt",
+        default="",
+        metavar="ID",
+        help="the run goes on in this conversation, which you began beside its own",
+    )
+    parser.add_argument("--json", action="store_true")
+
+
+def take_back_verb(arguments: argparse.Namespace) -> int:
+    from perdure.engine.conversations import take_back
+
+    back = take_back(open_engine(settings()), arguments.name, arguments.adopt)
+    if arguments.json:
+        print(json.dumps(back.report(), indent=2, ensure_ascii=False))
+        return 0
+    name = back.run.name
+    if not back.kept:
+        print(
+            f"{name}: what perdure had seen of the conversation is not in it any more; it is taken "
+            "as it is now"
+        )
+    if arguments.adopt:
+        print(f"{name} goes on in {back.session_id}")
+    else:
+        print(
+            f"{name}: {back.turns} turn(s) were added by hand"
+            if back.turns
+            else f"{name}: nothing was added by hand"
+        )
+    for each in back.others:
+        if each.id != back.session_id:
+            what = "a fork of it" if each.id in back.forks else "another conversation"
+            print(f"  {what} was begun here: {each.id} ({each.turns or '?'} turns)")
+            print(f"  to go on in that one: perdure take-back {name} --adopt {each.id}")
+    print(
+        f'next: perdure update {name} "what is to be done now"'
+        + ("" if back.run.state == "succeeded" else f", or perdure retry {name}")
+    )
+    return 0

@@ -1,0 +1,30 @@
+"""`path`: where a run works, for `cd`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from perdure.cli.compose import open_to_read, settings
+from perdure.cli.parser import optional_name
+from perdure.cli.text import clean
+from perdure.errors import NotFound
+
+
+def path_arguments(parser: argparse.ArgumentParser) -> None:
+    optional_name(parser)
+
+
+def path_verb(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    run = open_to_read(settings()).get(arguments.name)
+    place = run.workspace.path if run.workspace is not None else ""
+    if not place or not Path(place).is_dir():
+        raise NotFound(
+            f"the workdir of {run.name} is not here: {place or 'it has none yet'}",
+            f"perdure restore {run.name}" if run.attempt else f"perdure retry {run.name}",
+        )
+    # Byte for byte into a pipe: a shell is to find the directory.
+    print(clean(place) if sys.stdout.isatty() else place)
+    return 0

@@ -1,0 +1,334 @@
+"""Choosing a conversation on a terminal: a list with search and preview, keys as in the agents' own
+pickers.
+
+`Picker` is the state and what each key does to it, `screen` is how that looks in so many columns
+and lines; `pick` puts them on the terminal. Without colour (NO_COLOR, a dumb terminal) the chosen
+line is known by its mark alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perdure.cli.runs import keys
+from perdure.cli.text import age, at_home, clean, dollars, one_line
+from perdure.errors import PerdureError
+from perdure.lateclass import dataclass
+from perdure.model import TaskSpec
+
+if TYPE_CHECKING:
+    from perdure.engine.conversations import ConversationEntry, ConversationShelf
+    from perdure.protocols import Spoken
+    from perdure.workspace import Workspaces
+
+LOADED = 200
+WIDE = 120
+FRAME = 6
+"""Lines besides the list: title, search, head, two of details, keys."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Picker:
+    """What is shown, and what was chosen."""
+
+    load: Callable[[bool], Sequence[ConversationEntry]]
+    """The conversations of this directory, or (True) of all."""
+    spoken: Callable[[ConversationEntry], Sequence[Spoken]]
+    workdir: Callable[[ConversationEntry], str]
+    place: str
+    everywhere: bool = False
+    entries: Sequence[ConversationEntry] = ()
+    search: str = ""
+    searching: bool = False
+    preview: bool = False
+    at: int = 0
+    back: int = 0
+    """Lines that the preview was moved back."""
+    over: bool = False
+    chosen: ConversationEntry | None = None
+    _said: dict[str, Sequence[Spoken]] = field(default_factory=dict)
+    _states: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.entries = self.load(self.everywhere)
+
+    @property
+    def shown(self) -> list[ConversationEntry]:
+        """The conversations that have every word of the search somewhere."""
+        words = self.search.lower().split()
+        return [entry for entry in self.entries if all(word in _haystack(entry) for word in words)]
+
+    @property
+    def current(self) -> ConversationEntry | None:
+        shown = self.shown
+        return shown[min(self.at, len(shown) - 1)] if shown else None
+
+    def press(self, key: str) -> None:
+        """One key."""
+        if key == keys.CTRL_C:
+            self.over = True
+        elif key == keys.CTRL_A:
+            self.everywhere, current = not self.everywhere, self.current
+            self.entries = self.load(self.everywhere)
+            self.at = next(
+                (
+                    at
+                    for at, entry in enumerate(self.shown)
+                    if current is not None and entry.id == current.id
+                ),
+                0,
+            )
+        elif key in (keys.UP, keys.DOWN, keys.PAGE_UP, keys.PAGE_DOWN, keys.HOME, keys.END):
+            self._move(key)
+        elif self.searching:
+            self._type(key)
+        elif key == keys.ENTER:
+            self.chosen, self.over = self.current, self.current is not None
+        elif key == keys.SPACE:
+            self.preview, self.back = not self.preview, 0
+        elif key == "/":
+            self.searching = True
+        elif key == keys.ESCAPE and self.search:
+            self.search = ""
+        elif key in (keys.ESCAPE, "q"):
+            self.over = True
+        elif key in ("j", "k"):
+            self._move(keys.DOWN if key == "j" else keys.UP)
+
+    def _move(self, key: str) -> None:
+        if self.preview and key in (keys.PAGE_UP, keys.PAGE_DOWN):
+            self.back = max(0, self.back + (5 if key == keys.PAGE_UP else -5))
+            return
+        last = len(self.shown) - 1
+        steps = {
+            keys.UP: -1,
+            keys.DOWN: 1,
+            keys.PAGE_UP: -10,
+            keys.PAGE_DOWN: 10,
+            keys.HOME: -last - 1,
+            keys.END: last + 1,
+        }
+        self.at, self.back = max(0, min(last, min(self.at, last) + steps[key])), 0
+
+    def _type(self, key: str) -> None:
+        if key == keys.ENTER:
+            self.searching = False
+        elif key == keys.ESCAPE:
+            self.searching, self.search = False, ""
+        elif key == keys.BACKSPACE:
+            self.search = self.search[:-1]
+        elif key == keys.CTRL_U:
+            self.search = ""
+        elif len(key) == 1:
+            self.search += key
+        self.at = 0
+
+    def said(self, entry: ConversationEntry) -> Sequence[Spoken]:
+        """What was said last in it, read once."""
+        if entry.id not in self._said:
+            self._said[entry.id] = self.spoken(entry)
+        return self._said[entry.id]
+
+    def state(self, entry: ConversationEntry) -> str:
+        """The state of its workdir, looked at once."""
+        if entry.id not in self._states:
+            self._states[entry.id] = self.workdir(entry)
+        return self._states[entry.id]
+
+
+def _haystack(entry: ConversationEntry) -> str:
+    return f"{entry.id} {entry.agent} {entry.run.name if entry.run else ''} {entry.cwd} {entry.first}".lower()
+
+
+# --- how it looks
+# --------------------------------------------------------------------------------------------------
+
+
+def screen(picker: Picker, width: int, height: int, now: int, plain: bool) -> list[str]:
+    """The lines of the screen, as many as fit."""
+    shown, current = picker.shown, picker.current
+    rows = max(1, height - FRAME)
+    spoken = rows // 2 if picker.preview and current is not None and rows >= 6 else 0
+    listed = rows - spoken
+    first = max(0, min(picker.at - listed // 2, len(shown) - listed))
+    head, *rowed = _rows(shown[first : first + listed], width, now)
+    where = "all directories" if picker.everywhere else picker.place
+    count = f"{len(shown)} of {len(picker.entries)}" if picker.search else str(len(shown))
+    lines = [
+        _fit(f"Resume a conversation of {where} ({count})", width),
+        _fit(_search(picker), width),
+        _fit(head, width),
+    ]
+    lines[0], lines[2] = _bold(lines[0], plain), _bold(lines[2], plain)
+    for entry, text in zip(shown[first : first + listed], rowed, strict=True):
+        chosen = entry is current
+        row = _fit(("> " if chosen else "  ") + text[2:], width)
+        lines.append(_reversed(row, plain) if chosen else row)
+    if not shown:
+        lines.append(
+            _fit(
+                "  nothing here; Ctrl+A looks in all directories"
+                if not picker.search
+                else "  nothing has these words",
+                width,
+            )
+        )
+    lines += [""] * (3 + listed - len(lines))
+    if spoken and current is not None:
+        lines += _preview(picker, current, width, spoken)
+    lines += [
+        _fit(line, width)
+        for line in (_details(picker, current) if current is not None else ("", ""))
+    ]
+    return [*lines, _fit(_help(picker, width), width)][:height]
+
+
+def _search(picker: Picker) -> str:
+    if picker.searching:
+        return f"/{picker.search}_"
+    return f"/{picker.search}" if picker.search else ""
+
+
+def _rows(entries: Sequence[ConversationEntry], width: int, now: int) -> list[str]:
+    """The names of the columns, and one line for each conversation. No column is wider than what
+    stands in it, or than its share."""
+    wide = width >= WIDE
+    table = [("AGE", "AGENT", "TURNS", "COST", "RUN", "DIRECTORY", "BEGINS WITH")]
+    for entry in entries:
+        cost = dollars(entry.cost_usd, estimated=entry.cost_estimated) if entry.cost_usd else ""
+        run = clean(entry.run.name if entry.run else entry.state)
+        cells = (
+            age(entry.updated, now),
+            entry.agent,
+            str(entry.turns or "?"),
+            cost,
+            run,
+            at_home(entry.cwd),
+            one_line(entry.first, 400),
+        )
+        table.append(cells)
+    shares = (4, 12, 5, 8, 24 if wide else 14, 36 if wide else 0)
+    sizes = [
+        min(share, max(len(row[column]) for row in table)) for column, share in enumerate(shares)
+    ]
+    return [
+        "  "
+        + "  ".join(
+            [*(_fit(cell, size) for cell, size in zip(row, sizes, strict=False) if size), row[-1]]
+        )
+        for row in table
+    ]
+
+
+def _details(picker: Picker, entry: ConversationEntry) -> tuple[str, str]:
+    known = f"{entry.run.state}, run {entry.run.name}" if entry.run else "begun by hand"
+    gone = "" if entry.on_disk else ", its transcript is gone"
+    return f"{clean(entry.id)}  {known}{gone}", f"{picker.state(entry)}  {at_home(entry.cwd)}"
+
+
+def _preview(picker: Picker, entry: ConversationEntry, width: int, height: int) -> list[str]:
+    """The end of what was said, with a rule above."""
+    lines: list[str] = []
+    for said in picker.said(entry):
+        lines += _wrapped("agent:  " if said.by_agent else "person: ", clean(said.text), width)
+    end = max(min(height - 1, len(lines)), len(lines) - picker.back)
+    kept = lines[max(0, end - height + 1) : end] or ["nothing that could be shown"]
+    rule = "-" * 2 + " what was said last " + "-" * max(0, width - 22)
+    return [_fit(line, width) for line in [rule, *kept, *[""] * (height - 1 - len(kept))]]
+
+
+def _wrapped(head: str, text: str, width: int) -> list[str]:
+    """The text in lines, broken between words where it can be."""
+    import textwrap
+
+    from rich.cells import chop_cells
+
+    room = max(10, width - len(head))
+    pieces: list[str] = []
+    for line in text.strip().replace("\t", "    ").split("\n"):
+        pieces += (textwrap.wrap(line, room) if line.isascii() else chop_cells(line, room)) or [""]
+    return [
+        (head if number == 0 else " " * len(head)) + piece for number, piece in enumerate(pieces)
+    ]
+
+
+def _help(picker: Picker, width: int) -> str:
+    if picker.searching:
+        return "type words to look for   Enter done   Esc no search"
+    if width < WIDE:
+        return (
+            "Up/Down  Enter choose  Space preview  / search  Ctrl+A "
+            f"{'here' if picker.everywhere else 'all'}  Esc leave"
+        )
+    where = "this directory" if picker.everywhere else "all directories"
+    scroll = "   PgUp/PgDn read back" if picker.preview else ""
+    return (
+        f"Up/Down move   Enter choose   Space preview{scroll}   / search   Ctrl+A {where}   Esc "
+        "leave"
+    )
+
+
+def _fit(text: str, width: int) -> str:
+    """Exactly so many columns; a cut is marked."""
+    from rich.cells import cell_len, set_cell_size
+
+    return (
+        set_cell_size(text, width)
+        if cell_len(text) <= width
+        else set_cell_size(text, width - 1) + "…"
+    )
+
+
+def _bold(line: str, plain: bool) -> str:
+    return line if plain else f"\x1b[1m{line}\x1b[0m"
+
+
+def _reversed(line: str, plain: bool) -> str:
+    return line if plain else f"\x1b[7m{line}\x1b[0m"
+
+
+# --- on the terminal
+# -----------------------------------------------------------------------------------------------
+
+
+def pick(
+    shelf: ConversationShelf, here: Path, workspaces: Workspaces, everywhere: bool = False
+) -> ConversationEntry | None:
+    """Lets a person choose; None if they leave."""
+    plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM", "") in ("", "dumb")
+    picker = Picker(
+        load=lambda all_of_them: shelf.entries(LOADED, None if all_of_them else here),
+        spoken=shelf.spoken,
+        workdir=lambda entry: describe(workspaces, entry),
+        place=at_home(str(here)),
+        everywhere=everywhere,
+    )
+    with keys.FullScreen() as terminal:
+        while not picker.over:
+            terminal.draw(screen(picker, *terminal.size, shelf.store.now(), plain))
+            picker.press(terminal.key())
+    return picker.chosen
+
+
+def describe(workspaces: Workspaces, entry: ConversationEntry) -> str:
+    """The state of the directory in which it would go on, in a few words."""
+    if not entry.cwd or not Path(entry.cwd).is_dir():
+        return "the directory is gone"
+    try:
+        place = entry.run.workspace if entry.run is not None else None
+        found = workspaces.state(
+            place or workspaces.plan(TaskSpec(prompt="", here=entry.cwd), "resume", Path(entry.cwd))
+        )
+    except PerdureError as error:
+        return one_line(str(error), 80)
+    branch = f"branch {found.branch}, " if found.branch else ""
+    open_ended = f", {found.in_progress} in progress" if found.in_progress else ""
+    if not found.head:
+        return f"no repository, {found.untracked} file(s)"
+    if not found.changed and not found.untracked:
+        return clean(f"{branch}nothing uncommitted{open_ended}")
+    return clean(f"{branch}{found.changed} changed, {found.untracked} untracked{open_ended}")

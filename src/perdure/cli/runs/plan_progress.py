@@ -1,0 +1,183 @@
+"""Progress of a plan on standard error: on a terminal a table with one line a task, else a line
+whenever a task moves on."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from perdure.cli.runs.progress import ways_home
+from perdure.cli.text import clean, consumption, dollars, one_line
+from perdure.model import Usage
+from perdure.model.events import (
+    AttemptEnded,
+    AttemptStarted,
+    Record,
+    RunFinished,
+    RunQueued,
+    UsageCounted,
+)
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.table import Table
+
+    from perdure.engine.attempt import Engine
+    from perdure.rules.plan import PlanRun
+
+REFRESHES_S = 4
+TOLD = (AttemptStarted, AttemptEnded, RunQueued, RunFinished)
+
+
+class PlanProgress:
+    """An Observer for a person. Tasks run in threads, so it may be called by several at once. It
+    never raises for a lost terminal."""
+
+    def __init__(self) -> None:
+        self._live: Live | None = None
+        self._engine: Engine | None = None
+        self._plan: PlanRun | None = None
+        self._names: dict[str, str] = {}
+        self._usage: dict[str, Usage] = {}
+        self._lock = threading.Lock()
+        self._report: dict[str, Any] = {}
+        self._read = 0.0
+
+    def __enter__(self) -> PlanProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._read = 0.0  # the last table that stays is as it is at the end
+            self._live.__exit__(None, None, None)
+            self._live = None
+
+    def introduce(self, engine: Engine) -> Callable[[PlanRun], None]:
+        """What is to be called with the plan, once it is this process's."""
+
+        def began(plan: PlanRun) -> None:
+            self._engine, self._plan = engine, plan
+            self._say(f"{plan.name}: {len(plan.plan.tasks)} task(s) in {clean(plan.seed.repo)}")
+            if sys.stderr.isatty():
+                from rich.console import Console
+                from rich.live import Live
+
+                self._live = Live(
+                    console=Console(stderr=True),
+                    refresh_per_second=REFRESHES_S,
+                    transient=False,
+                    get_renderable=self._table,
+                )
+                self._live.__enter__()
+
+        return began
+
+    def __call__(self, record: Record) -> None:
+        if isinstance(record.event, UsageCounted):
+            self._usage[record.run] = record.event.usage
+        if self._live is None and isinstance(record.event, TOLD) and (text := self._line(record)):
+            self._say(text)
+
+    def conclude(self, report: dict[str, Any]) -> None:
+        """The last word: where the result lies, or what to do next."""
+        name, result = report["name"], report["result"]
+        used = report["usage"]
+        total = consumption(used)
+        done = sum(task["state"] == "succeeded" for task in report["tasks"])
+        self._say(
+            f"{name}: {report['state']}, {done} of {len(report['tasks'])} task(s) done; {total}"
+        )
+        if report["reason"]:
+            self._say(one_line(report["reason"], 240))
+        if report["state"] == "succeeded":
+            home = ways_home(result["run"], result, result["commit"])
+            self._say(f"the result is in {clean(result['path'])}; take it over: {home}")
+        elif report["state"] == "failed":
+            self._say(f"next: perdure plan show {name}, perdure plan retry {name}")
+        else:
+            self._say(f"perdure plan run {clean(report['file'])} goes on")
+
+    def _line(self, record: Record) -> str:
+        task = self._task(record.run)
+        match record.event:
+            case AttemptStarted(continuation=asked):
+                return (
+                    f"{task}: attempt {record.attempt}, {asked.kind} "
+                    f"({one_line(asked.reason, 120)})"
+                )
+            case AttemptEnded(outcome=outcome, receipt=receipt):
+                proof = f"; receipt {receipt.verdict}" if receipt else ""
+                used = self._usage.get(record.run)
+                cost = (
+                    f"; {dollars(used.cost_usd, estimated=used.estimated)}"
+                    if used is not None and used.cost_usd
+                    else ""
+                )
+                detail = f" ({one_line(outcome.detail, 160)})" if outcome.detail else ""
+                return f"{task}: attempt {record.attempt} {outcome.kind}{detail}{proof}{cost}"
+            case RunFinished(state=state, reason=reason):
+                return f"{task}: {state}{': ' + one_line(reason, 160) if reason else ''}"
+            case RunQueued(reason=reason):
+                return f"{task}: again: {one_line(reason, 160)}"
+            case _:
+                return ""
+
+    def _task(self, run_id: str) -> str:
+        """The task of a run; its name for a run of nobody's plan."""
+        with self._lock:
+            if run_id not in self._names and self._engine is not None:
+                run = self._engine.store.get(run_id)
+                self._names[run_id] = run.spec.labels.get("task") or run.name
+            return self._names.get(run_id, run_id[:8])
+
+    def _table(self) -> Table:
+        from rich.table import Table
+
+        from perdure.engine.plans import report_of
+
+        if (
+            self._engine is not None
+            and self._plan is not None
+            and time.monotonic() - self._read >= 1.0
+        ):
+            self._report, self._read = report_of(self._engine.store, self._plan), time.monotonic()
+        table = Table(box=None, pad_edge=False)
+        for column in ("task", "state", "attempt", "receipt", "time", "cost", ""):
+            table.add_column(column, no_wrap=True, overflow="ellipsis")
+        for task in self._report.get("tasks", ()):
+            table.add_row(*cells(task, int(time.time() * 1000)))
+        return table
+
+    def _say(self, text: str) -> None:
+        try:
+            if self._live is not None:
+                self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            else:
+                print(text, file=sys.stderr, flush=True)
+        except OSError:
+            self._live = None
+
+
+def cells(task: dict[str, Any], now_ms: int) -> list[str]:
+    """One task as a line of a table: name, state, attempts, verdict, time, cost, and a word
+    more."""
+    took = ((task["ended"] or now_ms) - task["started"]) // 1000 if task["started"] else None
+    used = task["usage"]
+    more = task["reason"] if task["state"] not in ("succeeded", "running") else ""
+    if task["conflicts"]:
+        more = f"{len(task['conflicts'])} conflict(s) {more}"
+    state = task["state"]
+    if task["liveness"] in ("interrupted", "unattended"):
+        state = task["liveness"]
+    return [
+        task["name"],
+        state,
+        str(task["attempts"] or ""),
+        task["verdict"] or "",
+        f"{took // 60}:{took % 60:02}" if took is not None else "",
+        dollars(used["cost_usd"], estimated=used["estimated"]) if used["cost_usd"] else "",
+        one_line(more, 60),
+    ]

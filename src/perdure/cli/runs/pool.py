@@ -1,0 +1,149 @@
+"""`work`: the local pool. It performs whatever is due, and takes over what lost its supervisor.
+
+The first SIGTERM or Ctrl-C drains: nothing new is begun, and it ends when what is at work has
+ended. The second one stops the agents in good order, as `perdure stop` would, so that a retry goes
+on where they stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from perdure.cli.compose import open_engine, settings
+from perdure.cli.text import one_line
+from perdure.model.events import (
+    AttemptAdopted,
+    AttemptEnded,
+    AttemptStarted,
+    Record,
+    RunFinished,
+    RunQueued,
+)
+from perdure.rules.log_line import line_of
+from perdure.rules.text import tell
+
+if TYPE_CHECKING:
+    from perdure.config import Settings
+    from perdure.engine.attempt import Engine
+
+TOLD = (AttemptStarted, AttemptAdopted, AttemptEnded, RunQueued, RunFinished)
+
+
+def work_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-j",
+        "--jobs",
+        type=jobs_of,
+        default=min(4, os.cpu_count() or 1),
+        help="how many attempts at once (default: one a core, at most 4)",
+    )
+    parser.add_argument("--once", action="store_true", help="end when nothing is due any more")
+    parser.add_argument(
+        "--run",
+        action="store_true",
+        help="perform one attempt of a TaskRun, in its pod, as --order says",
+    )
+    parser.add_argument(
+        "--order", type=Path, metavar="DIR", help="with --run: the directory of the order"
+    )
+    parser.add_argument(
+        "--result",
+        type=Path,
+        metavar="FILE",
+        help="with --run: for the result (default: /dev/termination-log)",
+    )
+    parser.add_argument(
+        "--secrets",
+        type=Path,
+        metavar="DIR",
+        help="with --run: the secrets' directory (default: beside the order)",
+    )
+    parser.add_argument(
+        "--grace",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="with --run: the pod's grace period (default: 30)",
+    )
+
+
+def jobs_of(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 256:
+        raise argparse.ArgumentTypeError("a whole number from 1 to 256 is needed")
+    return int(text)
+
+
+def say(text: str) -> None:
+    tell(f"perdure: {one_line(text, 300)}")
+
+
+class Wishes:
+    """What signals ask for: to drain, then to stop the agents."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    @property
+    def draining(self) -> bool:
+        return self.asked > 0
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked += 1
+        # Not by print: a signal may come in the middle of one.
+        os.write(
+            2,
+            b"perdure: draining; once more stops the agents\n"
+            if self.asked == 1
+            else b"perdure: stopping the agents\n",
+        )
+
+
+def open_pool(
+    chosen: Settings, wishes: Wishes, *, guarded: bool = False, secrets: Sequence[str] = ()
+) -> Engine:
+    """The engine of a pool: it tells on standard error how its attempts go, and stops its agents
+    when that is asked. `guarded`: whoever gives it work is not at this terminal, as always where
+    webhooks or agents are configured."""
+    names: dict[str, str] = {}
+
+    def tell(record: Record) -> None:
+        if isinstance(record.event, TOLD):
+            names.setdefault(record.run, engine.store.get(record.run).name)
+            print(
+                f"{names[record.run]}: {one_line(line_of(record), 200)}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    guarded = guarded or bool(chosen.webhooks or chosen.agents)
+    opened = open_engine(chosen, observers=[tell], guarded=guarded, secrets=secrets)
+    engine = replace(opened, stopping=lambda: wishes.asked > 1)
+    return engine
+
+
+def work_verb(arguments: argparse.Namespace) -> int:
+    if arguments.run:
+        from perdure.cli.kubernetes.pod import pod_verb
+
+        return pod_verb(arguments)
+    from perdure.cli.data.housekeeping import Housekeeping
+    from perdure.engine.worker import work
+
+    chosen = settings()
+    wishes = Wishes()
+    engine = open_pool(chosen, wishes)
+    with Housekeeping(engine, chosen, say):
+        done = work(engine, arguments.jobs, once=arguments.once, draining=lambda: wishes.draining)
+    tell(f"perdure: {done} attempt(s) done")
+    return 0

@@ -1,0 +1,228 @@
+"""Live progress on standard error, fed by the journal: plain lines, and on a terminal one live line
+below them."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from perdure.cli.runs.summary import say_summary
+from perdure.cli.style import STATES, fitted, paint, wrapped
+from perdure.cli.text import clean, clock, columns, dollars, one_line, shown_path, tokens
+from perdure.model import Backend, ContinuityPolicy, OutcomeKind, TaskRun, Usage
+from perdure.model.events import (
+    AttemptEnded,
+    AttemptStarted,
+    CheckpointMissed,
+    CollisionSeen,
+    ContextSeen,
+    CopyMissed,
+    LimitSeen,
+    Record,
+    RetrySeen,
+    RunFinished,
+    Said,
+    ToolEnded,
+    ToolStarted,
+    TurnEnded,
+    UsageCounted,
+    VerifyEnded,
+    WritesLost,
+)
+from perdure.rules.log_line import line_of
+
+if TYPE_CHECKING:
+    from rich.live import Live
+
+SHOWN = 600
+CAUGHT_UP = 20
+
+
+def _changes_needed(report: dict[str, Any]) -> str:
+    """The flag without which a retry would end as the last attempt did; empty where none is
+    known."""
+    last = next((each["outcome"] for each in reversed(report["attempts"]) if each["outcome"]), None)
+    kind = last["kind"] if last else ""
+    if kind == OutcomeKind.CONTINUITY_LOST and report["policy"] == ContinuityPolicy.STRICT:
+        return " --continuity disclose"
+    return " --budget-usd DOLLARS" if kind == OutcomeKind.BUDGET_SPENT else ""
+
+
+def ways_home(name: str, place: dict[str, Any], head: str) -> str:
+    """Return the commands that take a result over. A merge is one only where the branch is in the
+    user's repository and has moved."""
+    moved = place["backend"] == Backend.WORKTREE and head not in ("", place["base"])
+    merge = f", or git merge {clean(place['branch'])}" if moved else ""
+    return f"perdure apply {name}{merge}"
+
+
+def style_of(record: Record) -> str:
+    """Return the style of a record's line: what failed stands out, what is only noted is dim."""
+    match record.event:
+        case AttemptStarted():
+            return "strong"
+        case AttemptEnded(outcome=outcome):
+            return "good" if outcome.kind is OutcomeKind.SUCCEEDED else "bad"
+        case RunFinished(state=state):
+            return STATES.get(state, "")
+        case Said():
+            return ""
+        case ToolStarted():
+            return "busy"
+        case ToolEnded() | CollisionSeen() | CheckpointMissed() | CopyMissed() | WritesLost():
+            return "bad"
+        case RetrySeen() | LimitSeen():
+            return "warn"
+        case VerifyEnded(code=code):
+            return "good" if code == 0 else "bad"
+        case _:
+            return "dim"
+
+
+class Progress:
+    """An Observer for a person. It never raises for a terminal that went away."""
+
+    def __init__(self) -> None:
+        self._live: Live | None = None
+        self._began = time.monotonic()
+        self._name = ""
+        self._attempt = 0
+        self._turns = 0
+        self._tool = ""
+        self._used: dict[int, Usage] = {}
+        self._held = 0
+        self.stopping: Callable[[], bool] = lambda: False
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            self._live = Live(
+                console=Console(stderr=True),
+                refresh_per_second=4,
+                transient=True,
+                get_renderable=self._status,
+            )
+            self._live.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.__exit__(None, None, None)
+            self._live = None
+
+    def introduce(self, run: TaskRun) -> None:
+        """Says which run this is and where it works."""
+        self._name, self._attempt = run.name, run.attempt
+        place = f" in {shown_path(run.workspace.path, sys.stderr)}" if run.workspace else ""
+        self._say(f"{run.name}: {run.spec.agent}{place}")
+
+    def __call__(self, record: Record) -> None:
+        self._count(record)
+        self._show(record)
+
+    def catch_up(self, records: Sequence[Record], began_ms: int, now_ms: int) -> None:
+        """Takes in what was before one looked: it counts, and its last lines are shown."""
+        self._began -= max(0, now_ms - began_ms) / 1000
+        for record in records:
+            self._count(record)
+        for record in [each for each in records if line_of(each)][-CAUGHT_UP:]:
+            self._show(record)
+
+    def part(self, text: str) -> None:
+        """A last word of the verb's own."""
+        self._say(text)
+
+    def conclude(self, report: dict[str, Any], changes: str = "") -> None:
+        """Say where the result is, or what to do next, and end with the summary. `changes`: what
+        was changed in the workdir, where that is known."""
+        self._advise(report)
+        if report["state"] != "running":
+            say_summary(report, changes)
+
+    def _advise(self, report: dict[str, Any]) -> None:
+        name, place = report["name"], report["workspace"]
+        if report["state"] == "succeeded":
+            self._say(f"the result is in {shown_path(place['path'], sys.stderr)}")
+            if place["branch"]:
+                self._say(
+                    f"look at it: perdure diff {name}; take it over: "
+                    f"{ways_home(name, place, place['head'])}"
+                )
+        elif report["state"] == "queued":
+            self._say(
+                f"{name} waits until {clock(report['run_after'])}; perdure retry {name} starts it "
+                "at once"
+            )
+        elif report["state"] == "running":
+            self._say(
+                f"{name} is still running; perdure attach {name} follows it, perdure stop {name} "
+                "ends it"
+            )
+        else:
+            for condition in report["conditions"]:
+                self._say(f"{condition['type']}: {one_line(condition['message'], 240)}")
+            self._say(f"next: perdure why {name}, perdure retry {name}{_changes_needed(report)}")
+
+    def _count(self, record: Record) -> None:
+        self._attempt = record.attempt or self._attempt
+        match record.event:
+            case ToolStarted(name=name, summary=summary):
+                self._tool = f"{name}: {summary}" if summary else name
+            case ToolEnded() | Said():
+                self._tool = ""
+            case TurnEnded():
+                self._turns += 1
+                self._tool = ""
+            case ContextSeen(tokens=held) if held:
+                self._held = held
+            case UsageCounted(usage=usage):
+                self._used[record.attempt] = usage
+            case _:
+                pass
+
+    def _show(self, record: Record) -> None:
+        text = line_of(record)
+        if text:
+            self._say(text if len(text) <= SHOWN else f"{text[:SHOWN]} …", style_of(record))
+
+    def _say(self, text: str, style: str = "") -> None:
+        text = fitted(wrapped(text, columns(sys.stderr)), sys.stderr)
+        painted = "\n".join(paint(line, style, sys.stderr) for line in text.split("\n"))
+        try:
+            if self._live is not None:
+                from rich.text import Text
+
+                self._live.console.print(Text.from_ansi(painted), soft_wrap=True)
+            else:
+                print(painted, file=sys.stderr, flush=True)
+        except OSError:
+            self._live = None
+
+    def _status(self) -> Any:
+        from rich.spinner import Spinner
+        from rich.text import Text
+
+        minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
+        parts = [
+            self._name,
+            "stopping…" if self.stopping() else f"attempt {self._attempt}",
+            f"turn {self._turns + 1}",
+            one_line(self._tool, 50),
+        ]
+        used = sum(self._used.values(), Usage())
+        spent = dollars(used.cost_usd, estimated=used.estimated)
+        parts += [
+            f"{tokens(used.input)} in, {tokens(used.output)} out",
+            spent,
+            f"{minutes}:{seconds:02}",
+        ]
+        parts += [f"context {tokens(self._held)}"] if self._held else []
+        if not hasattr(self, "_spinner"):
+            self._spinner = Spinner("dots")
+        line = fitted(" · ".join(part for part in parts if part), sys.stderr)
+        self._spinner.update(text=Text(line, no_wrap=True, overflow="ellipsis"))
+        return self._spinner

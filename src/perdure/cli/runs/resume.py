@@ -1,0 +1,175 @@
+"""`resume`: goes on with a chosen conversation, also one that was begun by hand. Without a choice,
+on a terminal, a picker."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perdure.cli.arguments import read_prompt
+from perdure.cli.compose import open_engine, open_to_read, settings
+from perdure.cli.data.sessions import print_entries, project, shelf_of
+from perdure.cli.runs.run import followed, following
+from perdure.config import Settings
+from perdure.errors import NotFound, UsageError
+from perdure.model import Permissions, RunState, TaskRun, TaskSpec
+
+if TYPE_CHECKING:
+    from perdure.engine.conversations import ConversationEntry
+
+CANDIDATES = 50
+
+
+def resume_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "which",
+        nargs="?",
+        metavar="SESSION|NAME",
+        help="a conversation's id or its beginning, or a run (default: choose)",
+    )
+    parser.add_argument(
+        "prompt", nargs="?", help="what is to be done now; `-` reads standard input"
+    )
+    parser.add_argument(
+        "--prompt-file", metavar="FILE", help="read the prompt from a file (`-`: standard input)"
+    )
+    parser.add_argument(
+        "-a", "--all", action="store_true", help="choose among the conversations of all directories"
+    )
+    parser.add_argument(
+        "--agent",
+        action="append",
+        default=[],
+        help="choose only among those of this agent; repeatable",
+    )
+    new = parser.add_argument_group("for a conversation that has no run yet")
+    new.add_argument("--name", default="", help="the run's name (default: one is made up)")
+    new.add_argument(
+        "--repo",
+        default="",
+        help="work in a new worktree of this repository (default: in the conversation's directory)",
+    )
+    new.add_argument("--branch", default="", help="work on this branch, in a new worktree")
+    new.add_argument("--model", default="", help="the model, by the agent's own name for it")
+    new.add_argument(
+        "--permissions", choices=[str(each) for each in Permissions], help="as for perdure run"
+    )
+    following(parser)
+
+
+def resume_verb(arguments: argparse.Namespace) -> int:
+    from perdure.engine.conversations import ResumeRequest, resume
+
+    chosen = settings()
+    entry = _named(arguments) if arguments.which else _picked(arguments, chosen)
+    if entry is None:
+        return 130
+    wanted = ResumeRequest(
+        spec=_spec(arguments, chosen, _prompt(arguments, entry)),
+        repo=str(Path(arguments.repo).expanduser().resolve())
+        if arguments.repo and "://" not in arguments.repo
+        else arguments.repo,
+        branch=arguments.branch,
+    )
+
+    def begin(engine: Any) -> TaskRun:
+        return resume(engine, entry, wanted)
+
+    return followed(arguments, chosen, begin, new=entry.run is None)
+
+
+def _named(arguments: argparse.Namespace) -> ConversationEntry:
+    """What is meant by a name or an id: a run's conversation, or one on disk. Raises NotFound,
+    UsageError."""
+    from perdure.engine.conversations import ConversationEntry
+    from perdure.model import SessionKey
+
+    store = open_to_read(settings())
+    shelf = shelf_of(store, arguments.agent)
+    try:
+        run = store.get(arguments.which)
+    except NotFound:
+        return shelf.find(arguments.which)
+    session = store.session(SessionKey(run.spec.agent, run.scope))
+    return ConversationEntry(
+        agent=run.spec.agent,
+        id=session.id if session else "",
+        updated=run.updated,
+        session=session,
+        run=run,
+    )
+
+
+def _picked(arguments: argparse.Namespace, chosen: Settings) -> ConversationEntry | None:
+    """The one that is chosen on the terminal, or None. Raises UsageError without a terminal, after
+    a list of the candidates."""
+    store = open_to_read(chosen)
+    shelf = shelf_of(store, arguments.agent)
+    here = project(Path.cwd())
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        print_entries(
+            shelf.entries(CANDIDATES, None if arguments.all else here),
+            store.now(),
+            as_json=arguments.json,
+        )
+        raise UsageError(
+            "which conversation? there is no terminal to choose on",
+            'perdure resume ID "what is to be done now"',
+        )
+    from perdure.cli.runs.picker import pick
+
+    return pick(shelf, here, open_engine(chosen).workspaces, everywhere=arguments.all)
+
+
+def _prompt(arguments: argparse.Namespace, entry: ConversationEntry) -> str:
+    """What was given; else on a terminal it is asked for. Empty only where the run itself knows
+    what is to be done."""
+    if arguments.prompt is not None or arguments.prompt_file is not None:
+        return read_prompt(arguments)
+    unfinished = entry.run is not None and entry.run.state is not RunState.SUCCEEDED
+    if arguments.which and unfinished:
+        return ""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        done = f"{entry.run.name} has succeeded: " if entry.run is not None else ""
+        raise UsageError(
+            "there is no prompt", f'{done}perdure resume {arguments.which} "what is to be done now"'
+        )
+    print(
+        f"what is to be done now?{' (nothing: go on with the task)' if unfinished else ''}",
+        file=sys.stderr,
+    )
+    print("> ", end="", file=sys.stderr, flush=True)
+    try:
+        text = sys.stdin.readline()
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        raise
+    if not text.strip() and not unfinished:
+        raise UsageError("the prompt is empty", "nothing was started")
+    return text.strip()
+
+
+def _spec(arguments: argparse.Namespace, chosen: Settings, prompt: str) -> TaskSpec:
+    """The settings of this machine, and the flags. The agent and the place follow from the
+    conversation."""
+    permissions = (
+        Permissions(arguments.permissions) if arguments.permissions else chosen.permissions
+    )
+    return TaskSpec(
+        prompt=prompt,
+        name=arguments.name,
+        model=arguments.model,
+        permissions=permissions,
+        timeout_s=chosen.timeout,
+        stall_s=chosen.stall,
+        attempts=chosen.attempts,
+        budget_usd=chosen.budget_usd,
+        continuity=chosen.continuity,
+        verify="" if permissions is Permissions.READ else chosen.verify,
+        verify_rounds=chosen.verify_rounds,
+        verify_timeout_s=chosen.verify_timeout,
+        base=chosen.base,
+        backend=chosen.backend,
+    )

@@ -1,0 +1,89 @@
+"""`top`: all runs at once in this terminal. It looks through a connection of its own; what acts is
+opened when it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from perdure import store as stores
+from perdure.cli.compose import DATABASE, open_engine, open_to_read, probe, settings
+from perdure.errors import UsageError
+from perdure.host.extras import install_command
+from perdure.model import RunState
+
+if TYPE_CHECKING:
+    from perdure.config import Settings
+    from perdure.engine.attempt import Engine
+
+
+def top_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "Keys: Space peeks, Enter attaches to the log, r retries, s stops, / filters, ? tells them "
+        "all, q leaves."
+    )
+
+
+def top_verb(arguments: argparse.Namespace) -> int:
+    if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM", "dumb") == "dumb":
+        raise UsageError(
+            "perdure top needs a terminal",
+            "perdure ls shows the same in lines, perdure ls --json for programs",
+        )
+    try:
+        from perdure.cli.top.app import Board
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"perdure top needs {(error.name or 'textual').partition('.')[0]}, which is not "
+            "installed",
+            install_command("top"),
+        ) from error
+    chosen = settings()
+    if not chosen.database and not (chosen.state / DATABASE).exists():
+        # Who waits for the first run is to see it come: a connection that only looks would show an
+        # empty board for ever.
+        stores.open(chosen.state / DATABASE).close()
+    with closing(open_to_read(chosen)) as store:
+        acts = _Acts(chosen)
+        Board(store, probe(chosen), acts.retry, acts.stop).run()
+        acts.close()
+    return 0
+
+
+class _Acts:
+    """What a person may do from the board, as the verbs of the same names do it."""
+
+    def __init__(self, chosen: Settings) -> None:
+        self._chosen = chosen
+        self._engine: Engine | None = None
+
+    @property
+    def engine(self) -> Engine:
+        if self._engine is None:
+            self._engine = open_engine(self._chosen)
+        return self._engine
+
+    def retry(self, run_id: str) -> str:
+        from perdure.cli.runs.run import detach
+        from perdure.engine import service
+
+        run = service.retry(self.engine, run_id)
+        if run.state is RunState.QUEUED:
+            detach(self._chosen, run)
+            return f"{run.name} goes on"
+        return f"{run.name} is {run.state}"
+
+    def stop(self, run_id: str) -> str:
+        from perdure.engine import service
+
+        run = service.stop(self.engine, run_id)
+        if run.state is RunState.RUNNING:
+            return f"{run.name} is being stopped"
+        return f"{run.name} is {run.state}; perdure retry {run.name} continues where it stopped"
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.store.close()

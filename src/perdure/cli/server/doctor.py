@@ -1,0 +1,146 @@
+"""What `perdure serve` relies on, for `perdure doctor` and the dashboard's settings page: looked at
+where a forge is configured."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from importlib.util import find_spec
+from ipaddress import ip_address
+
+from perdure.cli.compose import open_to_read
+from perdure.cli.server import exposure
+from perdure.config import Settings
+from perdure.errors import ConfigError, PerdureError
+from perdure.host.extras import install_command
+
+CREDENTIALS = "CREDENTIALS_DIRECTORY"
+LIBRARIES = ("starlette", "uvicorn", "jinja2", "httpx2", "prometheus_client")
+
+
+def findings(chosen: Settings, *, serving: bool = False) -> Iterator[tuple[str, str, str]]:
+    """Topic, state (as in `doctor.Finding`) and sentence. `serving`: asked by the service itself,
+    which has taken its secrets out of the environment, and would not have begun with a bad one."""
+    if missing := [name for name in LIBRARIES if find_spec(name) is None]:
+        yield (
+            "serve",
+            "bad",
+            f"perdure serve needs {', '.join(missing)}: {install_command('serve')}",
+        )
+        return
+    if not serving:
+        yield from _secrets(chosen)
+    yield from _rules(chosen)
+    yield from _tokens(chosen)
+    yield "exposure", "warn", exposure.reach(chosen)
+
+
+def _secrets(chosen: Settings) -> Iterator[tuple[str, str, str]]:
+    """The secrets of the webhooks, the tokens for the forges, the templates of the agents: there,
+    readable, not to be guessed."""
+    from perdure.forge.clients.connections import forges
+    from perdure.forge.dispatch.prompts import Prompts
+    from perdure.server.secrets import secrets_of
+
+    def connect() -> None:
+        with forges(chosen.webhooks, chosen.agents, environ, chosen.ca_file):
+            pass
+
+    if _has_credentials(chosen) and not os.environ.get(CREDENTIALS):
+        yield (
+            "serve",
+            "warn",
+            "secrets are named as credentials of systemd: only the service itself can check them",
+        )
+        return
+    environ, problems = dict(os.environ), list[str]()
+    looks: list[Callable[[], object]] = [
+        lambda: secrets_of(chosen.webhooks, environ),
+        connect,
+        lambda: Prompts(chosen.agents),
+    ]
+    for look in looks:
+        try:
+            look()
+        except ConfigError as error:
+            problems += error.problems
+    yield from (("serve", "bad", problem) for problem in problems)
+    if not problems:
+        names = ", ".join(source.name for source in chosen.webhooks) or "none"
+        yield "serve", "ok", f"webhooks: {names}; secrets, tokens and templates are good"
+
+
+def _has_credentials(chosen: Settings) -> bool:
+    tokens = [
+        *(source.token_credential for source in chosen.webhooks),
+        *(rule.token_credential for rule in chosen.agents),
+    ]
+    return any(tokens) or any(source.credentials for source in chosen.webhooks)
+
+
+def _rules(chosen: Settings) -> Iterator[tuple[str, str, str]]:
+    """Each agent of the team has its program here."""
+    from perdure.agents import registry
+
+    for rule in chosen.agents:
+        try:
+            registry.load(rule.agent).locate(os.environ)
+            yield (
+                "serve",
+                "ok",
+                f"agents.{rule.name}: {rule.agent} for {', '.join(rule.repositories)}",
+            )
+        except PerdureError as error:
+            said = f"{str(error).rstrip('.')}: {error.hint}" if error.hint else str(error)
+            yield "serve", "bad", f"agents.{rule.name}: {said}"
+
+
+def _tokens(chosen: Settings) -> Iterator[tuple[str, str, str]]:
+    """Whether anybody gets in, and whether more do than should."""
+    try:
+        with closing(open_to_read(chosen)) as store:
+            now = store.now()
+            good = [token for token in store.tokens() if not token.expires or token.expires > now]
+    except PerdureError as error:
+        yield "serve", "bad", str(error)
+        return
+    public = _is_public(chosen.serve_listen)
+    if public and not good and not chosen.webhooks:
+        yield (
+            "serve",
+            "bad",
+            f"{chosen.serve_listen} can be reached from outside, and there is no token: perdure "
+            "token new NAME",
+        )
+    elif not good:
+        yield (
+            "serve",
+            "warn",
+            "there is no token that is good now: nobody gets to the dashboard, the API and the "
+            "metrics: perdure token new NAME",
+        )
+    else:
+        where = (
+            f"{chosen.serve_listen}, which can be reached from outside"
+            if public
+            else chosen.serve_listen
+        )
+        yield "serve", "ok", f"{len(good)} token(s); listens on {where}"
+
+
+def _is_public(listen: str) -> bool:
+    host = listen.rpartition(":")[0].strip("[]")
+    try:
+        return not ip_address(host).is_loopback
+    except ValueError:
+        return host != "localhost"
+
+
+def wanted(chosen: Settings) -> bool:
+    """Whether this is a place where `perdure serve` is to run."""
+    return bool(
+        chosen.webhooks
+        or chosen.agents
+        or chosen.origin.keys() & {"serve_listen", "serve_hosts", "serve_public_url"}
+    )

@@ -1,0 +1,76 @@
+"""What an agent could read and change on this machine, in sentences: for `perdure serve` at its
+start, and for `perdure doctor`."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from perdure.config import Settings
+from perdure.host.secrecy import holders
+
+CAP_SYS_PTRACE = 19
+"""With it a process reads the memory of any other (capabilities(7))."""
+HOW = "docs: how-to/separate-user"
+NAMED_MOST = 3
+
+
+def lines(chosen: Settings, held: Sequence[str] = ()) -> Iterator[str]:
+    """Say what agents can reach, and which other processes expose one of the secrets in `held`."""
+    yield reach(chosen)
+    found = [f"{pid} ({command})" for pid, command in holders(held)]
+    if found:
+        more = f" and {len(found) - NAMED_MOST} more" if len(found) > NAMED_MOST else ""
+        yield (
+            "a secret of the service is also in the environment of process "
+            f"{', '.join(found[:NAMED_MOST])}{more}, where agents can read it: name it by "
+            "secret_file or secret_credential, or start perdure from systemd"
+        )
+
+
+def reach(chosen: Settings) -> str:
+    """Say in one sentence or two what an agent could read and change."""
+    files = sum(os.access(place, os.R_OK) for place in secret_files(chosen))
+    secrets = f", {files} file(s) with secrets" if files else ""
+    database = (
+        "the database"
+        if chosen.database
+        else f"the database in {chosen.state} (tokens' hashes, all runs)"
+    )
+    if os.geteuid() == 0 and _may_trace():
+        return (
+            f"agents run as root: they can read and change everything here, {database}{secrets} "
+            f"and the memory of perdure serve included. Run it as an ordinary user ({HOW})"
+        )
+    return (
+        f"agents run as the user {_user()}, as perdure does: they can read and change "
+        f"{database}{secrets} and this user's other files, and read the environment of this user's "
+        f"other processes. They cannot read memory and environment of perdure itself ({HOW})"
+    )
+
+
+def secret_files(chosen: Settings) -> set[Path]:
+    """Return the files that hold secrets of the service."""
+    named = {path for source in chosen.webhooks for path in source.files}
+    tokens = {
+        *(source.token_file for source in chosen.webhooks),
+        *(rule.token_file for rule in chosen.agents),
+    }
+    return {Path(path) for path in (named | tokens) - {""}}
+
+
+def _may_trace() -> bool:
+    found = re.search(
+        r"^CapEff:\s*([0-9a-f]+)", Path("/proc/self/status").read_text(), re.MULTILINE
+    )
+    return found is not None and bool(int(found[1], 16) >> CAP_SYS_PTRACE & 1)
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())

@@ -1,0 +1,224 @@
+"""`inbox`: what forges delivered, and what became of it. What people wrote on a forge is hostile,
+and cleaned before it is shown."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from perdure.cli.compose import open_engine, open_to_read, settings
+from perdure.cli.runs.ls import table
+from perdure.cli.text import age, clean, clock, one_line
+from perdure.errors import NotFound, StoreError, UsageError
+
+if TYPE_CHECKING:
+    from perdure.model.forge.deliveries import Delivery, Intent
+    from perdure.model.forge.postings import Posting
+
+STATES = ("received", "handled", "ignored", "failed")
+
+
+def inbox_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=["ls", "show", "replay", "tell"],
+        default="ls",
+        help="ls (the default), show ID, replay ID ..., or tell RUN ...",
+    )
+    parser.add_argument(
+        "id",
+        nargs="*",
+        help=(
+            "a delivery's number, its id, or the beginning of it (at least 4 characters); of tell: "
+            "runs"
+        ),
+    )
+    parser.add_argument("--state", default="", choices=STATES, help="only these")
+    parser.add_argument(
+        "--source", default="", metavar="NAME", help="only what came by /webhooks/NAME"
+    )
+    parser.add_argument("-n", "--limit", type=_limit, default=50)
+    parser.add_argument(
+        "--before",
+        type=_limit,
+        default=0,
+        metavar="NUMBER",
+        help="only those with smaller numbers: the next page",
+    )
+    parser.add_argument("--json", action="store_true")
+
+
+def _limit(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text[:12]) <= 2**31:
+        raise argparse.ArgumentTypeError("a whole number from 1 is needed")
+    return int(text)
+
+
+def inbox_verb(arguments: argparse.Namespace) -> int:
+    if (arguments.what == "ls") == bool(arguments.id):
+        raise UsageError(
+            "show and replay need a delivery, tell a run, and ls takes none", "perdure inbox"
+        )
+    if arguments.what == "show":
+        return _show(arguments)
+    if arguments.what == "replay":
+        return _replay(arguments)
+    if arguments.what == "tell":
+        return _tell(arguments)
+    from perdure.model.forge.deliveries import DeliveryState
+
+    store = open_to_read(settings())
+    state = DeliveryState(arguments.state) if arguments.state else None
+    found = store.inbox(state, arguments.source, arguments.limit, arguments.before)
+    waiting = store.postings_waiting()
+    if arguments.json:
+        _print(
+            {
+                "deliveries": [plain(each) for each in found],
+                "postings": [plain(each) for each in waiting],
+            }
+        )
+        return 0
+    now = store.now()
+    table(
+        ("NUMBER", "SOURCE", "EVENT", "STATE", "AGE", "WHAT"), [_line(each, now) for each in found]
+    )
+    if not found and sys.stdout.isatty():
+        print("no deliveries here; perdure serve takes them")
+    if waiting:
+        print("\nTheir forge was not told all of these runs (perdure inbox tell RUN tries now):")
+        table(
+            ("RUN", "AGAIN AT", "TRIES", "WHY"),
+            [_waits(store.get(each.run).name, each) for each in waiting],
+        )
+    return 0
+
+
+def _waits(name: str, each: Posting) -> tuple[str, ...]:
+    return (name, clock(each.due), str(each.tries), one_line(each.reason, 200))
+
+
+def _tell(arguments: argparse.Namespace) -> int:
+    """`perdure serve` tells the forges of these runs now, whatever they wait for."""
+    store = open_engine(settings()).store
+    runs = [store.get(ref) for ref in arguments.id]
+    for run in runs:
+        if not store.hurry_posting(run.id):
+            raise NotFound(
+                f"{run.name} was not begun by a delivery, so no forge is told of it",
+                "perdure inbox",
+            )
+    if arguments.json:
+        _print(
+            {
+                "postings": [
+                    plain(posting) for run in runs if (posting := store.posting(run.id)) is not None
+                ]
+            }
+        )
+        return 0
+    for run in runs:
+        print(f"{run.name} is told to its forge as soon as perdure serve looks")
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    store = open_to_read(settings())
+    found = [store.delivery(ref) for ref in arguments.id]
+    if arguments.json:
+        _print({"deliveries": [plain(each) | {"body": body} for each, body in found]})
+        return 0
+    for each, body in found:
+        print(f"{each.number}  {each.forge} {clean(each.event)} by {each.source}, {each.state}")
+        print(f"  id         {clean(each.id)}")
+        print(
+            f"  received   {clock(each.received)}"
+            + (f", {each.times} times" if each.times > 1 else "")
+        )
+        print(f"  sha256     {each.sha256}")
+        if each.reason:
+            print(
+                f"  {'because' if each.state in ('ignored', 'failed') else 'done':10} "
+                f"{one_line(each.reason, 300)}"
+            )
+        for name, value in _said(each.intent):
+            print(f"  {name:10} {one_line(value, 300)}")
+        print(clean(body) if body else "the body was thinned out; its digest is kept")
+    return 0
+
+
+def _said(intent: Intent | None) -> list[tuple[str, str]]:
+    from perdure.model.codec import plain
+
+    found = plain(intent) if intent else {}
+    return [
+        (name, ", ".join(value) if isinstance(value, list) else str(value))
+        for name, value in found.items()
+        if value
+    ]
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    """Reads the kept body as this perdure reads it, so that what an older one passed over can still
+    be taken up."""
+    from perdure.forge.webhooks import parsed, read
+
+    store = open_engine(settings()).store
+    done = []
+    for ref in arguments.id:
+        found, body = store.delivery(ref)
+        if not body:
+            raise StoreError(
+                f"The body of delivery {found.number} was thinned out",
+                "send it again from the forge",
+            )
+        done.append(
+            store.replay_delivery(
+                found.number, read(found.forge, found.event, parsed(body.encode()))
+            )
+        )
+    if arguments.json:
+        _print({"deliveries": [plain(each) for each in done]})
+        return 0
+    for each in done:
+        print(
+            f"{each.number} is {each.state} again"
+            + (f": {one_line(each.reason, 200)}" if each.reason else "")
+        )
+    return 0
+
+
+def plain(delivery: Delivery | Posting) -> dict[str, Any]:
+    """A delivery, or what a forge was told, as `--json` shows it."""
+    from perdure.model.codec import plain as as_json
+
+    found: dict[str, Any] = as_json(delivery)
+    return found
+
+
+def _print(found: dict[str, Any]) -> None:
+    print(json.dumps({"schema_version": 1, **found}, indent=2, ensure_ascii=True))
+
+
+def _line(each: Delivery, now: int) -> tuple[str, ...]:
+    intent = each.intent
+    what = each.reason
+    if intent is not None:
+        where = f"{intent.repository}{f'#{intent.number}' if intent.number else ''}"
+        what = " ".join(
+            filter(None, [intent.kind.value, where, f"by {intent.author}" if intent.author else ""])
+        )
+        what += "".join(
+            f"{mark} {text}" for mark, text in ((":", intent.title), (";", each.reason)) if text
+        )
+    return (
+        str(each.number),
+        each.source,
+        one_line(each.event, 40),
+        each.state.value,
+        age(each.received, now),
+        one_line(what, 200),
+    )

@@ -1,0 +1,304 @@
+"""`serve`: webhooks in, health out, and the local pool beside them, in one process.
+
+The first SIGTERM or Ctrl-C drains: nothing new is begun, deliveries are still kept until what is at
+work has ended, then the server ends. The second one stops the agents in good order. A kill costs
+nothing that was acknowledged: live attempts are adopted by the next start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from perdure.cli.compose import open_to_read, settings
+from perdure.cli.runs.pool import Wishes, open_pool, say
+from perdure.errors import PerdureError, UsageError
+from perdure.host.extras import install_command
+from perdure.host.secrecy import wipe_variables
+
+if TYPE_CHECKING:
+    from perdure.config import Settings
+    from perdure.engine.attempt import Engine
+    from perdure.engine.attempt.engine import EngineStore
+    from perdure.forge.clients.connections import Forges
+    from perdure.model import TaskRun, TaskSpec
+    from perdure.server.sockets import Listening
+
+LOOK_S = 0.5
+
+
+def serve_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--listen",
+        default="",
+        metavar="HOST:PORT",
+        help="where to listen (setting serve_listen); port 0: any that is free",
+    )
+    parser.add_argument(
+        "-j",
+        "--jobs",
+        type=_jobs,
+        default=min(4, os.cpu_count() or 1),
+        help="how many attempts at once (default: one a core, at most 4); 0: none",
+    )
+
+
+def _jobs(text: str) -> int:
+    if not text.isdecimal() or int(text) > 256:
+        raise argparse.ArgumentTypeError("a whole number from 0 to 256 is needed")
+    return int(text)
+
+
+def serve_verb(arguments: argparse.Namespace) -> int:
+    try:
+        import perdure.forge.clients.connections  # noqa: F401 - is all there that is needed?
+        from perdure.server.secrets import secrets_of
+        from perdure.server.sockets import address, bound, is_public
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"perdure serve needs {error.name}, which is not installed", install_command("serve")
+        ) from error
+    chosen = settings()
+    secrets = secrets_of(chosen.webhooks, os.environ)
+    try:
+        host, port = address(arguments.listen or chosen.serve_listen)
+    except ValueError as error:
+        raise UsageError(f"{error}, not {arguments.listen!r}") from None
+    sockets = bound(host, port)
+    try:
+        if is_public(sockets) and not secrets and not _any_token(chosen):
+            raise UsageError(
+                f"{host} can be reached from outside, and there is neither a token nor a webhook "
+                "with a secret",
+                "perdure token new NAME, add a [webhooks.NAME], or listen on 127.0.0.1",
+            )
+        return _serve(chosen, secrets, sockets, arguments.jobs)
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def _any_token(chosen: Settings) -> bool:
+    with closing(open_to_read(chosen)) as store:
+        return _has_token(store)
+
+
+def _has_token(store: EngineStore) -> bool:
+    """Whether there is a token that is good now."""
+    now = store.now()
+    return any(not token.expires or token.expires > now for token in store.tokens())
+
+
+def _serve(
+    chosen: Settings,
+    secrets: Mapping[str, tuple[str, ...]],
+    sockets: list[socket.socket],
+    jobs: int,
+) -> int:
+    from perdure.cli.data.housekeeping import Housekeeping
+    from perdure.cli.doctor import examine
+    from perdure.cli.server import exposure
+    from perdure.engine.plans.server import PlanDriver
+    from perdure.forge.clients.connections import forges
+    from perdure.server.application import application
+    from perdure.server.batches import Writer
+    from perdure.server.context import Parts, ServiceCheck
+    from perdure.server.journal import Journal
+    from perdure.server.notify import notify
+    from perdure.server.principal import Principals
+    from perdure.server.proxies import Proxies
+    from perdure.server.routes import routes
+    from perdure.server.sockets import Listening
+    from perdure.server.webhooks import WebhookIntake
+
+    wishes = Wishes()
+    with ExitStack() as stack:
+        # Before the engine: it is told of the environment that is left then.
+        clients = stack.enter_context(
+            forges(chosen.webhooks, chosen.agents, os.environ, chosen.ca_file)
+        )
+        wipe_variables(secret_variables(chosen))
+        held = [*clients.held(), *(each for several in secrets.values() for each in several)]
+        engine = open_pool(chosen, wishes, guarded=True, secrets=held)
+        stack.callback(engine.store.close)
+        engine.workspaces.ask_also(clients.login_at)
+        stack.enter_context(Housekeeping(engine, chosen, say))
+        if chosen.agents:
+            _posting(stack, engine, chosen, clients)
+        kept = _dispatching(stack, engine, chosen, clients) if chosen.agents else None
+        writer = stack.enter_context(Writer(engine.store.accept, kept or (lambda: None)))
+        desk = WebhookIntake(
+            {source.name: (source, secrets[source.name]) for source in chosen.webhooks}, writer, say
+        )
+        plans = stack.enter_context(
+            PlanDriver(replace(engine, stopping=lambda: wishes.draining), say)
+        )
+        reading = open_to_read(chosen)
+        stack.callback(reading.close)
+        # Who asks is found out beside whatever else is looked for, however long that takes.
+        knowing = open_to_read(chosen)
+        stack.callback(knowing.close)
+        principals, journal = Principals(knowing, engine.store, say), Journal(reading, say)
+        parts = Parts(
+            engine=engine,
+            store=reading,
+            settings=chosen,
+            principals=principals,
+            journal=journal,
+            seed=_seed(chosen),
+            checks=lambda: [
+                ServiceCheck(each.topic, each.state, each.message)
+                for each in examine(chosen, [], serving=True)
+            ],
+            dispatch=kept or (lambda: None),
+            drive_plans=plans.wake,
+        )
+        proxies = Proxies(chosen.serve_proxies)
+        served = application(
+            desk,
+            lambda: _problems(engine, wishes),
+            chosen.serve_hosts,
+            parts.principals,
+            routes(parts),
+            proxies,
+        )
+        web = stack.enter_context(Listening(served, sockets, proxies))
+        # Ends before the server does, so that it need not wait for those who listen.
+        stack.enter_context(journal)
+        names = ", ".join(f"/webhooks/{source.name}" for source in chosen.webhooks) or "no webhooks"
+        for each in sockets:
+            say(f"listening on http://{_shown(each)} ({names})")
+        for line in exposure.lines(chosen, held):
+            say(line)
+        if not _has_token(engine.store):
+            say(
+                "the dashboard and the API need a token, and there is none: perdure token new NAME "
+                "--scope admin"
+            )
+        notify(os.environ, "READY=1")
+        stack.callback(notify, os.environ, "STOPPING=1")
+        _until_drained(engine, web, wishes, jobs)
+        if web.broken is not None:
+            raise PerdureError(
+                f"The web server ended: {web.broken}",
+                "start it again; nothing that was acknowledged is lost",
+            )
+    return 0
+
+
+def secret_variables(chosen: Settings) -> frozenset[str]:
+    """Return the names of the variables that hold the service's secrets."""
+    tokens = {
+        *(source.token_env for source in chosen.webhooks),
+        *(rule.token_env for rule in chosen.agents),
+    }
+    return frozenset(tokens | {name for source in chosen.webhooks for name in source.variables}) - {
+        ""
+    }
+
+
+def _dispatching(
+    stack: ExitStack, engine: Engine, chosen: Settings, clients: Forges
+) -> Callable[[], None]:
+    """Begins to give deliveries to agents. Returns what wakes it."""
+    from perdure.forge.dispatch import Dispatcher, Reconciler
+
+    wake = stack.enter_context(
+        Dispatcher(engine, chosen.agents, _seed(chosen), say, clients.of)
+    ).wake
+    if chosen.serve_reconcile:
+        stack.enter_context(
+            Reconciler(
+                engine,
+                chosen.webhooks,
+                chosen.agents,
+                clients.of,
+                chosen.serve_reconcile,
+                wake,
+                say,
+            )
+        )
+    return wake
+
+
+def _seed(chosen: Settings) -> TaskSpec:
+    """What a task has that nobody was asked for."""
+    from perdure.model import TaskSpec
+
+    return TaskSpec(
+        prompt="",
+        base=chosen.base,
+        backend=chosen.backend,
+        model=chosen.model,
+        permissions=chosen.permissions,
+        timeout_s=chosen.timeout,
+        stall_s=chosen.stall,
+        attempts=chosen.attempts,
+        budget_usd=chosen.budget_usd,
+        continuity=chosen.continuity,
+        verify=chosen.verify,
+        verify_rounds=chosen.verify_rounds,
+        verify_timeout_s=chosen.verify_timeout,
+    )
+
+
+def _posting(stack: ExitStack, engine: Engine, chosen: Settings, clients: Forges) -> None:
+    """Begins to tell forges what became of their deliveries."""
+    from perdure.forge.replies import Answering, Poster
+
+    def login(source: str, rule: str) -> Callable[[str], tuple[str, str] | None]:
+        return lambda url: clients.login(source, rule, url)
+
+    answering = Answering(
+        engine=engine,
+        rules={rule.name: rule for rule in chosen.agents},
+        forge=clients.of,
+        credentials=login,
+        page=lambda name: (
+            f"{chosen.serve_public_url}/runs/{name}" if chosen.serve_public_url else ""
+        ),
+        receipt=lambda run: _receipt(engine, chosen, run),
+    )
+    stack.enter_context(Poster(answering, say))
+
+
+def _receipt(engine: Engine, chosen: Settings, run: TaskRun) -> str:
+    """Return a run's signed receipt for its comment, empty where the settings want none."""
+    if chosen.receipts not in ("comment", "both"):
+        return ""
+    from perdure.engine.attestation.attachment import signed_receipt
+
+    return signed_receipt(engine.store, run, chosen.state)
+
+
+def _until_drained(engine: Engine, web: Listening, wishes: Wishes, jobs: int) -> None:
+    from perdure.engine.worker import work
+
+    if jobs:
+        work(engine, jobs, draining=lambda: wishes.draining or not web.alive, patient=True)
+        return
+    while not wishes.draining and web.alive:
+        time.sleep(LOOK_S)
+
+
+def _problems(engine: Engine, wishes: Wishes) -> list[str]:
+    """Why no new work can be taken."""
+    found = ["perdure is draining"] if wishes.draining else []
+    try:
+        engine.store.inbox(limit=1)
+    except PerdureError as error:
+        found.append(str(error))
+    if why := engine.volumes.crowded():
+        found.append(why)
+    return found
+
+
+def _shown(each: socket.socket) -> str:
+    host, port = each.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,117 @@
+"""`token`: who may ask `perdure serve`. A token is shown once, when it is made; perdure keeps its
+SHA-256 and nothing else of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from perdure.cli.compose import open_engine, open_to_read, settings
+from perdure.cli.runs.ls import table
+from perdure.cli.text import age, clean, clock
+from perdure.errors import UsageError
+from perdure.model import Token, TokenScope
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+def token_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=["ls", "new", "rm"],
+        default="ls",
+        help="ls (the default), new NAME, or rm NAME ...",
+    )
+    parser.add_argument("name", nargs="*", help="whose token it is: letters, digits, `.`, `_`, `-`")
+    parser.add_argument(
+        "--scope",
+        choices=[str(each) for each in TokenScope],
+        default=str(TokenScope.READ),
+        help=(
+            "for new: read (default): look; dispatch: also have agents work; admin: also take away "
+            "and bring back"
+        ),
+    )
+    parser.add_argument(
+        "--expires",
+        default="",
+        metavar="DURATION",
+        help="for new: not good any more after 12h, 30d, ... (default: never)",
+    )
+    parser.add_argument("--json", action="store_true")
+
+
+def token_verb(arguments: argparse.Namespace) -> int:
+    if (arguments.what == "ls") == bool(arguments.name):
+        raise UsageError("new and rm need a name, and ls takes none", "perdure token new NAME")
+    if arguments.what == "new":
+        return _new(arguments)
+    if arguments.what == "rm":
+        store = open_engine(settings()).store
+        for name in arguments.name:
+            print(f"the token {clean(store.remove_token(name).name)} is not good any more")
+        return 0
+    store = open_to_read(settings())
+    now, found = store.now(), store.tokens()
+    if arguments.json:
+        print(
+            json.dumps({"schema_version": 1, "tokens": [asdict(each) for each in found]}, indent=2)
+        )
+        return 0
+    table(("NAME", "SCOPE", "MADE", "USED", "EXPIRES"), [_line(each, now) for each in found])
+    if not found and sys.stdout.isatty():
+        print("no tokens yet; make one with: perdure token new NAME")
+    return 0
+
+
+def _new(arguments: argparse.Namespace) -> int:
+    from perdure.model.durations import duration
+    from perdure.server.tokens import new_token
+
+    if len(arguments.name) != 1 or not NAME.fullmatch(arguments.name[0]):
+        raise UsageError(
+            "one name of at most 63 letters, digits, `.`, `_` and `-` is needed",
+            "perdure token new NAME",
+        )
+    store = open_engine(settings()).store
+    try:
+        expires = store.now() + int(duration(arguments.expires) * 1000) if arguments.expires else 0
+    except ValueError as error:
+        raise UsageError(f"--expires {arguments.expires}: {error}") from None
+    secret, sha256 = new_token()
+    made = store.add_token(
+        Token(
+            name=arguments.name[0], scope=TokenScope(arguments.scope), created=0, expires=expires
+        ),
+        sha256,
+    )
+    if arguments.json:
+        shown: dict[str, Any] = {**asdict(made), "token": secret}
+        print(json.dumps({"schema_version": 1, **shown}, indent=2))
+        return 0
+    print(secret)
+    print(
+        f"this is shown once; send it as: Authorization: Bearer TOKEN; it may {made.scope}",
+        file=sys.stderr,
+    )
+    return 0
+
+
+def _line(token: Token, now: int) -> tuple[str, ...]:
+    expires = (
+        "never"
+        if not token.expires
+        else f"{'expired ' if token.expires <= now else ''}{clock(token.expires)}"
+    )
+    return (
+        clean(token.name),
+        token.scope.value,
+        age(token.created, now),
+        age(token.used, now) if token.used else "never",
+        expires,
+    )

@@ -1,0 +1,290 @@
+"""The board: one list under headings, a panel on the chosen run, and the keys. The store is asked
+once a second, in a thread."""
+
+from __future__ import annotations
+
+import time
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.widgets import Footer, Input, OptionList, Static
+from textual.widgets.option_list import Option
+from textual.worker import get_current_worker
+
+from perdure.cli.top.lines import heading, peek, run_line
+from perdure.cli.top.screens import Act, HelpScreen, LogScreen, Question, while_there
+from perdure.cli.top.view import Looked, View, look
+from perdure.errors import PerdureError
+from perdure.host.process import Probe
+from perdure.model.events import Record
+from perdure.rules.text import clean
+
+LOOK_S = 1.0
+REST = 4
+"""After a look there is none for so many times as long as it took: to search in many runs takes a
+while."""
+PEEKED = 400
+"""So many of a run's newest records are looked through for the panel."""
+ON_BOARD = frozenset({"peek", "retry", "stop", "filter", "help", "down", "up", "clear"})
+EMPTY = 'no runs yet; begin with: perdure run "what the agent is to do"'
+
+
+class Runs(OptionList):
+    """The list; Enter is told of at the bottom, as the other keys are."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", "log")]
+
+
+class Board(App[None]):
+    """`perdure top`."""
+
+    ENABLE_COMMAND_PALETTE = False
+    TITLE = "perdure"
+    CSS = """
+    #runs, #panel, #head { text-wrap: nowrap; text-overflow: ellipsis; }
+    #runs { height: 1fr; border: none; padding: 0; background: $background; }
+    #panel { height: auto; max-height: 50%; border-top: solid $primary; padding: 0 1; display: none; }
+    #said { display: none; height: auto; max-height: 4; padding: 0 1; }
+    #filter { display: none; height: 1; border: none; padding: 0 1; }
+    #head { height: 1; padding: 0 1; text-style: reverse; }
+    #runs > .option-list--option-highlighted, #runs:focus > .option-list--option-highlighted {
+        color: ansi_bright_white; background: ansi_blue; text-style: bold;
+    }
+    #runs > .option-list--option-disabled { color: $foreground; }
+    LogScreen #head { dock: top; }
+    .box { width: auto; max-width: 90%; height: auto; padding: 1 2; border: round $primary; background: $surface; }
+    HelpScreen, Question { align: center middle; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("space", "peek", "peek"),
+        Binding("r", "retry", "retry"),
+        Binding("s", "stop", "stop"),
+        Binding("slash", "filter", "filter"),
+        Binding("question_mark", "help", "keys"),
+        Binding("q,ctrl+c", "quit", "leave"),
+        Binding("j", "down", show=False),
+        Binding("k", "up", show=False),
+        Binding("escape", "clear", show=False),
+    ]
+
+    def __init__(
+        self, store: Looked, probe: Probe, retry: Act, stop: Act, look_s: float = LOOK_S
+    ) -> None:
+        super().__init__()
+        self._probe = probe
+        self._store, self._retry, self._stop, self._look_s = store, retry, stop, look_s
+        self.view = View()
+        self._words = ""
+        self._rests_until = 0.0
+        self._peeking = False
+        self._peeked = ""
+        """The run whose records were asked for last."""
+        self._records: list[Record] = []
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="head")
+        yield Runs(id="runs", markup=False)
+        yield Static(id="panel", markup=False)
+        yield Static(id="said", markup=False)
+        yield Input(id="filter", placeholder="words in name, workdir, scope or instructions")
+        yield Footer()
+
+    def on_mount(self) -> None:
+        # The terminal's own colours, so that it is legible on a light and on a dark one.
+        self.theme = "ansi-dark"
+        self.query_one("#runs").focus()
+        self._look()
+        self.set_interval(self._look_s, self._look_again)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """The board's keys are not those of what lies over it."""
+        return action not in ON_BOARD or len(self.screen_stack) == 1
+
+    # --- looking
+    # -------------------------------------------------------------------------------------------------
+
+    @property
+    def chosen(self) -> str:
+        """The id of the run that the cursor is on; empty where there is none."""
+        runs = self.query_one("#runs", OptionList)
+        if runs.highlighted is None:
+            return ""
+        return runs.get_option_at_index(runs.highlighted).id or ""
+
+    def _look_again(self) -> None:
+        if time.monotonic() >= self._rests_until:
+            self._look()
+
+    def _look(self) -> None:
+        self._peeked = self.chosen if self._peeking else ""
+        words, peeked = self._words, self._peeked
+        self.run_worker(
+            lambda: self._read(words, peeked), thread=True, exclusive=True, group="look"
+        )
+
+    def _read(self, words: str, peeked: str) -> None:
+        worker, began = get_current_worker(), time.monotonic()
+        try:
+            view = look(self._store, self._probe, words)
+            records = list(self._store.latest(peeked, PEEKED)) if peeked else []
+            self._rests_until = time.monotonic() + REST * (time.monotonic() - began)
+        except PerdureError as error:
+            self.call_from_thread(while_there, self._head, clean(str(error)))
+            return
+        if not worker.is_cancelled:
+            self.call_from_thread(while_there, self._seen, view, records)
+
+    def _seen(self, view: View, records: list[Record]) -> None:
+        self.view, self._records = view, records
+        self._draw()
+
+    def _draw(self) -> None:
+        """Puts the view on the screen. The cursor stays on its run, wherever that has moved to."""
+        runs = self.query_one("#runs", OptionList)
+        chosen, at = self.chosen, runs.highlighted
+        options = []
+        for group in self.view.groups:
+            if group.many:
+                options.append(Option(heading(group), disabled=True))
+                options += [Option(run_line(row, self.view), id=row.id) for row in group.rows]
+        if not options:
+            options = [
+                Option(
+                    Text(EMPTY if not self._words else "no run has these words", style="dim"),
+                    disabled=True,
+                )
+            ]
+        top = runs.scroll_offset.y
+        with self.batch_update():
+            runs.clear_options()
+            runs.add_options(options)
+            runs.highlighted = _place([option.id for option in options], chosen, at or 0)
+            runs.scroll_to(y=top, animate=False)
+        counts = ", ".join(f"{group.many} {group.name}" for group in self.view.groups)
+        self._head(
+            f"perdure   {counts}" + (f"   with: {clean(self._words)}" if self._words else "")
+        )
+        self._draw_panel()
+
+    def _draw_panel(self) -> None:
+        panel = self.query_one("#panel", Static)
+        row = self.view.row(self.chosen) if self._peeking else None
+        panel.display = row is not None
+        if row is not None:
+            panel.update(
+                peek(
+                    row, [record for record in self._records if record.run == row.id], self.view.now
+                )
+            )
+
+    def _head(self, text: str) -> None:
+        self.query_one("#head", Static).update(Text(text, no_wrap=True, overflow="ellipsis"))
+
+    # --- keys
+    # ----------------------------------------------------------------------------------------------------
+
+    def action_down(self) -> None:
+        self.query_one("#runs", OptionList).action_cursor_down()
+
+    def action_up(self) -> None:
+        self.query_one("#runs", OptionList).action_cursor_up()
+
+    def on_option_list_option_highlighted(self) -> None:
+        while_there(self._move_panel)
+
+    def _move_panel(self) -> None:
+        # A redraw puts the cursor where it was, which is told as a move too.
+        if self._peeking and self.chosen != self._peeked:
+            self._draw_panel()
+            self._look()
+
+    def on_option_list_option_selected(self) -> None:
+        self.action_attach()
+
+    def action_attach(self) -> None:
+        if (row := self.view.row(self.chosen)) is not None:
+            self.push_screen(LogScreen(self._store, row.id, row.name))
+
+    def action_peek(self) -> None:
+        self._peeking = not self._peeking
+        self._draw_panel()
+        self._look()
+
+    def action_filter(self) -> None:
+        line = self.query_one("#filter", Input)
+        line.display = True
+        line.focus()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        self._words = event.value.strip()
+        self._look()
+
+    def on_input_submitted(self) -> None:
+        self.query_one("#filter").display = bool(self._words)
+        self.query_one("#runs").focus()
+
+    def action_clear(self) -> None:
+        line = self.query_one("#filter", Input)
+        if line.display:
+            line.value = ""
+            line.display = False
+            self.query_one("#runs").focus()
+        elif self.query_one("#said").display:
+            self._tell("", False)
+        elif self._peeking:
+            self.action_peek()
+
+    def action_help(self) -> None:
+        self.push_screen(HelpScreen())
+
+    def action_retry(self) -> None:
+        if self.chosen:
+            self._act(self._retry, self.chosen)
+
+    def action_stop(self) -> None:
+        row = self.view.row(self.chosen)
+        if row is None:
+            return
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self._act(self._stop, row.id)
+
+        question = (
+            f"Stop {clean(row.name)}? Its agent is ended in good order; perdure retry "
+            f"{clean(row.name)} continues where it stopped."
+        )
+        self.push_screen(Question(question), answered)
+
+    def _act(self, act: Act, run_id: str) -> None:
+        """In a thread: to stop an agent in good order takes a while."""
+
+        def do() -> None:
+            try:
+                said, bad = act(run_id), False
+            except PerdureError as error:
+                said, bad = (
+                    f"{str(error).rstrip('.')}; {error.hint}" if error.hint else str(error),
+                    True,
+                )
+            self.call_from_thread(while_there, self._tell, clean(said), bad)
+
+        self.run_worker(do, thread=True, group="act")
+
+    def _tell(self, said: str, bad: bool) -> None:
+        line = self.query_one("#said", Static)
+        line.display = bool(said)
+        line.update(Text(said, style="bold red" if bad else "bold"))
+        self._look()
+
+
+def _place(ids: list[str | None], chosen: str, at: int) -> int | None:
+    """Where the cursor goes: to its run, else to the nearest one above where it was, else to the
+    first; None where there is none."""
+    if chosen in ids:
+        return ids.index(chosen)
+    runs = [index for index, id_ in enumerate(ids) if id_]
+    above = [index for index in runs if index <= at]
+    return above[-1] if above else runs[0] if runs else None

@@ -1,0 +1,155 @@
+"""Rows and panels as text. All that an agent, a repository or a forge wrote is cleaned here; styles
+are never read from a text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.text import Text
+
+from perdure.cli.top.view import Group, View
+from perdure.model import Attempt, RunState
+from perdure.model.events import Record
+from perdure.protocols import BoardRow
+from perdure.rules.liveness import Liveness, advice
+from perdure.rules.log_line import line_of
+from perdure.rules.text import age, at_home, clean, clock, dollars, one_line, tokens
+
+NAME, AGENT, STATE, TRY, AGE = 24, 10, 11, 4, 5
+STYLES = {
+    "asks": "bold yellow",
+    "open": "bold yellow",
+    "running": "green",
+    "interrupted": "bold red",
+    "unattended": "bold yellow",
+    "stopping": "yellow",
+    "succeeded": "cyan",
+    "failed": "red",
+    "cancelled": "dim",
+    "queued": "",
+    "waits": "",
+    "pending": "dim",
+}
+PEEKED = 8
+"""Lines of the log in the panel."""
+ATTEMPTS = 4
+
+
+def state_of(row: BoardRow, now: int, alive: Liveness | None = None) -> str:
+    """One word for how a run stands; `alive`: what lives of one that is running."""
+    if row.state is RunState.RUNNING and alive in (Liveness.INTERRUPTED, Liveness.UNATTENDED):
+        return str(alive)
+    if row.opened:
+        return "open"
+    if any(condition.type == "needs_person" for condition in row.conditions):
+        return "asks"
+    if row.state is RunState.RUNNING and row.cancel_requested:
+        return "stopping"
+    if row.state is RunState.QUEUED and row.run_after > now:
+        return "waits"
+    return str(row.state)
+
+
+def heading(group: Group) -> Text:
+    """A group's name, with how many runs are in it."""
+    more = f" (the newest {len(group.rows)} are shown)" if group.many > len(group.rows) else ""
+    return Text.assemble(
+        (group.name, "bold underline"),
+        (f"  {group.many}{more}", "dim"),
+        no_wrap=True,
+        overflow="ellipsis",
+    )
+
+
+def run_line(row: BoardRow, view: View) -> Text:
+    """A run on one line: name, agent, state, attempts, age, and what a person most likely wants to
+    know."""
+    state = state_of(row, view.now, view.alive.get(row.id))
+    line = Text(no_wrap=True, overflow="ellipsis")
+    line.append(_cell(row.name, NAME))
+    line.append(_cell(row.agent, AGENT), "dim")
+    line.append(_cell(state, STATE), STYLES.get(state, ""))
+    line.append(_cell(f"{row.attempt}/{row.attempts_allowed}", TRY), "dim")
+    line.append(f"{age(row.updated, view.now):>{AGE}}  ", "dim")
+    line.append(one_line(_about(row, view, state), 300))
+    return line
+
+
+def _about(row: BoardRow, view: View, state: str) -> str:
+    match state:
+        case "asks":
+            return next(
+                condition.message
+                for condition in row.conditions
+                if condition.type == "needs_person"
+            )
+        case "running" | "stopping":
+            return view.words.get(row.id, "").strip() or row.prompt
+        case "interrupted" | "unattended":
+            return advice(row.name, Liveness(state))
+        case "waits":
+            return f"until {clock(row.run_after)}: {row.reason}"
+        case "failed" | "cancelled" | "queued":
+            return row.reason or row.prompt
+        case "succeeded" if row.attempts and row.attempts[-1].work:
+            return f"{row.attempts[-1].work}: {row.prompt}"
+        case _:
+            return row.prompt
+
+
+def peek(row: BoardRow, records: Sequence[Record], now: int) -> Text:
+    """The panel on one run: where it works, its attempts with their receipts, and the end of its
+    log."""
+    panel = Text(no_wrap=True, overflow="ellipsis")
+    place = row.workspace
+    branch = f" on {one_line(place.branch, 80)}" if place.branch else ""
+    panel.append(f"{clean(row.name)}", "bold")
+    panel.append(f"  {one_line(row.prompt, 200)}\n")
+    panel.append(
+        f"{at_home(place.path)}{branch}{f', {clean(row.host_name)}' if row.host_name else ''}\n",
+        "dim",
+    )
+    for condition in row.conditions:
+        panel.append(
+            f"{one_line(condition.type, 40)}: {one_line(condition.message, 240)}\n", "yellow"
+        )
+    for attempt in row.attempts[-ATTEMPTS:]:
+        panel.append(f"{_attempt(attempt, now)}\n")
+    lines = [line for record in records if (line := line_of(record))]
+    for line in lines[-PEEKED:]:
+        panel.append(f"  {one_line(line, 300)}\n", "dim")
+    panel.rstrip()
+    return panel
+
+
+def _attempt(attempt: Attempt, now: int) -> str:
+    outcome, receipt = attempt.outcome, attempt.receipt
+    how = str(attempt.continuation.kind) if attempt.continuation else "not begun"
+    ended = (
+        "at work"
+        if outcome is None
+        else f"{outcome.kind}" + (f" ({one_line(outcome.detail, 100)})" if outcome.detail else "")
+    )
+    took = age(attempt.started, attempt.ended or now)
+    proof = f", receipt {receipt.verdict}" if receipt else ""
+    spent = dollars(attempt.usage.cost_usd, estimated=attempt.usage.estimated)
+    used = (
+        f", {tokens(attempt.usage.input)} in, {tokens(attempt.usage.output)} out, {spent}"
+        if outcome or attempt.usage.input
+        else ""
+    )
+    work = f", work {one_line(attempt.work, 20)}" if attempt.work else ""
+    return f"attempt {attempt.number}  {how}, {took}: {ended}{proof}{work}{used}"
+
+
+def log_line(record: Record) -> Text | None:
+    """A record in the log; None for one that says nothing to a person."""
+    line = line_of(record)
+    if not line:
+        return None
+    return Text.assemble((f"{clock(record.at)[11:]}  ", "dim"), clean(line))
+
+
+def _cell(text: str, width: int) -> str:
+    line = one_line(text, width)
+    return f"{line:{width}}  "

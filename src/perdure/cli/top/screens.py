@@ -1,0 +1,153 @@
+"""What lies over the board: the log of a run, the keys, a question before something is stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.css.query import NoMatches
+from textual.screen import ModalScreen, Screen
+from textual.widgets import Footer, RichLog, Static
+from textual.worker import get_current_worker
+
+from perdure.cli.top.lines import log_line
+from perdure.errors import PerdureError
+from perdure.model import TaskRun
+from perdure.model.events import Record
+from perdure.protocols import RunStore
+from perdure.rules.lifecycle import FINAL
+from perdure.rules.text import clean, one_line
+
+LOOK_S = 0.5
+BEGIN = 2000
+"""So many of the newest records of a run are shown at first."""
+KEPT = 10_000
+"""Lines of a log that are kept on the screen."""
+
+KEYS = (
+    ("up, down, j, k", "choose a run"),
+    ("Space", "peek: its attempts, receipts and last words, below"),
+    ("Enter", "attach to its log; Escape or Left comes back, and the run goes on"),
+    ("r", "retry: it continues where it stopped"),
+    ("s", "stop: asks first; perdure retry goes on later"),
+    ("/", "only runs with these words in name, workdir, scope or instructions"),
+    ("Escape", "no filter, no panel"),
+    ("?", "these keys"),
+    ("q", "leave; nothing is stopped by that"),
+)
+
+
+def while_there(do: Callable[..., None], *arguments: Any) -> None:
+    """Shows what a thread has found, unless the widgets for it were taken away meanwhile."""
+    with suppress(NoMatches):
+        do(*arguments)
+
+
+class LogScreen(Screen[None]):
+    """Follows a run's log, as `perdure attach` does."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,left,q", "app.pop_screen", "back"),
+        Binding("end,G", "to_end", "to the end"),
+        Binding("home,g", "to_begin", "to the begin"),
+    ]
+
+    def __init__(self, store: RunStore, run_id: str, name: str) -> None:
+        super().__init__()
+        self._store, self._run_id, self._run_name = store, run_id, name
+        self._seen = 0
+
+    def compose(self) -> ComposeResult:
+        yield Static(Text(clean(self._run_name)), id="head")
+        yield RichLog(max_lines=KEPT, wrap=True, markup=False, highlight=False, auto_scroll=True)
+        yield Footer()
+
+    def on_mount(self) -> None:
+        self._look()
+        self.set_interval(LOOK_S, self._look)
+        self.query_one(RichLog).focus()
+
+    def _look(self) -> None:
+        self.run_worker(self._read, thread=True, exclusive=True)
+
+    def _read(self) -> None:
+        worker = get_current_worker()
+        try:
+            records = (
+                self._store.history(self._run_id, after=self._seen)
+                if self._seen
+                else self._store.latest(self._run_id, BEGIN)
+            )
+            run = self._store.get(self._run_id)
+        except PerdureError as error:
+            self.app.call_from_thread(while_there, self._head, clean(str(error)))
+            return
+        if not worker.is_cancelled:
+            self.app.call_from_thread(while_there, self._show, records, run)
+
+    def _show(self, records: Sequence[Record], run: TaskRun) -> None:
+        log = self.query_one(RichLog)
+        at_end = log.is_vertical_scroll_end
+        for record in records:
+            # Two looks may have read the same: each is shown once.
+            if record.seq > self._seen:
+                self._seen = record.seq
+                if (line := log_line(record)) is not None:
+                    log.write(line, scroll_end=at_end)
+        over = f": {one_line(run.reason, 160)}" if run.reason and run.state in FINAL else ""
+        self._head(f"{run.name}  {run.state}, attempt {run.attempt}{over}")
+
+    def _head(self, text: str) -> None:
+        self.query_one("#head", Static).update(Text(text))
+
+    def action_to_end(self) -> None:
+        self.query_one(RichLog).scroll_end(animate=False)
+
+    def action_to_begin(self) -> None:
+        self.query_one(RichLog).scroll_home(animate=False)
+
+
+class HelpScreen(ModalScreen[None]):
+    """The keys."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,question_mark,enter,space", "dismiss", "back")
+    ]
+
+    def compose(self) -> ComposeResult:
+        width = max(len(keys) for keys, _ in KEYS)
+        lines = Text("\n").join(
+            Text.assemble((f"{keys:{width}}  ", "bold"), what) for keys, what in KEYS
+        )
+        yield Static(lines, classes="box")
+
+
+class Question(ModalScreen[bool]):
+    """Asks before something is done. Only `y` does it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("y", "answer(True)", "yes"),
+        Binding("n,escape,q,enter", "answer(False)", "no"),
+    ]
+
+    def __init__(self, question: str) -> None:
+        super().__init__()
+        self._question = question
+
+    def compose(self) -> ComposeResult:
+        yield Static(
+            Text.assemble(self._question, "\n\n", ("y", "bold"), " yes   ", ("n", "bold"), " no"),
+            classes="box",
+        )
+
+    def action_answer(self, answer: bool) -> None:
+        self.dismiss(answer)
+
+
+Act = Callable[[str], str]
+"""Does something to the run with this id, and says in a sentence what became of it. Raises
+PerdureError."""

@@ -1,0 +1,108 @@
+"""One attempt, from workspace to record. Called by `worker` (and, on another machine, by a Job that
+claims one run).
+
+`perform` does a claimed attempt; `take_over` goes on with one whose supervisor died, whether its
+agent still lives or not. Both end in one `finish`: exactly one outcome, one receipt, one decision.
+The story in its rooms: `opening_steps` (how it starts; `start_facts` gathers what the choice
+depends on, `preparation` stores it before anything is launched), `heartbeat` (the lease),
+`supervision` (lines to events, deadlines, collisions), `event_totals` (what the events add up to),
+`checkpoints` (workdir and conversation saved together), `verification` (the task's own check),
+`finish` (evidence, receipt, decision).
+"""
+
+from __future__ import annotations
+
+from perdure.engine.attempt.accounts import names as what_may_be_parked
+from perdure.engine.attempt.accounts import seat_of, wait_for
+from perdure.engine.attempt.checkpoints import Checkpointing, forget
+from perdure.engine.attempt.engine import Engine
+from perdure.engine.attempt.finish import close, close_unopened
+from perdure.engine.attempt.heartbeat import beating
+from perdure.engine.attempt.live_attempt import Opened
+from perdure.engine.attempt.opening_steps import open_attempt, reopen_attempt
+from perdure.engine.attempt.rollover import end_unheard
+from perdure.engine.attempt.start_facts import NotStarted
+from perdure.engine.attempt.supervision import watch
+from perdure.errors import Conflict, GitFailed, LostLease, PerdureError, StoreError
+from perdure.model import Claim, Outcome, OutcomeKind, TaskRun
+from perdure.rules.text import tell
+
+__all__ = [
+    "Engine",
+    "forget_checkpoints",
+    "perform",
+    "seat_of",
+    "take_over",
+    "wait_for",
+    "what_may_be_parked",
+]
+
+forget_checkpoints = forget
+
+
+def perform(engine: Engine, claim: Claim) -> TaskRun:
+    """Does the attempt that was claimed, and returns the run as it is afterwards.
+
+    Trouble of perdure's own (a full disk, a workdir that cannot be made) becomes the attempt's
+    outcome, with its sentence.
+    """
+    with beating(engine, claim):
+        return _perform(engine, claim)
+
+
+def _perform(engine: Engine, claim: Claim) -> TaskRun:
+    try:
+        opened = open_attempt(engine, claim)
+    except LostLease:
+        raise
+    except NotStarted as stop:
+        return close_unopened(engine, claim, stop.outcome)
+    except Conflict as busy:
+        # A restore, a fork, a reset or a person's git has the workdir for a moment: nothing was
+        # begun, and it counts for nothing.
+        return close_unopened(
+            engine, claim, Outcome(kind=OutcomeKind.WRITER_CONFLICT, detail=str(busy))
+        )
+    except (GitFailed, StoreError) as error:
+        kind = OutcomeKind.OVERLOADED if error.transient else OutcomeKind.CONFIG_ERROR
+        return close_unopened(engine, claim, Outcome(kind=kind, detail=str(error)))
+    except (PerdureError, OSError) as error:
+        return close_unopened(
+            engine, claim, Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=str(error))
+        )
+    return _follow(engine, opened)
+
+
+def take_over(engine: Engine, claim: Claim) -> TaskRun:
+    """Goes on with an attempt whose supervisor died: follows its agent if it lives, else records
+    how it ended.
+
+    Raises LostLease if another supervisor was quicker.
+    """
+    claim = engine.store.adopt(claim, engine.worker, engine.lease_s)
+    if engine.elsewhere(claim.run):
+        detail = f"nothing was heard of {claim.run.host_name} any more, where it ran"
+        return close_unopened(engine, claim, Outcome(kind=OutcomeKind.LOST, detail=detail))
+    with beating(engine, claim):
+        return _take_over(engine, claim)
+
+
+def _take_over(engine: Engine, claim: Claim) -> TaskRun:
+    opened = reopen_attempt(engine, claim)
+    if opened is None:
+        used = end_unheard(engine, claim)
+        detail = "perdure was ended before it had started the agent"
+        return close_unopened(engine, claim, Outcome(kind=OutcomeKind.LOST, detail=detail), used)
+    return _follow(engine, opened)
+
+
+def _follow(engine: Engine, opened: Opened) -> TaskRun:
+    with opened:
+        checkpoints = Checkpointing(engine, opened)
+        run = close(engine, opened, watch(engine, opened, checkpoints), checkpoints)
+    if engine.publisher is not None and (trouble := engine.publisher.settle(run.id)):
+        tell(
+            f"perdure: {run.name} was not brought to the checkpoint store: "
+            f"{engine.redactor.text(trouble)}"
+        )
+    return run

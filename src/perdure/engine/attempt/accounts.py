@@ -1,0 +1,136 @@
+"""Whose limits a run draws on, and what is parked because of them. Called by `worker` before a
+claim and by `finish` after an attempt.
+
+An account is told apart by what stands in the environment for the agent: a mark of its credentials
+and service where there are any, else the agent's home, which holds its login. No secret is read
+from a file, and none can be read from the mark.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Sequence
+
+from perdure.engine.attempt.engine import Engine, is_passed
+from perdure.model import Attempt, Parking, Seat, TaskRun
+from perdure.protocols import AgentDriver
+from perdure.rules.crashes import pause_ms
+from perdure.rules.lifecycle import limit_end
+
+ACCOUNT = re.compile(r"KEY|TOKEN|BASE_URL|PROFILE|PROJECT|ORG", re.IGNORECASE)
+_MODEL = r"(opus|sonnet|haiku|gpt-\d\S*|gemini\S*|flash|pro)"
+OF_A_MODEL = re.compile(
+    rf"\b{_MODEL}( \w+)? (limit|quota)|\b(limit|quota) (for|of|on) \S*{_MODEL}", re.IGNORECASE
+)
+"""A limit of one model: the account's other models go on."""
+
+
+def mark_of_credentials(engine: Engine, run: TaskRun, driver: AgentDriver) -> str:
+    """A mark of the credentials and the service in the environment, to see a change by; it tells
+    nothing of them."""
+    given = engine.agent_environment(driver, run)
+    own = sorted(
+        (name, value)
+        for name, value in given.items()
+        if is_passed(name, driver.variables) and ACCOUNT.search(name)
+    )
+    return hashlib.sha256(repr(own).encode()).hexdigest()[:8] if own else ""
+
+
+def account_of(engine: Engine, run: TaskRun) -> str:
+    """`claude/` and eight hexadecimal digits. Raises PerdureError for an agent that there is
+    not."""
+    driver = engine.driver(run.spec.agent)
+    mark = mark_of_credentials(engine, run, driver)
+    home = str(driver.home({**engine.environ, **run.spec.env}))
+    return f"{run.spec.agent}/{mark or hashlib.sha256(home.encode()).hexdigest()[:8]}"
+
+
+def seat_of(engine: Engine, run: TaskRun) -> Seat:
+    """The place that an attempt of the run needs. Raises PerdureError."""
+    agent = run.spec.agent
+    jobs = engine.account_jobs.get(agent, engine.account_jobs.get("*", 0))
+    rule = engine.rules.get(run.spec.rule)
+    return Seat(
+        account=account_of(engine, run),
+        agent=agent,
+        model=run.spec.model,
+        jobs=jobs,
+        rule=run.spec.rule,
+        rule_jobs=rule.concurrency if rule else 0,
+    )
+
+
+def parked_for(engine: Engine, seat: Seat) -> Parking | None:
+    """What holds up a run with this seat: the latest to end."""
+    found = [
+        p
+        for p in engine.store.parked()
+        if p.what in (seat.account, seat.agent) and p.model in ("", seat.model)
+    ]
+    return max(found, key=lambda parking: parking.until, default=None)
+
+
+def parkings(engine: Engine, run: TaskRun, attempt: Attempt, now: int) -> tuple[Parking, ...]:
+    """What is parked after an attempt: its account until the end of a limit that the agent named;
+    its agent if it does not start."""
+    found: list[Parking] = []
+    outcome = attempt.outcome
+    if outcome is None:
+        return ()
+    until = limit_end(outcome, now)
+    if run.account and until is not None and until > now:
+        model = run.spec.model if OF_A_MODEL.search(outcome.detail) else ""
+        reason = (
+            f"account {run.account} is limited until {_clock(until)}: "
+            f"{outcome.detail or 'a usage limit'} ({run.name})"
+        )
+        found.append(Parking(what=run.account, model=model, until=until, reason=reason))
+    pause = pause_ms([attempt, *engine.store.latest_attempts(run.spec.agent)], now)
+    if pause:
+        reason = (
+            f"{run.spec.agent} does not start, tried again at {_clock(now + pause)}: "
+            f"{outcome.kind}: {outcome.detail} ({run.name})"
+        )
+        found.append(Parking(what=run.spec.agent, until=now + pause, reason=reason))
+    return tuple(found)
+
+
+def _clock(at: int) -> str:
+    """A time that reads the same on every machine of a shared store."""
+    return (
+        time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(min(at, 2**53) / 1000))
+        if at < 2**47
+        else "an unknown time"
+    )
+
+
+def wait_for(engine: Engine, run: TaskRun, seat: Seat) -> bool:
+    """Whether the run has to wait before it may be claimed. Says so in its reason, once, and sets
+    the time where there is one."""
+    parking = parked_for(engine, seat)
+    if parking is not None:
+        engine.store.defer(run.id, parking.until, f"parked: {parking.reason}")
+        return True
+    if seat.jobs and engine.store.seats_taken(seat.account) >= seat.jobs:
+        reason = (
+            f"waits for its turn: {seat.jobs} of {seat.jobs} runs of account {seat.account} are at "
+            "work"
+        )
+    elif seat.rule_jobs and engine.store.seats_taken_under(seat.rule) >= seat.rule_jobs:
+        reason = (
+            f"waits for its turn: {seat.rule_jobs} of {seat.rule_jobs} runs of the agent "
+            f"{seat.rule} are at work"
+        )
+    else:
+        return False
+    if run.reason != reason:
+        engine.store.defer(run.id, run.run_after, reason)
+    return True
+
+
+def names(engine: Engine, run: TaskRun) -> Sequence[str]:
+    """All that may be parked for this run."""
+    return (account_of(engine, run), run.spec.agent)

@@ -1,0 +1,347 @@
+"""One baseline: what perdure knows of a conversation, held against what the agent would load.
+
+Known is what perdure itself has seen and kept: the session's snapshot, the transcript as it was at
+the newest launch, perdure's own copy, and the journal (calls and results of tools, answers,
+prompts). A transcript that lacks any of it is never taken for the truth. Called by `start_facts`,
+before anything is launched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import field, replace
+from pathlib import Path
+
+from perdure.agents.transcripts import fingerprint, loaded
+from perdure.agents.transcripts.copy_file import prefix
+from perdure.engine.attempt.engine import HISTORY, Engine
+from perdure.lateclass import dataclass
+from perdure.model import (
+    Attempt,
+    Comparison,
+    Item,
+    ItemKind,
+    Loaded,
+    Relation,
+    Session,
+    Shown,
+    Snapshot,
+    Standing,
+    Start,
+    Verdict,
+    compare,
+)
+from perdure.model.events import (
+    MAX_TEXT,
+    AnyEvent,
+    CheckpointRestored,
+    ContextSeen,
+    Record,
+    RetrySeen,
+    RunTakenIn,
+    Said,
+    SessionSeen,
+    ToolEnded,
+    ToolStarted,
+    TurnStarted,
+)
+from perdure.model.loaded import digest, quote
+from perdure.protocols import AgentDriver
+
+QUOTED = 8
+"""Number of missing items that are named in words."""
+WHOLE_OUTPUT = 490
+"""Number of characters below which the journal has all of a result: the drivers cut it at 500."""
+WHOLE_WORDS = 300
+"""Number of characters below which the prompt quotes all of a command or an answer."""
+TOLD = 60
+"""Number of items that a prompt tells."""
+TITLE = 80
+"""Number of characters of an item's text that are kept to be quoted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Journaled:
+    """One item of a conversation as perdure's journal has it."""
+
+    item: Item
+    attempt: int
+    """Its place among the attempts of the conversation, counted from 0."""
+    words: str = ""
+    """The command or main argument of a call, or the agent's words."""
+    ok: bool = True
+    output: str = ""
+    """The beginning of a result."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """Everything known of one conversation, except its transcripts."""
+
+    snapshots: tuple[Snapshot, ...] = ()
+    """The transcript as perdure saw it last, and as it was when an attempt last went on with it."""
+    prompts: frozenset[str] = frozenset()
+    """The marks of the prompts that perdure sent into it."""
+    journal: tuple[Journaled, ...] = ()
+    """Answers, calls and results of the attempts since the last judged one, in order."""
+    announced: bool = False
+    """An agent was heard in it, so it may have asked the model."""
+
+
+UNKNOWN = Baseline()
+
+
+@dataclass(slots=True)
+class _Window:
+    """Collects the items of the attempts that count."""
+
+    items: list[Journaled] = field(default_factory=list)
+    calls: dict[tuple[int, str], str] = field(default_factory=dict)
+    """Commands by attempt and id: an agent may start counting its calls from 1 in each attempt."""
+
+    def take(self, event: AnyEvent, attempt: int) -> None:
+        """Take in one event."""
+        match event:
+            case ContextSeen(compacted=True):
+                # From here on a summary stands for what came before.
+                self.items.clear()
+            case Said(text=text, aside=False) if len(text) < MAX_TEXT // 2:
+                item = Item(ItemKind.ANSWER, "", digest(text), _title(text))
+                self.items.append(Journaled(item=item, attempt=attempt, words=text))
+            case ToolStarted(tool_id=key, aside=False) as call if key:
+                words = call.summary or call.name
+                self.calls[attempt, key] = words
+                item = Item(ItemKind.CALL, key, "", _title(words))
+                self.items.append(Journaled(item=item, attempt=attempt, words=words))
+            case ToolEnded(tool_id=key, aside=False) as result if (attempt, key) in self.calls:
+                words = self.calls[attempt, key]
+                item = Item(ItemKind.RESULT, key, "", f"of {_title(words)}")
+                found = Journaled(
+                    item=item, attempt=attempt, words=words, ok=result.ok, output=result.summary
+                )
+                self.items.append(found)
+            case _:
+                pass
+
+
+def _title(text: str) -> str:
+    return " ".join(text[: 4 * TITLE].split())[:TITLE]
+
+
+def baseline_of(engine: Engine, session: Session) -> Baseline:
+    """Read what is known of a session, from all runs that share its conversation."""
+    runs = engine.store.runs_of(session.key)
+    histories = {run.id: engine.store.history(run.id, limit=HISTORY) for run in runs}
+    since = max((_taken_back_at(records) for records in histories.values()), default=0)
+    attempts = [
+        (run, attempt)
+        for run in runs
+        for attempt in engine.store.attempts(run.id)
+        if attempt.session_id == session.id and attempt.outcome is not None
+    ]
+    # What was said before a restore is not in the conversation any more, whichever run said it.
+    attempts = [(run, attempt) for run, attempt in attempts if attempt.started >= since]
+    attempts.sort(key=lambda each: each[1].started)
+    went_on = [at for at, (_, attempt) in enumerate(attempts) if _went_on(attempt)]
+    first = went_on[-1] if went_on else 0
+    window, announced = _Window(), False
+    for at, (run, attempt) in enumerate(attempts):
+        events = [each.event for each in histories[run.id] if each.attempt == attempt.number]
+        announced = announced or any(isinstance(event, HEARD) for event in events)
+        if at < first or _strayed(attempt):
+            continue
+        mark = _mark(attempt) if events and _heard(attempt) else ""
+        if mark:
+            item = Item(ItemKind.PROMPT, "", mark, f"instructions of attempt {attempt.number}")
+            window.items.append(Journaled(item=item, attempt=at))
+        for event in events:
+            window.take(event, at)
+    launched = attempts[first][1].before if went_on else None
+    return Baseline(
+        snapshots=tuple(each for each in (session.snapshot, launched) if each is not None),
+        prompts=frozenset(session.prompts),
+        journal=tuple(window.items),
+        announced=announced,
+    )
+
+
+HEARD = (SessionSeen, TurnStarted, RetrySeen, ContextSeen, Said, ToolStarted)
+"""Events that show that an agent was active in the conversation."""
+
+
+def _taken_back_at(records: Sequence[Record]) -> int:
+    """When (ms) the conversation was last taken back, or came from another machine; 0: never."""
+    last = 0
+    for record in records:
+        event = record.event
+        restored = isinstance(event, CheckpointRestored) and not event.files_only
+        if restored or isinstance(event, RunTakenIn):
+            last = record.at
+    return last
+
+
+def _went_on(attempt: Attempt) -> bool:
+    """Whether the conversation was judged after the attempt, and the model had answered in it."""
+    receipt = attempt.receipt
+    if receipt is None or receipt.verdict is Verdict.BROKEN:
+        return False
+    return receipt.evidence.answered
+
+
+def _heard(attempt: Attempt) -> bool:
+    receipt = attempt.receipt
+    if receipt is None:
+        return False
+    return receipt.evidence.answered or bool(receipt.evidence.prompt_found)
+
+
+def _strayed(attempt: Attempt) -> bool:
+    """Whether the agent opened another conversation than the one it was asked for."""
+    asked, receipt = attempt.continuation, attempt.receipt
+    if asked is None or receipt is None or asked.kind is not Start.RESUME:
+        return False
+    return receipt.evidence.returned not in ("", asked.session_id)
+
+
+def _mark(attempt: Attempt) -> str:
+    """The mark of the attempt's prompt, while its directory is kept."""
+    path = Path(attempt.directory) / "prompt.md"
+    try:
+        return fingerprint(path.read_text(encoding="utf-8", errors="surrogatepass"))
+    except OSError:
+        return ""
+
+
+def standing(
+    engine: Engine, driver: AgentDriver, session_id: str, path: Path | None, known: Baseline
+) -> Standing:
+    """Return how a transcript compares with what perdure has seen. Raises WorkspaceError."""
+    try:
+        content = path.read_bytes() if path is not None else None
+    except OSError:
+        content = None
+    if path is None or content is None:
+        return Standing.ABSENT
+    copied = engine.copies.continued_by(driver, session_id, path)
+    kept = [prefix(path, each.size) == each.sha256 for each in known.snapshots]
+    changed = copied is False or not all(kept)
+    if not changed and (copied or kept):
+        return Standing.WHOLE
+    there = {fingerprint(prompt.text) for prompt in driver.prompts(content)}
+    ours = set(known.prompts)
+    if copied is False:
+        ours |= _copied_prompts(engine, driver, session_id)
+    if there and ours and not there & ours:
+        return Standing.FOREIGN
+    return Standing.CHANGED if changed else Standing.WHOLE
+
+
+def _copied_prompts(engine: Engine, driver: AgentDriver, session_id: str) -> set[str]:
+    try:
+        content = engine.copies.of(driver.name, session_id).read_bytes()
+    except OSError:
+        return set()
+    return {fingerprint(prompt.text) for prompt in driver.prompts(content)}
+
+
+def load(engine: Engine, driver: AgentDriver, home: Path, content: bytes) -> Loaded | None:
+    """Return what a resume would load from a transcript, without secrets, as the journal has it."""
+    return loaded(driver, home, engine.redactor.bytes(content))
+
+
+def shown_of(base: Loaded | None, now: Loaded, journal: Iterable[Journaled]) -> Shown:
+    """Return what is shown of the known items: those loaded before, and those of the journal. Pure.
+
+    `base`: what was loaded when perdure last looked; None where that is `now`.
+    """
+    held = compare(base.items, now) if base is not None else _all_of(now)
+    before = base if base is not None else now
+    counted = {_key(each) for each in before.items if not each.made_up}
+    news = [each.item for each in journal if _key(each.item) not in counted]
+    there = {_key(each) for each in now.items if not each.made_up}
+    summarized = {_key(each) for each in now.condensed}
+    aside = {_key(each) for each in now.dropped}
+    missing = [each for each in news if _key(each) not in there | summarized]
+    off_branch = sum(_key(each) in aside for each in missing)
+    condensed = sum(_key(each) in summarized - there for each in news)
+    relation = held.relation
+    if missing and relation in (Relation.WHOLE, Relation.COMPACTED):
+        relation = Relation.SHORTENED if off_branch else Relation.GAPS
+    if condensed and relation is Relation.WHOLE:
+        relation = Relation.COMPACTED
+    return Shown(
+        relation=relation,
+        known=held.known + len(news),
+        shown=held.shown + sum(_key(each) in there for each in news),
+        condensed=held.condensed + condensed,
+        off_branch=held.off_branch + off_branch,
+        unrecorded=len(missing) - off_branch,
+        missing=tuple(quote(each) for each in (*held.missing, *missing)[:QUOTED]),
+    )
+
+
+def _all_of(now: Loaded) -> Comparison:
+    count = sum(not each.made_up for each in now.items)
+    return Comparison(relation=Relation.WHOLE, known=count, shown=count)
+
+
+def unrecorded(now: Loaded, journal: Iterable[Journaled]) -> list[Journaled]:
+    """Return the items of the journal that the transcript does not have at all. Pure."""
+    rows = (*now.items, *now.condensed, *now.dropped)
+    there = {_key(each) for each in rows if not each.made_up}
+    return [each for each in journal if _key(each.item) not in there]
+
+
+def told_in_full(each: Journaled) -> bool:
+    """Return whether the prompt has all of an item that no transcript has (see `prompt_facts`).
+    Pure."""
+    match each.item.kind:
+        case ItemKind.RESULT:
+            return len(each.output) < WHOLE_OUTPUT
+        case ItemKind.CALL | ItemKind.ANSWER:
+            return len(each.words) < WHOLE_WORDS
+        case _:
+            return False
+
+
+def with_ids_of(now: Loaded, journal: Sequence[Journaled]) -> tuple[Journaled, ...]:
+    """Return the journal with the transcript's ids of tool calls, for an agent that tells others.
+    Pure.
+
+    Calls are matched behind the first prompt of the journal, by their commands where these fit and
+    else in their order. A call without a partner keeps its own id, so it counts as missing.
+    """
+    rows = [*now.items, *now.condensed, *now.dropped]
+    first = next((each.item for each in journal if each.item.kind is ItemKind.PROMPT), None)
+    if first is not None:
+        places = [at for at, each in enumerate(rows) if _key(each) == _key(first)]
+        rows = rows[places[-1] :] if places else []
+    free = [each for each in rows if each.kind is ItemKind.CALL]
+    calls = [each for each in journal if each.item.kind is ItemKind.CALL]
+    found: dict[tuple[int, str], str] = {}
+    for each in calls:
+        partner = next((other for other in free if _same_command(each.words, other.said)), None)
+        if partner is not None:
+            free.remove(partner)
+            found[each.attempt, each.item.key] = partner.key
+    for each in calls:
+        if (each.attempt, each.item.key) not in found and free:
+            found[each.attempt, each.item.key] = free.pop(0).key
+    return tuple(
+        replace(
+            each,
+            item=replace(each.item, key=found.get((each.attempt, each.item.key), each.item.key)),
+        )
+        for each in journal
+    )
+
+
+def _same_command(words: str, said: str) -> bool:
+    """Whether a command as the agent told it is the one that its transcript quotes behind the
+    tool's name."""
+    command = said.partition(" ")[2]
+    return bool(command) and command in " ".join(words.split())
+
+
+def _key(each: Item) -> tuple[str, str]:
+    return (each.kind, each.key or each.digest)

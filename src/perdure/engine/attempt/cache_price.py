@@ -1,0 +1,112 @@
+"""Whether a conversation that was left alone simply goes on, by what that costs. Called by
+`start_facts` for a conversation that could go on.
+
+By default it does, and the figures stand in `perdure why`. Where the user allows it (`cold_cache`),
+it is compacted first, or a new one with a brief takes its place, or a person is asked; a person's
+retry after that is the answer, and it goes on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from perdure.engine.attempt.engine import Engine
+from perdure.model import (
+    PUT_BACK,
+    Attempt,
+    Claim,
+    Continuation,
+    ContinuityPolicy,
+    Fill,
+    OutcomeKind,
+    Rung,
+    Session,
+    Start,
+)
+from perdure.protocols import AgentDriver
+from perdure.rules.context_window import can_compact
+from perdure.rules.pricing import PricedChoice, PromptCache, Way, choose, lifetime_s, price_of
+
+ASKED = "going on costs more than another way"
+
+
+def weigh(
+    engine: Engine,
+    claim: Claim,
+    driver: AgentDriver,
+    live: Session,
+    fill: Fill,
+    asked: Continuation,
+    new_id: str,
+) -> Continuation:
+    """The continuation, with what each way was reckoned to cost; another one where that is allowed
+    and costs less; `refuse` to ask."""
+    choice = _choice(engine, claim, driver, live, fill)
+    weighed = replace(
+        asked,
+        prices=choice.usd,
+        reason=f"{asked.reason}; {choice.reason}" if choice.reason else asked.reason,
+    )
+    if choice.way is Way.COMPACT:
+        return replace(weighed, compact=True)
+    if choice.way is Way.FRESH:
+        reason = (
+            f"a new conversation with a brief costs less than to go on with {live.id}: "
+            f"{choice.reason}"
+        )
+        return replace(
+            weighed,
+            kind=Start.REBUILD,
+            session_id=new_id,
+            rung=Rung.REBUILT,
+            lost_session_id=live.id,
+            reason=reason,
+        )
+    if choice.way is Way.ASK and not _answered(engine, claim):
+        return replace(
+            weighed,
+            kind=Start.REFUSE,
+            reason=f"{ASKED}: {choice.reason}; perdure retry goes on all the same",
+        )
+    return weighed
+
+
+def _choice(
+    engine: Engine, claim: Claim, driver: AgentDriver, live: Session, fill: Fill
+) -> PricedChoice:
+    run = claim.run
+    given = engine.agent_environment(driver, run)
+    hour = bool(given.get("ENABLE_PROMPT_CACHING_1H")) or not given.get("ANTHROPIC_API_KEY")
+    return choose(
+        PromptCache(
+            tokens=fill.tokens,
+            idle_s=max(0, engine.store.now() - live.updated) / 1000,
+            lifetime_s=lifetime_s(run.spec.agent, hour=hour),
+        ),
+        price_of(fill.model or run.spec.model),
+        engine.cold_cache,
+        can_compact=can_compact(driver.abilities.compacts, fill, in_vain=False),
+        may_begin_anew=run.spec.continuity is not ContinuityPolicy.STRICT,
+    )
+
+
+def _answered(engine: Engine, claim: Claim) -> bool:
+    """Whether the attempt before was the question: then a person said that it goes on."""
+    last = next(
+        (a for a in reversed(engine.store.attempts(claim.run.id)) if a.number < claim.attempt), None
+    )
+    return (
+        last is not None
+        and last.outcome is not None
+        and last.outcome.kind is OutcomeKind.NEEDS_INPUT
+        and _is_question(last)
+    )
+
+
+def _is_question(attempt: Attempt) -> bool:
+    return attempt.outcome is not None and attempt.outcome.detail.startswith(ASKED)
+
+
+def goes_on(asked: Continuation) -> bool:
+    """Whether there is anything to weigh: the agent's own conversation, as it stands."""
+    return asked.kind is Start.RESUME and asked.rung not in PUT_BACK and not asked.compact

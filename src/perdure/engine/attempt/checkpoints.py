@@ -1,0 +1,345 @@
+"""Takes the checkpoints of an attempt: workdir and conversation together, published when both
+halves are durable.
+
+While the agent works they are taken in a thread of their own, so that its lines go on being read;
+what the store gets is written by the watching thread alone. The conversation is saved first: the
+files are then at least as new as what was said of them. A checkpoint that cannot be taken (a full
+disk, a workdir that is gone) is told in the journal and never fails the attempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perdure.agents.transcripts import begins_with, fingerprint, prompts_since
+from perdure.engine.attempt.engine import HISTORY, Engine
+from perdure.engine.attempt.live_attempt import Opened
+from perdure.errors import LostLease, PerdureError, StoreError
+from perdure.host import process
+from perdure.lateclass import dataclass
+from perdure.model import (
+    CLEAN_UP,
+    KEEPSAKES,
+    PUT_BACK,
+    Checkpoint,
+    Saved,
+    Session,
+    Snapshot,
+    Start,
+    TaskRun,
+    Workspace,
+)
+from perdure.model.events import (
+    CheckpointMissed,
+    CheckpointRestored,
+    CheckpointTaken,
+    DriftSeen,
+    FilesPlanned,
+    PlaceLost,
+    WorkSeen,
+)
+from perdure.workspace import Against
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+SETTLES_S = 0.3
+"""Wait before a checkpoint, in seconds. An agent writes its transcript somewhat later than it tells
+of what happened, and most leave as soon as their turn is over: then the checkpoint at the end is
+enough."""
+SHARE = 10
+"""Of the time that an agent works, at most one part in so many goes into checkpoints: a large
+workdir is saved more seldom."""
+KEPT = 10
+"""So many of a run's newest checkpoints are kept, besides the last of each attempt, and what a
+restore took away."""
+
+
+@dataclass(slots=True)
+class Checkpointing:
+    """The checkpoints of one attempt, one at a time. Used by one thread."""
+
+    engine: Engine
+    opened: Opened
+    begun: float = field(default_factory=process.boottime)
+    """When the last one was begun."""
+    took: float = 0.0
+    """How long it took, in seconds."""
+    displaced: bool = False
+    """The run is another machine's by now: the attempt must end."""
+    work: WorkSeen | None = None
+    """What the attempt changed, once its last checkpoint is taken; None where nobody could look."""
+    _pool: ThreadPoolExecutor | None = None
+    _taking: Future[Checkpoint] | None = None
+    _why: str = ""
+    _wanted: str = ""
+    _not_before: float = 0.0
+
+    def tool_ended(self) -> None:
+        """One is due if the last is long enough ago. Where it is brought elsewhere, else as soon as
+        it is: there may be no other moment before this machine is gone."""
+        every = self.engine.checkpoint_every_s
+        due_in = self.begun + max(every, SHARE * self.took) - process.boottime()
+        if every and not self._wanted and (due_in <= 0 or self.engine.publisher is not None):
+            # Claude Code 2.1.329 writes a result down about 0.1 s after it has told of it.
+            self.want("tool", in_s=max(SETTLES_S, due_in))
+
+    def want(self, why: str, in_s: float = 0.0) -> None:
+        """Asks for one, which `tick` begins as soon as none is being taken."""
+        self._wanted, self._not_before = why, process.boottime() + in_s
+
+    def tick(self) -> None:
+        """Publishes what is ready, and begins what is due. Returns at once. Raises LostLease."""
+        if self._taking is not None and self._taking.done():
+            self.took = process.boottime() - self.begun
+            self._publish(self._taking.result)
+            self._taking = None
+        if self._wanted and self._taking is None and process.boottime() >= self._not_before:
+            self._begin(self._wanted)
+            self._wanted = ""
+        self._hear()
+
+    def _hear(self) -> None:
+        """What became of checkpoints that were to be brought out besides."""
+        publisher = self.engine.publisher
+        if publisher is None or not (told := publisher.told(self.opened.claim.run.id)):
+            return
+        self.displaced = self.displaced or any(isinstance(event, PlaceLost) for event in told)
+        self.engine.store.record(self.opened.claim, told)
+
+    def end(self, why: str) -> None:
+        """Waits for the one that is being taken, and takes the attempt's last. Raises LostLease."""
+        self._wanted = ""
+        if self._taking is not None:
+            self._publish(self._taking.result)
+            self._taking = None
+        if self._pool is not None:
+            self._pool.shutdown()
+        self._why = why
+        self._publish(lambda: self._last(why))
+        with suppress(PerdureError, OSError):
+            prune(self.engine, self.opened.claim.run)
+
+    def _last(self, why: str) -> Checkpoint:
+        engine, opened = self.engine, self.opened
+        against = began_with(engine, opened)
+
+        def save(number: int) -> Saved:
+            saved, self.work = engine.workspaces.checkpoints.save_last(
+                opened.workspace, number, against, ignored=engine.checkpoint_ignored
+            )
+            return saved
+
+        return take(engine, opened, why, self._number(), copied=True, save=save)
+
+    def _begin(self, why: str) -> None:
+        from concurrent.futures import (
+            ThreadPoolExecutor,
+        )  # when an agent is at work, and not before its start
+
+        self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self.begun, self._why = process.boottime(), why
+        self._taking = self._pool.submit(take, self.engine, self.opened, why, self._number())
+
+    def _number(self) -> int:
+        return self.engine.store.next_checkpoint(self.opened.workspace.id)
+
+    def _publish(self, taken: Callable[[], Checkpoint]) -> None:
+        try:
+            checkpoint = taken()
+            self.engine.store.add_checkpoint(checkpoint, self.opened.claim)
+            if self.engine.publisher is not None:
+                self.engine.publisher.published(checkpoint)
+        except LostLease:
+            raise
+        except Exception as error:
+            reason = self.engine.redactor.text(str(error) or type(error).__name__)
+            with suppress(StoreError):
+                self.engine.store.record(
+                    self.opened.claim, [CheckpointMissed(why=self._why, reason=reason)]
+                )
+
+
+def take(
+    engine: Engine,
+    opened: Opened,
+    why: str,
+    number: int,
+    *,
+    copied: bool = False,
+    save: Callable[[int], Saved] | None = None,
+) -> Checkpoint:
+    """Saves both halves and says what they are; nothing is published. `copied`: the own copy is as
+    new as it is to be; `save` saves the workdir (default: as it is).
+
+    Raises PerdureError and OSError.
+    """
+    session, attempt = opened.session, opened.attempt
+    transcript = (
+        copy_conversation(engine, opened)
+        if not copied
+        else opened.transcript(session.id)
+        if session is not None
+        else None
+    )
+    parts = engine.copies.parts(opened.driver, session.id) if session is not None else ()
+    at = engine.store.now()
+    return Checkpoint(
+        run=attempt.run,
+        number=number,
+        attempt=attempt.number,
+        at=at,
+        why=why,
+        workdir=(save or _save(engine, opened))(number),
+        session_id=session.id if session is not None and parts else "",
+        conversation=parts,
+        context_version=_given(opened, session, transcript),
+        agent=opened.claim.run.spec.agent,
+        agent_version=attempt.agent_version,
+        flags=dict(attempt.flags),
+    )
+
+
+def _save(engine: Engine, opened: Opened) -> Callable[[int], Saved]:
+    return lambda number: engine.workspaces.checkpoints.save(
+        opened.workspace, number, ignored=engine.checkpoint_ignored
+    )
+
+
+def began_with(engine: Engine, opened: Opened) -> Against:
+    """Return what the attempt's changes are compared with: the checkpoint that the workdir was left
+    at, or that was restored since."""
+    run, number = opened.claim.run, opened.attempt.number
+    records = engine.store.history(run.id, limit=HISTORY)
+    left, foreign = 0, set[str]()
+    for record in records:
+        event = record.event
+        if isinstance(event, CheckpointTaken | CheckpointRestored) and record.attempt < number:
+            kept = isinstance(event, CheckpointRestored) or event.why not in KEEPSAKES
+            left = event.number if kept else left
+        if record.attempt == number and isinstance(event, FilesPlanned):
+            foreign |= {change.name for change in event.files}
+        if record.attempt == number and isinstance(event, DriftSeen):
+            foreign |= set(event.paths)
+    own = engine.store.checkpoints(run.id)
+    found = next((each for each in own if each.number == left), None)
+    first = min((each.number for each in own), default=1)
+    if found is None and first > 1:
+        found = _of_others(engine, opened)
+    return Against(
+        number=found.number if found is not None else 0,
+        commit=found.workdir.commit if found is not None else "",
+        head=found.workdir.head if found is not None else "",
+        since=opened.directory / "prompt.md",
+        foreign=frozenset(foreign),
+    )
+
+
+def _of_others(engine: Engine, opened: Opened) -> Checkpoint | None:
+    """The newest checkpoint that another run of the same workdir had taken before this attempt."""
+    own = {opened.attempt.run}
+    runs = [run.id for run in engine.store.placed() if run.workspace.id == opened.workspace.id]
+    found = [
+        each
+        for run_id in runs
+        if run_id not in own
+        for each in engine.store.checkpoints(run_id)
+        if each.at <= opened.attempt.started
+    ]
+    return max(found, key=lambda each: each.number, default=None)
+
+
+def copy_conversation(engine: Engine, opened: Opened) -> Path | None:
+    """Brings perdure's own copy up to the agent's transcript, and returns that. None where there is
+    none, and where it lost what was known of it: then the copy that still has it stays."""
+    session = opened.session
+    transcript = opened.transcript(session.id) if session is not None else None
+    if session is None or transcript is None:
+        return None
+    known = known_before(opened, session)
+    if known is not None and not begins_with(opened.driver, transcript, known):
+        return None
+    return transcript if engine.copies.take(opened.driver, session.id, transcript) else None
+
+
+def known_before(opened: Opened, session: Session) -> Snapshot | None:
+    """What the transcript must begin with: what was put back for this attempt, or else what perdure
+    last saw of it."""
+    put_back = opened.asked.kind is Start.RESUME and opened.asked.rung in PUT_BACK
+    return opened.attempt.before if put_back else session.snapshot
+
+
+def sent(opened: Opened) -> str:
+    """The mark of this attempt's own prompt."""
+    return fingerprint(
+        (opened.directory / "prompt.md").read_text(encoding="utf-8", errors="surrogatepass")
+    )
+
+
+def _given(opened: Opened, session: Session | None, transcript: Path | None) -> int:
+    """The newest version of the instructions that stands in the conversation."""
+    if session is None or transcript is None:
+        return session.context_version if session is not None else 0
+    before = opened.attempt.before if opened.asked.kind is Start.RESUME else None
+    new = prompts_since(opened.driver, transcript, before)
+    return opened.attempt.context_version if sent(opened) in new else session.context_version
+
+
+def last_of(engine: Engine, workspace: Workspace) -> Checkpoint | None:
+    """The newest checkpoint of a workdir, of the runs that are on the list: those of others go by
+    their age."""
+    runs = [
+        run.id
+        for run in engine.store.placed()
+        if run.removed is None and run.workspace.id == workspace.id
+    ]
+    found = [each for run_id in runs for each in engine.store.checkpoints(run_id)]
+    return max(found, key=lambda each: each.number, default=None)
+
+
+def keep_again(engine: Engine, workspace: Workspace, last: Checkpoint) -> Checkpoint:
+    """The workdir as it is now as a checkpoint of its own that stays, with the conversation of the
+    last one. The caller holds the workdir's lock. Raises PerdureError and OSError; then nothing is
+    published."""
+    number = engine.store.next_checkpoint(workspace.id)
+    saved = engine.workspaces.checkpoints.save(workspace, number, ignored=engine.checkpoint_ignored)
+    kept = replace(last, number=number, at=engine.store.now(), why=CLEAN_UP, workdir=saved)
+    engine.store.add_checkpoint(kept)
+    return kept
+
+
+def prune(engine: Engine, run: TaskRun) -> None:
+    """Forgets what the run need not keep: all but the newest, the last of each attempt, and the
+    keepsakes of restores and clean-ups, which hold what is nowhere else; those go by their age.
+    Raises PerdureError."""
+    checkpoints = engine.store.checkpoints(run.id)
+    keepsakes = [each for each in checkpoints if each.why in KEEPSAKES]
+    taken = [each for each in checkpoints if each.why not in KEEPSAKES]
+    kept = {
+        each.number
+        for each in (*keepsakes, *taken[-KEPT:], *{each.attempt: each for each in taken}.values())
+    }
+    assert run.workspace is not None
+    forget(
+        engine,
+        run.id,
+        run.workspace,
+        [checkpoint for checkpoint in checkpoints if checkpoint.number not in kept],
+    )
+
+
+def forget(
+    engine: Engine, run_id: str, workspace: Workspace, checkpoints: Sequence[Checkpoint]
+) -> None:
+    """Takes checkpoints of a run away, which may be off the list: the rows first, so that none is
+    ever without its halves. What their conversations name stays in the own copies. Raises
+    PerdureError."""
+    engine.store.forget_checkpoints(run_id, [checkpoint.number for checkpoint in checkpoints])
+    if checkpoints:
+        engine.workspaces.checkpoints.forget(
+            workspace, *(checkpoint.number for checkpoint in checkpoints)
+        )

@@ -1,0 +1,216 @@
+"""How full the conversation of an attempt is, before and after it.
+
+`start_facts` asks what comes before an attempt, `finish` what became of it. The choices are made in
+`context_window` and `continuation`; a transcript is the witness, whatever the agent said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perdure.engine.attempt.engine import HISTORY, Engine
+from perdure.lateclass import dataclass
+from perdure.model import (
+    Attempt,
+    Continuation,
+    ContinuityPolicy,
+    Fill,
+    Measure,
+    Outcome,
+    OutcomeKind,
+    Session,
+    Snapshot,
+    Start,
+    TaskRun,
+    WhenFull,
+)
+from perdure.model.events import AnyEvent, Compacted, NotCompacted, RolledOver, SessionRetired
+from perdure.protocols import AgentDriver
+from perdure.rules.context_window import FillRules, asks_for_person, completed, measure, told
+
+if TYPE_CHECKING:
+    from perdure.engine.attempt.live_attempt import Opened
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What is known of a conversation's size before an attempt, and what follows from it."""
+
+    measure: Measure = Measure.NONE
+    fill: Fill | None = None
+
+
+UNKNOWN = Size()
+
+
+def rules_of(engine: Engine, run: TaskRun) -> FillRules:
+    """What the user has set, with the task's own policy."""
+    return engine.context.named(run.spec.when_full)
+
+
+def fill_of(
+    engine: Engine, driver: AgentDriver, run: TaskRun, at: Snapshot | None, known: Fill | None
+) -> Fill | None:
+    """The fill of a conversation as it was when the snapshot was taken; None where there is no
+    transcript. Reads it."""
+    if at is None:
+        return None
+    try:
+        with Path(at.path).open("rb") as file:
+            content = file.read(at.size)
+    except FileNotFoundError:  # it lies elsewhere since: a workdir or a home was moved
+        return None
+    return completed(driver.fill(content), known, run.spec.model, rules_of(engine, run))
+
+
+def size_before(
+    engine: Engine, driver: AgentDriver, run: TaskRun, live: Session, at: Snapshot | None
+) -> Size:
+    """Whether the conversation can go on as it is."""
+    fill = fill_of(engine, driver, run, at, live.fill)
+    if fill is None:
+        return UNKNOWN
+    last = _last(engine.store.attempts(run.id), live.id)
+    number = last.number if last is not None else 0
+    events = [
+        record.event
+        for record in engine.store.history(run.id, limit=HISTORY)
+        if record.attempt == number
+    ]
+    refused = (
+        last is not None
+        and last.outcome is not None
+        and last.outcome.kind is OutcomeKind.CONTEXT_EXHAUSTED
+    )
+    # A person may have made it shorter since: then it is another conversation than the one that was
+    # refused.
+    exhausted = refused and fill.compactions == (
+        last.fill.compactions if last is not None and last.fill is not None else 0
+    )
+    compacted = any(isinstance(event, Compacted) for event in events)
+    in_vain = any(isinstance(event, NotCompacted) for event in events) or (exhausted and compacted)
+    found = measure(
+        rules_of(engine, run),
+        fill,
+        compacts=driver.abilities.compacts,
+        exhausted=exhausted,
+        in_vain=in_vain,
+    )
+    return Size(found, fill)
+
+
+def _last(attempts: Sequence[Attempt], session_id: str) -> Attempt | None:
+    """The newest attempt that was at work in the conversation and has ended."""
+    there = (
+        each
+        for each in reversed(attempts)
+        if each.session_id == session_id and each.continuation is not None and each.outcome
+    )
+    return next(there, None)
+
+
+def changes(
+    asked: Continuation, session_id: str, was: Fill | None, now: Fill | None, *, answered: bool
+) -> list[AnyEvent]:
+    """What an attempt did to the size of its conversation, for the journal. Where it was told to
+    make it shorter and did not, the next attempt will not tell it again."""
+    if now is None:
+        return []
+    times = now.compactions - (was.compactions if was is not None else 0)
+    if times > 0:
+        held = now.held or (was.tokens if was is not None else 0)
+        return [
+            Compacted(
+                session_id=session_id, before=held, after=now.left, times=times, asked=asked.compact
+            )
+        ]
+    return (
+        [NotCompacted(session_id=session_id, tokens=now.tokens)]
+        if asked.compact and answered
+        else []
+    )
+
+
+def rolled_over(
+    engine: Engine, driver: AgentDriver, run: TaskRun, session: Session, cause: str
+) -> list[AnyEvent]:
+    """That the conversation gave way to a new one, for the journal."""
+    held = fill_of(engine, driver, run, session.snapshot, session.fill) or session.fill or Fill()
+    gone = RolledOver(session_id=session.id, tokens=held.tokens, window=held.window, cause=cause)
+    return [gone, SessionRetired(session_id=session.id, cause=cause)]
+
+
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """The size of a conversation after an attempt."""
+
+    was: Fill | None
+    now: Fill | None
+    following: Measure
+    """What comes before it goes on, where the attempt's last request was refused as too long."""
+
+    @property
+    def compactions(self) -> int:
+        """How often the attempt made it shorter."""
+        return (
+            max(0, self.now.compactions - (self.was.compactions if self.was is not None else 0))
+            if self.now is not None
+            else 0
+        )
+
+    def cause(self, outcome: Outcome, continuity: ContinuityPolicy) -> str:
+        """Why it is retired; empty where it is not. It stays where a person has to say what becomes
+        of it."""
+        if outcome.kind is not OutcomeKind.CONTEXT_EXHAUSTED or self.following is Measure.COMPACT:
+            return ""
+        held = (
+            told(self.now)
+            if self.now is not None and self.now.tokens
+            else "a size that nothing tells"
+        )
+        return (
+            ""
+            if asks_for_person(continuity, self.following)
+            else f"rolled over at {held}: the model's service refused it as too long"
+        )
+
+
+def size_after(
+    engine: Engine,
+    opened: Opened,
+    session: Session | None,
+    windows: Mapping[str, int],
+    *,
+    answered: bool,
+) -> Sized:
+    """Looks at the transcript again. `windows`: what the agent said that its models take, by name;
+    `answered`: it said or did something.
+
+    A new conversation that was refused before its first answer cannot be made shorter: its
+    instructions are too long.
+    """
+    run, driver = opened.claim.run, opened.driver
+    rules, known = rules_of(engine, run), session.fill if session is not None else None
+    was = fill_of(engine, driver, run, opened.attempt.before, known)
+    path = opened.transcript(session.id) if session is not None else None
+    hopeless = not answered and opened.asked.kind in (Start.FRESH, Start.REBUILD)
+    if path is None:
+        return Sized(
+            was,
+            None,
+            Measure.STOP if hopeless or rules.policy is WhenFull.STOP else Measure.ROLL_OVER,
+        )
+    found = driver.fill(path.read_bytes())
+    found = replace(found, window=found.window or windows.get(found.model, 0))
+    now = completed(found, known, run.spec.model, rules)
+    in_vain = now.compactions > (was.compactions if was is not None else 0)
+    if hopeless:
+        return Sized(was, now, Measure.STOP)
+    return Sized(
+        was,
+        now,
+        measure(rules, now, compacts=driver.abilities.compacts, exhausted=True, in_vain=in_vain),
+    )

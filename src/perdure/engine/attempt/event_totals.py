@@ -1,0 +1,208 @@
+"""What an agent's events add up to while they come in. Pure; used by `supervision`, read by
+`finish`."""
+
+from __future__ import annotations
+
+from dataclasses import field, replace
+
+from perdure.lateclass import dataclass
+from perdure.model import Reply, Usage
+from perdure.model.events import (
+    MAX_TEXT,
+    AgentEvent,
+    ContextSeen,
+    HelpersSeen,
+    LimitSeen,
+    ReplySeen,
+    RetrySeen,
+    Said,
+    SaidPart,
+    SessionSeen,
+    ToolEnded,
+    ToolStarted,
+    TurnEnded,
+    TurnStarted,
+    UsageSeen,
+    WritesLost,
+)
+from perdure.rules.pricing import priced
+from perdure.rules.unfinished import OpenEnds
+
+KEPT = (SessionSeen, TurnEnded, LimitSeen, WritesLost, UsageSeen)
+RETRIES_KEPT = 20
+TOO_LONG = 413
+
+
+@dataclass(slots=True)
+class Joiner:
+    """Joins the pieces of a text to one event, and drops a count that is told again with each part
+    of an answer. It goes by the events alone and not by time, so a second look gives the same."""
+
+    pieces: list[str] = field(default_factory=list)
+    length: int = 0
+    carried: ContextSeen | None = None
+
+    def add(self, event: AgentEvent) -> list[AgentEvent]:
+        """The events that are whole now, in order."""
+        if isinstance(event, ContextSeen):
+            if event == self.carried:
+                return []
+            self.carried = event
+        if not isinstance(event, SaidPart):
+            return [*self.rest(), event]
+        full = self.rest() if self.length + len(event.text) > MAX_TEXT else []
+        self.pieces.append(event.text)
+        self.length += len(event.text)
+        return full
+
+    def rest(self) -> list[AgentEvent]:
+        """What is left when nothing more can come."""
+        text, self.pieces, self.length = "".join(self.pieces), [], 0
+        return [Said(text)] if text else []
+
+
+@dataclass(slots=True)
+class EventTotals:
+    """The sum of an attempt's events. `kept` is what the driver's classifier gets."""
+
+    session_id: str = ""
+    version: str = ""
+    opened: str = ""
+    replayed: int | None = None
+    answered: bool = False
+    writes_lost: str = ""
+    turn_over: bool = False
+    open_tools: dict[str, str] = field(default_factory=dict)
+    kept: list[AgentEvent] = field(default_factory=list)
+    retries: list[RetrySeen] = field(default_factory=list)
+    retries_in_a_row: int = 0
+    """Since the agent last got a whole answer."""
+    refused: int = 0
+    """Requests that were refused as too long, whatever answers came between: a summary is one
+    too."""
+    counted: Usage = field(default_factory=Usage)
+    """The sum of what was reported for this launch alone."""
+    windows: dict[str, int] = field(default_factory=dict)
+    """What the agent says that its models can take, by name."""
+    total: Usage | None = None
+    """The newest count over the whole conversation, where the agent counts so."""
+    newest: Usage = field(default_factory=Usage)
+    """What was reported last for this launch alone."""
+    replies: dict[str, Reply] = field(default_factory=dict)
+    """What the model answered since the agent last told a final figure, by id."""
+    settled: set[str] = field(default_factory=set)
+    """Ids of the replies that a final figure includes."""
+    revision: int = 0
+    """Grows with all that is taken in."""
+    final: bool = False
+    """The agent has told what it used, and nothing has begun since."""
+    named: bool = False
+    last_reply: str = ""
+    ends: OpenEnds = field(default_factory=OpenEnds)
+    """What the turn left open."""
+    helpers: int = 0
+    """Helpers at work in the background, after which the agent goes on."""
+    tool_last: bool = False
+    """The newest thing that the agent did was a call of a tool: it will ask its model again."""
+
+    def absorb(self, event: AgentEvent) -> None:
+        """Takes one event in."""
+        self.revision += 1
+        if isinstance(event, KEPT):
+            self.kept.append(event)
+        self.ends.absorb(event)
+        match event:
+            case SessionSeen():
+                self.session_id = event.session_id or self.session_id
+                self.version = event.version or self.version
+                self.opened = event.opened or self.opened
+                self.replayed = event.replayed if event.opened else self.replayed
+            case TurnStarted():
+                self.turn_over = self.final = self.tool_last = False
+            case Said():
+                self.answered = True
+                self.turn_over = self.tool_last = False
+            case ToolStarted():
+                self.answered = True
+                self.turn_over = False
+                self.tool_last = True
+                self.open_tools[event.tool_id] = event.summary or event.name
+            case ToolEnded():
+                self.open_tools.pop(event.tool_id, None)
+            case UsageSeen():
+                self.retries_in_a_row = 0
+                self.settle()
+                if event.cumulative:
+                    self.total = event.usage
+                else:
+                    self.counted = self.counted + event.usage
+                    self.newest = event.usage
+            case ReplySeen(reply=reply):
+                self.final = self.final and (reply.id or self.last_reply) in self.settled
+                self.count(reply)
+            case ContextSeen(window=window, model=model) if window:
+                self.windows[model] = window
+            case RetrySeen():
+                self.retries_in_a_row += 1
+                self.refused += event.status == TOO_LONG
+                self.retries = [*self.retries, event][-RETRIES_KEPT:]
+            case HelpersSeen(running=running):
+                self.helpers = running
+            case WritesLost():
+                self.writes_lost = event.detail
+            case TurnEnded():
+                self.turn_over = True
+                self.tool_last = False
+            case _:
+                pass
+
+    def settle(self) -> None:
+        """A final figure came: it includes every reply so far."""
+        self.settled |= set(self.replies)
+        self.replies = {}
+        self.final = True
+
+    def count(self, reply: Reply) -> None:
+        """Takes in what a reply has used so far, wherever that was read. After a final figure it is
+        known already."""
+        key = reply.id or self.last_reply
+        if self.final or not key or key in self.settled or (reply.unnamed and self.named):
+            return
+        self.revision += 1
+        self.named = self.named or not reply.unnamed
+        self.last_reply = key
+        known = self.replies.get(key)
+        self.replies[key] = known.merge(reply) if known is not None else reply
+
+    def for_classifier(self) -> list[AgentEvent]:
+        """The events that decide on the outcome, in their order of kind."""
+        return [*self.retries, *self.kept]
+
+    def usage(self, before: Usage, model: str = "") -> Usage:
+        """Return what this attempt used: what the agent told, and an estimate of what it had not
+        told yet.
+
+        `before`: the conversation's total at its start, where the agent counts over all of it.
+        `model`: the one to price what names none.
+        """
+        used = priced(self.counted, model)
+        if self.total is not None:
+            used = used + priced(self.total.since(before), model)
+        for reply in self.replies.values():
+            seen = reply.usage
+            counts = (seen.input, seen.output, seen.cached, seen.cache_write)
+            told = seen if any(counts) else self._like_the_last()
+            used = used + priced(told, reply.model or model, reply.hour)
+        untold = bool(self.replies) or (bool(self.session_id) and not self.turn_over)
+        return replace(used, estimated=True) if untold else used
+
+    def _like_the_last(self) -> Usage:
+        """Return an estimate for a request of which only its beginning is known: it carries what
+        the one before left."""
+        last = self.newest
+        return Usage(
+            input=last.input + last.output,
+            cached=last.input,
+            cost_usd=last.cost_usd,
+            estimated=True,
+        )

@@ -1,0 +1,132 @@
+"""What is observed of the conversation when an attempt is over: the input of `continuity.judge`.
+Called by `finish`.
+
+A resumed conversation is held against what it was before the launch, byte by byte. A fork has a
+file of its own: it either repeats its parent's history, which must stand at its beginning, or names
+its parent, whose file then holds that history; and the parent must have nothing of this attempt in
+it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from perdure.agents.transcripts import Copies, begins_with, fingerprint, prompts_since, snapshot
+from perdure.engine.attempt.live_attempt import Opened
+from perdure.engine.attempt.supervision import Watched
+from perdure.errors import PerdureError
+from perdure.model import Continuation, Evidence, Session, Snapshot, Start
+
+
+def gather(opened: Opened, watched: Watched, copies: Copies) -> Evidence:
+    """Looks at the conversation as it is now, against what it was before the launch and when
+    perdure last left it."""
+    driver, asked, before = opened.driver, opened.asked, opened.attempt.before
+    session, reading = watched.session, watched.reading
+    judged = _judged(asked, reading.session_id)
+    path = opened.transcript(judged) if judged else None
+    after = snapshot(driver, path)
+    own = fingerprint(
+        (opened.directory / "prompt.md").read_text(encoding="utf-8", errors="surrogatepass")
+    )
+    known = session.snapshot if session is not None and asked.kind is Start.RESUME else None
+    prefix_kept, new = _looked_at(opened, path, before)
+    sent = set(session.prompts) if session is not None else {own}
+    foreign = sum(mark not in sent and mark != own for mark in new)
+    # Nobody saw the end of a lost attempt: what stands behind its prompt may have come long after
+    # it.
+    unseen = watched.exit.cause == "lost" and own in new
+    return Evidence(
+        asked=asked.session_id,
+        returned=reading.session_id,
+        before=before,
+        after=after,
+        last_known=known,
+        prefix_kept=prefix_kept,
+        parent_kept=_parent_kept(opened, before, own),
+        known_kept=begins_with(driver, path, known)
+        if known is not None and path is not None
+        else None,
+        copy_kept=_copy_kept(opened, copies, judged, path),
+        prompt_found=own in new if path is not None else None,
+        foreign_turns=0 if unseen else foreign,
+        turns_since=foreign if unseen else 0,
+        turns_between=_between(opened, session, known, before),
+        other_writers=watched.other_writers,
+        writes_lost=reading.writes_lost,
+        answered=reading.answered,
+        opened=reading.opened,
+        replayed=reading.replayed,
+        cached_tokens=watched.meter.usage(reading).cached,
+    )
+
+
+def _copy_kept(opened: Opened, copies: Copies, judged: str, path: Path | None) -> bool | None:
+    """Whether the transcript has all that perdure's own copy holds; None where there is none."""
+    if path is None or not judged:
+        return None
+    try:
+        return copies.continued_by(opened.driver, judged, path)
+    except PerdureError:
+        return None
+
+
+def _judged(asked: Continuation, returned: str) -> str:
+    """The conversation whose file tells: a resumed one is judged by its own, whatever the agent
+    opened instead."""
+    if asked.kind is Start.RESUME:
+        return asked.session_id
+    return returned or (asked.fork_id if asked.kind is Start.FORK else asked.session_id)
+
+
+def _looked_at(
+    opened: Opened, path: Path | None, before: Snapshot | None
+) -> tuple[bool | None, list[str]]:
+    """Whether the earlier conversation is its beginning, and the prompts that came after it."""
+    if path is None:
+        return None, []
+    if opened.asked.kind is Start.FORK and before is not None:
+        return _fork(opened, path, before)
+    kept = begins_with(opened.driver, path, before) if before is not None else None
+    return kept, prompts_since(opened.driver, path, before)
+
+
+def _fork(opened: Opened, path: Path, before: Snapshot) -> tuple[bool, list[str]]:
+    driver, parent = opened.driver, Path(before.path)
+    prompts = prompts_since(driver, path, None)
+    if named := driver.parent(path.read_bytes()):
+        return named == opened.asked.session_id and begins_with(driver, parent, before), prompts
+    turns = opened.asked.fork_at or before.turns
+    with parent.open("rb") as file:
+        history = [fingerprint(prompt.text) for prompt in driver.prompts(file.read(before.size))][
+            :turns
+        ]
+    return prompts[:turns] == history, prompts[turns:]
+
+
+def _parent_kept(opened: Opened, before: Snapshot | None, own: str) -> bool | None:
+    if opened.asked.kind is not Start.FORK or before is None:
+        return None
+    parent = opened.transcript(opened.asked.session_id)
+    return (
+        parent is not None
+        and begins_with(opened.driver, parent, before)
+        and own not in prompts_since(opened.driver, parent, before)
+    )
+
+
+def _between(
+    opened: Opened, session: Session | None, known: Snapshot | None, before: Snapshot | None
+) -> int:
+    """Strangers' prompts between perdure's last look and this launch."""
+    if (
+        session is None
+        or known is None
+        or before is None
+        or not begins_with(opened.driver, Path(before.path), known)
+    ):
+        return 0
+    all_new = prompts_since(opened.driver, Path(before.path), known)
+    within = prompts_since(opened.driver, Path(before.path), before)
+    between = all_new[: len(all_new) - len(within)]
+    return sum(mark not in session.prompts for mark in between)

@@ -1,0 +1,378 @@
+"""How an attempt ends: the driver's classification, the evidence, the receipt, the check, the
+decision; one `finish`.
+
+Every path of an attempt leads here, the one after a lost machine too, and nothing else writes an
+outcome.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+from perdure.agents.transcripts import snapshot
+from perdure.engine.attempt import budget
+from perdure.engine.attempt.accounts import parkings
+from perdure.engine.attempt.checkpoints import Checkpointing
+from perdure.engine.attempt.context_fill import Sized, changes, size_after
+from perdure.engine.attempt.engine import HISTORY, Engine, redacted
+from perdure.engine.attempt.evidence import gather
+from perdure.engine.attempt.live_attempt import Opened
+from perdure.engine.attempt.preparation import total_of
+from perdure.engine.attempt.promises import lacking
+from perdure.engine.attempt.supervision import Watched
+from perdure.engine.attempt.verification import failed_checks, verify
+from perdure.errors import PerdureError
+from perdure.host import process
+from perdure.model import (
+    NO_USAGE,
+    PUT_BACK,
+    Attempt,
+    Claim,
+    Condition,
+    ContinuityPolicy,
+    Decision,
+    Evidence,
+    Fill,
+    Measure,
+    OnDenied,
+    Outcome,
+    OutcomeKind,
+    Receipt,
+    Session,
+    SessionState,
+    Start,
+    TaskRun,
+    Usage,
+    Verdict,
+)
+from perdure.model.events import AnyEvent, CollisionSeen, Record, RolledOver, SessionRetired
+from perdure.protocols import Ending
+from perdure.rules.context_window import asks_for_person
+from perdure.rules.continuity import judge
+from perdure.rules.crashes import loop
+from perdure.rules.lifecycle import FREE, UNCOUNTED, Tally, decide
+from perdure.rules.unfinished import judge as judge_turn
+from perdure.rules.work_report import work_report
+
+
+def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpointing) -> TaskRun:
+    """Stores how the attempt ended and what follows. Returns the run as it is then."""
+    claim = opened.claim
+    outcome = judge_turn(
+        opened.driver.outcome(watched.exit, watched.reading.for_classifier()),
+        watched.reading.ends,
+        OnDenied(claim.run.spec.on_denied or engine.on_denied),
+    )
+    for name in ("stdout", "stderr"):
+        engine.redactor.file(opened.directory / name)
+    sized = size_after(
+        engine, opened, watched.session, watched.reading.windows, answered=watched.reading.answered
+    )
+    evidence = replace(gather(opened, watched, engine.copies), compactions=sized.compactions)
+    receipt = judge(opened.asked, evidence)
+    events: list[AnyEvent] = []
+    broken = receipt is not None and receipt.verdict is Verdict.BROKEN
+    # A lost machine explains a damaged transcript: the next attempt finds out what can be used.
+    if receipt is not None and broken and outcome.kind is not OutcomeKind.LOST:
+        outcome = Outcome(
+            kind=OutcomeKind.CONTINUITY_LOST,
+            detail=receipt.reasons[0],
+            code=outcome.code,
+            signal=outcome.signal,
+        )
+    if watched.collided:
+        outcome = replace(
+            outcome,
+            kind=OutcomeKind.CONTINUITY_LOST,
+            detail="another program was on the conversation; the policy is strict",
+        )
+    heard = evidence.answered or evidence.prompt_found or process.launched(opened.directory)
+    # Whoever did not take it over has started it: its agent had its chance, and would be started in
+    # vain for ever.
+    if outcome.kind is OutcomeKind.LOST and not heard and opened.adopted:
+        outcome = replace(
+            outcome, detail="perdure was ended before its agent had started", began=False
+        )
+    if outcome.ok and (lacks := lacking(claim.run.spec, Path(opened.workspace.path))):
+        outcome = Outcome(kind=OutcomeKind.FAILED, detail=lacks, code=0)
+    if outcome.ok and claim.run.spec.verify:
+        outcome, checked = verify(engine, opened)
+        events += checked
+    watched.meter.model = (sized.now.model if sized.now is not None else "") or watched.meter.model
+    usage = watched.meter.usage(watched.reading) + budget.spent_on_summary(
+        engine, claim.run, claim.attempt
+    )
+    sessions = _sessions(engine, opened, watched, outcome, receipt, evidence)
+    sessions = tuple(_sized(session, sized, outcome, claim) for session in sessions)
+    checkpoints.end("end")
+    if checkpoints.work is not None:
+        events.append(redacted(checkpoints.work, engine.redactor))
+    for path in opened.directory.glob("conversation-*"):
+        engine.redactor.file(path)
+    for session in sessions:
+        events += changes(
+            opened.asked, session.id, sized.was, sized.now, answered=evidence.answered
+        )
+        if (
+            outcome.kind is OutcomeKind.CONTEXT_EXHAUSTED
+            and session.state is SessionState.RETIRED
+            and sized.now is not None
+        ):
+            gone = RolledOver(
+                session_id=session.id,
+                tokens=sized.now.tokens,
+                window=sized.now.window,
+                cause=session.cause,
+            )
+            events.append(gone)
+    events += [
+        SessionRetired(session_id=s.id, cause=s.cause)
+        for s in sessions
+        if s.state is SessionState.RETIRED
+    ]
+    collision = _collision(opened, evidence)
+    if collision and not watched.other_writers:
+        events.append(
+            CollisionSeen(session_id=evidence.asked or evidence.returned, detail=collision)
+        )
+    engine.workspaces.flush(opened.workspace)
+    return _finish(
+        engine,
+        claim,
+        outcome,
+        receipt=receipt,
+        usage=usage,
+        sessions=sessions,
+        events=tuple(events),
+        version=watched.reading.version,
+        collision=collision,
+        fill=sized.now,
+        following=sized.following,
+    )
+
+
+def close_unopened(
+    engine: Engine, claim: Claim, outcome: Outcome, used: Usage = NO_USAGE
+) -> TaskRun:
+    """Stores the end of an attempt that never launched its agent, or whose agent was on another
+    host: what it had used is stored, as far as that host told. The conversation before may have
+    been asked for its last words; `used`: in a turn for them that nobody heard."""
+    stored = next(
+        attempt.usage
+        for attempt in engine.store.attempts(claim.run.id)
+        if attempt.number == claim.attempt
+    )
+    summary = budget.spent_on_summary(engine, claim.run, claim.attempt)
+    return _finish(engine, claim, outcome, usage=stored + used + summary, following=Measure.STOP)
+
+
+def _sessions(
+    engine: Engine,
+    opened: Opened,
+    watched: Watched,
+    outcome: Outcome,
+    receipt: Receipt | None,
+    evidence: Evidence,
+) -> tuple[Session, ...]:
+    """The conversation's record after this attempt; retired only on positive proof that it cannot
+    go on."""
+    session = watched.session
+    if session is None:
+        return ()
+    transcript = opened.transcript(session.id)
+    found = snapshot(opened.driver, transcript)
+    broken = receipt is not None and receipt.verdict is Verdict.BROKEN
+    changed = evidence.known_kept is False and opened.asked.rung not in PUT_BACK
+    changed = changed or broken or evidence.copy_kept is False
+    if transcript is not None and found is not None and found.turns and not changed:
+        try:
+            taken = engine.copies.take(opened.driver, session.id, transcript)
+        except PerdureError:
+            taken = False
+        found = found if taken else session.snapshot
+    # An agent whose transcript cannot be read has its prompt if it answered.
+    given = bool(evidence.prompt_found) or (
+        evidence.answered and not opened.driver.abilities.transcripts
+    )
+    confirmed = session.state is SessionState.CONFIRMED or (
+        given and session.id in (evidence.returned, evidence.asked)
+    )
+    cause = ""
+    if (
+        receipt is not None
+        and receipt.verdict is Verdict.BROKEN
+        and opened.asked.kind is Start.FORK
+    ):
+        cause = f"it is no fork of {opened.asked.session_id}: {receipt.reasons[0]}"
+    state = (
+        SessionState.RETIRED
+        if cause
+        else SessionState.CONFIRMED
+        if confirmed
+        else SessionState.PINNED
+    )
+    return (
+        replace(
+            session,
+            state=state,
+            cause=cause,
+            tasks=session.tasks + _is_new_task(engine, opened, session, evidence),
+            context_version=opened.attempt.context_version if given else session.context_version,
+            attempts=session.attempts + bool(evidence.answered),
+            cwd=opened.workspace.path if given else session.cwd,
+            total=watched.reading.total
+            or (total_of(opened.driver, found) if found is not None else session.total),
+            # What was not judged, or was judged to be changed, is not what perdure knows of the
+            # conversation.
+            snapshot=(found if receipt is not None and not changed else None) or session.snapshot,
+        ).used(engine.store.now(), engine.session_lifetime_s),
+    )
+
+
+def _is_new_task(engine: Engine, opened: Opened, session: Session, evidence: Evidence) -> bool:
+    """The run's prompt stands in this conversation for the first time."""
+    run = opened.claim.run
+    return bool(evidence.prompt_found) and not any(
+        attempt.session_id == session.id
+        and attempt.receipt is not None
+        and attempt.receipt.evidence.prompt_found
+        for attempt in engine.store.attempts(run.id)
+        if attempt.number < opened.attempt.number
+    )
+
+
+def _sized(session: Session, sized: Sized, outcome: Outcome, claim: Claim) -> Session:
+    """With its fill; retired where it is too long and gives way to a new one."""
+    cause = session.cause or sized.cause(outcome, claim.run.spec.continuity)
+    return replace(
+        session,
+        fill=sized.now or session.fill,
+        cause=cause,
+        state=SessionState.RETIRED if cause else session.state,
+    )
+
+
+def _collision(opened: Opened, evidence: Evidence) -> str:
+    if evidence.foreign_turns:
+        return (
+            f"{evidence.foreign_turns} prompt(s) of somebody else came into the conversation "
+            f"during attempt {opened.attempt.number}"
+        )
+    if evidence.other_writers:
+        return f"another program was on the conversation during attempt {opened.attempt.number}"
+    if evidence.turns_since:
+        return (
+            f"{evidence.turns_since} prompt(s) of somebody else came into the conversation during "
+            f"attempt {opened.attempt.number}, whose end nobody saw, or after it"
+        )
+    if evidence.turns_between:
+        return (
+            f"{evidence.turns_between} prompt(s) of somebody else came into the conversation "
+            f"before attempt {opened.attempt.number}"
+        )
+    return ""
+
+
+def _finish(
+    engine: Engine,
+    claim: Claim,
+    outcome: Outcome,
+    *,
+    receipt: Receipt | None = None,
+    usage: Usage | None = None,
+    sessions: tuple[Session, ...] = (),
+    events: tuple[AnyEvent, ...] = (),
+    version: str = "",
+    collision: str = "",
+    fill: Fill | None = None,
+    following: Measure = Measure.NONE,
+) -> TaskRun:
+    spent = usage or Usage()
+    asked_to_end = outcome.kind is OutcomeKind.CANCELLED and engine.stopping()
+    if asked_to_end and engine.leaving and not engine.store.get(claim.run.id).cancel_requested:
+        outcome = replace(outcome, kind=OutcomeKind.LOST, detail=engine.leaving)
+    outcome = replace(outcome, detail=engine.redactor.text(outcome.detail))
+    now = engine.store.now()
+    *earlier, attempt = [
+        attempt
+        for attempt in engine.store.attempts(claim.run.id)
+        if attempt.number <= claim.attempt
+    ]
+    ended = replace(attempt, outcome=outcome, receipt=receipt, usage=spent, ended=now, fill=fill)
+    counted = tally(claim, earlier, ended, outcome)
+    policy = claim.run.spec.continuity
+    if outcome.kind is OutcomeKind.CONTEXT_EXHAUSTED:
+        # What a strict policy forbids is a new conversation: a shorter one is still the same.
+        policy = (
+            ContinuityPolicy.STRICT
+            if asks_for_person(policy, following)
+            else ContinuityPolicy.DISCLOSE
+        )
+    decision = decide(outcome, counted, policy, now, random.random())
+    if collision and decision.condition is None:
+        decision = _with_condition(decision, Condition(type="collision", message=collision, at=now))
+    ending = Ending(
+        outcome=outcome,
+        decision=decision,
+        receipt=receipt,
+        usage=spent,
+        fill=fill,
+        work=_verdict(engine, ended, events),
+        agent_version=version,
+        sessions=sessions,
+        events=events,
+        parkings=parkings(engine, claim.run, ended, now),
+    )
+    return engine.store.finish(claim, ending)
+
+
+def _verdict(engine: Engine, ended: Attempt, events: tuple[AnyEvent, ...]) -> str:
+    """The verdict on the attempt's work, from the journal as it is about to be."""
+    records = engine.store.history(ended.run, limit=HISTORY)
+    coming = (Record(ended.run, 0, ended.number, 0, event) for event in events)
+    return str(work_report(ended, [*records, *coming]).verdict or "")
+
+
+def _with_condition(decision: Decision, condition: Condition) -> Decision:
+    return replace(decision, condition=condition)
+
+
+def tally(claim: Claim, earlier: list[Attempt], ended: Attempt, outcome: Outcome) -> Tally:
+    """What the attempts add up to, the one that just ended included, and its outcome."""
+    run = claim.run
+    kinds = [
+        _counted_as(attempt)
+        for attempt in (*earlier, replace(ended, outcome=outcome))
+        if attempt.outcome is not None
+    ]
+    free = 0
+    for kind in reversed(kinds):
+        if kind is not None and kind not in FREE:
+            break
+        free += 1
+    return Tally(
+        counted=sum(kind is not None and kind not in UNCOUNTED for kind in kinds),
+        free=free,
+        unbegun=kinds[-1] is None,
+        allowed=run.attempts_allowed,
+        spent_usd=budget.spent([*earlier, ended], run.spec.model),
+        budget_usd=run.spec.budget_usd,
+        rounds=failed_checks(earlier, run.context_version)
+        + (outcome.kind is OutcomeKind.VERIFY_FAILED),
+        rounds_allowed=run.spec.verify_rounds,
+        loop=loop([*earlier, ended]),
+    )
+
+
+def _counted_as(attempt: Attempt) -> OutcomeKind | None:
+    """None for one that was lost before its agent was started, as by a restart of the server: it
+    says nothing of the task."""
+    assert attempt.outcome is not None
+    outcome = attempt.outcome
+    return (
+        None
+        if outcome.kind is OutcomeKind.LOST and (attempt.continuation is None or not outcome.began)
+        else outcome.kind
+    )

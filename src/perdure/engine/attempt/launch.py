@@ -1,0 +1,204 @@
+"""The launch itself: a process of the attempt's own, or a turn of one that is kept. Called by
+`opening_steps`, once the start is stored."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perdure.agents.transcripts import begins_with, prompts_since
+from perdure.engine.attempt.budget import left
+from perdure.engine.attempt.context_fill import fill_of, rules_of
+from perdure.engine.attempt.engine import Engine, leftover_policy, mark_of
+from perdure.engine.attempt.heartbeat import beat
+from perdure.engine.attempt.marks import known_marks
+from perdure.engine.attempt.start_facts import NotStarted
+from perdure.engine.attempt.warm_agents import Idle, likeness
+from perdure.errors import PerdureError
+from perdure.host import process
+from perdure.model import (
+    Command,
+    CompactAt,
+    Launch,
+    OnLeftover,
+    Outcome,
+    OutcomeKind,
+    Program,
+    Rung,
+    Start,
+)
+from perdure.model.events import AgentLaunched, SessionPinned
+from perdure.rules.context_window import compact_at
+
+if TYPE_CHECKING:
+    from perdure.engine.attempt.live_attempt import Opened
+
+
+def start(
+    engine: Engine, opened: Opened, program: Program, identity: dict[str, str], idle: Idle | None
+) -> None:
+    """Starts the agent, or gives the idle one its turn. `idle` is used, or ended. Raises
+    NotStarted, PerdureError."""
+    try:
+        launch = _launch(engine, opened, program)
+        own = {**engine.agent_environment(opened.driver, opened.claim.run), **identity}
+        if refusal := opened.driver.refuse(launch):
+            raise NotStarted(Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=refusal))
+        if engine.host.id:
+            beat(engine, opened.claim)
+        opened.launch, opened.env = launch, own
+        opened.process = (
+            (_next_turn(engine, opened, idle) if idle is not None else None)
+            or _first_turn(engine, opened)
+            or _alone(engine, opened)
+        )
+    except BaseException:
+        for each in (idle, opened.idle):
+            if each is not None:
+                each.kept.end()
+        raise
+    _told(engine, opened)
+
+
+def _launch(engine: Engine, opened: Opened, program: Program) -> Launch:
+    run, attempt = opened.claim.run, opened.attempt
+    return Launch(
+        spec=run.spec,
+        continuation=opened.asked,
+        prompt=(opened.directory / "prompt.md").read_text(encoding="utf-8", errors="surrogatepass"),
+        cwd=opened.workspace.path,
+        home=str(opened.home),
+        program=program,
+        transcript=attempt.before.path if attempt.before else "",
+        compact_at=_compact_at(engine, opened),
+        budget_usd=left(engine, run, attempt.number),
+        marks=_marks(engine, opened),
+        mark=mark_of(attempt),
+    )
+
+
+def _marks(engine: Engine, opened: Opened) -> tuple[str, ...]:
+    resumed = opened.asked.kind is Start.RESUME and opened.session is not None
+    if opened.driver.abilities.transcripts or not resumed:
+        return ()
+    assert opened.session is not None
+    return known_marks(engine, opened.session)
+
+
+def _compact_at(engine: Engine, opened: Opened) -> CompactAt | None:
+    """Where this launch has its CLI compact the conversation."""
+    run, rules = opened.claim.run, rules_of(engine, opened.claim.run)
+    known = opened.session.fill if opened.session is not None else None
+    fill = fill_of(engine, opened.driver, run, opened.attempt.before, known)
+    return (
+        compact_at(rules, fill, run.spec.model, now=opened.asked.compact)
+        if opened.driver.abilities.compacts
+        else None
+    )
+
+
+def _next_turn(engine: Engine, opened: Opened, idle: Idle) -> process.Process | None:
+    """A turn of the agent that idles here, if it is what would be started. Else it is ended."""
+    assert opened.launch is not None
+    assert opened.lock_fd is not None
+    asked = opened.asked
+    same = (
+        asked.kind is Start.RESUME
+        and asked.rung is Rung.NATIVE
+        and asked.session_id == idle.session_id
+        and not asked.compact
+    )
+    if (
+        same
+        and engine.warm is not None
+        and engine.warm.wanted(opened.driver, opened.claim.run)
+        and _has_seen_all(opened, idle)
+    ):
+        like, command = likeness(opened.driver, opened.launch, opened.env, idle.session_id)
+        if command is not None and like == idle.like:
+            timeout_s = opened.claim.run.spec.timeout_s
+            served = idle.kept.turn(
+                opened.directory, stdin=command.stdin, deadline_s=timeout_s, lock_fd=opened.lock_fd
+            )
+            opened.idle = idle if served is not None else None
+            return served
+    idle.kept.end()
+    return None
+
+
+def _has_seen_all(opened: Opened, idle: Idle) -> bool:
+    """Nothing came into the conversation since its process came to rest, whoever put it there."""
+    before = opened.attempt.before
+    if (
+        idle.seen is None
+        or before is None
+        or not begins_with(opened.driver, Path(before.path), idle.seen)
+    ):
+        return False
+    # The prompt of this attempt is not in it yet.
+    return not prompts_since(opened.driver, Path(before.path), idle.seen)
+
+
+def _first_turn(engine: Engine, opened: Opened) -> process.Process | None:
+    """The first turn of an agent that is to be kept. None where none is wanted, or this launch
+    needs a process for itself."""
+    run, driver = opened.claim.run, opened.driver
+    assert opened.launch is not None
+    assert opened.lock_fd is not None
+    # A kept agent rests only where nothing of its turn is left.
+    if leftover_policy(engine, run) is not OnLeftover.END:
+        return None
+    if engine.warm is None or driver.warm is None or not engine.warm.wanted(driver, run):
+        return None
+    command = driver.warm.command(opened.launch)
+    if command is None:
+        return None
+    opened.notes = command.notes
+    idle = engine.warm.start(_over(command, opened.env), opened.workspace, opened.env)
+    opened.idle = idle
+    first = idle.kept.turn(
+        opened.directory, stdin=command.stdin, deadline_s=run.spec.timeout_s, lock_fd=opened.lock_fd
+    )
+    opened.idle = idle if first is not None else None
+    return first
+
+
+def _alone(engine: Engine, opened: Opened) -> process.Process:
+    assert opened.launch is not None
+    command = opened.driver.command(opened.launch)
+    opened.notes = command.notes
+    return process.start(
+        _over(command, opened.env),
+        directory=opened.directory,
+        cwd=Path(opened.workspace.path),
+        env=opened.env,
+        mark=mark_of(opened.attempt),
+        deadline_s=opened.claim.run.spec.timeout_s,
+        grace_s=engine.grace_s,
+        lock_fd=opened.lock_fd,
+        leftover=leftover_policy(engine, opened.claim.run),
+    )
+
+
+def _over(command: Command, own: dict[str, str]) -> Command:
+    """The driver's variables are defaults: what the user has set stands."""
+    return replace(
+        command, env={name: value for name, value in command.env.items() if name not in own}
+    )
+
+
+def _told(engine: Engine, opened: Opened) -> None:
+    assert opened.process is not None
+    turn = opened.idle.kept.turns if opened.idle is not None else 1
+    events: list[AgentLaunched | SessionPinned] = [
+        AgentLaunched(pid=opened.process.agent_pid or 0, turn=turn, notes=opened.notes)
+    ]
+    if opened.session is not None and opened.asked.kind is not Start.RESUME:
+        events.append(SessionPinned(session_id=opened.session.id))
+    try:
+        engine.store.record(opened.claim, events)
+    except PerdureError:
+        # The attempt is about to be told as one that did not start: nothing of it may live.
+        opened.process.kill()
+        raise

@@ -1,0 +1,75 @@
+"""An attempt on its way, as `opening_steps` hands it on: what watching, verifying and closing need
+of it, and what is let go at its end."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import field
+from pathlib import Path
+from types import TracebackType
+
+from perdure.agents.transcripts import locate
+from perdure.engine.attempt.warm_agents import Idle
+from perdure.host import process
+from perdure.lateclass import dataclass
+from perdure.model import (
+    Attempt,
+    Claim,
+    Continuation,
+    Launch,
+    Session,
+    Workspace,
+)
+from perdure.protocols import AgentDriver
+
+
+@dataclass(slots=True, kw_only=True)
+class Opened:
+    """An attempt on its way: everything that watching and closing need."""
+
+    claim: Claim
+    attempt: Attempt
+    driver: AgentDriver
+    workspace: Workspace
+    home: Path
+    session: Session | None
+    process: process.Process | None
+    adopted: bool = False
+    lock_fd: int | None = None
+    lifetime_s: float = 0.0
+    """Of a session that the agent names only later."""
+    launch: Launch | None = None
+    env: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """What the driver changed in the user's arguments."""
+    idle: Idle | None = None
+    """The kept agent whose turn this attempt is."""
+
+    def __enter__(self) -> Opened:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.lock_fd is not None:
+            os.close(self.lock_fd)
+            self.lock_fd = None
+        if self.idle is not None:
+            # Whoever takes the attempt over finds an agent that ends with its turn.
+            self.idle.kept.leave()
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.attempt.directory)
+
+    def transcript(self, session_id: str) -> Path | None:
+        """The file to judge a conversation by, as it is now."""
+        return locate(self.driver, self.home, session_id, self.directory)
+
+    @property
+    def asked(self) -> Continuation:
+        assert self.attempt.continuation is not None
+        return self.attempt.continuation

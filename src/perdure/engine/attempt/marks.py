@@ -1,0 +1,34 @@
+"""What perdure knows of a conversation that it cannot read: marks of prompts, answers and tool
+calls.
+
+Called by `launch`; the agent's replay is held against them before the next prompt is sent.
+"""
+
+from __future__ import annotations
+
+from perdure.engine.attempt.engine import HISTORY, Engine
+from perdure.model import Session
+from perdure.model.events import ItemsMarked
+
+MOST = 2000
+"""Number of marks that fit into one argument of a command, with room for the rest of it."""
+
+
+def known_marks(engine: Engine, session: Session) -> tuple[str, ...]:
+    """Return the newest marks that a replay of the conversation has to hold, oldest first.
+
+    Of a turn that was cut off only the prompt counts, and only if the agent answered: whether it
+    saved the rest is not known.
+    """
+    found: list[str] = []
+    for run in engine.store.runs_of(session.key):
+        turns: dict[int, ItemsMarked] = {}
+        for record in engine.store.history(run.id, limit=HISTORY):
+            if isinstance(record.event, ItemsMarked) and record.event.session_id == session.id:
+                turns[record.attempt] = record.event
+        for attempt in engine.store.attempts(run.id):
+            turn = turns.get(attempt.number)
+            answered = attempt.receipt is not None and attempt.receipt.evidence.answered
+            if turn is not None and (turn.ended or answered):
+                found += turn.marks
+    return tuple(found[-MOST:])

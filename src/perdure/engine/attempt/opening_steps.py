@@ -1,0 +1,189 @@
+"""How an attempt starts: its host, its workdir, its conversation, the decision; then `preparation`
+stores it, and it is launched.
+
+Only when the attempt's start is stored is a process started. `reopen_attempt` finds an attempt
+again that another supervisor had started.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from perdure.engine.attempt import launch
+from perdure.engine.attempt.agent_home import check_home
+from perdure.engine.attempt.engine import HISTORY, Engine
+from perdure.engine.attempt.live_attempt import Opened
+from perdure.engine.attempt.preparation import begin
+from perdure.engine.attempt.rollover import ask, told_before
+from perdure.engine.attempt.start_facts import NotStarted, decide
+from perdure.engine.attempt.warm_agents import Idle
+from perdure.engine.attempt.workdir import bring_back
+from perdure.engine.sessions import missing
+from perdure.errors import InUse, LostLease, PerdureError
+from perdure.host import process
+from perdure.model import (
+    Claim,
+    Outcome,
+    OutcomeKind,
+    Session,
+    SessionKey,
+    SessionState,
+    Workspace,
+)
+from perdure.model.events import SessionsRebuilt, WorkdirNoted
+from perdure.protocols import AgentDriver
+
+BRIEFLY_S = 30.0
+
+
+def open_attempt(engine: Engine, claim: Claim) -> Opened:
+    """Prepares, decides, stores and launches. Raises NotStarted, or a PerdureError of the workspace
+    or the driver."""
+    with engine.homes.still():
+        return _open(engine, claim)
+
+
+def _locked(engine: Engine, place: Workspace) -> int:
+    """The workdir's lock. Who has it for a moment, to commit or to look, is waited for: that is no
+    conflict. Raises InUse."""
+    end = time.monotonic() + BRIEFLY_S
+    while True:
+        try:
+            return engine.workspaces.lock(place, at_work=True)
+        except InUse as use:
+            if not use.brief or time.monotonic() >= end:
+                raise
+            time.sleep(0.05)
+
+
+def _open(engine: Engine, claim: Claim) -> Opened:
+    claim = _brought_here(engine, claim)
+    run = claim.run
+    assert run.workspace is not None
+    driver = engine.driver(run.spec.agent)
+    program = driver.locate(engine.environ)
+    engine.homes.check(run.spec.agent)
+    home = driver.home({**engine.environ, **run.spec.env})
+    check_home(driver, home)
+    if (moved := engine.moved_to(run.id)).exists():
+        url = moved.read_text(encoding="utf-8").strip()
+        raise NotStarted(
+            Outcome(
+                kind=OutcomeKind.CONFIG_ERROR,
+                detail=(
+                    f"{run.name} was moved to {url}; perdure move {run.origin or run.id} --from "
+                    f"{url} --name NEW takes it up here again"
+                ),
+            )
+        )
+    if engine.publisher is not None and (refused := engine.publisher.refused(run)):
+        raise NotStarted(Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=refused))
+    lock_fd = _locked(engine, run.workspace)
+    idle: Idle | None = None
+    try:
+        lineage = _lineage(engine, claim, driver, home)
+        live = next(
+            (session for session in lineage if session.state is not SessionState.RETIRED), None
+        )
+        idle = (
+            engine.warm.borrow(run.workspace, live.id if live is not None else "")
+            if engine.warm is not None
+            else None
+        )
+        bring_back(engine, run)
+        prepared = engine.workspaces.prepare(run.workspace, run.spec.agent)
+        if prepared.notes:
+            engine.store.record(
+                claim, [WorkdirNoted(note=engine.redactor.text(note)) for note in prepared.notes]
+            )
+        prepared = replace(prepared, env=prepared.env | engine.committer(run))
+        decided = decide(engine, claim, driver, home, live, lineage, idle)
+        continuation = decided.continuation
+        lifetime_s = next((session.lifetime_s for session in reversed(lineage)), 0.0)
+        if idle is not None and continuation.rolls_over:
+            idle.kept.end()
+            idle = None
+        if (
+            continuation.rolls_over
+            and live is not None
+            and told_before(engine.store.history(run.id, limit=HISTORY), live.id) is None
+        ):
+            own = {**engine.agent_environment(driver, run), **prepared.env}
+            live = ask(engine, claim, driver, program, home, live, own, lock_fd)
+        opened = begin(
+            engine, claim, driver, program, home, decided, live, lifetime_s, fresh=prepared.created
+        )
+        opened.lock_fd = lock_fd
+        lent, idle = idle, None
+        launch.start(engine, opened, program, prepared.env, lent)
+    except BaseException:
+        if idle is not None:
+            idle.kept.end()
+        os.close(lock_fd)
+        raise
+    return opened
+
+
+def _lineage(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> Sequence[Session]:
+    """The conversations of the run's scope; from the store itself, never from a cache. Records that
+    were lost are made again."""
+    key = SessionKey(claim.run.spec.agent, claim.run.scope)
+    lineage = engine.store.lineage(key)
+    if any(session.state is not SessionState.RETIRED for session in lineage):
+        return lineage
+    lost = missing(engine.store, key, driver, home, engine.copies, engine.session_lifetime_s)
+    if not lost:
+        return lineage
+    for session in lost:
+        engine.store.put_session(session)
+    engine.store.record(claim, [SessionsRebuilt(sessions=tuple(session.id for session in lost))])
+    return engine.store.lineage(key)
+
+
+def _brought_here(engine: Engine, claim: Claim) -> Claim:
+    """The claim, with the run's files on this host. A run that never began works where this host
+    would have put it."""
+    run = claim.run
+    if why := engine.kept_from(run):
+        raise NotStarted(Outcome(kind=OutcomeKind.WRITER_CONFLICT, detail=why))
+    if engine.elsewhere(run):
+        assert engine.publisher is not None
+        try:
+            return replace(claim, run=engine.publisher.fetch(claim))
+        except LostLease:
+            raise
+        except (PerdureError, OSError) as error:
+            detail = (
+                f"its workdir and conversation could not be brought here from {run.host_name}: "
+                f"{error}"
+            )
+            raise NotStarted(Outcome(kind=OutcomeKind.WRITER_CONFLICT, detail=detail)) from error
+    if engine.host.id and not run.host and run.workspace is not None:
+        place = engine.workspaces.plan(run.spec, run.name, Path("/"))
+        return replace(claim, run=replace(run, workspace=replace(place, base=run.workspace.base)))
+    return claim
+
+
+def reopen_attempt(engine: Engine, claim: Claim) -> Opened | None:
+    """The attempt of a dead supervisor, with its process if one was started; None if it never
+    began."""
+    attempt = next(a for a in engine.store.attempts(claim.run.id) if a.number == claim.attempt)
+    if attempt.continuation is None or not attempt.directory:
+        return None
+    run = claim.run
+    assert run.workspace is not None
+    driver = engine.driver(run.spec.agent)
+    return Opened(
+        claim=claim,
+        attempt=attempt,
+        driver=driver,
+        workspace=run.workspace,
+        home=driver.home({**engine.environ, **run.spec.env}),
+        session=engine.store.session(SessionKey(run.spec.agent, run.scope)),
+        process=process.find(Path(attempt.directory)),
+        adopted=True,
+    )

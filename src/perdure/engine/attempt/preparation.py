@@ -1,0 +1,327 @@
+"""From the decision to the launch: what has to lie in place is put there, the agent's prompt is
+written, and the start is stored.
+
+`opening_steps` calls `begin` under the workdir's lock. It starts no process. Everything before
+`store.begin` can be done again at any time; after it the attempt's start is known for ever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+from perdure.agents.transcripts import begins_with, fingerprint, locate, prompts_since, snapshot
+from perdure.engine.attempt.context_fill import rolled_over
+from perdure.engine.attempt.drift import Ground, drift, ground_of
+from perdure.engine.attempt.engine import HISTORY, Engine
+from perdure.engine.attempt.flags import flags_of
+from perdure.engine.attempt.live_attempt import Opened
+from perdure.engine.attempt.project_map import map_for
+from perdure.engine.attempt.prompt_facts import story_of
+from perdure.engine.attempt.repair import MENDED
+from perdure.engine.attempt.restore_transcript import put_back, take_in
+from perdure.engine.attempt.start_facts import Decided
+from perdure.model import (
+    NOTHING_GIVEN,
+    PUT_BACK,
+    Claim,
+    Continuation,
+    Program,
+    Rung,
+    Session,
+    SessionKey,
+    SessionState,
+    Snapshot,
+    Start,
+    Usage,
+)
+from perdure.model.events import CopyRestored, Record, SessionExpired, TranscriptMended
+from perdure.protocols import AgentDriver, Begun
+from perdure.rules.continuation.instructions import counting
+from perdure.rules.continuation.prompt import prompt
+from perdure.rules.placement import planned_since
+from perdure.workspace.task_files import Contents, FilePlace, place
+
+
+def begin(
+    engine: Engine,
+    claim: Claim,
+    driver: AgentDriver,
+    program: Program,
+    home: Path,
+    decided: Decided,
+    live: Session | None,
+    lifetime_s: float,
+    *,
+    fresh: bool,
+) -> Opened:
+    """Everything up to the launch. `lifetime_s`: of the scope's sessions, where it has one of its
+    own; `fresh`: the workdir was made anew."""
+    run, asked = claim.run, decided.continuation
+    assert run.workspace is not None
+    now = engine.store.now()
+    directory = engine.attempt_directory(claim)
+    records = engine.store.history(run.id, limit=HISTORY)
+    ground = ground_of(engine, run, asked, records)
+    _put_in_place(engine, claim, driver, program, home, asked, ground)
+    own_id = asked.fork_id if asked.kind is Start.FORK else asked.session_id
+    if live is not None:
+        live = _staying(engine, claim, driver, asked, live, own_id, now)
+    goes_on = asked.kind in (Start.RESUME, Start.FORK)
+    before = (
+        snapshot(driver, locate(driver, home, asked.session_id, directory)) if goes_on else None
+    )
+    if asked.kind is Start.FORK:
+        engine.copies.take_line(driver, home, asked.session_id, directory)
+    seen = drift(engine, run, ground, planned_since(records))
+    if seen is not None:
+        engine.store.record(claim, [seen])
+    _place_files(engine, claim, fresh=fresh)
+    records = [*records, *engine.store.history(run.id, after=records[-1].seq)]
+    between = _turns_between(driver, live, before) + _turns_since_lost(engine, claim, live)
+    left = _came_from(driver, home, asked, live)
+    heard = _heard(driver, asked, before)
+    story = story_of(
+        engine,
+        claim,
+        asked,
+        live,
+        between,
+        left,
+        heard,
+        records=records,
+        ground=ground,
+        drift=seen,
+        untold=decided.untold,
+    )
+    text = prompt(asked, replace(story, map=map_for(engine, claim, driver, asked, story.contexts)))
+    session = live
+    if session is None and own_id:
+        total = total_of(driver, before) if asked.kind is Start.FORK else Usage()
+        session = _announced(claim, home, asked, own_id, now, total, lifetime_s)
+    if session is not None:
+        session = replace(session, prompts=(*session.prompts, fingerprint(text))).used(
+            now, engine.session_lifetime_s
+        )
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (directory / "prompt.md").write_text(text, encoding="utf-8", errors="surrogatepass")
+    attempt = engine.store.begin(
+        claim,
+        Begun(
+            continuation=asked,
+            directory=str(directory),
+            prompt_sha256=hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
+            flags=flags_of(engine, claim, driver),
+            agent_version=program.version,
+            before=before,
+            session=session,
+            workspace=run.workspace,
+        ),
+    )
+    return Opened(
+        claim=claim,
+        attempt=attempt,
+        driver=driver,
+        workspace=run.workspace,
+        home=home,
+        session=session,
+        process=None,
+        lifetime_s=lifetime_s,
+    )
+
+
+def _put_in_place(
+    engine: Engine,
+    claim: Claim,
+    driver: AgentDriver,
+    program: Program,
+    home: Path,
+    asked: Continuation,
+    ground: Ground,
+) -> None:
+    """Puts perdure's own copy, or the mended one, where the agent looks, if that is what the
+    conversation goes on from."""
+    if asked.rung in (Rung.COPY, Rung.CHECKPOINT):
+        back = (
+            ground.checkpoint.conversation if ground.back and ground.checkpoint is not None else ()
+        )
+        restoring = engine.attempt_directory(claim) / "restore"
+        put = put_back(
+            engine, claim.run, driver, program, home, asked.session_id, restoring, parts=back
+        )
+        engine.store.record(claim, [CopyRestored(session_id=asked.session_id, path=str(put))])
+    if asked.rung is Rung.REPAIRED:
+        put, aside = _put_mended(engine, claim, driver, program, home, asked.session_id)
+        edits = [engine.redactor.text(edit) for edit in asked.edits]
+        engine.store.record(
+            claim,
+            [
+                TranscriptMended(
+                    session_id=asked.session_id, path=str(put), aside=aside, edits=edits
+                )
+            ],
+        )
+    if asked.rung in (Rung.CHECKPOINT, Rung.REPAIRED):
+        # The conversation goes on from what perdure has just put there, so that is what it knows.
+        path = locate(driver, home, asked.session_id, engine.attempt_directory(claim))
+        if path is not None:
+            engine.copies.take(driver, asked.session_id, path, replace=True)
+
+
+def _staying(
+    engine: Engine,
+    claim: Claim,
+    driver: AgentDriver,
+    asked: Continuation,
+    live: Session,
+    own_id: str,
+    now: int,
+) -> Session | None:
+    """The scope's conversation, if it stays that; else it is retired, with the cause."""
+    if asked.expired:
+        expired = SessionExpired(
+            session_id=live.id, expired=asked.expired, continuation=str(asked.kind)
+        )
+        engine.store.record(claim, [expired])
+    if asked.kind is Start.RESUME or live.id == own_id:
+        return live
+    gone = rolled_over(engine, driver, claim.run, live, asked.reason) if asked.rolls_over else []
+    engine.store.record(
+        claim, gone, replace(live, state=SessionState.RETIRED, cause=asked.reason, updated=now)
+    )
+    return None
+
+
+def _announced(
+    claim: Claim,
+    home: Path,
+    asked: Continuation,
+    own_id: str,
+    now: int,
+    total: Usage,
+    lifetime_s: float,
+) -> Session:
+    """The scope's new conversation, under the id that the agent is told to give it."""
+    run = claim.run
+    assert run.workspace is not None
+    return Session(
+        key=SessionKey(run.spec.agent, run.scope),
+        id=own_id,
+        state=SessionState.PINNED,
+        created=now,
+        updated=now,
+        cwd=str(Path(run.workspace.path)),
+        home=str(home),
+        parent=parent_of(asked),
+        total=total,
+        lifetime_s=lifetime_s,
+    )
+
+
+def _place_files(engine: Engine, claim: Claim, *, fresh: bool) -> None:
+    """Brings the task's files into the workdir, if there are any. `fresh`: it was made anew."""
+    run = claim.run
+    assert run.workspace is not None
+    contexts = [
+        context
+        for context in engine.store.contexts(run.id)
+        if context.version <= run.context_version
+    ]
+    if all(context.given == NOTHING_GIVEN for context in contexts):
+        return
+    records: list[Record] = []
+    while page := engine.store.history(
+        run.id, after=records[-1].seq if records else 0, limit=10_000
+    ):
+        records += page
+    contexts = counting(contexts, records)
+    at = FilePlace(
+        workdir=Path(run.workspace.path),
+        backups=engine.state / "backups" / run.id,
+        contents=Contents(engine.state),
+        environ=engine.environ,
+        token=run.id,
+        fresh=fresh,
+    )
+    place(at, contexts, records, lambda events: engine.store.record(claim, events))
+
+
+def parent_of(asked: Continuation) -> str:
+    """The conversation that a new one comes from: forked, or stands in for."""
+    return asked.session_id if asked.kind is Start.FORK else asked.lost_session_id
+
+
+def total_of(driver: AgentDriver, before: Snapshot | None) -> Usage:
+    """The CLI's running total as it was before the launch: what a fork begins with, where its count
+    goes on from its parent's."""
+    if before is None or not driver.abilities.cumulative_usage:
+        return Usage()
+    with Path(before.path).open("rb") as file:
+        return driver.total(file.read(before.size))
+
+
+def _heard(
+    driver: AgentDriver, asked: Continuation, before: Snapshot | None
+) -> frozenset[str] | None:
+    """The marks of the prompts in a transcript that was put in place of the agent's own; None where
+    the own one goes on."""
+    if before is None or asked.rung not in PUT_BACK:
+        return None
+    return frozenset(prompts_since(driver, Path(before.path), None))
+
+
+def _came_from(driver: AgentDriver, home: Path, asked: Continuation, live: Session | None) -> str:
+    """The directory in which the conversation that goes on was until now."""
+    if asked.kind is Start.FORK:
+        return next((found.cwd for found in driver.conversations(home, 1, asked.session_id)), "")
+    return live.cwd if live is not None and asked.kind is Start.RESUME else ""
+
+
+def _put_mended(
+    engine: Engine, claim: Claim, driver: AgentDriver, program: Program, home: Path, session_id: str
+) -> tuple[Path, list[str]]:
+    """Puts the mended copy where the agent looks. Returns the place, and where what lay there is
+    now."""
+    assert claim.run.workspace is not None
+    directory = engine.attempt_directory(claim)
+    mended = directory / MENDED
+    content = mended.read_bytes()
+    if driver.archive is None:
+        put = engine.copies.put_mended(
+            driver, session_id, home, Path(claim.run.workspace.path), content
+        )
+    else:
+        take_in(
+            engine,
+            claim.run,
+            driver,
+            driver.archive.restore(program, session_id, content),
+            directory / "restore",
+        )
+        put = home, []
+    mended.unlink()
+    return put
+
+
+def _turns_since_lost(engine: Engine, claim: Claim, live: Session | None) -> int:
+    """Prompts of somebody else that were found when the attempt before was closed, whose end nobody
+    saw."""
+    ended = [each for each in engine.store.attempts(claim.run.id) if each.number < claim.attempt]
+    if live is None or not ended or ended[-1].session_id != live.id or ended[-1].receipt is None:
+        return 0
+    return ended[-1].receipt.evidence.turns_since
+
+
+def _turns_between(driver: AgentDriver, live: Session | None, before: Snapshot | None) -> int:
+    """Prompts that somebody else put into the conversation since perdure last saw it."""
+    if (
+        live is None
+        or before is None
+        or live.snapshot is None
+        or not begins_with(driver, Path(before.path), live.snapshot)
+    ):
+        return 0
+    return sum(
+        mark not in live.prompts for mark in prompts_since(driver, Path(before.path), live.snapshot)
+    )

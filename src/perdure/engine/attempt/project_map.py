@@ -1,0 +1,118 @@
+"""The project map for the prompt of an attempt, where one is due: gathered here, drawn by
+`project_map`, told in the journal.
+
+`project_map` is imported when a map is drawn: most attempts pay nothing for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perdure.engine.attempt.engine import Engine
+from perdure.errors import PerdureError
+from perdure.host.process import Asking
+from perdure.model import Claim, Context, Continuation, MapWhen, Start, TaskRun, Workspace
+from perdure.model.events import MapGiven, MapMissed
+from perdure.protocols import AgentDriver
+
+if TYPE_CHECKING:
+    from perdure.engine.project_map import Drawn
+
+
+def is_due(when: MapWhen, asked: Continuation, *, sessions: bool) -> bool:
+    """`sessions`: the agent can go on with a conversation. A prompt that goes on with one has no
+    use for the map, unless `always`."""
+    if when is MapWhen.OFF or asked.kind in (Start.WAIT, Start.REFUSE):
+        return False
+    anew = asked.kind in (Start.FRESH, Start.REBUILD)
+    lost = anew and (asked.kind is Start.REBUILD or bool(asked.lost_session_id))
+    return when is MapWhen.ALWAYS or lost or (anew and (when is MapWhen.FIRST or not sessions))
+
+
+def map_for(
+    engine: Engine,
+    claim: Claim,
+    driver: AgentDriver,
+    asked: Continuation,
+    contexts: Sequence[Context],
+) -> str:
+    """The map, or nothing where none is due or none can be made: an attempt never fails for want of
+    it."""
+    run = claim.run
+    assert run.workspace is not None
+    # Nothing shows that an agent whose transcripts cannot be read keeps what it saw.
+    sessions = driver.abilities.sessions and driver.abilities.transcripts
+    if not is_due(MapWhen(run.spec.map or engine.map_when), asked, sessions=sessions):
+        return ""
+    try:
+        drawn = drawn_of(
+            engine,
+            run.workspace,
+            "\n".join(context.text for context in contexts),
+            made_before(engine, run),
+        )
+    except (PerdureError, OSError) as error:
+        engine.store.record(claim, [MapMissed(reason=engine.redactor.text(str(error)))])
+        return ""
+    if drawn.text:
+        engine.store.record(
+            claim,
+            [
+                MapGiven(
+                    tokens=drawn.tokens, files=len(drawn.shown), full=drawn.full, left=drawn.left
+                )
+            ],
+        )
+    return engine.redactor.text(drawn.text)
+
+
+def drawn_of(
+    engine: Engine, workspace: Workspace, prompt: str, made: dict[str, str], tokens: int = 0
+) -> Drawn:
+    """The map of a workdir as it is now. `made`: which task made a file. Raises PerdureError and
+    OSError."""
+    from perdure.engine.project_map import ANSWER, Apart, draw, rank, read
+
+    names = engine.workspaces.sources(workspace)
+    with Asking(ANSWER) as child:
+        project = read(
+            Path(workspace.path), names, Apart(child), engine.state / "maps" / workspace.id
+        )
+    return draw(rank(project, prompt, made), tokens or engine.map_tokens)
+
+
+def made_before(engine: Engine, run: TaskRun) -> dict[str, str]:
+    """Which file came with which run of the same workdir or the same plan, as their checkpoints
+    tell; the earliest first. A run is called by its task's name, where it has one."""
+    assert run.workspace is not None
+    made: dict[str, str] = {}
+    saved: dict[str, tuple[Workspace, list[tuple[int, str, str]]]] = {}
+    for other in engine.store.placed():
+        if other.workspace.id != run.workspace.id and _plan(other.scope) != (
+            _plan(run.scope) or None
+        ):
+            continue
+        if other.removed is None and (checkpoints := engine.store.checkpoints(other.id)):
+            task = engine.store.get(other.id).spec.labels.get("task", other.name)
+            found = saved.setdefault(other.workspace.id, (other.workspace, []))[1]
+            found += [(each.number, each.workdir.commit, task) for each in checkpoints]
+    for workspace, found in saved.values():
+        # Runs may take turns in a workdir: of each turn its last checkpoint counts.
+        ends = [list(turn)[-1] for _, turn in groupby(sorted(found), key=lambda each: each[2])]
+        try:
+            added = engine.workspaces.checkpoints.added(
+                workspace, [commit for _, commit, _ in ends]
+            )
+        except (PerdureError, OSError):
+            continue  # Its workdir or its checkpoints are gone: then nobody knows.
+        for names, (_, _, task) in zip(added, ends, strict=True):
+            made |= {name: task for name in names if name not in made}
+    return made
+
+
+def _plan(scope: str) -> str:
+    """The plan in the scope of its tasks (`plan:ID/STRAND`), or empty."""
+    return scope.partition("/")[0] if scope.startswith("plan:") else ""

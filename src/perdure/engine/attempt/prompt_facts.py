@@ -1,0 +1,398 @@
+"""What the agent has to be told of earlier attempts: the run's journal and workdir as a `Story` for
+the prompt."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from perdure.agents.transcripts import fingerprint
+from perdure.engine.attempt.baseline import Journaled
+from perdure.engine.attempt.drift import NO_GROUND, Ground, standing
+from perdure.engine.attempt.engine import Engine
+from perdure.engine.attempt.rollover import told_before
+from perdure.model import (
+    Attempt,
+    Claim,
+    Continuation,
+    ItemKind,
+    OutcomeKind,
+    Rung,
+    Session,
+    Start,
+    TaskRun,
+)
+from perdure.model.events import (
+    AttemptEnded,
+    DriftSeen,
+    Record,
+    Said,
+    ToolEnded,
+    ToolStarted,
+    TurnEnded,
+    VerifyEnded,
+    WorkdirLost,
+)
+from perdure.rules.continuation.instructions import counting, retired
+from perdure.rules.continuation.prompt import Story, Unrecorded
+from perdure.rules.effects import OUTCOME_UNKNOWN, Effect, ledger
+from perdure.rules.placement import changes_of
+from perdure.workspace import WorkdirState
+from perdure.workspace.task_files import Contents, told
+
+BRIEF_LINES = 60
+BRIEF_WIDTH = 300
+EARLIER_LINES = 40
+EFFECTS = 40
+"""Number of effects of each sort that the next attempt is told of."""
+NAMES = 10
+NAME_WIDTH = 120
+
+
+def story_of(
+    engine: Engine,
+    claim: Claim,
+    asked: Continuation,
+    live: Session | None,
+    turns_between: int,
+    came_from: str = "",
+    heard: frozenset[str] | None = None,
+    *,
+    records: Sequence[Record],
+    ground: Ground = NO_GROUND,
+    drift: DriftSeen | None = None,
+    untold: Sequence[Journaled] = (),
+) -> Story:
+    """The facts as they stand now. `untold`: what the journal has of the conversation, and its
+    transcript has not. `live` is the conversation that goes on, if one does; `came_from` where it
+    was before; `heard` the marks of the prompts in a transcript that was put in its place."""
+    run = claim.run
+    assert run.workspace is not None
+    left = standing(records)
+    there = {record.attempt for record in left if isinstance(record.event, AttemptEnded)}
+    # What a restore took back is no part of the story: its attempts are not in the conversation any
+    # more.
+    ended = [
+        attempt
+        for attempt in engine.store.attempts(run.id)
+        if attempt.number in there and attempt.number < claim.attempt
+    ]
+    done, open_tools = _told(left)
+    # To look at a large workdir takes its time, and nobody is told of it who was not interrupted.
+    looks = asked.kind is Start.REBUILD or bool(
+        ended and ended[-1].outcome and not ended[-1].outcome.ok
+    )
+    given = _given(run, ended, live, heard, copied=asked.rung is Rung.COPY)
+    found = ledger(records)
+    return Story(
+        contexts=tuple(
+            each
+            for each in counting(engine.store.contexts(run.id), records)
+            if each.version <= run.context_version
+        ),
+        given=given,
+        previous=ended[-1].outcome if ended else None,
+        open_tools=open_tools,
+        workdir=_workdir(engine.workspaces.state(run.workspace)) if looks else "",
+        done=done,
+        turns_between=turns_between,
+        left=came_from if came_from != run.workspace.path else "",
+        cwd=run.workspace.path,
+        effects=_effects(each for each in found if each.outcome != OUTCOME_UNKNOWN),
+        uncertain=_effects(each for each in found if each.outcome == OUTCOME_UNKNOWN),
+        summary=summary.text
+        if (summary := told_before(records, asked.lost_session_id)) is not None
+        else "",
+        earlier=_earlier(engine, run, ended, asked),
+        restored=_restored(ground) or _lost_workdir(records),
+        drift=_drift(drift, ground) if drift is not None else "",
+        files=_files(engine, claim, given, records),
+        check=_check(left, ended, live if asked.kind in (Start.RESUME, Start.FORK) else None),
+        unrecorded=_unrecorded(untold, open_tools),
+        taken_back=_taken_back(asked),
+    )
+
+
+def _unrecorded(untold: Sequence[Journaled], open_tools: Sequence[str]) -> tuple[Unrecorded, ...]:
+    """List what the agent said and did that its conversation does not have, in order.
+
+    A call and its result are told as one; a call that still ran is told with the interruption.
+    """
+    results = {each.item.key: each for each in untold if each.item.kind is ItemKind.RESULT}
+    calls = {each.item.key for each in untold if each.item.kind is ItemKind.CALL}
+    found: list[Unrecorded] = []
+    for each in untold:
+        key = each.item.key
+        words = f"`{_short(each.words)}`"
+        match each.item.kind:
+            case ItemKind.ANSWER:
+                found.append(Unrecorded(said=_short(each.words)))
+            case ItemKind.CALL if key in results:
+                ended = results[key]
+                found.append(Unrecorded(ran=words, ok=ended.ok, output=ended.output))
+            case ItemKind.CALL if words not in open_tools:
+                found.append(Unrecorded(ran=words))
+            case ItemKind.RESULT if key not in calls:
+                found.append(Unrecorded(ran=words, ok=each.ok, output=each.output))
+            case _:
+                pass
+    return tuple(found[-BRIEF_LINES:])
+
+
+def _taken_back(asked: Continuation) -> int:
+    """How many known items are in the transcript, where the agent does not load them."""
+    shown = asked.shown
+    return shown.off_branch if shown is not None and asked.rung is Rung.NATIVE else 0
+
+
+def _earlier(
+    engine: Engine, run: TaskRun, ended: Sequence[Attempt], asked: Continuation
+) -> tuple[str, ...]:
+    """What was said in a shared conversation before this run came into it, or up to the turn at
+    which it was to be forked: this run's journal knows nothing of that."""
+    if asked.kind is not Start.REBUILD or not asked.lost_session_id:
+        return ()
+    driver = engine.driver(run.spec.agent)
+    try:
+        spoken = driver.spoken(engine.copies.of(driver.name, asked.lost_session_id).read_bytes())
+    except OSError:
+        return ()
+    own = {_prompt(attempt) for attempt in ended if attempt.session_id == asked.lost_session_id}
+    lines: list[str] = []
+    turns = 0
+    for each in spoken:
+        turns += not each.by_agent
+        beyond = 0 < run.spec.fork_at < turns and asked.lost_session_id == run.spec.forks
+        if beyond or (not each.by_agent and fingerprint(each.text) in own):
+            break
+        lines.append(f"{'you said' if each.by_agent else 'you were asked'}: {_short(each.text)}")
+    return tuple(lines[-EARLIER_LINES:])
+
+
+def _lost_workdir(records: Sequence[Record]) -> str:
+    """That the workdir was gone when this attempt began, and what was put in its place."""
+    lost = None
+    for record in records:
+        if isinstance(record.event, AttemptEnded):
+            lost = None
+        elif isinstance(record.event, WorkdirLost):
+            lost = record.event
+    if lost is None:
+        return ""
+    if not lost.checkpoint:
+        return (
+            "The working directory was gone when this attempt began, and nothing had been saved of "
+            "it. It was made again from its branch: what was not committed is lost."
+        )
+    when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(lost.taken / 1000))
+    return (
+        "The working directory was gone when this attempt began. The runner put its files back as "
+        f"they were saved at {when}; what you changed there after that is lost."
+    )
+
+
+def _restored(ground: Ground) -> str:
+    """That the conversation, or all of it, is not where the agent left it."""
+    checkpoint = ground.checkpoint
+    if checkpoint is None or not (ground.restored or ground.back):
+        return ""
+    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(checkpoint.at / 1000))
+    if ground.back:
+        return (
+            f"This conversation was taken back to where it stood at {when}, because its newest "
+            "part cannot be used. What you said and did after that is not in it any more, but the "
+            "files still have it."
+        )
+    if ground.restored is not None and ground.restored.moved_from:
+        return (
+            "This task was moved to another machine. Its working directory and this conversation "
+            f"are as they were at {when}; what you did after that is not here."
+        )
+    if ground.restored is not None and ground.restored.files_only:
+        return (
+            f"A person took the working directory back to where it stood at {when}. What you did "
+            "there after that is undone."
+        )
+    return (
+        "A person took the working directory and this conversation back to where they stood at "
+        f"{when}."
+    )
+
+
+def _drift(seen: DriftSeen, ground: Ground) -> str:
+    """What is not as the agent knows it, in a sentence or two."""
+    who = (
+        "these files were changed, by you or by somebody else"
+        if ground.by_itself
+        else "somebody else changed these files"
+    )
+    more = f" and {seen.count - NAMES} more" if seen.count > NAMES else ""
+    said = [f"{who}: {', '.join(map(named, seen.paths[:NAMES]))}{more}"] if seen.count else []
+    if seen.head_before != seen.head_now:
+        said.append(
+            f"HEAD moved from {seen.head_before[:12] or 'nothing'} to "
+            f"{seen.head_now[:12] or 'nothing'}"
+        )
+    return (
+        f"Since then {'; '.join(said)}. Look at them before you rely on what you remember of them."
+    )
+
+
+def _files(engine: Engine, claim: Claim, given: int, records: Sequence[Record]) -> str:
+    """What was done with task files in this attempt, or with versions that do not stand in the
+    conversation; of each name the last."""
+    gone = retired(records)
+    made = [
+        (number, change) for number, change in changes_of(records) if change.version not in gone
+    ]
+    news = {
+        change.name: change
+        for number, change in made
+        if number == claim.attempt or change.version > given
+    }
+    return told(tuple(news.values()), Contents(engine.state))
+
+
+def _check(
+    records: Sequence[Record], ended: Sequence[Attempt], live: Session | None
+) -> VerifyEnded | None:
+    """The newest check, if it failed and the conversation that goes on was not told of it."""
+    last = next(
+        (record for record in reversed(records) if isinstance(record.event, VerifyEnded)), None
+    )
+    if last is None or not isinstance(last.event, VerifyEnded):
+        return None
+    outcomes = {
+        attempt.number: attempt.outcome.kind for attempt in ended if attempt.outcome is not None
+    }
+    later = [
+        attempt
+        for attempt in ended
+        if attempt.number > last.attempt and live is not None and attempt.session_id == live.id
+    ]
+    told = any(
+        attempt.receipt is not None and attempt.receipt.evidence.prompt_found for attempt in later
+    )
+    return (
+        last.event if outcomes.get(last.attempt) is OutcomeKind.VERIFY_FAILED and not told else None
+    )
+
+
+def _workdir(state: WorkdirState) -> str:
+    """The state of the workdir in a sentence, with the first few names."""
+    where = (
+        f"{f'branch {named(state.branch)}' if state.branch else 'detached'} at {state.head[:12]}, "
+        if state.head
+        else ""
+    )
+    names = (
+        f" ({', '.join(map(named, state.paths[:NAMES]))}{', ...' if len(state.paths) > NAMES else ''})"
+        if state.paths
+        else ""
+    )
+    open_ended = f"; a {state.in_progress} is in progress" if state.in_progress else ""
+    return (
+        f"{where}{state.changed} changed and {state.untracked} untracked "
+        f"file(s){names}{open_ended}."
+    )
+
+
+def named(path: str) -> str:
+    """A name as one word of a sentence. Who names a file may be hostile: a newline, quote or space
+    cannot end the word."""
+    short = path if len(path) <= NAME_WIDTH else f"{path[:NAME_WIDTH]}..."
+    return short if re.fullmatch(r"[\w./+@-]+", short) else repr(short)
+
+
+def _given(
+    run: TaskRun,
+    ended: list[Attempt],
+    live: Session | None,
+    heard: frozenset[str] | None,
+    *,
+    copied: bool,
+) -> int:
+    """The newest version of this run's instructions that is known to stand in the conversation.
+    Where another transcript took the place of the one that was judged, its own prompts (`heard`)
+    say what stands in it. `copied`: it is the newest own copy."""
+    if live is None:
+        return 0
+    if heard is not None:
+        # The prompts of another machine's attempts are not here: what stands in the copy that came
+        # with them, their checkpoint told.
+        came = copied and any(
+            attempt.session_id == live.id and not attempt.directory for attempt in ended
+        )
+        known = [attempt.context_version for attempt in ended if _prompt(attempt) in heard]
+        return max([*known, live.context_version if came else 0])
+    told = [
+        a.context_version
+        for a in ended
+        if a.session_id == live.id and a.receipt and a.receipt.evidence.prompt_found
+    ]
+    # A conversation that no other run shares may have come from a person's hands, with what it was
+    # told before.
+    return max([*told, live.context_version if live.key.scope == f"run:{run.id}" else 0])
+
+
+def _prompt(attempt: Attempt) -> str:
+    """The mark of an attempt's own prompt."""
+    try:
+        return fingerprint(
+            (Path(attempt.directory) / "prompt.md").read_text(
+                encoding="utf-8", errors="surrogatepass"
+            )
+        )
+    except OSError:
+        return ""
+
+
+def _effects(found: Iterable[Effect]) -> tuple[str, ...]:
+    """Describe effects, the newest if there are many."""
+    return tuple(_effect(each) for each in found)[-EFFECTS:]
+
+
+def _effect(effect: Effect) -> str:
+    ended = {True: "it succeeded", False: "it failed", None: "its end was not seen"}[effect.ok]
+    kind = f"possible {effect.kind}" if effect.possible else effect.kind
+    return f"attempt {effect.attempt}, {kind}: `{_short(effect.command)}` ({ended})"
+
+
+def _told(records: Sequence[Record]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What was said and done, newest lines kept; and the tools that ran when the last attempt
+    ended."""
+    lines: list[str] = []
+    running: dict[str, str] = {}
+    left: tuple[str, ...] = ()
+    for record in records:
+        match record.event:
+            case Said(text=text):
+                lines.append(f"you said: {_short(text)}")
+            case ToolStarted(tool_id=tool_id, name=name, summary=summary):
+                running[tool_id] = f"`{_short(summary or name)}`"
+                lines.append(f"you ran {running[tool_id]}")
+            case ToolEnded(tool_id=tool_id, ok=ok):
+                running.pop(tool_id, None)
+                if not ok:
+                    lines.append("  and it failed")
+            case TurnEnded(ok=True):
+                lines.append("you ended your turn")
+            case VerifyEnded(code=code, output=output) if code:
+                lines.append(
+                    f"the check of your work failed with exit code {code}: {_short(output)}"
+                )
+            case AttemptEnded(outcome=outcome):
+                lines.append(
+                    f"attempt {record.attempt} ended: {outcome.kind} {_short(outcome.detail)}".rstrip()
+                )
+                left, running = tuple(running.values()), {}
+            case _:
+                pass
+    return tuple(lines[-BRIEF_LINES:]), left
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= BRIEF_WIDTH else f"{line[:BRIEF_WIDTH]} ..."

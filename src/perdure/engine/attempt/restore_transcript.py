@@ -1,0 +1,58 @@
+"""Puts perdure's own copy of a conversation back where the agent looks for it.
+
+Called when an attempt opens on a rung that needs it, and by a restore. Where the conversations of
+an agent are files, files are put in place; where they lie in a database, the agent's own program
+takes the copy in. Whether it is what the agent goes on with is for the caller to look at
+afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from perdure.engine.attempt.engine import Engine
+from perdure.host import process
+from perdure.model import Command, CopyPart, Program, TaskRun
+from perdure.protocols import AgentDriver
+
+RESTORE_S = 120.0
+
+
+def put_back(
+    engine: Engine,
+    run: TaskRun,
+    driver: AgentDriver,
+    program: Program,
+    home: Path,
+    session_id: str,
+    directory: Path,
+    *,
+    parts: Sequence[CopyPart] = (),
+    exactly: bool = False,
+) -> Path:
+    """The newest copy, or the parts that a checkpoint names; returns where it went. `directory` is
+    for the process's marks, and new. Raises WorkspaceError, ValueError."""
+    assert run.workspace is not None
+    cwd = Path(run.workspace.path)
+    if driver.archive is None:
+        return engine.copies.put_back(driver, session_id, home, cwd, parts, exactly=exactly)
+    copy = engine.copies.content(driver.name, session_id, parts)
+    take_in(engine, run, driver, driver.archive.restore(program, session_id, copy), directory)
+    return home
+
+
+def take_in(
+    engine: Engine, run: TaskRun, driver: AgentDriver, command: Command, directory: Path
+) -> None:
+    """Runs what brings a conversation back into an archive, to its end."""
+    assert run.workspace is not None
+    restoring = process.start(
+        command,
+        directory=directory,
+        cwd=Path(run.workspace.path),
+        env=engine.agent_environment(driver, run),
+        mark=f"{run.id}.{directory.parent.name}.{directory.name}",
+        deadline_s=RESTORE_S,
+    )
+    restoring.wait()

@@ -1,0 +1,170 @@
+"""The last turn of a conversation that gives way to a new one: it is asked what the next one has to
+know.
+
+Called by `opening_steps` for a continuation that rolls over, before anything of the new
+conversation begins. The agent may only look in that turn. What it says stands in the journal, and
+an attempt that is tried again after a kill does not ask twice. A conversation that has no room left
+for the question, or gives no answer, is told by perdure's own brief instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from perdure.agents.transcripts import fingerprint, locate, snapshot
+from perdure.engine.attempt.budget import left
+from perdure.engine.attempt.engine import Engine, mark_of_number
+from perdure.engine.attempt.event_totals import EventTotals, Joiner
+from perdure.engine.attempt.heartbeat import followed
+from perdure.engine.attempt.start_facts import NotStarted
+from perdure.host import process
+from perdure.model import (
+    Claim,
+    Continuation,
+    Launch,
+    Outcome,
+    OutcomeKind,
+    Permissions,
+    Program,
+    Session,
+    Start,
+    Usage,
+)
+from perdure.model.events import AttemptStarted, Record, Said, Summarised
+from perdure.protocols import AgentDriver
+from perdure.rules.context_window import HANDOVER
+
+TURN = "summary"
+"""Where the turn's process has its logs and marks, in the attempt's directory."""
+PATIENCE_S = 900.0
+LENGTH = 12_000
+"""Characters of a summary that are kept."""
+
+
+def ask(
+    engine: Engine,
+    claim: Claim,
+    driver: AgentDriver,
+    program: Program,
+    home: Path,
+    live: Session,
+    own: Mapping[str, str],
+    lock_fd: int,
+) -> Session:
+    """Asks, stores the answer, and returns the session as it is then. Raises NotStarted where a
+    person's stop or the supervisor's end came between."""
+    launch = _launch(engine, claim, program, home, live)
+    if why_not := driver.refuse(launch):
+        engine.store.record(claim, [Summarised(session_id=live.id, text="", reason=why_not)])
+        return live
+    command = driver.command(launch)
+    started = process.start(
+        replace(
+            command, env={name: value for name, value in command.env.items() if name not in own}
+        ),
+        directory=engine.attempt_directory(claim) / TURN,
+        cwd=Path(launch.cwd),
+        env=own,
+        mark=mark_of_number(claim.run.id, claim.attempt),
+        deadline_s=min(PATIENCE_S, claim.run.spec.timeout_s or PATIENCE_S),
+        grace_s=engine.grace_s,
+        lock_fd=lock_fd,
+    )
+    end, stopped = followed(engine, claim, started)
+    said, reading = _heard(driver, started)
+    for output in (started.stdout, started.stderr):
+        engine.redactor.file(output)
+    outcome = driver.outcome(end, reading.for_classifier())
+    text = engine.redactor.text(said)[:LENGTH] if outcome.ok else ""
+    reason = "" if text else engine.redactor.text(f"{outcome.kind} {outcome.detail}".strip())
+    told = Summarised(session_id=live.id, text=text, usage=reading.usage(live.total), reason=reason)
+    live = _as_it_is(engine, claim, driver, home, live, reading.total or live.total)
+    engine.store.put_session(live)
+    engine.store.record(claim, [told])
+    if stopped:
+        raise NotStarted(
+            Outcome(
+                kind=OutcomeKind.CANCELLED,
+                detail="it was stopped on request, before its new conversation began",
+            )
+        )
+    return live
+
+
+def _launch(engine: Engine, claim: Claim, program: Program, home: Path, live: Session) -> Launch:
+    assert claim.run.workspace is not None
+    return Launch(
+        spec=replace(claim.run.spec, permissions=Permissions.READ, prompt=HANDOVER),
+        continuation=Continuation(kind=Start.RESUME, session_id=live.id),
+        prompt=HANDOVER,
+        cwd=claim.run.workspace.path,
+        home=str(home),
+        program=program,
+        budget_usd=left(engine, claim.run),
+        mark=mark_of_number(claim.run.id, claim.attempt),
+    )
+
+
+def _heard(driver: AgentDriver, started: process.Process) -> tuple[str, EventTotals]:
+    """What was said, and what it cost."""
+    reading, joiner, said = EventTotals(), Joiner(), list[str]()
+    output = started.stdout.read_bytes() if started.stdout.exists() else b""
+    events = [
+        whole
+        for line in output.split(b"\n")
+        if line
+        for event in driver.parse(line)
+        for whole in joiner.add(event)
+    ]
+    for event in [*events, *joiner.rest()]:
+        reading.absorb(event)
+        if isinstance(event, Said):
+            said.append(event.text)
+    return "\n\n".join(said).strip(), reading
+
+
+def _as_it_is(
+    engine: Engine, claim: Claim, driver: AgentDriver, home: Path, live: Session, total: Usage
+) -> Session:
+    """The session with its last turn, which is in perdure's own copy as well."""
+    transcript = locate(driver, home, live.id, engine.attempt_directory(claim))
+    if transcript is not None:
+        engine.copies.take(driver, live.id, transcript)
+    prompts = (*live.prompts, fingerprint(HANDOVER))
+    return replace(
+        live,
+        prompts=prompts,
+        total=total,
+        snapshot=snapshot(driver, transcript) or live.snapshot,
+        updated=engine.store.now(),
+    )
+
+
+def told_before(records: Sequence[Record], session_id: str) -> Summarised | None:
+    """What a conversation said in its last turn; None where it was not asked, or went on after
+    that."""
+    for record in reversed(records):
+        if isinstance(record.event, Summarised) and record.event.session_id == session_id:
+            return record.event
+        if isinstance(record.event, AttemptStarted) and _goes_on(
+            record.event.continuation, session_id
+        ):
+            return None
+    return None
+
+
+def _goes_on(asked: Continuation, session_id: str) -> bool:
+    return asked.kind is Start.RESUME and asked.session_id == session_id
+
+
+def end_unheard(engine: Engine, claim: Claim) -> Usage:
+    """End the turn of a supervisor that died while it waited for the answer. Return what it had
+    used by then, as far as it was printed."""
+    found = process.find(engine.attempt_directory(claim) / TURN)
+    if found is None:
+        return Usage()
+    found.kill()
+    _, reading = _heard(engine.driver(claim.run.spec.agent), found)
+    return reading.usage(Usage()) if reading.total is None else Usage()

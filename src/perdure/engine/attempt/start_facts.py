@@ -1,0 +1,414 @@
+"""What is known when an attempt is to start, gathered for `continuation.choose`: transcripts,
+copies, lineage, other writers."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from perdure.agents.transcripts import locate, snapshot
+from perdure.engine.attempt import cache_price, repair
+from perdure.engine.attempt.baseline import (
+    TOLD,
+    Baseline,
+    Journaled,
+    baseline_of,
+    load,
+    shown_of,
+    standing,
+    told_in_full,
+    unrecorded,
+    with_ids_of,
+)
+from perdure.engine.attempt.baseline import UNKNOWN as NOTHING_KNOWN
+from perdure.engine.attempt.context_fill import UNKNOWN, size_before
+from perdure.engine.attempt.engine import HISTORY, Engine
+from perdure.engine.attempt.warm_agents import Idle
+from perdure.errors import PerdureError
+from perdure.host import process
+from perdure.lateclass import dataclass
+from perdure.model import (
+    RESET,
+    Attempt,
+    Claim,
+    Continuation,
+    Loaded,
+    Measure,
+    Outcome,
+    OutcomeKind,
+    Rung,
+    Session,
+    SessionState,
+    Snapshot,
+    Standing,
+    Start,
+    Verdict,
+)
+from perdure.model.events import CheckpointRestored, CollisionSeen
+from perdure.protocols import AgentDriver
+from perdure.rules.context_window import told
+from perdure.rules.continuation import UNFIT, Situation, choose, leaves
+
+
+class NotStarted(Exception):
+    """The attempt ends before anything was launched, with this outcome."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.detail)
+        self.outcome = outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """How the attempt starts, and what the journal knows of the conversation that its transcript
+    lacks."""
+
+    continuation: Continuation
+    untold: tuple[Journaled, ...] = ()
+
+
+def decide(
+    engine: Engine,
+    claim: Claim,
+    driver: AgentDriver,
+    home: Path,
+    live: Session | None,
+    lineage: Sequence[Session],
+    idle: Idle | None = None,
+) -> Decided:
+    """How the attempt starts. `idle`: perdure's own agent, which waits for it and is no other
+    writer.
+
+    Raises NotStarted where it has to wait, or is refused.
+    """
+    run = claim.run
+    retired = [
+        session
+        for session in lineage
+        if session.state is SessionState.RETIRED and session.attempts and session.cause != RESET
+    ]
+    path = locate(driver, home, live.id, engine.attempt_directory(claim)) if live else None
+    transcript = snapshot(driver, path)
+    known = baseline_of(engine, live) if live else NOTHING_KNOWN
+    copy = _copy(engine, claim, driver, home, live.id) if live else None
+    tried: frozenset[Rung] = frozenset()
+    if live:
+        since = _since_restore(engine, run.id)
+        archived = driver.archive is not None
+        tried = _rungs_tried(since, live.id, transcript, copy, archived=archived)
+    forking = _forking(engine, claim, driver, home)
+    situation = Situation(
+        policy=run.spec.continuity,
+        now=engine.store.now(),
+        session=live,
+        lost=retired[-1] if retired else None,
+        forks=run.spec.forks,
+        fork_at=forking.at,
+        fork_id=str(uuid.uuid4()) if driver.abilities.name_fork else "",
+        parent=forking.parent,
+        parent_copy=forking.copy,
+        parent_standing=forking.standing,
+        parent_refused=forking.refused,
+        transcript=transcript,
+        standing=standing(engine, driver, live.id, path, known) if live else Standing.ABSENT,
+        announced=known.announced,
+        copy=copy,
+        tried=tried,
+        writers=_writers(engine, driver, home, live, idle) if live else (),
+        resume_by_path=driver.abilities.resume_by_path,
+        new_id=str(uuid.uuid4()) if driver.abilities.choose_id else "",
+        on_expiry=engine.on_expiry,
+        sessions=driver.abilities.sessions,
+        transcripts=driver.abilities.transcripts,
+        heard=any(attempt.receipt is not None for attempt in engine.store.attempts(run.id)),
+        handed_over=_other_agent(engine.store.attempts(run.id), run.spec.agent),
+    )
+    size = size_before(engine, driver, run, live, situation.transcript) if live else UNKNOWN
+    if size.fill is not None:
+        situation = replace(situation, measure=size.measure, size=told(size.fill))
+    continuation = choose(situation)
+    if leaves(situation):
+        return Decided(continuation)
+    too_long = situation.measure in (Measure.ROLL_OVER, Measure.STOP) and Rung.NATIVE not in tried
+    lost = continuation.kind in (Start.REBUILD, Start.FRESH, Start.REFUSE) and not too_long
+    if live and lost and Rung.REPAIRED not in situation.tried:
+        foreign = situation.standing is Standing.FOREIGN
+        mended = repair.mend(engine, claim, driver, home, live.id, own=not foreign)
+        continuation = (
+            choose(replace(situation, edits=mended.log)) if mended is not None else continuation
+        )
+    if live and lost and continuation.kind is not Start.RESUME and Rung.CHECKPOINT not in tried:
+        older = _older(engine, run.id, driver, live)
+        continuation = choose(replace(situation, checkpoint=older)) if older else continuation
+    if live and size.fill is not None and cache_price.goes_on(continuation):
+        continuation = cache_price.weigh(
+            engine, claim, driver, live, size.fill, continuation, situation.new_id
+        )
+        if continuation.kind is Start.REFUSE:
+            raise NotStarted(Outcome(kind=OutcomeKind.NEEDS_INPUT, detail=continuation.reason))
+    if continuation.kind is Start.WAIT:
+        assert live is not None
+        engine.store.record(claim, [CollisionSeen(session_id=live.id, detail=continuation.reason)])
+        raise NotStarted(Outcome(kind=OutcomeKind.WRITER_CONFLICT, detail=continuation.reason))
+    if continuation.kind is Start.REFUSE and too_long:
+        raise NotStarted(Outcome(kind=OutcomeKind.CONTEXT_EXHAUSTED, detail=continuation.reason))
+    if continuation.kind is Start.REFUSE:
+        raise NotStarted(Outcome(kind=OutcomeKind.CONTINUITY_LOST, detail=continuation.reason))
+    continuation = replace(continuation, standing=situation.standing)
+    if continuation.kind is Start.RESUME and live is not None:
+        return _held_against(engine, claim, driver, home, continuation, live, known)
+    if continuation.kind is Start.FORK and forking.session is not None:
+        continuation = replace(continuation, standing=forking.standing)
+        return _held_against(
+            engine, claim, driver, home, continuation, forking.session, forking.known
+        )
+    return Decided(continuation)
+
+
+def _held_against(
+    engine: Engine,
+    claim: Claim,
+    driver: AgentDriver,
+    home: Path,
+    asked: Continuation,
+    session: Session,
+    known: Baseline,
+) -> Decided:
+    """Add what the model will be shown of what is known, by the transcript that the agent loads."""
+    try:
+        content = _content(engine, claim, driver, home, asked)
+        now = load(engine, driver, home, content)
+        base = None
+        if now is not None:
+            base = _loaded_before(engine, driver, home, asked, session, content)
+    except (OSError, PerdureError):
+        return Decided(asked)
+    if now is None:
+        return Decided(asked)
+    # A fork at an earlier turn leaves out the newest part on purpose.
+    journal = known.journal if not asked.fork_at else ()
+    if not driver.abilities.tells_call_ids:
+        journal = with_ids_of(now, journal)
+    untold = unrecorded(now, journal)
+    told = sum(map(told_in_full, untold)) if len(untold) <= TOLD else 0
+    shown = replace(shown_of(base, now, journal), told=told)
+    return Decided(replace(asked, shown=shown), tuple(untold))
+
+
+def _content(
+    engine: Engine, claim: Claim, driver: AgentDriver, home: Path, asked: Continuation
+) -> bytes:
+    """The transcript that the agent goes on from, before it is put in its place."""
+    directory = engine.attempt_directory(claim)
+    if asked.rung is Rung.REPAIRED:
+        return (directory / repair.MENDED).read_bytes()
+    if asked.rung is Rung.COPY:
+        return engine.copies.content(driver.name, asked.session_id)
+    if asked.rung is Rung.CHECKPOINT:
+        checkpoints = engine.store.checkpoints(claim.run.id)
+        chosen = next(each for each in checkpoints if each.number == asked.checkpoint)
+        return engine.copies.content(driver.name, asked.session_id, chosen.conversation)
+    path = locate(driver, home, asked.session_id, directory)
+    return path.read_bytes() if path is not None else b""
+
+
+def _loaded_before(
+    engine: Engine,
+    driver: AgentDriver,
+    home: Path,
+    asked: Continuation,
+    session: Session,
+    content: bytes,
+) -> Loaded | None:
+    """Return what the transcript loaded when perdure last saw it; None where nothing changed."""
+    if asked.rung in (Rung.REPAIRED, Rung.CHECKPOINT):
+        copy = engine.copies.of(driver.name, asked.session_id)
+        return load(engine, driver, home, copy.read_bytes()) if copy.is_file() else None
+    seen = session.snapshot
+    if asked.rung is Rung.COPY or seen is None or seen.size >= len(content):
+        return None
+    return load(engine, driver, home, content[: seen.size])
+
+
+def _writers(
+    engine: Engine, driver: AgentDriver, home: Path, live: Session, idle: Idle | None
+) -> tuple[int, ...]:
+    there = engine.writers(driver, home, live.id, but=idle.workspace.id if idle is not None else "")
+    own = process.survivors(idle.kept.mark) if idle is not None and there else []
+    return tuple(pid for pid in there if pid not in own)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Forking:
+    """The conversation that is to be forked, and whether that can be done. `at` is 0 for a CLI that
+    forks a conversation only as it stands, where it stands at that turn; for others it stays,
+    because the parent may go on before the CLI has read it."""
+
+    at: int = 0
+    parent: Snapshot | None = None
+    copy: Snapshot | None = None
+    refused: bool = False
+    standing: Standing = Standing.ABSENT
+    session: Session | None = None
+    """Its record, where perdure has one."""
+    known: Baseline = NOTHING_KNOWN
+
+
+def _forking(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> _Forking:
+    spec = claim.run.spec
+    if not spec.forks:
+        return _Forking()
+    path = locate(driver, home, spec.forks, engine.attempt_directory(claim))
+    parent = snapshot(driver, path)
+    copy = snapshot(driver, engine.copies.of(driver.name, spec.forks))
+    records = engine.store.sessions(spec.forks)
+    session = next((each for each in records if each.key.agent == driver.name), None)
+    known = baseline_of(engine, session) if session is not None else NOTHING_KNOWN
+    found = standing(engine, driver, spec.forks, path, known)
+    stands = copy if found in UNFIT else parent or copy
+    at = (
+        0
+        if not driver.abilities.fork_at and stands is not None and stands.turns == spec.fork_at
+        else spec.fork_at
+    )
+    # A CLI that forks a conversation only as it is would take what was said since then for its own.
+    unable = (
+        not driver.abilities.fork
+        or driver.abilities.fork_bound
+        or bool(at and not driver.abilities.fork_at)
+    )
+    tried = _rungs_tried(
+        engine.store.attempts(claim.run.id),
+        spec.forks,
+        parent,
+        copy,
+        archived=driver.archive is not None,
+    )
+    return _Forking(
+        at=at,
+        parent=parent,
+        copy=copy,
+        refused=unable or Rung.NATIVE in tried,
+        standing=found,
+        session=session,
+        known=known,
+    )
+
+
+def _copy(
+    engine: Engine, claim: Claim, driver: AgentDriver, home: Path, session_id: str
+) -> Snapshot | None:
+    """perdure's own copy; None where it is too damaged to say where it belongs."""
+    copy = engine.copies.of(driver.name, session_id)
+    try:
+        if driver.archive is None and claim.run.workspace is not None and copy.exists():
+            driver.place(home, session_id, Path(claim.run.workspace.path), copy)
+    except ValueError:
+        return None
+    return snapshot(driver, copy)
+
+
+def _since_restore(engine: Engine, run_id: str) -> Sequence[Attempt]:
+    """The attempts that say something of the conversation as it is: a restore made it another
+    one."""
+    events = [record.event for record in engine.store.history(run_id, limit=HISTORY)]
+    last = max(
+        (
+            event.attempts
+            for event in events
+            if isinstance(event, CheckpointRestored) and not event.files_only
+        ),
+        default=0,
+    )
+    return [attempt for attempt in engine.store.attempts(run_id) if attempt.number > last]
+
+
+def _older(engine: Engine, run_id: str, driver: AgentDriver, live: Session) -> int:
+    """The newest checkpoint that has another state of the conversation than the newest copy, with
+    something said in it."""
+    newest = engine.copies.parts(driver, live.id)[:1]
+    for checkpoint in reversed(engine.store.checkpoints(run_id)):
+        main = checkpoint.conversation[:1]
+        if checkpoint.session_id != live.id or not main or main == newest:
+            continue
+        path = engine.copies.find(driver.name, main[0])
+        if path is not None and driver.prompts(path.read_bytes()[: main[0].size]):
+            return checkpoint.number
+    return 0
+
+
+def _other_agent(attempts: Sequence[Attempt], agent: str) -> str:
+    """The agent that worked here last, if it is another one. An attempt whose prompt was never
+    heard is not work."""
+    for attempt in reversed(attempts):
+        before = attempt.flags.get("agent", "")
+        heard = attempt.receipt is not None and (
+            attempt.receipt.evidence.prompt_found or attempt.receipt.evidence.answered
+        )
+        if before == agent and heard:
+            return ""
+        if before and before != agent:
+            return before
+    return ""
+
+
+def _rungs_tried(
+    attempts: Sequence[Attempt],
+    session_id: str,
+    now: Snapshot | None,
+    copy: Snapshot | None,
+    *,
+    archived: bool,
+) -> frozenset[Rung]:
+    """The rungs that failed for this conversation since it last went on, and would fail again.
+
+    `now`: the agent's transcript; `copy`: perdure's own; `archived`: the transcript was read out of
+    a database into the attempt's directory. A failure with another transcript does not count, nor
+    does one before a refusal: after that, a person asked for another try.
+    """
+    rungs: set[Rung] = set()
+    for attempt in reversed([a for a in attempts if a.outcome is not None]):
+        asked, outcome, receipt = attempt.continuation, attempt.outcome, attempt.receipt
+        if asked is None and outcome is not None and outcome.kind is OutcomeKind.CONTINUITY_LOST:
+            break
+        if asked is None or outcome is None or asked.session_id != session_id:
+            continue
+        unusable = outcome.kind in (OutcomeKind.SESSION_MISSING, OutcomeKind.SESSION_BROKEN)
+        strayed = (
+            asked.kind is Start.RESUME
+            and receipt is not None
+            and bool(receipt.evidence.returned)
+            and receipt.evidence.returned != receipt.evidence.asked
+        )
+        changed = (
+            receipt is not None
+            and receipt.verdict is Verdict.BROKEN
+            and receipt.evidence.known_kept is False
+        )
+        if not (unusable or strayed or changed):
+            break
+        before = attempt.before
+        # The failed attempt may itself have written into the transcript.
+        left = receipt.evidence.after if receipt is not None else None
+        left = left or before
+        same = now is None or left is None or now.sha256 == left.sha256
+        if same and now is not None and left is not None and not archived:
+            same = now.path == left.path
+        failed = {asked.rung}
+        if same:
+            failed.add(Rung.NATIVE)
+            # A file that is not found by its id may be found by its path; a broken one stays
+            # broken.
+            failed |= {Rung.PATH} if outcome.kind is OutcomeKind.SESSION_BROKEN else set()
+        else:
+            failed -= {Rung.NATIVE, Rung.PATH}
+        followed = before is None or left is None or copy is None
+        if before is not None and left is not None and copy is not None:
+            # The copy follows what the failed attempt wrote; beyond that it is another one.
+            followed = before.size <= copy.size <= left.size
+        if not followed:
+            failed.discard(Rung.COPY)
+        rungs |= failed
+    return frozenset(rungs)

@@ -1,0 +1,468 @@
+"""Follows a live agent: its lines become events in the journal, and its limits are kept.
+
+The agent writes into files, so nothing here can block it, and a supervisor that comes later reads
+them from the start: the events that already stand in the journal are counted and not written twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import field, replace
+from pathlib import Path
+from typing import get_args
+
+from perdure.agents.transcripts import prompts_since
+from perdure.engine.attempt.budget import left
+from perdure.engine.attempt.checkpoints import SETTLES_S, Checkpointing, copy_conversation, sent
+from perdure.engine.attempt.engine import Engine, leftover_policy, mark_of, redacted
+from perdure.engine.attempt.event_totals import EventTotals, Joiner
+from perdure.engine.attempt.heartbeat import BEATS, beat
+from perdure.engine.attempt.live_attempt import Opened
+from perdure.engine.attempt.meter import Meter
+from perdure.engine.attempt.preparation import parent_of, total_of
+from perdure.engine.attempt.turns import Turn
+from perdure.errors import PerdureError
+from perdure.host import process
+from perdure.lateclass import dataclass
+from perdure.model import (
+    NO_USAGE,
+    ContinuityPolicy,
+    Exit,
+    OnLeftover,
+    Session,
+    SessionKey,
+    SessionState,
+    Start,
+    Usage,
+)
+from perdure.model.events import (
+    AgentEvent,
+    AnyEvent,
+    AttemptAdopted,
+    CollisionSeen,
+    CopyMissed,
+    Leftover,
+    LeftoversFound,
+    OutputCapped,
+    ReplySeen,
+    SessionConfirmed,
+    SessionPinned,
+    SessionSeen,
+    ToolEnded,
+    UsageCounted,
+)
+from perdure.protocols import Archive, Untold
+
+TICK_S = 0.04
+RECKONED_S = 0.1
+"""What an attempt has used is reckoned at most so often."""
+METERED_S = 1.0
+"""What an attempt has used is stored at most so often."""
+LAST_WORD_S = 1.0
+"""What an agent gets to end by itself, after the reply that spent the budget, if it calls no
+tool."""
+COLLISION_CHECK_S = 1.0
+OVER_S = 1.0
+"""How long an agent may run on after a turn that left processes running."""
+ALONE_S = 30.0
+"""The same where it left none, so that it is at work for itself, as on a summary."""
+LEFT_EVERY_S = 0.25
+"""How often it is looked for what a turn has left running."""
+LEFT_NAMED = 50
+"""Number of processes left running that the journal names."""
+TOOL_PATIENCE = 5
+"""Silence inside a tool may last so many times longer than outside."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Watched:
+    """How the agent ended, and what its events add up to."""
+
+    exit: Exit
+    reading: EventTotals
+    session: Session | None
+    other_writers: tuple[int, ...]
+    meter: Meter
+    collided: bool = False
+    """It was stopped by a strict policy, because another program was on its conversation."""
+
+
+@dataclass(slots=True)
+class _Watch:
+    engine: Engine
+    opened: Opened
+    lines: process.Lines
+    skip: int
+    checkpoints: Checkpointing
+    meter: Meter
+    reading: EventTotals = field(default_factory=EventTotals)
+    joiner: Joiner = field(default_factory=Joiner)
+    pending: list[AnyEvent] = field(default_factory=list)
+    others: set[int] = field(default_factory=set)
+    budget: float = 0.0
+    """What the attempt may cost; 0: no limit."""
+    used: Usage = NO_USAGE
+    """As it is stored."""
+    reckoning: Usage = NO_USAGE
+    """As it was reckoned last, and when, from which revision of the reading."""
+    reckoned: float = 0.0
+    revision: int = 0
+    metered: float = 0.0
+    overspent: float = 0.0
+    """When the budget was spent; 0: it is not."""
+    began: float = 0.0
+    """When the agent said its first word: what it started by then is its own, and no leftover."""
+    over: float = 0.0
+    """When its turn was over; 0: it is not."""
+    surveyed: float = 0.0
+    beat: float = 0.0
+    looked: float = 0.0
+    heard: float = 0.0
+    stopped: bool = False
+    capped: bool = False
+    collided: bool = False
+    turn: Turn | None = None
+    """Where the agent is to be kept."""
+
+    def take_lines(self) -> None:
+        """Reads what is new, pins the conversation at first sight, saves it at the end of a
+        turn."""
+        lines = self.lines.read()
+        if lines:
+            self.heard = process.boottime()
+            self.began = self.began or self.heard
+        for line in lines:
+            if self.turn is not None:
+                self.turn.hear(line)
+            for event in self.opened.driver.parse(line):
+                for whole in self.joiner.add(event):
+                    self.absorb(whole)
+        self.flush()
+
+    def absorb(self, event: AgentEvent) -> None:
+        if isinstance(event, ReplySeen):
+            self.reading.absorb(event)
+            return
+        known = self.reading.ends.complete(event)
+        if known is None:
+            return
+        event = redacted(known, self.engine.redactor)
+        was_over = self.reading.turn_over
+        self.reading.absorb(event)
+        if self.skip:
+            self.skip -= 1
+        else:
+            self.pending.append(event)
+        if isinstance(event, SessionSeen):
+            self.pin(event.session_id)
+        if isinstance(event, ToolEnded):
+            self.checkpoints.tool_ended()
+        if self.reading.turn_over and not was_over:
+            self.save_turn()
+            self.checkpoints.want("turn", in_s=SETTLES_S)
+
+    def pin(self, session_id: str) -> None:
+        """Stores a newly seen id at once. An id that is not the one to be resumed ends the
+        attempt."""
+        session, asked = self.opened.session, self.opened.asked
+        if not session_id or (session is not None and session.id == session_id):
+            return
+        if asked.kind is Start.RESUME:
+            self.stop("stopped")
+            return
+        now = self.engine.store.now()
+        claim = self.opened.claim
+        prompts = session.prompts if session is not None else (sent(self.opened),)
+        if session is not None:
+            gone = replace(
+                session, state=SessionState.RETIRED, cause=f"the agent opened {session_id} instead"
+            )
+            self.engine.store.record(claim, [], gone)
+        self.opened.session = Session(
+            key=SessionKey(claim.run.spec.agent, claim.run.scope),
+            id=session_id,
+            state=SessionState.PINNED,
+            created=now,
+            updated=now,
+            cwd=self.opened.workspace.path,
+            home=str(self.opened.home),
+            parent=parent_of(asked) or (session.id if session is not None else ""),
+            prompts=prompts,
+            total=total_of(self.opened.driver, self.opened.attempt.before)
+            if asked.kind is Start.FORK
+            else Usage(),
+            lifetime_s=self.opened.lifetime_s,
+        ).used(now, self.engine.session_lifetime_s)
+        self.pending.append(SessionPinned(session_id=session_id))
+        self.flush(self.opened.session)
+
+    def save_turn(self) -> None:
+        """perdure's own copy, as soon as a turn is over; the conversation is confirmed if the
+        prompt stands in it."""
+        session = self.opened.session
+        try:
+            transcript = copy_conversation(self.engine, self.opened)
+        except PerdureError as error:
+            # A full disk is no reason to stop an agent that can go on: the end of the attempt tries
+            # again.
+            self.pending.append(
+                CopyMissed(
+                    session_id=session.id if session else "",
+                    reason=self.engine.redactor.text(str(error)),
+                )
+            )
+            return
+        if session is None or transcript is None:
+            return
+        if session.state is SessionState.PINNED and sent(self.opened) in prompts_since(
+            self.opened.driver, transcript, None
+        ):
+            self.opened.session = replace(
+                session, state=SessionState.CONFIRMED, updated=self.engine.store.now()
+            )
+            self.pending.append(SessionConfirmed(session_id=session.id))
+            self.flush(self.opened.session)
+
+    def keep_budget(self, now: float) -> None:
+        """Stores what was used so far, and ends an agent that has spent its budget and goes on."""
+        if now - self.reckoned >= RECKONED_S and self.reading.revision != self.revision:
+            self.reckoned, self.revision = now, self.reading.revision
+            self.reckoning = self.meter.usage(self.reading)
+        used = self.reckoning
+        if used != self.used and now - self.metered >= METERED_S:
+            self.metered = now
+            self.store_usage(used)
+        if not self.budget or used.cost_usd < self.budget:
+            return
+        self.overspent = self.overspent or now
+        if self.reading.tool_last or now - self.overspent > LAST_WORD_S:
+            self.stop("budget")
+
+    def store_usage(self, used: Usage) -> None:
+        self.used = used
+        self.pending.append(UsageCounted(used))
+        self.engine.store.record(self.opened.claim, self.pending, usage=used)
+        self.pending = []
+
+    def flush(self, session: Session | None = None) -> None:
+        """Writes the events that are waiting, all in one transaction."""
+        if self.pending or session is not None:
+            self.engine.store.record(self.opened.claim, self.pending, session)
+            self.pending = []
+
+    def stop(self, cause: str) -> None:
+        if not self.stopped and self.opened.process is not None:
+            self.stopped = True
+            self.opened.process.stop(cause)
+
+    def keep_limits(self) -> None:
+        """Heartbeat, a person's stop, silence, endless retries, other writers."""
+        now = process.boottime()
+        if self.engine.stopping() and not self.stopped:
+            self.stop("stopped")
+            # Whoever stops perdure may have less patience than the agent takes to end.
+            self.checkpoints.want("stop")
+        if self.checkpoints.displaced:
+            self.stop("stopped")
+        if now - self.beat >= self.engine.lease_s / BEATS:
+            self.beat = now
+            if beat(self.engine, self.opened.claim).cancel_requested:
+                self.stop("stopped")
+        self.end_over(now)
+        patience = self.opened.claim.run.spec.stall_s * (
+            TOOL_PATIENCE if self.reading.open_tools else 1
+        )
+        if self.over and leftover_policy(self.engine, self.opened.claim.run) is OnLeftover.WAIT:
+            patience = 0.0
+        if patience and now - self.heard > patience:
+            self.stop("stalled")
+        enough = self.opened.driver.abilities.retries_in_a_row
+        if enough and max(self.reading.retries_in_a_row, self.reading.refused) >= enough:
+            self.stop("retrying")
+        if now - self.looked >= COLLISION_CHECK_S:
+            self.looked = now
+            self.look_for_others()
+        self.meter.look(self.reading)
+        self.keep_budget(now)
+        if self.lines.capped and not self.capped:
+            self.capped = True
+            self.pending.append(OutputCapped(stream="stdout", limit=self.lines.cap))
+
+    def end_over(self, now: float) -> None:
+        """Ends an agent whose turn is over, and which does not end by itself because of what it
+        has left running."""
+        resting = self.turn is not None and not (self.turn.decided and self.turn.why)
+        if resting or not self.reading.turn_over or self.reading.helpers or self.stopped:
+            self.over = 0.0
+            return
+        self.over = self.over or now
+        policy = leftover_policy(self.engine, self.opened.claim.run)
+        waited = now - self.over
+        if policy is OnLeftover.WAIT or waited < OVER_S or now - self.surveyed < LEFT_EVERY_S:
+            return
+        self.surveyed = now
+        agent = self.opened.process
+        assert agent is not None
+        shim = agent.shim.pid if agent.shim is not None else 0
+        left = process.started_since(agent.mark, self.began, (agent.agent_pid or 0, shim))
+        if not left and waited < ALONE_S:
+            return
+        keep = policy is OnLeftover.KEEP
+        self.tell_left(process.commands(left), len(left), keep=keep)
+        self.stopped = True
+        agent.release(left if keep else ())
+
+    def tell_left(self, found: Sequence[process.Left], count: int, *, keep: bool) -> None:
+        """Puts processes that were left running into the journal; nothing where there were
+        none."""
+        if not found:
+            return
+        became = "kept" if keep else "ended"
+        told = [Leftover(each.pid, each.command, each.age_s, became) for each in found]
+        event = LeftoversFound(tuple(told[:LEFT_NAMED]), max(count, len(told)))
+        self.pending.append(redacted(event, self.engine.redactor))
+
+    def strangers(self, session: Session, agent: process.Process) -> set[int]:
+        """Processes that are on the conversation and not of this attempt."""
+        there = set(self.opened.driver.writers(self.opened.home, session.id))
+        return there - {agent.agent_pid, *process.survivors(agent.mark)} if there else there
+
+    def look_for_others(self) -> None:
+        """Another live program on the same conversation is a collision: told once each, and by a
+        strict policy the end."""
+        session, agent = self.opened.session, self.opened.process
+        if session is None or agent is None:
+            return
+        new = self.strangers(session, agent) - self.others
+        # A child of the agent's looks like the agent until it has become another program: who is a
+        # stranger is one twice.
+        new &= self.strangers(session, agent) if new else new
+        for pid in sorted(new):
+            detail = f"process {pid} is on conversation {session.id} at the same time"
+            self.pending.append(CollisionSeen(session_id=session.id, detail=detail))
+        self.others |= new
+        if new and self.opened.claim.run.spec.continuity is ContinuityPolicy.STRICT:
+            self.collided = True
+            self.stop("stopped")
+
+
+def watch(engine: Engine, opened: Opened, checkpoints: Checkpointing) -> Watched:
+    """Follows the agent to its end, however it ends."""
+    now = process.boottime()
+    stdout = Path(opened.attempt.directory) / "stdout"
+    lines, meter = process.Lines(stdout), Meter(opened)
+    meter.begin()
+    run = _Watch(
+        engine,
+        opened,
+        lines,
+        _already_written(engine, opened),
+        checkpoints,
+        meter,
+        beat=now,
+        heard=now,
+        metered=now,
+    )
+    run.budget = left(engine, opened.claim.run, opened.attempt.number)
+    run.turn = Turn(engine, opened, opened.idle) if opened.idle is not None else None
+    if opened.adopted:
+        engine.store.record(opened.claim, [AttemptAdopted(worker=engine.worker)])
+        checkpoints.want("adopted")
+    end = None if opened.process is not None else Exit(cause="lost", at=engine.store.now())
+    while end is None:
+        assert opened.process is not None
+        end = opened.process.wait(TICK_S)
+        run.take_lines()
+        if end is None:
+            if run.turn is not None and not run.stopped:
+                run.turn.settle(run.reading)
+            run.keep_limits()
+            checkpoints.tick()
+    if run.turn is not None:
+        run.pending.append(run.turn.ended(end))
+    if opened.process is not None:
+        keep = leftover_policy(engine, opened.claim.run) is OnLeftover.KEEP
+        found, count = opened.process.left_behind()
+        run.tell_left(found, count, keep=keep)
+    _read_to_the_end(run)
+    return Watched(
+        exit=end,
+        reading=run.reading,
+        session=opened.session,
+        other_writers=tuple(sorted(run.others)),
+        meter=meter,
+        collided=run.collided,
+    )
+
+
+def _read_to_the_end(run: _Watch) -> None:
+    before = -1
+    while run.lines.offset != before:
+        before = run.lines.offset
+        run.take_lines()
+    torn = run.lines.rest()
+    for event in run.opened.driver.parse(torn) if torn.strip() else ():
+        for whole in run.joiner.add(event):
+            run.absorb(whole)
+    for whole in run.joiner.rest():
+        run.absorb(whole)
+    _ask_the_transcript(run)
+    if run.opened.driver.archive is not None:
+        _ask_the_archive(run, run.opened.driver.archive)
+    run.meter.look(run.reading, last=True)
+    if (used := run.meter.usage(run.reading)) != run.used:
+        run.store_usage(used)
+    run.flush()
+
+
+def _ask_the_transcript(run: _Watch) -> None:
+    """What the agent's output is silent on: denied calls, and questions."""
+    opened = run.opened
+    session, driver = opened.session, opened.driver
+    path = opened.transcript(session.id) if session is not None else None
+    if not isinstance(driver, Untold) or path is None or not run.reading.turn_over:
+        return
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return
+    for event in driver.untold(content):
+        run.absorb(event)
+
+
+def _ask_the_archive(run: _Watch, archive: Archive) -> None:
+    """What an agent that was killed had not told yet: its conversation's id, and the tools that it
+    had begun."""
+    opened = run.opened
+    resumed = opened.asked.kind is Start.RESUME
+    found = (
+        ""
+        if resumed or run.reading.session_id
+        else archive.find(opened.home, mark_of(opened.attempt))
+    )
+    if found:
+        run.absorb(SessionSeen(session_id=found))
+    if opened.session is None or opened.asked.kind is Start.FORK:
+        return
+    content = archive.read(opened.home, opened.session.id) or b""
+    before = opened.attempt.before
+    for event in archive.unheard(content[before.size if before is not None else 0 :]):
+        run.absorb(event)
+
+
+def _already_written(engine: Engine, opened: Opened) -> int:
+    """How many events of this attempt's agent stand in the journal already."""
+    if not opened.adopted:
+        return 0
+    records = engine.store.history(opened.claim.run.id, limit=1_000_000)
+    return sum(
+        record.attempt == opened.claim.attempt and is_agents(record.event) for record in records
+    )
+
+
+def is_agents(event: AnyEvent) -> bool:
+    """Whether an event came from the agent's output and not from perdure."""
+    return isinstance(event, _AGENT_EVENTS)
+
+
+_AGENT_EVENTS: tuple[type, ...] = get_args(AgentEvent)

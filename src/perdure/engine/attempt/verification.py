@@ -1,0 +1,217 @@
+"""The task's own check: a shell command, run in the workdir when the agent says that it is done.
+Called by `finish`.
+
+It runs as an agent does: under a shim, with a directory, a log and a mark of its own, so that
+nothing of it survives its end, a stop or the death of its supervisor. A check that was interrupted
+is run again from its beginning, and counts for nothing. It gets the agent's environment without the
+agent's own credentials. What it says is bounded, without secrets, and goes back to the agent as its
+most telling part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from perdure.engine.attempt.engine import Engine, is_passed, mark_of
+from perdure.engine.attempt.heartbeat import followed
+from perdure.engine.attempt.live_attempt import Opened
+from perdure.errors import PerdureError
+from perdure.host import process
+from perdure.host.redaction import TELLING
+from perdure.lateclass import dataclass
+from perdure.model import Attempt, Command, Exit, Outcome, OutcomeKind, TaskRun
+from perdure.model.events import AnyEvent, VerifyEnded, VerifyStarted
+from perdure.rules.excerpt import excerpt, telling_line
+
+LOG_CAP = 64 * 1024**2
+"""Bytes of output at which a check is ended: it has failed."""
+LOOKED_AT = 2 * 1024**2
+"""Bytes of a long log that are looked through: its beginning, and three times as much of its
+end."""
+TRIES = 3
+"""Of a check whose shim was killed, so that nobody saw its end."""
+GRACE_S = 5.0
+NO_TOOL = (126, 127)
+"""What a shell says of a command that it cannot run, or not find."""
+TOO_LONG, TOO_MUCH = 124, 125
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """How the command ended, and what it said."""
+
+    end: Exit
+    said: str
+    seconds: float
+
+    @property
+    def code(self) -> int:
+        if self.end.cause in ("deadline", "flooded"):
+            return TOO_LONG if self.end.cause == "deadline" else TOO_MUCH
+        return self.end.code if self.end.code is not None else 128 + (self.end.signal or 0)
+
+
+def verify(engine: Engine, opened: Opened) -> tuple[Outcome, list[AnyEvent]]:
+    """Runs the check to its end. Returns the attempt's outcome, and what is to stand in the
+    journal.
+
+    A stop (a person's, or perdure's own end) ends the check: then the attempt is cancelled and the
+    check says nothing. Raises LostLease.
+    """
+    run = opened.claim.run
+    command = engine.redactor.text(run.spec.verify)
+    for _ in range(TRIES):
+        directory = _directory(opened)
+        log = directory / "stdout"
+        engine.store.record(opened.claim, [VerifyStarted(command=command, log=str(log))])
+        try:
+            checked = _run(engine, opened, directory)
+        except (OSError, PerdureError) as error:
+            if not (directory / "shim.json").exists():
+                return Outcome(
+                    kind=OutcomeKind.CONFIG_ERROR, detail=f"the check cannot be started: {error}"
+                ), []
+            raise
+        if checked.end.cause != "lost":
+            break
+    else:
+        return Outcome(
+            kind=OutcomeKind.LOST, detail=f"nobody saw how the check ended, {TRIES} times"
+        ), []
+    if checked.end.cause == "stopped":
+        return Outcome(
+            kind=OutcomeKind.CANCELLED,
+            detail="it was stopped on request while its work was checked",
+        ), []
+    if checked.end.cause == "lapsed":
+        return Outcome(
+            kind=OutcomeKind.LOST,
+            detail="its host had lost the shared database for too long while its work was checked",
+        ), []
+    outcome = _judged(run.spec.verify, checked)
+    failed = outcome.kind is OutcomeKind.VERIFY_FAILED
+    earlier = [
+        attempt
+        for attempt in engine.store.attempts(run.id)
+        if attempt.number < opened.claim.attempt
+    ]
+    ended = VerifyEnded(
+        code=checked.code,
+        output=excerpt(checked.said),
+        command=command,
+        round=failed_checks(earlier, run.context_version) + 1 if failed else 0,
+        rounds=run.spec.verify_rounds,
+        seconds=round(checked.seconds, 1),
+        log=str(log),
+    )
+    return outcome, [ended]
+
+
+def failed_checks(attempts: Sequence[Attempt], context_version: int) -> int:
+    """How many checks of these instructions have failed."""
+    kinds = [
+        attempt.outcome.kind
+        for attempt in attempts
+        if attempt.outcome is not None and attempt.context_version == context_version
+    ]
+    return kinds.count(OutcomeKind.VERIFY_FAILED)
+
+
+def _judged(command: str, checked: _Checked) -> Outcome:
+    """What the end of the check means for the attempt."""
+    short = " ".join(command.split())[:120]
+    if checked.code == 0:
+        return Outcome(kind=OutcomeKind.SUCCEEDED, detail=f"verified by `{short}`", code=0)
+    said = telling_line(checked.said)
+    words = f": {said}" if said else ""
+    if checked.code in NO_TOOL:
+        detail = f"the check `{short}` cannot be run (exit code {checked.code}){words}"
+        return Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=detail, code=checked.code)
+    if checked.code == TOO_LONG and checked.end.cause == "deadline":
+        how = f"took longer than {checked.seconds:.0f} s and was ended"
+    elif checked.code == TOO_MUCH and checked.end.cause == "flooded":
+        how = f"wrote more than {LOG_CAP >> 20} MiB and was ended"
+    else:
+        how = f"failed with exit code {checked.code}"
+    return Outcome(
+        kind=OutcomeKind.VERIFY_FAILED, detail=f"`{short}` {how}{words}", code=checked.code
+    )
+
+
+def _run(engine: Engine, opened: Opened, directory: Path) -> _Checked:
+    spec = opened.claim.run.spec
+    began = process.boottime()
+    running = process.start(
+        Command(
+            argv=("/bin/sh", "-c", 'exec 2>&1; exec /bin/sh -c "$1"', "sh", spec.verify), stdin=b""
+        ),
+        directory=directory,
+        cwd=Path(opened.workspace.path),
+        env=check_environment(engine, opened.claim.run),
+        mark=mark_of(opened.attempt),
+        deadline_s=spec.verify_timeout_s,
+        grace_s=min(engine.grace_s, GRACE_S),
+        lock_fd=opened.lock_fd,
+        output_cap=LOG_CAP,
+    )
+    end, _ = followed(engine, opened.claim, running)
+    return _Checked(end, said_in(engine, directory, end), process.boottime() - began)
+
+
+def check_environment(engine: Engine, run: TaskRun) -> dict[str, str]:
+    """The agent's environment without the credentials that are the agent's own. What the task
+    itself names (--env) stays: a person gave it to the task's programs."""
+    driver = engine.driver(run.spec.agent)
+    whole = engine.agent_environment(driver, run)
+    named = {*run.spec.pass_env, *run.spec.env}
+    return {
+        name: value
+        for name, value in whole.items()
+        if name in named or not (is_passed(name, driver.variables) and TELLING.search(name))
+    }
+
+
+def _directory(opened: Opened) -> Path:
+    """A directory of its own for each check; one that a dead supervisor had begun is ended
+    first."""
+    number = 1
+    while (directory := opened.directory / f"verify-{number}").exists():
+        begun = process.find(directory)
+        if begun is not None:
+            begun.kill()
+        number += 1
+    return directory
+
+
+def said_in(engine: Engine, directory: Path, end: Exit) -> str:
+    """What a command that has ended said, safe to show. An escape in the middle of a secret hides
+    it in the file, and not in the text."""
+    for name in ("stdout", "stderr"):
+        engine.redactor.file(directory / name)
+    return engine.redactor.text(_read(directory / "stdout") or end.stderr_tail)
+
+
+def _read(log: Path) -> str:
+    """The log as text that is safe to show; of a long one the beginning and the end."""
+    try:
+        with log.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(0)
+            if size <= LOOKED_AT:
+                return _plain(file.read(LOOKED_AT))
+            head = file.read(LOOKED_AT // 4)
+            file.seek(size - LOOKED_AT * 3 // 4)
+            tail = file.read(LOOKED_AT * 3 // 4)
+    except OSError:
+        return ""
+    return f"{_plain(head)}\n[... {size - LOOKED_AT} bytes are not looked at ...]\n{_plain(tail)}"
+
+
+def _plain(output: bytes) -> str:
+    """Without escapes and controls; a line that is drawn over itself has its last state."""
+    drawn = (
+        next((piece for piece in reversed(line.split(b"\r")) if piece.strip()), b"")
+        for line in output.split(b"\n")
+    )
+    return process.plain(b"\n".join(drawn))

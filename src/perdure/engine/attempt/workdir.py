@@ -1,0 +1,159 @@
+"""Brings back the workdir of a run whose work goes on after a clean-up took it, or after it was
+lost.
+
+`opening_steps` calls `bring_back` before each attempt, `checkpoints` before a restore; forks and
+`perdure open` call `reopen` before they look. The journal says whether a clean-up took the workdir.
+It comes back from the trash as it was, or from the checkpoint that was taken of it when the trash
+was emptied meanwhile. A workdir that was lost with its machine is filled from the newest
+checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from perdure.engine.attempt.engine import HISTORY, Engine
+from perdure.errors import NotFound
+from perdure.model import KEEPSAKES, Backend, Checkpoint, TaskRun, Workspace
+from perdure.model.events import (
+    BroughtBack,
+    CheckpointRestored,
+    CheckpointTaken,
+    CleanedUp,
+    RunReset,
+    WorkdirLost,
+    WorkdirSwept,
+)
+from perdure.workspace.locks import make_private, write
+
+MARK = "half-back"
+"""File beside a run's attempts: its workdir was made again, and may not be filled yet."""
+
+
+def cleaned_up(engine: Engine, run: TaskRun) -> CleanedUp | WorkdirSwept | None:
+    """How a clean-up took the workdir, unless it was brought back or reset since."""
+    ended = (CleanedUp, WorkdirSwept, BroughtBack, RunReset)
+    told = [record.event for record in engine.store.history(run.id, limit=HISTORY)]
+    last = next((event for event in reversed(told) if isinstance(event, ended)), None)
+    return last if isinstance(last, CleanedUp | WorkdirSwept) else None
+
+
+def bring_back(engine: Engine, run: TaskRun) -> bool:
+    """Bring the workdir back if a clean-up took it or it was lost, and return whether it did. The
+    caller holds its lock.
+
+    Killed in between, the next call completes it. Raises WorkspaceError, GitFailed, and Conflict
+    while a process works in it.
+    """
+    place, mark = run.workspace, _mark(engine, run)
+    if place is None or (os.path.lexists(place.path) and not mark.exists()):
+        return False
+    gone = cleaned_up(engine, run)
+    if gone is not None and _taken_back(engine, run, place):
+        return True
+    lost = gone is None and _worked_here(engine, run, place)
+    checkpoint = None
+    if gone is not None:
+        checkpoint = _checkpoint(engine, run, place, gone.checkpoint)
+    elif lost:
+        checkpoint = _newest(engine, run, place)
+    if checkpoint is None:
+        mark.unlink(missing_ok=True)
+        if lost:
+            engine.store.tell_run(run.id, [WorkdirLost(place=place.path)])
+        return False
+    make_private(mark.parent)
+    write(mark, f"{checkpoint.number}\n")
+    engine.workspaces.prepare(place, run.spec.agent)
+    try:
+        engine.workspaces.checkpoints.put_in_place(
+            place, checkpoint.workdir.commit, ignored=engine.checkpoint_ignored
+        )
+    except NotFound:
+        # The checkpoint was deleted by hand: the workdir begins at its branch again.
+        mark.unlink(missing_ok=True)
+        if lost:
+            engine.store.tell_run(run.id, [WorkdirLost(place=place.path)])
+        return False
+    back: BroughtBack | WorkdirLost = BroughtBack(place=place.path, checkpoint=checkpoint.number)
+    if lost:
+        back = WorkdirLost(place=place.path, checkpoint=checkpoint.number, taken=checkpoint.at)
+    engine.store.tell_run(run.id, [back])
+    mark.unlink(missing_ok=True)
+    return True
+
+
+def reopen(engine: Engine, run: TaskRun, holder: str) -> None:
+    """Do the same under the workdir's lock, for a verb that needs the workdir and starts no
+    attempt. Raises InUse besides."""
+    if run.workspace is None or os.path.lexists(run.workspace.path):
+        return
+    fd = engine.workspaces.lock(run.workspace, holder)
+    try:
+        bring_back(engine, run)
+    finally:
+        os.close(fd)
+
+
+def take_back(engine: Engine, run: TaskRun) -> bool:
+    """Bring the workdir back from the trash alone, if a clean-up moved it there. The caller holds
+    its lock. Raises WorkspaceError."""
+    place = run.workspace
+    if place is None or os.path.lexists(place.path) or cleaned_up(engine, run) is None:
+        return False
+    return _taken_back(engine, run, place)
+
+
+def _taken_back(engine: Engine, run: TaskRun, place: Workspace) -> bool:
+    if not engine.workspaces.take_back(place, run.id):
+        return False
+    engine.store.tell_run(run.id, [BroughtBack(place=place.path)])
+    _mark(engine, run).unlink(missing_ok=True)
+    return True
+
+
+def _checkpoint(engine: Engine, run: TaskRun, place: Workspace, number: int) -> Checkpoint | None:
+    """The checkpoint of the workdir by its number; another run in the same workdir may have taken
+    it."""
+    own = [each for each in engine.store.checkpoints(run.id) if each.number == number]
+    found = own or [each for each in engine.store.checkpoints() if each.number == number]
+    return next(
+        (each for each in found if each.workdir.ref.rpartition("/")[0].endswith(f"/{place.id}")),
+        None,
+    )
+
+
+def _worked_here(engine: Engine, run: TaskRun, place: Workspace) -> bool:
+    """Whether an attempt of the run had the workdir, and no reset took it since."""
+    if place.backend is Backend.HERE:
+        return False
+    reset = 0
+    for record in engine.store.history(run.id, limit=HISTORY):
+        if isinstance(record.event, RunReset):
+            reset = record.at
+    begun = [each for each in engine.store.attempts(run.id) if each.continuation is not None]
+    return any(each.started >= reset for each in begun)
+
+
+def _newest(engine: Engine, run: TaskRun, place: Workspace) -> Checkpoint | None:
+    """The run's newest checkpoint of this workdir, the restored one where a restore came last."""
+    mine = [
+        each
+        for each in engine.store.checkpoints(run.id)
+        if each.workdir.ref.rpartition("/")[0].endswith(f"/{place.id}")
+    ]
+    for record in reversed(engine.store.history(run.id, limit=HISTORY)):
+        match record.event:
+            case CheckpointRestored(number=number):
+                return next((each for each in mine if each.number == number), None)
+            case CheckpointTaken():
+                break
+            case _:
+                pass
+    taken = [each for each in mine if each.why not in KEEPSAKES]
+    return max(taken, key=lambda each: each.number, default=None)
+
+
+def _mark(engine: Engine, run: TaskRun) -> Path:
+    return engine.state / "runs" / run.id / MARK

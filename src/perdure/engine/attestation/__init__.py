@@ -1,0 +1,127 @@
+"""What is known of an attempt as an in-toto statement that can leave the machine.
+
+`statement_of` makes one from a run's report, `envelope` signs and opens it (DSSE, ed25519),
+`hostkey` keeps the key of this host, `notes` attaches an envelope to a commit. Used by the verbs
+`receipt` and `key` and at the end of a run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from perdure.errors import NotFound
+from perdure.model import Checkpoint
+
+STATEMENT = "https://in-toto.io/Statement/v1"
+PREDICATE = "https://perdure.dev/attestation/attempt/v1"
+OF_ATTEMPT = (
+    *("number", "context_version", "continuation", "rung", "why", "session_id"),
+    *("lost_session_id", "agent_version", "outcome", "usage", "started", "ended"),
+)
+"""Fields of an attempt's report that say what it was."""
+
+
+class Subject(msgspec.Struct, frozen=True):
+    """What a statement is about: a commit, by its digest."""
+
+    name: str
+    digest: dict[str, str]
+
+
+class Statement(msgspec.Struct, frozen=True, kw_only=True):
+    """An in-toto statement, version 1."""
+
+    type: str = msgspec.field(name="_type", default=STATEMENT)
+    subject: tuple[Subject, ...]
+    predicate_type: str = msgspec.field(name="predicateType", default=PREDICATE)
+    predicate: dict[str, Any]
+
+    @property
+    def run(self) -> tuple[str, str]:
+        """Id and name of the run that it is about, empty where it does not say so."""
+        found = self.predicate.get("run")
+        run = found if isinstance(found, dict) else {}
+        return str(run.get("id", "")), str(run.get("name", ""))
+
+    @property
+    def attempt(self) -> int:
+        """The attempt that it is about, 0 where it does not say so."""
+        found = self.predicate.get("attempt")
+        number = found.get("number") if isinstance(found, dict) else 0
+        return number if isinstance(number, int) else 0
+
+
+def statement_of(
+    report: Mapping[str, Any],
+    checkpoints: Sequence[Checkpoint],
+    number: int,
+    permissions: str,
+) -> Statement:
+    """Return the statement about an attempt, or about the newest if `number` is 0. It says only
+    what stays as it is, so that the same attempt always gives the same bytes. Raises NotFound if
+    there is no such attempt, or it has not ended."""
+    attempts = report["attempts"]
+    wanted = number or (attempts[-1]["number"] if attempts else 0)
+    found = next((each for each in attempts if each["number"] == wanted), None)
+    if found is None:
+        raise NotFound(f"{report['name']} has no attempt {wanted}" if wanted else _none(report))
+    if found["outcome"] is None:
+        raise NotFound(
+            f"attempt {wanted} of {report['name']} has not ended, and has no receipt yet"
+        )
+    place = report["workspace"]
+    predicate = {
+        "run": {
+            "id": report["id"],
+            "name": report["name"],
+            "agent": report["agent"],
+            "host": report["host"],
+            "repository": place["repo"],
+            "branch": place["branch"],
+            "policy": report["policy"],
+            "instructions": [
+                _instruction(each)
+                for each in report["contexts"]
+                if each["version"] <= found["context_version"]
+            ],
+        },
+        "attempt": {key: found[key] for key in OF_ATTEMPT},
+        "continuity": found["receipt"],
+        "work": found.get("work"),
+        "checks": found["checks"],
+        "effects": found["effects"],
+        "allowed": {"permissions": permissions, "flags": found["flags"]},
+    }
+    subject = _subjects(checkpoints, wanted, str(report["id"]), predicate)
+    return Statement(subject=subject, predicate=predicate)
+
+
+def _none(report: Mapping[str, Any]) -> str:
+    return f"{report['name']} has no attempt yet"
+
+
+def _instruction(context: Mapping[str, Any]) -> dict[str, Any]:
+    """Return which instructions were given: by digest, because a prompt may be confidential."""
+    digest = hashlib.sha256(str(context["text"]).encode("utf-8", "replace")).hexdigest()
+    return {"version": context["version"], "sha256": digest}
+
+
+def _subjects(
+    checkpoints: Sequence[Checkpoint], number: int, run: str, predicate: Mapping[str, Any]
+) -> tuple[Subject, ...]:
+    """Return what the attempt left: HEAD of its workdir, and the checkpoint that has all files."""
+    own = [each for each in checkpoints if each.attempt == number]
+    if not own:
+        text = json.dumps(predicate, sort_keys=True, separators=(",", ":")).encode()
+        digest = {"sha256": hashlib.sha256(text).hexdigest()}
+        return (Subject(f"run {run}, attempt {number}", digest),)
+    newest = own[-1]
+    found = [Subject(f"checkpoint {newest.number}", {"gitCommit": newest.workdir.commit})]
+    if newest.workdir.head:
+        found.insert(0, Subject("HEAD", {"gitCommit": newest.workdir.head}))
+    return tuple(found)

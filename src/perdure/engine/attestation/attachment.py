@@ -1,0 +1,69 @@
+"""Attaches signed receipts by itself, as the setting `receipts` says: as a git note when an attempt
+has ended, and to the comment of a run on its forge.
+
+What cannot be signed or attached is told as a warning and changes nothing of the run.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Protocol
+
+from perdure.engine.attestation import Statement, envelope, hostkey, notes, statement_of
+from perdure.engine.report import report_of
+from perdure.errors import PerdureError
+from perdure.model import TaskRun
+from perdure.model.events import AttemptEnded, Record
+from perdure.protocols import PostingStore, RunStore
+
+_LOG = logging.getLogger("perdure")
+NOTE, COMMENT, BOTH = "note", "comment", "both"
+
+
+class AttestedStore(RunStore, PostingStore, Protocol):
+    """Where the facts of a statement are read."""
+
+
+class Attacher:
+    """An observer of the store: attaches the receipt of each attempt that has ended as a note."""
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+        self.store: AttestedStore | None = None
+
+    def __call__(self, record: Record, /) -> None:
+        if self.store is None or not isinstance(record.event, AttemptEnded):
+            return
+        try:
+            run = self.store.get(record.run)
+            statement = statement_in(self.store, run, record.attempt)
+            content = envelope.signed(statement, hostkey.load(self.state))
+            notes.attach(repository_of(run), statement, content)
+        except PerdureError as error:
+            _LOG.warning("the receipt of %s was not attached: %s", record.run, error)
+
+
+def statement_in(store: AttestedStore, run: TaskRun, number: int = 0) -> Statement:
+    """Return the statement about an attempt (0: the newest) as the store has it. Raises
+    NotFound."""
+    return statement_of(
+        report_of(store, run), store.checkpoints(run.id), number, str(run.spec.permissions)
+    )
+
+
+def repository_of(run: TaskRun) -> Path:
+    """Return where the run's commits are: its workdir, or its repository if that is gone."""
+    place = run.workspace
+    if place is None:
+        return Path()
+    return Path(place.path) if Path(place.path).is_dir() else Path(place.repo)
+
+
+def signed_receipt(store: AttestedStore, run: TaskRun, state: Path) -> str:
+    """Return the signed receipt of the newest attempt, empty (with a warning) if there is none."""
+    try:
+        return envelope.signed(statement_in(store, run), hostkey.load(state)).decode()
+    except PerdureError as error:
+        _LOG.warning("the receipt of %s was not attached: %s", run.name, error)
+        return ""

@@ -1,0 +1,150 @@
+"""Signs a statement, and opens what somebody sent as one: DSSE with ed25519. Pure.
+
+An envelope of perdure has one form, byte for byte: fields in their order, no blanks, canonical
+base64, one newline at its end. What has another form is refused, so that no byte can be changed
+without a word. The signature is over DSSE's own encoding of the payload, so other tools verify it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from perdure.engine.attestation import PREDICATE, STATEMENT, Statement
+from perdure.errors import ConfigError, NotVerified
+from perdure.host.extras import install_command
+from perdure.model.codec import resolved
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+        Ed25519PrivateKey,
+        Ed25519PublicKey,
+    )
+
+PAYLOAD = "application/vnd.in-toto+json"
+LONGEST = 16 << 20
+"""Bytes of an envelope that are read."""
+
+
+class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One signature: of which key, and the signature in base64."""
+
+    keyid: str
+    sig: str
+
+
+class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A DSSE envelope."""
+
+    payload_type: str = msgspec.field(name="payloadType")
+    payload: str
+    signatures: tuple[Signature, ...]
+
+
+def signed(statement: Statement, key: Ed25519PrivateKey) -> bytes:
+    """Return the statement in an envelope that is signed with the key."""
+    payload = msgspec.json.encode(statement)
+    signature = Signature(
+        key_id(key.public_key()), _base64(key.sign(_authenticated(PAYLOAD, payload)))
+    )
+    return _written(Envelope(PAYLOAD, _base64(payload), (signature,)))
+
+
+def opened(content: bytes, keys: dict[str, Ed25519PublicKey]) -> Statement:
+    """Return the statement in an envelope. `keys` are those that are trusted, by their id. Raises
+    NotVerified with one sentence if the envelope is not whole, or no trusted key signed it."""
+    from cryptography.exceptions import InvalidSignature
+
+    envelope = _read(content)
+    payload, given = _bytes(envelope.payload), envelope.signatures[0]
+    if given.keyid not in keys:
+        known = "the given key is" if len(keys) == 1 else "the trusted keys are"
+        names = ", ".join(each[:16] for each in keys) or "none"
+        raise NotVerified(
+            f"the receipt names key {given.keyid[:16]!r} as its signer; {known} {names}",
+            "perdure key show, on the machine that signed it, prints its public key",
+        )
+    try:
+        keys[given.keyid].verify(_bytes(given.sig), _authenticated(envelope.payload_type, payload))
+    except InvalidSignature:
+        raise NotVerified(
+            "the signature does not match: the receipt was changed after it was signed"
+        ) from None
+    return _statement(payload)
+
+
+def _read(content: bytes) -> Envelope:
+    if len(content) > LONGEST:
+        raise NotVerified(f"the receipt is larger than {LONGEST >> 20} MiB")
+    try:
+        envelope = msgspec.json.decode(content, type=resolved(Envelope))
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        broken = "it ends in the middle" if not content.endswith(b"}\n") else "it is damaged"
+        raise NotVerified(f"this is not a signed receipt of perdure: {broken}") from None
+    if len(envelope.signatures) != 1:
+        raise NotVerified(f"one signature was expected, not {len(envelope.signatures)}")
+    if _written(envelope) != content:
+        raise NotVerified("the receipt was changed: its bytes are not as perdure writes them")
+    return envelope
+
+
+def _statement(payload: bytes) -> Statement:
+    try:
+        statement = msgspec.json.decode(payload, type=resolved(Statement))
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        raise NotVerified("the signed content is no in-toto statement") from None
+    if (statement.type, statement.predicate_type) != (STATEMENT, PREDICATE):
+        raise NotVerified(
+            f"the signed statement is of the type {statement.predicate_type!r}; expected "
+            f"{PREDICATE}"
+        )
+    return statement
+
+
+def _authenticated(kind: str, payload: bytes) -> bytes:
+    """Return what DSSE signs (its pre-authentication encoding)."""
+    name = kind.encode()
+    return b"DSSEv1 %d %b %d %b" % (len(name), name, len(payload), payload)
+
+
+def _written(envelope: Envelope) -> bytes:
+    return msgspec.json.encode(envelope) + b"\n"
+
+
+def _base64(content: bytes) -> str:
+    return base64.standard_b64encode(content).decode()
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        content = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        content = b""
+    # base64 has several texts for the same bytes.
+    if not content or _base64(content) != text:
+        raise NotVerified("the receipt was changed: it is not valid base64")
+    return content
+
+
+def key_id(key: Ed25519PublicKey) -> str:
+    """Return the id of a key: the SHA-256 of its public part in DER, as sigstore names keys."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(der).hexdigest()
+
+
+def require() -> Any:
+    """Return the library's serialization module. Raises ConfigError if it is not installed."""
+    try:
+        from cryptography.hazmat.primitives import serialization
+    except ImportError:
+        raise ConfigError(
+            ["signed receipts need the library cryptography, which is not installed"],
+            install_command("sign"),
+        ) from None
+    return serialization

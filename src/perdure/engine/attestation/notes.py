@@ -1,0 +1,51 @@
+"""Attaches an envelope to a commit as a git note (`refs/notes/perdure`), and reads it back.
+
+The notes lie in the run's repository. They do not move a branch, an index or a file; git sends them
+only when it is asked to (`git push origin refs/notes/perdure`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from perdure.engine.attestation import Statement
+from perdure.errors import NotFound
+from perdure.host.git import Git
+
+REF = "refs/notes/perdure"
+_IDENTITY = {
+    "GIT_AUTHOR_NAME": "perdure",
+    "GIT_AUTHOR_EMAIL": "perdure@localhost",
+    "GIT_COMMITTER_NAME": "perdure",
+    "GIT_COMMITTER_EMAIL": "perdure@localhost",
+}
+
+
+def attach(
+    repository: Path, statement: Statement, content: bytes, environ: Mapping[str, str] = os.environ
+) -> str:
+    """Put the envelope on the commit at which the attempt left HEAD; a newer one replaces an older.
+    Return the commit. Raises NotFound if the statement names none, GitFailed."""
+    commit = next((s.digest["gitCommit"] for s in statement.subject if s.name == "HEAD"), "")
+    if not commit:
+        raise NotFound("the attempt left no commit that a note could be put on")
+    git = Git(cwd=repository, environ=environ)
+    git.run(
+        "notes", f"--ref={REF}", "add", "--force", "--file=-", commit, stdin=content, env=_IDENTITY
+    )
+    return commit
+
+
+def attached(repository: Path, commit: str, environ: Mapping[str, str] = os.environ) -> bytes:
+    """Return the envelope on a commit. Raises NotFound if there is none."""
+    git = Git(cwd=repository, environ=environ)
+    if not (oid := git.commit(commit)):
+        raise NotFound(f"there is no commit {commit!r} here")
+    found = git.run("notes", f"--ref={REF}", "show", oid, good=(0, 1))
+    if found.code:
+        raise NotFound(
+            f"no receipt is attached to commit {oid[:12]}", f"git fetch origin {REF}:{REF}"
+        )
+    return found.stdout

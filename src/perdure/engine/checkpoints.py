@@ -1,0 +1,313 @@
+"""The verbs on checkpoints: go back to one, and what one says of itself. Called by every door.
+
+A restore brings back both halves: the workdir as it was, by its bytes, with what was staged and
+where HEAD stood, and the conversation as it was. What is there is saved as a checkpoint of its own
+first, so a restore is undone by another one. Killed anywhere, it is begun again: nothing is taken
+away before it is kept elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from perdure.agents.transcripts import locate, snapshot
+from perdure.engine import service
+from perdure.engine.attempt import Engine
+from perdure.engine.attempt.engine import HISTORY
+from perdure.engine.attempt.restore_transcript import put_back
+from perdure.engine.attempt.workdir import take_back
+from perdure.engine.report import missed_checkpoint
+from perdure.errors import Conflict, NotFound, PerdureError, WorkspaceError
+from perdure.lateclass import dataclass
+from perdure.model import (
+    Checkpoint,
+    Context,
+    RunState,
+    Session,
+    SessionKey,
+    SessionState,
+    TaskRun,
+    Workspace,
+)
+from perdure.model.events import CheckpointRestored
+from perdure.protocols import AgentDriver
+from perdure.rules.continuation.instructions import retired, retired_by
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoredRun:
+    """What a restore did. `undo` is the checkpoint of what was there before; None where there was
+    no workdir."""
+
+    run: TaskRun
+    checkpoint: Checkpoint
+    undo: Checkpoint | None
+    transcript: str = ""
+    """Where the conversation lies again; empty where none was restored."""
+    retired: tuple[Context, ...] = ()
+    """Instructions that counted until now, and came after the checkpoint."""
+    revived: tuple[Context, ...] = ()
+    """Instructions that an earlier restore had retired, and that count again."""
+
+
+def chosen(engine: Engine, run: TaskRun, number: int = 0) -> Checkpoint:
+    """The run's checkpoint of this number, or the newest that is not itself the keepsake of a
+    restore. Raises NotFound."""
+    there = engine.store.checkpoints(run.id)
+    found = [each for each in there if (each.number == number if number else each.why != "restore")]
+    if found:
+        return found[-1]
+    if number:
+        known = ", ".join(str(each.number) for each in there) or "there is none"
+        raise NotFound(
+            f"{run.name} has no checkpoint {number}", f"perdure checkpoints {run.name}: {known}"
+        )
+    missed = missed_checkpoint(engine.store.history(run.id, limit=100_000))
+    if missed:
+        raise NotFound(
+            f"{run.name} has no checkpoint, because none could be taken: {missed}", "perdure doctor"
+        )
+    raise NotFound(
+        f"{run.name} has no checkpoint yet", "one is taken at the end of every turn and attempt"
+    )
+
+
+def restore(engine: Engine, ref: str, number: int = 0, *, files_only: bool = False) -> RestoredRun:
+    """Takes workdir and conversation back to a checkpoint. Raises NotFound, Conflict while somebody
+    is at work, WorkspaceError."""
+    with engine.homes.still():
+        run = service.at_rest(engine, engine.store.get(ref), "it cannot be taken back")
+        assert run.workspace is not None
+        fd = engine.workspaces.lock(run.workspace, f"perdure restore {run.name}")
+        try:
+            # From here on no attempt begins: one that is claimed meanwhile finds the workdir in
+            # use, and waits.
+            return _restore(engine, _still_at_rest(engine, run), number, files_only)
+        finally:
+            os.close(fd)
+
+
+def _restore(engine: Engine, run: TaskRun, number: int, files_only: bool) -> RestoredRun:
+    checkpoint, before = chosen(engine, run, number), run.spec
+    agent = before.agent if files_only else checkpoint.agent or before.agent
+    driver = engine.driver(agent)
+    home = driver.home({**engine.environ, **before.env})
+    _refuse(engine, run, driver, home, checkpoint, files_only)
+    assert run.workspace is not None
+    place = run.workspace
+    take_back(engine, run)
+    undo = keep(engine, run, place, "restore")
+    engine.workspaces.prepare(place, agent)
+    if agent != before.agent:
+        run = engine.store.reassign(
+            run.id, replace(before, agent=agent, model="", agent_args=(), forks="", fork_at=0)
+        )
+    told = None
+    try:
+        told = None if files_only else bring_back(engine, run, driver, home, checkpoint)
+        engine.workspaces.checkpoints.put_in_place(
+            place, checkpoint.workdir.commit, ignored=engine.checkpoint_ignored
+        )
+    except (PerdureError, OSError):
+        if told is not None and undo is not None and undo.session_id == checkpoint.session_id:
+            bring_back(engine, run, driver, home, undo)
+        if agent != before.agent:
+            with suppress(Conflict):
+                engine.store.reassign(run.id, before)
+        raise
+    sessions = () if files_only else sessions_of(engine, run, checkpoint, told, home)
+    contexts, records = engine.store.contexts(run.id), engine.store.history(run.id, limit=HISTORY)
+    before_it = retired(records)
+    now = before_it if files_only else retired_by(contexts, records, checkpoint, asked=number > 0)
+    event = CheckpointRestored(
+        number=checkpoint.number,
+        attempt=checkpoint.attempt,
+        attempts=0 if files_only else run.attempt,
+        undo=undo.number if undo else 0,
+        files_only=files_only,
+        retired=tuple(sorted(now)),
+    )
+    run = engine.store.restored(run.id, sessions, event)
+    return RestoredRun(
+        run=run,
+        checkpoint=checkpoint,
+        undo=undo,
+        transcript=str(told or ""),
+        retired=tuple(each for each in contexts if each.version in now - before_it),
+        revived=tuple(each for each in contexts if each.version in before_it - now),
+    )
+
+
+def _still_at_rest(engine: Engine, run: TaskRun) -> TaskRun:
+    """The run as it is now that its workdir is locked. Raises Conflict where an attempt has begun
+    meanwhile, or a person has it open."""
+    now = engine.store.get(run.id)
+    service.refuse_open(engine, now)
+    if now.state is RunState.RUNNING and engine.store.attempts(run.id)[-1].continuation is not None:
+        raise Conflict(
+            f"{run.name} is at work (attempt {now.attempt}), so it cannot be taken back",
+            f"perdure stop {run.name}",
+        )
+    return now
+
+
+def _refuse(
+    engine: Engine,
+    run: TaskRun,
+    driver: AgentDriver,
+    home: Path,
+    checkpoint: Checkpoint,
+    files_only: bool,
+) -> None:
+    """Raises, before anything is touched, where the conversation could not be brought back."""
+    if files_only or not checkpoint.session_id:
+        return
+    driver.locate(engine.environ)
+    engine.homes.check(driver.name)
+    if others := engine.writers(driver, home, checkpoint.session_id):
+        who = ", ".join(map(str, others))
+        raise Conflict(
+            f"The conversation {checkpoint.session_id} is open in another program (process {who})",
+            "end that program first",
+        )
+    for part in checkpoint.conversation:
+        if engine.copies.find(driver.name, part) is None:
+            raise WorkspaceError(
+                f"The conversation of checkpoint {checkpoint.number} cannot be brought back: the "
+                f"own copy of {part.name!r} is lost",
+                _files_alone(run, checkpoint),
+            )
+    if driver.archive is not None:
+        # What an archive has taken in, its program never takes out again.
+        there = locate(driver, home, checkpoint.session_id, _directory(engine, run))
+        main = checkpoint.conversation[0]
+        if (
+            there is not None
+            and there.stat().st_size >= main.size
+            and not engine.copies.is_exactly(there, main)
+        ):
+            raise _keeps_what_came_after(run, driver, checkpoint)
+
+
+def _keeps_what_came_after(
+    run: TaskRun, driver: AgentDriver, checkpoint: Checkpoint
+) -> WorkspaceError:
+    what = (
+        f"{driver.name} cannot take its conversation back to checkpoint {checkpoint.number}: it "
+        "keeps what came after"
+    )
+    return WorkspaceError(what, _files_alone(run, checkpoint))
+
+
+def _files_alone(run: TaskRun, checkpoint: Checkpoint) -> str:
+    return f"perdure restore {run.name} --at {checkpoint.number} --files takes the files back alone"
+
+
+def keep(engine: Engine, run: TaskRun, place: Workspace, why: str) -> Checkpoint | None:
+    """What is there now, as a checkpoint, with the conversation of the agent that is there now;
+    None where there is no workdir. The caller holds the workdir's lock, and no attempt is at
+    work."""
+    if not Path(place.path).is_dir():
+        return None
+    driver = engine.driver(run.spec.agent)
+    home = driver.home({**engine.environ, **run.spec.env})
+    session = engine.store.session(SessionKey(run.spec.agent, run.scope))
+    if session is not None:
+        path = locate(driver, home, session.id, _directory(engine, run))
+        if path is not None:
+            engine.copies.take(driver, session.id, path)
+    parts = engine.copies.parts(driver, session.id) if session is not None else ()
+    number = engine.store.next_checkpoint(place.id)
+    kept = Checkpoint(
+        run=run.id,
+        number=number,
+        attempt=run.attempt,
+        at=engine.store.now(),
+        why=why,
+        workdir=engine.workspaces.checkpoints.save(
+            place, number, ignored=engine.checkpoint_ignored
+        ),
+        session_id=session.id if session is not None and parts else "",
+        conversation=parts,
+        context_version=session.context_version if session is not None else 0,
+        agent=run.spec.agent,
+    )
+    engine.store.add_checkpoint(kept)
+    return kept
+
+
+def bring_back(
+    engine: Engine, run: TaskRun, driver: AgentDriver, home: Path, checkpoint: Checkpoint
+) -> Path | None:
+    """Puts the conversation back and looks at it: it must be exactly what the checkpoint names.
+    None where nothing had been said."""
+    if not checkpoint.session_id:
+        return None
+    main, directory = checkpoint.conversation[0], _directory(engine, run)
+    put_back(
+        engine,
+        run,
+        driver,
+        driver.locate(engine.environ),
+        home,
+        main.session_id,
+        directory / str(engine.store.now()),
+        parts=checkpoint.conversation,
+        exactly=True,
+    )
+    path = locate(driver, home, main.session_id, directory)
+    if path is None or not engine.copies.is_exactly(path, main):
+        raise _keeps_what_came_after(run, driver, checkpoint)
+    # The newest copy is what the agent goes on with, also if the transcript is lost again before it
+    # does.
+    engine.copies.take(driver, main.session_id, path, replace=True)
+    return path
+
+
+def sessions_of(
+    engine: Engine, run: TaskRun, checkpoint: Checkpoint, path: Path | None, home: Path
+) -> tuple[Session, ...]:
+    """The conversation of the checkpoint as the run's own, and the one that was, retired."""
+    key, now = SessionKey(run.spec.agent, run.scope), engine.store.now()
+    live, driver = engine.store.session(key), engine.driver(run.spec.agent)
+    cause = f"taken back to checkpoint {checkpoint.number}"
+    left = (
+        (replace(live, state=SessionState.RETIRED, cause=cause, updated=now),)
+        if live and live.id != checkpoint.session_id
+        else ()
+    )
+    if path is None:
+        return left
+    there = [
+        session for session in engine.store.lineage(key) if session.id == checkpoint.session_id
+    ]
+    session = (
+        there[-1]
+        if there
+        else Session(
+            key=key,
+            id=checkpoint.session_id,
+            state=SessionState.CONFIRMED,
+            created=now,
+            updated=now,
+        )
+    )
+    back = replace(
+        session,
+        state=SessionState.CONFIRMED,
+        cause="",
+        updated=now,
+        cwd=run.workspace.path if run.workspace else session.cwd,
+        home=str(home),
+        context_version=checkpoint.context_version,
+        total=driver.total(path.read_bytes()),
+        snapshot=snapshot(driver, path),
+    )
+    return (*left, back)
+
+
+def _directory(engine: Engine, run: TaskRun) -> Path:
+    return engine.state / "runs" / run.id / "restore"

@@ -1,0 +1,28 @@
+"""The verbs on conversations: find one, go on with it, fork it, give it to a person, take it back.
+Called by every door.
+
+`search` lists what perdure knows together with what lies on disk; `resumption` binds a run to a
+conversation, also to one that was begun by hand; `forks` makes a run that begins where another
+one stands; `loans` lends a run's conversation to a person; `repair` says what is wrong with a
+transcript, and puts a mended copy in its place.
+"""
+
+from __future__ import annotations
+
+from perdure.engine.conversations.forks import Branching, fork
+from perdure.engine.conversations.loans import ByHand, TakenBack, open_by_hand, take_back
+from perdure.engine.conversations.resumption import ResumeRequest, resume
+from perdure.engine.conversations.search import ConversationEntry, ConversationShelf
+
+__all__ = [
+    "Branching",
+    "ByHand",
+    "ConversationEntry",
+    "ConversationShelf",
+    "ResumeRequest",
+    "TakenBack",
+    "fork",
+    "open_by_hand",
+    "resume",
+    "take_back",
+]

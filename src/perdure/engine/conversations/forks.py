@@ -1,0 +1,295 @@
+"""Forks a run: a new one whose conversation begins with the other's, and whose workdir begins with
+the other's files.
+
+The parent is only read: its transcript, its commits, its uncommitted files. The new run has a
+branch of its own that begins at the parent's HEAD; what was not committed lies in the new workdir
+as it is, uncommitted.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from dataclasses import replace
+from pathlib import Path
+
+from perdure.agents.transcripts import locate, snapshot
+from perdure.engine import checkpoints, service
+from perdure.engine.attempt import Engine
+from perdure.engine.attempt.workdir import reopen
+from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
+from perdure.lateclass import dataclass
+from perdure.model import (
+    KEEPSAKES,
+    Backend,
+    Checkpoint,
+    Continuation,
+    Launch,
+    Session,
+    SessionKey,
+    Start,
+    TaskRun,
+    TaskSpec,
+    Workspace,
+)
+from perdure.protocols import AgentDriver
+from perdure.rules.run_names import suggest
+
+GO_ON = (
+    "Go on with the task above in this copy of the working directory. Look first at what is "
+    "already done, finish what is missing, and say what you did."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Branching:
+    """What a person asks of a fork. `at`: the last turn of the parent that it keeps, counted from
+    1; 0: all of them."""
+
+    prompt: str = ""
+    at: int = 0
+    checkpoint: int = 0
+    """The fork begins where this checkpoint of the parent was taken: files and conversation. 0:
+    where the parent is now."""
+    name: str = ""
+    branch: str = ""
+
+
+def fork(engine: Engine, ref: str, wanted: Branching) -> TaskRun:
+    """A queued run that begins as a fork. Raises UsageError, NotFound, Conflict, WorkspaceError;
+    then nothing is left behind."""
+    parent = service.at_rest(engine, engine.store.get(ref), "there is no one state to fork")
+    driver = engine.driver(parent.spec.agent)
+    checkpoint = (
+        checkpoints.chosen(engine, parent, wanted.checkpoint) if wanted.checkpoint else None
+    )
+    session = _session(engine, parent, checkpoint)
+    prompt = wanted.prompt or GO_ON
+    service.check_prompt(prompt, driver.abilities.max_prompt_bytes)
+    name = _name(engine, wanted.name)
+    spec = replace(
+        parent.spec,
+        prompt=prompt,
+        name=wanted.name,
+        key="",
+        scope="",
+        forks=session.id,
+        fork_at=wanted.at,
+    )
+    if checkpoint is not None:
+        spec = replace(spec, fork_at=_turn_of(engine, driver, parent, checkpoint))
+    reopen(engine, parent, f"perdure fork {parent.name}")
+    source = _source(parent)
+    fd = engine.workspaces.lock(source, f"perdure fork {parent.name}")
+    try:
+        head = checkpoint.workdir.head if checkpoint is not None else ""
+        spec = _placed(engine, spec, source, wanted.branch, name, head)
+        target = engine.workspaces.plan(spec, name, Path(source.path))
+        _refuse(engine, driver, session, spec, target)
+        return _make(engine, spec, name, source, target, checkpoint)
+    finally:
+        os.close(fd)
+
+
+def _session(engine: Engine, parent: TaskRun, checkpoint: Checkpoint | None) -> Session:
+    """The conversation to fork. Raises NotFound, UsageError."""
+    key = SessionKey(parent.spec.agent, parent.scope)
+    live = engine.store.session(key)
+    if checkpoint is not None and (live is None or checkpoint.session_id != live.id):
+        lineage = [
+            session for session in engine.store.lineage(key) if session.id == checkpoint.session_id
+        ]
+        live = lineage[-1] if lineage else None
+    if live is None:
+        what = f"at checkpoint {checkpoint.number}" if checkpoint is not None else "yet"
+        raise NotFound(
+            f"{parent.name} has no conversation {what} that could be forked",
+            f"perdure show {parent.name}",
+        )
+    return live
+
+
+BETWEEN_TURNS = frozenset({"turn", "end", *KEEPSAKES})
+"""Checkpoints that end with a turn: of an attempt that was cut off, too, because what follows is
+another prompt."""
+
+
+def _turn_of(engine: Engine, driver: AgentDriver, parent: TaskRun, checkpoint: Checkpoint) -> int:
+    """The turn with which the checkpoint's conversation ends; 0 if it has not gone on since. Raises
+    UsageError where the CLI cannot fork it there."""
+    home, main = driver.home({**engine.environ, **parent.spec.env}), checkpoint.conversation[0]
+    path = locate(driver, home, main.session_id, engine.state / "forks" / main.session_id)
+    back = (
+        f"perdure restore {parent.name} --at {checkpoint.number} takes {parent.name} itself back "
+        "there"
+    )
+    if path is None or not engine.copies.begins_with(path, main):
+        raise UsageError(
+            f"the conversation of {parent.name} is not what it was at checkpoint "
+            f"{checkpoint.number}",
+            back,
+        )
+    if engine.copies.is_exactly(path, main):
+        return 0
+    if not driver.abilities.fork_at:
+        raise UsageError(
+            f"{parent.spec.agent} forks a conversation only where it stands now, and it went on "
+            "since that checkpoint",
+            back,
+        )
+    if checkpoint.why not in BETWEEN_TURNS:
+        raise UsageError(
+            f"checkpoint {checkpoint.number} was taken within a turn, and a fork begins at the end "
+            "of one",
+            back,
+        )
+    return len(driver.prompts(path.read_bytes()[: main.size]))
+
+
+def _name(engine: Engine, wanted: str) -> str:
+    """A name that is free. Raises Conflict for a wanted one that is taken, UsageError for one that
+    cannot be."""
+    if wanted and not service.NAME.fullmatch(wanted):
+        raise UsageError(
+            f"{wanted!r} cannot be a run's name",
+            "use up to 63 lower-case letters, digits and hyphens",
+        )
+    taken = {row.name for row in engine.store.find(limit=100_000)}
+    if wanted in taken:
+        raise Conflict(f"The name {wanted!r} is taken by another run", "choose another --name")
+    tries = 0
+    while (name := wanted or suggest(tries)) in taken:
+        tries += 1
+    return name
+
+
+def _source(parent: TaskRun) -> Workspace:
+    """The workdir that the fork begins with. Raises WorkspaceError, UsageError."""
+    assert parent.workspace is not None
+    if not Path(parent.workspace.path).is_dir():
+        raise WorkspaceError(
+            f"The workdir {parent.workspace.path} of {parent.name} is not there",
+            f"perdure retry {parent.name}",
+        )
+    return parent.workspace
+
+
+def _placed(
+    engine: Engine, spec: TaskSpec, source: Workspace, branch: str, name: str, head: str
+) -> TaskSpec:
+    """Where the fork works: on a new branch from where the source stands; a service's task gets a
+    new task."""
+    if source.backend is Backend.TASK:
+        if branch:
+            raise UsageError(
+                "a task of a service has no repository, and no branch", "leave --branch out"
+            )
+        return replace(spec, task=name)
+    head = head or engine.workspaces.state(source).head
+    if not head:
+        raise UsageError(
+            f"{source.path} is in no git repository, so there is nothing to make a second workdir "
+            "from"
+        )
+    if source.backend is Backend.ISOLATED:
+        # The new clone begins where the parent's began, because its repository has that commit. The
+        # parent's own commits, which are nowhere else, come along with its files.
+        base = engine.workspaces.began(source) or source.base
+        return replace(
+            spec, repo=source.repo, base=base, branch=branch, here="", backend=Backend.ISOLATED
+        )
+    return replace(
+        spec,
+        repo=source.repo or source.path,
+        base=head,
+        branch=branch,
+        here="",
+        backend=Backend.WORKTREE,
+    )
+
+
+def _refuse(
+    engine: Engine, driver: AgentDriver, session: Session, spec: TaskSpec, target: Workspace
+) -> None:
+    """Raises UsageError where the CLI cannot fork so, NotFound where the conversation is gone,
+    Conflict where somebody was there."""
+    if not driver.abilities.fork:
+        raise UsageError(f"{spec.agent} cannot fork a conversation")
+    if spec.fork_at and not driver.abilities.fork_at:
+        raise UsageError(
+            f"{spec.agent} forks a conversation only where it stands now, not at an earlier turn",
+            "leave --turn out",
+        )
+    if os.path.lexists(target.path):
+        raise Conflict(
+            f"There is a workdir for the branch {target.branch or target.path} already",
+            "choose another --branch or --name",
+        )
+    engine.homes.check(driver.name)
+    home = driver.home({**engine.environ, **spec.env})
+    path = locate(driver, home, session.id, engine.state / "forks" / session.id)
+    there = snapshot(driver, path)
+    if path is None or there is None or not there.turns:
+        raise NotFound(
+            f"The transcript of the conversation {session.id} is not on disk",
+            "perdure retry of its run puts the own copy back",
+        )
+    if not 0 <= spec.fork_at <= there.turns:
+        raise UsageError(
+            f"--turn {spec.fork_at}: the conversation has {there.turns} turn(s)",
+            f"a number from 1 to {there.turns}",
+        )
+    launch = Launch(
+        spec=spec,
+        continuation=Continuation(kind=Start.FORK, session_id=session.id, fork_at=spec.fork_at),
+        prompt=spec.prompt,
+        cwd=target.path,
+        home=str(home),
+        program=driver.locate(engine.environ),
+        transcript=str(path),
+    )
+    if refusal := driver.refuse(launch):
+        raise UsageError(refusal)
+    try:
+        driver.command(launch)
+    except ValueError as error:
+        raise UsageError(f"{spec.agent} cannot fork there: {error}") from error
+
+
+def _make(
+    engine: Engine,
+    spec: TaskSpec,
+    name: str,
+    source: Workspace,
+    target: Workspace,
+    checkpoint: Checkpoint | None,
+) -> TaskRun:
+    """Makes the workdir first and the run then: a run whose workdir is not whole could be claimed
+    by somebody."""
+    fd = engine.workspaces.lock(target, f"perdure fork as {name}")
+    try:
+        engine.workspaces.prepare(target, spec.agent)
+        try:
+            if target.backend is Backend.ISOLATED and engine.workspaces.taken(
+                target, [target.branch]
+            ):
+                raise Conflict(
+                    f"{target.repo} has a branch {target.branch} already",
+                    "choose another --branch or --name",
+                )
+            if checkpoint is None:
+                engine.workspaces.checkpoints.carry(
+                    source, target, ignored=engine.checkpoint_ignored
+                )
+            else:
+                engine.workspaces.checkpoints.grow(
+                    source, checkpoint.workdir.commit, target, ignored=engine.checkpoint_ignored
+                )
+            return engine.store.add(spec, uuid.uuid4().hex, name, target)
+        except BaseException:
+            engine.workspaces.put_away(
+                target, {"run": name, "why": "a fork that could not be made"}
+            )
+            raise
+    finally:
+        os.close(fd)

@@ -1,0 +1,307 @@
+"""Lends a run's conversation to a person, who goes on in the agent's own program, and takes it
+back.
+
+While it is open no attempt starts: not of this run, and of no run in the same workdir or
+conversation. Afterwards perdure looks at what became of it: more turns in the same conversation are
+its new known state; conversations that were begun beside it (the agents' programs branch and clear)
+are told and kept in the lineage, and become the run's own only if a person says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from perdure.agents.transcripts import begins_with, fingerprint, locate, prompts_since, snapshot
+from perdure.engine.attempt import Engine
+from perdure.engine.attempt.workdir import reopen
+from perdure.engine.worker import rescue
+from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
+from perdure.lateclass import dataclass
+from perdure.model import (
+    Condition,
+    Continuation,
+    Conversation,
+    Launch,
+    RunState,
+    Session,
+    SessionKey,
+    SessionState,
+    Start,
+    TaskRun,
+    Workspace,
+)
+from perdure.model.events import RunTakenBack
+from perdure.protocols import AgentDriver
+
+BY_HAND = "begun by hand while the run was open"
+LOOKED_THROUGH = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ByHand:
+    """How a person goes on: the command, its directory, and the variables besides the person's
+    own."""
+
+    run: TaskRun
+    session_id: str
+    argv: tuple[str, ...]
+    cwd: str
+    env: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakenBack:
+    """What became of a conversation in a person's hands."""
+
+    run: TaskRun
+    session_id: str
+    """The conversation that the run goes on with."""
+    turns: int
+    """Prompts that were added to it by hand."""
+    kept: bool
+    """What perdure had seen of it still stands in it."""
+    others: tuple[Conversation, ...] = ()
+    """Conversations that were begun beside it."""
+    forks: tuple[str, ...] = ()
+    """Those of them that begin with it."""
+
+    def report(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        others = [
+            {"id": each.id, "fork": each.id in self.forks, "turns": each.turns, "path": each.path}
+            for each in self.others
+        ]
+        return {
+            "schema_version": 1,
+            "run": self.run.name,
+            "state": str(self.run.state),
+            "session_id": self.session_id,
+            "turns": self.turns,
+            "history_kept": self.kept,
+            "others": others,
+        }
+
+
+def open_by_hand(engine: Engine, ref: str) -> ByHand:
+    """Marks the run as open and says how to go on. Again for an open run it only says it. Raises
+    NotFound, Conflict, WorkspaceError."""
+    run = engine.store.get(ref)
+    if run.state is RunState.RUNNING:
+        run = rescue(engine, run) or run
+    driver, session, home, place = _parts(engine, run)
+    reopen(engine, run, f"perdure open {run.name}")
+    if not Path(place.path).is_dir():
+        raise WorkspaceError(
+            f"The workdir {place.path} is not there", f"perdure retry {run.name} makes it again"
+        )
+    if locate(driver, home, session.id, _directory(engine, run)) is None:
+        raise NotFound(
+            f"The transcript of the conversation {session.id} is not on disk",
+            f"perdure retry {run.name} puts the own copy back",
+        )
+    launch = Launch(
+        spec=run.spec,
+        continuation=Continuation(kind=Start.RESUME, session_id=session.id),
+        prompt="",
+        cwd=place.path,
+        home=str(home),
+        program=driver.locate(engine.environ),
+    )
+    command = driver.by_hand(launch)
+    env = {
+        name: value
+        for name, value in command.env.items()
+        if not _goes_without_saying(engine, driver, name, home)
+    }
+    if not _is_open(run):
+        message = f"a person goes on by hand since then; perdure take-back {run.name} ends that"
+        run = engine.store.open_run(
+            run.id, Condition(type="open", message=message, at=engine.store.now()), session
+        )
+    engine.writers(driver, home, session.id)
+    return ByHand(
+        run=run,
+        session_id=session.id,
+        argv=command.argv,
+        cwd=place.path,
+        env={**env, **run.spec.env},
+    )
+
+
+def take_back(engine: Engine, ref: str, adopt: str = "") -> TakenBack:
+    """Looks at what became of it and takes the lease again. `adopt`: the run goes on in this
+    conversation, which was begun beside it.
+
+    Raises Conflict while the agent's program has it open, while the run works, or if it was not
+    open; NotFound, UsageError.
+    """
+    run = engine.store.get(ref)
+    driver, session, home, place = _parts(engine, run)
+    opened = next((condition for condition in run.conditions if condition.type == "open"), None)
+    if opened is None and not adopt:
+        raise Conflict(
+            f"{run.name} is not open in the agent's own program", f"perdure open {run.name}"
+        )
+    if others := engine.writers(driver, home, session.id):
+        raise Conflict(
+            f"{run.name} is still open in process {', '.join(map(str, others))}",
+            "leave the agent's program first",
+        )
+    own, turns, kept = _as_it_is_now(engine, driver, run, session, home)
+    beside = (
+        _beside(engine, driver, run, session, place, home, opened.at) if opened is not None else []
+    )
+    made = [_made_beside(engine, driver, run, own, each, home) for each in beside]
+    live = own
+    if adopt:
+        live = _adopted(engine, driver, run, own, adopt, made, home)
+        own = replace(own, state=SessionState.RETIRED, cause=f"a person went on in {live.id}")
+        made = [each for each in made if each.id != live.id]
+    for each in {live.id} - {own.id if adopt else ""}:
+        engine.copies.take_line(driver, home, each, _directory(engine, run))
+    told = RunTakenBack(session_id=live.id, turns=turns, others=tuple(each.id for each in beside))
+    sessions = (*made, own, live) if adopt else (*made, own)
+    run = engine.store.take_back(run.id, sessions, told)
+    forks = tuple(each.id for each in made if each.parent == session.id)
+    return TakenBack(
+        run=run, session_id=live.id, turns=turns, kept=kept, others=tuple(beside), forks=forks
+    )
+
+
+def _parts(engine: Engine, run: TaskRun) -> tuple[AgentDriver, Session, Path, Workspace]:
+    assert run.workspace is not None
+    driver = engine.driver(run.spec.agent)
+    session = engine.store.session(SessionKey(run.spec.agent, run.scope))
+    if session is None:
+        raise NotFound(f"{run.name} has no conversation yet", f"perdure show {run.name}")
+    engine.homes.check(driver.name)
+    return driver, session, driver.home({**engine.environ, **run.spec.env}), run.workspace
+
+
+def _directory(engine: Engine, run: TaskRun) -> Path:
+    return engine.state / "runs" / run.id / "open"
+
+
+def _is_open(run: TaskRun) -> bool:
+    return any(condition.type == "open" for condition in run.conditions)
+
+
+def _goes_without_saying(engine: Engine, driver: AgentDriver, name: str, home: Path) -> bool:
+    """Whether a variable that names the home can be left out, because the home is found without
+    it."""
+    own = {key: value for key, value in engine.environ.items() if key != name}
+    return driver.home({**own, name: "/nowhere"}) != driver.home(own) and driver.home(own) == home
+
+
+def _as_it_is_now(
+    engine: Engine, driver: AgentDriver, run: TaskRun, session: Session, home: Path
+) -> tuple[Session, int, bool]:
+    """The session with the new known state, the prompts that came by hand, and whether what was
+    known still stands."""
+    path = locate(driver, home, session.id, _directory(engine, run))
+    now = snapshot(driver, path)
+    if path is None or now is None:
+        return replace(session, updated=engine.store.now()), 0, False
+    kept = session.snapshot is None or begins_with(driver, path, session.snapshot)
+    came = prompts_since(driver, path, session.snapshot if kept else None)
+    marks = tuple(mark for mark in came if mark not in session.prompts)
+    taken = replace(
+        session,
+        state=SessionState.CONFIRMED,
+        updated=engine.store.now(),
+        total=driver.total(path.read_bytes()),
+        snapshot=now,
+        prompts=(*session.prompts, *marks),
+    )
+    return taken, len(marks), kept
+
+
+def _beside(
+    engine: Engine,
+    driver: AgentDriver,
+    run: TaskRun,
+    session: Session,
+    place: Workspace,
+    home: Path,
+    since: int,
+) -> list[Conversation]:
+    """Conversations in the run's directory, written since it was opened, that no run knows."""
+    return [
+        each
+        for each in driver.conversations(home, LOOKED_THROUGH)
+        if each.id != session.id
+        and each.updated >= since
+        and (
+            each.parent == session.id
+            or (each.cwd and Path(each.cwd).resolve() == Path(place.path).resolve())
+        )
+        and not engine.store.sessions(each.id)
+    ]
+
+
+def _made_beside(
+    engine: Engine, driver: AgentDriver, run: TaskRun, own: Session, each: Conversation, home: Path
+) -> Session:
+    """Its record: in the lineage of the run, and not chosen."""
+    path = locate(driver, home, each.id, _directory(engine, run))
+    content = path.read_bytes() if path is not None else b""
+    history = [fingerprint(prompt.text) for prompt in driver.prompts(content)]
+    begins = each.parent == own.id or _shares_a_beginning(driver, run, engine, own, history, home)
+    now = engine.store.now()
+    return Session(
+        key=own.key,
+        id=each.id,
+        state=SessionState.RETIRED,
+        cause=BY_HAND,
+        created=now,
+        updated=now,
+        cwd=each.cwd,
+        home=str(home),
+        parent=own.id if begins else "",
+        context_version=own.context_version if begins else 0,
+        total=driver.total(content),
+        snapshot=snapshot(driver, path),
+        prompts=tuple(history),
+    )
+
+
+def _shares_a_beginning(
+    driver: AgentDriver,
+    run: TaskRun,
+    engine: Engine,
+    own: Session,
+    history: Sequence[str],
+    home: Path,
+) -> bool:
+    """A fork may have left the conversation at any turn."""
+    path = locate(driver, home, own.id, _directory(engine, run))
+    first = prompts_since(driver, path, None)[:1] if path is not None else []
+    return bool(first) and list(history[:1]) == first
+
+
+def _adopted(
+    engine: Engine,
+    driver: AgentDriver,
+    run: TaskRun,
+    own: Session,
+    adopt: str,
+    made: Sequence[Session],
+    home: Path,
+) -> Session:
+    """The conversation that the run is to go on with. Raises UsageError, NotFound."""
+    if adopt == own.id:
+        raise UsageError(f"{run.name} goes on with {adopt} anyway", f"perdure take-back {run.name}")
+    there = [
+        each
+        for each in (*made, *engine.store.lineage(own.key))
+        if each.id == adopt and each.cause == BY_HAND
+    ]
+    if not there:
+        raise NotFound(
+            f"{adopt} was not begun while {run.name} was open",
+            f"perdure sessions; perdure resume {adopt} makes a run of it",
+        )
+    return replace(there[0], state=SessionState.CONFIRMED, cause="", updated=engine.store.now())

@@ -1,0 +1,89 @@
+"""Session records as a person's verbs: which record a name means, and what is shown of it.
+
+Called by `perdure sessions create | extend | close` and by the API; the verbs themselves are those
+of `perdure.engine.sessions`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from perdure.engine.attempt import Engine
+from perdure.engine.conversations.search import ConversationShelf
+from perdure.engine.sessions import Sessions
+from perdure.errors import Conflict, NotFound, UsageError
+from perdure.model import Session, SessionKey
+from perdure.model.durations import duration
+
+
+def records_of(engine: Engine) -> Sessions:
+    """Return the session service of an engine."""
+    return Sessions(
+        store=engine.store,
+        driver=engine.driver,
+        home=lambda driver: driver.home(engine.environ),
+        copies=engine.copies,
+        lifetime_s=engine.session_lifetime_s,
+    )
+
+
+def live_key(engine: Engine, shelf: ConversationShelf, ref: str) -> SessionKey:
+    """Return the key of the live session that a scope, a conversation's id (or its beginning) or a
+    run's name means.
+
+    Raises NotFound, and Conflict where several are meant or the conversation is not the live one of
+    its scope.
+    """
+    scoped = [
+        key
+        for agent in shelf.drivers
+        if engine.store.session(key := SessionKey(agent, ref)) is not None
+    ]
+    if len(scoped) > 1:
+        agents = ", ".join(key.agent for key in scoped)
+        raise Conflict(
+            f"Several agents have a conversation in the scope {ref!r}: {agents}", "say which agent"
+        )
+    if scoped:
+        return scoped[0]
+    session = shelf.find(ref).session
+    if session is None:
+        raise NotFound(
+            f"perdure has no record of {ref}: it was begun manually",
+            "perdure resume makes a run of it",
+        )
+    live = engine.store.session(session.key)
+    if live is None or live.id != session.id:
+        raise Conflict(
+            f"The conversation {session.id} is retired: "
+            f"{session.cause or 'another one took its place'}",
+            "perdure sessions",
+        )
+    return session.key
+
+
+def lifetime(text: str) -> float | None:
+    """Return the seconds of a lifetime as a person writes it, None for nothing. Raises
+    UsageError."""
+    try:
+        return duration(text) if text else None
+    except ValueError as error:
+        raise UsageError(
+            f"the lifetime {text!r}: {error}", "90s, 2h, 7d; 0: it never expires"
+        ) from None
+
+
+def report(session: Session) -> dict[str, Any]:
+    """Return a session record as `--json` and the API show it."""
+    return {
+        "id": session.id,
+        "agent": session.key.agent,
+        "scope": session.key.scope,
+        "state": str(session.state),
+        "cause": session.cause,
+        "created": session.created,
+        "updated": session.updated,
+        "lifetime_s": session.lifetime_s,
+        "expires": session.expires or None,
+        "tasks": session.tasks,
+    }

@@ -1,0 +1,232 @@
+"""What is wrong with a conversation on disk, and putting a mended copy in its place: `perdure
+sessions check` and `mend`.
+
+Looking reads only. Writing asks for more than the ladder of an attempt does: nobody may be on the
+conversation, the mended copy must be proven by a resume of the installed agent, and what lay there
+is moved aside, byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from perdure.agents.transcripts import snapshot
+from perdure.engine.attempt import Engine
+from perdure.engine.conversations.search import ConversationEntry, ConversationShelf
+from perdure.errors import Conflict, NotFound, PerdureError
+from perdure.lateclass import dataclass
+from perdure.model import RunState, SessionState
+from perdure.protocols import AgentDriver
+from perdure.rules.transcript_repair import Finding, Harm, Mended, Trouble
+
+
+class Unproven(PerdureError):
+    """The agent did not go on from the mended copy: nothing was put in place."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosis:
+    """One conversation, looked at."""
+
+    agent: str
+    id: str
+    path: Path | None
+    """Its transcript; None where it is gone, or lies in a database."""
+    before: bytes
+    mended: Mended
+    spare: tuple[Path, ...] = ()
+    """Older files of the same conversation, each the beginning of the one in use: mending moves
+    them aside."""
+    entry: ConversationEntry | None = None
+
+    @property
+    def changes(self) -> bool:
+        """Whether there is something to mend."""
+        return self.mended.content is not None or (bool(self.spare) and not self.mended.refusal)
+
+    def report(self) -> dict[str, Any]:
+        """As `--json` shows it."""
+        return {
+            "id": self.id,
+            "agent": self.agent,
+            "path": str(self.path or ""),
+            "harm": str(self.mended.harm),
+            "findings": [
+                {
+                    "trouble": str(each.trouble),
+                    "harm": str(each.harm),
+                    "line": each.line,
+                    "what": each.what,
+                }
+                for each in self.mended.findings
+            ],
+            "edits": [
+                {"line": edit.line, "what": edit.what, "why": edit.why}
+                for edit in self.mended.edits
+            ],
+            "moved_aside": [str(path) for path in self.spare],
+            "refusal": self.mended.refusal,
+            "mendable": self.changes,
+        }
+
+
+def diagnose(shelf: ConversationShelf, ref: str) -> Diagnosis:
+    """The conversation with this id, or the only one whose id begins so; a whole id is found also
+    where its file is too damaged to be listed. Raises NotFound, UsageError for an ambiguous
+    beginning."""
+    try:
+        return diagnosis(shelf, shelf.find(ref))
+    except NotFound:
+        for name, driver in shelf.drivers.items():
+            if driver.remains(shelf.home(name), ref):
+                return _of(shelf, name, driver, ref, None)
+        raise
+
+
+def diagnosis(shelf: ConversationShelf, entry: ConversationEntry) -> Diagnosis:
+    """One that is listed."""
+    name = entry.reader or entry.agent
+    return _of(shelf, name, shelf.drivers[name], entry.id, entry)
+
+
+def _of(
+    shelf: ConversationShelf,
+    agent: str,
+    driver: AgentDriver,
+    session_id: str,
+    entry: ConversationEntry | None,
+) -> Diagnosis:
+    home = shelf.home(agent)
+    if driver.archive is not None:
+        content = driver.archive.read(home, session_id)
+        if content is None:
+            return _gone(agent, session_id, entry)
+        mended = driver.mend(content, session_id)
+        if mended.content is not None:
+            refusal = (
+                "it lies in the agent's database, which perdure does not write, and the agent's "
+                "import replaces nothing in it"
+            )
+            mended = replace(mended, content=None, edits=(), refusal=refusal)
+        return Diagnosis(
+            agent=agent, id=session_id, path=None, before=content, mended=mended, entry=entry
+        )
+    remains = driver.remains(home, session_id)
+    if not remains:
+        return _gone(agent, session_id, entry)
+    content = remains[0].read_bytes()
+    mended = driver.mend(content, session_id, remains[0].name)
+    spare, findings, refusal = _places(content, remains[1:])
+    refusal = mended.refusal or refusal
+    mended = replace(
+        mended,
+        findings=(*findings, *mended.findings),
+        refusal=refusal,
+        content=None if refusal else mended.content,
+    )
+    return Diagnosis(
+        agent=agent,
+        id=session_id,
+        path=remains[0],
+        before=content,
+        mended=mended,
+        spare=() if refusal else spare,
+        entry=entry,
+    )
+
+
+def _gone(agent: str, session_id: str, entry: ConversationEntry | None) -> Diagnosis:
+    findings: tuple[Finding, ...] = ()
+    if (
+        entry is not None
+        and entry.session is not None
+        and entry.session.state is not SessionState.RETIRED
+    ):
+        what = (
+            "its transcript is gone from the agent's home; the next attempt puts perdure's own "
+            "copy back, if there is one"
+        )
+        findings = (Finding(Trouble.EMPTY, Harm.LOSS, 0, what),)
+    return Diagnosis(
+        agent=agent,
+        id=session_id,
+        path=None,
+        before=b"",
+        mended=Mended(findings=findings),
+        entry=entry,
+    )
+
+
+def _places(
+    content: bytes, others: Sequence[Path]
+) -> tuple[tuple[Path, ...], tuple[Finding, ...], str]:
+    """The other files of the same id: spare ones, what is to be said of them, and why nothing can
+    be done."""
+    spare = tuple(path for path in others if content.startswith(path.read_bytes()))
+    if len(spare) < len(others):
+        what = (
+            f"{len(others) + 1} files have this id, and they went on differently: which one the "
+            "agent takes depends on its directory"
+        )
+        refusal = (
+            "two files of the same conversation went on differently, and which one is meant is a "
+            "person's to say"
+        )
+        return (), (Finding(Trouble.TWO_PLACES, Harm.REFUSED, 0, what),), refusal
+    if spare:
+        what = (
+            f"{len(others) + 1} files have this id, and from some directories the agent takes "
+            "none, or one that is not the newest"
+        )
+        return spare, (Finding(Trouble.TWO_PLACES, Harm.REFUSED, 0, what),), ""
+    return (), (), ""
+
+
+def put_in_place(engine: Engine, shelf: ConversationShelf, found: Diagnosis) -> list[str]:
+    """Proves the mended copy and puts it in place. Returns where what lay there is now. Raises
+    Conflict while somebody is on the conversation, Unproven, WorkspaceError."""
+    driver, home = shelf.drivers[found.agent], shelf.home(found.agent)
+    _alone(engine, found, driver, home)
+    assert found.path is not None
+    content = found.mended.content if found.mended.content is not None else found.before
+    if engine.prove is not None and (
+        why := engine.prove(driver, found.id, content, found.path.name, home)
+    ):
+        raise Unproven(
+            f"The mended copy of {found.id} is not trusted: {why}",
+            "nothing was changed; perdure sessions check",
+        )
+    if found.path.read_bytes() != found.before:
+        raise Conflict(
+            f"The conversation {found.id} was written to meanwhile", "perdure sessions mend again"
+        )
+    if found.mended.content is None:
+        return engine.copies.move_aside(found.spare)
+    _, aside = engine.copies.put_mended(
+        driver, found.id, home, found.path.parent, content, found.path
+    )
+    session = found.entry.session if found.entry is not None else None
+    if session is not None:
+        # What perdure knows of it is what a person has just put there.
+        engine.store.put_session(
+            replace(session, snapshot=snapshot(driver, found.path), updated=engine.store.now())
+        )
+        engine.copies.take(driver, found.id, found.path, replace=True)
+    return aside
+
+
+def _alone(engine: Engine, found: Diagnosis, driver: AgentDriver, home: Path) -> None:
+    run = found.entry.run if found.entry is not None else None
+    if run is not None and run.state is RunState.RUNNING:
+        raise Conflict(
+            f"The run {run.name} is at work in this conversation", f"perdure stop {run.name}"
+        )
+    if others := engine.writers(driver, home, found.id):
+        who = ", ".join(str(pid) for pid in others)
+        raise Conflict(
+            f"The conversation {found.id} is open in another program (process {who})",
+            "end that program first",
+        )

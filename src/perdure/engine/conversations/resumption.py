@@ -1,0 +1,155 @@
+"""Goes on with a chosen conversation: in its own run where it has one, else in a new run that is
+bound to it.
+
+A conversation that was begun outside perdure is taken in first: a session of a scope of its own,
+confirmed, with the transcript as it lies there now as what is known of it, and an own copy. From
+then on it is held to the same evidence as any other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from perdure.agents.transcripts import locate, snapshot
+from perdure.engine import service
+from perdure.engine.attempt import Engine
+from perdure.engine.conversations.search import ConversationEntry
+from perdure.errors import Conflict, NotFound, UsageError
+from perdure.lateclass import dataclass
+from perdure.model import (
+    Continuation,
+    Launch,
+    RunState,
+    Session,
+    SessionKey,
+    SessionState,
+    Start,
+    TaskRun,
+    TaskSpec,
+)
+from perdure.protocols import AgentDriver
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeRequest:
+    """What a person asks for: the prompt, and where the work is to go on (by default, where the
+    conversation was).
+
+    `spec` has the settings of this machine and the flags that were given; its agent, scope and
+    place are set here.
+    """
+
+    spec: TaskSpec
+    repo: str = ""
+    branch: str = ""
+
+
+def resume(engine: Engine, entry: ConversationEntry, wanted: ResumeRequest) -> TaskRun:
+    """A queued run that goes on with the conversation. Raises UsageError, NotFound, Conflict,
+    AgentMissing."""
+    session = entry.session
+    if session is not None and session.state is SessionState.RETIRED:
+        hint = (
+            f"perdure take-back {entry.run.name} --adopt {entry.id}"
+            if entry.run is not None
+            else "perdure sessions"
+        )
+        raise Conflict(f"The conversation {entry.id} is retired: {session.cause}", hint)
+    if entry.run is not None:
+        return _in_its_run(engine, entry.run, wanted)
+    return _take_in(engine, entry, wanted)
+
+
+def _in_its_run(engine: Engine, run: TaskRun, wanted: ResumeRequest) -> TaskRun:
+    if wanted.repo or wanted.branch:
+        raise UsageError(
+            f"this conversation belongs to {run.name}, which has its workdir",
+            f"perdure fork {run.name} takes it elsewhere",
+        )
+    if wanted.spec.prompt:
+        return service.update(engine, run.id, wanted.spec.prompt)
+    if run.state is RunState.SUCCEEDED:
+        raise UsageError(
+            "there is no prompt",
+            f'{run.name} has succeeded: perdure resume {run.name} "what is to be done now"',
+        )
+    return service.retry(engine, run.id)
+
+
+def _take_in(engine: Engine, entry: ConversationEntry, wanted: ResumeRequest) -> TaskRun:
+    driver = engine.driver(entry.agent)
+    engine.homes.check(driver.name)
+    home = driver.home(engine.environ)
+    if not entry.on_disk:
+        raise NotFound(
+            f"The transcript of the conversation {entry.id} is not on disk",
+            f"is this the right home? {home}",
+        )
+    if others := engine.writers(driver, home, entry.id):
+        who = ", ".join(str(pid) for pid in others)
+        raise Conflict(
+            f"The conversation {entry.id} is open in another program (process {who})",
+            "end that program first",
+        )
+    service.check_prompt(wanted.spec.prompt, driver.abilities.max_prompt_bytes)
+    spec = replace(_placed(entry, wanted), agent=entry.agent, scope=f"session:{entry.id}")
+    _refuse(engine, driver, entry, spec)
+    directory = engine.state / "taken-in" / entry.id
+    path = locate(driver, home, entry.id, directory)
+    now = engine.store.now()
+    engine.copies.take_line(driver, home, entry.id, directory)
+    engine.store.put_session(
+        Session(
+            key=SessionKey(entry.agent, spec.scope),
+            id=entry.id,
+            state=SessionState.CONFIRMED,
+            created=now,
+            updated=now,
+            cwd=entry.cwd,
+            home=str(home),
+            parent=entry.parent,
+            total=driver.total(path.read_bytes() if path is not None else b""),
+            snapshot=snapshot(driver, path),
+        )
+    )
+    return service.submit(engine, spec, Path(entry.cwd or "/"))
+
+
+def _placed(entry: ConversationEntry, wanted: ResumeRequest) -> TaskSpec:
+    """Where the run works: in the repository and on the branch that were named, else in the
+    conversation's own directory."""
+    if wanted.repo or wanted.branch:
+        return replace(wanted.spec, repo=wanted.repo or entry.cwd, branch=wanted.branch, here="")
+    if not entry.cwd or not Path(entry.cwd).is_dir():
+        where = f"its directory {entry.cwd} is gone" if entry.cwd else "its directory is not known"
+        raise NotFound(
+            f"The conversation {entry.id} cannot go on where it was: {where}",
+            "--repo PATH works elsewhere",
+        )
+    return replace(wanted.spec, repo="", branch="", base="", here=entry.cwd, backend="")
+
+
+def _refuse(engine: Engine, driver: AgentDriver, entry: ConversationEntry, spec: TaskSpec) -> None:
+    """Raises UsageError where the CLI cannot go on with it in this place."""
+    program = driver.locate(engine.environ)
+    place = engine.workspaces.plan(spec, spec.name or "resume", Path(entry.cwd or "/"))
+    launch = Launch(
+        spec=spec,
+        continuation=Continuation(kind=Start.RESUME, session_id=entry.id),
+        prompt=spec.prompt,
+        cwd=place.path,
+        home=str(driver.home(engine.environ)),
+        program=program,
+    )
+    if (
+        driver.abilities.cwd_bound
+        and entry.cwd
+        and Path(place.path).resolve() != Path(entry.cwd).resolve()
+    ):
+        raise UsageError(
+            f"{entry.agent} can go on with a conversation only in the directory where it began: "
+            f"{entry.cwd}"
+        )
+    if refusal := driver.refuse(launch):
+        raise UsageError(refusal)

@@ -1,0 +1,257 @@
+"""Every conversation that there is to go on with: those that perdure knows, and those that lie on
+disk, begun by whomever.
+
+Read only: used by `perdure sessions`, by the picker of `perdure resume`, and to find the one that a
+person names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from perdure.engine.attempt.engine import EngineStore
+from perdure.errors import NotFound, UsageError
+from perdure.lateclass import dataclass
+from perdure.model import Conversation, Session, SessionState, TaskRun, Usage
+from perdure.protocols import AgentDriver, Spoken
+
+LOOKED_THROUGH = 500
+PREFIX = 4
+"""The least number of characters of an id that name a conversation."""
+TAIL = 512 * 1024
+"""So much of a transcript's end is read for a preview."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversationEntry:
+    """One conversation: as it lies on disk, as perdure knows it, or both."""
+
+    agent: str
+    id: str
+    updated: int
+    conversation: Conversation | None = None
+    reader: str = ""
+    """The agent whose driver found it on disk: another one's name where it was begun over ACP."""
+    session: Session | None = None
+    run: TaskRun | None = None
+    """The newest run that works, or worked, in it."""
+    cost_usd: float = 0.0
+    """What perdure's attempts in it cost."""
+    cost_estimated: bool = False
+    """A part of it is an estimate."""
+
+    @property
+    def cwd(self) -> str:
+        """The directory to go on in."""
+        if self.run is not None and self.run.workspace is not None:
+            return self.run.workspace.path
+        return (self.conversation.cwd if self.conversation else "") or (
+            self.session.cwd if self.session else ""
+        )
+
+    @property
+    def first(self) -> str:
+        """What it was begun with; of a fork, what it was forked for."""
+        if self.run is not None and self.run.spec.forks:
+            return self.run.spec.prompt
+        if self.conversation is not None and self.conversation.first:
+            return self.conversation.first
+        return self.run.spec.prompt if self.run is not None else ""
+
+    @property
+    def turns(self) -> int:
+        """Prompts that stand in it, 0 where that is not known."""
+        if self.conversation is not None:
+            return self.conversation.turns
+        return (
+            self.session.snapshot.turns
+            if self.session is not None and self.session.snapshot is not None
+            else 0
+        )
+
+    @property
+    def parent(self) -> str:
+        """The conversation that it was forked from, or stands in for."""
+        return (self.session.parent if self.session else "") or (
+            self.conversation.parent if self.conversation else ""
+        )
+
+    @property
+    def state(self) -> str:
+        """`pinned`, `confirmed`, `retired`; `by hand` for one that perdure has nothing to do
+        with."""
+        return str(self.session.state) if self.session else "by hand"
+
+    @property
+    def on_disk(self) -> bool:
+        return self.conversation is not None
+
+    def report(self) -> dict[str, Any]:
+        """The entry as `--json` shows it."""
+        return {
+            "id": self.id,
+            "agent": self.agent,
+            "state": self.state,
+            "cause": self.session.cause if self.session else "",
+            "parent": self.parent,
+            "run": self.run.name if self.run else None,
+            "run_state": str(self.run.state) if self.run else None,
+            "scope": self.session.key.scope if self.session else None,
+            "cwd": self.cwd,
+            "on_disk": self.on_disk,
+            "path": self.conversation.path if self.conversation else "",
+            "turns": self.turns or None,
+            "first": self.first,
+            "updated": self.updated,
+            "cost_usd": self.cost_usd,
+            "cost_estimated": self.cost_estimated,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationShelf:
+    """Where conversations are looked for: the store, and the homes of these agents as the
+    environment names them."""
+
+    store: EngineStore
+    drivers: Mapping[str, AgentDriver]
+    environ: Mapping[str, str]
+    only: frozenset[str] = frozenset()
+    """Only conversations of these agents; empty: of all."""
+
+    def entries(self, limit: int = 50, below: Path | None = None) -> list[ConversationEntry]:
+        """The newest first. `below`: only those whose directory is this one, or lies in it, or is a
+        workdir of its repository."""
+        known = {session.id: session for session in reversed(_by_weight(self.store.sessions()))}
+        found = {
+            each.id: (name, each)
+            for name, driver in self.drivers.items()
+            for each in driver.conversations(self.home(name), LOOKED_THROUGH)
+        }
+        entries = [self._entry(key, found.get(key), known.get(key)) for key in {**found, **known}]
+        wanted = [
+            entry
+            for entry in entries
+            if self._is_wanted(entry) and (below is None or _belongs(entry, below))
+        ]
+        return [
+            self._priced(entry)
+            for entry in sorted(wanted, key=lambda entry: -entry.updated)[:limit]
+        ]
+
+    def find(self, ref: str) -> ConversationEntry:
+        """The conversation with this id, or the only one whose id begins so, or the newest of the
+        run with this name. Raises NotFound, UsageError for an ambiguous one."""
+        exact = self._exact(ref)
+        if exact is not None and self._is_wanted(exact):
+            return self._priced(exact)
+        entries = self.entries(LOOKED_THROUGH * 4)
+        near = (
+            [entry for entry in entries if entry.id.startswith(ref)] if len(ref) >= PREFIX else []
+        )
+        if len(near) > 1:
+            raise UsageError(
+                f"{ref!r} is the beginning of several conversations",
+                "one of: " + ", ".join(entry.id for entry in near[:5]),
+            )
+        near += [entry for entry in entries if entry.run is not None and entry.run.name == ref]
+        if near:
+            return near[0]
+        raise NotFound(
+            f"There is no conversation and no run {ref!r}", "perdure sessions, perdure ls"
+        )
+
+    def lineage(self, entry: ConversationEntry) -> list[ConversationEntry]:
+        """The conversations that it came from, the nearest first."""
+        line: list[ConversationEntry] = []
+        while entry.parent and entry.parent not in [each.id for each in line]:
+            found = self._exact(entry.parent)
+            if found is None:
+                break
+            line.append(found)
+            entry = found
+        return line
+
+    def home(self, agent: str) -> Path:
+        return self.drivers[agent].home(self.environ)
+
+    def spoken(self, entry: ConversationEntry, tail: int = TAIL) -> Sequence[Spoken]:
+        """What was said last in it; nothing where its transcript is gone."""
+        if entry.reader not in self.drivers:
+            return ()
+        driver, home = self.drivers[entry.reader], self.home(entry.reader)
+        if driver.archive is not None:
+            return driver.spoken(driver.archive.read(home, entry.id) or b"")
+        path = driver.transcript(home, entry.id)
+        try:
+            with (path or Path("/nonexistent")).open("rb") as file:
+                size = file.seek(0, 2)
+                file.seek(max(0, size - tail))
+                return driver.spoken(file.read())
+        except OSError:
+            return ()
+
+    def _exact(self, session_id: str) -> ConversationEntry | None:
+        sessions = _by_weight(self.store.sessions(session_id)) if session_id else []
+        found = (
+            (name, each)
+            for name, driver in self.drivers.items()
+            for each in driver.conversations(self.home(name), 1, session_id)
+        )
+        there = next(found, None) if session_id else None
+        return (
+            self._entry(session_id, there, sessions[0] if sessions else None)
+            if sessions or there
+            else None
+        )
+
+    def _is_wanted(self, entry: ConversationEntry) -> bool:
+        return not self.only or entry.agent in self.only
+
+    def _entry(
+        self, session_id: str, found: tuple[str, Conversation] | None, session: Session | None
+    ) -> ConversationEntry:
+        reader, conversation = found or ("", None)
+        updated = max(
+            conversation.updated if conversation else 0, session.updated if session else 0
+        )
+        return ConversationEntry(
+            agent=session.key.agent if session else reader,
+            id=session_id,
+            updated=updated,
+            conversation=conversation,
+            reader=reader,
+            session=session,
+            run=self.store.run_of(session.key) if session is not None else None,
+        )
+
+    def _priced(self, entry: ConversationEntry) -> ConversationEntry:
+        if entry.run is None:
+            return entry
+        spent = sum(
+            (
+                attempt.usage
+                for attempt in self.store.attempts(entry.run.id)
+                if attempt.session_id == entry.id
+            ),
+            start=Usage(),
+        )
+        return replace(entry, cost_usd=spent.cost_usd, cost_estimated=spent.estimated)
+
+
+def _by_weight(sessions: Sequence[Session]) -> list[Session]:
+    """Live ones before retired ones, else as they come."""
+    return sorted(sessions, key=lambda session: session.state is SessionState.RETIRED)
+
+
+def _belongs(entry: ConversationEntry, below: Path) -> bool:
+    place = entry.run.workspace if entry.run is not None else None
+    of = [
+        entry.cwd,
+        entry.conversation.cwd if entry.conversation else "",
+        place.repo if place else "",
+    ]
+    return any(Path(each) == below or below in Path(each).parents for each in of if each)

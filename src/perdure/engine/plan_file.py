@@ -1,0 +1,242 @@
+"""Reads a plan from TOML or YAML. Called by the verbs of `perdure plan`, and by programs.
+
+What the file may hold is said once, in `plan.schema.json`, which editors understand as well;
+problems are told in perdure's own words, all at once, each with its line. What the tasks mean to
+each other is checked in `plan`. Needs the extra `plans`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perdure.errors import NotFound, UsageError
+from perdure.host.extras import install_command
+from perdure.model.durations import duration
+from perdure.rules.plan import Plan, PlanError
+from perdure.rules.plan.checks import LineOf, planned
+
+if TYPE_CHECKING:
+    from yaml import Node
+
+LARGEST = 4 << 20
+HINT = "perdure plan check FILE"
+OBJECT = "plan"
+"""Stands for the file where there is none."""
+
+
+def read(path: Path, defaults: Mapping[str, Any]) -> Plan:
+    """The plan in a file. `defaults`: agent, model, permissions, timeout, attempts, continuity
+    where the plan says nothing.
+
+    Raises NotFound, UsageError for a file that is no TOML or YAML text, PlanError with all of its
+    problems.
+    """
+    _need_libraries()
+    text = _text(path)
+    raw, line_of = _yaml(text, path) if path.suffix in (".yaml", ".yml") else _toml(text, path)
+    if problems := sorted(_misfits(raw, line_of)):
+        raise PlanError([f"{path}:{line}: {problem}" for line, problem in problems], HINT)
+    return planned(_in_seconds(raw), line_of, str(path), defaults)
+
+
+def read_object(raw: Mapping[str, Any], defaults: Mapping[str, Any]) -> Plan:
+    """Return the plan in an object of JSON, as a file would hold it. Raises as `read` does;
+    problems have no lines."""
+    _need_libraries()
+
+    def line_of(*path: object) -> int:
+        return 1
+
+    try:
+        json.dumps(raw, ensure_ascii=False).encode()
+        if problems := [problem for _, problem in sorted(_misfits(raw, line_of))]:
+            raise PlanError(problems, HINT)
+        return planned(_in_seconds(raw), line_of, OBJECT, defaults)
+    except PlanError as error:
+        raise PlanError(
+            [problem.removeprefix(f"{OBJECT}:1: ") for problem in error.problems],
+            "docs: how-to/plans",
+        ) from None
+    except (RecursionError, UnicodeEncodeError):
+        raise UsageError("the plan is no text that can be kept, or nested too deeply") from None
+
+
+def _need_libraries() -> None:
+    try:
+        import jsonschema  # noqa: F401
+        import yaml  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            f"plans need {error.name}, which is not installed", install_command("plans")
+        ) from None
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise UsageError(f"{path} is larger than {LARGEST >> 20} MiB, which no plan is")
+        return content.decode("utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFound(f"there is no file {str(path)!r}", "perdure plan check FILE") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"the plan {str(path)!r} cannot be read: {error}",
+            "a UTF-8 file in TOML or YAML is needed",
+        ) from None
+
+
+def _toml(text: str, path: Path) -> tuple[Any, LineOf]:
+    try:
+        raw = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{path} is not TOML: {error}", "the ending .yaml says that a plan is in YAML"
+        ) from None
+    return raw, _toml_lines(text)
+
+
+def _toml_lines(text: str) -> LineOf:
+    """Lines by path, found by the headers and keys at the beginning of lines; tomllib does not
+    tell."""
+    plain = re.sub(
+        r'("""|\'\'\').*?\1', lambda found: "\n" * found[0].count("\n"), text, flags=re.DOTALL
+    )
+    places: dict[tuple[object, ...], int] = {}
+    table: tuple[object, ...] = ()
+    count = -1
+    for number, line in enumerate(plain.split("\n"), 1):
+        if re.match(r"\s*\[\[\s*tasks\s*\]\]", line):
+            count += 1
+            table = ("tasks", count)
+            places[table] = number
+        elif key := re.match(r"\s*[\"']?([\w-]+)[\"']?\s*=", line):
+            places.setdefault((*table, key[1]), number)
+    return _nearest(places)
+
+
+def _yaml(text: str, path: Path) -> tuple[Any, LineOf]:
+    import yaml
+
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise UsageError(
+                    f"{path}: aliases (*name) are not read in a plan", "write the value out"
+                )
+            if isinstance(event, yaml.ScalarEvent):
+                event.value.encode()  # YAML lets half a character through, as an escape
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(
+            f"{path} is not YAML: {' '.join(str(error).split())}",
+            "the ending .toml says that a plan is in TOML",
+        ) from None
+    except (RecursionError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from None
+    places: dict[tuple[object, ...], int] = {}
+    _yaml_lines(node, (), places)
+    return raw, _nearest(places)
+
+
+def _yaml_lines(
+    node: Node | None, at: tuple[object, ...], places: dict[tuple[object, ...], int]
+) -> None:
+    from yaml import MappingNode, SequenceNode
+
+    if isinstance(node, MappingNode):
+        for key, value in node.value:
+            if (first := places.get((*at, key.value))) is not None:
+                raise UsageError(
+                    f"the plan says {key.value!r} twice, on line {first} and on line "
+                    f"{key.start_mark.line + 1}",
+                    HINT,
+                )
+            places[(*at, key.value)] = key.start_mark.line + 1
+            _yaml_lines(value, (*at, key.value), places)
+    elif isinstance(node, SequenceNode):
+        for index, value in enumerate(node.value):
+            places[(*at, index)] = value.start_mark.line + 1
+            _yaml_lines(value, (*at, index), places)
+
+
+def _nearest(places: Mapping[tuple[object, ...], int]) -> LineOf:
+    """The line of a path, or of what it stands in."""
+
+    def line_of(*path: object) -> int:
+        while path and path not in places:
+            path = path[:-1]
+        return places.get(path, 1)
+
+    return line_of
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """The JSON Schema of a plan (draft 2020-12)."""
+    found: dict[str, Any] = json.loads(
+        files("perdure.rules.plan").joinpath("plan.schema.json").read_text(encoding="utf-8")
+    )
+    return found
+
+
+def _misfits(raw: Any, line_of: LineOf) -> Iterator[tuple[int, str]]:
+    from jsonschema import Draft202012Validator
+
+    for error in Draft202012Validator(schema()).iter_errors(raw):
+        path = tuple(error.absolute_path)
+        if error.validator == "additionalProperties":
+            for name in sorted(set(error.instance) - set(error.schema["properties"]), key=str):
+                known = ", ".join(error.schema["properties"])
+                yield (
+                    line_of(*path, name),
+                    f"there is no {str(name)!r} {_within(path)}; known are {known}",
+                )
+        else:
+            yield line_of(*path), _sentence(error, path)
+
+
+def _sentence(error: Any, path: tuple[str | int, ...]) -> str:
+    what = (
+        str(path[-1])
+        if path and isinstance(path[-1], str)
+        else f"{path[-2]}, entry {int(path[-1]) + 1}"
+        if len(path) > 1
+        else "a plan"
+    )
+    if error.validator == "required":
+        missing = next(
+            name for name in error.validator_value if error.message.startswith(repr(name))
+        )
+        return f"{missing!r} is missing {_within(path)}"
+    wanted = error.schema.get("title") or error.schema.get("description", "")
+    shown = (
+        repr(error.instance)
+        if len(repr(error.instance)) <= 60
+        else f"{repr(error.instance)[:60]}..."
+    )
+    return f"{what}: {wanted} is needed, not {shown}"
+
+
+def _within(path: tuple[str | int, ...]) -> str:
+    return "in a task" if path[:1] == ("tasks",) else "in a plan"
+
+
+def _in_seconds(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Durations such as `90s` as seconds."""
+
+    def converted(table: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            key: duration(str(value)) if key == "timeout" else value for key, value in table.items()
+        }
+
+    return {**converted(raw), "tasks": [converted(task) for task in raw["tasks"]]}

@@ -1,0 +1,171 @@
+"""The end of a plan: what nobody merged is merged into the workdir of the last task, and the plan's
+own check is run there.
+
+Conflicts of that merge, and a check that failed, go to the conversation of the last task as new
+instructions, as often as that task may be tried; then the plan has failed, with its evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from perdure.engine import service
+from perdure.engine.attempt import Engine
+from perdure.engine.attempt.promises import lacking
+from perdure.engine.attempt.verification import LOG_CAP, check_environment, said_in
+from perdure.engine.plans.budget import over
+from perdure.engine.plans.follower import follow_run
+from perdure.engine.plans.shutdown import keep_end
+from perdure.engine.plans.starts import held, merged, told, workdir_of
+from perdure.engine.plans.status import Stand
+from perdure.host import process
+from perdure.model import Command, RunState, TaskRun, TaskSpec
+from perdure.rules.continuation.prompt import quoted
+from perdure.rules.excerpt import excerpt, telling_line
+from perdure.rules.plan import PlanRun, PlanState, TaskEnd
+from perdure.rules.plan.conversations import order
+
+GRACE_S = 5.0
+TICK_S = 0.05
+
+
+def conclude(engine: Engine, plan: PlanRun, stands: Mapping[str, Stand]) -> PlanRun:
+    """The plan, succeeded or failed; or as it is where perdure was asked to stop. All tasks are
+    done. Raises PerdureError."""
+    last = stands[order(plan.plan)[-1].name]
+    place, planned = workdir_of(last), last.planned
+    assert last.run is not None and planned is not None
+    run = last.run
+    while True:
+        run = follow_run(engine, run.id)
+        if engine.stopping():
+            return plan
+        if run.state is not RunState.SUCCEEDED:
+            return _failed(
+                engine, plan, f"{last.task.name} failed at the end of the plan: {run.reason}"
+            )
+        if not _is_kept(engine, run, planned.end):
+            planned = replace(planned, end=keep_end(engine, plan, planned, run))
+        others = {
+            name: stand
+            for name, stand in stands.items()
+            if name not in (last.task.name, *planned.merged) and _is_loose(name, stands)
+        }
+        problem, said = "", ""
+        with held(engine, place, f"perdure plan {plan.name}: its end"):
+            _, conflicts = merged(engine, plan, place, run.spec.agent, others)
+            if conflicts:
+                problem = told(conflicts)
+            elif left := lacking(
+                TaskSpec(prompt="", conflicts=tuple(name for name, _ in planned.conflicts)),
+                Path(place.path),
+            ):
+                problem = f"The merge is not resolved yet: {left}."
+        planned = replace(
+            planned,
+            merged=(*planned.merged, *others),
+            conflicts=tuple(dict((*planned.conflicts, *conflicts)).items()),
+        )
+        if not problem:
+            problem, said = _check(engine, plan, run)
+        if engine.stopping():
+            return plan
+        if not problem:
+            if others:
+                keep_end(engine, plan, planned, run)
+            return engine.store.put_plan(
+                replace(plan, state=PlanState.SUCCEEDED, reason="", verified=bool(plan.plan.verify))
+            )
+        if planned.checks >= last.task.attempts:
+            return _failed(
+                engine,
+                plan,
+                f"the result is not right after {planned.checks} correction(s): "
+                f"{telling_line(said or problem)}",
+            )
+        if reason := over(engine.store, plan):
+            return _failed(
+                engine,
+                plan,
+                f"the result is not right ({telling_line(said or problem)}), and {reason}",
+            )
+        service.may_instruct(engine, run, problem)
+        planned = replace(planned, checks=planned.checks + 1)
+        engine.store.put_planned(plan, planned, told=problem)
+
+
+def _is_kept(engine: Engine, run: TaskRun, end: TaskEnd | None) -> bool:
+    """Whether the end that is stored is that of the newest attempt."""
+    return end is not None and any(
+        each.number == end.checkpoint and each.attempt == run.attempt
+        for each in engine.store.checkpoints(run.id)
+    )
+
+
+def _is_loose(name: str, stands: Mapping[str, Stand]) -> bool:
+    """Whether nobody goes on with what this task made."""
+    return not any(
+        name in (stand.strand.goes_on, *stand.strand.merges) for stand in stands.values()
+    )
+
+
+def _check(engine: Engine, plan: PlanRun, run: TaskRun) -> tuple[str, str]:
+    """Runs the plan's check in the result; what to tell the agent of a failure, or nothing; and
+    what the check said."""
+    command = plan.plan.verify
+    if not command:
+        return "", ""
+    directory = _directory(engine, plan)
+    code, output = _run(engine, plan, run, directory)
+    if code == 0:
+        return "", ""
+    words = (
+        f"All tasks of the plan are done, and its check `{command}` fails with exit code {code} in "
+        f"this working directory. Find out why, and put it right. {quoted(excerpt(output))}"
+    )
+    return words, output
+
+
+def _run(engine: Engine, plan: PlanRun, run: TaskRun, directory: Path) -> tuple[int, str]:
+    """Exit code and output of the check; a stop ends it."""
+    assert run.workspace is not None
+    running = process.start(
+        Command(
+            argv=("/bin/sh", "-c", 'exec 2>&1; exec /bin/sh -c "$1"', "sh", plan.plan.verify),
+            stdin=b"",
+        ),
+        directory=directory,
+        cwd=Path(run.workspace.path),
+        env=check_environment(engine, run),
+        mark=f"plan-{plan.id}",
+        deadline_s=run.spec.verify_timeout_s,
+        grace_s=GRACE_S,
+        output_cap=LOG_CAP,
+    )
+    stopped = False
+    while (end := running.wait(TICK_S)) is None:
+        if engine.stopping() and not stopped:
+            stopped = True
+            running.stop("stopped")
+    said = said_in(engine, directory, end)
+    if end.cause == "exited":
+        return (end.code if end.code is not None else 128 + (end.signal or 0)), said
+    return 124, f"{said}\n[{end.cause} after {run.spec.verify_timeout_s:g} s]"
+
+
+def _directory(engine: Engine, plan: PlanRun) -> Path:
+    """A directory of its own for each check; one that a dead process had begun is ended first."""
+    number = 1
+    while (directory := engine.state / "plans" / plan.id / f"verify-{number}").exists():
+        begun = process.find(directory)
+        if begun is not None:
+            begun.kill()
+        number += 1
+    directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return directory
+
+
+def _failed(engine: Engine, plan: PlanRun, reason: str) -> PlanRun:
+    return engine.store.put_plan(replace(plan, state=PlanState.FAILED, reason=reason))

@@ -1,0 +1,351 @@
+"""Drives a plan: begins whatever may begin, so many at once, until all is done or nothing can go
+on. Called by every door.
+
+Each task has a thread, which makes its run, follows it to its end and keeps that end. A task that
+fails stops what needs it, and nothing else. Trouble of perdure's own (a full disk, a workdir in
+use) begins nothing new, lets what is at work end, and is raised.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from threading import Event
+
+from perdure.agents.transcripts import locate, snapshot
+from perdure.engine import service
+from perdure.engine.attempt import Engine
+from perdure.engine.plans.budget import over
+from perdure.engine.plans.conclusion import conclude
+from perdure.engine.plans.creation import begin, find, take_changes
+from perdure.engine.plans.follower import await_run, follow_run
+from perdure.engine.plans.shutdown import keep_end
+from perdure.engine.plans.starts import start
+from perdure.engine.plans.status import Stand, blocked, ready, standing
+from perdure.engine.sessions import plan_scope
+from perdure.engine.worker import MARGIN
+from perdure.errors import Conflict, LostLease, NotFound
+from perdure.host import process
+from perdure.model import RunState, SessionKey, SessionState, TaskRun, TaskSpec
+from perdure.rules.plan import Plan, PlanRun, PlanState
+
+NAP_S = 0.3
+GIVEN = "(api)"
+"""In the place of the file of a plan that was given over the network."""
+BEATS = 4
+"""A lease is renewed so many times before it would lapse."""
+
+Began = Callable[[PlanRun], None]
+
+
+def run(
+    engine: Engine,
+    plan: Plan,
+    seed: TaskSpec,
+    file: Path,
+    jobs: int = 0,
+    began: Began = lambda plan: None,
+) -> PlanRun:
+    """Begins the plan, or goes on with it, until it is done, something failed, or perdure is asked
+    to stop. `jobs`: how many tasks at once (0: as many as the plan says). `began` is called once
+    the plan is this process's.
+
+    What was stopped goes on; what failed waits for `retry`. Raises PlanError where the file was
+    changed in a way that cannot be taken in, Conflict while another process runs the plan, and what
+    a task's start raises.
+    """
+    return _drive(engine, begin(engine, plan, seed, file), plan, jobs, began, (RunState.CANCELLED,))
+
+
+def retry(
+    engine: Engine,
+    ref: str,
+    task: str = "",
+    jobs: int = 0,
+    began: Began = lambda plan: None,
+    changed: tuple[Plan, TaskSpec, Path] | None = None,
+) -> PlanRun:
+    """Goes on with a plan, its failed and stopped tasks included, or with one of them. `changed`:
+    what its file says by now, as for `run`. Raises NotFound, Conflict, PlanError."""
+    plan = find(engine, *changed) if changed else engine.store.plan(ref)
+    if task:
+        _know(engine, plan, task)
+    return _drive(
+        engine,
+        plan,
+        changed[0] if changed else plan.plan,
+        jobs,
+        began,
+        (RunState.CANCELLED, RunState.FAILED),
+        task,
+    )
+
+
+def resume(engine: Engine, ref: str) -> PlanRun:
+    """Go on with a plan whose runs a pool performs. What was stopped or failed waits for a person.
+    Raises as `run` does."""
+    plan = engine.store.plan(ref)
+    return _drive(engine, plan, plan.plan, 0, lambda plan: None, (), pooled=True)
+
+
+def exit_code(engine: Engine, plan: PlanRun) -> int:
+    """0 all succeeded, 130 stopped, 75 something waits, else that of a run that failed: 1, or 3
+    where a person is needed."""
+    if plan.state is PlanState.SUCCEEDED:
+        return 0
+    runs = [
+        stand.run
+        for stand in standing(engine.store, plan).values()
+        if stand.run is not None and stand.end is None
+    ]
+    failed = [
+        service.exit_code(run, service.last_outcome(engine, run))
+        for run in runs
+        if run.state is RunState.FAILED
+    ]
+    if failed or plan.state is PlanState.FAILED:
+        return next((code for code in failed if code != 1), 3 if over(engine.store, plan) else 1)
+    return 130 if any(run.state is RunState.CANCELLED for run in runs) or not runs else 75
+
+
+def again(plan: PlanRun) -> str:
+    """Return the command with which a person goes on with a plan. One that was given over the
+    network has no file."""
+    return (
+        f"perdure plan retry {plan.name}" if plan.file == GIVEN else f"perdure plan run {plan.file}"
+    )
+
+
+def _know(engine: Engine, plan: PlanRun, task: str) -> None:
+    stands = standing(engine.store, plan)
+    if task not in stands:
+        raise NotFound(
+            f"The plan {plan.name} has no task {task!r}", f"perdure plan show {plan.name}"
+        )
+    if stands[task].end is not None:
+        run = stands[task].run
+        raise Conflict(
+            f"{task} is done: there is nothing to retry",
+            f'perdure update {run.name if run else task} "new instructions"',
+        )
+    if not stands[task].failed:
+        raise Conflict(f"{task} has not failed", f"{again(plan)} goes on with what may go on")
+
+
+def _drive(
+    engine: Engine,
+    plan: PlanRun,
+    wanted: Plan,
+    jobs: int,
+    began: Began,
+    again: tuple[RunState, ...],
+    task: str = "",
+    *,
+    pooled: bool = False,
+) -> PlanRun:
+    if plan.state is PlanState.SUCCEEDED and wanted == plan.plan:
+        return plan
+    _refuse_afar(engine, plan)
+    plan = _claimed(engine, plan)
+    lost = Event()
+    engine = replace(engine, stopping=_either(engine.stopping, lost))
+    try:
+        plan = take_changes(engine, plan, wanted)
+        began(plan)
+        for stand in standing(engine.store, plan).values():
+            if (
+                stand.failed
+                and stand.run is not None
+                and stand.run.state in again
+                and task in ("", stand.task.name)
+            ):
+                service.retry(engine, stand.run.id)
+        if plan.state is not PlanState.OPEN:
+            plan = engine.store.put_plan(replace(plan, state=PlanState.OPEN, reason=""))
+        for planned in engine.store.planned(plan.id) if RunState.FAILED in again else ():
+            if planned.checks:
+                engine.store.put_planned(plan, replace(planned, checks=0))
+        plan = _Driving(
+            engine, plan, jobs or plan.plan.jobs, lost, await_run if pooled else follow_run
+        ).to_the_end()
+    finally:
+        engine.store.release_plan(plan)
+    return engine.store.plan(plan.id)
+
+
+def _refuse_afar(engine: Engine, plan: PlanRun) -> None:
+    """Raises Conflict where what tasks have made lies on another host, and cannot be brought here:
+    commits of branches never can."""
+    branches = any(strand.files_of or strand.merges for strand in plan.strands.values())
+    for stand in standing(engine.store, plan).values():
+        run = stand.run
+        if run is None or not engine.elsewhere(run):
+            continue
+        why = engine.kept_from(run) or (
+            f"the branches that it has to bring together lie on {run.host_name}" if branches else ""
+        )
+        if why:
+            raise Conflict(
+                f"The plan {plan.name} cannot go on here: {why} ({run.name})",
+                f"{again(plan)}, on {run.host_name}",
+            )
+
+
+def _either(stopping: Callable[[], bool], lost: Event) -> Callable[[], bool]:
+    return lambda: stopping() or lost.is_set()
+
+
+def _claimed(engine: Engine, plan: PlanRun) -> PlanRun:
+    """The plan under this worker's lease. Raises Conflict while somebody who lives has it."""
+    if plan.worker:
+        alive = process.worker_alive(plan.worker, engine.host)
+        if alive or (
+            alive is None
+            and plan.lease_until + MARGIN * engine.lease_s * 1000 >= engine.store.now()
+        ):
+            host, _, pid, _ = plan.worker.rsplit(":", 3)
+            raise Conflict(
+                f"The plan {plan.name} is being run by process {pid} on {host}",
+                f"perdure plan show {plan.name}",
+            )
+    held = engine.store.claim_plan(plan, engine.worker, engine.lease_s)
+    if held is None:
+        raise Conflict(
+            f"Another process has just begun to run the plan {plan.name}",
+            f"perdure plan show {plan.name}",
+        )
+    return held
+
+
+class _Driving:
+    """One process's drive of one plan."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        plan: PlanRun,
+        jobs: int,
+        lost: Event,
+        follow: Callable[[Engine, str], TaskRun],
+    ) -> None:
+        self._follow = follow
+        self._engine, self._plan, self._jobs, self._lost = engine, plan, jobs, lost
+        self._at_work: dict[Future[object], str] = {}
+        self._troubles: list[BaseException] = []
+        self._beat = time.monotonic()
+
+    def to_the_end(self) -> PlanRun:
+        with ThreadPoolExecutor(self._jobs, thread_name_prefix="task") as threads:
+            while True:
+                stands = standing(self._engine.store, self._plan)
+                if not self._troubles and not self._engine.stopping():
+                    self._begin(threads, stands)
+                if not self._at_work:
+                    break
+                self._wait()
+            if self._troubles:
+                raise self._troubles[0]
+            if not self._engine.stopping() and all(
+                stand.end is not None for stand in stands.values()
+            ):
+                self._submit(threads, "", partial(conclude, self._engine, self._plan, stands))
+                while self._at_work:
+                    self._wait()
+                if self._troubles:
+                    raise self._troubles[0]
+                return self._engine.store.plan(self._plan.id)
+        return self._settled(stands)
+
+    def _begin(self, threads: ThreadPoolExecutor, stands: Mapping[str, Stand]) -> None:
+        spent = over(self._engine.store, self._plan)
+        for stand in ready(stands):
+            name = stand.task.name
+            if spent and not (stand.run is not None and stand.run.state is RunState.SUCCEEDED):
+                continue
+            if len(self._at_work) >= self._jobs:
+                return
+            if name not in self._at_work.values() and all(
+                self._is_forked(stands[fork], stands) for fork in stand.strand.lets
+            ):
+                self._submit(threads, name, partial(self._task, stand, stands))
+
+    def _submit(self, threads: ThreadPoolExecutor, name: str, job: Callable[[], object]) -> None:
+        self._at_work[threads.submit(job)] = name
+
+    def _wait(self) -> None:
+        """Until something has ended, or might be looked at again; keeps the lease meanwhile."""
+        ended, _ = wait(self._at_work, NAP_S, FIRST_COMPLETED)
+        for future in ended:
+            del self._at_work[future]
+            if (trouble := future.exception()) is not None:
+                self._troubles.append(trouble)
+        if time.monotonic() - self._beat >= self._engine.lease_s / BEATS:
+            self._beat = time.monotonic()
+            try:
+                self._engine.store.renew_plan(self._plan, self._engine.lease_s)
+            except LostLease as lost:
+                self._lost.set()
+                self._troubles.insert(0, lost)
+
+    def _task(self, stand: Stand, stands: Mapping[str, Stand]) -> None:
+        """One task, from its start or wherever it is, to its end."""
+        run = self._follow(self._engine, start(self._engine, self._plan, stand, stands).id)
+        if run.state is RunState.SUCCEEDED:
+            planned = next(
+                each
+                for each in self._engine.store.planned(self._plan.id)
+                if each.task == stand.task.name
+            )
+            keep_end(self._engine, self._plan, planned, run)
+
+    def _is_forked(self, fork: Stand, stands: Mapping[str, Stand]) -> bool:
+        """Whether the conversation may go on, as far as this fork is concerned: the fork has one of
+        its own by now with its prompt in it, or will not come soon because it failed, or waits for
+        what failed."""
+        if fork.end is not None or fork.failed or blocked(fork, stands):
+            return True
+        return fork.run is not None and _has_begun(
+            self._engine, fork.run, plan_scope(self._plan.id, fork.strand.name)
+        )
+
+    def _settled(self, stands: Mapping[str, Stand]) -> PlanRun:
+        """What is told of a plan that cannot go on by itself."""
+        failed = [
+            name
+            for name, stand in stands.items()
+            if stand.failed and stand.run and stand.run.state is RunState.FAILED
+        ]
+        if not failed:
+            return self._over()
+        waiting = [name for name, stand in stands.items() if stand.end is None and not stand.failed]
+        reason = f"{', '.join(failed)} failed" + (
+            f"; {len(waiting)} task(s) wait for it" if waiting else ""
+        )
+        return self._engine.store.put_plan(
+            replace(self._plan, state=PlanState.FAILED, reason=reason)
+        )
+
+    def _over(self) -> PlanRun:
+        """The plan, failed where its budget is what keeps it from going on."""
+        reason = "" if self._engine.stopping() else over(self._engine.store, self._plan)
+        return (
+            self._engine.store.put_plan(replace(self._plan, state=PlanState.FAILED, reason=reason))
+            if reason
+            else self._plan
+        )
+
+
+def _has_begun(engine: Engine, run: TaskRun, scope: str) -> bool:
+    session = engine.store.session(SessionKey(run.spec.agent, scope))
+    if session is None or session.state is SessionState.CONFIRMED or not run.spec.forks:
+        return session is not None
+    driver = engine.driver(run.spec.agent)
+    home = driver.home({**engine.environ, **run.spec.env})
+    found = snapshot(
+        driver, locate(driver, home, session.id, engine.state / "runs" / run.id / "fork")
+    )
+    return found is not None and found.turns > 0

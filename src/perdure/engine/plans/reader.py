@@ -1,0 +1,48 @@
+"""A plan file and what the settings say for all of its tasks. Called by the command and by the
+library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from perdure.config import Settings
+from perdure.engine.plan_file import read
+from perdure.model import TaskSpec
+from perdure.rules.plan import Plan
+
+
+def read_plan(file: Path, chosen: Settings) -> Plan:
+    """The plan in the file, over the settings. Raises NotFound, UsageError, PlanError."""
+    return read(file, plan_defaults(chosen))
+
+
+def plan_defaults(chosen: Settings) -> dict[str, Any]:
+    """Return what the settings say where a plan says nothing."""
+    names = ("agent", "model", "permissions", "timeout", "attempts", "continuity")
+    return {name: getattr(chosen, name) for name in names}
+
+
+def seed_of(chosen: Settings, cwd: Path) -> TaskSpec:
+    """What all tasks of a plan share, where the plan says nothing: the repository at `cwd`, and the
+    limits."""
+    return TaskSpec(
+        prompt="",
+        repo=str(cwd),
+        base=chosen.base,
+        backend=str(chosen.backend or ""),
+        stall_s=chosen.stall,
+        budget_usd=chosen.budget_usd,
+        verify_rounds=chosen.verify_rounds,
+        verify_timeout_s=chosen.verify_timeout,
+    )
+
+
+def name_of(ref: str, chosen: Settings) -> str:
+    """The name of the plan that is meant: the one that a file says, where it is a file."""
+    return read_plan(Path(ref), chosen).name if is_file(ref) else ref
+
+
+def is_file(ref: str) -> bool:
+    """Whether a plan's file is meant, and not its name."""
+    return Path(ref).suffix in (".toml", ".yaml", ".yml")

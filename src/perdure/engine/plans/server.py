@@ -1,0 +1,145 @@
+"""Plans that a service was given over the network: taken once, and driven in its process while its
+pool performs their runs.
+
+Called by `perdure serve` and by the API. A plan that was taken is in the store, so a killed service
+goes on with it after its next start.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+from perdure.engine.attempt import Engine
+from perdure.engine.plans.creation import begin
+from perdure.engine.plans.driver import GIVEN, resume
+from perdure.engine.plans.status import ready, standing
+from perdure.errors import Conflict, NotFound, PerdureError
+from perdure.host import process
+from perdure.model import TaskSpec
+from perdure.rules.plan import Plan, PlanRun, PlanState
+
+LOOK_S = 2.0
+"""Interval between two looks at the plans, in seconds, if nobody wakes the driver."""
+AGAIN_S = 30.0
+"""Seconds until a plan is tried again that trouble of perdure's own (a full disk, a workdir in use)
+has held up."""
+PLANS_MOST = 200
+
+
+def take(engine: Engine, plan: Plan, seed: TaskSpec) -> PlanRun:
+    """Store a plan, or find the same one that was taken before: its name is its key.
+
+    Raises Conflict where another plan has the name, and what `begin` raises.
+    """
+    there: PlanRun | None
+    try:
+        there = begin(engine, plan, seed, Path(GIVEN))
+    except Conflict:
+        # The same request at the same time may have been quicker.
+        try:
+            there = engine.store.plan(plan.name)
+        except NotFound:
+            there = None
+        if there is None or not _is_same(there, plan):
+            raise
+        return there
+    if not _is_same(there, plan):
+        raise Conflict(
+            f"Another plan has the name {plan.name}",
+            "give this one another name; GET /api/v1/plans lists them",
+        )
+    return there
+
+
+def _is_same(there: PlanRun, plan: Plan) -> bool:
+    return there.name == plan.name and there.plan == plan and there.file == GIVEN
+
+
+class PlanDriver:
+    """Drives what `take` has stored, from `with` to its end; each plan in a thread of its own.
+    `say` gets a line for trouble."""
+
+    def __init__(self, engine: Engine, say: Callable[[str], None]) -> None:
+        self._engine = replace(engine, stopping=lambda: self._over or engine.stopping())
+        self._say = say
+        self._over = False
+        self._wake = threading.Event()
+        self._driven: dict[str, threading.Thread] = {}
+        self._later: dict[str, float] = {}
+        self._thread = threading.Thread(target=self._go, name="plans", daemon=True)
+
+    def __enter__(self) -> PlanDriver:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over = True
+        self._wake.set()
+        self._thread.join()
+        for thread in self._driven.values():
+            thread.join()
+
+    def wake(self) -> None:
+        """Look at once: there may be a plan to drive."""
+        self._wake.set()
+
+    def _go(self) -> None:
+        while not self._over:
+            try:
+                for plan in self._due():
+                    self._later.pop(plan.id, None)
+                    self._driven[plan.id] = threading.Thread(
+                        target=self._drive, args=(plan,), name=f"plan {plan.name}", daemon=True
+                    )
+                    self._driven[plan.id].start()
+            except PerdureError as error:
+                self._say(f"plans: {error}")
+            self._wake.wait(LOOK_S)
+            self._wake.clear()
+
+    def _due(self) -> list[PlanRun]:
+        """Return the plans that nobody drives here and that can go on: none whose only open tasks
+        were stopped or failed."""
+        found = []
+        for plan in self._engine.store.plans(PLANS_MOST):
+            thread = self._driven.get(plan.id)
+            is_driven = thread is not None and thread.is_alive()
+            is_over = plan.file != GIVEN or plan.state is not PlanState.OPEN
+            if (
+                is_over
+                or is_driven
+                or self._later.get(plan.id, 0.0) > time.monotonic()
+                or self._is_held(plan)
+            ):
+                continue
+            stands = standing(self._engine.store, plan)
+            if any(True for _ in ready(stands)) or all(
+                stand.end is not None for stand in stands.values()
+            ):
+                found.append(plan)
+        return found
+
+    def _is_held(self, plan: PlanRun) -> bool:
+        """Return whether somebody else drives it: another host's service, or a person's `perdure
+        plan retry`."""
+        if not plan.worker:
+            return False
+        alive = process.worker_alive(plan.worker, self._engine.host)
+        return bool(alive) or (alive is None and plan.lease_until >= self._engine.store.now())
+
+    def _drive(self, plan: PlanRun) -> None:
+        try:
+            resume(self._engine, plan.id)
+        except PerdureError as error:
+            self._later[plan.id] = time.monotonic() + AGAIN_S
+            self._say(f"plan {plan.name}: {error}")

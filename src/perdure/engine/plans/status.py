@@ -1,0 +1,94 @@
+"""How far a plan is: its tasks, their strands, their runs, read from the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from perdure.engine.attempt.engine import EngineStore
+from perdure.errors import NotFound
+from perdure.lateclass import dataclass
+from perdure.model import RunState, TaskRun
+from perdure.rules.lifecycle import FINAL
+from perdure.rules.plan import PlannedRun, PlanRun, PlanTask, Strand, TaskEnd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stand:
+    """One task as it stands. `run` is None before it begins, and once a person has taken the run
+    off the list."""
+
+    task: PlanTask
+    strand: Strand
+    planned: PlannedRun | None = None
+    run: TaskRun | None = None
+
+    @property
+    def end(self) -> TaskEnd | None:
+        """Where it left workdir and conversation, once it is done."""
+        return self.planned.end if self.planned is not None else None
+
+    @property
+    def failed(self) -> bool:
+        """It is at an end that is not success: a person says when it goes on."""
+        return (
+            self.end is None
+            and self.run is not None
+            and self.run.state in FINAL - {RunState.SUCCEEDED}
+        )
+
+
+def standing(store: EngineStore, plan: PlanRun) -> dict[str, Stand]:
+    """All tasks by name, in the order of the file."""
+    planned = {each.task: each for each in store.planned(plan.id)}
+    stands = {}
+    for task in plan.plan.tasks:
+        there = planned.get(task.name)
+        stands[task.name] = Stand(
+            task=task, strand=plan.strands[task.name], planned=there, run=_run(store, there)
+        )
+    return stands
+
+
+def _run(store: EngineStore, planned: PlannedRun | None) -> TaskRun | None:
+    try:
+        return store.get(planned.run) if planned is not None else None
+    except NotFound:
+        return None
+
+
+def before(stand: Stand) -> tuple[str, ...]:
+    """The tasks that must be done before this one begins."""
+    strand = stand.strand
+    return tuple(
+        dict.fromkeys(name for name in (*stand.task.needs, strand.goes_on, strand.files_of) if name)
+    )
+
+
+def blocked(stand: Stand, stands: Mapping[str, Stand]) -> str:
+    """The task that failed, because of which this one cannot begin; empty if there is none."""
+    seen, left = set[str](), list(before(stand))
+    while left:
+        name = left.pop(0)
+        if (
+            stands[name].failed
+            and (run := stands[name].run) is not None
+            and run.state is RunState.FAILED
+        ):
+            return name
+        if name not in seen:
+            seen.add(name)
+            left += before(stands[name])
+    return ""
+
+
+def ready(stands: Mapping[str, Stand]) -> Iterator[Stand]:
+    """The tasks that may begin or go on now, forks of an end before who goes on from it. Whether
+    the forks that `Strand.lets` names are made, the caller looks."""
+    able = [
+        stand
+        for stand in stands.values()
+        if stand.end is None
+        and not stand.failed
+        and all(stands[name].end is not None for name in before(stand))
+    ]
+    yield from sorted(able, key=lambda stand: bool(stand.strand.lets))

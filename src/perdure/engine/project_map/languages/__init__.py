@@ -1,0 +1,71 @@
+"""Which language a file is in, and its outline. Called by `reading`. Pure, but for the loading of
+grammars.
+
+The parsers are tree-sitter's, from the extra `map`: they read broken files too. Nothing here
+recurses over a file's tree, but a parser itself knows no bound of memory or time: files of somebody
+else are for `parsing.Apart`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from perdure.engine.project_map.outline import NO_OUTLINE, Outline
+
+if TYPE_CHECKING:
+    from tree_sitter import Node, Parser
+
+LANGUAGES: dict[str, tuple[str, str, str]] = {
+    "python": ("tree_sitter_python", "language", "python"),
+    "javascript": ("tree_sitter_javascript", "language", "script"),
+    "typescript": ("tree_sitter_typescript", "language_typescript", "script"),
+    "tsx": ("tree_sitter_typescript", "language_tsx", "script"),
+    "go": ("tree_sitter_go", "language", "go"),
+    "rust": ("tree_sitter_rust", "language", "rust"),
+    "java": ("tree_sitter_java", "language", "java"),
+}
+"""A language: the package and the function of its grammar, and the room beside this one that reads
+its trees."""
+
+ENDINGS: dict[str, str] = {
+    **dict.fromkeys(("py", "pyi"), "python"),
+    **dict.fromkeys(("js", "mjs", "cjs", "jsx"), "javascript"),
+    **dict.fromkeys(("ts", "mts", "cts"), "typescript"),
+    "tsx": "tsx",
+    "go": "go",
+    "rs": "rust",
+    "java": "java",
+}
+
+
+def language_of(name: str) -> str:
+    """The language of a file by its name; empty where it is none that is read here."""
+    return ENDINGS.get(name.rpartition(".")[2].lower(), "") if "." in name else ""
+
+
+def outline_of(language: str, content: bytes) -> Outline | None:
+    """What the file exports and imports; None where the language's grammar is not installed. Never
+    raises for what a file holds."""
+    made = _made(language)
+    if made is None:
+        return None
+    parser, read = made
+    tree = parser().parse(content)
+    return NO_OUTLINE if tree is None else read(tree.root_node)
+
+
+@cache
+def _made(language: str) -> tuple[Callable[[], Parser], Callable[[Node], Outline]] | None:
+    package, function, room = LANGUAGES[language]
+    try:
+        from tree_sitter import Language, Parser
+
+        grammar = Language(getattr(import_module(package), function)())
+    except ImportError:
+        return None
+    reader: Any = import_module(f"perdure.engine.project_map.languages.{room}")
+    # A parser is not for two threads at once, and costs nothing to make.
+    return lambda: Parser(grammar), reader.outline

@@ -1,0 +1,168 @@
+"""Reads the files of a directory and their outlines. The names come from `Workspaces.files`;
+nothing else is looked for.
+
+Every name is opened from the top, directory by directory, and no link is followed on the way: what
+lies outside of the directory is never read. A file is read up to `LARGEST`; what is larger, binary
+or no file is in the map by its name alone. What was read once is kept in a cache file of perdure's
+own, by size and times of the file, so that a second look parses only what changed.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from perdure.engine.project_map.languages import language_of
+from perdure.engine.project_map.outline import Outline, OutlineFile, Project
+from perdure.model.codec import resolved
+
+LARGEST = 512 << 10
+"""Bytes of one file."""
+MOST_FILES = 20_000
+MOST_BYTES = 64 << 20
+"""Of all files that are parsed for one map; the others are in it by their names."""
+PATIENCE_S = 20.0
+"""So long files are parsed for one map; the others are in it by their names, and the next look goes
+on with them."""
+FORM = 1
+"""Of the cache; another one is not read."""
+
+
+Parse = Callable[[str, bytes], Outline | None]
+
+
+class KnownFile(msgspec.Struct, frozen=True, array_like=True):
+    """A file as it was read."""
+
+    stamp: tuple[int, int, int]
+    outline: Outline
+
+
+class MapCache(msgspec.Struct, array_like=True):
+    """All outlines of a directory."""
+
+    form: int
+    files: dict[str, KnownFile]
+
+
+def read(directory: Path, names: Iterable[str], parse: Parse, cache: Path | None = None) -> Project:
+    """The project as it lies there now. `parse` is `Apart`, or `languages.outline_of` for files of
+    one's own.
+
+    A name that is gone, or leads out of the directory, is left out. Raises OSError where the
+    directory itself cannot be opened.
+    """
+    wanted = sorted(set(names))
+    known = _cached(cache) if cache is not None else {}
+    top = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        reader = _Reader(top, known, parse)
+        files = {
+            name: file for name in wanted[:MOST_FILES] if (file := reader.file(name)) is not None
+        }
+    finally:
+        os.close(top)
+    if cache is not None and (reader.parsed or known.keys() != reader.outlines.keys()):
+        _keep(cache, reader.outlines)
+    return Project(
+        files=files, beyond=max(0, len(wanted) - MOST_FILES), missing=frozenset(reader.missing)
+    )
+
+
+class _Reader:
+    """One look at a directory."""
+
+    def __init__(self, top: int, known: Mapping[str, KnownFile], parse: Parse) -> None:
+        self.top, self.known, self.parse = top, known, parse
+        self.outlines: dict[str, KnownFile] = {}
+        self.missing: set[str] = set()
+        self.parsed = self.bytes = 0
+        self.deadline = time.monotonic() + PATIENCE_S
+
+    def file(self, name: str) -> OutlineFile | None:
+        """None where there is no such file any more, or it is none."""
+        try:
+            fd = _opened(self.top, name)
+        except (OSError, ValueError):
+            return None
+        try:
+            seen = os.fstat(fd)
+            if not stat.S_ISREG(seen.st_mode):
+                return None
+            return OutlineFile(name, self._outline(fd, name, seen), seen.st_mtime_ns)
+        finally:
+            os.close(fd)
+
+    def _outline(self, fd: int, name: str, seen: os.stat_result) -> Outline | None:
+        language = language_of(name)
+        if not language or seen.st_size > LARGEST:
+            return None
+        stamp = (seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
+        kept = self.known.get(name)
+        if kept is None or kept.stamp != stamp:
+            if self.bytes > MOST_BYTES or time.monotonic() > self.deadline:
+                return None
+            content = _content(fd)
+            found = self.parse(language, content) if b"\0" not in content else None
+            if found is None:
+                if b"\0" not in content:
+                    self.missing.add(language)
+                return None
+            kept = KnownFile(stamp, found)
+            self.parsed, self.bytes = self.parsed + 1, self.bytes + len(content)
+        self.outlines[name] = kept
+        return kept.outline
+
+
+def _opened(top: int, name: str) -> int:
+    """A descriptor of the file, reached without following any link. Raises OSError, ValueError."""
+    *directories, last = name.split("/")
+    if any(part in ("", ".", "..") for part in (*directories, last)):
+        raise ValueError(name)
+    at = top
+    try:
+        for part in directories:
+            below = os.open(
+                part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at
+            )
+            if at != top:
+                os.close(at)
+            at = below
+        # Without O_NONBLOCK a pipe would wait for somebody who writes into it.
+        return os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
+    finally:
+        if at != top:
+            os.close(at)
+
+
+def _content(fd: int) -> bytes:
+    chunks, left = [], LARGEST
+    while left and (chunk := os.read(fd, left)):
+        chunks.append(chunk)
+        left -= len(chunk)
+    return b"".join(chunks)
+
+
+def _cached(cache: Path) -> dict[str, KnownFile]:
+    try:
+        found = msgspec.msgpack.decode(cache.read_bytes(), type=resolved(MapCache))
+    except (OSError, msgspec.MsgspecError):
+        return {}
+    return found.files if found.form == FORM else {}
+
+
+def _keep(cache: Path, outlines: dict[str, KnownFile]) -> None:
+    """Written beside and renamed. Not made durable, and no failure is told: it can be made again at
+    any time."""
+    beside = cache.with_name(f"{cache.name}.{os.getpid()}")
+    with suppress(OSError):
+        cache.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        named = {name: known for name, known in outlines.items() if name.isprintable()}
+        beside.write_bytes(msgspec.msgpack.encode(MapCache(FORM, named)))
+        beside.replace(cache)

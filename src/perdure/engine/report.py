@@ -1,0 +1,329 @@
+"""A run as every `--json` shows it: one stable, versioned object. Pure.
+
+Fields are added without a new `schema_version`; a field that is removed or changes its meaning
+raises it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from perdure.model import Attempt, Checkpoint, Context, TaskRun, Usage
+from perdure.model.codec import plain
+from perdure.model.events import (
+    PUBLISH,
+    AgentLaunched,
+    CheckpointMissed,
+    CheckpointTaken,
+    Compacted,
+    DriftSeen,
+    MapGiven,
+    MapMissed,
+    NotCompacted,
+    Record,
+    RolledOver,
+    SessionsRebuilt,
+    Summarised,
+    VerifyEnded,
+)
+from perdure.model.forge.postings import Posting
+from perdure.protocols import PostingStore, RunRow, RunStore
+from perdure.rules.continuation.instructions import retired
+from perdure.rules.effects import Effect, ledger
+from perdure.rules.final_message import last_message
+from perdure.rules.liveness import Liveness
+from perdure.rules.placement import changes_of
+from perdure.rules.work_report import work_report
+
+SCHEMA_VERSION = 1
+WHY = (
+    *(
+        "number",
+        "continuation",
+        "rung",
+        "why",
+        "prices",
+        "session_id",
+        "lost_session_id",
+        "expired",
+        "rebuilt_sessions",
+        "fill",
+        "sizes",
+    ),
+    *(
+        "agent_version",
+        "flags",
+        "outcome",
+        "receipt",
+        "effects",
+        "turn",
+        "checkpoint",
+        "checkpoints",
+        "missed_checkpoints",
+    ),
+    *("drift", "files", "checks", "work"),
+)
+"""What `why` tells of an attempt."""
+SIZES = (Compacted, NotCompacted, Summarised, RolledOver)
+
+
+class ReportStore(RunStore, PostingStore, Protocol):
+    """Runs, and what forges were told of them."""
+
+
+def report_of(
+    store: ReportStore,
+    run: TaskRun,
+    records: Sequence[Record] | None = None,
+    liveness: Liveness | None = None,
+) -> dict[str, Any]:
+    """The report of a run as it stands in the store; `records`: its history, where that is at hand;
+    `liveness`: of a running one."""
+    records = store.history(run.id, limit=100_000) if records is None else records
+    posting = store.posting(run.id) if "delivery" in run.spec.labels else None
+    return run_report(
+        run,
+        store.attempts(run.id),
+        store.contexts(run.id),
+        ledger(records),
+        store.checkpoints(run.id),
+        records,
+        posting,
+        liveness,
+    )
+
+
+def run_report(
+    run: TaskRun,
+    attempts: Sequence[Attempt],
+    contexts: Sequence[Context],
+    effects: Sequence[Effect] = (),
+    checkpoints: Sequence[Checkpoint] = (),
+    records: Sequence[Record] = (),
+    posting: Posting | None = None,
+    liveness: Liveness | None = None,
+) -> dict[str, Any]:
+    """The object that `show`, `run`, `retry` and `update` print with --json."""
+    total = Usage()
+    for attempt in attempts:
+        total = total + attempt.usage
+    place = run.workspace
+    shown = [_attempt(attempt, effects, checkpoints, records) for attempt in attempts]
+    verdicts = (each["work"]["verdict"] for each in reversed(shown))
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "id": run.id,
+        "name": run.name,
+        "state": str(run.state),
+        "liveness": str(liveness) if liveness else None,
+        "reason": run.reason,
+        "agent": run.spec.agent,
+        "scope": run.scope,
+        "key": run.spec.key,
+        "origin": run.origin,
+        "host": run.host_name,
+        "host_id": run.host,
+        "labels": run.spec.labels,
+        "policy": str(run.spec.continuity),
+        "context_version": run.context_version,
+        "contexts": [plain(context) for context in contexts],
+        "retired_contexts": sorted(retired(records)),
+        "workspace": {
+            "path": place.path if place else "",
+            "repo": place.repo if place else "",
+            "branch": place.branch if place else "",
+            "base": place.base if place else "",
+            "backend": str(place.backend) if place else "",
+            "head": checkpoints[-1].workdir.head if checkpoints else "",
+        },
+        "attempts_allowed": run.attempts_allowed,
+        "attempts": shown,
+        "result": last_message(records, attempts[-1].number) if attempts else "",
+        "verdict": next((each for each in verdicts if each), None),
+        "usage": plain(total),
+        "fill": next(
+            (plain(each.fill) for each in reversed(attempts) if each.fill is not None), None
+        ),
+        "when_full": run.spec.when_full,
+        "on_denied": run.spec.on_denied,
+        "on_leftover": run.spec.on_leftover,
+        "conditions": [plain(condition) for condition in run.conditions],
+        "missed_checkpoint": missed_checkpoint(records),
+        "posting": plain(posting) if posting is not None else None,
+        "created": run.created,
+        "updated": run.updated,
+        "finished": run.finished,
+        "run_after": run.run_after,
+    }
+
+
+def why_of(report: dict[str, Any]) -> dict[str, Any]:
+    """The part of a run's report that `perdure why --json` prints."""
+    waits = {
+        key: report[key]
+        for key in ("state", "liveness", "reason", "run_after", "conditions", "posting")
+    }
+    attempts = [{key: attempt[key] for key in WHY} for attempt in report["attempts"]]
+    return {"schema_version": SCHEMA_VERSION, "name": report["name"], **waits, "attempts": attempts}
+
+
+def row_of(row: RunRow, liveness: Liveness | None = None) -> dict[str, Any]:
+    """A run of a list, as `perdure ls --json` prints it."""
+    return {
+        "id": row.id,
+        "name": row.name,
+        "state": str(row.state),
+        "liveness": str(liveness) if liveness else None,
+        "agent": row.agent,
+        "attempt": row.attempt,
+        "reason": row.reason,
+        "updated": row.updated,
+        "created": row.created,
+        "place": row.place,
+        "run_after": row.run_after,
+        "fill_tokens": row.fill_tokens,
+        "fill_window": row.fill_window,
+    }
+
+
+def _attempt(
+    attempt: Attempt,
+    effects: Sequence[Effect],
+    checkpoints: Sequence[Checkpoint],
+    records: Sequence[Record],
+) -> dict[str, Any]:
+    asked = attempt.continuation
+    return {
+        "number": attempt.number,
+        "context_version": attempt.context_version,
+        "continuation": str(asked.kind) if asked else None,
+        "rung": str(asked.rung) if asked else None,
+        "why": asked.reason if asked else "",
+        "prices": dict(asked.prices) if asked else {},
+        "lost_session_id": asked.lost_session_id if asked else "",
+        "expired": asked.expired if asked else 0,
+        "rebuilt_sessions": [
+            each
+            for r in records
+            if r.attempt == attempt.number and isinstance(r.event, SessionsRebuilt)
+            for each in r.event.sessions
+        ],
+        "session_id": attempt.session_id,
+        "agent_version": attempt.agent_version,
+        "flags": attempt.flags,
+        "outcome": plain(attempt.outcome) if attempt.outcome else None,
+        "receipt": plain(attempt.receipt) if attempt.receipt else None,
+        "usage": plain(attempt.usage),
+        "fill": plain(attempt.fill) if attempt.fill else None,
+        "sizes": [
+            _size(r.event)
+            for r in records
+            if r.attempt == attempt.number and isinstance(r.event, SIZES)
+        ],
+        "effects": [
+            {
+                "kind": e.kind,
+                "command": e.command,
+                "ok": e.ok,
+                "outcome": e.outcome,
+                "possible": e.possible,
+                "reversible": e.reversible,
+            }
+            for e in effects
+            if e.attempt == attempt.number
+        ],
+        "files": [
+            plain(change) for number, change in changes_of(records) if number == attempt.number
+        ],
+        "map": next(
+            (
+                _map(r.event)
+                for r in records
+                if r.attempt == attempt.number and isinstance(r.event, MapGiven | MapMissed)
+            ),
+            None,
+        ),
+        "checkpoint": asked.checkpoint if asked else 0,
+        "checkpoints": [
+            _checkpoint(each) for each in checkpoints if each.attempt == attempt.number
+        ],
+        "drift": [
+            plain(r.event)
+            for r in records
+            if r.attempt == attempt.number and isinstance(r.event, DriftSeen)
+        ],
+        "missed_checkpoints": [
+            r.event.reason
+            for r in records
+            if r.attempt == attempt.number and isinstance(r.event, CheckpointMissed)
+        ],
+        "checks": [
+            plain(r.event)
+            for r in records
+            if r.attempt == attempt.number and isinstance(r.event, VerifyEnded)
+        ],
+        "result": last_message(records, attempt.number),
+        "work": plain(work_report(attempt, records)),
+        "turn": _turn(attempt, records),
+        "started": attempt.started,
+        "ended": attempt.ended,
+        "directory": attempt.directory,
+    }
+
+
+def missed_checkpoint(records: Sequence[Record]) -> str:
+    """Return why the newest checkpoint that was due could not be taken; empty if one was taken
+    since, or none was due."""
+    reason = ""
+    for record in records:
+        match record.event:
+            case CheckpointTaken():
+                reason = ""
+            case CheckpointMissed(why=why) if why != PUBLISH:
+                reason = record.event.reason
+            case _:
+                pass
+    return reason
+
+
+def _map(event: MapGiven | MapMissed) -> dict[str, Any]:
+    """The project map of an attempt's prompt; `missed` says why there is none."""
+    if isinstance(event, MapMissed):
+        return {"tokens": 0, "files": 0, "full": 0, "left": 0, "missed": event.reason}
+    return {
+        "tokens": event.tokens,
+        "files": event.files,
+        "full": event.full,
+        "left": event.left,
+        "missed": "",
+    }
+
+
+def _size(event: Compacted | NotCompacted | Summarised | RolledOver) -> dict[str, Any]:
+    """What happened to the size of a conversation, under the event's own name."""
+    return {"event": str(event.__struct_config__.tag), **plain(event)}
+
+
+def _turn(attempt: Attempt, records: Sequence[Record]) -> int:
+    """Which turn of its process it was; 0 where none was started."""
+    turns = [
+        r.event.turn
+        for r in records
+        if r.attempt == attempt.number and isinstance(r.event, AgentLaunched)
+    ]
+    return turns[-1] if turns else 0
+
+
+def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
+    saved = checkpoint.workdir
+    return {
+        "number": checkpoint.number,
+        "at": checkpoint.at,
+        "why": checkpoint.why,
+        "commit": saved.commit,
+        "ref": saved.ref,
+        "changed": saved.changed,
+        "untracked": saved.untracked,
+        "left_out": len(saved.left_out),
+    }

@@ -1,0 +1,578 @@
+"""The verbs that every door calls: submit, retry, update, stop, describe.
+
+Input is checked here, before anything is stored or made: what is refused leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from perdure.engine.attempt import Engine, what_may_be_parked
+from perdure.engine.attempt.agent_home import check_home
+from perdure.engine.attempt.engine import HISTORY
+from perdure.engine.attempt.workdir import cleaned_up
+from perdure.engine.report import report_of
+from perdure.engine.worker import rescue
+from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
+from perdure.host import process
+from perdure.host.process.probe import Running
+from perdure.lateclass import dataclass
+from perdure.model import (
+    NOTHING_GIVEN,
+    Backend,
+    Continuation,
+    ContinuityPolicy,
+    Launch,
+    OutcomeKind,
+    RunState,
+    Start,
+    TaskRun,
+    TaskSpec,
+    Workspace,
+)
+from perdure.model.work import WorkReport
+from perdure.protocols import RunStore
+from perdure.rules import specification
+from perdure.rules.lifecycle import FINAL, NEEDS_PERSON
+from perdure.rules.liveness import Liveness
+from perdure.rules.run_names import suggest
+from perdure.rules.work_report import work_report
+from perdure.workspace import Applied
+from perdure.workspace.identity import is_remote
+from perdure.workspace.task_files import Contents, FileRequest, take
+
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_CHANGEABLE = ("continuity", "model", "budget_usd", "timeout_s")
+SCOPE = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
+
+
+def submit(
+    engine: Engine,
+    spec: TaskSpec,
+    cwd: Path,
+    files: FileRequest | None = None,
+    deliveries: Sequence[int] = (),
+    *,
+    include_changes: bool = False,
+) -> TaskRun:
+    """Accepts a task, with its files. The same key, spec and files give the run that is there.
+    `deliveries`: those that ask for it. `include_changes`: a new workdir begins with the
+    uncommitted changes of the checkout at `spec.repo`.
+
+    Raises UsageError, NotFound, Conflict, AgentMissing, DiskFull.
+    """
+    spec = specification.check(spec)
+    check_task(engine, spec, cwd)
+    if include_changes:
+        _check_includable(spec)
+    if spec.name and not NAME.fullmatch(spec.name):
+        raise UsageError(
+            f"{spec.name!r} cannot be a run's name",
+            "use up to 63 lower-case letters, digits and hyphens",
+        )
+    for flag, value in (("--scope", spec.scope), ("--key", spec.key)):
+        if value and not SCOPE.fullmatch(value):
+            raise UsageError(f"{flag} must be one line of at most 200 characters")
+    given = take(Contents(engine.state), files) if files else NOTHING_GIVEN
+    tries = 0
+    while True:
+        name = spec.name or suggest(tries)
+        workspace = engine.workspaces.plan(spec, name, cwd)
+        try:
+            with _with_changes(engine, spec, name, workspace) if include_changes else nullcontext():
+                return engine.store.add(spec, uuid.uuid4().hex, name, workspace, given, deliveries)
+        except Conflict as conflict:
+            # Only a suggested name may be taken by chance; every other conflict is the caller's to
+            # know.
+            tries += 1
+            if spec.name or tries > 20 or not _is_taken(engine, name):
+                raise conflict
+
+
+def _check_includable(spec: TaskSpec) -> None:
+    """Raise UsageError where there is no checkout whose changes a new workdir could begin with."""
+    if spec.here or spec.service or not spec.repo or is_remote(spec.repo):
+        raise UsageError(
+            "--include-changes needs a checkout on this machine",
+            "it goes with none of --here, --service and --repo URL",
+        )
+    if spec.base:
+        raise UsageError(
+            "--include-changes begins where the checkout stands",
+            "leave --base (or the setting base) out",
+        )
+
+
+@contextmanager
+def _with_changes(
+    engine: Engine, spec: TaskSpec, name: str, workspace: Workspace
+) -> Iterator[None]:
+    """Make the workdir whole before its run is in the store, because a run that is there may be
+    claimed by anybody.
+
+    Nothing is made for a key whose run is there. Raises Conflict where the workdir exists,
+    WorkspaceError.
+    """
+    if spec.key and _is_known(engine, spec.key):
+        yield
+        return
+    if os.path.lexists(workspace.path):
+        raise Conflict(
+            f"There is a workdir for the branch {workspace.branch} already",
+            "choose another --branch or --name",
+        )
+    fd = engine.workspaces.lock(workspace, f"perdure run {name}")
+    try:
+        engine.workspaces.prepare(workspace, spec.agent)
+        try:
+            source = engine.workspaces.plan_here(Path(spec.repo))
+            engine.workspaces.checkpoints.carry(source, workspace, ignored="none")
+            yield
+        except BaseException:
+            engine.workspaces.put_away(
+                workspace, {"run": name, "why": "a run that was not accepted", "unsaved": []}
+            )
+            raise
+    finally:
+        os.close(fd)
+
+
+def _is_known(engine: Engine, ref: str) -> bool:
+    try:
+        engine.store.get(ref)
+    except NotFound:
+        return False
+    return True
+
+
+def check_task(engine: Engine, spec: TaskSpec, cwd: Path) -> None:
+    """Raises UsageError, AgentMissing, DiskFull for a task that no attempt could begin with."""
+    spec = specification.check(spec)
+    driver = engine.driver(spec.agent)
+    driver.locate(engine.environ)
+    check_prompt(spec.prompt, driver.abilities.max_prompt_bytes)
+    engine.homes.check(driver.name)
+    home = driver.home({**engine.environ, **spec.env})
+    check_home(driver, home)
+    engine.volumes.check([home])
+    refusal = refused(engine, spec, cwd)
+    if refusal:
+        raise UsageError(refusal)
+
+
+def refused(engine: Engine, spec: TaskSpec, cwd: Path) -> str:
+    """Why the agent would not take the task as it is specified; empty if it would. Raises
+    AgentMissing."""
+    driver = engine.driver(spec.agent)
+    program = driver.locate(engine.environ)
+    home = str(driver.home({**engine.environ, **spec.env}))
+    first = Continuation(
+        kind=Start.FRESH, session_id=str(uuid.uuid4()) if driver.abilities.choose_id else ""
+    )
+    return driver.refuse(
+        Launch(
+            spec=spec,
+            continuation=first,
+            prompt=spec.prompt,
+            cwd=str(cwd),
+            home=home,
+            program=program,
+        )
+    )
+
+
+def check_reachable(engine: Engine, spec: TaskSpec) -> None:
+    """Raises WorkspaceError or NotFound where a repository by URL cannot be fetched: for a caller
+    who waits for the run. A run that nobody waits for is tried again until the server is back."""
+    if spec.repo and is_remote(spec.repo):
+        engine.workspaces.reach(spec.repo)
+
+
+def check_prompt(text: str, limit: int) -> None:
+    """Raises UsageError for a prompt that no agent could take."""
+    if not text.strip():
+        raise UsageError(
+            "the prompt is empty",
+            "give it as an argument, with --prompt-file, or on standard input",
+        )
+    try:
+        size = len(text.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise UsageError("the prompt is not valid Unicode text", "is it a UTF-8 file?") from None
+    if "\x00" in text:
+        raise UsageError(
+            "the prompt holds a NUL character, which no agent takes", "is it a text file?"
+        )
+    if limit and size > limit:
+        raise UsageError(
+            f"the prompt has {size:,} bytes, and this agent takes at most {limit:,}",
+            "put the long part into a file",
+        )
+
+
+def _is_taken(engine: Engine, name: str) -> bool:
+    return any(row.name == name for row in engine.store.find(limit=100_000))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What a retry changes of a run; None: it stays as it is. All but `attempts` holds from then
+    on, and is told in the journal."""
+
+    continuity: ContinuityPolicy | None = None
+    model: str | None = None
+    budget_usd: float | None = None
+    timeout_s: float | None = None
+    attempts: int | None = None
+    """The number of attempts that are allowed besides those that were made."""
+
+
+NO_CHANGES = Changes()
+
+
+def retry(engine: Engine, ref: str, agent: str = "", changes: Changes = NO_CHANGES) -> TaskRun:
+    """Makes a run go on with the same instructions: adopts what still lives, else queues one more
+    attempt.
+
+    `agent` hands it over to another CLI: same workdir, a new conversation with a brief of what was
+    done.
+
+    Raises Conflict while its supervisor is alive, and after success; UsageError for changes that
+    cannot be meant.
+    """
+    run = engine.store.get(ref)
+    changed_spec(run.spec, agent, changes)
+    if run.state is RunState.RUNNING:
+        rescued = rescue(engine, run)
+        if rescued is None:
+            raise Conflict(
+                f"{run.name} is already running (attempt {run.attempt})",
+                f"perdure logs -f {run.name}",
+            )
+        # Who asked did not know that the lost attempt had spent the budget: to allow one more is
+        # another word.
+        if rescued.state is RunState.SUCCEEDED or (
+            changes.budget_usd is None and _has_spent_its_budget(rescued)
+        ):
+            return rescued
+        run = rescued
+    refuse_open(engine, run)
+    if why := engine.kept_from(run):
+        raise Conflict(
+            f"{run.name} cannot go on here: {why}", f"perdure retry {run.name}, on {run.host_name}"
+        )
+    if run.state is RunState.SUCCEEDED:
+        raise Conflict(
+            f"{run.name} has succeeded: there is nothing to retry",
+            f'perdure update {run.name} "new instructions"',
+        )
+    if agent and agent != run.spec.agent:
+        engine.driver(agent).locate(engine.environ)
+        run = engine.store.reassign(run.id, changed_spec(run.spec, agent, NO_CHANGES))
+    spec = changed_spec(run.spec, agent, changes)
+    if spec != run.spec:
+        refusal = refused(engine, spec, Path(run.workspace.path if run.workspace else "/"))
+        if refusal:
+            raise UsageError(refusal)
+        run = engine.store.reassign(run.id, spec)
+    # A person's word goes before what perdure believes of a limit: should it still hold, the next
+    # attempt parks the account again.
+    engine.store.unpark(*what_may_be_parked(engine, engine.store.get(run.id)))
+    return engine.store.requeue(run.id, "requested by you", changes.attempts or 1)
+
+
+def changed_spec(spec: TaskSpec, agent: str, changes: Changes) -> TaskSpec:
+    """The run's specification as a retry would have it. Raises UsageError."""
+    given = {name: value for name in _CHANGEABLE if (value := getattr(changes, name)) is not None}
+    if changes.attempts is not None:
+        specification.check(replace(spec, attempts=changes.attempts))
+    if agent and agent != spec.agent:
+        given = {"agent": agent, "model": "", "agent_args": (), "forks": "", "fork_at": 0} | given
+    return specification.check(replace(spec, **given)) if given else spec
+
+
+def _has_spent_its_budget(run: TaskRun) -> bool:
+    message = NEEDS_PERSON[OutcomeKind.BUDGET_SPENT]
+    return run.state is RunState.FAILED and any(
+        condition.message == message for condition in run.conditions
+    )
+
+
+def update(engine: Engine, ref: str, text: str, files: FileRequest | None = None) -> TaskRun:
+    """Gives a run new instructions, and files; it is queued unless it is running, then it goes on
+    with them afterwards."""
+    run = may_instruct(engine, engine.store.get(ref), text)
+    if files and engine.elsewhere(run):
+        raise Conflict(
+            f"{run.name} works on {run.host_name}: files can only be given there",
+            f"perdure update {run.name}, on that host",
+        )
+    given = take(Contents(engine.state), files) if files else NOTHING_GIVEN
+    return engine.store.update(run.id, text, given)
+
+
+def may_instruct(engine: Engine, run: TaskRun, text: str) -> TaskRun:
+    """The run, ready for new instructions: one that lost its supervisor is taken over. Raises
+    UsageError, Conflict."""
+    check_prompt(text, engine.driver(run.spec.agent).abilities.max_prompt_bytes)
+    refuse_open(engine, run)
+    return (rescue(engine, run) if run.state is RunState.RUNNING else None) or run
+
+
+def at_rest(engine: Engine, run: TaskRun, so: str) -> TaskRun:
+    """The run, while nobody is at work in it; what lost its supervisor is taken over first. Raises
+    Conflict, with what cannot be done meanwhile."""
+    if run.state is RunState.RUNNING:
+        rescued = rescue(engine, run)
+        if rescued is None or rescued.state is RunState.RUNNING:
+            raise Conflict(
+                f"{run.name} is at work (attempt {run.attempt}), so {so}",
+                f"perdure stop {run.name}",
+            )
+        run = rescued
+    refuse_open(engine, run)
+    if engine.elsewhere(run):
+        raise Conflict(
+            f"The workdir and conversation of {run.name} lie on {run.host_name}, so {so} here",
+            f"do it on {run.host_name}",
+        )
+    return run
+
+
+def refuse_open(engine: Engine, run: TaskRun) -> None:
+    """Raises Conflict while a person goes on by hand in the run's conversation, or in its
+    workdir."""
+    if (other := engine.store.opened_beside(run)) is not None:
+        raise Conflict(
+            f"{other.name} is open in the agent's own program", f"perdure take-back {other.name}"
+        )
+
+
+def stop(engine: Engine, ref: str) -> TaskRun:
+    """Stops a run: its agent is ended in good order, its supervisor records it. Returns the run as
+    it is then."""
+    run = engine.store.get(ref)
+    if run.state in FINAL:
+        word = "stopped" if run.state is RunState.CANCELLED else f"over: it has {run.state}"
+        raise Conflict(f"{run.name} is already {word}", f"perdure show {run.name}")
+    run = engine.store.request_cancel(run.id)
+    if run.state is not RunState.RUNNING:
+        return run
+    attempts = engine.store.attempts(run.id)
+    directory = Path(attempts[-1].directory) if attempts and attempts[-1].directory else None
+    for at_work in (directory, *directory.glob("verify-*")) if directory is not None else ():
+        agent = process.find(at_work)
+        if agent is not None:
+            agent.stop("stopped")
+    return rescue(engine, run) or engine.store.get(run.id)
+
+
+def diff(
+    engine: Engine, ref: str, *, stat: int = 0, binary: bool = False, most: int = 1 << 30
+) -> bytes:
+    """What the run changed against what it began with, as git's patch: hostile bytes, to be cleaned
+    before they are shown.
+
+    `stat`: the summary instead, in so many columns. `binary`: a patch that git apply takes whole.
+    Raises UsageError without git, and where that is more than `most` bytes.
+    """
+    return engine.workspaces.diff(
+        _placed(engine.store.get(ref)), stat=stat, binary=binary, most=most
+    )
+
+
+def apply(engine: Engine, ref: str, to: Path, *, commit: bool = False) -> Applied:
+    """Brings the run's changes into the checkout at `to`: all, or nothing and the reasons
+    (`Applied.refused`).
+
+    Raises Conflict while it runs, UsageError where there is nothing to bring, NotFound where `to`
+    is no checkout.
+    """
+    run = engine.store.get(ref)
+    place = _placed(run)
+    if run.state is RunState.RUNNING:
+        raise Conflict(
+            f"{run.name} is still at work (attempt {run.attempt})",
+            f"perdure attach {run.name}, or perdure stop {run.name}",
+        )
+    if place.backend is Backend.HERE:
+        raise UsageError(
+            f"{run.name} worked in {place.path} itself, so its changes are there already",
+            f"perdure diff {run.name}",
+        )
+    first = run.spec.prompt.strip().partition("\n")[0][:72]
+    text = f"{first}\n\nRun: {run.name} ({run.id})\nAgent: {run.spec.agent}\n"
+    return engine.workspaces.apply(place, to, run.spec.agent, text if commit else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemovedRuns:
+    """A run that is off the list. `kept`: why its workdir stays where it is, if it does."""
+
+    run: TaskRun
+    trash: Path | None
+    kept: str = ""
+    unsaved: tuple[str, ...] = ()
+    """What is nowhere else but in the trash from now on."""
+
+
+def remove(engine: Engine, ref: str, *, force: bool = False) -> RemovedRuns:
+    """Takes a finished run off the list and moves its workdir into the trash; the branch, the
+    journal and the copies stay.
+
+    Raises Conflict for a run that is not finished or that a person has open, and, without `force`,
+    WorkspaceError with all that would be lost, unless everything in the workdir is proven to be
+    saved elsewhere.
+    """
+    run = engine.store.get(ref)
+    place = _placed(run)
+    if run.state not in FINAL:
+        raise Conflict(f"{run.name} is {run.state}, and not finished", f"perdure stop {run.name}")
+    if (opened := engine.store.opened_beside(run)) is not None:
+        raise Conflict(
+            f"{opened.name} is open in the agent's own program", f"perdure take-back {opened.name}"
+        )
+    others = [
+        row.name
+        for row in engine.store.find(limit=100_000)
+        if row.place == place.path and row.id != run.id
+    ]
+    if place.backend is Backend.HERE or others:
+        engine.store.remove(run.id)
+        return RemovedRuns(
+            run=run,
+            trash=None,
+            kept=f"{', '.join(others[:3])} works there too"
+            if others
+            else "it is your own directory",
+        )
+    fd = engine.workspaces.lock(place, f"perdure rm {run.name}")
+    try:
+        lost = engine.workspaces.unsaved(place)
+        gone = cleaned_up(engine, run) if not os.path.lexists(place.path) else None
+        if gone is not None and gone.needed and not force:
+            raise WorkspaceError(
+                f"The workdir of {run.name} was cleaned up, and checkpoint {gone.checkpoint} is "
+                "the only copy of work in it",
+                f"perdure restore {run.name} brings it back; or perdure rm --force {run.name}: its "
+                "checkpoints go after their time",
+            )
+        if lost and not force:
+            raise WorkspaceError(
+                f"The workdir of {run.name} has changes that exist nowhere else: {'; '.join(lost)}",
+                f"perdure diff {run.name}, perdure apply {run.name}; or perdure rm --force "
+                f"{run.name}: the trash keeps it",
+            )
+        # First the list: from here on nobody can begin another attempt in the workdir.
+        engine.store.remove(run.id)
+        about = {
+            "verb": "rm",
+            "run": run.name,
+            "id": run.id,
+            "agent": run.spec.agent,
+            "key": run.spec.key,
+            "unsaved": lost,
+        }
+        return RemovedRuns(
+            run=run, trash=engine.workspaces.put_away(place, about), unsaved=tuple(lost)
+        )
+    finally:
+        os.close(fd)
+
+
+def _placed(run: TaskRun) -> Workspace:
+    assert run.workspace is not None
+    return run.workspace
+
+
+def describe(engine: Engine, ref: str) -> dict[str, Any]:
+    """The run as `--json` shows it."""
+    run = engine.store.get(ref)
+    liveness = liveness_of(engine, run)
+    return report_of(
+        engine.store, engine.store.get(ref) if liveness is None else run, liveness=liveness
+    )
+
+
+def work(engine: Engine, ref: str, number: int = 0) -> WorkReport:
+    """What an attempt of a run did (0: the newest), and the verdict on it. Raises NotFound."""
+    run = engine.store.get(ref)
+    attempts = [each for each in engine.store.attempts(run.id) if number in (0, each.number)]
+    if not attempts:
+        raise NotFound(f"{run.name} has no attempt {number or 1}", f"Try: perdure show {run.name}")
+    return work_report(attempts[-1], engine.store.history(run.id, limit=HISTORY))
+
+
+def liveness_of(engine: Engine, run: Running, look: RunStore | None = None) -> Liveness | None:
+    """Return what lives of a run, or of a row of a list; None for one that is not running. `look`:
+    where it was read, if not in the engine's own store."""
+    store = look or engine.store
+    return probe_of(engine).liveness(run, store.now(), partial(store.get, run.id))
+
+
+def probe_of(engine: Engine) -> process.Probe:
+    """Return what sees the processes of this host's attempts."""
+    return process.Probe(engine.state, engine.host)
+
+
+EXIT_CODES: dict[int, str] = {
+    0: "the run succeeded",
+    1: "the run failed",
+    2: "the command or the configuration is wrong",
+    3: (
+        "a person is needed: the conversation could not go on, the agent asks, a call of a tool "
+        "was denied, the model refused, or the budget is spent"
+    ),
+    4: "the agent has no valid credentials",
+    5: "not found: run, repository, base, agent or its program",
+    6: "somebody else is on it: already running, name or key taken",
+    7: "perdure's own state, the disk or the workdir cannot be used",
+    8: (
+        "a receipt does not verify: it was changed, another key signed it, or it is about another "
+        "run"
+    ),
+    75: "not finished: it waits for a later time and stays queued",
+    130: "stopped",
+}
+
+_BY_OUTCOME = {
+    OutcomeKind.AUTH_FAILED: 4,
+    OutcomeKind.CONTINUITY_LOST: 3,
+    OutcomeKind.CONFIG_ERROR: 7,
+}
+
+
+def exit_code(run: TaskRun, last: OutcomeKind | None) -> int:
+    """The exit code of a verb that followed a run."""
+    return code_of(
+        run.state, last, any(condition.type == "needs_person" for condition in run.conditions)
+    )
+
+
+def code_of(state: RunState, last: OutcomeKind | None, asks: bool) -> int:
+    """The same for a state, the newest attempt's outcome, and whether a person is asked for."""
+    match state:
+        case RunState.SUCCEEDED:
+            return 0
+        case RunState.CANCELLED:
+            return 130
+        case RunState.FAILED:
+            return _BY_OUTCOME.get(last, 3 if asks else 1) if last else 1
+        case _:
+            return 75
+
+
+def last_outcome(engine: Engine, run: TaskRun) -> OutcomeKind | None:
+    """The kind of the newest attempt's outcome."""
+    outcomes: Sequence[OutcomeKind] = [
+        a.outcome.kind for a in engine.store.attempts(run.id) if a.outcome is not None
+    ]
+    return outcomes[-1] if outcomes else None

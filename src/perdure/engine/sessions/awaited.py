@@ -1,0 +1,59 @@
+"""The session service for programs on an event loop: each verb is done in a worker thread. Called
+by the library."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from perdure.engine.sessions.service import Rebuilt, Sessions
+from perdure.engine.sessions.statistics import Statistics
+from perdure.lateclass import dataclass
+from perdure.model import Session
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncSessions:
+    """The verbs of `Sessions`, awaited."""
+
+    sessions: Sessions
+
+    async def create(
+        self, agent: str, scope: str, *, cwd: str = "", lifetime_s: float | None = None
+    ) -> Session:
+        """See `Sessions.create`."""
+        return await asyncio.to_thread(
+            self.sessions.create, agent, scope, cwd=cwd, lifetime_s=lifetime_s
+        )
+
+    async def get(self, agent: str, scope: str) -> Session | None:
+        """See `Sessions.get`."""
+        return await asyncio.to_thread(self.sessions.get, agent, scope)
+
+    async def lineage(self, agent: str, scope: str) -> tuple[Session, ...]:
+        """See `Sessions.lineage`."""
+        return await asyncio.to_thread(self.sessions.lineage, agent, scope)
+
+    async def update(self, agent: str, scope: str, native_id: str) -> Session:
+        """See `Sessions.update`."""
+        return await asyncio.to_thread(self.sessions.update, agent, scope, native_id)
+
+    async def count_task(self, agent: str, scope: str) -> Session:
+        """See `Sessions.count_task`."""
+        return await asyncio.to_thread(self.sessions.count_task, agent, scope)
+
+    async def extend(self, agent: str, scope: str, lifetime_s: float | None = None) -> Session:
+        """See `Sessions.extend`."""
+        return await asyncio.to_thread(self.sessions.extend, agent, scope, lifetime_s)
+
+    async def close(self, agent: str, scope: str, cause: str = "closed") -> Session:
+        """See `Sessions.close`."""
+        return await asyncio.to_thread(self.sessions.close, agent, scope, cause)
+
+    async def statistics(self, **span: Any) -> Statistics:
+        """See `Sessions.statistics`."""
+        return await asyncio.to_thread(lambda: self.sessions.statistics(**span))
+
+    async def rebuild(self) -> tuple[Rebuilt, ...]:
+        """See `Sessions.rebuild`."""
+        return await asyncio.to_thread(self.sessions.rebuild)

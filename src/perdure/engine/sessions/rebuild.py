@@ -1,0 +1,198 @@
+"""Lost records of conversations, made again: a run's attempts and its journal say which
+conversation it had and how far it came.
+
+Called by an attempt that finds no session where earlier attempts had one, and by
+`Sessions.rebuild`. It reads and decides; the caller stores. What a record points at (the
+transcript, or perdure's own copy) is looked at by the ladder of the next attempt, as always: a
+rebuilt record claims nothing more than that the conversation was there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import field, replace
+from pathlib import Path
+from typing import Protocol
+
+from perdure.agents.transcripts import Copies, fingerprint
+from perdure.lateclass import dataclass
+from perdure.model import RESET, Attempt, Session, SessionKey, SessionState, Start, TaskRun, Verdict
+from perdure.model.events import (
+    CheckpointRestored,
+    Record,
+    RunReset,
+    RunResetUndone,
+    SessionRetired,
+)
+from perdure.protocols import AgentDriver, RunStore, SessionStore
+
+HISTORY = 1_000_000
+TAKEN_IN = "session:"
+"""The scope of a run that goes on with a conversation which was begun by hand names that
+conversation."""
+
+
+class RebuildStore(RunStore, SessionStore, Protocol):
+    """Runs and sessions together."""
+
+
+def missing(
+    store: RebuildStore,
+    key: SessionKey,
+    driver: AgentDriver,
+    home: Path,
+    copies: Copies,
+    usual_s: float = 0.0,
+) -> tuple[Session, ...]:
+    """The records that the key should have and has not, retired ones first: nothing where none is
+    lost. Stores nothing. `usual_s`: how long a session may go unused."""
+    there = store.lineage(key)
+    known = {session.id for session in there}
+    told = _Told(key, str(home))
+    for run in store.runs_of(key):
+        attempts = [
+            attempt
+            for attempt in store.attempts(run.id)
+            if attempt.flags.get("agent", key.agent) == key.agent
+        ]
+        if all(
+            attempt.session_id in known for attempt in attempts if attempt.session_id
+        ) and not key.scope.startswith(TAKEN_IN):
+            continue
+        told.run(run, attempts, store.history(run.id, limit=HISTORY))
+        restored = [
+            record.event
+            for record in store.history(run.id, limit=HISTORY)
+            if isinstance(record.event, CheckpointRestored)
+        ]
+        if restored and not restored[-1].files_only and restored[-1].attempts >= run.attempt:
+            told.went_back(
+                next(
+                    (
+                        c.session_id
+                        for c in store.checkpoints(run.id)
+                        if c.number == restored[-1].number
+                    ),
+                    "",
+                )
+            )
+    lost = [session for session in told.sessions.values() if session.id not in known]
+    live = [session for session in there if session.state is not SessionState.RETIRED]
+    last = lost[-1].id if lost and not live and told.live == lost[-1].id else ""
+    return tuple(
+        _measured(session, driver, copies).used(session.updated, usual_s)
+        if session.id == last
+        else _left(session, told.causes.get(session.id, ""))
+        for session in lost
+    )
+
+
+def _left(session: Session, cause: str) -> Session:
+    return replace(
+        session, state=SessionState.RETIRED, cause=cause or "another conversation took its place"
+    )
+
+
+def _measured(session: Session, driver: AgentDriver, copies: Copies) -> Session:
+    """With the CLI's own running total, which only the transcript tells; the own copy has it."""
+    try:
+        return replace(session, total=driver.total(copies.of(driver.name, session.id).read_bytes()))
+    except OSError:
+        return session
+
+
+@dataclass
+class _Told:
+    """What the attempts of a key tell of its conversations, one after the other."""
+
+    key: SessionKey
+    home: str
+    sessions: dict[str, Session] = field(default_factory=dict)
+    """In the order in which they were last used."""
+    causes: dict[str, str] = field(default_factory=dict)
+    live: str = ""
+
+    def run(self, run: TaskRun, attempts: Sequence[Attempt], records: Sequence[Record]) -> None:
+        """Takes in one run: its attempts first, then what was decided over its conversations."""
+        if self.key.scope.startswith(TAKEN_IN) and not self.sessions:
+            self._seen(self.key.scope.removeprefix(TAKEN_IN), run.created, SessionState.CONFIRMED)
+        counted: set[str] = set()
+        for attempt in attempts:
+            if attempt.session_id:
+                self._attempt(run, attempt, counted)
+        for record in records:
+            match record.event:
+                case SessionRetired(session_id=left, cause=cause):
+                    self._retire(left, cause)
+                case RunReset(sessions=ids):
+                    for each in ids:
+                        self._retire(each, RESET)
+                case RunResetUndone(sessions=ids):
+                    for each in ids:
+                        self.causes.pop(each, None)
+                        self.live = each
+                case _:
+                    pass
+
+    def went_back(self, session_id: str) -> None:
+        """A person took the run back to a checkpoint with this conversation."""
+        if session_id in self.sessions:
+            self.causes.pop(session_id, None)
+            self.live = session_id
+            self.sessions[session_id] = replace(self.sessions.pop(session_id), snapshot=None)
+
+    def _retire(self, session_id: str, cause: str) -> None:
+        self.causes[session_id] = cause
+        self.live = "" if self.live == session_id else self.live
+
+    def _seen(self, session_id: str, at: int, state: SessionState) -> Session:
+        self.live = session_id
+        found = self.sessions.pop(session_id, None)
+        found = found or Session(
+            key=self.key, id=session_id, state=state, created=at, updated=at, home=self.home
+        )
+        self.sessions[session_id] = found
+        return found
+
+    def _attempt(self, run: TaskRun, attempt: Attempt, counted: set[str]) -> None:
+        session, asked = (
+            self._seen(attempt.session_id, attempt.started, SessionState.PINNED),
+            attempt.continuation,
+        )
+        seen = attempt.receipt.evidence if attempt.receipt is not None else None
+        heard = bool(seen and seen.prompt_found)
+        broken = attempt.receipt is not None and attempt.receipt.verdict is Verdict.BROKEN
+        parent = (
+            (asked.session_id if asked.kind is Start.FORK else asked.lost_session_id)
+            if asked is not None
+            else ""
+        )
+        self.sessions[session.id] = replace(
+            session,
+            state=SessionState.CONFIRMED if heard else session.state,
+            updated=attempt.ended or attempt.started,
+            cwd=(run.workspace.path if run.workspace else "") if heard else session.cwd,
+            parent=session.parent or (parent if parent != session.id else ""),
+            context_version=attempt.context_version if heard else session.context_version,
+            attempts=session.attempts + bool(seen and seen.answered),
+            total=session.total + attempt.usage,
+            snapshot=(seen.after if seen is not None and not broken else None) or session.snapshot,
+            fill=attempt.fill or session.fill,
+            prompts=(*session.prompts, *_prompt(attempt)),
+            tasks=session.tasks + (heard and session.id not in counted),
+        )
+        counted |= {session.id} if heard else set()
+
+
+def _prompt(attempt: Attempt) -> tuple[str, ...]:
+    """The mark of the attempt's prompt, while its directory is kept."""
+    try:
+        return (
+            fingerprint(
+                (Path(attempt.directory) / "prompt.md").read_text(
+                    encoding="utf-8", errors="surrogatepass"
+                )
+            ),
+        )
+    except OSError:
+        return ()

@@ -1,0 +1,176 @@
+"""The verbs on session records, for whoever places tasks. Called by the library (`Runner.sessions`)
+and by `perdure sessions`.
+
+Every change is made to the record as it was read: if somebody else stored it since, or an attempt
+is at work in its scope, Conflict is raised and nothing has changed. `get` may be answered from the
+session cache, where there is one; every other verb asks the store.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from perdure.agents.transcripts import Copies
+from perdure.engine.sessions.rebuild import RebuildStore, missing
+from perdure.engine.sessions.statistics import Statistics, statistics
+from perdure.errors import Conflict, NotFound, UsageError
+from perdure.lateclass import dataclass
+from perdure.model import Session, SessionKey, SessionState
+from perdure.protocols import AgentDriver
+
+RESERVED = "reserved-"
+"""Before the id of a session whose agent chooses its conversation's id itself, until that is
+known."""
+NO_END = 2**53
+
+
+def plan_scope(plan: str, strand: str = "main") -> str:
+    """The scope of one strand of a plan."""
+    return f"plan:{plan}/{strand}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What became of one scope whose records were lost."""
+
+    key: SessionKey
+    sessions: tuple[Session, ...]
+    problem: str = ""
+    """Why they could not be stored: an attempt is at work there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sessions:
+    """Session records of one store."""
+
+    store: RebuildStore
+    driver: Callable[[str], AgentDriver]
+    home: Callable[[AgentDriver], Path]
+    copies: Copies
+    lifetime_s: float = 0.0
+    """Of new sessions, where none is given; 0: they never expire."""
+
+    def create(
+        self, agent: str, scope: str, *, cwd: str = "", lifetime_s: float | None = None
+    ) -> Session:
+        """A session for runs to come with this agent and scope: the first of them begins its
+        conversation. For a plan, the scope is `plan_scope(plan, strand)`. Raises Conflict where the
+        scope has a live session, AgentMissing for an unknown agent."""
+        if not scope:
+            raise UsageError(
+                "a session needs a scope", "plan_scope(plan), or any text that its runs will share"
+            )
+        driver, now = self.driver(agent), self.store.now()
+        own = str(uuid.uuid4())
+        session = Session(
+            key=SessionKey(agent, scope),
+            id=own if driver.abilities.choose_id else RESERVED + own,
+            state=SessionState.PINNED,
+            created=now,
+            updated=now,
+            cwd=cwd,
+            home=str(self.home(driver)),
+            lifetime_s=_seconds(self.lifetime_s if lifetime_s is None else lifetime_s),
+        )
+        return self._store(session.used(now))
+
+    def get(self, agent: str, scope: str) -> Session | None:
+        """The live session of a scope, or None."""
+        return self.store.look_up(SessionKey(agent, scope))
+
+    def lineage(self, agent: str, scope: str) -> tuple[Session, ...]:
+        """All sessions that a scope had, oldest first, retired ones included."""
+        return tuple(self.store.lineage(SessionKey(agent, scope)))
+
+    def update(self, agent: str, scope: str, native_id: str) -> Session:
+        """Gives the session the id that the agent named in its first reply. The record of the old
+        id stays in the lineage, retired. Raises NotFound, and Conflict where something has been
+        said under the old id already."""
+        session = self._live(agent, scope)
+        if not native_id or native_id == session.id:
+            return session
+        if session.attempts:
+            raise Conflict(
+                f"The conversation {session.id} has begun: its id stays",
+                f"perdure sessions show {session.id}",
+            )
+        now = self.store.now()
+        new = replace(session, id=native_id, revision=0, state=SessionState.PINNED).used(now)
+        old = replace(
+            session,
+            state=SessionState.RETIRED,
+            cause=f"the agent named it {native_id}",
+            updated=now,
+        )
+        return self._store(old, new)
+
+    def count_task(self, agent: str, scope: str) -> Session:
+        """Counts one task more, for agents that perdure does not run itself; attempts count their
+        own. A use: the lifetime begins anew."""
+        session = self._live(agent, scope)
+        return self._store(replace(session, tasks=session.tasks + 1).used(self.store.now()))
+
+    def extend(self, agent: str, scope: str, lifetime_s: float | None = None) -> Session:
+        """Begins the lifetime anew, with another length where one is given (0: it never
+        expires)."""
+        session = self._live(agent, scope)
+        length = session.lifetime_s if lifetime_s is None else _seconds(lifetime_s)
+        return self._store(replace(session, lifetime_s=length).used(self.store.now()))
+
+    def close(self, agent: str, scope: str, cause: str = "closed") -> Session:
+        """Retires the session: the next run of the scope begins a new conversation, and says that
+        this one was closed."""
+        session = self._live(agent, scope)
+        return self._store(
+            replace(
+                session,
+                state=SessionState.RETIRED,
+                cause=cause or "closed",
+                updated=self.store.now(),
+            )
+        )
+
+    def statistics(
+        self, *, since: int = 0, until: int = NO_END, agent: str = "", scope: str = ""
+    ) -> Statistics:
+        """Of the attempts that ended in a span (ms since 1970, `until` not included); of one agent,
+        of one scope, where given."""
+        return statistics(self.store.ended(since, until, agent, scope))
+
+    def rebuild(self) -> tuple[Rebuilt, ...]:
+        """Makes records again that were lost, from what the attempts and the own copies tell. What
+        is there stays as it is."""
+        done = []
+        for key in dict.fromkeys(SessionKey(run.agent, run.scope) for run in self.store.placed()):
+            driver = self.driver(key.agent)
+            found = missing(
+                self.store, key, driver, self.home(driver), self.copies, self.lifetime_s
+            )
+            if not found:
+                continue
+            try:
+                self.store.amend_sessions(found)
+                done.append(Rebuilt(key, found))
+            except Conflict as busy:
+                done.append(Rebuilt(key, (), str(busy)))
+        return tuple(done)
+
+    def _live(self, agent: str, scope: str) -> Session:
+        found = self.store.session(SessionKey(agent, scope))
+        if found is None:
+            raise NotFound(f"{agent} has no session in the scope {scope!r}", "perdure sessions")
+        return found
+
+    def _store(self, *sessions: Session) -> Session:
+        self.store.amend_sessions(sessions)
+        stored = self.store.session(sessions[-1].key)
+        return stored if stored is not None else sessions[-1]
+
+
+def _seconds(value: float) -> float:
+    if not 0 <= value < NO_END / 1000:
+        raise UsageError(f"a lifetime of {value} s is no lifetime", "seconds; 0: it never expires")
+    return value

@@ -1,0 +1,181 @@
+"""What a span of attempts says of continuity: how often conversations went on, why some did not,
+what that saved. Pure.
+
+It rests on receipts and usage alone. An attempt *was to go on* if it resumed or forked a
+conversation, or stands in for one that was lost, or was refused because one was lost. Tokens count
+as bought when they did not come from the prompt cache.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from perdure.lateclass import dataclass
+from perdure.model import Attempt, OutcomeKind, Rung, SessionKey, Start, Verdict
+from perdure.model.codec import plain
+
+WENT_ON = frozenset(
+    {
+        Verdict.NATIVE,
+        Verdict.FORKED,
+        Verdict.REPAIRED,
+        Verdict.COMPACTED,
+        Verdict.SHORTENED,
+        Verdict.REPLAYED,
+    }
+)
+
+BY_RUNG = {
+    Rung.PATH: "not found by its id",
+    Rung.COPY: "transcript gone, own copy put back",
+    Rung.REPAIRED: "transcript unusable, mended",
+    Rung.CHECKPOINT: "newest copy unusable, checkpoint put back",
+}
+BROKEN = "went elsewhere: broken receipt"
+BY_POLICY = "lost, refused by policy"
+EXPIRED = "lifetime passed, new conversation"
+WITH_BRIEF = "lost, new conversation with a brief"
+ANEW = "lost, new conversation"
+REFUSED = "refused by the agent"
+CAUSES = (*BY_RUNG.values(), BROKEN, BY_POLICY, EXPIRED, WITH_BRIEF, ANEW, REFUSED)
+"""All that `fallback_of` may say."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """Of the attempts that ended in a span of time."""
+
+    attempts: int
+    """Those that touched a conversation, or should have."""
+    begun: int
+    """First attempts of their conversations, with nothing to go on from."""
+    to_go_on: int
+    went_on: int
+    """Of those: `native`, `forked`, `repaired` or `replayed`."""
+    expired: int
+    """Of those: the session's lifetime had passed."""
+    verdicts: Mapping[str, int]
+    fallbacks: Mapping[str, int]
+    """By cause: whatever kept a conversation from going on from the agent's own transcript."""
+    bought: int
+    """Tokens that the attempts bought, input and output."""
+    cached: int
+    """Tokens that came from the prompt cache."""
+    saved: int | None
+    """Tokens that the successful attempts which went on did not buy, against the mean of the
+    successful first attempts of the same agent; below zero they were dearer. None where there is
+    nothing to compare."""
+
+    @property
+    def success_rate(self) -> float | None:
+        """Of the conversations that were to go on, how many did, from 0 to 1; None if there were
+        none."""
+        return self.went_on / self.to_go_on if self.to_go_on else None
+
+    def report(self) -> dict[str, Any]:
+        """The object that `perdure sessions stats --json` prints."""
+        rate = self.success_rate
+        return {
+            "schema_version": 1,
+            **plain(self),
+            "success_rate": None if rate is None else round(rate, 4),
+        }
+
+
+def statistics(ended: Iterable[tuple[SessionKey, Attempt]]) -> Statistics:
+    """Adds up attempts that have ended, in any order."""
+    touched = [(key, attempt) for key, attempt in ended if concerns_conversation(attempt)]
+    meant = [attempt for _, attempt in touched if was_to_go_on(attempt)]
+    verdicts = Counter(
+        str(attempt.receipt.verdict) for _, attempt in touched if attempt.receipt is not None
+    )
+    fallbacks = Counter(cause for attempt in meant if (cause := fallback_of(attempt)))
+    return Statistics(
+        attempts=len(touched),
+        begun=len(touched) - len(meant),
+        to_go_on=len(meant),
+        went_on=sum(did_go_on(attempt) for attempt in meant),
+        expired=sum(
+            bool(attempt.continuation and attempt.continuation.expired) for attempt in meant
+        ),
+        verdicts=dict(verdicts.most_common()),
+        fallbacks=dict(fallbacks.most_common()),
+        bought=sum(bought_by(attempt) for _, attempt in touched),
+        cached=sum(attempt.usage.cached for _, attempt in touched),
+        saved=_saved(touched),
+    )
+
+
+def fallback_of(attempt: Attempt) -> str:
+    """Why the conversation did not go on from the agent's own transcript, in a few words; empty if
+    it did."""
+    asked = attempt.continuation
+    if attempt.receipt is not None and attempt.receipt.verdict is Verdict.BROKEN:
+        return BROKEN
+    if asked is None:
+        return BY_POLICY
+    if asked.kind in (Start.REBUILD, Start.FRESH):
+        if asked.expired:
+            return EXPIRED
+        return WITH_BRIEF if asked.kind is Start.REBUILD else ANEW
+    if attempt.outcome is not None and attempt.outcome.kind in (
+        OutcomeKind.SESSION_MISSING,
+        OutcomeKind.SESSION_BROKEN,
+    ):
+        return REFUSED
+    return BY_RUNG.get(asked.rung, "")
+
+
+def concerns_conversation(attempt: Attempt) -> bool:
+    """Its agent was asked for a conversation; or a lost one was the reason that it was not."""
+    if attempt.receipt is not None:
+        return True
+    return attempt.outcome is not None and attempt.outcome.kind in (
+        OutcomeKind.CONTINUITY_LOST,
+        OutcomeKind.SESSION_MISSING,
+        OutcomeKind.SESSION_BROKEN,
+    )
+
+
+def was_to_go_on(attempt: Attempt) -> bool:
+    """It resumed or forked a conversation, stands in for a lost one, or was refused because of
+    one."""
+    asked = attempt.continuation
+    return asked is None or asked.kind in (Start.RESUME, Start.FORK) or bool(asked.lost_session_id)
+
+
+def did_go_on(attempt: Attempt) -> bool:
+    """Its receipt says that the conversation went on."""
+    return attempt.receipt is not None and attempt.receipt.verdict in WENT_ON
+
+
+def bought_by(attempt: Attempt) -> int:
+    """Tokens, in and out, that did not come from the prompt cache."""
+    return max(0, attempt.usage.input - attempt.usage.cached) + attempt.usage.output
+
+
+def _saved(touched: list[tuple[SessionKey, Attempt]]) -> int | None:
+    """Cold starts against attempts that went on, agent by agent: one's tokens say nothing of
+    another's."""
+    total: int | None = None
+    done = [
+        (key.agent, attempt)
+        for key, attempt in touched
+        if attempt.outcome is not None and attempt.outcome.ok
+    ]
+    for agent in {agent for agent, _ in done}:
+        cold = [
+            bought_by(attempt)
+            for name, attempt in done
+            if name == agent and not was_to_go_on(attempt)
+        ]
+        warm = [
+            bought_by(attempt)
+            for name, attempt in done
+            if name == agent and was_to_go_on(attempt) and did_go_on(attempt)
+        ]
+        if cold and warm:
+            total = (total or 0) + round(len(warm) * sum(cold) / len(cold)) - sum(warm)
+    return total

@@ -1,0 +1,331 @@
+"""Everything that perdure has on disk, a row each, with what the store knows of it. Only looks.
+
+A thing is recognised by a row of the store or by its place and name below the root; what is neither
+is `unknown`. Two directories of state may share one root: a workdir that no run of this store has
+ever had is therefore not ours to judge.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from perdure.engine.attempt import Engine
+from perdure.engine.attempt.workdir import MARK
+from perdure.engine.sessions import plan_scope
+from perdure.engine.sweeper.verdicts import Class, Row
+from perdure.model import CLEAN_UP, Backend, Checkpoint, Session, SessionState
+from perdure.protocols import PlacedRun
+from perdure.rules.lifecycle import FINAL
+from perdure.rules.plan import PlanState
+from perdure.workspace import Thing, trash
+from perdure.workspace.contents import newest
+
+Plans = Mapping[str, str]
+
+_RUN = re.compile(r"[0-9a-f]{32}")
+BESIDE = frozenset({"supervisor.log", "open", MARK})
+"""What lies beside the attempts of a run."""
+PASSING = ("forks", "taken-in", "maps", "plans")
+"""Directories of what was read of conversations or files once: each entry can be made again. In
+`plans`, what a plan's check said."""
+OWN = frozenset(
+    """runs transcripts trash perdure.db perdure.db-wal perdure.db-shm ballast sweep.json sweep.lock bells homes.json homes.lock forks
+    taken-in given backups maps plans moved machine workdirs posting.lock pod.lock archive""".split()
+)
+
+
+def trashes(engine: Engine) -> list[Path]:
+    """Workdirs go to the root's, the rest to that of the state: they may be two volumes."""
+    return [engine.workspaces.trash, engine.state / "trash"]
+
+
+def inventory(engine: Engine) -> list[Row]:
+    """A row for each thing, not judged yet. Raises WorkspaceError or StoreError where something
+    cannot be listed."""
+    runs = engine.store.placed()
+    sessions = engine.store.sessions(limit=1_000_000)
+    checkpoints = engine.store.checkpoints()
+    plans = unfinished(engine)
+    return [
+        *_below_root(engine.workspaces.contents(), runs, plans),
+        *_logs(engine, runs, plans),
+        *_copies(engine, runs, sessions, checkpoints, plans),
+        *_checkpoints(runs, checkpoints, plans),
+        *_trash(engine),
+        *_strangers(engine),
+    ]
+
+
+def unfinished(engine: Engine) -> Plans:
+    """The scopes' beginnings of plans that are not at their end, each with the plan's name: what
+    they have made, they go on with."""
+    return {
+        plan_scope(plan.id, ""): plan.name
+        for plan in engine.store.plans(1_000_000)
+        if plan.state is not PlanState.SUCCEEDED
+    }
+
+
+def at_work(runs: Sequence[PlacedRun], plans: Plans) -> str:
+    """Why a workdir of these runs is in use, or empty. What is not finished may go on at any
+    time."""
+    for run in runs:
+        if run.removed is None and (
+            plan := next((plans[scope] for scope in plans if run.scope.startswith(scope)), "")
+        ):
+            return f"the plan {plan} is not finished"
+        if run.opened:
+            return f"{run.name} is open in the agent's own program"
+        if run.state not in FINAL:
+            return f"{run.name} is {run.state}"
+    return ""
+
+
+def _below_root(things: Sequence[Thing], runs: Sequence[PlacedRun], plans: Plans) -> Iterator[Row]:
+    by_id: dict[str, list[PlacedRun]] = {}
+    by_path: dict[str, list[PlacedRun]] = {}
+    for run in runs:
+        by_id.setdefault(run.workspace.id, []).append(run)
+        by_path.setdefault(run.workspace.path, []).append(run)
+    for thing in things:
+        if thing.kind == "workdir":
+            mine = [
+                run
+                for run in by_path.get(str(thing.path), [])
+                if run.workspace.backend is not Backend.HERE
+            ]
+            yield _workdir(thing, mine, plans)
+        elif thing.kind in ("view", "shelf"):
+            yield _view(thing, by_id.get(thing.id, []))
+        elif thing.kind in ("cache", "scratch"):
+            cls = Class.CACHES if thing.kind == "cache" else Class.SCRATCH
+            yield Row(
+                cls=cls,
+                name=thing.path.name,
+                path=str(thing.path),
+                key=str(thing.path),
+                used=thing.used,
+                keep=thing.keep,
+            )
+        else:
+            yield Row(
+                cls=Class.UNKNOWN,
+                name=thing.path.name,
+                path=str(thing.path),
+                used=thing.used,
+                keep=thing.keep,
+            )
+
+
+def _workdir(thing: Thing, runs: list[PlacedRun], plans: Plans) -> Row:
+    if not runs:
+        why = "no run of this store has ever worked in it"
+        return Row(
+            cls=Class.UNKNOWN, name=thing.path.name, path=str(thing.path), used=thing.used, keep=why
+        )
+    newest_run = runs[-1]
+    on_list = [run for run in runs if run.removed is None]
+    # The top of a workdir shows a time of its own where a person works in it without perdure.
+    used = max([thing.used, *(run.updated for run in runs)])
+    cls = Class.WORKDIRS if on_list else Class.ORPHANS
+    name = (on_list or [newest_run])[-1].name
+    return Row(
+        cls=cls,
+        name=name,
+        path=str(thing.path),
+        key=newest_run.id,
+        used=used,
+        keep=at_work(runs, plans),
+    )
+
+
+def _view(thing: Thing, runs: list[PlacedRun]) -> Row:
+    keep = ""
+    if not runs:
+        keep = "no run of this store has ever worked in its workdir"
+    elif Path(runs[-1].workspace.path).exists():
+        keep = "its workdir is there"
+    elif any(path.is_file() for path in (thing.path / "refs").rglob("*")) or _packed(thing.path):
+        keep = "there are checkpoints in it"
+    used = max([thing.used, *(run.updated for run in runs)])
+    return Row(
+        cls=Class.ORPHANS,
+        name=thing.path.name,
+        path=str(thing.path),
+        key=str(thing.path),
+        used=used,
+        keep=keep,
+    )
+
+
+def _packed(view: Path) -> bool:
+    with suppress(FileNotFoundError):
+        return " refs/" in (view / "packed-refs").read_text(encoding="utf-8", errors="replace")
+    return False
+
+
+def _logs(engine: Engine, runs: Sequence[PlacedRun], plans: Plans) -> Iterator[Row]:
+    known = {run.id: run for run in runs}
+    first = min((run.updated for run in runs), default=0)
+    for path in _entries(engine.state / "runs"):
+        run = known.get(path.name)
+        if run is not None:
+            yield Row(
+                cls=Class.LOGS,
+                name=run.name,
+                path=str(path),
+                key=run.id,
+                used=run.updated,
+                keep=at_work([run], plans),
+            )
+        elif _RUN.fullmatch(path.name) and all(
+            each.name.isdecimal() or each.name in BESIDE for each in path.iterdir()
+        ):
+            used = newest(path)
+            # A store younger than the directory was put in the place of one that knew it.
+            keep = (
+                ""
+                if first and first < used
+                else "the store is younger than it: is this the right one?"
+            )
+            yield Row(
+                cls=Class.ORPHANS,
+                name=path.name[:8],
+                path=str(path),
+                key=path.name,
+                used=used,
+                keep=keep,
+            )
+        else:
+            yield Row(cls=Class.UNKNOWN, name=path.name, path=str(path))
+    for folder in PASSING:
+        for path in _entries(engine.state / folder):
+            yield Row(
+                cls=Class.LOGS, name=path.name[:8], path=str(path), key=path.name, used=newest(path)
+            )
+
+
+def _checkpoints(
+    runs: Sequence[PlacedRun], checkpoints: Sequence[Checkpoint], plans: Plans
+) -> Iterator[Row]:
+    """All but the newest and the clean-ups' of a run that is on the list; of one that is off it,
+    all."""
+    known = {run.id: run for run in runs}
+    last = {
+        checkpoint.run: checkpoint.number
+        for checkpoint in sorted(checkpoints, key=lambda each: each.number)
+    }
+    for each in checkpoints:
+        run = known[each.run]
+        keep = at_work([run], plans)
+        if not keep and run.removed is None and each.number == last[each.run]:
+            keep = "it is the newest of its run"
+        if not keep and run.removed is None and each.why == CLEAN_UP:
+            keep = "it is what is left of a workdir"
+        # Counted from the end of the run: as long as it goes on, any of them may be wanted.
+        used = max(each.at, run.updated)
+        yield Row(
+            cls=Class.CHECKPOINTS,
+            name=f"{run.name} {each.number}",
+            path="",
+            key=f"{each.run} {each.number}",
+            used=used,
+            keep=keep,
+        )
+
+
+def _copies(
+    engine: Engine,
+    runs: Sequence[PlacedRun],
+    sessions: Sequence[Session],
+    checkpoints: Sequence[Checkpoint],
+    plans: Plans,
+) -> Iterator[Row]:
+    needed = {
+        hashlib.sha256(part.session_id.encode()).hexdigest()[:32]
+        for each in checkpoints
+        for part in each.conversation
+    }
+    owners: dict[tuple[str, str], list[Session]] = {}
+    for session in sessions:
+        for each in (session.id, session.parent):
+            if each:
+                name = hashlib.sha256(each.encode()).hexdigest()[:32]
+                owners.setdefault((session.key.agent, name), []).append(session)
+    by_key: dict[tuple[str, str], list[PlacedRun]] = {}
+    for run in runs:
+        by_key.setdefault((run.agent, run.scope), []).append(run)
+    for agent in _entries(engine.state / "transcripts"):
+        for path in _entries(agent):
+            mine = owners.get((agent.name, path.name))
+            if mine is None:
+                why = "no conversation of this store is called so"
+                yield Row(
+                    cls=Class.UNKNOWN,
+                    name=f"{agent.name}/{path.name[:8]}",
+                    path=str(path),
+                    keep=why,
+                )
+                continue
+            users = [
+                run
+                for session in mine
+                for run in by_key.get((session.key.agent, session.key.scope), [])
+            ]
+            used = max(
+                [session.updated for session in mine]
+                + [run.updated for run in users]
+                + [newest(path)]
+            )
+            name = users[-1].name if users else mine[-1].key.scope
+            live = any(session.state is not SessionState.RETIRED for session in mine)
+            keep = at_work([run for run in users if run.removed is None], plans) if live else ""
+            keep = keep or ("a checkpoint needs it" if path.name in needed else "")
+            yield Row(
+                cls=Class.COPIES, name=name, path=str(path), key=str(path), used=used, keep=keep
+            )
+
+
+def _trash(engine: Engine) -> Iterator[Row]:
+    for directory in trashes(engine):
+        for entry in trash.entries(directory):
+            keep = ""
+            if entry.unsaved is None:
+                keep = f"nothing proves that it is saved elsewhere; perdure trash purge {entry.id}"
+            elif entry.unsaved:
+                keep = (
+                    f"it has changes that exist nowhere else: {entry.unsaved[0]}; perdure trash "
+                    f"purge {entry.id}"
+                )
+            name = str(entry.about.get("run") or entry.kind)
+            yield Row(
+                cls=Class.TRASH,
+                name=name,
+                path=str(entry.path),
+                key=entry.id,
+                used=entry.at,
+                keep=keep,
+            )
+
+
+def _strangers(engine: Engine) -> Iterator[Row]:
+    for path in _entries(engine.state):
+        if path.name not in OWN:
+            yield Row(cls=Class.UNKNOWN, name=path.name, path=str(path))
+
+
+def _entries(directory: Path) -> list[Path]:
+    return sorted(directory.iterdir()) if directory.is_dir() and not directory.is_symlink() else []
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """A small file of perdure's own; empty if there is none that can be read."""
+    with suppress(OSError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    return {}

@@ -1,0 +1,294 @@
+"""`reset`: what belongs to (agent, repository, issue | branch) or to a task is saved, then cleared;
+and the way back from the trash.
+
+The order is what makes a kill harmless: files are saved under a rescue ref, then the store forgets
+(in one transaction, with the names of the conversations in its journal), then the workdir moves.
+After a kill in between, the same reset finishes it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from perdure.engine.attempt import Engine
+from perdure.engine.sweeper.inventory import trashes
+from perdure.errors import Conflict, NotFound, PerdureError, UsageError, WorkspaceError
+from perdure.lateclass import dataclass
+from perdure.model import RESET, Backend, RunState, Workspace
+from perdure.protocols import PlacedRun
+from perdure.workspace import trash
+from perdure.workspace.identity import local_path
+from perdure.workspace.removal import inside
+
+_NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)+", re.ASCII)
+"""A repository as forges name it: `owner/name`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Whose work is meant: a run, or an agent's work on a branch or an issue of a repository, or a
+    service's task.
+
+    `agent` is a CLI's name, or that of a rule (`[agents.NAME]`); `repo` an address, a path, or
+    `owner/name`.
+    """
+
+    run: str = ""
+    agent: str = ""
+    repo: str = ""
+    branch: str = ""
+    issue: str = ""
+    service: str = ""
+    task: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResetOutcome:
+    """What a reset cleared, or would. `kept`: workdirs that stay, each with why."""
+
+    runs: tuple[PlacedRun, ...]
+    sessions: tuple[str, ...] = ()
+    saved: tuple[str, ...] = ()
+    """Rescue refs."""
+    trash: tuple[Path, ...] = ()
+    unsaved: tuple[str, ...] = ()
+    """What is nowhere else but in the trash from now on: such an entry is purged by a person
+    only."""
+    kept: tuple[str, ...] = ()
+
+    def report(self, *, dry: bool) -> dict[str, Any]:
+        """The object that `perdure reset --json` prints."""
+        return {
+            "schema_version": 1,
+            "dry_run": dry,
+            "runs": [run.name for run in self.runs],
+            "sessions": list(self.sessions),
+            "saved": list(self.saved),
+            "trash": [path.name for path in self.trash],
+            "unsaved": list(self.unsaved),
+            "kept": list(self.kept),
+        }
+
+
+def clear(engine: Engine, target: Target, cwd: Path) -> list[PlacedRun]:
+    """The runs that are meant, with those that share their workdir or conversation. Raises
+    NotFound, UsageError, and Conflict where one of them is at work or open."""
+    on_list = [run for run in engine.store.placed() if run.removed is None]
+    meant = {run.id for run in _meant(engine, target, on_list, cwd)}
+    if not meant:
+        raise NotFound("No run on the list is meant by this", "perdure ls")
+    places = {run.workspace.id for run in on_list if run.id in meant}
+    keys = {(run.agent, run.scope) for run in on_list if run.id in meant}
+    found = [run for run in on_list if run.workspace.id in places or (run.agent, run.scope) in keys]
+    for run in found:
+        if run.state is RunState.RUNNING:
+            raise Conflict(f"{run.name} is running", f"perdure stop {run.name}")
+        if run.opened:
+            raise Conflict(
+                f"{run.name} is open in the agent's own program", f"perdure take-back {run.name}"
+            )
+    return found
+
+
+def _meant(engine: Engine, target: Target, runs: Sequence[PlacedRun], cwd: Path) -> list[PlacedRun]:
+    if target.run:
+        wanted = engine.store.get(target.run).id
+        return [run for run in runs if run.id == wanted]
+    if target.service and target.task:
+        scope = f"task:{target.service}/{target.task}"
+        found = [
+            run
+            for run in runs
+            if run.scope == scope
+            or run.workspace.path.endswith(f"/{target.service}/.task/{target.task}")
+        ]
+    elif target.branch or target.issue:
+        found = [run for run in runs if _is_of(run.workspace, target.repo, cwd)]
+        found = [run for run in found if not target.branch or run.workspace.branch == target.branch]
+        found = [
+            run
+            for run in found
+            if not target.issue or run.scope.rpartition("#")[2] == target.issue.lstrip("#")
+        ]
+    else:
+        raise UsageError(
+            "It is not said what to reset",
+            "perdure reset NAME, or --branch, --issue, or --service and --task",
+        )
+    return [
+        run
+        for run in found
+        if target.agent in ("", run.agent) or engine.store.get(run.id).spec.rule == target.agent
+    ]
+
+
+def _is_of(workspace: Workspace, repo: str, cwd: Path) -> bool:
+    if not workspace.repo:
+        return False
+    repo = local_path(repo)
+    start = (cwd / Path(repo or ".").expanduser()).resolve()
+    return (
+        _address(repo) == _address(workspace.repo)
+        or Path(workspace.repo) in (start, *start.parents)
+        or (
+            _NAME.fullmatch(repo) is not None
+            and _named(workspace.repo).endswith(f"/{repo.removesuffix('.git')}")
+        )
+    )
+
+
+def _named(repo: str) -> str:
+    """Return the path of a repository, on a server or on this disk, as it may be compared with
+    `owner/name`."""
+    return urlsplit(repo).path.rstrip("/").removesuffix(".git")
+
+
+def _address(repo: str) -> str:
+    """The address of a repository as it may be compared: servers take it with `.git` and
+    without."""
+    return repo.rstrip("/").removesuffix(".git") if "://" in repo else repo
+
+
+def reset(engine: Engine, target: Target, cwd: Path, *, dry: bool = False) -> ResetOutcome:
+    """Saves and clears. Raises what `clear` raises, and WorkspaceError where something can be
+    neither saved nor moved."""
+    runs = clear(engine, target, cwd)
+    workspaces = {run.workspace.path: run.workspace for run in runs}
+    unsaved: list[str] = []
+    with ExitStack() as stack:
+        for workspace in workspaces.values():
+            stack.callback(os.close, engine.workspaces.lock(workspace, "perdure reset"))
+        lost = {
+            path: engine.workspaces.unsaved(each)
+            for path, each in workspaces.items()
+            if each.backend is not Backend.HERE
+        }
+        for path in lost:
+            _refuse_moving(path, lost[path])
+        unsaved = [sentence for sentences in lost.values() for sentence in sentences]
+        kept = [
+            f"{path} is your own directory"
+            for path, each in workspaces.items()
+            if each.backend is Backend.HERE
+        ]
+        if dry:
+            return ResetOutcome(runs=tuple(runs), unsaved=tuple(unsaved), kept=tuple(kept))
+        saved = [
+            ref
+            for path, each in workspaces.items()
+            if lost.get(path)
+            for ref in _saved(engine, each)
+        ]
+        sessions = engine.store.reset([run.id for run in runs], RESET)
+        gone = []
+        for path, workspace in workspaces.items():
+            if workspace.backend is Backend.HERE:
+                continue
+            mine = [run for run in runs if run.workspace.path == path]
+            about = {
+                "verb": "reset",
+                "run": mine[-1].name,
+                "runs": [run.id for run in runs],
+                "why": RESET,
+                "unsaved": lost[path],
+            }
+            gone += [
+                found
+                for found in [engine.workspaces.put_away(workspace, about)]
+                if found is not None
+            ]
+        return ResetOutcome(
+            runs=tuple(runs),
+            sessions=tuple(sessions),
+            saved=tuple(saved),
+            trash=tuple(gone),
+            unsaved=tuple(unsaved),
+            kept=tuple(kept),
+        )
+
+
+def _refuse_moving(path: str, lost: Sequence[str]) -> None:
+    """What is not there cannot be saved, and what somebody stands in is not pulled away."""
+    if lost and not os.path.lexists(path):
+        raise WorkspaceError(f"{path}: {lost[0]}", "mount it and try again")
+    if busy := [sentence for sentence in lost if sentence.startswith("process ")]:
+        raise Conflict(f"{path}: {busy[0]}", "end it and try again")
+
+
+def _saved(engine: Engine, workspace: Workspace) -> list[str]:
+    """The rescue ref of what is not committed, in a repository that stays. What is in none stays
+    whole in the trash, which is enough."""
+    if workspace.backend is not Backend.WORKTREE or not Path(workspace.path).is_dir():
+        return []
+    try:
+        return [engine.workspaces.rescue(workspace, "before a reset")]
+    except PerdureError:
+        return []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoredEntries:
+    """What came back. `sessions`: conversations that are live again; `run`: the name under which a
+    run is on the list again."""
+
+    places: tuple[Path, ...]
+    sessions: tuple[str, ...] = ()
+    run: str = ""
+
+
+def restore(engine: Engine, name: str) -> RestoredEntries:
+    """Undoes what brought an entry into the trash. Raises NotFound, and Conflict where something
+    has taken its place."""
+    entry = trash.find(trashes(engine), name)
+    ids = [str(each) for each in entry.about.get("runs") or []] + (
+        [str(entry.about["id"])] if "id" in entry.about else []
+    )
+    known = {run.id: run for run in engine.store.placed()}
+    place = next(
+        (
+            known[each].workspace
+            for each in ids
+            if each in known and known[each].workspace.path == entry.about.get("path")
+        ),
+        None,
+    )
+    with ExitStack() as stack:
+        if place is not None and entry.kind == "workdir":
+            stack.callback(os.close, engine.workspaces.lock(place, f"perdure trash restore {name}"))
+        back = trash.restore(entry)
+        match entry.about.get("verb"):
+            case "reset":
+                on_list = [each for each in ids if each in known and known[each].removed is None]
+                return RestoredEntries(
+                    places=tuple(back), sessions=tuple(engine.store.undo_reset(on_list))
+                )
+            case "rm" if ids and ids[0] in known and known[ids[0]].removed is not None:
+                run = engine.store.put_back(
+                    ids[0], str(entry.about.get("run", "")), str(entry.about.get("key", ""))
+                )
+                return RestoredEntries(places=tuple(back), run=run.name)
+        return RestoredEntries(places=tuple(back))
+
+
+def listed(engine: Engine) -> list[trash.Entry]:
+    """All that is in the trash, oldest first."""
+    return sorted(
+        (entry for directory in trashes(engine) for entry in trash.entries(directory)),
+        key=lambda entry: entry.at,
+    )
+
+
+def purge(engine: Engine, name: str) -> trash.Entry:
+    """Deletes an entry for ever, whatever it holds: only a person asks for this. Raises Conflict
+    while a process works in it."""
+    entry = trash.find(trashes(engine), name)
+    if pids := inside(entry.path):
+        raise Conflict(f"process {pids[0]} works in {entry.path}", "end it first")
+    trash.purge(entry)
+    return entry

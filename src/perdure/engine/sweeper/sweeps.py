@@ -1,0 +1,404 @@
+"""One sweep: list, judge, prove, brake, then do, a row at a time. What fails stays where it is, and
+its row says why.
+
+A dry run does all but the doing. The record of the last sweep (`sweep.json` in the state directory)
+holds both clocks and the mark of the root's volume: where one of them does not fit any more,
+everything stays, and the record too, until it fits again or a person says that it is right.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from perdure.config import Settings
+from perdure.engine.attempt import Engine
+from perdure.engine.attempt.checkpoints import forget, keep_again, last_of
+from perdure.engine.sweeper.inventory import at_work, inventory, read_json, trashes, unfinished
+from perdure.engine.sweeper.usage import size_of
+from perdure.engine.sweeper.verdicts import (
+    Class,
+    Moment,
+    Row,
+    Rules,
+    SweepVerdict,
+    brake,
+    clock_trouble,
+    judge,
+    stop,
+)
+from perdure.errors import Conflict, PerdureError, StoreError
+from perdure.host import process
+from perdure.host.process.identity import boot_id
+from perdure.lateclass import dataclass
+from perdure.model import UNSAVED, Checkpoint, Workspace
+from perdure.model.events import WorkdirSwept
+from perdure.workspace import Proof, Thing, trash
+from perdure.workspace.locks import make_private, write
+from perdure.workspace.removal import inside
+
+DAY_S = 86_400.0
+SETTLE_S = 3600.0
+"""After a start of the machine that leaves the clock unconfirmed, the next sweep so much later goes
+by it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """What one sweep found and did. `trouble`: why nothing was taken at all."""
+
+    rows: tuple[Row, ...]
+    dry: bool
+    trouble: str = ""
+
+    @property
+    def taken(self) -> tuple[Row, ...]:
+        return tuple(row for row in self.rows if row.verdict is SweepVerdict.TAKE)
+
+    @property
+    def for_a_person(self) -> bool:
+        return bool(self.trouble) or any(row.verdict is SweepVerdict.PERSON for row in self.rows)
+
+    def report(self) -> dict[str, Any]:
+        """The object that `perdure gc --json` prints."""
+        rows: list[dict[str, Any]] = [
+            {
+                "class": str(row.cls),
+                "name": row.name,
+                "path": row.path,
+                "verdict": str(row.verdict),
+                "why": row.why,
+            }
+            | {"used": row.used or None, "bytes": row.bytes, "trash": row.trash}
+            for row in self.rows
+        ]
+        return {"schema_version": 1, "dry_run": self.dry, "trouble": self.trouble, "rows": rows}
+
+
+def rules_of(settings: Settings, *, many: bool = False) -> Rules:
+    """The rules as they are configured."""
+    ages: dict[Class, int] = {
+        cls: int(1000 * getattr(settings, f"gc_{cls}")) for cls in Class if cls is not Class.UNKNOWN
+    }
+    return Rules(ages=ages, most=settings.gc_most, many=many)
+
+
+def here_and_now() -> Moment:
+    """Both clocks of this machine."""
+    return Moment(wall=time.time_ns() // 1_000_000, boot=process.boottime(), boot_id=boot_id())
+
+
+def due(engine: Engine) -> bool:
+    """Whether the last sweep was more than a day ago, by either clock."""
+    last, now = _last(_record(engine)), here_and_now()
+    return (
+        last is None
+        or abs(now.wall - last.wall) > DAY_S * 1000
+        or (last.boot_id == now.boot_id and now.boot - last.boot > DAY_S)
+    )
+
+
+def next_sweep(engine: Engine) -> int:
+    """When the next daily sweep is due, in ms; 0 before the first."""
+    last = _last(_record(engine))
+    return int(last.wall + DAY_S * 1000) if last is not None else 0
+
+
+def sweep(
+    engine: Engine,
+    rules: Rules,
+    *,
+    now: Moment | None = None,
+    dry: bool = False,
+    accept: bool = False,
+) -> Sweep:
+    """Raises Conflict while another sweep is at work, and StoreError or WorkspaceError where
+    nothing could be listed.
+
+    `accept`: clock and volume are right as they are now.
+    """
+    now = now or here_and_now()
+    with _alone(engine):
+        trouble = "" if accept else _trouble(engine, now)
+        rows = [_proven(engine, judge(row, rules, now.wall)) for row in inventory(engine)]
+        rows = [stop(row, trouble) for row in brake(rows, rules)]
+        if not dry:
+            for directory in trashes(engine):
+                trash.purge_rests(directory)
+            rows = [_done(engine, row, now.wall) for row in rows]
+            _remember(engine, now, trouble)
+        return Sweep(rows=tuple(rows), dry=dry, trouble=trouble)
+
+
+@contextmanager
+def _alone(engine: Engine) -> Iterator[None]:
+    make_private(engine.state)
+    try:
+        fd = os.open(engine.state / "sweep.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreError(
+            f"{engine.state} cannot be written: {error.strerror}", "perdure doctor"
+        ) from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise Conflict("Another sweep is at work", "wait for it to end") from None
+    finally:
+        # Closing does not: a child that another thread is just starting has the descriptor as well,
+        # until it has become its program.
+        fcntl.flock(fd, fcntl.LOCK_UN)
+        os.close(fd)
+
+
+def _record(engine: Engine) -> dict[str, object]:
+    return read_json(engine.state / "sweep.json")
+
+
+def _last(record: dict[str, object]) -> Moment | None:
+    wall, boot, which = record.get("wall"), record.get("boot"), record.get("boot_id")
+    if isinstance(wall, int) and isinstance(boot, int | float) and isinstance(which, str):
+        return Moment(wall=wall, boot=float(boot), boot_id=which)
+    return None
+
+
+def _trouble(engine: Engine, now: Moment) -> str:
+    record = _record(engine)
+    known = record.get("root_mark")
+    if known and known != engine.workspaces.root_mark(""):
+        return (
+            f"{engine.workspaces.root} is not the volume that it was at the last sweep: is it "
+            "mounted?"
+        )
+    newest = max((run.updated for run in engine.store.placed()), default=0)
+    if newest > now.wall + int(SETTLE_S * 1000):
+        return "the clock stands before the newest run"
+    if since := record.get("unconfirmed"):
+        waited = isinstance(since, int | float) and now.boot - since >= SETTLE_S
+        same = _last(record)
+        if same is not None and same.boot_id == now.boot_id and not waited:
+            return (
+                "the machine was started anew after a long time: the clock is believed an hour "
+                "after the first sweep"
+            )
+    return clock_trouble(_last(record), now)
+
+
+def _remember(engine: Engine, now: Moment, trouble: str) -> None:
+    """A clock that was moved while the machine ran is not recorded: it stays wrong until it is
+    right, or accepted."""
+    record = _record(engine)
+    last = _last(record)
+    unconfirmed = "started anew" in trouble
+    if trouble and not unconfirmed:
+        return
+    first = unconfirmed and not (last is not None and last.boot_id == now.boot_id)
+    mark = engine.workspaces.root_mark(uuid.uuid4().hex)
+    kept = {"unconfirmed": now.boot if first else record.get("unconfirmed")} if unconfirmed else {}
+    write(
+        engine.state / "sweep.json",
+        json.dumps({"format": 1, **asdict(now), "root_mark": mark, **kept}),
+    )
+
+
+def _proven(engine: Engine, row: Row) -> Row:
+    """What may go by its age is looked at more closely."""
+    if row.verdict is not SweepVerdict.TAKE or row.cls is Class.CHECKPOINTS:
+        return row
+    try:
+        if (workspace := _workspace(engine, row)) is not None:
+            return _judged(row, _prove(engine, workspace))
+        if row.cls is Class.TRASH:
+            entry = trash.find(trashes(engine), row.key)
+            if why := _unproven(engine, entry) or trash.trouble(entry, inside(entry.path)):
+                return replace(row, verdict=SweepVerdict.KEEP, why=why)
+        elif row.path.startswith(str(engine.state / "runs")) and _shim_lives(Path(row.path)):
+            return replace(row, verdict=SweepVerdict.KEEP, why="an attempt's process still lives")
+    except (PerdureError, OSError) as error:
+        return replace(row, verdict=SweepVerdict.PERSON, why=f"it cannot be looked at: {error}")
+    return replace(row, bytes=size_of(Path(row.path)))
+
+
+def _prove(engine: Engine, workspace: Workspace) -> Proof:
+    """What becomes of the workdir's content if it goes now; its newest checkpoint counts as a
+    copy."""
+    last = last_of(engine, workspace)
+    if last is None:
+        return engine.workspaces.prove(workspace)
+    return engine.workspaces.prove(
+        workspace, last.number, last.workdir.commit, ignored=engine.checkpoint_ignored
+    )
+
+
+def _judged(row: Row, proof: Proof) -> Row:
+    if proof.lost:
+        return replace(
+            row,
+            verdict=SweepVerdict.PERSON,
+            why=f"it has changes that exist nowhere else: {'; '.join(proof.lost)}",
+        )
+    notes = [row.why]
+    if proof.checkpoint:
+        notes.append(f"checkpoint {proof.checkpoint} has what is in no repository")
+    if proof.built:
+        notes.append(f"it will stay in the trash: {'; '.join(proof.built)}")
+    return replace(row, why="; ".join(notes), bytes=size_of(Path(row.path)))
+
+
+def _unproven(engine: Engine, entry: trash.Entry) -> str:
+    """Why a workdir in the trash is not saved any more, as a sentence: its checkpoint must be there
+    whole, and its run on the list."""
+    said = entry.about.get("checkpoint")
+    if said is None:
+        return ""
+    run_id, number, commit = (
+        (said.get(name) for name in ("run", "number", "commit"))
+        if isinstance(said, dict)
+        else (None, None, None)
+    )
+    run = next(
+        (each for each in engine.store.placed() if each.id == run_id and each.removed is None), None
+    )
+    rows = engine.store.checkpoints(run.id) if run is not None else ()
+    there = next(
+        (each for each in rows if (each.number, each.workdir.commit) == (number, commit)), None
+    )
+    if (
+        run is not None
+        and there is not None
+        and engine.workspaces.checkpoints.is_kept(run.workspace, there.number, there.workdir.commit)
+    ):
+        return ""
+    return (
+        f"it holds what was in checkpoint {number} alone, which is gone or will go; perdure trash "
+        f"purge {entry.id}"
+    )
+
+
+def _workspace(engine: Engine, row: Row) -> Workspace | None:
+    """The workspace of a workdir's row; None for all else."""
+    if row.cls not in (Class.WORKDIRS, Class.ORPHANS) or not row.key:
+        return None
+    return next(
+        (
+            run.workspace
+            for run in engine.store.placed()
+            if run.id == row.key and run.workspace.path == row.path
+        ),
+        None,
+    )
+
+
+def _shim_lives(directory: Path) -> bool:
+    """Whether any attempt in it has a process that lives, or is just being started."""
+    return any(
+        (found := process.find(attempt)) is not None and found.alive()
+        for attempt in directory.iterdir()
+        if attempt.is_dir()
+    )
+
+
+def _done(engine: Engine, row: Row, now: int) -> Row:
+    if row.verdict is not SweepVerdict.TAKE:
+        return row
+    try:
+        return replace(row, trash=str(_take(engine, row, now) or ""))
+    except (PerdureError, OSError) as error:
+        return replace(row, verdict=SweepVerdict.PERSON, why=f"it could not be taken: {error}")
+
+
+def _take(engine: Engine, row: Row, now: int) -> Path | None:
+    about: dict[str, object] = {
+        "verb": "gc",
+        "run": row.name,
+        "why": row.why,
+        "at": now,
+        "unsaved": [],
+    }
+    if (workspace := _workspace(engine, row)) is not None:
+        return _take_workdir(engine, workspace, about)
+    path = Path(row.path)
+    if row.cls is Class.CHECKPOINTS:
+        run_id, _, number = row.key.partition(" ")
+        place = next(run.workspace for run in engine.store.placed() if run.id == run_id)
+        forget(
+            engine,
+            run_id,
+            place,
+            [each for each in engine.store.checkpoints(run_id) if each.number == int(number)],
+        )
+        return None
+    if row.cls is Class.TRASH:
+        trash.purge(trash.find(trashes(engine), row.key))
+        return None
+    if path.is_relative_to(engine.state):
+        kind = "copies" if row.cls is Class.COPIES else "logs"
+        return trash.put(
+            engine.state / "trash",
+            row.key if kind == "logs" else path.name,
+            [(kind, path)],
+            {"kind": kind, **about},
+        )
+    thing = next(
+        (each for each in engine.workspaces.contents() if each.path == path and not each.keep), None
+    )
+    if thing is None:
+        raise Conflict(f"{path} came into use meanwhile")
+    return engine.workspaces.put_aside(Thing(kind=thing.kind, path=path, id=thing.id), about)
+
+
+def _kept(engine: Engine, workspace: Workspace, proof: Proof) -> Checkpoint | None:
+    """A last checkpoint of a workdir that goes, which stays as long as its run is on the list; None
+    where there was none before. Raises PerdureError and OSError where the workdir must not go
+    without one."""
+    last = last_of(engine, workspace)
+    if last is None:
+        return None
+    try:
+        if proof.logged:
+            engine.workspaces.checkpoints.keep_commits(workspace, proof.logged)
+        return keep_again(engine, workspace, last)
+    except (PerdureError, OSError):
+        if proof.checkpoint:
+            raise
+        return None
+
+
+def _take_workdir(engine: Engine, workspace: Workspace, about: Mapping[str, object]) -> Path | None:
+    """Under its lock, and looked at once more: what was true a moment ago need not be true now."""
+    fd = engine.workspaces.lock(workspace, "perdure gc")
+    try:
+        runs = [run for run in engine.store.placed() if run.workspace.path == workspace.path]
+        if used := at_work(runs, unfinished(engine)):
+            raise Conflict(f"meanwhile: {used}")
+        proof = _prove(engine, workspace)
+        if proof.lost:
+            raise Conflict(f"meanwhile: {'; '.join(proof.lost)}")
+        kept = _kept(engine, workspace, proof)
+        said = {**about, "unsaved": list(proof.built), "runs": [run.id for run in runs]}
+        if kept is not None and proof.checkpoint:
+            said["checkpoint"] = {
+                "run": kept.run,
+                "number": kept.number,
+                "commit": kept.workdir.commit,
+            }
+        told = WorkdirSwept(
+            why=str(about["why"]),
+            checkpoint=kept.number if kept is not None else 0,
+            needed=bool(proof.checkpoint),
+        )
+        # Before it goes: an attempt that finds it gone knows by this that it may be brought back.
+        for run in runs:
+            if run.removed is None:
+                engine.store.tell_run(run.id, [told], solved=UNSAVED)
+        return engine.workspaces.put_away(workspace, said)
+    finally:
+        os.close(fd)

@@ -1,0 +1,154 @@
+"""How much disk perdure takes, by agent, repository and class: one walk, each file counted once
+however many names it has."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+
+from perdure.engine.attempt import Engine
+from perdure.lateclass import dataclass
+from perdure.workspace import trash
+
+BLOCK = 512
+"""Bytes of a block in st_blocks (stat(2))."""
+
+
+@dataclass(slots=True)
+class DiskUsage:
+    """Bytes on disk and names of files, by (class, agent, repository or service)."""
+
+    bytes: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    files: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    unreadable: list[str] = field(default_factory=list)
+    seen: set[tuple[int, int]] = field(default_factory=set)
+
+    def add(self, top: Path, cls: str, agent: str = "", owner: str = "") -> None:
+        """Counts everything below, links not followed, other volumes not entered."""
+        key = (cls, agent, owner)
+        for size, fresh in _sizes(top, self.seen, self.unreadable):
+            self.bytes[key] += size if fresh else 0
+            self.files[key] += 1
+
+    def by(self, part: int) -> list[tuple[str, int]]:
+        """Sums by class (0), agent (1) or repository (2), the largest first; what has none is left
+        out."""
+        sums: Counter[str] = Counter()
+        for key, size in self.bytes.items():
+            sums[key[part]] += size
+        return [(name, size) for name, size in sums.most_common() if name]
+
+    @property
+    def total(self) -> int:
+        return sum(self.bytes.values())
+
+    def report(self) -> dict[str, Any]:
+        """The object that `perdure du --json` prints."""
+        keys = ("class", "agent", "owner")
+        rows = [
+            dict(zip(keys, key, strict=True)) | {"bytes": count, "files": self.files[key]}
+            for key, count in self.bytes.items()
+        ]
+        return {
+            "schema_version": 1,
+            "bytes": self.total,
+            "rows": rows,
+            "unreadable": list(self.unreadable),
+        }
+
+
+def usage(engine: Engine) -> DiskUsage:
+    """All that lies below the root and the state directory."""
+    found = DiskUsage()
+    runs = engine.store.placed()
+    by_path = {run.workspace.path: run for run in runs}
+    by_id = {run.id: run for run in runs}
+    root = engine.workspaces.root
+    for thing in engine.workspaces.contents():
+        run = by_path.get(str(thing.path)) if thing.kind == "workdir" else None
+        cls = {
+            "workdir": "workdirs",
+            "view": "views",
+            "shelf": "checkpoints",
+            "cache": "caches",
+        }.get(thing.kind, thing.kind)
+        owner = (run.workspace.repo or _service(run.scope)) if run else ""
+        found.add(thing.path, cls, run.agent if run else "", owner)
+    found.add(root / ".perdure/locks", "locks")
+    for entry in [*trash.entries(engine.workspaces.trash), *trash.entries(engine.state / "trash")]:
+        put = by_id.get(
+            next(iter(map(str, entry.about.get("runs") or [entry.about.get("id", "")])), "")
+        )
+        found.add(entry.path, "trash", put.agent if put else "", put.workspace.repo if put else "")
+    for path in _entries(engine.state / "runs"):
+        run = by_id.get(path.name)
+        found.add(
+            path,
+            "logs",
+            run.agent if run else "",
+            (run.workspace.repo or _service(run.scope)) if run else "",
+        )
+    for path in _entries(engine.state / "transcripts"):
+        found.add(path, "copies", path.name)
+    for path in _entries(engine.state):
+        if path.name not in ("runs", "transcripts", "trash"):
+            cls = (
+                "database"
+                if path.name.startswith("perdure.db")
+                else "ballast"
+                if path.name == "ballast"
+                else "other"
+            )
+            cls = "task files" if path.name in ("given", "backups") else cls
+            found.add(path, cls)
+    return found
+
+
+def size_of(path: Path) -> int:
+    """Bytes on disk of a file, or of everything below a directory."""
+    return sum(size for size, fresh in _sizes(path, set(), []) if fresh)
+
+
+def _sizes(
+    top: Path, seen: set[tuple[int, int]], unreadable: list[str]
+) -> Iterator[tuple[int, bool]]:
+    """(bytes, whether they are counted here for the first time) of everything, the top included."""
+    try:
+        status = top.lstat()
+    except OSError:
+        return
+    yield status.st_blocks * BLOCK, True
+    if not stat.S_ISDIR(status.st_mode):
+        return
+    waiting = [str(top)]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as listed:
+                for each in listed:
+                    found = each.stat(follow_symlinks=False)
+                    fresh = True
+                    if stat.S_ISDIR(found.st_mode):
+                        if found.st_dev == status.st_dev:
+                            waiting.append(each.path)
+                    elif found.st_nlink > 1:
+                        name = (found.st_dev, found.st_ino)
+                        fresh = name not in seen
+                        seen.add(name)
+                    yield found.st_blocks * BLOCK, fresh
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            unreadable.append(str(error.filename))
+
+
+def _service(scope: str) -> str:
+    return scope.removeprefix("task:").partition("/")[0] if scope.startswith("task:") else ""
+
+
+def _entries(directory: Path) -> list[Path]:
+    return sorted(directory.iterdir()) if directory.is_dir() else []

@@ -1,0 +1,171 @@
+"""The clients of a configuration: one for each source with a token, and one more for each agent
+with a token of its own.
+
+Wired by `perdure serve` at its start. A rule's own token goes to every source that it works for, so
+an agent with a token of its own belongs to one forge: where a team has two, it writes two rules,
+and says with `sources` which is whose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+from perdure.errors import ConfigError, ForgeDenied
+from perdure.forge.clients.gitea import Forgejo, Gitea
+from perdure.forge.clients.github import ACCEPT, GitHub, api_of
+from perdure.forge.clients.gitlab import GitLab
+from perdure.forge.clients.http import HttpClient
+from perdure.forge.clients.tokens import ForgeToken, token_at
+from perdure.model.forge.deliveries import Forge
+from perdure.model.forge.rules import Rule
+from perdure.model.forge.sources import Source
+from perdure.protocols import ForgeApi
+
+JSON = "application/json"
+
+
+def connect(forge: Forge, address: str, token: ForgeToken, ca_file: Path | None = None) -> ForgeApi:
+    """A client. `address`: the forge's own, as `model.forge.sources.address` has checked it."""
+    match forge:
+        case Forge.GITHUB:
+            return GitHub(address, HttpClient(api_of(address), token, "Bearer", ACCEPT, ca_file))
+        case Forge.GITLAB:
+            return GitLab(address, HttpClient(f"{address}/api/v4", token, "Bearer", JSON, ca_file))
+        case Forge.GITEA:
+            return Gitea(address, HttpClient(f"{address}/api/v1", token, "token", JSON, ca_file))
+        case Forge.FORGEJO:
+            return Forgejo(address, HttpClient(f"{address}/api/v1", token, "token", JSON, ca_file))
+
+
+class Forges:
+    """All clients, from `with` to its end. An address that is not configured is spoken to by
+    nobody."""
+
+    def __init__(
+        self,
+        found: Mapping[tuple[str, str], ForgeApi],
+        tokens: Mapping[tuple[str, str], ForgeToken],
+    ) -> None:
+        self._found, self._tokens = dict(found), dict(tokens)
+
+    def of(self, source: str, rule: str = "") -> ForgeApi | None:
+        """Who speaks to the forge of a source: as this agent, where it has a token of its own, else
+        as the source's login. None: nobody."""
+        return self._found.get((source, rule)) or self._found.get((source, ""))
+
+    def login(self, source: str, rule: str, url: str) -> tuple[str, str] | None:
+        """User and secret for git at this address, as this agent; None unless it is the very forge
+        of the source: a token goes nowhere else. The user is what GitHub, Gitea and GitLab take
+        beside a token (docs.github.com, apps; docs.gitea.com; docs.gitlab.com)."""
+        api, token = (
+            self.of(source, rule),
+            self._tokens.get((source, rule)) or self._tokens.get((source, "")),
+        )
+        if api is None or token is None or not f"{url}/".startswith(f"{api.address}/"):
+            return None
+        return "x-access-token", token.value()
+
+    def login_at(self, url: str) -> tuple[str, str] | None:
+        """User and secret for git at this address, as any of the logins that are known there; None
+        where none is."""
+        found = (self.login(source, rule, url) for source, rule in sorted(self._found))
+        return next((login for login in found if login is not None), None)
+
+    def held(self) -> Sequence[str]:
+        """The tokens themselves, for who looks for them in what is to leave the machine. One that
+        cannot be read is left out."""
+        found = []
+        for token in self._tokens.values():
+            with suppress(ForgeDenied):
+                found.append(token.value())
+        return found
+
+    def __enter__(self) -> Forges:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for each in self._found.values():
+            each.close()
+
+
+def forges(
+    sources: Sequence[Source],
+    rules: Sequence[Rule],
+    environ: MutableMapping[str, str],
+    ca_file: Path | None = None,
+) -> Forges:
+    """The clients of a configuration. The variables are taken out of `environ`: no agent gets them.
+    Raises ConfigError, with all that is wrong with the tokens."""
+    problems: list[str] = []
+    found: dict[tuple[str, str], ForgeApi] = {}
+    tokens: dict[tuple[str, str], ForgeToken] = {}
+    named: set[tuple[str, str]] = set()
+    for source in sources:
+        own = {rule.name: rule for rule in rules if _takes(rule, source)}
+        tables: dict[str, Source | Rule] = {"": source, **own}
+        for name, table in tables.items():
+            if not source.url or source.forge is None or not _has_token(table):
+                continue
+            named.add((source.name, name))
+            try:
+                token = token_at(table.token_file, table.token_env, table.token_credential, environ)
+                assert token is not None
+                token.value()
+                found[source.name, name] = connect(source.forge, source.url, token, ca_file)
+                tokens[source.name, name] = token
+            except ForgeDenied as error:
+                problems.append(
+                    f"{f'agents.{name}' if name else f'webhooks.{source.name}'}: {error}"
+                )
+            except OSError as error:  # ssl.SSLError is one
+                problems.append(
+                    f"ca_file: {ca_file} holds no certificates that can be read: "
+                    f"{error.strerror or error}"
+                )
+    problems += [
+        f"agents.{rule.name}: its token would go to {' and '.join(urls)}; say with sources which "
+        "of them it is for"
+        for rule in rules
+        if _has_token(rule)
+        and len(
+            urls := sorted(
+                {source.url for source in sources if source.url and _takes(rule, source)}
+            )
+        )
+        > 1
+    ]
+    problems += [
+        f"agents.{rule.name}: it works for whoever may {rule.least}, and webhooks.{source.name} "
+        "has no token to ask the forge with"
+        for rule in rules
+        for source in sources
+        if rule.least and _takes(rule, source)
+        if not {(source.name, ""), (source.name, rule.name)} & named
+    ]
+    for variable in {
+        *(source.token_env for source in sources),
+        *(rule.token_env for rule in rules),
+    }:
+        environ.pop(variable, None)
+    if problems:
+        raise ConfigError(
+            list(dict.fromkeys(problems)),
+            "make a token on the forge, and put it into a file that perdure alone can read",
+        )
+    return Forges(found, tokens)
+
+
+def _has_token(table: Source | Rule) -> bool:
+    return bool(table.token_file or table.token_env or table.token_credential)
+
+
+def _takes(rule: Rule, source: Source) -> bool:
+    return not rule.sources or source.name in rule.sources

@@ -1,0 +1,177 @@
+"""Gitea and Forgejo: `/api/v1`, as Gitea 1.26 describes it in its templates/swagger/v1_json.tmpl.
+Forgejo's is the same where it is used.
+
+What is its own: whoever asks for another's permission must be an administrator of the repository
+(routers/api/v1/repo/collaborators.go); `/assignees`, which anybody may ask, is no answer, as in an
+organisation it names who may only read. Which deliveries failed, it does not tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from perdure.errors import ForgeDenied, ForgeRefused, NotFound
+from perdure.forge.clients.gitea_like import (
+    BROKEN,
+    FAILED,
+    LOGS_MOST,
+    Alike,
+    failed_status,
+    pull,
+    repos,
+    review,
+    sha,
+    told,
+)
+from perdure.forge.clients.http import part
+from perdure.forge.webhooks.payload import Payload
+from perdure.model.forge.state import (
+    Access,
+    Comment,
+    CommentKind,
+    FailedCheck,
+    FailedDelivery,
+    IssueRef,
+    Pull,
+)
+
+DRAFT = "WIP: "
+"""A pull request whose title begins so is a draft (setting WORK_IN_PROGRESS_PREFIXES)."""
+
+
+class Gitea(Alike):
+    """`perdure.protocols.ForgeApi` for Gitea."""
+
+    size = "limit"
+    lines_apart = False
+
+    def permission(self, repository: str, login: str) -> Access:
+        try:
+            return super().permission(repository, login)
+        except ForgeDenied as error:
+            if "permission" not in str(error):
+                raise
+            raise ForgeDenied(
+                f"{self.address} tells the permissions in {repository} to its administrators only, "
+                f"and {self.whoami()} is none",
+                "make it an administrator of the repository, or name the authors in the rule",
+            ) from error
+
+    def _assigned(self, assignee: str) -> Mapping[str, str]:
+        return {"assigned_by": assignee}
+
+    def chosen_by(
+        self, ref: IssueRef, *, label: str = "", assignee: str = "", reopened: bool = False
+    ) -> str:
+        """From the timeline: a label that is put on has the body `1`, one that is taken off has
+        none (models/issues/issue_label.go)."""
+        who = ""
+        for each in self._asking.pages(
+            f"{repos(ref.repository)}/issues/{ref.number}/timeline", size=self.size
+        ):
+            match each.name("type"):
+                case "label":
+                    same = (
+                        bool(label)
+                        and each.name("label", "name") == label
+                        and each.text("body") == "1"
+                    )
+                case "assignees":
+                    whom = each.name("assignee", "login").casefold()
+                    same = (
+                        bool(assignee)
+                        and whom == assignee.casefold()
+                        and not each.yes("removed_assignee")
+                    )
+                case kind:
+                    same = reopened and kind == "reopen"
+            who = each.name("user", "login") if same else who
+        return who
+
+    def _reviews(self, ref: IssueRef, since: int) -> Iterator[Comment]:
+        place = f"{repos(ref.repository)}/pulls/{ref.number}/reviews"
+        for each in self._asking.pages(place, size=self.size):
+            found = review(each)
+            if found is None or found.updated < since:
+                continue
+            yield found
+            if each.number("comments_count"):
+                for line in self._asking.pages(
+                    f"{place}/{part(found.id)}/comments", size=self.size
+                ):
+                    yield told(line, CommentKind.LINE)
+
+    def failed_checks(self, repository: str, commit: str) -> Sequence[FailedCheck]:
+        statuses = [each for each in self.checks(repository, commit) if each.state in FAILED]
+        left = {each.name: each for each in statuses}
+        found: list[FailedCheck] = []
+        for job in self._failed_jobs(repository, commit) if statuses else []:
+            # Its own Actions set a status for each job, which a webhook names: `workflow / job
+            # (event)`.
+            name = next((each for each in left if f" / {job.name} (" in each), "")
+            left.pop(name, None)
+            found.append(replace(job, name=name or job.name))
+        return [*found, *map(failed_status, left.values())]
+
+    def _failed_jobs(self, repository: str, commit: str) -> list[FailedCheck]:
+        """The failed jobs of Gitea's own Actions; none where the API does not tell (Gitea before
+        1.25, Forgejo)."""
+        found: list[FailedCheck] = []
+        place = f"{repos(repository)}/actions/runs"
+        try:
+            runs = self._asking.get(place, head_sha=sha(commit), **{self.size: 50}).all(
+                "workflow_runs"
+            )
+            for run in runs:
+                if run.name("head_sha") != commit or run.name("conclusion") not in BROKEN:
+                    continue
+                answer = self._asking.get(f"{place}/{part(run.id('id'))}/jobs", **{self.size: 50})
+                # 1.26 calls the list `jobs`, earlier versions `workflow_jobs`.
+                for job in (*answer.all("jobs"), *answer.all("workflow_jobs")):
+                    if job.name("conclusion") in BROKEN:
+                        found.append(
+                            self._failed_job(repository, job, with_log=len(found) < LOGS_MOST)
+                        )
+        except (NotFound, ForgeRefused):
+            return []
+        except ForgeDenied as error:
+            if error.everywhere:
+                raise
+            return []
+        return found
+
+    def _failed_job(self, repository: str, job: Payload, *, with_log: bool) -> FailedCheck:
+        log, note = (
+            self._log(repository, job.id("id"))
+            if with_log
+            else ("", f"Its log was not read: {LOGS_MOST} others were.")
+        )
+        return FailedCheck(name=job.name("name"), url=job.url("html_url"), log=log, note=note)
+
+    def find_pull(self, repository: str, head: str) -> Pull | None:
+        place = f"{repos(repository)}/pulls"
+        for state in ("open", "closed"):
+            for each in self._asking.pages(place, size=self.size, state=state, sort="recentupdate"):
+                found = pull(repository, each)
+                if found.head == head and found.head_repository.casefold() == repository.casefold():
+                    return found
+        return None
+
+    def _drafted(self, body: dict[str, object], draft: bool) -> dict[str, object]:
+        return body | {"title": f"{DRAFT}{body['title']}"} if draft else body
+
+    def failed_deliveries(
+        self, repository: str, receiver: str, *, since: int
+    ) -> Sequence[FailedDelivery] | None:
+        return None
+
+    def redeliver(self, repository: str, failed: FailedDelivery) -> None:
+        raise NotFound(
+            f"{self.address} can be asked for no delivery again: its API has no such call",
+            "press redeliver on the forge",
+        )
+
+
+class Forgejo(Gitea):
+    """`perdure.protocols.ForgeApi` for Forgejo."""

@@ -1,0 +1,412 @@
+"""What the APIs of GitHub and Gitea have in common: Gitea was made to look like GitHub, and differs
+where `gitea` and `github` say."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from urllib.parse import quote
+
+from perdure.errors import Conflict, ForgeError, ForgeRefused, NotFound
+from perdure.forge.clients.http import HttpClient, checked, part
+from perdure.forge.webhooks.payload import Payload
+from perdure.model.forge.state import (
+    Access,
+    Branch,
+    CheckState,
+    CheckVerdict,
+    Comment,
+    CommentKind,
+    CommitCheck,
+    FailedCheck,
+    Issue,
+    IssueRef,
+    Pull,
+    Reaction,
+)
+
+STATUS_MOST = 140
+"""GitHub takes no longer description of a status."""
+ITEMS_MOST = 1000
+LOGS_MOST = 5
+"""Logs that are read of the failed jobs of one commit."""
+BROKEN = frozenset({"failure", "timed_out", "startup_failure"})
+"""Conclusions of a job that is to be repaired."""
+
+VERDICTS = {
+    "APPROVED": CheckVerdict.APPROVED,
+    "CHANGES_REQUESTED": CheckVerdict.CHANGES_REQUESTED,
+    "REQUEST_CHANGES": CheckVerdict.CHANGES_REQUESTED,
+    "COMMENTED": CheckVerdict.COMMENTED,
+    "COMMENT": CheckVerdict.COMMENTED,
+}
+"""Reviews in other states are not given yet, or were taken back. GitHub's words and Gitea's."""
+
+
+class Alike(ABC):
+    """`perdure.protocols.ForgeApi`, but for what its children add."""
+
+    size: str
+    """How this forge calls the length of a page."""
+
+    def __init__(self, address: str, asking: HttpClient) -> None:
+        self.address, self._asking = address, asking
+        self._login = ""
+
+    def __str__(self) -> str:
+        return f"{self.address} ({self._asking.token})"
+
+    def close(self) -> None:
+        self._asking.close()
+
+    def whoami(self) -> str:
+        self._login = self._login or self._asking.get("user").name("login")
+        return self._login
+
+    def repositories(self, patterns: Sequence[str]) -> Sequence[str]:
+        plain = [pattern for pattern in patterns if not set("*?[") & set(pattern)]
+        wild = [pattern for pattern in patterns if set("*?[") & set(pattern)]
+        seen = (
+            (each.repository("full_name") for each in self._own_repositories())
+            if wild
+            else iter(())
+        )
+        found = [
+            name for name in seen if name and any(fnmatchcase(name, pattern) for pattern in wild)
+        ]
+        return list(dict.fromkeys([*plain, *found]))[:ITEMS_MOST]
+
+    def _own_repositories(self) -> Iterator[Payload]:
+        return self._asking.pages("user/repos", size=self.size)
+
+    def permission(self, repository: str, login: str) -> Access:
+        place = f"{repos(repository)}/collaborators/{part(login)}/permission"
+        try:
+            return access(self._asking.get(place).name("permission"))
+        except NotFound:
+            self._asking.get(repos(repository))  # Is it the repository that is not there?
+            return Access.NONE
+
+    def issue(self, ref: IssueRef) -> Issue:
+        return issue(ref.repository, self._asking.get(thread(ref)))
+
+    def pull(self, repository: str, number: int) -> Pull:
+        return pull(repository, self._asking.get(f"{repos(repository)}/pulls/{number}"))
+
+    def open_issues(
+        self, repository: str, *, label: str = "", assignee: str = "", since: int = 0
+    ) -> Sequence[Issue]:
+        pages = self._asking.pages(
+            f"{repos(repository)}/issues",
+            size=self.size,
+            state="open",
+            labels=label,
+            since=rfc3339(since),
+            **self._assigned(assignee),
+        )
+        found = [issue(repository, each) for each in pages]
+        # Gitea leaves out of the question what it does not know: a label that is nowhere is no
+        # condition for it.
+        return [
+            each
+            for each in found
+            if each.open and has(each.labels, label) and has(each.assignees, assignee)
+        ]
+
+    @abstractmethod
+    def _assigned(self, assignee: str) -> Mapping[str, str]: ...
+
+    def chosen_by(
+        self, ref: IssueRef, *, label: str = "", assignee: str = "", reopened: bool = False
+    ) -> str:
+        return ""
+
+    def comments(self, ref: IssueRef, *, since: int = 0) -> Sequence[Comment]:
+        found = list(self._comments(ref, since))
+        if ref.pull:
+            found += self._reviews(ref, since)
+        # Ids are numbers: of one second the shorter is the older.
+        return sorted(
+            (each for each in found if each.updated >= since),
+            key=lambda each: (each.created, len(each.id), each.id),
+        )
+
+    def _comments(self, ref: IssueRef, since: int) -> Iterator[Comment]:
+        pages = self._asking.pages(f"{thread(ref)}/comments", size=self.size, since=rfc3339(since))
+        return map(told, pages)
+
+    @abstractmethod
+    def _reviews(self, ref: IssueRef, since: int) -> Iterator[Comment]: ...
+
+    def find_comment(self, ref: IssueRef, marker: str) -> Comment | None:
+        me = self.whoami().casefold()
+        own = (each for each in self._comments(ref, 0) if each.author.casefold() == me)
+        return next((each for each in own if marker in each.text), None)
+
+    def comment(self, ref: IssueRef, text: str) -> Comment:
+        return told(self._asking.put("POST", f"{thread(ref)}/comments", {"body": text}))
+
+    def edit_comment(self, ref: IssueRef, comment: Comment, text: str) -> Comment:
+        place = f"{repos(ref.repository)}/issues/comments/{part(comment.id)}"
+        return told(self._asking.put("PATCH", place, {"body": text}))
+
+    def react(self, ref: IssueRef, reaction: Reaction, comment: Comment | None = None) -> None:
+        room = (
+            "pulls"
+            if comment is not None and comment.kind is CommentKind.LINE and self.lines_apart
+            else "issues"
+        )
+        place = (
+            f"{repos(ref.repository)}/{room}/comments/{part(comment.id)}"
+            if comment is not None
+            else thread(ref)
+        )
+        self._asking.put("POST", f"{place}/reactions", {"content": reaction.value})
+
+    lines_apart = True
+    """Comments on lines have addresses of their own."""
+
+    def set_status(
+        self,
+        repository: str,
+        commit: str,
+        state: CheckState,
+        *,
+        context: str,
+        text: str = "",
+        url: str = "",
+    ) -> None:
+        said = {
+            "state": state.value,
+            "context": context,
+            "description": text[:STATUS_MOST],
+            "target_url": url,
+        }
+        body = {name: value for name, value in said.items() if value}
+        self._asking.put("POST", f"{repos(repository)}/statuses/{sha(commit)}", body)
+
+    def checks(self, repository: str, commit: str) -> Sequence[CommitCheck]:
+        found = self._asking.get(
+            f"{repos(repository)}/commits/{sha(commit)}/status", **{self.size: 100}
+        )
+        return [_check(each) for each in found.all("statuses")]
+
+    def failed_checks(self, repository: str, commit: str) -> Sequence[FailedCheck]:
+        return [
+            failed_status(each) for each in self.checks(repository, commit) if each.state in FAILED
+        ]
+
+    def _log(self, repository: str, job: str, hosts: Sequence[str] = ()) -> tuple[str, str]:
+        """The end of a job's log, or why there is none. GitHub's and Gitea's address is the
+        same."""
+        return log_of(self._asking, f"{repos(repository)}/actions/jobs/{part(job)}/logs", hosts)
+
+    def hunk(
+        self, repository: str, number: int, path: str, line: int, *, removed: bool = False
+    ) -> str:
+        return ""
+
+    def branch(self, repository: str, name: str) -> Branch | None:
+        try:
+            found = self._asking.get(f"{repos(repository)}/branches/{branch_part(name)}")
+        except NotFound:
+            self._asking.get(repos(repository))
+            return None
+        return Branch(found.name("name"), found.name("commit", "sha") or found.name("commit", "id"))
+
+    def pull_at(self, repository: str, commit: str) -> Pull | None:
+        pages = self._asking.pages(f"{repos(repository)}/pulls", size=self.size, state="open")
+        return next(
+            (found for each in pages if (found := pull(repository, each)).head_commit == commit),
+            None,
+        )
+
+    @abstractmethod
+    def find_pull(self, repository: str, head: str) -> Pull | None: ...
+
+    def open_pull(
+        self, repository: str, *, head: str, base: str, title: str, text: str, draft: bool = False
+    ) -> Pull:
+        found = self.find_pull(repository, head)
+        if found is not None and found.open:
+            return found
+        body = self._drafted({"head": head, "base": base, "title": title, "body": text}, draft)
+        try:
+            return pull(repository, self._asking.put("POST", f"{repos(repository)}/pulls", body))
+        except (Conflict, ForgeRefused) as error:
+            # Somebody was quicker, or the answer to an earlier request was lost.
+            found = self.find_pull(repository, head)
+            if found is not None and found.open:
+                return found
+            raise ForgeRefused(str(error)) from error
+
+    @abstractmethod
+    def _drafted(self, body: dict[str, object], draft: bool) -> dict[str, object]: ...
+
+
+FAILED = frozenset({CheckState.FAILURE, CheckState.ERROR})
+
+
+def failed_status(check: CommitCheck) -> FailedCheck:
+    """A status that somebody set: it has no log on the forge."""
+    return FailedCheck(
+        name=check.name, url=check.url, text=check.text, note="The forge has no log of it."
+    )
+
+
+def log_of(asking: HttpClient, path: str, hosts: Sequence[str] = ()) -> tuple[str, str]:
+    """The end of a log, or why there is none: a check is told without it as well."""
+    try:
+        return asking.tail(path, hosts), ""
+    except NotFound:
+        return (
+            "",
+            f"There is no log: {asking.api} has none at {path}, or does not show it to the login "
+            f"of {asking.token}",
+        )
+    except ForgeError as error:
+        return "", f"There is no log: {error}"
+
+
+def access(word: str) -> Access:
+    """What GitHub's and Gitea's word for it comes to; one that nobody knows is none."""
+    return {
+        "owner": Access.ADMIN,
+        "admin": Access.ADMIN,
+        "maintain": Access.WRITE,
+        "write": Access.WRITE,
+    }.get(word, Access.READ if word in ("read", "triage") else Access.NONE)
+
+
+def issue(repository: str, found: Payload) -> Issue:
+    """An issue as GitHub and Gitea tell it."""
+    ref = IssueRef(repository, found.number("number"), bool(found.at("pull_request")))
+    return Issue(
+        ref=ref,
+        title=found.name("title"),
+        text=found.text("body"),
+        author=found.name("user", "login"),
+        open=found.name("state") == "open",
+        labels=_names(found, "labels", "name"),
+        assignees=_names(found, "assignees", "login"),
+        created=found.time("created_at"),
+        updated=found.time("updated_at"),
+        url=found.url("html_url"),
+    )
+
+
+def pull(repository: str, found: Payload) -> Pull:
+    """A pull request as GitHub and Gitea tell it."""
+    return Pull(
+        ref=IssueRef(repository, found.number("number"), True),
+        title=found.name("title"),
+        text=found.text("body"),
+        author=found.name("user", "login"),
+        open=found.name("state") == "open",
+        labels=_names(found, "labels", "name"),
+        assignees=_names(found, "assignees", "login"),
+        created=found.time("created_at"),
+        updated=found.time("updated_at"),
+        url=found.url("html_url"),
+        merged=found.yes("merged") or bool(found.time("merged_at")),
+        draft=found.yes("draft"),
+        head=found.name("head", "ref"),
+        head_commit=found.name("head", "sha"),
+        head_repository=found.repository("head", "repo", "full_name"),
+        base=found.name("base", "ref"),
+        reviewers=_names(found, "requested_reviewers", "login"),
+    )
+
+
+def told(found: Payload, kind: CommentKind = CommentKind.COMMENT) -> Comment:
+    """A comment as GitHub and Gitea tell it."""
+    line = (
+        found.number("line")
+        or found.number("original_line")
+        or found.number("position")
+        or found.number("original_position")
+    )
+    return Comment(
+        id=found.id("id"),
+        kind=kind,
+        author=found.name("user", "login"),
+        text=found.text("body"),
+        created=found.time("created_at"),
+        updated=found.time("updated_at"),
+        url=found.url("html_url"),
+        path=found.name("path"),
+        line=line if kind is CommentKind.LINE else 0,
+        removed=found.name("side") == "LEFT",
+        hunk=found.text("diff_hunk"),
+        review=found.id("pull_request_review_id") if kind is CommentKind.LINE else "",
+    )
+
+
+def review(found: Payload) -> Comment | None:
+    """A review as a whole; None for one that is not given yet, or was taken back."""
+    verdict = VERDICTS.get(found.name("state").upper())
+    if verdict is None or found.yes("dismissed"):
+        return None
+    at = found.time("submitted_at")
+    return Comment(
+        id=found.id("id"),
+        kind=CommentKind.REVIEW,
+        author=found.name("user", "login"),
+        text=found.text("body"),
+        created=at,
+        updated=found.time("updated_at") or at,
+        url=found.url("html_url"),
+        verdict=verdict,
+    )
+
+
+def _check(found: Payload) -> CommitCheck:
+    state = found.name("state") or found.name("status")
+    return CommitCheck(
+        name=found.name("context"),
+        state=CheckState(state) if state in list(CheckState) else CheckState.PENDING,
+        text=found.name("description"),
+        url=found.url("target_url"),
+        updated=found.time("updated_at"),
+    )
+
+
+def _names(found: Payload, list_: str, key: str) -> tuple[str, ...]:
+    return tuple(filter(None, (each.name(key) for each in found.all(list_))))
+
+
+def has(names: Sequence[str], wanted: str) -> bool:
+    """Whether a name is there; none is always."""
+    return not wanted or wanted.casefold() in {name.casefold() for name in names}
+
+
+def rfc3339(ms: int) -> str:
+    """A time for a query, down to the second that it lies in; none for 0."""
+    return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if ms > 0 else ""
+
+
+def sha(commit: str) -> str:
+    """A commit's whole name. Raises NotFound for anything else."""
+    if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", commit):
+        raise NotFound(f"{commit[:100]!r} is not the name of a commit")
+    return commit
+
+
+def branch_part(name: str) -> str:
+    """A branch's name in a path: its slashes stay."""
+    if not name or len(name) > 255 or any(piece in ("", ".", "..") for piece in name.split("/")):
+        raise NotFound(f"{name[:100]!r} is not the name of a branch")
+    return quote(name.encode("utf-8", "replace"))
+
+
+def repos(repository: str) -> str:
+    """Where a repository is."""
+    return f"repos/{checked(repository)}"
+
+
+def thread(ref: IssueRef) -> str:
+    """Where an issue is, and what is said to a pull request as a whole."""
+    return f"{repos(ref.repository)}/issues/{ref.number}"

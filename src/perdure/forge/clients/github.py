@@ -1,0 +1,175 @@
+"""GitHub and Enterprise Server, after GitHub's published description of its REST API (version
+2022-11-28).
+
+What is its own: checks beside statuses, which it counts apart; addresses of their own for comments
+on lines; and it tells, to who administers the webhooks of the repository or its organisation, which
+deliveries it could not bring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
+
+from perdure.errors import ForgeDenied, NotFound
+from perdure.forge.clients.gitea_like import (
+    BROKEN,
+    FAILED,
+    LOGS_MOST,
+    Alike,
+    failed_status,
+    pull,
+    repos,
+    review,
+    rfc3339,
+    sha,
+    told,
+)
+from perdure.forge.clients.http import HttpClient, part
+from perdure.forge.webhooks.payload import Payload, cut
+from perdure.model.forge.state import (
+    CheckState,
+    Comment,
+    CommentKind,
+    CommitCheck,
+    FailedCheck,
+    FailedDelivery,
+    IssueRef,
+    Pull,
+)
+
+ACCEPT = "application/vnd.github+json"
+LOG_HOSTS = (".blob.core.windows.net", ".githubusercontent.com")
+"""Where github.com keeps the logs of jobs: a redirect leads there, with a signature of its own. The
+one address in an answer that is followed, and without the token."""
+ACTIONS = "github-actions"
+"""The app whose check runs are jobs, under the same id."""
+SAID_MOST = 4000
+"""Characters of what a check says of itself."""
+CONCLUSIONS = {
+    **dict.fromkeys(("success", "neutral", "skipped"), CheckState.SUCCESS),
+    **dict.fromkeys(("failure", "timed_out", "action_required"), CheckState.FAILURE),
+    **dict.fromkeys(("cancelled", "startup_failure", "stale"), CheckState.ERROR),
+}
+
+
+class GitHub(Alike):
+    """`perdure.protocols.ForgeApi` for GitHub."""
+
+    size = "per_page"
+
+    def __init__(
+        self, address: str, asking: HttpClient, log_hosts: Sequence[str] = LOG_HOSTS
+    ) -> None:
+        super().__init__(address, asking)
+        self._log_hosts = log_hosts
+
+    def _assigned(self, assignee: str) -> Mapping[str, str]:
+        return {"assignee": assignee}
+
+    def _reviews(self, ref: IssueRef, since: int) -> Iterator[Comment]:
+        place = f"{repos(ref.repository)}/pulls/{ref.number}"
+        yield from filter(None, map(review, self._asking.pages(f"{place}/reviews", size=self.size)))
+        for each in self._asking.pages(f"{place}/comments", size=self.size, since=rfc3339(since)):
+            yield told(each, CommentKind.LINE)
+
+    def checks(self, repository: str, commit: str) -> Sequence[CommitCheck]:
+        runs = self._asking.get(
+            f"{repos(repository)}/commits/{sha(commit)}/check-runs", filter="latest", per_page=100
+        )
+        return [*super().checks(repository, commit), *map(_check_run, runs.all("check_runs"))]
+
+    def failed_checks(self, repository: str, commit: str) -> Sequence[FailedCheck]:
+        place = f"{repos(repository)}/commits/{sha(commit)}/check-runs"
+        runs = self._asking.get(place, filter="latest", per_page=100).all("check_runs")
+        found: list[FailedCheck] = []
+        for each in runs:
+            if each.name("conclusion") in BROKEN:
+                found.append(self._failed_run(repository, each, with_log=len(found) < LOGS_MOST))
+        statuses = super().checks(repository, commit)
+        return [*found, *(failed_status(each) for each in statuses if each.state in FAILED)]
+
+    def _failed_run(self, repository: str, found: Payload, *, with_log: bool) -> FailedCheck:
+        output = found.at("output")
+        said = [output.name("title"), output.text("summary"), output.text("text")]
+        log, note = "", f"Its log was not read: {LOGS_MOST} others were."
+        if found.name("app", "slug") != ACTIONS:
+            note = "The forge has no log of it."
+        elif with_log:
+            log, note = self._log(repository, found.id("id"), self._log_hosts)
+        text = cut("\n".join(filter(None, said)), SAID_MOST)
+        return FailedCheck(
+            name=found.name("name"), url=found.url("html_url"), text=text, log=log, note=note
+        )
+
+    def find_pull(self, repository: str, head: str) -> Pull | None:
+        owner = repository.partition("/")[0]
+        pages = self._asking.pages(f"{repos(repository)}/pulls", size=self.size, state="all", head=f"{owner}:{head}", sort="created",
+                                   direction="desc")  # fmt: skip
+        found = [one for one in (pull(repository, each) for each in pages) if one.head == head]
+        own = [one for one in found if one.head_repository.casefold() == repository.casefold()]
+        return next((one for one in own if one.open), own[0] if own else None)
+
+    def _drafted(self, body: dict[str, object], draft: bool) -> dict[str, object]:
+        return body | {"draft": draft}
+
+    def failed_deliveries(
+        self, repository: str, receiver: str, *, since: int
+    ) -> Sequence[FailedDelivery] | None:
+        told = False
+        found: list[FailedDelivery] = []
+        for place in (repos(repository), f"orgs/{part(repository.partition('/')[0])}"):
+            try:
+                hooks = [
+                    each
+                    for each in self._asking.pages(f"{place}/hooks", size=self.size)
+                    if _leads_to(each, receiver)
+                ]
+            except (NotFound, ForgeDenied):
+                continue  # It is no administrator there, or the owner is no organisation.
+            for hook in hooks:
+                told = True
+                found += self._failed(f"{place}/hooks/{part(hook.id('id'))}", since)
+        return found if told else None
+
+    def _failed(self, hook: str, since: int) -> Iterator[FailedDelivery]:
+        """Those of which no attempt was taken, newest attempt each; the list is newest first."""
+        pages = self._asking.pages(f"{hook}/deliveries", size=self.size)
+        attempts = [*takewhile(lambda each: each.time("delivered_at") >= since, pages)]
+        taken = {each.id("guid") for each in attempts if 200 <= each.number("status_code") < 300}
+        newest = {each.id("guid"): each for each in reversed(attempts)}
+        for guid, each in newest.items():
+            if guid and guid not in taken:
+                yield FailedDelivery(
+                    hook=hook,
+                    id=each.id("id"),
+                    delivery=guid,
+                    event=each.name("event"),
+                    at=each.time("delivered_at"),
+                )
+
+    def redeliver(self, repository: str, failed: FailedDelivery) -> None:
+        self._asking.put("POST", f"{failed.hook}/deliveries/{part(failed.id)}/attempts", {})
+
+
+def api_of(address: str) -> str:
+    """Where the API of a GitHub is: github.com has a host of its own for it, Enterprise Server a
+    path."""
+    return "https://api.github.com" if address == "https://github.com" else f"{address}/api/v3"
+
+
+def _leads_to(hook: Payload, receiver: str) -> bool:
+    return hook.url("config", "url").partition("?")[0].rstrip("/").endswith(receiver)
+
+
+def _check_run(found: Payload) -> CommitCheck:
+    over = found.name("status") == "completed"
+    return CommitCheck(
+        name=found.name("name"),
+        state=CONCLUSIONS.get(found.name("conclusion"), CheckState.ERROR)
+        if over
+        else CheckState.PENDING,
+        text=found.name("output", "title"),
+        url=found.url("html_url"),
+        updated=found.time("completed_at") or found.time("started_at"),
+    )

@@ -1,0 +1,462 @@
+"""GitLab (`/api/v4`), after its documentation (docs.gitlab.com/api). Repositories are projects,
+pull requests merge requests.
+
+What is its own: issues and merge requests are counted apart; what an event says of itself is a note
+among the comments (`system`), and left out; roles are numbers; a status is a state machine that
+refuses what it is in already. A review that asks for changes without a word has no note and is not
+seen here (gitlab-org/gitlab 592358).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from urllib.parse import quote
+
+from perdure.errors import Conflict, ForgeDenied, ForgeRefused, NotFound
+from perdure.forge.clients.gitea_like import (
+    ITEMS_MOST,
+    LOGS_MOST,
+    STATUS_MOST,
+    has,
+    log_of,
+    rfc3339,
+    sha,
+)
+from perdure.forge.clients.http import HttpClient, checked, part
+from perdure.forge.webhooks.hunks import hunk_at
+from perdure.forge.webhooks.payload import Payload
+from perdure.model.forge.state import (
+    Access,
+    Branch,
+    CheckState,
+    Comment,
+    CommentKind,
+    CommitCheck,
+    FailedCheck,
+    FailedDelivery,
+    Issue,
+    IssueRef,
+    Pull,
+    Reaction,
+)
+
+DEVELOPER, MAINTAINER = 30, 40
+"""From these roles on, somebody may push, and administers the project
+(docs.gitlab.com/user/permissions)."""
+
+EMOJI = {
+    Reaction.EYES: "eyes",
+    Reaction.ROCKET: "rocket",
+    Reaction.HOORAY: "tada",
+    Reaction.CONFUSED: "confused",
+    Reaction.HEART: "heart",
+    Reaction.UP: "thumbsup",
+    Reaction.DOWN: "thumbsdown",
+}
+STATES = {
+    CheckState.PENDING: "running",
+    CheckState.SUCCESS: "success",
+    CheckState.FAILURE: "failed",
+    CheckState.ERROR: "failed",
+}
+DRAFT = "Draft: "
+
+
+class GitLab:
+    """`perdure.protocols.ForgeApi` for GitLab."""
+
+    def __init__(self, address: str, asking: HttpClient) -> None:
+        self.address, self._asking = address, asking
+        self._login = ""
+
+    def __str__(self) -> str:
+        return f"{self.address} ({self._asking.token})"
+
+    def close(self) -> None:
+        self._asking.close()
+
+    def _pages(self, path: str, **query: object) -> Iterator[Payload]:
+        return self._asking.pages(path, size="per_page", **query)
+
+    def whoami(self) -> str:
+        self._login = self._login or self._asking.get("user").name("username")
+        return self._login
+
+    def repositories(self, patterns: Sequence[str]) -> Sequence[str]:
+        plain = [pattern for pattern in patterns if not set("*?[") & set(pattern)]
+        wild = [pattern for pattern in patterns if set("*?[") & set(pattern)]
+        pages = (
+            self._pages("projects", membership="true", simple="true", archived="false")
+            if wild
+            else iter(())
+        )
+        seen = [each.repository("path_with_namespace") for each in pages]
+        found = [
+            name for name in seen if name and any(fnmatchcase(name, pattern) for pattern in wild)
+        ]
+        return list(dict.fromkeys([*plain, *found]))[:ITEMS_MOST]
+
+    def permission(self, repository: str, login: str) -> Access:
+        part(login)
+        place = project(repository)
+        people = self._pages(f"{place}/members/all", query=login)
+        found = [
+            each
+            for each in people
+            if each.name("username").casefold() == login.casefold()
+            and each.name("state") == "active"
+        ]
+        if not found:
+            self._asking.get(place)
+            return Access.NONE
+        level = max(each.number("access_level") for each in found)
+        return (
+            Access.ADMIN
+            if level >= MAINTAINER
+            else Access.WRITE
+            if level >= DEVELOPER
+            else Access.READ
+        )
+
+    def issue(self, ref: IssueRef) -> Issue:
+        if ref.pull:
+            return self.pull(ref.repository, ref.number)
+        return issue(ref.repository, self._asking.get(thread(ref)))
+
+    def pull(self, repository: str, number: int) -> Pull:
+        return self._whole(repository, self._asking.get(thread(IssueRef(repository, number, True))))
+
+    def _whole(self, repository: str, found: Payload) -> Pull:
+        head, base = found.number("source_project_id"), found.number("target_project_id")
+        if head == base:
+            return pull(repository, found, repository)
+        try:
+            fork = (
+                self._asking.get(f"projects/{head}").repository("path_with_namespace")
+                if head
+                else ""
+            )
+        except NotFound:
+            fork = ""
+        return pull(repository, found, fork)
+
+    def open_issues(
+        self, repository: str, *, label: str = "", assignee: str = "", since: int = 0
+    ) -> Sequence[Issue]:
+        place = project(repository)
+        query = {
+            "state": "opened",
+            "scope": "all",
+            "labels": label,
+            "updated_after": rfc3339(since),
+        }
+        found = [
+            issue(repository, each)
+            for each in self._pages(f"{place}/issues", **query, assignee_username=assignee)
+        ]
+        found += [
+            pull(repository, each, "") for each in self._pages(f"{place}/merge_requests", **query)
+        ]
+        return [
+            each
+            for each in found
+            if each.open and has(each.labels, label) and has(each.assignees, assignee)
+        ]
+
+    def chosen_by(
+        self, ref: IssueRef, *, label: str = "", assignee: str = "", reopened: bool = False
+    ) -> str:
+        return ""
+
+    def comments(self, ref: IssueRef, *, since: int = 0) -> Sequence[Comment]:
+        # Newest change first, so that what is older than `since` is not fetched.
+        found: list[Comment] = []
+        for each in self._notes(ref, sort="desc", order_by="updated_at"):
+            if each.updated < since:
+                break
+            found.append(each)
+        return sorted(found, key=lambda each: (each.created, each.id))
+
+    def _notes(self, ref: IssueRef, **query: object) -> Iterator[Comment]:
+        for each in self._pages(f"{thread(ref)}/notes", **query):
+            if not each.yes("system"):
+                yield self._told(ref, each)
+
+    def _told(self, ref: IssueRef, found: Payload) -> Comment:
+        place = f"{self.address}/{ref.repository}/-/{'merge_requests' if ref.pull else 'issues'}/{ref.number}#note_{found.id('id')}"
+        line = found.name("type") == "DiffNote"
+        removed = line and not found.number("position", "new_line")
+        return Comment(
+            id=found.id("id"),
+            kind=CommentKind.LINE if line else CommentKind.COMMENT,
+            author=found.name("author", "username"),
+            text=found.text("body"),
+            created=found.time("created_at"),
+            updated=found.time("updated_at"),
+            url=place,
+            path=found.name("position", "old_path" if removed else "new_path") if line else "",
+            line=found.number("position", "old_line" if removed else "new_line") if line else 0,
+            removed=removed,
+            confidential=found.yes("internal") or found.yes("confidential"),
+        )
+
+    def find_comment(self, ref: IssueRef, marker: str) -> Comment | None:
+        me = self.whoami().casefold()
+        own = (
+            each
+            for each in self._notes(ref, sort="asc", order_by="created_at")
+            if each.author.casefold() == me
+        )
+        return next((each for each in own if marker in each.text), None)
+
+    def comment(self, ref: IssueRef, text: str) -> Comment:
+        return self._told(ref, self._asking.put("POST", f"{thread(ref)}/notes", {"body": text}))
+
+    def edit_comment(self, ref: IssueRef, comment: Comment, text: str) -> Comment:
+        return self._told(
+            ref, self._asking.put("PUT", f"{thread(ref)}/notes/{part(comment.id)}", {"body": text})
+        )
+
+    def react(self, ref: IssueRef, reaction: Reaction, comment: Comment | None = None) -> None:
+        place = f"{thread(ref)}/notes/{part(comment.id)}" if comment is not None else thread(ref)
+        try:
+            self._asking.put("POST", f"{place}/award_emoji", {"name": EMOJI[reaction]})
+        except NotFound:
+            # So it answers too if it is there already ("has already been taken").
+            me = self.whoami().casefold()
+            there = self._pages(f"{place}/award_emoji")
+            if not any(
+                (each.name("name"), each.name("user", "username").casefold())
+                == (EMOJI[reaction], me)
+                for each in there
+            ):
+                raise
+
+    def set_status(
+        self,
+        repository: str,
+        commit: str,
+        state: CheckState,
+        *,
+        context: str,
+        text: str = "",
+        url: str = "",
+    ) -> None:
+        said = {
+            "state": STATES[state],
+            "name": context,
+            "description": text[:STATUS_MOST],
+            "target_url": url,
+        }
+        try:
+            self._asking.put(
+                "POST",
+                f"{project(repository)}/statuses/{sha(commit)}",
+                {name: value for name, value in said.items() if value},
+            )
+        except ForgeRefused as error:
+            if "Cannot transition status" not in str(error):
+                raise
+
+    def checks(self, repository: str, commit: str) -> Sequence[CommitCheck]:
+        found = self._pages(f"{project(repository)}/repository/commits/{sha(commit)}/statuses")
+        return list(
+            {
+                each.name: each
+                for each in sorted(map(_check, found), key=lambda each: each.updated)
+            }.values()
+        )
+
+    def failed_checks(self, repository: str, commit: str) -> Sequence[FailedCheck]:
+        place = project(repository)
+        newest: dict[str, Payload] = {}
+        # A job that was retried is told once, by its newest id.
+        for each in self._pages(f"{place}/repository/commits/{sha(commit)}/statuses"):
+            known = newest.get(each.name("name"))
+            if known is None or known.number("id") <= each.number("id"):
+                newest[each.name("name")] = each
+        found: list[FailedCheck] = []
+        for each in newest.values():
+            if each.name("status") == "failed" and not each.yes("allow_failure"):
+                found.append(self._failed_job(place, each, with_log=len(found) < LOGS_MOST))
+        return found
+
+    def _failed_job(self, place: str, found: Payload, *, with_log: bool) -> FailedCheck:
+        """The id of a job's status is the job's; a status that somebody set has no such job."""
+        log, note = "", f"Its log was not read: {LOGS_MOST} others were."
+        if with_log:
+            log, note = log_of(self._asking, f"{place}/jobs/{part(found.id('id'))}/trace")
+        return FailedCheck(
+            name=found.name("name"),
+            url=found.url("target_url"),
+            text=found.name("description"),
+            log=log,
+            note=note,
+        )
+
+    def hunk(
+        self, repository: str, number: int, path: str, line: int, *, removed: bool = False
+    ) -> str:
+        side = "old_path" if removed else "new_path"
+        for each in self._pages(f"{thread(IssueRef(repository, number, True))}/diffs"):
+            if each.name(side) == path:
+                return hunk_at(each.text("diff"), line, removed=removed)
+        return ""
+
+    def branch(self, repository: str, name: str) -> Branch | None:
+        place = project(repository)
+        try:
+            found = self._asking.get(f"{place}/repository/branches/{part(name)}")
+        except NotFound:
+            self._asking.get(place)
+            return None
+        return Branch(found.name("name"), found.name("commit", "id"))
+
+    def find_pull(self, repository: str, head: str) -> Pull | None:
+        query = {"state": "all", "source_branch": head, "order_by": "created_at", "sort": "desc"}
+        pages = self._pages(f"{project(repository)}/merge_requests", **query)
+        found = [
+            each
+            for each in pages
+            if each.number("source_project_id") == each.number("target_project_id")
+        ]
+        own = [
+            pull(repository, each, repository)
+            for each in found
+            if each.name("source_branch") == head
+        ]
+        return next((one for one in own if one.open), own[0] if own else None)
+
+    def pull_at(self, repository: str, commit: str) -> Pull | None:
+        pages = self._pages(f"{project(repository)}/merge_requests", state="opened")
+        found = next((each for each in pages if each.name("sha") == commit), None)
+        return self._whole(repository, found) if found is not None else None
+
+    def open_pull(
+        self, repository: str, *, head: str, base: str, title: str, text: str, draft: bool = False
+    ) -> Pull:
+        found = self.find_pull(repository, head)
+        if found is not None and found.open:
+            return found
+        body = {
+            "source_branch": head,
+            "target_branch": base,
+            "title": f"{DRAFT}{title}" if draft else title,
+            "description": text,
+        }
+        try:
+            return self._whole(
+                repository, self._asking.put("POST", f"{project(repository)}/merge_requests", body)
+            )
+        except (Conflict, ForgeRefused) as error:
+            found = self.find_pull(repository, head)
+            if found is not None and found.open:
+                return found
+            raise ForgeRefused(str(error)) from error
+
+    def failed_deliveries(
+        self, repository: str, receiver: str, *, since: int
+    ) -> Sequence[FailedDelivery] | None:
+        place = project(repository)
+        try:
+            hooks = [
+                each
+                for each in self._pages(f"{place}/hooks")
+                if each.url("url").partition("?")[0].rstrip("/").endswith(receiver)
+            ]
+            found = [
+                each
+                for hook in hooks
+                for each in self._failed(f"{place}/hooks/{part(hook.id('id'))}")
+            ]
+        except (NotFound, ForgeDenied):
+            return None  # No maintainer, or a GitLab before 17.3.
+        return found if hooks else None
+
+    def _failed(self, hook: str) -> Iterator[FailedDelivery]:
+        """Those of which no attempt was taken: one that is resent keeps its key. They are told for
+        seven days, newest first, and without their times."""
+        attempts = [
+            (each.id("request_headers", "Idempotency-Key"), each)
+            for each in self._pages(f"{hook}/events")
+        ]
+        taken = {
+            key for key, each in attempts if re.fullmatch(r"2\d\d", each.name("response_status"))
+        }
+        for key, each in dict(reversed(attempts)).items():
+            if key and key not in taken:
+                event = each.name("request_headers", "X-Gitlab-Event")
+                yield FailedDelivery(hook=hook, id=each.id("id"), delivery=key, event=event, at=0)
+
+    def redeliver(self, repository: str, failed: FailedDelivery) -> None:
+        self._asking.put("POST", f"{failed.hook}/events/{part(failed.id)}/resend", {})
+
+
+def issue(repository: str, found: Payload) -> Issue:
+    """An issue as GitLab tells it."""
+    return Issue(
+        ref=IssueRef(repository, found.number("iid")),
+        title=found.name("title"),
+        text=found.text("description"),
+        author=found.name("author", "username"),
+        open=found.name("state") == "opened",
+        labels=found.names("labels"),
+        assignees=tuple(filter(None, (each.name("username") for each in found.all("assignees")))),
+        created=found.time("created_at"),
+        updated=found.time("updated_at"),
+        url=found.url("web_url"),
+        confidential=found.yes("confidential"),
+    )
+
+
+def pull(repository: str, found: Payload, head_repository: str) -> Pull:
+    """A merge request as GitLab tells it."""
+    return Pull(
+        ref=IssueRef(repository, found.number("iid"), True),
+        title=found.name("title"),
+        text=found.text("description"),
+        author=found.name("author", "username"),
+        open=found.name("state") == "opened",
+        labels=found.names("labels"),
+        assignees=tuple(filter(None, (each.name("username") for each in found.all("assignees")))),
+        created=found.time("created_at"),
+        updated=found.time("updated_at"),
+        url=found.url("web_url"),
+        merged=found.name("state") == "merged",
+        draft=found.yes("draft"),
+        head=found.name("source_branch"),
+        head_commit=found.name("sha"),
+        head_repository=head_repository,
+        base=found.name("target_branch"),
+        reviewers=tuple(filter(None, (each.name("username") for each in found.all("reviewers")))),
+    )
+
+
+def _check(found: Payload) -> CommitCheck:
+    states = {
+        "success": CheckState.SUCCESS,
+        "failed": CheckState.FAILURE,
+        "canceled": CheckState.ERROR,
+        "skipped": CheckState.SUCCESS,
+    }
+    # A job that waits for a person to start it holds up nothing.
+    states["manual"] = CheckState.SUCCESS
+    return CommitCheck(
+        name=found.name("name"),
+        state=states.get(found.name("status"), CheckState.PENDING),
+        text=found.name("description"),
+        url=found.url("target_url"),
+        updated=found.time("finished_at") or found.time("created_at"),
+    )
+
+
+def project(repository: str) -> str:
+    """Where a project is: its whole path is one part of the address."""
+    return f"projects/{quote(checked(repository), safe='')}"
+
+
+def thread(ref: IssueRef) -> str:
+    """Where an issue or a merge request is."""
+    return f"{project(ref.repository)}/{'merge_requests' if ref.pull else 'issues'}/{ref.number}"

@@ -1,0 +1,409 @@
+"""One request to a forge, and all that can go wrong with it. Made once, to one host, bounded in
+time and size; the answer is hostile.
+
+Where the forge says that it has had enough (GitHub's and GitLab's limits), nothing more is asked of
+it until the time that it named: GitHub's documentation threatens to block who goes on. Redirects
+are followed within the same host, for what was only read.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import ssl
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import parse_qsl, quote, urljoin, urlsplit
+
+import httpx2
+
+from perdure.errors import Conflict, ForgeDenied, ForgeRefused, ForgeUnavailable, NotFound
+from perdure.forge.clients.deadline import Cutting
+from perdure.forge.clients.tokens import ForgeToken
+from perdure.forge.webhooks.payload import Payload, parsed, parsed_list
+from perdure.lateclass import dataclass
+
+CONNECT_S = 10.0
+SILENT_S = 20.0
+"""So long may the forge say nothing."""
+CALL_S = 45.0
+"""So long may it take over one answer."""
+ANSWER_MOST = 16 * 1024 * 1024
+LOG_MOST = 64 * 1024 * 1024
+LOG_KEPT = 1024 * 1024
+"""The last bytes of a log: what has failed is told at its end."""
+PAGES_MOST = 20
+PAGES_S = 120.0
+"""So long may a list take with all its pages."""
+PAGE = 50
+"""Gitea gives no more at once, unless configured (MAX_RESPONSE_ITEMS); GitHub and GitLab would give
+100."""
+RETRY_S = 10.0
+LIMITED_S = 60.0
+LONGEST_WAIT_S = 3600.0
+REDIRECTS_MOST = 3
+
+_NEXT = re.compile(r'<([^<>]{1,4000})>\s*;\s*rel="?next"?')
+_REPOSITORY = re.compile(r"[\w.-]+(?:/[\w.-]+)+", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAnswer:
+    """What came back, before anybody believed it."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class HttpClient:
+    """Requests below one API address (`https://git.example.com/api/v1`), with one token. `scheme`
+    is what stands before it in the header Authorization."""
+
+    def __init__(
+        self, api: str, token: ForgeToken, scheme: str, accept: str, ca_file: Path | None
+    ) -> None:
+        self.api, self.token = api, token
+        self._scheme = scheme
+        local = is_loopback(urlsplit(api).hostname or "")
+        # Over http no certificate is looked at, and to load them all takes a tenth of a second.
+        plain = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if api.startswith("http:") else None
+        verify = plain or (ssl.create_default_context(cafile=ca_file) if ca_file else True)
+        self._client = httpx2.Client(
+            headers={"accept": accept, "accept-encoding": "identity", "user-agent": "perdure"},
+            timeout=httpx2.Timeout(SILENT_S, connect=CONNECT_S),
+            follow_redirects=False,
+            verify=verify,
+            trust_env=not local,
+        )
+        self._lock = threading.Lock()
+        self._again = 0.0
+        self._cutting = Cutting()
+
+    def close(self) -> None:
+        self._client.close()
+
+    def get(self, path: str, **query: object) -> Payload:
+        """The object there. Raises as `ForgeApi` says, like all that follow."""
+        return self._object(self.send("GET", path, query=query))
+
+    def pages(self, path: str, *, size: str, **query: object) -> Iterator[Payload]:
+        """The objects of a list there, page after page, as they are asked for; `size` is what this
+        forge calls the length of a page, where it can be asked for."""
+        query = {**query, size: PAGE} if size else query
+        until = time.monotonic() + PAGES_S
+        for _ in range(PAGES_MOST):
+            if time.monotonic() > until:
+                raise self._down(f"takes longer than {PAGES_S:g} s over one list")
+            answer = self.send("GET", path, query=query)
+            yield from self._list(answer)
+            following = _NEXT.search(answer.headers.get("link", "")[:20_000])
+            if following is None:
+                return
+            # Only what it asks for is taken from it: Gitea names the host that it believes to be
+            # its own.
+            try:
+                query = dict(parse_qsl(urlsplit(following[1]).query, max_num_fields=50))
+            except ValueError as error:
+                self._unread(answer, error)
+
+    def tail(self, path: str, hosts: Sequence[str] = ()) -> str:
+        """Return the end of a log, at most `LOG_KEPT` bytes of it.
+
+        GitHub keeps logs on another host, and redirects to it. That is followed, without the token,
+        to the `hosts` alone: names with a port, or the end of a name if it begins with a dot.
+        Raises as `ForgeApi` says."""
+        self._wait_not()
+        url, query, is_ours = f"{self.api}/{path}", None, True
+        for _ in range(REDIRECTS_MOST + 1):
+            answer = self._once("GET", url, query, None, keep=LOG_KEPT, token=is_ours)
+            if answer.status not in (301, 302, 303, 307, 308):
+                break
+            url, is_ours = self._log_at(url, answer, hosts, is_ours)
+        else:
+            raise ForgeRefused(f"{self.api} leads round and round: {REDIRECTS_MOST} redirects")
+        if not 200 <= answer.status < 300:
+            if not is_ours:
+                raise ForgeRefused(f"{urlsplit(url).hostname} answers {answer.status} for a log")
+            self._refused("GET", path, answer)
+        return answer.body.decode("utf-8", "replace")
+
+    def _log_at(
+        self, url: str, answer: HttpAnswer, hosts: Sequence[str], is_ours: bool
+    ) -> tuple[str, bool]:
+        """Where a log is, and whether that is the forge itself."""
+        try:
+            target = urljoin(url, answer.headers.get("location", "")[:8000])
+            new, own = urlsplit(target), urlsplit(self.api)
+        except ValueError as error:
+            self._unread(answer, error)
+        if is_ours and (new.scheme, new.netloc) == (own.scheme, own.netloc):
+            return target, True
+        known = any(
+            new.netloc == host or (host[0] == "." and new.netloc.endswith(host)) for host in hosts
+        )
+        if not known or (new.scheme != "https" and not is_loopback(new.hostname or "")):
+            said = _one_line(f"{new.scheme}://{new.hostname}")
+            raise ForgeRefused(
+                f"{self.api} keeps its logs at {said}, where perdure does not follow"
+            )
+        return target, False
+
+    def put(self, method: str, path: str, body: Mapping[str, object]) -> Payload:
+        """Sends an object, by POST, PATCH or PUT. Returns the one that is answered, an empty one
+        where none is."""
+        answer = self.send(method, path, body=body)
+        return self._object(answer) if answer.body.strip() else Payload(None)
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, object] | None = None,
+        body: Mapping[str, object] | None = None,
+    ) -> HttpAnswer:
+        """One request, answered with 2xx."""
+        self._wait_not()
+        url = f"{self.api}/{path}"
+        for _ in range(REDIRECTS_MOST + 1):
+            answer = self._once(method, url, query, body)
+            if answer.status not in (301, 302, 303, 307, 308):
+                break
+            url, query = self._elsewhere(method, url, answer), None
+        else:
+            raise ForgeRefused(
+                f"{self.api} leads round and round: {REDIRECTS_MOST} redirects",
+                "correct the url in your configuration",
+            )
+        if not 200 <= answer.status < 300:
+            self._refused(method, path, answer)
+        return answer
+
+    def _once(
+        self,
+        method: str,
+        url: str,
+        query: Mapping[str, object] | None,
+        body: Mapping[str, object] | None,
+        *,
+        keep: int = 0,
+        token: bool = True,
+    ) -> HttpAnswer:
+        """One request. `keep`: only so many of the last bytes are wanted, of more than is taken
+        else."""
+        headers = {"authorization": f"{self._scheme} {self.token.value()}"} if token else {}
+        size, most = 0, LOG_MOST if keep else ANSWER_MOST
+        given: dict[str, Any] = {
+            name: value for name, value in (query or {}).items() if value not in ("", None)
+        }
+        until, seen = time.monotonic() + CALL_S, {"trace": self._cutting.trace}
+        try:
+            with (
+                self._cutting.after(CALL_S),
+                self._client.stream(
+                    method, url, params=given or None, json=body, headers=headers, extensions=seen
+                ) as response,
+            ):
+                found = bytearray()
+                if response.headers.get("content-encoding", "identity").lower() not in (
+                    "",
+                    "identity",
+                ):
+                    raise ForgeUnavailable(
+                        f"{self.api} answers compressed, though it was asked not to",
+                        "look at the proxy before it",
+                    )
+                for part in response.iter_raw():
+                    found += part
+                    size += len(part)
+                    if size > most:
+                        raise ForgeRefused(
+                            f"{self.api} answers with more than {most // 1024**2} MiB to "
+                            f"{_path(url)}"
+                        )
+                    if keep and len(found) > 2 * keep:
+                        del found[:-keep]
+                    if time.monotonic() > until:
+                        raise self._down(f"takes longer than {CALL_S:g} s over one answer")
+                headers = {name.lower(): value for name, value in response.headers.items()}
+                return HttpAnswer(response.status_code, headers, bytes(found[-keep:]))
+        except (httpx2.TransportError, httpx2.StreamError, httpx2.DecodingError) as error:
+            if time.monotonic() >= until:
+                raise self._down(f"takes longer than {CALL_S:g} s over one answer") from error
+            raise self._down(
+                f"does not answer: {_one_line(str(error)) or type(error).__name__}"
+            ) from error
+        except httpx2.InvalidURL as error:
+            raise NotFound(f"{self.api} has no such address: {_one_line(str(error))}") from error
+
+    def _elsewhere(self, method: str, url: str, answer: HttpAnswer) -> str:
+        """Where a redirect leads: on the same host, and for a GET, or it is refused."""
+        try:
+            target = urljoin(url, answer.headers.get("location", "")[:4000])
+            old, new = urlsplit(url), urlsplit(target)
+        except ValueError as error:
+            self._unread(answer, error)
+        if (
+            method != "GET"
+            or (old.scheme, old.netloc) != (new.scheme, new.netloc)
+            or not answer.headers.get("location")
+        ):
+            said = _one_line(f"{new.scheme}://{new.hostname}")
+            raise ForgeRefused(
+                f"{self.api} redirects a {method} to {said}, which perdure does not follow",
+                "was the repository renamed, or the forge moved? correct the names and the url in "
+                "your configuration",
+            )
+        return target
+
+    def _wait_not(self) -> None:
+        left = self._again - time.monotonic()
+        if left > 0:
+            raise ForgeUnavailable(
+                f"{self.api} has had too many requests; it is asked again in {left:.0f} s",
+                retry_s=left,
+            )
+
+    def _down(self, why: str, wait: float = 0.0) -> ForgeUnavailable:
+        return ForgeUnavailable(
+            f"{self.api} {why}", "perdure asks again by itself", retry_s=wait or RETRY_S
+        )
+
+    def _limited(self, wait: float) -> ForgeUnavailable:
+        with self._lock:
+            self._again = max(self._again, time.monotonic() + wait)
+        return ForgeUnavailable(
+            f"{self.api} has had too many requests, and takes none for {wait:.0f} s", retry_s=wait
+        )
+
+    def _refused(self, method: str, path: str, answer: HttpAnswer) -> NoReturn:
+        said = self._said(answer.body)
+        what = f"{method} {path}: {said}" if said else f"{method} {path}"
+        limited = answer.status == 429 or (answer.status == 403 and _is_limit(answer.headers, said))
+        if limited:
+            raise self._limited(_retry_s(answer.headers) or LIMITED_S)
+        if answer.status >= 500 or answer.status in (408, 425):
+            raise self._down(f"answers {answer.status} to {what}", _retry_s(answer.headers))
+        if answer.status == 401:
+            raise ForgeDenied(
+                f"{self.api} does not take the token in {self.token}: it has expired, or was "
+                "revoked",
+                "make a new one on the forge and put it there"
+                + ("" if self.token.path else ", then restart perdure"),
+                everywhere=True,
+            )
+        if answer.status == 403:
+            raise ForgeDenied(
+                f"{self.api} does not allow {what}",
+                f"give the token in {self.token} more rights, or its login more in the repository",
+            )
+        if answer.status in (404, 410):
+            raise NotFound(
+                f"{self.api} has nothing at {path}, or does not show it to the login of "
+                f"{self.token}"
+            )
+        if answer.status == 409:
+            raise Conflict(f"{self.api} answers {answer.status} to {what}")
+        raise ForgeRefused(f"{self.api} answers {answer.status} to {what}")
+
+    def _said(self, body: bytes) -> str:
+        """What the forge says itself, on one line, without the token should it be repeated."""
+        try:
+            said = parsed(body[:100_000])
+        except ValueError:
+            return ""
+        found = said.name("message") or said.name("error") or said.name("error_description")
+        more = "; ".join(filter(None, (each.name("message") for each in said.all("errors"))))
+        return _one_line((f"{found}: {more}" if more else found).replace(self.token.value(), "***"))
+
+    def _object(self, answer: HttpAnswer) -> Payload:
+        try:
+            return parsed(answer.body, once=True)
+        except ValueError as error:
+            self._unread(answer, error)
+
+    def _list(self, answer: HttpAnswer) -> list[Payload]:
+        try:
+            return parsed_list(answer.body)
+        except ValueError as error:
+            self._unread(answer, error)
+
+    def _unread(self, answer: HttpAnswer, error: ValueError) -> NoReturn:
+        raise ForgeUnavailable(
+            f"{self.api} answers {answer.status} with something else than its API does: "
+            f"{_one_line(str(error))}",
+            "is the url of the forge right, and does a proxy stand before it?",
+            retry_s=RETRY_S,
+        ) from error
+
+
+def part(text: str) -> str:
+    """A name as one part of a path. Raises NotFound for what would be another path, or none."""
+    if (
+        not text
+        or text in (".", "..")
+        or len(text) > 255
+        or any(each < " " or each == "\x7f" for each in text)
+    ):
+        raise NotFound(f"There is nothing by the name {text[:100]!r} on a forge")
+    return quote(text.encode("utf-8", "replace"), safe="")
+
+
+def checked(repository: str) -> str:
+    """The repository's name, if it is one. Raises NotFound."""
+    if (
+        not _REPOSITORY.fullmatch(repository)
+        or len(repository) > 255
+        or {".", ".."} & set(repository.split("/"))
+    ):
+        raise NotFound(f"{repository[:100]!r} is not the name of a repository: owner/name is")
+    return repository
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, by its name alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _is_limit(headers: Mapping[str, str], said: str) -> bool:
+    """GitHub answers 403 to too many requests, with one of three signs (docs.github.com, "Rate
+    limits for the REST API")."""
+    return (
+        headers.get("x-ratelimit-remaining") == "0"
+        or "retry-after" in headers
+        or "rate limit" in said.lower()
+    )
+
+
+def _retry_s(headers: Mapping[str, str]) -> float:
+    """How long to wait, from 1 s to an hour; 0: it does not say."""
+    now = time.time()
+    given = headers.get("retry-after", "").strip()
+    found = 0.0
+    if re.fullmatch(r"\d{1,9}", given):
+        found = float(given)
+    elif given:
+        try:
+            found = parsedate_to_datetime(given).timestamp() - now
+        except (ValueError, OverflowError):
+            found = 0.0
+    elif headers.get("x-ratelimit-remaining", headers.get("ratelimit-remaining")) == "0":
+        reset = headers.get("x-ratelimit-reset", headers.get("ratelimit-reset", ""))
+        found = float(reset) - now if re.fullmatch(r"\d{1,12}", reset) else 0.0
+    return min(max(found, 1.0), LONGEST_WAIT_S) if found or given else 0.0
+
+
+def _path(url: str) -> str:
+    return urlsplit(url).path
+
+
+def _one_line(text: str) -> str:
+    return re.sub("[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text)[:300].strip()

@@ -1,0 +1,73 @@
+"""A token, and its place. One in a file is read for each request, so that a new one needs no
+restart; one in a variable or a credential of systemd is read once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import field
+from pathlib import Path
+
+from perdure.errors import ForgeDenied
+from perdure.lateclass import dataclass
+
+LONGEST = 4096
+CREDENTIALS = "CREDENTIALS_DIRECTORY"
+"""The variable by which systemd names the directory of a service's credentials."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForgeToken:
+    """One login's access to a forge. Never printed: `str` is the place."""
+
+    place: str
+    """For a person: `the file /path`, `the variable NAME`."""
+    path: Path | None = None
+    held: str = field(default="", repr=False)
+
+    def __str__(self) -> str:
+        return self.place
+
+    def value(self) -> str:
+        """The token itself. Raises ForgeDenied where there is none."""
+        if self.path is None:
+            found, why = self.held, "is empty"
+        else:
+            try:
+                with self.path.open("rb") as file:
+                    found, why = file.read(LONGEST + 1).decode("ascii").strip(), "is empty"
+            except OSError as error:
+                found, why = "", f"cannot be read: {error.strerror}"
+            except UnicodeDecodeError:
+                found, why = "", "holds no token"
+        if len(found) > LONGEST or any(not "!" <= each <= "~" for each in found):
+            found, why = "", "holds no token: it is one word of ASCII"
+        if not found:
+            raise ForgeDenied(
+                f"The token of the forge is missing: {self.place} {why}",
+                "make one on the forge and put it there",
+                everywhere=True,
+            )
+        return found
+
+
+def token_at(
+    file: str, variable: str, credential: str, environ: Mapping[str, str]
+) -> ForgeToken | None:
+    """Return the token of a table of the configuration: `token_file` (absolute), `token_env` or
+    `token_credential`. None without one."""
+    if file:
+        return ForgeToken(f"the file {file}", Path(file))
+    if credential:
+        place = f"the credential {credential}"
+        if directory := environ.get(CREDENTIALS, ""):
+            return ForgeToken(place, held=ForgeToken(place, Path(directory) / credential).value())
+        return ForgeToken(
+            f"{place} (no {CREDENTIALS} is set: the unit of systemd needs "
+            f"LoadCredential={credential}:/path)"
+        )
+    return (
+        ForgeToken(f"the variable {variable}", held=environ.get(variable, "").strip())
+        if variable
+        else None
+    )

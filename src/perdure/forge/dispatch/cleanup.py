@@ -1,0 +1,226 @@
+"""What is over on the forge is cleaned up here: archived, then moved to the trash; and brought back
+when it goes on.
+
+The order is what makes a kill harmless: a checkpoint of workdir and conversation is published, a
+capsule written where the rule asks for one, the journal told, then the workdir moves, by one
+rename. A workdir goes only if everything in it is proven to be saved elsewhere at that moment, in
+that checkpoint or in a repository; what is not saved stays, and its run says so. The conversation
+stays the run's own: whatever comes afterwards brings the workdir back and goes on in it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from perdure.engine import checkpoints, service, sweeper
+from perdure.engine.attempt import Engine
+from perdure.engine.attempt.engine import HISTORY
+from perdure.errors import Conflict, NotFound, PerdureError
+from perdure.model import CLEAN_UP, UNSAVED, Backend, Checkpoint, Condition, TaskRun, Workspace
+from perdure.model.events import BroughtBack, CleanedUp, RunReset
+from perdure.model.forge.deliveries import Forge
+from perdure.model.forge.rules import Rule
+from perdure.rules.lifecycle import FINAL
+from perdure.workspace import Proof
+
+VERB = CLEAN_UP
+KEPT = UNSAVED
+HALF_BACK = "half_back"
+"""The condition of a run whose workdir is being brought back from its checkpoint."""
+ARCHIVE = "archive"
+"""Below the state directory: the capsules of what was cleaned up."""
+
+
+def clean(
+    engine: Engine, rule: Rule, run: TaskRun, why: str, *, pull: int = 0, forge: Forge | None = None
+) -> str:
+    """Cleans up and returns what was done, in words. `pull`: the pull request of the work, whose
+    commits the forge keeps for good.
+
+    Raises Conflict while somebody is at work in it, or while its own host has not cleaned it up,
+    and PerdureError where it cannot be archived: then all is as it was.
+    """
+    place = run.workspace
+    if engine.elsewhere(run):
+        kept = next((each.message for each in run.conditions if each.type == KEPT), "")
+        if kept or _last(engine, run) is not None:
+            return f"{run.name}: {kept}" if kept else f"{run.name} is cleaned up: {why}"
+        raise Conflict(
+            f"{run.name} lies on {run.host_name}, and is cleaned up there",
+            f"perdure show {run.name}",
+        )
+    if place is None or place.backend not in (Backend.WORKTREE, Backend.ISOLATED):
+        return f"{run.name} has no workdir of its own"
+    if not os.path.lexists(place.path):
+        return f"{run.name} has no workdir any more"
+    fd = engine.workspaces.lock(place, f"the clean-up of {run.name}")
+    try:
+        beside = [each for each in engine.store.placed() if each.workspace.path == place.path]
+        if used := sweeper.at_work(beside, sweeper.unfinished(engine)):
+            raise Conflict(used, f"perdure stop {run.name}")
+        checkpoint = _checkpoint(engine, run, place)
+        proof = _prove(engine, place, pull, forge, checkpoint)
+        if proof.lost:
+            return _kept(engine, run, why, proof.lost)
+        if proof.logged:
+            engine.workspaces.checkpoints.keep_commits(place, proof.logged)
+        checkpoint = checkpoint or checkpoints.keep(engine, run, place, VERB)
+        number = checkpoint.number if checkpoint is not None else 0
+        capsule = _capsule(engine, run, number) if rule.archive == "capsule" and number else ""
+        event = CleanedUp(
+            why=why, checkpoint=number, capsule=capsule, needed=bool(proof.checkpoint)
+        )
+        # Before it goes: who finds it gone knows by this that it may be brought back.
+        engine.store.tell_run(run.id, [event], solved=KEPT)
+        about: dict[str, Any] = {
+            "verb": VERB,
+            "run": run.name,
+            "runs": [each.id for each in beside],
+            "why": why,
+        }
+        about["unsaved"] = list(proof.built)
+        if checkpoint is not None and proof.checkpoint:
+            about["checkpoint"] = {
+                "run": run.id,
+                "number": number,
+                "commit": checkpoint.workdir.commit,
+            }
+        engine.workspaces.put_away(place, about)
+    finally:
+        os.close(fd)
+    if checkpoint is not None and engine.publisher is not None:
+        engine.publisher.published(checkpoint)
+    return f"{run.name} is cleaned up: {why}"
+
+
+def _checkpoint(engine: Engine, run: TaskRun, place: Workspace) -> Checkpoint | None:
+    """A checkpoint of the workdir as it is now; None where none can be taken: then only a
+    repository proves that its work is saved."""
+    try:
+        return checkpoints.keep(engine, run, place, VERB)
+    except (PerdureError, OSError):
+        return None
+
+
+def _prove(
+    engine: Engine, place: Workspace, pull: int, forge: Forge | None, checkpoint: Checkpoint | None
+) -> Proof:
+    """What becomes of the workdir's content. After a squash its commits are in no branch; the forge
+    keeps them with the pull request."""
+    if pull and forge and not engine.workspaces.prove(place).saved:
+        ref = (
+            f"refs/merge-requests/{pull}/head"
+            if forge is Forge.GITLAB
+            else f"refs/pull/{pull}/head"
+        )
+        with suppress(PerdureError):
+            engine.workspaces.keep_of_remote(place, ref)
+    if checkpoint is None:
+        return engine.workspaces.prove(place)
+    return engine.workspaces.prove(
+        place, checkpoint.number, checkpoint.workdir.commit, ignored=engine.checkpoint_ignored
+    )
+
+
+def _kept(engine: Engine, run: TaskRun, why: str, lost: Sequence[str]) -> str:
+    message = (
+        f"{why}, and its workdir stays: it has changes that exist nowhere else: {'; '.join(lost)}"
+    )
+    engine.store.tell_run(run.id, [], Condition(type=KEPT, message=message, at=engine.store.now()))
+    return f"{run.name}: {message}"
+
+
+def _capsule(engine: Engine, run: TaskRun, number: int) -> str:
+    """Writes one, without the secrets that are known; returns its path."""
+    from perdure.capsule.export import ExportRequest, export
+
+    target = engine.state / ARCHIVE / f"{run.name}-{run.id[:8]}-{number}.capsule"
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return str(
+        export(
+            engine, run.id, ExportRequest(target=target, at=number, redact=True, leave_out=True)
+        ).path
+    )
+
+
+def end(engine: Engine, run: TaskRun) -> TaskRun:
+    """Stops what is not finished, so that it can be cleaned up."""
+    return run if run.state in FINAL else service.stop(engine, run.id)
+
+
+def is_cleaned_up(engine: Engine, run: TaskRun) -> bool:
+    """Whether the run's work is over and its workdir is in the trash, or was."""
+    return _gone(engine, run) is not None
+
+
+def _gone(engine: Engine, run: TaskRun) -> CleanedUp | None:
+    if run.workspace is None or run.state not in FINAL or os.path.lexists(run.workspace.path):
+        return None
+    return _last(engine, run)
+
+
+def _last(engine: Engine, run: TaskRun) -> CleanedUp | None:
+    """How it was cleaned up, unless it was brought back or reset since."""
+    told = [record.event for record in engine.store.history(run.id, limit=HISTORY)]
+    last = next(
+        (
+            event
+            for event in reversed(told)
+            if isinstance(event, CleanedUp | BroughtBack | RunReset)
+        ),
+        None,
+    )
+    return last if isinstance(last, CleanedUp) else None
+
+
+def bring_back(engine: Engine, run: TaskRun) -> None:
+    """Brings back a workdir that was cleaned up: from the trash, or from the checkpoint that was
+    taken then. Nothing happens where it is there, or where a person had it reset since. Raises
+    PerdureError."""
+    gone = _last(engine, run) if _is_half_back(engine, run) else _gone(engine, run)
+    if gone is None or run.workspace is None:
+        return
+    there = [
+        each.id
+        for each in sweeper.listed(engine)
+        if (each.about.get("verb"), each.about.get("path")) == (VERB, run.workspace.path)
+    ]
+    number = 0
+    if there:
+        try:
+            sweeper.restore(engine, there[-1])
+        except NotFound as error:
+            # Another server on this database was quicker, or it was purged just now.
+            raise Conflict(
+                f"The workdir of {run.name} is being brought back: {error}",
+                f"perdure show {run.name}",
+            ) from error
+    elif gone.checkpoint:
+        # It is made first, and filled then: cut off in between, it is begun again.
+        message = f"its workdir is being brought back from checkpoint {gone.checkpoint}"
+        engine.store.tell_run(
+            run.id, [], Condition(type=HALF_BACK, message=message, at=engine.store.now())
+        )
+        try:
+            number = checkpoints.restore(engine, run.id, gone.checkpoint).checkpoint.number
+        except NotFound:
+            engine.store.tell_run(run.id, [], solved=HALF_BACK)
+            return  # It was forgotten by its age: the workdir begins at the branch again.
+    engine.store.tell_run(
+        run.id, [BroughtBack(place=run.workspace.path, checkpoint=number)], solved=HALF_BACK
+    )
+    engine.store.tell_run(run.id, [], solved=KEPT)
+
+
+def _is_half_back(engine: Engine, run: TaskRun) -> bool:
+    """Whether a workdir was being brought back from its checkpoint and that was cut off, and nobody
+    has worked in it since."""
+    since = next((each.at for each in run.conditions if each.type == HALF_BACK), 0)
+    return (
+        bool(since)
+        and run.state in FINAL
+        and all(each.started < since for each in engine.store.attempts(run.id)[-1:])
+    )

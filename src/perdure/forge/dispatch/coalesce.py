@@ -1,0 +1,87 @@
+"""Several events of one update that say the same thing: what was edited twice is told once, as it
+reads now. Called by `dispatcher`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from perdure.forge.dispatch.difference import difference
+from perdure.forge.dispatch.order import LOOKED_AT
+from perdure.forge.webhooks.speech import mentioned, stopped
+from perdure.model.forge.deliveries import Delivery, Intent, IntentKind
+from perdure.protocols import InboxStore
+
+Told = tuple[Delivery, Intent]
+SAID = frozenset(
+    {
+        IntentKind.COMMENTED,
+        IntentKind.LINE_COMMENTED,
+        IntentKind.CHANGES_REQUESTED,
+        IntentKind.APPROVED,
+    }
+)
+Key = tuple[str, str, int, bool, str]
+
+
+def merged(told: Iterable[Told]) -> list[Told]:
+    """Return the events in order, each edit told with the one before it: a comment as it reads
+    after its edits, two edits of one text as one."""
+    found: dict[int, Told] = {}
+    places: dict[Key, int] = {}
+    for at, (delivery, intent) in enumerate(told):
+        key = _key(intent)
+        if key is None or key not in places or intent.kind in SAID:
+            found[at] = (delivery, intent)
+            if key is not None:
+                places[key] = at
+            continue
+        earlier, first = found[places[key]]
+        found[places[key]] = (earlier, _with_edit(first, intent))
+    return [found[at] for at in sorted(found)]
+
+
+def with_before(store: InboxStore, delivery: Delivery, intent: Intent) -> Intent:
+    """Return an edited comment with what it said before. GitLab does not send that; the inbox has
+    it where the comment itself was delivered."""
+    if intent.kind is not IntentKind.COMMENT_EDITED or intent.before or not intent.comment:
+        return intent
+    for each in store.inbox(source=delivery.source, limit=LOOKED_AT, before=delivery.number):
+        other = each.intent
+        if other is not None and _key(other) == _key(intent):
+            mentions = tuple(
+                login for login in intent.mentions if login not in mentioned(other.text)
+            )
+            stops = tuple(login for login in intent.stops if login not in stopped(other.text))
+            return replace(intent, before=other.text, mentions=mentions, stops=stops)
+    # Whom it named before is not known: by an edit alone nobody is called.
+    return replace(intent, mentions=())
+
+
+def is_unchanged(intent: Intent) -> bool:
+    """Return whether an edit has changed nothing that is read."""
+    if intent.kind is IntentKind.EDITED:
+        return intent.title == intent.title_before and not difference(
+            intent.before, intent.description
+        )
+    return (
+        intent.kind is IntentKind.COMMENT_EDITED
+        and bool(intent.before)
+        and not difference(intent.before, intent.text)
+    )
+
+
+def _key(intent: Intent) -> Key | None:
+    """What an edit is one of: a comment by its id, or the words of an issue."""
+    thing = (intent.repository, intent.number, intent.pull)
+    if intent.kind is IntentKind.EDITED:
+        return "issue", *thing, ""
+    if intent.comment and intent.kind in SAID | {IntentKind.COMMENT_EDITED}:
+        return "comment", *thing, intent.comment
+    return None
+
+
+def _with_edit(first: Intent, edit: Intent) -> Intent:
+    if first.kind is IntentKind.EDITED:
+        return replace(first, title=edit.title, description=edit.description, author=edit.author)
+    return replace(first, text=edit.text)

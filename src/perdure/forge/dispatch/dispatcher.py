@@ -1,0 +1,492 @@
+"""The thread of `perdure serve` that works on the inbox, beside the webhooks and the pool.
+
+Several events of one task become one update: those that wait when it is looked, and all that come
+while an agent is at work, told in order at its next attempt, each once.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+
+from perdure.engine import service
+from perdure.engine.attempt import Engine
+from perdure.engine.attempt.engine import HISTORY
+from perdure.errors import (
+    AgentMissing,
+    CapsuleError,
+    Conflict,
+    ForgeDenied,
+    ForgeRefused,
+    ForgeUnavailable,
+    NotFound,
+    PerdureError,
+    StoreError,
+    UsageError,
+)
+from perdure.forge.dispatch.checks import Checks
+from perdure.forge.dispatch.cleanup import bring_back, clean, end, is_cleaned_up
+from perdure.forge.dispatch.coalesce import is_unchanged, merged, with_before
+from perdure.forge.dispatch.current import Current, current
+from perdure.forge.dispatch.loop_guard import unattended
+from perdure.forge.dispatch.order import ENDING, overtaken
+from perdure.forge.dispatch.prompts import Moved, Prompts
+from perdure.forge.dispatch.selection import RuleChoice, choose, scope_of, spec_of, takes_from
+from perdure.forge.dispatch.withdrawal import (
+    WITHDRAWN,
+    is_given_again,
+    is_told_to_stop,
+    may_withdraw,
+    message,
+    missed,
+    off,
+    taken_back,
+    with_changes,
+    withdrawn,
+)
+from perdure.host import wakeup
+from perdure.model import Condition, RunState, TaskRun, TaskSpec
+from perdure.model.events import AnyEvent, BaseMoved, Withdrawn
+from perdure.model.forge.deliveries import Delivery, DeliveryState, Forge, Intent, IntentKind
+from perdure.model.forge.rules import Rule, issue_of, wants
+from perdure.protocols import ForgeApi
+from perdure.rules.lifecycle import FINAL
+
+AGAIN_S = 2.0
+"""So often the inbox is looked at, even if nothing came: what waits may wait no more."""
+AT_ONCE = 10_000
+TROUBLED_S = 60.0
+"""What could not be worked on for a reason that time may mend is tried again so much later."""
+QUIET = frozenset({"commented", "line_commented", "ci_failed", "approved", "edited"})
+"""Triggers that wake nobody whose work is over."""
+
+WITHDRAWING = frozenset({IntentKind.UNASSIGNED, IntentKind.UNLABELLED})
+
+Told = tuple[Delivery, Intent]
+
+
+class Dispatcher:
+    """From `with` to its end. `seed` has what every task takes from the settings; `say` gets a line
+    for each delivery that failed; `forge` gives who speaks to the forge of a source as a rule's
+    agent, if anybody does.
+
+    Raises ConfigError where a rule's templates cannot be used.
+    """
+
+    def __init__(
+        self, engine: Engine, rules: Sequence[Rule], seed: TaskSpec, say: Callable[[str], None],
+        forge: Callable[[str, str], ForgeApi | None] = lambda source, rule: None,
+    ) -> None:  # fmt: skip
+        self._engine, self._rules, self._seed, self._say = engine, rules, seed, say
+        self._current = Current(forge)
+        self._checks = Checks(engine, self._current)
+        self._prompts = Prompts(rules)
+        self._woken = threading.Event()
+        self._held: set[str] = set()
+        self._later: dict[int, float] = {}
+        self._ending = False
+        self._thread = threading.Thread(target=self._go, name="dispatch", daemon=True)
+
+    def wake(self) -> None:
+        """Something was received. From any thread."""
+        self._woken.set()
+
+    def __enter__(self) -> Dispatcher:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ending = True
+        self.wake()
+        self._thread.join()
+
+    def _go(self) -> None:
+        while not self._ending:
+            self._woken.clear()
+            try:
+                self.round()
+            except Exception as error:
+                # Nobody would notice that this thread has ended.
+                self._say(f"deliveries wait: {error or type(error).__name__}")
+            self._woken.wait(AGAIN_S)
+
+    def round(self) -> None:
+        """Settles whatever waits and can be settled now. Raises StoreError."""
+        news: dict[str, list[Told]] = {}
+        given = False
+        self._held.clear()
+        self._later = {
+            number: until for number, until in self._later.items() if until > time.monotonic()
+        }
+        for delivery in self._engine.store.waiting_deliveries(AT_ONCE):
+            if self._ending:
+                break
+            if delivery.number in self._later:
+                continue
+            given |= self._tried([delivery], partial(self._take, delivery, news))
+        for run_id, told in news.items():
+            given |= self._tried(
+                [delivery for delivery, _ in told], partial(self._give, run_id, told)
+            )
+        if given:
+            wakeup.ring(self._engine.state)
+
+    def _tried(self, deliveries: Sequence[Delivery], work: Callable[[], bool]) -> bool:
+        """Whether a run got something to do by the work on these deliveries."""
+        try:
+            return work()
+        except (UsageError, AgentMissing, NotFound, ForgeRefused, CapsuleError) as error:
+            for delivery in deliveries:
+                self._engine.store.settle_delivery(
+                    delivery.number, DeliveryState.FAILED, str(error)
+                )
+                self._say(f"delivery {delivery.number} failed: {error}")
+        except (Conflict, ForgeUnavailable, ForgeDenied) as error:
+            # Somebody else has the delivery, or a person the conversation, or the forge has to be
+            # asked and does not answer.
+            self._wait(deliveries, str(error))
+        except StoreError:
+            raise
+        except Exception as error:
+            # One delivery that cannot be worked on holds up none of the others.
+            self._later |= dict.fromkeys(
+                [delivery.number for delivery in deliveries], time.monotonic() + TROUBLED_S
+            )
+            self._say(f"delivery {deliveries[0].number} waits: {error or type(error).__name__}")
+            self._wait(deliveries, str(error) or type(error).__name__)
+        return False
+
+    def _wait(self, deliveries: Sequence[Delivery], why: str) -> None:
+        for delivery in deliveries:
+            if delivery.reason != f"waits: {why}":
+                self._engine.store.delay_delivery(delivery.number, f"waits: {why}")
+
+    def _settle(self, delivery: Delivery, state: DeliveryState, reason: str) -> None:
+        self._engine.store.settle_delivery(delivery.number, state, reason)
+
+    def _take(self, delivery: Delivery, news: dict[str, list[Told]]) -> bool:
+        """Begins a task, or puts the delivery to the news of the run whose it is."""
+        intent = delivery.intent
+        if intent is not None and intent.kind in ENDING:
+            return self._clean(delivery, intent, news)
+        stopped: dict[str, str] = {}
+        if intent is not None:
+            intent = with_before(self._engine.store, delivery, intent)
+            stopped = self._withdraw(delivery, intent, news)
+            if intent.kind in WITHDRAWING:
+                done = "; ".join(stopped.values())
+                self._settle(
+                    delivery,
+                    DeliveryState.HANDLED if done else DeliveryState.IGNORED,
+                    done or "no agent is taken off by it",
+                )
+                return False
+        rules = [rule for rule in self._rules if rule.name not in stopped]
+        if intent is not None:
+            intent = self._current.placed(delivery, intent, rules)
+        choice = (
+            choose(rules, delivery, intent, self._run_of)
+            if intent is not None
+            else "nothing follows from it"
+        )
+        if intent is not None and isinstance(choice, RuleChoice):
+            choice = self._passed_over(delivery, intent, choice) or choice
+        if (
+            isinstance(choice, RuleChoice)
+            and choice.run is not None
+            and (choice.run.state is RunState.RUNNING or choice.run.id in self._held)
+        ):
+            # It is told later, after what came before it; how things stand is asked then.
+            self._held.add(choice.run.id)
+            raise Conflict(
+                f"{choice.run.name} is at work, and is told when it is done",
+                f"perdure logs -f {choice.run.name}",
+            )
+        if intent is not None and isinstance(choice, RuleChoice):
+            wanting = [rule for rule in rules if takes_from(rule, delivery) and wants(rule, intent)]
+            now, able = self._current.of(delivery, intent, wanting)
+            choice = choose(able, delivery, now, self._run_of) if isinstance(now, Intent) else now
+            choice = (
+                f"as it stands now, {choice}"
+                if isinstance(now, Intent) and isinstance(choice, str)
+                else choice
+            )
+            intent = now if isinstance(now, Intent) else intent
+        if intent is not None and isinstance(choice, RuleChoice):
+            over = self._over(delivery, choice, news) or overtaken(
+                self._engine.store, delivery, intent
+            )
+            choice = over or self._is_off(delivery, intent, choice) or choice
+        if intent is None or isinstance(choice, str):
+            done = "; ".join(stopped.values())
+            self._settle(
+                delivery,
+                DeliveryState.HANDLED if done else DeliveryState.IGNORED,
+                done or str(choice),
+            )
+            return False
+        if choice.run is None:
+            prompt = self._prompts.first(
+                choice.rule, delivery, intent, self._current.earlier(delivery, intent, choice.rule)
+            )
+            spec = spec_of(self._seed, choice.rule, delivery, intent, prompt)
+            service.submit(self._engine, spec, Path("/"), deliveries=[delivery.number])
+            return True
+        if why := unattended(
+            self._engine.store,
+            self._engine.store.contexts(choice.run.id),
+            self._rules,
+            delivery,
+            choice,
+            intent,
+        ):
+            self._ask_a_person(choice.run, why)
+            self._settle(delivery, DeliveryState.IGNORED, why)
+            return False
+        if intent.kind is IntentKind.CI_FAILED:
+            if why := self._checks.spent(choice.rule, choice.run):
+                self._ask_a_person(choice.run, why)
+                self._settle(delivery, DeliveryState.IGNORED, why)
+                return False
+            self._checks.wait(delivery, choice.rule, intent)
+        if why := _is_no_news(choice, intent):
+            self._settle(delivery, DeliveryState.HANDLED, why)
+            return False
+        news.setdefault(choice.run.id, []).append((delivery, intent))
+        return False
+
+    def _ask_a_person(self, run: TaskRun, why: str) -> None:
+        """Once: the run is told of on its forge whenever it changes."""
+        if not any(each.type == "needs_person" and each.message == why for each in run.conditions):
+            needs = Condition(type="needs_person", message=why, at=self._engine.store.now())
+            self._engine.store.tell_run(run.id, [], needs)
+
+    def _passed_over(self, delivery: Delivery, intent: Intent, choice: RuleChoice) -> str:
+        """Return why a delivery that a rule wants is told to nobody, or an empty text."""
+        run = choice.run
+        if run is None:
+            return "there is nothing to stop" if is_told_to_stop(choice.rule, intent) else ""
+        if is_unchanged(intent):
+            return "nothing that it says has changed"
+        if intent.kind is IntentKind.CI_FAILED:
+            return self._checks.refused(choice, intent) or self._checks.told(run, intent)
+        return ""
+
+    def _is_off(self, delivery: Delivery, intent: Intent, choice: RuleChoice) -> str:
+        """Return why a run is not told what was said to it, or an empty text: its work was taken
+        back. It is told later, so this is asked only for who may tell it something."""
+        run = choice.run
+        if run is None or withdrawn(run) is None:
+            return ""
+        given = is_given_again(
+            self._engine.store, delivery, intent, run, choice.rule, choice.trigger
+        )
+        return "" if given else off(run)
+
+    def _withdraw(
+        self, delivery: Delivery, intent: Intent, news: dict[str, list[Told]]
+    ) -> dict[str, str]:
+        """Stop the runs whose work is taken back, in good order; return what was done, by rule.
+        Raises Conflict until a run that is at work has ended."""
+        store, said = self._engine.store, dict[str, str]()
+        if not may_withdraw(intent):
+            return said
+        for rule in self._rules:
+            if not takes_from(rule, delivery) or not (number := issue_of(rule, intent)):
+                continue
+            run = self._run_of(rule, scope_of(rule, delivery, intent, number))
+            if run is None:
+                continue
+            why = self._taken_back(delivery, with_changes(store, delivery, intent, run), rule, run)
+            if not why:
+                continue
+            for each, _ in news.pop(run.id, []):
+                self._settle(each, DeliveryState.IGNORED, off(run))
+            words = message(rule, why)
+            known = withdrawn(run)
+            if known is None or known.message != words:
+                store.tell_run(
+                    run.id,
+                    [Withdrawn(why=why)],
+                    Condition(type=WITHDRAWN, message=words, at=store.now()),
+                )
+            run = end(self._engine, run)
+            if run.state not in FINAL:
+                raise Conflict(f"{run.name} is being stopped", f"perdure logs -f {run.name}")
+            said[rule.name] = f"{run.name} is off it: {why}"
+        return said
+
+    def _taken_back(self, delivery: Delivery, intent: Intent, rule: Rule, run: TaskRun) -> str:
+        """Return how the work was taken back, as things stand now, or an empty text."""
+        store, stops = self._engine.store, is_told_to_stop(rule, intent)
+        if not stops and not taken_back(store, rule, run, intent):
+            return ""
+        if stops:
+            now, able = self._current.of(delivery, intent, [rule])
+            return f"told to stop by {intent.author}" if isinstance(now, Intent) and able else ""
+        found = (
+            self._current.asked(delivery, intent, rule, lambda api: current(api, intent)) or intent
+        )
+        return taken_back(store, rule, run, found) if isinstance(found, Intent) else ""
+
+    def _give(self, run_id: str, told: Sequence[Told]) -> bool:
+        """One update for all that is new of a run. What is too long for one becomes several."""
+        run = self._engine.store.get(run_id)
+        deliveries = [delivery for delivery, _ in told]
+        service.refuse_open(self._engine, run)
+        bring_back(self._engine, run)
+        moved = self._moved(run)
+        rule = self._rule_of(run)
+        before = missed(
+            self._engine.store, run, sorted({delivery.source for delivery in deliveries})
+        )
+        shown, failed = self._checks.report(rule, run, merged([*before, *told]))
+        text = self._prompts.delta(rule, shown, moved)
+        try:
+            service.check_prompt(
+                text, self._engine.driver(run.spec.agent).abilities.max_prompt_bytes
+            )
+        except UsageError:
+            if len(told) == 1:
+                raise
+            half = len(told) // 2
+            return self._give(run_id, told[:half]) | self._give(run_id, told[half:])
+        events: list[AnyEvent] = [*failed]
+        if moved is not None:
+            events.append(
+                BaseMoved(branch=moved.branch, commit=moved.commit, commits=moved.commits)
+            )
+        self._engine.store.update(
+            run.id, text, deliveries=[delivery.number for delivery in deliveries], events=events
+        )
+        return True
+
+    def _moved(self, run: TaskRun) -> Moved | None:
+        """What the agent was not told yet of the branch that its work is based on. Where that
+        cannot be fetched now, it is told later."""
+        if run.workspace is None:
+            return None
+        told = (
+            record.event for record in reversed(self._engine.store.history(run.id, limit=HISTORY))
+        )
+        last = next((event.commit for event in told if isinstance(event, BaseMoved)), "")
+        try:
+            found = self._engine.workspaces.ahead(run.workspace, run.spec.base, last)
+        except PerdureError:
+            return None
+        return (
+            Moved(run.spec.base, found.commit, found.commits, found.subjects)
+            if found is not None
+            else None
+        )
+
+    def _clean(self, delivery: Delivery, intent: Intent, news: dict[str, list[Told]]) -> bool:
+        """The work on an issue is over: what its runs have left is cleaned up, after what was said
+        before."""
+        found = [
+            (rule, run)
+            for rule in self._rules
+            if takes_from(rule, delivery) and (number := issue_of(rule, intent))
+            if (run := self._run_of(rule, scope_of(rule, delivery, intent, number))) is not None
+        ]
+        if not found:
+            self._settle(delivery, DeliveryState.IGNORED, "no agent is at it")
+            return False
+        now, _ = self._current.of(delivery, intent, [rule for rule, _ in found])
+        if why := now if isinstance(now, str) else overtaken(self._engine.store, delivery, intent):
+            self._settle(delivery, DeliveryState.IGNORED, why)
+            return False
+        said = []
+        for rule, run in found:
+            if (
+                run.state is RunState.RUNNING
+                and intent.author.casefold() == rule.login.casefold() != ""
+            ):
+                raise Conflict(
+                    f"{run.name} is at work; it ended the issue itself",
+                    f"perdure logs -f {run.name}",
+                )
+            for each, _ in news.pop(run.id, []):
+                self._settle(each, DeliveryState.IGNORED, f"{run.name} was {_ended(intent)} since")
+            run = end(self._engine, run)
+            if run.state not in FINAL:
+                raise Conflict(f"{run.name} is being stopped", f"perdure logs -f {run.name}")
+            pull = intent.number if intent.pull else self._pull_of(run)
+            why = f"{_ended(intent)} by {intent.author}" if intent.author else _ended(intent)
+            said.append(clean(self._engine, rule, run, why, pull=pull, forge=intent.forge))
+        self._settle(delivery, DeliveryState.HANDLED, "; ".join(said))
+        return False
+
+    def _over(self, delivery: Delivery, choice: RuleChoice, news: Mapping[str, object]) -> str:
+        """Why a run is left alone whose work is over: what is only said under it wakes nobody.
+        Unless the forge says that it is open, or it was opened again just before."""
+        if choice.run is None or choice.trigger not in QUIET or choice.run.id in news:
+            return ""
+        asked = self._current.knows(delivery, choice.rule)
+        return (
+            f"{choice.run.name} is over and cleaned up"
+            if not asked and is_cleaned_up(self._engine, choice.run)
+            else ""
+        )
+
+    def _pull_of(self, run: TaskRun) -> int:
+        posting = self._engine.store.posting(run.id)
+        return posting.pull if posting is not None else 0
+
+    def _rule_of(self, run: TaskRun) -> Rule:
+        name = run.spec.rule or run.spec.labels.get("agent", "")
+        found = next((rule for rule in self._rules if rule.name == name), None)
+        if found is None:
+            raise NotFound(
+                f"There is no agent {name!r} in the configuration any more",
+                "add [agents.NAME] again",
+            )
+        return found
+
+    def _run_of(self, rule: Rule, scope: str) -> TaskRun | None:
+        run = self._engine.store.run_under(rule.name, scope)
+        if run is None:
+            return None
+        try:
+            return self._engine.store.get(run.id)
+        except NotFound:
+            return None  # It was removed from the list.
+
+
+def _ended(intent: Intent) -> str:
+    return {IntentKind.BRANCH_DELETED: "left without its branch"}.get(
+        intent.kind, intent.kind.value
+    )
+
+
+def _is_no_news(choice: RuleChoice, intent: Intent) -> str:
+    """Why a run that is there need not be told, or empty. Gitea and Forgejo tell all labels and
+    assignees at each change of one, and an issue that is opened with them comes as several
+    events."""
+    run = choice.run
+    if (
+        run is None
+        or withdrawn(run) is not None
+        or intent.kind
+        not in (
+            IntentKind.OPENED,
+            IntentKind.ASSIGNED,
+            IntentKind.LABELLED,
+            IntentKind.REVIEW_REQUESTED,
+        )
+    ):
+        return ""
+    all_told = (
+        intent.forge in (Forge.GITEA, Forge.FORGEJO)
+        and intent.kind is not IntentKind.REVIEW_REQUESTED
+    )
+    return f"{run.name} is at it already" if run.state not in FINAL or all_told else ""

@@ -1,0 +1,53 @@
+"""Agents and checks can keep each other at work: two agents that answer each other, a check that
+fails whatever is done. Without a word from a person that ends here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from perdure.forge.dispatch.order import LOOKED_AT
+from perdure.forge.dispatch.selection import RuleChoice, takes_from
+from perdure.model import Context
+from perdure.model.forge.deliveries import Delivery, DeliveryState, Intent, IntentKind
+from perdure.model.forge.rules import Rule, issue_of
+from perdure.protocols import InboxStore
+
+UPDATES_MOST = 10
+"""So many updates in a row without a person."""
+
+
+def unattended(
+    store: InboxStore,
+    updates: Sequence[Context],
+    rules: Sequence[Rule],
+    delivery: Delivery,
+    choice: RuleChoice,
+    intent: Intent,
+) -> str:
+    """Why a run is not told any more of what agents and checks say of its work, or empty.
+    `updates`: all that it was told."""
+    logins = {rule.login.casefold() for rule in rules if rule.login and takes_from(rule, delivery)}
+    if choice.run is None or not _is_of_no_person(intent, logins):
+        return ""
+    told = store.inbox(DeliveryState.HANDLED, source=delivery.source, limit=LOOKED_AT)
+    by_people = (
+        each.updated
+        for each in told
+        if each.intent is not None
+        and (each.intent.repository, issue_of(choice.rule, each.intent))
+        == (intent.repository, choice.number)
+        and not _is_of_no_person(each.intent, logins)
+    )
+    since = max(by_people, default=0)
+    # What the person said was one of them.
+    if sum(each.at >= since for each in updates) - bool(since) < UPDATES_MOST:
+        return ""
+    return (
+        f"agents and checks alone have had {choice.run.name} at work {UPDATES_MOST} times; a "
+        "person's word goes on with it"
+    )
+
+
+def _is_of_no_person(intent: Intent, logins: set[str]) -> bool:
+    return intent.kind is IntentKind.CI_FAILED or intent.author.casefold() in logins

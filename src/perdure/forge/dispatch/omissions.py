@@ -1,0 +1,103 @@
+"""What an event leaves out, as the forge itself tells it. Gitea and Forgejo send a review without
+what was said of its lines, and a failed check without its branch (Gitea 1.26.4,
+modules/structs/hook.go; `tests/forges/recorded/gitea-1.26` has both).
+
+GitHub and GitLab send a delivery for each line, and name the branch; GitLab without the diff.
+Without a token the event is all there is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from perdure.errors import ForgeRefused, NotFound
+from perdure.forge.webhooks.hunks import end_of
+from perdure.forge.webhooks.payload import cut
+from perdure.model.forge.deliveries import Delivery, Forge, Intent, IntentKind
+from perdure.model.forge.state import CheckVerdict, Comment, CommentKind, IssueRef
+from perdure.protocols import ForgeApi
+
+VERDICTS = {
+    IntentKind.CHANGES_REQUESTED: CheckVerdict.CHANGES_REQUESTED,
+    IntentKind.LINE_COMMENTED: CheckVerdict.COMMENTED,
+    IntentKind.APPROVED: CheckVerdict.APPROVED,
+}
+BEFORE_MS = 3_600_000
+"""A review is looked for from so long before its delivery on: two clocks, and a delivery that
+waited."""
+
+
+def is_placeless(intent: Intent) -> bool:
+    """Whether it is a failed check that says nothing but which commit."""
+    return (
+        intent.kind is IntentKind.CI_FAILED
+        and bool(intent.commit)
+        and not (intent.branch or intent.number)
+    )
+
+
+def with_branch(api: ForgeApi, intent: Intent) -> Intent:
+    """A failed check with the pull request of its commit, and that one's branch if it is the
+    repository's own. Raises ForgeError."""
+    found = api.pull_at(intent.repository, intent.commit) if is_placeless(intent) else None
+    if found is None:
+        return intent
+    own = found.head_repository.casefold() == intent.repository.casefold()
+    return replace(
+        intent,
+        number=found.ref.number,
+        pull=True,
+        title=found.title,
+        branch=found.head if own else "",
+    )
+
+
+def with_lines(api: ForgeApi, delivery: Delivery, intent: Intent) -> Intent:
+    """A review with what was said of its lines: `path:line: text`, a paragraph each. Raises
+    ForgeError, NotFound."""
+    if intent.forge not in (Forge.GITEA, Forge.FORGEJO) or intent.kind not in VERDICTS:
+        return intent
+    since = min(filter(None, (delivery.received, intent.at))) - BEFORE_MS
+    said = api.comments(IssueRef(intent.repository, intent.number, True), since=max(0, since))
+    meant = [each for each in said if _is_meant(each, intent)]
+    if not meant:
+        return intent
+    # The event does not say which of several that read the same.
+    review = min(meant, key=lambda each: abs(each.created - delivery.received))
+    lines = [located(each, each.text) for each in said if each.review == review.id]
+    return replace(intent, text=cut("\n\n".join(filter(None, [intent.text.strip(), *lines]))))
+
+
+def with_hunk(api: ForgeApi, intent: Intent) -> Intent:
+    """Return a comment on a line with the diff that it is on, which GitLab does not send. Raises
+    ForgeError."""
+    if intent.forge is not Forge.GITLAB or not intent.path or intent.hunk or not intent.pull:
+        return intent
+    try:
+        hunk = api.hunk(
+            intent.repository, intent.number, intent.path, intent.line, removed=intent.removed
+        )
+    except (NotFound, ForgeRefused):
+        return intent
+    return replace(intent, hunk=hunk)
+
+
+def located(said: Intent | Comment, text: str) -> str:
+    """Return what was said of a line, with where that is: `path:line` and the end of the diff
+    before it."""
+    if not said.path:
+        return text
+    place = f"{said.path}:{said.line}" if said.line else said.path
+    place += " (as it was before the change)" if said.removed and said.line else ""
+    # The diff is set off as quotes are: it may hold any mark itself.
+    quoted = "\n".join(f"> {line}".rstrip() for line in end_of(said.hunk).splitlines())
+    return "\n".join(filter(None, [f"{place}:", quoted, text.strip()]))
+
+
+def _is_meant(each: Comment, intent: Intent) -> bool:
+    return (
+        each.kind is CommentKind.REVIEW
+        and each.verdict is VERDICTS[intent.kind]
+        and each.author.casefold() == intent.author.casefold()
+        and each.text.strip() == intent.text.strip()
+    )

@@ -1,0 +1,316 @@
+"""What an agent is told of deliveries: all of it at first, later only what is new. From templates,
+perdure's or the team's own.
+
+A team's directory may have `first.md` (the whole task) and `delta.md` (what is new of it), and
+further files that these include; perdure's own are there as `perdure/first.md` and
+`perdure/delta.md`. They are Jinja templates in its sandbox, read and tried once at the start: what
+is wrong is told with file and line before anything is taken. What the forge's people wrote comes as
+`Outside`.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perdure.errors import ConfigError, UsageError
+from perdure.forge.dispatch.difference import difference
+from perdure.forge.dispatch.omissions import located
+from perdure.forge.dispatch.outside import Marking
+from perdure.lateclass import dataclass
+from perdure.model.forge.deliveries import Delivery, Forge, Intent, IntentKind
+from perdure.model.forge.rules import Rule, branch_of, is_apart, issue_of
+from perdure.model.forge.state import Comment, CommentKind
+
+if TYPE_CHECKING:
+    from jinja2.sandbox import SandboxedEnvironment
+
+NAMES = ("first.md", "delta.md")
+OWN = "perdure/"
+FILE_MOST = 256 * 1024
+HAPPENED = {
+    IntentKind.COMMENTED: "{author} has commented.",
+    IntentKind.LINE_COMMENTED: "{author} has commented on the changes.",
+    IntentKind.CHANGES_REQUESTED: "{author} has reviewed the changes and asks for others.",
+    IntentKind.APPROVED: "{author} has approved the changes, and says:",
+    IntentKind.EDITED: "{author} has edited what it says. What has changed:",
+    IntentKind.COMMENT_EDITED: "{author} has edited a comment. What has changed:",
+    IntentKind.CI_FAILED: "A check of {branch} has failed: {url}",
+    IntentKind.ASSIGNED: "It was assigned to you by {author}.",
+    IntentKind.LABELLED: "It was labelled {labels} by {author}.",
+    IntentKind.OPENED: "It was opened by {author}.",
+    IntentKind.REOPENED: "It was opened again by {author}: it is not done yet.",
+    IntentKind.REVIEW_REQUESTED: "{author} asks you for a review of it.",
+}
+
+Told = tuple[Delivery, Intent]
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The branch that the work is based on has commits that the agent's branch has not."""
+
+    branch: str
+    """Empty for the default branch."""
+    commit: str
+    commits: int
+    subjects: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a prompt is made of."""
+
+    about: Intent
+    events: Sequence[Intent]
+    earlier: Sequence[Comment] = ()
+    moved: Moved | None = None
+
+
+class Prompts:
+    """The templates of all rules. Raises ConfigError, with all that is wrong with them."""
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        problems: list[str] = []
+        self._by_rule = {rule.name: _environment(rule, problems) for rule in rules}
+        for rule in rules:
+            if not problems:
+                problems += _tried(rule, self._by_rule[rule.name])
+        if problems:
+            raise ConfigError(problems, "docs/how-to/dispatch.md says what a template may use")
+
+    def first(
+        self, rule: Rule, delivery: Delivery, intent: Intent, earlier: Sequence[Comment] = ()
+    ) -> str:
+        """The whole task, with what was said before. Raises UsageError where the template cannot be
+        filled."""
+        # Of what was opened the text is the description again.
+        event = replace(intent, text="") if intent.kind is IntentKind.OPENED else intent
+        return self._filled(rule, "first.md", Content(intent, [event], earlier))
+
+    def delta(self, rule: Rule, told: Sequence[Told], moved: Moved | None = None) -> str:
+        """Only what is new, in order, for a conversation that knows the rest. Raises UsageError
+        where the template cannot be filled."""
+        intents = [intent for _, intent in told]
+        return self._filled(rule, "delta.md", Content(intents[-1], intents, moved=moved))
+
+    def _filled(self, rule: Rule, name: str, content: Content) -> str:
+        try:
+            return _filled(self._by_rule[rule.name], rule, name, content)
+        except Exception as error:  # A template may do what it likes.
+            raise UsageError(
+                f"The template {_shown(rule, name, error)}",
+                f"mend it, restart, then: perdure inbox replay ({rule.name})",
+            ) from error
+
+
+def _filled(environment: SandboxedEnvironment, rule: Rule, name: str, content: Content) -> str:
+    marking, about, moved = Marking(), content.about, content.moved
+    number = issue_of(rule, about)
+    own = about.pull and number != about.number
+    values = {
+        "task": {
+            "repository": about.repository,
+            "number": number,
+            "thing": "pull request" if about.pull and not own else "issue",
+            "branch": branch_of(rule, number, apart=is_apart(rule, about, number)),
+            "agent": rule.name,
+            "login": marking.name(rule.login),
+        },
+        "issue": {
+            "title": marking.outside(about.title),
+            "description": marking.outside(about.description),
+            "url": marking.name(about.url),
+        },
+        "comments": [
+            {"author": marking.name(each.author), "text": marking.outside(located(each, each.text))}
+            for each in content.earlier
+        ],
+        "events": [_event(marking, each) for each in content.events],
+        "base": {
+            "branch": marking.name(moved.branch) or "the default branch",
+            "commit": moved.commit,
+            "commits": moved.commits,
+            "subjects": marking.outside("\n".join(moved.subjects)),
+        }
+        if moved is not None
+        else None,
+    }
+    return marking.marked(environment.get_template(name).render(values))
+
+
+def _event(marking: Marking, intent: Intent) -> dict[str, object]:
+    names = {
+        "author": marking.name(intent.author),
+        "branch": marking.name(intent.branch),
+        "url": marking.name(intent.url),
+        "labels": marking.outside(", ".join(intent.labels)),
+    }
+    thing = "Pull request" if intent.pull else "Issue"
+    return {
+        **names,
+        "kind": intent.kind.value,
+        "what": _what(intent).format(**names),
+        "where": f"{thing} #{intent.number}" if intent.number else f"Branch {names['branch']}",
+        "text": marking.outside(_said(intent)),
+        "commit": marking.name(intent.commit),
+    }
+
+
+def _what(intent: Intent) -> str:
+    if intent.kind is IntentKind.CI_FAILED and not intent.url:
+        return (
+            "Checks of {branch} have failed."
+            if intent.rollup
+            else "A check of {branch} has failed."
+        )
+    if intent.kind is IntentKind.COMMENT_EDITED and not intent.before:
+        return "{author} has edited a comment. It reads now:"
+    return HAPPENED.get(intent.kind, "")
+
+
+def _said(intent: Intent) -> str:
+    """What somebody said, with where in the changes that is; of an edit only what it has
+    changed."""
+    if intent.kind is IntentKind.EDITED:
+        title = ""
+        if intent.title_before != intent.title:
+            title = f"Title, before: {intent.title_before}\nTitle, now: {intent.title}"
+        return "\n\n".join(filter(None, [title, difference(intent.before, intent.description)]))
+    if intent.kind is IntentKind.COMMENT_EDITED and intent.before:
+        return located(intent, difference(intent.before, intent.text))
+    return located(intent, intent.text)
+
+
+# --- reading them
+# ------------------------------------------------------------------------------------------------
+
+
+@cache
+def _own() -> Mapping[str, str]:
+    directory = resources.files("perdure.forge.dispatch") / "templates"
+    return {f"{OWN}{name}": (directory / name).read_text(encoding="utf-8") for name in NAMES}
+
+
+def _environment(rule: Rule, problems: list[str]) -> SandboxedEnvironment:
+    from jinja2 import DictLoader, StrictUndefined
+    from jinja2.sandbox import SandboxedEnvironment
+
+    files = {name: _own()[f"{OWN}{name}"] for name in NAMES} | dict(_own())
+    if rule.templates:
+        files |= _read(Path(rule.templates), problems)
+    return SandboxedEnvironment(
+        loader=DictLoader(files),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+        cache_size=50,
+    )
+
+
+def _read(directory: Path, problems: list[str]) -> dict[str, str]:
+    found = {}
+    try:
+        paths = sorted(directory.iterdir())
+    except OSError as error:
+        problems.append(f"the templates in {directory} cannot be read: {error.strerror}")
+        return {}
+    for path in paths:
+        if path.suffix != ".md":
+            continue
+        try:
+            with path.open("rb") as file:
+                found[path.name] = file.read(FILE_MOST + 1).decode("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            problems.append(f"{path}: it cannot be read: {error}")
+        if len(found.get(path.name, "")) > FILE_MOST:
+            problems.append(f"{path}: a template has at most {FILE_MOST // 1024} KiB")
+    if not found.keys() & set(NAMES) and not problems:
+        problems.append(f"{directory} has no {' and no '.join(NAMES)}")
+    return found
+
+
+def _tried(rule: Rule, environment: SandboxedEnvironment) -> Iterator[str]:
+    """What is wrong with the templates of a rule, each with file and line: all are parsed, and
+    filled with samples."""
+    if not rule.templates:
+        return
+    for name in environment.list_templates():
+        try:
+            environment.get_template(name)
+        except Exception as error:
+            yield _shown(rule, name, error)
+            return
+    for name in NAMES:
+        for content in _samples():
+            try:
+                text = _filled(environment, rule, name, content)
+            except Exception as error:
+                yield _shown(rule, name, error)
+                break
+            if content.moved is not None and not text.strip():
+                yield f"{Path(rule.templates) / name}: it makes an empty prompt"
+                break
+
+
+def _samples() -> Iterator[Content]:
+    whole = Intent(
+        kind=IntentKind.COMMENTED,
+        forge=Forge.GITEA,
+        repository="shop/web",
+        number=4,
+        author="ada",
+        title="A title",
+        labels=("a label",),
+        description="What it is about",
+        text="What was said",
+        branch="main",
+        commit="0" * 40,
+        url="https://forge.invalid/shop/web/issues/4",
+    )
+    bare = Intent(
+        kind=IntentKind.COMMENTED, forge=Forge.GITEA, repository="shop/web", number=4, author="ada"
+    )
+    said = Comment(
+        id="1",
+        kind=CommentKind.COMMENT,
+        author="ben",
+        text="Said before",
+        created=1,
+        updated=1,
+        url="",
+    )
+    for kind in HAPPENED:
+        events = [replace(whole, kind=kind), replace(bare, kind=kind)]
+        yield Content(events[0], events, [said], Moved("main", "0" * 40, 2, ("one", "two")))
+        yield Content(events[1], events[1:])
+
+
+def _shown(rule: Rule, name: str, error: Exception) -> str:
+    """Where and what, in words."""
+    from jinja2 import TemplateNotFound, TemplateSyntaxError
+
+    if isinstance(error, TemplateSyntaxError):
+        name, line = error.name or name, error.lineno
+    else:
+        # jinja2 puts the lines of the template into the traceback.
+        known = (*NAMES, *(f"{OWN}{each}" for each in NAMES))
+        frames = [
+            frame
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename in ("<template>", *known)
+        ]
+        line = (frames[-1].lineno or 0) if frames else 0
+    where = f"{rule.templates}/{name}" if rule.templates and not name.startswith(OWN) else name
+    what = (
+        f"there is no template {error.name!r}"
+        if isinstance(error, TemplateNotFound)
+        else str(error) or type(error).__name__
+    )
+    return f"{where}{f':{line}' if line else ''}: {what}"

@@ -1,0 +1,120 @@
+"""Whose a delivery is: the one rule that it belongs to, and in which conversation.
+
+The conversation is the one of (agent, its name, repository, issue): the pull request of the agent's
+own branch belongs to its issue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from perdure.lateclass import dataclass
+from perdure.model import Permissions, TaskRun, TaskSpec
+from perdure.model.forge.deliveries import Delivery, Intent
+from perdure.model.forge.postings import Origin, labels_of
+from perdure.model.forge.rules import BEGINNING, Rule, branch_of, is_apart, is_own, issue_of, wants
+
+NAMED = frozenset({"assigned", "mentioned", "review_requested"})
+"""Triggers that name the agent."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuleChoice:
+    """A rule that wants a delivery. `run`: what is at it already."""
+
+    rule: Rule
+    trigger: str
+    number: int
+    run: TaskRun | None
+
+
+RunOf = Callable[[Rule, str], TaskRun | None]
+"""The run of a rule in a scope."""
+
+
+def choose(
+    rules: Sequence[Rule], delivery: Delivery, intent: Intent, run_of: RunOf
+) -> RuleChoice | str:
+    """The rule whose the delivery is, or why it is nobody's. Of several: whom it names, then whose
+    own branch it is, then the first."""
+    wanted = [
+        RuleChoice(
+            rule,
+            trigger,
+            number,
+            run_of(rule, scope_of(rule, delivery, intent, number)) if number else None,
+        )
+        for rule in rules
+        if takes_from(rule, delivery) and (trigger := wants(rule, intent))
+        for number in [issue_of(rule, intent)]
+    ]
+    if intent.confidential:
+        closed = [choice for choice in wanted if not choice.rule.confidential]
+        wanted = [choice for choice in wanted if choice.rule.confidential]
+        if closed and not wanted:
+            name = closed[0].rule.name
+            return (
+                f"it is confidential, and what {name} makes of it may be public: confidential = "
+                "true in its rule allows it"
+            )
+    able = [
+        choice
+        for choice in wanted
+        if choice.run is not None or (choice.trigger in BEGINNING and choice.number)
+    ]
+    if not able:
+        return f"{wanted[0].rule.name} has no run to go on with" if wanted else "no agent wants it"
+    return min(
+        able, key=lambda choice: (choice.trigger not in NAMED, not is_own(choice.rule, intent))
+    )
+
+
+def takes_from(rule: Rule, delivery: Delivery) -> bool:
+    """Whether the rule takes deliveries of this source."""
+    return not rule.sources or delivery.source in rule.sources
+
+
+def scope_of(rule: Rule, delivery: Delivery, intent: Intent, number: int) -> str:
+    """Whose conversation it is."""
+    return scope_of_thing(
+        delivery.source, rule, intent.repository, number, apart=is_apart(rule, intent, number)
+    )
+
+
+def scope_of_thing(source: str, rule: Rule, repository: str, number: int, *, apart: bool) -> str:
+    """The same, of an issue that no delivery told. `apart`: see `rules.is_apart`."""
+    return f"{source}:{rule.name}:{repository}{'!' if apart else '#'}{number}"[-200:]
+
+
+def spec_of(
+    seed: TaskSpec, rule: Rule, delivery: Delivery, intent: Intent, prompt: str
+) -> TaskSpec:
+    """The task of a first delivery: what the rule says, else the seed. The key makes it one run,
+    however often it is tried."""
+    number = issue_of(rule, intent)
+    origin = Origin(
+        source=delivery.source,
+        rule=rule.name,
+        repository=intent.repository,
+        number=number,
+        pull=intent.pull and number == intent.number,
+    )
+    return replace(
+        seed,
+        prompt=prompt,
+        agent=rule.agent,
+        key=f"delivery:{delivery.number}:{delivery.sha256[:12]}",
+        repo=rule.clone.replace("{repository}", intent.repository),
+        base=intent.branch if intent.pull else seed.base,
+        branch=branch_of(rule, number, apart=is_apart(rule, intent, number)),
+        scope=scope_of(rule, delivery, intent, number),
+        model=rule.model or seed.model,
+        permissions=Permissions(rule.permissions or seed.permissions),
+        budget_usd=rule.budget_usd or seed.budget_usd,
+        timeout_s=rule.timeout or seed.timeout_s,
+        attempts=rule.attempts or seed.attempts,
+        verify=rule.verify or seed.verify,
+        rule=rule.name,
+        labels=labels_of(delivery.number, origin),
+    )

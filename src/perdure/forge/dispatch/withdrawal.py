@@ -1,0 +1,187 @@
+"""Work that is taken back on the forge: the agent is unassigned, the label that it began by is
+taken off, or somebody tells it to stop. Its run is stopped in good order and keeps its
+conversation; what is said meanwhile wakes nobody, and is told when the work is given to it again.
+Called by `dispatcher`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from perdure.errors import Conflict, NotFound
+from perdure.forge.dispatch.order import LOOKED_AT
+from perdure.model import Condition, TaskRun
+from perdure.model.forge.deliveries import Delivery, DeliveryState, Forge, Intent, IntentKind
+from perdure.model.forge.rules import BEGINNING, Rule, is_for, wants
+from perdure.protocols import InboxStore
+
+WITHDRAWN = "withdrawn"
+"""The condition of a run whose work was taken back. It goes when the run is queued again."""
+UNASSIGNED = "unassigned"
+"""So the reason begins for which a run is off because nobody has it assigned to its agent any
+more."""
+TOLD_WHOLE = frozenset({Forge.GITEA, Forge.FORGEJO})
+"""Forges that tell all labels and assignees at each change of one, and not which."""
+ASSIGNEES = frozenset({IntentKind.OPENED, IntentKind.ASSIGNED, IntentKind.UNASSIGNED})
+LABELS = frozenset({IntentKind.OPENED, IntentKind.LABELLED, IntentKind.UNLABELLED})
+SPOKEN = frozenset(
+    {
+        IntentKind.COMMENTED,
+        IntentKind.LINE_COMMENTED,
+        IntentKind.CHANGES_REQUESTED,
+        IntentKind.APPROVED,
+        IntentKind.COMMENT_EDITED,
+    }
+)
+"""Somebody said something: a command may be in it."""
+
+
+def may_withdraw(intent: Intent) -> bool:
+    """Return whether the work of any agent could be taken back by it."""
+    told_whole = (
+        intent.forge in TOLD_WHOLE
+        and intent.kind in ASSIGNEES | LABELS
+        and intent.kind is not IntentKind.OPENED
+    )
+    return told_whole or bool(intent.unassigned or intent.unlabelled or intent.stops)
+
+
+def with_changes(store: InboxStore, delivery: Delivery, intent: Intent, run: TaskRun) -> Intent:
+    """Return the intent with what is gone of assignees and labels, where the forge tells only what
+    is there: compared with what it told before."""
+    if intent.forge not in TOLD_WHOLE or intent.unassigned:
+        return intent
+    if intent.kind in (IntentKind.ASSIGNED, IntentKind.UNASSIGNED):
+        before = _before(store, delivery, intent, run, ASSIGNEES)
+        return replace(intent, unassigned=_gone(before.whom if before else (), intent.whom))
+    if intent.kind in (IntentKind.LABELLED, IntentKind.UNLABELLED):
+        before = _before(store, delivery, intent, run, LABELS)
+        return replace(intent, unlabelled=_gone(before.labels if before else (), intent.labels))
+    return intent
+
+
+def is_given_again(
+    store: InboxStore, delivery: Delivery, intent: Intent, run: TaskRun, rule: Rule, trigger: str
+) -> bool:
+    """Return whether the trigger gives back work that was taken back. On forges that tell all
+    labels and assignees at each change, its label or its login has to be a new one."""
+    if trigger not in BEGINNING:
+        return False
+    if intent.forge not in TOLD_WHOLE or trigger not in ("assigned", "labelled"):
+        return True
+    before = _before(store, delivery, intent, run, ASSIGNEES if trigger == "assigned" else LABELS)
+    if before is None:
+        return True
+    if trigger == "assigned":
+        return rule.login.casefold() not in {each.casefold() for each in before.whom}
+    return any(label not in before.labels for label in rule.labels if label in intent.labels)
+
+
+def _gone(before: Sequence[str], now: Sequence[str]) -> tuple[str, ...]:
+    there = {each.casefold() for each in now}
+    return tuple(each for each in before if each.casefold() not in there)
+
+
+def _before(
+    store: InboxStore,
+    delivery: Delivery,
+    intent: Intent,
+    run: TaskRun | None,
+    kinds: frozenset[IntentKind],
+) -> Intent | None:
+    """What was told of the same issue the last time; else what its run began by."""
+    for each in store.inbox(source=delivery.source, limit=LOOKED_AT, before=delivery.number):
+        other = each.intent
+        if other is None or other.kind not in kinds:
+            continue
+        if _thing(other) == _thing(intent):
+            return other
+    return _first(store, run)
+
+
+def _thing(intent: Intent) -> tuple[str, int, bool]:
+    return intent.repository, intent.number, intent.pull
+
+
+def _first(store: InboxStore, run: TaskRun | None) -> Intent | None:
+    """What the run began by; None where that is not known any more."""
+    number = run.spec.labels.get("delivery", "") if run is not None else ""
+    try:
+        return store.delivery(number)[0].intent if number.isdecimal() else None
+    except (NotFound, Conflict):
+        return None
+
+
+def is_told_to_stop(rule: Rule, intent: Intent) -> bool:
+    """Return whether somebody for whom the agent works tells it to stop."""
+    stops = {login.casefold() for login in intent.stops}
+    return (
+        intent.kind in SPOKEN
+        and bool(rule.login)
+        and rule.login.casefold() in stops
+        and is_for(rule, intent)
+    )
+
+
+def taken_back(store: InboxStore, rule: Rule, run: TaskRun, intent: Intent) -> str:
+    """Return how the work was taken back, in words, or an empty text. Whoever may unassign somebody
+    or take off a label on the forge may do so here; only what the agent does itself counts for
+    nothing."""
+    login, author = rule.login.casefold(), intent.author.casefold()
+    if author and author == login:
+        return ""
+    by = f" by {intent.author}" if intent.author else ""
+    if login and login in {each.casefold() for each in intent.unassigned}:
+        return f"{UNASSIGNED}{by}"
+    gone = [label for label in rule.labels if label in intent.unlabelled]
+    if gone and _began_by_label(store, rule, run):
+        return f"the label {gone[0]} taken off{by}"
+    return ""
+
+
+def _began_by_label(store: InboxStore, rule: Rule, run: TaskRun) -> bool:
+    return began_by(store, rule, run) in ("labelled", "")
+
+
+def began_by(store: InboxStore, rule: Rule, run: TaskRun) -> str:
+    """Return the trigger that a run began by; empty where that is not known any more."""
+    first = _first(store, run)
+    return wants(rule, first) if first is not None else ""
+
+
+def message(rule: Rule, why: str) -> str:
+    """What is said of a run whose work was taken back."""
+    again = (
+        f"assign it to {rule.login} again, or mention it"
+        if rule.login
+        else f"put the label {(*rule.labels, 'on')[0]} on again"
+    )
+    return f"{why}; {again}, to go on"
+
+
+def withdrawn(run: TaskRun) -> Condition | None:
+    """The condition of a run whose work was taken back; None for any other."""
+    return next((each for each in run.conditions if each.type == WITHDRAWN), None)
+
+
+def off(run: TaskRun) -> str:
+    """Why what is said of such a run is not told to it now."""
+    return f"{run.name} is off it: what is said is told when it goes on"
+
+
+def missed(
+    store: InboxStore, run: TaskRun, sources: Sequence[str]
+) -> Iterator[tuple[Delivery, Intent]]:
+    """What was said since the work was taken back, in order."""
+    condition = withdrawn(run)
+    if condition is None:
+        return
+    for source in sources:
+        told = store.inbox(DeliveryState.IGNORED, source=source, limit=LOOKED_AT)
+        for each in reversed(told):
+            if each.reason != off(run) or each.updated < condition.at or each.intent is None:
+                continue
+            # A check that failed meanwhile may have been repaired by others.
+            if each.intent.kind is not IntentKind.CI_FAILED:
+                yield each, each.intent

@@ -1,0 +1,370 @@
+"""One run, told to its forge: what is to stand there, compared with what was told, and each
+difference made good.
+
+Every step is idempotent and stored when it is done. A step that cannot be done does not keep the
+others back, but for a forge that does not answer: that is asked nothing more until it may be asked
+again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import field, replace
+
+from perdure.capsule.scan import Scan
+from perdure.engine.attempt import Engine
+from perdure.engine.attempt.engine import HISTORY
+from perdure.errors import (
+    Conflict,
+    Diverged,
+    ForgeUnavailable,
+    GitFailed,
+    LostLease,
+    NotFound,
+    PerdureError,
+    StoreError,
+)
+from perdure.forge.replies.publication import HeldBack, published, pull_request, push
+from perdure.forge.replies.sentences import Account, comment
+from perdure.host.git import unreachable
+from perdure.lateclass import dataclass
+from perdure.model import Condition, RunState, SessionKey, TaskRun
+from perdure.model.events import NotPublished, Published, ToldForge
+from perdure.model.forge.postings import Origin, Posting, origin_of
+from perdure.model.forge.rules import OWN_CHECK, Rule
+from perdure.model.forge.state import CheckState, Comment, CommentKind, IssueRef, Reaction
+from perdure.model.work import WorkReport
+from perdure.protocols import ForgeApi
+from perdure.rules.lifecycle import FINAL
+from perdure.rules.work_report import work_report
+from perdure.workspace import Credentials
+
+AGAIN_S = 10.0
+LONGEST_S = 3600.0
+"""Between two tries; also where a person is needed, who may have seen to it."""
+GIVEN_UP = 50
+"""After so many tries of a step that a forge which does answer refused, about two days, only a
+change of the run begins another."""
+BUSY_S = 5.0
+LEASE_S = 300.0
+ENDED = {RunState.SUCCEEDED: Reaction.ROCKET, RunState.FAILED: Reaction.CONFUSED}
+CHECKS = {
+    RunState.SUCCEEDED: CheckState.SUCCESS,
+    RunState.FAILED: CheckState.FAILURE,
+    RunState.CANCELLED: CheckState.ERROR,
+}
+
+
+@dataclass(slots=True)
+class _Waits:
+    """What could not be done in one round."""
+
+    reasons: list[str] = field(default_factory=list)
+    in_s: float = 0.0
+    silent: bool = False
+    """The forge does not answer."""
+
+    def note(self, what: str, error: PerdureError) -> None:
+        self.reasons.append(f"{what}: {error}")
+        if isinstance(error, ForgeUnavailable):
+            self.silent = True
+            self.in_s = max(self.in_s, error.retry_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answering:
+    """`forge` gives who speaks to a source as an agent, `credentials` what that agent pushes
+    with."""
+
+    engine: Engine
+    rules: Mapping[str, Rule]
+    forge: Callable[[str, str], ForgeApi | None]
+    credentials: Callable[[str, str], Credentials | None]
+    page: Callable[[str], str] = lambda name: ""
+    """The address of a run's page, by its name; empty where there is none."""
+    receipt: Callable[[TaskRun], str] = lambda run: ""
+    """The signed receipt of a run; empty where none is to be attached."""
+
+    def answer(self, run_id: str) -> None:
+        """Brings one posting up to its run, as far as that can be done now. Raises StoreError,
+        LostLease."""
+        posting = self.engine.store.hold_posting(run_id, LEASE_S)
+        if posting is None:
+            return
+        now = self.engine.store.now()
+        run = self.engine.store.get(run_id)
+        # What is changed in the very millisecond in which it was read is looked at once more.
+        seen = run.updated if run.updated < now else run.updated - 1
+        origin, rule = origin_of(run), self.rules.get(run.spec.labels.get("agent", ""))
+        api = (
+            self.forge(origin.source, origin.rule)
+            if origin is not None and rule is not None
+            else None
+        )
+        waits = _Waits()
+        if origin is not None and rule is not None and api is not None and self._is_newest(run):
+            posting = _Answer(self, run, posting, origin, rule, api, waits).whole()
+        tries = (
+            posting.tries + 1 if waits.reasons and (waits.silent or posting.tries < GIVEN_UP) else 0
+        )
+        pause_s = (
+            max(waits.in_s, min(LONGEST_S, AGAIN_S * 2 ** min(posting.tries, 10))) if tries else 0.0
+        )
+        reason = self.clean("; ".join(waits.reasons))[:1000]
+        self.engine.store.put_posting(
+            replace(posting, seen=seen, tries=tries, due=now + int(pause_s * 1000), reason=reason)
+        )
+
+    def _is_newest(self, run: TaskRun) -> bool:
+        """A task that was begun anew is told of by its newest run."""
+        newest = self.engine.store.run_of(SessionKey(run.spec.agent, run.scope))
+        return newest is None or newest.id == run.id
+
+    def marker(self, origin: Origin) -> str:
+        """What the task's comment is found by. Nobody can write it beforehand: it depends on a
+        secret of the store."""
+        _, secret = self.engine.store.identity()
+        task = (
+            f"{origin.source}\n{origin.rule}\n{origin.repository}\n{origin.number}\n{origin.pull}"
+        )
+        return (
+            f"<!-- perdure:task={hmac.new(secret, task.encode(), hashlib.sha256).hexdigest()[:32]} "
+            "-->"
+        )
+
+    def clean(self, text: str) -> str:
+        """Without secrets (those of this environment, and what looks like one) and without the
+        places of this machine."""
+        for place in sorted(
+            map(str, (self.engine.workspaces.root, self.engine.state)), key=len, reverse=True
+        ):
+            text = text.replace(place, "...")
+        pieces = Scan(self.engine.redactor).over("", io.BytesIO(text.encode("utf-8", "replace")))
+        return b"".join(pieces).decode("utf-8", "replace")
+
+
+@dataclass(slots=True)
+class _Answer:
+    """The steps for one run."""
+
+    whose: Answering
+    run: TaskRun
+    posting: Posting
+    origin: Origin
+    rule: Rule
+    api: ForgeApi
+    waits: _Waits
+
+    @property
+    def ref(self) -> IssueRef:
+        return IssueRef(self.origin.repository, self.origin.number, self.origin.pull)
+
+    def whole(self) -> Posting:
+        """All of them, in the order in which people want to know."""
+        if self.rule.report:
+            self._step(
+                "no reaction",
+                lambda: self._react(Reaction.EYES) if not self.posting.reaction else None,
+            )
+        if (
+            self.rule.publish != "no"
+            and self.run.state is RunState.SUCCEEDED
+            and self.posting.attempt != self.run.attempt
+        ):
+            self._publish()
+        if self.rule.report:
+            self._step("no comment", self._comment)
+            self._step("no status", self._status)
+            if (ended := ENDED.get(self.run.state)) is not None:
+                self._step("no reaction", lambda: self._react(ended))
+        return self.posting
+
+    def _step(self, what: str, do: Callable[[], None]) -> None:
+        if self.waits.silent:
+            return
+        try:
+            do()
+        except (StoreError, LostLease):
+            raise
+        except PerdureError as error:
+            self.waits.note(what, error)
+
+    def _keep(self, **changes: object) -> None:
+        """Stored at once: a kill after this does not do it again."""
+        self.posting = replace(self.posting, **changes)  # type: ignore[arg-type]
+        self.whose.engine.store.put_posting(self.posting)
+
+    def _react(self, reaction: Reaction) -> None:
+        if self.posting.reaction != reaction:
+            self.api.react(self.ref, reaction)
+            self._keep(reaction=str(reaction))
+
+    # --- the branch
+    # --------------------------------------------------------------------------------------------------
+
+    def _publish(self) -> None:
+        engine, branch = self.whose.engine, self.run.workspace.branch if self.run.workspace else ""
+        pushed = None
+        try:
+            pushed = push(
+                engine,
+                self.run,
+                self.whose.credentials(self.origin.source, self.origin.rule),
+                engine.redactor.also(self.run.spec.env),
+                needs_base=self.rule.publish == "pull" and not self.run.spec.base,
+            )
+            if pushed is None:
+                return
+            wants_pull = self.rule.publish == "pull" and pushed.commit
+            pull = (
+                pull_request(self.api, self.origin, self.run, self.posting, pushed, self._page)
+                if wants_pull
+                else None
+            )
+        except (StoreError, LostLease):
+            raise
+        except (HeldBack, Diverged) as error:
+            self._hold_back(branch, error)
+            return
+        except Conflict as error:
+            self.waits.note("not pushed", error)
+            self.waits.in_s = max(self.waits.in_s, BUSY_S)
+            return
+        except GitFailed as error:
+            if error.transient or unreachable(error):
+                self.waits.note("not pushed", error)
+            else:
+                self._hold_back(branch, error)
+            return
+        except PerdureError as error:
+            self.waits.note("no pull request" if pushed is not None else "not pushed", error)
+            return
+        is_new = pushed.commit != self.posting.commit or (
+            pull is not None and pull.ref.number != self.posting.pull
+        )
+        after = published(self.posting, self.run, pushed, pull)
+        events = (
+            [
+                Published(
+                    branch=pushed.branch, commit=pushed.commit, pull=after.pull, url=after.pull_url
+                )
+            ]
+            if is_new
+            else []
+        )
+        engine.store.tell_run(self.run.id, events, solved="needs_person")
+        self.run = engine.store.get(self.run.id)
+        self._keep(
+            attempt=after.attempt, commit=after.commit, pull=after.pull, pull_url=after.pull_url
+        )
+
+    def _hold_back(self, branch: str, error: PerdureError) -> None:
+        """A person is told once; whether it was seen to is looked at again all the same."""
+        self.waits.note("not pushed", error)
+        message = self.whose.clean(f"{error} {error.hint}".strip())
+        if not any(
+            each.type == "needs_person" and each.message == message for each in self.run.conditions
+        ):
+            needs = Condition(type="needs_person", message=message, at=0)
+            self.whose.engine.store.tell_run(
+                self.run.id, [NotPublished(branch=branch, reason=message)], needs
+            )
+            self.run = self.whose.engine.store.get(self.run.id)
+
+    # --- the comment
+    # -------------------------------------------------------------------------------------------------
+
+    @property
+    def _page(self) -> str:
+        return self.whose.page(self.run.name)
+
+    def _comment(self) -> None:
+        marker = self.whose.marker(self.origin)
+        text = self._text(marker)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        if digest == self.posting.said:
+            return
+        if self.posting.comment:
+            try:
+                self._said(self.api.edit_comment(self.ref, _known(self.posting), text), digest)
+                return
+            except NotFound:
+                self._keep(comment="", comment_url="", said="")
+        there = self.api.find_comment(self.ref, marker)
+        self._said(
+            self.api.edit_comment(self.ref, there, text)
+            if there is not None
+            else self.api.comment(self.ref, text),
+            digest,
+        )
+
+    def _said(self, found: Comment, digest: str) -> None:
+        is_new = found.id != self.posting.comment
+        self._keep(comment=found.id, comment_url=found.url or self.posting.comment_url, said=digest)
+        if is_new:
+            self.whose.engine.store.tell_run(self.run.id, [ToldForge(url=found.url)])
+
+    def _text(self, marker: str) -> str:
+        store = self.whose.engine.store
+        held_back = "; ".join(
+            reason
+            for reason in self.waits.reasons
+            if reason.startswith(("not pushed", "no pull request"))
+        )
+        account = Account(
+            rule=self.rule.name,
+            run=self.run,
+            attempts=store.attempts(self.run.id),
+            work=self._work(),
+            words=store.final_words(self.run.id) if self.run.state in FINAL else "",
+            branch=self.run.workspace.branch if self.run.workspace else "",
+            commit=self.posting.commit,
+            pull=self.posting.pull,
+            pull_url=self.posting.pull_url,
+            held_back=held_back,
+            page=self._page,
+            receipt=self.whose.receipt(self.run) if self.run.state in FINAL else "",
+        )
+        # The marker is no text of others, and must stay what it is.
+        return marker + self.whose.clean(comment(account, marker).removeprefix(marker))
+
+    def _work(self) -> WorkReport | None:
+        store = self.whose.engine.store
+        ended = [each for each in store.attempts(self.run.id) if each.outcome is not None]
+        if not ended:
+            return None
+        return work_report(ended[-1], store.history(self.run.id, limit=HISTORY))
+
+    # --- the status
+    # --------------------------------------------------------------------------------------------------
+
+    def _status(self) -> None:
+        state = CHECKS.get(self.run.state, CheckState.PENDING)
+        status = f"{self.posting.commit} {state}"
+        if not self.posting.commit or self.posting.status == status:
+            return
+        self.api.set_status(
+            self.origin.repository,
+            self.posting.commit,
+            state,
+            context=f"{OWN_CHECK}{self.rule.name}",
+            text=f"{self.rule.name} {self.run.state}",
+            url=self._page or self.posting.comment_url,
+        )
+        self._keep(status=status)
+
+
+def _known(posting: Posting) -> Comment:
+    """The comment as far as it has to be known to be edited."""
+    return Comment(
+        id=posting.comment,
+        kind=CommentKind.COMMENT,
+        author="",
+        text="",
+        created=0,
+        updated=0,
+        url=posting.comment_url,
+    )

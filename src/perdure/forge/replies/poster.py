@@ -1,0 +1,115 @@
+"""The thread that tells forges: looks what is due, and lets a few runs be told of at once, each by
+one."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from types import TracebackType
+
+from perdure.errors import LostLease, NotFound, PerdureError, StoreError
+from perdure.forge.replies.answers import Answering
+
+LOOK_S = 1.0
+AT_ONCE = 4
+MANY = 100
+TROUBLED_S = 60.0
+"""A run of which the forge could not be told for a reason that nobody foresaw is left alone for so
+long."""
+
+
+class Poster:
+    """From `with` to its end: what is under way then is ended, and what is due is told once more.
+    `say` gets a line for what went wrong.
+
+    One in a state directory at a time: a second `perdure serve` leaves it to the first, and takes
+    over when that one is gone."""
+
+    def __init__(self, answering: Answering, say: Callable[[str], None]) -> None:
+        self._answering, self._say = answering, say
+        self._store = answering.engine.store
+        self._lock = os.open(
+            answering.engine.state / "posting.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+        self._over = threading.Event()
+        self._flying: dict[str, Future[None]] = {}
+        self._later: dict[str, float] = {}
+        self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="posting")
+        self._thread = threading.Thread(target=self._go, name="posting", daemon=True)
+        self._said = ""
+
+    def __enter__(self) -> Poster:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+        self._pool.shutdown()
+        os.close(self._lock)
+
+    def _go(self) -> None:
+        while not self._over.is_set():
+            try:
+                if self._is_first():
+                    self._round()
+            except Exception as error:
+                # Nobody would notice that this thread has ended.
+                self._tell(f"forges are not told: {error or type(error).__name__}")
+            self._over.wait(LOOK_S)
+        if self._is_first():
+            wait(self._flying.values())
+            self._round()
+            wait(self._flying.values())
+
+    def _is_first(self) -> bool:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _round(self) -> None:
+        self._flying = {run: future for run, future in self._flying.items() if not future.done()}
+        now = time.monotonic()
+        for run in [run for run, until in list(self._later.items()) if until < now]:
+            del self._later[run]
+        try:
+            due = self._store.postings_due(MANY)
+        except PerdureError as error:
+            self._tell(f"forges are not told: {error}")
+            return
+        for posting in due:
+            if posting.run not in self._flying and posting.run not in self._later:
+                self._flying[posting.run] = self._pool.submit(self._one, posting.run)
+
+    def _one(self, run_id: str) -> None:
+        try:
+            self._answering.answer(run_id)
+            posting = self._store.posting(run_id)
+            if posting is not None and posting.tries:
+                self._tell(
+                    f"the forge is not told all of {self._store.get(run_id).name}: {posting.reason}"
+                )
+        except (LostLease, NotFound):
+            return  # Another host tells of it, or it is off the list.
+        except StoreError as error:
+            self._tell(f"a forge is not told: {error}")
+        except Exception as error:
+            # Of one run; the others are told, and this one now and then.
+            self._later[run_id] = time.monotonic() + TROUBLED_S
+            self._tell(f"a forge is not told: {error or type(error).__name__}")
+
+    def _tell(self, line: str) -> None:
+        if line != self._said:
+            self._said = line
+            self._say(line)

@@ -1,0 +1,173 @@
+"""A run's branch, brought to the forge by perdure: committed, searched for secrets, pushed, and a
+pull request opened for it.
+
+Only after the agent's success, and of what every commit holds, not only the last one: what was
+committed and taken out again would stand in the history for ever. Who pushes is perdure, so an
+agent needs no right to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+
+from perdure.capsule import blobs
+from perdure.capsule.scan import Scan, SecretFinding, table
+from perdure.engine import checkpoints
+from perdure.engine.attempt import Engine
+from perdure.errors import PerdureError
+from perdure.forge.replies.escapes import title
+from perdure.host.redaction import Redactor
+from perdure.lateclass import dataclass
+from perdure.model import Backend, RunState, TaskRun, Workspace
+from perdure.model.forge.postings import Origin, Posting
+from perdure.model.forge.state import IssueRef, Pull
+from perdure.protocols import ForgeApi
+from perdure.workspace import Credentials, Outgoing
+
+
+class HeldBack(PerdureError):
+    """The branch is not to be pushed as it is; a person is needed."""
+
+    exit_code = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pushed:
+    """What is over there now. `commit` is empty where the run has made nothing new; `base` is asked
+    for when it is needed."""
+
+    branch: str
+    commit: str
+    base: str = ""
+
+
+def push(
+    engine: Engine,
+    run: TaskRun,
+    credentials: Credentials | None,
+    redactor: Redactor,
+    *,
+    needs_base: bool,
+) -> Pushed | None:
+    """Brings out what the run has made; None where it went on meanwhile. Raises Conflict while
+    somebody is in the workdir, HeldBack, Diverged, GitFailed, WorkspaceError."""
+    place = run.workspace
+    if place is None or place.backend is not Backend.ISOLATED:
+        # The branch of a worktree is in its owner's repository already, and that is not a forge.
+        return Pushed(branch=place.branch if place else "", commit="")
+    try:
+        with engine.workspaces.outgoing(place, _ready(engine, run, place), credentials) as found:
+            if found.commits or found.tip not in ("", found.commit):
+                _search(found, redactor)
+                found.push()
+            elif not found.tip:
+                return Pushed(branch=found.branch, commit="")
+            return Pushed(
+                branch=found.branch,
+                commit=found.commit,
+                base=found.default_branch() if needs_base else "",
+            )
+    except _WentOn:
+        return None
+
+
+class _WentOn(Exception):
+    """The run is no longer what it was when this began."""
+
+
+@contextlib.contextmanager
+def _ready(engine: Engine, run: TaskRun, place: Workspace) -> Iterator[None]:
+    """The workdir, locked for a moment, with everything in it committed. An attempt that begins
+    meanwhile waits for that."""
+    fd = engine.workspaces.lock(place, f"perdure publish {run.name}", at_work=True, brief=True)
+    try:
+        now = engine.store.get(run.id)
+        if now.state is not RunState.SUCCEEDED or now.attempt != run.attempt:
+            raise _WentOn
+        _commit(engine, run)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _commit(engine: Engine, run: TaskRun) -> None:
+    """Commits what the agent left, and keeps a checkpoint of it, so that nobody takes the new HEAD
+    for somebody else's work."""
+    assert run.workspace is not None
+    issue = run.spec.labels.get("issue", "")
+    text = (
+        f"Work on {issue}\n\nLeft uncommitted by the agent at the end of attempt {run.attempt} of "
+        f"the run {run.name}.\n"
+    )
+    before = engine.workspaces.state(run.workspace).head
+    if (
+        engine.workspaces.commit(run.workspace, run.spec.agent, text, engine.committer(run))
+        != before
+    ):
+        checkpoints.keep(engine, run, run.workspace, "publish")
+
+
+def _search(found: Outgoing, redactor: Redactor) -> None:
+    """Raises HeldBack for a secret in any new file, name or message, and for what is too large to
+    be searched."""
+    scan = Scan(redactor)
+    large = blobs.search(found.git, found.commit, found.have, scan, called=str)
+    scan.look("a commit's message or author", found.told())
+    scan.look("a file's name", found.names())
+    if scan.findings:
+        raise HeldBack(
+            f"{_what(scan.findings)}; nothing was pushed",
+            "take it out of the commits, or push by hand",
+        )
+    if large:
+        raise HeldBack(
+            f"{large[0]!r} is too large to be searched for secrets; nothing was pushed",
+            "take it out, or push by hand",
+        )
+
+
+def _what(findings: list[SecretFinding]) -> str:
+    count = f"{len(findings)} secrets" if len(findings) > 1 else "a secret"
+    return (
+        f"{count} would go to the forge: "
+        f"{'; '.join(line.strip() for line in table(findings[:3]).splitlines())}"
+    )
+
+
+def pull_request(
+    api: ForgeApi, origin: Origin, run: TaskRun, posting: Posting, pushed: Pushed, page: str
+) -> Pull | None:
+    """The open pull request of the branch; None where a person closed it, or a base is not known.
+    Raises ForgeError, NotFound."""
+    if posting.pull:
+        there = api.pull(origin.repository, posting.pull)
+        if there.open or not there.merged:
+            return there if there.open else None
+    base = run.spec.base or pushed.base
+    if not base:
+        return None
+    issue = api.issue(IssueRef(origin.repository, origin.number, origin.pull))
+    closes = "For" if origin.pull else "Closes"
+    text = (
+        f"{closes} #{origin.number}.\n\nMade by **{origin.rule}** ({run.spec.agent}), run "
+        f"`{run.name}`."
+    )
+    text += f" [Its page](<{page}>)." if page else ""
+    # A pull request may be read by more people than a confidential issue.
+    what = "Work" if issue.confidential else title(issue.title)
+    return api.open_pull(
+        origin.repository,
+        head=pushed.branch,
+        base=base,
+        title=f"{what} (#{origin.number})",
+        text=text,
+    )
+
+
+def published(posting: Posting, run: TaskRun, pushed: Pushed, pull: Pull | None) -> Posting:
+    """With what is over there now."""
+    found = replace(posting, attempt=run.attempt, commit=pushed.commit or posting.commit)
+    return replace(found, pull=pull.ref.number, pull_url=pull.url) if pull is not None else found

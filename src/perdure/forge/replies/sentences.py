@@ -1,0 +1,249 @@
+"""What stands in the one comment of a task. Pure: the same run always makes the same text, so that
+who compares knows what is new."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from perdure.forge.replies.escapes import block, code
+from perdure.lateclass import dataclass
+from perdure.model import Attempt, RunState, TaskRun, Usage
+from perdure.model.work import WorkReport
+from perdure.rules.lifecycle import FINAL
+from perdure.rules.text import dollars, tokens
+
+MOST = 60_000
+"""Characters. GitHub takes 65,536, the others more."""
+MOST_RECEIPT = 40_000
+"""Characters of a signed receipt that is put into the comment."""
+ROWS = 20
+CHECKS = 5
+"""Number of checks, and of denied calls, that are told."""
+WORDS = 4_000
+"""Of what the agent said at the end."""
+
+STATES = {
+    RunState.PENDING: "waits for what it needs",
+    RunState.QUEUED: "is about to begin",
+    RunState.RUNNING: "is at work",
+    RunState.SUCCEEDED: "is done",
+    RunState.FAILED: "has failed",
+    RunState.CANCELLED: "was stopped",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """All that is told of a run."""
+
+    rule: str
+    """The agent's name in the team."""
+    run: TaskRun
+    attempts: Sequence[Attempt]
+    work: WorkReport | None = None
+    """What its newest ended attempt did; None before one has ended."""
+    words: str = ""
+    """What the agent said at the end of its last turn."""
+    branch: str = ""
+    """As it was pushed, with its commit; empty where it was not."""
+    commit: str = ""
+    pull: int = 0
+    pull_url: str = ""
+    held_back: str = ""
+    """Why the branch was not pushed, or has no pull request."""
+    page: str = ""
+    """Its page on the dashboard."""
+    receipt: str = ""
+    """The signed receipt of its newest attempt; empty where it is not to be attached."""
+
+
+def comment(account: Account, marker: str) -> str:
+    """The whole text, with the marker by which it is found again."""
+    run = account.run
+    parts = [
+        marker,
+        f"**{account.rule}** ({run.spec.agent}) {_state(account)}.",
+        *(
+            f"**A person is needed:** {code(each.message, 600)}"
+            for each in run.conditions
+            if each.type == "needs_person"
+        ),
+        *(
+            f"**Off it:** {code(each.message, 600)}"
+            for each in run.conditions
+            if each.type == "withdrawn"
+        ),
+        *([_held_back(account.held_back)] if account.held_back and not _needs_person(run) else []),
+        _branch(account),
+        _table(account.attempts),
+        _work(account.work),
+        _said(account.words),
+        _signed(account.receipt),
+        _by_hand(account),
+    ]
+    text = "\n\n".join(filter(None, parts))
+    return text if len(text) <= MOST else f"{text[: MOST - 20].rstrip()}\n\n[...]"
+
+
+def _held_back(why: str) -> str:
+    return (
+        f"**{'No pull request' if why.startswith('no pull request') else 'Not pushed'}:** "
+        f"{code(why, 600)}"
+    )
+
+
+def _needs_person(run: TaskRun) -> bool:
+    return any(each.type == "needs_person" for each in run.conditions)
+
+
+def _state(account: Account) -> str:
+    run = account.run
+    words = STATES[run.state]
+    if run.state is RunState.RUNNING:
+        words += f" (attempt {run.attempt})"
+    elif run.state is RunState.QUEUED and run.attempt:
+        words = f"goes on soon (attempt {run.attempt + 1})"
+    why = run.reason if run.state is not RunState.SUCCEEDED else ""
+    return f"{words}: {code(why, 300)}" if why else words
+
+
+def _branch(account: Account) -> str:
+    if not account.commit:
+        return ""
+    at = f"Branch {code(account.branch)} at `{account.commit[:12]}`"
+    return (
+        f"{at}, [pull request {account.pull}](<{account.pull_url}>)."
+        if account.pull and account.pull_url
+        else f"{at}."
+    )
+
+
+def _work(work: WorkReport | None) -> str:
+    """The verdict on the work, and what a reviewer should know before they read it."""
+    if work is None or work.verdict is None:
+        return ""
+    why = code("; ".join(work.reasons[:1]), 300)
+    lines = [f"**Work: {work.verdict.value}**{f' ({why})' if why else ''}"]
+    lines += [f"- contradiction: {code(each, 300)}" for each in work.contradictions]
+    if work.observed:
+        lines.append(
+            f"- {work.file_count} file(s), +{work.lines_added} -{work.lines_removed} lines, "
+            f"{work.commit_count} commit(s)"
+        )
+    for check in work.checks[-CHECKS:]:
+        ended = "end not seen" if check.code is None else f"exit code {check.code}"
+        lines.append(f"- {check.by}: {code(check.command, 160)} {ended}")
+    for call in work.denied[:CHECKS]:
+        lines.append(f"- denied: {code(f'{call.name} {call.input}', 160)} ({call.count})")
+    if len(work.denied) > CHECKS:
+        lines.append(f"- denied: {len(work.denied) - CHECKS} more")
+    if work.question:
+        lines.append(f"- it asks: {code(work.question, 300)}")
+    return "\n".join(lines)
+
+
+def _table(attempts: Sequence[Attempt]) -> str:
+    begun = [each for each in attempts if each.continuation is not None or each.outcome is not None]
+    if not begun:
+        return ""
+    lines = [
+        "| attempt | outcome | conversation | took | tokens in / out | cost |",
+        "|---|---|---|---|---|---|",
+    ]
+    if len(begun) > ROWS:
+        lines.append(f"| {begun[0].number} to {begun[-ROWS - 1].number} | ... | | | | |")
+    lines += [_row(each) for each in begun[-ROWS:]]
+    if len(begun) > 1:
+        total = Usage()
+        for each in begun:
+            total = total + each.usage
+        lines.append(f"| all | | | | {_spent(total)} | {_cost(total)} |")
+    return "\n".join(lines)
+
+
+def _row(each: Attempt) -> str:
+    outcome, took = "at work", ""
+    if each.outcome is not None:
+        detail = (
+            f": {code(each.outcome.detail, 120)}"
+            if each.outcome.detail and not each.outcome.ok
+            else ""
+        )
+        outcome, took = (
+            f"{each.outcome.kind}{detail}",
+            _lasting((each.ended or each.started) - each.started),
+        )
+    proof = each.receipt.verdict.value if each.receipt is not None else ""
+    return (
+        f"| {each.number} | {outcome} | {proof} | {took} | {_spent(each.usage)} | "
+        f"{_cost(each.usage)} |"
+    )
+
+
+def _spent(usage: Usage) -> str:
+    mark = "≈" if usage.estimated else ""
+    return (
+        f"{mark}{tokens(usage.input)} / {mark}{tokens(usage.output)}"
+        if usage.input or usage.output
+        else ""
+    )
+
+
+def _cost(usage: Usage) -> str:
+    return dollars(usage.cost_usd, estimated=usage.estimated) if usage.cost_usd else ""
+
+
+def _lasting(ms: int) -> str:
+    """`12s`, `3m 5s`, `1h 20m`."""
+    seconds = max(0, ms // 1000)
+    if seconds < 60:
+        return f"{seconds}s"
+    return (
+        f"{seconds // 60}m {seconds % 60}s"
+        if seconds < 3600
+        else f"{seconds // 3600}h {seconds % 3600 // 60}m"
+    )
+
+
+def _said(words: str) -> str:
+    shown = block(words, WORDS)
+    return (
+        f"<details><summary>What the agent said at the end</summary>\n\n{shown}\n\n</details>"
+        if shown
+        else ""
+    )
+
+
+def _signed(receipt: str) -> str:
+    """Return the receipt on one line, as `perdure receipt verify` reads it."""
+    if not receipt:
+        return ""
+    if len(receipt) > MOST_RECEIPT:
+        return "The signed receipt is too long for a comment: `perdure receipt` prints it."
+    return (
+        "<details><summary>Signed receipt</summary>\n\n"
+        f"```json\n{receipt.rstrip()}\n```\n\n</details>"
+    )
+
+
+def _by_hand(account: Account) -> str:
+    name, over = account.run.name, account.run.state in FINAL
+    lines = [
+        f"perdure why {name}",
+        *([f"perdure open {name}"] if over else [f"perdure logs -f {name}"]),
+    ]
+    lines += (
+        [f"perdure retry {name}"]
+        if account.run.state in (RunState.FAILED, RunState.CANCELLED)
+        else []
+    )
+    page = f"[Its page](<{account.page}>). " if account.page else ""
+    is_off = any(each.type == "withdrawn" for each in account.run.conditions)
+    told = (
+        "What is said here is told when it goes on. "
+        if is_off
+        else "A comment here goes on with the same conversation. "
+    )
+    return f"{page}{told}By hand, on the machine where it runs:\n\n" + "\n".join(
+        f"    {line}" for line in lines
+    )

@@ -1,0 +1,187 @@
+"""Gitea: `X-Gitea-Signature` (bare hexadecimal), and events by `X-Gitea-Event-Type`, which is finer
+than `X-Gitea-Event`.
+
+Gitea sends the signature's header without a secret too, empty. It does not say which label or
+assignee is new: all that are there now are told. Names as in modules/webhook/type.go of 1.26.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from perdure.forge.webhooks.github import (
+    BROKEN,
+    SAID,
+    branch_at,
+    intent,
+    is_reworded,
+    own_branch,
+    own_head,
+)
+from perdure.forge.webhooks.payload import Payload
+from perdure.forge.webhooks.signatures import by_hmac
+from perdure.model.forge.deliveries import Forge, IntentKind, PayloadReading
+
+EVENT = ("x-gitea-event-type", "x-gitea-event")
+DELIVERY = ("x-gitea-delivery",)
+
+KINDS = {
+    "opened": IntentKind.OPENED,
+    "reopened": IntentKind.REOPENED,
+    "closed": IntentKind.CLOSED,
+    "deleted": IntentKind.CLOSED,
+    "assigned": IntentKind.ASSIGNED,
+    "unassigned": IntentKind.UNASSIGNED,
+    "label_updated": IntentKind.LABELLED,
+    "label_cleared": IntentKind.UNLABELLED,
+    "review_request_removed": IntentKind.UNASSIGNED,
+    "review_requested": IntentKind.REVIEW_REQUESTED,
+}
+WITH_ASSIGNEES = frozenset({IntentKind.OPENED, IntentKind.ASSIGNED, IntentKind.UNASSIGNED})
+"""Of these all who are assigned at that moment are told."""
+WITH_LABELS = frozenset({IntentKind.OPENED, IntentKind.LABELLED, IntentKind.UNLABELLED})
+THINGS = frozenset(
+    {
+        "issues",
+        "issue_assign",
+        "issue_label",
+        "pull_request",
+        "pull_request_assign",
+        "pull_request_label",
+    }
+) | {"pull_request_review_request"}
+
+
+def authentic(
+    headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_s: float
+) -> bool:
+    """Whether the body is signed by one of the secrets."""
+    return by_hmac(secrets, body, headers.get("x-gitea-signature", ""))
+
+
+def translate(event: str, payload: Payload, forge: Forge = Forge.GITEA) -> PayloadReading:
+    """What the event comes to."""
+    action = payload.name("action")
+    pull = payload.at("pull_request")
+    match event:
+        case _ if event in THINGS:
+            return _thing(forge, payload, pull or payload.at("issue"), action, pull=bool(pull))
+        case "issue_comment" | "pull_request_comment" if action in SAID and payload.at("comment"):
+            is_pull = (
+                payload.yes("is_pull")
+                or bool(payload.at("issue", "pull_request"))
+                or event == "pull_request_comment"
+            )
+            thing = payload.at("issue") or pull
+            return intent(
+                forge,
+                payload,
+                SAID[action] or IntentKind.COMMENTED,
+                thing,
+                pull=is_pull,
+                said=payload.at("comment"),
+                branch=own_branch(pull, payload.repository("repository", "full_name")),
+            )
+        case "pull_request_review_rejected" | "pull_request_rejected":
+            return intent(
+                forge,
+                payload,
+                IntentKind.CHANGES_REQUESTED,
+                pull,
+                pull=True,
+                text=payload.text("review", "content"),
+            )
+        case "pull_request_review_comment" | "pull_request_comment" if payload.at("review"):
+            return intent(
+                forge,
+                payload,
+                IntentKind.LINE_COMMENTED,
+                pull,
+                pull=True,
+                text=payload.text("review", "content"),
+            )
+        case "pull_request_review_approved" | "pull_request_approved" if payload.text(
+            "review", "content"
+        ).strip():
+            return intent(
+                forge,
+                payload,
+                IntentKind.APPROVED,
+                pull,
+                pull=True,
+                text=payload.text("review", "content"),
+            )
+        case "status" if payload.name("state") in BROKEN:
+            return intent(
+                forge,
+                payload,
+                IntentKind.CI_FAILED,
+                text=payload.name("context"),
+                commit=payload.name("sha"),
+                branch=branch_at(payload),
+                url=payload.url("target_url"),
+            )
+        case "workflow_run" if payload.name("workflow_run", "conclusion") in BROKEN:
+            return _failed(forge, payload, payload.at("workflow_run"))
+        case "action_run_failure":
+            return _failed(forge, payload, payload.at("run"))
+        case "delete" if payload.name("ref_type") == "branch":
+            return intent(
+                forge,
+                payload,
+                IntentKind.BRANCH_DELETED,
+                branch=payload.name("ref").removeprefix("refs/heads/"),
+            )
+    return PayloadReading(
+        None, f"nothing follows from {event}{'/' if action else ''}{action}"[:200]
+    )
+
+
+def _thing(
+    forge: Forge, payload: Payload, thing: Payload, action: str, *, pull: bool
+) -> PayloadReading:
+    kind = KINDS.get(action)
+    if action == "edited" and is_reworded(payload):
+        kind = IntentKind.EDITED
+    if kind is None:
+        return PayloadReading(
+            None,
+            f"nothing follows from {'a pull request' if pull else 'an issue'} that was {action}"[
+                :200
+            ],
+        )
+    if kind is IntentKind.CLOSED and thing.yes("merged"):
+        kind = IntentKind.MERGED
+    whom = [each.name("login") for each in thing.all("assignees")] if kind in WITH_ASSIGNEES else []
+    unassigned: list[str] = []
+    if action == "review_requested":
+        whom = [payload.name("requested_reviewer", "login")]
+    elif action == "review_request_removed":
+        # `whom` are the assignees, as of any other such event.
+        unassigned = [payload.name("requested_reviewer", "login")]
+    labels = [each.name("name") for each in thing.all("labels")] if kind in WITH_LABELS else []
+    text = thing.text("body") if kind is IntentKind.OPENED else ""
+    return intent(
+        forge,
+        payload,
+        kind,
+        thing,
+        pull=pull,
+        whom=whom,
+        labels=labels,
+        text=text,
+        unassigned=unassigned,
+    )
+
+
+def _failed(forge: Forge, payload: Payload, run: Payload) -> PayloadReading:
+    return intent(
+        forge,
+        payload,
+        IntentKind.CI_FAILED,
+        text=run.name("display_title") or run.name("name") or run.name("title"),
+        branch=own_head(payload, run) or run.name("prettyref"),
+        commit=run.name("head_sha") or run.name("commit_sha"),
+        url=run.url("html_url"),
+        rollup=True,
+    )

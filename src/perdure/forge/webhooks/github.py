@@ -1,0 +1,296 @@
+"""GitHub (also Enterprise Server): `X-Hub-Signature-256`, and events by `X-GitHub-Event` with the
+body's `action`.
+
+Names as in the webhook reference of docs.github.com and in the recorded payloads of
+`@octokit/webhooks-examples` 7.6.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from perdure.forge.webhooks.payload import Payload
+from perdure.forge.webhooks.signatures import by_hmac
+from perdure.forge.webhooks.speech import mentioned, stopped
+from perdure.model.forge.deliveries import Forge, Intent, IntentKind, PayloadReading
+
+EVENT = ("x-github-event",)
+DELIVERY = ("x-github-delivery",)
+
+OWN_BRANCH = "perdure/"
+BROKEN = frozenset({"failure", "timed_out", "startup_failure", "error"})
+SIMPLE = {
+    "opened": IntentKind.OPENED,
+    "reopened": IntentKind.REOPENED,
+    "deleted": IntentKind.CLOSED,
+    "transferred": IntentKind.CLOSED,
+    "closed": IntentKind.CLOSED,
+}
+
+
+SAID = {"created": None, "edited": IntentKind.COMMENT_EDITED}
+"""What is done to a comment. One that is deleted was told already, or is told by nobody."""
+
+
+def authentic(
+    headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_s: float
+) -> bool:
+    """Whether the body is signed by one of the secrets. SHA-1 alone is not enough."""
+    kind, _, digest = headers.get("x-hub-signature-256", "").partition("=")
+    return kind == "sha256" and by_hmac(secrets, body, digest)
+
+
+def translate(event: str, payload: Payload) -> PayloadReading:
+    """What the event comes to."""
+    action = payload.name("action")
+    match event:
+        case "issues":
+            return _thing(payload, payload.at("issue"), action, pull=False)
+        case "pull_request":
+            return _thing(payload, payload.at("pull_request"), action, pull=True)
+        case "issue_comment" if action in SAID:
+            issue = payload.at("issue")
+            kind = SAID[action] or IntentKind.COMMENTED
+            return _said(
+                payload, kind, issue, payload.at("comment"), pull=bool(issue.at("pull_request"))
+            )
+        case "pull_request_review_comment" if action in SAID:
+            kind = SAID[action] or IntentKind.LINE_COMMENTED
+            return _said(
+                payload, kind, payload.at("pull_request"), payload.at("comment"), pull=True
+            )
+        case "pull_request_review" if action == "submitted":
+            return _review(payload)
+        case "pull_request_review" if action == "edited" and payload.at("changes", "body"):
+            return _said(
+                payload,
+                IntentKind.COMMENT_EDITED,
+                payload.at("pull_request"),
+                payload.at("review"),
+                pull=True,
+            )
+        case "check_run" | "check_suite" | "workflow_run" if action == "completed":
+            return _check(payload, payload.at(event), rollup=event != "check_run")
+        case "status":
+            return _status(payload)
+        case "delete" if payload.name("ref_type") == "branch":
+            return intent(
+                Forge.GITHUB, payload, IntentKind.BRANCH_DELETED, branch=payload.name("ref")
+            )
+        case "push" if payload.yes("deleted") and payload.name("ref").startswith("refs/heads/"):
+            return intent(
+                Forge.GITHUB,
+                payload,
+                IntentKind.BRANCH_DELETED,
+                branch=payload.name("ref").removeprefix("refs/heads/"),
+            )
+    return PayloadReading(
+        None, f"nothing follows from {event}{'/' if action else ''}{action}"[:200]
+    )
+
+
+def intent(
+    forge: Forge,
+    payload: Payload,
+    kind: IntentKind,
+    thing: Payload | None = None,
+    *,
+    pull: bool = False,
+    branch: str = "",
+    whom: Sequence[str] = (),
+    labels: Sequence[str] = (),
+    text: str = "",
+    url: str = "",
+    commit: str = "",
+    number: int = 0,
+    said: Payload | None = None,
+    unassigned: Sequence[str] = (),
+    unlabelled: Sequence[str] = (),
+    rollup: bool = False,
+) -> PayloadReading:
+    """An intent of a forge whose payloads look as GitHub's do: GitHub itself, Gitea and Forgejo.
+    `said`: the comment or review."""
+    thing, said = thing or Payload(None), said or Payload(None)
+    text = text or said.text("body")
+    changes, edited = payload.at("changes"), kind is IntentKind.EDITED
+    before = changes.text("body", "from")
+    if edited and not changes.at("body"):
+        before = thing.text("body")
+    now = thing.text("body") if edited else text
+    hunk = said.text("diff_hunk")
+    repository = payload.repository("repository", "full_name")
+    if not repository:
+        return PayloadReading(None, "it names no repository")
+    number = number or thing.number("number")
+    if kind not in (IntentKind.BRANCH_DELETED, IntentKind.CI_FAILED) and not number:
+        return PayloadReading(None, "it names no issue and no pull request")
+    sender = payload.at("sender")
+    found = Intent(
+        kind=kind,
+        forge=forge,
+        repository=repository,
+        number=number,
+        pull=pull,
+        author=sender.name("login") or sender.name("username"),
+        whom=tuple(filter(None, whom)),
+        labels=tuple(filter(None, labels)),
+        mentions=_new(mentioned(now), mentioned(before)),
+        title=thing.name("title"),
+        description=thing.text("body"),
+        text=text,
+        branch=branch or own_branch(thing, repository),
+        commit=commit or thing.name("head", "sha"),
+        path=said.name("path"),
+        line=line_of(said),
+        removed=said.name("side") == "LEFT",
+        hunk=hunk,
+        comment=said.id("id"),
+        before=before,
+        title_before=changes.name("title", "from") or (thing.name("title") if edited else ""),
+        unassigned=tuple(filter(None, unassigned)),
+        unlabelled=tuple(filter(None, unlabelled)),
+        stops=_new(stopped(text), stopped(before)),
+        rollup=rollup,
+        url=url or said.url("html_url") or thing.url("html_url"),
+        clone_url=payload.url("repository", "clone_url"),
+        at=thing.time("updated_at"),
+    )
+    return PayloadReading(found)
+
+
+def line_of(said: Payload) -> int:
+    """The line that a comment is on; the one that it was made on where that is gone since."""
+    names = ("line", "original_line", "position", "original_position")
+    return next(filter(None, (said.number(name) for name in names)), 0) if said.name("path") else 0
+
+
+def _new(now: tuple[str, ...], before: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(each for each in now if each not in before)
+
+
+def own_branch(pull: Payload, repository: str) -> str:
+    """The head branch of a pull request. One of a fork is none of ours, whatever its name: an
+    agent's own branch is known by that."""
+    head = pull.repository("head", "repo", "full_name")
+    return pull.name("head", "ref") if head.casefold() == repository.casefold() else ""
+
+
+def own_head(payload: Payload, run: Payload) -> str:
+    """The branch that was checked, unless it is a fork's."""
+    head = run.repository("head_repository", "full_name") or payload.repository(
+        "repository", "full_name"
+    )
+    return (
+        run.name("head_branch")
+        if head.casefold() == payload.repository("repository", "full_name").casefold()
+        else ""
+    )
+
+
+def _thing(payload: Payload, thing: Payload, action: str, *, pull: bool) -> PayloadReading:
+    kind, whom, labels, text = SIMPLE.get(action), [""], [""], ""
+    unassigned, unlabelled = "", ""
+    if kind is IntentKind.OPENED:
+        whom = [each.name("login") for each in thing.all("assignees")]
+        labels = [each.name("name") for each in thing.all("labels")]
+        text = thing.text("body")
+    elif pull and action == "closed" and thing.yes("merged"):
+        kind = IntentKind.MERGED
+    elif action == "assigned":
+        kind, whom = IntentKind.ASSIGNED, [payload.name("assignee", "login")]
+    elif action == "labeled":
+        kind, labels = IntentKind.LABELLED, [payload.name("label", "name")]
+    elif action == "review_requested":
+        kind, whom = IntentKind.REVIEW_REQUESTED, [payload.name("requested_reviewer", "login")]
+    elif action == "unassigned":
+        kind, unassigned = IntentKind.UNASSIGNED, payload.name("assignee", "login")
+    elif action == "review_request_removed":
+        kind, unassigned = IntentKind.UNASSIGNED, payload.name("requested_reviewer", "login")
+    elif action == "unlabeled":
+        kind, unlabelled = IntentKind.UNLABELLED, payload.name("label", "name")
+    elif action == "edited" and is_reworded(payload):
+        kind = IntentKind.EDITED
+    if kind is None:
+        return PayloadReading(
+            None, f"nothing follows from {'pull_request' if pull else 'issues'}/{action}"[:200]
+        )
+    return intent(
+        Forge.GITHUB,
+        payload,
+        kind,
+        thing,
+        pull=pull,
+        whom=whom,
+        labels=labels,
+        text=text,
+        unassigned=[unassigned],
+        unlabelled=[unlabelled],
+    )
+
+
+def is_reworded(payload: Payload) -> bool:
+    """Whether an edit is one of the words; of a pull request the base can be edited as well."""
+    return bool(payload.at("changes", "title") or payload.at("changes", "body"))
+
+
+def _said(
+    payload: Payload, kind: IntentKind, thing: Payload, comment: Payload, *, pull: bool
+) -> PayloadReading:
+    return intent(Forge.GITHUB, payload, kind, thing, pull=pull, said=comment)
+
+
+def _review(payload: Payload) -> PayloadReading:
+    review = payload.at("review")
+    state = review.name("state").lower()
+    if state == "changes_requested":
+        return _said(
+            payload, IntentKind.CHANGES_REQUESTED, payload.at("pull_request"), review, pull=True
+        )
+    if state == "commented" and review.text("body").strip():
+        return _said(
+            payload, IntentKind.LINE_COMMENTED, payload.at("pull_request"), review, pull=True
+        )
+    if state == "approved" and review.text("body").strip():
+        return _said(payload, IntentKind.APPROVED, payload.at("pull_request"), review, pull=True)
+    return PayloadReading(None, f"nothing follows from a review that is {state or 'empty'}"[:200])
+
+
+def _check(payload: Payload, check: Payload, *, rollup: bool) -> PayloadReading:
+    """A check, a suite of checks, or a workflow: each tells of its pull requests, unless they come
+    from a fork."""
+    if check.name("conclusion").lower() not in BROKEN:
+        return PayloadReading(None, "the check has not failed")
+    number = next((pull.number("number") for pull in check.all("pull_requests")), 0)
+    return intent(
+        Forge.GITHUB,
+        payload,
+        IntentKind.CI_FAILED,
+        number=number,
+        pull=bool(number),
+        text=check.name("name"),
+        branch=own_head(payload, check) or own_head(payload, check.at("check_suite")),
+        commit=check.name("head_sha"),
+        url=check.url("html_url"),
+        rollup=rollup,
+    )
+
+
+def branch_at(payload: Payload) -> str:
+    """The branch that a status is about. Several may stand at its commit: one of an agent comes
+    first."""
+    names = [each.name("name") for each in payload.all("branches")]
+    return min(names, key=lambda name: not name.startswith(OWN_BRANCH), default="")
+
+
+def _status(payload: Payload) -> PayloadReading:
+    if payload.name("state") not in BROKEN:
+        return PayloadReading(None, "the check has not failed")
+    return intent(
+        Forge.GITHUB,
+        payload,
+        IntentKind.CI_FAILED,
+        text=payload.name("context"),
+        branch=branch_at(payload),
+        commit=payload.name("sha"),
+        url=payload.url("target_url"),
+    )

@@ -1,0 +1,251 @@
+"""GitLab: the secret itself in `X-Gitlab-Token`, or (since 2026) a signature after Standard
+Webhooks; events by the body's `object_kind`.
+
+GitLab tells what changed, before and after. "Request changes" in a review has no event of its own
+(gitlab-org/gitlab 592358): only the comment that comes with it is seen. Names as in
+docs.gitlab.com/user/project/integrations/webhook_events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from perdure.forge.webhooks.payload import Payload
+from perdure.forge.webhooks.signatures import by_standard, by_token
+from perdure.forge.webhooks.speech import mentioned, stopped
+from perdure.model.forge.deliveries import Forge, Intent, IntentKind, PayloadReading
+
+EVENT = ("x-gitlab-event",)
+DELIVERY = ("webhook-id", "idempotency-key", "x-gitlab-event-uuid")
+
+KINDS = {
+    "open": IntentKind.OPENED,
+    "close": IntentKind.CLOSED,
+    "reopen": IntentKind.REOPENED,
+    "merge": IntentKind.MERGED,
+}
+
+
+def authentic(
+    headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_s: float
+) -> bool:
+    """Whether one of the secrets signed it or came with it. Where a signing secret (`whsec_`) is
+    configured alone, only that counts."""
+    signature = headers.get("webhook-signature", "")
+    if signature and by_standard(
+        secrets,
+        headers.get("webhook-id", ""),
+        headers.get("webhook-timestamp", ""),
+        body,
+        signature,
+        now_s,
+    ):
+        return True
+    return by_token(secrets, headers.get("x-gitlab-token", ""))
+
+
+def translate(event: str, payload: Payload) -> PayloadReading:
+    """What the event comes to. The body says itself what it is; the header's name is for people."""
+    match kind := payload.name("object_kind"):
+        case "issue" | "merge_request":
+            return _thing(payload, pull=kind == "merge_request")
+        case "note":
+            return _note(payload)
+        case "push" if set(payload.name("after")) == {"0"} and payload.name("ref").startswith(
+            "refs/heads/"
+        ):
+            return _intent(
+                payload,
+                IntentKind.BRANCH_DELETED,
+                branch=payload.name("ref").removeprefix("refs/heads/"),
+            )
+        case "pipeline" if payload.name("object_attributes", "status") == "failed":
+            run, pull = payload.at("object_attributes"), payload.at("merge_request")
+            return _intent(
+                payload,
+                IntentKind.CI_FAILED,
+                number=pull.number("iid"),
+                pull=bool(pull),
+                text=run.name("name"),
+                branch=_own(pull) if pull else run.name("ref"),
+                commit=run.name("sha"),
+                url=run.url("url"),
+                rollup=True,
+            )
+    return PayloadReading(None, f"nothing follows from {kind or event}"[:200])
+
+
+def _thing(payload: Payload, *, pull: bool) -> PayloadReading:
+    thing = payload.at("object_attributes")
+    action = thing.name("action")
+    kind, text = KINDS.get(action), ""
+    whom, labels = _added(payload, "assignees", "username"), _added(payload, "labels", "title")
+    asked = _added(payload, "reviewers", "username")
+    dropped = [
+        *_added(payload, "assignees", "username", back=True),
+        *_added(payload, "reviewers", "username", back=True),
+    ]
+    unlabelled = _added(payload, "labels", "title", back=True)
+    if kind is IntentKind.OPENED:
+        whom = [each.name("username") for each in payload.all("assignees")]
+        labels = [each.name("title") for each in payload.all("labels")]
+        text = thing.text("description")
+    elif action == "update":
+        found = {
+            IntentKind.ASSIGNED: whom,
+            IntentKind.LABELLED: labels,
+            IntentKind.REVIEW_REQUESTED: asked,
+            IntentKind.UNASSIGNED: dropped,
+            IntentKind.UNLABELLED: unlabelled,
+            IntentKind.EDITED: _is_reworded(payload),
+        }
+        kind = next((each for each, there in found.items() if there), None)
+    if kind is None:
+        return PayloadReading(
+            None,
+            f"nothing follows from a {'merge request' if pull else 'issue'} after "
+            f"{action or 'nothing'}"[:200],
+        )
+    return _intent(
+        payload,
+        kind,
+        thing,
+        number=thing.number("iid"),
+        pull=pull,
+        whom=asked if kind is IntentKind.REVIEW_REQUESTED else whom,
+        labels=labels,
+        text=text,
+        branch=_own(thing),
+        commit=thing.name("last_commit", "id"),
+        url=thing.url("url"),
+        unassigned=dropped,
+        unlabelled=unlabelled,
+        confidential=_is_confidential(payload, thing),
+    )
+
+
+def _is_reworded(payload: Payload) -> bool:
+    """GitLab lists changes of things that did not change (gitlab-org/gitlab 216874)."""
+    changes = (payload.at("changes", each) for each in ("title", "description"))
+    return any(each and each.text("previous") != each.text("current") for each in changes)
+
+
+def _is_confidential(payload: Payload, *things: Payload) -> bool:
+    """GitLab sends these with a name of their own ("Confidential Issue Hook"), and the body says
+    so."""
+    named = payload.name("event_type").startswith("confidential")
+    return named or any(each.yes("confidential") or each.yes("internal") for each in things)
+
+
+def _note(payload: Payload) -> PayloadReading:
+    note = payload.at("object_attributes")
+    place = note.name("noteable_type")
+    if (
+        note.yes("system")
+        or note.name("action") not in ("", "create", "update")
+        or place not in ("Issue", "MergeRequest")
+    ):
+        return PayloadReading(None, "nothing follows from this note")
+    pull = place == "MergeRequest"
+    thing = payload.at("merge_request" if pull else "issue")
+    is_line = note.name("type") == "DiffNote"
+    kind = IntentKind.LINE_COMMENTED if is_line else IntentKind.COMMENTED
+    return _intent(
+        payload,
+        IntentKind.COMMENT_EDITED if note.name("action") == "update" else kind,
+        thing,
+        number=thing.number("iid"),
+        pull=pull,
+        text=note.text("note"),
+        branch=_own(thing),
+        commit=thing.name("last_commit", "id"),
+        url=note.url("url"),
+        note=note,
+        confidential=_is_confidential(payload, note, thing),
+    )
+
+
+def _own(pull: Payload) -> str:
+    """The branch of a merge request, unless it is a fork's, whatever its name: an agent's own
+    branch is known by that."""
+    return (
+        pull.name("source_branch")
+        if pull.number("source_project_id") == pull.number("target_project_id")
+        else ""
+    )
+
+
+def _added(payload: Payload, what: str, key: str, *, back: bool = False) -> list[str]:
+    """What is new in a list, or (`back`) no longer in it. GitLab lists changes of things that did
+    not change (gitlab-org/gitlab 216874): only the difference counts."""
+    before, now = ("current", "previous") if back else ("previous", "current")
+    known = {each.name(key) for each in payload.all("changes", what, before)}
+    names = (each.name(key) for each in payload.all("changes", what, now))
+    return [name for name in names if name and name not in known]
+
+
+def _intent(
+    payload: Payload,
+    kind: IntentKind,
+    thing: Payload | None = None,
+    *,
+    number: int = 0,
+    pull: bool = False,
+    whom: Sequence[str] = (),
+    labels: Sequence[str] = (),
+    text: str = "",
+    branch: str = "",
+    commit: str = "",
+    url: str = "",
+    note: Payload | None = None,
+    unassigned: Sequence[str] = (),
+    unlabelled: Sequence[str] = (),
+    rollup: bool = False,
+    confidential: bool = False,
+) -> PayloadReading:
+    thing, note = thing or Payload(None), note or Payload(None)
+    edited = kind is IntentKind.EDITED
+    place, removed = note.at("position"), not note.number("position", "new_line")
+    before, title_before = "", ""
+    if edited:
+        title_before = payload.name("changes", "title", "previous") or thing.name("title")
+        before = payload.text("changes", "description", "previous")
+        before = before if payload.at("changes", "description") else thing.text("description")
+    now, known = mentioned(thing.text("description") if edited else text), mentioned(before)
+    project = payload.at("project")
+    repository = project.repository("path_with_namespace")
+    if not repository:
+        return PayloadReading(None, "it names no repository")
+    if kind not in (IntentKind.BRANCH_DELETED, IntentKind.CI_FAILED) and not number:
+        return PayloadReading(None, "it names no issue and no merge request")
+    found = Intent(
+        kind=kind,
+        forge=Forge.GITLAB,
+        repository=repository,
+        number=number,
+        pull=pull,
+        author=payload.name("user", "username") or payload.name("user_username"),
+        whom=tuple(filter(None, whom)),
+        labels=tuple(filter(None, labels)),
+        mentions=tuple(each for each in now if each not in known),
+        title=thing.name("title"),
+        description=thing.text("description"),
+        text=text,
+        branch=branch,
+        commit=commit,
+        path=place.name("old_path" if removed else "new_path"),
+        line=place.number("old_line" if removed else "new_line"),
+        removed=bool(place) and removed,
+        comment=note.id("id"),
+        before=before,
+        title_before=title_before,
+        unassigned=tuple(unassigned),
+        unlabelled=tuple(unlabelled),
+        stops=stopped(text),
+        rollup=rollup,
+        confidential=confidential,
+        url=url,
+        clone_url=project.url("git_http_url") or project.url("http_url"),
+        at=thing.time("updated_at"),
+    )
+    return PayloadReading(found)

@@ -1,0 +1,149 @@
+"""From raw headers and body to a delivery: which forge, is it authentic, what does it want. Nothing
+but `DeliveryRefused` is raised.
+
+Headers come with lower-case names. The order of detection is fixed, because Forgejo sends Gitea's
+headers too, and both send GitHub's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+
+from perdure.errors import PerdureError
+from perdure.forge.webhooks import forgejo, gitea, github, gitlab
+from perdure.forge.webhooks.found import FOUND, found_again
+from perdure.forge.webhooks.payload import Payload, parsed
+from perdure.model.forge.deliveries import Arrived, Forge, PayloadReading
+
+BODY_MOST = 25 * 1024 * 1024
+"""GitHub sends nothing larger (docs.github.com, "Webhook events and payloads")."""
+
+IGNORED_MOST = 256 * 1024
+"""Bytes of the largest body that is kept although nothing follows from it, so that a newer perdure
+can read it again."""
+
+MODULES = {Forge.FORGEJO: forgejo, Forge.GITEA: gitea, Forge.GITLAB: gitlab, Forge.GITHUB: github}
+"""In the order of detection."""
+
+_ID = re.compile(r"[\x21-\x7e]{1,200}")
+
+
+class DeliveryRefused(PerdureError):
+    """A delivery that is not taken. `status` is what the forge is answered."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def detect(headers: Mapping[str, str]) -> Forge | None:
+    """The forge that a delivery comes from, by the header that names its event."""
+    return next(
+        (
+            forge
+            for forge, module in MODULES.items()
+            if any(name in headers for name in _own(forge, module.EVENT))
+        ),
+        None,
+    )
+
+
+def verify(
+    forge: Forge, headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_s: float
+) -> bool:
+    """Whether the delivery was sent by who knows one of the secrets. Without a secret nothing is
+    authentic."""
+    return (
+        bool(secrets)
+        and all(secrets)
+        and bool(MODULES[forge].authentic(headers, body, secrets, now_s))
+    )
+
+
+def receive(
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    source: str,
+    secrets: Sequence[str],
+    now_s: float,
+    expected: Forge | None = None,
+) -> Arrived:
+    """The delivery. `expected`: the one forge that this source may be. Raises Refused with 400,
+    401, 413 or 415."""
+    check_type(headers)
+    if len(body) > BODY_MOST:
+        raise too_large()
+    forge = detect(headers)
+    if forge is None or expected not in (None, forge):
+        raise DeliveryRefused(
+            400,
+            f"This is no webhook of {expected or 'a forge that perdure knows'}: the header that "
+            "names the event is missing",
+        )
+    if not verify(forge, headers, body, secrets, now_s):
+        raise DeliveryRefused(
+            401,
+            f"The signature of this {forge} webhook is missing or wrong: is the secret the same on "
+            "both sides?",
+        )
+    module = MODULES[forge]
+    named = _first(headers, module.DELIVERY)
+    sha256 = hashlib.sha256(body).hexdigest()
+    # Older GitLabs name none.
+    delivery = named if _ID.fullmatch(named) else f"sha256:{sha256}"
+    event = _first(headers, module.EVENT)[:100].replace(FOUND, "?")
+    try:
+        payload = parsed(body)
+    except ValueError as error:
+        raise DeliveryRefused(
+            400, f"The body is not the JSON of a webhook: {error}"[:300]
+        ) from None
+    reading = read(forge, event, payload)
+    wanted = reading.intent is not None or len(body) <= IGNORED_MOST
+    return Arrived(
+        source=source, id=delivery, forge=forge, event=_plain(event), sha256=sha256, size=len(body),
+        body=body.decode() if wanted else "", reading=reading,
+    )  # fmt: skip
+
+
+def read(forge: Forge, event: str, payload: Payload) -> PayloadReading:
+    """What a payload comes to."""
+    reading: PayloadReading = (
+        found_again(payload) if event == FOUND else MODULES[forge].translate(event, payload)
+    )
+    return reading
+
+
+def check_type(headers: Mapping[str, str]) -> None:
+    """Raises Refused for a body that is no plain JSON, before it is read."""
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/x-www-form-urlencoded":
+        raise DeliveryRefused(
+            415,
+            "The webhook is sent as a form: set its content type to application/json on the forge",
+        )
+    if kind != "application/json":
+        raise DeliveryRefused(415, "A webhook has the content type application/json")
+    if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        raise DeliveryRefused(415, "A webhook is not compressed")
+
+
+def too_large() -> DeliveryRefused:
+    """What a body of more than `BODY_MOST` is answered."""
+    return DeliveryRefused(413, f"A webhook has at most {BODY_MOST // 1024**2} MiB")
+
+
+def _own(forge: Forge, names: Sequence[str]) -> Sequence[str]:
+    """A forge is known by headers that bear its own name."""
+    return [name for name in names if forge.value in name]
+
+
+def _first(headers: Mapping[str, str], names: Sequence[str]) -> str:
+    return next((headers[name] for name in names if headers.get(name)), "")
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^\x20-\x7e]", "?", text)

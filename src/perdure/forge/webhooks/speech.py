@@ -1,0 +1,105 @@
+"""What somebody says in a comment with their own words: mentions and commands count there alone,
+not in what is quoted, in code, or in a comment of HTML. Pure; called by the readers of payloads.
+
+Markdown as GitHub, Gitea, Forgejo and GitLab read it (github.github.com/gfm): block quotes begin
+with `>`, code stands between fences or backticks or is indented by four. The cost is linear in the
+text, whatever stands in it.
+"""
+
+from __future__ import annotations
+
+import re
+
+from perdure.forge.webhooks.payload import LIST_MOST
+
+_MENTION = re.compile(r"(?<![\w@/.`])@([A-Za-z0-9][A-Za-z0-9._-]{0,99})")
+_STOP = re.compile(
+    r" {0,3}@([A-Za-z0-9][A-Za-z0-9._-]{0,99})[,:]?[ \t]+(?:please[ \t]+)?stop(?:[ "
+    r"\t]+please)?[.!]*",
+    re.IGNORECASE,
+)
+_FENCE = re.compile(r"[ \t]{0,3}(`{3,}|~{3,})")
+_QUOTE = re.compile(r"[ \t]{0,3}>")
+_ITEM = re.compile(r"[ \t]*(?:[-*+]|[0-9]{1,9}[.)])[ \t]")
+_INDENTED = re.compile(r" {4}| {0,3}\t")
+
+
+def mentioned(text: str) -> tuple[str, ...]:
+    """Return the logins that a text mentions in its author's own words, each once, in order."""
+    found = (each.rstrip(".-_") for each in _MENTION.findall(spoken(text)))
+    return tuple(dict.fromkeys(found))[:LIST_MOST]
+
+
+def stopped(text: str) -> tuple[str, ...]:
+    """Return the logins that a text tells to stop: `@login stop`, on a line of its own."""
+    found = [_STOP.fullmatch(line.rstrip()) for line in spoken(text).splitlines()]
+    logins = (match[1].rstrip(".-_") for match in found if match)
+    return tuple(dict.fromkeys(logins))[:LIST_MOST]
+
+
+def spoken(text: str) -> str:
+    """Return the text without quotes, code and comments of HTML. A line that is left out stays as
+    an empty one."""
+    kept: list[str] = []
+    fence = ""
+    in_list = in_quote = is_blank = in_code = False
+    for line in _without_comments(text).splitlines():
+        mark = _FENCE.match(line)
+        if fence:
+            if mark and mark[1].startswith(fence) and not line[mark.end() :].strip():
+                fence = ""
+            kept.append("")
+            continue
+        if mark and not (mark[1][0] == "`" and "`" in line[mark.end() :]):
+            fence, in_quote = mark[1], False
+            kept.append("")
+            continue
+        was_blank, is_blank = is_blank or not kept, not line.strip()
+        # A paragraph in a quote goes on without the mark until a blank line (lazy continuation).
+        in_quote = bool(_QUOTE.match(line)) or (in_quote and not is_blank and not _ITEM.match(line))
+        if _ITEM.match(line):
+            in_list = True
+        elif not is_blank and not line[0].isspace():
+            in_list = False
+        starts = was_blank or in_code
+        in_code = bool(_INDENTED.match(line)) and not is_blank and not in_list and starts
+        kept.append("" if in_quote or in_code else line)
+    return _without_spans("\n".join(kept))
+
+
+def _without_comments(text: str) -> str:
+    parts: list[str] = []
+    at = 0
+    while (start := text.find("<!--", at)) >= 0 and (end := text.find("-->", start)) >= 0:
+        parts.append(text[at:start])
+        at = end + 3
+    return "".join([*parts, text[at:]])
+
+
+def _without_spans(text: str) -> str:
+    """Without what is between runs of backticks of the same length, in one paragraph."""
+    return "\n\n".join(map(_without_spans_of, re.split(r"\n[ \t]*\n", text)))
+
+
+def _without_spans_of(paragraph: str) -> str:
+    ticks = [(found.start(), found.end()) for found in re.finditer("`+", paragraph)]
+    places: dict[int, list[int]] = {}
+    for number, (start, end) in enumerate(ticks):
+        places.setdefault(end - start, []).append(number)
+    ahead = {length: iter(numbers) for length, numbers in places.items()}
+    closers = dict.fromkeys(places, -1)
+    parts: list[str] = []
+    at = number = 0
+    while number < len(ticks):
+        start, end = ticks[number]
+        length = end - start
+        while closers[length] <= number:
+            closers[length] = next(ahead[length], len(ticks))
+        closer = closers[length]
+        if closer >= len(ticks):
+            number += 1
+            continue
+        parts.append(paragraph[at:start])
+        at = ticks[closer][1]
+        number = closer + 1
+    return " ".join([*parts, paragraph[at:]])

@@ -1,0 +1,416 @@
+"""The only room that runs git, and the only way in which it is run.
+
+`workspace` and `checkpoint` call it. Every call gets an environment of its own: nothing that begins
+with GIT_ is inherited (a leaked GIT_DIR beats `-C`), system and user configuration are not read,
+and the settings of `environment` are given as environment configuration, which beats whatever an
+agent wrote into a repository. So hooks, fsmonitor, external diffs, signing programs, credential
+helpers and automatic maintenance do not run, and no transport is allowed unless the call asks for
+it. What is left open (filters that a repository's own configuration names) is listed in
+docs/reference/trust.md.
+
+A call is bounded: stdin is closed or a file, output has a cap, there is a deadline, and the whole
+process group is ended when it passes. git's children inherit the descriptors in `keep`: a lock that
+a killed supervisor held stays held until the last git of it is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import selectors
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import field, replace
+from pathlib import Path
+from typing import IO
+
+from perdure.errors import GitFailed, GitSaidTooMuch, WorkspaceError
+from perdure.host.git import environment as hardening
+from perdure.host.git import on_disk
+from perdure.host.git.output import (
+    GitStatus,
+    Worktree,
+    failure,
+    parse_status,
+    parse_worktrees,
+    unreachable,
+)
+from perdure.lateclass import dataclass
+
+__all__ = [
+    "OLDEST",
+    "Git",
+    "GitResult",
+    "GitStatus",
+    "Worktree",
+    "parse_status",
+    "parse_worktrees",
+    "require",
+    "run_as_user",
+    "unreachable",
+]
+
+OLDEST = (2, 38)
+"""safe.bareRepository came with git 2.38, configuration by environment (GIT_CONFIG_COUNT) with
+2.31: without them the settings of `environment` would silently not hold."""
+
+_CAP = 64 << 20
+_STDERR_KEPT = 64 << 10
+_TRIES = 5
+_LOOKS = frozenset({"diff", "diff-files", "ls-files", "status"})
+"""Commands that write nothing, as perdure calls them."""
+
+
+@dataclass(frozen=True, slots=True)
+class GitResult:
+    """What a git process left: its exit code and its two outputs as bytes (stderr: the last 64
+    KiB)."""
+
+    code: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def text(self) -> str:
+        """stdout without the newline at its end, as the file system decodes names."""
+        return os.fsdecode(self.stdout).removesuffix("\n")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Git:
+    """git at one place. With `git_dir` nothing is discovered; without, discovery stops below
+    `ceiling`."""
+
+    cwd: Path
+    git_dir: Path | None = None
+    work_tree: Path | None = None
+    ceiling: Path | None = None
+    keep: tuple[int, ...] = ()
+    """Descriptors that git and its children inherit."""
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    """Where PATH, TMPDIR and the proxies come from."""
+    memory: Path | None = None
+    """A file that may remember which git program was found to be new enough."""
+
+    def at(self, cwd: Path, git_dir: Path | None = None, work_tree: Path | None = None) -> Git:
+        """The same settings at another place."""
+        return replace(self, cwd=cwd, git_dir=git_dir, work_tree=work_tree)
+
+    def run(
+        self,
+        *args: str,
+        stdin: bytes | IO[bytes] = b"",
+        allow: Collection[str] = (),
+        settings: Sequence[tuple[str, str]] = (),
+        env: Mapping[str, str] | None = None,
+        timeout_s: float = 120.0,
+        cap: int = _CAP,
+        good: Collection[int] = (0,),
+    ) -> GitResult:
+        """Runs one git command and returns what it said.
+
+        `allow`: transports that this call may use (`https`, `ssh`, `http`, `file`). Raises
+        GitFailed for an exit code that is not in `good`, for a call over its deadline and for
+        output over the cap; WorkspaceError without a usable git.
+
+        A file that somebody cuts while git has it mapped ends git where it stands (SIGBUS). It is
+        asked again where that is known to do no harm: with an index of perdure's own, whose lock is
+        taken away, and for what only looks.
+        """
+        program = require(self.environ.get("PATH", os.defpath), self.memory)
+        argv = [program]
+        if self.git_dir is not None:
+            argv.append(f"--git-dir={self.git_dir}")
+        if self.work_tree is not None:
+            argv.append(f"--work-tree={self.work_tree}")
+        argv.extend(args)
+        environment = hardening.environment(self.environ, self.ceiling, allow, settings) | dict(
+            env or {}
+        )
+        index = (env or {}).get("GIT_INDEX_FILE")
+        for _ in range(_TRIES if isinstance(stdin, bytes) and (index or args[0] in _LOOKS) else 1):
+            code, out, err = _spawn(argv, self.cwd, environment, stdin, self.keep, timeout_s, cap)
+            if code != -signal.SIGBUS:
+                break
+            if index:
+                Path(f"{index}.lock").unlink(missing_ok=True)
+        if code not in good:
+            raise failure(argv, args, self.cwd, code, err)
+        return GitResult(code, out, err)
+
+    def commit(self, revision: str) -> str:
+        """The full id of the commit that `revision` names, or empty if there is none."""
+        return self.run(
+            "rev-parse",
+            "--verify",
+            "--quiet",
+            "--end-of-options",
+            revision + "^{commit}",
+            good=(0, 1, 128),
+        ).text
+
+    def head(self) -> tuple[str, str]:
+        """(commit id, branch): the branch is empty on a detached HEAD. Raises GitFailed before the
+        first commit."""
+        if self.git_dir is not None and (known := on_disk.head(self.git_dir)) is not None:
+            return known
+        oid, _, name = self.run("rev-parse", "HEAD", "--symbolic-full-name", "HEAD").text.partition(
+            "\n"
+        )
+        return oid, name.removeprefix("refs/heads/") if name != "HEAD" else ""
+
+    def refs(self, *patterns: str) -> dict[str, str]:
+        """Full names and ids of the refs that are, or lie below, one of the patterns."""
+        lines = self.run(
+            "for-each-ref", "--format=%(objectname) %(refname)", "--", *patterns
+        ).text.split("\n")
+        return {name: oid for oid, _, name in (line.partition(" ") for line in lines if line)}
+
+    def set_ref(self, name: str, oid: str, why: str, *, new: bool = False) -> None:
+        """Writes a ref; with `new`, only if it does not exist. `name` is a full name."""
+        self.run(
+            "update-ref",
+            "--create-reflog",
+            "-m",
+            why,
+            "--",
+            name,
+            oid,
+            *(["0" * len(oid)] if new else []),
+        )
+
+    def status(self, *, write_index: bool = False) -> GitStatus:
+        """What differs from HEAD: every file by name, submodules and nested repositories never
+        entered."""
+        args = (
+            "--porcelain=v2",
+            "--branch",
+            "-z",
+            "--untracked-files=all",
+            "--ignore-submodules=all",
+            "--no-renames",
+            "--no-ahead-behind",
+        )
+        return parse_status(
+            self.run(
+                "status", *args, env={"GIT_OPTIONAL_LOCKS": "1" if write_index else "0"}
+            ).stdout
+        )
+
+    def worktrees(self) -> tuple[Worktree, ...]:
+        """All working directories of the repository, the main one first."""
+        return tuple(parse_worktrees(self.run("worktree", "list", "--porcelain", "-z").stdout))
+
+    def user(self) -> dict[str, str]:
+        """`user.name` and `user.email` as the user's own and this repository's configuration say;
+        reads, runs nothing."""
+        own = {
+            name: self.environ[name] for name in ("HOME", "XDG_CONFIG_HOME") if name in self.environ
+        }
+        config = _global_config(own) if own else None
+        if self.git_dir is not None or (self.cwd == self.ceiling and on_disk.is_outside(self.cwd)):
+            known = on_disk.user(self.git_dir, config)
+            if known is not None:
+                return known
+        own["GIT_CONFIG_GLOBAL"] = str(config or "/dev/null")
+        found = self.run(
+            "config", "--null", "--get-regexp", r"^user\.(name|email)$", env=own, good=(0, 1)
+        ).stdout
+        return dict(
+            entry.split("\n", 1) for entry in os.fsdecode(found).split("\0") if "\n" in entry
+        )
+
+
+_FIT: dict[str, str] = {}
+"""Programs that were found to be new enough, by PATH."""
+
+
+def require(path: str, memory: Path | None = None) -> str:
+    """Return the git program on this PATH.
+
+    `memory`: a file that remembers which program was asked for its version. Raises WorkspaceError
+    if there is no git, or one that is too old to be hardened.
+    """
+    if path not in _FIT:
+        program = shutil.which("git", path=path)
+        if program is None:
+            raise WorkspaceError(
+                "git is not installed.", f"Install git {OLDEST[0]}.{OLDEST[1]} or newer."
+            )
+        sign = _signature(program) if memory is not None else ""
+        if memory is None or not sign or not _remembers(memory, sign):
+            _check_version(program)
+            if memory is not None and sign:
+                _remember(memory, sign)
+        _FIT[path] = program
+    return _FIT[path]
+
+
+def _check_version(program: str) -> None:
+    said = subprocess.run(
+        [program, "version"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=30,
+        check=False,
+        env={"LC_ALL": "C"},
+    )
+    found = re.search(rb"(\d+)\.(\d+)", said.stdout)
+    if found is None or (int(found[1]), int(found[2])) < OLDEST:
+        has = os.fsdecode(said.stdout).strip() or "of unknown version"
+        raise WorkspaceError(
+            f"This git is too old to be run safely: {has}.",
+            f"Install git {OLDEST[0]}.{OLDEST[1]} or newer.",
+        )
+
+
+def _signature(program: str) -> str:
+    """What a program file is; empty for a script, which may start another git tomorrow."""
+    try:
+        with Path(program).open("rb") as file:
+            seen = os.fstat(file.fileno())
+            if file.read(4) != b"\x7fELF":
+                return ""
+    except OSError:
+        return ""
+    times = f"{seen.st_mtime_ns} {seen.st_ctime_ns}"
+    return f"{OLDEST[0]}.{OLDEST[1]} {seen.st_dev} {seen.st_ino} {seen.st_size} {times}\n"
+
+
+def _remembers(memory: Path, sign: str) -> bool:
+    try:
+        return memory.read_text(encoding="ascii") == sign
+    except (OSError, UnicodeError):
+        return False
+
+
+def _remember(memory: Path, sign: str) -> None:
+    """Write the memory, if its directory is there. What cannot be written is asked again."""
+    fresh = memory.with_name(f"{memory.name}.{os.getpid()}.{threading.get_ident()}")
+    with contextlib.suppress(OSError):
+        fresh.write_text(sign, encoding="ascii")
+        fresh.replace(memory)
+
+
+def run_as_user(
+    *args: str, stdin: bytes, environ: Mapping[str, str], timeout_s: float
+) -> GitResult:
+    """Run git with the configuration of the system and the user, where there is no repository.
+    Raises GitFailed, WorkspaceError.
+
+    The git directory that is not there keeps git from looking for a repository, in the directories
+    above as well (git 2.39). The empty GIT_ASKPASS keeps it from every program that would open a
+    window.
+    """
+    own = {
+        name: value
+        for name, value in environ.items()
+        if not name.startswith(("GIT_", "SSH_ASKPASS"))
+    }
+    own |= {
+        "GIT_DIR": "/nonexistent",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_ASKPASS": "",
+        "GCM_INTERACTIVE": "never",
+        "GH_PROMPT_DISABLED": "1",
+    }
+    argv = [require(environ.get("PATH", os.defpath)), *args]
+    code, out, err = _spawn(argv, Path("/"), own, stdin, (), timeout_s, _CAP)
+    if code:
+        raise failure(argv, args, Path("/"), code, err)
+    return GitResult(code, out, err)
+
+
+def _global_config(own: Mapping[str, str]) -> Path:
+    home = Path(own.get("HOME", "/nonexistent"))
+    first = home / ".gitconfig"
+    return (
+        first
+        if first.exists()
+        else Path(own.get("XDG_CONFIG_HOME") or home / ".config") / "git/config"
+    )
+
+
+def _spawn(
+    argv: Sequence[str],
+    cwd: Path,
+    env: Mapping[str, str],
+    stdin: bytes | IO[bytes],
+    keep: Sequence[int],
+    timeout_s: float,
+    cap: int,
+) -> tuple[int, bytes, bytes]:
+    with contextlib.ExitStack() as stack:
+        source: int | IO[bytes] = subprocess.DEVNULL
+        if not isinstance(stdin, bytes):
+            source = stdin
+        elif stdin:
+            source = stack.enter_context(os.fdopen(os.memfd_create("stdin"), "w+b"))
+            source.write(stdin)
+            source.seek(0)
+        try:
+            process = subprocess.Popen(
+                argv,
+                cwd=cwd,
+                env=env,
+                stdin=source,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=keep,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise GitFailed(
+                f"git could not be started in {cwd}: {error.strerror}.", argv=tuple(argv)
+            ) from error
+        stack.enter_context(process)
+        try:
+            out, err = _collect(process, argv, timeout_s, cap)
+            return process.wait(), out, err
+        finally:
+            if process.poll() is None:
+                _end(process)
+
+
+def _collect(
+    process: subprocess.Popen[bytes], argv: Sequence[str], timeout_s: float, cap: int
+) -> tuple[bytes, bytes]:
+    assert process.stdout is not None and process.stderr is not None
+    out, err = bytearray(), bytearray()
+    deadline = time.monotonic() + timeout_s
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ, out)
+        selector.register(process.stderr, selectors.EVENT_READ, err)
+        while selector.get_map():
+            left = deadline - time.monotonic()
+            ready = selector.select(left) if left > 0 else []
+            if not ready and time.monotonic() >= deadline:
+                raise GitFailed(
+                    f"git did not end within {timeout_s:g} s and was ended.",
+                    argv=tuple(argv),
+                    code=-signal.SIGKILL,
+                )
+            for key, _ in ready:
+                chunk = os.read(key.fd, 1 << 16)
+                if not chunk:
+                    selector.unregister(key.fileobj)
+                key.data.extend(chunk)
+            if len(out) > cap:
+                raise GitSaidTooMuch(
+                    f"git said more than {cap} bytes and was ended.",
+                    argv=tuple(argv),
+                    code=-signal.SIGKILL,
+                )
+            del err[:-_STDERR_KEPT]
+    return bytes(out), bytes(err)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -1,0 +1,173 @@
+"""What git says, read: a status, the list of worktrees, and its failures as sentences.
+
+Everything here comes from repositories and servers, so lists are split by NUL alone, and control
+characters stop here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from perdure.errors import GitFailed
+from perdure.lateclass import dataclass
+
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+_UNREACHED = (
+    "Could not resolve host|Could not resolve hostname|Failed to connect|Couldn't "
+    "connect|Connection refused|Connection timed out|"
+    "Connection reset|Network is unreachable|No route to host|Operation too slow|error: 50[234]|"
+    # ssh: a server that goes away before it has said who it is, or has too many guests.
+    "kex_exchange_identification|Connection closed by|Timeout, server .* not responding|"
+    # A server that goes away: at once, in the handshake (GnuTLS, OpenSSL), in its answer.
+    "Empty reply from server|non-properly terminated|pull function|SSL_ERROR_SYSCALL|unexpected "
+    "eof|transfer closed with"
+)
+
+_HINTS = (
+    (
+        r"terminal prompts disabled|could not read Username",
+        "It asks for credentials. Set PERDURE_GIT_TOKEN and PERDURE_GIT_TOKEN_HOST, or give your "
+        "own git a credential helper (gh auth setup-git), or use the ssh address.",
+    ),
+    (
+        r"Authentication failed|HTTP Basic: Access denied|error: 403",
+        "The credentials were refused. Check the token and its rights.",
+    ),
+    (
+        "Host key verification failed",
+        "ssh does not know this server's key. Connect once by hand (ssh HOST) and compare it, or "
+        "name a file with the key in the setting git_ssh_known_hosts.",
+    ),
+    (
+        r"Permission denied \([a-z,-]+\)",
+        "The server takes none of your ssh keys. Add one to your ssh agent (ssh-add), or name a "
+        "key in the setting git_ssh_key.",
+    ),
+    (
+        "UNPROTECTED PRIVATE KEY FILE",
+        "ssh does not use a key that others can read: chmod 600 on its file.",
+    ),
+    (
+        "No user exists for uid",
+        "ssh needs a user that the system knows. Use an https address, or add the user.",
+    ),
+    (
+        r"dubious ownership",
+        "The repository belongs to another user. Run perdure as its owner, or change the owner.",
+    ),
+    (r"No space left on device", "The disk is full. Make room and try again; nothing was lost."),
+    (
+        r"Read-only file system|Permission denied",
+        "Check who owns the directory, and whether it can be written.",
+    ),
+    (_UNREACHED, "Check the network and try again."),
+    (
+        r"transport '.*' not allowed",
+        "A partial clone lacks objects. Fetch them first: git fetch --refetch --no-filter",
+    ),
+    (
+        r"certificate",
+        "If the forge has certificates of its own, name their file: ca_file in your configuration, "
+        "or PERDURE_CA_FILE.",
+    ),
+    (
+        r"unable to update url base from redirection",
+        "The address redirects. Give the repository's final URL.",
+    ),
+)
+
+
+_SSH_FAILED = "Could not read from remote repository"
+"""git's words for every failure of ssh; the reason is what ssh said before."""
+
+
+@dataclass(frozen=True, slots=True)
+class GitStatus:
+    """The parsed `git status`. `head` is empty before the first commit, `branch` is empty on a
+    detached HEAD."""
+
+    head: str
+    branch: str
+    changed: tuple[str, ...]
+    untracked: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Worktree:
+    """One line of `git worktree list`: its directory and the full name of its branch, or empty."""
+
+    path: Path
+    branch: str
+
+
+def unreachable(error: GitFailed) -> bool:
+    """Whether the server was not reached at all, as against one that refused."""
+    return re.search(_UNREACHED, error.stderr) is not None
+
+
+def wants_login(error: GitFailed) -> bool:
+    """Whether the server asked for a login that nobody gave."""
+    return (
+        re.search("terminal prompts disabled|could not read (Username|Password)", error.stderr)
+        is not None
+    )
+
+
+def parse_status(out: bytes) -> GitStatus:
+    """Reads `git status --porcelain=v2 --branch -z --no-renames`."""
+    head = branch = ""
+    changed: list[str] = []
+    untracked: list[str] = []
+    for line in os.fsdecode(out).split("\0"):
+        if line.startswith("# branch.oid ") and not line.endswith("(initial)"):
+            head = line[13:]
+        elif line.startswith("# branch.head ") and not line.endswith("(detached)"):
+            branch = line[14:]
+        elif line.startswith("1 "):
+            changed.append(line.split(" ", 8)[8])
+        elif line.startswith("u "):
+            changed.append(line.split(" ", 10)[10])
+        elif line.startswith("? "):
+            untracked.append(line[2:])
+    return GitStatus(head, branch, tuple(changed), tuple(untracked))
+
+
+def parse_worktrees(out: bytes) -> Iterator[Worktree]:
+    """Reads `git worktree list --porcelain -z` (without -z a newline in a path forges entries)."""
+    for block in os.fsdecode(out).split("\0\0"):
+        fields = dict(line.partition(" ")[::2] for line in block.split("\0") if line)
+        if "worktree" in fields:
+            yield Worktree(Path(fields["worktree"]), fields.get("branch", ""))
+
+
+def failure(
+    argv: Sequence[str], args: Sequence[str], cwd: Path, code: int, err: bytes
+) -> GitFailed:
+    """The error of a git call that ended with `code`: its own reason as the sentence, without what
+    would steer a terminal."""
+    text = _STEERING.sub("?", err.decode("utf-8", "replace")).strip()
+    lines = [line for line in text.split("\n") if line.startswith(("fatal:", "error:"))] or [
+        line for line in text.split("\n")[-1:] if line
+    ]
+    cause = (
+        lines[0].partition(": ")[2] or lines[0]
+        if lines
+        else (f"ended by signal {-code}" if code < 0 else f"exit code {code}")
+    )
+    if _SSH_FAILED in cause:
+        said_by_ssh = [
+            line for line in text.partition(f"fatal: {_SSH_FAILED}")[0].split("\n") if line.strip()
+        ]
+        cause = said_by_ssh[-1].strip() if said_by_ssh else cause
+    hint = next((hint for pattern, hint in _HINTS if re.search(pattern, text)), "")
+    return GitFailed(
+        f"git {args[0]} failed in {cwd}: {cause.rstrip('.')}.",
+        argv=tuple(argv),
+        code=code,
+        stderr=text,
+        hint=hint,
+    )

@@ -1,0 +1,221 @@
+"""What lies in a home: every file, link and empty directory, without following a link out of it.
+
+A database of SQLite and what has not been folded into it yet (`-wal`, `-journal`) are one thing:
+they are compared, moved and kept together, or the database is damaged. Its `-shm` is made anew by
+the next program that opens it, and stays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+
+from perdure.errors import Conflict
+from perdure.lateclass import dataclass
+
+PIECE = 1 << 20
+SIDES = ("-wal", "-journal")
+SHARED_MEMORY = "-shm"
+MAGIC = b"SQLite format 3\0"
+
+
+@dataclass(frozen=True, slots=True)
+class HomeThing:
+    """One file (with its sides), link or directory. `name` is its path below the home."""
+
+    name: str
+    path: Path
+    kind: int
+    """The type bits of its mode."""
+    mode: int
+    mtime_ns: int
+    size: int
+    sides: tuple[str, ...] = ()
+    """Suffixes of the files that are one with it; empty ones do not count."""
+
+    @property
+    def is_file(self) -> bool:
+        return self.kind == stat.S_IFREG
+
+    @property
+    def is_link(self) -> bool:
+        return self.kind == stat.S_IFLNK
+
+    @property
+    def is_directory(self) -> bool:
+        return self.kind == stat.S_IFDIR
+
+    @property
+    def bytes(self) -> int:
+        """All of it, sides included."""
+        return (
+            self.size + sum(side(self.path, suffix).stat().st_size for suffix in self.sides)
+            if self.is_file
+            else 0
+        )
+
+    def digest(self) -> str:
+        """The hash of what it says: of a file its SHA-256 (with sides: of all of theirs), of a link
+        that of where it points to. Raises Conflict if somebody writes to it meanwhile."""
+        if self.is_link:
+            return hashlib.sha256(b"link\0" + os.fsencode(self.path.readlink())).hexdigest()
+        if not self.sides:
+            return hash_of(self.path)
+        parts = [
+            hash_of(self.path),
+            *(f"{suffix}:{hash_of(side(self.path, suffix))}" for suffix in self.sides),
+        ]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def side(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def survey(top: Path, stays: Sequence[str] = ()) -> tuple[list[HomeThing], list[str]]:
+    """Everything below a directory, and the names of what cannot or must not travel. Neither for a
+    directory that is not there."""
+    found: list[HomeThing] = []
+    left: list[str] = []
+    for thing in _walk(top, ""):
+        if any(fnmatchcase(thing.name, pattern) for pattern in stays) or not (
+            thing.is_file or thing.is_link or thing.is_directory
+        ):
+            left.append(thing.name)
+        else:
+            found.append(thing)
+    return _joined(found), left
+
+
+def thing_at(path: Path, name: str = "") -> HomeThing | None:
+    """What is under this name now, alone or with its sides; None if nothing is."""
+    try:
+        state = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    sides = (
+        tuple(each for each in SIDES if _counts(side(path, each)))
+        if stat.S_ISREG(state.st_mode) and is_database(path)
+        else ()
+    )
+    return _thing(name or path.name, path, state, sides)
+
+
+def _counts(path: Path) -> bool:
+    try:
+        state = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(state.st_mode) and state.st_size > 0
+
+
+def _thing(name: str, path: Path, state: os.stat_result, sides: tuple[str, ...] = ()) -> HomeThing:
+    return HomeThing(
+        name,
+        path,
+        stat.S_IFMT(state.st_mode),
+        stat.S_IMODE(state.st_mode),
+        state.st_mtime_ns,
+        state.st_size,
+        sides,
+    )
+
+
+def _walk(directory: Path, below: str) -> Iterator[HomeThing]:
+    try:
+        entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        name = f"{below}{entry.name}"
+        try:
+            state = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            continue
+        yield _thing(name, directory / entry.name, state)
+        if stat.S_ISDIR(state.st_mode):
+            yield from _walk(directory / entry.name, f"{name}/")
+
+
+def _joined(found: list[HomeThing]) -> list[HomeThing]:
+    """Databases with their sides as one, and their shared memory left out."""
+    gone: set[str] = set()
+    joined = []
+    for thing in found:
+        if thing.is_file and any(
+            (thing.path.with_name(thing.path.name + each)).exists()
+            for each in (*SIDES, SHARED_MEMORY)
+        ):
+            whole = thing_at(thing.path, thing.name)
+            if whole is not None and is_database(thing.path):
+                gone |= {thing.name + each for each in (*SIDES, SHARED_MEMORY)}
+                joined.append(whole)
+                continue
+        joined.append(thing)
+    return [thing for thing in joined if thing.name not in gone]
+
+
+def is_database(path: Path) -> bool:
+    """Whether it is a database of SQLite; an empty file with sides is one that was just begun."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(MAGIC))
+    except OSError:
+        return False
+    return head == MAGIC or (not head and any(side(path, each).exists() for each in SIDES))
+
+
+def hash_of(path: Path) -> str:
+    """SHA-256 of a regular file, no link followed. Raises Conflict if it changes meanwhile."""
+    fd = open_file(path)
+    try:
+        before = os.fstat(fd)
+        digest = hashlib.sha256()
+        while piece := os.read(fd, PIECE):
+            digest.update(piece)
+        unchanged(path, before, os.fstat(fd))
+    finally:
+        os.close(fd)
+    return digest.hexdigest()
+
+
+def open_file(path: Path) -> int:
+    """A descriptor to read a regular file: no link is followed, and no pipe waited for."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise Conflict(
+            f"{path} was exchanged while it was read.", "Who works there? End it, then again."
+        )
+    return fd
+
+
+def unchanged(path: Path, before: os.stat_result, after: os.stat_result) -> None:
+    """Raises Conflict if a file was written to in between."""
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise Conflict(
+            f"{path} was written to while it was copied: an agent is at work.",
+            "End it, then again.",
+        )
+
+
+def signature(top: Path) -> frozenset[tuple[str, int, int, int]]:
+    """Names, kinds, sizes and times of all below: another one means that something was written."""
+    return frozenset(
+        (
+            thing.name,
+            thing.kind,
+            thing.size if not thing.is_directory else 0,
+            thing.mtime_ns if thing.is_file else 0,
+        )
+        for thing in _walk(top, "")
+    )
+
+
+def parents(name: str) -> list[str]:
+    """The directories above a name, the highest first."""
+    return [str(each) for each in reversed(PurePosixPath(name).parents)][1:]

@@ -1,0 +1,306 @@
+"""`home link`: an agent's home goes to the volume, or is found there again after the machine or the
+container was made anew.
+
+The steps, of which each may be the last one before a kill: copy to the stage, compare, put in
+place, note where the home is (for a home moved by its variable the switch), move the old tree aside
+(for one moved by a link the switch). The next call finds what is done by looking, and does the
+rest. Nothing of the old tree is changed before its copy is on the disk, and nothing of it ever
+deleted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from perdure.errors import Conflict
+from perdure.host.homes import durable
+from perdure.host.homes.alive import require_nobody
+from perdure.host.homes.inventory import signature
+from perdure.host.homes.merge import Merge, Taken, Tell
+from perdure.host.homes.remembered import LINK, VARIABLE, Linked, Remembered
+from perdure.host.homes.situation import HomeSituation, look
+from perdure.host.homes.staged import HomeStage
+from perdure.host.homes.volume import Volume, locked, refused
+from perdure.lateclass import dataclass
+from perdure.protocols import Folder, Home
+
+ASIDE = ".pre-perdure-"
+ROUNDS = 3
+"""So often a tree that was written to while it was copied is taken in again, before somebody must
+be at work there."""
+
+
+def quiet(step: str) -> None:
+    """Nobody wants to know."""
+
+
+@dataclass(slots=True, kw_only=True)
+class MovedDirectory:
+    """What became of one directory of a home."""
+
+    linked: Linked
+    taken: Taken = field(default_factory=Taken)
+    kept: list[str] = field(default_factory=list)
+    """Where the old tree, the files beside it and an old index were moved to."""
+
+    @property
+    def line(self) -> str:
+        """For the user's shell."""
+        return (
+            f"export {self.linked.variable}={self.linked.value}"
+            if self.linked.way == VARIABLE
+            else ""
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Linking:
+    """One call. `environ` is the user's own, without what perdure remembers. `symlink`: a link at
+    the old place also where a variable would do. `tell` hears of each step."""
+
+    volume: Volume
+    state: Path
+    environ: Mapping[str, str]
+    symlink: bool = False
+    dry_run: bool = False
+    tell: Tell = quiet
+
+    def link(self, agent: str, home: Home) -> list[MovedDirectory]:
+        """Moves all directories of the agent's home. Raises Conflict while somebody works there,
+        WorkspaceError where it cannot be done: then the home is where it was."""
+        agent = agent.removeprefix("acp-")
+        try:
+            if self.dry_run:
+                return [self._plan(self._look(agent, folder)) for folder in home.folders]
+            with locked(self.state), self.volume.held():
+                return [self._make(home, self._look(agent, folder)) for folder in home.folders]
+        except OSError as error:
+            raise refused(error, self.volume.path) from error
+
+    def _look(self, agent: str, folder: Folder) -> HomeSituation:
+        found = look(agent, folder, self.volume, self.state, self.environ, self.symlink)
+        found.require()
+        return found
+
+    def _plan(self, now: HomeSituation) -> MovedDirectory:
+        moved = MovedDirectory(linked=now.linked)
+        for merge in self._merges(now, {}):
+            things, taken = merge.plan()
+            taken.files, taken.bytes = (
+                sum(not each.is_directory for each in things),
+                sum(each.bytes for each in things),
+            )
+            moved.taken.add(taken)
+        return moved
+
+    def _make(self, home: Home, now: HomeSituation) -> MovedDirectory:
+        moved, tell = MovedDirectory(linked=now.linked), self.tell
+        tell("checked")
+        now.target.mkdir(mode=0o700, parents=True, exist_ok=True)
+        known = self.volume.last_used_as(now.folder.name) == now.linked.value
+        if now.has_old or now.beside or not known:
+            require_nobody(home, now.folder, [now.place, now.target])
+            moved.taken = take_in(self, now)
+        if moved.taken.files or not known:
+            moved.kept += index_aside(now)
+            tell("index aside")
+        self.volume.note_use(now.folder.name)
+        Remembered(self.state).put(now.linked)
+        tell("noted")
+        moved.kept += switch(now, tell)
+        if moved.kept:
+            self._look_again(home, now, moved)
+        taking(now).unlink(missing_ok=True)
+        stage_of(now).close()
+        tell("finished")
+        return moved
+
+    def _merges(self, now: HomeSituation, known: Mapping[str, list[str]]) -> list[Merge]:
+        """The files beside first: they are the ones in use."""
+        stage = stage_of(now)
+        stays = (*now.folder.stays, *now.folder.index)
+        found = [
+            Merge(
+                each.parent,
+                now.target,
+                stage,
+                self.tell,
+                only=[each.name],
+                known=known,
+                wins=now.lost_its_link,
+            )
+            for each in now.beside
+        ]
+        if now.has_old and now.source.is_dir():
+            found.append(Merge(now.source, now.target, stage, self.tell, stays=stays, known=known))
+        return found
+
+    def _look_again(self, home: Home, now: HomeSituation, moved: MovedDirectory) -> None:
+        """Whoever began to work in the old place at the last moment is found, and what was written
+        there is taken in."""
+        for kept in map(Path, moved.kept):
+            if kept.is_dir() and not kept.is_symlink() and (late := _late(self, now, kept)):
+                require_nobody(home, now.folder, [kept])
+                moved.taken.add(late)
+
+
+def stage_of(now: HomeSituation) -> HomeStage:
+    return HomeStage(now.volume.own / "stage" / now.folder.name.replace("/", "-"))
+
+
+def take_in(call: Linking, now: HomeSituation) -> Taken:
+    """Everything of the old place that the volume has not. Raises Conflict if somebody writes there
+    all the time."""
+    known = _known(now)
+    for _ in range(ROUNDS):
+        before = signature(now.source)
+        taken = Taken()
+        for merge in call._merges(now, known):
+            things, one = merge.plan()
+            call.tell("planned")
+            _note_taking(
+                now,
+                known,
+                {
+                    thing.name: thing.digest()
+                    for thing in things
+                    if thing.is_file and merge.lands(thing)
+                },
+            )
+            call.tell("taking")
+            try:
+                taken.add(merge.run(things, one))
+            finally:
+                merge.stage.close()
+        if signature(now.source) == before:
+            return taken
+    raise Conflict(
+        f"{now.place} is written to while it is copied: an agent is at work.", "End it, then again."
+    )
+
+
+def _late(call: Linking, now: HomeSituation, kept: Path) -> Taken | None:
+    """What was written to the old tree after it was copied."""
+    stage = stage_of(now)
+    merge = Merge(
+        kept,
+        now.target,
+        stage,
+        call.tell,
+        stays=(*now.folder.stays, *now.folder.index),
+        known=_known(now),
+    )
+    things, taken = merge.plan()
+    things = [thing for thing in things if thing.is_file]
+    if not things:
+        return None
+    try:
+        return merge.run(things, taken)
+    finally:
+        stage.close()
+
+
+def switch(now: HomeSituation, tell: Tell) -> list[str]:
+    """The old tree goes aside, and where it is to be so, a link takes its place in the same step.
+    Returns where things went."""
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    kept = []
+    for each in now.beside:
+        kept.append(str(_aside(each, stamp)))
+        if now.linked.way == LINK:
+            each.symlink_to(now.target / each.name)
+        tell(f"aside {each.name}")
+    for each in map(Path, now.linked.beside if now.linked.way == LINK else ()):
+        if (now.target / each.name).exists() and not os.path.lexists(each):
+            each.symlink_to(now.target / each.name)
+    if now.linked.way == VARIABLE:
+        if now.has_old or now.is_linked:
+            kept.append(str(_aside(now.place, stamp)))
+    elif now.has_old:
+        kept.append(str(_exchange(now, stamp)))
+    elif not now.is_linked:
+        now.place.parent.mkdir(parents=True, exist_ok=True)
+        now.place.symlink_to(now.target)
+    if now.place.parent.is_dir():
+        durable.sync(now.place.parent)
+    tell("switched")
+    return kept
+
+
+def _aside(path: Path, stamp: str) -> Path:
+    """Renames to a name of its own beside it."""
+    for number in range(100):
+        kept = path.with_name(f"{path.name}{ASIDE}{stamp}{f'-{number}' if number else ''}")
+        try:
+            durable.place_new(path, kept)
+        except FileExistsError:
+            continue
+        return kept
+    raise Conflict(f"There are too many old versions beside {path}.", "Look through them.")
+
+
+def _exchange(now: HomeSituation, stamp: str) -> Path:
+    """The link and the old tree swap names: at no moment is there no home."""
+    kept = now.place.with_name(f"{now.place.name}{ASIDE}{stamp}-{os.urandom(2).hex()}")
+    kept.symlink_to(now.target)
+    try:
+        durable.exchange(now.place, kept)
+    except OSError as error:
+        kept.unlink()
+        if not durable.can_not(error):
+            raise
+        kept = _aside(now.place, stamp)
+        now.place.symlink_to(now.target)
+    return kept
+
+
+def index_aside(now: HomeSituation) -> list[str]:
+    """An index on the volume that names another place, or lacks what was just taken in: the agent
+    makes it anew."""
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    found = [
+        each
+        for each in sorted(now.target.iterdir())
+        if any(fnmatchcase(each.name, one) for one in now.folder.index)
+    ]
+    return [str(_aside(each, stamp)) for each in found if ASIDE not in each.name]
+
+
+def taking(now: HomeSituation) -> Path:
+    """The note of what an unfinished call took in."""
+    return now.volume.own / f"taking-{now.folder.name.replace('/', '-')}.json"
+
+
+def _identity(now: HomeSituation) -> str:
+    state = now.source.stat() if now.source.exists() else None
+    return f"{state.st_dev}:{state.st_ino}:{now.place}" if state else str(now.place)
+
+
+def _known(now: HomeSituation) -> dict[str, list[str]]:
+    """Hashes of the versions that an unfinished call from this very place took in, by name."""
+    try:
+        note: Any = json.loads(taking(now).read_bytes())
+        return (
+            {str(name): [str(each) for each in hashes] for name, hashes in note["files"].items()}
+            if note["from"] == _identity(now)
+            else {}
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _note_taking(
+    now: HomeSituation, known: Mapping[str, list[str]], digests: Mapping[str, str]
+) -> None:
+    files = {
+        name: sorted({*known.get(name, ()), *({digests[name]} if name in digests else ())})
+        for name in {*known, *digests}
+    }
+    durable.write(taking(now), json.dumps({"from": _identity(now), "files": files}))

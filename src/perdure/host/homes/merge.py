@@ -1,0 +1,286 @@
+"""Puts staged things to where they belong, over nothing that says something else: of two versions
+both are kept.
+
+Which version gets the name, where the two places differ:
+
+- one goes on from the other (its bytes begin with the other's): the longer one;
+- an unfinished call had put it there, and only one of the two has changed since: that one;
+- else the one that was there. The other one is kept beside it as `<name>.conflict-<first 12 of its
+  hash>`, where no agent reads it.
+
+Every step is one rename or link, and what it finds done it does not do again.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import field
+from pathlib import Path
+
+from perdure.host.homes import durable
+from perdure.host.homes.inventory import (
+    PIECE,
+    SIDES,
+    HomeThing,
+    open_file,
+    parents,
+    side,
+    survey,
+    thing_at,
+)
+from perdure.host.homes.staged import HomeStage, copy_file
+from perdure.lateclass import dataclass
+
+CONFLICT = ".conflict-"
+Tell = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Taken:
+    """What became of the things of a tree."""
+
+    files: int = 0
+    """Files and links that were put in place."""
+    bytes: int = 0
+    same: int = 0
+    """That were there already, or of which a later version was."""
+    conflicts: list[str] = field(default_factory=list)
+    """Names of versions that are kept beside others."""
+    left: list[str] = field(default_factory=list)
+    """What stays behind: sockets, pipes, locks."""
+
+    def add(self, other: Taken) -> None:
+        self.files, self.bytes, self.same = (
+            self.files + other.files,
+            self.bytes + other.bytes,
+            self.same + other.same,
+        )
+        self.conflicts += [name for name in other.conflicts if name not in self.conflicts]
+        self.left += [name for name in other.left if name not in self.left]
+
+
+@dataclass(slots=True)
+class Merge:
+    """One tree into another. `known`: hashes of versions that an unfinished call took in, by
+    name."""
+
+    source: Path
+    target: Path
+    stage: HomeStage
+    tell: Tell
+    stays: Sequence[str] = ()
+    known: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    only: Sequence[str] = ()
+    """Names of files: nothing else is taken. Empty: the whole tree."""
+    wins: bool = False
+    """The source's version gets the name."""
+    touched: set[Path] = field(default_factory=set)
+
+    def plan(self) -> tuple[list[HomeThing], Taken]:
+        """What has to be copied, and what need not be. Nothing is written."""
+        things, left = survey(self.source, self.stays) if not self.only else ([], [])
+        things += [
+            found
+            for name in self.only
+            if (found := thing_at(self.source / name, name)) and found.is_file
+        ]
+        taken = Taken(left=left)
+        wanted = [thing for thing in things if not self._is_there(thing)]
+        taken.same = sum(not thing.is_directory for thing in things) - sum(
+            not thing.is_directory for thing in wanted
+        )
+        return wanted, taken
+
+    def run(self, things: Sequence[HomeThing], taken: Taken) -> Taken:
+        """Copies, compares, puts in place, and makes it durable. `things` and `taken` come from
+        `plan`."""
+        self.stage.require_room([thing for thing in things if thing.is_file])
+        for thing in things:
+            if thing.is_file:
+                self.stage.copy(thing)
+                self.tell(f"copied {thing.name}")
+        durable.sync(self.stage.directory)
+        self.tell("staged")
+        for thing in things:
+            self._put(thing, taken)
+            self.tell(f"placed {thing.name}")
+        for directory in sorted(self.touched, reverse=True):
+            durable.sync(directory)
+        self.tell("durable")
+        return taken
+
+    def _is_there(self, thing: HomeThing) -> bool:
+        """Whether the target has it, or a later version of it."""
+        there = thing_at(self.target / thing.name)
+        if there is None or self._blocked(thing.name):
+            return False
+        if there.kind != thing.kind:
+            return not thing.is_directory and os.path.lexists(beside(there.path, thing))
+        if thing.is_directory:
+            return True
+        if thing.is_link and os.fsencode(there.path.readlink()) == self._aim(thing):
+            return True
+        verdict = self._verdict(thing, there) if thing.is_file else "differs"
+        return verdict in ("same", "later") or (
+            verdict == "differs" and os.path.lexists(beside(there.path, thing))
+        )
+
+    def lands(self, thing: HomeThing) -> bool:
+        """Whether it will get its own name, and not one beside it."""
+        there = thing_at(self.target / thing.name)
+        return not self._blocked(thing.name) and (
+            there is None
+            or (there.is_file and thing.is_file and self._verdict(thing, there) == "earlier")
+        )
+
+    def _blocked(self, name: str) -> bool:
+        """Whether something that is no directory stands in the way of the name."""
+        return any(
+            (found := thing_at(self.target / each)) is not None and not found.is_directory
+            for each in parents(name)
+        )
+
+    def _verdict(self, ours: HomeThing, there: HomeThing) -> str:
+        """`same`, `later` (theirs goes on from ours), `earlier` (ours goes on from theirs), or
+        `differs`."""
+        if (
+            ours.size == there.size
+            and ours.sides == there.sides
+            and ours.digest() == there.digest()
+        ):
+            return "same"
+        known = self.known.get(ours.name, ())
+        if self.wins or (known and there.digest() in known):
+            return "earlier"
+        if known and ours.digest() in known:
+            return "later"
+        if not ours.sides and not there.sides:
+            if 0 < there.size < ours.size and begins_with(ours.path, there.path, there.size):
+                return "earlier"
+            if ours.size < there.size and begins_with(there.path, ours.path, ours.size):
+                return "later"
+        return "differs"
+
+    def _put(self, thing: HomeThing, taken: Taken) -> None:
+        place = self._parent(thing.name) / Path(thing.name).name
+        if thing.is_directory:
+            self._directory(place, thing.mode)
+            return
+        there = thing_at(place)
+        if there is None:
+            self._publish(thing, place)
+        elif thing.is_file and there.is_file and self._verdict(thing, there) == "same":
+            return
+        elif thing.is_file and there.is_file and self._verdict(thing, there) == "earlier":
+            self._keep(there, taken)
+            self._replace(thing, place)
+        else:
+            place = beside(place, thing)
+            if not os.path.lexists(place):
+                self._publish(thing, place)
+            taken.conflicts.append(str(place.relative_to(self.target)))
+        taken.files += 1
+        taken.bytes += thing.bytes
+
+    def _parent(self, name: str) -> Path:
+        """The directory for a name, made where it is missing; beside what stands in the way, and
+        never through a link."""
+        place = self.target
+        self._directory(place, 0o700)
+        for each in parents(name):
+            place /= Path(each).name
+            place = self._directory(place, stat.S_IMODE((self.source / each).lstat().st_mode))
+        return place
+
+    def _directory(self, place: Path, mode: int) -> Path:
+        found = thing_at(place)
+        if found is None:
+            place.mkdir(mode=mode & 0o777 | 0o700, parents=True)
+            self.touched |= {place, place.parent}
+        elif not found.is_directory:
+            return self._directory(place.with_name(f"{place.name}{CONFLICT}directory"), mode)
+        return place
+
+    def _publish(self, thing: HomeThing, place: Path) -> None:
+        """Puts it under a free name: the sides first, so that no database is ever there without
+        them."""
+        self.touched.add(place.parent)
+        if thing.is_link:
+            place.symlink_to(os.fsdecode(self._aim(thing)))
+            return
+        staged = self.stage.place(thing)
+        for suffix in SIDES:
+            in_the_way = side(place, suffix)
+            if os.path.lexists(in_the_way) and staged.exists():
+                # Of a database that is not there: a killed call's, or nobody's. It must not be
+                # taken for the new one's.
+                in_the_way.rename(side(place, f"{suffix}{CONFLICT}{os.urandom(6).hex()}"))
+        for suffix in thing.sides:
+            durable.place_new(side(staged, suffix), side(place, suffix))
+        durable.place_new(staged, place)
+
+    def _keep(self, there: HomeThing, taken: Taken) -> None:
+        """A second name for a version that is about to lose its own."""
+        kept = beside(there.path, there)
+        taken.conflicts.append(str(kept.relative_to(self.target)))
+        for suffix in (*there.sides, ""):
+            if not os.path.lexists(side(kept, suffix)):
+                second_name(side(there.path, suffix), side(kept, suffix))
+        durable.sync(there.path.parent)
+
+    def _replace(self, thing: HomeThing, place: Path) -> None:
+        self.touched.add(place.parent)
+        staged = self.stage.place(thing)
+        for suffix in SIDES:
+            side(place, suffix).unlink(missing_ok=True)  # it has its second name
+        for suffix in thing.sides:
+            durable.place_new(side(staged, suffix), side(place, suffix))
+        staged.replace(place)
+
+    def _aim(self, link: HomeThing) -> bytes:
+        """Where a link must point to from its new place: what led out of the home still leads
+        there, what led into it, into the copy."""
+        told = link.path.readlink()
+        inside = self.source.resolve()
+        if told.is_absolute():
+            for top in (self.source, inside):
+                with suppress(ValueError):
+                    return os.fsencode(
+                        os.path.relpath(
+                            self.target / told.relative_to(top), (self.target / link.name).parent
+                        )
+                    )
+            return os.fsencode(told)
+        meant = Path(os.path.normpath(inside / Path(link.name).parent / told))
+        return os.fsencode(told if meant == inside or inside in meant.parents else meant)
+
+
+def beside(place: Path, thing: HomeThing) -> Path:
+    """The name of a version that another one keeps from its own."""
+    return place.with_name(f"{place.name}{CONFLICT}{thing.digest()[:12]}")
+
+
+def second_name(path: Path, other: Path) -> None:
+    """A hard link; a copy where the file system knows none."""
+    try:
+        os.link(path, other, follow_symlinks=False)
+    except OSError:
+        copy_file(path, other)
+
+
+def begins_with(path: Path, shorter: Path, size: int) -> bool:
+    """Whether the first `size` bytes of a file are the other one."""
+    one, other = open_file(path), open_file(shorter)
+    try:
+        while size > 0:
+            piece = os.read(other, PIECE)
+            if not piece or os.read(one, len(piece)) != piece:
+                return False
+            size -= len(piece)
+        return True
+    finally:
+        os.close(one)
+        os.close(other)

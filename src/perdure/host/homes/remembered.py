@@ -1,0 +1,201 @@
+"""Which homes lie on a volume: perdure's own note of it, `homes.json` in the state directory.
+
+Everything that asks a driver where a home is asks with `environment`: the user's environment, with
+the variables of linked homes where the user has not set them. It is read anew at every question, so
+a supervisor that lives for days sees a home move.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import field, replace
+from pathlib import Path
+
+import msgspec
+
+from perdure.errors import StoreError, WorkspaceError
+from perdure.host.homes import durable
+from perdure.host.homes.volume import LOCK, volume_at
+from perdure.lateclass import dataclass
+from perdure.model.codec import decode
+
+FILE = "homes.json"
+PATIENCE_S = 600.0
+VARIABLE, LINK = "variable", "symlink"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Linked:
+    """One directory of an agent's home, kept on a volume."""
+
+    agent: str
+    name: str
+    volume: str
+    """The volume's directory."""
+    volume_id: str
+    target: str
+    """Where the files lie."""
+    place: str
+    """Where they lay, and come back to."""
+    way: str
+    """`variable` or `symlink`."""
+    variable: str
+    value: str
+    """What the variable is set to."""
+    was: str
+    """What the variable was, or stood for, before."""
+    beside: tuple[str, ...] = ()
+    """Paths of files that lay beside the directory."""
+    leaving: bool = False
+    """`unlink` has begun: as soon as `place` is a directory again, the home is there."""
+
+    @property
+    def is_led_to(self) -> bool:
+        """The place is a link that leads to the target."""
+        place = Path(self.place)
+        return (
+            place.is_symlink() and os.path.normpath(place.parent / place.readlink()) == self.target
+        )
+
+    @property
+    def is_home_again(self) -> bool:
+        return self.leaving and Path(self.place).is_dir() and not Path(self.place).is_symlink()
+
+
+@dataclass(frozen=True, slots=True)
+class _Note:
+    format: int = 1
+    homes: list[Linked] = field(default_factory=list)
+
+
+class Remembered:
+    """The note, in this state directory. Without the file no home is linked."""
+
+    def __init__(self, state: Path) -> None:
+        self.file = state / FILE
+        self._read: tuple[int, int, int] = (0, 0, 0)
+        self._homes: tuple[Linked, ...] = ()
+
+    def all(self) -> tuple[Linked, ...]:
+        """Raises StoreError if the note cannot be read: nobody can tell then where the
+        conversations are."""
+        try:
+            state = self.file.stat()
+            version = (state.st_ino, state.st_mtime_ns, state.st_size)
+            if version != self._read:
+                note = decode(self.file.read_bytes(), _Note)
+                if note.format != 1:
+                    raise ValueError(f"format {note.format} is not known")
+                self._read, self._homes = version, tuple(note.homes)
+        except (FileNotFoundError, NotADirectoryError):
+            self._read, self._homes = (0, 0, 0), ()
+        except (OSError, ValueError, msgspec.MsgspecError) as error:
+            raise StoreError(
+                f"{self.file}, which says where the agents' homes are, cannot be read: {error}.",
+                "perdure home status",
+                transient=False,
+            ) from error
+        return self._homes
+
+    def of(self, agent: str) -> tuple[Linked, ...]:
+        """The linked directories of an agent; over ACP it is the agent's own home."""
+        return tuple(home for home in self.all() if home.agent == agent.removeprefix("acp-"))
+
+    def one(self, name: str) -> Linked | None:
+        return next((home for home in self.all() if home.name == name), None)
+
+    def put(self, home: Linked) -> None:
+        self._write([*(other for other in self.all() if other.name != home.name), home])
+
+    def leaving(self, home: Linked) -> Linked:
+        marked = replace(home, leaving=True)
+        self.put(marked)
+        return marked
+
+    def forget(self, name: str) -> None:
+        self._write([home for home in self.all() if home.name != name])
+
+    def _write(self, homes: list[Linked]) -> None:
+        durable.write(
+            self.file,
+            msgspec.json.format(
+                msgspec.json.encode(_Note(homes=sorted(homes, key=lambda home: home.name)))
+            ).decode(),
+        )
+
+    def still(self) -> AbstractContextManager[None]:
+        """No home is moved meanwhile: between asking where one is and the agent's start in it.
+        Waits for a move that is under way. Raises Conflict if it takes too long."""
+        self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return durable.lock(
+            self.file.with_name(LOCK),
+            "homes are being moved to a volume",
+            shared=True,
+            patience_s=PATIENCE_S,
+        )
+
+    def check(self, agent: str) -> None:
+        """Raises WorkspaceError if the volume of the agent's home is not there or cannot be
+        written: an agent would begin anew in an empty directory, or say that all is well and keep
+        nothing."""
+        for home in self.of(agent):
+            if home.is_home_again:
+                continue
+            volume_at(Path(home.volume), wanted=home.volume_id)
+            if home.way == LINK and not home.is_led_to:
+                again = f"perdure home link --symlink --volume {home.volume} {home.agent}"
+                raise WorkspaceError(f"{home.place} does not lead to the volume (any more).", again)
+            if not os.access(home.target, os.W_OK | os.X_OK):
+                raise WorkspaceError(
+                    f"The home of {home.agent}, {home.target}, is not there or cannot be written.",
+                    "perdure home verify",
+                )
+
+
+class _Listed(threading.local):
+    """The variables of linked homes that this thread was just told the names of, and has not asked
+    for yet."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, str] = {}
+
+
+class environment(Mapping[str, str]):  # noqa: N801 - it is used like a function: environment(state, os.environ)
+    """The user's environment, with the variables of linked homes that the user has not set to
+    another place.
+
+    Who copies it (`{**environ}`) is told the names first and asks for each then: one whose home is
+    unlinked in between has the value that it had when it was told."""
+
+    def __init__(self, state: Path, own: Mapping[str, str]) -> None:
+        self._own = own
+        self._note = Remembered(state)
+        self._listed = _Listed()
+
+    def _set(self) -> dict[str, str]:
+        found = {}
+        for home in self._note.all():
+            given = self._own.get(home.variable)
+            if (
+                home.way == VARIABLE
+                and not home.is_home_again
+                and (not given or os.path.normpath(given) == home.was)
+            ):
+                found[home.variable] = home.value
+        return found
+
+    def __getitem__(self, name: str) -> str:
+        listed, found = self._listed.found.pop(name, None), self._set()
+        if name in found:
+            return found[name]
+        return self._own[name] if listed is None or name in self._own else listed
+
+    def __iter__(self) -> Iterator[str]:
+        self._listed.found = self._set()
+        return iter({**self._own, **self._listed.found})
+
+    def __len__(self) -> int:
+        return len({**self._own, **self._set()})

@@ -1,0 +1,143 @@
+"""One directory of a home, as it stands: where it lies, where it is to lie, and what speaks against
+moving it.
+
+Everything here only looks; `link` and `unlink` act on it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from perdure.errors import Conflict, WorkspaceError
+from perdure.host.homes.inventory import thing_at
+from perdure.host.homes.remembered import LINK, VARIABLE, Linked, Remembered
+from perdure.host.homes.volume import Volume
+from perdure.lateclass import dataclass
+from perdure.protocols import Folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HomeSituation:
+    """`place` is the old place, `target` the one on the volume; `before` is what perdure has noted
+    of it."""
+
+    folder: Folder
+    volume: Volume
+    place: Path
+    target: Path
+    linked: Linked
+    before: Linked | None
+
+    @property
+    def is_linked(self) -> bool:
+        """The place is a link that leads to the target."""
+        return self.linked.is_led_to
+
+    @property
+    def source(self) -> Path:
+        """The directory behind the place, whatever links lead there. Raises WorkspaceError if they
+        lead in a circle."""
+        try:
+            return self.place.resolve(strict=False)
+        except (OSError, RuntimeError) as error:
+            raise WorkspaceError(
+                f"{self.place} leads in a circle.", "Move the link aside, then again."
+            ) from error
+
+    @property
+    def has_old(self) -> bool:
+        """Something is at the place that is no link to the target."""
+        return os.path.lexists(self.place) and not self.is_linked
+
+    @property
+    def beside(self) -> list[Path]:
+        """Files beside the place that are still files."""
+        return [
+            path
+            for each in self.linked.beside
+            if (path := Path(each)).is_file() and not path.is_symlink()
+        ]
+
+    @property
+    def lost_its_link(self) -> bool:
+        """It was moved by a link: a file beside it that is a file again is newer than the one on
+        the volume."""
+        return (
+            self.before is not None
+            and self.before.way == LINK
+            and self.before.place == str(self.place)
+        )
+
+    def require(self) -> None:
+        """Raises Conflict or WorkspaceError for what cannot be moved."""
+        there = thing_at(self.target)
+        if there is not None and not there.is_directory:
+            raise WorkspaceError(f"{self.target} is no directory.", "Move it aside, then again.")
+        if self.before is not None and (self.before.volume_id, self.before.target) != (
+            self.volume.id,
+            str(self.target),
+        ):
+            raise Conflict(
+                f"The home of {self.linked.agent} is kept at {self.before.target}.",
+                "perdure home unlink gives it back first.",
+            )
+        if self.is_linked:
+            return
+        source, target, found = self.source, self.target.resolve(), thing_at(self.place)
+        if found is not None and not found.is_link and not found.is_directory:
+            raise WorkspaceError(f"{self.place} is no directory.", "Move it aside, then again.")
+        if source == target or source in target.parents or target in source.parents:
+            raise Conflict(
+                f"{self.place} and {self.target} lie in one another.",
+                "Choose another directory for the volume.",
+            )
+        if source.exists() and source.stat().st_uid != os.geteuid():
+            owner = source.stat().st_uid
+            raise Conflict(
+                f"{source} belongs to another user (uid {owner}).",
+                "Do it as that user: perdure changes no owner.",
+            )
+
+
+def look(
+    agent: str,
+    folder: Folder,
+    volume: Volume,
+    state: Path,
+    environ: Mapping[str, str],
+    symlink: bool,
+) -> HomeSituation:
+    """The situation, for a user with this environment."""
+    before = Remembered(state).one(folder.name)
+    value = volume.home(folder.name)
+    target = value / folder.inner
+    if folder.at(environ) == target:  # the user has put the line into the shell
+        environ = {name: text for name, text in environ.items() if name != folder.variable}
+        root = Path(before.was) if before is not None else folder.root(environ)
+    else:
+        root = folder.root(environ)
+    place = Path(os.path.normpath(root / folder.inner))
+    usual = folder.at({"HOME": environ.get("HOME", "/")})
+    beside = (
+        [Path(environ.get("HOME") or "/", name) for name in folder.beside]
+        if not environ.get(folder.variable) or place == usual
+        else []
+    )
+    linked = Linked(
+        agent=agent,
+        name=folder.name,
+        volume=str(volume.path),
+        volume_id=volume.id,
+        target=str(target),
+        place=str(place),
+        way=VARIABLE if folder.own and not symlink else LINK,
+        variable=folder.variable,
+        value=str(value),
+        was=os.path.normpath(root),
+        beside=tuple(map(str, beside)),
+    )
+    return HomeSituation(
+        folder=folder, volume=volume, place=place, target=target, linked=linked, before=before
+    )

@@ -1,0 +1,184 @@
+"""`home unlink`: a home comes back from the volume, with what was written there meanwhile.
+
+A whole copy is made beside the old place, compared and durable, and takes the place in one step.
+The tree on the volume is then moved aside there, so that a later `home link` does not take it for a
+second home. What `home link` had moved aside stays.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from perdure.errors import Conflict
+from perdure.host.homes import durable
+from perdure.host.homes.alive import require_nobody
+from perdure.host.homes.inventory import signature
+from perdure.host.homes.link import ASIDE, Linking, MovedDirectory, quiet, stage_of, take_in, taking
+from perdure.host.homes.link import switch as put_aside
+from perdure.host.homes.merge import Merge, Tell
+from perdure.host.homes.remembered import Linked, Remembered
+from perdure.host.homes.situation import HomeSituation, look
+from perdure.host.homes.staged import HomeStage
+from perdure.host.homes.volume import locked, refused, volume_at
+from perdure.protocols import Home
+
+NEW = ".perdure-new"
+
+
+def unlink(
+    agent: str,
+    home: Home,
+    state: Path,
+    environ: Mapping[str, str],
+    tell: Tell = quiet,
+    dry_run: bool = False,
+) -> list[MovedDirectory]:
+    """Gives all linked directories of the agent's home back. Raises Conflict while somebody works
+    there, WorkspaceError where the volume is not there or there is no room; then everything is as
+    it was."""
+    note, done = Remembered(state), []
+    for folder in home.folders:
+        before = note.one(folder.name)
+        if before is None:
+            continue
+        volume = volume_at(Path(before.volume), wanted=before.volume_id)
+        call = Linking(
+            volume=volume, state=state, environ=environ, symlink=before.way != "variable", tell=tell
+        )
+        now = look(
+            agent.removeprefix("acp-"),
+            folder,
+            volume,
+            state,
+            {**environ, folder.variable: before.was},
+            call.symlink,
+        )
+        try:
+            if dry_run:
+                merge = Merge(
+                    now.target,
+                    _new(now),
+                    HomeStage(_stage(now)),
+                    tell,
+                    stays=(*folder.stays, *folder.index),
+                )
+                things, taken = merge.plan()
+                taken.files, taken.bytes = (
+                    sum(not each.is_directory for each in things),
+                    sum(each.bytes for each in things),
+                )
+                done.append(MovedDirectory(linked=before, taken=taken))
+                continue
+            with locked(state), volume.held():
+                done.append(_give_back(call, home, now, before))
+        except OSError as error:
+            raise refused(error, now.place) from error
+    return done
+
+
+def _give_back(call: Linking, home: Home, now: HomeSituation, before: Linked) -> MovedDirectory:
+    moved, note = MovedDirectory(linked=before), Remembered(call.state)
+    call.tell("checked")
+    if not before.is_home_again:
+        require_nobody(home, now.folder, [now.place, now.target])
+        if now.has_old:
+            # Somebody made a home at the old place meanwhile: that is taken in as by `home link`.
+            now.require()
+            take_in(call, now)
+            moved.kept += put_aside(now, call.tell)
+        _copy_back(call, now, moved)
+        note.leaving(before)
+        call.tell("noted")
+        _switch(now)
+        call.tell("switched")
+    moved.kept += _beside_back(before)
+    call.tell("beside")
+    if now.target.is_dir():
+        moved.kept.append(str(_away(now.target)))
+    call.tell("volume aside")
+    taking(now).unlink(missing_ok=True)
+    for stage in (stage_of(now), HomeStage(_stage(now))):
+        stage.close()
+    note.forget(before.name)
+    call.tell("finished")
+    return moved
+
+
+def _new(now: HomeSituation) -> Path:
+    return now.place.with_name(now.place.name + NEW)
+
+
+def _stage(now: HomeSituation) -> Path:
+    return now.place.with_name(f"{now.place.name}.perdure-stage")
+
+
+def _copy_back(call: Linking, now: HomeSituation, moved: MovedDirectory) -> None:
+    new = _new(now)
+    if os.path.lexists(
+        new
+    ):  # of a call that was killed: what it is made from may have changed since
+        moved.kept.append(str(_away(new)))
+    new.parent.mkdir(parents=True, exist_ok=True)
+    before = signature(now.target)
+    merge = Merge(
+        now.target,
+        new,
+        HomeStage(_stage(now)),
+        call.tell,
+        stays=(*now.folder.stays, *now.folder.index),
+    )
+    things, taken = merge.plan()
+    try:
+        new.mkdir(mode=0o700)
+        moved.taken = merge.run(things, taken)
+    finally:
+        merge.stage.close()
+    if signature(now.target) != before:
+        raise Conflict(
+            f"{now.target} is written to while it is copied: an agent is at work.",
+            "End it, then again.",
+        )
+
+
+def _switch(now: HomeSituation) -> None:
+    new = _new(now)
+    if not now.place.is_symlink():
+        durable.place_new(new, now.place)
+    else:
+        try:
+            durable.exchange(new, now.place)
+        except OSError as error:
+            if not durable.can_not(error):
+                raise
+            now.place.unlink()
+            durable.place_new(new, now.place)
+        if new.is_symlink():
+            new.unlink()  # the link to the volume
+    durable.sync(now.place.parent)
+
+
+def _beside_back(before: Linked) -> list[str]:
+    """Files that lay beside the directory lie inside of it on the volume."""
+    kept = []
+    for outside in map(Path, before.beside):
+        inside = Path(before.place) / outside.name
+        if not inside.is_file():
+            continue
+        if outside.is_symlink():
+            inside.replace(outside)
+            continue
+        if outside.exists():
+            kept.append(str(_away(outside)))
+        durable.place_new(inside, outside)
+    return kept
+
+
+def _away(path: Path) -> Path:
+    """Renames to a name that says when."""
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    kept = path.with_name(f"{path.name}{ASIDE}{stamp}-{os.urandom(2).hex()}")
+    durable.place_new(path, kept)
+    return kept

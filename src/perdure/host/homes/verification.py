@@ -1,0 +1,103 @@
+"""`home status` and `home verify`: what perdure has noted of a home, and whether it is so."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from perdure.errors import PerdureError
+from perdure.host.homes.link import ASIDE
+from perdure.host.homes.merge import CONFLICT
+from perdure.host.homes.remembered import LINK, Linked
+from perdure.host.homes.volume import volume_at
+from perdure.lateclass import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class HomeFinding:
+    """One thing that was looked at. `state`: `ok`, `warn` (works, but) or `bad` (a conversation
+    would be lost)."""
+
+    state: str
+    message: str
+
+
+def verify(home: Linked, environ: Mapping[str, str]) -> Iterator[HomeFinding]:
+    """Looks at everything that a linked home relies on; `environ` is the user's own."""
+    try:
+        volume_at(Path(home.volume), wanted=home.volume_id)
+    except PerdureError as error:
+        yield HomeFinding("bad", str(error))
+        return
+    yield HomeFinding("ok", f"the volume {home.volume_id} is at {home.volume}")
+    target, place = Path(home.target), Path(home.place)
+    if not target.is_dir() or not os.access(target, os.W_OK | os.X_OK):
+        yield HomeFinding(
+            "bad",
+            f"{target} is not there, or cannot be written: conversations would be lost without a "
+            "word",
+        )
+    yield from _way(home, place, target, environ)
+    for outside in map(Path, home.beside):
+        if outside.is_file() and not outside.is_symlink():
+            yield HomeFinding(
+                "warn",
+                f"{outside} is a file of its own: what is written there is not on the volume; "
+                "perdure home link takes it in",
+            )
+    beside = [str(path) for path in target.rglob(f"*{CONFLICT}*")]
+    if beside:
+        yield HomeFinding(
+            "warn", f"{len(beside)} file(s) are kept in two versions, such as {sorted(beside)[0]}"
+        )
+    dangling = [path for path in target.rglob("*") if path.is_symlink() and not path.exists()]
+    if dangling:
+        yield HomeFinding(
+            "warn", f"{len(dangling)} link(s) lead to nothing, such as {sorted(dangling)[0]}"
+        )
+
+
+def _way(
+    home: Linked, place: Path, target: Path, environ: Mapping[str, str]
+) -> Iterator[HomeFinding]:
+    if home.leaving:
+        yield HomeFinding("warn", "perdure home unlink was begun and not finished: do it again")
+    if home.way == LINK:
+        if home.is_led_to:
+            yield HomeFinding("ok", f"{place} leads to {target}")
+        else:
+            yield HomeFinding(
+                "bad", f"{place} does not lead to {target}: perdure home link makes it so"
+            )
+        return
+    given = environ.get(home.variable, "")
+    if given and os.path.normpath(given) not in (home.was, home.value):
+        yield HomeFinding(
+            "bad",
+            f"{home.variable} is set to {given}, and goes before the volume: unset it, or set it "
+            f"to {home.value}",
+        )
+    else:
+        yield HomeFinding("ok", f"the attempts' {home.variable} is {home.value}")
+    if os.path.lexists(place):
+        yield HomeFinding(
+            "warn", f"there is another home at {place}: perdure home link takes it in"
+        )
+    if given != home.value:
+        yield HomeFinding(
+            "warn", f"for your own use of {home.agent}: export {home.variable}={home.value}"
+        )
+
+
+def kept_beside(home: Linked) -> list[str]:
+    """Old trees and files that were moved aside and wait for a person."""
+    found: list[str] = []
+    for path in (Path(home.place), Path(home.target), *map(Path, home.beside)):
+        if path.parent.is_dir():
+            found += [
+                str(each)
+                for each in path.parent.iterdir()
+                if each.name.startswith(f"{path.name}{ASIDE}")
+            ]
+    return sorted(set(found))

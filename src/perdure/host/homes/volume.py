@@ -1,0 +1,181 @@
+"""The volume: a directory that outlives the container or the machine, known by an id that lies on
+it.
+
+An empty directory where a volume should be mounted looks like a new volume, and everything written
+there is lost at the next start. So a directory without the identity file is taken for a new volume
+only where it is a mount point, or a person says so.
+
+    .perdure/volume.json      the identity, and from where each home was last used
+    .perdure/lock             held while homes are moved
+    .perdure/stage/           copies that are not yet in place, named by the hash of their path
+    .perdure/taking-*.json    what an unfinished call has begun to take in
+    homes/<agent>/            the homes
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from perdure.errors import WorkspaceError
+from perdure.host.homes import durable
+from perdure.lateclass import dataclass
+
+OWN = ".perdure"
+IDENTITY = "volume.json"
+LOCK = "homes.lock"
+"""In the state directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A volume that is there: its directory, and its id."""
+
+    path: Path
+    id: str
+
+    @property
+    def own(self) -> Path:
+        return self.path / OWN
+
+    def home(self, name: str) -> Path:
+        """What the variable of this home is set to."""
+        return self.path / "homes" / name
+
+    def last_used_as(self, name: str) -> str:
+        """The path by which the home's files were last known, empty before the first time."""
+        places = _read(self.path).get("places")
+        return str(places.get(name, "")) if isinstance(places, Mapping) else ""
+
+    def note_use(self, name: str) -> None:
+        """From now on the home is known by today's path."""
+        known = _read(self.path)
+        places = {**(known.get("places") or {}), name: str(self.home(name))}
+        if places != known.get("places"):
+            durable.write(self.own / IDENTITY, json.dumps({**known, "places": places}, indent=1))
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody else moves homes of this volume meanwhile. Raises Conflict."""
+        with durable.lock(
+            self.own / "lock", f"homes on {self.path} are being moved by another perdure"
+        ):
+            yield
+
+
+def volume_at(
+    path: Path, *, wanted: str = "", make: bool = False, new: bool = False, dry_run: bool = False
+) -> Volume:
+    """The volume in this directory. `wanted`: the id that it must have. `make`: a new one may be
+    begun at a mount point, `new`: in any directory. Raises WorkspaceError with what is wrong."""
+    path = Path(os.path.normpath(path.absolute()))
+    hint = f"Mount it at {path}, then do the same again."
+    if not path.is_dir():
+        raise WorkspaceError(f"The volume {path} is not there.", hint)
+    found = str(_read(path).get("id", ""))
+    if wanted and found != wanted:
+        what = (
+            f"another volume ({found}) is at {path}"
+            if found
+            else f"the volume is not mounted at {path}: it has no identity file"
+        )
+        raise WorkspaceError(f"The homes lie on the volume {wanted}, but {what}.", hint)
+    if found:
+        return Volume(path, found)
+    if not make or not (new or is_mount(path)):
+        raise WorkspaceError(
+            f"{path} is not known as a volume, and no mount point: what is written there may be "
+            "lost.",
+            "Mount the volume there; or, if this directory lasts as it is, once: perdure home "
+            f"link --new --volume {path}",
+        )
+    if dry_run:
+        return Volume(path, "")
+    try:
+        (path / OWN).mkdir(mode=0o700, exist_ok=True)
+        durable.write(
+            path / OWN / IDENTITY,
+            json.dumps({"format": 1, "id": str(uuid.uuid4()), "places": {}}, indent=1),
+            replace=False,
+        )
+    except FileExistsError:
+        pass  # another perdure was quicker: its id counts
+    except OSError as error:
+        raise refused(error, path) from error
+    return Volume(path, str(_read(path)["id"]))
+
+
+def is_mount(path: Path) -> bool:
+    """Whether something is mounted just there. The kernel's list also has directories bound from
+    the same file system."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return path.is_mount()
+    wanted = os.fsencode(path.resolve())
+    return any(
+        re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), line.split()[4]) == wanted
+        for line in lines
+    )
+
+
+def refused(error: OSError, path: Path) -> WorkspaceError:
+    """What the file system said, as a sentence."""
+    where = error.filename or path
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return WorkspaceError(
+            f"There is no room left for {where}. Nothing was changed where the home lies now.",
+            "Free space, then again.",
+        )
+    if error.errno == errno.EROFS:
+        return WorkspaceError(
+            f"{where} cannot be written: the file system is read-only.",
+            "Mount it for writing, then again.",
+        )
+    return WorkspaceError(
+        f"{where}: {error.strerror or error}.",
+        f"Check the rights of user {os.getuid()} there, then again.",
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The identity file, empty where there is none. Raises WorkspaceError where it cannot be
+    read."""
+    file = path / OWN / IDENTITY
+    try:
+        found = json.loads(file.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise WorkspaceError(
+            f"The identity file {file} cannot be read: {error}.",
+            "Is it another volume, or a damaged one?",
+        ) from error
+    if (
+        not isinstance(found, dict)
+        or not isinstance(found.get("id"), str)
+        or found.get("format") != 1
+    ):
+        raise WorkspaceError(
+            f"{file} is no identity file of this version of perdure.",
+            "Update perdure, or choose another volume.",
+        )
+    return found
+
+
+def locked(state: Path) -> contextlib.AbstractContextManager[None]:
+    """Nobody else moves the homes that this state directory knows, and no attempt is just starting.
+    Raises Conflict."""
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return durable.lock(
+        state / LOCK,
+        "homes are being moved by another perdure, or an attempt is just starting",
+        patience_s=2.0,
+    )

@@ -1,0 +1,47 @@
+"""The program: see the room's own words. It is found by its path, with nothing of the site's
+packages on the way (`python -I -S`)."""
+
+# ruff: noqa: PTH100, PTH106, PTH108, PTH120, PTH123, PTH208 (pathlib would double the start-up
+# time)
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+
+CONTROL_FD = 4
+
+
+def main(directory: str) -> None:
+    from perdure.host import shim
+    from perdure.host.keeper.keeper import Keeper
+
+    signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+    os.chdir(directory)
+    with open(shim.LAUNCH_FD, "rb", closefd=False) as file:
+        launch = file.read().split(b"\0")
+    os.set_inheritable(shim.LAUNCH_FD, False)
+    os.set_inheritable(CONTROL_FD, False)
+    shim.prepare(launch[4], True)
+    woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGCHLD})
+    with open("shim.json", encoding="ascii") as file:
+        me = file.read().replace("{", '{"warm": true, ', 1)
+    Keeper(socket.socket(fileno=CONTROL_FD), launch, me).run(woken)
+    for name in os.listdir("."):
+        os.unlink(name)
+    os.rmdir(directory)
+
+
+if __name__ == "__main__":
+    sys.path.append(
+        os.path.dirname(
+            os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        )
+    )
+    main(sys.argv[1])
+    os._exit(0)

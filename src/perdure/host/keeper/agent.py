@@ -1,0 +1,142 @@
+"""The kept agent itself: its process, its three pipes, and what lives below it."""
+
+# ruff: noqa: PTH123
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+
+from perdure.host import shim
+from perdure.host.keeper.turn import inside
+
+CHUNK = 1 << 18
+PIPE = 1 << 20
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class KeptAgent:
+    """Not started until `start`. `pid` 0: never; `status`: as wait(2) has it, once it has ended."""
+
+    def __init__(self, cwd: bytes, argv: list[bytes]) -> None:
+        self.cwd, self.argv = cwd, argv
+        self.pid = 0
+        self.status: int | None = None
+        self.input = -1
+        self.pipes = [-1, -1]
+        self.prompt = b""
+
+    def start(self) -> None:
+        """In a session of its own, with fresh signals and the environment that came in. Raises
+        OSError."""
+        theirs, self.input = os.pipe2(os.O_CLOEXEC)
+        ends = [theirs]
+        for number in (0, 1):
+            self.pipes[number], end = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(self.pipes[number], False)
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, PIPE)
+            ends.append(end)
+        os.set_blocking(self.input, False)
+        files = [(os.POSIX_SPAWN_DUP2, fd, to) for to, fd in enumerate(ends)]
+        defaults = [
+            number
+            for number in signal.valid_signals()
+            if number not in (signal.SIGKILL, signal.SIGSTOP)
+        ]
+        try:
+            with inside(self.cwd):
+                argv, env = self.argv, shim.environment()
+                self.pid = os.posix_spawnp(
+                    argv[0],
+                    argv,
+                    env,
+                    file_actions=files,
+                    setsid=True,
+                    setsigmask=(),
+                    setsigdef=defaults,
+                )
+        finally:
+            for fd in ends:
+                os.close(fd)
+
+    def lives(self) -> bool:
+        return self.pid != 0 and self.status is None
+
+    def listens(self) -> bool:
+        """It can be given a prompt: its input is open and has taken in the last one."""
+        return self.lives() and self.input >= 0 and self.pipes[0] >= 0 and not self.prompt
+
+    def close_input(self) -> None:
+        if self.input >= 0:
+            os.close(self.input)
+            self.input = -1
+
+    def feed(self) -> None:
+        """As much of the prompt as goes into the pipe. An agent that has closed its input gets no
+        more."""
+        try:
+            self.prompt = self.prompt[os.write(self.input, self.prompt[:CHUNK]) :]
+        except BlockingIOError:
+            return
+        except OSError:
+            self.prompt = b""
+            self.close_input()
+
+    def read(self, number: int) -> bytes:
+        """What it has written and nobody has read yet, a chunk of it; nothing if there is none."""
+        if self.pipes[number] < 0:
+            return b""
+        try:
+            piece = os.read(self.pipes[number], CHUNK)
+        except BlockingIOError:
+            return b""
+        if not piece:
+            os.close(self.pipes[number])
+            self.pipes[number] = -1
+        return piece
+
+    def reap(self) -> None:
+        """Collects what has ended, the agent or a process that was handed up."""
+        status = shim.reap(self.pid)[1]
+        self.status = status if status is not None else self.status
+
+    def signal(self, number: int) -> None:
+        if self.lives():
+            os.kill(self.pid, number)
+
+    def left_behind(self, since: int) -> tuple[list[int], list[int]]:
+        """What was handed up to this process, and what lives below the agent and began at `since`
+        (ticks) or later."""
+        below, started = _tree()
+        orphans = [pid for pid in below.get(os.getpid(), ()) if pid != self.pid]
+        family, young = [self.pid], []
+        while family:
+            children = below.get(family.pop(), [])
+            family += children
+            young += [pid for pid in children if started[pid] >= since]
+        return orphans, young
+
+    def memory(self) -> int:
+        """Bytes that it and all below it have resident. What they share counts for each."""
+        below, _ = _tree()
+        total, family = 0, [self.pid] if self.lives() else []
+        while family:
+            pid = family.pop()
+            family += below.get(pid, [])
+            with contextlib.suppress(OSError, IndexError), open(f"/proc/{pid}/statm", "rb") as file:
+                total += int(file.read().split()[1]) * PAGE
+        return total
+
+
+def _tree() -> tuple[dict[int, list[int]], dict[int, int]]:
+    """Live processes by their parent, and when each began (ticks since boot)."""
+    below: dict[int, list[int]] = {}
+    started: dict[int, int] = {}
+    for pid in shim.pids():
+        known = shim.stat(pid)
+        if known is not None and not (known[0] in "ZX" and known[2] <= 1):
+            below.setdefault(known[1], []).append(pid)
+            started[pid] = known[3]
+    return below, started

@@ -1,0 +1,263 @@
+"""The loop: the owner's words, the agent's output, the limits, and the end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+
+from perdure.host import shim
+from perdure.host.keeper.agent import KeptAgent
+from perdure.host.keeper.turn import KeptTurn, ticks
+
+LEFT_S = 2.0
+"""What a turn left behind gets between TERM and KILL, and the agent's own children to be gone by
+themselves."""
+BUSY_MS = 50
+IDLE_MS = 10_000
+"""So often an idle agent's memory is looked at."""
+NEVER = float("inf")
+WORDS = 1 << 16
+
+
+class Keeper:
+    """One agent, and the turn that it has."""
+
+    def __init__(self, control: socket.socket, launch: list[bytes], me: str) -> None:
+        grace, cap, idle, memory, _, cwd, *argv = launch
+        self.grace, self.cap, self.idle, self.most = (
+            float(grace),
+            int(cap),
+            float(idle),
+            int(memory),
+        )
+        self.agent = KeptAgent(cwd, argv)
+        self.control, self.me = control, me
+        self.turn: KeptTurn | None = None
+        self.turns = 0
+        self.spoke = False
+        self.owned = True
+        self.stop_asked = False
+        self.cause = "exited"
+        self.kill_at = NEVER
+        self.rested = shim.boottime()
+        self.ready = 0
+        """Ticks when the agent said its first word: what runs by then belongs to it and not to a
+        turn."""
+
+    def run(self, woken: int) -> None:
+        """Until the agent has ended, or nobody can start one any more. `woken`: the pipe that
+        signals write to."""
+        os.set_blocking(self.control.fileno(), False)
+        while self.agent.status is None and (
+            self.agent.pid or (self.owned and not self.stop_asked)
+        ):
+            ready = self.wait(woken)
+            if woken in ready and signal.SIGTERM in os.read(woken, 4096):
+                self.stop_asked = True
+            self.drain()
+            if self.agent.input in ready:
+                self.agent.feed()
+            if self.control.fileno() in ready:
+                self.hear()
+            if self.agent.pid:
+                self.agent.reap()
+            self.keep_limits()
+        self.end()
+
+    def wait(self, woken: int) -> set[int]:
+        poll = select.poll()
+        for fd in (woken, *self.agent.pipes, self.control.fileno() if self.owned else -1):
+            if fd >= 0:
+                poll.register(fd, select.POLLIN)
+        if self.agent.prompt and self.agent.input >= 0:
+            poll.register(self.agent.input, select.POLLOUT)
+        pause: float = BUSY_MS
+        if self.turn is None and self.kill_at == NEVER:
+            pause = max(0, min(IDLE_MS, (self.rested + self.idle - shim.boottime()) * 1000)) + 1
+        return {fd for fd, _ in poll.poll(pause)}
+
+    # --- the agent's words
+    # -------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Takes in what the agent has written: into the attempt's files. Out of turn, it is a
+        reason to end it."""
+        for number in (0, 1):
+            while piece := self.agent.read(number):
+                if number == 0 and not self.ready:
+                    self.ready = ticks()
+                if self.turn is not None:
+                    self.note(self.turn, number, piece)
+                else:
+                    self.spoke = self.spoke or number == 0
+
+    def note(self, turn: KeptTurn, number: int, piece: bytes) -> None:
+        """An agent whose output is too much, or cannot be kept, is ended."""
+        if self.kill_at == 0.0:
+            return
+        try:
+            if turn.write(number, piece, self.cap):
+                return
+            self.cause = "flooded" if self.cause == "exited" else self.cause
+        except OSError as error:
+            turn.complain(f"ended, because its output cannot be kept: {error.strerror}")
+        self.kill_at = 0.0
+
+    # --- the owner's words
+    # -------------------------------------------------------------------------------------------
+
+    def hear(self) -> None:
+        """The owner's next message, or that it is gone."""
+        try:
+            message, locks, _, _ = socket.recv_fds(self.control, WORDS, 2)
+        except BlockingIOError:
+            return
+        except OSError:
+            message, locks = b"", []
+        for fd in locks:  # Python 3.11 passes no flags to recvmsg(2): they come in inheritable
+            os.set_inheritable(fd, False)
+        word, *rest = message.split(b"\0")
+        if word == b"turn":
+            self.take(KeptTurn(rest[0], float(rest[1]), locks))
+        elif word == b"rest" and self.turn is not None:
+            self.rest(self.turn)
+        elif word in (b"end", b""):
+            self.owned = word != b""
+            self.let_go()
+
+    def answer(self, words: str) -> None:
+        with contextlib.suppress(OSError):
+            self.control.send(words.encode())
+
+    def let_go(self) -> None:
+        """The agent ends by itself after its turn; an idle one that does not is made to."""
+        self.agent.close_input()
+        if self.turn is None:
+            self.kill_at = min(self.kill_at, shim.boottime() + self.grace)
+
+    def take(self, turn: KeptTurn) -> None:
+        """Begins a turn, if the agent is as it should be."""
+        self.drain()
+        if self.agent.pid:
+            self.agent.reap()
+        if (
+            self.turn is not None
+            or self.spoke
+            or self.stop_asked
+            or (self.turns and not self.agent.listens())
+        ):
+            turn.close()
+            self.answer("gone")
+            self.let_go()
+            return
+        self.turn, self.turns = turn, self.turns + 1
+        try:
+            self.agent.prompt = turn.open(self.me)
+            self.start(turn)
+        except OSError as error:  # nobody could follow this turn
+            turn.complain(f"ended, because the attempt cannot be recorded: {error.strerror}")
+            self.kill_at = 0.0
+        self.answer("taken")
+
+    def start(self, turn: KeptTurn) -> None:
+        """The first turn starts the agent. What cannot be started has ended, as from a shell."""
+        if not self.agent.pid:
+            try:
+                self.agent.start()
+            except OSError as error:
+                at_cwd = error.filename == self.agent.cwd
+                at = b"enter " + self.agent.cwd if at_cwd else b"start " + self.agent.argv[0]
+                turn.complain(f"cannot {os.fsdecode(at)}: {error.strerror}")
+                self.agent.status = (127 if error.errno == 2 and not at_cwd else 126) << 8
+                return
+        turn.name_agent(self.agent.pid)
+
+    def rest(self, turn: KeptTurn) -> None:
+        """The turn is over, as the owner has read: nothing of it may be left, and then the attempt
+        is. Else the agent ends with it."""
+        late = shim.boottime() + LEFT_S
+        asked: set[int] = set()
+        left: list[dict[str, object]] = []
+        since = turn.began if self.turns > 1 else max(turn.began, self.ready)
+        while True:
+            self.drain()
+            self.agent.reap()
+            orphans, young = self.agent.left_behind(since)
+            now = shim.boottime()
+            if (
+                not self.agent.listens()
+                or self.kill_at != NEVER
+                or not (orphans or young)
+                or now >= late + (0 if young else LEFT_S)
+            ):
+                break
+            left += shim.describe([pid for pid in orphans if pid not in asked])
+            for pid in orphans:
+                if now >= late or pid not in asked:
+                    shim.send(pid, signal.SIGKILL if now >= late else signal.SIGTERM)
+                asked.add(pid)
+            select.select([], [], [], 0.01)
+        used = self.agent.memory()
+        if not self.agent.listens() or self.kill_at != NEVER or turn.torn:
+            self.not_kept("it did not come to rest")
+        elif orphans or young:
+            self.not_kept("something that it started in its turn still runs")
+        elif self.most and used > self.most:
+            self.not_kept(f"it uses {used >> 20} MB of memory")
+        else:
+            self.turn, self.rested = None, shim.boottime()
+            turn.conclude(None, None, "turn", len(asked), left[: shim.LEFT_CAP])
+            self.answer(f"resting {used}")
+
+    def not_kept(self, why: str) -> None:
+        self.answer(f"ending {why}")
+        self.let_go()
+
+    # --- limits and ends
+    # ---------------------------------------------------------------------------------------------
+
+    def keep_limits(self) -> None:
+        """Stop, deadline, idleness, memory: what is over one of them is asked to end, and then made
+        to."""
+        now, turn = shim.boottime(), self.turn
+        if self.cause == "exited" and (
+            self.stop_asked or (turn is not None and now >= turn.deadline)
+        ):
+            self.cause = (
+                "deadline"
+                if not self.stop_asked
+                else turn.stop_word()
+                if turn is not None
+                else "stopped"
+            )
+            self.agent.signal(signal.SIGTERM)
+            grace = min(self.grace, shim.OVER_GRACE_S) if self.cause == shim.OVER else self.grace
+            self.kill_at = min(self.kill_at, now + grace)
+        if turn is not None and self.cause != "lapsed" and now >= (lease := turn.lease(now))[0]:
+            # Another host takes the task over soon: there must be nothing left of it here by then.
+            self.agent.signal(signal.SIGTERM)
+            self.cause, turn.deadline, self.kill_at = "lapsed", NEVER, min(self.kill_at, lease[1])
+        if turn is None and self.turns and self.agent.input >= 0:
+            too_much = self.most and self.agent.memory() > self.most
+            if self.spoke or too_much or not self.owned or now - self.rested >= self.idle:
+                self.let_go()
+        if now >= self.kill_at:
+            self.agent.signal(signal.SIGKILL)
+
+    def end(self) -> None:
+        """The agent has ended: so is what it left behind, and the attempt that it was at work on
+        gets its exit."""
+        status = self.agent.status
+        if status is None:
+            return
+        code = os.waitstatus_to_exitcode(status)
+        grace = shim.orphan_grace(self.cause, code, self.grace)
+        killed = shim.sweep(grace) if self.agent.pid else 0
+        self.drain()
+        if self.turn is not None:
+            self.turn.conclude(
+                code if code >= 0 else None, -code if code < 0 else None, self.cause, killed
+            )

@@ -1,0 +1,110 @@
+"""One attempt, as the keeper sees it: the directory, the limits, and the locks that are held for
+it."""
+
+# ruff: noqa: PTH123
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from perdure.host import shim
+
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def ticks() -> int:
+    """Now, as /proc/PID/stat counts a process's start."""
+    return int(shim.boottime() * TICKS)
+
+
+@contextmanager
+def inside(directory: str | bytes) -> Iterator[None]:
+    """The current directory for a while: what a shim writes goes there."""
+    here = os.open(".", os.O_RDONLY)
+    try:
+        os.chdir(directory)
+        yield
+    finally:
+        os.fchdir(here)
+        os.close(here)
+
+
+class KeptTurn:
+    """Open from the owner's word until `conclude`."""
+
+    def __init__(self, directory: bytes, deadline_s: float, locks: list[int]) -> None:
+        self.directory = os.fsdecode(directory)
+        self.locks = locks
+        self.deadline = shim.boottime() + deadline_s if deadline_s > 0 else float("inf")
+        self.began = ticks()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        self.outputs = (
+            os.open(f"{self.directory}/stdout", flags, 0o600),
+            os.open(f"{self.directory}/stderr", flags, 0o600),
+        )
+        self.torn = False
+        """The last thing written was no whole line."""
+
+    def open(self, me: str) -> bytes:
+        """Says who is at work, keeps room for the end, and returns the prompt. Raises OSError."""
+        with inside(self.directory):
+            shim.write_once("shim.json", me)
+            for name in ("agent.json.part", "exit.json.part"):
+                with open(name, "w", opener=shim.private) as file:
+                    file.write(" " * 512)
+            with open("stdin", "rb") as given:
+                return given.read()
+
+    def name_agent(self, pid: int) -> None:
+        """Raises OSError."""
+        known = shim.stat(pid)
+        with inside(self.directory):
+            shim.write_once(
+                "agent.json", f'{{"pid": {pid}, "starttime": {known[3] if known else 0}}}\n'
+            )
+
+    def write(self, number: int, piece: bytes, cap: int) -> bool:
+        """The agent's output, into its file. False if that is more than `cap` bytes. Raises
+        OSError."""
+        if os.fstat(self.outputs[number]).st_size + len(piece) > cap:
+            return False
+        if number == 0:
+            self.torn = piece[-1:] != b"\n"
+        view = memoryview(piece)
+        while view:
+            view = view[os.write(self.outputs[number], view) :]
+        return True
+
+    def complain(self, words: str) -> None:
+        shim.complain(self.outputs[1], f"perdure: {words}\n".encode())
+
+    def lease(self, now: float) -> tuple[float, float]:
+        """Until when the agent may work on, and when it is killed after that."""
+        with inside(self.directory):
+            return shim.lease(now)
+
+    def stop_word(self) -> str:
+        """The word that the attempt's supervisor wrote before SIGTERM."""
+        with inside(self.directory):
+            return shim.stop_word()
+
+    def conclude(
+        self,
+        code: int | None,
+        number: int | None,
+        cause: str,
+        killed: int,
+        left: Sequence[dict[str, object]] = (),
+    ) -> None:
+        """The attempt has ended: `exit.json`, and then its locks are free."""
+        try:
+            with inside(self.directory):
+                found = (list(left), len(left))
+                shim.conclude(self.outputs, code, number, cause, shim.now_ms(), killed, found)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        for fd in (*self.outputs, *self.locks):
+            os.close(fd)

@@ -1,0 +1,67 @@
+"""Runs an agent so that it outlives its supervisor, and ends it so that nothing of it is left.
+
+Called by `attempt` (start, wait, stop, verify), `worker` and `sweeper` (find, adopt, end). The
+supervisor prepares a directory for the attempt and starts a shim (`perdure.host.shim`) in it; the
+shim is the agent's parent. Output goes to files, which `Lines` follows; the end comes from
+`exit.json`. What it guarantees:
+
+- An agent goes on when its supervisor dies, and the next supervisor finds it by the directory
+  alone.
+- Every attempt has one Exit. `wait` returns it only when nothing of the attempt lives any more.
+- The workspace lock is held exactly as long as the shim lives, and the shim as long as anything
+  below it.
+- No signal goes to a process that was not identified by boot, pid and start time.
+- A kept agent (`keep`) serves one attempt after the other; between two of them it holds no lock,
+  and its owner's end is its own.
+- No output of any shape or amount blocks, breaks or bloats the supervisor.
+"""
+
+from __future__ import annotations
+
+from perdure.host.process.child import Process
+from perdure.host.process.identity import (
+    Identity,
+    machine,
+    this_host,
+    worker_alive,
+    worker_identity,
+)
+from perdure.host.process.kept import Kept, end_kept, keep
+from perdure.host.process.launch import OUTPUT_CAP, find, hold, launched, running, start
+from perdure.host.process.leftovers import Left, commands, started_since
+from perdure.host.process.lines import Lines, plain, tail
+from perdure.host.process.marks import end_all, survivors
+from perdure.host.process.probe import Probe
+from perdure.host.process.questions import Asking
+from perdure.host.process.quick import run_quick
+from perdure.host.shim import boottime
+
+__all__ = [
+    "OUTPUT_CAP",
+    "Asking",
+    "Identity",
+    "Kept",
+    "Left",
+    "Lines",
+    "Probe",
+    "Process",
+    "boottime",
+    "commands",
+    "end_all",
+    "end_kept",
+    "find",
+    "hold",
+    "keep",
+    "launched",
+    "machine",
+    "plain",
+    "run_quick",
+    "running",
+    "start",
+    "started_since",
+    "survivors",
+    "tail",
+    "this_host",
+    "worker_alive",
+    "worker_identity",
+]

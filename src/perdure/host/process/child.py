@@ -1,0 +1,182 @@
+"""An attempt's agent and its shim, from the outside: does it live, how did it end, end it.
+
+A Process holds no open file and no child handle: it may be dropped, made again by `find` in another
+process, and used from several threads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from perdure.host.process.identity import Identity
+from perdure.host.process.leftovers import Left
+from perdure.host.process.lines import tail
+from perdure.host.process.marks import end_all
+from perdure.host.shim import OVER, boottime, stat
+from perdure.model import Exit
+
+TURN_TICK_S = 0.005
+"""So often it is looked whether a kept agent's turn is over: no process ends with it."""
+
+
+class Process:
+    """An attempt's agent and its shim, by the attempt's directory. Made by `start` and `find`."""
+
+    def __init__(
+        self, directory: Path, shim: Identity | None, mark: str, *, warm: bool = False
+    ) -> None:
+        self.directory, self.shim, self.mark = directory, shim, mark
+        self.warm = warm
+        """The agent is kept: its keeper, which stands here as the shim, and the agent may outlive
+        the attempt."""
+        self.stdout, self.stderr = directory / "stdout", directory / "stderr"
+
+    def alive(self) -> bool:
+        """Whether the shim lives. While it does, the attempt has not ended. A keeper's attempt has,
+        once its end is written."""
+        self._reap()
+        return self.shim is not None and self.shim.alive() and not (self.warm and self._over())
+
+    @property
+    def agent_pid(self) -> int | None:
+        """The agent's pid, for people: it may have ended since. None if it could not be started.
+
+        Waits through the moment that the shim needs to start it.
+        """
+        while True:
+            over = not self.alive()
+            pid = read_json(self.directory / "agent.json").get("pid")
+            if isinstance(pid, int) or over or (self.directory / "exit.json").exists():
+                return pid
+            time.sleep(0.005)
+
+    def wait(self, timeout_s: float | None = None) -> Exit | None:
+        """How the agent ended, or None if it has not within `timeout_s` (None: as long as it
+        takes).
+
+        Returns only when nothing of the attempt lives. If the shim was killed, what it leaves
+        behind is ended here and the cause is `lost`.
+        """
+        fd = self.shim.open() if self.shim else None
+        if fd is not None:
+            try:
+                if not (self._turn_over if self.warm else _ended)(fd, timeout_s):
+                    return None
+            finally:
+                os.close(fd)
+        self._reap()
+        return self._exit() or self._lost()
+
+    def _over(self) -> bool:
+        return (self.directory / "exit.json").exists()
+
+    def _turn_over(self, fd: int, timeout_s: float | None) -> bool:
+        """Whether the turn is over and the agent rests, or its keeper has ended, by then."""
+        until = float("inf") if timeout_s is None else boottime() + timeout_s
+        while True:
+            end = self._exit()
+            if (end is not None and end.cause == "turn") or _ended(fd, 0):
+                return True
+            if boottime() >= until:
+                return False
+            _ended(fd, min(TURN_TICK_S, max(0.0, until - boottime())))
+
+    def stop(self, cause: str = "stopped") -> None:
+        """Asks the shim to end the agent: TERM, its grace, KILL. Does not wait. `cause` is what the
+        Exit will say."""
+        if self.shim is not None and self.alive():
+            write(self.directory / "cause", cause.encode(), whole=True)
+            self.shim.send(signal.SIGTERM)
+
+    def release(self, kept: Collection[int] = ()) -> None:
+        """Asks the shim to end the agent, whose turn is over. `kept`: processes that are spared."""
+        if kept:
+            write(self.directory / "kept", " ".join(map(str, kept)).encode(), whole=True)
+        self.stop(OVER)
+
+    def left_behind(self) -> tuple[list[Left], int]:
+        """What outlived the agent, as its shim found it, and how many processes these were."""
+        end = read_json(self.directory / "exit.json")
+        found = [
+            Left(each["pid"], each["command"], each["age_s"]) for each in end.get("left") or ()
+        ]
+        return found, int(end.get("left_count") or 0)
+
+    def kill(self, cause: str = "stopped") -> None:
+        """Ends the agent, everything that it started and at last the shim, now. Returns when
+        nothing of it lives."""
+        self.stop(cause)
+        if self.mark and not (self.warm and self._over()):
+            end_all(self.mark, 0)
+        self._reap()
+
+    def stderr_tail(self) -> str:
+        """The last 4 KiB of the agent's stderr, safe to show."""
+        return tail(self.stderr)
+
+    def _exit(self) -> Exit | None:
+        end = read_json(self.directory / "exit.json")
+        if not end:
+            return None
+        # It was ended because its turn was over, so that its signal is no complaint.
+        over = end["cause"] == OVER
+        return Exit(
+            code=0 if over else end["code"],
+            signal=None if over else end["signal"],
+            cause=end["cause"],
+            stderr_tail=self.stderr_tail(),
+            at=end["leader_ended"],
+        )
+
+    def _lost(self) -> Exit:
+        if self.mark:
+            end_all(self.mark)
+        return Exit(
+            cause="lost",
+            stderr_tail=self.stderr_tail() or tail(self.directory / "shim.err"),
+            at=time.time_ns() // 1_000_000,
+        )
+
+    def _reap(self) -> None:
+        """Takes the ended shim off the process table, where it is this process's child."""
+        known = stat(self.shim.pid) if self.shim else None
+        if self.shim and known and known[3] == self.shim.starttime:
+            try:
+                os.waitpid(self.shim.pid, os.WNOHANG)
+            except ChildProcessError:
+                return
+
+
+def _ended(fd: int, timeout_s: float | None) -> bool:
+    """Whether the process of this pidfd ends within the time (seconds; None: however long it
+    takes)."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(None if timeout_s is None else max(0, int(timeout_s * 1000))))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A small JSON file as a dict; {} if it is not there or not whole."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def write(path: Path, content: bytes, *, whole: bool = False) -> None:
+    """A file that only its owner can read. `whole`: there whole or not at all, whoever else writes
+    it at the same moment."""
+    target = path.with_name(f"{path.name}.{os.urandom(4).hex()}.new") if whole else path
+    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(content)
+    if whole:
+        target.replace(path)

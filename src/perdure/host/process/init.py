@@ -1,0 +1,84 @@
+"""The first process of a container: one command, its signals, its exit code, and everybody's
+orphans.
+
+Called by `perdure entrypoint`. The kernel gives PID 1 no default signal actions and every orphan of
+the container; a program that is not made for that ignores SIGTERM and collects zombies. Elsewhere
+this process makes itself a child subreaper and does the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+
+from perdure.host.shim import PR_SET_CHILD_SUBREAPER, boottime, children, reap, send
+
+HELD = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+FAULTS = {
+    signal.SIGSEGV,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGILL,
+    signal.SIGTRAP,
+    signal.SIGABRT,
+}
+"""Of the process's own doing: they are never passed on."""
+
+
+def run_as_init(argv: Sequence[str], env: Mapping[str, str], grace_s: float = 10.0) -> int:
+    """Runs the command to its end; returns its exit code, 128 + n if signal n ended it, 127 or 126
+    if it could not be started.
+
+    Every signal that comes goes on to the command. What is left when it has ended (the shims of
+    agents) gets SIGTERM and the grace, so that it ends in good order, then SIGKILL; how many there
+    were is said on standard error.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+    if os.getpid() != 1:
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        # A process group of its own, so that a terminal's Ctrl-C reaches it once, and not here too.
+        child = os.posix_spawnp(
+            argv[0], list(argv), dict(env), setpgroup=0, setsigmask=(), setsigdef=HELD
+        )
+    except OSError as error:
+        print(f"perdure: cannot start {argv[0]}: {error.strerror}", file=sys.stderr)
+        return 127 if isinstance(error, FileNotFoundError) else 126
+    if os.isatty(0):
+        os.tcsetpgrp(0, child)
+    status = _follow(child)
+    if left := _end_the_rest(grace_s):
+        print(f"perdure: ended {left} process(es) that {argv[0]} had left behind", file=sys.stderr)
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def _follow(child: int) -> int:
+    """Passes signals on and collects the dead until the command has ended. Returns its wait
+    status."""
+    while True:
+        status = reap(child)[1]
+        if status is not None:
+            return status
+        got = signal.sigwaitinfo(HELD).si_signo
+        if got != signal.SIGCHLD and got not in FAULTS:
+            send(child, got)
+
+
+def _end_the_rest(grace_s: float) -> int:
+    """Ends every process that came to this one. A signal that comes meanwhile ends the patience."""
+    kill_at, asked = boottime() + grace_s, set[int]()
+    while reap(0)[0]:
+        for pid in children():
+            if boottime() >= kill_at:
+                send(pid, signal.SIGKILL)
+            elif pid not in asked:
+                send(pid, signal.SIGTERM)
+            asked.add(pid)
+        got = signal.sigtimedwait(HELD, 0.05)
+        if got is not None and got.si_signo in (signal.SIGTERM, signal.SIGINT):
+            kill_at = boottime()
+    return len(asked)

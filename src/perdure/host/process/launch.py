@@ -1,0 +1,266 @@
+"""Starts an agent under its shim, and finds it again after its supervisor died.
+
+The lock on the file `launch` is the hinge: the starter takes it and hands it to the shim with the
+fork, so at no moment is an agent started, starting or alive while nobody holds it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from perdure.errors import Conflict, UsageError
+from perdure.host.process.child import Process, read_json, write
+from perdure.host.process.identity import Identity, boot_id
+from perdure.host.process.marks import SHIM, VARIABLE, limit_value, survivors
+from perdure.host.shim import LAUNCH_FD, LOCK_FD, boottime, stat
+from perdure.model import Command, OnLeftover
+
+OUTPUT_CAP = 2 * 1024**3
+"""Bytes of stdout or stderr at which an agent is ended with the cause `flooded`."""
+
+
+def start(
+    command: Command,
+    *,
+    directory: Path,
+    cwd: Path,
+    env: Mapping[str, str],
+    mark: str,
+    deadline_s: float,
+    grace_s: float = 10.0,
+    lock_fd: int | None = None,
+    output_cap: int = OUTPUT_CAP,
+    leftover: OnLeftover = OnLeftover.END,
+) -> Process:
+    """Starts `command` in `cwd` under a shim that outlives this process. `directory` (0700) belongs
+    to this one attempt.
+
+    `env` with `command.env` over it is the agent's whole environment, plus the mark. `deadline_s` 0
+    means none. `lock_fd` is a locked open file description: it is handed to the shim, so close it
+    here afterwards and never unlock it. `leftover`: what becomes of processes that outlive the
+    agent. A program that cannot be started is an Exit with code 127
+    or 126 and the reason in its stderr. Raises Conflict if the directory was used before,
+    UsageError if argv or the environment cannot be passed to any program.
+    """
+    directory, cwd = directory.absolute(), cwd.absolute()
+    whole_env = {**env, **command.env, VARIABLE: mark}
+    check(command.argv, whole_env, mark)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory.chmod(0o700)
+    launch_fd = claim(directory)
+    try:
+        lock = "0" if lock_fd is None else "1"
+        launch = (
+            str(deadline_s),
+            str(grace_s),
+            str(output_cap),
+            str(limit_value(mark)),
+            lock,
+            str(cwd),
+            *command.argv,
+        )
+        os.ftruncate(launch_fd, 0)
+        os.pwrite(launch_fd, b"\0".join(os.fsencode(field) for field in launch), 0)
+        write(directory / "stdin", command.stdin)
+        if leftover is not OnLeftover.END:
+            write(directory / "leftover", leftover.encode())
+        pid = spawn(directory, whole_env, launch_fd, lock_fd, SHIM)
+    except OSError as error:
+        if error.errno != errno.E2BIG:
+            raise
+        return _stillborn(directory, command.argv[0], error)
+    finally:
+        os.close(launch_fd)
+    known = stat(pid)
+    return Process(directory, Identity(boot_id(), pid, known[3] if known else 0), mark)
+
+
+def hold(directory: Path, until: float, end_by: float) -> None:
+    """Says how long the attempt's agent may work on without another word, and when it is killed
+    after that (seconds on the boot clock).
+
+    The shim keeps to it, whatever becomes of the one who says it. May come before `start`."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write(directory / "lease", f"{until:.3f} {end_by:.3f}\n".encode(), whole=True)
+
+
+def find(directory: Path) -> Process | None:
+    """The attempt's process, alive or ended, whoever started it; None if no agent was ever started
+    from this directory.
+
+    Raises Conflict if somebody has been busy starting one for 10 s.
+    """
+    directory = directory.absolute()
+    until = boottime() + 10
+    while True:
+        busy = _is_locked(
+            directory / "launch"
+        )  # asked first: what an unlocked shim has written is there to be read
+        if found := _recorded(directory):
+            return found
+        if not busy:
+            return None
+        if boottime() > until:
+            raise Conflict(
+                f"somebody is starting an agent in {directory}, and does not come to an end"
+            )
+        time.sleep(0.005)
+
+
+def running(directory: Path) -> bool:
+    """Whether an agent of this directory lives, or is just being started. Returns at once.
+
+    Its shim holds the lock on `launch` as long as it lives, which is seen from every container that
+    has the directory; a kept agent's turn is known by its keeper.
+    """
+    if (directory / "exit.json").exists():
+        return False
+    found = _recorded(directory)
+    if _is_locked(directory / "launch") or (found is not None and found.alive()):
+        return True
+    # A shim that was killed leaves its agent behind.
+    return found is not None and bool(found.mark) and not found.warm and bool(survivors(found.mark))
+
+
+def launched(directory: Path) -> bool:
+    """Whether an agent was started in this directory: its shim has recorded it, or it has said
+    something.
+
+    A shim that is killed in the moment between the start and its record (milliseconds) leaves
+    neither: what such an agent can have done is for the caller to see, in its conversation."""
+    said = any(
+        (directory / name).exists() and (directory / name).stat().st_size
+        for name in ("stdout", "stderr")
+    )
+    return said or (directory / "agent.json").exists() or (directory / "exit.json").exists()
+
+
+def _recorded(directory: Path) -> Process | None:
+    known = read_json(directory / "shim.json")
+    if known:
+        return Process(
+            directory,
+            Identity(known["boot_id"], known["pid"], known["starttime"]),
+            known["mark"],
+            warm=bool(known.get("warm")),
+        )
+    return Process(directory, None, "") if (directory / "exit.json").exists() else None
+
+
+def claim(directory: Path) -> int:
+    """The file `launch`, locked, for an attempt that has not begun. Raises Conflict."""
+    fd = os.open(directory / "launch", os.O_RDWR | os.O_CREAT, 0o600)
+    # A `find` that looks just now holds the lock for a moment; with it a child that another thread
+    # is starting, until it is its program.
+    for _ in range(400):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            time.sleep(0.005)
+    else:
+        os.close(fd)
+        raise Conflict(f"an agent is already running in {directory}")
+    if _recorded(directory):
+        os.close(fd)
+        raise Conflict(f"{directory} already belongs to an attempt")
+    return fd
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def spawn(
+    directory: Path, env: Mapping[str, str], launch_fd: int, other_fd: int | None, program: Path
+) -> int:
+    """The shim, or the keeper, in a session of its own, with every signal blocked until it is ready
+    for those that it wants. Raises OSError."""
+    files: list[tuple[Any, ...]] = [
+        (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
+        (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_RDWR, 0),
+        (
+            os.POSIX_SPAWN_OPEN,
+            2,
+            directory / "shim.err",
+            os.O_WRONLY | os.O_CREAT | os.O_APPEND,
+            0o600,
+        ),
+    ]
+    signals = signal.valid_signals()
+    passed = {LAUNCH_FD: launch_fd} | ({LOCK_FD: other_fd} if other_fd is not None else {})
+    # Out of the way first: what comes from descriptor 4 must not be overwritten by what goes there.
+    moved = {to: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for to, fd in passed.items()}
+    try:
+        return os.posix_spawn(
+            sys.executable,
+            (sys.executable, "-I", "-S", str(program), str(directory)),
+            dict(env),
+            file_actions=[*files, *((os.POSIX_SPAWN_DUP2, fd, to) for to, fd in moved.items())],
+            setsid=True,
+            setsigmask=signals,
+            setsigdef=signals - {signal.SIGKILL, signal.SIGSTOP},
+        )
+    finally:
+        for fd in moved.values():
+            os.close(fd)
+
+
+def _stillborn(directory: Path, program: str, error: OSError) -> Process:
+    write(directory / "stderr", f"perdure: cannot start {program}: {error.strerror}\n".encode())
+    end = {
+        "code": 126,
+        "signal": None,
+        "cause": "exited",
+        "leader_ended": time.time_ns() // 1_000_000,
+        "survivors_killed": 0,
+    }
+    write(directory / "exit.json", json.dumps(end).encode(), whole=True)
+    return Process(directory, None, "")
+
+
+def check(argv: Sequence[str], env: Mapping[str, str], mark: str) -> None:
+    """Raises UsageError for what no program can be started with."""
+    if not argv or not argv[0]:
+        raise UsageError("there is no program to start")
+    if (
+        not mark
+        or not mark.isascii()
+        or not all(letter.isalnum() or letter in "._:/@-" for letter in mark)
+    ):
+        raise UsageError(f"{mark!r} cannot mark an attempt: letters, digits and ._:/@- only")
+    if not all(_fits(word) for word in argv):
+        raise UsageError("a program's arguments cannot contain NUL or half a character")
+    for name, value in env.items():
+        if not name or "=" in name or not _fits(name + value):
+            raise UsageError(
+                f"{name!r} cannot be an environment variable, or its value contains NUL or half a "
+                "character"
+            )
+
+
+def _fits(text: str) -> bool:
+    """Whether the kernel can take it: no NUL, and no lone surrogate."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False

@@ -1,0 +1,46 @@
+"""Processes that an agent's commands left running when its turn was over.
+
+Called by `attempt` where the agent does not end by itself. What outlives an agent that did end is
+found by its shim.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from perdure.host.process.marks import survivors
+from perdure.host.shim import describe, stat
+from perdure.lateclass import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """One process that was left running."""
+
+    pid: int
+    command: str
+    age_s: float
+
+
+def started_since(mark: str, since: float, but: Sequence[int]) -> list[int]:
+    """Return the live processes with this mark that began at `since` (seconds on the boot clock) or
+    later. `but`: the agent and its shim."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    found = []
+    for pid in survivors(mark):
+        known = stat(pid)
+        # A start is known to a hundredth of a second only.
+        if known is not None and pid not in but and known[3] >= int(since * ticks):
+            found.append(pid)
+    return found
+
+
+def commands(pids: Sequence[int]) -> list[Left]:
+    """Return those that have no child among them: the commands, and not the shells around them."""
+    known = {pid: stat(pid) for pid in pids}
+    parents = {found[1] for found in known.values() if found is not None}
+    return [
+        Left(int(str(each["pid"])), str(each["command"]), float(str(each["age_s"])))
+        for each in describe([pid for pid in pids if pid not in parents])
+    ]

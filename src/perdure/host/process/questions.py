@@ -1,0 +1,142 @@
+"""A child of perdure's own that answers questions, for work that must not take the caller with it:
+parsers on hostile files.
+
+Used by `engine.attempt.project_map`. Question and answer are bytes with their length before them.
+The child limits its own memory and time (see `answer_questions`), so what it is given can end it
+and nobody else; it ends when its input does.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
+from types import TracebackType
+from typing import IO, Any
+
+PATIENCE_S = 60.0
+"""The child ends itself long before, after so much of its own time; this is for one that is
+stopped."""
+MOST_DEATHS = 3
+MEMORY = 1 << 30
+SECONDS = 5
+"""Of processor time, for one question."""
+_LENGTH = 8
+
+
+class Asking:
+    """The child, started with the first question, and again where it died: so often at most. For
+    one thread."""
+
+    def __init__(self, answer: str) -> None:
+        """`answer`: the function of bytes to bytes that the child calls, as `module:name`."""
+        self._argv = (sys.executable, "-P", "-m", "perdure.host.process.questions", answer)
+        self._child: subprocess.Popen[bytes] | None = None
+        self._deaths = 0
+
+    def __enter__(self) -> Asking:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end()
+
+    @property
+    def over(self) -> bool:
+        """It died too often: nothing is asked any more."""
+        return self._deaths >= MOST_DEATHS
+
+    def ask(self, question: bytes) -> bytes | None:
+        """The answer, or None where the child did not live to give one."""
+        if self.over:
+            return None
+        if self._child is None:
+            environ = {
+                name: os.environ[name]
+                for name in ("PATH", "LANG", "VIRTUAL_ENV")
+                if name in os.environ
+            }
+            pipe = subprocess.PIPE
+            self._child = subprocess.Popen(
+                self._argv,
+                stdin=pipe,
+                stdout=pipe,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env=environ,
+                bufsize=0,
+            )
+        try:
+            assert self._child.stdin is not None and self._child.stdout is not None
+            _write(self._child.stdin, len(question).to_bytes(_LENGTH, "big") + question)
+            deadline = time.monotonic() + PATIENCE_S
+            size = int.from_bytes(_read(self._child.stdout, _LENGTH, deadline), "big")
+            return _read(self._child.stdout, size, deadline)
+        except (OSError, EOFError):
+            self._deaths += 1
+            self._end()
+            return None
+
+    def _end(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+            for pipe in (child.stdin, child.stdout):
+                if pipe is not None:
+                    with suppress(OSError):
+                        pipe.close()
+            child.wait()
+
+
+def answer_questions(answer: Callable[[bytes], bytes]) -> None:
+    """The child's whole life. Its limits hold from here on."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    most = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    while head := sys.stdin.buffer.read(_LENGTH):
+        question = sys.stdin.buffer.read(int.from_bytes(head, "big"))
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        resource.setrlimit(
+            resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + SECONDS + 1, most)
+        )
+        said = answer(question)
+        sys.stdout.buffer.write(len(said).to_bytes(_LENGTH, "big") + said)
+        sys.stdout.buffer.flush()
+
+
+def _write(pipe: IO[bytes], content: bytes) -> None:
+    left = memoryview(content)
+    while left:
+        left = left[os.write(pipe.fileno(), left) :]
+
+
+def _read(pipe: IO[bytes], size: int, deadline: float) -> bytes:
+    """Raises EOFError where the child is gone, TimeoutError (an OSError) where it is too slow."""
+    parts: list[Any] = []
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    while size:
+        if not poll.poll(max(0, int((deadline - time.monotonic()) * 1000))):
+            raise TimeoutError
+        part = os.read(pipe.fileno(), min(size, 1 << 20))
+        if not part:
+            raise EOFError
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+if __name__ == "__main__":
+    module, _, name = sys.argv[1].partition(":")
+    answer_questions(getattr(import_module(module), name))

@@ -1,0 +1,242 @@
+"""What has to exist before an attempt's pod can: the recorded instructions, the order, the claim,
+the Job. Called by `reconciler`.
+
+Each is made once and may be made twice: a version's text is never rewritten, a name that is taken
+by our own is as good as made. What the API server refuses (quota, rights, an invalid pod) or what
+is missing comes back as `Held`: a condition, tried again later, not for ever.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from perdure.errors import UsageError
+from perdure.kubernetes import api as kinds
+from perdure.kubernetes import manifests
+from perdure.kubernetes.api import Api, Refused
+from perdure.kubernetes.claims import claimed
+from perdure.kubernetes.memory import LEFT_OUT, ClusterMemory, RememberedRun
+from perdure.kubernetes.outcomes import Held, of_words
+from perdure.kubernetes.ownership import owned
+from perdure.kubernetes.snapshot import job_seen
+from perdure.kubernetes.status import AttemptStatus, said
+from perdure.kubernetes.wanted import WantedRun, wanted
+
+LONGEST_TEXT = 131_072 * 4
+LONGEST_TEXTS = 900_000
+"""Bytes of instructions; a ConfigMap holds 1 MiB, and the orders stand there too."""
+_VERSION = re.compile(r"context-([1-9][0-9]{0,9})")
+
+
+async def record(
+    api: Api, memory: ClusterMemory, run: WantedRun, known: RememberedRun
+) -> Held | None:
+    """Keeps the text of the newest instructions, unless it is kept."""
+    if run.spec.prompt == LEFT_OUT:
+        body = await api.get(kinds.RUN, run.namespace, run.name)
+        if body is None:
+            memory.forget(run.key, run.uid)
+            return None
+        memory.keep(body)
+        run = wanted(body)
+    text = await _text(api, run)
+    if isinstance(text, Held):
+        return text
+    name = f"context-{run.spec.context_version}"
+    if known.recorded is None:
+        made = await _made(api, run, {name: text})
+        if isinstance(made, Held):
+            return made
+        known.recorded = _versions(made)
+        if run.spec.context_version in known.recorded:
+            return None
+    kept = await _kept(api, run)
+    if kept is None or isinstance(kept, Held):
+        known.recorded = None
+        return kept
+    data = kept.get("data") or {}
+    if name not in data:
+        if sum(len(each.encode()) for each in data.values()) + len(text.encode()) > LONGEST_TEXTS:
+            return Held(
+                "TooLong",
+                "all versions of the instructions together are longer than a ConfigMap holds: make "
+                "another TaskRun",
+            )
+        patch = {
+            "metadata": {"resourceVersion": kept["metadata"]["resourceVersion"]},
+            "data": {name: text},
+        }
+        kept = await api.patch(kinds.MAP, run.namespace, run.named, patch)
+    known.recorded = _versions(kept)
+    return None
+
+
+async def launch(
+    api: Api,
+    memory: ClusterMemory,
+    run: WantedRun,
+    known: RememberedRun,
+    attempt: AttemptStatus,
+    told: manifests.Cluster,
+) -> Held | None:
+    """Makes the Job of the open attempt, and before it what its pod needs."""
+    try:
+        contexts = await _ordered(api, run, known, attempt)
+        if isinstance(contexts, Held):
+            return contexts
+        claim = await claimed(api, memory, run)
+        if isinstance(claim, Held):
+            return claim
+        try:
+            body = await api.create(kinds.JOB, manifests.job(run, attempt, contexts, claim, told))
+        except Refused as error:
+            if error.code != 409:
+                raise
+            body = await api.get(kinds.JOB, run.namespace, attempt.job) or {}
+        job = job_seen(body) if body else None
+        if body and (job is None or job.run != run.uid):
+            return Held(
+                "NameTaken", f"there is a Job {attempt.job} that is not of this TaskRun: delete it"
+            )
+        if job is not None:
+            memory.keep_job(job)
+        return None
+    except UsageError as error:
+        return Held("InvalidSpec", said(str(error)))
+    except Refused as error:
+        return _refused(error)
+
+
+async def _text(api: Api, run: WantedRun) -> str | Held:
+    source = run.spec.prompt_from
+    if source is None:
+        return run.spec.prompt
+    ref = source.config_map_key_ref
+    assert ref is not None, "what stands in a Secret is the pod's to read"
+    where = f"the instructions are in key {ref.key} of ConfigMap {ref.name}"
+    try:
+        body = await api.get(kinds.MAP, run.namespace, ref.name)
+    except Refused as error:
+        return Held("Forbidden", f"{where}, which may not be read: {said(str(error), 300)}")
+    if body is None:
+        return Held(
+            "ConfigMapMissing", f"{where}, and there is none: make it, it is looked for again"
+        )
+    found = (body.get("data") or {}).get(ref.key)
+    if found is None:
+        return Held(
+            "ConfigMapMissing", f"{where}, which has no such key: add it, it is looked for again"
+        )
+    text = str(found)
+    if not text.strip() or "\x00" in text or len(text.encode()) > LONGEST_TEXT:
+        return Held(
+            "InvalidSpec",
+            f"{where}, and are empty, hold a NUL or are longer than {LONGEST_TEXT:,} bytes",
+        )
+    return text
+
+
+async def _made(api: Api, run: WantedRun, texts: dict[str, str]) -> dict[str, Any] | Held:
+    """The ConfigMap, made with these texts unless it was there."""
+    try:
+        return await api.create(kinds.MAP, manifests.config_map(run, texts))
+    except Refused as error:
+        if error.code != 409:
+            return _refused(error)
+    return await _kept(api, run) or {}
+
+
+async def _kept(api: Api, run: WantedRun) -> dict[str, Any] | Held | None:
+    """The ConfigMap as it is. One that was made by somebody else is not believed: the instructions
+    stand in it."""
+    body = await api.get(kinds.MAP, run.namespace, run.named)
+    if body is not None and not owned(body, run):
+        return Held(
+            "NameTaken", f"there is a ConfigMap {run.named} that is not of this TaskRun: delete it"
+        )
+    return body
+
+
+async def _ordered(
+    api: Api, run: WantedRun, known: RememberedRun, attempt: AttemptStatus
+) -> tuple[int, ...] | Held:
+    """The order is in the ConfigMap. Returns the versions of the instructions that go with it."""
+    kept = await _kept(api, run)
+    if isinstance(kept, Held):
+        return kept
+    known.recorded = _versions(kept or {})
+    there = known.recorded | run.secrets.keys()
+    contexts = _up_to(attempt, there)
+    if kept is None or attempt.context_version not in contexts:
+        return await _lost(api, run, known, attempt)
+    texts: dict[str, str | None] = {
+        f"order-{attempt.number}": manifests.order(
+            run, attempt, contexts, _gone(run, len(there))
+        ).decode()
+    }
+    if attempt.number > 1:
+        texts[f"order-{attempt.number - 1}"] = None
+    try:
+        await api.patch(kinds.MAP, run.namespace, run.named, {"data": texts})
+    except Refused as error:
+        if error.code != 404:
+            raise
+        return await _lost(api, run, known, attempt)
+    return contexts
+
+
+async def _lost(
+    api: Api, run: WantedRun, known: RememberedRun, attempt: AttemptStatus
+) -> tuple[int, ...] | Held:
+    """There is no ConfigMap: all instructions stand in Secrets, or somebody took it away. The
+    newest text still stands in the TaskRun; what the agent was told before, it was told."""
+    texts, contexts = {}, _up_to(attempt, run.secrets.keys())
+    if attempt.context_version not in contexts:
+        body = await api.get(kinds.RUN, run.namespace, run.name)
+        if body is None or (now := wanted(body)).spec.context_version != attempt.context_version:
+            return Held(
+                "ContextMissing",
+                f"the instructions in ConfigMap {run.named} are gone: give them anew with a "
+                "greater contextVersion",
+            )
+        text = await _text(api, now)
+        if isinstance(text, Held):
+            return text
+        texts, contexts = (
+            {f"context-{attempt.context_version}": text},
+            (*contexts, attempt.context_version),
+        )
+    there = {*run.secrets, *contexts}
+    order = manifests.order(run, attempt, contexts, _gone(run, len(there))).decode()
+    made = await _made(api, run, texts | {f"order-{attempt.number}": order})
+    if isinstance(made, Held):
+        return made
+    known.recorded = _versions(made)
+    return contexts
+
+
+def _gone(run: WantedRun, there: int) -> int:
+    """How many versions of the instructions were there once and are not: what the pod counts them
+    by."""
+    return max(0, run.status.contexts - there)
+
+
+def _up_to(attempt: AttemptStatus, versions: Iterable[int]) -> tuple[int, ...]:
+    return tuple(sorted(version for version in versions if version <= attempt.context_version))
+
+
+def _refused(error: Refused) -> Held:
+    """What the API server says no to, as a condition."""
+    held = of_words(str(error))
+    reason = {403: "Forbidden", 422: "InvalidPod", 400: "InvalidPod", 404: "NamespaceLeaving"}.get(
+        error.code, "Refused"
+    )
+    return held or Held(reason, f"the API server refuses: {said(str(error), 600)}")
+
+
+def _versions(body: dict[str, Any]) -> frozenset[int]:
+    return frozenset(
+        int(found[1]) for name in (body.get("data") or {}) if (found := _VERSION.fullmatch(name))
+    )

@@ -1,0 +1,189 @@
+"""One attempt's pod: follows its order with the engine of a terminal, and says how it ended. Called
+by `perdure work --run`.
+
+The operator counts the attempts, and the run's own record must count the same. So attempts that
+never reached this record are claimed and closed here with what the operator says of them; one that
+it takes for running is taken over first (its pod is gone: this pod has the volume, or the
+checkpoint store's term); and an attempt that was begun here once is not begun again: its end is
+told.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from perdure.engine import service
+from perdure.engine.attempt import Engine, perform, take_over
+from perdure.engine.attempt.finish import close_unopened
+from perdure.errors import Conflict, GitFailed, LostLease, PerdureError, StoreAway, StoreError
+from perdure.host.homes import durable
+from perdure.kubernetes import pod_state
+from perdure.kubernetes.order import Earlier, Order, missing
+from perdure.kubernetes.result import AttemptResult
+from perdure.kubernetes.termination import result_of
+from perdure.model import Claim, Outcome, OutcomeKind, RunState, TaskRun
+
+LOCK = "pod.lock"
+"""In the state directory: held while a pod works with it."""
+GONE = "(This version of the instructions is gone.)"
+"""In the place of a version of which neither the cluster nor the run has anything, so that those
+after it keep theirs."""
+UNBEGUN = "its pod was asked to end before the attempt had begun"
+
+
+def follow(
+    engine: Engine, order: Order, texts: Sequence[str | None], variables: Sequence[str] = ()
+) -> AttemptResult:
+    """Performs the order's attempt, if nobody has. `texts` are those of its contexts (None: not
+    there, which matters only if the run does not know it), `variables` the names that the agent
+    gets besides.
+
+    Never raises a PerdureError: trouble of perdure's own is an outcome."""
+    engine.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        with durable.lock(engine.state / LOCK, "another pod is at work with this state"):
+            return _follow(engine, order, (*(GONE,) * order.unlisted, *texts), variables)
+    except (PerdureError, OSError) as error:
+        return AttemptResult(attempt=order.attempt, outcome=outcome_of(error, engine))
+
+
+def outcome_of(error: Exception, engine: Engine | None = None) -> Outcome:
+    """Trouble before an attempt as its outcome: what time may mend, who else is on it, or what a
+    person has to set right. Of what nobody foresaw kind and place are told: its words may be
+    anything."""
+    if not isinstance(error, PerdureError | OSError):
+        frames = traceback.extract_tb(error.__traceback__)
+        where = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+        return Outcome(
+            kind=OutcomeKind.FAILED,
+            detail=f"perdure itself failed: {type(error).__name__}{where}; the pod's log has more",
+        )
+    kind = OutcomeKind.CONFIG_ERROR
+    if isinstance(error, Conflict):
+        kind = OutcomeKind.WRITER_CONFLICT
+    elif isinstance(error, StoreAway) or (
+        isinstance(error, GitFailed | StoreError) and error.transient
+    ):
+        kind = OutcomeKind.OVERLOADED
+    hint = getattr(error, "hint", "")
+    detail = f"{str(error).rstrip('.')}{f' ({hint})' if hint else ''}"
+    return Outcome(
+        kind=kind,
+        detail=engine.redactor.text(detail) if engine is not None else detail,
+        began=False,
+    )
+
+
+def _follow(
+    engine: Engine, order: Order, texts: Sequence[str | None], variables: Sequence[str]
+) -> AttemptResult:
+    for claim in engine.store.claims():
+        _taken_over(engine, claim)
+    run = pod_state.known(engine, order.run_id)
+    spec = pod_state.spec_of(order, texts[0] or "", variables)
+    if run is None and order.checkpoints:
+        run = pod_state.brought(engine, order, spec)
+    if run is None:
+        if texts[0] is None:
+            missing(order.contexts[0])
+        run = pod_state.added(engine, order, spec)
+    if run.attempt < order.attempt:
+        run = _instructed(engine, _as_ordered(engine, run, order, variables), order, texts)
+        run = _counted(engine, run, order)
+        if engine.stopping():
+            return AttemptResult(
+                attempt=order.attempt,
+                outcome=Outcome(kind=OutcomeKind.LOST, detail=UNBEGUN, began=False),
+            )
+        run = perform(engine, _claimed(engine, run))
+    return result_of(engine, order, run)
+
+
+def _taken_over(engine: Engine, claim: Claim) -> None:
+    """Ends an attempt whose pod is gone. Where its files are gone too, its record is closed all the
+    same."""
+    try:
+        take_over(engine, claim)
+    except LostLease:
+        raise
+    except (PerdureError, OSError) as error:
+        detail = f"its pod is gone, and what it left cannot be read: {error}"
+        close_unopened(
+            engine,
+            replace(claim, worker=engine.worker),
+            Outcome(kind=OutcomeKind.LOST, detail=detail),
+        )
+
+
+def _as_ordered(engine: Engine, run: TaskRun, order: Order, variables: Sequence[str]) -> TaskRun:
+    """The run with the order's spec. Its prompt and the scope of its conversation stay, and so does
+    the number of its attempts."""
+    spec = pod_state.spec_of(order, run.spec.prompt, variables)
+    spec = replace(spec, scope=run.spec.scope, attempts=run.spec.attempts)
+    return run if spec == run.spec else engine.store.reassign(run.id, spec)
+
+
+def _instructed(engine: Engine, run: TaskRun, order: Order, texts: Sequence[str | None]) -> TaskRun:
+    """The run with every version of the instructions. Raises UsageError for one that is not there,
+    Conflict for an order that is older than what the run knows."""
+    if run.context_version > len(texts):
+        raise Conflict(
+            f"{run.name} has {run.context_version} versions of its instructions, and the order of "
+            f"its attempt only {len(texts)}",
+            "a newer order was followed already",
+        )
+    limit = engine.driver(run.spec.agent).abilities.max_prompt_bytes
+    for place, text in list(enumerate(texts))[run.context_version :]:
+        if text is None:
+            missing(order.contexts[place - order.unlisted])
+        service.check_prompt(text, limit)
+        run = engine.store.update(run.id, text)
+    return run
+
+
+def _counted(engine: Engine, run: TaskRun, order: Order) -> TaskRun:
+    """The run with all attempts before the order's: those of which nothing is here are closed with
+    the operator's word on them."""
+    told = {each.number: each for each in order.earlier}
+    while run.attempt < order.attempt - 1:
+        claim = _claimed(engine, run)
+        run = close_unopened(engine, claim, _unseen(told.get(claim.attempt)))
+    return run
+
+
+def _unseen(was: Earlier | None) -> Outcome:
+    """How an attempt ended of which this record knows nothing. What it had done is not here,
+    whatever became of it."""
+    lost = was is None or was.outcome in (OutcomeKind.SUCCEEDED, OutcomeKind.CANCELLED)
+    kind = OutcomeKind.LOST if was is None or lost else was.outcome
+    words = (
+        f"{was.outcome}: {was.detail}"
+        if was is not None and lost
+        else was.detail
+        if was is not None
+        else ""
+    )
+    return Outcome(
+        kind=kind,
+        detail=(
+            f"{words or 'its pod is gone'}; nothing of it was saved where its next attempt could "
+            "find it"
+        ),
+    )
+
+
+def _claimed(engine: Engine, run: TaskRun) -> Claim:
+    """The run's next attempt, whatever this record thought of it: the operator decides. Raises
+    Conflict."""
+    if run.state is not RunState.QUEUED or run.run_after > engine.store.now():
+        run = engine.store.requeue(run.id, f"the operator orders attempt {run.attempt + 1}")
+    claim = engine.store.claim(engine.worker, engine.lease_s, ref=run.id)
+    if claim is None:
+        raise Conflict(
+            f"{run.name} cannot start: its workdir or its conversation is in use",
+            "perdure ls, with the volume's state",
+        )
+    return claim

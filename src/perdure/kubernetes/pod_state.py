@@ -1,0 +1,177 @@
+"""Brings a run's state into a pod that has none: from the checkpoint store, or by adding the run.
+
+Called by `pod`, before anything else of an attempt. Taking a run out of the store begins a
+term: whoever had it before may publish no more, sees that, and stops. So does adding a run that
+another pod began to publish and never did.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from perdure.agents.transcripts import snapshot
+from perdure.capsule.imports import Wish, copies_of
+from perdure.capsule.move import find, take_up
+from perdure.capsule.objects import CheckpointStore, Term, open_store
+from perdure.capsule.publication import machine
+from perdure.capsule.staged import staged
+from perdure.engine import service
+from perdure.engine.attempt import Engine
+from perdure.engine.conversations.search import ConversationShelf
+from perdure.errors import Conflict, NotFound, UsageError
+from perdure.kubernetes.order import Order
+from perdure.model import RESET, Session, SessionKey, SessionState, TaskRun, TaskSpec, Workspace
+from perdure.rules.text import tell
+
+
+def known(engine: Engine, run_id: str) -> TaskRun | None:
+    """The run with exactly this id, if it is here."""
+    try:
+        run = engine.store.get(run_id)
+    except NotFound:
+        return None
+    return run if run.id == run_id else None
+
+
+def spec_of(order: Order, text: str, variables: Sequence[str]) -> TaskSpec:
+    """The order's spec with its prompt; the agent gets these variables besides. A branch of its own
+    has the run's name, in every pod."""
+    spec = order.spec
+    branch = spec.branch or (f"perdure/{order.name}" if spec.repo else "")
+    passed = tuple(dict.fromkeys((*spec.pass_env, *variables)))
+    return replace(
+        spec, prompt=text, name="", branch=branch, pass_env=passed, attempts=order.attempts_allowed
+    )
+
+
+def brought(engine: Engine, order: Order, spec: TaskSpec) -> TaskRun | None:
+    """The run as the checkpoint store has it, here and this pod's from now on; None where the store
+    has nothing of it.
+
+    Raises StoreAway where that cannot be known, Conflict where another pod was quicker."""
+    store = open_store(order.checkpoints)
+    _take_place(engine, store, order.run_id)
+    try:
+        manifest = store.newest(order.run_id)[1]
+    except NotFound:
+        return None
+    if manifest.left_out:
+        tell(f"perdure: left out where it was saved: {', '.join(manifest.left_out[:20])}")
+    wish = Wish(source=order.checkpoints, name=_free_name(engine, order), spec=spec)
+    return take_up(engine, order.run_id, order.checkpoints, wish, over=True).run
+
+
+def _take_place(engine: Engine, store: CheckpointStore, run_id: str) -> None:
+    """Fences whoever had the run before, or is about to begin to publish it, before it is looked
+    what there is: what an older pod brings out after that look would be lost, and it would not
+    know."""
+    term, mine = store.term(run_id), machine(engine)
+    if term is None or term.owner != mine:
+        number = term.number + 1 if term is not None else 1
+        store.begin(
+            run_id,
+            Term(number=number, owner=mine, host=socket.gethostname(), at=engine.store.now()),
+        )
+
+
+def added(engine: Engine, order: Order, spec: TaskSpec) -> TaskRun:
+    """The run, new here. Which conversation it begins with is as the order says. Raises what
+    `service.submit` does."""
+    service.check_task(engine, spec, Path("/"))
+    place = engine.workspaces.plan(spec, order.name, Path("/"))
+    if order.resume.mode == "Session":
+        spec = replace(spec, scope=_session(engine, order, spec, place))
+    run = engine.store.add(spec, order.run_id, _free_name(engine, order), place)
+    if order.resume.mode == "Fresh":
+        engine.store.reset([run.id], RESET)
+    return engine.store.get(run.id)
+
+
+def _free_name(engine: Engine, order: Order) -> str:
+    """A volume that outlived a TaskRun still has its run, by its name."""
+    taken = {row.name for row in engine.store.find(limit=100_000)}
+    return (
+        f"{order.name[:54].rstrip('-')}-{order.run_id[:8]}" if order.name in taken else order.name
+    )
+
+
+def _session(engine: Engine, order: Order, spec: TaskSpec, place: Workspace) -> str:
+    """The scope of the conversation that the order names, which is taken in where perdure does not
+    know it. Raises NotFound, Conflict."""
+    wanted, agent = order.resume.session_id, spec.agent
+    driver = engine.driver(agent)
+    home = driver.home({**engine.environ, **spec.env})
+    entry = None
+    with suppress(NotFound, UsageError):
+        entry = ConversationShelf(
+            engine.store, {agent: driver}, engine.environ, only=frozenset({agent})
+        ).find(wanted)
+    entry = entry if entry is not None and entry.id == wanted else None
+    if entry is not None and entry.session is not None:
+        if entry.session.state is SessionState.RETIRED:
+            raise Conflict(
+                f"the conversation {wanted} is retired: {entry.session.cause}",
+                "name another session, or leave resume.mode at Auto",
+            )
+        return entry.session.key.scope
+    now, scope = engine.store.now(), f"session:{wanted}"
+    if entry is not None and entry.conversation is not None:
+        engine.copies.take_line(driver, home, wanted, engine.state / "taken-in" / wanted)
+        path, cwd, parent = Path(entry.conversation.path), entry.cwd, entry.parent
+        found, total = (
+            snapshot(driver, path),
+            driver.total(path.read_bytes() if path.is_file() else b""),
+        )
+    elif order.checkpoints and order.resume.from_:
+        _fetch_conversation(engine, order, place)
+        path, cwd, parent = engine.copies.of(agent, wanted), "", ""
+        found, total = snapshot(driver, path), driver.total(path.read_bytes())
+    else:
+        where = f"of {order.resume.from_}" if order.resume.from_ else "of this task"
+        raise NotFound(
+            f"the state {where} that this pod has holds no conversation {wanted}",
+            "kubectl perdure show NAME lists its sessions",
+        )
+    engine.store.put_session(
+        Session(
+            key=SessionKey(agent, scope),
+            id=wanted,
+            state=SessionState.CONFIRMED,
+            created=now,
+            updated=now,
+            cwd=cwd,
+            home=str(home),
+            parent=parent,
+            total=total,
+            snapshot=found,
+            attempts=1,
+        )
+    )
+    return scope
+
+
+def _fetch_conversation(engine: Engine, order: Order, place: Workspace) -> None:
+    """Another run's conversation becomes an own copy here; from there it goes into the agent's
+    home. Raises NotFound, CapsuleError."""
+    store, wanted = open_store(order.checkpoints), order.resume.session_id
+    manifest = store.newest(find(store, order.resume.from_))[1]
+    carried = next(
+        (
+            each
+            for each in manifest.conversations
+            if each.id == wanted and each.agent == order.spec.agent
+        ),
+        None,
+    )
+    if carried is None:
+        raise NotFound(
+            f"what was saved of {manifest.name} holds no conversation {wanted}",
+            "kubectl perdure show NAME lists its sessions",
+        )
+    engine.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with staged(manifest, store, engine.state) as files:
+        copies_of(engine, carried, files, Path(place.path), [])

@@ -1,0 +1,170 @@
+"""Does what `step` says, for one TaskRun, until there is rest. Called by the operator's queue, for
+one TaskRun once at a time.
+
+Every write says what it follows or has a name of its own; a 409 is read again and derived again. An
+attempt is written down in this order: the status (attempt N, before anything of it exists), the
+order and the instructions (ConfigMap), the claim, the Job. Killed between any two of them, the next
+reconcile goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import field
+
+from msgspec.structs import replace
+
+from perdure.kubernetes import api as kinds
+from perdure.kubernetes import manifests, status_moves
+from perdure.kubernetes import step as steps
+from perdure.kubernetes.api import Api, Away, Refused
+from perdure.kubernetes.claims import drop
+from perdure.kubernetes.launch import launch, record
+from perdure.kubernetes.memory import ClusterMemory, Key, RememberedRun
+from perdure.kubernetes.outcomes import Held
+from perdure.kubernetes.snapshot import UID_LABEL, job_seen, pod_seen
+from perdure.kubernetes.status import AttemptStatus, said
+from perdure.kubernetes.wanted import FINALIZER, WantedRun
+from perdure.lateclass import dataclass
+
+MOST_STEPS = 40
+"""More in a row, and somebody writes against us: it is left for a while."""
+MOST_EVENTS = 5
+
+
+@dataclass(slots=True)
+class TaskRunReconciler:
+    """`began` and `ended` hear of every attempt that did: the TaskRun and the record. `moved` hears
+    of each write that was taken."""
+
+    api: Api
+    memory: ClusterMemory
+    cluster: manifests.Cluster
+    patience_ms: int = steps.PATIENCE_MS
+    began: Callable[[WantedRun, AttemptStatus], None] = lambda run, attempt: None
+    ended: Callable[[WantedRun, AttemptStatus], None] = lambda run, attempt: None
+    moved: Callable[[Key], None] = lambda key: None
+    now: Callable[[], int] = field(default=lambda: int(time.time() * 1000))
+
+    async def reconcile(self, key: Key) -> int | None:
+        """Brings one TaskRun on. Returns when (ms) to look again; None: when something happens.
+        Raises Away and Refused."""
+        fresh, trouble = False, None
+        notes: dict[str, str] = {}
+        for _ in range(MOST_STEPS):
+            found = self.memory.of(key)
+            if found is None:
+                return None
+            run, known = found
+            seen = steps.Seen(
+                run=run,
+                jobs=list(known.jobs.values()),
+                pods=list(known.pods.values()),
+                fresh=fresh,
+                recorded=known.recorded,
+                trouble=trouble,
+                notes=notes,
+                patience_ms=self.patience_ms,
+            )
+            step = steps.next_step(seen, self.now(), random.random())
+            match step:
+                case steps.Rest(until=until):
+                    return until
+                case steps.LookAgain():
+                    await self._look(run, known)
+                    fresh = True
+                case steps.Ask(uid=uid):
+                    notes[uid] = await self._events(run, uid)
+                case _:
+                    trouble = await self._do(step, run, known)
+        raise Away(
+            f"{run.namespace}/{run.name} does not come to rest: somebody else writes its status"
+        )
+
+    async def _do(self, step: steps.Step, run: WantedRun, known: RememberedRun) -> Held | None:
+        """One write. Returns why it could not be done, where a condition is to say so."""
+        held = None
+        try:
+            match step:
+                case steps.RecordContext():
+                    held = await record(self.api, self.memory, run, known)
+                case steps.LaunchPod(record=attempt):
+                    held = await launch(self.api, self.memory, run, known, attempt, self.cluster)
+                case steps.StopPod(job=job):
+                    await self.api.delete(kinds.JOB, run.namespace, job.name, uid=job.uid)
+                    known.jobs[job.name] = replace(job, deleting=True)
+                case steps.Tell(status=status):
+                    patch = {
+                        "metadata": {"resourceVersion": run.version},
+                        "status": status_moves.patch(run.raw_status, status),
+                    }
+                    self.memory.keep(
+                        await self.api.patch(kinds.RUN, run.namespace, run.name, patch, status=True)
+                    )
+                    self._notice(run, status.attempts, known)
+                case steps.HoldFinalizer():
+                    await self._finalizers(run, [*run.finalizers, FINALIZER])
+                case steps.Release(claim=claim):
+                    if claim:
+                        await drop(self.api, run, claim)
+                    await self._finalizers(
+                        run, [each for each in run.finalizers if each != FINALIZER]
+                    )
+        except Refused as error:
+            if error.code not in (404, 409):
+                raise
+            await (self._look(run, known) if isinstance(step, steps.StopPod) else self._again(run))
+            return None
+        if held is None:
+            self.moved(run.key)
+        return held
+
+    def _notice(
+        self, was: WantedRun, attempts: tuple[AttemptStatus, ...], known: RememberedRun
+    ) -> None:
+        """Tells who counts of what has just been written."""
+        before = {each.number: each for each in was.status.attempts[-2:]}
+        for each in attempts[-2:]:
+            if each.number not in before:
+                self.began(was, each)
+            elif each.outcome and not before[each.number].outcome:
+                self.memory.tidy(known, each.number)
+                self.ended(was, each)
+
+    async def _again(self, run: WantedRun) -> None:
+        """The TaskRun as it is now."""
+        body = await self.api.get(kinds.RUN, run.namespace, run.name)
+        if body is None or body["metadata"]["uid"] != run.uid:
+            self.memory.forget(run.key, run.uid)
+        if body is not None:
+            self.memory.keep(body)
+
+    async def _look(self, run: WantedRun, known: RememberedRun) -> None:
+        """Jobs and pods as they are now, and after them the TaskRun: what made a Job is in its
+        status then."""
+        mine = {UID_LABEL: run.uid}
+        jobs = [job_seen(body) for body in await self.api.items(kinds.JOB, run.namespace, mine)]
+        pods = [pod_seen(body) for body in await self.api.items(kinds.POD, run.namespace, mine)]
+        self.memory.replace(
+            known,
+            [job for job in jobs if job is not None],
+            [pod for pod in pods if pod is not None],
+        )
+        await self._again(run)
+
+    async def _events(self, run: WantedRun, uid: str) -> str:
+        """What went wrong with an object, as events say."""
+        try:
+            found = await self.api.items(
+                kinds.EVENT, run.namespace, fields=f"involvedObject.uid={uid}"
+            )
+        except Refused:
+            return ""
+        told = [str(each.get("message", "")) for each in found if each.get("type") == "Warning"]
+        return said("; ".join(dict.fromkeys(told[-MOST_EVENTS:])), 1000)
+
+    async def _finalizers(self, run: WantedRun, names: list[str]) -> None:
+        patch = {"metadata": {"resourceVersion": run.version, "finalizers": names}}
+        self.memory.keep(await self.api.patch(kinds.RUN, run.namespace, run.name, patch))

@@ -1,0 +1,105 @@
+"""What is told of an attempt, from the run's own record: the `AttemptResult` that the operator
+reads."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+
+from perdure.engine.attempt import Engine
+from perdure.engine.attempt.engine import HISTORY
+from perdure.errors import PerdureError
+from perdure.kubernetes.order import Order
+from perdure.kubernetes.result import AttemptResult, Before, PlaceResult, ReceiptResult, WorkSummary
+from perdure.model import Attempt, Outcome, OutcomeKind, TaskRun
+from perdure.model.events import PlaceLost
+from perdure.rules.work_report import work_report
+
+RECORDS = 1_000
+DISPLACED = "another pod has taken the run over"
+
+
+def result_of(engine: Engine, order: Order, run: TaskRun) -> AttemptResult:
+    """How the order's attempt ended. It is in the record, and has ended."""
+    attempts = engine.store.attempts(run.id)
+    attempt = next(each for each in attempts if each.number == order.attempt)
+    receipt = attempt.receipt
+    text = engine.redactor.text
+    return AttemptResult(
+        attempt=attempt.number,
+        outcome=_outcome(engine, attempt),
+        session_id=attempt.session_id,
+        receipt=ReceiptResult(
+            verdict=receipt.verdict, rung=receipt.rung, reasons=tuple(map(text, receipt.reasons))
+        )
+        if receipt
+        else None,
+        work=_work(engine, attempt),
+        usage=attempt.usage,
+        context_version=order.contexts[
+            min(max(attempt.context_version - order.unlisted, 1), len(order.contexts)) - 1
+        ],
+        workspace=_place(engine, run),
+        saved=_saved(engine, run),
+        earlier=tuple(_before(each) for each in attempts if each.number < attempt.number),
+    )
+
+
+def _work(engine: Engine, attempt: Attempt) -> WorkSummary | None:
+    report = work_report(attempt, engine.store.history(attempt.run, limit=HISTORY))
+    if report.verdict is None:
+        return None
+    text = engine.redactor.text
+    return WorkSummary(
+        verdict=report.verdict,
+        reason=text("; ".join(report.reasons[:1])),
+        files=report.file_count,
+        commits=report.commit_count,
+        pushed=report.pushed,
+        denied=sum(each.count for each in report.denied),
+        question=text(report.question),
+    )
+
+
+def _outcome(engine: Engine, attempt: Attempt) -> Outcome:
+    """As it is in the record. One that was stopped because another pod has the run is not a
+    person's stop."""
+    outcome = attempt.outcome or Outcome(kind=OutcomeKind.LOST, detail="it has no end yet")
+    if outcome.kind is OutcomeKind.CANCELLED and any(
+        record.attempt == attempt.number and isinstance(record.event, PlaceLost)
+        for record in engine.store.latest(attempt.run, RECORDS)
+    ):
+        outcome = replace(outcome, kind=OutcomeKind.LOST, detail=DISPLACED)
+    return replace(outcome, detail=engine.redactor.text(outcome.detail))
+
+
+def _before(attempt: Attempt) -> Before:
+    return Before(
+        number=attempt.number,
+        outcome=attempt.outcome.kind if attempt.outcome is not None else None,
+        verdict=attempt.receipt.verdict if attempt.receipt is not None else None,
+        session_id=attempt.session_id,
+    )
+
+
+def _place(engine: Engine, run: TaskRun) -> PlaceResult:
+    if run.workspace is None:
+        return PlaceResult()
+    taken = engine.store.checkpoints(run.id)
+    return PlaceResult(
+        path=run.workspace.path,
+        branch=run.workspace.branch,
+        commit=taken[-1].workdir.head if taken else "",
+    )
+
+
+def _saved(engine: Engine, run: TaskRun) -> bool:
+    """Whether the pod, and its volume, could go without loss. A pod that is to end does not ask the
+    repository's server."""
+    if engine.publisher is not None and engine.publisher.settled(run.id):
+        return True
+    if engine.stopping() or run.workspace is None:
+        return False
+    with suppress(PerdureError, OSError):
+        return not engine.workspaces.unsaved(run.workspace)
+    return False

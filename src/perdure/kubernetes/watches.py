@@ -1,0 +1,174 @@
+"""The watches, by kopf: events of TaskRuns, their Jobs and their pods go into the memory and the
+queue. Nothing is decided here.
+
+kopf is used for what it does best and no further: list and watch, bookmarks, 410, a reconnect after
+silence. Only `on.event` is registered: no finalizer, no annotation, no event, no peering of its
+own. Every byte of a watch is heard, bookmarks too, so that a watch that went deaf can be told from
+a cluster in which nothing happens (the API server sends a bookmark about once a minute).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import aiohttp
+import kopf
+
+from perdure.kubernetes.memory import ClusterMemory, Key
+from perdure.kubernetes.snapshot import UID_LABEL, job_seen, pod_seen
+from perdure.kubernetes.status import said as shown
+from perdure.kubernetes.wanted import GROUP, PLURAL, VERSION
+
+SILENT_S = 70.0
+"""A watch that says nothing for so long is begun anew. Bookmarks come once a minute (kube-apiserver
+1.36, cacher.go)."""
+SERVER_S = 300
+"""A whole number: the API server takes no other."""
+CHUNK = 500
+
+
+class Ears:
+    """When each watch was heard last."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.heard: dict[str, float] = {}
+
+    def hear(self, what: str) -> None:
+        self.heard[what] = time.monotonic()
+
+    def age_s(self, wanted: int = 3) -> float:
+        """How long the watch that was silent longest has been; before all have spoken, since the
+        start."""
+        last = min(self.heard.values()) if len(self.heard) >= wanted else self.began
+        return time.monotonic() - last
+
+
+class _Ear:
+    """A response's content that tells of each piece that is read."""
+
+    def __init__(self, content: Any, hear: Callable[[], None]) -> None:
+        self._content, self._hear = content, hear
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._content, name)
+
+    async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
+        async for piece in self._content.iter_chunked(size):
+            self._hear()
+            yield piece
+
+
+def _session(info: Any, ears: Ears) -> aiohttp.ClientSession:
+    """As kopf makes it from the same credentials, and with ears."""
+
+    class Response(aiohttp.ClientResponse):
+        async def start(self, connection: Any) -> aiohttp.ClientResponse:
+            await super().start(connection)
+            if self.status == 200 and self.url.query.get("watch") == "true":
+                path = self.url.path
+                ears.hear(path)
+                self.content = _Ear(self.content, lambda: ears.hear(path))  # type: ignore[assignment]
+            return self
+
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
+        headers={**info.as_http_headers(), "User-Agent": "perdure-operator"},
+        response_class=Response,
+    )  # fmt: skip
+
+
+def registry(
+    memory: ClusterMemory,
+    put: Callable[[Key], None],
+    gone: Callable[[Key], None],
+    ears: Ears,
+    login: Callable[[], Any],
+) -> Any:
+    """What kopf is to call."""
+    found = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=found)
+    async def _login(**_: Any) -> Any:
+        info = login()
+        return kopf.AiohttpSession(server=info.server, aiohttp_session=_session(info, ears))
+
+    @kopf.on.event(GROUP, VERSION, PLURAL, registry=found)
+    async def _run(event: Any, **_: Any) -> None:
+        body = event["object"]
+        if event["type"] == "DELETED":
+            key = (body["metadata"]["namespace"], body["metadata"]["name"])
+            memory.forget(key, body["metadata"]["uid"])
+            gone(key)
+        else:
+            put(memory.keep(body))
+
+    @kopf.on.event("batch", "v1", "jobs", registry=found)
+    async def _job(event: Any, **_: Any) -> None:
+        seen = job_seen(event["object"])
+        if seen is not None and (key := memory.keep_job(seen, gone=event["type"] == "DELETED")):
+            put(key)
+
+    @kopf.on.event("", "v1", "pods", registry=found)
+    async def _pod(event: Any, **_: Any) -> None:
+        seen = pod_seen(event["object"], gone=event["type"] == "DELETED")
+        if seen is not None and (key := memory.keep_pod(seen)):
+            put(key)
+
+    return found
+
+
+def settings() -> Any:
+    """kopf, kept to watching."""
+    found = kopf.OperatorSettings()
+    found.posting.enabled = False
+    found.posting.loggers = False
+    found.peering.standalone = True
+    found.scanning.disabled = True
+    found.watching.inactivity_timeout = SILENT_S
+    found.watching.server_timeout = SERVER_S
+    found.watching.chunk_size = CHUNK
+    found.watching.label_selectors["batch", "v1", "jobs"] = UID_LABEL
+    found.watching.label_selectors["", "v1", "pods"] = UID_LABEL
+    found.networking.connect_timeout = 10.0
+    found.queueing.idle_timeout = 1.0
+    return found
+
+
+async def listen(
+    registered: Any,
+    namespaces: Sequence[str],
+    stop: asyncio.Event,
+    ready: asyncio.Event,
+    said: Callable[[str], None],
+) -> None:
+    """Watches until `stop`, which is set here where a signal ends kopf (it takes both signals for
+    itself while it runs). What else ends it, an error within a watch or its own, is told, and it is
+    begun anew."""
+    logging.getLogger("kopf").setLevel(logging.CRITICAL + 1)
+    logging.getLogger("kopf").propagate = False
+    while not stop.is_set():
+        try:
+            await kopf.operator(
+                registry=registered,
+                settings=settings(),
+                standalone=True,
+                clusterwide=not namespaces,
+                namespaces=list(namespaces),
+                stop_flag=stop,
+                ready_flag=ready,
+            )
+            if not stop.is_set():
+                said("operator: leaving")
+                stop.set()
+        except Exception as error:
+            said(
+                f"the watches ended and are begun anew: {type(error).__name__}: "
+                f"{shown(str(error), 300)}"
+            )
+        if not stop.is_set():
+            await asyncio.sleep(1.0)

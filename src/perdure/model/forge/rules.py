@@ -1,0 +1,376 @@
+"""Who works on what: the tables `[agents.NAME]`, and which intents each of them wants. Pure; read
+by `config`, asked by `dispatch`.
+
+Nobody is trusted by default: an agent works only for the authors that its rule names, or for whom
+the forge says that they may write there, and never on its own events.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from perdure.lateclass import dataclass
+from perdure.model import Permissions
+from perdure.model.durations import duration
+from perdure.model.forge.deliveries import Forge, Intent, IntentKind
+from perdure.model.forge.sources import token_of
+
+TRIGGERS = (
+    *("assigned", "labelled", "mentioned", "review_requested"),
+    *(
+        "commented",
+        "line_commented",
+        "changes_requested",
+        "approved",
+        "edited",
+        "ci_failed",
+        "reopened",
+    ),
+)
+BEGINNING = frozenset({"assigned", "labelled", "mentioned", "review_requested"})
+"""These begin a task; the others go on with one."""
+OWN_MARK = "<!-- perdure:"
+"""Stands in every comment that perdure itself makes, whoever it speaks as."""
+OWN_CHECK = "perdure/"
+"""So the statuses begin that perdure itself sets."""
+
+_CLONE = re.compile(
+    r"(?:https://[^\s@?#{}/]+|http://(?:localhost|127\.0\.0\.1)(?::[0-9]{1,5})?|ssh://(?:[\w.-]+@)?[^\s@?#{}/]+)/[^\s@?#]*"
+    r"|[\w.-]+@[A-Za-z0-9][A-Za-z0-9.-]*:[^\s@?#:]*|/[^\0\n]*"
+)
+"""Whom a payload names is never the server."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One agent of a team, by the name that the team gives it."""
+
+    name: str
+    agent: str
+    """The CLI."""
+    clone: str
+    """Where it clones from: an https address or an absolute path, with `{repository}` for
+    `owner/name`."""
+    authors: tuple[str, ...] = ()
+    """Whom it works for, by login; empty: for everybody with the access that is needed."""
+    access: str = ""
+    """What an author must be allowed to do in the repository, by the forge's word: `write` or
+    `admin`. See `least`."""
+    login: str = ""
+    """Its own on the forge: who is assigned, mentioned, asked for a review."""
+    labels: tuple[str, ...] = ()
+    repositories: tuple[str, ...] = ("*",)
+    """Patterns for `owner/name`."""
+    triggers: tuple[str, ...] = TRIGGERS
+    token_file: str = ""
+    """Its own access to the forge's API (an absolute path); none of the three: that of the source
+    which sends the deliveries."""
+    token_env: str = ""
+    token_credential: str = ""
+    sources: tuple[str, ...] = ()
+    """Whose deliveries it takes, by the names of `[webhooks.NAME]`; empty: all."""
+    model: str = ""
+    """Of this and the next five, what is empty (or 0) is as the settings say."""
+    permissions: str = ""
+    budget_usd: float = 0.0
+    timeout: float = 0.0
+    attempts: int = 0
+    verify: str = ""
+    concurrency: int = 0
+    """So many of its runs may be at work at once; 0: any number."""
+    git_name: str = ""
+    """Who its commits are by; empty: as for any run."""
+    git_email: str = ""
+    templates: str = ""
+    """The directory with its own templates for prompts; empty: perdure's."""
+    report: bool = True
+    """What becomes of its runs is told on the forge, where there is a token: one comment,
+    reactions, a status."""
+    publish: str = "no"
+    """After its success perdure pushes the `branch`, and opens a `pull` request for it."""
+    ci_attempts: int = 3
+    """How often failed checks of its own branch are told in a row, without a word from a person."""
+    confidential: bool = False
+    """Works on what only members may read, too. What it pushes may be public."""
+    archive: str = "checkpoint"
+    """What is kept of a workdir that is cleaned up: a `checkpoint`, or that and a `capsule`."""
+
+    @property
+    def least(self) -> str:
+        """What the forge is asked about an author: `write`, `admin`, or nothing where the rule
+        names its authors and asks no more."""
+        return self.access or ("" if self.authors else "write")
+
+    @property
+    def git_identity(self) -> dict[str, str]:
+        return {"NAME": self.git_name, "EMAIL": self.git_email}
+
+    def __str__(self) -> str:
+        whom = ", ".join(self.authors) or "all"
+        return (
+            f"{self.name} ({self.agent}, for "
+            f"{whom}{f' who may {self.least}' if self.least else ''})"
+        )
+
+
+def wants(rule: Rule, intent: Intent) -> str:
+    """The trigger by which the rule wants the intent, or empty. Where the rule names no authors,
+    the forge is still to be asked for his permission."""
+    if not is_for(rule, intent) and not is_own_check(rule, intent):
+        return ""
+    return next(
+        (
+            trigger
+            for trigger in _triggers(rule, intent, rule.login.casefold())
+            if trigger in rule.triggers
+        ),
+        "",
+    )
+
+
+def is_for(rule: Rule, intent: Intent) -> bool:
+    """Return whether the agent listens to the author there, as far as the rule itself says: not to
+    itself, nor to what perdure wrote."""
+    author = intent.author.casefold()
+    known = not rule.authors or author in {name.casefold() for name in rule.authors}
+    own = (
+        not author
+        or author == rule.login.casefold()
+        or OWN_MARK in intent.text
+        or OWN_MARK in intent.before
+    )
+    return known and not own and not _is_told_by_us(intent) and _is_there(rule, intent)
+
+
+def is_own_check(rule: Rule, intent: Intent) -> bool:
+    """Return whether a check has failed on the branch that the agent itself works on. Such an event
+    names who pushed, often the agent, or a robot: its author says nothing."""
+    is_failed = intent.kind is IntentKind.CI_FAILED and is_own(rule, intent)
+    return is_failed and not _is_told_by_us(intent) and _is_there(rule, intent)
+
+
+def _is_told_by_us(intent: Intent) -> bool:
+    """A run that failed is told as a failed check: answered with another attempt, that would never
+    end."""
+    return intent.kind is IntentKind.CI_FAILED and intent.text.startswith(OWN_CHECK)
+
+
+def _is_there(rule: Rule, intent: Intent) -> bool:
+    return any(fnmatchcase(intent.repository, pattern) for pattern in rule.repositories)
+
+
+def _triggers(rule: Rule, intent: Intent, login: str) -> Sequence[str]:
+    meant = bool(login) and login in {name.casefold() for name in intent.whom}
+    mentioned = (
+        ["mentioned"] if login and login in {name.casefold() for name in intent.mentions} else []
+    )
+    labelled = ["labelled"] if set(rule.labels) & set(intent.labels) else []
+    assigned = ["assigned"] if meant else []
+    match intent.kind:
+        case IntentKind.OPENED:
+            return [*assigned, *labelled, *mentioned]
+        case IntentKind.ASSIGNED | IntentKind.LABELLED:
+            return [*assigned, *labelled]
+        case IntentKind.REVIEW_REQUESTED:
+            return ["review_requested"] if meant else []
+        case IntentKind.COMMENTED:
+            return [*mentioned, "commented"]
+        case IntentKind.EDITED | IntentKind.COMMENT_EDITED:
+            return [*mentioned, "edited"]
+        case (
+            IntentKind.LINE_COMMENTED
+            | IntentKind.CHANGES_REQUESTED
+            | IntentKind.APPROVED
+            | IntentKind.CI_FAILED
+            | IntentKind.REOPENED
+        ):
+            return [intent.kind.value]
+    return []
+
+
+def branch_of(rule: Rule, number: int, *, apart: bool = False) -> str:
+    """The branch that the agent works on for an issue. `apart`: see `is_apart`."""
+    return f"perdure/{rule.name}-{'mr' if apart else ''}{number}"
+
+
+def is_apart(rule: Rule, intent: Intent, number: int) -> bool:
+    """Return whether the number is that of a merge request of GitLab, which counts them apart from
+    its issues. The first merge request of a project often has the number of the issue that it is
+    for."""
+    if intent.forge is not Forge.GITLAB:
+        return False
+    own = _own(rule, intent.branch)
+    return bool(own[1]) if own else intent.pull and number == intent.number
+
+
+def is_own(rule: Rule, intent: Intent) -> bool:
+    """Return whether the intent is about a branch that the agent itself works on."""
+    return _own(rule, intent.branch) is not None
+
+
+def issue_of(rule: Rule, intent: Intent) -> int:
+    """Return the number that the work goes by: the pull request of the agent's own branch belongs
+    to what it was begun for."""
+    own = _own(rule, intent.branch)
+    return int(own[2]) if own else intent.number
+
+
+def _own(rule: Rule, branch: str) -> re.Match[str] | None:
+    return re.fullmatch(rf"perdure/{re.escape(rule.name)}-(mr)?([1-9][0-9]{{0,14}})", branch)
+
+
+def rules(value: object) -> tuple[Rule, ...]:
+    """The rules of an `[agents]` table, or of the same as JSON. Raises ValueError."""
+    if isinstance(value, str):
+        value = json.loads(value)
+    if not isinstance(value, Mapping):
+        raise ValueError("a table [agents.NAME] with agent and clone is needed")
+    return tuple(_rule(str(name), table) for name, table in value.items())
+
+
+def _rule(name: str, table: object) -> Rule:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,30}", name):
+        raise ValueError(
+            f"{name!r} cannot be a part of a branch's name: small letters, digits and - can"
+        )
+    if not isinstance(table, Mapping):
+        raise ValueError(f"a table [agents.{name}] is needed")
+    if unknown := [key for key in table if key not in READERS]:
+        raise ValueError(f"{name} has no setting {unknown[0]!r}; known are {', '.join(READERS)}")
+    token_of(name, table)
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        try:
+            found[key] = READERS[key](value)
+        except ValueError as error:
+            raise ValueError(f"{key} of {name} {error}") from None
+    if missing := [key for key in ("agent", "clone") if not found.get(key)]:
+        raise ValueError(f"{name} needs {missing[0]}")
+    if bool(found.get("git_name")) != bool(found.get("git_email")):
+        raise ValueError(f"{name} needs git_name and git_email together")
+    return Rule(name=name, **found)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("is a text")
+    return value
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if (
+        not isinstance(value, list)
+        or not value
+        or not all(isinstance(each, str) and each for each in value)
+    ):
+        raise ValueError("is a list of texts")
+    return tuple(value)
+
+
+def _authors(value: object) -> tuple[str, ...]:
+    if "*" in "".join(found := _texts(value)):
+        raise ValueError(
+            "are logins, one by one: whoever is named there has the agent at his command"
+        )
+    return found
+
+
+def _triggers_of(value: object) -> tuple[str, ...]:
+    found = _texts(value)
+    if wrong := [trigger for trigger in found if trigger not in TRIGGERS]:
+        raise ValueError(f"has no trigger {wrong[0]!r}; known are {', '.join(TRIGGERS)}")
+    return found
+
+
+def _clone(value: object) -> str:
+    if not _CLONE.fullmatch(found := _text(value)):
+        words = (
+            "is an https address without credentials (http on this machine), an ssh address, or an "
+            "absolute path"
+        )
+        raise ValueError(f"{words}; {{repository}} may stand behind the server's name")
+    return found
+
+
+def _one_of(*choices: str) -> Callable[[object], str]:
+    def check(value: object) -> str:
+        if value not in choices:
+            raise ValueError(f"is one of {', '.join(choices)}")
+        return str(value)
+
+    return check
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1000:
+        raise ValueError("is a whole number from 1 to 1000")
+    return value
+
+
+def _money(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
+        raise ValueError("is an amount of dollars")
+    return float(value)
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("is a duration such as 90s, 15m or 2h")
+    return duration(str(value))
+
+
+def _yes(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("is true or false")
+    return value
+
+
+def _identity(value: object) -> str:
+    """A name or address that git takes as it is: one line without the marks that end it."""
+    if not re.fullmatch(r"[^\x00-\x1f\x7f<>]{1,200}", found := _text(value)):
+        raise ValueError("is one line without < and >")
+    return found
+
+
+def _directory(value: object) -> str:
+    if not re.fullmatch(r"/[^\0]*", found := _text(value)):
+        raise ValueError("is an absolute path")
+    return found
+
+
+READERS: dict[str, Callable[[object], Any]] = {
+    "agent": _text,
+    "authors": _authors,
+    "access": _one_of("write", "admin"),
+    "clone": _clone,
+    "login": _text,
+    "labels": _texts,
+    "repositories": _texts,
+    "triggers": _triggers_of,
+    "sources": _texts,
+    "model": _text,
+    "permissions": _one_of(*Permissions),
+    "budget_usd": _money,
+    "timeout": _seconds,
+    "attempts": _count,
+    "verify": _text,
+    "concurrency": _count,
+    "git_name": _identity,
+    "git_email": _identity,
+    "templates": _directory,
+    "report": _yes,
+    "publish": _one_of("no", "branch", "pull"),
+    "ci_attempts": _count,
+    "confidential": _yes,
+    "archive": _one_of("checkpoint", "capsule"),
+    # Checked together by `token_of`.
+    "token_file": _text,
+    "token_env": _text,
+    "token_credential": _text,
+}
+"""The settings of a rule: what each may be. A ValueError of theirs goes on where the setting's name
+ends."""

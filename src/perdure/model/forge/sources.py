@@ -1,0 +1,187 @@
+"""Where deliveries come from, as the configuration has it: the tables `[webhooks.NAME]`, read by
+`config`.
+
+The secrets themselves never stand there: only the files, or the names of the variables, that hold
+them. With a token, perdure also speaks to the forge that sends them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from perdure.lateclass import dataclass
+from perdure.model.forge.deliveries import Forge
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
+KEYS = (
+    "forge",
+    "secret_file",
+    "secret_env",
+    "secret_credential",
+    "url",
+    "token_file",
+    "token_env",
+    "token_credential",
+)
+CREDENTIAL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
+"""The name of a credential of systemd: a file's name (systemd.exec(5), LoadCredential)."""
+USUAL = {Forge.GITHUB: "https://github.com", Forge.GITLAB: "https://gitlab.com"}
+"""Where a forge is, if `url` does not say."""
+ADDRESS = re.compile(
+    r"(https?)://((?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?)((?:/[\w.~-]+)*)/*"
+)
+ACTIVE_MOST = 2
+"""The new secret and the old one, while one takes the other's place on the forge."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One source of deliveries: its webhook is `/webhooks/{name}`."""
+
+    name: str
+    forge: Forge | None = None
+    """What it must be; None: whatever forge the headers name."""
+    files: tuple[str, ...] = ()
+    """Absolute paths, a secret each."""
+    variables: tuple[str, ...] = ()
+    url: str = ""
+    """The forge's own address, as people open it; with a token it is always there. No slash at its
+    end."""
+    token_file: str = ""
+    """An absolute path. Of the three, at most one is given; without one the forge is only listened
+    to."""
+    token_env: str = ""
+    token_credential: str = ""
+    credentials: tuple[str, ...] = ()
+    """Names of systemd credentials, a secret each."""
+
+    def __str__(self) -> str:
+        places = [
+            *self.files,
+            *(f"${name}" for name in self.variables),
+            *(f"the credential {name}" for name in self.credentials),
+        ]
+        held = [f"secret in {place}" for place in places]
+        return f"{self.name} ({', '.join([*([self.forge.value] if self.forge else []), *held])})"
+
+
+def sources(value: object) -> tuple[Source, ...]:
+    """The sources of a `[webhooks]` table, or of a text such as `shop=gitea:/etc/secret
+    lab=$LAB_SECRET`. Raises ValueError."""
+    if isinstance(value, str):
+        value = dict(map(_in_words, value.split()))
+    if not isinstance(value, Mapping):
+        raise ValueError(
+            "a table [webhooks.NAME] with forge, and secret_file, secret_env or secret_credential, "
+            "is needed"
+        )
+    return tuple(_source(str(name), table) for name, table in value.items())
+
+
+def _in_words(word: str) -> tuple[str, dict[str, object]]:
+    """`NAME=FORGE:PLACE,PLACE`, where a place is a path or a `$VARIABLE`, as the table that it
+    stands for."""
+    found = re.fullmatch(r"([^=]+)=(?:([a-z]+):)?([/$].*)", word)
+    if not found:
+        raise ValueError("NAME=FORGE:/path/of/the/secret, or NAME=$VARIABLE, is needed")
+    places = found[3].split(",")
+    held = {
+        "secret_file": [place for place in places if place[:1] != "$"],
+        "secret_env": [place[1:] for place in places if place[:1] == "$"],
+    }
+    return found[1], held | ({"forge": found[2]} if found[2] else {})
+
+
+def _source(name: str, table: object) -> Source:
+    if not NAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r} cannot be a part of an address: small letters, digits, - and _ can"
+        )
+    if not isinstance(table, Mapping):
+        raise ValueError(f"a table [webhooks.{name}] is needed")
+    if unknown := [key for key in table if key not in KEYS]:
+        raise ValueError(f"{name} has no setting {unknown[0]!r}; known are {', '.join(KEYS)}")
+    forge = table.get("forge")
+    if forge is not None and forge not in list(Forge):
+        raise ValueError(f"the forge of {name} is one of {', '.join(Forge)}")
+    files, variables = (
+        _texts(name, table.get("secret_file", [])),
+        _texts(name, table.get("secret_env", [])),
+    )
+    credentials = _texts(name, table.get("secret_credential", []))
+    if not 1 <= len(files) + len(variables) + len(credentials) <= ACTIVE_MOST:
+        raise ValueError(
+            f"{name} needs a secret: secret_file, secret_env or secret_credential, and at most "
+            f"{ACTIVE_MOST} while one takes the other's place"
+        )
+    if any(not path.startswith("/") or "\0" in path for path in files):
+        raise ValueError(f"secret_file of {name} is an absolute path")
+    if any(not re.fullmatch(VARIABLE, variable) for variable in variables):
+        raise ValueError(f"secret_env of {name} is the name of a variable, not the secret")
+    if any(not CREDENTIAL.fullmatch(credential) for credential in credentials):
+        raise ValueError(
+            f"secret_credential of {name} is the name of a systemd credential, not a path"
+        )
+    known = Forge(forge) if forge else None
+    return Source(name, known, files, variables, *_api(name, known, table), credentials)
+
+
+def _api(name: str, forge: Forge | None, table: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """`url`, `token_file`, `token_env` and `token_credential`, checked together."""
+    token = token_of(name, table)
+    url = table.get("url", "")
+    if not url and not any(token):
+        return "", "", "", ""
+    if forge is None:
+        raise ValueError(
+            f"{name} needs its forge: with url or a token, perdure speaks to it "
+            f"({', '.join(Forge)})"
+        )
+    if not url and forge not in USUAL:
+        raise ValueError(
+            f"{name} needs url, the address of its {forge}: with a token, perdure speaks to it"
+        )
+    return address(f"url of {name}", url or USUAL[forge]), *token
+
+
+def token_of(name: str, table: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return `token_file`, `token_env` and `token_credential` of a table: at most one is not empty.
+    Raises ValueError."""
+    file, variable, credential = (
+        table.get(key, "") for key in ("token_file", "token_env", "token_credential")
+    )
+    if sum(map(bool, (file, variable, credential))) > 1:
+        raise ValueError(f"{name} has one token: token_file, token_env or token_credential")
+    if not isinstance(file, str) or (file and (not file.startswith("/") or "\0" in file)):
+        raise ValueError(f"token_file of {name} is an absolute path")
+    if not isinstance(variable, str) or (variable and not re.fullmatch(VARIABLE, variable)):
+        raise ValueError(f"token_env of {name} is the name of a variable, not the token")
+    if not isinstance(credential, str) or (credential and not CREDENTIAL.fullmatch(credential)):
+        raise ValueError(
+            f"token_credential of {name} is the name of a systemd credential, not a path"
+        )
+    return file, variable, credential
+
+
+def address(what: str, url: object) -> str:
+    """A forge's address: https, or http on this machine; without userinfo, query and a slash at its
+    end. Raises ValueError."""
+    found = ADDRESS.fullmatch(url) if isinstance(url, str) else None
+    if found is None:
+        raise ValueError(
+            f"{what} is an address such as https://git.example.com, without user, query or mark"
+        )
+    host = re.sub(r":[0-9]+$", "", found[2])
+    if found[1] == "http" and not re.fullmatch(r"localhost|127(?:\.[0-9]{1,3}){3}|\[::1\]", host):
+        raise ValueError(f"{what} is https: over http, anybody between could read the token")
+    return f"{found[1]}://{found[2]}{found[3]}"
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    found = value if isinstance(value, list) else [value]
+    if not all(isinstance(each, str) and each for each in found):
+        raise ValueError(f"the secrets of {name} are named by texts")
+    return tuple(found)

@@ -1,0 +1,150 @@
+"""How full a conversation is, and what is done before it is too long for its model. Pure.
+
+A conversation's *fill* is what its newest request carried: input, cached parts included. `attempt`
+reads it from the transcript before and after every attempt (`AgentDriver.fill`), `window_of` says
+what the model can take, and `measure` decides what comes before the next attempt. Whoever chooses
+between ways to go on asks `can_compact`: True means that a continuation RESUME with
+`compact=True` has the CLI compact the conversation at its start, in the same process and conversation::
+
+    if can_compact(driver.abilities.compacts, fill, in_vain=False):
+        continuation = replace(continuation, compact=True)
+
+What each CLI does by itself: Claude Code and Codex take the level at which they compact from their
+launch, and append to the transcript; Gemini CLI and OpenCode compact by themselves at a level of
+their own. How that was found out stands among the decisions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
+from perdure.lateclass import dataclass
+from perdure.model import CompactAt, ContinuityPolicy, Fill, Measure, WhenFull
+
+WINDOWS: tuple[tuple[str, int], ...] = (
+    # modelUsage.contextWindow of Claude Code 2.1.329, one run for each model, 2026-11-21.
+    ("*claude-haiku-4*", 200_000),
+    ("*claude-opus-4*", 200_000),
+    ("*claude-sonnet-4*", 200_000),
+    ("*claude-*-5*", 1_000_000),
+    # The list of models in Codex 0.169.0, 95 % of which it uses; 2026-11-21.
+    ("*gpt-6.1-terra*", 500_000),
+    ("*gpt-daybreak-red*", 372_000),
+    ("*gpt-5*", 272_000),
+    ("*gpt-6*", 272_000),
+    # DEFAULT_TOKEN_LIMIT of Gemini CLI 0.61.0, for every model; 2026-11-21.
+    ("*gemini-*", 1_048_576),
+)
+"""The first pattern that fits a model's name. Only for what the CLI itself does not tell."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FillRules:
+    """What the user has set. `percent` of the window is full."""
+
+    policy: WhenFull = WhenFull.COMPACT
+    percent: int = 80
+    windows: Mapping[str, int] | None = None
+    """Tokens by pattern of a model's name; they go before everything else."""
+
+    def named(self, policy: str) -> FillRules:
+        """The same with a task's own policy, where it names one."""
+        return replace(self, policy=WhenFull(policy)) if policy else self
+
+
+def window_of(model: str, told: int, rules: FillRules) -> tuple[int, str]:
+    """What the model can take, in tokens, and who says so: `setting`, `agent`, `table`; 0 and empty
+    where nobody knows."""
+    given = next(
+        (size for pattern, size in (rules.windows or {}).items() if fnmatchcase(model, pattern)), 0
+    )
+    if given:
+        return given, "setting"
+    if told:
+        return told, "agent"
+    known = next((size for pattern, size in WINDOWS if fnmatchcase(model.lower(), pattern)), 0)
+    return known, "table" if known else ""
+
+
+def completed(found: Fill, known: Fill | None, model: str, rules: FillRules) -> Fill:
+    """What a transcript tells, with what is known of the conversation from before (`known`) or of
+    the model that was asked for."""
+    model = found.model or (known.model if known is not None else "") or model
+    said_before = known is not None and known.source == "agent" and known.model in ("", model)
+    window, source = window_of(
+        model, found.window or (known.window if known is not None and said_before else 0), rules
+    )
+    return replace(found, model=model, window=window, source=source)
+
+
+def is_full(fill: Fill | None, rules: FillRules) -> bool:
+    """Whether the limit is reached. What is not known is not full."""
+    return fill is not None and fill.window > 0 and fill.tokens * 100 >= fill.window * rules.percent
+
+
+def can_compact(compacts: bool, fill: Fill | None, *, in_vain: bool) -> bool:
+    """Whether the conversation can be made shorter by its CLI, when perdure wants it. `compacts`:
+    the driver's ability; `in_vain`: the attempt before was to compact it, or had compacted it, and
+    it was too long all the same."""
+    return compacts and not in_vain and fill is not None and fill.tokens > 0
+
+
+def measure(
+    rules: FillRules, fill: Fill | None, *, compacts: bool, exhausted: bool, in_vain: bool
+) -> Measure:
+    """What comes before the conversation goes on. `exhausted`: its newest request was refused as
+    too long."""
+    if not exhausted and (rules.policy is WhenFull.CLI or not is_full(fill, rules)):
+        return Measure.NONE
+    if rules.policy is WhenFull.STOP:
+        return Measure.STOP
+    if rules.policy is not WhenFull.ROLL_OVER and can_compact(compacts, fill, in_vain=in_vain):
+        return Measure.COMPACT
+    if rules.policy is WhenFull.COMPACT and not exhausted and not compacts:
+        return Measure.NONE
+    return Measure.ROLL_OVER
+
+
+def asks_for_person(continuity: ContinuityPolicy, following: Measure) -> bool:
+    """Whether a conversation that is too long has to wait for a person: it may not be compacted,
+    nor give way to a new one."""
+    return following is Measure.STOP or (
+        following is Measure.ROLL_OVER and continuity is ContinuityPolicy.STRICT
+    )
+
+
+def compact_at(rules: FillRules, fill: Fill | None, model: str, *, now: bool) -> CompactAt | None:
+    """The level that a launch tells its CLI; None: the CLI's own. `now`: below what the
+    conversation holds, so that it begins with it."""
+    if not now and rules.policy is not WhenFull.COMPACT:
+        return None
+    window, source = (
+        (fill.window, fill.source)
+        if fill is not None and fill.window
+        else window_of(model, 0, rules)
+    )
+    tokens = window * rules.percent // 100
+    if now and fill is not None:
+        tokens = max(1, fill.tokens - 1 - fill.tokens // 50)
+    return CompactAt(tokens=tokens, window=window, percent=rules.percent, given=source == "setting")
+
+
+def told(fill: Fill) -> str:
+    """`163,000 tokens of 200,000 (82 %)`."""
+    if not fill.window:
+        return f"{fill.tokens:,} tokens of an unknown window"
+    return f"{fill.tokens:,} tokens of {fill.window:,} ({fill.tokens * 100 // fill.window} %)"
+
+
+HANDOVER = (
+    "This conversation has become too long and ends here; you will go on with the same work, in "
+    "the same directory, in a new one that knows nothing of this one. Write down now what you will "
+    "need there. Do not use any tool and do not work on: answer with the summary alone. Put in it: "
+    "the task as it was given, word for word where the words matter; what is done and where it is; "
+    "what is left to do, in order; what you decided and why; names, interfaces and values that "
+    "later work must use exactly; commands that are needed; what failed and must not be tried "
+    "again."
+)
+"""The last prompt of a conversation that is rolled over."""

@@ -1,0 +1,364 @@
+"""How the next attempt starts, and the prompt that goes with it (`prompt`). Pure.
+
+`choose` walks the ladder: the agent's own transcript by id, by path, perdure's copy put back, a
+mended copy, and only then, where the policy allows, a new conversation with a brief. It never picks
+"the latest" of anything, and never starts afresh in silence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from perdure.lateclass import dataclass
+from perdure.model import (
+    Continuation,
+    ContinuityPolicy,
+    Measure,
+    OnExpiry,
+    Rung,
+    Session,
+    SessionState,
+    Snapshot,
+    Standing,
+    Start,
+)
+
+WRITER_WAIT_MS = 15_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """Everything that the choice depends on."""
+
+    policy: ContinuityPolicy
+    now: int
+    session: Session | None = None
+    lost: Session | None = None
+    """The newest retired conversation of this scope, where there is no live one."""
+    transcript: Snapshot | None = None
+    """The agent's own transcript as it lies on disk now."""
+    standing: Standing = Standing.WHOLE
+    """How that transcript compares with everything that perdure has seen of it."""
+    announced: bool = False
+    """An agent was heard in the conversation, so it may have asked the model."""
+    copy: Snapshot | None = None
+    """perdure's own copy."""
+    edits: tuple[str, ...] = ()
+    """The changes of a mended copy from which the agent was shown to go on; empty where there is
+    none."""
+    tried: frozenset[Rung] = frozenset()
+    """Rungs that failed for this conversation since it last went on."""
+    writers: tuple[int, ...] = ()
+    """Live processes of somebody else on this conversation."""
+    checkpoint: int = 0
+    """The newest checkpoint whose conversation is another than the copy's, where the copy is of no
+    use; 0: none."""
+    resume_by_path: bool = False
+    new_id: str = ""
+    """An unused id, where the CLI lets the caller choose."""
+    forks: str = ""
+    """The conversation that this run is to be a fork of, as long as it has none of its own."""
+    fork_at: int = 0
+    fork_id: str = ""
+    """An unused id for the fork, where the CLI lets the caller choose."""
+    parent: Snapshot | None = None
+    """The transcript of the conversation that is to be forked, as it lies on disk now."""
+    parent_copy: Snapshot | None = None
+    """perdure's own copy of it."""
+    parent_standing: Standing = Standing.WHOLE
+    """How its transcript compares with everything that perdure has seen of it."""
+    parent_refused: bool = False
+    """The agent said that it cannot fork it."""
+    on_expiry: OnExpiry = OnExpiry.RESUME
+    """What follows when the session's lifetime has passed."""
+    sessions: bool = True
+    """The agent can go on with a conversation."""
+    transcripts: bool = True
+    """Its conversations can be read."""
+    heard: bool = False
+    """An earlier attempt of this run has reached the model."""
+    measure: Measure = Measure.NONE
+    """What has to come before the conversation goes on, by its size."""
+    size: str = ""
+    """How full it is, for a sentence."""
+    handed_over: str = ""
+    """The agent that worked on this run before, where it was another one."""
+
+
+def choose(at: Situation) -> Continuation:
+    """How the attempt starts. Its `reason` is a sentence for `perdure why`."""
+    if not at.transcripts:
+        return _by_its_word(at)
+    if not at.sessions:
+        return _keeping_none(at)
+    if at.session is None:
+        return _without_session(at)
+    if at.writers:
+        who = ", ".join(str(pid) for pid in at.writers)
+        return Continuation(
+            kind=Start.WAIT,
+            session_id=at.session.id,
+            until=at.now + WRITER_WAIT_MS,
+            reason=f"another live process ({who}) is on conversation {at.session.id}",
+        )
+    if at.forks and at.session.state is SessionState.PINNED and at.session.attempts == 0:
+        # What a kill left of it may be a part of the parent's history, which is no conversation to
+        # go on with.
+        return _fork(at, at.session.id if at.transcript is None and at.fork_id else at.fork_id)
+    if not (at.session.expires and at.session.expires <= at.now):
+        return _by_ladder(at, at.session)
+    return _after_expiry(at, at.session)
+
+
+def _after_expiry(at: Situation, session: Session) -> Continuation:
+    """The end of a lifetime is told, whatever follows. A strict policy never begins anew because of
+    it."""
+    told = f"its lifetime had ended {(at.now - session.expires) / 1000:.0f} s before"
+    if leaves(at):
+        reason = f"conversation {session.id} is left: {told}, and a new one is asked for then"
+        return Continuation(
+            kind=Start.REBUILD,
+            session_id=at.new_id,
+            rung=Rung.REBUILT,
+            lost_session_id=session.id,
+            reason=reason,
+            expired=session.expires,
+        )
+    found = _by_ladder(at, session)
+    return replace(found, reason=f"{found.reason}; {told}", expired=session.expires)
+
+
+def leaves(at: Situation) -> bool:
+    """Whether the conversation is left because its lifetime has passed, although it could go on."""
+    asked = at.on_expiry is OnExpiry.REBUILD and at.policy is not ContinuityPolicy.STRICT
+    return (
+        asked
+        and at.session is not None
+        and at.session.attempts > 0
+        and 0 < at.session.expires <= at.now
+    )
+
+
+def _by_ladder(at: Situation, session: Session) -> Continuation:
+    # What perdure can disprove before the launch is not given to an agent first.
+    usable = at.standing not in UNFIT
+    began = usable and at.transcript is not None and at.transcript.turns > 0
+    copied = at.copy is not None and at.copy.turns > 0
+    if began and Rung.NATIVE not in at.tried and at.measure is not Measure.NONE:
+        return _too_long(at, session)
+    if began and Rung.NATIVE not in at.tried:
+        return Continuation(
+            kind=Start.RESUME, session_id=session.id, reason="its transcript is on disk"
+        )
+    if began and at.resume_by_path and Rung.PATH not in at.tried:
+        reason = "the agent did not find it by its id, but the file is there"
+        return Continuation(kind=Start.RESUME, session_id=session.id, rung=Rung.PATH, reason=reason)
+    if copied and Rung.COPY not in at.tried:
+        reason = f"{_transcript_is(at.transcript, at.standing)}; perdure's own copy goes back"
+        return Continuation(kind=Start.RESUME, session_id=session.id, rung=Rung.COPY, reason=reason)
+    if at.edits and Rung.REPAIRED not in at.tried:
+        reason = (
+            f"no transcript could be used as it is; a copy was mended ({len(at.edits)} change(s)), "
+            "and the agent was shown to go on from it"
+        )
+        return Continuation(
+            kind=Start.RESUME,
+            session_id=session.id,
+            rung=Rung.REPAIRED,
+            reason=reason,
+            edits=at.edits,
+        )
+    if at.checkpoint and Rung.CHECKPOINT not in at.tried:
+        reason = (
+            "the agent does not take the newest copy of the conversation; that of checkpoint "
+            f"{at.checkpoint} goes back"
+        )
+        return Continuation(
+            kind=Start.RESUME,
+            session_id=session.id,
+            rung=Rung.CHECKPOINT,
+            checkpoint=at.checkpoint,
+            reason=reason,
+        )
+    if session.state is SessionState.PINNED and session.attempts == 0 and not began and not copied:
+        return _never_began(at, session)
+    why = f"{_transcript_is(at.transcript, at.standing)}, and {_no_copy(at.copy)}"
+    return _after_loss(at, session.id, why)
+
+
+UNFIT = frozenset({Standing.CHANGED, Standing.FOREIGN})
+"""A transcript that is never taken for the conversation."""
+
+
+def _transcript_is(transcript: Snapshot | None, standing: Standing) -> str:
+    """Return a clause that says why the agent's own transcript is not used."""
+    if transcript is None:
+        return "the agent's transcript is missing"
+    if standing is Standing.FOREIGN:
+        return "another conversation was found in place of the agent's transcript"
+    if standing is Standing.CHANGED:
+        return "the agent's transcript is not what perdure had seen of it"
+    if not transcript.turns:
+        return "the agent's transcript has nothing in it"
+    return "the agent did not go on from its transcript"
+
+
+def _no_copy(copy: Snapshot | None) -> str:
+    if copy is None:
+        return "there is no own copy of it"
+    return "the own copy could not take its place"
+
+
+def _too_long(at: Situation, session: Session) -> Continuation:
+    """A whole conversation that does not go on as it is, because of its size."""
+    if at.measure is Measure.COMPACT:
+        reason = (
+            f"its transcript is on disk; it holds {at.size}, and is compacted before it goes on"
+        )
+        return Continuation(kind=Start.RESUME, session_id=session.id, compact=True, reason=reason)
+    if at.measure is Measure.ROLL_OVER and at.policy is not ContinuityPolicy.STRICT:
+        reason = f"rolled over at {at.size}"
+        return Continuation(
+            kind=Start.REBUILD,
+            session_id=at.new_id,
+            rung=Rung.REBUILT,
+            lost_session_id=session.id,
+            rolls_over=True,
+            reason=reason,
+        )
+    why = (
+        "it is not to go on by itself"
+        if at.measure is Measure.STOP
+        else "a strict policy allows no new conversation in its place"
+    )
+    return Continuation(
+        kind=Start.REFUSE,
+        session_id=session.id,
+        lost_session_id=session.id,
+        reason=f"conversation {session.id} holds {at.size}; {why}",
+    )
+
+
+def _never_began(at: Situation, session: Session) -> Continuation:
+    """Nothing is lost with such a conversation; but if it was to stand in for a lost one, that one
+    is still lost."""
+    if session.parent:
+        return _after_loss(
+            at, session.parent, f"{session.id}, which was to take its place, never began"
+        )
+    if at.standing in UNFIT:
+        return _after_loss(at, session.id, _transcript_is(at.transcript, at.standing))
+    if at.announced:
+        why = "the agent had begun, so it may have asked the model, and nothing of that is on disk"
+        return _after_loss(at, session.id, why)
+    reason = (
+        "the conversation was announced, but no agent was heard in it and nothing of it is on disk"
+    )
+    same = at.transcript is None and Rung.FRESH not in at.tried
+    return _begin(at, session.id if same and at.new_id else at.new_id, reason)
+
+
+def _begin(at: Situation, new_id: str, reason: str) -> Continuation:
+    """A first conversation of its scope; after another agent's work, with a brief."""
+    if at.handed_over:
+        reason = (
+            f"handed over from {at.handed_over}: an agent cannot go on in another one's "
+            "conversation"
+        )
+        return Continuation(kind=Start.REBUILD, session_id=new_id, rung=Rung.REBUILT, reason=reason)
+    return Continuation(kind=Start.FRESH, session_id=new_id, rung=Rung.FRESH, reason=reason)
+
+
+def _without_session(at: Situation) -> Continuation:
+    if at.lost is None and at.forks:
+        return _fork(at, at.fork_id)
+    if at.lost is None:
+        return _begin(at, at.new_id, "started a new conversation")
+    return _after_loss(at, at.lost.id, at.lost.cause or "it was retired")
+
+
+def _by_its_word(at: Situation) -> Continuation:
+    """An agent whose conversations cannot be read. It names one only if it offers to load or resume
+    it."""
+    if at.forks:
+        return _keeping_none(at)
+    if at.session is None and (at.heard or at.lost is not None):
+        return _after_loss(
+            at, at.lost.id if at.lost is not None else "", "the agent neither loads nor resumes one"
+        )
+    if at.session is None:
+        return _begin(at, "", "started a new conversation")
+    if not at.session.attempts:
+        return _begin(
+            at, "", "the conversation was announced but never began: no answer of it is known"
+        )
+    if Rung.NATIVE in at.tried:
+        return _after_loss(at, at.session.id, "the agent did not take it up as it was")
+    told = f"the agent offers to load or resume conversation {at.session.id}"
+    found = Continuation(kind=Start.RESUME, session_id=at.session.id, reason=told)
+    expired = 0 < at.session.expires <= at.now
+    return _after_expiry(at, at.session) if expired and leaves(at) else found
+
+
+def _keeping_none(at: Situation) -> Continuation:
+    """An agent whose conversations end with its process: each task begins a new one; what goes on
+    in files is no loss."""
+    if at.heard or at.forks:
+        known = at.session or at.lost
+        return _after_loss(
+            at, at.forks or (known.id if known is not None else ""), "this agent goes on with none"
+        )
+    return _begin(
+        at, at.new_id, "this agent goes on with no conversation; each task begins a new one"
+    )
+
+
+def _fork(at: Situation, fork_id: str) -> Continuation:
+    """The parent is only read: it may be of another run, which goes on with it."""
+    usable = at.parent_standing not in UNFIT
+    there = usable and at.parent is not None and at.parent.turns > 0
+    copied = at.parent_copy is not None and at.parent_copy.turns > 0
+    if at.parent_refused or not (there or copied):
+        why = "the agent cannot fork it"
+        if not at.parent_refused:
+            found = _transcript_is(at.parent, at.parent_standing)
+            why = f"{found}, and {_no_copy(at.parent_copy)}"
+        return _after_loss(at, at.forks, f"it was to be forked, and {why}")
+    reason = (
+        f"a fork was asked for, at the end of turn {at.fork_at}"
+        if at.fork_at
+        else "a fork was asked for"
+    )
+    return Continuation(
+        kind=Start.FORK,
+        session_id=at.forks,
+        rung=Rung.NATIVE if there else Rung.COPY,
+        fork_id=fork_id,
+        fork_at=at.fork_at,
+        reason=reason
+        if there
+        else f"{reason}; {_transcript_is(at.parent, at.parent_standing)}, perdure's own copy goes back",
+    )
+
+
+def _after_loss(at: Situation, lost: str, why: str) -> Continuation:
+    which = f"conversation {lost}" if lost else "the conversation before"
+    reason = f"{which} cannot go on: {why}"
+    if at.policy is ContinuityPolicy.STRICT:
+        return Continuation(
+            kind=Start.REFUSE,
+            session_id=lost,
+            lost_session_id=lost,
+            reason=f"{reason}; the policy is strict",
+        )
+    if at.policy is ContinuityPolicy.DISCLOSE:
+        return Continuation(
+            kind=Start.REBUILD,
+            session_id=at.new_id,
+            rung=Rung.REBUILT,
+            lost_session_id=lost,
+            reason=reason,
+        )
+    return Continuation(
+        kind=Start.FRESH, session_id=at.new_id, rung=Rung.FRESH, lost_session_id=lost, reason=reason
+    )

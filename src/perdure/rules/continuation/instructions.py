@@ -1,0 +1,67 @@
+"""Which versions of a run's instructions count. Pure.
+
+A restore to an earlier checkpoint retires the versions that came after it, and a restore to a later
+one brings them back. `checkpoints` asks what a restore changes, `attempt` and `report` what counts
+now. The first version, the task itself, always counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from perdure.model import Checkpoint, Context
+from perdure.model.events import CheckpointRestored, CheckpointTaken, ContextAdded, Record
+
+
+def retired(records: Iterable[Record]) -> frozenset[int]:
+    """Return the versions that do not count any more, by the journal of the run."""
+    found = frozenset[int]()
+    for record in records:
+        if isinstance(record.event, CheckpointRestored) and _takes_back(record.event):
+            found = frozenset(record.event.retired)
+    return found
+
+
+def counting(contexts: Iterable[Context], records: Iterable[Record]) -> list[Context]:
+    """Return the versions that count, oldest first."""
+    gone = retired(records)
+    return [context for context in contexts if context.version not in gone]
+
+
+def retired_by(
+    contexts: Sequence[Context], records: Sequence[Record], checkpoint: Checkpoint, *, asked: bool
+) -> frozenset[int]:
+    """Return the versions that do not count after a restore to this checkpoint.
+
+    `asked`: a person named the checkpoint. Going back to the newest one repairs a run, so it
+    retires nothing that counts now.
+    """
+    absent = {context.version for context in contexts if context.version > 1} - _counted_at(
+        contexts, records, checkpoint
+    )
+    return frozenset(absent if asked else absent & retired(records))
+
+
+def _counted_at(
+    contexts: Sequence[Context], records: Sequence[Record], checkpoint: Checkpoint
+) -> set[int]:
+    """The versions that counted when the checkpoint was taken."""
+    given, gone = set[int](), frozenset[int]()
+    for record in records:
+        match record.event:
+            case ContextAdded(version=version):
+                given.add(version)
+            case CheckpointRestored() if _takes_back(record.event):
+                gone = frozenset(record.event.retired)
+            case CheckpointTaken(number=number) if number == checkpoint.number:
+                return given - gone
+            case _:
+                pass
+    # A journal that came from another machine may not have the checkpoint.
+    return {context.version for context in contexts if context.at <= checkpoint.at} - gone
+
+
+def _takes_back(event: CheckpointRestored) -> bool:
+    """Whether the conversation was taken back by a person: files alone, or another host, change
+    nothing of what was asked."""
+    return not (event.files_only or event.moved_from)

@@ -1,0 +1,306 @@
+"""Evidence in, receipt out: did the conversation really go on? Pure.
+
+`attempt` gathers the evidence (`perdure.agents.transcripts`, the driver's events) and calls `judge`
+once an attempt. Nothing is inferred from an exit code, from age, or from "not found". A verdict of
+`native` is given only when every piece of evidence that could speak against it was looked at;
+`broken` is never a success.
+"""
+
+from __future__ import annotations
+
+from perdure.model import (
+    PUT_BACK,
+    Continuation,
+    Evidence,
+    Receipt,
+    Relation,
+    Rung,
+    Shown,
+    Standing,
+    Start,
+    Verdict,
+)
+
+EDITS = 20
+"""So many changes of a mended transcript stand in the receipt itself."""
+
+DAMAGED = "the transcript does not have all that perdure's own copy holds; the copy stays as it is"
+UNANSWERED = "the agent ended before it answered: whether it had asked the model yet is not known"
+
+
+def judge(continuation: Continuation, evidence: Evidence) -> Receipt | None:
+    """The receipt of one attempt; None where it ended before the conversation could be touched, so
+    nothing is claimed."""
+    if continuation.kind in (Start.WAIT, Start.REFUSE):
+        return None
+    if continuation.kind in (Start.FRESH, Start.REBUILD):
+        return _of_new(continuation, evidence)
+    if evidence.opened:
+        return _by_its_word(continuation, evidence)
+    if not _touched(continuation, evidence):
+        return None
+    wrong = _contradictions(continuation, evidence)
+    if wrong:
+        return _receipt(Verdict.BROKEN, continuation, evidence, *wrong)
+    if continuation.kind is Start.FORK:
+        shown = continuation.shown
+        lacking = shown is not None and bool(shown.unrecorded or shown.off_branch)
+        verdict = Verdict.SHORTENED if lacking else Verdict.FORKED
+        return _receipt(verdict, continuation, evidence, *_fork_grounds(continuation, evidence))
+    reasons = [*_mends(continuation), *_gaps(continuation.shown), *_grounds(continuation, evidence)]
+    return _receipt(_resumed(continuation, evidence), continuation, evidence, *reasons)
+
+
+def _resumed(continuation: Continuation, evidence: Evidence) -> Verdict:
+    """The verdict on a conversation that went on, by what the model was shown of what is known."""
+    shown = continuation.shown
+    mended = continuation.rung in (Rung.REPAIRED, Rung.CHECKPOINT) or evidence.known_kept is False
+    if mended:
+        return Verdict.REPAIRED
+    if shown is None:
+        return Verdict.NATIVE
+    if shown.relation in (Relation.SHORTENED, Relation.FOREIGN) or shown.off_branch:
+        return Verdict.REPAIRED if shown.unrecorded and not shown.off_branch else Verdict.SHORTENED
+    if shown.relation is Relation.GAPS:
+        # Killed before it had written down what it was shown: the prompt shows all of that again.
+        own = continuation.rung in (Rung.NATIVE, Rung.PATH)
+        return Verdict.NATIVE if own and shown.told == shown.unrecorded else Verdict.REPAIRED
+    if shown.relation is Relation.COMPACTED:
+        return Verdict.COMPACTED
+    return Verdict.NATIVE
+
+
+def _gaps(shown: Shown | None) -> list[str]:
+    """What of the known conversation the model was not shown, in sentences."""
+    if shown is None or shown.relation is Relation.WHOLE:
+        return []
+    found = [
+        f"the model was shown {shown.shown} of the {shown.known} known items of the conversation"
+    ]
+    if shown.condensed:
+        found.append(f"for {shown.condensed} of them a summary of the agent's stands")
+    if shown.off_branch:
+        found.append(
+            f"{shown.off_branch} are in the transcript, and the agent does not load them: somebody "
+            "took the conversation back, or another program went on from an earlier point"
+        )
+    if shown.unrecorded:
+        found.append(
+            f"{shown.unrecorded} are in no transcript that is left; the prompt told the agent what "
+            "the journal has of them"
+        )
+    if shown.missing:
+        found.append(f"missing: {', '.join(shown.missing)}")
+    return found
+
+
+def _of_new(continuation: Continuation, evidence: Evidence) -> Receipt:
+    """A new conversation claims nothing of an earlier one; it can only fail to be saved, or not be
+    the one asked for."""
+    verdict = Verdict.REBUILT if continuation.kind is Start.REBUILD else Verdict.FRESH
+    notes = [continuation.reason] if continuation.reason else []
+    if evidence.asked and evidence.returned and evidence.returned != evidence.asked:
+        return _receipt(
+            Verdict.BROKEN,
+            continuation,
+            evidence,
+            f"asked for {evidence.asked}, the agent opened {evidence.returned}",
+        )
+    if evidence.foreign_turns:
+        return _receipt(Verdict.BROKEN, continuation, evidence, _foreign(evidence))
+    if evidence.copy_kept is False:
+        notes.append(DAMAGED)
+    if evidence.turns_since:
+        notes.append(_since(evidence))
+    unread = evidence.opened == "new"
+    if evidence.answered and not unread and (evidence.after is None or evidence.writes_lost):
+        notes.append(
+            "the conversation was not saved by the agent "
+            f"({evidence.writes_lost or 'no transcript on disk'})"
+        )
+    return _receipt(verdict, continuation, evidence, *notes)
+
+
+def _by_its_word(continuation: Continuation, evidence: Evidence) -> Receipt:
+    """Judge a conversation whose transcript cannot be read: by the id, and by what the agent
+    replayed of it."""
+    if _other_id(evidence):
+        return _receipt(
+            Verdict.BROKEN,
+            continuation,
+            evidence,
+            f"asked for {evidence.asked}, the agent opened {evidence.returned}",
+        )
+    grounds = [f"the agent says that it {evidence.opened} conversation {evidence.asked}"]
+    if not evidence.answered:
+        grounds.append(UNANSWERED)
+    if evidence.replayed:
+        grounds.append(
+            f"its replay holds all {evidence.replayed} prompts, answers and tool calls that "
+            "perdure knows"
+        )
+        return _receipt(Verdict.REPLAYED, continuation, evidence, *grounds)
+    return _receipt(
+        Verdict.CLAIMED,
+        continuation,
+        evidence,
+        *grounds,
+        "nothing else is known: its transcript cannot be read",
+    )
+
+
+def _touched(continuation: Continuation, evidence: Evidence) -> bool:
+    """Whether this attempt's prompt, or anything of the agent's, entered a conversation, or its
+    history was changed meanwhile."""
+    entered = evidence.answered or bool(evidence.prompt_found) or bool(evidence.foreign_turns)
+    if continuation.kind is Start.FORK:
+        return entered or evidence.parent_kept is False or evidence.returned == evidence.asked
+    return entered or _other_id(evidence) or evidence.prefix_kept is False
+
+
+def _other_id(evidence: Evidence) -> bool:
+    return bool(evidence.returned) and evidence.returned != evidence.asked
+
+
+def _contradictions(continuation: Continuation, evidence: Evidence) -> list[str]:
+    """Everything that speaks against the claim that the conversation went on."""
+    forked = continuation.kind is Start.FORK
+    found = []
+    if forked and not _other_id(evidence) and (evidence.returned or not continuation.fork_id):
+        what = (
+            f"wrote into its parent {evidence.asked}"
+            if evidence.returned
+            else "named no new conversation"
+        )
+        found.append(f"a fork was asked for, and the agent {what}")
+    if forked and evidence.parent_kept is not True:
+        found.append(
+            f"the parent {evidence.asked} is not what it was, or has this attempt's prompt in it"
+        )
+    if forked and continuation.fork_id and evidence.returned not in ("", continuation.fork_id):
+        found.append(
+            f"asked for a fork with the id {continuation.fork_id}, the agent opened "
+            f"{evidence.returned}"
+        )
+    if not forked and _other_id(evidence):
+        found.append(f"asked for {evidence.asked}, the agent opened {evidence.returned}")
+    if evidence.after is None:
+        found.append("there is no transcript of it on disk")
+    elif evidence.before is None or evidence.prefix_kept is not True:
+        found.append("the earlier conversation is not the beginning of the transcript as it is now")
+    if evidence.answered and evidence.prompt_found is not True:
+        found.append("this attempt's prompt does not stand in the transcript")
+    if evidence.writes_lost:
+        found.append(f"the agent could not save it: {evidence.writes_lost}")
+    if evidence.foreign_turns:
+        found.append(_foreign(evidence))
+    if evidence.copy_kept is False and evidence.prefix_kept is True:
+        found.append(DAMAGED)
+    if evidence.known_kept is False and continuation.rung not in PUT_BACK:
+        found.append(
+            "the transcript was changed between the attempts: what perdure had seen of it is not "
+            "in it any more"
+        )
+    return found
+
+
+def _foreign(evidence: Evidence) -> str:
+    count = evidence.foreign_turns
+    if evidence.prompt_found is False and not evidence.prefix_kept:
+        return (
+            f"another conversation was found in its place, with {count} prompt(s) of somebody else"
+        )
+    return f"{count} prompt(s) of somebody else came into the conversation while the attempt ran"
+
+
+def _since(evidence: Evidence) -> str:
+    return (
+        f"{evidence.turns_since} prompt(s) of somebody else came into the conversation during the "
+        "attempt, whose end nobody saw, or after it"
+    )
+
+
+def _grounds(continuation: Continuation, evidence: Evidence) -> list[str]:
+    assert evidence.before is not None and evidence.after is not None
+    grounds = [
+        f"same id {evidence.asked}"
+        + ("" if evidence.returned else " (not repeated by the agent before it ended)"),
+        f"the first {evidence.before.size} bytes of the transcript are unchanged, it grew to "
+        f"{evidence.after.size}",
+        "this attempt's prompt stands in the new part",
+    ]
+    if not evidence.answered:
+        grounds.append(UNANSWERED)
+    if continuation.rung is Rung.COPY:
+        grounds.append(_put_back(continuation, evidence))
+    if continuation.rung is Rung.PATH:
+        grounds.append("resumed by the path of the transcript")
+    if evidence.turns_since:
+        grounds.append(_since(evidence))
+    if evidence.turns_between:
+        grounds.append(
+            f"{evidence.turns_between} prompt(s) of somebody else were added between perdure's "
+            "attempts"
+        )
+    if evidence.compactions:
+        grounds.append(
+            f"the agent compacted the conversation {evidence.compactions} time(s); what it held is "
+            "still in the transcript"
+        )
+    if evidence.cached_tokens:
+        grounds.append(f"{evidence.cached_tokens} tokens came from the prompt cache")
+    return grounds
+
+
+def _put_back(continuation: Continuation, evidence: Evidence) -> str:
+    """Why perdure's own copy was put back, and how much of what is known it had."""
+    why = {
+        Standing.ABSENT: "the transcript was missing",
+        Standing.CHANGED: "the transcript was not what perdure had seen of it",
+        Standing.FOREIGN: "another conversation was found in place of the transcript",
+        Standing.WHOLE: "the agent had not gone on from its own transcript",
+    }[continuation.standing]
+    shown = continuation.shown
+    if evidence.known_kept is False:
+        return f"{why}; perdure's own copy was put back first, and its newest part is missing"
+    if shown is None or shown.unrecorded or shown.off_branch:
+        return f"{why}; perdure's own copy was put back first"
+    return f"{why}; perdure's own copy was put back first, and it has all that perdure knows"
+
+
+def _mends(continuation: Continuation) -> list[str]:
+    """The edit log, shortened: the whole of it is in the journal. Or the checkpoint that was put
+    back."""
+    if continuation.rung is Rung.CHECKPOINT:
+        return [
+            f"the conversation of checkpoint {continuation.checkpoint} was put back: its newest "
+            "part is missing"
+        ]
+    if continuation.rung is not Rung.REPAIRED:
+        return []
+    told = [f"perdure mended the transcript first: {edit}" for edit in continuation.edits[:EDITS]]
+    more = len(continuation.edits) - EDITS
+    return [*told, f"and {more} more change(s), all in the journal"] if more > 0 else told
+
+
+def _fork_grounds(continuation: Continuation, evidence: Evidence) -> list[str]:
+    assert evidence.before is not None
+    kept = continuation.fork_at or evidence.before.turns
+    unanswered = [] if evidence.answered else [UNANSWERED]
+    return [
+        *unanswered,
+        *_gaps(continuation.shown),
+        f"the new conversation {evidence.returned or continuation.fork_id} begins with the first "
+        f"{kept} turn(s) of {evidence.asked}",
+        f"the first {evidence.before.size} bytes of the parent are unchanged, and nothing of this "
+        "attempt was written into it",
+        "this attempt's prompt stands in the new part",
+    ]
+
+
+def _receipt(
+    verdict: Verdict, continuation: Continuation, evidence: Evidence, *reasons: str
+) -> Receipt:
+    return Receipt(
+        verdict=verdict, rung=continuation.rung, reasons=tuple(reasons), evidence=evidence
+    )

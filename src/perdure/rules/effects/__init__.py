@@ -1,0 +1,103 @@
+"""The effect ledger: what an agent did to the world outside its workdir, read from its tool calls.
+
+A workdir can be restored and a conversation resumed, but a push or a published package cannot be
+taken back. They are listed by attempt, and the next attempt is told: already done, verify before
+you repeat. Read from the journal by `report` and by the prompt; nothing is stored beside it.
+
+A tool call is journaled when it begins: that record is the intent. Its end tells the outcome. What
+an attempt leaves without an end is unknown. Shell commands are parsed (`shell`) and looked up in a
+table (`catalog`); what the table does not know to be local is listed as possible. What a script of
+the agent's own does is not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from perdure.model.events import AttemptEnded, Record, ToolEnded, ToolStarted
+
+if TYPE_CHECKING:
+    from perdure.rules.effects.catalog import Finding
+
+RUNNING, DONE, FAILED, OUTCOME_UNKNOWN = "running", "done", "failed", "unknown"
+
+
+class Effect(msgspec.Struct, frozen=True):
+    """One effect of a tool call outside the workdir."""
+
+    attempt: int
+    kind: str
+    command: str
+    ok: bool | None
+    """Whether it came back well; None where that is not known."""
+    outcome: str = OUTCOME_UNKNOWN
+    """`running`, `done`, `failed`, or `unknown`: begun, and nothing tells how it ended."""
+    possible: bool = False
+    """It is only not known to be local."""
+    reversible: bool | None = None
+    """Whether it can be taken back; None where that is not known."""
+    at: int = 0
+    """When it was begun, in ms since 1970."""
+
+
+def ledger(records: Iterable[Record]) -> list[Effect]:
+    """Return the effects of a run, in the order in which their calls began."""
+    found: list[Effect] = []
+    open_calls: dict[tuple[int, str], list[tuple[int, Finding]]] = {}
+    for record in records:
+        match record.event:
+            case ToolStarted(tool_id=tool_id):
+                for each in _of(record.event):
+                    call = open_calls.setdefault((record.attempt, tool_id), [])
+                    call.append((len(found), each))
+                    found.append(_begun(each, record))
+            case ToolEnded(tool_id=tool_id, ok=ok):
+                for place, each in open_calls.pop((record.attempt, tool_id), []):
+                    found[place] = _ended(found[place], each, ok)
+            case AttemptEnded():
+                for key in [key for key in open_calls if key[0] == record.attempt]:
+                    for place, _ in open_calls.pop(key):
+                        found[place] = msgspec.structs.replace(
+                            found[place], outcome=OUTCOME_UNKNOWN
+                        )
+            case _:
+                pass
+    return found
+
+
+def effects_of(command: str) -> tuple[Finding, ...]:
+    """Return what a shell command does, or may do, outside the workdir; never raises."""
+    from perdure.rules.effects.catalog import of_command
+
+    return of_command(command)
+
+
+def _of(call: ToolStarted) -> tuple[Finding, ...]:
+    from perdure.rules.effects.catalog import of_tool
+
+    return of_tool(call.name, call.summary, call.hint)
+
+
+def _begun(each: Finding, record: Record) -> Effect:
+    return Effect(
+        attempt=record.attempt,
+        kind=each.kind,
+        command=each.command,
+        ok=None,
+        outcome=RUNNING,
+        possible=each.possible,
+        reversible=each.reversible,
+        at=record.at,
+    )
+
+
+def _ended(effect: Effect, each: Finding, ok: bool) -> Effect:
+    """Return the effect with its outcome: a call of several programs does not tell of each."""
+    if ok and each.proves:
+        return msgspec.structs.replace(effect, ok=True, outcome=DONE)
+    if not ok and each.disproves:
+        return msgspec.structs.replace(effect, ok=False, outcome=FAILED)
+    return msgspec.structs.replace(effect, outcome=OUTCOME_UNKNOWN)

@@ -1,0 +1,162 @@
+"""The most telling part of a command's output, for an agent (or a person) who is to find out why it
+failed. Pure.
+
+Output of a check is long, noisy and hostile: progress that is drawn over itself, thousands of lines
+that passed, one traceback in the middle, and whatever an agent or a dependency prints. What fits is
+given as it is. Otherwise the lines that name failures come first, then errors with what stands
+around them, then the last lines; what is left out is said. Called by `engine.attempt.verification`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+MOST = 6000
+"""Characters of an excerpt."""
+WIDTH = 400
+"""Characters of one of its lines."""
+LAST = 12
+NAMES = 20
+AFTER = 6
+"""Lines after an error that belong to it."""
+TRACE = 40
+
+_NAMED = re.compile(
+    r"^\s*(FAILED|ERROR)\s+\S+"  # pytest's summary
+    r"|^\s*(FAIL|--- FAIL|not ok|✗|✘|×|●|✕)[:\s]+\S+"  # unittest, go, jest, TAP, vitest
+    r"|^test \S+ \.\.\. FAILED"  # cargo
+    r"|\b\d+ (failed|failures?|errors?)\b"
+)
+_ERROR = re.compile(
+    r"^E\s{2,}|\berror(\[\w+\])?:|\b\w*(Error|Exception)\b(:|$)|\bfatal\b|\bpanicked "
+    r"at\b|\bundefined reference\b|\bassertion\b.*\bfailed\b"
+    r"|\bsegmentation fault\b|\bnpm ERR!|\bcannot find\b|\bno such file\b|\bcommand not "
+    r"found\b|\*\*\* .*\bError \d+|\bkilled\b",
+    re.IGNORECASE,
+)
+_TRACEBACK = re.compile(r"^(\s*)Traceback \(most recent call last\)")
+_NOISE = re.compile(
+    r"^\s*$"
+    r"|^[\s.=#>\-]*\d{1,3}(\.\d+)?\s?%"  # progress in percent
+    r"|^\s*(Downloading|Downloaded|Collecting|Requirement already|Using "
+    r"cached|Compiling|Fetching|Resolving|Unpacking)\b"
+    r"|^\s*[.sxEF]{20,}\s*(\[\s*\d+%\])?$"
+    r"|\b(PASSED|passed|ok)\s*(\[\s*\d+%\])?\s*$"
+)
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines as a terminal would show them at the end: of what was drawn over itself the last,
+    repeated lines once, none over WIDTH."""
+    shown: list[str] = []
+    times = 1
+    for raw in text.split("\n"):
+        line = next((piece for piece in reversed(raw.split("\r")) if piece.strip()), "").rstrip()
+        line = (
+            line
+            if len(line) <= WIDTH
+            else f"{line[:WIDTH]} [... {len(line) - WIDTH} more characters]"
+        )
+        if shown and line and line == shown[-1]:
+            times += 1
+            continue
+        if times > 1:
+            shown.append(f"[the line above {times} times]")
+        shown.append(line)
+        times = 1
+    if times > 1:
+        shown.append(f"[the line above {times} times]")
+    while shown and not shown[-1]:
+        shown.pop()
+    return shown
+
+
+def excerpt(text: str, most: int = MOST) -> str:
+    """At most `most` characters of cleaned text (no escapes, no controls): all of it where it fits,
+    else the most telling first."""
+    lines = lines_of(text)
+    whole = "\n".join(lines).strip("\n")
+    if len(whole) <= most:
+        return whole
+    last = [line for line in lines[-4 * LAST :] if not _NOISE.search(line)][-LAST:] or lines[-LAST:]
+    named = list(dict.fromkeys(line for line in lines if _NAMED.search(line)))
+    parts = [
+        (
+            "Failures, by name:",
+            named[:NAMES] + ([f"[{len(named) - NAMES} more]"] if len(named) > NAMES else []),
+        )
+    ]
+    parts += [("", block) for block in _blocks(lines)]
+    head = _fit(parts[:1], most // 3)
+    tail = _fit([("The last lines:", last)], most // 4)
+    middle = _fit(parts[1:], most - len(head) - len(tail) - 200)
+    left = f"[{len(lines)} lines in all; what follows is the most telling part of them]"
+    return "\n\n".join(part for part in (left, head, middle, tail) if part)[:most]
+
+
+def telling_line(text: str) -> str:
+    """The one line that says most, for a list: an error's own words, else the last line that is no
+    noise."""
+    lines = [line for line in lines_of(text) if line.strip() and not line.startswith("[")]
+    traces = [block[-1] for block in _blocks(lines) if _TRACEBACK.match(block[0])]
+    found = (
+        traces[-1:]
+        or [line for line in lines if _ERROR.search(line)][:1]
+        or [line for line in lines if not _NOISE.search(line)][-1:]
+    )
+    return " ".join((found or lines[-1:] or [""])[0].split())[:200]
+
+
+def _blocks(lines: Sequence[str]) -> list[list[str]]:
+    """Errors with the lines that belong to them, in their order, tracebacks before others."""
+    traces, others = [], []
+    at = 0
+    while at < len(lines):
+        if found := _TRACEBACK.match(lines[at]):
+            block = _trace(lines, at, len(found[1]))
+            traces.append(block)
+            at += len(block)
+        elif _ERROR.search(lines[at]) and not _NAMED.search(lines[at]):
+            end = next(
+                (n for n in range(at + 1, min(at + AFTER, len(lines))) if not lines[n]),
+                min(at + AFTER, len(lines)),
+            )
+            others.append(list(lines[max(0, at - 1) : end]))
+            at = end
+        else:
+            at += 1
+    return [*traces, *others]
+
+
+def _trace(lines: Sequence[str], at: int, indent: int) -> list[str]:
+    """A traceback to the exception's own line; the middle of a long one is left out."""
+    end = at + 1
+    while end < len(lines) and (
+        not lines[end] or len(lines[end]) - len(lines[end].lstrip()) > indent
+    ):
+        end += 1
+    block = list(lines[at : end + 1])
+    if len(block) <= TRACE:
+        return block
+    return [*block[:6], f"[{len(block) - TRACE} lines left out]", *block[-(TRACE - 6) :]]
+
+
+def _fit(parts: Iterable[tuple[str, Sequence[str]]], most: int) -> str:
+    """As many whole parts, and of the next as many lines, as fit."""
+    taken: list[str] = []
+    room = most
+    for title, lines in parts:
+        if not lines:
+            continue
+        kept = [title] if title else []
+        for line in lines:
+            if sum(map(len, kept)) + len(kept) + len(line) > room:
+                break
+            kept.append(line)
+        if len(kept) <= bool(title):
+            break
+        text = "\n".join(kept)
+        taken.append(text)
+        room -= len(text) + 2
+    return "\n\n".join(taken)

@@ -1,0 +1,290 @@
+"""Why a run stands as it does, attempt by attempt, from its report: what `perdure why` and the
+dashboard's timeline show. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from perdure.rules.text import clean, clock, filled, one_line, receipt_words, tokens
+
+FILES = 10
+"""Names in a line."""
+COMMITS, CHECKS, CALLS, NAMES = 5, 5, 10, 3
+"""Number of commits, checks, denied calls or processes, and names of changed files that are
+shown."""
+SAID = 12
+"""Lines of a check's output."""
+
+
+def missed_checkpoint(report: dict[str, Any]) -> str:
+    """Return what a missed checkpoint means for a run, in a clean sentence; empty if its newest
+    state is kept."""
+    if not report["missed_checkpoint"]:
+        return ""
+    if any(attempt["checkpoints"] for attempt in report["attempts"]):
+        lost = (
+            "the newest checkpoint could not be taken: restore, fork and export go back to an "
+            "older one"
+        )
+    else:
+        lost = "no checkpoint could be taken: restore, fork and export do not work"
+    return f"{lost} ({one_line(report['missed_checkpoint'], 300)}). Try: perdure doctor"
+
+
+def explained(
+    attempt: dict[str, Any], previous: dict[str, Any] | None
+) -> Iterator[tuple[str, str]]:
+    """A label and a clean sentence for all that is known of an attempt, in order; an empty label
+    goes on with the one before. `previous`: the attempt before it, for what has changed since."""
+    if attempt["continuation"]:
+        yield (
+            "start",
+            f"{attempt['continuation']} {clean(attempt['session_id'])}: {clean(attempt['why'])}",
+        )
+    if attempt["expired"]:
+        yield (
+            "expired",
+            f"{clock(attempt['expired'])}: the session had not been used for its whole lifetime, "
+            "so the ways to continue were tried again",
+        )
+    if attempt["rebuilt_sessions"]:
+        yield (
+            "rebuilt",
+            f"lost records were made again: {', '.join(map(clean, attempt['rebuilt_sessions']))}",
+        )
+    kept = (
+        f"; turn {attempt['turn']} of its process, which was kept warm"
+        if attempt["turn"] > 1
+        else ""
+    )
+    yield (
+        "program",
+        f"{attempt['agent_version'] or 'version unknown'}; {_flags(attempt['flags'])}{kept}",
+    )
+    if given := attempt["map"]:
+        about = (
+            f"about {tokens(given['tokens'])} tokens, {given['files']} file(s), {given['left']} "
+            "without room"
+        )
+        yield "map", one_line(given["missed"], 200) if given["missed"] else about
+    for line in _files(attempt["files"]):
+        yield "file", line
+    for change in (
+        *(_drift(previous, attempt) if previous else ()),
+        *map(_moved, attempt["drift"]),
+    ):
+        yield "drift", one_line(change, 200)
+    if attempt["outcome"]:
+        outcome = attempt["outcome"]
+        yield "outcome", f"{outcome['kind']}  {one_line(outcome['detail'], 200)}".rstrip()
+    if attempt["fill"]:
+        yield "context", filled(attempt["fill"])
+    for size in attempt["sizes"]:
+        yield "size", _size(size)
+    for line in _checks(attempt["checks"]):
+        yield "check", line
+    for effect in attempt["effects"]:
+        ended = "end not seen" if effect["outcome"] == "unknown" else effect["outcome"]
+        doubt = "possible " if effect["possible"] else ""
+        yield "effect", f"{doubt}{effect['kind']}: {one_line(effect['command'], 160)} ({ended})"
+    for line in _saved(attempt):
+        yield "saved", line
+    yield from worked(attempt["work"])
+    receipt = attempt["receipt"]
+    if receipt is None:
+        untouched = "none: the attempt ended before the conversation was touched"
+        unseen = "none: nobody was there to look at the conversation"
+        lost = (
+            attempt["outcome"] and attempt["outcome"]["kind"] == "lost" and attempt["continuation"]
+        )
+        yield "receipt", "not yet" if not attempt["outcome"] else unseen if lost else untouched
+        return
+    yield "receipt", receipt_words(receipt["verdict"]).removeprefix("receipt ")
+    for reason in receipt["reasons"]:
+        yield "", f"- {one_line(reason, 200)}"
+
+
+def worked(work: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The same for a work report, as JSON has it: the verdict first, with what it rests on."""
+    if work["verdict"]:
+        yield "work", verdict_of(work)
+    for words in work["contradictions"]:
+        if words not in work["reasons"][:1]:
+            yield "", f"- {one_line(words, 300)}"
+    if changes := changed_of(work):
+        yield "changes", changes
+    for commit in work["commits"][:COMMITS]:
+        yield "", f"- {commit['id'][:12]} {one_line(commit['subject'], 120)}"
+    for check in [each for each in work["checks"] if each["by"] == "agent"][-CHECKS:]:
+        yield "tests", f"{one_line(check['command'], 160)}: {_ended(check)}"
+    for call in work["denied"][:CALLS]:
+        many = f" ({call['count']} times)" if call["count"] > 1 else ""
+        yield "denied", f"{one_line(call['name'], 60)} {one_line(call['input'], 160)}{many}"
+    if len(work["denied"]) > CALLS:
+        yield "", f"- and {len(work['denied']) - CALLS} more, in perdure show --json"
+    if work["question"]:
+        yield "asks", one_line(work["question"], 300)
+    for left in work["left"][:CALLS]:
+        age = f"{left['age_s']:.0f} s old"
+        yield "left", f"{one_line(left['command'], 160)} ({age}): {clean(left['became'])}"
+    if work["last_message"]:
+        yield "says", one_line(work["last_message"], 200)
+
+
+def verdict_of(work: dict[str, Any]) -> str:
+    """The verdict with its first reason, in a line; empty while the attempt works."""
+    why = one_line("; ".join(work["reasons"][:1]), 240)
+    return f"{work['verdict']}: {why}" if work["verdict"] else ""
+
+
+def changed_of(work: dict[str, Any]) -> str:
+    """What an attempt changed, in a line; empty where nobody looked."""
+    if not work["observed"]:
+        return ""
+    files = f"{work['file_count']} file(s)"
+    if work["lines_added"] or work["lines_removed"]:
+        files += f" (+{work['lines_added']} -{work['lines_removed']} lines)"
+    names = ", ".join(one_line(each["name"], 60) for each in work["files"][:NAMES])
+    more = ", ..." if work["file_count"] > NAMES else ""
+    parts = [f"{files}: {names}{more}" if names else files]
+    if work["commit_count"]:
+        pushed = "pushed" if work["pushed"] else "no push known"
+        parts.append(f"{work['commit_count']} commit(s), {pushed}")
+    if work["uncommitted"]:
+        parts.append(f"{work['uncommitted']} file(s) not committed")
+    return f"{'; '.join(parts)}; since {clean(work['against'])}"
+
+
+def _ended(check: dict[str, Any]) -> str:
+    code = check["code"]
+    if code is None:
+        return "end not seen"
+    doubt = " of the whole line" if check["passed"] is None else ""
+    return f"exit code {code}{doubt}"
+
+
+def _size(size: dict[str, Any]) -> str:
+    """What happened to the conversation because of its size."""
+    match size["event"]:
+        case "compacted":
+            whose = "as it was told" if size["asked"] else "by itself"
+            return (
+                f"the agent compacted the conversation {whose}: {size['before']:,} tokens became "
+                f"{size['after']:,}"
+            )
+        case "not_compacted":
+            return (
+                "the agent was told to compact the conversation and did not: it holds "
+                f"{size['tokens']:,} tokens"
+            )
+        case "summarised" if size["text"]:
+            return (
+                f"{size['session_id']} said what the next conversation has to know: "
+                f"{one_line(size['text'], 160)}"
+            )
+        case "summarised":
+            return (
+                f"{size['session_id']} gave no summary ({one_line(size['reason'], 120)}): "
+                "perdure's own brief takes its place"
+            )
+        case _:
+            return (
+                f"{size['session_id']} gave way to a new conversation: "
+                f"{one_line(size['cause'], 160)}"
+            )
+
+
+def _checks(checks: list[dict[str, Any]]) -> list[str]:
+    """How the task's own check ended, and the most telling part of what it said."""
+    lines = []
+    for check in checks:
+        how = "passed" if check["code"] == 0 else f"failed with exit code {check['code']}"
+        which = (
+            f", round {check['round']} of {check['rounds']}"
+            if 0 < check["round"] <= check["rounds"]
+            else ""
+        )
+        lines.append(
+            f"{how}{which}, after {check['seconds']:g} s: {one_line(check['command'], 120)}"
+        )
+        said = (
+            [line for line in clean(check["output"]).split("\n") if line.strip()]
+            if check["code"]
+            else []
+        )
+        lines += [f"  | {one_line(line, 160)}" for line in said[:SAID]]
+        if len(said) > SAID:
+            lines.append(f"  | ... {len(said) - SAID} more line(s)")
+        if check["code"]:
+            lines.append(f"  all of it: {clean(check['log'])}")
+    return lines
+
+
+def _files(changes: list[dict[str, Any]]) -> list[str]:
+    """What was done with each task file, those first that a person may want to look at."""
+    plain = [change for change in changes if change["action"] in ("written", "same")]
+    lines = []
+    for change in [each for each in changes if each not in plain]:
+        why = f" ({one_line(change['why'], 120)})" if change["why"] else ""
+        copy = f"; the agent's version: {clean(change['backup'])}" if change["backup"] else ""
+        lines.append(
+            f"{change['action']}: {one_line(change['name'], 120)}, version "
+            f"{change['version']}{why}{copy}"
+        )
+    names = ", ".join(one_line(change["name"], 60) for change in plain[:FILES])
+    more = f" and {len(plain) - FILES} more" if len(plain) > FILES else ""
+    return [*lines, f"as given: {names}{more}"] if plain else lines
+
+
+def _drift(previous: dict[str, Any], attempt: dict[str, Any]) -> list[str]:
+    """What is no part of a conversation and has changed since the attempt before: the CLI's
+    version, account, flags."""
+    changes = []
+    if previous["agent_version"] and attempt["agent_version"] not in (
+        "",
+        previous["agent_version"],
+    ):
+        changes.append(f"the agent was version {previous['agent_version']} before")
+    for name, value in attempt["flags"].items():
+        before = previous["flags"].get(name, value)
+        if before != value:
+            changes.append(f"the {name} was {before or 'the default'} before")
+    return changes
+
+
+def _moved(seen: dict[str, Any]) -> str:
+    """What somebody else did to the workdir before the attempt."""
+    files = (
+        f"{seen['count']} file(s) changed since checkpoint {seen['number']}: "
+        f"{', '.join(seen['paths'])}"
+        if seen["count"]
+        else ""
+    )
+    head = (
+        f"HEAD moved from {seen['head_before'][:12]} to {seen['head_now'][:12]}"
+        if seen["head_before"] != seen["head_now"]
+        else ""
+    )
+    return "; ".join(part for part in (files, head) if part)
+
+
+def _saved(attempt: dict[str, Any]) -> list[str]:
+    """The newest checkpoint of the attempt, and why one is missing."""
+    kept = attempt["checkpoints"]
+    lines = [
+        f"no checkpoint could be taken: {one_line(reason, 160)}"
+        for reason in attempt["missed_checkpoints"][-1:]
+    ]
+    if kept:
+        last = kept[-1]
+        more = f" ({len(kept) - 1} more of this attempt)" if len(kept) > 1 else ""
+        lines.append(
+            f"checkpoint {last['number']}, {clock(last['at'])}: {last['changed']} changed, "
+            f"{last['untracked']} new{more}"
+        )
+    return lines
+
+
+def _flags(flags: dict[str, str]) -> str:
+    return ", ".join(f"{name} {clean(value)}" for name, value in flags.items() if value)

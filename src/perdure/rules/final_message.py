@@ -1,0 +1,44 @@
+"""The final message of an agent, read from the journal: what `run` prints, what a report quotes.
+Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from perdure.model.events import MAX_TEXT, Record, Said, ToolEnded, ToolStarted, TurnEnded
+
+CUT = "\n[the rest of the message is in perdure logs]"
+
+
+def last_message(records: Iterable[Record], attempt: int = 0) -> str:
+    """Return what the agent said last, as it wrote it and not cleaned; empty if it said nothing.
+
+    A message in several parts is joined; a tool call ends it. Helpers of the agent do not count.
+    `attempt`: only of this one; 0 is the last that said anything. At most `MAX_TEXT` characters
+    are returned, and a note where there were more.
+    """
+    parts: list[str] = []
+    stated = ""
+    said_by = 0
+    tool_since = False
+    for record in records:
+        if attempt and record.attempt != attempt:
+            continue
+        match record.event:
+            case Said(text=text, aside=False) if text.strip():
+                if tool_since or record.attempt != said_by:
+                    parts, stated = [], ""
+                parts.append(text.strip("\n"))
+                said_by, tool_since = record.attempt, False
+            case ToolStarted(aside=False) | ToolEnded(aside=False):
+                tool_since = True
+            case TurnEnded(ok=True, text=text) if text.strip() and (
+                tool_since or record.attempt != said_by
+            ):
+                # Claude Code repeats its final message here, and a turn that said nothing else
+                # (a slash command) has its answer only here.
+                parts, stated, said_by = [], text.strip("\n"), record.attempt
+            case _:
+                pass
+    message = stated or "\n\n".join(parts)
+    return message if len(message) <= MAX_TEXT else message[: MAX_TEXT - len(CUT)] + CUT

@@ -1,0 +1,253 @@
+"""A record of the journal as a line for a person: what `perdure logs`, the live progress and the
+dashboard show. Pure."""
+
+from __future__ import annotations
+
+from perdure.model import Start
+from perdure.model.events import (
+    AttemptAdopted,
+    AttemptEnded,
+    AttemptStarted,
+    BaseMoved,
+    BroughtBack,
+    CheckpointMissed,
+    CheckpointRestored,
+    ChecksFailed,
+    CleanedUp,
+    CollisionSeen,
+    Compacted,
+    CopyMissed,
+    CopyRestored,
+    DriftSeen,
+    FilesPlanned,
+    LeftoversFound,
+    LimitSeen,
+    MapGiven,
+    MapMissed,
+    NotCompacted,
+    NotPublished,
+    OutputCapped,
+    Published,
+    QuestionAsked,
+    Record,
+    ReplyCut,
+    RetrySeen,
+    RolledOver,
+    RunFinished,
+    RunOpened,
+    RunQueued,
+    RunTakenBack,
+    Said,
+    SessionExpired,
+    SessionRetired,
+    SessionsRebuilt,
+    SettingsChanged,
+    Summarised,
+    ToldForge,
+    ToolDenied,
+    ToolEnded,
+    ToolStarted,
+    TranscriptMended,
+    VerifyEnded,
+    VerifyStarted,
+    Withdrawn,
+    WorkdirLost,
+    WorkdirNoted,
+    WorkdirSwept,
+    WorkSeen,
+    WritesLost,
+)
+from perdure.rules.text import clean, clock, one_line, receipt_words, soon, tokens
+
+SOON_MS = 2000
+"""A retry within this time, in ms, needs no time of day."""
+
+
+def line_of(record: Record) -> str:
+    """A record as one line (or a few, for what the agent said) for a person; empty for what a
+    person need not see."""
+    match record.event:
+        case AttemptStarted(continuation=asked):
+            what = asked.kind if asked.kind is Start.FRESH else f"{asked.kind} {asked.session_id}"
+            return f"attempt {record.attempt}: {what} ({one_line(asked.reason, 160)})"
+        case AttemptAdopted():
+            return f"attempt {record.attempt}: perdure had exited; following the attempt again"
+        case Said(text=text):
+            return "\n".join(f"  {line}" for line in clean(text).strip().split("\n"))
+        case ToolStarted(name=name, summary=summary):
+            return (
+                f"  > {one_line(name, 30)}: {one_line(summary, 160)}"
+                if summary
+                else f"  > {one_line(name, 30)}"
+            )
+        case ToolEnded(ok=False, summary=summary):
+            return f"    failed: {one_line(summary, 160)}"
+        case ToolDenied(name=name, summary=summary, deferred=deferred):
+            what = "put off" if deferred else "denied"
+            return f"    {what}: {one_line(f'{name} {summary}', 160)}"
+        case QuestionAsked(text=text):
+            return f"  the agent asks: {one_line(text, 300)}"
+        case ReplyCut(reason=reason):
+            return f"  the model's answer did not come to its end: {one_line(reason, 80)}"
+        case LeftoversFound(processes=processes, count=count):
+            became = processes[0].became
+            named = "; ".join(one_line(each.command, 80) for each in processes[:3])
+            return f"  left running by the agent, {became}: {count} process(es): {named}"
+        case RetrySeen(detail=detail, status=status):
+            return f"  the agent retries: {status or ''} {one_line(detail, 160)}"
+        case LimitSeen(detail=detail):
+            return f"  usage limit: {one_line(detail, 160)}"
+        case WritesLost(detail=detail):
+            return f"  the agent could not save its conversation: {one_line(detail, 160)}"
+        case CollisionSeen(detail=detail):
+            return f"  COLLISION: {one_line(detail, 200)}"
+        case SettingsChanged(names=names) if names:
+            return f"changed by you: {', '.join(names)}"
+        case CopyMissed(reason=reason):
+            return f"perdure's copy of the conversation is behind: {reason}"
+        case FilesPlanned(files=changes):
+            odd = [
+                f"{change.action} {one_line(change.name, 60)}"
+                for change in changes
+                if change.action not in ("written", "same")
+            ]
+            return f"  task files: {len(changes)}" + (
+                f" ({one_line(', '.join(odd), 200)})" if odd else ""
+            )
+        case MapGiven(tokens=size, files=mapped, left=beyond):
+            more = f", {beyond} had no room" if beyond else ""
+            return (
+                f"  the prompt holds a project map of about {tokens(size)} tokens: {mapped} "
+                f"file(s){more}"
+            )
+        case MapMissed(reason=reason):
+            return f"  no project map could be made: {one_line(reason, 200)}"
+        case Compacted(before=before, after=after):
+            return f"  the agent compacted its conversation: {before:,} tokens became {after:,}"
+        case NotCompacted(tokens=held):
+            return f"  the agent was told to compact its conversation and did not: {held:,} tokens"
+        case Summarised(text=text, reason=reason):
+            what = (
+                f"says for the next one: {one_line(text, 160)}"
+                if text
+                else f"gives no summary ({one_line(reason, 120)})"
+            )
+            return f"  the old conversation {what}"
+        case RolledOver(session_id=session_id, cause=cause):
+            return f"  conversation {session_id} gives way to a new one: {one_line(cause, 160)}"
+        case CopyRestored(session_id=session_id):
+            return f"  conversation {session_id}: perdure's own copy was put back"
+        case TranscriptMended(session_id=session_id, edits=edits):
+            return (
+                f"  conversation {session_id}: a mended copy was put in place: "
+                f"{one_line('; '.join(edits), 240)}"
+            )
+        case WorkdirNoted(note=note):
+            return f"  note: {one_line(note, 300)}"
+        case CheckpointMissed(reason=reason):
+            return f"  no checkpoint could be taken: {one_line(reason, 200)}"
+        case CheckpointRestored(number=number, moved_from=host) if host:
+            return (
+                f"brought here from {clean(host)}, as it was at its newest published checkpoint "
+                f"(number {number} here)"
+            )
+        case CheckpointRestored(number=number, undo=undo, retired=versions):
+            kept = f"; the state before is checkpoint {undo}" if undo else ""
+            gone = f"; retired instructions: {', '.join(map(str, versions))}" if versions else ""
+            return f"taken back to checkpoint {number}{kept}{gone}"
+        case DriftSeen(paths=paths, count=count, head_before=before, head_now=head):
+            moved = f"HEAD moved from {before[:12]} to {head[:12]}" if before != head else ""
+            files = (
+                f"{count} file(s) changed since checkpoint {record.event.number}: "
+                f"{one_line(', '.join(paths), 120)}"
+                if count
+                else ""
+            )
+            return f"  drift: {'; '.join(part for part in (files, moved) if part)}"
+        case SessionExpired(session_id=session_id, expired=expired, continuation=kind):
+            return (
+                f"  conversation {session_id}: its lifetime ended {clock(expired)}; what follows: "
+                f"{kind}"
+            )
+        case SessionsRebuilt(sessions=sessions):
+            return f"  lost records of {len(sessions)} conversation(s) were made again"
+        case SessionRetired(session_id=session_id, cause=cause):
+            return f"  conversation {session_id} is retired: {one_line(cause, 160)}"
+        case OutputCapped(stream=stream, limit=limit):
+            return f"  {stream}: a line over {limit:,} bytes was cut"
+        case VerifyStarted(command=command):
+            return f"  verify: {one_line(command, 160)}"
+        case VerifyEnded(code=code):
+            return (
+                "  verify: passed"
+                if code == 0
+                else f"  verify: failed with exit code {code}{_round(record.event)}"
+            )
+        case WorkSeen(file_count=files, commit_count=commits):
+            made = f", {commits} commit(s)" if commits else ""
+            return f"  changed: {files} file(s){made}"
+        case AttemptEnded(outcome=outcome, receipt=receipt):
+            proof = (
+                f"; {receipt_words(receipt.verdict)}: {one_line('; '.join(receipt.reasons), 240)}"
+                if receipt
+                else ""
+            )
+            return (
+                f"attempt {record.attempt}: {outcome.kind}"
+                + (f" ({one_line(outcome.detail, 160)})" if outcome.detail else "")
+                + proof
+            )
+        case RunQueued(reason=reason, run_after=after):
+            when = f" {soon(after, record.at)}" if after - record.at > SOON_MS else ""
+            return f"retrying{when}: {one_line(reason, 160)}"
+        case BaseMoved(branch=branch, commits=count):
+            return (
+                f"  told that {count} commit(s) came to {one_line(branch) or 'the default branch'}"
+            )
+        case ChecksFailed(commit=commit, checks=checks):
+            return (
+                f"  told of failed checks at {one_line(commit, 12)}: "
+                f"{one_line(', '.join(checks), 120)}"
+            )
+        case Withdrawn(why=why):
+            return f"taken back on the forge: {one_line(why, 160)}"
+        case CleanedUp(why=why, checkpoint=number):
+            return f"cleaned up ({one_line(why, 120)}): its workdir goes to the trash" + (
+                f"; checkpoint {number}" if number else ""
+            )
+        case WorkdirSwept(why=why, checkpoint=number):
+            return f"its workdir goes to the trash ({one_line(why, 120)})" + (
+                f"; checkpoint {number}" if number else ""
+            )
+        case WorkdirLost(checkpoint=number):
+            if not number:
+                return "the workdir was gone, and no checkpoint of it could be put back"
+            return f"the workdir was gone; the files of checkpoint {number} were put back"
+        case BroughtBack(checkpoint=number):
+            return f"brought back from {f'checkpoint {number}' if number else 'the trash'}"
+        case RunOpened(session_id=session_id):
+            return f"opened by you: conversation {session_id}"
+        case Published(branch=branch, commit=commit, url=url):
+            return (
+                f"{one_line(branch)} was pushed: "
+                f"{commit[:12]}{f', {one_line(url, 200)}' if url else ''}"
+            )
+        case NotPublished(branch=branch, reason=reason):
+            return f"{one_line(branch)} was not pushed: {one_line(reason, 300)}"
+        case ToldForge(url=url):
+            return f"told on the forge: {one_line(url, 200)}"
+        case RunTakenBack(turns=turns, others=others):
+            return f"taken back: {turns} turn(s) of your own" + (
+                f"; begun beside it: {', '.join(others)}" if others else ""
+            )
+        case RunFinished(state=state, reason=reason):
+            why = reason.removeprefix(
+                f"{state}: "
+            )  # an attempt that failed leaves a run that failed: said once
+            return f"{state}{': ' + one_line(why, 200) if why else ''}"
+        case _:
+            return ""
+
+
+def _round(check: VerifyEnded) -> str:
+    return f", round {check.round} of {check.rounds}" if 0 < check.round <= check.rounds else ""

@@ -1,0 +1,169 @@
+"""Which task files belong into the workdir, what is there already by the journal, and what is done
+with each. Pure.
+
+`task_files` asks before it writes, `report` and the prompt tell what came of it. A content is known
+by its mark: the SHA-256, with `+x` where the file is executable; empty where there is no file; `?`
+where something lies that is no ordinary file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import field, replace
+from types import MappingProxyType
+
+from perdure.lateclass import dataclass
+from perdure.model import Context, FileAction, FileChange, OnEdit, TaskFile
+from perdure.model.events import (
+    CheckpointRestored,
+    CheckpointTaken,
+    FilesPlaced,
+    FilesPlanned,
+    Record,
+    RunTakenIn,
+)
+
+ODD = "?"
+ODD_THERE = "something that is no ordinary file is in its place, and was not touched"
+DELETED = "it had been deleted"
+CHANGED_MEANWHILE = "it was changed while the files were put in place, and was left as it is"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A task file as it was given last."""
+
+    file: TaskFile
+    version: int
+    on_edit: OnEdit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """What the journal knows of the files in the workdir. `version` is the newest one whose files
+    are all there."""
+
+    version: int = 0
+    marks: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """By name, as it was given last: not what the agent made of it."""
+    unfinished: tuple[FileChange, ...] = ()
+    """What was planned, and may be there or not."""
+    planned: int = 0
+    """The version of what is unfinished."""
+
+    def finished(self) -> Placement:
+        """As it is when all that was planned is there."""
+        marks = dict(self.marks)
+        for change in self.unfinished:
+            if change.action is FileAction.DROPPED:
+                marks.pop(change.name, None)
+            else:
+                marks[change.name] = change.given
+        return Placement(version=self.planned, marks=marks)
+
+
+def mark(file: TaskFile) -> str:
+    return mark_of(file.sha256, file.executable)
+
+
+def mark_of(sha256: str, executable: bool) -> str:
+    return f"{sha256}+x" if executable else sha256
+
+
+def digest_of(mark: str) -> str:
+    return mark.removesuffix("+x")
+
+
+def wanted(contexts: Sequence[Context]) -> dict[str, Wanted]:
+    """All task files that the instructions, oldest first, add up to."""
+    found: dict[str, Wanted] = {}
+    for context in contexts:
+        if context.given.whole:
+            found.clear()
+        found |= {
+            file.name: Wanted(file, context.version, context.given.on_edit)
+            for file in context.given.files
+        }
+    return found
+
+
+def newest(contexts: Sequence[Context]) -> int:
+    """The newest version that files came with; 0 if none did."""
+    return max(
+        (context.version for context in contexts if context.given.files or context.given.whole),
+        default=0,
+    )
+
+
+def placement_of(records: Sequence[Record]) -> Placement:
+    """Reads the whole journal. A workdir that was taken back to a checkpoint, or came with one, has
+    the files that it had then."""
+    now, then = Placement(), dict[int, Placement]()
+    for record in records:
+        match record.event:
+            case FilesPlanned(version=version, files=files):
+                before = now.unfinished if now.planned == version else ()
+                now = replace(now, planned=version, unfinished=(*before, *files))
+            case FilesPlaced():
+                now = now.finished()
+            case CheckpointTaken(number=number):
+                then[number] = now
+            case CheckpointRestored(number=number) | RunTakenIn(number=number):
+                now = replace(then.get(number, now), unfinished=(), planned=0)
+            case _:
+                pass
+    return now
+
+
+def planned_since(records: Sequence[Record]) -> frozenset[str]:
+    """The names that perdure may have written since the newest checkpoint of the journal."""
+    names: set[str] = set()
+    for record in records:
+        if isinstance(record.event, CheckpointTaken | CheckpointRestored):
+            names.clear()
+        elif isinstance(record.event, FilesPlanned):
+            names |= {change.name for change in record.event.files}
+    return frozenset(names)
+
+
+def changes_of(records: Sequence[Record]) -> Iterator[tuple[int, FileChange]]:
+    """What was done with each file, with the attempt that it was planned in, oldest first."""
+    left = {
+        (record.event.version, name)
+        for record in records
+        if isinstance(record.event, FilesPlaced)
+        for name in record.event.left
+    }
+    for record in records:
+        if isinstance(record.event, FilesPlanned):
+            for change in record.event.files:
+                skipped = (record.event.version, change.name) in left
+                yield (
+                    record.attempt,
+                    replace(change, action=FileAction.CONFLICT, after="", why=CHANGED_MEANWHILE)
+                    if skipped
+                    else change,
+                )
+
+
+def action(asked: Wanted, base: str, there: str, *, fresh: bool = False) -> FileAction | None:
+    """What is to be done with a file; None: nothing, it is as it was given before. `MERGED` is
+    still to be tried.
+
+    `base`: its mark as given before; `there`: its mark in the workdir; `fresh`: the workdir was
+    made anew.
+    """
+    given = mark(asked.file)
+    if base == given and not (fresh and not there):
+        return None
+    if there == given:
+        return FileAction.SAME
+    if there == base or (fresh and not there):
+        return FileAction.WRITTEN
+    if asked.on_edit is OnEdit.KEEP:
+        return FileAction.KEPT
+    if there == ODD or (not there and asked.on_edit is OnEdit.MERGE):
+        return FileAction.CONFLICT
+    if asked.on_edit is OnEdit.REPLACE:
+        return FileAction.REPLACED if there else FileAction.WRITTEN
+    return FileAction.MERGED

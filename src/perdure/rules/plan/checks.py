@@ -1,0 +1,140 @@
+"""A plan is checked as a whole before anything runs: its problems are told all at once, each with
+its line. Pure. `plan_file` calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+from perdure.model import ContinuityPolicy, Permissions
+from perdure.rules.plan import Plan, PlanError, PlanTask, Unforkable
+
+LineOf = Callable[..., int]
+"""The line on which a value stands, by its path of keys and positions: `line_of("tasks", 2,
+"needs")`."""
+
+
+def planned(
+    raw: Mapping[str, Any], line_of: LineOf, place: str, defaults: Mapping[str, Any]
+) -> Plan:
+    """The plan that a file says. `raw` fits the schema already; `defaults` are the settings. Raises
+    PlanError with every problem."""
+    tasks = tuple(_task(raw, entry, defaults) for entry in raw["tasks"])
+    problems = [
+        *_doubled(tasks, line_of),
+        *_unknown(tasks, line_of),
+        *((line_of("tasks", index, "needs"), problem) for index, problem in _cycles(tasks)),
+        *_at_odds(raw, defaults, line_of),
+    ]
+    if problems:
+        raise PlanError(
+            [f"{place}:{line}: {problem}" for line, problem in sorted(problems)],
+            "perdure plan check FILE",
+        )
+    return Plan(
+        name=raw["name"],
+        tasks=tasks,
+        repo=raw.get("repo", ""),
+        base=raw.get("base", ""),
+        verify=raw.get("verify", ""),
+        continuity=ContinuityPolicy(raw.get("continuity", defaults["continuity"])),
+        jobs=raw.get("jobs", 1),
+        unforkable=Unforkable(raw.get("unforkable", Unforkable.SERIAL)),
+        budget_usd=float(raw.get("budget_usd", 0.0)),
+    )
+
+
+def _task(
+    raw: Mapping[str, Any], entry: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> PlanTask:
+    said = {
+        **defaults,
+        **{
+            key: raw[key]
+            for key in ("agent", "model", "permissions", "timeout", "attempts", "map")
+            if key in raw
+        },
+        **entry,
+    }
+    return PlanTask(
+        name=entry["name"],
+        prompt=entry["prompt"],
+        needs=tuple(dict.fromkeys(entry.get("needs", ()))),
+        agent=said["agent"],
+        model=said["model"],
+        permissions=Permissions(said["permissions"]),
+        verify=entry.get("verify", ""),
+        timeout_s=said["timeout"],
+        attempts=said["attempts"],
+        files=tuple(entry.get("files", ())),
+        map=said.get("map", ""),
+    )
+
+
+def _at_odds(
+    raw: Mapping[str, Any], defaults: Mapping[str, Any], line_of: LineOf
+) -> list[tuple[int, str]]:
+    strict = raw.get("continuity", defaults["continuity"]) == ContinuityPolicy.STRICT
+    if not strict or raw.get("unforkable") != Unforkable.BRIEF:
+        return []
+    return [
+        (
+            line_of("unforkable"),
+            "unforkable: a brief in the place of a conversation is what `strict` forbids; `serial` "
+            "is left",
+        )
+    ]
+
+
+def _doubled(tasks: Sequence[PlanTask], line_of: LineOf) -> list[tuple[int, str]]:
+    first: dict[str, int] = {}
+    found = []
+    for index, task in enumerate(tasks):
+        # Some file systems, and all people, take names that differ in case alone for one.
+        name = task.name.lower()
+        if name in first:
+            there = first[name]
+            where = line_of("tasks", there, "name")
+            found.append(
+                (
+                    line_of("tasks", index, "name"),
+                    f"there is a task {tasks[there].name!r} already, on line {where}",
+                )
+            )
+        first.setdefault(name, index)
+    return found
+
+
+def _unknown(tasks: Sequence[PlanTask], line_of: LineOf) -> list[tuple[int, str]]:
+    names = {task.name for task in tasks}
+    return [
+        (
+            line_of("tasks", index, "needs"),
+            f"{task.name!r} needs {need!r}, and there is no such task",
+        )
+        for index, task in enumerate(tasks)
+        for need in task.needs
+        if need not in names
+    ]
+
+
+def _cycles(tasks: Sequence[PlanTask]) -> list[tuple[int, str]]:
+    """The cycles, each with its path, at the first of its tasks. Where cycles share a need, one of
+    them may be told later."""
+    places = {task.name: index for index, task in reversed(list(enumerate(tasks)))}
+    needs = {task.name: [need for need in task.needs if need in places] for task in reversed(tasks)}
+    found: list[tuple[int, str]] = []
+    while True:
+        try:
+            TopologicalSorter(needs).prepare()
+            return sorted(found)
+        except CycleError as error:
+            needed_first: list[str] = error.args[1][1:]
+            path = needed_first[::-1]
+            turn = path.index(min(path, key=lambda name: places[name]))
+            path = [*path[turn:], *path[:turn]]
+            found.append(
+                (places[path[0]], f"these tasks need each other: {' -> '.join([*path, path[0]])}")
+            )
+            needs[path[0]].remove(path[1 % len(path)])

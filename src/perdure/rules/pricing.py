@@ -1,0 +1,226 @@
+"""What it costs to go on with a conversation, and whether another way would cost less. Pure; called
+by `attempt`.
+
+A model's service keeps what it has read of a conversation for minutes or an hour (the *prompt
+cache*). A conversation that was left alone for longer is read anew, at the price of a write into
+the cache: the first request after that is the dearest of its life, and the longer the conversation,
+the dearer. The other ways cost too: to compact it, all of it is read once more; a new one has to
+read again what the old one knew. `ways` reckons all three over the requests that an attempt usually
+makes, `choose` picks one by the user's policy. The dollars are estimates from list prices and the
+assumptions below, shown as such, and never taken for what was spent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from functools import cache
+
+from perdure.lateclass import dataclass
+from perdure.model import ColdCache, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """US dollars for a million tokens: input, input that the cache has, input that is written into
+    it for 5 minutes, output."""
+
+    input: float
+    cached: float
+    write: float
+    output: float
+    write_1h: float = 0.0
+    """Input that is written into the cache for an hour, where the service has that; 0: `write`."""
+
+
+PRICES: tuple[tuple[str, Price], ...] = (
+    # Anthropic's price list, platform.claude.com/docs/en/about-claude/pricing, read 2026-11-21.
+    ("*claude-fable-5-1*", Price(10, 0.25, 12.5, 50, 20)),
+    ("*claude-fable-5*", Price(10, 1, 12.5, 50, 20)),
+    # By the list in Claude Code 2.1.329, measured on 2026-11-22; writes by the ratio that all
+    # others have.
+    ("*claude-opus-5-5*", Price(4, 0.2, 5, 20, 8)),
+    ("*claude-sonnet-5-5*", Price(2, 0.1, 2.5, 10, 4)),
+    ("*claude-sonnet-5", Price(2, 0.2, 2.5, 10, 4)),
+    ("*claude-haiku-5-5*", Price(0.1, 0.01, 0.125, 0.5, 0.2)),
+    ("*claude-opus-5", Price(5, 0.5, 6.25, 25, 10)),
+    ("*claude-opus-5-2*", Price(5, 0.5, 6.25, 25, 10)),
+    ("*claude-opus-4-[5-8]*", Price(5, 0.5, 6.25, 25, 10)),
+    ("*claude-opus-4*", Price(15, 1.5, 18.75, 75, 30)),
+    ("*claude-sonnet-4*", Price(3, 0.3, 3.75, 15, 6)),
+    ("*claude-haiku-4*", Price(1, 0.1, 1.25, 5, 2)),
+    # OpenAI's rate card for Codex (25 credits are a dollar), as codex-ops 0.1.3 has it of
+    # 2026-05-13; a write costs what input does.
+    ("gpt-5.5", Price(5, 0.5, 5, 30)),
+    ("gpt-5.4", Price(2.5, 0.25, 2.5, 15)),
+    ("gpt-5.4-mini", Price(0.75, 0.075, 0.75, 4.52)),
+    ("gpt-5.3-codex", Price(1.75, 0.175, 1.75, 14)),
+    ("gpt-5.2*", Price(1.75, 0.175, 1.75, 14)),
+)
+"""The first pattern that fits a model's name. A model that is not here has no price, and nothing is
+chosen by it."""
+
+HOUR_S, FIVE_MINUTES_S, TEN_MINUTES_S = 3600.0, 300.0, 600.0
+
+REQUESTS = 10
+"""Requests to the model that an attempt makes."""
+PROGRAM = 15_000
+"""Tokens of an agent's own instructions and tools, which stand before every conversation."""
+SUMMARY = 4_000
+"""Tokens of what is left of a conversation after it was compacted."""
+BRIEF = 3_000
+READ_AGAIN = 4
+"""A new conversation reads again one part in so many of what the old one held."""
+WORTH = 0.8
+"""Another way is taken only where it costs at most this part: the figures are rough, and continuity
+is worth something."""
+
+
+class Way(StrEnum):
+    """How to go on."""
+
+    RESUME = "resume"
+    COMPACT = "compact"
+    FRESH = "fresh"
+    ASK = "ask"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptCache:
+    """What is known of a conversation's prompt cache when an attempt is to start."""
+
+    tokens: int
+    """What the newest request carried."""
+    idle_s: float
+    """Since the conversation was last used."""
+    lifetime_s: float
+
+    @property
+    def cold(self) -> bool:
+        return self.idle_s >= self.lifetime_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PricedChoice:
+    """The way to go on, and what each would cost, in dollars over the attempt."""
+
+    way: Way
+    usd: tuple[tuple[str, float], ...] = ()
+    reason: str = ""
+
+
+@cache
+def price_of(model: str) -> Price | None:
+    """The list price of a model, by its service's name for it."""
+    name = model.lower()
+    # To compile a pattern costs a millisecond: those that cannot fit are not.
+    return next(
+        (
+            price
+            for pattern, price in PRICES
+            if pattern.strip("*").partition("[")[0] in name and fnmatchcase(name, pattern)
+        ),
+        None,
+    )
+
+
+def cost(usage: Usage, price: Price, hour: int = 0) -> float:
+    """What tokens cost by the list. `hour`: the part of the written ones that is kept for an
+    hour."""
+    plain = max(0, usage.input - usage.cached - usage.cache_write)
+    longer = min(hour, usage.cache_write) * max(0.0, price.write_1h - price.write)
+    dollars = (
+        plain * price.input
+        + usage.cached * price.cached
+        + usage.cache_write * price.write
+        + usage.output * price.output
+    )
+    return round((dollars + longer) / 1e6, 6)
+
+
+def priced(usage: Usage, model: str, hour: int = 0) -> Usage:
+    """Return the usage with its price by the list, as an estimate; unchanged where the agent told
+    dollars, or the model has no price."""
+    price = None if usage.cost_usd else price_of(model)
+    if price is None or not (usage.input or usage.output):
+        return usage
+    return replace(usage, cost_usd=cost(usage, price, hour), estimated=True)
+
+
+def lifetime_s(agent: str, *, hour: bool) -> float:
+    """How long a service keeps what it has read, after its last use. `hour`: the longer time of
+    Anthropic's two is paid for.
+
+    Anthropic: 5 minutes, or an hour (platform.claude.com/docs/en/build-with-claude/prompt-caching);
+    Claude Code asks for an hour with a subscription, and with a key where ENABLE_PROMPT_CACHING_1H
+    is set (anthropics/claude-code#49139). OpenAI: 5 to 10 minutes
+    (platform.openai.com/docs/guides/prompt-caching). Of others nothing is known: 5 minutes.
+    """
+    if agent == "claude" and hour:
+        return HOUR_S
+    return TEN_MINUTES_S if agent in ("codex", "acp-codex") else FIVE_MINUTES_S
+
+
+def ways(cache: PromptCache, price: Price) -> dict[Way, float]:
+    """What each way costs in input over an attempt, in dollars, and for the summary that is
+    written; all other output is left out."""
+    write = (price.write_1h or price.write) if cache.lifetime_s >= HOUR_S else price.write
+    first = write if cache.cold else price.cached
+
+    def onward(held: float) -> float:
+        return (REQUESTS - 1) * held * price.cached
+
+    shorter = min(PROGRAM + SUMMARY, cache.tokens)
+    anew = PROGRAM + BRIEF + cache.tokens / READ_AGAIN
+    dollars = {
+        Way.RESUME: cache.tokens * first + onward(cache.tokens),
+        Way.COMPACT: cache.tokens * first
+        + SUMMARY * price.output
+        + shorter * write
+        + onward(shorter),
+        Way.FRESH: anew * write + onward(anew),
+    }
+    return {way: round(found / 1e6, 4) for way, found in dollars.items()}
+
+
+def choose(
+    cache: PromptCache,
+    price: Price | None,
+    policy: ColdCache,
+    *,
+    can_compact: bool,
+    may_begin_anew: bool,
+) -> PricedChoice:
+    """How to go on. While the cache is warm, where nothing is known of the price, and by default,
+    the conversation simply goes on."""
+    if price is None or cache.tokens <= 0:
+        return PricedChoice(way=Way.RESUME)
+    found = ways(cache, price)
+    allowed = {
+        Way.RESUME,
+        *([Way.COMPACT] if can_compact else []),
+        *([Way.FRESH] if may_begin_anew else []),
+    }
+    shown = tuple((str(way), usd) for way, usd in found.items() if way in allowed)
+    state = (
+        f"its {cache.tokens / 1000:.0f}k tokens are in the model's cache no more "
+        f"({_span(cache.idle_s)} idle)"
+    )
+    reason = (
+        f"{state}; reckoned for the attempt: {', '.join(f'{way} ${usd:.2f}' for way, usd in shown)}"
+    )
+    if not cache.cold:
+        return PricedChoice(way=Way.RESUME, usd=shown)
+    if policy is ColdCache.RESUME:
+        return PricedChoice(way=Way.RESUME, usd=shown, reason=reason)
+    open_to = allowed - {Way.FRESH} if policy is ColdCache.COMPACT else allowed
+    best = min(open_to, key=lambda way: (found[way], way is not Way.RESUME))
+    if best is Way.RESUME or found[best] > WORTH * found[Way.RESUME]:
+        return PricedChoice(way=Way.RESUME, usd=shown, reason=reason)
+    return PricedChoice(way=Way.ASK if policy is ColdCache.ASK else best, usd=shown, reason=reason)
+
+
+def _span(seconds: float) -> str:
+    minutes = int(seconds // 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

@@ -1,0 +1,121 @@
+"""Checks a task's specification where it enters: from the library, the API, a plan file, a forge or
+a TaskRun. Pure.
+
+Python does not hold a caller to the types of `TaskSpec`, and a value of another type would be found
+only when the stored run is read.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any, get_type_hints
+
+import msgspec
+
+from perdure.errors import UsageError
+from perdure.model import (
+    ContinuityPolicy,
+    MapWhen,
+    OnDenied,
+    OnLeftover,
+    Permissions,
+    TaskSpec,
+    WhenFull,
+)
+from perdure.model.codec import resolved
+
+_RANGES: Mapping[str, tuple[float, float, str]] = {
+    "attempts": (1, 1000, "a whole number from 1 to 1000"),
+    "verify_rounds": (0, 1000, "a whole number from 0 to 1000"),
+    "fork_at": (0, math.inf, "a whole number, 0 or more"),
+    "timeout_s": (0, 1e9, "a number of seconds, 0 or more"),
+    "stall_s": (0, 1e9, "a number of seconds, 0 or more"),
+    "verify_timeout_s": (0, 1e9, "a number of seconds, 0 or more"),
+    "budget_usd": (0, 1e9, "an amount of dollars, 0 or more"),
+}
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "map": tuple(MapWhen),
+    "when_full": tuple(WhenFull),
+    "on_denied": tuple(OnDenied),
+    "on_leftover": tuple(OnLeftover),
+}
+_WORDS: Mapping[Any, str] = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    tuple[str, ...]: "a list of texts",
+    dict[str, str]: "a table of texts by name",
+}
+
+
+def check(spec: TaskSpec) -> TaskSpec:
+    """Return the task with every field as its type says: a path, a list or a word becomes the text,
+    tuple or choice that it means.
+
+    Raises UsageError, which names the first field that cannot be meant and what it takes. The value
+    is shown where it is no secret.
+    """
+    kinds = get_type_hints(TaskSpec)
+    return replace(
+        spec,
+        **{
+            each.name: _field(each.name, getattr(spec, each.name), kinds[each.name])
+            for each in fields(TaskSpec)
+        },
+    )
+
+
+def _field(name: str, value: Any, kind: Any) -> Any:
+    choices = _CHOICES.get(name, ())
+    if kind in (Permissions, ContinuityPolicy):
+        choices = tuple(kind)
+    expected = f"one of {', '.join(choices)}" if choices else _WORDS.get(kind, "")
+    if name in _RANGES:
+        expected = _RANGES[name][2]
+    if kind is str and isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    try:
+        found = msgspec.convert(value, resolved(kind), strict=True)
+    except msgspec.ValidationError:
+        raise _refusal(name, value, expected) from None
+    if name in _RANGES and not _RANGES[name][0] <= found <= _RANGES[name][1]:
+        raise _refusal(name, value, expected)
+    if name in _CHOICES and found and found not in choices:
+        raise _refusal(name, value, expected)
+    for text in _texts(found):
+        _check_text(name, text)
+    return found
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        return [*value.keys(), *value.values()]
+    return list(value) if isinstance(value, tuple) else []
+
+
+def _check_text(name: str, text: str) -> None:
+    if "\x00" in text:
+        raise UsageError(
+            f"the task's field {name} holds a NUL character",
+            "no program takes one in an argument or a name",
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            f"the task's field {name} is not valid Unicode text", "give it as UTF-8"
+        ) from None
+
+
+def _refusal(name: str, value: Any, expected: str) -> UsageError:
+    shown = (
+        repr(value)
+        if isinstance(value, str | int | float | None) and name != "prompt"
+        else f"a {type(value).__name__}"
+    )
+    return UsageError(f"the task's field {name} cannot be {shown[:80]}", f"expected {expected}")

@@ -1,0 +1,392 @@
+"""Claude Code's transcripts. What 2.1.329 takes by itself was tried on it
+(docs/reference/mending.md).
+
+It takes nearly everything: torn tails, unreadable lines, doubled results and unknown parents are
+passed over or bridged, a thought without a signature is left out once the service refused it, and a
+call that dangles at the end is closed. It refuses a file in which it finds no conversation, and an
+image over the service's limit; it loses, without a word, a call without its result in the middle,
+glued records, and all that comes before a line without a parent.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+from perdure.rules.transcript_repair.findings import Harm, Mended, Trouble, refused
+from perdure.rules.transcript_repair.records import (
+    Draft,
+    Habits,
+    Record,
+    TranscriptLine,
+    draft,
+    named,
+    objects,
+    part,
+    text,
+)
+
+IMAGE_LIMIT = 5 * 1024 * 1024
+"""Characters of base64 that the service takes; the CLI checks it before it asks."""
+REQUEST_LIMIT = 32_000_000
+"""Bytes of a request that the service takes."""
+MEMORY_LIMIT = 100_000_000
+"""From this size on a resume takes gigabytes of memory (223 MB took 12 GB)."""
+
+HABITS = Habits(
+    opening=r'\{"(parentUuid|type|uuid|sessionId)":',
+    is_record=lambda record: (
+        isinstance(record.get("type"), str) and ("uuid" in record or "sessionId" in record)
+    ),
+    headed=False,
+    keeps_unicode=True,
+    ends_torn_line=True,
+)
+_SAID = ("user", "assistant")
+
+
+def mend(
+    content: bytes, session_id: str, complaint: str = "", memory: int = MEMORY_LIMIT
+) -> Mended:
+    """The diagnosis and, where it can be mended, the new bytes. `complaint`: what the agent said
+    when it refused; `memory`: from how many bytes on a file that was compacted is cut."""
+    made = draft(content, HABITS)
+    if not any(_is_said(record) for _, record in made.records()):
+        what = "no prompt and no answer stands in it"
+        return refused(
+            Trouble.EMPTY,
+            what,
+            "nothing of the conversation is left in this file",
+            tuple(made.findings),
+        )
+    _tools(made, session_id)
+    _content(made, complaint)
+    _chain(made)
+    _size(made, memory)
+    return made.mended()
+
+
+def _is_said(record: Record) -> bool:
+    return (
+        record.get("type") in _SAID
+        and isinstance(record.get("message"), dict)
+        and record.get("isSidechain") is not True
+    )
+
+
+def _said(made: Draft) -> list[tuple[TranscriptLine, Record]]:
+    return [(line, record) for line, record in made.records() if _is_said(record)]
+
+
+def _blocks(record: Record) -> list[Record]:
+    return objects(part(record, "message", "content"))
+
+
+def _tools(made: Draft, session_id: str) -> None:
+    calls: dict[str, TranscriptLine] = {}
+    answered: set[str] = set()
+    said = _said(made)
+    for line, record in said:
+        for block in _blocks(record):
+            if block.get("type") == "tool_use" and (call := text(block.get("id"))):
+                calls[call] = line
+    for line, record in said:
+        for block in _blocks(record):
+            call = text(block.get("tool_use_id"))
+            if block.get("type") != "tool_result" or not call:
+                continue
+            if call not in calls:
+                made.find(
+                    Trouble.ORPHAN,
+                    Harm.LOSS,
+                    line.number,
+                    f"the call {named(call)} is gone; the agent leaves its result out",
+                )
+            elif call in answered:
+                made.find(
+                    Trouble.DOUBLED,
+                    Harm.NONE,
+                    line.number,
+                    f"the call {named(call)} has its result already; the agent takes one",
+                )
+            answered.add(call)
+    last, known = _last_words(said), {text(record.get("uuid")) for _, record in made.records()}
+    heirs = {id(before): after for (before, _), (after, _) in pairwise(said)}
+    for call, line in calls.items():
+        if call in answered:
+            continue
+        if not _goes_on(last, line):
+            made.find(
+                Trouble.DANGLING,
+                Harm.NONE,
+                line.number,
+                f"the call {named(call)} has no result; the agent closes it by itself",
+            )
+            continue
+        made.find(
+            Trouble.DANGLING,
+            Harm.LOSS,
+            line.number,
+            f"the call {named(call)} has no result; the agent leaves the call out",
+        )
+        _close(made, line, call, session_id, heirs.get(id(line)), known)
+
+
+def _last_words(said: list[tuple[TranscriptLine, Record]]) -> list[tuple[int, str]]:
+    """The last line that is no tool result, and the last one of another message: what tells whether
+    it went on after a call. Several lines may be one message."""
+    last: list[tuple[int, str]] = []
+    for line, record in reversed(said):
+        own = text(part(record, "message", "id"))
+        if not _only_results(record) and (not last or own != last[0][1]):
+            last.append((line.number, own))
+        if len(last) == 2:
+            break
+    return last
+
+
+def _goes_on(last: list[tuple[int, str]], line: TranscriptLine) -> bool:
+    own = text(part(line.record, "message", "id"))
+    return any(number > line.number and (not own or other != own) for number, other in last)
+
+
+def _only_results(record: Record) -> bool:
+    blocks = _blocks(record)
+    return bool(blocks) and all(block.get("type") == "tool_result" for block in blocks)
+
+
+def _close(
+    made: Draft,
+    line: TranscriptLine,
+    call: str,
+    session_id: str,
+    heir: TranscriptLine | None,
+    known: set[str],
+) -> None:
+    """Puts in a result that says that there is none, in the place where the conversation (the
+    `heir`) went on from a line that is gone."""
+    record = line.record or {}
+    own = text(record.get("uuid"))
+    lost = text(part(heir.record, "parentUuid")) if heir is not None else ""
+    new = lost if lost and lost not in known else str(uuid5(NAMESPACE_URL, f"{session_id}/{call}"))
+    known.add(new)
+    if heir is not None and heir.record is not None and lost == own:
+        heir.record["parentUuid"] = new
+        heir.changed = True
+    words = (
+        "[perdure: the result of this call is not in the transcript any more; whether it took "
+        "effect is unknown.]"
+    )
+    kept = (
+        "isSidechain",
+        "sessionId",
+        "cwd",
+        "version",
+        "gitBranch",
+        "userType",
+        "entrypoint",
+        "timestamp",
+        "slug",
+    )
+    result = {"tool_use_id": call, "type": "tool_result", "content": words, "is_error": True}
+    answer = {
+        "parentUuid": own or None,
+        **{key: record[key] for key in kept if key in record},
+        "type": "user",
+        "uuid": new,
+    }
+    answer["message"] = {"role": "user", "content": [result]}
+    made.insert(
+        line,
+        answer,
+        f"a result put in for the call {named(call)}",
+        "the agent leaves out a call without its result",
+    )
+
+
+def _content(made: Draft, complaint: str) -> None:
+    gone: dict[str, Any] = {}
+    thinking = "thinking" in complaint.lower() or "signature" in complaint.lower()
+    for line, record in _said(made):
+        message = record["message"]
+        blocks = message.get("content")
+        if not isinstance(blocks, list):
+            continue
+        kept = []
+        for block in blocks:
+            if isinstance(block, dict) and block.get("type") == "thinking" and thinking:
+                made.find(
+                    Trouble.CONTENT,
+                    Harm.REFUSED,
+                    line.number,
+                    "a thought whose signature the service does not take",
+                )
+                made.change(
+                    line, "thought left out", "the service refused a thought for its signature"
+                )
+                continue
+            if (
+                isinstance(block, dict)
+                and block.get("type") == "thinking"
+                and not block.get("signature")
+            ):
+                made.find(
+                    Trouble.CONTENT,
+                    Harm.NONE,
+                    line.number,
+                    "a thought without a signature; refused, the agent leaves it out by itself",
+                )
+            if (
+                isinstance(block, dict)
+                and block.get("type") == "tool_use"
+                and not isinstance(block.get("input"), dict)
+            ):
+                made.find(
+                    Trouble.CONTENT, Harm.REFUSED, line.number, "a tool call without its input"
+                )
+                block["input"] = {}
+                made.change(line, "empty input put in", "the service refuses a call without one")
+            kept.append(_without_images(made, line, block))
+        message["content"] = kept
+        if blocks and not kept:
+            line.dropped = True
+            gone[text(record.get("uuid"))] = record.get("parentUuid")
+    gone.pop("", None)
+    _take_out(made, gone)
+
+
+def _without_images(made: Draft, line: TranscriptLine, block: Any) -> Any:
+    """The block with every image that the service refuses replaced by words."""
+    if not isinstance(block, dict):
+        return block
+    if isinstance(block.get("content"), list):
+        block["content"] = [_without_images(made, line, inner) for inner in block["content"]]
+    image = part(block, "source", "data")
+    if block.get("type") != "image" or not isinstance(image, str) or 0 < len(image) <= IMAGE_LIMIT:
+        return block
+    what = f"an image of {len(image)} characters; the service takes from 1 to {IMAGE_LIMIT}"
+    made.find(Trouble.CONTENT, Harm.REFUSED, line.number, what)
+    made.change(
+        line, "image replaced by words", "the service refuses the whole conversation for it"
+    )
+    return {
+        "type": "text",
+        "text": f"[perdure: {what}; it was taken out so that the conversation can go on.]",
+    }
+
+
+def _take_out(made: Draft, gone: dict[str, Any]) -> None:
+    """Who came after a line of which nothing is left follows its parent. `gone`: such lines' ids,
+    with their parents."""
+    for line, record in made.records() if gone else ():
+        parent, seen = record.get("parentUuid"), set[str]()
+        while isinstance(parent, str) and parent in gone and parent not in seen:
+            seen.add(parent)
+            parent = gone[parent]
+        if seen:
+            record["parentUuid"] = parent
+            line.changed = True
+
+
+def _chain(made: Draft) -> None:
+    """A line without a parent hides all that was said before it. The CLI's print mode never begins
+    anew in the same file, so there the parent was lost; in its own program a person may have gone
+    back to the beginning."""
+    before: TranscriptLine | None = None
+    said = False
+    for line, record in made.records():
+        if record.get("isSidechain") is True or not isinstance(record.get("uuid"), str):
+            continue
+        bare = (
+            "parentUuid" in record
+            and record["parentUuid"] is None
+            and not record.get("logicalParentUuid")
+        )
+        if (
+            bare
+            and said
+            and before is not None
+            and record.get("type") in _SAID
+            and not record.get("isCompactSummary")
+        ):
+            alone = record.get("entrypoint") == "sdk-cli"
+            made.find(
+                Trouble.CHAIN,
+                Harm.LOSS,
+                line.number,
+                "it follows nothing, and hides all that was said before it from the model",
+            )
+            if alone and before.record is not None:
+                record["parentUuid"] = before.record["uuid"]
+                made.change(
+                    line,
+                    "joined to the line before it",
+                    "the agent tells the model only what it follows",
+                )
+        before = line
+        said = said or _is_said(record)
+
+
+def _size(made: Draft, memory: int) -> None:
+    """Against the request that the service takes, and the memory that a resume takes. What came
+    before the last compaction is not told to the model any more, so it can be cut off; nothing else
+    can."""
+    records = made.records()
+    at = next(
+        (
+            n
+            for n in reversed(range(len(records)))
+            if records[n][1].get("subtype") == "compact_boundary"
+        ),
+        None,
+    )
+    told = sum(len(line.raw) for line, record in records[at or 0 :] if _is_said(record))
+    whole = sum(len(line.raw) for line in made.lines)
+    if told > REQUEST_LIMIT:
+        made.find(
+            Trouble.OVERSIZE,
+            Harm.REFUSED,
+            0,
+            f"{told} bytes are told to the model; the service takes {REQUEST_LIMIT}",
+        )
+        made.refusal = (
+            "it is larger than a request may be, and there is no compaction after which less would "
+            "be told"
+        )
+    elif whole > memory and at is None:
+        made.find(
+            Trouble.OVERSIZE,
+            Harm.NONE,
+            0,
+            f"{whole} bytes: a resume takes gigabytes of memory, and there is no compaction to cut "
+            "at",
+        )
+    elif whole > memory and at is not None:
+        made.find(
+            Trouble.OVERSIZE, Harm.NONE, 0, f"{whole} bytes: a resume takes gigabytes of memory"
+        )
+        boundary, record = records[at]
+        kept = _preserved(record)
+        before = [
+            line
+            for line in made.lines[: made.lines.index(boundary)]
+            if not line.record or line.record.get("uuid") not in kept
+        ]
+        for line in before:
+            line.dropped = True
+        made.edited(
+            boundary.number,
+            f"{len(before)} lines before it left out",
+            "they were compacted and are not told any more",
+        )
+
+
+def _preserved(boundary: Record) -> frozenset[str]:
+    """Messages from before the compaction that are told on all the same."""
+    found = part(boundary, "compactMetadata", "preservedMessages", "allUuids")
+    return (
+        frozenset(each for each in found if isinstance(each, str))
+        if isinstance(found, list)
+        else frozenset()
+    )

@@ -1,0 +1,210 @@
+"""Codex's rollouts. What 0.169.0 takes by itself was tried on it (docs/reference/mending.md).
+
+It refuses a rollout whose first record does not say which thread it is, and with it everything
+behind; it passes over unreadable lines and closes every call without a result (`aborted`), at the
+end and in the middle. A result that stands there twice, or before its call, it sends as it stands,
+and the service refuses that.
+"""
+
+from __future__ import annotations
+
+import re
+
+from perdure.rules.transcript_repair.findings import Harm, Mended, Trouble, refused
+from perdure.rules.transcript_repair.records import (
+    Draft,
+    Habits,
+    Record,
+    TranscriptLine,
+    draft,
+    named,
+    part,
+    text,
+)
+
+REQUEST_LIMIT = 100_000_000
+"""A thread of this size is reported: no limit of the service is known, and the CLI's own compaction
+comes long before."""
+
+HABITS = Habits(
+    opening=r'\{"timestamp":',
+    is_record=lambda record: isinstance(record.get("type"), str) and "payload" in record,
+    headed=False,
+    keeps_unicode=False,
+    ends_torn_line=True,
+)
+_NEEDED = ("id", "timestamp", "cwd", "originator", "cli_version")
+"""Without one of these the CLI cannot read the first record."""
+_TIME = re.compile(r"(\d{4}-\d{2}-\d{2})T(\d{2})-(\d{2})-(\d{2})")
+_PARENT = re.compile(rb'"forked_from_id":"([0-9a-f-]{36})"')
+_CALLS = {"function_call": "function_call_output", "custom_tool_call": "custom_tool_call_output"}
+_RESULTS = tuple(_CALLS.values())
+
+
+def mend(content: bytes, session_id: str, name: str = "", complaint: str = "") -> Mended:
+    """The diagnosis and, where it can be mended, the new bytes. `name`: the file's name, which
+    holds the time it was begun."""
+    headless = content.removeprefix(b"\xef\xbb\xbf")
+    made = draft(headless, HABITS)
+    if headless is not content:
+        made.find(
+            Trouble.ENCODING, Harm.REFUSED, 1, "a byte order mark stands before the first line"
+        )
+        made.edited(
+            1, "byte order mark taken out", "the agent does not read the first line with it"
+        )
+    if not any(_is_said(record) for _, record in made.records()):
+        what = "no prompt and no answer stands in it"
+        return refused(
+            Trouble.EMPTY, what, "nothing of the thread is left in this file", tuple(made.findings)
+        )
+    _head(made, session_id, name, headless)
+    _tools(made)
+    if len(content) > REQUEST_LIMIT:
+        made.find(
+            Trouble.OVERSIZE,
+            Harm.NONE,
+            0,
+            f"{len(content)} bytes: a resume reads and holds all of it",
+        )
+    return made.mended()
+
+
+def _is_said(record: Record) -> bool:
+    payload = record.get("payload")
+    if record.get("type") != "response_item" or part(payload, "type") != "message":
+        return False
+    words = "".join(
+        text(part(each, "text"))
+        for each in part(payload, "content") or []
+        if isinstance(each, dict)
+    )
+    return part(payload, "role") == "assistant" or (
+        part(payload, "role") == "user" and not words.lstrip().startswith("<environment_context>")
+    )
+
+
+def _head(made: Draft, session_id: str, name: str, content: bytes) -> None:
+    """The first record, made anew from what the file's name and the later records say where it is
+    not whole."""
+    first = next((line for line in made.lines if line.raw.strip() or line.changed), None)
+    meta = (
+        part(first.record, "payload")
+        if first is not None and part(first.record, "type") == "session_meta"
+        else None
+    )
+    if isinstance(meta, dict) and all(isinstance(meta.get(key), str) for key in _NEEDED):
+        return
+    said = {} if not isinstance(meta, dict) else meta
+    turn: Record = next(
+        (record["payload"] for _, record in made.records() if record.get("type") == "turn_context"),
+        {},
+    )
+    where = text(said.get("cwd")) or text(part(turn, "cwd"))
+    at = first.number if first is not None else 1
+    if not where:
+        made.find(
+            Trouble.HEAD,
+            Harm.REFUSED,
+            at,
+            "the first record is not whole, and no later one says in which directory the thread "
+            "works",
+        )
+        made.refusal = "the thread's first record is lost, and nothing is left to make it anew from"
+        return
+    made.find(
+        Trouble.HEAD,
+        Harm.REFUSED,
+        at,
+        "the first record, which says which thread it is, is not whole",
+    )
+    began = _TIME.search(name)
+    stamp = (
+        f"{began[1]}T{began[2]}:{began[3]}:{began[4]}.000Z"
+        if began
+        else text(part(made.records()[0][1], "timestamp"))
+    )
+    payload = {
+        "id": session_id,
+        "timestamp": stamp,
+        "cwd": where,
+        "originator": "codex_exec",
+        "cli_version": "0.0.0",
+    }
+    payload |= {
+        key: value for key, value in said.items() if key not in _NEEDED or isinstance(value, str)
+    }
+    parent = _PARENT.search(content.partition(b"\n")[0])
+    if parent:
+        payload["forked_from_id"] = parent[1].decode()
+    record = {"timestamp": stamp, "ordinal": 0, "type": "session_meta", "payload": payload}
+    if first is not None and (first.record is None or first.record.get("type") == "session_meta"):
+        made.drop(
+            first,
+            "what is left of the first record taken out",
+            "the agent reads the thread's name from the first line",
+        )
+    made.insert(
+        None,
+        record,
+        "the first record made anew from the file's name and the later ones",
+        "without it the agent reads nothing",
+    )
+
+
+def _tools(made: Draft) -> None:
+    calls: dict[str, TranscriptLine] = {}
+    results: dict[str, TranscriptLine] = {}
+    early: list[tuple[TranscriptLine, str]] = []
+    for line, record in made.records():
+        payload = record.get("payload")
+        kind, call = part(payload, "type"), text(part(payload, "call_id"))
+        if record.get("type") != "response_item" or not call:
+            continue
+        if kind in _CALLS:
+            calls.setdefault(call, line)
+        elif kind in _RESULTS and call in results:
+            made.find(
+                Trouble.DOUBLED,
+                Harm.REFUSED,
+                line.number,
+                f"the call {named(call)} has its result already, and both are sent",
+            )
+            made.drop(
+                line,
+                f"second result of the call {named(call)} left out",
+                "the service takes one result a call",
+            )
+        elif kind in _RESULTS:
+            results[call] = line
+            if call not in calls:
+                early.append((line, call))
+    for line, call in early:
+        if call not in calls:
+            made.find(
+                Trouble.ORPHAN,
+                Harm.LOSS,
+                line.number,
+                f"the call {named(call)} is gone; the agent leaves its result out",
+            )
+            continue
+        made.find(
+            Trouble.ORDER,
+            Harm.REFUSED,
+            line.number,
+            f"the result of the call {named(call)} stands before it",
+        )
+        made.move(
+            line,
+            calls[call],
+            "moved behind its call",
+            "the service refuses a result before its call",
+        )
+    for call, line in calls.items():
+        if call not in results:
+            made.find(
+                Trouble.DANGLING,
+                Harm.NONE,
+                line.number,
+                f"the call {named(call)} has no result; the agent closes it by itself",
+            )

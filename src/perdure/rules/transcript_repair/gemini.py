@@ -1,0 +1,213 @@
+"""Gemini CLI's conversations. What 0.61.0 takes by itself was tried on it
+(docs/reference/mending.md).
+
+It refuses a file whose first line does not name the conversation, one whose messages were all taken
+back by its last records, and a message whose content is neither text nor a list; it does not end a
+torn line before it writes on. Each tool result is told twice after every resume, by the CLI's own
+way of writing (gemini-cli#29365): that is mended only where the service refused it.
+"""
+
+from __future__ import annotations
+
+from perdure.rules.transcript_repair.findings import Harm, Mended, Trouble, refused
+from perdure.rules.transcript_repair.records import (
+    Draft,
+    Habits,
+    Record,
+    TranscriptLine,
+    draft,
+    objects,
+    part,
+    text,
+)
+
+REQUEST_LIMIT = 100_000_000
+"""From this size on it is reported: each resume writes all messages again, so the file grows
+fast."""
+
+HABITS = Habits(
+    opening=r'\{"(id|\$set|\$rewindTo|sessionId)":',
+    is_record=lambda record: (
+        "$set" in record
+        or "$rewindTo" in record
+        or "sessionId" in record
+        or ("id" in record and "type" in record)
+    ),
+    headed=True,
+    keeps_unicode=False,
+    ends_torn_line=False,
+)
+_SAID = ("user", "gemini")
+NO_PROJECT = "0" * 64
+"""The CLI wants a hash of the project's directory in the first line, and does not compare it."""
+
+
+def mend(content: bytes, session_id: str, complaint: str = "") -> Mended:
+    """The diagnosis and, where it can be mended, the new bytes. `complaint`: what the agent said
+    when it refused."""
+    made = draft(content, HABITS)
+    if not any(_messages(record) for _, record in made.records()):
+        what = "no prompt and no answer stands in it"
+        return refused(
+            Trouble.EMPTY,
+            what,
+            "nothing of the conversation is left in this file",
+            tuple(made.findings),
+        )
+    _head(made, session_id)
+    _content(made)
+    _wiped(made)
+    _tools(made, complaint)
+    if len(content) > REQUEST_LIMIT:
+        _cut(made, len(content))
+    return made.mended()
+
+
+def _messages(record: Record) -> list[Record]:
+    """The messages that a record tells, without what the CLI put in itself at the beginning."""
+    told = [record, *objects(part(record, "$set", "messages"))]
+    return [
+        each
+        for each in told
+        if each.get("type") in _SAID and "<session_context>" not in str(each.get("content"))[:80]
+    ]
+
+
+def _head(made: Draft, session_id: str) -> None:
+    first = next((line for line in made.lines if not line.dropped), None)
+    if first is not None and part(first.record, "sessionId") == session_id:
+        return
+    number = first.number if first is not None else 1
+    named_here = text(part(first.record, "sessionId")) if first is not None else ""
+    what = (
+        "the first line names another conversation"
+        if named_here
+        else "the first line, which names the conversation, is not whole"
+    )
+    made.findings = [
+        each
+        for each in made.findings
+        if not (each.line == number and each.trouble is Trouble.UNREADABLE)
+    ]
+    made.find(Trouble.HEAD, Harm.REFUSED, number, what)
+    if first is not None and named_here and first.record is not None:
+        first.record["sessionId"] = session_id
+        made.change(
+            first,
+            "the conversation's id put in",
+            "the agent finds a conversation by its first line",
+        )
+        return
+    if first is not None and first.record is None:
+        made.drop(
+            first,
+            "what is left of the first line taken out",
+            "the agent reads the conversation's name from it",
+        )
+    heads = (
+        record
+        for _, record in made.records()
+        if isinstance(record.get("sessionId"), str) and "startTime" in record
+    )
+    stamps = (
+        text(each.get("timestamp"))
+        for _, record in made.records()
+        for each in [record, *_messages(record)]
+    )
+    stamp = next((each for each in stamps if each), "1970-01-01T00:00:00.000Z")
+    head = {
+        "projectHash": NO_PROJECT,
+        "startTime": stamp,
+        "lastUpdated": stamp,
+        "kind": "main",
+        **next(heads, {}),
+        "sessionId": session_id,
+    }
+    made.insert(None, head, "the first line made anew", "without it the agent reads nothing")
+
+
+def _content(made: Draft) -> None:
+    """A message whose content has no form that the CLI knows: it fails on it before it asks the
+    model."""
+    for line, record in made.records():
+        if (
+            record.get("type") in _SAID
+            and not isinstance(record.get("content"), str | list)
+            and "id" in record
+        ):
+            loses = record.get("type") == "user"
+            made.find(
+                Trouble.CONTENT,
+                Harm.LOSS if loses else Harm.REFUSED,
+                line.number,
+                "a message without content that can be read",
+            )
+            if not loses:
+                made.drop(
+                    line, "message left out", "the agent fails on it before it asks the model"
+                )
+
+
+def _wiped(made: Draft) -> None:
+    """Records that take back everything at the very end: a kill between an empty list of messages
+    and the full one that follows it, or a way back to a message that is not there."""
+    known: set[str] = set()
+    last: list[TranscriptLine] = []
+    for line, record in made.records():
+        given = part(record, "$set", "messages")
+        target = record.get("$rewindTo")
+        unknown = isinstance(target, str) and target not in known
+        if known and ((isinstance(given, list) and not _messages(record)) or unknown):
+            last.append(line)
+        elif _messages(record):
+            last = []
+        known |= {text(each.get("id")) for each in _messages(record)}
+    for line in last:
+        made.find(
+            Trouble.WIPED,
+            Harm.REFUSED,
+            line.number,
+            "it takes the whole conversation back, and nothing came after it",
+        )
+        made.drop(line, "left out", "what came before it is the conversation")
+
+
+def _tools(made: Draft, complaint: str) -> None:
+    held: set[str] = set()
+    for _, record in made.records():
+        for message in _messages(record):
+            calls = objects(message.get("toolCalls"))
+            held |= {text(call.get("id")) for call in calls if isinstance(call.get("result"), list)}
+    refusing = "function response" in complaint.lower()
+    doubled: list[TranscriptLine] = []
+    for line, record in made.records():
+        answers = [part(each, "functionResponse", "id") for each in objects(record.get("content"))]
+        told = [each for each in answers if isinstance(each, str)]
+        if not told or not all(each in held for each in told):
+            continue
+        doubled.append(line)
+        if refusing:
+            made.drop(line, "second result left out", "the service refuses more results than calls")
+    if doubled:
+        what = f"{len(doubled)} tool result(s) stand with their calls too, and both are told"
+        made.find(Trouble.DOUBLED, Harm.REFUSED if refusing else Harm.NONE, doubled[0].number, what)
+
+
+def _cut(made: Draft, size: int) -> None:
+    """Each resume writes all messages anew: what stands before the last such record is told no
+    more."""
+    made.find(Trouble.OVERSIZE, Harm.NONE, 0, f"{size} bytes: a resume reads and holds all of it")
+    full = [
+        line
+        for line, record in made.records()
+        if len(objects(part(record, "$set", "messages"))) > 1
+    ]
+    if not full:
+        return
+    first, last = next(line for line in made.lines if not line.dropped), made.lines.index(full[-1])
+    before = [line for line in made.lines[:last] if line is not first and not line.dropped]
+    for line in before:
+        line.dropped = True
+    made.edited(
+        full[-1].number, f"{len(before)} lines before it left out", "it tells all messages anew"
+    )

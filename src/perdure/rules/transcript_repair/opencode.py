@@ -1,0 +1,102 @@
+"""OpenCode's conversations, in the lines that `agents.opencode.archive` tells them in: of the
+database, or of perdure's own copy.
+
+1.18.33 closes calls that were interrupted by itself. A row whose JSON is broken makes every use of
+the session fail; put back by OpenCode's own `import`, it takes all that follows with it, without a
+word. The database is never written by perdure, and an import does not replace rows that are there,
+so what is broken in the database is told and not mended; a copy can be, and goes back where the
+session is gone.
+"""
+
+from __future__ import annotations
+
+from perdure.rules.transcript_repair.findings import Harm, Mended, Trouble, refused
+from perdure.rules.transcript_repair.records import Draft, Habits, draft, part, text
+
+HABITS = Habits(
+    opening=r'\{"(created|data)":',
+    is_record=lambda record: (
+        record.get("type") in ("session", "message", "part", "revert")
+        and isinstance(record.get("id"), str)
+    ),
+    headed=True,
+    keeps_unicode=False,
+    ends_torn_line=False,
+)
+
+
+def mend(content: bytes, session_id: str, complaint: str = "") -> Mended:
+    """The diagnosis and, where it can be mended, the new bytes."""
+    made = draft(content, HABITS)
+    if not any(
+        record.get("type") == "part" and part(record, "data", "type") in ("text", "tool")
+        for _, record in made.records()
+    ):
+        return refused(
+            Trouble.EMPTY,
+            "no prompt and no answer stands in it",
+            "nothing of the session is left",
+            tuple(made.findings),
+        )
+    first = made.records()[0][1] if made.records() else {}
+    if first.get("type") != "session" or not text(first.get("directory")):
+        made.find(
+            Trouble.HEAD,
+            Harm.REFUSED,
+            1,
+            "the session's own row is lost: in which directory it works is not known",
+        )
+        made.refusal = "the session's own row is lost, and nothing says in which directory it works"
+        return made.mended()
+    _rows(made)
+    return made.mended()
+
+
+def _rows(made: Draft) -> None:
+    """Rows whose JSON is broken, and parts whose message is gone."""
+    lost: set[str] = set()
+    messages: set[str] = set()
+    for line, record in made.records():
+        key, owner = text(record.get("id")), text(record.get("message"))
+        broken = "unreadable" in (record.get("data") or {}) or (
+            record.get("type") != "session" and not isinstance(record.get("data"), dict)
+        )
+        if record.get("type") == "message":
+            (lost if broken else messages).add(key)
+        if record.get("type") == "message" and broken:
+            made.find(
+                Trouble.UNREADABLE,
+                Harm.REFUSED,
+                line.number,
+                "the row of a message is broken, and OpenCode fails on the session",
+            )
+            made.drop(line, "message left out", "OpenCode fails on a session with such a row")
+        elif record.get("type") == "part" and (owner in lost or owner not in messages):
+            made.find(Trouble.ORPHAN, Harm.LOSS, line.number, "a part whose message is lost")
+            made.drop(line, "part left out", "its message is lost")
+        elif record.get("type") == "part" and broken:
+            made.find(
+                Trouble.UNREADABLE,
+                Harm.REFUSED,
+                line.number,
+                "the row of a part is broken, and OpenCode fails on the session",
+            )
+            words = "[perdure: what stood here cannot be read any more.]"
+            record["data"] = {
+                "type": "text",
+                "text": words,
+                "synthetic": record.get("role") == "user",
+            }
+            made.change(
+                line, "replaced by words that say so", "OpenCode fails on a session with such a row"
+            )
+        elif record.get("type") == "part" and part(record, "data", "state", "status") in (
+            "running",
+            "pending",
+        ):
+            made.find(
+                Trouble.DANGLING,
+                Harm.NONE,
+                line.number,
+                "a tool was at work when the agent ended; OpenCode closes it by itself",
+            )

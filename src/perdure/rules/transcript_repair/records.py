@@ -1,0 +1,341 @@
+"""A transcript as lines, each with its record: what is shared by all CLIs that keep JSON lines.
+
+Nothing here trusts the file. A line that holds no record is searched for records behind the rest of
+another one (a write that was torn and then gone on with), or several on one line (line ends that
+were lost); both are what the CLIs themselves do not read. What comes back is a `Draft`: the lines
+as they may be changed by the CLI's own room, with the findings and edits so far.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Callable
+from dataclasses import field
+from typing import Any
+
+from perdure.lateclass import dataclass
+from perdure.rules.transcript_repair.findings import Edit, Finding, Harm, Mended, Trouble
+
+TRIES = 400
+"""So often a record is looked for in one line: a hostile line must not take for ever."""
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_BLANK = b" \t\r\n\0"
+
+Record = dict[str, Any]
+
+
+@dataclass(slots=True, eq=False)
+class TranscriptLine:
+    """One line, equal only to itself. `record` is None where none can be read; `raw` stands in the
+    new file unless the record was changed."""
+
+    number: int
+    """In the original, from 1."""
+    raw: bytes
+    record: Record | None
+    changed: bool = False
+    dropped: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class Habits:
+    """What one CLI does with what is not a plain line."""
+
+    opening: str
+    """A regular expression for how this CLI's records begin: where a line is searched for them."""
+    is_record: Callable[[Record], bool]
+    headed: bool
+    """The first line must be a record; else the conversation is refused."""
+    keeps_unicode: bool
+    """It reads lone surrogates and broken characters by itself; else it passes over the whole
+    line."""
+    ends_torn_line: bool
+    """It begins a new line before it appends to a torn one; else its next record is lost with
+    it."""
+
+
+@dataclass(slots=True)
+class Draft:
+    """A transcript on its way to a mended copy."""
+
+    lines: list[TranscriptLine] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    edits: list[Edit] = field(default_factory=list)
+    refusal: str = ""
+
+    def find(self, trouble: Trouble, harm: Harm, line: int, what: str) -> None:
+        self.findings.append(Finding(trouble, harm, line, what))
+
+    def records(self) -> list[tuple[TranscriptLine, Record]]:
+        """The lines that hold a record and are not dropped."""
+        return [
+            (line, line.record)
+            for line in self.lines
+            if line.record is not None and not line.dropped
+        ]
+
+    def change(self, line: TranscriptLine, what: str, why: str) -> None:
+        """The line's record was changed in place."""
+        line.changed = True
+        self.edits.append(Edit(line.number, what, why))
+
+    def drop(self, line: TranscriptLine, what: str, why: str) -> None:
+        line.dropped = True
+        self.edits.append(Edit(line.number, what, why))
+
+    def insert(self, after: TranscriptLine | None, record: Record, what: str, why: str) -> None:
+        """Puts a record of perdure's own behind a line; at the beginning where there is none."""
+        at = self.lines.index(after) + 1 if after is not None else 0
+        number = after.number if after is not None else 1
+        self.lines.insert(at, TranscriptLine(number, b"", record, changed=True))
+        self.edits.append(Edit(number, what, why))
+
+    def move(self, line: TranscriptLine, after: TranscriptLine, what: str, why: str) -> None:
+        """Puts a line behind another one."""
+        self.lines.remove(line)
+        self.lines.insert(self.lines.index(after) + 1, line)
+        self.edited(line.number, what, why)
+
+    def edited(self, line: int, what: str, why: str) -> None:
+        """A change that was made already."""
+        self.edits.append(Edit(line, what, why))
+
+    def mended(self) -> Mended:
+        """The answer: new bytes only where something was changed, and not where the whole is
+        refused."""
+        findings = tuple(sorted(self.findings, key=lambda finding: finding.line))
+        if self.refusal or not self.edits:
+            return Mended(findings=findings, refusal=self.refusal)
+        return Mended(
+            findings=findings,
+            edits=tuple(sorted(self.edits, key=lambda edit: edit.line)),
+            content=self.content(),
+        )
+
+    def content(self) -> bytes:
+        return b"".join(
+            (_dumped(line.record) if line.changed else line.raw) + b"\n"
+            for line in self.lines
+            if not line.dropped
+        )
+
+
+def _dumped(record: Record | None) -> bytes:
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def draft(content: bytes, habits: Habits) -> Draft:
+    """The transcript's lines, with what can be mended without knowing what stands in them."""
+    made = Draft()
+    content = _plain(content, habits, made)
+    pieces = content.split(b"\n")
+    torn = pieces.pop()
+    for number, raw in enumerate(pieces, 1):
+        _take(made, number, raw, habits)
+    if torn.strip(_BLANK):
+        _take_tail(made, len(pieces) + 1, torn, habits)
+    elif torn:
+        made.find(
+            Trouble.TORN,
+            Harm.NONE,
+            len(pieces) + 1,
+            f"{len(torn)} bytes without a meaning at the end",
+        )
+        if not habits.ends_torn_line:
+            made.edits.append(
+                Edit(len(pieces) + 1, "left out", "the agent's next record would be lost with it")
+            )
+        else:
+            made.lines.append(TranscriptLine(len(pieces) + 1, torn, None))
+    return made
+
+
+def _plain(content: bytes, habits: Habits, made: Draft) -> bytes:
+    """UTF-8 with plain line ends, as every CLI writes it."""
+    harm = Harm.REFUSED if habits.headed else Harm.NONE
+    for mark, name in ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")):
+        if content.startswith(mark):
+            made.find(
+                Trouble.ENCODING,
+                Harm.REFUSED,
+                0,
+                "it was stored anew as UTF-16, which the agent does not read",
+            )
+            made.edits.append(Edit(1, "stored as UTF-8 again", "the agent reads nothing else"))
+            return content[2:].decode(name, "replace").encode("utf-8", "replace")
+    if content.startswith(codecs.BOM_UTF8):
+        made.find(Trouble.ENCODING, harm, 1, "a byte order mark stands before the first line")
+        if habits.headed:
+            made.edited(
+                1, "byte order mark taken out", "the agent does not read the first line with it"
+            )
+        return content.removeprefix(codecs.BOM_UTF8)
+    return content
+
+
+def _take(made: Draft, number: int, raw: bytes, habits: Habits) -> None:
+    if not raw.strip(_BLANK):
+        if not made.lines and habits.headed:
+            made.find(Trouble.HEAD, Harm.REFUSED, number, "the first line is blank")
+            made.edits.append(
+                Edit(
+                    number,
+                    "blank line left out",
+                    "the first line must say which conversation it is",
+                )
+            )
+        else:
+            made.lines.append(TranscriptLine(number, raw, None))
+        return
+    record, clean = read(raw)
+    if record is not None and (clean or habits.keeps_unicode):
+        made.lines.append(TranscriptLine(number, raw, record))
+        return
+    if record is not None:
+        made.find(
+            Trouble.UNREADABLE,
+            Harm.LOSS,
+            number,
+            "characters are broken, and the agent passes over the whole line",
+        )
+        made.lines.append(line := TranscriptLine(number, raw, record))
+        made.change(
+            line, "broken characters replaced", "the agent passes over a line that has some"
+        )
+        return
+    _search(made, number, raw, habits)
+
+
+def _take_tail(made: Draft, number: int, torn: bytes, habits: Habits) -> None:
+    """What stands behind the last line end: a whole record without its end, or the beginning of
+    one."""
+    record, _ = read(torn)
+    if record is not None:
+        made.lines.append(TranscriptLine(number, torn, record))
+        if not habits.ends_torn_line:
+            made.find(
+                Trouble.TORN,
+                Harm.LOSS,
+                number,
+                "the last line has no end, and the agent's next record would be glued to it",
+            )
+            made.edits.append(
+                Edit(number, "line end added", "the agent's next record would be lost")
+            )
+        return
+    before = len(made.findings)
+    _search(made, number, torn, habits)
+    if any(finding.trouble is Trouble.GLUED for finding in made.findings[before:]):
+        return
+    del made.findings[before:]
+    what = f"the last record breaks off after {len(torn)} bytes"
+    made.find(Trouble.TORN, Harm.NONE if habits.ends_torn_line else Harm.LOSS, number, what)
+    if not habits.ends_torn_line:
+        made.drop(
+            made.lines[-1], "torn record left out", "the agent's next record would be lost with it"
+        )
+
+
+def _search(made: Draft, number: int, raw: bytes, habits: Habits) -> None:
+    """A line that is no record: the records that stand in it behind something else, each on a line
+    of its own now."""
+    found = _records_in(raw, habits)
+    if not found:
+        harm = Harm.REFUSED if habits.headed and not made.lines else Harm.LOSS
+        made.find(
+            Trouble.UNREADABLE,
+            harm,
+            number,
+            f"{len(raw)} bytes that are no record; the agent passes over them",
+        )
+        made.lines.append(TranscriptLine(number, raw, None))
+        return
+    count = (
+        f"{len(found)} records that the agent does not read"
+        if len(found) > 1
+        else "a record that the agent does not read"
+    )
+    made.find(Trouble.GLUED, Harm.LOSS, number, f"{count}: the line is not theirs alone")
+    for record in found:
+        made.lines.append(TranscriptLine(number, b"", record, changed=True))
+    made.edits.append(
+        Edit(
+            number,
+            f"{len(found)} record(s) put on lines of their own",
+            "the agent reads one record a line",
+        )
+    )
+
+
+def _records_in(raw: bytes, habits: Habits) -> list[Record]:
+    text = raw.decode("utf-8", "replace")
+    decoder, opening = json.JSONDecoder(), re.compile(habits.opening)
+    found: list[Record] = []
+    at = 0
+    for _ in range(TRIES):
+        opened = opening.search(text, at)
+        if opened is None:
+            break
+        try:
+            record, end = decoder.raw_decode(text, opened.start())
+        except (ValueError, RecursionError):
+            at = opened.start() + 1
+            continue
+        at = end
+        if isinstance(record, dict) and habits.is_record(record):
+            found.append(_scrubbed(record))
+    return found
+
+
+def read(raw: bytes) -> tuple[Record | None, bool]:
+    """The object on the line, or None; and whether every character in it is whole."""
+    try:
+        text = raw.decode("utf-8")
+        clean = True
+    except UnicodeDecodeError:
+        text, clean = raw.decode("utf-8", "replace"), False
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None, clean
+    if not isinstance(found, dict):
+        return None, clean
+    if clean and "\\ud" in text.lower() and _has_surrogate(found):
+        return _scrubbed(found), False
+    return found, clean
+
+
+def _has_surrogate(value: Any) -> bool:
+    return _SURROGATE.search(json.dumps(value, ensure_ascii=False)) is not None
+
+
+def _scrubbed(record: Record) -> Record:
+    """Without lone surrogates, which no UTF-8 can hold."""
+    if not _has_surrogate(record):
+        return record
+    cleaned: Record = json.loads(_SURROGATE.sub("\ufffd", json.dumps(record, ensure_ascii=False)))
+    return cleaned
+
+
+def part(value: Any, *path: str) -> Any:
+    """What lies at the path of keys, or None."""
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def objects(value: Any) -> list[Record]:
+    """The objects of a list; everything else is passed over."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def named(words: str, most: int = 60) -> str:
+    """Hostile words as a few plain characters of a sentence."""
+    plain = "".join(letter if letter.isprintable() else " " for letter in words)
+    return repr(" ".join(plain.split())[:most])

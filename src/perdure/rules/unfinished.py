@@ -1,0 +1,215 @@
+"""What a turn left open although the agent reported success: calls of tools that were denied,
+questions that nobody answered, answers that broke off. Pure.
+
+`attempt` collects the facts from the agent's events, and asks `judge` before the outcome counts. A
+sentence is never evidence: what decides are calls, results and stop reasons.
+"""
+
+from __future__ import annotations
+
+from dataclasses import field, replace
+
+from perdure.lateclass import dataclass
+from perdure.model import OnDenied, Outcome, OutcomeKind
+from perdure.model.events import (
+    AgentEvent,
+    QuestionAsked,
+    ReplyCut,
+    Said,
+    ToolDenied,
+    ToolEnded,
+    ToolStarted,
+    TurnEnded,
+    TurnStarted,
+)
+
+MOST = 100
+"""Number of different denied calls that are told apart."""
+NAMED = 3
+"""Number of denied calls that an outcome names."""
+WORDS = 400
+"""Characters of a question, or of a refusal, that an outcome carries."""
+LOOKING = frozenset(
+    {
+        "glob",
+        "grep",
+        "invalid",
+        "list",
+        "list_directory",
+        "ls",
+        "read",
+        "read_file",
+        "read_many_files",
+        "search_file_content",
+        "todowrite",
+        "toolsearch",
+        "update_plan",
+        "write_todos",
+    }
+)
+"""Tools that change nothing, in lower case (`invalid` is OpenCode's name for a tool that is not
+there): an agent that goes on with these alone has not answered
+its own question."""
+
+
+@dataclass(slots=True)
+class OpenEnds:
+    """The facts of an attempt, event by event."""
+
+    calls: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Name and main argument of the calls that run, by id."""
+    known: set[str] = field(default_factory=set)
+    """Ids of the calls whose denial was taken in."""
+    denied: dict[tuple[str, str], int] = field(default_factory=dict)
+    """How often each call was denied that did not run later."""
+    sandboxed: set[tuple[str, str]] = field(default_factory=set)
+    """Those that a sandbox stopped."""
+    more: int = 0
+    """Denied calls beyond those that are told apart."""
+    deferred: ToolDenied | None = None
+    question: QuestionAsked | None = None
+    cut: str = ""
+    """Why the newest answer broke off; empty where it came to its end."""
+    refused: bool = False
+    """The model refused, and nothing was done since."""
+    last: str = ""
+    """The newest words of the agent."""
+    speaks: bool = False
+    """The newest thing that the agent did was to say something."""
+    acted: bool = False
+
+    def complete(self, event: AgentEvent) -> AgentEvent | None:
+        """Return the event with what is known of its call; None for a denial that is known."""
+        if not isinstance(event, ToolDenied):
+            return event
+        if event.tool_id in self.known:
+            return None
+        name, summary = self.calls.get(event.tool_id, ("", ""))
+        return ToolDenied(
+            tool_id=event.tool_id,
+            name=event.name or name,
+            summary=event.summary or summary,
+            by=event.by,
+            reason=event.reason,
+            deferred=event.deferred,
+            aside=event.aside,
+        )
+
+    def absorb(self, event: AgentEvent) -> None:
+        """Take one event in."""
+        match event:
+            case TurnStarted():
+                self.speaks = False
+            case Said(text=text, aside=False):
+                self.last, self.speaks, self.cut = text[:WORDS], bool(text.strip()), ""
+            case ToolStarted():
+                self.calls[event.tool_id] = (event.name, event.summary)
+                self.speaks, self.acted, self.cut = False, True, ""
+            case ToolEnded():
+                self._ended(event)
+            case ToolDenied():
+                self._denied(event)
+            case QuestionAsked(settled=False):
+                self.question = event
+            case ReplyCut(reason="refusal"):
+                self.refused, self.cut = True, "refusal"
+            case ReplyCut(reason=reason):
+                self.cut = reason
+            case TurnEnded(text=text):
+                self.last = text[:WORDS] or self.last
+                self.speaks = self.speaks or bool(text.strip())
+            case _:
+                pass
+
+    def _ended(self, event: ToolEnded) -> None:
+        call = self.calls.pop(event.tool_id, ("", ""))
+        if not event.ok:
+            return
+        self.denied.pop(call, None)
+        if call[0].lower() in LOOKING:
+            return
+        self.question, self.refused = None, False
+        # A sandbox stops a command anywhere in it: an agent that went on has found its way.
+        for each in self.sandboxed:
+            self.denied.pop(each, None)
+        self.sandboxed.clear()
+
+    def _denied(self, event: ToolDenied) -> None:
+        self.known.add(event.tool_id)
+        if event.deferred:
+            self.deferred = event
+            return
+        call = (event.name, event.summary)
+        if call in self.denied or len(self.denied) < MOST:
+            self.denied[call] = self.denied.get(call, 0) + 1
+            if event.by == "sandbox":
+                self.sandboxed.add(call)
+        else:
+            self.more += 1
+
+
+def judge(outcome: Outcome, ends: OpenEnds, policy: OnDenied) -> Outcome:
+    """Return the outcome of an attempt whose agent reported success; others stay as they are."""
+    if outcome.kind is OutcomeKind.REFUSED:
+        return _with(outcome, OutcomeKind.REFUSED, _refusal(ends, outcome.detail))
+    if not outcome.ok:
+        return outcome
+    if ends.deferred is not None:
+        call = _call((ends.deferred.name, ends.deferred.summary))
+        return _with(
+            outcome,
+            OutcomeKind.NEEDS_INPUT,
+            f"a hook put a call of a tool off, and it did not run: {call}",
+        )
+    if ends.refused:
+        return _with(outcome, OutcomeKind.REFUSED, _refusal(ends, ""))
+    if ends.question is not None:
+        return _with(outcome, OutcomeKind.NEEDS_INPUT, asked(ends.question, ends.last))
+    if ends.denied and policy is not OnDenied.REPORT:
+        kind = OutcomeKind.DENIED if policy is OnDenied.FAIL else OutcomeKind.NEEDS_INPUT
+        return _with(outcome, kind, denials(ends))
+    if ends.cut:
+        return _with(
+            outcome, OutcomeKind.TRUNCATED, f"the model's last answer broke off ({ends.cut})"
+        )
+    if not ends.speaks:
+        return _with(outcome, OutcomeKind.TRUNCATED, "the model's last answer was empty")
+    return outcome
+
+
+def asked(question: QuestionAsked, last: str = "") -> str:
+    """The question in one line, with its options. `last`: the agent's last words, where the agent
+    tells of its question only that it asked one."""
+    options = f" ({_line(', '.join(question.options))})" if question.options else ""
+    return f"it asks: {_line(question.text or last)}{options}"
+
+
+def denials(ends: OpenEnds) -> str:
+    """The denied calls in one sentence, with how often each was denied."""
+    total = sum(ends.denied.values()) + ends.more
+    first = [
+        f"{_call(call)} ({count} times)" if count > 1 else _call(call)
+        for call, count in list(ends.denied.items())[:NAMED]
+    ]
+    beyond = len(ends.denied) + ends.more - NAMED
+    more = f" and {beyond} more" if beyond > 0 else ""
+    calls = "1 call was" if total == 1 else f"{total} calls were"
+    return f"{calls} denied: {', '.join(first)}{more}"
+
+
+def _refusal(ends: OpenEnds, detail: str) -> str:
+    return f"the model refused: {_line(ends.last or detail)}".rstrip(": ")
+
+
+def _call(call: tuple[str, str]) -> str:
+    name, summary = call
+    return f"{name or 'a tool'} {_line(summary, 120)}".rstrip()
+
+
+def _line(words: str, limit: int = WORDS) -> str:
+    line = " ".join(words.split())
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
+
+
+def _with(outcome: Outcome, kind: OutcomeKind, detail: str) -> Outcome:
+    return replace(outcome, kind=kind, detail=detail)

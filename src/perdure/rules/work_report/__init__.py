@@ -1,0 +1,233 @@
+"""What an attempt did and what can be said of it, from the journal alone. Pure.
+
+Every surface calls `work_report` with the run's records, so all show the same, also later and for
+an attempt that was killed: what was never observed is missing, and the verdict claims no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from perdure.model import Attempt
+from perdure.model.events import (
+    ContextAdded,
+    LeftoversFound,
+    Published,
+    QuestionAsked,
+    Record,
+    ToolDenied,
+    ToolEnded,
+    ToolStarted,
+    VerifyEnded,
+    WorkSeen,
+)
+from perdure.model.work import (
+    CheckOfWork,
+    DeniedCall,
+    EffectOfWork,
+    LeftProcess,
+    WorkReport,
+)
+from perdure.rules.effects import ledger
+from perdure.rules.final_message import last_message
+from perdure.rules.work_report.claims import Claim, claims_of
+from perdure.rules.work_report.commands import changes_nothing, check_of
+from perdure.rules.work_report.verdict import Facts, judge
+
+LISTED = 50
+"""Number of checks, denied calls, processes and effects that are listed, the newest of each."""
+INPUT = 300
+"""Number of characters of a denied call's input, and of a command."""
+SAID = 4000
+"""Number of characters of the last message that a report has."""
+_SHELLS = frozenset(
+    {"bash", "shell", "sh", "command_execution", "run_shell_command", "execute", "terminal"}
+)
+"""Tools that run a shell line, by the name that the agents give them, in lower case."""
+_READERS = frozenset(
+    "read glob grep ls webfetch websearch todowrite todoread askuserquestion skill toolsearch "
+    "read_file read_many_files list_directory search_file_content google_web_search web_fetch "
+    "web_search fetch search list think enterplanmode exitplanmode bashoutput".split()
+)
+"""Tools that change no file."""
+_BACKGROUND = "Command running in background"
+"""Claude Code 2.1.329: the result of a command that goes on, whatever becomes of it."""
+
+
+def work_report(attempt: Attempt, records: Iterable[Record]) -> WorkReport:
+    """Return the report of one attempt. `records`: the journal of its run."""
+    journal = list(records)
+    own = [each for each in journal if each.attempt == attempt.number]
+    seen, pushed = _seen(own), False
+    checks, stale = _checks(own)
+    said = last_message(journal, attempt.number)
+    effects = tuple(
+        EffectOfWork(
+            kind=each.kind, command=each.command[:INPUT], ok=each.ok, possible=each.possible
+        )
+        for each in ledger(own)
+    )
+    report = WorkReport(
+        checks=checks,
+        denied=_denied(own),
+        question=_question(own),
+        left=_left(own),
+        effects=effects[-LISTED:],
+        last_message=said if len(said) <= SAID else f"{said[: SAID - 6]} [...]",
+    )
+    if seen is not None:
+        known = msgspec.structs.asdict(seen)
+        pushed = bool(seen.commits) and (bool(seen.pushed) or _has_pushed(effects))
+        later = pushed or _is_published(seen, journal)
+        known["pushed"] = later if seen.commits else None
+        report = msgspec.structs.replace(report, **known, observed=True)
+    if attempt.outcome is None:
+        return report
+    earlier = _changed_earlier(attempt, journal)
+    # What perdure pushed later is no answer to what the agent said before.
+    denied = _contradictions(report, said, pushed, earlier)
+    report = msgspec.structs.replace(report, contradictions=denied)
+    facts = Facts(outcome=attempt.outcome, earlier=earlier, stale=stale)
+    verdict, reasons = judge(report, facts)
+    return msgspec.structs.replace(report, verdict=verdict, reasons=reasons)
+
+
+def _seen(own: Sequence[Record]) -> WorkSeen | None:
+    found = [each.event for each in own if isinstance(each.event, WorkSeen)]
+    return found[-1] if found else None
+
+
+def _checks(own: Sequence[Record]) -> tuple[tuple[CheckOfWork, ...], bool]:
+    """The checks in order, and whether files may have changed after the agent's last one."""
+    denied = {each.event.tool_id for each in own if isinstance(each.event, ToolDenied)}
+    found: list[CheckOfWork] = []
+    waiting: dict[str, tuple[int, ToolStarted]] = {}
+    stale = False
+    for record in own:
+        match record.event:
+            case ToolStarted(tool_id=key) as call if key not in denied:
+                ran = check_of(call.summary) if _is_shell(call) else None
+                if ran is not None:
+                    waiting[key] = len(found), call
+                    found.append(CheckOfWork(command=ran.command, by="agent"))
+                    stale = False
+                elif not _only_reads(call):
+                    stale = True
+            case ToolEnded(tool_id=key) as end if key in waiting:
+                place, call = waiting.pop(key)
+                found[place] = _ended(found[place], call, end)
+            case VerifyEnded(command=command, code=code):
+                check = CheckOfWork(command=command[:INPUT], by="verify", code=code)
+                found.append(msgspec.structs.replace(check, passed=code == 0))
+            case _:
+                pass
+    return tuple(found[-LISTED:]), stale
+
+
+def _ended(check: CheckOfWork, call: ToolStarted, end: ToolEnded) -> CheckOfWork:
+    code = end.code
+    if code is None and call.name == "Bash" and end.ok and not end.summary.startswith(_BACKGROUND):
+        # Claude Code tells a failed command's code, and says nothing of 0.
+        code = 0
+    ran = check_of(call.summary)
+    own = ran is not None and ran.own and code is not None
+    return msgspec.structs.replace(check, code=code, passed=code == 0 if own else None)
+
+
+def _is_shell(call: ToolStarted) -> bool:
+    return call.name.lower() in _SHELLS
+
+
+def _only_reads(call: ToolStarted) -> bool:
+    if _is_shell(call):
+        return changes_nothing(call.summary)
+    return call.name.lower() in _READERS
+
+
+def _denied(own: Sequence[Record]) -> tuple[DeniedCall, ...]:
+    counted: dict[tuple[str, str], int] = {}
+    for record in own:
+        if isinstance(record.event, ToolDenied):
+            key = record.event.name[:INPUT], record.event.summary[:INPUT]
+            counted[key] = counted.get(key, 0) + 1
+    calls = [DeniedCall(name=key[0], input=key[1], count=many) for key, many in counted.items()]
+    if len(calls) > LISTED:
+        rest = sum(each.count for each in calls[LISTED - 1 :])
+        calls = [*calls[: LISTED - 1], DeniedCall(name="other calls", input="", count=rest)]
+    return tuple(calls)
+
+
+def _question(own: Sequence[Record]) -> str:
+    """The last question, unless the agent went on working after it."""
+    question = ""
+    asked = ""
+    for record in own:
+        match record.event:
+            case QuestionAsked(tool_id=key, text=text):
+                question, asked = text, key
+            case ToolStarted(tool_id=key) if key != asked:
+                question = ""
+            case _:
+                pass
+    return question[:INPUT]
+
+
+def _left(own: Sequence[Record]) -> tuple[LeftProcess, ...]:
+    return tuple(
+        LeftProcess(command=each.command[:INPUT], age_s=each.age_s, became=str(each.became))
+        for record in own
+        if isinstance(record.event, LeftoversFound)
+        for each in record.event.processes[:LISTED]
+    )
+
+
+def _has_pushed(effects: Sequence[EffectOfWork]) -> bool:
+    """Whether a push of the agent ended well."""
+    return any(each.kind == "push" and each.ok is True for each in effects)
+
+
+def _is_published(seen: WorkSeen, journal: Sequence[Record]) -> bool:
+    """Whether perdure pushed the newest commit."""
+    newest = seen.commits[0].id if seen.commits else ""
+    pushes = (each.event for each in journal if isinstance(each.event, Published))
+    return any(each.commit == newest for each in pushes)
+
+
+def _changed_earlier(attempt: Attempt, journal: Sequence[Record]) -> bool:
+    """Whether an attempt before this one, since the newest instructions, changed something, or may
+    have."""
+    changed = False
+    for record in journal:
+        match record.event:
+            case ContextAdded(version=version) if version <= attempt.context_version:
+                changed = False
+            case WorkSeen() as seen if record.attempt < attempt.number:
+                changed = changed or bool(seen.file_count or seen.commit_count)
+            case _:
+                pass
+    return changed
+
+
+def _contradictions(report: WorkReport, said: str, pushed: bool, earlier: bool) -> tuple[str, ...]:
+    """What the last message claims and the facts deny, in sentences."""
+    claims = claims_of(said)
+    agents = [each for each in report.checks if each.by == "agent"]
+    verify = [each for each in report.checks if each.by == "verify"]
+    found = []
+    if Claim.TESTS_PASS in claims:
+        for last in (agents[-1:], verify[-1:]):
+            if last and last[0].passed is False:
+                words = f"`{last[0].command}` ended with exit code {last[0].code}"
+                found.append(f"it says that tests pass, but the last check {words}")
+    if not report.observed or earlier:
+        return tuple(found)
+    if Claim.COMMITTED in claims and not report.commit_count:
+        found.append("it says that it committed, but there is no new commit")
+    if Claim.PUSHED in claims and report.commit_count and not pushed:
+        found.append("it says that it pushed, but no push is known")
+    nothing = not (report.file_count or report.commit_count or report.effects)
+    if Claim.CHANGED in claims and nothing:
+        found.append("it says that it changed files, but no file differs")
+    return tuple(found)

@@ -1,0 +1,84 @@
+"""What an agent's last message claims, in English, as far as facts can deny it. Pure.
+
+Only plain statements count. A sentence that asks, doubts, denies or looks ahead claims nothing: a
+claim that is missed costs a sentence in the report, one that is made up would fail honest work.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+
+LOOKED_AT = 8000
+"""Number of characters of a message that are looked at: its end."""
+
+
+class Claim(StrEnum):
+    """Something that an agent says it did."""
+
+    TESTS_PASS = "tests_pass"
+    COMMITTED = "committed"
+    PUSHED = "pushed"
+    CHANGED = "changed"
+
+
+_SENTENCES = re.compile(r"(?<=[.!?:])\s+|\n+|;\s")
+_PAST_FAILURE = re.compile(
+    r"\b(?:failing|failed|broken)\s+(?=(?:unit |integration "
+    r")?(?:tests?|cases?|specs?|checks?|suite)\b)"
+    r"|\b(?:0|no|zero) (?:failed|failures?|errors?|failing)\b|\bno longer\b"
+)
+_DOUBT = re.compile(
+    r"\?|\b(?:not|never|without|cannot|fail\w*|should|would|could|might|may|will|once|if|when|until|"
+    r"unless|please|expect\w*|need\w*|try|tried|except|but|unable|nothing|none|wanted?|let me)\b"
+    r"|\bto (?:make|ensure|see|get|check|verify|pass|commit|push|run|fix|be)\b|n't\b|\bno\b"
+)
+_BEFORE = re.compile(r"\b(?:already|previous\w*|earlier|last time|before)\b")
+_I = r"\bi(?:'ve| have| just)?(?: also| now| then| successfully| just)*"
+_CLAIMS: tuple[tuple[Claim, re.Pattern[str]], ...] = (
+    (
+        Claim.TESTS_PASS,
+        re.compile(
+            r"\b(?:tests?|suite|specs?|checks?)\b.{0,40}\b(?:pass|passes|passed|passing|succeeds?|"
+            r"succeeded|green)\b|\b(?:pass|passes|passed) (?:all|every|the) .{0,20}\btests?\b"
+            r"|\b\d+ (?:tests? )?passed\b"
+        ),
+    ),
+    (
+        Claim.COMMITTED,
+        re.compile(
+            rf"{_I}.{{0,120}}\bcommitted\b|^\W*committed\b|\b(?:changes?|work|fix|everything|all|it|"
+            rf"files?)\b.{{0,20}}\b(?:is|are|was|were|been) (?:now )?committed\b|{_I} "
+            r"(?:created|made)"
+            r" (?:a|the|one|two|\d+) (?:\w+ )?commits?\b"
+        ),
+    ),
+    (
+        Claim.PUSHED,
+        re.compile(
+            rf"{_I}.{{0,120}}\bpushed\b|^\W*pushed\b|\b(?:changes?|work|fix|everything|it|branch|commits?)"
+            r"\b.{0,20}\b(?:is|are|was|were|been) (?:now |committed and )*pushed\b"
+        ),
+    ),
+    (
+        Claim.CHANGED,
+        re.compile(
+            rf"(?:{_I}|^\W*) "
+            r"(?:fixed|implemented|added|created|wrote|updated|changed|refactored|removed|"
+            r"renamed|deleted|rewrote|modified|edited)\b.{0,60}(?:\b(?:files?|functions?|tests?|bugs?|"
+            r"code|class(?:es)?|methods?|modules?|scripts?|features?)\b|`|\b[\w/-]+\.[a-z]{1,4}\b)"
+        ),
+    ),
+)
+
+
+def claims_of(message: str) -> frozenset[Claim]:
+    """Return what the message states as done."""
+    found: set[Claim] = set()
+    text = message[-LOOKED_AT:].replace("\u2019", "'").lower()
+    for sentence in _SENTENCES.split(text):
+        plain = _PAST_FAILURE.sub("", sentence[:500])
+        if _DOUBT.search(plain) or _BEFORE.search(plain):
+            continue
+        found |= {claim for claim, pattern in _CLAIMS if pattern.search(plain)}
+    return frozenset(found)

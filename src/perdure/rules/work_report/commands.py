@@ -1,0 +1,179 @@
+"""Which commands of an agent are checks, and whether an exit code is the check's own. Pure.
+
+A shell gives one exit code for a whole line. `pytest | tail` ends as `tail` did and `pytest; echo`
+as `echo` did, so nothing follows from these; `cd app && pytest` ends with 0 only if the tests did.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+from perdure.lateclass import dataclass
+
+SHOWN = 300
+"""Number of characters of a command that are kept."""
+_SHELL = re.compile(r"(?:\S*/)?(?:ba|da|z|k)?sh$")
+_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
+_WRAPPERS = (
+    re.compile(
+        r"(?:sudo|env|time|exec|command|nohup|nice|xvfb-run|dotenv|direnv exec \S+) (?:-\S+ )*"
+    ),
+    re.compile(r"timeout (?:-\S+ )*\d\S* "),
+    re.compile(r"(?:npx|bunx|pnpx|pnpm (?:exec|dlx)|yarn (?:exec|dlx)|bundle exec) (?:--?\S+ )*"),
+    re.compile(r"(?:uv|poetry|pdm|hatch|pipenv|rye|conda|mise|nix-shell) run (?:--?\S+ )*"),
+    re.compile(r"(?:\S*/)?python[\d.]* (?:-[A-Zu]\S* )*-m "),
+)
+_RUNNER = re.compile(
+    r"(?:"
+    r"(?:\S*/)?(?:pytest|py\.test|unittest|tox|nox|jest|vitest|mocha|ava|jasmine|karma|ctest|rspec|"
+    r"phpunit|pest|gotestsum|behave|cucumber|bats|busted|prove|nextest|trial|nosetests?)"
+    r"|(?:npm|pnpm|yarn|bun) (?:--?\S+ )*(?:run(?:-script)? )?(?:tests?|t|check)(?::\S+)?"
+    r"|node (?:--?\S+ )*--test"
+    r"|(?:playwright|cypress|ng|deno|swift|mix|lein|stack|cabal|sbt|bazel|bazelisk|dotnet|flutter|"
+    r"dart|zig build|rails|composer|rake|just|task|go|gleam|dune|pub) (?:--?\S+ )*(?:run )?"
+    r"(?:tests?|spec|check|runtest)(?::\S+)?"
+    r"|cargo (?:\+\S+ )?(?:--?\S+ )*(?:test|nextest run|t)"
+    r"|(?:make|gmake|ninja|meson) (?:\S+ )*?(?:tests?|check|verify)(?:[-_:]\w+)*"
+    r"|(?:\S*/)?mvnw? (?:\S+ )*?(?:test|verify|integration-test)"
+    r"|(?:\S*/)?gradlew? (?:\S+ )*?(?:\S*:)?(?:test|check)"
+    r"|(?:\S*/)?python[\d.]* (?:-[A-Zu]\S* )*(?:\S*/)?(?:test_\w+|\w+_test|tests?|run_?tests?)\.py"
+    r"|(?:\S*/)?python[\d.]* (?:\S*/)?(?:manage|setup)\.py test"
+    r"|(?:(?:ba|z)?sh (?:-\w+ )*)?(?:\S*/)?(?:run[-_]?)?(?:all[-_]?)?tests?\.(?:sh|py|js|rb|bash)"
+    r"|\S+/(?:run[-_]?)?(?:all[-_]?)?tests?"
+    r")(?= |$)"
+)
+_NO_RUN = re.compile(
+    r" (?:--help|--version|-h|--collect-only|--co|--list(?:-tests)?|--listTests|--dry-run|-N|"
+    r"--no-run|--fixtures|--markers)(?: |$)|^ g?make .*-[a-z]*n\b"
+)
+_BLOCKS = frozenset(
+    {
+        "then",
+        "do",
+        "else",
+        "elif",
+        "if",
+        "while",
+        "until",
+        "for",
+        "case",
+        "fi",
+        "done",
+        "!",
+        "{",
+        "}",
+    }
+)
+_SUBSTITUTION = re.compile(r"\$\(|`|[<>]\(")
+_CUT = re.compile(r"\[\d+ characters more\]$")
+
+READING = frozenset(
+    "ls cat head tail grep egrep rg pwd echo wc file stat du df which type tree diff cmp printf "
+    "true cd sort uniq cut tr less more date id whoami uname test [ jq basename dirname "
+    "realpath".split()
+)
+"""Commands that change no file, as long as nothing is redirected."""
+GIT_KEEPS = frozenset(
+    "status diff log show add commit push fetch branch tag rev-parse blame".split()
+)
+"""Commands of git that leave the files of the workdir as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A shell line with a check in it. `own`: the exit code of the line is that of the check."""
+
+    command: str
+    own: bool
+
+
+def check_of(line: str) -> Ran | None:
+    """Return the last check in a shell line; None where none is seen."""
+    script = _unwrapped(line)
+    pieces = _pieces(script)
+    found = None
+    for at, (before, words, after) in enumerate(pieces):
+        command = _bare(words)
+        if _RUNNER.match(command) and not _NO_RUN.search(f" {command}"):
+            later = [each[2] for each in pieces[at + 1 :]]
+            joined = [after, *later]
+            own = before != "||" and all(each in ("&&", "") for each in joined)
+            found = Ran(" ".join(script.split())[:SHOWN], own)
+    if found is None:
+        return None
+    whole = any(word in _BLOCKS for _, words, _ in pieces for word in words[:1])
+    doubtful = whole or _SUBSTITUTION.search(script) or _CUT.search(line.strip())
+    return Ran(found.command, found.own and not doubtful)
+
+
+def changes_nothing(line: str) -> bool:
+    """Whether every command of a shell line only reads, or leaves the workdir's files alone."""
+    script = _unwrapped(line)
+    if ">" in script or _SUBSTITUTION.search(script) or _CUT.search(line.strip()):
+        return False
+    for _, words, _ in _pieces(script):
+        command = _bare(words).split(" ")
+        if command[0] == "git":
+            named = [word for word in command[1:] if not word.startswith("-")]
+            if not named or named[0] not in GIT_KEEPS:
+                return False
+        elif command[0] and command[0] not in READING:
+            return False
+    return True
+
+
+def _unwrapped(line: str, depth: int = 3) -> str:
+    """The script within `bash -lc '...'`."""
+    try:
+        words = shlex.split(line, comments=False)
+    except ValueError:
+        return line
+    if depth and len(words) == 3 and _SHELL.match(words[0]) and re.fullmatch(r"-\w*c", words[1]):
+        return _unwrapped(words[2], depth - 1)
+    return line
+
+
+def _pieces(script: str) -> list[tuple[str, list[str], str]]:
+    """Simple commands, each with what stands before and after it: `&&`, `||`, `;`, `|`, `&`."""
+    lexer = shlex.shlex(script.strip().replace("\n", " ; "), posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    lexer.commenters = ""
+    try:
+        tokens = list(lexer)
+    except ValueError:  # An open quote: nothing of the line is certain.
+        tokens = [*script.split(), ";", ":"]
+    pieces: list[tuple[str, list[str], str]] = []
+    before, words = "", list[str]()
+    for token in [*tokens, ""]:
+        if token in ("(", ")"):
+            continue
+        if token and not re.fullmatch(r"[;&|]+", token):
+            words.append(token)
+            continue
+        if words:
+            pieces.append((before, words, token))
+        elif pieces and token:
+            # `;` behind a closing bracket: it follows the command within.
+            pieces[-1] = (*pieces[-1][:2], token)
+        before, words = token, []
+    if pieces and pieces[-1][2] == ";":
+        pieces[-1] = (*pieces[-1][:2], "")
+    return pieces
+
+
+def _bare(words: list[str]) -> str:
+    """The command without assignments and the programs that only start it."""
+    while words and _ASSIGNMENT.match(words[0]):
+        words = words[1:]
+    command = " ".join(words)
+    for _ in range(5):
+        rest = command
+        for wrapper in _WRAPPERS:
+            rest = wrapper.sub("", rest, count=1) if wrapper.match(rest) else rest
+        while _ASSIGNMENT.match(rest) and " " in rest:
+            rest = rest.partition(" ")[2]
+        if rest == command:
+            return command
+        command = rest
+    return command

@@ -1,0 +1,139 @@
+"""Disk and clean-up: what is taken goes to the trash first, and nothing is taken that a request
+does not say twice (`dry_run: false`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from perdure.engine import sweeper
+from perdure.engine.sweeper import Target
+from perdure.errors import NotFound, UsageError
+from perdure.model import TokenScope
+from perdure.server.api import forms
+from perdure.server.api.verbs import ApiCall, Verb
+from perdure.server.context import Parts
+
+
+def disk(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    return sweeper.usage(parts.engine).report()
+
+
+def would_go(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    found = sweeper.sweep(parts.engine, sweeper.rules_of(parts.settings), dry=True).report()
+    return found | {
+        "rows": [row for row in found["rows"] if asked.query.all or row["verdict"] != "keep"]
+    }
+
+
+def swept(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    return sweeper.sweep(
+        parts.engine, sweeper.rules_of(parts.settings, many=asked.body.many), dry=asked.body.dry_run
+    ).report()
+
+
+def reset(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    said = asked.body
+    if said.run and (
+        said.agent or said.repository or said.issue or said.branch or said.service or said.task
+    ):
+        raise UsageError("A run's name says it all: leave the other fields out")
+    target = Target(
+        run=said.run,
+        agent=said.agent,
+        repo=said.repository,
+        issue=str(said.issue),
+        branch=said.branch,
+        service=said.service,
+        task=said.task,
+    )
+    return sweeper.reset(parts.engine, target, Path("/"), dry=said.dry_run).report(dry=said.dry_run)
+
+
+def trash(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    return {"entries": [entry.report() for entry in sweeper.listed(parts.engine)]}
+
+
+def brought_back(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    back = sweeper.restore(parts.engine, asked.at["entry"])
+    return {
+        "places": [str(place) for place in back.places],
+        "sessions": list(back.sessions),
+        "run": back.run,
+    }
+
+
+def purged(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    wanted = asked.at["entry"]
+    if wanted not in {entry.id for entry in sweeper.listed(parts.engine)}:
+        # For ever, so that the beginning of a name is not enough.
+        raise NotFound(
+            f"There is no entry {wanted!r} in the trash", "GET /api/v1/trash has their whole ids"
+        )
+    return {"id": sweeper.purge(parts.engine, wanted).id}
+
+
+ADMIN = TokenScope.ADMIN
+
+VERBS = (
+    Verb(
+        method="GET",
+        path="/disk",
+        says="How much disk perdure takes, by class, agent and repository.",
+        does=disk,
+        answer="Disk",
+        walks=True,
+    ),
+    Verb(
+        method="GET",
+        path="/disk/sweep",
+        says="What the next sweep would take, and what waits for a person.",
+        does=would_go,
+        answer="Swept",
+        query=forms.SweepQuery,
+        walks=True,
+    ),
+    Verb(
+        method="POST",
+        path="/admin/sweep",
+        says="Takes away what nobody needs any more and is saved elsewhere.",
+        does=swept,
+        answer="Swept",
+        scope=ADMIN,
+        body=forms.Sweep,
+        walks=True,
+    ),
+    Verb(
+        method="POST",
+        path="/admin/reset",
+        says="Saves, then clears the work of an agent on an issue or a branch of a repository.",
+        does=reset,
+        answer="Cleared",
+        scope=ADMIN,
+        body=forms.Reset,
+    ),
+    Verb(
+        method="GET",
+        path="/trash",
+        says="What was taken away and can be brought back.",
+        does=trash,
+        answer="Trash",
+    ),
+    Verb(
+        method="POST",
+        path="/trash/{entry}/restore",
+        says="Brings an entry of the trash back.",
+        does=brought_back,
+        answer="Returned",
+        scope=ADMIN,
+        body=forms.Body,
+    ),
+    Verb(
+        method="DELETE",
+        path="/trash/{entry}",
+        says="Deletes an entry of the trash for ever.",
+        does=purged,
+        answer="Purged",
+        scope=ADMIN,
+    ),
+)

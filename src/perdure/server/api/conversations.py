@@ -1,0 +1,217 @@
+"""Conversations: all that there are, one with its lineage, what they add up to, and going on with
+one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from msgspec import UNSET
+
+from perdure.agents import registry
+from perdure.engine.conversations import (
+    ConversationEntry,
+    ConversationShelf,
+    ResumeRequest,
+    records,
+    resume,
+)
+from perdure.engine.sessions import statistics
+from perdure.errors import PerdureError, UsageError
+from perdure.model import Permissions, SessionKey, TokenScope
+from perdure.model.durations import duration
+from perdure.server.api import forms
+from perdure.server.api.runs import ready, refuse_widening
+from perdure.server.api.verbs import ApiCall, Verb
+from perdure.server.context import Parts
+from perdure.workspace.identity import is_remote
+
+
+def shelf(parts: Parts, only: tuple[str, ...] = ()) -> ConversationShelf:
+    """Where conversations are looked for. Raises AgentMissing for an agent that is not known."""
+    found = {}
+    for name in only or registry.names():
+        try:
+            found[name] = parts.engine.driver(name)
+        except PerdureError:
+            if only:
+                raise
+    return ConversationShelf(parts.store, found, parts.engine.environ, frozenset(only))
+
+
+def listed(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    return {
+        "sessions": [
+            entry.report() for entry in shelf(parts, asked.query.agent).entries(asked.query.limit)
+        ]
+    }
+
+
+def shown(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    there = shelf(parts)
+    entry = there.find(asked.at["session"])
+    return {**entry.report(), "lineage": [each.report() for each in there.lineage(entry)]}
+
+
+def spoken(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    there = shelf(parts)
+    entry = there.find(asked.at["session"])
+    return {
+        "session": entry.id,
+        "spoken": [{"by_agent": each.by_agent, "text": each.text} for each in there.spoken(entry)],
+    }
+
+
+def added_up(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    wanted, now = asked.query, parts.store.now()
+    try:
+        begin = now - int(duration(wanted.since) * 1000) if wanted.since else 0
+    except ValueError as error:
+        raise UsageError(f"since: {error}") from None
+    ended = [
+        each
+        for agent in wanted.agent or ("",)
+        for each in parts.store.ended(begin, now + 1, agent, wanted.scope)
+    ]
+    return statistics(ended).report()
+
+
+def resumed_run(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    run = parts.store.get(asked.at["run"])
+    session = parts.store.session(SessionKey(run.spec.agent, run.scope))
+    entry = ConversationEntry(
+        agent=run.spec.agent,
+        id=session.id if session else "",
+        updated=run.updated,
+        session=session,
+        run=run,
+    )
+    return _resumed(parts, asked, entry)
+
+
+def resumed(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    return _resumed(parts, asked, shelf(parts).find(asked.at["session"]))
+
+
+def _resumed(parts: Parts, asked: ApiCall, entry: ConversationEntry) -> dict[str, Any]:
+    said, chosen = asked.body, parts.settings
+    permissions = chosen.permissions if said.permissions is UNSET else said.permissions
+    if not asked.who.may(TokenScope.ADMIN):
+        # A conversation without a run goes on in its own directory, which may be any.
+        here = "its own directory" if entry.run is None and not said.repo else ""
+        refuse_widening({"permissions": permissions, "repo": said.repo, "here": here}, chosen)
+    if said.repo and not is_remote(said.repo) and not Path(said.repo).is_absolute():
+        raise UsageError("A repository on the service's own disk is named by its absolute path")
+    spec = replace(
+        parts.seed, prompt=said.prompt, name=said.name, model=said.model, permissions=permissions,
+        verify="" if permissions is Permissions.READ else parts.seed.verify,
+    )  # fmt: skip
+    return ready(
+        parts,
+        resume(parts.engine, entry, ResumeRequest(spec=spec, repo=said.repo, branch=said.branch)),
+    )
+
+
+def created(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    said = asked.body
+    return records.report(
+        records.records_of(parts.engine).create(
+            said.agent, said.scope, lifetime_s=records.lifetime(said.lifetime)
+        )
+    )
+
+
+def extended(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    key = records.live_key(parts.engine, shelf(parts), asked.at["session"])
+    session = records.records_of(parts.engine).extend(
+        key.agent, key.scope, records.lifetime(asked.body.lifetime)
+    )
+    return records.report(session)
+
+
+def closed(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    key = records.live_key(parts.engine, shelf(parts), asked.at["session"])
+    lineage = records.records_of(parts.engine)
+    lineage.close(key.agent, key.scope, asked.body.cause)
+    return records.report(lineage.lineage(key.agent, key.scope)[-1])
+
+
+VERBS = (
+    Verb(
+        method="GET",
+        path="/sessions",
+        says="Conversations, the newest first, also those that were begun by hand.",
+        does=listed,
+        answer="Sessions",
+        query=forms.SessionsQuery,
+    ),
+    Verb(
+        method="GET",
+        path="/sessions/stats",
+        says="How often conversations went on, and why some did not.",
+        does=added_up,
+        answer="Statistics",
+        query=forms.StatsQuery,
+    ),
+    Verb(
+        method="GET",
+        path="/sessions/{session}",
+        says="A conversation, and those that it came from.",
+        does=shown,
+        answer="Session",
+    ),
+    Verb(
+        method="GET",
+        path="/sessions/{session}/spoken",
+        says="What was said last in a conversation: hostile text.",
+        does=spoken,
+        answer="Spoken",
+    ),
+    Verb(
+        method="POST",
+        path="/sessions/{session}/resume",
+        says="Goes on with a conversation, also one that was begun by hand.",
+        does=resumed,
+        answer="Run",
+        scope=TokenScope.DISPATCH,
+        body=forms.Resume,
+    ),
+    Verb(
+        method="POST",
+        path="/sessions",
+        says="Makes a conversation's record: the first run of its scope begins it.",
+        does=created,
+        answer="SessionRecord",
+        scope=TokenScope.DISPATCH,
+        body=forms.NewSession,
+        status=201,
+    ),
+    Verb(
+        method="POST",
+        path="/sessions/{session}/extend",
+        says="Begins a conversation's lifetime again.",
+        does=extended,
+        answer="SessionRecord",
+        scope=TokenScope.DISPATCH,
+        body=forms.ExtendedSession,
+    ),
+    Verb(
+        method="POST",
+        path="/sessions/{session}/close",
+        says="Retires a conversation: the next run of its scope begins a new one.",
+        does=closed,
+        answer="SessionRecord",
+        scope=TokenScope.DISPATCH,
+        body=forms.ClosedSession,
+    ),
+    Verb(
+        method="POST",
+        path="/runs/{run}/resume",
+        says="Goes on with the conversation of a run.",
+        does=resumed_run,
+        answer="Run",
+        scope=TokenScope.DISPATCH,
+        body=forms.Resume,
+    ),
+)

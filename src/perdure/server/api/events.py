@@ -1,0 +1,102 @@
+"""The journal as a stream of server-sent events (html.spec.whatwg.org, "Server-sent events"): of
+all runs, or of one.
+
+Each event is a record as `perdure logs --json` prints it; its id is the record's number. Who comes
+back with `Last-Event-ID` gets all that came since, each record once and in order. Who does not keep
+up, or whose token is not good any more, is let go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+
+from anyio import to_thread
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from perdure.errors import PerdureError
+from perdure.model.events import Record
+from perdure.server.api.forms import LARGEST
+from perdure.server.api.verbs import ApiContext
+from perdure.server.context import Parts
+from perdure.server.guard import address_of
+from perdure.server.journal import Listener, event, heard
+from perdure.server.principal import authenticated
+from perdure.server.problems import Problem
+
+HEARTBEAT_S = 15.0
+PAGE = 500
+BEGIN = b"retry: 2000\n\n"
+"""Milliseconds after which a browser comes back by itself."""
+HEARTBEAT = b": still here\n\n"
+
+
+def stream(parts: Parts, room: ApiContext) -> Callable[[Request], Awaitable[Response]]:
+    """The endpoint, of all runs or of the one in the address. Without `Last-Event-ID` (or
+    `?after=`) the stream of all runs begins now, and that of one run with its first record."""
+
+    async def streamed(request: Request) -> Response:
+        authenticated(request)
+        ref = request.path_params.get("run", "")
+        run = (
+            (await to_thread.run_sync(parts.store.get, ref, limiter=room.limiter)).id if ref else ""
+        )
+        after = _after(request)
+        if request.method == "HEAD":
+            return Response(media_type="text/event-stream")
+        listener = parts.journal.listen(run)
+        if listener is None:
+            raise Problem(503, "As many listen already as perdure takes", "try again later")
+        begin = min(after, listener.since) if after >= 0 else 0 if run else listener.since
+        return StreamingResponse(
+            _told(parts, room, request, listener, begin), media_type="text/event-stream"
+        )
+
+    return streamed
+
+
+def _after(request: Request) -> int:
+    """The number that the reader has seen last; -1 for a new one. Raises Problem."""
+    said = request.headers.get("last-event-id") or request.query_params.get("after") or "-1"
+    if said != "-1" and not (
+        said.isascii() and said.isdecimal() and len(said) < 17 and int(said) <= LARGEST
+    ):
+        raise Problem(400, "Last-Event-ID is the id of an event, a whole number")
+    return int(said)
+
+
+async def _told(
+    parts: Parts, room: ApiContext, request: Request, listener: Listener, after: int
+) -> AsyncIterator[bytes]:
+    try:
+        yield BEGIN
+        while after < listener.since:
+            page = await to_thread.run_sync(
+                partial(_page, parts, listener.run, after), limiter=room.limiter
+            )
+            page = [record for record in page if record.seq <= listener.since]
+            if not page:
+                break
+            after = page[-1].seq
+            yield b"".join(event(record) for record in page)
+        async for told in heard(listener, HEARTBEAT_S, partial(_still_known, parts, room, request)):
+            yield b"".join(each.sent for each in told) or HEARTBEAT
+    except PerdureError:
+        return  # The database is away: who comes back misses nothing.
+    finally:
+        parts.journal.leave(listener)
+
+
+def _page(parts: Parts, run: str, after: int) -> list[Record]:
+    return list(parts.store.history(run, after, PAGE) if run else parts.store.journal(after, PAGE))
+
+
+async def _still_known(parts: Parts, room: ApiContext, request: Request) -> bool:
+    try:
+        await to_thread.run_sync(
+            parts.principals.known, request.headers, address_of(request.scope), limiter=room.limiter
+        )
+    except PerdureError:
+        return False
+    return True

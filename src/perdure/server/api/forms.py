@@ -1,0 +1,287 @@
+"""What a request may say: its query and its body, checked before anything is done. A field that is
+not known is refused."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Annotated, Any, get_type_hints
+
+from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
+
+from perdure.model import ContinuityPolicy, Permissions, RunState, TaskSpec
+from perdure.model.forge.deliveries import DeliveryState
+
+LARGEST = 2**53
+LINE = r"^[^\u0000-\u001f\u007f]*$"
+
+Line = Annotated[str, Meta(max_length=1000, pattern=LINE)]
+"""One line, without control characters."""
+Text = Annotated[str, Meta(max_length=2_000_000, pattern=r"^[^\u0000]*$")]
+Some = Annotated[str, Meta(min_length=1, max_length=2_000_000, pattern=r"^[^\u0000]*$")]
+Count = Annotated[int, Meta(ge=0, le=LARGEST)]
+Small = Annotated[int, Meta(ge=0, le=1000)]
+Limit = Annotated[int, Meta(ge=1, le=500, description="so many at most")]
+Number = Annotated[float, Meta(ge=0, le=1e9)]
+
+INTERNAL = frozenset({"forks", "fork_at", "conflicts", "rule"})
+"""Fields of a task that perdure itself sets."""
+GIVEN = (
+    *(
+        "agent",
+        "name",
+        "key",
+        "repo",
+        "base",
+        "branch",
+        "here",
+        "service",
+        "task",
+        "scope",
+        "backend",
+        "model",
+        "permissions",
+        "agent_args",
+    ),
+    *(
+        "env",
+        "pass_env",
+        "timeout_s",
+        "stall_s",
+        "attempts",
+        "budget_usd",
+        "continuity",
+        "when_full",
+        "on_denied",
+        "on_leftover",
+        "verify",
+        "files",
+        "verify_rounds",
+    ),
+    *("verify_timeout_s", "labels", "map"),
+)
+"""Fields of a task that a caller may give. A new field is in one of the two, or there is no API."""
+TYPES: dict[Any, Any] = {
+    str: Line,
+    int: Small,
+    float: Number,
+    tuple[str, ...]: Annotated[tuple[Line, ...], Meta(max_length=100)],
+    dict[str, str]: Annotated[dict[Line, Text], Meta(max_length=100)],
+}
+
+
+class Query(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Nothing but the address."""
+
+
+class Page(Query):
+    """A part of a list."""
+
+    limit: Limit = 50
+
+
+class RunsQuery(Page):
+    """Which runs."""
+
+    state: tuple[RunState, ...] = ()
+    agent: Line = ""
+    scope: Line = ""
+    cursor: Annotated[
+        str, Meta(pattern=r"^[0-9]{0,15}$", description="`next` of the page before")
+    ] = ""
+
+
+class RecordsQuery(Query):
+    """Which records of the journal."""
+
+    after: Count = 0
+    limit: Annotated[int, Meta(ge=1, le=5000)] = 1000
+    attempt: Small = 0
+
+
+class RawQuery(Query):
+    """Which attempt's own output."""
+
+    attempt: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
+
+
+class DiffQuery(Query):
+    """In which form."""
+
+    stat: bool = False
+
+
+class SessionsQuery(Page):
+    """Which conversations."""
+
+    agent: tuple[Line, ...] = ()
+
+
+class StatsQuery(Query):
+    """Which attempts are added up."""
+
+    agent: tuple[Line, ...] = ()
+    scope: Line = ""
+    since: Annotated[
+        str, Meta(pattern=r"^([0-9]{1,9}(\.[0-9]{1,9})?[smhd]?)?$", description="24h, 7d, ...")
+    ] = ""
+
+
+class InboxQuery(Page):
+    """Which deliveries."""
+
+    state: DeliveryState | None = None
+    source: Line = ""
+    before: Count = 0
+
+
+class RemoveQuery(Query):
+    """How a run is removed."""
+
+    force: bool = False
+
+
+class SweepQuery(Query):
+    """How far a sweep goes."""
+
+    all: bool = False
+
+
+class Body(Struct, forbid_unknown_fields=True, kw_only=True):
+    """An empty object."""
+
+
+class Retry(Body):
+    """`agent` hands the run over to another CLI. `attempts` further ones are allowed (default:
+    one); what else is given holds from now on."""
+
+    agent: Line = ""
+    continuity: ContinuityPolicy | None = None
+    model: Line | None = None
+    budget_usd: Number | None = None
+    timeout_s: Number | None = None
+    attempts: Annotated[int, Meta(ge=1, le=1000)] | None = None
+
+
+class Update(Body):
+    """New instructions for the same conversation."""
+
+    prompt: Some
+
+
+class Fork(Body):
+    """A new run that begins where another one stands: after a turn, or at a checkpoint, or now."""
+
+    prompt: Text = ""
+    at: Small = 0
+    checkpoint: Small = 0
+    name: Line = ""
+    branch: Line = ""
+
+
+class Resume(Body):
+    """Goes on with a conversation; the fields after the prompt are for one that has no run yet."""
+
+    prompt: Text = ""
+    name: Line = ""
+    repo: Line = ""
+    branch: Line = ""
+    model: Line = ""
+    permissions: Permissions | UnsetType = UNSET
+
+
+class Restore(Body):
+    """Back to a checkpoint; 0 is the newest."""
+
+    checkpoint: Small = 0
+    files_only: bool = False
+
+
+class Reset(Body):
+    """Whose work is cleared: a run's, or an agent's on an issue or a branch of a repository, or a
+    service's task. Without `dry_run: false` it only says what would be."""
+
+    run: Line = ""
+    agent: Line = ""
+    repository: Annotated[Line, Meta(description="an address, an absolute path, or owner/name")] = (
+        ""
+    )
+    issue: Line | Annotated[int, Meta(ge=1, le=LARGEST)] = ""
+    branch: Line = ""
+    service: Line = ""
+    task: Line = ""
+    dry_run: bool = True
+
+
+Lifetime = Annotated[
+    str,
+    Meta(
+        pattern=r"^([0-9]{1,9}(\.[0-9]{1,9})?[smhd]?)?$",
+        description="90s, 2h, 7d, ...; 0: never; empty: as it is set",
+    ),
+]
+
+
+class NewSession(Body):
+    """A conversation for runs to come with this agent and scope: the first of them begins it."""
+
+    agent: Annotated[str, Meta(min_length=1, max_length=1000, pattern=LINE)]
+    scope: Annotated[str, Meta(min_length=1, max_length=1000, pattern=LINE)]
+    lifetime: Lifetime = ""
+
+
+class ExtendedSession(Body):
+    """Begins the lifetime of a conversation again, with another length where one is given."""
+
+    lifetime: Lifetime = ""
+
+
+class ClosedSession(Body):
+    """Why a conversation is closed."""
+
+    cause: Line = ""
+
+
+class NewPlan(Body):
+    """A plan: the object that a plan's file holds, as JSON. Its name is its key."""
+
+    plan: dict[str, Any]
+    repo: Annotated[
+        Line,
+        Meta(
+            description=(
+                "an https address, or an absolute path on the service's own disk; over the plan's "
+                "own"
+            )
+        ),
+    ] = ""
+
+
+class Sweep(Body):
+    """A sweep. Without `dry_run: false` it only says what would be taken."""
+
+    dry_run: bool = True
+    many: bool = False
+
+
+def _submit() -> type[Struct]:
+    """A task as the command line takes it: whatever is left out is as the settings of the service
+    say."""
+    hints = get_type_hints(TaskSpec)
+    assert {"prompt", *GIVEN} | INTERNAL == {each.name for each in fields(TaskSpec)}
+    kinds = {
+        name: Text if name == "verify" else TYPES.get(hints[name], hints[name]) for name in GIVEN
+    }
+    found: list[Any] = [
+        ("prompt", Some),
+        *((name, kind | UnsetType, UNSET) for name, kind in kinds.items()),
+    ]
+    return defstruct(
+        "Submit",
+        found,
+        kw_only=True,
+        forbid_unknown_fields=True,
+        namespace={"__doc__": _submit.__doc__},
+    )
+
+
+Submit = _submit()

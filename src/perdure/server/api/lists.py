@@ -1,0 +1,148 @@
+"""What there is besides runs and conversations: plans, agents, deliveries; and a delivery read
+again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from perdure.agents.installed import installed
+from perdure.engine.plan_file import read_object
+from perdure.engine.plans.prompts import report_of, row_of
+from perdure.engine.plans.reader import plan_defaults, seed_of
+from perdure.engine.plans.server import take
+from perdure.engine.service import probe_of
+from perdure.errors import StoreError, UsageError
+from perdure.forge.webhooks import parsed, read
+from perdure.model import RunState, TokenScope
+from perdure.model.codec import plain
+from perdure.server.api import forms
+from perdure.server.api.runs import refuse_widening
+from perdure.server.api.verbs import ApiCall, Verb
+from perdure.server.context import Parts
+from perdure.workspace.identity import is_remote
+
+PLANS = 1000
+
+
+def agents(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    environ = parts.engine.environ
+    return {
+        "agents": installed(
+            [row.agent for row in parts.store.find([RunState.RUNNING], 100_000)], environ, environ
+        )
+    }
+
+
+def plans(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    return {
+        "plans": [row_of(parts.store, plan, parts.engine.host) for plan in parts.store.plans(PLANS)]
+    }
+
+
+def begun(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    """The plan that was given, stored and on its way. Raises Problem with 403 where it takes an
+    admin, PlanError, UsageError, Conflict."""
+    said, chosen = asked.body, parts.settings
+    wanted = read_object(said.plan, plan_defaults(chosen))
+    wanted = replace(wanted, repo=said.repo or wanted.repo)
+    if not wanted.repo:
+        raise UsageError("It is not said where the plan is to work", "give repo (an https address)")
+    if not is_remote(wanted.repo) and not Path(wanted.repo).is_absolute():
+        raise UsageError("A repository on the service's own disk is named by its absolute path")
+    if not asked.who.may(TokenScope.ADMIN):
+        refuse_widening({"repo": wanted.repo, "verify": wanted.verify}, chosen)
+        for task in wanted.tasks:
+            names = ("permissions", "verify", "timeout_s", "attempts")
+            refuse_widening({name: getattr(task, name) for name in names}, chosen)
+    taken = take(parts.engine, wanted, seed_of(chosen, Path("/")))
+    parts.drive_plans()
+    return report_of(parts.store, parts.engine.store.plan(taken.id), probe_of(parts.engine))
+
+
+def plan(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    return report_of(parts.store, parts.store.plan(asked.at["plan"]), probe_of(parts.engine))
+
+
+def deliveries(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    wanted = asked.query
+    found = parts.store.inbox(wanted.state, wanted.source, wanted.limit + 1, wanted.before)
+    shown = found[: wanted.limit]
+    return {
+        "deliveries": [plain(each) for each in shown],
+        "next": shown[-1].number if len(found) > len(shown) else None,
+    }
+
+
+def delivery(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    found, body = parts.store.delivery(asked.at["delivery"])
+    return {**plain(found), "body": body}
+
+
+def replayed(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    found, body = parts.store.delivery(asked.at["delivery"])
+    if not body:
+        raise StoreError(
+            f"The body of delivery {found.number} was thinned out", "send it again from the forge"
+        )
+    reading = read(found.forge, found.event, parsed(body.encode()))
+    again: dict[str, Any] = plain(parts.engine.store.replay_delivery(found.number, reading))
+    parts.dispatch()
+    return again
+
+
+VERBS = (
+    Verb(
+        method="GET",
+        path="/agents",
+        says="The agents: version, program, home, what they can, how many are at work.",
+        does=agents,
+        answer="Agents",
+    ),
+    Verb(method="GET", path="/plans", says="Plans, newest first.", does=plans, answer="Plans"),
+    Verb(
+        method="POST",
+        path="/plans",
+        says=(
+            "Begins a plan, which the pool performs. The same plan again is the same one, by its "
+            "name."
+        ),
+        does=begun,
+        answer="Plan",
+        scope=TokenScope.DISPATCH,
+        body=forms.NewPlan,
+        status=201,
+    ),
+    Verb(
+        method="GET",
+        path="/plans/{plan}",
+        says="How a plan stands, task by task.",
+        does=plan,
+        answer="Plan",
+    ),
+    Verb(
+        method="GET",
+        path="/inbox",
+        says="What forges delivered, newest first.",
+        does=deliveries,
+        answer="Deliveries",
+        query=forms.InboxQuery,
+    ),
+    Verb(
+        method="GET",
+        path="/inbox/{delivery}",
+        says="A delivery, with its body: what people wrote on a forge is hostile.",
+        does=delivery,
+        answer="Delivery",
+    ),
+    Verb(
+        method="POST",
+        path="/inbox/{delivery}/replay",
+        says="Reads the kept body again, as if it came now.",
+        does=replayed,
+        answer="Delivery",
+        scope=TokenScope.DISPATCH,
+        body=forms.Body,
+    ),
+)

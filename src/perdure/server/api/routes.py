@@ -1,0 +1,34 @@
+"""The addresses of the API, made from the tables of verbs."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from perdure.server.api import admin, conversations, lists, runs
+from perdure.server.api.events import stream
+from perdure.server.api.openapi import document
+from perdure.server.api.verbs import PREFIX, ApiContext, Verb, endpoint
+from perdure.server.context import Parts
+
+VERBS: tuple[Verb, ...] = (*runs.VERBS, *conversations.VERBS, *lists.VERBS, *admin.VERBS)
+
+
+def api(parts: Parts) -> list[BaseRoute]:
+    """All addresses below `/api/v1`."""
+    room = ApiContext()
+    text = document(VERBS)
+
+    async def openapi(request: Request) -> Response:
+        return Response(text, media_type="application/json")
+
+    return [
+        Route(f"{PREFIX}/openapi.json", openapi, methods=["GET"]),
+        Route(f"{PREFIX}/events", stream(parts, room), methods=["GET"]),
+        Route(f"{PREFIX}/runs/{{run}}/events", stream(parts, room), methods=["GET"]),
+        *(
+            Route(f"{PREFIX}{verb.path}", endpoint(verb, parts, room), methods=[verb.method])
+            for verb in VERBS
+        ),
+    ]

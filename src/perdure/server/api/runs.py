@@ -1,0 +1,392 @@
+"""Runs: submitted, looked at, gone on with, stopped, forked, taken back, removed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from msgspec import UNSET
+
+from perdure.config import Settings
+from perdure.config.files import LIMITS
+from perdure.engine import checkpoints, service
+from perdure.engine.conversations import Branching, fork
+from perdure.engine.report import report_of, row_of, why_of
+from perdure.engine.service import liveness_of
+from perdure.errors import NotFound, UsageError
+from perdure.host.wakeup import ring
+from perdure.model import Permissions, TaskRun, TaskSpec, TokenScope
+from perdure.model.codec import plain
+from perdure.model.forge.postings import Origin, labels_of
+from perdure.rules.text import visible
+from perdure.server.api import forms
+from perdure.server.api.verbs import ApiCall, Raw, Verb
+from perdure.server.context import Parts
+from perdure.server.principal import Principal
+from perdure.server.problems import Problem
+from perdure.workspace.identity import is_remote
+
+COLUMNS = 100
+"""Of a diff's summary."""
+RAW_MOST = 16 * 1024 * 1024
+"""Of an agent's own output the end is given."""
+PATCH_MOST = 64 * 1024 * 1024
+"""A patch is held in memory: what an agent wrote must not fill it."""
+ADMIN_ONLY = frozenset({"here", "agent_args", "env", "pass_env", "verify"})
+"""What runs commands of the caller's choosing beside the agent, reads the service's own variables,
+or works in any directory."""
+OWN_LABELS = frozenset(
+    labels_of(1, Origin(source="s", rule="r", repository="a/b", number=1, pull=True))
+)
+"""Labels by which perdure knows where a run came from, and whom to answer."""
+LIMIT_OF = {
+    "attempts": "attempts",
+    "timeout_s": "timeout",
+    "stall_s": "stall",
+    "budget_usd": "budget_usd",
+}
+LIMIT_OF |= {"verify_timeout_s": "verify_timeout"}
+assert set(LIMIT_OF.values()) == LIMITS
+
+
+def report(parts: Parts, ref: str) -> dict[str, Any]:
+    """The run as `perdure show --json` has it."""
+    run = parts.store.get(ref)
+    liveness = liveness_of(parts.engine, run, parts.store)
+    return report_of(
+        parts.store, parts.store.get(ref) if liveness is None else run, liveness=liveness
+    )
+
+
+def ready(parts: Parts, run: TaskRun) -> dict[str, Any]:
+    """The run, which something may be due of now: the pools are told."""
+    ring(parts.engine.state)
+    return report(parts, run.id)
+
+
+def listed(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    wanted = asked.query
+    rows = parts.store.find(
+        wanted.state,
+        wanted.limit + 1,
+        before=int(wanted.cursor or 0),
+        agent=wanted.agent,
+        scope=wanted.scope,
+    )
+    shown = rows[: wanted.limit]
+    told = [row_of(row, liveness_of(parts.engine, row, parts.store)) for row in shown]
+    return {"runs": told, "next": str(shown[-1].ordinal) if len(rows) > len(shown) else None}
+
+
+def submitted(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    spec = task_of(parts, asked.body, asked.who)
+    return ready(parts, service.submit(parts.engine, spec, Path("/")))
+
+
+class Usual(Protocol):
+    """What a task has that nobody was asked for."""
+
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def seed(self) -> TaskSpec: ...
+
+
+def task_of(parts: Usual, given: object, who: Principal) -> TaskSpec:
+    """The task: what was given (fields of a task, as attributes), over the settings of the service.
+    Raises Problem with 403 where it takes an admin, UsageError."""
+    settings = parts.settings
+    said = {
+        each.name: getattr(given, each.name)
+        for each in fields(TaskSpec)
+        if getattr(given, each.name, UNSET) is not UNSET
+    }
+    if not who.may(TokenScope.ADMIN):
+        refuse_widening(said, settings)
+    if own := sorted(OWN_LABELS & said.get("labels", {}).keys()):
+        raise UsageError(
+            f"perdure itself sets these labels: {', '.join(own)}", "choose other names"
+        )
+    if not {"repo", "here", "service"} & {name for name, value in said.items() if value}:
+        raise UsageError(
+            "It is not said where the task is to work",
+            "give repo (an https address), or service and task",
+        )
+    if (repo := said.get("repo", "")) and not is_remote(repo) and not Path(repo).is_absolute():
+        raise UsageError("A repository on the service's own disk is named by its absolute path")
+    if (here := said.get("here", "")) and not Path(here).is_absolute():
+        raise UsageError("A directory on the service's own disk is named by its absolute path")
+    usual = replace(parts.seed, agent=settings.agent)
+    if said.get("here") or said.get("service"):
+        usual = replace(usual, backend="", base="")
+    if said.get("permissions", usual.permissions) is Permissions.READ:
+        usual = replace(usual, verify="")
+    if "agent" in said and said["agent"] != settings.agent:
+        usual = replace(usual, model="")
+    return replace(usual, **said)
+
+
+def refuse_widening(said: dict[str, Any], settings: Settings) -> None:
+    """Who may dispatch has agents work within what the owner has set; what goes beyond takes an
+    admin. Raises Problem."""
+    beyond = sorted(name for name in ADMIN_ONLY & said.keys() if said[name])
+    if said.get("permissions") is Permissions.FULL and settings.permissions is not Permissions.FULL:
+        beyond.append("permissions: full")
+    if (repo := said.get("repo", "")) and not repo.startswith("https://"):
+        beyond.append("repo, unless it is an https address")
+    beyond += sorted(
+        name
+        for name, setting in LIMIT_OF.items()
+        if name in said and (said[name] or math.inf) > (getattr(settings, setting) or math.inf)
+    )
+    if beyond:
+        raise Problem(
+            403,
+            f"This takes the scope admin: {', '.join(beyond)}",
+            "leave it out, or: perdure token new NAME --scope admin",
+        )
+
+
+def shown(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    return report(parts, asked.at["run"])
+
+
+def why(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    return why_of(report(parts, asked.at["run"]))
+
+
+def records(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    run, wanted = parts.store.get(asked.at["run"]), asked.query
+    found = parts.store.history(run.id, wanted.after, wanted.limit)
+    shown = [plain(record) for record in found if wanted.attempt in (0, record.attempt)]
+    return {
+        "run": run.name,
+        "records": shown,
+        "next": found[-1].seq if len(found) == wanted.limit else None,
+    }
+
+
+def raw(parts: Parts, asked: ApiCall) -> Raw:
+    run, number = parts.store.get(asked.at["run"]), asked.query.attempt
+    attempt = next((each for each in parts.store.attempts(run.id) if each.number == number), None)
+    if attempt is None:
+        raise NotFound(f"{run.name} has no attempt {number}", f"perdure show {run.name}")
+    try:
+        with (Path(attempt.directory or "/nonexistent") / "stdout").open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - RAW_MOST))
+            return Raw(content=file.read(RAW_MOST), name=f"{run.name}-{number}.log")
+    except OSError:
+        raise NotFound(
+            f"The output of attempt {number} of {run.name} is not on this host",
+            f"perdure logs {run.name}",
+        ) from None
+
+
+def diff(parts: Parts, asked: ApiCall) -> Raw:
+    name = parts.store.get(asked.at["run"]).name
+    if asked.query.stat:
+        text = visible(
+            service.diff(parts.engine, asked.at["run"], stat=COLUMNS, most=PATCH_MOST).decode(
+                "utf-8", "replace"
+            )
+        )
+        return Raw(content=text.encode(), name=f"{name}.stat")
+    return Raw(
+        content=service.diff(parts.engine, asked.at["run"], binary=True, most=PATCH_MOST),
+        name=f"{name}.patch",
+    )
+
+
+def saved(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    run = parts.store.get(asked.at["run"])
+    return {
+        "run": run.name,
+        "checkpoints": [plain(each) for each in reversed(parts.store.checkpoints(run.id))],
+    }
+
+
+def retried(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    given = {
+        each.name: value
+        for each in fields(service.Changes)
+        if (value := getattr(asked.body, each.name)) is not None
+    }
+    if not asked.who.may(TokenScope.ADMIN):
+        refuse_widening(given, parts.settings)
+    return ready(
+        parts,
+        service.retry(parts.engine, asked.at["run"], asked.body.agent, service.Changes(**given)),
+    )
+
+
+def updated(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    return ready(parts, service.update(parts.engine, asked.at["run"], asked.body.prompt))
+
+
+def stopped(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    return report(parts, service.stop(parts.engine, asked.at["run"]).id)
+
+
+def forked(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    said = asked.body
+    wanted = Branching(
+        prompt=said.prompt,
+        at=said.at,
+        checkpoint=said.checkpoint,
+        name=said.name,
+        branch=said.branch,
+    )
+    return ready(parts, fork(parts.engine, asked.at["run"], wanted))
+
+
+def restored(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    done = checkpoints.restore(
+        parts.engine, asked.at["run"], asked.body.checkpoint, files_only=asked.body.files_only
+    )
+    undo = plain(done.undo) if done.undo is not None else None
+    return {
+        "run": done.run.name,
+        "checkpoint": plain(done.checkpoint),
+        "undo": undo,
+        "transcript": done.transcript,
+    }
+
+
+def removed(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    done = service.remove(parts.engine, asked.at["run"], force=asked.query.force)
+    trash = done.trash.name if done.trash is not None else None
+    return {
+        "run": done.run.name,
+        "id": done.run.id,
+        "trash": trash,
+        "kept": done.kept,
+        "unsaved": list(done.unsaved),
+    }
+
+
+ADMIN, DISPATCH = TokenScope.ADMIN, TokenScope.DISPATCH
+RUN = "/runs/{run}"
+
+VERBS = (
+    Verb(
+        method="GET",
+        path="/runs",
+        says="Runs, newest first, as `perdure ls` lists them.",
+        does=listed,
+        answer="Runs",
+        query=forms.RunsQuery,
+    ),
+    Verb(
+        method="POST",
+        path="/runs",
+        says="Submits a task. The same `key` and task is the same run.",
+        does=submitted,
+        answer="Run",
+        scope=DISPATCH,
+        body=forms.Submit,
+        status=201,
+    ),
+    Verb(
+        method="GET",
+        path=RUN,
+        says="A run with its attempts and receipts, as `perdure show` has it.",
+        does=shown,
+        answer="Run",
+    ),
+    Verb(
+        method="GET",
+        path=f"{RUN}/why",
+        says="How each attempt began, on which evidence, and what its receipt says.",
+        does=why,
+        answer="Why",
+    ),
+    Verb(
+        method="GET",
+        path=f"{RUN}/logs",
+        says="Records of the run's journal, oldest first.",
+        does=records,
+        answer="Records",
+        query=forms.RecordsQuery,
+    ),
+    Verb(
+        method="GET",
+        path=f"{RUN}/raw",
+        says="The agent's own output in one attempt, its last 16 MiB: hostile bytes.",
+        does=raw,
+        answer="text",
+        query=forms.RawQuery,
+    ),
+    Verb(
+        method="GET",
+        path=f"{RUN}/diff",
+        says="What the run changed, as a patch that `git apply` takes.",
+        does=diff,
+        answer="text",
+        query=forms.DiffQuery,
+    ),
+    Verb(
+        method="GET",
+        path=f"{RUN}/checkpoints",
+        says="What was saved of the run, newest first.",
+        does=saved,
+        answer="Checkpoints",
+    ),
+    Verb(
+        method="POST",
+        path=f"{RUN}/retry",
+        says="Goes on where the run stopped.",
+        does=retried,
+        answer="Run",
+        scope=DISPATCH,
+        body=forms.Retry,
+    ),
+    Verb(
+        method="POST",
+        path=f"{RUN}/update",
+        says="Gives the run new instructions, in the same conversation.",
+        does=updated,
+        answer="Run",
+        scope=DISPATCH,
+        body=forms.Update,
+    ),
+    Verb(
+        method="POST",
+        path=f"{RUN}/stop",
+        says="Stops the run; a retry goes on later.",
+        does=stopped,
+        answer="Run",
+        scope=DISPATCH,
+        body=forms.Body,
+    ),
+    Verb(
+        method="POST",
+        path=f"{RUN}/fork",
+        says="A new run that begins where this one stands.",
+        does=forked,
+        answer="Run",
+        scope=DISPATCH,
+        body=forms.Fork,
+        status=201,
+    ),
+    Verb(
+        method="POST",
+        path=f"{RUN}/restore",
+        says="Takes workdir and conversation back to a checkpoint; what is there is saved first.",
+        does=restored,
+        answer="Restored",
+        scope=DISPATCH,
+        body=forms.Restore,
+    ),
+    Verb(
+        method="DELETE",
+        path=RUN,
+        says="Takes a finished run off the list, its workdir into the trash if all of it is saved.",
+        does=removed,
+        answer="Removed",
+        scope=ADMIN,
+        query=forms.RemoveQuery,
+    ),
+)

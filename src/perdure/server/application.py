@@ -1,0 +1,129 @@
+"""All addresses, and who may ask for them: only under a name that is allowed, so that no web page
+reaches a service on loopback by a name of its own (DNS rebinding); and only who is known, but for
+what `guard` lists. Nothing changes by a GET.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from anyio import CapacityLimiter, to_thread
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from perdure.errors import PerdureError
+from perdure.server.guard import OWN_CHECKS, Guard
+from perdure.server.principal import Principals
+from perdure.server.problems import Problem, problem
+from perdure.server.proxies import Forwarded, Proxies
+from perdure.server.webhooks import WebhookIntake, answer
+
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+CHECKS_AT_ONCE = 2
+"""Who asks whether it is ready waits for nobody else but for others who ask that."""
+_HOST = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+
+
+def application(
+    desk: WebhookIntake,
+    problems: Callable[[], Sequence[str]],
+    hosts: Sequence[str],
+    principals: Principals | None = None,
+    routes: Sequence[BaseRoute] = (),
+    proxies: Proxies | None = None,
+) -> Starlette:
+    """The ASGI application. `problems` says why no work can be taken now, in sentences; it may
+    wait. `hosts`: further allowed names. `routes`: those of the API, the dashboard and the metrics;
+    without `principals` nobody gets to them."""
+
+    checks = CapacityLimiter(CHECKS_AT_ONCE)
+
+    async def ready(request: Request) -> Response:
+        found = await to_thread.run_sync(problems, limiter=checks)
+        return JSONResponse({"ready": not found, "problems": list(found)}, 503 if found else 200)
+
+    async def health(request: Request) -> Response:
+        return JSONResponse({"ok": True})
+
+    async def refused(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+        if status == 405:
+            headers["Allow"] = ", ".join(methods_at(request))
+        said = {
+            404: "There is nothing at this address",
+            405: "This address does not take that method",
+        }
+        sentence = said.get(status, "Something went wrong in perdure; its log says more")
+        if request.url.path.startswith(OWN_CHECKS):
+            return answer(status, sentence, headers)
+        return problem(Problem(status, sentence, headers=headers))
+
+    async def told(request: Request, error: Exception) -> Response:
+        assert isinstance(error, PerdureError)
+        return problem(error)
+
+    return Starlette(
+        routes=[
+            Route("/webhooks/{name}", desk.post, methods=["POST"]),
+            Route("/healthz", health, methods=["GET"]),
+            Route("/readyz", ready, methods=["GET"]),
+            *routes,
+        ],
+        middleware=[
+            Middleware(Forwarded, proxies=proxies or Proxies()),
+            Middleware(KnownHost, hosts=hosts),
+            Middleware(Guard, principals=principals),
+        ],
+        exception_handlers={HTTPException: refused, PerdureError: told, Exception: refused},
+    )
+
+
+def methods_at(request: Request) -> list[str]:
+    """Return all methods that the address of a request takes. Each route knows its own only, and
+    one address may have several."""
+    found: set[str] = set()
+    for route in request.app.routes:
+        if (
+            isinstance(route, Route)
+            and route.methods
+            and route.matches(request.scope)[0] is not Match.NONE
+        ):
+            found |= route.methods
+    return sorted(found)
+
+
+class KnownHost:
+    """Answers 421 to who asks by another name, and adds the headers that every answer has."""
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+        self.app = app
+        self.names = {name.lower() for name in (*LOOPBACK, *hosts)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        found = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+        if found is None or found[1].lower() not in self.names:
+            sentence = "perdure is not known by this host name: add it to the setting serve_hosts"
+            await answer(421, sentence)(scope, receive, send)
+            return
+
+        async def sending(message: dict[str, object]) -> None:
+            if message["type"] == "http.response.start":
+                headers = message["headers"]
+                assert isinstance(headers, list)
+                headers.append((b"x-content-type-options", b"nosniff"))
+                if not any(name == b"cache-control" for name, _ in headers):
+                    headers.append((b"cache-control", b"no-store"))
+            await send(message)
+
+        await self.app(scope, receive, sending)  # type: ignore[arg-type]

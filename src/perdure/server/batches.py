@@ -1,0 +1,111 @@
+"""Deliveries from many requests, kept in few transactions: what arrives while one transaction is
+written goes into the next.
+
+One thread of its own, so that a slow disk holds up nobody but those who wait for it. Each request
+is answered after the commit that holds its delivery, never before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import TracebackType
+
+from perdure.errors import StoreError
+from perdure.lateclass import dataclass
+from perdure.model.forge.deliveries import Accepted, Arrived
+
+MOST = 100
+"""So many deliveries in one transaction, or so many bytes of them."""
+MOST_BYTES = 32 * 1024**2
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    arrived: Arrived
+    answer: asyncio.Future[Accepted]
+    loop: asyncio.AbstractEventLoop
+
+
+class Writer:
+    """From `with` to its end; what was handed in before the end is written. `kept` is called after
+    a commit with anything new in it."""
+
+    def __init__(
+        self,
+        accept: Callable[[Sequence[Arrived]], Sequence[Accepted]],
+        kept: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._accept, self._kept = accept, kept
+        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._go, name="inbox", daemon=True)
+
+    def __enter__(self) -> Writer:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._queue.put(None)
+        self._thread.join()
+
+    async def keep(self, arrived: Arrived) -> Accepted:
+        """Returns when the delivery is durable. Raises what the store raises."""
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(arrived, loop.create_future(), loop)
+        self._queue.put(waiting)
+        return await waiting.answer
+
+    def _go(self) -> None:
+        last = False
+        while not last:
+            batch, size = [], 0
+            waiting = self._queue.get()
+            while waiting is not None:
+                batch.append(waiting)
+                size += len(waiting.arrived.body)
+                if len(batch) == MOST or size > MOST_BYTES:
+                    break
+                try:
+                    waiting = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+            last = waiting is None
+            if batch:
+                self._write(batch)
+
+    def _write(self, batch: list[_Waiting]) -> None:
+        try:
+            found = self._accept([each.arrived for each in batch])
+        except Exception as error:
+            if len(batch) > 1 and not isinstance(error, StoreError):
+                # One of them cannot be kept; the others can.
+                for each in batch:
+                    self._write([each])
+                return
+            _tell(batch, error)
+            return
+        _tell(batch, found)
+        if any(each.new for each in found):
+            self._kept()
+
+
+def _tell(batch: list[_Waiting], found: Sequence[Accepted] | Exception) -> None:
+    def tell() -> None:
+        for at, each in enumerate(batch):
+            if each.answer.done():
+                continue  # The sender went away.
+            if isinstance(found, Exception):
+                each.answer.set_exception(found)
+            else:
+                each.answer.set_result(found[at])
+
+    with suppress(RuntimeError):  # The loop was closed while the transaction was written.
+        batch[0].loop.call_soon_threadsafe(tell)

@@ -1,0 +1,222 @@
+"""What can be done with a run. Each act is one of the verbs that the command line has, under the
+same rules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+from starlette.responses import Response
+
+from perdure.engine import service
+from perdure.engine.checkpoints import restore
+from perdure.engine.sweeper import Target, reset
+from perdure.errors import NotFound, UsageError
+from perdure.model import RunState
+from perdure.rules.text import clock
+from perdure.server.api.runs import task_of
+from perdure.server.dashboard.confirmation import Field, ask
+from perdure.server.dashboard.visits import Visit
+
+ROOT = Path("/")
+"""Nothing is meant by where the server stands."""
+
+
+def retry(visit: Visit) -> Response:
+    run = service.retry(visit.desk.engine, visit.named("name"))
+    visit.desk.ring()
+    return visit.to(f"/runs/{run.name}", "retried")
+
+
+def ask_update(visit: Visit) -> Response:
+    run = visit.desk.look.get(visit.named("name"))
+    at_work = (
+        [f"{run.name} is at work: the agent gets them when its attempt has ended."]
+        if run.state is RunState.RUNNING
+        else []
+    )
+    return ask(
+        visit,
+        f"New instructions for {run.name}",
+        yes="Send",
+        back=f"/runs/{run.name}",
+        consequences=at_work,
+        fields=[
+            Field(
+                "prompt", "The same conversation goes on with only what is new", "text", needed=True
+            )
+        ],
+    )
+
+
+def update(visit: Visit) -> Response:
+    run = service.update(visit.desk.engine, visit.named("name"), visit.given("prompt").strip())
+    visit.desk.ring()
+    return visit.to(f"/runs/{run.name}", "updated")
+
+
+def ask_stop(visit: Visit) -> Response:
+    run = visit.desk.look.get(visit.named("name"))
+    running = run.state is RunState.RUNNING
+    follows = (
+        [
+            "The agent is ended in good order, and its workdir and conversation are saved as a "
+            "checkpoint."
+        ]
+        if running
+        else []
+    )
+    follows += [] if running else ["Nobody is at work in it; it leaves the queue."]
+    return ask(
+        visit,
+        f"Stop {run.name}?",
+        yes="Stop it",
+        back=f"/runs/{run.name}",
+        consequences=follows,
+        undo="Retry continues where it stopped.",
+    )
+
+
+def stop(visit: Visit) -> Response:
+    run = service.stop(visit.desk.engine, visit.named("name"))
+    return visit.to(f"/runs/{run.name}", "stopped")
+
+
+def ask_reset(visit: Visit) -> Response:
+    """What would be cleared, by a dry run."""
+    run = visit.desk.look.get(visit.named("name"))
+    found = reset(visit.desk.engine, Target(run=run.id), ROOT, dry=True)
+    others = [each.name for each in found.runs if each.id != run.id]
+    return ask(
+        visit,
+        f"Reset {run.name}?",
+        yes="Reset",
+        back=f"/runs/{run.name}",
+        danger=True,
+        consequences=[
+            "The next attempt begins a new conversation in a new workdir. Nothing is deleted: the "
+            "workdir goes to the trash."
+        ],
+        lists=[
+            ("These begin anew with it, because they share its workdir or conversation", others),
+            ("Nowhere else but in the trash from then on", found.unsaved),
+            ("Stays where it is", found.kept),
+        ],
+        undo="perdure trash restore brings it back, files and conversation.",
+    )
+
+
+def do_reset(visit: Visit) -> Response:
+    run = visit.desk.look.get(visit.named("name"))
+    reset(visit.desk.engine, Target(run=run.id), ROOT)
+    return visit.to(f"/runs/{run.name}", "reset")
+
+
+def ask_remove(visit: Visit) -> Response:
+    run = visit.desk.look.get(visit.named("name"))
+    place = run.workspace
+    lost = (
+        visit.desk.engine.workspaces.unsaved(place)
+        if place is not None and place.backend != "here"
+        else []
+    )
+    fields = (
+        [Field("force", "also what is nowhere else: the trash keeps it", "tick")] if lost else []
+    )
+    return ask(
+        visit,
+        f"Take {run.name} off the list?",
+        yes="Remove",
+        back=f"/runs/{run.name}",
+        danger=True,
+        fields=fields,
+        consequences=[
+            "Its workdir goes to the trash; the branch, the journal and perdure's copies of the "
+            "conversation stay."
+        ],
+        lists=[("Nowhere else but in the trash from then on", list(lost))],
+        undo="perdure trash restore brings it back.",
+    )
+
+
+def remove(visit: Visit) -> Response:
+    service.remove(visit.desk.engine, visit.named("name"), force=visit.given("force") == "yes")
+    return visit.to("/", "removed")
+
+
+def ask_restore(visit: Visit) -> Response:
+    run = visit.desk.look.get(visit.named("name"))
+    checkpoint = next(
+        (
+            each
+            for each in visit.desk.look.checkpoints(run.id)
+            if str(each.number) == visit.named("number")
+        ),
+        None,
+    )
+    if checkpoint is None:
+        raise NotFound(
+            f"{run.name} has no checkpoint {visit.named('number')}",
+            f"perdure checkpoints {run.name}",
+        )
+    return ask(
+        visit,
+        f"Take {run.name} back to checkpoint {checkpoint.number}?",
+        yes="Restore",
+        back=f"/runs/{run.name}/checkpoints",
+        danger=True,
+        consequences=[
+            f"Workdir and conversation will be as they were {clock(checkpoint.at)}, in attempt "
+            f"{checkpoint.attempt}.",
+            "What is there now is saved first, as a checkpoint of its own.",
+        ],
+        fields=[Field("files", "only the workdir; the conversation stays where it is", "tick")],
+        lists=[
+            (
+                "Not in that checkpoint",
+                [f"{name}: {why}" for name, why in checkpoint.workdir.left_out[:20]],
+            )
+        ],
+        undo="The newest checkpoint then takes you back here.",
+    )
+
+
+def do_restore(visit: Visit) -> Response:
+    run = visit.desk.look.get(visit.named("name"))
+    number = visit.named("number")
+    if not number.isdecimal() or not 0 < len(number) < 10:
+        raise UsageError(f"{number!r} is no checkpoint's number", f"perdure checkpoints {run.name}")
+    restore(visit.desk.engine, run.id, int(number), files_only=visit.given("files") == "yes")
+    return visit.to(f"/runs/{run.name}/checkpoints", "restored")
+
+
+def ask_new(visit: Visit) -> Response:
+    """`/new`: a task in a repository."""
+    fields = [
+        Field("prompt", "What is the agent to do?", "text", needed=True),
+        Field("repo", "In which repository?", hint=_repositories(visit), needed=True),
+        Field("agent", "Agent", "choice", visit.desk.settings.agent, options=visit.desk.agents),
+        Field("branch", "Branch", hint="nothing: perdure/NAME"),
+        Field("name", "Name", hint="nothing: one is made up"),
+    ]
+    return ask(visit, "New task", yes="Begin", back="/", fields=fields)
+
+
+def new(visit: Visit) -> Response:
+    given = {
+        name: text
+        for name in ("repo", "name", "agent", "branch")
+        if (text := visit.given(name).strip())
+    }
+    if "repo" not in given:
+        raise UsageError("no repository is named", _repositories(visit))
+    spec = task_of(
+        visit.desk, SimpleNamespace(prompt=visit.given("prompt").strip(), **given), visit.principal
+    )
+    run = service.submit(visit.desk.engine, spec, ROOT)
+    visit.desk.ring()
+    return visit.to(f"/runs/{run.name}", "begun")
+
+
+def _repositories(visit: Visit) -> str:
+    return "a path on the server, or an address" if visit.may("admin") else "an https address"

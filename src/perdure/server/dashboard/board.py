@@ -1,0 +1,149 @@
+"""The board: all runs by what they need. Ten thousand runs are counted and paged by the store; only
+the rows that are shown are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.responses import Response
+
+from perdure.engine.service import liveness_of
+from perdure.errors import UsageError
+from perdure.model import Usage
+from perdure.protocols import BoardRow
+from perdure.rules.liveness import Liveness, advice
+from perdure.rules.text import clock, one_line
+from perdure.server.dashboard.threads import thread
+from perdure.server.dashboard.visits import Visit
+
+GROUPS = {
+    "asking": ("Needs you", 50),
+    "running": ("Working", 50),
+    "queued": ("Waiting", 20),
+    "pending": ("Not yet", 10),
+    "failed": ("Failed", 10),
+    "succeeded": ("Done", 15),
+    "cancelled": ("Stopped", 5),
+}
+"""The lists in their order: the word for each, and how many rows of it the board has."""
+PAGE = 60
+NEWEST = (2**62, 2**62)
+
+
+def board(visit: Visit) -> Response:
+    """`/`: all lists, or one of them, page by page."""
+    group, words, agent = visit.asked("state"), visit.asked("q").strip(), visit.asked("agent")
+    if group and group not in GROUPS:
+        raise UsageError(f"There is no list {group!r}", ", ".join(GROUPS))
+    look = visit.desk.look
+    counts = look.board_counts(agent=agent, words=words)
+    given = {"q": words, "agent": agent}
+    shown = []
+    for each in [group] if group else [each for each in GROUPS if counts[each]]:
+        word, most = GROUPS[each]
+        rows = look.board(
+            each, agent=agent, words=words, before=_before(visit), limit=PAGE if group else most
+        )
+        if rows:
+            shown.append(
+                {
+                    "group": each,
+                    "word": word,
+                    "count": counts[each],
+                    "rows": [_row(visit, row, each) for row in rows],
+                }
+            )
+            shown[-1]["more"] = _more(
+                rows, each, counts[each], given, PAGE if group else most, one=bool(group)
+            )
+    listed = [
+        {"group": each, "word": word, "count": counts[each], "url": _url(given | {"state": each})}
+        for each, (word, _) in GROUPS.items()
+        if counts[each] or each == group
+    ]
+    return visit.page(
+        "board.html",
+        shown=shown,
+        groups=listed,
+        total=sum(counts.values()),
+        group=group,
+        words=words,
+        agent=agent,
+        all=_url(given),
+        agents=look.board_agents(),
+        parked=look.parked(),
+        here=visit.here,
+        asking=counts["asking"],
+    )
+
+
+def _url(given: Mapping[str, str]) -> str:
+    asked = urlencode({name: value for name, value in given.items() if value})
+    return f"/?{asked}" if asked else "/"
+
+
+def _before(visit: Visit) -> tuple[int, int]:
+    """The place that the page before ended with."""
+    first, _, second = visit.asked("before").partition(".")
+    fits = first.isdecimal() and second.isdecimal() and max(len(first), len(second)) < 19
+    return (int(first), int(second)) if fits else NEWEST
+
+
+def _more(
+    rows: Sequence[BoardRow],
+    group: str,
+    count: int,
+    given: Mapping[str, str],
+    limit: int,
+    *,
+    one: bool,
+) -> str:
+    if len(rows) < limit or (not one and count <= limit):
+        return ""
+    place = f"{rows[-1].place[0]}.{rows[-1].place[1]}" if one else ""
+    return _url({**given, "state": group, "before": place})
+
+
+def _row(visit: Visit, row: BoardRow, group: str) -> dict[str, Any]:
+    found = liveness_of(visit.desk.engine, row, visit.desk.look)
+    alive = str(found) if found in (Liveness.INTERRUPTED, Liveness.UNATTENDED) else ""
+    used = sum((attempt.usage for attempt in row.attempts), start=Usage())
+    place = row.workspace
+    repo = (
+        PurePath(place.repo.rstrip("/")).name.removesuffix(".git")
+        if place.repo
+        else PurePath(place.path).name
+    )
+    branch = "" if place.branch == f"perdure/{row.name}" else place.branch
+    return {
+        "id": row.id,
+        "name": row.name,
+        "group": group,
+        "alive": alive,
+        "title": one_line(row.prompt.strip().partition("\n")[0], 160),
+        "note": advice(row.name, found) if found and alive else _note(visit, row, group),
+        "agent": row.agent,
+        "where": " ".join(part for part in (repo, branch) if part),
+        "pips": thread(row.attempts),
+        "held": row.fill_tokens,
+        "window": row.fill_window,
+        "cost": used.cost_usd,
+        "estimated": used.estimated,
+        "updated": row.updated,
+    }
+
+
+def _note(visit: Visit, row: BoardRow, group: str) -> str:
+    """What matters of it now."""
+    if group == "asking":
+        asks = [each.message for each in row.conditions if each.type in ("needs_person", "open")]
+        return one_line("; ".join(asks) or row.reason, 200)
+    if group == "running":
+        latest = visit.desk.look.latest_word(row.id)
+        return "is being stopped" if row.cancel_requested else one_line(latest, 160)
+    if group == "queued" and row.run_after > visit.now:
+        return one_line(f"until {clock(row.run_after)[11:]}: {row.reason}", 200)
+    return one_line(row.reason, 200) if group in ("failed", "queued", "cancelled") else ""

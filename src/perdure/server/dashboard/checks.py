@@ -1,0 +1,38 @@
+"""The settings check: what `perdure doctor` finds on this machine, and the settings with where each
+comes from."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from starlette.responses import Response
+
+from perdure.config.passwords import shown
+from perdure.server.dashboard.visits import Visit
+
+FRESH_S = 60.0
+
+
+def checks(visit: Visit) -> Response:
+    """`/checks`."""
+    found, under_way = visit.desk.measured.get(
+        "checks", lambda: list(visit.desk.checks()), FRESH_S, visit.now
+    )
+    chosen = visit.desk.settings
+    settings = [
+        (
+            each.name,
+            _text(shown(each.name, getattr(chosen, each.name))),
+            chosen.origin.get(each.name, ""),
+        )
+        for each in fields(chosen)
+        if each.name != "origin"
+    ]
+    return visit.page("checks.html", found=found, under_way=under_way, settings=settings)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(str(getattr(each, "name", each)) for each in value)
+    return "" if value is None else str(value)

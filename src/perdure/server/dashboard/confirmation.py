@@ -1,0 +1,51 @@
+"""A page that asks before something is done: what follows from it, and what else has to be
+known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from starlette.responses import Response
+
+from perdure.lateclass import dataclass
+from perdure.server.dashboard.visits import Visit
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """`kind`: `line`, `text`, `choice` or `tick`."""
+
+    name: str
+    label: str
+    kind: str = "line"
+    value: str = ""
+    hint: str = ""
+    needed: bool = False
+    options: Sequence[str] = ()
+
+
+def ask(
+    visit: Visit,
+    question: str,
+    *,
+    yes: str,
+    back: str,
+    consequences: Sequence[str] = (),
+    lists: Sequence[tuple[str, Sequence[str]]] = (),
+    fields: Sequence[Field] = (),
+    undo: str = "",
+    danger: bool = False,
+) -> Response:
+    """The form is sent to the address that it stands at."""
+    return visit.page(
+        "ask.html",
+        question=question,
+        yes=yes,
+        back=back,
+        consequences=consequences,
+        lists=lists,
+        fields=fields,
+        undo=undo,
+        danger=danger,
+        action=visit.request.url.path,
+    )

@@ -1,0 +1,106 @@
+"""A patch as something to read: files, and their lines with numbers. Pure. The patch is hostile
+bytes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import field
+from io import BytesIO
+
+from perdure.lateclass import dataclass
+from perdure.rules.text import visible
+
+LINES = 4000
+"""So many lines of a patch are shown; the whole can be had as a file."""
+FILES = 500
+"""So many files are named."""
+WIDE = 600
+HUNK = re.compile(r"@@ -(\d{1,9})(?:,\d{1,9})? \+(\d{1,9})(?:,\d{1,9})? @@(.*)")
+
+
+@dataclass(slots=True)
+class ChangedFile:
+    """`how`: `new`, `deleted`, `renamed`, `binary` or `changed`. Lines are (kind, number before,
+    number after, text)."""
+
+    name: str
+    how: str = "changed"
+    added: int = 0
+    removed: int = 0
+    lines: list[tuple[str, str, str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """`left`: lines that are not shown, `more`: files that are not named."""
+
+    files: tuple[ChangedFile, ...]
+    left: int
+    more: int = 0
+
+    @property
+    def added(self) -> int:
+        return sum(each.added for each in self.files)
+
+    @property
+    def removed(self) -> int:
+        return sum(each.removed for each in self.files)
+
+
+def read(patch: bytes) -> Patch:
+    """What `git diff` printed. Lines that do not fit are passed over."""
+    files: list[ChangedFile] = []
+    shown = left = 0
+    for line in _lines(patch):
+        if line.startswith("diff --git "):
+            files.append(ChangedFile(_name(line)))
+            before = after = 0
+            in_hunk = False
+        elif not files:
+            continue
+        elif found := HUNK.match(line):
+            before, after, in_hunk = int(found[1]), int(found[2]), True
+            shown += 1
+            if shown <= LINES:
+                files[-1].lines.append(("hunk", "", "", found[3].strip()))
+        elif not in_hunk:
+            _head(files[-1], line)
+        elif line[:1] in ("+", "-", " "):
+            kind = {"+": "add", "-": "del"}.get(line[:1], "same")
+            files[-1].added += kind == "add"
+            files[-1].removed += kind == "del"
+            shown += 1
+            if shown <= LINES:
+                old, new = "" if kind == "add" else str(before), "" if kind == "del" else str(after)
+                files[-1].lines.append(
+                    (kind, old, new, line[1 : WIDE + 1] + ("…" if len(line) > WIDE + 1 else ""))
+                )
+            else:
+                left += 1
+            before += kind != "add"
+            after += kind != "del"
+    return Patch(tuple(files[:FILES]), left, len(files[FILES:]))
+
+
+def _lines(patch: bytes) -> Iterator[str]:
+    for line in BytesIO(patch):
+        yield visible(line.removesuffix(b"\n").decode("utf-8", "replace"))
+
+
+def _name(line: str) -> str:
+    """The new name, from `a/x b/x`; a `+++` line says it better where there is one."""
+    return line.removeprefix("diff --git ").rpartition(" b/")[2] or line
+
+
+def _head(file: ChangedFile, line: str) -> None:
+    if line.startswith("new file"):
+        file.how = "new"
+    elif line.startswith("deleted file"):
+        file.how = "deleted"
+    elif line.startswith("rename to "):
+        file.how, file.name = "renamed", line.removeprefix("rename to ")
+    elif line.startswith(("Binary files", "GIT binary patch")):
+        file.how = file.how if file.how != "changed" else "binary"
+    elif line.startswith("+++ b/"):
+        file.name = line.removeprefix("+++ b/")

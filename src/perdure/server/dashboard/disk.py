@@ -1,0 +1,87 @@
+"""The disk: how much is taken, by whom, what could go, and what the next sweep would do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from starlette.responses import Response
+
+from perdure.engine.sweeper import (
+    DiskUsage,
+    Sweep,
+    SweepVerdict,
+    next_sweep,
+    rules_of,
+    sweep,
+    usage,
+)
+from perdure.server.dashboard.visits import Visit
+
+FRESH_S = 600.0
+ROWS = 300
+
+
+def disk(visit: Visit) -> Response:
+    """`/disk`: as it was last measured; measured anew when that is older than ten minutes."""
+    engine = visit.desk.engine
+    found, under_way = visit.desk.measured.get("disk", lambda: usage(engine), FRESH_S, visit.now)
+    taken: DiskUsage | None = found.value if found is not None else None
+    dry, looking = (
+        visit.desk.measured.get(
+            "sweep",
+            lambda: sweep(engine, rules_of(visit.desk.settings), dry=True),
+            FRESH_S,
+            visit.now,
+        )
+        if taken is not None
+        else (None, False)
+    )
+    swept: Sweep | None = dry.value if dry is not None else None
+    return visit.page(
+        "disk.html",
+        found=found,
+        under_way=under_way or looking,
+        taken=taken,
+        parts=_parts(taken),
+        dry=dry,
+        rows=_rows(swept),
+        reclaimable=_reclaimable(swept),
+        crowded=engine.volumes.crowded(),
+        next_sweep=next_sweep(engine),
+    )
+
+
+def measure(visit: Visit) -> Response:
+    """Forgets what was measured."""
+    visit.desk.measured.forget("disk")
+    visit.desk.measured.forget("sweep")
+    return visit.to("/disk")
+
+
+def _parts(taken: DiskUsage | None) -> list[tuple[str, list[tuple[str, int]]]]:
+    if taken is None:
+        return []
+    return [
+        (word, taken.by(part)[:20])
+        for part, word in enumerate(("what", "agent", "repository or service"))
+    ]
+
+
+def _reclaimable(swept: Sweep | None) -> tuple[int, int]:
+    """Bytes and things that the next sweep would take."""
+    taken = swept.taken if swept is not None else ()
+    return sum(row.bytes for row in taken), len(taken)
+
+
+def _rows(swept: Sweep | None) -> dict[str, Any]:
+    if swept is None:
+        return {"take": [], "person": [], "kept": {}, "trouble": ""}
+    return {
+        "take": [row for row in swept.rows if row.verdict is SweepVerdict.TAKE][:ROWS],
+        "person": [row for row in swept.rows if row.verdict is SweepVerdict.PERSON][:ROWS],
+        "kept": dict(
+            Counter(str(row.cls) for row in swept.rows if row.verdict is SweepVerdict.KEEP)
+        ),
+        "trouble": swept.trouble,
+    }

@@ -1,0 +1,107 @@
+"""From an address to a page: who asks, what the form says, and a page for whatever goes wrong."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qsl
+
+from anyio import to_thread
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from perdure.errors import PerdureError
+from perdure.model import TokenScope
+from perdure.server.api.verbs import body_of
+from perdure.server.dashboard.context import PageContext
+from perdure.server.dashboard.visits import Answer, Visit
+from perdure.server.principal import authenticated
+from perdure.server.problems import Problem, status_of
+
+BODY_MOST = 1024 * 1024
+"""Bytes of a form: the longest prompt, with room to spare."""
+FIELDS_MOST = 32
+
+
+def looking(desk: PageContext, path: str, answer: Answer) -> Route:
+    """A page for whoever may read."""
+
+    async def page(request: Request) -> Response:
+        return await to_thread.run_sync(
+            _answered, desk, request, TokenScope.READ, answer, {}, limiter=desk.limiter
+        )
+
+    return Route(path, page, methods=["GET"])
+
+
+def acting(
+    desk: PageContext, path: str, scope: TokenScope, act: Answer, question: Answer | None = None
+) -> Route:
+    """Something that is done by a form, and the page that asks first, where it has one."""
+
+    async def page(request: Request) -> Response:
+        if request.method != "POST":
+            assert question is not None
+            return await to_thread.run_sync(
+                _answered, desk, request, scope, question, {}, limiter=desk.limiter
+            )
+        try:
+            form = await read_form(request)
+        except Problem as problem:
+            return await to_thread.run_sync(_trouble, desk, request, problem, limiter=desk.limiter)
+        return await to_thread.run_sync(
+            _answered, desk, request, scope, act, form, limiter=desk.limiter
+        )
+
+    return Route(path, page, methods=["GET", "POST"] if question is not None else ["POST"])
+
+
+def _answered(
+    desk: PageContext, request: Request, scope: TokenScope, answer: Answer, form: dict[str, str]
+) -> Response:
+    try:
+        principal = authenticated(request, scope)
+        if request.method == "POST" and not principal.sent_form(form.get("csrf", "")):
+            raise Problem(
+                403,
+                "The form does not come from a page that was made for you",
+                "open the page anew, and send it again",
+            )
+        return answer(_visit(desk, request, form))
+    except PerdureError as error:
+        return _trouble(desk, request, error)
+
+
+def _visit(desk: PageContext, request: Request, form: dict[str, str]) -> Visit:
+    return Visit(
+        desk=desk, request=request, principal=authenticated(request), now=desk.look.now(), form=form
+    )
+
+
+def _trouble(desk: PageContext, request: Request, error: PerdureError) -> Response:
+    """The error as a page: the sentence, and what to do next."""
+    path = request.url.path.rstrip("/")
+    back = path.rpartition("/")[0] if request.method == "POST" or status_of(error) != 404 else ""
+    return _visit(desk, request, {}).page(
+        "trouble.html", status_of(error), sentence=str(error), hint=error.hint, back=back or "/"
+    )
+
+
+async def read_form(request: Request, most: int = BODY_MOST) -> dict[str, str]:
+    """The fields of a form; of several with one name the last. Raises Problem for what is no form,
+    too much of one, or too slow."""
+    if (
+        request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        != "application/x-www-form-urlencoded"
+    ):
+        raise Problem(415, "A form is needed here (application/x-www-form-urlencoded)")
+    body = await body_of(request, most)
+    try:
+        return dict(
+            parse_qsl(
+                body.decode(), keep_blank_values=True, errors="strict", max_num_fields=FIELDS_MOST
+            )
+        )
+    except ValueError:
+        raise Problem(
+            400, "The form cannot be read: it is not in UTF-8, or has too many fields"
+        ) from None

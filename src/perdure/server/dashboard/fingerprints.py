@@ -1,0 +1,105 @@
+"""Failures grouped by what is the same in them: agent, outcome and message without its numbers,
+names and places. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import field
+
+from perdure.lateclass import dataclass
+from perdure.model import OutcomeKind, RunState
+from perdure.protocols import FailedAttempt
+from perdure.rules.lifecycle import NEEDS_PERSON
+from perdure.rules.text import one_line
+
+VARYING = (
+    (re.compile(r"https?://[^\s\"'<>]+"), "<url>"),
+    (
+        re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE),
+        "<id>",
+    ),
+    (re.compile(r"(?<![\w.])(?:~|\.{1,2})?/[\w.@+~-]+(?:/[\w.@+~-]+)*"), "<path>"),
+    (re.compile(r"\b(?=[0-9a-f]*[0-9])(?=[0-9a-f]*[a-f])[0-9a-f]{7,64}\b", re.IGNORECASE), "<id>"),
+    (re.compile(r"\d+(?:[.,:]\d+)*"), "<n>"),
+)
+RUNS = 8
+"""So many runs of a group are named."""
+SUGGESTED = {
+    **NEEDS_PERSON,
+    OutcomeKind.RATE_LIMITED: (
+        "it waits for the end of the limit by itself; account_jobs keeps fewer agents at work on "
+        "one account"
+    ),
+    OutcomeKind.OVERLOADED: "the model's service was overloaded; it is tried again by itself",
+    OutcomeKind.LOST: "the supervisor or the machine died; the next attempt continues where it stopped",
+    OutcomeKind.TIMED_OUT: "give it more time (timeout), or a smaller task",
+    OutcomeKind.STALLED: "look at what it waited for: perdure logs; raise stall for tools that are silent for long",
+    OutcomeKind.VERIFY_FAILED: "the task's own check fails: look at its output in the run's timeline",
+    OutcomeKind.SESSION_MISSING: (
+        "the agent's own clean-up may remove conversations: perdure doctor says where it is "
+        "switched off"
+    ),
+    OutcomeKind.SESSION_BROKEN: "perdure sessions check names what is wrong with the transcript, and what would mend it",
+    OutcomeKind.CONTINUITY_LOST: "perdure why tells where the conversation went; the policy disclose goes on with a brief",
+    OutcomeKind.CONTEXT_EXHAUSTED: "set when_full to compact or roll-over, so that it does not come to that",
+    OutcomeKind.WRITER_CONFLICT: "another program has the conversation open: end it there",
+    OutcomeKind.DENIED: "allow the tool (permissions, or the agent's own settings), then retry",
+    OutcomeKind.REFUSED: "say it in other words (perdure update), or choose another model",
+    OutcomeKind.TRUNCATED: "the model's answer broke off or was empty; it goes on by itself",
+    OutcomeKind.MAX_TURNS: "the agent's own limit of turns was reached: raise it, or retry",
+}
+"""What to do, where there is more to say than to look."""
+
+
+@dataclass(slots=True)
+class Failure:
+    """A group of failed attempts. `resolved`: runs of it that have succeeded since."""
+
+    id: str
+    agent: str
+    kind: OutcomeKind
+    message: str
+    first: int
+    last: int
+    count: int = 0
+    runs: dict[str, RunState] = field(default_factory=dict)
+    resolved: int = 0
+
+    @property
+    def suggestion(self) -> str:
+        return SUGGESTED.get(self.kind, "")
+
+
+def normal(message: str) -> str:
+    """A message without what differs from one time to the next."""
+    text = one_line(message, 300)
+    for pattern, word in VARYING:
+        text = pattern.sub(word, text)
+    return text
+
+
+def grouped(failed: Sequence[FailedAttempt]) -> list[Failure]:
+    """The groups, that with the newest failure first. What a person stopped is no failure."""
+    groups: dict[str, Failure] = {}
+    seen: dict[str, set[str]] = {}
+    for each in failed:
+        outcome = each.attempt.outcome
+        if outcome is None or outcome.kind is OutcomeKind.CANCELLED:
+            continue
+        message = normal(outcome.detail)
+        key = hashlib.sha256(f"{each.agent}\0{outcome.kind}\0{message}".encode()).hexdigest()[:12]
+        at = each.attempt.ended or each.attempt.started
+        group = groups.setdefault(key, Failure(key, each.agent, outcome.kind, message, at, at))
+        group.first, group.last, group.count = (
+            min(group.first, at),
+            max(group.last, at),
+            group.count + 1,
+        )
+        if each.attempt.run not in seen.setdefault(key, set()):
+            seen[key].add(each.attempt.run)
+            group.resolved += each.state is RunState.SUCCEEDED
+            if each.name and len(group.runs) < RUNS:
+                group.runs[each.name] = each.state
+    return sorted(groups.values(), key=lambda group: -group.last)

@@ -1,0 +1,87 @@
+"""The webhook inbox: what forges delivered, what became of it, and to have it read anew."""
+
+from __future__ import annotations
+
+import json
+
+from starlette.responses import Response
+
+from perdure.errors import StoreError
+from perdure.forge.webhooks import parsed, read
+from perdure.model.codec import plain
+from perdure.model.forge.deliveries import DeliveryState
+from perdure.server.dashboard.confirmation import ask
+from perdure.server.dashboard.visits import Visit
+
+PAGE = 100
+BODY = 100_000
+INDENTED_MOST = 1_000_000
+"""Characters; a longer body is shown as it came."""
+
+
+def inbox(visit: Visit) -> Response:
+    """`/inbox`: newest first, by state and source."""
+    state, before = visit.asked("state"), visit.asked("before")
+    chosen = DeliveryState(state) if state in set(DeliveryState) else None
+    number = int(before) if before.isdecimal() and len(before) < 18 else 0
+    found = visit.desk.look.inbox(chosen, visit.asked("source"), PAGE, number)
+    sources = [source.name for source in visit.desk.settings.webhooks]
+    return visit.page(
+        "inbox.html",
+        deliveries=found,
+        state=state if chosen else "",
+        states=list(DeliveryState),
+        sources=sources,
+        source=visit.asked("source"),
+        older=found[-1].number if len(found) == PAGE else 0,
+    )
+
+
+def delivery(visit: Visit) -> Response:
+    """`/inbox/NUMBER`: what it says, read and as it came."""
+    found, body = visit.desk.look.delivery(visit.named("number"))
+    intent = [
+        (name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+        for name, value in plain(found.intent or {}).items()
+    ]
+    return visit.page(
+        "delivery.html",
+        delivery=found,
+        intent=[(name, value) for name, value in intent if value and value != "0"],
+        body=_indented(body)[:BODY],
+        cut=len(body) > BODY,
+    )
+
+
+def _indented(body: str) -> str:
+    try:
+        return (
+            json.dumps(json.loads(body), indent=2, ensure_ascii=False)
+            if 0 < len(body) <= INDENTED_MOST
+            else body
+        )
+    except (ValueError, RecursionError):
+        return body
+
+
+def ask_replay(visit: Visit) -> Response:
+    """`/inbox/NUMBER/replay`."""
+    found, _ = visit.desk.look.delivery(visit.named("number"))
+    return ask(
+        visit, f"Replay delivery {found.number}?", yes="Replay", back=f"/inbox/{found.number}",
+        consequences=["It is read as if it came now, and given to whichever agent wants it."],
+        lists=[("Already", [f"{found.state}: {found.reason}"] if found.reason else [])],
+    )  # fmt: skip
+
+
+def replay(visit: Visit) -> Response:
+    found, body = visit.desk.look.delivery(visit.named("number"))
+    if not body:
+        raise StoreError(
+            f"The body of delivery {found.number} was thinned out", "send it again from the forge"
+        )
+    visit.desk.engine.store.replay_delivery(
+        found.number, read(found.forge, found.event, parsed(body.encode()))
+    )
+    visit.desk.dispatch()
+    return visit.to(f"/inbox/{found.number}", "replayed")

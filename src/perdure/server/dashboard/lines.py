@@ -1,0 +1,84 @@
+"""The live log of a run: records of its journal as lines of a page, the same for what was and for
+what comes. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from perdure.lateclass import dataclass
+from perdure.model.events import (
+    AnyEvent,
+    AttemptEnded,
+    AttemptStarted,
+    CheckpointTaken,
+    CollisionSeen,
+    ContextAdded,
+    Record,
+    RunReset,
+    Said,
+    ToolEnded,
+    ToolStarted,
+)
+from perdure.rules.log_line import line_of
+from perdure.rules.text import one_line
+
+
+@dataclass(frozen=True, slots=True)
+class PageLine:
+    """`kind` is how it looks: `said`, `tool`, `failed`, `begin`, `end`, `mark` (a checkpoint),
+    `alarm` or `note`."""
+
+    seq: int
+    at: int
+    kind: str
+    text: str
+
+
+def lines(records: Sequence[Record]) -> list[PageLine]:
+    """What a person need not see is left out."""
+    return [
+        PageLine(each.seq, each.at, _kind(each.event), text)
+        for each in records
+        if (text := _text(each))
+    ]
+
+
+def _text(record: Record) -> str:
+    match record.event:
+        case Said(text=text):
+            return text.strip()
+        case ToolStarted(name=name, summary=summary):
+            return f"{one_line(name, 40)}  {one_line(summary, 400)}".rstrip()
+        case CheckpointTaken(number=number, changed=changed, untracked=new):
+            return f"checkpoint {number}: {changed} changed, {new} new"
+        case ContextAdded(version=version):
+            return f"instructions, version {version}"
+        case AttemptEnded(outcome=outcome, receipt=receipt):
+            detail = f" ({one_line(outcome.detail, 200)})" if outcome.detail else ""
+            return f"attempt {record.attempt}: {outcome.kind}{detail}" + (
+                f", receipt {receipt.verdict}" if receipt else ""
+            )
+        case RunReset():
+            return "reset: it begins anew"
+        case _:
+            return line_of(record).strip()
+
+
+def _kind(event: AnyEvent) -> str:
+    match event:
+        case Said():
+            return "said"
+        case ToolStarted():
+            return "tool"
+        case ToolEnded():
+            return "failed"
+        case AttemptStarted():
+            return "begin"
+        case AttemptEnded():
+            return "end"
+        case CheckpointTaken():
+            return "mark"
+        case CollisionSeen():
+            return "alarm"
+        case _:
+            return "note"

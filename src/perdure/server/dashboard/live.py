@@ -1,0 +1,150 @@
+"""What comes while one looks: lines for a run's log, and a nudge for the pages that show many runs.
+All of it from the one journal.
+
+`/runs/NAME/live` sends each new line as it will stand in the log, with the record's number as the
+event's id; a browser that comes back gets what it missed. `/live` only says that something
+happened: the board asks for itself anew, at most every other second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
+
+from anyio import to_thread
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import BaseRoute, Route
+
+from perdure.errors import PerdureError
+from perdure.model.events import Record
+from perdure.server.dashboard.context import PageContext
+from perdure.server.dashboard.lines import lines
+from perdure.server.dashboard.pages import HEADERS, part
+from perdure.server.guard import address_of
+from perdure.server.journal import Journal, Listener, heard
+from perdure.server.principal import Principals, authenticated
+from perdure.server.problems import Problem
+
+HEARTBEAT_S = 15.0
+PAGE = 500
+LARGEST = 2**53
+BEGIN = b"retry: 2000\n\n"
+HEARTBEAT = b": still here\n\n"
+NUDGE = b"event: journal\ndata: .\n\n"
+
+Known = Callable[[], Awaitable[bool]]
+
+
+def routes(desk: PageContext, journal: Journal, principals: Principals) -> list[BaseRoute]:
+    """The two streams."""
+
+    async def nudges(request: Request) -> Response:
+        authenticated(request)
+        if request.method == "HEAD":
+            return _head()
+        return _stream(
+            _nudged(_listener(journal), journal, partial(_known, desk, principals, request))
+        )
+
+    async def log(request: Request) -> Response:
+        authenticated(request)
+        run = await to_thread.run_sync(
+            desk.look.get, request.path_params["name"], limiter=desk.limiter
+        )
+        after = _after(request)
+        if request.method == "HEAD":
+            return _head()
+        return _stream(
+            _told(
+                desk,
+                _listener(journal, run.id),
+                journal,
+                after,
+                partial(_known, desk, principals, request),
+            )
+        )
+
+    return [
+        Route("/live", nudges, methods=["GET"]),
+        Route("/runs/{name}/live", log, methods=["GET"]),
+    ]
+
+
+def _listener(journal: Journal, run: str = "") -> Listener:
+    found = journal.listen(run)
+    if found is None:
+        raise Problem(503, "As many listen already as perdure takes", "look again later")
+    return found
+
+
+def _stream(content: AsyncIterator[bytes]) -> Response:
+    return StreamingResponse(content, media_type="text/event-stream", headers=HEADERS)
+
+
+def _head() -> Response:
+    """Who only asks for the head takes no place."""
+    return Response(media_type="text/event-stream", headers=HEADERS)
+
+
+def _after(request: Request) -> int:
+    """The number that the page has shown last. Raises Problem."""
+    said = request.headers.get("last-event-id") or request.query_params.get("after") or "0"
+    if not (said.isascii() and said.isdecimal() and len(said) < 17 and int(said) <= LARGEST):
+        raise Problem(400, "Last-Event-ID is the id of an event, a whole number")
+    return int(said)
+
+
+async def _nudged(listener: Listener, journal: Journal, known: Known) -> AsyncIterator[bytes]:
+    try:
+        yield BEGIN
+        async for told in heard(listener, HEARTBEAT_S, known):
+            yield NUDGE if told else HEARTBEAT
+    finally:
+        journal.leave(listener)
+
+
+async def _told(
+    desk: PageContext, listener: Listener, journal: Journal, after: int, known: Known
+) -> AsyncIterator[bytes]:
+    try:
+        yield BEGIN
+        while after < listener.since:
+            page = await to_thread.run_sync(
+                desk.look.history, listener.run, after, PAGE, limiter=desk.limiter
+            )
+            missed = [each for each in page if each.seq <= listener.since]
+            if not missed:
+                break
+            after = missed[-1].seq
+            yield _event(missed)
+        async for told in heard(listener, HEARTBEAT_S, known):
+            # The page may have shown more than the journal had told when it began to listen.
+            if new := [each.record for each in told if each.record.seq > after]:
+                yield _event(new)
+            elif not told:
+                yield HEARTBEAT
+    except PerdureError:
+        return  # The database is away: who comes back misses nothing.
+    finally:
+        journal.leave(listener)
+
+
+def _event(records: Sequence[Record]) -> bytes:
+    """The lines as one event, and a nudge for the timeline beside them. What is no line for a
+    person is a nudge alone."""
+    text = part("log_lines.html", "lines", lines(records)).strip()
+    data = "".join(f"data: {line}\n" for line in text.split("\n")) if text else ""
+    shown = f"id: {records[-1].seq}\n{data}\n" if data else ""
+    return (shown + "event: changed\ndata: .\n\n").encode()
+
+
+async def _known(desk: PageContext, principals: Principals, request: Request) -> bool:
+    """Whether who listens is still signed in."""
+    try:
+        await to_thread.run_sync(
+            principals.known, request.headers, address_of(request.scope), limiter=desk.limiter
+        )
+    except PerdureError:
+        return False
+    return True

@@ -1,0 +1,98 @@
+"""What many attempts add up to: failures by fingerprint, and how often conversations went on, day
+by day."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from typing import Any
+
+from starlette.responses import Response
+
+from perdure.engine.sessions.statistics import Statistics, statistics
+from perdure.model import Attempt, SessionKey
+from perdure.server.dashboard.fingerprints import grouped
+from perdure.server.dashboard.pages import HEADERS
+from perdure.server.dashboard.visits import Visit
+
+DAY_MS = 86_400_000
+SPANS = {"1d": 1, "7d": 7, "30d": 30, "90d": 90}
+FAILED_MOST = 5000
+FRESH_S = 20.0
+
+
+def _span(visit: Visit, usual: str) -> tuple[str, int]:
+    name = visit.asked("span") if visit.asked("span") in SPANS else usual
+    return name, visit.now - SPANS[name] * DAY_MS
+
+
+def failures(visit: Visit) -> Response:
+    """`/failures`."""
+    span, since = _span(visit, "7d")
+    failed = visit.desk.look.failed_attempts(since, FAILED_MOST)
+    return visit.page(
+        "failures.html",
+        groups=grouped(failed),
+        span=span,
+        spans=list(SPANS),
+        count=len(failed),
+        most=FAILED_MOST,
+    )
+
+
+def continuity(visit: Visit) -> Response:
+    """`/continuity`: the numbers and a table; `chart.js` draws what `/continuity.json` has."""
+    span, since = _span(visit, "30d")
+    whole, days = _measured(visit, span, since)
+    return visit.page(
+        "continuity.html", whole=whole, days=list(reversed(days)), span=span, spans=list(SPANS)
+    )
+
+
+def continuity_json(visit: Visit) -> Response:
+    """The days as columns: seconds since 1970, to go on, went on, and each fallback's count."""
+    span, since = _span(visit, "30d")
+    _, days = _measured(visit, span, since)
+    causes = sorted({cause for _, found in days for cause in found.fallbacks})
+    columns: dict[str, Any] = {
+        "at": [at // 1000 for at, _ in days],
+        "to_go_on": [found.to_go_on for _, found in days],
+        "went_on": [found.went_on for _, found in days],
+        "rate": [
+            None if found.success_rate is None else round(found.success_rate, 4)
+            for _, found in days
+        ],
+        "fallbacks": {
+            cause: [found.fallbacks.get(cause, 0) for _, found in days] for cause in causes
+        },
+    }
+    return Response(
+        json.dumps({"schema_version": 1, **columns}), media_type="application/json", headers=HEADERS
+    )
+
+
+def _measured(
+    visit: Visit, span: str, since: int
+) -> tuple[Statistics, list[tuple[int, Statistics]]]:
+    """All of the span, and each of its days (by the server's clock), oldest first. Kept for some
+    seconds: it reads every attempt."""
+    found: tuple[Statistics, list[tuple[int, Statistics]]]
+    found = visit.desk.measured.now(
+        f"continuity {span}", lambda: _days(visit, since), FRESH_S, visit.now
+    )
+    return found
+
+
+def _days(visit: Visit, since: int) -> tuple[Statistics, list[tuple[int, Statistics]]]:
+    ended = visit.desk.look.ended(since, visit.now + 1)
+    by_day: dict[int, list[tuple[SessionKey, Attempt]]] = defaultdict(list)
+    for key, attempt in ended:
+        by_day[_day(attempt.ended or attempt.started)].append((key, attempt))
+    return statistics(ended), [(day, statistics(by_day[day])) for day in sorted(by_day)]
+
+
+def _day(ms: int) -> int:
+    """The beginning of the day, in ms."""
+    here = time.localtime(ms / 1000)
+    return int(time.mktime((here.tm_year, here.tm_mon, here.tm_mday, 0, 0, 0, 0, 0, -1)) * 1000)

@@ -1,0 +1,142 @@
+"""Conversations: all that there are on this machine and in the store, searched, read, gone on with,
+forked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+from urllib.parse import quote
+
+from starlette.responses import Response
+
+from perdure.engine.conversations import Branching, ConversationEntry, ResumeRequest, fork, resume
+from perdure.model import Permissions, TokenScope
+from perdure.rules.text import one_line
+from perdure.server.api.runs import refuse_widening
+from perdure.server.dashboard.confirmation import Field, ask
+from perdure.server.dashboard.visits import Visit
+
+LIMIT = 400
+SHOWN = 100
+SAID = 60
+LONGEST = 6000
+
+
+def sessions(visit: Visit) -> Response:
+    """`/sessions`: the newest first; `q` finds id, agent, run, directory and first words."""
+    words, state = visit.asked("q").strip().lower(), visit.asked("state")
+    entries = visit.desk.shelf().entries(LIMIT)
+    states = sorted({entry.state for entry in entries})
+    found = [
+        entry for entry in entries if (not state or entry.state == state) and _has(entry, words)
+    ]
+    return visit.page(
+        "sessions.html",
+        entries=found[:SHOWN],
+        left=len(found[SHOWN:]),
+        words=visit.asked("q"),
+        state=state,
+        states=states,
+    )
+
+
+def _has(entry: ConversationEntry, words: str) -> bool:
+    run = entry.run.name if entry.run else ""
+    return all(
+        word in f"{entry.id} {entry.agent} {run} {entry.cwd} {entry.first}".lower()
+        for word in words.split()
+    )
+
+
+def session(visit: Visit) -> Response:
+    """`/sessions/ID`: what was said in it last, where it comes from, and what can be done."""
+    shelf = visit.desk.shelf()
+    entry = shelf.find(visit.named("id"))
+    spoken = [replace(each, text=each.text[:LONGEST]) for each in list(shelf.spoken(entry))[-SAID:]]
+    facts: Mapping[str, Any] = {
+        "agent": entry.agent,
+        "state": entry.state,
+        "directory": entry.cwd,
+        "turns": entry.turns or "not known",
+    }
+    return visit.page(
+        "session.html", entry=entry, lineage=shelf.lineage(entry), spoken=spoken, facts=facts
+    )
+
+
+def ask_resume(visit: Visit) -> Response:
+    """`/sessions/ID/resume`."""
+    entry = _to_resume(visit)
+    unfinished = entry.run is not None and entry.run.state != "succeeded"
+    hint = "nothing: go on with the task" if unfinished else ""
+    return ask(
+        visit,
+        f"Go on with {entry.run.name if entry.run else entry.id[:13]}?",
+        back=f"/sessions/{quote(entry.id, safe='')}",
+        yes="Resume",
+        consequences=[f"It begins with: {one_line(entry.first, 200)}"] if entry.first else [],
+        fields=[
+            Field("prompt", "What is to be done now?", "text", hint=hint, needed=not unfinished)
+        ],
+    )
+
+
+def do_resume(visit: Visit) -> Response:
+    entry = _to_resume(visit)
+    seed = visit.desk.seed
+    verify = "" if seed.permissions is Permissions.READ else seed.verify
+    spec = replace(seed, prompt=visit.given("prompt").strip(), verify=verify)
+    run = resume(visit.desk.engine, entry, ResumeRequest(spec=spec))
+    visit.desk.ring()
+    return visit.to(f"/runs/{run.name}", "resumed")
+
+
+def _to_resume(visit: Visit) -> ConversationEntry:
+    entry = visit.desk.shelf().find(visit.named("id"))
+    if entry.run is None and not visit.principal.may(TokenScope.ADMIN):
+        # It goes on in its own directory, which may be any.
+        refuse_widening({"here": "its own directory"}, visit.desk.settings)
+    return entry
+
+
+def ask_fork(visit: Visit) -> Response:
+    """`/runs/NAME/fork`: the form; `checkpoint` in the address chooses where it begins."""
+    run = visit.desk.look.get(visit.named("name"))
+    checkpoint = visit.asked("checkpoint") if visit.asked("checkpoint").isdecimal() else ""
+    where = f"at checkpoint {checkpoint}" if checkpoint else "where it stands now"
+    fields = [
+        Field("prompt", "What is the fork to do?", "text", hint="nothing: finish the task"),
+        Field("name", "Its name", hint="nothing: one is made up"),
+        Field("branch", "Its branch", hint="nothing: perdure/NAME"),
+    ]
+    fields += [Field("checkpoint", "Checkpoint", value=checkpoint)] if checkpoint else []
+    fields += (
+        []
+        if checkpoint
+        else [Field("at", "Leave out what was said after turn", hint="nothing: leave out nothing")]
+    )
+    return ask(
+        visit,
+        f"Fork {run.name} {where}?",
+        back=f"/runs/{run.name}",
+        yes="Fork",
+        fields=fields,
+        consequences=[
+            f"A new run with the conversation and the files of {run.name}, in a workdir of its "
+            f"own. {run.name} stays as it is."
+        ],
+    )
+
+
+def do_fork(visit: Visit) -> Response:
+    wanted = Branching(
+        prompt=visit.given("prompt").strip(),
+        at=visit.number("at"),
+        checkpoint=visit.number("checkpoint"),
+        name=visit.given("name").strip(),
+        branch=visit.given("branch").strip(),
+    )
+    run = fork(visit.desk.engine, visit.named("name"), wanted)
+    visit.desk.ring()
+    return visit.to(f"/runs/{run.name}", "forked")

@@ -1,0 +1,88 @@
+"""In and out: a token opens a sign-in, whose cookie no script can read and no other site can
+send."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from perdure.server.dashboard.endpoints import read_form
+from perdure.server.dashboard.pages import HEADERS, page
+from perdure.server.principal import COOKIE, SIGNED_IN_S, Principals, authenticated
+from perdure.server.problems import Problem
+
+LOCAL = re.compile(r"/(?![/\\])[^\x00-\x1f\\]*")
+"""An address of this site: `//other` and `/\\other` are others'."""
+FORM_MOST = 8192
+"""Bytes of a form that anybody may send."""
+
+
+def routes(principals: Principals, public_url: str = "") -> list[BaseRoute]:
+    """`/sign-in` and `/sign-out`. `public_url`: where people reach the server."""
+
+    async def sign_in(request: Request) -> Response:
+        if request.method != "POST":
+            return _door(request.query_params.get("next", "/"))
+        form: dict[str, str] = {}
+        try:
+            form = await read_form(request, FORM_MOST)
+            address = request.client.host if request.client else ""
+            _, cookie = await run_in_threadpool(principals.sign_in, form.get("token", ""), address)
+        except Problem as problem:
+            wrong = (
+                "That token is not known here, or it has expired."
+                if problem.status == 401
+                else str(problem)
+            )
+            return _door(form.get("next", "/"), wrong, problem.status)
+        answer = RedirectResponse(_local(form.get("next", "/")), 303, HEADERS)
+        answer.set_cookie(
+            COOKIE,
+            cookie,
+            max_age=int(SIGNED_IN_S),
+            httponly=True,
+            samesite="strict",
+            secure=_is_secure(request, public_url),
+        )
+        return answer
+
+    async def sign_out(request: Request) -> Response:
+        principal = authenticated(request)
+        if not principal.sent_form((await read_form(request)).get("csrf", "")):
+            raise Problem(
+                403,
+                "The form does not come from a page that was made for you",
+                "open the page anew",
+            )
+        await run_in_threadpool(principals.sign_out, principal)
+        answer = RedirectResponse("/sign-in", 303, HEADERS)
+        answer.delete_cookie(
+            COOKIE, httponly=True, samesite="strict", secure=_is_secure(request, public_url)
+        )
+        return answer
+
+    return [
+        Route("/sign-in", sign_in, methods=["GET", "POST"]),
+        Route("/sign-out", sign_out, methods=["POST"]),
+    ]
+
+
+def _is_secure(request: Request, public_url: str) -> bool:
+    """Return whether the browser came over https: by the proxy's word, or because it used the
+    public address, which is https."""
+    public = urlsplit(public_url)
+    named = request.headers.get("host", "").lower() == public.netloc.lower()
+    return request.url.scheme == "https" or (public.scheme == "https" and named)
+
+
+def _door(next: str, sentence: str = "", status: int = 200) -> Response:
+    return page("sign_in.html", status, next=_local(next), sentence=sentence)
+
+
+def _local(next: str) -> str:
+    return next if LOCAL.fullmatch(next) else "/"

@@ -1,0 +1,229 @@
+"""The pages of one run: its timeline with the live log, its whole log, its diff, checkpoints and
+instructions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+
+from perdure.engine import service
+from perdure.engine.report import report_of
+from perdure.engine.service import liveness_of
+from perdure.errors import NotFound
+from perdure.model import RunState, SessionKey, TaskRun, Usage
+from perdure.model.codec import plain
+from perdure.model.events import Record
+from perdure.rules.continuation.instructions import retired
+from perdure.rules.liveness import Liveness, advice
+from perdure.rules.text import one_line
+from perdure.server.api.runs import PATCH_MOST
+from perdure.server.dashboard import diffs
+from perdure.server.dashboard.lines import lines
+from perdure.server.dashboard.pages import HEADERS
+from perdure.server.dashboard.threads import thread
+from perdure.server.dashboard.timelines import timeline
+from perdure.server.dashboard.visits import Visit
+
+TAIL = 120
+"""Records that the log beside the timeline begins with."""
+PAGE = 600
+HISTORY = 100_000
+CHUNK = 1 << 16
+SHOWN_MOST = 8 * 1024 * 1024
+"""Bytes of a patch that is made a page; a larger one is had as a file."""
+ATTACHMENT = {"content-security-policy": "default-src 'none'; sandbox"}
+
+
+def found(visit: Visit) -> TaskRun:
+    """The run that the address names. Raises NotFound."""
+    return visit.desk.look.get(visit.named("name"))
+
+
+def about(visit: Visit, run: TaskRun, tab: str) -> dict[str, Any]:
+    """What all of its pages have at their head."""
+    asks = any(each.type in ("needs_person", "open") for each in run.conditions)
+    attempts = visit.desk.look.attempts(run.id)
+    liveness = liveness_of(visit.desk.engine, run, visit.desk.look)
+    left = liveness in (Liveness.INTERRUPTED, Liveness.UNATTENDED)
+    used = sum((each.usage for each in attempts), start=Usage())
+    return {
+        "run": run,
+        "tab": tab,
+        "group": "asking"
+        if left or (asks and run.state is not RunState.RUNNING)
+        else str(run.state),
+        "pips": thread(attempts),
+        "title": one_line(run.spec.prompt.strip().partition("\n")[0], 240),
+        "cost": used.cost_usd,
+        "estimated": used.estimated,
+        "live": run.state is RunState.RUNNING,
+        "alive": str(liveness) if left else "",
+        "advice": advice(run.name, liveness) if liveness and left else "",
+        "waiting": run.state in (RunState.QUEUED, RunState.PENDING),
+        "verbs": _verbs(visit, run)
+        | ({"retry"} if liveness is Liveness.INTERRUPTED and visit.may("dispatch") else set()),
+    }
+
+
+def _verbs(visit: Visit, run: TaskRun) -> frozenset[str]:
+    """What may be done with it now, by whoever looks."""
+    at_work = run.state in (RunState.RUNNING, RunState.QUEUED, RunState.PENDING)
+    opened = any(each.type == "open" for each in run.conditions)
+    can = set()
+    if visit.may("dispatch") and not opened:
+        can |= {"update"}
+        can |= {"stop"} if at_work else {"fork"}
+        can |= {"retry"} if run.state not in (RunState.RUNNING, RunState.SUCCEEDED) else set()
+        can |= {"restore"} if run.state is not RunState.RUNNING else set()
+    if visit.may("admin") and not opened and run.state is not RunState.RUNNING:
+        can |= {"reset"}
+        can |= {"rm"} if not at_work else set()
+    return frozenset(can)
+
+
+def overview(visit: Visit) -> Response:
+    """`/runs/NAME`: the timeline, and the newest of the log."""
+    run = found(visit)
+    look = visit.desk.look
+    records = look.history(run.id, limit=HISTORY)
+    report = report_of(look, run, records, liveness_of(visit.desk.engine, run, look))
+    # Asked for anew: it is the end also of a history that is longer.
+    tail = look.latest(run.id, TAIL)
+    return visit.page(
+        "task.html",
+        **about(visit, run, "timeline"),
+        report=report,
+        timeline=timeline(report, records, visit.now),
+        lines=lines(tail),
+        last=tail[-1].seq if tail else 0,
+        by_hand=_by_hand(visit, run),
+        here=visit.here,
+    )
+
+
+def _by_hand(visit: Visit, run: TaskRun) -> str:
+    """What a person types to go on in the agent's own program."""
+    return (
+        f"perdure open {run.name}"
+        if visit.desk.look.session(SessionKey(run.spec.agent, run.scope)) is not None
+        else ""
+    )
+
+
+def log(visit: Visit) -> Response:
+    """`/runs/NAME/log`: the whole log, page by page, live at its end."""
+    run = found(visit)
+    after = (
+        int(visit.asked("after"))
+        if visit.asked("after").isdecimal() and len(visit.asked("after")) < 18
+        else -1
+    )
+    look = visit.desk.look
+    records = look.history(run.id, after, PAGE + 1) if after >= 0 else look.latest(run.id, PAGE)
+    shown, at_end = records[:PAGE], len(records) <= PAGE
+    before = look.latest(run.id, PAGE + 1, shown[0].seq if shown else after + 1)
+    return visit.page(
+        "log.html",
+        **about(visit, run, "log"),
+        lines=lines(shown),
+        last=shown[-1].seq if shown else max(after, 0),
+        at_end=at_end,
+        earlier=_earlier(before),
+        later=shown[-1].seq if not at_end else 0,
+        attempts=look.attempts(run.id),
+    )
+
+
+def _earlier(before: Sequence[Record]) -> int | None:
+    """What `after` is for the page before; None where there is none. `before`: its records, with
+    the one that it begins behind."""
+    if not before:
+        return None
+    return before[0].seq if len(before) > PAGE else 0
+
+
+def raw(visit: Visit) -> Response:
+    """`/runs/NAME/attempts/N/stdout`: the agent's own output as it was. A file to keep: never shown
+    as a page."""
+    run = found(visit)
+    wanted = visit.named("number")
+    attempt = next(
+        (each for each in visit.desk.look.attempts(run.id) if str(each.number) == wanted), None
+    )
+    path = Path(attempt.directory, "stdout") if attempt is not None and attempt.directory else None
+    if path is None or not path.is_file():
+        raise NotFound(
+            f"{run.name} has no output of an attempt {wanted} on this machine",
+            f"perdure show {run.name}",
+        )
+    name = f"{run.name}-{wanted}.log"
+    headers = {**HEADERS, **ATTACHMENT, "content-disposition": f'attachment; filename="{name}"'}
+    return StreamingResponse(_chunks(path), media_type="text/plain; charset=utf-8", headers=headers)
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            yield chunk
+
+
+def diff(visit: Visit) -> Response:
+    """`/runs/NAME/diff`: what it changed, file by file."""
+    run = found(visit)
+    problem, patch = "", b""
+    if visit.desk.engine.elsewhere(run):
+        problem = f"The workdir lies on {run.host_name}."
+    else:
+        patch = service.diff(visit.desk.engine, run.id, most=SHOWN_MOST)
+    return visit.page(
+        "diff.html", **about(visit, run, "diff"), patch=diffs.read(patch), problem=problem
+    )
+
+
+def patch(visit: Visit) -> Response:
+    """`/runs/NAME/patch`: the same as a file for `git apply`."""
+    run = found(visit)
+    text = service.diff(visit.desk.engine, run.id, binary=True, most=PATCH_MOST)
+    headers = {
+        **HEADERS,
+        **ATTACHMENT,
+        "content-disposition": f'attachment; filename="{run.name}.patch"',
+    }
+    return PlainTextResponse(text, headers=headers)
+
+
+def checkpoints(visit: Visit) -> Response:
+    """`/runs/NAME/checkpoints`."""
+    run = found(visit)
+    kept = list(reversed(visit.desk.look.checkpoints(run.id)))
+    return visit.page("checkpoints.html", **about(visit, run, "checkpoints"), checkpoints=kept)
+
+
+def instructions(visit: Visit) -> Response:
+    """`/runs/NAME/instructions`: every version, the newest first."""
+    run = found(visit)
+    return visit.page(
+        "instructions.html",
+        **about(visit, run, "instructions"),
+        contexts=list(reversed(visit.desk.look.contexts(run.id))),
+        retired=retired(visit.desk.look.history(run.id, limit=100_000)),
+        spec=[
+            (name, value)
+            for name, value in plain(run.spec).items()
+            if value and name not in ("prompt", "env")
+        ],
+    )
+
+
+def as_json(visit: Visit) -> Response:
+    """`/runs/NAME/report.json`: what `perdure show NAME --json` prints."""
+    run = found(visit)
+    liveness = liveness_of(visit.desk.engine, run, visit.desk.look)
+    text = json.dumps(
+        report_of(visit.desk.look, run, liveness=liveness), indent=2, ensure_ascii=True
+    )
+    return Response(text, media_type="application/json", headers=HEADERS)

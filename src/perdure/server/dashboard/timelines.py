@@ -1,0 +1,169 @@
+"""The timeline of a run: its attempts with what lies between them, from its report and its journal.
+Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import field
+from typing import Any
+
+from perdure.lateclass import dataclass
+from perdure.model import OutcomeKind
+from perdure.model.events import (
+    CancelRequested,
+    CheckpointRestored,
+    ContextAdded,
+    Record,
+    RunFinished,
+    RunOpened,
+    RunQueued,
+    RunReassigned,
+    RunReset,
+    RunTakenBack,
+    SettingsChanged,
+)
+from perdure.rules.explanation import explained
+from perdure.rules.log_line import line_of
+from perdure.rules.text import one_line
+from perdure.server.dashboard.threads import tone_of
+
+BETWEEN = (
+    CancelRequested,
+    CheckpointRestored,
+    ContextAdded,
+    RunFinished,
+    RunOpened,
+    RunQueued,
+    RunReassigned,
+    RunReset,
+    RunTakenBack,
+    SettingsChanged,
+)
+SOON_MS = 1500
+"""A shorter gap between two attempts is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Time in which nobody worked: `kind` is `backoff` (due by the clock), `person` (until somebody
+    said what next) or `queue`."""
+
+    kind: str
+    milliseconds: int
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """An attempt, as its report has it, with the sentences of `perdure why` and the gap before
+    it."""
+
+    report: dict[str, Any]
+    whys: tuple[tuple[str, str], ...]
+    milliseconds: int
+    gap: Gap | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """`after` is what came behind the last attempt; `strip` the whole as parts of a line: (kind or
+    tone, from, to), each 0 to 1000."""
+
+    tries: tuple[Try, ...]
+    after: Gap | None
+    strip: tuple[tuple[str, float, float], ...] = field(default=())
+
+
+def timeline(report: dict[str, Any], records: Sequence[Record], now: int) -> Timeline:
+    """Of a run's report (`report.report_of`) and its whole journal."""
+    attempts = report["attempts"]
+    tries: list[Try] = []
+    seen = report["created"]
+    for position, attempt in enumerate(attempts):
+        gap = _gap(records, seen, attempt["started"], first=position == 0)
+        seen = attempt["ended"] or now
+        previous = attempts[position - 1] if position else None
+        tries.append(
+            Try(attempt, tuple(explained(attempt, previous)), seen - attempt["started"], gap)
+        )
+    over = report["state"] not in ("queued", "running", "pending")
+    after = (
+        _gap(records, seen, report["updated"] if over else now, first=not attempts)
+        if not attempts or attempts[-1]["ended"]
+        else None
+    )
+    if after is not None and over and not _said_between(records, seen):
+        after = None
+    return Timeline(
+        tuple(tries),
+        after,
+        tuple(_strip(tries, report["created"], now if not over else report["updated"])),
+    )
+
+
+def _gap(records: Sequence[Record], since: int, until: int, *, first: bool) -> Gap | None:
+    between = [
+        each
+        for each in records
+        if since <= each.at <= until and each.attempt == 0 and isinstance(each.event, BETWEEN)
+    ]
+    told = tuple(line for line in map(_line, between) if line)
+    if until - since < SOON_MS and not told:
+        return None
+    asked = any(isinstance(each.event, RunFinished | RunOpened | RunReset) for each in between)
+    waited = any(
+        isinstance(each.event, RunQueued) and each.event.run_after > each.at for each in between
+    )
+    return Gap(
+        "person" if asked else "backoff" if waited and not first else "queue",
+        max(0, until - since),
+        told,
+    )
+
+
+def _said_between(records: Sequence[Record], since: int) -> bool:
+    """Whether anything was done with a run after its last attempt, other than to end it."""
+    return any(
+        each.at >= since
+        and each.attempt == 0
+        and isinstance(each.event, BETWEEN)
+        and not isinstance(each.event, RunFinished)
+        for each in records
+    )
+
+
+def _line(record: Record) -> str:
+    match record.event:
+        case ContextAdded(version=version):
+            return f"new instructions, version {version}" if version > 1 else ""
+        case RunQueued(reason=reason, run_after=after) if after <= record.at:
+            return one_line(reason, 200)
+        case CancelRequested():
+            return "asked to stop"
+        case RunReassigned(before=before, after=after_agent):
+            return f"handed over from {before} to {after_agent}"
+        case RunReset():
+            return "reset: the next attempt begins anew"
+        case SettingsChanged(names=names):
+            return f"changed: {', '.join(names)}"
+        case _:
+            return line_of(record).strip()
+
+
+def _strip(tries: Sequence[Try], begin: int, end: int) -> Iterator[tuple[str, float, float]]:
+    whole = max(end - begin, 1)
+    for each in tries:
+        start = each.report["started"]
+        if each.gap is not None:
+            yield (
+                each.gap.kind,
+                1000 * (start - each.gap.milliseconds - begin) / whole,
+                1000 * (start - begin) / whole,
+            )
+        outcome = each.report["outcome"]
+        tone = tone_of(OutcomeKind(outcome["kind"]) if outcome is not None else None)
+        yield (
+            tone,
+            1000 * (start - begin) / whole,
+            1000 * (start + each.milliseconds - begin) / whole,
+        )

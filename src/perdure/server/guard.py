@@ -1,0 +1,120 @@
+"""Stands before every route: who is not known gets no further, and no other site can have a browser
+change anything.
+
+What is open to anybody is listed here; everything else needs a principal, whether or not there is
+such an address.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import SplitResult, quote, urlsplit
+
+from anyio import CapacityLimiter, to_thread
+from starlette.datastructures import Headers
+from starlette.responses import RedirectResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from perdure.errors import PerdureError
+from perdure.server.principal import Principal, Principals, unknown
+from perdure.server.problems import Problem, problem
+
+OPEN = frozenset({"/healthz", "/readyz", "/sign-in"})
+OPEN_BELOW = ("/webhooks/", "/static/")
+OWN_CHECKS = "/webhooks/"
+"""Forges are known by their signatures, and send no origin."""
+SIGN_IN = "/sign-in"
+API = "/api/"
+FORM_SECRET = "x-form-secret"
+LOOKS_MOST = 8
+"""So many look into the store at once."""
+SAFE = frozenset({"GET", "HEAD"})
+
+
+class Guard:
+    """Puts the principal into `request.state.principal`, or answers 401, 403 or 429. A browser is
+    sent to the sign-in page."""
+
+    def __init__(self, app: ASGIApp, principals: Principals | None) -> None:
+        self.app, self.principals = app, principals
+        self._looks: CapacityLimiter | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        path, headers = scope["path"], Headers(scope=scope)
+        try:
+            if scope["method"] not in SAFE and not path.startswith(OWN_CHECKS):
+                refuse_other_sites(headers)
+            if path not in OPEN and not path.startswith(OPEN_BELOW):
+                found = await self._principal(scope, headers)
+                if scope["method"] not in SAFE and path.startswith(API):
+                    refuse_forged(found, headers)
+                scope.setdefault("state", {})["principal"] = found
+        except PerdureError as error:
+            await self._refused(scope, headers, error)(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    async def _principal(self, scope: Scope, headers: Headers) -> Principal:
+        if self.principals is None:
+            raise unknown()
+        self._looks = self._looks or CapacityLimiter(LOOKS_MOST)
+        return await to_thread.run_sync(
+            self.principals.known, headers, address_of(scope), limiter=self._looks
+        )
+
+    def _refused(self, scope: Scope, headers: Headers, error: PerdureError) -> ASGIApp:
+        a_page = (
+            scope["method"] in SAFE
+            and not scope["path"].startswith(API)
+            and "text/html" in headers.get("accept", "")
+        )
+        if not a_page or not isinstance(error, Problem) or error.status != 401:
+            return problem(error)
+        if headers.get("hx-request") == "true":
+            # A part of a page that is open: the page itself goes there, instead of having the door
+            # put into it, or trying for ever.
+            door = f"{SIGN_IN}?next={quote(_split(headers.get('hx-current-url', '')).path)}"
+            return problem(
+                Problem(401, str(error), error.hint, {**error.headers, "hx-redirect": door})
+            )
+        return RedirectResponse(f"{SIGN_IN}?next={quote(scope['path'])}", 303)
+
+
+def address_of(scope: Scope) -> str:
+    """Who is at the other end of the connection."""
+    return (scope.get("client") or ("", 0))[0]
+
+
+def refuse_other_sites(headers: Headers) -> None:
+    """Raises Problem for a write that a page of another site had a browser send. Programs send
+    neither of the two headers."""
+    origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+    if origin is not None and _split(origin).netloc.lower() != headers.get("host", "").lower():
+        raise Problem(
+            403,
+            "The request comes from a page of another site",
+            "behind a proxy: it has to pass the Host header on",
+        )
+    if site is not None and site not in ("same-origin", "none"):
+        raise Problem(403, "The request comes from a page of another site")
+
+
+def _split(url: str) -> SplitResult:
+    """The parts of an address that somebody sent; of none that is one, all are empty."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
+
+
+def refuse_forged(principal: Principal, headers: Headers) -> None:
+    """Raises Problem for a write of a browser that does not show that one of perdure's own pages
+    made it. Forms show it by a field."""
+    if principal.cookie and not principal.sent_form(headers.get(FORM_SECRET, "")):
+        raise Problem(
+            403,
+            f"A signed-in browser changes nothing here without {FORM_SECRET}",
+            "programs send a token",
+        )

@@ -1,0 +1,27 @@
+"""`GET /metrics`, for Prometheus, with a token of the scope `read`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.metadata import version
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from perdure.server.context import Parts
+from perdure.telemetry.metrics.exposition import MetricsPage
+
+
+def metrics(parts: Parts) -> Route:
+    """The route. The numbers come from the connection that only looks."""
+    meter = MetricsPage(replace(parts.engine, store=parts.store), version("perdure"))
+
+    async def scrape(request: Request) -> Response:
+        text, content_type = await run_in_threadpool(
+            meter.exposition, request.headers.get("accept", "")
+        )
+        return Response(text, headers={"content-type": content_type})
+
+    return Route("/metrics", scrape, methods=["GET"])

@@ -1,0 +1,199 @@
+"""Who asks, and what they may do. Every address but a few that say so needs a token, on loopback
+too.
+
+A program sends its token as `Authorization: Bearer ...`. A browser signs in with one and gets a
+cookie; that is good for looking, and for forms that carry the value of `form_secret`. Scopes are
+one above the other: who may dispatch may read, an admin may do both. `guard` asks before any route
+is looked up, so that an address that nobody thought of is closed; a route that needs more than
+`read` calls `authenticated`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import field
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.requests import Request, cookie_parser
+
+from perdure.engine.attempt.engine import EngineStore
+from perdure.errors import PerdureError
+from perdure.lateclass import dataclass
+from perdure.model import Token, TokenScope
+from perdure.server.problems import Problem
+from perdure.server.tokens import LONGEST, digest, new_cookie
+
+COOKIE = "perdure"
+SIGNED_IN_S = 12 * 3600.0
+FAILURES_MOST = 20
+WINDOW_S = 60.0
+"""After so many wrong tokens from one address within so long, or of one token, further wrong ones
+are answered with 429. A good token always gets in: many people may stand behind one address.
+"""
+ADDRESSES_MOST = 4096
+USED_EVERY_MS = 3_600_000
+ALL = tuple(TokenScope)
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks. `name` is the token's. `cookie`: the secret of a browser that has signed in; empty
+    for a program."""
+
+    name: str
+    scopes: frozenset[TokenScope]
+    cookie: str = field(default="", repr=False)
+
+    def may(self, scope: TokenScope) -> bool:
+        return scope in self.scopes
+
+    @property
+    def form_secret(self) -> str:
+        """What a form of a signed-in browser has to carry, and no other site can know."""
+        return (
+            hmac.new(self.cookie.encode(), b"form", hashlib.sha256).hexdigest()
+            if self.cookie
+            else ""
+        )
+
+    def sent_form(self, given: str) -> bool:
+        """Whether a form came from a page that was made for this principal."""
+        return bool(self.cookie) and hmac.compare_digest(
+            self.form_secret.encode(), given.encode("utf-8", "replace")
+        )
+
+
+def authenticated(request: Request, scope: TokenScope = TokenScope.READ) -> Principal:
+    """Who asks. Raises Problem with 401 where `Guard` has let an unknown one pass, and with 403
+    where the scope does not reach."""
+    found = getattr(request.state, "principal", None)
+    if not isinstance(found, Principal):
+        raise unknown()
+    if not found.may(scope):
+        has = max(found.scopes, key=ALL.index)
+        raise Problem(
+            403,
+            f"This needs the scope {scope}, and the token {found.name!r} has {has}",
+            f"perdure token new NAME --scope {scope}",
+        )
+    return found
+
+
+def unknown() -> Problem:
+    """Nobody whom perdure knows."""
+    return Problem(
+        401,
+        "A token is needed, or the one that was sent is not good",
+        "perdure token new NAME",
+        {"www-authenticate": "Bearer"},
+    )
+
+
+@dataclass
+class Principals:
+    """Finds out who asks. Threads may share it; it waits for the store, so it is not for an event
+    loop."""
+
+    reading: EngineStore
+    """Only looked into: a connection that holds up nobody."""
+    writing: EngineStore
+    say: Callable[[str], None] = lambda line: None
+    _failed: dict[str, list[float]] = field(default_factory=dict, init=False)
+    _wrong: dict[str, float] = field(default_factory=dict, init=False)
+    """When a token was found not to be good, by its digest: it is not looked up again for
+    `WINDOW_S`."""
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    def known(self, headers: Headers, address: str) -> Principal:
+        """The one whose token or cookie stands in the headers of a request. Raises Problem with
+        401, or 429 after many failures."""
+        given = headers.getlist("authorization")
+        if given:
+            kind, _, secret = given[0].partition(" ")
+            if len(given) > 1 or kind.lower() != "bearer":
+                raise unknown()
+            return self.bearer(secret.strip(), address)
+        return self.cookie(cookie_parser(headers.get("cookie", "")).get(COOKIE, ""))
+
+    def bearer(self, secret: str, address: str) -> Principal:
+        """The one who sent this token, from an address. Raises Problem with 401, or 429 after many
+        failures."""
+        return _principal(self._token(secret, address))
+
+    def cookie(self, secret: str) -> Principal:
+        """The browser that has signed in. Raises Problem with 401."""
+        found = self.reading.signed_in(digest(secret)) if 0 < len(secret) <= LONGEST else None
+        if found is None:
+            raise unknown()
+        return _principal(found, secret)
+
+    def sign_in(self, secret: str, address: str) -> tuple[Principal, str]:
+        """Signs a browser in with a token: who it is, and the cookie's value. Raises as `bearer`
+        does."""
+        token = self._token(secret.strip(), address)
+        cookie, sha256 = new_cookie()
+        self.writing.sign_in(token.name, sha256, SIGNED_IN_S)
+        return _principal(token, cookie), cookie
+
+    def sign_out(self, principal: Principal) -> None:
+        """The cookie is not good any more."""
+        self.writing.sign_out(digest(principal.cookie))
+
+    def _token(self, secret: str, address: str) -> Token:
+        given = digest(secret[: LONGEST + 1])
+        with self._lock:
+            was_wrong = time.monotonic() - self._wrong.get(given, -WINDOW_S) < WINDOW_S
+        known = not was_wrong and 0 < len(secret) <= LONGEST
+        found = self.reading.token_of(given) if known else None
+        if found is None:
+            raise self._refusal(given, address)
+        if self.reading.now() - found.used > USED_EVERY_MS:
+            with suppress(PerdureError):  # A full disk is no reason to turn somebody away.
+                self.writing.use_token(found.name)
+        return found
+
+    def _refusal(self, given: str, address: str) -> Problem:
+        """Count a token that is not good, and return what it is answered with."""
+        with self._lock:
+            many = [self._is_many(each) for each in (f"from {address}", f"of {given}")]
+            if not any(many):
+                self._note(f"from {address}")
+                self._note(f"of {given}")
+            if given not in self._wrong:
+                _make_room(self._wrong)
+                self._wrong[given] = time.monotonic()
+        if any(many):
+            return Problem(
+                429,
+                "Too many tokens that are not good came from there",
+                "try again in a minute; a good token gets in at once",
+            )
+        return unknown()
+
+    def _is_many(self, key: str) -> bool:
+        failed = self._failed.get(key, [])
+        return len(failed) >= FAILURES_MOST and time.monotonic() - failed[-FAILURES_MOST] < WINDOW_S
+
+    def _note(self, key: str) -> None:
+        """Count a failure. The lock is held."""
+        failed = [*self._failed.pop(key, [])[1 - FAILURES_MOST :], time.monotonic()]
+        if len(failed) == FAILURES_MOST and key.startswith("from "):
+            self.say(f"{FAILURES_MOST} tokens that are not good came {key}")
+        _make_room(self._failed)
+        self._failed[key] = failed
+
+
+def _make_room(kept: dict[str, Any]) -> None:
+    """Drop the oldest entries, so that one more can be kept."""
+    while len(kept) >= ADDRESSES_MOST:
+        kept.pop(next(iter(kept)))
+
+
+def _principal(token: Token, cookie: str = "") -> Principal:
+    return Principal(token.name, frozenset(ALL[: ALL.index(token.scope) + 1]), cookie)

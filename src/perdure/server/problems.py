@@ -1,0 +1,84 @@
+"""What goes wrong, as the network is told it: `application/problem+json` (RFC 9457), one status for
+each kind of error.
+
+`detail` is the sentence that the command line prints, `hint` what to do next, as there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from starlette.responses import JSONResponse, Response
+
+from perdure.errors import (
+    AgentMissing,
+    ConfigError,
+    Conflict,
+    DiskFull,
+    GitFailed,
+    NotFound,
+    PerdureError,
+    StoreError,
+    UsageError,
+    WorkspaceError,
+)
+from perdure.rules.plan import PlanError
+
+STATUSES: tuple[tuple[type[PerdureError], int], ...] = (
+    (UsageError, 422),
+    (AgentMissing, 422),
+    (PlanError, 422),
+    (NotFound, 404),
+    (Conflict, 409),
+    (GitFailed, 502),
+    (WorkspaceError, 409),
+    (DiskFull, 507),
+    (StoreError, 503),
+    (PerdureError, 500),
+)
+"""The first that fits holds: the more special stand first."""
+
+AGAIN = {429: "60", 502: "10", 503: "10", 507: "60"}
+"""Seconds after which it may be tried again."""
+
+UNREAD = frozenset({401, 403, 408, 413, 415, 429})
+"""Refused before the body was read: the connection is closed, because what is left of it is not
+wanted."""
+
+
+class Problem(PerdureError):
+    """A request that is not answered as it was meant. `status` and `headers` are those of the
+    answer."""
+
+    def __init__(
+        self, status: int, message: str, hint: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message, hint)
+        self.status, self.headers = status, dict(headers or {})
+
+
+def status_of(error: PerdureError) -> int:
+    """The one mapping of perdure's own errors to statuses of HTTP."""
+    return (
+        error.status
+        if isinstance(error, Problem)
+        else next(status for kind, status in STATUSES if isinstance(error, kind))
+    )
+
+
+def problem(error: PerdureError) -> Response:
+    """The answer to what raised the error."""
+    status = status_of(error)
+    said: dict[str, object] = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": str(error),
+    }
+    said |= {"hint": error.hint} if error.hint else {}
+    said |= {"problems": error.problems} if isinstance(error, ConfigError) else {}
+    headers = {"retry-after": AGAIN[status]} if status in AGAIN else {}
+    headers |= {"connection": "close"} if status in UNREAD else {}
+    headers |= error.headers if isinstance(error, Problem) else {}
+    return JSONResponse(said, status, headers, media_type="application/problem+json")

@@ -1,0 +1,15 @@
+"""What `perdure serve` has besides webhooks and health: everything here is behind `guard`."""
+
+from __future__ import annotations
+
+from starlette.routing import BaseRoute
+
+from perdure.server import dashboard
+from perdure.server.api.routes import api
+from perdure.server.context import Parts
+from perdure.server.metrics import metrics
+
+
+def routes(parts: Parts) -> list[BaseRoute]:
+    """The addresses of the API, the dashboard and the metrics."""
+    return [*api(parts), metrics(parts), *dashboard.routes(parts)]

@@ -1,0 +1,167 @@
+"""One webhook, from the socket to the inbox: `POST /webhooks/{name}`.
+
+202 is answered when the delivery is durable, and to one that is there already; what is of no
+interest too, because a forge that gets a 4xx for it switches the webhook off (GitLab, for good).
+503 means: not kept, send it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import field
+from functools import partial
+
+from anyio import CapacityLimiter, to_thread
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from perdure.errors import PerdureError
+from perdure.forge.webhooks import DeliveryRefused, check_type, receive, too_large
+from perdure.forge.webhooks.intake import BODY_MOST
+from perdure.lateclass import dataclass
+from perdure.model.forge.deliveries import Arrived
+from perdure.model.forge.sources import Source
+from perdure.server.batches import Writer
+
+BODY_S = 30.0
+"""How long a sender may take over a body. A forge gives up after 5 to 30 s itself."""
+HELD_MOST = 8 * BODY_MOST
+"""So many bytes of bodies are held at once; then senders are asked to come again."""
+LARGE = 1024 * 1024
+"""Bytes from which on a delivery is read apart from the others, and its memory given back."""
+TRIM_AFTER_S = 1.0
+LINE_EVERY_S = 1.0
+
+
+@dataclass
+class WebhookIntake:
+    """Takes webhooks of all sources. `say` gets a line for what was refused, at most one a
+    second."""
+
+    sources: Mapping[str, tuple[Source, tuple[str, ...]]]
+    writer: Writer
+    say: Callable[[str], None]
+    body_s: float = BODY_S
+    held: int = field(default=0, init=False)
+    said: float = field(default=0.0, init=False)
+    _large: CapacityLimiter | None = field(default=None, init=False)
+    _trim: asyncio.TimerHandle | None = field(default=None, init=False)
+
+    async def post(self, request: Request) -> Response:
+        """The endpoint."""
+        name = request.path_params["name"]
+        try:
+            if name not in self.sources:
+                raise DeliveryRefused(
+                    404,
+                    "There is no such webhook: the address ends with a name of the configuration, "
+                    "/webhooks/NAME",
+                )
+            return await self._take(request, *self.sources[name])
+        except ClientDisconnect:
+            return Response(status_code=400)
+        except DeliveryRefused as refused:
+            self._tell(f"webhook {name}: refused with {refused.status}: {refused}")
+            return answer(refused.status, str(refused))
+        except PerdureError as error:
+            self._tell(f"webhook {name}: not kept: {error}")
+            return answer(
+                503, "The delivery could not be kept; send it again", {"retry-after": "10"}
+            )
+
+    async def _take(self, request: Request, source: Source, secrets: tuple[str, ...]) -> Response:
+        headers = dict(reversed(request.headers.items()))
+        check_type(headers)
+        body = await self._body(request)
+        size = len(body)
+        try:
+            arrived = await self._read(headers, body, source, secrets)
+            accepted = await self.writer.keep(arrived)
+        finally:
+            self.held -= size
+            if size > LARGE:
+                self._trim_soon()
+        return JSONResponse(
+            {
+                "delivery": accepted.number,
+                "new": accepted.new,
+                "of_interest": arrived.reading.intent is not None,
+            },
+            202,
+        )
+
+    async def _read(
+        self, headers: dict[str, str], body: bytearray, source: Source, secrets: tuple[str, ...]
+    ) -> Arrived:
+        """Check and parse a delivery; the body is emptied.
+
+        Large ones are read in a thread, one at a time: parsed, JSON takes ten times its size, and
+        nobody else is to wait for it.
+        """
+        raw = bytes(body)
+        body.clear()
+        read = partial(
+            receive,
+            headers,
+            raw,
+            source=source.name,
+            secrets=secrets,
+            now_s=time.time(),
+            expected=source.forge,
+        )
+        if len(raw) <= LARGE:
+            return read()
+        self._large = self._large or CapacityLimiter(1)
+        return await to_thread.run_sync(read, limiter=self._large)
+
+    def _trim_soon(self) -> None:
+        """Give memory back to the system a moment after a large delivery: glibc keeps what was
+        freed between what is still used."""
+        if self._trim is None:
+            self._trim = asyncio.get_running_loop().call_later(TRIM_AFTER_S, self._trim_now)
+
+    def _trim_now(self) -> None:
+        self._trim = None
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        if trim is not None:
+            asyncio.get_running_loop().run_in_executor(None, trim, 0)
+
+    async def _body(self, request: Request) -> bytearray:
+        """The raw body; its bytes are counted in `held`. Raises Refused with 408, 413 or 503."""
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length[:12]) > BODY_MOST:
+            raise too_large()
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self.body_s):
+                async for chunk in request.stream():
+                    body += chunk
+                    self.held += len(chunk)
+                    if len(body) > BODY_MOST:
+                        raise too_large()
+                    if self.held > HELD_MOST:
+                        raise DeliveryRefused(
+                            503, "Too much is being received at this moment; send it again"
+                        )
+        except BaseException as error:
+            self.held -= len(body)
+            if isinstance(error, TimeoutError):
+                raise DeliveryRefused(
+                    408, f"The body took longer than {self.body_s:.0f} s"
+                ) from None
+            raise
+        return body
+
+    def _tell(self, line: str) -> None:
+        now = time.monotonic()
+        if now - self.said >= LINE_EVERY_S:
+            self.said = now
+            self.say(line)
+
+
+def answer(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> Response:
+    """A refusal. The connection is closed: what else the sender has under way is not wanted."""
+    return JSONResponse({"error": sentence}, status, {"connection": "close", **(headers or {})})

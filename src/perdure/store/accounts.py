@@ -1,0 +1,109 @@
+"""Accounts in SQL: how many runs are at work on one, and what is parked until a time. Part of
+`perdure.protocols.RunStore`.
+
+The claim asks `no_seat` in its own transaction, so no two workers take the last seat of an account.
+What is parked stays so across restarts; a row whose time is over says nothing any more, and goes
+with the next write that is about parking alone (ends of attempts are written side by side, and
+would wait for each other).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from perdure.model import Attempt, Parking, Seat, TaskRun
+from perdure.store.retention import Keeping
+from perdure.store.rows import MAX_TIME, noun_of, run_of
+from perdure.store.transaction import Write
+
+if TYPE_CHECKING:
+    from perdure.store.rows import Row
+
+
+class Accounts(Keeping):
+    """A `Keeping` that knows accounts as well."""
+
+    def parked(self) -> Sequence[Parking]:
+        return [_parking(row) for row in self._rows("parked", now=self.now())]
+
+    def park(self, parking: Parking) -> None:
+        with self._write() as write:
+            write.do("forget_parked", now=write.now)
+            put(write, parking)
+
+    def unpark(self, *what: str) -> None:
+        with self._write() as write:
+            write.do("forget_parked", now=write.now)
+            for each in what:
+                write.do("unpark", what=each)
+
+    def defer(self, run_id: str, until: int, reason: str) -> TaskRun | None:
+        from perdure.model.events import RunQueued
+
+        with self._write() as write:
+            write.do("forget_parked", now=write.now)
+            run_after = min(until, MAX_TIME)
+            row = write.one("defer", id=run_id, run_after=run_after, reason=reason, now=write.now)
+            if row is None:
+                return None
+            write.note(run_id, 0, [RunQueued(reason=reason, run_after=run_after)])
+            return run_of(row)
+
+    def seats_taken(self, account: str) -> int:
+        return int(self._rows("seats_taken", account=account)[0]["taken"])
+
+    def seats_taken_under(self, rule: str) -> int:
+        return int(self._rows("seats_taken_under", rule=rule)[0]["taken"])
+
+    def latest_attempts(self, agent: str, limit: int = 20) -> Sequence[Attempt]:
+        return [
+            noun_of(row["body"], Attempt)
+            for row in self._rows("latest_attempts", agent=agent, limit=limit)
+        ]
+
+
+def no_seat(write: Write, seat: Seat) -> bool:
+    """Whether a run may not begin now: its account or agent is parked, or as many runs of the
+    account, or under its rule, are at work as may be."""
+    if (
+        write.one(
+            "parked_for", account=seat.account, agent=seat.agent, model=seat.model, now=write.now
+        )
+        is not None
+    ):
+        return True
+    if (
+        seat.rule_jobs
+        and seat.rule
+        and write.one("seats_taken_under", rule=seat.rule)["taken"] >= seat.rule_jobs
+    ):
+        return True
+    return bool(
+        seat.jobs
+        and seat.account
+        and write.one("seats_taken", account=seat.account)["taken"] >= seat.jobs
+    )
+
+
+def put(write: Write, parking: Parking) -> None:
+    """Parks, or moves the end of what is parked already."""
+    until = min(parking.until, MAX_TIME)
+    write.do(
+        "park",
+        what=parking.what,
+        model=parking.model,
+        since=write.now,
+        until_ms=until,
+        reason=parking.reason,
+    )
+
+
+def _parking(row: Row) -> Parking:
+    return Parking(
+        what=row["what"],
+        model=row["model"],
+        since=row["since"],
+        until=row["until_ms"],
+        reason=row["reason"],
+    )

@@ -1,0 +1,139 @@
+"""The board in SQL: `perdure.protocols.BoardStore`. Counted and paged by indexes, so that ten
+thousand runs cost no more than a hundred."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from perdure.model import Attempt, Condition, RunState, Workspace
+from perdure.store.queries import SQL
+from perdure.store.reads import StoreReads
+from perdure.store.rows import Row, event_of, noun_of
+
+if TYPE_CHECKING:
+    from perdure.protocols import BoardRow, FailedAttempt
+
+NEWEST = (2**62, 2**62)
+ASKING = "asking"
+"""The list of what asks for a person, beside those of the states."""
+PIPS = 8
+"""So many attempts of a run are told of on a list."""
+
+
+class Boards(StoreReads):
+    """A `StoreReads` for those who want to see everything at once."""
+
+    def board(
+        self,
+        group: str,
+        *,
+        agent: str = "",
+        words: str = "",
+        before: tuple[int, int] = NEWEST,
+        limit: int = 50,
+    ) -> Sequence[BoardRow]:
+        which = {"state": group} if group != ASKING else {}
+        values = {
+            "agent": agent,
+            "words": _pattern(words),
+            "updated": before[0],
+            "ordinal": before[1],
+            "limit": limit,
+            **which,
+        }
+        with self._database.reading() as cursor:
+            rows = cursor.execute(
+                SQL["board_asking" if group == ASKING else "board"], values
+            ).fetchall()
+            newest = [
+                cursor.execute(SQL["newest_attempts"], {"run": row["id"], "limit": PIPS}).fetchall()
+                for row in rows
+            ]
+        return [
+            _row_of(row, [noun_of(each["body"], Attempt) for each in reversed(attempts)])
+            for row, attempts in zip(rows, newest, strict=True)
+        ]
+
+    def board_counts(self, *, agent: str = "", words: str = "") -> Mapping[str, int]:
+        found = {ASKING: 0, **{str(state): 0 for state in RunState}}
+        if agent or words:
+            for row in self._rows("board_matching", agent=agent, words=_pattern(words)):
+                found[ASKING if row["asks"] else row["state"]] += row["many"]
+            return found
+        for row in self._rows("board_counts"):
+            found[row["state"]] += row["many"]
+        for row in self._rows("board_asking_counts"):
+            found[row["state"]] -= row["many"]
+            found[ASKING] += row["many"]
+        return found
+
+    def board_asking(self) -> int:
+        return sum(row["many"] for row in self._rows("board_asking_counts"))
+
+    def board_agents(self) -> Sequence[str]:
+        return [row["agent"] for row in self._rows("board_agents")]
+
+    def latest_word(self, run_id: str) -> str:
+        from perdure.model.events import Record
+        from perdure.rules.log_line import line_of
+
+        rows = self._rows("latest_word", run=run_id)
+        return "".join(
+            line_of(
+                Record(row["run"], row["seq"], row["attempt"], row["at"], event_of(row["event"]))
+            )
+            for row in rows
+        )
+
+    def failed_attempts(self, since: int, limit: int) -> Sequence[FailedAttempt]:
+        from perdure.protocols import FailedAttempt
+
+        return [
+            FailedAttempt(
+                row["name"] if row["removed"] is None else "",
+                row["agent"],
+                RunState(row["state"]),
+                noun_of(row["body"], Attempt),
+            )
+            for row in self._rows("failed_attempts", since=since, limit=limit)
+        ]
+
+
+def _pattern(words: str) -> str:
+    """For LIKE with `!` as its escape: anywhere, in any case."""
+    if not words:
+        return ""
+    escaped = words.lower().replace("!", "!!").replace("%", "!%").replace("_", "!_")
+    return f"%{escaped}%"
+
+
+def _row_of(row: Row, attempts: Sequence[Attempt]) -> BoardRow:
+    from perdure.protocols import BoardRow
+
+    return BoardRow(
+        id=row["id"],
+        name=row["name"],
+        state=RunState(row["state"]),
+        agent=row["agent"],
+        attempt=row["attempt"],
+        attempts_allowed=row["attempts_allowed"],
+        reason=row["reason"],
+        created=row["created"],
+        updated=row["updated"],
+        finished=row["finished"],
+        run_after=row["run_after"],
+        fill_tokens=row["fill_tokens"],
+        fill_window=row["fill_window"],
+        host=row["host"],
+        host_name=row["host_name"],
+        worker=row["worker"],
+        lease_until=row["lease_until"],
+        opened=bool(row["opened"]),
+        cancel_requested=bool(row["cancel_requested"]),
+        conditions=noun_of(row["conditions"], tuple[Condition, ...]),
+        workspace=noun_of(row["workspace"], Workspace),
+        prompt=row["prompt"],
+        attempts=tuple(attempts),
+        place=(row["updated"], row["ordinal"]),
+    )

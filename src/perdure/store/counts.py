@@ -1,0 +1,76 @@
+"""What is counted of all runs, for metrics and for whoever shows many at once. Every count walks an
+index, in one view of the database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from perdure.model import Attempt, RunState, SessionKey, SessionState
+from perdure.store.queries import SQL
+from perdure.store.reads import StoreReads
+from perdure.store.rows import noun_of, record_of
+
+if TYPE_CHECKING:
+    from perdure.model.events import Record
+    from perdure.protocols import Counts
+
+
+class StoreCounts(StoreReads):
+    """A `StoreReads` that counts. The methods are those of `CountingStore`."""
+
+    def counts(self) -> Counts:
+        from perdure.protocols import AtWork, Counts
+
+        now = self.now()
+        with self._database.reading() as cursor:
+
+            def rows(statement: str, **values: str | int) -> list[dict[str, Any]]:
+                return [dict(row) for row in cursor.execute(SQL[statement], values).fetchall()]
+
+            due, delivery = rows("count_due", now=now)[0], rows("oldest_delivery")[0]
+            return Counts(
+                at=now,
+                runs={
+                    (row["agent"], RunState(row["state"])): row["number"]
+                    for row in rows("count_runs")
+                },
+                due=due["number"],
+                due_since=due["since"],
+                at_work=[
+                    AtWork(
+                        row["agent"],
+                        row["host_name"],
+                        row["number"],
+                        row["lapsed"] or 0,
+                        row["lease_until"],
+                    )
+                    for row in rows("count_running", now=now)
+                ],
+                need_person={row["agent"]: row["number"] for row in rows("count_conditions")},
+                opened=rows("count_opened")[0]["number"],
+                parked=rows("count_parked", now=now)[0]["number"],
+                sessions={
+                    (row["agent"], SessionState(row["state"])): row["number"]
+                    for row in rows("count_sessions")
+                },
+                checkpoints=rows("count_checkpoints")[0]["number"],
+                deliveries={
+                    (row["source"], row["state"]): row["number"] for row in rows("count_deliveries")
+                },
+                delivery_since=delivery["since"],
+                trouble={
+                    (row["agent"], row["kind"]): row["number"] for row in rows("count_trouble")
+                },
+            )
+
+    def ended_after(
+        self, ended: int, run: str, number: int, limit: int = 1000
+    ) -> Sequence[tuple[SessionKey, Attempt]]:
+        rows = self._rows("ended_after", ended=ended, run=run, number=number, limit=limit)
+        return [
+            (SessionKey(row["agent"], row["scope"]), noun_of(row["body"], Attempt)) for row in rows
+        ]
+
+    def attempt_marks(self, run: str, attempt: int) -> Sequence[Record]:
+        return [record_of(row) for row in self._rows("attempt_marks", run=run, attempt=attempt)]

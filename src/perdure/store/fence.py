@@ -1,0 +1,200 @@
+"""What holds for every write of a run: the fence, who may not work beside whom, and how a run comes
+to rest or goes on.
+
+Called inside a transaction (`Write`), by `sql` for attempts and instructions and by `retention` for
+what is kept and taken away.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from perdure.errors import Conflict, LostLease
+from perdure.model import (
+    NOTHING_GIVEN,
+    Attempt,
+    Claim,
+    Condition,
+    Context,
+    Given,
+    RunState,
+    TaskRun,
+    TaskSpec,
+)
+from perdure.rules.lifecycle import FINAL
+from perdure.store.rows import MAX_TIME, given_of, noun_of, run_of
+from perdure.store.transaction import Write
+
+if TYPE_CHECKING:
+    from perdure.protocols import Ending
+
+
+def held(write: Write, claim: Claim) -> TaskRun:
+    """The fence of every claimed write."""
+    row = write.one("held", id=claim.run.id, attempt=claim.attempt, worker=claim.worker)
+    if row is None:
+        raise lost(claim)
+    return run_of(row)
+
+
+def at_rest(write: Write, run_id: str) -> TaskRun:
+    """The run, while no attempt of it has begun. One that is only claimed waits for the workdir's
+    lock, which the caller holds."""
+    run = run_of(write.named(run_id))
+    if (
+        run.state is RunState.RUNNING
+        and noun_of(
+            write.one("attempt", run=run.id, number=run.attempt)["body"], Attempt
+        ).continuation
+    ):
+        raise Conflict(f"{run.name} is running (attempt {run.attempt})", f"perdure stop {run.name}")
+    return run
+
+
+def lost(claim: Claim) -> LostLease:
+    name = claim.run.name
+    return LostLease(
+        f"Attempt {claim.attempt} of {name} is no longer this worker's; nothing was stored",
+        f"perdure show {name}",
+    )
+
+
+def same_task(write: Write, spec: TaskSpec, given: Given) -> TaskRun | None:
+    """The run with the same key, if its spec and its files are equal. Raises Conflict if they are
+    not."""
+    row = write.one("run_by_key", ref=spec.key) if spec.key else None
+    if row is None:
+        return None
+    run = run_of(row)
+    if run.spec != spec:
+        raise Conflict(
+            f"The key {spec.key!r} belongs to {run.name}, which was asked for something else",
+            f"perdure show {run.name}",
+        )
+    if given_of(write.one("first_context", run=run.id)) != given:
+        raise Conflict(
+            f"The key {spec.key!r} belongs to {run.name}, which was given other files",
+            f"perdure show {run.name} --json",
+        )
+    return run
+
+
+def refuse_beside(write: Write, run_id: str, workspace_id: str, agent: str, scope: str) -> None:
+    row = write.one(
+        "running_beside", id=run_id, workspace_id=workspace_id, agent=agent, scope=scope
+    )
+    if row is not None:
+        shared = (
+            f"the workdir {row['place']}"
+            if row["workspace_id"] == workspace_id
+            else f"the conversation {agent}/{scope}"
+        )
+        raise Conflict(
+            f"{row['name']} is running in {shared} (attempt {row['attempt']})",
+            f"perdure logs -f {row['name']}",
+        )
+
+
+def more_attempts(run: TaskRun, more: int = 1) -> int:
+    """The cap of attempts when a person allows another try, or so many."""
+    return max(run.attempts_allowed, run.attempt + more)
+
+
+def next_state(
+    run: TaskRun, attempt: Attempt, ending: Ending, now: int
+) -> tuple[RunState, int, str]:
+    """State, run_after and reason after an attempt. What a person said while it ran has the last
+    word."""
+    decision = ending.decision
+    if run.cancel_requested and decision.state is RunState.QUEUED:
+        return RunState.CANCELLED, now, "stopped on request"
+    if (
+        run.context_version > attempt.context_version
+        and decision.state in FINAL
+        and decision.state is not RunState.CANCELLED
+    ):
+        return RunState.QUEUED, now, "new instructions came while it ran"
+    return decision.state, decision.run_after, decision.reason
+
+
+def settle(
+    write: Write,
+    run: TaskRun,
+    state: RunState,
+    run_after: int,
+    reason: str,
+    condition: Condition | None = None,
+) -> TaskRun:
+    """Leaves a run in a state that nobody works in, and says so in the journal."""
+    from perdure.model.codec import encode
+    from perdure.model.events import RunFinished, RunQueued
+
+    run_after = min(run_after, MAX_TIME)
+    row = write.one(
+        "settle",
+        id=run.id,
+        state=str(state),
+        run_after=run_after,
+        reason=reason,
+        now=write.now,
+        conditions=encode(merged(run, state, condition)),
+        finished=write.now if state in FINAL else None,
+    )
+    write.note(
+        run.id,
+        0,
+        [
+            RunFinished(state=state, reason=reason)
+            if state in FINAL
+            else RunQueued(reason=reason, run_after=run_after)
+        ],
+    )
+    return run_of(row)
+
+
+def instruct(write: Write, run_id: str, text: str, given: Given = NOTHING_GIVEN) -> TaskRun:
+    """Appends a version of the instructions. A run in a final state is queued by it. Raises
+    NotFound."""
+    from perdure.model.events import ContextAdded
+
+    run = run_of(write.named(run_id))
+    version = run.context_version + 1
+    write.put_context(run.id, Context(version, text, write.now, given))
+    write.note(run.id, 0, [ContextAdded(version=version)])
+    row = write.one(
+        "instruct",
+        id=run.id,
+        context_version=version,
+        attempts_allowed=more_attempts(run),
+        now=write.now,
+    )
+    return reopen(write, run, "new instructions") if run.state in FINAL else run_of(row)
+
+
+def reopen(write: Write, run: TaskRun, reason: str, more: int = 1) -> TaskRun:
+    """Queues a run that nobody works on: due now, with one more attempt allowed, or so many."""
+    from perdure.model.codec import encode
+    from perdure.model.events import RunQueued
+
+    conditions = encode(merged(run, RunState.QUEUED, None))
+    row = write.one(
+        "reopen",
+        id=run.id,
+        reason=reason,
+        conditions=conditions,
+        attempts_allowed=more_attempts(run, more),
+        now=write.now,
+    )
+    write.note(run.id, 0, [RunQueued(reason=reason, run_after=write.now)])
+    return run_of(row)
+
+
+def merged(run: TaskRun, state: RunState, new: Condition | None) -> tuple[Condition, ...]:
+    """One of each type. Nobody needs a person any more once the run goes on or has succeeded."""
+    kept = {condition.type: condition for condition in (*run.conditions, *([new] if new else []))}
+    if state in (RunState.QUEUED, RunState.SUCCEEDED):
+        kept.pop("needs_person", None)
+    if state is RunState.QUEUED:
+        # Somebody wants it to go on, though it was taken back on the forge before.
+        kept.pop("withdrawn", None)
+    return tuple(kept.values())

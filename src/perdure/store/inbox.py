@@ -1,0 +1,163 @@
+"""The inbox in SQL: `perdure.protocols.InboxStore`. A delivery is stored before its forge is
+answered, and once, however often it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from perdure.errors import Conflict, NotFound
+from perdure.store.plans import Plans
+from perdure.store.rows import Row, noun_of
+
+if TYPE_CHECKING:
+    from perdure.model.forge.deliveries import (
+        Accepted,
+        Arrived,
+        Delivery,
+        DeliveryState,
+        PayloadReading,
+    )
+    from perdure.store.transaction import Write
+
+ALL = 2**62
+
+
+class Inbox(Plans):
+    """A `Plans` with an inbox beside them."""
+
+    def accept(self, arrived: Sequence[Arrived]) -> Sequence[Accepted]:
+        with self._write() as write:
+            return [_accept(write, each) for each in arrived]
+
+    def inbox(
+        self, state: DeliveryState | None = None, source: str = "", limit: int = 50, before: int = 0
+    ) -> Sequence[Delivery]:
+        rows = self._rows(
+            "inbox", state=state or "", source=source, limit=limit, before=before or ALL
+        )
+        return [_delivery_of(row) for row in rows]
+
+    def waiting_deliveries(self, limit: int = 50) -> Sequence[Delivery]:
+        return [_delivery_of(row) for row in self._rows("waiting_deliveries", limit=limit)]
+
+    def delivery(self, ref: str) -> tuple[Delivery, str]:
+        if ref.isascii() and ref.isdigit() and len(ref) < 19:
+            rows = self._rows("delivery", number=int(ref))
+        else:
+            rows = (
+                self._rows("deliveries_by_id", ref=ref, above=f"{ref}\U0010ffff")
+                if len(ref) >= 4
+                else []
+            )
+            rows = [row for row in rows if row["delivery"] == ref] or rows
+        if not rows:
+            raise NotFound(f"There is no delivery {ref!r} in the inbox", "perdure inbox")
+        if len(rows) > 1:
+            numbers = ", ".join(str(row["number"]) for row in rows)
+            raise Conflict(
+                f"Several deliveries begin with {ref!r}: numbers {numbers}",
+                "name one by its number",
+            )
+        return _delivery_of(rows[0]), rows[0]["body"]
+
+    def settle_delivery(self, number: int, state: DeliveryState, reason: str) -> bool:
+        with self._write() as write:
+            return (
+                write.one(
+                    "settle_delivery",
+                    number=number,
+                    state=state.value,
+                    reason=reason,
+                    now=write.now,
+                )
+                is not None
+            )
+
+    def delay_delivery(self, number: int, reason: str) -> None:
+        with self._write() as write:
+            write.do("delay_delivery", number=number, reason=reason)
+
+    def replay_delivery(self, number: int, reading: PayloadReading) -> Delivery:
+        with self._write() as write:
+            row = write.one("replay_delivery", number=number, now=write.now, **_read(reading))
+            if row is None:
+                raise NotFound(f"There is no delivery {number} in the inbox", "perdure inbox")
+            return _delivery_of(row)
+
+    def thin_inbox(self, bodies_before: int, rows_before: int) -> tuple[int, int]:
+        with self._write() as write:
+            forgotten = write.all("forget_deliveries", before=rows_before)
+            return len(write.all("thin_inbox", before=bodies_before)), len(forgotten)
+
+
+def settle_deliveries(write: Write, numbers: Sequence[int], run_name: str) -> None:
+    """In the transaction that gives a run what deliveries ask for: `handled`. Raises Conflict if
+    somebody was quicker."""
+    from perdure.model.forge.deliveries import DeliveryState
+
+    state = DeliveryState.HANDLED.value
+    for number in numbers:
+        if (
+            write.one(
+                "settle_delivery",
+                number=number,
+                state=state,
+                reason=f"given to {run_name}",
+                now=write.now,
+            )
+            is None
+        ):
+            raise Conflict(f"Delivery {number} was settled already", f"perdure inbox show {number}")
+
+
+def _accept(write: Write, arrived: Arrived) -> Accepted:
+    from perdure.model.forge.deliveries import Accepted
+
+    known = {"source": arrived.source, "delivery": arrived.id, "sha256": arrived.sha256}
+    row = write.one(
+        "accept_delivery",
+        **known,
+        forge=arrived.forge.value,
+        event=arrived.event,
+        size=arrived.size or len(arrived.body.encode()),
+        body=arrived.body,
+        kept=int(bool(arrived.body)),
+        now=write.now,
+        **_read(arrived.reading),
+    )
+    return (
+        Accepted(row["number"], True)
+        if row is not None
+        else Accepted(write.one("delivery_again", **known, now=write.now)["number"], False)
+    )
+
+
+def _read(reading: PayloadReading) -> dict[str, str]:
+    from perdure.model.codec import encode
+    from perdure.model.forge.deliveries import DeliveryState
+
+    if reading.intent is None:
+        return {"state": DeliveryState.IGNORED.value, "reason": reading.reason, "intent": ""}
+    return {"state": DeliveryState.RECEIVED.value, "reason": "", "intent": encode(reading.intent)}
+
+
+def _delivery_of(row: Row) -> Delivery:
+    from perdure.model.forge.deliveries import Delivery, DeliveryState, Forge, Intent
+
+    return Delivery(
+        number=row["number"],
+        source=row["source"],
+        id=row["delivery"],
+        forge=Forge(row["forge"]),
+        event=row["event"],
+        sha256=row["sha256"],
+        state=DeliveryState(row["state"]),
+        reason=row["reason"],
+        received=row["received"],
+        updated=row["updated"],
+        times=row["times"],
+        size=row["size"],
+        kept=bool(row["kept"]),
+        intent=noun_of(row["intent"], Intent) if row["intent"] else None,
+    )

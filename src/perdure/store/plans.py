@@ -1,0 +1,132 @@
+"""Plans in SQL: `perdure.protocols.PlanStore`. Who is at work on a plan holds its lease.
+
+Of a run only new instructions are written here, in one transaction with what the plan knows of
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from perdure.errors import Conflict, LostLease, NotFound
+from perdure.store.fence import instruct
+from perdure.store.retention import Keeping
+from perdure.store.rows import Row, noun_of
+
+if TYPE_CHECKING:
+    from perdure.rules.plan import PlannedRun, PlanRun
+
+_OF_THE_ROW = ("created", "updated", "worker", "lease_until")
+"""Kept in columns: the body is written by the holder of the lease alone."""
+
+
+NOBODY: Mapping[str, str] = MappingProxyType({})
+
+
+class Plans(Keeping):
+    """A `Keeping` that knows plans as well."""
+
+    def add_plan(self, plan: PlanRun) -> PlanRun:
+        with self._write() as write:
+            row = write.one("add_plan", id=plan.id, name=plan.name, now=write.now, body=_body(plan))
+            if row is None:
+                raise Conflict(
+                    f"There is a plan {plan.name!r} already", f"perdure plan show {plan.name}"
+                )
+            return _plan_of(row)
+
+    def plan(self, ref: str) -> PlanRun:
+        rows = self._rows("plan", ref=ref)
+        if rows:
+            return _plan_of(rows[0])
+        raise NotFound(f"There is no plan {ref!r}", self._near_plans(ref))
+
+    def plans(self, limit: int = 50) -> Sequence[PlanRun]:
+        return [_plan_of(row) for row in self._rows("plans", limit=limit)]
+
+    def claim_plan(self, plan: PlanRun, worker: str, lease_s: float) -> PlanRun | None:
+        with self._write() as write:
+            row = write.one(
+                "claim_plan",
+                id=plan.id,
+                worker=plan.worker,
+                lease_until=plan.lease_until,
+                new_worker=worker,
+                new_lease=write.now + int(lease_s * 1000),
+                now=write.now,
+            )
+            return _plan_of(row) if row is not None else None
+
+    def renew_plan(self, plan: PlanRun, lease_s: float) -> PlanRun:
+        with self._write() as write:
+            row = write.one(
+                "renew_plan",
+                id=plan.id,
+                worker=plan.worker,
+                lease_until=write.now + int(lease_s * 1000),
+            )
+            return _held(row, plan)
+
+    def put_plan(self, plan: PlanRun, told: Mapping[str, str] = NOBODY) -> PlanRun:
+        with self._write() as write:
+            for run_id, text in told.items():
+                instruct(write, run_id, text)
+            return _held(
+                write.one(
+                    "put_plan", id=plan.id, worker=plan.worker, body=_body(plan), now=write.now
+                ),
+                plan,
+            )
+
+    def release_plan(self, plan: PlanRun) -> None:
+        with self._write() as write:
+            write.do("release_plan", id=plan.id, worker=plan.worker, now=write.now)
+
+    def put_planned(self, plan: PlanRun, planned: PlannedRun, told: str = "") -> None:
+        from perdure.model.codec import encode
+
+        with self._write() as write:
+            if write.one("held_plan", id=plan.id, worker=plan.worker, now=write.now) is None:
+                raise _lost(plan)
+            write.do("put_planned", plan=plan.id, task=planned.task, body=encode(planned))
+            if told:
+                instruct(write, planned.run, told)
+
+    def planned(self, plan_id: str) -> Sequence[PlannedRun]:
+        from perdure.rules.plan import PlannedRun
+
+        return [noun_of(row["body"], PlannedRun) for row in self._rows("planned", plan=plan_id)]
+
+    def _near_plans(self, ref: str) -> str:
+        from difflib import get_close_matches
+
+        close = get_close_matches(ref, [plan.name for plan in self.plans(500)], n=3, cutoff=0.5)
+        return "did you mean " + " or ".join(close) + "?" if close else "perdure plan ls"
+
+
+def _body(plan: PlanRun) -> str:
+    from perdure.model.codec import encode
+
+    return encode(replace(plan, created=0, updated=0, worker="", lease_until=0))
+
+
+def _plan_of(row: Row) -> PlanRun:
+    from perdure.rules.plan import PlanRun
+
+    return replace(noun_of(row["body"], PlanRun), **{name: row[name] for name in _OF_THE_ROW})
+
+
+def _held(row: Row, plan: PlanRun) -> PlanRun:
+    if row is None:
+        raise _lost(plan)
+    return _plan_of(row)
+
+
+def _lost(plan: PlanRun) -> LostLease:
+    return LostLease(
+        f"The plan {plan.name} is no longer this worker's; nothing was stored",
+        f"perdure plan show {plan.name}",
+    )

@@ -1,0 +1,189 @@
+"""PostgreSQL under the store: how a transaction runs, and what becomes of it when the connection is
+lost.
+
+A write takes a lock first that all of perdure's writers share: alone, or, under a claim, beside the
+writers of other runs (`held` then locks the run's own row). So what a transaction has read stays
+true until it commits, as on SQLite, without serialization failures; where PostgreSQL reports one
+none the less, the transaction is done again (`Again`).
+
+A COMMIT whose answer never came may stand or not. Each connection therefore has a row in
+`perdure_writers` with the number of its last transaction, written in that transaction. Who has lost
+the connection takes the lock alone on a new one, which waits until the old transaction has ended,
+and reads the row: the number says for certain whether it was stored. (`pg_xact_status` does not:
+after a crash a transaction id that never reached the disk is given out again.)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg.rows import DictRow
+
+from perdure.errors import StoreError, UsageError
+from perdure.store.postgres.errors import sentence
+from perdure.store.postgres.pool import ConnectionPool, PooledConnection
+from perdure.store.postgres.translation import statements
+from perdure.store.queries import SQL
+
+PATIENCE_S = 30.0
+"""How long a transaction is tried again."""
+CERTAIN_S = 120.0
+"""How long it is asked what became of a COMMIT: to give up is to leave it open whether the change
+stands."""
+
+LOCK = 0x70726472
+"""The advisory lock of all writers of this database ("prdr")."""
+
+NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now"
+MARK = """
+INSERT INTO perdure_writers (id, mark, at) VALUES (%(id)s, %(mark)s, %(now)s)
+ON CONFLICT (id) DO UPDATE SET mark = excluded.mark, at = excluded.at
+"""
+OLD_MS = 30 * 86_400_000
+"""Marks of connections that were not closed in good order go after so long."""
+
+STATEMENTS = {text: statement.encode() for text, statement in statements(SQL).items()}
+
+
+class Cursor:
+    """Takes the store's statements, written for SQLite. PostgreSQL keeps no NUL in a text: it
+    becomes its symbol, U+2400."""
+
+    def __init__(self, connection: psycopg.Connection[DictRow]) -> None:
+        self._connection = connection
+
+    def execute(
+        self, statement: str, values: Mapping[str, Any] | None = None
+    ) -> psycopg.Cursor[DictRow]:
+        clean = {
+            name: value.replace("\0", "\u2400")
+            if isinstance(value, str) and "\0" in value
+            else value
+            for name, value in (values or {}).items()
+        }
+        return self._connection.execute(STATEMENTS[statement], clean)
+
+
+class Postgres:
+    """An open database. Threads may share it: each transaction has a connection of its own."""
+
+    def __init__(self, lines: ConnectionPool, *, read_only: bool = False) -> None:
+        self.lines = lines
+        self.place = lines.place
+        self.read_only = read_only
+
+    def now(self) -> int:
+        """The server's clock: the same for all hosts."""
+        with self.lines.lent() as line, self._in_words(line):
+            return _one(line.connection.execute(NOW))
+
+    @contextmanager
+    def reading(self) -> Iterator[Cursor]:
+        with self.lines.lent() as line, self._in_words(line), self._ended(line):
+            line.connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            yield Cursor(line.connection)
+            line.connection.execute("COMMIT")
+
+    @contextmanager
+    def writing(self, *, claimed: bool = False) -> Iterator[tuple[Cursor, int]]:
+        if self.read_only:
+            raise StoreError(f"{self.place} was opened for reading only", transient=False)
+        with self.lines.lent() as line, self._in_words(line):
+            with self._ended(line):
+                line.connection.execute(
+                    f"BEGIN; SELECT pg_advisory_xact_lock{'_shared' if claimed else ''}({LOCK})"
+                )
+                now = _one(line.connection.execute(NOW))
+                if not line.mark:
+                    line.connection.execute(
+                        "DELETE FROM perdure_writers WHERE at < %s", (now - OLD_MS,)
+                    )
+                line.mark += 1
+                line.connection.execute(MARK, {"id": line.id, "mark": line.mark, "now": now})
+                yield Cursor(line.connection), now
+            try:
+                line.connection.execute("COMMIT")
+            except psycopg.Error:
+                if not line.connection.broken and not line.connection.closed:
+                    raise
+                self.lines.forget()
+                if not self._stands(line):
+                    raise
+
+    def problems(self) -> list[str]:
+        """Indexes that do not hold what they promise
+        (postgresql.org/docs/15/catalog-pg-index.html), or that it cannot be asked."""
+        query = (
+            "SELECT c.relname AS name FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
+            "WHERE NOT i.indisvalid AND c.relnamespace = current_schema()::regnamespace"
+        )
+        try:
+            with self.lines.lent() as line, self._in_words(line):
+                return [
+                    f"the index {row['name']} is not valid"
+                    for row in line.connection.execute(query).fetchall()
+                ]
+        except StoreError as error:
+            return [str(error)]
+
+    def close(self) -> None:
+        self.lines.close()
+
+    def _stands(self, lost: PooledConnection) -> bool:
+        """Whether the last transaction of a lost connection was stored. Raises StoreError if that
+        cannot be found out."""
+        lost.close()
+        deadline = time.monotonic() + CERTAIN_S
+        while True:
+            try:
+                line = self.lines.made_in(max(0.0, deadline - time.monotonic()))
+                try:
+                    line.connection.execute(f"BEGIN; SELECT pg_advisory_xact_lock({LOCK})")
+                    row = line.connection.execute(
+                        "SELECT mark FROM perdure_writers WHERE id = %s", (lost.id,)
+                    ).fetchone()
+                    return row is not None and row["mark"] == lost.mark
+                finally:
+                    line.close()
+            except (psycopg.Error, StoreError) as error:
+                if time.monotonic() > deadline or not isinstance(error, psycopg.OperationalError):
+                    raise StoreError(
+                        f"The connection to {self.place} was lost while a change was confirmed: it "
+                        "may be stored or not",
+                        "perdure show tells, as soon as the server answers",
+                    ) from error
+
+    @contextmanager
+    def _ended(self, line: PooledConnection) -> Iterator[None]:
+        """A transaction that fails is taken back; a connection that cannot even do that is
+        closed."""
+        try:
+            yield
+        except BaseException:
+            try:
+                line.connection.execute("ROLLBACK")
+            except psycopg.Error:
+                line.close()
+            raise
+
+    @contextmanager
+    def _in_words(self, line: PooledConnection) -> Iterator[None]:
+        try:
+            yield
+        except psycopg.Error as error:
+            lost = line.connection.broken or line.connection.closed
+            if lost:
+                self.lines.forget()
+            raise sentence(error, self.place, lost=lost) from error
+        except UnicodeEncodeError as error:
+            raise UsageError("a text is not valid UTF-8", "is the prompt a text file?") from error
+
+
+def _one(cursor: psycopg.Cursor[DictRow]) -> int:
+    row = cursor.fetchone()
+    assert row is not None
+    return int(row["now"])

@@ -1,0 +1,117 @@
+"""Postings in SQL: `perdure.protocols.PostingStore`. What is there to be told is seen by comparing,
+so nothing that was missed is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from perdure.errors import LostLease
+from perdure.model import Condition, TaskRun
+from perdure.store.inbox import Inbox
+from perdure.store.rows import Row, event_of, noun_of, run_of
+
+if TYPE_CHECKING:
+    from perdure.model.events import AnyEvent
+    from perdure.model.forge.postings import Posting
+
+HERE = "here"
+"""Who holds a posting where the database is nobody else's: a lock in the state directory keeps a
+second one away."""
+
+
+class Postings(Inbox):
+    """An `Inbox` that knows what was answered."""
+
+    def posting(self, run_id: str) -> Posting | None:
+        rows = self._rows("posting", run=run_id)
+        return _posting_of(rows[0]) if rows else None
+
+    def postings_due(self, limit: int = 50) -> Sequence[Posting]:
+        rows = self._rows(
+            "postings_due",
+            now=self.now(),
+            host=self._host.id,
+            holder=self._host.id or HERE,
+            limit=limit,
+        )
+        return [_posting_of(row) for row in rows]
+
+    def postings_waiting(self, limit: int = 50) -> Sequence[Posting]:
+        return [_posting_of(row) for row in self._rows("postings_waiting", limit=limit)]
+
+    def hold_posting(self, run_id: str, lease_s: float) -> Posting | None:
+        with self._write() as write:
+            until = write.now + int(lease_s * 1000)
+            row = write.one(
+                "hold_posting", run=run_id, holder=self._host.id or HERE, until=until, now=write.now
+            )
+            return _posting_of(row) if row is not None else None
+
+    def put_posting(self, posting: Posting) -> None:
+        from perdure.model.codec import encode
+
+        with self._write() as write:
+            values = {
+                "seen": posting.seen,
+                "due": posting.due,
+                "tries": posting.tries,
+                "body": encode(posting),
+            }
+            if (
+                write.one(
+                    "put_posting",
+                    run=posting.run,
+                    holder=self._host.id or HERE,
+                    now=write.now,
+                    **values,
+                )
+                is None
+            ):
+                raise LostLease(
+                    f"Somebody else tells the forge of {posting.run}; nothing was stored",
+                    "perdure inbox",
+                )
+
+    def hurry_posting(self, run_id: str) -> bool:
+        with self._write() as write:
+            return write.one("hurry_posting", run=run_id) is not None
+
+    def final_words(self, run_id: str) -> str:
+        from perdure.model.events import TurnEnded
+
+        rows = self._rows("final_words", run=run_id)
+        event = event_of(rows[0]["event"]) if rows else None
+        return event.text if isinstance(event, TurnEnded) else ""
+
+    def tell_run(
+        self,
+        run_id: str,
+        events: Sequence[AnyEvent],
+        condition: Condition | None = None,
+        solved: str = "",
+    ) -> TaskRun:
+        from perdure.model.codec import encode
+
+        with self._write() as write:
+            run = run_of(write.named(run_id))
+            write.note(run.id, 0, events)
+            kept = [
+                each
+                for each in run.conditions
+                if each.type not in ((condition.type if condition else ""), solved)
+            ]
+            found = (*kept, *([replace(condition, at=write.now)] if condition else []))
+            if found == run.conditions:
+                return run
+            return run_of(write.one("tell_run", id=run.id, conditions=encode(found), now=write.now))
+
+
+def _posting_of(row: Row) -> Posting:
+    from perdure.model.forge.postings import Posting
+
+    found = noun_of(row["body"], Posting) if row["body"] else Posting(run=row["run"])
+    return replace(
+        found, seen=row["seen"], due=row["due"], tries=row["tries"], updated=row["updated"]
+    )

@@ -1,0 +1,234 @@
+"""What can be asked of the store. Nothing here writes, and `find` decodes nothing: `perdure ls`
+stays cheap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from perdure.errors import NotFound
+from perdure.model import (
+    NOWHERE,
+    Attempt,
+    Checkpoint,
+    Claim,
+    Context,
+    Host,
+    RunState,
+    Session,
+    SessionKey,
+    TaskRun,
+)
+from perdure.store.dialect import Database
+from perdure.store.queries import SQL
+from perdure.store.rows import (
+    Row,
+    claim_of,
+    given_of,
+    host_values,
+    key_values,
+    noun_of,
+    placed_of,
+    record_of,
+    run_of,
+    run_row_of,
+    session_of,
+)
+
+if TYPE_CHECKING:
+    from perdure.model.events import Record
+    from perdure.protocols import PlacedRun, RunRow
+
+ALL = 2**62
+PREFIX = 4
+"""The least number of characters of an id that name a run."""
+
+
+class StoreReads:
+    """The half of `SqlStore` that looks. The methods are those of `RunStore` and `SessionStore`."""
+
+    def __init__(self, database: Database, host: Host = NOWHERE) -> None:
+        self._database = database
+        self._host = host
+
+    def now(self) -> int:
+        return self._database.now()
+
+    def close(self) -> None:
+        """Ends the connection; the store cannot be used afterwards."""
+        self._database.close()
+
+    def problems(self) -> list[str]:
+        """What a quick check of the database finds wrong: empty if all is well."""
+        return self._database.problems()
+
+    def get(self, ref: str) -> TaskRun:
+        with self._database.reading() as cursor:
+            return run_of(named(cursor, ref))
+
+    def find(
+        self,
+        states: Sequence[RunState] = (),
+        limit: int = 50,
+        *,
+        before: int = 0,
+        agent: str = "",
+        scope: str = "",
+    ) -> Sequence[RunRow]:
+        values = {"limit": limit, "before": before or ALL, "agent": agent, "scope": scope}
+        with self._database.reading() as cursor:
+            if not states:
+                rows = cursor.execute(SQL["newest"], values).fetchall()
+            else:
+                # One state at a time is one walk of an index each; all at once would be a sort of
+                # everything.
+                rows = [
+                    row
+                    for state in dict.fromkeys(states)
+                    for row in cursor.execute(
+                        SQL["newest_in_state"], values | {"state": str(state)}
+                    ).fetchall()
+                ]
+                rows = sorted(rows, key=lambda row: -row["ordinal"])[: max(limit, 0)]
+        return [run_row_of(row) for row in rows]
+
+    def last_changed(self, states: Sequence[RunState] = (), limit: int = 50) -> Sequence[RunRow]:
+        with self._database.reading() as cursor:
+            rows = [
+                row
+                for state in dict.fromkeys(states or RunState)
+                for row in cursor.execute(
+                    SQL["last_changed_in_state"], {"limit": limit, "state": str(state)}
+                ).fetchall()
+            ]
+        rows.sort(key=lambda row: (row["updated"], row["ordinal"]), reverse=True)
+        return [run_row_of(row) for row in rows[: max(limit, 0)]]
+
+    def due(self, limit: int = 50) -> Sequence[TaskRun]:
+        now = self.now()
+        return [
+            run_of(row)
+            for row in self._rows("due", now=now, limit=limit, **host_values(self._host, now))
+        ]
+
+    def placed(self) -> Sequence[PlacedRun]:
+        return [placed_of(row) for row in self._rows("placed")]
+
+    def lapsed(self) -> Sequence[Claim]:
+        return [claim_of(row) for row in self._rows("lapsed", now=self.now())]
+
+    def claims(self) -> Sequence[Claim]:
+        return [claim_of(row) for row in self._rows("running")]
+
+    def next_checkpoint(self, workspace_id: str) -> int:
+        return int(self._rows("next_checkpoint", workspace_id=workspace_id)[0]["number"])
+
+    def checkpoints(self, run_id: str = "") -> Sequence[Checkpoint]:
+        rows = self._rows("checkpoints", run=run_id) if run_id else self._rows("all_checkpoints")
+        return [noun_of(row["body"], Checkpoint) for row in rows]
+
+    def attempts(self, run_id: str) -> Sequence[Attempt]:
+        return [noun_of(row["body"], Attempt) for row in self._rows("attempts", run=run_id)]
+
+    def contexts(self, run_id: str) -> Sequence[Context]:
+        return [
+            Context(row["version"], row["text"], row["at"], given_of(row))
+            for row in self._rows("contexts", run=run_id)
+        ]
+
+    def latest(self, run_id: str, limit: int = 1000, before: int = ALL) -> Sequence[Record]:
+        return [
+            record_of(row)
+            for row in reversed(self._rows("latest", run=run_id, limit=limit, before=before))
+        ]
+
+    def history(self, run_id: str, after: int = 0, limit: int = 1000) -> Sequence[Record]:
+        return [
+            record_of(row) for row in self._rows("history", run=run_id, after=after, limit=limit)
+        ]
+
+    def journal(self, after: int = 0, limit: int = 1000) -> Sequence[Record]:
+        return [record_of(row) for row in self._rows("journal", after=after, limit=limit)]
+
+    def newest_record(self) -> int:
+        return int(self._rows("newest_record")[0]["seq"])
+
+    def session(self, key: SessionKey) -> Session | None:
+        found = self._sessions("live_session", key)
+        return found[0] if found else None
+
+    def lineage(self, key: SessionKey) -> Sequence[Session]:
+        return self._sessions("lineage", key)
+
+    def sessions(self, session_id: str = "", limit: int = 1000) -> Sequence[Session]:
+        rows = (
+            self._rows("sessions_by_id", id=session_id)
+            if session_id
+            else self._rows("sessions", limit=limit)
+        )
+        return [session_of(row) for row in rows]
+
+    def runs_of(self, key: SessionKey) -> Sequence[TaskRun]:
+        return [run_of(row) for row in self._rows("runs_of_scope", **key_values(key))]
+
+    def ended(
+        self, since: int, until: int, agent: str = "", scope: str = ""
+    ) -> Sequence[tuple[SessionKey, Attempt]]:
+        rows = self._rows("ended_attempts", since=since, until=until, agent=agent, scope=scope)
+        return [
+            (SessionKey(row["agent"], row["scope"]), noun_of(row["body"], Attempt)) for row in rows
+        ]
+
+    def run_of(self, key: SessionKey) -> TaskRun | None:
+        rows = self._rows("newest_of_scope", **key_values(key))
+        return run_of(rows[0]) if rows else None
+
+    def run_under(self, rule: str, scope: str) -> TaskRun | None:
+        rows = self._rows("newest_under_rule", rule=rule, scope=scope)
+        return run_of(rows[0]) if rows else None
+
+    def opened_beside(self, run: TaskRun) -> TaskRun | None:
+        assert run.workspace is not None
+        rows = self._rows(
+            "opened_beside", workspace_id=run.workspace.id, agent=run.spec.agent, scope=run.scope
+        )
+        return run_of(rows[0]) if rows else None
+
+    def _sessions(self, statement: str, key: SessionKey) -> list[Session]:
+        return [session_of(row) for row in self._rows(statement, **key_values(key))]
+
+    def _rows(self, statement: str, **values: Any) -> list[Row]:
+        with self._database.reading() as cursor:
+            rows: list[Row] = cursor.execute(SQL[statement], values).fetchall()
+            return rows
+
+
+def named(cursor: Any, ref: str) -> Row:
+    """The row of the run that a person means. Raises NotFound, with near names in the hint."""
+    for statement in ("run_by_id", "run_by_name", "run_by_key"):
+        row = cursor.execute(SQL[statement], {"ref": ref}).fetchone() if ref else None
+        if row is not None:
+            return row
+    # The next text after all that begin with `ref`: an index walk, where LIKE would have wildcards
+    # to escape.
+    near = (
+        cursor.execute(SQL["runs_by_prefix"], {"ref": ref, "above": ref + "\U0010ffff"}).fetchall()
+        if len(ref) >= PREFIX
+        else []
+    )
+    if len(near) == 1:
+        return near[0]
+    if near:
+        raise NotFound(
+            f"{ref!r} is the beginning of several ids",
+            "one of: " + ", ".join(f"{row['id']} ({row['name']})" for row in near[:5]),
+        )
+    raise NotFound(f"There is no run {ref!r}", _near_names(cursor, ref))
+
+
+def _near_names(cursor: Any, ref: str) -> str:
+    from difflib import get_close_matches
+
+    names = [row["name"] for row in cursor.execute(SQL["newest_names"]).fetchall()]
+    close = get_close_matches(ref, names, n=3, cutoff=0.5)
+    return "did you mean " + " or ".join(close) + "?" if close else "perdure ls"

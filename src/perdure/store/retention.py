@@ -1,0 +1,232 @@
+"""What is kept of runs and taken away again: checkpoints, runs off the list and back, runs from
+elsewhere, resets.
+
+The half of `SqlStore` that no attempt calls while it works, except for `add_checkpoint`. The
+methods are those of `RunStore`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from perdure.errors import Conflict
+from perdure.model import (
+    NOWHERE,
+    UNSAVED,
+    Checkpoint,
+    Claim,
+    Host,
+    RunState,
+    Session,
+    SessionKey,
+    SessionState,
+    TaskRun,
+    Workspace,
+)
+from perdure.rules.lifecycle import FINAL
+from perdure.store.dialect import Database
+from perdure.store.fence import at_rest, held, refuse_beside, settle
+from perdure.store.reads import StoreReads
+from perdure.store.rows import key_values, run_of, session_of
+from perdure.store.transaction import Write
+
+if TYPE_CHECKING:
+    from perdure.model.events import CheckpointRestored
+    from perdure.protocols import Arrival, Observer
+    from perdure.store.session_cache import Lookups
+
+
+OF_WORKDIR = (UNSAVED, "half_back")
+"""Types of the conditions that say something of a run's workdir."""
+
+
+class Keeping(StoreReads):
+    """A `StoreReads` that can write, too: `_write` is one transaction, whose Records the observers
+    see after the commit."""
+
+    def __init__(
+        self, database: Database, observers: Sequence[Observer] = (), host: Host = NOWHERE
+    ) -> None:
+        super().__init__(database, host)
+        self._observers = tuple(observers)
+        self.cache: Lookups | None = None
+        """Answers `look_up`, and is told of sessions when they are stored."""
+
+    def close(self) -> None:
+        if self.cache is not None:
+            self.cache.close()
+        super().close()
+
+    def look_up(self, key: SessionKey) -> Session | None:
+        return (
+            self.cache.session(key, self.session) if self.cache is not None else self.session(key)
+        )
+
+    def add_checkpoint(self, checkpoint: Checkpoint, claim: Claim | None = None) -> None:
+        with self._write(claim) as write:
+            run = held(write, claim) if claim is not None else at_rest(write, checkpoint.run)
+            write.put_checkpoint(run, checkpoint)
+
+    def forget_checkpoints(self, run_id: str, numbers: Sequence[int]) -> None:
+        with self._write() as write:
+            for number in numbers:
+                write.do("forget_checkpoint", run=run_id, number=number)
+
+    def restored(
+        self, run_id: str, sessions: Sequence[Session], event: CheckpointRestored
+    ) -> TaskRun:
+        with self._write() as write:
+            run = at_rest(write, run_id)
+            for session in sessions:
+                write.put_session(session)
+            write.note(run.id, 0, [event])
+            return run
+
+    def fetched(
+        self,
+        claim: Claim,
+        place: Workspace,
+        sessions: Sequence[Session],
+        checkpoint: Checkpoint,
+        event: CheckpointRestored,
+    ) -> TaskRun:
+        from perdure.model.codec import encode
+
+        with self._write() as write:
+            run = held(write, claim)
+            refuse_beside(write, run.id, place.id, run.spec.agent, run.scope)
+            write.do(
+                "place_run",
+                id=run.id,
+                workspace_id=place.id,
+                place=place.path,
+                workspace=encode(place),
+                now=write.now,
+            )
+            write.bind(place.id, SessionKey(run.spec.agent, run.scope))
+            for session in sessions:
+                write.put_session(session)
+            run = run_of(write.named(run.id))
+            write.put_checkpoint(run, checkpoint)
+            write.note(run.id, claim.attempt, [event])
+            return run
+
+    def take_in(self, arrival: Arrival) -> TaskRun:
+        with self._write() as write:
+            if write.one("run_by_name", ref=arrival.run.name):
+                raise Conflict(
+                    f"The name {arrival.run.name!r} is taken by another run",
+                    "choose another --name",
+                )
+            return write.take_in(arrival)
+
+    def remove(self, run_id: str) -> None:
+        with self._write() as write:
+            run = run_of(write.named(run_id))
+            if write.one("remove_run", id=run.id, now=write.now) is None:
+                raise Conflict(
+                    f"{run.name} is {run.state}, and not finished", f"perdure stop {run.name}"
+                )
+
+    def put_back(self, run_id: str, name: str = "", key: str = "") -> TaskRun:
+        from perdure.model.events import RunPutBack
+
+        with self._write() as write:
+            row = write.one("put_back_run", id=run_id, name=name, key=key, now=write.now)
+            if row is None:
+                raise Conflict(f"The run {run_id} is not off the list", "perdure ls")
+            write.note(run_id, 0, [RunPutBack()])
+            return run_of(row)
+
+    def reset(self, run_ids: Sequence[str], cause: str) -> Sequence[str]:
+        from perdure.model.codec import encode
+        from perdure.model.events import RunReset
+
+        retired: dict[str, None] = {}
+        with self._write() as write:
+            for run_id in run_ids:
+                row = write.named(run_id)
+                run = run_of(row)
+                if run.state is RunState.RUNNING or row["opened"]:
+                    raise Conflict(
+                        f"{run.name} is {'open' if row['opened'] else 'running'}",
+                        f"perdure show {run.name}",
+                    )
+                if run.state not in FINAL:
+                    run = settle(write, run, RunState.CANCELLED, run.run_after, cause)
+                kept = [each for each in run.conditions if each.type not in OF_WORKDIR]
+                if len(kept) < len(run.conditions):
+                    # What was said of the workdir is no longer true: the next one begins empty.
+                    run = run_of(
+                        write.one(
+                            "tell_run", id=run.id, conditions=encode(tuple(kept)), now=write.now
+                        )
+                    )
+                key = SessionKey(run.spec.agent, run.scope)
+                live = write.one("live_session", **key_values(key))
+                if live is not None:
+                    session = session_of(live)
+                    write.put_session(
+                        replace(session, state=SessionState.RETIRED, cause=cause, updated=write.now)
+                    )
+                    retired[session.id] = None
+                write.note(run.id, 0, [RunReset(sessions=tuple(retired), cause=cause)])
+        return tuple(retired)
+
+    def undo_reset(self, run_ids: Sequence[str]) -> Sequence[str]:
+        from perdure.model.events import RunReset, RunResetUndone
+
+        back: dict[str, None] = {}
+        for run_id in run_ids:
+            resets = [
+                record.event
+                for record in self.history(run_id, limit=1_000_000)
+                if isinstance(record.event, RunReset)
+            ]
+            run = self.get(run_id)
+            key = SessionKey(run.spec.agent, run.scope)
+            lineage = self.lineage(key) if resets else ()
+            with self._write() as write:
+                for session in lineage:
+                    if (
+                        session.id in resets[-1].sessions
+                        and write.one("live_session", **key_values(key)) is None
+                    ):
+                        state = (
+                            SessionState.CONFIRMED
+                            if session.snapshot is not None
+                            else SessionState.PINNED
+                        )
+                        write.put_session(
+                            replace(session, state=state, cause="", updated=write.now)
+                        )
+                        back[session.id] = None
+                write.note(run.id, 0, [RunResetUndone(sessions=tuple(back))])
+        return tuple(back)
+
+    @contextmanager
+    def _write(self, claim: Claim | None = None) -> Iterator[Write]:
+        """Under a claim it touches nothing but the claim's own run, workdir and conversation:
+        others may write beside it."""
+        with self._database.writing(claimed=claim is not None) as (cursor, now):
+            write = Write(cursor, now, self._host)
+            yield write
+        if write.sessions and self.cache is not None:
+            with suppress(Exception):
+                self.cache.stored(write.sessions)
+        for record in write.records:
+            for observer in self._observers:
+                try:
+                    observer(record)
+                except Exception:
+                    _log_failed(observer)
+
+
+def _log_failed(observer: Observer) -> None:
+    """An observer is a stranger's code, and the transaction is committed: say so and go on."""
+    import logging
+
+    logging.getLogger("perdure").warning("the observer %r raised", observer, exc_info=True)

@@ -1,0 +1,208 @@
+"""Rows as nouns, and nouns as rows. `codec` is imported late: a list of runs decodes nothing.
+
+Called by `reads` and `sql`. A row is anything that gives a column by its name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from perdure.errors import StoreError
+from perdure.model import (
+    NOTHING_GIVEN,
+    Attempt,
+    Claim,
+    Condition,
+    Given,
+    Host,
+    RunState,
+    Session,
+    SessionKey,
+    TaskRun,
+    TaskSpec,
+    Workspace,
+)
+
+if TYPE_CHECKING:
+    from perdure.model.events import AnyEvent, Record
+    from perdure.protocols import PlacedRun, RunRow
+
+Noun = TypeVar("Noun")
+
+Row = Any
+"""A row of either dialect: `row["column"]`."""
+
+MAX_TIME = 2**53
+"""The latest time that is stored, in ms: an agent may name any number as the end of its limit."""
+
+
+def noun_of(text: str, kind: type[Noun]) -> Noun:
+    """Stored JSON as a noun. Raises StoreError where it does not fit: damaged, or written by a
+    newer perdure."""
+    from msgspec import MsgspecError
+
+    from perdure.model.codec import decode
+
+    try:
+        return decode(text, kind)
+    except MsgspecError as error:
+        raise StoreError(
+            f"The database holds something that this perdure cannot read: {error}",
+            "was it written by a newer one?",
+            transient=False,
+        ) from error
+
+
+def run_of(row: Row) -> TaskRun:
+    """A row of `runs` as a run."""
+    return TaskRun(
+        id=row["id"],
+        name=row["name"],
+        spec=noun_of(row["spec"], TaskSpec),
+        state=RunState(row["state"]),
+        created=row["created"],
+        updated=row["updated"],
+        context_version=row["context_version"],
+        attempt=row["attempt"],
+        attempts_allowed=row["attempts_allowed"],
+        run_after=row["run_after"],
+        reason=row["reason"],
+        workspace=noun_of(row["workspace"], Workspace),
+        conditions=noun_of(row["conditions"], tuple[Condition, ...]),
+        cancel_requested=bool(row["cancel_requested"]),
+        worker=row["worker"],
+        lease_until=row["lease_until"],
+        finished=row["finished"],
+        origin=row["origin"],
+        host=row["host"],
+        host_name=row["host_name"],
+        account=row["account"],
+    )
+
+
+def given_of(row: Row) -> Given:
+    """The task files of a row of `contexts`."""
+    return noun_of(row["given"], Given) if row["given"] else NOTHING_GIVEN
+
+
+def claim_of(row: Row) -> Claim:
+    """A row of a running run as the claim that holds it."""
+    return Claim(run_of(row), row["attempt"], row["worker"])
+
+
+def run_row_of(row: Row) -> RunRow:
+    """A row of plain columns as a list shows it."""
+    from perdure.protocols import RunRow
+
+    return RunRow(
+        id=row["id"],
+        name=row["name"],
+        state=RunState(row["state"]),
+        agent=row["agent"],
+        attempt=row["attempt"],
+        reason=row["reason"],
+        updated=row["updated"],
+        created=row["created"],
+        place=row["place"],
+        worker=row["worker"],
+        run_after=row["run_after"],
+        fill_tokens=row["fill_tokens"],
+        fill_window=row["fill_window"],
+        lease_until=row["lease_until"],
+        host=row["host"],
+        ordinal=row["ordinal"],
+    )
+
+
+def placed_of(row: Row) -> PlacedRun:
+    """A row of plain columns and a workspace."""
+    from perdure.protocols import PlacedRun
+
+    return PlacedRun(
+        id=row["id"],
+        name=row["name"],
+        state=RunState(row["state"]),
+        agent=row["agent"],
+        scope=row["scope"],
+        updated=row["updated"],
+        finished=row["finished"],
+        removed=row["removed"],
+        opened=bool(row["opened"]),
+        workspace=noun_of(row["workspace"], Workspace),
+    )
+
+
+def scope_of(spec: TaskSpec, run_id: str) -> str:
+    """The conversation's scope of a run that is not stored yet: the rule is the run's own."""
+    return TaskRun(id=run_id, name="", spec=spec, state=RunState.QUEUED, created=0, updated=0).scope
+
+
+def attempt_values(attempt: Attempt) -> dict[str, Any]:
+    """An attempt as the parameters of `add_attempt` and `put_attempt`."""
+    from perdure.model.codec import encode
+
+    return {
+        "run": attempt.run,
+        "number": attempt.number,
+        "started": attempt.started,
+        "ended": attempt.ended,
+        "outcome": attempt.outcome.kind.value if attempt.outcome else None,
+        "body": encode(attempt),
+    }
+
+
+def session_values(session: Session) -> dict[str, Any]:
+    """A session as the parameters of `put_session`."""
+    from perdure.model.codec import encode
+
+    return {
+        **key_values(session.key),
+        "id": session.id,
+        "state": session.state.value,
+        "created": session.created,
+        "updated": session.updated,
+        "body": encode(session),
+    }
+
+
+def session_of(row: Row) -> Session:
+    """A row of `sessions` as a session."""
+    from dataclasses import replace
+
+    return replace(noun_of(row["body"], Session), revision=row["revision"])
+
+
+def key_values(key: SessionKey) -> dict[str, str]:
+    """A session's key as parameters."""
+    return {"agent": key.agent, "scope": key.scope}
+
+
+def host_values(host: Host, now: int) -> dict[str, Any]:
+    """Which runs are due on this host, as parameters: its own, any host's, and those that another
+    one has left alone."""
+    if not host.id:
+        return {"host": "", "left_alone": now}
+    return {
+        "host": host.id,
+        "left_alone": -1 if host.patience_s is None else now - int(host.patience_s * 1000),
+    }
+
+
+def record_of(row: Row) -> Record:
+    """A row of `records` as a Record."""
+    from perdure.model.events import Record
+
+    return Record(row["run"], row["seq"], row["attempt"], row["at"], event_of(row["event"]))
+
+
+def event_of(text: str) -> AnyEvent:
+    """A stored event; one that a newer perdure wrote is kept as Unrecognised, with its text."""
+    from msgspec import MsgspecError
+
+    from perdure.model.codec import decode_event
+    from perdure.model.events import Unrecognised
+
+    try:
+        return decode_event(text)
+    except MsgspecError:
+        return Unrecognised(text=text)

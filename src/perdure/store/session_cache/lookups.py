@@ -1,0 +1,229 @@
+"""The live session of a key, as quickly as it can be had: from this process's memory, from Redis,
+from the store.
+
+Memory is believed only while this process hears what the others write (a subscription in a thread
+of its own), and for a few seconds. That there is no session is never cached: only the store says
+that.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from perdure.errors import ConfigError
+from perdure.host.extras import install_command
+from perdure.model import Session, SessionKey, SessionState
+from perdure.store.session_cache.records import SessionRecords
+
+TTL_S = 3600.0
+"""A record that nobody asks for goes away after so long; every use begins that time anew."""
+MEMORY_S = 5.0
+HEARD_S = 3.0
+"""Without a sign of life from Redis for so long, memory is not believed."""
+LARGEST_MEMORY = 1024
+PING_S = 1.0
+
+
+class Far(Protocol):
+    """The shared part: `redis.Redis`."""
+
+    def get(self, name: str, token: str) -> bytes | None: ...
+
+    def fill(self, name: str, record: bytes, token: str) -> None: ...
+
+    def put(self, name: str, revision: int, record: bytes) -> None: ...
+
+    def drop(self, name: str) -> None: ...
+
+    def told(self, what: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Lookups:
+    """The cache of one process over one store. Threads may share it."""
+
+    def __init__(
+        self,
+        records: SessionRecords,
+        far: Far,
+        hear: Callable[[LookupMemory, threading.Event], None],
+    ) -> None:
+        """`hear` follows what others write and keeps the memory in step, until the event is set."""
+        self._records, self._far, self._hear = records, far, hear
+        self._memory = LookupMemory()
+        self._ended = threading.Event()
+        self._listener: threading.Thread | None = None
+        self._asked = 0
+
+    def session(
+        self, key: SessionKey, ask: Callable[[SessionKey], Session | None]
+    ) -> Session | None:
+        """The live session, or None if `ask`, which asks the store, says so."""
+        name = self._records.name(key)
+        found = self._memory.get(name)
+        if found is not None:
+            return found
+        self._listen()
+        mark, token = self._memory.mark(), secrets.token_hex(8)
+        found = self._from_far(key, name, token)
+        if found is None:
+            found = ask(key)
+            if found is None:
+                return None
+            self._far.fill(name, self._records.write(found, _now()), token)
+        self._memory.put(name, found, mark)
+        return found
+
+    def stored(self, sessions: Sequence[Session]) -> None:
+        """What was just committed to the store. Retired ones are kept as what they are: a mark that
+        what is older does not count."""
+        for session in sessions:
+            name = self._records.name(session.key)
+            self._memory.drop(name)
+            self._far.put(name, session.revision, self._records.write(session, _now()))
+
+    def close(self) -> None:
+        """Ends the thread and the connections."""
+        self._ended.set()
+        if self._listener is not None:
+            self._listener.join()
+        self._far.close()
+
+    def _from_far(self, key: SessionKey, name: str, token: str) -> Session | None:
+        content = self._far.get(name, token)
+        if content is None:
+            return None
+        try:
+            found = self._records.read(key, content, _now())
+            if found is None:
+                self._far.drop(name)
+            return found if found is not None and found.state is not SessionState.RETIRED else None
+        except ValueError as error:
+            self._far.drop(name)
+            self._far.told(f"it held a record that cannot be believed ({error}); that was removed")
+            return None
+
+    def _listen(self) -> None:
+        """Begins with the second lookup: a program that asks once needs no memory."""
+        self._asked += 1
+        if self._asked == 2:
+            self._listener = threading.Thread(
+                target=self._hear,
+                args=(self._memory, self._ended),
+                daemon=True,
+                name="session-cache",
+            )
+            self._listener.start()
+
+
+class LookupMemory:
+    """What was looked up lately. Believed only while it is kept in step."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, tuple[Session, float]] = OrderedDict()
+        self._turn = threading.Lock()
+        self._heard = float("-inf")
+        self._dropped = 0
+
+    def get(self, name: str) -> Session | None:
+        """The session, if it may be believed."""
+        now = time.monotonic()
+        with self._turn:
+            found = self._kept.get(name)
+            if found is None or now - self._heard > HEARD_S or now - found[1] > MEMORY_S:
+                return None
+            self._kept.move_to_end(name)
+            return found[0]
+
+    def mark(self) -> int:
+        """To be taken before a session is looked up: what is dropped after it makes the answer
+        old."""
+        return self._dropped
+
+    def put(self, name: str, session: Session, mark: int) -> None:
+        """Remembers a live session, unless anything was dropped since the mark."""
+        with self._turn:
+            if mark != self._dropped or session.state is SessionState.RETIRED:
+                return
+            self._kept[name] = (session, time.monotonic())
+            self._kept.move_to_end(name)
+            while len(self._kept) > LARGEST_MEMORY:
+                self._kept.popitem(last=False)
+
+    def drop(self, name: str) -> None:
+        """Forgets a name that was written."""
+        with self._turn:
+            self._dropped += 1
+            self._kept.pop(name, None)
+
+    def alive(self) -> None:
+        """Redis gave a sign of life."""
+        self._heard = time.monotonic()
+
+    def lost(self) -> None:
+        """Something may have been written unheard."""
+        with self._turn:
+            self._dropped += 1
+            self._heard = float("-inf")
+            self._kept.clear()
+
+
+def open(  # noqa: A001
+    url: str, identity: tuple[str, bytes], tell: Callable[[str], None], ttl_s: float = TTL_S
+) -> Lookups:
+    """The cache at a Redis address, for the store with this identity. Connects to nothing yet.
+    Raises ConfigError where `redis` is not installed or does not take the address."""
+    try:
+        from perdure.store.session_cache.redis import Redis, unreachable
+    except ImportError as error:
+        raise ConfigError(
+            ["session_cache: the library `redis` is not installed"], install_command("redis")
+        ) from error
+    records = SessionRecords(*identity)
+    try:
+        far = Redis(url, records.channel, ttl_s, tell)
+    except ValueError as error:
+        raise ConfigError(
+            ["session_cache: redis-py does not take this address"],
+            "redis://host:6379/0, unix:///path",
+        ) from error
+
+    def hear(memory: LookupMemory, ended: threading.Event) -> None:
+        while not ended.is_set():
+            listener = far.listener()
+            try:
+                listener.subscribe(records.channel)
+                _follow(listener, memory, ended)
+            except unreachable:
+                memory.lost()
+                ended.wait(PING_S)
+            finally:
+                memory.lost()
+                listener.close()
+
+    return Lookups(records, far, hear)
+
+
+def _follow(listener: Any, memory: LookupMemory, ended: threading.Event) -> None:
+    """One subscription, until it breaks or the process wants to end."""
+    pinged = time.monotonic()
+    while not ended.is_set():
+        message = listener.get_message(timeout=0.1)
+        if time.monotonic() - pinged >= PING_S:
+            pinged = time.monotonic()
+            listener.ping()
+        if message is None:
+            continue
+        memory.alive()
+        if message["type"] == "message":
+            memory.drop(bytes(message["data"]).decode("utf-8", "replace"))
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,251 @@
+"""The shared part of the cache, in Redis (redis-py 8): get, put, and what others wrote. It answers
+soon or not at all.
+
+Every request has a time limit. After one that failed, a breaker keeps everybody away from Redis for
+a while: a stalled server costs a fraction of a second once. Names that could not be written
+meanwhile are owed: they are removed before Redis is believed again. What goes wrong is told once,
+in a sentence without the address's password, and raised to nobody.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from perdure.config.passwords import without_password
+from perdure.store.session_cache.records import LARGEST
+
+LIMIT_S = 0.25
+"""For a connection, and for an answer."""
+AWAY_S = 2.0
+AWAY_AT_MOST_S = 60.0
+"""So long the breaker stays open: the first time, and at most, twice as long each time."""
+FILLING_S = 2.0
+"""So long after a lookup found nothing, it may still fill it in."""
+OWED = 100_000
+"""So many names are remembered at most; what is forgotten is believed for `records.SURE_S` at
+most."""
+
+GET = """
+local size = redis.pcall('STRLEN', KEYS[1])
+if type(size) == 'table' or size > tonumber(ARGV[2]) then
+  redis.call('DEL', KEYS[1], KEYS[2])
+  return {1}
+end
+if size == 0 then
+  redis.call('DEL', KEYS[2])
+  redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[4])
+  return {0}
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+return {2, redis.call('GET', KEYS[1])}
+"""
+"""0: nothing there, and who asked last may fill it; 1: something that is no record; 2: a record,
+whose time to live begins anew."""
+
+FILL = """
+if redis.pcall('GET', KEYS[2]) ~= ARGV[3] then return 0 end
+redis.call('DEL', KEYS[2])
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+"""Only if nothing was written, removed or lost since it was found missing: what was read from the
+store meanwhile may be old."""
+
+PUT = """
+redis.call('DEL', KEYS[2])
+local old = redis.pcall('GET', KEYS[1])
+if type(old) == 'string' and #old <= tonumber(ARGV[5]) then
+  local there, body = string.match(old, '^(%d+) %d+ %x+ (.*)$')
+  if there and tonumber(there) > tonumber(ARGV[2]) then return 0 end
+  if there and tonumber(there) == tonumber(ARGV[2]) and body ~= string.match(ARGV[1], '^%d+ %d+ %x+ (.*)$') then
+    redis.call('DEL', KEYS[1])
+    redis.call('PUBLISH', ARGV[4], KEYS[1])
+    return 0
+  end
+end
+redis.call('DEL', KEYS[1])
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
+redis.call('PUBLISH', ARGV[4], KEYS[1])
+return 1
+"""
+"""An older record never takes the place of a newer one; of two that claim to be the same and
+differ, neither stays."""
+
+DROP = """
+for _, name in ipairs(KEYS) do
+  redis.call('DEL', name, name .. ':filling')
+  redis.call('PUBLISH', ARGV[1], name)
+end
+return 1
+"""
+
+
+class Redis:
+    """One Redis, for one process. Threads may share it."""
+
+    def __init__(self, url: str, channel: str, ttl_s: float, tell: Callable[[str], None]) -> None:
+        """Connects to nothing yet. Raises ValueError for an address that redis-py does not take."""
+        never = Retry(NoBackoff(), 0)
+        self.place = without_password(url)
+        self._client = redis.Redis.from_url(
+            url,
+            socket_timeout=LIMIT_S,
+            socket_connect_timeout=LIMIT_S,
+            retry=never,
+            health_check_interval=0,
+            decode_responses=False,
+        )
+        self._get, self._fill, self._put, self._drop = map(
+            self._client.register_script, (GET, FILL, PUT, DROP)
+        )
+        self._channel, self._ttl_ms, self._tell = channel, int(ttl_s * 1000), tell
+        self._turn = threading.Lock()
+        self._owed: dict[str, None] = {}
+        self._debtor: threading.Thread | None = None
+        self._ended = threading.Event()
+        self._away_until, self._away_s = 0.0, AWAY_S
+        self._told: set[str] = set()
+
+    def get(self, name: str, token: str) -> bytes | None:
+        """The record, or None: there is none (whoever has the token may fill it in), or Redis does
+        not answer. What is no record is removed and told."""
+        found = self._ask(
+            lambda: self._get(
+                keys=_keys(name), args=[self._ttl_ms, LARGEST, token, int(FILLING_S * 1000)]
+            )
+        )
+        if not found or found[0] == 0:
+            return None
+        if found[0] == 1:
+            self.told("it held something that is no session; that was removed")
+            return None
+        return bytes(found[1])
+
+    def fill(self, name: str, record: bytes, token: str) -> None:
+        """Keeps what was read from the store after `get` found nothing, unless the name was touched
+        since."""
+        if len(record) <= LARGEST:
+            self._ask(lambda: self._fill(keys=_keys(name), args=[record, self._ttl_ms, token]))
+
+    def put(self, name: str, revision: int, record: bytes) -> None:
+        """Keeps a record that was written, unless a newer one is there, and tells everybody. Owed
+        where Redis cannot be reached."""
+        if len(record) > LARGEST:
+            self.drop(name)
+            return
+        args: list[bytes | str | int | float] = [
+            record,
+            revision,
+            self._ttl_ms,
+            self._channel,
+            LARGEST,
+        ]
+        if self._ask(lambda: self._put(keys=_keys(name), args=args)) is None:
+            self._owe(name)
+
+    def drop(self, name: str) -> None:
+        """Removes a record, now or as soon as Redis is there again."""
+        if self._ask(lambda: self._drop(keys=[name], args=[self._channel])) is None:
+            self._owe(name)
+
+    def told(self, what: str) -> None:
+        """Says a thing once."""
+        if what not in self._told:
+            self._told.add(what)
+            self._tell(f"the session cache at {self.place}: {what}")
+
+    def listener(self) -> Any:
+        """A subscription to the names that are written, not yet begun. Its errors are
+        `unreachable`."""
+        return self._client.pubsub(ignore_subscribe_messages=False)  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Pays what is owed, if Redis is there, and ends the connections."""
+        self._ended.set()
+        debtor = self._debtor
+        if debtor is not None:
+            debtor.join()
+        if self._owed:
+            self._ask(lambda: True)
+        self._client.close()
+
+    def _owe(self, name: str) -> None:
+        """Remembers a name that could not be written; it is paid by whoever asks next, or by a
+        thread if nobody does."""
+        with self._turn:
+            if len(self._owed) < OWED:
+                self._owed[name] = None
+            if self._debtor is None and not self._ended.is_set():
+                self._debtor = threading.Thread(
+                    target=self._keep_paying, daemon=True, name="session-cache-debts"
+                )
+                self._debtor.start()
+
+    def _keep_paying(self) -> None:
+        while not self._ended.wait(max(0.05, self._away_until - time.monotonic())):
+            self._ask(lambda: True)
+            with self._turn:
+                if not self._owed:
+                    self._debtor = None
+                    return
+
+    def _ask(self, ask: Callable[[], Any]) -> Any:
+        """The answer, or None where there is none in time."""
+        if time.monotonic() < self._away_until:
+            return None
+        try:
+            self._pay()
+            answer = ask()
+        except (redis.RedisError, OSError, ValueError) as error:
+            with self._turn:
+                self._away_until = time.monotonic() + self._away_s
+                self._away_s = min(self._away_s * 2, AWAY_AT_MOST_S)
+            self.told(f"it does not answer ({type(error).__name__}); the database is asked instead")
+            return None
+        with self._turn:
+            self._away_s = AWAY_S
+        return answer
+
+    def _pay(self) -> None:
+        """Removes what could not be written while Redis was away. Taken from the list first: it may
+        be owed again meanwhile."""
+        while self._owed:
+            with self._turn:
+                names = list(self._owed)[:1000]
+                for name in names:
+                    del self._owed[name]
+            try:
+                self._drop(keys=names, args=[self._channel])
+            except BaseException:
+                with self._turn:
+                    self._owed.update(dict.fromkeys(names))
+                raise
+
+
+def _keys(name: str) -> list[str]:
+    return [name, f"{name}:filling"]
+
+
+unreachable = (redis.RedisError, OSError, ValueError)
+"""What a connection may raise."""
+
+
+def problem(url: str) -> str:
+    """Why Redis cannot be used at an address, in a few words; empty if it can."""
+    client = redis.Redis.from_url(
+        url, socket_timeout=2, socket_connect_timeout=2, retry=Retry(NoBackoff(), 0)
+    )
+    try:
+        client.ping()
+        return ""
+    except unreachable as error:
+        return type(error).__name__
+    finally:
+        client.close()

@@ -1,0 +1,366 @@
+"""SQLite under the store: how a database is opened, how a transaction runs, and what its errors
+mean to a person.
+
+This is one dialect's whole part (`dialect.Database`); `postgres` is the other. Every write is BEGIN
+IMMEDIATE in WAL with synchronous=FULL: what was acknowledged survives a kill and a power cut. One
+connection, one transaction at a time; threads wait for each other. Do not use it across a fork, and
+never open and close the file by other means: POSIX locks of a process vanish when it closes any
+handle of the file.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from stat import S_ISREG
+
+from perdure.errors import Conflict, StoreError, UsageError
+from perdure.host.volumes import Ballast
+from perdure.store.disk import refuse_network
+from perdure.store.migrate import migrate, newest, version_of
+
+BUSY_S = 30.0
+"""How long a write waits for another process's write."""
+
+SMALLEST_PAGE = 512
+"""Bytes (sqlite.org/fileformat2.html)."""
+
+ELSEWHERE = "make it writable, or choose another state directory"
+
+
+class Sqlite:
+    """An open database."""
+
+    def __init__(
+        self, connection: sqlite3.Connection, place: str, *, read_only: bool = False
+    ) -> None:
+        self.ballast: Ballast | None = None
+        connection.row_factory = sqlite3.Row
+        self.connection = connection
+        self.place = place
+        self.read_only = read_only
+        self._turn = threading.RLock()
+
+    def now(self) -> int:
+        """Milliseconds since 1970. The database runs in this process, so the process's clock is the
+        store's own."""
+        return time.time_ns() // 1_000_000
+
+    @contextmanager
+    def writing(self, *, claimed: bool = False) -> Iterator[tuple[sqlite3.Cursor, int]]:
+        """One durable transaction and the time in it: all of it is stored when the block ends, or
+        nothing. SQLite has one writer at a time, whatever is `claimed`. Raises StoreError,
+        Conflict."""
+        if self.read_only:
+            raise StoreError(f"{self.place} was opened for reading only", transient=False)
+        with self._turn, in_words(self.place, self.ballast):
+            if self.ballast is not None:
+                self.ballast.ease()
+            cursor = self.connection.cursor()
+            cursor.execute("BEGIN IMMEDIATE")
+            try:
+                yield cursor, self.now()
+                cursor.execute("COMMIT")
+            except BaseException:
+                if self.connection.in_transaction:
+                    cursor.execute("ROLLBACK")
+                raise
+            finally:
+                cursor.close()
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Cursor]:
+        """One view of the database as it is now; writers are not held up. Raises StoreError."""
+        with self._turn, in_words(self.place):
+            cursor = self.connection.cursor()
+            cursor.execute("BEGIN")
+            try:
+                yield cursor
+            finally:
+                if self.connection.in_transaction:
+                    cursor.execute("COMMIT")
+                cursor.close()
+
+    def problems(self) -> list[str]:
+        """What SQLite's own quick check finds wrong with the file: empty if all is well. Takes
+        seconds on a large one."""
+        try:
+            with self.reading() as cursor:
+                found = [str(row[0]) for row in cursor.execute("PRAGMA quick_check(10)")]
+        except StoreError as error:
+            return [str(error)]
+        return [] if found == ["ok"] else found
+
+    def close(self) -> None:
+        """Ends the connection. Closing twice is harmless."""
+        with self._turn:
+            self.connection.close()
+
+
+def connect(
+    path: Path,
+    *,
+    read_only: bool = False,
+    allow_network: bool = False,
+    ballast: Ballast | None = None,
+) -> Sqlite:
+    """Opens the database, making or upgrading it as needed. Raises StoreError with one sentence.
+
+    `read_only` changes no byte of the database; where there is none yet it gives an empty one in
+    memory. `allow_network` is for people who know that their network file system has honest locks
+    and shared memory. `ballast` is given up on a full disk.
+    """
+    path = Path(os.path.abspath(path))  # noqa: PTH100 - symbolic links stay: a moved state directory keeps its name
+    place = str(path)
+    if not allow_network:
+        refuse_network(path.parent)
+    with in_words(place):
+        _refuse_unlike(path, place)
+        if read_only:
+            return _open_for_reading(path, place)
+        if ballast is not None:
+            ballast.ease()
+        _make_file(path)
+        opened = _open_for_writing(path, place)
+        opened.ballast = ballast
+        return opened
+
+
+def _open_for_writing(path: Path, place: str) -> Sqlite:
+    connection = _raw(_uri(place, "mode=rw"))
+    try:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        # The version is asked first: a stranger's database is not to be changed, not even its mode.
+        version = version_of(connection, place)
+        _use_wal(connection, place)
+        if version < newest():
+            migrate(connection, place)
+    except BaseException:
+        connection.close()
+        raise
+    return Sqlite(connection, place)
+
+
+def _open_for_reading(path: Path, place: str) -> Sqlite:
+    if not path.exists():
+        return _empty(place)
+    connection = _readable(path, place)
+    try:
+        version = version_of(connection, place)
+    except BaseException:
+        connection.close()
+        raise
+    if version == newest():
+        return Sqlite(connection, place, read_only=True)
+    connection.close()
+    if version == 0:
+        return _empty(place)
+    # An older perdure's schema: upgrading it is the one write that a reader makes.
+    _open_for_writing(path, place).close()
+    return _open_for_reading(path, place)
+
+
+def _readable(path: Path, place: str) -> sqlite3.Connection:
+    connection = _raw(_uri(place, "mode=ro"))
+    try:
+        connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+        return connection
+    except sqlite3.OperationalError as error:
+        connection.close()
+        log = Path(f"{place}-wal")
+        empty = not log.exists() or not log.stat().st_size
+        # In a directory that cannot be written, SQLite cannot make its shared memory; without a log
+        # there is nothing to share.
+        if empty and (
+            _no_room(error)
+            or error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+        ):
+            return _raw(_uri(place, "immutable=1"))
+        if _no_room(error):
+            return _alone(place)
+        raise
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _alone(place: str) -> sqlite3.Connection:
+    """On a full disk there is no room for the shared memory beside a log: who is alone reads the
+    log without (sqlite.org/wal.html, "Use of WAL Without Shared-Memory"). Nothing is written
+    through it but what the log holds already."""
+    connection = _raw(_uri(place, "mode=rw"))
+    try:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+        connection.execute("PRAGMA query_only = ON")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _empty(place: str) -> Sqlite:
+    connection = _raw("file::memory:")
+    migrate(connection, place)
+    return Sqlite(connection, place, read_only=True)
+
+
+def _uri(place: str, query: str) -> str:
+    for character in "%?#":
+        place = place.replace(character, f"%{ord(character):02x}")
+    return f"file:{place}?{query}"
+
+
+def _raw(uri: str) -> sqlite3.Connection:
+    return sqlite3.connect(
+        uri, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+    )
+
+
+def _use_wal(connection: sqlite3.Connection, place: str) -> None:
+    """Turns the write-ahead log on. SQLite does not wait for other processes here, so this does."""
+    deadline = time.monotonic() + BUSY_S
+    while True:
+        try:
+            mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
+            if mode != "wal":
+                mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            break
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+    if mode != "wal":
+        raise StoreError(
+            f"{place} lies on a file system without what SQLite's write-ahead log needs",
+            "choose a local disk",
+        )
+
+
+def _refuse_unlike(path: Path, place: str) -> None:
+    """What cannot be looked at is not taken for nothing; nor a file of less than SQLite's smallest
+    page, which SQLite would write over."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StoreError(
+            f"The state directory {path.parent} cannot be used: {_why(error)}", ELSEWHERE
+        ) from error
+    if S_ISREG(found.st_mode) and 0 < found.st_size < SMALLEST_PAGE:
+        raise _damaged(place, "it is too short for a database")
+
+
+def _make_file(path: Path) -> None:
+    """An empty file that only its owner can read: prompts and the agents' variables are in it."""
+    if path.is_dir():
+        raise StoreError(f"{path} is a directory, not a database", "name a file in it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StoreError(
+            f"The state directory {path.parent} cannot be made: {_why(error)}", ELSEWHERE
+        ) from error
+    try:
+        # Exclusively: an existing database must not be opened and closed here (see above).
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise StoreError(f"The database {path} cannot be made: {_why(error)}", ELSEWHERE) from error
+
+
+def _why(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+@contextmanager
+def in_words(place: str, ballast: Ballast | None = None) -> Iterator[None]:
+    """SQLite's errors as sentences for a person. Where there was no room, the ballast is given up
+    for the next try."""
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        raise _integrity(error, place) from error
+    except sqlite3.DatabaseError as error:
+        if ballast is not None and getattr(error, "sqlite_errorcode", 0) & 0xFF in (
+            sqlite3.SQLITE_FULL,
+            sqlite3.SQLITE_IOERR,
+        ):
+            ballast.give_up()
+        raise _sentence(error, place) from error
+    except UnicodeEncodeError as error:
+        raise UsageError("a text is not valid UTF-8", "is the prompt a text file?") from error
+
+
+def _integrity(error: sqlite3.IntegrityError, place: str) -> Conflict | StoreError:
+    if error.sqlite_errorcode in (
+        sqlite3.SQLITE_CONSTRAINT_UNIQUE,
+        sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
+    ):
+        return Conflict(f"Somebody else is on it: {error}", "perdure ls")
+    return StoreError(
+        f"The database {place} refused a change that would have broken its rules: {error}",
+        transient=False,
+    )
+
+
+def _sentence(error: sqlite3.DatabaseError, place: str) -> StoreError:
+    code = getattr(error, "sqlite_errorcode", 0)
+    match code & 0xFF:
+        case _ if _no_room(error):
+            return _full(place)
+        case (
+            sqlite3.SQLITE_READONLY
+            | sqlite3.SQLITE_PERM
+            | sqlite3.SQLITE_CANTOPEN
+            | sqlite3.SQLITE_AUTH
+        ):
+            # It cannot be opened also while a process has too many files open.
+            transient = code & 0xFF == sqlite3.SQLITE_CANTOPEN
+            return StoreError(
+                f"The database {place} cannot be opened or written: {error}",
+                ELSEWHERE,
+                transient=transient,
+            )
+        case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_FORMAT:
+            return _damaged(place, str(error))
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return StoreError(
+                f"Another process has held the database {place} for more than {BUSY_S:.0f} s",
+                "end it, then try again",
+            )
+        case sqlite3.SQLITE_IOERR:
+            return StoreError(
+                f"The disk under {place} failed: {error} ({error.sqlite_errorname})",
+                "look at the disk and at dmesg",
+            )
+        case _:
+            return StoreError(f"The database {place} cannot be used: {error}")
+
+
+def _no_room(error: sqlite3.DatabaseError) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE
+
+
+def _damaged(place: str, why: str) -> StoreError:
+    hint = (
+        f"keep a copy of it, then try: sqlite3 {place} .recover; or move it away and start with a "
+        "new one"
+    )
+    return StoreError(f"The database {place} is damaged: {why}", hint, transient=False)
+
+
+def _full(place: str) -> StoreError:
+    return StoreError(
+        f"The disk under {place} is full; nothing was stored, and what was there is kept",
+        "free some space, then try again",
+    )

@@ -1,0 +1,88 @@
+"""Tokens in SQL: `perdure.protocols.TokenStore`. The secrets of tokens and sign-ins never come
+here: their digests do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from perdure.errors import Conflict, NotFound
+from perdure.model import Token, TokenScope
+from perdure.store.postings import Postings
+from perdure.store.rows import Row
+
+USED_EVERY_MS = 3_600_000
+"""A use is written down at most so often: asking must not cost a write each time."""
+
+
+class StoredTokens(Postings):
+    """`Postings` and who may ask."""
+
+    def add_token(self, token: Token, sha256: str) -> Token:
+        with self._write() as write:
+            row = write.one(
+                "add_token",
+                name=token.name,
+                sha256=sha256,
+                scope=token.scope.value,
+                expires=token.expires,
+                now=write.now,
+            )
+            if row is None:
+                raise Conflict(
+                    f"There is a token {token.name!r} already",
+                    f"perdure token rm {token.name}, or choose another name",
+                )
+            # Of one that signed in at the very moment when an earlier token of this name was taken
+            # away.
+            write.do("sign_out_token", token=token.name)
+            return _token_of(row)
+
+    def tokens(self) -> Sequence[Token]:
+        return [_token_of(row) for row in self._rows("tokens")]
+
+    def token_of(self, sha256: str) -> Token | None:
+        return _first(self._rows("token_of", sha256=sha256, now=self.now()))
+
+    def use_token(self, name: str) -> None:
+        with self._write() as write:
+            write.do("use_token", name=name, now=write.now, before=write.now - USED_EVERY_MS)
+
+    def remove_token(self, name: str) -> Token:
+        with self._write() as write:
+            row = write.one("remove_token", name=name)
+            if row is None:
+                raise NotFound(f"There is no token {name!r}", "perdure token ls")
+            write.do("sign_out_token", token=name)
+            return _token_of(row)
+
+    def sign_in(self, name: str, sha256: str, lasts_s: float) -> None:
+        with self._write() as write:
+            write.do("forget_sign_ins", now=write.now)
+            write.do(
+                "sign_in",
+                sha256=sha256,
+                token=name,
+                now=write.now,
+                expires=write.now + int(lasts_s * 1000),
+            )
+
+    def signed_in(self, sha256: str) -> Token | None:
+        return _first(self._rows("signed_in", sha256=sha256, now=self.now()))
+
+    def sign_out(self, sha256: str) -> None:
+        with self._write() as write:
+            write.do("sign_out", sha256=sha256)
+
+
+def _first(rows: list[Row]) -> Token | None:
+    return _token_of(rows[0]) if rows else None
+
+
+def _token_of(row: Row) -> Token:
+    return Token(
+        name=row["name"],
+        scope=TokenScope(row["scope"]),
+        created=row["created"],
+        expires=row["expires"],
+        used=row["used"],
+    )

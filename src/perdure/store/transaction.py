@@ -1,0 +1,242 @@
+"""One open write transaction, as `sql` sees it: statements by name, one clock reading, and the
+Records to come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from perdure.errors import Conflict
+from perdure.model import (
+    NOTHING_GIVEN,
+    NOWHERE,
+    Attempt,
+    Backend,
+    Checkpoint,
+    Claim,
+    Context,
+    Given,
+    Host,
+    Session,
+    SessionKey,
+    SessionState,
+    TaskRun,
+    TaskSpec,
+    Workspace,
+)
+from perdure.store.queries import SQL
+from perdure.store.reads import named
+from perdure.store.rows import Row, attempt_values, key_values, noun_of, run_of, session_values
+
+if TYPE_CHECKING:
+    from perdure.model.events import AnyEvent, Record
+    from perdure.protocols import Arrival
+
+
+class Write:
+    """Valid until its transaction ends. `records` and `sessions` are those written so far: they are
+    told of after the commit."""
+
+    def __init__(self, cursor: Any, now: int, host: Host = NOWHERE) -> None:
+        self._cursor = cursor
+        self._host = host
+        self.now = now
+        self.records: list[Record] = []
+        self.sessions: list[Session] = []
+
+    def one(self, statement: str, **values: Any) -> Row:
+        """The first row of a statement, or None."""
+        return self._cursor.execute(SQL[statement], values).fetchone()
+
+    def all(self, statement: str, **values: Any) -> list[Row]:
+        """All rows of a statement."""
+        return list(self._cursor.execute(SQL[statement], values).fetchall())
+
+    def do(self, statement: str, **values: Any) -> None:
+        """Runs a statement that gives no rows."""
+        self._cursor.execute(SQL[statement], values)
+
+    def named(self, ref: str) -> Row:
+        """The row of a run. Raises NotFound."""
+        return named(self._cursor, ref)
+
+    def attempt(self, claim: Claim) -> Attempt:
+        """The attempt of a claim."""
+        return noun_of(self.one("attempt", run=claim.run.id, number=claim.attempt)["body"], Attempt)
+
+    def host_of(
+        self, spec: TaskSpec, scope: str, workspace: Workspace, given: Given
+    ) -> dict[str, str]:
+        """Where a new run begins: beside its workdir or conversation, where what it needs lies on
+        this machine; else anywhere."""
+        values = {"workspace_id": workspace.id, "agent": spec.agent, "scope": scope}
+        beside = self.one("host_beside", **values) if self._host.id else None
+        if beside is not None:
+            return {"host": beside["host"], "host_name": beside["host_name"]}
+        local = workspace.backend in (Backend.WORKTREE, Backend.HERE) or (
+            workspace.repo and "://" not in workspace.repo
+        )
+        bound = bool(local or spec.forks or given != NOTHING_GIVEN)
+        return {
+            "host": self._host.id if bound else "",
+            "host_name": self._host.name if bound else "",
+        }
+
+    def bind(self, workspace_id: str, key: SessionKey) -> None:
+        """From now on a workdir and a conversation are on this host, where the database is
+        shared."""
+        if self._host.id:
+            self.do(
+                "bind_to_host",
+                host=self._host.id,
+                host_name=self._host.name,
+                workspace_id=workspace_id,
+                **key_values(key),
+            )
+
+    def put_attempt(self, attempt: Attempt) -> None:
+        """Replaces an attempt that has not ended."""
+        values = attempt_values(attempt)
+        del values["started"]
+        self.do("put_attempt", **values)
+
+    def put_context(self, run_id: str, context: Context) -> None:
+        """Appends a version of the instructions."""
+        from perdure.model.codec import encode
+
+        given = encode(context.given) if context.given != NOTHING_GIVEN else ""
+        self.do(
+            "add_context",
+            run=run_id,
+            version=context.version,
+            at=context.at,
+            text=context.text,
+            given=given,
+        )
+
+    def put_session(self, session: Session) -> None:
+        """Inserts or replaces a session. Raises Conflict if another one of its key is live."""
+        live = self.one("live_session", **key_values(session.key))
+        if (
+            session.state is not SessionState.RETIRED
+            and live is not None
+            and live["id"] != session.id
+        ):
+            key = f"{session.key.agent}/{session.key.scope}"
+            raise Conflict(
+                f"The conversation of {key} is {live['id']}; {session.id} cannot be it as well",
+                "retire that one first",
+            )
+        row = self.one("put_session", **session_values(session))
+        self.sessions.append(replace(session, revision=row["revision"]))
+
+    def put_checkpoint(self, run: TaskRun, checkpoint: Checkpoint) -> None:
+        """Publishes a checkpoint of the run, and says so in the journal."""
+        from perdure.model.codec import encode
+        from perdure.model.events import CheckpointTaken
+
+        assert run.workspace is not None
+        self.do(
+            "add_checkpoint",
+            workspace_id=run.workspace.id,
+            number=checkpoint.number,
+            run=run.id,
+            attempt=checkpoint.attempt,
+            at=checkpoint.at,
+            body=encode(checkpoint),
+        )
+        saved = checkpoint.workdir
+        taken = CheckpointTaken(
+            number=checkpoint.number,
+            why=checkpoint.why,
+            commit=saved.commit,
+            changed=saved.changed,
+            untracked=saved.untracked,
+            left_out=len(saved.left_out),
+        )
+        self.note(run.id, checkpoint.attempt, [taken])
+
+    def take_in(self, arrival: Arrival) -> TaskRun:
+        """Stores a run from another machine. Its records keep their times and get new numbers."""
+        from perdure.model.codec import encode
+
+        run = arrival.run
+        assert run.workspace is not None
+        row = self.one(
+            "take_in_run",
+            id=run.id,
+            name=run.name,
+            state=run.state.value,
+            agent=run.spec.agent,
+            scope=run.scope,
+            workspace_id=run.workspace.id,
+            place=run.workspace.path,
+            context_version=run.context_version,
+            attempt=run.attempt,
+            attempts_allowed=run.attempts_allowed,
+            reason=run.reason,
+            created=run.created,
+            now=self.now,
+            spec=encode(run.spec),
+            workspace=encode(run.workspace),
+            conditions=encode(run.conditions),
+            origin=run.origin,
+        )
+        self.bind(run.workspace.id, SessionKey(run.spec.agent, run.scope))
+        for context in arrival.contexts:
+            self.put_context(run.id, context)
+        for attempt in arrival.attempts:
+            self.do("add_attempt", **attempt_values(attempt))
+            self.put_attempt(attempt)
+        for session in arrival.sessions:
+            self.put_session(session)
+        for record in arrival.records:
+            kind = str(record.event.__struct_config__.tag)
+            self.do(
+                "take_in_record",
+                run=run.id,
+                attempt=record.attempt,
+                at=record.at,
+                kind=kind,
+                event=encode(record.event),
+            )
+        self.note(run.id, 0, [arrival.event])
+        self.put_checkpoint(run, arrival.checkpoint)
+        return run_of(row)
+
+    def note(self, run_id: str, attempt: int, events: Sequence[AnyEvent]) -> None:
+        """Appends Records to the journal."""
+        from perdure.model.codec import encode
+        from perdure.model.events import Record
+
+        for event in events:
+            kind = str(event.__struct_config__.tag)
+            seq = self.one(
+                "add_record",
+                run=run_id,
+                attempt=attempt,
+                at=self.now,
+                kind=kind,
+                event=encode(event),
+            )["seq"]
+            self.records.append(Record(run_id, seq, attempt, self.now, event))
+
+    def told_by_callers(self, events: Sequence[AnyEvent]) -> list[AnyEvent]:
+        """The events without those of a change of state: the store writes these itself, exactly
+        once each."""
+        from perdure.model import events as e
+
+        own = (
+            e.RunSubmitted,
+            e.ContextAdded,
+            e.AttemptClaimed,
+            e.AttemptStarted,
+            e.AttemptAdopted,
+            e.AttemptEnded,
+            e.RunQueued,
+            e.CancelRequested,
+            e.RunFinished,
+            e.CheckpointTaken,
+        )
+        return [event for event in events if not isinstance(event, own)]

@@ -1,0 +1,65 @@
+"""What lies on disk, as it was found by the latest walk. A walk takes as long as there are files,
+so it is made beside, now and then."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+
+from perdure.engine.sweeper.usage import DiskUsage
+from perdure.errors import PerdureError
+from perdure.lateclass import dataclass
+
+EVERY_S = 600.0
+REST = 50
+"""After a walk there is none for so many times as long as it took."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskMeasure:
+    """The latest walk: when it ended (seconds since 1970), and what it found by class."""
+
+    at: float
+    took_s: float
+    bytes: Counter[str]
+    files: Counter[str]
+
+
+class DiskGauges:
+    """Asked by a scrape, which never waits for a walk. Threads may share it."""
+
+    def __init__(self, walk: Callable[[], DiskUsage], every_s: float = EVERY_S) -> None:
+        self._walk = walk
+        self._every_s = every_s
+        self._walking = threading.Lock()
+        self._due = 0.0
+        self._found: DiskMeasure | None = None
+
+    def look(self) -> DiskMeasure | None:
+        """What was found last; None before the first walk has ended. A walk is begun where one is
+        due."""
+        if time.monotonic() >= self._due and self._walking.acquire(blocking=False):
+            threading.Thread(target=self._go, name="disk", daemon=True).start()
+        return self._found
+
+    def _go(self) -> None:
+        began = time.monotonic()
+        try:
+            with suppress(PerdureError, OSError):
+                self._found = _measured(self._walk(), began)
+        finally:
+            ended = time.monotonic()
+            self._due = ended + max(self._every_s, REST * (ended - began))
+            self._walking.release()
+
+
+def _measured(usage: DiskUsage, began: float) -> DiskMeasure:
+    size, files = Counter[str](), Counter[str]()
+    for (cls, _, _), number in usage.bytes.items():
+        size[cls] += number
+    for (cls, _, _), number in usage.files.items():
+        files[cls] += number
+    return DiskMeasure(time.time(), time.monotonic() - began, size, files)

@@ -1,0 +1,280 @@
+"""The names, and what each of them means. All begin with `perdure_`; labels are agents, states,
+hosts, sources and causes, and never a text of an agent, a repository or a person.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+
+from perdure.engine.sessions.statistics import CAUSES
+from perdure.host.volumes import DiskRoom
+from perdure.model import OutcomeKind, RunState, Verdict
+from perdure.protocols import Counts
+from perdure.telemetry.metrics.disk import DiskMeasure
+from perdure.telemetry.metrics.tallies import BOUNDS_S, NO_RECEIPT, MetricTally, agent_label
+
+TROUBLE = {
+    "collision_seen": (
+        "perdure_collisions",
+        "Times that somebody else wrote into, or ran on, a conversation at work",
+    ),
+    "checkpoint_missed": (
+        "perdure_checkpoints_missed",
+        "Checkpoints that were due and could not be taken",
+    ),
+    "copy_missed": (
+        "perdure_copies_missed",
+        "Times that the own copy of a conversation could not be brought up to it",
+    ),
+    "compacted": ("perdure_compactions", "Times that an agent made its conversation shorter"),
+    "rolled_over": (
+        "perdure_roll_overs",
+        "Conversations that were too long and gave way to a new one",
+    ),
+}
+
+
+def build(version: str) -> Iterator[Metric]:
+    """Which perdure this is."""
+    yield InfoMetricFamily(
+        "perdure_build", "The perdure that tells this", value={"version": version}
+    )
+
+
+def standing(counts: Counts) -> Iterator[Metric]:
+    """How things stand at this moment."""
+    agents = sorted({agent for agent, _ in counts.runs})
+    runs = [
+        ((agent, state), counts.runs.get((agent, state), 0))
+        for agent in agents
+        for state in RunState
+    ]
+    yield _gauge("perdure_runs", "Runs on the list, by agent and state", ("agent", "state"), runs)
+    yield _one(
+        "perdure_runs_due", "Runs that could be claimed as far as their time goes", counts.due
+    )
+    yield _one(
+        "perdure_queue_age_seconds",
+        "How long the oldest due run has waited; 0: none waits",
+        _age(counts.due_since, counts.at),
+    )
+    at_work = [((each.agent, each.host), each.runs) for each in counts.at_work]
+    yield _gauge(
+        "perdure_attempts_running",
+        "Attempts at work, by agent and host",
+        ("agent", "host"),
+        at_work,
+    )
+    yield _one(
+        "perdure_runs_lapsed",
+        "Running runs whose lease nobody renewed",
+        sum(each.lapsed for each in counts.at_work),
+    )
+    oldest = min((each.lease_until for each in counts.at_work), default=counts.at)
+    lapsed = _age(min(oldest, counts.at), counts.at)
+    yield _one(
+        "perdure_oldest_lapsed_seconds",
+        "How long ago the lease of a running run lapsed that nobody took over; 0: none",
+        lapsed,
+    )
+    need = [((agent,), counts.need_person.get(agent, 0)) for agent in agents]
+    yield _gauge(
+        "perdure_runs_need_person",
+        "Runs that go on only when a person has done something",
+        ("agent",),
+        need,
+    )
+    yield _one(
+        "perdure_runs_open", "Runs that a person has open in the agent's own program", counts.opened
+    )
+    yield _one(
+        "perdure_parked",
+        "Accounts, models and agents on which nothing is launched for now",
+        counts.parked,
+    )
+    sessions = [
+        ((agent, state), number) for (agent, state), number in sorted(counts.sessions.items())
+    ]
+    yield _gauge(
+        "perdure_sessions", "Conversations, by agent and state", ("agent", "state"), sessions
+    )
+    yield _one("perdure_checkpoints", "Checkpoints that are kept", counts.checkpoints)
+    deliveries = [
+        ((source, state), number) for (source, state), number in sorted(counts.deliveries.items())
+    ]
+    yield _gauge(
+        "perdure_deliveries",
+        "Deliveries in the inbox, by source and state",
+        ("source", "state"),
+        deliveries,
+    )
+    waited = _age(counts.delivery_since, counts.at)
+    yield _one(
+        "perdure_delivery_age_seconds",
+        "How long the oldest delivery has waited to be settled; 0: none waits",
+        waited,
+    )
+    for kind, (name, text) in TROUBLE.items():
+        yield _counter(
+            name,
+            text,
+            ("agent",),
+            [((agent,), counts.trouble.get((agent, kind), 0)) for agent in agents],
+        )
+
+
+def ended(tallies: Mapping[str, MetricTally]) -> Iterator[Metric]:
+    """What all attempts that have ended add up to."""
+    agents = sorted(tallies.items())
+    outcomes = [
+        ((agent, kind), tally.outcomes[kind]) for agent, tally in agents for kind in OutcomeKind
+    ]
+    yield _counter(
+        "perdure_attempts",
+        "Attempts that have ended, by agent and outcome",
+        ("agent", "outcome"),
+        outcomes,
+    )
+    took = HistogramMetricFamily(
+        "perdure_attempt_duration_seconds",
+        "How long attempts took, from claim to end",
+        labels=("agent",),
+    )
+    for agent, tally in agents:
+        took.add_metric((agent,), buckets=_cumulative(tally.buckets), sum_value=tally.seconds)
+    yield took
+    # Also what has not happened yet is told: of a counter that begins at one, Prometheus sees no
+    # increase.
+    verdicts = [
+        ((agent, verdict), tally.verdicts[verdict])
+        for agent, tally in agents
+        for verdict in Verdict
+    ]
+    yield _counter(
+        "perdure_receipts",
+        "Receipts of attempts, by agent and verdict",
+        ("agent", "verdict"),
+        verdicts,
+    )
+    resumes = [
+        ((agent, verdict), tally.resumes[verdict])
+        for agent, tally in agents
+        for verdict in (*Verdict, NO_RECEIPT)
+    ]
+    text = "Attempts that were to go on with a conversation, by the verdict of their receipt"
+    yield _counter("perdure_resumes", text, ("agent", "verdict"), resumes)
+    falls = [
+        ((agent, cause), tally.fallbacks[cause]) for agent, tally in agents for cause in CAUSES
+    ]
+    text = "Conversations that did not go on from the agent's own transcript, by cause"
+    yield _counter("perdure_fallbacks", text, ("agent", "cause"), falls)
+    kinds = (("fresh", "fresh_tokens"), ("cached", "cached_tokens"), ("output", "output_tokens"))
+    tokens = [
+        ((agent, kind), getattr(tally, field)) for agent, tally in agents for kind, field in kinds
+    ]
+    yield _counter(
+        "perdure_tokens",
+        "Tokens: fresh input, input from the prompt cache, output",
+        ("agent", "kind"),
+        tokens,
+    )
+    cost = [((agent,), round(tally.cost_usd, 6)) for agent, tally in agents]
+    yield _counter(
+        "perdure_cost_dollars", "What the attempts cost, as their agents reckon", ("agent",), cost
+    )
+    saved = [((agent,), tally.saved) for agent, tally in agents if tally.saved is not None]
+    text = (
+        "Tokens that successful resumes did not buy, against the agent's mean cold start; below "
+        "zero they were dearer"
+    )
+    yield _gauge("perdure_tokens_saved", text, ("agent",), saved)
+
+
+def on_disk(
+    rooms: Sequence[tuple[str, DiskRoom]], crowded: bool, measured: DiskMeasure | None
+) -> Iterator[Metric]:
+    """What lies on the volumes, and what room there is."""
+    yield _gauge(
+        "perdure_disk_free_bytes",
+        "Room on the volume of a place",
+        ("place",),
+        [((place,), room.free) for place, room in rooms],
+    )
+    yield _gauge(
+        "perdure_disk_size_bytes",
+        "Size of the volume of a place",
+        ("place",),
+        [((place,), room.size) for place, room in rooms],
+    )
+    yield _one("perdure_disk_crowded", "1: nothing new is begun until there is room", int(crowded))
+    if measured is None:
+        return
+    for name, text, found in (
+        ("perdure_disk_bytes", "Bytes on disk by class", measured.bytes),
+        ("perdure_disk_files", "Names on disk by class", measured.files),
+    ):
+        yield _gauge(
+            name,
+            text,
+            ("class",),
+            [((cls.replace(" ", "_"),), number) for cls, number in sorted(found.items())],
+        )
+    yield _one(
+        "perdure_disk_measured_timestamp_seconds",
+        "When what lies on disk was measured",
+        measured.at,
+    )
+
+
+def _age(since: int | None, now: int) -> float:
+    return 0.0 if since is None else max(0, now - since) / 1000
+
+
+def _one(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _gauge(
+    name: str, text: str, labels: tuple[str, ...], rows: Sequence[tuple[tuple[str, ...], float]]
+) -> Metric:
+    return _filled(GaugeMetricFamily(name, text, labels=labels), labels, rows)
+
+
+def _counter(
+    name: str, text: str, labels: tuple[str, ...], rows: Sequence[tuple[tuple[str, ...], float]]
+) -> Metric:
+    return _filled(CounterMetricFamily(name, text, labels=labels), labels, rows)
+
+
+def _filled(
+    family: GaugeMetricFamily | CounterMetricFamily,
+    labels: tuple[str, ...],
+    rows: Sequence[tuple[tuple[str, ...], float]],
+) -> Metric:
+    """Two agents that are both `other` are one."""
+    sums: dict[tuple[str, ...], float] = {}
+    for values, number in rows:
+        named = tuple(
+            agent_label(value) if label == "agent" else value
+            for label, value in zip(labels, values, strict=True)
+        )
+        sums[named] = sums.get(named, 0) + number
+    for named, number in sums.items():
+        family.add_metric(named, number)
+    return family
+
+
+def _cumulative(buckets: Sequence[int]) -> list[tuple[str, float]]:
+    found, total = [], 0
+    for bound, number in zip((*map(str, BOUNDS_S), "+Inf"), buckets, strict=True):
+        total += number
+        found.append((bound, float(total)))
+    return found

@@ -1,0 +1,121 @@
+"""How a conversation begins: its id and its place, what may be done in it, and which words reach
+the model."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+
+import pytest
+
+from perdure.model import Continuation, Permissions, Start
+from perdure.model.events import ToolEnded, ToolStarted, TurnEnded, Unrecognised, UsageSeen
+from perdure.testing.drivers.bench import Make, Suite, resume
+
+AWKWARD = (
+    *(
+        "/cost",
+        " /clear and more",
+        "/no-such-command x",
+        "-p --help",
+        "@nothing.txt",
+        "!ls",
+        "# heading",
+    ),
+    "  two\n\nparagraphs, with ümläuts, 日本 and 🙂\n",
+)
+"""Prompts that a CLI might take for something else."""
+
+
+class StartSuite(Suite):
+    """A first prompt, and what goes with it."""
+
+    def test_a_conversation_starts_and_is_found(self, bench: Make) -> None:
+        """The id is the one asked for, the transcript lies where the driver says and holds the
+        prompt, every line is known."""
+        stage = bench("say Hello there.")
+        launch = stage.launch("hello one")
+        ran = stage.run("hello one", launch.continuation)
+        assert ran.outcome.ok, ran.outcome
+        assert ran.session_id == (launch.continuation.session_id or ran.session_id) != ""
+        assert stage.prompts(ran.session_id) == ["hello one"]
+        assert not ran.seen(Unrecognised)
+        assert [event.cumulative for event in ran.events if isinstance(event, UsageSeen)] == [
+            stage.driver.abilities.cumulative_usage
+        ]
+        assert [event.ok for event in ran.events if isinstance(event, TurnEnded)] == [True]
+
+    def test_a_tool_runs_where_editing_is_allowed(self, bench: Make) -> None:
+        """At the level `edit` a command changes the workdir without being asked for, and its start
+        and end are events."""
+        stage = bench("run echo made > made.txt\n---\nsay Made.")
+        ran = stage.run("make it", permissions=Permissions.EDIT)
+        assert ran.outcome.ok, ran.outcome
+        assert (stage.cwd / "made.txt").read_text() == "made\n"
+        started = [event.tool_id for event in ran.events if isinstance(event, ToolStarted)]
+        assert started == [
+            event.tool_id for event in ran.events if isinstance(event, ToolEnded) and event.ok
+        ]
+        assert len(started) == 1
+
+    def test_reading_changes_nothing(self, bench: Make) -> None:
+        """At the level `read` the same command leaves no file."""
+        stage = bench("run echo made > made.txt\n---\nsay Tried.")
+        stage.run("make it", permissions=Permissions.READ)
+        assert not (stage.cwd / "made.txt").exists()
+
+    @pytest.mark.parametrize("level", list(Permissions))
+    def test_every_level_is_accepted_at_the_start_and_on_resume(
+        self, bench: Make, level: Permissions
+    ) -> None:
+        """The CLI takes the flags of every level in both positions, with a model named too."""
+        stage = bench("say One.\n---\nsay Two.")
+        first = stage.run("one", permissions=level, model=self.model)
+        assert first.outcome.ok, first.outcome
+        assert stage.run(
+            "two", resume(first.session_id), permissions=level, model=self.model
+        ).outcome.ok
+
+    def test_exactly_the_prompts_that_were_sent_are_found(self, bench: Make) -> None:
+        """No prompt is eaten as a command, each reaches the model, and the transcript gives back
+        these and no others."""
+        stage = bench("say Yes.")
+        session = ""
+        for prompt in AWKWARD:
+            ran = stage.run(prompt, resume(session) if session else None)
+            assert ran.outcome.ok, (prompt, ran.outcome)
+            assert prompt.strip() in stage.reached_the_model()
+            session = ran.session_id
+        assert stage.prompts(session) == list(AWKWARD)
+
+    def test_nothing_but_an_id_reaches_the_cli_or_a_path(self, bench: Make) -> None:
+        """An empty id, a name, an option or a path is refused before the launch, and finds no
+        file."""
+        stage = bench("say Never.")
+        for bad in (
+            "",
+            "latest",
+            "--last",
+            "../../x",
+            f"{uuid.uuid4()}/../x",
+            f"{uuid.uuid4()}\n",
+            "*",
+        ):
+            for kind in (Start.RESUME, Start.FORK):
+                with pytest.raises(ValueError):
+                    stage.driver.command(stage.launch("x", Continuation(kind=kind, session_id=bad)))
+            assert stage.find(bad) is None
+            assert list(stage.driver.writers(stage.home, bad)) == []
+            with pytest.raises(ValueError):
+                stage.driver.place(stage.home, bad, stage.cwd, stage.cwd / "copy")
+
+    def test_what_a_person_types_names_the_conversation(self, bench: Make) -> None:
+        """The agent's own program, this conversation, and its home; a bad id is refused."""
+        stage = bench("say One.")
+        launch = stage.launch("", resume(self.unknown_id()))
+        command = stage.driver.by_hand(launch)
+        assert command.argv[0] and not command.argv[0].startswith("-")
+        assert launch.continuation.session_id in " ".join(command.argv)
+        assert stage.driver.home({**stage.environ, **command.env}) == stage.home
+        with pytest.raises(ValueError):
+            stage.driver.by_hand(replace(launch, continuation=resume("--help")))

@@ -1,0 +1,116 @@
+"""Runs from another machine: stored whole, at their end, and gone on with like any other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from perdure.errors import Conflict
+from perdure.model import (
+    Attempt,
+    Context,
+    Outcome,
+    OutcomeKind,
+    RunState,
+    SessionKey,
+    SessionState,
+    TaskRun,
+    TaskSpec,
+)
+from perdure.model.events import AttemptEnded, Record, RunTakenIn, Said
+from perdure.protocols import Arrival
+from perdure.testing.stores.checkpoints import checkpoint
+from perdure.testing.stores.samples import LEASE_S, Store, place, session_of, submit
+
+LOST = Outcome(kind=OutcomeKind.LOST)
+
+
+def arrival(number: int = 1, state: RunState = RunState.CANCELLED) -> Arrival:
+    """A run with two attempts, two versions of its instructions, a conversation and a few
+    records."""
+    run = TaskRun(
+        id=f"{number:032x}",
+        name=f"moved-{number}",
+        spec=TaskSpec(prompt="do it"),
+        state=state,
+        created=5,
+        updated=6,
+        context_version=2,
+        attempt=2,
+        attempts_allowed=3,
+        reason="brought here",
+        workspace=place(f"moved-{number}"),
+        origin="f" * 32,
+    )
+    attempts = [
+        Attempt(
+            run=run.id,
+            number=n,
+            context_version=n,
+            worker="w",
+            started=n,
+            ended=n + 1,
+            outcome=LOST,
+        )
+        for n in (1, 2)
+    ]
+    said = [
+        Record("", 0, 1, 7, Said("hello")),
+        *(Record("", 0, n, 8, AttemptEnded(outcome=LOST)) for n in (1, 2)),
+    ]
+    return Arrival(
+        run=run,
+        contexts=(Context(1, "do it", 5), Context(2, "more", 6)),
+        attempts=tuple(attempts),
+        sessions=(session_of(run, "s-1", SessionState.CONFIRMED),),
+        records=tuple(said),
+        checkpoint=checkpoint(run, attempt=2),
+        event=RunTakenIn(origin=run.origin, number=4, source="a capsule"),
+    )
+
+
+class Arriving:
+    """`take_in`."""
+
+    def test_a_run_from_another_machine_is_stored_whole(self, store: Store) -> None:
+        """Its attempts, instructions, conversation, checkpoint and journal are there, with the
+        times that they had."""
+        given = arrival()
+        run = store.take_in(given)
+        assert store.get(run.name) == run
+        assert (run.id, run.origin, run.state, run.attempt, run.context_version) == (
+            given.run.id,
+            "f" * 32,
+            RunState.CANCELLED,
+            2,
+            2,
+        )
+        assert tuple(store.attempts(run.id)) == given.attempts
+        assert tuple(store.contexts(run.id)) == given.contexts
+        assert tuple(store.lineage(SessionKey("claude", run.scope))) == given.sessions
+        assert list(store.checkpoints(run.id)) == [given.checkpoint]
+        told = store.history(run.id)
+        assert [(record.attempt, record.at, record.event) for record in told[:3]] == [
+            (r.attempt, r.at, r.event) for r in given.records
+        ]
+        assert told[3].event == given.event
+
+    def test_nothing_claims_it_before_a_person_asks(self, store: Store) -> None:
+        """It is never due by its coming; a person's retry makes it so, and its next attempt has the
+        next number."""
+        run = store.take_in(arrival())
+        assert store.claim("ann", LEASE_S) is None
+        store.requeue(run.id, "asked for")
+        claim = store.claim("ann", LEASE_S)
+        assert claim is not None and (claim.run.id, claim.attempt) == (run.id, 3)
+
+    def test_a_name_or_an_id_that_is_taken_is_refused_whole(self, store: Store) -> None:
+        """Conflict, and nothing of the arrival is stored; one that would not be at its end is
+        refused as well."""
+        there = submit(store)
+        given = arrival()
+        for clash in (replace(given.run, name=there.name), replace(given.run, id=there.id)):
+            with pytest.raises(Conflict):
+                store.take_in(replace(given, run=clash))
+        assert len(store.find()) == 1 and store.checkpoints() == []

@@ -1,0 +1,190 @@
+"""One cache per repository: a bare, full clone that only grows, from which isolated workdirs borrow
+their objects.
+
+It is made by init and fetch, never by clone, with the address and the refspecs on the command line:
+nothing that a server or a configuration says chooses what runs or where it is written. Objects are
+never pruned (extensions.preciousObjects makes git itself refuse), and every workspace's start is
+pinned by a ref. It is a full clone because git 2.39 cannot borrow from a partial one ("invalid
+object" in every borrower).
+
+All callers hold the cache's lock. Fetches are single-flight: who waited while another's fetch began
+and ended uses that one. A server that cannot be reached does not stop a start from what was fetched
+before; one that refuses does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from perdure.errors import GitFailed, NotFound, WorkspaceError
+from perdure.host.git import Git, unreachable
+from perdure.workspace.identity import Places, is_oid
+from perdure.workspace.locks import held, make_private, read, sync, write
+from perdure.workspace.transport import RemoteSource, absent
+
+REFSPECS = ("+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*")
+HEAD = "refs/perdure/head"
+
+_HONEST_OLD_FAULTS = (
+    "zeroPaddedFilemode badDate badDateOverflow zeroPaddedDate badEmail missingEmail badName "
+    "missingNameBeforeEmail missingSpaceBeforeDate missingSpaceBeforeEmail badTimezone "
+    "missingTaggerEntry"
+).split()
+"""Faults of date, mode and author that old, honest history has (pallets/flask: zeroPaddedFilemode).
+Never the path classes."""
+
+
+@contextlib.contextmanager
+def opened(
+    places: Places, source: RemoteSource, git: Git
+) -> Iterator[tuple[Git, GitFailed | None]]:
+    """The cache, locked, made if need be and fetched; or as it was, with the failure, if the server
+    cannot be reached.
+
+    Raises NotFound, GitFailed or WorkspaceError.
+    """
+    started, finished = (
+        places.lock(source.id).with_suffix(".started"),
+        places.lock(source.id).with_suffix(".finished"),
+    )
+    began, ended = read(started), read(finished)
+    with _locked(places, source, git) as cache:
+        shared, fault = read(finished), None
+        if shared in ("", began, ended):
+            ticket = secrets.token_hex(8)
+            write(started, ticket)
+            try:
+                _fetch_all(places, source, cache)
+            except GitFailed as error:
+                if not shared or not unreachable(error):
+                    raise
+                fault = error
+            else:
+                write(finished, ticket)
+        yield cache, fault
+
+
+def fetched(places: Places, source: RemoteSource, git: Git, refspec: str) -> None:
+    """Fetches one ref more into the cache."""
+    with _locked(places, source, git) as cache:
+        _fetch(places, source, cache, (refspec,))
+
+
+@contextlib.contextmanager
+def _locked(places: Places, source: RemoteSource, git: Git) -> Iterator[Git]:
+    """The cache, for whoever may write to it. A mark stands meanwhile, a failed git's too: who
+    finds it clears up after a git that was killed, at whichever of its writes."""
+    mark = places.making(source.id)
+    with held(places.lock(source.id), timeout_s=3600.0) as fd:
+        if mark.exists():
+            _sweep(places.cache(source.id))
+        write(mark, source.url)
+        yield _made(
+            places,
+            source,
+            Git(
+                cwd=places.root,
+                ceiling=places.root,
+                keep=(*git.keep, fd),
+                environ=git.environ,
+                memory=git.memory,
+            ),
+        )
+        mark.unlink(missing_ok=True)
+
+
+def find(
+    places: Places, source: RemoteSource, cache: Git, base: str, fault: GitFailed | None
+) -> str:
+    """The commit that `base` (a branch, tag or full id; empty: the remote's HEAD) names. Raises
+    `fault`, if any, or NotFound."""
+    if not base:
+        if oid := cache.commit(HEAD):
+            return oid
+        raise fault or NotFound(
+            f"{source.url} has no default branch: its HEAD names none that is there.",
+            "Name a branch with --base.",
+        )
+    for name in (f"refs/remotes/origin/{base.removeprefix('origin/')}", f"refs/tags/{base}"):
+        if oid := cache.commit(name):
+            return oid
+    if is_oid(base):
+        if not fault and not cache.commit(base):
+            with contextlib.suppress(GitFailed):
+                _fetch(places, source, cache, (f"+{base}:refs/perdure/wanted/{base}",))
+        if oid := cache.commit(base):
+            return oid
+    raise fault or NotFound(
+        f"{source.url} has no branch, tag or commit {base!r}.", "Name one that has been pushed."
+    )
+
+
+def _made(places: Places, source: RemoteSource, git: Git) -> Git:
+    directory = places.cache(source.id)
+    if not directory.is_dir():
+        stage = directory.with_suffix(".stage")
+        shutil.rmtree(stage, ignore_errors=True)
+        make_private(directory.parent)
+        git.run("init", "--quiet", "--bare", "--template=", "--", str(stage))
+        made = git.at(places.root, stage)
+        made.run("config", "--", "core.repositoryFormatVersion", "1")
+        made.run("config", "--", "extensions.preciousObjects", "true")
+        stage.rename(directory)
+        sync(directory.parent)
+    return git.at(places.root, directory)
+
+
+def _sweep(directory: Path) -> None:
+    """Removes what a killed git left. Sound under the lock: git's children hold it too, so none of
+    them is alive."""
+    for pattern in (
+        "**/*.lock",
+        "objects/pack/tmp_*",
+        "objects/pack/.tmp-*",
+        "objects/??/tmp_obj_*",
+        "objects/tmp_objdir-*",
+    ):
+        for leftover in list(directory.glob(pattern)):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+
+def _fetch_all(places: Places, source: RemoteSource, cache: Git) -> None:
+    """All branches and tags, and the server's HEAD; that one may name a branch which nobody has
+    pushed."""
+    try:
+        _fetch(places, source, cache, (*REFSPECS, f"+HEAD:{HEAD}"))
+    except GitFailed as error:
+        if "couldn't find remote ref HEAD" not in error.stderr:
+            raise
+        _fetch(places, source, cache, REFSPECS)
+        cache.run("update-ref", "-d", "--", HEAD)
+        if not cache.refs(*(spec.partition(":")[2].removesuffix("/*") for spec in REFSPECS)):
+            raise WorkspaceError(
+                f"{source.url} has no commit yet.", "Push a first commit, then try again."
+            ) from error
+
+
+def _fetch(places: Places, source: RemoteSource, cache: Git, refspecs: tuple[str, ...]) -> None:
+    settings = tuple((f"fetch.fsck.{fault}", "warn") for fault in _HONEST_OLD_FAULTS)
+    options = (
+        "--quiet",
+        "--prune",
+        "--no-tags",
+        "--no-recurse-submodules",
+        "--no-write-fetch-head",
+        "--no-auto-maintenance",
+    )
+    operands = ("--upload-pack=git-upload-pack", "--", source.url, *refspecs)
+    scratch = make_private(places.scratch)
+    try:
+        source.call(
+            cache, scratch, "fetch", *options, *operands, settings=settings, timeout_s=3600.0
+        )
+    except GitFailed as error:
+        if absent(error):
+            raise source.not_found() from error
+        raise

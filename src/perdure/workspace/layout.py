@@ -1,0 +1,204 @@
+"""Where a task works: the workdir's path, and the repository, branch and commit that it begins at.
+Looks, and changes nothing.
+
+`Workspaces` calls it when a run is accepted. A path is a function of the identity alone, so names
+that cannot be meant, or that look like one that is there, are refused here.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from perdure.errors import NotFound, UsageError, WorkspaceError
+from perdure.host.git import Git, on_disk
+from perdure.host.git.servers import Hosts
+from perdure.model import Backend, TaskSpec, Workspace
+from perdure.workspace import worktree
+from perdure.workspace.identity import (
+    Places,
+    check_base,
+    check_branch,
+    check_name,
+    identify,
+    is_remote,
+    local_path,
+    parse_remote,
+)
+
+
+def plan(
+    places: Places,
+    spec: TaskSpec,
+    run_name: str,
+    cwd: Path,
+    *,
+    transports: frozenset[str],
+    hosts: Hosts,
+    environ: Mapping[str, str],
+) -> Workspace:
+    """See `Workspaces.plan`."""
+    check_name("run", run_name)
+    if "file" not in transports:
+        spec = replace(spec, repo=local_path(spec.repo))
+    _check_combination(spec)
+    if spec.here:
+        return plan_here(cwd / Path(spec.here).expanduser())
+    if spec.service and not spec.repo:
+        return _of_service(
+            places, check_name("service", spec.service), check_name("task", spec.task or run_name)
+        )
+    branch = check_branch(spec.branch or f"perdure/{run_name}")
+    base = check_base(spec.base) if spec.base else ""
+    if is_remote(spec.repo):
+        if spec.backend == Backend.WORKTREE:
+            raise UsageError(
+                "A worktree needs a repository on this machine.",
+                "Leave --backend out, or use a local path.",
+            )
+        key = parse_remote(spec.repo, transports)
+        hosts.check(key.url)
+        return _of_repository(places, spec, Backend.ISOLATED, key.url, key.key, branch, base)
+    return _on_this_machine(places, spec, cwd, branch, base, environ)
+
+
+def plan_here(path: Path) -> Workspace:
+    """See `Workspaces.plan_here`."""
+    path = path.resolve()
+    if not path.is_dir():
+        raise NotFound(f"There is no directory {path}.", "Make it first, or leave --here out.")
+    return Workspace(id=identify("here", str(path)), path=str(path), backend=Backend.HERE)
+
+
+def plan_new(path: Path) -> Workspace:
+    """See `Workspaces.plan_new`."""
+    path = path.parent.resolve() / path.name
+    return Workspace(id=identify("here", str(path)), path=str(path), backend=Backend.HERE)
+
+
+def _of_repository(
+    places: Places, spec: TaskSpec, backend: Backend, repo: str, key: str, branch: str, base: str
+) -> Workspace:
+    identity = identify("workspace", key, check_name("agent", spec.agent), branch)
+    return Workspace(
+        id=identity,
+        path=str(places.work(identity)),
+        backend=backend,
+        repo=repo,
+        branch=branch,
+        base=base,
+    )
+
+
+def _of_service(places: Places, service: str, task: str) -> Workspace:
+    path = places.task(service, task)
+    _refuse_look_alike("service", service, places.root)
+    _refuse_look_alike("task", task, path.parent)
+    return Workspace(id=identify("task", service, task), path=str(path), backend=Backend.TASK)
+
+
+def _on_this_machine(
+    places: Places, spec: TaskSpec, cwd: Path, branch: str, base: str, environ: Mapping[str, str]
+) -> Workspace:
+    start = (cwd / Path(spec.repo).expanduser()).resolve()
+    if not start.is_dir():
+        raise NotFound(
+            f"{spec.repo!r} is neither a directory nor the address of a repository.",
+            "Give a path or https://host/owner/name.",
+        )
+    git, common = _found(start, environ, places.git)
+    if common is None:
+        raise NotFound(
+            f"{start} is not in a git repository.",
+            "Use --repo PATH, or --here to work in this directory as it is.",
+        )
+    repo = str(common.parent if common.name == ".git" else common)
+    known = on_disk.head(common)
+    head = known[0] if known is not None else git.commit("HEAD")
+    if not head and not base:
+        raise WorkspaceError(
+            f"{repo} has no commit yet, so there is nothing to start from.",
+            "Make a first commit: git commit --allow-empty",
+        )
+    if not (oid := git.commit(base) if base else head):
+        raise NotFound(f"{repo} has no branch, tag or commit {base!r}.", "See: git branch --all")
+    backend = Backend(spec.backend or Backend.WORKTREE)
+    workspace = _of_repository(places, spec, backend, repo, repo, branch, oid)
+    if backend is Backend.WORKTREE:
+        own = git.at(common, common)
+        worktree.check_branch_free(own, branch, Path(workspace.path))
+    return workspace
+
+
+def find_repository(start: Path, environ: Mapping[str, str]) -> Path | None:
+    """Return the git directory that all worktrees of the repository at `start` share; None outside
+    of one. Raises GitFailed."""
+    return _found(start.resolve(), environ)[1]
+
+
+def _found(
+    start: Path, environ: Mapping[str, str], memory: Path | None = None
+) -> tuple[Git, Path | None]:
+    if (known := on_disk.repository(start)) is not None:
+        return Git(cwd=known, git_dir=known, environ=environ, memory=memory), known
+    bare = (start / "HEAD").is_file() and (start / "objects").is_dir()
+    git = Git(cwd=start, git_dir=start if bare else None, environ=environ, memory=memory)
+    found = git.run("rev-parse", "--path-format=absolute", "--git-common-dir", good=(0, 128))
+    if not found.code:
+        return git, Path(found.text).resolve()
+    if b"not a git repository" not in found.stderr:
+        git.run("rev-parse", "--git-common-dir")
+    return git, None
+
+
+def _check_combination(spec: TaskSpec) -> None:
+    """Raises UsageError for parts of a spec that exclude each other."""
+    if spec.here and (
+        spec.repo
+        or spec.service
+        or spec.branch
+        or spec.base
+        or spec.backend not in ("", Backend.HERE)
+    ):
+        raise UsageError(
+            "--here works in the directory as it is, without repository, service, branch or base.",
+            "Leave one of them out.",
+        )
+    if spec.task and not spec.service:
+        raise UsageError("A task name needs a service.", "Add --service NAME.")
+    if (
+        spec.service
+        and not spec.repo
+        and (spec.branch or spec.base or spec.backend not in ("", Backend.TASK))
+    ):
+        raise UsageError(
+            "A task of a service has a plain directory, without branch or base.",
+            "Add --repo, or leave them out.",
+        )
+    allowed = (
+        {"", Backend.WORKTREE, Backend.ISOLATED}
+        if spec.repo or not (spec.here or spec.service)
+        else {"", Backend.HERE, Backend.TASK}
+    )
+    if spec.backend not in allowed:
+        raise UsageError(
+            f"There is no backend {spec.backend!r} for this.", "Use worktree or isolated."
+        )
+
+
+def _refuse_look_alike(kind: str, name: str, directory: Path) -> None:
+    """Two names that some file systems, and all people, take for one are one task too many."""
+    if not directory.is_dir():
+        return
+    for entry in directory.iterdir():
+        if entry.name != name and _folded(entry.name) == _folded(name):
+            raise UsageError(
+                f"The {kind} {name!r} looks like {entry.name!r}, which is there already.",
+                f"Use {entry.name!r}, or another name.",
+            )
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()

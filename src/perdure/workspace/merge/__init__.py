@@ -1,0 +1,1 @@
+"""Changes on their way from one place to another: applied, joined, pushed."""

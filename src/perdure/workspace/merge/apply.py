@@ -1,0 +1,445 @@
+"""Brings a run's changes into the user's own checkout: a three-way merge of trees, then files put
+in place, all or nothing.
+
+What the checkout has committed since is merged; what it has not committed is never touched: if the
+run changed such a file too, or the merge has a conflict, nothing is applied and the files are
+named. A file is moved aside before another takes its place, and a new one is only made where none
+is, so that what somebody writes at the same moment is not overwritten either; on any trouble
+everything goes back. The index is left alone, unless a commit is asked for. As for looking (see
+`changes`), no configuration, filter or hook of either repository takes part.
+
+Each file is the old or the new one at every moment: after a kill in the middle, which leaves a
+directory `.perdure-apply-*` with what was there before, `apply` again finishes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import field
+from pathlib import Path
+
+from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
+from perdure.host.git import Git
+from perdure.lateclass import dataclass
+from perdure.model import Workspace
+from perdure.workspace.changes import ComparisonRepository, Entry, desk, shot
+from perdure.workspace.identity import Places
+from perdure.workspace.locks import is_real_directory
+from perdure.workspace.view import Looker, looking_alone
+
+SUBMODULE = "160000"
+STAGE = ".perdure-apply-"
+
+Sign = tuple[int, int, int]
+_OURSELVES = {
+    f"GIT_{who}_{what}": value
+    for who in ("AUTHOR", "COMMITTER")
+    for what, value in (("NAME", "perdure"), ("EMAIL", "perdure@perdure.invalid"))
+}
+_REASONS = {
+    "contents": "both changed the same lines",
+    "binary": "both changed it, and it is not text",
+    "modify/delete": "changed on one side, deleted on the other",
+    "file/directory": "a file on one side, a directory on the other",
+    "rename/delete": "renamed on one side, deleted on the other",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """The commit that is asked for: its text, and who it is by (GIT_AUTHOR_NAME and its kin)."""
+
+    text: str
+    env: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """What came of it. `refused` (path and reason) means that nothing was changed."""
+
+    top: str
+    files: tuple[str, ...] = ()
+    already: tuple[str, ...] = ()
+    """Files that had the run's content before."""
+    commit: str = ""
+    refused: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steps:
+    """Paths to change: what lies there now, and what is to lie there; None is nothing."""
+
+    steps: dict[str, tuple[Entry | None, Entry | None]] = field(default_factory=dict)
+    already: list[str] = field(default_factory=list)
+    refused: list[tuple[str, str]] = field(default_factory=list)
+    signs: dict[str, Sign | None] = field(default_factory=dict)
+    """What each of the files was when it was last looked at."""
+
+
+def apply(
+    places: Places,
+    workspace: Workspace,
+    git: Git,
+    pinned: str,
+    here: Workspace,
+    message: Message | None,
+) -> Applied:
+    """Brings the changes of a run's workdir into the checkout `here`. The caller holds the lock of
+    `here`.
+
+    Raises UsageError or NotFound where there is nothing to compare, Conflict if the checkout
+    changes meanwhile, WorkspaceError.
+    """
+    with shot(places, workspace, git, pinned) as theirs, looking_alone(places, here, git) as looker:
+        if looker is None:
+            raise NotFound(
+                f"{here.path} is not in a git repository.",
+                "Go to your checkout, or name it with --to.",
+            )
+        _check(looker, theirs.base, message)
+        with desk(places, looker, theirs.desk.objects) as made:
+            merged, refused = _merge(made, theirs.base, looker.head, theirs.tree)
+            before = made.entries(f"{looker.head}^{{tree}}")
+            plan = (
+                planned(made, looker, before, made.entries(merged))
+                if not refused
+                else Steps(refused=refused)
+            )
+            if message is not None and not plan.refused:
+                plan.refused.extend(
+                    (name, "it is staged in the index")
+                    for name in staged(looker)
+                    if name in plan.steps
+                )
+            if plan.refused:
+                return Applied(top=str(looker.top), refused=tuple(plan.refused))
+            commit = (
+                commit_of(made, looker, merged, message)
+                if message is not None and (plan.steps or plan.already)
+                else ""
+            )
+            with placed(made, looker, merged, plan):
+                if commit:
+                    touched = {
+                        name: (before.get(name), after)
+                        for name, after in differing(before, made.entries(merged))
+                    }
+                    publish(made, looker, commit, touched)
+    return Applied(
+        top=str(looker.top), files=tuple(plan.steps), already=tuple(plan.already), commit=commit
+    )
+
+
+def _check(looker: Looker, base: str, message: Message | None) -> None:
+    if not looker.repository.commit(base):
+        raise UsageError(
+            f"{looker.top} is another repository: it lacks the commit {base[:12]} that the run "
+            "began at.",
+            "Use --to, or fetch first.",
+        )
+    if message is not None and looker.in_progress:
+        raise Conflict(
+            f"A {looker.in_progress} is in progress in {looker.top}.",
+            "End it first, or leave --commit out.",
+        )
+
+
+def _merge(
+    made: ComparisonRepository, base: str, head: str, theirs: str
+) -> tuple[str, list[tuple[str, str]]]:
+    """The merged tree, and the conflicts by path. Both sides stand on one base, whatever their
+    histories say."""
+    root = _commit_tree(made, f"{base}^{{tree}}")
+    ours, other = _commit_tree(made, f"{head}^{{tree}}", root), _commit_tree(made, theirs, root)
+    result = made.run(
+        "merge-tree", "--write-tree", "--name-only", "-z", "--messages", ours, other, good=(0, 1)
+    )
+    tree, *rest = os.fsdecode(result.stdout).split("\0")
+    if result.code == 0:
+        return tree, []
+    names = rest[: rest.index("")]
+    return tree, [(name, reason_of(name, rest[len(names) + 1 :])) for name in dict.fromkeys(names)]
+
+
+def reason_of(name: str, messages: list[str]) -> str:
+    """Messages come as: how many paths, the paths, a stable short type, a sentence
+    (git-merge-tree(1))."""
+    at = 0
+    while at < len(messages) and messages[at].isdecimal():
+        count = int(messages[at])
+        paths, kind = messages[at + 1 : at + 1 + count], messages[at + 1 + count]
+        if name in paths and kind.startswith("CONFLICT ("):
+            word = kind.removeprefix("CONFLICT (").rstrip(")")
+            return _REASONS.get(word, f"conflict: {word}")
+        at += count + 3
+    return "both changed it"
+
+
+def _commit_tree(made: ComparisonRepository, tree: str, *parents: str) -> str:
+    words = [word for parent in parents for word in ("-p", parent)]
+    oid = made.run("rev-parse", "--verify", "--end-of-options", tree).text
+    return made.git.run(
+        "commit-tree",
+        *words,
+        "-m",
+        "perdure",
+        oid,
+        env={**_OURSELVES, "GIT_OBJECT_DIRECTORY": str(made.objects)},
+    ).text
+
+
+def differing(
+    before: Mapping[str, Entry], after: Mapping[str, Entry]
+) -> Iterator[tuple[str, Entry | None]]:
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name) != after.get(name):
+            yield name, after.get(name)
+
+
+def planned(
+    made: ComparisonRepository,
+    looker: Looker,
+    before: Mapping[str, Entry],
+    after: Mapping[str, Entry],
+) -> Steps:
+    """Sorts the paths that the merge changes: to do, there already, or not to be touched because
+    they hold other work."""
+    plan = Steps(signs={name: _sign(looker.top / name) for name, _ in differing(before, after)})
+    on_disk = made.entries(made.photograph(looker))
+    for name, new in differing(before, after):
+        old, now = before.get(name), on_disk.get(name)
+        if SUBMODULE in ((old or new or ("", ""))[0], (new or old or ("", ""))[0]):
+            plan.refused.append((name, "it is a submodule"))
+        elif now == new and (
+            new is not None
+            or not os.path.lexists(looker.top / name)
+            or is_real_directory(looker.top / name)
+        ):
+            plan.already.append(name)
+        elif now != old:
+            plan.refused.append(
+                (
+                    name,
+                    "it has changes that are not committed"
+                    if old
+                    else "there is a file of that name already",
+                )
+            )
+        else:
+            plan.steps[name] = (old, new)
+    for name in [name for name, (_, new) in plan.steps.items() if new is not None]:
+        if there := _in_the_way(looker.top, name, plan):
+            plan.refused.append((name, there))
+    return plan
+
+
+def _in_the_way(top: Path, name: str, plan: Steps) -> str:
+    """Why a file cannot be made: a file that git ignores, or something that is no directory on the
+    way to it."""
+    gone = {step for step, (_, new) in plan.steps.items() if new is None}
+    if plan.steps[name][0] is None and os.path.lexists(top / name):
+        below = any(step.startswith(f"{name}/") for step in gone)
+        if not (below and is_real_directory(top / name)):
+            return "there is a file of that name already, which git ignores"
+    for parent in list(Path(name).parents)[:-1]:
+        if (
+            os.path.lexists(top / parent)
+            and not is_real_directory(top / parent)
+            and str(parent) not in gone
+        ):
+            return f"{parent} is in the way"
+    return ""
+
+
+def staged(looker: Looker) -> set[str]:
+    """Paths whose entry in the user's own index is not that of the last commit. Reads no file of
+    the workdir."""
+    found = looker.repository.run(
+        "diff-index",
+        "--cached",
+        "--name-only",
+        "--no-renames",
+        "--ignore-submodules=all",
+        "-z",
+        looker.head,
+        "--",
+    )
+    return {name for name in os.fsdecode(found.stdout).split("\0") if name}
+
+
+def commit_of(
+    made: ComparisonRepository, looker: Looker, tree: str, message: Message, *merged: str
+) -> str:
+    """The commit, a merge of HEAD and what is `merged`, with all its objects in the user's
+    repository; no ref names it yet."""
+    own = {"GIT_OBJECT_DIRECTORY": str(made.objects), **message.env}
+    words = [word for parent in (looker.head, *merged) for word in ("-p", parent)]
+    commit = made.git.run(
+        "commit-tree", *words, "-F", "-", tree, stdin=message.text.encode(), env=own
+    ).text
+    there = "".join(f"^{parent}\n" for parent in (looker.head, *merged))
+    pack = made.run(
+        "pack-objects", "--revs", "--stdout", "-q", stdin=f"{commit}\n{there}".encode()
+    ).stdout
+    looker.repository.run("unpack-objects", "-q", stdin=pack)
+    return commit
+
+
+def publish(
+    made: ComparisonRepository,
+    looker: Looker,
+    commit: str,
+    touched: Mapping[str, tuple[Entry | None, Entry | None]],
+) -> None:
+    """Index first, then HEAD, if it is still where it was; else the index goes back."""
+    _write_index(made, looker, {name: new for name, (_, new) in touched.items()})
+    try:
+        looker.repository.run("update-ref", "-m", "perdure apply", "HEAD", commit, looker.head)
+    except BaseException:
+        _write_index(made, looker, {name: old for name, (old, _) in touched.items()})
+        raise
+
+
+def _write_index(
+    made: ComparisonRepository, looker: Looker, entries: Mapping[str, Entry | None]
+) -> None:
+    """Sets entries of the user's own index. Through the view: writing an index, git reads racy
+    files anew, and the user's configuration may name a filter that an agent planted; the view's
+    names none."""
+    nothing = ("0", "0" * len(looker.head))
+    # What goes has to go first: a directory may come where a file was.
+    ordered = sorted(entries.items(), key=lambda item: item[1] is not None)
+    lines = b"".join(
+        os.fsencode("{} {}\t{}\0".format(*(entry or nothing), name)) for name, entry in ordered
+    )
+    made.run(
+        "update-index",
+        "-z",
+        "--index-info",
+        stdin=lines,
+        looker=looker,
+        index=str(looker.git_dir / "index"),
+    )
+
+
+@contextlib.contextmanager
+def placed(made: ComparisonRepository, looker: Looker, tree: str, plan: Steps) -> Iterator[None]:
+    """Puts the files in place; what the block raises puts everything back."""
+    top = looker.top
+    stage = Path(tempfile.mkdtemp(prefix=STAGE, dir=top))
+    undo: list[Callable[[], object]] = []
+    try:
+        made.run("read-tree", tree, index="merged")
+        listed = b"".join(
+            os.fsencode(name) + b"\0" for name, (_, new) in plan.steps.items() if new is not None
+        )
+        made.run(
+            "checkout-index",
+            "-q",
+            f"--prefix={stage.name}/new/",
+            "-z",
+            "--stdin",
+            stdin=listed,
+            looker=looker,
+            index="merged",
+        )
+        (stage / "old").mkdir()
+        # What goes has to go first: a directory may come where a file was, or a file where a
+        # directory was.
+        for number, (name, (old, new)) in enumerate(
+            sorted(plan.steps.items(), key=lambda step: (step[1][1] is not None, step[0]))
+        ):
+            fresh = stage / "new" / name if new is not None else None
+            _place(
+                top,
+                name,
+                stage / "old" / str(number) if old is not None else None,
+                fresh,
+                plan.signs.get(name),
+                undo,
+            )
+        yield
+    except BaseException as error:
+        for step in reversed(undo):
+            step()
+        shutil.rmtree(stage, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise WorkspaceError(
+                f"{top} could not be changed: {error.strerror}. Everything is as it was.",
+                "Check its rights.",
+            ) from error
+        raise
+    shutil.rmtree(stage, ignore_errors=True)
+
+
+def _place(
+    top: Path,
+    name: str,
+    aside: Path | None,
+    fresh: Path | None,
+    sign: Sign | None,
+    undo: list[Callable[[], object]],
+) -> None:
+    """One path: gone, replaced or made. `aside` keeps what was there, `sign` is what it has to
+    be."""
+    path = top / name
+    if aside is not None:
+        if _sign(path) != sign:
+            raise _meanwhile(path)
+        if fresh is None:
+            path.rename(aside)
+            undo.append(lambda: _bring_back(aside, path))
+            _leave_empty(path.parent, top)
+        else:
+            os.link(path, aside, follow_symlinks=False)
+            fresh.rename(path)
+            undo.append(lambda: aside.rename(path))
+        if _sign(aside) != sign:
+            raise _meanwhile(path)
+    elif fresh is not None:
+        for parent in reversed(
+            [
+                parent
+                for parent in path.parents
+                if parent.is_relative_to(top) and not os.path.lexists(parent)
+            ]
+        ):
+            parent.mkdir()
+            undo.append(parent.rmdir)
+        try:
+            os.link(fresh, path, follow_symlinks=False)
+        except FileExistsError:
+            raise _meanwhile(path) from None
+        undo.append(path.unlink)
+
+
+def _bring_back(aside: Path, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.link(aside, path, follow_symlinks=False)
+
+
+def _leave_empty(directory: Path, top: Path) -> None:
+    """Directories that became empty go, as git does it."""
+    while directory != top and not any(directory.iterdir()):
+        directory.rmdir()
+        directory = directory.parent
+
+
+def _sign(path: Path) -> Sign | None:
+    """What a file is, cheaply: another inode, size or time is another content."""
+    try:
+        seen = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return seen.st_ino, seen.st_size, seen.st_mtime_ns
+
+
+def _meanwhile(path: Path) -> Conflict:
+    return Conflict(
+        f"{path} was changed while the changes were being applied. Everything is as it was.",
+        "Try again when nothing writes there.",
+    )

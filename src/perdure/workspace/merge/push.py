@@ -1,0 +1,257 @@
+"""Brings the branch of an isolated workdir to where it was cloned from: what is new is shown first,
+then pushed, never by force.
+
+The git directory of the workdir belongs to its agent, so nothing is pushed from there: its
+configuration could name a proxy or another address for the password to go to. With the workdir's
+lock held, what is new is taken out through perdure's view (see `view`) into a repository of
+perdure's own, if the agent's objects are its own: links and alternates could lead to another
+repository's. From there it is searched and pushed, while the agent may be at work again. The
+password is given by `askpass` to this one call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from perdure.errors import Diverged, GitFailed, UsageError
+from perdure.host.git import Git, GitResult
+from perdure.lateclass import dataclass
+from perdure.model import Backend, Workspace
+from perdure.workspace.clone_cache import opened
+from perdure.workspace.identity import Places
+from perdure.workspace.isolated import check_objects
+from perdure.workspace.locks import alternate, make_private, write
+from perdure.workspace.transport import RemoteSource
+from perdure.workspace.view import Looker, again, looking_alone
+
+PLAIN = (
+    ("core.commitGraph", "false"),
+    ("core.multiPackIndex", "false"),
+    ("pack.useBitmaps", "false"),
+)
+"""Caches beside the agent's objects, which could say something else than the objects do."""
+_TIME_S = 1800.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """A branch as it is to be pushed."""
+
+    branch: str
+    commit: str
+    tip: str
+    """Where the branch stands over there; empty where it is not there yet."""
+    commits: int
+    """So many are new to the other side."""
+    have: tuple[str, ...]
+    """What the other side has, as far as it is here."""
+    git: Git
+    """Sees all of it."""
+    source: RemoteSource
+    scratch: Path
+
+    def told(self) -> bytes:
+        """The new commits as git stores them: authors, times, messages. Hostile bytes."""
+        words = ("rev-list", "--format=raw", "--stdin")
+        return self.git.run(
+            *words, stdin=_since(self.commit, self.have), cap=1 << 28, timeout_s=_TIME_S
+        ).stdout
+
+    def names(self) -> bytes:
+        """The names of the new files and directories. Hostile bytes."""
+        words = ("rev-list", "--objects", "--stdin")
+        said = self.git.run(
+            *words, stdin=_since(self.commit, self.have), cap=1 << 30, timeout_s=_TIME_S
+        ).stdout
+        return b"\n".join(line.partition(b" ")[2] for line in said.split(b"\n"))
+
+    def push(self) -> None:
+        """Moves the branch over there to `commit`, if it is still where it was or behind. Raises
+        Diverged if it is not, GitFailed."""
+        options = (
+            "--quiet",
+            "--no-verify",
+            "--no-signed",
+            "--no-follow-tags",
+            "--recurse-submodules=no",
+            "--receive-pack=git-receive-pack",
+        )
+        try:
+            self._ask(
+                "push", *options, "--", self.source.url, f"{self.commit}:refs/heads/{self.branch}"
+            )
+        except GitFailed as error:
+            if re.search(
+                r"\[rejected\]|incorrect old value|failed to update ref|cannot lock ref",
+                error.stderr,
+            ):
+                raise _diverged(self.branch) from error
+            raise _refused(error) from error
+
+    def default_branch(self) -> str:
+        """The branch that the other side's HEAD names; empty where it names none. Raises
+        GitFailed."""
+        said = self._ask(
+            "ls-remote", "--symref", "--upload-pack=git-upload-pack", "--", self.source.url, "HEAD"
+        ).text
+        found = re.search(r"^ref: refs/heads/(\S+)\tHEAD$", said, re.MULTILINE)
+        return found[1] if found else ""
+
+    def _ask(self, *words: str) -> GitResult:
+        """One call to the other side."""
+        return self.source.call(self.git, self.scratch, *words, timeout_s=_TIME_S)
+
+
+@contextlib.contextmanager
+def outgoing(
+    places: Places,
+    workspace: Workspace,
+    source: RemoteSource,
+    git: Git,
+    ready: AbstractContextManager[None],
+) -> Iterator[Outgoing]:
+    """What there is to push, as the other side is now. `ready` is entered when the workdir is
+    looked at, and left before anything is pushed: it holds the workdir's lock.
+
+    Raises UsageError for a workdir that is no repository of its own, Diverged, GitFailed where the
+    other side does not answer, and what `ready` raises.
+    """
+    if workspace.backend is not Backend.ISOLATED:
+        raise UsageError(
+            f"{workspace.path} is no repository of its own: its branch is in {workspace.repo} "
+            "already.",
+            "Use it there.",
+        )
+    with opened(places, source, git) as (cache, fault):
+        if fault is not None:
+            raise fault
+        there = cache.refs("refs/remotes/origin", "refs/tags")
+        objects = places.cache(source.id) / "objects"
+    tip = there.get(f"refs/remotes/origin/{workspace.branch}", "")
+    scratch = make_private(places.scratch)
+    with tempfile.TemporaryDirectory(dir=scratch, prefix="outgoing-") as made:
+        directory = Path(made)
+        with ready:
+            check_objects(Path(workspace.path) / ".git/objects", objects)
+            with _looking(places, workspace, git) as looker:
+                commit = looker.repository.commit(f"refs/heads/{workspace.branch}") or looker.head
+                have = _here(looker.eye, list(dict.fromkeys(there.values())))
+                if tip and (tip not in have or not _is_behind(looker.eye, tip, commit)):
+                    _show(looker, workspace.branch, tip)
+                    raise _diverged(workspace.branch)
+                own = _taken_out(looker.eye, directory, commit, have, objects)
+        counted = own.run(
+            "rev-list", "--count", "--stdin", stdin=_since(commit, have), timeout_s=_TIME_S
+        )
+        yield Outgoing(
+            branch=workspace.branch,
+            commit=commit,
+            tip=tip,
+            commits=int(counted.text),
+            have=have,
+            git=own,
+            source=source,
+            scratch=scratch,
+        )
+
+
+def _taken_out(eye: Git, directory: Path, commit: str, have: Sequence[str], cache: Path) -> Git:
+    """A repository of perdure's own with what is new, and the rest borrowed from the cache."""
+    form = "sha256" if len(commit) == 64 else "sha1"
+    own = Git(
+        cwd=directory,
+        git_dir=directory,
+        ceiling=eye.ceiling,
+        keep=(),
+        environ=eye.environ,
+        memory=eye.memory,
+    )
+    own.at(directory.parent).run(
+        "init", "--quiet", "--bare", "--template=", f"--object-format={form}", "--", str(directory)
+    )
+    (directory / "objects/pack").mkdir(exist_ok=True)
+    (directory / "objects/info").mkdir(exist_ok=True)
+    write(directory / "objects/info/alternates", f"{alternate(cache)}\n")
+    words = (
+        "pack-objects",
+        "-q",
+        "--revs",
+        "--window=0",
+        "--compression=1",
+        "--non-empty",
+        str(directory / "objects/pack/pack"),
+    )
+    eye.run(*words, stdin=_since(commit, have), settings=PLAIN, timeout_s=_TIME_S)
+    return own
+
+
+@contextlib.contextmanager
+def _looking(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker]:
+    def look() -> None:
+        with looking_alone(places, workspace, git):
+            pass
+
+    again(places, workspace, look, alone=True)
+    with looking_alone(places, workspace, git) as looker:
+        assert looker is not None
+        yield looker
+
+
+def _since(commit: str, have: Sequence[str]) -> bytes:
+    return "".join(f"{line}\n" for line in [commit, *(f"^{each}" for each in have)]).encode()
+
+
+def _here(git: Git, oids: Sequence[str]) -> tuple[str, ...]:
+    """Those of the commits and tags that are here: an agent may have given up what it borrowed."""
+    said = git.run(
+        "cat-file", "--batch-check", stdin="".join(f"{oid}\n" for oid in oids).encode(), cap=1 << 28
+    ).stdout.decode()
+    return tuple(line.split(" ")[0] for line in said.splitlines() if not line.endswith(" missing"))
+
+
+def _is_behind(git: Git, tip: str, commit: str) -> bool:
+    return (
+        git.run("merge-base", "--is-ancestor", tip, commit, good=(0, 1), settings=PLAIN).code == 0
+    )
+
+
+def _show(looker: Looker, branch: str, tip: str) -> None:
+    """Lets the agent see what came to its branch, so that it can merge it without a network."""
+    with contextlib.suppress(GitFailed):
+        looker.repository.set_ref(f"refs/remotes/origin/{branch}", tip, "perdure: it moved")
+
+
+def _diverged(branch: str) -> Diverged:
+    return Diverged(
+        f"The branch {branch} has commits on the forge that this run does not have, and nothing is "
+        "pushed by force.",
+        f'perdure update NAME "Merge origin/{branch} into your branch, then go on."',
+    )
+
+
+def _refused(error: GitFailed) -> GitFailed:
+    """With what the other side said, where it said something: git's own last line tells nothing of
+    it."""
+    said = [
+        line.removeprefix("remote:").strip()
+        for line in error.stderr.split("\n")
+        if line.startswith("remote:")
+    ]
+    why = re.search(r"\[remote rejected\][^\n]*\(([^\n]*)\)", error.stderr)
+    words = "; ".join(filter(None, [why[1] if why else "", *said]))[:500]
+    return (
+        GitFailed(
+            f"The push was refused: {words}.",
+            argv=error.argv,
+            code=error.code,
+            stderr=error.stderr,
+            hint=error.hint,
+        )
+        if words
+        else error
+    )

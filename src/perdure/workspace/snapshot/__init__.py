@@ -1,0 +1,1 @@
+"""The workdir's half of a checkpoint: taken, compared, restored, moved."""

@@ -1,0 +1,80 @@
+"""What a person has in a checkout and an agent does not have in its workdir: files of submodules,
+contents of Git LFS.
+
+`Workspaces.prepare` asks once, for a workdir that it has just made, and the answer becomes a note
+of the attempt. Names are hostile text.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from perdure.errors import GitFailed
+from perdure.host.git import Git
+from perdure.workspace.locks import read
+from perdure.workspace.worktree import git_directory
+
+NAMED = 3
+"""Number of names in a note."""
+_SUBMODULE = "160000"
+_POINTER = "^version https://git-lfs.github.com/spec/v1$"
+
+
+def absent(top: Path, git: Git) -> list[str]:
+    """Return a sentence for each kind of content that is not in the workdir. `git`: runs there,
+    without filters of the repository."""
+    if not _may_name_any(git_directory(top) or top / ".git"):
+        return []
+    entries = [
+        line.partition("\t")
+        for line in _split(git.run("ls-files", "--stage", "-z", cap=1 << 30).stdout)
+    ]
+    modules = [name for facts, _, name in entries if facts.startswith(_SUBMODULE)]
+    notes = []
+    if modules:
+        notes.append(f"Submodules are empty directories here: {_named(modules)}.")
+    attributes = [name for _, _, name in entries if name.rpartition("/")[2] == ".gitattributes"]
+    if any("filter=lfs" in read(top / name) for name in attributes):
+        pointers = _pointers(git)
+        if pointers:
+            notes.append(
+                f"Files of Git LFS are pointers here, without their contents: {_named(pointers)}."
+            )
+    return notes
+
+
+def _may_name_any(admin: Path) -> bool:
+    """Whether an index may list a submodule or attributes. Read before git is started for it.
+
+    Modes are four bytes in each entry (gitformat-index(5)); names are whole up to version 3, unless
+    entries are shared with another file.
+    """
+    try:
+        index = (admin / "index").read_bytes()
+        split = any(admin.glob("sharedindex.*"))
+    except OSError:
+        return True
+    whole = index[:4] == b"DIRC" and index[4:8] in (b"\0\0\0\2", b"\0\0\0\3")
+    marks = (b"\0\0\xe0\0", b".gitattributes\0")
+    return split or not whole or any(mark in index for mark in marks)
+
+
+def _pointers(git: Git) -> list[str]:
+    words = ("grep", "--cached", "--no-recurse-submodules", "-l", "-z", "-e", _POINTER)
+    try:
+        return _split(git.run(*words, good=(0, 1), cap=1 << 26).stdout)
+    except GitFailed:
+        # A note is not worth a failed start.
+        return []
+
+
+def _split(out: bytes) -> list[str]:
+    return [part for part in os.fsdecode(out).split("\0") if part]
+
+
+def _named(names: Sequence[str]) -> str:
+    listed = ", ".join(repr(name) for name in names[:NAMED])
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{listed}{more}"

@@ -1,0 +1,175 @@
+"""What a look at a workdir has found, and how it is remembered until the next one.
+
+`capture` makes looks and keeps the last one of each workdir beside its shelf, under its commit's
+name: `look.json` and the indexes that know what each file was. It is a means alone: one that cannot
+be read, or is of another place, counts for none.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+
+from perdure.lateclass import dataclass
+from perdure.workspace import branches
+from perdure.workspace.branches import Branches
+from perdure.workspace.snapshot import index as staging
+from perdure.workspace.snapshot import modes
+from perdure.workspace.snapshot.findings import Findings, Piece
+from perdure.workspace.snapshot.index import Staged
+from perdure.workspace.snapshot.shelf import Shelf
+
+FORMAT = 1
+
+LISTED = 1000
+"""So many names are listed of what was left out."""
+
+
+@dataclass(slots=True)
+class Look:
+    """One look at a workdir: what its checkpoint is made of."""
+
+    worktree: str = ""
+    staged: Staged = field(default_factory=Staged)
+    operation: dict[str, str] = field(default_factory=dict)
+    branches: Branches = field(default_factory=Branches)
+    found: Findings = field(default_factory=lambda: Findings(umask=modes.umask()))
+    head: str = ""
+    tree: str = ""
+    branch: str = ""
+    index: list[int] = field(default_factory=list)
+    """The workdir's own index file, as it was."""
+    top: str = ""
+    commit: str = ""
+    says: list[str] = field(default_factory=list)
+    """The commit's tree and its parents."""
+    changed: int = 0
+    untracked: int = 0
+
+    @property
+    def modes(self) -> dict[str, int]:
+        """The modes that are not usual, by name as on disk; a directory's name ends in a slash."""
+        outer = {
+            prefix: Piece(root=Path(), index=Path(), prefix=prefix).outer
+            for prefix in self.found.modes
+        }
+        return {
+            outer[prefix] + name: mode
+            for prefix, noted in self.found.modes.items()
+            for name, mode in noted.items()
+        }
+
+    @property
+    def about(self) -> bytes:
+        """`checkpoint.json`."""
+        left_out = self.found.left_out
+        content: dict[str, Any] = {
+            "format": FORMAT,
+            "head": self.head,
+            "branch": self.branch,
+            "empty": sorted(self.found.empty),
+        }
+        content |= {
+            "left_out": left_out[:LISTED],
+            "left_out_more": max(0, len(left_out) - LISTED),
+            "unsteady": self.found.unsteady[:LISTED],
+        }
+        content |= {"umask": f"{self.found.umask:03o}", "modes": modes.to_json(self.modes)}
+        content |= {
+            "operation": self.operation,
+            "index": staging.to_json(self.staged),
+            **branches.to_json(self.branches),
+        }
+        return json.dumps(content, indent=1, sort_keys=True).encode("ascii")
+
+
+def remembered(shelf: Shelf, looks: Path, aside: Path) -> Look:
+    """The last look, its indexes copied aside; an empty one if there is none. Whether its objects
+    are still kept is seen on publishing."""
+    place = next((path.parent for path in looks.glob("*/look.json")), looks)
+    try:
+        known = _read(place / "look.json")
+    except (OSError, ValueError, KeyError, TypeError):
+        return Look()
+    if (
+        known.top != str(shelf.top)
+        or known.commit != place.name
+        or known.found.umask != modes.umask()
+    ):
+        return Look()
+    for path in place.iterdir():
+        if path.name == "index" or path.name.startswith("piece-"):
+            shutil.copy2(path, aside / path.name)  # With its time: git compares it with the files'.
+    return known
+
+
+def keep(shelf: Shelf, look: Look, aside: Path) -> None:
+    """The look takes its place under its commit's name; whatever stood there before goes."""
+    looks = shelf.directory / "looks"
+    for name in ("user-index", "user-index.read"):
+        (aside / name).unlink(missing_ok=True)
+    (aside / "look.json").write_bytes(_written(look))
+    place = looks / look.commit
+    if place.exists():
+        shutil.rmtree(looks / "old", ignore_errors=True)
+        place.rename(looks / "old")
+    aside.rename(place)
+    for other in looks.iterdir():
+        if other != place and other.name != look.commit:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _written(look: Look) -> bytes:
+    found = {
+        "left_out": look.found.left_out,
+        "empty": look.found.empty,
+        "pieces": look.found.pieces,
+        "trees": look.found.trees,
+        "umask": look.found.umask,
+        "modes": look.found.modes,
+        "recent": look.found.recent,
+        "settled": look.found.settled,
+        "idle": look.found.idle,
+    }
+    staged = {"tree": look.staged.tree, **staging.to_json(look.staged)}
+    ours = {
+        "refs": look.branches.refs,
+        "stashes": look.branches.stashes,
+        "says": look.branches.says,
+        "more": look.branches.more,
+    }
+    own = {
+        key: getattr(look, key)
+        for key in (
+            "worktree",
+            "head",
+            "tree",
+            "branch",
+            "index",
+            "top",
+            "commit",
+            "says",
+            "changed",
+            "untracked",
+        )
+    }
+    return json.dumps({**own, "found": found, "staged": staged, "branches": ours}).encode("ascii")
+
+
+def _read(path: Path) -> Look:
+    content = json.loads(path.read_bytes())
+    found, staged, ours = content.pop("found"), content.pop("staged"), content.pop("branches")
+    return Look(
+        found=Findings(
+            **{
+                key: found[key]
+                for key in ("pieces", "trees", "settled", "idle", "umask", "modes", "recent")
+            }
+        ),
+        staged=Staged(**staged),
+        branches=Branches(**ours),
+        **content,
+    )

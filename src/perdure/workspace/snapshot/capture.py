@@ -1,0 +1,310 @@
+"""Saves a workdir as one commit: the workdir's half of a checkpoint.
+
+The attempt calls `Checkpoints.save` while the agent works and when it has ended. The commit's tree
+holds `worktree/` (every file by its bytes: tracked, untracked, and ignored by policy), `index/`
+(what is staged; absent where that is the last commit), `stages/` (the sides of conflicts) and
+`checkpoint.json` (HEAD, branch, an operation in progress, empty directories, what was left out and
+why). Its parents are HEAD and the commits that the operation stands on. It is made with perdure's
+own index, so neither HEAD, the index nor a branch moves, and no filter, hook or setting of the
+repository takes part.
+
+Each look begins with the index of the last one, so files that did not change are not read. A look
+is made aside and takes its place before the ref is written; a ref keeps alive what its index is
+made of. Found to be anything else, it is thrown away and all is read again. A workdir that is as it
+was gets its old commit under the new number. When `save` returns, the checkpoint survives a power
+cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from perdure.errors import GitFailed, NotFound, WorkspaceError
+from perdure.model import Saved
+from perdure.workspace import branches
+from perdure.workspace.locks import flush
+from perdure.workspace.snapshot import index as staging
+from perdure.workspace.snapshot.cache import LISTED, Look, keep, remembered
+from perdure.workspace.snapshot.escapes import escape
+from perdure.workspace.snapshot.findings import Piece
+from perdure.workspace.snapshot.scan import scan
+from perdure.workspace.snapshot.shelf import FATAL, Shelf, split
+from perdure.workspace.snapshot.trees import changes, missing, tree_of
+
+_T = TypeVar("_T")
+
+
+def save(shelf: Shelf, ref: str, policy: str) -> Saved:
+    """Saves the workdir under a ref (a full name). Raises WorkspaceError, GitFailed; then nothing
+    was published."""
+    with in_words(shelf, "saved"):
+        return again(shelf, lambda shelf: _save(shelf, ref, policy))
+
+
+@contextlib.contextmanager
+def in_words(shelf: Shelf, what: str) -> Iterator[None]:
+    """What the file system refuses, as a WorkspaceError: a full disk, missing rights."""
+    try:
+        yield
+    except OSError as error:
+        raise WorkspaceError(
+            f"{shelf.top} could not be {what}: "
+            f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}.",
+            "Nothing is lost. Make room, or see to its rights, and try again.",
+        ) from error
+
+
+def _save(shelf: Shelf, ref: str, policy: str) -> Saved:
+    with looked(shelf, policy, kept=True) as (look, aside):
+        known = look.commit
+        _commit(shelf, look)
+        keep(shelf, look, aside)
+        shelf.publish(ref, look.commit, last=known)
+    return Saved(
+        commit=look.commit,
+        ref=ref,
+        git_dir=str(shelf.refs.git_dir),
+        head=look.head,
+        branch=look.branch,
+        changed=look.changed,
+        untracked=look.untracked,
+        left_out=tuple(look.found.left_out[:LISTED]),
+        unsteady=tuple(look.found.unsteady[:LISTED]),
+    )
+
+
+def again(shelf: Shelf, look: Callable[[Shelf], _T]) -> _T:
+    """What is remembered of earlier looks is only a means: where git fails with it, it is thrown
+    away and all is read once more. Where it still fails, something in the workdir's own git
+    directory is damaged: then the bare files are looked at."""
+    try:
+        return look(shelf)
+    except GitFailed as error:
+        if _is_full(error) or not ((shelf.directory / "looks").exists() or shelf.admin):
+            raise
+        shutil.rmtree(shelf.directory / "looks", ignore_errors=True)
+    try:
+        return look(shelf)
+    except GitFailed as error:
+        if shelf.admin is None or error.code != FATAL or _is_full(error):
+            raise
+        shutil.rmtree(shelf.directory / "looks", ignore_errors=True)
+    return look(shelf.without_git())
+
+
+_FULL = ("No space left", "Out of diskspace", "Disk quota exceeded")
+"""git 2.39: the system's own words, and those of csum-file.c for a write that came short."""
+
+
+def _is_full(error: GitFailed) -> bool:
+    return any(words in error.stderr for words in _FULL)
+
+
+@contextlib.contextmanager
+def looked(shelf: Shelf, policy: str, *, kept: bool = False) -> Iterator[tuple[Look, Path]]:
+    """Looks at the workdir as it is now. `commit` of the look is the last checkpoint's, whatever
+    has changed since.
+
+    The directory holds the look's indexes, and is gone afterwards unless it was kept. `kept`: the
+    caller means to keep it.
+    """
+    looks = shelf.directory / "looks"
+    looks.mkdir(exist_ok=True)
+    aside = looks / "next"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    try:
+        known = remembered(shelf, looks, aside)
+        yield _look(shelf, aside, known, policy, kept=kept), aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _look(shelf: Shelf, aside: Path, known: Look, policy: str, *, kept: bool) -> Look:
+    if known.head and known.tree:
+        shelf.trees.setdefault(known.head, known.tree)
+    look = Look(
+        head=shelf.head,
+        tree=shelf.tree,
+        branch=shelf.branch,
+        top=str(shelf.top),
+        commit=known.commit,
+        says=known.says,
+    )
+    copy = None
+    if shelf.broken:
+        look.found.left_out.append(
+            (
+                ".git",
+                "git cannot use it: HEAD, index and branches are not part of this checkpoint, only "
+                "files are",
+            )
+        )
+    look.branches = branches.gather(shelf, known.branches)
+    if look.branches.more:
+        look.found.left_out.append(
+            (".git/refs", f"{look.branches.more} branches and tags are more than are kept")
+        )
+    if shelf.admin is not None:
+        look.index = staging.signature(shelf.admin / "index")
+        look.operation = staging.operation(shelf.admin)
+        if look.index and look.index == known.index and known.head == look.head:
+            look.staged = known.staged
+        else:
+            copy = staging.copied(shelf.admin, aside / "user-index")
+            if copy is not None:
+                shutil.copy2(copy, aside / "user-index.read")
+    if shelf.lent is not None and (look.head, look.index, look.branches.says) != (
+        known.head,
+        known.index,
+        known.branches.says,
+    ):
+        _bring(shelf, known, [look.head, *staging.commits(look.operation), *look.branches.commits])
+    if not (aside / "index").exists():
+        _begin(shelf, aside / "index")
+    piece = Piece(root=shelf.top, index=aside / "index", seen=dict(known.found.pieces.get("", {})))
+    look.worktree = scan(shelf, piece, known.found, look.found, policy, copy, kept=kept)
+    if copy is not None:
+        look.staged = staging.staged(shelf, aside / "user-index.read")
+        if shelf.lent is not None:
+            # The tree is here already; what it names may be nowhere but in the agent's objects.
+            base = look.tree or shelf.put("tree", b"")
+            named = [
+                change.new
+                for change in changes(shelf, base, look.staged.tree)
+                if change.mode not in ("000000", "160000")
+            ]
+            _bring(shelf, known, [*named, *look.staged.objects])
+    if (look.worktree, look.head) == (known.worktree, known.head):
+        look.changed, look.untracked = known.changed, known.untracked
+    else:
+        look.changed, look.untracked = _counted(shelf, look)
+    return look
+
+
+def _begin(shelf: Shelf, index: Path) -> None:
+    """The first index of a workdir: what HEAD has, so that few files are new. Without what git
+    itself would refuse in an index."""
+    if not shelf.tree:
+        return
+    lines = []
+    for line in split(shelf.run("ls-tree", "-r", "-z", "--full-tree", shelf.tree).stdout):
+        facts, _, name = line.partition("\t")
+        mode, kind, oid = facts.split(" ")
+        parts = name.split("/")
+        if kind == "blob" and not any(
+            part in ("", ".", "..") or escape(part, mode == "120000") != part for part in parts
+        ):
+            lines.append(f"{mode} {oid}\t{name}\0")
+    shelf.run("update-index", "-z", "--index-info", index=index, stdin=os.fsencode("".join(lines)))
+
+
+def keep_commits(shelf: Shelf, commits: Sequence[str]) -> None:
+    """Keep commits of the agent's own repository beside the checkpoints, under rescue refs; the
+    newest first, so that few refs do.
+
+    Raises WorkspaceError where one of them is not there whole, GitFailed.
+    """
+    with in_words(shelf, "saved"):
+        _bring(shelf, Look(head=shelf.head), list(commits))
+        if absent := missing(shelf, list(commits)):
+            raise WorkspaceError(
+                f"The commit {absent[0][:12]} of {shelf.top} could not be saved.",
+                "Look at it with git fsck.",
+            )
+        kept: list[str] = []
+        for oid in commits:
+            below = any(
+                shelf.run("merge-base", "--is-ancestor", oid, other, good=(0, 1)).code == 0
+                for other in kept
+            )
+            kept += [] if below else [oid]
+        flush(shelf.objects)
+        shelf.order(*(f"update refs/perdure/rescue/{shelf.id}/{oid} {oid}" for oid in kept))
+
+
+def _bring(shelf: Shelf, known: Look, wanted: list[str]) -> None:
+    """Copies what a checkpoint needs of the agent's own objects. They are only read, by perdure's
+    git: nothing of theirs runs."""
+    wanted = missing(shelf, [oid for oid in dict.fromkeys(wanted) if oid])
+    if unknown := set(missing(shelf, wanted, lent=True)):
+        wanted = [oid for oid in wanted if oid not in unknown]
+    if not wanted:
+        return
+    there = [oid for oid in dict.fromkeys((known.head, shelf.pinned)) if oid and shelf.commit(oid)]
+    asked = "".join(f"{line}\n" for line in [*wanted, "--not", *there])
+    packs = shelf.objects / "pack"
+    packs.mkdir(exist_ok=True)
+    shelf.run(
+        "pack-objects",
+        "-q",
+        "--revs",
+        "--non-empty",
+        str(packs / "pack"),
+        stdin=asked.encode(),
+        lent=True,
+    )
+
+
+def copy_commit(shelf: Shelf, commit: str) -> None:
+    """Copy a commit, with its history, from the agent's own objects to the shelf, if it is not
+    there yet. Raises NotFound."""
+    if shelf.lent is not None:
+        _bring(shelf, Look(), [commit])
+    if not shelf.commit(commit):
+        raise NotFound(
+            f"The commit {commit[:12]} is not in {shelf.top} any more.",
+            "Look at that repository: its agent may have removed it.",
+        )
+
+
+def _counted(shelf: Shelf, look: Look) -> tuple[int, int]:
+    base = look.tree or shelf.put("tree", b"")
+    states = [
+        change.state
+        for change in changes(shelf, base, look.worktree)
+        if "160000" not in (change.old_mode, change.mode)
+    ]
+    return len(states) - states.count("A"), states.count("A")
+
+
+def _commit(shelf: Shelf, look: Look) -> None:
+    """Writes the commit, unless the last one says the same."""
+    entries = [
+        ("100644", "checkpoint.json", shelf.put("blob", look.about)),
+        ("40000", "worktree", look.worktree),
+    ]
+    if look.staged.tree and look.staged.tree != look.tree:
+        entries.append(("40000", "index", look.staged.tree))
+    if stages := look.staged.objects:
+        entries.append(
+            ("40000", "stages", tree_of(shelf, [("100644", oid, oid) for oid in stages]))
+        )
+    tree = tree_of(shelf, entries)
+    also = list(
+        dict.fromkeys(
+            oid
+            for oid in [*staging.commits(look.operation), *look.branches.commits]
+            if oid != look.head
+        )
+    )
+    absent = set(missing(shelf, also))
+    parents = [oid for oid in (look.head, *also) if oid and oid not in absent]
+    says = [tree, *parents]
+    if look.commit and look.says == says:
+        return
+    look.says = says
+    lines = [f"tree {tree}", *(f"parent {oid}" for oid in parents)]
+    who = f"perdure <perdure@perdure.invalid> {int(time.time())} +0000"
+    look.commit = shelf.put(
+        "commit",
+        "\n".join(
+            [*lines, f"author {who}", f"committer {who}", "", "perdure: checkpoint\n"]
+        ).encode(),
+    )

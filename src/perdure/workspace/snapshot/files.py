@@ -1,0 +1,388 @@
+"""Puts files of a tree in place, and takes others away, without git: nothing of the repository is
+asked how a file should look.
+
+`restore` calls it with what differs between the tree that was just saved and the one that is
+wanted. Directories are opened one by one and links never followed, so what an agent put in the way
+leads nowhere else. A file that has to go is moved aside first, and deleted only when its bytes are
+those of the saved tree; anything else goes to the trash. Each file is the old or the new one or,
+for a moment, beside its place under a name `.perdure-*`; after a kill the next run saves and clears
+that away as it does any other file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from perdure.errors import WorkspaceError
+from perdure.workspace import trash
+from perdure.workspace.identity import Places
+from perdure.workspace.locks import make_private
+from perdure.workspace.snapshot import disarm
+from perdure.workspace.snapshot.escapes import unescape
+from perdure.workspace.snapshot.modes import Rights, given, kept, umask
+from perdure.workspace.snapshot.shelf import Shelf
+from perdure.workspace.snapshot.trees import Change
+
+_NOTHING = "000000"
+_SUBMODULE = "160000"
+_LINK = "120000"
+_FILE = "100644"
+_AT_ONCE = 32 << 20
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Placer:
+    """Writes below one directory. `notes` says what had to go to the trash, or could not be
+    placed."""
+
+    def __init__(
+        self, places: Places, shelf: Shelf, rights: Rights, *, outside: bool = False
+    ) -> None:
+        """`outside`: the checkpoint came from another machine."""
+        self._outside = outside
+        self._places, self._shelf, self._rights, self._umask = places, shelf, rights, umask()
+        self._scratch = make_private(places.scratch)
+        self._made: dict[str, None] = {}
+        self.notes: list[str] = []
+
+    def place(
+        self, changes: Sequence[Change], empty: Sequence[str], no_longer: Sequence[str]
+    ) -> None:
+        """Makes the changes, then the empty directories; `no_longer` are empty ones that go. Raises
+        WorkspaceError."""
+        with self._told():
+            self._place(changes, empty, no_longer)
+
+    def open_up(self, directories: Sequence[str]) -> None:
+        """Gives their owner every right to these directories, until `fit`: files in them are to be
+        written. Raises WorkspaceError."""
+        with self._told():
+            for name in sorted(directories):
+                self._set(name, lambda mode: stat.S_IMODE(mode) | 0o700)
+
+    def fit(self, names: Iterable[str]) -> None:
+        """Gives these, and the directories that were made, the modes that they should have. Raises
+        WorkspaceError."""
+        with self._told():
+            for name in sorted({*names, *self._made}, reverse=True):
+                self._set(name, partial(self._fitting, name))
+
+    def _fitting(self, name: str, mode: int) -> int:
+        wanted = given(mode, self._rights.of(name, mode), self._umask, mode) | (mode & 0o7000)
+        return wanted if name in self._made or kept(wanted) != kept(mode) else stat.S_IMODE(mode)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+            raise WorkspaceError(
+                f"{self._shelf.top} could not be put back whole: {name or 'a file'}: "
+                f"{error.strerror}.",
+                "Nothing is lost. Make room, or see to its rights, and try again: it goes on where "
+                "it was.",
+            ) from error
+
+    def _set(self, name: str, change: Callable[[int], int]) -> None:
+        """Changes a mode, if there is a file or directory of that name; links are not followed."""
+        parts = name.rstrip("/").split("/")
+        if not name or not self._checked(name.rstrip("/")):
+            return
+        try:
+            with self._open(parts[:-1], make=False) as above:
+                fd = os.open(parts[-1], os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            return
+        try:
+            mode = os.fstat(fd).st_mode
+            if (stat.S_ISDIR(mode) if name.endswith("/") else stat.S_ISREG(mode)) and change(
+                mode
+            ) != stat.S_IMODE(mode):
+                # A descriptor that only names a file cannot be given to fchmod; its entry in /proc
+                # can.
+                os.chmod(f"/proc/self/fd/{fd}", change(mode))  # noqa: PTH101
+        finally:
+            os.close(fd)
+
+    def _place(
+        self, changes: Sequence[Change], empty: Sequence[str], no_longer: Sequence[str]
+    ) -> None:
+        known = [change for change in changes if _SUBMODULE not in (change.old_mode, change.mode)]
+        for change in known:
+            if change.mode == _NOTHING and (parts := self._parts(change.name, change.old_mode)):
+                self._remove(parts, change)
+        wanted = [change for change in known if change.mode != _NOTHING]
+        for change, content in self._contents(wanted):
+            if parts := self._parts(change.name, change.mode):
+                for place, what, inner in (
+                    self._disarmed(parts, change, content)
+                    if self._outside
+                    else [(parts, change, content)]
+                ):
+                    self._write(place, what, inner)
+        for name in sorted(no_longer, reverse=True):
+            if parts := self._checked(name):
+                self._leave_empty(parts)
+        for name in empty:
+            if parts := self._checked(name):
+                with self._open(parts, make=True):
+                    pass
+
+    def _disarmed(
+        self, parts: list[str], change: Change, content: bytes | Path
+    ) -> Iterator[tuple[list[str], Change, bytes | Path]]:
+        """What is put in place for a file from outside: see `disarm`."""
+        kind, name = disarm.kind(parts), "/".join(parts)
+        aside = [*parts[:-1], parts[-1] + disarm.ASIDE]
+        if kind == "hook":
+            self.notes.append(
+                f"{name!r} was left out: it is a hook that came from another machine."
+            )
+        elif kind == "pointer":
+            self.notes.append(
+                f"{name!r} came from another machine, and leads git elsewhere: it lies beside its "
+                f"place as {aside[-1]!r}."
+            )
+            yield aside, change, content
+        elif (
+            kind == "config"
+            and (safe := disarm.plain(self._shelf, content, change.mode == _LINK)) is not None
+        ):
+            self.notes.append(
+                f"{name!r} came from another machine, and may name programs: it lies beside a "
+                f"plain one as {aside[-1]!r}."
+            )
+            yield aside, change, content
+            yield parts, replace(change, mode=_FILE), safe
+        else:
+            yield parts, change, content
+
+    def _parts(self, name: str, mode: str) -> list[str]:
+        return self._checked(unescape(name, mode == _LINK))
+
+    def _checked(self, name: str) -> list[str]:
+        """The parts of a name; none if it leads out, or into the workdir's own git directory: a
+        tree may say anything."""
+        parts = name.split("/")
+        if self._shelf.broken and parts[0] == ".git":
+            return []
+        if self._shelf.admin is not None and parts[0] == ".git":
+            note = (
+                "Files below '.git' were not put in place: that is the workdir's own git directory."
+            )
+            self.notes += [] if note in self.notes else [note]
+            return []
+        if any(part in ("", ".", "..") or "\0" in part for part in parts):
+            self.notes.append(
+                f"{name!r} was not put in place: it is no name of a file in a workdir."
+            )
+            return []
+        return parts
+
+    @contextlib.contextmanager
+    def _open(self, parts: Sequence[str], *, make: bool) -> Iterator[int]:
+        """A directory below the top. `make`: what is missing is made, and what is in the way goes
+        to the trash. Raises FileNotFoundError or NotADirectoryError."""
+        fd = os.open(self._shelf.top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for number, part in enumerate(parts, 1):
+                try:
+                    below = os.open(part, _DIRECTORY, dir_fd=fd)
+                except OSError:
+                    if not make:
+                        raise
+                    if _lstat(part, fd) is not None:
+                        self._discard(fd, parts[:number])
+                    os.mkdir(part, 0o700, dir_fd=fd)
+                    self._made["/".join([*parts[:number], ""])] = None
+                    below = os.open(part, _DIRECTORY, dir_fd=fd)
+                os.close(fd)
+                fd = below
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _remove(self, parts: list[str], change: Change) -> None:
+        try:
+            with self._open(parts[:-1], make=False) as fd:
+                there = _lstat(parts[-1], fd)
+                if there is None or stat.S_ISDIR(there.st_mode):
+                    return
+                aside = self._aside(fd, parts[-1])
+                self._end(fd, aside, change.old, "/".join(parts))
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            if error.errno != errno.ELOOP:  # Behind a link that is itself one of the changes.
+                raise
+            return
+        self._leave_empty(parts[:-1])
+
+    def _leave_empty(self, parts: Sequence[str]) -> None:
+        """Directories that are empty now go, as git does it."""
+        for length in range(len(parts), 0, -1):
+            try:
+                with self._open(parts[: length - 1], make=False) as fd:
+                    os.rmdir(parts[length - 1], dir_fd=fd)
+            except OSError:
+                return
+
+    def _write(self, parts: list[str], change: Change, content: bytes | Path) -> None:
+        with self._open(parts[:-1], make=True) as fd:
+            last = parts[-1]
+            there = _lstat(last, fd)
+            fresh = f".perdure-{secrets.token_hex(8)}"
+            if change.mode == _LINK:
+                os.symlink(
+                    content if isinstance(content, bytes) else content.read_bytes(),
+                    os.fsencode(fresh),
+                    dir_fd=fd,
+                )
+            else:
+                kind = stat.S_IFREG | (0o100 if change.mode == "100755" else 0)
+                name = "/".join(parts)
+                wanted = self._rights.of(
+                    name.removesuffix(disarm.ASIDE) if self._outside else name, kind
+                )
+                now = there.st_mode if there is not None and stat.S_ISREG(there.st_mode) else 0
+                self._fill(fd, fresh, content, given(kind, wanted, self._umask, now))
+            if there is not None and stat.S_ISDIR(there.st_mode):
+                self._discard(fd, parts)
+                there = None
+            if there is None:
+                os.rename(fresh, last, src_dir_fd=fd, dst_dir_fd=fd)
+                return
+            aside = self._aside(fd, last)
+            os.rename(fresh, last, src_dir_fd=fd, dst_dir_fd=fd)
+            self._end(fd, aside, change.old, "/".join(parts))
+
+    def _fill(self, fd: int, name: str, content: bytes | Path, mode: int) -> None:
+        made = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=fd)
+        with os.fdopen(made, "wb") as file:
+            if isinstance(content, bytes):
+                file.write(content)
+            else:
+                with content.open("rb") as source:
+                    shutil.copyfileobj(source, file, 1 << 20)
+            os.fchmod(made, mode)
+
+    def _aside(self, fd: int, name: str) -> str:
+        aside = f".perdure-{secrets.token_hex(8)}"
+        os.rename(name, aside, src_dir_fd=fd, dst_dir_fd=fd)
+        return aside
+
+    def _end(self, fd: int, aside: str, oid: str, name: str) -> None:
+        """Deletes what was moved aside if it is what has been saved; else it goes to the trash."""
+        if self._digest(fd, aside) == oid:
+            os.unlink(aside, dir_fd=fd)
+        else:
+            self._trash(fd, aside, name)
+
+    def _digest(self, fd: int, name: str) -> str:
+        there = os.lstat(f"/proc/self/fd/{fd}/{name}")
+        if stat.S_ISLNK(there.st_mode):
+            target = os.fsencode(os.readlink(name, dir_fd=fd))
+            return hashlib.new(self._shelf.form, b"blob %d\0" % len(target) + target).hexdigest()
+        if not stat.S_ISREG(there.st_mode):
+            return ""
+        digest = hashlib.new(self._shelf.form, b"blob %d\0" % there.st_size)
+        with os.fdopen(
+            os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd), "rb"
+        ) as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    def _discard(self, fd: int, parts: Sequence[str]) -> None:
+        self._trash(fd, self._aside(fd, parts[-1]), "/".join(parts))
+
+    def _trash(self, fd: int, aside: str, name: str) -> None:
+        place = self._shelf.top / name
+        about = {
+            "kind": "in the way",
+            "why": f"in the way of a restore of {self._shelf.top}",
+            "parts": {"in-the-way": str(place)},
+        }
+        target = trash.put(
+            self._places.trash(""),
+            self._shelf.id,
+            [("in-the-way", Path(f"/proc/self/fd/{fd}/{aside}"))],
+            about,
+        )
+        self.notes.append(
+            f"{name!r} was in the way and is no part of what was saved: it lies in {target}."
+        )
+
+    def _contents(self, wanted: Sequence[Change]) -> Iterator[tuple[Change, bytes | Path]]:
+        """Each change with its new bytes, some MiB at a time; large ones as a file that is gone
+        afterwards."""
+        ids = "".join(f"{change.new}\n" for change in wanted).encode()
+        sizes = (
+            [
+                line.split(" ")
+                for line in self._shelf.run("cat-file", "--batch-check", stdin=ids).text.split("\n")
+            ]
+            if wanted
+            else []
+        )
+        for change, said in zip(wanted, sizes, strict=True):
+            if said[-1] == "missing" or said[1] != "blob":
+                raise WorkspaceError(
+                    f"The checkpoint is damaged: {change.name!r} is not there.",
+                    "Restore an earlier one.",
+                )
+        batch: list[Change] = []
+        total = 0
+        for change, said in zip(wanted, sizes, strict=True):
+            size = int(said[2])
+            if size > _AT_ONCE:
+                made = (
+                    self._scratch
+                    / self._shelf.looking_at(self._scratch).run("unpack-file", change.new).text
+                )
+                try:
+                    yield change, made
+                finally:
+                    made.unlink(missing_ok=True)
+                continue
+            if total + size > _AT_ONCE:
+                yield from self._batch(batch)
+                batch, total = [], 0
+            batch.append(change)
+            total += size
+        yield from self._batch(batch)
+
+    def _batch(self, batch: Sequence[Change]) -> Iterator[tuple[Change, bytes]]:
+        if not batch:
+            return
+        out = self._shelf.run(
+            "cat-file", "--batch", stdin="".join(f"{change.new}\n" for change in batch).encode()
+        ).stdout
+        at = 0
+        for change in batch:
+            end = out.index(b"\n", at)
+            size = int(out[at:end].split(b" ")[2])
+            yield change, out[end + 1 : end + 1 + size]
+            at = end + size + 2
+
+
+def _lstat(name: str, fd: int) -> os.stat_result | None:
+    try:
+        return os.lstat(name, dir_fd=fd)
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,310 @@
+"""What a workdir's own git directory says beside its files: the index, and an operation that is in
+progress.
+
+`capture` reads them, `restore` puts them back. The index is copied and only the copy is read,
+by perdure's own git: nothing is ever written into it, no matter what the agent made of it. Its
+entries become a tree; what a tree cannot hold (conflicts, entries that are only announced, flags
+that hide changes) is kept as text. Of an operation (a merge, a rebase) the small files that make it
+up are kept.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import secrets
+import stat
+from collections.abc import Mapping
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+
+from perdure.errors import Conflict
+from perdure.lateclass import dataclass
+from perdure.workspace.locks import is_real_directory, sync
+from perdure.workspace.snapshot.shelf import Shelf, joined, split
+
+_SINGLE = (
+    "MERGE_HEAD",
+    "MERGE_MSG",
+    "MERGE_MODE",
+    "MERGE_RR",
+    "AUTO_MERGE",
+    "CHERRY_PICK_HEAD",
+    "REVERT_HEAD",
+    "REBASE_HEAD",
+    "SQUASH_MSG",
+)
+_BISECT = (
+    "BISECT_LOG",
+    "BISECT_START",
+    "BISECT_TERMS",
+    "BISECT_NAMES",
+    "BISECT_EXPECTED_REV",
+    "BISECT_ANCESTORS_OK",
+    "BISECT_RUN",
+)
+_FOLDERS = ("rebase-merge", "rebase-apply", "sequencer")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_SMALL = 256 << 10
+_MOST = 500
+_OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_LARGEST_INDEX = 1 << 30
+
+
+@dataclass(slots=True)
+class Staged:
+    """An index: its tree, and what a tree cannot say. Everything is empty where there is no
+    index."""
+
+    tree: str = ""
+    stages: list[list[str]] = field(default_factory=list)
+    """Mode, id, stage and name of each side of a conflict."""
+    intent: list[str] = field(default_factory=list)
+    """Entries that are announced, without content (git add --intent-to-add)."""
+    assumed: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    @property
+    def objects(self) -> list[str]:
+        return list(dict.fromkeys(oid for mode, oid, _, _ in self.stages if mode != "160000"))
+
+
+def signature(path: Path) -> list[int]:
+    """What an index file is, cheaply; empty if there is none."""
+    try:
+        seen = path.lstat()
+    except OSError:
+        return []
+    return (
+        [seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns]
+        if stat.S_ISREG(seen.st_mode)
+        else []
+    )
+
+
+def copied(admin: Path, to: Path) -> Path | None:
+    """A copy of the workdir's index, and of the one it may share entries with; None if there is
+    none."""
+    if not _copy(admin / "index", to):
+        return None
+    for shared in admin.glob("sharedindex.*"):
+        _copy(shared, to.with_name(shared.name))
+    return to
+
+
+def _copy(source: Path, target: Path) -> bool:
+    try:
+        fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    with os.fdopen(fd, "rb") as file:
+        seen = os.fstat(fd)
+        if not stat.S_ISREG(seen.st_mode) or seen.st_size > _LARGEST_INDEX:
+            return False
+        target.write_bytes(file.read(_LARGEST_INDEX))
+    # git compares a file's time with that of the index: a copy that is younger would hide changes.
+    os.utime(target, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    return True
+
+
+def staged(shelf: Shelf, copy: Path) -> Staged:
+    """Reads a copy of the workdir's index (and uses it up)."""
+    found, announced = Staged(), False
+    empty = shelf.put("blob", b"")
+    for line in split(shelf.run("ls-files", "-z", "-v", "--stage", index=copy, lent=True).stdout):
+        tag, mode, rest = line.split(" ", 2)
+        ids, _, name = rest.partition("\t")
+        oid, _, stage = ids.partition(" ")
+        if stage != "0":
+            found.stages.append([mode, oid, stage, name])
+            continue
+        announced |= oid == empty
+        if tag.islower():
+            found.assumed.append(name)
+        if tag in "Ss":
+            found.skipped.append(name)
+    if found.stages:
+        names = list(dict.fromkeys(name for _, _, _, name in found.stages))
+        shelf.run(
+            "update-index",
+            "--force-remove",
+            "-z",
+            "--stdin",
+            index=copy,
+            stdin=joined(names),
+            lent=True,
+        )
+    found.tree = shelf.run("write-tree", "--missing-ok", index=copy, lent=True).text
+    if announced:
+        asked = (
+            "diff-index",
+            "--cached",
+            "--ita-visible-in-index",
+            "--name-only",
+            "--no-renames",
+            "--ignore-submodules=all",
+            "-z",
+        )
+        found.intent = split(shelf.run(*asked, found.tree, "--", index=copy, lent=True).stdout)
+    return found
+
+
+def put_staged(shelf: Shelf, wanted: Staged, tree: str, scratch: Path) -> None:
+    """Gives the workdir an index of this tree, conflicts and flags included. Raises Conflict while
+    a git is at work there."""
+    assert shelf.admin is not None
+    fresh = scratch / f"index-{secrets.token_hex(6)}"
+    if tree:
+        shelf.run("read-tree", tree, index=fresh)
+    if wanted.stages:
+        lines = "".join(
+            f"{mode} {oid} {stage}\t{name}\0" for mode, oid, stage, name in wanted.stages
+        )
+        shelf.run("update-index", "-z", "--index-info", index=fresh, stdin=os.fsencode(lines))
+    if wanted.intent:
+        there = [
+            name
+            for name in wanted.intent
+            if (shelf.top / name).is_file() and not (shelf.top / name).is_symlink()
+        ]
+        if there:
+            shelf.run(
+                "add",
+                "--force",
+                "--intent-to-add",
+                "--pathspec-from-file=-",
+                "--pathspec-file-nul",
+                index=fresh,
+                stdin=joined(there),
+            )
+    shelf.run("update-index", "-q", "--refresh", index=fresh, good=(0, 1))
+    for flag, names in (
+        ("--assume-unchanged", wanted.assumed),
+        ("--skip-worktree", wanted.skipped),
+    ):
+        if names:
+            shelf.run("update-index", flag, "-z", "--stdin", index=fresh, stdin=joined(names))
+    content = fresh.read_bytes() if fresh.exists() else b""
+    fresh.unlink(missing_ok=True)
+    _exchange(shelf.admin, "index", content)
+
+
+def _exchange(admin: Path, name: str, content: bytes) -> None:
+    """Replaces a file of a git directory under git's own lock. No content: there is to be none."""
+    lock = admin / f"{name}.lock"
+    try:
+        fd = os.open(
+            lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666
+        )
+    except FileExistsError:
+        raise Conflict(
+            f"A git is at work in {admin}: {lock.name} is there.",
+            "Wait for it to end, and try again.",
+        ) from None
+    with os.fdopen(fd, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(fd)
+    if content:
+        lock.replace(admin / name)
+    else:
+        (admin / name).unlink(missing_ok=True)
+        lock.unlink()
+    sync(admin)
+
+
+def operation(admin: Path) -> dict[str, str]:
+    """The files of an operation in progress, by name, as base64; empty if there is none."""
+    found = dict[str, str]()
+    for name in (*_SINGLE, *_BISECT):
+        _gather(admin / name, name, found)
+    for folder in _FOLDERS:
+        if is_real_directory(admin / folder):
+            for path in sorted((admin / folder).iterdir()):
+                if _NAME.fullmatch(path.name) and len(found) < _MOST:
+                    _gather(path, f"{folder}/{path.name}", found)
+    return found
+
+
+def _gather(path: Path, name: str, found: dict[str, str]) -> None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return
+    with os.fdopen(fd, "rb") as file:
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            content = file.read(_SMALL + 1)
+            if len(content) <= _SMALL:
+                found[name] = base64.b64encode(content).decode()
+
+
+def commits(files: Mapping[str, str]) -> list[str]:
+    """The ids that an operation's files name: what it cannot go on without."""
+    text = " ".join(
+        base64.b64decode(content).decode("utf-8", "replace")
+        for name, content in files.items()
+        if _names_commits(name)
+    )
+    return list(dict.fromkeys(word for word in text.split() if _OID.fullmatch(word)))
+
+
+def _names_commits(name: str) -> bool:
+    return name.endswith("_HEAD") or name.rpartition("/")[2] in (
+        "orig-head",
+        "onto",
+        "stopped-sha",
+        "amend",
+        "head",
+        "squash-onto",
+    )
+
+
+def put_operation(admin: Path, wanted: Mapping[str, str]) -> None:
+    """Makes these the files of the operation in progress: others go. What was there has been
+    photographed before."""
+    for name in operation(admin):
+        if name not in wanted:
+            (admin / name).unlink(missing_ok=True)
+    for name, content in wanted.items():
+        if not is_state(name):
+            continue
+        path = admin / name
+        if not is_real_directory(path.parent):
+            path.parent.unlink(missing_ok=True)
+            path.parent.mkdir()
+        fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+        fd = os.open(
+            fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666
+        )
+        with os.fdopen(fd, "wb") as file:
+            file.write(base64.b64decode(content))
+            file.flush()
+            os.fsync(fd)
+        fresh.replace(path)
+        sync(path.parent)
+    for folder in _FOLDERS:
+        if is_real_directory(admin / folder) and not any((admin / folder).iterdir()):
+            (admin / folder).rmdir()
+
+
+def is_state(name: str) -> bool:
+    """Whether a name is one of an operation's files: a checkpoint from elsewhere may say
+    anything."""
+    folder, _, file = name.rpartition("/")
+    return (folder in _FOLDERS and _NAME.fullmatch(file) is not None) or name in (
+        *_SINGLE,
+        *_BISECT,
+    )
+
+
+def to_json(wanted: Staged) -> dict[str, Any]:
+    """What a tree cannot say; empty parts are left out."""
+    parts = {
+        "stages": wanted.stages,
+        "intent": wanted.intent,
+        "assumed": wanted.assumed,
+        "skipped": wanted.skipped,
+    }
+    return {key: value for key, value in parts.items() if value}

@@ -1,0 +1,280 @@
+"""Takes a checkpoint from one place to another: into another workdir of this machine, or as one
+pack for a capsule.
+
+A pack holds the checkpoint's commit with all its files and the run's own commits, cut at the commit
+that the run began at: who unpacks it into an empty directory has a shallow repository, who has the
+repository already needs nothing more. Files can be left out; what is committed stays in the
+history, and is named. Unpacking runs nothing and checks that all is there; what is in the pack is
+believed only as far as `restore` checks it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from perdure.errors import Conflict, GitFailed, WorkspaceError
+from perdure.host.git import Git
+from perdure.lateclass import dataclass
+from perdure.workspace.identity import Places
+from perdure.workspace.locks import flush, make_directory, make_private, sync, write
+from perdure.workspace.snapshot.capture import copy_commit
+from perdure.workspace.snapshot.escapes import unescape
+from perdure.workspace.snapshot.restore import lend_objects, load
+from perdure.workspace.snapshot.shelf import Shelf, joined, split
+from perdure.workspace.snapshot.trees import commit_of, tree_of
+
+_OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_LINK = "120000"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedFacts:
+    """What has to travel with a pack. `commit` differs from the one asked for where files were left
+    out."""
+
+    commit: str
+    shallow: tuple[str, ...] = ()
+    """Commits whose parents are not in the pack."""
+    head: str = ""
+    branch: str = ""
+    form: str = "sha1"
+    """How ids are made: `sha1` or `sha256`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packed:
+    """A checkpoint as a pack, in git's format."""
+
+    facts: PackedFacts
+    kept: tuple[str, ...]
+    """Names that were to be left out, but are committed: the history still has them."""
+    file: IO[bytes]
+
+
+@contextlib.contextmanager
+def pack(
+    places: Places,
+    shelf: Shelf,
+    commit: str,
+    without: Sequence[str],
+    *,
+    began: str = "",
+    have: Sequence[str] = (),
+) -> Iterator[Packed]:
+    """The checkpoint as a pack, in a file that is gone afterwards. `without`: names as on disk,
+    directories with all below them.
+
+    `began`: the commit that history is cut at, if not where the workdir began. `have`: checkpoints
+    that the receiver has already; those that are gone here are passed over.
+    """
+    checkpoint = load(shelf, commit)
+    scratch = make_private(places.scratch) / f"pack-{secrets.token_hex(8)}"
+    scratch.mkdir(mode=0o700)
+    try:
+        kept: tuple[str, ...] = ()
+        oid = checkpoint.commit
+        if without:
+            oid, kept = _without(shelf, oid, checkpoint.head, without, scratch)
+        shallow = _cut(shelf, oid, began or shelf.pinned)
+        known = [each for each in have if shelf.commit(each)]
+        asked = "".join(f"--shallow {edge}\n" for edge in shallow) + "\n".join(
+            [oid, "--not", *known, ""]
+        )
+        words = (
+            "pack-objects",
+            "-q",
+            "--revs",
+            "--window=0",
+            "--compression=1",
+            str(scratch / "pack"),
+        )
+        name = shelf.run(*words, stdin=asked.encode()).text
+        with (scratch / f"pack-{name}.pack").open("rb") as file:
+            facts = PackedFacts(
+                commit=oid,
+                shallow=tuple(shallow),
+                head=checkpoint.head,
+                branch=checkpoint.branch,
+                form=shelf.form,
+            )
+            yield Packed(facts=facts, kept=kept, file=file)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _cut(shelf: Shelf, commit: str, began: str) -> list[str]:
+    """The commits at which history is cut: the run's first one, and what else stands on commits
+    from before it."""
+    base = began if began and shelf.commit(began) else ""
+    before = shelf.run("rev-parse", f"{base}^@", good=(0, 128)).text.split() if base else []
+    parents = {}
+    for line in shelf.run("rev-list", "--parents", commit, "--not", *before).text.split("\n"):
+        oid, *above = line.split(" ")
+        parents[oid] = above
+    return [oid for oid, above in parents.items() if any(parent not in parents for parent in above)]
+
+
+def _without(
+    shelf: Shelf, commit: str, head: str, names: Sequence[str], scratch: Path
+) -> tuple[str, tuple[str, ...]]:
+    """The same checkpoint without some files, and those of them that HEAD has."""
+    entries, parents = commit_of(shelf, commit)
+    wanted = [name.rstrip("/") for name in names]
+
+    def chosen(tree: str) -> list[tuple[str, str]]:
+        found = []
+        for line in split(shelf.run("ls-tree", "-r", "-z", tree).stdout):
+            facts, _, name = line.partition("\t")
+            plain = unescape(name, facts.startswith(_LINK))
+            if any(plain == one or plain.startswith(f"{one}/") for one in wanted):
+                found.append((name, plain))
+        return found
+
+    gone: dict[str, None] = {}
+    for part in ("worktree", "index"):
+        if part in entries and (here := chosen(entries[part][1])):
+            index = scratch / part
+            shelf.run("read-tree", entries[part][1], index=index)
+            shelf.run(
+                "update-index",
+                "--force-remove",
+                "-z",
+                "--stdin",
+                index=index,
+                stdin=joined([name for name, _ in here]),
+            )
+            entries[part] = ("40000", shelf.run("write-tree", "--missing-ok", index=index).text)
+            gone |= dict.fromkeys(plain for _, plain in here)
+    about = json.loads(shelf.run("cat-file", "blob", entries["checkpoint.json"][1]).stdout)
+    about["left_out"] += [[name, "it was left out of the capsule"] for name in gone]
+    entries["checkpoint.json"] = (
+        "100644",
+        shelf.put("blob", json.dumps(about, indent=1, sort_keys=True).encode("ascii")),
+    )
+    made = tree_of(shelf, [(mode, name, oid) for name, (mode, oid) in entries.items()])
+    who = "perdure <perdure@perdure.invalid> 0 +0000"
+    lines = [
+        f"tree {made}",
+        *(f"parent {oid}" for oid in parents),
+        f"author {who}",
+        f"committer {who}",
+        "",
+        "perdure: checkpoint\n",
+    ]
+    return shelf.put("commit", "\n".join(lines).encode()), tuple(
+        plain for _, plain in chosen(head)
+    ) if head else ()
+
+
+def found(git: Git, path: Path, form: str, shallow: Sequence[str], head: str) -> None:
+    """Makes an empty shallow repository where there is an empty directory, or none. Raises Conflict
+    where there are files."""
+    if not all(_OID.fullmatch(oid) for oid in shallow) or form not in ("sha1", "sha256"):
+        raise WorkspaceError(
+            "The capsule's history is not what it should be.", "Ask for a new one."
+        )
+    make_directory(path)
+    if any(path.iterdir()):
+        raise Conflict(
+            f"{path} is not empty.", "Name a directory that is empty or does not exist yet."
+        )
+    if not head:
+        return
+    stage = path / ".git.perdure"
+    git.at(path).run(
+        "init",
+        "--quiet",
+        "--bare",
+        "--template=",
+        f"--object-format={form}",
+        "--initial-branch=main",
+        "--",
+        str(stage),
+    )
+    git.at(path, stage).run("config", "--", "core.bare", "false")
+    if shallow:
+        write(stage / "shallow", "".join(f"{oid}\n" for oid in shallow))
+    stage.rename(path / ".git")
+    sync(path)
+
+
+def unpack(shelf: Shelf, file: IO[bytes], commit: str, shallow: Sequence[str], number: int) -> None:
+    """Takes a pack in as a checkpoint of this workdir. Raises Conflict if the repository lacks what
+    it stands on, WorkspaceError."""
+    if not _OID.fullmatch(commit) or not all(_OID.fullmatch(oid) for oid in shallow):
+        raise WorkspaceError(
+            "The capsule's history is not what it should be.", "Ask for a new one."
+        )
+    known = (
+        (shelf.directory / "shallow").read_text().split()
+        if (shelf.directory / "shallow").exists()
+        else []
+    )
+    if lacking := [oid for oid in shallow if oid not in known and not shelf.commit(oid)]:
+        if shelf.repository is not None:
+            raise Conflict(
+                f"{shelf.top} lacks the commit {lacking[0][:12]} that the run began at.",
+                "Fetch it first, or use an empty directory.",
+            )
+        write(shelf.directory / "shallow", "".join(f"{oid}\n" for oid in [*known, *lacking]))
+    try:
+        shelf.take_in(file)
+        shelf.run("rev-list", "--objects", "--quiet", commit)
+    except GitFailed as error:
+        raise WorkspaceError(
+            f"The pack is damaged, or not whole: {error}", "Ask for a new capsule."
+        ) from error
+    load(shelf, commit)
+    flush(shelf.kept)
+    shelf.mark_outside(commit, str(number))
+    shelf.order(f"update {shelf.ref(number)} {commit}")
+    shelf.let_go()
+
+
+def send(source: Shelf, target: Shelf, commit: str) -> None:
+    """Copies a checkpoint from one workdir's objects to another's, if they are not the same."""
+    if source.kept == target.kept:
+        return
+    if source.form != target.form:
+        raise WorkspaceError(
+            f"{source.top} and {target.top} make their ids in different ways.",
+            "Use a capsule: perdure export",
+        )
+    if not target.commit(commit):
+        there = [oid for oid in (target.head, target.pinned) if oid and source.commit(oid)]
+        target.receive(source, [commit, *(f"^{oid}" for oid in there)])
+    if source.is_outside(commit):
+        target.mark_outside(commit, commit)
+
+
+def bring(source: Shelf, target: Shelf, commit: str) -> None:
+    """Copy a commit, with its history, from one workdir's repository to another's, if they are not
+    the same.
+
+    Objects alone are copied, as perdure's own packs: nothing of either repository's configuration,
+    hooks or refs takes part. Raises NotFound where the source does not have the commit,
+    WorkspaceError.
+    """
+    if source.kept == target.kept:
+        return
+    if target.repository is None or target.lent is None or source.form != target.form:
+        raise WorkspaceError(
+            f"{target.top} cannot take in a commit of {source.top}.", "Look at its git directory."
+        )
+    copy_commit(source, commit)
+    target.receive(
+        source,
+        [
+            commit,
+            *(f"^{oid}" for oid in (target.head, target.pinned) if oid and source.commit(oid)),
+        ],
+    )
+    if not target.repository.commit(commit):
+        lend_objects(target, [commit], (target.head, target.pinned))

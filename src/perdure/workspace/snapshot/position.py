@@ -1,0 +1,82 @@
+"""Where a workdir's files, its git directory and its repository lie, and what it stands at.
+
+`shelf` opens a workdir's checkpoints by it, `refs` finds the repositories that hold their refs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from perdure.errors import WorkspaceError
+from perdure.host.git import Git, on_disk
+from perdure.model import Backend, Workspace
+from perdure.workspace.locks import is_real_directory
+from perdure.workspace.worktree import common_directory, git_directory
+
+
+def place_of(workspace: Workspace, path: Path, git: Git) -> tuple[Path, Path, Path] | None:
+    """(top of the files, the workdir's git directory, that of the whole repository); None without
+    git."""
+    match workspace.backend:
+        case Backend.TASK:
+            return None
+        case Backend.ISOLATED:
+            admin = path / ".git"
+            if not all(map(is_real_directory, (admin, admin / "objects", admin / "refs"))):
+                raise WorkspaceError(
+                    f"{path} has no git directory of its own any more.",
+                    "Nothing was touched; look at it, or move it away.",
+                )
+            return path, admin, admin
+        case Backend.WORKTREE:
+            if (known := git_directory(path)) is None:
+                raise WorkspaceError(
+                    f"{path} is no longer a worktree of {workspace.repo}.",
+                    f"Try: git -C {workspace.repo} worktree repair {path}",
+                )
+            return path, known, common_directory(workspace.repo)
+        case Backend.HERE:
+            asked = git.at(path)
+            found = asked.run("rev-parse", "--absolute-git-dir", good=(0, 128))
+            if found.code:
+                return None
+            # One call each: a name may hold a line's end.
+            top, common = (
+                asked.run("rev-parse", "--path-format=absolute", what).text
+                for what in ("--show-toplevel", "--git-common-dir")
+            )
+            return Path(top), Path(found.text), Path(common)
+
+
+def standing(repository: Git) -> tuple[str, str, str, str]:
+    """(HEAD, its tree, the branch, the form of ids); before the first commit the first two are
+    empty, and the tree also where git was not asked."""
+    if repository.git_dir is not None and (known := on_disk.head(repository.git_dir)) is not None:
+        return known[0], "", known[1], "sha1"
+    asked = ("rev-parse", "HEAD", "HEAD^{tree}", "--symbolic-full-name", "HEAD")
+    found = repository.run(*asked, good=(0, 128))
+    if found.code:
+        if repository.run("rev-parse", "--verify", "--quiet", "HEAD", good=(0, 1, 128)).code == 0:
+            repository.run(*asked)
+        branch = repository.run("symbolic-ref", "--quiet", "HEAD", good=(0, 1)).text
+        return (
+            "",
+            "",
+            branch.removeprefix("refs/heads/"),
+            repository.run("rev-parse", "--show-object-format").text,
+        )
+    head, tree, name = found.text.split("\n", 2)
+    return (
+        head,
+        tree,
+        name.removeprefix("refs/heads/") if name != "HEAD" else "",
+        "sha256" if len(head) == 64 else "sha1",
+    )
+
+
+def common_of(workspace: Workspace) -> Path | None:
+    """The repository of a worktree that has lost its way to it, if that is there."""
+    if workspace.backend is not Backend.WORKTREE:
+        return None
+    common = common_directory(workspace.repo)
+    return common if is_real_directory(common / "objects") else None

@@ -1,0 +1,126 @@
+"""The refs that name a workdir's checkpoints: written so that a git that is killed blocks nobody,
+listed, and given up.
+
+Who writes holds the shelf's lock, and every git that it starts inherits it. So a lock file of git's
+that is found beside one of these refs is nobody's any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from perdure.host.git import Git
+from perdure.model import Backend, Workspace
+from perdure.workspace.identity import Places
+from perdure.workspace.locks import git_works_in, held
+from perdure.workspace.snapshot.position import place_of
+from perdure.workspace.worktree import common_directory
+
+REFS = "refs/perdure/checkpoints"
+OUTSIDE = "refs/perdure/outside"
+"""What came from another machine: as long as a ref here names it, it is put back with care."""
+LAST = "refs/perdure/last"
+"""What the newest look's index is made of: as long as this ref names it, no gc takes it from under
+the index."""
+
+
+def order(refs: Git, shelf: Path, orders: Sequence[str]) -> None:
+    """Writes or deletes refs, all of them or none: `update NAME COMMIT [OLD]`, `verify NAME
+    COMMIT`, `delete NAME`. Raises GitFailed.
+
+    To delete, git (2.39) locks all packed refs of the repository for a moment, the user's among
+    them. So a mark on the shelf stands meanwhile: a lock that is younger than a mark which nobody
+    took away is that of a deletion that was killed.
+    """
+    assert refs.git_dir is not None
+    mark = shelf / "deleting"
+    for line in orders:
+        (refs.git_dir / f"{line.split()[1]}.lock").unlink(missing_ok=True)
+    packed = refs.git_dir / "packed-refs.lock"
+    with contextlib.suppress(FileNotFoundError):
+        if packed.stat().st_mtime_ns >= mark.stat().st_mtime_ns and not any(
+            git_works_in(tree.path) for tree in refs.worktrees()
+        ):
+            packed.unlink()
+    if deletes := shelf.is_dir() and any(line.startswith("delete ") for line in orders):
+        mark.touch()
+    try:
+        refs.run("update-ref", "--stdin", stdin="".join(f"{line}\n" for line in orders).encode())
+    finally:
+        if deletes and not packed.exists():
+            mark.unlink(missing_ok=True)
+
+
+def keepers(places: Places, workspace: Workspace, git: Git) -> list[Git]:
+    """Every repository that may hold refs of this workdir's checkpoints, whether or not the workdir
+    is still there."""
+    found = []
+    if (places.shelf(workspace.id) / "made").exists():
+        found.append(git.at(places.root, places.shelf(workspace.id)))
+    if (
+        workspace.backend is Backend.WORKTREE
+        and (common := common_directory(workspace.repo)).is_dir()
+    ):
+        found.append(git.at(common, common))
+    if (
+        workspace.backend is Backend.HERE
+        and Path(workspace.path).is_dir()
+        and (place := place_of(workspace, Path(workspace.path), git))
+    ):
+        found.append(git.at(place[2], place[2]))
+    return found
+
+
+def numbers(places: Places, workspace: Workspace, git: Git) -> dict[int, str]:
+    """The checkpoints by number, in order."""
+    below = f"{REFS}/{workspace.id}"
+    found = [
+        (name.rpartition("/")[2], oid)
+        for keeper in keepers(places, workspace, git)
+        for name, oid in keeper.refs(below).items()
+    ]
+    return dict(sorted((int(name), oid) for name, oid in found if name.isdecimal()))
+
+
+def is_whole(keeper: Git, commit: str) -> bool:
+    """Whether a repository has every file of a checkpoint, and the commits that it stands on."""
+    parents = keeper.run(
+        "rev-parse", "--verify", "--quiet", f"{commit}^@", good=(0, 1, 128)
+    ).text.split()
+    files = keeper.run(
+        "rev-list", "--objects", "--quiet", f"{commit}^{{tree}}", good=(0, 1, 128), timeout_s=1800.0
+    )
+    return files.code == 0 and all(keeper.commit(oid) for oid in (commit, *parents))
+
+
+def holders(places: Places, workspace: Workspace, git: Git, number: int, commit: str) -> list[Git]:
+    """The repositories in which the checkpoint is kept by its ref, and whole."""
+    name = f"{REFS}/{workspace.id}/{number}"
+    found = [
+        keeper
+        for keeper in keepers(places, workspace, git)
+        if keeper.refs(name).get(name) == commit
+    ]
+    return [keeper for keeper in found if is_whole(keeper, commit)]
+
+
+def forget(places: Places, workspace: Workspace, git: Git, which: Sequence[int]) -> None:
+    """Takes the refs of these checkpoints away. In a git directory of perdure's own, gc is given
+    its chance."""
+    with held(places.lock(f"{workspace.id}.shelf")) as fd:
+        for keeper in keepers(places, workspace, replace(git, keep=(*git.keep, fd))):
+            there = keeper.refs(f"{REFS}/{workspace.id}", f"{OUTSIDE}/{workspace.id}")
+            gone = [
+                name
+                for number in which
+                for kind in (REFS, OUTSIDE)
+                if (name := f"{kind}/{workspace.id}/{number}") in there
+            ]
+            if gone:
+                order(keeper, places.shelf(workspace.id), [f"delete {name}" for name in gone])
+            if keeper.git_dir == places.shelf(workspace.id):
+                settings = (("gc.auto", "2000"), ("gc.autoDetach", "false"))
+                keeper.run("gc", "--auto", "--quiet", settings=settings, timeout_s=1800.0)

@@ -1,0 +1,431 @@
+"""Makes a workdir again what it was at a checkpoint: files by their bytes, index, HEAD and branch,
+an operation in progress.
+
+`Checkpoints.put_in_place` calls it, holding the workdir's lock. What is there now is saved first,
+under a rescue ref, so the way back is a restore as well. Only what differs is written. It can be
+killed at any moment: run again, it saves what it finds and completes; what was there at first stays
+under the first rescue. What a checkpoint left out (see `scan`) stays as it is, unless it is in
+the way: then it goes to the trash.
+
+A checkpoint may come from another machine, so nothing in it is believed: names, ids and the text
+beside the trees are checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+
+from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
+from perdure.lateclass import dataclass
+from perdure.model import Backend, Saved, Workspace
+from perdure.workspace import branches
+from perdure.workspace.branches import Branches
+from perdure.workspace.identity import Places, check_branch
+from perdure.workspace.locks import clear_locks, flush
+from perdure.workspace.removal import inside
+from perdure.workspace.snapshot import disarm, modes
+from perdure.workspace.snapshot import index as staging
+from perdure.workspace.snapshot.cache import FORMAT
+from perdure.workspace.snapshot.capture import again, in_words, looked, save
+from perdure.workspace.snapshot.escapes import unescape
+from perdure.workspace.snapshot.files import Placer
+from perdure.workspace.snapshot.index import Staged
+from perdure.workspace.snapshot.modes import Rights
+from perdure.workspace.snapshot.shelf import Shelf
+from perdure.workspace.snapshot.trees import Change, changes, entries, missing, objects
+
+_OID = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoredWorkdir:
+    """What came of it. `rescue` is what was there before; None if it was the same already, or
+    nothing."""
+
+    rescue: Saved | None
+    files: int = 0
+    """So many were written or taken away."""
+    notes: tuple[str, ...] = ()
+    differs: tuple[str, ...] = ()
+    """Names that are not as they were at the checkpoint, for all that was done: somebody writes
+    there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkdirCheckpoint:
+    """The workdir's half of a checkpoint, read and checked."""
+
+    commit: str
+    worktree: str
+    index: str
+    head: str
+    branch: str
+    empty: tuple[str, ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
+    operation: dict[str, str] = field(default_factory=dict)
+    staged: Staged = field(default_factory=Staged)
+    branches: Branches = field(default_factory=Branches)
+    rights: Rights = field(default_factory=Rights)
+
+
+def load(shelf: Shelf, commit: str) -> WorkdirCheckpoint:
+    """Reads a checkpoint. Raises NotFound if it is not there, WorkspaceError if it is no checkpoint
+    or a damaged one."""
+    named = (f"{commit}^{{commit}}", f"{commit}^{{tree}}", f"{commit}:checkpoint.json")
+    found, tree, about = objects(shelf, *named)
+    if found is None:
+        raise NotFound(
+            f"There is no checkpoint {commit[:12]} of {shelf.top}.", "See: perdure checkpoints NAME"
+        )
+    oid = found[0]
+    if tree is None or about is None:
+        raise WorkspaceError(
+            f"{oid[:12]} is not a checkpoint, or a damaged one: a part of it is missing.",
+            "See: perdure checkpoints NAME",
+        )
+    try:
+        parts = entries(tree[1], shelf.form)
+        said: dict[str, Any] = json.loads(about[1])
+        if said["format"] != FORMAT:
+            raise WorkspaceError(
+                f"The checkpoint {oid[:12]} has format {said['format']!r}.",
+                "It was made by a newer perdure.",
+            )
+        index = said["index"]
+        head, branch = str(said["head"]), str(said["branch"])
+        stages = [[mode, side, stage, name] for mode, side, stage, name in index.get("stages", [])]
+        if not _OID.fullmatch(head) or not all(
+            re.fullmatch("[0-7]{6} [0-9a-f]{40,64} [123]", " ".join(side[:3])) for side in stages
+        ):
+            raise ValueError("an id is needed")
+        return WorkdirCheckpoint(
+            commit=oid,
+            worktree=parts["worktree"],
+            index=parts.get("index", ""),
+            head=head,
+            branch=check_branch(branch) if branch else "",
+            empty=tuple(map(str, said["empty"])),
+            left_out=tuple((str(name), str(why)) for name, why in said["left_out"]),
+            operation={
+                str(name): str(content)
+                for name, content in said["operation"].items()
+                if staging.is_state(str(name))
+            },
+            staged=Staged(
+                stages=stages,
+                intent=list(map(str, index.get("intent", []))),
+                assumed=list(map(str, index.get("assumed", []))),
+                skipped=list(map(str, index.get("skipped", []))),
+            ),
+            branches=branches.read(said),
+            rights=modes.read(said["modes"], said["umask"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+        raise WorkspaceError(
+            f"{oid[:12]} is not a checkpoint, or a damaged one: {error}.",
+            "See: perdure checkpoints NAME",
+        ) from error
+
+
+def put_in_place(
+    places: Places,
+    workspace: Workspace,
+    shelf: Shelf,
+    commit: str,
+    policy: str,
+    *,
+    branch: str = "",
+) -> RestoredWorkdir:
+    """Makes the workdir what it was. `branch`: the branch to stand on, if not the checkpoint's (a
+    fork has its own).
+
+    Raises NotFound, Conflict while a process works in it, WorkspaceError, GitFailed.
+    """
+    with in_words(shelf, "put back"):
+        return _put_in_place(places, workspace, shelf, commit, policy, branch)
+
+
+def _put_in_place(
+    places: Places, workspace: Workspace, shelf: Shelf, commit: str, policy: str, branch: str
+) -> RestoredWorkdir:
+    wanted = load(shelf, commit)
+    if working := [pid for pid in inside(shelf.top) if pid not in _callers()]:
+        raise Conflict(
+            f"Process {working[0]} works in {shelf.top}.", "Stop it first, or wait for it to end."
+        )
+    before, now = None, _nothing(shelf)
+    if now is None:
+        before = save(shelf, f"refs/perdure/rescue/{shelf.id}/{time.time_ns()}", policy)
+        now = load(shelf, before.commit)
+    branch = branch or wanted.branch
+    noted = {**now.rights.noted, **wanted.rights.noted}
+    if _same(now, wanted, branch) and not wanted.rights.misfits(shelf.top, noted, modes.umask()):
+        if before is not None:
+            shelf.order(f"delete {before.ref}")
+        return RestoredWorkdir(rescue=None)
+    placer = Placer(places, shelf, wanted.rights, outside=shelf.is_outside(wanted.commit))
+    placer.open_up([name for name in now.rights.noted if name.endswith("/")])
+    differing = _apart(shelf, now.worktree, wanted.worktree)
+    placer.place(differing, wanted.empty, [name for name in now.empty if name not in wanted.empty])
+    placer.fit(noted)
+    notes = placer.notes
+    if shelf.broken:
+        notes.append(f"git cannot use {shelf.top}/.git: only the files were put back.")
+    if shelf.admin is not None:
+        notes += _stand(workspace, shelf, now, wanted, branch)
+    flush(shelf.top)
+    return RestoredWorkdir(
+        rescue=before,
+        files=len(differing),
+        notes=tuple(notes),
+        differs=drift(shelf, commit, policy),
+    )
+
+
+def _nothing(shelf: Shelf) -> WorkdirCheckpoint | None:
+    """What a directory is that has no file, commit, index or operation: there is nothing in it to
+    save. None for any other."""
+    admin = None if shelf.broken else shelf.admin
+    if shelf.head or any(path.name != ".git" or admin is None for path in shelf.top.iterdir()):
+        return None
+    if admin is not None and ((admin / "index").exists() or staging.operation(admin)):
+        return None
+    return WorkdirCheckpoint(
+        commit="", worktree=shelf.put("tree", b""), index="", head="", branch=shelf.branch
+    )
+
+
+def drift(shelf: Shelf, commit: str, policy: str) -> tuple[str, ...]:
+    """The names of files that are no longer as they were at a checkpoint. Publishes nothing. Raises
+    WorkspaceError, GitFailed."""
+    wanted = load(shelf, commit)
+
+    def look(shelf: Shelf) -> tuple[str, ...]:
+        with looked(shelf, policy) as (now, _):
+            differing = _apart(shelf, now.worktree, wanted.worktree)
+            names = [
+                unescape(change.name, "120000" in (change.mode, change.old_mode))
+                for change in differing
+            ]
+            if names and shelf.is_outside(wanted.commit):
+                names = [
+                    name
+                    for name in names
+                    if not disarm.kind(name.removesuffix(disarm.ASIDE).split("/"))
+                ]
+            return tuple(
+                dict.fromkeys(
+                    [
+                        *names,
+                        *wanted.rights.misfits(
+                            shelf.top, {**wanted.rights.noted, **now.modes}, modes.umask()
+                        ),
+                    ]
+                )
+            )
+
+    with in_words(shelf, "looked at"):
+        return again(shelf, look)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """A workdir as it is now beside a checkpoint. Names are as on disk."""
+
+    apart: tuple[str, ...]
+    """Files that differ, are new, or are gone, and those that somebody writes to at this moment."""
+    left_out: tuple[tuple[str, str], ...]
+    """What no checkpoint would take now, each with why; a directory's name ends in a slash."""
+    staged: bool
+    """Whether the checkpoint, or HEAD, has what is staged."""
+
+
+def compare(shelf: Shelf, commit: str, policy: str) -> Compared:
+    """Hold the workdir against a checkpoint, by content alone. Publishes nothing. Raises NotFound,
+    WorkspaceError, GitFailed."""
+    wanted = load(shelf, commit)
+    index = wanted.index or (
+        shelf.run("rev-parse", f"{wanted.head}^{{tree}}").text if wanted.head else ""
+    )
+
+    def look(shelf: Shelf) -> Compared:
+        with looked(shelf, policy) as (now, _):
+            changed = _apart(shelf, now.worktree, wanted.worktree)
+            names = [
+                unescape(change.name, "120000" in (change.mode, change.old_mode))
+                for change in changed
+            ]
+            staged = now.staged.tree in ("", now.tree, index) and set(now.staged.objects) <= set(
+                wanted.staged.objects
+            )
+            apart = tuple(dict.fromkeys([*names, *now.found.unsteady]))
+            return Compared(apart=apart, left_out=tuple(now.found.left_out), staged=staged)
+
+    with in_words(shelf, "looked at"):
+        return again(shelf, look)
+
+
+def _apart(shelf: Shelf, before: str, after: str) -> list[Change]:
+    """What differs, but for the workdir's own git directory: as long as git could not use it, it
+    was saved as files."""
+    found = changes(shelf, before, after)
+    own = shelf.broken or shelf.admin is not None
+    return [
+        change
+        for change in found
+        if not (own and change.mode == "000000" and change.name.partition("/")[0] == ".git%")
+    ]
+
+
+def _callers() -> set[int]:
+    """This process and those that wait for it, up to the first: a shell that stands in the
+    directory and asked for this."""
+    found, pid = set[int](), os.getpid()
+    with contextlib.suppress(OSError, ValueError):
+        while pid > 0 and pid not in found:
+            found.add(pid)
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split(" ")[1])
+    return found
+
+
+def _same(now: WorkdirCheckpoint, wanted: WorkdirCheckpoint, branch: str) -> bool:
+    def essence(of: WorkdirCheckpoint, branch: str) -> tuple[object, ...]:
+        return (
+            of.worktree,
+            of.index or of.head,
+            of.head,
+            branch,
+            set(of.empty),
+            of.operation,
+            of.staged,
+        )
+
+    there = now.branches.refs.items() >= wanted.branches.refs.items() and set(
+        now.branches.commits
+    ) >= set(wanted.branches.commits)
+    return there and essence(now, now.branch) == essence(wanted, branch)
+
+
+def _stand(
+    workspace: Workspace,
+    shelf: Shelf,
+    now: WorkdirCheckpoint,
+    wanted: WorkdirCheckpoint,
+    branch: str,
+) -> list[str]:
+    """HEAD and branch first, then what is in progress, then the index. What HEAD and the branch
+    were is the rescue's parent."""
+    assert shelf.repository is not None and shelf.admin is not None
+    if not wanted.head and not wanted.branch:
+        return [
+            "The checkpoint was made without a usable git directory: HEAD, index and branches stay "
+            "as they are."
+        ]
+    common = shelf.shared.parent if shelf.shared is not None else shelf.admin
+    own = [common / "refs/heads" / f"{name}.lock" for name in {branch, now.branch} if name]
+    if workspace.backend is not Backend.WORKTREE:
+        own += [common / f"{name}.lock" for name in branches.written(shelf, wanted.branches)]
+    notes = clear_locks(shelf.top, shelf.admin / "index.lock", shelf.admin / "HEAD.lock", *own)
+    lend(shelf, wanted)
+    if wanted.head and not shelf.repository.commit(wanted.head):
+        return [
+            f"The commit {wanted.head[:12]} is not in the repository any more: HEAD and index stay "
+            "as they are."
+        ]
+    if (now.head, now.branch) != (wanted.head, branch):
+        notes += _move_head(workspace, shelf, now, wanted, branch)
+    notes += branches.put_back(shelf, workspace.backend, wanted.branches, branch)
+    staging.put_operation(shelf.admin, wanted.operation)
+    tree = wanted.index or (f"{wanted.head}^{{tree}}" if wanted.head else "")
+    staging.put_staged(shelf, wanted.staged, tree, shelf.directory)
+    return notes
+
+
+def lend(shelf: Shelf, wanted: WorkdirCheckpoint) -> None:
+    """Gives the agent's own repository the objects that HEAD and index need, where checkpoints lie
+    outside of it."""
+    if shelf.lent is None or shelf.repository is None:
+        return
+    asked = [
+        oid
+        for oid in (wanted.head, *staging.commits(wanted.operation), *wanted.branches.commits)
+        if oid
+    ]
+    absent = set(missing(shelf, asked))
+    needed = [oid for oid in asked if oid not in absent and not shelf.repository.commit(oid)]
+    needed += [oid for oid in (wanted.index, *wanted.staged.objects) if oid]
+    lend_objects(shelf, needed, (wanted.head, shelf.pinned))
+
+
+def lend_objects(shelf: Shelf, needed: Sequence[str], known: Sequence[str]) -> None:
+    """Copy objects from the shelf to the agent's own repository. `known`: commits that it may have
+    already."""
+    assert shelf.lent is not None and shelf.repository is not None
+    # What both sides have: the agent may have committed since its last checkpoint.
+    there = [
+        oid
+        for oid in known
+        if oid and oid not in needed and shelf.repository.commit(oid) and shelf.commit(oid)
+    ]
+    if needed:
+        words = "".join(f"{line}\n" for line in [*needed, "--not", *there])
+        (shelf.lent / "pack").mkdir(exist_ok=True)
+        shelf.run(
+            "pack-objects",
+            "-q",
+            "--revs",
+            "--non-empty",
+            str(shelf.lent / "pack/pack"),
+            stdin=words.encode(),
+        )
+
+
+def _move_head(
+    workspace: Workspace,
+    shelf: Shelf,
+    now: WorkdirCheckpoint,
+    wanted: WorkdirCheckpoint,
+    branch: str,
+) -> list[str]:
+    """Only the workdir's own branch, and the one that it stands on, are ever moved: others may be
+    somebody else's."""
+    assert shelf.repository is not None
+    git, full, why = shelf.repository, f"refs/heads/{branch}", "perdure: restore"
+    if not branch:
+        git.run("update-ref", "--no-deref", "-m", why, "HEAD", wanted.head)
+        return []
+    tip = git.refs(full).get(full, "")
+    if tip != wanted.head:
+        if tip and branch not in (now.branch, workspace.branch):
+            if not wanted.head:
+                return [f"The branch {branch} has commits now: HEAD stays as it is."]
+            git.run("update-ref", "--no-deref", "-m", why, "HEAD", wanted.head)
+            return [
+                f"The branch {branch} has moved on to {tip[:12]} and was left alone: HEAD is "
+                f"detached at {wanted.head[:12]}."
+            ]
+        if tip and tip != now.head:
+            git.set_ref(
+                f"refs/perdure/rescue/{shelf.id}/{time.time_ns()}",
+                tip,
+                f"perdure: {branch} before a restore",
+            )
+        if wanted.head:
+            git.run("update-ref", "-m", why, full, wanted.head, tip or "0" * len(wanted.head))
+        elif tip:
+            git.run("update-ref", "-m", why, "-d", full, tip)
+    if branch != now.branch:
+        for other in git.worktrees():
+            if other.branch == full and other.path != shelf.top:
+                git.run("update-ref", "--no-deref", "-m", why, "HEAD", wanted.head)
+                return [f"The branch {branch} is checked out in {other.path}: HEAD is detached."]
+        git.run("symbolic-ref", "-m", why, "HEAD", full)
+    return []

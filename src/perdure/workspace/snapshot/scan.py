@@ -1,0 +1,376 @@
+"""What lies in a directory, as a tree of git's: every file by its bytes, whatever the repository
+says about it.
+
+`capture` calls `scan` with an index of perdure's own, which knows from the last look what each file
+was: what has not changed is not read. git compares and reads (with conversions off, see `shelf`),
+`differences` decides what is taken; here what changed while it was being read is read again, modes
+are noted, and what git never keeps is put into the tree: a directory called `.git` is a piece of
+its own with an index of its own, under a name that git takes (see `escapes`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import time
+from pathlib import Path
+
+from perdure.errors import GitFailed
+from perdure.host.git import GitResult
+from perdure.workspace.identity import identify
+from perdure.workspace.snapshot import modes
+from perdure.workspace.snapshot.differences import LARGE, Listing, above
+from perdure.workspace.snapshot.escapes import ODD, ODD_LINK, escape
+from perdure.workspace.snapshot.findings import Findings, Piece, Seen
+from perdure.workspace.snapshot.shelf import Shelf, joined
+
+_TRIES = 3
+_RACY_NS = 2_000_000_000
+_KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def scan(
+    shelf: Shelf,
+    piece: Piece,
+    known: Findings,
+    found: Findings,
+    policy: str,
+    user_index: Path | None,
+    *,
+    kept: bool,
+) -> str:
+    """Brings the piece's index up to date, and returns the tree of all that is in it; what else
+    there is goes into `found`.
+
+    `known`: what the last look found. `policy`: which ignored files are taken (`small`, `all`,
+    `none`). `user_index`: a copy of the workdir's own index. `kept`: the index is for the next
+    look, too. Raises WorkspaceError for a directory without git that is too large, GitFailed.
+    """
+    return _Scan(shelf, piece, known, found, policy, user_index, kept).run()
+
+
+class _Scan:
+    def __init__(
+        self,
+        shelf: Shelf,
+        piece: Piece,
+        known: Findings,
+        found: Findings,
+        policy: str,
+        user_index: Path | None,
+        kept: bool,
+    ) -> None:
+        self.kept = kept
+        self.shelf, self.piece, self.known, self.found, self.policy, self.user_index = (
+            shelf,
+            piece,
+            known,
+            found,
+            policy,
+            user_index,
+        )
+        self.eye = shelf.looking_at(piece.root)
+        self.outer = piece.outer
+        self.whole = not piece.prefix
+        self.fresh: set[str] = set()
+        self.modes = dict(known.modes.get(piece.prefix, {}))
+
+    def run(self) -> str:
+        started, listing = (
+            time.time_ns(),
+            Listing(self.shelf, self.piece, self.known, self.found, self.policy, self.user_index),
+        )
+        names, gone = listing.run()
+        self.fresh = listing.fresh
+        moved = self._take(names, gone)
+        self._recheck([*self.known.recent.get(self.piece.prefix, []), *names], started)
+        self.found.idle[self.piece.prefix] = listing.idle()
+        odd = self._directories(started)
+        grafts = self._grafts(odd)
+        self._settle(moved)
+        before = self.known.trees.get(self.piece.prefix, "")
+        tree = before if before and not moved else self._git("write-tree").text
+        # With grafts it is in no commit, so it may be gone by the next look.
+        self.found.trees[self.piece.prefix] = "" if grafts else tree
+        self.found.pieces[self.piece.prefix] = self.piece.seen
+        self.found.modes[self.piece.prefix] = self.modes
+        if grafts:
+            tree = self._grafted(tree, grafts)
+        return tree
+
+    def _git(self, *args: str, stdin: bytes = b"", good: tuple[int, ...] = (0,)) -> GitResult:
+        return self.eye.run(*args, index=self.piece.index, stdin=stdin, good=good)
+
+    def _take(self, names: list[str], gone: list[str]) -> bool:
+        """Brings the index up to date with these names. Returns whether there was anything to
+        do."""
+        out = {name for name, _ in self.found.left_out}
+        leaving = [*gone, *(name for name in names if self.outer + name in out)]
+        if leaving:
+            self._git("update-index", "--force-remove", "-z", "--stdin", stdin=joined(leaving))
+        names = [name for name in dict.fromkeys(names) if self.outer + name not in out]
+        waiting = names
+        for _ in range(_TRIES):
+            if not waiting:
+                break
+            before = {name: _sign(f"{self.piece.root}/{name}") for name in waiting}
+            self._update(waiting)
+            waiting = [
+                name for name, sign in before.items() if _sign(f"{self.piece.root}/{name}") != sign
+            ]
+        self.found.unsteady += [self.outer + name for name in waiting]
+        for name in names:
+            self.fresh.update(parent for parent in above(name) if parent not in self.piece.seen)
+        return bool(names or leaving)
+
+    def _recheck(self, names: list[str], started: int) -> None:
+        """Notes the modes of what was taken now or a moment before the last look: a later change of
+        the mode alone, within the same second, is one that git does not see."""
+        out, recent = {name for name, _ in self.found.left_out}, []
+        for name in dict.fromkeys(names):
+            sign = _sign(f"{self.piece.root}/{name}")
+            self._note(name, sign[0] if sign and self.outer + name not in out else 0)
+            if sign and sign[-1] > started - _RACY_NS:
+                recent.append(name)
+        self.found.recent[self.piece.prefix] = recent
+
+    def _note(self, name: str, mode: int) -> None:
+        """Notes a mode (st_mode; of a directory, whose name ends in a slash, or a file) if it is
+        not the usual one."""
+        if (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) and modes.kept(mode) != modes.usual(
+            mode, self.found.umask
+        ):
+            self.modes[name] = modes.kept(mode)
+        else:
+            self.modes.pop(name, None)
+
+    def _update(self, names: list[str]) -> None:
+        """git reads the files. What it cannot read is found by halving, and left out."""
+        try:
+            self._git(
+                "update-index",
+                "--add",
+                "--remove",
+                "--replace",
+                "-z",
+                "--stdin",
+                stdin=joined(names),
+            )
+            return
+        except GitFailed as error:
+            if (
+                "No space left" in error.stderr
+                or "Read-only file system" in error.stderr
+                or error.code in (-9, -15)
+            ):
+                raise
+            if len(names) == 1:
+                self._update_alone(names[0])
+                return
+        half = len(names) // 2
+        self._update(names[:half])
+        self._update(names[half:])
+
+    def _update_alone(self, name: str) -> None:
+        """A file that git could not take: perdure reads it as far as it is there. Raises GitFailed
+        where nothing can be written."""
+        path = self.piece.root / name
+        self._git("update-index", "--force-remove", "-z", "--stdin", stdin=joined([name]))
+        self._git("hash-object", "-w", "--stdin", stdin=os.urandom(16))
+        if (content := _content(path)) is not None:
+            mode = "100755" if os.access(path, os.X_OK) else "100644"
+            line = f"{mode} {self.shelf.put('blob', content)}\t{name}\0"
+            self._git(
+                "update-index", "--add", "--replace", "-z", "--index-info", stdin=os.fsencode(line)
+            )
+        elif _is_there(path):
+            self._leave(name, "it could not be read")
+
+    def _settle(self, moved: bool) -> None:
+        """git reads a file again as long as its time is not older than the index's, in whole
+        seconds: so an index is written once more when the second in which it was made has
+        passed."""
+        prefix = self.piece.prefix
+        settled = prefix in self.known.settled and not moved
+        if (
+            self.kept
+            and not (moved or settled)
+            and self.piece.index.exists()
+            and self.piece.index.stat().st_mtime < int(time.time())
+        ):
+            self._git("update-index", "--force-write-index")
+            settled = True
+        if settled:
+            self.found.settled.append(prefix)
+
+    def _directories(self, started: int) -> list[str]:
+        """Looks into each directory that changed since the last look for what git does not list:
+        returns names that it cannot keep."""
+        seen, odd = self.piece.seen, list[str]()
+        for name in [name for name in self.modes if ODD.fullmatch(name.rpartition("/")[2])]:
+            del self.modes[name]
+        for directory in sorted(seen.keys() | self.fresh):
+            below = f"{directory}/" if directory else ""
+            path = f"{self.piece.root}/{directory}" if directory else str(self.piece.root)
+            try:
+                there: os.stat_result | None = os.lstat(path)
+            except OSError:
+                there = None
+            if there is None or not stat.S_ISDIR(there.st_mode):
+                seen.pop(directory, None)
+                self.modes.pop(below, None)
+                continue
+            if directory or not self.whole:
+                self._note(below, there.st_mode)
+            known = seen.get(directory)
+            if known is None or known[0] != there.st_ctime_ns:
+                try:
+                    known = self._look_into(path, there, started)
+                except OSError as error:
+                    known = (0, [], [])
+                    if isinstance(error, PermissionError) and all(
+                        name != self.outer + below for name, _ in self.found.left_out
+                    ):
+                        self._leave(below, "it cannot be read: what was saved of it before is kept")
+                seen[directory] = known
+            odd += [below + name for name in known[1]]
+            for name, kind in known[2]:
+                self._leave(below + name, f"it is {kind}")
+        return odd
+
+    def _look_into(self, path: str, there: os.stat_result, started: int) -> Seen:
+        odd, special = [], []
+        with os.scandir(path) as entries:
+            for entry in entries:
+                name = entry.name
+                if name[:1] == "." and (
+                    ODD.fullmatch(name) or (ODD_LINK.fullmatch(name) and entry.is_symlink())
+                ):
+                    if not (
+                        self.whole
+                        and name == ".git"
+                        and self.shelf.admin is not None
+                        and path == str(self.shelf.top)
+                    ):
+                        odd.append(name)
+                elif not (
+                    entry.is_file(follow_symlinks=False)
+                    or entry.is_symlink()
+                    or entry.is_dir(follow_symlinks=False)
+                ):
+                    with contextlib.suppress(FileNotFoundError):
+                        kind = _KINDS.get(
+                            stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode),
+                            "neither a file nor a link",
+                        )
+                        special.append((name, kind))
+        # What changed in the very moment of the look may change again within one tick of the clock.
+        return (
+            there.st_ctime_ns if there.st_ctime_ns < started - _RACY_NS else 0,
+            sorted(odd),
+            sorted(special),
+        )
+
+    def _grafts(self, odd: list[str]) -> list[tuple[str, str, str]]:
+        """(mode, id, name in the tree) of everything that git cannot keep under its own name."""
+        grafts = []
+        for name in odd:
+            path = self.piece.root / name
+            folder, _, last = name.rpartition("/")
+            try:
+                seen = path.lstat()
+            except OSError:
+                continue
+            link = stat.S_ISLNK(seen.st_mode)
+            place = f"{folder}/{escape(last, link)}" if folder else escape(last, link)
+            if stat.S_ISDIR(seen.st_mode):
+                prefix = f"{self.piece.prefix}{place}/"
+                inner = Piece(
+                    root=path,
+                    index=self.piece.index.with_name(f"piece-{identify('piece', prefix)}"),
+                    prefix=prefix,
+                    seen=dict(self.known.pieces.get(prefix, {})),
+                )
+                grafts.append(
+                    (
+                        "040000",
+                        scan(
+                            self.shelf, inner, self.known, self.found, "all", None, kept=self.kept
+                        ),
+                        place,
+                    )
+                )
+            elif link:
+                grafts.append(
+                    ("120000", self.shelf.put("blob", os.fsencode(path.readlink())), place)
+                )
+            elif stat.S_ISREG(seen.st_mode):
+                if (content := _content(path)) is None:
+                    self._leave(name, "it cannot be read")
+                else:
+                    self._note(name, seen.st_mode)
+                    grafts.append(
+                        (
+                            "100755" if seen.st_mode & 0o100 else "100644",
+                            self.shelf.put("blob", content),
+                            place,
+                        )
+                    )
+            else:
+                self._leave(name, f"it is {_KINDS.get(stat.S_IFMT(seen.st_mode), 'special')}")
+        return grafts
+
+    def _grafted(self, tree: str, grafts: list[tuple[str, str, str]]) -> str:
+        index = self.piece.index.with_name(f"{self.piece.index.name}.whole")
+        self.eye.run("read-tree", tree, index=index)
+        lines = "".join(
+            f"{mode} {oid}\t{place}\0" for mode, oid, place in grafts if mode != "040000"
+        )
+        if lines:
+            self.eye.run(
+                "update-index", "-z", "--index-info", index=index, stdin=os.fsencode(lines)
+            )
+        for mode, oid, place in grafts:
+            if mode == "040000":
+                self.eye.run("read-tree", f"--prefix={place}/", oid, index=index)
+        whole = self.eye.run("write-tree", index=index).text
+        index.unlink()
+        return whole
+
+    def _leave(self, name: str, why: str) -> None:
+        self.found.left_out.append((self.outer + name, why))
+
+
+def _sign(path: str) -> tuple[int, ...] | None:
+    # Asked of every file, several times: joining with pathlib would take most of the time.
+    try:
+        seen = os.lstat(path)
+    except OSError:
+        return None
+    return seen.st_mode, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True  # Behind a directory that nobody may look into.
+    return True
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with os.fdopen(fd, "rb") as file:
+        content = file.read(LARGE + 1) if stat.S_ISREG(os.fstat(fd).st_mode) else None
+        return content if content is not None and len(content) <= LARGE else None

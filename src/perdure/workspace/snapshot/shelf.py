@@ -1,0 +1,474 @@
+"""Where the checkpoints of a workdir lie, and the git that looks at it without trusting it.
+
+Each workdir has a shelf: a git directory of perdure's own beside its view. It holds what a look at
+the workdir needs: an index, attributes that turn every conversion of content off, and for a workdir
+without a repository, or with one that belongs to its agent, the objects and refs of the checkpoints
+too. Where the user's own repository stands behind the workdir, objects and refs go there (as a pack
+that no gc takes before a ref names what is in it), so that its gc keeps what a checkpoint needs.
+
+`capture`, `restore` and `pack` open it, under one lock a workdir.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import shutil
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import field, replace
+from pathlib import Path
+from typing import IO
+
+from perdure.errors import GitFailed, WorkspaceError
+from perdure.host.git import Git, GitResult
+from perdure.lateclass import dataclass
+from perdure.model import Backend, Workspace
+from perdure.workspace.identity import Places
+from perdure.workspace.locks import alternate, flush_each, held, make_private, read, sync, write
+from perdure.workspace.snapshot.position import common_of, place_of, standing
+from perdure.workspace.snapshot.refs import LAST, OUTSIDE, REFS, order
+
+MOST_FILES = 200_000
+"""Without git, a directory of more files is not photographed: it may be somebody's whole disk."""
+
+_CAP = 1 << 30
+FATAL = 128
+"""How git ends when it cannot go on with what is there."""
+_ATTRIBUTES = "* -text -eol -ident -filter -working-tree-encoding\n"
+_SETTINGS = (
+    ("core.protectHFS", "false"),
+    ("core.protectNTFS", "false"),
+    ("core.fsync", "none"),
+    ("transfer.fsckObjects", "false"),
+    ("core.untrackedCache", "false"),
+)
+"""Names that only other file systems take for `.git` are names here. Durability comes from one
+`flush` before a ref is written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shelf:
+    """One workdir and its checkpoints. Without git `repository` and `admin` are None, and `head`
+    and `branch` empty."""
+
+    id: str
+    top: Path
+    directory: Path
+    objects: Path
+    """Where objects are written."""
+    eye: Git
+    """Sees the workdir's files, with perdure's own git directory."""
+    refs: Git
+    """The repository whose refs name the checkpoints."""
+    form: str
+    shared: Path | None = None
+    """The objects of the user's own repository, where that is what keeps the checkpoints."""
+    repository: Git | None = None
+    admin: Path | None = None
+    """The workdir's own git directory: its HEAD, its index, what is in progress."""
+    lent: Path | None = None
+    """The agent's objects, read where a checkpoint's history comes from there; never borrowed
+    from."""
+    head: str = ""
+    branch: str = ""
+    pinned: str = ""
+    most_files: int = MOST_FILES
+    borrowed: Git | None = None
+    """The cache that an isolated workdir began from."""
+    trees: dict[str, str] = field(default_factory=dict)
+    """The trees of commits, as far as they are known."""
+    broken: bool = False
+    """There was a git directory, and no git can use it: only files can be saved and put back."""
+
+    def without_git(self) -> Shelf:
+        """The same shelf, for the bare files: the workdir's git directory cannot be used."""
+        return replace(
+            self, repository=None, admin=None, lent=None, head="", branch="", broken=True
+        )
+
+    @property
+    def tree(self) -> str:
+        """The tree of HEAD; empty before the first commit. Raises GitFailed."""
+        if not self.head or self.repository is None:
+            return ""
+        if self.head not in self.trees:
+            asked = ("rev-parse", "--verify", "--end-of-options", f"{self.head}^{{tree}}")
+            self.trees[self.head] = self.repository.run(*asked).text
+        return self.trees[self.head]
+
+    def run(
+        self,
+        *args: str,
+        index: Path | None = None,
+        stdin: bytes = b"",
+        good: tuple[int, ...] = (0,),
+        lent: bool = False,
+        timeout_s: float = 1800.0,
+    ) -> GitResult:
+        """git on the shelf. `index`: the index to use; `lent`: it may read the agent's objects
+        too."""
+        env = {
+            "GIT_OBJECT_DIRECTORY": str(self.objects),
+            "GIT_LITERAL_PATHSPECS": "0" if args[0] == "check-ignore" else "1",
+        }
+        if index is not None:
+            env["GIT_INDEX_FILE"] = str(index)
+        if lent and self.lent is not None:
+            env["GIT_ALTERNATE_OBJECT_DIRECTORIES"] = alternate(self.lent)
+        return self.eye.run(
+            *args,
+            stdin=stdin,
+            good=good,
+            env=env,
+            settings=_SETTINGS,
+            timeout_s=timeout_s,
+            cap=_CAP,
+        )
+
+    @property
+    def kept(self) -> Path:
+        """The objects among which checkpoints are kept."""
+        return self.shared or self.objects
+
+    def looking_at(self, root: Path) -> Shelf:
+        """The same shelf, seeing another directory."""
+        return replace(self, top=root, eye=replace(self.eye, cwd=root, work_tree=root))
+
+    def ref(self, number: int) -> str:
+        return f"{REFS}/{self.id}/{number}"
+
+    def put(self, kind: str, content: bytes) -> str:
+        """Writes one small object (loose, as git does it) without a process of its own, and returns
+        its id."""
+        whole = f"{kind} {len(content)}\0".encode() + content
+        oid = hashlib.new(self.form, whole).hexdigest()
+        place = self.objects / oid[:2] / oid[2:]
+        if not place.exists():
+            place.parent.mkdir(exist_ok=True)
+            fresh = place.with_name(f"tmp_obj_{secrets.token_hex(6)}")
+            fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
+            with os.fdopen(fd, "wb") as file:
+                file.write(zlib.compress(whole, 1))
+            fresh.replace(place)
+        return oid
+
+    def take_in(self, pack: IO[bytes]) -> None:
+        """Reads a pack into the objects, if it stands the test: git checks each object and each
+        link, in a quarantine. Raises GitFailed for one that is damaged; then nothing was taken
+        in."""
+        quarantine = self.kept / f"tmp_objdir-perdure-{secrets.token_hex(6)}"
+        (quarantine / "pack").mkdir(parents=True, mode=0o700)
+        env = {
+            "GIT_OBJECT_DIRECTORY": str(quarantine),
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": alternate(self.kept),
+        }
+        try:
+            self.eye.run(
+                "index-pack",
+                "--stdin",
+                "--strict",
+                stdin=pack,
+                env=env,
+                settings=_SETTINGS,
+                timeout_s=3600.0,
+            )
+            self._settle(quarantine / "pack")
+        finally:
+            shutil.rmtree(quarantine, ignore_errors=True)
+
+    def _settle(self, packed: Path) -> None:
+        """Moves a pack to where checkpoints are kept, marked so that no gc takes it; `let_go` ends
+        that, when a ref names it."""
+        place = self.kept / "pack"
+        place.mkdir(exist_ok=True)
+        # The index last: a pack is there for git as soon as its index is.
+        for path in sorted(packed.iterdir(), key=lambda path: path.suffix == ".idx"):
+            if path.suffix == ".pack" and self.shared is not None:
+                path.with_suffix(".keep").write_text(self._mark)
+                path.with_suffix(".keep").replace(place / path.with_suffix(".keep").name)
+            path.replace(place / path.name)
+
+    @property
+    def _mark(self) -> str:
+        return f"perdure {self.id}\n"
+
+    def let_go(self) -> None:
+        """The packs of this workdir that were kept from gc are named by a ref now."""
+        for path in (self.kept / "pack").glob("pack-*.keep"):
+            if read(path) == self._mark:
+                path.unlink(missing_ok=True)
+
+    def drop_packs(self) -> None:
+        """Remove the packs of this workdir that are kept from gc: nothing names them."""
+        for path in (self.kept / "pack").glob("pack-*.keep"):
+            if read(path) == self._mark:
+                # The index first: without it the pack is not there for git.
+                for suffix in (".idx", ".rev", ".pack", ".keep"):
+                    path.with_suffix(suffix).unlink(missing_ok=True)
+
+    def _hand_over(self, commit: str, last: str) -> None:
+        """Brings what is new of a commit into the user's repository, as one pack. Raises GitFailed
+        where any of it is gone meanwhile.
+
+        Loose, a `git prune --expire=now` of somebody could take it before there is a ref, and a ref
+        without its objects is one at which every later gc of the repository fails.
+        """
+        there = [f"^{last}^{{tree}}"] if last else []
+        there += [f"^{self.head}", f"^{self.head}^{{tree}}"] if self.head else []
+        self.receive(self, [commit, *there], "--window=0")
+
+    def receive(self, source: Shelf, revisions: Sequence[str], *options: str) -> None:
+        """Copy what the revisions lead to from a shelf to where this one keeps checkpoints, as one
+        pack. Raises GitFailed.
+
+        git writes a pack to a temporary file below GIT_OBJECT_DIRECTORY, then renames it (2.39,
+        builtin/pack-objects.c). The shelf and the user's repository may be on different file
+        systems, where that rename fails, so for this call git's objects are in a directory beside
+        the final place.
+        """
+        stage = self.kept / f"incoming-{secrets.token_hex(6)}"
+        stage.mkdir(mode=0o700)
+        (stage / "pack").mkdir()
+        env = {
+            "GIT_OBJECT_DIRECTORY": str(stage),
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": ":".join(
+                map(alternate, (source.objects, source.kept))
+            ),
+        }
+        words = ("pack-objects", "-q", "--revs", "--non-empty", *options, str(stage / "pack/pack"))
+        stdin = "".join(f"{line}\n" for line in revisions).encode()
+        try:
+            source.eye.run(*words, stdin=stdin, env=env, settings=_SETTINGS, timeout_s=1800.0)
+            self._settle(stage / "pack")
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+
+    def commit(self, revision: str) -> str:
+        """The id of a commit that is here whole, or empty."""
+        return self.run(
+            "rev-parse",
+            "--verify",
+            "--quiet",
+            "--end-of-options",
+            f"{revision}^{{commit}}",
+            good=(0, 1, 128),
+        ).text
+
+    def is_outside(self, commit: str) -> bool:
+        """Whether a checkpoint came from another machine."""
+        return bool(
+            self.refs.run("for-each-ref", "--count=1", f"--points-at={commit}", OUTSIDE).text
+        )
+
+    def mark_outside(self, commit: str, name: str) -> None:
+        self.order(f"update {OUTSIDE}/{self.id}/{name} {commit}")
+
+    def order(self, *orders: str) -> None:
+        """Writes or deletes refs that only the holder of the shelf's lock writes, all of them or
+        none: `update NAME COMMIT [OLD]`, `verify NAME COMMIT`, `delete NAME`. Raises GitFailed."""
+        order(self.refs, self.directory, orders)
+
+    def publish(self, name: str, commit: str, *, last: str = "") -> None:
+        """Makes the objects durable and lets a ref name the commit; durable, too, when this
+        returns.
+
+        `last`: the commit that this one was made from. Raises GitFailed if it is no longer kept:
+        its objects may be gone.
+        """
+        if commit != last:
+            if self.shared is not None:
+                self._hand_over(commit, last)
+            # The indexes of the look are on the shelf, which may be on another file system than the
+            # objects.
+            flush_each(self.kept, self.directory)
+        kept = f"{LAST}/{self.id}"
+        orders = [
+            f"update {name} {commit}",
+            f"verify {kept} {last}"
+            if commit == last
+            else f"update {kept} {commit} {last}".rstrip(),
+        ]
+        self.order(*orders)
+        if self.shared is not None and commit != last:
+            self.let_go()
+            for loose in self.objects.glob("[0-9a-f][0-9a-f]"):
+                shutil.rmtree(loose, ignore_errors=True)
+        assert self.refs.git_dir is not None
+        place = (self.refs.git_dir / name).parent
+        while place != self.refs.git_dir and place.is_dir():
+            sync(place)
+            place = place.parent
+
+
+@contextlib.contextmanager
+def shelf(
+    places: Places,
+    workspace: Workspace,
+    git: Git,
+    *,
+    cache: Path | None = None,
+    pinned: str = "",
+    most_files: int = MOST_FILES,
+) -> Iterator[Shelf]:
+    """The workdir's shelf, locked. `clone_cache`: what an isolated workdir's shelf borrows from;
+    `pinned`: the commit it began at.
+
+    A worktree or isolated workdir with a git directory that cannot be used has a `broken` shelf.
+    Raises WorkspaceError where the workdir is not there, GitFailed.
+    """
+    path = Path(workspace.path)
+    if not path.is_dir():
+        raise WorkspaceError(
+            f"The workdir {path} is not there.",
+            "Try: perdure restore NAME, which makes it from its last checkpoint.",
+        )
+    with held(places.lock(f"{workspace.id}.shelf")) as fd:
+        git = Git(
+            cwd=path,
+            ceiling=places.root,
+            keep=(*git.keep, fd),
+            environ=git.environ,
+            memory=git.memory,
+        )
+        directory, isolated = places.shelf(workspace.id), workspace.backend is Backend.ISOLATED
+        place, repository, broken = None, None, False
+        head, tree, branch, form = "", "", "", "sha1"
+        try:
+            if place := place_of(workspace, path, git):
+                repository = git.at(
+                    place[0],
+                    place[1] if workspace.backend is Backend.HERE else path / ".git",
+                    place[0],
+                )
+                head, tree, branch, form = standing(repository)
+        except (WorkspaceError, GitFailed) as error:
+            if workspace.backend is Backend.HERE or (
+                isinstance(error, GitFailed) and error.code != FATAL
+            ):
+                raise
+            place, repository, broken = None, None, True
+        common = place[2] if place else common_of(workspace)
+        if broken:
+            form = (
+                git.at(common, common).run("rev-parse", "--show-object-format").text
+                if common
+                else read(directory / "made") or form
+            )
+        own = isolated or common is None
+        _make(git, directory, form, cache if isolated else common if not own else None, common)
+        top, admin = place[:2] if place else (path, None)
+        eye = Git(
+            cwd=top,
+            git_dir=directory,
+            work_tree=top,
+            ceiling=places.root,
+            keep=git.keep,
+            environ=git.environ,
+            memory=git.memory,
+        )
+        yield Shelf(
+            id=workspace.id,
+            top=top,
+            directory=directory,
+            objects=directory / "objects",
+            eye=eye,
+            shared=None if own or common is None else common / "objects",
+            form=form,
+            repository=repository,
+            admin=admin,
+            refs=eye.at(directory, directory) if own or common is None else git.at(common, common),
+            lent=admin / "objects" if own and admin is not None else None,
+            head=head,
+            trees={head: tree} if tree else {},
+            branch=branch,
+            pinned=pinned,
+            most_files=most_files,
+            borrowed=git.at(places.root, cache) if cache is not None else None,
+            broken=broken,
+        )
+
+
+def try_hand_over(scratch: Path, repository: Path, git: Git) -> None:
+    """Hand a small object over from a directory to a repository and remove it again, as a
+    checkpoint of a worktree does.
+
+    `repository` is its git directory. Raises GitFailed or OSError where no checkpoint could be
+    taken there.
+    """
+    there = git.at(repository, repository)
+    form = there.run("rev-parse", "--show-object-format").text
+    directory = scratch / "shelf.git"
+    _make(git, directory, form, None, repository)
+    shelf = Shelf(
+        id=f"doctor-{secrets.token_hex(6)}",
+        top=scratch,
+        directory=directory,
+        objects=directory / "objects",
+        eye=git.at(directory, directory),
+        refs=there,
+        form=form,
+        shared=repository / "objects",
+    )
+    tree = shelf.put(
+        "tree", b"100644 probe\0" + bytes.fromhex(shelf.put("blob", secrets.token_bytes(16)))
+    )
+    who = "perdure <perdure@perdure.invalid> 0 +0000"
+    try:
+        shelf.receive(
+            shelf,
+            [
+                shelf.put(
+                    "commit", f"tree {tree}\nauthor {who}\ncommitter {who}\n\nprobe\n".encode()
+                )
+            ],
+        )
+    finally:
+        shelf.drop_packs()
+
+
+def _make(git: Git, directory: Path, form: str, cache: Path | None, common: Path | None) -> None:
+    if not (directory / "made").exists():
+        make_private(directory.parent)
+        git.at(directory.parent).run(
+            "init",
+            "--quiet",
+            "--bare",
+            "--template=",
+            f"--object-format={form}",
+            "--",
+            str(directory),
+        )
+        (directory / "objects/info").mkdir(exist_ok=True)
+        (directory / "info").mkdir(exist_ok=True)
+        write(directory / "info/attributes", _ATTRIBUTES)
+        write(directory / "made", form)
+    if read(directory / "made") != form:
+        raise WorkspaceError(
+            f"The repository of {directory} has changed its form of ids to {form}.",
+            "Move the shelf away and try again.",
+        )
+    _agree(
+        directory / "objects/info/alternates",
+        f"{alternate(cache / 'objects')}\n" if cache is not None else "",
+    )
+    if common is not None and (shallow := read(common / "shallow")):
+        _agree(directory / "shallow", shallow)
+    _agree(directory / "info/exclude", read(common / "info/exclude") if common is not None else "")
+
+
+def _agree(path: Path, text: str) -> None:
+    if read(path) != text:
+        write(path, text)
+
+
+def split(out: bytes) -> list[str]:
+    """What git wrote with -z."""
+    return [part for part in os.fsdecode(out).split("\0") if part]
+
+
+def joined(names: Sequence[str]) -> bytes:
+    """Names as git reads them with -z --stdin."""
+    return b"".join(os.fsencode(name) + b"\0" for name in names)

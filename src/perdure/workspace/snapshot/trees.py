@@ -1,0 +1,103 @@
+"""Trees and commits on a `shelf`: written, read and compared, and which objects are not there.
+
+`capture` makes checkpoints of them, `restore`, `files` and `pack` read them again.
+"""
+
+from __future__ import annotations
+
+import os
+
+from perdure.lateclass import dataclass
+from perdure.workspace.snapshot.shelf import Shelf, split
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """How one name differs between two trees. `state`: A, D, M or T; what is not there has mode
+    `000000`."""
+
+    old_mode: str
+    mode: str
+    old: str
+    new: str
+    state: str
+    name: str
+    """As it stands in the tree."""
+
+
+def changes(shelf: Shelf, before: str, after: str) -> list[Change]:
+    """What differs between two trees, file by file."""
+    if before == after:
+        return []
+    said = split(
+        shelf.run(
+            "diff-tree", "-r", "-z", "--raw", "--no-abbrev", "--no-renames", before, after, "--"
+        ).stdout
+    )
+    found = []
+    for facts, name in zip(said[::2], said[1::2], strict=True):
+        old_mode, mode, old, new, state = facts.lstrip(":").split(" ")
+        found.append(Change(old_mode, mode, old, new, state, name))
+    return found
+
+
+def missing(shelf: Shelf, ids: list[str], *, lent: bool = False) -> list[str]:
+    """Those of the objects that are not on the shelf, nor, with `lent`, with the agent."""
+    if not ids:
+        return []
+    said = shelf.run(
+        "cat-file", "--batch-check", stdin="".join(f"{oid}\n" for oid in ids).encode(), lent=lent
+    ).text
+    return [line.partition(" ")[0] for line in said.split("\n") if line.endswith(" missing")]
+
+
+def objects(shelf: Shelf, *names: str) -> list[tuple[str, bytes] | None]:
+    """Return id and content of each named object, by one git; None for one that is not there.
+
+    Raises GitFailed.
+    """
+    asked = "".join(f"{name}\n" for name in names)
+    said = shelf.run("cat-file", "--batch", stdin=os.fsencode(asked)).stdout
+    found: list[tuple[str, bytes] | None] = []
+    place = 0
+    for _ in names:
+        end = said.index(b"\n", place)
+        facts = said[place:end].rsplit(b" ", 2)
+        place = end + 1
+        if len(facts) < 3 or not facts[2].isdigit():
+            found.append(None)
+            continue
+        size = int(facts[2])
+        found.append((facts[0].decode("ascii"), said[place : place + size]))
+        place += size + 1
+    return found
+
+
+def entries(tree: bytes, form: str) -> dict[str, str]:
+    """Return the ids in a tree's content, by name."""
+    found: dict[str, str] = {}
+    length, place = (32 if form == "sha256" else 20), 0
+    while place < len(tree):
+        end = tree.index(b"\0", place)
+        name = tree[place:end].partition(b" ")[2]
+        found[os.fsdecode(name)] = tree[end + 1 : end + 1 + length].hex()
+        place = end + 1 + length
+    return found
+
+
+def commit_of(shelf: Shelf, commit: str) -> tuple[dict[str, tuple[str, str]], list[str]]:
+    """A checkpoint's entries (mode and id by name) and its parents."""
+    entries = {}
+    for line in split(shelf.run("ls-tree", "-z", commit).stdout):
+        facts, _, name = line.partition("\t")
+        mode, _, oid = facts.split(" ")
+        entries[name] = (mode.lstrip("0"), oid)
+    return entries, shelf.run("rev-parse", f"{commit}^@").text.split()
+
+
+def tree_of(shelf: Shelf, entries: list[tuple[str, str, str]]) -> str:
+    ordered = sorted(entries, key=lambda entry: entry[1] + ("/" if entry[0] == "40000" else ""))
+    return shelf.put(
+        "tree",
+        b"".join(f"{mode} {name}\0".encode() + bytes.fromhex(oid) for mode, name, oid in ordered),
+    )

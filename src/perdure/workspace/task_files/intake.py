@@ -1,0 +1,207 @@
+"""Reads the files that a person gives: `--file PATH[=DEST]` and all below `--context DIR`. All are
+checked before one is kept.
+
+Called by `service` when a run is submitted or updated. A path that the person named may be a link;
+below DIR links are left out, as is whatever is no ordinary file, and `.git`. What is left out is
+told.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+
+from perdure.errors import NotFound, UsageError
+from perdure.lateclass import dataclass
+from perdure.model import Given, OnEdit, TaskFile
+from perdure.workspace.task_files.contents import Contents
+
+LARGEST = 16 << 20
+MOST = 10_000
+TOGETHER = 256 << 20
+SOME = 5
+"""Names in a sentence."""
+LONGEST_NAME = 1000
+"""Bytes of a name, so that a backup of it has a name that is possible too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRequest:
+    """What a person asked for. `files` are `PATH` or `PATH=DEST`; `context` is a directory, empty
+    for none."""
+
+    cwd: Path
+    files: tuple[str, ...] = ()
+    context: str = ""
+    on_edit: OnEdit = OnEdit.MERGE
+    tell: Callable[[str], None] = lambda text: None
+    """Is told, in a sentence, what was left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    path: Path
+    name: str
+    flags: int
+    """How it is opened: below DIR no link is followed."""
+
+
+def take(contents: Contents, asked: FileRequest) -> Given:
+    """Keeps the files. Raises UsageError for what cannot be taken, NotFound for what is not
+    there."""
+    left_out: list[str] = []
+    sources = {source.name: source for source in _below(asked, left_out)}
+    named: set[str] = set()
+    for text in asked.files:
+        source = _named(asked.cwd, text)
+        if source.name in named:
+            raise UsageError(
+                f"two files are given for {source.name!r}",
+                "give each a DEST of its own: --file PATH=DEST",
+            )
+        named.add(source.name)
+        sources[source.name] = source
+    if len(sources) > MOST:
+        raise _too_many()
+    for name in sources:
+        if above := next(
+            (str(each) for each in PurePosixPath(name).parents if str(each) in sources), ""
+        ):
+            raise UsageError(f"{above!r} cannot be a file and a directory: {name!r} lies in it")
+    together = sum(_size(source) for source in sources.values())
+    if together > TOGETHER:
+        raise UsageError(
+            f"the files have {together:,} bytes together, and at most {TOGETHER:,} can be given",
+            "give fewer of them",
+        )
+    files = tuple(_kept(contents, sources[name]) for name in sorted(sources))
+    if left_out:
+        more = f" and {len(left_out) - SOME} more" if len(left_out) > SOME else ""
+        asked.tell(f"left out of {asked.context}: {', '.join(left_out[:SOME])}{more}")
+    return Given(files, whole=bool(asked.context), on_edit=asked.on_edit)
+
+
+def check_name(name: str) -> str:
+    """A name that a file may have in the workdir. Raises UsageError for one that leads out, or
+    means something to git or perdure."""
+    try:
+        raw = name.encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            f"the file name {os.fsencode(name)!r} is not UTF-8",
+            "give it another one: --file PATH=DEST",
+        ) from None
+    parts = name.split("/")
+    if "\0" in name or any(part in ("", ".", "..") for part in parts):
+        raise UsageError(
+            f"{name!r} is no place in the workdir",
+            "a relative path without .. is needed, as in --file PATH=docs/notes.md",
+        )
+    if any(part.lower() == ".git" or part.startswith(".perdure-") for part in parts):
+        raise UsageError(
+            f"{name!r} cannot be given: .git belongs to git, and .perdure-... to perdure"
+        )
+    if len(raw) > LONGEST_NAME or any(len(part.encode()) > 255 for part in parts):
+        raise UsageError(
+            f"the file name {name[:60]!r}... is too long",
+            f"at most 255 bytes a part, and {LONGEST_NAME} together",
+        )
+    return name
+
+
+def _named(cwd: Path, text: str) -> _Source:
+    path, dest = text, ""
+    if "=" in text and not os.path.lexists(cwd / Path(text).expanduser()):
+        path, _, dest = text.rpartition("=")
+    place = cwd / Path(path).expanduser()
+    if not path or "\0" in path:
+        raise UsageError(f"--file needs PATH or PATH=DEST, not {text!r}")
+    name = PurePosixPath(f"{dest}{place.name}" if dest.endswith("/") else dest or place.name)
+    return _Source(place, check_name(str(name)), os.O_RDONLY)
+
+
+def _below(asked: FileRequest, left_out: list[str]) -> Iterator[_Source]:
+    """The files below the context directory."""
+    if not asked.context:
+        return
+    top = asked.cwd / Path(asked.context).expanduser()
+    if not top.is_dir():
+        raise NotFound(f"there is no directory {asked.context!r} to take files from")
+    count = 0
+    for folder, folders, names in os.walk(top, onerror=_unreadable):
+        here = Path(folder)
+        for name in sorted(folders):
+            if name == ".git" or (here / name).is_symlink():
+                folders.remove(name)
+                left_out.append(
+                    f"{(here / name).relative_to(top)} ({'git' if name == '.git' else 'a link'})"
+                )
+        folders.sort()
+        for name in sorted(names):
+            found = (here / name).lstat()
+            if not stat.S_ISREG(found.st_mode) or name == ".git":
+                why = (
+                    "a link"
+                    if stat.S_ISLNK(found.st_mode)
+                    else "git"
+                    if name == ".git"
+                    else "no ordinary file"
+                )
+                left_out.append(f"{(here / name).relative_to(top)} ({why})")
+                continue
+            count += 1
+            if count > MOST:
+                raise _too_many()
+            yield _Source(
+                here / name,
+                check_name(str((here / name).relative_to(top))),
+                os.O_RDONLY | os.O_NOFOLLOW,
+            )
+
+
+def _unreadable(error: OSError) -> None:
+    raise UsageError(f"{error.filename} cannot be read: {error.strerror}")
+
+
+def _too_many() -> UsageError:
+    return UsageError(f"more than {MOST:,} files cannot be given", "give a smaller directory")
+
+
+def _size(source: _Source) -> int:
+    try:
+        found = source.path.lstat() if source.flags & os.O_NOFOLLOW else source.path.stat()
+    except FileNotFoundError:
+        raise NotFound(f"there is no file {str(source.path)!r}") from None
+    except OSError as error:
+        raise UsageError(f"{str(source.path)!r} cannot be read: {error.strerror}") from None
+    if stat.S_ISDIR(found.st_mode):
+        raise UsageError(
+            f"{str(source.path)!r} is a directory", f"perdure ... --context {source.path}"
+        )
+    if not stat.S_ISREG(found.st_mode):
+        raise UsageError(f"{str(source.path)!r} is no ordinary file")
+    if found.st_size > LARGEST:
+        raise _too_large(source)
+    return found.st_size
+
+
+def _kept(contents: Contents, source: _Source) -> TaskFile:
+    try:
+        fd = os.open(source.path, source.flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise UsageError(f"{str(source.path)!r} cannot be read: {error.strerror}") from None
+    with os.fdopen(fd, "rb") as file:
+        found = os.fstat(fd)
+        content = file.read(LARGEST + 1) if stat.S_ISREG(found.st_mode) else b""
+    if len(content) > LARGEST:
+        raise _too_large(source)
+    return TaskFile(source.name, contents.put(content), len(content), bool(found.st_mode & 0o100))
+
+
+def _too_large(source: _Source) -> UsageError:
+    return UsageError(
+        f"{str(source.path)!r} has more than {LARGEST:,} bytes",
+        "a file of this size can be put into the repository",
+    )

@@ -1,0 +1,51 @@
+"""A three-way merge of one file, by `git merge-file` on copies in a directory of its own: no
+repository takes part.
+
+Called by `placement`. Both sides' changes are joined; where they touch the same lines the result
+has all three versions between marks (`--zdiff3`, git 2.35 and newer), labelled with whose they are.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from perdure.errors import GitFailed
+from perdure.host.git import Git
+
+LARGEST = 4 << 20
+"""Bytes of a file that is merged; a larger one is a conflict."""
+MOST_CONFLICTS = 127
+"""git's exit code counts them up to here."""
+
+
+def merged(
+    own: bytes, base: bytes, given: bytes, labels: tuple[str, str, str], environ: Mapping[str, str]
+) -> tuple[bytes, int] | None:
+    """The joined bytes and the number of conflicts in them. None where the files are no text, or
+    too large."""
+    sides = (own, base, given)
+    if any(len(side) > LARGEST or b"\0" in side for side in sides):
+        return None
+    with tempfile.TemporaryDirectory(prefix="perdure-merge-") as directory:
+        place = Path(directory).resolve()
+        names = ("own", "base", "given")
+        for name, side in zip(names, sides, strict=True):
+            (place / name).write_bytes(side)
+        told = [word for label in labels for word in ("-L", label)]
+        git = Git(cwd=place, ceiling=place.parent, environ=environ)
+        try:
+            done = git.run(
+                "merge-file",
+                "-p",
+                "-q",
+                "--zdiff3",
+                *told,
+                "--",
+                *names,
+                good=range(MOST_CONFLICTS + 1),
+            )
+        except GitFailed:
+            return None
+    return done.stdout, done.code

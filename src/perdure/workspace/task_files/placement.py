@@ -1,0 +1,241 @@
+"""Brings the task files of the newest instructions into a workdir, so that a kill at any moment
+loses and repeats nothing.
+
+`engine.attempt.preparation` calls `place` under the workdir's lock, before the agent is told
+anything. Three steps: each file is looked at and decided (`perdure.rules.placement`), with the
+agent's version copied to the run's backups and a merge kept among the contents; the plan goes into
+the journal; then the files are written. What stands in the journal as planned is completed by the
+next call: a file that has the content of before is written, one that has the content of after is
+done, and any other was changed by somebody and stays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+from perdure.errors import WorkspaceError
+from perdure.lateclass import dataclass
+from perdure.model import Context, FileAction, FileChange
+from perdure.model.events import AnyEvent, FilesPlaced, FilesPlanned, Record
+from perdure.rules.placement import (
+    DELETED,
+    ODD,
+    ODD_THERE,
+    Placement,
+    Wanted,
+    action,
+    digest_of,
+    mark,
+    mark_of,
+    newest,
+    placement_of,
+    wanted,
+)
+from perdure.workspace.task_files.contents import Contents, write
+from perdure.workspace.task_files.intake import check_name
+from perdure.workspace.task_files.merge import merged
+from perdure.workspace.task_files.workdir import TaskFileWorkdir
+
+A_RECORD = 50
+"""Files that one event names."""
+_WRITES = (FileAction.WRITTEN, FileAction.REPLACED, FileAction.MERGED, FileAction.CONFLICT)
+NOT_HERE = "its content is not on this machine"
+NO_TEXT = "the versions cannot be merged: they are no text, or too large"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilePlace:
+    """Where the files go, and where backups and contents lie. `token` is the run's id."""
+
+    workdir: Path
+    backups: Path
+    contents: Contents
+    environ: Mapping[str, str]
+    token: str
+    fresh: bool = False
+    """The workdir was made anew: what was put there once is gone."""
+
+
+def place(
+    at: FilePlace,
+    contexts: Sequence[Context],
+    records: Sequence[Record],
+    record: Callable[[list[AnyEvent]], None],
+) -> None:
+    """Completes what a kill left, then puts the files of the newest version in place. `record`
+    appends to the journal.
+
+    Raises WorkspaceError where a file cannot be read or written, UsageError for a name that no file
+    may have.
+    """
+    now = placement_of(records)
+    try:
+        if now.unfinished:
+            now = _completed(at, now, record)
+        version = newest(contexts)
+        if version > now.version or (at.fresh and version):
+            changes = _planned(at, now, contexts, version)
+            if changes or version > now.version:
+                parts = [
+                    tuple(changes[start : start + A_RECORD])
+                    for start in range(0, max(len(changes), 1), A_RECORD)
+                ]
+                record([FilesPlanned(version=version, files=part) for part in parts])
+                _completed(at, replace(now, unfinished=tuple(changes), planned=version), record)
+    except OSError as error:
+        name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "a file"
+        raise WorkspaceError(
+            f"The task files could not be put into {at.workdir}: {name}: {error.strerror}.",
+            "Nothing is lost. Make room, or see to its rights; then perdure retry goes on where it "
+            "was.",
+        ) from error
+
+
+def _planned(
+    at: FilePlace, now: Placement, contexts: Sequence[Context], version: int
+) -> list[FileChange]:
+    """What is to be done with each file; what this needs is durable."""
+    files, workdir = wanted(contexts), TaskFileWorkdir(at.workdir)
+    folder = _Backups(at.backups / f"v{version}", workdir)
+    changes = []
+    for name, asked in sorted(files.items()):
+        base, there = now.marks.get(check_name(name), ""), workdir.mark(name)
+        step = action(asked, base, there, fresh=at.fresh)
+        if step is not None:
+            bare = FileChange(
+                name=name,
+                action=step,
+                version=asked.version,
+                given=mark(asked.file),
+                base=base,
+                before=there,
+                after=there,
+            )
+            changes.append(_decided(at, folder, bare, asked))
+    changes += [
+        FileChange(name=name, action=FileAction.DROPPED, version=version, given="", base=base)
+        for name, base in sorted(now.marks.items())
+        if name not in files
+    ]
+    return changes
+
+
+def _decided(at: FilePlace, folder: _Backups, bare: FileChange, asked: Wanted) -> FileChange:
+    if at.contents.get(asked.file.sha256) is None and bare.action is not FileAction.SAME:
+        return replace(bare, action=FileAction.CONFLICT, why=NOT_HERE)
+    match bare.action:
+        case FileAction.WRITTEN:
+            return replace(
+                bare,
+                after=bare.given,
+                why=DELETED if bare.base and not bare.before and not at.fresh else "",
+            )
+        case FileAction.REPLACED:
+            return replace(bare, after=bare.given, backup=folder.save(bare.name, bare.before))
+        case FileAction.CONFLICT if bare.before == ODD:
+            return replace(bare, why=ODD_THERE)
+        case FileAction.CONFLICT:
+            return replace(bare, after=bare.given, why=DELETED)
+        case FileAction.MERGED:
+            return _merged(at, folder, bare)
+        case _:
+            return bare
+
+
+def _merged(at: FilePlace, folder: _Backups, bare: FileChange) -> FileChange:
+    backup = folder.save(bare.name, bare.before)
+    base = at.contents.get(digest_of(bare.base)) or b""
+    given = at.contents.get(digest_of(bare.given)) or b""
+    labels = (
+        "as it was in the workdir",
+        "as it was given before",
+        f"as given with version {bare.version}",
+    )
+    joined = merged(Path(backup).read_bytes(), base, given, labels, at.environ)
+    if joined is None:
+        return replace(bare, action=FileAction.CONFLICT, backup=backup, why=NO_TEXT)
+    content, conflicts = joined
+    # As with the lines: whoever changed it since the base has the say.
+    executable = (
+        bare.given if bare.before.endswith("+x") == bare.base.endswith("+x") else bare.before
+    ).endswith("+x")
+    after = mark_of(at.contents.put(content), executable)
+    if conflicts:
+        return replace(
+            bare, action=FileAction.CONFLICT, after=after, backup=backup, why=f"{conflicts} marked"
+        )
+    return replace(bare, after=after, backup=backup)
+
+
+def _completed(
+    at: FilePlace, now: Placement, record: Callable[[list[AnyEvent]], None]
+) -> Placement:
+    workdir = TaskFileWorkdir(at.workdir)
+    folder = _Backups(at.backups / f"v{now.planned}", workdir)
+    left = []
+    for change in now.unfinished:
+        if change.action not in _WRITES or change.after == change.before:
+            continue
+        content = at.contents.get(digest_of(change.after))
+        token = f"{at.token}/{now.planned}"
+
+        def rescue(file: BinaryIO, name: str = change.name) -> None:
+            folder.copy(name, file)
+
+        if content is None or not workdir.put(
+            change.name, content, change.before, change.after, token, rescue
+        ):
+            left.append(change.name)
+    workdir.sync()
+    record([FilesPlaced(version=now.planned, left=tuple(left))])
+    return now.finished()
+
+
+class _Backups:
+    """Copies of files of a workdir, by their names, below a directory of one version."""
+
+    def __init__(self, directory: Path, workdir: TaskFileWorkdir) -> None:
+        self._directory, self._workdir = directory, workdir
+
+    def save(self, name: str, expected: str) -> str:
+        """Copies a file and returns where it is. Raises WorkspaceError if it is not what it was a
+        moment ago."""
+        with self._workdir.opened(name) as file:
+            saved = self.copy(name, file) if file is not None else None
+        if (
+            saved is None
+            or mark_of(hashlib.sha256(saved.read_bytes()).hexdigest(), expected.endswith("+x"))
+            != expected
+        ):
+            raise WorkspaceError(
+                f"{name!r} changes while perdure copies it.",
+                "Somebody works there: wait for them, then perdure retry.",
+            )
+        return str(saved)
+
+    def copy(self, name: str, file: BinaryIO) -> Path:
+        """Copies an open file. One that lies there with other bytes stays, and the copy gets
+        another place."""
+        file.seek(0)
+        content = file.read()
+        place, number = self._directory / name, 0
+        while not _is_at(place, content):
+            number += 1
+            place = self._directory.with_name(f"{self._directory.name}.{number}") / name
+        return place
+
+
+def _is_at(place: Path, content: bytes) -> bool:
+    """Whether the file has this content now: written, if nothing was in the way."""
+    try:
+        if place.is_file():
+            return place.read_bytes() == content
+        write(place, content)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError):
+        return False
+    return True

@@ -1,0 +1,117 @@
+"""What the agent is told of its task files: one short paragraph, with names, where the copies are,
+and what it did not get to see.
+
+Called by `engine.attempt.prompt_facts`. Names may be hostile, so each is one word; the difference
+between two versions that were given is trimmed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from perdure.model import FileAction, FileChange
+from perdure.rules.placement import digest_of
+from perdure.workspace.task_files.contents import Contents
+
+NAMES = 10
+DIFFERED = 256 << 10
+"""Bytes of a version that is compared with another for the agent's eyes."""
+DIFF_LINES = 40
+DIFF_WIDTH = 200
+_LEAD = {
+    FileAction.WRITTEN: "As given",
+    FileAction.MERGED: "Merged: they have the new version's changes, and your own",
+}
+
+
+def told(changes: Sequence[FileChange], contents: Contents) -> str:
+    """The paragraph; empty where there is nothing to tell."""
+    by_action: dict[FileAction, list[FileChange]] = {}
+    for change in changes:
+        kind = FileAction.WRITTEN if change.action is FileAction.SAME else change.action
+        by_action.setdefault(kind, []).append(change)
+    lines = [line for kind, some in by_action.items() for line in _lines(kind, some, contents)]
+    if not lines:
+        return ""
+    version = max(change.version for change in changes)
+    head = "Files that belong to this task were put into the working directory"
+    return "\n".join([f"{head}{f' (version {version})' if version > 1 else ''}:", *lines])
+
+
+def _lines(kind: FileAction, some: Sequence[FileChange], contents: Contents) -> Iterator[str]:
+    if kind in _LEAD:
+        yield f"- {_LEAD[kind]}: {_names(some)}."
+    elif kind is FileAction.DROPPED:
+        yield f"- No longer given, left where they are: {_names(some)}."
+    else:
+        for change in some[:NAMES]:
+            yield f"- {_sentence(change, contents)}"
+        if len(some) > NAMES:
+            yield f"- {kind}, too: {_names(some[NAMES:])}."
+
+
+def _sentence(change: FileChange, contents: Contents) -> str:
+    name, copy = (
+        _word(change.name),
+        f" The copy of yours: {change.backup}." if change.backup else "",
+    )
+    is_here = contents.path(digest_of(change.given)).exists()
+    new = (
+        "the new version is not on this machine"
+        if not is_here
+        else f"the new version lies in {contents.path(digest_of(change.given))}"
+    )
+    match change.action:
+        case FileAction.REPLACED:
+            return f"Replaced by the new version, though you had edited it: {name}.{copy}"
+        case FileAction.KEPT:
+            return (
+                f"Left as you made it: {name}. A new version was given; "
+                f"{new}.{_difference(change, contents)}"
+            )
+        case _ if change.after not in ("", change.before) and change.before:
+            return (
+                f"CONFLICT: {name}. You and the new version changed the same lines. Both stand in "
+                f"the file, between <<<<<<< and >>>>>>>: decide, and take the marks out.{copy}"
+            )
+        case _ if change.after and not change.before:
+            return (
+                f"CONFLICT: {name}. You had deleted it; a new version was given and is there again."
+            )
+        case _:
+            return (
+                f"CONFLICT: {name}, left as it is: {change.why}; "
+                f"{new}.{copy}{_difference(change, contents)}"
+            )
+
+
+def _difference(change: FileChange, contents: Contents) -> str:
+    """What changed between the two versions that were given."""
+    if not change.base or change.base == change.given:
+        return ""
+    sides = [contents.get(digest_of(each)) for each in (change.base, change.given)]
+    if any(side is None or b"\0" in side or len(side) > DIFFERED for side in sides):
+        return ""
+    before, after = ((side or b"").decode("utf-8", "replace").split("\n") for side in sides)
+    import difflib
+
+    lines = list(difflib.unified_diff(before, after, "given before", "given now", n=2, lineterm=""))
+    shown = [line[:DIFF_WIDTH] for line in lines[:DIFF_LINES]]
+    more = [f"... {len(lines) - DIFF_LINES} more lines"] if len(lines) > DIFF_LINES else []
+    return "\n".join(
+        [
+            " What changed in it since it was given before:",
+            *(f"    {line}" for line in [*shown, *more]),
+        ]
+    )
+
+
+def _names(some: Sequence[FileChange]) -> str:
+    more = f" and {len(some) - NAMES} more" if len(some) > NAMES else ""
+    return ", ".join(_word(change.name) for change in some[:NAMES]) + more
+
+
+def _word(name: str) -> str:
+    """A name as one word: a newline, quote or space in it cannot end it."""
+    return f"`{name}`" if re.fullmatch(r"[\w./+@-]+", name) else repr(name)

@@ -1,0 +1,233 @@
+"""Looks at files of a workdir, and puts others in their place, though an agent may have left
+anything there.
+
+Used by `placement`. Directories are opened one by one and no link is followed, so what stands in
+the way of a name leads nowhere else: it counts as odd and stays. A file is written beside its
+place, made durable, and exchanged in one step, only where the workdir still has what it had; a file
+of another content is never overwritten.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from perdure.rules.placement import ODD, mark_of
+
+LARGEST = 256 << 20
+"""Bytes of a file that is looked at; a larger one counts as odd."""
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class Odd(Exception):
+    """Something that is no ordinary file or directory is in the way."""
+
+
+class TaskFileWorkdir:
+    """The files below one directory, whose path has no link in it."""
+
+    def __init__(self, top: Path) -> None:
+        self._top = top
+        self._written: set[tuple[str, ...]] = set()
+
+    def mark(self, name: str) -> str:
+        """What lies there, by its mark. Raises OSError for what cannot be read."""
+        try:
+            with self.opened(name) as file:
+                return _mark(file) if file is not None else ""
+        except Odd:
+            return ODD
+
+    @contextlib.contextmanager
+    def opened(self, name: str) -> Iterator[BinaryIO | None]:
+        """The file, to be read; None if there is none. Raises Odd."""
+        with contextlib.ExitStack() as stack:
+            *above, last = _parts(name)
+            try:
+                file = _open(stack.enter_context(self._directory(above, make=False)), last)
+            except FileNotFoundError:
+                file = None
+            yield stack.enter_context(file) if file is not None else None
+
+    def put(
+        self,
+        name: str,
+        content: bytes,
+        before: str,
+        after: str,
+        token: str,
+        rescue: Callable[[BinaryIO], None],
+    ) -> bool:
+        """Puts the content there if the workdir has what is marked `before`; False, and nothing is
+        done, if it has not.
+
+        `token` tells this writing from others: what a kill left of it is cleared away. `rescue`
+        gets the file that was replaced, if somebody wrote into it at that very moment. Raises
+        OSError.
+        """
+        try:
+            *above, last = _parts(name)
+            with self._directory(above, make=True) as fd, contextlib.ExitStack() as stack:
+                fresh = f".perdure-{hashlib.sha256(f'{token}/{name}'.encode()).hexdigest()[:16]}"
+                if not _clear(fd, fresh, content):
+                    fresh = f".perdure-{secrets.token_hex(8)}"
+                old = _open(fd, last)
+                there = _mark(stack.enter_context(old)) if old is not None else ""
+                if there == after or there != before:
+                    return there == after
+                _fill(
+                    fd,
+                    fresh,
+                    content,
+                    after.endswith("+x"),
+                    os.fstat(old.fileno()) if old is not None else None,
+                )
+                if not _exchange(fd, fresh, last, new=old is None):
+                    return False
+                if old is not None and _mark(old) != before:
+                    rescue(old)
+        except Odd:
+            return False
+        self._written.add(tuple(above))
+        return True
+
+    def sync(self) -> None:
+        """Makes all that was put there durable."""
+        for above in self._written:
+            for length in range(len(above) + 1):
+                with (
+                    contextlib.suppress(Odd, FileNotFoundError),
+                    self._directory(above[:length], make=False) as fd,
+                ):
+                    os.fsync(fd)
+        self._written.clear()
+
+    @contextlib.contextmanager
+    def _directory(self, parts: list[str] | tuple[str, ...], *, make: bool) -> Iterator[int]:
+        """A directory of the workdir. Raises Odd, FileNotFoundError."""
+        fd = os.open(self._top, _DIRECTORY)
+        try:
+            for part in parts:
+                if make:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(part, dir_fd=fd)
+                try:
+                    below = os.open(part, _DIRECTORY, dir_fd=fd)
+                except FileNotFoundError:
+                    raise
+                except OSError as error:  # a link, a file, or something that may not be entered
+                    raise Odd from error
+                os.close(fd)
+                fd = below
+            yield fd
+        finally:
+            os.close(fd)
+
+
+def _parts(name: str) -> list[str]:
+    """The parts of a name. Raises Odd for one that leads out or into git's directory: a journal
+    from elsewhere may say anything."""
+    parts = name.split("/")
+    if any(part in ("", ".", "..") or part.lower() == ".git" or "\0" in part for part in parts):
+        raise Odd
+    return parts
+
+
+def _open(fd: int, name: str) -> BinaryIO | None:
+    """An ordinary file, open; None if nothing has the name. Raises Odd."""
+    try:
+        found = os.lstat(name, dir_fd=fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST:
+            raise Odd
+        file = os.fdopen(os.open(name, _FILE, dir_fd=fd), "rb")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Odd from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise Odd
+    return file
+
+
+def _mark(file: BinaryIO) -> str:
+    file.seek(0)
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    return mark_of(digest.hexdigest(), bool(os.fstat(file.fileno()).st_mode & 0o100))
+
+
+def _clear(fd: int, fresh: str, content: bytes) -> bool:
+    """Takes away what a kill left of the same writing. False for anything else of that name."""
+    try:
+        file = _open(fd, fresh)
+    except Odd:
+        return False
+    if file is None:
+        return True
+    with file:
+        if not content.startswith(file.read(len(content) + 1)):
+            return False
+    os.unlink(fresh, dir_fd=fd)
+    return True
+
+
+def _fill(
+    fd: int, fresh: str, content: bytes, executable: bool, old: os.stat_result | None
+) -> None:
+    made = os.open(
+        fresh,
+        os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC,
+        0o777 if executable else 0o666,
+        dir_fd=fd,
+    )
+    try:
+        with os.fdopen(made, "wb") as file:
+            file.write(content)
+            if old is not None:
+                os.fchmod(made, _rights(stat.S_IMODE(old.st_mode), executable))
+            file.flush()
+            os.fsync(made)
+    except BaseException:
+        os.unlink(fresh, dir_fd=fd)
+        raise
+
+
+def _rights(before: int, executable: bool) -> int:
+    """The rights of what was there; who may read it may run it, where that is new."""
+    if not executable:
+        return before & 0o666
+    return before & 0o777 if before & 0o100 else before & 0o666 | before >> 2 & 0o111 | 0o100
+
+
+def _exchange(fd: int, fresh: str, last: str, *, new: bool) -> bool:
+    """Gives a file its name. `new`: only if nothing has it."""
+    try:
+        return _renamed(fd, fresh, last, new=new)
+    except OSError:
+        os.unlink(fresh, dir_fd=fd)
+        raise
+
+
+def _renamed(fd: int, fresh: str, last: str, *, new: bool) -> bool:
+    if new:
+        try:
+            os.link(fresh, last, src_dir_fd=fd, dst_dir_fd=fd)
+        except FileExistsError:
+            os.unlink(fresh, dir_fd=fd)
+            return False
+        except OSError:  # a file system without hard links
+            pass
+        else:
+            os.unlink(fresh, dir_fd=fd)
+            return True
+    os.rename(fresh, last, src_dir_fd=fd, dst_dir_fd=fd)
+    return True
