@@ -102,13 +102,13 @@ VERBS: dict[str, tuple[str, str]] = {
 
 GROUPS: tuple[tuple[str, str, str], ...] = (
     ("Work", "run retry update stop attach", "fork resume wait"),
-    ("Look", "ls show logs why diff top", "cost sessions map"),
+    ("Look", "ls show logs why diff top", "receipt cost sessions map"),
     ("Take over", "apply open path", "take-back"),
     ("Time", "restore", "checkpoints export import move"),
     ("Plans", "plan", ""),
     ("Tidy", "rm gc", "reset trash du"),
     ("Serve", "serve", "work token inbox operator entrypoint"),
-    ("Set up", "doctor config demo", "agents prove home completion"),
+    ("Set up", "doctor config demo", "agents prove key home completion"),
 )
 """Every verb once: a heading, the verbs that `perdure --help` shows, and those that only
 `perdure help all` shows."""
