@@ -345,8 +345,8 @@ def _near(verb: str) -> str:
     from difflib import get_close_matches
 
     known = [name for name in (*VERBS, *ALIASES) if not name.startswith("_")]
-    near = get_close_matches(verb, known, 1)
+    near = get_close_matches(verb, known, 2)
     if near:
-        return f"Did you mean: perdure {near[0]}"
+        return f"Did you mean: {' or '.join(f'perdure {name}' for name in near)}"
     # A sentence in place of a verb is a prompt.
     return f'perdure run "{verb}"' if " " in verb.strip() else "perdure --help"

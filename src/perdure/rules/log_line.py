@@ -198,6 +198,8 @@ def line_of(record: Record) -> str:
                 + proof
             )
         case RunQueued(reason=reason, run_after=after):
+            if reason == "new instructions":
+                return reason
             when = f" {soon(after, record.at)}" if after - record.at > SOON_MS else ""
             return f"retrying{when}: {one_line(reason, 160)}"
         case BaseMoved(branch=branch, commits=count):

@@ -72,7 +72,8 @@ def _advice(report: Mapping[str, Any]) -> str:
 
 def _say(text: str, style: str = "") -> None:
     """Print clean text: on a terminal wrapped at words behind its label, and in color."""
-    for line in wrapped(text, columns(sys.stdout), 10).split("\n"):
+    hang = 10 if text.startswith(" ") else 12
+    for line in wrapped(text, columns(sys.stdout), hang).split("\n"):
         print(paint(fitted(line, sys.stdout), style, sys.stdout))
 
 
