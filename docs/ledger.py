@@ -31,7 +31,7 @@ perdure. Every tool call of an agent is therefore looked at, and what reaches ou
   `npm run`, a script whose name says `deploy`, a tool of an MCP server. A tool that its agent or server marks as one that only reads
   or edits files is not listed (today only agents over ACP pass such a mark on).
 - **An intent and an outcome.** A call is recorded when it begins, before anything else of it is seen. Its end gives the outcome: `done`,
-  `failed`, or `unknown` where nothing tells: the attempt was killed, or the command runs several programs and its exit code does not
+  `failed`, `denied` (the call was denied and did not run), or `unknown` where nothing tells: the attempt was killed, the command went on in the background, or it runs several programs and its exit code does not
   speak for this one (`git push; true`). The next attempt is told to verify whether an unknown one happened before it repeats it.
   OpenCode prints a tool only when it has ended; what it began is read from its database after a crash.
 

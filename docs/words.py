@@ -261,7 +261,8 @@ REPORT = {
     "attempts[].effects[].command": "the command, or the tool and its main argument",
     "attempts[].effects[].ok": "whether it came back well; null where that is not known",
     "attempts[].effects[].outcome": (
-        "`running`, `done`, `failed`, or `unknown`: it was begun, and nothing tells how it ended"
+        "`running`, `done`, `failed`, `denied` (the call did not run), or `unknown`: it was begun, "
+        "and nothing tells how it ended"
     ),
     "attempts[].effects[].possible": "true: perdure does not know that it is local, and no more",
     "attempts[].effects[].reversible": (

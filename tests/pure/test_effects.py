@@ -17,7 +17,7 @@ from perdure.agents.acp.events import parse as parse_acp
 from perdure.agents.claude.events import parse as parse_claude
 from perdure.agents.shared import json_lines
 from perdure.model import Outcome, OutcomeKind
-from perdure.model.events import AnyEvent, AttemptEnded, Record, ToolEnded, ToolStarted
+from perdure.model.events import AnyEvent, AttemptEnded, Record, ToolDenied, ToolEnded, ToolStarted
 from perdure.rules.effects import Effect, effects_of, ledger
 from perdure.rules.effects.catalog import of_tool
 from perdure.rules.effects.shell import LONGEST, read
@@ -179,6 +179,25 @@ def test_the_ledger_knows_how_each_ended() -> None:
         Effect(2, "publish", "npm publish", None, "unknown", reversible=False, at=2),
         Effect(3, "publish", "npm publish", None, "running", reversible=False, at=4),
     ]
+
+
+def test_a_call_that_did_not_run() -> None:
+    """An effect whose call was denied is so, whether that is told before or after its end; one that
+    goes on in the background is not done."""
+    records = records_of(
+        [
+            (1, ToolStarted(tool_id="a", name="Bash", summary="git push")),
+            (1, ToolDenied(tool_id="a", name="Bash")),
+            (1, ToolEnded(tool_id="a", ok=False)),
+            (1, ToolStarted(tool_id="b", name="Bash", summary="npm publish")),
+            (1, ToolEnded(tool_id="b", ok=False)),
+            (1, ToolDenied(tool_id="b", name="Bash", by="hook")),
+            (1, ToolStarted(tool_id="c", name="Bash", summary="docker push x")),
+            (1, ToolEnded(tool_id="c", ok=True, summary="Command running in background with ID 1")),
+            (1, AttemptEnded(outcome=Outcome(kind=OutcomeKind.SUCCEEDED))),
+        ]
+    )
+    assert [each.outcome for each in ledger(records)] == ["denied", "denied", "unknown"]
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ from perdure.model.events import (
 )
 from perdure.rules.continuation.instructions import counting, retired
 from perdure.rules.continuation.prompt import Story, Unrecorded
-from perdure.rules.effects import OUTCOME_UNKNOWN, Effect, ledger
+from perdure.rules.effects import DENIED, OUTCOME_UNKNOWN, Effect, ledger
 from perdure.rules.placement import changes_of
 from perdure.workspace import WorkdirState
 from perdure.workspace.task_files import Contents, told
@@ -85,7 +85,7 @@ def story_of(
         ended and ended[-1].outcome and not ended[-1].outcome.ok
     )
     given = _given(run, ended, live, heard, copied=asked.rung is Rung.COPY)
-    found = ledger(records)
+    found = [each for each in ledger(records) if each.outcome != DENIED]
     return Story(
         contexts=tuple(
             each

@@ -16,13 +16,17 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 
-from perdure.model.events import AttemptEnded, Record, ToolEnded, ToolStarted
+from perdure.model.events import AttemptEnded, Record, ToolDenied, ToolEnded, ToolStarted
 
 if TYPE_CHECKING:
     from perdure.rules.effects.catalog import Finding
 
 RUNNING, DONE, FAILED, OUTCOME_UNKNOWN = "running", "done", "failed", "unknown"
+DENIED = "denied"
+_BACKGROUND = "Command running in background"
+"""How Claude Code (2.1.329) answers a call whose command goes on: its end will not be seen."""
 
 
 class Effect(msgspec.Struct, frozen=True):
@@ -34,7 +38,8 @@ class Effect(msgspec.Struct, frozen=True):
     ok: bool | None
     """Whether it came back well; None where that is not known."""
     outcome: str = OUTCOME_UNKNOWN
-    """`running`, `done`, `failed`, or `unknown`: begun, and nothing tells how it ended."""
+    """`running`, `done`, `failed`, `denied` (the call did not run), or `unknown`: begun, and nothing
+    tells how it ended."""
     possible: bool = False
     """It is only not known to be local."""
     reversible: bool | None = None
@@ -46,23 +51,28 @@ class Effect(msgspec.Struct, frozen=True):
 def ledger(records: Iterable[Record]) -> list[Effect]:
     """Return the effects of a run, in the order in which their calls began."""
     found: list[Effect] = []
-    open_calls: dict[tuple[int, str], list[tuple[int, Finding]]] = {}
+    calls: dict[tuple[int, str], list[tuple[int, Finding]]] = {}
     for record in records:
         match record.event:
             case ToolStarted(tool_id=tool_id):
+                calls.pop((record.attempt, tool_id), None)
                 for each in _of(record.event):
-                    call = open_calls.setdefault((record.attempt, tool_id), [])
+                    call = calls.setdefault((record.attempt, tool_id), [])
                     call.append((len(found), each))
                     found.append(_begun(each, record))
+            case ToolEnded(ok=True, summary=summary) if summary.startswith(_BACKGROUND):
+                pass
             case ToolEnded(tool_id=tool_id, ok=ok):
-                for place, each in open_calls.pop((record.attempt, tool_id), []):
+                for place, each in calls.get((record.attempt, tool_id), []):
                     found[place] = _ended(found[place], each, ok)
+            # What a sandbox stopped had begun; its end says more.
+            case ToolDenied(tool_id=tool_id, by=by) if by != "sandbox":
+                for place, _ in calls.get((record.attempt, tool_id), []):
+                    found[place] = replace(found[place], ok=False, outcome=DENIED)
             case AttemptEnded():
-                for key in [key for key in open_calls if key[0] == record.attempt]:
-                    for place, _ in open_calls.pop(key):
-                        found[place] = msgspec.structs.replace(
-                            found[place], outcome=OUTCOME_UNKNOWN
-                        )
+                for place, effect in enumerate(found):
+                    if effect.attempt == record.attempt and effect.outcome == RUNNING:
+                        found[place] = replace(effect, outcome=OUTCOME_UNKNOWN)
             case _:
                 pass
     return found
@@ -96,8 +106,10 @@ def _begun(each: Finding, record: Record) -> Effect:
 
 def _ended(effect: Effect, each: Finding, ok: bool) -> Effect:
     """Return the effect with its outcome: a call of several programs does not tell of each."""
+    if effect.outcome == DENIED:
+        return effect
     if ok and each.proves:
-        return msgspec.structs.replace(effect, ok=True, outcome=DONE)
+        return replace(effect, ok=True, outcome=DONE)
     if not ok and each.disproves:
-        return msgspec.structs.replace(effect, ok=False, outcome=FAILED)
-    return msgspec.structs.replace(effect, outcome=OUTCOME_UNKNOWN)
+        return replace(effect, ok=False, outcome=FAILED)
+    return replace(effect, outcome=OUTCOME_UNKNOWN)

@@ -30,7 +30,7 @@ from perdure.model.work import (
     LeftProcess,
     WorkReport,
 )
-from perdure.rules.effects import ledger
+from perdure.rules.effects import DENIED, ledger
 from perdure.rules.final_message import last_message
 from perdure.rules.work_report.claims import Claim, claims_of
 from perdure.rules.work_report.commands import changes_nothing, check_of
@@ -68,6 +68,7 @@ def work_report(attempt: Attempt, records: Iterable[Record]) -> WorkReport:
             kind=each.kind, command=each.command[:INPUT], ok=each.ok, possible=each.possible
         )
         for each in ledger(own)
+        if each.outcome != DENIED
     )
     report = WorkReport(
         checks=checks,
