@@ -198,6 +198,9 @@ def test_a_statement_is_about_what_the_attempt_left() -> None:
         ("checkpoint 1", {"gitCommit": COMMIT}),
     ]
     assert "secret plan" not in json.dumps(made.predicate)
+    report["workspace"]["repo"] = "/srv/\udcff"
+    odd = statement_of(report, checkpoints, 1, "edit")
+    assert verify(signed(odd, KEY)).predicate["run"]["repository"] == "/srv/?"
     assert (made.run, made.attempt) == (("r", "brisk-otter"), 1)
     assert len(statement_of(report, [], 1, "edit").subject[0].digest["sha256"]) == 64
     with pytest.raises(NotFound, match="attempt 2 of brisk-otter has not ended"):

@@ -75,7 +75,7 @@ def statement_of(
             f"attempt {wanted} of {report['name']} has not ended, and has no receipt yet"
         )
     place = report["workspace"]
-    predicate = {
+    predicate: dict[str, Any] = {
         "run": {
             "id": report["id"],
             "name": report["name"],
@@ -97,8 +97,20 @@ def statement_of(
         "effects": found["effects"],
         "allowed": {"permissions": permissions, "flags": found["flags"]},
     }
+    predicate = _encodable(predicate)
     subject = _subjects(checkpoints, wanted, str(report["id"]), predicate)
     return Statement(subject=subject, predicate=predicate)
+
+
+def _encodable(value: Any) -> Any:
+    """Return the value with text that UTF-8 can hold: the name of a file may be any bytes."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, Mapping):
+        return {str(key): _encodable(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_encodable(each) for each in value]
+    return value
 
 
 def _none(report: Mapping[str, Any]) -> str:
