@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.journeys.stage import Done, Stage, native
+from tests.journeys.stage import Done, Stage, command_of, native
 
 MakeStage = Callable[..., Stage]
 pytestmark = pytest.mark.journey
@@ -91,6 +91,9 @@ CLAUDE = {
         **asks(
             "3 calls were denied: WebFetch https://example.invalid/a (2 times), WebSearch perdure"
         ),
+    ),
+    "denied by the level of permissions": Ending(
+        WRITE + STOPS, words=("--permissions", "read"), **asks("1 call was denied: Write out.txt")
     ),
     "denied by a hook": Ending(
         WRITE + STOPS, hook=decision("deny"), **asks("denied: Write", events=("tool_denied",))
@@ -270,7 +273,10 @@ CODEX = {
         "nothing\n", "failed", "truncated", 1, ("the model's last answer was empty",)
     ),
     "processes that got away": Ending(
-        f"{AWAY}---\nsay They run.\n", events=("leftovers_found",), logs=("sleep 573", "sleep 574")
+        f"{AWAY}---\nsay They run.\n",
+        # The sandbox of the other levels ends them with the command.
+        words=("--permissions", "full"),
+        logs=("sleep 573", "sleep 574"),
     ),
     # Honest successes
     "the work": Ending("run echo hello > out.txt\n---\nsay I wrote it.\n"),
@@ -361,7 +367,11 @@ ACP_CODEX = {
     "an empty answer": Ending(
         "nothing\n", "failed", "truncated", 1, ("the model's last answer was empty",)
     ),
-    "a process that got away": Ending(f"{AWAY_QUIET}---\nsay It runs.\n", logs=("sleep 573",)),
+    "a process that got away": Ending(
+        f"{AWAY_QUIET}---\nsay It runs.\n",
+        words=("--permissions", "full"),
+        logs=("sleep 573",),
+    ),
     # Honest successes
     "the work": Ending("run echo hello > out.txt\n---\nsay I wrote it.\n"),
     "nothing to do": Ending("say There is nothing to do.\n"),
@@ -399,3 +409,53 @@ def test_an_attempt_over_acp_ends_as_the_facts_say(stage: MakeStage, agent: str,
     command = f"env CODEX_PATH={native('codex')} node {adapter}"
     one = stage(ACP_CODEX[name].script, extra={"PERDURE_ACP_CODEX": command})
     holds(one, ACP_CODEX[name], "acp-codex")
+
+
+def alive(stage: Stage, words: str) -> list[int]:
+    """The live processes of the stage with these words in their command line."""
+    wanted = words.encode().replace(b" ", b"\0")
+    return [pid for pid in stage.marked() if wanted in command_of(pid)]
+
+
+@pytest.mark.parametrize("agent", ["claude"], indirect=True)
+def test_what_is_to_be_kept_runs_on(stage: MakeStage, agent: str) -> None:
+    """The agent is ended without its command in the background, and so is nothing that got away."""
+    one = stage(
+        "run (setsid nohup sleep 576 >/dev/null 2>&1 &) ; echo started\n---\n"
+        + call("Bash", command="sleep 577", description="serve", run_in_background=True)
+        + "---\nsay They run.\n"
+    )
+    ending = Ending("", words=("--on-leftover", "keep"), logs=("kept: 2 process(es)",))
+    done = play(one, ending, agent)
+    assert done.code == 0, done.err
+    assert "kept: 2 process(es)" in done.err
+    assert len(alive(one, "sleep 576")) == len(alive(one, "sleep 577")) == 1
+    later = one.perdure("update", "task", "Go on.")
+    assert later.code == 0, later.err
+    assert alive(one, "sleep 576") and alive(one, "sleep 577")
+
+
+@pytest.mark.parametrize("agent", ["claude"], indirect=True)
+def test_what_is_to_be_waited_for_comes_to_its_end(stage: MakeStage, agent: str) -> None:
+    """The attempt ends when the processes have that the agent left running."""
+    one = stage(
+        "run (setsid sh -c 'sleep 3; echo late > late.txt' &) ; echo started\n---\nsay It runs.\n"
+    )
+    done = play(one, Ending("", words=("--on-leftover", "wait")), agent)
+    assert done.code == 0, done.err
+    assert [path.read_text() for path in one.home.rglob("late.txt")] == ["late\n"]
+
+
+@pytest.mark.parametrize("agent", ["claude"], indirect=True)
+def test_a_cut_answer_goes_on_in_the_same_conversation(stage: MakeStage, agent: str) -> None:
+    """The next attempt comes at once, resumes natively, and its answer ends the run."""
+    cut = "---\n".join(f"say piece {n}\nstop max_tokens\n" for n in range(4))
+    one = stage(f"{cut}---\nsay That was all of it.\n")
+    words = ("--repo", str(one.repo), "--name", "task", "--agent", agent)
+    done = one.perdure("run", *words, "Write a long text.")
+    assert done.code == 0, done.err
+    first, second = one.show()["attempts"]
+    assert (first["outcome"]["kind"], second["outcome"]["kind"]) == ("truncated", "succeeded")
+    assert second["continuation"] == "resume"
+    assert second["session_id"] == first["session_id"]
+    assert second["receipt"]["verdict"] == "native"

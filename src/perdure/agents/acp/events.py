@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from perdure.agents.shared import json_lines
-from perdure.agents.shared.calls import sandboxed
 from perdure.model import Usage
 from perdure.model.events import (
     AgentEvent,
@@ -143,8 +142,6 @@ def _update(update: Any) -> Sequence[AgentEvent]:
         )
         ok = status == "completed" and not code
         ended = ToolEnded(_id(update), ok, _output(update), code=json_lines.exit_code(code))
-        if not ok and sandboxed(ended.summary):
-            return (ToolDenied(ended.tool_id, "", by="sandbox"), ended)
         return (ended,)
     return ()
 

@@ -66,6 +66,11 @@ _EXIT_CODE = re.compile(r"Exit code (\d{1,3})\b")
 """The beginning of a failed command's result. Nothing is said of a command that ended with 0."""
 _COMMAND = "local_bash"
 """The type of a background task that is a command of the shell tool. All others are helpers."""
+_BARRED = re.compile(
+    r"<tool_use_error>Error: No such tool available: "
+    r"(Bash|Edit|NotebookEdit|Task|WebFetch|WebSearch|Write)\b"
+)
+"""A level of permissions takes tools away; a tool that never was is no denial."""
 _LIMIT_HIT = "Output token limit hit"
 """How the prompt begins that 2.1.329 sends by itself after an answer that was cut."""
 _QUIET = frozenset(
@@ -250,9 +255,9 @@ def _tools_ended(found: dict[str, Any]) -> Iterator[AgentEvent]:
             aside = bool(found.get("parent_tool_use_id"))
             told = None if ok else _EXIT_CODE.match(output)
             code = int(told[1]) if told else None
-            if tool_id in rejected:
-                reason = json_lines.text(output, SUMMARY)
-                yield ToolDenied(tool_id, "", by=rejected[tool_id], reason=reason, aside=aside)
+            if tool_id in rejected or _BARRED.match(output):
+                by, reason = rejected.get(tool_id, "permissions"), json_lines.text(output, SUMMARY)
+                yield ToolDenied(tool_id, "", by=by, reason=reason, aside=aside)
             yield ToolEnded(tool_id, ok, json_lines.text(output, SUMMARY), aside, code)
 
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from perdure.agents.shared import json_lines
-from perdure.agents.shared.calls import sandboxed
 from perdure.model import Usage
 from perdure.model.events import (
     AgentEvent,
@@ -19,7 +18,6 @@ from perdure.model.events import (
     RetrySeen,
     Said,
     SessionSeen,
-    ToolDenied,
     ToolEnded,
     ToolStarted,
     TurnEnded,
@@ -73,16 +71,13 @@ def _item(kind: str, item: dict[str, Any]) -> Sequence[AgentEvent]:
     key = json_lines.text(item.get("id"), SUMMARY)
     if kind == "item.started":
         return (ToolStarted(key, name, _argument(item)),)
-    stopped: Sequence[AgentEvent] = ()
-    if item.get("exit_code") and sandboxed(json_lines.text(item.get("aggregated_output"))):
-        stopped = (ToolDenied(key, name, _argument(item), by="sandbox"),)
     ok = (
         item.get("status") in ("completed", None)
         and not item.get("exit_code")
         and not item.get("error")
     )
     output, code = json_lines.text(item.get("aggregated_output"), SUMMARY), item.get("exit_code")
-    return (*stopped, ToolEnded(key, ok, output, code=json_lines.exit_code(code)))
+    return (ToolEnded(key, ok, output, code=json_lines.exit_code(code)),)
 
 
 def _argument(item: dict[str, Any]) -> str:

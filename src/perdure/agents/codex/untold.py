@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from perdure.agents.codex.transcript import prompt_of
 from perdure.agents.shared import json_lines
-from perdure.agents.shared.calls import question
+from perdure.agents.shared.calls import question, sandboxed
 from perdure.model.events import AgentEvent, QuestionAsked, ToolDenied
 
 SUMMARY = 500
@@ -24,6 +24,7 @@ _REJECTED = re.compile(
     re.IGNORECASE,
 )
 """How the result of a call begins that was not allowed to run."""
+_FAILED = re.compile(r"Process exited with code [1-9]")
 _LOOKING = frozenset({"list_mcp_resources", "read_mcp_resource", "update_plan", "view_image"})
 _ARGUMENTS = ("cmd", "command", "input", "path", "query")
 
@@ -61,9 +62,21 @@ def _after(
     if _REJECTED.match(output):
         denied = ToolDenied(key, name, summary, reason=json_lines.text(output, SUMMARY))
         return [*found, denied]
+    if _FAILED.search(output[:SUMMARY]) and sandboxed(output):
+        return [
+            *found,
+            ToolDenied(key, name, summary, by="sandbox", reason=json_lines.text(output, SUMMARY)),
+        ]
     if name in _LOOKING or output.startswith("unsupported call"):
         return found
-    kept = [each for each in found if getattr(each, "summary", None) != summary]
+    if _FAILED.search(output[:SUMMARY]):
+        return found
+    # A sandbox stops a command anywhere in it: an agent that went on has found its way.
+    kept = [
+        each
+        for each in found
+        if not (isinstance(each, ToolDenied) and (each.by == "sandbox" or each.summary == summary))
+    ]
     return [
         replace(each, settled=True) if isinstance(each, QuestionAsked) else each for each in kept
     ]

@@ -7,6 +7,7 @@ whatever the result after it says; a warning is none.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,7 +40,12 @@ _REASONS = {
 }
 _DENIED = frozenset({"policy_violation", "permission_denied", "path_not_in_workspace"})
 _ASKS = "ask_user"
-_OUTSIDE = "Path not in workspace"
+_BARRED = re.compile(
+    "Path not in workspace|"
+    # A level of permissions takes tools away; a tool that never was is no denial.
+    r'Tool "(run_shell_command|write_file|replace|web_fetch|google_web_search|save_memory)" not found'
+)
+"""How the error of a call begins that was not allowed."""
 _ARGUMENTS = ("command", "file_path", "dir_path", "pattern", "query", "prompt", "url", "name")
 
 
@@ -76,7 +82,7 @@ def parse(line: bytes) -> Sequence[AgentEvent]:
                 output,
             )
             error = json_lines.part(found, "error", "type")
-            if error in _DENIED or output.startswith(_OUTSIDE):
+            if error in _DENIED or _BARRED.match(output):
                 return (ToolDenied(ended.tool_id, "", reason=output), ended)
             return (ended,)
         case "error":

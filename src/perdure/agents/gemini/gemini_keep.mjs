@@ -28,12 +28,14 @@ for (const name of ["unlink", "rm"]) {
 syncBuiltinESMExports();
 
 // Gemini CLI 0.61.0 neither prints nor keeps the reason for which the model's answer ended: an answer that was cut at the limit of
-// tokens, or blocked, looks like any other. So the reason is read from the service's answers, and printed as a line of its own.
+// tokens, or blocked, looks like any other. So the reason is read from the service's answers, and that of the last one is printed as
+// a line of its own before the result.
 const STREAMED = process.argv.some((word) => word.includes("stream-json"));
 const ANSWER = /:(streamGenerateContent|generateContent)\b/;
 const REASON = /"finishReason"\s*:\s*"([A-Z_]+)"/g;
+const RESULT = '"type":"result"';
 const BEYOND = 64; // characters that a match may reach into the next piece
-const write = process.stdout.write.bind(process.stdout);
+let reason = "";
 
 async function listen(body) {
   let rest = "";
@@ -43,7 +45,7 @@ async function listen(body) {
     let end = 0;
     for (const found of text.matchAll(REASON)) {
       end = found.index + found[0].length;
-      write(`${JSON.stringify({ type: "perdure_finish", reason: found[1] })}\n`);
+      reason = found[1];
     }
     rest = text.slice(Math.max(end, text.length - BEYOND));
   }
@@ -56,6 +58,14 @@ if (STREAMED && typeof globalThis.fetch === "function") {
     const address = String(given[0]?.url ?? given[0]);
     if (response.ok && response.body && ANSWER.test(address)) listen(response.clone().body).catch(() => undefined);
     return response;
+  };
+  const write = process.stdout.write.bind(process.stdout);
+  process.stdout.write = (piece, ...rest) => {
+    if (reason && typeof piece === "string" && piece.includes(RESULT)) {
+      write(`${JSON.stringify({ type: "perdure_finish", reason })}\n`);
+      reason = "";
+    }
+    return write(piece, ...rest);
   };
 }
 

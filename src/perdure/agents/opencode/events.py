@@ -32,6 +32,8 @@ from perdure.model.events import (
 SUMMARY = 500
 _REASONS = {"length": "max_tokens", "content-filter": "refusal"}
 _ASKS = "question"
+_OWN = frozenset({"bash", "edit", "task", "webfetch", "websearch", "write"})
+"""Tools that a level of permissions takes away; one that never was is no denial."""
 _DENIED = re.compile(r"The user (has specified a rule which prevents|rejected permission)")
 """How the error of a call reads that was not allowed."""
 OVERFLOW = "ContextOverflow"
@@ -107,9 +109,18 @@ def _tool(part: Any) -> Sequence[AgentEvent]:
         json_lines.part(state, "input"),
         json_lines.text(json_lines.part(state, "error"), SUMMARY),
     )
+    given, error = (
+        json_lines.part(state, "input"),
+        json_lines.text(json_lines.part(state, "error"), SUMMARY),
+    )
+    barred = json_lines.text(json_lines.part(given, "tool"), SUMMARY)
     more: tuple[AgentEvent, ...] = ()
     if _ASKS in (started.name, json_lines.part(given, "tool")):
         more = (question(started.tool_id, given),)
+    elif started.name == "invalid" and barred in _OWN:
+        more = (
+            ToolDenied(started.tool_id, barred, "", reason=json_lines.text(given.get("error"))),
+        )
     elif json_lines.part(state, "status") == "error" and _DENIED.match(error):
         more = (ToolDenied(started.tool_id, started.name, started.summary, reason=error),)
     return (started, *more, ToolEnded(started.tool_id, ok, output, code=json_lines.exit_code(code)))

@@ -303,12 +303,14 @@ class _Watch:
         self.surveyed = now
         agent = self.opened.process
         assert agent is not None
+        if not agent.agent_alive():
+            return
         shim = agent.shim.pid if agent.shim is not None else 0
         left = process.started_since(agent.mark, self.began, (agent.agent_pid or 0, shim))
         if not left and waited < ALONE_S:
             return
         keep = policy is OnLeftover.KEEP
-        self.tell_left(process.commands(left), len(left), keep=keep)
+        self.tell_left(*process.commands(left), keep=keep)
         self.stopped = True
         agent.release(left if keep else ())
 

@@ -57,6 +57,12 @@ class Process:
                 return pid
             time.sleep(0.005)
 
+    def agent_alive(self) -> bool:
+        """Whether the agent itself lives. Its shim lives on until nothing of it is left."""
+        known = read_json(self.directory / "agent.json")
+        found = stat(known["pid"]) if known else None
+        return found is not None and found[3] == known["starttime"] and found[0] not in "ZX"
+
     def wait(self, timeout_s: float | None = None) -> Exit | None:
         """How the agent ended, or None if it has not within `timeout_s` (None: as long as it
         takes).

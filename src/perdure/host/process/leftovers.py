@@ -36,11 +36,14 @@ def started_since(mark: str, since: float, but: Sequence[int]) -> list[int]:
     return found
 
 
-def commands(pids: Sequence[int]) -> list[Left]:
-    """Return those that have no child among them: the commands, and not the shells around them."""
+def commands(pids: Sequence[int]) -> tuple[list[Left], int]:
+    """Return those that have no child among them, which are the commands and not the shells around
+    them, and how many these are."""
     known = {pid: stat(pid) for pid in pids}
     parents = {found[1] for found in known.values() if found is not None}
-    return [
+    leaves = [pid for pid in pids if pid not in parents]
+    told = [
         Left(int(str(each["pid"])), str(each["command"]), float(str(each["age_s"])))
-        for each in describe([pid for pid in pids if pid not in parents])
+        for each in describe(leaves)
     ]
+    return told, len(leaves)
