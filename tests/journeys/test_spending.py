@@ -160,9 +160,10 @@ def test_a_retry_finds_that_the_budget_was_spent_meanwhile(stage: MakeStage, age
     started = one.start(*words(one, "--attempts", "1", "--budget-usd", "0.5"))
     one.rehearsal.wait_for(1)
     one.until(lambda: one.show()["usage"]["output"] >= 2000, "the first reply is counted")
+    first = Path(one.show()["workspace"]["path"], "first")
     started.kill()
+    first.touch()
     one.finish(started)
-    Path(one.show()["workspace"]["path"], "first").touch()
     one.rehearsal.wait_for(2)
     (transcript,) = one.transcripts()
     one.until(
@@ -175,6 +176,34 @@ def test_a_retry_finds_that_the_budget_was_spent_meanwhile(stage: MakeStage, age
     stop_waiting(one)
     assert one.perdure("retry", "task", "--json").code in (0, 3)
     assert len(one.rehearsal.requests) > 2
+
+
+@pytest.mark.parametrize("agent", ["codex"])
+def test_an_agent_with_a_budget_is_ended_when_nobody_follows_it(
+    stage: MakeStage, agent: str
+) -> None:
+    """perdure was killed: a CLI that keeps no budget by itself does not spend on, and the next
+    attempt goes on in the same conversation."""
+    one = stage(
+        WORK.replace("run echo one > one.txt", "run until test -e first; do sleep 0.1; done")
+    )
+    started = one.start(*words(one, "--attempts", "1", "--budget-usd", "1.5"))
+    one.rehearsal.wait_for(1)
+    one.until(lambda: one.show()["usage"]["output"] >= 2000, "the first reply is counted")
+    assert one.show()["liveness"] == "attended"
+    started.kill()
+    one.finish(started)
+    one.until(lambda: one.show()["liveness"] == "interrupted", "the shim has ended the agent")
+    one.nothing_survives()
+    assert len(one.rehearsal.requests) == 1
+    Path(one.show()["workspace"]["path"], "first").touch()
+    stop_waiting(one)
+    done = one.perdure("retry", "task", "--json", "--budget-usd", "9")
+    first, second = done.json["attempts"]
+    assert (
+        first["outcome"]["kind"] == "lost" and "supervisor was gone" in first["outcome"]["detail"]
+    )
+    assert second["receipt"]["verdict"] == "native", second
 
 
 @pytest.mark.parametrize("agent", ["claude", "codex"])

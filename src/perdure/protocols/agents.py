@@ -49,6 +49,8 @@ class Abilities:
     retries_in_a_row: int = 0
     """An attempt is ended when the agent has asked again so often without an answer; 0: the CLI
     gives up by itself."""
+    keeps_budget: bool = False
+    """The CLI is told the budget and ends a turn that has spent it, also without a supervisor."""
     compacts: bool = False
     """A launch can say at which fill the CLI is to compact the conversation (see
     `perdure.rules.context_window`)."""

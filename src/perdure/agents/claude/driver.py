@@ -120,6 +120,7 @@ class ClaudeDriver:
         cwd_bound=False,
         cumulative_usage=False,
         max_prompt_bytes=MAX_PROMPT_BYTES,
+        keeps_budget=True,
         name_fork=True,
         fork_at=True,
         compacts=True,

@@ -32,8 +32,8 @@ _CAUSES = {
     "flooded": (OutcomeKind.FAILED, "it wrote more output than is kept, and was ended"),
     "lapsed": (
         OutcomeKind.LOST,
-        "its host had lost the shared database for too long, and ended it so that another one may "
-        "go on",
+        "nobody had renewed its time to work: its supervisor was gone, or had lost the shared "
+        "database for too long",
     ),
     "lost": (OutcomeKind.LOST, "the process disappeared"),
 }

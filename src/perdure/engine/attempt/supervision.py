@@ -16,7 +16,7 @@ from perdure.engine.attempt.budget import left
 from perdure.engine.attempt.checkpoints import SETTLES_S, Checkpointing, copy_conversation, sent
 from perdure.engine.attempt.engine import Engine, leftover_policy, mark_of, redacted
 from perdure.engine.attempt.event_totals import EventTotals, Joiner
-from perdure.engine.attempt.heartbeat import BEATS, beat
+from perdure.engine.attempt.heartbeat import BEATS, END_BY, UNTIL, beat
 from perdure.engine.attempt.live_attempt import Opened
 from perdure.engine.attempt.meter import Meter
 from perdure.engine.attempt.preparation import parent_of, total_of
@@ -61,6 +61,9 @@ METERED_S = 1.0
 LAST_WORD_S = 1.0
 """What an agent gets to end by itself, after the reply that spent the budget, if it calls no
 tool."""
+UNFOLLOWED_S = 10.0
+"""Time that an agent with a budget works on without a supervisor, in seconds, where its CLI keeps
+no budget by itself. The shim ends it then: nobody would see what it spends."""
 COLLISION_CHECK_S = 1.0
 OVER_S = 1.0
 """How long an agent may run on after a turn that left processes running."""
@@ -116,6 +119,9 @@ class _Watch:
     """When its turn was over; 0: it is not."""
     surveyed: float = 0.0
     beat: float = 0.0
+    renewed: float = 0.0
+    """When the lease was last renewed, and when the shim was last told to let the agent work."""
+    held: float = 0.0
     looked: float = 0.0
     heard: float = 0.0
     stopped: bool = False
@@ -255,6 +261,17 @@ class _Watch:
             self.stopped = True
             self.opened.process.stop(cause)
 
+    def hold(self, now: float) -> None:
+        """Let an agent with a budget work on for a short while, as long as it is followed."""
+        alone = self.budget and not self.opened.driver.abilities.keeps_budget
+        if not alone or now - self.held < UNFOLLOWED_S / 5:
+            return
+        self.held, until = now, now + UNFOLLOWED_S
+        if self.engine.host.id:  # never longer than the lease, see `heartbeat`
+            until = min(until, self.renewed + self.engine.lease_s * UNTIL)
+        grace = self.engine.lease_s * (END_BY - UNTIL)
+        process.hold(Path(self.opened.attempt.directory), until, until + grace)
+
     def keep_limits(self) -> None:
         """Heartbeat, a person's stop, silence, endless retries, other writers."""
         now = process.boottime()
@@ -268,6 +285,8 @@ class _Watch:
             self.beat = now
             if beat(self.engine, self.opened.claim).cancel_requested:
                 self.stop("stopped")
+            self.renewed, self.held = now, 0.0
+        self.hold(now)
         self.end_over(now)
         patience = self.opened.claim.run.spec.stall_s * (
             TOOL_PATIENCE if self.reading.open_tools else 1
@@ -362,6 +381,7 @@ def watch(engine: Engine, opened: Opened, checkpoints: Checkpointing) -> Watched
         checkpoints,
         meter,
         beat=now,
+        renewed=now,
         heard=now,
         metered=now,
     )
