@@ -37,17 +37,23 @@ from perdure.model import (
 )
 from perdure.model.events import (
     CollisionSeen,
+    Leftover,
+    LeftoversFound,
     LimitSeen,
+    QuestionAsked,
     RetrySeen,
     Said,
     SessionRetired,
+    ToolDenied,
     ToolEnded,
     ToolStarted,
     Unrecognised,
     VerifyEnded,
+    WorkSeen,
     WritesLost,
 )
 from perdure.model.forge.deliveries import Arrived, Forge, Intent, IntentKind, PayloadReading
+from perdure.model.work import CommitOfWork, FileOfWork
 from perdure.protocols import Begun, Ending
 from perdure.rules.plan import Forking, Plan, PlanRun, PlanTask
 from perdure.rules.plan.conversations import weave
@@ -145,6 +151,17 @@ def run(store: SqlStore, number: int, *words: str) -> None:
             CollisionSeen(session_id=session, detail=detail),
             SessionRetired(session_id=session, cause=why),
             VerifyEnded(code=1, output=said, command=tool, log=path),
+            ToolDenied(tool_id="2", name=tool, summary=said, reason=why),
+            QuestionAsked(tool_id="3", text=ask or said, options=(why,)),
+            LeftoversFound(processes=(Leftover(pid=1, command=said, age_s=1.0),), count=1),
+            WorkSeen(
+                against=branch,
+                files=(FileOfWork(name=path, state="added", added=1, removed=0),),
+                file_count=1,
+                commits=(CommitOfWork(id="cd" * 20, subject=said),),
+                commit_count=1,
+                pushed=False,
+            ),
         ],
     )
     saved = Saved(

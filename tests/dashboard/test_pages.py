@@ -48,6 +48,18 @@ def test_each_payload_is_a_text_and_nothing_else(
         assert window.nodes() == []
 
 
+def test_the_page_of_a_run_shows_the_verdict_on_its_work(
+    full: tuple[Serving, str], look: Callable[..., Looking]
+) -> None:
+    """The verdict is a mark beside the outcome, with the open question below it; the rest of the
+    report is in what it rests on."""
+    page = look(*full).open("/runs/r-0")
+    expect(page.locator(".try .w-blocked")).to_have_text("blocked")
+    expect(page.locator(".try .detail", has_text="It asks:")).to_have_count(1)
+    labels = page.locator(".whys dt").all_text_contents()
+    assert {"work", "changes", "denied", "asks", "left", "says"} <= set(labels)
+
+
 def test_a_page_is_read_without_a_script(
     full: tuple[Serving, str], look: Callable[..., Looking]
 ) -> None:

@@ -14,12 +14,14 @@ from perdure.kubernetes.result import (
     Before,
     PlaceResult,
     ReceiptResult,
+    WorkSummary,
     believed,
     decode,
     encode,
     exit_code,
 )
 from perdure.model import Outcome, OutcomeKind, Rung, Usage, Verdict
+from perdure.model.work import WorkVerdict
 
 LONG = st.text(max_size=6000)
 ANY_TEXT = st.one_of(st.text(max_size=40), LONG, st.text(st.characters(), max_size=40))
@@ -42,13 +44,17 @@ EARLIER = st.integers(0, 400).map(
         for n in range(1, count + 1)
     )
 )
+WORKS = st.none() | st.builds(
+    WorkSummary, verdict=st.sampled_from(WorkVerdict), reason=ANY_TEXT, files=st.integers(0, 2**40), commits=st.integers(0, 99),
+    pushed=st.none() | st.booleans(), denied=st.integers(0, 10_000), question=ANY_TEXT,
+)  # fmt: skip
 RESULTS = st.builds(
-    lambda attempt, outcome, session_id, receipt, usage, version, place, saved, earlier: AttemptResult(
-        attempt=attempt, outcome=outcome, session_id=session_id, receipt=receipt, usage=Usage(*usage), context_version=version,
+    lambda attempt, outcome, session_id, receipt, usage, version, place, saved, earlier, work: AttemptResult(
+        work=work, attempt=attempt, outcome=outcome, session_id=session_id, receipt=receipt, usage=Usage(*usage), context_version=version,
         workspace=PlaceResult(path=place[0], branch=place[1], commit=place[2]), saved=saved, earlier=earlier,
     ),
     st.integers(1, 10**5), OUTCOMES, st.text(max_size=300), RECEIPTS, st.tuples(*[st.integers(0, 2**50)] * 4), st.integers(0, 2**31),
-    st.tuples(ANY_TEXT, ANY_TEXT, st.text(max_size=80)), st.booleans(), EARLIER,
+    st.tuples(ANY_TEXT, ANY_TEXT, st.text(max_size=80)), st.booleans(), EARLIER, WORKS,
 )  # fmt: skip
 
 
@@ -64,6 +70,7 @@ def test_a_result_always_fits_and_keeps_what_decides(result: AttemptResult) -> N
         result.attempt, result.outcome.kind, result.outcome.until, result.outcome.began, result.usage, result.saved,
     )  # fmt: skip
     assert (back.receipt and back.receipt.verdict) == (result.receipt and result.receipt.verdict)
+    assert (back.work and back.work.verdict) == (result.work and result.work.verdict)
     assert encode(back) == content
 
 
@@ -72,6 +79,7 @@ def test_a_short_result_loses_nothing() -> None:
     result = AttemptResult(
         attempt=3, outcome=Outcome(kind=OutcomeKind.FAILED, detail="tests fail", code=1), session_id="abc",
         receipt=ReceiptResult(verdict=Verdict.NATIVE, reasons=("the transcript grew by 1 turn",)), usage=Usage(10, 2, 5, 0, 0.01), context_version=4,
+        work=WorkSummary(verdict=WorkVerdict.UNVERIFIED, reason="nobody checked it", files=2, commits=1, pushed=False),
         workspace=PlaceResult(path="/data/w", branch="perdure/x", commit="a" * 40), saved=True,
         earlier=(Before(number=1, outcome=OutcomeKind.LOST, verdict=Verdict.FRESH, session_id="abc"), Before(number=2)),
     )  # fmt: skip

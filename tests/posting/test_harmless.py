@@ -26,6 +26,7 @@ from perdure.model import (
     TaskSpec,
     Usage,
 )
+from perdure.model.work import CheckOfWork, DeniedCall, WorkReport, WorkVerdict
 
 MARK = "<!-- perdure:task=0123 -->"
 EVIL = (
@@ -108,6 +109,16 @@ def account(words: str, *, name: str = "brave-otter") -> Account:
         rule="dev",
         run=run,
         attempts=[ended, replace(ended, number=2)],
+        work=WorkReport(
+            verdict=WorkVerdict.BLOCKED,
+            reasons=(words,),
+            observed=True,
+            checks=(CheckOfWork(command=words, by=words, code=1),) * 9,
+            denied=(DeniedCall(name=words, input=words, count=2),) * 9,
+            question=words,
+            contradictions=(words,),
+            last_message=words,
+        ),
         words=words,
         held_back=words,
         commit="c" * 40,
@@ -178,6 +189,21 @@ def test_a_long_story_is_cut() -> None:
         and "more characters]" in text
         and "perdure retry brave-otter" in text
     )
+
+
+def test_the_verdict_is_told_with_its_reason() -> None:
+    """What a reviewer should know before they read the work."""
+    text = comment(account("pytest"), MARK)
+    for line in (
+        "**Work: blocked** (`pytest`)",
+        "Contradiction: `pytest`",
+        "Check (`pytest`): `pytest` exit code 1",
+        "Denied: `pytest pytest` (2)",
+        "Denied: 4 more",
+        "It asks: `pytest`",
+    ):
+        assert line in text
+    assert "**Work" not in comment(replace(account("x"), work=None), MARK)
 
 
 @pytest.mark.parametrize(

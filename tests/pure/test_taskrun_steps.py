@@ -10,6 +10,7 @@ import pytest
 from perdure.kubernetes import status_moves
 from perdure.kubernetes import step as steps
 from perdure.kubernetes.outcomes import End, Held
+from perdure.kubernetes.result import AttemptResult, WorkSummary
 from perdure.kubernetes.snapshot import job_seen, pod_seen
 from perdure.kubernetes.status import (
     MOST_RECORDS,
@@ -20,6 +21,7 @@ from perdure.kubernetes.status import (
 )
 from perdure.kubernetes.wanted import FINALIZER, WantedRun, wanted
 from perdure.model import Outcome, OutcomeKind
+from perdure.model.work import WorkVerdict
 from tests.kubernetes import making
 
 NOW = 1_795_000_000_000
@@ -173,6 +175,27 @@ def _failed(number: int) -> AttemptStatus:
 
 def _run(**spec: Any) -> WantedRun:
     return wanted(making.taskrun(**spec))
+
+
+def test_the_verdict_on_the_work_is_in_the_status():
+    """As the pod told it, bounded and cleaned; of an attempt whose pod told nothing, nothing is
+    known, and what was said of the one before is no longer shown."""
+    work = WorkSummary(
+        verdict=WorkVerdict.INCOMPLETE, reason="\x1b[31mit\nsays" + "x" * 5000, files=2**40
+    )
+    outcome = Outcome(kind=OutcomeKind.SUCCEEDED)
+    end = End(outcome=outcome, result=AttemptResult(attempt=1, outcome=outcome, work=work))
+    told = status_moves.closed(
+        status_moves.begun(TaskRunStatus(), 1, _run(), NOW), end, _run(), NOW, 0.5
+    )
+    shown = told.attempts[-1].work
+    assert told.work == "incomplete" and shown is not None
+    assert shown.reason.startswith("it says") and len(shown.reason) == 1000
+    assert shown.files == 2**31 - 1
+    lost = End(outcome=Outcome(kind=OutcomeKind.LOST), infrastructure=True)
+    silent = status_moves.closed(status_moves.begun(told, 2, _run(), NOW), lost, _run(), NOW, 0.5)
+    assert (silent.work, silent.attempts[-1].work) == ("", None)
+    assert status_moves.patch({"work": "incomplete"}, silent)["work"] is None
 
 
 def test_what_is_no_longer_told_is_still_counted():

@@ -4,6 +4,7 @@ what no text can do."""
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from perdure.cli.top.screens import LogScreen
@@ -84,6 +85,19 @@ def test_it_changes_under_the_eyes_and_the_cursor_stays(store: SqlStore) -> None
         store.remove(first.id)
         await at.shows("done  1")
         await at.until(lambda: at.app.chosen == second.id, "the cursor on what is left")
+
+    play(store, story)
+
+
+def test_the_verdict_on_the_work_is_shown(store: SqlStore) -> None:
+    """In the line of a run that succeeded, and in its panel."""
+    claim = claimed(store, submit(store, TaskSpec(prompt="do it"), name="winner"))
+    store.finish(claim, replace(SUCCESS, work="unverified"))
+
+    async def story(at: Play) -> None:
+        await at.shows("unverified: do it")
+        await at.press("space")
+        await at.shows("attempt 1", "work unverified")
 
     play(store, story)
 

@@ -124,22 +124,23 @@ def _work(work: WorkReport | None) -> str:
         return ""
     why = code("; ".join(work.reasons[:1]), 300)
     lines = [f"**Work: {work.verdict.value}**{f' ({why})' if why else ''}"]
-    lines += [f"- contradiction: {code(each, 300)}" for each in work.contradictions]
+    lines += [f"Contradiction: {code(each, 300)}" for each in work.contradictions[:CHECKS]]
     if work.observed:
         lines.append(
-            f"- {work.file_count} file(s), +{work.lines_added} -{work.lines_removed} lines, "
+            f"Changed: {work.file_count} file(s), +{work.lines_added} -{work.lines_removed} lines, "
             f"{work.commit_count} commit(s)"
         )
     for check in work.checks[-CHECKS:]:
         ended = "end not seen" if check.code is None else f"exit code {check.code}"
-        lines.append(f"- {check.by}: {code(check.command, 160)} {ended}")
+        lines.append(f"Check ({code(check.by)}): {code(check.command, 160)} {ended}")
     for call in work.denied[:CHECKS]:
-        lines.append(f"- denied: {code(f'{call.name} {call.input}', 160)} ({call.count})")
+        lines.append(f"Denied: {code(f'{call.name} {call.input}', 160)} ({call.count})")
     if len(work.denied) > CHECKS:
-        lines.append(f"- denied: {len(work.denied) - CHECKS} more")
+        lines.append(f"Denied: {len(work.denied) - CHECKS} more")
     if work.question:
-        lines.append(f"- it asks: {code(work.question, 300)}")
-    return "\n".join(lines)
+        lines.append(f"It asks: {code(work.question, 300)}")
+    # Two spaces end a line of Markdown.
+    return "  \n".join(lines)
 
 
 def _table(attempts: Sequence[Attempt]) -> str:
