@@ -305,6 +305,46 @@ def check_blocks(all_pages: dict[str, Page]) -> Iterator[str]:
                 yield f"{page.name}:{first + (error.lineno or 1) - 1}: this python does not parse: {error.msg}"
 
 
+def check_navigation(all_pages: dict[str, Page]) -> Iterator[str]:
+    """Every page of the site stands in its navigation once, decisions behind one page at the end,
+    and no script is published."""
+    text = (TOP / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = re.findall(r"^ +- (?:.*: )?([\w/-]+\.md)$", text, re.MULTILINE)
+    pages_of_site = {
+        name.removeprefix("docs/")
+        for name in all_pages
+        if name.startswith("docs/") and not re.match(r"docs/decisions/\d", name)
+    }
+    for name in sorted(pages_of_site - set(listed)):
+        yield f"mkdocs.yml: the navigation lacks {name}"
+    for name in sorted({name for name in listed if listed.count(name) > 1}):
+        yield f"mkdocs.yml: the navigation has {name} more than once"
+    for name in sorted(set(listed) - pages_of_site):
+        yield f"mkdocs.yml: there is no page {name}"
+    if listed[-1:] != ["decisions/README.md"]:
+        yield "mkdocs.yml: the decisions come last"
+    if "\n  *.py\n" not in text:
+        yield "mkdocs.yml: exclude_docs lacks *.py, so that scripts are published"
+
+
+def check_errors(all_pages: dict[str, Page]) -> Iterator[str]:
+    """Every exit code has a page, linked from their table, and every outcome of an attempt a
+    heading on one of them."""
+    table = all_pages["docs/errors/README.md"]
+    headings: set[str] = set()
+    for code in service.EXIT_CODES:
+        name = f"docs/errors/exit-{code}.md"
+        if code and name not in all_pages:
+            yield f"{table.name}: there is no page for exit code {code}"
+        elif code:
+            headings |= all_pages[name].anchors
+            if f"(exit-{code}.md)" not in "\n".join(table.lines):
+                yield f"{table.name}: the table lacks a link to exit-{code}.md"
+    for kind in OutcomeKind:
+        if kind is not OutcomeKind.SUCCEEDED and str(kind) not in headings:
+            yield f"docs/errors: no page has a heading for the outcome {kind}"
+
+
 def check_examples(all_pages: dict[str, Page]) -> Iterator[str]:
     """Each program of `examples` is printed in the documents, as it is."""
     printed: set[str] = set()

@@ -128,7 +128,8 @@ def exit_codes() -> Iterator[str]:
         "`run`, `retry` and `update` end with the code of the run that they followed; with "
         "`--detach` with 0 once it is accepted. The other verbs end with 0, or with the code of "
         "perdure's own error. `doctor` ends with 1 if a run would fail here, `stop` with 75 if "
-        f"the agent has not ended within {stop.PATIENCE_S:g} s.",
+        f"the agent has not ended within {stop.PATIENCE_S:g} s. What each code means, and what to "
+        "do: [errors](../errors/README.md).",
         "",
     )
     rows = []

@@ -300,7 +300,9 @@ def _turn(eye: Git, directory: Path, objects: Path, head: str) -> None:
         write(directory / "made", "")
     (directory / "index.lock").unlink(missing_ok=True)
     if read(directory / "HEAD").strip() != head or not (directory / "index").exists():
-        eye.run("read-tree", "-m", head)
+        # -i: a file that was changed when the view last looked, and is committed now, is not "up to
+        # date" with the view's index; without it git refuses to merge (2.39).
+        eye.run("read-tree", "-i", "-m", head)
         write(directory / "HEAD", f"{head}\n")
 
 
