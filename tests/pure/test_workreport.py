@@ -25,7 +25,7 @@ from perdure.model.events import (
 )
 from perdure.model.work import CommitOfWork, FileOfWork, WorkReport, WorkVerdict
 from perdure.rules.work_report import work_report
-from perdure.rules.work_report.claims import Claim, claims_of
+from perdure.rules.work_report.claims import WorkClaim, claims_of
 from perdure.rules.work_report.commands import changes_nothing, check_of
 
 K, V = OutcomeKind, WorkVerdict
@@ -287,11 +287,17 @@ def test_what_only_reads_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("words", "claims"),
     [
-        ("I fixed the failing test and all tests pass now.", {Claim.TESTS_PASS, Claim.CHANGED}),
-        ("12 passed, 0 failed", {Claim.TESTS_PASS}),
-        ("Changes are committed and pushed.", {Claim.COMMITTED, Claim.PUSHED}),
-        ("I\u2019ve pushed the branch to origin.", {Claim.PUSHED}),
-        ("I fixed `a.py` and committed it to the branch.", {Claim.CHANGED, Claim.COMMITTED}),
+        (
+            "I fixed the failing test and all tests pass now.",
+            {WorkClaim.TESTS_PASS, WorkClaim.CHANGED},
+        ),
+        ("12 passed, 0 failed", {WorkClaim.TESTS_PASS}),
+        ("Changes are committed and pushed.", {WorkClaim.COMMITTED, WorkClaim.PUSHED}),
+        ("I\u2019ve pushed the branch to origin.", {WorkClaim.PUSHED}),
+        (
+            "I fixed `a.py` and committed it to the branch.",
+            {WorkClaim.CHANGED, WorkClaim.COMMITTED},
+        ),
         ("The tests do not pass.", set()),
         ("Do all tests pass?", set()),
         ("The tests should pass now.", set()),
@@ -302,7 +308,7 @@ def test_what_only_reads_changes_nothing() -> None:
         ("One test fails, the others passed all tests.", set()),
     ],
 )
-def test_only_plain_statements_are_claims(words: str, claims: set[Claim]) -> None:
+def test_only_plain_statements_are_claims(words: str, claims: set[WorkClaim]) -> None:
     assert claims_of(words) == claims
 
 

@@ -62,7 +62,7 @@ def fetched(serving: Serving, path: str, token: str) -> tuple[int, dict[str, str
 
 def fits(answer: dict[str, Any], shape: str) -> dict[str, Any]:
     """The answer, which has all fields of its shape and no other."""
-    msgspec.convert(answer, getattr(shapes, shape))
+    msgspec.convert(answer, shapes.named(shape))
     return answer
 
 

@@ -43,7 +43,8 @@ _ASKS = "ask_user"
 _BARRED = re.compile(
     "Path not in workspace|"
     # A level of permissions takes tools away; a tool that never was is no denial.
-    r'Tool "(run_shell_command|write_file|replace|web_fetch|google_web_search|save_memory)" not found'
+    r'Tool "(run_shell_command|write_file|replace|web_fetch|google_web_search|save_memory)" not '
+    r"found"
 )
 """How the error of a call begins that was not allowed."""
 _ARGUMENTS = ("command", "file_path", "dir_path", "pattern", "query", "prompt", "url", "name")

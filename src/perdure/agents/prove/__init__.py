@@ -22,7 +22,7 @@ from perdure.agents import registry
 from perdure.agents.prove import kills, scenes
 from perdure.agents.prove.known import FILE, known
 from perdure.agents.prove.rows import ROWS, RowFinding
-from perdure.agents.prove.scenes import Failed, Scene
+from perdure.agents.prove.scenes import Failed, ProveScene
 from perdure.agents.prove.stage import Interrupted, Stage, Unseen
 from perdure.agents.rehearsal import Rehearsal, agents
 from perdure.errors import AgentMissing, UsageError
@@ -42,7 +42,7 @@ __all__ = [
     "prove",
 ]
 
-SCENES: tuple[Scene, ...] = (*scenes.SCENES, *kills.SCENES)
+SCENES: tuple[ProveScene, ...] = (*scenes.SCENES, *kills.SCENES)
 HOLDS, DIFFERS, BROKEN = "holds", "differs", "broken"
 
 
@@ -199,7 +199,7 @@ def prove(
 
 
 def _play(
-    scene: Scene,
+    scene: ProveScene,
     candidate: ProveCandidate,
     directory: Path,
     environ: Mapping[str, str],

@@ -14,7 +14,7 @@ from perdure.agents.prove.scenes import (
     ASKED,
     TWO,
     Failed,
-    Scene,
+    ProveScene,
     first_turn,
     went_on,
 )
@@ -245,16 +245,16 @@ def flags(stage: Stage) -> Iterator[RowFinding]:
 
 
 SCENES = (
-    Scene(("id-before-answer", "kill-in-first-reply"), NOTHING, first_reply, quick=True),
-    Scene(("kill-in-reply",), LATER, later_reply, quick=True),
-    Scene(
+    ProveScene(("id-before-answer", "kill-in-first-reply"), NOTHING, first_reply, quick=True),
+    ProveScene(("kill-in-reply",), LATER, later_reply, quick=True),
+    ProveScene(
         ("kill-in-tool", "call-after-kill", "command-after-kill", "nothing-left"),
         TOOL,
         tool,
         quick=True,
     ),
-    Scene(("stop-in-reply",), HALF, stop),
-    Scene(("second-writer", "writer-seen"), LATER, second_writer),
-    Scene(("model-on-resume", "model-kept"), TWO, model),
-    Scene(("edit-allowed", "permissions-kept", "read-on-resume"), FLAGS, flags),
+    ProveScene(("stop-in-reply",), HALF, stop),
+    ProveScene(("second-writer", "writer-seen"), LATER, second_writer),
+    ProveScene(("model-on-resume", "model-kept"), TWO, model),
+    ProveScene(("edit-allowed", "permissions-kept", "read-on-resume"), FLAGS, flags),
 )

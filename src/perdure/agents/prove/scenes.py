@@ -29,7 +29,7 @@ ASKED, ANSWERED, AGAIN = "tell me a word", "The word is plum.", "which word was 
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class ProveScene:
     """`rows`: what it answers. `quick`: also played by `--quick`."""
 
     rows: tuple[str, ...]
@@ -325,7 +325,7 @@ def prompts(stage: Stage) -> Iterator[RowFinding]:
         )
 
 
-def fail_scenes() -> Iterator[Scene]:
+def fail_scenes() -> Iterator[ProveScene]:
     refused = (OutcomeKind.FAILED, OutcomeKind.CONFIG_ERROR)
     named = {
         "401": (OutcomeKind.AUTH_FAILED,),
@@ -333,27 +333,27 @@ def fail_scenes() -> Iterator[Scene]:
         "500": (OutcomeKind.OVERLOADED,),
     }
     for status, kinds in {"400": refused, **named}.items():
-        yield Scene(
+        yield ProveScene(
             (f"error-{status}",), f"fail {status} x99\nsay Never.", fails(f"error-{status}", *kinds)
         )
 
 
 BEGINNING = ("start", "own-id", "resume", "transcript-grows", "output-known", "usage")
 SCENES = (
-    Scene(BEGINNING, TWO, beginning, quick=True),
-    Scene(("unknown-session",), TWO, unknown_session, quick=True),
-    Scene(("own-copy",), TWO, own_copy, quick=True),
-    Scene(("resume-by-path",), TWO, by_path),
-    Scene(("fork",), TWO, fork),
-    Scene(("moved-directory",), TWO, moved_directory),
-    Scene(("moved-home",), TWO, moved_home),
+    ProveScene(BEGINNING, TWO, beginning, quick=True),
+    ProveScene(("unknown-session",), TWO, unknown_session, quick=True),
+    ProveScene(("own-copy",), TWO, own_copy, quick=True),
+    ProveScene(("resume-by-path",), TWO, by_path),
+    ProveScene(("fork",), TWO, fork),
+    ProveScene(("moved-directory",), TWO, moved_directory),
+    ProveScene(("moved-home",), TWO, moved_home),
     *fail_scenes(),
-    Scene(("usage-limit",), "limit 7200 x99\nsay Never.", usage_limit, subscription=True),
-    Scene(("prompts",), "say Yes.", prompts),
+    ProveScene(("usage-limit",), "limit 7200 x99\nsay Never.", usage_limit, subscription=True),
+    ProveScene(("prompts",), "say Yes.", prompts),
 )
 
 BY_ITS_WORD = (
-    Scene(("start", "resume"), TWO, by_its_word, quick=True),
-    Scene(("unknown-session",), TWO, unknown_session, quick=True),
+    ProveScene(("start", "resume"), TWO, by_its_word, quick=True),
+    ProveScene(("unknown-session",), TWO, unknown_session, quick=True),
 )
 """For an agent whose transcripts cannot be read."""

@@ -262,7 +262,7 @@ def logs_verb(arguments: argparse.Namespace) -> int:
     chosen = settings()
     store = open_to_read(chosen)
     run = store.get(arguments.name)
-    left = Left(chosen, store)
+    left = LeftAlone(chosen, store)
     if arguments.tail is not None and arguments.tail < 0:
         raise UsageError(
             f"--tail takes a number from 0, not {arguments.tail}", "perdure logs -n 20"
@@ -345,7 +345,7 @@ def _instructions(store: RunStore, run: TaskRun, version: int) -> str:
     return "\n".join([f"instructions, version {version}:", *lines])
 
 
-class Left:
+class LeftAlone:
     """Tells whether a run that is followed is left alone for good, and says so once."""
 
     def __init__(self, chosen: Settings, store: RunStore) -> None:

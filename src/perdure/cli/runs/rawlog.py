@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from perdure.cli.runs.look import UNATTENDED, Left
+from perdure.cli.runs.look import UNATTENDED, LeftAlone
 from perdure.cli.text import clean
 from perdure.protocols import RunStore
 from perdure.rules.lifecycle import FINAL
@@ -18,7 +18,7 @@ CHUNK = 1 << 16
 NAP_S = 0.2
 
 
-def raw_log(store: RunStore, run_id: str, only: int, follow: bool, left: Left) -> int:
+def raw_log(store: RunStore, run_id: str, only: int, follow: bool, left: LeftAlone) -> int:
     """Prints the standard output of one attempt, or of all (`only` 0), one after the other;
     `follow` until the run is over, or left alone. Returns the exit code."""
     number = only or 1
@@ -42,7 +42,9 @@ def raw_log(store: RunStore, run_id: str, only: int, follow: bool, left: Left) -
             time.sleep(NAP_S)
 
 
-def _copy(store: RunStore, run_id: str, number: int, path: Path, follow: bool, left: Left) -> bool:
+def _copy(
+    store: RunStore, run_id: str, number: int, path: Path, follow: bool, left: LeftAlone
+) -> bool:
     """False where it was followed, and is left alone."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace") if sys.stdout.isatty() else None
     offset = 0

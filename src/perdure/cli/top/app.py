@@ -31,7 +31,7 @@ ON_BOARD = frozenset({"peek", "retry", "stop", "filter", "help", "down", "up", "
 EMPTY = 'no runs yet; begin with: perdure run "what the agent is to do"'
 
 
-class Runs(OptionList):
+class RunsApp(OptionList):
     """The list; Enter is told of at the bottom, as the other keys are."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", "log")]
@@ -85,7 +85,7 @@ class Board(App[None]):
 
     def compose(self) -> ComposeResult:
         yield Static(id="head")
-        yield Runs(id="runs", markup=False)
+        yield RunsApp(id="runs", markup=False)
         yield Static(id="panel", markup=False)
         yield Static(id="said", markup=False)
         yield Input(id="filter", placeholder="words in name, workdir, scope or instructions")

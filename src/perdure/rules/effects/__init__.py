@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from perdure.model.events import AttemptEnded, Record, ToolDenied, ToolEnded, ToolStarted
 
 if TYPE_CHECKING:
-    from perdure.rules.effects.catalog import Finding
+    from perdure.rules.effects.catalog import EffectFinding
 
 RUNNING, DONE, FAILED, OUTCOME_UNKNOWN = "running", "done", "failed", "unknown"
 DENIED = "denied"
@@ -38,8 +38,8 @@ class Effect(msgspec.Struct, frozen=True):
     ok: bool | None
     """Whether it came back well; None where that is not known."""
     outcome: str = OUTCOME_UNKNOWN
-    """`running`, `done`, `failed`, `denied` (the call did not run), or `unknown`: begun, and nothing
-    tells how it ended."""
+    """`running`, `done`, `failed`, `denied` (the call did not run), or `unknown`: begun, and
+    nothing tells how it ended."""
     possible: bool = False
     """It is only not known to be local."""
     reversible: bool | None = None
@@ -51,7 +51,7 @@ class Effect(msgspec.Struct, frozen=True):
 def ledger(records: Iterable[Record]) -> list[Effect]:
     """Return the effects of a run, in the order in which their calls began."""
     found: list[Effect] = []
-    calls: dict[tuple[int, str], list[tuple[int, Finding]]] = {}
+    calls: dict[tuple[int, str], list[tuple[int, EffectFinding]]] = {}
     for record in records:
         match record.event:
             case ToolStarted(tool_id=tool_id):
@@ -78,20 +78,20 @@ def ledger(records: Iterable[Record]) -> list[Effect]:
     return found
 
 
-def effects_of(command: str) -> tuple[Finding, ...]:
+def effects_of(command: str) -> tuple[EffectFinding, ...]:
     """Return what a shell command does, or may do, outside the workdir; never raises."""
     from perdure.rules.effects.catalog import of_command
 
     return of_command(command)
 
 
-def _of(call: ToolStarted) -> tuple[Finding, ...]:
+def _of(call: ToolStarted) -> tuple[EffectFinding, ...]:
     from perdure.rules.effects.catalog import of_tool
 
     return of_tool(call.name, call.summary, call.hint)
 
 
-def _begun(each: Finding, record: Record) -> Effect:
+def _begun(each: EffectFinding, record: Record) -> Effect:
     return Effect(
         attempt=record.attempt,
         kind=each.kind,
@@ -104,7 +104,7 @@ def _begun(each: Finding, record: Record) -> Effect:
     )
 
 
-def _ended(effect: Effect, each: Finding, ok: bool) -> Effect:
+def _ended(effect: Effect, each: EffectFinding, ok: bool) -> Effect:
     """Return the effect with its outcome: a call of several programs does not tell of each."""
     if effect.outcome == DENIED:
         return effect

@@ -40,7 +40,7 @@ _WITH_C = r"-[a-zA-Z]*c[a-zA-Z]*"
 _HELP = ("--help", "--version")
 
 
-class Finding(msgspec.Struct, frozen=True):
+class EffectFinding(msgspec.Struct, frozen=True):
     """Something that a tool call does, or may do, outside the workdir."""
 
     kind: str
@@ -54,7 +54,7 @@ class Finding(msgspec.Struct, frozen=True):
     """The call's failure is its failure."""
 
 
-class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ProgramRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One line of a program's table; all conditions that are given have to hold."""
 
     kind: str = LOCAL
@@ -79,7 +79,7 @@ class Named(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class KnownProgram(Named, frozen=True):
     """A program with rules."""
 
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[ProgramRule, ...] = ()
     default: str = ""
     statement: frozenset[str] = frozenset()
     """Options whose value is a statement in the program's language."""
@@ -167,7 +167,7 @@ def catalog() -> Catalog:
     return msgspec.toml.decode(text, type=resolved(Catalog))
 
 
-def of_tool(name: str, summary: str, hint: str = "") -> tuple[Finding, ...]:
+def of_tool(name: str, summary: str, hint: str = "") -> tuple[EffectFinding, ...]:
     """Return what a call of a tool does outside the workdir. `hint`: see `events.ToolStarted`."""
     plain = name.lower()
     if plain in catalog().tools.shells or hint == "runs":
@@ -175,22 +175,22 @@ def of_tool(name: str, summary: str, hint: str = "") -> tuple[Finding, ...]:
     if plain in catalog().tools.local or hint in ("reads", "edits"):
         return ()
     reversible = False if hint == "destroys" else None
-    return (Finding(TOOL, f"{name} {summary}".strip(), True, reversible),)
+    return (EffectFinding(TOOL, f"{name} {summary}".strip(), True, reversible),)
 
 
-def of_command(command: str) -> tuple[Finding, ...]:
+def of_command(command: str) -> tuple[EffectFinding, ...]:
     """Return what a shell command does outside the workdir, in the order of its text."""
     return _of_command(command[: LONGEST + 1])
 
 
 @lru_cache(maxsize=4096)
-def _of_command(command: str) -> tuple[Finding, ...]:
+def _of_command(command: str) -> tuple[EffectFinding, ...]:
     search = _Search()
     search.script(command)
     found = search.found[:MOST_FOUND]
     if not search.whole:
         text = command if len(command) <= 200 else f"{command[:200]}..."
-        found.append(Finding(COMMAND, text, True, proves=False, disproves=False))
+        found.append(EffectFinding(COMMAND, text, True, proves=False, disproves=False))
     return tuple(found)
 
 
@@ -198,7 +198,7 @@ class _Search:
     """Looks through one command, and the scripts and programs inside of it."""
 
     def __init__(self) -> None:
-        self.found: list[Finding] = []
+        self.found: list[EffectFinding] = []
         self.functions: set[str] = set()
         self.whole = True
         self.level = 0
@@ -338,7 +338,7 @@ def _after(wrapper: Wrapper, words: Sequence[str]) -> list[tuple[str, ...] | str
     return [*found, tuple(inner)] if inner else found
 
 
-def _by_name(words: Sequence[str], call: Invocation) -> list[Finding]:
+def _by_name(words: Sequence[str], call: Invocation) -> list[EffectFinding]:
     """Judge a script of the agent's own or of the repository: only its name is looked at."""
     named = [words[0], *[word for word in words[1:2] if re.fullmatch(r"[\w:.-]+", word)]]
     if UNKNOWN in words[0] or any(_words(each) & catalog().words.effect for each in named):
@@ -346,7 +346,7 @@ def _by_name(words: Sequence[str], call: Invocation) -> list[Finding]:
     return []
 
 
-def _ordinary(name: str, words: Sequence[str], call: Invocation) -> list[Finding]:
+def _ordinary(name: str, words: Sequence[str], call: Invocation) -> list[EffectFinding]:
     """Judge a program that runs no other."""
     program = _programs().get(name)
     if program is None:
@@ -364,7 +364,7 @@ def _ordinary(name: str, words: Sequence[str], call: Invocation) -> list[Finding
     return [] if rule.kind == LOCAL else [_finding(rule.kind, call, rule.possible, rule.reversible)]
 
 
-def _fits(rule: Rule, program: KnownProgram, given: _Arguments, call: Invocation) -> bool:
+def _fits(rule: ProgramRule, program: KnownProgram, given: _Arguments, call: Invocation) -> bool:
     """Return whether all conditions of a rule hold."""
     plain = given.plain
     if rule.verbs and not any(_matches(pattern, plain) for pattern in rule.verbs):
@@ -507,9 +507,9 @@ def _without_assignments(words: Sequence[str]) -> tuple[str, ...]:
     return tuple(words[passed:])
 
 
-def _possible(kind: str, call: Invocation) -> Finding:
+def _possible(kind: str, call: Invocation) -> EffectFinding:
     return _finding(kind, call, True, None)
 
 
-def _finding(kind: str, call: Invocation, possible: bool, reversible: bool | None) -> Finding:
-    return Finding(kind, call.text, possible, reversible, call.proves, call.disproves)
+def _finding(kind: str, call: Invocation, possible: bool, reversible: bool | None) -> EffectFinding:
+    return EffectFinding(kind, call.text, possible, reversible, call.proves, call.disproves)

@@ -3,7 +3,7 @@
 tree-sitter's bash grammar reads the command; it is imported when the first command is read. The
 command is hostile: the grammar needs memory and time that grow with the square of some constructs
 (4 KB of `a|`: 0.15 s and 80 MB; 16 KB: 2 s and 800 MB, tree-sitter 0.26.1, tree-sitter-bash
-0.25.1). Longer commands are cut, tangled ones are not parsed, and `Script.whole` says so.
+0.25.1). Longer commands are cut, tangled ones are not parsed, and `ShellScript.whole` says so.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Invocation(msgspec.Struct, frozen=True):
     """The command's failure is the program's failure."""
 
 
-class Script(msgspec.Struct, frozen=True):
+class ShellScript(msgspec.Struct, frozen=True):
     """A shell command as it was read."""
 
     invocations: tuple[Invocation, ...]
@@ -88,7 +88,7 @@ class _Place(msgspec.Struct, frozen=True):
         )
 
 
-def read(command: str) -> Script:
+def read(command: str) -> ShellScript:
     """Return the programs that a command starts, in the order of their text; never raises."""
     kept = _CUT.sub("", command)
     # The grammar's scanner looks each character up in the C library's table for bytes: beyond
@@ -96,12 +96,12 @@ def read(command: str) -> Script:
     # has a character that is not ASCII.
     source = kept.replace(UNKNOWN, " ").encode("ascii", "replace")
     if len(_TANGLES.findall(command)) > MOST_TANGLES:
-        return Script((), whole=False)
+        return ShellScript((), whole=False)
     cut = len(source) > LONGEST or kept != command
     root = _parser().parse(source[:LONGEST]).root_node
     reader = _Reader()
     reader.walk(root)
-    return Script(
+    return ShellScript(
         tuple(reader.found),
         frozenset(reader.functions),
         not cut and not root.has_error and not reader.gave_up,

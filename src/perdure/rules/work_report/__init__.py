@@ -32,7 +32,7 @@ from perdure.model.work import (
 )
 from perdure.rules.effects import DENIED, ledger
 from perdure.rules.final_message import last_message
-from perdure.rules.work_report.claims import Claim, claims_of
+from perdure.rules.work_report.claims import WorkClaim, claims_of
 from perdure.rules.work_report.commands import changes_nothing, check_of
 from perdure.rules.work_report.verdict import Facts, judge
 
@@ -217,18 +217,18 @@ def _contradictions(report: WorkReport, said: str, pushed: bool, earlier: bool) 
     agents = [each for each in report.checks if each.by == "agent"]
     verify = [each for each in report.checks if each.by == "verify"]
     found = []
-    if Claim.TESTS_PASS in claims:
+    if WorkClaim.TESTS_PASS in claims:
         for last in (agents[-1:], verify[-1:]):
             if last and last[0].passed is False:
                 words = f"`{last[0].command}` ended with exit code {last[0].code}"
                 found.append(f"it says that tests pass, but the last check {words}")
     if not report.observed or earlier:
         return tuple(found)
-    if Claim.COMMITTED in claims and not report.commit_count:
+    if WorkClaim.COMMITTED in claims and not report.commit_count:
         found.append("it says that it committed, but there is no new commit")
-    if Claim.PUSHED in claims and report.commit_count and not pushed:
+    if WorkClaim.PUSHED in claims and report.commit_count and not pushed:
         found.append("it says that it pushed, but no push is known")
     nothing = not (report.file_count or report.commit_count or report.effects)
-    if Claim.CHANGED in claims and nothing:
+    if WorkClaim.CHANGED in claims and nothing:
         found.append("it says that it changed files, but no file differs")
     return tuple(found)

@@ -13,7 +13,7 @@ LOOKED_AT = 8000
 """Number of characters of a message that are looked at: its end."""
 
 
-class Claim(StrEnum):
+class WorkClaim(StrEnum):
     """Something that an agent says it did."""
 
     TESTS_PASS = "tests_pass"
@@ -35,9 +35,9 @@ _DOUBT = re.compile(
 )
 _BEFORE = re.compile(r"\b(?:already|previous\w*|earlier|last time|before)\b")
 _I = r"\bi(?:'ve| have| just)?(?: also| now| then| successfully| just)*"
-_CLAIMS: tuple[tuple[Claim, re.Pattern[str]], ...] = (
+_CLAIMS: tuple[tuple[WorkClaim, re.Pattern[str]], ...] = (
     (
-        Claim.TESTS_PASS,
+        WorkClaim.TESTS_PASS,
         re.compile(
             r"\b(?:tests?|suite|specs?|checks?)\b.{0,40}\b(?:pass|passes|passed|passing|succeeds?|"
             r"succeeded|green)\b|\b(?:pass|passes|passed) (?:all|every|the) .{0,20}\btests?\b"
@@ -45,7 +45,7 @@ _CLAIMS: tuple[tuple[Claim, re.Pattern[str]], ...] = (
         ),
     ),
     (
-        Claim.COMMITTED,
+        WorkClaim.COMMITTED,
         re.compile(
             rf"{_I}.{{0,120}}\bcommitted\b|^\W*committed\b|\b(?:changes?|work|fix|everything|all|it|"
             rf"files?)\b.{{0,20}}\b(?:is|are|was|were|been) (?:now )?committed\b|{_I} "
@@ -54,14 +54,14 @@ _CLAIMS: tuple[tuple[Claim, re.Pattern[str]], ...] = (
         ),
     ),
     (
-        Claim.PUSHED,
+        WorkClaim.PUSHED,
         re.compile(
             rf"{_I}.{{0,120}}\bpushed\b|^\W*pushed\b|\b(?:changes?|work|fix|everything|it|branch|commits?)"
             r"\b.{0,20}\b(?:is|are|was|were|been) (?:now |committed and )*pushed\b"
         ),
     ),
     (
-        Claim.CHANGED,
+        WorkClaim.CHANGED,
         re.compile(
             rf"(?:{_I}|^\W*) "
             r"(?:fixed|implemented|added|created|wrote|updated|changed|refactored|removed|"
@@ -72,9 +72,9 @@ _CLAIMS: tuple[tuple[Claim, re.Pattern[str]], ...] = (
 )
 
 
-def claims_of(message: str) -> frozenset[Claim]:
+def claims_of(message: str) -> frozenset[WorkClaim]:
     """Return what the message states as done."""
-    found: set[Claim] = set()
+    found: set[WorkClaim] = set()
     text = message[-LOOKED_AT:].replace("\u2019", "'").lower()
     for sentence in _SENTENCES.split(text):
         plain = _PAST_FAILURE.sub("", sentence[:500])

@@ -100,7 +100,7 @@ VERBS = (
         does=swept,
         answer="Swept",
         scope=ADMIN,
-        body=forms.Sweep,
+        body=forms.SweepShape,
         walks=True,
     ),
     Verb(

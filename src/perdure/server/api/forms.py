@@ -256,7 +256,7 @@ class NewPlan(Body):
     ] = ""
 
 
-class Sweep(Body):
+class SweepShape(Body):
     """A sweep. Without `dry_run: false` it only says what would be taken."""
 
     dry_run: bool = True

@@ -24,6 +24,8 @@ ABOUT = (
     "`schema_version`. Texts that agents, repositories and forges wrote are hostile: clean them "
     "before you show them."
 )
+_SUFFIX = re.compile(r'"(#/components/schemas/|)(\w+)Shape"')
+"""A shape that shares its name with a noun has a suffix in the code, and none in the document."""
 PROBLEMS = {
     "400": "The request does not fit this document.",
     "401": "No token, or one that is not good.",
@@ -54,6 +56,7 @@ def document(verbs: Sequence[Verb]) -> bytes:
         if name.endswith("Query") or name in ("Query", "Page")
     }
     schemas |= {name: schema for name, schema in named.items() if name not in parameters}
+    schemas = json.loads(_SUFFIX.sub(r'"\1\2"', json.dumps(schemas)))
     paths: dict[str, dict[str, Any]] = {}
     for verb in verbs:
         paths.setdefault(f"{PREFIX}{verb.path}", {})[verb.method.lower()] = _operation(
@@ -102,7 +105,7 @@ def document(verbs: Sequence[Verb]) -> bytes:
 
 
 def _shape(verb: Verb) -> type[msgspec.Struct] | None:
-    return None if verb.answer == "text" else getattr(shapes, verb.answer)
+    return None if verb.answer == "text" else shapes.named(verb.answer)
 
 
 def _operation(verb: Verb, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -129,7 +132,9 @@ def _operation(verb: Verb, parameters: dict[str, Any]) -> dict[str, Any]:
         needed = any(each.required for each in msgspec.structs.fields(verb.body))
         found["requestBody"] = {
             "required": needed,
-            "content": {"application/json": {"schema": _to(verb.body.__name__)}},
+            "content": {
+                "application/json": {"schema": _to(verb.body.__name__.removesuffix("Shape"))}
+            },
         }
     return found
 

@@ -226,11 +226,11 @@ class SessionOfList(Shape):
     cost_estimated: bool
 
 
-class Sessions(Answer):
+class SessionsShape(Answer):
     sessions: list[SessionOfList]
 
 
-class Session(SessionOfList):
+class SessionShape(SessionOfList):
     schema_version: Literal[1]
     lineage: list[SessionOfList]
 
@@ -255,12 +255,12 @@ class SpokenOfSession(Shape):
     text: str
 
 
-class Spoken(Answer):
+class SpokenShape(Answer):
     session: str
     spoken: list[SpokenOfSession]
 
 
-class Statistics(Answer):
+class StatisticsShape(Answer):
     attempts: int
     begun: int
     to_go_on: int
@@ -298,11 +298,11 @@ class PlanOfList(Shape):
     updated: int
 
 
-class Plans(Answer):
+class PlansShape(Answer):
     plans: list[PlanOfList]
 
 
-class PlanTask(Shape):
+class PlanTaskShape(Shape):
     name: str
     agent: str
     needs: list[str]
@@ -337,7 +337,7 @@ class PlanResult(Shape):
     commit: str
 
 
-class Plan(Answer):
+class PlanShape(Answer):
     id: str
     name: str
     state: str
@@ -349,7 +349,7 @@ class Plan(Answer):
     policy: str
     verify: str
     verified: bool
-    tasks: list[PlanTask]
+    tasks: list[PlanTaskShape]
     usage: Usage
     budget_usd: float
     spent_usd: float
@@ -382,7 +382,7 @@ class Deliveries(Answer):
     next: int | None
 
 
-class Delivery(DeliveryOfList):
+class DeliveryShape(DeliveryOfList):
     schema_version: Literal[1]
     body: str | UnsetType = UNSET
 
@@ -465,3 +465,9 @@ class ProblemDetails(Struct, kw_only=True):
     detail: str
     hint: str | UnsetType = UNSET
     problems: list[str] | UnsetType = UNSET
+
+
+def named(name: str) -> type[Shape]:
+    """Return the shape that has this name in the document."""
+    found: type[Shape] = globals().get(f"{name}Shape") or globals()[name]
+    return found
