@@ -226,9 +226,10 @@ def test_what_is_empty_is_told_on_a_terminal(stage: MakeStage) -> None:
 
 def test_raw_logs_are_the_agents_own_output(stage: MakeStage) -> None:
     """Into a pipe byte for byte; on a terminal without escapes; `--attempt` picks one; with -f to
-    the end of the run."""
+    the end of the run. While it runs, `show` names its process."""
     one = stage(SLOW)
     top = detached(one)
+    assert f"  process   {one.agent_pid()}\n" in one.perdure("show").out
     following = one.start("logs", "task", "--raw", "-f")
     (top / "go.txt").touch()
     whole = one.finish(following)
@@ -552,7 +553,12 @@ def test_settings_are_shown_as_they_may_be_written(stage: MakeStage) -> None:
     said = one.perdure("config").out
     rows = [line.split(None, 1) for line in said.splitlines()]
     assert ["timeout", "2h"] in rows and ["gc_workdirs", "14d"] in rows and "shop (gitea, " in said
-    found = one.perdure("doctor")
+    short = one.perdure("doctor")
+    assert short.code == 1 and str(config) not in short.out
+    assert re.search(
+        r"^\d+ ok, .*\d+ problems?: a run would fail here \(-v: ", short.out.splitlines()[-1]
+    )
+    found = one.perdure("doctor", "-v")
     assert (
         found.code == 1
         and "bad   agents       the setting agent: There is no agent named 'clod'" in found.out

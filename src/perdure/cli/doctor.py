@@ -18,7 +18,8 @@ from perdure.cli import doctor_login
 from perdure.cli.compose import DATABASE, environment, settings
 from perdure.cli.overview import printed
 from perdure.cli.server import doctor
-from perdure.cli.text import clean, clock
+from perdure.cli.style import fitted, paint, wrapped
+from perdure.cli.text import clean, clock, columns
 from perdure.config import Settings
 from perdure.config.files import load
 from perdure.config.passwords import without_password
@@ -42,6 +43,12 @@ class DoctorFinding:
 
 def doctor_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="also settings that are not defaults, and what each agent is given",
+    )
     parser.add_argument("--agent", action="append", default=[], help="only this agent; repeatable")
 
 
@@ -66,15 +73,44 @@ def doctor_verb(arguments: argparse.Namespace) -> int:
         print(json.dumps(shown, indent=2, ensure_ascii=False))
     else:
         for finding in findings:
-            print(f"{finding.state:5} {finding.topic:12} {clean(finding.message)}")
-        print("\nsettings that are not defaults:" + ("" if origins(chosen) else " none"))
-        for name, (value, origin) in origins(chosen).items():
-            print(f"  {name} = {clean(value)}  ({clean(origin)})")
-        for agent, names in passed.items():
-            print(f"\nwhat {agent} is given of your environment:")
-            for name, value in names.items():
-                print(f"  {name}={clean(value)}")
+            _say(f"{finding.state:5} {finding.topic:12} {clean(finding.message)}", finding.state)
+        if arguments.verbose:
+            _say_surroundings(chosen, passed)
+        _say(f"\n{_verdict(findings, arguments.verbose)}", _worst(findings))
     return 1 if any(finding.state == "bad" for finding in findings) else 0
+
+
+def _say(text: str, state: str = "") -> None:
+    """Print clean text, on a terminal wrapped behind its topic and in the color of its state."""
+    style = {"ok": "", "warn": "warn", "bad": "bad", "good": "good"}.get(state, "")
+    for line in wrapped(text, columns(sys.stdout), 19).split("\n"):
+        print(paint(fitted(line, sys.stdout), style, sys.stdout))
+
+
+def _say_surroundings(chosen: Settings, passed: dict[str, dict[str, str]]) -> None:
+    print("\nsettings that are not defaults:" + ("" if origins(chosen) else " none"))
+    for name, (value, origin) in origins(chosen).items():
+        _say(f"  {name} = {clean(value)}  ({clean(origin)})")
+    for agent, names in passed.items():
+        print(f"\nwhat {agent} is given of your environment:")
+        for name, value in names.items():
+            _say(f"  {name}={clean(value)}")
+
+
+def _verdict(findings: list[DoctorFinding], verbose: bool) -> str:
+    counts = {state: sum(each.state == state for each in findings) for state in ("warn", "bad")}
+    good = len(findings) - sum(counts.values())
+    words = [f"{good} ok"]
+    for state, word in (("warn", "warning"), ("bad", "problem")):
+        if counts[state]:
+            words.append(f"{counts[state]} {word}{'s' if counts[state] > 1 else ''}")
+    works = "a run would fail here" if counts["bad"] else "runs work here"
+    more = "" if verbose else " (-v: settings, and what agents are given)"
+    return f"{', '.join(words)}: {works}{more}"
+
+
+def _worst(findings: list[DoctorFinding]) -> str:
+    return "bad" if any(finding.state == "bad" for finding in findings) else "good"
 
 
 def origins(chosen: Settings) -> dict[str, tuple[str, str]]:

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perdure.cli.arguments import seconds_of
@@ -98,6 +99,8 @@ def show_verb(arguments: argparse.Namespace) -> int:
     _say(f"  workdir   {shown_path(place['path'], sys.stdout)} ({place['backend']})")
     if report["host"]:
         _say(f"  host      {clean(report['host'])}")
+    if pid := _agent_pid(report):
+        _say(f"  process   {pid}")
     if place["branch"]:
         _say(f"  branch    {clean(place['branch'])}")
     used = report["usage"]
@@ -118,6 +121,18 @@ def show_verb(arguments: argparse.Namespace) -> int:
         if label != "says":
             _say(f"  {label:9} {text}")
     return 0
+
+
+def _agent_pid(report: Mapping[str, Any]) -> int:
+    """Return the process of an agent that runs on this host; 0 where there is none."""
+    if report["liveness"] not in (Liveness.ATTENDED, Liveness.UNATTENDED):
+        return 0
+    try:
+        mark = Path(report["attempts"][-1]["directory"]) / "agent.json"
+        pid = json.loads(mark.read_text(encoding="utf-8"))["pid"]
+    except (OSError, ValueError, KeyError, IndexError):
+        return 0
+    return pid if isinstance(pid, int) and Path(f"/proc/{pid}").exists() else 0
 
 
 def _attempt_line(attempt: dict[str, Any], state: str) -> str:
