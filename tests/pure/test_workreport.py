@@ -224,6 +224,15 @@ def test_what_was_pushed_is_known_by_three_ways() -> None:
     assert reported(CHANGED).pushed is None
 
 
+def test_a_check_that_was_denied_is_none() -> None:
+    """It did not run, whatever its result says."""
+    call = ToolStarted(tool_id="t", name="Bash", summary="pytest")
+    denied = ToolDenied(tool_id="t", name="Bash", summary="pytest")
+    report = reported(call, denied, ToolEnded(tool_id="t", ok=False, code=1), CHANGED, PASSED)
+    assert [each.by for each in report.checks] == ["verify"]
+    assert report.verdict is V.DONE
+
+
 def test_calls_and_processes_are_counted_and_bounded() -> None:
     """Ten thousand denied calls are a list of fifty; equal ones are one with its count; an input of
     5 MB is cut."""
