@@ -29,7 +29,8 @@ perdure. Every tool call of an agent is therefore looked at, and what reaches ou
   `xargs`, `find -exec`, and programs that start others (`sudo`, `env`, `timeout`, `npx`, `uv run`, `docker exec`) are looked through.
 - **What is not known to be local is a possible effect** (`possible: true`): an unknown program, an unknown target of `make` or
   `npm run`, a script whose name says `deploy`, a tool of an MCP server. A tool that its agent or server marks as one that only reads
-  or edits files is not listed (today only agents over ACP pass such a mark on).
+  or edits files is not listed (today only agents over ACP pass such a mark on; Claude Code 2.1.329 names a tool and
+  its server in its output, and leaves the annotations of MCP out).
 - **An intent and an outcome.** A call is recorded when it begins, before anything else of it is seen. Its end gives the outcome: `done`,
   `failed`, `denied` (the call was denied and did not run), or `unknown` where nothing tells: the attempt was killed, the command went on in the background, or it runs several programs and its exit code does not
   speak for this one (`git push; true`). The next attempt is told to verify whether an unknown one happened before it repeats it.

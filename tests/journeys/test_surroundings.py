@@ -20,7 +20,7 @@ from tests.journeys.stage import PATIENCE_S, Done, Stage
 STRANGER = 54321
 """A user id that no account has."""
 WORDS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("show", "logs", "attach", "wait", "path", "cost", "why", "stop", "open", "take-back", "diff", "apply", "checkpoints", "retry"), ("task",)),
+    **dict.fromkeys(("show", "logs", "attach", "wait", "path", "cost", "why", "stop", "open", "take-back", "diff", "apply", "checkpoints", "retry", "receipt"), ("task",)),
     **dict.fromkeys(("restore", "rm", "_drive"), ("task",)),
     "run": ("Do it.", "--name", "other"), "update": ("task", "More."), "resume": ("0000", "More."), "fork": ("task", "More."),
     "export": ("task", "-o", "out.capsule"), "import": ("out.capsule",), "move": ("task", "--to", "file:///proc/nowhere"),

@@ -90,6 +90,7 @@ def test_every_setting_can_come_from_each_source(place: Place) -> None:
         "checkpoint_every": "5s",
         "checkpoint_store": "s3://bucket/tasks",
         "checkpoint_secrets": "allow",
+        "receipts": "note",
         "checkpoint_ignored": "none",
         "budget_usd": "2.5",
         "backend": "isolated",
