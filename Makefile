@@ -58,6 +58,7 @@ docs: install ## the documents as a site, below site/
 
 screens: tools install agents ## the photographs of the terminal in docs/images, made anew
 	$(BIN)/python docs/screens.py
+	$(BIN)/python docs/film.py
 
 pictures: tools install ## the photographs of the dashboard in docs/images, made anew
 	$(BIN)/python docs/pictures.py
