@@ -118,3 +118,29 @@ def hint(place: Path, packages: Path) -> str:
         [sys.executable, "-S", "-c", source], capture_output=True, text=True, check=True
     )
     return done.stdout.strip()
+
+
+def test_an_error_leads_to_its_page(tmp_path: Path) -> None:
+    """Where colors are shown, the first word of an error is a link to the page about its exit code,
+    in the repository that the release came from; into a pipe nothing is added."""
+    record = tmp_path / "perdure-1.0.dist-info"
+    record.mkdir()
+    (record / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: perdure\nVersion: 1.0\n"
+        "Project-URL: Source, https://forge.example/ada/perdure\n"
+    )
+    source = (
+        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(TOP / 'src')!r}]; "
+        "from perdure.cli.main import main; sys.exit(main(['nothing-like-a-verb']))"
+    )
+    page = "https://forge.example/ada/perdure/blob/main/docs/errors/exit-2.md"
+    expected = {"1": f"\x1b]8;;{page}\x1b\\perdure\x1b]8;;\x1b\\: ", "0": "perdure: "}
+    for forced, start in expected.items():
+        done = subprocess.run(
+            [sys.executable, "-c", source],
+            env={"HOME": str(tmp_path), "PATH": os.defpath, "CLICOLOR_FORCE": forced},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr[: len(start)]) == (2, start)

@@ -331,12 +331,32 @@ def usage(*, whole: bool = False) -> str:
 
 
 def _refuse(message: str, hint: str = "", code: int = 2) -> int:
+    from perdure.cli.style import linked
     from perdure.cli.text import clean
 
-    print(f"perdure: {clean(message).rstrip('.')}", file=sys.stderr)
+    label = linked("perdure", _page_of(code), sys.stderr)
+    print(f"{label}: {clean(message).rstrip('.')}", file=sys.stderr)
     if hint:
         print(f"  {clean(hint)}", file=sys.stderr)
     return code
+
+
+def _page_of(code: int) -> Callable[[], str]:
+    """Return what finds the address of the page about an exit code: it is in the metadata of a
+    released distribution; a checkout has none."""
+
+    def address() -> str:
+        from importlib.metadata import PackageNotFoundError, metadata
+
+        try:
+            pages = metadata("perdure").get_all("Project-URL") or []
+        except PackageNotFoundError:
+            return ""
+        found = dict(page.split(", ", 1) for page in pages if ", " in page)
+        home = found.get("Source", "")
+        return f"{home}/blob/main/docs/errors/exit-{code}.md" if home else ""
+
+    return address
 
 
 def _near(verb: str) -> str:

@@ -11,6 +11,7 @@ import re
 
 TYPE_CHECKING = False  # typing is too dear for `perdure ls`
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import TextIO
 
 CODES = {"good": "32", "bad": "31", "warn": "33", "busy": "36", "dim": "2", "strong": "1"}
@@ -67,6 +68,15 @@ def paint(text: str, style: str, stream: TextIO) -> str:
     if not text or style not in CODES or not is_colored(stream):
         return text
     return f"\x1b[{CODES[style]}m{text}\x1b[m"
+
+
+def linked(text: str, find: Callable[[], str], stream: TextIO) -> str:
+    """Return the text as a link (OSC 8) to the address that `find` returns, if the stream shows
+    colors and there is one."""
+    if not is_colored(stream):
+        return text
+    address = find()
+    return f"\x1b]8;;{address}\x1b\\{text}\x1b]8;;\x1b\\" if address else text
 
 
 def fitted(text: str, stream: TextIO) -> str:
