@@ -13,7 +13,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypedDict
 
 from perdure.errors import UsageError
-from perdure.model import ContinuityPolicy, MapWhen, OnEdit, Permissions, WhenFull
+from perdure.model import (
+    ContinuityPolicy,
+    MapWhen,
+    OnDenied,
+    OnEdit,
+    OnLeftover,
+    Permissions,
+    WhenFull,
+)
 from perdure.model.durations import duration
 
 PathText: TypeAlias = str | os.PathLike[str]
@@ -23,6 +31,8 @@ PermissionsText: TypeAlias = Permissions | Literal["read", "edit", "full"]
 ContinuityText: TypeAlias = ContinuityPolicy | Literal["strict", "disclose", "fresh-ok"]
 WhenFullText: TypeAlias = WhenFull | Literal["", "cli", "compact", "roll-over", "stop"]
 MapText: TypeAlias = MapWhen | Literal["", "off", "fallback", "first", "always"]
+OnDeniedText: TypeAlias = OnDenied | Literal["", "ask", "fail", "report"]
+OnLeftoverText: TypeAlias = OnLeftover | Literal["", "end", "keep", "wait"]
 BackendText: TypeAlias = Literal["", "worktree", "isolated"]
 OnEditText: TypeAlias = OnEdit | Literal["keep", "replace", "merge"]
 
@@ -56,6 +66,8 @@ class TaskOptions(TypedDict, total=False):
     budget_usd: float
     continuity: ContinuityText
     when_full: WhenFullText
+    on_denied: OnDeniedText
+    on_leftover: OnLeftoverText
     verify: str
     conflicts: Sequence[str]
     verify_rounds: int
