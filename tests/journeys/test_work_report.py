@@ -54,6 +54,7 @@ def test_a_last_word_that_lies_is_contradicted(stage: MakeStage) -> None:
     one = stage(LIES)
     done = one.perdure(*run_to(one), PROMPT)
     assert done.code == 0, done.err
+    assert "work incomplete" in done.err.splitlines()[-1]
     work = work_of(done.json)
     assert work["verdict"] == done.json["verdict"] == "incomplete"
     assert [each.split(",")[0] for each in work["contradictions"]] == [

@@ -25,6 +25,7 @@ import perdure
 from perdure.agents.rehearsal import Rehearsal
 from perdure.cli.main import VERBS
 from perdure.host.wakeup import Bell
+from perdure.model.codec import plain
 from perdure.model.events import AttemptEnded, Said
 from tests.journeys.stage import Stage
 
@@ -195,6 +196,12 @@ def test_the_sync_door(stage: Callable[[str], Stage], caplog: pytest.LogCaptureF
         )
         assert any(isinstance(record.event, AttemptEnded) for record in runner.history("task"))
         assert runner.report("task") == one.show()
+        work = runner.work("task")
+        assert plain(work) == one.show()["attempts"][-1]["work"]
+        assert again.verdict == work.verdict == second.work == one.show()["verdict"]
+        assert work.verdict == "nothing_to_do"
+        with pytest.raises(perdure.NotFound, match="no attempt 9"):
+            runner.work("task", 9)
         with pytest.raises(perdure.PerdureError, match="nothing to retry"):
             runner.retry("task")
         (Path(run.workspace.path) / "one.txt").write_text("lost\n")

@@ -79,6 +79,8 @@ def test_a_run_ends_with_one_line() -> None:
     line = summary(report(), "3 files +41 −7")
     assert line == "✓ greeting · 2m14s · $0.42 · 3 files +41 −7 · continued ✓"
     fresh = {"started": 0, "ended": 2000, "receipt": {"verdict": "fresh"}}
+    doubted = report() | {"verdict": "incomplete"}
+    assert summary(doubted, "3 files +41 −7") == f"{line} · work incomplete"
     failed = summary(report(state="failed", attempts=[fresh, fresh]))
     assert failed == "✗ greeting · failed · 2 attempts · 4s · $0.42 · new conversation"
     assert summary(report(state="cancelled", attempts=[])) == "■ greeting · cancelled"

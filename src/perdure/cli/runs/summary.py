@@ -20,6 +20,9 @@ _STAT = re.compile(
     rb"(\d+) files? changed(?:, (\d+) insertions?\(\+\))?(?:, (\d+) deletions?\(-\))?\s*\Z"
 )
 
+DOUBTS = ("incomplete", "blocked", "refused")
+"""Verdicts on the work that a person should see beside a run that succeeded."""
+
 
 def changes_of(engine: Engine, ref: str) -> str:
     """Return what a run changed in its workdir, as `3 files +41 −7`; empty where git cannot tell,
@@ -60,6 +63,7 @@ def summary(report: dict[str, Any], changes: str = "") -> str:
     if receipt:
         words = VERDICTS.get(receipt["verdict"], receipt["verdict"])
         words += " ✓" if receipt["verdict"] == "native" else ""
+    doubted = state == "succeeded" and report.get("verdict") in DOUBTS
     parts = [
         report["name"],
         "" if state == "succeeded" else state,
@@ -68,6 +72,7 @@ def summary(report: dict[str, Any], changes: str = "") -> str:
         dollars(used["cost_usd"], estimated=used["estimated"]) if attempts else "",
         changes,
         words,
+        f"work {report['verdict']}" if doubted else "",
     ]
     return f"{SYMBOLS.get(state, '')} {' · '.join(part for part in parts if part)}"
 
