@@ -31,6 +31,7 @@ SETTINGS = {
     "budget_usd": "dollars for all attempts of a run together; 0: no limit",
     "on_denied": "if a call of a tool was denied in a turn that ended well: `ask` (a person is asked: `needs_input`), `fail` or `report` "
     "(the turn counts). Not for a project's file",
+    "last_word": "`on` asks the agent to end with its status, a summary, open questions and follow-ups in a fixed form (Claude Code, Codex)",
     "on_leftover": "what becomes of processes that an agent leaves running when its turn is over: `end`, `keep` or `wait`. Not for a project's file",
     "when_full": "if a conversation is nearly too long for its model: `compact`, `roll-over`, `stop` or `cli` "
     "([what they do](../how-to/context-size.md))",
@@ -278,6 +279,7 @@ REPORT = {
     "usage": "all attempts together",
     "fill": "of the newest attempt that has one",
     "on_denied": "the run's own policy for denied calls of tools; empty: the setting's",
+    "last_word": "whether the agent of this run is asked for its last word in a fixed form; empty: the setting's",
     "on_leftover": "the run's own policy for processes left running; empty: the setting's",
     "when_full": "the run's own policy for a conversation that is nearly too long; empty: the setting's",
     "conditions": "what a person should know",

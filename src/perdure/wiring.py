@@ -150,6 +150,7 @@ def open_engine(
         ),
         cold_cache=chosen.cold_cache,
         on_denied=chosen.on_denied,
+        last_word=chosen.last_word,
         on_leftover=chosen.on_leftover,
         volumes=Volumes(
             places=(chosen.state, chosen.root),

@@ -64,6 +64,7 @@ def decision(word: str) -> str:
     return json.dumps({"hookSpecificOutput": {**output, "permissionDecisionReason": "not now"}})
 
 
+WORD = {"status": "done", "summary": "I wrote it.", "questions": [], "follow_ups": ["add tests"]}
 FETCH = call("WebFetch", url="https://example.invalid/a", prompt="what is there")
 WRITE = call("Write", file_path="out.txt", content="hello")
 STOPS = "---\nsay I cannot do that without the tool. I stop here.\n"
@@ -157,7 +158,21 @@ CLAUDE = {
         words=("--agent-arg=--max-turns", "--agent-arg=1"),
         why=("max_turns",),
     ),
+    "a last word in a form: blocked": Ending(
+        call("StructuredOutput", **WORD | {"status": "blocked", "questions": ["Which host?"]}),
+        words=("--last-word", "on"),
+        **asks("it says that it is blocked", "it asks: Which host?", events=("last_word_given",)),
+    ),
     # Honest successes
+    "a last word in a form: done": Ending(
+        f"run echo hello > out.txt\n---\n{call('StructuredOutput', **WORD)}",
+        words=("--last-word", "on"),
+        logs=("last word: done: I wrote it.; next: add tests",),
+    ),
+    "a form that the agent ignores": Ending(
+        "run echo hello > out.txt\n---\nsay I wrote it.\n---\nsay I wrote it.\n",
+        words=("--last-word", "on"),
+    ),
     "the work": Ending("run echo hello > out.txt\n---\nsay I wrote it.\n"),
     "nothing to do": Ending("say There is nothing to do: all of it is there already.\n"),
     "a sentence that ends with a question mark": Ending(
@@ -278,12 +293,24 @@ CODEX = {
         words=("--permissions", "full"),
         logs=("sleep 573", "sleep 574"),
     ),
+    "a last word in a form: incomplete": Ending(
+        f"say {json.dumps(WORD | {'status': 'incomplete'})}\n",
+        "failed",
+        "failed",
+        1,
+        ("it says that the work is incomplete: I wrote it.",),
+        words=("--last-word", "on"),
+    ),
     # Honest successes
+    "a last word in a form: done": Ending(
+        f"run echo hello > out.txt\n---\nsay {json.dumps(WORD)}\n",
+        words=("--last-word", "on"),
+        logs=("last word: done: I wrote it.; next: add tests",),
+    ),
     "the work": Ending("run echo hello > out.txt\n---\nsay I wrote it.\n"),
     "nothing to do": Ending("say There is nothing to do.\n"),
     "stopped by the sandbox, and done another way": Ending(
-        f"{OUTSIDE}---\nrun echo x > out.txt\n---\nsay It is in the workdir now.\n",
-        events=("tool_denied",),
+        f"{OUTSIDE}---\nrun echo x > out.txt\n---\nsay It is in the workdir now.\n"
     ),
     "asked, and decided by itself": Ending(
         f"{ASK_CODEX}---\nrun echo sqlite > out.txt\n---\nsay SQLite.\n",

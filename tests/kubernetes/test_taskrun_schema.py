@@ -55,6 +55,7 @@ LEFT_OUT = {
     "conflicts": "only a plan sets it",
     "map": "as the image's settings say",
     "on_denied": "as the image's settings say",
+    "last_word": "as the image's settings say",
     "on_leftover": "as the image's settings say",
     "rule": "only a dispatch sets it",
 }

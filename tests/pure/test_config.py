@@ -121,6 +121,7 @@ def test_every_setting_can_come_from_each_source(place: Place) -> None:
     values |= {
         "when_full": "roll-over",
         "on_denied": "report",
+        "last_word": "on",
         "on_leftover": "keep",
         "full_at": "70%",
         "windows": "my-model*=32000, other=200000",

@@ -10,6 +10,7 @@ from perdure.agents import registry
 from perdure.model import ContinuityPolicy, OnDenied, Outcome, OutcomeKind, RunState
 from perdure.model.events import (
     AgentEvent,
+    LastWordGiven,
     QuestionAsked,
     ReplyCut,
     Said,
@@ -124,6 +125,25 @@ def test_a_denied_call_of_five_megabytes_is_kept_small() -> None:
     line = json.dumps({**result, "result": "Done", "permission_denials": [denial]}).encode()
     events = registry.load("claude").parse(line)
     (found,) = [event for event in events if isinstance(event, ToolDenied)]
-    assert found.name == "Bash" and len(found.summary) <= 500
+    assert found.name == "Bash" and len(found.summary) <= 5000
     detail = judge(FINE, ends(*events), OnDenied.ASK).detail
     assert len(detail) < 200 and detail.startswith("1 call was denied: Bash")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"status": "done"},
+        {"status": "excellent", "summary": "", "questions": [], "follow_ups": []},
+        {"status": "done", "summary": "", "questions": [1], "follow_ups": []},
+        {"status": "done", "summary": None, "questions": [], "follow_ups": []},
+        {"status": "done", "summary": "", "questions": "none", "follow_ups": []},
+        {"status": ["done"], "summary": "", "questions": [], "follow_ups": []},
+    ],
+)
+def test_a_last_word_of_another_form_is_none(given: dict[str, object]) -> None:
+    """What the agent made of the schema is read without trust."""
+    line = {"type": "result", "subtype": "success", "is_error": False, "num_turns": 1}
+    told = json.dumps({**line, "result": "x", "structured_output": given}).encode()
+    found = registry.load("claude").parse(told)
+    assert not [event for event in found if isinstance(event, LastWordGiven)]

@@ -152,6 +152,7 @@ def spec_of(arguments: argparse.Namespace, chosen: Settings, cwd: Path) -> TaskS
         else chosen.continuity,
         when_full=arguments.when_full or "",
         on_denied=arguments.on_denied or "",
+        last_word=arguments.last_word or "",
         on_leftover=arguments.on_leftover or "",
         verify=_verify(arguments, chosen),
         verify_rounds=chosen.verify_rounds

@@ -64,6 +64,8 @@ class Settings:
     """Percent of the model's window at which it is."""
     on_denied: OnDenied = OnDenied.ASK
     """What a turn is worth in which a call of a tool was denied."""
+    last_word: str = "off"
+    """Whether agents are asked for their last word in a fixed form."""
     on_leftover: OnLeftover = OnLeftover.END
     """What becomes of processes that an agent leaves running when its turn is over."""
     windows: str = ""

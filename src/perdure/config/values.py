@@ -250,6 +250,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "account_jobs": _by_agent,
     "when_full": lambda value: WhenFull(_one_of(*WhenFull)(value)),
     "on_denied": lambda value: OnDenied(_one_of(*OnDenied)(value)),
+    "last_word": _one_of("off", "on"),
     "on_leftover": lambda value: OnLeftover(_one_of(*OnLeftover)(value)),
     "full_at": _level,
     "windows": _windows,

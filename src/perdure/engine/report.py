@@ -147,6 +147,7 @@ def run_report(
         ),
         "when_full": run.spec.when_full,
         "on_denied": run.spec.on_denied,
+        "last_word": run.spec.last_word,
         "on_leftover": run.spec.on_leftover,
         "conditions": [plain(condition) for condition in run.conditions],
         "missed_checkpoint": missed_checkpoint(records),

@@ -186,6 +186,8 @@ class Launch:
     mark: str = ""
     """The attempt's own mark, for a CLI that tells a conversation's id late and lets the caller
     give it a title."""
+    last_word: bool = False
+    """The agent is asked for its last word in a fixed form, where its CLI can."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

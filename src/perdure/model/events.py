@@ -139,6 +139,17 @@ class ReplyCut(Event, frozen=True, tag="reply_cut"):
     text: str = ""
 
 
+class LastWordGiven(Event, frozen=True, tag="last_word_given"):
+    """The agent's last word in the form that it was asked for (`last_word`). It is what the agent
+    says of itself, and never makes an attempt a success."""
+
+    status: str
+    """`done`, `nothing_to_do`, `incomplete` or `blocked`."""
+    summary: str
+    questions: tuple[str, ...] = ()
+    follow_ups: tuple[str, ...] = ()
+
+
 class HelpersSeen(Event, frozen=True, tag="helpers_seen"):
     """Number of helpers at work in the background: the agent goes on when they have ended."""
 
@@ -219,6 +230,7 @@ AgentEvent = (
     | ToolDenied
     | QuestionAsked
     | ReplyCut
+    | LastWordGiven
     | HelpersSeen
     | UsageSeen
     | ReplySeen

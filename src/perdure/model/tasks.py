@@ -55,6 +55,9 @@ class TaskSpec:
     on_denied: str = ""
     """What a turn is worth in which a call of a tool was denied (`OnDenied`); empty: what the
     user's settings say."""
+    last_word: str = ""
+    """`on`: the agent is asked for its last word in a fixed form, where its CLI can; empty: what
+    the user's settings say."""
     on_leftover: str = ""
     """What becomes of processes that the agent leaves running (`OnLeftover`); empty: what the
     user's settings say."""

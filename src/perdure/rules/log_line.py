@@ -20,6 +20,7 @@ from perdure.model.events import (
     CopyRestored,
     DriftSeen,
     FilesPlanned,
+    LastWordGiven,
     LeftoversFound,
     LimitSeen,
     MapGiven,
@@ -87,6 +88,10 @@ def line_of(record: Record) -> str:
             return f"    {what}: {one_line(f'{name} {summary}', 160)}"
         case QuestionAsked(text=text):
             return f"  the agent asks: {one_line(text, 300)}"
+        case LastWordGiven(status=status, summary=summary, questions=asked, follow_ups=later):
+            asks = f"; asks: {one_line(' '.join(asked), 160)}" if asked else ""
+            then = f"; next: {one_line('; '.join(later), 160)}" if later else ""
+            return f"  last word: {status}: {one_line(summary, 200)}{asks}{then}"
         case ReplyCut(reason=reason):
             return f"  the model's answer did not come to its end: {one_line(reason, 80)}"
         case LeftoversFound(processes=processes, count=count):

@@ -40,6 +40,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "map": tuple(MapWhen),
     "when_full": tuple(WhenFull),
     "on_denied": tuple(OnDenied),
+    "last_word": ("off", "on"),
     "on_leftover": tuple(OnLeftover),
 }
 _WORDS: Mapping[Any, str] = {

@@ -13,6 +13,7 @@ from perdure.lateclass import dataclass
 from perdure.model import OnDenied, Outcome, OutcomeKind
 from perdure.model.events import (
     AgentEvent,
+    LastWordGiven,
     QuestionAsked,
     ReplyCut,
     Said,
@@ -41,6 +42,7 @@ LOOKING = frozenset(
         "read_file",
         "read_many_files",
         "search_file_content",
+        "structuredoutput",
         "todowrite",
         "toolsearch",
         "update_plan",
@@ -68,6 +70,7 @@ class OpenEnds:
     """Denied calls beyond those that are told apart."""
     deferred: ToolDenied | None = None
     question: QuestionAsked | None = None
+    word: LastWordGiven | None = None
     cut: str = ""
     """Why the newest answer broke off; empty where it came to its end."""
     refused: bool = False
@@ -109,6 +112,8 @@ class OpenEnds:
                 self._ended(event)
             case ToolDenied():
                 self._denied(event)
+            case LastWordGiven():
+                self.word, self.speaks = event, True
             case QuestionAsked(settled=False):
                 self.question = event
             case ReplyCut(reason="refusal"):
@@ -174,6 +179,19 @@ def judge(outcome: Outcome, ends: OpenEnds, policy: OnDenied) -> Outcome:
         )
     if not ends.speaks:
         return _with(outcome, OutcomeKind.TRUNCATED, "the model's last answer was empty")
+    return _by_word(outcome, ends.word) if ends.word is not None else outcome
+
+
+def _by_word(outcome: Outcome, word: LastWordGiven) -> Outcome:
+    """An agent's own word never makes an attempt a success; that its work is not done is
+    believed."""
+    if word.status == "blocked":
+        asks = f"; it asks: {_line(' '.join(word.questions))}" if word.questions else ""
+        detail = f"it says that it is blocked: {_line(word.summary)}{asks}"
+        return _with(outcome, OutcomeKind.NEEDS_INPUT, detail)
+    if word.status == "incomplete":
+        detail = f"it says that the work is incomplete: {_line(word.summary)}"
+        return _with(outcome, OutcomeKind.FAILED, detail)
     return outcome
 
 

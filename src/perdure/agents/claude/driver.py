@@ -31,6 +31,7 @@ from perdure.agents.claude import transcript as claude_files
 from perdure.agents.claude.settings import FLAG, NEEDED, settings
 from perdure.agents.claude.warm import ClaudeWarm
 from perdure.agents.shared import programs, refusals, retention
+from perdure.agents.shared.calls import LAST_WORD
 from perdure.agents.shared.ids import checked
 from perdure.config.home import user_home
 from perdure.model import (
@@ -214,6 +215,9 @@ class ClaudeDriver:
         argv.append("--include-partial-messages")
         own = settings(launch)
         argv += [own.argument, *_PERMISSIONS[launch.spec.permissions]]
+        if launch.last_word:
+            schema = json.dumps(json.loads(LAST_WORD.read_text(encoding="utf-8")))
+            argv.append(f"--json-schema={schema}")
         if launch.spec.model:
             argv.append(f"--model={launch.spec.model}")
         if launch.budget_usd and not any(

@@ -14,7 +14,7 @@ from typing import Any
 
 from perdure.agents.claude import transcript
 from perdure.agents.shared import json_lines
-from perdure.agents.shared.calls import question
+from perdure.agents.shared.calls import last_word, question
 from perdure.model import Reply, Usage
 from perdure.model.events import (
     AgentEvent,
@@ -298,6 +298,7 @@ def _result(found: dict[str, Any]) -> Sequence[AgentEvent]:
     return (
         *_unrun(found),
         SessionSeen(json_lines.text(found.get("session_id"), SUMMARY)),
+        *_worded(found),
         *_windows(found),
         UsageSeen(_usage(found)),
         ended,
@@ -324,6 +325,12 @@ def _not_run(
         by="hook" if deferred else "permissions",
         deferred=deferred,
     )
+
+
+def _worded(found: dict[str, Any]) -> Iterator[AgentEvent]:
+    """The last word in the form that was asked for, where the agent gave one."""
+    if (word := last_word(found.get("structured_output"))) is not None:
+        yield word
 
 
 def _windows(found: dict[str, Any]) -> Sequence[AgentEvent]:

@@ -30,8 +30,10 @@ class ClaudeWarm:
         self._command = command
 
     def command(self, launch: Launch) -> Command | None:
-        if launch.budget_usd or any(
-            argument.startswith(COUNTED) for argument in launch.spec.agent_args
+        if (
+            launch.budget_usd
+            or launch.last_word
+            or any(argument.startswith(COUNTED) for argument in launch.spec.agent_args)
         ):
             return None
         once = self._command(launch)

@@ -23,6 +23,7 @@ from perdure.agents.codex import loads, outcome, untold
 from perdure.agents.codex import transcript as codex_files
 from perdure.agents.codex.warm import SANDBOX, CodexWarm
 from perdure.agents.shared import programs, refusals
+from perdure.agents.shared.calls import LAST_WORD
 from perdure.agents.shared.ids import checked
 from perdure.config.home import user_home
 from perdure.model import (
@@ -159,6 +160,8 @@ class CodexDriver:
         ]
         if launch.spec.model:
             argv.append(f"--model={launch.spec.model}")
+        if launch.last_word:
+            argv.append(f"--output-schema={LAST_WORD}")
         return Command(
             argv=(*argv, *_settings(launch), *_conversation(launch), "-"),
             stdin=launch.prompt.encode(),

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from perdure.agents.shared import json_lines
+from perdure.agents.shared.calls import last_word
 from perdure.model import Usage
 from perdure.model.events import (
     AgentEvent,
@@ -65,6 +66,10 @@ def _item(kind: str, item: dict[str, Any]) -> Sequence[AgentEvent]:
     name = json_lines.text(item.get("type"), SUMMARY)
     if name == "agent_message" and kind == "item.completed":
         said = json_lines.text(item.get("text"))
+        # An answer in the form that was asked for; 0.169.0 lets any other one pass as well.
+        word = last_word(json_lines.read(said.encode())) if said.startswith("{") else None
+        if word is not None:
+            return (Said(word.summary or said), word)
         return (Said(said),) if said else ()
     if name in _NO_TOOLS or kind == "item.updated":
         return ()

@@ -47,6 +47,7 @@ class CodexWarm:
         asked = launch.continuation
         if (
             asked.kind is Start.FORK
+            or launch.last_word
             or not shared(launch.spec.agent_args)
             or not known(launch.program.version)
         ):

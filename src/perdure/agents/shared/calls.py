@@ -8,16 +8,21 @@ OpenCode's `question` all take a list `questions` with `question` and `options` 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 from perdure.agents.shared import json_lines
-from perdure.model.events import QuestionAsked
+from perdure.model.events import LastWordGiven, QuestionAsked
 
 SUMMARY = 500
 MOST = 20
 """Number of offered answers that are kept."""
 
 
+LAST_WORD = Path(__file__).with_name("last_word.json")
+"""The schema of the last word that an agent is asked for."""
+_FIELDS = {"status", "summary", "questions", "follow_ups"}
+_STATUS = ("done", "nothing_to_do", "incomplete", "blocked")
 _SANDBOX = re.compile(r"Read-only file system|Operation not permitted|seccomp|landlock")
 """How a command says that a sandbox stopped it."""
 
@@ -25,6 +30,24 @@ _SANDBOX = re.compile(r"Read-only file system|Operation not permitted|seccomp|la
 def sandboxed(output: str) -> bool:
     """Whether a sandbox stopped the command that failed with this output."""
     return _SANDBOX.search(output) is not None
+
+
+def last_word(given: Any) -> LastWordGiven | None:
+    """The agent's last word, if it has the form that was asked for (`last_word.json`); its texts
+    are cut to what an event carries."""
+    if not isinstance(given, dict) or set(given) != _FIELDS or given["status"] not in _STATUS:
+        return None
+    lists = [given["questions"], given["follow_ups"]]
+    texts = [each for found in lists if isinstance(found, list) for each in found]
+    if not all(isinstance(each, list) for each in lists):
+        return None
+    if not all(isinstance(each, str) for each in (given["summary"], *texts)):
+        return None
+    questions, follow_ups = (
+        tuple(json_lines.text(each, SUMMARY) for each in found[:MOST]) for found in lists
+    )
+    summary = json_lines.text(given["summary"], 4 * SUMMARY)
+    return LastWordGiven(given["status"], summary, questions, follow_ups)
 
 
 def question(tool_id: str, given: Any) -> QuestionAsked:

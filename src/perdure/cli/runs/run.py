@@ -36,6 +36,10 @@ DENIED = (
     "if a call of a tool was denied: ask (default) asks you, fail fails the run, report lets the "
     "turn count"
 )
+WORD = (
+    "on asks the agent to end with its status, a summary, open questions and follow-ups in a fixed "
+    "form (Claude Code, Codex); default off"
+)
 LEFT = (
     "if a process still runs when the agent's turn is over: end (default) ends it, keep lets it "
     "run on, wait waits for its end"
@@ -132,6 +136,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     limits.add_argument("--when-full", choices=WHEN_FULL, help=FULL)
     limits.add_argument("--on-denied", choices=ON_DENIED, help=DENIED)
     limits.add_argument("--on-leftover", choices=ON_LEFTOVER, help=LEFT)
+    limits.add_argument("--last-word", choices=("off", "on"), help=WORD)
     limits.add_argument(
         "--verify",
         metavar="COMMAND",

@@ -145,6 +145,8 @@ class Engine:
     on_denied: OnDenied = OnDenied.ASK
     """Where the task does not say, as the next one."""
     on_leftover: OnLeftover = OnLeftover.END
+    last_word: str = "off"
+    """Whether an agent is asked for its last word in a fixed form."""
     map_when: MapWhen = MapWhen.FALLBACK
     """Which prompts get the project map, where the task does not say."""
     map_tokens: int = 2000

@@ -75,6 +75,7 @@ def _launch(engine: Engine, opened: Opened, program: Program) -> Launch:
         budget_usd=left(engine, run, attempt.number),
         marks=_marks(engine, opened),
         mark=mark_of(attempt),
+        last_word=(run.spec.last_word or engine.last_word) == "on",
     )
 
 

@@ -52,6 +52,7 @@ GIVEN = (
         "continuity",
         "when_full",
         "on_denied",
+        "last_word",
         "on_leftover",
         "verify",
         "files",

@@ -156,6 +156,7 @@ class Run(Answer):
     missed_checkpoint: str
     when_full: str
     on_denied: str
+    last_word: str
     on_leftover: str
     created: int
     updated: int
