@@ -113,11 +113,12 @@ def _init(made: Any, frozen: bool) -> Any:
         if field.init:
             if field.kw_only and "*" not in parameters:
                 parameters.append("*")
-            parameters.append(
-                name
-                if default is factory is MISSING
-                else f"{name}={'FACTORY' if default is MISSING else f'default_{name}'}"
-            )
+            if default is factory is MISSING:
+                parameters.append(name)
+            elif default is MISSING:
+                parameters.append(f"{name}=FACTORY")
+            else:
+                parameters.append(f"{name}=default_{name}")
         lines.append(f"put(self, {name!r}, {value})" if frozen else f"self.{name} = {value}")
     if hasattr(made, "__post_init__"):
         lines.append("self.__post_init__()")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
+from itertools import chain
 from pathlib import Path
 from uuid import uuid4
 
@@ -89,9 +90,9 @@ class _Trial:
             end, said = self.process(command, "resume")
             if end.cause != "exited":
                 return f"the agent did not end within {PATIENCE_S:g} s"
-            events = [
-                event for line in said.split(b"\n") if line for event in self.driver.parse(line)
-            ]
+            events = list(
+                chain.from_iterable(self.driver.parse(line) for line in said.split(b"\n") if line)
+            )
             outcome = self.driver.outcome(end, events)
             if not outcome.ok:
                 return f"the agent did not go on from it: {outcome.kind} {outcome.detail}".rstrip()

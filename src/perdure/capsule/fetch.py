@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from perdure.capsule.imports import checkpoint_of, copies_of, keep_given, make_workdir, planned_anew
@@ -45,9 +46,10 @@ def fetch(engine: Engine, claim: Claim, store: CheckpointStore, manifest: Manife
         try:
             number, saved, _ = make_workdir(engine, manifest, files, place, run.spec.agent)
             parts = tuple(
-                part
-                for carried in manifest.conversations
-                for part in copies_of(engine, carried, files, Path(place.path), [])
+                chain.from_iterable(
+                    copies_of(engine, carried, files, Path(place.path), [])
+                    for carried in manifest.conversations
+                )
             )
             keep_given(engine, manifest, files)
             here = replace(run, workspace=place)

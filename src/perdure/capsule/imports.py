@@ -14,6 +14,7 @@ import os
 import uuid
 from contextlib import suppress
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from perdure.agents.transcripts import snapshot
@@ -103,9 +104,10 @@ def take_in(engine: Engine, manifest: Manifest, contents: CapsuleContents, wish:
         try:
             number, saved, notes = make_workdir(engine, manifest, files, place, spec.agent)
             parts = tuple(
-                part
-                for carried in manifest.conversations
-                for part in copies_of(engine, carried, files, Path(place.path), brought)
+                chain.from_iterable(
+                    copies_of(engine, carried, files, Path(place.path), brought)
+                    for carried in manifest.conversations
+                )
             )
             run = _run(story.run, run_id, name, spec, place, manifest.run)
             checkpoint = checkpoint_of(engine, manifest, run, parts, number, saved)

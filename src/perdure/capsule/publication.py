@@ -17,6 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import field
+from itertools import chain
 from pathlib import Path
 
 from perdure.capsule.assembly import Gathering, gather
@@ -92,7 +93,7 @@ def publish(
         name, earlier = store.newest(key)
         number = int(name[7:15]) + 1 if int(name[:6]) == term.number else 1
     known = (
-        {part.sha256 for file in earlier.files() for part in file.parts}
+        {part.sha256 for part in chain.from_iterable(file.parts for file in earlier.files())}
         if earlier is not None
         else set[str]()
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import IO, Any, NoReturn
 
 import msgspec
@@ -102,8 +103,12 @@ def read(content: bytes, manifest: Manifest) -> CapsuleStory:
     if len(live) > 1 or len({session.id for session in story.sessions}) != len(story.sessions):
         _refuse("the run's conversations contradict each other")
     times = [run.created, *(context.at for context in story.contexts)]
-    times += [time for attempt in story.attempts for time in (attempt.started, attempt.ended or 0)]
-    times += [time for session in story.sessions for time in (session.created, session.updated)]
+    times += list(
+        chain.from_iterable((attempt.started, attempt.ended or 0) for attempt in story.attempts)
+    )
+    times += list(
+        chain.from_iterable((session.created, session.updated) for session in story.sessions)
+    )
     if not all(0 <= time <= LATEST for time in times):
         _refuse("a time in it is impossible")
     _check_texts(story.contexts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from perdure.lateclass import dataclass
@@ -83,7 +84,7 @@ def bash() -> str:
             "    return",
             "  fi",
             '  case "$verb" in',
-            *(line for verb, (_, taken) in words().items() for line in _bash_verb(verb, taken)),
+            *chain.from_iterable(_bash_verb(verb, taken) for verb, (_, taken) in words().items()),
             "  esac",
             "}",
             "complete -F _perdure perdure",
@@ -99,7 +100,7 @@ def _bash_verb(verb: str, taken: list[Word]) -> Iterator[str]:
         for word in valued:
             yield f"        {'|'.join(word.flags)}) {_bash_values(word)}; return ;;"
         yield "      esac"
-    flags = " ".join(flag for word in taken for flag in word.flags)
+    flags = " ".join(chain.from_iterable(word.flags for word in taken))
     yield f'      if [[ "$current" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "{flags}" -- "$current"); return; fi'
     if places := [word for word in taken if not word.flags and word.kind != "text"]:
         yield f"      {_bash_values(places[0])}"
@@ -136,7 +137,7 @@ def zsh() -> str:
             "  local verb=$words[2]",
             "  shift words; (( CURRENT-- ))",
             '  case "$verb" in',
-            *(line for verb, (_, taken) in words().items() for line in _zsh_verb(verb, taken)),
+            *chain.from_iterable(_zsh_verb(verb, taken) for verb, (_, taken) in words().items()),
             "  esac",
             "}",
             'if [[ "$funcstack[1]" == _perdure ]]; then _perdure "$@"; else compdef _perdure '

@@ -252,7 +252,12 @@ def _directory(topic: str, directory: Path, chosen: Settings) -> DoctorFinding:
         refuse=chosen.disk_refuse,
         refuse_bytes=chosen.disk_refuse_bytes,
     )
-    state = "bad" if volumes.crowded() else "warn" if volumes.warnings() else "ok"
+    if volumes.crowded():
+        state = "bad"
+    elif volumes.warnings():
+        state = "warn"
+    else:
+        state = "ok"
     return DoctorFinding(topic, state, f"{directory}, {room(there).free / (1 << 30):.1f} GiB free")
 
 

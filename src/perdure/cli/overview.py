@@ -100,10 +100,8 @@ def printed(name: str, value: Any) -> str:
 def _plain(value: Any) -> str | int | float:
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
-    return (
-        value
-        if isinstance(value, int | float) and not isinstance(value, bool)
-        else ""
-        if value is None
-        else str(value)
-    )
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    if value is None:
+        return ""
+    return str(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from itertools import chain
 
 from perdure.cli.text import clean
 
@@ -40,7 +41,7 @@ class Parser(argparse.ArgumentParser):
     def _unknown(self, words: str) -> tuple[str, str]:
         """Return what is wrong with words that nothing takes, and a hint."""
         first = words.split(" ")[0].partition("=")[0]
-        flags = [flag for action in self._actions for flag in action.option_strings]
+        flags = list(chain.from_iterable(action.option_strings for action in self._actions))
         if first.startswith("-"):
             return f"there is no flag {first}", self._near(first, flags)
         if any(action.dest == "prompt" for action in self._actions):

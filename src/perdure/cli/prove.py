@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,8 +112,8 @@ def table(proof: ProveResult, width: int) -> str:
             f"  {check.id.ljust(left)}  {check.result:7}  {'yes' if check.relied else 'no':6}  "
         )
         lines += _wrapped(before, clean(check.seen), width)
-    lines += [line for check in proof.broken for line in _broken(check, width)]
-    lines += [line for check in proof.changed for line in _changed(proof, check, width)]
+    lines += list(chain.from_iterable(_broken(check, width) for check in proof.broken))
+    lines += list(chain.from_iterable(_changed(proof, check, width) for check in proof.changed))
     return "\n".join(lines) + "\n"
 
 
@@ -149,11 +150,10 @@ def verdict(proofs: Sequence[ProveResult]) -> str:
         if proof.broken
     }
     changed = sum(len(proof.changed) for proof in proofs)
-    tail = (
-        f" {changed} {'answer differs' if changed == 1 else 'answers differ'} from what is known."
-        if changed
-        else ""
-    )
+    if changed:
+        tail = f" {changed} {'answer differs' if changed == 1 else 'answers differ'} from what is known."
+    else:
+        tail = ""
     if broken:
         return (
             "perdure cannot rely on "
@@ -162,7 +162,7 @@ def verdict(proofs: Sequence[ProveResult]) -> str:
             + tail
         )
     names = ", ".join(f"{proof.agent} {proof.version}" for proof in proofs)
-    asked = sum(check.relied for proof in proofs for check in proof.checks)
+    asked = sum(check.relied for check in chain.from_iterable(proof.checks for proof in proofs))
     return f"All {asked} checks that perdure relies on hold for {names}.{tail}"
 
 

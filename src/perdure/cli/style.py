@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from itertools import chain
 
 TYPE_CHECKING = False  # typing is too dear for `perdure ls`
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def wrapped(text: str, width: int, hang: int = 2) -> str:
     word that is too long, such as a path, stays whole. `width` 0 is any."""
     if width < LEAST:
         return text
-    return "\n".join(piece for line in text.split("\n") for piece in _pieces(line, width, hang))
+    return "\n".join(chain.from_iterable(_pieces(line, width, hang) for line in text.split("\n")))
 
 
 def _pieces(line: str, width: int, hang: int) -> list[str]:

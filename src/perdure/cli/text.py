@@ -64,7 +64,12 @@ def cut(line: str, width: int) -> str:
 
     used = kept = 0
     for at, character in enumerate(line, 1):
-        used += 0 if combining(character) else 2 if east_asian_width(character) in "WF" else 1
+        if combining(character):
+            used += 0
+        elif east_asian_width(character) in "WF":
+            used += 2
+        else:
+            used += 1
         if used > width:
             return line[:kept] + "…"
         if used < width:

@@ -91,13 +91,12 @@ def _count(value: Any) -> int:
 
 def _by_agent(value: Any) -> dict[str, int]:
     """`2` for every agent, `claude=2,codex=1`, or a table of the same."""
-    pairs = (
-        value
-        if isinstance(value, dict)
-        else dict(each.partition("=")[::2] for each in str(value).split(","))
-        if "=" in str(value)
-        else {"*": value}
-    )
+    if isinstance(value, dict):
+        pairs = value
+    elif "=" in str(value):
+        pairs = dict(each.partition("=")[::2] for each in str(value).split(","))
+    else:
+        pairs = {"*": value}
     found = {
         str(name).strip(): _count(str(jobs).strip()) if not isinstance(jobs, bool) else 0
         for name, jobs in pairs.items()

@@ -206,13 +206,12 @@ def _misfits(raw: Any, line_of: LineOf) -> Iterator[tuple[int, str]]:
 
 
 def _sentence(error: Any, path: tuple[str | int, ...]) -> str:
-    what = (
-        str(path[-1])
-        if path and isinstance(path[-1], str)
-        else f"{path[-2]}, entry {int(path[-1]) + 1}"
-        if len(path) > 1
-        else "a plan"
-    )
+    if path and isinstance(path[-1], str):
+        what = str(path[-1])
+    elif len(path) > 1:
+        what = f"{path[-2]}, entry {int(path[-1]) + 1}"
+    else:
+        what = "a plan"
     if error.validator == "required":
         missing = next(
             name for name in error.validator_value if error.message.startswith(repr(name))

@@ -7,6 +7,7 @@ raises it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, Protocol
 
 from perdure.model import Attempt, Checkpoint, Context, TaskRun, Usage
@@ -204,12 +205,13 @@ def _attempt(
         "prices": dict(asked.prices) if asked else {},
         "lost_session_id": asked.lost_session_id if asked else "",
         "expired": asked.expired if asked else 0,
-        "rebuilt_sessions": [
-            each
-            for r in records
-            if r.attempt == attempt.number and isinstance(r.event, SessionsRebuilt)
-            for each in r.event.sessions
-        ],
+        "rebuilt_sessions": list(
+            chain.from_iterable(
+                r.event.sessions
+                for r in records
+                if r.attempt == attempt.number and isinstance(r.event, SessionsRebuilt)
+            )
+        ),
         "session_id": attempt.session_id,
         "agent_version": attempt.agent_version,
         "flags": attempt.flags,

@@ -565,7 +565,9 @@ def code_of(state: RunState, last: OutcomeKind | None, asks: bool) -> int:
         case RunState.CANCELLED:
             return 130
         case RunState.FAILED:
-            return _BY_OUTCOME.get(last, 3 if asks else 1) if last else 1
+            if last:
+                return _BY_OUTCOME.get(last, 3 if asks else 1)
+            return 1
         case _:
             return 75
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from itertools import chain
 from pathlib import Path
 
 TYPE_CHECKING = False
@@ -78,6 +79,6 @@ def _of_receipt(place: Path) -> list[str]:
         receipt = tomllib.loads((place / "uv-receipt.toml").read_text(encoding="utf-8"))
         requirements = receipt["tool"]["requirements"]
         own = [each for each in requirements if each.get("name") == "perdure"]
-        return [str(extra) for each in own for extra in each.get("extras", [])]
+        return [str(extra) for extra in chain.from_iterable(each.get("extras", []) for each in own)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []

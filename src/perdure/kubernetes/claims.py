@@ -39,7 +39,12 @@ async def claimed(api: Api, memory: ClusterMemory, run: WantedRun) -> str | Held
         return await _marked(api, run, run.claim)
     found = memory.of((run.namespace, source))
     body = None if found is not None else await api.get(kinds.RUN, run.namespace, source)
-    other = found[0] if found is not None else wanted(body) if body is not None else None
+    if found is not None:
+        other = found[0]
+    elif body is not None:
+        other = wanted(body)
+    else:
+        other = None
     if other is None:
         return Held("ClaimPending", f"spec.resume.from names TaskRun {source}, and there is none")
     if other.spec.workspace.mode != "Claim":

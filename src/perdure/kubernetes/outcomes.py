@@ -335,6 +335,8 @@ def of_words(text: str) -> Held | None:
 
 
 def _of_notes(notes: str, reason: str, otherwise: str) -> Held | None:
-    return of_words(notes) or (
-        Held(reason, f"{otherwise}{f' ({said(notes, 600)})' if notes else ''}") if reason else None
-    )
+    found = of_words(notes)
+    if found or not reason:
+        return found
+    more = f" ({said(notes, 600)})" if notes else ""
+    return Held(reason, otherwise + more)

@@ -159,13 +159,12 @@ def _unseen(was: Earlier | None) -> Outcome:
     whatever became of it."""
     lost = was is None or was.outcome in (OutcomeKind.SUCCEEDED, OutcomeKind.CANCELLED)
     kind = OutcomeKind.LOST if was is None or lost else was.outcome
-    words = (
-        f"{was.outcome}: {was.detail}"
-        if was is not None and lost
-        else was.detail
-        if was is not None
-        else ""
-    )
+    if was is not None and lost:
+        words = f"{was.outcome}: {was.detail}"
+    elif was is not None:
+        words = was.detail
+    else:
+        words = ""
     return Outcome(
         kind=kind,
         detail=(

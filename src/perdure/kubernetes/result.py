@@ -275,7 +275,11 @@ def _detail(result: AttemptResult, longest: int) -> AttemptResult:
 
 
 def _cut(text: str, longest: int) -> str:
-    return text if len(text) <= longest else f"{text[: longest - 3]}..." if longest > 3 else ""
+    if len(text) <= longest:
+        return text
+    if longest > 3:
+        return f"{text[: longest - 3]}..."
+    return ""
 
 
 def _with(struct: Struct, **changes: Any) -> Struct:

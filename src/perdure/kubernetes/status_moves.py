@@ -141,13 +141,12 @@ def closed(
 def settled(status: TaskRunStatus, now: int) -> TaskRunStatus:
     """With the condition Complete as the phase has it, for `kubectl wait`."""
     last = status.attempts[-1].outcome if status.attempts else ""
-    reason = (
-        "Succeeded"
-        if status.phase == "Succeeded"
-        else camel(last)
-        if status.phase in ("Failed", "Cancelled") and last
-        else status.phase
-    )
+    if status.phase == "Succeeded":
+        reason = "Succeeded"
+    elif status.phase in ("Failed", "Cancelled") and last:
+        reason = camel(last)
+    else:
+        reason = status.phase
     done = status.phase == "Succeeded"
     return told(status, "Complete", reason or "Pending", status.reason, now, holds=done)
 

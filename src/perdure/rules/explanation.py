@@ -98,7 +98,10 @@ def explained(
         lost = (
             attempt["outcome"] and attempt["outcome"]["kind"] == "lost" and attempt["continuation"]
         )
-        yield "receipt", "not yet" if not attempt["outcome"] else unseen if lost else untouched
+        if not attempt["outcome"]:
+            yield "receipt", "not yet"
+        else:
+            yield "receipt", unseen if lost else untouched
         return
     yield "receipt", receipt_words(receipt["verdict"]).removeprefix("receipt ")
     for reason in receipt["reasons"]:

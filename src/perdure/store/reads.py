@@ -4,6 +4,7 @@ stays cheap."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from perdure.errors import NotFound
@@ -82,25 +83,27 @@ class StoreReads:
             else:
                 # One state at a time is one walk of an index each; all at once would be a sort of
                 # everything.
-                rows = [
-                    row
-                    for state in dict.fromkeys(states)
-                    for row in cursor.execute(
-                        SQL["newest_in_state"], values | {"state": str(state)}
-                    ).fetchall()
-                ]
+                rows = list(
+                    chain.from_iterable(
+                        cursor.execute(
+                            SQL["newest_in_state"], values | {"state": str(state)}
+                        ).fetchall()
+                        for state in dict.fromkeys(states)
+                    )
+                )
                 rows = sorted(rows, key=lambda row: -row["ordinal"])[: max(limit, 0)]
         return [run_row_of(row) for row in rows]
 
     def last_changed(self, states: Sequence[RunState] = (), limit: int = 50) -> Sequence[RunRow]:
         with self._database.reading() as cursor:
-            rows = [
-                row
-                for state in dict.fromkeys(states or RunState)
-                for row in cursor.execute(
-                    SQL["last_changed_in_state"], {"limit": limit, "state": str(state)}
-                ).fetchall()
-            ]
+            rows = list(
+                chain.from_iterable(
+                    cursor.execute(
+                        SQL["last_changed_in_state"], {"limit": limit, "state": str(state)}
+                    ).fetchall()
+                    for state in dict.fromkeys(states or RunState)
+                )
+            )
         rows.sort(key=lambda row: (row["updated"], row["ordinal"]), reverse=True)
         return [run_row_of(row) for row in rows[: max(limit, 0)]]
 

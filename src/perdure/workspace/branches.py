@@ -74,8 +74,10 @@ def _commits(said: str) -> Iterable[tuple[str, str, str]]:
         parts = line.split(" ", 4)
         if len(parts) == 5:
             oid, kind, inner, inner_kind, name = parts
-            if commit := oid if kind == "commit" else inner if inner_kind == "commit" else "":
-                yield oid, commit, name
+            if kind == "commit":
+                yield oid, oid, name
+            elif inner_kind == "commit":
+                yield oid, inner, name
 
 
 def _stashes(repository: Git) -> list[list[str]]:

@@ -181,7 +181,13 @@ def diff(
 
     def look() -> bytes:
         with shot(places, workspace, git, pinned) as seen:
-            form = (f"--stat={stat}",) if stat else ("--binary", "--full-index") if binary else ()
+            form: tuple[str, ...]
+            if stat:
+                form = (f"--stat={stat}",)
+            elif binary:
+                form = ("--binary", "--full-index")
+            else:
+                form = ()
             try:
                 return seen.desk.run(
                     "diff", *PLAIN, *form, seen.base, seen.tree, "--", cap=most

@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -194,8 +195,7 @@ def find(directories: Sequence[Path], name: str) -> Entry:
     """The entry with this id, or with a unique beginning of it. Raises NotFound."""
     found = [
         entry
-        for directory in directories
-        for entry in entries(directory)
+        for entry in chain.from_iterable(entries(directory) for directory in directories)
         if entry.id.startswith(name)
     ]
     exact = [entry for entry in found if entry.id == name]

@@ -21,6 +21,7 @@ root or to a compact boundary:
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_right, insort
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -82,9 +83,11 @@ def loads(content: bytes) -> Loaded:
     there = {record.key for record in shown}
     condensed = [record for record in _with_siblings(file, condensed) if record.key not in there]
     used = there | {record.key for record in condensed}
-    aside = [
-        each for record in file.records.values() if record.key not in used for each in record.items
-    ]
+    aside = list(
+        itertools.chain.from_iterable(
+            record.items for record in file.records.values() if record.key not in used
+        )
+    )
     return Loaded(
         items=tuple(sent),
         compactions=compactions,
@@ -327,10 +330,17 @@ def _with_siblings(file: _File, chain: list[_Record]) -> list[_Record]:
         found.append(record)
         if record.message and ends[record.message] == record.key:
             reply = replies[record.message]
-            keys = [each.key for part in reply for each in part.items if each.kind is ItemKind.CALL]
+            keys = [
+                each.key
+                for each in itertools.chain.from_iterable(part.items for part in reply)
+                if each.kind is ItemKind.CALL
+            ]
             more = [
                 part
-                for part in (*reply, *(one for key in keys for one in results.get(key, ())))
+                for part in (
+                    *reply,
+                    *itertools.chain.from_iterable(results.get(key, ()) for key in keys),
+                )
                 if part.key not in there
             ]
             more.sort(key=lambda part: (part.kind != "assistant", order[part.key]))

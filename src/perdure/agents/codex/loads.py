@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from perdure.agents.codex import transcript
@@ -46,7 +47,7 @@ class _History:
             kept = [each for each in self.items if each.kind is ItemKind.PROMPT]
             now = [*kept, item(ItemKind.SUMMARY, summary)]
         else:
-            now = [each for entry in entries for each in _replacing(entry, summary)]
+            now = list(chain.from_iterable(_replacing(entry, summary) for entry in entries))
         left = list(now)
         for each in self.items:
             if each in left:

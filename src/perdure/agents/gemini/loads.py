@@ -15,6 +15,7 @@ driver. Written against 0.61.0.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from perdure.agents.gemini import transcript
@@ -54,7 +55,7 @@ def loads(content: bytes) -> Loaded:
             now[key] = record
         known |= now
     sent = {key: list(_items(message, key in summaries)) for key, message in now.items()}
-    items = _once(each for found in _acknowledged(now, sent, summaries) for each in found)
+    items = _once(chain.from_iterable(_acknowledged(now, sent, summaries)))
     shown = {each.key for each in items if each.key}
     hidden = [
         (key in condensed, each)

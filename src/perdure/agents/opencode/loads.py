@@ -13,6 +13,7 @@ the driver. Written against 1.18.33.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from perdure.agents.shared import json_lines
@@ -45,12 +46,18 @@ def loads(content: bytes) -> Loaded:
     shown, dropped = _reverted(messages, revert)
     at, compactions = _behind_summary(shown)
     return Loaded(
-        items=tuple(each for message in shown[at:] for each in _items(message)),
+        items=tuple(chain.from_iterable(_items(message) for message in shown[at:])),
         compactions=compactions,
         condensed=tuple(
-            each for message in shown[:at] for each in _items(message) if not each.made_up
+            each
+            for each in chain.from_iterable(_items(message) for message in shown[:at])
+            if not each.made_up
         ),
-        dropped=tuple(each for message in dropped for each in _items(message) if not each.made_up),
+        dropped=tuple(
+            each
+            for each in chain.from_iterable(_items(message) for message in dropped)
+            if not each.made_up
+        ),
     )
 
 

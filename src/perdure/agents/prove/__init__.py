@@ -254,7 +254,12 @@ def _proof(
             continue
         finding, seconds = answers[row.id]
         relied = row.relied(candidate.driver.abilities)
-        result = HOLDS if finding.holds else BROKEN if relied else DIFFERS
+        if finding.holds:
+            result = HOLDS
+        elif relied:
+            result = BROKEN
+        else:
+            result = DIFFERS
         change = before.change(row.id, result, finding.seen) if before else None
         checks.append(
             RowCheck(

@@ -202,12 +202,13 @@ def model(stage: Stage) -> Iterator[RowFinding]:
     second = stage.run(AGAIN, resume(first.session_id), model=named)
     asked = _asked(second)
     followed = second.ok and named.endswith(asked) and bool(asked)
-    yield RowFinding(
-        "model-on-resume",
-        followed,
-        "followed" if followed else "not followed" if second.ok else ended(second),
-        asked,
-    )
+    if followed:
+        words = "followed"
+    elif second.ok:
+        words = "not followed"
+    else:
+        words = ended(second)
+    yield RowFinding("model-on-resume", followed, words, asked)
     third = stage.run("and now?", resume(first.session_id))
     kept = third.ok and named.endswith(_asked(third)) and bool(_asked(third))
     yield RowFinding("model-kept", kept, "kept" if kept else "forgotten", _asked(third))

@@ -12,6 +12,7 @@ import string
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -97,8 +98,7 @@ def beginning(stage: Stage) -> Iterator[RowFinding]:
     )
     unknown = [
         event.text
-        for ran in (first, second)
-        for event in ran.events
+        for event in chain.from_iterable(ran.events for ran in (first, second))
         if isinstance(event, Unrecognised)
     ]
     yield RowFinding(
@@ -275,7 +275,12 @@ def usage_limit(stage: Stage) -> Iterator[RowFinding]:
     until = ran.outcome.until
     exact = until is not None and 7_100_000 < until - before < 7_400_000
     limited = ran.outcome.kind is OutcomeKind.RATE_LIMITED
-    when = ", with its time" if exact else ", with a wrong time" if until else ", without its time"
+    if exact:
+        when = ", with its time"
+    elif until:
+        when = ", with a wrong time"
+    else:
+        when = ", without its time"
     yield RowFinding(
         "usage-limit", limited and exact, ended(ran) + (when if limited else ""), ran.outcome.detail
     )
@@ -298,8 +303,7 @@ def prompts(stage: Stage) -> Iterator[RowFinding]:
         ran = stage.run(prompt, resume(session) if session else None)
         said = [
             message.text.strip()
-            for request in ran.requests
-            for message in request.messages
+            for message in chain.from_iterable(request.messages for request in ran.requests)
             if message.role == "user"
         ]
         if not ran.ok or not any(text.endswith(prompt) for text in said):

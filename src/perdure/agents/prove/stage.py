@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import field, replace
+from itertools import chain
 from pathlib import Path
 from uuid import uuid4
 
@@ -307,9 +308,11 @@ class StageRun:
             return []
         over = (self.process.directory / "exit.json").exists()
         whole = said if over else said[: said.rfind(b"\n") + 1]
-        return [
-            event for line in whole.split(b"\n") if line for event in self.stage.driver.parse(line)
-        ]
+        return list(
+            chain.from_iterable(
+                self.stage.driver.parse(line) for line in whole.split(b"\n") if line
+            )
+        )
 
     def session_id(self, told_only: bool = False) -> str:
         """The conversation's id: as told, else as the archive has it."""
@@ -364,13 +367,12 @@ class StageRun:
             found = self.process.wait(0.1)
             if found is None and not stopped:
                 self.stage.look_up()
-                stopped = (
-                    "deadline"
-                    if time.monotonic() > until
-                    else "retrying"
-                    if self._asks_for_ever()
-                    else ""
-                )
+                if time.monotonic() > until:
+                    stopped = "deadline"
+                elif self._asks_for_ever():
+                    stopped = "retrying"
+                else:
+                    stopped = ""
                 if stopped:
                     self.process.stop(stopped)
         events = self.events()

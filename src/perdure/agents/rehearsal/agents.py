@@ -8,6 +8,7 @@ here starts anything.
 from __future__ import annotations
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -154,11 +155,11 @@ def _xdg(home: Path | None) -> dict[str, str]:
 def codex_args(url: str, retries: int = 1) -> list[str]:
     """The same configuration as `write_codex_home`, as arguments to stand behind `codex` or `codex
     exec`."""
-    return [
-        part
-        for name, value in _settings(url, retries).items()
-        for part in ("-c", f"{name}={value}")
-    ]
+    return list(
+        chain.from_iterable(
+            ("-c", f"{name}={value}") for name, value in _settings(url, retries).items()
+        )
+    )
 
 
 def write_codex_home(url: str, home: Path, retries: int = 1) -> None:

@@ -7,6 +7,7 @@ import re
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from perdure.agents.rehearsal.conversation import ChatMessage, ScriptedConversation
@@ -58,7 +59,7 @@ class Anthropic:
     def conversation(
         self, headers: Mapping[str, str], body: dict[str, Any]
     ) -> ScriptedConversation:
-        messages = [message for raw in items(body, "messages") for message in _messages(raw)]
+        messages = list(chain.from_iterable(_messages(raw) for raw in items(body, "messages")))
         tools = [str(tool.get("name", "")) for tool in items(body, "tools")]
         prompts = [message.text for message in messages if message.role == "user"]
         summary = bool(prompts) and _SUMMARY in prompts[-1]

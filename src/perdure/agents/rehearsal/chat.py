@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from perdure.agents.rehearsal.conversation import ChatMessage, ScriptedConversation
@@ -73,7 +74,7 @@ class Chat:
             if isinstance(tool.get("function"), dict)
         ]
         return ScriptedConversation(
-            tuple(message for entry in items(body, "messages") for message in _messages(entry)),
+            tuple(chain.from_iterable(_messages(entry) for entry in items(body, "messages"))),
             session=headers.get("x-session-affinity") or headers.get("x-opencode-session") or "",
             side="opencode/" in headers.get("user-agent", "") and not tools,
             streamed=bool(body.get("stream")),

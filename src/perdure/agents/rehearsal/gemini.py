@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from perdure.agents.rehearsal.conversation import ChatMessage, ScriptedConversation
@@ -56,12 +57,14 @@ class Gemini:
     def conversation(
         self, headers: Mapping[str, str], body: dict[str, Any]
     ) -> ScriptedConversation:
-        messages = [
-            message for content in items(body, "contents") for message in _messages(content)
-        ]
-        tools = [
-            tool for entry in items(body, "tools") for tool in items(entry, "functionDeclarations")
-        ]
+        messages = list(
+            chain.from_iterable(_messages(content) for content in items(body, "contents"))
+        )
+        tools = list(
+            chain.from_iterable(
+                items(entry, "functionDeclarations") for entry in items(body, "tools")
+            )
+        )
         # The service's requests carry no id of the conversation. Routing, summaries and
         # compressions offer no tools.
         beside = "GeminiCLI" in headers.get("user-agent", "") and not tools

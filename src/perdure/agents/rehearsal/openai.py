@@ -6,6 +6,7 @@ import json
 import re
 import uuid
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from perdure.agents.rehearsal.conversation import ChatMessage, ScriptedConversation
@@ -76,7 +77,7 @@ class OpenAI:
         entries = (
             [{"role": "user", "content": given}] if isinstance(given, str) else items(body, "input")
         )
-        messages = [message for entry in entries for message in _messages(entry)]
+        messages = list(chain.from_iterable(_messages(entry) for entry in entries))
         running = _running(entries)
         prompts = [message.text for message in messages if message.role == "user"]
         summary = bool(prompts) and prompts[-1].lstrip().startswith(_SUMMARY)
@@ -92,7 +93,7 @@ class OpenAI:
             model=str(body.get("model", "")),
             shell=_shell(items(body, "tools")),
             waiting=next((number for number, calls in running.items() if last in calls), ""),
-            unfinished=frozenset(call for calls in running.values() for call in calls),
+            unfinished=frozenset(chain.from_iterable(running.values())),
         )
 
     def stream(self, cue: Cue, conversation: ScriptedConversation) -> Iterator[Step]:

@@ -116,13 +116,13 @@ class Rehearsal:
         record: Path | None = None,
         strict: bool = False,
     ) -> None:
-        scripts = (
-            parse(script)
-            if isinstance(script, str)
-            else (script,)
-            if isinstance(script, Script)
-            else script
-        )
+        scripts: Sequence[Script] | Player
+        if isinstance(script, str):
+            scripts = parse(script)
+        elif isinstance(script, Script):
+            scripts = (script,)
+        else:
+            scripts = script
         self._cues: Player = Cues(scripts) if isinstance(scripts, Sequence) else scripts
         self._wanted_port = port
         self._record = record

@@ -8,6 +8,7 @@ OpenCode's `question` all take a list `questions` with `question` and `options` 
 from __future__ import annotations
 
 import re
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def last_word(given: Any) -> LastWordGiven | None:
     if not isinstance(given, dict) or set(given) != _FIELDS or given["status"] not in _STATUS:
         return None
     lists = [given["questions"], given["follow_ups"]]
-    texts = [each for found in lists if isinstance(found, list) for each in found]
+    texts = list(chain.from_iterable(found for found in lists if isinstance(found, list)))
     if not all(isinstance(each, list) for each in lists):
         return None
     if not all(isinstance(each, str) for each in (given["summary"], *texts)):
@@ -53,7 +54,7 @@ def last_word(given: Any) -> LastWordGiven | None:
 def question(tool_id: str, given: Any) -> QuestionAsked:
     """All questions of one call as one, with the answers that it offers."""
     asked = json_lines.items(json_lines.part(given, "questions"))
-    options = [option for each in asked for option in json_lines.items(each.get("options"))]
+    options = list(chain.from_iterable(json_lines.items(each.get("options")) for each in asked))
     return QuestionAsked(
         tool_id,
         json_lines.text(" ".join(json_lines.text(each.get("question")) for each in asked), SUMMARY),

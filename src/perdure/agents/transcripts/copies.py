@@ -16,6 +16,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from threading import get_ident
 
@@ -450,7 +451,9 @@ def _beside(sources: Sequence[Path], top: Path) -> dict[str, Path]:
     """The files that belong to a conversation, by the names of their copies; those that perdure
     moved aside are none of them."""
     found = [
-        file for source in sources for file in _regular_files(source) if UNUSABLE not in file.name
+        file
+        for file in chain.from_iterable(_regular_files(source) for source in sources)
+        if UNUSABLE not in file.name
     ]
     return {f"{BESIDE}/{file.relative_to(top)}": file for file in found}
 

@@ -139,11 +139,12 @@ def _list_trash(entries: Any, *, as_json: bool) -> None:
     lines = []
     for row in rows:
         unknown, unsaved = row["unsaved"] is None, row["unsaved"]
-        stays = (
-            "until you purge it: " + ("nothing proves it is saved" if unknown else unsaved[0])
-            if unknown or unsaved
-            else "the grace"
-        )
+        if unknown or unsaved:
+            stays = "until you purge it: " + (
+                "nothing proves it is saved" if unknown else unsaved[0]
+            )
+        else:
+            stays = "the grace"
         lines.append(
             (
                 row["id"],

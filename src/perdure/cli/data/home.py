@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +87,7 @@ def _link(arguments: argparse.Namespace) -> int:
         dry_run=arguments.dry_run,
         tell=_progress(),
     )
-    moved = [each for agent in agents for each in call.link(agent, home_of(agent))]
+    moved = list(chain.from_iterable(call.link(agent, home_of(agent)) for agent in agents))
     _print(moved, arguments, "link")
     return 0
 
@@ -103,13 +104,19 @@ def _unlink(arguments: argparse.Namespace) -> int:
         for agent in agents_of(arguments.agents)
         if agent in linked or agent in arguments.agents
     ]
-    moved = [
-        each
-        for agent in agents
-        for each in unlink(
-            agent, home_of(agent), state, os.environ, tell=_progress(), dry_run=arguments.dry_run
+    moved = list(
+        chain.from_iterable(
+            unlink(
+                agent,
+                home_of(agent),
+                state,
+                os.environ,
+                tell=_progress(),
+                dry_run=arguments.dry_run,
+            )
+            for agent in agents
         )
-    ]
+    )
     _print(moved, arguments, "unlink")
     return 0
 

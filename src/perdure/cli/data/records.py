@@ -4,6 +4,7 @@ conversations add up to, and changes of them."""
 from __future__ import annotations
 
 import json
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from perdure.cli.compose import environment, open_engine, open_to_read, settings
@@ -28,11 +29,11 @@ def stats(agents: list[str], scope: str, since: str, *, as_json: bool) -> int:
         begin = store.now() - int(duration(since) * 1000) if since else 0
     except ValueError as error:
         raise UsageError(f"--since {since}: {error}") from error
-    ended = [
-        each
-        for agent in agents or [""]
-        for each in store.ended(begin, store.now() + 1, agent, scope)
-    ]
+    ended = list(
+        chain.from_iterable(
+            store.ended(begin, store.now() + 1, agent, scope) for agent in agents or [""]
+        )
+    )
     found = statistics(ended)
     if as_json:
         print(json.dumps(found.report(), indent=2, ensure_ascii=False))

@@ -277,11 +277,10 @@ def why_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
 
 def _explained(attempt: dict[str, Any]) -> list[tuple[str, str]]:
     where = " on ".join(filter(None, (attempt["pod"], attempt["node"])))
-    outcome = (
-        f"{attempt['outcome']}{': ' if attempt['detail'] else ''}{attempt['detail']}"
-        if attempt["outcome"]
-        else "running"
-    )
+    if attempt["outcome"]:
+        outcome = f"{attempt['outcome']}{': ' if attempt['detail'] else ''}{attempt['detail']}"
+    else:
+        outcome = "running"
     lines = [
         ("version", str(attempt["context_version"])),
         ("pod", where or "none yet"),

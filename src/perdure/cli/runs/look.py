@@ -137,12 +137,12 @@ def _agent_pid(report: Mapping[str, Any]) -> int:
 
 def _attempt_line(attempt: dict[str, Any], state: str) -> str:
     outcome, receipt = attempt["outcome"], attempt["receipt"]
-    ended = (
-        state
-        if outcome is None
-        else f"{outcome['kind']}"
-        + (f" ({one_line(outcome['detail'], 70)})" if outcome["detail"] else "")
-    )
+    if outcome is None:
+        ended = state
+    else:
+        ended = f"{outcome['kind']}" + (
+            f" ({one_line(outcome['detail'], 70)})" if outcome["detail"] else ""
+        )
     proof = f"  {receipt_words(receipt['verdict'])}" if receipt else ""
     verdict = attempt["work"]["verdict"]
     work = f"  work {verdict}" if verdict else ""

@@ -60,13 +60,12 @@ def plan_verb(arguments: argparse.Namespace) -> int:
             f"plan {arguments.what} takes one name, and {arguments.task!r} is a second one"
         )
     if (arguments.file is None) != (arguments.what == "ls"):
-        wanted = (
-            "takes no name"
-            if arguments.what == "ls"
-            else "needs a plan file"
-            if arguments.what != "retry"
-            else "needs a plan's name"
-        )
+        if arguments.what == "ls":
+            wanted = "takes no name"
+        elif arguments.what != "retry":
+            wanted = "needs a plan file"
+        else:
+            wanted = "needs a plan's name"
         raise UsageError(f"plan {arguments.what} {wanted}", "perdure plan --help")
     if arguments.what in ("check", "graph"):
         return _look(arguments)
@@ -139,13 +138,12 @@ def _mermaid(plan: Plan, strands: dict[str, Strand]) -> str:
     for task in plan.tasks:
         strand = strands[task.name]
         for need in task.needs:
-            arrow = (
-                "==>"
-                if need == strand.goes_on
-                else "-. fork .->"
-                if need == strand.forks
-                else "-->"
-            )
+            if need == strand.goes_on:
+                arrow = "==>"
+            elif need == strand.forks:
+                arrow = "-. fork .->"
+            else:
+                arrow = "-->"
             lines.append(f"  {places[need]} {arrow} {places[task.name]}")
     return "\n".join(lines)
 

@@ -7,6 +7,7 @@ import os
 import pwd
 import re
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from perdure.config import Settings
@@ -54,7 +55,7 @@ def reach(chosen: Settings) -> str:
 
 def secret_files(chosen: Settings) -> set[Path]:
     """Return the files that hold secrets of the service."""
-    named = {path for source in chosen.webhooks for path in source.files}
+    named = set(chain.from_iterable(source.files for source in chosen.webhooks))
     tokens = {
         *(source.token_file for source in chosen.webhooks),
         *(rule.token_file for rule in chosen.agents),

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from perdure.cli.compose import open_to_read, settings
@@ -124,7 +125,7 @@ def _serve(
             forges(chosen.webhooks, chosen.agents, os.environ, chosen.ca_file)
         )
         wipe_variables(secret_variables(chosen))
-        held = [*clients.held(), *(each for several in secrets.values() for each in several)]
+        held = [*clients.held(), *chain.from_iterable(secrets.values())]
         engine = open_pool(chosen, wishes, guarded=True, secrets=held)
         stack.callback(engine.store.close)
         engine.workspaces.ask_also(clients.login_at)
@@ -198,9 +199,9 @@ def secret_variables(chosen: Settings) -> frozenset[str]:
         *(source.token_env for source in chosen.webhooks),
         *(rule.token_env for rule in chosen.agents),
     }
-    return frozenset(tokens | {name for source in chosen.webhooks for name in source.variables}) - {
-        ""
-    }
+    return frozenset(
+        tokens | set(chain.from_iterable(source.variables for source in chosen.webhooks))
+    ) - {""}
 
 
 def _dispatching(

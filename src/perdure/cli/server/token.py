@@ -103,11 +103,10 @@ def _new(arguments: argparse.Namespace) -> int:
 
 
 def _line(token: Token, now: int) -> tuple[str, ...]:
-    expires = (
-        "never"
-        if not token.expires
-        else f"{'expired ' if token.expires <= now else ''}{clock(token.expires)}"
-    )
+    if not token.expires:
+        expires = "never"
+    else:
+        expires = f"{'expired ' if token.expires <= now else ''}{clock(token.expires)}"
     return (
         clean(token.name),
         token.scope.value,

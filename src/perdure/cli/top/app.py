@@ -287,4 +287,8 @@ def _place(ids: list[str | None], chosen: str, at: int) -> int | None:
         return ids.index(chosen)
     runs = [index for index, id_ in enumerate(ids) if id_]
     above = [index for index in runs if index <= at]
-    return above[-1] if above else runs[0] if runs else None
+    if above:
+        return above[-1]
+    if runs:
+        return runs[0]
+    return None

@@ -125,11 +125,12 @@ def peek(row: BoardRow, records: Sequence[Record], now: int) -> Text:
 def _attempt(attempt: Attempt, now: int) -> str:
     outcome, receipt = attempt.outcome, attempt.receipt
     how = str(attempt.continuation.kind) if attempt.continuation else "not begun"
-    ended = (
-        "at work"
-        if outcome is None
-        else f"{outcome.kind}" + (f" ({one_line(outcome.detail, 100)})" if outcome.detail else "")
-    )
+    if outcome is None:
+        ended = "at work"
+    else:
+        ended = f"{outcome.kind}" + (
+            f" ({one_line(outcome.detail, 100)})" if outcome.detail else ""
+        )
     took = age(attempt.started, attempt.ended or now)
     proof = f", receipt {receipt.verdict}" if receipt else ""
     spent = dollars(attempt.usage.cost_usd, estimated=attempt.usage.estimated)

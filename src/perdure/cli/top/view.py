@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from functools import partial
+from itertools import chain
 from typing import Protocol
 
 from perdure.host.process import Probe
@@ -52,7 +53,14 @@ class View:
 
     def row(self, run_id: str) -> BoardRow | None:
         """The row of a run, if it is on the board."""
-        return next((row for group in self.groups for row in group.rows if row.id == run_id), None)
+        return next(
+            (
+                row
+                for row in chain.from_iterable(group.rows for group in self.groups)
+                if row.id == run_id
+            ),
+            None,
+        )
 
 
 def look(store: Looked, probe: Probe, words: str = "") -> View:
@@ -61,12 +69,18 @@ def look(store: Looked, probe: Probe, words: str = "") -> View:
     counts = store.board_counts(words=words)
     groups = []
     for group in GROUPS:
-        rows = [row for name in group.lists for row in store.board(name, words=words, limit=SHOWN)]
+        rows = list(
+            chain.from_iterable(store.board(name, words=words, limit=SHOWN) for name in group.lists)
+        )
         newest = sorted(rows, key=lambda row: row.place, reverse=True)[:SHOWN]
         groups.append(
             Group(group.name, group.lists, newest, sum(counts[name] for name in group.lists))
         )
-    at_work = [row for group in groups for row in group.rows if row.state is RunState.RUNNING]
+    at_work = [
+        row
+        for row in chain.from_iterable(group.rows for group in groups)
+        if row.state is RunState.RUNNING
+    ]
     now = store.now()
     alive = {row.id: probe.liveness(row, now, partial(store.get, row.id)) for row in at_work}
     return View(now, groups, {row.id: store.latest_word(row.id) for row in at_work}, alive)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -179,13 +180,12 @@ def take(
     Raises PerdureError and OSError.
     """
     session, attempt = opened.session, opened.attempt
-    transcript = (
-        copy_conversation(engine, opened)
-        if not copied
-        else opened.transcript(session.id)
-        if session is not None
-        else None
-    )
+    if not copied:
+        transcript = copy_conversation(engine, opened)
+    elif session is not None:
+        transcript = opened.transcript(session.id)
+    else:
+        transcript = None
     parts = engine.copies.parts(opened.driver, session.id) if session is not None else ()
     at = engine.store.now()
     return Checkpoint(
@@ -245,9 +245,9 @@ def _of_others(engine: Engine, opened: Opened) -> Checkpoint | None:
     runs = [run.id for run in engine.store.placed() if run.workspace.id == opened.workspace.id]
     found = [
         each
-        for run_id in runs
-        if run_id not in own
-        for each in engine.store.checkpoints(run_id)
+        for each in chain.from_iterable(
+            engine.store.checkpoints(run_id) for run_id in runs if run_id not in own
+        )
         if each.at <= opened.attempt.started
     ]
     return max(found, key=lambda each: each.number, default=None)
@@ -297,7 +297,7 @@ def last_of(engine: Engine, workspace: Workspace) -> Checkpoint | None:
         for run in engine.store.placed()
         if run.removed is None and run.workspace.id == workspace.id
     ]
-    found = [each for run_id in runs for each in engine.store.checkpoints(run_id)]
+    found = list(chain.from_iterable(engine.store.checkpoints(run_id) for run_id in runs))
     return max(found, key=lambda each: each.number, default=None)
 
 

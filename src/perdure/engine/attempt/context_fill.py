@@ -155,11 +155,11 @@ class Sized:
     @property
     def compactions(self) -> int:
         """How often the attempt made it shorter."""
-        return (
-            max(0, self.now.compactions - (self.was.compactions if self.was is not None else 0))
-            if self.now is not None
-            else 0
-        )
+        if self.now is not None:
+            return max(
+                0, self.now.compactions - (self.was.compactions if self.was is not None else 0)
+            )
+        return 0
 
     def cause(self, outcome: Outcome, continuity: ContinuityPolicy) -> str:
         """Why it is retired; empty where it is not. It stays where a person has to say what becomes

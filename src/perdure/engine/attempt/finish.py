@@ -206,13 +206,12 @@ def _sessions(
         and opened.asked.kind is Start.FORK
     ):
         cause = f"it is no fork of {opened.asked.session_id}: {receipt.reasons[0]}"
-    state = (
-        SessionState.RETIRED
-        if cause
-        else SessionState.CONFIRMED
-        if confirmed
-        else SessionState.PINNED
-    )
+    if cause:
+        state = SessionState.RETIRED
+    elif confirmed:
+        state = SessionState.CONFIRMED
+    else:
+        state = SessionState.PINNED
     return (
         replace(
             session,

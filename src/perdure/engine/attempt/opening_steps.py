@@ -89,11 +89,10 @@ def _open(engine: Engine, claim: Claim) -> Opened:
         live = next(
             (session for session in lineage if session.state is not SessionState.RETIRED), None
         )
-        idle = (
-            engine.warm.borrow(run.workspace, live.id if live is not None else "")
-            if engine.warm is not None
-            else None
-        )
+        if engine.warm is not None:
+            idle = engine.warm.borrow(run.workspace, live.id if live is not None else "")
+        else:
+            idle = None
         bring_back(engine, run)
         prepared = engine.workspaces.prepare(run.workspace, run.spec.agent)
         if prepared.notes:

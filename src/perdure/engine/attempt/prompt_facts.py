@@ -282,16 +282,14 @@ def _check(
 
 def _workdir(state: WorkdirState) -> str:
     """The state of the workdir in a sentence, with the first few names."""
-    where = (
-        f"{f'branch {named(state.branch)}' if state.branch else 'detached'} at {state.head[:12]}, "
-        if state.head
-        else ""
-    )
-    names = (
-        f" ({', '.join(map(named, state.paths[:NAMES]))}{', ...' if len(state.paths) > NAMES else ''})"
-        if state.paths
-        else ""
-    )
+    if state.head:
+        where = f"{f'branch {named(state.branch)}' if state.branch else 'detached'} at {state.head[:12]}, "
+    else:
+        where = ""
+    if state.paths:
+        names = f" ({', '.join(map(named, state.paths[:NAMES]))}{', ...' if len(state.paths) > NAMES else ''})"
+    else:
+        names = ""
     open_ended = f"; a {state.in_progress} is in progress" if state.in_progress else ""
     return (
         f"{where}{state.changed} changed and {state.untracked} untracked "

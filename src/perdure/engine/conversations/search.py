@@ -202,11 +202,9 @@ class ConversationShelf:
             for each in driver.conversations(self.home(name), 1, session_id)
         )
         there = next(found, None) if session_id else None
-        return (
-            self._entry(session_id, there, sessions[0] if sessions else None)
-            if sessions or there
-            else None
-        )
+        if sessions or there:
+            return self._entry(session_id, there, sessions[0] if sessions else None)
+        return None
 
     def _is_wanted(self, entry: ConversationEntry) -> bool:
         return not self.only or entry.agent in self.only

@@ -11,6 +11,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from perdure.engine import service
@@ -81,13 +82,12 @@ def _seed(plan: Plan, seed: TaskSpec, file: Path) -> TaskSpec:
     from perdure.workspace.identity import is_remote, local_path
 
     plan = replace(plan, repo=local_path(plan.repo))
-    repo = (
-        plan.repo
-        if is_remote(plan.repo)
-        else str((file.parent / plan.repo).resolve())
-        if plan.repo
-        else seed.repo
-    )
+    if is_remote(plan.repo):
+        repo = plan.repo
+    elif plan.repo:
+        repo = str((file.parent / plan.repo).resolve())
+    else:
+        repo = seed.repo
     return replace(seed, prompt="", repo=repo, base=plan.base or seed.base)
 
 
@@ -154,7 +154,7 @@ def take_changes(engine: Engine, plan: PlanRun, wanted: Plan) -> PlanRun:
     }
     problems = [
         *_moved(plan, wanted, begun),
-        *(text for stand in begun.values() for text in _changed(stand, wanted, strands)),
+        *chain.from_iterable(_changed(stand, wanted, strands) for stand in begun.values()),
     ]
     if problems:
         raise PlanError(

@@ -13,6 +13,7 @@ import posixpath
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 from perdure.engine.project_map.outline import OutlineFile, Project
 from perdure.engine.project_map.resolver import Resolver
@@ -59,7 +60,7 @@ def rank(project: Project, prompt: str = "", made: Mapping[str, str] | None = No
     edges = {name: inside for name, (inside, _) in links.items()}
     mentioned = _mentioned(project.files, prompt)
     near = _spread(edges, mentioned) if mentioned else {}
-    wanted = Counter(name for targets in edges.values() for name in targets)
+    wanted = Counter(chain.from_iterable(edges.values()))
     age = {name: number for number, name in enumerate(made)}
 
     def key(name: str) -> tuple[float, ...]:
@@ -96,7 +97,7 @@ def _mentioned(files: Mapping[str, OutlineFile], prompt: str) -> dict[str, int]:
     """How strongly the prompt means each file: 3 by its path or name, 2 by a name that can only be
     a program's, 1 by a plain word."""
     words = {word.strip("./-") for word in _WORD.findall(prompt)} - {""}
-    parts = {part for word in words for part in re.split(r"[./@-]", word)}
+    parts = set(chain.from_iterable(re.split(r"[./@-]", word) for word in words))
     plain = {part.lower() for part in parts if len(part) > 2}
     exporters: dict[str, list[str]] = defaultdict(list)
     for name, file in files.items():
@@ -113,7 +114,7 @@ def _mentioned(files: Mapping[str, OutlineFile], prompt: str) -> dict[str, int]:
             found[name] = 3
         elif base.partition(".")[0].lower() in plain:
             found[name] = 1
-    meant = {part for pair in _CAPITAL.findall(prompt) for part in pair}
+    meant = set(chain.from_iterable(_CAPITAL.findall(prompt)))
     for part in parts & exporters.keys():
         strength = 2 if part in meant or _SHAPED.fullmatch(part) else 1
         if len(part) > 2 and (strength == 2 or len(exporters[part]) <= COMMON):

@@ -130,9 +130,8 @@ def named(name: str) -> str:
 def said(text: str) -> str:
     """A declaration as it may stand on a line of the map: nothing in it ends the line, or the
     map."""
-    shown = (
-        text
-        if text.isprintable()
-        else "".join(each if each.isprintable() else "?" for each in text)
-    )
+    if text.isprintable():
+        shown = text
+    else:
+        shown = "".join(each if each.isprintable() else "?" for each in text)
     return shown.replace("</", "< /").replace("<project-map", "< project-map")

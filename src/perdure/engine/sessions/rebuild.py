@@ -162,16 +162,16 @@ class _Told:
         seen = attempt.receipt.evidence if attempt.receipt is not None else None
         heard = bool(seen and seen.prompt_found)
         broken = attempt.receipt is not None and attempt.receipt.verdict is Verdict.BROKEN
-        parent = (
-            (asked.session_id if asked.kind is Start.FORK else asked.lost_session_id)
-            if asked is not None
-            else ""
-        )
+        if asked is not None:
+            parent = asked.session_id if asked.kind is Start.FORK else asked.lost_session_id
+        else:
+            parent = ""
+        workdir = run.workspace.path if run.workspace else ""
         self.sessions[session.id] = replace(
             session,
             state=SessionState.CONFIRMED if heard else session.state,
             updated=attempt.ended or attempt.started,
-            cwd=(run.workspace.path if run.workspace else "") if heard else session.cwd,
+            cwd=workdir if heard else session.cwd,
             parent=session.parent or (parent if parent != session.id else ""),
             context_version=attempt.context_version if heard else session.context_version,
             attempts=session.attempts + bool(seen and seen.answered),

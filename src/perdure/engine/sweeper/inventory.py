@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 from perdure.engine.attempt import Engine
@@ -248,8 +249,7 @@ def _copies(
 ) -> Iterator[Row]:
     needed = {
         hashlib.sha256(part.session_id.encode()).hexdigest()[:32]
-        for each in checkpoints
-        for part in each.conversation
+        for part in chain.from_iterable(each.conversation for each in checkpoints)
     }
     owners: dict[tuple[str, str], list[Session]] = {}
     for session in sessions:
@@ -272,11 +272,11 @@ def _copies(
                     keep=why,
                 )
                 continue
-            users = [
-                run
-                for session in mine
-                for run in by_key.get((session.key.agent, session.key.scope), [])
-            ]
+            users = list(
+                chain.from_iterable(
+                    by_key.get((session.key.agent, session.key.scope), []) for session in mine
+                )
+            )
             used = max(
                 [session.updated for session in mine]
                 + [run.updated for run in users]

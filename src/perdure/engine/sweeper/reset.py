@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -171,7 +172,7 @@ def reset(engine: Engine, target: Target, cwd: Path, *, dry: bool = False) -> Re
         }
         for path in lost:
             _refuse_moving(path, lost[path])
-        unsaved = [sentence for sentences in lost.values() for sentence in sentences]
+        unsaved = list(chain.from_iterable(lost.values()))
         kept = [
             f"{path} is your own directory"
             for path, each in workspaces.items()
@@ -179,12 +180,11 @@ def reset(engine: Engine, target: Target, cwd: Path, *, dry: bool = False) -> Re
         ]
         if dry:
             return ResetOutcome(runs=tuple(runs), unsaved=tuple(unsaved), kept=tuple(kept))
-        saved = [
-            ref
-            for path, each in workspaces.items()
-            if lost.get(path)
-            for ref in _saved(engine, each)
-        ]
+        saved = list(
+            chain.from_iterable(
+                _saved(engine, each) for path, each in workspaces.items() if lost.get(path)
+            )
+        )
         sessions = engine.store.reset([run.id for run in runs], RESET)
         gone = []
         for path, workspace in workspaces.items():
@@ -279,7 +279,7 @@ def restore(engine: Engine, name: str) -> RestoredEntries:
 def listed(engine: Engine) -> list[trash.Entry]:
     """All that is in the trash, oldest first."""
     return sorted(
-        (entry for directory in trashes(engine) for entry in trash.entries(directory)),
+        chain.from_iterable(trash.entries(directory) for directory in trashes(engine)),
         key=lambda entry: entry.at,
     )
 

@@ -202,7 +202,9 @@ def _remember(engine: Engine, now: Moment, trouble: str) -> None:
         return
     first = unconfirmed and not (last is not None and last.boot_id == now.boot_id)
     mark = engine.workspaces.root_mark(uuid.uuid4().hex)
-    kept = {"unconfirmed": now.boot if first else record.get("unconfirmed")} if unconfirmed else {}
+    kept = {}
+    if unconfirmed:
+        kept["unconfirmed"] = now.boot if first else record.get("unconfirmed")
     write(
         engine.state / "sweep.json",
         json.dumps({"format": 1, **asdict(now), "root_mark": mark, **kept}),

@@ -97,13 +97,12 @@ def usage(engine: Engine) -> DiskUsage:
         found.add(path, "copies", path.name)
     for path in _entries(engine.state):
         if path.name not in ("runs", "transcripts", "trash"):
-            cls = (
-                "database"
-                if path.name.startswith("perdure.db")
-                else "ballast"
-                if path.name == "ballast"
-                else "other"
-            )
+            if path.name.startswith("perdure.db"):
+                cls = "database"
+            elif path.name == "ballast":
+                cls = "ballast"
+            else:
+                cls = "other"
             cls = "task files" if path.name in ("given", "backups") else cls
             found.add(path, cls)
     return found

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
+from itertools import chain
 from urllib.parse import quote
 
 from perdure.errors import Conflict, ForgeDenied, ForgeRefused, NotFound
@@ -112,13 +113,11 @@ class GitLab:
             self._asking.get(place)
             return Access.NONE
         level = max(each.number("access_level") for each in found)
-        return (
-            Access.ADMIN
-            if level >= MAINTAINER
-            else Access.WRITE
-            if level >= DEVELOPER
-            else Access.READ
-        )
+        if level >= MAINTAINER:
+            return Access.ADMIN
+        if level >= DEVELOPER:
+            return Access.WRITE
+        return Access.READ
 
     def issue(self, ref: IssueRef) -> Issue:
         if ref.pull:
@@ -185,9 +184,11 @@ class GitLab:
                 yield self._told(ref, each)
 
     def _told(self, ref: IssueRef, found: Payload) -> Comment:
-        place = f"{self.address}/{ref.repository}/-/{'merge_requests' if ref.pull else 'issues'}/{ref.number}#note_{found.id('id')}"
+        page = "merge_requests" if ref.pull else "issues"
+        address = f"{self.address}/{ref.repository}/-/{page}/{ref.number}"
         line = found.name("type") == "DiffNote"
         removed = line and not found.number("position", "new_line")
+        side = "old" if removed else "new"
         return Comment(
             id=found.id("id"),
             kind=CommentKind.LINE if line else CommentKind.COMMENT,
@@ -195,9 +196,9 @@ class GitLab:
             text=found.text("body"),
             created=found.time("created_at"),
             updated=found.time("updated_at"),
-            url=place,
-            path=found.name("position", "old_path" if removed else "new_path") if line else "",
-            line=found.number("position", "old_line" if removed else "new_line") if line else 0,
+            url=f"{address}#note_{found.id('id')}",
+            path=found.name("position", f"{side}_path") if line else "",
+            line=found.number("position", f"{side}_line") if line else 0,
             removed=removed,
             confidential=found.yes("internal") or found.yes("confidential"),
         )
@@ -366,11 +367,11 @@ class GitLab:
                 for each in self._pages(f"{place}/hooks")
                 if each.url("url").partition("?")[0].rstrip("/").endswith(receiver)
             ]
-            found = [
-                each
-                for hook in hooks
-                for each in self._failed(f"{place}/hooks/{part(hook.id('id'))}")
-            ]
+            found = list(
+                chain.from_iterable(
+                    self._failed(f"{place}/hooks/{part(hook.id('id'))}") for hook in hooks
+                )
+            )
         except (NotFound, ForgeDenied):
             return None  # No maintainer, or a GitLab before 17.3.
         return found if hooks else None

@@ -12,6 +12,7 @@ import io
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 
 from perdure.capsule.scan import Scan
 from perdure.engine.attempt import Engine
@@ -172,7 +173,7 @@ class Checks:
             if intent.commit
             else None
         )
-        known = {name for event in self._known(run, intent.commit) for name in event.checks}
+        known = set(chain.from_iterable(event.checks for event in self._known(run, intent.commit)))
         failed = [
             each
             for each in found or ()

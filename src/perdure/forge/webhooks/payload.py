@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import chain
 from typing import Any, NoReturn
 
 DEEPEST = 64
@@ -93,7 +94,7 @@ def _is_deep(value: object) -> bool:
     level: list[Any] = [value] if isinstance(value, dict | list) else []
     for _ in range(DEEPEST):
         inner = (each.values() if isinstance(each, dict) else each for each in level)
-        level = [one for each in inner for one in each if isinstance(one, dict | list)]
+        level = [one for one in chain.from_iterable(inner) if isinstance(one, dict | list)]
         if not level:
             return False
     return True

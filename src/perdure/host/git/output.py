@@ -153,11 +153,12 @@ def failure(
     lines = [line for line in text.split("\n") if line.startswith(("fatal:", "error:"))] or [
         line for line in text.split("\n")[-1:] if line
     ]
-    cause = (
-        lines[0].partition(": ")[2] or lines[0]
-        if lines
-        else (f"ended by signal {-code}" if code < 0 else f"exit code {code}")
-    )
+    if lines:
+        cause = lines[0].partition(": ")[2] or lines[0]
+    elif code < 0:
+        cause = f"ended by signal {-code}"
+    else:
+        cause = f"exit code {code}"
     if _SSH_FAILED in cause:
         said_by_ssh = [
             line for line in text.partition(f"fatal: {_SSH_FAILED}")[0].split("\n") if line.strip()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from perdure.errors import Conflict
@@ -31,7 +32,7 @@ def require_nobody(home: Home, folder: Folder, places: Sequence[Path]) -> None:
 def users(home: Home, folder: Folder, places: Sequence[Path]) -> Iterator[str]:
     """Live processes, each with what it was recognised by. `places`: directories that are the
     home."""
-    tops = {each for place in places for each in (str(place), str(place.resolve()))}
+    tops = set(chain.from_iterable((str(place), str(place.resolve())) for place in places))
     for process in Path("/proc").iterdir():
         if process.name.isdecimal() and int(process.name) != os.getpid():
             if opened := _opened(process, tops):

@@ -226,13 +226,12 @@ class Keeper:
         if self.cause == "exited" and (
             self.stop_asked or (turn is not None and now >= turn.deadline)
         ):
-            self.cause = (
-                "deadline"
-                if not self.stop_asked
-                else turn.stop_word()
-                if turn is not None
-                else "stopped"
-            )
+            if not self.stop_asked:
+                self.cause = "deadline"
+            elif turn is not None:
+                self.cause = turn.stop_word()
+            else:
+                self.cause = "stopped"
             self.agent.signal(signal.SIGTERM)
             grace = min(self.grace, shim.OVER_GRACE_S) if self.cause == shim.OVER else self.grace
             self.kill_at = min(self.kill_at, now + grace)

@@ -135,13 +135,12 @@ class _Loom:
 
 def joins(strand: Strand) -> str:
     """How a task joins the conversations, in words."""
-    words = (
-        f"goes on after {strand.goes_on}"
-        if strand.goes_on
-        else f"forks {strand.forks}"
-        if strand.forks
-        else "begins a conversation"
-    )
+    if strand.goes_on:
+        words = f"goes on after {strand.goes_on}"
+    elif strand.forks:
+        words = f"forks {strand.forks}"
+    else:
+        words = "begins a conversation"
     if strand.instead == "serial":
         words += ", in the place of a fork"
     if strand.instead == "brief":

@@ -87,13 +87,11 @@ class Mended:
     def harm(self) -> Harm:
         """The worst of the findings."""
         found = {finding.harm for finding in self.findings}
-        return (
-            Harm.REFUSED
-            if Harm.REFUSED in found
-            else Harm.LOSS
-            if Harm.LOSS in found
-            else Harm.NONE
-        )
+        if Harm.REFUSED in found:
+            return Harm.REFUSED
+        if Harm.LOSS in found:
+            return Harm.LOSS
+        return Harm.NONE
 
 
 def refused(

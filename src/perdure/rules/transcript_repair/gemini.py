@@ -9,6 +9,8 @@ way of writing (gemini-cli#29365): that is mended only where the service refused
 
 from __future__ import annotations
 
+from itertools import chain
+
 from perdure.rules.transcript_repair.findings import Harm, Mended, Trouble, refused
 from perdure.rules.transcript_repair.records import (
     Draft,
@@ -111,8 +113,9 @@ def _head(made: Draft, session_id: str) -> None:
     )
     stamps = (
         text(each.get("timestamp"))
-        for _, record in made.records()
-        for each in [record, *_messages(record)]
+        for each in chain.from_iterable(
+            [record, *_messages(record)] for _, record in made.records()
+        )
     )
     stamp = next((each for each in stamps if each), "1970-01-01T00:00:00.000Z")
     head = {

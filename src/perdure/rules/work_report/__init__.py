@@ -7,6 +7,7 @@ an attempt that was killed: what was never observed is missing, and the verdict 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import msgspec
 
@@ -178,9 +179,11 @@ def _question(own: Sequence[Record]) -> str:
 def _left(own: Sequence[Record]) -> tuple[LeftProcess, ...]:
     return tuple(
         LeftProcess(command=each.command[:INPUT], age_s=each.age_s, became=str(each.became))
-        for record in own
-        if isinstance(record.event, LeftoversFound)
-        for each in record.event.processes[:LISTED]
+        for each in chain.from_iterable(
+            record.event.processes[:LISTED]
+            for record in own
+            if isinstance(record.event, LeftoversFound)
+        )
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from itertools import chain
 
 from perdure.lateclass import dataclass
 
@@ -102,7 +103,9 @@ def check_of(line: str) -> Ran | None:
             found = Ran(" ".join(script.split())[:SHOWN], own)
     if found is None:
         return None
-    whole = any(word in _BLOCKS for _, words, _ in pieces for word in words[:1])
+    whole = any(
+        word in _BLOCKS for word in chain.from_iterable(words[:1] for _, words, _ in pieces)
+    )
     doubtful = whole or _SUBSTITUTION.search(script) or _CUT.search(line.strip())
     return Ran(found.command, found.own and not doubtful)
 

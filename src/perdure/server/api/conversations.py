@@ -4,6 +4,7 @@ one."""
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,12 @@ def added_up(parts: Parts, asked: ApiCall) -> dict[str, Any]:
         begin = now - int(duration(wanted.since) * 1000) if wanted.since else 0
     except ValueError as error:
         raise UsageError(f"since: {error}") from None
-    ended = [
-        each
-        for agent in wanted.agent or ("",)
-        for each in parts.store.ended(begin, now + 1, agent, wanted.scope)
-    ]
+    ended = list(
+        chain.from_iterable(
+            parts.store.ended(begin, now + 1, agent, wanted.scope)
+            for agent in wanted.agent or ("",)
+        )
+    )
     return statistics(ended).report()
 
 

@@ -48,7 +48,12 @@ def stream(parts: Parts, room: ApiContext) -> Callable[[Request], Awaitable[Resp
         listener = parts.journal.listen(run)
         if listener is None:
             raise Problem(503, "As many listen already as perdure takes", "try again later")
-        begin = min(after, listener.since) if after >= 0 else 0 if run else listener.since
+        if after >= 0:
+            begin = min(after, listener.since)
+        elif run:
+            begin = 0
+        else:
+            begin = listener.since
         return StreamingResponse(
             _told(parts, room, request, listener, begin), media_type="text/event-stream"
         )

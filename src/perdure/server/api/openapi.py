@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -42,8 +43,9 @@ def document(verbs: Sequence[Verb]) -> bytes:
     """The document as JSON."""
     kinds = dict.fromkeys(
         kind
-        for verb in verbs
-        for kind in (verb.body, _shape(verb), shapes.ProblemDetails, Record)
+        for kind in chain.from_iterable(
+            (verb.body, _shape(verb), shapes.ProblemDetails, Record) for verb in verbs
+        )
         if kind
     )
     _, schemas = msgspec.json.schema_components(tuple(kinds), ref_template=REFERENCES)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
+from itertools import chain
 from typing import Any
 
 from starlette.responses import Response
@@ -54,7 +55,7 @@ def continuity_json(visit: Visit) -> Response:
     """The days as columns: seconds since 1970, to go on, went on, and each fallback's count."""
     span, since = _span(visit, "30d")
     _, days = _measured(visit, span, since)
-    causes = sorted({cause for _, found in days for cause in found.fallbacks})
+    causes = sorted(set(chain.from_iterable(found.fallbacks for _, found in days)))
     columns: dict[str, Any] = {
         "at": [at // 1000 for at, _ in days],
         "to_go_on": [found.to_go_on for _, found in days],

@@ -59,13 +59,11 @@ def joint(attempt: Attempt) -> str:
     decided."""
     if attempt.receipt is None:
         asked = attempt.continuation
-        return (
-            "open"
-            if asked is None
-            else "on"
-            if asked.kind in (Start.RESUME, Start.FORK)
-            else "anew"
-        )
+        if asked is None:
+            return "open"
+        if asked.kind in (Start.RESUME, Start.FORK):
+            return "on"
+        return "anew"
     if attempt.receipt.verdict is Verdict.BROKEN:
         return "broken"
     return "on" if attempt.receipt.verdict in WENT_ON else "anew"

@@ -87,11 +87,10 @@ def timeline(report: dict[str, Any], records: Sequence[Record], now: int) -> Tim
             Try(attempt, tuple(explained(attempt, previous)), seen - attempt["started"], gap)
         )
     over = report["state"] not in ("queued", "running", "pending")
-    after = (
-        _gap(records, seen, report["updated"] if over else now, first=not attempts)
-        if not attempts or attempts[-1]["ended"]
-        else None
-    )
+    if not attempts or attempts[-1]["ended"]:
+        after = _gap(records, seen, report["updated"] if over else now, first=not attempts)
+    else:
+        after = None
     if after is not None and over and not _said_between(records, seen):
         after = None
     return Timeline(
@@ -114,11 +113,13 @@ def _gap(records: Sequence[Record], since: int, until: int, *, first: bool) -> G
     waited = any(
         isinstance(each.event, RunQueued) and each.event.run_after > each.at for each in between
     )
-    return Gap(
-        "person" if asked else "backoff" if waited and not first else "queue",
-        max(0, until - since),
-        told,
-    )
+    if asked:
+        cause = "person"
+    elif waited and not first:
+        cause = "backoff"
+    else:
+        cause = "queue"
+    return Gap(cause, max(0, until - since), told)
 
 
 def _said_between(records: Sequence[Record], since: int) -> bool:

@@ -126,8 +126,9 @@ class Bench:
                 if (
                     sum(
                         isinstance(event, RetrySeen)
-                        for each in said
-                        for event in self.driver.parse(each.rstrip(b"\n"))
+                        for event in chain.from_iterable(
+                            self.driver.parse(each.rstrip(b"\n")) for each in said
+                        )
                     )
                     >= retries
                 ):

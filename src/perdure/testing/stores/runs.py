@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 
 import pytest
 
@@ -190,7 +191,7 @@ class FindSuite:
         store.request_cancel(runs[0].id)
         found = store.journal()
         assert [record.seq for record in found] == sorted(
-            {record.seq for run in runs for record in store.history(run.id)}
+            {record.seq for record in chain.from_iterable(store.history(run.id) for run in runs)}
         )
         assert found[-1].seq == store.newest_record() and [record.run for record in found[:3]] == [
             run.id for run in runs

@@ -20,6 +20,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field
+from itertools import chain
 from pathlib import Path
 
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
@@ -180,7 +181,7 @@ def reason_of(name: str, messages: list[str]) -> str:
 
 
 def _commit_tree(made: ComparisonRepository, tree: str, *parents: str) -> str:
-    words = [word for parent in parents for word in ("-p", parent)]
+    words = list(chain.from_iterable(("-p", parent) for parent in parents))
     oid = made.run("rev-parse", "--verify", "--end-of-options", tree).text
     return made.git.run(
         "commit-tree",
@@ -277,7 +278,7 @@ def commit_of(
     """The commit, a merge of HEAD and what is `merged`, with all its objects in the user's
     repository; no ref names it yet."""
     own = {"GIT_OBJECT_DIRECTORY": str(made.objects), **message.env}
-    words = [word for parent in (looker.head, *merged) for word in ("-p", parent)]
+    words = list(chain.from_iterable(("-p", parent) for parent in (looker.head, *merged)))
     commit = made.git.run(
         "commit-tree", *words, "-F", "-", tree, stdin=message.text.encode(), env=own
     ).text

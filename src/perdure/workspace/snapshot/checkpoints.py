@@ -186,13 +186,12 @@ class WorkdirCheckpoints:
         came with the first. Hostile text."""
         with self._shelf(workspace) as shelf:
             begun = shelf.pinned or workspace.base
-            before = (
-                f"{begun}^{{tree}}"
-                if begun
-                else shelf.put("tree", b"")
-                if workspace.backend is Backend.TASK
-                else ""
-            )
+            if begun:
+                before = f"{begun}^{{tree}}"
+            elif workspace.backend is Backend.TASK:
+                before = shelf.put("tree", b"")
+            else:
+                before = ""
             found = []
             for commit in commits:
                 after = f"{commit}:worktree"

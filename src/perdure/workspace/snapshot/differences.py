@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from perdure.errors import WorkspaceError
@@ -61,11 +62,11 @@ class Listing:
         Raises WorkspaceError, GitFailed."""
         changed, others = self._stirred() if self._still() else self._listed()
         if not self.piece.seen:
-            changed_dirs = {
-                parent
-                for name in split(self._git("ls-files", "-z").stdout)
-                for parent in above(name)
-            }
+            changed_dirs = set(
+                chain.from_iterable(
+                    above(name) for name in split(self._git("ls-files", "-z").stdout)
+                )
+            )
             self.fresh |= {"", *changed_dirs}
         for name in others:
             self._other(name)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from perdure.host.git import Git
@@ -79,8 +80,9 @@ def numbers(places: Places, workspace: Workspace, git: Git) -> dict[int, str]:
     below = f"{REFS}/{workspace.id}"
     found = [
         (name.rpartition("/")[2], oid)
-        for keeper in keepers(places, workspace, git)
-        for name, oid in keeper.refs(below).items()
+        for name, oid in chain.from_iterable(
+            keeper.refs(below).items() for keeper in keepers(places, workspace, git)
+        )
     ]
     return dict(sorted((int(name), oid) for name, oid in found if name.isdecimal()))
 

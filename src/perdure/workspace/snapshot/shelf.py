@@ -358,7 +358,10 @@ def shelf(
                 else read(directory / "made") or form
             )
         own = isolated or common is None
-        _make(git, directory, form, cache if isolated else common if not own else None, common)
+        lender = None if own else common
+        if isolated:
+            lender = cache
+        _make(git, directory, form, lender, common)
         top, admin = place[:2] if place else (path, None)
         eye = Git(
             cwd=top,

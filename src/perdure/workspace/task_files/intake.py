@@ -142,13 +142,12 @@ def _below(asked: FileRequest, left_out: list[str]) -> Iterator[_Source]:
         for name in sorted(names):
             found = (here / name).lstat()
             if not stat.S_ISREG(found.st_mode) or name == ".git":
-                why = (
-                    "a link"
-                    if stat.S_ISLNK(found.st_mode)
-                    else "git"
-                    if name == ".git"
-                    else "no ordinary file"
-                )
+                if stat.S_ISLNK(found.st_mode):
+                    why = "a link"
+                elif name == ".git":
+                    why = "git"
+                else:
+                    why = "no ordinary file"
                 left_out.append(f"{(here / name).relative_to(top)} ({why})")
                 continue
             count += 1

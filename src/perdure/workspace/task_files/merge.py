@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
 from perdure.errors import GitFailed
@@ -33,7 +34,7 @@ def merged(
         names = ("own", "base", "given")
         for name, side in zip(names, sides, strict=True):
             (place / name).write_bytes(side)
-        told = [word for label in labels for word in ("-L", label)]
+        told = list(chain.from_iterable(("-L", label) for label in labels))
         git = Git(cwd=place, ceiling=place.parent, environ=environ)
         try:
             done = git.run(

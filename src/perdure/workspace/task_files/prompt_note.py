@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 from perdure.model import FileAction, FileChange
 from perdure.rules.placement import digest_of
@@ -31,7 +32,9 @@ def told(changes: Sequence[FileChange], contents: Contents) -> str:
     for change in changes:
         kind = FileAction.WRITTEN if change.action is FileAction.SAME else change.action
         by_action.setdefault(kind, []).append(change)
-    lines = [line for kind, some in by_action.items() for line in _lines(kind, some, contents)]
+    lines = list(
+        chain.from_iterable(_lines(kind, some, contents) for kind, some in by_action.items())
+    )
     if not lines:
         return ""
     version = max(change.version for change in changes)

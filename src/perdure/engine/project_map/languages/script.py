@@ -4,6 +4,7 @@ what it declares."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from perdure.engine.project_map.languages.tree import (
@@ -48,13 +49,12 @@ def outline(root: Node) -> Outline:
             there.setdefault(symbol.name, symbol)
     for local, name in named:
         known = there.get(local)
-        text = (
-            known.text
-            if known is not None and local == name
-            else f"{name} (= {known.text})"
-            if known is not None
-            else name
-        )
+        if known is not None and local == name:
+            text = known.text
+        elif known is not None:
+            text = f"{name} (= {known.text})"
+        else:
+            text = name
         exports.setdefault(name, Symbol(name, text, known.members if known is not None else ()))
     return Outline(exports=tuple((exports or there).values()), imports=tuple(imports))
 
@@ -64,7 +64,7 @@ def _exported(node: Node) -> tuple[list[Symbol], list[tuple[str, str]]]:
     declared = node.child_by_field_name("declaration")
     value = node.child_by_field_name("value")
     if declared is not None:
-        found = [symbol for inner in _unwrapped(declared) for symbol in _symbols(inner)]
+        found = list(chain.from_iterable(_symbols(inner) for inner in _unwrapped(declared)))
         if "default" in kinds(node):
             text = (
                 found[0].text

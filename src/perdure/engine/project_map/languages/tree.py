@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -81,11 +82,12 @@ def unquoted(node: Node | None) -> str:
 def one_line(*nodes: Node, before: Node | None = None) -> str:
     """The nodes' source on one line: up to the node `before`, comments left out, and strings that
     are more than a name."""
-    parts = [
-        piece
-        for node in nodes
-        for piece in _pieces(node, before.start_byte if before is not None else node.end_byte)
-    ]
+    parts = list(
+        chain.from_iterable(
+            _pieces(node, before.start_byte if before is not None else node.end_byte)
+            for node in nodes
+        )
+    )
     line = re.sub(r"\s+", " ", "".join(parts)).strip()
     line = re.sub(r"(?<=[(\[]) | (?=[)\]])", "", line).replace(",)", ")").replace(",]", "]")
     return line if len(line) <= WIDTH else f"{line[:WIDTH]}..."
