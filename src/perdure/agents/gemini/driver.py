@@ -8,7 +8,8 @@ Three things are set for every launch, because a conversation would be lost with
 
 - `gemini_keep.mjs` is loaded into the process: the CLI's clean-up at the start deletes each
   conversation that was ever resumed, live ones too. Its switch can only be set in the user's own
-  settings, or in a file that belongs to root.
+  settings, or in a file that belongs to root. It also prints why the model's last answer ended,
+  which the CLI tells nowhere.
 - GEMINI_CLI_NO_RELAUNCH: else the CLI is two processes, of which the first ignores SIGTERM and dies
   without the second.
 - A prompt that begins like a command (`/`, `?`) gets a word before it: a resume throws such prompts
