@@ -9,7 +9,7 @@ CLUSTERS ?= 3
 N ?= 200
 OLDER ?= @anthropic-ai/claude-code@2.1.240 @openai/codex@0.159.3
 
-.PHONY: help tools demo dist test test-spread test-slow test-forge gitea test-kubernetes kubernetes check install agents agents-latest versions kills budget-kills faults redis-faults redispatches home-kills webhook-kills posting-kills bench coherence docs screens pictures clean fmt host-faults operator-kills kubernetes-faults kubernetes-scale manifests
+.PHONY: help tools demo dist test test-spread test-slow test-forge gitea test-kubernetes kubernetes test-image check install agents agents-latest versions kills budget-kills faults redis-faults redispatches home-kills webhook-kills posting-kills bench coherence docs screens pictures clean fmt host-faults operator-kills kubernetes-faults kubernetes-scale manifests
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -21,7 +21,7 @@ demo: .venv/.demo ## a real agent is killed in the middle of a tool call, and co
 test: tools install agents ## the suite, on the real agent CLIs; what fails is rerun once, alone (RERUNS=0: never)
 	scratch=$$(bash .ci/scratch); trap 'rm -rf "$$scratch"' EXIT; \
 	  env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m tests.suite --reruns $(RERUNS) -n $(JOBS) --dist worksteal $${scratch:+--basetemp=$$scratch/t} \
-	  -o faulthandler_timeout=700 -m "not slow and not forge and not kubernetes"
+	  -o faulthandler_timeout=700 -m "not slow and not forge and not kubernetes and not image"
 
 test-spread: tools install agents ## a part of the suite with repository, root, state and homes on different file systems
 	$(BIN)/python -m tests.spread -n $(JOBS) --dist worksteal -m "not slow"
@@ -40,6 +40,10 @@ test-kubernetes: tools install agents ## the tests on a real Kubernetes control 
 	$(BIN)/python -m tests.servers.kubernetes.build control
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test-kubernetes]'
 	$(BIN)/python -m pytest -n $(CLUSTERS) --dist loadfile -m kubernetes
+
+test-image: tools install agents ## the tests on the container image, built with buildah on a Debian of debootstrap; as root
+	$(BIN)/python -m tests.servers.image.build
+	$(BIN)/python -m pytest -m image tests/image
 
 kubernetes: tools install ## the control plane (and kwok) from their Go modules, once a version, into ~/.cache/perdure-tests
 	$(BIN)/python -m tests.servers.kubernetes.build
@@ -133,8 +137,8 @@ tools: ## the programs that the tests use (strace, tmux, openssl, zstd), if they
 
 agents: agents/node_modules/.done ## the pinned agent CLIs of agents/package.json, below agents/
 
-agents/node_modules/.done: agents/package.json
-	cd agents && npm install --no-package-lock --no-audit --no-fund --loglevel=error
+agents/node_modules/.done: agents/package.json agents/package-lock.json
+	cd agents && npm ci --no-audit --no-fund --loglevel=error
 	touch $@
 
 agents-latest: install ## the suite on the newest agent CLIs (a nightly target); pins stay as they are

@@ -45,7 +45,8 @@ LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"#{1,6}\s+(.*?)\s*#*$")
 FENCE = re.compile(r"\s*(```+|~~~+)\s*(\w*)")
 MACHINE = re.compile(
-    r"(?<![\w.~$}/-])/(?:"
+    # The image's user has its home at /home/perdure in every container.
+    r"(?<![\w.~$}/-])/(?!home/perdure/)(?:"
     + "|".join(("root", "work", "home", "Users", "workspace", "workspaces"))
     + r")/[\w.-]+"
 )

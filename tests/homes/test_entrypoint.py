@@ -7,9 +7,7 @@ volume: what an engine makes, without one.
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -98,24 +96,40 @@ def running(top: Path, command: str) -> Iterator[tuple[subprocess.Popen[str], in
         yield container, int(child)
 
 
-def test_the_command_runs_with_the_homes_on_the_volume_and_its_exit_code_is_given(
-    top: Path,
-) -> None:
-    """It is not PID 1 itself, finds the variables of the homes and perdure's own places, and ends
-    with its own code."""
+def test_the_command_runs_with_the_homes_linked_and_its_exit_code_is_given(top: Path) -> None:
+    """It is not PID 1 itself, finds the homes at their usual places and perdure's own places by
+    variables, and ends with its own code. No variable of an agent is set: a second shell in the
+    container has none either, and finds the same homes."""
     said = run(
         top,
-        'echo "$$ $CLAUDE_CONFIG_DIR $CODEX_HOME $GEMINI_CLI_HOME $PERDURE_STATE"; ls -l '
-        '"$HOME/.local/share"; exit 7',
+        'echo "$$ $PERDURE_STATE $CLAUDE_CONFIG_DIR$CODEX_HOME$GEMINI_CLI_HOME"; '
+        'readlink "$HOME/.claude" "$HOME/.claude.json" "$HOME/.codex" "$HOME/.gemini" '
+        '"$HOME/.local/share/opencode"; exit 7',
         code=7,
     )
-    pid, *places = said.split("\n")[0].split()
+    first, *places = said.splitlines()
+    pid, *variables = first.split()
     assert int(pid) > 1
-    assert places == [
-        f"{top}/volume/{name}"
-        for name in ("homes/claude", "homes/codex", "homes/gemini", "perdure/state")
+    assert variables == [f"{top}/volume/perdure/state"]
+    homes = ("claude", "claude/.claude.json", "codex", "gemini/.gemini", "opencode/data/opencode")
+    assert places == [f"{top}/volume/homes/{name}" for name in homes]
+
+
+def test_the_homes_are_moved_by_variables_where_that_is_asked_for(top: Path) -> None:
+    """With `--variable` the command has the agents' variables, and only OpenCode, which has none,
+    is linked. The next container without it has links, and the same files."""
+    said = run(
+        top,
+        'echo "$CLAUDE_CONFIG_DIR $CODEX_HOME $GEMINI_CLI_HOME"; ls -A "$HOME"; '
+        'echo kept > "$CLAUDE_CONFIG_DIR/kept"',
+        "--variable",
+    )
+    places, *home = said.splitlines()
+    assert places.split() == [
+        f"{top}/volume/homes/{name}" for name in ("claude", "codex", "gemini")
     ]
-    assert f"opencode -> {top}/volume/homes/opencode/data/opencode" in said
+    assert set(home) == {".local", ".config"}
+    assert run(top, 'echo "$CLAUDE_CONFIG_DIR"; cat "$HOME/.claude/kept"') == "\nkept\n"
 
 
 def test_what_one_container_left_the_next_one_has(top: Path) -> None:
@@ -123,14 +137,13 @@ def test_what_one_container_left_the_next_one_has(top: Path) -> None:
     there again."""
     run(
         top,
-        'echo kept > "$CLAUDE_CONFIG_DIR/kept"; echo own > "$HOME/.local/share/opencode/own"',
-        code=0,
+        'echo kept > "$HOME/.claude/kept"; echo "{}" > "$HOME/.claude.json"; '
+        'echo own > "$HOME/.local/share/opencode/own"',
     )
     (top / "home").rename(top / "gone")
     (top / "home").mkdir()
-    assert (
-        run(top, 'cat "$CLAUDE_CONFIG_DIR/kept" "$HOME/.local/share/opencode/own"') == "kept\nown\n"
-    )
+    found = run(top, 'cd "$HOME"; cat .claude/kept .claude.json .local/share/opencode/own')
+    assert found == "kept\n{}\nown\n"
 
 
 def test_a_signal_reaches_the_command_and_its_death_by_one_is_told(top: Path) -> None:
@@ -208,30 +221,11 @@ def _commands(pid: int) -> Iterator[bytes]:
         yield Path(f"/proc/{child}/cmdline").read_bytes()
 
 
-def test_the_line_in_the_containerfile_works_for_an_ordinary_user(top: Path) -> None:
-    """The image's own entrypoint, as uid 10001 without rights, on a volume that belongs to that
-    user."""
-    lines = (TOP / "Containerfile").read_text().replace("\\\n", " ").split("\n")
-    told = {
-        match[1]: match[2]
-        for line in lines
-        if (match := re.match(r"(ENTRYPOINT|CMD|USER|VOLUME|STOPSIGNAL) (.*)", line))
-    }
-    assert (told["USER"], told["STOPSIGNAL"], "VOLUME" in told) == ("10001:10001", "SIGTERM", False)
-    assert json.loads(told["CMD"]) == ["perdure", "work"]
-    words = [word.replace("/data", f"{top}/volume") for word in json.loads(told["ENTRYPOINT"])]
-    assert words[0] == "perdure"
+def test_it_works_for_an_ordinary_user(top: Path) -> None:
+    """As uid 10001 without rights, on a volume that belongs to that user, as in the image."""
     user = "exec unshare --user --map-user=10001 --map-group=10001"
-    entrypoint = shlex.join(
-        [
-            sys.executable,
-            "-m",
-            *words,
-            "sh",
-            "-c",
-            "id -u; perdure_volume=$CLAUDE_CONFIG_DIR; test -w $perdure_volume",
-        ]
-    )
+    words = ["--volume", f"{top}/volume", "--", "sh", "-c", "id -u; test -w $HOME/.claude"]
+    entrypoint = shlex.join([sys.executable, "-m", "perdure", "entrypoint", *words])
     done = subprocess.run(
         [*CONTAINER, script(top, f"{user} {entrypoint}")],
         env=environ(top),

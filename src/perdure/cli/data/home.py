@@ -8,8 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
-from itertools import chain
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,10 +37,17 @@ def home_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="for link: a directory that outlives this machine or container",
     )
-    parser.add_argument(
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument(
         "--symlink",
         action="store_true",
         help="for link: leave a link at the old place, so that your own use follows too",
+    )
+    way.add_argument(
+        "--variable",
+        action="store_true",
+        help="for link: move the home by the agent's variable (default: as it is linked now, "
+        "or by the variable)",
     )
     parser.add_argument(
         "--new",
@@ -73,21 +79,29 @@ def _link(arguments: argparse.Namespace) -> int:
     from perdure.agents.shared.homes import home_of
     from perdure.errors import UsageError
     from perdure.host.homes.link import Linking
+    from perdure.host.homes.remembered import LINK, Remembered
     from perdure.host.homes.volume import volume_at
 
     if arguments.volume is None:
         raise UsageError("where to? --volume is missing", "perdure home link --volume DIR")
     agents = agents_of(arguments.agents)
     volume = volume_at(arguments.volume, make=True, new=arguments.new, dry_run=arguments.dry_run)
+    state = settings().state
+    remembered = Remembered(state)
     call = Linking(
         volume=volume,
-        state=settings().state,
+        state=state,
         environ=os.environ,
         symlink=arguments.symlink,
         dry_run=arguments.dry_run,
         tell=_progress(),
     )
-    moved = list(chain.from_iterable(call.link(agent, home_of(agent)) for agent in agents))
+    moved = []
+    for agent in agents:
+        linked_now = any(each.way == LINK for each in remembered.of(agent))
+        keeps_link = linked_now and not arguments.variable
+        one = replace(call, symlink=call.symlink or keeps_link)
+        moved += one.link(agent, home_of(agent))
     _print(moved, arguments, "link")
     return 0
 

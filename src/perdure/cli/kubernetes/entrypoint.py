@@ -6,6 +6,10 @@ and the command runs under an init.
 perdure's own state and workdirs lie on the volume too, unless PERDURE_STATE and PERDURE_ROOT say
 otherwise: a container that was made anew has everything that the one before had. Nothing is started
 where the volume is not the one that is expected.
+
+The homes are linked at their usual places. A variable would reach COMMAND and its children alone,
+and an agent in a second shell (`docker exec`) would find no conversation. perdure does not guess
+whether it is in a container: what this verb begins is one.
 """
 
 from __future__ import annotations
@@ -65,10 +69,16 @@ def entrypoint_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="what is left behind gets this to end in good order",
     )
-    parser.add_argument(
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument(
         "--symlink",
         action="store_true",
-        help="link the homes at their usual places, and set no variable",
+        help="link the homes at their usual places, where a second shell finds them (the default)",
+    )
+    way.add_argument(
+        "--variable",
+        action="store_true",
+        help="set the agents' variables for COMMAND instead, and link only homes that have none",
     )
     parser.add_argument(
         "--agent",
@@ -125,7 +135,7 @@ def _linked(arguments: argparse.Namespace) -> dict[str, str]:
     own = {**{name: str(place) for name, place in places.items()}, **os.environ}
     state = load(own, Path.cwd()).state
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    call = Linking(volume=volume, state=state, environ=own, symlink=arguments.symlink)
+    call = Linking(volume=volume, state=state, environ=own, symlink=not arguments.variable)
     for agent in agents_of(arguments.agent):
         for moved in _patiently(
             partial(call.link, agent, home_of(agent)), Conflict, max(arguments.wait, NEIGHBOUR_S)

@@ -218,7 +218,9 @@ def switch(now: HomeSituation, tell: Tell) -> list[str]:
             each.symlink_to(now.target / each.name)
         tell(f"aside {each.name}")
     for each in map(Path, now.linked.beside if now.linked.way == LINK else ()):
-        if (now.target / each.name).exists() and not os.path.lexists(each):
+        # Also where the volume has no such file yet: Claude Code 2.1.329 makes it through the link.
+        # Without one a new container's first login would be written beside the volume.
+        if not os.path.lexists(each):
             each.symlink_to(now.target / each.name)
     if now.linked.way == VARIABLE:
         if now.has_old or now.is_linked:

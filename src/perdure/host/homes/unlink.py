@@ -166,6 +166,8 @@ def _beside_back(before: Linked) -> list[str]:
     for outside in map(Path, before.beside):
         inside = Path(before.place) / outside.name
         if not inside.is_file():
+            if outside.is_symlink():
+                outside.unlink()  # a link for a file that nobody has made
             continue
         if outside.is_symlink():
             inside.replace(outside)

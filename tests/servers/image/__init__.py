@@ -1,0 +1,2 @@
+"""The container image of the Containerfile, built without a container engine, and containers of
+it."""

@@ -1,0 +1,176 @@
+"""Builds the container image: `python -m tests.servers.image.build`, or `make test-image`.
+
+buildah (a Debian package) reads the Containerfile; `--isolation chroot` needs no container engine.
+The base, which no package registry has as an image, is made by debootstrap. Which mirrors, proxies
+and certificates this machine uses for Debian's packages, PyPI and npm is read from its own
+configuration, and lent to the steps of the build: nothing of it is in the project or in the image.
+
+Must be run as root. The base and buildah's layers are kept below ~/.cache/perdure-tests/image, so
+a second build redoes only what has changed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.servers import golang
+
+TOP = Path(__file__).parents[3]
+RELEASE = "trixie"
+BASE = f"localhost/debian:{RELEASE}"
+NAME = "localhost/perdure:test"
+PACKAGES = ("buildah", "debootstrap")
+MIRROR = "PERDURE_TEST_DEBIAN"
+"""Variable that names Debian's mirror, for a machine whose own apt uses another distribution's."""
+LENT = "/run/machine"
+"""Where a step of the build finds what the machine lends it."""
+PIP_OPTIONS = (
+    *("index-url", "extra-index-url", "trusted-host", "proxy"),
+    *("timeout", "default-timeout", "retries", "cert"),
+)
+NPM_OPTIONS = ("registry", "proxy", "https-proxy", "cafile")
+
+
+def store() -> Path:
+    """Where buildah keeps images and containers of these tests, apart from the machine's own."""
+    return golang.cache() / "image" / "storage"
+
+
+def buildah(*words: str) -> str:
+    """Run buildah on the tests' own storage. Returns what it printed."""
+    done = subprocess.run(
+        ["buildah", "--root", str(store()), "--runroot", str(store() / "run"), *words],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise SystemExit(f"buildah {words[0]}: {done.stdout[-4000:]}{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def build() -> None:
+    """Build the image from this checkout."""
+    if os.geteuid() != 0:
+        raise SystemExit("only root can build the image: debootstrap and buildah need mounts")
+    with golang.alone():
+        _install()
+        store().mkdir(parents=True, exist_ok=True)
+        _make_base()
+        with _lent() as lent:
+            buildah(
+                "build",
+                "--isolation=chroot",
+                "--layers",
+                "--pull-never",
+                f"--build-arg=BASE={BASE}",
+                f"--volume={lent}:{LENT}:ro",
+                f"--volume={lent / 'pip.conf'}:/etc/pip.conf:ro",
+                f"--volume={lent / 'npmrc'}:/root/.npmrc:ro",
+                f"--tag={NAME}",
+                f"--file={TOP / 'Containerfile'}",
+                str(TOP),
+            )
+
+
+def _install() -> None:
+    missing = [name for name in PACKAGES if shutil.which(name) is None]
+    if missing:
+        environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        subprocess.run(["apt-get", "update", "-qq"], env=environ, check=True)
+        install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing]
+        subprocess.run(install, env=environ, check=True)
+
+
+def _make_base() -> None:
+    if BASE in buildah("images", "--format", "{{.Name}}:{{.Tag}}").split():
+        return
+    with tempfile.TemporaryDirectory(prefix="base-", dir=store().parent) as scratch:
+        root = Path(scratch) / "root"
+        subprocess.run(
+            # A base of a registry has no certificates. Without these here, the machine's own could
+            # not be lent: their installation would replace a file that is mounted.
+            ["debootstrap", "--variant=minbase", RELEASE, str(root), _mirror()],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        (root / "etc/apt/apt.conf.d/machine").write_text(_apt_configuration())
+        archive = Path(scratch) / "base.tar"
+        subprocess.run(["tar", "-C", str(root), "-cf", str(archive), "."], check=True)
+        recipe = Path(scratch) / "Containerfile"
+        recipe.write_text("FROM scratch\nADD base.tar /\n")
+        buildah("build", "--isolation=chroot", f"--tag={BASE}", f"--file={recipe}", scratch)
+
+
+def _mirror() -> str:
+    """Debian's mirror in this machine's apt, or as the variable says."""
+    if named := os.environ.get(MIRROR):
+        return named
+    # security.debian.org and the like are Debian's too, and hold no whole release.
+    form = "$(ORIGIN) $(LABEL) $(REPO_URI)"
+    listed = subprocess.run(
+        ["apt-get", "indextargets", "--format", form], stdout=subprocess.PIPE, text=True, check=True
+    )
+    for line in listed.stdout.splitlines():
+        if line.startswith("Debian Debian "):
+            return line.split()[2]
+    raise SystemExit(f"this machine's apt has no mirror of Debian: set {MIRROR}")
+
+
+def _apt_configuration() -> str:
+    """What this machine says of how packages are fetched: proxies, and checks of dates."""
+    dump = subprocess.run(["apt-config", "dump"], stdout=subprocess.PIPE, text=True, check=True)
+    kinds = ("Acquire::http", "Acquire::https", "Acquire::Check-", "Acquire::Retries")
+    return "".join(f"{line}\n" for line in dump.stdout.splitlines() if line.startswith(kinds))
+
+
+@contextmanager
+def _lent() -> Iterator[Path]:
+    """A directory with the machine's configuration of pip and npm, and its certificates."""
+    with tempfile.TemporaryDirectory(prefix="lent-") as scratch:
+        lent = Path(scratch)
+        pip, npm = _pip_options(), _npm_options()
+        for options, name in ((pip, "cert"), (npm, "cafile")):
+            if certificates := options.get(name):
+                shutil.copy(certificates, lent / name)
+                options[name] = f"{LENT}/{name}"
+        lines = [f"{name} = {value}" for name, value in pip.items()]
+        (lent / "pip.conf").write_text("\n".join(["[global]", *lines, ""]))
+        (lent / "npmrc").write_text("".join(f"{name}={value}\n" for name, value in npm.items()))
+        yield lent
+
+
+def _pip_options() -> dict[str, str]:
+    listed = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    found = {}
+    for line in listed.stdout.splitlines():
+        name, _, value = line.partition("=")
+        option = name.rpartition(".")[2]
+        if option in PIP_OPTIONS:
+            found[option] = value.strip("'")
+    return found
+
+
+def _npm_options() -> dict[str, str]:
+    listed = subprocess.run(
+        ["npm", "config", "ls", "--json"], stdout=subprocess.PIPE, text=True, check=True, cwd="/"
+    )
+    options = json.loads(listed.stdout)
+    return {name: options[name] for name in NPM_OPTIONS if isinstance(options.get(name), str)}
+
+
+if __name__ == "__main__":
+    build()
+    print(f"built {NAME}")
