@@ -114,6 +114,10 @@ SETTINGS = {
         "how long the body of a handled or ignored [delivery](../how-to/webhooks.md) is kept; delivery ids "
         "are remembered for a year"
     ),
+    "run_as": (
+        "`USER:GROUP`, by name or number: the account that agents run as, and the group that only "
+        "perdure has, which [keeps its files and processes from them](../how-to/separate-user.md)"
+    ),
     "serve_listen": "where `perdure serve` listens",
     "git_ssh_key": (
         "the private key for repositories by [ssh](trust.md#credentials), instead of the keys that "

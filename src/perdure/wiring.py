@@ -7,6 +7,7 @@ it is first needed.
 from __future__ import annotations
 
 import atexit
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from perdure.config import Settings
 from perdure.config.passwords import password
 from perdure.errors import NO_PROC, WorkspaceError
+from perdure.host.privileges import is_separate, require
 from perdure.rules.text import tell
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ def open_engine(
     """Everything wired, for those who act. `environ` is the user's environment; agents get their
     share of it. `guarded`: repositories may be named by somebody outside. `secrets` are replaced in
     what perdure writes, as those of the environment."""
+    require(chosen.run_as)
     if not Path("/proc/self/stat").exists():
         raise WorkspaceError(*NO_PROC)
     from perdure import store as stores
@@ -120,7 +123,7 @@ def open_engine(
             ssh=Ssh(
                 key=chosen.git_ssh_key,
                 known_hosts=chosen.git_ssh_known_hosts,
-                config=chosen.git_ssh_config,
+                config=chosen.git_ssh_config or _no_configuration(),
             ),
             hosts=hosts_of(chosen, guarded),
             empty=warm.end_in,
@@ -192,9 +195,17 @@ def helper_logins(
     def answer(url: str) -> tuple[str, str] | None:
         from perdure.host.git import helpers
 
-        return helpers.login(url, environ) if not guarded or hosts.knows(url) else None
+        # Helpers are named in a file of the user whose agents are kept out: they could name theirs.
+        if is_separate() or (guarded and not hosts.knows(url)):
+            return None
+        return helpers.login(url, environ)
 
     return answer
+
+
+def _no_configuration() -> Path | None:
+    """Where agents run apart, ssh does not read the `~/.ssh/config` that they can write."""
+    return Path(os.devnull) if is_separate() else None
 
 
 def this_host(chosen: Settings) -> Host:

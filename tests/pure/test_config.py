@@ -102,6 +102,7 @@ def test_every_setting_can_come_from_each_source(place: Place) -> None:
         "verify_timeout": "5m",
     }
     values |= {"database": "postgresql://me@db/tasks", "lease": "30s"}
+    values |= {"run_as": "agents:perdure"}
     values |= {
         "git_ssh_key": "/key",
         "git_ssh_known_hosts": "/known",

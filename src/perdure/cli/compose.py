@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from perdure import wiring
 from perdure.config import Settings
-from perdure.config.files import load
+from perdure.config.files import load, user_settings
 from perdure.wiring import DATABASE, open_to_read, probe, this_host
 
 if TYPE_CHECKING:
@@ -33,8 +33,15 @@ __all__ = [
 
 
 def settings() -> Settings:
-    """The settings of this invocation. Raises ConfigError."""
-    return load(os.environ, Path.cwd())
+    """The settings of this invocation, which from here on has the account of `run_as`. Raises
+    ConfigError, UsageError."""
+    chosen = load(os.environ, Path.cwd())
+    if chosen.run_as:
+        from perdure.host.privileges import adopt
+
+        file = user_settings(os.environ)
+        adopt(chosen.run_as, chosen.root, chosen.state, file if file.exists() else None)
+    return chosen
 
 
 def environment(chosen: Settings) -> Mapping[str, str]:

@@ -242,7 +242,7 @@ def _directory(topic: str, directory: Path, chosen: Settings) -> DoctorFinding:
     there = directory
     while not there.exists():
         there = there.parent
-    if not os.access(there, os.W_OK):
+    if not os.access(there, os.W_OK, effective_ids=True):
         return DoctorFinding(topic, "bad", f"{directory} cannot be made or written")
     from perdure.host.volumes import Volumes, room
 

@@ -144,6 +144,9 @@ class Settings:
     """Servers that repositories may be fetched from, as `host` or `host:port`: only these; empty is
     any. A pool that works for others fetches from private addresses only where this, or a rule's
     `clone`, names the server."""
+    run_as: str = ""
+    """`USER:GROUP`: the account that agents run as, and the group that perdure has beside it to
+    keep its files and processes from them."""
     serve_listen: str = "127.0.0.1:8420"
     serve_public_url: str = ""
     """Where people open the dashboard, for links in what is told on a forge; no slash at its

@@ -48,6 +48,7 @@ NOT_FOR_PROJECTS = frozenset(
         "receipts",
         "database",
         "lease",
+        "run_as",
         "webhooks",
         "agents",
     }
@@ -64,7 +65,7 @@ def load(environ: Mapping[str, str], cwd: Path) -> Settings:
     problems: list[str] = []
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
-    user_file = _xdg(environ, "XDG_CONFIG_HOME", home / ".config") / "perdure" / "config.toml"
+    user_file = user_settings(environ)
     for file, trusted in ((user_file, True), (_project_file(cwd), False)):
         for key, value, place in _read_file(file, trusted, problems):
             if (
@@ -93,6 +94,12 @@ def load(environ: Mapping[str, str], cwd: Path) -> Settings:
         state=_xdg(environ, "XDG_STATE_HOME", home / ".local/state") / "perdure",
     )
     return replace(start, **values, origin=origin)
+
+
+def user_settings(environ: Mapping[str, str]) -> Path:
+    """The user's own settings file, whether it is there or not."""
+    home = Path(environ.get("HOME") or "/")
+    return _xdg(environ, "XDG_CONFIG_HOME", home / ".config") / "perdure" / "config.toml"
 
 
 def _xdg(environ: Mapping[str, str], name: str, default: Path) -> Path:

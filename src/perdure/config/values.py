@@ -45,6 +45,13 @@ def _text(value: Any) -> str:
     return value
 
 
+def _account(value: Any) -> str:
+    text = _text(value)
+    if text and not re.fullmatch(r"[\w.-]+:[\w.-]+", text):
+        raise ValueError("USER:GROUP is needed, by name or number")
+    return text
+
+
 def _store(value: Any) -> str:
     text = _text(value)
     if text and not re.fullmatch(r"(?:file:///|(?:s3|gs|az|azure|abfss?)://[^@?/]+)[^@?\s]*", text):
@@ -294,6 +301,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "warm_memory": _bytes,
     "warm_most": _count,
     "gc_inbox": _seconds,
+    "run_as": _account,
     "serve_listen": _text,
     "serve_public_url": _page,
     "serve_reconcile": _seconds,

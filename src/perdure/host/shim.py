@@ -61,7 +61,7 @@ RLIMIT_LOCKS = 10
 """A resource limit that Linux has not enforced since 2.4.25, but still hands down to every child
 (getrlimit(2)). It carries the attempt's mark where the environment cannot: no `env -i`, setsid or
 exec takes it away."""
-PR_SET_CHILD_SUBREAPER = 36
+PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 4, 36, 38
 
 
 def boottime() -> float:
@@ -304,6 +304,8 @@ def spawn(argv: list[bytes], cwd: bytes, outputs: tuple[int, int]) -> int:
             argv,
             environment(),
             file_actions=files,
+            # Without the group of the service, if it runs with one (see perdure.host.privileges).
+            resetids=True,
             setsid=True,
             setsigmask=(),
             setsigdef=defaults,
@@ -329,6 +331,13 @@ def prepare(mark: bytes, locked: bool) -> None:
 
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+    if os.getgid() != os.getegid():
+        # The kernel closes /proc/self to a process with two groups. No other one can look there:
+        # their groups are not the same.
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+        # A program of the agent's making could otherwise have the service's group by its mode
+        # (S_ISGID), if perdure can be made to copy it.
+        ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     soft, hard = int(mark), resource.getrlimit(RLIMIT_LOCKS)[1]
     if hard == resource.RLIM_INFINITY:
         resource.setrlimit(RLIMIT_LOCKS, (soft, hard))

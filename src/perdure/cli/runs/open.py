@@ -13,6 +13,7 @@ from perdure.cli.compose import open_engine, settings
 from perdure.cli.parser import optional_name
 from perdure.cli.text import clean
 from perdure.errors import AgentMissing
+from perdure.host.privileges import drop
 
 if TYPE_CHECKING:
     from perdure.engine.conversations import ByHand
@@ -36,6 +37,7 @@ def open_verb(arguments: argparse.Namespace) -> int:
     engine.store.close()
     if arguments.exec:
         os.chdir(found.cwd)
+        drop()
         try:
             os.execvpe(found.argv[0], found.argv, {**os.environ, **found.env})
         except OSError as error:

@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from perdure.config import Settings
+from perdure.host.privileges import is_separate
 from perdure.host.secrecy import holders
 
 CAP_SYS_PTRACE = 19
@@ -34,7 +35,11 @@ def lines(chosen: Settings, held: Sequence[str] = ()) -> Iterator[str]:
 
 def reach(chosen: Settings) -> str:
     """Say in one sentence or two what an agent could read and change."""
-    files = sum(os.access(place, os.R_OK) for place in secret_files(chosen))
+    # By the real ids: with `run_as` those are the agents', and not this process's own.
+    open_files = [place for place in secret_files(chosen) if os.access(place, os.R_OK)]
+    if is_separate():
+        return _apart(chosen, open_files)
+    files = len(open_files)
     secrets = f", {files} file(s) with secrets" if files else ""
     database = (
         "the database"
@@ -50,6 +55,19 @@ def reach(chosen: Settings) -> str:
         f"agents run as the user {_user()}, as perdure does: they can read and change "
         f"{database}{secrets} and this user's other files, and read the environment of this user's "
         f"other processes. They cannot read memory and environment of perdure itself ({HOW})"
+    )
+
+
+def _apart(chosen: Settings, open_files: Sequence[Path]) -> str:
+    """The sentences where `run_as` is in force."""
+    holes = ""
+    if open_files:
+        holes = f". But {', '.join(map(str, sorted(open_files)))} can be read by them: chmod o-r"
+    return (
+        f"agents run as the user {_user()} without the group {os.getegid()} of perdure (run_as): "
+        f"they can read neither {chosen.state}, nor the files with secrets, nor memory and "
+        f"environment of perdure{holes}. They can read and change each other's workdirs and "
+        f"conversations, and send signals to perdure, such as one that ends it ({HOW})"
     )
 
 

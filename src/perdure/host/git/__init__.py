@@ -40,6 +40,7 @@ from perdure.host.git.output import (
     parse_worktrees,
     unreachable,
 )
+from perdure.host.privileges import kept
 from perdure.lateclass import dataclass
 
 __all__ = [
@@ -363,6 +364,7 @@ def _spawn(
                 stderr=subprocess.PIPE,
                 pass_fds=keep,
                 start_new_session=True,
+                group=kept(),
             )
         except OSError as error:
             raise GitFailed(

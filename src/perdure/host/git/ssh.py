@@ -77,7 +77,7 @@ class Ssh:
             ("git_ssh_known_hosts", self.known_hosts),
             ("git_ssh_config", self.config),
         ):
-            if file is not None and not os.access(file, os.R_OK):
+            if file is not None and not os.access(file, os.R_OK, effective_ids=True):
                 raise UsageError(
                     f"The setting {name} names {file}, which cannot be read.",
                     "Correct the setting, or the file's rights.",

@@ -53,6 +53,7 @@ class KeptAgent:
                     argv,
                     env,
                     file_actions=files,
+                    resetids=True,
                     setsid=True,
                     setsigmask=(),
                     setsigdef=defaults,

@@ -8,6 +8,8 @@ import signal
 import subprocess
 from collections.abc import Mapping
 
+from perdure.host.privileges import dropped
+
 DEFAULT = "less"
 LESS = "FRX"
 """As git has it: leave if it fits on one screen, let colours through, do not clear the screen."""
@@ -31,6 +33,7 @@ def page(text: str, environ: Mapping[str, str]) -> bool:
             ["/bin/sh", "-c", pager],
             stdin=subprocess.PIPE,
             env={"LESS": LESS, **environ},
+            group=dropped(),
         )
         assert shown.stdin is not None
         with contextlib.suppress(BrokenPipeError):

@@ -19,6 +19,8 @@ from importlib import import_module
 from types import TracebackType
 from typing import IO, Any
 
+from perdure.host.privileges import dropped
+
 PATIENCE_S = 60.0
 """The child ends itself long before, after so much of its own time; this is for one that is
 stopped."""
@@ -74,6 +76,7 @@ class Asking:
                 cwd="/",
                 env=environ,
                 bufsize=0,
+                group=dropped(),
             )
         try:
             assert self._child.stdin is not None and self._child.stdout is not None

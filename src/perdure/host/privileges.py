@@ -1,0 +1,197 @@
+"""Gives agents an account of their own: the setting `run_as`, `USER:GROUP`.
+
+`settings()` of the command line calls `adopt` before a verb does anything. perdure then is the
+agents' user, with the service's group as its effective group; what it keeps from agents is below
+directories that belong to root and to that group. A process that it starts for an agent loses the
+group for good. Guarantees, on Linux: without the group no path leads to those directories, and the
+kernel refuses to show or trace a process that has it (ptrace(2): all user and group ids must be
+equal). What stays possible among processes of one user: signals.
+
+The real group stays the agents' own, so that dropping needs no rights: the shim and the keeper
+start the agent with its effective ids reset (`shim.spawn`), everything else asks `dropped`.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from perdure.errors import UsageError
+from perdure.lateclass import dataclass
+
+HOW = "docs: how-to/separate-user"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """The ids that `run_as` names. `group` is the agents' own group, `service` the one that opens
+    what is kept from them. `home` is empty for a user that the system has no entry of."""
+
+    user: int
+    group: int
+    service: int
+    name: str
+    home: str
+
+    @property
+    def is_in_force(self) -> bool:
+        """Whether this process has them."""
+        return (os.getresuid(), os.getresgid()[:2]) == (
+            (self.user,) * 3,
+            (self.group, self.service),
+        )
+
+
+def identity(run_as: str) -> Identity:
+    """Find the ids of `USER:GROUP`, by name or number. Raises UsageError."""
+    user, _, group = run_as.partition(":")
+    try:
+        entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+    except KeyError:
+        entry = None
+    if entry is None and not user.isdecimal():
+        raise UsageError(f"run_as names the user {user!r}, which this system does not have", HOW)
+    try:
+        service = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise UsageError(
+            f"run_as names the group {group!r}, which this system does not have", HOW
+        ) from None
+    found = Identity(
+        user=entry.pw_uid if entry else int(user),
+        group=entry.pw_gid if entry else int(user),
+        service=service,
+        name=entry.pw_name if entry else user,
+        home=entry.pw_dir if entry else "",
+    )
+    if 0 in (found.user, found.group, found.service):
+        raise UsageError("run_as needs an ordinary user and an ordinary group, and not root's", HOW)
+    # As a member, an agent would get the group back by newgrp(1).
+    groups = os.getgrouplist(found.name, found.group) if entry else [found.group]
+    if found.service in groups:
+        raise UsageError(
+            f"run_as: the user {found.name} is in the group {group}, which is to be kept from it",
+            "name a group that only perdure has",
+        )
+    return found
+
+
+def adopt(run_as: str, root: Path, state: Path, config: Path | None) -> None:
+    """Become what `run_as` says, for good, with this process's environment to match. `config`: the
+    user's settings file, if there is one. Nothing happens where it is in force already. Raises
+    UsageError where it cannot be, or would keep nothing from agents."""
+    wanted = identity(run_as)
+    if wanted.is_in_force:
+        return
+    if os.geteuid() != 0:
+        raise UsageError(
+            f"run_as = {run_as!r} needs perdure to be started by root, which it then ceases to be",
+            "start it by root, also to look: sudo perdure ls",
+        )
+    home = wanted.home or os.environ.get("HOME", "")
+    if not home or not Path(home).is_dir() or Path(home).stat().st_uid != wanted.user:
+        raise UsageError(
+            f"run_as: {home or 'HOME'} is not a home of user {wanted.name}",
+            "make the directory and give it to the user; without an entry in the system's list of "
+            "accounts, HOME names it",
+        )
+    kept = [state] if config is None else [state, config]
+    if problems := [problem for path in kept for problem in _openings(path, wanted)]:
+        raise UsageError(f"run_as would keep nothing from agents: {problems[0]}", HOW)
+    if not state.exists():
+        state.mkdir(parents=True, mode=0o700)
+        state.chmod(0o770)
+        os.chown(state, 0, wanted.service)
+    os.setgroups([])
+    os.setresgid(wanted.group, wanted.service, wanted.service)
+    os.setresuid(wanted.user, wanted.user, wanted.user)
+    _make_root(wanted, root)
+    if config is not None and not os.access(config, os.R_OK, effective_ids=True):
+        raise UsageError(
+            f"run_as: the group {wanted.service} cannot read {config}",
+            f"chgrp {wanted.service} {config} && chmod 0640 {config}",
+        )
+    if config is not None:
+        os.environ["XDG_CONFIG_HOME"] = str(config.parents[1])
+    os.environ |= {
+        "HOME": home,
+        "USER": wanted.name,
+        "LOGNAME": wanted.name,
+        "PERDURE_STATE": str(state),
+        "PERDURE_ROOT": str(root),
+    }
+
+
+def require(run_as: str) -> None:
+    """Raise UsageError where this process does not have what `run_as` says: without it, agents
+    would run with all that perdure has."""
+    if run_as and not identity(run_as).is_in_force:
+        raise UsageError(
+            f"run_as = {run_as!r} is the command line's: perdure serve, work, run and plan take it",
+            "unset run_as here, or start runs by the command perdure",
+        )
+
+
+def _make_root(wanted: Identity, root: Path) -> None:
+    """Make the directory of the workdirs, as the agents' user: as root, a link that an agent put
+    there would be followed. What perdure makes below gets the agents' group, and not the
+    service's."""
+    if root.exists():
+        return
+    os.setegid(wanted.group)
+    try:
+        root.mkdir(parents=True, mode=0o700)
+        root.chmod(0o2700)
+    except PermissionError as error:
+        raise UsageError(
+            f"run_as: user {wanted.name} cannot make {root}",
+            f"install -d -o {wanted.user} -g {wanted.group} -m 2700 {root}",
+        ) from error
+    finally:
+        os.setegid(wanted.service)
+
+
+def _openings(path: Path, wanted: Identity) -> Iterator[str]:
+    """Say which rights on the way to `path`, or on itself, let agents in."""
+    own = path.stat() if path.exists() else None
+    if own and (own.st_mode & 0o007 or wanted.group == own.st_gid or wanted.user == own.st_uid):
+        yield (
+            f"{path} must belong to root and the group {wanted.service}, and be closed to others: "
+            f"chown root:{wanted.service} {path} && chmod o-rwx {path}"
+        )
+    for each in path.parents:
+        if not each.exists():
+            continue
+        found = each.stat()
+        if found.st_uid == wanted.user:
+            yield f"{each}, above {path}, belongs to the agents' user"
+        everybody = found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX
+        if everybody or (found.st_gid == wanted.group and found.st_mode & stat.S_IWGRP):
+            yield f"{each}, above {path}, can be written by agents"
+
+
+def is_separate() -> bool:
+    """Whether agents of this process run without a group that it has."""
+    return os.getgid() != os.getegid()
+
+
+def dropped() -> int | None:
+    """Return the group for a child that is not to have the service's, for `Popen(group=)`; None
+    where there is nothing to drop."""
+    return os.getgid() if is_separate() else None
+
+
+def kept() -> int | None:
+    """Return the group for a child that stays the service's alone, such as git: with it as the
+    real one too, such processes may look at each other, and shells do not drop it."""
+    return os.getegid() if is_separate() else None
+
+
+def drop() -> None:
+    """Give the service's group up in this process, before it becomes another program."""
+    if is_separate():
+        os.setresgid(os.getgid(), os.getgid(), os.getgid())
