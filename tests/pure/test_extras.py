@@ -1,7 +1,8 @@
-"""The extras of the package."""
+"""What is installed with the package, and beside it."""
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -18,3 +19,16 @@ def test_all_is_every_extra_that_a_user_can_want() -> None:
     named = re.fullmatch(r"perdure\[(.*)\]", collected)
     assert named is not None
     assert sorted(named[1].split(",")) == sorted(set(extras) - OURS)
+
+
+def test_the_agents_are_locked_at_their_pins() -> None:
+    """The lock file of agents/package.json, by which the tests and the image install, is that
+    file's, and names no registry."""
+    agents = Path(__file__).parents[2] / "agents"
+    manifest = json.loads((agents / "package.json").read_text())
+    locked = json.loads((agents / "package-lock.json").read_text())["packages"]
+    for kind in ("dependencies", "devDependencies"):
+        assert locked[""].get(kind) == manifest.get(kind), "npm install --package-lock-only"
+    pins = manifest["dependencies"]
+    assert {name: locked[f"node_modules/{name}"]["version"] for name in pins} == pins
+    assert not any("resolved" in package for package in locked.values())
