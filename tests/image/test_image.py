@@ -47,7 +47,7 @@ authors = ["unknwon"]
 labels = ["agent"]
 clone = "/srv/repository"
 """
-PLAN = '[plan]\nname = "two"\n[tasks.first]\nprompt = "Begin."\n'
+PLAN = 'name = "two"\n[[tasks]]\nname = "first"\nprompt = "Begin."\n'
 SERVE = ("perdure", "serve", "--listen", "127.0.0.1:0", "--jobs", "1")
 
 Make = Callable[..., ImageContainer]
