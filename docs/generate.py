@@ -80,7 +80,8 @@ def verbs() -> Iterator[str]:
     yield from (
         "A run is named by its name, its key, its id or a prefix of the id of at least 4 "
         "characters. Data goes to standard output, progress and errors to standard error: `run`, `retry` and "
-        "`update` print the agent's final message once the run has succeeded. On a "
+        "`update` print the agent's final message once the run has succeeded. Colors are for terminals: "
+        "`NO_COLOR` turns them off, `CLICOLOR_FORCE=1` turns them on into a pipe. On a "
         "Kubernetes cluster it is `perdure --cluster VERB`, which is `kubectl perdure VERB`: see "
         "[the TaskRun resource](taskrun.md#kubectl-perdure).",
         "",
