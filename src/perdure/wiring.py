@@ -20,11 +20,12 @@ from perdure.host.privileges import is_separate, require
 from perdure.rules.text import tell
 
 if TYPE_CHECKING:
+    from perdure.agents.proof import Prove
     from perdure.engine.attempt import Engine
     from perdure.host.git.servers import Hosts
     from perdure.host.process import Probe
     from perdure.model import Host
-    from perdure.protocols import Observer
+    from perdure.protocols import AgentDriver, Observer
     from perdure.store.sql import SqlStore
 
 DATABASE = "perdure.db"
@@ -53,7 +54,6 @@ def open_engine(
         raise WorkspaceError(*NO_PROC)
     from perdure import store as stores
     from perdure.agents import registry
-    from perdure.agents.proof import prover
     from perdure.agents.transcripts import Copies
     from perdure.config.values import sizes
     from perdure.engine.attempt import Engine
@@ -132,7 +132,7 @@ def open_engine(
         driver=registry.load,
         copies=Copies(chosen.state / "transcripts", redactor),
         redactor=redactor,
-        prove=prover(environ),
+        prove=_prove(environ),
         state=chosen.state,
         environ=environment(chosen.state, dict(environ)),
         homes=Remembered(chosen.state),
@@ -174,6 +174,17 @@ def open_engine(
             engine, chosen.checkpoint_store, Ways(redact=leave, leave_out=leave, allow=allow)
         ),
     )
+
+
+def _prove(environ: Mapping[str, str]) -> Prove:
+    """A prover that is loaded when a transcript is to be proven."""
+
+    def prove(driver: AgentDriver, session: str, content: bytes, name: str, home: Path) -> str:
+        from perdure.agents.proof import prover
+
+        return prover(environ)(driver, session, content, name, home)
+
+    return prove
 
 
 def hosts_of(chosen: Settings, guarded: bool) -> Hosts:

@@ -46,8 +46,31 @@ def record(stage: Stage, *words: str) -> Recorded:
     )
 
 
-def test_few_programs_are_started(tmp_path: Path) -> None:
-    """A run in a new worktree, new instructions for it, and the same once more."""
+NOT_BEFORE_THE_LAUNCH = {
+    *("asyncio", "concurrent.futures", "email", "importlib.metadata", "tomllib", "zipfile"),
+    *(
+        "perdure.capsule",
+        "perdure.forge.webhooks",
+        "perdure.rules.transcript_repair",
+        "perdure.agents.proof",
+        "perdure.engine.sweeper",
+    ),
+    *(
+        f"perdure.engine.attempt.{each}"
+        for each in ("closing", "evidence", "repairing", "watching")
+    ),
+    *(f"perdure.workspace.{each}" for each in ("applying", "cache", "changes", "contents")),
+    *(f"perdure.workspace.{each}" for each in ("isolated", "joining", "outgoing", "packing")),
+    *(f"perdure.workspace.{each}" for each in ("removal", "sources", "transport", "view")),
+}
+"""Modules that no start of an agent in a worktree needs."""
+OWN = 200
+"""Largest number of perdure's own modules that are loaded before the agent starts."""
+
+
+def test_a_call_starts_and_loads_little(tmp_path: Path) -> None:
+    """A run in a new worktree, new instructions for it, and the same once more. Programs are counted,
+    and modules are known by their names."""
     with Rehearsal("by history\nsay Hello.\n") as rehearsal:
         stage = Stage(tmp_path, "codex", rehearsal)
         first = record(stage, "run", "-q", "--agent", "codex", "--name", "task", "Say hello.")
@@ -56,4 +79,7 @@ def test_few_programs_are_started(tmp_path: Path) -> None:
         third = record(stage, "update", "-q", "task", "And again.")
         assert len(third.before) <= 3, third.before
         assert len(third.after) <= 3, third.after
+        for each in (first, third):
+            assert not NOT_BEFORE_THE_LAUNCH & set(each.modules)
+            assert sum(name.partition(".")[0] == "perdure" for name in each.modules) <= OWN
         stage.close()

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -124,6 +123,8 @@ def _read_file(file: Path | None, trusted: bool, problems: list[str]) -> list[tu
         return []
     try:
         text = file.read_text(encoding="utf-8")
+        import tomllib
+
         table = tomllib.loads(text)
     except (FileNotFoundError, NotADirectoryError):
         return []

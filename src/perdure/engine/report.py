@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from perdure.model import Attempt, Checkpoint, Context, TaskRun, Usage
 from perdure.model.codec import plain
@@ -28,7 +28,6 @@ from perdure.model.events import (
     Summarised,
     VerifyEnded,
 )
-from perdure.model.forge.postings import Posting
 from perdure.protocols import PostingStore, RunRow, RunStore
 from perdure.rules.continuation.instructions import retired
 from perdure.rules.effects import Effect, ledger
@@ -36,6 +35,9 @@ from perdure.rules.final_message import last_message
 from perdure.rules.liveness import Liveness
 from perdure.rules.placement import changes_of
 from perdure.rules.work_report import work_report
+
+if TYPE_CHECKING:
+    from perdure.model.forge.postings import Posting
 
 SCHEMA_VERSION = 1
 WHY = (

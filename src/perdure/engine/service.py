@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perdure.engine.attempt import Engine, what_may_be_parked
 from perdure.engine.attempt.agent_home import check_home
@@ -45,9 +45,11 @@ from perdure.rules.lifecycle import FINAL, NEEDS_PERSON
 from perdure.rules.liveness import Liveness
 from perdure.rules.run_names import suggest
 from perdure.rules.work_report import work_report
-from perdure.workspace import Applied
 from perdure.workspace.identity import is_remote
 from perdure.workspace.task_files import Contents, FileRequest, take
+
+if TYPE_CHECKING:
+    from perdure.workspace import Applied
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _CHANGEABLE = ("continuity", "model", "budget_usd", "timeout_s")

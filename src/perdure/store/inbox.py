@@ -94,6 +94,8 @@ class Inbox(Plans):
 def settle_deliveries(write: Write, numbers: Sequence[int], run_name: str) -> None:
     """In the transaction that gives a run what deliveries ask for: `handled`. Raises Conflict if
     somebody was quicker."""
+    if not numbers:
+        return
     from perdure.model.forge.deliveries import DeliveryState
 
     state = DeliveryState.HANDLED.value

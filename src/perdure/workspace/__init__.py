@@ -21,12 +21,11 @@ from is in docs/reference/trust.md.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perdure.errors import NotFound, PerdureError, WorkspaceError
 from perdure.host.git import Git, on_disk
@@ -34,37 +33,25 @@ from perdure.host.git.servers import ANYWHERE, Hosts
 from perdure.host.git.ssh import OWN, Ssh
 from perdure.lateclass import dataclass
 from perdure.model import Backend, TaskSpec, Workspace
-from perdure.workspace import (
-    changes,
-    contents,
-    isolated,
-    layout,
-    locks,
-    removal,
-    sources,
-    trash,
-    view,
-    worktree,
-)
-from perdure.workspace.askpass import Credentials
-from perdure.workspace.clone_cache import fetched, find, opened
-from perdure.workspace.contents import Thing
+from perdure.workspace import layout, locks, worktree
 from perdure.workspace.identity import Places, check_name, is_remote, parse_remote
-from perdure.workspace.merge import apply, join
-from perdure.workspace.merge.ahead import Ahead, ahead, is_followed
-from perdure.workspace.merge.apply import Applied, Message
-from perdure.workspace.merge.join import Joined
-from perdure.workspace.merge.push import Outgoing, outgoing
-from perdure.workspace.removal import Proof
 from perdure.workspace.snapshot import shelf as shelves
-from perdure.workspace.snapshot.absent import absent
 from perdure.workspace.snapshot.checkpoints import WorkdirCheckpoints
-from perdure.workspace.snapshot.pack import Packed, PackedFacts
-from perdure.workspace.snapshot.restore import RestoredWorkdir
-from perdure.workspace.snapshot.shelf import Shelf
-from perdure.workspace.transport import RemoteSource
-from perdure.workspace.view import WorkdirState
-from perdure.workspace.work import Against
+
+if TYPE_CHECKING:
+    from perdure.workspace.askpass import Credentials
+    from perdure.workspace.contents import Thing
+    from perdure.workspace.merge.ahead import Ahead
+    from perdure.workspace.merge.apply import Applied
+    from perdure.workspace.merge.join import Joined
+    from perdure.workspace.merge.push import Outgoing
+    from perdure.workspace.removal import Proof
+    from perdure.workspace.snapshot.pack import Packed, PackedFacts
+    from perdure.workspace.snapshot.restore import RestoredWorkdir
+    from perdure.workspace.snapshot.shelf import Shelf
+    from perdure.workspace.transport import RemoteSource
+    from perdure.workspace.view import WorkdirState
+    from perdure.workspace.work import Against
 
 __all__ = [
     "Against",
@@ -82,6 +69,34 @@ __all__ = [
     "WorkdirState",
     "Workspaces",
 ]
+
+
+_ROOMS = {
+    "Against": "work",
+    "Ahead": "ahead",
+    "Applied": "applying",
+    "Credentials": "askpass",
+    "Joined": "joining",
+    "Outgoing": "outgoing",
+    "Packed": "packing",
+    "PackedFacts": "packing",
+    "Proof": "removal",
+    "Restored": "restoring",
+    "Thing": "contents",
+    "WorkdirState": "view",
+}
+"""Where the nouns are whose rooms no start of an agent needs."""
+
+PATCH_BYTES = 1 << 30
+"""Largest patch that is read, in bytes."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +212,8 @@ class Workspaces:
     def resolve(self, workspace: Workspace) -> str:
         """Return the commit at which the workdir begins, or would begin now. Fetches for an
         isolated one. Raises NotFound, GitFailed."""
+        from perdure.workspace.clone_cache import find, opened
+
         if workspace.backend is not Backend.ISOLATED:
             return workspace.base
         self._ready()
@@ -243,13 +260,18 @@ class Workspaces:
             case Backend.WORKTREE:
                 created, notes = worktree.prepare(self._places, workspace, git)
             case Backend.ISOLATED:
+                from perdure.workspace import isolated
+
                 created, notes = isolated.prepare(
                     self._places, workspace, self._source(workspace.repo), git
                 )
         if workspace.repo:
             notes += [] if created else locks.clear_locks(path, *_locks(workspace))
             inside = git.at(path, path / ".git", path)
-            notes += absent(path, inside) if created else []
+            if created:
+                from perdure.workspace.snapshot.absent import absent
+
+                notes += absent(path, inside)
             head, branch = inside.head()
             if branch != workspace.branch:
                 notes.append(
@@ -261,6 +283,8 @@ class Workspaces:
 
     def state(self, workspace: Workspace) -> WorkdirState:
         """The workdir as it is now. Raises WorkspaceError where that cannot be known."""
+        from perdure.workspace import view
+
         self._ready()
         return view.state(self._places, workspace, self._git())
 
@@ -276,12 +300,16 @@ class Workspaces:
     def rescue(self, workspace: Workspace, why: str) -> str:
         """Saves all tracked and untracked files under a ref, and returns its name. Changes nothing
         else."""
+        from perdure.workspace import view
+
         self._ready()
         return view.rescue(self._places, workspace, why, self._git())
 
     def sources(self, workspace: Workspace) -> list[str]:
         """The names of the files that are the project's own: tracked, or new and not ignored.
         Hostile text. Raises WorkspaceError."""
+        from perdure.workspace import sources
+
         self._ready()
         return sources.sources(self._places, workspace, self._git())
 
@@ -297,12 +325,14 @@ class Workspaces:
         *,
         stat: int = 0,
         binary: bool = False,
-        most: int = changes.LARGEST,
+        most: int = PATCH_BYTES,
     ) -> bytes:
         """What was changed since the workdir began, untracked files too, as git's patch: hostile
         bytes, to be cleaned before they are shown. `stat`: the summary instead, in so many columns.
         `binary`: a patch that git apply takes whole. Raises UsageError where that is more than
         `most` bytes."""
+        from perdure.workspace import changes
+
         self._ready()
         return changes.diff(
             self._places,
@@ -321,6 +351,9 @@ class Workspaces:
         Raises NotFound or UsageError where that cannot be meant, Conflict if somebody works there,
         WorkspaceError.
         """
+        from perdure.workspace.merge import apply
+        from perdure.workspace.merge.apply import Message
+
         here = layout.plan_here(to)
         self._ready()
         message = Message(text=text, env=self._identity(here, agent)) if text else None
@@ -340,6 +373,9 @@ class Workspaces:
 
         Raises UsageError without git, Conflict while a merge or rebase is in progress,
         WorkspaceError."""
+        from perdure.workspace.merge import join
+        from perdure.workspace.merge.apply import Message
+
         self._ready()
         message = Message(text=text, env=self._identity(workspace, agent) | dict(who or {}))
         return join.commit(self._places, workspace, self._git(), message)
@@ -347,6 +383,8 @@ class Workspaces:
     def changed(self, workspace: Workspace, began: str, head: str, most: int) -> tuple[str, ...]:
         """The names of the first files that differ between two commits of the workdir: hostile
         text. Raises GitFailed."""
+        from perdure.workspace.merge import join
+
         self._ready()
         return join.changed(self._places, workspace, self._git(), began, head, most)
 
@@ -354,6 +392,9 @@ class Workspaces:
         """Merges a commit of the same repository into the workdir's HEAD, by the agent; conflicts
         stay marked in the files. The caller holds its lock. Raises as `commit`, and WorkspaceError
         where a file cannot be put in place."""
+        from perdure.workspace.merge import join
+        from perdure.workspace.merge.apply import Message
+
         self._ready()
         message = Message(text=text, env=self._identity(workspace, agent))
         return join.merge(self._places, workspace, self._git(), commit, message)
@@ -368,6 +409,8 @@ class Workspaces:
         lock, and is left before the push. `credentials`: whose, if not those for fetching. Raises
         UsageError for a workdir that is no repository of its own, Diverged, WorkspaceError, and
         what `ready` raises."""
+        from perdure.workspace.merge.push import outgoing
+
         self._ready()
         source = self._source(workspace.repo)
         return outgoing(
@@ -385,6 +428,8 @@ class Workspaces:
         Leaves nothing behind. The root need not exist yet. Raises GitFailed or OSError where no
         checkpoint could be taken.
         """
+        import tempfile
+
         repository = layout.find_repository(cwd, self._environ)
         if repository is None:
             return ""
@@ -419,6 +464,8 @@ class Workspaces:
     def unsaved(self, workspace: Workspace) -> list[str]:
         """What would be lost with the workdir, a sentence each; empty if everything in it is proven
         to be saved elsewhere."""
+        from perdure.workspace import removal
+
         self._ready()
         return removal.unsaved(
             self._places, workspace, self._git(), lambda: self._elsewhere(workspace)
@@ -430,6 +477,8 @@ class Workspaces:
         """What becomes of the workdir's content if it goes. `checkpoint` and `commit`: the
         checkpoint that may count as its copy, which must be one that stays; `ignored`: which
         ignored files checkpoints take. Never raises."""
+        from perdure.workspace import removal
+
         self._ready()
         git = self._git()
         alone = removal.prove(self._places, workspace, git, lambda: self._elsewhere(workspace))
@@ -449,6 +498,8 @@ class Workspaces:
     def take_back(self, workspace: Workspace, run: str) -> bool:
         """Moves the workdir back from the trash, if a clean-up of this run moved it there and
         nothing is in its place. The caller holds its lock. Raises WorkspaceError."""
+        from perdure.workspace import trash
+
         self._ready()
         if os.path.lexists(workspace.path):
             return False
@@ -470,6 +521,8 @@ class Workspaces:
         began). None for not at all.
 
         Raises NotFound where that branch is gone, GitFailed where it cannot be fetched."""
+        from perdure.workspace.merge.ahead import ahead, is_followed
+
         if not is_followed(workspace):
             return None
         self._ready()
@@ -480,6 +533,8 @@ class Workspaces:
         """Fetches what the remote has under a ref of its own, and keeps it: what it leads to counts
         as saved. Nothing happens where the repository is not elsewhere. Raises GitFailed, NotFound
         where the remote has no such ref."""
+        from perdure.workspace.clone_cache import fetched
+
         if workspace.backend is Backend.ISOLATED and is_remote(workspace.repo):
             self._ready()
             fetched(
@@ -495,12 +550,16 @@ class Workspaces:
 
         `about` is kept with it: `why`, `verb`, `runs`, and `unsaved` (what is nowhere else),
         without which it is never purged."""
+        from perdure.workspace import removal
+
         self._ready()
         return removal.put_away(self._places, workspace, self._git(), about)
 
     def discard_new(self, workspace: Workspace, why: str) -> Path | None:
         """Moves a directory that perdure has just made (see `plan_new`) into the trash: what it was
         made for did not come to be."""
+        from perdure.workspace import removal
+
         self._ready()
         about = {"why": why, "verb": "import", "unsaved": []}
         if workspace.backend is not Backend.HERE:
@@ -530,16 +589,22 @@ class Workspaces:
     def contents(self) -> list[Thing]:
         """What lies below the root, recognised or not. Raises WorkspaceError where that cannot be
         listed."""
+        from perdure.workspace import contents
+
         return list(contents.contents(self._places))
 
     def root_mark(self, fresh: str) -> str:
         """The mark of the root's volume; `fresh` becomes it where there is none."""
+        from perdure.workspace import contents
+
         self._ready()
         return contents.root_mark(self._places, fresh)
 
     def put_aside(self, thing: Thing, about: Mapping[str, Any]) -> Path:
         """Moves one of `contents` that is no workdir into the trash. Raises Conflict while somebody
         uses it, WorkspaceError."""
+        from perdure.workspace import trash
+
         names = {
             "view": f"{thing.id}.view",
             "shelf": f"{thing.id}.shelf",
@@ -566,6 +631,8 @@ class Workspaces:
     def _elsewhere(self, workspace: Workspace) -> Git:
         """Where the commits of an isolated workdir must be found: the repository itself, or what
         has just been fetched of it."""
+        from perdure.workspace.clone_cache import opened
+
         git = self._git()
         if not is_remote(workspace.repo):
             common = worktree.common_directory(workspace.repo)
@@ -593,6 +660,8 @@ class Workspaces:
         )
 
     def _source(self, repo: str) -> RemoteSource:
+        from perdure.workspace.transport import RemoteSource
+
         if is_remote(repo):
             remote = parse_remote(repo, self._transports)
             return RemoteSource(

@@ -29,6 +29,7 @@ from perdure.workspace import trash
 from perdure.workspace.changes import desk, entries
 from perdure.workspace.identity import Places
 from perdure.workspace.locks import held, is_real_directory, read, read_all
+from perdure.workspace.snapshot.differences import CACHE_TAG, REBUILDABLE
 from perdure.workspace.view import Looker, again, looking_alone
 from perdure.workspace.worktree import (
     LOCKED,
@@ -45,13 +46,6 @@ OTHERS = ("--branches", "--tags", "--remotes", "--glob=refs/perdure/rescue/*")
 """Refs that stay when a workdir goes: a worktree's own HEAD is not among them, nor are checkpoints,
 which have their own time."""
 
-REBUILDABLE = frozenset(
-    """node_modules __pycache__ .venv .tox .nox .mypy_cache .ruff_cache .pytest_cache .hypothesis .gradle .next .nuxt .turbo
-    .parcel-cache .svelte-kit .eggs .DS_Store""".split()
-)
-"""Ignored names that a build makes again. A directory with a cache tag (bford.info/cachedir) counts
-as well."""
-
 OUTPUT = tuple(
     """dist build target out bin obj coverage htmlcov .coverage .coverage.* .nyc_output .cache .vite .output *.egg-info *.egg *.pyc *.pyo
     *.o *.class *.tsbuildinfo""".split()
@@ -59,7 +53,6 @@ OUTPUT = tuple(
 """Ignored names that builds and tests write. They may go to the trash, and are deleted from it only
 if they are saved as well: other tools give these names to directories of all kinds."""
 
-CACHE_TAG = "Signature: 8a477f597d28d172789f06886806bc55"
 _OID = re.compile(r"[0-9a-f]{40,64}")
 
 

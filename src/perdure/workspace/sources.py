@@ -16,7 +16,7 @@ from pathlib import Path
 from perdure.host.git import Git
 from perdure.model import Workspace
 from perdure.workspace.identity import Places
-from perdure.workspace.removal import REBUILDABLE
+from perdure.workspace.snapshot.differences import REBUILDABLE
 from perdure.workspace.view import again, seen
 
 MOST = 200_000

@@ -24,6 +24,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from perdure.agents.claude import events as claude_events
 from perdure.agents.claude import loads, outcome
@@ -51,8 +52,9 @@ from perdure.model import (
 )
 from perdure.model.events import AgentEvent
 from perdure.protocols import Abilities, Prompt, Retention, Spoken, Warm
-from perdure.rules.transcript_repair import Mended
-from perdure.rules.transcript_repair import claude as claude_mending
+
+if TYPE_CHECKING:
+    from perdure.rules.transcript_repair import Mended
 
 PACKAGE = programs.Package("claude", "PERDURE_CLAUDE", "@anthropic-ai", "claude-code", "claude")
 
@@ -270,7 +272,9 @@ class ClaudeDriver:
         return ""
 
     def mend(self, copy: bytes, session_id: str, name: str = "", complaint: str = "") -> Mended:
-        return claude_mending.mend(copy, session_id, complaint)
+        from perdure.rules.transcript_repair import claude as mending
+
+        return mending.mend(copy, session_id, complaint)
 
     def remains(self, home: Path, session_id: str) -> Sequence[Path]:
         return claude_files.remains(home, session_id)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from perdure.agents.codex import events as codex_events
 from perdure.agents.codex import index as codex_index
@@ -43,8 +44,9 @@ from perdure.model import (
 )
 from perdure.model.events import AgentEvent
 from perdure.protocols import Abilities, Prompt, Retention, Spoken, Warm
-from perdure.rules.transcript_repair import Mended
-from perdure.rules.transcript_repair import codex as codex_mending
+
+if TYPE_CHECKING:
+    from perdure.rules.transcript_repair import Mended
 
 PACKAGE = programs.Package("codex", "PERDURE_CODEX", "@openai", "codex", "vendor/*/bin/codex")
 
@@ -195,7 +197,9 @@ class CodexDriver:
         return codex_files.parent(transcript)
 
     def mend(self, copy: bytes, session_id: str, name: str = "", complaint: str = "") -> Mended:
-        return codex_mending.mend(copy, session_id, name, complaint)
+        from perdure.rules.transcript_repair import codex as mending
+
+        return mending.mend(copy, session_id, name, complaint)
 
     def remains(self, home: Path, session_id: str) -> Sequence[Path]:
         return codex_files.remains(home, session_id)

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from perdure.agents.gemini import events as gemini_events
 from perdure.agents.gemini import loads, outcome
@@ -48,8 +49,9 @@ from perdure.model import (
 )
 from perdure.model.events import AgentEvent
 from perdure.protocols import Abilities, Prompt, Retention, Spoken
-from perdure.rules.transcript_repair import Mended
-from perdure.rules.transcript_repair import gemini as gemini_mending
+
+if TYPE_CHECKING:
+    from perdure.rules.transcript_repair import Mended
 
 PACKAGE = programs.Package("gemini", "PERDURE_GEMINI", "@google", "gemini-cli", "")
 
@@ -196,7 +198,9 @@ class GeminiDriver:
         return ""
 
     def mend(self, copy: bytes, session_id: str, name: str = "", complaint: str = "") -> Mended:
-        return gemini_mending.mend(copy, session_id, complaint)
+        from perdure.rules.transcript_repair import gemini as mending
+
+        return mending.mend(copy, session_id, complaint)
 
     def remains(self, home: Path, session_id: str) -> Sequence[Path]:
         return gemini_files.remains(home, session_id)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from perdure.agents.opencode import archive as opencode_archive
 from perdure.agents.opencode import events as opencode_events
@@ -43,8 +44,9 @@ from perdure.model import (
 )
 from perdure.model.events import AgentEvent
 from perdure.protocols import Abilities, Prompt, Retention, Spoken
-from perdure.rules.transcript_repair import Mended
-from perdure.rules.transcript_repair import opencode as opencode_mending
+
+if TYPE_CHECKING:
+    from perdure.rules.transcript_repair import Mended
 
 PACKAGE = programs.Package(
     "opencode",
@@ -268,7 +270,9 @@ class OpenCodeDriver:
         return ""
 
     def mend(self, copy: bytes, session_id: str, name: str = "", complaint: str = "") -> Mended:
-        return opencode_mending.mend(copy, session_id, complaint)
+        from perdure.rules.transcript_repair import opencode as mending
+
+        return mending.mend(copy, session_id, complaint)
 
     def remains(self, home: Path, session_id: str) -> Sequence[Path]:
         return ()

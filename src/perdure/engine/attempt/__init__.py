@@ -16,13 +16,10 @@ from perdure.engine.attempt.accounts import names as what_may_be_parked
 from perdure.engine.attempt.accounts import seat_of, wait_for
 from perdure.engine.attempt.checkpoints import Checkpointing, forget
 from perdure.engine.attempt.engine import Engine
-from perdure.engine.attempt.finish import close, close_unopened
 from perdure.engine.attempt.heartbeat import beating
 from perdure.engine.attempt.live_attempt import Opened
 from perdure.engine.attempt.opening_steps import open_attempt, reopen_attempt
-from perdure.engine.attempt.rollover import end_unheard
 from perdure.engine.attempt.start_facts import NotStarted
-from perdure.engine.attempt.supervision import watch
 from perdure.errors import Conflict, GitFailed, LostLease, PerdureError, StoreError
 from perdure.model import Claim, Outcome, OutcomeKind, TaskRun
 from perdure.rules.text import tell
@@ -51,6 +48,8 @@ def perform(engine: Engine, claim: Claim) -> TaskRun:
 
 
 def _perform(engine: Engine, claim: Claim) -> TaskRun:
+    from perdure.engine.attempt.finish import close_unopened
+
     try:
         opened = open_attempt(engine, claim)
     except LostLease:
@@ -79,6 +78,8 @@ def take_over(engine: Engine, claim: Claim) -> TaskRun:
 
     Raises LostLease if another supervisor was quicker.
     """
+    from perdure.engine.attempt.finish import close_unopened
+
     claim = engine.store.adopt(claim, engine.worker, engine.lease_s)
     if engine.elsewhere(claim.run):
         detail = f"nothing was heard of {claim.run.host_name} any more, where it ran"
@@ -88,6 +89,9 @@ def take_over(engine: Engine, claim: Claim) -> TaskRun:
 
 
 def _take_over(engine: Engine, claim: Claim) -> TaskRun:
+    from perdure.engine.attempt.finish import close_unopened
+    from perdure.engine.attempt.rollover import end_unheard
+
     opened = reopen_attempt(engine, claim)
     if opened is None:
         used = end_unheard(engine, claim)
@@ -97,6 +101,9 @@ def _take_over(engine: Engine, claim: Claim) -> TaskRun:
 
 
 def _follow(engine: Engine, opened: Opened) -> TaskRun:
+    from perdure.engine.attempt.finish import close
+    from perdure.engine.attempt.supervision import watch
+
     with opened:
         checkpoints = Checkpointing(engine, opened)
         run = close(engine, opened, watch(engine, opened, checkpoints), checkpoints)

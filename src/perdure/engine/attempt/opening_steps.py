@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from perdure.engine.attempt.agent_home import check_home
 from perdure.engine.attempt.engine import HISTORY, Engine
 from perdure.engine.attempt.live_attempt import Opened
 from perdure.engine.attempt.preparation import begin
-from perdure.engine.attempt.rollover import ask, told_before
 from perdure.engine.attempt.start_facts import NotStarted, decide
 from perdure.engine.attempt.warm_agents import Idle
 from perdure.engine.attempt.workdir import bring_back
@@ -29,6 +28,7 @@ from perdure.model import (
     Claim,
     Outcome,
     OutcomeKind,
+    Program,
     Session,
     SessionKey,
     SessionState,
@@ -106,13 +106,9 @@ def _open(engine: Engine, claim: Claim) -> Opened:
         if idle is not None and continuation.rolls_over:
             idle.kept.end()
             idle = None
-        if (
-            continuation.rolls_over
-            and live is not None
-            and told_before(engine.store.history(run.id, limit=HISTORY), live.id) is None
-        ):
+        if continuation.rolls_over and live is not None:
             own = {**engine.agent_environment(driver, run), **prepared.env}
-            live = ask(engine, claim, driver, program, home, live, own, lock_fd)
+            live = _summarized(engine, claim, driver, program, home, live, own, lock_fd)
         opened = begin(
             engine, claim, driver, program, home, decided, live, lifetime_s, fresh=prepared.created
         )
@@ -125,6 +121,24 @@ def _open(engine: Engine, claim: Claim) -> Opened:
         os.close(lock_fd)
         raise
     return opened
+
+
+def _summarized(
+    engine: Engine,
+    claim: Claim,
+    driver: AgentDriver,
+    program: Program,
+    home: Path,
+    live: Session,
+    own: Mapping[str, str],
+    lock_fd: int,
+) -> Session:
+    """Have the agent sum its conversation up, unless it has done so before."""
+    from perdure.engine.attempt.rollover import ask, told_before
+
+    if told_before(engine.store.history(claim.run.id, limit=HISTORY), live.id) is not None:
+        return live
+    return ask(engine, claim, driver, program, home, live, own, lock_fd)
 
 
 def _lineage(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> Sequence[Session]:

@@ -19,8 +19,6 @@ from perdure.engine.attempt.flags import flags_of
 from perdure.engine.attempt.live_attempt import Opened
 from perdure.engine.attempt.project_map import map_for
 from perdure.engine.attempt.prompt_facts import story_of
-from perdure.engine.attempt.repair import MENDED
-from perdure.engine.attempt.restore_transcript import put_back, take_in
 from perdure.engine.attempt.start_facts import Decided
 from perdure.model import (
     NOTHING_GIVEN,
@@ -41,7 +39,6 @@ from perdure.protocols import AgentDriver, Begun
 from perdure.rules.continuation.instructions import counting
 from perdure.rules.continuation.prompt import prompt
 from perdure.rules.placement import planned_since
-from perdure.workspace.task_files import Contents, FilePlace, place
 
 
 def begin(
@@ -146,6 +143,8 @@ def _put_in_place(
         back = (
             ground.checkpoint.conversation if ground.back and ground.checkpoint is not None else ()
         )
+        from perdure.engine.attempt.restore_transcript import put_back
+
         restoring = engine.attempt_directory(claim) / "restore"
         put = put_back(
             engine, claim.run, driver, program, home, asked.session_id, restoring, parts=back
@@ -235,6 +234,8 @@ def _place_files(engine: Engine, claim: Claim, *, fresh: bool) -> None:
         run.id, after=records[-1].seq if records else 0, limit=10_000
     ):
         records += page
+    from perdure.workspace.task_files import Contents, FilePlace, place
+
     contexts = counting(contexts, records)
     at = FilePlace(
         workdir=Path(run.workspace.path),
@@ -283,6 +284,9 @@ def _put_mended(
 ) -> tuple[Path, list[str]]:
     """Puts the mended copy where the agent looks. Returns the place, and where what lay there is
     now."""
+    from perdure.engine.attempt.repair import MENDED
+    from perdure.engine.attempt.restore_transcript import take_in
+
     assert claim.run.workspace is not None
     directory = engine.attempt_directory(claim)
     mended = directory / MENDED

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from perdure.agents.transcripts import fingerprint
 from perdure.engine.attempt.baseline import Journaled
@@ -39,8 +40,10 @@ from perdure.rules.continuation.instructions import counting, retired
 from perdure.rules.continuation.prompt import Story, Unrecorded
 from perdure.rules.effects import DENIED, OUTCOME_UNKNOWN, Effect, ledger
 from perdure.rules.placement import changes_of
-from perdure.workspace import WorkdirState
 from perdure.workspace.task_files import Contents, told
+
+if TYPE_CHECKING:
+    from perdure.workspace import WorkdirState
 
 BRIEF_LINES = 60
 BRIEF_WIDTH = 300

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from perdure.agents.transcripts import locate, snapshot
-from perdure.engine.attempt import cache_price, repair
+from perdure.engine.attempt import cache_price
 from perdure.engine.attempt.baseline import (
     TOLD,
     Baseline,
@@ -134,6 +134,8 @@ def decide(
     too_long = situation.measure in (Measure.ROLL_OVER, Measure.STOP) and Rung.NATIVE not in tried
     lost = continuation.kind in (Start.REBUILD, Start.FRESH, Start.REFUSE) and not too_long
     if live and lost and Rung.REPAIRED not in situation.tried:
+        from perdure.engine.attempt import repair
+
         foreign = situation.standing is Standing.FOREIGN
         mended = repair.mend(engine, claim, driver, home, live.id, own=not foreign)
         continuation = (
@@ -203,7 +205,9 @@ def _content(
     """The transcript that the agent goes on from, before it is put in its place."""
     directory = engine.attempt_directory(claim)
     if asked.rung is Rung.REPAIRED:
-        return (directory / repair.MENDED).read_bytes()
+        from perdure.engine.attempt.repair import MENDED
+
+        return (directory / MENDED).read_bytes()
     if asked.rung is Rung.COPY:
         return engine.copies.content(driver.name, asked.session_id)
     if asked.rung is Rung.CHECKPOINT:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import socket
 import uuid
 from contextlib import suppress
 from functools import cache
@@ -110,14 +109,14 @@ def machine(state: Path) -> str:
 
 def this_host(state: Path, patience_s: float | None) -> Host:
     """Who this is among the hosts that share a database."""
-    return Host(machine(state), socket.gethostname(), patience_s)
+    return Host(machine(state), os.uname().nodename, patience_s)
 
 
 def worker_identity(host: Host = NOWHERE) -> str:
     """This process as `host:boot8.namespace:pid:starttime`; among several hosts, the host's own id
     is a part of its name."""
     known = stat("self")
-    name = host.label if host.id else socket.gethostname()
+    name = host.label if host.id else os.uname().nodename
     return f"{name}:{boot_id()[:8]}.{namespace()}:{os.getpid()}:{known[3] if known else 0}"
 
 
@@ -130,7 +129,7 @@ def worker_alive(identity: str, host: Host = NOWHERE) -> bool | None:
     """
     match identity.rsplit(":", 3):
         case [name, boot, pid, starttime] if pid.isdecimal() and starttime.isdecimal():
-            if name != (host.label if host.id else socket.gethostname()):
+            if name != (host.label if host.id else os.uname().nodename):
                 return None
             return (
                 boot.partition(".")[0] == boot_id()[:8]

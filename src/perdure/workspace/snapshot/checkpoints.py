@@ -10,21 +10,22 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from perdure.errors import GitFailed
 from perdure.host.git import Git
 from perdure.model import Backend, Saved, Workspace
 from perdure.model.events import WorkSeen
 from perdure.workspace.identity import Places
-from perdure.workspace.isolated import check_objects
-from perdure.workspace.removal import HeldFiles
-from perdure.workspace.snapshot import capture, pack, refs, restore
-from perdure.workspace.snapshot.pack import Packed, PackedFacts
-from perdure.workspace.snapshot.restore import RestoredWorkdir
+from perdure.workspace.snapshot import capture, refs
 from perdure.workspace.snapshot.shelf import Shelf
 from perdure.workspace.snapshot.trees import changes
 from perdure.workspace.work import Against, observe
+
+if TYPE_CHECKING:
+    from perdure.workspace.removal import HeldFiles
+    from perdure.workspace.snapshot.pack import Packed, PackedFacts
+    from perdure.workspace.snapshot.restore import RestoredWorkdir
 
 
 class WorkdirCheckpoints:
@@ -65,12 +66,16 @@ class WorkdirCheckpoints:
         """Copy a commit from one isolated workdir's repository to another's; worktrees of one
         repository share it already. The source is only read. Raises NotFound where the source does
         not have it, WorkspaceError."""
+        from perdure.workspace.snapshot import pack
+
         if source.id != target.id and target.backend is Backend.ISOLATED:
             with self._shelf(source) as shelf, self._shelf(target) as other:
                 _check_own(shelf)
                 pack.bring(shelf, other, commit)
 
     def _grow(self, shelf: Shelf, commit: str, target: Workspace, ignored: str) -> RestoredWorkdir:
+        from perdure.workspace.snapshot import pack, restore
+
         _check_own(shelf)
         with self._shelf(target) as other:
             pack.send(shelf, other, commit)
@@ -90,6 +95,8 @@ class WorkdirCheckpoints:
     ) -> Iterator[Packed]:
         """A checkpoint as one pack, with the run's own commits, for a capsule; `without`: names
         that are left out. `began` and `have` as for `pack.pack`."""
+        from perdure.workspace.snapshot import pack
+
         with (
             self._shelf(workspace) as shelf,
             pack.pack(self._places, shelf, commit, without, began=began, have=have) as packed,
@@ -103,6 +110,8 @@ class WorkdirCheckpoints:
         in an empty directory, a shallow repository is made first. Raises Conflict where there are
         files, or the repository lacks what the run began at; WorkspaceError for a pack that is
         damaged. Returns the checkpoint, as `save` would."""
+        from perdure.workspace.snapshot import pack
+
         if workspace.backend is Backend.HERE and not os.path.lexists(Path(workspace.path) / ".git"):
             pack.found(self._git(), Path(workspace.path), packed.form, packed.shallow, packed.head)
         with self._shelf(workspace) as shelf:
@@ -140,6 +149,8 @@ class WorkdirCheckpoints:
         where it was killed. The caller holds the workdir's lock.
 
         Raises NotFound, Conflict while a process works in the workdir, WorkspaceError."""
+        from perdure.workspace.snapshot import restore
+
         with self._shelf(workspace) as shelf:
             return restore.put_in_place(self._places, workspace, shelf, commit, ignored)
 
@@ -148,6 +159,8 @@ class WorkdirCheckpoints:
     ) -> tuple[str, ...]:
         """The names of files that are no longer as they were at a checkpoint: hostile text.
         Publishes nothing."""
+        from perdure.workspace.snapshot import restore
+
         with self._shelf(workspace) as shelf:
             return restore.drift(shelf, commit, ignored)
 
@@ -156,6 +169,9 @@ class WorkdirCheckpoints:
     ) -> HeldFiles | None:
         """What checkpoint `number` holds of the workdir as it is at this moment; None where the
         checkpoint is not there whole. Raises WorkspaceError, GitFailed."""
+        from perdure.workspace.removal import HeldFiles
+        from perdure.workspace.snapshot import restore
+
         found = refs.holders(self._places, workspace, self._git(), number, commit)
         if not found:
             return None
@@ -218,5 +234,7 @@ class WorkdirCheckpoints:
 def _check_own(shelf: Shelf) -> None:
     """Raise WorkspaceError where an agent's repository borrows objects that are not the cache's:
     they would become another one's."""
+    from perdure.workspace.isolated import check_objects
+
     if shelf.lent is not None and shelf.borrowed is not None and shelf.borrowed.git_dir is not None:
         check_objects(shelf.lent, shelf.borrowed.git_dir / "objects")

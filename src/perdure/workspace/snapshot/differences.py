@@ -17,11 +17,17 @@ from perdure.errors import WorkspaceError
 from perdure.host.git import GitResult
 from perdure.model.checkpoints import BUILT_AGAIN
 from perdure.workspace.locks import read
-from perdure.workspace.removal import CACHE_TAG, REBUILDABLE
 from perdure.workspace.snapshot.escapes import ODD, ODD_LINK
 from perdure.workspace.snapshot.findings import Findings, Piece
 from perdure.workspace.snapshot.shelf import Shelf, joined, split
 
+REBUILDABLE = frozenset(
+    """node_modules __pycache__ .venv .tox .nox .mypy_cache .ruff_cache .pytest_cache .hypothesis .gradle .next .nuxt .turbo
+    .parcel-cache .svelte-kit .eggs .DS_Store""".split()
+)
+"""Ignored names that a build makes again. A directory with a cache tag (bford.info/cachedir) counts
+as well."""
+CACHE_TAG = "Signature: 8a477f597d28d172789f06886806bc55"
 LARGE = 10 << 20
 MOST_BYTES = 8 << 30
 """Without git, a directory that holds more is not photographed; `Shelf.most_files` is the other

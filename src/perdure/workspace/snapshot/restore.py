@@ -30,13 +30,11 @@ from perdure.workspace import branches
 from perdure.workspace.branches import Branches
 from perdure.workspace.identity import Places, check_branch
 from perdure.workspace.locks import clear_locks, flush
-from perdure.workspace.removal import inside
-from perdure.workspace.snapshot import disarm, modes
 from perdure.workspace.snapshot import index as staging
+from perdure.workspace.snapshot import modes
 from perdure.workspace.snapshot.cache import FORMAT
 from perdure.workspace.snapshot.capture import again, in_words, looked, save
 from perdure.workspace.snapshot.escapes import unescape
-from perdure.workspace.snapshot.files import Placer
 from perdure.workspace.snapshot.index import Staged
 from perdure.workspace.snapshot.modes import Rights
 from perdure.workspace.snapshot.shelf import Shelf
@@ -156,6 +154,9 @@ def put_in_place(
 def _put_in_place(
     places: Places, workspace: Workspace, shelf: Shelf, commit: str, policy: str, branch: str
 ) -> RestoredWorkdir:
+    from perdure.workspace.removal import inside
+    from perdure.workspace.snapshot.files import Placer
+
     wanted = load(shelf, commit)
     if working := [pid for pid in inside(shelf.top) if pid not in _callers()]:
         raise Conflict(
@@ -216,6 +217,8 @@ def drift(shelf: Shelf, commit: str, policy: str) -> tuple[str, ...]:
                 for change in differing
             ]
             if names and shelf.is_outside(wanted.commit):
+                from perdure.workspace.snapshot import disarm
+
                 names = [
                     name
                     for name in names
