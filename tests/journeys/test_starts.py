@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from perdure.agents.rehearsal import Rehearsal
@@ -55,13 +56,11 @@ NOT_BEFORE_THE_LAUNCH = {
         "perdure.agents.proof",
         "perdure.engine.sweeper",
     ),
-    *(
-        f"perdure.engine.attempt.{each}"
-        for each in ("closing", "evidence", "repairing", "watching")
-    ),
-    *(f"perdure.workspace.{each}" for each in ("applying", "cache", "changes", "contents")),
-    *(f"perdure.workspace.{each}" for each in ("isolated", "joining", "outgoing", "packing")),
+    *(f"perdure.engine.attempt.{each}" for each in ("evidence", "finish", "repair", "supervision")),
+    *(f"perdure.workspace.merge.{each}" for each in ("ahead", "apply", "join", "push")),
+    *(f"perdure.workspace.{each}" for each in ("changes", "clone_cache", "contents", "isolated")),
     *(f"perdure.workspace.{each}" for each in ("removal", "sources", "transport", "view")),
+    *(f"perdure.workspace.snapshot.{each}" for each in ("disarm", "pack")),
 }
 """Modules that no start of an agent in a worktree needs."""
 OWN = 200
@@ -71,6 +70,7 @@ OWN = 200
 def test_a_call_starts_and_loads_little(tmp_path: Path) -> None:
     """A run in a new worktree, new instructions for it, and the same once more. Programs are counted,
     and modules are known by their names."""
+    assert all(find_spec(name) for name in NOT_BEFORE_THE_LAUNCH)
     with Rehearsal("by history\nsay Hello.\n") as rehearsal:
         stage = Stage(tmp_path, "codex", rehearsal)
         first = record(stage, "run", "-q", "--agent", "codex", "--name", "task", "Say hello.")
@@ -80,6 +80,7 @@ def test_a_call_starts_and_loads_little(tmp_path: Path) -> None:
         assert len(third.before) <= 3, third.before
         assert len(third.after) <= 3, third.after
         for each in (first, third):
-            assert not NOT_BEFORE_THE_LAUNCH & set(each.modules)
+            early = NOT_BEFORE_THE_LAUNCH & set(each.modules)
+            assert not early, early
             assert sum(name.partition(".")[0] == "perdure" for name in each.modules) <= OWN
         stage.close()

@@ -73,15 +73,15 @@ __all__ = [
 
 _ROOMS = {
     "Against": "work",
-    "Ahead": "ahead",
-    "Applied": "applying",
+    "Ahead": "merge.ahead",
+    "Applied": "merge.apply",
     "Credentials": "askpass",
-    "Joined": "joining",
-    "Outgoing": "outgoing",
-    "Packed": "packing",
-    "PackedFacts": "packing",
+    "Joined": "merge.join",
+    "Outgoing": "merge.push",
+    "Packed": "snapshot.pack",
+    "PackedFacts": "snapshot.pack",
     "Proof": "removal",
-    "Restored": "restoring",
+    "RestoredWorkdir": "snapshot.restore",
     "Thing": "contents",
     "WorkdirState": "view",
 }

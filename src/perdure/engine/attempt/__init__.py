@@ -48,28 +48,32 @@ def perform(engine: Engine, claim: Claim) -> TaskRun:
 
 
 def _perform(engine: Engine, claim: Claim) -> TaskRun:
+    begun = _begun(engine, claim)
+    # What follows an attempt and ends it is loaded when its agent has been started.
+    if isinstance(begun, Opened):
+        return _follow(engine, begun)
     from perdure.engine.attempt.finish import close_unopened
 
+    return close_unopened(engine, claim, begun)
+
+
+def _begun(engine: Engine, claim: Claim) -> Opened | Outcome:
+    """The attempt with its agent started, or the outcome of one that did not come to that."""
     try:
-        opened = open_attempt(engine, claim)
+        return open_attempt(engine, claim)
     except LostLease:
         raise
     except NotStarted as stop:
-        return close_unopened(engine, claim, stop.outcome)
+        return stop.outcome
     except Conflict as busy:
         # A restore, a fork, a reset or a person's git has the workdir for a moment: nothing was
         # begun, and it counts for nothing.
-        return close_unopened(
-            engine, claim, Outcome(kind=OutcomeKind.WRITER_CONFLICT, detail=str(busy))
-        )
+        return Outcome(kind=OutcomeKind.WRITER_CONFLICT, detail=str(busy))
     except (GitFailed, StoreError) as error:
         kind = OutcomeKind.OVERLOADED if error.transient else OutcomeKind.CONFIG_ERROR
-        return close_unopened(engine, claim, Outcome(kind=kind, detail=str(error)))
+        return Outcome(kind=kind, detail=str(error))
     except (PerdureError, OSError) as error:
-        return close_unopened(
-            engine, claim, Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=str(error))
-        )
-    return _follow(engine, opened)
+        return Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=str(error))
 
 
 def take_over(engine: Engine, claim: Claim) -> TaskRun:
