@@ -11,7 +11,6 @@ import argparse
 import sys
 
 from perdure.errors import NotFound, UsageError
-from perdure.model.durations import duration
 
 TYPE_CHECKING = False  # a verb's words are read before any noun is loaded
 if TYPE_CHECKING:
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
 
 
 def seconds_of(text: str) -> float:
+    from perdure.model.durations import duration
+
     try:
         return duration(text)
     except ValueError as error:
