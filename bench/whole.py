@@ -3,13 +3,17 @@ prompt."""
 
 from __future__ import annotations
 
+import resource
 import shutil
+import statistics
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from bench.measure import Row, command, interleaved, ms
 from perdure.agents.rehearsal import Rehearsal
+from tests.journeys.recorder import record
 from tests.journeys.stage import Stage, native
 
 
@@ -84,3 +88,39 @@ def turns(directory: Path, agent: str, seconds: float, rounds: int) -> Iterator[
     )
     if seconds:
         yield Row(f"{what}", ms(took), "the bare CLI", ms(other), took / other, 1.03)
+
+
+def calls(directory: Path) -> Iterator[Row]:
+    """What a call starts and loads before its agent and after it, by counts."""
+    with Rehearsal("by history\nsay Hello.\n") as rehearsal:
+        stage = Stage(directory / "calls", "codex", rehearsal)
+        first = record(stage, "run", "-q", "--agent", "codex", "--name", "task", "Say hello.")
+        record(stage, "update", "-q", "task", "Again.")
+        again = record(stage, "update", "-q", "task", "And again.")
+        stage.close()
+    for what, seen in (("run", first), ("update in place", again)):
+        for when, git in (("before", seen.before), ("after", seen.after)):
+            count = len(git)
+            yield Row(f"{what}: starts of git {when} the agent", f"{count}", "", "", count, 3)
+        own = sum(name.partition(".")[0] == "perdure" for name in seen.modules)
+        loaded = f"{own} of {len(seen.modules)}"
+        yield Row(f"{what}: own modules before the agent", loaded, "the goal", "200", own / 200, 1)
+
+
+def refusal(directory: Path) -> Iterator[Row]:
+    """Processor time of a command that is given the name of no run."""
+    with Rehearsal("say Hello.") as rehearsal:
+        stage = Stage(directory / "refusal", "codex", rehearsal)
+        words = ([sys.executable, "-m", "perdure", "retry", "nope"], [sys.executable, "-c", "pass"])
+        spent = [[_processor(each, stage) for each in words] for _ in range(15)]
+        ours, bare = (statistics.median(each) for each in zip(*spent, strict=True))
+        stage.close()
+    yield Row("perdure retry nope, CPU", ms(ours), "python -c pass", ms(bare), ours / bare, 4)
+
+
+def _processor(words: list[str], stage: Stage) -> float:
+    """Seconds of CPU, user and system, of a process that waits for all that it starts."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(words, cwd=stage.repo, env=stage.environ, capture_output=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime

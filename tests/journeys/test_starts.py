@@ -3,49 +3,12 @@ before the agent's start."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from perdure.agents.rehearsal import Rehearsal
-from tests.journeys.stage import TOP, Stage
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """One command: its git calls before and after the shim, and the modules loaded before it."""
-
-    before: list[str]
-    after: list[str]
-    modules: list[str]
-
-
-def record(stage: Stage, *words: str) -> Recorded:
-    """Run a command of perdure to its end, with a record of it."""
-    log = stage.directory / "record"
-    log.unlink(missing_ok=True)
-    argv = [sys.executable, "-m", "tests.journeys.recorder", str(log), *words]
-    done = subprocess.run(
-        argv,
-        cwd=stage.repo,
-        env=stage.environ | {"PYTHONPATH": str(TOP)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    at = next(place for place, row in enumerate(rows) if "modules" in row)
-    starts = [row.get("start", [""]) for row in rows]
-    git = [" ".join(each) if Path(each[0]).name == "git" else "" for each in starts]
-    return Recorded(
-        before=[each for each in git[:at] if each],
-        after=[each for each in git[at:] if each],
-        modules=rows[at]["modules"],
-    )
-
+from tests.journeys.recorder import record
+from tests.journeys.stage import Stage
 
 NOT_BEFORE_THE_LAUNCH = {
     *("asyncio", "concurrent.futures", "email", "importlib.metadata", "tomllib", "zipfile"),
