@@ -227,15 +227,18 @@ def programs() -> dict[str, str]:
     }
 
 
+VARIABLE = re.compile(r"\b(?:PERDURE_[A-Z][A-Z_]*[A-Z]|NO_COLOR|CLICOLOR_FORCE)\b")
+
+
 def variables_in_use() -> set[str]:
-    """Every PERDURE_ variable in the sources that is no setting; those of drivers only where the
+    """Every PERDURE_ variable, and those that choose colors, in the sources that is no setting; those of drivers only where the
     driver is built in."""
     texts = (
         path.read_text(encoding="utf-8")
         for path in SOURCE.rglob("*.py")
         if path.relative_to(SOURCE).parts[:2] not in DRIVERS
     )
-    found = {name for text in texts for name in re.findall(r"\bPERDURE_[A-Z][A-Z_]*[A-Z]\b", text)}
+    found = {name for text in texts for name in VARIABLE.findall(text)}
     return (found | set(programs())) - {f"PERDURE_{name.upper()}" for name in READERS}
 
 

@@ -53,7 +53,7 @@ def test_the_distribution(tmp_path: Path) -> None:
     text = str(metadata.get_payload())
     assert "](https://forge.example/ada/perdure/blob/main/docs/" in text
     assert "](docs/" not in text
-    assert {"perdure/py.typed", "perdure/plan.schema.json"} <= set(names)
+    assert {"perdure/py.typed", "perdure/rules/plan/plan.schema.json"} <= set(names)
     source = next(path for path in files if path.name.endswith(".tar.gz"))
     with tarfile.open(source) as packed_source:
         inside = packed_source.getnames()
