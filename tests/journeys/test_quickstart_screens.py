@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from perdure.agents.rehearsal import Rehearsal
 from perdure.cli.style import width_of
-from perdure.rehearsal import Rehearsal
 from tests.journeys.stage import Stage
 from tests.journeys.terminal import Terminal
 
