@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from perdure import __version__
 from perdure.agents.shared import json_lines
 from perdure.agents.shared.ids import checked
 from perdure.model import Command, Launch, Permissions, Rung, Start
@@ -64,7 +63,8 @@ class CodexWarm:
             "thread": checked(asked.session_id) if asked.kind is Start.RESUME else "",
             "sandbox": SANDBOX[launch.spec.permissions],
             "model": launch.spec.model,
-            "version": __version__,
+            # The package is on no floor, and importlib.metadata loads 32 modules.
+            "version": sys.modules["perdure"].__version__,
         }
         argv = (sys.executable, "-I", "-S", str(BRIDGE), json.dumps(order))
         return Command(argv=argv, stdin=json.dumps({"prompt": launch.prompt}).encode() + b"\n")
