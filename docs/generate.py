@@ -231,8 +231,8 @@ VARIABLE = re.compile(r"\b(?:PERDURE_[A-Z][A-Z_]*[A-Z]|NO_COLOR|CLICOLOR_FORCE)\
 
 
 def variables_in_use() -> set[str]:
-    """Every PERDURE_ variable, and those that choose colors, in the sources that is no setting; those of drivers only where the
-    driver is built in."""
+    """Every PERDURE_ variable in the sources that is no setting, and those that choose colors;
+    those of drivers only where the driver is built in."""
     texts = (
         path.read_text(encoding="utf-8")
         for path in SOURCE.rglob("*.py")

@@ -169,6 +169,8 @@ VARIABLES = {
     "PERDURE_GIT_TOKEN_USER": "the name that goes with the token (default: x-access-token)",
     "PERDURE_IMAGE": "for `perdure operator`: the image of the attempts, as with --image",
     "PERDURE_PAGER": "the pager for `diff` on a terminal, before `PAGER` and `less`; `cat` or empty: none",
+    "NO_COLOR": "set to anything: no colors",
+    "CLICOLOR_FORCE": "set to anything but 0: colors also into a pipe",
     "PERDURE_ATTEMPT": "set by perdure for the agent and all that it starts: the mark of the attempt (or of the kept agent), by which "
     "they are found again",
 }
