@@ -468,7 +468,7 @@ def test_the_pool_takes_over_from_the_dead(stage: MakeStage) -> None:
     one.finish(started)
     pool = one.start("work")
     assert pool.stderr is not None
-    assert "followed again" in pool.stderr.readline()
+    assert "following the attempt again" in pool.stderr.readline()
     pool.kill()
     one.finish(pool)
     os.kill(agent, 0)
