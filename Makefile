@@ -54,6 +54,7 @@ check: install ## format, lint, types, import floors, docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/check.py
+	$(BIN)/python -m pytest -q tests/pure/test_plain_code.py
 	$(BIN)/zensical build --strict
 
 docs: install ## the documents as a site, below site/

@@ -11,6 +11,7 @@ import pytest
 import perdure
 
 SOURCE = Path(perdure.__file__).parent
+MOST_LONG_LINES = 75
 TREES = {
     path.relative_to(SOURCE).as_posix(): ast.parse(path.read_bytes())
     for path in sorted(SOURCE.rglob("*.py"))
@@ -43,3 +44,13 @@ def test_the_top_of_the_package_is_short(most: int) -> None:
     """A newcomer reads the names at the top of the package at one glance."""
     unseen = {"__init__.py", "__main__.py", "__pycache__", "py.typed"}
     assert len({path.name for path in SOURCE.iterdir()} - unseen) <= most
+
+
+def test_few_lines_are_long() -> None:
+    """A line has at most 100 columns. Those that are left are mostly patterns and tables: their
+    number only falls."""
+    lines: list[str] = []
+    for file in TREES:
+        rows = enumerate((SOURCE / file).read_text().splitlines(), 1)
+        lines += [f"{file}:{number}" for number, line in rows if len(line) > 100]
+    assert len(lines) <= MOST_LONG_LINES, lines

@@ -151,7 +151,10 @@ def verdict(proofs: Sequence[ProveResult]) -> str:
     }
     changed = sum(len(proof.changed) for proof in proofs)
     if changed:
-        tail = f" {changed} {'answer differs' if changed == 1 else 'answers differ'} from what is known."
+        tail = (
+            f" {changed} {'answer differs' if changed == 1 else 'answers differ'} from what is "
+            "known."
+        )
     else:
         tail = ""
     if broken:

@@ -27,7 +27,7 @@ HOW = "docs: how-to/separate-user"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
+class AgentIdentity:
     """The ids that `run_as` names. `group` is the agents' own group, `service` the one that opens
     what is kept from them. `home` is empty for a user that the system has no entry of."""
 
@@ -46,7 +46,7 @@ class Identity:
         )
 
 
-def identity(run_as: str) -> Identity:
+def identity(run_as: str) -> AgentIdentity:
     """Find the ids of `USER:GROUP`, by name or number. Raises UsageError."""
     user, _, group = run_as.partition(":")
     try:
@@ -61,7 +61,7 @@ def identity(run_as: str) -> Identity:
         raise UsageError(
             f"run_as names the group {group!r}, which this system does not have", HOW
         ) from None
-    found = Identity(
+    found = AgentIdentity(
         user=entry.pw_uid if entry else int(user),
         group=entry.pw_gid if entry else int(user),
         service=service,
@@ -136,7 +136,7 @@ def require(run_as: str) -> None:
         )
 
 
-def _make_root(wanted: Identity, root: Path) -> None:
+def _make_root(wanted: AgentIdentity, root: Path) -> None:
     """Make the directory of the workdirs, as the agents' user: as root, a link that an agent put
     there would be followed. What perdure makes below gets the agents' group, and not the
     service's."""
@@ -155,7 +155,7 @@ def _make_root(wanted: Identity, root: Path) -> None:
         os.setegid(wanted.service)
 
 
-def _openings(path: Path, wanted: Identity) -> Iterator[str]:
+def _openings(path: Path, wanted: AgentIdentity) -> Iterator[str]:
     """Say which rights on the way to `path`, or on itself, let agents in."""
     own = path.stat() if path.exists() else None
     if own and (own.st_mode & 0o007 or wanted.group == own.st_gid or wanted.user == own.st_uid):

@@ -20,10 +20,10 @@ DIRECTORY is the attempt's own; in it lie
 
 What it guarantees: "exit.json exists" implies that the agent and everything that it ever started
 have ended, whatever they did to get away (own session, double fork, empty environment, closed
-files); only what `leftover` and `kept` spare runs on. As a child subreaper this process inherits every orphan below it, so the tree is empty
-exactly when there is no child left to wait for. The lock, an open file description that the
-supervisor has already locked, comes in as descriptor 4, is not passed on, and so lives exactly as
-long as this process.
+files); only what `leftover` and `kept` spare runs on. As a child subreaper this process inherits
+every orphan below it, so the tree is empty exactly when there is no child left to wait for. The
+lock, an open file description that the supervisor has already locked, comes in as descriptor 4, is
+not passed on, and so lives exactly as long as this process.
 
 SIGTERM means stop: TERM to the agent, the grace, then KILL to all. All other signals that can be
 blocked are blocked: the supervisor may vanish with its terminal. The environment arrives as this

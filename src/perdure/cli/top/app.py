@@ -103,7 +103,7 @@ class Board(App[None]):
         return action not in ON_BOARD or len(self.screen_stack) == 1
 
     # --- looking
-    # -------------------------------------------------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------
 
     @property
     def chosen(self) -> str:
@@ -183,7 +183,7 @@ class Board(App[None]):
         self.query_one("#head", Static).update(Text(text, no_wrap=True, overflow="ellipsis"))
 
     # --- keys
-    # ----------------------------------------------------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------
 
     def action_down(self) -> None:
         self.query_one("#runs", OptionList).action_cursor_down()

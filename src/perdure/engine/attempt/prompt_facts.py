@@ -286,7 +286,10 @@ def _check(
 def _workdir(state: WorkdirState) -> str:
     """The state of the workdir in a sentence, with the first few names."""
     if state.head:
-        where = f"{f'branch {named(state.branch)}' if state.branch else 'detached'} at {state.head[:12]}, "
+        where = (
+            f"{f'branch {named(state.branch)}' if state.branch else 'detached'} at "
+            f"{state.head[:12]}, "
+        )
     else:
         where = ""
     if state.paths:

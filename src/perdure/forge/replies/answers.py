@@ -203,7 +203,7 @@ class _Answer:
             self._keep(reaction=str(reaction))
 
     # --- the branch
-    # --------------------------------------------------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------
 
     def _publish(self) -> None:
         engine, branch = self.whose.engine, self.run.workspace.branch if self.run.workspace else ""
@@ -275,7 +275,7 @@ class _Answer:
             self.run = self.whose.engine.store.get(self.run.id)
 
     # --- the comment
-    # -------------------------------------------------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------
 
     @property
     def _page(self) -> str:
@@ -339,7 +339,7 @@ class _Answer:
         return work_report(ended[-1], store.history(self.run.id, limit=HISTORY))
 
     # --- the status
-    # --------------------------------------------------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------
 
     def _status(self) -> None:
         state = CHECKS.get(self.run.state, CheckState.PENDING)
