@@ -153,6 +153,8 @@ def _log(shelf: Shelf, *spans: str) -> list[tuple[CommitOfWork, int, str]]:
 
 
 def _files(shelf: Shelf, base: _Base, tree: str) -> list[FileOfWork]:
+    if base.tree == tree:
+        return []
     try:
         return list(_compared(shelf, base.tree, tree, "--raw", "--numstat", timeout_s=_COUNTING_S))
     except GitFailed:
