@@ -333,7 +333,7 @@ def test_a_tool_that_failed_is_seen_as_failed() -> None:
     """A command of Codex with a non-zero exit, and a refused tool of Claude, end as not ok."""
     failed = b'{"type":"item.completed","item":{"id":"item_1","type":"command_execution","exit_code":3,"status":"failed"}}'
     (event,) = registry.load("codex").parse(failed)
-    assert event == ToolEnded("item_1", False)
+    assert event == ToolEnded("item_1", False, code=3)
     block = b'{"type":"tool_result","tool_use_id":"t","content":[{"type":"text","text":"no"}],"is_error":true}'
     refused = b'{"type":"user","message":{"content":[' + block + b"]}}"
     (event,) = registry.load("claude").parse(refused)

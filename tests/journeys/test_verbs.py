@@ -220,6 +220,7 @@ def test_what_is_empty_is_told_on_a_terminal(stage: MakeStage) -> None:
         code, screen = on_terminal(one, *verb.split())
         assert code == 0 and screen.startswith(sentence) and len(screen.splitlines()) == 1, screen
         assert one.perdure(*verb.split()) == Done(0, "", "")
+    assert one.perdure("run", "--name", "task", "Say something.").code == 0
     code, screen = on_terminal(one, "update", "task")
     assert code == 2 and 'perdure update task "new instructions"' in screen
 

@@ -21,13 +21,16 @@ DANGEROUS = {
 }  # fmt: skip
 _CALL = r"(?:\.run\(|run_as_user\(|\.call\([^\")]*)\s*\"([a-z][a-z-]+)\""
 OWN = {
+    ("demo.py", "add"),
+    ("demo.py", "commit"),
     ("helpers.py", "credential"),
     ("refs.py", "gc"),
     ("index.py", "add"),
     ("transport.py", "ls-remote"),
 }
 """Only with a git directory of perdure's own, which no configuration of others reaches, and whose
-attributes turn every filter off; the credential helpers are the user's, and are asked where there
+attributes turn every filter off; the demonstration's repository is its own from the first file on;
+the credential helpers are the user's, and are asked where there
 is no repository; a server is asked from a scratch directory of perdure's, with the program on its
 side named."""
 

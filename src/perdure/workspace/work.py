@@ -129,13 +129,12 @@ def _by_time(
 
 
 def _log(shelf: Shelf, *spans: str) -> list[tuple[CommitOfWork, int, str]]:
-    """Commits with their time and first parent, newest first."""
+    """Commits with their time and first parent, newest first.
+
+    `rev-list` and not `log`, which reads settings that run programs (log.showSignature)."""
     said = shelf.run(
-        "log",
+        "rev-list",
         "--topo-order",
-        "--no-show-signature",
-        "--no-decorate",
-        "--no-color",
         f"--max-count={MOST_COMMITS}",
         "--format=%H %ct %P|%s",
         *spans,
@@ -144,6 +143,9 @@ def _log(shelf: Shelf, *spans: str) -> list[tuple[CommitOfWork, int, str]]:
     )
     found = []
     for line in os.fsdecode(said.stdout).split("\n"):
+        # Each commit has a line `commit ID` first; git 2.33 can leave it out, older ones cannot.
+        if line.startswith("commit "):
+            continue
         facts, _, subject = line.partition("|")
         parts = facts.split(" ")
         if len(parts) >= 3:
