@@ -179,7 +179,7 @@ def test_what_is_in_the_way_is_told(yard: Yard) -> None:
         yard.workspaces.commit(place, "claude", "x")
 
 
-@pytest.mark.parametrize("after", range(1, 71, 5))
+@pytest.mark.parametrize("after", range(1, 56, 5))
 def test_a_merge_that_is_killed_is_done_again(yard: Yard, after: int) -> None:
     """SIGKILL at any of its gits: the next one ends with the same files and conflicts, one merge,
     and nothing beside them."""
