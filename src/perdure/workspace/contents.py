@@ -65,7 +65,7 @@ def _contents(places: Places) -> Iterator[Thing]:
     yield from (
         Thing(kind="unknown", path=path)
         for path in own.iterdir()
-        if path.name not in OWN | {"root-id"}
+        if path.name not in OWN | {"root-id", places.git.name}
     )
     for path in _entries(own / "work"):
         if path.name.startswith(".stage-") and _ID.fullmatch(path.name.removeprefix(".stage-")):
