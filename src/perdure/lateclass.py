@@ -140,9 +140,11 @@ def _init(made: Any, frozen: bool) -> Any:
 
 
 def _repr(names: list[str]) -> Callable[[Any], str]:
-    return lambda self: (
-        f"{self.__class__.__qualname__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
-    )
+    def represent(self: Any) -> str:
+        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return f"{self.__class__.__qualname__}({fields})"
+
+    return represent
 
 
 def _values(names: list[str]) -> Callable[[Any], tuple[Any, ...]]:

@@ -548,7 +548,7 @@ def test_a_person_goes_on_by_hand_and_gives_it_back(stage: MakeStage) -> None:
     assert "A person asks." in said(one.rehearsal.last.messages)
     assert "somebody else" not in one.rehearsal.prompts()[-1]
     log = one.perdure("logs", "task").out
-    assert "opened by hand" in log and "taken back: 1 turn(s)" in log
+    assert "opened in the agent's own program" in log and "taken back: 1 turn(s)" in log
 
 
 def test_nothing_happened_while_it_was_open(stage: MakeStage) -> None:

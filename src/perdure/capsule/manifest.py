@@ -287,7 +287,8 @@ def check_path(name: str) -> None:
 
 
 NEVER = re.compile(
-    r"(?:^|/)(?:\.credentials\.json|auth\.json|oauth_creds\.json|google_accounts\.json|mcp-oauth-tokens(?:-v2)?\.json|settings[^/]*\.json"
+    r"(?:^|/)(?:\.credentials\.json|auth\.json|oauth_creds\.json|google_accounts\.json"
+    r"|mcp-oauth-tokens(?:-v2)?\.json|settings[^/]*\.json"
     r"|\.mcp\.json|\.claude\.json|config\.toml|hooks(?:\.json)?|opencode\.jsonc?)(?:/|$)",
     re.IGNORECASE,
 )

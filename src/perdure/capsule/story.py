@@ -58,7 +58,8 @@ def told(story: CapsuleStory) -> bytes:
 
 def journal(records: Sequence[Record], near: str | None = None) -> IO[bytes]:
     """The records as lines, open at their beginning."""
-    file: IO[bytes] = tempfile.SpooledTemporaryFile(HELD, dir=near)  # noqa: SIM115 - the caller closes it
+    # The caller closes it.
+    file: IO[bytes] = tempfile.SpooledTemporaryFile(HELD, dir=near)  # noqa: SIM115
     for record in records:
         file.write(
             encode({"attempt": record.attempt, "at": record.at, "event": record.event}).encode()

@@ -101,7 +101,8 @@ def _bash_verb(verb: str, taken: list[Word]) -> Iterator[str]:
             yield f"        {'|'.join(word.flags)}) {_bash_values(word)}; return ;;"
         yield "      esac"
     flags = " ".join(chain.from_iterable(word.flags for word in taken))
-    yield f'      if [[ "$current" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "{flags}" -- "$current"); return; fi'
+    found = f'mapfile -t COMPREPLY < <(compgen -W "{flags}" -- "$current")'
+    yield f'      if [[ "$current" == -* ]]; then {found}; return; fi'
     if places := [word for word in taken if not word.flags and word.kind != "text"]:
         yield f"      {_bash_values(places[0])}"
     yield "      ;;"
@@ -158,8 +159,9 @@ def _zsh_verb(verb: str, taken: list[Word]) -> Iterator[str]:
             "directory": "_files -/",
         }.get(word.kind, " ")
         told = word.help.replace("[", "(").replace("]", ")").replace(":", "\\:")
+        value = "" if word.kind == "none" else f":value:{values}"
         for flag in word.flags:
-            yield f"      {_quoted(f'*{flag}[{told}]' + ('' if word.kind == 'none' else f':value:{values}'))} \\"
+            yield f"      {_quoted(f'*{flag}[{told}]{value}')} \\"
         if not word.flags:
             yield f"      {_quoted(f':{verb}:{values}')} \\"
     yield "      ;;"

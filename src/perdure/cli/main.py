@@ -237,7 +237,8 @@ def _guarded(run: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return 130
     except OSError as error:
-        if str(error.filename).startswith("/proc/") and not os.path.exists("/proc/self/stat"):  # noqa: PTH110
+        no_proc = not os.path.exists("/proc/self/stat")  # noqa: PTH110
+        if no_proc and str(error.filename).startswith("/proc/"):
             return _refuse(*NO_PROC, 7)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -33,9 +33,8 @@ def agents_verb(arguments: argparse.Namespace) -> int:
         return 0
     for agent in found:
         live = f", {agent['running']} at work" if agent["running"] else ""
-        print(
-            f"{agent['name']}  {agent['version'] or ('version not known' if agent['installed'] else 'not installed')}{live}"
-        )
+        unknown = "version not known" if agent["installed"] else "not installed"
+        print(f"{agent['name']}  {agent['version'] or unknown}{live}")
         if agent["installed"]:
             print(f"  program   {clean(agent['program'])}")
             print(f"  home      {clean(agent['home'])}")

@@ -99,7 +99,8 @@ def _program(given: str) -> tuple[str, str]:
             f"--program {given!r} is not of the form AGENT=PATH.",
             "perdure prove --program claude=/opt/claude/claude",
         )
-    return name, os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 (as the shell writes it, links not resolved)
+    # As the shell writes it: links are not resolved.
+    return name, os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111
 
 
 def table(proof: ProveResult, width: int) -> str:

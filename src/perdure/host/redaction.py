@@ -47,7 +47,9 @@ class Redactor:
         """For the secrets in these variables, plain and as JSON, URLs and base64 write them."""
         forms: set[bytes] = set()
         for name, value in environ.items():
-            if TELLING.search(name) and len(value) >= SHORTEST and not os.path.exists(value):  # noqa: PTH110 - Path raises, with the value, for one that no file could be called
+            telling = TELLING.search(name) and len(value) >= SHORTEST
+            # `Path` raises, with the value, for one that no file could be called.
+            if telling and not os.path.exists(value):  # noqa: PTH110
                 forms |= set(_forms(value))
         return _replacing(frozenset(forms))
 

@@ -219,7 +219,9 @@ def _disruption(pod: PodSeen) -> str:
         "DeletionByTaintManager": "its pod was ended because its node is not ready or tainted",
         "EvictionByEvictionAPI": "its pod was evicted, as when a node is drained",
         "DeletionByPodGC": "its node is gone",
-        "TerminationByKubelet": "its pod was ended by its node, which lacks something or shuts down",
+        "TerminationByKubelet": (
+            "its pod was ended by its node, which lacks something or shuts down"
+        ),
     }
     reason = pod.disruption or (
         pod.reason if pod.reason in DISRUPTED or pod.reason.startswith("OutOf") else ""

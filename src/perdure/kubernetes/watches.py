@@ -72,7 +72,8 @@ def _session(info: Any, ears: Ears) -> aiohttp.ClientSession:
             if self.status == 200 and self.url.query.get("watch") == "true":
                 path = self.url.path
                 ears.hear(path)
-                self.content = _Ear(self.content, lambda: ears.hear(path))  # type: ignore[assignment]
+                ear = _Ear(self.content, lambda: ears.hear(path))
+                self.content = ear  # type: ignore[assignment]
             return self
 
     return aiohttp.ClientSession(

@@ -4,7 +4,8 @@ A conversation's *fill* is what its newest request carried: input, cached parts 
 reads it from the transcript before and after every attempt (`AgentDriver.fill`), `window_of` says
 what the model can take, and `measure` decides what comes before the next attempt. Whoever chooses
 between ways to go on asks `can_compact`: True means that a continuation RESUME with
-`compact=True` has the CLI compact the conversation at its start, in the same process and conversation::
+`compact=True` has the CLI compact the conversation at its start, in the same process and
+conversation::
 
     if can_compact(driver.abilities.compacts, fill, in_vain=False):
         continuation = replace(continuation, compact=True)

@@ -74,7 +74,9 @@ NEEDS_PERSON = {
         "the agent has no valid credentials: log in with the agent's own program, then perdure "
         "retry"
     ),
-    OutcomeKind.CONFIG_ERROR: "the agent or its workdir is not set up as the run needs it: mend it, then perdure retry",
+    OutcomeKind.CONFIG_ERROR: (
+        "the agent or its workdir is not set up as the run needs it: mend it, then perdure retry"
+    ),
     OutcomeKind.BUDGET_SPENT: "the budget is spent: perdure retry --budget-usd raises it",
     OutcomeKind.NEEDS_INPUT: (
         "the agent waits for you: answer with perdure update; where a call was denied, allow it "

@@ -233,7 +233,7 @@ def line_of(record: Record) -> str:
         case BroughtBack(checkpoint=number):
             return f"brought back from {f'checkpoint {number}' if number else 'the trash'}"
         case RunOpened(session_id=session_id):
-            return f"opened by you: conversation {session_id}"
+            return f"opened in the agent's own program: conversation {session_id}"
         case Published(branch=branch, commit=commit, url=url):
             return (
                 f"{one_line(branch)} was pushed: "
@@ -244,7 +244,7 @@ def line_of(record: Record) -> str:
         case ToldForge(url=url):
             return f"told on the forge: {one_line(url, 200)}"
         case RunTakenBack(turns=turns, others=others):
-            return f"taken back: {turns} turn(s) of your own" + (
+            return f"taken back: {turns} turn(s) made there" + (
                 f"; begun beside it: {', '.join(others)}" if others else ""
             )
         case RunFinished(state=state, reason=reason):

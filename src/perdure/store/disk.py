@@ -16,14 +16,15 @@ from perdure.errors import StoreError
 MOUNTS = Path("/proc/self/mountinfo")
 
 NETWORK = frozenset(
-    """nfs nfs3 nfs4 cifs smb2 smb3 smbfs 9p afs auristorfs ceph coda davfs fhgfs beegfs glusterfs gpfs lustre ncpfs ocfs2 gfs2
-    orangefs pvfs2 pvfs virtiofs vboxsf prl_fs fuse fuse.vmhgfs-fuse""".split()
+    """nfs nfs3 nfs4 cifs smb2 smb3 smbfs 9p afs auristorfs ceph coda davfs fhgfs beegfs
+    glusterfs gpfs lustre ncpfs ocfs2 gfs2 orangefs pvfs2 pvfs virtiofs vboxsf prl_fs fuse
+    fuse.vmhgfs-fuse""".split()
 )
 """File system types of /proc/self/mountinfo that are shared with another kernel, or may be."""
 
 LOCAL_FUSE = frozenset(
-    """fuse.fuse-overlayfs fuse.mergerfs fuse.unionfs fuse.bindfs fuse.gocryptfs fuse.encfs fuse.cryfs fuse.ext4 fuse.ext2
-    fuse.ntfs-3g fuse.exfat fuse.zfs-fuse""".split()
+    """fuse.fuse-overlayfs fuse.mergerfs fuse.unionfs fuse.bindfs fuse.gocryptfs fuse.encfs
+    fuse.cryfs fuse.ext4 fuse.ext2 fuse.ntfs-3g fuse.exfat fuse.zfs-fuse""".split()
 )
 """FUSE types known to keep their bytes on this machine; every other one is taken for a
 network's."""

@@ -115,7 +115,8 @@ def connect(
     memory. `allow_network` is for people who know that their network file system has honest locks
     and shared memory. `ballast` is given up on a full disk.
     """
-    path = Path(os.path.abspath(path))  # noqa: PTH100 - symbolic links stay: a moved state directory keeps its name
+    # Symbolic links stay: a moved state directory keeps its name.
+    path = Path(os.path.abspath(path))  # noqa: PTH100
     place = str(path)
     if not allow_network:
         refuse_network(path.parent)

@@ -198,7 +198,8 @@ def parse_remote(repo: str, allowed: frozenset[str]) -> Remote:
     shown = re.sub(r"(?<=//)[^/]*@", "...@", repo)
     scp = _SCP.fullmatch(repo)
     if scp:
-        repo = f"ssh://{'' if scp['user'] is None else scp['user'] + '@'}{scp['host']}/{scp['path'].removeprefix('/')}"
+        login = "" if scp["user"] is None else f"{scp['user']}@"
+        repo = f"ssh://{login}{scp['host']}/{scp['path'].removeprefix('/')}"
     try:
         parts = urlsplit(repo)
         port = parts.port

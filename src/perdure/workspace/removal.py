@@ -47,8 +47,8 @@ OTHERS = ("--branches", "--tags", "--remotes", "--glob=refs/perdure/rescue/*")
 which have their own time."""
 
 OUTPUT = tuple(
-    """dist build target out bin obj coverage htmlcov .coverage .coverage.* .nyc_output .cache .vite .output *.egg-info *.egg *.pyc *.pyo
-    *.o *.class *.tsbuildinfo""".split()
+    """dist build target out bin obj coverage htmlcov .coverage .coverage.* .nyc_output .cache
+    .vite .output *.egg-info *.egg *.pyc *.pyo *.o *.class *.tsbuildinfo""".split()
 )
 """Ignored names that builds and tests write. They may go to the trash, and are deleted from it only
 if they are saved as well: other tools give these names to directories of all kinds."""

@@ -121,7 +121,8 @@ class Items:
 
 def mark(role: str, text: str) -> str:
     """A mark that does not depend on white space."""
-    return f"{role}:{hashlib.sha256(' '.join(text.split()).encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+    plain = " ".join(text.split()).encode("utf-8", "surrogatepass")
+    return f"{role}:{hashlib.sha256(plain).hexdigest()[:16]}"
 
 
 class Tale:

@@ -349,10 +349,8 @@ def _fork(launch: Launch) -> list[str]:
     named = [f"--session-id={checked(asked.fork_id)}"] if asked.fork_id else []
     if not asked.fork_at:
         return named
-    return [
-        *named,
-        f"--resume-session-at={claude_files.end_of_turn(Path(launch.transcript).read_bytes(), asked.fork_at)}",
-    ]
+    end = claude_files.end_of_turn(Path(launch.transcript).read_bytes(), asked.fork_at)
+    return [*named, f"--resume-session-at={end}"]
 
 
 DRIVER = ClaudeDriver()

@@ -55,11 +55,12 @@ def settings(launch: Launch) -> ClaudeSettings:
         merged = _over(merged, found)
     days = merged.get("cleanupPeriodDays", KEPT_DAYS)
     enough = isinstance(days, int) and not isinstance(days, bool) and days >= KEPT_DAYS
-    note = (
-        ""
-        if enough
-        else f"cleanupPeriodDays {json.dumps(days)} in --settings is not used: it would have conversations deleted"
-    )
+    note = ""
+    if not enough:
+        note = (
+            f"cleanupPeriodDays {json.dumps(days)} in --settings is not used: it would have "
+            "conversations deleted"
+        )
     merged = merged if enough and "cleanupPeriodDays" in merged else {**merged, **NEEDED}
     return ClaudeSettings(f"{FLAG}={json.dumps(merged, separators=(',', ':'))}", rest, note=note)
 

@@ -300,11 +300,9 @@ def _roots(launch: Launch) -> list[str]:
     """What is writable beside the workdir."""
     if launch.spec.permissions is not Permissions.EDIT:
         return []
-    roots = [] if launch.spec.here else git_roots(Path(launch.cwd))
-    return [
-        "-c",
-        f"sandbox_workspace_write.writable_roots={json.dumps([str(root) for root in roots], ensure_ascii=False)}",
-    ]
+    roots = [] if launch.spec.here else [str(root) for root in git_roots(Path(launch.cwd))]
+    listed = json.dumps(roots, ensure_ascii=False)
+    return ["-c", f"sandbox_workspace_write.writable_roots={listed}"]
 
 
 def git_roots(cwd: Path) -> list[Path]:

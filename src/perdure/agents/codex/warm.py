@@ -75,7 +75,8 @@ class CodexWarm:
             case "turn.started":
                 return replace(so_far, over=False)
             case "turn.completed":
-                mark = f'"turn_id":"{json_lines.text(json_lines.part(found, "turn_id"), 100)}","last_agent_message"'
+                turn = json_lines.text(json_lines.part(found, "turn_id"), 100)
+                mark = f'"turn_id":"{turn}","last_agent_message"'
                 return replace(so_far, over=True, mark=mark)
             case "turn.failed":
                 return replace(so_far, over=True)

@@ -42,7 +42,8 @@ where (? = '' or id = ?) and parent_id is null order by time_updated desc limit 
 """
 _PROMPTS = """
 select count(*), p.data, min(p.id) from message m join part p on p.message_id = m.id
-where m.session_id = ? and json_extract(m.data, '$.role') = 'user' and json_extract(p.data, '$.type') = 'text'
+where m.session_id = ? and json_extract(m.data, '$.role') = 'user'
+and json_extract(p.data, '$.type') = 'text'
 and coalesce(json_extract(p.data, '$.synthetic'), 0) = 0
 """
 _TITLED = "select id from session where title = ? order by time_created desc limit 1"

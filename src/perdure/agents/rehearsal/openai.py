@@ -25,7 +25,8 @@ from perdure.agents.rehearsal.script import (
 from perdure.agents.rehearsal.wire import Refusal, Step, event, items, paced
 
 _OWN = re.compile(
-    r"\s*(<(environment_context|user_instructions|permissions|skill|turn_aborted|user_shell_command)\b|# AGENTS\.md instructions)"
+    r"\s*(<(environment_context|user_instructions|permissions|skill|turn_aborted"
+    r"|user_shell_command)\b|# AGENTS\.md instructions)"
 )
 """How the user messages begin that Codex writes by itself."""
 

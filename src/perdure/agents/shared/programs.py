@@ -73,7 +73,8 @@ def native(package: Package, path: Path) -> Path:
         return path
     if not package.native:
         return real
-    system = f"{package.platform or package.name}-linux-{_MACHINES.get(platform.machine().lower(), platform.machine())}"
+    machine = _MACHINES.get(platform.machine().lower(), platform.machine())
+    system = f"{package.platform or package.name}-linux-{machine}"
     inner = scope / package.name / "node_modules"
     homes = (scope, inner if package.scope == inner.name else inner / package.scope)
     for home in homes:

@@ -14,8 +14,10 @@ from datetime import UTC, datetime, timedelta, tzinfo
 _EPOCH = re.compile(r"limit reached\|(\d{10})(?!\d)")
 _CLOCK = re.compile(
     r"(?:resets?|try again|available)\s+(?:at\s+|on\s+)?"
-    r"(?:(?P<month>[A-Z][a-z]{2})[a-z]*\.?\s+(?P<day>\d{1,2})(?:st|nd|rd|th)?,?\s+(?:(?P<year>\d{4}),?\s+)?(?:at\s+)?)?"
-    r"(?P<hour>\d{1,2})(?::(?P<minute>\d{2}))?\s*(?P<half>[ap])\.?m\b\.?(?:\s*\((?P<zone>[\w/+-]+)\))?",
+    r"(?:(?P<month>[A-Z][a-z]{2})[a-z]*\.?\s+(?P<day>\d{1,2})(?:st|nd|rd|th)?,?\s+"
+    r"(?:(?P<year>\d{4}),?\s+)?(?:at\s+)?)?"
+    r"(?P<hour>\d{1,2})(?::(?P<minute>\d{2}))?\s*(?P<half>[ap])\.?m\b\.?"
+    r"(?:\s*\((?P<zone>[\w/+-]+)\))?",
     re.IGNORECASE,
 )
 _SPAN = re.compile(

@@ -153,7 +153,11 @@ def read_known(directory: Path) -> dict[str, KnownCopy]:
 
 def _from_json(entry: dict[str, object]) -> KnownCopy:
     copy, source = entry.pop("copy"), entry.pop("source")
-    return KnownCopy(copy=tuple(copy), source=tuple(source) if source else None, **entry)  # type: ignore[arg-type]
+    return KnownCopy(
+        copy=tuple(copy),  # type: ignore[arg-type]
+        source=tuple(source) if source else None,  # type: ignore[arg-type]
+        **entry,  # type: ignore[arg-type]
+    )
 
 
 def write_known(directory: Path, known: dict[str, KnownCopy]) -> None:

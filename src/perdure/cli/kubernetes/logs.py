@@ -68,7 +68,8 @@ def followed(
                 told.look(body, follow=True)
             if is_over(body) and heard(body):
                 return body
-        except StoreError as error:  # the API server is restarted, or the network is: the TaskRun goes on without us
+        except StoreError as error:
+            # The API server or the network is restarted; the TaskRun goes on without this reader.
             if not error.transient:
                 raise
             if str(error) != trouble:

@@ -58,7 +58,9 @@ def cost_arguments(parser: argparse.ArgumentParser) -> None:
         type=seconds_of,
         default=MONTH_S,
         metavar="AGE",
-        help="only attempts that started within this time, such as 24h or 7d (default: 30d; 0: all)",
+        help=(
+            "only attempts that started within this time, such as 24h or 7d (default: 30d; 0: all)"
+        ),
     )
     parser.add_argument("--json", action="store_true")
 

@@ -39,7 +39,9 @@ OWN = ("LANG", "LC_ALL", "TERM", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "IS
 """Variables of the user that an agent gets."""
 FILES = {
     "shop.py": "def total(prices):\n    return sum(prices)\n",
-    "test_shop.py": "from shop import total\n\n\ndef test_total():\n    assert total([1, 2]) == 3\n",
+    "test_shop.py": (
+        "from shop import total\n\n\ndef test_total():\n    assert total([1, 2]) == 3\n"
+    ),
     "README.md": "# shop\nA small repository for a demonstration.\n",
 }
 TASK = (

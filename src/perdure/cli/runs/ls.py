@@ -216,7 +216,8 @@ def _supervised(worker: str) -> bool:
         return False
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:  # noqa: PTH123
-            here = f"{file.read()[:8]}.{os.readlink('/proc/self/ns/pid').partition('[')[2].rstrip(']')}"  # noqa: PTH115
+            space = os.readlink("/proc/self/ns/pid").partition("[")[2].rstrip("]")  # noqa: PTH115
+            here = f"{file.read()[:8]}.{space}"
     except OSError:
         return False
     return boot == here

@@ -141,7 +141,8 @@ class Picker:
 
 
 def _haystack(entry: ConversationEntry) -> str:
-    return f"{entry.id} {entry.agent} {entry.run.name if entry.run else ''} {entry.cwd} {entry.first}".lower()
+    run = entry.run.name if entry.run else ""
+    return f"{entry.id} {entry.agent} {run} {entry.cwd} {entry.first}".lower()
 
 
 # --- how it looks

@@ -45,7 +45,9 @@ class Board(App[None]):
     CSS = """
     #runs, #panel, #head { text-wrap: nowrap; text-overflow: ellipsis; }
     #runs { height: 1fr; border: none; padding: 0; background: $background; }
-    #panel { height: auto; max-height: 50%; border-top: solid $primary; padding: 0 1; display: none; }
+    #panel {
+        height: auto; max-height: 50%; border-top: solid $primary; padding: 0 1; display: none;
+    }
     #said { display: none; height: auto; max-height: 4; padding: 0 1; }
     #filter { display: none; height: 1; border: none; padding: 0 1; }
     #head { height: 1; padding: 0 1; text-style: reverse; }
@@ -54,7 +56,10 @@ class Board(App[None]):
     }
     #runs > .option-list--option-disabled { color: $foreground; }
     LogScreen #head { dock: top; }
-    .box { width: auto; max-width: 90%; height: auto; padding: 1 2; border: round $primary; background: $surface; }
+    .box {
+        width: auto; max-width: 90%; height: auto; padding: 1 2; border: round $primary;
+        background: $surface;
+    }
     HelpScreen, Question { align: center middle; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [

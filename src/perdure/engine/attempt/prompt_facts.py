@@ -293,7 +293,8 @@ def _workdir(state: WorkdirState) -> str:
     else:
         where = ""
     if state.paths:
-        names = f" ({', '.join(map(named, state.paths[:NAMES]))}{', ...' if len(state.paths) > NAMES else ''})"
+        more = ", ..." if len(state.paths) > NAMES else ""
+        names = f" ({', '.join(map(named, state.paths[:NAMES]))}{more})"
     else:
         names = ""
     open_ended = f"; a {state.in_progress} is in progress" if state.in_progress else ""
@@ -388,9 +389,8 @@ def _told(records: Sequence[Record]) -> tuple[tuple[str, ...], tuple[str, ...]]:
                     f"the check of your work failed with exit code {code}: {_short(output)}"
                 )
             case AttemptEnded(outcome=outcome):
-                lines.append(
-                    f"attempt {record.attempt} ended: {outcome.kind} {_short(outcome.detail)}".rstrip()
-                )
+                ended = f"attempt {record.attempt} ended: {outcome.kind}"
+                lines.append(f"{ended} {_short(outcome.detail)}".rstrip())
                 left, running = tuple(running.values()), {}
             case _:
                 pass

@@ -205,7 +205,10 @@ def _is_done(stand: Stand) -> bool:
 def _moved(plan: PlanRun, wanted: Plan, begun: Mapping[str, Stand]) -> Iterator[str]:
     for what in ("repo", "base"):
         if begun and getattr(plan.plan, what) != getattr(wanted, what):
-            yield f"{what} was changed, and {len(begun)} task(s) have begun: a plan of another name can begin elsewhere"
+            yield (
+                f"{what} was changed, and {len(begun)} task(s) have begun: a plan of another name "
+                "can begin elsewhere"
+            )
 
 
 def _changed(stand: Stand, wanted: Plan, strands: Mapping[str, Strand]) -> Iterator[str]:
@@ -218,7 +221,10 @@ def _changed(stand: Stand, wanted: Plan, strands: Mapping[str, Strand]) -> Itera
     run = stand.run.name if stand.run is not None else name
     done = _is_done(stand)
     if done and new.prompt != old.prompt:
-        yield f'the prompt of {name!r} was changed after it was done: perdure update {run} "..." gives it new instructions'
+        yield (
+            f"the prompt of {name!r} was changed after it was done: perdure update {run} "
+            '"..." gives it new instructions'
+        )
     # How a task that is done was to be done says nothing any more.
     fixed = ("needs", "agent") if done else ("needs", "agent", "permissions")
     if others := [each for each in fixed if getattr(old, each) != getattr(new, each)]:

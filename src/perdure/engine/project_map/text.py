@@ -113,7 +113,8 @@ def _imports(place: MapPlace) -> Iterator[str]:
     ]
     if listed:
         more = len(listed) - MOST_IMPORTS
-        yield f"  imports {', '.join(listed[:MOST_IMPORTS])}{f' and {more} more' if more > 0 else ''}"
+        rest = f" and {more} more" if more > 0 else ""
+        yield f"  imports {', '.join(listed[:MOST_IMPORTS])}{rest}"
 
 
 def named(name: str) -> str:

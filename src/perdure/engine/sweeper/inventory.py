@@ -35,8 +35,9 @@ PASSING = ("forks", "taken-in", "maps", "plans")
 """Directories of what was read of conversations or files once: each entry can be made again. In
 `plans`, what a plan's check said."""
 OWN = frozenset(
-    """runs transcripts trash perdure.db perdure.db-wal perdure.db-shm ballast sweep.json sweep.lock bells homes.json homes.lock forks
-    taken-in given backups maps plans moved machine workdirs posting.lock pod.lock archive""".split()
+    """runs transcripts trash perdure.db perdure.db-wal perdure.db-shm ballast sweep.json
+    sweep.lock bells homes.json homes.lock forks taken-in given backups maps plans moved machine
+    workdirs posting.lock pod.lock archive""".split()
 )
 
 

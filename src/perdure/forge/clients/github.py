@@ -104,8 +104,14 @@ class GitHub(Alike):
 
     def find_pull(self, repository: str, head: str) -> Pull | None:
         owner = repository.partition("/")[0]
-        pages = self._asking.pages(f"{repos(repository)}/pulls", size=self.size, state="all", head=f"{owner}:{head}", sort="created",
-                                   direction="desc")  # fmt: skip
+        pages = self._asking.pages(
+            f"{repos(repository)}/pulls",
+            size=self.size,
+            state="all",
+            head=f"{owner}:{head}",
+            sort="created",
+            direction="desc",
+        )
         found = [one for one in (pull(repository, each) for each in pages) if one.head == head]
         own = [one for one in found if one.head_repository.casefold() == repository.casefold()]
         return next((one for one in own if one.open), own[0] if own else None)

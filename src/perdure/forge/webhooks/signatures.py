@@ -49,7 +49,9 @@ def by_standard(
     said = [
         _bytes(part.removeprefix("v1,")) for part in given.split()[:10] if part.startswith("v1,")
     ]
-    return any([hmac.compare_digest(one, other) for one in right for other in said])  # noqa: C419 - all of them, for the time's sake
+    # All of them are compared, so that the time tells nothing.
+    matches = [hmac.compare_digest(one, other) for one in right for other in said]
+    return any(matches)
 
 
 def _key(secret: str) -> bytes:

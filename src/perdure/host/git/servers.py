@@ -102,12 +102,8 @@ class Hosts:
                     f"({', '.join(found)}).",
                     hint,
                 )
-            told.append(
-                (
-                    "curloptResolve",
-                    f"{host}:{port}:{','.join(f'[{each}]' if ':' in each else each for each in found)}",
-                )
-            )
+            listed = ",".join(f"[{each}]" if ":" in each else each for each in found)
+            told.append(("curloptResolve", f"{host}:{port}:{listed}"))
         return [(f"http.{url}.{name}", value) for name, value in told]
 
 

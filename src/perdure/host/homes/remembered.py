@@ -163,7 +163,8 @@ class _Listed(threading.local):
         self.found: dict[str, str] = {}
 
 
-class environment(Mapping[str, str]):  # noqa: N801 - it is used like a function: environment(state, os.environ)
+# Used like a function: environment(state, os.environ).
+class environment(Mapping[str, str]):  # noqa: N801
     """The user's environment, with the variables of linked homes that the user has not set to
     another place.
 

@@ -39,7 +39,8 @@ OWN_CHECK = "perdure/"
 """So the statuses begin that perdure itself sets."""
 
 _CLONE = re.compile(
-    r"(?:https://[^\s@?#{}/]+|http://(?:localhost|127\.0\.0\.1)(?::[0-9]{1,5})?|ssh://(?:[\w.-]+@)?[^\s@?#{}/]+)/[^\s@?#]*"
+    r"(?:https://[^\s@?#{}/]+|http://(?:localhost|127\.0\.0\.1)(?::[0-9]{1,5})?"
+    r"|ssh://(?:[\w.-]+@)?[^\s@?#{}/]+)/[^\s@?#]*"
     r"|[\w.-]+@[A-Za-z0-9][A-Za-z0-9.-]*:[^\s@?#:]*|/[^\0\n]*"
 )
 """Whom a payload names is never the server."""

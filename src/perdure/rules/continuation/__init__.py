@@ -329,15 +329,16 @@ def _fork(at: Situation, fork_id: str) -> Continuation:
         if at.fork_at
         else "a fork was asked for"
     )
+    if not there:
+        standing = _transcript_is(at.parent, at.parent_standing)
+        reason = f"{reason}; {standing}, perdure's own copy goes back"
     return Continuation(
         kind=Start.FORK,
         session_id=at.forks,
         rung=Rung.NATIVE if there else Rung.COPY,
         fork_id=fork_id,
         fork_at=at.fork_at,
-        reason=reason
-        if there
-        else f"{reason}; {_transcript_is(at.parent, at.parent_standing)}, perdure's own copy goes back",
+        reason=reason,
     )
 
 

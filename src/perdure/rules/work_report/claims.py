@@ -29,8 +29,9 @@ _PAST_FAILURE = re.compile(
     r"|\b(?:0|no|zero) (?:failed|failures?|errors?|failing)\b|\bno longer\b"
 )
 _DOUBT = re.compile(
-    r"\?|\b(?:not|never|without|cannot|fail\w*|should|would|could|might|may|will|once|if|when|until|"
-    r"unless|please|expect\w*|need\w*|try|tried|except|but|unable|nothing|none|wanted?|let me)\b"
+    r"\?|\b(?:not|never|without|cannot|fail\w*|should|would|could|might|may|will|once|if|when|"
+    r"until|unless|please|expect\w*|need\w*|try|tried|except|but|unable|nothing|none|wanted?|"
+    r"let me)\b"
     r"|\bto (?:make|ensure|see|get|check|verify|pass|commit|push|run|fix|be)\b|n't\b|\bno\b"
 )
 _BEFORE = re.compile(r"\b(?:already|previous\w*|earlier|last time|before)\b")
@@ -47,8 +48,8 @@ _CLAIMS: tuple[tuple[WorkClaim, re.Pattern[str]], ...] = (
     (
         WorkClaim.COMMITTED,
         re.compile(
-            rf"{_I}.{{0,120}}\bcommitted\b|^\W*committed\b|\b(?:changes?|work|fix|everything|all|it|"
-            rf"files?)\b.{{0,20}}\b(?:is|are|was|were|been) (?:now )?committed\b|{_I} "
+            rf"{_I}.{{0,120}}\bcommitted\b|^\W*committed\b|\b(?:changes?|work|fix|everything|all|"
+            rf"it|files?)\b.{{0,20}}\b(?:is|are|was|were|been) (?:now )?committed\b|{_I} "
             r"(?:created|made)"
             r" (?:a|the|one|two|\d+) (?:\w+ )?commits?\b"
         ),
@@ -56,8 +57,8 @@ _CLAIMS: tuple[tuple[WorkClaim, re.Pattern[str]], ...] = (
     (
         WorkClaim.PUSHED,
         re.compile(
-            rf"{_I}.{{0,120}}\bpushed\b|^\W*pushed\b|\b(?:changes?|work|fix|everything|it|branch|commits?)"
-            r"\b.{0,20}\b(?:is|are|was|were|been) (?:now |committed and )*pushed\b"
+            rf"{_I}.{{0,120}}\bpushed\b|^\W*pushed\b|\b(?:changes?|work|fix|everything|it|branch|"
+            r"commits?)\b.{0,20}\b(?:is|are|was|were|been) (?:now |committed and )*pushed\b"
         ),
     ),
     (
@@ -65,8 +66,9 @@ _CLAIMS: tuple[tuple[WorkClaim, re.Pattern[str]], ...] = (
         re.compile(
             rf"(?:{_I}|^\W*) "
             r"(?:fixed|implemented|added|created|wrote|updated|changed|refactored|removed|"
-            r"renamed|deleted|rewrote|modified|edited)\b.{0,60}(?:\b(?:files?|functions?|tests?|bugs?|"
-            r"code|class(?:es)?|methods?|modules?|scripts?|features?)\b|`|\b[\w/-]+\.[a-z]{1,4}\b)"
+            r"renamed|deleted|rewrote|modified|edited)\b.{0,60}(?:\b(?:files?|functions?|tests?|"
+            r"bugs?|code|class(?:es)?|methods?|modules?|scripts?|features?)\b|`"
+            r"|\b[\w/-]+\.[a-z]{1,4}\b)"
         ),
     ),
 )

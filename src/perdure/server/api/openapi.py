@@ -157,7 +157,9 @@ def _stream(path: str, which: str) -> dict[str, Any]:
     return {
         "operationId": f"get{path}".replace("/", "_").translate({ord(each): None for each in "{}"}),
         "tags": ["events"],
-        "summary": f"Records of {which}, as server-sent events; `data` is a Record, `id` its number.",
+        "summary": (
+            f"Records of {which}, as server-sent events; `data` is a Record, `id` its number."
+        ),
         "description": (
             "Needs the scope `read`. A reader that does not keep up is let go, and comes back with "
             "the last id."

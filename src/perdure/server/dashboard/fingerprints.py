@@ -33,17 +33,29 @@ SUGGESTED = {
         "one account"
     ),
     OutcomeKind.OVERLOADED: "the model's service was overloaded; it is tried again by itself",
-    OutcomeKind.LOST: "the supervisor or the machine died; the next attempt continues where it stopped",
+    OutcomeKind.LOST: (
+        "the supervisor or the machine died; the next attempt continues where it stopped"
+    ),
     OutcomeKind.TIMED_OUT: "give it more time (timeout), or a smaller task",
-    OutcomeKind.STALLED: "look at what it waited for: perdure logs; raise stall for tools that are silent for long",
-    OutcomeKind.VERIFY_FAILED: "the task's own check fails: look at its output in the run's timeline",
+    OutcomeKind.STALLED: (
+        "look at what it waited for: perdure logs; raise stall for tools that are silent for long"
+    ),
+    OutcomeKind.VERIFY_FAILED: (
+        "the task's own check fails: look at its output in the run's timeline"
+    ),
     OutcomeKind.SESSION_MISSING: (
         "the agent's own clean-up may remove conversations: perdure doctor says where it is "
         "switched off"
     ),
-    OutcomeKind.SESSION_BROKEN: "perdure sessions check names what is wrong with the transcript, and what would mend it",
-    OutcomeKind.CONTINUITY_LOST: "perdure why tells where the conversation went; the policy disclose goes on with a brief",
-    OutcomeKind.CONTEXT_EXHAUSTED: "set when_full to compact or roll-over, so that it does not come to that",
+    OutcomeKind.SESSION_BROKEN: (
+        "perdure sessions check names what is wrong with the transcript, and what would mend it"
+    ),
+    OutcomeKind.CONTINUITY_LOST: (
+        "perdure why tells where the conversation went; the policy disclose goes on with a brief"
+    ),
+    OutcomeKind.CONTEXT_EXHAUSTED: (
+        "set when_full to compact or roll-over, so that it does not come to that"
+    ),
     OutcomeKind.WRITER_CONFLICT: "another program has the conversation open: end it there",
     OutcomeKind.DENIED: "allow the tool (permissions, or the agent's own settings), then retry",
     OutcomeKind.REFUSED: "say it in other words (perdure update), or choose another model",

@@ -56,7 +56,8 @@ def again(method: Callable[Concatenate[SqlStore, P], R]) -> Callable[Concatenate
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(pause * 2, 1.0)
 
-    return tried  # type: ignore[return-value] # `wraps` forgets that the first argument may be named
+    # `wraps` forgets that the first argument may be named.
+    return tried  # type: ignore[return-value]
 
 
 for _name in dir(SqlStore):

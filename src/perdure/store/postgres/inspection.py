@@ -15,8 +15,10 @@ OLDEST = 140_000
 SKEW_MS = 5_000
 
 QUERY = """
-SELECT current_setting('server_version') AS version, current_setting('server_version_num')::int AS number,
-       current_setting('fsync') AS fsync, current_setting('full_page_writes') AS pages, current_setting('max_connections') AS most,
+SELECT current_setting('server_version') AS version,
+       current_setting('server_version_num')::int AS number,
+       current_setting('fsync') AS fsync, current_setting('full_page_writes') AS pages,
+       current_setting('max_connections') AS most,
        current_setting('synchronous_commit') AS sync, pg_is_in_recovery() AS standby,
        has_schema_privilege(current_schema(), 'CREATE') AS may_create,
        has_table_privilege('runs', 'SELECT, INSERT, UPDATE, DELETE') AS may_write

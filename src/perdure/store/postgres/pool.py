@@ -39,9 +39,15 @@ DEFAULTS: dict[str, Any] = {
 noticed in 15 s (tcp(7))."""
 
 SETTINGS = """
-SET idle_in_transaction_session_timeout = '10s'; SET lock_timeout = '30s'; SET statement_timeout = '60s';
-SET tcp_user_timeout = '15s'; SET tcp_keepalives_idle = '5s'; SET tcp_keepalives_interval = '3s'; SET tcp_keepalives_count = 3;
-SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
+SET idle_in_transaction_session_timeout = '10s';
+SET lock_timeout = '30s';
+SET statement_timeout = '60s';
+SET tcp_user_timeout = '15s';
+SET tcp_keepalives_idle = '5s';
+SET tcp_keepalives_interval = '3s';
+SET tcp_keepalives_count = 3;
+SELECT set_config('synchronous_commit', 'on', false)
+WHERE current_setting('synchronous_commit') = 'off'
 """
 """A process that is stopped in the middle of a transaction, or cut off, holds up the others for 10
 s at most."""

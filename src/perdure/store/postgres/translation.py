@@ -27,7 +27,8 @@ TYPES = (
 TRIGGER = re.compile(
     r"""CREATE \s+ TRIGGER \s+ (?P<name>\w+) \s+ (?P<when>BEFORE \s .*? \s ON \s+ \w+) \s+
     (?: WHEN \s+ (?P<condition>.+?) \s+ )?
-    BEGIN \s+ SELECT \s+ RAISE \s* \( \s* ABORT \s* , \s* (?P<words>'(?:[^']|'')*') \s* \) \s* ; \s* END \s* ;? \s*""",
+    BEGIN \s+ SELECT \s+ RAISE \s* \( \s* ABORT \s* , \s* (?P<words>'(?:[^']|'')*') \s* \)
+    \s* ; \s* END \s* ;? \s*""",
     re.VERBOSE | re.DOTALL,
 )
 DROP_TRIGGER = re.compile(r"DROP\s+TRIGGER\s+(\w+)\s*;?\s*")
@@ -60,7 +61,10 @@ def migration(statement: str) -> Iterator[str]:
             f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE "
             f"EXCEPTION USING MESSAGE = {found['words']}, ERRCODE = 'check_violation'; END $$"
         )
-        yield f"CREATE TRIGGER {name} {when} FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION {name}()"
+        yield (
+            f"CREATE TRIGGER {name} {when} FOR EACH ROW WHEN ({condition}) "
+            f"EXECUTE FUNCTION {name}()"
+        )
     elif re.search(r"\bTRIGGER\b", bare):
         raise ValueError(f"PostgreSQL has no such trigger: {bare[:80]!r}")
     else:

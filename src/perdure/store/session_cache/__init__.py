@@ -14,6 +14,7 @@ writer could not reach Redis.
 
 from __future__ import annotations
 
-from perdure.store.session_cache.lookups import Lookups, open  # noqa: A004 - read as sessioncache.open
+# `open` is read as session_cache.open.
+from perdure.store.session_cache.lookups import Lookups, open  # noqa: A004
 
 __all__ = ["Lookups", "open"]

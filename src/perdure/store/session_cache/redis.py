@@ -64,7 +64,8 @@ local old = redis.pcall('GET', KEYS[1])
 if type(old) == 'string' and #old <= tonumber(ARGV[5]) then
   local there, body = string.match(old, '^(%d+) %d+ %x+ (.*)$')
   if there and tonumber(there) > tonumber(ARGV[2]) then return 0 end
-  if there and tonumber(there) == tonumber(ARGV[2]) and body ~= string.match(ARGV[1], '^%d+ %d+ %x+ (.*)$') then
+  local new = string.match(ARGV[1], '^%d+ %d+ %x+ (.*)$')
+  if there and tonumber(there) == tonumber(ARGV[2]) and body ~= new then
     redis.call('DEL', KEYS[1])
     redis.call('PUBLISH', ARGV[4], KEYS[1])
     return 0

@@ -22,8 +22,8 @@ from perdure.workspace.snapshot.findings import Findings, Piece
 from perdure.workspace.snapshot.shelf import Shelf, joined, split
 
 REBUILDABLE = frozenset(
-    """node_modules __pycache__ .venv .tox .nox .mypy_cache .ruff_cache .pytest_cache .hypothesis .gradle .next .nuxt .turbo
-    .parcel-cache .svelte-kit .eggs .DS_Store""".split()
+    """node_modules __pycache__ .venv .tox .nox .mypy_cache .ruff_cache .pytest_cache .hypothesis
+    .gradle .next .nuxt .turbo .parcel-cache .svelte-kit .eggs .DS_Store""".split()
 )
 """Ignored names that a build makes again. A directory with a cache tag (bford.info/cachedir) counts
 as well."""

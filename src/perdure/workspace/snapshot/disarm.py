@@ -20,11 +20,14 @@ from perdure.workspace.snapshot.shelf import Shelf
 ASIDE = ".imported"
 _LARGEST = 1 << 20
 _PLAIN = re.compile(
-    r"core\.(repositoryformatversion|bare|filemode|logallrefupdates|ignorecase|symlinks|precomposeunicode)|extensions\.objectformat"
-    r"|remote\..*\.(fetch|tagopt|prune)|branch\..*\.(remote|merge|rebase)|user\.(name|email)|init\.defaultbranch|gc\.auto"
+    r"core\.(repositoryformatversion|bare|filemode|logallrefupdates|ignorecase|symlinks"
+    r"|precomposeunicode)|extensions\.objectformat"
+    r"|remote\..*\.(fetch|tagopt|prune)|branch\..*\.(remote|merge|rebase)|user\.(name|email)"
+    r"|init\.defaultbranch|gc\.auto"
 )
 _URL = re.compile(
-    r"(https?|ssh|git)://[^-\s][^\s]*|[A-Za-z0-9_][A-Za-z0-9_.-]*@[A-Za-z0-9][A-Za-z0-9.-]*:[^-\s:][^\s:]*"
+    r"(https?|ssh|git)://[^-\s][^\s]*"
+    r"|[A-Za-z0-9_][A-Za-z0-9_.-]*@[A-Za-z0-9][A-Za-z0-9.-]*:[^-\s:][^\s:]*"
 )
 
 
