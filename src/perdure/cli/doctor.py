@@ -103,7 +103,8 @@ def _verdict(findings: list[DoctorFinding], verbose: bool) -> str:
     words = [f"{good} ok"]
     for state, word in (("warn", "warning"), ("bad", "problem")):
         if counts[state]:
-            words.append(f"{counts[state]} {word}{'s' if counts[state] > 1 else ''}")
+            plural = "s" if counts[state] > 1 else ""
+            words.append(f"{counts[state]} {word}{plural}")
     works = "a run would fail here" if counts["bad"] else "runs work here"
     more = "" if verbose else " (-v: settings, and what agents are given)"
     return f"{', '.join(words)}: {works}{more}"

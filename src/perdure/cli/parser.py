@@ -26,7 +26,8 @@ class Parser(argparse.ArgumentParser):
         hint = f"{self.prog} --help"
         if missing != said:
             names = [place.upper() for place in missing.split(", ")]
-            said = f"missing argument{'s' if len(names) > 1 else ''} {', '.join(names)}"
+            plural = "s" if len(names) > 1 else ""
+            said = f"missing argument{plural} {', '.join(names)}"
         elif said.startswith("unrecognized arguments: "):
             said, hint = self._unknown(said.removeprefix("unrecognized arguments: "))
         elif found := _CHOICE.match(said):

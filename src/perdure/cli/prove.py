@@ -109,9 +109,8 @@ def table(proof: ProveResult, width: int) -> str:
     left = max(len(check.id) for check in proof.checks) if proof.checks else 0
     lines = [clean(head), f"  {'CHECK'.ljust(left)}  RESULT   RELIED  SEEN"]
     for check in proof.checks:
-        before = (
-            f"  {check.id.ljust(left)}  {check.result:7}  {'yes' if check.relied else 'no':6}  "
-        )
+        relied = "yes" if check.relied else "no"
+        before = f"  {check.id.ljust(left)}  {check.result:7}  {relied:6}  "
         lines += _wrapped(before, clean(check.seen), width)
     lines += list(chain.from_iterable(_broken(check, width) for check in proof.broken))
     lines += list(chain.from_iterable(_changed(proof, check, width) for check in proof.changed))
@@ -152,10 +151,8 @@ def verdict(proofs: Sequence[ProveResult]) -> str:
     }
     changed = sum(len(proof.changed) for proof in proofs)
     if changed:
-        tail = (
-            f" {changed} {'answer differs' if changed == 1 else 'answers differ'} from what is "
-            "known."
-        )
+        differ = "answer differs" if changed == 1 else "answers differ"
+        tail = f" {changed} {differ} from what is known."
     else:
         tail = ""
     if broken:

@@ -25,9 +25,11 @@ def install_command(extra: str) -> str:
         return f"pipx inject perdure {shlex.quote(_requirement([extra])[1])}"
     if (place / "uv-receipt.toml").exists():
         editable, wanted = _requirement(sorted({extra, *_of_receipt(place)}))
-        return f"uv tool install {'--editable ' if editable else ''}{shlex.quote(wanted)}"
+        flag = "--editable " if editable else ""
+        return f"uv tool install {flag}{shlex.quote(wanted)}"
     editable, wanted = _requirement([extra])
-    words = f"{'-e ' if editable else ''}{shlex.quote(wanted)}"
+    flag = "-e " if editable else ""
+    words = f"{flag}{shlex.quote(wanted)}"
     if _installer() == "uv":
         return f"uv pip install --python {shlex.quote(sys.executable)} {words}"
     if sys.prefix != sys.base_prefix:

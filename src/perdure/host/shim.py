@@ -350,9 +350,9 @@ def prepare(mark: bytes, locked: bool) -> None:
     with open("/proc/sys/kernel/random/boot_id") as file:
         boot = file.read().strip()
     word = os.environ["PERDURE_ATTEMPT"]
+    started = known[3] if known else 0
     text = (
-        f'{{"pid": {os.getpid()}, "starttime": {known[3] if known else 0}, "boot_id": "{boot}", '
-        f'"mark": "{word}"}}\n'
+        f'{{"pid": {os.getpid()}, "starttime": {started}, "boot_id": "{boot}", "mark": "{word}"}}\n'
     )
     write_once("shim.json", text)
     for name in ("agent.json.part", "exit.json.part"):
@@ -393,7 +393,8 @@ def main(directory: str) -> None:
         return
     known = stat(leader)
     try:
-        write_once("agent.json", f'{{"pid": {leader}, "starttime": {known[3] if known else 0}}}\n')
+        started = known[3] if known else 0
+        write_once("agent.json", f'{{"pid": {leader}, "starttime": {started}}}\n')
     except OSError as error:
         # An agent that nobody can see is not to run on.
         send(leader, signal.SIGKILL)
@@ -452,9 +453,8 @@ def conclude(
     for fd in outputs:
         os.fdatasync(fd)
     fields = {"code": code, "signal": number, "leader_ended": ended, "survivors_killed": killed}
-    numbers = ", ".join(
-        f'"{name}": {"null" if value is None else value}' for name, value in fields.items()
-    )
+    known = {name: "null" if value is None else value for name, value in fields.items()}
+    numbers = ", ".join(f'"{name}": {value}' for name, value in known.items())
     found = ""
     if left[1]:
         import json  # late: most agents leave nothing behind

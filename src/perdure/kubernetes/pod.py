@@ -69,7 +69,8 @@ def outcome_of(error: Exception, engine: Engine | None = None) -> Outcome:
     ):
         kind = OutcomeKind.OVERLOADED
     hint = getattr(error, "hint", "")
-    detail = f"{str(error).rstrip('.')}{f' ({hint})' if hint else ''}"
+    advice = f" ({hint})" if hint else ""
+    detail = f"{str(error).rstrip('.')}{advice}"
     return Outcome(
         kind=kind,
         detail=engine.redactor.text(detail) if engine is not None else detail,

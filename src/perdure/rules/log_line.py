@@ -231,14 +231,13 @@ def line_of(record: Record) -> str:
                 return "the workdir was gone, and no checkpoint of it could be put back"
             return f"the workdir was gone; the files of checkpoint {number} were put back"
         case BroughtBack(checkpoint=number):
-            return f"brought back from {f'checkpoint {number}' if number else 'the trash'}"
+            source = f"checkpoint {number}" if number else "the trash"
+            return f"brought back from {source}"
         case RunOpened(session_id=session_id):
             return f"opened in the agent's own program: conversation {session_id}"
         case Published(branch=branch, commit=commit, url=url):
-            return (
-                f"{one_line(branch)} was pushed: "
-                f"{commit[:12]}{f', {one_line(url, 200)}' if url else ''}"
-            )
+            address = f", {one_line(url, 200)}" if url else ""
+            return f"{one_line(branch)} was pushed: {commit[:12]}{address}"
         case NotPublished(branch=branch, reason=reason):
             return f"{one_line(branch)} was not pushed: {one_line(reason, 300)}"
         case ToldForge(url=url):
@@ -251,7 +250,7 @@ def line_of(record: Record) -> str:
             why = reason.removeprefix(
                 f"{state}: "
             )  # an attempt that failed leaves a run that failed: said once
-            return f"{state}{': ' + one_line(why, 200) if why else ''}"
+            return f"{state}: {one_line(why, 200)}" if why else str(state)
         case _:
             return ""
 

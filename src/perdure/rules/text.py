@@ -110,7 +110,8 @@ def filled(fill: dict[str, Any]) -> str:
 
 def dollars(usd: float, *, estimated: bool = False) -> str:
     """`$0.42`; `≈$0.42` for an estimate."""
-    return f"{'≈' if estimated else ''}${usd:.2f}"
+    about = "≈" if estimated else ""
+    return f"{about}${usd:.2f}"
 
 
 def consumption(used: Mapping[str, Any]) -> str:

@@ -151,10 +151,8 @@ class Keeping(StoreReads):
                 row = write.named(run_id)
                 run = run_of(row)
                 if run.state is RunState.RUNNING or row["opened"]:
-                    raise Conflict(
-                        f"{run.name} is {'open' if row['opened'] else 'running'}",
-                        f"perdure show {run.name}",
-                    )
+                    state = "open" if row["opened"] else "running"
+                    raise Conflict(f"{run.name} is {state}", f"perdure show {run.name}")
                 if run.state not in FINAL:
                     run = settle(write, run, RunState.CANCELLED, run.run_after, cause)
                 kept = [each for each in run.conditions if each.type not in OF_WORKDIR]

@@ -78,7 +78,8 @@ def slug(cwd: Path) -> str:
     number = 0
     for code in codes:
         number = (number * 31 + code) & 0xFFFFFFFF
-    return f"{name[:_SLUG_LIMIT]}-{_base36(abs(number - (1 << 32) if number >> 31 else number))}"
+    signed = number - (1 << 32) if number >> 31 else number
+    return f"{name[:_SLUG_LIMIT]}-{_base36(abs(signed))}"
 
 
 def _base36(number: int) -> str:

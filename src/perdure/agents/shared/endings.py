@@ -75,9 +75,8 @@ def by_process(exit: Exit, silent: str) -> Outcome:
             f"the agent could not be started (exit code {exit.code}): {said}".rstrip(": "),
             exit,
         )
-    return ending(
-        OutcomeKind.FAILED, f"{silent} (exit code {exit.code}){': ' + said if said else ''}", exit
-    )
+    words = f": {said}" if said else ""
+    return ending(OutcomeKind.FAILED, f"{silent} (exit code {exit.code}){words}", exit)
 
 
 def ending(kind: OutcomeKind, detail: str, exit: Exit, until: int | None = None) -> Outcome:

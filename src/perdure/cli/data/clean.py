@@ -66,10 +66,8 @@ def _show(swept: Sweep, *, all_rows: bool) -> None:
     freed = size(sum(row.bytes for row in swept.taken))
     kept = sum(row.verdict == "keep" for row in swept.rows)
     persons = sum(row.verdict == "person" for row in swept.rows)
-    print(
-        f"{len(swept.taken)} {'would be taken' if swept.dry else 'taken'} ({freed}), {kept} kept, "
-        f"{persons} for you to look at"
-    )
+    taken = "would be taken" if swept.dry else "taken"
+    print(f"{len(swept.taken)} {taken} ({freed}), {kept} kept, {persons} for you to look at")
 
 
 def _line(row: Row, dry: bool) -> tuple[str, ...]:
@@ -196,7 +194,8 @@ def reset_verb(arguments: argparse.Namespace) -> int:
         print(json.dumps(cleared.report(dry=arguments.dry_run), indent=2, ensure_ascii=False))
         return 0
     for run in cleared.runs:
-        print(f"{run.name} {'would begin' if arguments.dry_run else 'begins'} anew")
+        begins = "would begin" if arguments.dry_run else "begins"
+        print(f"{run.name} {begins} anew")
     for label, lines in (
         ("saved as", cleared.saved),
         ("retired", cleared.sessions),

@@ -224,9 +224,8 @@ def _show(shelf: ConversationShelf, entry: ConversationEntry, as_json: bool) -> 
     if entry.session and entry.session.cause:
         print(f"  retired     {one_line(entry.session.cause, 200)}")
     print(f"  directory   {at_home(entry.cwd) or 'not known'}")
-    print(
-        f"  transcript  {at_home(entry.conversation.path) if entry.conversation else 'not on disk'}"
-    )
+    transcript = at_home(entry.conversation.path) if entry.conversation else "not on disk"
+    print(f"  transcript  {transcript}")
     print(f"  written     {clock(entry.updated)}; {entry.turns or 'an unknown number of'} turn(s)")
     if entry.run:
         cost = (
@@ -234,10 +233,9 @@ def _show(shelf: ConversationShelf, entry: ConversationEntry, as_json: bool) -> 
         )
         print(f"  run         {entry.run.name} ({entry.run.state}{cost})")
     for each in line:
-        print(
-            f"  comes from  {each.id}  {each.run.name if each.run else each.state}: "
-            f"{one_line(each.first, 80)}"
-        )
+        owner = each.run.name if each.run else each.state
+        print(f"  comes from  {each.id}  {owner}: {one_line(each.first, 80)}")
     for said in shelf.spoken(entry, sys.maxsize):
-        print(f"\n{'agent' if said.by_agent else 'person'}: {clean(said.text).strip()}")
+        speaker = "agent" if said.by_agent else "person"
+        print(f"\n{speaker}: {clean(said.text).strip()}")
     return 0

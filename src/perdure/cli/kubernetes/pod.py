@@ -178,10 +178,8 @@ def pod_verb(arguments: argparse.Namespace) -> int:
     except Exception as error:  # whatever it is: a pod without a result tells nobody anything
         result = _in_trouble(farewell.attempt, error, secrets)
     code = farewell.say(result)
-    _tell(
-        f"attempt {result.attempt}: "
-        f"{result.outcome.kind}{f': {result.outcome.detail}' if result.outcome.detail else ''}"
-    )
+    detail = f": {result.outcome.detail}" if result.outcome.detail else ""
+    _tell(f"attempt {result.attempt}: {result.outcome.kind}{detail}")
     return code
 
 

@@ -135,11 +135,8 @@ def ls_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
         printed({"schema_version": 1, "runs": rows})
         return 0
     if not rows and sys.stdout.isatty():
-        print(
-            "no TaskRuns in "
-            f"{'any namespace' if arguments.all_namespaces else taskruns.namespace}; begin with: "
-            "kubectl perdure run ..."
-        )
+        where = "any namespace" if arguments.all_namespaces else taskruns.namespace
+        print(f"no TaskRuns in {where}; begin with: kubectl perdure run ...")
     now = time.time_ns() // 1_000_000
     head: tuple[str, ...] = ("NAME", "TASK", "AGENT", "PHASE", "TRY", "RECEIPT", "AGE", "REASON")
     lines: list[tuple[str, ...]] = [_line(row, now) for row in rows]
@@ -198,9 +195,8 @@ def show_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
     print(f"  attempts  {report['attempt']} of {report['attempts_allowed']}")
     if report["session_id"]:
         print(f"  session   {one_line(report['session_id'], 200)}")
-    print(
-        f"  state     {_lies(place)}{'' if place['saved'] else ', not all of it saved elsewhere'}"
-    )
+    saved = "" if place["saved"] else ", not all of it saved elsewhere"
+    print(f"  state     {_lies(place)}{saved}")
     if place["branch"]:
         print(
             f"  branch    {one_line(place['branch'], 250)} {clean(place['commit'])[:12]}".rstrip()
@@ -240,7 +236,8 @@ def _attempt_line(attempt: dict[str, Any]) -> str:
     proof = f"  receipt {one_line(attempt['verdict'], 20)}" if attempt["verdict"] else ""
     if attempt["work"]["verdict"]:
         proof += f"  work {one_line(attempt['work']['verdict'], 20)}"
-    return f"{ended}{why}{node}{proof}{'  (counts not)' if attempt['infrastructure'] else ''}"
+    counts = "  (counts not)" if attempt["infrastructure"] else ""
+    return f"{ended}{why}{node}{proof}{counts}"
 
 
 def why_arguments(parser: argparse.ArgumentParser) -> None:
@@ -278,7 +275,8 @@ def why_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
 def _explained(attempt: dict[str, Any]) -> list[tuple[str, str]]:
     where = " on ".join(filter(None, (attempt["pod"], attempt["node"])))
     if attempt["outcome"]:
-        outcome = f"{attempt['outcome']}{': ' if attempt['detail'] else ''}{attempt['detail']}"
+        detail = f": {attempt['detail']}" if attempt["detail"] else ""
+        outcome = f"{attempt['outcome']}{detail}"
     else:
         outcome = "running"
     lines = [

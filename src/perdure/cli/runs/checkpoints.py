@@ -78,7 +78,8 @@ def _line(checkpoint: Checkpoint) -> tuple[str, ...]:
         f", {len(saved.left_out)} left out" if saved.left_out else ""
     )
     said = f"{checkpoint.session_id[:8]} {parts[0].size:,} B" if parts else "none yet"
-    head = f"{saved.head[:12]}{f' ({one_line(saved.branch, 40)})' if saved.branch else ''}"
+    branch = f" ({one_line(saved.branch, 40)})" if saved.branch else ""
+    head = f"{saved.head[:12]}{branch}"
     why = MOMENTS.get(checkpoint.why, clean(checkpoint.why))
     return (
         str(checkpoint.number),

@@ -220,7 +220,8 @@ def play(scene: Scene, rehearsal: Rehearsal) -> int:
     title(f"The result, in {time.monotonic() - began:.0f} s")
     for name in ("FILES.txt", "LINES.txt"):
         path = Path(report["workspace"]["path"]) / name
-        say(f"  {name}: {clean(path.read_text()).strip() if path.is_file() else 'missing'}")
+        content = clean(path.read_text()).strip() if path.is_file() else "missing"
+        say(f"  {name}: {content}")
     receipt = report["attempts"][-1]["receipt"] if report["attempts"] else None
     verdict = receipt["verdict"] if receipt else "none"
     say(f"  attempts: {len(report['attempts'])}, the last one's receipt: {verdict}")

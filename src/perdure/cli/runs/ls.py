@@ -251,7 +251,8 @@ def _advice(rows: Sequence[Row]) -> list[str]:
         names = [str(row["name"]) for row in rows if row["liveness"] == liveness]
         if names:
             retries = ", ".join(f"perdure retry {name}" for name in names)
-            words.append(f"{one if len(names) == 1 else many.format(len(names))}: {retries}")
+            subject = one if len(names) == 1 else many.format(len(names))
+            words.append(f"{subject}: {retries}")
     return words
 
 

@@ -40,8 +40,9 @@ def newest_here(verb: str) -> str:
     run = next(found, None)
     if run is None:
         what = " or ".join(WANTED.get(verb, ()))
+        kind = f"{what} " if what else ""
         raise NotFound(
-            f"there is no {what + ' ' if what else ''}run of {here} to {verb}",
+            f"there is no {kind}run of {here} to {verb}",
             f"perdure ls, then perdure {verb} NAME (perdure {verb} --help)",
         )
     more = next(found, None) if verb in ONLY_ONE else None

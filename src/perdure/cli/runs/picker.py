@@ -261,10 +261,8 @@ def _help(picker: Picker, width: int) -> str:
     if picker.searching:
         return "type words to look for   Enter done   Esc no search"
     if width < WIDE:
-        return (
-            "Up/Down  Enter choose  Space preview  / search  Ctrl+A "
-            f"{'here' if picker.everywhere else 'all'}  Esc leave"
-        )
+        scope = "here" if picker.everywhere else "all"
+        return f"Up/Down  Enter choose  Space preview  / search  Ctrl+A {scope}  Esc leave"
     where = "this directory" if picker.everywhere else "all directories"
     scroll = "   PgUp/PgDn read back" if picker.preview else ""
     return (

@@ -119,7 +119,8 @@ class PlanProgress:
                 detail = f" ({one_line(outcome.detail, 160)})" if outcome.detail else ""
                 return f"{task}: attempt {record.attempt} {outcome.kind}{detail}{proof}{cost}"
             case RunFinished(state=state, reason=reason):
-                return f"{task}: {state}{': ' + one_line(reason, 160) if reason else ''}"
+                why = f": {one_line(reason, 160)}" if reason else ""
+                return f"{task}: {state}{why}"
             case RunQueued(reason=reason):
                 return f"{task}: again: {one_line(reason, 160)}"
             case _:

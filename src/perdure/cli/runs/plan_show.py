@@ -92,10 +92,8 @@ def _explain(task: dict[str, Any]) -> None:
     """What a task's line has no room for."""
     print(f"{task['name']}: {task['agent']}, {task['how']}")
     if task["run"]:
-        print(
-            f"  run           {task['run']} "
-            f"({clean(task['branch'])}{' at ' + task['commit'][:12] if task['commit'] else ''})"
-        )
+        commit = f" at {task['commit'][:12]}" if task["commit"] else ""
+        print(f"  run           {task['run']} ({clean(task['branch'])}{commit})")
     if task["session_id"]:
         print(f"  conversation  {clean(task['session_id'])}")
     used = task["usage"]

@@ -136,10 +136,8 @@ def _prompt(arguments: argparse.Namespace, entry: ConversationEntry) -> str:
         raise UsageError(
             "there is no prompt", f'{done}perdure resume {arguments.which} "what is to be done now"'
         )
-    print(
-        f"what is to be done now?{' (nothing: go on with the task)' if unfinished else ''}",
-        file=sys.stderr,
-    )
+    default = " (nothing: go on with the task)" if unfinished else ""
+    print(f"what is to be done now?{default}", file=sys.stderr)
     print("> ", end="", file=sys.stderr, flush=True)
     try:
         text = sys.stdin.readline()

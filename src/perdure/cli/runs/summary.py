@@ -38,7 +38,8 @@ def changes_of(engine: Engine, ref: str) -> str:
         found = _STAT.search(service.diff(engine, ref, stat=80))
         if found:
             count, more, less = (int(each or 0) for each in found.groups())
-            return f"{count} {'file' if count == 1 else 'files'} +{more} −{less}"
+            files = "file" if count == 1 else "files"
+            return f"{count} {files} +{more} −{less}"
     return ""
 
 

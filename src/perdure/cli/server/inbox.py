@@ -140,10 +140,8 @@ def _show(arguments: argparse.Namespace) -> int:
         )
         print(f"  sha256     {each.sha256}")
         if each.reason:
-            print(
-                f"  {'because' if each.state in ('ignored', 'failed') else 'done':10} "
-                f"{one_line(each.reason, 300)}"
-            )
+            label = "because" if each.state in ("ignored", "failed") else "done"
+            print(f"  {label:10} {one_line(each.reason, 300)}")
         for name, value in _said(each.intent):
             print(f"  {name:10} {one_line(value, 300)}")
         print(clean(body) if body else "the body was thinned out; its digest is kept")
@@ -207,7 +205,8 @@ def _line(each: Delivery, now: int) -> tuple[str, ...]:
     intent = each.intent
     what = each.reason
     if intent is not None:
-        where = f"{intent.repository}{f'#{intent.number}' if intent.number else ''}"
+        number = f"#{intent.number}" if intent.number else ""
+        where = f"{intent.repository}{number}"
         what = " ".join(
             filter(None, [intent.kind.value, where, f"by {intent.author}" if intent.author else ""])
         )

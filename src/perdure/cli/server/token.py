@@ -106,7 +106,8 @@ def _line(token: Token, now: int) -> tuple[str, ...]:
     if not token.expires:
         expires = "never"
     else:
-        expires = f"{'expired ' if token.expires <= now else ''}{clock(token.expires)}"
+        over = "expired " if token.expires <= now else ""
+        expires = f"{over}{clock(token.expires)}"
     return (
         clean(token.name),
         token.scope.value,

@@ -105,10 +105,8 @@ def peek(row: BoardRow, records: Sequence[Record], now: int) -> Text:
     branch = f" on {one_line(place.branch, 80)}" if place.branch else ""
     panel.append(f"{clean(row.name)}", "bold")
     panel.append(f"  {one_line(row.prompt, 200)}\n")
-    panel.append(
-        f"{at_home(place.path)}{branch}{f', {clean(row.host_name)}' if row.host_name else ''}\n",
-        "dim",
-    )
+    host = f", {clean(row.host_name)}" if row.host_name else ""
+    panel.append(f"{at_home(place.path)}{branch}{host}\n", "dim")
     for condition in row.conditions:
         panel.append(
             f"{one_line(condition.type, 40)}: {one_line(condition.message, 240)}\n", "yellow"

@@ -170,7 +170,8 @@ def _earlier(
         beyond = 0 < run.spec.fork_at < turns and asked.lost_session_id == run.spec.forks
         if beyond or (not each.by_agent and fingerprint(each.text) in own):
             break
-        lines.append(f"{'you said' if each.by_agent else 'you were asked'}: {_short(each.text)}")
+        speaker = "you said" if each.by_agent else "you were asked"
+        lines.append(f"{speaker}: {_short(each.text)}")
     return tuple(lines[-EARLIER_LINES:])
 
 
@@ -286,10 +287,8 @@ def _check(
 def _workdir(state: WorkdirState) -> str:
     """The state of the workdir in a sentence, with the first few names."""
     if state.head:
-        where = (
-            f"{f'branch {named(state.branch)}' if state.branch else 'detached'} at "
-            f"{state.head[:12]}, "
-        )
+        branch = f"branch {named(state.branch)}" if state.branch else "detached"
+        where = f"{branch} at {state.head[:12]}, "
     else:
         where = ""
     if state.paths:

@@ -128,9 +128,10 @@ def _know(engine: Engine, plan: PlanRun, task: str) -> None:
         )
     if stands[task].end is not None:
         run = stands[task].run
+        name = run.name if run else task
         raise Conflict(
             f"{task} is done: there is nothing to retry",
-            f'perdure update {run.name if run else task} "new instructions"',
+            f'perdure update {name} "new instructions"',
         )
     if not stands[task].failed:
         raise Conflict(f"{task} has not failed", f"{again(plan)} goes on with what may go on")

@@ -161,8 +161,6 @@ def clock_trouble(last: Moment | None, now: Moment) -> str:
         return ""
     drift = passed - int((now.boot - last.boot) * 1000)
     if abs(drift) > HOUR_MS:
-        return (
-            f"the clock was moved {'forward' if drift > 0 else 'back'} by {ago(abs(drift))} since "
-            "the last sweep"
-        )
+        way = "forward" if drift > 0 else "back"
+        return f"the clock was moved {way} by {ago(abs(drift))} since the last sweep"
     return ""

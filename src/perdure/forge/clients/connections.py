@@ -122,9 +122,8 @@ def forges(
                 found[source.name, name] = connect(source.forge, source.url, token, ca_file)
                 tokens[source.name, name] = token
             except ForgeDenied as error:
-                problems.append(
-                    f"{f'agents.{name}' if name else f'webhooks.{source.name}'}: {error}"
-                )
+                place = f"agents.{name}" if name else f"webhooks.{source.name}"
+                problems.append(f"{place}: {error}")
             except OSError as error:  # ssl.SSLError is one
                 problems.append(
                     f"ca_file: {ca_file} holds no certificates that can be read: "

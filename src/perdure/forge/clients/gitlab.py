@@ -460,4 +460,5 @@ def project(repository: str) -> str:
 
 def thread(ref: IssueRef) -> str:
     """Where an issue or a merge request is."""
-    return f"{project(ref.repository)}/{'merge_requests' if ref.pull else 'issues'}/{ref.number}"
+    kind = "merge_requests" if ref.pull else "issues"
+    return f"{project(ref.repository)}/{kind}/{ref.number}"

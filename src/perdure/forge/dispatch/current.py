@@ -59,7 +59,8 @@ def current(api: ForgeApi, intent: Intent) -> Intent | str:
 
 def _now(intent: Intent, found: Issue, pull: Pull | None) -> Intent | str:
     if found.open is (intent.kind in OVER):
-        return f"{found.ref} is {'open' if found.open else 'closed'} by now"
+        state = "open" if found.open else "closed"
+        return f"{found.ref} is {state} by now"
     if intent.kind in OVER and pull is not None:
         intent = replace(intent, kind=IntentKind.MERGED if pull.merged else IntentKind.CLOSED)
     asked = (

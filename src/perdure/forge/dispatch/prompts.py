@@ -313,4 +313,5 @@ def _shown(rule: Rule, name: str, error: Exception) -> str:
         if isinstance(error, TemplateNotFound)
         else str(error) or type(error).__name__
     )
-    return f"{where}{f':{line}' if line else ''}: {what}"
+    place = f"{where}:{line}" if line else where
+    return f"{place}: {what}"

@@ -386,9 +386,8 @@ def _thing(
         url=issue.url,
         at=issue.updated,
     )
-    return found(
-        source.name, forge, intent, f"{kind} {issue.ref}{'!' if issue.ref.pull else ''} {which}"
-    )
+    mark = "!" if issue.ref.pull else ""
+    return found(source.name, forge, intent, f"{kind} {issue.ref}{mark} {which}")
 
 
 def _branch(issue: Issue) -> str:

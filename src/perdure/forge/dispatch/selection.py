@@ -84,7 +84,8 @@ def scope_of(rule: Rule, delivery: Delivery, intent: Intent, number: int) -> str
 
 def scope_of_thing(source: str, rule: Rule, repository: str, number: int, *, apart: bool) -> str:
     """The same, of an issue that no delivery told. `apart`: see `rules.is_apart`."""
-    return f"{source}:{rule.name}:{repository}{'!' if apart else '#'}{number}"[-200:]
+    mark = "!" if apart else "#"
+    return f"{source}:{rule.name}:{repository}{mark}{number}"[-200:]
 
 
 def spec_of(

@@ -86,10 +86,8 @@ def comment(account: Account, marker: str) -> str:
 
 
 def _held_back(why: str) -> str:
-    return (
-        f"**{'No pull request' if why.startswith('no pull request') else 'Not pushed'}:** "
-        f"{code(why, 600)}"
-    )
+    head = "No pull request" if why.startswith("no pull request") else "Not pushed"
+    return f"**{head}:** {code(why, 600)}"
 
 
 def _needs_person(run: TaskRun) -> bool:
@@ -123,7 +121,8 @@ def _work(work: WorkReport | None) -> str:
     if work is None or work.verdict is None:
         return ""
     why = code("; ".join(work.reasons[:1]), 300)
-    lines = [f"**Work: {work.verdict.value}**{f' ({why})' if why else ''}"]
+    reason = f" ({why})" if why else ""
+    lines = [f"**Work: {work.verdict.value}**{reason}"]
     lines += [f"Contradiction: {code(each, 300)}" for each in work.contradictions[:CHECKS]]
     if work.observed:
         lines.append(

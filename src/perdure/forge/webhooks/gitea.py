@@ -132,9 +132,8 @@ def translate(event: str, payload: Payload, forge: Forge = Forge.GITEA) -> Paylo
                 IntentKind.BRANCH_DELETED,
                 branch=payload.name("ref").removeprefix("refs/heads/"),
             )
-    return PayloadReading(
-        None, f"nothing follows from {event}{'/' if action else ''}{action}"[:200]
-    )
+    what = f"{event}/{action}" if action else event
+    return PayloadReading(None, f"nothing follows from {what}"[:200])
 
 
 def _thing(
@@ -144,12 +143,8 @@ def _thing(
     if action == "edited" and is_reworded(payload):
         kind = IntentKind.EDITED
     if kind is None:
-        return PayloadReading(
-            None,
-            f"nothing follows from {'a pull request' if pull else 'an issue'} that was {action}"[
-                :200
-            ],
-        )
+        noun = "a pull request" if pull else "an issue"
+        return PayloadReading(None, f"nothing follows from {noun} that was {action}"[:200])
     if kind is IntentKind.CLOSED and thing.yes("merged"):
         kind = IntentKind.MERGED
     whom = [each.name("login") for each in thing.all("assignees")] if kind in WITH_ASSIGNEES else []

@@ -84,9 +84,8 @@ def translate(event: str, payload: Payload) -> PayloadReading:
                 IntentKind.BRANCH_DELETED,
                 branch=payload.name("ref").removeprefix("refs/heads/"),
             )
-    return PayloadReading(
-        None, f"nothing follows from {event}{'/' if action else ''}{action}"[:200]
-    )
+    what = f"{event}/{action}" if action else event
+    return PayloadReading(None, f"nothing follows from {what}"[:200])
 
 
 def intent(
@@ -211,9 +210,8 @@ def _thing(payload: Payload, thing: Payload, action: str, *, pull: bool) -> Payl
     elif action == "edited" and is_reworded(payload):
         kind = IntentKind.EDITED
     if kind is None:
-        return PayloadReading(
-            None, f"nothing follows from {'pull_request' if pull else 'issues'}/{action}"[:200]
-        )
+        name = "pull_request" if pull else "issues"
+        return PayloadReading(None, f"nothing follows from {name}/{action}"[:200])
     return intent(
         Forge.GITHUB,
         payload,

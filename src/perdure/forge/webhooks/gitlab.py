@@ -101,11 +101,9 @@ def _thing(payload: Payload, *, pull: bool) -> PayloadReading:
         }
         kind = next((each for each, there in found.items() if there), None)
     if kind is None:
-        return PayloadReading(
-            None,
-            f"nothing follows from a {'merge request' if pull else 'issue'} after "
-            f"{action or 'nothing'}"[:200],
-        )
+        name = "merge request" if pull else "issue"
+        after = action or "nothing"
+        return PayloadReading(None, f"nothing follows from a {name} after {after}"[:200])
     return _intent(
         payload,
         kind,

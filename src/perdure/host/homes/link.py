@@ -239,7 +239,8 @@ def switch(now: HomeSituation, tell: Tell) -> list[str]:
 def _aside(path: Path, stamp: str) -> Path:
     """Renames to a name of its own beside it."""
     for number in range(100):
-        kept = path.with_name(f"{path.name}{ASIDE}{stamp}{f'-{number}' if number else ''}")
+        suffix = f"-{number}" if number else ""
+        kept = path.with_name(f"{path.name}{ASIDE}{stamp}{suffix}")
         try:
             durable.place_new(path, kept)
         except FileExistsError:

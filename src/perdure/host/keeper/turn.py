@@ -60,9 +60,8 @@ class KeptTurn:
         """Raises OSError."""
         known = shim.stat(pid)
         with inside(self.directory):
-            shim.write_once(
-                "agent.json", f'{{"pid": {pid}, "starttime": {known[3] if known else 0}}}\n'
-            )
+            started = known[3] if known else 0
+            shim.write_once("agent.json", f'{{"pid": {pid}, "starttime": {started}}}\n')
 
     def write(self, number: int, piece: bytes, cap: int) -> bool:
         """The agent's output, into its file. False if that is more than `cap` bytes. Raises

@@ -117,7 +117,8 @@ def worker_identity(host: Host = NOWHERE) -> str:
     is a part of its name."""
     known = stat("self")
     name = host.label if host.id else os.uname().nodename
-    return f"{name}:{boot_id()[:8]}.{namespace()}:{os.getpid()}:{known[3] if known else 0}"
+    started = known[3] if known else 0
+    return f"{name}:{boot_id()[:8]}.{namespace()}:{os.getpid()}:{started}"
 
 
 def worker_alive(identity: str, host: Host = NOWHERE) -> bool | None:

@@ -112,10 +112,8 @@ class Rule:
 
     def __str__(self) -> str:
         whom = ", ".join(self.authors) or "all"
-        return (
-            f"{self.name} ({self.agent}, for "
-            f"{whom}{f' who may {self.least}' if self.least else ''})"
-        )
+        right = f" who may {self.least}" if self.least else ""
+        return f"{self.name} ({self.agent}, for {whom}{right})"
 
 
 def wants(rule: Rule, intent: Intent) -> str:
@@ -195,7 +193,8 @@ def _triggers(rule: Rule, intent: Intent, login: str) -> Sequence[str]:
 
 def branch_of(rule: Rule, number: int, *, apart: bool = False) -> str:
     """The branch that the agent works on for an issue. `apart`: see `is_apart`."""
-    return f"perdure/{rule.name}-{'mr' if apart else ''}{number}"
+    kind = "mr" if apart else ""
+    return f"perdure/{rule.name}-{kind}{number}"
 
 
 def is_apart(rule: Rule, intent: Intent, number: int) -> bool:

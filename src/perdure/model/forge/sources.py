@@ -65,7 +65,8 @@ class Source:
             *(f"the credential {name}" for name in self.credentials),
         ]
         held = [f"secret in {place}" for place in places]
-        return f"{self.name} ({', '.join([*([self.forge.value] if self.forge else []), *held])})"
+        forge = [self.forge.value] if self.forge else []
+        return f"{self.name} ({', '.join([*forge, *held])})"
 
 
 def sources(value: object) -> tuple[Source, ...]:

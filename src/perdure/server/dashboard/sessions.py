@@ -70,9 +70,10 @@ def ask_resume(visit: Visit) -> Response:
     entry = _to_resume(visit)
     unfinished = entry.run is not None and entry.run.state != "succeeded"
     hint = "nothing: go on with the task" if unfinished else ""
+    name = entry.run.name if entry.run else entry.id[:13]
     return ask(
         visit,
-        f"Go on with {entry.run.name if entry.run else entry.id[:13]}?",
+        f"Go on with {name}?",
         back=f"/sessions/{quote(entry.id, safe='')}",
         yes="Resume",
         consequences=[f"It begins with: {one_line(entry.first, 200)}"] if entry.first else [],

@@ -94,9 +94,8 @@ class Postgres:
             raise StoreError(f"{self.place} was opened for reading only", transient=False)
         with self.lines.lent() as line, self._in_words(line):
             with self._ended(line):
-                line.connection.execute(
-                    f"BEGIN; SELECT pg_advisory_xact_lock{'_shared' if claimed else ''}({LOCK})"
-                )
+                lock = "pg_advisory_xact_lock_shared" if claimed else "pg_advisory_xact_lock"
+                line.connection.execute(f"BEGIN; SELECT {lock}({LOCK})")
                 now = _one(line.connection.execute(NOW))
                 if not line.mark:
                     line.connection.execute(

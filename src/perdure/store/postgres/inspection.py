@@ -57,9 +57,9 @@ def findings(store: SqlStore) -> Iterator[tuple[str, str]]:
     there = store.now()
     skew = there - (before + time.time_ns() // 1_000_000) // 2
     if abs(skew) > SKEW_MS:
+        way = "ahead" if skew > 0 else "behind"
         yield (
             "warn",
-            f"the server's clock is {abs(skew) / 1000:.1f} s {'ahead' if skew > 0 else 'behind'}; "
-            "leases go by the server's",
+            f"the server's clock is {abs(skew) / 1000:.1f} s {way}; leases go by the server's",
         )
     yield from (("bad", problem) for problem in store.problems())

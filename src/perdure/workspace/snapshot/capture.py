@@ -53,9 +53,9 @@ def in_words(shelf: Shelf, what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        file = f" ({error.filename})" if error.filename else ""
         raise WorkspaceError(
-            f"{shelf.top} could not be {what}: "
-            f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}.",
+            f"{shelf.top} could not be {what}: {error.strerror or error}{file}.",
             "Nothing is lost. Make room, or see to its rights, and try again.",
         ) from error
 

@@ -135,9 +135,8 @@ def _below(asked: FileRequest, left_out: list[str]) -> Iterator[_Source]:
         for name in sorted(folders):
             if name == ".git" or (here / name).is_symlink():
                 folders.remove(name)
-                left_out.append(
-                    f"{(here / name).relative_to(top)} ({'git' if name == '.git' else 'a link'})"
-                )
+                kind = "git" if name == ".git" else "a link"
+                left_out.append(f"{(here / name).relative_to(top)} ({kind})")
         folders.sort()
         for name in sorted(names):
             found = (here / name).lstat()

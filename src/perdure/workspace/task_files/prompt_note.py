@@ -39,7 +39,8 @@ def told(changes: Sequence[FileChange], contents: Contents) -> str:
         return ""
     version = max(change.version for change in changes)
     head = "Files that belong to this task were put into the working directory"
-    return "\n".join([f"{head}{f' (version {version})' if version > 1 else ''}:", *lines])
+    number = f" (version {version})" if version > 1 else ""
+    return "\n".join([f"{head}{number}:", *lines])
 
 
 def _lines(kind: FileAction, some: Sequence[FileChange], contents: Contents) -> Iterator[str]:

@@ -56,10 +56,8 @@ def _symbols(node: Node) -> Iterator[Symbol]:
         said = node.child_by_field_name("type")
         for each in node.children_by_field_name("name")[:100]:
             kind_word = node.type.removesuffix("_spec")
-            yield Symbol(
-                word(each),
-                f"{kind_word} {word(each)}{f' {one_line(said)}' if said is not None else ''}",
-            )
+            rest = f" {one_line(said)}" if said is not None else ""
+            yield Symbol(word(each), f"{kind_word} {word(each)}{rest}")
 
 
 def _members(kind: Node) -> Iterator[str]:
