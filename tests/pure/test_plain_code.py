@@ -38,6 +38,28 @@ def test_no_conditional_expression_is_in_another() -> None:
     assert nested == []
 
 
+def test_no_condition_is_in_a_formatted_string() -> None:
+    """A formatted string holds names and calls; what depends on a condition has a name before."""
+    found = []
+    for file, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                inner = [each for each in ast.walk(node) if isinstance(each, ast.IfExp)]
+                found += [f"{file}:{node.lineno}"] * bool(inner)
+    assert found == []
+
+
+def test_a_comprehension_has_one_loop() -> None:
+    """What needs two loops is written as loops, or as a product or a chain."""
+    kinds = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+    found = []
+    for file, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, kinds) and len(node.generators) > 1:
+                found.append(f"{file}:{node.lineno}")
+    assert found == []
+
+
 @pytest.mark.parametrize("most", [20])
 def test_the_top_of_the_package_is_short(most: int) -> None:
     """A newcomer reads the names at the top of the package at one glance."""

@@ -18,6 +18,7 @@ import os
 import pwd
 import stat
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from perdure.errors import UsageError
@@ -100,7 +101,8 @@ def adopt(run_as: str, root: Path, state: Path, config: Path | None) -> None:
             "accounts, HOME names it",
         )
     kept = [state] if config is None else [state, config]
-    if problems := [problem for path in kept for problem in _openings(path, wanted)]:
+    problems = list(chain.from_iterable(_openings(path, wanted) for path in kept))
+    if problems:
         raise UsageError(f"run_as would keep nothing from agents: {problems[0]}", HOW)
     if not state.exists():
         state.mkdir(parents=True, mode=0o700)

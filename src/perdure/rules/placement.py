@@ -128,12 +128,10 @@ def planned_since(records: Sequence[Record]) -> frozenset[str]:
 
 def changes_of(records: Sequence[Record]) -> Iterator[tuple[int, FileChange]]:
     """What was done with each file, with the attempt that it was planned in, oldest first."""
-    left = {
-        (record.event.version, name)
-        for record in records
-        if isinstance(record.event, FilesPlaced)
-        for name in record.event.left
-    }
+    left = set()
+    for record in records:
+        if isinstance(record.event, FilesPlaced):
+            left |= {(record.event.version, name) for name in record.event.left}
     for record in records:
         if isinstance(record.event, FilesPlanned):
             for change in record.event.files:

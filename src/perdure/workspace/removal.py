@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -412,11 +413,8 @@ def _rebuildable(top: Path, name: str) -> bool:
 
 def _is_output(top: Path, name: str) -> bool:
     """Whether builds and tests write it, by its name."""
-    written = any(
-        fnmatchcase(part, pattern)
-        for part in Path(name).parts
-        for pattern in (*OUTPUT, *REBUILDABLE)
-    )
+    pairs = product(Path(name).parts, (*OUTPUT, *REBUILDABLE))
+    written = any(fnmatchcase(part, pattern) for part, pattern in pairs)
     return written and not _has_repository(top / name)
 
 

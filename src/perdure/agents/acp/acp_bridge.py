@@ -31,6 +31,7 @@ import os
 import signal
 import sys
 import time
+from itertools import chain, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +100,8 @@ class Items:
         """One mark for each answer and each completed call of this turn."""
         # codex-acp 2.6.0 sends warnings as pieces of an answer, without the message id that its
         # answers have.
-        named = any(name for role, pieces in self.all for name, _ in pieces if role == "said")
+        said = chain.from_iterable(pieces for role, pieces in self.all if role == "said")
+        named = any(name for name, _ in said)
         found = []
         for role, pieces in self.all:
             text = "".join(words for name, words in pieces if name or not named or role == "tool")
@@ -214,9 +216,8 @@ class Ear(Tale):
             tool_call.kind or "other", [place.path for place in tool_call.locations or []]
         )
         wanted = ("allow_once", "allow_always") if granted else ("reject_once", "reject_always")
-        chosen = next(
-            (option for kind in wanted for option in options if option.kind == kind), None
-        )
+        pairs = product(wanted, options)
+        chosen = next((option for kind, option in pairs if option.kind == kind), None)
         say(
             "asked",
             tool=tool_call.tool_call_id,

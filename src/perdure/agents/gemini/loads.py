@@ -57,12 +57,10 @@ def loads(content: bytes) -> Loaded:
     sent = {key: list(_items(message, key in summaries)) for key, message in now.items()}
     items = _once(chain.from_iterable(_acknowledged(now, sent, summaries)))
     shown = {each.key for each in items if each.key}
-    hidden = [
-        (key in condensed, each)
-        for key, message in known.items()
-        if key not in now
-        for each in _items(message, False)
-    ]
+    hidden = []
+    for key, message in known.items():
+        if key not in now:
+            hidden += [(key in condensed, each) for each in _items(message, False)]
     left = [(behind, each) for behind, each in hidden if not each.key or each.key not in shown]
     return Loaded(
         items=items,

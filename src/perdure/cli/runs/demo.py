@@ -155,11 +155,10 @@ class Scene:
             (self.scratch / name).mkdir()
         for name, text in FILES.items():
             (self.repo / name).write_text(text, encoding="utf-8")
-        who = {
-            f"GIT_{role}_{what}": value
-            for role in ("AUTHOR", "COMMITTER")
-            for what, value in (("NAME", "demo"), ("EMAIL", "demo@example.invalid"))
-        }
+        who = {}
+        for role in ("AUTHOR", "COMMITTER"):
+            who[f"GIT_{role}_NAME"] = "demo"
+            who[f"GIT_{role}_EMAIL"] = "demo@example.invalid"
         git = Git(cwd=self.repo, environ=environ)
         git.run("init", "-q", "-b", "main")
         git.run("add", ".")

@@ -133,12 +133,11 @@ def baseline_of(engine: Engine, session: Session) -> Baseline:
     runs = engine.store.runs_of(session.key)
     histories = {run.id: engine.store.history(run.id, limit=HISTORY) for run in runs}
     since = max((_taken_back_at(records) for records in histories.values()), default=0)
-    attempts = [
-        (run, attempt)
-        for run in runs
-        for attempt in engine.store.attempts(run.id)
-        if attempt.session_id == session.id and attempt.outcome is not None
-    ]
+    attempts = []
+    for run in runs:
+        for attempt in engine.store.attempts(run.id):
+            if attempt.session_id == session.id and attempt.outcome is not None:
+                attempts.append((run, attempt))
     # What was said before a restore is not in the conversation any more, whichever run said it.
     attempts = [(run, attempt) for run, attempt in attempts if attempt.started >= since]
     attempts.sort(key=lambda each: each[1].started)

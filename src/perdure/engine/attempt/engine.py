@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from fnmatch import fnmatchcase
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
@@ -200,11 +201,8 @@ class Engine:
         rule = self.rules.get(run.spec.rule)
         if rule is None or not rule.git_name:
             return {}
-        return {
-            f"GIT_{role}_{part}": text
-            for role in ("AUTHOR", "COMMITTER")
-            for part, text in rule.git_identity.items()
-        }
+        pairs = product(("AUTHOR", "COMMITTER"), rule.git_identity.items())
+        return {f"GIT_{role}_{part}": text for role, (part, text) in pairs}
 
     def moved_to(self, run_id: str) -> Path:
         """A file that says to which checkpoint store a run was let go; there is none for a run that

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from perdure.agents.transcripts import fingerprint, locate, snapshot
@@ -111,13 +112,8 @@ def _heard(driver: AgentDriver, started: process.Process) -> tuple[str, EventTot
     """What was said, and what it cost."""
     reading, joiner, said = EventTotals(), Joiner(), list[str]()
     output = started.stdout.read_bytes() if started.stdout.exists() else b""
-    events = [
-        whole
-        for line in output.split(b"\n")
-        if line
-        for event in driver.parse(line)
-        for whole in joiner.add(event)
-    ]
+    parsed = chain.from_iterable(driver.parse(line) for line in output.split(b"\n") if line)
+    events = list(chain.from_iterable(joiner.add(event) for event in parsed))
     for event in [*events, *joiner.rest()]:
         reading.absorb(event)
         if isinstance(event, Said):

@@ -126,11 +126,10 @@ class ConversationShelf:
         """The newest first. `below`: only those whose directory is this one, or lies in it, or is a
         workdir of its repository."""
         known = {session.id: session for session in reversed(_by_weight(self.store.sessions()))}
-        found = {
-            each.id: (name, each)
-            for name, driver in self.drivers.items()
-            for each in driver.conversations(self.home(name), LOOKED_THROUGH)
-        }
+        found: dict[str, tuple[str, Conversation]] = {}
+        for name, driver in self.drivers.items():
+            listed = driver.conversations(self.home(name), LOOKED_THROUGH)
+            found |= {each.id: (name, each) for each in listed}
         entries = [self._entry(key, found.get(key), known.get(key)) for key in {**found, **known}]
         wanted = [
             entry
@@ -196,14 +195,16 @@ class ConversationShelf:
 
     def _exact(self, session_id: str) -> ConversationEntry | None:
         sessions = _by_weight(self.store.sessions(session_id)) if session_id else []
-        found = (
-            (name, each)
-            for name, driver in self.drivers.items()
-            for each in driver.conversations(self.home(name), 1, session_id)
-        )
-        there = next(found, None) if session_id else None
+        there = self._first(session_id) if session_id else None
         if sessions or there:
             return self._entry(session_id, there, sessions[0] if sessions else None)
+        return None
+
+    def _first(self, session_id: str) -> tuple[str, Conversation] | None:
+        """Return the conversation with the agent that has it; None where none has."""
+        for name, driver in self.drivers.items():
+            for each in driver.conversations(self.home(name), 1, session_id):
+                return name, each
         return None
 
     def _is_wanted(self, entry: ConversationEntry) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from types import TracebackType
 
@@ -144,8 +145,7 @@ def forges(
     problems += [
         f"agents.{rule.name}: it works for whoever may {rule.least}, and webhooks.{source.name} "
         "has no token to ask the forge with"
-        for rule in rules
-        for source in sources
+        for rule, source in product(rules, sources)
         if rule.least and _takes(rule, source)
         if not {(source.name, ""), (source.name, rule.name)} & named
     ]

@@ -38,17 +38,13 @@ def choose(
 ) -> RuleChoice | str:
     """The rule whose the delivery is, or why it is nobody's. Of several: whom it names, then whose
     own branch it is, then the first."""
-    wanted = [
-        RuleChoice(
-            rule,
-            trigger,
-            number,
-            run_of(rule, scope_of(rule, delivery, intent, number)) if number else None,
-        )
-        for rule in rules
-        if takes_from(rule, delivery) and (trigger := wants(rule, intent))
-        for number in [issue_of(rule, intent)]
-    ]
+    wanted = []
+    for rule in rules:
+        trigger = wants(rule, intent) if takes_from(rule, delivery) else None
+        if trigger:
+            number = issue_of(rule, intent)
+            run = run_of(rule, scope_of(rule, delivery, intent, number)) if number else None
+            wanted.append(RuleChoice(rule, trigger, number, run))
     if intent.confidential:
         closed = [choice for choice in wanted if not choice.rule.confidential]
         wanted = [choice for choice in wanted if choice.rule.confidential]

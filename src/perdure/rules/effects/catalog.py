@@ -475,12 +475,18 @@ def _matches(pattern: str, plain: Sequence[str]) -> bool:
 
 @cache
 def _programs() -> dict[str, KnownProgram]:
-    return {name: each for each in reversed(catalog().programs) for name in each.names}
+    found: dict[str, KnownProgram] = {}
+    for each in reversed(catalog().programs):
+        found |= dict.fromkeys(each.names, each)
+    return found
 
 
 @cache
 def _interpreters() -> dict[str, Interpreter]:
-    return {name: each for each in catalog().interpreters for name in each.names}
+    found: dict[str, Interpreter] = {}
+    for each in catalog().interpreters:
+        found |= dict.fromkeys(each.names, each)
+    return found
 
 
 def _known(name: str) -> bool:

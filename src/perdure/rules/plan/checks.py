@@ -108,15 +108,13 @@ def _doubled(tasks: Sequence[PlanTask], line_of: LineOf) -> list[tuple[int, str]
 
 def _unknown(tasks: Sequence[PlanTask], line_of: LineOf) -> list[tuple[int, str]]:
     names = {task.name for task in tasks}
-    return [
-        (
-            line_of("tasks", index, "needs"),
-            f"{task.name!r} needs {need!r}, and there is no such task",
-        )
-        for index, task in enumerate(tasks)
-        for need in task.needs
-        if need not in names
-    ]
+    found = []
+    for index, task in enumerate(tasks):
+        unknown = [need for need in task.needs if need not in names]
+        line = line_of("tasks", index, "needs") if unknown else 0
+        for need in unknown:
+            found.append((line, f"{task.name!r} needs {need!r}, and there is no such task"))
+    return found
 
 
 def _cycles(tasks: Sequence[PlanTask]) -> list[tuple[int, str]]:

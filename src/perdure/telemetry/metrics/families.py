@@ -5,6 +5,7 @@ hosts, sources and causes, and never a text of an agent, a repository or a perso
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
@@ -52,11 +53,7 @@ def build(version: str) -> Iterator[Metric]:
 def standing(counts: Counts) -> Iterator[Metric]:
     """How things stand at this moment."""
     agents = sorted({agent for agent, _ in counts.runs})
-    runs = [
-        ((agent, state), counts.runs.get((agent, state), 0))
-        for agent in agents
-        for state in RunState
-    ]
+    runs = [(pair, counts.runs.get(pair, 0)) for pair in product(agents, RunState)]
     yield _gauge("perdure_runs", "Runs on the list, by agent and state", ("agent", "state"), runs)
     yield _one(
         "perdure_runs_due", "Runs that could be claimed as far as their time goes", counts.due
@@ -134,9 +131,8 @@ def standing(counts: Counts) -> Iterator[Metric]:
 def ended(tallies: Mapping[str, MetricTally]) -> Iterator[Metric]:
     """What all attempts that have ended add up to."""
     agents = sorted(tallies.items())
-    outcomes = [
-        ((agent, kind), tally.outcomes[kind]) for agent, tally in agents for kind in OutcomeKind
-    ]
+    pairs = product(agents, OutcomeKind)
+    outcomes = [((agent, kind), tally.outcomes[kind]) for (agent, tally), kind in pairs]
     yield _counter(
         "perdure_attempts",
         "Attempts that have ended, by agent and outcome",
@@ -153,10 +149,9 @@ def ended(tallies: Mapping[str, MetricTally]) -> Iterator[Metric]:
     yield took
     # Also what has not happened yet is told: of a counter that begins at one, Prometheus sees no
     # increase.
+    each_verdict = product(agents, Verdict)
     verdicts = [
-        ((agent, verdict), tally.verdicts[verdict])
-        for agent, tally in agents
-        for verdict in Verdict
+        ((agent, verdict), tally.verdicts[verdict]) for (agent, tally), verdict in each_verdict
     ]
     yield _counter(
         "perdure_receipts",
@@ -164,22 +159,19 @@ def ended(tallies: Mapping[str, MetricTally]) -> Iterator[Metric]:
         ("agent", "verdict"),
         verdicts,
     )
+    each_resume = product(agents, (*Verdict, NO_RECEIPT))
     resumes = [
-        ((agent, verdict), tally.resumes[verdict])
-        for agent, tally in agents
-        for verdict in (*Verdict, NO_RECEIPT)
+        ((agent, verdict), tally.resumes[verdict]) for (agent, tally), verdict in each_resume
     ]
     text = "Attempts that were to go on with a conversation, by the verdict of their receipt"
     yield _counter("perdure_resumes", text, ("agent", "verdict"), resumes)
-    falls = [
-        ((agent, cause), tally.fallbacks[cause]) for agent, tally in agents for cause in CAUSES
-    ]
+    each_cause = product(agents, CAUSES)
+    falls = [((agent, cause), tally.fallbacks[cause]) for (agent, tally), cause in each_cause]
     text = "Conversations that did not go on from the agent's own transcript, by cause"
     yield _counter("perdure_fallbacks", text, ("agent", "cause"), falls)
     kinds = (("fresh", "fresh_tokens"), ("cached", "cached_tokens"), ("output", "output_tokens"))
-    tokens = [
-        ((agent, kind), getattr(tally, field)) for agent, tally in agents for kind, field in kinds
-    ]
+    each_kind = product(agents, kinds)
+    tokens = [((agent, kind), getattr(tally, field)) for (agent, tally), (kind, field) in each_kind]
     yield _counter(
         "perdure_tokens",
         "Tokens: fresh input, input from the prompt cache, output",

@@ -37,9 +37,10 @@ STAGE = ".perdure-apply-"
 
 Sign = tuple[int, int, int]
 _OURSELVES = {
-    f"GIT_{who}_{what}": value
-    for who in ("AUTHOR", "COMMITTER")
-    for what, value in (("NAME", "perdure"), ("EMAIL", "perdure@perdure.invalid"))
+    "GIT_AUTHOR_NAME": "perdure",
+    "GIT_AUTHOR_EMAIL": "perdure@perdure.invalid",
+    "GIT_COMMITTER_NAME": "perdure",
+    "GIT_COMMITTER_EMAIL": "perdure@perdure.invalid",
 }
 _REASONS = {
     "contents": "both changed the same lines",

@@ -56,11 +56,10 @@ class Look:
             prefix: Piece(root=Path(), index=Path(), prefix=prefix).outer
             for prefix in self.found.modes
         }
-        return {
-            outer[prefix] + name: mode
-            for prefix, noted in self.found.modes.items()
-            for name, mode in noted.items()
-        }
+        found: dict[str, int] = {}
+        for prefix, noted in self.found.modes.items():
+            found |= {outer[prefix] + name: mode for name, mode in noted.items()}
+        return found
 
     @property
     def about(self) -> bytes:

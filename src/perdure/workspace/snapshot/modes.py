@@ -89,10 +89,10 @@ def read(said: Any, mask: Any) -> Rights:
     AttributeError."""
     if not (_MODE.fullmatch(mask) and all(_MODE.fullmatch(mode) for mode in said)):
         raise ValueError("a mode is needed")
-    return Rights(
-        {str(name): int(mode, 8) & 0o755 for mode, names in said.items() for name in names},
-        int(mask, 8),
-    )
+    modes: dict[str, int] = {}
+    for mode, names in said.items():
+        modes |= dict.fromkeys(map(str, names), int(mode, 8) & 0o755)
+    return Rights(modes, int(mask, 8))
 
 
 def _most(mode: int) -> int:

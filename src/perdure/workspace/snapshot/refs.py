@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 
 from perdure.host.git import Git
@@ -115,12 +115,11 @@ def forget(places: Places, workspace: Workspace, git: Git, which: Sequence[int])
     with held(places.lock(f"{workspace.id}.shelf")) as fd:
         for keeper in keepers(places, workspace, replace(git, keep=(*git.keep, fd))):
             there = keeper.refs(f"{REFS}/{workspace.id}", f"{OUTSIDE}/{workspace.id}")
-            gone = [
-                name
-                for number in which
-                for kind in (REFS, OUTSIDE)
-                if (name := f"{kind}/{workspace.id}/{number}") in there
+            names = [
+                f"{kind}/{workspace.id}/{number}"
+                for number, kind in product(which, (REFS, OUTSIDE))
             ]
+            gone = [name for name in names if name in there]
             if gone:
                 order(keeper, places.shelf(workspace.id), [f"delete {name}" for name in gone])
             if keeper.git_dir == places.shelf(workspace.id):
