@@ -56,7 +56,7 @@ def test_begun_watched_instructed_and_forked(
     page.click("text=Send")
     page.wait_for_url("**/runs/first?done=updated")
     expect(page.locator(".try .outcome")).to_have_text(["succeeded", "succeeded"])
-    expect(page.locator(".try .chip")).to_have_text(["fresh", "native"])
+    expect(page.locator(".try .chip[title^=receipt]")).to_have_text(["fresh", "native"])
     page.click("text=Diff")
     expect(page.locator(".files .name")).to_have_text(["one.txt", "two.txt"])
     expect(page.locator(".file .d-add td:last-child")).to_have_text(["one", "two"])
@@ -66,7 +66,7 @@ def test_begun_watched_instructed_and_forked(
     page.fill("[name=name]", "second")
     page.click("button:has-text('Fork')")
     page.wait_for_url("**/runs/second?done=forked")
-    expect(page.locator(".try .chip")).to_have_text(["forked"])
+    expect(page.locator(".try .chip[title^=receipt]")).to_have_text(["forked"])
     stands(page, "succeeded")
     fork, parent = (Path(stage.show(name)["workspace"]["path"]) for name in ("second", "first"))
     assert {"one.txt", "two.txt", "three.txt"} <= {each.name for each in fork.iterdir()}
@@ -91,7 +91,7 @@ def test_a_session_is_found_and_gone_on_with(
     page.fill("[name=prompt]", "And its fruit?")
     page.click("button:has-text('Resume')")
     page.wait_for_url("**/runs/talk?done=resumed")
-    expect(page.locator(".try .chip")).to_have_text(["fresh", "native"])
+    expect(page.locator(".try .chip[title^=receipt]")).to_have_text(["fresh", "native"])
 
 
 def test_stopped_reset_and_removed(working: Working, look: Callable[..., Looking]) -> None:

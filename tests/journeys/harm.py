@@ -214,7 +214,9 @@ def judge_items(
             if not _strange(request.messages)
         }
         shown = set(items_of(mine[0].messages))
-        told = " ".join(mine[0].messages[-1].text.split()) if mine[0].messages else ""
+        # What a prompt told of an earlier attempt is in the history of those that follow.
+        prompts = [each.text for each in mine[0].messages if each.role == "user"]
+        told = " ".join(" ".join(prompts).split())
         missing = [each for each in known - shown if not (each[2] and each[2] in told)]
         missing = [each for each in missing if not _made_up(each)]
         if missing and verdict in CLAIMS:

@@ -172,8 +172,16 @@ def why_of(report: dict[str, Any]) -> dict[str, Any]:
     return {"schema_version": SCHEMA_VERSION, "name": report["name"], **waits, "attempts": attempts}
 
 
-def row_of(row: RunRow, liveness: Liveness | None = None) -> dict[str, Any]:
-    """A run of a list, as `perdure ls --json` prints it."""
+PROMPT = 200
+"""Number of characters of a prompt that a list shows."""
+
+
+def row_of(store: RunStore, row: RunRow, liveness: Liveness | None = None) -> dict[str, Any]:
+    """Return a run of a list, as `perdure ls --json` prints it. Reads the run and its attempts."""
+    run, used = store.get(row.id), Usage()
+    for attempt in store.attempts(row.id):
+        used = used + attempt.usage
+    place = run.workspace
     return {
         "id": row.id,
         "name": row.name,
@@ -188,6 +196,12 @@ def row_of(row: RunRow, liveness: Liveness | None = None) -> dict[str, Any]:
         "run_after": row.run_after,
         "fill_tokens": row.fill_tokens,
         "fill_window": row.fill_window,
+        "repo": place.repo if place is not None else "",
+        "branch": place.branch if place is not None else "",
+        "prompt": run.spec.prompt[:PROMPT],
+        "labels": dict(run.spec.labels),
+        "cost_usd": used.cost_usd,
+        "estimated": used.estimated,
     }
 
 

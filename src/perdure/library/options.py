@@ -33,6 +33,7 @@ WhenFullText: TypeAlias = WhenFull | Literal["", "cli", "compact", "roll-over", 
 MapText: TypeAlias = MapWhen | Literal["", "off", "fallback", "first", "always"]
 OnDeniedText: TypeAlias = OnDenied | Literal["", "ask", "fail", "report"]
 OnLeftoverText: TypeAlias = OnLeftover | Literal["", "end", "keep", "wait"]
+LastWordText: TypeAlias = Literal["", "off", "on"]
 BackendText: TypeAlias = Literal["", "worktree", "isolated"]
 OnEditText: TypeAlias = OnEdit | Literal["keep", "replace", "merge"]
 
@@ -68,6 +69,7 @@ class TaskOptions(TypedDict, total=False):
     when_full: WhenFullText
     on_denied: OnDeniedText
     on_leftover: OnLeftoverText
+    last_word: LastWordText
     verify: str
     conflicts: Sequence[str]
     verify_rounds: int

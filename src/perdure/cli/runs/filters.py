@@ -9,9 +9,8 @@ from typing import Any
 
 from perdure.cli.compose import open_to_read, settings
 from perdure.cli.runs.newest import repository_of
-from perdure.model import RunState, Usage
+from perdure.model import RunState
 from perdure.protocols import RunRow, RunStore
-from perdure.store.glance import PROMPT
 
 
 def the_long_way(
@@ -27,21 +26,9 @@ def the_long_way(
 
 def _row(store: RunStore, row: RunRow) -> dict[str, Any]:
     from perdure.cli.runs.ls import READ
+    from perdure.engine.report import row_of
 
-    run, used = store.get(row.id), Usage()
-    for attempt in store.attempts(row.id):
-        used = used + attempt.usage
-    place = run.workspace
-    return {
-        **{key: getattr(row, key) for key in READ},
-        "state": str(row.state),
-        "repo": place.repo if place is not None else "",
-        "branch": place.branch if place is not None else "",
-        "prompt": run.spec.prompt[:PROMPT],
-        "labels": dict(run.spec.labels),
-        "cost_usd": used.cost_usd,
-        "estimated": used.estimated,
-    }
+    return {**{key: getattr(row, key) for key in READ}, **row_of(store, row)}
 
 
 def wanted(row: dict[str, Any], repo: str | None, labels: Sequence[str], plan: str | None) -> bool:

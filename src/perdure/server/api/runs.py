@@ -76,7 +76,7 @@ def listed(parts: Parts, asked: ApiCall) -> dict[str, Any]:
         scope=wanted.scope,
     )
     shown = rows[: wanted.limit]
-    told = [row_of(row, liveness_of(parts.engine, row, parts.store)) for row in shown]
+    told = [row_of(parts.store, row, liveness_of(parts.engine, row, parts.store)) for row in shown]
     return {"runs": told, "next": str(shown[-1].ordinal) if len(rows) > len(shown) else None}
 
 

@@ -54,6 +54,12 @@ class RunOfList(Shape):
     run_after: int
     fill_tokens: int
     fill_window: int
+    repo: str
+    branch: str
+    prompt: str
+    labels: dict[str, str]
+    cost_usd: float
+    estimated: bool
 
 
 class Runs(Answer):
@@ -126,6 +132,7 @@ class AttemptOfRun(AttemptWhy):
     started: int
     ended: int | None
     directory: str
+    result: str
 
 
 class Run(Answer):
