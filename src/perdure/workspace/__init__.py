@@ -1,21 +1,22 @@
-"""Working directories: where a task's agent works, the same place every time, and nobody else's.
+"""Working directories of tasks: each task has one, always at the same path, and shares it with no
+other task.
 
-The attempt calls `plan` once, when the run is accepted, then for each attempt `lock`, `prepare`,
-and `state` as often as it likes. The path is a function of (repository, agent, branch), or of
-(service, task), and of nothing else. `prepare` makes the workdir, finishes or clears away what a
-kill left half-made, or hands it back as it is: uncommitted work is kept, and what has to move is
-moved to the trash or under a rescue ref, never deleted.
+An attempt calls `plan` once, when the run is accepted. For each attempt it then calls `lock` and
+`prepare`, and `state` as often as needed. The path depends only on (repository, agent, branch) or
+on (service, task). `prepare` makes the workdir, finishes or clears what a kill left half-made, or
+reuses the workdir unchanged. It keeps uncommitted work: what is in the way is moved to the trash or
+saved under a rescue ref, never deleted.
 
-`layout` says where, `identity` names, `locks` locks and renames, `worktree` and `isolated` make,
-`clone_cache` fetches, `askpass` gives one git call one secret, `view` looks and rescues, `changes`
-compares, `apply` brings changes home, `join` commits and merges for plans, `push` pushes,
-`removal` takes workdirs away, `trash` keeps them, `contents` lists what is there.
+`layout` chooses paths, `identity` checks names, `locks` has locks and atomic writes, `worktree` and
+`isolated` make workdirs, `clone_cache` fetches, `askpass` passes one secret to one git call, `view`
+inspects and rescues, `changes` compares, `apply` merges changes into a checkout, `join` commits and
+merges for plans, `push` pushes, `removal` moves workdirs to the trash, `trash` manages its entries,
+`contents` lists everything below the root.
 
-`checkpoints`: files of checkpoints lie on a `shelf`, named by the refs of `refs`, as `trees`:
-`capture` saves them (`scan` reads files, `index` the index, `cache` remembers both),
-`restore` and `files` put them back, `pack` takes them elsewhere, `work` tells what an
-attempt changed. What each backend protects
-from is in docs/reference/trust.md.
+Checkpoints: their files are kept as `trees` on a `shelf` and named by the refs of `refs`. `capture`
+saves them (`scan` reads files, `index` the index, `cache` remembers both), `restore` and `files`
+put them back, `pack` exports and imports them, and `work` reports what an attempt changed.
+docs/reference/trust.md says what each backend protects from.
 """
 
 from __future__ import annotations
@@ -85,10 +86,11 @@ _ROOMS = {
     "Thing": "contents",
     "WorkdirState": "view",
 }
-"""Where the nouns are whose rooms no start of an agent needs."""
+"""Submodule of each name that is imported on first use, because starting an agent needs none of
+them."""
 
 PATCH_BYTES = 1 << 30
-"""Largest patch that is read, in bytes."""
+"""Maximum size of a patch, in bytes."""
 
 
 def __getattr__(name: str) -> Any:
@@ -101,8 +103,8 @@ def __getattr__(name: str) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A workdir that is ready. `head` is empty without git; `env` is for the agent: who its commits
-    are by."""
+    """A workdir that is ready. `head` is empty without git. `env` holds the agent's environment
+    variables for the author and committer of its commits."""
 
     created: bool
     head: str = ""
@@ -114,12 +116,12 @@ class Workspaces:
     """All workdirs below one root. One root is one trust domain: its caches are shared by all its
     workspaces.
 
-    `transports`: the URL schemes that may be fetched from. `credentials` is asked for each call by
-    https, `helpers` where it has no answer and the server wants one. `ca_file`: the certificates
-    that a forge of one's own is checked against; `ssh`: the keys and known hosts of calls by ssh;
-    `hosts`: which servers may be fetched from. `most_files`: a directory without git that holds
-    more is not saved. `empty` ends what only waits in a workdir; it is called with the lock held,
-    and may raise Conflict.
+    `transports`: the URL schemes that may be fetched from. `credentials` is asked before each call
+    by https; `helpers` is asked where `credentials` has no answer and the server wants a login.
+    `ca_file`: the CA certificates for a self-hosted forge. `ssh`: the keys and known hosts of calls
+    by ssh. `hosts`: the servers that may be fetched from. `most_files`: a directory without git
+    that holds more files is not saved. `empty` ends agents that only wait in a workdir; it is
+    called with the lock held, and may raise Conflict.
     """
 
     def __init__(
@@ -149,19 +151,19 @@ class Workspaces:
         self.checkpoints = WorkdirCheckpoints(self._places, self._git_at_root, self._shelf)
 
     def ask_also(self, credentials: Credentials) -> None:
-        """Who is asked for a fetch where the others have nothing to say."""
+        """Add credentials that are asked where the earlier ones have no answer."""
         before = self._credentials
         self._credentials = lambda url: (
             (before(url) if before is not None else None) or credentials(url)
         )
 
     def plan(self, spec: TaskSpec, run_name: str, cwd: Path) -> Workspace:
-        """Where this task works. Looks, and changes nothing.
+        """Return the workspace of this task. Changes nothing.
 
-        `cwd` is where the user stands: relative paths start there, and its repository is meant
-        where none is named. Raises UsageError for names and combinations that cannot be meant,
-        NotFound for a missing repository or base, WorkspaceError for a repository without a commit
-        or a branch that is checked out elsewhere.
+        `cwd` is the user's current directory: relative paths start there, and its repository is the
+        default. Raises UsageError for invalid names and combinations, NotFound for a missing
+        repository or base, WorkspaceError for a repository without a commit or a branch that is
+        checked out elsewhere.
         """
         return layout.plan(
             self._places,
@@ -174,25 +176,27 @@ class Workspaces:
         )
 
     def reach(self, repo: str) -> None:
-        """Ask the server of a repository by URL whether it is there, unless perdure has fetched
-        from it before: then a workdir can begin without it. Raises NotFound, WorkspaceError,
-        UsageError."""
+        """Ask the server whether the repository at a URL exists. Does nothing if perdure has
+        fetched from it before, because a workdir can then begin without the server. Raises
+        NotFound, WorkspaceError, UsageError."""
         source = self._source(repo)
         if not self._places.cache(source.id).is_dir():
             self._ready()
             source.reach(self._git(), locks.make_private(self._places.scratch))
 
     def plan_here(self, path: Path) -> Workspace:
-        """A directory of the user's own, as it is. Raises NotFound. Looks, and changes nothing."""
+        """Return the workspace of an existing directory of the user's. Changes nothing. Raises
+        NotFound."""
         return layout.plan_here(path)
 
     def plan_new(self, path: Path) -> Workspace:
-        """A directory of the user's own that is yet to be made. Looks, and changes nothing."""
+        """Return the workspace of a directory of the user's that does not exist yet. Changes
+        nothing."""
         return layout.plan_new(path)
 
     def taken(self, workspace: Workspace, branches: Iterable[str]) -> list[str]:
-        """Which of these branches the repository has already; of one that is elsewhere, as far as
-        it was fetched. Looks only."""
+        """Return those of the branches that the repository already has. For an isolated workdir,
+        only what was fetched is known. Changes nothing."""
         if workspace.backend is Backend.WORKTREE:
             common, below = worktree.common_directory(workspace.repo), "refs/heads"
         elif workspace.backend is Backend.ISOLATED:
@@ -224,12 +228,12 @@ class Workspaces:
     def lock(
         self, workspace: Workspace, holder: str = "", *, at_work: bool = False, brief: bool = False
     ) -> int:
-        """The exclusive lock on a workspace: a descriptor (close-on-exec) that is to be passed on
-        to whoever keeps it.
+        """Take the exclusive lock on a workspace and return its descriptor (close-on-exec), which
+        must be passed on to the process that keeps the lock.
 
-        `holder` is how the next one is told who has it, `brief` that it is for a moment only. What
-        only waits in the workdir is ended, unless `at_work` says that the caller sees to that.
-        Raises InUse while somebody has it.
+        `holder` names the lock's owner in the error that the next caller gets; `brief` says that it
+        is held for a moment only. Agents that only wait in the workdir are ended, unless `at_work`
+        says that the caller does that. Raises InUse while the lock is held.
         """
         self._ready()
         fd = locks.take(self._places, workspace, holder, brief=brief)
@@ -242,8 +246,8 @@ class Workspaces:
         return fd
 
     def prepare(self, workspace: Workspace, agent: str) -> Prepared:
-        """Makes, recovers or reuses the workdir. Idempotent; the caller holds its lock. Raises
-        WorkspaceError and its kin."""
+        """Make, recover or reuse the workdir. Idempotent; the caller holds its lock. Raises
+        WorkspaceError and its subclasses."""
         check_name("agent", agent)
         path, git = Path(workspace.path), self._git()
         created, notes, head = False, list[str](), ""
@@ -282,14 +286,14 @@ class Workspaces:
         )
 
     def state(self, workspace: Workspace) -> WorkdirState:
-        """The workdir as it is now. Raises WorkspaceError where that cannot be known."""
+        """Return the workdir's current state. Raises WorkspaceError where that cannot be known."""
         from perdure.workspace import view
 
         self._ready()
         return view.state(self._places, workspace, self._git())
 
     def head(self, workspace: Workspace) -> str:
-        """Return the commit that the workdir stands at; empty without one. Raises WorkspaceError
+        """Return the commit that the workdir's HEAD names; empty without one. Raises WorkspaceError
         where that cannot be known."""
         if workspace.backend in (Backend.WORKTREE, Backend.ISOLATED):
             known = on_disk.head(Path(workspace.path) / ".git")
@@ -298,7 +302,7 @@ class Workspaces:
         return self.state(workspace).head
 
     def rescue(self, workspace: Workspace, why: str) -> str:
-        """Saves all tracked and untracked files under a ref, and returns its name. Changes nothing
+        """Save all tracked and untracked files under a ref, and return its name. Changes nothing
         else."""
         from perdure.workspace import view
 
@@ -306,16 +310,16 @@ class Workspaces:
         return view.rescue(self._places, workspace, why, self._git())
 
     def sources(self, workspace: Workspace) -> list[str]:
-        """The names of the files that are the project's own: tracked, or new and not ignored.
-        Hostile text. Raises WorkspaceError."""
+        """Return the names of the project's own files: tracked, or new and not ignored. Untrusted
+        text. Raises WorkspaceError."""
         from perdure.workspace import sources
 
         self._ready()
         return sources.sources(self._places, workspace, self._git())
 
     def began(self, workspace: Workspace) -> str:
-        """The commit, or the name of one, that the workdir began at here; empty where nobody
-        said."""
+        """Return the commit, or a name of it, that the workdir began at; empty where none was
+        recorded."""
         self._ready()
         return self._pinned(workspace)
 
@@ -327,10 +331,13 @@ class Workspaces:
         binary: bool = False,
         most: int = PATCH_BYTES,
     ) -> bytes:
-        """What was changed since the workdir began, untracked files too, as git's patch: hostile
-        bytes, to be cleaned before they are shown. `stat`: the summary instead, in so many columns.
-        `binary`: a patch that git apply takes whole. Raises UsageError where that is more than
-        `most` bytes."""
+        """Return git's patch of all changes since the workdir began, untracked files included.
+        These are untrusted bytes, to be cleaned before they are shown.
+
+        `stat`: return the summary instead, this many columns wide. `binary`: return a patch that
+        git apply accepts for binary files too. Raises UsageError where the patch has more than
+        `most` bytes.
+        """
         from perdure.workspace import changes
 
         self._ready()
@@ -345,10 +352,10 @@ class Workspaces:
         )
 
     def apply(self, workspace: Workspace, to: Path, agent: str, text: str = "") -> Applied:
-        """Brings the workdir's changes into the checkout at `to`, all or nothing; with a `text`
-        also as a commit by the agent.
+        """Apply the workdir's changes to the checkout at `to`, all or nothing; with a `text`, also
+        commit them there as the agent.
 
-        Raises NotFound or UsageError where that cannot be meant, Conflict if somebody works there,
+        Raises NotFound or UsageError for an unsuitable target, Conflict if another process uses it,
         WorkspaceError.
         """
         from perdure.workspace.merge import apply
@@ -368,8 +375,9 @@ class Workspaces:
     def commit(
         self, workspace: Workspace, agent: str, text: str, who: Mapping[str, str] | None = None
     ) -> str:
-        """Commits, by the agent (or `who`, as GIT_AUTHOR_NAME and the like), what is not committed,
-        ignored files left out; returns HEAD. The caller holds its lock.
+        """Commit everything that is not committed, except ignored files, and return HEAD. The
+        author is the agent, or `who` (GIT_AUTHOR_NAME and the like). The caller holds the workdir's
+        lock.
 
         Raises UsageError without git, Conflict while a merge or rebase is in progress,
         WorkspaceError."""
@@ -381,17 +389,17 @@ class Workspaces:
         return join.commit(self._places, workspace, self._git(), message)
 
     def changed(self, workspace: Workspace, began: str, head: str, most: int) -> tuple[str, ...]:
-        """The names of the first files that differ between two commits of the workdir: hostile
-        text. Raises GitFailed."""
+        """Return the names of the first `most` files that differ between two commits of the
+        workdir: untrusted text. Raises GitFailed."""
         from perdure.workspace.merge import join
 
         self._ready()
         return join.changed(self._places, workspace, self._git(), began, head, most)
 
     def merge(self, workspace: Workspace, agent: str, commit: str, text: str) -> Joined:
-        """Merges a commit of the same repository into the workdir's HEAD, by the agent; conflicts
-        stay marked in the files. The caller holds its lock. Raises as `commit`, and WorkspaceError
-        where a file cannot be put in place."""
+        """Merge a commit of the same repository into the workdir's HEAD, as the agent. Conflicts
+        stay marked in the files. The caller holds the workdir's lock. Raises what `commit` raises,
+        and WorkspaceError where a file cannot be put in place."""
         from perdure.workspace.merge import join
         from perdure.workspace.merge.apply import Message
 
@@ -405,10 +413,10 @@ class Workspaces:
         ready: AbstractContextManager[None],
         credentials: Credentials | None = None,
     ) -> AbstractContextManager[Outgoing]:
-        """The workdir's branch as it is to be pushed to where it was cloned from. `ready` holds its
-        lock, and is left before the push. `credentials`: whose, if not those for fetching. Raises
-        UsageError for a workdir that is no repository of its own, Diverged, WorkspaceError, and
-        what `ready` raises."""
+        """Open the workdir's branch for a push to where it was cloned from. `ready` holds the
+        workdir's lock and is left before the push. `credentials` replace those used for fetching.
+        Raises UsageError for a workdir without a repository of its own, Diverged, WorkspaceError,
+        and what `ready` raises."""
         from perdure.workspace.merge.push import outgoing
 
         self._ready()
@@ -462,8 +470,8 @@ class Workspaces:
         return self._git()
 
     def unsaved(self, workspace: Workspace) -> list[str]:
-        """What would be lost with the workdir, a sentence each; empty if everything in it is proven
-        to be saved elsewhere."""
+        """Return what would be lost with the workdir, a sentence each; empty if everything in it is
+        proven to be saved elsewhere."""
         from perdure.workspace import removal
 
         self._ready()
@@ -474,9 +482,9 @@ class Workspaces:
     def prove(
         self, workspace: Workspace, checkpoint: int = 0, commit: str = "", *, ignored: str = "small"
     ) -> Proof:
-        """What becomes of the workdir's content if it goes. `checkpoint` and `commit`: the
-        checkpoint that may count as its copy, which must be one that stays; `ignored`: which
-        ignored files checkpoints take. Never raises."""
+        """Prove what would be lost if the workdir were removed. `checkpoint` and `commit` name the
+        checkpoint that may count as its copy; it must be one that is kept. `ignored`: the ignored
+        files that checkpoints take. Never raises."""
         from perdure.workspace import removal
 
         self._ready()
@@ -496,8 +504,8 @@ class Workspaces:
         return replace(found, checkpoint=checkpoint)
 
     def take_back(self, workspace: Workspace, run: str) -> bool:
-        """Moves the workdir back from the trash, if a clean-up of this run moved it there and
-        nothing is in its place. The caller holds its lock. Raises WorkspaceError."""
+        """Move the workdir back from the trash if a clean-up of this run moved it there and nothing
+        is in its place. The caller holds its lock. Raises WorkspaceError."""
         from perdure.workspace import trash
 
         self._ready()
@@ -517,8 +525,8 @@ class Workspaces:
         return True
 
     def ahead(self, workspace: Workspace, base: str, since: str = "") -> Ahead | None:
-        """How far the branch that the work began at has gone on since a commit (empty: since it
-        began). None for not at all.
+        """Return how far the branch that the work is based on has advanced since a commit (empty:
+        since the work began). None if it has not.
 
         Raises NotFound where that branch is gone, GitFailed where it cannot be fetched."""
         from perdure.workspace.merge.ahead import ahead, is_followed
@@ -530,9 +538,8 @@ class Workspaces:
         return ahead(self._places, workspace, source, self._git(), base, since)
 
     def keep_of_remote(self, workspace: Workspace, ref: str) -> None:
-        """Fetches what the remote has under a ref of its own, and keeps it: what it leads to counts
-        as saved. Nothing happens where the repository is not elsewhere. Raises GitFailed, NotFound
-        where the remote has no such ref."""
+        """Fetch a ref from the remote and keep it, so that its commits count as saved. Does nothing
+        for a local repository. Raises GitFailed, or NotFound where the remote has no such ref."""
         from perdure.workspace.clone_cache import fetched
 
         if workspace.backend is Backend.ISOLATED and is_remote(workspace.repo):
@@ -545,19 +552,19 @@ class Workspaces:
             )
 
     def put_away(self, workspace: Workspace, about: Mapping[str, Any]) -> Path | None:
-        """Moves the workdir into the trash, and returns where; None if there is none. The caller
-        holds its lock.
+        """Move the workdir into the trash and return its new path; None if there is no workdir. The
+        caller holds its lock.
 
-        `about` is kept with it: `why`, `verb`, `runs`, and `unsaved` (what is nowhere else),
-        without which it is never purged."""
+        `about` is stored with it: `why`, `verb`, `runs`, and `unsaved` (what exists nowhere else).
+        An entry without `unsaved` is never purged automatically."""
         from perdure.workspace import removal
 
         self._ready()
         return removal.put_away(self._places, workspace, self._git(), about)
 
     def discard_new(self, workspace: Workspace, why: str) -> Path | None:
-        """Moves a directory that perdure has just made (see `plan_new`) into the trash: what it was
-        made for did not come to be."""
+        """Move a directory that perdure has just made (see `plan_new`) into the trash, because the
+        import that it was made for failed."""
         from perdure.workspace import removal
 
         self._ready()
@@ -567,8 +574,8 @@ class Workspaces:
         return removal.move(self._places, workspace, Path(workspace.path), about, None)
 
     def flush(self, workspace: Workspace) -> None:
-        """Makes what was written in the workdir durable: an outcome that is told stands for files
-        that are there. Never raises."""
+        """Make everything written in the workdir durable, so that a reported outcome survives a
+        power cut together with its files. Never raises."""
         with suppress(OSError):
             common = (
                 [worktree.common_directory(workspace.repo)]
@@ -583,26 +590,26 @@ class Workspaces:
 
     @property
     def trash(self) -> Path:
-        """Where what was taken away lies, an entry each: see `trash`."""
+        """Directory of the trash, which holds one subdirectory for each entry: see `trash`."""
         return self._places.trash("")
 
     def contents(self) -> list[Thing]:
-        """What lies below the root, recognised or not. Raises WorkspaceError where that cannot be
-        listed."""
+        """Return everything below the root, recognized or not. Raises WorkspaceError where that
+        cannot be listed."""
         from perdure.workspace import contents
 
         return list(contents.contents(self._places))
 
     def root_mark(self, fresh: str) -> str:
-        """The mark of the root's volume; `fresh` becomes it where there is none."""
+        """Return the mark of the root's volume; writes `fresh` where there is none."""
         from perdure.workspace import contents
 
         self._ready()
         return contents.root_mark(self._places, fresh)
 
     def put_aside(self, thing: Thing, about: Mapping[str, Any]) -> Path:
-        """Moves one of `contents` that is no workdir into the trash. Raises Conflict while somebody
-        uses it, WorkspaceError."""
+        """Move one of `contents` that is no workdir into the trash. Raises Conflict while it is in
+        use, WorkspaceError."""
         from perdure.workspace import trash
 
         names = {
@@ -620,7 +627,7 @@ class Workspaces:
             )
 
     def _pinned(self, workspace: Workspace) -> str:
-        """The commit that the workdir began at; empty for a directory of the user's own."""
+        """Return the commit that the workdir began at; empty for a directory of the user's."""
         if workspace.backend is Backend.ISOLATED:
             cache = self._places.cache(self._source(workspace.repo).id)
             return (
@@ -629,8 +636,8 @@ class Workspaces:
         return workspace.base
 
     def _elsewhere(self, workspace: Workspace) -> Git:
-        """Where the commits of an isolated workdir must be found: the repository itself, or what
-        has just been fetched of it."""
+        """Return git on the repository in which the commits of an isolated workdir must be found:
+        the repository itself, or the cache, fetched just now."""
         from perdure.workspace.clone_cache import opened
 
         git = self._git()
@@ -677,8 +684,9 @@ class Workspaces:
         return RemoteSource(key=repo, url=str(worktree.common_directory(repo)), scheme="file")
 
     def _make_task(self, path: Path) -> bool:
-        """mkdir is one step, so nothing can be half-made; a link in the way would lead out of the
-        root."""
+        """Make the directory of a service's task; return whether it is new. mkdir is atomic, so
+        nothing can be half-made. Raises WorkspaceError for a symbolic link on the way, which could
+        lead out of the root."""
         created = not path.is_dir()
         for part in (path.parents[1], path.parent, path):
             locks.make_directory(part)
@@ -689,8 +697,9 @@ class Workspaces:
         return created
 
     def _identity(self, workspace: Workspace, agent: str) -> dict[str, str]:
-        """Commits are authored by the agent, and committed by the user where the user has an
-        identity: both are visible, and somebody answers for them."""
+        """Return the author (the agent) and the committer (the user, or the agent where the user
+        has no git identity). Both stay visible in each commit, so that a person is accountable for
+        it."""
         git = self._git()
         if workspace.backend is Backend.WORKTREE:
             git = git.at(Path(workspace.path), worktree.common_directory(workspace.repo))
@@ -708,7 +717,7 @@ class Workspaces:
 
 
 def _locks(workspace: Workspace) -> list[Path]:
-    """The locks that a git of this workspace's agent takes, and nobody else's."""
+    """Return the git lock files that only this workspace's agent creates."""
     path = Path(workspace.path)
     admin = worktree.git_directory(path) or path / ".git"
     common = (

@@ -1,12 +1,12 @@
-"""Gives a secret to one git call, and to no one else.
+"""Gives a secret to one git call, and to no other process.
 
-git runs GIT_ASKPASS as a program with its prompt as the only argument. That program (this file's
-`_ask`, run by the same Python without site-packages) asks a Unix socket that a thread of the
-supervisor serves while the call lasts. The prompt names the host and path that git is really about
-to talk to, so after a redirect or a `url.insteadOf` it names another one and gets nothing. The
-secret crosses the socket and a pipe; it is never in an argument, an environment, a URL, a file or a
-log. The program's memory cannot be read (`perdure.host.secrecy`), and only what git started is
-answered; git's own memory is readable to the same user while the call lasts.
+git runs GIT_ASKPASS as a program with its prompt as the only argument. That program (`_ASK`, run by
+the same Python without site-packages) asks a Unix socket that a thread of the supervisor serves
+during the call. The prompt names the host and path that git is about to contact, so after a
+redirect or a `url.insteadOf` it names another one and gets nothing. The secret crosses the socket
+and a pipe; it is never in an argument, an environment variable, a URL, a file or a log. The
+program's memory cannot be read (`perdure.host.secrecy`), and only processes that git started get an
+answer. The same user can read git's own memory during the call.
 
 Facts: git 2.39 prompts "Username for 'https://host/owner/repo': " and "Password for
 'https://user@host/owner/repo': " when credential.useHttpPath is on; newer ones percent-encode the
@@ -30,11 +30,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 Credentials = Callable[[str], tuple[str, str] | None]
-"""Asked with a repository's URL before a call on it; returns (user, secret), or None if there are
-none."""
+"""Function that is called with a repository's URL before each call to it; it returns (user,
+secret), or None."""
 
 ANCESTORS_MOST = 8
-"""git, its transport and a shell stand between perdure and the program that asks."""
+"""Maximum number of ancestors searched: git, its transport and a shell come between perdure and the
+program that asks."""
 _ASK = """\
 import ctypes, os, socket, sys
 ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
@@ -54,11 +55,11 @@ os.write(1, answer)
 
 @contextlib.contextmanager
 def broker(url: str, login: tuple[str, str], scratch: Path) -> Iterator[dict[str, str]]:
-    """Serves the prompts of one git call on `url` with (user, secret); yields the variables for
-    that call.
+    """Answer the prompts of one git call on `url` with (user, secret); yields the environment
+    variables for that call.
 
     Each of the two prompts is answered once. The socket is reached through its directory's
-    descriptor, because its path may be longer than the 107 bytes that a socket address holds.
+    descriptor, because its path may be longer than the 107 bytes of a socket address.
     """
     place = Path(tempfile.mkdtemp(prefix="ask-", dir=scratch))
     fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -90,7 +91,7 @@ def broker(url: str, login: tuple[str, str], scratch: Path) -> Iterator[dict[str
 
 
 def expected(url: str, user: str, secret: str) -> dict[str, str]:
-    """The only prompts that are answered, with their answers."""
+    """Return the only prompts that are answered, with their answers."""
     scheme, _, rest = url.partition("://")
     passwords = {
         f"Password for '{scheme}://{name}@{rest}': ": secret
@@ -117,11 +118,11 @@ def _serve(server: socket.socket, token: str, answers: dict[str, str]) -> None:
 
 
 def _is_started_by_git(pid: int) -> bool:
-    """Return whether a process descends from this one, and not through a shim or a keeper: an agent
-    of the same user can read the token.
+    """Return whether a process descends from this one without a shim or a keeper in between. The
+    token alone proves nothing: an agent of the same user can read it.
 
-    Between the two there are only git and its helpers; a shim and a keeper are run by the Python of
-    this process.
+    Between the two processes there are only git and its helpers; shims and keepers run under the
+    Python executable of this process.
     """
     python = Path(sys.executable).stat()
     for depth in range(ANCESTORS_MOST):

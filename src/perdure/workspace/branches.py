@@ -1,9 +1,9 @@
-"""Branches, tags and stashes of a repository that is its agent's alone: they are gone with the
-workdir unless a checkpoint has them.
+"""Branches, tags and stashes of a repository that only its agent uses: without a checkpoint they
+are lost with the workdir.
 
-`capture` gathers them and makes their commits parents of the checkpoint, so no gc takes them and
-a capsule carries them along; `restore` brings back what is missing. A branch that is there is
-never moved: what a checkpoint had gets a ref beside it. A tag comes back as the commit that it
+`capture` collects them and makes their commits parents of the checkpoint, so that gc keeps them and
+a capsule contains them. `restore` recreates those that are missing. An existing branch is never
+moved: the checkpoint's commit gets a rescue ref instead. A tag is restored as the commit that it
 names, without its message.
 """
 
@@ -22,7 +22,7 @@ from perdure.model import Backend
 from perdure.workspace.snapshot.shelf import FATAL, Shelf
 
 MOST = 500
-"""So many branches and tags are kept of a workdir, and so many stashes."""
+"""Maximum number of branches and tags kept of a workdir, and of stashes."""
 
 _NAME = re.compile(r"refs/(heads|tags|notes)/[^\x00-\x20\x7f]{1,250}")
 _OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -31,14 +31,14 @@ _FORMAT = "--format=%(objectname) %(objecttype) %(*objectname) %(*objecttype) %(
 
 @dataclass(slots=True)
 class Branches:
-    """Refs and their commits; stashes (commit and message), the newest first."""
+    """Refs and their commits; stashes (commit and message), newest first."""
 
     refs: dict[str, str] = field(default_factory=dict)
     stashes: list[list[str]] = field(default_factory=list)
     says: str = ""
-    """What git said, digested: if it is the same, nothing has changed."""
+    """SHA-256 of git's list of refs; if it is the same, nothing has changed."""
     more: int = 0
-    """So many were too many."""
+    """Number of refs skipped because of the limit."""
 
     @property
     def commits(self) -> list[str]:
@@ -46,8 +46,8 @@ class Branches:
 
 
 def gather(shelf: Shelf, known: Branches) -> Branches:
-    """What there is beside HEAD in an agent's own repository; nothing of anybody else's. Raises
-    GitFailed."""
+    """Return the refs and stashes besides HEAD in an agent's own repository; nothing for a
+    repository of the user's. Raises GitFailed."""
     if shelf.lent is None or shelf.repository is None:
         return Branches()
     said = shelf.repository.run(
@@ -103,7 +103,7 @@ def to_json(found: Branches) -> dict[str, Any]:
 
 
 def read(said: Any) -> Branches:
-    """What `to_json` wrote, checked. Raises ValueError, TypeError, AttributeError."""
+    """Parse and check what `to_json` wrote. Raises ValueError, TypeError, AttributeError."""
     refs = {str(name): str(oid) for name, oid in said.get("refs", {}).items()}
     stashes = [
         [str(oid), " ".join(str(text).split())[:500]] for oid, text in said.get("stashes", [])
@@ -116,10 +116,10 @@ def read(said: Any) -> Branches:
 
 
 def put_back(shelf: Shelf, backend: Backend, wanted: Branches, branch: str) -> list[str]:
-    """Brings back what is missing; `branch` is seen to by the caller. Returns notes.
+    """Recreate what is missing, except `branch`, which the caller handles. Returns notes.
 
-    In a worktree of the user's own repository nothing is made: its branches are the user's. The
-    checkpoint still has the commits.
+    In a worktree of the user's own repository nothing is made, because its branches are the user's.
+    The checkpoint still has the commits.
     """
     assert shelf.repository is not None
     names = [name for name in wanted.refs if name != f"refs/heads/{branch}"]
@@ -171,8 +171,8 @@ def put_back(shelf: Shelf, backend: Backend, wanted: Branches, branch: str) -> l
 
 
 def written(shelf: Shelf, wanted: Branches) -> list[str]:
-    """The refs that `put_back` may write: a git that was killed at one of them has left its lock
-    beside it."""
+    """Return the refs that `put_back` may write: a git process that was killed while writing one
+    has left a lock file beside it."""
     return [
         *wanted.refs,
         "refs/stash",
@@ -189,7 +189,7 @@ def _made(repository: Git, name: str, oid: str) -> bool:
 
 
 def _put_stashes(repository: Git, stashes: list[list[str]]) -> int:
-    """Stores the stashes, if there are none; else how many of them are not there."""
+    """Store the stashes if there are none now; else return how many of them are missing."""
     there = {oid for oid, _ in _stashes(repository)} if repository.commit("refs/stash") else set()
     missing = [(oid, text) for oid, text in stashes if oid not in there and repository.commit(oid)]
     if there:

@@ -1,10 +1,10 @@
-"""What a run changed: its workdir as it is now, committed or not, against the commit that it began
-at. Only looks.
+"""The changes of a run: its workdir now, committed or not, compared with the commit that it began
+at. Changes nothing.
 
-The files are taken into a view (see `view`) and into a store of objects that is gone afterwards,
-then tree is compared with tree in a bare repository without configuration: no filter, textconv,
-external diff or attribute of the repository takes part, and nothing is written into it. Untracked
-files are new ones; ignored ones (by a .gitignore of the tree) are left out.
+The files are read through a view (see `view`) into a temporary object store. Then two trees are
+compared in a bare repository without configuration. No filter, textconv, external diff or attribute
+of the user's repository is used, and nothing is written into it. Untracked files count as new;
+files ignored by a .gitignore of the tree are left out.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ Entry = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonRepository:
-    """A place to work on trees: a bare git that writes its objects and its index here, and borrows
-    all others."""
+    """A temporary bare git repository for comparing trees (a *desk*). It writes objects and an
+    index into its own directory, and borrows all other objects."""
 
     directory: Path
     git: Git
@@ -61,8 +61,8 @@ class ComparisonRepository:
         index: str = "index",
         cap: int = LARGEST,
     ) -> GitResult:
-        """git on this desk; with `looker` it sees the files of that workdir. Of more than `cap`
-        bytes nothing is taken."""
+        """Run git in this repository; with `looker`, git sees the files of that workdir. Output of
+        more than `cap` bytes is an error, not cut off."""
         git = self.git if looker is None else looker.eye
         own = {
             "GIT_OBJECT_DIRECTORY": str(self.objects),
@@ -74,17 +74,17 @@ class ComparisonRepository:
         )
 
     def entries(self, tree: str) -> dict[str, Entry]:
-        """Every file of a tree."""
+        """Return every file of a tree."""
         return entries(self.run("ls-tree", "-r", "-z", "--full-tree", tree).stdout)
 
     def photograph(self, looker: Looker) -> str:
-        """The workdir's tracked and untracked files as a tree: its id."""
+        """Write the workdir's tracked and untracked files as a tree; return its id."""
         status = looker.status()
         view = looker.eye.git_dir
         assert view is not None
         shutil.copy2(
             view / "index", self.directory / "index"
-        )  # With its time: git compares it with the files'.
+        )  # copy2 keeps the index's time: git compares it with the times of the files.
         names = list(status.changed)
         for name in status.untracked:
             path = looker.top / name
@@ -109,7 +109,7 @@ class ComparisonRepository:
 
 
 def entries(out: bytes) -> dict[str, Entry]:
-    """Reads `git ls-tree -r -z`."""
+    """Parse the output of `git ls-tree -r -z`."""
     found = {}
     for line in os.fsdecode(out).split("\0"):
         if line:
@@ -121,7 +121,8 @@ def entries(out: bytes) -> dict[str, Entry]:
 
 @contextlib.contextmanager
 def desk(places: Places, looker: Looker, *borrowed: Path) -> Iterator[ComparisonRepository]:
-    """A desk over the objects that the looker sees, and over further stores of objects."""
+    """Yield a comparison repository that borrows the looker's objects and those of further
+    stores."""
     view = looker.eye.git_dir
     assert view is not None
     with tempfile.TemporaryDirectory(dir=make_private(places.scratch), prefix="desk-") as made:
@@ -138,18 +139,19 @@ def desk(places: Places, looker: Looker, *borrowed: Path) -> Iterator[Comparison
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shot:
-    """A run's files, side by side with what they began as: two trees on one desk."""
+    """A run's files and what they began as: two trees in one comparison repository."""
 
     desk: ComparisonRepository
     base: str
-    """The commit that the run began at, or where its branch left it."""
+    """The merge base of HEAD and the commit that the run began at; HEAD where that commit is
+    unknown."""
     tree: str
 
 
 @contextlib.contextmanager
 def shot(places: Places, workspace: Workspace, git: Git, pinned: str) -> Iterator[Shot]:
-    """The run's changes as trees. `pinned` is the commit that it began at. Raises UsageError
-    without git."""
+    """Yield the run's changes as two trees. `pinned` is the commit that it began at. Raises
+    UsageError without git."""
     with looking_alone(places, workspace, git) as looker:
         if looker is None:
             raise UsageError(
@@ -176,8 +178,9 @@ def diff(
     binary: bool = False,
     most: int = LARGEST,
 ) -> bytes:
-    """The changes as git writes them: a patch, or with `stat` the summary in so many columns.
-    `binary`: whole, for git apply. Raises UsageError where that is more than `most` bytes."""
+    """Return the changes as git writes them: a patch, or with `stat` a summary this many columns
+    wide. `binary`: a patch that git apply accepts for binary files too. Raises UsageError where it
+    has more than `most` bytes."""
 
     def look() -> bytes:
         with shot(places, workspace, git, pinned) as seen:

@@ -1,15 +1,15 @@
 """One cache per repository: a bare, full clone that only grows, from which isolated workdirs borrow
 their objects.
 
-It is made by init and fetch, never by clone, with the address and the refspecs on the command line:
-nothing that a server or a configuration says chooses what runs or where it is written. Objects are
-never pruned (extensions.preciousObjects makes git itself refuse), and every workspace's start is
-pinned by a ref. It is a full clone because git 2.39 cannot borrow from a partial one ("invalid
-object" in every borrower).
+It is made by init and fetch, never by clone, with the address and the refspecs on the command line.
+So neither a server nor a configuration can choose what runs or where it is written. Objects are
+never pruned (with extensions.preciousObjects git itself refuses), and a ref pins the commit that
+each workspace began at. It is a full clone because git 2.39 cannot borrow from a partial one
+("invalid object" in every borrower).
 
-All callers hold the cache's lock. Fetches are single-flight: who waited while another's fetch began
-and ended uses that one. A server that cannot be reached does not stop a start from what was fetched
-before; one that refuses does.
+All callers hold the cache's lock. Fetches are single-flight: a caller uses the result of a fetch
+that another process began and finished while it waited. If the server cannot be reached, work
+starts from what was fetched before; if it refuses, the start fails.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ _HONEST_OLD_FAULTS = (
     "missingNameBeforeEmail missingSpaceBeforeDate missingSpaceBeforeEmail badTimezone "
     "missingTaggerEntry"
 ).split()
-"""Faults of date, mode and author that old, honest history has (pallets/flask: zeroPaddedFilemode).
-Never the path classes."""
+"""fsck errors in dates, modes and authors that are common in harmless old history (pallets/flask:
+zeroPaddedFilemode). Errors in paths must never be listed here."""
 
 
 @contextlib.contextmanager
 def opened(
     places: Places, source: RemoteSource, git: Git
 ) -> Iterator[tuple[Git, GitFailed | None]]:
-    """The cache, locked, made if need be and fetched; or as it was, with the failure, if the server
-    cannot be reached.
+    """Lock the cache, create it if necessary, and fetch. If the server cannot be reached, yield the
+    cache as it was, with the failure.
 
     Raises NotFound, GitFailed or WorkspaceError.
     """
@@ -69,15 +69,16 @@ def opened(
 
 
 def fetched(places: Places, source: RemoteSource, git: Git, refspec: str) -> None:
-    """Fetches one ref more into the cache."""
+    """Fetch one more ref into the cache."""
     with _locked(places, source, git) as cache:
         _fetch(places, source, cache, (refspec,))
 
 
 @contextlib.contextmanager
 def _locked(places: Places, source: RemoteSource, git: Git) -> Iterator[Git]:
-    """The cache, for whoever may write to it. A mark stands meanwhile, a failed git's too: who
-    finds it clears up after a git that was killed, at whichever of its writes."""
+    """Yield the cache, locked for writing. A mark exists meanwhile, and remains after a failure or
+    a kill. The next caller that finds it removes what a killed git left, whichever write it was
+    in."""
     mark = places.making(source.id)
     with held(places.lock(source.id), timeout_s=3600.0) as fd:
         if mark.exists():
@@ -100,8 +101,8 @@ def _locked(places: Places, source: RemoteSource, git: Git) -> Iterator[Git]:
 def find(
     places: Places, source: RemoteSource, cache: Git, base: str, fault: GitFailed | None
 ) -> str:
-    """The commit that `base` (a branch, tag or full id; empty: the remote's HEAD) names. Raises
-    `fault`, if any, or NotFound."""
+    """Return the commit that `base` names: a branch, a tag, a full id, or the remote's HEAD if
+    empty. Raises `fault`, if any, or NotFound."""
     if not base:
         if oid := cache.commit(HEAD):
             return oid
@@ -139,8 +140,8 @@ def _made(places: Places, source: RemoteSource, git: Git) -> Git:
 
 
 def _sweep(directory: Path) -> None:
-    """Removes what a killed git left. Sound under the lock: git's children hold it too, so none of
-    them is alive."""
+    """Remove what a killed git left. This is safe under the lock: git's children hold it too, so
+    none of them is alive."""
     for pattern in (
         "**/*.lock",
         "objects/pack/tmp_*",
@@ -153,7 +154,7 @@ def _sweep(directory: Path) -> None:
 
 
 def _fetch_all(places: Places, source: RemoteSource, cache: Git) -> None:
-    """All branches and tags, and the server's HEAD; that one may name a branch which nobody has
+    """Fetch all branches and tags, and the server's HEAD, which may name a branch that was never
     pushed."""
     try:
         _fetch(places, source, cache, (*REFSPECS, f"+HEAD:{HEAD}"))

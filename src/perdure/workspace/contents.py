@@ -1,9 +1,9 @@
-"""What lies below the root, each thing with what it is and when it was last used. Only looks; the
-sweeper decides.
+"""Lists everything below the root, each thing with its kind and when it was last used. Changes
+nothing; the sweeper decides.
 
-Only what is recognised by its place and the form of its name gets a kind: everything else is
-`unknown`, and is kept. Lock files are not even listed: one that is removed while somebody opens it
-makes two holders of one lock.
+A kind is given only to what is recognized by its place and the form of its name; everything else is
+`unknown` and is kept. Lock files are not listed at all: removing one while another process opens it
+would allow two holders of one lock.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ OWN = frozenset({"work", "repos", "views", "shelves", "locks", "trash", "tmp", "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thing:
-    """`kind`: `workdir`, `view`, `shelf`, `clone_cache`, `scratch` or `unknown`. `id` is the
-    workspace's or the cache's."""
+    """One thing below the root. `kind`: `workdir`, `view`, `shelf`, `cache`, `scratch` or
+    `unknown`. `id` is that of the workspace or the cache."""
 
     kind: str
     path: Path
     id: str = ""
     used: int = 0
-    """The newest time of it, in ms; of a workdir only its top is looked at."""
+    """Newest modification time, in ms; for a workdir, that of its top directory only."""
     keep: str = ""
-    """Why it must stay, whatever its age."""
+    """Reason to keep it regardless of its age; empty if there is none."""
 
 
 def root_mark(places: Places, fresh: str) -> str:
-    """The mark of the volume that the root lies on, made as `fresh` where there is none. Another
-    mark than the last time means that another volume, or none, is mounted here."""
+    """Return the mark of the root's volume; writes `fresh` where there is none. A mark that differs
+    from the last one means that another volume, or none, is mounted here."""
     mark = places.own / "root-id"
     if not read(mark):
         write(mark, fresh)
@@ -47,8 +47,8 @@ def root_mark(places: Places, fresh: str) -> str:
 
 
 def contents(places: Places) -> Iterator[Thing]:
-    """Everything that perdure has below the root, or that lies where its own things do. Raises
-    WorkspaceError if it cannot be listed."""
+    """Yield everything that perdure has below the root, and whatever else is in its directories.
+    Raises WorkspaceError if it cannot be listed."""
     try:
         yield from _contents(places)
     except OSError as error:
@@ -127,8 +127,8 @@ def _named(kind: str, path: Path, name: str) -> Thing:
 
 
 def _borrowed(places: Places) -> dict[Path, set[Path]]:
-    """By each directory of ours that has objects, also in the trash, the stores of objects that it
-    borrows from."""
+    """Return which object stores each of perdure's git directories borrows from, those in the trash
+    included."""
     found = {}
     for pattern in (
         "work/*/.git",
@@ -157,7 +157,7 @@ def _time(path: Path) -> int:
 
 
 def newest(path: Path) -> int:
-    """The newest time of writing of anything in it, in ms."""
+    """Return the newest modification time of anything at or below the path, in ms."""
     found = _time(path)
     if is_real_directory(path):
         for directory, _, names in os.walk(path):

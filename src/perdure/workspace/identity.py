@@ -1,10 +1,10 @@
-"""Which names are accepted, and where what they name lies on disk. Pure: reads nothing, runs
+"""Which names are accepted, and which path each one gets on disk. Pure: reads nothing, runs
 nothing.
 
-Names come from people, forges and agents, so each has a grammar, and what does not fit is refused
-with a sentence. What fits may still collide or surprise as a file name, so on disk stands a hash of
-the identity; only the two names of `{root}/{service}/.task/{task}` are used as they are, and their
-grammar is narrow enough for that.
+Names are given by people, forges and agents, so each kind has a grammar, and a name that does not
+fit is refused with a sentence. A valid name could still collide or surprise as a file name, so
+paths use a hash of the identity. Only the two names in `{root}/{service}/.task/{task}` are used as
+they are; their grammar is narrow enough for that.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _SCP = re.compile(
     r"(?:(?P<user>[^@:/\s]*)@)?(?P<host>[^@:/\s]{2,}):(?P<path>(?!//)[^:].*)", re.DOTALL
 )
-"""`user@host:path`, or `host:path` with a name from the user's ssh configuration; a single letter
-is a drive elsewhere."""
+"""Matches `user@host:path`, or `host:path` with a host from the user's ssh configuration. A single
+letter is no host: on other systems it is a drive."""
 _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _PATH = re.compile(r"(/[A-Za-z0-9~_+-][A-Za-z0-9._~+-]*)+/?")
 _LOOPBACK = frozenset({"127.0.0.1", "localhost"})
-"""There no transport without TLS gives anything away."""
+"""Hosts for which http is allowed: traffic to this machine exposes nothing on a network."""
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where things lie below the root. Nothing else in perdure puts such a path together."""
+    """All paths below the root. No other module composes such a path."""
 
     root: Path
 
@@ -51,14 +51,14 @@ class Places:
         return self.own / "work" / workspace
 
     def stage(self, workspace: str) -> Path:
-        """Where a workdir is made before it is renamed to its place."""
+        """Directory in which a workdir is built before it is renamed to its place."""
         return self.own / "work" / f".stage-{workspace}"
 
     def cache(self, repository: str) -> Path:
         return self.own / "repos" / f"{repository}.git"
 
     def view(self, workspace: str) -> Path:
-        """perdure's own git directory for looking at a workdir whose git directory belongs to an
+        """perdure's own git directory for inspecting a workdir whose git directory belongs to an
         agent."""
         return self.own / "views" / f"{workspace}.git"
 
@@ -71,17 +71,17 @@ class Places:
 
     @property
     def warm(self) -> Path:
-        """Where the agents are registered that wait in a workdir for their next turn."""
+        """Directory that registers the agents that wait in a workdir for their next turn."""
         return self.own / "warm"
 
     @property
     def git(self) -> Path:
-        """Which git program was found to be new enough."""
+        """File that remembers which git program was found to be new enough."""
         return self.own / "git"
 
     def making(self, name: str) -> Path:
-        """A mark that stands while something is being made: found again, it says that the making
-        was cut off."""
+        """Mark file that exists while something is being made. One that is found later shows that
+        the work was cut off."""
         return self.own / "locks" / f"{name}.making"
 
     def trash(self, name: str) -> Path:
@@ -94,7 +94,7 @@ class Places:
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A repository behind a URL. `key` is the same for all spellings of one address; `scheme` is
+    """A repository behind a URL. `key` is the same for all spellings of one address. `scheme` is
     the transport."""
 
     url: str
@@ -103,8 +103,8 @@ class Remote:
 
 
 def identify(*parts: str) -> str:
-    """26 lower-case letters and digits: 130 bits of SHA-256 over the parts. Injective in the parts,
-    up to the hash."""
+    """Return 26 lower-case letters and digits: 130 bits of SHA-256 over the parts. Different lists
+    of parts give different input to the hash."""
     packed = b"".join(
         len(raw).to_bytes(4, "big") + raw
         for raw in (part.encode("utf-8", "surrogateescape") for part in parts)
@@ -113,7 +113,7 @@ def identify(*parts: str) -> str:
 
 
 def check_name(kind: str, name: str) -> str:
-    """A service, task, run or agent name. Raises UsageError."""
+    """Return the name of a service, task, run or agent if it is valid. Raises UsageError."""
     if not _NAME.fullmatch(name):
         raise UsageError(
             f"{name!r} cannot be a {kind} name.",
@@ -123,8 +123,8 @@ def check_name(kind: str, name: str) -> str:
 
 
 def check_branch(branch: str) -> str:
-    """A short branch name. What passes here passes `git check-ref-format --branch`. Raises
-    UsageError."""
+    """Return a short branch name if it is valid; `git check-ref-format --branch` accepts it too.
+    Raises UsageError."""
     parts = branch.split("/")
     bad = (
         not _BRANCH.fullmatch(branch)
@@ -147,7 +147,7 @@ def check_branch(branch: str) -> str:
 
 
 def check_base(base: str) -> str:
-    """A branch, tag or commit to start from. Raises UsageError."""
+    """Return a branch, tag or commit to start from if its form is valid. Raises UsageError."""
     if not _BASE.fullmatch(base):
         raise UsageError(f"{base!r} cannot be a base.", "Name a branch, a tag or a commit.")
     return base
@@ -158,7 +158,7 @@ def is_oid(text: str) -> bool:
 
 
 def is_remote(repo: str) -> bool:
-    """Whether this is meant as an address and not as a directory."""
+    """Return whether this is an address and not a local directory."""
     return (
         "://" in repo
         or "::" in repo
@@ -167,8 +167,8 @@ def is_remote(repo: str) -> bool:
 
 
 def local_path(repo: str) -> str:
-    """Return the path that a file URL of this machine names; anything else as it is. Raises
-    UsageError for another machine's."""
+    """Return the path of a file URL of this machine, and any other text unchanged. Raises
+    UsageError for a file URL of another machine."""
     if not repo.lower().startswith("file:"):
         return repo
     try:
@@ -193,8 +193,8 @@ def local_path(repo: str) -> str:
 
 
 def parse_remote(repo: str, allowed: frozenset[str]) -> Remote:
-    """Checks an address. `allowed`: the schemes that may be used; http always to this machine.
-    Raises UsageError, and never repeats a secret."""
+    """Parse and check an address. `allowed`: the accepted URL schemes; http to this machine is
+    always accepted. Raises UsageError whose text never contains a secret."""
     shown = re.sub(r"(?<=//)[^/]*@", "...@", repo)
     scp = _SCP.fullmatch(repo)
     if scp:
@@ -228,9 +228,7 @@ def parse_remote(repo: str, allowed: frozenset[str]) -> Remote:
     )
     if scp and scp["path"].startswith("-"):
         plain = None
-    if not plain or re.search(
-        r"[?#\x00-\x20\x7f]", repo
-    ):  # urlsplit drops some of these without a word
+    if not plain or re.search(r"[?#\x00-\x20\x7f]", repo):  # urlsplit silently drops some of these.
         raise UsageError(
             f"{shown!r} is not a repository address.", "Give it as https://host/owner/repository."
         )
@@ -239,7 +237,7 @@ def parse_remote(repo: str, allowed: frozenset[str]) -> Remote:
     at = f"{user}@" if user else ""
     start = f"{scheme}://{at}{place}"
     if scp and not scp["path"].startswith("/"):
-        # This path begins at the home that the user has on the server, and `ssh://host/path` at the
-        # top: only forges take both for one.
+        # A relative path of the scp form starts at the user's home on the server, while
+        # `ssh://host/path` starts at the root. Only forges treat both alike.
         start, path = f"{at}{place}:", path.removeprefix("/")
     return Remote(f"{start}{path}", scheme, f"{start}{path.removesuffix('.git')}")

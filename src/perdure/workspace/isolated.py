@@ -1,9 +1,9 @@
 """The `isolated` backend: a repository of its own that borrows its objects from the cache.
 
-No git directory is shared with anybody: what an agent writes into its hooks, configuration or refs
-reaches no other workspace, and perdure never runs git by the configuration that lies in it. It is
-made in a stage directory and renamed to its place, so what stands there is whole. A stage that was
-cut off never held anyone's work and is removed.
+Its git directory is shared with no other workspace, so what an agent writes into its hooks,
+configuration or refs affects only that workspace. perdure never runs git with that configuration. A
+workdir is built in a stage directory and renamed to its final path, so a workdir at that path is
+complete. A stage that was cut off never held anyone's work and is removed.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from perdure.workspace.transport import RemoteSource
 def prepare(
     places: Places, workspace: Workspace, source: RemoteSource, git: Git
 ) -> tuple[bool, list[str]]:
-    """Makes or reuses the workdir. Returns (created, notes). Only making needs the network, and
-    only for what is not cached."""
+    """Make or reuse the workdir. Returns (created, notes). Only making needs the network, and only
+    for what is not cached."""
     path = Path(workspace.path)
     if _stands(path):
         return False, []
@@ -76,11 +76,11 @@ def prepare(
 
 
 def check_objects(objects: Path, cache: Path) -> None:
-    """Raise WorkspaceError where not all objects of a clone are its own, or borrowed from the cache
+    """Raise WorkspaceError unless all objects of a clone are its own or borrowed from the cache
     that it began with.
 
-    Called before they go anywhere else: by a link or an alternate an agent could have another
-    repository's taken along.
+    Called before objects are copied elsewhere: through a link or an alternate an agent could
+    include another repository's objects.
     """
     borrowed = read(objects / "info/alternates")
     linked = next((path for path in _entries(objects) if path.is_symlink()), None)
@@ -100,8 +100,8 @@ def _entries(objects: Path) -> Iterator[Path]:
 
 
 def _stands(path: Path) -> bool:
-    """Whether the workdir is there. Raises WorkspaceError for something else in its place: unknown
-    means kept."""
+    """Return whether the workdir exists. Raises WorkspaceError for anything else at its path, which
+    is kept."""
     if is_real_directory(path / ".git") and is_real_directory(path):
         return True
     if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):

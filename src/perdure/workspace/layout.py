@@ -1,8 +1,8 @@
 """Where a task works: the workdir's path, and the repository, branch and commit that it begins at.
-Looks, and changes nothing.
+Changes nothing.
 
-`Workspaces` calls it when a run is accepted. A path is a function of the identity alone, so names
-that cannot be meant, or that look like one that is there, are refused here.
+`Workspaces` calls it when a run is accepted. A path depends on the identity alone, so invalid
+names, and names that look like an existing one, are refused here.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def _found(
 
 
 def _check_combination(spec: TaskSpec) -> None:
-    """Raises UsageError for parts of a spec that exclude each other."""
+    """Raise UsageError for parts of a spec that exclude each other."""
     if spec.here and (
         spec.repo
         or spec.service
@@ -189,7 +189,8 @@ def _check_combination(spec: TaskSpec) -> None:
 
 
 def _refuse_look_alike(kind: str, name: str, directory: Path) -> None:
-    """Two names that some file systems, and all people, take for one are one task too many."""
+    """Raise UsageError for a name that differs from an existing one only by case or Unicode form:
+    some file systems, and most people, take the two for the same."""
     if not directory.is_dir():
         return
     for entry in directory.iterdir():

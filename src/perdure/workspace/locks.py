@@ -1,8 +1,8 @@
-"""Locks, renames and safe directories below the root: what the makers of workdirs stand on.
+"""Locks, atomic writes and safe directories below the root, for the modules that make workdirs.
 
 A lock file is never unlinked, so two processes cannot hold locks on two files of one name. A lock
-belongs to the open file, not to the process: whoever inherits the descriptor (git's children, the
-shim of an agent) keeps it.
+belongs to the open file, not to the process: every process that inherits the descriptor (git's
+children, an agent's shim) keeps the lock.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ MOMENT_S = 2.0
 
 
 def make_private(directory: Path) -> Path:
-    """Makes a directory of perdure's own, readable by nobody else. Raises WorkspaceError."""
+    """Make a directory of perdure's own that no other user can read. Raises WorkspaceError."""
     return make_directory(directory, 0o700)
 
 
 def make_directory(directory: Path, mode: int = 0o777) -> Path:
-    """mkdir -p with a sentence for what stands in the way. Raises WorkspaceError."""
+    """Make a directory and its parents. Raises WorkspaceError that names what is in the way."""
     try:
         directory.mkdir(mode=mode, parents=True, exist_ok=True)
     except OSError as error:
@@ -42,11 +42,12 @@ def make_directory(directory: Path, mode: int = 0o777) -> Path:
 
 
 def take(places: Places, workspace: Workspace, holder: str, *, brief: bool = False) -> int:
-    """The workspace's lock, now or never. Raises InUse with what is known of the holder.
+    """Take the workspace's lock without waiting for its holder. Raises InUse with what is known of
+    the holder.
 
-    A moment is granted: a child that another thread, or a killed supervisor, was just starting
-    holds its descriptors until it has become its program. On a busy machine that was a third of a
-    second.
+    A short grace (`MOMENT_S`) is allowed: between fork and exec, a child of another thread or of a
+    killed supervisor still holds the parent's descriptors. On a busy machine that took up to a
+    third of a second.
     """
     fd = _open(places.lock(workspace.id))
     if not _lock(fd, MOMENT_S):
@@ -67,7 +68,7 @@ def take(places: Places, workspace: Workspace, holder: str, *, brief: bool = Fal
 
 @contextlib.contextmanager
 def held(lock: Path, timeout_s: float = 600.0) -> Iterator[int]:
-    """Waits for a lock and yields its descriptor. Raises Conflict when it is not free in time."""
+    """Wait for a lock and yield its descriptor. Raises Conflict when it is not free in time."""
     fd = _open(lock)
     try:
         if not _lock(fd, timeout_s):
@@ -94,7 +95,7 @@ def _lock(fd: int, timeout_s: float) -> bool:
 
 
 def write(path: Path, text: str) -> None:
-    """Writes a small file for certain: all of it, or nothing."""
+    """Write a small file atomically and durably."""
     fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
     with fresh.open("w", encoding="utf-8", errors="surrogateescape") as file:
         file.write(text)
@@ -105,7 +106,7 @@ def write(path: Path, text: str) -> None:
 
 
 def sync(directory: Path) -> None:
-    """Makes renames in a directory durable."""
+    """Make renames in a directory durable."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -114,13 +115,13 @@ def sync(directory: Path) -> None:
 
 
 def read_all(path: Path) -> str:
-    """`read`, however long the file is."""
+    """Return the text of a file of up to 1 GiB, as `read` does."""
     return read(path, 1 << 30)
 
 
 def read(path: Path, cap: int = 1 << 16) -> str:
-    """The first 64 KiB of a file's text; empty if there is none, or something that is no file (an
-    agent's pipe would never end)."""
+    """Return a file's text, up to `cap` bytes (default: 64 KiB). Empty if it is missing or not a
+    regular file: reading an agent's pipe would never end."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
@@ -141,7 +142,7 @@ def read(path: Path, cap: int = 1 << 16) -> str:
 
 
 def flush(directory: Path) -> None:
-    """Makes everything that was written to this file system durable (syncfs(2)). Raises OSError."""
+    """Make everything written to this file system durable (syncfs(2)). Raises OSError."""
     import ctypes
 
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -155,14 +156,14 @@ def flush(directory: Path) -> None:
 
 
 def flush_each(*directories: Path) -> None:
-    """`flush` every file system on which one of these is, once. Raises OSError."""
+    """Flush each file system that holds one of these directories, once. Raises OSError."""
     for directory in {path.stat().st_dev: path for path in directories}.values():
         flush(directory)
 
 
 def alternate(objects: Path) -> str:
-    """A line of `objects/info/alternates`, quoted as git reads it where a name would break the line
-    (git 2.11 and newer)."""
+    """Return a line for `objects/info/alternates`, quoted for git (2.11 and newer) where the name
+    would break the line."""
     text = str(objects)
     if text.isprintable():
         return text
@@ -177,14 +178,14 @@ def alternate(objects: Path) -> str:
 
 
 def discard(places: Places, workspace_id: str, leftover: Path, label: str) -> Path | None:
-    """Moves a leftover into the trash, where it is kept; an empty directory is simply removed.
-    Returns its new place."""
+    """Move a leftover into the trash; an empty directory is simply removed. Returns its new
+    path."""
     if not os.path.lexists(leftover):
         return None
     with contextlib.suppress(OSError):
         leftover.rmdir()
         return None
-    from perdure.workspace.trash import move  # which stands on this module
+    from perdure.workspace.trash import move  # Late, because trash imports this module.
 
     target = make_private(places.trash(f"{workspace_id}-{time.time_ns()}")) / label
     move(leftover, target)
@@ -192,8 +193,8 @@ def discard(places: Places, workspace_id: str, leftover: Path, label: str) -> Pa
 
 
 def clear_locks(path: Path, *locks: Path) -> list[str]:
-    """Removes git's lock files that a killed git left, unless a living one works in `path`. Returns
-    what was done, in words."""
+    """Remove lock files left by a killed git, unless a git process is running in `path`. Returns
+    notes on what was done."""
     found = [lock for lock in locks if os.path.lexists(lock)]
     if not found or git_works_in(path):
         return []
@@ -203,7 +204,7 @@ def clear_locks(path: Path, *locks: Path) -> list[str]:
 
 
 def is_real_directory(path: Path) -> bool:
-    """A directory, and not a link to one."""
+    """Return whether the path is a directory and not a link to one."""
     try:
         return stat.S_ISDIR(path.lstat().st_mode)
     except OSError:
@@ -222,7 +223,7 @@ def _open(path: Path) -> int:
 
 
 def git_works_in(path: Path) -> bool:
-    """Whether some living git has its current directory there, or below."""
+    """Return whether a running git process has its current directory at or below the path."""
     for process in Path("/proc").iterdir():
         if process.name.isdecimal():
             with contextlib.suppress(OSError):
@@ -234,7 +235,8 @@ def git_works_in(path: Path) -> bool:
 
 
 def _holder(fd: int) -> tuple[str, bool]:
-    """Who has the lock, in words, and whether he lives and has it for a moment only."""
+    """Return a description of the lock's holder, and whether that process is alive and holds it
+    only briefly."""
     try:
         note = json.loads(os.pread(fd, 4096, 0))
         pid, since, name = int(note["pid"]), int(note["since"]), str(note["holder"])

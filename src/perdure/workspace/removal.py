@@ -1,11 +1,10 @@
-"""Takes a workdir away: only into the trash, and only when all that it holds is proven to be saved
-elsewhere.
+"""Moves workdirs to the trash, and proves which of their content is saved elsewhere.
 
-`prove` says what would be lost, in sentences; what cannot be known counts as lost. A checkpoint
-proves what it holds byte for byte at this moment (`HeldFiles`). Build output that git ignores may
-go to the trash, and stays there until a person purges it, unless it is saved too. `put_away` moves,
-and never deletes: the directory by a rename, what git knows of a worktree beside it, commits that
-only its reflog knows under a rescue ref.
+`prove` reports what would be lost, in sentences; content that cannot be checked counts as lost. A
+checkpoint counts for what it holds byte for byte at this moment (`HeldFiles`). Build output that
+git ignores may go to the trash; unless it is saved too, it stays there until a person purges it.
+`put_away` moves and never deletes. It renames the directory, moves git's admin directory of a
+worktree into the same entry, and saves commits that only its reflog has under a rescue ref.
 """
 
 from __future__ import annotations
@@ -42,24 +41,25 @@ from perdure.workspace.worktree import (
 
 NAMED = 5
 TIPS = 20
-"""The newest branches are looked at for what is not committed in a workdir."""
+"""Maximum number of branches, newest first, that are searched for a workdir's uncommitted files."""
 OTHERS = ("--branches", "--tags", "--remotes", "--glob=refs/perdure/rescue/*")
-"""Refs that stay when a workdir goes: a worktree's own HEAD is not among them, nor are checkpoints,
-which have their own time."""
+"""Refs that remain when a workdir is removed. A worktree's own HEAD is not among them, nor are
+checkpoints, which expire separately."""
 
 OUTPUT = tuple(
     """dist build target out bin obj coverage htmlcov .coverage .coverage.* .nyc_output .cache
     .vite .output *.egg-info *.egg *.pyc *.pyo *.o *.class *.tsbuildinfo""".split()
 )
-"""Ignored names that builds and tests write. They may go to the trash, and are deleted from it only
-if they are saved as well: other tools give these names to directories of all kinds."""
+"""Patterns of ignored names that builds and tests write. Such files may go to the trash, but are
+deleted from it only if they are saved as well: other tools use these names for all kinds of
+directories."""
 
 _OID = re.compile(r"[0-9a-f]{40,64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldFiles:
-    """What a checkpoint holds of a workdir as it is at this moment. Names are relative to the
+    """The part of a workdir's current content that a checkpoint holds. Names are relative to the
     workdir, as on disk."""
 
     number: int
@@ -67,19 +67,20 @@ class HeldFiles:
     keepers: tuple[Git, ...]
     """The repositories that hold the checkpoint."""
     apart: tuple[str, ...] = ()
-    """Files that are not in the checkpoint as they are now, or that only the checkpoint has."""
+    """Files whose current content is not in the checkpoint, or that only the checkpoint has."""
     left_out: tuple[tuple[str, str], ...] = ()
-    """What no checkpoint takes, each with why; a directory's name ends in a slash."""
+    """Files and directories that no checkpoint takes, each with the reason; a directory's name ends
+    in a slash."""
     staged: bool = True
-    """Whether the checkpoint or HEAD has what is staged."""
+    """Whether the checkpoint or HEAD has everything that is staged."""
 
     def has(self, oid: str) -> bool:
-        """Whether the commit is part of the checkpoint."""
+        """Return whether the commit is part of the checkpoint."""
         words = ("merge-base", "--is-ancestor", oid, self.commit)
         return any(keeper.run(*words, good=(0, 1, 128)).code == 0 for keeper in self.keepers)
 
     def differing(self) -> frozenset[str]:
-        """The names that are apart, and the directories above them."""
+        """Return the names in `apart` and all directories above them."""
         found = set[str]()
         for name in self.apart:
             while name and name not in found:
@@ -90,28 +91,28 @@ class HeldFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
-    """What becomes of a workdir's content if the workdir goes. Sentences, for a person."""
+    """Result of the check of what would be lost with a workdir, as sentences for a person."""
 
     lost: tuple[str, ...] = ()
-    """What is nowhere else, or may be. As long as there is any, the workdir stays."""
+    """Content that is, or may be, nowhere else. While there is any, the workdir stays."""
     built: tuple[str, ...] = ()
-    """Build output that is nowhere else: in the trash it stays until a person purges it."""
+    """Build output that is nowhere else: it stays in the trash until a person purges it."""
     logged: tuple[str, ...] = ()
-    """Commits that only the reflog of an isolated workdir knows, to be kept before it goes."""
+    """Commits that only the reflog of an isolated workdir has, to be saved before it is removed."""
     checkpoint: int = 0
-    """The checkpoint without which something would be lost; 0 if none is needed."""
+    """Number of the checkpoint without which something would be lost; 0 if none is needed."""
 
     @property
     def saved(self) -> bool:
-        """Whether all of it is elsewhere, or made again by a build."""
+        """Return whether all content is saved elsewhere or can be rebuilt."""
         return not (self.lost or self.built or self.logged)
 
 
 def unsaved(
     places: Places, workspace: Workspace, git: Git, elsewhere: Callable[[], Git]
 ) -> list[str]:
-    """What would be lost with the workdir, a sentence each, whatever its checkpoints hold; empty if
-    all of it is saved. Never raises."""
+    """Return what would be lost with the workdir if it had no checkpoints, a sentence each; empty
+    if everything is saved. Never raises."""
     found = prove(places, workspace, git, elsewhere)
     return [*found.lost, *found.built]
 
@@ -125,8 +126,8 @@ def prove(
 ) -> Proof:
     """Prove where everything in the workdir is saved. Never raises.
 
-    `elsewhere` gives the repository in which the commits of an isolated workdir must be found.
-    `held`: what the newest checkpoint has.
+    `elsewhere` returns the repository in which the commits of an isolated workdir must be found.
+    `held`: what the checkpoint has that may count as a copy.
     """
     path = Path(workspace.path)
     if path.is_symlink():
@@ -150,7 +151,8 @@ def prove(
 
 
 def _prove_plain(path: Path, held: HeldFiles | None) -> Proof:
-    """A directory without a repository: only a checkpoint can hold what is in it."""
+    """Prove where the files of a directory without a repository are saved: only a checkpoint can
+    hold them."""
     if held is None:
         found = [name for _, name in zip(range(NAMED + 1), _everything(path), strict=False)]
         return Proof(lost=(f"it has no repository, and holds {_named(found)}",) if found else ())
@@ -160,16 +162,16 @@ def _prove_plain(path: Path, held: HeldFiles | None) -> Proof:
 
 
 def _unmounted(workspace: Workspace, path: Path) -> list[str]:
-    """A directory that is not there, and of which git has still an index and a HEAD: gone by hand,
-    or not mounted just now."""
+    """Return a sentence if a missing directory still has an index and a HEAD in git: it was removed
+    manually, or its volume is not mounted."""
     if workspace.backend is Backend.WORKTREE and admins(common_directory(workspace.repo), path):
         return ["its directory is not there, but git still knows it: is its volume mounted?"]
     return []
 
 
 def _everything(top: Path) -> Iterator[str]:
-    """All but directories, git's own files included. Raises OSError for what cannot be listed: it
-    may hold anything."""
+    """Yield everything except directories, git's own files included. Raises OSError for a directory
+    that cannot be listed, because it may hold anything."""
     for directory, folders, names in os.walk(top, onerror=_raise):
         linked = [folder for folder in folders if Path(directory, folder).is_symlink()]
         yield from (
@@ -216,7 +218,7 @@ def _uncommitted(
     elsewhere: Callable[[], Git],
     held: HeldFiles | None,
 ) -> Iterator[str]:
-    """What is not committed and in no checkpoint, a sentence each."""
+    """Yield what is neither committed nor in the checkpoint, a sentence each."""
     status = looker.status()
     changed, untracked = status.changed, status.untracked
     if held is not None:
@@ -225,7 +227,7 @@ def _uncommitted(
         untracked = tuple(name for name in untracked if name.rstrip("/") in differing)
         if not held.staged:
             yield f"what is staged is not in checkpoint {held.number}"
-    # A nested repository (git lists it as a directory) has a history of its own besides its files.
+    # A nested repository (git lists it as a directory) has its own history besides its files.
     nested = any(name.endswith("/") for name in untracked)
     if not (changed or untracked) or (
         not nested and _stands_elsewhere(places, looker, workspace, elsewhere)
@@ -239,14 +241,14 @@ def _uncommitted(
 
 
 def _judge_ignored(looker: Looker, held: HeldFiles | None) -> tuple[list[str], list[str]]:
-    """Ignored files that are nowhere else: sentences of those that keep the workdir, and of the
-    build output that does not."""
+    """Return sentences on ignored files that are nowhere else: first those that keep the workdir,
+    then build output."""
     names = [name for name in _ignored(looker) if not _rebuildable(looker.top, name)]
     lost, built = list[str](), list[str]()
     if held is not None:
         lost, built = _judge_left_out(looker.top, held)
         differing = held.differing()
-        # Below an ignored directory the names themselves say more than the directory.
+        # Below an ignored directory, the names of the files say more than that of the directory.
         inner = [name for name in names if name.rstrip("/") in differing]
         files, folders = (
             {name for name in inner if not name.endswith("/")},
@@ -262,7 +264,7 @@ def _judge_ignored(looker: Looker, held: HeldFiles | None) -> tuple[list[str], l
 
 
 def _judge_left_out(top: Path, held: HeldFiles) -> tuple[list[str], list[str]]:
-    """The same for what no checkpoint takes. A pipe or a socket holds nothing."""
+    """Return the same two lists for what no checkpoint takes. A pipe or a socket holds nothing."""
     lost, built = list[str](), list[str]()
     for name, why in held.left_out:
         if why in NO_WORK - {BUILT_AGAIN} or _rebuildable(top, name):
@@ -276,7 +278,7 @@ def _judge_left_out(top: Path, held: HeldFiles) -> tuple[list[str], list[str]]:
 
 
 def _unsaved_heads(looker: Looker, common: Git, held: HeldFiles | None) -> Iterator[str]:
-    """The commits of a worktree that no branch of its repository has."""
+    """Yield a sentence for each commit of a worktree that no branch of its repository has."""
     if not looker.branch and _only_here(common, looker.head) and not _has(held, looker.head):
         yield f"commits on a detached HEAD ({looker.head[:12]}) that no branch has"
     for name, oid in looker.repository.refs("refs/worktree").items():
@@ -291,8 +293,8 @@ def _has(held: HeldFiles | None, oid: str) -> bool:
 def _stands_elsewhere(
     places: Places, looker: Looker, workspace: Workspace, elsewhere: Callable[[], Git]
 ) -> bool:
-    """Whether one commit of the repository has all that is not committed here, file by file: after
-    `apply --commit` it does."""
+    """Return whether a single commit of the repository contains all uncommitted changes, file by
+    file, as after `apply --commit`."""
     repository = (
         elsewhere() if workspace.backend is Backend.ISOLATED else _common(looker, workspace)
     )
@@ -321,9 +323,13 @@ def _stands_elsewhere(
 def _unsaved_refs(
     looker: Looker, elsewhere: Callable[[], Git], held: HeldFiles | None
 ) -> tuple[list[str], list[str]]:
-    """The refs, HEAD and stashes of an isolated workdir whose commits are nowhere else, a sentence
-    each; and with a checkpoint the commits that only its reflog knows, which can be kept beside it.
-    The other repository is asked only for what no checkpoint has."""
+    """Return a sentence for each commit of an isolated workdir's HEAD, refs and stashes that is
+    nowhere else, and the commits that only its reflog has.
+
+    The second list is filled only with a checkpoint, beside which such commits can be saved;
+    otherwise they are among the sentences. The other repository is asked only for what the
+    checkpoint lacks.
+    """
     tips = {"HEAD": looker.head, **looker.repository.refs("refs")}
     stashes = _OID.findall(read(looker.git_dir / "logs/refs/stash"))
     tips |= {f"a stash ({oid[:12]})": oid for oid in stashes if oid.strip("0")}
@@ -362,7 +368,7 @@ def _unsaved_refs(
 
 
 def _logged(admin: Path) -> list[str]:
-    """The commits that a HEAD has stood at, the newest first."""
+    """Return the commits that HEAD has named, newest first."""
     tips = [
         line.split(" ", 2)[1]
         for line in read_all(admin / "logs/HEAD").splitlines()
@@ -372,7 +378,7 @@ def _logged(admin: Path) -> list[str]:
 
 
 def _below(repository: Git, oid: str, tips: Mapping[str, object]) -> bool:
-    """Whether the commit is part of what was named already."""
+    """Return whether one of the tips already contains the commit."""
     return any(
         repository.run("merge-base", "--is-ancestor", oid, tip, good=(0, 1, 128)).code == 0
         for tip in tips
@@ -380,7 +386,7 @@ def _below(repository: Git, oid: str, tips: Mapping[str, object]) -> bool:
 
 
 def _only_here(repository: Git, oid: str) -> bool:
-    """Whether no ref of the repository, one that stays, leads to the commit."""
+    """Return whether no permanent ref of the repository reaches the commit."""
     if not repository.commit(oid):
         return True
     return repository.run("rev-list", "--max-count=1", oid, "--not", *OTHERS).stdout != b""
@@ -402,8 +408,8 @@ def _submodules(looker: Looker) -> Iterator[str]:
 
 
 def _rebuildable(top: Path, name: str) -> bool:
-    """Whether a build makes it again: its own name, or that of a directory above it, says so, or a
-    cache tag in it."""
+    """Return whether a build recreates it, according to its own name, that of a directory above it,
+    or a cache tag in it."""
     path = top / name
     named = any(part in REBUILDABLE for part in Path(name).parts)
     return (named or read(path / "CACHEDIR.TAG").startswith(CACHE_TAG)) and not _has_repository(
@@ -412,14 +418,15 @@ def _rebuildable(top: Path, name: str) -> bool:
 
 
 def _is_output(top: Path, name: str) -> bool:
-    """Whether builds and tests write it, by its name."""
+    """Return whether builds and tests write it, judged by its name."""
     pairs = product(Path(name).parts, (*OUTPUT, *REBUILDABLE))
     written = any(fnmatchcase(part, pattern) for part, pattern in pairs)
     return written and not _has_repository(top / name)
 
 
 def _has_repository(path: Path) -> bool:
-    """A repository, bare or not, is somebody's work, whatever the directory is called."""
+    """Return whether there is a repository at or below the path, bare or not: it is somebody's
+    work, whatever the directory's name."""
     return is_real_directory(path) and any(
         ".git" in folders
         or ".git" in names
@@ -429,7 +436,7 @@ def _has_repository(path: Path) -> bool:
 
 
 def inside(path: Path) -> list[int]:
-    """Processes that stand in the directory: it would be pulled from under them."""
+    """Return the processes whose current directory is at or below the path: they would lose it."""
     found = []
     for process in Path("/proc").iterdir():
         if process.name.isdecimal() and int(process.name) != os.getpid():
@@ -448,9 +455,9 @@ def _named(names: Iterable[str]) -> str:
 def put_away(
     places: Places, workspace: Workspace, git: Git, about: Mapping[str, Any]
 ) -> Path | None:
-    """Moves the workdir into the trash and returns where; None if there is none. `about` is kept
-    beside it; where it has no `unsaved`, nothing is known to be saved, and the entry stays until a
-    person purges it."""
+    """Move the workdir into the trash and return its new path; None if there is no workdir. `about`
+    is stored with it. Without `unsaved` in it, nothing counts as saved, and the entry stays until a
+    person purges it. Raises UsageError for a directory of the user's."""
     if workspace.backend is Backend.HERE:
         raise UsageError(f"{workspace.path} is your own directory and is not taken away.")
     path = Path(workspace.path)
@@ -481,8 +488,8 @@ def put_away(
 
 
 def _keep_reflog(git: Git, admin: Path, workspace: Workspace) -> None:
-    """Commits that only the worktree's HEAD or its reflog knows (amended, reset away) get a ref:
-    newest first, so that few do."""
+    """Save commits that only the worktree's HEAD or reflog has (amended, reset) under rescue refs.
+    Newest first, so that few refs are needed."""
     head = read(admin / "HEAD").strip()
     for oid in dict.fromkeys([*([head] if _OID.fullmatch(head) else []), *_logged(admin)]):
         if git.commit(oid) and _only_here(git, oid):
@@ -500,8 +507,8 @@ def move(
     about: Mapping[str, Any],
     admins_of: Callable[[], list[Path]] | None,
 ) -> Path | None:
-    """Moves a workdir, and what git knows of it, into the trash. `put_away` is for all who may not
-    know what it is."""
+    """Move a workdir and git's admin directories for it into the trash. Callers that do not know
+    the backend use `put_away`."""
     leftovers = [*([("workdir", path)] if os.path.lexists(path) else [])]
     leftovers += [
         (f"admin-{number}", admin) for number, admin in enumerate(admins_of() if admins_of else [])

@@ -1,8 +1,8 @@
 """The files of a workdir that are the project's own: what git tracks, and what is new and not
 ignored.
 
-Read by the project map. Where there is no git, directories that a build makes again and hidden ones
-are passed over.
+Used by the project map. Without git, hidden directories and those that a build recreates are
+skipped.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ MOST = 200_000
 
 
 def sources(places: Places, workspace: Workspace, git: Git) -> list[str]:
-    """Their names below the workdir, as they come: hostile text; some may be gone, or be links.
-    Raises WorkspaceError, GitFailed."""
+    """Return the files' names relative to the workdir, in no particular order. The names are
+    untrusted text; some files may be gone, or be links. Raises WorkspaceError, GitFailed."""
     return again(places, workspace, lambda: _sources(places, workspace, git))
 
 

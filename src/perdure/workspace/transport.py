@@ -1,9 +1,8 @@
-"""The server that a repository is on, and how git speaks to it: every fetch, push and look over
-there goes through `RemoteSource.call`.
+"""The server of a repository, and how git talks to it: every fetch, push and query goes through
+`RemoteSource.call`.
 
-ssh has the user's keys. For https a login comes from the settings; where they have none and the
-server wants one, the user's own credential helpers are asked. A secret is given to git by
-`askpass`.
+ssh uses the user's keys. For https a login is taken from the settings. If they have none and the
+server wants one, the user's own credential helpers are asked. `askpass` gives the secret to git.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from perdure.workspace.askpass import Credentials, broker
 from perdure.workspace.identity import identify
 
 _REACH_S = 60.0
-"""The longest that a person waits for a server's first answer."""
+"""Timeout for a server's first answer while a person waits, in seconds."""
 
 
 def absent(error: GitFailed) -> bool:
-    """Whether the server said that there is no such repository."""
+    """Return whether the server reported that the repository does not exist."""
     return (
         re.search(
             "does not appear to be a git repository|repository .*not found",
@@ -40,9 +39,9 @@ def absent(error: GitFailed) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteSource:
-    """Where a cache fetches from: an address (or a local directory), by which transport, with whose
-    credentials, and which servers may be spoken to. `helpers` is asked where a server wants a login
-    and `credentials` has none."""
+    """Where a cache fetches from: an address (or a local directory), the transport, the
+    credentials, and the servers that may be contacted. `helpers` is asked where a server wants a
+    login and `credentials` has none."""
 
     key: str
     url: str
@@ -65,8 +64,8 @@ class RemoteSource:
         settings: tuple[tuple[str, str], ...] = (),
         timeout_s: float,
     ) -> GitResult:
-        """Run one git command that speaks to the server. Raises GitFailed, UsageError for a server
-        that may not be spoken to."""
+        """Run one git command that talks to the server. Raises GitFailed, or UsageError for a
+        server that may not be contacted."""
         told = (*settings, *self.settings(git.environ))
         login = None
         if self.credentials is not None and self.scheme != "ssh":
@@ -82,8 +81,8 @@ class RemoteSource:
         return self._once(git, scratch, words, told, login, timeout_s)
 
     def reach(self, git: Git, scratch: Path) -> None:
-        """Ask the server whether the repository is there. Raises NotFound, or WorkspaceError with
-        the reason and what to do."""
+        """Ask the server whether the repository exists. Raises NotFound, or WorkspaceError with the
+        reason and what to do."""
         try:
             self.call(
                 git,
@@ -109,7 +108,7 @@ class RemoteSource:
         )
 
     def settings(self, environ: Mapping[str, str]) -> list[tuple[str, str]]:
-        """What git is told for one call that speaks to it. Raises UsageError, GitFailed."""
+        """Return the git settings for one call to the server. Raises UsageError, GitFailed."""
         if self.scheme == "file":
             return []
         if self.scheme == "ssh":

@@ -1,13 +1,12 @@
-"""The trash: where everything goes that is taken away, each entry with what it was and the way
-back.
+"""The trash: removed things, one entry each, with a description and the way back.
 
 `put` is called by `removal` for workdirs and by the sweeper for the rest; `entries` and `restore`
-by `perdure trash`; `purge` by the sweeper after the grace, and nothing else in perdure deletes what
-an agent made. An entry is a directory with `about.json` beside the parts that were moved into it.
-What was moved is there whole: a rename, or an error and nothing moved.
+by `perdure trash`; `purge` by the sweeper after the grace period. Nothing else in perdure deletes
+what an agent made. An entry is a directory with `about.json` and the parts that were moved into it.
+A part is moved completely, by a rename, or not at all, with an error.
 
-What lies in the trash was an agent's: a purge follows no link, enters no other volume, and stops at
-whatever a process still stands in or has written to since.
+The contents were written by an agent. So a purge follows no link, enters no other volume, and
+refuses an entry that a process still uses or that was written to after it was moved.
 """
 
 from __future__ import annotations
@@ -31,30 +30,31 @@ from perdure.workspace.locks import flush, is_real_directory, make_private, sync
 
 ABOUT = "about.json"
 CLEAN_UPS = ("gc", "clean-up")
-"""The verbs that take workdirs whose work is over: they come back by themselves when it goes on."""
+"""Verbs that remove the workdirs of finished work. These workdirs are restored automatically when
+the work is continued."""
 SETTLED_MS = 60_000
-"""What is written this much later than the move was written by somebody who still works there."""
+"""Time after the move, in ms, from which a write shows that a process still uses the files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One entry. `unsaved` None means that nothing tells what it was: it is never purged by
-    itself."""
+    """One entry. If `unsaved` is None, its origin is not known and it is never purged
+    automatically."""
 
     id: str
     path: Path
     at: int
-    """When it was moved here, in ms; 0 where that is not known."""
+    """Time of the move, in ms; 0 where that is not known."""
     kind: str = "unknown"
     why: str = ""
     parts: Mapping[str, str] = field(default_factory=dict)
-    """Where each part lay before."""
+    """Original path of each part."""
     unsaved: tuple[str, ...] | None = None
-    """What of it was nowhere else when it was moved, a sentence each."""
+    """Content that was nowhere else at the time of the move, a sentence each."""
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def report(self) -> dict[str, Any]:
-        """The entry as `perdure trash --json` shows it."""
+        """Return the entry as `perdure trash --json` shows it."""
         return {
             "id": self.id,
             "at": self.at or None,
@@ -71,11 +71,11 @@ class Entry:
 def put(
     directory: Path, name: str, parts: Sequence[tuple[str, Path]], about: Mapping[str, Any]
 ) -> Path:
-    """Moves each part into a new entry. Raises WorkspaceError where one cannot be moved; those
-    before it are in the entry.
+    """Move each part into a new entry; return the entry's directory. Raises WorkspaceError where a
+    part cannot be moved; the parts before it are then in the entry.
 
     A part on another file system is copied, and removed from its old place when the copy is
-    durable. `about` may say by `parts` where they belong, if that is not where they lie now.
+    durable. `parts` in `about` overrides the paths to which the parts are restored.
     """
     now = time.time_ns()
     entry = make_private(directory / f"{name}-{now}")
@@ -102,8 +102,7 @@ def put(
 
 
 def move(path: Path, target: Path) -> None:
-    """Rename, or copy to another file system and then remove what is in the copy whole. Raises
-    OSError."""
+    """Rename, or copy to another file system and then remove the original. Raises OSError."""
     try:
         path.rename(target)
     except OSError as error:
@@ -114,11 +113,11 @@ def move(path: Path, target: Path) -> None:
 
 
 def _copy_over(path: Path, target: Path) -> None:
-    """To another file system. The old place is emptied by one rename, when the copy is whole,
-    durable and has its name; what was written meanwhile is in no copy, so then the old place stays.
+    """Copy to another file system. The original is removed by one rename, after the copy is
+    complete, durable and has its final name. If the original was written to meanwhile, it stays.
     Raises OSError."""
     before = _signature(path)
-    # Beside its final name first: a copy that is cut off is not taken for the whole.
+    # Under a temporary name first, so that a copy that is cut off does not look complete.
     staged = target.with_name(f"{target.name}.part")
     shutil.copytree(path, staged, symlinks=True, copy_function=_copy_one) if is_real_directory(
         path
@@ -130,13 +129,14 @@ def _copy_over(path: Path, target: Path) -> None:
     sync(target.parent)
     gone = path.with_name(f".perdure-gone-{time.time_ns()}")
     path.rename(gone)
-    # Everything is in the copy: a rest that cannot be deleted is no loss, and no half of a workdir.
+    # Everything is in the copy. A remainder that cannot be deleted is no loss, and its name shows
+    # that it is not a workdir.
     with suppress(OSError):
         shutil.rmtree(gone) if is_real_directory(gone) else gone.unlink()
 
 
 def _copy_one(source: str, target: str) -> None:
-    """A file or link; of a pipe and a socket the name, for they hold nothing."""
+    """Copy a file or link; recreate a pipe or a socket, which holds no data."""
     mode = os.lstat(source).st_mode
     if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
         os.mknod(target, mode)
@@ -145,7 +145,8 @@ def _copy_one(source: str, target: str) -> None:
 
 
 def _signature(path: Path) -> list[tuple[str, int, int, int]]:
-    """Everything below with its inode, size and last write. Raises OSError."""
+    """Return everything at and below the path with its inode, size and modification time. Raises
+    OSError."""
     found = [(path, path.lstat()), *(_walk(path) if is_real_directory(path) else ())]
     return sorted(
         (str(each), status.st_ino, status.st_size, status.st_mtime_ns) for each, status in found
@@ -153,7 +154,7 @@ def _signature(path: Path) -> list[tuple[str, int, int, int]]:
 
 
 def entries(directory: Path) -> list[Entry]:
-    """All entries, oldest first. What has no readable `about.json` is listed too."""
+    """Return all entries, oldest first, including those without a readable `about.json`."""
     if not is_real_directory(directory):
         return []
     found = [_read(path) for path in directory.iterdir() if is_real_directory(path)]
@@ -161,7 +162,8 @@ def entries(directory: Path) -> list[Entry]:
 
 
 def is_cleaned(entry: Entry, path: str, run: str) -> bool:
-    """Whether the entry is the workdir at `path`, as a clean-up found it at the end of this run."""
+    """Return whether the entry is the workdir at `path` that a clean-up removed at the end of this
+    run."""
     about, there = entry.about, os.path.lexists(entry.path / "workdir")
     return (
         there
@@ -192,7 +194,7 @@ def _read(path: Path) -> Entry:
 
 
 def find(directories: Sequence[Path], name: str) -> Entry:
-    """The entry with this id, or with a unique beginning of it. Raises NotFound."""
+    """Return the entry with this id, or with a unique prefix of it. Raises NotFound."""
     found = [
         entry
         for entry in chain.from_iterable(entries(directory) for directory in directories)
@@ -210,10 +212,11 @@ def find(directories: Sequence[Path], name: str) -> Entry:
 
 
 def restore(entry: Entry) -> list[Path]:
-    """Moves the parts back to where they were, and returns those places. Raises Conflict if
-    something is there by now, NotFound where nothing tells where it belongs. The links between a
-    worktree and its repository are set again where the admin directory got another name. What is no
-    part of the entry stays in it.
+    """Move the parts back to where they were, and return those paths. Files that are no part of the
+    entry stay in it.
+
+    If an admin directory had to get another name, the link from the worktree to it is updated.
+    Raises Conflict if something is in the way, NotFound where the original path is not known.
     """
     there = {
         label: Path(place)
@@ -257,7 +260,7 @@ def restore(entry: Entry) -> list[Path]:
 
 
 def trouble(entry: Entry, inside: Sequence[int] = ()) -> str:
-    """Why an entry must not be deleted now, as a sentence; empty if nothing speaks against it."""
+    """Return why an entry must not be deleted now, as a sentence; empty if it may be."""
     if inside:
         return f"process {inside[0]} works in it"
     try:
@@ -265,7 +268,7 @@ def trouble(entry: Entry, inside: Sequence[int] = ()) -> str:
         for path, status in _walk(entry.path):
             if status.st_dev != device:
                 return f"another volume is mounted at {path}"
-            # The change time: no program can set it, as it can the time of the last write.
+            # The change time (ctime), which no program can set, unlike the modification time.
             if (
                 entry.at
                 and stat.S_ISREG(status.st_mode)
@@ -278,7 +281,7 @@ def trouble(entry: Entry, inside: Sequence[int] = ()) -> str:
 
 
 def _walk(top: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Everything below, links not followed; raises OSError for what cannot be read."""
+    """Yield everything below, without following links. Raises OSError for what cannot be read."""
     with os.scandir(top) as found:
         for each in found:
             status = each.stat(follow_symlinks=False)
@@ -288,7 +291,7 @@ def _walk(top: Path) -> Iterator[tuple[Path, os.stat_result]]:
 
 
 def purge(entry: Entry) -> None:
-    """Deletes an entry for ever. Raises WorkspaceError where some of it cannot be deleted."""
+    """Delete an entry permanently. Raises WorkspaceError where part of it cannot be deleted."""
     doomed = entry.path.with_name(f".doomed-{entry.id}")
     try:
         entry.path.rename(doomed)
@@ -301,14 +304,14 @@ def purge(entry: Entry) -> None:
 
 
 def purge_rests(directory: Path) -> None:
-    """Finishes the deletions that a kill cut off."""
+    """Finish the deletions that a kill cut off."""
     for doomed in directory.glob(".doomed-*"):
         with suppress(OSError, PerdureError):
             _delete(doomed)
 
 
 def _delete(doomed: Path) -> None:
-    """All of it, directories that nobody may look into among it; what a link leads to stays."""
+    """Delete everything, unreadable directories included. The target of a link is not touched."""
     doomed.chmod(0o700)
     for directory, folders, _ in os.walk(doomed):
         for path in (Path(directory, name) for name in folders):

@@ -1,13 +1,13 @@
-"""Looks at workdirs without trusting them, and saves what is in them.
+"""Inspects workdirs without trusting them, and saves their contents.
 
 The git directory of an isolated workdir belongs to its agent: its configuration can name programs,
-its index can hide changes. So perdure looks with a git directory and an index of its own (a view),
-which borrows the agent's objects and nothing else. In a worktree of the user's repository the
-hardened git looks by itself; there only filters are left open.
+and its index can hide changes. So perdure inspects the workdir with a git directory and an index of
+its own (a view), which borrows only the agent's objects. In a worktree of the user's repository the
+hardened git runs directly; only filters can still run there.
 
-A rescue writes every tracked and untracked file as a commit: the bytes are read by perdure and
-streamed to fast-import, so no filter, hook or index of the workdir takes part. Ignored files are
-not in it; files of nested repositories are, as plain files.
+A rescue saves every tracked and untracked file as a commit. perdure reads the bytes and streams
+them to fast-import, so no filter, hook or index of the workdir is used. Ignored files are left out;
+files of nested repositories are included as plain files.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _T = TypeVar("_T")
 
 SHOWN = 20
 COUNTED = 10_000
-"""Files of a directory without git are counted up to here."""
+"""Maximum number of files counted in a directory without git."""
 
 _IN_PROGRESS = (
     ("MERGE_HEAD", "merge"),
@@ -58,13 +58,14 @@ class WorkdirState:
     changed: int = 0
     untracked: int = 0
     paths: tuple[str, ...] = ()
-    """The first 20 of them, changed ones first, relative to the workdir."""
+    """The first 20 of these files, changed ones first, relative to the workdir."""
     in_progress: str = ""
     """`merge`, `rebase`, `cherry-pick`, `revert`, `bisect`, or empty."""
 
 
 def state(places: Places, workspace: Workspace, git: Git) -> WorkdirState:
-    """Raises WorkspaceError or GitFailed where the state cannot be known; it is never guessed."""
+    """Return the workdir's state. Raises WorkspaceError or GitFailed where it cannot be known; it
+    is never guessed."""
     return again(places, workspace, lambda: _state(places, workspace, git))
 
 
@@ -85,8 +86,8 @@ def _state(places: Places, workspace: Workspace, git: Git) -> WorkdirState:
 
 
 def rescue(places: Places, workspace: Workspace, why: str, git: Git) -> str:
-    """Saves all tracked and untracked files as a commit and returns its ref. The workdir, its index
-    and HEAD stay as they are."""
+    """Save all tracked and untracked files as a commit and return its ref. The workdir, its index
+    and HEAD are not changed."""
     return again(places, workspace, lambda: _rescue(places, workspace, why, git))
 
 
@@ -130,8 +131,7 @@ def _rescue(places: Places, workspace: Workspace, why: str, git: Git) -> str:
 def again(
     places: Places, workspace: Workspace, look: Callable[[], _T], *, alone: bool = False
 ) -> _T:
-    """A view is only a means: where git fails with it, it is thrown away and the look is tried once
-    more."""
+    """Run `look`. If git fails with the view, discard the view and run it once more."""
     try:
         return look()
     except GitFailed:
@@ -144,8 +144,8 @@ def again(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Looker:
-    """`repository`: git on the workdir's own git directory; `eye`: the git that looks (a view, if
-    `own`)."""
+    """Git access to a workdir. `repository` runs on the workdir's own git directory. `eye` is the
+    git used for inspecting: a view, if `own`."""
 
     repository: Git
     eye: Git
@@ -168,8 +168,8 @@ class Looker:
 
 @contextlib.contextmanager
 def seen(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker | None]:
-    """The workdir, looked at as its backend needs it; None without git. Raises WorkspaceError where
-    it is not there."""
+    """Yield access to the workdir as its backend requires; None without git. Raises WorkspaceError
+    where the workdir is missing."""
     path = Path(workspace.path)
     if not path.is_dir():
         raise WorkspaceError(
@@ -208,8 +208,8 @@ def seen(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker | No
 
 @contextlib.contextmanager
 def looking_alone(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker | None]:
-    """Looks through a view whatever the backend, so that no filter or setting of the workdir's
-    repository takes part.
+    """Yield access through a view for every backend, so that no filter or setting of the workdir's
+    repository is used.
 
     None without git. Raises WorkspaceError before the first commit.
     """
@@ -259,7 +259,8 @@ def _view(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker]:
 def _through(
     places: Places, workspace: Workspace, git: Git, direct: Looker, objects: Path
 ) -> Iterator[Looker]:
-    """The same workdir seen through perdure's own git directory, which borrows these objects."""
+    """Yield the same workdir seen through perdure's own git directory, which borrows these
+    objects."""
     directory, top = places.view(workspace.id), direct.top
     with held(_lock(places, workspace)) as fd:
         eye = Git(
@@ -280,8 +281,8 @@ def _lock(places: Places, workspace: Workspace) -> Path:
 
 
 def _turn(eye: Git, directory: Path, objects: Path, head: str) -> None:
-    """Points the view at a commit. Its index keeps what it knows of unchanged files, so a second
-    look reads few of them."""
+    """Point the view at a commit. Its index keeps what it knows of unchanged files, so that the
+    next inspection reads few of them."""
     if not (directory / "made").exists():
         shutil.rmtree(directory, ignore_errors=True)
         make_private(directory.parent)
@@ -300,8 +301,9 @@ def _turn(eye: Git, directory: Path, objects: Path, head: str) -> None:
         write(directory / "made", "")
     (directory / "index.lock").unlink(missing_ok=True)
     if read(directory / "HEAD").strip() != head or not (directory / "index").exists():
-        # -i: a file that was changed when the view last looked, and is committed now, is not "up to
-        # date" with the view's index; without it git refuses to merge (2.39).
+        # -i: the view's index still has the old content of a file that was changed at the last look
+        # and has been committed since. Without -i, git refuses the merge because such a file is not
+        # "up to date" (2.39).
         eye.run("read-tree", "-i", "-m", head)
         write(directory / "HEAD", f"{head}\n")
 
@@ -324,7 +326,8 @@ def _stream(stream: IO[bytes], ref: str, why: str, head: str, top: Path, listed:
 
 
 def _file(stream: IO[bytes], path: Path, name: str) -> None:
-    """One file or link in fast-import's language; what is gone, or is neither, is left out."""
+    """Write one file or link in fast-import's format. Anything else, or a file that is gone, is
+    skipped."""
     quoted = (
         b'"'
         + b"".join(
@@ -362,8 +365,8 @@ def _file(stream: IO[bytes], path: Path, name: str) -> None:
 
 
 def files(top: Path) -> Iterator[str]:
-    """All files and links below a directory, relative, in order; git directories are passed over,
-    links never followed."""
+    """Yield all files and links below a directory, as sorted relative paths. Git directories are
+    skipped; links are never followed."""
     for directory, folders, names in os.walk(top):
         here = Path(directory)
         linked = [folder for folder in folders if (here / folder).is_symlink()]

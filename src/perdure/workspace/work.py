@@ -1,9 +1,9 @@
-"""What an attempt changed: its last checkpoint against what it began with, in files and commits.
+"""The changes of an attempt, in files and commits: its last checkpoint compared with its beginning.
 
-`Checkpoints.save_last` calls it while the shelf of the checkpoint is open, so it costs one git
-start, another one where HEAD moved, and a third where files are new and not committed (git says
-which of these are ignored). An attempt that changed nothing costs none, except in a directory of
-the user's own that has no checkpoint yet.
+`Checkpoints.save_last` calls it while the checkpoint's shelf is open. It costs one git process, a
+second one where HEAD moved, and a third where there are new uncommitted files (git says which are
+ignored). An attempt that changed nothing costs none, except in a directory of the user's that has
+no checkpoint yet.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from perdure.workspace.snapshot.shelf import Shelf, joined, split
 
 MOST_COMMITS = 10_000
 MOST_REFS = 1000
-"""Number of remote branches that are looked at."""
+"""Maximum number of directory entries read in the search for a remote branch."""
 _EMPTY_TREE = {
     "sha1": "4b825dc642cb6eb9a060e54bf8d69288fbee4904",
     "sha256": "6ef19b41225c5369f1c104d45d8d85efa9b057b53b14b4b9b939dd74decc5321",
 }
-"""The empty tree, which git knows without having it."""
+"""Id of the empty tree by hash algorithm; git knows it without storing it."""
 _COUNTING_S = 20.0
 """Timeout of a comparison that counts lines, in seconds."""
 _LINK = "160000"
@@ -38,7 +38,8 @@ _STATES = {"A": "added", "D": "deleted"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Against:
-    """What an attempt began with. `commit` is a checkpoint's; empty where the workdir had none."""
+    """The state that an attempt began with. `commit` is that of a checkpoint; empty where the
+    workdir had none."""
 
     number: int = 0
     commit: str = ""
@@ -46,7 +47,7 @@ class Against:
     since: Path | None = None
     """A file that perdure wrote just before the agent was launched."""
     foreign: frozenset[str] = frozenset()
-    """Names that others wrote before the launch: task files, and what drifted."""
+    """Names of files that were written by others before the launch: task files, and drift."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +56,7 @@ class _Base:
     head: str
     words: str
     exact: bool = True
-    """Nothing but the attempt can have made a difference, except what is `foreign`."""
+    """Whether only the attempt can have caused the differences, except in `foreign` files."""
 
 
 def observe(shelf: Shelf, saved: Saved, against: Against) -> WorkSeen:
@@ -90,7 +91,7 @@ def _began(against: Against) -> os.stat_result | None:
 def _base(
     shelf: Shelf, saved: Saved, against: Against, began: os.stat_result | None
 ) -> tuple[_Base, list[CommitOfWork]]:
-    """What to compare with, and the commits that came since, newest first."""
+    """Return what to compare with, and the commits made since, newest first."""
     if against.commit:
         words = f"checkpoint {against.number}"
         base = _Base(tree=f"{against.commit}:worktree", head=against.head, words=words)
@@ -112,9 +113,11 @@ def _base(
 def _by_time(
     shelf: Shelf, saved: Saved, began: os.stat_result | None
 ) -> tuple[_Base, list[CommitOfWork]]:
-    """Of a directory of the user's own nobody noted where HEAD was: commits tell their times."""
+    """Return the base and the new commits by commit time, because HEAD is not recorded at the start
+    in a directory of the user's."""
     since = began.st_mtime if began is not None else 0.0
-    # A commit has whole seconds: one of the second of the launch was there before it.
+    # Commit times have a resolution of one second: a commit in the second of the launch counts as
+    # older than the launch.
     found = [each for each in _log(shelf, saved.head) if began is not None and each[1] > since]
     if not found:
         base = _Base(
@@ -129,9 +132,9 @@ def _by_time(
 
 
 def _log(shelf: Shelf, *spans: str) -> list[tuple[CommitOfWork, int, str]]:
-    """Commits with their time and first parent, newest first.
+    """Return commits with their time and first parent, newest first.
 
-    `rev-list` and not `log`, which reads settings that run programs (log.showSignature)."""
+    Uses `rev-list` and not `log`, which reads settings that run programs (log.showSignature)."""
     said = shelf.run(
         "rev-list",
         "--topo-order",
@@ -143,7 +146,7 @@ def _log(shelf: Shelf, *spans: str) -> list[tuple[CommitOfWork, int, str]]:
     )
     found = []
     for line in os.fsdecode(said.stdout).split("\n"):
-        # Each commit has a line `commit ID` first; git 2.33 can leave it out, older ones cannot.
+        # Each commit starts with a line `commit ID`, which only git 2.33 and newer can omit.
         if line.startswith("commit "):
             continue
         facts, _, subject = line.partition("|")
@@ -160,7 +163,7 @@ def _files(shelf: Shelf, base: _Base, tree: str) -> list[FileOfWork]:
     try:
         return list(_compared(shelf, base.tree, tree, "--raw", "--numstat", timeout_s=_COUNTING_S))
     except GitFailed:
-        # Lines can be too many to count, names hardly.
+        # Counting lines can time out; listing names hardly ever does.
         return list(_compared(shelf, base.tree, tree, "--raw"))
 
 
@@ -193,8 +196,8 @@ def _count(text: str) -> int | None:
 def _is_new(
     shelf: Shelf, base: _Base, against: Against, began: os.stat_result | None, file: FileOfWork
 ) -> bool:
-    """Whether the attempt can have made the difference: a file whose inode did not change since
-    the launch was not touched in it."""
+    """Return whether the attempt can have caused the difference. A file whose inode has not changed
+    since the launch was not touched by it."""
     suspect = not base.exact or file.name in against.foreign
     if not suspect or began is None or file.state == "deleted":
         return True
@@ -202,22 +205,22 @@ def _is_new(
         seen = os.lstat(shelf.top / file.name)
     except OSError:
         return True
-    # Two file systems may have two clocks, which cannot be compared.
+    # Two file systems may use different clocks, whose times cannot be compared.
     return seen.st_dev != began.st_dev or seen.st_ctime_ns >= began.st_mtime_ns
 
 
 def _ignored(shelf: Shelf, names: list[str]) -> set[str]:
     if not names:
         return set()
-    # With a dot before it, no name is read as a pattern.
+    # The leading `./` keeps git from reading a name as a pattern.
     asked = joined([f"./{name}" for name in names])
     said = shelf.run("check-ignore", "-z", "--stdin", "--no-index", stdin=asked, good=(0, 1))
     return {name.removeprefix("./") for name in split(said.stdout)}
 
 
 def _is_on_a_remote(shelf: Shelf, head: str) -> bool:
-    """Whether a remote-tracking branch is at HEAD, as git leaves it after a push. Read without git;
-    links are not followed."""
+    """Return whether a remote-tracking branch points to HEAD, as after a push. Reads the refs
+    without git and follows no links."""
     store = shelf.shared or shelf.lent
     waiting = [store.parent / "refs/remotes"] if store is not None else []
     looked = 0
@@ -239,6 +242,6 @@ def _shown(file: FileOfWork) -> FileOfWork:
 
 
 def _text(name: str) -> str:
-    """A name that can be written as UTF-8, of bounded length."""
+    """Return the name as valid UTF-8 of limited length."""
     whole = name.encode("utf-8", "replace").decode()
     return whole if len(whole) <= NAME else f"{whole[: NAME - 3]}..."

@@ -1,13 +1,14 @@
-"""The `worktree` backend: a linked worktree of the user's own repository. One trust domain, nothing
-copied.
+"""The `worktree` backend: a linked worktree of the user's own repository. It shares the
+repository's trust domain and copies nothing.
 
-`git worktree add` is not crash-safe: killed, it leaves a locked admin directory, a directory
-without an index, locks. So all of it happens between a mark that is set before and taken away
-after: what git knows of it under the repository's lock, the files under the workdir's own, so that
-many workdirs of one repository are made at once. Who finds the mark finishes a workdir that is
-whole, or moves what is there to the trash and makes it anew. Without the mark, files are somebody's
-work: they are never moved. The branch is created by plumbing with full names, because `worktree add
--b` hands its argument to `git branch` unguarded (a branch named `-D` deletes).
+`git worktree add` is not crash-safe: a kill leaves a locked admin directory, a directory without an
+index, or lock files. So a mark is written before any step and removed after the last one. git's own
+records are changed under the repository's lock. Files are written under the workdir's lock, so that
+many workdirs of one repository can be made at once. A process that finds the mark either keeps a
+workdir that turns out to be complete, or moves the remains to the trash and starts over. Files
+without the mark are somebody's work and are never moved. The branch is created by plumbing commands
+with full ref names, because `worktree add -b` passes its argument to `git branch` unguarded (a
+branch named `-D` deletes).
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ LOCKED = "perdure: a task's workdir"
 
 
 def git_directory(path: Path) -> Path | None:
-    """The admin directory that `path/.git` points to, if it points back; else None."""
+    """Return the admin directory that `path/.git` points to, if it points back; else None."""
     admin = _pointed_to(path)
     return admin if admin and _points_to(admin) == path / ".git" else None
 
@@ -50,14 +51,15 @@ def _pointed_to(path: Path) -> Path | None:
 
 
 def _points_to(admin: Path) -> Path | None:
-    """The `.git` file that an admin directory belongs to; git may write it as a relative path."""
+    """Return the `.git` file that an admin directory points to; git may write it as a relative
+    path."""
     back = read(admin / "gitdir").rstrip("\n")
     return Path(os.path.normpath(admin / back)) if back else None
 
 
 def common_directory(repo: str) -> Path:
-    """The git directory of a repository as `Workspace.repo` names it: a checkout's top, or a bare
-    repository."""
+    """Return the git directory of a repository as `Workspace.repo` names it: a checkout's top, or a
+    bare repository."""
     return Path(repo) / ".git" if is_real_directory(Path(repo) / ".git") else Path(repo)
 
 
@@ -66,8 +68,9 @@ def repository_lock(places: Places, repo: str) -> Path:
 
 
 def check_branch_free(git: Git, branch: str, path: Path) -> str:
-    """The commit that the branch stands at, or empty if there is none. Raises UsageError for a name
-    that lies above or below an existing branch, WorkspaceError for one checked out elsewhere."""
+    """Return the commit of the branch, or an empty string if it does not exist. Raises UsageError
+    for a name that is a parent or a child of an existing branch name, WorkspaceError for a branch
+    that is checked out elsewhere."""
     full = f"refs/heads/{branch}"
     top = f"refs/heads/{branch.partition('/')[0]}"
     there = on_disk.refs(git.git_dir, top) if git.git_dir is not None else None
@@ -92,7 +95,7 @@ def check_branch_free(git: Git, branch: str, path: Path) -> str:
 
 
 def prepare(places: Places, workspace: Workspace, git: Git) -> tuple[bool, list[str]]:
-    """Makes, recovers or reuses the worktree. Returns (created, notes)."""
+    """Make, recover or reuse the worktree. Returns (created, notes)."""
     path = Path(workspace.path)
     mark = places.making(workspace.id)
     if not mark.exists() and git_directory(path) is not None:
@@ -103,7 +106,7 @@ def prepare(places: Places, workspace: Workspace, git: Git) -> tuple[bool, list[
             f"The repository {workspace.repo} is not there.",
             "Bring it back, or mount its volume. The workdir was not touched.",
         )
-    # A git that a killed perdure left at work holds this lock as well.
+    # A git process that outlives a killed perdure holds this lock too.
     with held(places.lock(f"{workspace.id}.making")) as own:
         git = Git(
             cwd=common,
@@ -128,15 +131,16 @@ def prepare(places: Places, workspace: Workspace, git: Git) -> tuple[bool, list[
 
 
 def _settle(path: Path, common: Path) -> None:
-    """After a power cut, a workdir without a mark is one whose files are all there."""
+    """Flush the files before the mark is removed: even after a power cut, no mark means that all
+    files are there."""
     flush_each(path, common)
 
 
 def _register(
     places: Places, workspace: Workspace, git: Git, common: Path
 ) -> tuple[bool, list[str]]:
-    """Lets git know the worktree, without its files; the mark stays as long as they are to be
-    written. Returns (created, notes)."""
+    """Register the worktree with git, without its files. The mark stays until they are written.
+    Returns (created, notes)."""
     path, mark = Path(workspace.path), places.making(workspace.id)
     cut_off = mark.exists()
     if not cut_off and git_directory(path) is not None:
@@ -165,11 +169,11 @@ _KEPT = (
 
 
 def _link_again(git: Git, common: Path, workspace: Workspace) -> bool:
-    """Makes a lost admin directory anew, where that is safe: the `.git` file still names it, and
-    the branch is there and free.
+    """Recreate a lost admin directory where that is safe: the `.git` file still names it, and the
+    branch exists and is checked out nowhere. Return whether that was done.
 
-    No file of the workdir is written. The directory is put together beside its place and renamed,
-    so a kill leaves nothing in use.
+    Writes no file of the workdir. The directory is built beside its final place and renamed, so a
+    kill leaves nothing half-made in use.
     """
     path, full = Path(workspace.path), f"refs/heads/{workspace.branch}"
     admin = _pointed_to(path)
@@ -210,7 +214,8 @@ def _staged(common: Path, workspace: Workspace) -> Path:
 
 
 def _refuse_strange(path: Path, workspace: Workspace) -> None:
-    """Files without a mark and without a link to the repository are kept, whatever they are."""
+    """Raise WorkspaceError for files that have neither a mark nor a link to the repository: they
+    are kept."""
     if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
         raise WorkspaceError(
             f"{path} holds files, but is no longer a worktree of {workspace.repo}. Nothing was "
@@ -223,8 +228,8 @@ def _refuse_strange(path: Path, workspace: Workspace) -> None:
 def _recover(
     places: Places, workspace: Workspace, git: Git, common: Path, cut_off: bool
 ) -> list[str] | None:
-    """Clears what is in the way. Returns the notes, or None if what a cut-off making left turns out
-    to be whole."""
+    """Clear what is in the way. Returns the notes, or None if a creation that was cut off turns out
+    to be complete."""
     path = Path(workspace.path)
     if cut_off and _is_whole(git, path, workspace):
         return None
@@ -252,8 +257,8 @@ def _is_whole(git: Git, path: Path, workspace: Workspace) -> bool:
 
 
 def admins(common: Path, path: Path) -> list[Path]:
-    """The admin directories that belong to this path; one that a kill left without its `gitdir` is
-    known by its name."""
+    """Return the admin directories that belong to this path. One that a kill left without its
+    `gitdir` is recognized by its name."""
     if not (common / "worktrees").is_dir():
         return []
     found = []
@@ -265,8 +270,8 @@ def admins(common: Path, path: Path) -> list[Path]:
 
 
 def _save_head(git: Git, admin: Path, workspace: Workspace) -> list[str]:
-    """Commits on a detached HEAD are reachable from nowhere else once the admin directory is
-    gone."""
+    """Save the commits of a detached HEAD under a rescue ref: no other ref may reach them once the
+    admin directory is gone."""
     head = read(admin / "HEAD").strip()
     oid = git.commit(head) if head and not head.startswith("ref:") else ""
     if (
@@ -324,8 +329,8 @@ def _enlist(workspace: Workspace, common: Path, admin: Path, path: Path) -> None
 
 
 def _create_by_git(workspace: Workspace, git: Git, path: Path, start: str) -> None:
-    """The same for a repository with settings for each worktree, sparse files or a form of its
-    own."""
+    """Do the same as `_enlist` through git, for a repository with per-worktree settings, sparse
+    checkout or an unusual format."""
     full = f"refs/heads/{workspace.branch}"
     oid = start or git.commit(workspace.base)
     if not oid:

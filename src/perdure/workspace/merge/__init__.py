@@ -1,1 +1,1 @@
-"""Changes on their way from one place to another: applied, joined, pushed."""
+"""Moving changes between a workdir, a checkout and a remote: apply, merge, push."""

@@ -1,7 +1,6 @@
-"""How far the branch that the work in a workdir began at has gone on since. Looks where perdure
-fetches to, never into the workdir; what is found there, an isolated workdir can merge by its id, as
-it borrows its objects from there.
-"""
+"""How far the base branch of a workdir has advanced since the work began. Reads the repository that
+perdure fetches into, never the workdir. An isolated workdir can merge a commit found there by its
+id, because it borrows its objects from there."""
 
 from __future__ import annotations
 
@@ -16,13 +15,13 @@ from perdure.workspace.transport import RemoteSource
 from perdure.workspace.worktree import common_directory
 
 NAMED = 20
-"""So many of the newest commits are named."""
+"""Maximum number of commits that are named, newest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ahead:
-    """`commits` of the base came since; it stands at `commit` now. `subjects` are the newest ones'
-    first lines: hostile text."""
+    """New commits of the base: their number, and the `commit` that it is at now. `subjects` are the
+    first lines of the newest ones: untrusted text."""
 
     commit: str
     commits: int
@@ -37,8 +36,8 @@ def ahead(
     base: str,
     since: str,
 ) -> Ahead | None:
-    """What came to the base since a commit (empty: since the work began); None for nothing, and for
-    a base that is no branch.
+    """Return what is new in the base since a commit (empty: since the work began). None if nothing
+    is, and for a base that is no branch.
 
     Raises NotFound where the base is gone, GitFailed where it cannot be fetched.
     """
@@ -65,8 +64,8 @@ def _counted(repository: Git, since: str, now: str) -> Ahead | None:
     count = int(repository.run("rev-list", "--count", f"{since}..{now}").text)
     if not count:
         return None
-    # Not `git log`, which runs programs that a repository's settings name. A line before each
-    # subject names its commit.
+    # Not `git log`, which runs programs named in a repository's settings. rev-list prints a line
+    # with the commit before each subject.
     said = repository.run(
         "rev-list", f"--max-count={NAMED}", "--format=%s", f"{since}..{now}"
     ).stdout
@@ -77,7 +76,8 @@ def _counted(repository: Git, since: str, now: str) -> Ahead | None:
 
 
 def is_followed(workspace: Workspace) -> bool:
-    """Whether there is a branch somewhere that the work is based on."""
+    """Return whether the work may be based on a branch: it has a repository, and its workdir
+    exists."""
     return (
         workspace.backend in (Backend.WORKTREE, Backend.ISOLATED) and Path(workspace.path).is_dir()
     )

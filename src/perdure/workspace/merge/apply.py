@@ -1,15 +1,15 @@
-"""Brings a run's changes into the user's own checkout: a three-way merge of trees, then files put
-in place, all or nothing.
+"""Applies a run's changes to the user's own checkout: a three-way merge of trees, then the files
+are put in place, all or nothing.
 
-What the checkout has committed since is merged; what it has not committed is never touched: if the
-run changed such a file too, or the merge has a conflict, nothing is applied and the files are
-named. A file is moved aside before another takes its place, and a new one is only made where none
-is, so that what somebody writes at the same moment is not overwritten either; on any trouble
-everything goes back. The index is left alone, unless a commit is asked for. As for looking (see
-`changes`), no configuration, filter or hook of either repository takes part.
+Commits made in the checkout since then are merged. Its uncommitted changes are never touched: if
+the run changed such a file too, or the merge has a conflict, nothing is applied and the files are
+named. A file is moved aside before another replaces it, and a new file is made only where there is
+none, so a concurrent write is not overwritten either. After any error everything is put back. The
+index is not changed unless a commit is requested. As in `changes`, no configuration, filter or hook
+of either repository is used.
 
-Each file is the old or the new one at every moment: after a kill in the middle, which leaves a
-directory `.perdure-apply-*` with what was there before, `apply` again finishes.
+Each file is the old or the new one at every moment. A kill in the middle leaves a directory
+`.perdure-apply-*` with the old files; running `apply` again finishes.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ _REASONS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """The commit that is asked for: its text, and who it is by (GIT_AUTHOR_NAME and its kin)."""
+    """The requested commit: its text, and its author and committer (GIT_AUTHOR_NAME and the
+    like)."""
 
     text: str
     env: Mapping[str, str]
@@ -61,25 +62,25 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
-    """What came of it. `refused` (path and reason) means that nothing was changed."""
+    """The result of `apply`. If `refused` (path and reason) is not empty, nothing was changed."""
 
     top: str
     files: tuple[str, ...] = ()
     already: tuple[str, ...] = ()
-    """Files that had the run's content before."""
+    """Files that already had the run's content."""
     commit: str = ""
     refused: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Steps:
-    """Paths to change: what lies there now, and what is to lie there; None is nothing."""
+    """Paths to change, each with its current and its new entry; None means no file."""
 
     steps: dict[str, tuple[Entry | None, Entry | None]] = field(default_factory=dict)
     already: list[str] = field(default_factory=list)
     refused: list[tuple[str, str]] = field(default_factory=list)
     signs: dict[str, Sign | None] = field(default_factory=dict)
-    """What each of the files was when it was last looked at."""
+    """Signature of each file when it was last inspected."""
 
 
 def apply(
@@ -90,7 +91,7 @@ def apply(
     here: Workspace,
     message: Message | None,
 ) -> Applied:
-    """Brings the changes of a run's workdir into the checkout `here`. The caller holds the lock of
+    """Apply the changes of a run's workdir to the checkout `here`. The caller holds the lock of
     `here`.
 
     Raises UsageError or NotFound where there is nothing to compare, Conflict if the checkout
@@ -153,8 +154,8 @@ def _check(looker: Looker, base: str, message: Message | None) -> None:
 def _merge(
     made: ComparisonRepository, base: str, head: str, theirs: str
 ) -> tuple[str, list[tuple[str, str]]]:
-    """The merged tree, and the conflicts by path. Both sides stand on one base, whatever their
-    histories say."""
+    """Return the merged tree, and the conflicts by path. `base` is used as the merge base of both
+    sides, whatever their histories are."""
     root = _commit_tree(made, f"{base}^{{tree}}")
     ours, other = _commit_tree(made, f"{head}^{{tree}}", root), _commit_tree(made, theirs, root)
     result = made.run(
@@ -168,8 +169,8 @@ def _merge(
 
 
 def reason_of(name: str, messages: list[str]) -> str:
-    """Messages come as: how many paths, the paths, a stable short type, a sentence
-    (git-merge-tree(1))."""
+    """Return why a file is in conflict. Each message is: number of paths, the paths, a stable short
+    type, a sentence (git-merge-tree(1))."""
     at = 0
     while at < len(messages) and messages[at].isdecimal():
         count = int(messages[at])
@@ -208,8 +209,8 @@ def planned(
     before: Mapping[str, Entry],
     after: Mapping[str, Entry],
 ) -> Steps:
-    """Sorts the paths that the merge changes: to do, there already, or not to be touched because
-    they hold other work."""
+    """Sort the paths that the merge changes: to be changed, already done, or refused because they
+    hold other work."""
     plan = Steps(signs={name: _sign(looker.top / name) for name, _ in differing(before, after)})
     on_disk = made.entries(made.photograph(looker))
     for name, new in differing(before, after):
@@ -240,8 +241,8 @@ def planned(
 
 
 def _in_the_way(top: Path, name: str, plan: Steps) -> str:
-    """Why a file cannot be made: a file that git ignores, or something that is no directory on the
-    way to it."""
+    """Return why a file cannot be made; empty if it can. The reason is an ignored file of that
+    name, or a path above it that is no directory."""
     gone = {step for step, (_, new) in plan.steps.items() if new is None}
     if plan.steps[name][0] is None and os.path.lexists(top / name):
         below = any(step.startswith(f"{name}/") for step in gone)
@@ -258,8 +259,8 @@ def _in_the_way(top: Path, name: str, plan: Steps) -> str:
 
 
 def staged(looker: Looker) -> set[str]:
-    """Paths whose entry in the user's own index is not that of the last commit. Reads no file of
-    the workdir."""
+    """Return the paths whose entry in the user's index differs from the last commit. Reads no file
+    of the workdir."""
     found = looker.repository.run(
         "diff-index",
         "--cached",
@@ -276,8 +277,8 @@ def staged(looker: Looker) -> set[str]:
 def commit_of(
     made: ComparisonRepository, looker: Looker, tree: str, message: Message, *merged: str
 ) -> str:
-    """The commit, a merge of HEAD and what is `merged`, with all its objects in the user's
-    repository; no ref names it yet."""
+    """Write the commit, with HEAD and `merged` as parents, and all its objects into the user's
+    repository; return its id. No ref names it yet."""
     own = {"GIT_OBJECT_DIRECTORY": str(made.objects), **message.env}
     words = list(chain.from_iterable(("-p", parent) for parent in (looker.head, *merged)))
     commit = made.git.run(
@@ -297,7 +298,8 @@ def publish(
     commit: str,
     touched: Mapping[str, tuple[Entry | None, Entry | None]],
 ) -> None:
-    """Index first, then HEAD, if it is still where it was; else the index goes back."""
+    """Write the index, then move HEAD if it has not moved meanwhile; otherwise restore the
+    index."""
     _write_index(made, looker, {name: new for name, (_, new) in touched.items()})
     try:
         looker.repository.run("update-ref", "-m", "perdure apply", "HEAD", commit, looker.head)
@@ -309,11 +311,14 @@ def publish(
 def _write_index(
     made: ComparisonRepository, looker: Looker, entries: Mapping[str, Entry | None]
 ) -> None:
-    """Sets entries of the user's own index. Through the view: writing an index, git reads racy
-    files anew, and the user's configuration may name a filter that an agent planted; the view's
-    names none."""
+    """Set entries of the user's own index.
+
+    This is done through the view. When git writes an index it reads racily clean files again, and
+    the user's configuration may name a filter that an agent planted. The view's configuration names
+    none.
+    """
     nothing = ("0", "0" * len(looker.head))
-    # What goes has to go first: a directory may come where a file was.
+    # Removals first: a directory may replace a file.
     ordered = sorted(entries.items(), key=lambda item: item[1] is not None)
     lines = b"".join(
         os.fsencode("{} {}\t{}\0".format(*(entry or nothing), name)) for name, entry in ordered
@@ -330,7 +335,7 @@ def _write_index(
 
 @contextlib.contextmanager
 def placed(made: ComparisonRepository, looker: Looker, tree: str, plan: Steps) -> Iterator[None]:
-    """Puts the files in place; what the block raises puts everything back."""
+    """Put the files in place; an exception in the block puts everything back."""
     top = looker.top
     stage = Path(tempfile.mkdtemp(prefix=STAGE, dir=top))
     undo: list[Callable[[], object]] = []
@@ -350,8 +355,7 @@ def placed(made: ComparisonRepository, looker: Looker, tree: str, plan: Steps) -
             index="merged",
         )
         (stage / "old").mkdir()
-        # What goes has to go first: a directory may come where a file was, or a file where a
-        # directory was.
+        # Removals first: a directory may replace a file, or a file a directory.
         for number, (name, (old, new)) in enumerate(
             sorted(plan.steps.items(), key=lambda step: (step[1][1] is not None, step[0]))
         ):
@@ -386,8 +390,8 @@ def _place(
     sign: Sign | None,
     undo: list[Callable[[], object]],
 ) -> None:
-    """One path: gone, replaced or made. `aside` keeps what was there, `sign` is what it has to
-    be."""
+    """Remove, replace or make one path. `aside` keeps the old file; `sign` is the signature that it
+    must have."""
     path = top / name
     if aside is not None:
         if _sign(path) != sign:
@@ -425,14 +429,14 @@ def _bring_back(aside: Path, path: Path) -> None:
 
 
 def _leave_empty(directory: Path, top: Path) -> None:
-    """Directories that became empty go, as git does it."""
+    """Remove directories that became empty, as git does."""
     while directory != top and not any(directory.iterdir()):
         directory.rmdir()
         directory = directory.parent
 
 
 def _sign(path: Path) -> Sign | None:
-    """What a file is, cheaply: another inode, size or time is another content."""
+    """Return a cheap signature of a file: another inode, size or time counts as another content."""
     try:
         seen = path.lstat()
     except (FileNotFoundError, NotADirectoryError):

@@ -1,11 +1,11 @@
-"""Commits what an agent left uncommitted, and merges another workdir's commit in. For plans, whose
-branches meet again.
+"""Commits what an agent left uncommitted, and merges another workdir's commit. Used by plans, whose
+branches join again.
 
-Both are done with perdure's own git directory (see `view`), on trees and objects: no hook, filter,
-merge driver or setting of the repository takes part. A merge moves HEAD in every case: where both
-sides changed the same lines, the marks stand in the files that the merge commit has, each side
-whole in its parents, and the caller tells the agent. Files are put in place as by `apply`.
-Killed anywhere, either is done again: what is there already is taken as it is.
+Both use perdure's own git directory (see `view`) and only trees and objects: no hook, filter, merge
+driver or setting of the repository is used. A merge moves HEAD even with conflicts. Where both
+sides changed the same lines, the merge commit contains the files with conflict marks, each side is
+complete in its parent, and the caller informs the agent. Files are put in place as by `apply`.
+After a kill at any point, the operation can be repeated: what is already done is kept.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ MERGES_LOOKED_AT = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Joined:
-    """What a merge made: HEAD as it is now, and the files in which both sides changed the same,
-    each with the reason."""
+    """The result of a merge: HEAD as it is now, and the files with conflicts, each with the
+    reason."""
 
     commit: str
     conflicts: tuple[tuple[str, str], ...] = ()
 
 
 def commit(places: Places, workspace: Workspace, git: Git, message: Message) -> str:
-    """Commits everything that is not committed, ignored files left out; returns HEAD. The caller
-    holds the workdir's lock.
+    """Commit everything that is not committed, except ignored files; return HEAD. The caller holds
+    the workdir's lock.
 
     Raises UsageError without git, Conflict while a merge or rebase is in progress, WorkspaceError.
     """
@@ -65,10 +65,11 @@ def commit(places: Places, workspace: Workspace, git: Git, message: Message) -> 
 
 
 def merge(places: Places, workspace: Workspace, git: Git, other: str, message: Message) -> Joined:
-    """Merges a commit of the same repository into HEAD. What was not committed is committed first.
-    The caller holds the lock.
+    """Merge a commit of the same repository into HEAD. Uncommitted changes are committed first. The
+    caller holds the lock.
 
-    Raises as `commit`, and WorkspaceError where a file of the merge cannot be put in place.
+    Raises what `commit` raises, and WorkspaceError where a file of the merge cannot be put in
+    place.
     """
 
     def look() -> Joined:
@@ -79,8 +80,8 @@ def merge(places: Places, workspace: Workspace, git: Git, other: str, message: M
     if not left:
         commit(places, workspace, git, message)
     joined = again(places, workspace, look, alone=True)
-    # Of a merge that was killed while its files were put in place; what they replaced stands in the
-    # commits.
+    # Left by a merge that was killed while it put files in place. The files that they hold are in
+    # the commits.
     for number, stage in enumerate(left):
         discard(places, f"{workspace.id}-{time.time_ns()}", stage, f"merge-{number}")
     return joined
@@ -89,8 +90,8 @@ def merge(places: Places, workspace: Workspace, git: Git, other: str, message: M
 def changed(
     places: Places, workspace: Workspace, git: Git, began: str, head: str, most: int
 ) -> tuple[str, ...]:
-    """The names of the files that differ between two commits, the first so many. Trees alone are
-    looked at. Raises GitFailed."""
+    """Return the names of the first `most` files that differ between two commits. Compares trees
+    only. Raises GitFailed."""
 
     def look() -> bytes:
         with seen(places, workspace, git) as looker:
@@ -136,9 +137,12 @@ def _commit(places: Places, looker: Looker, message: Message) -> str:
 
 
 def _bring_along(looker: Looker, branch: str, head: str) -> None:
-    """Where the agent left the workdir's branch for another one, or for none, its branch follows:
-    it is what is taken over in the end. Forwards only, and never a branch that is checked out
-    somewhere; what cannot follow stays where it is."""
+    """Move the workdir's branch forward to HEAD if the agent has switched to another branch or a
+    detached HEAD, because the workdir's branch is the one that is used in the end.
+
+    Only fast-forwards are made, and never on a branch that is checked out; otherwise the branch
+    stays where it is.
+    """
     git, full = looker.repository, f"refs/heads/{branch}"
     if (
         not branch
@@ -192,7 +196,7 @@ def _merge(
 def _merged(
     made: ComparisonRepository, ours: str, theirs: str
 ) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """The tree, with marks where both sides changed the same, and those files."""
+    """Return the merged tree, with conflict marks in it, and the files with conflicts."""
     result = made.run(
         "merge-tree", "--write-tree", "--name-only", "-z", "--messages", ours, theirs, good=(0, 1)
     )
@@ -205,7 +209,8 @@ def _merged(
 
 
 def _conflicts_of(made: ComparisonRepository, head: str, other: str) -> tuple[tuple[str, str], ...]:
-    """The conflicts of a merge that was made before, by who was killed before he could tell."""
+    """Return the conflicts of an earlier merge, made by a process that was killed before it could
+    report them."""
     told = made.run(
         "rev-list",
         "--first-parent",

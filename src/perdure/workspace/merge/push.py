@@ -1,12 +1,12 @@
-"""Brings the branch of an isolated workdir to where it was cloned from: what is new is shown first,
-then pushed, never by force.
+"""Pushes the branch of an isolated workdir to where it was cloned from: the new commits can be
+inspected first, and are never pushed by force.
 
 The git directory of the workdir belongs to its agent, so nothing is pushed from there: its
-configuration could name a proxy or another address for the password to go to. With the workdir's
-lock held, what is new is taken out through perdure's view (see `view`) into a repository of
-perdure's own, if the agent's objects are its own: links and alternates could lead to another
-repository's. From there it is searched and pushed, while the agent may be at work again. The
-password is given by `askpass` to this one call.
+configuration could name a proxy or another address that would receive the password. While the
+workdir's lock is held, new objects are copied through perdure's view (see `view`) into a repository
+of perdure's own. This is refused unless the agent's objects are its own, because links and
+alternates could lead to another repository's. The copy is searched and pushed while the agent may
+be running again. `askpass` gives the password to this one call.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ PLAIN = (
     ("core.multiPackIndex", "false"),
     ("pack.useBitmaps", "false"),
 )
-"""Caches beside the agent's objects, which could say something else than the objects do."""
+"""Settings that turn off git's caches beside the agent's objects, which could contradict the
+objects."""
 _TIME_S = 1800.0
 
 
@@ -45,25 +46,25 @@ class Outgoing:
     branch: str
     commit: str
     tip: str
-    """Where the branch stands over there; empty where it is not there yet."""
+    """The branch's commit on the remote; empty where the remote has no such branch."""
     commits: int
-    """So many are new to the other side."""
+    """Number of commits that the remote does not have."""
     have: tuple[str, ...]
-    """What the other side has, as far as it is here."""
+    """Commits and tags that the remote has, as far as they are here."""
     git: Git
-    """Sees all of it."""
+    """Git on a repository that has all of these objects."""
     source: RemoteSource
     scratch: Path
 
     def told(self) -> bytes:
-        """The new commits as git stores them: authors, times, messages. Hostile bytes."""
+        """Return the new commits as git stores them: authors, times, messages. Untrusted bytes."""
         words = ("rev-list", "--format=raw", "--stdin")
         return self.git.run(
             *words, stdin=_since(self.commit, self.have), cap=1 << 28, timeout_s=_TIME_S
         ).stdout
 
     def names(self) -> bytes:
-        """The names of the new files and directories. Hostile bytes."""
+        """Return the names of new files and directories. Untrusted bytes."""
         words = ("rev-list", "--objects", "--stdin")
         said = self.git.run(
             *words, stdin=_since(self.commit, self.have), cap=1 << 30, timeout_s=_TIME_S
@@ -71,8 +72,8 @@ class Outgoing:
         return b"\n".join(line.partition(b" ")[2] for line in said.split(b"\n"))
 
     def push(self) -> None:
-        """Moves the branch over there to `commit`, if it is still where it was or behind. Raises
-        Diverged if it is not, GitFailed."""
+        """Push `commit` to the branch, if that is a fast-forward. Raises Diverged if it is not,
+        GitFailed."""
         options = (
             "--quiet",
             "--no-verify",
@@ -94,7 +95,7 @@ class Outgoing:
             raise _refused(error) from error
 
     def default_branch(self) -> str:
-        """The branch that the other side's HEAD names; empty where it names none. Raises
+        """Return the branch that the remote's HEAD names; empty where it names none. Raises
         GitFailed."""
         said = self._ask(
             "ls-remote", "--symref", "--upload-pack=git-upload-pack", "--", self.source.url, "HEAD"
@@ -103,7 +104,7 @@ class Outgoing:
         return found[1] if found else ""
 
     def _ask(self, *words: str) -> GitResult:
-        """One call to the other side."""
+        """Make one call to the remote."""
         return self.source.call(self.git, self.scratch, *words, timeout_s=_TIME_S)
 
 
@@ -115,11 +116,11 @@ def outgoing(
     git: Git,
     ready: AbstractContextManager[None],
 ) -> Iterator[Outgoing]:
-    """What there is to push, as the other side is now. `ready` is entered when the workdir is
-    looked at, and left before anything is pushed: it holds the workdir's lock.
+    """Yield what there is to push, compared with the remote's current state. `ready` holds the
+    workdir's lock: it is entered while the workdir is read and left before anything is pushed.
 
-    Raises UsageError for a workdir that is no repository of its own, Diverged, GitFailed where the
-    other side does not answer, and what `ready` raises.
+    Raises UsageError for a workdir without a repository of its own, Diverged, GitFailed where the
+    remote does not answer, and what `ready` raises.
     """
     if workspace.backend is not Backend.ISOLATED:
         raise UsageError(
@@ -161,7 +162,8 @@ def outgoing(
 
 
 def _taken_out(eye: Git, directory: Path, commit: str, have: Sequence[str], cache: Path) -> Git:
-    """A repository of perdure's own with what is new, and the rest borrowed from the cache."""
+    """Return a repository of perdure's own with the new objects; the rest is borrowed from the
+    cache."""
     form = "sha256" if len(commit) == 64 else "sha1"
     own = Git(
         cwd=directory,
@@ -207,7 +209,8 @@ def _since(commit: str, have: Sequence[str]) -> bytes:
 
 
 def _here(git: Git, oids: Sequence[str]) -> tuple[str, ...]:
-    """Those of the commits and tags that are here: an agent may have given up what it borrowed."""
+    """Return those of the commits and tags that are here: an agent may have dropped objects that it
+    borrowed."""
     said = git.run(
         "cat-file", "--batch-check", stdin="".join(f"{oid}\n" for oid in oids).encode(), cap=1 << 28
     ).stdout.decode()
@@ -221,7 +224,8 @@ def _is_behind(git: Git, tip: str, commit: str) -> bool:
 
 
 def _show(looker: Looker, branch: str, tip: str) -> None:
-    """Lets the agent see what came to its branch, so that it can merge it without a network."""
+    """Update the agent's remote-tracking ref, so that it can merge the remote's commits without a
+    network."""
     with contextlib.suppress(GitFailed):
         looker.repository.set_ref(f"refs/remotes/origin/{branch}", tip, "perdure: it moved")
 
@@ -235,8 +239,8 @@ def _diverged(branch: str) -> Diverged:
 
 
 def _refused(error: GitFailed) -> GitFailed:
-    """With what the other side said, where it said something: git's own last line tells nothing of
-    it."""
+    """Return an error with the remote's own message, if it sent one: git's last line does not
+    contain it."""
     said = [
         line.removeprefix("remote:").strip()
         for line in error.stderr.split("\n")

@@ -1,1 +1,1 @@
-"""The workdir's half of a checkpoint: taken, compared, restored, moved."""
+"""The workdir's part of a checkpoint: saved, compared, restored, moved."""

@@ -1,8 +1,8 @@
-"""What a person has in a checkout and an agent does not have in its workdir: files of submodules,
-contents of Git LFS.
+"""Content that a user's checkout has but an agent's workdir lacks: files of submodules, contents of
+Git LFS.
 
-`Workspaces.prepare` asks once, for a workdir that it has just made, and the answer becomes a note
-of the attempt. Names are hostile text.
+`Workspaces.prepare` calls `absent` once for each new workdir; the answer becomes a note of the
+attempt. Names are untrusted text.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _POINTER = "^version https://git-lfs.github.com/spec/v1$"
 
 
 def absent(top: Path, git: Git) -> list[str]:
-    """Return a sentence for each kind of content that is not in the workdir. `git`: runs there,
-    without filters of the repository."""
+    """Return a sentence for each kind of content that is not in the workdir. `git` runs in the
+    workdir, without filters of the repository."""
     if not _may_name_any(git_directory(top) or top / ".git"):
         return []
     entries = [
@@ -46,10 +46,11 @@ def absent(top: Path, git: Git) -> list[str]:
 
 
 def _may_name_any(admin: Path) -> bool:
-    """Whether an index may list a submodule or attributes. Read before git is started for it.
+    """Return whether the index may list a submodule or attributes. Reads the file directly, to save
+    a git process in most workdirs.
 
-    Modes are four bytes in each entry (gitformat-index(5)); names are whole up to version 3, unless
-    entries are shared with another file.
+    Modes are four bytes in each entry (gitformat-index(5)). Names are stored in full up to version
+    3, unless entries are shared with another file.
     """
     try:
         index = (admin / "index").read_bytes()

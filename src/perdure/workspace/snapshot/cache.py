@@ -1,8 +1,8 @@
-"""What a look at a workdir has found, and how it is remembered until the next one.
+"""The findings of a look at a workdir, remembered until the next look.
 
 `capture` makes looks and keeps the last one of each workdir beside its shelf, under its commit's
-name: `look.json` and the indexes that know what each file was. It is a means alone: one that cannot
-be read, or is of another place, counts for none.
+id: `look.json` and the indexes with the state of each file. It only saves time: a look that cannot
+be read, or that belongs to another directory, is ignored.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from perdure.workspace.snapshot.shelf import Shelf
 FORMAT = 1
 
 LISTED = 1000
-"""So many names are listed of what was left out."""
+"""Maximum number of names listed as left out."""
 
 
 @dataclass(slots=True)
 class Look:
-    """One look at a workdir: what its checkpoint is made of."""
+    """One look at a workdir: the content of its checkpoint."""
 
     worktree: str = ""
     staged: Staged = field(default_factory=Staged)
@@ -41,7 +41,7 @@ class Look:
     tree: str = ""
     branch: str = ""
     index: list[int] = field(default_factory=list)
-    """The workdir's own index file, as it was."""
+    """Signature of the workdir's own index file."""
     top: str = ""
     commit: str = ""
     says: list[str] = field(default_factory=list)
@@ -51,7 +51,8 @@ class Look:
 
     @property
     def modes(self) -> dict[str, int]:
-        """The modes that are not usual, by name as on disk; a directory's name ends in a slash."""
+        """Return the modes that differ from the umask's, by name as on disk; a directory's name
+        ends in a slash."""
         outer = {
             prefix: Piece(root=Path(), index=Path(), prefix=prefix).outer
             for prefix in self.found.modes
@@ -63,7 +64,7 @@ class Look:
 
     @property
     def about(self) -> bytes:
-        """`checkpoint.json`."""
+        """Content of `checkpoint.json`."""
         left_out = self.found.left_out
         content: dict[str, Any] = {
             "format": FORMAT,
@@ -86,8 +87,8 @@ class Look:
 
 
 def remembered(shelf: Shelf, looks: Path, aside: Path) -> Look:
-    """The last look, its indexes copied aside; an empty one if there is none. Whether its objects
-    are still kept is seen on publishing."""
+    """Return the last look and copy its indexes into `aside`; an empty look if there is none.
+    Whether its objects still exist is checked when the checkpoint is published."""
     place = next((path.parent for path in looks.glob("*/look.json")), looks)
     try:
         known = _read(place / "look.json")
@@ -101,12 +102,14 @@ def remembered(shelf: Shelf, looks: Path, aside: Path) -> Look:
         return Look()
     for path in place.iterdir():
         if path.name == "index" or path.name.startswith("piece-"):
-            shutil.copy2(path, aside / path.name)  # With its time: git compares it with the files'.
+            shutil.copy2(
+                path, aside / path.name
+            )  # copy2 keeps the index's time: git compares it with the times of the files.
     return known
 
 
 def keep(shelf: Shelf, look: Look, aside: Path) -> None:
-    """The look takes its place under its commit's name; whatever stood there before goes."""
+    """Move the look to its place under its commit's id, and remove earlier looks."""
     looks = shelf.directory / "looks"
     for name in ("user-index", "user-index.read"):
         (aside / name).unlink(missing_ok=True)

@@ -1,18 +1,18 @@
-"""Saves a workdir as one commit: the workdir's half of a checkpoint.
+"""Saves a workdir as one commit: the workdir's part of a checkpoint.
 
-The attempt calls `Checkpoints.save` while the agent works and when it has ended. The commit's tree
-holds `worktree/` (every file by its bytes: tracked, untracked, and ignored by policy), `index/`
-(what is staged; absent where that is the last commit), `stages/` (the sides of conflicts) and
+The attempt calls `Checkpoints.save` while the agent runs and after it has ended. The commit's tree
+holds `worktree/` (every file as bytes: tracked, untracked, and ignored ones by policy), `index/`
+(what is staged; absent if equal to the last commit), `stages/` (the sides of conflicts) and
 `checkpoint.json` (HEAD, branch, an operation in progress, empty directories, what was left out and
-why). Its parents are HEAD and the commits that the operation stands on. It is made with perdure's
-own index, so neither HEAD, the index nor a branch moves, and no filter, hook or setting of the
-repository takes part.
+why). Its parents are HEAD and the commits that the operation needs. It is made with perdure's own
+index. So neither HEAD, the index nor a branch moves, and no filter, hook or setting of the
+repository is used.
 
-Each look begins with the index of the last one, so files that did not change are not read. A look
-is made aside and takes its place before the ref is written; a ref keeps alive what its index is
-made of. Found to be anything else, it is thrown away and all is read again. A workdir that is as it
-was gets its old commit under the new number. When `save` returns, the checkpoint survives a power
-cut.
+Each look starts with the index of the last one, so unchanged files are not read. A look is made in
+a temporary directory and moved into place before the ref is written; a ref keeps the objects of its
+index alive. If git fails with it, the look is discarded and everything is read again. A workdir
+that has not changed gets its last commit under the new number. When `save` returns, the checkpoint
+survives a power cut.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _T = TypeVar("_T")
 
 
 def save(shelf: Shelf, ref: str, policy: str) -> Saved:
-    """Saves the workdir under a ref (a full name). Raises WorkspaceError, GitFailed; then nothing
+    """Save the workdir under a ref (a full name). Raises WorkspaceError or GitFailed; then nothing
     was published."""
     with in_words(shelf, "saved"):
         return again(shelf, lambda shelf: _save(shelf, ref, policy))
@@ -49,7 +49,8 @@ def save(shelf: Shelf, ref: str, policy: str) -> Saved:
 
 @contextlib.contextmanager
 def in_words(shelf: Shelf, what: str) -> Iterator[None]:
-    """What the file system refuses, as a WorkspaceError: a full disk, missing rights."""
+    """Turn errors of the file system, such as a full disk or missing permissions, into
+    WorkspaceError."""
     try:
         yield
     except OSError as error:
@@ -80,9 +81,8 @@ def _save(shelf: Shelf, ref: str, policy: str) -> Saved:
 
 
 def again(shelf: Shelf, look: Callable[[Shelf], _T]) -> _T:
-    """What is remembered of earlier looks is only a means: where git fails with it, it is thrown
-    away and all is read once more. Where it still fails, something in the workdir's own git
-    directory is damaged: then the bare files are looked at."""
+    """Run `look`. If git fails, discard what is remembered of earlier looks and run it once more.
+    If git still fails, the workdir's own git directory is damaged: then save only the files."""
     try:
         return look(shelf)
     except GitFailed as error:
@@ -99,7 +99,8 @@ def again(shelf: Shelf, look: Callable[[Shelf], _T]) -> _T:
 
 
 _FULL = ("No space left", "Out of diskspace", "Disk quota exceeded")
-"""git 2.39: the system's own words, and those of csum-file.c for a write that came short."""
+"""Messages of git 2.39 on a full disk: the system's own text, and those of csum-file.c for a short
+write."""
 
 
 def _is_full(error: GitFailed) -> bool:
@@ -108,11 +109,10 @@ def _is_full(error: GitFailed) -> bool:
 
 @contextlib.contextmanager
 def looked(shelf: Shelf, policy: str, *, kept: bool = False) -> Iterator[tuple[Look, Path]]:
-    """Looks at the workdir as it is now. `commit` of the look is the last checkpoint's, whatever
-    has changed since.
+    """Yield a look at the workdir as it is now, and the directory with its indexes. The look's
+    `commit` is that of the last checkpoint, even if files have changed since.
 
-    The directory holds the look's indexes, and is gone afterwards unless it was kept. `kept`: the
-    caller means to keep it.
+    The directory is removed afterwards unless it was kept. `kept`: the caller intends to keep it.
     """
     looks = shelf.directory / "looks"
     looks.mkdir(exist_ok=True)
@@ -173,7 +173,8 @@ def _look(shelf: Shelf, aside: Path, known: Look, policy: str, *, kept: bool) ->
     if copy is not None:
         look.staged = staging.staged(shelf, aside / "user-index.read")
         if shelf.lent is not None:
-            # The tree is here already; what it names may be nowhere but in the agent's objects.
+            # The tree is on the shelf already, but the objects in it may be only in the agent's
+            # repository.
             base = look.tree or shelf.put("tree", b"")
             named = [
                 change.new
@@ -189,8 +190,8 @@ def _look(shelf: Shelf, aside: Path, known: Look, policy: str, *, kept: bool) ->
 
 
 def _begin(shelf: Shelf, index: Path) -> None:
-    """The first index of a workdir: what HEAD has, so that few files are new. Without what git
-    itself would refuse in an index."""
+    """Fill the first index of a workdir from HEAD, so that few files are new. Entries that git
+    refuses in an index are skipped."""
     if not shelf.tree:
         return
     lines = []
@@ -206,10 +207,10 @@ def _begin(shelf: Shelf, index: Path) -> None:
 
 
 def keep_commits(shelf: Shelf, commits: Sequence[str]) -> None:
-    """Keep commits of the agent's own repository beside the checkpoints, under rescue refs; the
-    newest first, so that few refs do.
+    """Keep commits of the agent's own repository beside the checkpoints, under rescue refs.
+    `commits` are newest first, so that few refs are needed.
 
-    Raises WorkspaceError where one of them is not there whole, GitFailed.
+    Raises WorkspaceError where one of them is missing or incomplete, GitFailed.
     """
     with in_words(shelf, "saved"):
         _bring(shelf, Look(head=shelf.head), list(commits))
@@ -230,8 +231,8 @@ def keep_commits(shelf: Shelf, commits: Sequence[str]) -> None:
 
 
 def _bring(shelf: Shelf, known: Look, wanted: list[str]) -> None:
-    """Copies what a checkpoint needs of the agent's own objects. They are only read, by perdure's
-    git: nothing of theirs runs."""
+    """Copy the agent's objects that a checkpoint needs. They are only read, by perdure's git:
+    nothing in the agent's repository is run."""
     wanted = missing(shelf, [oid for oid in dict.fromkeys(wanted) if oid])
     if unknown := set(missing(shelf, wanted, lent=True)):
         wanted = [oid for oid in wanted if oid not in unknown]
@@ -275,7 +276,7 @@ def _counted(shelf: Shelf, look: Look) -> tuple[int, int]:
 
 
 def _commit(shelf: Shelf, look: Look) -> None:
-    """Writes the commit, unless the last one says the same."""
+    """Write the commit, unless it would equal the last one."""
     entries = [
         ("100644", "checkpoint.json", shelf.put("blob", look.about)),
         ("40000", "worktree", look.worktree),

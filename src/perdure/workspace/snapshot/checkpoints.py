@@ -1,7 +1,7 @@
-"""The checkpoints of workdirs: saved, put back, compared, given up, taken elsewhere.
+"""The checkpoints of workdirs: saved, restored, compared, deleted, exported and imported.
 
-`Workspaces.checkpoints` is one of these. Every verb opens the workdir's `shelf` under its lock, and
-leaves the work to `capture`, `restore` and `pack`.
+`Workspaces.checkpoints` is an instance. Every method opens the workdir's `shelf` under its lock and
+calls `capture`, `restore` or `pack`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 
 class WorkdirCheckpoints:
-    """`git`: perdure's git at the root, which is made if need be; `shelf`: opens the shelf of a
-    workdir."""
+    """Checkpoints of all workdirs below a root. `git` returns perdure's git at the root, which it
+    creates if necessary; `shelf` opens the shelf of a workdir."""
 
     def __init__(
         self,
@@ -43,9 +43,9 @@ class WorkdirCheckpoints:
     def carry(
         self, source: Workspace, target: Workspace, *, ignored: str = "small"
     ) -> RestoredWorkdir:
-        """Makes the target what the source is now, on a branch of its own: files, staged and
-        unstaged. The source is only read, and the target must be nobody's work yet. Raises as
-        `put_in_place`."""
+        """Make the target equal to the source's current state (files, staged and unstaged) on the
+        target's own branch. The source is only read; the target must hold no work yet. Raises what
+        `put_in_place` raises."""
         with self._shelf(source) as shelf:
             ref = f"refs/perdure/fork/{target.id}"
             commit = capture.save(shelf, ref, ignored).commit
@@ -57,8 +57,8 @@ class WorkdirCheckpoints:
     def grow(
         self, source: Workspace, commit: str, target: Workspace, *, ignored: str = "small"
     ) -> RestoredWorkdir:
-        """Makes the target what the source was at one of its checkpoints, on the target's own
-        branch. The source is only read. Raises as `put_in_place`."""
+        """Make the target equal to the source at one of its checkpoints, on the target's own
+        branch. The source is only read. Raises what `put_in_place` raises."""
         with self._shelf(source) as shelf:
             return self._grow(shelf, commit, target, ignored)
 
@@ -93,8 +93,8 @@ class WorkdirCheckpoints:
         began: str = "",
         have: Sequence[str] = (),
     ) -> Iterator[Packed]:
-        """A checkpoint as one pack, with the run's own commits, for a capsule; `without`: names
-        that are left out. `began` and `have` as for `pack.pack`."""
+        """Yield a checkpoint with the run's own commits as one pack, for a capsule. `without`:
+        names to leave out. `began` and `have` are as for `pack.pack`."""
         from perdure.workspace.snapshot import pack
 
         with (
@@ -106,10 +106,10 @@ class WorkdirCheckpoints:
     def unpack(
         self, workspace: Workspace, file: IO[bytes], packed: PackedFacts, number: int = 1
     ) -> Saved:
-        """Takes a pack in as a checkpoint of this workdir; `put_in_place` does the rest. For `here`
-        in an empty directory, a shallow repository is made first. Raises Conflict where there are
-        files, or the repository lacks what the run began at; WorkspaceError for a pack that is
-        damaged. Returns the checkpoint, as `save` would."""
+        """Import a pack as a checkpoint of this workdir and return it, as `save` would;
+        `put_in_place` then restores it. For `here` in an empty directory, a shallow repository is
+        made first. Raises Conflict where there are files or the repository lacks the commit that
+        the run began at, WorkspaceError for a damaged pack."""
         from perdure.workspace.snapshot import pack
 
         if workspace.backend is Backend.HERE and not os.path.lexists(Path(workspace.path) / ".git"):
@@ -122,9 +122,9 @@ class WorkdirCheckpoints:
         )
 
     def save(self, workspace: Workspace, number: int, *, ignored: str = "small") -> Saved:
-        """Saves the workdir as checkpoint `number` of it, durably; changes nothing in it.
-        `ignored`: which ignored files are taken (`small`, `all`, `none`). Raises WorkspaceError,
-        GitFailed or OSError; then there is no new checkpoint."""
+        """Save the workdir durably as checkpoint `number`; changes nothing in it. `ignored`: the
+        ignored files to include (`small`, `all`, `none`). Raises WorkspaceError, GitFailed or
+        OSError; then there is no new checkpoint."""
         with self._shelf(workspace) as shelf:
             return capture.save(shelf, shelf.ref(number), ignored)
 
@@ -138,15 +138,15 @@ class WorkdirCheckpoints:
             try:
                 return last, observe(shelf, last, against)
             except GitFailed:
-                # What it began with may be gone: a checkpoint that was deleted, a shallow history.
+                # The beginning may be gone: a deleted checkpoint, or a shallow history.
                 return last, None
 
     def put_in_place(
         self, workspace: Workspace, commit: str, *, ignored: str = "small"
     ) -> RestoredWorkdir:
-        """Makes the workdir again what it was at a checkpoint (a commit that `save` returned):
-        files, index, HEAD and branch. What is there now is saved first. Idempotent, and goes on
-        where it was killed. The caller holds the workdir's lock.
+        """Restore the workdir to a checkpoint (a commit that `save` returned): files, index, HEAD
+        and branch. Its current state is saved first. Idempotent: after a kill, another call
+        completes it. The caller holds the workdir's lock.
 
         Raises NotFound, Conflict while a process works in the workdir, WorkspaceError."""
         from perdure.workspace.snapshot import restore
@@ -157,8 +157,8 @@ class WorkdirCheckpoints:
     def drift(
         self, workspace: Workspace, commit: str, *, ignored: str = "small"
     ) -> tuple[str, ...]:
-        """The names of files that are no longer as they were at a checkpoint: hostile text.
-        Publishes nothing."""
+        """Return the names of files that differ from a checkpoint: untrusted text. Publishes
+        nothing."""
         from perdure.workspace.snapshot import restore
 
         with self._shelf(workspace) as shelf:
@@ -167,8 +167,8 @@ class WorkdirCheckpoints:
     def held(
         self, workspace: Workspace, number: int, commit: str, *, ignored: str = "small"
     ) -> HeldFiles | None:
-        """What checkpoint `number` holds of the workdir as it is at this moment; None where the
-        checkpoint is not there whole. Raises WorkspaceError, GitFailed."""
+        """Return what checkpoint `number` holds of the workdir as it is now; None where the
+        checkpoint is missing or incomplete. Raises WorkspaceError, GitFailed."""
         from perdure.workspace.removal import HeldFiles
         from perdure.workspace.snapshot import restore
 
@@ -187,19 +187,20 @@ class WorkdirCheckpoints:
         )
 
     def is_kept(self, workspace: Workspace, number: int, commit: str) -> bool:
-        """Whether a checkpoint is there whole, also where its workdir is gone. Raises GitFailed."""
+        """Return whether a checkpoint is complete, even if its workdir is gone. Raises
+        GitFailed."""
         return bool(refs.holders(self._places, workspace, self._git(), number, commit))
 
     def keep_commits(self, workspace: Workspace, commits: Sequence[str]) -> None:
-        """Keeps commits that only the reflog of an isolated workdir knows. Raises WorkspaceError,
+        """Keep commits that only the reflog of an isolated workdir has. Raises WorkspaceError,
         GitFailed."""
         with self._shelf(workspace) as shelf:
             capture.keep_commits(shelf, commits)
 
     def added(self, workspace: Workspace, commits: Sequence[str]) -> list[list[str]]:
-        """For each of these checkpoints of a workdir, in their order, the files that came with it:
-        the one before, or what the workdir began with, has them not. Where that is not known, none
-        came with the first. Hostile text."""
+        """Return for each of these checkpoints, in order, the files that are new in it, compared
+        with the one before or with the workdir's beginning. Where the beginning is not known, the
+        first list is empty. Untrusted text."""
         with self._shelf(workspace) as shelf:
             begun = shelf.pinned or workspace.base
             if begun:
@@ -222,18 +223,18 @@ class WorkdirCheckpoints:
             return found
 
     def list_saved(self, workspace: Workspace) -> dict[int, str]:
-        """The checkpoints of a workdir, whether or not it is still there: number and commit."""
+        """Return the checkpoints of a workdir, which may be gone itself: commit by number."""
         return refs.numbers(self._places, workspace, self._git())
 
     def forget(self, workspace: Workspace, *numbers: int) -> None:
-        """Gives checkpoints up. What no other checkpoint needs is freed by git's own gc, weeks
-        later."""
+        """Delete checkpoints. Objects that no other checkpoint needs are removed by git's own gc,
+        weeks later."""
         refs.forget(self._places, workspace, self._git(), numbers)
 
 
 def _check_own(shelf: Shelf) -> None:
-    """Raise WorkspaceError where an agent's repository borrows objects that are not the cache's:
-    they would become another one's."""
+    """Raise WorkspaceError where an agent's repository borrows objects from anywhere but the cache:
+    they would be copied into another workdir."""
     from perdure.workspace.isolated import check_objects
 
     if shelf.lent is not None and shelf.borrowed is not None and shelf.borrowed.git_dir is not None:

@@ -1,8 +1,8 @@
-"""What has changed in a directory since the last look, what is new in it, and what of that is to be
-taken.
+"""Finds what has changed in a directory since the last look, what is new, and which of it to save.
 
-`scan` asks. git compares and names; perdure walks through what git knows nothing of, and leaves
-out what is ignored and large, what can be built again, and what is neither a file nor a link.
+`scan` calls it. git compares files and lists names; perdure walks through directories that git does
+not know. Left out are large ignored files, ignored files that a build recreates, and anything that
+is neither a file nor a link.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ REBUILDABLE = frozenset(
     """node_modules __pycache__ .venv .tox .nox .mypy_cache .ruff_cache .pytest_cache .hypothesis
     .gradle .next .nuxt .turbo .parcel-cache .svelte-kit .eggs .DS_Store""".split()
 )
-"""Ignored names that a build makes again. A directory with a cache tag (bford.info/cachedir) counts
-as well."""
+"""Ignored names that a build recreates. A directory with a cache tag (bford.info/cachedir) counts
+too."""
 CACHE_TAG = "Signature: 8a477f597d28d172789f06886806bc55"
 LARGE = 10 << 20
 MOST_BYTES = 8 << 30
-"""Without git, a directory that holds more is not photographed; `Shelf.most_files` is the other
+"""Maximum size of a directory without git that is saved, in bytes; `Shelf.most_files` is the other
 limit."""
 
 
 class Listing:
-    """One piece, listed. `fresh`: directories that were not known."""
+    """Lists one piece. `fresh`: directories that were not known before."""
 
     def __init__(
         self,
@@ -64,8 +64,8 @@ class Listing:
         self.fresh: set[str] = set()
 
     def run(self) -> tuple[list[str], list[str]]:
-        """(names that are new or whose file may have changed; names that are to leave the index).
-        Raises WorkspaceError, GitFailed."""
+        """Return (names that are new or whose file may have changed, names to remove from the
+        index). Raises WorkspaceError, GitFailed."""
         changed, others = self._stirred() if self._still() else self._listed()
         if not self.piece.seen:
             changed_dirs = set(
@@ -81,8 +81,8 @@ class Listing:
         return [*self.new, *(name for name in changed if name not in gone)], gone
 
     def idle(self) -> list[str]:
-        """What is there and was not taken, empty directories among it: to be looked at again the
-        next time."""
+        """Return what exists but was not saved, empty directories included: it is inspected again
+        at the next look."""
         left = [name for name, _ in self.found.left_out[self.left :]]
         return [
             name.removeprefix(self.outer)
@@ -93,8 +93,8 @@ class Listing:
         return self.eye.run(*args, index=self.piece.index, stdin=stdin, good=good)
 
     def _listed(self) -> tuple[list[str], list[str]]:
-        """(names whose file is no longer what the index knows, or gone; names that the index does
-        not know)."""
+        """Return (names whose file differs from the index or is gone, names that the index does not
+        know)."""
         # diff-files also names a file of which only the mode or the time has changed; ls-files
         # would not.
         return self._stirred()[0], split(
@@ -102,7 +102,8 @@ class Listing:
         )
 
     def _still(self) -> bool:
-        """Whether no directory has changed since the last look: then no name has come or gone."""
+        """Return whether no directory has changed since the last look: then no name was added or
+        removed."""
         for directory, (changed, _, _) in self.piece.seen.items():
             try:
                 if (
@@ -117,8 +118,8 @@ class Listing:
         return bool(self.piece.seen) and self.piece.prefix in self.known.idle
 
     def _stirred(self) -> tuple[list[str], list[str]]:
-        """As `_listed`, where only the content of files can have changed; what was not taken the
-        last time is looked at again."""
+        """Return the same as `_listed` where only the content of files can have changed; what was
+        not saved at the last look is inspected again."""
         said = self._git("diff-files", "-z", "--name-only", "--ignore-submodules=all")
         return split(said.stdout), self.known.idle.get(self.piece.prefix, [])
 
@@ -134,8 +135,8 @@ class Listing:
             self._file(name)
 
     def _walk(self, directory: str, *, sure: bool = False) -> None:
-        """Takes all files below a directory that the index does not know; directories that can be
-        built again wait for judgement."""
+        """Add all files below a directory that the index does not know. Directories that can be
+        rebuilt become suspects. With `sure`, `directory` itself does not."""
         waiting = [(directory, sure)]
         while waiting:
             here, certain = waiting.pop()
@@ -190,8 +191,8 @@ class Listing:
             )
 
     def _changed(self, names: list[str]) -> list[str]:
-        """Of the names that the index knows, those that are to leave it: gone behind a link,
-        special, or odd."""
+        """Return those of the index's names that are to be removed from it: behind a link, a
+        special file, or a name that git cannot keep."""
         leaving, real = [], dict[str, bool]()
         for name in names:
             if not all(
@@ -216,7 +217,7 @@ class Listing:
         return leaving
 
     def _judge(self) -> None:
-        """Leaves out of the suspects what git ignores; the others are taken."""
+        """Leave out the suspects that git ignores, and add the others."""
         while self.suspects:
             asked, self.suspects = self.suspects, {}
             ignored = self._ignored(list(asked))
@@ -231,12 +232,12 @@ class Listing:
                     self.suspects.pop(name, None)
 
     def _ignored(self, names: list[str]) -> set[str]:
-        # Without git nothing is said to be ignored; then a name that can be built again is enough.
+        # Without git nothing is declared as ignored, so a name that can be rebuilt is enough.
         built = {name for name in names if self.shelf.admin is None and name.endswith("/")}
         asked = [name for name in names if name not in built]
         if not asked:
             return built
-        # With a dot before it, no name is read as a pattern.
+        # The leading `./` keeps git from reading a name as a pattern.
         said = self._git(
             "check-ignore",
             "-z",
@@ -252,7 +253,8 @@ class Listing:
         return ignored | built
 
     def _tracked(self, names: list[str]) -> set[str]:
-        """Those of the names that the workdir's own repository keeps, whatever it ignores."""
+        """Return those of the names that the workdir's own repository tracks, even if it ignores
+        them."""
         found = set[str]()
         if self.shelf.tree:
             found.update(
@@ -277,7 +279,7 @@ class Listing:
 
 
 def above(name: str) -> Iterator[str]:
-    """The directories above a name, the top (empty) among them."""
+    """Yield the directories above a name, up to the top (empty)."""
     while name:
         name = name.rpartition("/")[0]
         yield name
@@ -288,7 +290,7 @@ def _is_directory(root: Path, directory: str, known: dict[str, bool]) -> bool:
         try:
             known[directory] = stat.S_ISDIR((root / directory).lstat().st_mode)
         except OSError:
-            known[directory] = True  # Gone: git finds that out by itself.
+            known[directory] = True  # Gone: git detects that itself.
     return known[directory]
 
 
@@ -298,4 +300,4 @@ def _rebuildable(root: Path, directory: str) -> bool:
     try:
         return read(root / directory / "CACHEDIR.TAG").startswith(CACHE_TAG)
     except OSError:
-        return False  # Nobody may look into it: that is said when it is walked through.
+        return False  # Unreadable: that is reported when it is walked through.

@@ -1,11 +1,11 @@
-"""Repositories inside a workdir that comes from another machine: their files come along, what would
-run by them does not.
+"""Repositories inside a workdir from another machine: their files are restored, but nothing in them
+can run.
 
-Whoever runs git inside such a repository runs what its hooks and its configuration name. So
-`files` asks here, for a checkpoint from outside: hooks are left out (but the samples, which never
-run), a configuration that says more than a plain clone's becomes `config.imported` with a plain one
-in its place, and what leads git elsewhere (`.git` as a file or a link, `commondir`) gets that
-ending, too. Each is named.
+Running git inside such a repository runs the programs that its hooks and configuration name. So
+`files` asks this module for each file of a checkpoint from outside. Hooks are left out, except
+samples, which never run. A configuration with more than a plain clone's settings is renamed to
+`config.imported` and replaced by a plain one. Files that lead git elsewhere (`.git` as a file or a
+link, `commondir`) get that ending too. Each of these files is named in a note.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _URL = re.compile(
 
 
 def kind(parts: Sequence[str]) -> str:
-    """What a file below the workdir is to a repository inside it: `hook`, `config`, `pointer`, or
-    nothing of that (empty)."""
+    """Return the role of a file in a repository inside the workdir: `hook`, `config`, `pointer`, or
+    an empty string for any other."""
     places = [place for place, part in enumerate(parts) if part == ".git"]
     if not places:
         return ""
@@ -50,8 +50,8 @@ def kind(parts: Sequence[str]) -> str:
 
 
 def plain(shelf: Shelf, content: bytes | Path, link: bool) -> bytes | None:
-    """A configuration with only what is harmless in it; None if it has nothing else, and can stay
-    as it is."""
+    """Return a configuration reduced to its harmless settings; None if all of them are harmless and
+    it can stay as it is."""
     if link or isinstance(content, Path) or len(content) > _LARGEST:
         return _written([])
     try:

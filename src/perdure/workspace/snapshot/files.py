@@ -1,12 +1,12 @@
-"""Puts files of a tree in place, and takes others away, without git: nothing of the repository is
-asked how a file should look.
+"""Writes and removes a tree's files in a workdir without git, so that no setting of the repository
+changes their content.
 
-`restore` calls it with what differs between the tree that was just saved and the one that is
-wanted. Directories are opened one by one and links never followed, so what an agent put in the way
-leads nowhere else. A file that has to go is moved aside first, and deleted only when its bytes are
-those of the saved tree; anything else goes to the trash. Each file is the old or the new one or,
-for a moment, beside its place under a name `.perdure-*`; after a kill the next run saves and clears
-that away as it does any other file.
+`restore` calls it with the differences between the tree that was just saved and the wanted one.
+Directories are opened one by one and links are never followed, so what an agent put in the way
+cannot lead outside. A file to be removed is moved aside first, and deleted only if its bytes are
+those in the saved tree; otherwise it goes to the trash. At every moment a path has the old file or
+the new one, except that for an instant a file may exist only beside it under a name `.perdure-*`.
+After a kill the next run saves and removes such a file like any other.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Placer:
-    """Writes below one directory. `notes` says what had to go to the trash, or could not be
-    placed."""
+    """Writes below one directory. `notes` says what was moved to the trash, or could not be
+    written."""
 
     def __init__(
         self, places: Places, shelf: Shelf, rights: Rights, *, outside: bool = False
     ) -> None:
-        """`outside`: the checkpoint came from another machine."""
+        """Prepare to write. `outside`: the checkpoint came from another machine."""
         self._outside = outside
         self._places, self._shelf, self._rights, self._umask = places, shelf, rights, umask()
         self._scratch = make_private(places.scratch)
@@ -58,20 +58,20 @@ class Placer:
     def place(
         self, changes: Sequence[Change], empty: Sequence[str], no_longer: Sequence[str]
     ) -> None:
-        """Makes the changes, then the empty directories; `no_longer` are empty ones that go. Raises
-        WorkspaceError."""
+        """Make the changes, then create the directories in `empty` and remove the empty ones in
+        `no_longer`. Raises WorkspaceError."""
         with self._told():
             self._place(changes, empty, no_longer)
 
     def open_up(self, directories: Sequence[str]) -> None:
-        """Gives their owner every right to these directories, until `fit`: files in them are to be
-        written. Raises WorkspaceError."""
+        """Give the owner full permissions for these directories until `fit`, so that files in them
+        can be written. Raises WorkspaceError."""
         with self._told():
             for name in sorted(directories):
                 self._set(name, lambda mode: stat.S_IMODE(mode) | 0o700)
 
     def fit(self, names: Iterable[str]) -> None:
-        """Gives these, and the directories that were made, the modes that they should have. Raises
+        """Set the final modes of these names and of the directories that were made. Raises
         WorkspaceError."""
         with self._told():
             for name in sorted({*names, *self._made}, reverse=True):
@@ -95,7 +95,7 @@ class Placer:
             ) from error
 
     def _set(self, name: str, change: Callable[[int], int]) -> None:
-        """Changes a mode, if there is a file or directory of that name; links are not followed."""
+        """Change the mode of the file or directory, if it exists; links are not followed."""
         parts = name.rstrip("/").split("/")
         if not name or not self._checked(name.rstrip("/")):
             return
@@ -113,8 +113,7 @@ class Placer:
             if (stat.S_ISDIR(mode) if name.endswith("/") else stat.S_ISREG(mode)) and change(
                 mode
             ) != stat.S_IMODE(mode):
-                # A descriptor that only names a file cannot be given to fchmod; its entry in /proc
-                # can.
+                # fchmod does not accept an O_PATH descriptor; chmod accepts its entry in /proc.
                 os.chmod(f"/proc/self/fd/{fd}", change(mode))  # noqa: PTH101
         finally:
             os.close(fd)
@@ -146,7 +145,7 @@ class Placer:
     def _disarmed(
         self, parts: list[str], change: Change, content: bytes | Path
     ) -> Iterator[tuple[list[str], Change, bytes | Path]]:
-        """What is put in place for a file from outside: see `disarm`."""
+        """Yield what to write for a file from another machine: see `disarm`."""
         kind, name = disarm.kind(parts), "/".join(parts)
         aside = [*parts[:-1], parts[-1] + disarm.ASIDE]
         if kind == "hook":
@@ -176,8 +175,8 @@ class Placer:
         return self._checked(unescape(name, mode == _LINK))
 
     def _checked(self, name: str) -> list[str]:
-        """The parts of a name; none if it leads out, or into the workdir's own git directory: a
-        tree may say anything."""
+        """Return the parts of a name; empty if it leads outside or into the workdir's own git
+        directory, because a tree is not trusted."""
         parts = name.split("/")
         if self._shelf.broken and parts[0] == ".git":
             return []
@@ -196,8 +195,8 @@ class Placer:
 
     @contextlib.contextmanager
     def _open(self, parts: Sequence[str], *, make: bool) -> Iterator[int]:
-        """A directory below the top. `make`: what is missing is made, and what is in the way goes
-        to the trash. Raises FileNotFoundError or NotADirectoryError."""
+        """Yield a descriptor of a directory below the top. `make`: make missing directories, and
+        move anything in the way to the trash. Raises FileNotFoundError or NotADirectoryError."""
         fd = os.open(self._shelf.top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             for number, part in enumerate(parts, 1):
@@ -234,7 +233,7 @@ class Placer:
         self._leave_empty(parts[:-1])
 
     def _leave_empty(self, parts: Sequence[str]) -> None:
-        """Directories that are empty now go, as git does it."""
+        """Remove directories that are empty now, as git does."""
         for length in range(len(parts), 0, -1):
             try:
                 with self._open(parts[: length - 1], make=False) as fd:
@@ -287,7 +286,8 @@ class Placer:
         return aside
 
     def _end(self, fd: int, aside: str, oid: str, name: str) -> None:
-        """Deletes what was moved aside if it is what has been saved; else it goes to the trash."""
+        """Delete what was moved aside if it equals what was saved; otherwise move it to the
+        trash."""
         if self._digest(fd, aside) == oid:
             os.unlink(aside, dir_fd=fd)
         else:
@@ -329,8 +329,8 @@ class Placer:
         )
 
     def _contents(self, wanted: Sequence[Change]) -> Iterator[tuple[Change, bytes | Path]]:
-        """Each change with its new bytes, some MiB at a time; large ones as a file that is gone
-        afterwards."""
+        """Yield each change with its new bytes, read in batches of some MiB. Large contents are
+        yielded as a file that is removed afterwards."""
         ids = "".join(f"{change.new}\n" for change in wanted).encode()
         sizes = (
             [

@@ -1,11 +1,10 @@
-"""What a workdir's own git directory says beside its files: the index, and an operation that is in
+"""Saves and restores the state in a workdir's own git directory: the index, and an operation in
 progress.
 
-`capture` reads them, `restore` puts them back. The index is copied and only the copy is read,
-by perdure's own git: nothing is ever written into it, no matter what the agent made of it. Its
-entries become a tree; what a tree cannot hold (conflicts, entries that are only announced, flags
-that hide changes) is kept as text. Of an operation (a merge, a rebase) the small files that make it
-up are kept.
+`capture` reads them, `restore` puts them back. The index is copied and only the copy is read, by
+perdure's own git: nothing is written into the original, which an agent may have changed. Its
+entries become a tree. Conflicts, intent-to-add entries and flags that hide changes, which a tree
+cannot hold, are kept as text. For an operation (a merge, a rebase), its small state files are kept.
 """
 
 from __future__ import annotations
@@ -55,14 +54,14 @@ _LARGEST_INDEX = 1 << 30
 
 @dataclass(slots=True)
 class Staged:
-    """An index: its tree, and what a tree cannot say. Everything is empty where there is no
+    """An index: its tree, and what a tree cannot hold. All fields are empty where there is no
     index."""
 
     tree: str = ""
     stages: list[list[str]] = field(default_factory=list)
     """Mode, id, stage and name of each side of a conflict."""
     intent: list[str] = field(default_factory=list)
-    """Entries that are announced, without content (git add --intent-to-add)."""
+    """Entries without content (git add --intent-to-add)."""
     assumed: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
@@ -72,7 +71,7 @@ class Staged:
 
 
 def signature(path: Path) -> list[int]:
-    """What an index file is, cheaply; empty if there is none."""
+    """Return a cheap signature of an index file; empty if there is none."""
     try:
         seen = path.lstat()
     except OSError:
@@ -85,8 +84,8 @@ def signature(path: Path) -> list[int]:
 
 
 def copied(admin: Path, to: Path) -> Path | None:
-    """A copy of the workdir's index, and of the one it may share entries with; None if there is
-    none."""
+    """Copy the workdir's index, and shared index files that it may use; return the copy, or None if
+    there is no index."""
     if not _copy(admin / "index", to):
         return None
     for shared in admin.glob("sharedindex.*"):
@@ -104,13 +103,14 @@ def _copy(source: Path, target: Path) -> bool:
         if not stat.S_ISREG(seen.st_mode) or seen.st_size > _LARGEST_INDEX:
             return False
         target.write_bytes(file.read(_LARGEST_INDEX))
-    # git compares a file's time with that of the index: a copy that is younger would hide changes.
+    # git compares a file's time with that of the index: a copy with a newer time would hide
+    # changes.
     os.utime(target, ns=(seen.st_atime_ns, seen.st_mtime_ns))
     return True
 
 
 def staged(shelf: Shelf, copy: Path) -> Staged:
-    """Reads a copy of the workdir's index (and uses it up)."""
+    """Read a copy of the workdir's index; the copy is changed and cannot be used again."""
     found, announced = Staged(), False
     empty = shelf.put("blob", b"")
     for line in split(shelf.run("ls-files", "-z", "-v", "--stage", index=copy, lent=True).stdout):
@@ -152,8 +152,8 @@ def staged(shelf: Shelf, copy: Path) -> Staged:
 
 
 def put_staged(shelf: Shelf, wanted: Staged, tree: str, scratch: Path) -> None:
-    """Gives the workdir an index of this tree, conflicts and flags included. Raises Conflict while
-    a git is at work there."""
+    """Give the workdir an index of this tree, conflicts and flags included. Raises Conflict while a
+    git process is running there."""
     assert shelf.admin is not None
     fresh = scratch / f"index-{secrets.token_hex(6)}"
     if tree:
@@ -192,7 +192,7 @@ def put_staged(shelf: Shelf, wanted: Staged, tree: str, scratch: Path) -> None:
 
 
 def _exchange(admin: Path, name: str, content: bytes) -> None:
-    """Replaces a file of a git directory under git's own lock. No content: there is to be none."""
+    """Replace a file of a git directory under git's own lock. Empty content removes the file."""
     lock = admin / f"{name}.lock"
     try:
         fd = os.open(
@@ -216,7 +216,7 @@ def _exchange(admin: Path, name: str, content: bytes) -> None:
 
 
 def operation(admin: Path) -> dict[str, str]:
-    """The files of an operation in progress, by name, as base64; empty if there is none."""
+    """Return the files of an operation in progress by name, as base64; empty if there is none."""
     found = dict[str, str]()
     for name in (*_SINGLE, *_BISECT):
         _gather(admin / name, name, found)
@@ -241,7 +241,7 @@ def _gather(path: Path, name: str, found: dict[str, str]) -> None:
 
 
 def commits(files: Mapping[str, str]) -> list[str]:
-    """The ids that an operation's files name: what it cannot go on without."""
+    """Return the commits that an operation's files name, without which it cannot continue."""
     text = " ".join(
         base64.b64decode(content).decode("utf-8", "replace")
         for name, content in files.items()
@@ -262,8 +262,8 @@ def _names_commits(name: str) -> bool:
 
 
 def put_operation(admin: Path, wanted: Mapping[str, str]) -> None:
-    """Makes these the files of the operation in progress: others go. What was there has been
-    photographed before."""
+    """Replace the files of the operation in progress by these. The old ones are already saved in a
+    checkpoint."""
     for name in operation(admin):
         if name not in wanted:
             (admin / name).unlink(missing_ok=True)
@@ -290,8 +290,8 @@ def put_operation(admin: Path, wanted: Mapping[str, str]) -> None:
 
 
 def is_state(name: str) -> bool:
-    """Whether a name is one of an operation's files: a checkpoint from elsewhere may say
-    anything."""
+    """Return whether a name is that of an operation's file: a checkpoint from another machine is
+    not trusted."""
     folder, _, file = name.rpartition("/")
     return (folder in _FOLDERS and _NAME.fullmatch(file) is not None) or name in (
         *_SINGLE,
@@ -300,7 +300,7 @@ def is_state(name: str) -> bool:
 
 
 def to_json(wanted: Staged) -> dict[str, Any]:
-    """What a tree cannot say; empty parts are left out."""
+    """Return what a tree cannot hold, without empty parts."""
     parts = {
         "stages": wanted.stages,
         "intent": wanted.intent,

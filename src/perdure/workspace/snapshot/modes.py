@@ -1,10 +1,11 @@
-"""Who may read what: the modes of files and directories that a checkpoint keeps, and how they come
-back.
+"""File modes: which permissions of files and directories a checkpoint keeps, and how they are
+restored.
 
-A mode is kept as far as it takes rights away: of `rwxr-xr-x` for directories and programs, of
-`rw-r--r--` for other files. What perdure's own umask gives is usual, and not noted. Coming back, a
-file never gets more than the umask of that moment gives, but what it has already may stay: no
-setuid, setgid or sticky bit, and no right to write for others, ever comes out of a checkpoint.
+A mode is recorded only as far as it withholds permissions: from `rwxr-xr-x` for directories and
+programs, from `rw-r--r--` for other files. Modes that follow from perdure's own umask are not
+recorded. On restore, a file never gets more than the current umask allows, but permissions that it
+has already may stay. No setuid, setgid or sticky bit, and no write permission for others, is ever
+taken from a checkpoint.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _MODE = re.compile(r"[0-7]{3}")
 
 
 def umask() -> int:
-    """This process's umask, read without a moment in which it is another one."""
+    """Return this process's umask, read without changing it even for a moment."""
     status = Path("/proc/self/status").read_text()
     found = re.search(r"^Umask:\s*([0-7]+)", status, re.MULTILINE)
     assert found is not None
@@ -30,39 +31,39 @@ def umask() -> int:
 
 
 def kept(mode: int) -> int:
-    """What of a mode (st_mode of a directory or a regular file) is kept."""
+    """Return the part of a mode (st_mode of a directory or a regular file) that is kept."""
     return mode & _most(mode)
 
 
 def usual(mode: int, mask: int) -> int:
-    """What one of its kind has under a umask."""
+    """Return the mode that a file of this kind gets under a umask."""
     return _most(mode) & ~mask
 
 
 def given(mode: int, wanted: int, mask: int, there: int = 0) -> int:
-    """The mode that something gets. `mode`: st_mode, for its kind; `wanted`: what was kept;
-    `there`: what it has now."""
+    """Return the mode to set. `mode`: st_mode, for the kind of file; `wanted`: the mode that was
+    kept; `there`: the current mode."""
     withheld = _most(mode) & ~wanted
     full = (0o777 if stat.S_ISDIR(mode) or mode & 0o100 else 0o666) & ~mask | there & 0o022
-    # Something with a mode of its own is not opened further by a wide umask.
+    # A wide umask must not add permissions to a file whose mode withholds any.
     return full & ~(withheld | (0o022 if withheld else 0))
 
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """The modes of a checkpoint: those that are not usual, and the umask that was."""
+    """The modes of a checkpoint: those that do not follow from the umask, and that umask."""
 
     noted: Mapping[str, int] = field(default_factory=dict)
     umask: int = 0o022
 
     def of(self, name: str, mode: int) -> int:
-        """What was kept of a mode. `name`: as on disk, a directory's with a slash at its end;
-        `mode`: st_mode, for its kind."""
+        """Return the mode that was kept. `name`: as on disk, with a slash at the end for a
+        directory; `mode`: st_mode, for the kind of file."""
         return self.noted.get(name, usual(mode, self.umask))
 
     def misfits(self, top: Path, names: Iterable[str], mask: int) -> dict[str, int]:
-        """Those of the names whose mode is not what these rights give here, with the mode that they
-        should have."""
+        """Return those of the names whose mode differs from what these rights give here, with the
+        mode that they should have."""
         found = {}
         for name in names:
             try:
@@ -77,7 +78,7 @@ class Rights:
 
 
 def to_json(modes: Mapping[str, int]) -> dict[str, list[str]]:
-    """Names by mode, as three octal digits; a directory's name ends in a slash."""
+    """Return names by mode, as three octal digits; a directory's name ends in a slash."""
     found: dict[str, list[str]] = {}
     for name, mode in sorted(modes.items()):
         found.setdefault(f"{mode:03o}", []).append(name)
@@ -85,8 +86,8 @@ def to_json(modes: Mapping[str, int]) -> dict[str, list[str]]:
 
 
 def read(said: Any, mask: Any) -> Rights:
-    """What `to_json` wrote, and the umask that was usual; checked. Raises ValueError, TypeError,
-    AttributeError."""
+    """Parse and check what `to_json` wrote, and the umask of that time. Raises ValueError,
+    TypeError, AttributeError."""
     if not (_MODE.fullmatch(mask) and all(_MODE.fullmatch(mode) for mode in said)):
         raise ValueError("a mode is needed")
     modes: dict[str, int] = {}

@@ -1,11 +1,10 @@
-"""Takes a checkpoint from one place to another: into another workdir of this machine, or as one
-pack for a capsule.
+"""Copies a checkpoint to another workdir of this machine, or exports it as one pack for a capsule.
 
-A pack holds the checkpoint's commit with all its files and the run's own commits, cut at the commit
-that the run began at: who unpacks it into an empty directory has a shallow repository, who has the
-repository already needs nothing more. Files can be left out; what is committed stays in the
-history, and is named. Unpacking runs nothing and checks that all is there; what is in the pack is
-believed only as far as `restore` checks it.
+A pack holds the checkpoint's commit with all its files, and the run's own commits, cut at the
+commit that the run began at. Unpacked into an empty directory, it gives a shallow repository; with
+the repository at hand, nothing more is needed. Files can be left out; those that are committed stay
+in the history, and are named. Unpacking runs nothing and checks that the pack is complete;
+`restore` checks the content.
 """
 
 from __future__ import annotations
@@ -36,8 +35,8 @@ _LINK = "120000"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedFacts:
-    """What has to travel with a pack. `commit` differs from the one asked for where files were left
-    out."""
+    """Data that must accompany a pack. `commit` differs from the requested one where files were
+    left out."""
 
     commit: str
     shallow: tuple[str, ...] = ()
@@ -45,7 +44,7 @@ class PackedFacts:
     head: str = ""
     branch: str = ""
     form: str = "sha1"
-    """How ids are made: `sha1` or `sha256`."""
+    """Hash algorithm of ids: `sha1` or `sha256`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +53,7 @@ class Packed:
 
     facts: PackedFacts
     kept: tuple[str, ...]
-    """Names that were to be left out, but are committed: the history still has them."""
+    """Names that should have been left out, but are committed: the history still has them."""
     file: IO[bytes]
 
 
@@ -68,11 +67,11 @@ def pack(
     began: str = "",
     have: Sequence[str] = (),
 ) -> Iterator[Packed]:
-    """The checkpoint as a pack, in a file that is gone afterwards. `without`: names as on disk,
-    directories with all below them.
+    """Yield the checkpoint as a pack, in a file that is removed afterwards. `without`: names to
+    leave out, as on disk; directories with everything below them.
 
-    `began`: the commit that history is cut at, if not where the workdir began. `have`: checkpoints
-    that the receiver has already; those that are gone here are passed over.
+    `began`: the commit at which history is cut (default: where the workdir began). `have`:
+    checkpoints that the receiver already has; those that are missing here are skipped.
     """
     checkpoint = load(shelf, commit)
     scratch = make_private(places.scratch) / f"pack-{secrets.token_hex(8)}"
@@ -110,7 +109,7 @@ def pack(
 
 
 def _cut(shelf: Shelf, commit: str, began: str) -> list[str]:
-    """The commits at which history is cut: the run's first one, and what else stands on commits
+    """Return the commits at which history is cut: the run's first one, and others with a parent
     from before it."""
     base = began if began and shelf.commit(began) else ""
     before = shelf.run("rev-parse", f"{base}^@", good=(0, 128)).text.split() if base else []
@@ -124,7 +123,7 @@ def _cut(shelf: Shelf, commit: str, began: str) -> list[str]:
 def _without(
     shelf: Shelf, commit: str, head: str, names: Sequence[str], scratch: Path
 ) -> tuple[str, tuple[str, ...]]:
-    """The same checkpoint without some files, and those of them that HEAD has."""
+    """Return the same checkpoint without some files, and those of these files that HEAD has."""
     entries, parents = commit_of(shelf, commit)
     wanted = [name.rstrip("/") for name in names]
 
@@ -174,8 +173,8 @@ def _without(
 
 
 def found(git: Git, path: Path, form: str, shallow: Sequence[str], head: str) -> None:
-    """Makes an empty shallow repository where there is an empty directory, or none. Raises Conflict
-    where there are files."""
+    """Make an empty shallow repository in an empty or missing directory. Raises Conflict where
+    there are files."""
     if not all(_OID.fullmatch(oid) for oid in shallow) or form not in ("sha1", "sha256"):
         raise WorkspaceError(
             "The capsule's history is not what it should be.", "Ask for a new one."
@@ -206,8 +205,8 @@ def found(git: Git, path: Path, form: str, shallow: Sequence[str], head: str) ->
 
 
 def unpack(shelf: Shelf, file: IO[bytes], commit: str, shallow: Sequence[str], number: int) -> None:
-    """Takes a pack in as a checkpoint of this workdir. Raises Conflict if the repository lacks what
-    it stands on, WorkspaceError."""
+    """Import a pack as a checkpoint of this workdir. Raises Conflict if the repository lacks the
+    commits that it is based on, WorkspaceError."""
     if not _OID.fullmatch(commit) or not all(_OID.fullmatch(oid) for oid in shallow):
         raise WorkspaceError(
             "The capsule's history is not what it should be.", "Ask for a new one."
@@ -239,7 +238,7 @@ def unpack(shelf: Shelf, file: IO[bytes], commit: str, shallow: Sequence[str], n
 
 
 def send(source: Shelf, target: Shelf, commit: str) -> None:
-    """Copies a checkpoint from one workdir's objects to another's, if they are not the same."""
+    """Copy a checkpoint from one workdir's objects to another's, if they are not the same."""
     if source.kept == target.kept:
         return
     if source.form != target.form:
@@ -258,8 +257,8 @@ def bring(source: Shelf, target: Shelf, commit: str) -> None:
     """Copy a commit, with its history, from one workdir's repository to another's, if they are not
     the same.
 
-    Objects alone are copied, as perdure's own packs: nothing of either repository's configuration,
-    hooks or refs takes part. Raises NotFound where the source does not have the commit,
+    Only objects are copied, as perdure's own packs: configuration, hooks and refs of both
+    repositories are not used. Raises NotFound where the source does not have the commit,
     WorkspaceError.
     """
     if source.kept == target.kept:

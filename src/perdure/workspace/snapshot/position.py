@@ -1,6 +1,7 @@
-"""Where a workdir's files, its git directory and its repository lie, and what it stands at.
+"""Finds a workdir's files, its git directory, its repository, and its HEAD.
 
-`shelf` opens a workdir's checkpoints by it, `refs` finds the repositories that hold their refs.
+`shelf` uses it to open a workdir's checkpoints, `refs` to find the repositories that hold their
+refs.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from perdure.workspace.worktree import common_directory, git_directory
 
 
 def place_of(workspace: Workspace, path: Path, git: Git) -> tuple[Path, Path, Path] | None:
-    """(top of the files, the workdir's git directory, that of the whole repository); None without
-    git."""
+    """Return (top of the files, the workdir's git directory, that of the whole repository); None
+    without git."""
     match workspace.backend:
         case Backend.TASK:
             return None
@@ -40,7 +41,7 @@ def place_of(workspace: Workspace, path: Path, git: Git) -> tuple[Path, Path, Pa
             found = asked.run("rev-parse", "--absolute-git-dir", good=(0, 128))
             if found.code:
                 return None
-            # One call each: a name may hold a line's end.
+            # One call each, because a path may contain a newline.
             top, common = (
                 asked.run("rev-parse", "--path-format=absolute", what).text
                 for what in ("--show-toplevel", "--git-common-dir")
@@ -49,8 +50,8 @@ def place_of(workspace: Workspace, path: Path, git: Git) -> tuple[Path, Path, Pa
 
 
 def standing(repository: Git) -> tuple[str, str, str, str]:
-    """(HEAD, its tree, the branch, the form of ids); before the first commit the first two are
-    empty, and the tree also where git was not asked."""
+    """Return (HEAD, its tree, the branch, the hash algorithm of ids). HEAD and tree are empty
+    before the first commit; the tree is also empty where HEAD was read without git."""
     if repository.git_dir is not None and (known := on_disk.head(repository.git_dir)) is not None:
         return known[0], "", known[1], "sha1"
     asked = ("rev-parse", "HEAD", "HEAD^{tree}", "--symbolic-full-name", "HEAD")
@@ -75,7 +76,7 @@ def standing(repository: Git) -> tuple[str, str, str, str]:
 
 
 def common_of(workspace: Workspace) -> Path | None:
-    """The repository of a worktree that has lost its way to it, if that is there."""
+    """Return the repository of a worktree whose link to it is broken, if that repository exists."""
     if workspace.backend is not Backend.WORKTREE:
         return None
     common = common_directory(workspace.repo)

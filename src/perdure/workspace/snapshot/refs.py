@@ -1,8 +1,8 @@
-"""The refs that name a workdir's checkpoints: written so that a git that is killed blocks nobody,
-listed, and given up.
+"""The refs that name a workdir's checkpoints: written so that a killed git blocks no later one,
+listed, and deleted.
 
-Who writes holds the shelf's lock, and every git that it starts inherits it. So a lock file of git's
-that is found beside one of these refs is nobody's any more.
+A writer holds the shelf's lock, and every git that it starts inherits it. So a git lock file found
+beside one of these refs belongs to no running process.
 """
 
 from __future__ import annotations
@@ -22,19 +22,18 @@ from perdure.workspace.worktree import common_directory
 
 REFS = "refs/perdure/checkpoints"
 OUTSIDE = "refs/perdure/outside"
-"""What came from another machine: as long as a ref here names it, it is put back with care."""
+"""Refs of checkpoints from another machine, which are restored with extra checks."""
 LAST = "refs/perdure/last"
-"""What the newest look's index is made of: as long as this ref names it, no gc takes it from under
-the index."""
+"""Ref that names the commit of the newest look, so that gc keeps the objects of its index."""
 
 
 def order(refs: Git, shelf: Path, orders: Sequence[str]) -> None:
-    """Writes or deletes refs, all of them or none: `update NAME COMMIT [OLD]`, `verify NAME
-    COMMIT`, `delete NAME`. Raises GitFailed.
+    """Write or delete refs, all of them or none: `update NAME COMMIT [OLD]`, `verify NAME COMMIT`,
+    `delete NAME`. Raises GitFailed.
 
-    To delete, git (2.39) locks all packed refs of the repository for a moment, the user's among
-    them. So a mark on the shelf stands meanwhile: a lock that is younger than a mark which nobody
-    took away is that of a deletion that was killed.
+    For a deletion, git (2.39) briefly locks all packed refs of the repository, the user's included.
+    So a mark exists on the shelf meanwhile. If the mark is still there, a lock that is newer than
+    it was left by a deletion that was killed.
     """
     assert refs.git_dir is not None
     mark = shelf / "deleting"
@@ -56,8 +55,8 @@ def order(refs: Git, shelf: Path, orders: Sequence[str]) -> None:
 
 
 def keepers(places: Places, workspace: Workspace, git: Git) -> list[Git]:
-    """Every repository that may hold refs of this workdir's checkpoints, whether or not the workdir
-    is still there."""
+    """Return every repository that may hold refs of this workdir's checkpoints, even if the workdir
+    is gone."""
     found = []
     if (places.shelf(workspace.id) / "made").exists():
         found.append(git.at(places.root, places.shelf(workspace.id)))
@@ -76,7 +75,7 @@ def keepers(places: Places, workspace: Workspace, git: Git) -> list[Git]:
 
 
 def numbers(places: Places, workspace: Workspace, git: Git) -> dict[int, str]:
-    """The checkpoints by number, in order."""
+    """Return the checkpoints' commits by number, in order."""
     below = f"{REFS}/{workspace.id}"
     found = [
         (name.rpartition("/")[2], oid)
@@ -88,7 +87,7 @@ def numbers(places: Places, workspace: Workspace, git: Git) -> dict[int, str]:
 
 
 def is_whole(keeper: Git, commit: str) -> bool:
-    """Whether a repository has every file of a checkpoint, and the commits that it stands on."""
+    """Return whether a repository has every file of a checkpoint, and its parent commits."""
     parents = keeper.run(
         "rev-parse", "--verify", "--quiet", f"{commit}^@", good=(0, 1, 128)
     ).text.split()
@@ -99,7 +98,7 @@ def is_whole(keeper: Git, commit: str) -> bool:
 
 
 def holders(places: Places, workspace: Workspace, git: Git, number: int, commit: str) -> list[Git]:
-    """The repositories in which the checkpoint is kept by its ref, and whole."""
+    """Return the repositories that have the checkpoint's ref and its complete content."""
     name = f"{REFS}/{workspace.id}/{number}"
     found = [
         keeper
@@ -110,8 +109,8 @@ def holders(places: Places, workspace: Workspace, git: Git, number: int, commit:
 
 
 def forget(places: Places, workspace: Workspace, git: Git, which: Sequence[int]) -> None:
-    """Takes the refs of these checkpoints away. In a git directory of perdure's own, gc is given
-    its chance."""
+    """Delete the refs of these checkpoints. In a git directory of perdure's own, run git's
+    automatic gc too."""
     with held(places.lock(f"{workspace.id}.shelf")) as fd:
         for keeper in keepers(places, workspace, replace(git, keep=(*git.keep, fd))):
             there = keeper.refs(f"{REFS}/{workspace.id}", f"{OUTSIDE}/{workspace.id}")

@@ -1,13 +1,13 @@
-"""Makes a workdir again what it was at a checkpoint: files by their bytes, index, HEAD and branch,
-an operation in progress.
+"""Restores a workdir to a checkpoint: files as bytes, index, HEAD and branch, an operation in
+progress.
 
-`Checkpoints.put_in_place` calls it, holding the workdir's lock. What is there now is saved first,
-under a rescue ref, so the way back is a restore as well. Only what differs is written. It can be
-killed at any moment: run again, it saves what it finds and completes; what was there at first stays
-under the first rescue. What a checkpoint left out (see `scan`) stays as it is, unless it is in
-the way: then it goes to the trash.
+`Checkpoints.put_in_place` calls it and holds the workdir's lock. The current state is saved first
+under a rescue ref, so a restore can be undone by another one. Only differences are written. It can
+be killed at any moment: the next call saves what it finds and completes the restore, and the
+original state remains under the first rescue ref. A file that the checkpoint left out (see `scan`)
+is not touched, unless it is in the way: then it goes to the trash.
 
-A checkpoint may come from another machine, so nothing in it is believed: names, ids and the text
+A checkpoint may come from another machine, so nothing in it is trusted: names, ids and the text
 beside the trees are checked.
 """
 
@@ -45,21 +45,21 @@ _OID = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoredWorkdir:
-    """What came of it. `rescue` is what was there before; None if it was the same already, or
-    nothing."""
+    """The result of a restore. `rescue` is the previous state; None if nothing differed or there
+    was nothing to save."""
 
     rescue: Saved | None
     files: int = 0
-    """So many were written or taken away."""
+    """Number of files that were written or removed."""
     notes: tuple[str, ...] = ()
     differs: tuple[str, ...] = ()
-    """Names that are not as they were at the checkpoint, for all that was done: somebody writes
+    """Names that still differ from the checkpoint afterwards, because another process writes
     there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkdirCheckpoint:
-    """The workdir's half of a checkpoint, read and checked."""
+    """The workdir's part of a checkpoint, read and checked."""
 
     commit: str
     worktree: str
@@ -75,8 +75,8 @@ class WorkdirCheckpoint:
 
 
 def load(shelf: Shelf, commit: str) -> WorkdirCheckpoint:
-    """Reads a checkpoint. Raises NotFound if it is not there, WorkspaceError if it is no checkpoint
-    or a damaged one."""
+    """Read a checkpoint. Raises NotFound if it is missing, WorkspaceError if it is damaged or no
+    checkpoint."""
     named = (f"{commit}^{{commit}}", f"{commit}^{{tree}}", f"{commit}:checkpoint.json")
     found, tree, about = objects(shelf, *named)
     if found is None:
@@ -142,8 +142,8 @@ def put_in_place(
     *,
     branch: str = "",
 ) -> RestoredWorkdir:
-    """Makes the workdir what it was. `branch`: the branch to stand on, if not the checkpoint's (a
-    fork has its own).
+    """Restore the workdir to a checkpoint. `branch`: the branch to switch to, if not the
+    checkpoint's (a fork has its own).
 
     Raises NotFound, Conflict while a process works in it, WorkspaceError, GitFailed.
     """
@@ -192,8 +192,8 @@ def _put_in_place(
 
 
 def _nothing(shelf: Shelf) -> WorkdirCheckpoint | None:
-    """What a directory is that has no file, commit, index or operation: there is nothing in it to
-    save. None for any other."""
+    """Return the state of a directory without files, commits, index or operation, in which there is
+    nothing to save; None for any other."""
     admin = None if shelf.broken else shelf.admin
     if shelf.head or any(path.name != ".git" or admin is None for path in shelf.top.iterdir()):
         return None
@@ -205,7 +205,7 @@ def _nothing(shelf: Shelf) -> WorkdirCheckpoint | None:
 
 
 def drift(shelf: Shelf, commit: str, policy: str) -> tuple[str, ...]:
-    """The names of files that are no longer as they were at a checkpoint. Publishes nothing. Raises
+    """Return the names of files that differ from a checkpoint. Publishes nothing. Raises
     WorkspaceError, GitFailed."""
     wanted = load(shelf, commit)
 
@@ -241,18 +241,20 @@ def drift(shelf: Shelf, commit: str, policy: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """A workdir as it is now beside a checkpoint. Names are as on disk."""
+    """A workdir's current state compared with a checkpoint. Names are as on disk."""
 
     apart: tuple[str, ...]
-    """Files that differ, are new, or are gone, and those that somebody writes to at this moment."""
+    """Files that differ, are new, or are gone, and those that are being written to at this
+    moment."""
     left_out: tuple[tuple[str, str], ...]
-    """What no checkpoint would take now, each with why; a directory's name ends in a slash."""
+    """Files and directories that no checkpoint would take now, each with the reason; a directory's
+    name ends in a slash."""
     staged: bool
-    """Whether the checkpoint, or HEAD, has what is staged."""
+    """Whether the checkpoint or HEAD has everything that is staged."""
 
 
 def compare(shelf: Shelf, commit: str, policy: str) -> Compared:
-    """Hold the workdir against a checkpoint, by content alone. Publishes nothing. Raises NotFound,
+    """Compare the workdir with a checkpoint, by content alone. Publishes nothing. Raises NotFound,
     WorkspaceError, GitFailed."""
     wanted = load(shelf, commit)
     index = wanted.index or (
@@ -277,8 +279,8 @@ def compare(shelf: Shelf, commit: str, policy: str) -> Compared:
 
 
 def _apart(shelf: Shelf, before: str, after: str) -> list[Change]:
-    """What differs, but for the workdir's own git directory: as long as git could not use it, it
-    was saved as files."""
+    """Return the differences, without files of the workdir's own git directory: they were saved as
+    files while git could not use it."""
     found = changes(shelf, before, after)
     own = shelf.broken or shelf.admin is not None
     return [
@@ -289,8 +291,8 @@ def _apart(shelf: Shelf, before: str, after: str) -> list[Change]:
 
 
 def _callers() -> set[int]:
-    """This process and those that wait for it, up to the first: a shell that stands in the
-    directory and asked for this."""
+    """Return this process and its ancestors, such as the shell in the directory that requested the
+    restore."""
     found, pid = set[int](), os.getpid()
     with contextlib.suppress(OSError, ValueError):
         while pid > 0 and pid not in found:
@@ -324,8 +326,8 @@ def _stand(
     wanted: WorkdirCheckpoint,
     branch: str,
 ) -> list[str]:
-    """HEAD and branch first, then what is in progress, then the index. What HEAD and the branch
-    were is the rescue's parent."""
+    """Restore HEAD and branch first, then the operation in progress, then the index. The old HEAD
+    is the rescue's parent. Returns notes."""
     assert shelf.repository is not None and shelf.admin is not None
     if not wanted.head and not wanted.branch:
         return [
@@ -353,8 +355,8 @@ def _stand(
 
 
 def lend(shelf: Shelf, wanted: WorkdirCheckpoint) -> None:
-    """Gives the agent's own repository the objects that HEAD and index need, where checkpoints lie
-    outside of it."""
+    """Copy the objects that HEAD and the index need into the agent's own repository, where
+    checkpoints are kept outside of it."""
     if shelf.lent is None or shelf.repository is None:
         return
     asked = [
@@ -372,7 +374,7 @@ def lend_objects(shelf: Shelf, needed: Sequence[str], known: Sequence[str]) -> N
     """Copy objects from the shelf to the agent's own repository. `known`: commits that it may have
     already."""
     assert shelf.lent is not None and shelf.repository is not None
-    # What both sides have: the agent may have committed since its last checkpoint.
+    # Objects that both sides have: the agent may have committed since its last checkpoint.
     there = [
         oid
         for oid in known
@@ -398,8 +400,8 @@ def _move_head(
     wanted: WorkdirCheckpoint,
     branch: str,
 ) -> list[str]:
-    """Only the workdir's own branch, and the one that it stands on, are ever moved: others may be
-    somebody else's."""
+    """Move HEAD and the branch. Only the workdir's own branch, and the one that it is on, are ever
+    moved: others may belong to somebody else. Returns notes."""
     assert shelf.repository is not None
     git, full, why = shelf.repository, f"refs/heads/{branch}", "perdure: restore"
     if not branch:

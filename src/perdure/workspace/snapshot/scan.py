@@ -1,11 +1,10 @@
-"""What lies in a directory, as a tree of git's: every file by its bytes, whatever the repository
-says about it.
+"""Stores a directory as a git tree: every file as bytes, whatever the repository's settings.
 
-`capture` calls `scan` with an index of perdure's own, which knows from the last look what each file
-was: what has not changed is not read. git compares and reads (with conversions off, see `shelf`),
-`differences` decides what is taken; here what changed while it was being read is read again, modes
-are noted, and what git never keeps is put into the tree: a directory called `.git` is a piece of
-its own with an index of its own, under a name that git takes (see `escapes`).
+`capture` calls `scan` with an index of perdure's own, which has each file's state at the last look,
+so unchanged files are not read. git compares and reads files (with conversions off, see `shelf`),
+and `differences` decides what to save. This module reads files again that changed while they were
+being read, and records modes. It also adds to the tree what git never stores: a directory called
+`.git` is a separate piece with its own index, under a name that git accepts (see `escapes`).
 """
 
 from __future__ import annotations
@@ -45,12 +44,12 @@ def scan(
     *,
     kept: bool,
 ) -> str:
-    """Brings the piece's index up to date, and returns the tree of all that is in it; what else
-    there is goes into `found`.
+    """Update the piece's index and return the tree of everything in it; all other findings go into
+    `found`.
 
-    `known`: what the last look found. `policy`: which ignored files are taken (`small`, `all`,
-    `none`). `user_index`: a copy of the workdir's own index. `kept`: the index is for the next
-    look, too. Raises WorkspaceError for a directory without git that is too large, GitFailed.
+    `known`: the findings of the last look. `policy`: the ignored files to include (`small`, `all`,
+    `none`). `user_index`: a copy of the workdir's own index. `kept`: whether the next look uses the
+    index too. Raises WorkspaceError for a directory without git that is too large, GitFailed.
     """
     return _Scan(shelf, piece, known, found, policy, user_index, kept).run()
 
@@ -96,7 +95,7 @@ class _Scan:
         self._settle(moved)
         before = self.known.trees.get(self.piece.prefix, "")
         tree = before if before and not moved else self._git("write-tree").text
-        # With grafts it is in no commit, so it may be gone by the next look.
+        # With grafts no commit contains this tree, so it may be gone by the next look.
         self.found.trees[self.piece.prefix] = "" if grafts else tree
         self.found.pieces[self.piece.prefix] = self.piece.seen
         self.found.modes[self.piece.prefix] = self.modes
@@ -108,8 +107,7 @@ class _Scan:
         return self.eye.run(*args, index=self.piece.index, stdin=stdin, good=good)
 
     def _take(self, names: list[str], gone: list[str]) -> bool:
-        """Brings the index up to date with these names. Returns whether there was anything to
-        do."""
+        """Update the index for these names. Returns whether there was anything to do."""
         out = {name for name, _ in self.found.left_out}
         leaving = [*gone, *(name for name in names if self.outer + name in out)]
         if leaving:
@@ -130,8 +128,8 @@ class _Scan:
         return bool(names or leaving)
 
     def _recheck(self, names: list[str], started: int) -> None:
-        """Notes the modes of what was taken now or a moment before the last look: a later change of
-        the mode alone, within the same second, is one that git does not see."""
+        """Record the modes of files saved now or shortly before the last look. git does not see a
+        later change of only the mode within the same second."""
         out, recent = {name for name, _ in self.found.left_out}, []
         for name in dict.fromkeys(names):
             sign = _sign(f"{self.piece.root}/{name}")
@@ -141,8 +139,8 @@ class _Scan:
         self.found.recent[self.piece.prefix] = recent
 
     def _note(self, name: str, mode: int) -> None:
-        """Notes a mode (st_mode; of a directory, whose name ends in a slash, or a file) if it is
-        not the usual one."""
+        """Record a mode if it does not follow from the umask. `mode`: st_mode of a file, or of a
+        directory, whose name ends in a slash."""
         if (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) and modes.kept(mode) != modes.usual(
             mode, self.found.umask
         ):
@@ -151,7 +149,8 @@ class _Scan:
             self.modes.pop(name, None)
 
     def _update(self, names: list[str]) -> None:
-        """git reads the files. What it cannot read is found by halving, and left out."""
+        """Let git read the files. A file that it cannot read is found by bisection and handled
+        alone."""
         try:
             self._git(
                 "update-index",
@@ -178,8 +177,8 @@ class _Scan:
         self._update(names[half:])
 
     def _update_alone(self, name: str) -> None:
-        """A file that git could not take: perdure reads it as far as it is there. Raises GitFailed
-        where nothing can be written."""
+        """Save a file that git could not read: perdure reads what it can, or leaves it out. Raises
+        GitFailed where nothing can be written."""
         path = self.piece.root / name
         self._git("update-index", "--force-remove", "-z", "--stdin", stdin=joined([name]))
         self._git("hash-object", "-w", "--stdin", stdin=os.urandom(16))
@@ -193,9 +192,8 @@ class _Scan:
             self._leave(name, "it could not be read")
 
     def _settle(self, moved: bool) -> None:
-        """git reads a file again as long as its time is not older than the index's, in whole
-        seconds: so an index is written once more when the second in which it was made has
-        passed."""
+        """Rewrite the index once the second in which it was written has passed: git reads a file
+        again unless the file is older than the index, in whole seconds."""
         prefix = self.piece.prefix
         settled = prefix in self.known.settled and not moved
         if (
@@ -210,8 +208,8 @@ class _Scan:
             self.found.settled.append(prefix)
 
     def _directories(self, started: int) -> list[str]:
-        """Looks into each directory that changed since the last look for what git does not list:
-        returns names that it cannot keep."""
+        """Search each directory that changed since the last look for what git does not list.
+        Returns names that git cannot store."""
         seen, odd = self.piece.seen, list[str]()
         for name in [name for name in self.modes if ODD.fullmatch(name.rpartition("/")[2])]:
             del self.modes[name]
@@ -270,7 +268,7 @@ class _Scan:
                             "neither a file nor a link",
                         )
                         special.append((name, kind))
-        # What changed in the very moment of the look may change again within one tick of the clock.
+        # A directory that changed just before the look may change again within one clock tick.
         return (
             there.st_ctime_ns if there.st_ctime_ns < started - _RACY_NS else 0,
             sorted(odd),
@@ -278,7 +276,8 @@ class _Scan:
         )
 
     def _grafts(self, odd: list[str]) -> list[tuple[str, str, str]]:
-        """(mode, id, name in the tree) of everything that git cannot keep under its own name."""
+        """Return (mode, id, name in the tree) of everything that git cannot store under its own
+        name."""
         grafts = []
         for name in odd:
             path = self.piece.root / name
@@ -348,7 +347,7 @@ class _Scan:
 
 
 def _sign(path: str) -> tuple[int, ...] | None:
-    # Asked of every file, several times: joining with pathlib would take most of the time.
+    # Called for every file several times: joining with pathlib would take most of the time.
     try:
         seen = os.lstat(path)
     except OSError:
@@ -362,7 +361,7 @@ def _is_there(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
-        return True  # Behind a directory that nobody may look into.
+        return True  # Behind an unreadable directory.
     return True
 
 

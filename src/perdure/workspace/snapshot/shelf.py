@@ -1,12 +1,13 @@
-"""Where the checkpoints of a workdir lie, and the git that looks at it without trusting it.
+"""The storage of a workdir's checkpoints, and a git that inspects the workdir without trusting it.
 
 Each workdir has a shelf: a git directory of perdure's own beside its view. It holds what a look at
-the workdir needs: an index, attributes that turn every conversion of content off, and for a workdir
-without a repository, or with one that belongs to its agent, the objects and refs of the checkpoints
-too. Where the user's own repository stands behind the workdir, objects and refs go there (as a pack
-that no gc takes before a ref names what is in it), so that its gc keeps what a checkpoint needs.
+the workdir needs: an index, and attributes that turn off every conversion of content. For a workdir
+without a repository, or with one that belongs to its agent, it also holds the objects and refs of
+the checkpoints. For a workdir of the user's own repository, objects and refs are stored in that
+repository, so that its gc keeps what a checkpoint needs. They get there as a pack that gc leaves
+alone until a ref names its content.
 
-`capture`, `restore` and `pack` open it, under one lock a workdir.
+`capture`, `restore` and `pack` use it, under one lock for each workdir.
 """
 
 from __future__ import annotations
@@ -32,11 +33,12 @@ from perdure.workspace.snapshot.position import common_of, place_of, standing
 from perdure.workspace.snapshot.refs import LAST, OUTSIDE, REFS, order
 
 MOST_FILES = 200_000
-"""Without git, a directory of more files is not photographed: it may be somebody's whole disk."""
+"""Maximum number of files of a directory without git that is saved: a larger one may be a whole
+disk."""
 
 _CAP = 1 << 30
 FATAL = 128
-"""How git ends when it cannot go on with what is there."""
+"""Exit code of git for a fatal error."""
 _ATTRIBUTES = "* -text -eol -ident -filter -working-tree-encoding\n"
 _SETTINGS = (
     ("core.protectHFS", "false"),
@@ -45,53 +47,55 @@ _SETTINGS = (
     ("transfer.fsckObjects", "false"),
     ("core.untrackedCache", "false"),
 )
-"""Names that only other file systems take for `.git` are names here. Durability comes from one
-`flush` before a ref is written."""
+"""Settings for all calls: names that mean `.git` only on other file systems are ordinary names
+here. Durability comes from one `flush` before a ref is written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shelf:
-    """One workdir and its checkpoints. Without git `repository` and `admin` are None, and `head`
-    and `branch` empty."""
+    """One workdir and its checkpoints. Without git, `repository` and `admin` are None, and `head`
+    and `branch` are empty."""
 
     id: str
     top: Path
     directory: Path
     objects: Path
-    """Where objects are written."""
+    """Directory that objects are written to."""
     eye: Git
-    """Sees the workdir's files, with perdure's own git directory."""
+    """Git on the workdir's files, with perdure's own git directory."""
     refs: Git
     """The repository whose refs name the checkpoints."""
     form: str
     shared: Path | None = None
-    """The objects of the user's own repository, where that is what keeps the checkpoints."""
+    """Objects directory of the user's own repository, where that keeps the checkpoints."""
     repository: Git | None = None
     admin: Path | None = None
-    """The workdir's own git directory: its HEAD, its index, what is in progress."""
+    """The workdir's own git directory: HEAD, index, operation in progress."""
     lent: Path | None = None
-    """The agent's objects, read where a checkpoint's history comes from there; never borrowed
-    from."""
+    """Objects directory of the agent, read where a checkpoint's history comes from there; never
+    borrowed from."""
     head: str = ""
     branch: str = ""
     pinned: str = ""
     most_files: int = MOST_FILES
     borrowed: Git | None = None
-    """The cache that an isolated workdir began from."""
+    """Git on the cache that an isolated workdir began from."""
     trees: dict[str, str] = field(default_factory=dict)
-    """The trees of commits, as far as they are known."""
+    """Known trees, by commit."""
     broken: bool = False
-    """There was a git directory, and no git can use it: only files can be saved and put back."""
+    """Whether there was a git directory that git cannot use: then only files can be saved and
+    restored."""
 
     def without_git(self) -> Shelf:
-        """The same shelf, for the bare files: the workdir's git directory cannot be used."""
+        """Return the same shelf for files only, because the workdir's git directory cannot be
+        used."""
         return replace(
             self, repository=None, admin=None, lent=None, head="", branch="", broken=True
         )
 
     @property
     def tree(self) -> str:
-        """The tree of HEAD; empty before the first commit. Raises GitFailed."""
+        """Return the tree of HEAD; empty before the first commit. Raises GitFailed."""
         if not self.head or self.repository is None:
             return ""
         if self.head not in self.trees:
@@ -108,8 +112,8 @@ class Shelf:
         lent: bool = False,
         timeout_s: float = 1800.0,
     ) -> GitResult:
-        """git on the shelf. `index`: the index to use; `lent`: it may read the agent's objects
-        too."""
+        """Run git on the shelf. `index`: the index to use; `lent`: git may also read the agent's
+        objects."""
         env = {
             "GIT_OBJECT_DIRECTORY": str(self.objects),
             "GIT_LITERAL_PATHSPECS": "0" if args[0] == "check-ignore" else "1",
@@ -130,19 +134,18 @@ class Shelf:
 
     @property
     def kept(self) -> Path:
-        """The objects among which checkpoints are kept."""
+        """Return the objects directory in which checkpoints are kept."""
         return self.shared or self.objects
 
     def looking_at(self, root: Path) -> Shelf:
-        """The same shelf, seeing another directory."""
+        """Return the same shelf with another directory as its files."""
         return replace(self, top=root, eye=replace(self.eye, cwd=root, work_tree=root))
 
     def ref(self, number: int) -> str:
         return f"{REFS}/{self.id}/{number}"
 
     def put(self, kind: str, content: bytes) -> str:
-        """Writes one small object (loose, as git does it) without a process of its own, and returns
-        its id."""
+        """Write one small loose object without starting a process; return its id."""
         whole = f"{kind} {len(content)}\0".encode() + content
         oid = hashlib.new(self.form, whole).hexdigest()
         place = self.objects / oid[:2] / oid[2:]
@@ -156,9 +159,8 @@ class Shelf:
         return oid
 
     def take_in(self, pack: IO[bytes]) -> None:
-        """Reads a pack into the objects, if it stands the test: git checks each object and each
-        link, in a quarantine. Raises GitFailed for one that is damaged; then nothing was taken
-        in."""
+        """Import a pack after git has checked each object and each link in a quarantine directory.
+        Raises GitFailed for a damaged pack; then nothing was imported."""
         quarantine = self.kept / f"tmp_objdir-perdure-{secrets.token_hex(6)}"
         (quarantine / "pack").mkdir(parents=True, mode=0o700)
         env = {
@@ -180,11 +182,11 @@ class Shelf:
             shutil.rmtree(quarantine, ignore_errors=True)
 
     def _settle(self, packed: Path) -> None:
-        """Moves a pack to where checkpoints are kept, marked so that no gc takes it; `let_go` ends
-        that, when a ref names it."""
+        """Move a pack to where checkpoints are kept, marked so that gc leaves it alone; `let_go`
+        removes the mark when a ref names its content."""
         place = self.kept / "pack"
         place.mkdir(exist_ok=True)
-        # The index last: a pack is there for git as soon as its index is.
+        # The index last: git sees a pack as soon as its index exists.
         for path in sorted(packed.iterdir(), key=lambda path: path.suffix == ".idx"):
             if path.suffix == ".pack" and self.shared is not None:
                 path.with_suffix(".keep").write_text(self._mark)
@@ -196,38 +198,40 @@ class Shelf:
         return f"perdure {self.id}\n"
 
     def let_go(self) -> None:
-        """The packs of this workdir that were kept from gc are named by a ref now."""
+        """Remove the marks that keep gc from this workdir's packs, because a ref names their
+        content now."""
         for path in (self.kept / "pack").glob("pack-*.keep"):
             if read(path) == self._mark:
                 path.unlink(missing_ok=True)
 
     def drop_packs(self) -> None:
-        """Remove the packs of this workdir that are kept from gc: nothing names them."""
+        """Remove the packs of this workdir that are kept from gc, because no ref names their
+        content."""
         for path in (self.kept / "pack").glob("pack-*.keep"):
             if read(path) == self._mark:
-                # The index first: without it the pack is not there for git.
+                # The index first: without it git does not see the pack.
                 for suffix in (".idx", ".rev", ".pack", ".keep"):
                     path.with_suffix(suffix).unlink(missing_ok=True)
 
     def _hand_over(self, commit: str, last: str) -> None:
-        """Brings what is new of a commit into the user's repository, as one pack. Raises GitFailed
-        where any of it is gone meanwhile.
+        """Copy the new objects of a commit into the user's repository, as one pack. Raises
+        GitFailed where any of them is gone by now.
 
-        Loose, a `git prune --expire=now` of somebody could take it before there is a ref, and a ref
-        without its objects is one at which every later gc of the repository fails.
+        Loose objects could be removed by a `git prune --expire=now` before a ref names them. A ref
+        without its objects makes every later gc of the repository fail.
         """
         there = [f"^{last}^{{tree}}"] if last else []
         there += [f"^{self.head}", f"^{self.head}^{{tree}}"] if self.head else []
         self.receive(self, [commit, *there], "--window=0")
 
     def receive(self, source: Shelf, revisions: Sequence[str], *options: str) -> None:
-        """Copy what the revisions lead to from a shelf to where this one keeps checkpoints, as one
+        """Copy what the revisions reach from a shelf to where this one keeps checkpoints, as one
         pack. Raises GitFailed.
 
         git writes a pack to a temporary file below GIT_OBJECT_DIRECTORY, then renames it (2.39,
         builtin/pack-objects.c). The shelf and the user's repository may be on different file
-        systems, where that rename fails, so for this call git's objects are in a directory beside
-        the final place.
+        systems, where that rename fails. So for this call git's objects directory is one beside the
+        final place.
         """
         stage = self.kept / f"incoming-{secrets.token_hex(6)}"
         stage.mkdir(mode=0o700)
@@ -247,7 +251,7 @@ class Shelf:
             shutil.rmtree(stage, ignore_errors=True)
 
     def commit(self, revision: str) -> str:
-        """The id of a commit that is here whole, or empty."""
+        """Return the id of a commit that exists here; otherwise an empty string."""
         return self.run(
             "rev-parse",
             "--verify",
@@ -258,7 +262,7 @@ class Shelf:
         ).text
 
     def is_outside(self, commit: str) -> bool:
-        """Whether a checkpoint came from another machine."""
+        """Return whether a checkpoint came from another machine."""
         return bool(
             self.refs.run("for-each-ref", "--count=1", f"--points-at={commit}", OUTSIDE).text
         )
@@ -267,12 +271,12 @@ class Shelf:
         self.order(f"update {OUTSIDE}/{self.id}/{name} {commit}")
 
     def order(self, *orders: str) -> None:
-        """Writes or deletes refs that only the holder of the shelf's lock writes, all of them or
+        """Write or delete refs that only the holder of the shelf's lock writes, all of them or
         none: `update NAME COMMIT [OLD]`, `verify NAME COMMIT`, `delete NAME`. Raises GitFailed."""
         order(self.refs, self.directory, orders)
 
     def publish(self, name: str, commit: str, *, last: str = "") -> None:
-        """Makes the objects durable and lets a ref name the commit; durable, too, when this
+        """Make the objects durable and set a ref to the commit; the ref is durable too when this
         returns.
 
         `last`: the commit that this one was made from. Raises GitFailed if it is no longer kept:
@@ -313,11 +317,11 @@ def shelf(
     pinned: str = "",
     most_files: int = MOST_FILES,
 ) -> Iterator[Shelf]:
-    """The workdir's shelf, locked. `clone_cache`: what an isolated workdir's shelf borrows from;
-    `pinned`: the commit it began at.
+    """Yield the workdir's shelf, locked. `cache`: the clone cache that an isolated workdir's shelf
+    borrows from; `pinned`: the commit that the workdir began at.
 
-    A worktree or isolated workdir with a git directory that cannot be used has a `broken` shelf.
-    Raises WorkspaceError where the workdir is not there, GitFailed.
+    A worktree or isolated workdir whose git directory cannot be used has a `broken` shelf. Raises
+    WorkspaceError where the workdir is missing, GitFailed.
     """
     path = Path(workspace.path)
     if not path.is_dir():
@@ -395,8 +399,8 @@ def shelf(
 
 
 def try_hand_over(scratch: Path, repository: Path, git: Git) -> None:
-    """Hand a small object over from a directory to a repository and remove it again, as a
-    checkpoint of a worktree does.
+    """Copy a small object from a directory to a repository and remove it again, as a checkpoint of
+    a worktree does.
 
     `repository` is its git directory. Raises GitFailed or OSError where no checkpoint could be
     taken there.
@@ -468,10 +472,10 @@ def _agree(path: Path, text: str) -> None:
 
 
 def split(out: bytes) -> list[str]:
-    """What git wrote with -z."""
+    """Split the output of git's -z."""
     return [part for part in os.fsdecode(out).split("\0") if part]
 
 
 def joined(names: Sequence[str]) -> bytes:
-    """Names as git reads them with -z --stdin."""
+    """Join names as git reads them with -z --stdin."""
     return b"".join(os.fsencode(name) + b"\0" for name in names)

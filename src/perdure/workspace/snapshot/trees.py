@@ -1,6 +1,6 @@
-"""Trees and commits on a `shelf`: written, read and compared, and which objects are not there.
+"""Writes, reads and compares trees and commits on a `shelf`, and finds missing objects.
 
-`capture` makes checkpoints of them, `restore`, `files` and `pack` read them again.
+`capture` makes checkpoints with it; `restore`, `files` and `pack` read them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from perdure.workspace.snapshot.shelf import Shelf, split
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """How one name differs between two trees. `state`: A, D, M or T; what is not there has mode
+    """How one name differs between two trees. `state`: A, D, M or T; a missing side has mode
     `000000`."""
 
     old_mode: str
@@ -22,11 +22,11 @@ class Change:
     new: str
     state: str
     name: str
-    """As it stands in the tree."""
+    """Name as in the tree."""
 
 
 def changes(shelf: Shelf, before: str, after: str) -> list[Change]:
-    """What differs between two trees, file by file."""
+    """Return the differences between two trees, file by file."""
     if before == after:
         return []
     said = split(
@@ -42,7 +42,8 @@ def changes(shelf: Shelf, before: str, after: str) -> list[Change]:
 
 
 def missing(shelf: Shelf, ids: list[str], *, lent: bool = False) -> list[str]:
-    """Those of the objects that are not on the shelf, nor, with `lent`, with the agent."""
+    """Return those of the objects that neither the shelf nor, with `lent`, the agent's repository
+    has."""
     if not ids:
         return []
     said = shelf.run(
@@ -52,7 +53,7 @@ def missing(shelf: Shelf, ids: list[str], *, lent: bool = False) -> list[str]:
 
 
 def objects(shelf: Shelf, *names: str) -> list[tuple[str, bytes] | None]:
-    """Return id and content of each named object, by one git; None for one that is not there.
+    """Return id and content of each named object, read by one git process; None for a missing one.
 
     Raises GitFailed.
     """
@@ -86,7 +87,7 @@ def entries(tree: bytes, form: str) -> dict[str, str]:
 
 
 def commit_of(shelf: Shelf, commit: str) -> tuple[dict[str, tuple[str, str]], list[str]]:
-    """A checkpoint's entries (mode and id by name) and its parents."""
+    """Return a checkpoint's entries (mode and id by name) and its parents."""
     entries = {}
     for line in split(shelf.run("ls-tree", "-z", commit).stdout):
         facts, _, name = line.partition("\t")

@@ -1,16 +1,16 @@
-"""Task files: what a person gives with `--file` and `--context`, kept by content, and put into the
-workdir when an attempt starts.
+"""Task files: what a person gives with `--file` and `--context`, stored by content, and put into
+the workdir when an attempt starts.
 
 `service` calls `take` when instructions come with files; `engine.attempt.preparation` calls `place`
-before it writes the prompt. An update may bring a new version of a file that the agent has edited:
-the strategy says whose stays (`keep`, `replace`, `merge`), and no version is overwritten that does
-not stand in a backup. What is to be done is written into the journal first, with every content
-known by its digest; after a kill the next attempt completes it and decides nothing again. The
-workdir is the agent's: no link in it is followed.
+before it writes the prompt. An update may contain a new version of a file that the agent has
+edited. The strategy says which version stays (`keep`, `replace`, `merge`), and no version is
+overwritten without a backup. The plan is written to the journal first, with a digest of every
+content. After a kill the next attempt completes that plan without deciding again. The workdir is
+the agent's: no link in it is followed.
 
-`contents` keeps bytes, `intake` reads the person's files, `merge` asks git for a three-way merge,
-`workdir` looks and writes, `placement` plans and completes, `prompt_note` has the words for the
-agent. Which rule applies to which file is `perdure.rules.placement`'s to say.
+`contents` stores bytes, `intake` reads the person's files, `merge` makes a three-way merge with
+git, `workdir` reads and writes files, `placement` plans and completes, `prompt_note` has the text
+for the agent. `perdure.rules.placement` decides which rule applies to which file.
 """
 
 from __future__ import annotations

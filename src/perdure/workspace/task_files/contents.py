@@ -1,7 +1,8 @@
-"""Bytes by their SHA-256 below `{state}/given`: every version that was given, and every merge,
-readable by the owner alone.
+"""Stores bytes by their SHA-256 below `{state}/given`: every version that was given, and every
+merge, readable only by the owner.
 
-A content is there whole or not at all, and is never changed. Other rooms only name digests.
+A content is stored completely or not at all, and is never changed. Other modules refer to it by
+digest.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ class Contents:
         self.directory = state / "given"
 
     def path(self, sha256: str) -> Path:
-        """Where the content lies, or would."""
+        """Return the path of the content, whether or not it exists."""
         return self.directory / sha256[:2] / sha256
 
     def put(self, content: bytes) -> str:
-        """Keeps it, for certain, and returns its digest. Raises StoreError."""
+        """Store the content durably and return its digest. Raises StoreError."""
         digest = hashlib.sha256(content).hexdigest()
         place = self.path(digest)
         try:
@@ -40,7 +41,7 @@ class Contents:
         return digest
 
     def get(self, sha256: str) -> bytes | None:
-        """The content; None where it is not here, or damaged."""
+        """Return the content; None where it is missing or damaged."""
         if not re.fullmatch("[0-9a-f]{64}", sha256):
             return None
         try:
@@ -51,8 +52,7 @@ class Contents:
 
 
 def write(place: Path, content: bytes) -> None:
-    """Writes a file of perdure's own, all of it or nothing, readable by its owner alone. Raises
-    OSError."""
+    """Write a file of perdure's own atomically, readable only by its owner. Raises OSError."""
     private_directories(place.parent)
     fresh = place.parent / f".{secrets.token_hex(8)}"
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -69,7 +69,7 @@ def write(place: Path, content: bytes) -> None:
 
 
 def private_directories(directory: Path) -> None:
-    """Makes what is missing of a path, durably. Raises OSError."""
+    """Make the missing directories of a path, durably. Raises OSError."""
     for missing in reversed(
         [each for each in (directory, *directory.parents) if not each.exists()]
     ):
@@ -78,7 +78,7 @@ def private_directories(directory: Path) -> None:
 
 
 def sync(directory: Path) -> None:
-    """Makes what happened in a directory durable."""
+    """Make changes in a directory durable."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

@@ -1,9 +1,8 @@
-"""Reads the files that a person gives: `--file PATH[=DEST]` and all below `--context DIR`. All are
-checked before one is kept.
+"""Reads the files that a person gives: `--file PATH[=DEST]` and everything below `--context DIR`.
+All are checked before the first is stored.
 
-Called by `service` when a run is submitted or updated. A path that the person named may be a link;
-below DIR links are left out, as is whatever is no ordinary file, and `.git`. What is left out is
-told.
+Called by `service` when a run is submitted or updated. A path that the person named may be a link.
+Below DIR, links, special files and `.git` are left out, and reported.
 """
 
 from __future__ import annotations
@@ -22,22 +21,22 @@ LARGEST = 16 << 20
 MOST = 10_000
 TOGETHER = 256 << 20
 SOME = 5
-"""Names in a sentence."""
+"""Maximum number of names in a sentence."""
 LONGEST_NAME = 1000
-"""Bytes of a name, so that a backup of it has a name that is possible too."""
+"""Maximum length of a name, in bytes; leaves room for the path of its backup."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileRequest:
-    """What a person asked for. `files` are `PATH` or `PATH=DEST`; `context` is a directory, empty
-    for none."""
+    """The files that a person gives. `files` are `PATH` or `PATH=DEST`; `context` is a directory,
+    empty for none."""
 
     cwd: Path
     files: tuple[str, ...] = ()
     context: str = ""
     on_edit: OnEdit = OnEdit.MERGE
     tell: Callable[[str], None] = lambda text: None
-    """Is told, in a sentence, what was left out."""
+    """Called with a sentence on what was left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +44,12 @@ class _Source:
     path: Path
     name: str
     flags: int
-    """How it is opened: below DIR no link is followed."""
+    """Flags for opening the file: below DIR no link is followed."""
 
 
 def take(contents: Contents, asked: FileRequest) -> Given:
-    """Keeps the files. Raises UsageError for what cannot be taken, NotFound for what is not
-    there."""
+    """Store the files. Raises UsageError for files that cannot be given, NotFound for missing
+    ones."""
     left_out: list[str] = []
     sources = {source.name: source for source in _below(asked, left_out)}
     named: set[str] = set()
@@ -84,8 +83,8 @@ def take(contents: Contents, asked: FileRequest) -> Given:
 
 
 def check_name(name: str) -> str:
-    """A name that a file may have in the workdir. Raises UsageError for one that leads out, or
-    means something to git or perdure."""
+    """Return a name that a file may have in the workdir. Raises UsageError for a name that leads
+    outside, or is reserved by git or perdure."""
     try:
         raw = name.encode()
     except UnicodeEncodeError:
@@ -123,7 +122,7 @@ def _named(cwd: Path, text: str) -> _Source:
 
 
 def _below(asked: FileRequest, left_out: list[str]) -> Iterator[_Source]:
-    """The files below the context directory."""
+    """Yield the files below the context directory."""
     if not asked.context:
         return
     top = asked.cwd / Path(asked.context).expanduser()

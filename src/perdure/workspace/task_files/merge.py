@@ -1,8 +1,8 @@
 """A three-way merge of one file, by `git merge-file` on copies in a directory of its own: no
 repository takes part.
 
-Called by `placement`. Both sides' changes are joined; where they touch the same lines the result
-has all three versions between marks (`--zdiff3`, git 2.35 and newer), labelled with whose they are.
+Called by `placement`. Where both sides changed the same lines, the result has all three versions
+between labeled marks (`--zdiff3`, git 2.35 and newer).
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from perdure.errors import GitFailed
 from perdure.host.git import Git
 
 LARGEST = 4 << 20
-"""Bytes of a file that is merged; a larger one is a conflict."""
+"""Maximum size of a file to merge, in bytes; a larger one is a conflict."""
 MOST_CONFLICTS = 127
-"""git's exit code counts them up to here."""
+"""Highest number of conflicts that git's exit code can report."""
 
 
 def merged(
     own: bytes, base: bytes, given: bytes, labels: tuple[str, str, str], environ: Mapping[str, str]
 ) -> tuple[bytes, int] | None:
-    """The joined bytes and the number of conflicts in them. None where the files are no text, or
+    """Return the merged bytes and the number of conflicts in them; None where a file is binary or
     too large."""
     sides = (own, base, given)
     if any(len(side) > LARGEST or b"\0" in side for side in sides):

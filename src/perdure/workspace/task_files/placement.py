@@ -1,12 +1,12 @@
-"""Brings the task files of the newest instructions into a workdir, so that a kill at any moment
-loses and repeats nothing.
+"""Puts the task files of the newest instructions into a workdir, so that a kill at any moment loses
+and repeats nothing.
 
-`engine.attempt.preparation` calls `place` under the workdir's lock, before the agent is told
-anything. Three steps: each file is looked at and decided (`perdure.rules.placement`), with the
-agent's version copied to the run's backups and a merge kept among the contents; the plan goes into
-the journal; then the files are written. What stands in the journal as planned is completed by the
-next call: a file that has the content of before is written, one that has the content of after is
-done, and any other was changed by somebody and stays.
+`engine.attempt.preparation` calls `place` under the workdir's lock, before the prompt is written.
+There are three steps. First each file is inspected and decided on (`perdure.rules.placement`); the
+agent's version is copied to the run's backups, and a merge is stored among the contents. Then the
+plan is written to the journal. Then the files are written. If a plan in the journal is not
+complete, the next call completes it. A file that still has its old content is written, one that has
+its new content is done, and a file with any other content was changed by somebody and stays.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from perdure.workspace.task_files.merge import merged
 from perdure.workspace.task_files.workdir import TaskFileWorkdir
 
 A_RECORD = 50
-"""Files that one event names."""
+"""Maximum number of files named in one event."""
 _WRITES = (FileAction.WRITTEN, FileAction.REPLACED, FileAction.MERGED, FileAction.CONFLICT)
 NOT_HERE = "its content is not on this machine"
 NO_TEXT = "the versions cannot be merged: they are no text, or too large"
@@ -50,7 +50,8 @@ NO_TEXT = "the versions cannot be merged: they are no text, or too large"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilePlace:
-    """Where the files go, and where backups and contents lie. `token` is the run's id."""
+    """The workdir that the files are put into, and the directories of backups and contents. `token`
+    is the run's id."""
 
     workdir: Path
     backups: Path
@@ -58,7 +59,7 @@ class FilePlace:
     environ: Mapping[str, str]
     token: str
     fresh: bool = False
-    """The workdir was made anew: what was put there once is gone."""
+    """Whether the workdir was newly made: files placed earlier are gone."""
 
 
 def place(
@@ -67,11 +68,11 @@ def place(
     records: Sequence[Record],
     record: Callable[[list[AnyEvent]], None],
 ) -> None:
-    """Completes what a kill left, then puts the files of the newest version in place. `record`
-    appends to the journal.
+    """Complete a plan that a kill interrupted, then put the files of the newest version in place.
+    `record` appends to the journal.
 
-    Raises WorkspaceError where a file cannot be read or written, UsageError for a name that no file
-    may have.
+    Raises WorkspaceError where a file cannot be read or written, UsageError for an invalid file
+    name.
     """
     now = placement_of(records)
     try:
@@ -99,7 +100,7 @@ def place(
 def _planned(
     at: FilePlace, now: Placement, contexts: Sequence[Context], version: int
 ) -> list[FileChange]:
-    """What is to be done with each file; what this needs is durable."""
+    """Return what to do with each file; backups and merges that this needs are durable."""
     files, workdir = wanted(contexts), TaskFileWorkdir(at.workdir)
     folder = _Backups(at.backups / f"v{version}", workdir)
     changes = []
@@ -160,7 +161,7 @@ def _merged(at: FilePlace, folder: _Backups, bare: FileChange) -> FileChange:
     if joined is None:
         return replace(bare, action=FileAction.CONFLICT, backup=backup, why=NO_TEXT)
     content, conflicts = joined
-    # As with the lines: whoever changed it since the base has the say.
+    # As with lines, the side that changed the executable bit since the base wins.
     executable = (
         bare.given if bare.before.endswith("+x") == bare.base.endswith("+x") else bare.before
     ).endswith("+x")
@@ -197,14 +198,14 @@ def _completed(
 
 
 class _Backups:
-    """Copies of files of a workdir, by their names, below a directory of one version."""
+    """Copies of a workdir's files, by name, in a directory for each version."""
 
     def __init__(self, directory: Path, workdir: TaskFileWorkdir) -> None:
         self._directory, self._workdir = directory, workdir
 
     def save(self, name: str, expected: str) -> str:
-        """Copies a file and returns where it is. Raises WorkspaceError if it is not what it was a
-        moment ago."""
+        """Copy a file and return the copy's path. Raises WorkspaceError if the file has changed
+        since it was inspected."""
         with self._workdir.opened(name) as file:
             saved = self.copy(name, file) if file is not None else None
         if (
@@ -219,8 +220,8 @@ class _Backups:
         return str(saved)
 
     def copy(self, name: str, file: BinaryIO) -> Path:
-        """Copies an open file. One that lies there with other bytes stays, and the copy gets
-        another place."""
+        """Copy an open file. An existing copy with other bytes stays, and the new copy gets another
+        path."""
         file.seek(0)
         content = file.read()
         place, number = self._directory / name, 0
@@ -231,7 +232,7 @@ class _Backups:
 
 
 def _is_at(place: Path, content: bytes) -> bool:
-    """Whether the file has this content now: written, if nothing was in the way."""
+    """Return whether the file has this content now; writes it if there was none."""
     try:
         if place.is_file():
             return place.read_bytes() == content

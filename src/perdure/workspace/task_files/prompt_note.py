@@ -1,8 +1,8 @@
-"""What the agent is told of its task files: one short paragraph, with names, where the copies are,
-and what it did not get to see.
+"""The text on task files in an agent's prompt: one short paragraph with their names, the paths of
+the backups, and changes that the agent has not seen.
 
-Called by `engine.attempt.prompt_facts`. Names may be hostile, so each is one word; the difference
-between two versions that were given is trimmed.
+Called by `engine.attempt.prompt_facts`. Names are untrusted, so each is quoted as one word. The
+difference between two given versions is shortened.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from perdure.workspace.task_files.contents import Contents
 
 NAMES = 10
 DIFFERED = 256 << 10
-"""Bytes of a version that is compared with another for the agent's eyes."""
+"""Maximum size of a version that is compared with another for the prompt, in bytes."""
 DIFF_LINES = 40
 DIFF_WIDTH = 200
 _LEAD = {
@@ -27,7 +27,7 @@ _LEAD = {
 
 
 def told(changes: Sequence[FileChange], contents: Contents) -> str:
-    """The paragraph; empty where there is nothing to tell."""
+    """Return the paragraph; empty where there is nothing to report."""
     by_action: dict[FileAction, list[FileChange]] = {}
     for change in changes:
         kind = FileAction.WRITTEN if change.action is FileAction.SAME else change.action
@@ -91,7 +91,7 @@ def _sentence(change: FileChange, contents: Contents) -> str:
 
 
 def _difference(change: FileChange, contents: Contents) -> str:
-    """What changed between the two versions that were given."""
+    """Return the difference between the two given versions; empty where there is none to show."""
     if not change.base or change.base == change.given:
         return ""
     sides = [contents.get(digest_of(each)) for each in (change.base, change.given)]
@@ -117,5 +117,5 @@ def _names(some: Sequence[FileChange]) -> str:
 
 
 def _word(name: str) -> str:
-    """A name as one word: a newline, quote or space in it cannot end it."""
+    """Return a name quoted as one word, which no newline, quote or space in it can end."""
     return f"`{name}`" if re.fullmatch(r"[\w./+@-]+", name) else repr(name)

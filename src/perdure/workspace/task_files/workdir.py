@@ -1,10 +1,10 @@
-"""Looks at files of a workdir, and puts others in their place, though an agent may have left
-anything there.
+"""Reads files of a workdir and replaces them, safely against anything that an agent may have left
+there.
 
-Used by `placement`. Directories are opened one by one and no link is followed, so what stands in
-the way of a name leads nowhere else: it counts as odd and stays. A file is written beside its
-place, made durable, and exchanged in one step, only where the workdir still has what it had; a file
-of another content is never overwritten.
+Used by `placement`. Directories are opened one by one and no link is followed, so nothing on the
+way to a name leads outside: it counts as odd and stays. A file is written beside its final path,
+made durable, and exchanged in one step, only if the workdir still has the expected content. A file
+with other content is never overwritten.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import BinaryIO
 from perdure.rules.placement import ODD, mark_of
 
 LARGEST = 256 << 20
-"""Bytes of a file that is looked at; a larger one counts as odd."""
+"""Maximum size of a file that is read, in bytes; a larger one counts as odd."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -38,7 +38,8 @@ class TaskFileWorkdir:
         self._written: set[tuple[str, ...]] = set()
 
     def mark(self, name: str) -> str:
-        """What lies there, by its mark. Raises OSError for what cannot be read."""
+        """Return the mark of the file's content and mode; empty without one. Raises OSError for a
+        file that cannot be read."""
         try:
             with self.opened(name) as file:
                 return _mark(file) if file is not None else ""
@@ -47,7 +48,7 @@ class TaskFileWorkdir:
 
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[BinaryIO | None]:
-        """The file, to be read; None if there is none. Raises Odd."""
+        """Yield the file, open for reading; None if there is none. Raises Odd."""
         with contextlib.ExitStack() as stack:
             *above, last = _parts(name)
             try:
@@ -65,12 +66,12 @@ class TaskFileWorkdir:
         token: str,
         rescue: Callable[[BinaryIO], None],
     ) -> bool:
-        """Puts the content there if the workdir has what is marked `before`; False, and nothing is
-        done, if it has not.
+        """Write the content if the file's mark is `before`. Return whether the file now has the
+        mark `after`; False means that nothing was done.
 
-        `token` tells this writing from others: what a kill left of it is cleared away. `rescue`
-        gets the file that was replaced, if somebody wrote into it at that very moment. Raises
-        OSError.
+        `token` identifies this write, so that what a kill left of it is recognized and removed.
+        `rescue` is called with the replaced file if another process wrote to it at that very
+        moment. Raises OSError.
         """
         try:
             *above, last = _parts(name)
@@ -99,7 +100,7 @@ class TaskFileWorkdir:
         return True
 
     def sync(self) -> None:
-        """Makes all that was put there durable."""
+        """Make everything that was written durable."""
         for above in self._written:
             for length in range(len(above) + 1):
                 with (
@@ -111,7 +112,7 @@ class TaskFileWorkdir:
 
     @contextlib.contextmanager
     def _directory(self, parts: list[str] | tuple[str, ...], *, make: bool) -> Iterator[int]:
-        """A directory of the workdir. Raises Odd, FileNotFoundError."""
+        """Yield a descriptor of a directory in the workdir. Raises Odd, FileNotFoundError."""
         fd = os.open(self._top, _DIRECTORY)
         try:
             for part in parts:
@@ -132,8 +133,8 @@ class TaskFileWorkdir:
 
 
 def _parts(name: str) -> list[str]:
-    """The parts of a name. Raises Odd for one that leads out or into git's directory: a journal
-    from elsewhere may say anything."""
+    """Return the parts of a name. Raises Odd for a name that leads outside or into git's directory:
+    a journal from another machine is not trusted."""
     parts = name.split("/")
     if any(part in ("", ".", "..") or part.lower() == ".git" or "\0" in part for part in parts):
         raise Odd
@@ -141,7 +142,7 @@ def _parts(name: str) -> list[str]:
 
 
 def _open(fd: int, name: str) -> BinaryIO | None:
-    """An ordinary file, open; None if nothing has the name. Raises Odd."""
+    """Open an ordinary file; None if there is none. Raises Odd."""
     try:
         found = os.lstat(name, dir_fd=fd)
         if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST:
@@ -166,7 +167,7 @@ def _mark(file: BinaryIO) -> str:
 
 
 def _clear(fd: int, fresh: str, content: bytes) -> bool:
-    """Takes away what a kill left of the same writing. False for anything else of that name."""
+    """Remove what a kill left of the same write. Return False for anything else of that name."""
     try:
         file = _open(fd, fresh)
     except Odd:
@@ -202,14 +203,15 @@ def _fill(
 
 
 def _rights(before: int, executable: bool) -> int:
-    """The rights of what was there; who may read it may run it, where that is new."""
+    """Return the mode for a file that replaces another. Read and write permissions stay. If the
+    file becomes executable, all who may read it may run it."""
     if not executable:
         return before & 0o666
     return before & 0o777 if before & 0o100 else before & 0o666 | before >> 2 & 0o111 | 0o100
 
 
 def _exchange(fd: int, fresh: str, last: str, *, new: bool) -> bool:
-    """Gives a file its name. `new`: only if nothing has it."""
+    """Rename a file to its final name. `new`: only if nothing has that name."""
     try:
         return _renamed(fd, fresh, last, new=new)
     except OSError:
