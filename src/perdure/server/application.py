@@ -1,7 +1,6 @@
-"""All addresses, and who may ask for them: only under a name that is allowed, so that no web page
-reaches a service on loopback by a name of its own (DNS rebinding); and only who is known, but for
-what `guard` lists. Nothing changes by a GET.
-"""
+"""All routes, and access to them. Requests need an allowed host name, so that no web page reaches a
+service on loopback by a name of its own (DNS rebinding). They also need authentication, except for
+the addresses listed in `guard`. A GET changes nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ from perdure.server.webhooks import WebhookIntake, answer
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 CHECKS_AT_ONCE = 2
-"""Who asks whether it is ready waits for nobody else but for others who ask that."""
+"""Maximum number of readiness checks at once. They wait only for each other."""
 _HOST = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 
 
@@ -38,9 +37,9 @@ def application(
     routes: Sequence[BaseRoute] = (),
     proxies: Proxies | None = None,
 ) -> Starlette:
-    """The ASGI application. `problems` says why no work can be taken now, in sentences; it may
-    wait. `hosts`: further allowed names. `routes`: those of the API, the dashboard and the metrics;
-    without `principals` nobody gets to them."""
+    """Return the ASGI application. `problems` returns why no work can be accepted now, in
+    sentences; it may block. `hosts`: further allowed names. `routes`: those of the API, the
+    dashboard and the metrics, which nobody can reach without `principals`."""
 
     checks = CapacityLimiter(CHECKS_AT_ONCE)
 
@@ -86,8 +85,8 @@ def application(
 
 
 def methods_at(request: Request) -> list[str]:
-    """Return all methods that the address of a request takes. Each route knows its own only, and
-    one address may have several."""
+    """Return all methods that the address of a request accepts. A route knows only its own, and one
+    address may have several routes."""
     found: set[str] = set()
     for route in request.app.routes:
         if (
@@ -100,7 +99,8 @@ def methods_at(request: Request) -> list[str]:
 
 
 class KnownHost:
-    """Answers 421 to who asks by another name, and adds the headers that every answer has."""
+    """Answers 421 to a request for an unknown host name, and adds the headers that every answer
+    has."""
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
         self.app = app

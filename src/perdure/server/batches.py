@@ -1,8 +1,8 @@
-"""Deliveries from many requests, kept in few transactions: what arrives while one transaction is
-written goes into the next.
+"""Stores deliveries from many requests in few transactions: deliveries that arrive during a
+transaction go into the next one.
 
-One thread of its own, so that a slow disk holds up nobody but those who wait for it. Each request
-is answered after the commit that holds its delivery, never before.
+The work is done in one separate thread, so a slow disk delays only the requests that wait for it. A
+request is answered only after the commit of its delivery.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from perdure.lateclass import dataclass
 from perdure.model.forge.deliveries import Accepted, Arrived
 
 MOST = 100
-"""So many deliveries in one transaction, or so many bytes of them."""
+"""Maximum number of deliveries in a transaction, which is also limited by their bytes."""
 MOST_BYTES = 32 * 1024**2
 
 
@@ -31,8 +31,8 @@ class _Waiting:
 
 
 class Writer:
-    """From `with` to its end; what was handed in before the end is written. `kept` is called after
-    a commit with anything new in it."""
+    """Writes deliveries, as a context manager; at its end the pending ones are written. `kept` is
+    called after a commit with anything new."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Writer:
         self._thread.join()
 
     async def keep(self, arrived: Arrived) -> Accepted:
-        """Returns when the delivery is durable. Raises what the store raises."""
+        """Return when the delivery is durable. Raises what the store raises."""
         loop = asyncio.get_running_loop()
         waiting = _Waiting(arrived, loop.create_future(), loop)
         self._queue.put(waiting)
@@ -86,7 +86,7 @@ class Writer:
             found = self._accept([each.arrived for each in batch])
         except Exception as error:
             if len(batch) > 1 and not isinstance(error, StoreError):
-                # One of them cannot be kept; the others can.
+                # One of them cannot be stored, but the others can.
                 for each in batch:
                     self._write([each])
                 return
@@ -101,11 +101,11 @@ def _tell(batch: list[_Waiting], found: Sequence[Accepted] | Exception) -> None:
     def tell() -> None:
         for at, each in enumerate(batch):
             if each.answer.done():
-                continue  # The sender went away.
+                continue  # The sender has disconnected.
             if isinstance(found, Exception):
                 each.answer.set_exception(found)
             else:
                 each.answer.set_result(found[at])
 
-    with suppress(RuntimeError):  # The loop was closed while the transaction was written.
+    with suppress(RuntimeError):  # The loop closed during the transaction.
         batch[0].loop.call_soon_threadsafe(tell)

@@ -1,5 +1,4 @@
-"""What every part of the service works with: made by `perdure serve`, handed to the API, the
-dashboard and the metrics."""
+"""Shared services of the API, the dashboard and the metrics. Made by `perdure serve`."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from perdure.server.principal import Principals
 
 @dataclass(frozen=True, slots=True)
 class ServiceCheck:
-    """One thing that was looked at. `state`: `ok`, `warn` (works, but) or `bad` (a run would
+    """Result of one check. `state`: `ok`, `warn` (works with restrictions) or `bad` (a run would
     fail)."""
 
     topic: str
@@ -26,8 +25,8 @@ class ServiceCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """`engine` is for the verbs that act, `store` is for looking: a connection of its own, which
-    holds up no writer."""
+    """Shared services. `engine` is for verbs that act, `store` for reading: a separate connection,
+    which blocks no writer."""
 
     engine: Engine
     store: EngineStore
@@ -35,10 +34,10 @@ class Parts:
     principals: Principals
     journal: Journal
     seed: TaskSpec
-    """What a new task is not asked for: the settings of this machine."""
+    """Default fields of a new task, from the settings of this machine."""
     checks: Callable[[], Sequence[ServiceCheck]]
-    """Looks at everything that a run relies on; takes a while."""
+    """Checks everything that a run relies on; takes a while."""
     dispatch: Callable[[], None] = lambda: None
-    """Tells who gives deliveries to agents that there may be one."""
+    """Wakes the dispatcher, as there may be a new delivery."""
     drive_plans: Callable[[], None] = lambda: None
-    """Tells the driver of plans that there is a new one."""
+    """Wakes the driver of plans, as there is a new plan."""

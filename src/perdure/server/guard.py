@@ -1,8 +1,8 @@
-"""Stands before every route: who is not known gets no further, and no other site can have a browser
-change anything.
+"""Authentication before every route. Refuses unknown clients, and changes that a page of another
+site makes a browser send.
 
-What is open to anybody is listed here; everything else needs a principal, whether or not there is
-such an address.
+The addresses open to anybody are listed here. Every other address needs a principal, whether it
+exists or not.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ from perdure.server.problems import Problem, problem
 OPEN = frozenset({"/healthz", "/readyz", "/sign-in"})
 OPEN_BELOW = ("/webhooks/", "/static/")
 OWN_CHECKS = "/webhooks/"
-"""Forges are known by their signatures, and send no origin."""
+"""Prefix of addresses with their own authentication: forges sign their requests, and send no
+origin."""
 SIGN_IN = "/sign-in"
 API = "/api/"
 FORM_SECRET = "x-form-secret"
 LOOKS_MOST = 8
-"""So many look into the store at once."""
+"""Maximum number of look-ups in the store at once."""
 SAFE = frozenset({"GET", "HEAD"})
 
 
 class Guard:
-    """Puts the principal into `request.state.principal`, or answers 401, 403 or 429. A browser is
-    sent to the sign-in page."""
+    """Sets `request.state.principal`, or answers 401, 403 or 429. Redirects a browser to the
+    sign-in page."""
 
     def __init__(self, app: ASGIApp, principals: Principals | None) -> None:
         self.app, self.principals = app, principals
@@ -73,8 +74,8 @@ class Guard:
         if not a_page or not isinstance(error, Problem) or error.status != 401:
             return problem(error)
         if headers.get("hx-request") == "true":
-            # A part of a page that is open: the page itself goes there, instead of having the door
-            # put into it, or trying for ever.
+            # The request is for a part of an open page. Send the whole page to the sign-in, instead
+            # of showing the sign-in in the part, or retrying forever.
             door = f"{SIGN_IN}?next={quote(_split(headers.get('hx-current-url', '')).path)}"
             return problem(
                 Problem(401, str(error), error.hint, {**error.headers, "hx-redirect": door})
@@ -83,12 +84,12 @@ class Guard:
 
 
 def address_of(scope: Scope) -> str:
-    """Who is at the other end of the connection."""
+    """Return the address of the client."""
     return (scope.get("client") or ("", 0))[0]
 
 
 def refuse_other_sites(headers: Headers) -> None:
-    """Raises Problem for a write that a page of another site had a browser send. Programs send
+    """Raise Problem for a write that a page of another site made a browser send. Programs send
     neither of the two headers."""
     origin, site = headers.get("origin"), headers.get("sec-fetch-site")
     if origin is not None and _split(origin).netloc.lower() != headers.get("host", "").lower():
@@ -102,7 +103,7 @@ def refuse_other_sites(headers: Headers) -> None:
 
 
 def _split(url: str) -> SplitResult:
-    """The parts of an address that somebody sent; of none that is one, all are empty."""
+    """Split an address from a request; all parts are empty if it is invalid."""
     try:
         return urlsplit(url)
     except ValueError:
@@ -110,8 +111,8 @@ def _split(url: str) -> SplitResult:
 
 
 def refuse_forged(principal: Principal, headers: Headers) -> None:
-    """Raises Problem for a write of a browser that does not show that one of perdure's own pages
-    made it. Forms show it by a field."""
+    """Raise Problem for a browser's write without proof that it came from one of perdure's own
+    pages. Forms prove it by a field instead."""
     if principal.cookie and not principal.sent_form(headers.get(FORM_SECRET, "")):
         raise Problem(
             403,

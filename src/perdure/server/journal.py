@@ -1,10 +1,10 @@
-"""The journal as it grows: one thread reads it for everybody who listens, so that two hundred
-readers cost the database what one does.
+"""Follows the journal: one thread reads it for all listeners, so that two hundred listeners cost
+the database as much as one.
 
-Every record gets to every listener once, in the order of the numbers. On a database that several
-hosts write to, a number can appear after a greater one: the reader waits at a gap, for as long as a
-transaction may take, and then knows that it was rolled back. Who does not keep up is dropped, and
-comes back with the number that it had seen last.
+Every listener gets every record once, in the order of the numbers. In a database with several
+writing hosts, a number can appear after a greater one. The reader waits at a gap for the longest
+duration of a transaction, and then takes the missing one as rolled back. A listener that is too
+slow is dropped, and reconnects with the last number that it has seen.
 """
 
 from __future__ import annotations
@@ -25,21 +25,20 @@ from perdure.model.events import Record
 
 LOOK_S = 0.2
 IDLE_S = 1.0
-"""So often it looks while nobody listens."""
+"""Poll interval without listeners, in seconds."""
 AT_ONCE = 500
 SETTLE_S = 10.0
-"""A gap in the numbers is waited at for so long."""
+"""Longest wait at a gap in the numbers, in seconds."""
 BACK = 100
-"""So many records before the newest one are looked at again at the start, for gaps."""
+"""Number of the newest records that are read again at the start, to find gaps."""
 BEHIND_MOST = 2000
-"""A listener that has so many records to take is dropped."""
+"""Number of pending records at which a listener is dropped."""
 LISTENERS_MOST = 256
 
 
 @dataclass(frozen=True, slots=True)
 class SentRecord:
-    """A record, and the event that it is sent as: made once, by the thread that reads, for all who
-    listen."""
+    """A record with its encoded event. The reading thread encodes it once for all listeners."""
 
     record: Record
     sent: bytes
@@ -47,18 +46,19 @@ class SentRecord:
 
 @dataclass(eq=False)
 class Listener:
-    """One who listens, on an event loop. `run`: only records of this run's id; empty: all. `over`:
-    it was dropped, or the service ends."""
+    """One listener, on an event loop. `run`: the id of the only run to listen to; empty for all.
+    `over`: it was dropped, or the service is stopping."""
 
     run: str
     since: int
-    """Everything up to this number was told before it began."""
+    """The number up to which all records were sent before it began."""
     over: bool = False
     _told: list[SentRecord] = field(default_factory=list)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def next(self, patience_s: float) -> Sequence[SentRecord]:
-        """What has come; after the patience nothing. Ask for `over` when it is nothing."""
+        """Return the new records, or nothing after `patience_s` seconds. If there is nothing, check
+        `over`."""
         if not self._told and not self.over:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), patience_s)
@@ -91,20 +91,20 @@ class Listener:
 
 
 class Journal:
-    """From `with` to its end; then all listeners are told that it is over. `listen` and `leave`
-    belong to one event loop, and may be called before it begins."""
+    """Reads the journal, as a context manager; at its end all listeners are ended. `listen` and
+    `leave` must be called on one event loop, and may be called before the start."""
 
     def __init__(self, store: EngineStore, say: Callable[[str], None] = lambda line: None) -> None:
         self._store, self._say = store, say
         self._listeners: set[Listener] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
-        """Between who begins to listen and who finds that nobody does."""
+        """Orders a new listener before or after the check for having no listeners."""
         self._wake = threading.Event()
         self._over = False
         self._gap = (0, 0.0)
         self.newest = max(0, store.newest_record() - BACK)
-        """The number up to which everything was told, or was there before."""
+        """The number up to which all records were sent, or existed before."""
         self._thread = threading.Thread(target=self._go, name="journal", daemon=True)
 
     def __enter__(self) -> Journal:
@@ -125,7 +125,8 @@ class Journal:
                 self._loop.call_soon_threadsafe(self._end)
 
     def listen(self, run: str = "") -> Listener | None:
-        """From now on; None where there are too many already, or no more."""
+        """Return a listener for new records, or None if there are too many or the service is
+        stopping."""
         with self._lock:
             self._loop = asyncio.get_running_loop()
             if self._over or len(self._listeners) >= LISTENERS_MOST:
@@ -149,8 +150,8 @@ class Journal:
                     self._tell(whole)
                     read, full = whole[-1].seq, len(whole) == AT_ONCE
             except PerdureError:
-                pass  # A database that is away for a while is asked again.
-            except Exception as error:  # Nobody would notice that the only reader has gone.
+                pass  # The database may be back at the next try.
+            except Exception as error:  # Nobody would notice the end of the only reader.
                 sentence = f"{type(error).__name__}: {error}"
                 if said != sentence:
                     said = sentence
@@ -160,7 +161,7 @@ class Journal:
                 self._wake.clear()
 
     def _whole(self, read: int, rows: Sequence[Record]) -> Sequence[Record]:
-        """The rows up to the first gap that is not old enough yet."""
+        """Return the rows before the first gap that is still recent."""
         for at, row in enumerate(rows):
             if row.seq == (rows[at - 1].seq if at else read) + 1:
                 continue
@@ -192,8 +193,8 @@ class Journal:
 async def heard(
     listener: Listener, heartbeat_s: float, known: Callable[[], Awaitable[bool]]
 ) -> AsyncIterator[Sequence[SentRecord]]:
-    """What comes, until it is over; nothing at all as a sign of life. Whether who listens is still
-    known is asked that often too, however much comes."""
+    """Yield new records until the end, and an empty sequence as a heartbeat. Checks in the same
+    interval whether the listener is still authenticated, even under load."""
     asked = time.monotonic()
     while True:
         told = await listener.next(heartbeat_s)
@@ -207,5 +208,5 @@ async def heard(
 
 
 def event(record: Record) -> bytes:
-    """A record as a server-sent event. It is JSON, which has no line ends of its own."""
+    """Return a record as a server-sent event. Its JSON contains no line breaks."""
     return f"id: {record.seq}\ndata: {encode(record)}\n\n".encode()

@@ -15,7 +15,7 @@ from perdure.telemetry.metrics.exposition import MetricsPage
 
 
 def metrics(parts: Parts) -> Route:
-    """The route. The numbers come from the connection that only looks."""
+    """Return the route. The numbers are read through the read-only connection."""
     meter = MetricsPage(replace(parts.engine, store=parts.store), version("perdure"))
 
     async def scrape(request: Request) -> Response:

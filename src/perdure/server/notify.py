@@ -1,5 +1,5 @@
-"""Tells systemd how it goes: sd_notify(3), a datagram to the socket in NOTIFY_SOCKET. Where there
-is none, nothing happens."""
+"""Notifies systemd by sd_notify(3), a datagram to the socket in NOTIFY_SOCKET. Does nothing without
+that variable."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from contextlib import suppress
 
 
 def notify(environ: Mapping[str, str], state: str) -> None:
-    """Sends `READY=1`, `STOPPING=1` or the like. Never raises: who does not listen loses nothing
-    but the news."""
+    """Send `READY=1`, `STOPPING=1` or the like. Never raises, because a missing listener does no
+    harm."""
     place = environ.get("NOTIFY_SOCKET", "")
     if place[:1] not in ("/", "@"):
         return

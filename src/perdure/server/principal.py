@@ -1,11 +1,10 @@
-"""Who asks, and what they may do. Every address but a few that say so needs a token, on loopback
-too.
+"""Authentication and scopes. Every address needs a token, on loopback too, except for a few that
+are listed in `guard`.
 
-A program sends its token as `Authorization: Bearer ...`. A browser signs in with one and gets a
-cookie; that is good for looking, and for forms that carry the value of `form_secret`. Scopes are
-one above the other: who may dispatch may read, an admin may do both. `guard` asks before any route
-is looked up, so that an address that nobody thought of is closed; a route that needs more than
-`read` calls `authenticated`.
+A program sends its token as `Authorization: Bearer ...`. A browser signs in with a token and gets a
+cookie, which allows reading, and forms with the value of `form_secret`. Each scope includes the
+ones below: `dispatch` includes `read`, `admin` includes both. `guard` checks before the routing, so
+an address that was forgotten is closed. A route that needs more than `read` calls `authenticated`.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ COOKIE = "perdure"
 SIGNED_IN_S = 12 * 3600.0
 FAILURES_MOST = 20
 WINDOW_S = 60.0
-"""After so many wrong tokens from one address within so long, or of one token, further wrong ones
-are answered with 429. A good token always gets in: many people may stand behind one address.
-"""
+"""Window of the limit on wrong tokens, in seconds. After `FAILURES_MOST` of them within the window,
+from one address or of one token, further wrong ones are answered with 429. A valid token is always
+accepted, as many people may share one address."""
 ADDRESSES_MOST = 4096
 USED_EVERY_MS = 3_600_000
 ALL = tuple(TokenScope)
@@ -43,8 +42,8 @@ ALL = tuple(TokenScope)
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks. `name` is the token's. `cookie`: the secret of a browser that has signed in; empty
-    for a program."""
+    """The authenticated client. `name` is the name of the token. `cookie` is the secret of a
+    signed-in browser; empty for a program."""
 
     name: str
     scopes: frozenset[TokenScope]
@@ -55,7 +54,8 @@ class Principal:
 
     @property
     def form_secret(self) -> str:
-        """What a form of a signed-in browser has to carry, and no other site can know."""
+        """Return the value that a signed-in browser's form must carry, and that no other site can
+        know."""
         return (
             hmac.new(self.cookie.encode(), b"form", hashlib.sha256).hexdigest()
             if self.cookie
@@ -63,15 +63,15 @@ class Principal:
         )
 
     def sent_form(self, given: str) -> bool:
-        """Whether a form came from a page that was made for this principal."""
+        """Return whether a form came from a page that was made for this principal."""
         return bool(self.cookie) and hmac.compare_digest(
             self.form_secret.encode(), given.encode("utf-8", "replace")
         )
 
 
 def authenticated(request: Request, scope: TokenScope = TokenScope.READ) -> Principal:
-    """Who asks. Raises Problem with 401 where `Guard` has let an unknown one pass, and with 403
-    where the scope does not reach."""
+    """Return the principal. Raises Problem with 401 if `Guard` has let an unknown client pass, and
+    with 403 if the scope is not sufficient."""
     found = getattr(request.state, "principal", None)
     if not isinstance(found, Principal):
         raise unknown()
@@ -86,7 +86,7 @@ def authenticated(request: Request, scope: TokenScope = TokenScope.READ) -> Prin
 
 
 def unknown() -> Problem:
-    """Nobody whom perdure knows."""
+    """Return the refusal of an unknown client."""
     return Problem(
         401,
         "A token is needed, or the one that was sent is not good",
@@ -97,22 +97,22 @@ def unknown() -> Problem:
 
 @dataclass
 class Principals:
-    """Finds out who asks. Threads may share it; it waits for the store, so it is not for an event
+    """Authenticates clients. Thread-safe. Blocks on the store, so it must not be called on an event
     loop."""
 
     reading: EngineStore
-    """Only looked into: a connection that holds up nobody."""
+    """A connection only for reading, which blocks nobody."""
     writing: EngineStore
     say: Callable[[str], None] = lambda line: None
     _failed: dict[str, list[float]] = field(default_factory=dict, init=False)
     _wrong: dict[str, float] = field(default_factory=dict, init=False)
-    """When a token was found not to be good, by its digest: it is not looked up again for
-    `WINDOW_S`."""
+    """The time at which a token was found to be invalid, by its digest. It is not looked up again
+    for `WINDOW_S`."""
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def known(self, headers: Headers, address: str) -> Principal:
-        """The one whose token or cookie stands in the headers of a request. Raises Problem with
-        401, or 429 after many failures."""
+        """Return the principal of the token or cookie in the headers of a request. Raises Problem
+        with 401, or 429 after many failures."""
         given = headers.getlist("authorization")
         if given:
             kind, _, secret = given[0].partition(" ")
@@ -122,27 +122,27 @@ class Principals:
         return self.cookie(cookie_parser(headers.get("cookie", "")).get(COOKIE, ""))
 
     def bearer(self, secret: str, address: str) -> Principal:
-        """The one who sent this token, from an address. Raises Problem with 401, or 429 after many
-        failures."""
+        """Return the principal of a token that was sent from an address. Raises Problem with 401,
+        or 429 after many failures."""
         return _principal(self._token(secret, address))
 
     def cookie(self, secret: str) -> Principal:
-        """The browser that has signed in. Raises Problem with 401."""
+        """Return the principal of a signed-in browser. Raises Problem with 401."""
         found = self.reading.signed_in(digest(secret)) if 0 < len(secret) <= LONGEST else None
         if found is None:
             raise unknown()
         return _principal(found, secret)
 
     def sign_in(self, secret: str, address: str) -> tuple[Principal, str]:
-        """Signs a browser in with a token: who it is, and the cookie's value. Raises as `bearer`
-        does."""
+        """Sign a browser in with a token. Returns the principal and the cookie's value. Raises what
+        `bearer` raises."""
         token = self._token(secret.strip(), address)
         cookie, sha256 = new_cookie()
         self.writing.sign_in(token.name, sha256, SIGNED_IN_S)
         return _principal(token, cookie), cookie
 
     def sign_out(self, principal: Principal) -> None:
-        """The cookie is not good any more."""
+        """Invalidate the cookie."""
         self.writing.sign_out(digest(principal.cookie))
 
     def _token(self, secret: str, address: str) -> Token:
@@ -154,12 +154,12 @@ class Principals:
         if found is None:
             raise self._refusal(given, address)
         if self.reading.now() - found.used > USED_EVERY_MS:
-            with suppress(PerdureError):  # A full disk is no reason to turn somebody away.
+            with suppress(PerdureError):  # A full disk must not prevent access.
                 self.writing.use_token(found.name)
         return found
 
     def _refusal(self, given: str, address: str) -> Problem:
-        """Count a token that is not good, and return what it is answered with."""
+        """Count an invalid token, and return the answer to it."""
         with self._lock:
             many = [self._is_many(each) for each in (f"from {address}", f"of {given}")]
             if not any(many):
@@ -181,7 +181,7 @@ class Principals:
         return len(failed) >= FAILURES_MOST and time.monotonic() - failed[-FAILURES_MOST] < WINDOW_S
 
     def _note(self, key: str) -> None:
-        """Count a failure. The lock is held."""
+        """Count a failure. The caller holds the lock."""
         failed = [*self._failed.pop(key, [])[1 - FAILURES_MOST :], time.monotonic()]
         if len(failed) == FAILURES_MOST and key.startswith("from "):
             self.say(f"{FAILURES_MOST} tokens that are not good came {key}")

@@ -1,7 +1,7 @@
-"""What goes wrong, as the network is told it: `application/problem+json` (RFC 9457), one status for
-each kind of error.
+"""Errors as HTTP answers: `application/problem+json` (RFC 9457), with one status for each kind of
+error.
 
-`detail` is the sentence that the command line prints, `hint` what to do next, as there.
+`detail` is the sentence that the command line prints; `hint` says what to do next, as there.
 """
 
 from __future__ import annotations
@@ -37,19 +37,18 @@ STATUSES: tuple[tuple[type[PerdureError], int], ...] = (
     (StoreError, 503),
     (PerdureError, 500),
 )
-"""The first that fits holds: the more special stand first."""
+"""The first match counts, so the more specific kinds come first."""
 
 AGAIN = {429: "60", 502: "10", 503: "10", 507: "60"}
-"""Seconds after which it may be tried again."""
+"""Seconds after which the client may retry."""
 
 UNREAD = frozenset({401, 403, 408, 413, 415, 429})
-"""Refused before the body was read: the connection is closed, because what is left of it is not
-wanted."""
+"""Statuses of refusals before the body was read. The connection is closed, because the rest of the
+body is not wanted."""
 
 
 class Problem(PerdureError):
-    """A request that is not answered as it was meant. `status` and `headers` are those of the
-    answer."""
+    """A request that is refused. `status` and `headers` are those of the answer."""
 
     def __init__(
         self, status: int, message: str, hint: str = "", headers: Mapping[str, str] | None = None
@@ -59,7 +58,7 @@ class Problem(PerdureError):
 
 
 def status_of(error: PerdureError) -> int:
-    """The one mapping of perdure's own errors to statuses of HTTP."""
+    """Return the HTTP status for an error of perdure. This is the only such mapping."""
     return (
         error.status
         if isinstance(error, Problem)
@@ -68,7 +67,7 @@ def status_of(error: PerdureError) -> int:
 
 
 def problem(error: PerdureError) -> Response:
-    """The answer to what raised the error."""
+    """Return the answer for an error."""
     status = status_of(error)
     said: dict[str, object] = {
         "type": "about:blank",

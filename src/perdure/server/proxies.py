@@ -1,8 +1,7 @@
-"""Who is at the other end of a connection where a trusted proxy stands between: the address and the
-scheme that the proxy names.
+"""The client behind a trusted proxy: its address and scheme, as the proxy names them.
 
-`application` puts `Forwarded` before everything else. Without the setting `serve_proxies` nobody's
-headers are believed.
+`application` runs `Forwarded` before everything else. Without the setting `serve_proxies` no such
+headers are trusted.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 HOPS_MOST = 20
-"""Number of addresses of `X-Forwarded-For` that are looked at, from the nearest on."""
+"""Number of addresses of `X-Forwarded-For` that are read, beginning with the nearest."""
 
 
 class Proxies:
-    """The proxies whose headers are believed, as addresses or networks such as `127.0.0.1` and
+    """The proxies whose headers are trusted, as addresses or networks such as `127.0.0.1` and
     `10.0.0.0/8`."""
 
     def __init__(self, places: Sequence[str] = ()) -> None:
@@ -34,26 +33,26 @@ class Proxies:
         return found is not None and any(found in network for network in self.networks)
 
     def is_near(self, address: str) -> bool:
-        """Return whether many people may stand behind one address: a proxy, or a program on this
+        """Return whether many people may share the address: a proxy, or a program on this
         machine."""
         found = plain_address(address)
         return found is None or found.is_loopback or self.has(address)
 
     def client(self, peer: str, forwarded: str) -> str:
-        """Return the address of the sender: the nearest one in `X-Forwarded-For` that is no proxy,
-        seen from the peer on."""
+        """Return the address of the sender: the first one that is no proxy, from the peer backwards
+        through `X-Forwarded-For`."""
         names = [name.strip() for name in forwarded.split(",") if name.strip()][-HOPS_MOST:]
         while names and self.has(peer):
             found = plain_address(names.pop())
-            if found is None:  # what stands before it cannot be trusted either
+            if found is None:  # earlier entries cannot be trusted either
                 break
             peer = str(found)
         return peer
 
 
 class Forwarded:
-    """Replace the client and the scheme of requests that come from a trusted proxy by what the
-    proxy says."""
+    """Replaces the client and the scheme of requests from a trusted proxy with those that the proxy
+    names."""
 
     def __init__(self, app: ASGIApp, proxies: Proxies) -> None:
         self.app, self.proxies = app, proxies
@@ -75,8 +74,8 @@ class Forwarded:
 
 
 def plain_address(text: str) -> Address | None:
-    """Return the address in `192.0.2.1`, `192.0.2.1:80`, `[::1]:80` or `::1`; an IPv4 address in
-    IPv6 as IPv4. None for anything else."""
+    """Return the address in `192.0.2.1`, `192.0.2.1:80`, `[::1]:80` or `::1`, with an IPv4 address
+    in IPv6 as IPv4. None for anything else."""
     host = text.strip()
     if host.startswith("["):
         host = host[1:].partition("]")[0]

@@ -1,4 +1,5 @@
-"""What `perdure serve` has besides webhooks and health: everything here is behind `guard`."""
+"""The routes of `perdure serve` besides webhooks and health checks. All of them are behind
+`guard`."""
 
 from __future__ import annotations
 
@@ -11,5 +12,5 @@ from perdure.server.metrics import metrics
 
 
 def routes(parts: Parts) -> list[BaseRoute]:
-    """The addresses of the API, the dashboard and the metrics."""
+    """Return the routes of the API, the dashboard and the metrics."""
     return [*api(parts), metrics(parts), *dashboard.routes(parts)]

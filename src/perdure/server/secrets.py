@@ -1,7 +1,7 @@
-"""The secrets of the sources: from files, variables and credentials of systemd, checked before
-anything listens.
+"""The webhook secrets of the sources: from files, variables and systemd credentials, checked before
+the server listens.
 
-They are in no argument, no log, no message.
+They appear in no argument, log or message.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from perdure.forge.clients.tokens import CREDENTIALS
 from perdure.model.forge.sources import Source
 
 SHORTEST = 16
-"""Fewer characters than this are guessed."""
+"""Shortest secret, in characters; a shorter one could be guessed."""
 LONGEST = 4096
 
 
 def secrets_of(
     sources: Sequence[Source], environ: MutableMapping[str, str]
 ) -> Mapping[str, tuple[str, ...]]:
-    """The secrets by the source's name. The variables are taken out of `environ`: no agent gets
-    them. Raises ConfigError, with all that is wrong."""
+    """Return the secrets by the source's name. Removes the variables from `environ`, so that no
+    agent gets them. Raises ConfigError with all problems."""
     problems: list[str] = []
     found = {source.name: tuple(_of_one(source, environ, problems)) for source in sources}
     for source in sources:

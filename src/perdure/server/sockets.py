@@ -1,10 +1,10 @@
-"""Sockets, and those who speak slowly on them. The server runs in a thread of its own; the main
+"""Sockets, and protection against slow clients. The server runs in a separate thread; the main
 thread has the pool and the signals.
 
-uvicorn bounds how long a connection may be idle between two requests, and not how long the head of
-a request may take: `Patient` does. It also makes room where too many are open: of those that have
-not sent a whole request yet, the oldest one of the address with most of them is closed. So whoever
-holds hundreds of slow connections loses its own, and a health probe or a webhook finds a place.
+uvicorn limits the idle time between two requests, but not the time for the head of a request.
+`Patient` does. It also makes room when there are too many connections: among those without a
+complete request, it closes the oldest one of the address with the most. So a client that holds
+hundreds of slow connections loses its own, and a health probe or a webhook finds a place.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from perdure.server.proxies import Proxies
 HEAD_S = 10.0
 CONNECTIONS_MOST = 400
 PER_ADDRESS_MOST = 100
-"""Connections from one address, unless many may stand behind it: a proxy, or a program on this
-machine."""
+"""Maximum number of connections from one address, unless many people may share it: a proxy, or a
+program on this machine."""
 DRAIN_S = 15
 STUCK_S = 30.0
-"""A connection whose other end has taken nothing for so long is hung up on: a reader that has gone
-to sleep holds its place for ever."""
+"""Time after which a connection is closed whose client reads nothing, in seconds: a stalled client
+would hold its place forever."""
 BACKLOG = 1024
 
 
 class Patient(H11Protocol):
-    """A connection whose every request has its head within `head_s`, and whose answers are
-    taken."""
+    """A connection that is closed unless the head of each request arrives within `head_s`, and the
+    client reads the answers."""
 
     _late: asyncio.TimerHandle | None = None
     _stuck: asyncio.TimerHandle | None = None
     _since = 0.0
-    """When it began to wait for the request that it has now."""
+    """The time at which it began to wait for its present request."""
 
     def __init__(
         self, *args: Any, head_s: float = HEAD_S, proxies: Proxies | None = None, **kwargs: Any
@@ -67,7 +67,7 @@ class Patient(H11Protocol):
 
     @property
     def is_waiting(self) -> bool:
-        """Whether its request is not complete yet, or there is none."""
+        """Return whether it has no complete request."""
         return self.cycle is None or self.cycle.response_complete or self.cycle.more_body
 
     def on_response_complete(self) -> None:
@@ -75,8 +75,8 @@ class Patient(H11Protocol):
         super().on_response_complete()
 
     def _finds_room(self) -> bool:
-        """Return whether this connection may stay; one that waits is closed for it where there are
-        too many."""
+        """Return whether this connection may stay. If there are too many, closes a waiting one for
+        it."""
         others = [
             each for each in self.connections if isinstance(each, Patient) and each is not self
         ]
@@ -87,7 +87,7 @@ class Patient(H11Protocol):
         return len(others) < CONNECTIONS_MOST or self._closes_one(others)
 
     def _closes_one(self, others: list[Patient]) -> bool:
-        """Close the oldest waiting connection of the address with most of them. Return whether
+        """Close the oldest waiting connection of the address with the most of them. Return whether
         there was one."""
         waiting = [each for each in others if each.is_waiting]
         if not waiting:
@@ -96,7 +96,7 @@ class Patient(H11Protocol):
         oldest = min(
             (each for each in waiting if each.address == most), key=lambda each: each._since
         )
-        # Not counted any more, though the loop tells it of its end only later.
+        # Remove it from the count now, as the loop reports its end only later.
         self.connections.discard(oldest)
         oldest.transport.abort()
         return True
@@ -136,11 +136,11 @@ class Patient(H11Protocol):
 
 
 class Listening:
-    """A server, from `with` to its end: then nothing new is taken, and what is under way is
-    answered, for `DRAIN_S`.
+    """A server, as a context manager. At its end it accepts nothing new, and completes current
+    requests for up to `DRAIN_S`.
 
-    `head_s` is the time limit of the head of a request, in seconds. `proxies` are those whose
-    senders are many.
+    `head_s` is the time limit of the head of a request, in seconds. `proxies` are those that many
+    people may share.
     """
 
     def __init__(
@@ -176,7 +176,8 @@ class Listening:
             self.broken = error
 
     def __enter__(self) -> Listening:
-        # At once, and not only in the thread: who is told that perdure listens may connect.
+        # Listen now, and not only in the thread: clients may connect as soon as perdure says that
+        # it listens.
         for each in self._sockets:
             each.listen(BACKLOG)
         self._thread.start()
@@ -197,7 +198,7 @@ class Listening:
 
 
 def address(text: str) -> tuple[str, int]:
-    """Host and port of `HOST:PORT` or `[IPV6]:PORT`. Raises ValueError."""
+    """Parse `HOST:PORT` or `[IPV6]:PORT`. Raises ValueError."""
     found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%a-z]+)\]|([^\s:\[\]]+)):(\d{1,5})", text)
     if not found or int(found[3]) > 65535:
         raise ValueError("HOST:PORT is needed, such as 127.0.0.1:8420")
@@ -205,7 +206,7 @@ def address(text: str) -> tuple[str, int]:
 
 
 def is_public(sockets: list[socket.socket]) -> bool:
-    """Whether others than this machine can reach them."""
+    """Return whether other machines can reach the sockets."""
     return any(
         not ipaddress.ip_address(each.getsockname()[0].partition("%")[0]).is_loopback
         for each in sockets
@@ -213,7 +214,7 @@ def is_public(sockets: list[socket.socket]) -> bool:
 
 
 def bound(host: str, port: int) -> list[socket.socket]:
-    """Sockets that are bound and do not listen yet. Raises UsageError."""
+    """Return sockets that are bound but do not listen yet. Raises UsageError."""
     found: list[socket.socket] = []
     try:
         for family, kind, protocol, _, place in dict.fromkeys(
@@ -224,7 +225,7 @@ def bound(host: str, port: int) -> list[socket.socket]:
             each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 each.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            # Port 0: what the system gave to the first is asked for by the others.
+            # For port 0, all sockets use the port that the system gave to the first.
             each.bind(
                 (place[0], found[0].getsockname()[1] or port, *place[2:])
                 if len(found) > 1

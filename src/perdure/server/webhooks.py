@@ -1,8 +1,8 @@
 """One webhook, from the socket to the inbox: `POST /webhooks/{name}`.
 
-202 is answered when the delivery is durable, and to one that is there already; what is of no
-interest too, because a forge that gets a 4xx for it switches the webhook off (GitLab, for good).
-503 means: not kept, send it again.
+The answer is 202 when the delivery is durable, also for a known one. It is 202 too for a delivery
+of no interest, because a forge that gets a 4xx disables the webhook (GitLab permanently). The
+answer 503 means: not stored, send it again.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from perdure.model.forge.sources import Source
 from perdure.server.batches import Writer
 
 BODY_S = 30.0
-"""How long a sender may take over a body. A forge gives up after 5 to 30 s itself."""
+"""Time limit for a body, in seconds. A forge itself gives up after 5 to 30 s."""
 HELD_MOST = 8 * BODY_MOST
-"""So many bytes of bodies are held at once; then senders are asked to come again."""
+"""Maximum number of bytes of all bodies in memory. Above it, senders are asked to retry later."""
 LARGE = 1024 * 1024
-"""Bytes from which on a delivery is read apart from the others, and its memory given back."""
+"""Size in bytes from which a delivery is parsed separately, and its memory returned to the
+system."""
 TRIM_AFTER_S = 1.0
 LINE_EVERY_S = 1.0
 
 
 @dataclass
 class WebhookIntake:
-    """Takes webhooks of all sources. `say` gets a line for what was refused, at most one a
-    second."""
+    """Accepts webhooks of all sources. `say` gets a line for each refusal, at most one a second."""
 
     sources: Mapping[str, tuple[Source, tuple[str, ...]]]
     writer: Writer
@@ -51,7 +51,7 @@ class WebhookIntake:
     _trim: asyncio.TimerHandle | None = field(default=None, init=False)
 
     async def post(self, request: Request) -> Response:
-        """The endpoint."""
+        """Answer one webhook."""
         name = request.path_params["name"]
         try:
             if name not in self.sources:
@@ -96,10 +96,10 @@ class WebhookIntake:
     async def _read(
         self, headers: dict[str, str], body: bytearray, source: Source, secrets: tuple[str, ...]
     ) -> Arrived:
-        """Check and parse a delivery; the body is emptied.
+        """Check and parse a delivery. Empties the body.
 
-        Large ones are read in a thread, one at a time: parsed, JSON takes ten times its size, and
-        nobody else is to wait for it.
+        Large ones are parsed in a thread, one at a time: JSON takes ten times its size when parsed,
+        and other requests must not wait for it.
         """
         raw = bytes(body)
         body.clear()
@@ -118,8 +118,8 @@ class WebhookIntake:
         return await to_thread.run_sync(read, limiter=self._large)
 
     def _trim_soon(self) -> None:
-        """Give memory back to the system a moment after a large delivery: glibc keeps what was
-        freed between what is still used."""
+        """Return memory to the system shortly after a large delivery, because glibc keeps freed
+        memory between blocks in use."""
         if self._trim is None:
             self._trim = asyncio.get_running_loop().call_later(TRIM_AFTER_S, self._trim_now)
 
@@ -130,7 +130,8 @@ class WebhookIntake:
             asyncio.get_running_loop().run_in_executor(None, trim, 0)
 
     async def _body(self, request: Request) -> bytearray:
-        """The raw body; its bytes are counted in `held`. Raises Refused with 408, 413 or 503."""
+        """Return the raw body, with its bytes counted in `held`. Raises DeliveryRefused with 408,
+        413 or 503."""
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length[:12]) > BODY_MOST:
             raise too_large()
@@ -163,5 +164,6 @@ class WebhookIntake:
 
 
 def answer(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> Response:
-    """A refusal. The connection is closed: what else the sender has under way is not wanted."""
+    """Return a refusal. The connection is closed, because the rest of the sender's data is not
+    wanted."""
     return JSONResponse({"error": sentence}, status, {"connection": "close", **(headers or {})})

@@ -1,12 +1,13 @@
-"""Speaks to forges: `perdure.protocols.ForgeApi` for GitHub, Gitea, Forgejo and GitLab. httpx2 has
-this one room, and is imported late.
+"""Clients of the forges' REST APIs: `perdure.protocols.ForgeApi` for GitHub, Gitea, Forgejo and
+GitLab.
 
-`perdure serve` wires it: `connections` makes the clients of the configuration, which `dispatch` and
-`replies` receive as protocols. The rooms: `http` (one request, and all that can go wrong with it),
-`deadline` (the end of one that hangs), `tokens` (where they lie), `gitea_like` (what GitHub and
-Gitea have in common), `github`, `gitea` and `gitlab`.
+`perdure serve` wires them: `connections` makes the clients of the configuration, and `dispatch` and
+`replies` receive them as protocols. The modules: `http` (one request and its failures), `deadline`
+(ends a request that hangs), `tokens` (where tokens are kept), `gitea_like` (what GitHub and Gitea
+have in common), `github`, `gitea` and `gitlab`. Only this package uses httpx2, and it is imported
+late.
 
-One address a client, chosen by the owner: nothing that a forge answers, and nothing that somebody
-wrote, leads a request to another host. A request is made once. Who called keeps what is to be done,
-and asks again when the forge says that it may.
+Each client has one address, which the owner configured. Neither an answer of a forge nor a text
+that somebody wrote can lead a request with its token to another host. A request is made once. The
+caller keeps track of what is to be done, and asks again when the forge allows it.
 """

@@ -1,9 +1,9 @@
 """The clients of a configuration: one for each source with a token, and one more for each agent
 with a token of its own.
 
-Wired by `perdure serve` at its start. A rule's own token goes to every source that it works for, so
-an agent with a token of its own belongs to one forge: where a team has two, it writes two rules,
-and says with `sources` which is whose.
+Wired by `perdure serve` at its start. A rule's own token goes to every source that the rule works
+for, so an agent with a token of its own belongs to one forge. A team with two forges writes two
+rules, and assigns each to its forge with `sources`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ JSON = "application/json"
 
 
 def connect(forge: Forge, address: str, token: ForgeToken, ca_file: Path | None = None) -> ForgeApi:
-    """A client. `address`: the forge's own, as `model.forge.sources.address` has checked it."""
+    """Return a client. `address` is the forge's own, as checked by
+    `model.forge.sources.address`."""
     match forge:
         case Forge.GITHUB:
             return GitHub(address, HttpClient(api_of(address), token, "Bearer", ACCEPT, ca_file))
@@ -42,8 +43,8 @@ def connect(forge: Forge, address: str, token: ForgeToken, ca_file: Path | None 
 
 
 class Forges:
-    """All clients, from `with` to its end. An address that is not configured is spoken to by
-    nobody."""
+    """All clients, as a context manager that closes them. An address that is not configured has no
+    client."""
 
     def __init__(
         self,
@@ -53,14 +54,15 @@ class Forges:
         self._found, self._tokens = dict(found), dict(tokens)
 
     def of(self, source: str, rule: str = "") -> ForgeApi | None:
-        """Who speaks to the forge of a source: as this agent, where it has a token of its own, else
-        as the source's login. None: nobody."""
+        """Return the client for a source: with this agent's own token, if it has one, else with the
+        source's. None without either."""
         return self._found.get((source, rule)) or self._found.get((source, ""))
 
     def login(self, source: str, rule: str, url: str) -> tuple[str, str] | None:
-        """User and secret for git at this address, as this agent; None unless it is the very forge
-        of the source: a token goes nowhere else. The user is what GitHub, Gitea and GitLab take
-        beside a token (docs.github.com, apps; docs.gitea.com; docs.gitlab.com)."""
+        """Return user and secret for git at this address, as this agent. Returns None unless the
+        address belongs to the forge of the source: a token goes nowhere else. The user name is the
+        one that GitHub, Gitea and GitLab accept beside a token (docs.github.com, apps;
+        docs.gitea.com; docs.gitlab.com)."""
         api, token = (
             self.of(source, rule),
             self._tokens.get((source, rule)) or self._tokens.get((source, "")),
@@ -70,14 +72,13 @@ class Forges:
         return "x-access-token", token.value()
 
     def login_at(self, url: str) -> tuple[str, str] | None:
-        """User and secret for git at this address, as any of the logins that are known there; None
-        where none is."""
+        """Return user and secret for git at this address, from any login known there, or None."""
         found = (self.login(source, rule, url) for source, rule in sorted(self._found))
         return next((login for login in found if login is not None), None)
 
     def held(self) -> Sequence[str]:
-        """The tokens themselves, for who looks for them in what is to leave the machine. One that
-        cannot be read is left out."""
+        """Return the tokens themselves, so that callers can search for them in outgoing data. A
+        token that cannot be read is left out."""
         found = []
         for token in self._tokens.values():
             with suppress(ForgeDenied):
@@ -103,8 +104,8 @@ def forges(
     environ: MutableMapping[str, str],
     ca_file: Path | None = None,
 ) -> Forges:
-    """The clients of a configuration. The variables are taken out of `environ`: no agent gets them.
-    Raises ConfigError, with all that is wrong with the tokens."""
+    """Make the clients of a configuration. Removes the token variables from `environ`, so that no
+    agent gets them. Raises ConfigError with all problems of the tokens."""
     problems: list[str] = []
     found: dict[tuple[str, str], ForgeApi] = {}
     tokens: dict[tuple[str, str], ForgeToken] = {}

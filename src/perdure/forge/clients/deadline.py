@@ -1,8 +1,8 @@
 """Ends a request that takes too long, wherever it hangs. Called by `http`.
 
-httpx2's timeouts are for silence: each byte in time begins one anew, and a forge that sends a
-header now and then could hold a thread for days. So the connection itself is shut down, and with it
-others of the same client: all of them lead to the forge that hangs, and who asked asks again.
+httpx2's timeouts limit silence: each byte restarts them, so a forge that sends a header now and
+then could hold a thread for days. Therefore the connection itself is shut down, together with the
+client's other connections: all of them lead to the forge that hangs, and their callers ask again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 
 class Cutting:
-    """The connections of one client. `trace` is for each of its requests (extension `trace` of
+    """The connections of one client. Pass `trace` with each of its requests (extension `trace` of
     httpx2 2.16)."""
 
     def __init__(self) -> None:
@@ -24,14 +24,14 @@ class Cutting:
         self._lock = threading.Lock()
 
     def trace(self, name: str, about: Mapping[str, Any]) -> None:
-        """Takes note of a connection that was made."""
+        """Remember a connection that was made."""
         if name.endswith((".connect_tcp.complete", ".start_tls.complete")):
             with self._lock:
                 self._streams.add(about["return_value"])
 
     @contextmanager
     def after(self, seconds: float) -> Iterator[None]:
-        """What is still going on inside after this time gets an error from its connection."""
+        """Shut down the connections if the block is still running after this time."""
         timer = threading.Timer(seconds, self._cut)
         timer.daemon = True
         timer.start()
@@ -45,5 +45,5 @@ class Cutting:
             streams = list(self._streams)
         for stream in streams:
             with suppress(OSError):
-                # Below TLS: its own shutdown waits for the other side.
+                # On the socket below TLS, whose own shutdown waits for the other side.
                 socket.socket.shutdown(stream.get_extra_info("socket"), socket.SHUT_RDWR)

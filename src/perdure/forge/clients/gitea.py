@@ -1,9 +1,9 @@
 """Gitea and Forgejo: `/api/v1`, as Gitea 1.26 describes it in its templates/swagger/v1_json.tmpl.
-Forgejo's is the same where it is used.
+Forgejo's API is the same as far as it is used here.
 
-What is its own: whoever asks for another's permission must be an administrator of the repository
-(routers/api/v1/repo/collaborators.go); `/assignees`, which anybody may ask, is no answer, as in an
-organisation it names who may only read. Which deliveries failed, it does not tell.
+Differences: only an administrator of the repository may ask for the permission of another user
+(routers/api/v1/repo/collaborators.go). `/assignees`, which is open to all, is no substitute, as in
+an organization it includes users who may only read. The API does not report failed deliveries.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from perdure.model.forge.state import (
 )
 
 DRAFT = "WIP: "
-"""A pull request whose title begins so is a draft (setting WORK_IN_PROGRESS_PREFIXES)."""
+"""Prefix of the title of a draft pull request (setting WORK_IN_PROGRESS_PREFIXES)."""
 
 
 class Gitea(Alike):
@@ -64,8 +64,8 @@ class Gitea(Alike):
     def chosen_by(
         self, ref: IssueRef, *, label: str = "", assignee: str = "", reopened: bool = False
     ) -> str:
-        """From the timeline: a label that is put on has the body `1`, one that is taken off has
-        none (models/issues/issue_label.go)."""
+        """Read the timeline: the event of a label has the body `1` when the label is put on, and
+        none when it is taken off (models/issues/issue_label.go)."""
         who = ""
         for each in self._asking.pages(
             f"{repos(ref.repository)}/issues/{ref.number}/timeline", size=self.size
@@ -107,16 +107,16 @@ class Gitea(Alike):
         left = {each.name: each for each in statuses}
         found: list[FailedCheck] = []
         for job in self._failed_jobs(repository, commit) if statuses else []:
-            # Its own Actions set a status for each job, which a webhook names: `workflow / job
-            # (event)`.
+            # Gitea's own Actions set a status for each job, and a webhook names the job by it:
+            # `workflow / job (event)`.
             name = next((each for each in left if f" / {job.name} (" in each), "")
             left.pop(name, None)
             found.append(replace(job, name=name or job.name))
         return [*found, *map(failed_status, left.values())]
 
     def _failed_jobs(self, repository: str, commit: str) -> list[FailedCheck]:
-        """The failed jobs of Gitea's own Actions; none where the API does not tell (Gitea before
-        1.25, Forgejo)."""
+        """Return the failed jobs of Gitea's own Actions; none where the API does not report them
+        (Gitea before 1.25, Forgejo)."""
         found: list[FailedCheck] = []
         place = f"{repos(repository)}/actions/runs"
         try:

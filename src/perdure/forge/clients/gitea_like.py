@@ -1,5 +1,5 @@
-"""What the APIs of GitHub and Gitea have in common: Gitea was made to look like GitHub, and differs
-where `gitea` and `github` say."""
+"""Common parts of the APIs of GitHub and Gitea. Gitea's was made to look like GitHub's; `gitea` and
+`github` have the differences."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from perdure.model.forge.state import (
 )
 
 STATUS_MOST = 140
-"""GitHub takes no longer description of a status."""
+"""Longest description of a status that GitHub accepts, in characters."""
 ITEMS_MOST = 1000
 LOGS_MOST = 5
-"""Logs that are read of the failed jobs of one commit."""
+"""Maximum number of logs that are read of the failed jobs of one commit."""
 BROKEN = frozenset({"failure", "timed_out", "startup_failure"})
-"""Conclusions of a job that is to be repaired."""
+"""Conclusions of a job that needs a repair."""
 
 VERDICTS = {
     "APPROVED": CheckVerdict.APPROVED,
@@ -43,14 +43,15 @@ VERDICTS = {
     "COMMENTED": CheckVerdict.COMMENTED,
     "COMMENT": CheckVerdict.COMMENTED,
 }
-"""Reviews in other states are not given yet, or were taken back. GitHub's words and Gitea's."""
+"""Verdicts by the state of a review, in GitHub's words and Gitea's. Reviews in other states are not
+submitted yet, or were dismissed."""
 
 
 class Alike(ABC):
-    """`perdure.protocols.ForgeApi`, but for what its children add."""
+    """`perdure.protocols.ForgeApi`, except for what the subclasses add."""
 
     size: str
-    """How this forge calls the length of a page."""
+    """Name of this forge's query parameter for the length of a page."""
 
     def __init__(self, address: str, asking: HttpClient) -> None:
         self.address, self._asking = address, asking
@@ -87,7 +88,7 @@ class Alike(ABC):
         try:
             return access(self._asking.get(place).name("permission"))
         except NotFound:
-            self._asking.get(repos(repository))  # Is it the repository that is not there?
+            self._asking.get(repos(repository))  # Raises if the repository is missing.
             return Access.NONE
 
     def issue(self, ref: IssueRef) -> Issue:
@@ -108,8 +109,7 @@ class Alike(ABC):
             **self._assigned(assignee),
         )
         found = [issue(repository, each) for each in pages]
-        # Gitea leaves out of the question what it does not know: a label that is nowhere is no
-        # condition for it.
+        # Gitea drops unknown values from a query: a label that does not exist filters nothing.
         return [
             each
             for each in found
@@ -128,7 +128,7 @@ class Alike(ABC):
         found = list(self._comments(ref, since))
         if ref.pull:
             found += self._reviews(ref, since)
-        # Ids are numbers: of one second the shorter is the older.
+        # Ids are numbers: within one second, the shorter id is the older one.
         return sorted(
             (each for each in found if each.updated >= since),
             key=lambda each: (each.created, len(each.id), each.id),
@@ -167,7 +167,7 @@ class Alike(ABC):
         self._asking.put("POST", f"{place}/reactions", {"content": reaction.value})
 
     lines_apart = True
-    """Comments on lines have addresses of their own."""
+    """Whether comments on lines have addresses of their own."""
 
     def set_status(
         self,
@@ -200,8 +200,8 @@ class Alike(ABC):
         ]
 
     def _log(self, repository: str, job: str, hosts: Sequence[str] = ()) -> tuple[str, str]:
-        """The end of a job's log, or why there is none. GitHub's and Gitea's address is the
-        same."""
+        """Return the end of a job's log and an empty text, or an empty text and the reason. The
+        address is the same on GitHub and Gitea."""
         return log_of(self._asking, f"{repos(repository)}/actions/jobs/{part(job)}/logs", hosts)
 
     def hunk(
@@ -237,7 +237,7 @@ class Alike(ABC):
         try:
             return pull(repository, self._asking.put("POST", f"{repos(repository)}/pulls", body))
         except (Conflict, ForgeRefused) as error:
-            # Somebody was quicker, or the answer to an earlier request was lost.
+            # Another process was faster, or the answer to an earlier request was lost.
             found = self.find_pull(repository, head)
             if found is not None and found.open:
                 return found
@@ -251,14 +251,15 @@ FAILED = frozenset({CheckState.FAILURE, CheckState.ERROR})
 
 
 def failed_status(check: CommitCheck) -> FailedCheck:
-    """A status that somebody set: it has no log on the forge."""
+    """Return a failed status that somebody set: the forge has no log of it."""
     return FailedCheck(
         name=check.name, url=check.url, text=check.text, note="The forge has no log of it."
     )
 
 
 def log_of(asking: HttpClient, path: str, hosts: Sequence[str] = ()) -> tuple[str, str]:
-    """The end of a log, or why there is none: a check is told without it as well."""
+    """Return the end of a log and an empty text, or an empty text and the reason. Never raises a
+    ForgeError, as a check is reported without its log too."""
     try:
         return asking.tail(path, hosts), ""
     except NotFound:
@@ -272,7 +273,7 @@ def log_of(asking: HttpClient, path: str, hosts: Sequence[str] = ()) -> tuple[st
 
 
 def access(word: str) -> Access:
-    """What GitHub's and Gitea's word for it comes to; one that nobody knows is none."""
+    """Return the access that GitHub's or Gitea's word means; `none` for an unknown word."""
     return {
         "owner": Access.ADMIN,
         "admin": Access.ADMIN,
@@ -282,7 +283,7 @@ def access(word: str) -> Access:
 
 
 def issue(repository: str, found: Payload) -> Issue:
-    """An issue as GitHub and Gitea tell it."""
+    """Read an issue from GitHub's or Gitea's JSON."""
     ref = IssueRef(repository, found.number("number"), bool(found.at("pull_request")))
     return Issue(
         ref=ref,
@@ -299,7 +300,7 @@ def issue(repository: str, found: Payload) -> Issue:
 
 
 def pull(repository: str, found: Payload) -> Pull:
-    """A pull request as GitHub and Gitea tell it."""
+    """Read a pull request from GitHub's or Gitea's JSON."""
     return Pull(
         ref=IssueRef(repository, found.number("number"), True),
         title=found.name("title"),
@@ -322,7 +323,7 @@ def pull(repository: str, found: Payload) -> Pull:
 
 
 def told(found: Payload, kind: CommentKind = CommentKind.COMMENT) -> Comment:
-    """A comment as GitHub and Gitea tell it."""
+    """Read a comment from GitHub's or Gitea's JSON."""
     line = (
         found.number("line")
         or found.number("original_line")
@@ -346,7 +347,7 @@ def told(found: Payload, kind: CommentKind = CommentKind.COMMENT) -> Comment:
 
 
 def review(found: Payload) -> Comment | None:
-    """A review as a whole; None for one that is not given yet, or was taken back."""
+    """Read a review as a whole; None if it is not submitted yet or was dismissed."""
     verdict = VERDICTS.get(found.name("state").upper())
     if verdict is None or found.yes("dismissed"):
         return None
@@ -379,34 +380,35 @@ def _names(found: Payload, list_: str, key: str) -> tuple[str, ...]:
 
 
 def has(names: Sequence[str], wanted: str) -> bool:
-    """Whether a name is there; none is always."""
+    """Return whether a name is in the list, ignoring case. True for an empty name."""
     return not wanted or wanted.casefold() in {name.casefold() for name in names}
 
 
 def rfc3339(ms: int) -> str:
-    """A time for a query, down to the second that it lies in; none for 0."""
+    """Format a time for a query, rounded down to the second; empty for 0."""
     return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if ms > 0 else ""
 
 
 def sha(commit: str) -> str:
-    """A commit's whole name. Raises NotFound for anything else."""
+    """Return the full hash of a commit unchanged. Raises NotFound for anything else."""
     if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", commit):
         raise NotFound(f"{commit[:100]!r} is not the name of a commit")
     return commit
 
 
 def branch_part(name: str) -> str:
-    """A branch's name in a path: its slashes stay."""
+    """Quote a branch's name for a path, keeping its slashes. Raises NotFound for an invalid
+    name."""
     if not name or len(name) > 255 or any(piece in ("", ".", "..") for piece in name.split("/")):
         raise NotFound(f"{name[:100]!r} is not the name of a branch")
     return quote(name.encode("utf-8", "replace"))
 
 
 def repos(repository: str) -> str:
-    """Where a repository is."""
+    """Return the path of a repository."""
     return f"repos/{checked(repository)}"
 
 
 def thread(ref: IssueRef) -> str:
-    """Where an issue is, and what is said to a pull request as a whole."""
+    """Return the path of an issue, or of the general discussion of a pull request."""
     return f"{repos(ref.repository)}/issues/{ref.number}"

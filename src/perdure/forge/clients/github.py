@@ -1,9 +1,9 @@
 """GitHub and Enterprise Server, after GitHub's published description of its REST API (version
 2022-11-28).
 
-What is its own: checks beside statuses, which it counts apart; addresses of their own for comments
-on lines; and it tells, to who administers the webhooks of the repository or its organisation, which
-deliveries it could not bring.
+Differences: checks exist beside statuses and are listed separately. Comments on lines have
+addresses of their own. Administrators of the webhooks of a repository or its organization can list
+the deliveries that failed.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ from perdure.model.forge.state import (
 
 ACCEPT = "application/vnd.github+json"
 LOG_HOSTS = (".blob.core.windows.net", ".githubusercontent.com")
-"""Where github.com keeps the logs of jobs: a redirect leads there, with a signature of its own. The
-one address in an answer that is followed, and without the token."""
+"""Hosts where github.com keeps the logs of jobs, by the end of their names. It redirects there,
+with a signature in the URL. This is the only address in an answer that is followed to another host,
+and without the token."""
 ACTIONS = "github-actions"
-"""The app whose check runs are jobs, under the same id."""
+"""The app whose check runs are jobs, with the same id."""
 SAID_MOST = 4000
-"""Characters of what a check says of itself."""
+"""Maximum length of a check's own output, in characters."""
 CONCLUSIONS = {
     **dict.fromkeys(("success", "neutral", "skipped"), CheckState.SUCCESS),
     **dict.fromkeys(("failure", "timed_out", "action_required"), CheckState.FAILURE),
@@ -132,14 +133,15 @@ class GitHub(Alike):
                     if _leads_to(each, receiver)
                 ]
             except (NotFound, ForgeDenied):
-                continue  # It is no administrator there, or the owner is no organisation.
+                continue  # The login is no administrator there, or the owner is no organization.
             for hook in hooks:
                 told = True
                 found += self._failed(f"{place}/hooks/{part(hook.id('id'))}", since)
         return found if told else None
 
     def _failed(self, hook: str, since: int) -> Iterator[FailedDelivery]:
-        """Those of which no attempt was taken, newest attempt each; the list is newest first."""
+        """Yield the deliveries without a successful attempt, each as its newest attempt. The forge
+        lists attempts newest first."""
         pages = self._asking.pages(f"{hook}/deliveries", size=self.size)
         attempts = [*takewhile(lambda each: each.time("delivered_at") >= since, pages)]
         taken = {each.id("guid") for each in attempts if 200 <= each.number("status_code") < 300}
@@ -159,8 +161,8 @@ class GitHub(Alike):
 
 
 def api_of(address: str) -> str:
-    """Where the API of a GitHub is: github.com has a host of its own for it, Enterprise Server a
-    path."""
+    """Return the API's address of a GitHub: github.com has a separate host for it, Enterprise
+    Server a path."""
     return "https://api.github.com" if address == "https://github.com" else f"{address}/api/v3"
 
 

@@ -1,10 +1,10 @@
 """GitLab (`/api/v4`), after its documentation (docs.gitlab.com/api). Repositories are projects,
-pull requests merge requests.
+pull requests are merge requests.
 
-What is its own: issues and merge requests are counted apart; what an event says of itself is a note
-among the comments (`system`), and left out; roles are numbers; a status is a state machine that
-refuses what it is in already. A review that asks for changes without a word has no note and is not
-seen here (gitlab-org/gitlab 592358).
+Differences: issues and merge requests are numbered separately. Events appear among the comments as
+notes with `system`, which are left out. Roles are numbers. A status is a state machine that refuses
+a transition to its present state. A review that requests changes without a text has no note, and is
+not seen here (gitlab-org/gitlab 592358).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from perdure.model.forge.state import (
 )
 
 DEVELOPER, MAINTAINER = 30, 40
-"""From these roles on, somebody may push, and administers the project
+"""The lowest roles that may push, and that administer the project
 (docs.gitlab.com/user/permissions)."""
 
 EMOJI = {
@@ -170,7 +170,7 @@ class GitLab:
         return ""
 
     def comments(self, ref: IssueRef, *, since: int = 0) -> Sequence[Comment]:
-        # Newest change first, so that what is older than `since` is not fetched.
+        # Newest change first, so that nothing older than `since` is fetched.
         found: list[Comment] = []
         for each in self._notes(ref, sort="desc", order_by="updated_at"):
             if each.updated < since:
@@ -225,7 +225,7 @@ class GitLab:
         try:
             self._asking.put("POST", f"{place}/award_emoji", {"name": EMOJI[reaction]})
         except NotFound:
-            # So it answers too if it is there already ("has already been taken").
+            # GitLab also answers 404 if the reaction exists already ("has already been taken").
             me = self.whoami().casefold()
             there = self._pages(f"{place}/award_emoji")
             if not any(
@@ -273,7 +273,7 @@ class GitLab:
     def failed_checks(self, repository: str, commit: str) -> Sequence[FailedCheck]:
         place = project(repository)
         newest: dict[str, Payload] = {}
-        # A job that was retried is told once, by its newest id.
+        # A retried job is reported once, by its newest id.
         for each in self._pages(f"{place}/repository/commits/{sha(commit)}/statuses"):
             known = newest.get(each.name("name"))
             if known is None or known.number("id") <= each.number("id"):
@@ -285,7 +285,8 @@ class GitLab:
         return found
 
     def _failed_job(self, place: str, found: Payload, *, with_log: bool) -> FailedCheck:
-        """The id of a job's status is the job's; a status that somebody set has no such job."""
+        """Return one failed job. The id of a job's status is the id of the job; a status that
+        somebody set has no such job."""
         log, note = "", f"Its log was not read: {LOGS_MOST} others were."
         if with_log:
             log, note = log_of(self._asking, f"{place}/jobs/{part(found.id('id'))}/trace")
@@ -373,12 +374,12 @@ class GitLab:
                 )
             )
         except (NotFound, ForgeDenied):
-            return None  # No maintainer, or a GitLab before 17.3.
+            return None  # The login is no maintainer, or GitLab is older than 17.3.
         return found if hooks else None
 
     def _failed(self, hook: str) -> Iterator[FailedDelivery]:
-        """Those of which no attempt was taken: one that is resent keeps its key. They are told for
-        seven days, newest first, and without their times."""
+        """Yield the deliveries without a successful attempt. A resent delivery keeps its key.
+        GitLab lists them for seven days, newest first, without their times."""
         attempts = [
             (each.id("request_headers", "Idempotency-Key"), each)
             for each in self._pages(f"{hook}/events")
@@ -396,7 +397,7 @@ class GitLab:
 
 
 def issue(repository: str, found: Payload) -> Issue:
-    """An issue as GitLab tells it."""
+    """Read an issue from GitLab's JSON."""
     return Issue(
         ref=IssueRef(repository, found.number("iid")),
         title=found.name("title"),
@@ -413,7 +414,7 @@ def issue(repository: str, found: Payload) -> Issue:
 
 
 def pull(repository: str, found: Payload, head_repository: str) -> Pull:
-    """A merge request as GitLab tells it."""
+    """Read a merge request from GitLab's JSON."""
     return Pull(
         ref=IssueRef(repository, found.number("iid"), True),
         title=found.name("title"),
@@ -442,7 +443,7 @@ def _check(found: Payload) -> CommitCheck:
         "canceled": CheckState.ERROR,
         "skipped": CheckState.SUCCESS,
     }
-    # A job that waits for a person to start it holds up nothing.
+    # A job that waits for a person to start it does not block the pipeline.
     states["manual"] = CheckState.SUCCESS
     return CommitCheck(
         name=found.name("name"),
@@ -454,11 +455,11 @@ def _check(found: Payload) -> CommitCheck:
 
 
 def project(repository: str) -> str:
-    """Where a project is: its whole path is one part of the address."""
+    """Return the path of a project: its full name is one quoted part of the address."""
     return f"projects/{quote(checked(repository), safe='')}"
 
 
 def thread(ref: IssueRef) -> str:
-    """Where an issue or a merge request is."""
+    """Return the path of an issue or a merge request."""
     kind = "merge_requests" if ref.pull else "issues"
     return f"{project(ref.repository)}/{kind}/{ref.number}"

@@ -1,9 +1,9 @@
-"""One request to a forge, and all that can go wrong with it. Made once, to one host, bounded in
-time and size; the answer is hostile.
+"""One request to a forge, with all its failures. It is made once, to one host, bounded in time and
+size. The answer is treated as hostile.
 
-Where the forge says that it has had enough (GitHub's and GitLab's limits), nothing more is asked of
-it until the time that it named: GitHub's documentation threatens to block who goes on. Redirects
-are followed within the same host, for what was only read.
+After a forge reports its rate limit (GitHub and GitLab do), no request is sent until the time that
+it named: GitHub's documentation threatens to block clients that continue. Redirects are followed
+only for reads and within the same host, except for logs (`HttpClient.tail`).
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from perdure.lateclass import dataclass
 
 CONNECT_S = 10.0
 SILENT_S = 20.0
-"""So long may the forge say nothing."""
+"""Longest silence of the forge, in seconds."""
 CALL_S = 45.0
-"""So long may it take over one answer."""
+"""Longest duration of one request, in seconds."""
 ANSWER_MOST = 16 * 1024 * 1024
 LOG_MOST = 64 * 1024 * 1024
 LOG_KEPT = 1024 * 1024
-"""The last bytes of a log: what has failed is told at its end."""
+"""Number of bytes kept from the end of a log, where the failure is reported."""
 PAGES_MOST = 20
 PAGES_S = 120.0
-"""So long may a list take with all its pages."""
+"""Longest duration of a list with all its pages, in seconds."""
 PAGE = 50
-"""Gitea gives no more at once, unless configured (MAX_RESPONSE_ITEMS); GitHub and GitLab would give
-100."""
+"""Length of a page. Gitea's maximum unless configured (MAX_RESPONSE_ITEMS); GitHub and GitLab would
+allow 100."""
 RETRY_S = 10.0
 LIMITED_S = 60.0
 LONGEST_WAIT_S = 3600.0
@@ -53,7 +53,7 @@ _REPOSITORY = re.compile(r"[\w.-]+(?:/[\w.-]+)+", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """What came back, before anybody believed it."""
+    """An answer before any validation."""
 
     status: int
     headers: Mapping[str, str]
@@ -62,7 +62,7 @@ class HttpAnswer:
 
 class HttpClient:
     """Requests below one API address (`https://git.example.com/api/v1`), with one token. `scheme`
-    is what stands before it in the header Authorization."""
+    precedes the token in the header Authorization."""
 
     def __init__(
         self, api: str, token: ForgeToken, scheme: str, accept: str, ca_file: Path | None
@@ -70,7 +70,7 @@ class HttpClient:
         self.api, self.token = api, token
         self._scheme = scheme
         local = is_loopback(urlsplit(api).hostname or "")
-        # Over http no certificate is looked at, and to load them all takes a tenth of a second.
+        # Plain http checks no certificate, and loading all of them takes a tenth of a second.
         plain = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if api.startswith("http:") else None
         verify = plain or (ssl.create_default_context(cafile=ca_file) if ca_file else True)
         self._client = httpx2.Client(
@@ -88,12 +88,12 @@ class HttpClient:
         self._client.close()
 
     def get(self, path: str, **query: object) -> Payload:
-        """The object there. Raises as `ForgeApi` says, like all that follow."""
+        """Fetch an object. Raises what `ForgeApi` documents, like all methods that follow."""
         return self._object(self.send("GET", path, query=query))
 
     def pages(self, path: str, *, size: str, **query: object) -> Iterator[Payload]:
-        """The objects of a list there, page after page, as they are asked for; `size` is what this
-        forge calls the length of a page, where it can be asked for."""
+        """Yield the objects of a list, fetching page after page on demand. `size` is this forge's
+        parameter for the length of a page; empty if there is none."""
         query = {**query, size: PAGE} if size else query
         until = time.monotonic() + PAGES_S
         for _ in range(PAGES_MOST):
@@ -104,8 +104,8 @@ class HttpClient:
             following = _NEXT.search(answer.headers.get("link", "")[:20_000])
             if following is None:
                 return
-            # Only what it asks for is taken from it: Gitea names the host that it believes to be
-            # its own.
+            # Use only the query of the link: Gitea puts in the host name that it believes to be its
+            # own.
             try:
                 query = dict(parse_qsl(urlsplit(following[1]).query, max_num_fields=50))
             except ValueError as error:
@@ -114,9 +114,10 @@ class HttpClient:
     def tail(self, path: str, hosts: Sequence[str] = ()) -> str:
         """Return the end of a log, at most `LOG_KEPT` bytes of it.
 
-        GitHub keeps logs on another host, and redirects to it. That is followed, without the token,
-        to the `hosts` alone: names with a port, or the end of a name if it begins with a dot.
-        Raises as `ForgeApi` says."""
+        GitHub keeps logs on another host, and redirects to it. Such a redirect is followed without
+        the token, and only to the given `hosts`: names with a port, or the end of a name if it
+        begins with a dot. Raises what `ForgeApi` documents.
+        """
         self._wait_not()
         url, query, is_ours = f"{self.api}/{path}", None, True
         for _ in range(REDIRECTS_MOST + 1):
@@ -135,7 +136,7 @@ class HttpClient:
     def _log_at(
         self, url: str, answer: HttpAnswer, hosts: Sequence[str], is_ours: bool
     ) -> tuple[str, bool]:
-        """Where a log is, and whether that is the forge itself."""
+        """Return the address of a log, and whether it is on the forge itself."""
         try:
             target = urljoin(url, answer.headers.get("location", "")[:8000])
             new, own = urlsplit(target), urlsplit(self.api)
@@ -154,8 +155,8 @@ class HttpClient:
         return target, False
 
     def put(self, method: str, path: str, body: Mapping[str, object]) -> Payload:
-        """Sends an object, by POST, PATCH or PUT. Returns the one that is answered, an empty one
-        where none is."""
+        """Send an object by POST, PATCH or PUT. Returns the object in the answer, or an empty
+        one."""
         answer = self.send(method, path, body=body)
         return self._object(answer) if answer.body.strip() else Payload(None)
 
@@ -167,7 +168,7 @@ class HttpClient:
         query: Mapping[str, object] | None = None,
         body: Mapping[str, object] | None = None,
     ) -> HttpAnswer:
-        """One request, answered with 2xx."""
+        """Make one request and return its answer, which has a status of 2xx."""
         self._wait_not()
         url = f"{self.api}/{path}"
         for _ in range(REDIRECTS_MOST + 1):
@@ -194,8 +195,8 @@ class HttpClient:
         keep: int = 0,
         token: bool = True,
     ) -> HttpAnswer:
-        """One request. `keep`: only so many of the last bytes are wanted, of more than is taken
-        else."""
+        """Make one request. `keep`: return only this many of the last bytes, and allow a larger
+        answer."""
         headers = {"authorization": f"{self._scheme} {self.token.value()}"} if token else {}
         size, most = 0, LOG_MOST if keep else ANSWER_MOST
         given: dict[str, Any] = {
@@ -242,7 +243,8 @@ class HttpClient:
             raise NotFound(f"{self.api} has no such address: {_one_line(str(error))}") from error
 
     def _elsewhere(self, method: str, url: str, answer: HttpAnswer) -> str:
-        """Where a redirect leads: on the same host, and for a GET, or it is refused."""
+        """Return the target of a redirect. Refuses one to another host, or of anything but a
+        GET."""
         try:
             target = urljoin(url, answer.headers.get("location", "")[:4000])
             old, new = urlsplit(url), urlsplit(target)
@@ -312,7 +314,8 @@ class HttpClient:
         raise ForgeRefused(f"{self.api} answers {answer.status} to {what}")
 
     def _said(self, body: bytes) -> str:
-        """What the forge says itself, on one line, without the token should it be repeated."""
+        """Return the forge's own error message on one line, with the token masked in case it is
+        repeated."""
         try:
             said = parsed(body[:100_000])
         except ValueError:
@@ -343,7 +346,8 @@ class HttpClient:
 
 
 def part(text: str) -> str:
-    """A name as one part of a path. Raises NotFound for what would be another path, or none."""
+    """Quote a name as one part of a path. Raises NotFound for a name that is empty or would change
+    the path."""
     if (
         not text
         or text in (".", "..")
@@ -355,7 +359,7 @@ def part(text: str) -> str:
 
 
 def checked(repository: str) -> str:
-    """The repository's name, if it is one. Raises NotFound."""
+    """Return the repository's name if it is valid. Raises NotFound otherwise."""
     if (
         not _REPOSITORY.fullmatch(repository)
         or len(repository) > 255
@@ -366,7 +370,7 @@ def checked(repository: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine, by its name alone."""
+    """Return whether a host name is this machine, without a DNS lookup."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -374,8 +378,8 @@ def is_loopback(host: str) -> bool:
 
 
 def _is_limit(headers: Mapping[str, str], said: str) -> bool:
-    """GitHub answers 403 to too many requests, with one of three signs (docs.github.com, "Rate
-    limits for the REST API")."""
+    """Return whether a 403 is GitHub's answer to too many requests, by one of three signs
+    (docs.github.com, "Rate limits for the REST API")."""
     return (
         headers.get("x-ratelimit-remaining") == "0"
         or "retry-after" in headers
@@ -384,7 +388,7 @@ def _is_limit(headers: Mapping[str, str], said: str) -> bool:
 
 
 def _retry_s(headers: Mapping[str, str]) -> float:
-    """How long to wait, from 1 s to an hour; 0: it does not say."""
+    """Return how long to wait, from one second to an hour; 0 if the answer does not say."""
     now = time.time()
     given = headers.get("retry-after", "").strip()
     found = 0.0

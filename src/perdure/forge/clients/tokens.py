@@ -1,6 +1,5 @@
-"""A token, and its place. One in a file is read for each request, so that a new one needs no
-restart; one in a variable or a credential of systemd is read once.
-"""
+"""A token and its source. A token in a file is read for each request, so that a new one needs no
+restart. One in a variable or a systemd credential is read once."""
 
 from __future__ import annotations
 
@@ -13,15 +12,15 @@ from perdure.lateclass import dataclass
 
 LONGEST = 4096
 CREDENTIALS = "CREDENTIALS_DIRECTORY"
-"""The variable by which systemd names the directory of a service's credentials."""
+"""The variable in which systemd passes the directory of a service's credentials."""
 
 
 @dataclass(frozen=True, slots=True)
 class ForgeToken:
-    """One login's access to a forge. Never printed: `str` is the place."""
+    """The access of one login to a forge. The token is never printed: `str` gives its place."""
 
     place: str
-    """For a person: `the file /path`, `the variable NAME`."""
+    """A description for people: `the file /path`, `the variable NAME`."""
     path: Path | None = None
     held: str = field(default="", repr=False)
 
@@ -29,7 +28,7 @@ class ForgeToken:
         return self.place
 
     def value(self) -> str:
-        """The token itself. Raises ForgeDenied where there is none."""
+        """Return the token itself. Raises ForgeDenied if there is none."""
         if self.path is None:
             found, why = self.held, "is empty"
         else:

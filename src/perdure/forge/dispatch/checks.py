@@ -1,9 +1,10 @@
-"""Failed checks: whose commit they are about, what is told of them, and how often.
+"""Failed checks: which run they concern, the report to the agent, and its limits.
 
-GitHub tells of one red workflow by a check run, a check suite and a workflow run; every forge tells
-of each check apart. All of that becomes one update for a commit, with the log of what has failed.
-The event names who pushed, who is the agent itself as a rule, so its author says nothing: what
-counts is the branch and the commit, which have to be those of a run. Called by `dispatcher`.
+GitHub reports one failed workflow as a check run, a check suite and a workflow run, and every forge
+reports each check separately. All of that becomes one update for a commit, with the logs of the
+failures. The event names the user who pushed, usually the agent itself, so its author proves
+nothing. Only the branch and the commit count, which have to belong to a run. Called by
+`dispatcher`.
 """
 
 from __future__ import annotations
@@ -30,27 +31,27 @@ from perdure.model.forge.state import CheckState, CommitCheck, FailedCheck
 from perdure.protocols import ForgeApi
 
 WAIT_MS = 900_000
-"""How long the other checks of a commit are waited for. A review, or a status that nobody sets, may
-stay pending for ever."""
+"""Longest wait for the other checks of a commit, in milliseconds. A review, or a status that is
+never set, may stay pending forever."""
 KEPT_S = 15.0
-"""How long an answer about pending checks is good for."""
+"""How long an answer about pending checks is reused, in seconds."""
 SHOWN_MOST = 10
-"""Failed checks that an update describes; the others are named."""
+"""Maximum number of failed checks that an update describes; the others are only named."""
 NO_TOKEN = "There is no log: perdure has no token to ask the forge with."
 
 
 class Checks:
-    """The failed checks of all runs. `current` asks the forge."""
+    """The failed checks of all runs. Asks the forge through `current`."""
 
     def __init__(self, engine: Engine, current: Current) -> None:
         self._engine, self._current = engine, current
         self._pending: dict[int, tuple[float, str]] = {}
 
-    # --- whether they are told
+    # --- whether to report them
     # ---------------------------------------------------------------------------
 
     def refused(self, choice: RuleChoice, intent: Intent) -> str:
-        """Return why a failed check is nothing to the run, or an empty text."""
+        """Return why a failed check does not concern the run, or an empty text."""
         if choice.run is None or is_for(choice.rule, intent):
             return ""
         if self._is_ours(choice.run, intent.commit):
@@ -62,7 +63,7 @@ class Checks:
         )
 
     def _is_ours(self, run: TaskRun, commit: str) -> bool:
-        """Whether the run has made the commit: perdure pushed it, or it was the HEAD of the
+        """Return whether the run made the commit: perdure pushed it, or it was HEAD of the
         workdir."""
         if not commit:
             return False
@@ -74,7 +75,7 @@ class Checks:
         if run.workspace is None or self._engine.elsewhere(run):
             return commit in heads
         try:
-            # Where it began is a commit of others.
+            # The workdir's first commit was made by others.
             if self._engine.workspaces.began(run.workspace) == commit:
                 return False
             return commit in heads or self._engine.workspaces.state(run.workspace).head == commit
@@ -82,7 +83,7 @@ class Checks:
             return commit in heads
 
     def told(self, run: TaskRun, intent: Intent) -> str:
-        """Return why a failed check is no news, or an empty text: the run was told of it before."""
+        """Return why a failed check is no news (the run was informed before), or an empty text."""
         known = self._known(run, intent.commit)
         if not known:
             return ""
@@ -103,11 +104,11 @@ class Checks:
         return [(each.at, each.event) for each in told if isinstance(each.event, ChecksFailed)]
 
     def spent(self, rule: Rule, run: TaskRun) -> str:
-        """Return why no more failed checks are told, or an empty text."""
+        """Return why no more failed checks are reported to the run, or an empty text."""
         at = {when for when, _ in self._events(run)}
         row = 0
         for context in reversed(self._engine.store.contexts(run.id)):
-            # Told in the transaction of the update, at the same time.
+            # The event is recorded in the transaction of its update, with the same time.
             if context.at not in at:
                 break
             row += 1
@@ -119,8 +120,8 @@ class Checks:
         )
 
     def wait(self, delivery: Delivery, rule: Rule, intent: Intent) -> None:
-        """Raise Conflict while other checks of the commit are under way: all are told at once
-        then."""
+        """Raise Conflict while other checks of the commit are running, so that all are reported
+        together."""
         now = time.monotonic()
         self._pending = {key: kept for key, kept in self._pending.items() if now < kept[0]}
         if self._engine.store.now() - delivery.received > WAIT_MS:
@@ -136,14 +137,14 @@ class Checks:
                 "perdure inbox",
             )
 
-    # --- what is told
+    # --- the report
     # ------------------------------------------------------------------------------------
 
     def report(
         self, rule: Rule, run: TaskRun, told: Sequence[tuple[Delivery, Intent]]
     ) -> tuple[list[tuple[Delivery, Intent]], list[ChecksFailed]]:
-        """Return what is told with all failed checks of one commit as one, and what the journal is
-        to say of them. Raises ForgeUnavailable, ForgeDenied."""
+        """Combine all failed checks of one commit into one intent. Returns the intents, and the
+        events for the journal. Raises ForgeUnavailable, ForgeDenied."""
         groups: dict[str, list[tuple[Delivery, Intent]]] = {}
         for delivery, intent in told:
             if intent.kind is IntentKind.CI_FAILED:
@@ -181,7 +182,7 @@ class Checks:
         ]
         note = ""
         if not failed:
-            # The forge says no more than the event did.
+            # The forge knows no more than the event.
             failed = named
             note = NO_TOKEN if not self._current.knows(delivery, rule) else ""
         texts = [self._text(each) for each in failed[:SHOWN_MOST]]
@@ -198,11 +199,11 @@ class Checks:
         return replace(intent, text=text, url=url, rollup=len(failed) > 1), event
 
     def _named(self, group: Sequence[tuple[Delivery, Intent]]) -> list[FailedCheck]:
-        """What the events themselves name: the checks, or what sums them up where no check is
+        """Return the checks that the events name; their summaries where no single check is
         named."""
         intents = [intent for _, intent in group]
         single = [each for each in intents if not each.rollup]
-        # A suite has no name.
+        # A check suite has no name.
         found = {
             each.text: FailedCheck(name=each.text, url=each.url)
             for each in single or intents
@@ -213,14 +214,16 @@ class Checks:
         ]
 
     def _text(self, check: FailedCheck) -> str:
-        """One failed check: its name, where it is, what it says, and the end of its log."""
+        """Describe one failed check: its name, its address, its own text, and an excerpt of its
+        log."""
         head = " ".join(filter(None, [check.name, f"({check.url})" if check.url else ""]))
         log = job_excerpt(self._redacted(check.log)) if check.log else ""
         said = [head, check.text, f"The log, in part:\n{log}" if log else check.note]
         return "\n".join(each for each in said if each)
 
     def _redacted(self, text: str) -> str:
-        """Without secrets: those of this environment, and what looks like one."""
+        """Return the text without secrets: those of this environment, and anything that looks like
+        one."""
         pieces = Scan(self._engine.redactor).over("", io.BytesIO(text.encode("utf-8", "replace")))
         return b"".join(pieces).decode("utf-8", "replace")
 

@@ -1,11 +1,12 @@
-"""What is over on the forge is cleaned up here: archived, then moved to the trash; and brought back
-when it goes on.
+"""Cleans up work that is over on the forge: saves it, then moves the workdir to the trash. Restores
+it when the work goes on.
 
-The order is what makes a kill harmless: a checkpoint of workdir and conversation is published, a
-capsule written where the rule asks for one, the journal told, then the workdir moves, by one
-rename. A workdir goes only if everything in it is proven to be saved elsewhere at that moment, in
-that checkpoint or in a repository; what is not saved stays, and its run says so. The conversation
-stays the run's own: whatever comes afterwards brings the workdir back and goes on in it.
+The order makes a kill harmless: a checkpoint of workdir and conversation is made, a capsule is
+written if the rule asks for one, the journal is updated, and then the workdir is moved by one
+rename. A workdir is moved only if all of its content is proven at that moment to be saved
+elsewhere, in that checkpoint or in a repository. Otherwise it stays, and its run says so. The
+conversation remains the run's: later instructions restore the workdir and continue the
+conversation.
 """
 
 from __future__ import annotations
@@ -29,19 +30,19 @@ from perdure.workspace import Proof
 VERB = CLEAN_UP
 KEPT = UNSAVED
 HALF_BACK = "half_back"
-"""The condition of a run whose workdir is being brought back from its checkpoint."""
+"""The condition of a run whose workdir is being restored from its checkpoint."""
 ARCHIVE = "archive"
-"""Below the state directory: the capsules of what was cleaned up."""
+"""The directory of capsules of cleaned-up runs, below the state directory."""
 
 
 def clean(
     engine: Engine, rule: Rule, run: TaskRun, why: str, *, pull: int = 0, forge: Forge | None = None
 ) -> str:
-    """Cleans up and returns what was done, in words. `pull`: the pull request of the work, whose
-    commits the forge keeps for good.
+    """Clean up, and return what was done, in words. `pull` is the pull request of the work, whose
+    commits the forge keeps forever.
 
-    Raises Conflict while somebody is at work in it, or while its own host has not cleaned it up,
-    and PerdureError where it cannot be archived: then all is as it was.
+    Raises Conflict while the workdir is in use, or until its own host has cleaned it up. Raises
+    PerdureError if it cannot be archived. After an error everything is as it was.
     """
     place = run.workspace
     if engine.elsewhere(run):
@@ -73,7 +74,8 @@ def clean(
         event = CleanedUp(
             why=why, checkpoint=number, capsule=capsule, needed=bool(proof.checkpoint)
         )
-        # Before it goes: who finds it gone knows by this that it may be brought back.
+        # Before the move: whoever finds the workdir missing learns from this that it can be
+        # restored.
         engine.store.tell_run(run.id, [event], solved=KEPT)
         about: dict[str, Any] = {
             "verb": VERB,
@@ -97,8 +99,8 @@ def clean(
 
 
 def _checkpoint(engine: Engine, run: TaskRun, place: Workspace) -> Checkpoint | None:
-    """A checkpoint of the workdir as it is now; None where none can be taken: then only a
-    repository proves that its work is saved."""
+    """Return a checkpoint of the workdir as it is now, or None if none can be taken. Without one,
+    only a repository can prove that the work is saved."""
     try:
         return checkpoints.keep(engine, run, place, VERB)
     except (PerdureError, OSError):
@@ -108,8 +110,8 @@ def _checkpoint(engine: Engine, run: TaskRun, place: Workspace) -> Checkpoint | 
 def _prove(
     engine: Engine, place: Workspace, pull: int, forge: Forge | None, checkpoint: Checkpoint | None
 ) -> Proof:
-    """What becomes of the workdir's content. After a squash its commits are in no branch; the forge
-    keeps them with the pull request."""
+    """Return where the workdir's content is saved. After a squash merge its commits are in no
+    branch, but the forge keeps them with the pull request."""
     if pull and forge and not engine.workspaces.prove(place).saved:
         ref = (
             f"refs/merge-requests/{pull}/head"
@@ -134,7 +136,7 @@ def _kept(engine: Engine, run: TaskRun, why: str, lost: Sequence[str]) -> str:
 
 
 def _capsule(engine: Engine, run: TaskRun, number: int) -> str:
-    """Writes one, without the secrets that are known; returns its path."""
+    """Write a capsule without known secrets. Returns its path."""
     from perdure.capsule.export import ExportRequest, export
 
     target = engine.state / ARCHIVE / f"{run.name}-{run.id[:8]}-{number}.capsule"
@@ -147,12 +149,12 @@ def _capsule(engine: Engine, run: TaskRun, number: int) -> str:
 
 
 def end(engine: Engine, run: TaskRun) -> TaskRun:
-    """Stops what is not finished, so that it can be cleaned up."""
+    """Stop the run unless it has finished, so that it can be cleaned up."""
     return run if run.state in FINAL else service.stop(engine, run.id)
 
 
 def is_cleaned_up(engine: Engine, run: TaskRun) -> bool:
-    """Whether the run's work is over and its workdir is in the trash, or was."""
+    """Return whether the run's work is over and its workdir was moved to the trash."""
     return _gone(engine, run) is not None
 
 
@@ -163,7 +165,7 @@ def _gone(engine: Engine, run: TaskRun) -> CleanedUp | None:
 
 
 def _last(engine: Engine, run: TaskRun) -> CleanedUp | None:
-    """How it was cleaned up, unless it was brought back or reset since."""
+    """Return the event of the last clean-up, unless the workdir was restored or reset since."""
     told = [record.event for record in engine.store.history(run.id, limit=HISTORY)]
     last = next(
         (
@@ -177,9 +179,8 @@ def _last(engine: Engine, run: TaskRun) -> CleanedUp | None:
 
 
 def bring_back(engine: Engine, run: TaskRun) -> None:
-    """Brings back a workdir that was cleaned up: from the trash, or from the checkpoint that was
-    taken then. Nothing happens where it is there, or where a person had it reset since. Raises
-    PerdureError."""
+    """Restore a workdir that was cleaned up, from the trash or from the checkpoint of the clean-up.
+    Does nothing if the workdir is there, or if a person reset it since. Raises PerdureError."""
     gone = _last(engine, run) if _is_half_back(engine, run) else _gone(engine, run)
     if gone is None or run.workspace is None:
         return
@@ -193,13 +194,13 @@ def bring_back(engine: Engine, run: TaskRun) -> None:
         try:
             sweeper.restore(engine, there[-1])
         except NotFound as error:
-            # Another server on this database was quicker, or it was purged just now.
+            # Another server on this database was faster, or the entry was purged just now.
             raise Conflict(
                 f"The workdir of {run.name} is being brought back: {error}",
                 f"perdure show {run.name}",
             ) from error
     elif gone.checkpoint:
-        # It is made first, and filled then: cut off in between, it is begun again.
+        # The workdir is created first and filled afterwards. After an interruption it starts over.
         message = f"its workdir is being brought back from checkpoint {gone.checkpoint}"
         engine.store.tell_run(
             run.id, [], Condition(type=HALF_BACK, message=message, at=engine.store.now())
@@ -208,7 +209,7 @@ def bring_back(engine: Engine, run: TaskRun) -> None:
             number = checkpoints.restore(engine, run.id, gone.checkpoint).checkpoint.number
         except NotFound:
             engine.store.tell_run(run.id, [], solved=HALF_BACK)
-            return  # It was forgotten by its age: the workdir begins at the branch again.
+            return  # The checkpoint expired: the workdir starts from the branch.
     engine.store.tell_run(
         run.id, [BroughtBack(place=run.workspace.path, checkpoint=number)], solved=HALF_BACK
     )
@@ -216,8 +217,8 @@ def bring_back(engine: Engine, run: TaskRun) -> None:
 
 
 def _is_half_back(engine: Engine, run: TaskRun) -> bool:
-    """Whether a workdir was being brought back from its checkpoint and that was cut off, and nobody
-    has worked in it since."""
+    """Return whether restoring the workdir from its checkpoint was interrupted, with no attempt
+    since."""
     since = next((each.at for each in run.conditions if each.type == HALF_BACK), 0)
     return (
         bool(since)

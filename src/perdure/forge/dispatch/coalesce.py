@@ -1,5 +1,5 @@
-"""Several events of one update that say the same thing: what was edited twice is told once, as it
-reads now. Called by `dispatcher`."""
+"""Combines several events of one update: a text that was edited twice is reported once, as it reads
+now. Called by `dispatcher`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Key = tuple[str, str, int, bool, str]
 
 
 def merged(told: Iterable[Told]) -> list[Told]:
-    """Return the events in order, each edit told with the one before it: a comment as it reads
+    """Return the events in order, each edit merged into the event before it: a comment as it reads
     after its edits, two edits of one text as one."""
     found: dict[int, Told] = {}
     places: dict[Key, int] = {}
@@ -42,8 +42,8 @@ def merged(told: Iterable[Told]) -> list[Told]:
 
 
 def with_before(store: InboxStore, delivery: Delivery, intent: Intent) -> Intent:
-    """Return an edited comment with what it said before. GitLab does not send that; the inbox has
-    it where the comment itself was delivered."""
+    """Return an edited comment with its earlier text. GitLab does not send that text; the inbox has
+    it if the comment itself was delivered."""
     if intent.kind is not IntentKind.COMMENT_EDITED or intent.before or not intent.comment:
         return intent
     for each in store.inbox(source=delivery.source, limit=LOOKED_AT, before=delivery.number):
@@ -54,12 +54,12 @@ def with_before(store: InboxStore, delivery: Delivery, intent: Intent) -> Intent
             )
             stops = tuple(login for login in intent.stops if login not in stopped(other.text))
             return replace(intent, before=other.text, mentions=mentions, stops=stops)
-    # Whom it named before is not known: by an edit alone nobody is called.
+    # The earlier mentions are unknown, so an edit alone does not call an agent.
     return replace(intent, mentions=())
 
 
 def is_unchanged(intent: Intent) -> bool:
-    """Return whether an edit has changed nothing that is read."""
+    """Return whether an edit changed nothing visible."""
     if intent.kind is IntentKind.EDITED:
         return intent.title == intent.title_before and not difference(
             intent.before, intent.description
@@ -72,7 +72,8 @@ def is_unchanged(intent: Intent) -> bool:
 
 
 def _key(intent: Intent) -> Key | None:
-    """What an edit is one of: a comment by its id, or the words of an issue."""
+    """Return the key of the text that an event edits: a comment by its id, or an issue's
+    description."""
     thing = (intent.repository, intent.number, intent.pull)
     if intent.kind is IntentKind.EDITED:
         return "issue", *thing, ""

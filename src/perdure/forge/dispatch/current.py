@@ -1,10 +1,9 @@
-"""How things stand on the forge now, asked before anything is done: an event tells of a moment that
-is over, and may come late, out of order, or again. Where no token is configured, the event is all
-there is.
+"""Asks the forge for the present state before anything is done. An event describes a past moment,
+and may arrive late, out of order, or again. Without a configured token, the event is all there is.
 
-Who may have an agent at work is asked too. That a check has failed is told by whoever may judge
-commits, which on all forges takes the permission to write: what is asked there is whether the
-commit is the one that the branch stands at, as anybody can let a check fail in a fork.
+Also asks whether the author may use the agent. A failed check is exempt: on all forges only users
+with write permission can set a status. For a failed check the question is whether its commit is the
+head of the branch, as anybody can make a check fail in a fork.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ from perdure.protocols import ForgeApi
 KEPT_S = 30.0
 EARLIER_MOST = 50
 DENIED_S = 60.0
-"""So long nothing is asked of a forge that did not take the token (who asks on may be locked out),
-or of a repository out of its reach."""
+"""Pause after a forge rejected the token (repeated requests may get it locked out), or after a
+repository was out of its reach, in seconds."""
 TURN_S = 10.0
-"""What the forge could not be asked about lets the others go first for so long, then for twice as
-long, up to `TURNS` times that."""
+"""First pause of a delivery after its request to the forge failed, in seconds, so that others go
+first. Each further failure doubles it, up to `TURNS` times this value."""
 TURNS = 16
 T = TypeVar("T")
 Answer = tuple[Intent | str, Sequence[Rule]]
@@ -37,15 +36,16 @@ OVER = frozenset({IntentKind.CLOSED, IntentKind.MERGED})
 
 
 def current(api: ForgeApi, intent: Intent) -> Intent | str:
-    """The intent as it is meant now, or why nothing follows from it any more. Raises ForgeError."""
+    """Return the intent updated to the present state, or the reason why it is obsolete. Raises
+    ForgeError."""
     if intent.kind is IntentKind.BRANCH_DELETED:
         there = api.branch(intent.repository, intent.branch)
         return intent if there is None else f"the branch {intent.branch} is there"
     if intent.kind is IntentKind.CI_FAILED:
         return _failed(api, intent)
     try:
-        # A comment on a pull request may come as one on an issue; GitLab alone counts them apart,
-        # and says which it is.
+        # A comment on a pull request may arrive as one on an issue. Only GitLab numbers them
+        # separately, and it says which it is.
         found = api.issue(IssueRef(intent.repository, intent.number, intent.pull))
         pull = api.pull(intent.repository, intent.number) if found.ref.pull else None
     except NotFound:
@@ -98,9 +98,10 @@ def _failed(api: ForgeApi, intent: Intent) -> Intent | str:
 
 
 def _is_own_pipeline(api: ForgeApi, intent: Intent) -> bool:
-    """GitLab makes a pipeline of statuses, and does not tell of which: one of perdure's own that
-    failed, answered with another attempt, would never end. The others name what failed, which
-    `model.forge.rules` knows."""
+    """Return whether only perdure's own checks failed in a GitLab pipeline. GitLab makes a pipeline
+    of statuses, and does not say which ones. Answering perdure's own failure with another attempt
+    would never end. The other forges name the failed check, so `model.forge.rules` recognizes
+    it."""
     if intent.forge is not Forge.GITLAB:
         return False
     broken = [
@@ -113,7 +114,7 @@ def _is_own_pipeline(api: ForgeApi, intent: Intent) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Wait:
-    """Nothing is asked before `until` (monotonic)."""
+    """A pause: nothing is asked before `until` (monotonic)."""
 
     until: float
     error: ForgeError
@@ -121,8 +122,8 @@ class _Wait:
 
 
 class Current:
-    """Asks, and keeps an answer for `KEPT_S`: a delivery is looked at every few seconds while it
-    waits. `forge` gives who speaks to the forge of a source as a rule's agent, if anybody does."""
+    """Asks the forge, and keeps each answer for `KEPT_S`, as a waiting delivery is checked every
+    few seconds. `forge` returns the client for a source and a rule, or None."""
 
     def __init__(self, forge: Callable[[str, str], ForgeApi | None]) -> None:
         self._forge = forge
@@ -132,9 +133,9 @@ class Current:
     def of(
         self, delivery: Delivery, intent: Intent, rules: Sequence[Rule]
     ) -> tuple[Intent | str, Sequence[Rule]]:
-        """The intent as it is meant now, or why nothing follows from it, and those of the rules
-        that work for its author; all of them where there is nobody to ask and none of them needs
-        it. Raises ForgeUnavailable and ForgeDenied: it has to wait."""
+        """Return the intent updated to the present state (or the reason why it is obsolete), and
+        the rules that work for its author. Returns all rules if there is no client and no rule
+        needs one. Raises ForgeUnavailable and ForgeDenied: the delivery has to wait."""
         return self._once(
             delivery,
             intent,
@@ -143,8 +144,7 @@ class Current:
         )
 
     def placed(self, delivery: Delivery, intent: Intent, rules: Sequence[Rule]) -> Intent:
-        """A failed check that names nothing but its commit, with the branch that stands there.
-        Raises as `of` does."""
+        """Add the branch to a failed check that names only its commit. Raises what `of` raises."""
         api = next(filter(None, (self._forge(delivery.source, rule.name) for rule in rules)), None)
         if api is None or not is_placeless(intent):
             return intent
@@ -152,8 +152,8 @@ class Current:
         return found if isinstance(found, Intent) else intent
 
     def earlier(self, delivery: Delivery, intent: Intent, rule: Rule) -> list[Comment]:
-        """What was said before, oldest first, by those whom the rule works for; the newest
-        `EARLIER_MOST`. Raises as `of` does."""
+        """Return earlier comments by people whom the rule works for, oldest first; the newest
+        `EARLIER_MOST`. Raises what `of` raises."""
         api = self._forge(delivery.source, rule.name)
         if api is None or not intent.number:
             return []
@@ -184,12 +184,12 @@ class Current:
     def asked(
         self, delivery: Delivery, intent: Intent, rule: Rule, ask: Callable[[ForgeApi], T]
     ) -> T | None:
-        """Return what the forge answers; None where there is nobody to ask. Raises as `of` does."""
+        """Return the answer of the forge, or None without a client. Raises what `of` raises."""
         api = self._forge(delivery.source, rule.name)
         return None if api is None else self._guarded(delivery, intent, lambda: ask(api))
 
     def knows(self, delivery: Delivery, rule: Rule) -> bool:
-        """Whether there is somebody to ask."""
+        """Return whether there is a client to ask with."""
         return self._forge(delivery.source, rule.name) is not None
 
     def _once(
@@ -206,8 +206,8 @@ class Current:
         return self._kept[key][1]
 
     def _guarded(self, delivery: Delivery, intent: Intent, ask: Callable[[], T]) -> T:
-        """Asks, unless that has to wait. What one repository or one issue is the matter with holds
-        up no other for long."""
+        """Ask, unless a pause is in force. Raises the error of the pause. A problem of one
+        repository or one issue delays the others only briefly."""
         source, repository = (delivery.source,), (delivery.source, intent.repository)
         thing = (*repository, f"{intent.number} {intent.branch or intent.commit}")
         now = time.monotonic()
@@ -256,8 +256,8 @@ class Current:
 
 
 def refused(api: ForgeApi | None, rule: Rule, intent: Intent) -> str:
-    """Why the rule does not work for the author of the intent, or empty; `model.forge.rules.wants`
-    has looked at the names. Raises ForgeError."""
+    """Return why the rule does not work for the author of the intent, or an empty text.
+    `model.forge.rules.wants` has already checked the names. Raises ForgeError."""
     if not rule.least or intent.kind in (IntentKind.CI_FAILED, IntentKind.BRANCH_DELETED, *OVER):
         return ""
     if api is None:
@@ -276,6 +276,6 @@ def refused(api: ForgeApi | None, rule: Rule, intent: Intent) -> str:
 
 
 def _both(told: tuple[str, ...], there: tuple[str, ...]) -> tuple[str, ...]:
-    """What an event told, as far as it is still so."""
+    """Return the names in the event that are still true."""
     known = {each.casefold() for each in there}
     return tuple(each for each in told if each.casefold() in known)

@@ -1,7 +1,7 @@
-"""What an edit has changed in a text, as lines that went and lines that came. Pure.
+"""The changes of an edited text, as removed and added lines. Pure.
 
-The texts are hostile: what both begin and end with is set aside first, and only a short rest is
-compared line by line, so that the cost stays linear.
+The texts are hostile: the common beginning and end are set aside first, and only a short remainder
+is compared line by line, so that the cost stays linear.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 
 AROUND = 2
-"""Unchanged lines that are shown before and after a change."""
+"""Number of unchanged lines shown before and after a change."""
 COMPARED_MOST = 300
-"""Lines on one side up to which the rest is compared line by line."""
+"""Number of lines on one side up to which the remainder is compared line by line."""
 
 
 def difference(before: str, now: str) -> str:
-    """Return the lines that differ, `- ` and `+ ` before them, with a few unchanged ones around
-    them; empty where no line differs."""
+    """Return the lines that differ, marked `- ` and `+ `, with a few unchanged lines around them.
+    Empty if no line differs."""
     old, new = _lines(before), _lines(now)
     start = 0
     while start < min(len(old), len(new)) and old[start] == new[start]:
@@ -34,7 +34,7 @@ def difference(before: str, now: str) -> str:
 
 
 def _lines(text: str) -> list[str]:
-    """The lines without spaces at their end: a forge's editor changes these by itself."""
+    """Return the lines without trailing spaces, which a forge's editor changes by itself."""
     return [line.rstrip() for line in text.strip().splitlines()]
 
 
@@ -51,7 +51,7 @@ def _compared(gone: Sequence[str], come: Sequence[str]) -> list[str]:
 
 
 def _shortened(lines: Sequence[str]) -> list[str]:
-    """Unchanged lines between two changes: the middle of many is left out."""
+    """Return the unchanged lines between two changes, without the middle if there are many."""
     shown = [f"  {line}" for line in lines]
     if len(shown) <= 2 * AROUND + 1:
         return shown

@@ -1,7 +1,7 @@
-"""The thread of `perdure serve` that works on the inbox, beside the webhooks and the pool.
+"""The thread of `perdure serve` that processes the inbox, beside the webhooks and the pool.
 
-Several events of one task become one update: those that wait when it is looked, and all that come
-while an agent is at work, told in order at its next attempt, each once.
+Several events of one task become one update: the events that are waiting, and all that arrive while
+an agent is running. The next attempt receives them in order, each once.
 """
 
 from __future__ import annotations
@@ -57,12 +57,13 @@ from perdure.protocols import ForgeApi
 from perdure.rules.lifecycle import FINAL
 
 AGAIN_S = 2.0
-"""So often the inbox is looked at, even if nothing came: what waits may wait no more."""
+"""Interval between looks at the inbox without a signal, in seconds: a waiting delivery may be
+ready."""
 AT_ONCE = 10_000
 TROUBLED_S = 60.0
-"""What could not be worked on for a reason that time may mend is tried again so much later."""
+"""Delay after an unexpected error that may be temporary, in seconds."""
 QUIET = frozenset({"commented", "line_commented", "ci_failed", "approved", "edited"})
-"""Triggers that wake nobody whose work is over."""
+"""Triggers that do not restart a run whose work is over."""
 
 WITHDRAWING = frozenset({IntentKind.UNASSIGNED, IntentKind.UNLABELLED})
 
@@ -70,11 +71,11 @@ Told = tuple[Delivery, Intent]
 
 
 class Dispatcher:
-    """From `with` to its end. `seed` has what every task takes from the settings; `say` gets a line
-    for each delivery that failed; `forge` gives who speaks to the forge of a source as a rule's
-    agent, if anybody does.
+    """Handles the deliveries, as a context manager. `seed` has what every task takes from the
+    settings. `say` gets a line for each failed delivery. `forge` returns the client for a source
+    and a rule, or None.
 
-    Raises ConfigError where a rule's templates cannot be used.
+    Raises ConfigError if the templates of a rule cannot be used.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Dispatcher:
         self._thread = threading.Thread(target=self._go, name="dispatch", daemon=True)
 
     def wake(self) -> None:
-        """Something was received. From any thread."""
+        """Signal a new delivery. May be called from any thread."""
         self._woken.set()
 
     def __enter__(self) -> Dispatcher:
@@ -115,12 +116,12 @@ class Dispatcher:
             try:
                 self.round()
             except Exception as error:
-                # Nobody would notice that this thread has ended.
+                # Nobody would notice the end of this thread.
                 self._say(f"deliveries wait: {error or type(error).__name__}")
             self._woken.wait(AGAIN_S)
 
     def round(self) -> None:
-        """Settles whatever waits and can be settled now. Raises StoreError."""
+        """Settle every delivery that can be settled now. Raises StoreError."""
         news: dict[str, list[Told]] = {}
         given = False
         self._held.clear()
@@ -141,7 +142,7 @@ class Dispatcher:
             wakeup.ring(self._engine.state)
 
     def _tried(self, deliveries: Sequence[Delivery], work: Callable[[], bool]) -> bool:
-        """Whether a run got something to do by the work on these deliveries."""
+        """Do the work on these deliveries. Returns whether it gave a run something to do."""
         try:
             return work()
         except (UsageError, AgentMissing, NotFound, ForgeRefused, CapsuleError) as error:
@@ -151,13 +152,13 @@ class Dispatcher:
                 )
                 self._say(f"delivery {delivery.number} failed: {error}")
         except (Conflict, ForgeUnavailable, ForgeDenied) as error:
-            # Somebody else has the delivery, or a person the conversation, or the forge has to be
-            # asked and does not answer.
+            # Another process has the delivery, or a person has the conversation open, or the forge
+            # does not answer.
             self._wait(deliveries, str(error))
         except StoreError:
             raise
         except Exception as error:
-            # One delivery that cannot be worked on holds up none of the others.
+            # A delivery that cannot be processed must not block the others.
             self._later |= dict.fromkeys(
                 [delivery.number for delivery in deliveries], time.monotonic() + TROUBLED_S
             )
@@ -174,7 +175,7 @@ class Dispatcher:
         self._engine.store.settle_delivery(delivery.number, state, reason)
 
     def _take(self, delivery: Delivery, news: dict[str, list[Told]]) -> bool:
-        """Begins a task, or puts the delivery to the news of the run whose it is."""
+        """Begin a task, or add the delivery to the news of its run."""
         intent = delivery.intent
         if intent is not None and intent.kind in ENDING:
             return self._clean(delivery, intent, news)
@@ -205,7 +206,7 @@ class Dispatcher:
             and choice.run is not None
             and (choice.run.state is RunState.RUNNING or choice.run.id in self._held)
         ):
-            # It is told later, after what came before it; how things stand is asked then.
+            # Reported later, after what came before it. The present state is asked for then.
             self._held.add(choice.run.id)
             raise Conflict(
                 f"{choice.run.name} is at work, and is told when it is done",
@@ -265,13 +266,13 @@ class Dispatcher:
         return False
 
     def _ask_a_person(self, run: TaskRun, why: str) -> None:
-        """Once: the run is told of on its forge whenever it changes."""
+        """Set the condition once: every change of a run is reported on its forge."""
         if not any(each.type == "needs_person" and each.message == why for each in run.conditions):
             needs = Condition(type="needs_person", message=why, at=self._engine.store.now())
             self._engine.store.tell_run(run.id, [], needs)
 
     def _passed_over(self, delivery: Delivery, intent: Intent, choice: RuleChoice) -> str:
-        """Return why a delivery that a rule wants is told to nobody, or an empty text."""
+        """Return why a delivery that a rule wants is not reported to its run, or an empty text."""
         run = choice.run
         if run is None:
             return "there is nothing to stop" if is_told_to_stop(choice.rule, intent) else ""
@@ -282,8 +283,9 @@ class Dispatcher:
         return ""
 
     def _is_off(self, delivery: Delivery, intent: Intent, choice: RuleChoice) -> str:
-        """Return why a run is not told what was said to it, or an empty text: its work was taken
-        back. It is told later, so this is asked only for who may tell it something."""
+        """Return why the run is not informed now, because its work was taken back; else an empty
+        text. The run will be informed later, so this is asked only for authors who may instruct
+        it."""
         run = choice.run
         if run is None or withdrawn(run) is None:
             return ""
@@ -295,8 +297,8 @@ class Dispatcher:
     def _withdraw(
         self, delivery: Delivery, intent: Intent, news: dict[str, list[Told]]
     ) -> dict[str, str]:
-        """Stop the runs whose work is taken back, in good order; return what was done, by rule.
-        Raises Conflict until a run that is at work has ended."""
+        """Stop the runs whose work is taken back, gracefully. Returns what was done, by rule.
+        Raises Conflict until a running attempt has ended."""
         store, said = self._engine.store, dict[str, str]()
         if not may_withdraw(intent):
             return said
@@ -326,7 +328,7 @@ class Dispatcher:
         return said
 
     def _taken_back(self, delivery: Delivery, intent: Intent, rule: Rule, run: TaskRun) -> str:
-        """Return how the work was taken back, as things stand now, or an empty text."""
+        """Return how the work was taken back, by the present state, or an empty text."""
         store, stops = self._engine.store, is_told_to_stop(rule, intent)
         if not stops and not taken_back(store, rule, run, intent):
             return ""
@@ -339,7 +341,7 @@ class Dispatcher:
         return taken_back(store, rule, run, found) if isinstance(found, Intent) else ""
 
     def _give(self, run_id: str, told: Sequence[Told]) -> bool:
-        """One update for all that is new of a run. What is too long for one becomes several."""
+        """Give a run all of its news as one update, or as several if one would be too long."""
         run = self._engine.store.get(run_id)
         deliveries = [delivery for delivery, _ in told]
         service.refuse_open(self._engine, run)
@@ -371,8 +373,8 @@ class Dispatcher:
         return True
 
     def _moved(self, run: TaskRun) -> Moved | None:
-        """What the agent was not told yet of the branch that its work is based on. Where that
-        cannot be fetched now, it is told later."""
+        """Return what changed in the base branch since the agent was last informed. If it cannot be
+        fetched now, the agent is informed later."""
         if run.workspace is None:
             return None
         told = (
@@ -390,8 +392,7 @@ class Dispatcher:
         )
 
     def _clean(self, delivery: Delivery, intent: Intent, news: dict[str, list[Told]]) -> bool:
-        """The work on an issue is over: what its runs have left is cleaned up, after what was said
-        before."""
+        """Clean up the runs of an issue whose work is over, after what was said before it."""
         found = [
             (rule, run)
             for rule in self._rules
@@ -427,8 +428,9 @@ class Dispatcher:
         return False
 
     def _over(self, delivery: Delivery, choice: RuleChoice, news: Mapping[str, object]) -> str:
-        """Why a run is left alone whose work is over: what is only said under it wakes nobody.
-        Unless the forge says that it is open, or it was opened again just before."""
+        """Return why a finished run is left alone, or an empty text: a mere comment does not
+        restart it. Exceptions: the forge confirms that the issue is open, or the issue was just
+        reopened."""
         if choice.run is None or choice.trigger not in QUIET or choice.run.id in news:
             return ""
         asked = self._current.knows(delivery, choice.rule)
@@ -469,9 +471,9 @@ def _ended(intent: Intent) -> str:
 
 
 def _is_no_news(choice: RuleChoice, intent: Intent) -> str:
-    """Why a run that is there need not be told, or empty. Gitea and Forgejo tell all labels and
-    assignees at each change of one, and an issue that is opened with them comes as several
-    events."""
+    """Return why an existing run need not be informed, or an empty text. Gitea and Forgejo report
+    all labels and assignees at each change of one, and an issue that is opened with them arrives as
+    several events."""
     run = choice.run
     if (
         run is None

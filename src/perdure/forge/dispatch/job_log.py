@@ -1,5 +1,5 @@
 """The log of a failed job as an agent reads it: without escapes and the forge's own marks, cut
-behind the error. Pure; called by `checks`, with the end of the log that a forge gave."""
+after the error. Pure. Called by `checks`, with the end of the log from the forge."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from perdure.rules.excerpt import excerpt
 from perdure.rules.text import clean
 
 MOST = 4000
-"""Characters of one job's excerpt."""
+"""Maximum length of one job's excerpt, in characters."""
 BEHIND = 2
-"""Lines that are kept behind the last error: what follows on GitHub is the clean-up of the
-runner."""
+"""Number of lines kept after the last error. The rest on GitHub is the clean-up of the runner."""
 
-# GitHub and Gitea begin each line with the time; GitLab does since 17, and adds `00O`, `01E`.
+# GitHub and Gitea begin each line with the time. GitLab does since 17, and adds `00O`, `01E`.
 _TIME = re.compile(r"^\ufeff?\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z(?: [0-9a-f]{2}[OE][+ ]?)? ?")
-# GitLab folds its log at `section_start:1700000000:name[collapsed=true]`, which ends with a CR.
+# GitLab folds its log at `section_start:1700000000:name[collapsed=true]`, ended by a CR.
 _SECTION = re.compile(r"section_(?:start|end):\d+:[\w.-]+(?:\[[^\]\n]*\])?\r?")
 _COMMAND = re.compile(r"^##\[(\w+)\]")
 _ERROR = "##[error]"
 
 
 def job_excerpt(log: str, most: int = MOST) -> str:
-    """Return at most `most` characters of the log: the error, and what stands around it."""
+    """Return at most `most` characters of the log: the error and its context."""
     lines = [_TIME.sub("", line) for line in _SECTION.sub("", log).split("\n")]
     errors = [at for at, line in enumerate(lines) if line.startswith(_ERROR)]
     if errors:
@@ -33,11 +32,11 @@ def job_excerpt(log: str, most: int = MOST) -> str:
 
 
 def _last_drawn(line: str) -> str:
-    """A line that was drawn over itself, as a terminal shows it at its end."""
+    """Return the final state of a line that was redrawn, as a terminal shows it."""
     drawn = [piece for piece in line.split("\r") if piece.strip()]
     return drawn[-1] if drawn else ""
 
 
 def _named(found: re.Match[str]) -> str:
-    """`##[error]` and `##[warning]` say something; the other marks of GitHub fold its log."""
+    """Keep the words of `##[error]` and `##[warning]`. GitHub's other marks only fold the log."""
     return f"{found[1]}: " if found[1] in ("error", "warning") else ""

@@ -1,6 +1,5 @@
-"""Agents and checks can keep each other at work: two agents that answer each other, a check that
-fails whatever is done. Without a word from a person that ends here.
-"""
+"""Ends loops without people: two agents that answer each other, or a check that fails whatever is
+done. Only a person's word continues after the limit."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from perdure.model.forge.rules import Rule, issue_of
 from perdure.protocols import InboxStore
 
 UPDATES_MOST = 10
-"""So many updates in a row without a person."""
+"""Maximum number of updates in a row without a person."""
 
 
 def unattended(
@@ -25,8 +24,8 @@ def unattended(
     choice: RuleChoice,
     intent: Intent,
 ) -> str:
-    """Why a run is not told any more of what agents and checks say of its work, or empty.
-    `updates`: all that it was told."""
+    """Return why a run gets no more news from agents and checks, or an empty text. `updates`: all
+    updates that the run has received."""
     logins = {rule.login.casefold() for rule in rules if rule.login and takes_from(rule, delivery)}
     if choice.run is None or not _is_of_no_person(intent, logins):
         return ""
@@ -40,7 +39,7 @@ def unattended(
         and not _is_of_no_person(each.intent, logins)
     )
     since = max(by_people, default=0)
-    # What the person said was one of them.
+    # One of them contained the person's own words.
     if sum(each.at >= since for each in updates) - bool(since) < UPDATES_MOST:
         return ""
     return (

@@ -1,8 +1,8 @@
-"""What an event leaves out, as the forge itself tells it. Gitea and Forgejo send a review without
-what was said of its lines, and a failed check without its branch (Gitea 1.26.4,
-modules/structs/hook.go; `tests/forges/recorded/gitea-1.26` has both).
+"""Asks the forge for what an event leaves out. Gitea and Forgejo send a review without its comments
+on lines, and a failed check without its branch (Gitea 1.26.4, modules/structs/hook.go;
+`tests/forges/recorded/gitea-1.26` has both).
 
-GitHub and GitLab send a delivery for each line, and name the branch; GitLab without the diff.
+GitHub and GitLab send a delivery for each line, and name the branch. GitLab leaves out the diff.
 Without a token the event is all there is.
 """
 
@@ -23,12 +23,12 @@ VERDICTS = {
     IntentKind.APPROVED: CheckVerdict.APPROVED,
 }
 BEFORE_MS = 3_600_000
-"""A review is looked for from so long before its delivery on: two clocks, and a delivery that
-waited."""
+"""How far before its delivery a review is searched, in milliseconds: clocks differ, and a delivery
+may have waited."""
 
 
 def is_placeless(intent: Intent) -> bool:
-    """Whether it is a failed check that says nothing but which commit."""
+    """Return whether a failed check names nothing but its commit."""
     return (
         intent.kind is IntentKind.CI_FAILED
         and bool(intent.commit)
@@ -37,8 +37,8 @@ def is_placeless(intent: Intent) -> bool:
 
 
 def with_branch(api: ForgeApi, intent: Intent) -> Intent:
-    """A failed check with the pull request of its commit, and that one's branch if it is the
-    repository's own. Raises ForgeError."""
+    """Return a failed check with the pull request of its commit, and with the branch of the pull
+    request if that is in the same repository. Raises ForgeError."""
     found = api.pull_at(intent.repository, intent.commit) if is_placeless(intent) else None
     if found is None:
         return intent
@@ -53,7 +53,7 @@ def with_branch(api: ForgeApi, intent: Intent) -> Intent:
 
 
 def with_lines(api: ForgeApi, delivery: Delivery, intent: Intent) -> Intent:
-    """A review with what was said of its lines: `path:line: text`, a paragraph each. Raises
+    """Return a review with its comments on lines: `path:line: text`, a paragraph each. Raises
     ForgeError, NotFound."""
     if intent.forge not in (Forge.GITEA, Forge.FORGEJO) or intent.kind not in VERDICTS:
         return intent
@@ -62,14 +62,14 @@ def with_lines(api: ForgeApi, delivery: Delivery, intent: Intent) -> Intent:
     meant = [each for each in said if _is_meant(each, intent)]
     if not meant:
         return intent
-    # The event does not say which of several that read the same.
+    # The event does not identify the review among several with the same text.
     review = min(meant, key=lambda each: abs(each.created - delivery.received))
     lines = [located(each, each.text) for each in said if each.review == review.id]
     return replace(intent, text=cut("\n\n".join(filter(None, [intent.text.strip(), *lines]))))
 
 
 def with_hunk(api: ForgeApi, intent: Intent) -> Intent:
-    """Return a comment on a line with the diff that it is on, which GitLab does not send. Raises
+    """Return a comment on a line with its part of the diff, which GitLab does not send. Raises
     ForgeError."""
     if intent.forge is not Forge.GITLAB or not intent.path or intent.hunk or not intent.pull:
         return intent
@@ -83,13 +83,12 @@ def with_hunk(api: ForgeApi, intent: Intent) -> Intent:
 
 
 def located(said: Intent | Comment, text: str) -> str:
-    """Return what was said of a line, with where that is: `path:line` and the end of the diff
-    before it."""
+    """Return a comment on a line with its place: `path:line` and the end of the diff before it."""
     if not said.path:
         return text
     place = f"{said.path}:{said.line}" if said.line else said.path
     place += " (as it was before the change)" if said.removed and said.line else ""
-    # The diff is set off as quotes are: it may hold any mark itself.
+    # The diff is quoted, because it may contain any mark itself.
     quoted = "\n".join(f"> {line}".rstrip() for line in end_of(said.hunk).splitlines())
     return "\n".join(filter(None, [f"{place}:", quoted, text.strip()]))
 

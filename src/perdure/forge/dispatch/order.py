@@ -1,6 +1,5 @@
-"""Closed, and opened again: which of them was last, where there is no forge to ask. By the times
-that the events themselves bear; where they bear none, the one that came later counts.
-"""
+"""Decides between closing and reopening when there is no forge to ask. The times in the events
+decide; without times, the event that arrived later counts."""
 
 from __future__ import annotations
 
@@ -8,14 +7,14 @@ from perdure.model.forge.deliveries import Delivery, Intent, IntentKind
 from perdure.protocols import InboxStore
 
 ENDING = frozenset({IntentKind.CLOSED, IntentKind.MERGED, IntentKind.BRANCH_DELETED})
-"""After these the work is over."""
+"""Events that end the work."""
 LOOKED_AT = 1000
-"""So many of the newest deliveries of a source are compared."""
+"""Number of the newest deliveries of a source that are compared."""
 
 
 def overtaken(store: InboxStore, delivery: Delivery, intent: Intent) -> str:
-    """Why an end or a new beginning does not count any more: a later event of the same issue says
-    otherwise. Else empty."""
+    """Return why an end or a reopening no longer counts (a later event of the same issue
+    contradicts it), or an empty text."""
     if intent.kind is IntentKind.REOPENED:
         kinds = {IntentKind.CLOSED, IntentKind.MERGED}
     elif intent.kind in (IntentKind.CLOSED, IntentKind.MERGED):

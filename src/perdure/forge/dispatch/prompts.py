@@ -1,11 +1,11 @@
-"""What an agent is told of deliveries: all of it at first, later only what is new. From templates,
-perdure's or the team's own.
+"""Prompts about deliveries: the whole task at first, later only the news. From perdure's own
+templates or a team's.
 
-A team's directory may have `first.md` (the whole task) and `delta.md` (what is new of it), and
-further files that these include; perdure's own are there as `perdure/first.md` and
-`perdure/delta.md`. They are Jinja templates in its sandbox, read and tried once at the start: what
-is wrong is told with file and line before anything is taken. What the forge's people wrote comes as
-`Outside`.
+A team's directory may have `first.md` (the whole task) and `delta.md` (its news), and further files
+that these include. perdure's own are available as `perdure/first.md` and `perdure/delta.md`. They
+are Jinja templates, run in its sandbox. They are loaded and tried once at the start, so an error is
+reported with file and line before any delivery is accepted. Texts from people on the forge are
+passed as `Outside`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Told = tuple[Delivery, Intent]
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """The branch that the work is based on has commits that the agent's branch has not."""
+    """New commits of the base branch that the agent's branch lacks."""
 
     branch: str
     """Empty for the default branch."""
@@ -64,7 +64,7 @@ class Moved:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a prompt is made of."""
+    """The content of a prompt."""
 
     about: Intent
     events: Sequence[Intent]
@@ -73,7 +73,7 @@ class Content:
 
 
 class Prompts:
-    """The templates of all rules. Raises ConfigError, with all that is wrong with them."""
+    """The templates of all rules. Raises ConfigError with all their problems."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         problems: list[str] = []
@@ -87,22 +87,22 @@ class Prompts:
     def first(
         self, rule: Rule, delivery: Delivery, intent: Intent, earlier: Sequence[Comment] = ()
     ) -> str:
-        """The whole task, with what was said before. Raises UsageError where the template cannot be
-        filled."""
-        # Of what was opened the text is the description again.
+        """Return the prompt for the whole task, with the earlier comments. Raises UsageError if the
+        template cannot be rendered."""
+        # For an opened issue, the text repeats the description.
         event = replace(intent, text="") if intent.kind is IntentKind.OPENED else intent
         return self._filled(rule, "first.md", Content(intent, [event], earlier))
 
     def delta(self, rule: Rule, told: Sequence[Told], moved: Moved | None = None) -> str:
-        """Only what is new, in order, for a conversation that knows the rest. Raises UsageError
-        where the template cannot be filled."""
+        """Return the prompt with only the news, in order, for a conversation that knows the rest.
+        Raises UsageError if the template cannot be rendered."""
         intents = [intent for _, intent in told]
         return self._filled(rule, "delta.md", Content(intents[-1], intents, moved=moved))
 
     def _filled(self, rule: Rule, name: str, content: Content) -> str:
         try:
             return _filled(self._by_rule[rule.name], rule, name, content)
-        except Exception as error:  # A template may do what it likes.
+        except Exception as error:  # A template may raise anything.
             raise UsageError(
                 f"The template {_shown(rule, name, error)}",
                 f"mend it, restart, then: perdure inbox replay ({rule.name})",
@@ -175,8 +175,8 @@ def _what(intent: Intent) -> str:
 
 
 def _said(intent: Intent) -> str:
-    """What somebody said, with where in the changes that is; of an edit only what it has
-    changed."""
+    """Return an event's text, with its place in the changes. For an edit, return only the
+    difference."""
     if intent.kind is IntentKind.EDITED:
         title = ""
         if intent.title_before != intent.title:
@@ -187,7 +187,7 @@ def _said(intent: Intent) -> str:
     return located(intent, intent.text)
 
 
-# --- reading them
+# --- loading the templates
 # ------------------------------------------------------------------------------------------------
 
 
@@ -237,8 +237,8 @@ def _read(directory: Path, problems: list[str]) -> dict[str, str]:
 
 
 def _tried(rule: Rule, environment: SandboxedEnvironment) -> Iterator[str]:
-    """What is wrong with the templates of a rule, each with file and line: all are parsed, and
-    filled with samples."""
+    """Yield the problems of a rule's templates, each with file and line. Parses all of them, and
+    renders them with samples."""
     if not rule.templates:
         return
     for name in environment.list_templates():
@@ -293,13 +293,13 @@ def _samples() -> Iterator[Content]:
 
 
 def _shown(rule: Rule, name: str, error: Exception) -> str:
-    """Where and what, in words."""
+    """Return the place and the error, in words."""
     from jinja2 import TemplateNotFound, TemplateSyntaxError
 
     if isinstance(error, TemplateSyntaxError):
         name, line = error.name or name, error.lineno
     else:
-        # jinja2 puts the lines of the template into the traceback.
+        # jinja2 adds the lines of the template to the traceback.
         known = (*NAMES, *(f"{OWN}{each}" for each in NAMES))
         frames = [
             frame

@@ -1,10 +1,10 @@
-"""What no delivery told: perdure was down, or the forge did not send. A thread of `perdure serve`
-that asks every forge now and then.
+"""Finds changes that no delivery reported, because perdure was down or the forge did not send it. A
+thread of `perdure serve` that asks every forge from time to time.
 
-It goes by how things stand, so it may look as often as it likes: failed deliveries are asked for
-again; an open issue that an agent is to work on and nobody has begun, one that was closed or opened
-again, and what people said meanwhile, become deliveries of perdure's own in the same inbox, each
-once, and go the way of all others: who may not have an agent at work by a webhook may not by this.
+It compares states, so it may run any number of times. It requests failed deliveries again. It looks
+for open issues for an agent without a run, for issues that were closed or reopened, and for missed
+comments. Each of these becomes a delivery of perdure's own in the same inbox, once, and is handled
+like any other: an author who may not use an agent by a webhook may not use it this way either.
 """
 
 from __future__ import annotations
@@ -30,27 +30,29 @@ from perdure.model.forge.state import CheckVerdict, Comment, CommentKind, Issue,
 from perdure.protocols import ForgeApi
 
 AT_FIRST_MS = 3 * 86_400_000
-"""So far back failed deliveries are looked for after a start: GitHub keeps them for three days."""
+"""How far back failed deliveries are searched after a start, in milliseconds: GitHub keeps them for
+three days."""
 OVERLAP_MS = 600_000
-"""The clocks of two machines differ."""
+"""Overlap of two searches, in milliseconds, as the clocks of two machines differ."""
 LOOKED_AT = 2000
-"""So many of the newest deliveries are compared with what people said."""
+"""Number of the newest deliveries that are compared with the comments on the forge."""
 RUNS_MOST = 100
 ON_ITS_WAY_MS = 120_000
-"""What is newer may be told by a delivery yet."""
+"""Age in milliseconds below which a change may still arrive as a delivery."""
 ASKED_MOST = 3
-"""So often a delivery is asked for again: one that is refused here for what it is would else be
-sent for ever."""
+"""Maximum number of requests to resend a delivery. Without a limit, a delivery that perdure rejects
+would be sent forever."""
 REST = 4
-"""So many times as long as a round took, nothing is asked: many repositories do not use up what the
-forge answers in an hour."""
+"""Shortest pause after a round, as a multiple of the round's duration. With many repositories this
+saves the hourly quota of requests."""
 
 ForgeOf = Callable[[str, str], ForgeApi | None]
 
 
 class Reconciler:
-    """From `with` to its end; looks at once, then every `every_s`. `kept` is called when something
-    was found; `say` gets a line for that, and for a forge that cannot be asked."""
+    """Searches the forges, as a context manager: at once, then every `every_s` seconds. `kept` is
+    called when something was found. `say` gets a line for that, and for a forge that cannot be
+    asked."""
 
     def __init__(
         self,
@@ -90,22 +92,22 @@ class Reconciler:
             self._over.wait(max(self._every_s, REST * (time.monotonic() - began)))
 
     def round(self) -> int:
-        """Asks all forges; returns how many deliveries are new by that. Never raises."""
+        """Ask all forges. Returns the number of new deliveries. Never raises."""
         new = 0
         for source in self._sources:
             try:
                 new += self._source(source)
                 self._trouble.pop(source.name, None)
             except Exception as error:
-                # A forge that answers what nobody foresaw ends no thread: what is missed now is
-                # found by a later round.
+                # An unforeseen answer of a forge must not end the thread. A later round finds what
+                # this one missed.
                 self._complain(source.name, source.name, error)
         if new:
             self._kept()
         return new
 
     def _complain(self, which: str, what: str, error: Exception) -> None:
-        """Once, until it is well again or something else is the matter."""
+        """Report an error once, until the forge recovers or the error changes."""
         said = str(error) or type(error).__name__
         if self._trouble.get(which) != said:
             self._say(f"{what} cannot be asked what was missed: {said}")
@@ -135,8 +137,8 @@ class Reconciler:
                 except (NotFound, ForgeDenied, ForgeRefused) as error:
                     if isinstance(error, ForgeDenied) and error.everywhere:
                         raise
-                    # It is gone, has no issues, or is out of reach: that says nothing of the
-                    # others.
+                    # The repository is gone, has no issues, or is out of reach. The others are not
+                    # affected.
                     well = False
                     self._complain(
                         f"{source.name} {repository}", f"{repository} of {source.name}", error
@@ -147,7 +149,7 @@ class Reconciler:
         return new
 
     def _keep(self, arrived: Iterator[Arrived]) -> int:
-        """In the inbox, unless they are there."""
+        """Store the deliveries that are not in the inbox yet. Returns how many were new."""
         batch = list(arrived)
         accepted = self._engine.store.accept(batch) if batch else []
         for each, told in zip(batch, accepted, strict=True):
@@ -160,8 +162,8 @@ class Reconciler:
         return sum(each.new for each in accepted)
 
     def _redelivered(self, forge: ForgeApi, source: Source, repository: str, since: int) -> bool:
-        """Asks for what the forge could not send: it comes by the webhook, under its own id. False
-        where the forge does not tell."""
+        """Ask the forge to resend failed deliveries, which arrive by the webhook with their own
+        ids. Returns False if the forge does not list them."""
         found = forge.failed_deliveries(repository, f"/webhooks/{source.name}", since=since)
         for failed in found or ():
             key = (source.name, failed.delivery)
@@ -179,16 +181,16 @@ class Reconciler:
         except NotFound:
             return False
         except Conflict:
-            return True  # Several begin so; one of them is it.
+            return True  # Several ids begin like this; one of them is it.
         return True
 
-    # --- what nobody has begun
+    # --- issues without a run
     # ---------------------------------------------------------------------------------------
 
     def _unbegun(
         self, forge: ForgeApi, source: Source, kind: Forge, rule: Rule, repository: str
     ) -> Iterator[Arrived]:
-        """Open issues that wear the agent's label, or are assigned to it, and have no run."""
+        """Yield open issues that have the agent's label, or are assigned to it, and have no run."""
         for label in rule.labels:
             for issue in forge.open_issues(repository, label=label):
                 if not self._run_of(source, rule, kind, issue) and (
@@ -219,14 +221,14 @@ class Reconciler:
         )
         return self._engine.store.run_under(rule.name, scope)
 
-    # --- what went on without us
+    # --- missed events
     # -------------------------------------------------------------------------------------
 
     def _gone_on(
         self, forge: ForgeApi, source: Source, kind: Forge, rule: Rule, since: int, told: set[str]
     ) -> Iterator[Arrived]:
-        """What happened to the issues and pull requests of the rule's newest runs: closed, opened
-        again; and what people said, where the forge does not tell what it could not send."""
+        """Yield what happened to the issues and pull requests of the rule's newest runs: closed,
+        reopened, and comments if the forge does not list its failed deliveries."""
         known, heard = self._known(source)
         for row in self._engine.store.find(limit=RUNS_MOST):
             run = self._engine.store.get(row.id)
@@ -249,7 +251,7 @@ class Reconciler:
                 except (NotFound, ForgeRefused, ForgeDenied) as error:
                     if isinstance(error, ForgeDenied) and error.everywhere:
                         raise
-                    continue  # It is not there any more, or not for us.
+                    continue  # It is gone or out of reach.
 
     def _refs(self, run: TaskRun, origin: Origin) -> list[IssueRef]:
         posting = self._engine.store.posting(run.id)
@@ -263,7 +265,7 @@ class Reconciler:
     def _turned(
         self, forge: ForgeApi, source: Source, kind: Forge, rule: Rule, run: TaskRun, issue: Issue
     ) -> Iterator[Arrived]:
-        """It was closed or opened again since."""
+        """Yield the event if the issue was closed or reopened since."""
         over, merged = is_cleaned_up(self._engine, run), isinstance(issue, Pull) and issue.merged
         which = f"{run.id} {issue.updated}"
         for_issue = isinstance(issue, Pull) and "pull" not in run.spec.labels
@@ -274,7 +276,7 @@ class Reconciler:
                 issue.updated < each.started for each in self._engine.store.attempts(run.id)[-1:]
             )
         ):
-            # The work went on after that: its issue was opened again, and an earlier pull request
+            # The work continued after that: its issue was reopened, and an earlier pull request
             # stays merged.
             return
         if not issue.open and not over:
@@ -293,8 +295,8 @@ class Reconciler:
     def _given_or_taken(
         self, forge: ForgeApi, source: Source, kind: Forge, rule: Rule, run: TaskRun, issue: Issue
     ) -> Iterator[Arrived]:
-        """It was unassigned since, or its label taken off; or assigned again after it was
-        unassigned."""
+        """Yield the event if the agent was unassigned or its label taken off since, or if it was
+        assigned again after having been unassigned."""
         which, began = f"{run.id} {issue.updated}", began_by(self._engine.store, rule, run)
         is_assigned = rule.login.casefold() in {each.casefold() for each in issue.assignees}
         condition = withdrawn(run)
@@ -323,7 +325,8 @@ class Reconciler:
         since: int,
         known: set[tuple[str, str]],
     ) -> Iterator[Arrived]:
-        """What people said and no delivery told. What was said just now may be on its way."""
+        """Yield the comments that no delivery reported. Skips a very recent comment, as its
+        delivery may still arrive."""
         fresh = self._engine.store.now() - ON_ITS_WAY_MS
         for comment in forge.comments(issue.ref, since=since):
             key = (comment.author.casefold(), comment.text.strip())
@@ -338,7 +341,8 @@ class Reconciler:
             yield _saying(source, kind, issue, comment)
 
     def _known(self, source: Source) -> tuple[set[tuple[str, str]], int]:
-        """What people said that is in the inbox already, and since when (ms) all of it is known."""
+        """Return the texts in the inbox with their authors, and the time (ms) since which they are
+        complete."""
         told = self._engine.store.inbox(source=source.name, limit=LOOKED_AT)
         intents = [
             each.intent for each in told if each.intent is not None and each.intent.text.strip()
@@ -349,9 +353,10 @@ class Reconciler:
 
 
 def _author(rule: Rule, issue: Issue, chosen_by: str) -> str:
-    """Who wants the work. Where the forge does not tell who chose the agent, its author does, if
-    the forge is asked what he may do: by the name alone somebody else could have an agent at work
-    for him."""
+    """Return the user who wants the work, or an empty text. If the forge does not say who chose the
+    agent, this is the issue's author, but only for a rule without a list of authors, which asks the
+    forge for the author's permission. With a list, somebody else could use the agent in the name of
+    a listed author."""
     return chosen_by or ("" if rule.authors else issue.author)
 
 

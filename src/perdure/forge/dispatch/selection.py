@@ -1,7 +1,7 @@
-"""Whose a delivery is: the one rule that it belongs to, and in which conversation.
+"""Selects the rule that handles a delivery, and the conversation.
 
-The conversation is the one of (agent, its name, repository, issue): the pull request of the agent's
-own branch belongs to its issue.
+A conversation belongs to a scope: source, rule, repository and issue. The pull request of the
+agent's own branch belongs to its issue.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NAMED = frozenset({"assigned", "mentioned", "review_requested"})
 
 @dataclass(frozen=True, slots=True)
 class RuleChoice:
-    """A rule that wants a delivery. `run`: what is at it already."""
+    """A rule that wants a delivery. `run` is its existing run, if any."""
 
     rule: Rule
     trigger: str
@@ -30,14 +30,14 @@ class RuleChoice:
 
 
 RunOf = Callable[[Rule, str], TaskRun | None]
-"""The run of a rule in a scope."""
+"""Function that returns the run of a rule in a scope."""
 
 
 def choose(
     rules: Sequence[Rule], delivery: Delivery, intent: Intent, run_of: RunOf
 ) -> RuleChoice | str:
-    """The rule whose the delivery is, or why it is nobody's. Of several: whom it names, then whose
-    own branch it is, then the first."""
+    """Return the rule that handles the delivery, or the reason why none does. Ties: the rule whose
+    agent is named, then the owner of the branch, then the first."""
     wanted = []
     for rule in rules:
         trigger = wants(rule, intent) if takes_from(rule, delivery) else None
@@ -67,19 +67,19 @@ def choose(
 
 
 def takes_from(rule: Rule, delivery: Delivery) -> bool:
-    """Whether the rule takes deliveries of this source."""
+    """Return whether the rule accepts deliveries of this source."""
     return not rule.sources or delivery.source in rule.sources
 
 
 def scope_of(rule: Rule, delivery: Delivery, intent: Intent, number: int) -> str:
-    """Whose conversation it is."""
+    """Return the scope of the conversation."""
     return scope_of_thing(
         delivery.source, rule, intent.repository, number, apart=is_apart(rule, intent, number)
     )
 
 
 def scope_of_thing(source: str, rule: Rule, repository: str, number: int, *, apart: bool) -> str:
-    """The same, of an issue that no delivery told. `apart`: see `rules.is_apart`."""
+    """Return the scope for an issue without a delivery. `apart`: see `rules.is_apart`."""
     mark = "!" if apart else "#"
     return f"{source}:{rule.name}:{repository}{mark}{number}"[-200:]
 
@@ -87,8 +87,8 @@ def scope_of_thing(source: str, rule: Rule, repository: str, number: int, *, apa
 def spec_of(
     seed: TaskSpec, rule: Rule, delivery: Delivery, intent: Intent, prompt: str
 ) -> TaskSpec:
-    """The task of a first delivery: what the rule says, else the seed. The key makes it one run,
-    however often it is tried."""
+    """Return the task of a first delivery: the rule's values, else the seed's. Its key makes it one
+    run, however often it is tried."""
     number = issue_of(rule, intent)
     origin = Origin(
         source=delivery.source,

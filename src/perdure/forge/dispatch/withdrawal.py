@@ -1,8 +1,7 @@
-"""Work that is taken back on the forge: the agent is unassigned, the label that it began by is
-taken off, or somebody tells it to stop. Its run is stopped in good order and keeps its
-conversation; what is said meanwhile wakes nobody, and is told when the work is given to it again.
-Called by `dispatcher`.
-"""
+"""Work that is taken back on the forge: the agent is unassigned, the label that began the work is
+taken off, or somebody tells the agent to stop. The run is stopped gracefully and keeps its
+conversation. Later comments do not restart it, and are reported when the work is given to it again.
+Called by `dispatcher`."""
 
 from __future__ import annotations
 
@@ -17,12 +16,11 @@ from perdure.model.forge.rules import BEGINNING, Rule, is_for, wants
 from perdure.protocols import InboxStore
 
 WITHDRAWN = "withdrawn"
-"""The condition of a run whose work was taken back. It goes when the run is queued again."""
+"""The condition of a run whose work was taken back. It is removed when the run is queued again."""
 UNASSIGNED = "unassigned"
-"""So the reason begins for which a run is off because nobody has it assigned to its agent any
-more."""
+"""Beginning of the reason when the agent was unassigned."""
 TOLD_WHOLE = frozenset({Forge.GITEA, Forge.FORGEJO})
-"""Forges that tell all labels and assignees at each change of one, and not which."""
+"""Forges that report all labels and assignees at each change, without saying which one changed."""
 ASSIGNEES = frozenset({IntentKind.OPENED, IntentKind.ASSIGNED, IntentKind.UNASSIGNED})
 LABELS = frozenset({IntentKind.OPENED, IntentKind.LABELLED, IntentKind.UNLABELLED})
 SPOKEN = frozenset(
@@ -34,11 +32,11 @@ SPOKEN = frozenset(
         IntentKind.COMMENT_EDITED,
     }
 )
-"""Somebody said something: a command may be in it."""
+"""Intents with a text from a person, which may contain a command."""
 
 
 def may_withdraw(intent: Intent) -> bool:
-    """Return whether the work of any agent could be taken back by it."""
+    """Return whether the intent could take back the work of any agent."""
     told_whole = (
         intent.forge in TOLD_WHOLE
         and intent.kind in ASSIGNEES | LABELS
@@ -48,8 +46,8 @@ def may_withdraw(intent: Intent) -> bool:
 
 
 def with_changes(store: InboxStore, delivery: Delivery, intent: Intent, run: TaskRun) -> Intent:
-    """Return the intent with what is gone of assignees and labels, where the forge tells only what
-    is there: compared with what it told before."""
+    """Return the intent with the removed assignees and labels. For a forge that reports only the
+    present ones, they are compared with its earlier report."""
     if intent.forge not in TOLD_WHOLE or intent.unassigned:
         return intent
     if intent.kind in (IntentKind.ASSIGNED, IntentKind.UNASSIGNED):
@@ -64,8 +62,8 @@ def with_changes(store: InboxStore, delivery: Delivery, intent: Intent, run: Tas
 def is_given_again(
     store: InboxStore, delivery: Delivery, intent: Intent, run: TaskRun, rule: Rule, trigger: str
 ) -> bool:
-    """Return whether the trigger gives back work that was taken back. On forges that tell all
-    labels and assignees at each change, its label or its login has to be a new one."""
+    """Return whether the trigger gives back work that was taken back. On forges that report all
+    labels and assignees at each change, the rule's label or login has to be a new one."""
     if trigger not in BEGINNING:
         return False
     if intent.forge not in TOLD_WHOLE or trigger not in ("assigned", "labelled"):
@@ -90,7 +88,7 @@ def _before(
     run: TaskRun | None,
     kinds: frozenset[IntentKind],
 ) -> Intent | None:
-    """What was told of the same issue the last time; else what its run began by."""
+    """Return the previous report about the same issue, else the one that began the run."""
     for each in store.inbox(source=delivery.source, limit=LOOKED_AT, before=delivery.number):
         other = each.intent
         if other is None or other.kind not in kinds:
@@ -105,7 +103,7 @@ def _thing(intent: Intent) -> tuple[str, int, bool]:
 
 
 def _first(store: InboxStore, run: TaskRun | None) -> Intent | None:
-    """What the run began by; None where that is not known any more."""
+    """Return the intent that began the run, or None if it is no longer known."""
     number = run.spec.labels.get("delivery", "") if run is not None else ""
     try:
         return store.delivery(number)[0].intent if number.isdecimal() else None
@@ -125,9 +123,9 @@ def is_told_to_stop(rule: Rule, intent: Intent) -> bool:
 
 
 def taken_back(store: InboxStore, rule: Rule, run: TaskRun, intent: Intent) -> str:
-    """Return how the work was taken back, in words, or an empty text. Whoever may unassign somebody
-    or take off a label on the forge may do so here; only what the agent does itself counts for
-    nothing."""
+    """Return how the work was taken back, in words, or an empty text. Anyone with permission on the
+    forge to unassign or to take off a label may do so. Only actions of the agent itself are
+    ignored."""
     login, author = rule.login.casefold(), intent.author.casefold()
     if author and author == login:
         return ""
@@ -145,13 +143,13 @@ def _began_by_label(store: InboxStore, rule: Rule, run: TaskRun) -> bool:
 
 
 def began_by(store: InboxStore, rule: Rule, run: TaskRun) -> str:
-    """Return the trigger that a run began by; empty where that is not known any more."""
+    """Return the trigger that began the run, or an empty text if it is no longer known."""
     first = _first(store, run)
     return wants(rule, first) if first is not None else ""
 
 
 def message(rule: Rule, why: str) -> str:
-    """What is said of a run whose work was taken back."""
+    """Return the message for a run whose work was taken back."""
     again = (
         f"assign it to {rule.login} again, or mention it"
         if rule.login
@@ -166,14 +164,14 @@ def withdrawn(run: TaskRun) -> Condition | None:
 
 
 def off(run: TaskRun) -> str:
-    """Why what is said of such a run is not told to it now."""
+    """Return why such a run is not informed of comments now."""
     return f"{run.name} is off it: what is said is told when it goes on"
 
 
 def missed(
     store: InboxStore, run: TaskRun, sources: Sequence[str]
 ) -> Iterator[tuple[Delivery, Intent]]:
-    """What was said since the work was taken back, in order."""
+    """Yield what was said since the work was taken back, in order."""
     condition = withdrawn(run)
     if condition is None:
         return
@@ -182,6 +180,6 @@ def missed(
         for each in reversed(told):
             if each.reason != off(run) or each.updated < condition.at or each.intent is None:
                 continue
-            # A check that failed meanwhile may have been repaired by others.
+            # Others may have repaired a check that failed meanwhile.
             if each.intent.kind is not IntentKind.CI_FAILED:
                 yield each, each.intent

@@ -1,13 +1,14 @@
-"""Back to the forge: what became of a run stands under its issue, and its branch where others can
-review it.
+"""Reports to the forge: a comment on the run's issue, and its branch where others can review it.
 
 A thread of `perdure serve`, beside the webhooks and the pool (`poster`). For each run that a
-delivery began, what is to stand on the forge is worked out from the run as it is, and compared with
-what was told (`perdure.model.forge.postings.Posting`): one comment, edited and never added to
-(`sentences`, `escapes`), reactions, a commit's status (`answers`); the branch pushed and a pull
-request opened (`publication`). Nothing is done because of an event, so nothing that was missed is
-lost; each step is stored when it is done, and can be done again: killed anywhere, a forge that was
-down or would not listen, it is gone on with, and stands there once.
+delivery began, the wanted state of the forge is computed from the run as it is, and compared with
+what was already posted (`perdure.model.forge.postings.Posting`). It consists of one comment, which
+is edited and never repeated (`sentences`, `escapes`), reactions and a commit's status (`answers`),
+the pushed branch and a pull request (`publication`).
+
+Nothing depends on a single event, so a missed event loses nothing. Each step is stored when it is
+done, and can be repeated: after a kill, or when the forge was down or refused, the work continues
+and is posted once.
 """
 
 from __future__ import annotations

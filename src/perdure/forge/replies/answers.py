@@ -1,9 +1,8 @@
-"""One run, told to its forge: what is to stand there, compared with what was told, and each
-difference made good.
+"""Updates the forge for one run: compares the wanted state with what was posted, and makes up each
+difference.
 
-Every step is idempotent and stored when it is done. A step that cannot be done does not keep the
-others back, but for a forge that does not answer: that is asked nothing more until it may be asked
-again.
+Every step is idempotent and stored when it is done. A step that fails does not hold back the
+others, unless the forge does not answer: then nothing more is asked until the next try.
 """
 
 from __future__ import annotations
@@ -44,10 +43,11 @@ from perdure.workspace import Credentials
 
 AGAIN_S = 10.0
 LONGEST_S = 3600.0
-"""Between two tries; also where a person is needed, who may have seen to it."""
+"""Longest pause between two tries, in seconds. It applies too when a person is needed: they may
+have acted since."""
 GIVEN_UP = 50
-"""After so many tries of a step that a forge which does answer refused, about two days, only a
-change of the run begins another."""
+"""Number of tries of steps that a responding forge refused, about two days. After these, only a
+change of the run starts another try."""
 BUSY_S = 5.0
 LEASE_S = 300.0
 ENDED = {RunState.SUCCEEDED: Reaction.ROCKET, RunState.FAILED: Reaction.CONFUSED}
@@ -60,12 +60,12 @@ CHECKS = {
 
 @dataclass(slots=True)
 class _Waits:
-    """What could not be done in one round."""
+    """The failures of one round."""
 
     reasons: list[str] = field(default_factory=list)
     in_s: float = 0.0
     silent: bool = False
-    """The forge does not answer."""
+    """Whether the forge does not answer."""
 
     def note(self, what: str, error: PerdureError) -> None:
         self.reasons.append(f"{what}: {error}")
@@ -76,8 +76,8 @@ class _Waits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answering:
-    """`forge` gives who speaks to a source as an agent, `credentials` what that agent pushes
-    with."""
+    """The service that updates postings. `forge` returns the client for a source and a rule,
+    `credentials` what the rule's agent pushes with."""
 
     engine: Engine
     rules: Mapping[str, Rule]
@@ -89,14 +89,15 @@ class Answering:
     """The signed receipt of a run; empty where none is to be attached."""
 
     def answer(self, run_id: str) -> None:
-        """Brings one posting up to its run, as far as that can be done now. Raises StoreError,
+        """Update one posting to the state of its run, as far as possible now. Raises StoreError,
         LostLease."""
         posting = self.engine.store.hold_posting(run_id, LEASE_S)
         if posting is None:
             return
         now = self.engine.store.now()
         run = self.engine.store.get(run_id)
-        # What is changed in the very millisecond in which it was read is looked at once more.
+        # A change in the same millisecond as the read would be missed, so the run is read once
+        # more.
         seen = run.updated if run.updated < now else run.updated - 1
         origin, rule = origin_of(run), self.rules.get(run.spec.labels.get("agent", ""))
         api = (
@@ -119,13 +120,13 @@ class Answering:
         )
 
     def _is_newest(self, run: TaskRun) -> bool:
-        """A task that was begun anew is told of by its newest run."""
+        """Return whether the run is the newest of its task, the only one that is reported."""
         newest = self.engine.store.run_of(SessionKey(run.spec.agent, run.scope))
         return newest is None or newest.id == run.id
 
     def marker(self, origin: Origin) -> str:
-        """What the task's comment is found by. Nobody can write it beforehand: it depends on a
-        secret of the store."""
+        """Return the marker that identifies the task's comment. It depends on a secret of the
+        store, so nobody can write it beforehand."""
         _, secret = self.engine.store.identity()
         task = (
             f"{origin.source}\n{origin.rule}\n{origin.repository}\n{origin.number}\n{origin.pull}"
@@ -136,8 +137,8 @@ class Answering:
         )
 
     def clean(self, text: str) -> str:
-        """Without secrets (those of this environment, and what looks like one) and without the
-        places of this machine."""
+        """Return the text without secrets (those of this environment, and anything that looks like
+        one) and without paths of this machine."""
         for place in sorted(
             map(str, (self.engine.workspaces.root, self.engine.state)), key=len, reverse=True
         ):
@@ -163,7 +164,7 @@ class _Answer:
         return IssueRef(self.origin.repository, self.origin.number, self.origin.pull)
 
     def whole(self) -> Posting:
-        """All of them, in the order in which people want to know."""
+        """Do all steps, the most interesting ones for people first. Returns the posting."""
         if self.rule.report:
             self._step(
                 "no reaction",
@@ -193,7 +194,7 @@ class _Answer:
             self.waits.note(what, error)
 
     def _keep(self, **changes: object) -> None:
-        """Stored at once: a kill after this does not do it again."""
+        """Store changes at once, so that they are not repeated after a kill."""
         self.posting = replace(self.posting, **changes)  # type: ignore[arg-type]
         self.whose.engine.store.put_posting(self.posting)
 
@@ -262,7 +263,7 @@ class _Answer:
         )
 
     def _hold_back(self, branch: str, error: PerdureError) -> None:
-        """A person is told once; whether it was seen to is looked at again all the same."""
+        """Inform a person once. Publishing is still tried again later."""
         self.waits.note("not pushed", error)
         message = self.whose.clean(f"{error} {error.hint}".strip())
         if not any(
@@ -328,7 +329,7 @@ class _Answer:
             page=self._page,
             receipt=self.whose.receipt(self.run) if self.run.state in FINAL else "",
         )
-        # The marker is no text of others, and must stay what it is.
+        # The marker is perdure's own and must not change, so it is not cleaned.
         return marker + self.whose.clean(comment(account, marker).removeprefix(marker))
 
     def _work(self) -> WorkReport | None:
@@ -358,7 +359,7 @@ class _Answer:
 
 
 def _known(posting: Posting) -> Comment:
-    """The comment as far as it has to be known to be edited."""
+    """Return a comment with only the fields that editing needs."""
     return Comment(
         id=posting.comment,
         kind=CommentKind.COMMENT,

@@ -1,8 +1,8 @@
-"""Text of agents and strangers, so that a forge shows it and does nothing by it. Pure.
+"""Escapes text of agents and strangers, so that a forge shows it without acting on it. Pure.
 
-In code neither GitHub, Gitea, Forgejo nor GitLab finds mentions, references, commands or HTML
-(github.github.com/gfm 6.3 and 4.5; docs.gitlab.com/user/markdown). So what others wrote is shown as
-code, between marks that are longer than any in it.
+GitHub, Gitea, Forgejo and GitLab find no mentions, references, commands or HTML in code
+(github.github.com/gfm 6.3 and 4.5; docs.gitlab.com/user/markdown). So foreign text is shown as
+code, between fences longer than any in it.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from perdure.rules.text import clean, one_line
 
 _REFERENCE = re.compile(r"(?<=[#!@$%&~^])(?=\w)|(?<=:)(?=//)|(?<=\w-)(?=\d)")
 _APART = "\u2060"
-"""A word joiner: nobody sees it, and no reference is found across it."""
+"""A word joiner: it is invisible, and breaks a reference."""
 
 
 def code(text: str, width: int = 200) -> str:
-    """A word or a sentence on one line, also inside a table's cell."""
+    """Return a word or a sentence as code on one line, also safe in a table's cell."""
     line = one_line(text, width).replace("`", "'").replace("|", "\u00a6")
     return f"`{line}`" if line else ""
 
 
 def block(text: str, most: int) -> str:
-    """Lines as they are, at most so many characters of them. Empty for nothing."""
+    """Return lines as a code block, with at most `most` characters of them. Empty for an empty
+    text."""
     whole = clean(text).replace("\r", "").strip()
     if not whole:
         return ""
@@ -37,6 +38,5 @@ def block(text: str, most: int) -> str:
 
 
 def title(text: str, width: int = 200) -> str:
-    """A title, where there is no code: references to others, mentions and addresses are broken
-    up."""
+    """Return a title, where code is not possible: breaks up references, mentions and addresses."""
     return _REFERENCE.sub(_APART, one_line(text, width).replace("<", "\u2039").replace("`", "'"))

@@ -1,5 +1,4 @@
-"""The thread that tells forges: looks what is due, and lets a few runs be told of at once, each by
-one."""
+"""The thread that reports to forges: finds what is due, and reports a few runs in parallel."""
 
 from __future__ import annotations
 
@@ -18,16 +17,16 @@ LOOK_S = 1.0
 AT_ONCE = 4
 MANY = 100
 TROUBLED_S = 60.0
-"""A run of which the forge could not be told for a reason that nobody foresaw is left alone for so
-long."""
+"""Pause of a run after an unexpected error, in seconds."""
 
 
 class Poster:
-    """From `with` to its end: what is under way then is ended, and what is due is told once more.
-    `say` gets a line for what went wrong.
+    """Posts to the forges, as a context manager: at its end it waits for current posts, and handles
+    once more what is due. `say` gets a line for each error.
 
-    One in a state directory at a time: a second `perdure serve` leaves it to the first, and takes
-    over when that one is gone."""
+    Only one works in a state directory at a time. A second `perdure serve` takes over when the
+    first has ended.
+    """
 
     def __init__(self, answering: Answering, say: Callable[[str], None]) -> None:
         self._answering, self._say = answering, say
@@ -63,7 +62,7 @@ class Poster:
                 if self._is_first():
                     self._round()
             except Exception as error:
-                # Nobody would notice that this thread has ended.
+                # Nobody would notice the end of this thread.
                 self._tell(f"forges are not told: {error or type(error).__name__}")
             self._over.wait(LOOK_S)
         if self._is_first():
@@ -101,11 +100,11 @@ class Poster:
                     f"the forge is not told all of {self._store.get(run_id).name}: {posting.reason}"
                 )
         except (LostLease, NotFound):
-            return  # Another host tells of it, or it is off the list.
+            return  # Another host reports it, or it was removed.
         except StoreError as error:
             self._tell(f"a forge is not told: {error}")
         except Exception as error:
-            # Of one run; the others are told, and this one now and then.
+            # The error concerns one run. The others continue, and this one is tried again later.
             self._later[run_id] = time.monotonic() + TROUBLED_S
             self._tell(f"a forge is not told: {error or type(error).__name__}")
 

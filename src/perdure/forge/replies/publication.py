@@ -1,9 +1,9 @@
-"""A run's branch, brought to the forge by perdure: committed, searched for secrets, pushed, and a
-pull request opened for it.
+"""Publishes a run's branch on the forge: commits, searches for secrets, pushes, and opens a pull
+request.
 
-Only after the agent's success, and of what every commit holds, not only the last one: what was
-committed and taken out again would stand in the history for ever. Who pushes is perdure, so an
-agent needs no right to.
+This happens only after the agent's success. Every commit is searched, not only the last one: a
+secret that was committed and removed again would stay in the history forever. perdure pushes, so an
+agent needs no right to push.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from perdure.workspace import Credentials, Outgoing
 
 
 class HeldBack(PerdureError):
-    """The branch is not to be pushed as it is; a person is needed."""
+    """The branch must not be pushed as it is; a person is needed."""
 
     exit_code = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pushed:
-    """What is over there now. `commit` is empty where the run has made nothing new; `base` is asked
-    for when it is needed."""
+    """The published state. `commit` is empty if the run has made nothing new. `base` is read only
+    when it is needed."""
 
     branch: str
     commit: str
@@ -52,11 +52,11 @@ def push(
     *,
     needs_base: bool,
 ) -> Pushed | None:
-    """Brings out what the run has made; None where it went on meanwhile. Raises Conflict while
-    somebody is in the workdir, HeldBack, Diverged, GitFailed, WorkspaceError."""
+    """Push what the run has made. Returns None if the run has continued meanwhile. Raises Conflict
+    while the workdir is in use, HeldBack, Diverged, GitFailed, WorkspaceError."""
     place = run.workspace
     if place is None or place.backend is not Backend.ISOLATED:
-        # The branch of a worktree is in its owner's repository already, and that is not a forge.
+        # A worktree's branch is in its owner's repository already, which is no forge.
         return Pushed(branch=place.branch if place else "", commit="")
     try:
         with engine.workspaces.outgoing(place, _ready(engine, run, place), credentials) as found:
@@ -75,13 +75,13 @@ def push(
 
 
 class _WentOn(Exception):
-    """The run is no longer what it was when this began."""
+    """The run is no longer in the state that was to be published."""
 
 
 @contextlib.contextmanager
 def _ready(engine: Engine, run: TaskRun, place: Workspace) -> Iterator[None]:
-    """The workdir, locked for a moment, with everything in it committed. An attempt that begins
-    meanwhile waits for that."""
+    """Lock the workdir briefly, with all of its content committed. An attempt that begins meanwhile
+    waits."""
     fd = engine.workspaces.lock(place, f"perdure publish {run.name}", at_work=True, brief=True)
     try:
         now = engine.store.get(run.id)
@@ -94,7 +94,7 @@ def _ready(engine: Engine, run: TaskRun, place: Workspace) -> Iterator[None]:
 
 
 def _commit(engine: Engine, run: TaskRun) -> None:
-    """Commits what the agent left, and keeps a checkpoint of it, so that nobody takes the new HEAD
+    """Commit what the agent left, and take a checkpoint of it, so that the new HEAD is not mistaken
     for somebody else's work."""
     assert run.workspace is not None
     issue = run.spec.labels.get("issue", "")
@@ -111,8 +111,8 @@ def _commit(engine: Engine, run: TaskRun) -> None:
 
 
 def _search(found: Outgoing, redactor: Redactor) -> None:
-    """Raises HeldBack for a secret in any new file, name or message, and for what is too large to
-    be searched."""
+    """Search the new files, names and messages. Raises HeldBack for a secret, and for a file too
+    large to be searched."""
     scan = Scan(redactor)
     large = blobs.search(found.git, found.commit, found.have, scan, called=str)
     scan.look("a commit's message or author", found.told())
@@ -140,8 +140,8 @@ def _what(findings: list[SecretFinding]) -> str:
 def pull_request(
     api: ForgeApi, origin: Origin, run: TaskRun, posting: Posting, pushed: Pushed, page: str
 ) -> Pull | None:
-    """The open pull request of the branch; None where a person closed it, or a base is not known.
-    Raises ForgeError, NotFound."""
+    """Return the open pull request of the branch, opening it if needed. None if a person closed it,
+    or if no base is known. Raises ForgeError, NotFound."""
     if posting.pull:
         there = api.pull(origin.repository, posting.pull)
         if there.open or not there.merged:
@@ -156,7 +156,7 @@ def pull_request(
         f"`{run.name}`."
     )
     text += f" [Its page](<{page}>)." if page else ""
-    # A pull request may be read by more people than a confidential issue.
+    # More people may see a pull request than a confidential issue.
     what = "Work" if issue.confidential else title(issue.title)
     return api.open_pull(
         origin.repository,
@@ -168,6 +168,6 @@ def pull_request(
 
 
 def published(posting: Posting, run: TaskRun, pushed: Pushed, pull: Pull | None) -> Posting:
-    """With what is over there now."""
+    """Return the posting with the published state."""
     found = replace(posting, attempt=run.attempt, commit=pushed.commit or posting.commit)
     return replace(found, pull=pull.ref.number, pull_url=pull.url) if pull is not None else found

@@ -1,5 +1,5 @@
-"""What stands in the one comment of a task. Pure: the same run always makes the same text, so that
-who compares knows what is new."""
+"""The text of a task's one comment. Pure: the same run always makes the same text, so a comparison
+shows whether there is news."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from perdure.rules.lifecycle import FINAL
 from perdure.rules.text import dollars, tokens
 
 MOST = 60_000
-"""Characters. GitHub takes 65,536, the others more."""
+"""Maximum length of the comment, in characters. GitHub accepts 65,536, the others more."""
 MOST_RECEIPT = 40_000
-"""Characters of a signed receipt that is put into the comment."""
+"""Longest signed receipt that is put into the comment, in characters."""
 ROWS = 20
 CHECKS = 5
-"""Number of checks, and of denied calls, that are told."""
+"""Maximum number of checks, and of denied calls, that are listed."""
 WORDS = 4_000
-"""Of what the agent said at the end."""
+"""Maximum length of the agent's last words, in characters."""
 
 STATES = {
     RunState.PENDING: "waits for what it needs",
@@ -34,31 +34,31 @@ STATES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """All that is told of a run."""
+    """Everything that is reported of a run."""
 
     rule: str
-    """The agent's name in the team."""
+    """The name of the rule, which is the agent's name in the team."""
     run: TaskRun
     attempts: Sequence[Attempt]
     work: WorkReport | None = None
-    """What its newest ended attempt did; None before one has ended."""
+    """The work report of its newest ended attempt; None before one has ended."""
     words: str = ""
-    """What the agent said at the end of its last turn."""
+    """The agent's words at the end of its last turn."""
     branch: str = ""
-    """As it was pushed, with its commit; empty where it was not."""
+    """The pushed branch; empty, like its commit, if nothing was pushed."""
     commit: str = ""
     pull: int = 0
     pull_url: str = ""
     held_back: str = ""
     """Why the branch was not pushed, or has no pull request."""
     page: str = ""
-    """Its page on the dashboard."""
+    """The address of its page on the dashboard."""
     receipt: str = ""
     """The signed receipt of its newest attempt; empty where it is not to be attached."""
 
 
 def comment(account: Account, marker: str) -> str:
-    """The whole text, with the marker by which it is found again."""
+    """Return the whole text, with the marker that identifies the comment."""
     run = account.run
     parts = [
         marker,
@@ -117,7 +117,7 @@ def _branch(account: Account) -> str:
 
 
 def _work(work: WorkReport | None) -> str:
-    """The verdict on the work, and what a reviewer should know before they read it."""
+    """Return the verdict on the work, and what a reviewer should know before reading it."""
     if work is None or work.verdict is None:
         return ""
     why = code("; ".join(work.reasons[:1]), 300)
@@ -138,7 +138,7 @@ def _work(work: WorkReport | None) -> str:
         lines.append(f"Denied: {len(work.denied) - CHECKS} more")
     if work.question:
         lines.append(f"It asks: {code(work.question, 300)}")
-    # Two spaces end a line of Markdown.
+    # Two trailing spaces break a line in Markdown.
     return "  \n".join(lines)
 
 
@@ -194,7 +194,7 @@ def _cost(usage: Usage) -> str:
 
 
 def _lasting(ms: int) -> str:
-    """`12s`, `3m 5s`, `1h 20m`."""
+    """Format a duration: `12s`, `3m 5s`, `1h 20m`."""
     seconds = max(0, ms // 1000)
     if seconds < 60:
         return f"{seconds}s"

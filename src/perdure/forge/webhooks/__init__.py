@@ -1,10 +1,10 @@
-"""What a forge says, in perdure's own words: is a delivery authentic, and what does somebody want.
+"""Translates a forge's webhooks: is a delivery authentic, and what does its sender want.
 
-Pure. Called by `server` for each webhook; `receive` is the door. The rooms: `intake` (which forge,
-is it authentic), `signatures`, `payload` (hostile JSON, read without surprises), `deliveries` (the
-nouns), and a module a forge: `github`, `gitea`, `forgejo`, `gitlab`. A payload that passed the
-signature may still hold anything that somebody wrote into an issue: every field is bounded and
-checked, and nothing but `DeliveryRefused` is raised, whatever comes.
+Pure. Called by `server` for each webhook; the entry point is `receive`. The modules: `intake`
+(which forge, is it authentic), `signatures`, `payload` (reads hostile JSON safely), `deliveries`
+(the types), and one for each forge: `github`, `gitea`, `forgejo`, `gitlab`. A payload with a valid
+signature may still hold anything that somebody wrote into an issue. So every field is bounded and
+checked, and nothing but `DeliveryRefused` is raised, whatever the payload holds.
 """
 
 from __future__ import annotations

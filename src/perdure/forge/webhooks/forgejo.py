@@ -1,5 +1,5 @@
-"""Forgejo (16): Gitea's payloads under names of its own; it sends Gitea's, Gogs' and GitHub's
-headers beside them."""
+"""Forgejo (16): Gitea's payloads under its own header names. It also sends the headers of Gitea,
+Gogs and GitHub."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ DELIVERY = ("x-forgejo-delivery", *gitea.DELIVERY)
 def authentic(
     headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_s: float
 ) -> bool:
-    """Whether the body is signed by one of the secrets: Forgejo's own header decides, where there
-    is one."""
+    """Return whether one of the secrets signed the body. Forgejo's own header decides if it is
+    present."""
     given = headers.get("x-forgejo-signature", headers.get("x-gitea-signature", ""))
     return by_hmac(secrets, body, given)
 
 
 def translate(event: str, payload: Payload) -> PayloadReading:
-    """What the event comes to."""
+    """Translate an event to an intent."""
     return gitea.translate(event, payload, Forge.FORGEJO)

@@ -1,6 +1,5 @@
-"""What perdure found on a forge by itself, because no delivery told it. It is kept in the inbox
-like one, by a body of perdure's own: there once, durable, and to be replayed. Pure.
-"""
+"""Deliveries for changes that perdure found on a forge by itself. They are kept in the inbox like
+any other, with a body of perdure's own: unique, durable, and replayable. Pure."""
 
 from __future__ import annotations
 
@@ -13,13 +12,12 @@ from perdure.model.codec import encode, resolved
 from perdure.model.forge.deliveries import Arrived, Forge, Intent, PayloadReading
 
 FOUND = "perdure:found"
-"""The event of such a delivery. No forge's event has this name: it comes in no header that is
-taken."""
+"""The event of such a delivery. No forge can send it: the name is replaced if a header has it."""
 
 
 def found(source: str, forge: Forge, intent: Intent, which: str) -> Arrived:
-    """A delivery of what was found. `which` tells apart what may be found twice: the same is the
-    same delivery."""
+    """Make a delivery of a found intent. `which` distinguishes repeated findings: the same value
+    makes the same delivery."""
     body = encode({"which": which, "intent": intent})
     digest = hashlib.sha256(f"{source}\n{which}".encode()).hexdigest()
     return Arrived(
@@ -34,7 +32,7 @@ def found(source: str, forge: Forge, intent: Intent, which: str) -> Arrived:
 
 
 def found_again(payload: Payload) -> PayloadReading:
-    """The intent in such a body."""
+    """Return the intent in such a body."""
     try:
         return PayloadReading(msgspec.convert(payload.value("intent"), resolved(Intent)))
     except msgspec.ValidationError:

@@ -1,8 +1,8 @@
-"""Gitea: `X-Gitea-Signature` (bare hexadecimal), and events by `X-Gitea-Event-Type`, which is finer
-than `X-Gitea-Event`.
+"""Gitea: `X-Gitea-Signature` (bare hexadecimal), and events by `X-Gitea-Event-Type`, which is more
+specific than `X-Gitea-Event`.
 
-Gitea sends the signature's header without a secret too, empty. It does not say which label or
-assignee is new: all that are there now are told. Names as in modules/webhook/type.go of 1.26.
+Without a secret Gitea still sends the signature's header, but empty. It reports all present labels
+and assignees, not which one is new. Names as in modules/webhook/type.go of 1.26.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ KINDS = {
     "review_requested": IntentKind.REVIEW_REQUESTED,
 }
 WITH_ASSIGNEES = frozenset({IntentKind.OPENED, IntentKind.ASSIGNED, IntentKind.UNASSIGNED})
-"""Of these all who are assigned at that moment are told."""
+"""Intents that report all present assignees."""
 WITH_LABELS = frozenset({IntentKind.OPENED, IntentKind.LABELLED, IntentKind.UNLABELLED})
 THINGS = frozenset(
     {
@@ -55,12 +55,12 @@ THINGS = frozenset(
 def authentic(
     headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_s: float
 ) -> bool:
-    """Whether the body is signed by one of the secrets."""
+    """Return whether one of the secrets signed the body."""
     return by_hmac(secrets, body, headers.get("x-gitea-signature", ""))
 
 
 def translate(event: str, payload: Payload, forge: Forge = Forge.GITEA) -> PayloadReading:
-    """What the event comes to."""
+    """Translate an event to an intent."""
     action = payload.name("action")
     pull = payload.at("pull_request")
     match event:
@@ -152,7 +152,7 @@ def _thing(
     if action == "review_requested":
         whom = [payload.name("requested_reviewer", "login")]
     elif action == "review_request_removed":
-        # `whom` are the assignees, as of any other such event.
+        # `whom` are the assignees here, as in other events of this kind.
         unassigned = [payload.name("requested_reviewer", "login")]
     labels = [each.name("name") for each in thing.all("labels")] if kind in WITH_LABELS else []
     text = thing.text("body") if kind is IntentKind.OPENED else ""

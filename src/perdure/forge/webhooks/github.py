@@ -29,19 +29,20 @@ SIMPLE = {
 
 
 SAID = {"created": None, "edited": IntentKind.COMMENT_EDITED}
-"""What is done to a comment. One that is deleted was told already, or is told by nobody."""
+"""Actions on comments. A deletion is no news: either the comment was reported before, or it will
+not be."""
 
 
 def authentic(
     headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_s: float
 ) -> bool:
-    """Whether the body is signed by one of the secrets. SHA-1 alone is not enough."""
+    """Return whether one of the secrets signed the body. SHA-1 alone is not enough."""
     kind, _, digest = headers.get("x-hub-signature-256", "").partition("=")
     return kind == "sha256" and by_hmac(secrets, body, digest)
 
 
 def translate(event: str, payload: Payload) -> PayloadReading:
-    """What the event comes to."""
+    """Translate an event to an intent."""
     action = payload.name("action")
     match event:
         case "issues":
@@ -107,8 +108,8 @@ def intent(
     unlabelled: Sequence[str] = (),
     rollup: bool = False,
 ) -> PayloadReading:
-    """An intent of a forge whose payloads look as GitHub's do: GitHub itself, Gitea and Forgejo.
-    `said`: the comment or review."""
+    """Make an intent for a forge with GitHub's payloads: GitHub itself, Gitea and Forgejo. `said`
+    is the comment or review."""
     thing, said = thing or Payload(None), said or Payload(None)
     text = text or said.text("body")
     changes, edited = payload.at("changes"), kind is IntentKind.EDITED
@@ -158,7 +159,7 @@ def intent(
 
 
 def line_of(said: Payload) -> int:
-    """The line that a comment is on; the one that it was made on where that is gone since."""
+    """Return the line of a comment, or its original line if that is gone now."""
     names = ("line", "original_line", "position", "original_position")
     return next(filter(None, (said.number(name) for name in names)), 0) if said.name("path") else 0
 
@@ -168,14 +169,14 @@ def _new(now: tuple[str, ...], before: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def own_branch(pull: Payload, repository: str) -> str:
-    """The head branch of a pull request. One of a fork is none of ours, whatever its name: an
-    agent's own branch is known by that."""
+    """Return the head branch of a pull request, or an empty text for one from a fork. An agent's
+    branch is recognized by its name, which a fork could copy."""
     head = pull.repository("head", "repo", "full_name")
     return pull.name("head", "ref") if head.casefold() == repository.casefold() else ""
 
 
 def own_head(payload: Payload, run: Payload) -> str:
-    """The branch that was checked, unless it is a fork's."""
+    """Return the branch that was checked, or an empty text for a fork's."""
     head = run.repository("head_repository", "full_name") or payload.repository(
         "repository", "full_name"
     )
@@ -227,7 +228,8 @@ def _thing(payload: Payload, thing: Payload, action: str, *, pull: bool) -> Payl
 
 
 def is_reworded(payload: Payload) -> bool:
-    """Whether an edit is one of the words; of a pull request the base can be edited as well."""
+    """Return whether an edit changed the title or the text. For a pull request it could be the base
+    instead."""
     return bool(payload.at("changes", "title") or payload.at("changes", "body"))
 
 
@@ -254,7 +256,7 @@ def _review(payload: Payload) -> PayloadReading:
 
 
 def _check(payload: Payload, check: Payload, *, rollup: bool) -> PayloadReading:
-    """A check, a suite of checks, or a workflow: each tells of its pull requests, unless they come
+    """Read a check, a check suite, or a workflow. Each names its pull requests, unless they come
     from a fork."""
     if check.name("conclusion").lower() not in BROKEN:
         return PayloadReading(None, "the check has not failed")
@@ -274,8 +276,8 @@ def _check(payload: Payload, check: Payload, *, rollup: bool) -> PayloadReading:
 
 
 def branch_at(payload: Payload) -> str:
-    """The branch that a status is about. Several may stand at its commit: one of an agent comes
-    first."""
+    """Return the branch that a status is about. Among several at its commit, an agent's branch
+    comes first."""
     names = [each.name("name") for each in payload.all("branches")]
     return min(names, key=lambda name: not name.startswith(OWN_BRANCH), default="")
 

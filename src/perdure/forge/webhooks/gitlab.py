@@ -1,8 +1,8 @@
 """GitLab: the secret itself in `X-Gitlab-Token`, or (since 2026) a signature after Standard
-Webhooks; events by the body's `object_kind`.
+Webhooks. Events by the body's `object_kind`.
 
-GitLab tells what changed, before and after. "Request changes" in a review has no event of its own
-(gitlab-org/gitlab 592358): only the comment that comes with it is seen. Names as in
+GitLab reports changes with the values before and after. "Request changes" in a review has no event
+of its own (gitlab-org/gitlab 592358): only its comment is seen. Names as in
 docs.gitlab.com/user/project/integrations/webhook_events.
 """
 
@@ -29,8 +29,8 @@ KINDS = {
 def authentic(
     headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_s: float
 ) -> bool:
-    """Whether one of the secrets signed it or came with it. Where a signing secret (`whsec_`) is
-    configured alone, only that counts."""
+    """Return whether a delivery was signed by one of the secrets or carried it. If only signing
+    secrets (`whsec_`) are configured, only a signature counts."""
     signature = headers.get("webhook-signature", "")
     if signature and by_standard(
         secrets,
@@ -45,7 +45,8 @@ def authentic(
 
 
 def translate(event: str, payload: Payload) -> PayloadReading:
-    """What the event comes to. The body says itself what it is; the header's name is for people."""
+    """Translate an event to an intent. The body identifies itself; the header's name is for
+    people."""
     match kind := payload.name("object_kind"):
         case "issue" | "merge_request":
             return _thing(payload, pull=kind == "merge_request")
@@ -123,14 +124,15 @@ def _thing(payload: Payload, *, pull: bool) -> PayloadReading:
 
 
 def _is_reworded(payload: Payload) -> bool:
-    """GitLab lists changes of things that did not change (gitlab-org/gitlab 216874)."""
+    """Return whether title or description changed. GitLab also lists unchanged values
+    (gitlab-org/gitlab 216874)."""
     changes = (payload.at("changes", each) for each in ("title", "description"))
     return any(each and each.text("previous") != each.text("current") for each in changes)
 
 
 def _is_confidential(payload: Payload, *things: Payload) -> bool:
-    """GitLab sends these with a name of their own ("Confidential Issue Hook"), and the body says
-    so."""
+    """Return whether something is confidential. GitLab has separate event names for it
+    ("Confidential Issue Hook"), and the body says so too."""
     named = payload.name("event_type").startswith("confidential")
     return named or any(each.yes("confidential") or each.yes("internal") for each in things)
 
@@ -164,8 +166,8 @@ def _note(payload: Payload) -> PayloadReading:
 
 
 def _own(pull: Payload) -> str:
-    """The branch of a merge request, unless it is a fork's, whatever its name: an agent's own
-    branch is known by that."""
+    """Return the branch of a merge request, or an empty text for one from a fork. An agent's branch
+    is recognized by its name, which a fork could copy."""
     return (
         pull.name("source_branch")
         if pull.number("source_project_id") == pull.number("target_project_id")
@@ -174,8 +176,8 @@ def _own(pull: Payload) -> str:
 
 
 def _added(payload: Payload, what: str, key: str, *, back: bool = False) -> list[str]:
-    """What is new in a list, or (`back`) no longer in it. GitLab lists changes of things that did
-    not change (gitlab-org/gitlab 216874): only the difference counts."""
+    """Return the names that are new in a list, or (`back`) removed from it. GitLab also lists
+    unchanged values (gitlab-org/gitlab 216874), so only the difference counts."""
     before, now = ("current", "previous") if back else ("previous", "current")
     known = {each.name(key) for each in payload.all("changes", what, before)}
     names = (each.name(key) for each in payload.all("changes", what, now))

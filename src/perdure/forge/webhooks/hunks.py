@@ -6,14 +6,14 @@ import re
 
 _HEAD = re.compile(r"@@ -(\d{1,9})(?:,\d{1,9})? \+(\d{1,9})(?:,\d{1,9})? @@")
 SHOWN = 12
-"""Lines that are shown, the commented one last."""
+"""Maximum number of lines shown; the last is the commented one."""
 LINE_MOST = 300
-"""Characters of one of them."""
+"""Maximum length of a line, in characters."""
 
 
 def hunk_at(diff: str, line: int, *, removed: bool = False) -> str:
-    """Return the hunk that has the line, to the line itself; empty where none has. `removed`: the
-    line is counted in the file as it was before the change."""
+    """Return the hunk with the line, up to the line itself; empty without one. `removed`: the line
+    is numbered in the old file."""
     head, old, new = "", 0, 0
     kept: list[str] = []
     for each in diff.splitlines():
@@ -32,7 +32,7 @@ def hunk_at(diff: str, line: int, *, removed: bool = False) -> str:
 
 
 def end_of(hunk: str) -> str:
-    """Return the last lines of a hunk, with its head: a comment is on the last one."""
+    """Return the last lines of a hunk, with its head. The last line is the commented one."""
     lines = [
         line if len(line) <= LINE_MOST else f"{line[:LINE_MOST]} [...]"
         for line in hunk.splitlines()

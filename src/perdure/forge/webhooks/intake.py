@@ -1,8 +1,8 @@
-"""From raw headers and body to a delivery: which forge, is it authentic, what does it want. Nothing
-but `DeliveryRefused` is raised.
+"""From raw headers and body to a delivery: which forge, is it authentic, what does it want. Raises
+nothing but `DeliveryRefused`.
 
-Headers come with lower-case names. The order of detection is fixed, because Forgejo sends Gitea's
-headers too, and both send GitHub's.
+Header names are lower-case. The order of detection is fixed, because Forgejo sends Gitea's headers
+too, and both send GitHub's.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from perdure.forge.webhooks.payload import Payload, parsed
 from perdure.model.forge.deliveries import Arrived, Forge, PayloadReading
 
 BODY_MOST = 25 * 1024 * 1024
-"""GitHub sends nothing larger (docs.github.com, "Webhook events and payloads")."""
+"""Largest body, in bytes. GitHub sends nothing larger (docs.github.com, "Webhook events and
+payloads")."""
 
 IGNORED_MOST = 256 * 1024
-"""Bytes of the largest body that is kept although nothing follows from it, so that a newer perdure
-can read it again."""
+"""Largest ignored body that is kept, in bytes, so that a newer perdure can read it again."""
 
 MODULES = {Forge.FORGEJO: forgejo, Forge.GITEA: gitea, Forge.GITLAB: gitlab, Forge.GITHUB: github}
-"""In the order of detection."""
+"""Modules in the order of detection."""
 
 _ID = re.compile(r"[\x21-\x7e]{1,200}")
 
 
 class DeliveryRefused(PerdureError):
-    """A delivery that is not taken. `status` is what the forge is answered."""
+    """A delivery that is not accepted. `status` is the status of the answer."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -39,7 +39,7 @@ class DeliveryRefused(PerdureError):
 
 
 def detect(headers: Mapping[str, str]) -> Forge | None:
-    """The forge that a delivery comes from, by the header that names its event."""
+    """Return the forge that sent a delivery, by the header that names its event."""
     return next(
         (
             forge
@@ -53,8 +53,8 @@ def detect(headers: Mapping[str, str]) -> Forge | None:
 def verify(
     forge: Forge, headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_s: float
 ) -> bool:
-    """Whether the delivery was sent by who knows one of the secrets. Without a secret nothing is
-    authentic."""
+    """Return whether the sender of the delivery knows one of the secrets. False without a
+    secret."""
     return (
         bool(secrets)
         and all(secrets)
@@ -71,8 +71,8 @@ def receive(
     now_s: float,
     expected: Forge | None = None,
 ) -> Arrived:
-    """The delivery. `expected`: the one forge that this source may be. Raises Refused with 400,
-    401, 413 or 415."""
+    """Return the delivery. `expected` is the only forge that this source may be. Raises
+    DeliveryRefused with 400, 401, 413 or 415."""
     check_type(headers)
     if len(body) > BODY_MOST:
         raise too_large()
@@ -92,7 +92,7 @@ def receive(
     module = MODULES[forge]
     named = _first(headers, module.DELIVERY)
     sha256 = hashlib.sha256(body).hexdigest()
-    # Older GitLabs name none.
+    # Older GitLab versions send no id.
     delivery = named if _ID.fullmatch(named) else f"sha256:{sha256}"
     event = _first(headers, module.EVENT)[:100].replace(FOUND, "?")
     try:
@@ -110,7 +110,7 @@ def receive(
 
 
 def read(forge: Forge, event: str, payload: Payload) -> PayloadReading:
-    """What a payload comes to."""
+    """Translate a payload to an intent."""
     reading: PayloadReading = (
         found_again(payload) if event == FOUND else MODULES[forge].translate(event, payload)
     )
@@ -118,7 +118,7 @@ def read(forge: Forge, event: str, payload: Payload) -> PayloadReading:
 
 
 def check_type(headers: Mapping[str, str]) -> None:
-    """Raises Refused for a body that is no plain JSON, before it is read."""
+    """Raise DeliveryRefused for anything but plain JSON, before the body is read."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/x-www-form-urlencoded":
         raise DeliveryRefused(
@@ -132,12 +132,12 @@ def check_type(headers: Mapping[str, str]) -> None:
 
 
 def too_large() -> DeliveryRefused:
-    """What a body of more than `BODY_MOST` is answered."""
+    """Return the refusal of a body of more than `BODY_MOST`."""
     return DeliveryRefused(413, f"A webhook has at most {BODY_MOST // 1024**2} MiB")
 
 
 def _own(forge: Forge, names: Sequence[str]) -> Sequence[str]:
-    """A forge is known by headers that bear its own name."""
+    """Return the headers with the forge's own name."""
     return [name for name in names if forge.value in name]
 
 

@@ -1,8 +1,6 @@
-"""A payload of JSON, read as if somebody wished us ill: no field is there for certain, or of the
-type that it should have.
+"""Reads hostile JSON: any field may be missing or of the wrong type.
 
-Nothing here raises but `parsed` and its siblings, which raise ValueError for what is no JSON
-object.
+Only `parsed` and its siblings raise: ValueError for anything but a JSON object (or list).
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from itertools import chain
 from typing import Any, NoReturn
 
 DEEPEST = 64
-"""No forge nests deeper than 12."""
+"""Deepest accepted nesting. No forge exceeds 12."""
 TEXT_MOST = 60_000
 NAME_MOST = 255
 LIST_MOST = 100
@@ -27,11 +25,11 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def parsed(body: bytes, *, once: bool = False) -> Payload:
-    """Return the object in a raw body. Raise ValueError, with a few words, for anything else: other
-    JSON, NaN, no UTF-8, and (`once`) a key that is there twice.
+    """Return the object in a raw body. Raise ValueError with a short reason for anything else:
+    other JSON, NaN, invalid UTF-8, and (`once`) a duplicate key.
 
-    Else the last value of such a key counts, as for nearly every reader of JSON: GitLab has sent
-    such webhooks, and four refusals in a row switch its hook off.
+    Without `once`, the last value of a duplicate key counts, as in nearly every JSON parser. GitLab
+    has sent such webhooks, and it disables a webhook after four refusals in a row.
     """
     value = _loaded(body, once=once)
     if not isinstance(value, dict):
@@ -40,8 +38,8 @@ def parsed(body: bytes, *, once: bool = False) -> Payload:
 
 
 def parsed_list(body: bytes) -> list[Payload]:
-    """The objects of the list in a raw body. Raises ValueError as `parsed` does, also for a key
-    that is there twice."""
+    """Return the objects of the list in a raw body. Raises ValueError as `parsed` does, also for a
+    duplicate key."""
     value = _loaded(body, once=True)
     if not isinstance(value, list):
         raise ValueError("not a JSON list")
@@ -49,9 +47,9 @@ def parsed_list(body: bytes) -> list[Payload]:
 
 
 def object_of(body: bytes) -> dict[str, Any]:
-    """The object in a raw body as it is, for those who check each of its fields. Raises ValueError
-    as `parsed` does, for a key that stands twice, and for half of a surrogate pair, which no
-    database takes."""
+    """Return the object in a raw body unchanged, for callers that validate each field. Raises
+    ValueError as `parsed` does, also for a duplicate key, and for half of a surrogate pair, which
+    no database accepts."""
     value = _loaded(body, once=True)
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
@@ -101,8 +99,7 @@ def _is_deep(value: object) -> bool:
 
 
 class Payload:
-    """An object of JSON. `at("issue", "user")` goes down and is an empty object where there is
-    nothing."""
+    """A JSON object. `at("issue", "user")` returns the nested object, or an empty one."""
 
     def __init__(self, value: object) -> None:
         self._value: dict[str, Any] = value if isinstance(value, dict) else {}
@@ -117,26 +114,26 @@ class Payload:
         return value
 
     def value(self, *keys: str) -> object:
-        """Whatever is there."""
+        """Return the raw value."""
         return self._get(keys)
 
     def at(self, *keys: str) -> Payload:
-        """The object there."""
+        """Return the nested object."""
         return Payload(self._get(keys))
 
     def all(self, *keys: str) -> Iterator[Payload]:
-        """The objects of the list there, the first `LIST_MOST`."""
+        """Return the objects of a list, the first `LIST_MOST`."""
         value = self._get(keys)
         return (Payload(each) for each in (value[:LIST_MOST] if isinstance(value, list) else ()))
 
     def text(self, *keys: str) -> str:
-        """The text there, whole lines of prose: valid Unicode, without NUL; cut with a mark after
+        """Return a text of several lines: valid Unicode, without NUL, cut with a mark after
         `TEXT_MOST` characters."""
         value = self._get(keys)
         return _valid(cut(value)) if isinstance(value, str) else ""
 
     def name(self, *keys: str) -> str:
-        """The short text there (a login, a label, a title, a branch): on one line, at most
+        """Return a short text (a login, a label, a title, a branch) on one line, at most
         `NAME_MOST` characters."""
         value = self._get(keys)
         return (
@@ -144,7 +141,7 @@ class Payload:
         )
 
     def names(self, *keys: str) -> tuple[str, ...]:
-        """The short texts of the list there, the first `LIST_MOST`."""
+        """Return the short texts of a list, the first `LIST_MOST`."""
         value = self._get(keys)
         found = (
             Payload({"": each}).name("")
@@ -153,7 +150,7 @@ class Payload:
         return tuple(filter(None, found))
 
     def number(self, *keys: str) -> int:
-        """The number there, from 1 to 2^53; else 0."""
+        """Return a number from 1 to 2^53, else 0."""
         value = self._get(keys)
         return (
             value
@@ -162,15 +159,14 @@ class Payload:
         )
 
     def id(self, *keys: str) -> str:
-        """The forge's id there as a text: a number from 1 to 2^63, or one word of ASCII; else
-        empty."""
+        """Return a forge's id as a text: a number from 1 to 2^63, or one ASCII word. Else empty."""
         value = self._get(keys)
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value) if 0 < value < 2**63 else ""
         return value if isinstance(value, str) and _ID.fullmatch(value) else ""
 
     def time(self, *keys: str) -> int:
-        """The time there (RFC 3339, with its zone) in ms since 1970; else 0."""
+        """Return a time (RFC 3339, with its zone) in ms since 1970, else 0."""
         try:
             found = datetime.fromisoformat(self.name(*keys))
             return max(0, int(found.timestamp() * 1000)) if found.tzinfo else 0
@@ -178,17 +174,17 @@ class Payload:
             return 0
 
     def yes(self, *keys: str) -> bool:
-        """Whether there is a `true`."""
+        """Return whether the value is `true`."""
         return self._get(keys) is True
 
     def repository(self, *keys: str) -> str:
-        """`owner/name` there, or empty."""
+        """Return `owner/name`, or an empty text."""
         value = self.name(*keys)
         plain = _REPOSITORY.fullmatch(value) and not {".", ".."} & set(value.split("/"))
         return value if plain else ""
 
     def url(self, *keys: str) -> str:
-        """The http(s) address there, without userinfo; else empty."""
+        """Return an http(s) address without userinfo, else an empty text."""
         value = self._get(keys)
         if not isinstance(value, str) or len(value) > 2000 or not _URL.fullmatch(value):
             return ""
@@ -196,8 +192,8 @@ class Payload:
 
 
 def cut(text: str, most: int = TEXT_MOST) -> str:
-    """Return the text, or its first `most` characters with a mark that says how many are
-    missing."""
+    """Return the text, or its first `most` characters with a mark that gives the number of missing
+    ones."""
     if len(text) <= most:
         return text
     return f"{text[:most]}\n[cut here: {len(text) - most} more characters]"

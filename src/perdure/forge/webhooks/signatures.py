@@ -1,5 +1,5 @@
-"""Is this body from who knows the secret: compared in constant time, on bytes, over the raw body. A
-missing signature is a wrong one."""
+"""Verifies that the sender of a body knows the secret: compares bytes in constant time, over the
+raw body. A missing signature is a wrong one."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from itertools import product
 
 TOLERANCE_S = 300
-"""How far a signed time may lie off, as the Standard Webhooks specification (1.0.0) has it."""
+"""Largest difference of a signed time from the present, in seconds, after the Standard Webhooks
+specification (1.0.0)."""
 SIGNING = "whsec_"
 
 
 def by_hmac(secrets: Sequence[str], body: bytes, given: str) -> bool:
-    """HMAC-SHA256 in hexadecimal."""
+    """Verify a signature: HMAC-SHA256 in hexadecimal."""
     said = _bytes(given)
     found = [
         hmac.compare_digest(_hmac(secret.encode(), body).hex().encode(), said) for secret in secrets
@@ -25,7 +26,7 @@ def by_hmac(secrets: Sequence[str], body: bytes, given: str) -> bool:
 
 
 def by_token(secrets: Sequence[str], given: str) -> bool:
-    """The secret itself, as GitLab's older hooks send it."""
+    """Verify a plain secret, as GitLab's older hooks send it."""
     said = _bytes(given)
     found = [
         hmac.compare_digest(secret.encode(), said)
@@ -38,8 +39,8 @@ def by_token(secrets: Sequence[str], given: str) -> bool:
 def by_standard(
     secrets: Sequence[str], id: str, at: str, body: bytes, given: str, now_s: float
 ) -> bool:
-    """Standard Webhooks 1.0.0: `v1,BASE64` over `id.timestamp.body`, several with a space between;
-    the time within `TOLERANCE_S`."""
+    """Verify Standard Webhooks 1.0.0: `v1,BASE64` over `id.timestamp.body`, several separated by
+    spaces; the time must be within `TOLERANCE_S`."""
     if (
         not (id and at.isascii() and at.isdigit() and len(at) < 15)
         or abs(now_s - int(at)) > TOLERANCE_S
@@ -50,7 +51,7 @@ def by_standard(
     said = [
         _bytes(part.removeprefix("v1,")) for part in given.split()[:10] if part.startswith("v1,")
     ]
-    # All of them are compared, so that the time tells nothing.
+    # All are compared, so that the time reveals nothing.
     matches = [hmac.compare_digest(one, other) for one, other in product(right, said)]
     return any(matches)
 

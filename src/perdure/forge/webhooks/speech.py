@@ -1,9 +1,9 @@
-"""What somebody says in a comment with their own words: mentions and commands count there alone,
-not in what is quoted, in code, or in a comment of HTML. Pure; called by the readers of payloads.
+"""Finds mentions and commands in the author's own words in a comment: not in quotes, code, or HTML
+comments. Pure. Called by the readers of payloads.
 
 Markdown as GitHub, Gitea, Forgejo and GitLab read it (github.github.com/gfm): block quotes begin
-with `>`, code stands between fences or backticks or is indented by four. The cost is linear in the
-text, whatever stands in it.
+with `>`; code is between fences or backticks, or indented by four. The cost is linear in the length
+of any text.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ def mentioned(text: str) -> tuple[str, ...]:
 
 
 def stopped(text: str) -> tuple[str, ...]:
-    """Return the logins that a text tells to stop: `@login stop`, on a line of its own."""
+    """Return the logins that a text tells to stop: `@login stop` on a separate line."""
     found = [_STOP.fullmatch(line.rstrip()) for line in spoken(text).splitlines()]
     logins = (match[1].rstrip(".-_") for match in found if match)
     return tuple(dict.fromkeys(logins))[:LIST_MOST]
 
 
 def spoken(text: str) -> str:
-    """Return the text without quotes, code and comments of HTML. A line that is left out stays as
-    an empty one."""
+    """Return the text without quotes, code and HTML comments. Each removed line leaves an empty
+    one."""
     kept: list[str] = []
     fence = ""
     in_list = in_quote = is_blank = in_code = False
@@ -55,7 +55,7 @@ def spoken(text: str) -> str:
             kept.append("")
             continue
         was_blank, is_blank = is_blank or not kept, not line.strip()
-        # A paragraph in a quote goes on without the mark until a blank line (lazy continuation).
+        # A quoted paragraph continues without the mark until a blank line (lazy continuation).
         in_quote = bool(_QUOTE.match(line)) or (in_quote and not is_blank and not _ITEM.match(line))
         if _ITEM.match(line):
             in_list = True
@@ -77,7 +77,7 @@ def _without_comments(text: str) -> str:
 
 
 def _without_spans(text: str) -> str:
-    """Without what is between runs of backticks of the same length, in one paragraph."""
+    """Remove text between runs of backticks of equal length, within one paragraph."""
     return "\n\n".join(map(_without_spans_of, re.split(r"\n[ \t]*\n", text)))
 
 

@@ -1,5 +1,5 @@
-"""Disk and clean-up: what is taken goes to the trash first, and nothing is taken that a request
-does not say twice (`dry_run: false`)."""
+"""Disk and clean-up: everything is moved to the trash first, and nothing is moved unless a request
+confirms it (`dry_run: false`)."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def brought_back(parts: Parts, asked: ApiCall) -> dict[str, Any]:
 def purged(parts: Parts, asked: ApiCall) -> dict[str, Any]:
     wanted = asked.at["entry"]
     if wanted not in {entry.id for entry in sweeper.listed(parts.engine)}:
-        # For ever, so that the beginning of a name is not enough.
+        # Purging is final, so the beginning of an id is not enough.
         raise NotFound(
             f"There is no entry {wanted!r} in the trash", "GET /api/v1/trash has their whole ids"
         )

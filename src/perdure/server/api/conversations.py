@@ -1,5 +1,4 @@
-"""Conversations: all that there are, one with its lineage, what they add up to, and going on with
-one."""
+"""Conversations: the list, one with its lineage, statistics, and continuing one."""
 
 from __future__ import annotations
 
@@ -30,7 +29,7 @@ from perdure.workspace.identity import is_remote
 
 
 def shelf(parts: Parts, only: tuple[str, ...] = ()) -> ConversationShelf:
-    """Where conversations are looked for. Raises AgentMissing for an agent that is not known."""
+    """Return the shelf to search for conversations. Raises AgentMissing for an unknown agent."""
     found = {}
     for name in only or registry.names():
         try:
@@ -100,7 +99,7 @@ def _resumed(parts: Parts, asked: ApiCall, entry: ConversationEntry) -> dict[str
     said, chosen = asked.body, parts.settings
     permissions = chosen.permissions if said.permissions is UNSET else said.permissions
     if not asked.who.may(TokenScope.ADMIN):
-        # A conversation without a run goes on in its own directory, which may be any.
+        # A conversation without a run continues in its own directory, which may be any.
         here = "its own directory" if entry.run is None and not said.repo else ""
         refuse_widening({"permissions": permissions, "repo": said.repo, "here": here}, chosen)
     if said.repo and not is_remote(said.repo) and not Path(said.repo).is_absolute():

@@ -1,9 +1,9 @@
 """The journal as a stream of server-sent events (html.spec.whatwg.org, "Server-sent events"): of
 all runs, or of one.
 
-Each event is a record as `perdure logs --json` prints it; its id is the record's number. Who comes
-back with `Last-Event-ID` gets all that came since, each record once and in order. Who does not keep
-up, or whose token is not good any more, is let go.
+Each event is a record as `perdure logs --json` prints it, with the record's number as its id. A
+client that reconnects with `Last-Event-ID` gets all records since, each once and in order. A client
+that is too slow, or whose token has become invalid, is disconnected.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from perdure.server.problems import Problem
 HEARTBEAT_S = 15.0
 PAGE = 500
 BEGIN = b"retry: 2000\n\n"
-"""Milliseconds after which a browser comes back by itself."""
+"""The first bytes of a stream, with the delay in milliseconds after which a browser reconnects."""
 HEARTBEAT = b": still here\n\n"
 
 
 def stream(parts: Parts, room: ApiContext) -> Callable[[Request], Awaitable[Response]]:
-    """The endpoint, of all runs or of the one in the address. Without `Last-Event-ID` (or
-    `?after=`) the stream of all runs begins now, and that of one run with its first record."""
+    """Return the endpoint, for all runs or for the one in the address. Without `Last-Event-ID` (or
+    `?after=`) the stream of all runs begins with new records, and that of one run with its first
+    record."""
 
     async def streamed(request: Request) -> Response:
         authenticated(request)
@@ -62,7 +63,7 @@ def stream(parts: Parts, room: ApiContext) -> Callable[[Request], Awaitable[Resp
 
 
 def _after(request: Request) -> int:
-    """The number that the reader has seen last; -1 for a new one. Raises Problem."""
+    """Return the last number that the client has seen, or -1 for a new client. Raises Problem."""
     said = request.headers.get("last-event-id") or request.query_params.get("after") or "-1"
     if said != "-1" and not (
         said.isascii() and said.isdecimal() and len(said) < 17 and int(said) <= LARGEST
@@ -88,7 +89,7 @@ async def _told(
         async for told in heard(listener, HEARTBEAT_S, partial(_still_known, parts, room, request)):
             yield b"".join(each.sent for each in told) or HEARTBEAT
     except PerdureError:
-        return  # The database is away: who comes back misses nothing.
+        return  # The database is unavailable: a client that reconnects misses nothing.
     finally:
         parts.journal.leave(listener)
 

@@ -1,5 +1,5 @@
-"""What a request may say: its query and its body, checked before anything is done. A field that is
-not known is refused."""
+"""The fields of requests: query and body, validated before anything is done. An unknown field is
+refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Limit = Annotated[int, Meta(ge=1, le=500, description="so many at most")]
 Number = Annotated[float, Meta(ge=0, le=1e9)]
 
 INTERNAL = frozenset({"forks", "fork_at", "conflicts", "rule"})
-"""Fields of a task that perdure itself sets."""
+"""Fields of a task that only perdure sets."""
 GIVEN = (
     *(
         "agent",
@@ -60,7 +60,8 @@ GIVEN = (
     ),
     *("verify_timeout_s", "labels", "map"),
 )
-"""Fields of a task that a caller may give. A new field is in one of the two, or there is no API."""
+"""Fields of a task that a caller may give. A new field must be in one of the two sets, else the API
+does not start."""
 TYPES: dict[Any, Any] = {
     str: Line,
     int: Small,

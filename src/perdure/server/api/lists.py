@@ -1,5 +1,4 @@
-"""What there is besides runs and conversations: plans, agents, deliveries; and a delivery read
-again."""
+"""Other lists: plans, agents, deliveries. Also replays a delivery."""
 
 from __future__ import annotations
 
@@ -42,8 +41,8 @@ def plans(parts: Parts, asked: ApiCall) -> dict[str, Any]:
 
 
 def begun(parts: Parts, asked: ApiCall) -> dict[str, Any]:
-    """The plan that was given, stored and on its way. Raises Problem with 403 where it takes an
-    admin, PlanError, UsageError, Conflict."""
+    """Store and start the given plan, and return it. Raises Problem with 403 if it needs an admin,
+    PlanError, UsageError, Conflict."""
     said, chosen = asked.body, parts.settings
     wanted = read_object(said.plan, plan_defaults(chosen))
     wanted = replace(wanted, repo=said.repo or wanted.repo)

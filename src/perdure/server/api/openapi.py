@@ -1,5 +1,5 @@
-"""The document of the API (OpenAPI 3.1), made from the tables of verbs: what stands there is what
-is done."""
+"""The document of the API (OpenAPI 3.1), generated from the tables of verbs, so that it matches
+what the API does."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ ABOUT = (
     "before you show them."
 )
 _SUFFIX = re.compile(r'"(#/components/schemas/|)(\w+)Shape"')
-"""A shape that shares its name with a noun has a suffix in the code, and none in the document."""
+"""A shape whose name is taken by another class has a suffix in the code, but not in the
+document."""
 PROBLEMS = {
     "400": "The request does not fit this document.",
     "401": "No token, or one that is not good.",
@@ -40,7 +41,7 @@ PROBLEMS = {
 
 
 def document(verbs: Sequence[Verb]) -> bytes:
-    """The document as JSON."""
+    """Return the document as JSON."""
     kinds = dict.fromkeys(
         kind
         for kind in chain.from_iterable(

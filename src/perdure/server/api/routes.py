@@ -1,4 +1,4 @@
-"""The addresses of the API, made from the tables of verbs."""
+"""The routes of the API, made from the tables of verbs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VERBS: tuple[Verb, ...] = (*runs.VERBS, *conversations.VERBS, *lists.VERBS, *adm
 
 
 def api(parts: Parts) -> list[BaseRoute]:
-    """All addresses below `/api/v1`."""
+    """Return all routes below `/api/v1`."""
     room = ApiContext()
     text = document(VERBS)
 

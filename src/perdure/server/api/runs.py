@@ -1,4 +1,4 @@
-"""Runs: submitted, looked at, gone on with, stopped, forked, taken back, removed."""
+"""Runs: submit, show, continue, stop, fork, restore, remove."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from perdure.server.problems import Problem
 from perdure.workspace.identity import is_remote
 
 COLUMNS = 100
-"""Of a diff's summary."""
+"""Width of a diff's summary, in columns."""
 RAW_MOST = 16 * 1024 * 1024
-"""Of an agent's own output the end is given."""
+"""Maximum number of bytes of an agent's own output; the end is returned."""
 PATCH_MOST = 64 * 1024 * 1024
-"""A patch is held in memory: what an agent wrote must not fill it."""
+"""Largest patch, in bytes: it is held in memory, which an agent's output must not fill."""
 ADMIN_ONLY = frozenset({"here", "agent_args", "env", "pass_env", "verify"})
-"""What runs commands of the caller's choosing beside the agent, reads the service's own variables,
-or works in any directory."""
+"""Fields that run the caller's own commands beside the agent, read the service's own variables, or
+allow any directory."""
 OWN_LABELS = frozenset(
     labels_of(1, Origin(source="s", rule="r", repository="a/b", number=1, pull=True))
 )
-"""Labels by which perdure knows where a run came from, and whom to answer."""
+"""Labels that tell perdure where a run came from, and where to reply."""
 LIMIT_OF = {
     "attempts": "attempts",
     "timeout_s": "timeout",
@@ -52,7 +52,7 @@ assert set(LIMIT_OF.values()) == LIMITS
 
 
 def report(parts: Parts, ref: str) -> dict[str, Any]:
-    """The run as `perdure show --json` has it."""
+    """Return the run as `perdure show --json` prints it."""
     run = parts.store.get(ref)
     liveness = liveness_of(parts.engine, run, parts.store)
     return report_of(
@@ -61,7 +61,7 @@ def report(parts: Parts, ref: str) -> dict[str, Any]:
 
 
 def ready(parts: Parts, run: TaskRun) -> dict[str, Any]:
-    """The run, which something may be due of now: the pools are told."""
+    """Wake the pools, as the run may be due now, and return its report."""
     ring(parts.engine.state)
     return report(parts, run.id)
 
@@ -86,7 +86,7 @@ def submitted(parts: Parts, asked: ApiCall) -> dict[str, Any]:
 
 
 class Usual(Protocol):
-    """What a task has that nobody was asked for."""
+    """The defaults of a task."""
 
     @property
     def settings(self) -> Settings: ...
@@ -95,8 +95,8 @@ class Usual(Protocol):
 
 
 def task_of(parts: Usual, given: object, who: Principal) -> TaskSpec:
-    """The task: what was given (fields of a task, as attributes), over the settings of the service.
-    Raises Problem with 403 where it takes an admin, UsageError."""
+    """Return the task: the given fields (as attributes) over the settings of the service. Raises
+    Problem with 403 if it needs an admin, UsageError."""
     settings = parts.settings
     said = {
         each.name: getattr(given, each.name)
@@ -129,8 +129,8 @@ def task_of(parts: Usual, given: object, who: Principal) -> TaskSpec:
 
 
 def refuse_widening(said: dict[str, Any], settings: Settings) -> None:
-    """Who may dispatch has agents work within what the owner has set; what goes beyond takes an
-    admin. Raises Problem."""
+    """Check that a task of a caller with `dispatch` stays within the owner's settings. Raises
+    Problem for anything beyond, which needs an admin."""
     beyond = sorted(name for name in ADMIN_ONLY & said.keys() if said[name])
     if said.get("permissions") is Permissions.FULL and settings.permissions is not Permissions.FULL:
         beyond.append("permissions: full")

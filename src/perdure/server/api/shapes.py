@@ -1,7 +1,6 @@
-"""What answers look like, for the document. The answers themselves are made where the command
-line's `--json` is made; a test holds real ones against these shapes, so that neither has a field
-that the other has not.
-"""
+"""The fields of answers, for the document. The answers themselves are made by the code behind the
+command line's `--json`. A test compares real answers with these shapes, so that both have the same
+fields."""
 
 from __future__ import annotations
 
@@ -476,6 +475,6 @@ class ProblemDetails(Struct, kw_only=True):
 
 
 def named(name: str) -> type[Shape]:
-    """Return the shape that has this name in the document."""
+    """Return the shape with this name in the document."""
     found: type[Shape] = globals().get(f"{name}Shape") or globals()[name]
     return found

@@ -1,8 +1,8 @@
-"""What an address of the API is, and how a request to it is answered: who asks, what is asked, done
-in a thread, said as JSON.
+"""Defines an address of the API, and answers its requests: authenticates, validates, does the work
+in a thread, and returns JSON.
 
-A body is JSON read as strictly as a forge's: no key twice, no NaN, not nested without end. What
-does not fit is 400 with the place.
+A body is JSON, parsed as strictly as a forge's: no duplicate key, no NaN, limited nesting. An
+invalid value is answered with 400 and its place.
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ from perdure.server.problems import Problem
 BODY_MOST = 4 * 1024 * 1024
 BODY_S = 30.0
 AT_ONCE = 16
-"""So many verbs are done at once; the others wait."""
+"""Maximum number of verbs done in parallel; the others wait."""
 WALKS_AT_ONCE = 1
-"""So many of those that look through all of the disk; who waits for one holds up no other verb."""
+"""Maximum number of verbs that search the whole disk at once. Waiting for one does not block other
+verbs."""
 PREFIX = "/api/v1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiCall:
-    """A request that fits its verb. `at`: the parts of the address."""
+    """A validated request. `at`: the parameters of the path."""
 
     who: Principal
     at: Mapping[str, str]
@@ -49,8 +50,8 @@ class ApiCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Raw:
-    """An answer that is no JSON: bytes that somebody else wrote. A browser stores it, and never
-    shows it as a page."""
+    """An answer other than JSON: bytes from outside. A browser saves it, and never shows it as a
+    page."""
 
     content: bytes
     name: str
@@ -58,26 +59,26 @@ class Raw:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verb:
-    """One method of one address. `does` waits for the store, git and the disk; it runs in a
+    """One method of one address. `does` may wait for the store, git and the disk; it runs in a
     thread."""
 
     method: str
     path: str
     says: str
-    """One sentence for the document."""
+    """Description in the document, one sentence."""
     does: Callable[[Parts, ApiCall], Any]
     answer: str = "object"
-    """The name of its shape (see `shapes`), or `text`."""
+    """Name of the answer's shape (see `shapes`), or `text`."""
     scope: TokenScope = TokenScope.READ
     query: type[msgspec.Struct] = Query
     body: type[msgspec.Struct] | None = None
     status: int = 200
     walks: bool = False
-    """Whether it looks through all of the disk."""
+    """Whether it searches the whole disk."""
 
     @property
     def id(self) -> str:
-        """Its name in the document: `get_runs_run_diff`."""
+        """Return the verb's id in the document: `get_runs_run_diff`."""
         return (
             f"{self.method}{self.path}".lower()
             .replace("/", "_")
@@ -87,7 +88,7 @@ class Verb:
 
 @dataclass
 class ApiContext:
-    """The places in which verbs are done."""
+    """The limits on verbs done in parallel."""
 
     _limiter: CapacityLimiter | None = field(default=None, init=False)
     _walks: CapacityLimiter | None = field(default=None, init=False)
@@ -107,7 +108,7 @@ class ApiContext:
 def endpoint(
     verb: Verb, parts: Parts, room: ApiContext
 ) -> Callable[[Request], Awaitable[Response]]:
-    """What Starlette calls."""
+    """Return the endpoint for Starlette."""
 
     async def answered(request: Request) -> Response:
         who = authenticated(request, verb.scope)
@@ -127,7 +128,7 @@ def endpoint(
 
 
 def said(found: Any, status: int = 200) -> Response:
-    """The answer: JSON with a version, or bytes to be stored."""
+    """Return the answer: JSON with a version, or bytes to be saved."""
     if isinstance(found, Raw):
         headers = {"content-disposition": f'attachment; filename="{found.name}"'}
         return Response(found.content, status, headers, "text/plain; charset=utf-8")
@@ -137,7 +138,7 @@ def said(found: Any, status: int = 200) -> Response:
 def _json(value: Any) -> bytes:
     try:
         return msgspec.json.encode(value)
-    except UnicodeEncodeError:  # A file's name that is no text.
+    except UnicodeEncodeError:  # A file name that is not valid text.
         return json.dumps(value, ensure_ascii=True).encode()
 
 
@@ -148,7 +149,7 @@ def _part(value: str) -> str:
 
 
 def _plain(given: QueryParams, kind: type[msgspec.Struct]) -> dict[str, Any]:
-    """The query as an object: what may be there several times as a list."""
+    """Return the query as an object, with repeatable parameters as lists."""
     several = {each.name for each in msgspec.structs.fields(kind) if each.default == ()}
     found: dict[str, Any] = {}
     for name, value in given.multi_items():
@@ -173,8 +174,8 @@ def _converted(
 
 
 async def _object(request: Request) -> Mapping[str, Any]:
-    """The JSON object in the body; nothing is an empty one. Raises Problem with 400, 408, 413 or
-    415."""
+    """Return the JSON object in the body; an empty one for an empty body. Raises Problem with 400,
+    408, 413 or 415."""
     body = await body_of(request)
     if not body:
         return {}
@@ -190,7 +191,7 @@ async def _object(request: Request) -> Mapping[str, Any]:
 
 
 async def body_of(request: Request, most: int = BODY_MOST) -> bytes:
-    """The raw body. Raises Problem with 408 or 413."""
+    """Return the raw body. Raises Problem with 408 or 413."""
     length = request.headers.get("content-length", "")
     too_large = Problem(413, f"The body has more than {most:,} bytes")
     if length.isdecimal() and int(length[:12]) > most:

@@ -1,16 +1,16 @@
 """The dashboard: server-rendered pages over the store. `perdure.server.routes` is the caller.
 
-The rooms: `context` (what pages work with), `visits` (one request of somebody who is signed in),
-`pages` (templates; everything hostile is cleaned and escaped there), `sign_in` (in and out);
+The modules: `context` (the services that pages use), `visits` (one request of a signed-in user),
+`pages` (templates, which clean and escape everything hostile), `sign_in` (signing in and out);
 `board`, `tasks`, `sessions`, `plans`, `records`, `disk`, `inbox`, `checks` (the pages); `actions`
-and `confirmation` (what can be done, and the pages that ask first); `live` (what comes while one
-looks); `threads`, `timelines`, `lines`, `diffs`, `fingerprints` (pure: nouns to what is shown).
+and `confirmation` (the actions, and the pages that ask first); `live` (updates of an open page);
+`threads`, `timelines`, `lines`, `diffs`, `fingerprints` (pure: from data to what is shown).
 
-Pages are ordinary functions that run in the server's threads: they may wait for the store, git and
-the disk. Reading works without a script. Nothing changes by a GET; every form carries the secret of
-its sign-in (`principal.form_secret`), and what cannot be undone by the same page asks first, with
-what follows from it. The policy in `rendering.CSP` lets a page load nothing from elsewhere and run
-nothing that stands in it.
+Pages are ordinary functions in the server's threads, so they may wait for the store, git and the
+disk. Reading works without scripts. A GET changes nothing. Every form carries the secret of its
+sign-in (`principal.form_secret`). An action that the same page cannot undo asks first, and names
+its consequences. The policy in `rendering.CSP` forbids pages to load anything from elsewhere and to
+run inline scripts.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from perdure.server.dashboard.pages import HERE, Static
 
 
 def routes(parts: Parts) -> list[BaseRoute]:
-    """The addresses of the pages."""
+    """Return the routes of the pages."""
     desk = PageContext(
         engine=parts.engine,
         look=parts.store,

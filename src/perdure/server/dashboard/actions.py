@@ -1,5 +1,4 @@
-"""What can be done with a run. Each act is one of the verbs that the command line has, under the
-same rules."""
+"""Actions on runs. Each action is one of the command line's verbs, with the same rules."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ from perdure.server.dashboard.confirmation import Field, ask
 from perdure.server.dashboard.visits import Visit
 
 ROOT = Path("/")
-"""Nothing is meant by where the server stands."""
+"""Base of relative paths: the server's working directory must not matter."""
 
 
 def retry(visit: Visit) -> Response:
@@ -83,7 +82,7 @@ def stop(visit: Visit) -> Response:
 
 
 def ask_reset(visit: Visit) -> Response:
-    """What would be cleared, by a dry run."""
+    """Ask before a reset, and show by a dry run what would be cleared."""
     run = visit.desk.look.get(visit.named("name"))
     found = reset(visit.desk.engine, Target(run=run.id), ROOT, dry=True)
     others = [each.name for each in found.runs if each.id != run.id]
@@ -191,7 +190,7 @@ def do_restore(visit: Visit) -> Response:
 
 
 def ask_new(visit: Visit) -> Response:
-    """`/new`: a task in a repository."""
+    """Show `/new`: the form for a task in a repository."""
     fields = [
         Field("prompt", "What is the agent to do?", "text", needed=True),
         Field("repo", "In which repository?", hint=_repositories(visit), needed=True),

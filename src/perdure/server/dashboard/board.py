@@ -1,5 +1,5 @@
-"""The board: all runs by what they need. Ten thousand runs are counted and paged by the store; only
-the rows that are shown are read."""
+"""The board: all runs, grouped by what they need. The store counts and pages the runs, even ten
+thousand; only the rows that are shown are read."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ GROUPS = {
     "succeeded": ("Done", 15),
     "cancelled": ("Stopped", 5),
 }
-"""The lists in their order: the word for each, and how many rows of it the board has."""
+"""The lists in their order: title, and number of rows on the board."""
 PAGE = 60
 NEWEST = (2**62, 2**62)
 
 
 def board(visit: Visit) -> Response:
-    """`/`: all lists, or one of them, page by page."""
+    """Show `/`: all lists, or one of them, page by page."""
     group, words, agent = visit.asked("state"), visit.asked("q").strip(), visit.asked("agent")
     if group and group not in GROUPS:
         raise UsageError(f"There is no list {group!r}", ", ".join(GROUPS))
@@ -86,7 +86,7 @@ def _url(given: Mapping[str, str]) -> str:
 
 
 def _before(visit: Visit) -> tuple[int, int]:
-    """The place that the page before ended with."""
+    """Return the position at the end of the previous page."""
     first, _, second = visit.asked("before").partition(".")
     fits = first.isdecimal() and second.isdecimal() and max(len(first), len(second)) < 19
     return (int(first), int(second)) if fits else NEWEST
@@ -137,7 +137,7 @@ def _row(visit: Visit, row: BoardRow, group: str) -> dict[str, Any]:
 
 
 def _note(visit: Visit, row: BoardRow, group: str) -> str:
-    """What matters of it now."""
+    """Return the most important fact about the run now."""
     if group == "asking":
         asks = [each.message for each in row.conditions if each.type in ("needs_person", "open")]
         return one_line("; ".join(asks) or row.reason, 200)

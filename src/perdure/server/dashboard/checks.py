@@ -1,5 +1,5 @@
-"""The settings check: what `perdure doctor` finds on this machine, and the settings with where each
-comes from."""
+"""The settings check: the results of `perdure doctor` on this machine, and the settings with their
+sources."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FRESH_S = 60.0
 
 
 def checks(visit: Visit) -> Response:
-    """`/checks`."""
+    """Show `/checks`."""
     found, under_way = visit.desk.measured.get(
         "checks", lambda: list(visit.desk.checks()), FRESH_S, visit.now
     )

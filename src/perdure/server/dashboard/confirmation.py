@@ -1,5 +1,4 @@
-"""A page that asks before something is done: what follows from it, and what else has to be
-known."""
+"""A page that asks for confirmation: the consequences, and the fields to fill in."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from perdure.server.dashboard.visits import Visit
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """`kind`: `line`, `text`, `choice` or `tick`."""
+    """A field of the form. `kind`: `line`, `text`, `choice` or `tick`."""
 
     name: str
     label: str
@@ -36,7 +35,7 @@ def ask(
     undo: str = "",
     danger: bool = False,
 ) -> Response:
-    """The form is sent to the address that it stands at."""
+    """Return the page. Its form is sent to the page's own address."""
     return visit.page(
         "ask.html",
         question=question,

@@ -1,5 +1,5 @@
-"""What the pages work with. A page reads through a connection of its own, so that no reader holds
-up the pool."""
+"""Shared services of the pages. A page reads through a separate connection, so that a reader does
+not block the pool."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ AT_ONCE = 12
 
 @dataclass(frozen=True, kw_only=True)
 class PageContext:
-    """`look` is only looked into; `seed` has what a new task is not asked for; `checks` looks at
-    this machine, and takes a while; `dispatch` tells who gives deliveries to agents that there may
-    be one."""
+    """Shared services. `look` is only for reading. `seed` has the default fields of a new task.
+    `checks` checks this machine, which takes a while. `dispatch` wakes the dispatcher, as there may
+    be a delivery."""
 
     engine: Engine
     look: EngineStore
@@ -40,16 +40,16 @@ class PageContext:
 
     @cached_property
     def limiter(self) -> CapacityLimiter:
-        """So many pages are made at once: what takes long here leaves the threads of webhooks and
-        health alone."""
+        """Return the limit on pages made in parallel: slow pages leave the threads of webhooks and
+        health checks alone."""
         return CapacityLimiter(AT_ONCE)
 
     def ring(self) -> None:
-        """Tells the pools that there is work."""
+        """Tell the pools that there is work."""
         ring(self.engine.state)
 
     def shelf(self) -> ConversationShelf:
-        """All conversations of this machine."""
+        """Return all conversations of this machine."""
         return ConversationShelf(self.look, _loaded(), self.engine.environ)
 
     @property
@@ -58,7 +58,7 @@ class PageContext:
 
 
 def _loaded() -> dict[str, AgentDriver]:
-    """A driver that cannot be loaded hides no other."""
+    """Return the drivers that can be loaded. One that fails does not hide the others."""
     found = {}
     for name in registry.names():
         try:

@@ -1,4 +1,4 @@
-"""A patch as something to read: files, and their lines with numbers. Pure. The patch is hostile
+"""Parses a patch for display: files, and their lines with numbers. Pure. The patch is hostile
 bytes."""
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from perdure.lateclass import dataclass
 from perdure.rules.text import visible
 
 LINES = 4000
-"""So many lines of a patch are shown; the whole can be had as a file."""
+"""Maximum number of lines of a patch that are shown; the whole is available as a file."""
 FILES = 500
-"""So many files are named."""
+"""Maximum number of files that are named."""
 WIDE = 600
 HUNK = re.compile(r"@@ -(\d{1,9})(?:,\d{1,9})? \+(\d{1,9})(?:,\d{1,9})? @@(.*)")
 
 
 @dataclass(slots=True)
 class ChangedFile:
-    """`how`: `new`, `deleted`, `renamed`, `binary` or `changed`. Lines are (kind, number before,
-    number after, text)."""
+    """A changed file. `how`: `new`, `deleted`, `renamed`, `binary` or `changed`. Lines are (kind,
+    old number, new number, text)."""
 
     name: str
     how: str = "changed"
@@ -33,7 +33,7 @@ class ChangedFile:
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """`left`: lines that are not shown, `more`: files that are not named."""
+    """A parsed patch. `left`: number of lines not shown. `more`: number of files not named."""
 
     files: tuple[ChangedFile, ...]
     left: int
@@ -49,7 +49,7 @@ class Patch:
 
 
 def read(patch: bytes) -> Patch:
-    """What `git diff` printed. Lines that do not fit are passed over."""
+    """Parse the output of `git diff`. Invalid lines are skipped."""
     files: list[ChangedFile] = []
     shown = left = 0
     for line in _lines(patch):
@@ -89,7 +89,7 @@ def _lines(patch: bytes) -> Iterator[str]:
 
 
 def _name(line: str) -> str:
-    """The new name, from `a/x b/x`; a `+++` line says it better where there is one."""
+    """Return the new name from `a/x b/x`; a `+++` line is more reliable if there is one."""
     return line.removeprefix("diff --git ").rpartition(" b/")[2] or line
 
 

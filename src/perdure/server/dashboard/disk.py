@@ -1,4 +1,4 @@
-"""The disk: how much is taken, by whom, what could go, and what the next sweep would do."""
+"""Disk usage: how much, by which owner, what could be freed, and what the next sweep would do."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROWS = 300
 
 
 def disk(visit: Visit) -> Response:
-    """`/disk`: as it was last measured; measured anew when that is older than ten minutes."""
+    """Show `/disk`, as last measured. Starts a new measurement after ten minutes."""
     engine = visit.desk.engine
     found, under_way = visit.desk.measured.get("disk", lambda: usage(engine), FRESH_S, visit.now)
     taken: DiskUsage | None = found.value if found is not None else None
@@ -53,7 +53,7 @@ def disk(visit: Visit) -> Response:
 
 
 def measure(visit: Visit) -> Response:
-    """Forgets what was measured."""
+    """Discard the measurements."""
     visit.desk.measured.forget("disk")
     visit.desk.measured.forget("sweep")
     return visit.to("/disk")
@@ -69,7 +69,7 @@ def _parts(taken: DiskUsage | None) -> list[tuple[str, list[tuple[str, int]]]]:
 
 
 def _reclaimable(swept: Sweep | None) -> tuple[int, int]:
-    """Bytes and things that the next sweep would take."""
+    """Return the number of bytes and of entries that the next sweep would take."""
     taken = swept.taken if swept is not None else ()
     return sum(row.bytes for row in taken), len(taken)
 

@@ -1,4 +1,4 @@
-"""From an address to a page: who asks, what the form says, and a page for whatever goes wrong."""
+"""From an address to a page: authentication, the form's fields, and a page for any error."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from perdure.server.principal import authenticated
 from perdure.server.problems import Problem, status_of
 
 BODY_MOST = 1024 * 1024
-"""Bytes of a form: the longest prompt, with room to spare."""
+"""Largest form, in bytes: the longest prompt, with room to spare."""
 FIELDS_MOST = 32
 
 
 def looking(desk: PageContext, path: str, answer: Answer) -> Route:
-    """A page for whoever may read."""
+    """Return the route of a page that needs the scope `read`."""
 
     async def page(request: Request) -> Response:
         return await to_thread.run_sync(
@@ -36,7 +36,7 @@ def looking(desk: PageContext, path: str, answer: Answer) -> Route:
 def acting(
     desk: PageContext, path: str, scope: TokenScope, act: Answer, question: Answer | None = None
 ) -> Route:
-    """Something that is done by a form, and the page that asks first, where it has one."""
+    """Return the route of an action by a form, and of the page that asks first, if there is one."""
 
     async def page(request: Request) -> Response:
         if request.method != "POST":
@@ -78,7 +78,7 @@ def _visit(desk: PageContext, request: Request, form: dict[str, str]) -> Visit:
 
 
 def _trouble(desk: PageContext, request: Request, error: PerdureError) -> Response:
-    """The error as a page: the sentence, and what to do next."""
+    """Return the error as a page: the sentence, and what to do next."""
     path = request.url.path.rstrip("/")
     back = path.rpartition("/")[0] if request.method == "POST" or status_of(error) != 404 else ""
     return _visit(desk, request, {}).page(
@@ -87,8 +87,8 @@ def _trouble(desk: PageContext, request: Request, error: PerdureError) -> Respon
 
 
 async def read_form(request: Request, most: int = BODY_MOST) -> dict[str, str]:
-    """The fields of a form; of several with one name the last. Raises Problem for what is no form,
-    too much of one, or too slow."""
+    """Return the fields of a form; of several with one name, the last. Raises Problem for a body
+    that is no form, too large, or too slow."""
     if (
         request.headers.get("content-type", "").partition(";")[0].strip().lower()
         != "application/x-www-form-urlencoded"

@@ -1,5 +1,5 @@
-"""Failures grouped by what is the same in them: agent, outcome and message without its numbers,
-names and places. Pure."""
+"""Groups failures by agent, outcome and message, ignoring numbers, names and paths in the message.
+Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VARYING = (
     (re.compile(r"\d+(?:[.,:]\d+)*"), "<n>"),
 )
 RUNS = 8
-"""So many runs of a group are named."""
+"""Maximum number of runs that are named in a group."""
 SUGGESTED = {
     **NEEDS_PERSON,
     OutcomeKind.RATE_LIMITED: (
@@ -62,12 +62,12 @@ SUGGESTED = {
     OutcomeKind.TRUNCATED: "the model's answer broke off or was empty; it goes on by itself",
     OutcomeKind.MAX_TURNS: "the agent's own limit of turns was reached: raise it, or retry",
 }
-"""What to do, where there is more to say than to look."""
+"""Advice for outcomes where there is some."""
 
 
 @dataclass(slots=True)
 class Failure:
-    """A group of failed attempts. `resolved`: runs of it that have succeeded since."""
+    """A group of failed attempts. `resolved`: number of its runs that have succeeded since."""
 
     id: str
     agent: str
@@ -85,7 +85,7 @@ class Failure:
 
 
 def normal(message: str) -> str:
-    """A message without what differs from one time to the next."""
+    """Return a message without its varying parts."""
     text = one_line(message, 300)
     for pattern, word in VARYING:
         text = pattern.sub(word, text)
@@ -93,7 +93,7 @@ def normal(message: str) -> str:
 
 
 def grouped(failed: Sequence[FailedAttempt]) -> list[Failure]:
-    """The groups, that with the newest failure first. What a person stopped is no failure."""
+    """Return the groups, newest failure first. A run that a person stopped is no failure."""
     groups: dict[str, Failure] = {}
     seen: dict[str, set[str]] = {}
     for each in failed:

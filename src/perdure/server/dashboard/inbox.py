@@ -1,4 +1,4 @@
-"""The webhook inbox: what forges delivered, what became of it, and to have it read anew."""
+"""The webhook inbox: deliveries with their results, and replaying one."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from perdure.server.dashboard.visits import Visit
 PAGE = 100
 BODY = 100_000
 INDENTED_MOST = 1_000_000
-"""Characters; a longer body is shown as it came."""
+"""Longest body that is indented, in characters; a longer one is shown unchanged."""
 
 
 def inbox(visit: Visit) -> Response:
-    """`/inbox`: newest first, by state and source."""
+    """Show `/inbox`: newest first, by state and source."""
     state, before = visit.asked("state"), visit.asked("before")
     chosen = DeliveryState(state) if state in set(DeliveryState) else None
     number = int(before) if before.isdecimal() and len(before) < 18 else 0
@@ -38,7 +38,7 @@ def inbox(visit: Visit) -> Response:
 
 
 def delivery(visit: Visit) -> Response:
-    """`/inbox/NUMBER`: what it says, read and as it came."""
+    """Show `/inbox/NUMBER`: the delivery, parsed and raw."""
     found, body = visit.desk.look.delivery(visit.named("number"))
     intent = [
         (name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
@@ -65,7 +65,7 @@ def _indented(body: str) -> str:
 
 
 def ask_replay(visit: Visit) -> Response:
-    """`/inbox/NUMBER/replay`."""
+    """Ask before a replay: `/inbox/NUMBER/replay`."""
     found, _ = visit.desk.look.delivery(visit.named("number"))
     return ask(
         visit, f"Replay delivery {found.number}?", yes="Replay", back=f"/inbox/{found.number}",

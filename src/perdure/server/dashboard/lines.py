@@ -1,5 +1,5 @@
-"""The live log of a run: records of its journal as lines of a page, the same for what was and for
-what comes. Pure."""
+"""The live log of a run: formats journal records as lines, the same for old and new records.
+Pure."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from perdure.rules.text import one_line
 
 @dataclass(frozen=True, slots=True)
 class PageLine:
-    """`kind` is how it looks: `said`, `tool`, `failed`, `begin`, `end`, `mark` (a checkpoint),
-    `alarm` or `note`."""
+    """A line of the log. `kind` is its style: `said`, `tool`, `failed`, `begin`, `end`, `mark` (a
+    checkpoint), `alarm` or `note`."""
 
     seq: int
     at: int
@@ -35,7 +35,7 @@ class PageLine:
 
 
 def lines(records: Sequence[Record]) -> list[PageLine]:
-    """What a person need not see is left out."""
+    """Return the lines, without records that a person need not see."""
     return [
         PageLine(each.seq, each.at, _kind(each.event), text)
         for each in records

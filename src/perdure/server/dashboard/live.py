@@ -1,9 +1,9 @@
-"""What comes while one looks: lines for a run's log, and a nudge for the pages that show many runs.
-All of it from the one journal.
+"""Live updates: lines for a run's log, and signals for pages that show many runs. Both come from
+the one journal.
 
-`/runs/NAME/live` sends each new line as it will stand in the log, with the record's number as the
-event's id; a browser that comes back gets what it missed. `/live` only says that something
-happened: the board asks for itself anew, at most every other second.
+`/runs/NAME/live` sends each new line as the log shows it, with the record's number as the event's
+id; a browser that reconnects gets what it missed. `/live` only signals that something happened. The
+board then reloads itself, at most every other second.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Known = Callable[[], Awaitable[bool]]
 
 
 def routes(desk: PageContext, journal: Journal, principals: Principals) -> list[BaseRoute]:
-    """The two streams."""
+    """Return the routes of the two streams."""
 
     async def nudges(request: Request) -> Response:
         authenticated(request)
@@ -83,12 +83,12 @@ def _stream(content: AsyncIterator[bytes]) -> Response:
 
 
 def _head() -> Response:
-    """Who only asks for the head takes no place."""
+    """Answer a HEAD request, which takes no listener's place."""
     return Response(media_type="text/event-stream", headers=HEADERS)
 
 
 def _after(request: Request) -> int:
-    """The number that the page has shown last. Raises Problem."""
+    """Return the last number that the page has shown. Raises Problem."""
     said = request.headers.get("last-event-id") or request.query_params.get("after") or "0"
     if not (said.isascii() and said.isdecimal() and len(said) < 17 and int(said) <= LARGEST):
         raise Problem(400, "Last-Event-ID is the id of an event, a whole number")
@@ -119,20 +119,21 @@ async def _told(
             after = missed[-1].seq
             yield _event(missed)
         async for told in heard(listener, HEARTBEAT_S, known):
-            # The page may have shown more than the journal had told when it began to listen.
+            # The page may have shown more records than the journal had sent when it began to
+            # listen.
             if new := [each.record for each in told if each.record.seq > after]:
                 yield _event(new)
             elif not told:
                 yield HEARTBEAT
     except PerdureError:
-        return  # The database is away: who comes back misses nothing.
+        return  # The database is unavailable: a client that reconnects misses nothing.
     finally:
         journal.leave(listener)
 
 
 def _event(records: Sequence[Record]) -> bytes:
-    """The lines as one event, and a nudge for the timeline beside them. What is no line for a
-    person is a nudge alone."""
+    """Return the lines as one event, with a signal for the timeline beside them. Records without a
+    line make only the signal."""
     text = part("log_lines.html", "lines", lines(records)).strip()
     data = "".join(f"data: {line}\n" for line in text.split("\n")) if text else ""
     shown = f"id: {records[-1].seq}\n{data}\n" if data else ""
@@ -140,7 +141,7 @@ def _event(records: Sequence[Record]) -> bytes:
 
 
 async def _known(desk: PageContext, principals: Principals, request: Request) -> bool:
-    """Whether who listens is still signed in."""
+    """Return whether the listener is still signed in."""
     try:
         await to_thread.run_sync(
             principals.known, request.headers, address_of(request.scope), limiter=desk.limiter

@@ -1,4 +1,4 @@
-"""What takes long to find out is found out once, in a thread of its own, and shown with its age."""
+"""Slow measurements, made once in a separate thread and shown with their age."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from perdure.errors import PerdureError
 from perdure.lateclass import dataclass
 
 FIRST_S = 1.5
-"""So long a page waits for what has never been measured."""
+"""How long a page waits for a first measurement, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A measurement: when (ms since 1970), how long it took (s), and what came of it, or why
-    nothing did."""
+    """A measurement: its time (ms since 1970), its duration (s), and its value, or the reason why
+    there is none."""
 
     at: int
     seconds: float
@@ -28,7 +28,7 @@ class Found:
 
 @dataclass
 class Measured:
-    """Measurements by name. Threads may share it."""
+    """Measurements by name. Thread-safe."""
 
     _lock: threading.Condition = field(default_factory=threading.Condition)
     _found: dict[str, Found] = field(default_factory=dict)
@@ -37,8 +37,8 @@ class Measured:
     def get(
         self, name: str, measure: Callable[[], Any], fresh_s: float, now_ms: int
     ) -> tuple[Found | None, bool]:
-        """What is known, and whether it is being measured anew; that begins here where it is older
-        than `fresh_s`. Where nothing is known yet, a short measurement is waited for."""
+        """Return the known measurement, and whether a new one is in progress. Starts a new one if
+        the known one is older than `fresh_s`. If there is none yet, waits briefly for the first."""
         with self._lock:
             found = self._found.get(name)
             if name not in self._under_way and (
@@ -56,8 +56,8 @@ class Measured:
             return self._found.get(name), name in self._under_way
 
     def now(self, name: str, measure: Callable[[], Any], fresh_s: float, now_ms: int) -> Any:
-        """The value itself; who asks waits for it where it is older than `fresh_s`. Raises what
-        measuring raises."""
+        """Return the value, measuring first if the known one is older than `fresh_s`. Raises what
+        the measurement raises."""
         with self._lock:
             found = self._found.get(name)
         if found is None or now_ms - found.at > fresh_s * 1000:
@@ -69,7 +69,7 @@ class Measured:
         return found.value
 
     def forget(self, name: str) -> None:
-        """The next `get` measures anew."""
+        """Discard a measurement, so that the next `get` starts a new one."""
         with self._lock:
             self._found.pop(name, None)
 

@@ -1,9 +1,8 @@
-"""Templates, and what they may say. Whatever comes from an agent, a repository or a forge is
-cleaned and escaped on its way out, each expression of each template alike: no page has to think of
-it.
+"""Templates, and their output. Every expression of every template is cleaned and escaped, so pages
+can show texts from agents, repositories and forges without further care.
 
-No style and no script stands in a page: the policy in `CSP` forbids it, so bars and threads are
-drawn as SVG.
+A page has no inline style or script, which the policy in `CSP` forbids. Bars and threads are drawn
+as SVG.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ HEADERS = {
 
 
 def _harmless(value: Any) -> Any:
-    """Every expression passes here, before it is escaped."""
+    """Clean the value of an expression. Every one passes here before it is escaped."""
     return value if isinstance(value, Markup) or not isinstance(value, str) else clean(value)
 
 
 def size(count: int) -> str:
-    """`12 kB`, `3.4 GB`."""
+    """Format a size: `12 kB`, `3.4 GB`."""
     value = float(count)
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if value < 1000 or unit == "TB":
@@ -52,7 +51,7 @@ def size(count: int) -> str:
 
 
 def lasted(milliseconds: int) -> str:
-    """`850 ms`, `12 s`, `3 m 05 s`, `2 h 10 m`, `3 d 4 h`."""
+    """Format a duration: `850 ms`, `12 s`, `3 m 05 s`, `2 h 10 m`, `3 d 4 h`."""
     seconds = max(0, milliseconds) // 1000
     if milliseconds < 1000:
         return f"{max(0, milliseconds)} ms"
@@ -66,14 +65,13 @@ def lasted(milliseconds: int) -> str:
 
 
 def money(dollars: float, estimated: bool = False) -> str:
-    """`$0.42`, `≈$0.42` for an estimate; fractions of a cent are not hidden."""
+    """Format dollars: `$0.42`, `≈$0.42` for an estimate. Fractions of a cent are shown."""
     mark = "≈" if estimated else ""
     return f"{mark}${dollars:.2f}" if dollars >= 0.005 or dollars == 0 else f"{mark}${dollars:.4f}"
 
 
 def href(url: str) -> str:
-    """The address if it is one of the web; else nothing, so that no `javascript:` becomes a
-    link."""
+    """Return an http(s) address, else an empty text, so that `javascript:` never becomes a link."""
     return url if url.startswith(("https://", "http://")) else ""
 
 
@@ -101,8 +99,8 @@ PAGES.filters |= {
 
 
 class Static(StaticFiles):
-    """Scripts and styles. What has its version in its name is kept by the browser; what is
-    perdure's own is asked after each time."""
+    """Scripts and styles. A file with a version in its name is cached by the browser; perdure's own
+    files are revalidated each time."""
 
     def file_response(self, full_path: Any, *rest: Any, **more: Any) -> Response:
         answer = super().file_response(full_path, *rest, **more)
@@ -112,10 +110,10 @@ class Static(StaticFiles):
 
 
 def page(template: str, status: int = 200, **values: Any) -> HTMLResponse:
-    """A template as an answer."""
+    """Return a rendered template as a response."""
     return HTMLResponse(PAGES.get_template(template).render(values), status, HEADERS)
 
 
 def part(template: str, macro: str, *values: Any) -> str:
-    """What one macro of a template makes of these values."""
+    """Return the output of one macro of a template."""
     return str(getattr(PAGES.get_template(template).module, macro)(*values))

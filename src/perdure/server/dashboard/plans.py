@@ -1,4 +1,4 @@
-"""Plans: how their tasks stand, in columns of what may go on at once."""
+"""Plans: the states of their tasks, in columns of tasks that may run at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHOWN = 100
 
 
 def plans(visit: Visit) -> Response:
-    """`/plans`."""
+    """Show `/plans`."""
     look, probe = visit.desk.look, probe_of(visit.desk.engine)
     return visit.page(
         "plans.html", plans=[report_of(look, each, probe) for each in look.plans(SHOWN)]
@@ -23,14 +23,14 @@ def plans(visit: Visit) -> Response:
 
 
 def plan(visit: Visit) -> Response:
-    """`/plans/NAME`."""
+    """Show `/plans/NAME`."""
     look = visit.desk.look
     report = report_of(look, look.plan(visit.named("name")), probe_of(visit.desk.engine))
     return visit.page("plan.html", plan=report, columns=columns(report["tasks"]), here=visit.here)
 
 
 def columns(tasks: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
-    """The tasks by how far they are from the beginning: each stands right of all that it needs."""
+    """Return the tasks in columns: each is to the right of all tasks that it needs."""
     depth: dict[str, int] = {}
     left = list(tasks)
     while left:

@@ -1,5 +1,5 @@
-"""What many attempts add up to: failures by fingerprint, and how often conversations went on, day
-by day."""
+"""Statistics of many attempts: failures by fingerprint, and how often conversations continued, by
+day."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _span(visit: Visit, usual: str) -> tuple[str, int]:
 
 
 def failures(visit: Visit) -> Response:
-    """`/failures`."""
+    """Show `/failures`."""
     span, since = _span(visit, "7d")
     failed = visit.desk.look.failed_attempts(since, FAILED_MOST)
     return visit.page(
@@ -43,7 +43,7 @@ def failures(visit: Visit) -> Response:
 
 
 def continuity(visit: Visit) -> Response:
-    """`/continuity`: the numbers and a table; `chart.js` draws what `/continuity.json` has."""
+    """Show `/continuity`: the numbers and a table. `chart.js` draws `/continuity.json`."""
     span, since = _span(visit, "30d")
     whole, days = _measured(visit, span, since)
     return visit.page(
@@ -52,7 +52,8 @@ def continuity(visit: Visit) -> Response:
 
 
 def continuity_json(visit: Visit) -> Response:
-    """The days as columns: seconds since 1970, to go on, went on, and each fallback's count."""
+    """Return the days as columns: seconds since 1970, conversations to continue, conversations
+    continued, and the count of each fallback."""
     span, since = _span(visit, "30d")
     _, days = _measured(visit, span, since)
     causes = sorted(set(chain.from_iterable(found.fallbacks for _, found in days)))
@@ -76,8 +77,8 @@ def continuity_json(visit: Visit) -> Response:
 def _measured(
     visit: Visit, span: str, since: int
 ) -> tuple[Statistics, list[tuple[int, Statistics]]]:
-    """All of the span, and each of its days (by the server's clock), oldest first. Kept for some
-    seconds: it reads every attempt."""
+    """Return the statistics of the whole span, and of each of its days (by the server's clock),
+    oldest first. Cached for some seconds, because it reads every attempt."""
     found: tuple[Statistics, list[tuple[int, Statistics]]]
     found = visit.desk.measured.now(
         f"continuity {span}", lambda: _days(visit, since), FRESH_S, visit.now
@@ -94,6 +95,6 @@ def _days(visit: Visit, since: int) -> tuple[Statistics, list[tuple[int, Statist
 
 
 def _day(ms: int) -> int:
-    """The beginning of the day, in ms."""
+    """Return the beginning of the day, in ms."""
     here = time.localtime(ms / 1000)
     return int(time.mktime((here.tm_year, here.tm_mon, here.tm_mday, 0, 0, 0, 0, 0, -1)) * 1000)

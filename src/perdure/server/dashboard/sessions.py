@@ -1,5 +1,4 @@
-"""Conversations: all that there are on this machine and in the store, searched, read, gone on with,
-forked."""
+"""Conversations: all on this machine and in the store. Search, read, resume, fork."""
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ LONGEST = 6000
 
 
 def sessions(visit: Visit) -> Response:
-    """`/sessions`: the newest first; `q` finds id, agent, run, directory and first words."""
+    """Show `/sessions`, newest first; `q` searches id, agent, run, directory and first words."""
     words, state = visit.asked("q").strip().lower(), visit.asked("state")
     entries = visit.desk.shelf().entries(LIMIT)
     states = sorted({entry.state for entry in entries})
@@ -50,7 +49,7 @@ def _has(entry: ConversationEntry, words: str) -> bool:
 
 
 def session(visit: Visit) -> Response:
-    """`/sessions/ID`: what was said in it last, where it comes from, and what can be done."""
+    """Show `/sessions/ID`: the latest messages, the lineage, and the actions."""
     shelf = visit.desk.shelf()
     entry = shelf.find(visit.named("id"))
     spoken = [replace(each, text=each.text[:LONGEST]) for each in list(shelf.spoken(entry))[-SAID:]]
@@ -66,7 +65,7 @@ def session(visit: Visit) -> Response:
 
 
 def ask_resume(visit: Visit) -> Response:
-    """`/sessions/ID/resume`."""
+    """Ask before resuming: `/sessions/ID/resume`."""
     entry = _to_resume(visit)
     unfinished = entry.run is not None and entry.run.state != "succeeded"
     hint = "nothing: go on with the task" if unfinished else ""
@@ -96,13 +95,14 @@ def do_resume(visit: Visit) -> Response:
 def _to_resume(visit: Visit) -> ConversationEntry:
     entry = visit.desk.shelf().find(visit.named("id"))
     if entry.run is None and not visit.principal.may(TokenScope.ADMIN):
-        # It goes on in its own directory, which may be any.
+        # It continues in its own directory, which may be any.
         refuse_widening({"here": "its own directory"}, visit.desk.settings)
     return entry
 
 
 def ask_fork(visit: Visit) -> Response:
-    """`/runs/NAME/fork`: the form; `checkpoint` in the address chooses where it begins."""
+    """Show `/runs/NAME/fork`: the form. `checkpoint` in the address selects where the fork
+    begins."""
     run = visit.desk.look.get(visit.named("name"))
     checkpoint = visit.asked("checkpoint") if visit.asked("checkpoint").isdecimal() else ""
     where = f"at checkpoint {checkpoint}" if checkpoint else "where it stands now"

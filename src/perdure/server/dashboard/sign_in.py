@@ -1,5 +1,5 @@
-"""In and out: a token opens a sign-in, whose cookie no script can read and no other site can
-send."""
+"""Signing in and out: a token opens a sign-in. No script can read its cookie, and no other site can
+make a browser send it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from perdure.server.problems import Problem
 LOCAL = re.compile(r"/(?![/\\])[^\x00-\x1f\\]*")
 """An address of this site: `//other` and `/\\other` are others'."""
 FORM_MOST = 8192
-"""Bytes of a form that anybody may send."""
+"""Largest form that anybody may send, in bytes."""
 
 
 def routes(principals: Principals, public_url: str = "") -> list[BaseRoute]:
-    """`/sign-in` and `/sign-out`. `public_url`: where people reach the server."""
+    """Return the routes of `/sign-in` and `/sign-out`. `public_url`: the address at which people
+    reach the server."""
 
     async def sign_in(request: Request) -> Response:
         if request.method != "POST":
@@ -73,8 +74,8 @@ def routes(principals: Principals, public_url: str = "") -> list[BaseRoute]:
 
 
 def _is_secure(request: Request, public_url: str) -> bool:
-    """Return whether the browser came over https: by the proxy's word, or because it used the
-    public address, which is https."""
+    """Return whether the browser uses https: as the proxy says, or because it used the public
+    address, which is https."""
     public = urlsplit(public_url)
     named = request.headers.get("host", "").lower() == public.netloc.lower()
     return request.url.scheme == "https" or (public.scheme == "https" and named)

@@ -1,4 +1,4 @@
-"""The pages of one run: its timeline with the live log, its whole log, its diff, checkpoints and
+"""The pages of one run: its timeline with the live log, the whole log, the diff, checkpoints and
 instructions."""
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from perdure.server.dashboard.timelines import timeline
 from perdure.server.dashboard.visits import Visit
 
 TAIL = 120
-"""Records that the log beside the timeline begins with."""
+"""Number of records at the start of the log beside the timeline."""
 PAGE = 600
 HISTORY = 100_000
 CHUNK = 1 << 16
 SHOWN_MOST = 8 * 1024 * 1024
-"""Bytes of a patch that is made a page; a larger one is had as a file."""
+"""Largest patch that is shown as a page, in bytes; a larger one is only available as a file."""
 ATTACHMENT = {"content-security-policy": "default-src 'none'; sandbox"}
 
 
 def found(visit: Visit) -> TaskRun:
-    """The run that the address names. Raises NotFound."""
+    """Return the run in the address. Raises NotFound."""
     return visit.desk.look.get(visit.named("name"))
 
 
 def about(visit: Visit, run: TaskRun, tab: str) -> dict[str, Any]:
-    """What all of its pages have at their head."""
+    """Return the values for the head of all pages of a run."""
     asks = any(each.type in ("needs_person", "open") for each in run.conditions)
     attempts = visit.desk.look.attempts(run.id)
     liveness = liveness_of(visit.desk.engine, run, visit.desk.look)
@@ -70,7 +70,7 @@ def about(visit: Visit, run: TaskRun, tab: str) -> dict[str, Any]:
 
 
 def _verbs(visit: Visit, run: TaskRun) -> frozenset[str]:
-    """What may be done with it now, by whoever looks."""
+    """Return the actions that the visitor may take on the run now."""
     at_work = run.state in (RunState.RUNNING, RunState.QUEUED, RunState.PENDING)
     opened = any(each.type == "open" for each in run.conditions)
     can = set()
@@ -86,12 +86,12 @@ def _verbs(visit: Visit, run: TaskRun) -> frozenset[str]:
 
 
 def overview(visit: Visit) -> Response:
-    """`/runs/NAME`: the timeline, and the newest of the log."""
+    """Show `/runs/NAME`: the timeline, and the end of the log."""
     run = found(visit)
     look = visit.desk.look
     records = look.history(run.id, limit=HISTORY)
     report = report_of(look, run, records, liveness_of(visit.desk.engine, run, look))
-    # Asked for anew: it is the end also of a history that is longer.
+    # A separate query, as `records` lacks the end of a very long history.
     tail = look.latest(run.id, TAIL)
     return visit.page(
         "task.html",
@@ -106,7 +106,7 @@ def overview(visit: Visit) -> Response:
 
 
 def _by_hand(visit: Visit, run: TaskRun) -> str:
-    """What a person types to go on in the agent's own program."""
+    """Return the command that continues in the agent's own program, or an empty text."""
     return (
         f"perdure open {run.name}"
         if visit.desk.look.session(SessionKey(run.spec.agent, run.scope)) is not None
@@ -115,7 +115,7 @@ def _by_hand(visit: Visit, run: TaskRun) -> str:
 
 
 def log(visit: Visit) -> Response:
-    """`/runs/NAME/log`: the whole log, page by page, live at its end."""
+    """Show `/runs/NAME/log`: the whole log, page by page, live at its end."""
     run = found(visit)
     after = (
         int(visit.asked("after"))
@@ -139,16 +139,16 @@ def log(visit: Visit) -> Response:
 
 
 def _earlier(before: Sequence[Record]) -> int | None:
-    """What `after` is for the page before; None where there is none. `before`: its records, with
-    the one that it begins behind."""
+    """Return `after` for the previous page, or None if there is none. `before`: the records of the
+    previous page, and the one before them."""
     if not before:
         return None
     return before[0].seq if len(before) > PAGE else 0
 
 
 def raw(visit: Visit) -> Response:
-    """`/runs/NAME/attempts/N/stdout`: the agent's own output as it was. A file to keep: never shown
-    as a page."""
+    """Return `/runs/NAME/attempts/N/stdout`: the agent's own output, unchanged. As a file to save,
+    never shown as a page."""
     run = found(visit)
     wanted = visit.named("number")
     attempt = next(
@@ -172,7 +172,7 @@ def _chunks(path: Path) -> Iterator[bytes]:
 
 
 def diff(visit: Visit) -> Response:
-    """`/runs/NAME/diff`: what it changed, file by file."""
+    """Show `/runs/NAME/diff`: the changes, file by file."""
     run = found(visit)
     problem, patch = "", b""
     if visit.desk.engine.elsewhere(run):
@@ -185,7 +185,7 @@ def diff(visit: Visit) -> Response:
 
 
 def patch(visit: Visit) -> Response:
-    """`/runs/NAME/patch`: the same as a file for `git apply`."""
+    """Return `/runs/NAME/patch`: the changes as a file for `git apply`."""
     run = found(visit)
     text = service.diff(visit.desk.engine, run.id, binary=True, most=PATCH_MOST)
     headers = {
@@ -197,14 +197,14 @@ def patch(visit: Visit) -> Response:
 
 
 def checkpoints(visit: Visit) -> Response:
-    """`/runs/NAME/checkpoints`."""
+    """Show `/runs/NAME/checkpoints`."""
     run = found(visit)
     kept = list(reversed(visit.desk.look.checkpoints(run.id)))
     return visit.page("checkpoints.html", **about(visit, run, "checkpoints"), checkpoints=kept)
 
 
 def instructions(visit: Visit) -> Response:
-    """`/runs/NAME/instructions`: every version, the newest first."""
+    """Show `/runs/NAME/instructions`: every version, newest first."""
     run = found(visit)
     return visit.page(
         "instructions.html",
@@ -220,7 +220,7 @@ def instructions(visit: Visit) -> Response:
 
 
 def as_json(visit: Visit) -> Response:
-    """`/runs/NAME/report.json`: what `perdure show NAME --json` prints."""
+    """Return `/runs/NAME/report.json`, as `perdure show NAME --json` prints it."""
     run = found(visit)
     liveness = liveness_of(visit.desk.engine, run, visit.desk.look)
     text = json.dumps(

@@ -1,5 +1,5 @@
-"""The thread of a run: its attempts in a row, joined where the evidence says that the conversation
-went on. Pure."""
+"""The thread of a run: its attempts in a row, joined where the conversation continued, by the
+evidence. Pure."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ NOT_ITS_FAULT = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Pip:
-    """One attempt. `tone`: `live`, `good`, `pause` (through no fault of its own), `stop` or `bad`;
-    `joint` to the one before: `on`, `anew`, `broken`, or `open` where nobody can say yet."""
+    """One attempt. `tone`: `live`, `good`, `pause` (ended for an outside reason), `stop` or `bad`.
+    `joint` to the attempt before: `on`, `anew`, `broken`, or `open` if not known yet."""
 
     number: int
     tone: str
@@ -31,7 +31,7 @@ class Pip:
 
 
 def thread(attempts: Sequence[Attempt]) -> list[Pip]:
-    """In the order of the attempts."""
+    """Return the attempts in order."""
     return [
         Pip(
             each.number,
@@ -44,7 +44,7 @@ def thread(attempts: Sequence[Attempt]) -> list[Pip]:
 
 
 def tone_of(kind: OutcomeKind | None) -> str:
-    """The tone of an attempt that ended so; None: it has not."""
+    """Return the tone for an outcome; None means that the attempt has not ended."""
     if kind is None:
         return "live"
     if kind is OutcomeKind.SUCCEEDED:
@@ -55,8 +55,8 @@ def tone_of(kind: OutcomeKind | None) -> str:
 
 
 def joint(attempt: Attempt) -> str:
-    """How it hangs together with the attempt before. One that is not over is joined as it was
-    decided."""
+    """Return the joint to the previous attempt. Without a receipt, the planned continuation
+    counts."""
     if attempt.receipt is None:
         asked = attempt.continuation
         if asked is None:

@@ -1,4 +1,4 @@
-"""The timeline of a run: its attempts with what lies between them, from its report and its journal.
+"""The timeline of a run: its attempts with the gaps between them, from its report and its journal.
 Pure."""
 
 from __future__ import annotations
@@ -40,13 +40,14 @@ BETWEEN = (
     SettingsChanged,
 )
 SOON_MS = 1500
-"""A shorter gap between two attempts is none."""
+"""Shortest gap between two attempts that is shown, in milliseconds, unless something happened in
+it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Time in which nobody worked: `kind` is `backoff` (due by the clock), `person` (until somebody
-    said what next) or `queue`."""
+    """Time without an attempt. `kind` is `backoff` (until a set time), `person` (until a person
+    decided) or `queue`."""
 
     kind: str
     milliseconds: int
@@ -55,8 +56,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """An attempt, as its report has it, with the sentences of `perdure why` and the gap before
-    it."""
+    """An attempt as in its report, with the sentences of `perdure why` and the gap before it."""
 
     report: dict[str, Any]
     whys: tuple[tuple[str, str], ...]
@@ -66,8 +66,8 @@ class Try:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """`after` is what came behind the last attempt; `strip` the whole as parts of a line: (kind or
-    tone, from, to), each 0 to 1000."""
+    """The timeline. `after` is the gap after the last attempt. `strip` is the whole as sections of
+    a line: (kind or tone, from, to), from 0 to 1000."""
 
     tries: tuple[Try, ...]
     after: Gap | None
@@ -75,7 +75,7 @@ class Timeline:
 
 
 def timeline(report: dict[str, Any], records: Sequence[Record], now: int) -> Timeline:
-    """Of a run's report (`report.report_of`) and its whole journal."""
+    """Make the timeline from a run's report (`report.report_of`) and its whole journal."""
     attempts = report["attempts"]
     tries: list[Try] = []
     seen = report["created"]
@@ -123,7 +123,7 @@ def _gap(records: Sequence[Record], since: int, until: int, *, first: bool) -> G
 
 
 def _said_between(records: Sequence[Record], since: int) -> bool:
-    """Whether anything was done with a run after its last attempt, other than to end it."""
+    """Return whether anything but its end happened to a run after its last attempt."""
     return any(
         each.at >= since
         and each.attempt == 0

@@ -1,4 +1,4 @@
-"""One request of somebody who is signed in: what they ask for, what they may do, and the answer."""
+"""One request of a signed-in user: what it asks for, what the user may do, and the answer."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ TOLD = {
     "replayed": "The delivery was read anew.",
     "measured": "Measured anew.",
 }
-"""What a page says after an act. Only these: a link cannot put words into perdure's mouth."""
+"""Messages after an action. Only these can be shown, so a link cannot insert other text."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Visit:
-    """`now` is the store's clock, in ms."""
+    """One request. `now` is the time by the store's clock, in ms."""
 
     desk: PageContext
     request: Request
@@ -63,28 +63,28 @@ class Visit:
 
     @property
     def name(self) -> str:
-        """The token's."""
+        """Return the name of the token."""
         return self.principal.name
 
     @property
     def csrf(self) -> str:
-        """What every form carries."""
+        """Return the secret that every form carries."""
         return self.principal.form_secret
 
     def may(self, scope: str) -> bool:
-        """Whether a verb of this scope can be done from here: only by who has signed in."""
+        """Return whether the visitor may use verbs of this scope here, which needs a sign-in."""
         return bool(self.csrf) and self.principal.may(TokenScope(scope))
 
     def asked(self, name: str) -> str:
-        """A parameter of the address; empty where it is missing."""
+        """Return a parameter of the query, or an empty text."""
         return self.request.query_params.get(name, "")[:500]
 
     def given(self, name: str) -> str:
-        """A field of the form; empty where it is missing."""
+        """Return a field of the form, or an empty text."""
         return self.form.get(name, "").replace("\r\n", "\n")
 
     def number(self, name: str) -> int:
-        """A whole number of the form; 0 where it is missing. Raises UsageError."""
+        """Return an integer from the form; 0 if it is missing. Raises UsageError."""
         text = self.given(name).strip()
         if text and not (text.isascii() and text.isdecimal() and len(text) < 10):
             raise UsageError(
@@ -93,12 +93,12 @@ class Visit:
         return int(text or 0)
 
     def named(self, name: str) -> str:
-        """A part of the path."""
+        """Return a parameter of the path."""
         return str(self.request.path_params[name])
 
     @property
     def here(self) -> str:
-        """The address that was asked for, without what was told."""
+        """Return the requested address, without the message of an action."""
         rest = [
             (name, value)
             for name, value in self.request.query_params.multi_items()
@@ -108,13 +108,13 @@ class Visit:
 
     @property
     def place(self) -> str:
-        """Which of the places this is in."""
+        """Return the section of the dashboard that the page belongs to."""
         path = self.request.url.path
         return next((each for each, _, _ in PLACES if each != "/" and path.startswith(each)), "/")
 
     @cached_property
     def asking(self) -> int:
-        """How many runs need a person."""
+        """Return the number of runs that need a person."""
         return self.desk.look.board_asking()
 
     @property
@@ -125,7 +125,7 @@ class Visit:
         return page(template, status, visit=self, now=self.now, **values)
 
     def to(self, path: str, done: str = "") -> Response:
-        """Sends the visitor on, after an act."""
+        """Redirect the visitor after an action."""
         return RedirectResponse(f"{path}?done={done}" if done else path, 303, HEADERS)
 
 
