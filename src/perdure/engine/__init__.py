@@ -1,2 +1,2 @@
-"""What performs runs: the attempt, the worker, the verbs that every door calls, and what looks
-after them."""
+"""The engine performs runs: the attempt, the worker, the verbs that every interface calls, and the
+housekeeping around them."""

@@ -1,9 +1,9 @@
-"""The verbs on checkpoints: go back to one, and what one says of itself. Called by every door.
+"""The verbs on checkpoints: restore one, and describe one. Called by every interface.
 
-A restore brings back both halves: the workdir as it was, by its bytes, with what was staged and
-where HEAD stood, and the conversation as it was. What is there is saved as a checkpoint of its own
-first, so a restore is undone by another one. Killed anywhere, it is begun again: nothing is taken
-away before it is kept elsewhere.
+A restore resets both halves. The workdir becomes what it was, byte for byte, with its index and
+HEAD. The conversation becomes what it was. The current state is first saved as a separate
+checkpoint, so a restore is undone by another one. A restore that was killed can be run again:
+nothing is removed before it is saved elsewhere.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ from perdure.rules.continuation.instructions import retired, retired_by
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoredRun:
-    """What a restore did. `undo` is the checkpoint of what was there before; None where there was
-    no workdir."""
+    """What a restore did. `undo` is the checkpoint of what was there before; None if there was no
+    workdir."""
 
     run: TaskRun
     checkpoint: Checkpoint
     undo: Checkpoint | None
     transcript: str = ""
-    """Where the conversation lies again; empty where none was restored."""
+    """Path of the restored conversation; empty if none was restored."""
     retired: tuple[Context, ...] = ()
-    """Instructions that counted until now, and came after the checkpoint."""
+    """Instructions that applied until now, and came after the checkpoint."""
     revived: tuple[Context, ...] = ()
-    """Instructions that an earlier restore had retired, and that count again."""
+    """Instructions that an earlier restore had retired, and that apply again."""
 
 
 def chosen(engine: Engine, run: TaskRun, number: int = 0) -> Checkpoint:
-    """The run's checkpoint of this number, or the newest that is not itself the keepsake of a
-    restore. Raises NotFound."""
+    """Return the run's checkpoint with this number, or else the newest that a restore did not make.
+    Raises NotFound."""
     there = engine.store.checkpoints(run.id)
     found = [each for each in there if (each.number == number if number else each.why != "restore")]
     if found:
@@ -76,8 +76,8 @@ def chosen(engine: Engine, run: TaskRun, number: int = 0) -> Checkpoint:
 
 
 def restore(engine: Engine, ref: str, number: int = 0, *, files_only: bool = False) -> RestoredRun:
-    """Takes workdir and conversation back to a checkpoint. Raises NotFound, Conflict while somebody
-    is at work, WorkspaceError."""
+    """Take workdir and conversation back to a checkpoint. Raises NotFound, WorkspaceError, and
+    Conflict while the run is in use."""
     with engine.homes.still():
         run = service.at_rest(engine, engine.store.get(ref), "it cannot be taken back")
         assert run.workspace is not None
@@ -142,8 +142,8 @@ def _restore(engine: Engine, run: TaskRun, number: int, files_only: bool) -> Res
 
 
 def _still_at_rest(engine: Engine, run: TaskRun) -> TaskRun:
-    """The run as it is now that its workdir is locked. Raises Conflict where an attempt has begun
-    meanwhile, or a person has it open."""
+    """Return the run as it is now that its workdir is locked. Raises Conflict if an attempt has
+    begun meanwhile, or a person has it open."""
     now = engine.store.get(run.id)
     service.refuse_open(engine, now)
     if now.state is RunState.RUNNING and engine.store.attempts(run.id)[-1].continuation is not None:
@@ -162,7 +162,8 @@ def _refuse(
     checkpoint: Checkpoint,
     files_only: bool,
 ) -> None:
-    """Raises, before anything is touched, where the conversation could not be brought back."""
+    """Raise Conflict or WorkspaceError, before anything is touched, if the conversation could not
+    be restored."""
     if files_only or not checkpoint.session_id:
         return
     driver.locate(engine.environ)
@@ -181,7 +182,7 @@ def _refuse(
                 _files_alone(run, checkpoint),
             )
     if driver.archive is not None:
-        # What an archive has taken in, its program never takes out again.
+        # The agent's program never removes from an archive what was imported into it.
         there = locate(driver, home, checkpoint.session_id, _directory(engine, run))
         main = checkpoint.conversation[0]
         if (
@@ -207,9 +208,9 @@ def _files_alone(run: TaskRun, checkpoint: Checkpoint) -> str:
 
 
 def keep(engine: Engine, run: TaskRun, place: Workspace, why: str) -> Checkpoint | None:
-    """What is there now, as a checkpoint, with the conversation of the agent that is there now;
-    None where there is no workdir. The caller holds the workdir's lock, and no attempt is at
-    work."""
+    """Save the current state as a checkpoint, with the conversation of the current agent, and
+    return it; None if there is no workdir. The caller holds the workdir's lock, and no attempt is
+    running."""
     if not Path(place.path).is_dir():
         return None
     driver = engine.driver(run.spec.agent)
@@ -242,8 +243,8 @@ def keep(engine: Engine, run: TaskRun, place: Workspace, why: str) -> Checkpoint
 def bring_back(
     engine: Engine, run: TaskRun, driver: AgentDriver, home: Path, checkpoint: Checkpoint
 ) -> Path | None:
-    """Puts the conversation back and looks at it: it must be exactly what the checkpoint names.
-    None where nothing had been said."""
+    """Put the conversation back and check it: it must be exactly what the checkpoint names. Return
+    its path; None if nothing had been said. Raises WorkspaceError."""
     if not checkpoint.session_id:
         return None
     main, directory = checkpoint.conversation[0], _directory(engine, run)
@@ -261,8 +262,7 @@ def bring_back(
     path = locate(driver, home, main.session_id, directory)
     if path is None or not engine.copies.is_exactly(path, main):
         raise _keeps_what_came_after(run, driver, checkpoint)
-    # The newest copy is what the agent goes on with, also if the transcript is lost again before it
-    # does.
+    # The agent goes on with the newest copy, also if the transcript is lost again before that.
     engine.copies.take(driver, main.session_id, path, replace=True)
     return path
 
@@ -270,7 +270,7 @@ def bring_back(
 def sessions_of(
     engine: Engine, run: TaskRun, checkpoint: Checkpoint, path: Path | None, home: Path
 ) -> tuple[Session, ...]:
-    """The conversation of the checkpoint as the run's own, and the one that was, retired."""
+    """Return the checkpoint's conversation as the run's own, and the previous one, retired."""
     key, now = SessionKey(run.spec.agent, run.scope), engine.store.now()
     live, driver = engine.store.session(key), engine.driver(run.spec.agent)
     cause = f"taken back to checkpoint {checkpoint.number}"

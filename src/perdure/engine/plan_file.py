@@ -1,8 +1,8 @@
 """Reads a plan from TOML or YAML. Called by the verbs of `perdure plan`, and by programs.
 
-What the file may hold is said once, in `plan.schema.json`, which editors understand as well;
-problems are told in perdure's own words, all at once, each with its line. What the tasks mean to
-each other is checked in `plan`. Needs the extra `plans`.
+The format is defined only in `plan.schema.json`, which editors can use as well. Problems are
+reported in perdure's own words, all at once, each with its line. How the tasks relate to each other
+is checked in `plan`. Needs the extra `plans`.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 LARGEST = 4 << 20
 HINT = "perdure plan check FILE"
 OBJECT = "plan"
-"""Stands for the file where there is none."""
+"""Name shown in place of the file's if there is no file."""
 
 
 def read(path: Path, defaults: Mapping[str, Any]) -> Plan:
-    """The plan in a file. `defaults`: agent, model, permissions, timeout, attempts, continuity
-    where the plan says nothing.
+    """Return the plan in a file. `defaults`: agent, model, permissions, timeout, attempts and
+    continuity, used if the plan does not set them.
 
-    Raises NotFound, UsageError for a file that is no TOML or YAML text, PlanError with all of its
+    Raises NotFound, UsageError for a file that is not TOML or YAML text, PlanError with all of its
     problems.
     """
     _need_libraries()
@@ -47,8 +47,8 @@ def read(path: Path, defaults: Mapping[str, Any]) -> Plan:
 
 
 def read_object(raw: Mapping[str, Any], defaults: Mapping[str, Any]) -> Plan:
-    """Return the plan in an object of JSON, as a file would hold it. Raises as `read` does;
-    problems have no lines."""
+    """Return the plan in a JSON object that has the structure of a plan file. Raises UsageError,
+    and PlanError with problems that have no lines."""
     _need_libraries()
 
     def line_of(*path: object) -> int:
@@ -105,8 +105,8 @@ def _toml(text: str, path: Path) -> tuple[Any, LineOf]:
 
 
 def _toml_lines(text: str) -> LineOf:
-    """Lines by path, found by the headers and keys at the beginning of lines; tomllib does not
-    tell."""
+    """Return lines by path, found by the headers and keys at the beginning of lines, because
+    tomllib does not report them."""
     plain = re.sub(
         r'("""|\'\'\').*?\1', lambda found: "\n" * found[0].count("\n"), text, flags=re.DOTALL
     )
@@ -170,7 +170,7 @@ def _yaml_lines(
 
 
 def _nearest(places: Mapping[tuple[object, ...], int]) -> LineOf:
-    """The line of a path, or of what it stands in."""
+    """Return a function that finds the line of a path, or of its nearest parent."""
 
     def line_of(*path: object) -> int:
         while path and path not in places:
@@ -182,7 +182,7 @@ def _nearest(places: Mapping[tuple[object, ...], int]) -> LineOf:
 
 @cache
 def schema() -> dict[str, Any]:
-    """The JSON Schema of a plan (draft 2020-12)."""
+    """Return the JSON Schema of a plan (draft 2020-12)."""
     found: dict[str, Any] = json.loads(
         files("perdure.rules.plan").joinpath("plan.schema.json").read_text(encoding="utf-8")
     )
@@ -231,7 +231,7 @@ def _within(path: tuple[str | int, ...]) -> str:
 
 
 def _in_seconds(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Durations such as `90s` as seconds."""
+    """Return the plan with durations such as `90s` in seconds."""
 
     def converted(table: Mapping[str, Any]) -> dict[str, Any]:
         return {

@@ -1,7 +1,6 @@
 """A run as every `--json` shows it: one stable, versioned object. Pure.
 
-Fields are added without a new `schema_version`; a field that is removed or changes its meaning
-raises it.
+New fields do not change `schema_version`; removing a field or changing its meaning raises it.
 """
 
 from __future__ import annotations
@@ -67,12 +66,12 @@ WHY = (
     ),
     *("drift", "files", "checks", "work"),
 )
-"""What `why` tells of an attempt."""
+"""Fields of an attempt that `why` shows."""
 SIZES = (Compacted, NotCompacted, Summarised, RolledOver)
 
 
 class ReportStore(RunStore, PostingStore, Protocol):
-    """Runs, and what forges were told of them."""
+    """Runs, and what was posted about them on forges."""
 
 
 def report_of(
@@ -81,8 +80,8 @@ def report_of(
     records: Sequence[Record] | None = None,
     liveness: Liveness | None = None,
 ) -> dict[str, Any]:
-    """The report of a run as it stands in the store; `records`: its history, where that is at hand;
-    `liveness`: of a running one."""
+    """Return the report of a run as it is in the store. `records`: its history, if already read;
+    `liveness`: of a running run."""
     records = store.history(run.id, limit=100_000) if records is None else records
     posting = store.posting(run.id) if "delivery" in run.spec.labels else None
     return run_report(
@@ -107,7 +106,7 @@ def run_report(
     posting: Posting | None = None,
     liveness: Liveness | None = None,
 ) -> dict[str, Any]:
-    """The object that `show`, `run`, `retry` and `update` print with --json."""
+    """Return the object that `show`, `run`, `retry` and `update` print with --json."""
     total = Usage()
     for attempt in attempts:
         total = total + attempt.usage
@@ -163,7 +162,7 @@ def run_report(
 
 
 def why_of(report: dict[str, Any]) -> dict[str, Any]:
-    """The part of a run's report that `perdure why --json` prints."""
+    """Return the part of a run's report that `perdure why --json` prints."""
     waits = {
         key: report[key]
         for key in ("state", "liveness", "reason", "run_after", "conditions", "posting")
@@ -173,7 +172,7 @@ def why_of(report: dict[str, Any]) -> dict[str, Any]:
 
 
 PROMPT = 200
-"""Number of characters of a prompt that a list shows."""
+"""Maximum number of characters of a prompt in a list."""
 
 
 def row_of(store: RunStore, row: RunRow, liveness: Liveness | None = None) -> dict[str, Any]:
@@ -307,7 +306,7 @@ def missed_checkpoint(records: Sequence[Record]) -> str:
 
 
 def _map(event: MapGiven | MapMissed) -> dict[str, Any]:
-    """The project map of an attempt's prompt; `missed` says why there is none."""
+    """Return the project map of an attempt's prompt; `missed` says why there is none."""
     if isinstance(event, MapMissed):
         return {"tokens": 0, "files": 0, "full": 0, "left": 0, "missed": event.reason}
     return {
@@ -320,12 +319,12 @@ def _map(event: MapGiven | MapMissed) -> dict[str, Any]:
 
 
 def _size(event: Compacted | NotCompacted | Summarised | RolledOver) -> dict[str, Any]:
-    """What happened to the size of a conversation, under the event's own name."""
+    """Return what happened to the size of a conversation, under the event's own name."""
     return {"event": str(event.__struct_config__.tag), **plain(event)}
 
 
 def _turn(attempt: Attempt, records: Sequence[Record]) -> int:
-    """Which turn of its process it was; 0 where none was started."""
+    """Return the attempt's turn number in its process; 0 if no process was started."""
     turns = [
         r.event.turn
         for r in records

@@ -1,6 +1,6 @@
-"""The verbs that every door calls: submit, retry, update, stop, describe.
+"""The verbs that every interface calls: submit, retry, update, stop, describe.
 
-Input is checked here, before anything is stored or made: what is refused leaves nothing behind.
+Input is checked here before anything is stored or made, so a refused request leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ def submit(
     *,
     include_changes: bool = False,
 ) -> TaskRun:
-    """Accepts a task, with its files. The same key, spec and files give the run that is there.
-    `deliveries`: those that ask for it. `include_changes`: a new workdir begins with the
-    uncommitted changes of the checkout at `spec.repo`.
+    """Accept a task, with its files, and return its run. The same key, spec and files return the
+    existing run. `deliveries`: those that ask for it. `include_changes`: a new workdir begins with
+    the uncommitted changes of the checkout at `spec.repo`.
 
     Raises UsageError, NotFound, Conflict, AgentMissing, DiskFull.
     """
@@ -92,15 +92,15 @@ def submit(
             with _with_changes(engine, spec, name, workspace) if include_changes else nullcontext():
                 return engine.store.add(spec, uuid.uuid4().hex, name, workspace, given, deliveries)
         except Conflict as conflict:
-            # Only a suggested name may be taken by chance; every other conflict is the caller's to
-            # know.
+            # Only a suggested name may be taken by chance; every other conflict is passed to the
+            # caller.
             tries += 1
             if spec.name or tries > 20 or not _is_taken(engine, name):
                 raise conflict
 
 
 def _check_includable(spec: TaskSpec) -> None:
-    """Raise UsageError where there is no checkout whose changes a new workdir could begin with."""
+    """Raise UsageError if there is no checkout whose changes a new workdir could begin with."""
     if spec.here or spec.service or not spec.repo or is_remote(spec.repo):
         raise UsageError(
             "--include-changes needs a checkout on this machine",
@@ -117,10 +117,9 @@ def _check_includable(spec: TaskSpec) -> None:
 def _with_changes(
     engine: Engine, spec: TaskSpec, name: str, workspace: Workspace
 ) -> Iterator[None]:
-    """Make the workdir whole before its run is in the store, because a run that is there may be
-    claimed by anybody.
+    """Complete the workdir before its run is in the store, because any pool may claim a stored run.
 
-    Nothing is made for a key whose run is there. Raises Conflict where the workdir exists,
+    Nothing is made if the key already has a run. Raises Conflict if the workdir exists,
     WorkspaceError.
     """
     if spec.key and _is_known(engine, spec.key):
@@ -156,7 +155,7 @@ def _is_known(engine: Engine, ref: str) -> bool:
 
 
 def check_task(engine: Engine, spec: TaskSpec, cwd: Path) -> None:
-    """Raises UsageError, AgentMissing, DiskFull for a task that no attempt could begin with."""
+    """Raise UsageError, AgentMissing or DiskFull for a task that no attempt could start."""
     spec = specification.check(spec)
     driver = engine.driver(spec.agent)
     driver.locate(engine.environ)
@@ -171,7 +170,7 @@ def check_task(engine: Engine, spec: TaskSpec, cwd: Path) -> None:
 
 
 def refused(engine: Engine, spec: TaskSpec, cwd: Path) -> str:
-    """Why the agent would not take the task as it is specified; empty if it would. Raises
+    """Return why the agent would not accept the task as specified; empty if it would. Raises
     AgentMissing."""
     driver = engine.driver(spec.agent)
     program = driver.locate(engine.environ)
@@ -192,14 +191,15 @@ def refused(engine: Engine, spec: TaskSpec, cwd: Path) -> str:
 
 
 def check_reachable(engine: Engine, spec: TaskSpec) -> None:
-    """Raises WorkspaceError or NotFound where a repository by URL cannot be fetched: for a caller
-    who waits for the run. A run that nobody waits for is tried again until the server is back."""
+    """Raise WorkspaceError or NotFound if a repository given by URL cannot be fetched. Meant for a
+    caller that waits for the run: without one, the run is retried until the server is back."""
     if spec.repo and is_remote(spec.repo):
         engine.workspaces.reach(spec.repo)
 
 
 def check_prompt(text: str, limit: int) -> None:
-    """Raises UsageError for a prompt that no agent could take."""
+    """Raise UsageError for a prompt that is empty, not valid text, or longer than `limit` bytes (0:
+    no limit)."""
     if not text.strip():
         raise UsageError(
             "the prompt is empty",
@@ -226,29 +226,29 @@ def _is_taken(engine: Engine, name: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """What a retry changes of a run; None: it stays as it is. All but `attempts` holds from then
-    on, and is told in the journal."""
+    """What a retry changes of a run; None: no change. All but `attempts` applies from then on, and
+    is recorded in the journal."""
 
     continuity: ContinuityPolicy | None = None
     model: str | None = None
     budget_usd: float | None = None
     timeout_s: float | None = None
     attempts: int | None = None
-    """The number of attempts that are allowed besides those that were made."""
+    """Number of attempts that are allowed in addition to those already made."""
 
 
 NO_CHANGES = Changes()
 
 
 def retry(engine: Engine, ref: str, agent: str = "", changes: Changes = NO_CHANGES) -> TaskRun:
-    """Makes a run go on with the same instructions: adopts what still lives, else queues one more
-    attempt.
+    """Continue a run with the same instructions: take over what is still alive, else queue one more
+    attempt. Return the run.
 
     `agent` hands it over to another CLI: same workdir, a new conversation with a brief of what was
     done.
 
-    Raises Conflict while its supervisor is alive, and after success; UsageError for changes that
-    cannot be meant.
+    Raises Conflict while its supervisor is alive, and after success; UsageError for invalid
+    changes.
     """
     run = engine.store.get(ref)
     changed_spec(run.spec, agent, changes)
@@ -259,8 +259,8 @@ def retry(engine: Engine, ref: str, agent: str = "", changes: Changes = NO_CHANG
                 f"{run.name} is already running (attempt {run.attempt})",
                 f"perdure logs -f {run.name}",
             )
-        # Who asked did not know that the lost attempt had spent the budget: to allow one more is
-        # another word.
+        # The person who asked did not know that the lost attempt had spent the budget, so this
+        # request does not allow one more.
         if rescued.state is RunState.SUCCEEDED or (
             changes.budget_usd is None and _has_spent_its_budget(rescued)
         ):
@@ -285,14 +285,14 @@ def retry(engine: Engine, ref: str, agent: str = "", changes: Changes = NO_CHANG
         if refusal:
             raise UsageError(refusal)
         run = engine.store.reassign(run.id, spec)
-    # A person's word goes before what perdure believes of a limit: should it still hold, the next
-    # attempt parks the account again.
+    # A person's request overrides a known limit: if the limit still holds, the next attempt parks
+    # the account again.
     engine.store.unpark(*what_may_be_parked(engine, engine.store.get(run.id)))
     return engine.store.requeue(run.id, "requested by you", changes.attempts or 1)
 
 
 def changed_spec(spec: TaskSpec, agent: str, changes: Changes) -> TaskSpec:
-    """The run's specification as a retry would have it. Raises UsageError."""
+    """Return the run's specification with the changes of a retry. Raises UsageError."""
     given = {name: value for name in _CHANGEABLE if (value := getattr(changes, name)) is not None}
     if changes.attempts is not None:
         specification.check(replace(spec, attempts=changes.attempts))
@@ -309,8 +309,8 @@ def _has_spent_its_budget(run: TaskRun) -> bool:
 
 
 def update(engine: Engine, ref: str, text: str, files: FileRequest | None = None) -> TaskRun:
-    """Gives a run new instructions, and files; it is queued unless it is running, then it goes on
-    with them afterwards."""
+    """Give a run new instructions, and files, and return the run. It is queued; a running one is
+    queued when its attempt has ended. Raises UsageError, Conflict."""
     run = may_instruct(engine, engine.store.get(ref), text)
     if files and engine.elsewhere(run):
         raise Conflict(
@@ -322,16 +322,16 @@ def update(engine: Engine, ref: str, text: str, files: FileRequest | None = None
 
 
 def may_instruct(engine: Engine, run: TaskRun, text: str) -> TaskRun:
-    """The run, ready for new instructions: one that lost its supervisor is taken over. Raises
-    UsageError, Conflict."""
+    """Return the run, ready for new instructions; a run that lost its supervisor is taken over
+    first. Raises UsageError, Conflict."""
     check_prompt(text, engine.driver(run.spec.agent).abilities.max_prompt_bytes)
     refuse_open(engine, run)
     return (rescue(engine, run) if run.state is RunState.RUNNING else None) or run
 
 
 def at_rest(engine: Engine, run: TaskRun, so: str) -> TaskRun:
-    """The run, while nobody is at work in it; what lost its supervisor is taken over first. Raises
-    Conflict, with what cannot be done meanwhile."""
+    """Return the run if nobody is working on it; one that lost its supervisor is taken over first.
+    Raises Conflict otherwise; `so` says what cannot be done."""
     if run.state is RunState.RUNNING:
         rescued = rescue(engine, run)
         if rescued is None or rescued.state is RunState.RUNNING:
@@ -350,8 +350,8 @@ def at_rest(engine: Engine, run: TaskRun, so: str) -> TaskRun:
 
 
 def refuse_open(engine: Engine, run: TaskRun) -> None:
-    """Raises Conflict while a person goes on by hand in the run's conversation, or in its
-    workdir."""
+    """Raise Conflict while a person has the run's conversation or workdir open in the agent's own
+    program."""
     if (other := engine.store.opened_beside(run)) is not None:
         raise Conflict(
             f"{other.name} is open in the agent's own program", f"perdure take-back {other.name}"
@@ -359,8 +359,8 @@ def refuse_open(engine: Engine, run: TaskRun) -> None:
 
 
 def stop(engine: Engine, ref: str) -> TaskRun:
-    """Stops a run: its agent is ended in good order, its supervisor records it. Returns the run as
-    it is then."""
+    """Stop a run: its agent is ended gracefully, and its supervisor records that. Return the run as
+    it is then. Raises NotFound, and Conflict for a finished run."""
     run = engine.store.get(ref)
     if run.state in FINAL:
         word = "stopped" if run.state is RunState.CANCELLED else f"over: it has {run.state}"
@@ -380,11 +380,11 @@ def stop(engine: Engine, ref: str) -> TaskRun:
 def diff(
     engine: Engine, ref: str, *, stat: int = 0, binary: bool = False, most: int = 1 << 30
 ) -> bytes:
-    """What the run changed against what it began with, as git's patch: hostile bytes, to be cleaned
+    """Return the run's changes since its start as git's patch. The bytes are untrusted: clean them
     before they are shown.
 
-    `stat`: the summary instead, in so many columns. `binary`: a patch that git apply takes whole.
-    Raises UsageError without git, and where that is more than `most` bytes.
+    `stat`: the summary instead, with this many columns. `binary`: a patch that git apply accepts in
+    full. Raises UsageError without git, and if the result is larger than `most` bytes.
     """
     return engine.workspaces.diff(
         _placed(engine.store.get(ref)), stat=stat, binary=binary, most=most
@@ -392,11 +392,11 @@ def diff(
 
 
 def apply(engine: Engine, ref: str, to: Path, *, commit: bool = False) -> Applied:
-    """Brings the run's changes into the checkout at `to`: all, or nothing and the reasons
+    """Merge the run's changes into the checkout at `to`: all, or nothing and the reasons
     (`Applied.refused`).
 
-    Raises Conflict while it runs, UsageError where there is nothing to bring, NotFound where `to`
-    is no checkout.
+    Raises Conflict while the run is running, UsageError if there are no changes to apply, NotFound
+    if `to` is not a checkout.
     """
     run = engine.store.get(ref)
     place = _placed(run)
@@ -417,22 +417,23 @@ def apply(engine: Engine, ref: str, to: Path, *, commit: bool = False) -> Applie
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemovedRuns:
-    """A run that is off the list. `kept`: why its workdir stays where it is, if it does."""
+    """A run that was removed from the list. `kept`: why its workdir stays where it is, if it
+    does."""
 
     run: TaskRun
     trash: Path | None
     kept: str = ""
     unsaved: tuple[str, ...] = ()
-    """What is nowhere else but in the trash from now on."""
+    """Changes that are only in the trash from now on."""
 
 
 def remove(engine: Engine, ref: str, *, force: bool = False) -> RemovedRuns:
-    """Takes a finished run off the list and moves its workdir into the trash; the branch, the
+    """Remove a finished run from the list and move its workdir into the trash; the branch, the
     journal and the copies stay.
 
-    Raises Conflict for a run that is not finished or that a person has open, and, without `force`,
-    WorkspaceError with all that would be lost, unless everything in the workdir is proven to be
-    saved elsewhere.
+    Raises Conflict for a run that is not finished or that a person has open. Without `force`,
+    raises WorkspaceError with all that would be lost, unless everything in the workdir is proven to
+    be saved elsewhere.
     """
     run = engine.store.get(ref)
     place = _placed(run)
@@ -473,7 +474,7 @@ def remove(engine: Engine, ref: str, *, force: bool = False) -> RemovedRuns:
                 f"perdure diff {run.name}, perdure apply {run.name}; or perdure rm --force "
                 f"{run.name}: the trash keeps it",
             )
-        # First the list: from here on nobody can begin another attempt in the workdir.
+        # Update the list first: from here on nobody can begin another attempt in the workdir.
         engine.store.remove(run.id)
         about = {
             "verb": "rm",
@@ -496,7 +497,7 @@ def _placed(run: TaskRun) -> Workspace:
 
 
 def describe(engine: Engine, ref: str) -> dict[str, Any]:
-    """The run as `--json` shows it."""
+    """Return the run as `--json` shows it."""
     run = engine.store.get(ref)
     liveness = liveness_of(engine, run)
     return report_of(
@@ -505,7 +506,8 @@ def describe(engine: Engine, ref: str) -> dict[str, Any]:
 
 
 def work(engine: Engine, ref: str, number: int = 0) -> WorkReport:
-    """What an attempt of a run did (0: the newest), and the verdict on it. Raises NotFound."""
+    """Return what an attempt of a run did (0: the newest), with the verdict on it. Raises
+    NotFound."""
     run = engine.store.get(ref)
     attempts = [each for each in engine.store.attempts(run.id) if number in (0, each.number)]
     if not attempts:
@@ -514,14 +516,14 @@ def work(engine: Engine, ref: str, number: int = 0) -> WorkReport:
 
 
 def liveness_of(engine: Engine, run: Running, look: RunStore | None = None) -> Liveness | None:
-    """Return what lives of a run, or of a row of a list; None for one that is not running. `look`:
-    where it was read, if not in the engine's own store."""
+    """Return which part of a run, or of a row of a list, is alive; None for one that is not
+    running. `look`: the store from which it was read, if not the engine's own."""
     store = look or engine.store
     return probe_of(engine).liveness(run, store.now(), partial(store.get, run.id))
 
 
 def probe_of(engine: Engine) -> process.Probe:
-    """Return what sees the processes of this host's attempts."""
+    """Return the probe that checks the processes of this host's attempts."""
     return process.Probe(engine.state, engine.host)
 
 
@@ -553,14 +555,15 @@ _BY_OUTCOME = {
 
 
 def exit_code(run: TaskRun, last: OutcomeKind | None) -> int:
-    """The exit code of a verb that followed a run."""
+    """Return the exit code of a verb that followed a run."""
     return code_of(
         run.state, last, any(condition.type == "needs_person" for condition in run.conditions)
     )
 
 
 def code_of(state: RunState, last: OutcomeKind | None, asks: bool) -> int:
-    """The same for a state, the newest attempt's outcome, and whether a person is asked for."""
+    """Return the exit code for a state, the newest attempt's outcome, and whether a person is
+    needed."""
     match state:
         case RunState.SUCCEEDED:
             return 0
@@ -575,7 +578,7 @@ def code_of(state: RunState, last: OutcomeKind | None, asks: bool) -> int:
 
 
 def last_outcome(engine: Engine, run: TaskRun) -> OutcomeKind | None:
-    """The kind of the newest attempt's outcome."""
+    """Return the kind of the newest attempt's outcome; None if no attempt has ended."""
     outcomes: Sequence[OutcomeKind] = [
         a.outcome.kind for a in engine.store.attempts(run.id) if a.outcome is not None
     ]

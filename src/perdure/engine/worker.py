@@ -1,8 +1,8 @@
-"""Works on one run until it is final or its next try lies in the future: claim, perform, wait,
-again.
+"""Runs attempts: of one run until it is final (`drive`), or of all due runs (`work`).
 
-Called by the verbs that follow a run (`run`, `retry`, `update`) and by the detached supervisor. The
-store's claim decides who works; a second perdure on the same task is refused.
+Called by the verbs that follow a run (`run`, `retry`, `update`), by the detached supervisor and by
+pools (`perdure work`). The store's claim decides which process runs an attempt; a second perdure on
+the same task is refused.
 """
 
 from __future__ import annotations
@@ -27,25 +27,26 @@ if TYPE_CHECKING:
 
 NAP_S = 0.2
 FEW, MANY = 50, 1000
-"""So many due runs are looked at; more only where all of the first ones have to wait for their
-accounts."""
+"""Numbers of due runs that are examined; the larger one only if all of the first ones have to wait
+for their accounts."""
 POOL_NAP_S = 1.0
-"""So often a pool looks, even if nothing rang: for what becomes due by the clock, and for
+"""Poll interval of an idle pool, in seconds, for runs that become due by the clock, and for
 supervisors that died."""
 TELL_S = 60.0
 MARGIN = 0.25
-"""Of a lease: so much later than at its end an attempt of another host is taken over. Its shim has
-ended the agent long before."""
+"""Fraction of a lease that must pass after its end before an attempt of another host is taken over.
+By then the shim of that host has ended the agent."""
 LEFT_ALONE_MS = 5_000
-"""A run that was due so long ago has no supervisor that would take it."""
+"""Time in milliseconds after which a due run that is still queued is assumed to have no
+supervisor."""
 
 
 def drive(engine: Engine, run_id: str) -> TaskRun:
-    """Performs attempts until the run is final, or until perdure is asked to stop: then a waiting
-    run stays queued.
+    """Perform attempts until the run is final, or until perdure is asked to stop; a waiting run
+    then stays queued. Return the run.
 
-    Raises Conflict if another supervisor, or another run on the same workdir or conversation, is at
-    work, and DiskFull where there is no room to begin: the run stays queued.
+    Raises Conflict if another supervisor, or another run in the same workdir or conversation, is
+    active, and DiskFull if there is not enough space to begin; the run stays queued.
     """
     while True:
         run = engine.store.get(run_id)
@@ -74,8 +75,8 @@ def drive(engine: Engine, run_id: str) -> TaskRun:
 
 
 def _free_seats(engine: Engine, seat: Seat) -> None:
-    """Ends what holds a seat of the account although nobody is at work on it: its supervisor is
-    dead, and so is its agent."""
+    """End attempts that hold a seat of the account although both their supervisor and their agent
+    are dead."""
     for claim in engine.store.claims():
         if (
             claim.run.account == seat.account
@@ -94,8 +95,8 @@ def _agent_lives(engine: Engine, claim: Claim) -> bool:
 
 
 def rescue(engine: Engine, run: TaskRun) -> TaskRun | None:
-    """Takes over the running attempt of a run whose supervisor is gone. None if that supervisor is
-    alive and well."""
+    """Take over the running attempt of a run whose supervisor is gone, and return the run. None if
+    that supervisor is alive."""
     claim = next((claim for claim in engine.store.claims() if claim.run.id == run.id), None)
     if claim is None:
         return engine.store.get(run.id)
@@ -105,8 +106,8 @@ def rescue(engine: Engine, run: TaskRun) -> TaskRun | None:
 
 
 def follow(engine: Engine, run_id: str, show: Callable[[Record], None]) -> TaskRun:
-    """Follows a run that another supervisor works on, to its end; `show` gets each new record.
-    Takes over if that one dies."""
+    """Follow a run of another supervisor to its end; `show` gets each new record. Take over if that
+    supervisor dies. Return the run."""
     seen = engine.store.history(run_id, limit=1_000_000)[-1].seq
     while True:
         run = engine.store.get(run_id)
@@ -134,15 +135,15 @@ def work(
     nap_s: float = POOL_NAP_S,
     patient: bool = False,
 ) -> int:
-    """Performs due attempts of all runs, `jobs` at a time, in threads, and takes over those whose
+    """Perform due attempts of all runs, `jobs` at a time, in threads, and take over those whose
     supervisor died.
 
-    `once`: returns when nothing is due and nothing at work. `draining`: nothing new is begun, and
-    it returns when what is at work has ended; `engine.stopping` ends that too. `patient`: a
-    database that cannot be used for a while is waited for, as one that is shared always is. Returns
-    how many attempts it has worked on.
+    `once`: return when nothing is due and nothing is running. `draining`: begin nothing new, and
+    return when the running attempts have ended; `engine.stopping` stops these too. `patient`: wait
+    for a database that is temporarily unusable, as is always done for a shared one. Return the
+    number of attempts worked on.
     """
-    # Neither is of use to those who follow one run.
+    # Imported here because verbs that follow one run need neither.
     from concurrent.futures import ThreadPoolExecutor
 
     from perdure.host.wakeup import Bell
@@ -173,7 +174,7 @@ def work(
 
 
 class _Told:
-    """Says of a trouble that lasts that it does, and no more often than somebody would read it."""
+    """Reports a problem when it is new, and again every `TELL_S` seconds while it lasts."""
 
     def __init__(self) -> None:
         self._words, self._at = "", 0.0
@@ -188,8 +189,8 @@ class _Told:
 def _looked(
     engine: Engine, mine: set[str], told: _Told | None
 ) -> tuple[Claim, Callable[[Engine, Claim], TaskRun]] | None:
-    """The next job. With somebody to be `told`, a database that time may mend is waited for, as
-    long as it takes."""
+    """Return the next job; None if there is none. With `told`, a transient database error is
+    reported and waited for, without a time limit."""
     try:
         return _next_job(engine, mine)
     except StoreError as error:
@@ -202,7 +203,7 @@ def _looked(
 def _next_job(
     engine: Engine, mine: set[str]
 ) -> tuple[Claim, Callable[[Engine, Claim], TaskRun]] | None:
-    """An attempt whose supervisor died goes before a new one."""
+    """Return the next job. An attempt whose supervisor died comes before a new one."""
     for claim in engine.store.claims():
         if claim.run.id not in mine and (
             is_orphaned(engine, claim) or claim.worker == engine.worker
@@ -221,8 +222,9 @@ def _next_job(
 
 
 def _claimed(engine: Engine, run: TaskRun) -> Claim | None:
-    """The claim on a due run, unless its files cannot come here, its agent's home is full or its
-    account has to wait; the others go on."""
+    """Return the claim on a due run. Return None if its files cannot be moved here, its agent's
+    home is full, its account has to wait, or another process claimed it; other runs are not
+    affected."""
     seat = None
     with suppress(PerdureError):
         if engine.kept_from(run):
@@ -240,8 +242,8 @@ def _home(engine: Engine, run: TaskRun) -> Path:
 
 
 def _ended_well(ended: Future[TaskRun]) -> bool:
-    """Whether an attempt was this pool's to the end. A claim that another one took, or a store that
-    failed, is not its end."""
+    """Return whether this pool worked on an attempt to its end. A lost claim or a failed store does
+    not count."""
     try:
         ended.result()
     except LostLease:
@@ -253,8 +255,8 @@ def _ended_well(ended: Future[TaskRun]) -> bool:
 
 
 def is_orphaned(engine: Engine, claim: Claim) -> bool:
-    """Whether the supervisor of a running attempt is dead: seen to be so on this host, by its lease
-    on another."""
+    """Return whether the supervisor of a running attempt is dead: by its process on this host, by
+    its lease on another."""
     alive = process.worker_alive(claim.worker, engine.host)
     if alive is None:
         return claim.run.lease_until + engine.lease_s * 1000 * MARGIN < engine.store.now()

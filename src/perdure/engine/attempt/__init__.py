@@ -1,13 +1,14 @@
 """One attempt, from workspace to record. Called by `worker` (and, on another machine, by a Job that
 claims one run).
 
-`perform` does a claimed attempt; `take_over` goes on with one whose supervisor died, whether its
-agent still lives or not. Both end in one `finish`: exactly one outcome, one receipt, one decision.
-The story in its rooms: `opening_steps` (how it starts; `start_facts` gathers what the choice
-depends on, `preparation` stores it before anything is launched), `heartbeat` (the lease),
-`supervision` (lines to events, deadlines, collisions), `event_totals` (what the events add up to),
-`checkpoints` (workdir and conversation saved together), `verification` (the task's own check),
-`finish` (evidence, receipt, decision).
+`perform` runs a claimed attempt. `take_over` continues one whose supervisor died, whether or not
+its agent is still alive. Both end in one `finish`: exactly one outcome, one receipt, one decision.
+
+The steps, by module: `opening_steps` (how it starts; `start_facts` gathers what the choice depends
+on, `preparation` stores it before anything is launched), `heartbeat` (the lease), `supervision`
+(lines to events, deadlines, collisions), `event_totals` (the sum of the events), `checkpoints`
+(workdir and conversation saved together), `verification` (the task's own check), `finish`
+(evidence, receipt, decision).
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ forget_checkpoints = forget
 
 
 def perform(engine: Engine, claim: Claim) -> TaskRun:
-    """Does the attempt that was claimed, and returns the run as it is afterwards.
+    """Perform the claimed attempt and return the run as it is afterwards.
 
-    Trouble of perdure's own (a full disk, a workdir that cannot be made) becomes the attempt's
-    outcome, with its sentence.
+    Errors of perdure itself (a full disk, a workdir that cannot be made) become the attempt's
+    outcome, with their message. Raises LostLease.
     """
     with beating(engine, claim):
         return _perform(engine, claim)
@@ -49,7 +50,7 @@ def perform(engine: Engine, claim: Claim) -> TaskRun:
 
 def _perform(engine: Engine, claim: Claim) -> TaskRun:
     begun = _begun(engine, claim)
-    # What follows an attempt and ends it is loaded when its agent has been started.
+    # The modules that follow and close an attempt are imported only once its agent has started.
     if isinstance(begun, Opened):
         return _follow(engine, begun)
     from perdure.engine.attempt.finish import close_unopened
@@ -58,7 +59,7 @@ def _perform(engine: Engine, claim: Claim) -> TaskRun:
 
 
 def _begun(engine: Engine, claim: Claim) -> Opened | Outcome:
-    """The attempt with its agent started, or the outcome of one that did not come to that."""
+    """Return the attempt with its agent started, or the outcome if the agent was not started."""
     try:
         return open_attempt(engine, claim)
     except LostLease:
@@ -66,8 +67,8 @@ def _begun(engine: Engine, claim: Claim) -> Opened | Outcome:
     except NotStarted as stop:
         return stop.outcome
     except Conflict as busy:
-        # A restore, a fork, a reset or a person's git has the workdir for a moment: nothing was
-        # begun, and it counts for nothing.
+        # A restore, a fork, a reset or a person's git command holds the workdir for a moment.
+        # Nothing was started, so the attempt does not count.
         return Outcome(kind=OutcomeKind.WRITER_CONFLICT, detail=str(busy))
     except (GitFailed, StoreError) as error:
         kind = OutcomeKind.OVERLOADED if error.transient else OutcomeKind.CONFIG_ERROR
@@ -77,10 +78,10 @@ def _begun(engine: Engine, claim: Claim) -> Opened | Outcome:
 
 
 def take_over(engine: Engine, claim: Claim) -> TaskRun:
-    """Goes on with an attempt whose supervisor died: follows its agent if it lives, else records
-    how it ended.
+    """Continue an attempt whose supervisor died: follow its agent if it is alive, else record how
+    it ended.
 
-    Raises LostLease if another supervisor was quicker.
+    Raises LostLease if another supervisor took it over first.
     """
     from perdure.engine.attempt.finish import close_unopened
 

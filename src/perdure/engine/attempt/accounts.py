@@ -1,9 +1,9 @@
-"""Whose limits a run draws on, and what is parked because of them. Called by `worker` before a
-claim and by `finish` after an attempt.
+"""Determines the account whose limits a run uses, and what is parked because of them. Called by
+`worker` before a claim and by `finish` after an attempt.
 
-An account is told apart by what stands in the environment for the agent: a mark of its credentials
-and service where there are any, else the agent's home, which holds its login. No secret is read
-from a file, and none can be read from the mark.
+An account is identified by a digest of the credentials and service settings in the agent's
+environment, if there are any, else of the path of the agent's home, which holds its login. No
+secret is read from a file, and none can be recovered from the digest.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _MODEL = r"(opus|sonnet|haiku|gpt-\d\S*|gemini\S*|flash|pro)"
 OF_A_MODEL = re.compile(
     rf"\b{_MODEL}( \w+)? (limit|quota)|\b(limit|quota) (for|of|on) \S*{_MODEL}", re.IGNORECASE
 )
-"""A limit of one model: the account's other models go on."""
+"""Pattern for a limit of one model only: the account's other models stay usable."""
 
 
 def mark_of_credentials(engine: Engine, run: TaskRun, driver: AgentDriver) -> str:
-    """A mark of the credentials and the service in the environment, to see a change by; it tells
-    nothing of them."""
+    """Return a digest of the credentials and the service in the environment, which shows a change
+    without revealing them; empty if there are none."""
     given = engine.agent_environment(driver, run)
     own = sorted(
         (name, value)
@@ -40,8 +40,8 @@ def mark_of_credentials(engine: Engine, run: TaskRun, driver: AgentDriver) -> st
 
 
 def account_of(engine: Engine, run: TaskRun) -> str:
-    """`claude/` and eight hexadecimal digits. Raises PerdureError for an agent that there is
-    not."""
+    """Return the account's name: the agent, such as `claude/`, and eight hexadecimal digits. Raises
+    PerdureError for an unknown agent."""
     driver = engine.driver(run.spec.agent)
     mark = mark_of_credentials(engine, run, driver)
     home = str(driver.home({**engine.environ, **run.spec.env}))
@@ -49,7 +49,7 @@ def account_of(engine: Engine, run: TaskRun) -> str:
 
 
 def seat_of(engine: Engine, run: TaskRun) -> Seat:
-    """The place that an attempt of the run needs. Raises PerdureError."""
+    """Return the seat that an attempt of the run needs. Raises PerdureError."""
     agent = run.spec.agent
     jobs = engine.account_jobs.get(agent, engine.account_jobs.get("*", 0))
     rule = engine.rules.get(run.spec.rule)
@@ -64,7 +64,8 @@ def seat_of(engine: Engine, run: TaskRun) -> Seat:
 
 
 def parked_for(engine: Engine, seat: Seat) -> Parking | None:
-    """What holds up a run with this seat: the latest to end."""
+    """Return the parking that holds up a run with this seat, the latest to end; None if there is
+    none."""
     found = [
         p
         for p in engine.store.parked()
@@ -74,8 +75,8 @@ def parked_for(engine: Engine, seat: Seat) -> Parking | None:
 
 
 def parkings(engine: Engine, run: TaskRun, attempt: Attempt, now: int) -> tuple[Parking, ...]:
-    """What is parked after an attempt: its account until the end of a limit that the agent named;
-    its agent if it does not start."""
+    """Return what is parked after an attempt: its account until the end of a limit that the agent
+    reported; its agent if it repeatedly does not start."""
     found: list[Parking] = []
     outcome = attempt.outcome
     if outcome is None:
@@ -99,7 +100,7 @@ def parkings(engine: Engine, run: TaskRun, attempt: Attempt, now: int) -> tuple[
 
 
 def _clock(at: int) -> str:
-    """A time that reads the same on every machine of a shared store."""
+    """Format a time in UTC, so that it reads the same on every machine of a shared store."""
     return (
         time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(min(at, 2**53) / 1000))
         if at < 2**47
@@ -108,8 +109,8 @@ def _clock(at: int) -> str:
 
 
 def wait_for(engine: Engine, run: TaskRun, seat: Seat) -> bool:
-    """Whether the run has to wait before it may be claimed. Says so in its reason, once, and sets
-    the time where there is one."""
+    """Return whether the run has to wait before it may be claimed. Store the reason, once, and the
+    time if it is known."""
     parking = parked_for(engine, seat)
     if parking is not None:
         engine.store.defer(run.id, parking.until, f"parked: {parking.reason}")
@@ -132,5 +133,5 @@ def wait_for(engine: Engine, run: TaskRun, seat: Seat) -> bool:
 
 
 def names(engine: Engine, run: TaskRun) -> Sequence[str]:
-    """All that may be parked for this run."""
+    """Return all names that may be parked for this run."""
     return (account_of(engine, run), run.spec.agent)

@@ -1,8 +1,8 @@
-"""Whether an agent can keep its conversation: where it cannot, it works, says nothing of it, and
-cannot go on later.
+"""Checks that an agent can store its conversation. An agent that cannot write its home works
+without an error message, and cannot be resumed later.
 
-Seen with Claude Code 2.1.329 and Codex 0.169.0 in a home that is read-only or belongs to another
-user.
+Observed with Claude Code 2.1.329 and Codex 0.169.0 in a home that is read-only or belongs to
+another user.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from perdure.errors import WorkspaceError
 from perdure.protocols import AgentDriver
 
 _FOLDERS = ("projects", "sessions", "tmp")
-"""Where Claude Code, Codex and Gemini CLI keep their conversations, below their homes. One `sudo
-claude` leaves one to root."""
+"""Directories below their homes where Claude Code, Codex and Gemini CLI keep conversations. One
+`sudo claude` leaves one that belongs to root."""
 
 
 def check_home(driver: AgentDriver, home: Path) -> None:
-    """Raises WorkspaceError where a conversation could not be written. An agent whose conversations
-    lie in an unknown place is not checked."""
+    """Raise WorkspaceError if a conversation could not be written. An agent whose conversations are
+    stored in an unknown place is not checked."""
     if not driver.abilities.sessions:
         return
     for place in (home, *(home / name for name in _FOLDERS)):
@@ -34,7 +34,8 @@ def check_home(driver: AgentDriver, home: Path) -> None:
 
 
 def unwritable(place: Path) -> str:
-    """Why nothing can be written at a place, which may have to be made; empty where it can."""
+    """Return why nothing can be written at a path, which need not exist yet; empty if it can be
+    written."""
     there = place
     while not os.path.lexists(there):
         there = there.parent

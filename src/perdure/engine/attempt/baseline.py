@@ -2,7 +2,7 @@
 
 Known is what perdure itself has seen and kept: the session's snapshot, the transcript as it was at
 the newest launch, perdure's own copy, and the journal (calls and results of tools, answers,
-prompts). A transcript that lacks any of it is never taken for the truth. Called by `start_facts`,
+prompts). A transcript that lacks any of it is never trusted as complete. Called by `start_facts`,
 before anything is launched.
 """
 
@@ -49,13 +49,13 @@ from perdure.model.loaded import digest, quote
 from perdure.protocols import AgentDriver
 
 QUOTED = 8
-"""Number of missing items that are named in words."""
+"""Maximum number of missing items that are described in words."""
 WHOLE_OUTPUT = 490
 """Number of characters below which the journal has all of a result: the drivers cut it at 500."""
 WHOLE_WORDS = 300
 """Number of characters below which the prompt quotes all of a command or an answer."""
 TOLD = 60
-"""Number of items that a prompt tells."""
+"""Maximum number of items that a prompt lists."""
 TITLE = 80
 """Number of characters of an item's text that are kept to be quoted."""
 
@@ -85,7 +85,7 @@ class Baseline:
     journal: tuple[Journaled, ...] = ()
     """Answers, calls and results of the attempts since the last judged one, in order."""
     announced: bool = False
-    """An agent was heard in it, so it may have asked the model."""
+    """Whether an agent produced any event in it, so that it may have asked the model."""
 
 
 UNKNOWN = Baseline()
@@ -103,7 +103,7 @@ class _Window:
         """Take in one event."""
         match event:
             case ContextSeen(compacted=True):
-                # From here on a summary stands for what came before.
+                # From here on a summary replaces what came before.
                 self.items.clear()
             case Said(text=text, aside=False) if len(text) < MAX_TEXT // 2:
                 item = Item(ItemKind.ANSWER, "", digest(text), _title(text))
@@ -138,7 +138,7 @@ def baseline_of(engine: Engine, session: Session) -> Baseline:
         for attempt in engine.store.attempts(run.id):
             if attempt.session_id == session.id and attempt.outcome is not None:
                 attempts.append((run, attempt))
-    # What was said before a restore is not in the conversation any more, whichever run said it.
+    # A restore removes what was said before it from the conversation, whichever run said it.
     attempts = [(run, attempt) for run, attempt in attempts if attempt.started >= since]
     attempts.sort(key=lambda each: each[1].started)
     went_on = [at for at, (_, attempt) in enumerate(attempts) if _went_on(attempt)]
@@ -169,7 +169,8 @@ HEARD = (SessionSeen, TurnStarted, RetrySeen, ContextSeen, Said, ToolStarted)
 
 
 def _taken_back_at(records: Sequence[Record]) -> int:
-    """When (ms) the conversation was last taken back, or came from another machine; 0: never."""
+    """Return when (ms) the conversation was last taken back, or came from another machine; 0:
+    never."""
     last = 0
     for record in records:
         event = record.event
@@ -180,7 +181,8 @@ def _taken_back_at(records: Sequence[Record]) -> int:
 
 
 def _went_on(attempt: Attempt) -> bool:
-    """Whether the conversation was judged after the attempt, and the model had answered in it."""
+    """Return whether the conversation was judged after the attempt, and the model had answered in
+    it."""
     receipt = attempt.receipt
     if receipt is None or receipt.verdict is Verdict.BROKEN:
         return False
@@ -195,7 +197,7 @@ def _heard(attempt: Attempt) -> bool:
 
 
 def _strayed(attempt: Attempt) -> bool:
-    """Whether the agent opened another conversation than the one it was asked for."""
+    """Return whether the agent opened a conversation other than the one it was asked for."""
     asked, receipt = attempt.continuation, attempt.receipt
     if asked is None or receipt is None or asked.kind is not Start.RESUME:
         return False
@@ -203,7 +205,7 @@ def _strayed(attempt: Attempt) -> bool:
 
 
 def _mark(attempt: Attempt) -> str:
-    """The mark of the attempt's prompt, while its directory is kept."""
+    """Return the mark of the attempt's prompt, while its directory is kept; else empty."""
     path = Path(attempt.directory) / "prompt.md"
     try:
         return fingerprint(path.read_text(encoding="utf-8", errors="surrogatepass"))
@@ -244,14 +246,16 @@ def _copied_prompts(engine: Engine, driver: AgentDriver, session_id: str) -> set
 
 
 def load(engine: Engine, driver: AgentDriver, home: Path, content: bytes) -> Loaded | None:
-    """Return what a resume would load from a transcript, without secrets, as the journal has it."""
+    """Return what a resume would load from a transcript, without secrets, in the same redacted form
+    as the journal."""
     return loaded(driver, home, engine.redactor.bytes(content))
 
 
 def shown_of(base: Loaded | None, now: Loaded, journal: Iterable[Journaled]) -> Shown:
-    """Return what is shown of the known items: those loaded before, and those of the journal. Pure.
+    """Return how many of the known items the agent will load: those of the last look and those of
+    the journal. Pure.
 
-    `base`: what was loaded when perdure last looked; None where that is `now`.
+    `base`: what was loaded when perdure last looked; None if it is the same as `now`.
     """
     held = compare(base.items, now) if base is not None else _all_of(now)
     before = base if base is not None else now
@@ -304,11 +308,11 @@ def told_in_full(each: Journaled) -> bool:
 
 
 def with_ids_of(now: Loaded, journal: Sequence[Journaled]) -> tuple[Journaled, ...]:
-    """Return the journal with the transcript's ids of tool calls, for an agent that tells others.
-    Pure.
+    """Return the journal with the tool call ids of the transcript, for an agent that reports
+    different ids in its output. Pure.
 
-    Calls are matched behind the first prompt of the journal, by their commands where these fit and
-    else in their order. A call without a partner keeps its own id, so it counts as missing.
+    Only the transcript from the journal's first prompt on is searched. Calls are matched by command
+    if possible, else in order. A call without a partner keeps its own id, so it counts as missing.
     """
     rows = [*now.items, *now.condensed, *now.dropped]
     first = next((each.item for each in journal if each.item.kind is ItemKind.PROMPT), None)
@@ -336,8 +340,8 @@ def with_ids_of(now: Loaded, journal: Sequence[Journaled]) -> tuple[Journaled, .
 
 
 def _same_command(words: str, said: str) -> bool:
-    """Whether a command as the agent told it is the one that its transcript quotes behind the
-    tool's name."""
+    """Return whether the command that the agent reported is the one that its transcript quotes
+    after the tool's name."""
     command = said.partition(" ")[2]
     return bool(command) and command in " ".join(words.split())
 

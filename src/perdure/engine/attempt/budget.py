@@ -1,9 +1,9 @@
-"""What a run has spent, and what is left of its budget: over all attempts, rounds of checks
-included, and while one is at work.
+"""Computes what a run has spent and what is left of its budget, over all attempts, rounds of checks
+included, also while an attempt is running.
 
-An agent that tells dollars is believed. One that tells tokens alone is reckoned by the list prices
-of `pricing`, where its model is known: such a sum is good for a budget, and is shown beside one
-only.
+If an agent reports dollars, they are used. If it reports only tokens, dollars are estimated from
+the list prices of `pricing`, if its model is known. Such an estimate is good enough for a budget,
+and is shown only beside one.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from perdure.model.events import Summarised
 from perdure.rules.pricing import cost, price_of
 
 LEAST = 0.000001
-"""The smallest budget, in dollars, that a CLI can be told."""
+"""Smallest budget that can be passed to a CLI, in dollars."""
 
 
 def dollars(usage: Usage, model: str) -> float:
-    """What an attempt cost: by the agent's own word, else by the list."""
+    """Return what an attempt cost, in dollars: as the agent reported it, else by the price list."""
     price = None if usage.cost_usd else price_of(model)
     return usage.cost_usd if price is None else cost(usage, price)
 
 
 def spent(attempts: Sequence[Attempt], model: str) -> float:
-    """All of them together."""
+    """Return the cost of all attempts together, in dollars."""
     return sum(dollars(attempt.usage, model_of(attempt, model)) for attempt in attempts)
 
 
 def model_of(attempt: Attempt, model: str) -> str:
-    """The model that was at work, by its transcript; else the one that was asked for."""
+    """Return the model that was used, by its transcript; else the one that was requested."""
     return (
         (attempt.fill.model if attempt.fill is not None else "")
         or attempt.flags.get("model")
@@ -40,11 +40,11 @@ def model_of(attempt: Attempt, model: str) -> str:
 
 
 def left(engine: Engine, run: TaskRun, number: int = 0) -> float:
-    """Return what attempt `number`, or the next one, may cost; 0: no limit. After a person allowed
-    one more, it has the budget once again.
+    """Return what attempt `number`, or the next one, may cost, in dollars; 0: no limit. If nothing
+    is left and a person allowed one more attempt, return the full budget again.
 
-    Of the attempt itself only a summary that was asked for is taken off: one that was adopted has
-    spent some already.
+    The limit covers the whole attempt, also after it was adopted, so what the attempt itself has
+    spent is not subtracted. The exception is its summary turn.
     """
     budget = run.spec.budget_usd
     if not budget:
@@ -57,7 +57,7 @@ def left(engine: Engine, run: TaskRun, number: int = 0) -> float:
 
 
 def spent_on_summary(engine: Engine, run: TaskRun, number: int) -> Usage:
-    """Return what the last turn of the conversation before cost, in this attempt."""
+    """Return the usage of the summary turn that this attempt asked of the previous conversation."""
     records = engine.store.history(run.id, limit=HISTORY)
     spent = (
         record.event.usage

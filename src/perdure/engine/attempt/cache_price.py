@@ -1,9 +1,9 @@
-"""Whether a conversation that was left alone simply goes on, by what that costs. Called by
-`start_facts` for a conversation that could go on.
+"""Decides by cost how an idle conversation continues. Called by `start_facts` for a conversation
+that could be resumed.
 
-By default it does, and the figures stand in `perdure why`. Where the user allows it (`cold_cache`),
-it is compacted first, or a new one with a brief takes its place, or a person is asked; a person's
-retry after that is the answer, and it goes on.
+By default it is resumed, and `perdure why` shows the figures. If the user allows it (`cold_cache`),
+it is compacted first, or a new conversation with a brief replaces it, or a person is asked. A retry
+by a person after that is the answer: the conversation is resumed.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def weigh(
     asked: Continuation,
     new_id: str,
 ) -> Continuation:
-    """The continuation, with what each way was reckoned to cost; another one where that is allowed
-    and costs less; `refuse` to ask."""
+    """Return the continuation with the estimated cost of each way. It is a cheaper one if that is
+    allowed, and `refuse` if a person is to be asked."""
     choice = _choice(engine, claim, driver, live, fill)
     weighed = replace(
         asked,
@@ -91,7 +91,8 @@ def _choice(
 
 
 def _answered(engine: Engine, claim: Claim) -> bool:
-    """Whether the attempt before was the question: then a person said that it goes on."""
+    """Return whether the previous attempt asked the question: then a person has answered with a
+    retry."""
     last = next(
         (a for a in reversed(engine.store.attempts(claim.run.id)) if a.number < claim.attempt), None
     )
@@ -108,5 +109,6 @@ def _is_question(attempt: Attempt) -> bool:
 
 
 def goes_on(asked: Continuation) -> bool:
-    """Whether there is anything to weigh: the agent's own conversation, as it stands."""
+    """Return whether there is anything to weigh: the agent resumes its own conversation
+    unchanged."""
     return asked.kind is Start.RESUME and asked.rung not in PUT_BACK and not asked.compact

@@ -1,10 +1,10 @@
 """Takes the checkpoints of an attempt: workdir and conversation together, published when both
 halves are durable.
 
-While the agent works they are taken in a thread of their own, so that its lines go on being read;
-what the store gets is written by the watching thread alone. The conversation is saved first: the
-files are then at least as new as what was said of them. A checkpoint that cannot be taken (a full
-disk, a workdir that is gone) is told in the journal and never fails the attempt.
+While the agent runs, checkpoints are taken in a separate thread, so that reading its output never
+stops. Only the watching thread writes to the store. The conversation is saved first, so that the
+files are at least as new as what was said about them. A checkpoint that cannot be taken (a full
+disk, a workdir that is gone) is recorded in the journal and never fails the attempt.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
 SETTLES_S = 0.3
-"""Wait before a checkpoint, in seconds. An agent writes its transcript somewhat later than it tells
-of what happened, and most leave as soon as their turn is over: then the checkpoint at the end is
+"""Wait before a checkpoint, in seconds. An agent writes its transcript slightly later than its
+output. Most agents exit as soon as their turn is over, and then the checkpoint at the end is
 enough."""
 SHARE = 10
-"""Of the time that an agent works, at most one part in so many goes into checkpoints: a large
-workdir is saved more seldom."""
+"""Divisor of the agent's running time: at most 1/SHARE of it is spent on checkpoints, so a large
+workdir is saved less often."""
 KEPT = 10
-"""So many of a run's newest checkpoints are kept, besides the last of each attempt, and what a
-restore took away."""
+"""Number of a run's newest checkpoints that are kept, besides the last of each attempt and the
+keepsakes of restores."""
 
 
 @dataclass(slots=True)
@@ -67,13 +67,14 @@ class Checkpointing:
     engine: Engine
     opened: Opened
     begun: float = field(default_factory=process.boottime)
-    """When the last one was begun."""
+    """When the last checkpoint was begun."""
     took: float = 0.0
-    """How long it took, in seconds."""
+    """Duration of the last checkpoint, in seconds."""
     displaced: bool = False
-    """The run is another machine's by now: the attempt must end."""
+    """Whether another machine has taken the run by now, so that the attempt must end."""
     work: WorkSeen | None = None
-    """What the attempt changed, once its last checkpoint is taken; None where nobody could look."""
+    """What the attempt changed, set when its last checkpoint is taken; None if that could not be
+    determined."""
     _pool: ThreadPoolExecutor | None = None
     _taking: Future[Checkpoint] | None = None
     _why: str = ""
@@ -81,20 +82,20 @@ class Checkpointing:
     _not_before: float = 0.0
 
     def tool_ended(self) -> None:
-        """One is due if the last is long enough ago. Where it is brought elsewhere, else as soon as
-        it is: there may be no other moment before this machine is gone."""
+        """Schedule a checkpoint if the last is long enough ago. With a checkpoint store, schedule
+        one for as soon as it is due: there may be no other chance before this machine is gone."""
         every = self.engine.checkpoint_every_s
         due_in = self.begun + max(every, SHARE * self.took) - process.boottime()
         if every and not self._wanted and (due_in <= 0 or self.engine.publisher is not None):
-            # Claude Code 2.1.329 writes a result down about 0.1 s after it has told of it.
+            # Claude Code 2.1.329 writes a result to its transcript about 0.1 s after printing it.
             self.want("tool", in_s=max(SETTLES_S, due_in))
 
     def want(self, why: str, in_s: float = 0.0) -> None:
-        """Asks for one, which `tick` begins as soon as none is being taken."""
+        """Request a checkpoint, which `tick` begins as soon as no other is being taken."""
         self._wanted, self._not_before = why, process.boottime() + in_s
 
     def tick(self) -> None:
-        """Publishes what is ready, and begins what is due. Returns at once. Raises LostLease."""
+        """Publish what is ready, and begin what is due. Return at once. Raises LostLease."""
         if self._taking is not None and self._taking.done():
             self.took = process.boottime() - self.begun
             self._publish(self._taking.result)
@@ -105,7 +106,8 @@ class Checkpointing:
         self._hear()
 
     def _hear(self) -> None:
-        """What became of checkpoints that were to be brought out besides."""
+        """Record what became of the checkpoints that were to be uploaded to the checkpoint
+        store."""
         publisher = self.engine.publisher
         if publisher is None or not (told := publisher.told(self.opened.claim.run.id)):
             return
@@ -113,7 +115,8 @@ class Checkpointing:
         self.engine.store.record(self.opened.claim, told)
 
     def end(self, why: str) -> None:
-        """Waits for the one that is being taken, and takes the attempt's last. Raises LostLease."""
+        """Wait for the checkpoint that is being taken, and take the attempt's last. Raises
+        LostLease."""
         self._wanted = ""
         if self._taking is not None:
             self._publish(self._taking.result)
@@ -174,8 +177,8 @@ def take(
     copied: bool = False,
     save: Callable[[int], Saved] | None = None,
 ) -> Checkpoint:
-    """Saves both halves and says what they are; nothing is published. `copied`: the own copy is as
-    new as it is to be; `save` saves the workdir (default: as it is).
+    """Save both halves and return the checkpoint; nothing is published. `copied`: the own copy is
+    already up to date; `save`: saves the workdir (default: as it is).
 
     Raises PerdureError and OSError.
     """
@@ -211,8 +214,8 @@ def _save(engine: Engine, opened: Opened) -> Callable[[int], Saved]:
 
 
 def began_with(engine: Engine, opened: Opened) -> Against:
-    """Return what the attempt's changes are compared with: the checkpoint that the workdir was left
-    at, or that was restored since."""
+    """Return what the attempt's changes are compared with: the checkpoint taken when the workdir
+    was last left, or the one restored since."""
     run, number = opened.claim.run, opened.attempt.number
     records = engine.store.history(run.id, limit=HISTORY)
     left, foreign = 0, set[str]()
@@ -240,7 +243,8 @@ def began_with(engine: Engine, opened: Opened) -> Against:
 
 
 def _of_others(engine: Engine, opened: Opened) -> Checkpoint | None:
-    """The newest checkpoint that another run of the same workdir had taken before this attempt."""
+    """Return the newest checkpoint that another run of the same workdir took before this
+    attempt."""
     own = {opened.attempt.run}
     runs = [run.id for run in engine.store.placed() if run.workspace.id == opened.workspace.id]
     found = [
@@ -254,8 +258,9 @@ def _of_others(engine: Engine, opened: Opened) -> Checkpoint | None:
 
 
 def copy_conversation(engine: Engine, opened: Opened) -> Path | None:
-    """Brings perdure's own copy up to the agent's transcript, and returns that. None where there is
-    none, and where it lost what was known of it: then the copy that still has it stays."""
+    """Update perdure's own copy from the agent's transcript, and return the transcript's path.
+    Return None if there is no transcript, or if it lost what was known of it: then the copy that
+    still has it is kept."""
     session = opened.session
     transcript = opened.transcript(session.id) if session is not None else None
     if session is None or transcript is None:
@@ -267,21 +272,21 @@ def copy_conversation(engine: Engine, opened: Opened) -> Path | None:
 
 
 def known_before(opened: Opened, session: Session) -> Snapshot | None:
-    """What the transcript must begin with: what was put back for this attempt, or else what perdure
-    last saw of it."""
+    """Return what the transcript must begin with: what was put back for this attempt, else what
+    perdure last saw of it."""
     put_back = opened.asked.kind is Start.RESUME and opened.asked.rung in PUT_BACK
     return opened.attempt.before if put_back else session.snapshot
 
 
 def sent(opened: Opened) -> str:
-    """The mark of this attempt's own prompt."""
+    """Return the mark of this attempt's own prompt."""
     return fingerprint(
         (opened.directory / "prompt.md").read_text(encoding="utf-8", errors="surrogatepass")
     )
 
 
 def _given(opened: Opened, session: Session | None, transcript: Path | None) -> int:
-    """The newest version of the instructions that stands in the conversation."""
+    """Return the newest version of the instructions that is in the conversation."""
     if session is None or transcript is None:
         return session.context_version if session is not None else 0
     before = opened.attempt.before if opened.asked.kind is Start.RESUME else None
@@ -290,8 +295,8 @@ def _given(opened: Opened, session: Session | None, transcript: Path | None) -> 
 
 
 def last_of(engine: Engine, workspace: Workspace) -> Checkpoint | None:
-    """The newest checkpoint of a workdir, of the runs that are on the list: those of others go by
-    their age."""
+    """Return the newest checkpoint of a workdir, of the runs that are on the list. Checkpoints of
+    removed runs expire by age."""
     runs = [
         run.id
         for run in engine.store.placed()
@@ -302,9 +307,9 @@ def last_of(engine: Engine, workspace: Workspace) -> Checkpoint | None:
 
 
 def keep_again(engine: Engine, workspace: Workspace, last: Checkpoint) -> Checkpoint:
-    """The workdir as it is now as a checkpoint of its own that stays, with the conversation of the
-    last one. The caller holds the workdir's lock. Raises PerdureError and OSError; then nothing is
-    published."""
+    """Save the workdir as it is now as a separate checkpoint that is kept, with the conversation of
+    the last one, and return it. The caller holds the workdir's lock. Raises PerdureError and
+    OSError; then nothing is published."""
     number = engine.store.next_checkpoint(workspace.id)
     saved = engine.workspaces.checkpoints.save(workspace, number, ignored=engine.checkpoint_ignored)
     kept = replace(last, number=number, at=engine.store.now(), why=CLEAN_UP, workdir=saved)
@@ -313,9 +318,9 @@ def keep_again(engine: Engine, workspace: Workspace, last: Checkpoint) -> Checkp
 
 
 def prune(engine: Engine, run: TaskRun) -> None:
-    """Forgets what the run need not keep: all but the newest, the last of each attempt, and the
-    keepsakes of restores and clean-ups, which hold what is nowhere else; those go by their age.
-    Raises PerdureError."""
+    """Forget the checkpoints that the run need not keep: all but the newest, the last of each
+    attempt, and the keepsakes of restores and clean-ups. Keepsakes hold what is nowhere else, and
+    expire by age. Raises PerdureError."""
     checkpoints = engine.store.checkpoints(run.id)
     keepsakes = [each for each in checkpoints if each.why in KEEPSAKES]
     taken = [each for each in checkpoints if each.why not in KEEPSAKES]
@@ -335,8 +340,8 @@ def prune(engine: Engine, run: TaskRun) -> None:
 def forget(
     engine: Engine, run_id: str, workspace: Workspace, checkpoints: Sequence[Checkpoint]
 ) -> None:
-    """Takes checkpoints of a run away, which may be off the list: the rows first, so that none is
-    ever without its halves. What their conversations name stays in the own copies. Raises
+    """Delete checkpoints of a run, which may be off the list. The rows go first, so that no row is
+    ever without its halves. The own copies that their conversations refer to are kept. Raises
     PerdureError."""
     engine.store.forget_checkpoints(run_id, [checkpoint.number for checkpoint in checkpoints])
     if checkpoints:

@@ -1,7 +1,7 @@
-"""How full the conversation of an attempt is, before and after it.
+"""Measures how full the conversation of an attempt is, before and after it.
 
-`start_facts` asks what comes before an attempt, `finish` what became of it. The choices are made in
-`context_window` and `continuation`; a transcript is the witness, whatever the agent said.
+`start_facts` asks before an attempt, `finish` after it. The choices are made in `context_window`
+and `continuation`. The transcript decides, whatever the agent reported.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ UNKNOWN = Size()
 
 
 def rules_of(engine: Engine, run: TaskRun) -> FillRules:
-    """What the user has set, with the task's own policy."""
+    """Return the user's settings, with the task's own policy."""
     return engine.context.named(run.spec.when_full)
 
 
 def fill_of(
     engine: Engine, driver: AgentDriver, run: TaskRun, at: Snapshot | None, known: Fill | None
 ) -> Fill | None:
-    """The fill of a conversation as it was when the snapshot was taken; None where there is no
-    transcript. Reads it."""
+    """Return the fill of a conversation as it was when the snapshot was taken; None if there is no
+    transcript. Reads the transcript."""
     if at is None:
         return None
     try:
@@ -69,7 +69,7 @@ def fill_of(
 def size_before(
     engine: Engine, driver: AgentDriver, run: TaskRun, live: Session, at: Snapshot | None
 ) -> Size:
-    """Whether the conversation can go on as it is."""
+    """Return the size of the conversation, and what has to be done before it can go on."""
     fill = fill_of(engine, driver, run, at, live.fill)
     if fill is None:
         return UNKNOWN
@@ -85,8 +85,7 @@ def size_before(
         and last.outcome is not None
         and last.outcome.kind is OutcomeKind.CONTEXT_EXHAUSTED
     )
-    # A person may have made it shorter since: then it is another conversation than the one that was
-    # refused.
+    # A person may have compacted it since: then it is no longer the conversation that was refused.
     exhausted = refused and fill.compactions == (
         last.fill.compactions if last is not None and last.fill is not None else 0
     )
@@ -103,7 +102,7 @@ def size_before(
 
 
 def _last(attempts: Sequence[Attempt], session_id: str) -> Attempt | None:
-    """The newest attempt that was at work in the conversation and has ended."""
+    """Return the newest ended attempt of the conversation; None if there is none."""
     there = (
         each
         for each in reversed(attempts)
@@ -115,8 +114,9 @@ def _last(attempts: Sequence[Attempt], session_id: str) -> Attempt | None:
 def changes(
     asked: Continuation, session_id: str, was: Fill | None, now: Fill | None, *, answered: bool
 ) -> list[AnyEvent]:
-    """What an attempt did to the size of its conversation, for the journal. Where it was told to
-    make it shorter and did not, the next attempt will not tell it again."""
+    """Return the journal events for what an attempt did to the size of its conversation. If
+    compaction was requested and did not happen, the event keeps the next attempt from requesting it
+    again."""
     if now is None:
         return []
     times = now.compactions - (was.compactions if was is not None else 0)
@@ -137,7 +137,7 @@ def changes(
 def rolled_over(
     engine: Engine, driver: AgentDriver, run: TaskRun, session: Session, cause: str
 ) -> list[AnyEvent]:
-    """That the conversation gave way to a new one, for the journal."""
+    """Return the journal events for a conversation that was rolled over to a new one."""
     held = fill_of(engine, driver, run, session.snapshot, session.fill) or session.fill or Fill()
     gone = RolledOver(session_id=session.id, tokens=held.tokens, window=held.window, cause=cause)
     return [gone, SessionRetired(session_id=session.id, cause=cause)]
@@ -150,11 +150,12 @@ class Sized:
     was: Fill | None
     now: Fill | None
     following: Measure
-    """What comes before it goes on, where the attempt's last request was refused as too long."""
+    """What has to be done before it goes on, if the attempt's last request was refused as too
+    long."""
 
     @property
     def compactions(self) -> int:
-        """How often the attempt made it shorter."""
+        """Number of times that the attempt compacted it."""
         if self.now is not None:
             return max(
                 0, self.now.compactions - (self.was.compactions if self.was is not None else 0)
@@ -162,8 +163,8 @@ class Sized:
         return 0
 
     def cause(self, outcome: Outcome, continuity: ContinuityPolicy) -> str:
-        """Why it is retired; empty where it is not. It stays where a person has to say what becomes
-        of it."""
+        """Return why it is retired; empty if it is not. It is not retired if a person has to decide
+        what becomes of it."""
         if outcome.kind is not OutcomeKind.CONTEXT_EXHAUSTED or self.following is Measure.COMPACT:
             return ""
         held = (
@@ -186,10 +187,11 @@ def size_after(
     *,
     answered: bool,
 ) -> Sized:
-    """Looks at the transcript again. `windows`: what the agent said that its models take, by name;
-    `answered`: it said or did something.
+    """Return the size of the conversation after the attempt, from its transcript. `windows`: the
+    context windows that the agent reported, by model; `answered`: whether the agent said or did
+    something.
 
-    A new conversation that was refused before its first answer cannot be made shorter: its
+    A new conversation that was refused before its first answer cannot be compacted: its
     instructions are too long.
     """
     run, driver = opened.claim.run, opened.driver

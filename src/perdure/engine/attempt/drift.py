@@ -1,9 +1,8 @@
-"""What somebody else did to the workdir while the agent was away, and what a restore took away from
-under it.
+"""Detects what somebody else changed in the workdir between two attempts, and what a restore undid.
 
-Called when an attempt opens. The files are held against the checkpoint that says how the agent last
-left them, or that a person restored since. The agent is told, because it goes on from what it
-remembers.
+Called when an attempt opens. The files are compared with the checkpoint that shows how the agent
+last left them, or that a person restored since. The agent is told of the differences, because it
+goes on from what it remembers.
 """
 
 from __future__ import annotations
@@ -28,16 +27,16 @@ SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What an attempt begins on: the checkpoint to compare with, and the restore since the attempt
-    before, if there was one."""
+    """The state that an attempt starts from: the checkpoint to compare with, and the restore since
+    the previous attempt, if there was one."""
 
     checkpoint: Checkpoint | None = None
     restored: CheckpointRestored | None = None
     back: bool = False
-    """Only the conversation is taken back to the checkpoint."""
+    """Whether only the conversation is taken back to the checkpoint."""
     by_itself: bool = False
-    """The agent may have gone on after the checkpoint: not everything that differs is somebody
-    else's."""
+    """Whether the agent may have gone on after the checkpoint, so that it may have made some of the
+    differences itself."""
 
 
 NO_GROUND = Ground()
@@ -46,8 +45,8 @@ NO_GROUND = Ground()
 def ground_of(
     engine: Engine, run: TaskRun, asked: Continuation, records: Sequence[Record]
 ) -> Ground:
-    """The newest checkpoint of the run's work, unless one was restored since, or the conversation
-    is taken back to an older one."""
+    """Return what the attempt starts from: the newest checkpoint of the run's work, or the one
+    restored since, or the older one to which the conversation is taken back."""
     by_number = {checkpoint.number: checkpoint for checkpoint in engine.store.checkpoints(run.id)}
     number, restored = 0, None
     for record in records:
@@ -69,8 +68,8 @@ def ground_of(
 def drift(
     engine: Engine, run: TaskRun, ground: Ground, placed: Container[str] = ()
 ) -> DriftSeen | None:
-    """What differs from the checkpoint; None if nothing does, or if that cannot be told. `placed`:
-    names that perdure wrote."""
+    """Return what differs from the checkpoint; None if nothing does, or if that cannot be
+    determined. `placed`: names of files that perdure wrote."""
     if ground.checkpoint is None or run.workspace is None:
         return None
     saved = ground.checkpoint.workdir
@@ -93,8 +92,8 @@ def drift(
 
 
 def standing(records: Sequence[Record]) -> list[Record]:
-    """The journal without what a restore took back: the attempts after the one whose checkpoint was
-    restored."""
+    """Return the journal without what a restore undid: the attempts after the one whose checkpoint
+    was restored."""
     left: list[Record] = []
     for record in records:
         if isinstance(record.event, CheckpointRestored) and not record.event.files_only:

@@ -1,4 +1,5 @@
-"""What an attempt works with: wired together once, in the composition root, and handed down."""
+"""The components that an attempt works with: wired together once, in the composition root, and
+passed down."""
 
 from __future__ import annotations
 
@@ -83,11 +84,11 @@ ORDINARY = (
         "NODE_EXTRA_CA_CERTS",
     ),
 )
-"""What any program needs of the user's environment; the agent's own variables come from its
-driver."""
+"""Variables of the user's environment that any program needs; the agent's own variables come from
+its driver."""
 
 HISTORY = 100_000
-"""So many records of a run are looked through."""
+"""Maximum number of records of a run that are read."""
 NO_LIMITS = Volumes()
 AS_USUAL = FillRules()
 
@@ -105,7 +106,8 @@ class EngineStore(
     BoardStore,
     Protocol,
 ):
-    """Runs, sessions, plans, the inbox, what is answered and the tokens, and counts of them."""
+    """All parts of the store together: runs, sessions, plans, the inbox, postings, tokens, counts
+    and the board."""
 
 
 def _keep_on() -> bool:
@@ -114,7 +116,7 @@ def _keep_on() -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
-    """The replaceable parts, and the few numbers that they go by."""
+    """The replaceable parts, and the few numbers that control them."""
 
     store: EngineStore
     workspaces: Workspaces
@@ -122,63 +124,64 @@ class Engine:
     copies: Copies
     state: Path
     environ: Mapping[str, str]
-    """The user's, with where homes are that were linked to a volume; it may change while a
-    supervisor lives."""
+    """The user's environment, with the locations of homes that were linked to a volume; it may
+    change while a supervisor lives."""
     worker: str
     homes: Remembered
     prove: Callable[[AgentDriver, str, bytes, str, Path], str] | None = None
-    """Whether the agent goes on from a mended transcript (see `perdure.agents.proof`); None: no
-    transcript is mended."""
+    """Tests whether the agent goes on from a repaired transcript, and returns why not (see
+    `perdure.agents.proof`); None: no transcript is repaired."""
     redactor: Redactor = NO_SECRETS
     volumes: Volumes = NO_LIMITS
     host: Host = NOWHERE
-    """Who this is among the hosts that share the database; `NOWHERE` where it is not shared."""
+    """This host among the hosts that share the database; `NOWHERE` if it is not shared."""
     lease_s: float = 60.0
     grace_s: float = 10.0
     checkpoint_every_s: float = 20.0
-    """At least so long between two checkpoints while an agent works; 0: only at the ends of turns
-    and attempts."""
+    """Minimum interval between two checkpoints while an agent runs, in seconds; 0: only at the ends
+    of turns and attempts."""
     checkpoint_ignored: str = "small"
-    """Which ignored files a checkpoint has: `small`, `all` or `none`."""
+    """Which ignored files a checkpoint includes: `small`, `all` or `none`."""
     session_lifetime_s: float = 0.0
-    """A session expires when it was not used for so long; 0: never."""
+    """Time in seconds after which an unused session expires; 0: never."""
     on_expiry: OnExpiry = OnExpiry.RESUME
     on_denied: OnDenied = OnDenied.ASK
-    """Where the task does not say, as the next one."""
+    """Default for tasks that do not say, as is the next field."""
     on_leftover: OnLeftover = OnLeftover.END
     last_word: str = "off"
-    """Whether an agent is asked for its last word in a fixed form."""
+    """Whether an agent is asked to end with a last message in a fixed form: `on` or `off`."""
     map_when: MapWhen = MapWhen.FALLBACK
-    """Which prompts get the project map, where the task does not say."""
+    """Default for which prompts get the project map, if the task does not say."""
     map_tokens: int = 2000
     cold_cache: ColdCache = ColdCache.RESUME
     account_jobs: Mapping[str, int] = field(default_factory=dict)
-    """How many runs may be at work on one account, by agent; `*` for those that are not named."""
+    """Maximum number of concurrent runs on one account, by agent; `*` for those that are not
+    named."""
     rules: Mapping[str, Rule] = field(default_factory=dict)
-    """What is configured for the agents of a team, by the name that it gives them
-    (`TaskSpec.rule`)."""
+    """Configured rules (`[agents.NAME]`), by name (`TaskSpec.rule`)."""
     context: FillRules = AS_USUAL
-    """What happens before a conversation is too long for its model."""
+    """Rules for a conversation that becomes too long for its model."""
     warm: WarmAgents | None = None
-    """The agents that are kept between attempts, where any may be."""
+    """The agents kept between attempts; None if none may be kept."""
     publisher: Publisher | None = None
-    """Where checkpoints go besides, where a checkpoint store is set."""
+    """Uploads checkpoints to the checkpoint store; None if none is set."""
     stopping: Callable[[], bool] = _keep_on
-    """True as soon as the supervisor was asked to end: the attempt is stopped in good order."""
+    """Returns True once the supervisor was asked to end: the attempt is then stopped gracefully."""
     leaving: str = ""
     """Why an attempt is `lost` that was stopped because its supervisor was asked to end; empty: it
-    is `cancelled`, as by a person."""
+    is `cancelled`, as if a person had stopped it."""
 
     def attempt_directory(self, claim: Claim) -> Path:
-        """Where the attempt's logs and the marks of its process lie."""
+        """Return the directory of the attempt's logs and process marks."""
         return self.state / "runs" / claim.run.id / str(claim.attempt)
 
     def elsewhere(self, run: TaskRun) -> bool:
-        """Whether the run's workdir and conversation lie on another host."""
+        """Return whether the run's workdir and conversation are on another host."""
         return bool(self.host.id) and run.host not in ("", self.host.id)
 
     def kept_from(self, run: TaskRun) -> str:
-        """Why the run cannot go on here, because its files lie on another host; empty if it can."""
+        """Return why the run cannot go on here because its files are on another host; empty if it
+        can."""
         if not self.elsewhere(run):
             return ""
         there = f"its workdir and conversation lie on {run.host_name}"
@@ -190,14 +193,15 @@ class Engine:
     def writers(
         self, driver: AgentDriver, home: Path, session_id: str, *, but: str = ""
     ) -> Sequence[int]:
-        """Live processes of others on a conversation. An agent that is only kept on it is ended
-        first, save in the workdir `but`."""
+        """Return live processes of others that use a conversation. An idle kept agent that uses it
+        is ended first, except in the workdir `but`."""
         if self.warm is not None:
             self.warm.end_on(session_id, self.workspaces.lock, but)
         return driver.writers(home, session_id)
 
     def committer(self, run: TaskRun) -> dict[str, str]:
-        """Who the run's commits are by, as its rule says; empty where none does."""
+        """Return the git identity of the run's commits as environment variables, as its rule says;
+        empty if the rule names none."""
         rule = self.rules.get(run.spec.rule)
         if rule is None or not rule.git_name:
             return {}
@@ -205,13 +209,13 @@ class Engine:
         return {f"GIT_{role}_{part}": text for role, (part, text) in pairs}
 
     def moved_to(self, run_id: str) -> Path:
-        """A file that says to which checkpoint store a run was let go; there is none for a run that
-        is here."""
+        """Return the file that names the checkpoint store to which a run was moved; it does not
+        exist for a run that is here."""
         return self.state / "moved" / run_id
 
     def agent_environment(self, driver: AgentDriver, run: TaskRun) -> dict[str, str]:
-        """What reaches the agent: the ordinary variables, its own documented ones, and those that
-        the task names."""
+        """Return the agent's environment: the ordinary variables, its own documented ones, and
+        those that the task names."""
         passed = {
             name: value
             for name, value in self.environ.items()
@@ -222,20 +226,20 @@ class Engine:
 
 
 def leftover_policy(engine: Engine, run: TaskRun) -> OnLeftover:
-    """What becomes of processes that the run's agent leaves running."""
+    """Return what is done with processes that the run's agent leaves running."""
     return OnLeftover(run.spec.on_leftover or engine.on_leftover)
 
 
 def redacted(event: EventT, redactor: Redactor) -> EventT:
-    """The event without secrets."""
+    """Return the event without secrets."""
     text = encode(event)
     clean = redactor.text(text)
     return event if clean == text else cast(EventT, decode_event(clean))
 
 
 def is_passed(name: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a variable matches; a pattern with `!` before it takes names out again. perdure's own
-    never pass."""
+    """Return whether a variable matches one of the patterns; a pattern that begins with `!`
+    excludes names. perdure's own variables never match."""
     if name.startswith("PERDURE_"):
         return False
     if any(fnmatchcase(name, pattern[1:]) for pattern in patterns if pattern.startswith("!")):
@@ -244,10 +248,10 @@ def is_passed(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def mark_of(attempt: Attempt) -> str:
-    """The mark that all processes of an attempt carry in their environment."""
+    """Return the mark that all processes of an attempt carry in their environment."""
     return mark_of_number(attempt.run, attempt.number)
 
 
 def mark_of_number(run_id: str, number: int) -> str:
-    """The same, before the attempt has begun."""
+    """Return the same mark by number, before the attempt has begun."""
     return f"{run_id}.{number}"

@@ -1,5 +1,4 @@
-"""What an agent's events add up to while they come in. Pure; used by `supervision`, read by
-`finish`."""
+"""Sums up an agent's events while they come in. Pure; used by `supervision`, read by `finish`."""
 
 from __future__ import annotations
 
@@ -35,15 +34,15 @@ TOO_LONG = 413
 
 @dataclass(slots=True)
 class Joiner:
-    """Joins the pieces of a text to one event, and drops a count that is told again with each part
-    of an answer. It goes by the events alone and not by time, so a second look gives the same."""
+    """Joins the pieces of a text to one event, and drops a count that is repeated with each part of
+    an answer. It depends only on the events and not on time, so a second reading gives the same."""
 
     pieces: list[str] = field(default_factory=list)
     length: int = 0
     carried: ContextSeen | None = None
 
     def add(self, event: AgentEvent) -> list[AgentEvent]:
-        """The events that are whole now, in order."""
+        """Return the events that are complete now, in order."""
         if isinstance(event, ContextSeen):
             if event == self.carried:
                 return []
@@ -56,14 +55,14 @@ class Joiner:
         return full
 
     def rest(self) -> list[AgentEvent]:
-        """What is left when nothing more can come."""
+        """Return the remaining text as an event, when nothing more can come."""
         text, self.pieces, self.length = "".join(self.pieces), [], 0
         return [Said(text)] if text else []
 
 
 @dataclass(slots=True)
 class EventTotals:
-    """The sum of an attempt's events. `kept` is what the driver's classifier gets."""
+    """The sum of an attempt's events. `kept` is passed to the driver's classifier."""
 
     session_id: str = ""
     version: str = ""
@@ -76,37 +75,38 @@ class EventTotals:
     kept: list[AgentEvent] = field(default_factory=list)
     retries: list[RetrySeen] = field(default_factory=list)
     retries_in_a_row: int = 0
-    """Since the agent last got a whole answer."""
+    """Number of retries since the agent last got a complete answer."""
     refused: int = 0
-    """Requests that were refused as too long, whatever answers came between: a summary is one
-    too."""
+    """Number of requests refused as too long. Answers in between do not reset it, because a summary
+    is an answer too."""
     counted: Usage = field(default_factory=Usage)
-    """The sum of what was reported for this launch alone."""
+    """Sum of the usage reported for this launch alone."""
     windows: dict[str, int] = field(default_factory=dict)
-    """What the agent says that its models can take, by name."""
+    """Context windows in tokens as the agent reports them, by model."""
     total: Usage | None = None
-    """The newest count over the whole conversation, where the agent counts so."""
+    """Newest total over the whole conversation, if the agent counts that way."""
     newest: Usage = field(default_factory=Usage)
-    """What was reported last for this launch alone."""
+    """Usage reported last for this launch alone."""
     replies: dict[str, Reply] = field(default_factory=dict)
-    """What the model answered since the agent last told a final figure, by id."""
+    """Replies of the model since the agent's last final figure, by id."""
     settled: set[str] = field(default_factory=set)
     """Ids of the replies that a final figure includes."""
     revision: int = 0
-    """Grows with all that is taken in."""
+    """Counter that grows with every change."""
     final: bool = False
-    """The agent has told what it used, and nothing has begun since."""
+    """Whether the agent has reported its final figure, and nothing has begun since."""
     named: bool = False
     last_reply: str = ""
     ends: OpenEnds = field(default_factory=OpenEnds)
-    """What the turn left open."""
+    """What the turn left unfinished."""
     helpers: int = 0
-    """Helpers at work in the background, after which the agent goes on."""
+    """Number of helpers running in the background; the agent goes on after them."""
     tool_last: bool = False
-    """The newest thing that the agent did was a call of a tool: it will ask its model again."""
+    """Whether the newest thing that the agent did was a tool call, so that it will ask its model
+    again."""
 
     def absorb(self, event: AgentEvent) -> None:
-        """Takes one event in."""
+        """Add one event."""
         self.revision += 1
         if isinstance(event, KEPT):
             self.kept.append(event)
@@ -157,14 +157,14 @@ class EventTotals:
                 pass
 
     def settle(self) -> None:
-        """A final figure came: it includes every reply so far."""
+        """Note that a final figure came: it includes every reply so far."""
         self.settled |= set(self.replies)
         self.replies = {}
         self.final = True
 
     def count(self, reply: Reply) -> None:
-        """Takes in what a reply has used so far, wherever that was read. After a final figure it is
-        known already."""
+        """Add what a reply has used so far, wherever that was read. Ignored after a final figure,
+        which includes it."""
         key = reply.id or self.last_reply
         if self.final or not key or key in self.settled or (reply.unnamed and self.named):
             return
@@ -175,15 +175,15 @@ class EventTotals:
         self.replies[key] = known.merge(reply) if known is not None else reply
 
     def for_classifier(self) -> list[AgentEvent]:
-        """The events that decide on the outcome, in their order of kind."""
+        """Return the events that decide the outcome: retries first, then the others."""
         return [*self.retries, *self.kept]
 
     def usage(self, before: Usage, model: str = "") -> Usage:
-        """Return what this attempt used: what the agent told, and an estimate of what it had not
-        told yet.
+        """Return what this attempt used: the agent's figures, and an estimate of what it has not
+        reported yet.
 
-        `before`: the conversation's total at its start, where the agent counts over all of it.
-        `model`: the one to price what names none.
+        `before`: the conversation's total at its start, if the agent counts over all of it.
+        `model`: the model whose price is used for replies that name none.
         """
         used = priced(self.counted, model)
         if self.total is not None:
@@ -197,8 +197,8 @@ class EventTotals:
         return replace(used, estimated=True) if untold else used
 
     def _like_the_last(self) -> Usage:
-        """Return an estimate for a request of which only its beginning is known: it carries what
-        the one before left."""
+        """Return an estimate for a request of which only the beginning is known: its input is what
+        the previous request left."""
         last = self.newest
         return Usage(
             input=last.input + last.output,

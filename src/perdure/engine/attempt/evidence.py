@@ -1,10 +1,9 @@
-"""What is observed of the conversation when an attempt is over: the input of `continuity.judge`.
-Called by `finish`.
+"""Gathers what is observed of the conversation when an attempt is over: the input of
+`continuity.judge`. Called by `finish`.
 
-A resumed conversation is held against what it was before the launch, byte by byte. A fork has a
-file of its own: it either repeats its parent's history, which must stand at its beginning, or names
-its parent, whose file then holds that history; and the parent must have nothing of this attempt in
-it.
+A resumed conversation is compared, byte by byte, with what it was before the launch. A fork has its
+own file. That file either begins with its parent's history, or names its parent, whose file then
+holds that history. The parent must contain nothing of this attempt.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from perdure.model import Continuation, Evidence, Session, Snapshot, Start
 
 
 def gather(opened: Opened, watched: Watched, copies: Copies) -> Evidence:
-    """Looks at the conversation as it is now, against what it was before the launch and when
-    perdure last left it."""
+    """Return the evidence: the conversation as it is now, compared with what it was before the
+    launch and when perdure last saw it."""
     driver, asked, before = opened.driver, opened.asked, opened.attempt.before
     session, reading = watched.session, watched.reading
     judged = _judged(asked, reading.session_id)
@@ -33,8 +32,7 @@ def gather(opened: Opened, watched: Watched, copies: Copies) -> Evidence:
     prefix_kept, new = _looked_at(opened, path, before)
     sent = set(session.prompts) if session is not None else {own}
     foreign = sum(mark not in sent and mark != own for mark in new)
-    # Nobody saw the end of a lost attempt: what stands behind its prompt may have come long after
-    # it.
+    # Nobody saw the end of a lost attempt: prompts after its own may have come long after it.
     unseen = watched.exit.cause == "lost" and own in new
     return Evidence(
         asked=asked.session_id,
@@ -62,7 +60,8 @@ def gather(opened: Opened, watched: Watched, copies: Copies) -> Evidence:
 
 
 def _copy_kept(opened: Opened, copies: Copies, judged: str, path: Path | None) -> bool | None:
-    """Whether the transcript has all that perdure's own copy holds; None where there is none."""
+    """Return whether the transcript has everything that perdure's own copy holds; None if there is
+    no transcript."""
     if path is None or not judged:
         return None
     try:
@@ -72,8 +71,8 @@ def _copy_kept(opened: Opened, copies: Copies, judged: str, path: Path | None) -
 
 
 def _judged(asked: Continuation, returned: str) -> str:
-    """The conversation whose file tells: a resumed one is judged by its own, whatever the agent
-    opened instead."""
+    """Return the id of the conversation to judge. A resumed one is judged by its own file, even if
+    the agent opened another."""
     if asked.kind is Start.RESUME:
         return asked.session_id
     return returned or (asked.fork_id if asked.kind is Start.FORK else asked.session_id)
@@ -82,7 +81,8 @@ def _judged(asked: Continuation, returned: str) -> str:
 def _looked_at(
     opened: Opened, path: Path | None, before: Snapshot | None
 ) -> tuple[bool | None, list[str]]:
-    """Whether the earlier conversation is its beginning, and the prompts that came after it."""
+    """Return whether the transcript begins with the earlier conversation, and the prompts that came
+    after it."""
     if path is None:
         return None, []
     if opened.asked.kind is Start.FORK and before is not None:
@@ -118,7 +118,8 @@ def _parent_kept(opened: Opened, before: Snapshot | None, own: str) -> bool | No
 def _between(
     opened: Opened, session: Session | None, known: Snapshot | None, before: Snapshot | None
 ) -> int:
-    """Strangers' prompts between perdure's last look and this launch."""
+    """Return the number of prompts that somebody else sent between perdure's last look and this
+    launch."""
     if (
         session is None
         or known is None

@@ -1,7 +1,7 @@
-"""How an attempt ends: the driver's classification, the evidence, the receipt, the check, the
-decision; one `finish`.
+"""Ends an attempt: the driver's classification, the evidence, the receipt, the check, the decision;
+one `finish`.
 
-Every path of an attempt leads here, the one after a lost machine too, and nothing else writes an
+Every path of an attempt ends here, also one that follows a lost machine, and nothing else writes an
 outcome.
 """
 
@@ -58,7 +58,7 @@ from perdure.rules.work_report import work_report
 
 
 def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpointing) -> TaskRun:
-    """Stores how the attempt ended and what follows. Returns the run as it is then."""
+    """Store how the attempt ended and what follows. Return the run as it is then."""
     claim = opened.claim
     outcome = judge_turn(
         opened.driver.outcome(watched.exit, watched.reading.for_classifier()),
@@ -74,7 +74,8 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
     receipt = judge(opened.asked, evidence)
     events: list[AnyEvent] = []
     broken = receipt is not None and receipt.verdict is Verdict.BROKEN
-    # A lost machine explains a damaged transcript: the next attempt finds out what can be used.
+    # A lost machine explains a damaged transcript: the next attempt finds out what can still be
+    # used.
     if receipt is not None and broken and outcome.kind is not OutcomeKind.LOST:
         outcome = Outcome(
             kind=OutcomeKind.CONTINUITY_LOST,
@@ -89,8 +90,8 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
             detail="another program was on the conversation; the policy is strict",
         )
     heard = evidence.answered or evidence.prompt_found or process.launched(opened.directory)
-    # Whoever did not take it over has started it: its agent had its chance, and would be started in
-    # vain for ever.
+    # Only an adopted attempt may have ended before its agent started. A supervisor that launched
+    # the agent itself gave it its chance, and would otherwise start it in vain forever.
     if outcome.kind is OutcomeKind.LOST and not heard and opened.adopted:
         outcome = replace(
             outcome, detail="perdure was ended before its agent had started", began=False
@@ -156,9 +157,9 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
 def close_unopened(
     engine: Engine, claim: Claim, outcome: Outcome, used: Usage = NO_USAGE
 ) -> TaskRun:
-    """Stores the end of an attempt that never launched its agent, or whose agent was on another
-    host: what it had used is stored, as far as that host told. The conversation before may have
-    been asked for its last words; `used`: in a turn for them that nobody heard."""
+    """Store the end of an attempt that never launched its agent, or whose agent was on another
+    host: its usage is stored as far as that host reported it. `used`: the usage of a summary turn
+    of the previous conversation whose answer was never received."""
     stored = next(
         attempt.usage
         for attempt in engine.store.attempts(claim.run.id)
@@ -176,8 +177,8 @@ def _sessions(
     receipt: Receipt | None,
     evidence: Evidence,
 ) -> tuple[Session, ...]:
-    """The conversation's record after this attempt; retired only on positive proof that it cannot
-    go on."""
+    """Return the conversation's record after this attempt; retired only on positive proof that it
+    cannot go on."""
     session = watched.session
     if session is None:
         return ()
@@ -192,7 +193,7 @@ def _sessions(
         except PerdureError:
             taken = False
         found = found if taken else session.snapshot
-    # An agent whose transcript cannot be read has its prompt if it answered.
+    # If an agent's transcript cannot be read, an answer shows that it has its prompt.
     given = bool(evidence.prompt_found) or (
         evidence.answered and not opened.driver.abilities.transcripts
     )
@@ -223,15 +224,15 @@ def _sessions(
             cwd=opened.workspace.path if given else session.cwd,
             total=watched.reading.total
             or (total_of(opened.driver, found) if found is not None else session.total),
-            # What was not judged, or was judged to be changed, is not what perdure knows of the
-            # conversation.
+            # A transcript that was not judged, or was judged to be changed, is not recorded as the
+            # known state of the conversation.
             snapshot=(found if receipt is not None and not changed else None) or session.snapshot,
         ).used(engine.store.now(), engine.session_lifetime_s),
     )
 
 
 def _is_new_task(engine: Engine, opened: Opened, session: Session, evidence: Evidence) -> bool:
-    """The run's prompt stands in this conversation for the first time."""
+    """Return whether the run's prompt is in this conversation for the first time."""
     run = opened.claim.run
     return bool(evidence.prompt_found) and not any(
         attempt.session_id == session.id
@@ -243,7 +244,7 @@ def _is_new_task(engine: Engine, opened: Opened, session: Session, evidence: Evi
 
 
 def _sized(session: Session, sized: Sized, outcome: Outcome, claim: Claim) -> Session:
-    """With its fill; retired where it is too long and gives way to a new one."""
+    """Return the session with its fill; retired if it is too long and a new one replaces it."""
     cause = session.cause or sized.cause(outcome, claim.run.spec.continuity)
     return replace(
         session,
@@ -303,7 +304,7 @@ def _finish(
     counted = tally(claim, earlier, ended, outcome)
     policy = claim.run.spec.continuity
     if outcome.kind is OutcomeKind.CONTEXT_EXHAUSTED:
-        # What a strict policy forbids is a new conversation: a shorter one is still the same.
+        # A strict policy forbids a new conversation; a compacted one is still the same.
         policy = (
             ContinuityPolicy.STRICT
             if asks_for_person(policy, following)
@@ -328,7 +329,8 @@ def _finish(
 
 
 def _verdict(engine: Engine, ended: Attempt, events: tuple[AnyEvent, ...]) -> str:
-    """The verdict on the attempt's work, from the journal as it is about to be."""
+    """Return the verdict on the attempt's work, from the journal including the events about to be
+    stored."""
     records = engine.store.history(ended.run, limit=HISTORY)
     coming = (Record(ended.run, 0, ended.number, 0, event) for event in events)
     return str(work_report(ended, [*records, *coming]).verdict or "")
@@ -339,7 +341,7 @@ def _with_condition(decision: Decision, condition: Condition) -> Decision:
 
 
 def tally(claim: Claim, earlier: list[Attempt], ended: Attempt, outcome: Outcome) -> Tally:
-    """What the attempts add up to, the one that just ended included, and its outcome."""
+    """Return the totals of the attempts, including the one that just ended, with its outcome."""
     run = claim.run
     kinds = [
         _counted_as(attempt)
@@ -366,8 +368,8 @@ def tally(claim: Claim, earlier: list[Attempt], ended: Attempt, outcome: Outcome
 
 
 def _counted_as(attempt: Attempt) -> OutcomeKind | None:
-    """None for one that was lost before its agent was started, as by a restart of the server: it
-    says nothing of the task."""
+    """Return the outcome's kind; None for an attempt that was lost before its agent was started, as
+    by a restart of the server, because it says nothing about the task."""
     assert attempt.outcome is not None
     outcome = attempt.outcome
     return (

@@ -1,8 +1,9 @@
-"""What is no part of a conversation, is set again on every launch, and is kept with the attempt so
-that a change can be shown.
+"""Settings that are not part of a conversation, are set again on every launch, and are stored with
+the attempt so that a change can be shown.
 
-The CLIs forget model, permissions, tools, servers and directories between two launches. They stand
-in the run's immutable spec, so a resume never widens them. `perdure why` compares the attempts.
+The CLIs forget model, permissions, tools, servers and directories between two launches. These
+settings are in the run's immutable spec, so a resume never widens them. `perdure why` compares the
+attempts.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ from perdure.protocols import AgentDriver
 
 
 def flags_of(engine: Engine, claim: Claim, driver: AgentDriver) -> dict[str, str]:
-    """What is no part of a conversation and is set again on every resume; kept so that a change can
-    be shown."""
+    """Return the settings that are not part of a conversation and are set again on every resume."""
     spec = claim.run.spec
     return {
         "agent": spec.agent,

@@ -1,10 +1,11 @@
-"""The heartbeat of an attempt: who is silent for the length of a lease has lost it.
+"""The heartbeat of an attempt: a supervisor that is silent for the length of a lease loses the
+attempt.
 
-Where several hosts share a database, it beats from the claim to the end, also while a repository is
-fetched or a check runs, and each beat lets the shim keep the agent for a while longer
-(`process.hold`). A host that is cut off or stopped cannot renew: its shim ends the agent after two
-thirds of a lease, kills it after five sixths, and another host takes the attempt over at five
-quarters. What the late host still wants to write is refused by the fence (LostLease).
+If several hosts share a database, it beats from the claim to the end, also while a repository is
+fetched or a check runs. Each beat lets the shim keep the agent for a while longer (`process.hold`).
+A host that is disconnected or stopped cannot renew: its shim asks the agent to end after two thirds
+of a lease and kills it after five sixths, and another host takes the attempt over at five quarters.
+Later writes of the first host are refused because of the fencing token (LostLease).
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from perdure.host import process
 from perdure.model import Claim, Exit, RunState, TaskRun
 
 BEATS = 4
-"""In each lease."""
+"""Number of heartbeats in each lease."""
 TICK_S = 0.05
 UNTIL, END_BY = 2 / 3, 5 / 6
-"""Parts of a lease after which an agent is asked to end, and made to."""
+"""Fractions of a lease after which an agent is asked to end, and is killed."""
 
 
 def beat(engine: Engine, claim: Claim) -> TaskRun:
-    """Renews the lease, for the agent as well. Raises LostLease, StoreError."""
+    """Renew the lease, also for the agent. Raises LostLease, StoreError."""
     asked = process.boottime()
     run = engine.store.renew(claim, engine.lease_s)
     if engine.host.id:
@@ -37,9 +38,11 @@ def beat(engine: Engine, claim: Claim) -> TaskRun:
 
 
 def followed(engine: Engine, claim: Claim, running: process.Process) -> tuple[Exit, bool]:
-    """Waits for the end of a program of the attempt's that is not its agent's turn, keeps the lease
-    meanwhile, and hears a stop. Returns how it ended, and whether it was asked to. Whatever is
-    raised here (LostLease, StoreError), the program has ended then."""
+    """Wait for a program of the attempt other than its agent's turn, such as a check. Meanwhile,
+    renew the lease and obey a stop. Return how the program ended, and whether it was asked to stop.
+
+    If anything is raised (LostLease, StoreError), the program has been killed.
+    """
     last, stopped = process.boottime(), False
     try:
         while (end := running.wait(TICK_S)) is None:
@@ -59,8 +62,8 @@ def followed(engine: Engine, claim: Claim, running: process.Process) -> tuple[Ex
 
 @contextmanager
 def beating(engine: Engine, claim: Claim) -> Iterator[None]:
-    """Keeps the lease while the block runs, in a thread of its own. Where it is lost, nothing of
-    the attempt lives on here."""
+    """Renew the lease in a separate thread while the block runs. If the lease is lost, end
+    everything of the attempt on this host."""
     if not engine.host.id:
         yield
         return
@@ -80,7 +83,7 @@ def beating(engine: Engine, claim: Claim) -> Iterator[None]:
 
 
 def end_here(engine: Engine, claim: Claim) -> None:
-    """Ends what lives of a lost attempt, unless another supervisor of this host has it now."""
+    """End the processes of a lost attempt, unless another supervisor of this host has it now."""
     try:
         run = engine.store.get(claim.run.id)
         if (
@@ -107,6 +110,6 @@ def _beat_on(engine: Engine, claim: Claim, over: threading.Event) -> None:
                 end_here(engine, claim)
             return
         except (PerdureError, OSError):
-            # The database is away: the next beat may find it, and without one the shim knows what
-            # to do.
+            # The database is unreachable: the next beat may succeed, and without one the shim ends
+            # the agent.
             continue

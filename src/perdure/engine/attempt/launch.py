@@ -1,4 +1,4 @@
-"""The launch itself: a process of the attempt's own, or a turn of one that is kept. Called by
+"""Launches the agent: as a process of this attempt, or as a turn of a kept agent. Called by
 `opening_steps`, once the start is stored."""
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 def start(
     engine: Engine, opened: Opened, program: Program, identity: dict[str, str], idle: Idle | None
 ) -> None:
-    """Starts the agent, or gives the idle one its turn. `idle` is used, or ended. Raises
+    """Start the agent, or give the idle one its turn. `idle` is either used or ended. Raises
     NotStarted, PerdureError."""
     try:
         launch = _launch(engine, opened, program)
@@ -88,7 +88,8 @@ def _marks(engine: Engine, opened: Opened) -> tuple[str, ...]:
 
 
 def _compact_at(engine: Engine, opened: Opened) -> CompactAt | None:
-    """Where this launch has its CLI compact the conversation."""
+    """Return the level at which the CLI compacts the conversation in this launch; None if it does
+    not."""
     run, rules = opened.claim.run, rules_of(engine, opened.claim.run)
     known = opened.session.fill if opened.session is not None else None
     fill = fill_of(engine, opened.driver, run, opened.attempt.before, known)
@@ -100,7 +101,8 @@ def _compact_at(engine: Engine, opened: Opened) -> CompactAt | None:
 
 
 def _next_turn(engine: Engine, opened: Opened, idle: Idle) -> process.Process | None:
-    """A turn of the agent that idles here, if it is what would be started. Else it is ended."""
+    """Return a turn of the idle agent, if it is the same as what would be started. Else end it and
+    return None."""
     assert opened.launch is not None
     assert opened.lock_fd is not None
     asked = opened.asked
@@ -129,7 +131,8 @@ def _next_turn(engine: Engine, opened: Opened, idle: Idle) -> process.Process | 
 
 
 def _has_seen_all(opened: Opened, idle: Idle) -> bool:
-    """Nothing came into the conversation since its process came to rest, whoever put it there."""
+    """Return whether nothing came into the conversation, from anybody, since the idle process
+    finished its last turn."""
     before = opened.attempt.before
     if (
         idle.seen is None
@@ -142,12 +145,12 @@ def _has_seen_all(opened: Opened, idle: Idle) -> bool:
 
 
 def _first_turn(engine: Engine, opened: Opened) -> process.Process | None:
-    """The first turn of an agent that is to be kept. None where none is wanted, or this launch
-    needs a process for itself."""
+    """Return the first turn of an agent that is to be kept; None if none is to be kept, or this
+    launch needs its own process."""
     run, driver = opened.claim.run, opened.driver
     assert opened.launch is not None
     assert opened.lock_fd is not None
-    # A kept agent rests only where nothing of its turn is left.
+    # A kept agent goes idle only if nothing of its turn is left running.
     if leftover_policy(engine, run) is not OnLeftover.END:
         return None
     if engine.warm is None or driver.warm is None or not engine.warm.wanted(driver, run):
@@ -183,7 +186,7 @@ def _alone(engine: Engine, opened: Opened) -> process.Process:
 
 
 def _over(command: Command, own: dict[str, str]) -> Command:
-    """The driver's variables are defaults: what the user has set stands."""
+    """Apply the driver's variables as defaults: those that the user has set win."""
     return replace(
         command, env={name: value for name, value in command.env.items() if name not in own}
     )
@@ -200,6 +203,6 @@ def _told(engine: Engine, opened: Opened) -> None:
     try:
         engine.store.record(opened.claim, events)
     except PerdureError:
-        # The attempt is about to be told as one that did not start: nothing of it may live.
+        # The attempt is about to be recorded as not started, so no process of it may survive.
         opened.process.kill()
         raise

@@ -1,5 +1,5 @@
-"""An attempt on its way, as `opening_steps` hands it on: what watching, verifying and closing need
-of it, and what is let go at its end."""
+"""A started attempt, as `opening_steps` passes it on: what watching, verifying and closing need of
+it, and what is released at its end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from perdure.protocols import AgentDriver
 
 @dataclass(slots=True, kw_only=True)
 class Opened:
-    """An attempt on its way: everything that watching and closing need."""
+    """A started attempt: everything that watching and closing need."""
 
     claim: Claim
     attempt: Attempt
@@ -37,13 +37,13 @@ class Opened:
     adopted: bool = False
     lock_fd: int | None = None
     lifetime_s: float = 0.0
-    """Of a session that the agent names only later."""
+    """Lifetime in seconds of a session whose id the agent reports only later."""
     launch: Launch | None = None
     env: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    """What the driver changed in the user's arguments."""
+    """Notes on what the driver changed in the user's arguments."""
     idle: Idle | None = None
-    """The kept agent whose turn this attempt is."""
+    """The kept agent that runs this attempt as a turn; None if there is none."""
 
     def __enter__(self) -> Opened:
         return self
@@ -58,7 +58,7 @@ class Opened:
             os.close(self.lock_fd)
             self.lock_fd = None
         if self.idle is not None:
-            # Whoever takes the attempt over finds an agent that ends with its turn.
+            # A supervisor that takes the attempt over finds an agent that ends with its turn.
             self.idle.kept.leave()
 
     @property
@@ -66,7 +66,8 @@ class Opened:
         return Path(self.attempt.directory)
 
     def transcript(self, session_id: str) -> Path | None:
-        """The file to judge a conversation by, as it is now."""
+        """Return the file by which a conversation is judged, as it is now; None if there is
+        none."""
         return locate(self.driver, self.home, session_id, self.directory)
 
     @property

@@ -1,7 +1,7 @@
-"""What perdure knows of a conversation that it cannot read: marks of prompts, answers and tool
-calls.
+"""Marks of prompts, answers and tool calls: what perdure knows of a conversation whose transcript
+it cannot read.
 
-Called by `launch`; the agent's replay is held against them before the next prompt is sent.
+Called by `launch`; the agent's replay is compared with them before the next prompt is sent.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from perdure.model import Session
 from perdure.model.events import ItemsMarked
 
 MOST = 2000
-"""Number of marks that fit into one argument of a command, with room for the rest of it."""
+"""Maximum number of marks, so that they fit into one argument of a command, with room for the rest
+of it."""
 
 
 def known_marks(engine: Engine, session: Session) -> tuple[str, ...]:
     """Return the newest marks that a replay of the conversation has to hold, oldest first.
 
-    Of a turn that was cut off only the prompt counts, and only if the agent answered: whether it
-    saved the rest is not known.
+    A turn that was cut off counts only with its prompt, and only if the agent answered: it is not
+    known whether the agent saved the rest.
     """
     found: list[str] = []
     for run in engine.store.runs_of(session.key):

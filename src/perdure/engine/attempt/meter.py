@@ -1,12 +1,12 @@
-"""Counts what an attempt spends while it works, from its agent's output and from the transcript.
+"""Counts what an attempt spends while it runs, from its agent's output and from the transcript.
 Used by `supervision`.
 
-An agent tells its final figure at the end of a turn, if it lives so long. Until then every reply of
-the model is counted by itself: Claude Code prints what a reply uses when it begins and when it
-ends, Codex and Gemini CLI write it into their transcripts alone. A reply is known by its id and
-told several times, so reading the same again changes nothing; a supervisor that takes over counts
-the same. What stood in the transcript before the attempt, or was copied into it by a fork, belongs
-to other attempts.
+An agent reports its final figure at the end of a turn, if it lives that long. Until then every
+reply of the model is counted separately: Claude Code prints the usage of a reply when it begins and
+when it ends; Codex and Gemini CLI write it only into their transcripts. A reply is identified by
+its id and reported several times, so reading it again changes nothing, and a supervisor that takes
+over gets the same count. Replies that were in the transcript before the attempt, or were copied
+into it by a fork, belong to other attempts.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from perdure.lateclass import dataclass
 from perdure.model import Start, Usage
 
 SEEK_S = 0.5
-"""A transcript that is not there yet is looked for at most so often."""
+"""Minimum interval between two searches for a transcript that does not exist yet, in seconds."""
 PIECE = 8 * 1024**2
-"""Bytes of a transcript that are read at once."""
+"""Maximum number of bytes of a transcript that are read at once."""
 
 
 @dataclass(slots=True)
 class Meter:
-    """One attempt's. `look` is cheap where nothing was written."""
+    """The meter of one attempt. `look` is cheap if nothing was written."""
 
     opened: Opened
     model: str = ""
-    """The newest that was told, for replies that name none."""
+    """Newest model reported, for replies that name none."""
     before: Usage = field(default_factory=Usage)
-    """The conversation's total when the attempt began, where the agent counts over all of it."""
+    """The conversation's total when the attempt began, if the agent counts over all of it."""
     session_id: str = ""
     path: Path | None = None
     sought: float = 0.0
     offset: int = 0
     earlier: set[str] = field(default_factory=set)
-    """Ids of replies that a fork brought along."""
+    """Ids of replies that a fork copied from its parent."""
 
     def begin(self) -> None:
-        """Reads what was there before the attempt."""
+        """Read what was there before the attempt."""
         opened = self.opened
         session, before, driver = opened.session, opened.attempt.before, opened.driver
         self.model = (
@@ -57,13 +57,12 @@ class Meter:
                 with Path(before.path).open("rb") as file:
                     self.earlier = {reply.id for reply in driver.replies(file.read(before.size))}
         except OSError:
-            # The transcript was moved or lost since: what the session's record says is the next
-            # best.
+            # The transcript was moved or lost since: the session's record is the next best source.
             self.before = session.total if session is not None else Usage()
 
     def look(self, reading: EventTotals, *, last: bool = False) -> None:
-        """Counts what the transcript tells that is new. `last`: the agent has ended, and its
-        subagents' transcripts are read as well."""
+        """Count what is new in the transcript. `last`: the agent has ended, and its subagents'
+        transcripts are read as well."""
         path = self._transcript(last=last)
         if path is None:
             return
@@ -72,8 +71,8 @@ class Meter:
             if last:
                 self._read_subagents(path, reading)
         except OSError:
-            # It may be moved at any moment, by whoever moves the agent's home. What was counted
-            # stays.
+            # The transcript may be moved at any moment, if somebody moves the agent's home. The
+            # counts so far are kept.
             self.path = None
 
     def usage(self, reading: EventTotals) -> Usage:
@@ -81,7 +80,8 @@ class Meter:
         return reading.usage(self.before, self.model)
 
     def _transcript(self, *, last: bool) -> Path | None:
-        """The agent's own file; an archive has none, and its agent prints all that it writes."""
+        """Return the agent's own file. An agent with an archive has none, and prints all that it
+        writes."""
         session, opened = self.opened.session, self.opened
         if session is None or opened.driver.archive is not None:
             return None
@@ -98,7 +98,7 @@ class Meter:
     def _read(self, path: Path, reading: EventTotals) -> None:
         size = path.stat().st_size
         if size < self.offset:
-            # It was written anew: what stands in it now was counted, or is older than the attempt.
+            # The file was rewritten: its content was counted already, or is older than the attempt.
             self.offset = size
         while size > self.offset:
             with path.open("rb") as file:
@@ -117,7 +117,8 @@ class Meter:
                 reading.count(reply)
 
     def _read_subagents(self, path: Path, reading: EventTotals) -> None:
-        """A subagent's transcript is its own file, which may be older than the attempt."""
+        """Count the replies in subagents' transcripts. Each is a separate file, which may be older
+        than the attempt."""
         began = int((self.opened.directory / "prompt.md").stat().st_mtime * 1000)
         model = self.model
         for found in self._belonging(path):

@@ -1,8 +1,8 @@
-"""How an attempt starts: its host, its workdir, its conversation, the decision; then `preparation`
-stores it, and it is launched.
+"""Starts an attempt: its host, its workdir, its conversation, the decision; then `preparation`
+stores the start, and the agent is launched.
 
-Only when the attempt's start is stored is a process started. `reopen_attempt` finds an attempt
-again that another supervisor had started.
+A process is started only after the attempt's start is stored. `reopen_attempt` finds an attempt
+that another supervisor had started.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ BRIEFLY_S = 30.0
 
 
 def open_attempt(engine: Engine, claim: Claim) -> Opened:
-    """Prepares, decides, stores and launches. Raises NotStarted, or a PerdureError of the workspace
-    or the driver."""
+    """Prepare, decide, store and launch. Raises NotStarted, or a PerdureError of the workspace or
+    the driver."""
     with engine.homes.still():
         return _open(engine, claim)
 
 
 def _locked(engine: Engine, place: Workspace) -> int:
-    """The workdir's lock. Who has it for a moment, to commit or to look, is waited for: that is no
-    conflict. Raises InUse."""
+    """Return a file descriptor that holds the workdir's lock. Wait for a brief holder, such as a
+    commit, because that is no conflict. Raises InUse."""
     end = time.monotonic() + BRIEFLY_S
     while True:
         try:
@@ -133,7 +133,8 @@ def _summarized(
     own: Mapping[str, str],
     lock_fd: int,
 ) -> Session:
-    """Have the agent sum its conversation up, unless it has done so before."""
+    """Have the agent summarize its conversation, unless it has done so before. Return the session
+    as it is then."""
     from perdure.engine.attempt.rollover import ask, told_before
 
     if told_before(engine.store.history(claim.run.id, limit=HISTORY), live.id) is not None:
@@ -142,8 +143,8 @@ def _summarized(
 
 
 def _lineage(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> Sequence[Session]:
-    """The conversations of the run's scope; from the store itself, never from a cache. Records that
-    were lost are made again."""
+    """Return the conversations of the run's scope, from the store itself, never from a cache. Lost
+    records are rebuilt."""
     key = SessionKey(claim.run.spec.agent, claim.run.scope)
     lineage = engine.store.lineage(key)
     if any(session.state is not SessionState.RETIRED for session in lineage):
@@ -158,8 +159,8 @@ def _lineage(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> S
 
 
 def _brought_here(engine: Engine, claim: Claim) -> Claim:
-    """The claim, with the run's files on this host. A run that never began works where this host
-    would have put it."""
+    """Return the claim with the run's files on this host. A run that never began gets the workdir
+    that this host would have planned. Raises NotStarted, LostLease."""
     run = claim.run
     if why := engine.kept_from(run):
         raise NotStarted(Outcome(kind=OutcomeKind.WRITER_CONFLICT, detail=why))
@@ -182,8 +183,8 @@ def _brought_here(engine: Engine, claim: Claim) -> Claim:
 
 
 def reopen_attempt(engine: Engine, claim: Claim) -> Opened | None:
-    """The attempt of a dead supervisor, with its process if one was started; None if it never
-    began."""
+    """Return the attempt of a dead supervisor, with its process if one was started; None if it
+    never began."""
     attempt = next(a for a in engine.store.attempts(claim.run.id) if a.number == claim.attempt)
     if attempt.continuation is None or not attempt.directory:
         return None

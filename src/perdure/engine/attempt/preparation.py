@@ -1,8 +1,8 @@
-"""From the decision to the launch: what has to lie in place is put there, the agent's prompt is
-written, and the start is stored.
+"""The steps from the decision to the launch: files and transcripts are put in place, the agent's
+prompt is written, and the start is stored.
 
 `opening_steps` calls `begin` under the workdir's lock. It starts no process. Everything before
-`store.begin` can be done again at any time; after it the attempt's start is known for ever.
+`store.begin` can be repeated at any time; after it the attempt's start is recorded permanently.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def begin(
     *,
     fresh: bool,
 ) -> Opened:
-    """Everything up to the launch. `lifetime_s`: of the scope's sessions, where it has one of its
-    own; `fresh`: the workdir was made anew."""
+    """Do everything up to the launch and return the attempt. `lifetime_s`: lifetime of the scope's
+    sessions, if it has one of its own; `fresh`: the workdir was newly made."""
     run, asked = claim.run, decided.continuation
     assert run.workspace is not None
     now = engine.store.now()
@@ -137,8 +137,8 @@ def _put_in_place(
     asked: Continuation,
     ground: Ground,
 ) -> None:
-    """Puts perdure's own copy, or the mended one, where the agent looks, if that is what the
-    conversation goes on from."""
+    """Put perdure's own copy, or the repaired one, where the agent looks, if the conversation goes
+    on from it."""
     if asked.rung in (Rung.COPY, Rung.CHECKPOINT):
         back = (
             ground.checkpoint.conversation if ground.back and ground.checkpoint is not None else ()
@@ -162,7 +162,8 @@ def _put_in_place(
             ],
         )
     if asked.rung in (Rung.CHECKPOINT, Rung.REPAIRED):
-        # The conversation goes on from what perdure has just put there, so that is what it knows.
+        # The conversation goes on from what perdure has just put there, so the own copy must have
+        # the same.
         path = locate(driver, home, asked.session_id, engine.attempt_directory(claim))
         if path is not None:
             engine.copies.take(driver, asked.session_id, path, replace=True)
@@ -177,7 +178,8 @@ def _staying(
     own_id: str,
     now: int,
 ) -> Session | None:
-    """The scope's conversation, if it stays that; else it is retired, with the cause."""
+    """Return the scope's conversation if it remains in use; else retire it with the cause, and
+    return None."""
     if asked.expired:
         expired = SessionExpired(
             session_id=live.id, expired=asked.expired, continuation=str(asked.kind)
@@ -201,7 +203,7 @@ def _announced(
     total: Usage,
     lifetime_s: float,
 ) -> Session:
-    """The scope's new conversation, under the id that the agent is told to give it."""
+    """Return the scope's new conversation, under the id that the agent is asked to give it."""
     run = claim.run
     assert run.workspace is not None
     return Session(
@@ -219,7 +221,8 @@ def _announced(
 
 
 def _place_files(engine: Engine, claim: Claim, *, fresh: bool) -> None:
-    """Brings the task's files into the workdir, if there are any. `fresh`: it was made anew."""
+    """Put the task's files into the workdir, if there are any. `fresh`: the workdir was newly
+    made."""
     run = claim.run
     assert run.workspace is not None
     contexts = [
@@ -249,13 +252,13 @@ def _place_files(engine: Engine, claim: Claim, *, fresh: bool) -> None:
 
 
 def parent_of(asked: Continuation) -> str:
-    """The conversation that a new one comes from: forked, or stands in for."""
+    """Return the conversation that a new one is forked from, or stands in for."""
     return asked.session_id if asked.kind is Start.FORK else asked.lost_session_id
 
 
 def total_of(driver: AgentDriver, before: Snapshot | None) -> Usage:
-    """The CLI's running total as it was before the launch: what a fork begins with, where its count
-    goes on from its parent's."""
+    """Return the CLI's running total as it was before the launch. A fork begins with it if the
+    CLI's count continues from its parent's."""
     if before is None or not driver.abilities.cumulative_usage:
         return Usage()
     with Path(before.path).open("rb") as file:
@@ -265,15 +268,16 @@ def total_of(driver: AgentDriver, before: Snapshot | None) -> Usage:
 def _heard(
     driver: AgentDriver, asked: Continuation, before: Snapshot | None
 ) -> frozenset[str] | None:
-    """The marks of the prompts in a transcript that was put in place of the agent's own; None where
-    the own one goes on."""
+    """Return the marks of the prompts in a transcript that replaced the agent's own; None if the
+    agent's own one goes on."""
     if before is None or asked.rung not in PUT_BACK:
         return None
     return frozenset(prompts_since(driver, Path(before.path), None))
 
 
 def _came_from(driver: AgentDriver, home: Path, asked: Continuation, live: Session | None) -> str:
-    """The directory in which the conversation that goes on was until now."""
+    """Return the directory in which the conversation that goes on was until now; empty if there is
+    none."""
     if asked.kind is Start.FORK:
         return next((found.cwd for found in driver.conversations(home, 1, asked.session_id)), "")
     return live.cwd if live is not None and asked.kind is Start.RESUME else ""
@@ -282,8 +286,8 @@ def _came_from(driver: AgentDriver, home: Path, asked: Continuation, live: Sessi
 def _put_mended(
     engine: Engine, claim: Claim, driver: AgentDriver, program: Program, home: Path, session_id: str
 ) -> tuple[Path, list[str]]:
-    """Puts the mended copy where the agent looks. Returns the place, and where what lay there is
-    now."""
+    """Put the repaired copy where the agent looks. Return its path, and the paths to which the
+    replaced files were moved."""
     from perdure.engine.attempt.repair import MENDED
     from perdure.engine.attempt.restore_transcript import take_in
 
@@ -309,8 +313,8 @@ def _put_mended(
 
 
 def _turns_since_lost(engine: Engine, claim: Claim, live: Session | None) -> int:
-    """Prompts of somebody else that were found when the attempt before was closed, whose end nobody
-    saw."""
+    """Return the number of prompts of somebody else that were found when the previous attempt was
+    closed, if nobody saw how that one ended."""
     ended = [each for each in engine.store.attempts(claim.run.id) if each.number < claim.attempt]
     if live is None or not ended or ended[-1].session_id != live.id or ended[-1].receipt is None:
         return 0
@@ -318,7 +322,8 @@ def _turns_since_lost(engine: Engine, claim: Claim, live: Session | None) -> int
 
 
 def _turns_between(driver: AgentDriver, live: Session | None, before: Snapshot | None) -> int:
-    """Prompts that somebody else put into the conversation since perdure last saw it."""
+    """Return the number of prompts that somebody else put into the conversation since perdure last
+    saw it."""
     if (
         live is None
         or before is None

@@ -1,7 +1,7 @@
-"""The project map for the prompt of an attempt, where one is due: gathered here, drawn by
-`project_map`, told in the journal.
+"""Adds the project map to the prompt of an attempt, if one is due: gathers the facts, has
+`project_map` draw it, and records it in the journal.
 
-`project_map` is imported when a map is drawn: most attempts pay nothing for it.
+`project_map` is imported only when a map is drawn, so that most attempts do not pay for the import.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 def is_due(when: MapWhen, asked: Continuation, *, sessions: bool) -> bool:
-    """`sessions`: the agent can go on with a conversation. A prompt that goes on with one has no
-    use for the map, unless `always`."""
+    """Return whether a map is due. `sessions`: the agent can resume a conversation. A prompt that
+    resumes one needs no map, unless `always` is set."""
     if when is MapWhen.OFF or asked.kind in (Start.WAIT, Start.REFUSE):
         return False
     anew = asked.kind in (Start.FRESH, Start.REBUILD)
@@ -39,11 +39,11 @@ def map_for(
     asked: Continuation,
     contexts: Sequence[Context],
 ) -> str:
-    """The map, or nothing where none is due or none can be made: an attempt never fails for want of
-    it."""
+    """Return the map; empty if none is due or none can be made. A missing map never fails an
+    attempt."""
     run = claim.run
     assert run.workspace is not None
-    # Nothing shows that an agent whose transcripts cannot be read keeps what it saw.
+    # If an agent's transcripts cannot be read, nothing shows that it keeps what it saw.
     sessions = driver.abilities.sessions and driver.abilities.transcripts
     if not is_due(MapWhen(run.spec.map or engine.map_when), asked, sessions=sessions):
         return ""
@@ -72,8 +72,8 @@ def map_for(
 def drawn_of(
     engine: Engine, workspace: Workspace, prompt: str, made: dict[str, str], tokens: int = 0
 ) -> Drawn:
-    """The map of a workdir as it is now. `made`: which task made a file. Raises PerdureError and
-    OSError."""
+    """Return the map of a workdir as it is now. `made`: which task made a file. Raises PerdureError
+    and OSError."""
     from perdure.engine.project_map import ANSWER, Apart, draw, rank, read
 
     names = engine.workspaces.sources(workspace)
@@ -85,8 +85,9 @@ def drawn_of(
 
 
 def made_before(engine: Engine, run: TaskRun) -> dict[str, str]:
-    """Which file came with which run of the same workdir or the same plan, as their checkpoints
-    tell; the earliest first. A run is called by its task's name, where it has one."""
+    """Return which run added which file, by file name, from the checkpoints of runs in the same
+    workdir or the same plan. The earliest run wins. A run is called by its task's name, if it has
+    one."""
     assert run.workspace is not None
     made: dict[str, str] = {}
     saved: dict[str, tuple[Workspace, list[tuple[int, str, str]]]] = {}
@@ -100,7 +101,7 @@ def made_before(engine: Engine, run: TaskRun) -> dict[str, str]:
             found = saved.setdefault(other.workspace.id, (other.workspace, []))[1]
             found += [(each.number, each.workdir.commit, task) for each in checkpoints]
     for workspace, found in saved.values():
-        # Runs may take turns in a workdir: of each turn its last checkpoint counts.
+        # Runs may take turns in a workdir: the last checkpoint of each turn counts.
         ends = [list(turn)[-1] for _, turn in groupby(sorted(found), key=lambda each: each[2])]
         try:
             added = engine.workspaces.checkpoints.added(
@@ -114,5 +115,5 @@ def made_before(engine: Engine, run: TaskRun) -> dict[str, str]:
 
 
 def _plan(scope: str) -> str:
-    """The plan in the scope of its tasks (`plan:ID/STRAND`), or empty."""
+    """Return the plan in the scope of its tasks (`plan:ID/STRAND`); empty if there is none."""
     return scope.partition("/")[0] if scope.startswith("plan:") else ""

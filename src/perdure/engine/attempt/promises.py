@@ -1,9 +1,9 @@
-"""What a task promised besides words: files that it is to make, and conflict marks that are to be
-gone.
+"""Checks what a task promised beyond its instructions: files that it is to make, and conflict marks
+that must be gone.
 
-Looked at after the agent's own success and before the task's `verify`; what is lacking is the
-attempt's failure, so that it goes back into the same conversation. Files are looked at and never
-run; a link may lead anywhere, and is only asked whether it leads to something.
+Checked after the agent reports success and before the task's `verify`. Anything missing is a
+failure of the attempt, so that it goes back into the same conversation. Files are read and never
+run. A link is not followed beyond checking that its target exists.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SHOWN = 20
 
 
 def lacking(spec: TaskSpec, workdir: Path) -> str:
-    """What is missing, in a sentence for the agent; empty where all is there."""
+    """Return what is missing, in a sentence for the agent; empty if nothing is."""
     missing = [name for name in spec.files if not _is_there(workdir / name)]
     marked = [name for name in spec.conflicts if _is_marked(workdir / name)]
     said = (
@@ -37,8 +37,8 @@ def _is_there(path: Path) -> bool:
 
 
 def _is_marked(path: Path) -> bool:
-    """Whether both ends of a conflict stand in the file. A separator alone may be an underlined
-    heading."""
+    """Return whether both ends of a conflict are in the file. A separator alone may be an
+    underlined heading."""
     try:
         if path.is_symlink() or not path.is_file():
             return False

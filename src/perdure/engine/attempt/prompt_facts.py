@@ -1,5 +1,5 @@
-"""What the agent has to be told of earlier attempts: the run's journal and workdir as a `Story` for
-the prompt."""
+"""Gathers what the agent must know about earlier attempts: the run's journal and workdir as a
+`Story` for the prompt."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ BRIEF_LINES = 60
 BRIEF_WIDTH = 300
 EARLIER_LINES = 40
 EFFECTS = 40
-"""Number of effects of each sort that the next attempt is told of."""
+"""Maximum number of effects of each sort that the next attempt is told of."""
 NAMES = 10
 NAME_WIDTH = 120
 
@@ -68,22 +68,22 @@ def story_of(
     drift: DriftSeen | None = None,
     untold: Sequence[Journaled] = (),
 ) -> Story:
-    """The facts as they stand now. `untold`: what the journal has of the conversation, and its
-    transcript has not. `live` is the conversation that goes on, if one does; `came_from` where it
-    was before; `heard` the marks of the prompts in a transcript that was put in its place."""
+    """Return the facts as they are now. `live`: the conversation that goes on, if one does;
+    `came_from`: its directory until now; `heard`: the marks of the prompts in a transcript that
+    replaced the agent's own; `untold`: what the journal has of the conversation and its transcript
+    lacks."""
     run = claim.run
     assert run.workspace is not None
     left = standing(records)
     there = {record.attempt for record in left if isinstance(record.event, AttemptEnded)}
-    # What a restore took back is no part of the story: its attempts are not in the conversation any
-    # more.
+    # Attempts that a restore undid are left out: they are no longer in the conversation.
     ended = [
         attempt
         for attempt in engine.store.attempts(run.id)
         if attempt.number in there and attempt.number < claim.attempt
     ]
     done, open_tools = _told(left)
-    # To look at a large workdir takes its time, and nobody is told of it who was not interrupted.
+    # Looking at a large workdir takes time, and only an interrupted agent is told about it.
     looks = asked.kind is Start.REBUILD or bool(
         ended and ended[-1].outcome and not ended[-1].outcome.ok
     )
@@ -121,7 +121,8 @@ def story_of(
 def _unrecorded(untold: Sequence[Journaled], open_tools: Sequence[str]) -> tuple[Unrecorded, ...]:
     """List what the agent said and did that its conversation does not have, in order.
 
-    A call and its result are told as one; a call that still ran is told with the interruption.
+    A call and its result become one entry. A call that was still running is left out, because the
+    prompt names it with the interruption.
     """
     results = {each.item.key: each for each in untold if each.item.kind is ItemKind.RESULT}
     calls = {each.item.key for each in untold if each.item.kind is ItemKind.CALL}
@@ -145,7 +146,7 @@ def _unrecorded(untold: Sequence[Journaled], open_tools: Sequence[str]) -> tuple
 
 
 def _taken_back(asked: Continuation) -> int:
-    """How many known items are in the transcript, where the agent does not load them."""
+    """Return how many known items are in the transcript although the agent does not load them."""
     shown = asked.shown
     return shown.off_branch if shown is not None and asked.rung is Rung.NATIVE else 0
 
@@ -153,8 +154,8 @@ def _taken_back(asked: Continuation) -> int:
 def _earlier(
     engine: Engine, run: TaskRun, ended: Sequence[Attempt], asked: Continuation
 ) -> tuple[str, ...]:
-    """What was said in a shared conversation before this run came into it, or up to the turn at
-    which it was to be forked: this run's journal knows nothing of that."""
+    """Return what was said in a shared conversation before this run joined it, or up to the turn at
+    which it was to be forked. This run's journal has none of that."""
     if asked.kind is not Start.REBUILD or not asked.lost_session_id:
         return ()
     driver = engine.driver(run.spec.agent)
@@ -176,7 +177,8 @@ def _earlier(
 
 
 def _lost_workdir(records: Sequence[Record]) -> str:
-    """That the workdir was gone when this attempt began, and what was put in its place."""
+    """Return a sentence that says that the workdir was gone when this attempt began, and what
+    replaced it; empty if it was not."""
     lost = None
     for record in records:
         if isinstance(record.event, AttemptEnded):
@@ -198,7 +200,8 @@ def _lost_workdir(records: Sequence[Record]) -> str:
 
 
 def _restored(ground: Ground) -> str:
-    """That the conversation, or all of it, is not where the agent left it."""
+    """Return a sentence that says that the workdir or the conversation is not as the agent left it;
+    empty if both are."""
     checkpoint = ground.checkpoint
     if checkpoint is None or not (ground.restored or ground.back):
         return ""
@@ -226,7 +229,7 @@ def _restored(ground: Ground) -> str:
 
 
 def _drift(seen: DriftSeen, ground: Ground) -> str:
-    """What is not as the agent knows it, in a sentence or two."""
+    """Return what differs from what the agent knows, in a sentence or two."""
     who = (
         "these files were changed, by you or by somebody else"
         if ground.by_itself
@@ -245,8 +248,8 @@ def _drift(seen: DriftSeen, ground: Ground) -> str:
 
 
 def _files(engine: Engine, claim: Claim, given: int, records: Sequence[Record]) -> str:
-    """What was done with task files in this attempt, or with versions that do not stand in the
-    conversation; of each name the last."""
+    """Return what was done with task files in this attempt, or with versions that are not yet in
+    the conversation; the last change of each name."""
     gone = retired(records)
     made = [
         (number, change) for number, change in changes_of(records) if change.version not in gone
@@ -262,7 +265,8 @@ def _files(engine: Engine, claim: Claim, given: int, records: Sequence[Record]) 
 def _check(
     records: Sequence[Record], ended: Sequence[Attempt], live: Session | None
 ) -> VerifyEnded | None:
-    """The newest check, if it failed and the conversation that goes on was not told of it."""
+    """Return the newest check, if it failed and the conversation that goes on was not told of
+    it."""
     last = next(
         (record for record in reversed(records) if isinstance(record.event, VerifyEnded)), None
     )
@@ -285,7 +289,7 @@ def _check(
 
 
 def _workdir(state: WorkdirState) -> str:
-    """The state of the workdir in a sentence, with the first few names."""
+    """Return the state of the workdir in a sentence, with the first few names."""
     if state.head:
         branch = f"branch {named(state.branch)}" if state.branch else "detached"
         where = f"{branch} at {state.head[:12]}, "
@@ -304,8 +308,8 @@ def _workdir(state: WorkdirState) -> str:
 
 
 def named(path: str) -> str:
-    """A name as one word of a sentence. Who names a file may be hostile: a newline, quote or space
-    cannot end the word."""
+    """Return a name as one word of a sentence. A file name may be hostile: a newline, quote or
+    space must not end the word."""
     short = path if len(path) <= NAME_WIDTH else f"{path[:NAME_WIDTH]}..."
     return short if re.fullmatch(r"[\w./+@-]+", short) else repr(short)
 
@@ -318,14 +322,14 @@ def _given(
     *,
     copied: bool,
 ) -> int:
-    """The newest version of this run's instructions that is known to stand in the conversation.
-    Where another transcript took the place of the one that was judged, its own prompts (`heard`)
-    say what stands in it. `copied`: it is the newest own copy."""
+    """Return the newest version of this run's instructions that is known to be in the conversation.
+    `heard`: the prompts of a transcript that replaced the judged one, which then decide; `copied`:
+    that transcript is the newest own copy."""
     if live is None:
         return 0
     if heard is not None:
-        # The prompts of another machine's attempts are not here: what stands in the copy that came
-        # with them, their checkpoint told.
+        # The prompts of another machine's attempts are not on this host. The checkpoint that came
+        # with the copy recorded the version that is in it.
         came = copied and any(
             attempt.session_id == live.id and not attempt.directory for attempt in ended
         )
@@ -336,13 +340,13 @@ def _given(
         for a in ended
         if a.session_id == live.id and a.receipt and a.receipt.evidence.prompt_found
     ]
-    # A conversation that no other run shares may have come from a person's hands, with what it was
-    # told before.
+    # A conversation that no other run shares may have been used manually; its record has the
+    # version that it was given before.
     return max([*told, live.context_version if live.key.scope == f"run:{run.id}" else 0])
 
 
 def _prompt(attempt: Attempt) -> str:
-    """The mark of an attempt's own prompt."""
+    """Return the mark of an attempt's own prompt."""
     try:
         return fingerprint(
             (Path(attempt.directory) / "prompt.md").read_text(
@@ -354,7 +358,7 @@ def _prompt(attempt: Attempt) -> str:
 
 
 def _effects(found: Iterable[Effect]) -> tuple[str, ...]:
-    """Describe effects, the newest if there are many."""
+    """Describe the effects; only the newest if there are many."""
     return tuple(_effect(each) for each in found)[-EFFECTS:]
 
 
@@ -365,8 +369,8 @@ def _effect(effect: Effect) -> str:
 
 
 def _told(records: Sequence[Record]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What was said and done, newest lines kept; and the tools that ran when the last attempt
-    ended."""
+    """Return what was said and done, the newest lines, and the tools that were running when the
+    last attempt ended."""
     lines: list[str] = []
     running: dict[str, str] = {}
     left: tuple[str, ...] = ()

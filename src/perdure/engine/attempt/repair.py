@@ -1,10 +1,10 @@
-"""The rung `repaired`: the best transcript that is left of a conversation is mended on a copy, and
-proven, before an attempt uses it.
+"""The rung `repaired`: the best remaining transcript of a conversation is repaired as a copy, and
+the copy is tested with the agent before an attempt uses it.
 
-Called by `start_facts` only when no rung above it is left, because a proof starts the agent once.
-The agent's own files come first, then perdure's copies; of those that can be mended, the one with
-the most prompts is tried first. Nothing in the agent's home is touched here: `opening_steps` puts
-the mended copy in place, and moves aside what lies there.
+Called by `start_facts` only when no rung above it is left, because a test starts the agent once.
+Candidates are the agent's own files, then perdure's copies; those with the most prompts are tried
+first. Nothing in the agent's home is touched here: `opening_steps` puts the repaired copy in place
+and moves the file there aside.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from perdure.protocols import AgentDriver
 from perdure.rules.transcript_repair import Mended
 
 MENDED = "conversation-mended.jsonl"
-"""The proven copy, in the attempt's directory until it is put in place. It may hold secrets, as the
-agent's own file does."""
+"""Name of the tested copy, in the attempt's directory until it is put in place. It may hold
+secrets, as the agent's own file does."""
 PROOF_S = 300.0
-"""How long the lease holds while a copy is tried: at most twice the patience of `proof`, and some
-more."""
+"""Length of the lease while a copy is tested, in seconds: slightly more than twice the timeout of
+`proof`."""
 UNPROVEN = 3
-"""So many copies are tried in one attempt."""
+"""Maximum number of copies that are tested in one attempt."""
 
 
 @dataclass(frozen=True, slots=True)
 class RepairCandidate:
-    """A transcript that may be mended."""
+    """A transcript that may be repairable."""
 
     path: Path
     content: bytes
@@ -46,8 +46,8 @@ def mend(
     *,
     own: bool = True,
 ) -> Mended | None:
-    """How the best transcript was mended, whose proven copy lies in the attempt's directory; None
-    where nothing could be mended and proven. `own`: False where another conversation lies in the
+    """Return how the best transcript was repaired, with the tested copy in the attempt's directory;
+    None if nothing could be repaired and tested. `own`: False if another conversation is in the
     place of the agent's transcript."""
     if engine.prove is None:
         return None
@@ -59,7 +59,7 @@ def mend(
             found.append((turns, each.path, mended))
     for _, path, mended in sorted(found, key=lambda one: -one[0])[:UNPROVEN]:
         assert mended.content is not None
-        # Nobody renews the lease while the agent is tried.
+        # Nothing renews the lease while the agent is tested.
         engine.store.renew(claim, max(engine.lease_s, PROOF_S))
         why_not = engine.prove(driver, session_id, mended.content, path.name, home)
         engine.store.renew(claim, engine.lease_s)
@@ -76,8 +76,9 @@ def mend(
 def _candidates(
     engine: Engine, driver: AgentDriver, home: Path, session_id: str, *, own: bool
 ) -> Iterator[RepairCandidate]:
-    """What lies in the agent's home; then perdure's newest copy and those that were moved aside. A
-    conversation that an archive still holds cannot be replaced in it."""
+    """Yield the files in the agent's home, then perdure's newest copy and the copies that were
+    moved aside. Yield nothing for a conversation that is still in an archive, because it cannot be
+    replaced there."""
     if driver.archive is not None and driver.archive.read(home, session_id) is not None:
         return
     remains = driver.remains(home, session_id) if own else ()
@@ -89,7 +90,7 @@ def _candidates(
 
 
 def _complaint(attempts: Sequence[Attempt], session_id: str) -> str:
-    """What the agent said when it last refused the conversation."""
+    """Return what the agent reported when it last refused the conversation."""
     said = (
         attempt.outcome.detail
         for attempt in reversed(attempts)

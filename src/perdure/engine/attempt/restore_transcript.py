@@ -1,9 +1,9 @@
 """Puts perdure's own copy of a conversation back where the agent looks for it.
 
-Called when an attempt opens on a rung that needs it, and by a restore. Where the conversations of
-an agent are files, files are put in place; where they lie in a database, the agent's own program
-takes the copy in. Whether it is what the agent goes on with is for the caller to look at
-afterwards.
+Called when an attempt opens on a rung that needs it, and by a restore. If an agent keeps
+conversations in files, files are put in place; if it keeps them in a database, the agent's own
+program imports the copy. The caller must check afterwards that the result is what the agent will
+load.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def put_back(
     parts: Sequence[CopyPart] = (),
     exactly: bool = False,
 ) -> Path:
-    """The newest copy, or the parts that a checkpoint names; returns where it went. `directory` is
-    for the process's marks, and new. Raises WorkspaceError, ValueError."""
+    """Put back the newest copy, or the parts that a checkpoint names, and return where it went.
+    `directory` is for the process's marks, and must be new. Raises WorkspaceError, ValueError."""
     assert run.workspace is not None
     cwd = Path(run.workspace.path)
     if driver.archive is None:
@@ -45,7 +45,7 @@ def put_back(
 def take_in(
     engine: Engine, run: TaskRun, driver: AgentDriver, command: Command, directory: Path
 ) -> None:
-    """Runs what brings a conversation back into an archive, to its end."""
+    """Run the command that imports a conversation into an archive, to its end."""
     assert run.workspace is not None
     restoring = process.start(
         command,

@@ -1,10 +1,10 @@
-"""The last turn of a conversation that gives way to a new one: it is asked what the next one has to
-know.
+"""Runs the last turn of a conversation that is replaced by a new one: the agent is asked for a
+summary for the new one.
 
 Called by `opening_steps` for a continuation that rolls over, before anything of the new
-conversation begins. The agent may only look in that turn. What it says stands in the journal, and
-an attempt that is tried again after a kill does not ask twice. A conversation that has no room left
-for the question, or gives no answer, is told by perdure's own brief instead.
+conversation begins. The agent has read-only permissions in that turn. Its answer is stored in the
+journal, and an attempt that is repeated after a kill does not ask twice. If the conversation has no
+room left for the question, or gives no answer, perdure's own brief is used instead.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from perdure.protocols import AgentDriver
 from perdure.rules.context_window import HANDOVER
 
 TURN = "summary"
-"""Where the turn's process has its logs and marks, in the attempt's directory."""
+"""Subdirectory of the attempt's directory with the logs and marks of the turn's process."""
 PATIENCE_S = 900.0
 LENGTH = 12_000
-"""Characters of a summary that are kept."""
+"""Maximum number of characters of a summary."""
 
 
 def ask(
@@ -54,8 +54,8 @@ def ask(
     own: Mapping[str, str],
     lock_fd: int,
 ) -> Session:
-    """Asks, stores the answer, and returns the session as it is then. Raises NotStarted where a
-    person's stop or the supervisor's end came between."""
+    """Ask for the summary, store the answer, and return the session as it is then. Raises
+    NotStarted if a person's stop or the supervisor's end interrupted it."""
     launch = _launch(engine, claim, program, home, live)
     if why_not := driver.refuse(launch):
         engine.store.record(claim, [Summarised(session_id=live.id, text="", reason=why_not)])
@@ -109,7 +109,7 @@ def _launch(engine: Engine, claim: Claim, program: Program, home: Path, live: Se
 
 
 def _heard(driver: AgentDriver, started: process.Process) -> tuple[str, EventTotals]:
-    """What was said, and what it cost."""
+    """Return what the agent said, and the totals of its events."""
     reading, joiner, said = EventTotals(), Joiner(), list[str]()
     output = started.stdout.read_bytes() if started.stdout.exists() else b""
     parsed = chain.from_iterable(driver.parse(line) for line in output.split(b"\n") if line)
@@ -124,7 +124,7 @@ def _heard(driver: AgentDriver, started: process.Process) -> tuple[str, EventTot
 def _as_it_is(
     engine: Engine, claim: Claim, driver: AgentDriver, home: Path, live: Session, total: Usage
 ) -> Session:
-    """The session with its last turn, which is in perdure's own copy as well."""
+    """Return the session including its last turn, after updating perdure's own copy."""
     transcript = locate(driver, home, live.id, engine.attempt_directory(claim))
     if transcript is not None:
         engine.copies.take(driver, live.id, transcript)
@@ -139,7 +139,7 @@ def _as_it_is(
 
 
 def told_before(records: Sequence[Record], session_id: str) -> Summarised | None:
-    """What a conversation said in its last turn; None where it was not asked, or went on after
+    """Return what a conversation said in its last turn; None if it was not asked, or went on after
     that."""
     for record in reversed(records):
         if isinstance(record.event, Summarised) and record.event.session_id == session_id:
@@ -156,8 +156,8 @@ def _goes_on(asked: Continuation, session_id: str) -> bool:
 
 
 def end_unheard(engine: Engine, claim: Claim) -> Usage:
-    """End the turn of a supervisor that died while it waited for the answer. Return what it had
-    used by then, as far as it was printed."""
+    """End the summary turn of a supervisor that died while waiting for the answer. Return what it
+    had used by then, as far as it was printed."""
     found = process.find(engine.attempt_directory(claim) / TURN)
     if found is None:
         return Usage()

@@ -1,4 +1,4 @@
-"""What is known when an attempt is to start, gathered for `continuation.choose`: transcripts,
+"""Gathers what is known when an attempt is to start, for `continuation.choose`: transcripts,
 copies, lineage, other writers."""
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from perdure.rules.continuation import UNFIT, Situation, choose, leaves
 
 
 class NotStarted(Exception):
-    """The attempt ends before anything was launched, with this outcome."""
+    """Ends the attempt with this outcome, before anything was launched."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome.detail)
@@ -62,7 +62,7 @@ class NotStarted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """How the attempt starts, and what the journal knows of the conversation that its transcript
+    """How the attempt starts, and the journaled items of the conversation that its transcript
     lacks."""
 
     continuation: Continuation
@@ -78,10 +78,10 @@ def decide(
     lineage: Sequence[Session],
     idle: Idle | None = None,
 ) -> Decided:
-    """How the attempt starts. `idle`: perdure's own agent, which waits for it and is no other
-    writer.
+    """Return how the attempt starts. `idle`: perdure's own kept agent, which waits for this attempt
+    and does not count as another writer.
 
-    Raises NotStarted where it has to wait, or is refused.
+    Raises NotStarted if the attempt has to wait, or is refused.
     """
     run = claim.run
     retired = [
@@ -178,7 +178,8 @@ def _held_against(
     session: Session,
     known: Baseline,
 ) -> Decided:
-    """Add what the model will be shown of what is known, by the transcript that the agent loads."""
+    """Return the decision with a comparison of what is known with what the agent will load from the
+    transcript."""
     try:
         content = _content(engine, claim, driver, home, asked)
         now = load(engine, driver, home, content)
@@ -189,7 +190,7 @@ def _held_against(
         return Decided(asked)
     if now is None:
         return Decided(asked)
-    # A fork at an earlier turn leaves out the newest part on purpose.
+    # A fork at an earlier turn omits the newest part on purpose.
     journal = known.journal if not asked.fork_at else ()
     if not driver.abilities.tells_call_ids:
         journal = with_ids_of(now, journal)
@@ -202,7 +203,7 @@ def _held_against(
 def _content(
     engine: Engine, claim: Claim, driver: AgentDriver, home: Path, asked: Continuation
 ) -> bytes:
-    """The transcript that the agent goes on from, before it is put in its place."""
+    """Return the transcript that the agent goes on from, before it is put in place."""
     directory = engine.attempt_directory(claim)
     if asked.rung is Rung.REPAIRED:
         from perdure.engine.attempt.repair import MENDED
@@ -226,7 +227,8 @@ def _loaded_before(
     session: Session,
     content: bytes,
 ) -> Loaded | None:
-    """Return what the transcript loaded when perdure last saw it; None where nothing changed."""
+    """Return what the agent would have loaded when perdure last saw the transcript; None if nothing
+    changed."""
     if asked.rung in (Rung.REPAIRED, Rung.CHECKPOINT):
         copy = engine.copies.of(driver.name, asked.session_id)
         return load(engine, driver, home, copy.read_bytes()) if copy.is_file() else None
@@ -246,9 +248,12 @@ def _writers(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Forking:
-    """The conversation that is to be forked, and whether that can be done. `at` is 0 for a CLI that
-    forks a conversation only as it stands, where it stands at that turn; for others it stays,
-    because the parent may go on before the CLI has read it."""
+    """The conversation to fork, and whether that is possible.
+
+    `at`: the turn at which to fork. It is 0 if the CLI can fork only at the end and the
+    conversation ends at that turn. For a CLI that can fork earlier it stays set, because the parent
+    may go on before the CLI has read it.
+    """
 
     at: int = 0
     parent: Snapshot | None = None
@@ -277,7 +282,7 @@ def _forking(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> _
         if not driver.abilities.fork_at and stands is not None and stands.turns == spec.fork_at
         else spec.fork_at
     )
-    # A CLI that forks a conversation only as it is would take what was said since then for its own.
+    # A CLI that can fork only at the end would include what was said since that turn.
     unable = (
         not driver.abilities.fork
         or driver.abilities.fork_bound
@@ -304,7 +309,8 @@ def _forking(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> _
 def _copy(
     engine: Engine, claim: Claim, driver: AgentDriver, home: Path, session_id: str
 ) -> Snapshot | None:
-    """perdure's own copy; None where it is too damaged to say where it belongs."""
+    """Return a snapshot of perdure's own copy; None if the copy is too damaged to tell where it
+    belongs."""
     copy = engine.copies.of(driver.name, session_id)
     try:
         if driver.archive is None and claim.run.workspace is not None and copy.exists():
@@ -315,8 +321,8 @@ def _copy(
 
 
 def _since_restore(engine: Engine, run_id: str) -> Sequence[Attempt]:
-    """The attempts that say something of the conversation as it is: a restore made it another
-    one."""
+    """Return the attempts since the last restore: earlier ones say nothing about the restored
+    conversation."""
     events = [record.event for record in engine.store.history(run_id, limit=HISTORY)]
     last = max(
         (
@@ -330,8 +336,8 @@ def _since_restore(engine: Engine, run_id: str) -> Sequence[Attempt]:
 
 
 def _older(engine: Engine, run_id: str, driver: AgentDriver, live: Session) -> int:
-    """The newest checkpoint that has another state of the conversation than the newest copy, with
-    something said in it."""
+    """Return the newest checkpoint whose conversation differs from the newest copy and has a prompt
+    in it; 0 if there is none."""
     newest = engine.copies.parts(driver, live.id)[:1]
     for checkpoint in reversed(engine.store.checkpoints(run_id)):
         main = checkpoint.conversation[:1]
@@ -344,8 +350,8 @@ def _older(engine: Engine, run_id: str, driver: AgentDriver, live: Session) -> i
 
 
 def _other_agent(attempts: Sequence[Attempt], agent: str) -> str:
-    """The agent that worked here last, if it is another one. An attempt whose prompt was never
-    heard is not work."""
+    """Return the agent that worked here last, if it is another one. An attempt whose agent neither
+    received the prompt nor answered does not count."""
     for attempt in reversed(attempts):
         before = attempt.flags.get("agent", "")
         heard = attempt.receipt is not None and (
@@ -366,11 +372,12 @@ def _rungs_tried(
     *,
     archived: bool,
 ) -> frozenset[Rung]:
-    """The rungs that failed for this conversation since it last went on, and would fail again.
+    """Return the rungs that failed for this conversation since it last went on, and would fail
+    again.
 
-    `now`: the agent's transcript; `copy`: perdure's own; `archived`: the transcript was read out of
-    a database into the attempt's directory. A failure with another transcript does not count, nor
-    does one before a refusal: after that, a person asked for another try.
+    `now`: the agent's transcript; `copy`: perdure's own; `archived`: the transcript was extracted
+    from a database into the attempt's directory. A failure with another transcript does not count,
+    nor does one before a refusal: after a refusal, a person asked for another try.
     """
     rungs: set[Rung] = set()
     for attempt in reversed([a for a in attempts if a.outcome is not None]):
@@ -410,7 +417,8 @@ def _rungs_tried(
             failed -= {Rung.NATIVE, Rung.PATH}
         followed = before is None or left is None or copy is None
         if before is not None and left is not None and copy is not None:
-            # The copy follows what the failed attempt wrote; beyond that it is another one.
+            # A copy of a size between the two includes at most what the failed attempt wrote; any
+            # other is a different copy.
             followed = before.size <= copy.size <= left.size
         if not followed:
             failed.discard(Rung.COPY)

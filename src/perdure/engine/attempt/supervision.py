@@ -1,7 +1,7 @@
-"""Follows a live agent: its lines become events in the journal, and its limits are kept.
+"""Follows a live agent: turns its output lines into journal events, and enforces its limits.
 
-The agent writes into files, so nothing here can block it, and a supervisor that comes later reads
-them from the start: the events that already stand in the journal are counted and not written twice.
+The agent writes into files, so nothing here can block it, and a later supervisor reads them from
+the start. Events that are already in the journal are counted and not written twice.
 """
 
 from __future__ import annotations
@@ -55,31 +55,32 @@ from perdure.protocols import Archive, Untold
 
 TICK_S = 0.04
 RECKONED_S = 0.1
-"""What an attempt has used is reckoned at most so often."""
+"""Minimum interval between two calculations of an attempt's usage, in seconds."""
 METERED_S = 1.0
-"""What an attempt has used is stored at most so often."""
+"""Minimum interval between two writes of an attempt's usage to the store, in seconds."""
 LAST_WORD_S = 1.0
-"""What an agent gets to end by itself, after the reply that spent the budget, if it calls no
-tool."""
+"""Time that an agent gets to end by itself after the reply that spent the budget, if it calls no
+tool, in seconds."""
 UNFOLLOWED_S = 10.0
-"""Time that an agent with a budget works on without a supervisor, in seconds, where its CLI keeps
-no budget by itself. The shim ends it then: nobody would see what it spends."""
+"""Time that an agent with a budget may run without a supervisor, in seconds, if its CLI does not
+enforce the budget itself. Then the shim ends it, because nobody counts what it spends."""
 COLLISION_CHECK_S = 1.0
 OVER_S = 1.0
-"""How long an agent may run on after a turn that left processes running."""
+"""Time that an agent may run on after a turn that left processes running, in seconds."""
 ALONE_S = 30.0
-"""The same where it left none, so that it is at work for itself, as on a summary."""
+"""Time that an agent may run on after a turn that left no processes, in seconds: it may be busy
+itself, as with a summary."""
 LEFT_EVERY_S = 0.25
-"""How often it is looked for what a turn has left running."""
+"""Interval between two searches for processes that a turn left running, in seconds."""
 LEFT_NAMED = 50
-"""Number of processes left running that the journal names."""
+"""Maximum number of leftover processes that the journal names."""
 TOOL_PATIENCE = 5
-"""Silence inside a tool may last so many times longer than outside."""
+"""Factor by which silence during a tool call may last longer than otherwise."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Watched:
-    """How the agent ended, and what its events add up to."""
+    """How the agent ended, and the sum of its events."""
 
     exit: Exit
     reading: EventTotals
@@ -87,7 +88,7 @@ class Watched:
     other_writers: tuple[int, ...]
     meter: Meter
     collided: bool = False
-    """It was stopped by a strict policy, because another program was on its conversation."""
+    """Whether it was stopped by a strict policy, because another program used its conversation."""
 
 
 @dataclass(slots=True)
@@ -105,22 +106,25 @@ class _Watch:
     budget: float = 0.0
     """What the attempt may cost; 0: no limit."""
     used: Usage = NO_USAGE
-    """As it is stored."""
+    """Usage as it is stored."""
     reckoning: Usage = NO_USAGE
-    """As it was reckoned last, and when, from which revision of the reading."""
+    """Usage as calculated last. The next two fields say when, and from which revision of the
+    reading."""
     reckoned: float = 0.0
     revision: int = 0
     metered: float = 0.0
     overspent: float = 0.0
-    """When the budget was spent; 0: it is not."""
+    """When the budget was spent; 0: it is not spent."""
     began: float = 0.0
-    """When the agent said its first word: what it started by then is its own, and no leftover."""
+    """When the agent printed its first line. Processes started before are the agent's own, and not
+    leftovers."""
     over: float = 0.0
-    """When its turn was over; 0: it is not."""
+    """When its turn ended; 0: it has not."""
     surveyed: float = 0.0
     beat: float = 0.0
     renewed: float = 0.0
-    """When the lease was last renewed, and when the shim was last told to let the agent work."""
+    """When the lease was last renewed. The next field says when the shim was last told to let the
+    agent run."""
     held: float = 0.0
     looked: float = 0.0
     heard: float = 0.0
@@ -128,11 +132,11 @@ class _Watch:
     capped: bool = False
     collided: bool = False
     turn: Turn | None = None
-    """Where the agent is to be kept."""
+    """The turn of an agent that is to be kept; None for other agents."""
 
     def take_lines(self) -> None:
-        """Reads what is new, pins the conversation at first sight, saves it at the end of a
-        turn."""
+        """Read new lines. This pins a conversation when it is first seen, and saves it at the end
+        of a turn."""
         lines = self.lines.read()
         if lines:
             self.heard = process.boottime()
@@ -168,8 +172,7 @@ class _Watch:
             self.checkpoints.want("turn", in_s=SETTLES_S)
 
     def pin(self, session_id: str) -> None:
-        """Stores a newly seen id at once. An id that is not the one to be resumed ends the
-        attempt."""
+        """Store a newly seen id at once. If a resume returns another id, stop the attempt."""
         session, asked = self.opened.session, self.opened.asked
         if not session_id or (session is not None and session.id == session_id):
             return
@@ -203,14 +206,14 @@ class _Watch:
         self.flush(self.opened.session)
 
     def save_turn(self) -> None:
-        """perdure's own copy, as soon as a turn is over; the conversation is confirmed if the
-        prompt stands in it."""
+        """Update perdure's own copy at the end of a turn. Mark the conversation as confirmed if it
+        contains the prompt."""
         session = self.opened.session
         try:
             transcript = copy_conversation(self.engine, self.opened)
         except PerdureError as error:
-            # A full disk is no reason to stop an agent that can go on: the end of the attempt tries
-            # again.
+            # A full disk is no reason to stop an agent that can go on: the copy is tried again at
+            # the end of the attempt.
             self.pending.append(
                 CopyMissed(
                     session_id=session.id if session else "",
@@ -230,7 +233,7 @@ class _Watch:
             self.flush(self.opened.session)
 
     def keep_budget(self, now: float) -> None:
-        """Stores what was used so far, and ends an agent that has spent its budget and goes on."""
+        """Store what was used so far, and end an agent that has spent its budget and goes on."""
         if now - self.reckoned >= RECKONED_S and self.reading.revision != self.revision:
             self.reckoned, self.revision = now, self.reading.revision
             self.reckoning = self.meter.usage(self.reading)
@@ -251,7 +254,7 @@ class _Watch:
         self.pending = []
 
     def flush(self, session: Session | None = None) -> None:
-        """Writes the events that are waiting, all in one transaction."""
+        """Write the waiting events, all in one transaction."""
         if self.pending or session is not None:
             self.engine.store.record(self.opened.claim, self.pending, session)
             self.pending = []
@@ -262,7 +265,8 @@ class _Watch:
             self.opened.process.stop(cause)
 
     def hold(self, now: float) -> None:
-        """Let an agent with a budget work on for a short while, as long as it is followed."""
+        """Let an agent with a budget run for another short period; called again as long as it is
+        followed."""
         alone = self.budget and not self.opened.driver.abilities.keeps_budget
         if not alone or now - self.held < UNFOLLOWED_S / 5:
             return
@@ -273,11 +277,13 @@ class _Watch:
         process.hold(Path(self.opened.attempt.directory), until, until + grace)
 
     def keep_limits(self) -> None:
-        """Heartbeat, a person's stop, silence, endless retries, other writers."""
+        """Enforce the limits: heartbeat, a person's stop, silence, endless retries, other writers,
+        budget."""
         now = process.boottime()
         if self.engine.stopping() and not self.stopped:
             self.stop("stopped")
-            # Whoever stops perdure may have less patience than the agent takes to end.
+            # The program that stops perdure may kill it before the agent has ended, so a checkpoint
+            # is taken now.
             self.checkpoints.want("stop")
         if self.checkpoints.displaced:
             self.stop("stopped")
@@ -308,8 +314,8 @@ class _Watch:
             self.pending.append(OutputCapped(stream="stdout", limit=self.lines.cap))
 
     def end_over(self, now: float) -> None:
-        """Ends an agent whose turn is over, and which does not end by itself because of what it
-        has left running."""
+        """End an agent whose turn is over and that does not exit because of processes it left
+        running."""
         resting = self.turn is not None and not (self.turn.decided and self.turn.why)
         if resting or not self.reading.turn_over or self.reading.helpers or self.stopped:
             self.over = 0.0
@@ -334,8 +340,7 @@ class _Watch:
         agent.release(left if keep else ())
 
     def tell_left(self, found: Sequence[process.Left], count: int, *, keep: bool) -> None:
-        """Puts processes that were left running into the journal; nothing where there were
-        none."""
+        """Record processes that were left running in the journal; nothing if there were none."""
         if not found:
             return
         became = "kept" if keep else "ended"
@@ -344,19 +349,19 @@ class _Watch:
         self.pending.append(redacted(event, self.engine.redactor))
 
     def strangers(self, session: Session, agent: process.Process) -> set[int]:
-        """Processes that are on the conversation and not of this attempt."""
+        """Return the processes that use the conversation and do not belong to this attempt."""
         there = set(self.opened.driver.writers(self.opened.home, session.id))
         return there - {agent.agent_pid, *process.survivors(agent.mark)} if there else there
 
     def look_for_others(self) -> None:
-        """Another live program on the same conversation is a collision: told once each, and by a
-        strict policy the end."""
+        """Look for other live programs on the same conversation. Each is recorded once as a
+        collision, and ends the attempt under a strict policy."""
         session, agent = self.opened.session, self.opened.process
         if session is None or agent is None:
             return
         new = self.strangers(session, agent) - self.others
-        # A child of the agent's looks like the agent until it has become another program: who is a
-        # stranger is one twice.
+        # Between fork and exec a child looks like the agent itself, so a stranger must be seen
+        # twice.
         new &= self.strangers(session, agent) if new else new
         for pid in sorted(new):
             detail = f"process {pid} is on conversation {session.id} at the same time"
@@ -368,7 +373,7 @@ class _Watch:
 
 
 def watch(engine: Engine, opened: Opened, checkpoints: Checkpointing) -> Watched:
-    """Follows the agent to its end, however it ends."""
+    """Follow the agent to its end, however it ends, and return how it ended. Raises LostLease."""
     now = process.boottime()
     stdout = Path(opened.attempt.directory) / "stdout"
     lines, meter = process.Lines(stdout), Meter(opened)
@@ -438,7 +443,7 @@ def _read_to_the_end(run: _Watch) -> None:
 
 
 def _ask_the_transcript(run: _Watch) -> None:
-    """What the agent's output is silent on: denied calls, and questions."""
+    """Add what the agent's output omits and its transcript has: denied calls, and questions."""
     opened = run.opened
     session, driver = opened.session, opened.driver
     path = opened.transcript(session.id) if session is not None else None
@@ -453,8 +458,8 @@ def _ask_the_transcript(run: _Watch) -> None:
 
 
 def _ask_the_archive(run: _Watch, archive: Archive) -> None:
-    """What an agent that was killed had not told yet: its conversation's id, and the tools that it
-    had begun."""
+    """Add what a killed agent had not reported yet: its conversation's id, and the tools that it
+    had started."""
     opened = run.opened
     resumed = opened.asked.kind is Start.RESUME
     found = (
@@ -473,7 +478,7 @@ def _ask_the_archive(run: _Watch, archive: Archive) -> None:
 
 
 def _already_written(engine: Engine, opened: Opened) -> int:
-    """How many events of this attempt's agent stand in the journal already."""
+    """Return how many events of this attempt's agent are already in the journal."""
     if not opened.adopted:
         return 0
     records = engine.store.history(opened.claim.run.id, limit=1_000_000)
@@ -483,7 +488,7 @@ def _already_written(engine: Engine, opened: Opened) -> int:
 
 
 def is_agents(event: AnyEvent) -> bool:
-    """Whether an event came from the agent's output and not from perdure."""
+    """Return whether an event came from the agent's output and not from perdure."""
     return isinstance(event, _AGENT_EVENTS)
 
 

@@ -1,10 +1,10 @@
-"""The end of one turn of an agent that is to be kept: is it over, and does all of it stand in the
-transcript? Used by `supervision`.
+"""Detects the end of one turn of a kept agent: whether it is over, and whether all of it is in the
+transcript. Used by `supervision`.
 
-A process that ends has written everything. One that goes on has not, when it says that its turn is
-over: so the transcript is looked at, and the attempt is over when the agent's last words stand in
-it. Where they do not come, or where anything goes on in the background, the agent is let go: then
-the attempt ends as every other does, when the process does.
+A process that has exited has written everything. One that stays alive may not have, when it reports
+that its turn is over. So the attempt is over only when the agent's last words are in the
+transcript. If they do not appear, or if anything is still running in the background, the agent is
+released: the attempt then ends as any other, when the process does.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from perdure.model.events import AgentKeptWarm, AgentLetGo, TurnEnded
 from perdure.protocols import Heard
 
 SAVED_S = 10.0
-"""What an agent gets to write its last words down, after it has said that its turn is over."""
+"""Time that an agent gets to write its last words to the transcript after it has reported the end
+of its turn, in seconds."""
 TAIL = 8 * 1024**2
-"""Bytes at the end of a transcript in which they are looked for."""
+"""Number of bytes at the end of a transcript that are searched for them."""
 
 
 @dataclass(slots=True)
 class Turn:
-    """One turn of a kept agent, on its way to its end."""
+    """One running turn of a kept agent."""
 
     engine: Engine
     opened: Opened
@@ -43,13 +44,13 @@ class Turn:
     why: str = ""
 
     def hear(self, line: bytes) -> None:
-        """One more line of its output."""
+        """Take in one more line of its output."""
         driver = self.opened.driver
         assert driver.warm is not None
         self.heard = driver.warm.hear(line, self.heard)
 
     def settle(self, reading: EventTotals) -> None:
-        """Lets the agent rest, or go, as soon as its turn is over. Returns at once."""
+        """Keep the agent idle, or release it, as soon as its turn is over. Return at once."""
         if self.decided or not self.heard.over:
             self.over_at = 0.0
             return
@@ -81,7 +82,7 @@ class Turn:
         self.idle.kept.let_go()
 
     def _saved(self) -> bool:
-        """Whether the turn stands in the transcript: this attempt's prompt, and the agent's last
+        """Return whether the turn is in the transcript: this attempt's prompt, and the agent's last
         words."""
         session = self.opened.session
         path = self.opened.transcript(session.id) if session is not None else None
@@ -100,11 +101,12 @@ class Turn:
         )
 
     def ended(self, end: Exit) -> AgentKeptWarm | AgentLetGo:
-        """The attempt is over: the agent waits for its next turn, or is gone."""
+        """End the attempt: keep the agent for its next turn, or end it. Return the event for the
+        journal."""
         self.opened.idle = None
         kept, session, driver = self.idle.kept, self.opened.session, self.opened.driver
         pid = self.opened.process.agent_pid if self.opened.process is not None else None
-        # What was told to rest has answered, or is gone.
+        # An agent that was asked to rest has answered by now, or is gone.
         resting = self.decided and not self.why and kept.rested()
         if (
             end.cause == "turn"

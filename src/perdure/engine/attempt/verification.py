@@ -1,11 +1,11 @@
-"""The task's own check: a shell command, run in the workdir when the agent says that it is done.
-Called by `finish`.
+"""Runs the task's own check: a shell command, run in the workdir when the agent reports that it is
+done. Called by `finish`.
 
-It runs as an agent does: under a shim, with a directory, a log and a mark of its own, so that
-nothing of it survives its end, a stop or the death of its supervisor. A check that was interrupted
-is run again from its beginning, and counts for nothing. It gets the agent's environment without the
-agent's own credentials. What it says is bounded, without secrets, and goes back to the agent as its
-most telling part.
+It runs as an agent does: under a shim, with its own directory, log and mark, so that no process of
+it survives its end, a stop or the death of its supervisor. An interrupted check is run again from
+its beginning and does not count. It gets the agent's environment without the agent's own
+credentials. Its output is limited in length, redacted, and reduced to its most telling part for the
+agent.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from perdure.model.events import AnyEvent, VerifyEnded, VerifyStarted
 from perdure.rules.excerpt import excerpt, telling_line
 
 LOG_CAP = 64 * 1024**2
-"""Bytes of output at which a check is ended: it has failed."""
+"""Number of bytes of output at which a check is ended as failed."""
 LOOKED_AT = 2 * 1024**2
-"""Bytes of a long log that are looked through: its beginning, and three times as much of its
-end."""
+"""Number of bytes of a long log that are read: one quarter from its beginning, three quarters from
+its end."""
 TRIES = 3
-"""Of a check whose shim was killed, so that nobody saw its end."""
+"""Maximum number of times that a check is run if its shim is killed, so that nobody saw how it
+ended."""
 GRACE_S = 5.0
 NO_TOOL = (126, 127)
-"""What a shell says of a command that it cannot run, or not find."""
+"""Exit codes of a shell for a command that it cannot run, or not find."""
 TOO_LONG, TOO_MUCH = 124, 125
 
 
@@ -53,11 +54,10 @@ class _Checked:
 
 
 def verify(engine: Engine, opened: Opened) -> tuple[Outcome, list[AnyEvent]]:
-    """Runs the check to its end. Returns the attempt's outcome, and what is to stand in the
-    journal.
+    """Run the check to its end. Return the attempt's outcome, and the events for the journal.
 
-    A stop (a person's, or perdure's own end) ends the check: then the attempt is cancelled and the
-    check says nothing. Raises LostLease.
+    A stop (by a person, or because perdure itself ends) ends the check: then the attempt is
+    cancelled and the check has no result. Raises LostLease.
     """
     run = opened.claim.run
     command = engine.redactor.text(run.spec.verify)
@@ -109,7 +109,7 @@ def verify(engine: Engine, opened: Opened) -> tuple[Outcome, list[AnyEvent]]:
 
 
 def failed_checks(attempts: Sequence[Attempt], context_version: int) -> int:
-    """How many checks of these instructions have failed."""
+    """Return how many checks of these instructions have failed."""
     kinds = [
         attempt.outcome.kind
         for attempt in attempts
@@ -119,7 +119,7 @@ def failed_checks(attempts: Sequence[Attempt], context_version: int) -> int:
 
 
 def _judged(command: str, checked: _Checked) -> Outcome:
-    """What the end of the check means for the attempt."""
+    """Return the outcome of the attempt that follows from the end of the check."""
     short = " ".join(command.split())[:120]
     if checked.code == 0:
         return Outcome(kind=OutcomeKind.SUCCEEDED, detail=f"verified by `{short}`", code=0)
@@ -160,8 +160,8 @@ def _run(engine: Engine, opened: Opened, directory: Path) -> _Checked:
 
 
 def check_environment(engine: Engine, run: TaskRun) -> dict[str, str]:
-    """The agent's environment without the credentials that are the agent's own. What the task
-    itself names (--env) stays: a person gave it to the task's programs."""
+    """Return the agent's environment without the agent's own credentials. Variables that the task
+    itself names (--env) are kept, because a person gave them to the task's programs."""
     driver = engine.driver(run.spec.agent)
     whole = engine.agent_environment(driver, run)
     named = {*run.spec.pass_env, *run.spec.env}
@@ -173,7 +173,7 @@ def check_environment(engine: Engine, run: TaskRun) -> dict[str, str]:
 
 
 def _directory(opened: Opened) -> Path:
-    """A directory of its own for each check; one that a dead supervisor had begun is ended
+    """Return a new directory for each check. A check that a dead supervisor had begun is killed
     first."""
     number = 1
     while (directory := opened.directory / f"verify-{number}").exists():
@@ -185,15 +185,16 @@ def _directory(opened: Opened) -> Path:
 
 
 def said_in(engine: Engine, directory: Path, end: Exit) -> str:
-    """What a command that has ended said, safe to show. An escape in the middle of a secret hides
-    it in the file, and not in the text."""
+    """Return the output of a command that has ended, safe to show. The text is redacted once more,
+    because an escape sequence in the middle of a secret hides the secret in the file but not in the
+    text."""
     for name in ("stdout", "stderr"):
         engine.redactor.file(directory / name)
     return engine.redactor.text(_read(directory / "stdout") or end.stderr_tail)
 
 
 def _read(log: Path) -> str:
-    """The log as text that is safe to show; of a long one the beginning and the end."""
+    """Return the log as text that is safe to show; of a long one the beginning and the end."""
     try:
         with log.open("rb") as file:
             size = file.seek(0, 2)
@@ -209,7 +210,8 @@ def _read(log: Path) -> str:
 
 
 def _plain(output: bytes) -> str:
-    """Without escapes and controls; a line that is drawn over itself has its last state."""
+    """Return the output without escape sequences and control characters. A line that overwrites
+    itself is reduced to its last state."""
     drawn = (
         next((piece for piece in reversed(line.split(b"\r")) if piece.strip()), b"")
         for line in output.split(b"\n")

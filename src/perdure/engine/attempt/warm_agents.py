@@ -1,18 +1,18 @@
-"""Agents that are kept between attempts: one process has one turn after the other, as long as each
-is what a new process would have had.
+"""Keeps agents between attempts: one process runs one turn after the other, as long as each turn is
+the same as a new process would have run.
 
-Called by `opening_steps` (who idles in this workdir, can it have this turn), `supervision` (is the
-turn over, and saved) and by everybody who is about to touch a workdir or a conversation. What it
-guarantees:
+Called by `opening_steps` (which agent idles in this workdir, and can it have this turn), by
+`supervision` (is the turn over, and saved), and by all code that is about to touch a workdir or a
+conversation. Guarantees:
 
-- The process that owns an `Idle` alone gives it turns, holding the workdir's lock. Whoever else
-  takes that lock ends it first.
-- A turn is given only where program, arguments, environment, directory and conversation are the
+- Only the process that owns an `Idle` gives it turns, while it holds the workdir's lock. Any other
+  process that takes that lock ends the agent first.
+- An agent gets a turn only if program, arguments, environment, directory and conversation are the
   same, the conversation has nothing in it that the process has not seen, and the attempt would be
-  resumed by its own id. Else the process is ended, and one is started.
-- A turn is over when the agent says so, nothing of it runs, and all of it stands in the transcript:
-  the evidence is that of any attempt.
-- What is not as it should be ends the process, and costs a start.
+  resumed by its own id. Otherwise the process is ended, and a new one is started.
+- A turn is over when the agent reports it, nothing of it is running, and all of it is in the
+  transcript: the evidence is the same as for any attempt.
+- Any deviation ends the process, and costs no more than a new start.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from perdure.model import (
 from perdure.protocols import AgentDriver
 
 PLAN = "plan:"
-"""How the scopes begin whose runs follow each other in one conversation."""
+"""Prefix of the scopes of plans, whose runs follow each other in one conversation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,28 +56,29 @@ class Keep:
     idle_s: float = 300.0
     turns: int = 50
     memory: int = 2 * 1024**3
-    """Bytes resident, of an agent and all below it, between two turns; 0: no limit."""
+    """Maximum resident memory of an agent and its descendants between two turns, in bytes; 0: no
+    limit."""
     most: int = 4
-    """Agents that idle at once."""
+    """Maximum number of idle agents."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Idle:
-    """An agent that is kept: between two turns, or in one of them."""
+    """A kept agent, between two turns or in one of them."""
 
     kept: process.Kept
     workspace: Workspace
     like: str = ""
-    """What every turn of it has in common, as a digest."""
+    """Digest of what all its turns have in common."""
     session_id: str = ""
     seen: Snapshot | None = None
-    """The conversation when it came to rest: what its process knows."""
+    """The conversation when the agent became idle: what its process knows."""
     since: float = field(default_factory=process.boottime)
 
 
 class WarmAgents:
-    """The kept agents of this process, by workdir; and the way to those of others, which are
-    registered in `directory`."""
+    """The kept agents of this process, by workdir, and access to those of other processes, which
+    are registered in `directory`."""
 
     def __init__(self, directory: Path, keep: Keep, grace_s: float) -> None:
         self.directory, self.keep, self.grace_s = directory, keep, grace_s
@@ -85,15 +86,16 @@ class WarmAgents:
         self._guard = threading.Lock()
 
     def wanted(self, driver: AgentDriver, run: TaskRun) -> bool:
-        """Whether the agent of this run is to be kept, where it can be."""
+        """Return whether the agent of this run should be kept, if it can be."""
         policy = self.keep.policy
         return driver.warm is not None and (
             policy == "on" or (policy == "plans" and run.scope.startswith(PLAN))
         )
 
     def borrow(self, workspace: Workspace, session_id: str) -> Idle | None:
-        """This process's own idle agent of the workdir, if it is on this conversation; whatever
-        else idles there is ended. The caller holds the workdir's lock. Raises Conflict."""
+        """Return this process's own idle agent of the workdir, if it is on this conversation; any
+        other agent that idles there is ended. The caller holds the workdir's lock. Raises
+        Conflict."""
         with self._guard:
             idle = self._idle.pop(workspace.id, None)
         if idle is not None and session_id and idle.session_id == session_id and idle.kept.alive():
@@ -102,8 +104,8 @@ class WarmAgents:
         return None
 
     def end_in(self, workspace: Workspace) -> None:
-        """Ends what idles in the workdir, whoever keeps it. The caller holds the workdir's lock.
-        Raises Conflict where that cannot be done from here."""
+        """End the agent that idles in the workdir, whichever process keeps it. The caller holds the
+        workdir's lock. Raises Conflict if that is not possible from this machine."""
         with self._guard:
             idle = self._idle.pop(workspace.id, None)
         self._end(workspace, idle)
@@ -124,8 +126,8 @@ class WarmAgents:
         process.end_kept(there, self.grace_s)
 
     def end_on(self, session_id: str, lock: Callable[[Workspace, str], int], but: str = "") -> None:
-        """Ends what idles on a conversation, in any workdir but `but`. What is at work is left
-        alone."""
+        """End the idle agents of a conversation, in any workdir but `but`. An agent that is in a
+        turn is left alone."""
         for about in self.directory.glob("*/about.json"):
             known = read_json(about)
             if known.get("session") == session_id and about.parent.name != but:
@@ -142,8 +144,8 @@ class WarmAgents:
                     )
 
     def start(self, command: Command, workspace: Workspace, env: Mapping[str, str]) -> Idle:
-        """A new agent to be kept, which has had no turn yet. The caller holds the workdir's lock,
-        and has ended what was there."""
+        """Start an agent to be kept, which has had no turn yet. The caller holds the workdir's
+        lock, and has ended what was there."""
         directory = self.directory / workspace.id
         if directory.exists():
             process.end_kept(directory, self.grace_s)
@@ -162,8 +164,8 @@ class WarmAgents:
         return idle
 
     def give_back(self, idle: Idle, lock: Callable[[Workspace, str], int]) -> None:
-        """It waits for its next turn from now on; one that has waited longer has to go if there are
-        too many."""
+        """Let the agent wait for its next turn. If there are too many, those that have waited
+        longest are ended."""
         self._register(idle)
         idle.since = process.boottime()
         with self._guard:
@@ -188,7 +190,7 @@ class WarmAgents:
             write(idle.kept.directory / "about.json", json.dumps(about).encode(), whole=True)
 
     def close(self) -> None:
-        """Ends all that this process keeps."""
+        """End all agents that this process keeps."""
         with self._guard:
             idle, self._idle = list(self._idle.values()), {}
         for each in idle:
@@ -198,14 +200,15 @@ class WarmAgents:
 def likeness(
     driver: AgentDriver, launch: Launch, env: Mapping[str, str], session_id: str
 ) -> tuple[str, Command | None]:
-    """What a process must have been started with to have this turn on this conversation, as a
-    digest; and what it is given."""
+    """Return a digest of what a process must have been started with to run this turn on this
+    conversation, and the command of the turn."""
     assert driver.warm is not None
     asked = Continuation(kind=Start.RESUME, session_id=session_id)
     command = driver.warm.command(replace(launch, continuation=asked, mark="", compact_at=None))
     if command is None:
         return "", None
-    # The rule counts: the level in tokens is only known better once the agent has named its window.
+    # The rule is compared and not the level in tokens, which is known exactly only once the agent
+    # has reported its context window.
     level = (
         (launch.compact_at.percent, launch.compact_at.given)
         if launch.compact_at is not None

@@ -1,11 +1,10 @@
-"""Brings back the workdir of a run whose work goes on after a clean-up took it, or after it was
-lost.
+"""Restores the workdir of a run that continues after a clean-up removed the workdir, or after it
+was lost.
 
 `opening_steps` calls `bring_back` before each attempt, `checkpoints` before a restore; forks and
-`perdure open` call `reopen` before they look. The journal says whether a clean-up took the workdir.
-It comes back from the trash as it was, or from the checkpoint that was taken of it when the trash
-was emptied meanwhile. A workdir that was lost with its machine is filled from the newest
-checkpoint.
+`perdure open` call `reopen` first. The journal says whether a clean-up removed the workdir. If so,
+it is moved back from the trash, or rebuilt from the checkpoint taken of it if the trash was emptied
+meanwhile. A workdir that was lost with its machine is filled from the newest checkpoint.
 """
 
 from __future__ import annotations
@@ -28,11 +27,12 @@ from perdure.model.events import (
 from perdure.workspace.locks import make_private, write
 
 MARK = "half-back"
-"""File beside a run's attempts: its workdir was made again, and may not be filled yet."""
+"""Name of a file beside a run's attempts: its workdir was made again, and may not be filled yet."""
 
 
 def cleaned_up(engine: Engine, run: TaskRun) -> CleanedUp | WorkdirSwept | None:
-    """How a clean-up took the workdir, unless it was brought back or reset since."""
+    """Return the event of the clean-up that removed the workdir; None if it was brought back or
+    reset since."""
     ended = (CleanedUp, WorkdirSwept, BroughtBack, RunReset)
     told = [record.event for record in engine.store.history(run.id, limit=HISTORY)]
     last = next((event for event in reversed(told) if isinstance(event, ended)), None)
@@ -40,11 +40,11 @@ def cleaned_up(engine: Engine, run: TaskRun) -> CleanedUp | WorkdirSwept | None:
 
 
 def bring_back(engine: Engine, run: TaskRun) -> bool:
-    """Bring the workdir back if a clean-up took it or it was lost, and return whether it did. The
-    caller holds its lock.
+    """Bring the workdir back if a clean-up removed it or it was lost, and return whether it did.
+    The caller holds its lock.
 
-    Killed in between, the next call completes it. Raises WorkspaceError, GitFailed, and Conflict
-    while a process works in it.
+    If killed in between, the next call completes it. Raises WorkspaceError, GitFailed, and Conflict
+    while a process uses it.
     """
     place, mark = run.workspace, _mark(engine, run)
     if place is None or (os.path.lexists(place.path) and not mark.exists()):
@@ -71,7 +71,7 @@ def bring_back(engine: Engine, run: TaskRun) -> bool:
             place, checkpoint.workdir.commit, ignored=engine.checkpoint_ignored
         )
     except NotFound:
-        # The checkpoint was deleted by hand: the workdir begins at its branch again.
+        # The checkpoint was deleted manually: the workdir starts from its branch again.
         mark.unlink(missing_ok=True)
         if lost:
             engine.store.tell_run(run.id, [WorkdirLost(place=place.path)])
@@ -85,8 +85,8 @@ def bring_back(engine: Engine, run: TaskRun) -> bool:
 
 
 def reopen(engine: Engine, run: TaskRun, holder: str) -> None:
-    """Do the same under the workdir's lock, for a verb that needs the workdir and starts no
-    attempt. Raises InUse besides."""
+    """Do the same as `bring_back` under the workdir's lock, for a verb that needs the workdir and
+    starts no attempt. Raises InUse too."""
     if run.workspace is None or os.path.lexists(run.workspace.path):
         return
     fd = engine.workspaces.lock(run.workspace, holder)
@@ -97,8 +97,8 @@ def reopen(engine: Engine, run: TaskRun, holder: str) -> None:
 
 
 def take_back(engine: Engine, run: TaskRun) -> bool:
-    """Bring the workdir back from the trash alone, if a clean-up moved it there. The caller holds
-    its lock. Raises WorkspaceError."""
+    """Bring the workdir back from the trash, if a clean-up moved it there, and return whether it
+    did. Checkpoints are not used. The caller holds its lock. Raises WorkspaceError."""
     place = run.workspace
     if place is None or os.path.lexists(place.path) or cleaned_up(engine, run) is None:
         return False
@@ -114,8 +114,8 @@ def _taken_back(engine: Engine, run: TaskRun, place: Workspace) -> bool:
 
 
 def _checkpoint(engine: Engine, run: TaskRun, place: Workspace, number: int) -> Checkpoint | None:
-    """The checkpoint of the workdir by its number; another run in the same workdir may have taken
-    it."""
+    """Return the checkpoint of the workdir with this number, which another run in the same workdir
+    may have taken; None if there is none."""
     own = [each for each in engine.store.checkpoints(run.id) if each.number == number]
     found = own or [each for each in engine.store.checkpoints() if each.number == number]
     return next(
@@ -125,7 +125,7 @@ def _checkpoint(engine: Engine, run: TaskRun, place: Workspace, number: int) -> 
 
 
 def _worked_here(engine: Engine, run: TaskRun, place: Workspace) -> bool:
-    """Whether an attempt of the run had the workdir, and no reset took it since."""
+    """Return whether an attempt of the run used the workdir, and no reset cleared it since."""
     if place.backend is Backend.HERE:
         return False
     reset = 0
@@ -137,7 +137,8 @@ def _worked_here(engine: Engine, run: TaskRun, place: Workspace) -> bool:
 
 
 def _newest(engine: Engine, run: TaskRun, place: Workspace) -> Checkpoint | None:
-    """The run's newest checkpoint of this workdir, the restored one where a restore came last."""
+    """Return the run's newest checkpoint of this workdir, or the restored one if a restore came
+    last."""
     mine = [
         each
         for each in engine.store.checkpoints(run.id)

@@ -1,9 +1,8 @@
-"""Forks a run: a new one whose conversation begins with the other's, and whose workdir begins with
-the other's files.
+"""Forks a run: makes a new run whose conversation begins with the other's, and whose workdir begins
+with the other's files.
 
-The parent is only read: its transcript, its commits, its uncommitted files. The new run has a
-branch of its own that begins at the parent's HEAD; what was not committed lies in the new workdir
-as it is, uncommitted.
+The parent is only read: its transcript, its commits, its uncommitted files. The new run has its own
+branch from the parent's HEAD. Uncommitted changes are in the new workdir too, still uncommitted.
 """
 
 from __future__ import annotations
@@ -43,21 +42,21 @@ GO_ON = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Branching:
-    """What a person asks of a fork. `at`: the last turn of the parent that it keeps, counted from
-    1; 0: all of them."""
+    """What a person requests of a fork. `at`: the last turn of the parent that it keeps, counted
+    from 1; 0: all of them."""
 
     prompt: str = ""
     at: int = 0
     checkpoint: int = 0
-    """The fork begins where this checkpoint of the parent was taken: files and conversation. 0:
-    where the parent is now."""
+    """Number of the parent's checkpoint from which the fork takes files and conversation; 0: it
+    begins from the parent's current state."""
     name: str = ""
     branch: str = ""
 
 
 def fork(engine: Engine, ref: str, wanted: Branching) -> TaskRun:
-    """A queued run that begins as a fork. Raises UsageError, NotFound, Conflict, WorkspaceError;
-    then nothing is left behind."""
+    """Make a run that begins as a fork, and return it, queued. Raises UsageError, NotFound,
+    Conflict, WorkspaceError; then nothing is left behind."""
     parent = service.at_rest(engine, engine.store.get(ref), "there is no one state to fork")
     driver = engine.driver(parent.spec.agent)
     checkpoint = (
@@ -92,7 +91,7 @@ def fork(engine: Engine, ref: str, wanted: Branching) -> TaskRun:
 
 
 def _session(engine: Engine, parent: TaskRun, checkpoint: Checkpoint | None) -> Session:
-    """The conversation to fork. Raises NotFound, UsageError."""
+    """Return the conversation to fork. Raises NotFound."""
     key = SessionKey(parent.spec.agent, parent.scope)
     live = engine.store.session(key)
     if checkpoint is not None and (live is None or checkpoint.session_id != live.id):
@@ -110,13 +109,13 @@ def _session(engine: Engine, parent: TaskRun, checkpoint: Checkpoint | None) -> 
 
 
 BETWEEN_TURNS = frozenset({"turn", "end", *KEEPSAKES})
-"""Checkpoints that end with a turn: of an attempt that was cut off, too, because what follows is
-another prompt."""
+"""Reasons of checkpoints that end with a turn. An attempt that was cut off counts, because another
+prompt follows."""
 
 
 def _turn_of(engine: Engine, driver: AgentDriver, parent: TaskRun, checkpoint: Checkpoint) -> int:
-    """The turn with which the checkpoint's conversation ends; 0 if it has not gone on since. Raises
-    UsageError where the CLI cannot fork it there."""
+    """Return the turn with which the checkpoint's conversation ends; 0 if it has not gone on since.
+    Raises UsageError if the CLI cannot fork it there."""
     home, main = driver.home({**engine.environ, **parent.spec.env}), checkpoint.conversation[0]
     path = locate(driver, home, main.session_id, engine.state / "forks" / main.session_id)
     back = (
@@ -147,8 +146,8 @@ def _turn_of(engine: Engine, driver: AgentDriver, parent: TaskRun, checkpoint: C
 
 
 def _name(engine: Engine, wanted: str) -> str:
-    """A name that is free. Raises Conflict for a wanted one that is taken, UsageError for one that
-    cannot be."""
+    """Return a free name. Raises Conflict if the requested one is taken, UsageError if it is not
+    valid."""
     if wanted and not service.NAME.fullmatch(wanted):
         raise UsageError(
             f"{wanted!r} cannot be a run's name",
@@ -164,7 +163,7 @@ def _name(engine: Engine, wanted: str) -> str:
 
 
 def _source(parent: TaskRun) -> Workspace:
-    """The workdir that the fork begins with. Raises WorkspaceError, UsageError."""
+    """Return the workdir that the fork begins with. Raises WorkspaceError."""
     assert parent.workspace is not None
     if not Path(parent.workspace.path).is_dir():
         raise WorkspaceError(
@@ -177,8 +176,8 @@ def _source(parent: TaskRun) -> Workspace:
 def _placed(
     engine: Engine, spec: TaskSpec, source: Workspace, branch: str, name: str, head: str
 ) -> TaskSpec:
-    """Where the fork works: on a new branch from where the source stands; a service's task gets a
-    new task."""
+    """Return the specification with the place of the fork: a new branch from the source's HEAD; a
+    task of a service gets a new task. Raises UsageError."""
     if source.backend is Backend.TASK:
         if branch:
             raise UsageError(
@@ -192,8 +191,8 @@ def _placed(
             "from"
         )
     if source.backend is Backend.ISOLATED:
-        # The new clone begins where the parent's began, because its repository has that commit. The
-        # parent's own commits, which are nowhere else, come along with its files.
+        # The new clone begins at the same commit as the parent's, because its repository has that
+        # commit. The parent's own commits, which are nowhere else, come along with its files.
         base = engine.workspaces.began(source) or source.base
         return replace(
             spec, repo=source.repo, base=base, branch=branch, here="", backend=Backend.ISOLATED
@@ -211,8 +210,8 @@ def _placed(
 def _refuse(
     engine: Engine, driver: AgentDriver, session: Session, spec: TaskSpec, target: Workspace
 ) -> None:
-    """Raises UsageError where the CLI cannot fork so, NotFound where the conversation is gone,
-    Conflict where somebody was there."""
+    """Raise UsageError if the CLI cannot fork like this, NotFound if the conversation is gone,
+    Conflict if the new workdir exists already."""
     if not driver.abilities.fork:
         raise UsageError(f"{spec.agent} cannot fork a conversation")
     if spec.fork_at and not driver.abilities.fork_at:
@@ -264,8 +263,8 @@ def _make(
     target: Workspace,
     checkpoint: Checkpoint | None,
 ) -> TaskRun:
-    """Makes the workdir first and the run then: a run whose workdir is not whole could be claimed
-    by somebody."""
+    """Make the workdir, then the run, and return the run. A run whose workdir is incomplete could
+    be claimed by another process."""
     fd = engine.workspaces.lock(target, f"perdure fork as {name}")
     try:
         engine.workspaces.prepare(target, spec.agent)

@@ -2,9 +2,9 @@
 back.
 
 While it is open no attempt starts: not of this run, and of no run in the same workdir or
-conversation. Afterwards perdure looks at what became of it: more turns in the same conversation are
-its new known state; conversations that were begun beside it (the agents' programs branch and clear)
-are told and kept in the lineage, and become the run's own only if a person says so.
+conversation. Afterwards perdure checks what changed. More turns in the same conversation become its
+new known state. Conversations that were begun beside it (the agents' programs branch and clear) are
+reported and kept in the lineage, and become the run's own only if a person says so.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ LOOKED_THROUGH = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ByHand:
-    """How a person goes on: the command, its directory, and the variables besides the person's
+    """How a person goes on: the command, its directory, and the variables to add to the person's
     own."""
 
     run: TaskRun
@@ -54,22 +54,22 @@ class ByHand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TakenBack:
-    """What became of a conversation in a person's hands."""
+    """What a person did with a lent conversation."""
 
     run: TaskRun
     session_id: str
     """The conversation that the run goes on with."""
     turns: int
-    """Prompts that were added to it by hand."""
+    """Number of prompts that were added to it manually."""
     kept: bool
-    """What perdure had seen of it still stands in it."""
+    """Whether what perdure had seen of it is still in it."""
     others: tuple[Conversation, ...] = ()
     """Conversations that were begun beside it."""
     forks: tuple[str, ...] = ()
-    """Those of them that begin with it."""
+    """Ids of those among `others` that begin with its history."""
 
     def report(self) -> dict[str, Any]:
-        """What `--json` prints."""
+        """Return what `--json` prints."""
         others = [
             {"id": each.id, "fork": each.id in self.forks, "turns": each.turns, "path": each.path}
             for each in self.others
@@ -86,8 +86,8 @@ class TakenBack:
 
 
 def open_by_hand(engine: Engine, ref: str) -> ByHand:
-    """Marks the run as open and says how to go on. Again for an open run it only says it. Raises
-    NotFound, Conflict, WorkspaceError."""
+    """Mark the run as open and return how to go on. For a run that is already open, only return it.
+    Raises NotFound, Conflict, WorkspaceError."""
     run = engine.store.get(ref)
     if run.state is RunState.RUNNING:
         run = rescue(engine, run) or run
@@ -132,11 +132,11 @@ def open_by_hand(engine: Engine, ref: str) -> ByHand:
 
 
 def take_back(engine: Engine, ref: str, adopt: str = "") -> TakenBack:
-    """Looks at what became of it and takes the lease again. `adopt`: the run goes on in this
-    conversation, which was begun beside it.
+    """Check what a person did with the conversation, close the loan, and return the findings.
+    `adopt`: the run goes on in this conversation, which was begun beside its own.
 
-    Raises Conflict while the agent's program has it open, while the run works, or if it was not
-    open; NotFound, UsageError.
+    Raises Conflict while the agent's program has it open, while the run is running, or if it was
+    not open; NotFound, UsageError.
     """
     run = engine.store.get(ref)
     driver, session, home, place = _parts(engine, run)
@@ -190,8 +190,8 @@ def _is_open(run: TaskRun) -> bool:
 
 
 def _goes_without_saying(engine: Engine, driver: AgentDriver, name: str, home: Path) -> bool:
-    """Whether a variable that names the home can be left out, because the home is found without
-    it."""
+    """Return whether a variable that names the home can be left out, because the home is found
+    without it."""
     own = {key: value for key, value in engine.environ.items() if key != name}
     return driver.home({**own, name: "/nowhere"}) != driver.home(own) and driver.home(own) == home
 
@@ -199,8 +199,8 @@ def _goes_without_saying(engine: Engine, driver: AgentDriver, name: str, home: P
 def _as_it_is_now(
     engine: Engine, driver: AgentDriver, run: TaskRun, session: Session, home: Path
 ) -> tuple[Session, int, bool]:
-    """The session with the new known state, the prompts that came by hand, and whether what was
-    known still stands."""
+    """Return the session with its new known state, the number of prompts added manually, and
+    whether what was known is still there."""
     path = locate(driver, home, session.id, _directory(engine, run))
     now = snapshot(driver, path)
     if path is None or now is None:
@@ -228,7 +228,8 @@ def _beside(
     home: Path,
     since: int,
 ) -> list[Conversation]:
-    """Conversations in the run's directory, written since it was opened, that no run knows."""
+    """Return the conversations in the run's directory that were written since it was opened and
+    that no run knows."""
     return [
         each
         for each in driver.conversations(home, LOOKED_THROUGH)
@@ -245,7 +246,8 @@ def _beside(
 def _made_beside(
     engine: Engine, driver: AgentDriver, run: TaskRun, own: Session, each: Conversation, home: Path
 ) -> Session:
-    """Its record: in the lineage of the run, and not chosen."""
+    """Return the record of a conversation begun beside the run's own: in the lineage of the run,
+    and retired."""
     path = locate(driver, home, each.id, _directory(engine, run))
     content = path.read_bytes() if path is not None else b""
     history = [fingerprint(prompt.text) for prompt in driver.prompts(content)]
@@ -276,7 +278,8 @@ def _shares_a_beginning(
     history: Sequence[str],
     home: Path,
 ) -> bool:
-    """A fork may have left the conversation at any turn."""
+    """Return whether a history begins with the same prompt as the run's conversation. Only the
+    first is compared, because a fork may leave the conversation at any turn."""
     path = locate(driver, home, own.id, _directory(engine, run))
     first = prompts_since(driver, path, None)[:1] if path is not None else []
     return bool(first) and list(history[:1]) == first
@@ -291,7 +294,7 @@ def _adopted(
     made: Sequence[Session],
     home: Path,
 ) -> Session:
-    """The conversation that the run is to go on with. Raises UsageError, NotFound."""
+    """Return the conversation that the run is to go on with. Raises UsageError, NotFound."""
     if adopt == own.id:
         raise UsageError(f"{run.name} goes on with {adopt} anyway", f"perdure take-back {run.name}")
     there = [

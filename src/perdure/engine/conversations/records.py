@@ -1,4 +1,4 @@
-"""Session records as a person's verbs: which record a name means, and what is shown of it.
+"""Session records for the verbs of a person: which record a name means, and what is shown of it.
 
 Called by `perdure sessions create | extend | close` and by the API; the verbs themselves are those
 of `perdure.engine.sessions`.
@@ -63,7 +63,7 @@ def live_key(engine: Engine, shelf: ConversationShelf, ref: str) -> SessionKey:
 
 
 def lifetime(text: str) -> float | None:
-    """Return the seconds of a lifetime as a person writes it, None for nothing. Raises
+    """Return the seconds of a lifetime as a person writes it, None for an empty text. Raises
     UsageError."""
     try:
         return duration(text) if text else None

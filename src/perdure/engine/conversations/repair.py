@@ -1,9 +1,9 @@
-"""What is wrong with a conversation on disk, and putting a mended copy in its place: `perdure
-sessions check` and `mend`.
+"""Diagnoses a conversation on disk, and replaces it with a repaired copy: `perdure sessions check`
+and `mend`.
 
-Looking reads only. Writing asks for more than the ladder of an attempt does: nobody may be on the
-conversation, the mended copy must be proven by a resume of the installed agent, and what lay there
-is moved aside, byte for byte.
+A diagnosis only reads. A replacement requires more than the ladder of an attempt does: nobody may
+be using the conversation, the repaired copy must pass a resume of the installed agent, and the
+replaced file is moved aside, byte for byte.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from perdure.rules.transcript_repair import Finding, Harm, Mended, Trouble
 
 
 class Unproven(PerdureError):
-    """The agent did not go on from the mended copy: nothing was put in place."""
+    """The agent did not go on from the repaired copy, so nothing was replaced."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis:
-    """One conversation, looked at."""
+    """The diagnosis of one conversation."""
 
     agent: str
     id: str
     path: Path | None
-    """Its transcript; None where it is gone, or lies in a database."""
+    """Its transcript; None if it is gone, or is in a database."""
     before: bytes
     mended: Mended
     spare: tuple[Path, ...] = ()
-    """Older files of the same conversation, each the beginning of the one in use: mending moves
-    them aside."""
+    """Older files of the same conversation, each a beginning of the one in use; a repair moves them
+    aside."""
     entry: ConversationEntry | None = None
 
     @property
     def changes(self) -> bool:
-        """Whether there is something to mend."""
+        """Return whether there is something to repair."""
         return self.mended.content is not None or (bool(self.spare) and not self.mended.refusal)
 
     def report(self) -> dict[str, Any]:
-        """As `--json` shows it."""
+        """Return the diagnosis as `--json` shows it."""
         return {
             "id": self.id,
             "agent": self.agent,
@@ -74,9 +74,9 @@ class Diagnosis:
 
 
 def diagnose(shelf: ConversationShelf, ref: str) -> Diagnosis:
-    """The conversation with this id, or the only one whose id begins so; a whole id is found also
-    where its file is too damaged to be listed. Raises NotFound, UsageError for an ambiguous
-    beginning."""
+    """Return the diagnosis of the conversation with this id, or of the only one whose id begins
+    with it. A complete id is found even if its file is too damaged to be listed. Raises NotFound,
+    UsageError for an ambiguous beginning."""
     try:
         return diagnosis(shelf, shelf.find(ref))
     except NotFound:
@@ -87,7 +87,7 @@ def diagnose(shelf: ConversationShelf, ref: str) -> Diagnosis:
 
 
 def diagnosis(shelf: ConversationShelf, entry: ConversationEntry) -> Diagnosis:
-    """One that is listed."""
+    """Return the diagnosis of a listed conversation."""
     name = entry.reader or entry.agent
     return _of(shelf, name, shelf.drivers[name], entry.id, entry)
 
@@ -163,8 +163,8 @@ def _gone(agent: str, session_id: str, entry: ConversationEntry | None) -> Diagn
 def _places(
     content: bytes, others: Sequence[Path]
 ) -> tuple[tuple[Path, ...], tuple[Finding, ...], str]:
-    """The other files of the same id: spare ones, what is to be said of them, and why nothing can
-    be done."""
+    """Classify the other files of the same id. Return the spare ones, the findings, and why nothing
+    can be done (empty if something can)."""
     spare = tuple(path for path in others if content.startswith(path.read_bytes()))
     if len(spare) < len(others):
         what = (
@@ -186,8 +186,8 @@ def _places(
 
 
 def put_in_place(engine: Engine, shelf: ConversationShelf, found: Diagnosis) -> list[str]:
-    """Proves the mended copy and puts it in place. Returns where what lay there is now. Raises
-    Conflict while somebody is on the conversation, Unproven, WorkspaceError."""
+    """Test the repaired copy and put it in place. Return the paths to which the replaced files were
+    moved. Raises Conflict while somebody uses the conversation, Unproven, WorkspaceError."""
     driver, home = shelf.drivers[found.agent], shelf.home(found.agent)
     _alone(engine, found, driver, home)
     assert found.path is not None
@@ -210,7 +210,7 @@ def put_in_place(engine: Engine, shelf: ConversationShelf, found: Diagnosis) -> 
     )
     session = found.entry.session if found.entry is not None else None
     if session is not None:
-        # What perdure knows of it is what a person has just put there.
+        # The known state of the conversation is now what a person has just put there.
         engine.store.put_session(
             replace(session, snapshot=snapshot(driver, found.path), updated=engine.store.now())
         )

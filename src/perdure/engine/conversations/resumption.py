@@ -1,9 +1,9 @@
-"""Goes on with a chosen conversation: in its own run where it has one, else in a new run that is
-bound to it.
+"""Goes on with a chosen conversation: in its own run if it has one, else in a new run that is bound
+to it.
 
-A conversation that was begun outside perdure is taken in first: a session of a scope of its own,
-confirmed, with the transcript as it lies there now as what is known of it, and an own copy. From
-then on it is held to the same evidence as any other.
+A conversation that was begun outside perdure is first taken in: it gets a confirmed session in a
+scope of its own, its current transcript as the known state, and an own copy. From then on it needs
+the same evidence as any other.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from perdure.protocols import AgentDriver
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResumeRequest:
-    """What a person asks for: the prompt, and where the work is to go on (by default, where the
-    conversation was).
+    """What a person requests: the prompt, and where the work is to go on (by default, in the
+    directory of the conversation).
 
-    `spec` has the settings of this machine and the flags that were given; its agent, scope and
-    place are set here.
+    `spec` has the settings of this machine and the given flags; its agent, scope and place are set
+    here.
     """
 
     spec: TaskSpec
@@ -46,8 +46,8 @@ class ResumeRequest:
 
 
 def resume(engine: Engine, entry: ConversationEntry, wanted: ResumeRequest) -> TaskRun:
-    """A queued run that goes on with the conversation. Raises UsageError, NotFound, Conflict,
-    AgentMissing."""
+    """Return a queued run that goes on with the conversation. Raises UsageError, NotFound,
+    Conflict, AgentMissing."""
     session = entry.session
     if session is not None and session.state is SessionState.RETIRED:
         hint = (
@@ -117,8 +117,8 @@ def _take_in(engine: Engine, entry: ConversationEntry, wanted: ResumeRequest) ->
 
 
 def _placed(entry: ConversationEntry, wanted: ResumeRequest) -> TaskSpec:
-    """Where the run works: in the repository and on the branch that were named, else in the
-    conversation's own directory."""
+    """Return the specification with the place of the run: the repository and branch that were
+    named, else the conversation's own directory. Raises NotFound."""
     if wanted.repo or wanted.branch:
         return replace(wanted.spec, repo=wanted.repo or entry.cwd, branch=wanted.branch, here="")
     if not entry.cwd or not Path(entry.cwd).is_dir():
@@ -131,7 +131,7 @@ def _placed(entry: ConversationEntry, wanted: ResumeRequest) -> TaskSpec:
 
 
 def _refuse(engine: Engine, driver: AgentDriver, entry: ConversationEntry, spec: TaskSpec) -> None:
-    """Raises UsageError where the CLI cannot go on with it in this place."""
+    """Raise UsageError if the CLI cannot go on with the conversation in this place."""
     program = driver.locate(engine.environ)
     place = engine.workspaces.plan(spec, spec.name or "resume", Path(entry.cwd or "/"))
     launch = Launch(

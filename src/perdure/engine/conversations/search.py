@@ -1,5 +1,5 @@
-"""Every conversation that there is to go on with: those that perdure knows, and those that lie on
-disk, begun by whomever.
+"""Finds every conversation that can be continued: those that perdure knows, and those on disk, also
+if they were begun without perdure.
 
 Read only: used by `perdure sessions`, by the picker of `perdure resume`, and to find the one that a
 person names.
@@ -20,32 +20,32 @@ from perdure.protocols import AgentDriver, Spoken
 
 LOOKED_THROUGH = 500
 PREFIX = 4
-"""The least number of characters of an id that name a conversation."""
+"""Minimum number of characters of an id that identify a conversation."""
 TAIL = 512 * 1024
-"""So much of a transcript's end is read for a preview."""
+"""Number of bytes at a transcript's end that are read for a preview."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConversationEntry:
-    """One conversation: as it lies on disk, as perdure knows it, or both."""
+    """One conversation: as it is on disk, as perdure knows it, or both."""
 
     agent: str
     id: str
     updated: int
     conversation: Conversation | None = None
     reader: str = ""
-    """The agent whose driver found it on disk: another one's name where it was begun over ACP."""
+    """Agent whose driver found it on disk; another agent's name if it was begun over ACP."""
     session: Session | None = None
     run: TaskRun | None = None
-    """The newest run that works, or worked, in it."""
+    """Newest run that used the conversation."""
     cost_usd: float = 0.0
-    """What perdure's attempts in it cost."""
+    """Cost of the run's attempts in it, in dollars."""
     cost_estimated: bool = False
-    """A part of it is an estimate."""
+    """Whether a part of the cost is an estimate."""
 
     @property
     def cwd(self) -> str:
-        """The directory to go on in."""
+        """Return the directory to go on in."""
         if self.run is not None and self.run.workspace is not None:
             return self.run.workspace.path
         return (self.conversation.cwd if self.conversation else "") or (
@@ -54,7 +54,7 @@ class ConversationEntry:
 
     @property
     def first(self) -> str:
-        """What it was begun with; of a fork, what it was forked for."""
+        """Return its first prompt; of a fork, the prompt of the fork."""
         if self.run is not None and self.run.spec.forks:
             return self.run.spec.prompt
         if self.conversation is not None and self.conversation.first:
@@ -63,7 +63,7 @@ class ConversationEntry:
 
     @property
     def turns(self) -> int:
-        """Prompts that stand in it, 0 where that is not known."""
+        """Return the number of prompts in it; 0 if that is not known."""
         if self.conversation is not None:
             return self.conversation.turns
         return (
@@ -74,15 +74,15 @@ class ConversationEntry:
 
     @property
     def parent(self) -> str:
-        """The conversation that it was forked from, or stands in for."""
+        """Return the id of the conversation that it was forked from, or stands in for."""
         return (self.session.parent if self.session else "") or (
             self.conversation.parent if self.conversation else ""
         )
 
     @property
     def state(self) -> str:
-        """`pinned`, `confirmed`, `retired`; `by hand` for one that perdure has nothing to do
-        with."""
+        """Return `pinned`, `confirmed` or `retired`; `by hand` for one that perdure has no record
+        of."""
         return str(self.session.state) if self.session else "by hand"
 
     @property
@@ -90,7 +90,7 @@ class ConversationEntry:
         return self.conversation is not None
 
     def report(self) -> dict[str, Any]:
-        """The entry as `--json` shows it."""
+        """Return the entry as `--json` shows it."""
         return {
             "id": self.id,
             "agent": self.agent,
@@ -113,18 +113,18 @@ class ConversationEntry:
 
 @dataclass(frozen=True, slots=True)
 class ConversationShelf:
-    """Where conversations are looked for: the store, and the homes of these agents as the
-    environment names them."""
+    """Where conversations are searched: the store, and the homes of these agents according to the
+    environment."""
 
     store: EngineStore
     drivers: Mapping[str, AgentDriver]
     environ: Mapping[str, str]
     only: frozenset[str] = frozenset()
-    """Only conversations of these agents; empty: of all."""
+    """Agents whose conversations are wanted; empty: all."""
 
     def entries(self, limit: int = 50, below: Path | None = None) -> list[ConversationEntry]:
-        """The newest first. `below`: only those whose directory is this one, or lies in it, or is a
-        workdir of its repository."""
+        """Return the conversations, newest first. `below`: only those whose directory is this one,
+        is inside it, or is a workdir of its repository."""
         known = {session.id: session for session in reversed(_by_weight(self.store.sessions()))}
         found: dict[str, tuple[str, Conversation]] = {}
         for name, driver in self.drivers.items():
@@ -142,8 +142,8 @@ class ConversationShelf:
         ]
 
     def find(self, ref: str) -> ConversationEntry:
-        """The conversation with this id, or the only one whose id begins so, or the newest of the
-        run with this name. Raises NotFound, UsageError for an ambiguous one."""
+        """Return the conversation with this id, or the only one whose id begins with `ref`, or the
+        newest of the run with this name. Raises NotFound, UsageError for an ambiguous one."""
         exact = self._exact(ref)
         if exact is not None and self._is_wanted(exact):
             return self._priced(exact)
@@ -164,7 +164,7 @@ class ConversationShelf:
         )
 
     def lineage(self, entry: ConversationEntry) -> list[ConversationEntry]:
-        """The conversations that it came from, the nearest first."""
+        """Return the conversations that it came from, the nearest first."""
         line: list[ConversationEntry] = []
         while entry.parent and entry.parent not in [each.id for each in line]:
             found = self._exact(entry.parent)
@@ -178,7 +178,7 @@ class ConversationShelf:
         return self.drivers[agent].home(self.environ)
 
     def spoken(self, entry: ConversationEntry, tail: int = TAIL) -> Sequence[Spoken]:
-        """What was said last in it; nothing where its transcript is gone."""
+        """Return what was said last in it; empty if its transcript is gone."""
         if entry.reader not in self.drivers:
             return ()
         driver, home = self.drivers[entry.reader], self.home(entry.reader)
@@ -201,7 +201,8 @@ class ConversationShelf:
         return None
 
     def _first(self, session_id: str) -> tuple[str, Conversation] | None:
-        """Return the conversation with the agent that has it; None where none has."""
+        """Return the conversation with the name of the agent that has it; None if no agent has
+        it."""
         for name, driver in self.drivers.items():
             for each in driver.conversations(self.home(name), 1, session_id):
                 return name, each
@@ -242,7 +243,7 @@ class ConversationShelf:
 
 
 def _by_weight(sessions: Sequence[Session]) -> list[Session]:
-    """Live ones before retired ones, else as they come."""
+    """Return live sessions before retired ones, otherwise in the same order."""
     return sorted(sessions, key=lambda session: session.state is SessionState.RETIRED)
 
 

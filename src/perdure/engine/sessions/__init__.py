@@ -1,12 +1,12 @@
-"""The session service: records of conversations for whoever has tasks to place, and what they show
-together.
+"""The session service: records of conversations for callers that place tasks, and statistics of
+them.
 
-A session is a pointer to an agent's own conversation; the store's table of them is the truth, and
-this room only asks and amends it. `service` has the verbs (create, get, update, count, extend,
-close), `statistics` what a span of attempts says of continuity (pure), `rebuild` makes lost
-records again from what the attempts and their journal tell. Attempts write their own session under
-their own claim; what an attempt is at work on, nobody amends here. The library's door is
-`Runner.sessions`.
+A session is a pointer to an agent's own conversation. The store's table of sessions is
+authoritative; this package only reads and changes it. `service` has the verbs (create, get, update,
+count, extend, close); `statistics` computes from the attempts of a period how often conversations
+continued (pure); `rebuild` restores lost records from the attempts and their journal. Attempts
+write their own session under their own claim; the session of a running attempt is never changed
+here. The library offers it as `Runner.sessions`.
 """
 
 from __future__ import annotations

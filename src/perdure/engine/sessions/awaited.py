@@ -1,5 +1,5 @@
-"""The session service for programs on an event loop: each verb is done in a worker thread. Called
-by the library."""
+"""The session service for programs with an event loop: each verb runs in a worker thread. Called by
+the library."""
 
 from __future__ import annotations
 

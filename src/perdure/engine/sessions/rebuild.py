@@ -1,10 +1,10 @@
-"""Lost records of conversations, made again: a run's attempts and its journal say which
+"""Rebuilds lost records of conversations from a run's attempts and journal, which say which
 conversation it had and how far it came.
 
-Called by an attempt that finds no session where earlier attempts had one, and by
-`Sessions.rebuild`. It reads and decides; the caller stores. What a record points at (the
-transcript, or perdure's own copy) is looked at by the ladder of the next attempt, as always: a
-rebuilt record claims nothing more than that the conversation was there.
+Called by an attempt that finds no session although earlier attempts had one, and by
+`Sessions.rebuild`. It reads and decides; the caller stores. The file that a record points to (the
+transcript, or perdure's own copy) is checked by the ladder of the next attempt, as always. A
+rebuilt record claims only that the conversation existed.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from perdure.protocols import AgentDriver, RunStore, SessionStore
 
 HISTORY = 1_000_000
 TAKEN_IN = "session:"
-"""The scope of a run that goes on with a conversation which was begun by hand names that
-conversation."""
+"""Prefix of the scope of a run that goes on with a conversation begun manually; the conversation's
+id follows."""
 
 
 class RebuildStore(RunStore, SessionStore, Protocol):
@@ -44,8 +44,8 @@ def missing(
     copies: Copies,
     usual_s: float = 0.0,
 ) -> tuple[Session, ...]:
-    """The records that the key should have and has not, retired ones first: nothing where none is
-    lost. Stores nothing. `usual_s`: how long a session may go unused."""
+    """Return the records that the key should have and has not, retired ones first; empty if none is
+    lost. Stores nothing. `usual_s`: default lifetime of a session, in seconds."""
     there = store.lineage(key)
     known = {session.id for session in there}
     told = _Told(key, str(home))
@@ -94,7 +94,8 @@ def _left(session: Session, cause: str) -> Session:
 
 
 def _measured(session: Session, driver: AgentDriver, copies: Copies) -> Session:
-    """With the CLI's own running total, which only the transcript tells; the own copy has it."""
+    """Return the session with the CLI's own running total, which only the transcript has; it is
+    read from the own copy."""
     try:
         return replace(session, total=driver.total(copies.of(driver.name, session.id).read_bytes()))
     except OSError:
@@ -103,17 +104,17 @@ def _measured(session: Session, driver: AgentDriver, copies: Copies) -> Session:
 
 @dataclass
 class _Told:
-    """What the attempts of a key tell of its conversations, one after the other."""
+    """Collects what the attempts of a key say about its conversations, in order."""
 
     key: SessionKey
     home: str
     sessions: dict[str, Session] = field(default_factory=dict)
-    """In the order in which they were last used."""
+    """Sessions by id, in the order in which they were last used."""
     causes: dict[str, str] = field(default_factory=dict)
     live: str = ""
 
     def run(self, run: TaskRun, attempts: Sequence[Attempt], records: Sequence[Record]) -> None:
-        """Takes in one run: its attempts first, then what was decided over its conversations."""
+        """Add one run: its attempts first, then what was decided about its conversations."""
         if self.key.scope.startswith(TAKEN_IN) and not self.sessions:
             self._seen(self.key.scope.removeprefix(TAKEN_IN), run.created, SessionState.CONFIRMED)
         counted: set[str] = set()
@@ -135,7 +136,7 @@ class _Told:
                     pass
 
     def went_back(self, session_id: str) -> None:
-        """A person took the run back to a checkpoint with this conversation."""
+        """Note that a person took the run back to a checkpoint with this conversation."""
         if session_id in self.sessions:
             self.causes.pop(session_id, None)
             self.live = session_id
@@ -185,7 +186,7 @@ class _Told:
 
 
 def _prompt(attempt: Attempt) -> tuple[str, ...]:
-    """The mark of the attempt's prompt, while its directory is kept."""
+    """Return the mark of the attempt's prompt, while its directory is kept; else nothing."""
     try:
         return (
             fingerprint(

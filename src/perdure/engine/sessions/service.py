@@ -1,9 +1,9 @@
-"""The verbs on session records, for whoever places tasks. Called by the library (`Runner.sessions`)
-and by `perdure sessions`.
+"""The verbs on session records, for callers that place tasks. Called by the library
+(`Runner.sessions`) and by `perdure sessions`.
 
-Every change is made to the record as it was read: if somebody else stored it since, or an attempt
-is at work in its scope, Conflict is raised and nothing has changed. `get` may be answered from the
-session cache, where there is one; every other verb asks the store.
+Every change applies to the record as it was read: if it was changed since, or an attempt is running
+in its scope, Conflict is raised and nothing has changed. `get` may be answered from the session
+cache, if there is one; every other verb reads the store.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from perdure.model import Session, SessionKey, SessionState
 from perdure.protocols import AgentDriver
 
 RESERVED = "reserved-"
-"""Before the id of a session whose agent chooses its conversation's id itself, until that is
+"""Prefix of a session's id if the agent chooses the conversation's id itself, until that id is
 known."""
 NO_END = 2**53
 
 
 def plan_scope(plan: str, strand: str = "main") -> str:
-    """The scope of one strand of a plan."""
+    """Return the scope of one strand of a plan."""
     return f"plan:{plan}/{strand}"
 
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """What became of one scope whose records were lost."""
+    """Result for one scope whose records were lost."""
 
     key: SessionKey
     sessions: tuple[Session, ...]
     problem: str = ""
-    """Why they could not be stored: an attempt is at work there."""
+    """Why they could not be stored: an attempt is running there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,14 +51,15 @@ class Sessions:
     home: Callable[[AgentDriver], Path]
     copies: Copies
     lifetime_s: float = 0.0
-    """Of new sessions, where none is given; 0: they never expire."""
+    """Default lifetime of new sessions, in seconds; 0: they never expire."""
 
     def create(
         self, agent: str, scope: str, *, cwd: str = "", lifetime_s: float | None = None
     ) -> Session:
-        """A session for runs to come with this agent and scope: the first of them begins its
-        conversation. For a plan, the scope is `plan_scope(plan, strand)`. Raises Conflict where the
-        scope has a live session, AgentMissing for an unknown agent."""
+        """Create a session for future runs with this agent and scope, and return it; the first run
+        begins its conversation. For a plan, the scope is `plan_scope(plan, strand)`. Raises
+        UsageError for an empty scope, Conflict if the scope has a live session, AgentMissing for an
+        unknown agent."""
         if not scope:
             raise UsageError(
                 "a session needs a scope", "plan_scope(plan), or any text that its runs will share"
@@ -78,17 +79,17 @@ class Sessions:
         return self._store(session.used(now))
 
     def get(self, agent: str, scope: str) -> Session | None:
-        """The live session of a scope, or None."""
+        """Return the live session of a scope, or None."""
         return self.store.look_up(SessionKey(agent, scope))
 
     def lineage(self, agent: str, scope: str) -> tuple[Session, ...]:
-        """All sessions that a scope had, oldest first, retired ones included."""
+        """Return all sessions that a scope had, oldest first, including retired ones."""
         return tuple(self.store.lineage(SessionKey(agent, scope)))
 
     def update(self, agent: str, scope: str, native_id: str) -> Session:
-        """Gives the session the id that the agent named in its first reply. The record of the old
-        id stays in the lineage, retired. Raises NotFound, and Conflict where something has been
-        said under the old id already."""
+        """Set the session's id to the one that the agent named in its first reply, and return the
+        session. The record of the old id stays in the lineage, retired. Raises NotFound, and
+        Conflict if something was already said under the old id."""
         session = self._live(agent, scope)
         if not native_id or native_id == session.id:
             return session
@@ -108,21 +109,21 @@ class Sessions:
         return self._store(old, new)
 
     def count_task(self, agent: str, scope: str) -> Session:
-        """Counts one task more, for agents that perdure does not run itself; attempts count their
-        own. A use: the lifetime begins anew."""
+        """Count one more task, for agents that perdure does not run itself; attempts count their
+        own. This is a use, so the lifetime starts again. Raises NotFound, Conflict."""
         session = self._live(agent, scope)
         return self._store(replace(session, tasks=session.tasks + 1).used(self.store.now()))
 
     def extend(self, agent: str, scope: str, lifetime_s: float | None = None) -> Session:
-        """Begins the lifetime anew, with another length where one is given (0: it never
-        expires)."""
+        """Start the lifetime again, with another length in seconds if one is given (0: it never
+        expires). Raises NotFound, Conflict."""
         session = self._live(agent, scope)
         length = session.lifetime_s if lifetime_s is None else _seconds(lifetime_s)
         return self._store(replace(session, lifetime_s=length).used(self.store.now()))
 
     def close(self, agent: str, scope: str, cause: str = "closed") -> Session:
-        """Retires the session: the next run of the scope begins a new conversation, and says that
-        this one was closed."""
+        """Retire the session: the next run of the scope begins a new conversation, and says that
+        this one was closed. Raises NotFound, Conflict."""
         session = self._live(agent, scope)
         return self._store(
             replace(
@@ -136,13 +137,13 @@ class Sessions:
     def statistics(
         self, *, since: int = 0, until: int = NO_END, agent: str = "", scope: str = ""
     ) -> Statistics:
-        """Of the attempts that ended in a span (ms since 1970, `until` not included); of one agent,
-        of one scope, where given."""
+        """Return the statistics of the attempts that ended in a period (ms since 1970, `until` not
+        included), of one agent or one scope if given."""
         return statistics(self.store.ended(since, until, agent, scope))
 
     def rebuild(self) -> tuple[Rebuilt, ...]:
-        """Makes records again that were lost, from what the attempts and the own copies tell. What
-        is there stays as it is."""
+        """Rebuild lost records from the attempts and the own copies, and return them. Existing
+        records stay as they are."""
         done = []
         for key in dict.fromkeys(SessionKey(run.agent, run.scope) for run in self.store.placed()):
             driver = self.driver(key.agent)

@@ -1,9 +1,9 @@
-"""What a span of attempts says of continuity: how often conversations went on, why some did not,
+"""Statistics of continuity over a period: how often conversations went on, why some did not, and
 what that saved. Pure.
 
-It rests on receipts and usage alone. An attempt *was to go on* if it resumed or forked a
-conversation, or stands in for one that was lost, or was refused because one was lost. Tokens count
-as bought when they did not come from the prompt cache.
+They use receipts and usage alone. An attempt *was to go on* if it resumed or forked a conversation,
+or stands in for one that was lost, or was refused because one was lost. Tokens count as bought if
+they did not come from the prompt cache.
 """
 
 from __future__ import annotations
@@ -40,42 +40,43 @@ WITH_BRIEF = "lost, new conversation with a brief"
 ANEW = "lost, new conversation"
 REFUSED = "refused by the agent"
 CAUSES = (*BY_RUNG.values(), BROKEN, BY_POLICY, EXPIRED, WITH_BRIEF, ANEW, REFUSED)
-"""All that `fallback_of` may say."""
+"""All values that `fallback_of` may return, except the empty one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
-    """Of the attempts that ended in a span of time."""
+    """Statistics of the attempts that ended in a period."""
 
     attempts: int
-    """Those that touched a conversation, or should have."""
+    """Number of attempts that used a conversation, or should have."""
     begun: int
-    """First attempts of their conversations, with nothing to go on from."""
+    """Number of first attempts of their conversations, with nothing to go on from."""
     to_go_on: int
     went_on: int
-    """Of those: `native`, `forked`, `repaired` or `replayed`."""
+    """Number of those whose verdict is in `WENT_ON`."""
     expired: int
-    """Of those: the session's lifetime had passed."""
+    """Number of those whose session's lifetime had passed."""
     verdicts: Mapping[str, int]
     fallbacks: Mapping[str, int]
-    """By cause: whatever kept a conversation from going on from the agent's own transcript."""
+    """Number of attempts by the cause that kept the conversation from going on from the agent's own
+    transcript."""
     bought: int
-    """Tokens that the attempts bought, input and output."""
+    """Number of tokens that the attempts bought, input and output."""
     cached: int
-    """Tokens that came from the prompt cache."""
+    """Number of tokens that came from the prompt cache."""
     saved: int | None
-    """Tokens that the successful attempts which went on did not buy, against the mean of the
-    successful first attempts of the same agent; below zero they were dearer. None where there is
+    """Number of tokens saved by the successful attempts that went on, compared with the mean of the
+    successful first attempts of the same agent. Negative if they used more; None if there is
     nothing to compare."""
 
     @property
     def success_rate(self) -> float | None:
-        """Of the conversations that were to go on, how many did, from 0 to 1; None if there were
-        none."""
+        """Return the share of the conversations that were to go on and did, from 0 to 1; None if
+        there were none."""
         return self.went_on / self.to_go_on if self.to_go_on else None
 
     def report(self) -> dict[str, Any]:
-        """The object that `perdure sessions stats --json` prints."""
+        """Return the object that `perdure sessions stats --json` prints."""
         rate = self.success_rate
         return {
             "schema_version": 1,
@@ -85,7 +86,7 @@ class Statistics:
 
 
 def statistics(ended: Iterable[tuple[SessionKey, Attempt]]) -> Statistics:
-    """Adds up attempts that have ended, in any order."""
+    """Return the statistics of attempts that have ended, in any order."""
     touched = [(key, attempt) for key, attempt in ended if concerns_conversation(attempt)]
     meant = [attempt for _, attempt in touched if was_to_go_on(attempt)]
     verdicts = Counter(
@@ -109,8 +110,8 @@ def statistics(ended: Iterable[tuple[SessionKey, Attempt]]) -> Statistics:
 
 
 def fallback_of(attempt: Attempt) -> str:
-    """Why the conversation did not go on from the agent's own transcript, in a few words; empty if
-    it did."""
+    """Return why the conversation did not go on from the agent's own transcript, in a few words;
+    empty if it did."""
     asked = attempt.continuation
     if attempt.receipt is not None and attempt.receipt.verdict is Verdict.BROKEN:
         return BROKEN
@@ -129,7 +130,8 @@ def fallback_of(attempt: Attempt) -> str:
 
 
 def concerns_conversation(attempt: Attempt) -> bool:
-    """Its agent was asked for a conversation; or a lost one was the reason that it was not."""
+    """Return whether the attempt's agent was asked for a conversation, or was not asked because one
+    was lost."""
     if attempt.receipt is not None:
         return True
     return attempt.outcome is not None and attempt.outcome.kind in (
@@ -140,25 +142,25 @@ def concerns_conversation(attempt: Attempt) -> bool:
 
 
 def was_to_go_on(attempt: Attempt) -> bool:
-    """It resumed or forked a conversation, stands in for a lost one, or was refused because of
-    one."""
+    """Return whether the attempt resumed or forked a conversation, stands in for a lost one, or was
+    refused because of one."""
     asked = attempt.continuation
     return asked is None or asked.kind in (Start.RESUME, Start.FORK) or bool(asked.lost_session_id)
 
 
 def did_go_on(attempt: Attempt) -> bool:
-    """Its receipt says that the conversation went on."""
+    """Return whether the attempt's receipt says that the conversation went on."""
     return attempt.receipt is not None and attempt.receipt.verdict in WENT_ON
 
 
 def bought_by(attempt: Attempt) -> int:
-    """Tokens, in and out, that did not come from the prompt cache."""
+    """Return the number of tokens, input and output, that did not come from the prompt cache."""
     return max(0, attempt.usage.input - attempt.usage.cached) + attempt.usage.output
 
 
 def _saved(touched: list[tuple[SessionKey, Attempt]]) -> int | None:
-    """Cold starts against attempts that went on, agent by agent: one's tokens say nothing of
-    another's."""
+    """Return the tokens saved by going on, computed for each agent separately, because tokens of
+    different agents are not comparable."""
     total: int | None = None
     done = [
         (key.agent, attempt)
