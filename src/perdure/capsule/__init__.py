@@ -1,1 +1,2 @@
-"""Capsules: a run's checkpoint, made portable. One file, or the same parts in an object store."""
+"""Capsules: a checkpoint of a run in portable form, as one file or as objects in a checkpoint
+store."""

@@ -1,10 +1,10 @@
-"""Puts together what a checkpoint of a run is made of: the manifest, and the frames of its files,
-in a directory of its own.
+"""Assembles a checkpoint of a run: the manifest, and the frames of its files, in a directory of its
+own.
 
-Called by `export` for a file and by `publication` for a checkpoint store. Every stream goes
-through the search for secrets on its way. Conversations come from perdure's own copies, as far as
-the checkpoint names them; the workdir comes as a git pack from where the run began. Of an agent's
-home nothing else is looked at, so no credentials, settings, hooks or servers can be in it.
+Called by `export` for a file and by `publication` for a checkpoint store. Every stream is searched
+for secrets on its way. Conversations come from perdure's own copies, as far as the checkpoint names
+them; the workdir comes as a git pack of the changes since the run began. Nothing else in an agent's
+home is read, so no credentials, settings, hooks or servers can be included.
 """
 
 from __future__ import annotations
@@ -42,27 +42,27 @@ from perdure.rules.placement import digest_of, placement_of, wanted
 from perdure.workspace.task_files import Contents
 
 GROWING = 256 << 10
-"""Bytes of a part of what grows (conversations, the journal): with each checkpoint the last part
-alone is new."""
+"""Size of a part of files that grow (conversations, the journal), in bytes. With each checkpoint
+only the last part changes."""
 AHEAD = 4
 _LENGTH = struct.Struct(">I")
 
 
 class Packs(Protocol):
-    """Gives the workdir of a checkpoint as git packs."""
+    """Returns the workdir of a checkpoint as git packs."""
 
     left_out: tuple[str, ...]
-    """The files that are not in them, though they are in the checkpoint."""
+    """Files of the checkpoint that are not in the packs."""
     findings: list[SecretFinding]
-    """The secrets in files."""
+    """Secrets found in files."""
 
     def __call__(self, gathering: Gathering) -> CapsuleWorkdir: ...
 
 
 @dataclass(slots=True)
 class Gathering:
-    """Files in the making. `known`: digests of parts that need not be framed, because they are
-    there already."""
+    """Collects files and their frames. `known`: digests of parts that the receiver already has, so
+    that they need no frame."""
 
     directory: Path
     scan: Scan
@@ -73,8 +73,8 @@ class Gathering:
     def add(
         self, name: str, source: Readable, *, place: str = "", size: int = GROWING
     ) -> CapsuleFile:
-        """Takes a stream in, without its secrets where `place` says what it is called in the table
-        of findings."""
+        """Add a stream and return its file. With `place`, the stream's name in the table of
+        findings, it is searched for secrets, which are redacted unless the scan keeps them."""
         pieces = self.scan.over(place, source) if place else iter(lambda: source.read(PART), b"")
         target = self.directory / str(next(self._numbers))
         whole, length = hashlib.sha256(), 0
@@ -87,7 +87,8 @@ class Gathering:
                 parts.append(part)
                 file.write(_LENGTH.pack(len(packed)) + packed)
 
-            # One thread compresses while this one reads and searches; few parts are held at a time.
+            # A thread compresses while this one reads and searches; only a few parts are in memory
+            # at a time.
             for content in _cut(pieces, size):
                 waiting.append(beside.submit(self._frame, content, whole))
                 length += len(content)
@@ -105,13 +106,13 @@ class Gathering:
         return part, b"" if part.sha256 in self.known else frame(content)
 
     def frames(self, file: CapsuleFile) -> Iterator[bytes]:
-        """The frames of a file that was taken in; empty ones for parts that were known."""
+        """Yield the frames of a file that was added; empty ones for known parts."""
         with self._places[_address(file)].open("rb") as source:
             for _ in file.parts:
                 yield source.read(_LENGTH.unpack(source.read(_LENGTH.size))[0])
 
     def fresh(self, manifest: Manifest) -> Iterator[tuple[Part, bytes]]:
-        """Every part that is not known yet, with its frame."""
+        """Yield every part that is not known yet, with its frame."""
         for file in manifest.files():
             if _address(file) in self._places:
                 for part, packed in zip(file.parts, self.frames(file), strict=True):
@@ -124,7 +125,7 @@ def _address(file: CapsuleFile) -> str:
 
 
 def _cut(pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
-    """The same stream in pieces of one size, the last one shorter."""
+    """Yield the stream in pieces of one size; the last one may be shorter."""
     held = bytearray()
     for piece in pieces:
         held += piece
@@ -138,10 +139,10 @@ def _cut(pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
 def gather(
     engine: Engine, run: TaskRun, checkpoint: Checkpoint, gathering: Gathering, packs: Packs
 ) -> Manifest:
-    """The manifest of one checkpoint; its files are in the gathering. Raises CapsuleError where a
-    half is lost."""
+    """Return the manifest of one checkpoint; its files are in the gathering. Raises CapsuleError if
+    the workdir or the conversation is lost."""
     with ThreadPoolExecutor(1, thread_name_prefix="pack") as beside:
-        # git packs the workdir while the conversation is searched.
+        # git packs the workdir while this thread searches the conversation.
         packing = beside.submit(packs, gathering)
         return _gather(engine, run, checkpoint, gathering, packs, packing)
 
@@ -200,8 +201,8 @@ def _gather(
 def _given(
     engine: Engine, run: TaskRun, story: stories.CapsuleStory, gathering: Gathering
 ) -> Iterator[CapsuleFile]:
-    """The task files that a further attempt or update needs. One in which a secret was replaced is
-    not what its name says: the receiver does without it."""
+    """Yield the task files that a later attempt or update needs. If a secret was replaced in one,
+    its digest no longer matches its name, and the receiver does without it."""
     contents = Contents(engine.state)
     newest = [each.file.sha256 for each in wanted(story.contexts).values()]
     placed = (
@@ -222,8 +223,8 @@ def _given(
 def _conversations(
     engine: Engine, agent: str, parts: Sequence[CopyPart], gathering: Gathering, odd: list[str]
 ) -> Iterator[Carried]:
-    """`odd` gets the names that no receiver would take: an agent may name a file beside its
-    conversation as it likes."""
+    """Yield the conversations with their files. Names that a receiver would refuse are added to
+    `odd`: an agent may choose any name for a file beside its conversation."""
     by_session: dict[str, list[CopyPart]] = {}
     for part in parts:
         by_session.setdefault(part.session_id, []).append(part)
@@ -245,8 +246,8 @@ def _conversations(
 
 
 def is_path(name: str) -> bool:
-    """Whether a receiver would take a file of this name: no credentials, settings or hooks, and
-    nothing that leads out."""
+    """Return whether a receiver would accept a file of this name: no credentials, settings or
+    hooks, and no path that leads out."""
     try:
         check_path(name)
     except CapsuleError:
@@ -270,7 +271,7 @@ def _copy(engine: Engine, agent: str, part: CopyPart, gathering: Gathering) -> C
 
 @dataclass(slots=True)
 class Beginning:
-    """The first bytes of a stream, as a stream."""
+    """The first `left` bytes of a stream, as a stream."""
 
     source: Readable
     left: int

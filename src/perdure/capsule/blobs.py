@@ -1,9 +1,8 @@
-"""The files of a checkpoint's commit, as far as they came since the run began, searched for
-secrets.
+"""Searches the files that a checkpoint's commit has added since the run began for secrets.
 
-Files that are the same as where the run began are not searched: whoever has the repository has
-them. Everything else is, also what is only staged, and what stands in a commit in between. Called
-by `export` and `publication`.
+Files that are unchanged since then are not searched: every receiver with the repository has them.
+All others are, including files that are only staged, and those of commits in between. Called by
+`export` and `publication`.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from perdure.workspace.snapshot.escapes import unescape
 
 BATCH = 16 << 20
 LARGEST = 64 << 20
-"""Larger files are not searched, and said to be so."""
+"""Maximum size of a file that is searched, in bytes; larger ones are reported as not searched."""
 
 
 def shown(name: str) -> str:
-    """A name in the tree, for a person."""
+    """Return a name in the tree as a person may read it."""
     top, _, rest = name.partition("/")
     return (
         {"worktree": rest, "index": f"{rest} (staged)"}.get(top, f"{name} (in a commit of the run)")
@@ -33,8 +32,8 @@ def shown(name: str) -> str:
 def search(
     git: Git, commit: str, have: Sequence[str], scan: Scan, called: Callable[[str], str] = shown
 ) -> list[str]:
-    """Searches what is new since the commits `have`. Returns the files that were too large to be
-    searched. `called`: how a file is called, by its name in the tree."""
+    """Search what is new since the commits `have`. Return the files that were too large. `called`:
+    returns a file's display name for its name in the tree."""
     large = []
     held: list[tuple[str, str]] = []
     size = 0
@@ -52,7 +51,7 @@ def search(
 
 
 def _new(git: Git, commit: str, have: Sequence[str]) -> Iterator[tuple[str, str, int]]:
-    """(id, name, size) of every blob that came since."""
+    """Yield (id, name, size) of every new blob."""
     since = "".join(f"{line}\n" for line in [commit, *(f"^{each}" for each in have)]).encode()
     said = git.run(
         "rev-list", "--objects", "--stdin", stdin=since, cap=1 << 30, timeout_s=1800.0
@@ -92,7 +91,7 @@ def _search(
 
 
 def on_disk(name: str) -> str:
-    """A file's name in the workdir, by its name in the tree; empty for one that stands in the
-    history alone."""
+    """Return a file's name in the workdir for its name in the tree; empty if it exists only in the
+    history."""
     top, _, rest = name.partition("/")
     return unescape(rest) if top in ("worktree", "index") else ""

@@ -1,10 +1,10 @@
-"""The capsule as one file: a mark, the manifest's SHA-256, the manifest, then the parts of all
-files, in the manifest's order.
+"""The capsule as one file: a magic number, the manifest's SHA-256, the manifest, then the parts of
+all files, in the manifest's order.
 
-Each is a zstd frame with its length before it (four bytes, big-endian). There are no names, links,
-modes or times outside of the manifest, so there is nothing that an unpacker could be led astray by.
-Written and read in one pass, so a pipe will do; equal contents give equal bytes. No tar and no zip:
-docs/decisions says why.
+Each part is a zstd frame after its length (four bytes, big-endian). Names, links, modes and times
+exist only in the manifest, so there is nothing that could mislead an unpacker. The file is written
+and read in one pass, so a pipe works; equal contents give equal bytes. docs/decisions says why it
+is neither tar nor zip.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from perdure.errors import CapsuleError
 MAGIC = b"PERDURE\x01"
 _LENGTH = struct.Struct(">I")
 LONGEST_FRAME = PART + (PART >> 7) + 1024
-"""zstd's bound for what cannot be compressed is a 256th more."""
+"""Maximum size of a frame, in bytes. By zstd's bound, incompressible data grows by 1/256."""
 
 
 class CapsuleContents(Protocol):
-    """Where the parts of a manifest's files come from."""
+    """A source of the parts of a manifest's files."""
 
     def parts(self, file: CapsuleFile) -> Iterator[bytes]:
-        """The contents of a file's parts, in order, each exactly as its digest says."""
+        """Yield the contents of a file's parts, in order, each verified against its digest."""
         ...
 
 
 class Frames(Protocol):
-    """Where the frames of a manifest's files come from."""
+    """A source of the frames of a manifest's files."""
 
     def frames(self, file: CapsuleFile) -> Iterator[bytes]:
-        """The frames of a file's parts, in order."""
+        """Yield the frames of a file's parts, in order."""
         ...
 
 
 def write(target: IO[bytes], manifest: Manifest, frames: Frames) -> None:
-    """Writes a whole capsule."""
+    """Write a complete capsule."""
     content = manifests.encode(manifest)
     target.write(MAGIC + hashlib.sha256(content).digest())
     _put(target, frame(content))
@@ -58,8 +58,8 @@ def _put(target: IO[bytes], packed: bytes) -> None:
 
 
 class Capsule:
-    """A capsule that is read in its order, once. `manifest` is checked; each part is, before it is
-    given."""
+    """A capsule that is read once, in order. `manifest` is verified; each part is verified before
+    it is returned."""
 
     def __init__(self, source: IO[bytes], name: str) -> None:
         self._source, self._name = source, name
@@ -76,13 +76,13 @@ class Capsule:
         self.manifest = manifests.read(content)
 
     def parts(self, file: CapsuleFile) -> Iterator[bytes]:
-        """The contents of a file's parts. The files must be asked for in the manifest's order, each
-        to its end."""
+        """Yield the contents of a file's parts. The files must be requested in the manifest's
+        order, each to its end."""
         for part in file.parts:
             yield self._part(part, file)
 
     def end(self) -> None:
-        """Raises CapsuleError if there is more in the file than the manifest says."""
+        """Raise CapsuleError if the file is longer than the manifest says."""
         if self._source.read(1):
             raise CapsuleError(
                 f"{self._name} goes on after its end",
@@ -113,7 +113,7 @@ class Capsule:
 
 @contextmanager
 def opened(name: str, source: IO[bytes]) -> Iterator[Capsule]:
-    """A capsule from an open file or pipe."""
+    """Yield a capsule from an open file or pipe. Raises CapsuleError."""
     try:
         yield Capsule(source, name)
     except OSError as error:

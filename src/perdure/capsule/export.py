@@ -1,9 +1,9 @@
-"""`perdure export`: one checkpoint of a run as a capsule. Nothing of the run is touched, and it may
-be at work meanwhile.
+"""`perdure export`: writes one checkpoint of a run as a capsule. The run is only read, and may be
+running meanwhile.
 
-With a secret in it nothing is written, unless a person has said what is to be done: `redact` (in
-what was said and recorded), `leave_out` (files of the workdir), or `allow` (all of it goes as it
-is).
+If it contains a secret, nothing is written, unless a person has chosen what to do: `redact` (in the
+conversation and the records), `leave_out` (files of the workdir), or `allow` (everything is written
+unchanged).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["ExportRequest", "Exported", "export"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportRequest:
-    """What a person asks of an export. `at`: the checkpoint's number; 0: the newest."""
+    """The options of an export. `at`: the checkpoint's number (0: the newest)."""
 
     target: Path
     at: int = 0
@@ -41,7 +41,7 @@ class ExportRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """A capsule that is written. `unsearched`: files that were too large to be searched for
+    """A capsule that was written. `unsearched`: files that were too large to be searched for
     secrets."""
 
     path: Path
@@ -52,7 +52,7 @@ class Exported:
 
 
 def export(engine: Engine, ref: str, wanted: ExportRequest) -> Exported:
-    """Writes the capsule. Raises NotFound, Conflict for a file that is there, SecretsFound,
+    """Write the capsule. Raises NotFound, Conflict if the file exists, SecretsFound,
     CapsuleError."""
     run = engine.store.get(ref)
     checkpoint = chosen(engine, run, wanted.at)
@@ -86,12 +86,13 @@ def export(engine: Engine, ref: str, wanted: ExportRequest) -> Exported:
 
 
 def redactor_of(engine: Engine, run: TaskRun) -> Redactor:
-    """For the secrets that this perdure knows, and of the variables that the task itself sets."""
+    """Return a redactor for the secrets that this perdure knows, and for those in the task's own
+    environment variables."""
     return engine.redactor.also({**run.spec.env, **engine.environ})
 
 
 def refuse_secrets(findings: list[SecretFinding], *, redacts: bool, leaves_out: bool) -> None:
-    """Raises SecretsFound for what nobody has said what to do with."""
+    """Raise SecretsFound if there are findings that no option covers."""
     words = [finding for finding in findings if not finding.file]
     files = [finding for finding in findings if finding.file]
     hints = []
@@ -105,7 +106,7 @@ def refuse_secrets(findings: list[SecretFinding], *, redacts: bool, leaves_out: 
 
 
 def chosen(engine: Engine, run: TaskRun, at: int) -> Checkpoint:
-    """The run's checkpoint of this number, or its newest. Raises NotFound."""
+    """Return the run's checkpoint of this number, or its newest (0). Raises NotFound."""
     found = engine.store.checkpoints(run.id)
     if not found:
         missed = missed_checkpoint(engine.store.history(run.id, limit=100_000))
@@ -129,7 +130,7 @@ def chosen(engine: Engine, run: TaskRun, at: int) -> Checkpoint:
 
 @dataclass(slots=True)
 class Packing:
-    """The workdir's half of a capsule. `earlier`: what the receiver has already."""
+    """Packs the workdir for a capsule. `earlier`: the workdir that the receiver already has."""
 
     engine: Engine
     run: TaskRun
@@ -190,9 +191,9 @@ class Packing:
         )
 
     def _base(self, git: Git, place: Workspace) -> str:
-        """Where the run began: what lies before is not carried. Of a clone that was made anew
-        since, its beginning may be a later commit of the repository: then the run began where its
-        own history leaves that."""
+        """Return the commit where the run began; older history is not included. If the clone was
+        made again since, its recorded beginning may be a later commit of the repository. Then the
+        run began at the merge base of that commit and the run's own HEAD."""
         began = self.engine.workspaces.began(place)
         if began and git.commit(began) and self.checkpoint.workdir.head:
             common = git.run(
@@ -207,7 +208,8 @@ class Packing:
 
 
 def _write(target: Path, manifest: Manifest, gathering: Gathering) -> None:
-    """Beside its place first, then renamed: a capsule that stands there is whole."""
+    """Write a temporary file beside the target, then link it: a capsule at the target is always
+    complete."""
     fd, staged = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
         with os.fdopen(fd, "wb", buffering=1 << 20) as file:

@@ -1,11 +1,11 @@
-"""Brings a run's workdir and conversation here from a checkpoint store, where several hosts share
-the database.
+"""Fetches a run's workdir and conversation from a checkpoint store, if several hosts share the
+database.
 
-The run itself (spec, instructions, attempts, journal) is in the database and is taken from there:
-of what was published only files are used, verified as those of a capsule are (`staged`). Called
-under a claim, so nobody else works on the run. Last of all, in one transaction, the database says
-that the files are here; killed before that, it is begun again by whoever claims the run next. What
-lay at the place is saved first, as by a restore.
+The run itself (spec, instructions, attempts, journal) is taken from the database. Only files are
+taken from the store, verified like those of a capsule (`staged`). Called under a claim, so no other
+process works on the run. In a last transaction the database records that the files are here. After
+a kill before that, the next process to claim the run starts over. Files that were already in the
+workdir are saved first, as by a restore.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WHY = "fetch"
 
 
 def fetch(engine: Engine, claim: Claim, store: CheckpointStore, manifest: Manifest) -> TaskRun:
-    """Makes this the run's host. Returns the run as it is now. Raises CapsuleError, Conflict,
+    """Make this the run's host, and return the run as it is now. Raises CapsuleError, Conflict,
     LostLease, NotFound, WorkspaceError."""
     run = claim.run
     driver = engine.driver(run.spec.agent)

@@ -1,9 +1,9 @@
-"""Parts as zstd frames: how a part of a file is written down in a capsule and in an object store.
+"""Encodes parts as zstd frames, for a capsule and for an object store.
 
-One part, one frame, at most 4 MiB, so memory is bounded on both sides. No frame may unfold to more
-than a hundred times its size, and a writer keeps to that as well: what would be smaller is filled
-up with a skippable frame, which every zstd passes over. zstandard is imported late: it comes with
-the extra `perdure[capsule]`.
+Each frame contains one part of at most 4 MiB, so memory is bounded on both sides. A frame may
+unfold to at most a hundred times its size. A writer ensures that too: it pads a smaller frame with
+a skippable one, which every zstd ignores. zstandard is imported late, because it comes with the
+extra `perdure[capsule]`.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ _local = threading.local()
 
 
 def part_of(content: bytes) -> Part:
-    """The part that this is."""
+    """Return the part with this content."""
     return Part(hashlib.sha256(content).hexdigest(), len(content))
 
 
 def frame(content: bytes) -> bytes:
-    """The content as a frame: the same bytes for the same content and the same library."""
+    """Return the content as a frame. The same content and the same library give the same bytes."""
     packed: bytes = _tools()[0].compress(content)
     short = -(-len(content) // RATIO) - len(packed)
     return packed + struct.pack("<II", _SKIPPABLE, short) + bytes(short) if short > 0 else packed
 
 
 def unframe(packed: bytes, part: Part, what: str = "a part") -> bytes:
-    """The content of a frame, if it is exactly this part. Raises CapsuleError before more than the
-    part's size is unfolded."""
+    """Return the content of a frame, if it is exactly this part. Raises CapsuleError, before more
+    than the part's size is unfolded."""
     content = unfold(packed, part.size, what)
     if len(content) != part.size or hashlib.sha256(content).hexdigest() != part.sha256:
         raise CapsuleError(
@@ -53,7 +53,7 @@ def unframe(packed: bytes, part: Part, what: str = "a part") -> bytes:
 
 
 def unfold(packed: bytes, most: int, what: str) -> bytes:
-    """The content of a frame of at most `most` bytes. Raises CapsuleError."""
+    """Return the content of a frame, of at most `most` bytes. Raises CapsuleError."""
     library = zstd()
     try:
         size = library.frame_content_size(packed)
@@ -69,7 +69,7 @@ def unfold(packed: bytes, most: int, what: str) -> bytes:
 
 
 def zstd() -> Any:
-    """The library. Raises CapsuleError where it is not installed."""
+    """Return the zstandard module. Raises CapsuleError if it is not installed."""
     try:
         import zstandard
     except ImportError:
@@ -81,10 +81,10 @@ def zstd() -> Any:
 
 
 def _tools() -> tuple[zstandard.ZstdCompressor, zstandard.ZstdDecompressor]:
-    """A compressor and a decompressor for this thread: they may not be shared."""
+    """Return the compressor and decompressor of this thread: they are not thread-safe."""
     if not hasattr(_local, "tools"):
         library = zstd()
-        # A window larger than a part is never needed, and costs a reader its memory.
+        # A part never needs a larger window, which would only cost memory.
         compressor = library.ZstdCompressor(
             level=LEVEL, write_checksum=False, write_content_size=True
         )

@@ -1,10 +1,11 @@
-"""`perdure import`: a run from a capsule or a checkpoint store goes on here, when a person says so.
+"""`perdure import`: takes in a run from a capsule or a checkpoint store, which continues here when
+a person says so.
 
-Nothing is used before all of it is verified (`staged`, `story`). Then the workdir is made, the
-conversations become own copies, and last of all the run is stored, in a final state: nothing
-dispatches it, `perdure retry` goes on with it. An import that fails leaves nothing: a workdir that
-it made goes to the trash. What the agents' homes hold is not touched; the ladder puts a copy back
-when the next attempt needs it, into the home and for the directory that the run has here.
+Nothing is used before everything is verified (`staged`, `story`). Then the workdir is made and the
+conversations become own copies. Last, the run is stored in a final state: nothing dispatches it,
+`perdure retry` continues it. A failed import leaves nothing: a workdir that it made goes to the
+trash. The agents' homes are not changed; when the next attempt needs a conversation, the ladder
+restores its copy into the home, for the run's directory on this machine.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ WHY = "import"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """How a person wants a run to be taken in. `into`: a new directory; `repo`: a repository that
-    has the run's base already."""
+    """The options of an import. `into`: a new directory. `repo`: a repository that has the run's
+    base."""
 
     source: str
     into: Path | None = None
@@ -61,16 +62,16 @@ class Wish:
     name: str = ""
     trusted: bool = False
     permissions: Permissions = Permissions.EDIT
-    """What this machine grants at most."""
+    """The widest permissions that this machine grants."""
     spec: TaskSpec | None = None
-    """The run's spec here, where whoever asks owns the run on all machines: it works where that
-    says, as it would have begun here, and keeps its prompt and its scope. None: a stranger's spec
-    is not believed (`trust`)."""
+    """The run's spec on this machine, if the caller owns the run on all machines. It replaces the
+    stored spec, of which only prompt and scope are kept. None: the stored spec comes from a
+    stranger and is not trusted (`trust`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TakenIn:
-    """A run that is here now. `dropped`: what its spec asked for and does not get."""
+    """An imported run. `dropped`: what its spec asked for and does not get."""
 
     run: TaskRun
     dropped: tuple[str, ...] = ()
@@ -78,8 +79,8 @@ class TakenIn:
 
 
 def take_in(engine: Engine, manifest: Manifest, contents: CapsuleContents, wish: Wish) -> TakenIn:
-    """Brings the run here. Raises CapsuleError, Conflict for names and places that are taken,
-    NotFound, WorkspaceError."""
+    """Import the run. Raises CapsuleError, Conflict for names and places that are taken, NotFound,
+    WorkspaceError."""
     name = _name(engine, wish.name or manifest.name)
     engine.driver(manifest.agent)
     engine.state.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -146,7 +147,7 @@ def _name(engine: Engine, name: str) -> str:
 
 
 def _is_free(engine: Engine, run_id: str) -> bool:
-    """Whether no run, not even a removed one, has this id here."""
+    """Return whether no run here has this id, not even a removed one."""
     if engine.store.contexts(run_id):
         return False
     try:
@@ -158,8 +159,8 @@ def _is_free(engine: Engine, run_id: str) -> bool:
 def _planned(
     engine: Engine, manifest: Manifest, spec: TaskSpec, name: str, wish: Wish
 ) -> tuple[TaskSpec, Workspace]:
-    """Where the run works here, and the spec that says so. Raises Conflict, NotFound,
-    CapsuleError."""
+    """Return the spec with the run's place on this machine, and its workspace. Raises Conflict,
+    NotFound, CapsuleError."""
     workdir = _workdir(manifest)
     if wish.repo is not None:
         if not workdir.base:
@@ -188,14 +189,14 @@ def _planned(
 
 
 def planned_anew(engine: Engine, run: TaskRun) -> Workspace:
-    """Where a run works here that began elsewhere: where it would have begun here, else (its
-    repository is another host's) in a directory of its own."""
+    """Return the workspace of a run that began on another host: where it would have begun here, or,
+    if its repository is only on the other host, a directory of its own."""
     base = run.workspace.base if run.workspace is not None else ""
     try:
         return replace(engine.workspaces.plan(run.spec, run.name, Path("/")), base=base)
     except (NotFound, WorkspaceError):
-        # The second where both hosts see one repository, and the branch is checked out at the
-        # first.
+        # WorkspaceError: both hosts see the same repository, and the branch is checked out at the
+        # other one.
         place = engine.state / "workdirs" / run.id
         place.parent.mkdir(mode=0o700, exist_ok=True)
         return engine.workspaces.plan_new(place)
@@ -210,8 +211,8 @@ def _workdir(manifest: Manifest) -> CapsuleWorkdir:
 def make_workdir(
     engine: Engine, manifest: Manifest, files: StagedCapsule, place: Workspace, agent: str
 ) -> tuple[int, Saved, tuple[str, ...]]:
-    """Makes the workdir exactly what it was. Returns the checkpoint's number here, its workdir
-    half, and notes. Raises CapsuleError."""
+    """Restore the workdir exactly. Return the checkpoint's number here, its workdir half, and
+    notes. Raises CapsuleError."""
     workdir = _workdir(manifest)
     if place.backend is not Backend.HERE:
         engine.workspaces.prepare(place, agent)
@@ -236,8 +237,8 @@ def make_workdir(
 def copies_of(
     engine: Engine, carried: Carried, files: StagedCapsule, cwd: Path, brought: list[Path]
 ) -> list[CopyPart]:
-    """The conversation among perdure's own copies. One that is there already, with more in it, is
-    moved aside and stays."""
+    """Store the conversation as own copies and return their parts. An existing copy that has more
+    in it is moved aside and stays."""
     archive = engine.driver(carried.agent).archive
     found = []
     for file in (carried.main, *carried.beside):
@@ -253,7 +254,7 @@ def copies_of(
 
 
 def keep_given(engine: Engine, manifest: Manifest, files: StagedCapsule) -> None:
-    """Keeps the contents of task files by what they are, whatever they are called."""
+    """Store the contents of task files by their digests, regardless of their names."""
     kept = GivenContents(engine.state)
     for file in manifest.given:
         if file.size <= LARGEST:
@@ -263,7 +264,7 @@ def keep_given(engine: Engine, manifest: Manifest, files: StagedCapsule) -> None
 def _known(
     engine: Engine, session: Session, manifest: Manifest, parts: tuple[CopyPart, ...]
 ) -> Session:
-    """The session with what perdure knows of its conversation here: its own copy."""
+    """Return the session with a snapshot of its own copy here."""
     main = next(
         (part for part in parts if part.session_id == session.id and part.name == "main"), None
     )
@@ -271,15 +272,15 @@ def _known(
     if session.state is SessionState.RETIRED or path is None:
         return session
     seen = snapshot(engine.driver(session.key.agent), path)
-    # The story was told when the checkpoint travelled, and may be newer than it: what stands in the
-    # copy, the checkpoint says.
+    # The story was written when the checkpoint was sent, and may be newer than the checkpoint,
+    # which says what the copy contains.
     return replace(session, snapshot=seen, context_version=manifest.context_version)
 
 
 def _run(
     was: TaskRun, run_id: str, name: str, spec: TaskSpec, place: Workspace, origin: str
 ) -> TaskRun:
-    """The run in a final state: what was not at its end there goes on here when a person says
+    """Return the run in a final state: one that was not final continues here when a person says
     so."""
     over = was.state in FINAL
     return replace(
@@ -309,7 +310,7 @@ def checkpoint_of(
     number: int,
     saved: Saved,
 ) -> Checkpoint:
-    """The first checkpoint of the run on this machine: what came."""
+    """Return the run's first checkpoint on this machine: the imported one."""
     return Checkpoint(
         run=run.id,
         number=number,

@@ -1,9 +1,9 @@
-"""What a capsule says of itself: which run, which checkpoint, which files, each in parts with their
+"""The manifest of a capsule: which run, which checkpoint, and which files, each in parts with their
 digests.
 
-`assembly` makes a manifest, `container` and `objects` carry it, `staged` goes by it. A manifest
-comes from anywhere and is hostile: `read` refuses what is too large, too deep, doubled, not finite,
-or named in a way that could lead out of a directory, before anything else is looked at.
+`assembly` makes a manifest, `container` and `objects` carry it, `staged` follows it. A manifest may
+come from anywhere and is hostile. Before it is used, `read` refuses whatever is too large, too
+deep, duplicate, not finite, or has a name that could lead out of a directory.
 docs/reference/capsule.md describes the format for others.
 """
 
@@ -22,14 +22,14 @@ from perdure.model.codec import resolved
 FORMAT = 1
 
 PART = 4 << 20
-"""Bytes of a part; the last one of a file is shorter."""
+"""Size of a part, in bytes; the last part of a file may be shorter."""
 LONGEST_MANIFEST = 16 << 20
 MOST_FILES = 50_000
 MOST_PARTS = 200_000
 MOST_PACKS = 100
 DEEPEST = 40
 LONGEST_NUMBER = 18
-"""Digits: more than that is no size and no time."""
+"""Maximum number of digits of a number: no size or time has more."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -41,16 +41,16 @@ _BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
 
 
 class Part(msgspec.Struct, frozen=True):
-    """A piece of a file, by its content. In a capsule it follows in its place, in an object store
-    it is `members/{sha256}`."""
+    """A piece of a file, identified by its content. A capsule contains it in order, an object store
+    as `members/{sha256}`."""
 
     sha256: str
     size: int
 
 
 class CapsuleFile(msgspec.Struct, frozen=True):
-    """A file in its parts. `name` is where it belongs, relative, below the one place that is meant
-    for it."""
+    """A file, as a list of parts. `name`: a relative path below the directory for files of its
+    kind."""
 
     name: str
     size: int
@@ -59,7 +59,7 @@ class CapsuleFile(msgspec.Struct, frozen=True):
 
 
 class Carried(msgspec.Struct, frozen=True, kw_only=True):
-    """A conversation: its transcript as the checkpoint has it, and the files that belong to it."""
+    """A conversation: its transcript at the checkpoint, and the files that belong to it."""
 
     agent: str
     id: str
@@ -68,8 +68,8 @@ class Carried(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CapsuleWorkdir(msgspec.Struct, frozen=True, kw_only=True):
-    """The checkpoint's commit, and the git packs in which it comes; `base` is where the run began,
-    and what lies before is not in it."""
+    """The checkpoint's commit, and the git packs that contain it. `base`: where the run began;
+    older history is not included."""
 
     commit: str
     base: str = ""
@@ -78,9 +78,9 @@ class CapsuleWorkdir(msgspec.Struct, frozen=True, kw_only=True):
     head: str = ""
     branch: str = ""
     packs: tuple[CapsuleFile, ...] = ()
-    """Each is complete but for what the packs before it have."""
+    """Git packs, in order. Each may need objects of the packs before it."""
     tips: tuple[str, ...] = ()
-    """The commits that the packs were made for, one each; the last is `commit`."""
+    """The commit of each pack; the last one is `commit`."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,7 +88,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     format: int
     perdure: str
-    """The version that wrote it."""
+    """The version of perdure that wrote it."""
     run: str
     """The run's id, the same on all machines."""
     name: str
@@ -100,25 +100,25 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     at: int
     """When the checkpoint was taken, in ms."""
     context_version: int = 0
-    """The newest version of the instructions that the conversation had been given."""
+    """The newest version of the instructions that the conversation has received."""
     story: CapsuleFile
     """The run with its spec, instructions, attempts, receipts and sessions, as JSON."""
     journal: CapsuleFile
-    """The run's records, a line each."""
+    """The run's records, one per line."""
     conversations: tuple[Carried, ...] = ()
-    """The run's own first, then those that it goes on from."""
+    """The run's own conversation first, then those that it continues."""
     given: tuple[CapsuleFile, ...] = ()
     """Contents of task files, named by their digests: the newest versions, and those that an update
-    is merged against."""
+    is merged with."""
     workdir: CapsuleWorkdir | None = None
     redacted: int = 0
-    """How many secrets were replaced by asterisks."""
+    """Number of secrets that were replaced by asterisks."""
     left_out: tuple[str, ...] = ()
-    """Files that were left out: on request, because a secret stood in them, or because of their
+    """Files that were left out: on request, because they contain a secret, or because of their
     names."""
 
     def files(self) -> Iterator[CapsuleFile]:
-        """All files, in the order in which their parts follow in a capsule."""
+        """Yield all files, in the order of their parts in a capsule."""
         yield self.story
         yield self.journal
         for carried in self.conversations:
@@ -130,20 +130,20 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """The total size of all files, in bytes."""
         return sum(file.size for file in self.files())
 
 
 def encode(manifest: Manifest) -> bytes:
-    """The manifest as it is written: the same for the same manifest, always."""
+    """Return the manifest as bytes; equal manifests give equal bytes."""
     return (
         msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1) + b"\n"
     )
 
 
 def read(content: bytes) -> Manifest:
-    """A manifest out of bytes from anywhere. Raises CapsuleError for everything that is not one, or
-    could not be meant."""
+    """Return a manifest from untrusted bytes. Raises CapsuleError if they are not a valid
+    manifest."""
     if len(content) > LONGEST_MANIFEST:
         _refuse("it is too long")
     plain = strict_json(content)
@@ -164,8 +164,8 @@ def read(content: bytes) -> Manifest:
 
 
 def strict_json(content: bytes) -> Any:
-    """JSON without the liberties that parsers take: no doubled names, no NaN, no number without
-    end, no depth without end.
+    """Parse JSON strictly: no duplicate names, no NaN, and limits on the length of numbers and on
+    depth.
 
     Raises CapsuleError.
     """
@@ -208,7 +208,7 @@ def _whole(digits: str) -> int:
 
 
 def _check(manifest: Manifest) -> None:
-    """The grammar of everything that becomes a name, and sums that must agree."""
+    """Check the syntax of everything that becomes a name, and the sums that must agree."""
     _match(_RUN, manifest.run, "run")
     _match(_NAME, manifest.name, "name")
     _match(_WORD, manifest.agent, "agent")
@@ -258,7 +258,7 @@ def _check(manifest: Manifest) -> None:
 
 
 def check_branch(branch: str) -> None:
-    """Raises CapsuleError for what is no plain branch name."""
+    """Raise CapsuleError if it is not a plain branch name."""
     parts = branch.split("/")
     odd = ".." in branch or any(
         not part or part[0] in ".-" or part[-1] == "." or part.lower().endswith(".lock")
@@ -269,8 +269,8 @@ def check_branch(branch: str) -> None:
 
 
 def check_path(name: str) -> None:
-    """Raises CapsuleError for a name that is not a plain relative path, or is one that perdure
-    never carries."""
+    """Raise CapsuleError if the name is not a plain relative path, or if perdure never carries such
+    a file."""
     parts = name.split("/")
     plain = (
         name.isprintable()
@@ -292,12 +292,12 @@ NEVER = re.compile(
     r"|\.mcp\.json|\.claude\.json|config\.toml|hooks(?:\.json)?|opencode\.jsonc?)(?:/|$)",
     re.IGNORECASE,
 )
-"""Credentials, settings, hooks and servers of the agents' own: facts/faults 4.6. They lie beside
-conversations in their homes."""
+"""Pattern of the agents' own files of credentials, settings, hooks and servers, which are beside
+the conversations in their homes: facts/faults 4.6."""
 
 
 def is_carried(name: str) -> bool:
-    """Whether a file of this name beside a conversation may travel."""
+    """Return whether a file of this name beside a conversation may be carried."""
     return NEVER.search(name) is None
 
 

@@ -1,9 +1,9 @@
-"""`perdure move`: to a checkpoint store and from one. What the store says of a run is its newest
-manifest; whose it is, its newest term.
+"""`perdure move`: moves a run to a checkpoint store, or from one. A run's newest manifest in the
+store is its state; its newest term says which machine holds it.
 
-A run that is let go is free for whoever takes it. One that another machine still holds is taken
-over only when that machine has published nothing for a while, or when a person insists; the other
-machine sees it and stops (`publication`).
+Any machine may take a released run. A run that another machine still holds is taken over only if
+that machine has published nothing for a while, or if a person insists; the other machine notices it
+and stops (`publication`).
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from perdure.lateclass import dataclass
 from perdure.model import RunState, TaskRun
 
 QUIET_MS = 90_000
-"""A machine that has published nothing for so long is not at work, or cannot say so."""
+"""Time in ms without a publication after which another machine is taken to be idle or
+unreachable."""
 
 __all__ = ["Ways", "move_to", "take_up", "there"]
 
 
 @dataclass(frozen=True, slots=True)
 class There:
-    """A run in a checkpoint store. `owner` is empty where it was let go."""
+    """A run in a checkpoint store. `owner` is empty if it was released."""
 
     manifest: Manifest
     owner: str
@@ -39,7 +40,7 @@ class There:
 
 
 def there(url: str) -> list[There]:
-    """All runs of a checkpoint store that can be read, the newest first."""
+    """Return all readable runs of a checkpoint store, newest first."""
     store = open_store(url)
     found = []
     for run in store.runs():
@@ -52,9 +53,10 @@ def there(url: str) -> list[There]:
 
 
 def move_to(engine: Engine, ref: str, url: str, ways: Ways) -> Manifest:
-    """Publishes the run's newest checkpoint and lets go of it: no further attempt starts here.
+    """Publish the run's newest checkpoint and release the run: no further attempt starts here.
 
-    Raises Conflict while it runs, or is another machine's by now."""
+    Raises Conflict while it is running, or if another machine has taken it up.
+    """
     run = engine.store.get(ref)
     if run.state is RunState.RUNNING:
         raise Conflict(f"{run.name} is at work (attempt {run.attempt})", f"perdure stop {run.name}")
@@ -78,13 +80,14 @@ def move_to(engine: Engine, ref: str, url: str, ways: Ways) -> Manifest:
 
 
 def take_up(engine: Engine, ref: str, url: str, wish: Wish, *, over: bool = False) -> TakenIn:
-    """Brings a run here from a checkpoint store; from then on it is this machine's. Raises
-    NotFound, Conflict, CapsuleError.
+    """Fetch a run from a checkpoint store and make it this machine's. Raises NotFound, Conflict,
+    CapsuleError.
 
-    Its place is taken first, and then it is looked what there is: what its machine brought out
-    until then comes along, and whatever that still does is refused, which it is told. A run that
-    cannot be brought here gives the place back; killed in between, this machine has it and may try
-    again."""
+    The term is taken first, then the newest manifest is read. So everything that the other machine
+    published until then is included, and its later publications are refused and reported there. If
+    the import fails, the term is given back; after a kill in between, this machine keeps it and may
+    try again.
+    """
     store = open_store(url)
     key = find(store, ref)
     manifest = store.newest(key)[1]
@@ -113,8 +116,7 @@ def take_up(engine: Engine, ref: str, url: str, wish: Wish, *, over: bool = Fals
 
 
 def _keep(engine: Engine, store: CheckpointStore, key: str, place: Term, run: TaskRun) -> None:
-    """The run stays here if its place is still this machine's; else it goes again. Raises
-    Conflict."""
+    """Keep the run if its term is still this machine's, else remove it again. Raises Conflict."""
     try:
         newest = store.term(key)
         if newest is None or newest.number != place.number:
@@ -132,8 +134,8 @@ def _keep(engine: Engine, store: CheckpointStore, key: str, place: Term, run: Ta
 
 
 def _give_back(store: CheckpointStore, key: str, place: Term, before: Term | None) -> None:
-    """Whose the run was, it is again, unless somebody took it up since. A store that is away leaves
-    it with this machine."""
+    """Give the run back to its former owner, unless another machine has taken it up since. If the
+    store is not reachable, this machine keeps it."""
     with suppress(PerdureError):
         newest = store.term(key)
         if newest is not None and newest.number == place.number:
@@ -142,8 +144,8 @@ def _give_back(store: CheckpointStore, key: str, place: Term, before: Term | Non
 
 
 def find(store: CheckpointStore, ref: str) -> str:
-    """The run's id in the store, by its id or its name. Raises NotFound, Conflict for a name that
-    two have."""
+    """Return the run's id in the store, by its id or its name. Raises NotFound, and Conflict if two
+    runs have the name."""
     runs = store.runs()
     if ref in runs:
         return ref

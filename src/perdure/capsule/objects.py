@@ -1,16 +1,16 @@
-"""The checkpoint store: capsules' parts as objects, in a directory, S3, Google Cloud or Azure, by
-obstore.
+"""The checkpoint store: parts of capsules as objects in a directory, S3, Google Cloud or Azure.
+Uses obstore.
 
     members/{sha256}                       a part of a file, as a zstd frame
     runs/{run}/{term}-{number}.json        a manifest, written last: what it names is all there
     runs/{run}/terms/{term}.json           who may publish from then on
 
-Nothing is ever changed or deleted here. Who publishes holds the newest *term*: taking a run over is
-one object that did not exist before, so of two machines one wins, on any store with conditional
-writes. A client that got no answer writes again, and finds its own object there: so a term has a
-word that only its writer knows, and what is there already is compared. Manifests bear their term in
-their names, so a late one of a machine that lost its place never hides what the next one did.
-Credentials come from the environment alone, never from the URL.
+No object is ever changed or deleted here. A machine that publishes holds the newest *term*. To take
+a run over is to create one object that did not exist before, so on any store with conditional
+writes only one of two machines succeeds. A client that got no answer writes again, and finds its
+own object: so a term contains a random word of its writer, and an existing object is compared.
+Manifests have their term in their names, so a late manifest of a machine that lost its term never
+hides a newer one. Credentials come from the environment alone, never from the URL.
 """
 
 from __future__ import annotations
@@ -42,33 +42,33 @@ _AGAIN = "is the store reachable, and are its credentials in the environment?"
 
 
 class Term(msgspec.Struct, frozen=True, kw_only=True):
-    """The right to publish a run's checkpoints, until there is a newer one."""
+    """The right to publish a run's checkpoints, valid until there is a newer term."""
 
     format: int = 1
     number: int
     owner: str
-    """The machine's own id; empty where the run was let go, for whoever takes it."""
+    """The machine's id; empty if the run was released, for any machine to take."""
     host: str = ""
-    """A name for a person."""
+    """The machine's host name, for people."""
     at: int
 
 
 class _Begun(Term, frozen=True, kw_only=True):
-    """A term as it is written."""
+    """A term as it is stored."""
 
     token: str
-    """Random: two writers never write the same."""
+    """A random word, so that two writers never store the same bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointStore:
-    """One place for the checkpoints of many runs. Every method may raise CapsuleError."""
+    """A store of checkpoints of many runs. Every method may raise CapsuleError."""
 
     url: str
     store: Any
 
     def runs(self) -> list[str]:
-        """The ids of the runs that are there."""
+        """Return the ids of all stored runs."""
         with _in_words(self.url):
             import obstore
 
@@ -77,7 +77,7 @@ class CheckpointStore:
         return sorted(name for name in names if _RUN.fullmatch(name))
 
     def term(self, run: str) -> Term | None:
-        """The newest term of a run."""
+        """Return the newest term of a run, or None."""
         numbers = [
             int(found[1])
             for name in self._names(f"runs/{run}/terms")
@@ -95,13 +95,13 @@ class CheckpointStore:
             ) from error
 
     def begin(self, run: str, term: Term) -> None:
-        """Begins a term, which must be the next one. Raises Conflict if another machine was
-        quicker."""
+        """Begin a term, which must be the next one. Raises Conflict if another machine has begun it
+        first."""
         begun = _Begun(**msgspec.structs.asdict(term), token=secrets.token_hex(16))
         self._create(_term_key(run, term.number), msgspec.json.encode(begun))
 
     def newest(self, run: str) -> tuple[str, Manifest]:
-        """The newest manifest and its name. Raises NotFound."""
+        """Return the name of the newest manifest, and the manifest. Raises NotFound."""
         names = [name for name in self._names(f"runs/{run}") if _KEY.fullmatch(name)]
         if not names:
             raise NotFound(
@@ -111,7 +111,7 @@ class CheckpointStore:
         return max(names), self.manifest(run, max(names))
 
     def manifest(self, run: str, name: str) -> Manifest:
-        """A manifest by its name, checked."""
+        """Return a manifest by its name, verified."""
         manifest = manifests.read(self._get(f"runs/{run}/{name}", manifests.LONGEST_MANIFEST))
         if manifest.run != run:
             raise CapsuleError(
@@ -121,21 +121,21 @@ class CheckpointStore:
         return manifest
 
     def publish(self, run: str, term: int, number: int, manifest: Manifest) -> str:
-        """Writes a manifest, whose parts are all there. Returns its name. Raises Conflict if that
-        one exists."""
+        """Store a manifest whose parts are all stored. Return its name. Raises Conflict if another
+        one has that name."""
         name = f"{term:06}-{number:08}.json"
         self._create(f"runs/{run}/{name}", manifests.encode(manifest))
         return name
 
     def put(self, part: Part, packed: bytes) -> None:
-        """Stores a part. What is there already has the same content."""
+        """Store a part. An existing one already has the same content."""
         with _in_words(self.url):
             import obstore
 
             obstore.put(self.store, f"members/{part.sha256}", packed)
 
     def has(self, part: Part) -> bool:
-        """Whether a part is there."""
+        """Return whether a part is stored."""
         with _in_words(self.url):
             import obstore
 
@@ -146,7 +146,7 @@ class CheckpointStore:
             return True
 
     def parts(self, file: CapsuleFile) -> Iterator[bytes]:
-        """The contents of a file's parts, each checked: see `container.Contents`."""
+        """Yield the contents of a file's parts, each verified: see `container.CapsuleContents`."""
         for part in file.parts:
             yield unframe(
                 self._get(f"members/{part.sha256}", LONGEST_FRAME),
@@ -178,8 +178,7 @@ class CheckpointStore:
                 ) from error
 
     def _create(self, key: str, content: bytes) -> None:
-        """Writes an object that is not there. Raises Conflict where one is that is not exactly this
-        one."""
+        """Create an object. Raises Conflict if one with other content exists."""
         with _in_words(self.url):
             import obstore
             from obstore.exceptions import AlreadyExistsError, NotSupportedError, PreconditionError
@@ -187,14 +186,14 @@ class CheckpointStore:
             try:
                 obstore.put(self.store, key, content, mode="create")
             except (AlreadyExistsError, PreconditionError) as error:
-                # obstore repeats what was answered with 5xx, also where it had been done.
+                # obstore retries after a 5xx answer, even if the first request had succeeded.
                 if self._get(key, manifests.LONGEST_MANIFEST) != content:
                     raise Conflict(
                         f"another machine was quicker: {key} is there already",
                         "perdure why says what became of it",
                     ) from error
             except (NotSupportedError, NotImplementedError):
-                # Without conditional writes a race of milliseconds is left open:
+                # Without conditional writes a race of some milliseconds remains:
                 # docs/reference/capsule.md.
                 if key.rpartition("/")[2] in self._names(key.rpartition("/")[0]):
                     raise Conflict(
@@ -205,11 +204,11 @@ class CheckpointStore:
 
 
 def open_store(url: str) -> CheckpointStore:
-    """The store at a URL: file:///directory, s3://bucket/prefix, gs://bucket/prefix,
+    """Return the store at a URL: file:///directory, s3://bucket/prefix, gs://bucket/prefix,
     az://container/prefix.
 
-    Raises UsageError for what is no such URL, or has a secret in it; CapsuleError without the
-    library, or where it cannot be had.
+    Raises UsageError if the URL is invalid or contains a secret, CapsuleError if the library is not
+    installed or the store cannot be used.
     """
     scheme, _, rest = url.partition("://")
     if (
@@ -250,7 +249,7 @@ def _term_key(run: str, number: int) -> str:
 
 @contextmanager
 def _in_words(url: str) -> Iterator[None]:
-    """obstore's errors, which run over many lines, as a sentence."""
+    """Convert obstore's errors, which have many lines, to one sentence."""
     try:
         yield
     except (UsageError, CapsuleError, Conflict, NotFound):

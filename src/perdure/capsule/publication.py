@@ -1,10 +1,10 @@
-"""Brings published checkpoints into the checkpoint store while the agent works, and notices when
-the run is another machine's.
+"""Uploads checkpoints to the checkpoint store while the agent is running, and notices when another
+machine has taken up the run.
 
-The attempt tells `Publishing` of each checkpoint (`published`); a thread of its own brings the
-newest one out, with only those parts that are not there yet, and the manifest last. A machine that
-lost its place says so once (`lost`), publishes nothing more, and its attempt is stopped: two agents
-never work on for long. A store that cannot be reached stops nobody; what was missed is told.
+The attempt calls `Publishing.published` for each checkpoint. A thread uploads the newest one: only
+the parts that are not stored yet, and the manifest last. A machine that lost its term reports so
+once (`PlaceLost`) and publishes nothing more, and its attempt is stopped, so two agents never work
+on one run for long. A store that cannot be reached stops no attempt; failed uploads are reported.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from perdure.model import Checkpoint, Claim, TaskRun
 from perdure.model.events import PUBLISH, AnyEvent, CheckpointMissed, PlaceLost
 
 AT_ONCE = 4
-"""So many parts travel at the same time."""
+"""Number of parts that are uploaded at the same time."""
 LOOK_S = 15.0
-"""So often it is looked whether a run is still this machine's."""
+"""Interval at which the owner of a run's term is checked, in seconds."""
 MOST_PACKS = 24
-"""Then all of the workdir goes into one pack again."""
+"""Number of packs after which the whole workdir is packed again, into one pack."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ways:
-    """What is done with secrets: replaced, left out, or taken as they are. What is not said is
-    refused."""
+    """What to do with secrets: redact them, leave their files out, or upload them as they are.
+    Secrets that no option covers are refused."""
 
     redact: bool = False
     leave_out: bool = False
@@ -51,7 +51,7 @@ class Ways:
 
 
 class TakenUp(Conflict):
-    """The run is another machine's by now."""
+    """Raised when the run belongs to another machine, or was released for one."""
 
     def __init__(self, term: Term, name: str) -> None:
         who = (
@@ -64,12 +64,13 @@ class TakenUp(Conflict):
 
 
 def machine(engine: Engine) -> str:
-    """This machine's own id."""
+    """Return this machine's id."""
     return process.machine(engine.state)
 
 
 def place_of(engine: Engine, store: CheckpointStore, run: TaskRun) -> Term:
-    """The run's term, which is this machine's; begun if there is none. Raises TakenUp."""
+    """Return the run's term, which this machine holds; begin one if there is none. Raises
+    TakenUp."""
     key, mine = run.origin or run.id, machine(engine)
     term = store.term(key)
     if term is None:
@@ -83,7 +84,7 @@ def place_of(engine: Engine, store: CheckpointStore, run: TaskRun) -> Term:
 def publish(
     engine: Engine, store: CheckpointStore, run: TaskRun, checkpoint: Checkpoint, ways: Ways
 ) -> Manifest:
-    """Brings one checkpoint out: the parts that are new, then its manifest. Raises TakenUp,
+    """Upload one checkpoint: the new parts, then its manifest, which is returned. Raises TakenUp,
     SecretsFound, CapsuleError."""
     key = run.origin or run.id
     term = place_of(engine, store, run)
@@ -119,21 +120,21 @@ def publish(
                 put.result()
     place_of(engine, store, run)
     store.publish(key, term.number, number, manifest)
-    # Who took the run up in this moment may not have seen the manifest: it counts only if the place
-    # is still this machine's.
+    # A machine that took the run up at this moment may not have seen the manifest. It counts only
+    # if this machine still holds the term.
     place_of(engine, store, run)
     return manifest
 
 
 def is_all(run: TaskRun, checkpoint: Checkpoint) -> bool:
-    """Whether a checkpoint has all that the run's newest attempt left: it was taken at its end, and
-    left no work out."""
+    """Return whether a checkpoint contains everything that the run's newest attempt left: it was
+    taken at the attempt's end, and includes all work."""
     return (checkpoint.attempt, checkpoint.why) == (run.attempt, "end") and checkpoint.workdir.whole
 
 
 @dataclass(slots=True)
 class Publishing:
-    """A `Publisher` for one checkpoint store. One thread works for all runs of this process."""
+    """A `Publisher` for one checkpoint store. One thread serves all runs of this process."""
 
     engine: Engine
     url: str
@@ -149,8 +150,8 @@ class Publishing:
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
     def refused(self, run: TaskRun) -> str:
-        """Why no attempt may start here, in a sentence; empty if one may. A store that does not
-        answer refuses nobody."""
+        """Return why no attempt may start here, in a sentence; empty if one may. If the store does
+        not answer, one may."""
         try:
             if self.engine.host.id:
                 self._take_place(run)
@@ -162,7 +163,8 @@ class Publishing:
         return ""
 
     def available(self, run: TaskRun) -> str:
-        """Why a run of another host cannot be brought here; asked again after a while only."""
+        """Return why a run of another host cannot be fetched, or an empty string. The answer is
+        reused for `LOOK_S`."""
         asked = self._available.get(run.id)
         if asked is None or time.monotonic() - asked[0] >= LOOK_S:
             why = ""
@@ -174,8 +176,8 @@ class Publishing:
         return asked[1]
 
     def fetch(self, claim: Claim) -> TaskRun:
-        """Takes the run's place in the store, so that the other host publishes no more of it, then
-        brings its files here."""
+        """Take over the run's term, so that the other host publishes no more of it, then fetch its
+        files."""
         from perdure.capsule.fetch import fetch
 
         store = self._opened()
@@ -183,15 +185,15 @@ class Publishing:
         return fetch(self.engine, claim, store, store.newest(claim.run.origin or claim.run.id)[1])
 
     def _take_place(self, run: TaskRun) -> None:
-        """Whose run it is, a shared database says: the store's term follows."""
+        """Take over the run's term if another machine holds it: with a shared database, the
+        database says who owns the run, and the term follows."""
         store, key, mine = self._opened(), run.origin or run.id, machine(self.engine)
         term = store.term(key)
         if term is None or term.owner == mine:
             return
         with suppress(NotFound):
-            store.newest(
-                key
-            )  # The place of a run of which nothing is there is left to whoever has it.
+            # Raises NotFound if nothing of the run is stored: then its owner keeps the term.
+            store.newest(key)
             store.begin(
                 key,
                 Term(
@@ -203,8 +205,7 @@ class Publishing:
             )
 
     def published(self, checkpoint: Checkpoint) -> None:
-        """A checkpoint is there: it is brought out as soon as the one before it is. Returns at
-        once."""
+        """Upload a checkpoint as soon as the previous one is uploaded. Return at once."""
         with self._turn:
             waiting = checkpoint.run in self._newest
             self._newest[checkpoint.run] = checkpoint
@@ -213,8 +214,8 @@ class Publishing:
                 self._pool.submit(self._bring, checkpoint.run)
 
     def told(self, run_id: str) -> tuple[AnyEvent, ...]:
-        """What is to be told of the run since this was last asked: `PlaceLost`, after which the
-        attempt must end, or what failed."""
+        """Return the run's events since the last call: `PlaceLost`, after which the attempt must
+        end, or failures."""
         now = time.monotonic()
         with self._turn:
             if self._pool is not None and now - self._looked.setdefault(run_id, now) >= LOOK_S:
@@ -223,13 +224,13 @@ class Publishing:
             return tuple(self._told.pop(run_id, ()))
 
     def settle(self, run_id: str) -> str:
-        """Brings out how the run stands at an attempt's end, and waits for it. Returns what went
-        wrong, in a sentence, or nothing."""
+        """Upload the run's newest checkpoint at an attempt's end, and wait for it. Return an error
+        as a sentence, or an empty string."""
         with self._turn:
             self._newest.pop(run_id, None)
             self._settled.discard(run_id)
-            # Other runs go on with the same thread: when this is its turn, what it had begun of
-            # this run is done.
+            # Other runs use the same thread. Once this empty job has run, any upload of this run
+            # that was in progress is done.
             ahead = self._pool.submit(lambda: None) if self._pool is not None else None
         if ahead is not None:
             ahead.result()
@@ -246,7 +247,7 @@ class Publishing:
         return ""
 
     def settled(self, run_id: str) -> bool:
-        """Whether all of the run was brought out when it was settled last, with no file left
+        """Return whether the last `settle` uploaded everything of the run, with no file left
         out."""
         return run_id in self._settled
 
@@ -255,7 +256,7 @@ class Publishing:
         return self._store
 
     def _look(self, run_id: str) -> None:
-        """Whether the run is still this machine's: between two checkpoints too."""
+        """Check whether this machine still holds the run's term, between two checkpoints too."""
         if run_id not in self._lost:
             self._try(run_id, lambda run: place_of(self.engine, self._opened(), run))
 

@@ -1,10 +1,10 @@
-"""Looks for secrets in what is to leave the machine: known shapes of tokens, and the exact values
-in this environment.
+"""Searches data that is to leave the machine for secrets: known shapes of tokens, and the exact
+values of this environment's secrets.
 
-`assembly` lets it read every stream once: what is found is told by place, line and kind, never by
-value. A stream that is to be redacted comes out with as many asterisks as the secret had bytes, so
-sizes and places stay what they were. What cannot be seen: a secret that was changed, cut in two or
-packed before it was written down.
+`assembly` passes every stream through it once. Findings are reported by place, line and kind, never
+by value. A redacted secret is replaced by as many asterisks as it had bytes, so sizes and positions
+stay the same. Secrets that were transformed, split or compressed before they were written cannot be
+found.
 """
 
 from __future__ import annotations
@@ -24,40 +24,41 @@ SHOWN = 20
 
 
 class Readable(Protocol):
-    """Something to read from, in pieces."""
+    """A source of bytes that is read in pieces."""
 
     def read(self, size: int, /) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
 class SecretFinding:
-    """A secret: where it stands, and what kind it is. `line` counts from 1."""
+    """A secret: its place and its kind. `line` counts from 1."""
 
     place: str
     line: int
     kind: str
     file: str = ""
-    """Its name in a checkpoint's tree, where it stands in a file of the workdir: those are never
-    changed, only left out."""
+    """The file's name in a checkpoint's tree, if the secret is in a file of the workdir: such files
+    are never changed, only left out."""
 
 
 @dataclass(slots=True)
 class Scan:
-    """One search through many streams, and what it found."""
+    """A search through many streams, and its findings."""
 
     redactor: Redactor = NO_SECRETS
     keep: bool = False
-    """Streams come out as they are; what is in them is noted all the same."""
+    """Whether streams stay unchanged; findings are recorded in any case."""
     findings: list[SecretFinding] = field(default_factory=list)
 
     def over(self, place: str, source: Readable) -> Iterator[bytes]:
-        """The stream without its secrets, piece by piece; each secret is noted once."""
+        """Yield the stream in pieces, with secrets redacted unless `keep` is set. Record each
+        secret once."""
         held, line = b"", 1
         while True:
             piece = source.read(WINDOW)
             held += piece
             spans = self._spans(held)
-            # What begins shortly before the end may not be all of it yet.
+            # A secret that begins shortly before the end may be incomplete.
             cut = len(held) if not piece else max(0, len(held) - LONGEST)
             for start, end, _ in spans:
                 if start < cut < end:
@@ -78,14 +79,14 @@ class Scan:
                 return
 
     def look(self, place: str, content: bytes, file: str = "") -> None:
-        """Notes what stands in a content that is in memory whole."""
+        """Record the secrets in a content that is completely in memory."""
         for start, _, kind in self._spans(content):
             self.findings.append(
                 SecretFinding(place, content.count(b"\n", 0, start) + 1, kind, file)
             )
 
     def _spans(self, content: bytes) -> list[tuple[int, int, str]]:
-        """Where secrets stand, in order, without overlaps."""
+        """Return the positions of secrets, in order, without overlaps."""
         spans = [(start, end, kind) for kind, start, end in found(content)]
         if self.redactor.pattern is not None:
             spans += [
@@ -101,7 +102,7 @@ class Scan:
 
 
 def table(findings: list[SecretFinding]) -> str:
-    """Where the secrets stand, a line each, for a person."""
+    """Return the places of the secrets as text, one per line, for a person."""
     lines = [f"  {each.place}, line {each.line}: {each.kind}" for each in findings[:SHOWN]]
     return "\n".join(
         [*lines, *([f"  and {len(findings) - SHOWN} more"] if len(findings) > SHOWN else [])]
@@ -109,8 +110,7 @@ def table(findings: list[SecretFinding]) -> str:
 
 
 class SecretsFound(CapsuleError):
-    """Nothing was written, because secrets would have gone with it. `findings` says where they
-    stand."""
+    """Raised before anything is written that contains secrets. `findings` lists their places."""
 
     exit_code = 3
 

@@ -1,10 +1,10 @@
-"""Brings a capsule's files onto this machine without trusting a byte of it, before anything is
-used.
+"""Unpacks a capsule's files on this machine and verifies all of them before anything is used.
+Called by `imports` and `fetch`.
 
 Everything goes into a fresh directory that only its owner can enter, under names of perdure's own
-(numbers), each file made by `O_EXCL | O_NOFOLLOW`. Every part is checked before it is written and
-every file when it is whole. If anything is wrong, the directory goes and nothing is left. What the
-manifest calls the files matters only to `imports`, after all of it stood the test.
+(numbers); each file is created with `O_EXCL | O_NOFOLLOW`. Every part is verified before it is
+written, and every file when it is complete. If anything is wrong, the directory is deleted and
+nothing is left. Only `imports` uses the names in the manifest, after everything is verified.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from perdure.errors import CapsuleError
 from perdure.lateclass import dataclass
 
 MOST_BYTES = 64 << 30
-"""A capsule of more unfolds to more than anybody's task."""
+"""Maximum unpacked size of a capsule, in bytes."""
 LEFT_FREE = 256 << 20
-"""So much room the disk must have left when all is unpacked."""
+"""Free space that must remain on the disk after unpacking, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class StagedCapsule:
-    """The files of a capsule on this machine, all of them verified."""
+    """The files of a capsule on this machine, all verified."""
 
     directory: Path
     numbers: dict[int, int]
 
     def path(self, file: CapsuleFile) -> Path:
-        """Where a file of the manifest lies."""
+        """Return the path of a file of the manifest."""
         return self.directory / str(self.numbers[id(file)])
 
 
 @contextmanager
 def staged(manifest: Manifest, contents: CapsuleContents, near: Path) -> Iterator[StagedCapsule]:
-    """All files of the capsule in a private directory below `near`, which is gone afterwards.
-    Raises CapsuleError."""
+    """Yield all files of the capsule in a private directory below `near`, which is deleted
+    afterwards. Raises CapsuleError."""
     refuse_too_large(manifest, near)
     directory = Path(tempfile.mkdtemp(prefix=".import-", dir=near))
     try:
@@ -58,7 +58,7 @@ def staged(manifest: Manifest, contents: CapsuleContents, near: Path) -> Iterato
 
 
 def refuse_too_large(manifest: Manifest, near: Path) -> None:
-    """Raises CapsuleError for more than may be, or than fits."""
+    """Raise CapsuleError if the capsule is larger than allowed, or does not fit on the disk."""
     size = manifest.size
     if size > MOST_BYTES:
         raise CapsuleError(

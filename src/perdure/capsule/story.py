@@ -1,9 +1,9 @@
-"""What a capsule tells of a run besides its files: spec, instructions, attempts with their
-receipts, conversations, journal.
+"""The story in a capsule, which is everything about a run besides its files: spec, instructions,
+attempts with their receipts, conversations, journal.
 
-`told` and `journal` write it, `read` and `records` take it from anywhere: every value is checked,
-every id agrees with the manifest, and what names places or processes of the other machine is left
-behind. What becomes of the spec is `trust`'s to say.
+`told` and `journal` write it; `read` and `records` read it from untrusted sources. They check every
+value, make sure that every id agrees with the manifest, and drop what names places or processes of
+the other machine. `trust` decides which parts of the spec apply.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ LONGEST_LINE = 4 << 20
 LONGEST_STORY = 64 << 20
 MOST_ATTEMPTS = 100_000
 LATEST = 2**53
-"""As `stores.rows.MAX_TIME`."""
+"""Latest valid time, in ms; equal to `stores.rows.MAX_TIME`."""
 HELD = 16 << 20
-"""Of a journal so much is held in memory while it is put together; more of it goes to the disk."""
+"""Size up to which a journal is assembled in memory, in bytes; a larger one goes to disk."""
 
 
 class CapsuleStory(msgspec.Struct, frozen=True, kw_only=True):
-    """The run as it was when the checkpoint travelled."""
+    """The run as it was when the checkpoint was sent."""
 
     run: TaskRun
     contexts: tuple[Context, ...]
     attempts: tuple[Attempt, ...]
     sessions: tuple[Session, ...]
-    """The run's line of conversations, oldest first."""
+    """The lineage of the run's conversations, oldest first."""
 
 
 def told(story: CapsuleStory) -> bytes:
-    """The story as JSON."""
+    """Return the story as JSON."""
     return encode(story).encode() + b"\n"
 
 
 def journal(records: Sequence[Record], near: str | None = None) -> IO[bytes]:
-    """The records as lines, open at their beginning."""
+    """Return the records as a file of lines, positioned at its beginning."""
     # The caller closes it.
     file: IO[bytes] = tempfile.SpooledTemporaryFile(HELD, dir=near)  # noqa: SIM115
     for record in records:
@@ -70,7 +70,8 @@ def journal(records: Sequence[Record], near: str | None = None) -> IO[bytes]:
 
 
 def read(content: bytes, manifest: Manifest) -> CapsuleStory:
-    """A story from anywhere. Raises CapsuleError for all that does not fit together."""
+    """Return a story from untrusted bytes. Raises CapsuleError if it is invalid or contradicts
+    itself or the manifest."""
     if len(content) > LONGEST_STORY:
         _refuse("the run's story is too long")
     try:
@@ -132,8 +133,8 @@ def _check_texts(contexts: Sequence[Context]) -> None:
 def arrived(
     story: CapsuleStory, run_id: str, now: int, scope: str
 ) -> tuple[tuple[Attempt, ...], tuple[Session, ...]]:
-    """Attempts and conversations as this machine stores them: all ended, in this scope, without
-    places of the other one."""
+    """Return attempts and conversations as this machine stores them: all attempts ended, all
+    conversations in this scope, without places of the other machine."""
     lost = Outcome(kind=OutcomeKind.LOST, detail="the machine that it ran on is no longer at it")
     attempts = tuple(
         replace(
@@ -153,7 +154,8 @@ def arrived(
 
 
 def records(source: IO[bytes], attempts: Sequence[Attempt]) -> tuple[Record, ...]:
-    """The journal's lines, from anywhere; each attempt ends once. Raises CapsuleError."""
+    """Return the records of an untrusted journal; each attempt ends exactly once. Raises
+    CapsuleError."""
     known = {attempt.number: attempt for attempt in attempts}
     found: list[Record] = []
     ended: set[int] = set()

@@ -1,11 +1,11 @@
-"""The shapes of known secrets: what a token of a service looks like, wherever it stands.
+"""The shapes of known secrets: what a service's token looks like, wherever it occurs.
 
-Used by `scan`. The shapes are facts that the services document; which of them are worth looking for
-follows the default rules of gitleaks (github.com/gitleaks/gitleaks, config/gitleaks.toml, MIT),
-without those that go by a variable's name or by entropy: an export that cries wolf is soon forced.
+Used by `scan`. The shapes are documented by the services. The selection follows the default rules
+of gitleaks (github.com/gitleaks/gitleaks, config/gitleaks.toml, MIT), without those that go by a
+variable's name or by entropy: too many false alarms would teach people to override the check.
 
-Each shape has letters in it that hardly stand in ordinary text (its anchors). Most secrets are long
-words, so the anchors are looked for in the long words of the text first; one expression for all
+Each shape has a few strings that are rare in ordinary text (its anchors). Most secrets are long
+words, so the anchors are searched in the long words of the text first; one expression for all
 shapes would take hundreds of times as long.
 """
 
@@ -21,14 +21,14 @@ _END = rb"(?![A-Za-z0-9_])"
 
 @dataclass(frozen=True, slots=True)
 class TokenShape:
-    """A kind of secret. `back`: how many bytes before its anchor it may begin."""
+    """A kind of secret. `back`: maximum number of bytes by which it begins before its anchor."""
 
     name: str
     anchors: tuple[bytes, ...]
     pattern: re.Pattern[bytes]
     back: int = 0
     word: bool = True
-    """It is a word of at least 20 of the characters in `_WORDS`."""
+    """Whether it is a word of at least 20 of the characters in `_WORDS`."""
 
 
 def _shape(
@@ -157,11 +157,12 @@ SHAPES: tuple[TokenShape, ...] = (
 )
 
 LONGEST = 17_000
-"""No shape is longer, so a text may be read in pieces that overlap by so much."""
+"""Maximum length of a secret, in bytes: pieces of a text that overlap by this much can be searched
+separately."""
 
 
 def found(content: bytes) -> Iterator[tuple[str, int, int]]:
-    """Every known secret in the content: its kind, where it begins and ends. They may overlap."""
+    """Yield every known secret in the content: its kind, start and end. They may overlap."""
     words = b"".join(_LONG.findall(b" " + content.translate(_WORDS)))
     for shape in SHAPES:
         for anchor in shape.anchors:

@@ -1,10 +1,10 @@
-"""What of an imported spec holds on this machine. A capsule is a stranger's file until a person
-says otherwise.
+"""Decides which parts of an imported spec apply on this machine. A capsule is a stranger's file
+until a person says otherwise.
 
-Without `--trust`, nothing in it may widen what an agent or perdure itself does here: permissions go
-down to this machine's own setting and never up; arguments for the agent, variables for it and the
-check command (which perdure would run in a shell) are dropped. Each change is told, and stands in
-the journal. What a run shares with others elsewhere (key, scope) it does not share here.
+Without `--trust`, nothing in it may widen what an agent or perdure itself does here. Permissions
+are lowered to this machine's own setting, and never raised. Arguments and variables for the agent
+and the check command (which perdure would run in a shell) are dropped. Each change is reported, and
+recorded in the journal. A key or scope that the run shares with others elsewhere is dropped, too.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ MOST_S = 86_400.0
 def granted(
     spec: TaskSpec, name: str, ours: Permissions, *, trusted: bool
 ) -> tuple[TaskSpec, tuple[str, ...]]:
-    """The spec as it holds here, and a sentence for each thing that it asked for and does not
-    get."""
+    """Return the spec as it applies here, and a sentence for each thing that it asked for and does
+    not get."""
     spec = replace(
         spec,
         name=name,
@@ -71,10 +71,10 @@ def granted(
 
 
 def _limit(seconds: float) -> float:
-    """A limit that is one."""
+    """Return a time limit within bounds; 0 (no limit) stays 0."""
     return min(max(seconds, 1.0), MOST_S) if seconds else 0.0
 
 
 def _shown(value: object) -> str:
-    """What was dropped, without the values of variables."""
+    """Return the dropped value as text, without the values of variables."""
     return ", ".join(value) if isinstance(value, dict | tuple) else str(value)[:200]

@@ -1,7 +1,7 @@
-"""Settings: read once at the door, passed on as a value, never looked up again.
+"""Settings: read once at each entry point, then passed on as a value and never looked up again.
 
-`files` finds them where they are set, `values` says what each may be, and `passwords` what of
-them may be shown.
+`files` reads them from their sources, `values` validates them, and `passwords` says which parts may
+be shown.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ DAY = 86400.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What perdure goes by. Durations in seconds; 0 means no limit."""
+    """All settings of perdure. Durations are in seconds; 0 means no limit."""
 
     root: Path
-    """Where workdirs and cache clones lie: `{root}/{service}/.task/{task_id}/`,
+    """Directory of the workdirs and cache clones: `{root}/{service}/.task/{task_id}/`,
     `{root}/.perdure/`."""
     state: Path
-    """Where the database, the attempts' logs and the transcripts' copies lie."""
+    """Directory of the database, the attempts' logs and the copies of transcripts."""
     agent: str = "claude"
     model: str = ""
     permissions: Permissions = Permissions.EDIT
@@ -47,51 +47,51 @@ class Settings:
     timeout: float = 3600.0
     stall: float = 600.0
     grace: float = 10.0
-    """Between the polite and the final end of an agent."""
+    """Time between SIGTERM and SIGKILL of an agent, in seconds."""
     checkpoint_every: float = 20.0
-    """At least so long between two checkpoints while an agent works."""
+    """Minimum interval between two checkpoints while an agent is running, in seconds."""
     checkpoint_ignored: str = "small"
-    """Which ignored files a checkpoint has."""
+    """Which ignored files a checkpoint includes: `small`, `all` or `none`."""
     budget_usd: float = 0.0
     cold_cache: ColdCache = ColdCache.RESUME
-    """What follows when a conversation was left alone for so long that all of it has to be read
-    anew."""
+    """What to do when a conversation was idle for so long that the prompt cache has lost it and the
+    model must read all of it again."""
     account_jobs: Mapping[str, int] = field(default_factory=dict)
-    """How many runs may be at work on one account at once, by agent."""
+    """Maximum number of runs on one account at once, by agent."""
     when_full: WhenFull = WhenFull.COMPACT
-    """What happens when a conversation is nearly too long for its model."""
+    """What to do when a conversation has nearly filled its model's window."""
     full_at: float = 80.0
-    """Percent of the model's window at which it is."""
+    """Fill at which `when_full` applies, in percent of the model's window."""
     on_denied: OnDenied = OnDenied.ASK
-    """What a turn is worth in which a call of a tool was denied."""
+    """What to do after a turn in which a tool call was denied."""
     last_word: str = "off"
-    """Whether agents are asked for their last word in a fixed form."""
+    """Whether agents are asked to end with a last word in a fixed form: `off` or `on`."""
     on_leftover: OnLeftover = OnLeftover.END
-    """What becomes of processes that an agent leaves running when its turn is over."""
+    """What to do with processes that an agent leaves running at the end of its turn."""
     windows: str = ""
-    """What models take, in tokens, where perdure is to know better: `my-model*=32000,
+    """Window sizes of models, in tokens, that override perdure's own: `my-model*=32000,
     other=200000`."""
     backend: str = ""
     base: str = ""
     verify: str = ""
     verify_rounds: int = 3
-    """So often a failed check goes back to the agent."""
+    """Number of times that a failed check goes back to the agent."""
     verify_timeout: float = 1800.0
     map: MapWhen = MapWhen.FALLBACK
     """Which prompts get the project map."""
     map_tokens: int = 2000
-    """The most that it takes, by the estimate of `projectmap.estimate`."""
+    """Maximum size of the project map, in tokens as estimated by `project_map.text.estimate`."""
     ca_file: Path | None = None
-    """Certificates that the forge's https is checked against, instead of the system's."""
+    """File of CA certificates for the forge's https, instead of the system's."""
     git_ssh_key: Path | None = None
-    """The private key for repositories by ssh, instead of the user's own."""
+    """Private key for repositories over ssh, instead of the user's own."""
     git_ssh_known_hosts: Path | None = None
-    """The servers' keys for repositories by ssh, instead of the user's known_hosts."""
+    """File of server keys for repositories over ssh, instead of the user's known_hosts."""
     git_ssh_config: Path | None = None
-    """The configuration of ssh for repositories by ssh, instead of the user's."""
+    """ssh configuration for repositories over ssh, instead of the user's."""
     gc_workdirs: float = 14 * DAY
-    """How long something must have been left alone before the sweeper takes it; one age for each
-    class."""
+    """Age at which the sweeper may remove an unused workdir, in seconds. Each class has its own
+    age."""
     gc_copies: float = 180 * DAY
     gc_logs: float = 90 * DAY
     gc_orphans: float = 7 * DAY
@@ -99,67 +99,70 @@ class Settings:
     gc_caches: float = 90 * DAY
     gc_scratch: float = 2 * DAY
     gc_trash: float = 7 * DAY
-    """The grace in the trash, of what was proven to be saved elsewhere."""
+    """Grace period in the trash for entries that are proven to be saved elsewhere, in seconds."""
     gc_most: int = 200
-    """Of one class, at once."""
+    """Maximum number of things of one class that a sweep removes at once."""
     disk_warn: float = 15.0
-    """Percent of a volume that are free."""
+    """Free space of a volume below which perdure warns, in percent."""
     disk_refuse: float = 10.0
     disk_refuse_bytes: int = 2 * 1024**3
-    """New work is refused when less than both of these is free."""
+    """Free space in bytes. New work is refused when less than both this and `disk_refuse` percent
+    is free."""
     disk_ballast: int = 64 * 1024**2
     session_lifetime: float = 0.0
-    """A session expires when it was not used for so long."""
+    """Time without use after which a session expires, in seconds."""
     session_expiry: OnExpiry = OnExpiry.RESUME
-    """What follows then, where the transcript is there."""
+    """What to do with an expired session whose transcript still exists."""
     session_cache: str = ""
-    """A Redis in front of the sessions' table, for those who look them up."""
+    """Address of a Redis that caches look-ups of sessions."""
     checkpoint_store: str = ""
-    """Where every checkpoint is brought as well (file:///…, s3://…, gs://…, az://…), so that
-    another machine can go on."""
+    """URL to which every checkpoint is also uploaded (file:///…, s3://…, gs://…, az://…), so that
+    another machine can continue."""
     checkpoint_secrets: str = "refuse"
     receipts: str = "off"
-    """What happens to a checkpoint with a known secret in it: `refuse`, `leave-out` (and replace
-    what was said), or `allow`."""
+    """For `checkpoint_secrets`, what to do with a checkpoint that contains a known secret:
+    `refuse`, `leave-out` (which also redacts the conversation), or `allow`. For `receipts`, where
+    signed receipts are attached: `off`, `note`, `comment` or `both`."""
     database: str = ""
-    """postgresql://USER@HOST:PORT/NAME: runs and conversations are kept there, for several hosts,
-    and not in the state directory."""
+    """Database shared by several hosts (postgresql://USER@HOST:PORT/NAME). It replaces the one in
+    the state directory."""
     lease: float = 60.0
-    """How long a host that is not heard of keeps an attempt, where the database is shared. All
-    hosts need the same."""
+    """Lease of an attempt without renewal, in seconds, for a shared database. All hosts need the
+    same value."""
     warm: str = "plans"
-    """Which agents are kept between attempts, where they can be: `off`, `plans` (those of plans) or
+    """Which agents are kept between attempts if they support it: `off`, `plans` (those of plans) or
     `on` (all)."""
     warm_idle: float = 300.0
-    """A kept agent is ended when it has waited so long."""
+    """Idle time after which a kept agent is ended, in seconds."""
     warm_turns: int = 50
-    """Attempts that one process serves at most."""
+    """Maximum number of attempts that one kept process serves."""
     warm_memory: int = 2 * 1024**3
-    """Bytes resident, of the agent and all below it, between two attempts; 0 is no limit."""
+    """Maximum resident memory of a kept agent and all its descendants between attempts, in bytes;
+    0: no limit."""
     warm_most: int = 4
-    """Agents that one perdure keeps waiting at once."""
+    """Maximum number of idle agents that one perdure process keeps."""
     gc_inbox: float = 30 * DAY
-    """How long the body of a settled delivery is kept; that it was here, a year."""
+    """Time for which the body of a settled delivery is kept, in seconds. The record of the delivery
+    is kept for a year."""
     clone_hosts: tuple[str, ...] = ()
-    """Servers that repositories may be fetched from, as `host` or `host:port`: only these; empty is
-    any. A pool that works for others fetches from private addresses only where this, or a rule's
-    `clone`, names the server."""
+    """Servers that repositories may be fetched from, as `host` or `host:port`; empty: any. A pool
+    that works for others fetches from a private address only if this setting, or a rule's `clone`,
+    names the server."""
     run_as: str = ""
-    """`USER:GROUP`: the account that agents run as, and the group that perdure has beside it to
-    keep its files and processes from them."""
+    """`USER:GROUP`: the account that agents run as, and an additional group of perdure itself,
+    which protects its files and processes from them."""
     serve_listen: str = "127.0.0.1:8420"
     serve_public_url: str = ""
-    """Where people open the dashboard, for links in what is told on a forge; no slash at its
-    end."""
+    """Public URL of the dashboard, without a trailing slash, for links in forge postings."""
     serve_reconcile: float = 300.0
-    """So often forges are asked what was missed; 0: never."""
+    """Interval at which forges are asked for missed deliveries, in seconds; 0: never."""
     serve_proxies: tuple[str, ...] = ()
     """Addresses and networks of the proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are
-    believed."""
+    trusted."""
     serve_hosts: tuple[str, ...] = ()
-    """Names under which `perdure serve` is asked, besides those of loopback."""
+    """Host names that `perdure serve` accepts besides those of loopback."""
     webhooks: tuple[Source, ...] = ()
     agents: tuple[Rule, ...] = ()
-    """Who works on what, for whom: see `model.forge.rules`."""
+    """Rules that assign agents to intents: see `model.forge.rules`."""
     origin: Mapping[str, str] = field(default_factory=dict)
-    """Where each setting that is not a default came from."""
+    """The source of each setting that is not a default."""

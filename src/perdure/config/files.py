@@ -1,8 +1,8 @@
-"""Where settings are read from, and who may set which. Called once at each door: the command line,
-`perdure.open`, a pod.
+"""Reads the settings, and decides which source may set which. Called once at each entry point: the
+command line, `perdure.open`, a pod.
 
-A flag beats the environment (`PERDURE_AGENT`, ...), that beats the project's `perdure.toml`, that
-beats the user's `$XDG_CONFIG_HOME/perdure/config.toml`, that beats the default. All problems are
+Precedence, highest first: a flag, the environment (`PERDURE_AGENT`, ...), the project's
+`perdure.toml`, the user's `$XDG_CONFIG_HOME/perdure/config.toml`, the default. All problems are
 reported at once, each with its line. A project's file comes with the repository and is not trusted:
 it may not widen permissions, move perdure's own state, or raise a limit that the user has set.
 """
@@ -23,7 +23,7 @@ from perdure.errors import ConfigError
 
 PROJECT_FILE = "perdure.toml"
 TABLES = ("gc", "disk", "serve")
-"""`[gc]` with `trash = "7d"` in a file is the setting `gc_trash`."""
+"""Tables of a settings file: `trash = "7d"` in `[gc]` is the setting `gc_trash`."""
 
 NOT_FOR_PROJECTS = frozenset(
     {
@@ -54,12 +54,12 @@ NOT_FOR_PROJECTS = frozenset(
 ) | {name for name in READERS if name.startswith((*(f"{table}_" for table in TABLES), "warm"))}
 
 LIMITS = frozenset({"attempts", "timeout", "stall", "budget_usd", "verify_timeout"})
-"""What a project may lower, and not raise above what the user has set; 0 is no limit."""
+"""Settings that a project may lower but not raise above the user's own; 0 means no limit."""
 
 
 def load(environ: Mapping[str, str], cwd: Path) -> Settings:
-    """The settings of one invocation, flags aside. Raises ConfigError with every problem of every
-    source."""
+    """Return the settings of one invocation, without flags. Raises ConfigError listing the problems
+    of all sources."""
     home = Path(environ.get("HOME") or "/")
     problems: list[str] = []
     values: dict[str, Any] = {}
@@ -96,20 +96,20 @@ def load(environ: Mapping[str, str], cwd: Path) -> Settings:
 
 
 def user_settings(environ: Mapping[str, str]) -> Path:
-    """The user's own settings file, whether it is there or not."""
+    """Return the path of the user's settings file, whether or not it exists."""
     home = Path(environ.get("HOME") or "/")
     return _xdg(environ, "XDG_CONFIG_HOME", home / ".config") / "perdure" / "config.toml"
 
 
 def _xdg(environ: Mapping[str, str], name: str, default: Path) -> Path:
-    """The XDG base directory; a relative one is invalid and ignored, as the specification (0.8)
-    says."""
+    """Return an XDG base directory. A relative path is invalid and ignored (XDG Base Directory
+    Specification 0.8)."""
     path = Path(environ.get(name) or "")
     return path if path.is_absolute() else default
 
 
 def _project_file(cwd: Path) -> Path | None:
-    """The nearest perdure.toml from here up to the top of the repository."""
+    """Return the nearest perdure.toml, from `cwd` up to the top of the repository, or None."""
     for directory in (cwd, *cwd.parents):
         if (directory / PROJECT_FILE).is_file():
             return directory / PROJECT_FILE
@@ -166,7 +166,7 @@ def _not(key: str, value: Any) -> str:
 
 
 def flat(table: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """A settings file's keys and values, those of our tables under their full names."""
+    """Return a settings file's keys and values, with those in `TABLES` under their full names."""
     found = []
     for key, value in table.items():
         inner = value if key in TABLES and isinstance(value, dict) else None
@@ -179,7 +179,8 @@ def flat(table: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _line(text: str, key: str) -> int:
-    """The line on which a key stands, at the top or in a table of ours; tomllib does not tell."""
+    """Return the line number of a key, at the top level or in one of `TABLES`. tomllib does not
+    report positions."""
     table = next((table for table in TABLES if key.startswith(f"{table}_")), "")
     names = [key, key.removeprefix(f"{table}_")] if table else [key]
     lines = [*enumerate(text.split("\n"), 1)]

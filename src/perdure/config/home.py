@@ -1,4 +1,4 @@
-"""The user's home directory, without an error where there is none. Called by the drivers."""
+"""Finds the user's home directory, and does not fail if there is none. Called by the drivers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 
 def user_home(environ: Mapping[str, str]) -> Path:
-    """HOME, or what the system has for the account. `/` where it has none (a container's user
-    without an entry in /etc/passwd): whoever only looks then finds nothing there, and a run is
-    refused because it cannot be written."""
+    """Return HOME, or the home directory of the account, or `/` if it has none (a container's user
+    without an entry in /etc/passwd). Readers then find nothing there, and a run is refused because
+    `/` is not writable."""
     if home := environ.get("HOME"):
         return Path(home)
     try:

@@ -1,7 +1,7 @@
-"""Addresses with passwords in them: which settings may hold one, and how they are shown without it.
+"""Hides passwords in addresses, and lists the settings that may contain one.
 
-Whoever prints, logs or reports a setting or an address asks here; `files` does where a setting
-cannot be read.
+Called by everything that prints, logs or reports a setting or an address, and by `files` when a
+setting is invalid.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import re
 from typing import Any
 
 SECRET = frozenset({"database", "session_cache"})
-"""Settings that may hold a password: where they cannot be read, their text is not repeated."""
+"""Settings that may contain a password. An invalid value of one is not repeated in the error."""
 
 
 def without_password(address: str) -> str:
-    """An address as it may be shown: without user, password and parameters."""
+    """Return an address without user, password and parameters."""
     scheme, separator, rest = address.partition("://")
     return f"{scheme}{separator}{rest.partition('?')[0].rpartition('@')[2]}"
 
 
 def shown(name: str, value: Any) -> Any:
-    """A setting's value as it may be printed: of an address, without its password."""
+    """Return a setting's value as it may be printed: an address without its password."""
     if name not in SECRET:
         return value
     return re.sub(
@@ -31,7 +31,7 @@ def shown(name: str, value: Any) -> Any:
 
 
 def password(address: str) -> str:
-    """The password in an address, or empty."""
+    """Return the password in an address, or an empty string."""
     from urllib.parse import parse_qs, unquote
 
     found = re.match(r"[a-z]+://[^/?#\s]*?:([^/?#\s]*)@", address)

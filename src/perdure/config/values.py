@@ -1,8 +1,8 @@
-"""What each setting may be: `READERS` makes its value of what a file or the environment says, or
-raises ValueError with what is needed.
+"""Validates settings: each function in `READERS` converts a value from a file or the environment,
+or raises ValueError with what was expected.
 
-`files` asks it for every setting that is set somewhere. Each name in it is a field of `Settings`;
-there are no other settings.
+`files` calls it for every setting that is set somewhere. Each name in `READERS` is a field of
+`Settings`; there are no other settings.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def _path(value: Any) -> Path:
     try:
         path = Path(_text(value)).expanduser()
-    except RuntimeError as error:  # `~somebody`, of whom the system knows nothing
+    except RuntimeError as error:  # `~name` of an unknown user
         raise ValueError("an absolute path is needed") from error
     if not path.is_absolute() or "\0" in str(path):
         raise ValueError("an absolute path is needed")
@@ -97,7 +97,7 @@ def _count(value: Any) -> int:
 
 
 def _by_agent(value: Any) -> dict[str, int]:
-    """`2` for every agent, `claude=2,codex=1`, or a table of the same."""
+    """Return limits by agent from `2` (every agent), `claude=2,codex=1`, or a table of the same."""
     if isinstance(value, dict):
         pairs = value
     elif "=" in str(value):
@@ -145,8 +145,8 @@ def _windows(value: Any) -> str:
 
 
 def sizes(text: str) -> dict[str, int]:
-    """Tokens by the pattern of a model's name, from `pattern=32000, other=200000`. Raises
-    ValueError."""
+    """Return window sizes in tokens by pattern of a model's name, from `pattern=32000,
+    other=200000`. Raises ValueError."""
     found = {}
     for pair in filter(None, (each.strip() for each in text.split(","))):
         name, _, number = (part.strip() for part in pair.rpartition("="))
@@ -313,4 +313,4 @@ READERS: dict[str, Callable[[Any], Any]] = {
 }
 
 DURATIONS = frozenset(name for name, read in READERS.items() if read in (_seconds, _lease))
-"""Settings that are durations: read from words such as `2h`, kept in seconds."""
+"""Settings that are durations: written as `2h`, stored in seconds."""

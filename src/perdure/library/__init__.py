@@ -1,5 +1,5 @@
-"""perdure for Python programs: the same verbs as the command, typed. Opened by `perdure.open` and
-`perdure.connect`.
+"""perdure for Python programs: the verbs of the command as typed methods. A program opens it with
+`perdure.open` or `perdure.connect`.
 
     with perdure.open() as runner:                       # for ordinary programs
         run = runner.run("Fix the failing test", agent="claude", repo="path/to/repository")
@@ -10,9 +10,9 @@
         async for record in runner.events(run.name):
             print(record.event)
 
-Both doors lead to one engine: `runner` is the first one, `awaited` the second. What goes wrong with
-perdure itself is a PerdureError; how the agent did is in the run. Signals are the program's own
-business.
+Both use the same engine: `open` returns the `Runner` of `runner`, `connect` the `AsyncRunner` of
+`awaited`. A failure of perdure itself raises PerdureError; a failure of the agent is in the run's
+state and outcome. Signal handling is left to the program.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def open(
     environ: Mapping[str, str] | None = None,
     observers: Sequence[Observer] = (),
 ) -> Runner:
-    """Return the verbs for ordinary programs, with the settings that the command would have here.
+    """Return a Runner with the settings that the command would have here.
 
-    `cwd`: the directory whose settings and repository are meant (default: the current one).
-    `environ`: instead of the process's own environment. `observers` are called with each Record as
-    soon as it is stored. Raises ConfigError, StoreError.
+    `cwd`: the directory whose settings and repository are used (default: the current one).
+    `environ`: replaces the process's environment. `observers` are called with each Record as soon
+    as it is stored. Raises ConfigError, StoreError.
     """
     own = os.environ if environ is None else environ
     here = Path.cwd() if cwd is None else Path(cwd)
@@ -53,7 +53,7 @@ def connect(
     environ: Mapping[str, str] | None = None,
     observers: Sequence[Observer] = (),
 ) -> AsyncRunner:
-    """Return the same verbs for a program on an event loop; the arguments are those of `open`."""
+    """Return an AsyncRunner, for a program on an event loop. The arguments are those of `open`."""
     from perdure.library.awaited import AsyncRunner
 
     return AsyncRunner(open(cwd, environ, observers))

@@ -1,9 +1,9 @@
-"""The verbs for programs on an event loop: each step is done in a worker thread, so that no agent
+"""The verbs for programs on an event loop. Each call runs in a worker thread, so an agent never
 blocks the loop.
 
-`perdure.connect` opens it; an ordinary program loads none of it. A method that only waits for an
-answer is made from the one of `Runner` (`_awaited`), so that both have one declaration. Those that
-follow a run are written here: a task that is cancelled stops the run first.
+`perdure.connect` opens it; an ordinary program imports none of it. A method that only waits for an
+answer is derived from its namesake in `Runner` (`_awaited`), so both share one declaration. The
+methods that follow a run are written here: cancelling their task stops the run first.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ T = TypeVar("T")
 
 
 class _Method(Generic[P, T]):
-    """How a type checker sees a method that was made by `_awaited`; there is never an instance."""
+    """The type that a type checker sees for a method made by `_awaited`. It is never
+    instantiated."""
 
     @overload
     def __get__(
@@ -54,7 +55,7 @@ class _Method(Generic[P, T]):
 
 
 def _awaited(method: Callable[Concatenate[Runner, P], T]) -> _Method[P, T]:
-    """Return the method of `AsyncRunner` that calls this one of `Runner` in a worker thread."""
+    """Return a method of `AsyncRunner` that calls `method` of `Runner` in a worker thread."""
 
     @wraps(method)
     async def call(self: AsyncRunner, *args: Any, **kwargs: Any) -> T:
@@ -65,8 +66,8 @@ def _awaited(method: Callable[Concatenate[Runner, P], T]) -> _Method[P, T]:
 
 
 class AsyncRunner:
-    """The verbs for an event loop. `async with` closes it. Every method is that of `Runner`,
-    awaited."""
+    """The verbs for an event loop. `async with` closes it. Every method awaits its namesake in
+    `Runner`."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
@@ -97,7 +98,7 @@ class AsyncRunner:
         return AsyncSessions(self._runner.sessions)
 
     def spec(self, prompt: str, **options: Unpack[TaskOptions]) -> TaskSpec:
-        """See `Runner.spec`: it only reads settings, and blocks nothing."""
+        """See `Runner.spec`. It only reads settings, so it does not block."""
         return self._runner.spec(prompt, **options)
 
     submit = _awaited(Runner.submit)
@@ -135,8 +136,8 @@ class AsyncRunner:
     plan_report = _awaited(Runner.plan_report)
 
     async def follow(self, ref: str) -> RunResult:
-        """See `Runner.follow`. If the task that awaits it is cancelled, the run is stopped in good
-        order first."""
+        """See `Runner.follow`. If the awaiting task is cancelled, the run is first stopped
+        gracefully."""
         working = asyncio.ensure_future(_apart(partial(self._runner.follow, ref)))
         try:
             return await asyncio.shield(working)
@@ -155,7 +156,7 @@ class AsyncRunner:
         include_changes: bool = False,
         **options: Unpack[TaskOptions],
     ) -> RunResult:
-        """See `Runner.run`, and `follow` for what becomes of a cancelled one."""
+        """See `Runner.run`; on cancellation, see `follow`."""
         runner = self._runner
         task = await asyncio.to_thread(runner._task, prompt, options, "run")
         asked = runner._asked(files, context, on_edit)
@@ -174,7 +175,7 @@ class AsyncRunner:
         timeout_s: float | None = None,
         attempts: int | None = None,
     ) -> RunResult:
-        """See `Runner.retry`, and `follow` for what becomes of a cancelled one."""
+        """See `Runner.retry`; on cancellation, see `follow`."""
         changes = changes_of(continuity, model, budget_usd, timeout, timeout_s, attempts)
         run = await asyncio.to_thread(self._runner._again, ref, agent, changes)
         return await self._followed(run.id, over=run.state is RunState.SUCCEEDED)
@@ -191,7 +192,7 @@ class AsyncRunner:
         context: PathText = "",
         on_edit: OnEditText = OnEdit.MERGE,
     ) -> RunResult:
-        """See `Runner.update`, and `follow` for what becomes of a cancelled one."""
+        """See `Runner.update`; on cancellation, see `follow`."""
         asked = self._runner._asked(files, context, on_edit)
         return await self.follow(
             (await asyncio.to_thread(self._runner._instruct, ref, prompt, asked)).id
@@ -200,7 +201,7 @@ class AsyncRunner:
     async def resume(
         self, which: str, prompt: str = "", **options: Unpack[TaskOptions]
     ) -> RunResult:
-        """See `Runner.resume`, and `follow` for what becomes of a cancelled one."""
+        """See `Runner.resume`; on cancellation, see `follow`."""
         run = await asyncio.to_thread(self._runner._resumed, which, prompt, options)
         return await self.follow(run.id)
 
@@ -214,20 +215,20 @@ class AsyncRunner:
         name: str = "",
         branch: str = "",
     ) -> RunResult:
-        """See `Runner.fork`, and `follow` for what becomes of a cancelled one."""
+        """See `Runner.fork`; on cancellation, see `follow`."""
         run = await asyncio.to_thread(
             self._runner._forked, ref, prompt, turn, checkpoint, name, branch
         )
         return await self.follow(run.id)
 
     async def plan_run(self, file: PathText, jobs: int = 0) -> PlanRun:
-        """See `Runner.plan_run`. If the task that awaits it is cancelled, the plan is stopped in
-        good order first."""
+        """See `Runner.plan_run`. If the awaiting task is cancelled, the plan is first stopped
+        gracefully."""
         return await self._driven(lambda engine: self._runner._plan_run(engine, file, jobs))
 
     async def plan_retry(self, name: str, task: str = "", jobs: int = 0) -> PlanRun:
-        """See `Runner.plan_retry`. If the task that awaits it is cancelled, the plan is stopped in
-        good order first."""
+        """See `Runner.plan_retry`. If the awaiting task is cancelled, the plan is first stopped
+        gracefully."""
         return await self._driven(lambda engine: self._runner._plan_retry(engine, name, task, jobs))
 
     async def _driven(self, drive: Callable[[Engine], PlanRun]) -> PlanRun:
@@ -242,8 +243,8 @@ class AsyncRunner:
             raise
 
     async def events(self, ref: str, after: int = 0) -> AsyncIterator[Record]:
-        """Iterate over the run's records from `after` on, as they come; end when the run is final
-        and all were given."""
+        """Iterate over the run's records with `seq` greater than `after`, as they are stored. End
+        when the run is final and all records were yielded."""
         while True:
             final = (await self.get(ref)).state in FINAL
             records = await self.history(ref, after)
@@ -257,9 +258,9 @@ class AsyncRunner:
 
 
 async def _apart(work: Callable[[], T]) -> T:
-    """Run what lasts as long as an agent works in a thread of its own. The loop's own threads are
-    few (two cores: six): as many runs would leave none for what is asked meanwhile, nor for what
-    stops them."""
+    """Run work that may last as long as an agent in a thread of its own. The event loop's default
+    pool is small (six threads on two cores): that many runs would leave no thread for other calls,
+    not even for those that stop a run."""
     thread = ThreadPoolExecutor(1, thread_name_prefix="run")
     try:
         return await asyncio.get_running_loop().run_in_executor(thread, copy_context().run, work)

@@ -1,8 +1,7 @@
-"""What a program may ask of a task, declared once: `Runner.spec`, `submit` and `run` take these
-fields as keyword arguments, and a type checker holds the caller to them.
+"""The options of a task, declared once. `Runner.spec`, `submit` and `run` take these fields as
+keyword arguments, and a type checker verifies the caller's.
 
-What a checker does not see is found when the program runs: an unknown field is a TypeError, a
-value that a field cannot have a UsageError.
+At run time, an unknown field raises TypeError, and an invalid value raises UsageError.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ OnEditText: TypeAlias = OnEdit | Literal["keep", "replace", "merge"]
 
 
 class TaskOptions(TypedDict, total=False):
-    """The fields of a task besides its prompt. What is not given comes from the settings."""
+    """The fields of a task besides its prompt. Omitted fields come from the settings."""
 
     agent: str
     name: str
@@ -84,8 +83,8 @@ _DURATIONS = ("timeout", "stall", "verify_timeout")
 
 
 def fields_of(options: Mapping[str, Any], caller: str) -> dict[str, Any]:
-    """Return the fields of `TaskSpec` that the options mean. Raises TypeError for an unknown name,
-    UsageError for a duration that is none."""
+    """Convert the options to fields of `TaskSpec`. Raises TypeError for an unknown name, UsageError
+    for an invalid duration."""
     known = TaskOptions.__annotations__
     for name in options:
         if name not in known:
@@ -103,8 +102,8 @@ def fields_of(options: Mapping[str, Any], caller: str) -> dict[str, Any]:
 
 
 def seconds(value: Any, name: str) -> Any:
-    """Return the seconds of a duration; a value of another type is returned as it is, and refused
-    with the task's other fields. Raises UsageError."""
+    """Return a duration in seconds. A value that is not a string is returned unchanged; the check
+    of the whole task rejects it if it is invalid. Raises UsageError."""
     if not isinstance(value, str):
         return value
     try:

@@ -1,4 +1,4 @@
-"""A run with what came of it, as the library returns it."""
+"""A run with its results, as the library returns it."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ from perdure.protocols import RunStore
 from perdure.rules.final_message import last_message
 
 LOOKED_AT = 200
-"""Number of the newest records in which the agent's final message is looked for."""
+"""Number of newest records that are searched for the agent's final message."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult(TaskRun):
-    """A run as it was when it was read, with the newest attempt's outcome and receipt."""
+    """A snapshot of a run, with the newest attempt's outcome and receipt."""
 
     result: str = ""
-    """What the agent said at the end of its newest attempt; empty where it said nothing."""
+    """The agent's final message of its newest attempt; empty if there is none."""
     outcome: Outcome | None = None
-    """How the newest attempt ended; None while it works."""
+    """How the newest attempt ended; None while it is running."""
     receipt: Receipt | None = None
-    """The evidence that the conversation went on, of the newest attempt that has ended."""
+    """The newest receipt: the evidence that the conversation was continued."""
     verdict: WorkVerdict | None = None
-    """What the evidence says of the work of the newest attempt that has ended; see
-    `Runner.work`."""
+    """The newest verdict on the work, from the newest attempt that has one; see `Runner.work`."""
     usage: Usage = NO_USAGE
-    """Tokens and cost of all attempts."""
+    """Total tokens and cost of all attempts."""
 
     @property
     def ok(self) -> bool:
@@ -39,12 +38,12 @@ class RunResult(TaskRun):
 
     @property
     def workdir(self) -> Path | None:
-        """The directory in which the agent works; None before it is planned."""
+        """The directory in which the agent works; None before it is chosen."""
         return Path(self.workspace.path) if self.workspace is not None else None
 
     @property
     def branch(self) -> str:
-        """The branch of its worktree; empty where it has none."""
+        """The branch of its workdir; empty if it has none."""
         return self.workspace.branch if self.workspace is not None else ""
 
 

@@ -1,7 +1,7 @@
 """`Runner`: every verb of the command as a method, for ordinary programs.
 
-`awaited` makes the same methods for an event loop from these. Input is checked by the rooms that do
-the work; this module only turns arguments into what they take.
+`awaited` derives the same methods for an event loop. The modules that do the work also validate the
+input; this module only converts arguments.
 """
 
 from __future__ import annotations
@@ -67,12 +67,12 @@ if TYPE_CHECKING:
     from perdure.engine.sweeper import DiskUsage, ResetOutcome, Sweep
 
 POLL_S = 0.1
-"""Interval at which the journal of a followed run is looked at, in seconds."""
+"""Poll interval of a followed run's journal, in seconds."""
 
 
 class Runner:
-    """The verbs for ordinary programs. Close it, or use it in a `with`: a running attempt is then
-    stopped in good order."""
+    """The verbs for ordinary programs. Close it, or use it in a `with` statement: this stops a
+    running attempt gracefully."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class Runner:
         self.close()
 
     def close(self) -> None:
-        """End what runs, in good order, and close the store."""
+        """Stop running attempts gracefully, and close the store."""
         self._stop.set()
         if self._engine.warm is not None:
             self._engine.warm.close()
@@ -108,14 +108,14 @@ class Runner:
 
     @property
     def settings(self) -> Settings:
-        """The settings that hold here, as `perdure config show` prints them."""
+        """The settings in force, as `perdure config show` prints them."""
         return self._settings
 
-    # --- work
+    # --- run tasks
 
     def spec(self, prompt: str, **options: Unpack[TaskOptions]) -> TaskSpec:
-        """Return a checked TaskSpec from the prompt, the settings of this machine, and the fields
-        that are given. Raises TypeError for an unknown field, UsageError for a wrong value."""
+        """Return a validated TaskSpec from the prompt, the settings of this machine and the given
+        fields. Raises TypeError for an unknown field, UsageError for an invalid value."""
         return self._task(prompt, options, "spec")
 
     def _task(self, prompt: str | TaskSpec, options: Mapping[str, Any], caller: str) -> TaskSpec:
@@ -152,12 +152,12 @@ class Runner:
         include_changes: bool = False,
         **options: Unpack[TaskOptions],
     ) -> RunResult:
-        """Accept a task and return at once; a pool (`perdure work`) begins it, or `follow` does.
+        """Accept a task and return at once; a pool (`perdure work`) or `follow` runs it.
 
-        `files` (`PATH` or `PATH=DEST`) and all files below `context` are put into the workdir;
-        `on_edit` says what becomes of one that the agent has edited: `keep`, `replace` or `merge`.
-        `include_changes`: a new workdir begins with the uncommitted changes of the checkout.
-        Raises TypeError, UsageError, NotFound, Conflict, AgentMissing, DiskFull.
+        `files` (`PATH` or `PATH=DEST`) and all files below `context` are copied into the workdir.
+        `on_edit` says what happens to a file that the agent has edited: `keep`, `replace` or
+        `merge`. `include_changes`: start a new workdir with the uncommitted changes of the
+        checkout. Raises TypeError, UsageError, NotFound, Conflict, AgentMissing, DiskFull.
         """
         task = self._task(prompt, options, "submit")
         run = self._accept(task, self._asked(files, context, on_edit), include_changes)
@@ -165,8 +165,8 @@ class Runner:
         return self._seen(run)
 
     def follow(self, ref: str) -> RunResult:
-        """Work on a run until it is final, and return it; where a pool is at it already, wait for
-        that. Raises Conflict if its workdir or conversation is in use by another run."""
+        """Run the attempts of a run until it is final, and return it. If a pool already runs it,
+        wait for that. Raises Conflict if another run uses its workdir or conversation."""
         run_id = self._engine.store.get(ref).id
         try:
             return self._seen(drive(self._engine, run_id))
@@ -185,8 +185,9 @@ class Runner:
         include_changes: bool = False,
         **options: Unpack[TaskOptions],
     ) -> RunResult:
-        """Accept a task and work on it until it is final. The arguments are those of `submit`.
-        Raises WorkspaceError at once where a repository by URL cannot be reached."""
+        """Accept a task, run it until it is final, and return the result. The arguments are those
+        of `submit`. Raises WorkspaceError at once if a repository given by URL cannot be
+        reached."""
         task = self._task(prompt, options, "run")
         asked = self._asked(files, context, on_edit)
         return self.follow(self._begin(task, asked, include_changes).id)
@@ -226,9 +227,11 @@ class Runner:
         timeout_s: float | None = None,
         attempts: int | None = None,
     ) -> RunResult:
-        """Continue a run where it stopped, and follow it. `agent` hands it over to another CLI.
-        `attempts` further ones are allowed (default: one); what else is given holds from now on.
-        Raises UsageError, Conflict."""
+        """Continue a run where it stopped, and follow it.
+
+        `agent`: hand it over to another CLI. `attempts`: number of further attempts (default: one).
+        The other arguments replace those of the task from now on. Raises UsageError, Conflict.
+        """
         changes = changes_of(continuity, model, budget_usd, timeout, timeout_s, attempts)
         run = self._again(ref, agent, changes)
         return self._seen(run) if run.state is RunState.SUCCEEDED else self.follow(run.id)
@@ -245,17 +248,17 @@ class Runner:
         context: PathText = "",
         on_edit: OnEditText = OnEdit.MERGE,
     ) -> RunResult:
-        """Give a run new instructions, and files, in the same conversation, and follow it."""
+        """Give a run new instructions and files in the same conversation, and follow it."""
         return self.follow(self._instruct(ref, prompt, self._asked(files, context, on_edit)).id)
 
     def _instruct(self, ref: str, prompt: str, asked: FileRequest | None) -> TaskRun:
         return service.update(self._engine, ref, prompt, asked)
 
     def resume(self, which: str, prompt: str = "", **options: Unpack[TaskOptions]) -> RunResult:
-        """Continue a chosen conversation, also one that was started without perdure, and follow it.
+        """Continue a chosen conversation, even one that was started without perdure, and follow it.
 
-        `which` is a run, or a conversation's id or a unique prefix of it. The options hold for a
-        conversation that has no run yet. Raises NotFound, UsageError, Conflict.
+        `which`: a run, the id of a conversation, or a unique prefix of that id. The options apply
+        to a conversation that has no run yet. Raises NotFound, UsageError, Conflict.
         """
         return self.follow(self._resumed(which, prompt, options).id)
 
@@ -309,10 +312,11 @@ class Runner:
         name: str = "",
         branch: str = "",
     ) -> RunResult:
-        """Start a run whose conversation and files begin where another run stands, and follow it.
+        """Start a run from the present conversation and files of another run, and follow it.
 
-        `turn`: leave out what was said after this turn. `checkpoint`: begin where that one was
-        taken. The parent is only read. Raises UsageError, NotFound, Conflict, WorkspaceError.
+        `turn`: omit everything after this turn of the conversation. `checkpoint`: start from this
+        checkpoint instead. The parent run is only read. Raises UsageError, NotFound, Conflict,
+        WorkspaceError.
         """
         return self.follow(self._forked(ref, prompt, turn, checkpoint, name, branch).id)
 
@@ -329,17 +333,17 @@ class Runner:
         return fork(self._engine, ref, wanted)
 
     def stop(self, ref: str) -> RunResult:
-        """Stop a run; `retry` continues it later. Raises Conflict for one that is not running."""
+        """Stop a run; `retry` continues it later. Raises Conflict if it is not running."""
         return self._seen(service.stop(self._engine, ref))
 
-    # --- look
+    # --- inspect
 
     def get(self, ref: str) -> RunResult:
         """Return the run as it is now, with its newest result and receipt. Raises NotFound."""
         return self._seen(self._engine.store.get(ref))
 
     def runs(self, states: Sequence[RunState] = (), limit: int = 50) -> Sequence[RunRow]:
-        """Return the newest runs first, as `perdure ls` lists them."""
+        """Return runs, newest first, as `perdure ls` lists them."""
         return self._engine.store.find(states, limit)
 
     def attempts(self, ref: str) -> Sequence[Attempt]:
@@ -351,19 +355,19 @@ class Runner:
         return service.describe(self._engine, ref)
 
     def work(self, ref: str, attempt: int = 0) -> WorkReport:
-        """Return what an attempt did (0: the newest), with the verdict on its work. Raises
+        """Return the work report of an attempt (0: the newest), with its verdict. Raises
         NotFound."""
         return service.work(self._engine, ref, attempt)
 
     def why(self, ref: str) -> dict[str, Any]:
         """Return the object that `perdure why NAME --json` prints: how each attempt started, on
-        which evidence, and what its receipt says."""
+        what evidence, and the verdict of its receipt."""
         return why_of(self.report(ref))
 
     def liveness(self, ref: str) -> Liveness | None:
-        """Return what lives of a run that is stored as running: `attended`, `unattended` (its agent
-        works on without a supervisor) or `interrupted` (nothing lives: `retry` continues it). None
-        for a run in any other state."""
+        """Return the liveness of a running run: `attended`, `unattended` (its agent runs on without
+        a supervisor) or `interrupted` (neither is alive: `retry` continues it). Return None for a
+        run in any other state."""
         return service.liveness_of(self._engine, self._engine.store.get(ref))
 
     def history(self, ref: str, after: int = 0, limit: int = 1000) -> Sequence[Record]:
@@ -371,8 +375,9 @@ class Runner:
         return self._engine.store.history(self._engine.store.get(ref).id, after, limit)
 
     def events(self, ref: str, after: int = 0) -> Iterator[Record]:
-        """Iterate over the run's records from `after` on, as they come; end when the run is final
-        and all were given. Another thread, a pool or `perdure` must work on the run meanwhile."""
+        """Iterate over the run's records with `seq` greater than `after`, as they are stored. End
+        when the run is final and all records were yielded. Another thread, a pool or a `perdure`
+        process must run it meanwhile."""
         run_id = self._engine.store.get(ref).id
         while True:
             final = self._engine.store.get(run_id).state in FINAL
@@ -386,8 +391,8 @@ class Runner:
                 time.sleep(POLL_S)
 
     def logs(self, ref: str, attempt: int = 0) -> Sequence[str]:
-        """Return what the agent said and did, as the lines that `perdure logs` prints. `attempt`:
-        only that one."""
+        """Return the agent's messages and actions, as the lines that `perdure logs` prints.
+        `attempt`: only this one (0: all)."""
         lines: list[str] = []
         seen = 0
         while records := self.history(ref, seen):
@@ -399,9 +404,9 @@ class Runner:
         return lines
 
     def diff(self, ref: str, *, stat: int = 0, binary: bool = False) -> bytes:
-        """Return what the run changed, committed or not, as git's patch: bytes that the agent
-        chose, to be cleaned before they are shown. `stat`: the summary instead, in so many columns.
-        `binary`: a patch that `git apply` takes whole."""
+        """Return what the run changed, committed or not, as a git patch. These bytes come from the
+        agent: sanitize them before display. `stat`: return a summary of this width in columns
+        instead. `binary`: include binary files, so that `git apply` accepts the patch."""
         return service.diff(self._engine, ref, stat=stat, binary=binary)
 
     @property
@@ -419,13 +424,14 @@ class Runner:
     def conversations(
         self, limit: int = 50, *, agents: Sequence[str] = ()
     ) -> Sequence[ConversationEntry]:
-        """Return conversations on this machine, the newest first, also those that were started
-        without perdure. `agents`: only theirs. `resume` takes the id of one."""
+        """Return the conversations on this machine, newest first, including those that were started
+        without perdure. `agents`: only the conversations of these agents. `resume` accepts the id
+        of one."""
         return self._shelf(agents).entries(limit)
 
     def agents(self) -> Sequence[dict[str, Any]]:
-        """Return the agents as `perdure agents --json` lists them: version, program, home, what
-        they can, how many are running."""
+        """Return the agents as `perdure agents --json` lists them: version, program, home,
+        abilities, number of running runs."""
         from perdure.agents.installed import installed
 
         rows = self._engine.store.find([RunState.RUNNING], limit=100_000)
@@ -435,8 +441,8 @@ class Runner:
     def prove(
         self, *agents: str, quick: bool = False, only: Sequence[str] = (), jobs: int = 0
     ) -> Sequence[ProveResult]:
-        """Test the installed agents against perdure's own model server on this machine, without a
-        key, and return what holds for each. Raises AgentMissing, UsageError."""
+        """Test the installed agents against perdure's own model server on this machine, without an
+        API key, and return the results. Raises AgentMissing, UsageError."""
         from perdure.agents.prove import candidates, prove
 
         environ = self._engine.environ
@@ -446,36 +452,37 @@ class Runner:
         )
         return tuple(found)
 
-    # --- take the work over
+    # --- use the results
 
     def apply(self, ref: str, to: PathText = "", *, commit: bool = False) -> Applied:
-        """Bring a run's changes into the checkout at `to` (default: the runner's directory): all of
-        them, or none and the reasons in `refused`. `commit`: as a commit. Raises Conflict,
+        """Apply a run's changes to the checkout at `to` (default: the runner's directory): either
+        all of them, or none, with the reasons in `refused`. `commit`: commit them. Raises Conflict,
         UsageError, NotFound."""
         return service.apply(self._engine, ref, self._cwd / to, commit=commit)
 
     def open(self, ref: str) -> ByHand:
-        """Give the run to a person: return the command, the directory and the variables with which
-        the agent's own program continues it. No attempt starts until `take_back`."""
+        """Hand the run to a person: return the command, directory and environment variables with
+        which the agent's own program continues it. No attempt starts until `take_back`."""
         from perdure.engine.conversations import open_by_hand
 
         return open_by_hand(self._engine, ref)
 
     def take_back(self, ref: str, adopt: str = "") -> TakenBack:
-        """Return what became of a conversation that a person had open; the run is perdure's again.
-        `adopt`: the run continues in this conversation, which was started beside its own."""
+        """Take back a run that a person has open, and return what happened to its conversation.
+        `adopt`: the id of a conversation, started beside the run's own, with which the run
+        continues."""
         from perdure.engine.conversations import take_back
 
         return take_back(self._engine, ref, adopt)
 
-    # --- time and place
+    # --- checkpoints and moves
 
     def checkpoints(self, ref: str) -> Sequence[Checkpoint]:
-        """Return what was saved of the run, workdir and conversation together, oldest first."""
+        """Return the checkpoints of the run (workdir and conversation together), oldest first."""
         return self._engine.store.checkpoints(self._engine.store.get(ref).id)
 
     def restore(self, ref: str, number: int = 0, *, files_only: bool = False) -> RestoredRun:
-        """Take the run back to a checkpoint (0: the newest). What is there is saved first. Raises
+        """Restore the run to a checkpoint (0: the newest). The present state is saved first. Raises
         NotFound, Conflict, WorkspaceError."""
         return restore(self._engine, ref, number, files_only=files_only)
 
@@ -490,8 +497,8 @@ class Runner:
         allow_secrets: bool = False,
     ) -> Exported:
         """Write a run's checkpoint (0: the newest) into one file, a capsule. Needs the extra
-        `capsule`. Raises SecretsFound, unless told what to do with secrets; Conflict for a file
-        that exists."""
+        `capsule`. Raises SecretsFound if it contains secrets that no argument covers, Conflict if
+        the file exists."""
         from perdure.capsule.export import ExportRequest as Wanted
         from perdure.capsule.export import export
 
@@ -513,9 +520,10 @@ class Runner:
         name: str = "",
         trust: bool = False,
     ) -> TakenIn:
-        """Import a run from a capsule; nothing is started. `into`: the directory to make for it;
-        `repo`: in a worktree of this repository instead. `trust`: keep its permissions, arguments,
-        variables and check command. Needs the extra `capsule`. Raises CapsuleError, Conflict."""
+        """Import a run from a capsule without starting it. `into`: the directory to create for it.
+        `repo`: create a worktree of this repository instead. `trust`: keep its permissions,
+        arguments, variables and check command. Needs the extra `capsule`. Raises CapsuleError,
+        Conflict."""
         from perdure.capsule.container import opened
         from perdure.capsule.imports import take_in
 
@@ -552,8 +560,8 @@ class Runner:
         leave_out: bool = False,
         allow_secrets: bool = False,
     ) -> Manifest:
-        """Publish the run's newest checkpoint to a checkpoint store and let go of the run: no
-        further attempt starts here. Needs the extra `capsule`. Raises Conflict while it runs."""
+        """Publish the run's newest checkpoint to a checkpoint store and release the run: no further
+        attempt starts here. Needs the extra `capsule`. Raises Conflict while it is running."""
         from perdure.capsule import move
 
         ways = move.Ways(redact=redact, leave_out=leave_out, allow=allow_secrets)
@@ -570,52 +578,53 @@ class Runner:
         trust: bool = False,
         take_over: bool = False,
     ) -> TakenIn:
-        """Fetch a run from a checkpoint store; nothing is started. `take_over`: also from a machine
-        that seems to work on it; that one stops. Needs the extra `capsule`. Raises Conflict."""
+        """Fetch a run from a checkpoint store without starting it. `take_over`: also take it from a
+        machine that seems to be running it; that machine then stops. Needs the extra `capsule`.
+        Raises Conflict."""
         from perdure.capsule import move
 
         wish = self._wish(url, into, repo, name, trust)
         return move.take_up(self._engine, ref, url, wish, over=take_over)
 
-    # --- tidy
+    # --- clean up
 
     def remove(self, ref: str, *, force: bool = False) -> service.RemovedRuns:
-        """Take a finished run off the list and move its workdir into the trash. Raises
-        WorkspaceError with all that would be lost, unless everything is saved elsewhere or `force`
-        is given."""
+        """Remove a finished run from the list and move its workdir to the trash. Raises
+        WorkspaceError listing everything that would be lost, unless all of it is saved elsewhere or
+        `force` is set."""
         return service.remove(self._engine, ref, force=force)
 
     def reset(self, ref: str, *, dry_run: bool = False) -> ResetOutcome:
-        """Save, then clear a run's workdir and conversation, so that it begins anew;
-        `trash_restore` undoes it. `dry_run`: only say what would be cleared."""
+        """Save and then clear a run's workdir and conversation, so that it starts over;
+        `trash_restore` undoes it. `dry_run`: only report what would be cleared."""
         from perdure.engine.sweeper import Target, reset
 
         return reset(self._engine, Target(run=ref), self._cwd, dry=dry_run)
 
     def gc(self, *, dry_run: bool = False, many: bool = False, accept: bool = False) -> Sweep:
-        """Move what nobody needs and what is saved elsewhere into the trash. `many`: also where a
-        great part of a class would go at once. `accept`: the clock and the volume of the root are
-        right as they are now."""
+        """Move everything that is unused and saved elsewhere to the trash. `many`: even if a large
+        part of a class would go at once. `accept`: confirm that the clock and the root's volume are
+        correct as they are."""
         from perdure.engine.sweeper import rules_of, sweep
 
         rules = rules_of(self._settings, many=many)
         return sweep(self._engine, rules, dry=dry_run, accept=accept)
 
     def trash(self) -> Sequence[dict[str, Any]]:
-        """Return the entries of the trash, as `perdure trash --json` lists them."""
+        """Return the entries of the trash as `perdure trash --json` lists them."""
         from perdure.engine.sweeper import listed
 
         return [entry.report() for entry in listed(self._engine)]
 
     def trash_restore(self, entry: str) -> Sequence[Path]:
-        """Put an entry of the trash back, and return the places where it is now. Raises NotFound,
+        """Restore an entry of the trash, and return the restored paths. Raises NotFound,
         Conflict."""
         from perdure.engine.sweeper import restore
 
         return tuple(restore(self._engine, entry).places)
 
     def trash_purge(self, entry: str) -> None:
-        """Delete an entry of the trash for good. Raises NotFound."""
+        """Permanently delete an entry of the trash. Raises NotFound."""
         from perdure.engine.sweeper import purge
 
         purge(self._engine, entry)
@@ -629,14 +638,14 @@ class Runner:
     # --- plans
 
     def plan_check(self, file: PathText) -> Plan:
-        """Read a plan file and return the plan. Needs the extra `plans`. Raises PlanError with all
-        that is wrong."""
+        """Read a plan file and return the plan. Needs the extra `plans`. Raises PlanError listing
+        all problems."""
         return read_plan((self._cwd / file).absolute(), self._settings)
 
     def plan_run(self, file: PathText, jobs: int = 0) -> PlanRun:
-        """Begin the plan in a file, or continue it, until it is done or nothing can go on. `jobs`:
-        how many tasks at once (0: as many as the plan says). Needs the extra `plans`. Raises
-        PlanError with all that is wrong, Conflict while another process runs it."""
+        """Start or continue the plan in a file, until it is done or cannot continue. `jobs`:
+        maximum number of concurrent tasks (0: the plan's own). Needs the extra `plans`. Raises
+        PlanError listing all problems, Conflict while another process runs the plan."""
         return self._plan_run(self._engine, file, jobs)
 
     def _plan_run(self, engine: Engine, file: PathText, jobs: int) -> PlanRun:
@@ -646,7 +655,7 @@ class Runner:
         )
 
     def plan_retry(self, name: str, task: str = "", jobs: int = 0) -> PlanRun:
-        """Continue what failed in a plan, or one task of it. Raises NotFound, Conflict."""
+        """Retry the failed tasks of a plan, or one task. Raises NotFound, Conflict."""
         return self._plan_retry(self._engine, name, task, jobs)
 
     def _plan_retry(self, engine: Engine, name: str, task: str, jobs: int) -> PlanRun:

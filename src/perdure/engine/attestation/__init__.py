@@ -1,4 +1,4 @@
-"""What is known of an attempt as an in-toto statement that can leave the machine.
+"""Describes an attempt as an in-toto statement that can leave the machine.
 
 `statement_of` makes one from a run's report, `envelope` signs and opens it (DSSE, ed25519),
 `hostkey` keeps the key of this host, `notes` attaches an envelope to a commit. Used by the verbs
@@ -23,7 +23,7 @@ OF_ATTEMPT = (
     *("number", "context_version", "continuation", "rung", "why", "session_id"),
     *("lost_session_id", "agent_version", "outcome", "usage", "started", "ended"),
 )
-"""Fields of an attempt's report that say what it was."""
+"""Fields of an attempt's report that a statement includes."""
 
 
 class Subject(msgspec.Struct, frozen=True):
@@ -43,14 +43,14 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def run(self) -> tuple[str, str]:
-        """Id and name of the run that it is about, empty where it does not say so."""
+        """The id and name of the run; empty if the statement does not name it."""
         found = self.predicate.get("run")
         run = found if isinstance(found, dict) else {}
         return str(run.get("id", "")), str(run.get("name", ""))
 
     @property
     def attempt(self) -> int:
-        """The attempt that it is about, 0 where it does not say so."""
+        """The number of the attempt; 0 if the statement does not name it."""
         found = self.predicate.get("attempt")
         number = found.get("number") if isinstance(found, dict) else 0
         return number if isinstance(number, int) else 0
@@ -62,9 +62,9 @@ def statement_of(
     number: int,
     permissions: str,
 ) -> Statement:
-    """Return the statement about an attempt, or about the newest if `number` is 0. It says only
-    what stays as it is, so that the same attempt always gives the same bytes. Raises NotFound if
-    there is no such attempt, or it has not ended."""
+    """Return the statement about an attempt (0: the newest). It includes only facts that never
+    change, so the same attempt always gives the same bytes. Raises NotFound if there is no such
+    attempt, or if it has not ended."""
     attempts = report["attempts"]
     wanted = number or (attempts[-1]["number"] if attempts else 0)
     found = next((each for each in attempts if each["number"] == wanted), None)
@@ -103,7 +103,7 @@ def statement_of(
 
 
 def _encodable(value: Any) -> Any:
-    """Return the value with text that UTF-8 can hold: the name of a file may be any bytes."""
+    """Return the value with all text encodable as UTF-8: a file name may contain any bytes."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, Mapping):
@@ -118,7 +118,8 @@ def _none(report: Mapping[str, Any]) -> str:
 
 
 def _instruction(context: Mapping[str, Any]) -> dict[str, Any]:
-    """Return which instructions were given: by digest, because a prompt may be confidential."""
+    """Return the version and digest of instructions: not the text, because a prompt may be
+    confidential."""
     digest = hashlib.sha256(str(context["text"]).encode("utf-8", "replace")).hexdigest()
     return {"version": context["version"], "sha256": digest}
 
@@ -126,7 +127,8 @@ def _instruction(context: Mapping[str, Any]) -> dict[str, Any]:
 def _subjects(
     checkpoints: Sequence[Checkpoint], number: int, run: str, predicate: Mapping[str, Any]
 ) -> tuple[Subject, ...]:
-    """Return what the attempt left: HEAD of its workdir, and the checkpoint that has all files."""
+    """Return the subjects: HEAD of the workdir, and the attempt's newest checkpoint, which has all
+    files. Without a checkpoint, return a digest of the predicate."""
     own = [each for each in checkpoints if each.attempt == number]
     if not own:
         text = json.dumps(predicate, sort_keys=True, separators=(",", ":")).encode()

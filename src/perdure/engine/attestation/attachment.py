@@ -1,7 +1,7 @@
-"""Attaches signed receipts by itself, as the setting `receipts` says: as a git note when an attempt
-has ended, and to the comment of a run on its forge.
+"""Attaches signed receipts automatically, as the setting `receipts` says: as a git note when an
+attempt has ended, and to the comment of a run on its forge.
 
-What cannot be signed or attached is told as a warning and changes nothing of the run.
+A receipt that cannot be signed or attached is logged as a warning; the run is not affected.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NOTE, COMMENT, BOTH = "note", "comment", "both"
 
 
 class AttestedStore(RunStore, PostingStore, Protocol):
-    """Where the facts of a statement are read."""
+    """The store methods from which a statement is built."""
 
 
 class Attacher:

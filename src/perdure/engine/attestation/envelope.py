@@ -1,8 +1,8 @@
-"""Signs a statement, and opens what somebody sent as one: DSSE with ed25519. Pure.
+"""Signs statements, and verifies envelopes from outside: DSSE with ed25519. Pure.
 
-An envelope of perdure has one form, byte for byte: fields in their order, no blanks, canonical
-base64, one newline at its end. What has another form is refused, so that no byte can be changed
-without a word. The signature is over DSSE's own encoding of the payload, so other tools verify it.
+An envelope of perdure has exactly one form: fields in order, no blanks, canonical base64, one
+newline at the end. Any other form is refused, so that no byte can be changed unnoticed. The
+signature covers DSSE's own encoding of the payload, so other tools can verify it.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 PAYLOAD = "application/vnd.in-toto+json"
 LONGEST = 16 << 20
-"""Bytes of an envelope that are read."""
+"""Maximum size of an envelope, in bytes."""
 
 
 class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One signature: of which key, and the signature in base64."""
+    """One signature: the id of its key, and the signature in base64."""
 
     keyid: str
     sig: str
@@ -55,8 +55,8 @@ def signed(statement: Statement, key: Ed25519PrivateKey) -> bytes:
 
 
 def opened(content: bytes, keys: dict[str, Ed25519PublicKey]) -> Statement:
-    """Return the statement in an envelope. `keys` are those that are trusted, by their id. Raises
-    NotVerified with one sentence if the envelope is not whole, or no trusted key signed it."""
+    """Return the statement in an envelope. `keys`: the trusted keys by id. Raises NotVerified, with
+    one sentence, if the envelope is damaged or was not signed by a trusted key."""
     from cryptography.exceptions import InvalidSignature
 
     envelope = _read(content)
@@ -124,7 +124,7 @@ def _bytes(text: str) -> bytes:
         content = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         content = b""
-    # base64 has several texts for the same bytes.
+    # Several base64 texts decode to the same bytes; only the canonical one is valid.
     if not content or _base64(content) != text:
         raise NotVerified("the receipt was changed: it is not valid base64")
     return content

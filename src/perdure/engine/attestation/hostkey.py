@@ -1,7 +1,8 @@
-"""The signing key of this host, and the public keys that it trusts: files in the state directory.
+"""Keeps the signing key of this host, and the public keys that it trusts, as files in the state
+directory.
 
 The private key is an ed25519 key in PEM, in a file that only its owner can read; it is never
-printed and never leaves the file. A host has one key; it is made on request.
+printed and never leaves the file. A host has one key, created on request.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ FOLDER = "keys"
 PRIVATE = "host.pem"
 TRUSTED = "trusted"
 LONGEST = 64 << 10
-"""Bytes of a key file that are read."""
+"""Maximum number of bytes read from a key file."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 def make(state: Path) -> Ed25519PublicKey:
-    """Make the key of this host. Raises Conflict if it has one."""
+    """Create the key of this host and return its public part. Raises Conflict if there is one,
+    StoreError."""
     serialization = require()
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -50,7 +52,8 @@ def make(state: Path) -> Ed25519PublicKey:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        # A link is made only where nothing is: of two at once, one key counts.
+        # os.link fails if the target exists, so when two processes make a key at once, one of them
+        # wins.
         os.link(fresh, path)
     except FileExistsError:
         raise Conflict(
@@ -105,7 +108,7 @@ def parse(content: bytes, where: str) -> Ed25519PublicKey:
     except (ValueError, TypeError):
         key = None
     except Exception as error:
-        # cryptography raises UnsupportedAlgorithm, which is no ValueError.
+        # cryptography raises UnsupportedAlgorithm, which is not a ValueError.
         raise UsageError(f"{where} does not hold an ed25519 public key: {error}") from None
     if not isinstance(key, Ed25519PublicKey):
         raise UsageError(f"{where} does not hold an ed25519 public key in PEM", "perdure key show")
@@ -132,7 +135,8 @@ def written(key: Ed25519PublicKey) -> str:
 
 
 def trust(state: Path, key: Ed25519PublicKey, name: str) -> None:
-    """Keep a public key as trusted. Raises Conflict if the name stands for another key."""
+    """Store a public key as trusted. Raises Conflict if the name belongs to another key, UsageError
+    for an invalid name."""
     if not _NAME.fullmatch(name):
         raise UsageError("a key's name has at most 63 letters, digits, `.`, `_` and `-`")
     folder = state / FOLDER / TRUSTED
@@ -149,7 +153,7 @@ def trust(state: Path, key: Ed25519PublicKey, name: str) -> None:
 
 
 def trusted(state: Path) -> dict[str, tuple[str, Ed25519PublicKey]]:
-    """Return the trusted keys by id, each with its name; the own key is one of them."""
+    """Return the trusted keys by id, each with its name; this host's own key is included."""
     found = {}
     for path in sorted((state / FOLDER / TRUSTED).glob("*.pem")):
         key = read(path)

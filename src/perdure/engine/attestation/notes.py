@@ -1,7 +1,7 @@
 """Attaches an envelope to a commit as a git note (`refs/notes/perdure`), and reads it back.
 
-The notes lie in the run's repository. They do not move a branch, an index or a file; git sends them
-only when it is asked to (`git push origin refs/notes/perdure`).
+The notes are in the run's repository. They change no branch, index or file, and git pushes them
+only on request (`git push origin refs/notes/perdure`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _IDENTITY = {
 def attach(
     repository: Path, statement: Statement, content: bytes, environ: Mapping[str, str] = os.environ
 ) -> str:
-    """Put the envelope on the commit at which the attempt left HEAD; a newer one replaces an older.
+    """Attach the envelope to the commit at which the attempt left HEAD, replacing an older one.
     Return the commit. Raises NotFound if the statement names none, GitFailed."""
     commit = next((s.digest["gitCommit"] for s in statement.subject if s.name == "HEAD"), "")
     if not commit:

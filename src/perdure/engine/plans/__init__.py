@@ -1,14 +1,14 @@
-"""Plans at work: many tasks, one conversation. Called by `perdure plan` and by programs.
+"""Runs plans: many tasks that share conversations. Called by `perdure plan` and by programs.
 
-Each task becomes an ordinary run, made when it may begin, so that every verb on runs works on it.
-`creation` stores the plan as it was begun and takes in what was changed in its file since; `status`
-reads how far it is; `starts` makes a task's run: it goes on in the strand, or forks it, with the
-files of what it needs; `shutdown` keeps where a task left its workdir and conversation; `driver`
-does as much at once as may be; `conclusion` brings the branches together and checks the result;
-`budget` is what all of it may cost; `prompts` says how a plan stands.
+Each task becomes an ordinary run, created when it may begin, so that every verb on runs works on
+it. `creation` stores the plan and later takes in changes of its file. `status` reads its progress.
+`starts` creates a task's run, which continues or forks its strand, with the files of the tasks it
+needs. `shutdown` records where a task left its workdir and conversation. `driver` runs as many
+tasks at once as allowed. `conclusion` merges the branches and checks the result. `budget` limits
+the total cost. `prompts` builds the plan's report.
 
-Everything that was acknowledged is in the store and in git, and nothing in the process only: a plan
-that is killed anywhere and run again goes on. One process drives a plan at a time, by a lease.
+All acknowledged state is in the store and in git, never only in the process: a plan that is killed
+at any point continues when it is run again. One process drives a plan at a time, under a lease.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What a plan has spent, all tasks and attempts together, and what is left of its budget. Called by
-`driver`, `starts`, `conclusion`.
+"""Computes what a plan has spent in all its tasks and attempts, and what is left of its budget.
+Called by `driver`, `starts`, `conclusion`.
 
-Checked before a task begins or goes on; a run gets what is left then. Tasks at work side by side
-share nothing: each may spend that.
+The budget is checked before a task begins or continues; a run then gets all that is left.
+Concurrent tasks do not share: each may spend that amount.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from perdure.engine.plans.status import standing
 from perdure.rules.plan import PlanRun
 
 LEAST = 0.01
-"""Dollars for a run that began while others spent the rest: 0 would be no limit."""
+"""Budget in dollars of a run that starts when concurrent tasks have spent the rest: 0 would mean no
+limit."""
 
 
 def spent(store: EngineStore, plan: PlanRun) -> float:
-    """Dollars, by the agents' own words or by the list prices."""
+    """Return the dollars spent, as the agents report or by list prices."""
     runs = [stand.run for stand in standing(store, plan).values() if stand.run is not None]
     return sum(spending.spent(store.attempts(run.id), run.spec.model) for run in runs)
 
 
 def over(store: EngineStore, plan: PlanRun) -> str:
-    """That nothing is left, in a sentence; empty where something is, or no budget is set."""
+    """Return a sentence if the budget is spent; empty if something is left or no budget is set."""
     budget = plan.plan.budget_usd
     if not budget or (used := spent(store, plan)) < budget:
         return ""
@@ -34,7 +35,7 @@ def over(store: EngineStore, plan: PlanRun) -> str:
 
 
 def share(store: EngineStore, plan: PlanRun, own: float) -> float:
-    """What a run may spend that begins now, where `own` is its limit by the settings; 0: no
+    """Return the budget of a run that begins now. `own`: its limit by the settings. 0 means no
     limit."""
     budget = plan.plan.budget_usd
     if not budget:

@@ -1,8 +1,8 @@
-"""The end of a plan: what nobody merged is merged into the workdir of the last task, and the plan's
-own check is run there.
+"""Ends a plan: merges all results that no task has merged into the workdir of the last task, and
+runs the plan's own check there. Called by `driver`.
 
-Conflicts of that merge, and a check that failed, go to the conversation of the last task as new
-instructions, as often as that task may be tried; then the plan has failed, with its evidence.
+Merge conflicts and a failed check go to the conversation of the last task as new instructions, up
+to that task's number of attempts. Then the plan fails, with its evidence.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ TICK_S = 0.05
 
 
 def conclude(engine: Engine, plan: PlanRun, stands: Mapping[str, Stand]) -> PlanRun:
-    """The plan, succeeded or failed; or as it is where perdure was asked to stop. All tasks are
-    done. Raises PerdureError."""
+    """Conclude a plan whose tasks are all done. Return it as succeeded or failed, or unchanged if
+    perdure was asked to stop. Raises PerdureError."""
     last = stands[order(plan.plan)[-1].name]
     place, planned = workdir_of(last), last.planned
     assert last.run is not None and planned is not None
@@ -97,7 +97,7 @@ def conclude(engine: Engine, plan: PlanRun, stands: Mapping[str, Stand]) -> Plan
 
 
 def _is_kept(engine: Engine, run: TaskRun, end: TaskEnd | None) -> bool:
-    """Whether the end that is stored is that of the newest attempt."""
+    """Return whether the stored end belongs to the newest attempt."""
     return end is not None and any(
         each.number == end.checkpoint and each.attempt == run.attempt
         for each in engine.store.checkpoints(run.id)
@@ -105,15 +105,15 @@ def _is_kept(engine: Engine, run: TaskRun, end: TaskEnd | None) -> bool:
 
 
 def _is_loose(name: str, stands: Mapping[str, Stand]) -> bool:
-    """Whether nobody goes on with what this task made."""
+    """Return whether no other task continues or merges the result of this one."""
     return not any(
         name in (stand.strand.goes_on, *stand.strand.merges) for stand in stands.values()
     )
 
 
 def _check(engine: Engine, plan: PlanRun, run: TaskRun) -> tuple[str, str]:
-    """Runs the plan's check in the result; what to tell the agent of a failure, or nothing; and
-    what the check said."""
+    """Run the plan's check in the result. Return instructions for the agent about a failure, and
+    the check's output; both empty if it succeeded."""
     command = plan.plan.verify
     if not command:
         return "", ""
@@ -129,7 +129,7 @@ def _check(engine: Engine, plan: PlanRun, run: TaskRun) -> tuple[str, str]:
 
 
 def _run(engine: Engine, plan: PlanRun, run: TaskRun, directory: Path) -> tuple[int, str]:
-    """Exit code and output of the check; a stop ends it."""
+    """Run the check and return its exit code and output. A request to stop ends it."""
     assert run.workspace is not None
     running = process.start(
         Command(
@@ -156,7 +156,8 @@ def _run(engine: Engine, plan: PlanRun, run: TaskRun, directory: Path) -> tuple[
 
 
 def _directory(engine: Engine, plan: PlanRun) -> Path:
-    """A directory of its own for each check; one that a dead process had begun is ended first."""
+    """Return a new directory for a check. A check that a dead process left running is killed
+    first."""
     number = 1
     while (directory := engine.state / "plans" / plan.id / f"verify-{number}").exists():
         begun = process.find(directory)

@@ -1,9 +1,9 @@
-"""Begins a plan, or finds the one of this name that was begun, and takes in what its file says by
-now.
+"""Starts a plan, or finds the stored one of the same name and takes in the changes of its file.
+Called by `driver` and `server`.
 
-What has not begun may be changed freely. A begun task keeps its place among the others; its prompt
-may be changed until it is done, which is an update in the same conversation; afterwards a change is
-refused, because what was built on it would not know of it.
+A task that has not begun may be changed freely. A begun task keeps its place among the others; its
+prompt may change until it is done, which is an update in the same conversation. Later changes are
+refused, because tasks that were built on the result would not know of them.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from perdure.rules.plan import Forking, Plan, PlanError, PlanRun, PlanState, Pla
 from perdure.rules.plan.conversations import order, weave
 
 MAY_CHANGE = ("model", "verify", "timeout_s", "attempts", "files", "map")
-"""What of a task may change after it has begun, beside its prompt."""
+"""Fields of a task, besides its prompt, that may change after it has begun."""
 
 
 def begin(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
-    """The plan as the store has it; a new one is checked whole and stored. `seed`: what all tasks'
-    specs share; its repository may be overruled by the plan's, which is meant from the file's
-    directory.
+    """Return the stored plan of this name, or check and store a new one. `seed`: the fields that
+    all tasks' specs share. The plan's repository, relative to the file's directory, overrides the
+    seed's.
 
     Raises UsageError, NotFound, AgentMissing, WorkspaceError, DiskFull.
     """
@@ -43,11 +43,11 @@ def begin(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
 
 
 def find(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
-    """The plan of this name, if it was begun where this one would be. Raises NotFound, and Conflict
-    where it was begun elsewhere."""
+    """Return the stored plan of this name if it is for the same repository. Raises NotFound, and
+    Conflict if it was begun for another repository."""
     there = engine.store.plan(plan.name)
     if plan.repo != there.plan.repo:
-        return there  # that the file says another one by now, `take_changes` looks at
+        return there  # `take_changes` checks a changed repository
     first = order(plan)[0]
     wanted = replace(there, seed=_seed(plan, seed, file))
     try:
@@ -61,7 +61,8 @@ def find(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
             raise
         if there.file == str(file):
             return there
-        # Another file of the same name is another plan: its success would say nothing of this one.
+        # A file elsewhere with the same plan name is another plan: the success of the stored one
+        # would say nothing about it.
         raise Conflict(
             f"The plan {plan.name} was begun in {there.seed.repo}, from {there.file}, and {file} "
             "is read in no repository",
@@ -78,7 +79,8 @@ def find(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
 
 
 def _seed(plan: Plan, seed: TaskSpec, file: Path) -> TaskSpec:
-    """What all tasks share, with the plan's own word on where they begin."""
+    """Return the fields that all tasks share, with the repository and base of the plan where it
+    names them."""
     from perdure.workspace.identity import is_remote, local_path
 
     plan = replace(plan, repo=local_path(plan.repo))
@@ -92,7 +94,8 @@ def _seed(plan: Plan, seed: TaskSpec, file: Path) -> TaskSpec:
 
 
 def forking(driver: AgentDriver) -> Forking:
-    """Where the agent's program can fork a conversation, and go on with it in another directory."""
+    """Return at which points the agent's program can fork a conversation so that it continues in
+    another directory."""
     can = driver.abilities
     if not can.fork or can.fork_bound:
         return Forking.NEVER
@@ -100,7 +103,8 @@ def forking(driver: AgentDriver) -> Forking:
 
 
 def _planned(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
-    """A new plan, with the commit at which all of it begins."""
+    """Return a new plan with the commit at which all of it begins. Raises Conflict if one of its
+    branches exists."""
     strands = weave(plan, lambda agent: forking(engine.driver(agent)))
     fresh = PlanRun(
         id=uuid.uuid4().hex,
@@ -124,7 +128,7 @@ def _planned(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
 
 
 def _checked(engine: Engine, fresh: PlanRun) -> PlanRun:
-    """The plan, with the commit at which it begins, if all of its tasks can be meant."""
+    """Check all tasks, and return the plan with the commit at which it begins."""
     plan, strands = fresh.plan, fresh.strands
     for task in plan.tasks:
         service.check_task(
@@ -134,15 +138,15 @@ def _checked(engine: Engine, fresh: PlanRun) -> PlanRun:
     place = engine.workspaces.plan(
         spec_of(fresh, Stand(task=first, strand=strands[first.name])), plan.name, Path.cwd()
     )
-    # One commit for all of it: branches that are cloned later begin at the same one, wherever the
-    # remote's branch is by then.
+    # All tasks share one commit: branches cloned later begin there too, even if the remote's branch
+    # has moved.
     base = engine.workspaces.resolve(place)
     return replace(fresh, seed=replace(fresh.seed, repo=place.repo, base=base))
 
 
 def take_changes(engine: Engine, plan: PlanRun, wanted: Plan) -> PlanRun:
-    """The plan with what its file says now; stored under its lease. Raises PlanError with
-    everything that cannot be changed any more."""
+    """Return the plan with the changes of its file, stored under its lease. Raises PlanError
+    listing everything that can no longer be changed."""
     if wanted == plan.plan:
         return plan
     strands = weave(wanted, lambda agent: forking(engine.driver(agent)))
@@ -164,7 +168,7 @@ def take_changes(engine: Engine, plan: PlanRun, wanted: Plan) -> PlanRun:
         plan, plan=wanted, strands=strands, state=PlanState.OPEN, reason="", verified=False
     )
     if not any(stand.planned is not None for stand in stands.values()):
-        # The commit at which it was to begin is one of the repository that it named then.
+        # The stored base is a commit of the repository that the plan named before.
         moved = (wanted.repo, wanted.base) != (plan.plan.repo, plan.plan.base)
         fresh = replace(
             fresh,
@@ -180,13 +184,13 @@ def take_changes(engine: Engine, plan: PlanRun, wanted: Plan) -> PlanRun:
             run = _assigned(engine, stand.run, stand.task, new)
             if new.prompt != stand.task.prompt:
                 told[service.may_instruct(engine, run, new.prompt).id] = new.prompt
-    # In one step: killed before it, all of it is done again; after it, none.
+    # In one transaction: a kill before it repeats everything, a kill after it nothing.
     return engine.store.put_plan(fresh, told)
 
 
 def _assigned(engine: Engine, run: TaskRun, old: PlanTask, new: PlanTask) -> TaskRun:
-    """A begun task's run with the limits that its file says by now. Raises Conflict where an
-    attempt is at work."""
+    """Return a begun task's run with the limits of the changed file. Raises Conflict while an
+    attempt is running."""
     changes = {
         name: getattr(new, name) for name in MAY_CHANGE if getattr(old, name) != getattr(new, name)
     }
@@ -212,7 +216,7 @@ def _moved(plan: PlanRun, wanted: Plan, begun: Mapping[str, Stand]) -> Iterator[
 
 
 def _changed(stand: Stand, wanted: Plan, strands: Mapping[str, Strand]) -> Iterator[str]:
-    """What of a begun task cannot be as the file says."""
+    """Yield what the file now says about a begun task that can no longer change."""
     old, name = stand.task, stand.task.name
     new = next((task for task in wanted.tasks if task.name == name), None)
     if new is None:
@@ -225,7 +229,7 @@ def _changed(stand: Stand, wanted: Plan, strands: Mapping[str, Strand]) -> Itera
             f"the prompt of {name!r} was changed after it was done: perdure update {run} "
             '"..." gives it new instructions'
         )
-    # How a task that is done was to be done says nothing any more.
+    # For a task that is done, permissions no longer matter.
     fixed = ("needs", "agent") if done else ("needs", "agent", "permissions")
     if others := [each for each in fixed if getattr(old, each) != getattr(new, each)]:
         yield f"{', '.join(others)} of {name!r} changed after it had begun" + (

@@ -1,9 +1,9 @@
-"""Drives a plan: begins whatever may begin, so many at once, until all is done or nothing can go
-on. Called by every door.
+"""Drives a plan: starts every task that may begin, up to its number of jobs, until all are done or
+nothing can continue. Called by the command, the library and the service.
 
-Each task has a thread, which makes its run, follows it to its end and keeps that end. A task that
-fails stops what needs it, and nothing else. Trouble of perdure's own (a full disk, a workdir in
-use) begins nothing new, lets what is at work end, and is raised.
+Each task has a thread, which creates its run, follows it to its end and stores that end. A task
+that fails stops only the tasks that need it. After a problem of perdure itself (a full disk, a
+workdir in use) nothing new starts, running tasks finish, and the error is raised.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from perdure.rules.plan import Plan, PlanRun, PlanState
 
 NAP_S = 0.3
 GIVEN = "(api)"
-"""In the place of the file of a plan that was given over the network."""
+"""Stored instead of a file name for a plan that was received over the network."""
 BEATS = 4
-"""A lease is renewed so many times before it would lapse."""
+"""Number of renewals within the duration of one lease."""
 
 Began = Callable[[PlanRun], None]
 
@@ -50,13 +50,13 @@ def run(
     jobs: int = 0,
     began: Began = lambda plan: None,
 ) -> PlanRun:
-    """Begins the plan, or goes on with it, until it is done, something failed, or perdure is asked
-    to stop. `jobs`: how many tasks at once (0: as many as the plan says). `began` is called once
-    the plan is this process's.
+    """Start or continue the plan, until it is done, something failed, or perdure is asked to stop.
+    `jobs`: maximum number of concurrent tasks (0: the plan's own). `began`: called once this
+    process holds the plan's lease.
 
-    What was stopped goes on; what failed waits for `retry`. Raises PlanError where the file was
-    changed in a way that cannot be taken in, Conflict while another process runs the plan, and what
-    a task's start raises.
+    Stopped tasks continue; failed tasks wait for `retry`. Raises PlanError if the file was changed
+    in a way that cannot be taken in, Conflict while another process runs the plan, and all errors
+    of a task's start.
     """
     return _drive(engine, begin(engine, plan, seed, file), plan, jobs, began, (RunState.CANCELLED,))
 
@@ -69,8 +69,8 @@ def retry(
     began: Began = lambda plan: None,
     changed: tuple[Plan, TaskSpec, Path] | None = None,
 ) -> PlanRun:
-    """Goes on with a plan, its failed and stopped tasks included, or with one of them. `changed`:
-    what its file says by now, as for `run`. Raises NotFound, Conflict, PlanError."""
+    """Continue a plan including its failed and stopped tasks, or only one of them. `changed`: the
+    present content of its file, as for `run`. Raises NotFound, Conflict, PlanError."""
     plan = find(engine, *changed) if changed else engine.store.plan(ref)
     if task:
         _know(engine, plan, task)
@@ -86,15 +86,15 @@ def retry(
 
 
 def resume(engine: Engine, ref: str) -> PlanRun:
-    """Go on with a plan whose runs a pool performs. What was stopped or failed waits for a person.
-    Raises as `run` does."""
+    """Continue a plan whose runs are performed by a pool. Stopped and failed tasks wait for a
+    person. Raises the same errors as `run`."""
     plan = engine.store.plan(ref)
     return _drive(engine, plan, plan.plan, 0, lambda plan: None, (), pooled=True)
 
 
 def exit_code(engine: Engine, plan: PlanRun) -> int:
-    """0 all succeeded, 130 stopped, 75 something waits, else that of a run that failed: 1, or 3
-    where a person is needed."""
+    """Return the exit code: 0 if all succeeded, 130 if stopped, 75 if something waits, else that of
+    a failed run: 1, or 3 if a person is needed."""
     if plan.state is PlanState.SUCCEEDED:
         return 0
     runs = [
@@ -113,8 +113,8 @@ def exit_code(engine: Engine, plan: PlanRun) -> int:
 
 
 def again(plan: PlanRun) -> str:
-    """Return the command with which a person goes on with a plan. One that was given over the
-    network has no file."""
+    """Return the command with which a person continues a plan. A plan received over the network has
+    no file."""
     return (
         f"perdure plan retry {plan.name}" if plan.file == GIVEN else f"perdure plan run {plan.file}"
     )
@@ -179,8 +179,8 @@ def _drive(
 
 
 def _refuse_afar(engine: Engine, plan: PlanRun) -> None:
-    """Raises Conflict where what tasks have made lies on another host, and cannot be brought here:
-    commits of branches never can."""
+    """Raise Conflict if results of tasks are on another host and cannot be moved here. Commits of
+    branches never can."""
     branches = any(strand.files_of or strand.merges for strand in plan.strands.values())
     for stand in standing(engine.store, plan).values():
         run = stand.run
@@ -201,7 +201,7 @@ def _either(stopping: Callable[[], bool], lost: Event) -> Callable[[], bool]:
 
 
 def _claimed(engine: Engine, plan: PlanRun) -> PlanRun:
-    """The plan under this worker's lease. Raises Conflict while somebody who lives has it."""
+    """Claim the plan and return it. Raises Conflict while another live process holds its lease."""
     if plan.worker:
         alive = process.worker_alive(plan.worker, engine.host)
         if alive or (
@@ -223,7 +223,7 @@ def _claimed(engine: Engine, plan: PlanRun) -> PlanRun:
 
 
 class _Driving:
-    """One process's drive of one plan."""
+    """Drives one plan in this process until it ends."""
 
     def __init__(
         self,
@@ -278,7 +278,7 @@ class _Driving:
         self._at_work[threads.submit(job)] = name
 
     def _wait(self) -> None:
-        """Until something has ended, or might be looked at again; keeps the lease meanwhile."""
+        """Wait until something has ended or it is time to look again. Renew the lease meanwhile."""
         ended, _ = wait(self._at_work, NAP_S, FIRST_COMPLETED)
         for future in ended:
             del self._at_work[future]
@@ -293,7 +293,7 @@ class _Driving:
                 self._troubles.insert(0, lost)
 
     def _task(self, stand: Stand, stands: Mapping[str, Stand]) -> None:
-        """One task, from its start or wherever it is, to its end."""
+        """Run one task from its start, or from its present state, to its end."""
         run = self._follow(self._engine, start(self._engine, self._plan, stand, stands).id)
         if run.state is RunState.SUCCEEDED:
             planned = next(
@@ -304,9 +304,9 @@ class _Driving:
             keep_end(self._engine, self._plan, planned, run)
 
     def _is_forked(self, fork: Stand, stands: Mapping[str, Stand]) -> bool:
-        """Whether the conversation may go on, as far as this fork is concerned: the fork has one of
-        its own by now with its prompt in it, or will not come soon because it failed, or waits for
-        what failed."""
+        """Return whether this fork no longer holds up the conversation it forks from. That is so
+        once the fork has a conversation of its own with its prompt in it, or if it cannot begin
+        soon: it failed, or waits for a task that failed."""
         if fork.end is not None or fork.failed or blocked(fork, stands):
             return True
         return fork.run is not None and _has_begun(
@@ -314,7 +314,8 @@ class _Driving:
         )
 
     def _settled(self, stands: Mapping[str, Stand]) -> PlanRun:
-        """What is told of a plan that cannot go on by itself."""
+        """Return the plan after nothing more could start, as failed if tasks failed or the budget
+        is spent."""
         failed = [
             name
             for name, stand in stands.items()
@@ -331,7 +332,7 @@ class _Driving:
         )
 
     def _over(self) -> PlanRun:
-        """The plan, failed where its budget is what keeps it from going on."""
+        """Return the plan, as failed if only its budget stops it."""
         reason = "" if self._engine.stopping() else over(self._engine.store, self._plan)
         return (
             self._engine.store.put_plan(replace(self._plan, state=PlanState.FAILED, reason=reason))

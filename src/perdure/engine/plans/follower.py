@@ -1,5 +1,5 @@
-"""Follows a task's run to its end, whoever works on it: this process, a pool that was quicker, or
-nobody any more."""
+"""Follows a task's run to its end, whatever performs it: this process, a pool that claimed it
+first, or none after a supervisor died."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ NAP_S = 0.3
 
 
 def await_run(engine: Engine, run_id: str) -> TaskRun:
-    """Return the run at its end, or as it is when perdure was asked to stop; a pool performs it."""
+    """Wait for a run that a pool performs. Return it at its end, or as it is when perdure is asked
+    to stop."""
     ring(engine.state)
     while True:
         run = engine.store.get(run_id)
@@ -26,8 +27,8 @@ def await_run(engine: Engine, run_id: str) -> TaskRun:
 
 
 def follow_run(engine: Engine, run_id: str) -> TaskRun:
-    """The run at its end, or as it is when perdure was asked to stop. Raises Conflict while another
-    run is in its workdir."""
+    """Run or follow the run. Return it at its end, or as it is when perdure is asked to stop.
+    Raises Conflict while another run uses its workdir."""
     while True:
         run = engine.store.get(run_id)
         if run.state in FINAL or engine.stopping():
@@ -39,6 +40,6 @@ def follow_run(engine: Engine, run_id: str) -> TaskRun:
             drive(engine, run_id)
         except Conflict:
             now = engine.store.get(run_id)
-            # A pool was quicker: it is as good as this process, and may have ended by now.
+            # If a pool claimed the run first, it does the same work, and may be finished already.
             if now.state is RunState.QUEUED and now.attempt == run.attempt:
                 raise

@@ -1,4 +1,5 @@
-"""A plan as every `--json` shows it: one stable, versioned object, read from the store alone."""
+"""Builds the report of a plan that every `--json` prints: one stable, versioned object, read from
+the store alone."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ SCHEMA_VERSION = 1
 
 
 def report_of(store: EngineStore, plan: PlanRun, probe: Probe | None = None) -> dict[str, Any]:
-    """Return the object that `perdure plan run` and `plan show` print with --json. `probe`: what
-    this host's processes are; without it the liveness of a task is not known."""
+    """Return the object that `perdure plan run` and `plan show` print with --json. `probe`: looks
+    at this host's processes; without it the liveness of tasks is unknown."""
     stands = standing(store, plan)
     last = stands[order(plan.plan)[-1].name]
     place = last.run.workspace if last.run is not None else None
@@ -61,7 +62,7 @@ def report_of(store: EngineStore, plan: PlanRun, probe: Probe | None = None) -> 
 
 
 def state_of(store: EngineStore, plan: PlanRun, host: Host = NOWHERE) -> str:
-    """`running`, `stopped` (nobody is at work on it), `succeeded` or `failed`."""
+    """Return `running`, `stopped` (no process drives it), `succeeded` or `failed`."""
     if plan.state is not PlanState.OPEN:
         return str(plan.state)
     alive = process.worker_alive(plan.worker, host) if plan.worker else False
@@ -69,7 +70,7 @@ def state_of(store: EngineStore, plan: PlanRun, host: Host = NOWHERE) -> str:
 
 
 def row_of(store: EngineStore, plan: PlanRun, host: Host = NOWHERE) -> dict[str, Any]:
-    """A plan of a list, as `perdure plan ls --json` prints it."""
+    """Return a row of the list that `perdure plan ls --json` prints."""
     stands = standing(store, plan)
     return {
         "name": plan.name,
@@ -82,7 +83,8 @@ def row_of(store: EngineStore, plan: PlanRun, host: Host = NOWHERE) -> dict[str,
 
 
 def words_of(stand: Stand, stands: Mapping[str, Stand]) -> str:
-    """How a task stands, in one word: `waits`, `ready`, `blocked`, or the state of its run."""
+    """Return the state of a task in one word: `waits`, `ready`, `blocked`, or the state of its
+    run."""
     if stand.end is not None:
         return str(RunState.SUCCEEDED)
     if stand.run is not None:

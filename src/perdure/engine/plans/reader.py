@@ -1,4 +1,4 @@
-"""A plan file and what the settings say for all of its tasks. Called by the command and by the
+"""Reads a plan file and applies the settings to all of its tasks. Called by the command and by the
 library."""
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from perdure.rules.plan import Plan
 
 
 def read_plan(file: Path, chosen: Settings) -> Plan:
-    """The plan in the file, over the settings. Raises NotFound, UsageError, PlanError."""
+    """Return the plan in the file, with the settings as defaults. Raises NotFound, UsageError,
+    PlanError."""
     return read(file, plan_defaults(chosen))
 
 
 def plan_defaults(chosen: Settings) -> dict[str, Any]:
-    """Return what the settings say where a plan says nothing."""
+    """Return the settings that apply where a plan says nothing."""
     names = ("agent", "model", "permissions", "timeout", "attempts", "continuity")
     return {name: getattr(chosen, name) for name in names}
 
 
 def seed_of(chosen: Settings, cwd: Path) -> TaskSpec:
-    """What all tasks of a plan share, where the plan says nothing: the repository at `cwd`, and the
-    limits."""
+    """Return the fields that all tasks share where the plan does not set them: the repository at
+    `cwd`, and the limits."""
     return TaskSpec(
         prompt="",
         repo=str(cwd),
@@ -39,10 +40,10 @@ def seed_of(chosen: Settings, cwd: Path) -> TaskSpec:
 
 
 def name_of(ref: str, chosen: Settings) -> str:
-    """The name of the plan that is meant: the one that a file says, where it is a file."""
+    """Return the name of a plan that is given by name or by file."""
     return read_plan(Path(ref), chosen).name if is_file(ref) else ref
 
 
 def is_file(ref: str) -> bool:
-    """Whether a plan's file is meant, and not its name."""
+    """Return whether `ref` is a plan's file and not its name."""
     return Path(ref).suffix in (".toml", ".yaml", ".yml")

@@ -1,8 +1,8 @@
-"""Plans that a service was given over the network: taken once, and driven in its process while its
-pool performs their runs.
+"""Drives plans that a service received over the network, in its own process; its pool performs
+their runs.
 
-Called by `perdure serve` and by the API. A plan that was taken is in the store, so a killed service
-goes on with it after its next start.
+Called by `perdure serve` and by the API. A received plan is in the store, so a killed service
+continues it after its next start.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from perdure.model import TaskSpec
 from perdure.rules.plan import Plan, PlanRun, PlanState
 
 LOOK_S = 2.0
-"""Interval between two looks at the plans, in seconds, if nobody wakes the driver."""
+"""Poll interval of the stored plans, in seconds, unless `wake` is called."""
 AGAIN_S = 30.0
-"""Seconds until a plan is tried again that trouble of perdure's own (a full disk, a workdir in use)
-has held up."""
+"""Delay in seconds before a plan is retried after a problem of perdure itself (a full disk, a
+workdir in use)."""
 PLANS_MOST = 200
 
 
 def take(engine: Engine, plan: Plan, seed: TaskSpec) -> PlanRun:
-    """Store a plan, or find the same one that was taken before: its name is its key.
+    """Store a plan, or return the same one if it was received before: its name is its key.
 
-    Raises Conflict where another plan has the name, and what `begin` raises.
+    Raises Conflict if another plan has the name, and the errors of `begin`.
     """
     there: PlanRun | None
     try:
         there = begin(engine, plan, seed, Path(GIVEN))
     except Conflict:
-        # The same request at the same time may have been quicker.
+        # An identical concurrent request may have stored the plan first.
         try:
             there = engine.store.plan(plan.name)
         except NotFound:
@@ -61,8 +61,8 @@ def _is_same(there: PlanRun, plan: Plan) -> bool:
 
 
 class PlanDriver:
-    """Drives what `take` has stored, from `with` to its end; each plan in a thread of its own.
-    `say` gets a line for trouble."""
+    """Drives the plans that `take` has stored, from `with` to its end, each plan in a thread of its
+    own. `say` is called with a line for each problem."""
 
     def __init__(self, engine: Engine, say: Callable[[str], None]) -> None:
         self._engine = replace(engine, stopping=lambda: self._over or engine.stopping())
@@ -90,7 +90,7 @@ class PlanDriver:
             thread.join()
 
     def wake(self) -> None:
-        """Look at once: there may be a plan to drive."""
+        """Look for plans to drive at once."""
         self._wake.set()
 
     def _go(self) -> None:
@@ -108,8 +108,8 @@ class PlanDriver:
             self._wake.clear()
 
     def _due(self) -> list[PlanRun]:
-        """Return the plans that nobody drives here and that can go on: none whose only open tasks
-        were stopped or failed."""
+        """Return the plans that can continue and that no process drives. Plans are omitted if their
+        only open tasks were stopped or failed."""
         found = []
         for plan in self._engine.store.plans(PLANS_MOST):
             thread = self._driven.get(plan.id)
@@ -130,8 +130,8 @@ class PlanDriver:
         return found
 
     def _is_held(self, plan: PlanRun) -> bool:
-        """Return whether somebody else drives it: another host's service, or a person's `perdure
-        plan retry`."""
+        """Return whether another process drives the plan: another host's service, or a person's
+        `perdure plan retry`."""
         if not plan.worker:
             return False
         alive = process.worker_alive(plan.worker, self._engine.host)

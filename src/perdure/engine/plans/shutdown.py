@@ -1,10 +1,10 @@
-"""Where a task that succeeded left its workdir and conversation: kept once, so that others can
-begin there while this strand goes on.
+"""Records once where a successful task left its workdir and conversation, so that other tasks can
+begin there while this strand continues. Called by `driver` and `conclusion`.
 
-What the agent left uncommitted is committed by perdure in the agent's name on the strand's branch,
-because only commits can be merged and forked without a copy of everything. Where another workdir
-grows from it, and at the end of the plan, a checkpoint of both halves is taken then, which has the
-small ignored files as well.
+Uncommitted files are committed on the strand's branch in the agent's name, because only commits can
+be merged and forked without copying everything. If another workdir starts from this task, and at
+the end of the plan, a checkpoint of workdir and conversation is taken as well, which includes the
+small ignored files.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ FILES = 200
 
 
 def keep_end(engine: Engine, plan: PlanRun, planned: PlannedRun, run: TaskRun) -> TaskEnd:
-    """Commits, takes the checkpoint and stores both. Done again after a kill. Raises
-    PerdureError."""
+    """Commit uncommitted files, take the checkpoint if one is needed, and store and return the end.
+    Safe to repeat after a kill. Raises PerdureError."""
     assert run.workspace is not None
     first = run.spec.prompt.strip().partition("\n")[0][:72]
     text = (
@@ -58,15 +58,16 @@ def keep_end(engine: Engine, plan: PlanRun, planned: PlannedRun, run: TaskRun) -
 
 
 def _is_grown_from(plan: PlanRun, task: str) -> bool:
-    """Whether another workdir begins with this task's files, or the plan ends with it: a person's
-    update then finds nothing moved."""
+    """Return whether another workdir starts with this task's files, or the plan ends with it. At
+    the end of the plan, the checkpoint keeps perdure's own commit from counting as drift in a later
+    update."""
     return task == order(plan.plan)[-1].name or any(
         strand.files_of == task for strand in plan.strands.values()
     )
 
 
 def _conversation(engine: Engine, run: TaskRun) -> tuple[str, int]:
-    """The run's conversation and how many turns it has now."""
+    """Return the id of the run's conversation and its present number of turns."""
     session = engine.store.session(SessionKey(run.spec.agent, run.scope))
     if session is None:
         return "", 0

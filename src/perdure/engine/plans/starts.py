@@ -1,9 +1,9 @@
-"""Makes a task's run: where it works, in whose conversation, with which files. Called by `driver`,
-once what it needs is done.
+"""Creates a task's run: its workdir, its conversation and its files. Called by `driver`, once the
+tasks that it needs are done.
 
-The workdir is whole before the run is in the store, because a run that is there may be claimed by
-anybody. Killed in between, it is begun again: a merge that was made is found, and what grew from a
-checkpoint grows into the same.
+The workdir is complete before the run is stored, because any pool may claim a stored run. After a
+kill in between, the same steps run again: a merge that was made is found, and restoring files from
+a checkpoint gives the same result.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from perdure.workspace.identity import is_remote
 
 NAME_WIDTH = 63
 PATIENCE_S = 30.0
-"""A shim that is just leaving, or a person's look at the workdir, holds its lock for a moment."""
+"""Time to wait for the lock of a workdir, in seconds. An exiting shim, or a person who inspects the
+run, holds the lock briefly."""
 
 
 def start(engine: Engine, plan: PlanRun, stand: Stand, stands: Mapping[str, Stand]) -> TaskRun:
-    """The task's run, queued, or as it is if it was made before. Raises PerdureError."""
+    """Return the task's run: queued, or as it is if it was created before. Raises PerdureError."""
     with_key = key_of(plan, stand.task.name)
     try:
         return engine.store.get(with_key)
@@ -47,7 +48,7 @@ def start(engine: Engine, plan: PlanRun, stand: Stand, stands: Mapping[str, Stan
         else None
     )
     run_id = stand.planned.run if stand.planned is not None else ""
-    if not run_id or engine.store.history(run_id, limit=1):  # a person took that run off the list
+    if not run_id or engine.store.history(run_id, limit=1):  # a person removed that run
         run_id = uuid.uuid4().hex
     planned = PlannedRun(task=stand.task.name, run=run_id)
     engine.store.put_planned(plan, planned)
@@ -64,8 +65,7 @@ def start(engine: Engine, plan: PlanRun, stand: Stand, stands: Mapping[str, Stan
                 f"{place.repo} has a branch {place.branch} already",
                 "give this plan another name, or rename that branch",
             )
-        # A head that is neither is that of a merge which was made before a kill: then the files
-        # have grown, too.
+        # Any other head is a merge from before a kill. Then the files were already restored, too.
         if (
             source is not None
             and source.end is not None
@@ -90,12 +90,12 @@ def start(engine: Engine, plan: PlanRun, stand: Stand, stands: Mapping[str, Stan
 
 
 def key_of(plan: PlanRun, task: str) -> str:
-    """The key of the task's run."""
+    """Return the key of the task's run."""
     return f"plan:{plan.id}/{task}"
 
 
 def spec_of(plan: PlanRun, stand: Stand) -> TaskSpec:
-    """What is asked of the task, before it is known where it begins."""
+    """Return the task's spec, before its starting point is known."""
     task, strand = stand.task, stand.strand
     return replace(
         plan.seed,
@@ -111,7 +111,7 @@ def spec_of(plan: PlanRun, stand: Stand) -> TaskSpec:
         name=f"{plan.name}-{task.name}".lower(),
         key=key_of(plan, task.name),
         scope=plan_scope(plan.id, strand.name),
-        # No name has a `_`: what is joined by it is nobody else's
+        # No name contains a `_`, so a branch joined by it cannot clash with another.
         branch=f"perdure/{plan.name}_{strand.name}",
         labels={"plan": plan.name, "task": task.name},
         map=task.map,
@@ -119,8 +119,8 @@ def spec_of(plan: PlanRun, stand: Stand) -> TaskSpec:
 
 
 def _map(engine: Engine, stand: Stand) -> str:
-    """Where the plan says nothing: files that another conversation made are told by the project
-    map, unless there is to be none."""
+    """Return `map` for a task whose plan does not set it: `always` if its files come from another
+    conversation, unless the map is off; else empty."""
     strand = stand.strand
     strange = strand.merges or (strand.files_of and not strand.forks)
     return str(MapWhen.ALWAYS) if strange and engine.map_when is not MapWhen.OFF else ""
@@ -129,7 +129,7 @@ def _map(engine: Engine, stand: Stand) -> str:
 def _spec(
     plan: PlanRun, stand: Stand, stands: Mapping[str, Stand]
 ) -> tuple[TaskSpec, Stand | None]:
-    """The whole spec, and the task whose files a new workdir begins with."""
+    """Return the complete spec, and the task whose files a new workdir begins with, or None."""
     spec, strand = spec_of(plan, stand), stand.strand
     if strand.goes_on:
         first = stands[strand.name].run
@@ -138,8 +138,8 @@ def _spec(
         return spec, None
     source = stands[strand.files_of]
     assert source.end is not None
-    # An isolated clone begins at a commit that its repository has; what other tasks made there is
-    # brought afterwards.
+    # An isolated clone begins at a commit that its repository has; commits of other tasks are
+    # fetched afterwards.
     spec = replace(spec, base=plan.seed.base if _is_isolated(plan) else source.end.commit)
     if strand.forks and source.end.session_id:
         spec = replace(spec, forks=source.end.session_id, fork_at=source.end.turns)
@@ -151,8 +151,8 @@ def _is_isolated(plan: PlanRun) -> bool:
 
 
 def _grow(engine: Engine, source: Stand, end: TaskEnd, place: Workspace) -> str:
-    """Make the workdir what the need was at its end, small ignored files too, by the checkpoint
-    that was taken there; return HEAD."""
+    """Give the workdir the files that the needed task had at its end, including small ignored
+    files, from the checkpoint taken there. Return HEAD."""
     if place.backend is not Backend.ISOLATED and (
         source.run is None or source.run.workspace is None
     ):
@@ -168,7 +168,8 @@ def _grow(engine: Engine, source: Stand, end: TaskEnd, place: Workspace) -> str:
         return end.commit
     if place.backend is not Backend.ISOLATED:
         return end.commit
-    # No checkpoint was due there: this branch came into the plan when the need was done.
+    # There is no checkpoint, because this branch was added to the plan after the needed task was
+    # done.
     engine.workspaces.checkpoints.bring(there, place, end.commit)
     return engine.workspaces.merge(
         place, source.task.agent, end.commit, f"Begin with {source.task.name}\n"
@@ -178,8 +179,8 @@ def _grow(engine: Engine, source: Stand, end: TaskEnd, place: Workspace) -> str:
 def merged(
     engine: Engine, plan: PlanRun, place: Workspace, agent: str, others: Mapping[str, Stand]
 ) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """Merges where other tasks ended into a workdir that the caller holds; returns HEAD (empty
-    where there was nothing to merge) and the conflicts, file and reason."""
+    """Merge the results of other tasks into a workdir whose lock the caller holds. Return HEAD
+    (empty if there was nothing to merge) and the conflicts as (file, reason)."""
     conflicts: dict[str, str] = {}
     head = ""
     for name, other in others.items():
@@ -193,8 +194,8 @@ def merged(
 
 
 def told(conflicts: tuple[tuple[str, str], ...]) -> str:
-    """The conflicts for the agent that has to resolve them. Names are hostile: each stands in
-    quotes, on its own line."""
+    """Return the instructions for the agent that has to resolve the conflicts. File names are
+    hostile, so each is quoted and on its own line."""
     lines = "\n".join(f"- {file!r}: {reason}" for file, reason in conflicts)
     return (
         "The work of other tasks of this plan was merged into this working directory, and there "
@@ -206,7 +207,7 @@ def told(conflicts: tuple[tuple[str, str], ...]) -> str:
 
 
 def _name(engine: Engine, wanted: str) -> str:
-    """A name for the run that is free: the wanted one where that can be."""
+    """Return a free name for the run: the wanted one if possible."""
     digest = hashlib.sha256(wanted.encode()).hexdigest()[:6]
     stem = wanted if len(wanted) <= NAME_WIDTH else f"{wanted[: NAME_WIDTH - 7]}-{digest}"
     taken = {row.name for row in engine.store.find(limit=100_000)}
@@ -219,8 +220,8 @@ def _name(engine: Engine, wanted: str) -> str:
 
 @contextmanager
 def held(engine: Engine, place: Workspace, holder: str, *, looks: bool = False) -> Iterator[None]:
-    """The workdir's lock. Who only `looks` lets an agent that is kept warm there wait on. Raises
-    Conflict where somebody else has it for long."""
+    """Hold the workdir's lock. With `looks`, an agent that is kept warm there stays. Raises
+    Conflict if another process keeps the lock for longer than `PATIENCE_S`."""
     end = time.monotonic() + PATIENCE_S
     while True:
         try:
@@ -237,7 +238,7 @@ def held(engine: Engine, place: Workspace, holder: str, *, looks: bool = False) 
 
 
 def workdir_of(stand: Stand) -> Workspace:
-    """Where the task worked. Raises WorkspaceError once its run is off the list."""
+    """Return the task's workdir. Raises WorkspaceError once its run is off the list."""
     if stand.run is None or stand.run.workspace is None:
         raise WorkspaceError(
             f"The run of the task {stand.task.name} is off the list, and its workdir with it",

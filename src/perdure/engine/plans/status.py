@@ -1,4 +1,4 @@
-"""How far a plan is: its tasks, their strands, their runs, read from the store."""
+"""Reads the progress of a plan from the store: its tasks, their strands, their runs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from perdure.rules.plan import PlannedRun, PlanRun, PlanTask, Strand, TaskEnd
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stand:
-    """One task as it stands. `run` is None before it begins, and once a person has taken the run
-    off the list."""
+    """The present state of one task. `run` is None before the task begins, and after a person has
+    removed the run from the list."""
 
     task: PlanTask
     strand: Strand
@@ -24,12 +24,12 @@ class Stand:
 
     @property
     def end(self) -> TaskEnd | None:
-        """Where it left workdir and conversation, once it is done."""
+        """Where the task left its workdir and conversation; None until it is done."""
         return self.planned.end if self.planned is not None else None
 
     @property
     def failed(self) -> bool:
-        """It is at an end that is not success: a person says when it goes on."""
+        """Whether the run ended without success; a person decides when it continues."""
         return (
             self.end is None
             and self.run is not None
@@ -38,7 +38,7 @@ class Stand:
 
 
 def standing(store: EngineStore, plan: PlanRun) -> dict[str, Stand]:
-    """All tasks by name, in the order of the file."""
+    """Return all tasks by name, in the order of the file."""
     planned = {each.task: each for each in store.planned(plan.id)}
     stands = {}
     for task in plan.plan.tasks:
@@ -57,7 +57,7 @@ def _run(store: EngineStore, planned: PlannedRun | None) -> TaskRun | None:
 
 
 def before(stand: Stand) -> tuple[str, ...]:
-    """The tasks that must be done before this one begins."""
+    """Return the tasks that must be done before this one begins."""
     strand = stand.strand
     return tuple(
         dict.fromkeys(name for name in (*stand.task.needs, strand.goes_on, strand.files_of) if name)
@@ -65,7 +65,7 @@ def before(stand: Stand) -> tuple[str, ...]:
 
 
 def blocked(stand: Stand, stands: Mapping[str, Stand]) -> str:
-    """The task that failed, because of which this one cannot begin; empty if there is none."""
+    """Return the failed task that keeps this one from beginning; empty if there is none."""
     seen, left = set[str](), list(before(stand))
     while left:
         name = left.pop(0)
@@ -82,8 +82,8 @@ def blocked(stand: Stand, stands: Mapping[str, Stand]) -> str:
 
 
 def ready(stands: Mapping[str, Stand]) -> Iterator[Stand]:
-    """The tasks that may begin or go on now, forks of an end before who goes on from it. Whether
-    the forks that `Strand.lets` names are made, the caller looks."""
+    """Yield the tasks that may begin or continue now. Forks of an end precede the task that
+    continues from it. The caller checks whether the forks in `Strand.lets` exist."""
     able = [
         stand
         for stand in stands.values()

@@ -1,17 +1,17 @@
 """The project map: the files of a workdir, what they export and import, and which task made them,
 as text for an agent.
 
-For an agent that has no conversation to know them from: one without sessions, one whose
-conversation was lost, or, where that is asked for, the first prompt of any.
-`engine.attempt.project_map` gives it, `perdure map` shows it, and programs may draw one:
+It is for an agent whose conversation does not know the files: one without sessions, one whose
+conversation was lost, or, if requested, the first prompt of any. `engine.attempt.project_map` adds
+it to prompts, `perdure map` shows it, and programs may create one:
 
-    project = read(directory, names, parse, cache)       # files and their outlines; the only part
-    that looks at the disk ranked = rank(project, "Add a total to the report")  # most relevant
-    first drawn = draw(ranked, tokens=2000)                    # within the bound
+    project = read(directory, names, parse, cache)  # the only step that reads the disk
+    ranked = rank(project, "Add a total to the report")  # most relevant first
+    drawn = draw(ranked, tokens=2000)  # within the limit
 
-What it guarantees: it stays within its tokens (see `estimate`), it reads no file outside of the
-directory, and nothing that a file or a name says leaves its place in the map: no newline, no quote,
-no text of a string or a comment.
+Guarantees: the map stays within its tokens (see `estimate`). No file outside of the directory is
+read. No content or name of a file can break out of its place in the map: newlines and the map's own
+tags are replaced, and comments and strings that are more than a name are left out.
 """
 
 from perdure.engine.project_map.outline import Project

@@ -10,20 +10,20 @@ from perdure.lateclass import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
-    """One thing that a file offers to others."""
+    """One thing that a file exports."""
 
     name: str
     text: str
-    """How it is declared, on one line, without its body: `def load(path: str) -> Order`. Of a class
-    that is its head."""
+    """The declaration on one line, without its body: `def load(path: str) -> Order`. For a class,
+    its head."""
     members: tuple[str, ...] = ()
     """The public methods and fields of a class, each as one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """One name of a module, as the file writes it (`..money`, `./money`, `java.util`), and what is
-    taken from it."""
+    """One imported module, as the file writes it (`..money`, `./money`, `java.util`), and the names
+    imported from it."""
 
     module: str
     names: tuple[str, ...] = ()
@@ -31,12 +31,12 @@ class Import:
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """One file, read."""
+    """The outline of one file."""
 
     exports: tuple[Symbol, ...] = ()
     imports: tuple[Import, ...] = ()
     package: str = ""
-    """The package that the file says it belongs to (Java, Go)."""
+    """The package that the file declares (Java, Go)."""
 
 
 NO_OUTLINE = Outline()
@@ -44,8 +44,8 @@ NO_OUTLINE = Outline()
 
 @dataclass(frozen=True, slots=True)
 class OutlineFile:
-    """One file of the project. `outline` is None where it was not read; `changed` are
-    nanoseconds."""
+    """One file of the project. `outline` is None if it was not read. `changed`: modification time
+    in nanoseconds."""
 
     name: str
     outline: Outline | None = None
@@ -54,10 +54,10 @@ class OutlineFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
-    """The files, by their names relative to the directory."""
+    """The files of a directory, by their relative names."""
 
     files: Mapping[str, OutlineFile]
     beyond: int = 0
-    """So many files were not even looked at: there are more than are read."""
+    """Number of files beyond the limit, which were not looked at."""
     missing: frozenset[str] = field(default_factory=frozenset)
-    """Languages of files whose grammar is not installed."""
+    """Languages found whose grammar is not installed."""

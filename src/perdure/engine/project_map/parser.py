@@ -1,9 +1,9 @@
-"""Parses hostile files out of the caller's process.
+"""Parses hostile files in a child process. Used by `engine.attempt.project_map`.
 
-A parser of tree-sitter is bounded in its stack, but neither in memory nor in time: 100 KB of
-`a<a<a<...` as Java took more than 23 GB (tree-sitter 0.26.1 with tree-sitter-java 0.23.5). So the
-child has limits of its own, and may die of a file. `Asker` is whoever starts it (`process.Asking`):
-rooms of one floor do not know each other.
+A tree-sitter parser has a bounded stack, but no bound in memory or time: 100 KB of `a<a<a<...` as
+Java took more than 23 GB (tree-sitter 0.26.1 with tree-sitter-java 0.23.5). So the child has limits
+of its own, and may die while parsing. `Asker` is the interface of the child; the caller starts it
+(`process.Asking`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ANSWER = f"{__name__}:answer"
 
 
 class Asker(Protocol):
-    """A child that answers: `process.Asking(ANSWER)`."""
+    """A child process that answers questions: `process.Asking(ANSWER)`."""
 
     @property
     def over(self) -> bool: ...
@@ -29,14 +29,14 @@ class Asker(Protocol):
 
 
 class Apart:
-    """`outline_of`, by way of the child."""
+    """`outline_of`, run in the child."""
 
     def __init__(self, asker: Asker) -> None:
         self.asker = asker
 
     def __call__(self, language: str, content: bytes) -> Outline | None:
-        """As `outline_of`; a file on which the child dies has an empty outline. None also where it
-        died too often to be asked again."""
+        """Return the same as `outline_of`. If the child dies on a file, return an empty outline; if
+        it died too often to be asked again, return None."""
         if self.asker.over:
             return None
         said = self.asker.ask(msgspec.msgpack.encode((language, content)))
@@ -48,6 +48,6 @@ class Apart:
 
 
 def answer(question: bytes) -> bytes:
-    """What the child does with a question."""
+    """Answer a question in the child."""
     language, content = msgspec.msgpack.decode(question, type=resolved(tuple[str, bytes]))
     return msgspec.msgpack.encode(outline_of(language, content))

@@ -1,10 +1,10 @@
-"""Reads the files of a directory and their outlines. The names come from `Workspaces.files`;
-nothing else is looked for.
+"""Reads the files of a directory and their outlines. Only the names given by the caller (from
+`Workspaces.files`) are read.
 
-Every name is opened from the top, directory by directory, and no link is followed on the way: what
-lies outside of the directory is never read. A file is read up to `LARGEST`; what is larger, binary
-or no file is in the map by its name alone. What was read once is kept in a cache file of perdure's
-own, by size and times of the file, so that a second look parses only what changed.
+Every name is opened from the top, directory by directory, without following links, so nothing
+outside of the directory is ever read. A file that is larger than `LARGEST`, binary or not a regular
+file appears in the map by its name alone. Outlines are cached in a file of perdure's own, by size
+and times of each file, so that the next call parses only what changed.
 """
 
 from __future__ import annotations
@@ -23,39 +23,40 @@ from perdure.engine.project_map.outline import Outline, OutlineFile, Project
 from perdure.model.codec import resolved
 
 LARGEST = 512 << 10
-"""Bytes of one file."""
+"""Maximum size of a parsed file, in bytes."""
 MOST_FILES = 20_000
 MOST_BYTES = 64 << 20
-"""Of all files that are parsed for one map; the others are in it by their names."""
+"""Maximum total size of the files parsed for one map, in bytes; the other files appear by name
+alone."""
 PATIENCE_S = 20.0
-"""So long files are parsed for one map; the others are in it by their names, and the next look goes
-on with them."""
+"""Time limit for parsing the files of one map, in seconds. The other files appear by name alone,
+and the next call continues with them."""
 FORM = 1
-"""Of the cache; another one is not read."""
+"""Version of the cache format; a cache of another version is ignored."""
 
 
 Parse = Callable[[str, bytes], Outline | None]
 
 
 class KnownFile(msgspec.Struct, frozen=True, array_like=True):
-    """A file as it was read."""
+    """A cached outline, with size and times of its file."""
 
     stamp: tuple[int, int, int]
     outline: Outline
 
 
 class MapCache(msgspec.Struct, array_like=True):
-    """All outlines of a directory."""
+    """The cached outlines of a directory."""
 
     form: int
     files: dict[str, KnownFile]
 
 
 def read(directory: Path, names: Iterable[str], parse: Parse, cache: Path | None = None) -> Project:
-    """The project as it lies there now. `parse` is `Apart`, or `languages.outline_of` for files of
-    one's own.
+    """Return the project as it is now. `parse` is `Apart`, or `languages.outline_of` for trusted
+    files.
 
-    A name that is gone, or leads out of the directory, is left out. Raises OSError where the
+    A name is omitted if it does not exist or leads out of the directory. Raises OSError if the
     directory itself cannot be opened.
     """
     wanted = sorted(set(names))
@@ -76,7 +77,7 @@ def read(directory: Path, names: Iterable[str], parse: Parse, cache: Path | None
 
 
 class _Reader:
-    """One look at a directory."""
+    """Reads the files of one directory once."""
 
     def __init__(self, top: int, known: Mapping[str, KnownFile], parse: Parse) -> None:
         self.top, self.known, self.parse = top, known, parse
@@ -86,7 +87,7 @@ class _Reader:
         self.deadline = time.monotonic() + PATIENCE_S
 
     def file(self, name: str) -> OutlineFile | None:
-        """None where there is no such file any more, or it is none."""
+        """Return the file, or None if it no longer exists or is not a regular file."""
         try:
             fd = _opened(self.top, name)
         except (OSError, ValueError):
@@ -121,7 +122,8 @@ class _Reader:
 
 
 def _opened(top: int, name: str) -> int:
-    """A descriptor of the file, reached without following any link. Raises OSError, ValueError."""
+    """Open the file without following any link, and return its descriptor. Raises OSError,
+    ValueError."""
     *directories, last = name.split("/")
     if any(part in ("", ".", "..") for part in (*directories, last)):
         raise ValueError(name)
@@ -134,7 +136,7 @@ def _opened(top: int, name: str) -> int:
             if at != top:
                 os.close(at)
             at = below
-        # Without O_NONBLOCK a pipe would wait for somebody who writes into it.
+        # Without O_NONBLOCK, opening a pipe would block until a writer opens it.
         return os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
     finally:
         if at != top:
@@ -158,8 +160,8 @@ def _cached(cache: Path) -> dict[str, KnownFile]:
 
 
 def _keep(cache: Path, outlines: dict[str, KnownFile]) -> None:
-    """Written beside and renamed. Not made durable, and no failure is told: it can be made again at
-    any time."""
+    """Write the cache to a temporary file and rename it. It is not synced, and errors are ignored,
+    because it can be created again at any time."""
     beside = cache.with_name(f"{cache.name}.{os.getpid()}")
     with suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -1,10 +1,10 @@
-"""Puts the files of a project in order, the most relevant for a prompt first. Pure.
+"""Orders the files of a project, the most relevant for a prompt first. Pure.
 
-1. What the prompt mentions: a path, a file's name, a name that a file exports.
-2. What those import or are imported by, near ones first (PageRank that starts at what was
-   mentioned, over imports in both directions).
-3. What earlier tasks made, the newest first.
-4. The rest: what much else imports first, then what was changed last.
+1. Files that the prompt mentions: by path, by file name, or by a name that the file exports.
+2. Files that those import or are imported by, nearest first (PageRank that starts at the mentioned
+   files, over imports in both directions).
+3. Files that earlier tasks made, newest first.
+4. All others: the most imported first, then the most recently changed.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from perdure.lateclass import dataclass
 
 _WORD = re.compile(r"[\w./@-]+")
 _SHAPED = re.compile(r"\w*(?:_|\d|[a-z][A-Z])\w*")
-"""A word that nobody writes but who means a name in a program; so does a capital letter within a
-sentence, and a backquote."""
+"""A word with the shape of an identifier. A capital letter within a sentence and a backquote mark
+identifiers, too."""
 _CAPITAL = re.compile(r"(?:(?<=[a-z0-9,;:] )|(?<=`))([A-Z]\w+)|(?<=`)(\w+)(?=`)")
 COMMON = 5
-"""A plain word that more files export says nothing of any of them."""
+"""Maximum number of files that may export a plain word; a more common one says nothing about any of
+them."""
 DAMPING, ROUNDS = 0.7, 20
 
 
 @dataclass(frozen=True, slots=True)
 class MapPlace:
-    """One file in its place."""
+    """One file in the order of relevance."""
 
     file: OutlineFile
     why: str
@@ -39,7 +40,7 @@ class MapPlace:
     imports: tuple[str, ...] = ()
     """The files of the project that it imports."""
     others: tuple[str, ...] = ()
-    """Modules from elsewhere."""
+    """Imported modules from outside the project."""
     made_by: str = ""
 
 
@@ -53,7 +54,8 @@ class Ranked:
 
 
 def rank(project: Project, prompt: str = "", made: Mapping[str, str] | None = None) -> Ranked:
-    """`made`: which task made a file, the earliest task's files first."""
+    """Return the files in order of relevance. `made`: the task that made each file, the earliest
+    task's files first."""
     made = made or {}
     resolver = Resolver(project.files)
     links = {name: _links(resolver, file) for name, file in project.files.items()}
@@ -83,7 +85,7 @@ def rank(project: Project, prompt: str = "", made: Mapping[str, str] | None = No
 
 
 def _links(resolver: Resolver, file: OutlineFile) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The files of the project that a file imports, and the modules from elsewhere."""
+    """Return the files of the project that a file imports, and the modules from outside."""
     inside: dict[str, None] = {}
     others: dict[str, None] = {}
     for asked in file.outline.imports if file.outline is not None else ():
@@ -94,8 +96,8 @@ def _links(resolver: Resolver, file: OutlineFile) -> tuple[tuple[str, ...], tupl
 
 
 def _mentioned(files: Mapping[str, OutlineFile], prompt: str) -> dict[str, int]:
-    """How strongly the prompt means each file: 3 by its path or name, 2 by a name that can only be
-    a program's, 1 by a plain word."""
+    """Return how strongly the prompt mentions each file: 3 by its path or name, 2 by a name with
+    the shape of an identifier, 1 by a plain word."""
     words = {word.strip("./-") for word in _WORD.findall(prompt)} - {""}
     parts = set(chain.from_iterable(re.split(r"[./@-]", word) for word in words))
     plain = {part.lower() for part in parts if len(part) > 2}
@@ -124,7 +126,7 @@ def _mentioned(files: Mapping[str, OutlineFile], prompt: str) -> dict[str, int]:
 
 
 def _spread(edges: Mapping[str, Sequence[str]], start: Mapping[str, int]) -> dict[str, float]:
-    """Personalised PageRank over imports in both directions; 0 where no way leads."""
+    """Return the personalized PageRank over imports in both directions; 0 for unreachable files."""
     beside: dict[str, set[str]] = defaultdict(set)
     for name, targets in edges.items():
         for target in targets:

@@ -1,8 +1,8 @@
-"""Which file of the project an import means. Pure.
+"""Finds the file of the project that an import refers to. Pure. Called by `relevance`.
 
-By the rules of each language as far as names and places tell, without its settings: where a name
-fits several files, the one that lies nearest to the importing file is meant. What fits none is
-somebody else's package.
+It follows the rules of each language as far as names and places allow, without reading the
+language's settings. If several files match, the one nearest to the importing file is chosen. If
+none matches, the import is an external package.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from perdure.engine.project_map.outline import Import, OutlineFile
 
 _SCRIPTS = ("ts", "tsx", "mts", "cts", "d.ts", "js", "jsx", "mjs", "cjs")
 _LEAD = ("@/", "~/", "#/")
-"""Aliases for the top of the sources, by custom."""
+"""Customary aliases for the top source directory."""
 MOST_OF_A_PACKAGE = 20
 DEPTH = 8
-"""So many parts of a path from its end can be told apart by."""
+"""Number of trailing path components by which files are indexed."""
 
 
 class Resolver:
-    """All files of a project, by the ends of their paths."""
+    """Finds files of a project by the ends of their paths."""
 
     def __init__(self, files: Mapping[str, OutlineFile]) -> None:
         self.files = files
@@ -37,7 +37,7 @@ class Resolver:
             self.directories[posixpath.dirname(name)].append(name)
 
     def meant(self, importer: str, asked: Import) -> tuple[str, ...]:
-        """The files that an import of this file means; several where it takes modules out of a
+        """Return the files that an import refers to; several if it imports modules from a
         package."""
         match language_of(importer):
             case "python":
@@ -85,7 +85,8 @@ class Resolver:
             )
 
     def _go(self, importer: str, module: str) -> Iterator[str]:
-        """All files of the package's directory: the longest end of the path that there is."""
+        """Yield the files of the package's directory, found by the longest existing suffix of the
+        path."""
         parts = module.split("/")
         for first in range(len(parts)):
             there = self.directories.get("/".join(parts[first:]), [])
@@ -122,7 +123,7 @@ class Resolver:
         return next((name for name in candidates if name in self.files), "")
 
     def _ending(self, importer: str, candidates: Sequence[str]) -> str:
-        """The nearest file whose path ends so; whole parts of the path only."""
+        """Return the nearest file whose path ends with a candidate, by whole components."""
         asked = posixpath.dirname(importer), candidates[0]
         if asked not in self.asked:
             self.asked[asked] = self._nearest(importer, candidates)
@@ -150,8 +151,8 @@ def _python_files(path: str) -> tuple[str, ...]:
 
 
 def _script_files(path: str) -> tuple[str, ...]:
-    """A module may be named without its ending, or (in TypeScript) with that of the file which it
-    becomes."""
+    """Return the possible files of a module. Its name may omit the extension, or (in TypeScript)
+    have that of the compiled file."""
     stem, dot, ending = path.rpartition(".")
     became = (
         tuple(f"{stem}.{each}" for each in _SCRIPTS)
@@ -167,13 +168,14 @@ def _script_files(path: str) -> tuple[str, ...]:
 
 
 def _rust_paths(module: str) -> list[str]:
-    """`a::{b,c::d}` as `a::b` and `a::c::d`; deeper braces are left to their first part."""
+    """Expand `a::{b,c::d}` to `a::b` and `a::c::d`; of nested braces only the first part is
+    used."""
     head, brace, rest = module.partition("{")
     return [head + part.strip("{} ") for part in rest.split(",")][:100] if brace else [module]
 
 
 def _common(one: str, other: str) -> int:
-    """How many directories two names share from the top."""
+    """Return the number of leading directories that two names share."""
     count = 0
     for left, right in zip(one.split("/")[:-1], other.split("/")[:-1], strict=False):
         if left != right:

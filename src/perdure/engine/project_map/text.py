@@ -1,8 +1,8 @@
-"""The map as text, within its tokens. Pure.
+"""Renders the map as text, within its limit of tokens. Pure.
 
-Every file gets as much as fits: its exports with their signatures and its imports, or the names
-alone, or its path. No file takes more than a quarter of the map with its signatures. What has no
-room is counted at the end.
+Each file gets as much detail as fits: its exports with signatures and its imports, or the exported
+names, or only its path. With signatures, no file takes more than a quarter of the map. Files
+without room are counted at the end.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from perdure.engine.project_map.relevance import MapPlace, Ranked
 from perdure.lateclass import dataclass
 
 BYTES_A_TOKEN = 3
-"""Tokens are estimated as UTF-8 bytes / 3, rounded up. Prose has about 4 bytes a token, source code
-between 3 and 4: the estimate is rather too high, so the bound holds."""
+"""Bytes per token of the estimate, rounded up. Prose has about 4 bytes a token, source code between
+3 and 4: the estimate is rather too high, so the bound holds."""
 LEAST_TOKENS = 200
 NAME_WIDTH = 160
 MOST_SYMBOLS = 60
@@ -38,8 +38,8 @@ _MODULE = re.compile(r"[\w./+@:-]{1,80}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """The finished map. `shown` are the files in it, `full` those with their exports; `left` have
-    no room in it."""
+    """The finished map. `shown`: the files in it. `full`: number of files with their exports.
+    `left`: number of files without room."""
 
     text: str
     tokens: int
@@ -51,12 +51,12 @@ class Drawn:
 
 
 def estimate(text: str) -> int:
-    """Tokens, estimated."""
+    """Return the estimated number of tokens."""
     return -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_A_TOKEN)
 
 
 def draw(ranked: Ranked, tokens: int) -> Drawn:
-    """The map in at most so many tokens (200 at least); empty where there is no file."""
+    """Return the map in at most `tokens` tokens (but at least 200); empty if there are no files."""
     if not ranked.places:
         return Drawn("", 0)
     unread = _UNREAD.format(", ".join(sorted(ranked.missing))) if ranked.missing else ""
@@ -83,7 +83,8 @@ def draw(ranked: Ranked, tokens: int) -> Drawn:
 
 
 def _ways(place: MapPlace) -> Iterator[tuple[int, str]]:
-    """A file in 2: signatures, 1: names, 0: its path alone."""
+    """Yield (detail, text) for a file, most detailed first. Detail 2: signatures, 1: names, 0: its
+    path alone."""
     head = named(place.file.name) + (
         f" (made by task {named(place.made_by)})" if place.made_by else ""
     )
@@ -118,8 +119,8 @@ def _imports(place: MapPlace) -> Iterator[str]:
 
 
 def named(name: str) -> str:
-    """A file's name as one word. Who names a file may be hostile: what is no plain name is quoted,
-    and cut."""
+    """Return a file's name as one word. File names may be hostile, so all but plain names are
+    quoted and cut."""
     short = name if len(name) <= NAME_WIDTH else f"{name[:NAME_WIDTH]}..."
     return (
         short
@@ -129,7 +130,7 @@ def named(name: str) -> str:
 
 
 def said(text: str) -> str:
-    """A declaration as it may stand on a line of the map: nothing in it ends the line, or the
+    """Return a declaration that is safe on a line of the map: it can end neither the line nor the
     map."""
     if text.isprintable():
         shown = text

@@ -1,15 +1,13 @@
-"""The sweeper: takes away what nobody needs any more, by class and age, and never what is not saved
-elsewhere.
+"""The sweeper: removes, by class and age, what is unused and saved elsewhere.
 
 Called by `perdure gc` and, daily, by `perdure work`; `reset` by `perdure reset`, `usage` by
-`perdure du`. The story in its rooms: `inventory` lists what is there, `verdicts` decides (pure),
-`sweeps` proves and does, `reset` clears what a person names and brings back what is in the trash,
-`usage` measures.
+`perdure du`. `inventory` lists what exists, `verdicts` decides (pure), `sweeps` verifies and
+removes, `reset` clears what a person names and restores entries of the trash, `usage` measures.
 
-What it guarantees: nothing is deleted that was not recognised; everything goes to the trash first,
-and from there only what was proven to be saved, after the grace; a workdir goes only if each of its
-files and commits is found elsewhere at that moment; where the clock, the volume or the amount is
-not what it was, nothing goes at all, and a person is told.
+Guarantees: nothing is deleted that was not recognized. Everything goes to the trash first; from
+there only what was proven to be saved is deleted, after the grace period. A workdir goes only if
+each of its files and commits is found elsewhere at that moment. If the clock, the volume or the
+amount is suspicious, nothing goes at all, and a person is notified.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Everything that perdure has on disk, a row each, with what the store knows of it. Only looks.
+"""Lists everything that perdure has on disk, one row each, with what the store knows of it.
+Read-only. Called by `sweeps`.
 
-A thing is recognised by a row of the store or by its place and name below the root; what is neither
-is `unknown`. Two directories of state may share one root: a workdir that no run of this store has
-ever had is therefore not ours to judge.
+A thing is recognized by a row of the store or by its place and name below the root; anything else
+is `unknown`. Two state directories may share one root, so a workdir in which no run of this store
+has ever worked is `unknown`, too.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ Plans = Mapping[str, str]
 
 _RUN = re.compile(r"[0-9a-f]{32}")
 BESIDE = frozenset({"supervisor.log", "open", MARK})
-"""What lies beside the attempts of a run."""
+"""Files beside the attempts in the directory of a run."""
 PASSING = ("forks", "taken-in", "maps", "plans")
-"""Directories of what was read of conversations or files once: each entry can be made again. In
-`plans`, what a plan's check said."""
+"""Directories of derived files: each entry can be created again. `plans` has the output of a plan's
+checks."""
 OWN = frozenset(
     """runs transcripts trash perdure.db perdure.db-wal perdure.db-shm ballast sweep.json
     sweep.lock bells homes.json homes.lock forks taken-in given backups maps plans moved machine
@@ -42,12 +43,13 @@ OWN = frozenset(
 
 
 def trashes(engine: Engine) -> list[Path]:
-    """Workdirs go to the root's, the rest to that of the state: they may be two volumes."""
+    """Return both trash directories: that of the root for workdirs, that of the state directory for
+    the rest. They may be on two volumes."""
     return [engine.workspaces.trash, engine.state / "trash"]
 
 
 def inventory(engine: Engine) -> list[Row]:
-    """A row for each thing, not judged yet. Raises WorkspaceError or StoreError where something
+    """Return a row for each thing, not judged yet. Raises WorkspaceError or StoreError if something
     cannot be listed."""
     runs = engine.store.placed()
     sessions = engine.store.sessions(limit=1_000_000)
@@ -64,8 +66,8 @@ def inventory(engine: Engine) -> list[Row]:
 
 
 def unfinished(engine: Engine) -> Plans:
-    """The scopes' beginnings of plans that are not at their end, each with the plan's name: what
-    they have made, they go on with."""
+    """Return the scope prefix of each unfinished plan, with the plan's name. Such a plan still
+    needs what its tasks have made."""
     return {
         plan_scope(plan.id, ""): plan.name
         for plan in engine.store.plans(1_000_000)
@@ -74,8 +76,8 @@ def unfinished(engine: Engine) -> Plans:
 
 
 def at_work(runs: Sequence[PlacedRun], plans: Plans) -> str:
-    """Why a workdir of these runs is in use, or empty. What is not finished may go on at any
-    time."""
+    """Return why a workdir of these runs is in use, or an empty string. A run that is not final may
+    continue at any time."""
     for run in runs:
         if run.removed is None and (
             plan := next((plans[scope] for scope in plans if run.scope.startswith(scope)), "")
@@ -132,7 +134,7 @@ def _workdir(thing: Thing, runs: list[PlacedRun], plans: Plans) -> Row:
         )
     newest_run = runs[-1]
     on_list = [run for run in runs if run.removed is None]
-    # The top of a workdir shows a time of its own where a person works in it without perdure.
+    # A person who works there without perdure changes the modification time of the top directory.
     used = max([thing.used, *(run.updated for run in runs)])
     cls = Class.WORKDIRS if on_list else Class.ORPHANS
     name = (on_list or [newest_run])[-1].name
@@ -189,7 +191,8 @@ def _logs(engine: Engine, runs: Sequence[PlacedRun], plans: Plans) -> Iterator[R
             each.name.isdecimal() or each.name in BESIDE for each in path.iterdir()
         ):
             used = newest(path)
-            # A store younger than the directory was put in the place of one that knew it.
+            # If the store is younger than the directory, it may have replaced one that knew the
+            # run.
             keep = (
                 ""
                 if first and first < used
@@ -215,8 +218,8 @@ def _logs(engine: Engine, runs: Sequence[PlacedRun], plans: Plans) -> Iterator[R
 def _checkpoints(
     runs: Sequence[PlacedRun], checkpoints: Sequence[Checkpoint], plans: Plans
 ) -> Iterator[Row]:
-    """All but the newest and the clean-ups' of a run that is on the list; of one that is off it,
-    all."""
+    """Yield a row for each checkpoint. While its run is on the list, the newest one and those of a
+    clean-up are kept."""
     known = {run.id: run for run in runs}
     last = {
         checkpoint.run: checkpoint.number
@@ -229,7 +232,7 @@ def _checkpoints(
             keep = "it is the newest of its run"
         if not keep and run.removed is None and each.why == CLEAN_UP:
             keep = "it is what is left of a workdir"
-        # Counted from the end of the run: as long as it goes on, any of them may be wanted.
+        # The age counts from the end of the run: until then, any checkpoint may be needed.
         used = max(each.at, run.updated)
         yield Row(
             cls=Class.CHECKPOINTS,
@@ -325,7 +328,7 @@ def _entries(directory: Path) -> list[Path]:
 
 
 def read_json(path: Path) -> dict[str, object]:
-    """A small file of perdure's own; empty if there is none that can be read."""
+    """Return the content of a small JSON file of perdure; empty if there is no readable one."""
     with suppress(OSError, ValueError):
         found = json.loads(path.read_text(encoding="utf-8"))
         return found if isinstance(found, dict) else {}

@@ -1,9 +1,9 @@
-"""`reset`: what belongs to (agent, repository, issue | branch) or to a task is saved, then cleared;
-and the way back from the trash.
+"""`reset`: saves and then clears the work on (agent, repository, issue | branch) or on a task; also
+restores and purges entries of the trash.
 
-The order is what makes a kill harmless: files are saved under a rescue ref, then the store forgets
-(in one transaction, with the names of the conversations in its journal), then the workdir moves.
-After a kill in between, the same reset finishes it.
+The order of the steps makes a kill harmless: files are saved under a rescue ref, then the store
+forgets (in one transaction, with the names of the conversations in its journal), then the workdir
+moves. After a kill in between, the same reset finishes the work.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from perdure.workspace.identity import local_path
 from perdure.workspace.removal import inside
 
 _NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)+", re.ASCII)
-"""A repository as forges name it: `owner/name`."""
+"""Pattern of a repository as forges name it: `owner/name`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Whose work is meant: a run, or an agent's work on a branch or an issue of a repository, or a
-    service's task.
+    """Selects the work to reset: a run, an agent's work on a branch or an issue of a repository, or
+    a service's task.
 
-    `agent` is a CLI's name, or that of a rule (`[agents.NAME]`); `repo` an address, a path, or
+    `agent` is the name of a CLI or of a rule (`[agents.NAME]`); `repo` is an address, a path, or
     `owner/name`.
     """
 
@@ -51,20 +51,19 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResetOutcome:
-    """What a reset cleared, or would. `kept`: workdirs that stay, each with why."""
+    """What a reset cleared, or would clear. `kept`: workdirs that stay, each with the reason."""
 
     runs: tuple[PlacedRun, ...]
     sessions: tuple[str, ...] = ()
     saved: tuple[str, ...] = ()
-    """Rescue refs."""
+    """Rescue refs under which files were saved."""
     trash: tuple[Path, ...] = ()
     unsaved: tuple[str, ...] = ()
-    """What is nowhere else but in the trash from now on: such an entry is purged by a person
-    only."""
+    """Changes that now exist only in the trash; only a person can purge such an entry."""
     kept: tuple[str, ...] = ()
 
     def report(self, *, dry: bool) -> dict[str, Any]:
-        """The object that `perdure reset --json` prints."""
+        """Return the object that `perdure reset --json` prints."""
         return {
             "schema_version": 1,
             "dry_run": dry,
@@ -78,8 +77,8 @@ class ResetOutcome:
 
 
 def clear(engine: Engine, target: Target, cwd: Path) -> list[PlacedRun]:
-    """The runs that are meant, with those that share their workdir or conversation. Raises
-    NotFound, UsageError, and Conflict where one of them is at work or open."""
+    """Return the selected runs, and those that share their workdir or conversation. Raises
+    NotFound, UsageError, and Conflict if one of them is running or open."""
     on_list = [run for run in engine.store.placed() if run.removed is None]
     meant = {run.id for run in _meant(engine, target, on_list, cwd)}
     if not meant:
@@ -145,20 +144,20 @@ def _is_of(workspace: Workspace, repo: str, cwd: Path) -> bool:
 
 
 def _named(repo: str) -> str:
-    """Return the path of a repository, on a server or on this disk, as it may be compared with
+    """Return the path of a repository, on a server or on this disk, for comparison with
     `owner/name`."""
     return urlsplit(repo).path.rstrip("/").removesuffix(".git")
 
 
 def _address(repo: str) -> str:
-    """The address of a repository as it may be compared: servers take it with `.git` and
-    without."""
+    """Return the address of a repository for comparison: servers accept it with and without
+    `.git`."""
     return repo.rstrip("/").removesuffix(".git") if "://" in repo else repo
 
 
 def reset(engine: Engine, target: Target, cwd: Path, *, dry: bool = False) -> ResetOutcome:
-    """Saves and clears. Raises what `clear` raises, and WorkspaceError where something can be
-    neither saved nor moved."""
+    """Save and clear the target. Raises the errors of `clear`, and WorkspaceError for a workdir
+    that can be neither saved nor moved."""
     runs = clear(engine, target, cwd)
     workspaces = {run.workspace.path: run.workspace for run in runs}
     unsaved: list[str] = []
@@ -214,7 +213,8 @@ def reset(engine: Engine, target: Target, cwd: Path, *, dry: bool = False) -> Re
 
 
 def _refuse_moving(path: str, lost: Sequence[str]) -> None:
-    """What is not there cannot be saved, and what somebody stands in is not pulled away."""
+    """Raise WorkspaceError for a missing workdir, which cannot be saved, and Conflict if a process
+    works in it."""
     if lost and not os.path.lexists(path):
         raise WorkspaceError(f"{path}: {lost[0]}", "mount it and try again")
     if busy := [sentence for sentence in lost if sentence.startswith("process ")]:
@@ -222,8 +222,8 @@ def _refuse_moving(path: str, lost: Sequence[str]) -> None:
 
 
 def _saved(engine: Engine, workspace: Workspace) -> list[str]:
-    """The rescue ref of what is not committed, in a repository that stays. What is in none stays
-    whole in the trash, which is enough."""
+    """Return the rescue ref of uncommitted files in a repository that stays. Other workdirs stay
+    complete in the trash, which is enough."""
     if workspace.backend is not Backend.WORKTREE or not Path(workspace.path).is_dir():
         return []
     try:
@@ -234,8 +234,8 @@ def _saved(engine: Engine, workspace: Workspace) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoredEntries:
-    """What came back. `sessions`: conversations that are live again; `run`: the name under which a
-    run is on the list again."""
+    """What was restored. `sessions`: conversations that are live again. `run`: the name under which
+    a run is on the list again."""
 
     places: tuple[Path, ...]
     sessions: tuple[str, ...] = ()
@@ -243,8 +243,8 @@ class RestoredEntries:
 
 
 def restore(engine: Engine, name: str) -> RestoredEntries:
-    """Undoes what brought an entry into the trash. Raises NotFound, and Conflict where something
-    has taken its place."""
+    """Undo the command that moved an entry to the trash. Raises NotFound, and Conflict if its place
+    is taken."""
     entry = trash.find(trashes(engine), name)
     ids = [str(each) for each in entry.about.get("runs") or []] + (
         [str(entry.about["id"])] if "id" in entry.about else []
@@ -277,7 +277,7 @@ def restore(engine: Engine, name: str) -> RestoredEntries:
 
 
 def listed(engine: Engine) -> list[trash.Entry]:
-    """All that is in the trash, oldest first."""
+    """Return all entries of the trash, oldest first."""
     return sorted(
         chain.from_iterable(trash.entries(directory) for directory in trashes(engine)),
         key=lambda entry: entry.at,
@@ -285,8 +285,8 @@ def listed(engine: Engine) -> list[trash.Entry]:
 
 
 def purge(engine: Engine, name: str) -> trash.Entry:
-    """Deletes an entry for ever, whatever it holds: only a person asks for this. Raises Conflict
-    while a process works in it."""
+    """Permanently delete an entry and return it, whatever it contains; only a person requests this.
+    Raises Conflict while a process works in it."""
     entry = trash.find(trashes(engine), name)
     if pids := inside(entry.path):
         raise Conflict(f"process {pids[0]} works in {entry.path}", "end it first")

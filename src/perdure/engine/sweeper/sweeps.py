@@ -1,9 +1,9 @@
-"""One sweep: list, judge, prove, brake, then do, a row at a time. What fails stays where it is, and
-its row says why.
+"""One sweep: list, judge, verify and brake all rows, then remove them one at a time. If a removal
+fails, the thing stays, and its row says why.
 
-A dry run does all but the doing. The record of the last sweep (`sweep.json` in the state directory)
-holds both clocks and the mark of the root's volume: where one of them does not fit any more,
-everything stays, and the record too, until it fits again or a person says that it is right.
+A dry run does everything but the removal. The record of the last sweep (`sweep.json` in the state
+directory) contains both clocks and the mark of the root's volume. If one of them no longer matches,
+nothing is removed and the record stays, until they match again or a person accepts the change.
 """
 
 from __future__ import annotations
@@ -47,13 +47,12 @@ from perdure.workspace.removal import inside
 
 DAY_S = 86_400.0
 SETTLE_S = 3600.0
-"""After a start of the machine that leaves the clock unconfirmed, the next sweep so much later goes
-by it."""
+"""Time after the first sweep since boot until an unconfirmed clock is trusted, in seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """What one sweep found and did. `trouble`: why nothing was taken at all."""
+    """What one sweep found and did. `trouble`: why nothing at all was removed."""
 
     rows: tuple[Row, ...]
     dry: bool
@@ -68,7 +67,7 @@ class Sweep:
         return bool(self.trouble) or any(row.verdict is SweepVerdict.PERSON for row in self.rows)
 
     def report(self) -> dict[str, Any]:
-        """The object that `perdure gc --json` prints."""
+        """Return the object that `perdure gc --json` prints."""
         rows: list[dict[str, Any]] = [
             {
                 "class": str(row.cls),
@@ -84,7 +83,7 @@ class Sweep:
 
 
 def rules_of(settings: Settings, *, many: bool = False) -> Rules:
-    """The rules as they are configured."""
+    """Return the rules from the settings."""
     ages: dict[Class, int] = {
         cls: int(1000 * getattr(settings, f"gc_{cls}")) for cls in Class if cls is not Class.UNKNOWN
     }
@@ -92,12 +91,12 @@ def rules_of(settings: Settings, *, many: bool = False) -> Rules:
 
 
 def here_and_now() -> Moment:
-    """Both clocks of this machine."""
+    """Return the present reading of both clocks of this machine."""
     return Moment(wall=time.time_ns() // 1_000_000, boot=process.boottime(), boot_id=boot_id())
 
 
 def due(engine: Engine) -> bool:
-    """Whether the last sweep was more than a day ago, by either clock."""
+    """Return whether the last sweep was more than a day ago, by either clock."""
     last, now = _last(_record(engine)), here_and_now()
     return (
         last is None
@@ -107,7 +106,7 @@ def due(engine: Engine) -> bool:
 
 
 def next_sweep(engine: Engine) -> int:
-    """When the next daily sweep is due, in ms; 0 before the first."""
+    """Return when the next daily sweep is due, in ms; 0 before the first."""
     last = _last(_record(engine))
     return int(last.wall + DAY_S * 1000) if last is not None else 0
 
@@ -120,10 +119,10 @@ def sweep(
     dry: bool = False,
     accept: bool = False,
 ) -> Sweep:
-    """Raises Conflict while another sweep is at work, and StoreError or WorkspaceError where
-    nothing could be listed.
+    """Run one sweep. Raises Conflict while another sweep is running, StoreError or WorkspaceError
+    if nothing could be listed.
 
-    `accept`: clock and volume are right as they are now.
+    `accept`: the clock and the volume are correct as they are.
     """
     now = now or here_and_now()
     with _alone(engine):
@@ -153,8 +152,8 @@ def _alone(engine: Engine) -> Iterator[None]:
     except BlockingIOError:
         raise Conflict("Another sweep is at work", "wait for it to end") from None
     finally:
-        # Closing does not: a child that another thread is just starting has the descriptor as well,
-        # until it has become its program.
+        # Closing does not release the lock: a child that another thread has just forked shares the
+        # descriptor until it calls exec.
         fcntl.flock(fd, fcntl.LOCK_UN)
         os.close(fd)
 
@@ -193,8 +192,8 @@ def _trouble(engine: Engine, now: Moment) -> str:
 
 
 def _remember(engine: Engine, now: Moment, trouble: str) -> None:
-    """A clock that was moved while the machine ran is not recorded: it stays wrong until it is
-    right, or accepted."""
+    """Record this sweep, unless it found trouble other than a restart: a moved clock or another
+    volume remains an error until it is corrected or accepted."""
     record = _record(engine)
     last = _last(record)
     unconfirmed = "started anew" in trouble
@@ -212,7 +211,7 @@ def _remember(engine: Engine, now: Moment, trouble: str) -> None:
 
 
 def _proven(engine: Engine, row: Row) -> Row:
-    """What may go by its age is looked at more closely."""
+    """Return the row after a closer look, if its age allows removal."""
     if row.verdict is not SweepVerdict.TAKE or row.cls is Class.CHECKPOINTS:
         return row
     try:
@@ -230,7 +229,7 @@ def _proven(engine: Engine, row: Row) -> Row:
 
 
 def _prove(engine: Engine, workspace: Workspace) -> Proof:
-    """What becomes of the workdir's content if it goes now; its newest checkpoint counts as a
+    """Return what would be lost if the workdir were removed now; its newest checkpoint counts as a
     copy."""
     last = last_of(engine, workspace)
     if last is None:
@@ -256,8 +255,8 @@ def _judged(row: Row, proof: Proof) -> Row:
 
 
 def _unproven(engine: Engine, entry: trash.Entry) -> str:
-    """Why a workdir in the trash is not saved any more, as a sentence: its checkpoint must be there
-    whole, and its run on the list."""
+    """Return why a workdir in the trash is no longer saved elsewhere, as a sentence, or an empty
+    string. Its checkpoint must be complete and its run on the list."""
     said = entry.about.get("checkpoint")
     if said is None:
         return ""
@@ -286,7 +285,7 @@ def _unproven(engine: Engine, entry: trash.Entry) -> str:
 
 
 def _workspace(engine: Engine, row: Row) -> Workspace | None:
-    """The workspace of a workdir's row; None for all else."""
+    """Return the workspace of a workdir's row; None for all other rows."""
     if row.cls not in (Class.WORKDIRS, Class.ORPHANS) or not row.key:
         return None
     return next(
@@ -300,7 +299,7 @@ def _workspace(engine: Engine, row: Row) -> Workspace | None:
 
 
 def _shim_lives(directory: Path) -> bool:
-    """Whether any attempt in it has a process that lives, or is just being started."""
+    """Return whether any attempt in the directory has a process that is alive or just starting."""
     return any(
         (found := process.find(attempt)) is not None and found.alive()
         for attempt in directory.iterdir()
@@ -358,9 +357,9 @@ def _take(engine: Engine, row: Row, now: int) -> Path | None:
 
 
 def _kept(engine: Engine, workspace: Workspace, proof: Proof) -> Checkpoint | None:
-    """A last checkpoint of a workdir that goes, which stays as long as its run is on the list; None
-    where there was none before. Raises PerdureError and OSError where the workdir must not go
-    without one."""
+    """Take a last checkpoint of a workdir that is to be removed; it is kept while its run is on the
+    list. Return None if the workdir had no checkpoint, or if taking one failed and it is not
+    needed. Raises PerdureError and OSError if the workdir must not go without one."""
     last = last_of(engine, workspace)
     if last is None:
         return None
@@ -375,7 +374,8 @@ def _kept(engine: Engine, workspace: Workspace, proof: Proof) -> Checkpoint | No
 
 
 def _take_workdir(engine: Engine, workspace: Workspace, about: Mapping[str, object]) -> Path | None:
-    """Under its lock, and looked at once more: what was true a moment ago need not be true now."""
+    """Lock the workdir, verify again that it may go, and move it to the trash: the facts may have
+    changed since they were listed."""
     fd = engine.workspaces.lock(workspace, "perdure gc")
     try:
         runs = [run for run in engine.store.placed() if run.workspace.path == workspace.path]
@@ -397,7 +397,8 @@ def _take_workdir(engine: Engine, workspace: Workspace, about: Mapping[str, obje
             checkpoint=kept.number if kept is not None else 0,
             needed=bool(proof.checkpoint),
         )
-        # Before it goes: an attempt that finds it gone knows by this that it may be brought back.
+        # Recorded before the move: an attempt that misses the workdir learns from this that it may
+        # be restored.
         for run in runs:
             if run.removed is None:
                 engine.store.tell_run(run.id, [told], solved=UNSAVED)

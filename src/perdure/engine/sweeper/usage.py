@@ -1,5 +1,5 @@
-"""How much disk perdure takes, by agent, repository and class: one walk, each file counted once
-however many names it has."""
+"""Measures the disk usage of perdure by agent, repository and class, in one walk. A file with
+several hard links counts once."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from perdure.lateclass import dataclass
 from perdure.workspace import trash
 
 BLOCK = 512
-"""Bytes of a block in st_blocks (stat(2))."""
+"""Size of a block in st_blocks, in bytes (stat(2))."""
 
 
 @dataclass(slots=True)
 class DiskUsage:
-    """Bytes on disk and names of files, by (class, agent, repository or service)."""
+    """Bytes on disk and number of file names, by (class, agent, repository or service)."""
 
     bytes: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     files: Counter[tuple[str, str, str]] = field(default_factory=Counter)
@@ -29,15 +29,15 @@ class DiskUsage:
     seen: set[tuple[int, int]] = field(default_factory=set)
 
     def add(self, top: Path, cls: str, agent: str = "", owner: str = "") -> None:
-        """Counts everything below, links not followed, other volumes not entered."""
+        """Count everything below `top`, without following links or entering other volumes."""
         key = (cls, agent, owner)
         for size, fresh in _sizes(top, self.seen, self.unreadable):
             self.bytes[key] += size if fresh else 0
             self.files[key] += 1
 
     def by(self, part: int) -> list[tuple[str, int]]:
-        """Sums by class (0), agent (1) or repository (2), the largest first; what has none is left
-        out."""
+        """Return sums by class (0), agent (1) or repository (2), largest first, without those that
+        have no name."""
         sums: Counter[str] = Counter()
         for key, size in self.bytes.items():
             sums[key[part]] += size
@@ -48,7 +48,7 @@ class DiskUsage:
         return sum(self.bytes.values())
 
     def report(self) -> dict[str, Any]:
-        """The object that `perdure du --json` prints."""
+        """Return the object that `perdure du --json` prints."""
         keys = ("class", "agent", "owner")
         rows = [
             dict(zip(keys, key, strict=True)) | {"bytes": count, "files": self.files[key]}
@@ -63,7 +63,7 @@ class DiskUsage:
 
 
 def usage(engine: Engine) -> DiskUsage:
-    """All that lies below the root and the state directory."""
+    """Return the usage of everything below the root and the state directory."""
     found = DiskUsage()
     runs = engine.store.placed()
     by_path = {run.workspace.path: run for run in runs}
@@ -109,14 +109,15 @@ def usage(engine: Engine) -> DiskUsage:
 
 
 def size_of(path: Path) -> int:
-    """Bytes on disk of a file, or of everything below a directory."""
+    """Return the bytes on disk of a file, or of everything below a directory."""
     return sum(size for size, fresh in _sizes(path, set(), []) if fresh)
 
 
 def _sizes(
     top: Path, seen: set[tuple[int, int]], unreadable: list[str]
 ) -> Iterator[tuple[int, bool]]:
-    """(bytes, whether they are counted here for the first time) of everything, the top included."""
+    """Yield (bytes, whether they are counted for the first time) for everything below `top`, and
+    for `top` itself."""
     try:
         status = top.lstat()
     except OSError:

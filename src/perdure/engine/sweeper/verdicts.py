@@ -1,9 +1,9 @@
-"""What is to become of each thing, and why. Pure: the inventory goes in, a row for each thing comes
-out.
+"""Decides what happens to each thing, and why. Pure: called by `sweeps` with the rows of the
+inventory.
 
-Kept is everything that is not recognised, that somebody uses, whose age is not certain, or that has
-changes that exist nowhere else. What may go still passes the brake: a mistake (a wrong clock, a
-wrong directory) takes many things at once, ordinary use takes few.
+Everything is kept that is not recognized, is in use, has no certain age, or has changes that exist
+nowhere else. The brake limits the rest: a mistake (a wrong clock, a wrong directory) affects many
+things at once, ordinary use only a few.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from perdure.lateclass import dataclass
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 FEW = 10
-"""So many of one class may always go at once."""
+"""Number of things of one class that may always go at once."""
 SHARE = 0.2
-"""Above that, no more than this part of a class."""
+"""Above `FEW`, the largest fraction of a class that may go at once."""
 
 
 class Class(StrEnum):
-    """What there is to clean up; each has an age of its own in the settings."""
+    """The classes of things to clean up; each has its own age in the settings."""
 
     WORKDIRS = "workdirs"
     COPIES = "copies"
@@ -37,7 +37,7 @@ class Class(StrEnum):
 
 
 class SweepVerdict(StrEnum):
-    """`person`: it stays, and somebody should look at it."""
+    """What happens to a thing. `person`: it stays, and a person should look at it."""
 
     KEEP = "keep"
     TAKE = "take"
@@ -46,8 +46,8 @@ class SweepVerdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One thing and what becomes of it. `used`: when it was last of use (ms); `key`: how the doing
-    module finds it again."""
+    """One thing and its verdict. `used`: time of its last use, in ms. `key`: how `sweeps` finds it
+    again."""
 
     cls: Class
     name: str
@@ -55,27 +55,27 @@ class Row:
     key: str = ""
     used: int = 0
     keep: str = ""
-    """Why it stays whatever its age; empty if only its age matters."""
+    """Why it stays at any age; empty if only its age decides."""
     verdict: SweepVerdict = SweepVerdict.KEEP
     why: str = ""
     bytes: int = 0
-    """Disk space of what is taken."""
+    """Disk space of a thing that is removed, in bytes."""
     trash: str = ""
-    """The trash entry that it became."""
+    """The path of its entry in the trash."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """Ages in ms by class, and the most that goes at once."""
+    """Ages in ms by class, and the maximum number that goes at once."""
 
     ages: Mapping[Class, int]
     most: int = 200
     many: bool = False
-    """A person allows any number."""
+    """Whether a person allows any number."""
 
 
 def judge(row: Row, rules: Rules, now: int) -> Row:
-    """The verdict on one thing by what is known of it."""
+    """Return the row with the verdict that follows from its age and its reason to stay."""
     if row.cls is Class.UNKNOWN:
         return replace(
             row, verdict=SweepVerdict.KEEP, why=row.keep or "it is nothing that perdure knows"
@@ -101,7 +101,7 @@ def judge(row: Row, rules: Rules, now: int) -> Row:
 
 
 def brake(rows: Sequence[Row], rules: Rules) -> list[Row]:
-    """The rows, with every class kept whole of which too much would go at once."""
+    """Return the rows; if too much of a class would go at once, all of that class stays."""
     stopped: dict[Class, str] = {}
     for cls in Class:
         of_class = [row for row in rows if row.cls is cls]
@@ -115,7 +115,8 @@ def brake(rows: Sequence[Row], rules: Rules) -> list[Row]:
 
 
 def stop(row: Row, why: str) -> Row:
-    """The row, kept for a reason that is not its own; as it is without one."""
+    """Return the row, kept for the reason `why` if it would be removed; unchanged if `why` is
+    empty."""
     return (
         replace(row, verdict=SweepVerdict.PERSON, why=why)
         if why and row.verdict is SweepVerdict.TAKE
@@ -124,7 +125,7 @@ def stop(row: Row, why: str) -> Row:
 
 
 def ago(ms: int) -> str:
-    """`40 min`, `7 h`, `3 d`."""
+    """Return a duration as text: `40 min`, `7 h`, `3 d`."""
     if ms >= DAY_MS:
         return f"{ms // DAY_MS} d"
     return f"{ms // HOUR_MS} h" if ms >= HOUR_MS else f"{max(ms, 0) // 60_000} min"
@@ -132,8 +133,8 @@ def ago(ms: int) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
-    """A reading of both clocks. `boot`: seconds since the machine was started, suspended time too;
-    `boot_id`: which start that was."""
+    """A reading of both clocks. `boot`: seconds since boot, including time in suspend. `boot_id`:
+    identifies the boot."""
 
     wall: int
     boot: float
@@ -141,12 +142,13 @@ class Moment:
 
 
 UNCHECKED_MS = 8 * DAY_MS
-"""A machine that was off for longer may come back with any date."""
+"""Longest gap between sweeps, in ms, that is believed across a reboot: after a longer one the clock
+may show any date."""
 
 
 def clock_trouble(last: Moment | None, now: Moment) -> str:
-    """Why the clock cannot be trusted to tell ages, as a sentence; empty if it can. `last` is the
-    reading of the last sweep."""
+    """Return why ages by the clock cannot be trusted, as a sentence; empty if they can. `last`: the
+    reading at the last sweep."""
     if last is None:
         return ""
     passed = now.wall - last.wall

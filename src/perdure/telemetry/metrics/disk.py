@@ -1,5 +1,5 @@
-"""What lies on disk, as it was found by the latest walk. A walk takes as long as there are files,
-so it is made beside, now and then."""
+"""Disk usage, as the latest walk found it. A walk may take long, so it runs in a thread, now and
+then."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from perdure.lateclass import dataclass
 
 EVERY_S = 600.0
 REST = 50
-"""After a walk there is none for so many times as long as it took."""
+"""Minimum pause after a walk, as a multiple of the walk's duration."""
 
 
 @dataclass(frozen=True, slots=True)
 class DiskMeasure:
-    """The latest walk: when it ended (seconds since 1970), and what it found by class."""
+    """The result of the latest walk: when it ended (seconds since 1970), and what it found by
+    class."""
 
     at: float
     took_s: float
@@ -29,7 +30,7 @@ class DiskMeasure:
 
 
 class DiskGauges:
-    """Asked by a scrape, which never waits for a walk. Threads may share it."""
+    """Gives each scrape the latest result, without waiting for a walk. Threads may share it."""
 
     def __init__(self, walk: Callable[[], DiskUsage], every_s: float = EVERY_S) -> None:
         self._walk = walk
@@ -39,7 +40,7 @@ class DiskGauges:
         self._found: DiskMeasure | None = None
 
     def look(self) -> DiskMeasure | None:
-        """What was found last; None before the first walk has ended. A walk is begun where one is
+        """Return the latest result, or None before the first walk has ended. Start a walk if one is
         due."""
         if time.monotonic() >= self._due and self._walking.acquire(blocking=False):
             threading.Thread(target=self._go, name="disk", daemon=True).start()

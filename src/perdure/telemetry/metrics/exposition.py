@@ -1,4 +1,4 @@
-"""The door: all numbers at this moment, in the form that the asker takes."""
+"""Renders all metrics in the format that the scraper accepts. Called by `perdure serve`."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from perdure.telemetry.metrics.follower import Following
 
 OPENMETRICS = "application/openmetrics-text"
 FRESH_S = 5.0
-"""Who asks again sooner is given the same: a scrape by many costs what one costs."""
+"""Age up to which a result is reused, in seconds: many scrapers then cost as much as one."""
 
 
 class MetricsPage:
-    """Answers scrapes, from any thread; one at a time asks the store."""
+    """Answers scrapes from any thread; only one at a time queries the store."""
 
     def __init__(self, engine: Engine, version: str, fresh_s: float = FRESH_S) -> None:
         self._engine = engine
@@ -37,15 +37,15 @@ class MetricsPage:
         self._found: list[Metric] = []
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
-        """The numbers as text, and its content type. `accept`: the header of that name. Raises
-        StoreError."""
+        """Return the metrics as text, and its content type. `accept`: the value of the Accept
+        header. Raises StoreError."""
         with self._turn:
             if time.monotonic() >= self._until:
                 self._found = list(self._families())
                 self._until = time.monotonic() + self._fresh_s
             found = self._found
-        # Not the header itself: prometheus-client 0.26 raises TypeError for a version such as
-        # `1.x`.
+        # The header itself is not passed on: prometheus-client 0.26 raises TypeError for a version
+        # such as `1.x`.
         encode, content_type = choose_encoder(
             f"{OPENMETRICS}; version=1.0.0" if OPENMETRICS in accept else ""
         )

@@ -1,6 +1,5 @@
-"""The names, and what each of them means. All begin with `perdure_`; labels are agents, states,
-hosts, sources and causes, and never a text of an agent, a repository or a person.
-"""
+"""The names and help texts of all metrics. Names begin with `perdure_`. Labels are agents, states,
+hosts, sources and causes, and never text from an agent, a repository or a person."""
 
 from __future__ import annotations
 
@@ -44,14 +43,14 @@ TROUBLE = {
 
 
 def build(version: str) -> Iterator[Metric]:
-    """Which perdure this is."""
+    """Yield the version of this perdure."""
     yield InfoMetricFamily(
         "perdure_build", "The perdure that tells this", value={"version": version}
     )
 
 
 def standing(counts: Counts) -> Iterator[Metric]:
-    """How things stand at this moment."""
+    """Yield the metrics of the present state."""
     agents = sorted({agent for agent, _ in counts.runs})
     runs = [(pair, counts.runs.get(pair, 0)) for pair in product(agents, RunState)]
     yield _gauge("perdure_runs", "Runs on the list, by agent and state", ("agent", "state"), runs)
@@ -129,7 +128,7 @@ def standing(counts: Counts) -> Iterator[Metric]:
 
 
 def ended(tallies: Mapping[str, MetricTally]) -> Iterator[Metric]:
-    """What all attempts that have ended add up to."""
+    """Yield the totals over all attempts that have ended."""
     agents = sorted(tallies.items())
     pairs = product(agents, OutcomeKind)
     outcomes = [((agent, kind), tally.outcomes[kind]) for (agent, tally), kind in pairs]
@@ -147,8 +146,7 @@ def ended(tallies: Mapping[str, MetricTally]) -> Iterator[Metric]:
     for agent, tally in agents:
         took.add_metric((agent,), buckets=_cumulative(tally.buckets), sum_value=tally.seconds)
     yield took
-    # Also what has not happened yet is told: of a counter that begins at one, Prometheus sees no
-    # increase.
+    # Zeros are reported too: Prometheus sees no increase in a counter whose first sample is 1.
     each_verdict = product(agents, Verdict)
     verdicts = [
         ((agent, verdict), tally.verdicts[verdict]) for (agent, tally), verdict in each_verdict
@@ -193,7 +191,7 @@ def ended(tallies: Mapping[str, MetricTally]) -> Iterator[Metric]:
 def on_disk(
     rooms: Sequence[tuple[str, DiskRoom]], crowded: bool, measured: DiskMeasure | None
 ) -> Iterator[Metric]:
-    """What lies on the volumes, and what room there is."""
+    """Yield disk usage and free space."""
     yield _gauge(
         "perdure_disk_free_bytes",
         "Room on the volume of a place",
@@ -251,7 +249,8 @@ def _filled(
     labels: tuple[str, ...],
     rows: Sequence[tuple[tuple[str, ...], float]],
 ) -> Metric:
-    """Two agents that are both `other` are one."""
+    """Add the rows to the family and return it. Rows with equal labels (two agents labelled
+    `other`) are summed."""
     sums: dict[tuple[str, ...], float] = {}
     for values, number in rows:
         named = tuple(

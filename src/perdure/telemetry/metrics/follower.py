@@ -1,8 +1,8 @@
-"""Reads every attempt that has ended, once, in the order of their ends, and adds it up.
+"""Reads every attempt that has ended, once, in order of their ends, and adds it to the tallies.
 
-The first call after a start reads the whole past, a page at a time; each further one only what is
-new. A transaction that was begun earlier may be seen later, so the last minute is read again each
-time, and what was counted then is known.
+The first call after a start reads the whole past, page by page; each later call only what is new. A
+transaction that began earlier may become visible later, so the last minute is read again each time;
+attempts that were already counted are skipped.
 """
 
 from __future__ import annotations
@@ -15,28 +15,29 @@ from perdure.telemetry.metrics.tallies import MetricTally, agent_label
 PAGE = 500
 OVERLAP_MS = 60_000
 READ_S = 2.0
-"""So long one call reads at most; the next goes on from there."""
+"""Maximum time that one call reads, in seconds; the next call continues from there."""
 
 
 class Following:
-    """Tallies by agent. One thread at a time."""
+    """Keeps tallies by agent. Not thread-safe."""
 
     def __init__(self, store: EngineStore) -> None:
         self._store = store
         self._newest = 0
         self._counted: dict[tuple[str, int], int] = {}
         self._cut: tuple[int, str, int] | None = None
-        """Where the last call had to leave off, if it had to: the next goes on there, however much
-        ended in one moment."""
+        """Where the last call ran out of time, if it did. The next call continues exactly there,
+        even if many attempts ended in the same millisecond."""
         self.tallies: dict[str, MetricTally] = {}
         self.complete = False
-        """Whether all of the past is in the tallies: before that they are not to be shown."""
+        """Whether the tallies include the whole past; they must not be shown before that."""
 
     def catch_up(self, read_s: float = READ_S) -> None:
-        """Adds what has ended since, for at most about so many seconds. Raises StoreError."""
+        """Add the attempts that have ended since the last call, for about `read_s` seconds at most.
+        Raises StoreError."""
         until = time.monotonic() + read_s
-        # An end that lies in the future was written under a clock that went wrong: what ends now
-        # stands before it.
+        # An end in the future was written while a clock was wrong; attempts that end now sort
+        # before it.
         oldest = max(0, min(self._newest, self._store.now()) - OVERLAP_MS)
         after, self._cut = self._cut or (oldest, "", 0), None
         while True:

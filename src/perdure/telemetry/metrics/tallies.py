@@ -1,4 +1,4 @@
-"""What ended attempts add up to, agent by agent. Pure; `follower` calls it once for each
+"""Adds up the attempts that have ended, by agent. Pure; `follower` calls it once for each
 attempt."""
 
 from __future__ import annotations
@@ -19,26 +19,28 @@ from perdure.lateclass import dataclass
 from perdure.model import Attempt
 
 BOUNDS_S = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
-"""The upper ends of the buckets in which the time of an attempt is counted; one more has what took
-longer."""
+"""Upper bounds of the buckets for the duration of an attempt, in seconds; one more bucket counts
+longer ones."""
 NO_RECEIPT = "none"
 AGENT = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
 def agent_label(name: str) -> str:
-    """An agent's name as a label: a run from another machine may name anything."""
+    """Return an agent's name as a label, or `other` for an invalid one: a run imported from another
+    machine may name anything."""
     return name if AGENT.fullmatch(name) else "other"
 
 
 @dataclass(slots=True)
 class MetricTally:
-    """Of one agent, since the store's beginning."""
+    """The totals of one agent since the store was created."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     verdicts: Counter[str] = field(default_factory=Counter)
-    """Receipts, of all attempts."""
+    """Receipts of all attempts, by verdict."""
     resumes: Counter[str] = field(default_factory=Counter)
-    """Attempts that were to go on, by the verdict of their receipt; `none` where there is none."""
+    """Attempts that were to continue a conversation, by the verdict of their receipt; `none` if
+    there is none."""
     fallbacks: Counter[str] = field(default_factory=Counter)
     fresh_tokens: int = 0
     """Input that did not come from the prompt cache."""
@@ -48,14 +50,16 @@ class MetricTally:
     seconds: float = 0.0
     buckets: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_S) + 1))
     cold: int = 0
-    """Successful attempts that began a conversation, and below what they bought."""
+    """Number of successful attempts that began a conversation; the next field counts the tokens
+    they bought."""
     cold_tokens: int = 0
     warm: int = 0
-    """Successful attempts that went on, and below what they bought."""
+    """Number of successful attempts that continued a conversation; the next field counts the tokens
+    they bought."""
     warm_tokens: int = 0
 
     def add(self, attempt: Attempt) -> None:
-        """Counts an attempt that has ended."""
+        """Count an attempt that has ended."""
         assert attempt.outcome is not None and attempt.ended is not None
         self.outcomes[attempt.outcome.kind] += 1
         if attempt.receipt is not None:
@@ -90,8 +94,8 @@ class MetricTally:
 
     @property
     def saved(self) -> int | None:
-        """Tokens that the successful attempts which went on did not buy, against the mean of the
-        successful first attempts; None where there is nothing to compare."""
+        """Return the tokens that continuing conversations saved, compared with the mean of
+        successful first attempts; None if there is nothing to compare."""
         return (
             round(self.warm * self.cold_tokens / self.cold) - self.warm_tokens
             if self.cold and self.warm

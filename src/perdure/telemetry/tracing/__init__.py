@@ -1,9 +1,9 @@
-"""A span for each attempt, by OpenTelemetry's conventions for agents, sent to a collector.
-OpenTelemetry has this one room, imported late.
+"""Sends a span for each attempt to a collector, by OpenTelemetry's conventions for agents. Only
+this package imports OpenTelemetry, and only if traces are wanted.
 
-`wiring` asks `tracer` whether traces are wanted, and makes what it gets an Observer of the store.
-`spans` makes an attempt that has ended, as the store has it, a span (no prompt, no output, no
-command is in one); `exporter` brings spans to the collector, beside the work.
+`wiring` calls `tracer` and registers the result as an Observer of the store. `spans` converts a
+stored attempt that has ended to a span, which contains no prompt, output or command. `exporter`
+sends spans in a thread of its own.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ SPOKEN = "http/protobuf"
 
 
 def tracer(environ: Mapping[str, str], tell: Callable[[str], None]) -> Tracer | None:
-    """What sends spans, where OpenTelemetry's own variables ask for it; None where they do not,
-    and, with a sentence to `tell`, where it cannot be done."""
+    """Return the exporter of spans if OpenTelemetry's own variables ask for one, else None. If it
+    is wanted but impossible, call `tell` with the reason and return None."""
     base = environ.get(BASE, "")
     endpoint = environ.get(ENDPOINT, "") or (f"{base.rstrip('/')}/v1/traces" if base else "")
     exporter = environ.get("OTEL_TRACES_EXPORTER", "otlp")

@@ -1,8 +1,8 @@
-"""Brings spans to the collector that OpenTelemetry's variables name, in a thread: an attempt never
+"""Sends spans to the collector that OpenTelemetry's variables name, in a thread. An attempt never
 waits for it, nor fails because of it.
 
-What a collector does not take is tried again for OTEL_EXPORTER_OTLP_TIMEOUT (10 s), then dropped
-and said so, once. At the end of the process the last spans get `LAST_S`.
+A batch that the collector rejects is retried for OTEL_EXPORTER_OTLP_TIMEOUT (10 s), then dropped
+and reported once. At the end of the process the last spans get `LAST_S`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LAST_S = 3.0
 
 
 class PendingSpans(RunStore, CountingStore, Protocol):
-    """What a span is made of."""
+    """The store methods from which a span is built."""
 
 
 class Tracer:
@@ -40,8 +40,8 @@ class Tracer:
     def __init__(
         self, endpoint: str, environ: Mapping[str, str], tell: Callable[[str], None]
     ) -> None:
-        # It speaks of every failed try, on standard error unless logging is set up: the one
-        # sentence that a person needs is told here.
+        # The exporter logs every failed try, on standard error unless logging is set up. Here
+        # `tell` reports the problem once.
         logging.getLogger(OTLPSpanExporter.__module__).addHandler(logging.NullHandler())
         named = "OTEL_SERVICE_NAME" in environ or "service.name=" in environ.get(
             "OTEL_RESOURCE_ATTRIBUTES", ""
@@ -57,7 +57,7 @@ class Tracer:
         self._thread = threading.Thread(target=self._send, name="traces", daemon=True)
         self._thread.start()
         self.store: PendingSpans | None = None
-        """Set as soon as it is open."""
+        """The store; set as soon as it is open."""
         atexit.register(self.close)
 
     def __call__(self, record: Record) -> None:
@@ -76,7 +76,7 @@ class Tracer:
             self._lost()
 
     def close(self) -> None:
-        """What waits is sent, for a little while. Twice is harmless."""
+        """Send the pending spans, for at most `LAST_S` seconds. A second call is harmless."""
         atexit.unregister(self.close)
         try:
             self._waiting.put_nowait(None)

@@ -1,8 +1,8 @@
-"""An attempt that has ended as a span: OpenTelemetry's generative-AI conventions (0.66b, still in
-development), and perdure's own beside.
+"""Converts an attempt that has ended to a span, by OpenTelemetry's generative-AI conventions
+(0.66b, still in development), with attributes of perdure's own.
 
-Ids follow from run and attempt, so that whoever tells of an attempt tells the same, and a link to
-the attempt before needs no memory.
+Ids are derived from run and attempt, so every process reports the same span for an attempt, and the
+link to the previous attempt needs no memory.
 """
 
 from __future__ import annotations
@@ -32,16 +32,17 @@ if TYPE_CHECKING:
 Value = str | int | float | bool
 
 PROVIDERS = {"claude": "anthropic", "codex": "openai", "gemini": "gcp.gemini"}
-"""Whose models an agent speaks to; an agent that speaks to several is left without."""
+"""Provider of each agent's models; an agent that uses several providers has no entry."""
 MS = 1_000_000
-"""Nanoseconds."""
+"""Nanoseconds in a millisecond."""
 SCOPE = InstrumentationScope("perdure")
 
 
 def span_of(
     run: TaskRun, attempt: Attempt, marks: Sequence[Record], resource: Resource
 ) -> ReadableSpan:
-    """The span of an attempt that has ended. `marks`: what perdure did in it."""
+    """Return the span of an attempt that has ended. `marks`: the records of what perdure did in
+    it."""
     assert attempt.ended is not None and attempt.outcome is not None
     kind = attempt.outcome.kind
     before = (
@@ -65,8 +66,8 @@ def span_of(
 
 
 def context_of(run_id: str, number: int) -> SpanContext:
-    """Trace and span of an attempt. Each has a trace of its own: between two of them may lie
-    days."""
+    """Return the span context of an attempt. Each attempt has a trace of its own: two of them may
+    be days apart."""
     digest = hashlib.sha256(f"{run_id}.{number}".encode()).digest()
     trace, span = int.from_bytes(digest[:16], "big"), int.from_bytes(digest[16:24], "big")
     return SpanContext(
@@ -75,7 +76,7 @@ def context_of(run_id: str, number: int) -> SpanContext:
 
 
 def attributes(run: TaskRun, attempt: Attempt) -> Iterator[tuple[str, Value]]:
-    """What is known of the attempt, without a word of prompts and output."""
+    """Yield the attributes of the attempt, without any text from prompts and output."""
     outcome, usage, asked = attempt.outcome, attempt.usage, attempt.continuation
     yield "gen_ai.operation.name", "invoke_agent"
     yield "gen_ai.agent.name", run.spec.agent
@@ -117,7 +118,8 @@ def _event(record: Record) -> Event:
 
 
 def _of_event(record: Record) -> Iterator[tuple[str, Value]]:
-    """Numbers, and perdure's own words; no command, no name of a file, no text of an agent."""
+    """Yield the attributes of an event: numbers and perdure's own words, but no command, no file
+    name and no text from an agent."""
     match record.event:
         case AgentLaunched(turn=turn):
             yield "turn", turn

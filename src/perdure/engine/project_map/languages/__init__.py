@@ -1,9 +1,9 @@
-"""Which language a file is in, and its outline. Called by `reading`. Pure, but for the loading of
-grammars.
+"""Finds the language of a file, and its outline. Called by `project` and `parser`. Pure, except
+that it loads grammars.
 
-The parsers are tree-sitter's, from the extra `map`: they read broken files too. Nothing here
-recurses over a file's tree, but a parser itself knows no bound of memory or time: files of somebody
-else are for `parsing.Apart`.
+The parsers are tree-sitter's, from the extra `map`; they can also read broken files. Nothing here
+recurses over a file's tree, but a parser itself has no bound of memory or time: files of others
+must go through `parser.Apart`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ LANGUAGES: dict[str, tuple[str, str, str]] = {
     "rust": ("tree_sitter_rust", "language", "rust"),
     "java": ("tree_sitter_java", "language", "java"),
 }
-"""A language: the package and the function of its grammar, and the room beside this one that reads
-its trees."""
+"""For each language: the package and the function of its grammar, and the module in this package
+that reads its trees."""
 
 ENDINGS: dict[str, str] = {
     **dict.fromkeys(("py", "pyi"), "python"),
@@ -42,13 +42,13 @@ ENDINGS: dict[str, str] = {
 
 
 def language_of(name: str) -> str:
-    """The language of a file by its name; empty where it is none that is read here."""
+    """Return the language of a file by its name; empty if it is not supported."""
     return ENDINGS.get(name.rpartition(".")[2].lower(), "") if "." in name else ""
 
 
 def outline_of(language: str, content: bytes) -> Outline | None:
-    """What the file exports and imports; None where the language's grammar is not installed. Never
-    raises for what a file holds."""
+    """Return what the file exports and imports; None if the language's grammar is not installed.
+    The content never causes an error."""
     made = _made(language)
     if made is None:
         return None
@@ -67,5 +67,5 @@ def _made(language: str) -> tuple[Callable[[], Parser], Callable[[Node], Outline
     except ImportError:
         return None
     reader: Any = import_module(f"perdure.engine.project_map.languages.{room}")
-    # A parser is not for two threads at once, and costs nothing to make.
+    # A parser is not thread-safe and is cheap to create, so each call gets its own.
     return lambda: Parser(grammar), reader.outline

@@ -1,4 +1,4 @@
-"""Go: what begins with a capital letter."""
+"""Outlines Go files: exported names begin with a capital letter."""
 
 from __future__ import annotations
 

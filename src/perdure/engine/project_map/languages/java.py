@@ -1,4 +1,4 @@
-"""Java: the types of a file, and what of them is not private."""
+"""Outlines Java files: their types, and the members that are not private."""
 
 from __future__ import annotations
 

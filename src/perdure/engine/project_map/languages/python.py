@@ -1,5 +1,5 @@
-"""Python (and stubs): what stands at the top of a module without an underscore, or what its
-`__all__` names."""
+"""Outlines Python files and stubs: the top-level names without an underscore, or those in
+`__all__`."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _imported(node: Node) -> str:
 
 
 def _all(node: Node) -> list[str]:
-    """The names in `__all__ = [...]`, or what is added to it."""
+    """Return the names in `__all__ = [...]`, or in an addition to it."""
     for assigned in children(node, 3):
         if (
             assigned.type in ("assignment", "augmented_assignment")

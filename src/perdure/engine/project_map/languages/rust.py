@@ -1,4 +1,4 @@
-"""Rust: what is `pub`, and the public functions of a type's `impl` blocks."""
+"""Outlines Rust files: items that are `pub`, and the public functions of `impl` blocks."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _symbol(node: Node) -> Symbol:
 
 
 def _members(body: Node) -> Iterator[str]:
-    """Public fields and functions, variants, and whatever a trait asks for."""
+    """Yield public fields and functions, variants, and the functions that a trait requires."""
     for node in unfolded(body):
         always = node.type in ("enum_variant", "function_signature_item")
         if always or (

@@ -1,5 +1,5 @@
-"""JavaScript and TypeScript: what a module exports, CommonJS included; of a file without any export
-what it declares."""
+"""Outlines JavaScript and TypeScript files: the exports of a module, including CommonJS; for a file
+without exports, its declarations."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ def outline(root: Node) -> Outline:
 
 
 def _exported(node: Node) -> tuple[list[Symbol], list[tuple[str, str]]]:
-    """What an `export` declares, and the names (here, outside) that it lists."""
+    """Return the symbols that an `export` declares, and the (local, exported) names that it
+    lists."""
     declared = node.child_by_field_name("declaration")
     value = node.child_by_field_name("value")
     if declared is not None:
@@ -114,7 +115,7 @@ def _symbols(node: Node) -> Iterator[Symbol]:
 
 
 def _variable(node: Node) -> str:
-    """A variable with its type, or with the head of the function that it is."""
+    """Return a variable with its type, or with the head of its function."""
     name, said, value = (
         field(node, "name"),
         node.child_by_field_name("type"),
@@ -168,7 +169,7 @@ def _imports(node: Node) -> Iterator[Import]:
 
 
 def _required(value: Node) -> str:
-    """The module in `require("...")`."""
+    """Return the module in `require("...")`, or an empty string."""
     arguments = value.child_by_field_name("arguments")
     if (
         value.type != "call_expression"
@@ -190,7 +191,7 @@ def _imported(node: Node) -> Iterator[str]:
 
 
 def _common(node: Node) -> Iterator[tuple[str, str]]:
-    """Names of CommonJS: `module.exports = {a, b}`, `exports.a = ...`."""
+    """Yield (local, exported) names of CommonJS: `module.exports = {a, b}`, `exports.a = ...`."""
     for assigned in children(node, 1):
         left, right = assigned.child_by_field_name("left"), assigned.child_by_field_name("right")
         if assigned.type != "assignment_expression" or left is None or right is None:

@@ -1,8 +1,8 @@
-"""Walks over a tree of tree-sitter without recursion, and puts a declaration on one line. Used by
-each language's reader.
+"""Walks over a tree-sitter tree without recursion, and puts a declaration on one line. Used by each
+language's module.
 
-Hostile files: a walk ends after so many nodes; the text of a string in a signature is left out,
-because it can say anything, and a comment with it; what is longer than a line is cut.
+Files are hostile, so a walk ends after a fixed number of nodes. Signatures omit comments and the
+text of strings, which can say anything, and long lines are cut.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tree_sitter import Node
 
 MOST_NODES = 5_000
-"""So many declarations of a file, or of a class, are looked at."""
+"""Maximum number of declarations in a file, or in a class, that are looked at."""
 MOST_TOKENS = 400
 WIDTH = 200
 _STRINGS = (
@@ -28,11 +28,11 @@ _STRINGS = (
 )
 _QUOTES = ("'", '"', "`")
 _PLAIN = re.compile(r"[\w.\[\]|,/@*-]{0,60}")
-"""A string that is kept: the name of a type or a module, and no sentence."""
+"""Pattern of a string that is kept: the name of a type or a module, but no sentence."""
 
 
 def children(node: Node, most: int = MOST_NODES) -> Iterator[Node]:
-    """The named nodes right below."""
+    """Yield the named child nodes."""
     cursor = node.walk()
     there = cursor.goto_first_child()
     while there and most:
@@ -44,7 +44,8 @@ def children(node: Node, most: int = MOST_NODES) -> Iterator[Node]:
 
 
 def unfolded(node: Node, *through: str) -> Iterator[Node]:
-    """The nodes below; in place of a node of these kinds (or an ERROR) what is in it, in order."""
+    """Yield the nodes below. A node of one of the kinds `through` (or an ERROR) is replaced by its
+    children, in order."""
     waiting = [children(node)]
     left = MOST_NODES
     while waiting and left:
@@ -59,29 +60,29 @@ def unfolded(node: Node, *through: str) -> Iterator[Node]:
 
 
 def word(node: Node | None) -> str:
-    """The text of a name."""
+    """Return the text of a name, or an empty string."""
     return "" if node is None or node.text is None else node.text[:WIDTH].decode("utf-8", "replace")
 
 
 def field(node: Node, name: str) -> str:
-    """The text of a node's field, empty without one."""
+    """Return the text of a node's field; empty if it has none."""
     return word(node.child_by_field_name(name))
 
 
 def kinds(node: Node) -> set[str]:
-    """The kinds of the tokens and nodes right below, keywords among them."""
+    """Return the kinds of the child nodes and tokens, including keywords."""
     return {child.type for child in node.children[:40]}
 
 
 def unquoted(node: Node | None) -> str:
-    """The value of a string literal without escapes; empty for another."""
+    """Return the value of a string literal without escapes; empty for any other node."""
     text = word(node)
     return text[1:-1] if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"`" else ""
 
 
 def one_line(*nodes: Node, before: Node | None = None) -> str:
-    """The nodes' source on one line: up to the node `before`, comments left out, and strings that
-    are more than a name."""
+    """Return the source of the nodes on one line, up to the node `before`, without comments and
+    without strings that are more than a name."""
     parts = list(
         chain.from_iterable(
             _pieces(node, before.start_byte if before is not None else node.end_byte)
